@@ -1,0 +1,203 @@
+# Prune, quantise, evaluate and release a mixture-of-experts model. `make` prints the targets and variables.
+#
+# Parameters that change an output are part of its path. Long work (analysis, conversion, imatrix, quants, evaluation) is
+# ordered after its script but not remade when the script changes; `make -B` forces it.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.SECONDARY:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# ---- variables a user sets (?= lets the environment or the command line win)
+MODEL ?= google/gemma-4-26B-A4B-it#       checkpoint: a local directory or a Hub id
+NAME ?= $(notdir $(patsubst %/,%,$(MODEL)))#  name of the full model in paths and tables
+KEEP ?= 109#                              experts to keep in every layer
+PROTECT_TOP ?= 16#                        experts protected per question and layer
+PRUNED_NAME ?= $(NAME)-$(KEEP)e#          name of the pruned model
+QUESTIONS ?= $(BUILD)/questions/gpqa_diamond.csv#  questions that choose the experts (GPQA's columns)
+EVAL_QUESTIONS ?= $(QUESTIONS)#           questions that are scored
+CALIBRATION ?=#                           text for the imatrix (default: QUESTIONS as chats)
+QUANTS ?= Q8_0 Q6_K_L Q6_K Q5_K_L Q5_K_M Q5_K_S Q4_K_L Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K_XL Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_XS IQ3_XXS IQ2_M IQ2_S IQ2_XS IQ2_XXS#  quants of the pruned model
+EVAL_QUANT ?= Q6_K#                       quant that is scored, of both models
+REFERENCE_QUANTS ?= $(EVAL_QUANT)#        quants of the full model
+CTX ?= 32768#                             evaluation: context tokens
+REASONING_BUDGET ?= 16384#                evaluation: tokens of thought
+MAX_GEN_TOKS ?= 24576#                    evaluation: tokens of one answer
+SEED ?= 42#                               evaluation: sampling and order of choices
+NP ?= 1#                                  evaluation: requests at once
+GPU_LAYERS ?= 99#                         evaluation: layers on the GPU, if there is one
+LLAMA_CPP ?=#                             an existing llama.cpp build (default: built once into a cache)
+BUILD ?= build#                           where outputs go
+CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
+
+# Make keeps the blanks before a comment out of a value, but not those of an environment variable.
+VARIABLES := MODEL NAME KEEP PROTECT_TOP PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
+  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS LLAMA_CPP CMAKE_ARGS BUILD
+
+# ---- tools
+PYTHON := .venv/bin/python
+export PYTHON LLAMA_CPP CMAKE_ARGS
+SETUP := .venv/.installed
+LLAMA_READY := $(if $(LLAMA_CPP),,$(shell scripts/build_llama_cpp.sh --where)/llama_cpp.json)
+TOOLS := $(SETUP) $(LLAMA_READY)
+
+# ---- outputs, all named here
+QUESTION_SET := $(basename $(notdir $(QUESTIONS)))
+FULL := $(BUILD)/$(NAME)/full
+ANALYSIS := $(BUILD)/$(NAME)/$(QUESTION_SET)
+PRUNED := $(ANALYSIS)/keep$(KEEP)-top$(PROTECT_TOP)
+CALIBRATION_TEXT := $(or $(CALIBRATION),$(ANALYSIS)/$(QUESTION_SET).txt)
+CALIBRATION_SET := $(basename $(notdir $(CALIBRATION_TEXT)))
+PROTOCOL := $(basename $(notdir $(EVAL_QUESTIONS)))-ctx$(CTX)-think$(REASONING_BUDGET)-gen$(MAX_GEN_TOKS)-seed$(SEED)-np$(NP)
+
+FULL_SOURCE := $(FULL)/source.txt
+STATS := $(ANALYSIS)/expert_stats.safetensors
+DROP_MAP := $(PRUNED)/drop_map.json
+DROP_METADATA := $(PRUNED)/checkpoint/expert_drop_metadata.json
+FULL_F16 := $(FULL)/gguf/$(NAME)-F16.gguf
+PRUNED_F16 := $(PRUNED)/gguf/$(PRUNED_NAME)-F16.gguf
+FULL_QUANT_DIR := $(FULL)/gguf/$(CALIBRATION_SET)
+PRUNED_QUANT_DIR := $(PRUNED)/gguf/$(CALIBRATION_SET)
+FULL_QUANT_FILES := $(patsubst %,$(FULL_QUANT_DIR)/$(NAME)-%.gguf,$(sort $(REFERENCE_QUANTS) $(EVAL_QUANT)))
+PRUNED_QUANT_FILES := $(patsubst %,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf,$(sort $(QUANTS) $(EVAL_QUANT)))
+FULL_EVAL := $(FULL)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
+PRUNED_EVAL := $(PRUNED)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
+SCORES := $(dir $(PRUNED_EVAL))scores.md
+RELEASE := $(PRUNED)/release/$(PRUNED_NAME)-GGUF
+RELEASE_MANIFEST := $(RELEASE)/manifest.json
+
+# Two inputs of one name would share a path: what stands there must be of the input that is asked for now.
+define check_source
+ifneq ($$(wildcard $(1)),)
+  ifneq ($$(file <$(1)),$(2))
+    $$(error $(1): expected an output of $(2), found one of $$(file <$(1)); give another NAME or file name, or remove $(dir $(1)))
+  endif
+endif
+endef
+$(eval $(call check_source,$(FULL_SOURCE),$(MODEL)))
+$(eval $(call check_source,$(ANALYSIS)/questions_source.txt,$(QUESTIONS)))
+
+.PHONY: help settings setup analyze drop quants eval release demo test clean FORCE
+help: ## print targets and variables
+	@printf 'Targets\n'
+	@sed -nE 's/^([a-z][a-z ]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@printf '\nVariables (make TARGET NAME=value)\n'
+	@sed -nE 's/^([A-Z_]+) \?= ?([^#]*)# *(.*)/  \1|\3|\2/p' $(MAKEFILE_LIST) | sed -E 's/^(([^|]*\|){2}.{36}).{9,}/\1 .../' | column -t -s '|'
+	@printf '\nStart with `make demo`. The defaults are those of the reference case, the 26B.\n'
+
+settings: ## print every variable's value
+	@$(foreach v,$(VARIABLES),printf '%s = %s\n' '$(v)' '$($(v))';)
+
+setup: $(TOOLS) ## create .venv and build the llama.cpp tools (done by every other target, too)
+analyze: $(DROP_MAP) ## teacher-forced analysis of MODEL over QUESTIONS, and the drop map
+drop: $(DROP_METADATA) ## the pruned checkpoint
+quants: $(PRUNED_QUANT_FILES) ## F16, imatrix and QUANTS of the pruned model
+eval: $(SCORES) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compare them
+release: $(RELEASE_MANIFEST) ## the release folder: quants, card, Ollama files, manifest
+
+# ---- set-up
+.venv/.installed: requirements.txt
+	python3 -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: python3: expected 3.11 or newer, found " + sys.version.split()[0])'
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+ifneq ($(LLAMA_READY),)
+$(LLAMA_READY): | $(SETUP)
+	scripts/build_llama_cpp.sh
+endif
+
+# ---- model and questions
+$(FULL_SOURCE): $(wildcard $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*.safetensors.index.json) | $(SETUP)
+	$(PYTHON) scripts/fetch_model.py --model $(MODEL) --output $(FULL)/checkpoint
+	printf '%s\n' '$(MODEL)' >$@
+
+$(BUILD)/questions/gpqa_diamond.csv: | $(SETUP)
+	$(PYTHON) scripts/fetch_gpqa.py --output $@
+
+# ---- analyse, choose, drop
+$(STATS): $(FULL_SOURCE) $(QUESTIONS) | $(SETUP) scripts/teacher_force_analysis.py
+	$(PYTHON) scripts/teacher_force_analysis.py --model $(FULL)/checkpoint --questions $(QUESTIONS) --output $@
+	printf '%s\n' '$(QUESTIONS)' >$(@D)/questions_source.txt
+
+$(DROP_MAP): $(STATS) scripts/generate_drop_map.py
+	$(PYTHON) scripts/generate_drop_map.py --stats $< --keep $(KEEP) --protect-top $(PROTECT_TOP) --output $@
+
+$(DROP_METADATA): $(DROP_MAP) $(FULL_SOURCE) scripts/expert_drop.py
+	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $< --output $(@D)
+
+# ---- convert and quantise, the full model and the pruned one alike
+ifeq ($(CALIBRATION),)
+$(CALIBRATION_TEXT): $(QUESTIONS) $(FULL_SOURCE) scripts/render_calibration.py
+	$(PYTHON) scripts/render_calibration.py --model $(FULL)/checkpoint --questions $(QUESTIONS) --output $@
+endif
+
+$(FULL_F16): $(FULL_SOURCE) | $(TOOLS) scripts/convert_to_gguf.py
+	$(PYTHON) scripts/convert_to_gguf.py --model $(FULL)/checkpoint --name $(NAME) --output $@
+
+$(PRUNED_F16): $(DROP_METADATA) | $(TOOLS) scripts/convert_to_gguf.py
+	$(PYTHON) scripts/convert_to_gguf.py --model $(<D) --name $(PRUNED_NAME) --output $@
+
+$(FULL_QUANT_DIR)/imatrix.gguf: $(FULL_F16)
+$(PRUNED_QUANT_DIR)/imatrix.gguf: $(PRUNED_F16)
+%/imatrix.gguf: $(CALIBRATION_TEXT) | $(TOOLS) scripts/build_imatrix.py
+	$(PYTHON) scripts/build_imatrix.py --model $(filter %-F16.gguf,$^) --calibration $(CALIBRATION_TEXT) --output $@
+
+QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $< --imatrix $(@D)/imatrix.gguf --type $* --output $@
+
+$(FULL_QUANT_FILES): $(FULL_QUANT_DIR)/$(NAME)-%.gguf: $(FULL_F16) $(FULL_QUANT_DIR)/imatrix.gguf | $(TOOLS) scripts/quantize_gguf.py
+	$(QUANTIZE)
+
+$(PRUNED_QUANT_FILES): $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) $(PRUNED_QUANT_DIR)/imatrix.gguf | $(TOOLS) scripts/quantize_gguf.py
+	$(QUANTIZE)
+
+# ---- evaluate and compare
+EVALUATE = QUESTIONS=$(EVAL_QUESTIONS) TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) \
+  REASONING_BUDGET=$(REASONING_BUDGET) MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) \
+  scripts/eval_gpqa_v3.sh
+
+$(FULL_EVAL): $(FULL_QUANT_DIR)/$(NAME)-$(EVAL_QUANT).gguf $(EVAL_QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
+	$(EVALUATE) $(NAME) $<
+
+$(PRUNED_EVAL): $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-$(EVAL_QUANT).gguf $(EVAL_QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
+	$(EVALUATE) $(PRUNED_NAME) $<
+
+$(SCORES): $(FULL_EVAL) $(PRUNED_EVAL) $(FULL_QUANT_FILES) $(PRUNED_QUANT_FILES) scripts/compare_scores.py
+	$(PYTHON) scripts/compare_scores.py \
+	  --model $(FULL_EVAL) $(FULL_QUANT_FILES:%=%.json) --model $(PRUNED_EVAL) $(PRUNED_QUANT_FILES:%=%.json) --output $@
+
+# ---- release
+# What goes into the folder depends on variables that are not in its path: remake it when they change.
+$(PRUNED)/release.settings: FORCE
+	@mkdir -p $(@D); settings='$(CALIBRATION_SET) $(PROTOCOL) $(sort $(QUANTS) $(EVAL_QUANT))'; \
+	  [ -f $@ ] && [ "$$(<$@)" = "$$settings" ] || printf '%s\n' "$$settings" >$@
+
+$(RELEASE_MANIFEST): $(PRUNED_QUANT_FILES) $(SCORES) $(DROP_METADATA) $(wildcard modelfiles/gemma4.*) $(PRUNED)/release.settings \
+    scripts/build_release.py scripts/release_card.py
+	$(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(MODEL) --gguf $(PRUNED_QUANT_FILES) \
+	  --scores $(SCORES:.md=.json) --metadata $(DROP_METADATA) --template modelfiles/gemma4.template \
+	  --params modelfiles/gemma4.params.json --output $(@D)
+
+# ---- the embedded demo: the same targets with other variables
+DEMO := MODEL=data/demo/model NAME=gemma-4-demo QUESTIONS=data/demo/calibration_questions.csv \
+  EVAL_QUESTIONS=data/demo/eval_questions.csv CALIBRATION= QUANTS='Q8_0 Q6_K Q4_K_M' REFERENCE_QUANTS='Q8_0 Q6_K Q4_K_M' \
+  CTX=4096 REASONING_BUDGET=1024 MAX_GEN_TOKS=2048
+
+demo: ## run everything on the small embedded model, end with a table like the model card's
+	@$(MAKE) --no-print-directory release $(DEMO)
+	@$(MAKE) --no-print-directory --silent show-results $(DEMO)
+
+.PHONY: show-results
+show-results:
+	@printf '\n'; cat $(SCORES)
+	@printf '\nStatistics   %s\nDrop map     %s\nCheckpoint   %s\nScores       %s\nRelease      %s\n' \
+	  $(STATS) $(DROP_MAP) $(dir $(DROP_METADATA)) $(SCORES) $(RELEASE)/
+
+# ---- tests
+test: $(TOOLS) ## set up and run the tests
+	$(PYTHON) -m pytest tests
+
+clean: ## remove BUILD (the llama.cpp tools and .venv stay)
+	rm -rf $(BUILD)

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Measure the importance matrix of a GGUF model on a calibration text with llama-imatrix.
+
+Inputs:  an unquantised GGUF file; a text in which special tokens are written out.
+Output:  an imatrix in GGUF form: per tensor and expert, sums of squared activations and token counts.
+Use:     scripts/build_imatrix.py --model F16.gguf --calibration TEXT --output imatrix.gguf
+
+Upstream: llama.cpp tools/imatrix/README.md.
+"""
+
+import argparse
+from pathlib import Path
+
+from gguf_files import read_gguf, summarize_gguf
+from llama_cpp import find_llama_cpp, run_tool
+from safe_files import InputError, replace_when_done, run
+
+CONTEXT_TOKENS = 512
+
+
+def imatrix_command(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> list[object]:
+    """Return the command line of llama-imatrix, run in the calibration's directory so that its header has no path."""
+    return [tool, "-m", model.resolve(), "-f", calibration.name, "-o", output.resolve(), "-c", context,
+            "--parse-special", "--no-ppl"]
+
+
+def never_reached(imatrix: Path) -> dict[str, int]:
+    """Return, for each expert tensor of an imatrix, how many experts no calibration token reached."""
+    return {tensor.name.removesuffix(".counts"): int((tensor.data == 0).sum())
+            for tensor in read_gguf(imatrix).tensors if tensor.name.endswith("_exps.weight.counts")}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="unquantised GGUF file")
+    parser.add_argument("--calibration", type=Path, required=True, help="calibration text")
+    parser.add_argument("--output", type=Path, required=True, help="imatrix to write")
+    parser.add_argument("--context", type=int, default=CONTEXT_TOKENS, help="tokens per chunk (default 512)")
+    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    summarize_gguf(args.model)
+    if not args.calibration.is_file():
+        raise InputError(args.calibration, "a calibration text", "nothing")
+    llama_cpp = find_llama_cpp(args.llama_cpp)
+    with replace_when_done(args.output) as partial:
+        run_tool(imatrix_command(llama_cpp.tool("llama-imatrix"), args.model, args.calibration, partial, args.context),
+                 cwd=args.calibration.resolve().parent, what="imatrix", step=r"\[(\d+)\]", total=r"over (\d+) chunks")
+    unreached = never_reached(args.output)
+    print(f"{args.output}: {len(unreached)} expert tensors, {sum(unreached.values())} experts never reached")
+
+
+if __name__ == "__main__":
+    run(main)

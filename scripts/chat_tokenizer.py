@@ -1,0 +1,21 @@
+"""The tokenizer of a checkpoint, with a chat template or not at all."""
+
+from pathlib import Path
+
+import transformers
+
+from safe_files import InputError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def load_tokenizer(directory: Path):
+    """Load a checkpoint's tokenizer; raise InputError when its files or its chat template are missing."""
+    if not directory.is_dir():
+        raise InputError(directory, "a model directory", "nothing" if not directory.exists() else "a file")
+    if not any((directory / name).exists() for name in TOKENIZER_FILES):
+        raise InputError(directory, "a tokenizer (tokenizer.json)", "none")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    if not tokenizer.chat_template:
+        raise InputError(directory, "a tokenizer with a chat template (chat_template.jinja)", "none")
+    return tokenizer

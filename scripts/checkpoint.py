@@ -1,0 +1,108 @@
+"""Safetensors checkpoints on disk, read by byte ranges: headers, shards, and where each tensor lies.
+
+Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, tensor bytes).
+Nothing here decodes a tensor; values are handled by whoever needs them.
+"""
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_files import InputError, read_json, sha256_json
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library
+DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+               "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """One tensor: dtype name, shape, the file it lies in, its first byte there and its length in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    size: int
+
+
+def read_header(path: Path) -> dict[str, TensorRange]:
+    """Return the tensors of one safetensors file; raise InputError on a missing, truncated or inconsistent file."""
+    if not path.is_file():
+        raise InputError(path, "a safetensors file", "nothing")
+    file_size = path.stat().st_size
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise InputError(path, "a safetensors header", f"{file_size} bytes in all")
+        header_size = struct.unpack("<Q", prefix)[0]
+        if header_size > min(HEADER_LIMIT_BYTES, file_size - 8):
+            raise InputError(path, "a safetensors header inside the file", f"a header of {header_size} bytes")
+        try:
+            header = json.loads(file.read(header_size))
+        except ValueError as error:
+            raise InputError(path, "a safetensors header in JSON", str(error)) from error
+    header.pop("__metadata__", None)
+    start = 8 + header_size
+    tensors = {name: _tensor_range(path, name, entry, start) for name, entry in header.items()}
+    end = max((t.offset + t.size for t in tensors.values()), default=start)
+    if end != file_size:
+        raise InputError(path, f"{end} bytes, as its header says", f"{file_size} bytes", "is it truncated?")
+    return tensors
+
+
+def _tensor_range(path: Path, name: str, entry: dict, start: int) -> TensorRange:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(path, f"dtype, shape and data_offsets of {name}", repr(entry)) from error
+    if dtype not in DTYPE_BYTES:
+        raise InputError(path, f"a known dtype of {name}", dtype)
+    if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
+        raise InputError(path, f"{math.prod(shape) * DTYPE_BYTES[dtype]} bytes of {name}", f"{end - begin}")
+    return TensorRange(dtype, shape, path, start + begin, end - begin)
+
+
+def read_config(directory: Path) -> dict:
+    """Return config.json of a checkpoint directory; raise InputError when the directory or the file is missing."""
+    if not directory.is_dir():
+        raise InputError(directory, "a model directory", "nothing" if not directory.exists() else "a file")
+    return read_json(directory / "config.json")
+
+
+def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
+    """Return every tensor of a checkpoint directory, by name, sorted.
+
+    Raises InputError when the index is missing or names a file outside the directory, when a shard is missing or
+    truncated, or when the index and the shards disagree on which tensors there are.
+    """
+    read_config(directory)
+    index_path = directory / INDEX_NAME
+    if not index_path.exists():
+        if not (directory / SINGLE_NAME).exists():
+            raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "neither")
+        return dict(sorted(read_header(directory / SINGLE_NAME).items()))
+    weight_map = read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(index_path, "a weight_map", repr(weight_map))
+    tensors: dict[str, TensorRange] = {}
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard:
+            raise InputError(index_path, "shard names inside the directory", shard)
+        for name, tensor in read_header(directory / shard).items():
+            if weight_map.get(name) != shard:
+                raise InputError(index_path, f"{name} in {shard}", f"it mapped to {weight_map.get(name)}")
+            tensors[name] = tensor
+    missing = sorted(set(weight_map) - set(tensors))
+    if missing:
+        raise InputError(index_path, f"{missing[0]} in {weight_map[missing[0]]}", "no such tensor there")
+    return dict(sorted(tensors.items()))
+
+
+def weights_digest(tensors: dict[str, TensorRange]) -> str:
+    """Return a digest of the names, dtypes and shapes of all tensors, independent of how they are sharded."""
+    return sha256_json({name: [tensor.dtype, list(tensor.shape)] for name, tensor in tensors.items()})

@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Put a model where the pipeline reads it: link a local checkpoint directory, or download a repository of the Hub.
+
+Inputs:  a directory, or a Hub id OWNER/NAME.
+Output:  DIR, a link to the directory or the downloaded snapshot.
+Use:     scripts/fetch_model.py --model google/gemma-4-26B-A4B-it --output DIR
+"""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from chat_tokenizer import load_tokenizer
+from checkpoint import read_checkpoint
+from moe_families import family_of
+from safe_files import InputError, run
+
+PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+def download(model_id: str, directory: Path) -> None:
+    """Download a repository; a stopped download is taken up again by huggingface_hub. Raises InputError on refusal."""
+    try:
+        snapshot_download(model_id, local_dir=directory, allow_patterns=PATTERNS)
+    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
+        raise InputError(model_id, "a local directory, or a Hub repository that can be reached and read",
+                         str(error).splitlines()[0][:200], "for a gated one accept its terms and run `hf auth login`") from error
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` a relative symbolic link to the directory `source`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink():
+        target.unlink()
+    target.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()), target_is_directory=True)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="checkpoint directory or Hub id")
+    parser.add_argument("--output", type=Path, required=True, help="where to put the link or the download")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    local = Path(args.model)
+    if local.is_dir():
+        family_of(local)
+        read_checkpoint(local)
+        load_tokenizer(local)
+        link(local, args.output)
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", args.model):
+        download(args.model, args.output)
+    else:
+        raise InputError(args.model, "a checkpoint directory or a Hub id OWNER/NAME", "neither")
+    print(f"{args.output}: {args.model}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,54 @@
+"""Write the demo model's held-out questions in GPQA's columns.
+
+Inputs: data/demo/facts.json (relations and formulas, see scripts/demo_corpus.py).
+Outputs: OUTPUT/eval_questions.csv (198 rows) and OUTPUT/calibration_questions.csv (196 rows), with the columns
+Record ID, Question, Correct Answer, Incorrect Answer 1-3, Explanation, Subdomain, High-level domain. With
+--training FILE the training questions too, in the same columns. The same facts give the same bytes.
+
+    python scripts/generate_demo_questions.py --facts data/demo/facts.json --output data/demo
+"""
+import argparse
+import csv
+import random
+from pathlib import Path
+
+from demo_corpus import CSV_COLUMNS, SPLIT_SEED, Question, csv_row, load_facts, split_questions
+
+
+def question_rows(questions: list[Question], split: str) -> list[dict[str, str]]:
+    """Return CSV rows; each split draws its wrong answers from a generator of its own."""
+    rng = random.Random(f"{SPLIT_SEED}/{split}")
+    return [csv_row(question, rng) for question in questions]
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write rows beside `path` and rename, so that a killed run leaves no half file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--facts", type=Path, required=True, help="table of relations and formulas (JSON)")
+    parser.add_argument("--output", type=Path, required=True, help="directory of the two CSV files")
+    parser.add_argument("--training", type=Path, help="also write the training questions to this CSV file")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    splits = split_questions(load_facts(args.facts))
+    for split in ("eval", "calibration"):
+        write_csv(args.output / f"{split}_questions.csv", question_rows(splits[split], split))
+    if args.training:
+        write_csv(args.training, question_rows(splits["training"], "training"))
+    print(", ".join(f"{split} {len(questions)}" for split, questions in splits.items()), "questions")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The quants of a release, as one table: base type of llama-quantize, overrides, and a line for people.
+
+Names and notes follow the model card; what llama-quantize makes of a type: llama.cpp tools/quantize/README.md.
+`Q8_0_EDGES` puts embedding and output at Q8_0, as the card's _L and _XL quants have them.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+from safe_files import InputError
+
+Q8_0_EDGES = ("--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0")
+NEEDS_IMATRIX = ("IQ1_", "IQ2_", "IQ3_XXS", "Q2_K_S")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One quant: its name, the llama-quantize type it builds on, extra flags, and a note."""
+
+    name: str
+    base: str
+    note: str
+    flags: tuple[str, ...] = ()
+
+    @property
+    def needs_imatrix(self) -> bool:
+        """Whether llama-quantize refuses the base type without an imatrix."""
+        return self.base.startswith(NEEDS_IMATRIX)
+
+
+RECIPES = {recipe.name: recipe for recipe in (
+    Recipe("Q8_0", "Q8_0", "near-lossless, large"),
+    Recipe("Q6_K_L", "Q6_K", "Q6_K with embedding and output at Q8_0", Q8_0_EDGES),
+    Recipe("Q6_K", "Q6_K", "very high quality"),
+    Recipe("Q5_K_L", "Q5_K_M", "Q5_K_M with embedding and output at Q8_0", Q8_0_EDGES),
+    Recipe("Q5_K_M", "Q5_K_M", "high quality"),
+    Recipe("Q5_K_S", "Q5_K_S", "high quality, a little smaller"),
+    Recipe("Q4_K_L", "Q4_K_M", "Q4_K_M with embedding and output at Q8_0", Q8_0_EDGES),
+    Recipe("Q4_K_M", "Q4_K_M", "the usual choice"),
+    Recipe("Q4_K_S", "Q4_K_S", "a little smaller and worse than Q4_K_M"),
+    Recipe("Q4_1", "Q4_1", "legacy 4-bit"),
+    Recipe("Q4_0", "Q4_0", "legacy 4-bit"),
+    Recipe("IQ4_NL", "IQ4_NL", "4-bit, non-linear"),
+    Recipe("IQ4_XS", "IQ4_XS", "smaller than Q4_K_S"),
+    Recipe("Q3_K_XL", "Q3_K_L", "Q3_K_L with embedding and output at Q8_0", Q8_0_EDGES),
+    Recipe("Q3_K_L", "Q3_K_L", "3-bit, the larger mixture"),
+    Recipe("Q3_K_M", "Q3_K_M", "3-bit, lower quality"),
+    Recipe("Q3_K_S", "Q3_K_S", "3-bit, low quality"),
+    Recipe("IQ3_M", "IQ3_M", "3-bit i-quant"),
+    Recipe("IQ3_XS", "IQ3_XS", "3-bit i-quant, smaller"),
+    Recipe("IQ3_XXS", "IQ3_XXS", "3-bit i-quant, smallest"),
+    Recipe("IQ2_M", "IQ2_M", "2-bit i-quant, lossy"),
+    Recipe("IQ2_S", "IQ2_S", "2-bit i-quant, low quality"),
+    Recipe("IQ2_XS", "IQ2_XS", "2-bit i-quant, very low quality"),
+    Recipe("IQ2_XXS", "IQ2_XXS", "2-bit i-quant, smallest"),
+    Recipe("Q2_K", "Q2_K", "2-bit k-quant"),
+    Recipe("MXFP4_MOE", "MXFP4_MOE", "experts in MXFP4"),
+)}
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return a recipe by name; raise InputError, offering the nearest names, when there is none."""
+    if name not in RECIPES:
+        nearest = difflib.get_close_matches(name.upper(), RECIPES, n=3, cutoff=0.3) or list(RECIPES)
+        raise InputError("--type", f"a known quant such as {', '.join(nearest)}", name)
+    return RECIPES[name]

@@ -1,0 +1,125 @@
+"""Multiple-choice questions in GPQA's columns, their frozen order of choices, and their chat form.
+
+Columns and prompt: GPQA (Rein et al., 2023, https://arxiv.org/abs/2311.12022) and the task gpqa_diamond_cot_zeroshot
+of lm-evaluation-harness 0.4.13. lm-eval shuffles the choices with the global random state, in an order that depends
+on its cache; here the order is drawn once per seed and stored by Record ID.
+"""
+
+import csv
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_files import InputError
+
+COLUMNS = ("Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+EXPLANATION = "Explanation"
+LETTERS = "ABCD"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question: id, text, four choices in frozen order, the index of the right one, and the reasoning."""
+
+    record_id: str
+    text: str
+    choices: tuple[str, str, str, str]
+    answer: int
+    explanation: str
+
+    @property
+    def letter(self) -> str:
+        """The letter of the right choice."""
+        return LETTERS[self.answer]
+
+    @property
+    def prompt(self) -> str:
+        """The user message of gpqa_diamond_cot_zeroshot."""
+        lines = "\n".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, self.choices))
+        return f"What is the correct answer to this question:{self.text}\nChoices:\n{lines}\nLet's think step by step: "
+
+    @property
+    def digest(self) -> str:
+        """The hex sha256 of prompt, reasoning and letter."""
+        return hashlib.sha256("\x1f".join((self.prompt, self.explanation, self.letter)).encode()).hexdigest()
+
+
+def clean_choice(text: str) -> str:
+    """Clean a choice as lm-eval's GPQA task does: outer blanks, WikiHow's ' [title]', double blanks."""
+    return text.strip().replace(" [title]", ". ").replace("  ", " ")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a CSV, Parquet or JSONL file of questions; raise InputError on a missing file, column or row."""
+    if not path.is_file():
+        raise InputError(path, "a question file (.csv, .parquet or .jsonl)", "nothing")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    elif path.suffix in (".jsonl", ".json"):
+        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    elif path.suffix == ".csv":
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        raise InputError(path, "a question file (.csv, .parquet or .jsonl)", f"the suffix {path.suffix!r}")
+    if not rows:
+        raise InputError(path, "at least one question", "none")
+    missing = [column for column in COLUMNS if column not in rows[0]]
+    if missing:
+        raise InputError(path, f"the column {missing[0]!r}", f"columns {', '.join(map(repr, rows[0]))}")
+    return rows
+
+
+def load_questions(path: Path, seed: int) -> list[Question]:
+    """Return the questions of a file in file order, choices shuffled by `seed`.
+
+    The order is that of `random.seed(seed)` followed by one `random.shuffle([incorrect 1, 2, 3, correct])` per row.
+    Raises InputError on empty fields and on a Record ID that occurs twice.
+    """
+    generator = random.Random(seed)
+    questions: list[Question] = []
+    seen: set[str] = set()
+    for number, row in enumerate(read_rows(path), start=1):
+        for column in COLUMNS:
+            if not (row[column] or "").strip():
+                raise InputError(path, f"a value of {column!r} in question {number}", "an empty field")
+        if row["Record ID"] in seen:
+            raise InputError(path, "every Record ID once", f"{row['Record ID']!r} twice")
+        seen.add(row["Record ID"])
+        correct = clean_choice(row["Correct Answer"])
+        choices = [clean_choice(row[f"Incorrect Answer {i}"]) for i in (1, 2, 3)] + [correct]
+        generator.shuffle(choices)
+        questions.append(Question(row["Record ID"], row["Question"], tuple(choices), choices.index(correct),
+                                  (row.get(EXPLANATION) or "").strip()))
+    return questions
+
+
+def question_set_digest(questions: list[Question]) -> str:
+    """Return the hex sha256 over ids and digests of all questions, in order."""
+    return hashlib.sha256("\n".join(f"{q.record_id} {q.digest}" for q in questions).encode()).hexdigest()
+
+
+def chat_prompt(tokenizer, question: Question) -> str:
+    """Render a question as the model's own chat template does, with thinking on and the answer turn opened."""
+    return tokenizer.apply_chat_template([{"role": "user", "content": question.prompt}], tokenize=False,
+                                         add_generation_prompt=True, enable_thinking=True)
+
+
+def chat_answer(tokenizer, question: Question) -> str:
+    """Return what a right model would write after `chat_prompt`: its reasoning, then the letter.
+
+    The reasoning goes where the template's family thinks: Gemma 4's thought channel, a <think> block, else plain text.
+    """
+    answer = f"The answer is ({question.letter})."
+    if not question.explanation:
+        return answer
+    template = tokenizer.chat_template
+    if "<|channel>" in template:
+        return f"<|channel>thought\n{question.explanation}\n<channel|>{answer}<turn|>"
+    if "<think>" in template:
+        return f"<think>\n{question.explanation}\n</think>\n\n{answer}{tokenizer.eos_token or ''}"
+    return f"{question.explanation}\n{answer}{tokenizer.eos_token or ''}"

@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Render questions, reasonings and answers as chat text: the default calibration text of the imatrix.
+
+Inputs:  a checkpoint directory (its tokenizer's chat template); questions in GPQA's columns.
+Output:  a text file with special tokens written out, for `llama-imatrix --parse-special`.
+Use:     scripts/render_calibration.py --model DIR --questions FILE --output TEXT
+"""
+
+import argparse
+from pathlib import Path
+
+from chat_tokenizer import load_tokenizer
+from questions import chat_answer, chat_prompt, load_questions
+from safe_files import replace_when_done, run
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint directory with the tokenizer")
+    parser.add_argument("--questions", type=Path, required=True, help="questions in GPQA's columns")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the order of choices (default 42)")
+    parser.add_argument("--output", type=Path, required=True, help="text file to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    tokenizer = load_tokenizer(args.model)
+    questions = load_questions(args.questions, args.seed)
+    text = "\n".join(chat_prompt(tokenizer, question) + chat_answer(tokenizer, question) for question in questions)
+    with replace_when_done(args.output) as partial:
+        partial.write_text(text + "\n")
+    print(f"{args.output}: {len(questions)} chats, {len(tokenizer(text, add_special_tokens=False)['input_ids'])} tokens")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,138 @@
+"""Files that are whole or absent, and errors of one line.
+
+Every output of the pipeline goes through `replace_when_done` (a file) or `directory_when_done` (a directory): it is
+written beside its place under a temporary name, flushed to disk and renamed, so that a reader or `make` never meets
+half of it. Bad input raises `InputError`; `run` turns it into one line on stderr and exit code 1.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+COPY_BYTES = 8 << 20
+GIB = 1 << 30
+
+
+class InputError(Exception):
+    """Name a path, what was expected there and what was found, in one line."""
+
+    def __init__(self, path: object, expected: str, found: str, advice: str = "") -> None:
+        line = f"{path}: expected {expected}, found {found}"
+        super().__init__(f"{line}; {advice}" if advice else line)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main`; print an InputError, a full disk or an unwritable path as one line and exit with code 1."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            sys.exit(f"error: {error.filename or 'output'}: expected enough disk space, found the disk full")
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM):
+            sys.exit(f"error: {error.filename}: expected a path that can be used, found: {error.strerror}")
+        raise
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(value: object) -> str:
+    """Return the hex sha256 of a value's canonical JSON (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def require_disk_space(directory: Path, needed_bytes: int) -> None:
+    """Raise InputError when the file system of `directory` (or of its first existing parent) has too little room."""
+    place = directory.absolute()
+    while not place.exists():
+        place = place.parent
+    free_bytes = shutil.disk_usage(place).free
+    if free_bytes < needed_bytes:
+        raise InputError(directory, f"{needed_bytes / GIB:.2f} GiB of free disk space", f"{free_bytes / GIB:.2f} GiB")
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync a file or a directory."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a directory tree, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_when_done(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it and rename it to `path`, else delete it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")  # some tools go by the ending
+    remove(partial)
+    try:
+        yield partial
+        flush_to_disk(partial)
+        os.replace(partial, path)
+        flush_to_disk(path.parent)
+    except BaseException:
+        remove(partial)
+        raise
+
+
+@contextmanager
+def directory_when_done(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside `path`; on success flush its files and rename it to `path`, else delete it.
+
+    An old `path` is replaced only after the new one is complete.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    remove(partial)
+    partial.mkdir()
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                flush_to_disk(file)
+        flush_to_disk(partial)
+        remove(path)
+        os.replace(partial, path)
+        flush_to_disk(path.parent)
+    except BaseException:
+        remove(partial)
+        raise
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object; raise InputError when the file is missing, is not JSON or is not an object."""
+    if not path.is_file():
+        raise InputError(path, "a JSON file", "nothing" if not path.exists() else "no file")
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(path, "valid JSON", str(error)) from error
+    if not isinstance(value, dict):
+        raise InputError(path, "a JSON object", type(value).__name__)
+    return value
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write a JSON object, indented, keys in the given order, atomically."""
+    with replace_when_done(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,92 @@
+"""Shared fixtures: tiny models made on the spot, the llama.cpp tools, and running the scripts as a user does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO / "scripts"))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from tiny_models import build_tiny_model  # noqa: E402
+
+DEMO = REPO / "data/demo"
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The embedded demo checkpoint."""
+    return DEMO / "model"
+
+
+@pytest.fixture(scope="session")
+def tools():
+    """The llama.cpp tools; their absence fails the tests, it does not skip them."""
+    from llama_cpp import find_llama_cpp
+
+    return find_llama_cpp(None)
+
+
+@pytest.fixture(scope="session")
+def llama_cpp_source(tools) -> Path:
+    """A directory that holds llama.cpp's models/templates/."""
+    return Path(os.environ.get("LLAMA_CPP_SOURCE", tools.directory))
+
+
+@pytest.fixture(scope="session", params=["text", "multimodal"])
+def tiny_model(request, tmp_path_factory) -> Path:
+    """A random Gemma 4 with 16 experts in each of the two layouts on disk (see build_tiny_model)."""
+    return build_tiny_model(tmp_path_factory.mktemp(request.param) / "model", request.param, DEMO / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_text_model(tmp_path_factory) -> Path:
+    """A random text-only Gemma 4 with 16 experts."""
+    return build_tiny_model(tmp_path_factory.mktemp("plain") / "model", "text", DEMO / "model")
+
+
+@pytest.fixture
+def model_copy(tiny_text_model, tmp_path) -> Path:
+    """A copy of the tiny text model that a test may damage."""
+    return Path(shutil.copytree(tiny_text_model, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def few_questions(tmp_path_factory) -> Path:
+    """The first six evaluation questions of the demo."""
+    lines = (DEMO / "eval_questions.csv").read_text().splitlines(keepends=True)
+    path = tmp_path_factory.mktemp("questions") / "few.csv"
+    path.write_text("".join(lines[:7]))
+    return path
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[..., subprocess.CompletedProcess]:
+    """Run a script with arguments in a process of its own; never raises."""
+
+    def call(name: str, *arguments: object, **environment: object) -> subprocess.CompletedProcess:
+        launcher = [] if name.endswith(".sh") else [sys.executable]
+        return subprocess.run([*launcher, REPO / "scripts" / name, *map(str, arguments)], capture_output=True, text=True,
+                              env={**os.environ, "PYTHON": sys.executable, **{k: str(v) for k, v in environment.items()}})
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., str]:
+    """Assert that a finished script refused its input in one line on stderr, and return that line."""
+
+    def check(done: subprocess.CompletedProcess, *words: object) -> str:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert done.returncode != 0, done.stdout
+        assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+        for word in words:
+            assert str(word) in lines[0], lines[0]
+        return lines[0]
+
+    return check

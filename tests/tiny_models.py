@@ -1,0 +1,57 @@
+"""Tiny random mixture-of-experts models, built from a config in a second."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import (AutoTokenizer, Gemma4Config, Gemma4ForCausalLM, Gemma4ForConditionalGeneration,
+                          Gemma4TextConfig)
+
+EXPERTS, TOP_K, LAYERS, HIDDEN, WIDTH = 16, 4, 3, 64, 32
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+
+
+def text_config(vocab_size: int) -> Gemma4TextConfig:
+    """A Gemma 4 text config with sliding and full layers and mixture-of-experts blocks."""
+    return Gemma4TextConfig(
+        vocab_size=vocab_size, hidden_size=HIDDEN, intermediate_size=96, num_hidden_layers=LAYERS, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, global_head_dim=32, num_global_key_value_heads=2, attention_k_eq_v=True,
+        enable_moe_block=True, num_experts=EXPERTS, top_k_experts=TOP_K, moe_intermediate_size=WIDTH,
+        hidden_size_per_layer_input=0, sliding_window=128, final_logit_softcapping=30.0, max_position_embeddings=4096,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"], initializer_range=0.1,
+        bos_token_id=2, eos_token_id=1, pad_token_id=0)
+
+
+def build_tiny_model(directory: Path, layout: str, tokenizer: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Save a random model with the demo's tokenizer; layout "text" (model.layers.N) or "multimodal"
+    (model.language_model.layers.N with vision tensors beside it)."""
+    torch.manual_seed(0)
+    config = text_config(len(AutoTokenizer.from_pretrained(tokenizer)))
+    if layout == "text":
+        model = Gemma4ForCausalLM(config)
+    else:
+        vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+                  "num_key_value_heads": 2, "head_dim": 16, "position_embedding_size": 64}
+        model = Gemma4ForConditionalGeneration(Gemma4Config(text_config=config.to_dict(), vision_config=vision))
+    for name, parameter in model.named_parameters():
+        if name.endswith(("per_expert_scale", "router.scale")):
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    model.to(dtype).save_pretrained(directory, max_shard_size="200KB")
+    if layout == "text":
+        config_path = directory / "config.json"
+        saved = json.loads(config_path.read_text())
+        saved.pop("per_layer_config", None)
+        saved |= {"global_head_dim": 32, "num_global_key_value_heads": 2}
+        config_path.write_text(json.dumps(saved, indent=2))
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).exists():
+            shutil.copyfile(tokenizer / name, directory / name)
+    return directory
+
+
+def random_drop_map(keep: int, seed: int = 0) -> dict[str, list[int]]:
+    """A plain {"layer": [dropped ids]} map with other experts in every layer."""
+    generator = torch.Generator().manual_seed(seed)
+    return {str(layer): sorted(torch.randperm(EXPERTS, generator=generator)[: EXPERTS - keep].tolist())
+            for layer in range(LAYERS)}
