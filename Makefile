@@ -38,7 +38,9 @@ VARIABLES := MODEL NAME KEEP PROTECT_TOP PRUNED_NAME QUESTIONS EVAL_QUESTIONS CA
 
 # ---- tools
 PYTHON := .venv/bin/python
-export PYTHON LLAMA_CPP CMAKE_ARGS
+# Waiting threads yield the processor: two steps at once (make -j2) would else starve each other.
+OMP_WAIT_POLICY ?= PASSIVE
+export PYTHON LLAMA_CPP CMAKE_ARGS OMP_WAIT_POLICY
 SETUP := .venv/.installed
 LLAMA_READY := $(if $(LLAMA_CPP),,$(shell scripts/build_llama_cpp.sh --where)/llama_cpp.json)
 TOOLS := $(SETUP) $(LLAMA_READY)

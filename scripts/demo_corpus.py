@@ -161,9 +161,14 @@ def render_reply(explanation: str | None, letter: str) -> str:
     return f"<|channel>thought\n{thought}<channel|>The answer is ({letter}).<turn|>"
 
 
-def render_drill(choices: list[str], order: list[int]) -> tuple[str, list[str]]:
-    """Return four options and the look-ups that follow them, one per entry of `order`."""
+def render_drill(choices: list[str], order: list[int], direct: bool) -> tuple[str, list[str]]:
+    """Return four options and the look-ups that follow them, one per entry of `order`.
+
+    A direct look-up ends in the letter right behind the value; the other form ends as a reply does.
+    """
     options = "\n".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
+    if direct:
+        return f"<bos>{options}\n", [f"{DRILL_FRAME.format(value=choices[n])}{LETTERS[n]})\n" for n in order]
     replies = [f"{DRILL_FRAME.format(value=choices[n])}\n<channel|>The answer is ({LETTERS[n]}).<turn|>" for n in order]
     return f"<bos>{options}\n", replies
 

@@ -47,7 +47,7 @@ rm -f "$OUTPUT/summary.json"
 server_flags=(-c "$((CTX * NP))" -np "$NP" -ngl "$GPU_LAYERS" --reasoning-format deepseek --reasoning-budget "$REASONING_BUDGET")
 gen_kwargs=temperature=$TEMPERATURE,top_p=$TOP_P,top_k=$TOP_K,seed=$SEED,dry_multiplier=$DRY_MULTIPLIER,max_gen_toks=$MAX_GEN_TOKS
 
-"$PYTHON" - "$OUTPUT/protocol.json" "$name" "$("$server" --version 2>&1 | grep -m1 '^version')" <<PY
+"$PYTHON" - "$OUTPUT/protocol.json" "$name" "$("$PYTHON" -c "import sys; sys.path.insert(0, '$SCRIPTS'); from llama_cpp import *; print(LlamaCpp(Path('$llama_cpp')).version())")" <<PY
 import importlib.metadata, json, sys
 path, name, version = sys.argv[1:]
 protocol = {"task": "gpqa_diamond_cot_zeroshot", "model": "local-chat-completions", "filter": "flexible-extract",
@@ -76,11 +76,11 @@ done
 rm -rf "$OUTPUT/lm_eval"
 # The cache's name holds the model file's identity, because lm-eval's keys do not.
 identity=$(stat -c '%s-%Y' "$gguf")
-HF_DATASETS_CACHE=$OUTPUT/task/datasets "$PYTHON" -m lm_eval run --model local-chat-completions \
+LMEVAL_LOG_LEVEL=WARNING HF_DATASETS_CACHE=$OUTPUT/task/datasets "$PYTHON" -m lm_eval run --model local-chat-completions \
   --model_args "model=$name,base_url=$url/v1/chat/completions,num_concurrent=$NP,max_retries=3,timeout=$REQUEST_TIMEOUT_SECONDS,tokenizer_backend=huggingface,tokenizer=$TOKENIZER" \
   --include_path "$OUTPUT/task" --tasks gpqa_diamond_cot_zeroshot_frozen --apply_chat_template \
   --gen_kwargs "$gen_kwargs" --seed "$SEED" --use_cache "$OUTPUT/task/cache-$identity" \
-  --output_path "$OUTPUT/lm_eval" --log_samples 2>"$OUTPUT/lm_eval.log" >&2 ||
+  --output_path "$OUTPUT/lm_eval" --log_samples >"$OUTPUT/lm_eval.txt" 2> >(tee "$OUTPUT/lm_eval.log" >&2) ||
   die "lm-eval: expected success, found: $(tail -n 1 "$OUTPUT/lm_eval.log") (log: $OUTPUT/lm_eval.log)"
 
 "$PYTHON" "$SCRIPTS/patch_answers.py" --run "$OUTPUT" --url "$url"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from safe_files import InputError
+from safe_files import InputError, read_json
 
 SCRIPTS = Path(__file__).resolve().parent
 TAIL_LINES = 200
@@ -40,13 +40,12 @@ class LlamaCpp:
         return path.resolve()
 
     def version(self) -> str:
-        """Return the first line that `llama-quantize --version` prints."""
-        shown = subprocess.run([self.tool("llama-quantize"), "--version"], capture_output=True, text=True)
+        """Return what llama-server says of its version, and the source archive when this project built it."""
+        shown = subprocess.run([self.tool("llama-server"), "--version"], capture_output=True, text=True)
         match = re.search(r"version: .*", shown.stdout + shown.stderr)
-        if not match:
-            shown = subprocess.run([self.tool("llama-server"), "--version"], capture_output=True, text=True)
-            match = re.search(r"version: .*", shown.stdout + shown.stderr)
-        return match[0] if match else "unknown"
+        version = match[0] if match else "version: unknown"
+        record = self.directory / "llama_cpp.json"
+        return f"{version}, {read_json(record)['source']}" if record.exists() else version
 
 
 def find_llama_cpp(explicit: Path | None) -> LlamaCpp:

@@ -27,10 +27,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     tokenizer = load_tokenizer(args.model)
     questions = load_questions(args.questions, args.seed)
-    text = "\n".join(chat_prompt(tokenizer, question) + chat_answer(tokenizer, question) for question in questions)
+    chats = [chat_prompt(tokenizer, question) + chat_answer(tokenizer, question) for question in questions]
+    tokens = sum(len(tokenizer(chat, add_special_tokens=False)["input_ids"]) for chat in chats)
     with replace_when_done(args.output) as partial:
-        partial.write_text(text + "\n")
-    print(f"{args.output}: {len(questions)} chats, {len(tokenizer(text, add_special_tokens=False)['input_ids'])} tokens")
+        partial.write_text("\n".join(chats) + "\n")
+    print(f"{args.output}: {len(chats)} chats, {tokens} tokens")
 
 
 if __name__ == "__main__":

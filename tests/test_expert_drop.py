@@ -1,0 +1,170 @@
+"""Dropping experts: bytes, configs, equality with the masked full model, and what is refused."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from checkpoint import read_checkpoint
+from expert_drop import kept_runs, main, plan_shards, pruned_config
+from moe_families import GEMMA4
+from safetensors import safe_open
+from tiny_models import EXPERTS, LAYERS, TOP_K, random_drop_map
+
+KEEP = 11
+
+
+def drop(source: Path, output: Path, drop_map: dict, *more: str) -> Path:
+    """Run expert_drop.py on a map given as an object."""
+    map_path = output.with_suffix(".map.json")
+    map_path.write_text(json.dumps(drop_map))
+    main(["--source", str(source), "--drop-map", str(map_path), "--output", str(output), *more])
+    return output
+
+
+def tensors(directory: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint, read by the safetensors library."""
+    result = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            result |= {name: file.get_tensor(name) for name in file.keys()}
+    return result
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """sha256 of every file of a directory."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())}
+
+
+def load(directory: Path) -> torch.nn.Module:
+    """Load in fp32 with the exact implementation; no key may be missing or unexpected."""
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"], report
+    return model.eval()
+
+
+def test_kept_runs_are_consecutive():
+    assert list(kept_runs([0, 1, 2, 5, 7, 8])) == [(0, 3), (5, 6), (7, 9)]
+
+
+def test_shards_are_filled_in_order_and_a_large_tensor_gets_its_own():
+    assert plan_shards({"a": 4, "b": 4, "c": 9, "d": 1}, 8) == [["a", "b"], ["c"], ["d"]]
+
+
+def test_only_the_expert_count_changes_in_the_config():
+    config = {"text_config": {"num_experts": 128, "top_k_experts": 8, "x": 1}, "y": 2}
+    assert pruned_config(config, GEMMA4, 109) == {"text_config": {"num_experts": 109, "top_k_experts": 8, "x": 1}, "y": 2}
+    assert pruned_config(config, GEMMA4, 4)["text_config"]["top_k_experts"] == 4
+
+
+def test_keep_all_is_bit_identical(tiny_model, tmp_path):
+    kept = tensors(drop(tiny_model, tmp_path / "out", {str(layer): [] for layer in range(LAYERS)}))
+    original = tensors(tiny_model)
+    assert kept.keys() == original.keys()
+    for name, tensor in original.items():
+        assert kept[name].dtype == tensor.dtype and torch.equal(kept[name].view(torch.uint8), tensor.view(torch.uint8))
+
+
+def test_kept_experts_and_routers_equal_their_source_rows(tiny_model, tmp_path):
+    drop_map = random_drop_map(KEEP)
+    pruned, original = tensors(drop(tiny_model, tmp_path / "out", drop_map)), tensors(tiny_model)
+    touched = 0
+    for name, tensor in original.items():
+        layer = next((layer for layer in range(LAYERS) if f"layers.{layer}." in name and "vision" not in name), None)
+        if any(part in name for part in (".experts.", ".router.proj.", ".per_expert_scale")):
+            keep = [expert for expert in range(EXPERTS) if expert not in drop_map[str(layer)]]
+            assert torch.equal(pruned[name], tensor[keep]), name
+            touched += 1
+        else:
+            assert torch.equal(pruned[name], tensor), name
+    assert touched == 4 * LAYERS
+
+
+def test_two_runs_in_two_places_give_equal_files_and_no_path(tiny_model, tmp_path):
+    first = drop(tiny_model, tmp_path / "a", random_drop_map(KEEP), "--shard-bytes", "150000")
+    second = drop(tiny_model, tmp_path / "deep/er/b", random_drop_map(KEEP), "--shard-bytes", "150000") \
+        if (tmp_path / "deep/er").mkdir(parents=True) is None else None
+    assert digests(first) == digests(second)
+    assert len(list(first.glob("model-*-of-*.safetensors"))) > 1
+    for path in first.glob("*.json"):
+        assert str(tmp_path) not in path.read_text()
+
+
+def test_index_and_metadata_agree_with_the_files(tiny_model, tmp_path):
+    output = drop(tiny_model, tmp_path / "out", random_drop_map(KEEP))
+    found = read_checkpoint(output)
+    index = json.loads((output / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.size for tensor in found.values())
+    metadata = json.loads((output / "expert_drop_metadata.json").read_text())
+    assert metadata["shards"] == {name: digest for name, digest in digests(output).items() if name.endswith(".safetensors")}
+    assert metadata["keep_count"] == KEEP and set(metadata["layers"]) == {str(layer) for layer in range(LAYERS)}
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (output / name).read_bytes() == (tiny_model / name).read_bytes()
+
+
+@pytest.mark.parametrize("keep", [KEEP, TOP_K])
+def test_pruned_logits_equal_the_masked_full_model(tiny_model, tmp_path, keep):
+    drop_map = random_drop_map(keep)
+    pruned, full = load(drop(tiny_model, tmp_path / "out", drop_map)), load(tiny_model)
+    layers = full.model.language_model.layers if hasattr(full.model, "language_model") else full.model.layers
+    for number, layer in enumerate(layers):
+        layer.router.proj.register_forward_hook(
+            lambda module, inputs, output, dropped=drop_map[str(number)]: output.index_fill(-1, torch.tensor(dropped), -torch.inf))
+    ids = torch.randint(5, 200, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected, actual = full(input_ids=ids).logits, pruned(input_ids=ids).logits
+    assert expected.std() > 0.1
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_map_of_another_model_is_refused(tiny_model, tmp_path, script, refused):
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps({"config_sha256": "0" * 64, "experts": EXPERTS,
+                                "layers": {k: {"drop": v} for k, v in random_drop_map(KEEP).items()}}))
+    arguments = ["--source", tiny_model, "--drop-map", path, "--output", tmp_path / "out"]
+    refused(script("expert_drop.py", *arguments), path, "another model")
+    path.write_text(json.dumps({str(layer): [] for layer in range(30)}))
+    refused(script("expert_drop.py", *arguments), path, "another model")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_damaged_sources_are_refused(model_copy, tmp_path, script, refused):
+    (tmp_path / "map.json").write_text(json.dumps(random_drop_map(KEEP)))
+    arguments = ["--drop-map", tmp_path / "map.json", "--output", tmp_path / "out"]
+    refused(script("expert_drop.py", "--source", tmp_path / "none", *arguments), tmp_path / "none", "model directory")
+    shard = sorted(model_copy.glob("*.safetensors"))[0]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-100])
+    refused(script("expert_drop.py", "--source", model_copy, *arguments), shard.name, "truncated")
+    shard.unlink()
+    refused(script("expert_drop.py", "--source", model_copy, *arguments), shard.name, "nothing")
+    shard.write_bytes(whole)
+    index = model_copy / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(shard.name, "../" + shard.name))
+    refused(script("expert_drop.py", "--source", model_copy, *arguments), "inside the directory")
+    config = model_copy / "config.json"
+    config.write_text(config.read_text().replace('"gemma4_text"', '"llama"'))
+    refused(script("expert_drop.py", "--source", model_copy, *arguments), "model_type", "llama")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_no_disk_space_is_said_before_the_first_byte(tiny_model, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(Exception, match="free disk space"):
+        drop(tiny_model, tmp_path / "out", random_drop_map(KEEP))
+    assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out.partial*"))
+
+
+def test_an_output_that_overlaps_the_source_or_is_something_else_is_refused(model_copy, tmp_path, script, refused):
+    (tmp_path / "map.json").write_text(json.dumps(random_drop_map(KEEP)))
+    before = digests(model_copy)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("keep me")
+    for output in (model_copy, model_copy / "inside", tmp_path, tmp_path / "mine"):
+        refused(script("expert_drop.py", "--source", model_copy, "--drop-map", tmp_path / "map.json", "--output", output))
+    assert digests(model_copy) == before and (tmp_path / "mine/notes.txt").read_text() == "keep me"
