@@ -272,7 +272,7 @@ def rate_factor(step: int, drill_steps: int, total_steps: int) -> float:
 
 
 def train_step(model, optimizer, balance: BalanceLoss, examples: list[Example], factor: float) -> float:
-    """Take one optimizer step and return the weighted cross-entropy."""
+    """Take one optimizer step and return the loss: weighted cross-entropy, and balance where experts speak."""
     ids, weights = collate(examples)
     mask = weights > 0
     logits = target_logits(model, ids, mask)

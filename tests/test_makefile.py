@@ -1,0 +1,110 @@
+"""The Makefile: a whole release of a tiny model, no-op, what follows from what, kill and resume, other variables."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+
+@pytest.fixture(scope="module")
+def variables(tiny_text_model, few_questions, tmp_path_factory) -> list[str]:
+    """Make variables of a small, quick run in a build directory of its own."""
+    return [f"MODEL={tiny_text_model}", "NAME=tiny", "KEEP=12", "PROTECT_TOP=4", f"QUESTIONS={few_questions}",
+            f"CALIBRATION={REPO / 'data/demo/calibration_questions.csv'}", "QUANTS=Q8_0 IQ2_M", "EVAL_QUANT=Q8_0",
+            "CTX=1024", "REASONING_BUDGET=16", "MAX_GEN_TOKS=32", f"BUILD={tmp_path_factory.mktemp('build')}"]
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["make", "--no-print-directory", *arguments], cwd=REPO, capture_output=True, text=True)
+
+
+def scripts_in(done: subprocess.CompletedProcess) -> set[str]:
+    """The scripts that a (dry) run names as commands."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return set(re.findall(r"scripts/(\w+)\.(?:py|sh)", done.stdout))
+
+
+def build_of(variables: list[str]) -> Path:
+    return Path(variables[-1].removeprefix("BUILD="))
+
+
+def test_make_alone_prints_targets_and_variables():
+    shown = make().stdout
+    for word in ("analyze", "quants", "eval", "release", "demo", "MODEL", "NAME", "KEEP", "QUESTIONS", "CALIBRATION", "QUANTS"):
+        assert re.search(rf"^  {word} ", shown, re.MULTILINE), word
+
+
+def test_a_dry_run_is_a_transcript_and_makes_nothing(variables):
+    ran = scripts_in(make("-n", "release", *variables))
+    assert {"teacher_force_analysis", "generate_drop_map", "expert_drop", "convert_to_gguf", "build_imatrix",
+            "quantize_gguf", "eval_gpqa_v3", "compare_scores", "build_release"} <= ran
+    assert not list(build_of(variables).iterdir())
+
+
+def test_a_killed_analysis_leaves_no_target_and_the_next_run_goes_on(variables):
+    process = subprocess.Popen(["make", "analyze", *variables], cwd=REPO, start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    source = build_of(variables) / "tiny/full/source.txt"
+    while not source.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(build_of(variables).rglob("expert_stats.safetensors"))
+    ran = scripts_in(make("analyze", *variables))
+    assert "fetch_model" not in ran and {"teacher_force_analysis", "generate_drop_map"} <= ran
+    assert list(build_of(variables).rglob("drop_map.json"))
+
+
+def test_a_whole_release_then_nothing_left_to_do(variables):
+    scripts_in(make("release", *variables))
+    release = next(build_of(variables).rglob("manifest.json")).parent
+    names = {path.name for path in release.iterdir()}
+    assert {"template", "params", "Modelfile", "README.md", "manifest.json", "expert_drop_metadata.json",
+            "tiny-12e-Q8_0.gguf", "tiny-12e-IQ2_M.gguf"} <= names
+    card = (release / "README.md").read_text()
+    assert "tiny-12e-Q8_0.gguf" in card and "12 of 16 experts" in card and "In-sample" in card
+    assert "<|turn>" in (release / "template").read_text() and "FROM ./tiny-12e-Q8_0.gguf" in (release / "Modelfile").read_text()
+    for path in release.iterdir():
+        assert str(build_of(variables)).encode() not in path.read_bytes(), path
+    before = {path: path.stat().st_mtime_ns for path in build_of(variables).rglob("*")}
+    assert not scripts_in(make("release", *variables))
+    assert before == {path: path.stat().st_mtime_ns for path in build_of(variables).rglob("*")}
+
+
+def test_a_changed_script_remakes_what_follows_from_it(variables):
+    ran = scripts_in(make("-n", "-W", "scripts/generate_drop_map.py", "release", *variables))
+    assert {"generate_drop_map", "expert_drop", "quantize_gguf", "build_release"} <= ran
+    assert "teacher_force_analysis" not in ran
+    ran = scripts_in(make("-n", "-W", "scripts/compare_scores.py", "release", *variables))
+    assert ran == {"compare_scores", "build_release"}
+
+
+def test_another_keep_count_never_reuses_a_file_of_the_first(variables):
+    other = [value if not value.startswith("KEEP=") else "KEEP=11" for value in variables]
+    ran = scripts_in(make("-n", "release", *other))
+    assert "teacher_force_analysis" not in ran
+    assert {"generate_drop_map", "expert_drop", "convert_to_gguf", "quantize_gguf", "eval_gpqa_v3"} <= ran
+
+
+def test_other_inputs_under_the_same_name_are_refused(variables, demo_model):
+    other = [value if not value.startswith("MODEL=") else f"MODEL={demo_model}" for value in variables]
+    done = make("-n", "release", *other)
+    assert done.returncode != 0 and "expected an output of" in done.stderr
+
+
+@pytest.mark.parametrize("change, words", [
+    ("MODEL=no/such/place", "neither"), ("MODEL=nobody/nothing", "Hub repository"), ("KEEP=17", "16 (experts)"), ("KEEP=3", "from 4"),
+    ("QUESTIONS=nowhere.csv", "nowhere.csv")])
+def test_bad_variables_end_in_one_clear_line(variables, change, words, tmp_path):
+    name = change.split("=")[0]
+    changed = [change if value.startswith(f"{name}=") else value for value in variables[:-1]]
+    done = make("drop", *changed, f"BUILD={tmp_path}")
+    assert done.returncode != 0 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not list(tmp_path.rglob("drop_map.json"))
