@@ -6,6 +6,7 @@ import random
 
 import pytest
 from compare_scores import compare, mcnemar, table, wilson
+from lm_eval_samples import read_samples
 from patch_answers import closed_thought, completion_letter
 from questions import COLUMNS, load_questions, read_rows
 from safe_files import InputError
@@ -93,9 +94,9 @@ def test_a_random_model_is_scored_patched_and_summed_up(tiny_gguf, tiny_text_mod
         assert answer["target"] == questions[answer["record_id"]].letter
         assert questions[answer["record_id"]].text not in (tmp_path / "run/summary.json").read_text()
     assert result["protocol"]["temperature"] == 1.0 and result["protocol"]["dry_multiplier"] == 0.5
-    samples = next((tmp_path / "run/lm_eval").rglob("samples_*.jsonl")).read_text().splitlines()
-    sent = json.loads(samples[0])
-    assert questions[sent["doc"]["Record ID"]].prompt.strip() in json.dumps(sent["arguments"]).encode().decode("unicode_escape")
+    for sample in read_samples(tmp_path / "run"):
+        assert [message["content"] for message in sample.messages] == [questions[sample.record_id].prompt]
+        assert sample.target == questions[sample.record_id].letter
 
 
 def test_bad_input_is_refused_in_one_line(tiny_gguf, tiny_text_model, few_questions, tmp_path, script, refused):
