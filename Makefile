@@ -28,13 +28,14 @@ MAX_GEN_TOKS ?= 24576#                    evaluation: tokens of one answer
 SEED ?= 42#                               evaluation: sampling and order of choices
 NP ?= 1#                                  evaluation: requests at once
 GPU_LAYERS ?= 99#                         evaluation: layers on the GPU, if there is one
+BASE ?= $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card (a Hub id, where there is one)
 LLAMA_CPP ?=#                             an existing llama.cpp build (default: built once into a cache)
 BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
 # Make keeps the blanks before a comment out of a value, but not those of an environment variable.
 VARIABLES := MODEL NAME KEEP PROTECT_TOP PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
-  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS LLAMA_CPP CMAKE_ARGS BUILD
+  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS BUILD
 
 # ---- tools
 PYTHON := .venv/bin/python
@@ -173,12 +174,12 @@ $(SCORES): $(FULL_EVAL) $(PRUNED_EVAL) $(FULL_QUANT_FILES) $(PRUNED_QUANT_FILES)
 # ---- release
 # What goes into the folder depends on variables that are not in its path: remake it when they change.
 $(PRUNED)/release.settings: FORCE
-	@mkdir -p $(@D); settings='$(CALIBRATION_SET) $(PROTOCOL) $(sort $(QUANTS) $(EVAL_QUANT))'; \
+	@mkdir -p $(@D); settings='$(BASE) $(CALIBRATION_SET) $(PROTOCOL) $(sort $(QUANTS) $(EVAL_QUANT))'; \
 	  [ -f $@ ] && [ "$$(<$@)" = "$$settings" ] || printf '%s\n' "$$settings" >$@
 
 $(RELEASE_MANIFEST): $(PRUNED_QUANT_FILES) $(SCORES) $(DROP_METADATA) $(wildcard modelfiles/gemma4.*) $(PRUNED)/release.settings \
     scripts/build_release.py scripts/release_card.py
-	$(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(MODEL) --gguf $(PRUNED_QUANT_FILES) \
+	$(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) --gguf $(PRUNED_QUANT_FILES) \
 	  --scores $(SCORES:.md=.json) --metadata $(DROP_METADATA) --template modelfiles/gemma4.template \
 	  --params modelfiles/gemma4.params.json --output $(@D)
 

@@ -60,7 +60,7 @@ def check_record(gguf: Path, record: dict) -> None:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", required=True, help="name of the pruned model")
-    parser.add_argument("--base", required=True, help="Hub id or name of the base model")
+    parser.add_argument("--base", required=True, help="Hub id of the base model, or its name when it is local")
     parser.add_argument("--gguf", type=Path, nargs="+", required=True, help="quantised GGUF files")
     parser.add_argument("--scores", type=Path, required=True, help="JSON of compare_scores.py")
     parser.add_argument("--metadata", type=Path, required=True, help="expert_drop_metadata.json")
@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         (output / "params").write_text(json.dumps(params, indent=2) + "\n")
         (output / "Modelfile").write_text(modelfile(best.name, params))
         files = [{"file": gguf.name, **record} for gguf, record in records.items()]
-        (output / "README.md").write_text(card(args.name, args.base, files, scores, metadata))
+        (output / "README.md").write_text(card(args.name, args.base, files, scores, metadata,
+                                                params["num_ctx"]))
         write_json(output / "manifest.json", {"name": args.name, "base": args.base, "files": {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(output.iterdir())}})
     print(f"{args.output}: {len(args.gguf)} quants of {args.name}, "

@@ -74,8 +74,8 @@ until "$PYTHON" -c "import urllib.request; urllib.request.urlopen('$url/health',
 done
 
 rm -rf "$OUTPUT/lm_eval"
-# The cache's name holds the model file's identity, because lm-eval's keys do not.
-identity=$(stat -c '%s-%Y' "$gguf")
+# The cache is named for the model file and the server flags, because lm-eval keys hold neither.
+identity=$(stat -c %s-%Y "$gguf")-ctx$CTX-think$REASONING_BUDGET
 LMEVAL_LOG_LEVEL=WARNING HF_DATASETS_CACHE=$OUTPUT/task/datasets "$PYTHON" -m lm_eval run --model local-chat-completions \
   --model_args "model=$name,base_url=$url/v1/chat/completions,num_concurrent=$NP,max_retries=3,timeout=$REQUEST_TIMEOUT_SECONDS,tokenizer_backend=huggingface,tokenizer=$TOKENIZER" \
   --include_path "$OUTPUT/task" --tasks gpqa_diamond_cot_zeroshot_frozen --apply_chat_template \

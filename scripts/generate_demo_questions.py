@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Write the demo model's held-out questions in GPQA's columns.
 
 Inputs: data/demo/facts.json (relations and formulas, see scripts/demo_corpus.py).
@@ -8,28 +9,17 @@ Record ID, Question, Correct Answer, Incorrect Answer 1-3, Explanation, Subdomai
     python scripts/generate_demo_questions.py --facts data/demo/facts.json --output data/demo
 """
 import argparse
-import csv
 import random
 from pathlib import Path
 
-from demo_corpus import CSV_COLUMNS, SPLIT_SEED, Question, csv_row, load_facts, split_questions
+from demo_corpus import SPLIT_SEED, Question, csv_row, load_facts, split_questions
+from safe_files import run, write_csv
 
 
 def question_rows(questions: list[Question], split: str) -> list[dict[str, str]]:
     """Return CSV rows; each split draws its wrong answers from a generator of its own."""
     rng = random.Random(f"{SPLIT_SEED}/{split}")
     return [csv_row(question, rng) for question in questions]
-
-
-def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write rows beside `path` and rename, so that a killed run leaves no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -51,4 +41,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

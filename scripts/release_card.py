@@ -37,15 +37,14 @@ def in_sample_note(scores: dict, metadata: dict) -> str:
     return f"The experts were chosen on {len(chosen)} other questions; none of the {len(scored)} scored ones is among them."
 
 
-def card(name: str, base: str, files: list[dict], scores: dict, metadata: dict) -> str:
-    """Return the card: front matter, files, scores, method, how to run, licence."""
+def card(name: str, base: str, files: list[dict], scores: dict, metadata: dict, context: int) -> str:
+    """Return the card: front matter, files, scores, method, how to run (with `context` tokens at most), licence."""
     example = next((file for file in files if file["type"] == "Q4_K_M"), files[0])
     method = metadata["method"]
+    # A local base has no Hub id and no licence known here.
+    origin = f"license: gemma\nbase_model: {base}\nbase_model_relation: quantized\n" if "/" in base else ""
     return f"""---
-license: gemma
-base_model: {base}
-base_model_relation: quantized
-library_name: gguf
+{origin}library_name: gguf
 pipeline_tag: text-generation
 tags: [moe, expert-pruning, gguf, imatrix]
 ---
@@ -58,7 +57,7 @@ tags: [moe, expert-pruning, gguf, imatrix]
 
 {file_table(files)}
 
-All were made with an importance matrix. Quantised by: {files[0]['llama_cpp']}.
+All were made with an importance matrix. Quantised by llama.cpp ({files[0]['llama_cpp']}).
 
 ## Scores
 
@@ -72,14 +71,13 @@ those right. {in_sample_note(scores, metadata)}
 ## Method
 
 Experts are ranked by the routing-weighted norm of their outputs while the full model is teacher-forced through
-question, reasoning and answer. Criterion: {method.get('criterion', 'not recorded')}, top
-{method.get('protect_top', 'not recorded')} per question and layer, over {method.get('questions', 'an unrecorded number of')}
-questions. The choice per layer is in `expert_drop_metadata.json`.
+question, reasoning and answer. Criterion: {method.get('criterion', 'not recorded')}, top {method.get('protect_top', 'not recorded')} per question
+and layer, over {method.get('questions', 'an unrecorded number of')} questions. The choice per layer is in `expert_drop_metadata.json`.
 
 ## How to run
 
 ```
-llama-server -m {example['file']} -c 8192 -ngl 99 --reasoning-format deepseek --reasoning-budget 16384
+llama-server -m {example['file']} -c {min(8192, context)} -ngl 99 --reasoning-format deepseek --reasoning-budget 16384
 ```
 
 With Ollama, tool calls are parsed into structured fields only with its Gemma 4 renderer and parser, which a pull from

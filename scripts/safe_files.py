@@ -5,6 +5,7 @@ written beside its place under a temporary name, flushed to disk and renamed, so
 half of it. Bad input raises `InputError`; `run` turns it into one line on stderr and exit code 1.
 """
 
+import csv
 import errno
 import hashlib
 import json
@@ -136,3 +137,11 @@ def write_json(path: Path, value: dict) -> None:
     """Write a JSON object, indented, keys in the given order, atomically."""
     with replace_when_done(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write rows of one shape as CSV, the first row's keys as columns, atomically."""
+    with replace_when_done(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Train the demo model: a small Gemma 4 mixture of experts that answers the demo's four-choice questions.
 
 Inputs: data/demo/facts.json. Outputs, all made from fixed seeds: OUTPUT/model/ (config.json, model.safetensors in
@@ -13,7 +14,6 @@ its option: the letter right behind the value first, which needs one attention s
 reply. The others train everything on the questions.
 """
 import argparse
-import csv
 import dataclasses
 import json
 import math
@@ -32,6 +32,7 @@ from transformers.models.gemma4.modeling_gemma4 import Gemma4TextRouter
 
 from demo_corpus import (LETTERS, MAX_POSITIONS, SPECIAL_TOKENS, Question, draw_wrong, load_facts, render_drill,
                          render_prompt, render_reply, split_questions, tokenizer_settings, train_tokenizer)
+from safe_files import directory_when_done, run, write_csv
 
 SEED = 7
 LAYER_TYPES = ["sliding_attention", "full_attention", "full_attention"]
@@ -349,31 +350,18 @@ def published_config(config: dict, vocab_size: int) -> dict:
 
 
 def write_model(model, tokenizer: tokenizers.Tokenizer, chat_template: Path, directory: Path) -> None:
-    """Write the checkpoint beside `directory` and rename it into place."""
-    temporary = directory.with_name(directory.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(temporary)
-    config = published_config(json.loads((temporary / "config.json").read_text()), tokenizer.get_vocab_size())
-    generation = {"bos_token_id": config["bos_token_id"], "pad_token_id": config["pad_token_id"],
-                  "eos_token_id": [SPECIAL_TOKENS.index("<eos>"), SPECIAL_TOKENS.index("<turn|>")],
-                  "do_sample": True, "temperature": 1.0, "top_k": 64, "top_p": 0.95}
-    for name, content in (("config.json", config), ("generation_config.json", generation),
-                          ("tokenizer_config.json", tokenizer_settings())):
-        (temporary / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    tokenizer.save(str(temporary / "tokenizer.json"))
-    shutil.copyfile(chat_template, temporary / "chat_template.jinja")
-    shutil.rmtree(directory, ignore_errors=True)
-    temporary.rename(directory)
-
-
-def write_curve(path: Path, curve: list[dict[str, float]]) -> None:
-    """Write the training curve as CSV."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(curve[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(curve)
-    temporary.replace(path)
+    """Write the checkpoint directory atomically."""
+    with directory_when_done(directory) as partial:
+        model.to(torch.bfloat16).save_pretrained(partial)
+        config = published_config(json.loads((partial / "config.json").read_text()), tokenizer.get_vocab_size())
+        generation = {"bos_token_id": config["bos_token_id"], "pad_token_id": config["pad_token_id"],
+                      "eos_token_id": [SPECIAL_TOKENS.index("<eos>"), SPECIAL_TOKENS.index("<turn|>")],
+                      "do_sample": True, "temperature": 1.0, "top_k": 64, "top_p": 0.95}
+        for name, content in (("config.json", config), ("generation_config.json", generation),
+                              ("tokenizer_config.json", tokenizer_settings())):
+            (partial / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        tokenizer.save(str(partial / "tokenizer.json"))
+        shutil.copyfile(chat_template, partial / "chat_template.jinja")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -402,10 +390,10 @@ def main(argv: list[str] | None = None) -> None:
     curve = train(model, tokenizer, splits["training"], args.drill_steps, args.question_steps)
     args.output.mkdir(parents=True, exist_ok=True)
     write_model(model, tokenizer, args.chat_template, args.output / "model")
-    write_curve(args.output / "training_curve.csv", curve)
+    write_csv(args.output / "training_curve.csv", curve)
     print(f"wrote {args.output / 'model'}: dev values {curve[-1]['value_accuracy']:.3f}, "
           f"letters {curve[-1]['letter_accuracy']:.3f} after {curve[-1]['seconds']} s")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

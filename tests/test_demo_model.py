@@ -173,3 +173,12 @@ def test_model_loads_with_every_key_and_has_the_stated_shape():
     assert experts.gate_up_proj.shape == (128, 2 * config["moe_intermediate_size"], 256)
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
     assert all(torch.isfinite(weight).all() for weight in model.parameters())
+
+
+def test_the_training_script_runs_and_makes_the_committed_tokenizer(script, tmp_path):
+    done = script("train_demo_model.py", "--facts", DEMO / "facts.json", "--chat-template", DEMO / "chat_template.jinja",
+                  "--output", tmp_path, "--drill-steps", 1, "--question-steps", 1)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model/tokenizer.json").read_bytes() == (DEMO / "model/tokenizer.json").read_bytes()
+    assert (tmp_path / "model/config.json").read_bytes() == (DEMO / "model/config.json").read_bytes()
+    assert (tmp_path / "training_curve.csv").read_text().startswith("step,seconds,loss,value_accuracy,letter_accuracy\n2,")
