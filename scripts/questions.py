@@ -52,26 +52,40 @@ def clean_choice(text: str) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a CSV, Parquet or JSONL file of questions; raise InputError on a missing file, column or row."""
+    """Read a CSV, Parquet or JSONL file of questions; raise InputError on a missing file or column, or other content."""
+    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
     if not path.is_file():
         raise InputError(path, "a question file (.csv, .parquet or .jsonl)", "nothing")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    elif path.suffix in (".jsonl", ".json"):
-        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    elif path.suffix == ".csv":
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    else:
+    if path.suffix not in readers:
         raise InputError(path, "a question file (.csv, .parquet or .jsonl)", f"the suffix {path.suffix!r}")
-    if not rows:
-        raise InputError(path, "at least one question", "none")
-    missing = [column for column in COLUMNS if column not in rows[0]]
-    if missing:
-        raise InputError(path, f"the column {missing[0]!r}", f"columns {', '.join(map(repr, rows[0]))}")
-    return rows
+    try:
+        rows = readers[path.suffix](path)
+    except (ValueError, csv.Error) as error:  # of json, unicode, csv and pyarrow alike
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(path, f"questions in {path.suffix[1:]} form", reason) from error
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise InputError(path, "rows of questions", "none" if not rows else "other values")
+    for number, row in enumerate(rows, start=1):
+        missing = [column for column in COLUMNS if column not in row]
+        if missing:
+            raise InputError(path, f"the column {missing[0]!r} in question {number}",
+                             f"columns {', '.join(map(repr, row))}"[:300])
+    return [{column: "" if value is None else str(value) for column, value in row.items()} for row in rows]
+
+
+def _read_csv(path: Path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _read_parquet(path: Path) -> list[dict]:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path).to_pylist()
 
 
 def load_questions(path: Path, seed: int) -> list[Question]:
@@ -85,7 +99,7 @@ def load_questions(path: Path, seed: int) -> list[Question]:
     seen: set[str] = set()
     for number, row in enumerate(read_rows(path), start=1):
         for column in COLUMNS:
-            if not (row[column] or "").strip():
+            if not row[column].strip():
                 raise InputError(path, f"a value of {column!r} in question {number}", "an empty field")
         if row["Record ID"] in seen:
             raise InputError(path, "every Record ID once", f"{row['Record ID']!r} twice")
@@ -94,7 +108,7 @@ def load_questions(path: Path, seed: int) -> list[Question]:
         choices = [clean_choice(row[f"Incorrect Answer {i}"]) for i in (1, 2, 3)] + [correct]
         generator.shuffle(choices)
         questions.append(Question(row["Record ID"], row["Question"], tuple(choices), choices.index(correct),
-                                  (row.get(EXPLANATION) or "").strip()))
+                                  row.get(EXPLANATION, "").strip()))
     return questions
 
 

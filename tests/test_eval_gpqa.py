@@ -33,6 +33,15 @@ def test_parquet_jsonl_and_csv_give_the_same_questions(few_questions, tmp_path):
     assert load_questions(tmp_path / "few.parquet", 42) == load_questions(tmp_path / "few.jsonl", 42) == expected
 
 
+@pytest.mark.parametrize("name, content", [
+    ("a.csv", b"\xff\xfe\x00bad"), ("a.jsonl", b"{not json"), ("a.jsonl", b"[1, 2]\n"), ("a.parquet", b"PAR1 no"), ("a.csv", b""),
+    ("a.txt", b"text"), ("a.csv", b"Record ID,Question\n1,2\n")])
+def test_other_content_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        load_questions(tmp_path / name, 42)
+
+
 @pytest.mark.parametrize("text, letter", [("B)", "B"), (" C). More", "C"), ("Because", None), ("E)", None), ("", None)])
 def test_letters_of_completions(text, letter):
     assert completion_letter(text) == letter
