@@ -33,9 +33,11 @@ LLAMA_CPP ?=#                             an existing llama.cpp build (default: 
 BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
-# Make keeps the blanks before a comment out of a value, but not those of an environment variable.
 VARIABLES := MODEL NAME KEEP PROTECT_TOP PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
   REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS BUILD
+
+, := ,
+KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_]+)".*/\1/p' scripts/quant_recipes.py)
 
 # ---- tools
 PYTHON := .venv/bin/python
@@ -43,17 +45,19 @@ PYTHON := .venv/bin/python
 OMP_WAIT_POLICY ?= PASSIVE
 export PYTHON LLAMA_CPP CMAKE_ARGS OMP_WAIT_POLICY
 SETUP := .venv/.installed
-LLAMA_READY := $(if $(LLAMA_CPP),,$(shell scripts/build_llama_cpp.sh --where)/llama_cpp.json)
+LLAMA_READY := $(if $(LLAMA_CPP),,$(shell CMAKE_ARGS='$(CMAKE_ARGS)' scripts/build_llama_cpp.sh --where)/llama_cpp.json)
 TOOLS := $(SETUP) $(LLAMA_READY)
 
 # ---- outputs, all named here
-QUESTION_SET := $(basename $(notdir $(QUESTIONS)))
+# A set is named for its file and, where it is a user's, for its content: two files of one name share no path.
+set_name = $(basename $(notdir $(1)))$(if $(filter $(BUILD)/%,$(1)),,-$(shell sha256sum 2>/dev/null <'$(1)' | cut -c 1-8))
+QUESTION_SET := $(call set_name,$(QUESTIONS))
 FULL := $(BUILD)/$(NAME)/full
 ANALYSIS := $(BUILD)/$(NAME)/$(QUESTION_SET)
 PRUNED := $(ANALYSIS)/keep$(KEEP)-top$(PROTECT_TOP)
 CALIBRATION_TEXT := $(or $(CALIBRATION),$(ANALYSIS)/$(QUESTION_SET).txt)
-CALIBRATION_SET := $(basename $(notdir $(CALIBRATION_TEXT)))
-PROTOCOL := $(basename $(notdir $(EVAL_QUESTIONS)))-ctx$(CTX)-think$(REASONING_BUDGET)-gen$(MAX_GEN_TOKS)-seed$(SEED)-np$(NP)
+CALIBRATION_SET := $(call set_name,$(CALIBRATION_TEXT))
+PROTOCOL := $(call set_name,$(EVAL_QUESTIONS))-ctx$(CTX)-think$(REASONING_BUDGET)-gen$(MAX_GEN_TOKS)-seed$(SEED)-np$(NP)
 
 FULL_SOURCE := $(FULL)/source.txt
 STATS := $(ANALYSIS)/expert_stats.safetensors
@@ -71,23 +75,29 @@ SCORES := $(dir $(PRUNED_EVAL))scores.md
 RELEASE := $(PRUNED)/release/$(PRUNED_NAME)-GGUF
 RELEASE_MANIFEST := $(RELEASE)/manifest.json
 
-# Two inputs of one name would share a path: what stands there must be of the input that is asked for now.
-define check_source
-ifneq ($$(wildcard $(1)),)
-  ifneq ($$(file <$(1)),$(2))
-    $$(error $(1): expected an output of $(2), found one of $$(file <$(1)); give another NAME or file name, or remove $(dir $(1)))
+# ---- what can be checked before anything runs
+require = $(if $(shell [[ '$(2)' =~ $(3) ]] && echo yes),,$(error $(1): expected $(4), found '$(2)'))
+MODEL_SOURCE := $(or $(realpath $(MODEL)),$(MODEL))
+ifneq ($(filter-out help settings setup test clean,$(MAKECMDGOALS)),)
+  $(foreach v,NAME PRUNED_NAME EVAL_QUANT,$(call require,$(v),$($(v)),^[A-Za-z0-9._-]+$$,letters$(,) digits$(,) dots$(,) dashes))
+  $(foreach v,KEEP PROTECT_TOP CTX MAX_GEN_TOKS NP,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
+  $(foreach v,REASONING_BUDGET SEED GPU_LAYERS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
+  $(foreach v,MODEL BUILD QUESTIONS EVAL_QUESTIONS,$(call require,$(v),$($(v)),^[^[:space:]]+$$,a path without blanks))
+  $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS)),,$(error QUANTS: expected quants among $(KNOWN_QUANTS), found $(q))))
+  $(foreach f,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION),$(if $(filter $(BUILD)/%,$(f))$(wildcard $(f)),,$(error $(f): expected a file, found nothing)))
+  ifneq ($(wildcard $(FULL_SOURCE)),)
+    ifneq ($(file <$(FULL_SOURCE)),$(MODEL_SOURCE))
+      $(error $(FULL_SOURCE): expected an output of $(MODEL_SOURCE), found one of $(file <$(FULL_SOURCE)); give another NAME or remove $(BUILD)/$(NAME))
+    endif
   endif
 endif
-endef
-$(eval $(call check_source,$(FULL_SOURCE),$(MODEL)))
-$(eval $(call check_source,$(ANALYSIS)/questions_source.txt,$(QUESTIONS)))
 
 .PHONY: help settings setup analyze drop quants eval release demo test clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
-	@sed -nE 's/^([a-z][a-z ]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -nE 's/^([a-z][a-z ]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-11s %s\n", $$1, $$2}'
 	@printf '\nVariables (make TARGET NAME=value)\n'
-	@sed -nE 's/^([A-Z_]+) \?= ?([^#]*)# *(.*)/  \1|\3|\2/p' $(MAKEFILE_LIST) | sed -E 's/^(([^|]*\|){2}.{36}).{9,}/\1 .../' | column -t -s '|'
+	@sed -nE 's/^([A-Z_]+) \?= ?([^#]*)# *(.*)/  \1|\3|\2/p' $(MAKEFILE_LIST) | sed -E 's/^(([^|]*\|){2}.{36}).{9,}/\1 .../' | awk -F'|' '{printf "%-18s %-66s %s\n", $$1, $$2, $$3}'
 	@printf '\nStart with `make demo`. The defaults are those of the reference case, the 26B.\n'
 
 settings: ## print every variable's value
@@ -115,15 +125,14 @@ endif
 # ---- model and questions
 $(FULL_SOURCE): $(wildcard $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*.safetensors.index.json) | $(SETUP)
 	$(PYTHON) scripts/fetch_model.py --model $(MODEL) --output $(FULL)/checkpoint
-	printf '%s\n' '$(MODEL)' >$@
+	printf '%s\n' '$(MODEL_SOURCE)' >$@
 
 $(BUILD)/questions/gpqa_diamond.csv: | $(SETUP)
 	$(PYTHON) scripts/fetch_gpqa.py --output $@
 
 # ---- analyse, choose, drop
 $(STATS): $(FULL_SOURCE) $(QUESTIONS) | $(SETUP) scripts/teacher_force_analysis.py
-	$(PYTHON) scripts/teacher_force_analysis.py --model $(FULL)/checkpoint --questions $(QUESTIONS) --output $@
-	printf '%s\n' '$(QUESTIONS)' >$(@D)/questions_source.txt
+	$(PYTHON) scripts/teacher_force_analysis.py --model $(FULL)/checkpoint --questions $(QUESTIONS) --check-keep $(KEEP) --output $@
 
 $(DROP_MAP): $(STATS) scripts/generate_drop_map.py
 	$(PYTHON) scripts/generate_drop_map.py --stats $< --keep $(KEEP) --protect-top $(PROTECT_TOP) --output $@
@@ -202,5 +211,5 @@ show-results:
 test: $(TOOLS) ## set up and run the tests
 	$(PYTHON) -m pytest tests
 
-clean: ## remove BUILD (the llama.cpp tools and .venv stay)
-	rm -rf $(BUILD)
+clean: ## remove build/ (the llama.cpp tools and .venv stay)
+	rm -rf build

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     with replace_when_done(args.output) as partial:
         run_tool(imatrix_command(llama_cpp.tool("llama-imatrix"), args.model, args.calibration, partial, args.context),
                  cwd=args.calibration.resolve().parent, what="imatrix", step=r"\[(\d+)\]", total=r"over (\d+) chunks")
-    unreached = never_reached(args.output)
+        unreached = never_reached(partial)
     print(f"{args.output}: {len(unreached)} expert tensors, {sum(unreached.values())} experts never reached")
 
 

@@ -97,6 +97,7 @@ build() {
     awk '/^\[ *[0-9]+/ {line = $0; if (++n % 20 == 0) print "  " line > "/dev/stderr"}' ||
     die "build failed, see $work/log: $(grep -m1 -E 'error|Error' "$work/log")"
   stage "$entry.stage" "$work"
+  rm -rf "$entry"
   mv "$entry.stage" "$entry"
   rm -rf "$work"
 }

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         check_record(gguf, record)
     params = ollama_params(args.params, args.gguf[0])
     best = max(args.gguf, key=lambda gguf: records[gguf]["bytes"])
-    with directory_when_done(args.output) as output:
+    with directory_when_done(args.output, "manifest.json") as output:
         for gguf in args.gguf:
             link_or_copy(gguf, output / gguf.name)
         shutil.copyfile(args.template, output / "template")

@@ -4,6 +4,7 @@ Format: https://huggingface.co/docs/safetensors (8-byte little-endian header len
 Nothing here decodes a tensor; values are handled by whoever needs them.
 """
 
+import hashlib
 import json
 import math
 import struct
@@ -14,6 +15,7 @@ from safe_files import InputError, read_json, sha256_json
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+SMALL_TENSOR_BYTES = 2 << 20
 HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library
 DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
                "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
@@ -46,6 +48,8 @@ def read_header(path: Path) -> dict[str, TensorRange]:
             header = json.loads(file.read(header_size))
         except ValueError as error:
             raise InputError(path, "a safetensors header in JSON", str(error)) from error
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise InputError(path, "a safetensors header of tensors", "other JSON")
     header.pop("__metadata__", None)
     start = 8 + header_size
     tensors = {name: _tensor_range(path, name, entry, start) for name, entry in header.items()}
@@ -104,5 +108,17 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
 
 
 def weights_digest(tensors: dict[str, TensorRange]) -> str:
-    """Return a digest of the names, dtypes and shapes of all tensors, independent of how they are sharded."""
-    return sha256_json({name: [tensor.dtype, list(tensor.shape)] for name, tensor in tensors.items()})
+    """Return a digest that tells a checkpoint from another one of its shape, independent of how it is sharded.
+
+    It covers every tensor's name, dtype and shape, and the bytes of those of up to SMALL_TENSOR_BYTES: routers, norms
+    and scales, which differ between any two trainings, without reading the whole checkpoint.
+    """
+    parts = {}
+    for name, tensor in tensors.items():
+        content = ""
+        if tensor.size <= SMALL_TENSOR_BYTES:
+            with open(tensor.file, "rb") as file:
+                file.seek(tensor.offset)
+                content = hashlib.sha256(file.read(tensor.size)).hexdigest()
+        parts[name] = [tensor.dtype, list(tensor.shape), content]
+    return sha256_json(parts)

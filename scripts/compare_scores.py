@@ -36,8 +36,9 @@ def final_correct(answer: dict) -> bool:
 def compare(reference: dict, other: dict) -> dict:
     """Pair two summaries question by question; raise InputError when protocol or questions differ."""
     if reference["protocol"] != other["protocol"]:
-        key = next(k for k in reference["protocol"] if other["protocol"].get(k) != reference["protocol"][k])
-        raise InputError(other["name"], f"the reference's {key} {reference['protocol'][key]}",
+        key = next(k for k in {**reference["protocol"], **other["protocol"]}
+                   if other["protocol"].get(k) != reference["protocol"].get(k))
+        raise InputError(other["name"], f"the reference's {key} {reference['protocol'].get(key)}",
                          str(other["protocol"].get(key)), "scores of two protocols cannot be compared")
     mine = {answer["record_id"]: answer for answer in other["answers"]}
     if [a["prompt_hash"] for a in reference["answers"]] != [a["prompt_hash"] for a in other["answers"]]:
@@ -60,14 +61,19 @@ def row(summary: dict, quants: list[dict], reference: dict) -> dict:
             **(compare(reference, summary) if summary is not reference else {})}
 
 
+def gib(size: float | None) -> str:
+    """Return a size in GiB with the digits that matter, or a dash for a file that was not made."""
+    return "-" if size is None else f"{size:.4f}" if size < 1 else f"{size:.2f}"
+
+
 def table(rows: list[dict]) -> str:
     """Return the Markdown table and one sentence per comparison."""
-    types = list(rows[0]["gib"])
+    types = sorted({kind for r in rows for kind in r["gib"]}, key=lambda kind: -max(r["gib"].get(kind, 0) for r in rows))
     lines = ["| Model | Experts | " + " | ".join(f"{kind} GiB" for kind in types) +
              " | Raw score | Patched score | 95% interval | Invalid (right by chance) | Change |",
              "| --- | ---: |" + " ---: |" * (len(types) + 5)]
     for r in rows:
-        sizes = " | ".join(f"{r['gib'][kind]:.4f}" if r["gib"][kind] < 1 else f"{r['gib'][kind]:.2f}" for kind in types)
+        sizes = " | ".join(gib(r["gib"].get(kind)) for kind in types)
         n, (low, high) = r["questions"], r["patched_interval"]
         change = "reference" if r is rows[0] else f"{r['points_vs_reference']:+.2f} points"
         lines.append(f"| {r['name']} | {r['experts']} | {sizes} | {r['raw_correct']}/{n} = {r['raw']:.2%} | "
@@ -93,11 +99,12 @@ def main(argv: list[str] | None = None) -> None:
     summaries = [read_json(files[0]) for files in args.model]
     quants = [[read_json(file) for file in files[1:]] for files in args.model]
     rows = [row(summary, records, summaries[0]) for summary, records in zip(summaries, quants)]
+    text = table(rows)
     write_json(args.output.with_suffix(".json"), {
         "evaluated": " and ".join(summary["gguf"] for summary in summaries),
         "question_ids": [answer["record_id"] for answer in summaries[0]["answers"]], "rows": rows})
     with replace_when_done(args.output) as partial:
-        partial.write_text(table(rows))
+        partial.write_text(text)
     print(args.output.read_text(), end="")
 
 

@@ -5,6 +5,7 @@ JSON: `experts`, `keep_count`, `top_k`, `criterion`, `protect_top`, digests of w
 {"0": [dropped ids], ...}, as found in the wild, is read too.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,14 +43,14 @@ def read_drop_map(path: Path, shape: Shape) -> DropMap:
     """
     content = read_json(path)
     layers = content.get("layers", content)
-    if not layers or not all(isinstance(key, str) and key.isdigit() for key in layers):
-        raise InputError(path, "an object of layers keyed by number", f"keys {', '.join(list(layers)[:3]) or 'none'}")
+    if not isinstance(layers, dict) or not layers or not all(re.fullmatch(r"0|[1-9][0-9]*", key) for key in layers):
+        raise InputError(path, "an object of layers keyed by number", repr(layers)[:60])
     numbers = sorted(map(int, layers))
     if numbers != list(range(shape.layers)):
         raise InputError(path, f"layers 0 to {shape.layers - 1}, as the model has", f"{len(numbers)} layers, "
                          f"{numbers[0]} to {numbers[-1]}", "is it the map of another model?")
     if content.get("experts", shape.experts) != shape.experts:
-        raise InputError(path, f"{shape.experts} experts per layer, as the model has", str(content["experts"]),
+        raise InputError(path, f"{shape.experts} experts per layer, as the model has", repr(content["experts"]),
                          "is it the map of another model?")
     keep, drop = {}, {}
     for number in numbers:

@@ -40,9 +40,12 @@ server=$llama_cpp/bin/llama-server
 [ -x "$server" ] || server=$llama_cpp/build/bin/llama-server
 [ -x "$server" ] || die "$llama_cpp: expected bin/llama-server or build/bin/llama-server, found neither; run \`make setup\` or set LLAMA_CPP"
 
+for variable in CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS; do
+  [[ ${!variable} =~ ^[0-9]+$ ]] || die "$variable: expected a whole number, found '${!variable}'"
+done
 mkdir -p "$OUTPUT"
-rm -f "$OUTPUT/summary.json"
 "$PYTHON" "$SCRIPTS/freeze_questions.py" --questions "$QUESTIONS" --seed "$SEED" --output "$OUTPUT/task"
+rm -f "$OUTPUT/summary.json"
 
 server_flags=(-c "$((CTX * NP))" -np "$NP" -ngl "$GPU_LAYERS" --reasoning-format deepseek --reasoning-budget "$REASONING_BUDGET")
 gen_kwargs=temperature=$TEMPERATURE,top_p=$TOP_P,top_k=$TOP_K,seed=$SEED,dry_multiplier=$DRY_MULTIPLIER,max_gen_toks=$MAX_GEN_TOKS
@@ -62,7 +65,10 @@ PY
 
 port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 url=http://127.0.0.1:$port
-"$server" -m "$gguf" --alias "$name" --host 127.0.0.1 --port "$port" "${server_flags[@]}" >"$OUTPUT/server.log" 2>&1 </dev/null &
+# Neither server nor lm-eval outlives a killed evaluation.
+tied=(setpriv --pdeathsig KILL --)
+command -v setpriv >/dev/null || tied=()
+"${tied[@]}" "$server" -m "$gguf" --alias "$name" --host 127.0.0.1 --port "$port" "${server_flags[@]}" >"$OUTPUT/server.log" 2>&1 </dev/null &
 server_pid=$!
 trap 'kill "$server_pid" 2>/dev/null; wait "$server_pid" 2>/dev/null || :' EXIT
 printf 'Loading %s ...\n' "$gguf"
@@ -74,9 +80,9 @@ until "$PYTHON" -c "import urllib.request; urllib.request.urlopen('$url/health',
 done
 
 rm -rf "$OUTPUT/lm_eval"
-# The cache is named for the model file and the server flags, because lm-eval keys hold neither.
-identity=$(stat -c %s-%Y "$gguf")-ctx$CTX-think$REASONING_BUDGET
-LMEVAL_LOG_LEVEL=WARNING HF_DATASETS_CACHE=$OUTPUT/task/datasets "$PYTHON" -m lm_eval run --model local-chat-completions \
+# The cache is named for the model file and the whole protocol, because lm-eval's keys hold only messages and sampling.
+identity=$({ stat -c %s-%Y "$gguf"; printf '%s\n' "$TOKENIZER"; cat "$OUTPUT/protocol.json"; } | sha256sum | cut -c 1-16)
+LMEVAL_LOG_LEVEL=WARNING HF_DATASETS_CACHE=$OUTPUT/task/datasets "${tied[@]}" "$PYTHON" -m lm_eval run --model local-chat-completions \
   --model_args "model=$name,base_url=$url/v1/chat/completions,num_concurrent=$NP,max_retries=3,timeout=$REQUEST_TIMEOUT_SECONDS,tokenizer_backend=huggingface,tokenizer=$TOKENIZER" \
   --include_path "$OUTPUT/task" --tasks gpqa_diamond_cot_zeroshot_frozen --apply_chat_template \
   --gen_kwargs "$gen_kwargs" --seed "$SEED" --use_cache "$OUTPUT/task/cache-$identity" \

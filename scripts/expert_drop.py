@@ -24,7 +24,8 @@ from tqdm import tqdm
 from checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config, weights_digest
 from drop_map import DropMap, read_drop_map
 from moe_families import Family, expert_tensors, family_of, shape_of, text_config
-from safe_files import COPY_BYTES, InputError, directory_when_done, require_disk_space, run, sha256_file, write_json
+from safe_files import (COPY_BYTES, InputError, check_replaceable, directory_when_done, require_disk_space, run,
+                        sha256_file, write_json)
 
 SHARD_BYTES = 5_000_000_000
 METADATA_NAME = "expert_drop_metadata.json"
@@ -129,8 +130,7 @@ def check_places(source: Path, output: Path) -> None:
     inside, outside = output.resolve(), source.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise InputError(output, f"an output outside the source {source}", "one that overlaps it")
-    if output.exists() and not (output / METADATA_NAME).is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(output, "no directory, an empty one or one that this script wrote", "something else")
+    check_replaceable(output, METADATA_NAME)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -150,7 +150,7 @@ def write_checkpoint(args: argparse.Namespace, config: dict, family: Family, ten
     require_disk_space(args.output.parent, total)
     shards = plan_shards(sizes, args.shard_bytes)
     names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    with directory_when_done(args.output) as output, \
+    with directory_when_done(args.output, METADATA_NAME) as output, \
             tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress:
         digests = {file: write_shard(output / file, shard, tensors, keep, shard_header(shard, tensors, sizes, keep),
                                      progress) for file, shard in zip(names, shards)}

@@ -24,7 +24,10 @@ METADATA_KEY = "expert_stats"
 def write_stats(path: Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Write a statistics file atomically."""
     with replace_when_done(path) as partial:
-        save_file(arrays, partial, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        try:
+            save_file(arrays, partial, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        except SafetensorError as error:
+            raise InputError(path, "a place to write the statistics to", str(error)) from error
 
 
 def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:

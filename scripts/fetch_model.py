@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 
 from chat_tokenizer import load_tokenizer
 from checkpoint import read_checkpoint
-from moe_families import family_of
+from moe_families import expert_tensors, family_of, shape_of
 from safe_files import InputError, run
 
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -24,6 +24,8 @@ PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
 def download(model_id: str, directory: Path) -> None:
     """Download a repository; a stopped download is taken up again by huggingface_hub. Raises InputError on refusal."""
+    if directory.is_symlink():  # a download must not land in the directory that a link of an earlier run names
+        directory.unlink()
     try:
         snapshot_download(model_id, local_dir=directory, allow_patterns=PATTERNS)
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
@@ -31,11 +33,19 @@ def download(model_id: str, directory: Path) -> None:
                          str(error).splitlines()[0][:200], "for a gated one accept its terms and run `hf auth login`") from error
 
 
+def check(directory: Path) -> None:
+    """Raise InputError when a checkpoint is of an unknown family, not whole, or without a tokenizer that can chat."""
+    family = family_of(directory)
+    expert_tensors(directory, family, read_checkpoint(directory), shape_of(directory, family))
+    load_tokenizer(directory)
+
+
 def link(source: Path, target: Path) -> None:
     """Make `target` a relative symbolic link to the directory `source`."""
+    if target.exists() and not target.is_symlink():
+        raise InputError(target, "nothing, or a link to replace", "something else")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_symlink():
-        target.unlink()
+    target.unlink(missing_ok=True)
     target.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()), target_is_directory=True)
 
 
@@ -50,12 +60,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     local = Path(args.model)
     if local.is_dir():
-        family_of(local)
-        read_checkpoint(local)
-        load_tokenizer(local)
+        check(local)
         link(local, args.output)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", args.model):
         download(args.model, args.output)
+        check(args.output)
     else:
         raise InputError(args.model, "a checkpoint directory or a Hub id OWNER/NAME", "neither")
     print(f"{args.output}: {args.model}")

@@ -4,9 +4,12 @@ A tools directory holds bin/ (or build/bin/, as in a llama.cpp checkout) and con
 explicitly, by $LLAMA_CPP, or is the cache entry of build_llama_cpp.sh.
 """
 
+import ctypes
 import os
 import re
+import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from safe_files import InputError, read_json
 
 SCRIPTS = Path(__file__).resolve().parent
 TAIL_LINES = 200
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ def find_llama_cpp(explicit: Path | None) -> LlamaCpp:
     return LlamaCpp(explicit)
 
 
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, so that a killed script leaves no tool at work."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: str | None = None) -> str:
     """Run a tool in `cwd` with a progress bar; return its last lines of output.
 
@@ -68,7 +78,7 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
     """
     text, done = "", 0
     process = subprocess.Popen([str(part) for part in command], cwd=cwd, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent)
     try:
         with tqdm(desc=what, leave=False) as progress:
             while chunk := process.stdout.read1(65536):

@@ -4,10 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from questions import LETTERS
 from safe_files import InputError
-
-INVALID = "[invalid]"
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -39,9 +37,10 @@ def read_samples(run_directory: Path) -> list[Sample]:
 
 def _sample(row: dict) -> Sample:
     extracted = row["filtered_resps"][0]
+    letter = extracted.strip("()").upper()  # "[invalid]", or a letter that is no choice, such as "(S)"
     prompt = row["arguments"]["gen_args_0"]["arg_0"]
     prompt = prompt[0] if isinstance(prompt, list) else prompt
     messages = json.loads(prompt) if isinstance(prompt, str) else prompt
     return Sample(record_id=row["doc"]["Record ID"], messages=messages, response=row["resps"][0][0] or "",
-                  letter=None if extracted == INVALID else extracted.strip("()").upper(), target=row["target"].strip("()"),
+                  letter=letter if letter in tuple(LETTERS) else None, target=row["target"].strip("()"),
                   correct=bool(row["exact_match"]), prompt_hash=row["prompt_hash"])

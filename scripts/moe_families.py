@@ -51,7 +51,7 @@ class Shape:
 
 def text_config(config: dict) -> dict:
     """Return the part of a config that holds the language model's keys."""
-    return config.get("text_config", config)
+    return config.get("text_config") or config
 
 
 def family_of(directory: Path, config: dict | None = None) -> Family:

@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         check_imatrix(args.imatrix, source)
     elif recipe.needs_imatrix:
         raise InputError("--imatrix", f"an imatrix, which {recipe.base} needs", "none")
-    require_disk_space(args.output.parent, args.input.stat().st_size // 2)
+    require_disk_space(args.output.parent, args.input.stat().st_size * 9 // 16)  # Q8_0, the largest
     llama_cpp = find_llama_cpp(args.llama_cpp)
     record = Path(f"{args.output}.json")
     record.unlink(missing_ok=True)
@@ -80,13 +80,14 @@ def main(argv: list[str] | None = None) -> None:
         result = summarize_gguf(partial)
         if result.shapes != source.shapes:
             raise InputError(args.output, "the tensors of its source", "other ones")
-    size = args.output.stat().st_size
-    write_json(record, {
-        "type": recipe.name, "base": recipe.base, "flags": list(recipe.flags), "note": recipe.note,
-        "llama_cpp": llama_cpp.version(), "experts": result.experts, "parameters": result.parameters,
-        "bytes": size, "bits_per_weight": round(8 * size / result.parameters, 3),
-        "sha256": sha256_file(args.output), "source_sha256": sha256_file(args.input),
-        "imatrix_sha256": sha256_file(args.imatrix) if args.imatrix else None})
+        size = partial.stat().st_size
+        # The record comes first: a kill between the two leaves no quant without one.
+        write_json(record, {
+            "type": recipe.name, "base": recipe.base, "flags": list(recipe.flags), "note": recipe.note,
+            "llama_cpp": llama_cpp.version(), "experts": result.experts, "parameters": result.parameters,
+            "bytes": size, "bits_per_weight": round(8 * size / result.parameters, 3),
+            "sha256": sha256_file(partial), "source_sha256": sha256_file(args.input),
+            "imatrix_sha256": sha256_file(args.imatrix) if args.imatrix else None})
     print(f"{args.output}: {recipe.name}, {size / 2**30:.3f} GiB, {8 * size / result.parameters:.2f} bits per weight")
 
 

@@ -106,6 +106,8 @@ def load_questions(path: Path, seed: int) -> list[Question]:
         seen.add(row["Record ID"])
         correct = clean_choice(row["Correct Answer"])
         choices = [clean_choice(row[f"Incorrect Answer {i}"]) for i in (1, 2, 3)] + [correct]
+        if len(set(choices)) < len(choices):
+            raise InputError(path, f"four different choices in question {number} ({row['Record ID']})", "a choice twice")
         generator.shuffle(choices)
         questions.append(Question(row["Record ID"], row["Question"], tuple(choices), choices.index(correct),
                                   row.get(EXPLANATION, "").strip()))
@@ -129,11 +131,10 @@ def chat_answer(tokenizer, question: Question) -> str:
     The reasoning goes where the template's family thinks: Gemma 4's thought channel, a <think> block, else plain text.
     """
     answer = f"The answer is ({question.letter})."
-    if not question.explanation:
-        return answer
-    template = tokenizer.chat_template
+    thought, template = question.explanation, tokenizer.chat_template
     if "<|channel>" in template:
-        return f"<|channel>thought\n{question.explanation}\n<channel|>{answer}<turn|>"
+        return (f"<|channel>thought\n{thought}\n<channel|>" if thought else "<|channel>thought\n<channel|>") + f"{answer}<turn|>"
+    end = tokenizer.eos_token or ""
     if "<think>" in template:
-        return f"<think>\n{question.explanation}\n</think>\n\n{answer}{tokenizer.eos_token or ''}"
-    return f"{question.explanation}\n{answer}{tokenizer.eos_token or ''}"
+        return f"<think>\n{thought}\n</think>\n\n{answer}{end}"
+    return f"{thought}\n{answer}{end}".lstrip()

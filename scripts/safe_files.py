@@ -34,10 +34,12 @@ def run(main: Callable[[], None]) -> None:
         main()
     except InputError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             sys.exit(f"error: {error.filename or 'output'}: expected enough disk space, found the disk full")
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM):
             sys.exit(f"error: {error.filename}: expected a path that can be used, found: {error.strerror}")
         raise
 
@@ -83,6 +85,8 @@ def remove(path: Path) -> None:
 @contextmanager
 def replace_when_done(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it and rename it to `path`, else delete it."""
+    if path.is_dir():
+        raise InputError(path, "a file to write", "a directory")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")  # some tools go by the ending
     remove(partial)
@@ -91,17 +95,27 @@ def replace_when_done(path: Path) -> Iterator[Path]:
         flush_to_disk(partial)
         os.replace(partial, path)
         flush_to_disk(path.parent)
-    except BaseException:
+    except BaseException as error:
         remove(partial)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise InputError(path, "enough disk space", "the disk full") from error
         raise
 
 
+def check_replaceable(path: Path, marker: str) -> None:
+    """Raise InputError unless `path` is absent, an empty directory, or one that holds the file `marker`."""
+    if path.is_symlink() or path.exists() and not (path / marker).is_file() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(path, f"no directory, an empty one or one with {marker} in it", "something else")
+
+
 @contextmanager
-def directory_when_done(path: Path) -> Iterator[Path]:
+def directory_when_done(path: Path, marker: str) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success flush its files and rename it to `path`, else delete it.
 
-    An old `path` is replaced only after the new one is complete.
+    An old `path` is replaced only after the new one is complete, and only if it holds the file `marker`, which shows
+    that the same step wrote it.
     """
+    check_replaceable(path, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     remove(partial)

@@ -21,8 +21,10 @@ from tqdm import tqdm
 
 from chat_tokenizer import load_tokenizer
 from checkpoint import read_checkpoint, read_config, weights_digest
+from drop_map import check_keep_count
 from expert_observer import ExpertObserver
 from expert_stats import write_stats
+from moe_families import text_config
 from questions import Question, chat_answer, chat_prompt, load_questions, question_set_digest
 from safe_files import InputError, require_disk_space, run, sha256_file
 
@@ -82,14 +84,22 @@ def analyze(model: torch.nn.Module, token_ids: list[list[int]]) -> dict[str, np.
     return arrays | {"layer_numbers": np.array(list(observer.layers), np.int64)}
 
 
+def positive(text: str) -> int:
+    """Parse a whole number above zero."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory of the full model")
     parser.add_argument("--questions", type=Path, required=True, help="questions in GPQA's columns (csv, parquet, jsonl)")
     parser.add_argument("--output", type=Path, required=True, help="statistics file to write (safetensors)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the order of choices (default 42)")
-    parser.add_argument("--limit", type=int, help="take only the first N questions")
-    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="cut inputs after this many tokens")
+    parser.add_argument("--limit", type=positive, help="take only the first N questions")
+    parser.add_argument("--check-keep", type=int, metavar="N", help="refuse at once if N experts cannot be kept later")
+    parser.add_argument("--max-tokens", type=positive, default=MAX_TOKENS, help="cut inputs after this many tokens")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="dtype to compute in (default: as stored)")
     parser.add_argument("--attention", default="eager", help="attention implementation (default eager: head_dim 512)")
     return parser.parse_args(argv)
@@ -99,6 +109,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     config = read_config(args.model)
     tensors = read_checkpoint(args.model)
+    text = text_config(config)
+    top_k = text.get("top_k_experts", text.get("num_experts_per_tok"))
+    if args.check_keep is not None:
+        check_keep_count("KEEP", args.check_keep, text["num_experts"], top_k)
+    if args.output.is_dir():
+        raise InputError(args.output, "a file to write", "a directory")
     questions = load_questions(args.questions, args.seed)[: args.limit]
     tokenizer = load_tokenizer(args.model)
     full_ids = [teacher_forced_ids(tokenizer, question) for question in questions]
@@ -111,13 +127,12 @@ def main(argv: list[str] | None = None) -> None:
     require_disk_space(args.output.parent, sum(array.nbytes for array in arrays.values()))
     print("\n".join(summary_lines(arrays)))
     check_finite(args.model, arrays)
-    text = config.get("text_config", config)
     write_stats(args.output, arrays, {
         "questions": [{"id": q.record_id, "sha256": q.digest, "tokens": len(ids), "truncated": len(full) > len(ids)}
                       for q, ids, full in zip(questions, token_ids, full_ids)],
         "questions_sha256": question_set_digest(questions), "config_sha256": sha256_file(args.model / "config.json"),
         "weights_sha256": weights_digest(tensors), "model_type": config.get("model_type"),
-        "experts": int(arrays["token_count"].shape[2]), "top_k": text.get("top_k_experts", text.get("num_experts_per_tok")),
+        "experts": int(arrays["token_count"].shape[2]), "top_k": top_k,
         "seed": args.seed, "dtype": str(model.dtype).removeprefix("torch."), "attention": args.attention,
         "max_tokens": args.max_tokens, "torch": torch.__version__, "transformers": transformers.__version__})
     print(f"{args.output}: {len(questions)} questions, {sum(map(len, token_ids))} tokens, "

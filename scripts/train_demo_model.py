@@ -351,7 +351,7 @@ def published_config(config: dict, vocab_size: int) -> dict:
 
 def write_model(model, tokenizer: tokenizers.Tokenizer, chat_template: Path, directory: Path) -> None:
     """Write the checkpoint directory atomically."""
-    with directory_when_done(directory) as partial:
+    with directory_when_done(directory, "config.json") as partial:
         model.to(torch.bfloat16).save_pretrained(partial)
         config = published_config(json.loads((partial / "config.json").read_text()), tokenizer.get_vocab_size())
         generation = {"bos_token_id": config["bos_token_id"], "pad_token_id": config["pad_token_id"],
