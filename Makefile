@@ -43,9 +43,9 @@ KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_]+)".*/\1/p' scripts/quan
 PYTHON := .venv/bin/python
 # Waiting threads yield the processor: two steps at once (make -j2) would else starve each other.
 OMP_WAIT_POLICY ?= PASSIVE
-export PYTHON LLAMA_CPP CMAKE_ARGS OMP_WAIT_POLICY
+export PYTHON LLAMA_CPP CMAKE_ARGS MOE_TOOLS_CACHE OMP_WAIT_POLICY
 SETUP := .venv/.installed
-LLAMA_READY := $(if $(LLAMA_CPP),,$(shell CMAKE_ARGS='$(CMAKE_ARGS)' scripts/build_llama_cpp.sh --where)/llama_cpp.json)
+LLAMA_READY := $(if $(LLAMA_CPP),,$(shell CMAKE_ARGS='$(CMAKE_ARGS)' MOE_TOOLS_CACHE='$(MOE_TOOLS_CACHE)' scripts/build_llama_cpp.sh --where)/llama_cpp.json)
 TOOLS := $(SETUP) $(LLAMA_READY)
 
 # ---- outputs, all named here

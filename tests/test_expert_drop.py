@@ -168,3 +168,27 @@ def test_an_output_that_overlaps_the_source_or_is_something_else_is_refused(mode
     for output in (model_copy, model_copy / "inside", tmp_path, tmp_path / "mine"):
         refused(script("expert_drop.py", "--source", model_copy, "--drop-map", tmp_path / "map.json", "--output", output))
     assert digests(model_copy) == before and (tmp_path / "mine/notes.txt").read_text() == "keep me"
+
+
+def test_a_fine_tune_of_the_same_shape_is_another_model(model_copy, tmp_path):
+    from checkpoint import weights_digest
+    from safetensors.torch import load_file, save_file
+
+    before = weights_digest(read_checkpoint(model_copy))
+    for shard in model_copy.glob("*.safetensors"):
+        weights = load_file(shard)
+        for name in weights:
+            if name.endswith("layers.0.router.proj.weight"):
+                weights[name][0, 0] += 1
+                save_file(weights, shard, {"format": "pt"})
+    assert weights_digest(read_checkpoint(model_copy)) != before
+
+
+def test_a_foreign_directory_is_never_replaced(tmp_path):
+    from safe_files import InputError, directory_when_done
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="something else"), directory_when_done(tmp_path / "mine", "manifest.json"):
+        pass
+    assert (tmp_path / "mine/thesis.txt").exists()

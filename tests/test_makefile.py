@@ -108,3 +108,25 @@ def test_bad_variables_end_in_one_clear_line(variables, change, words, tmp_path)
     done = make("drop", *changed, f"BUILD={tmp_path}")
     assert done.returncode != 0 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not list(tmp_path.rglob("drop_map.json"))
+
+
+def test_flags_of_the_tools_change_where_they_are_built(variables, tmp_path):
+    for flags in ("", "-DX=1"):
+        assert "build_llama_cpp.sh" in make("-n", "setup", f"CMAKE_ARGS={flags}", f"MOE_TOOLS_CACHE={tmp_path}").stdout
+    assert "build_llama_cpp.sh" in make("-n", "setup", "CMAKE_ARGS=-DX=1").stdout
+    assert "build_llama_cpp.sh" not in make("-n", "setup").stdout
+
+
+def test_a_question_file_of_the_same_name_has_paths_of_its_own(variables, few_questions, tmp_path):
+    twin = tmp_path / few_questions.name
+    twin.write_text("".join(few_questions.read_text().splitlines(keepends=True)[:5]))
+    other = [f"QUESTIONS={twin}" if value.startswith("QUESTIONS=") else value for value in variables]
+    assert "teacher_force_analysis" in scripts_in(make("-n", "release", *other))
+
+
+@pytest.mark.parametrize("change, words", [
+    ("KEEP=12a", "whole number"), ("NAME=a b", "letters"), ("QUANTS=Q9_X", "found Q9_X"), ("BUILD=/tmp/a b", "without blanks")])
+def test_malformed_variables_stop_make_before_anything_runs(variables, change, words):
+    name = change.split("=")[0]
+    done = make("-n", "release", *[change if value.startswith(f"{name}=") else value for value in variables])
+    assert done.returncode != 0 and words in done.stderr and not done.stdout
