@@ -50,7 +50,7 @@ TOOLS := $(SETUP) $(LLAMA_READY)
 
 # ---- outputs, all named here
 # A set is named for its file and, where it is a user's, for its content: two files of one name share no path.
-set_name = $(basename $(notdir $(1)))$(if $(filter $(BUILD)/%,$(1)),,-$(shell sha256sum 2>/dev/null <'$(1)' | cut -c 1-8))
+set_name = $(basename $(notdir $(1)))$(if $(filter $(BUILD)/%,$(1)),,$(if $(wildcard $(1)),-$(shell sha256sum <'$(1)' | cut -c 1-8)))
 QUESTION_SET := $(call set_name,$(QUESTIONS))
 FULL := $(BUILD)/$(NAME)/full
 ANALYSIS := $(BUILD)/$(NAME)/$(QUESTION_SET)

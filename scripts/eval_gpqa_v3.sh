@@ -50,14 +50,15 @@ rm -f "$OUTPUT/summary.json"
 server_flags=(-c "$((CTX * NP))" -np "$NP" -ngl "$GPU_LAYERS" --reasoning-format deepseek --reasoning-budget "$REASONING_BUDGET")
 gen_kwargs=temperature=$TEMPERATURE,top_p=$TOP_P,top_k=$TOP_K,seed=$SEED,dry_multiplier=$DRY_MULTIPLIER,max_gen_toks=$MAX_GEN_TOKS
 
-"$PYTHON" - "$OUTPUT/protocol.json" "$name" "$("$PYTHON" -c "import sys; sys.path.insert(0, '$SCRIPTS'); from llama_cpp import *; print(LlamaCpp(Path('$llama_cpp')).version())")" <<PY
-import importlib.metadata, json, sys
-path, name, version = sys.argv[1:]
+PYTHONPATH=$SCRIPTS "$PYTHON" - "$OUTPUT/protocol.json" "$name" "$llama_cpp" <<PY
+import importlib.metadata, json, pathlib, sys
+from llama_cpp import LlamaCpp
+path, name, llama_cpp = sys.argv[1:]
 protocol = {"task": "gpqa_diamond_cot_zeroshot", "model": "local-chat-completions", "filter": "flexible-extract",
             "context": $CTX, "reasoning_format": "deepseek", "reasoning_budget": $REASONING_BUDGET,
             "max_gen_toks": $MAX_GEN_TOKS, "temperature": $TEMPERATURE, "top_p": $TOP_P, "top_k": $TOP_K, "seed": $SEED,
             "choice_order_seed": $SEED, "dry_multiplier": $DRY_MULTIPLIER, "concurrency": $NP,
-            "lm_eval": importlib.metadata.version("lm-eval"), "llama_cpp": version}
+            "lm_eval": importlib.metadata.version("lm-eval"), "llama_cpp": LlamaCpp(pathlib.Path(llama_cpp)).version()}
 with open(path, "w") as file:
     json.dump({"name": name, "protocol": protocol}, file, indent=2)
 print(name + ": " + ", ".join(f"{key} {value}" for key, value in protocol.items()))

@@ -24,8 +24,7 @@ from tqdm import tqdm
 from checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config, weights_digest
 from drop_map import DropMap, read_drop_map
 from moe_families import Family, expert_tensors, family_of, shape_of, text_config
-from safe_files import (COPY_BYTES, InputError, check_replaceable, directory_when_done, require_disk_space, run,
-                        sha256_file, write_json)
+from safe_files import COPY_BYTES, InputError, directory_when_done, require_disk_space, run, sha256_file, write_json
 
 SHARD_BYTES = 5_000_000_000
 METADATA_NAME = "expert_drop_metadata.json"
@@ -130,7 +129,6 @@ def check_places(source: Path, output: Path) -> None:
     inside, outside = output.resolve(), source.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise InputError(output, f"an output outside the source {source}", "one that overlaps it")
-    check_replaceable(output, METADATA_NAME)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -41,6 +41,7 @@ def card(name: str, base: str, files: list[dict], scores: dict, metadata: dict, 
     """Return the card: front matter, files, scores, method, how to run (with `context` tokens at most), licence."""
     example = next((file for file in files if file["type"] == "Q4_K_M"), files[0])
     method = metadata["method"]
+    with_imatrix = [file for file in files if file["imatrix_sha256"]]
     # A local base has no Hub id and no licence known here.
     origin = f"license: gemma\nbase_model: {base}\nbase_model_relation: quantized\n" if "/" in base else ""
     return f"""---
@@ -57,7 +58,7 @@ tags: [moe, expert-pruning, gguf, imatrix]
 
 {file_table(files)}
 
-All were made with an importance matrix. Quantised by llama.cpp ({files[0]['llama_cpp']}).
+{len(with_imatrix)} of {len(files)} were made with an importance matrix. Quantised by llama.cpp ({files[0]['llama_cpp']}).
 
 ## Scores
 

@@ -24,7 +24,7 @@ from checkpoint import read_checkpoint, read_config, weights_digest
 from drop_map import check_keep_count
 from expert_observer import ExpertObserver
 from expert_stats import write_stats
-from moe_families import text_config
+from moe_families import family_of, shape_of
 from questions import Question, chat_answer, chat_prompt, load_questions, question_set_digest
 from safe_files import InputError, require_disk_space, run, sha256_file
 
@@ -105,34 +105,44 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def check_before(args: argparse.Namespace, config: dict) -> None:
+    """Raise InputError for what would else be refused only after the analysis."""
+    if args.output.is_dir():
+        raise InputError(args.output, "a file to write", "a directory")
+    if args.check_keep is not None:
+        shape = shape_of(args.model, family_of(args.model, config), config)
+        check_keep_count("KEEP", args.check_keep, shape.experts, shape.top_k)
+
+
+def check_token_ids(directory: Path, model: torch.nn.Module, token_ids: list[list[int]]) -> None:
+    """Raise InputError when the tokenizer gives an id that the embedding has no row for."""
+    rows, largest = model.get_input_embeddings().weight.shape[0], max(map(max, token_ids))
+    if largest >= rows:
+        raise InputError(directory, f"token ids below the embedding's {rows} rows", str(largest))
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     config = read_config(args.model)
+    check_before(args, config)
     tensors = read_checkpoint(args.model)
-    text = text_config(config)
-    top_k = text.get("top_k_experts", text.get("num_experts_per_tok"))
-    if args.check_keep is not None:
-        check_keep_count("KEEP", args.check_keep, text["num_experts"], top_k)
-    if args.output.is_dir():
-        raise InputError(args.output, "a file to write", "a directory")
     questions = load_questions(args.questions, args.seed)[: args.limit]
     tokenizer = load_tokenizer(args.model)
     full_ids = [teacher_forced_ids(tokenizer, question) for question in questions]
     token_ids = [ids[: args.max_tokens] for ids in full_ids]
     model = load_model(args.model, args.dtype, args.attention)
-    rows = model.get_input_embeddings().weight.shape[0]
-    if max(map(max, token_ids)) >= rows:
-        raise InputError(args.model, f"token ids below the embedding's {rows} rows", str(max(map(max, token_ids))))
+    check_token_ids(args.model, model, token_ids)
     arrays = analyze(model, token_ids)
-    require_disk_space(args.output.parent, sum(array.nbytes for array in arrays.values()))
     print("\n".join(summary_lines(arrays)))
     check_finite(args.model, arrays)
+    require_disk_space(args.output.parent, sum(array.nbytes for array in arrays.values()))
     write_stats(args.output, arrays, {
         "questions": [{"id": q.record_id, "sha256": q.digest, "tokens": len(ids), "truncated": len(full) > len(ids)}
                       for q, ids, full in zip(questions, token_ids, full_ids)],
         "questions_sha256": question_set_digest(questions), "config_sha256": sha256_file(args.model / "config.json"),
         "weights_sha256": weights_digest(tensors), "model_type": config.get("model_type"),
-        "experts": int(arrays["token_count"].shape[2]), "top_k": top_k,
+        "experts": int(arrays["token_count"].shape[2]),
+        "top_k": int(arrays["token_count"][0, 0].sum() // arrays["tokens"][0, 0]),  # every token is routed to k experts
         "seed": args.seed, "dtype": str(model.dtype).removeprefix("torch."), "attention": args.attention,
         "max_tokens": args.max_tokens, "torch": torch.__version__, "transformers": transformers.__version__})
     print(f"{args.output}: {len(questions)} questions, {sum(map(len, token_ids))} tokens, "
