@@ -23,27 +23,35 @@ LAYER_SUMS = ("tokens", "nonfinite_tokens", "skipped_tokens", "moe_output_norm_s
 
 
 def expert_modules(model: nn.Module) -> dict[int, nn.Module]:
-    """Return the expert modules of a model by layer number; raise InputError when there are none."""
+    """Return the expert modules of a model's decoder by layer number.
+
+    Raises InputError when there are none, and names experts that do not go through transformers' interface.
+    """
     modules: dict[int, nn.Module] = {}
+    elsewhere = ""
     for name, module in model.named_modules():
-        if hasattr(module, "has_gate") and hasattr(module, "num_experts") and hasattr(module, "is_transposed"):
-            modules[int(re.search(r"\.layers\.(\d+)\.", f".{name}.")[1])] = module
+        layer = re.search(r"\.layers\.(\d+)\.", f".{name}.")
+        if layer and hasattr(module, "has_gate") and hasattr(module, "num_experts") and hasattr(module, "is_transposed"):
+            if int(layer[1]) in modules:
+                raise InputError(type(model).__name__, f"one block of experts in layer {layer[1]}", f"a second, {name}")
+            modules[int(layer[1])] = module
+        elif "Expert" in type(module).__name__ and not elsewhere:
+            elsewhere = f"; {name} is a {type(module).__name__}"
     if not modules:
         raise InputError(type(model).__name__, "mixture-of-experts layers behind transformers' experts interface",
-                         "none")
+                         f"none{elsewhere}")
     return dict(sorted(modules.items()))
 
 
-def expert_sums(index: torch.Tensor, weights: torch.Tensor, norms: torch.Tensor, experts: int) -> dict[str, np.ndarray]:
+def expert_sums(index: np.ndarray, weights: np.ndarray, norms: np.ndarray, experts: int) -> dict[str, np.ndarray]:
     """Sum one layer's routed outputs per expert.
 
-    index: [tokens, k] int64, the chosen experts; weights: [tokens, k], the routing weights as the model applies them;
-    norms: [tokens, k] fp32, ||f_e(x)||_2 of each chosen expert's output. Returns arrays [experts]: fp64, and int64
-    for token_count. A routed output counts only where its norm is finite. The weighted norm is ||w f|| = |w| ||f||.
+    index: [tokens, k] int64, the chosen experts; weights: [tokens, k] fp64, the routing weights as the model applies
+    them; norms: [tokens, k] fp64 of fp32 values, ||f_e(x)||_2 of each chosen expert's output. Returns arrays [experts]:
+    fp64, and int64 for token_count. A routed output counts only where its norm is finite; its weighted norm is
+    ||w f|| = |w| ||f||.
     """
-    expert = index.reshape(-1).cpu().numpy()
-    weight = weights.detach().reshape(-1).double().cpu().numpy()
-    norm = norms.reshape(-1).double().cpu().numpy()
+    expert, weight, norm = index.reshape(-1), weights.reshape(-1), norms.reshape(-1)
     finite = np.isfinite(norm) & np.isfinite(weight)
     expert, weight, norm = expert[finite], weight[finite], norm[finite]
     weighted = np.abs(weight) * norm
@@ -56,7 +64,7 @@ def expert_sums(index: torch.Tensor, weights: torch.Tensor, norms: torch.Tensor,
 
 
 class ExpertObserver:
-    """Collect the sums of one question at a time from all mixture-of-experts layers of a model."""
+    """Collect the sums of each question of a batch from all mixture-of-experts layers of a model."""
 
     def __init__(self, model: nn.Module, implementation: str = "grouped_mm") -> None:
         """Put the observer between `model` and its experts; `implementation` is the one that computes them."""
@@ -66,20 +74,27 @@ class ExpertObserver:
         self.compute = ALL_EXPERTS_FUNCTIONS[implementation]
         ALL_EXPERTS_FUNCTIONS.register(OBSERVED, self._forward)
         model.set_experts_implementation(OBSERVED)
-        self.reset()
 
-    def reset(self) -> None:
-        """Forget what has been collected."""
-        shape = (len(self.layers), self.experts)
+    def begin(self, spans: list[tuple[int, int]], padded_tokens: int) -> None:
+        """Start to collect a batch: per question the first counted token and the end, each row padded on the right."""
+        shape = (len(spans), len(self.layers), self.experts)
+        self.spans, self.padded_tokens = spans, padded_tokens
         self.sums = {name: np.zeros(shape, np.int64 if name == "token_count" else np.float64) for name in EXPERT_SUMS}
-        self.sums |= {name: np.zeros(shape[:1], np.float64 if name == "moe_output_norm_sum" else np.int64)
+        self.sums |= {name: np.zeros(shape[:2], np.float64 if name == "moe_output_norm_sum" else np.int64)
                       for name in LAYER_SUMS}
 
-    def take(self) -> dict[str, np.ndarray]:
-        """Return the sums since the last reset, [layers, experts] and [layers], and reset."""
-        sums = self.sums
-        self.reset()
-        return sums
+    def take(self, layers: list[int]) -> dict[str, np.ndarray]:
+        """Return the sums since `begin`, [questions, layers, experts] and [questions, layers].
+
+        Raises InputError when a mixture-of-experts layer among `layers` did not see every counted token.
+        """
+        counted = np.array([end - start for start, end in self.spans])
+        seen = self.sums["tokens"] + self.sums["skipped_tokens"]
+        for row, layer in enumerate(self.layers):
+            if layer in layers and (seen[:, row] != counted).any():
+                raise InputError(f"layer {layer}", f"{counted.sum()} tokens to reach its experts through the interface",
+                                 str(int(seen[:, row].sum())))
+        return self.sums
 
     def _forward(self, module: nn.Module, hidden: torch.Tensor, index: torch.Tensor,
                  weights: torch.Tensor) -> torch.Tensor:
@@ -88,21 +103,25 @@ class ExpertObserver:
                                torch.ones_like(weights).reshape(-1, 1))
         norms = torch.linalg.vector_norm(outputs, dim=-1, dtype=torch.float32).view(tokens, k)
         mixed = (outputs.view(tokens, k, -1) * weights.unsqueeze(-1)).sum(dim=1)
-        self._add(self.rows[module], hidden, index, weights, norms, mixed)
+        entered = torch.isfinite(hidden).all(dim=-1).cpu().numpy()
+        mixed_norms = torch.linalg.vector_norm(mixed, dim=-1, dtype=torch.float32).double().cpu().numpy()
+        routed = (index.cpu().numpy(), weights.double().cpu().numpy(), norms.double().cpu().numpy())
+        for question, (start, end) in enumerate(self.spans):
+            counted = slice(question * self.padded_tokens + start, question * self.padded_tokens + end)
+            self._add(question, self.rows[module], entered[counted], mixed_norms[counted],
+                      *(values[counted] for values in routed))
         return mixed.to(hidden.dtype)
 
-    def _add(self, row: int, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, norms: torch.Tensor,
-             mixed: torch.Tensor) -> None:
-        entered = torch.isfinite(hidden).all(dim=-1)
-        left = torch.isfinite(norms).all(dim=-1)
+    def _add(self, question: int, row: int, entered: np.ndarray, mixed_norms: np.ndarray, index: np.ndarray,
+             weights: np.ndarray, norms: np.ndarray) -> None:
+        """Add one question's tokens in one layer; shapes [tokens] and [tokens, k]."""
+        left = np.isfinite(norms).all(axis=1) & np.isfinite(weights).all(axis=1)
         for name, values in expert_sums(index[entered], weights[entered], norms[entered], self.experts).items():
             if name == "norm_max":
-                np.maximum(self.sums[name][row], values, out=self.sums[name][row])
+                np.maximum(self.sums[name][question, row], values, out=self.sums[name][question, row])
             else:
-                self.sums[name][row] += values
-        good = entered & left
-        self.sums["tokens"][row] += int(entered.sum())
-        self.sums["skipped_tokens"][row] += int((~entered).sum())
-        self.sums["nonfinite_tokens"][row] += int((entered & ~left).sum())
-        output_norms = torch.linalg.vector_norm(mixed[good], dim=-1, dtype=torch.float32)
-        self.sums["moe_output_norm_sum"][row] += float(output_norms.double().sum())
+                self.sums[name][question, row] += values
+        self.sums["tokens"][question, row] += int(entered.sum())
+        self.sums["skipped_tokens"][question, row] += int((~entered).sum())
+        self.sums["nonfinite_tokens"][question, row] += int((entered & ~left).sum())
+        self.sums["moe_output_norm_sum"][question, row] += float(mixed_norms[entered & left].sum())

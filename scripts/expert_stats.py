@@ -4,16 +4,19 @@ One safetensors file. Arrays [questions, layers, experts]: token_count (int64); 
 norm_sq_sum, weighted_norm_sum, weighted_norm_sq_sum, norm_max. Arrays [questions, layers]: tokens, nonfinite_tokens,
 skipped_tokens (int64), moe_output_norm_sum (fp64). `layer_numbers` [layers] int64 names the model's layers.
 Its metadata has one key, "expert_stats", with a JSON object: `questions` (per question id, digest, tokens, truncated),
-`config_sha256`, `weights_sha256`, `questions_sha256`, `experts`, `top_k`, dtype, attention, max_tokens, versions.
-No time, host or path is recorded, so equal inputs give equal bytes.
+`config_sha256`, `weights_sha256`, `questions_sha256`, `experts`, `top_k`, `dtype`, `attention`, `max_tokens`,
+`counted_tokens` (all or answer), `batch_size`, `device`, `seed` and the versions of `torch` and `transformers`.
+tokens + skipped_tokens are the counted tokens; nonfinite_tokens are those of `tokens` with an expert output, a norm or
+a routing weight that is not finite (left out of the sums), skipped_tokens those that came in non-finite already. No time, host or path is recorded, so equal inputs give equal bytes.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from expert_observer import EXPERT_SUMS, LAYER_SUMS
 from safe_files import InputError, replace_when_done
@@ -24,10 +27,7 @@ METADATA_KEY = "expert_stats"
 def write_stats(path: Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Write a statistics file atomically."""
     with replace_when_done(path) as partial:
-        try:
-            save_file(arrays, partial, {METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-        except SafetensorError as error:
-            raise InputError(path, "a place to write the statistics to", str(error)) from error
+        partial.write_bytes(save(arrays, {METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
 
 
 def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -46,3 +46,36 @@ def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     if missing:
         raise InputError(path, f"the array {missing[0]}", f"arrays {', '.join(sorted(arrays))}")
     return arrays, json.loads(text)
+
+
+def top_k_of(arrays: dict[str, np.ndarray]) -> int:
+    """Return the experts per token, from the counts (non-finite outputs are not counted, hence the largest ratio)."""
+    tokens = np.maximum(arrays["tokens"], 1)
+    return int(np.ceil((arrays["token_count"].sum(axis=2) / tokens).max()))
+
+
+def summary_lines(arrays: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yield a table, a line a layer: tokens, busiest and idlest expert, never-used experts, non-finite tokens."""
+    yield "layer    tokens  busiest            idlest             unused  non-finite  skipped"
+    counts = arrays["token_count"].sum(axis=0)
+    for row, layer in enumerate(arrays["layer_numbers"]):
+        busiest, idlest = int(counts[row].argmax()), int(counts[row].argmin())
+        yield (f"{layer:5d} {arrays['tokens'][:, row].sum():9d}  {busiest:4d} ({counts[row, busiest]:9d})   "
+               f"{idlest:4d} ({counts[row, idlest]:9d})   {int((counts[row] == 0).sum()):6d}  "
+               f"{arrays['nonfinite_tokens'][:, row].sum():10d}  {arrays['skipped_tokens'][:, row].sum():7d}")
+
+
+def check_finite(model: Path, arrays: dict[str, np.ndarray], allowed: float, state: Path) -> None:
+    """Raise InputError when a layer has a larger share of non-finite tokens than `allowed`.
+
+    A token counts when its hidden state was not finite on entry (skipped) or the output of one of its experts was not.
+    """
+    bad = (arrays["nonfinite_tokens"] + arrays["skipped_tokens"]).sum(axis=0)
+    share = bad / np.maximum((arrays["tokens"] + arrays["skipped_tokens"]).sum(axis=0), 1)
+    if (share > allowed).any():
+        first, worst = int((share > allowed).argmax()), int(share.argmax())
+        numbers = arrays["layer_numbers"]
+        raise InputError(model, f"at most {allowed:g} of a layer's tokens non-finite",
+                         f"{int(bad.sum())} non-finite token states, first in layer {numbers[first]}; most in layer "
+                         f"{numbers[worst]} ({share[worst]:.2%})", "no statistics were written; allow them with "
+                         f"--allow-nonfinite, or remove {state} and try --dtype float32")

@@ -1,17 +1,25 @@
 #!/usr/bin/env python3
 """Measure what each expert contributes when the full model is teacher-forced through question, reasoning and answer.
 
-Inputs:  a checkpoint directory; questions in GPQA's columns.
+Inputs:  a checkpoint directory of any mixture-of-experts family behind transformers' experts interface; questions in
+         GPQA's columns.
 Output:  a statistics file (schema: expert_stats.py): per question, layer and expert the number of routed tokens, the
          sums of routing weights, of output norms ||f||_2 and of weighted norms w ||f||_2. Norms are taken per token
          in fp32 and summed in fp64; w is the routing weight as the model applies it.
-Use:     scripts/teacher_force_analysis.py --model DIR --questions FILE --output STATS
+Use:     scripts/teacher_force_analysis.py --model DIR --questions FILE --output STATS [--stream-layers]
+         torchrun --nproc-per-node 4 scripts/teacher_force_analysis.py ...       the questions split over 4 processes
+
+By default the whole model is in memory. With --stream-layers only one layer is: all questions pass layer 0, then layer
+1, and so on; the statistics file is the same, byte for byte. Either way what is finished is kept in OUTPUT.state, and
+the same command goes on from there after a kill.
 
 Method: the model card's teacher-forced analysis; saliency of this kind: REAP, https://arxiv.org/abs/2510.13999.
 """
 
 import argparse
-from collections.abc import Iterator
+import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,69 +27,157 @@ import torch
 import transformers
 from tqdm import tqdm
 
+from analysis_state import AnalysisState
 from chat_tokenizer import load_tokenizer
-from checkpoint import read_checkpoint, read_config, weights_digest
+from checkpoint import TensorRange, read_checkpoint, read_config, weights_digest
+from decoder import LayerStream, build_empty, check_complete, check_weight_dtypes, decoder_of, load_resident, stored_dtype
 from drop_map import check_keep_count
-from expert_observer import ExpertObserver
-from expert_stats import write_stats
+from expert_observer import EXPERT_SUMS, LAYER_SUMS, ExpertObserver, expert_modules
+from expert_stats import check_finite, summary_lines, top_k_of, write_stats
 from moe_families import family_of, shape_of
 from questions import Question, chat_answer, chat_prompt, load_questions, question_set_digest
+from ranks import Ranks, join_ranks
 from safe_files import InputError, require_disk_space, run, sha256_file
 
 MAX_TOKENS = 4096
-DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STATE_SLACK_BYTES = 64 << 20
 
 
-def teacher_forced_ids(tokenizer, question: Question) -> list[int]:
-    """Return the token ids of chat prompt + reasoning + answer."""
-    text = chat_prompt(tokenizer, question) + chat_answer(tokenizer, question)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+@dataclass(frozen=True)
+class Sequence:
+    """One question as the model reads it: token ids (cut), the first token that counts, whether it was cut."""
+
+    ids: list[int]
+    start: int
+    truncated: bool
 
 
-def summary_lines(arrays: dict[str, np.ndarray]) -> Iterator[str]:
-    """Yield a table, one line a layer: tokens, busiest and idlest expert, unused experts, non-finite tokens."""
-    yield "layer   tokens  busiest          idlest           unused  non-finite"
-    counts = arrays["token_count"].sum(axis=0)
-    for row, layer in enumerate(arrays["layer_numbers"]):
-        busiest, idlest = int(counts[row].argmax()), int(counts[row].argmin())
-        yield (f"{layer:5d} {arrays['tokens'][:, row].sum():8d}  {busiest:4d} ({counts[row, busiest]:8d})  "
-               f"{idlest:4d} ({counts[row, idlest]:8d})  {int((counts[row] == 0).sum()):6d}  "
-               f"{arrays['nonfinite_tokens'][:, row].sum():10d}")
+@dataclass(frozen=True)
+class Batch:
+    """Questions that run together: number of the first, and their sequences."""
+
+    first: int
+    sequences: list[Sequence]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(sequence.ids) for sequence in self.sequences)
+
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return ids [questions, longest], padded on the right, and the mask of real tokens (None if all are)."""
+        longest = max(len(sequence.ids) for sequence in self.sequences)
+        ids = torch.zeros(len(self.sequences), longest, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(self.sequences):
+            ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+            mask[row, : len(sequence.ids)] = 1
+        return ids, None if mask.all() else mask
 
 
-def check_finite(model: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Raise InputError when a hidden state or an expert output was not finite."""
-    bad = arrays["nonfinite_tokens"] + arrays["skipped_tokens"]
-    if bad.any():
-        layers = arrays["layer_numbers"][bad.sum(axis=0) > 0].tolist()
-        raise InputError(model, "finite expert inputs and outputs",
-                         f"{int(bad.sum())} non-finite token states, first in layer {layers[0]}",
-                         "no statistics were written; try --dtype float32")
+def teacher_forced_sequence(tokenizer, question: Question, max_tokens: int, counted: str) -> Sequence:
+    """Return chat prompt + reasoning + answer as ids, cut after `max_tokens`; `counted` is "all" or "answer".
+
+    Raises InputError when nothing of the reasoning or answer is left after the cut.
+    """
+    prompt, answer = chat_prompt(tokenizer, question), chat_answer(tokenizer, question)
+    ids = tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
+    alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    start = next((i for i, (a, b) in enumerate(zip(ids, alone)) if a != b), min(len(ids), len(alone)))
+    if start >= min(len(ids), max_tokens):
+        raise InputError(f"question {question.record_id}", f"reasoning and answer within {max_tokens} tokens",
+                         f"a prompt of {start}", "raise --max-tokens")
+    return Sequence(ids[:max_tokens], start if counted == "answer" else 0, len(ids) > max_tokens)
 
 
-def load_model(directory: Path, dtype: str, attention: str) -> torch.nn.Module:
-    """Load a checkpoint with transformers; raise InputError when a weight is missing from it."""
-    placement = {"device_map": "auto"} if torch.cuda.is_available() else {}
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=DTYPES[dtype], attn_implementation=attention, output_loading_info=True, **placement)
-    for kind in ("missing_keys", "mismatched_keys"):
-        if report[kind]:
-            raise InputError(directory, f"every weight of {type(model).__name__}", f"{kind}: {sorted(report[kind])[0]}")
-    return model.eval()
+def batches_of(sequences: list[Sequence], size: int) -> list[Batch]:
+    """Return the questions in file order, `size` at a time."""
+    return [Batch(first, sequences[first : first + size]) for first in range(0, len(sequences), size)]
+
+
+def begin(observer: ExpertObserver, batch: Batch) -> None:
+    """Tell the observer which tokens of a batch count."""
+    observer.begin([(sequence.start, len(sequence.ids)) for sequence in batch.sequences],
+                   max(len(sequence.ids) for sequence in batch.sequences))
+
+
+def report_resumed(state: AnalysisState, done: dict[int, int], batches: list[Batch], layers: int, progress: tqdm) -> None:
+    """Say what an earlier run has finished, and set the progress bar there; `done` holds layers by first question."""
+    if any(done.values()):
+        finished = sum(len(batch.sequences) for batch in batches if done.get(batch.first) == layers)
+        furthest = max(done.values())
+        progress.write(f"{state.directory}: going on; {finished} questions are done"
+                       + ("" if furthest == layers else f", the others up to layer {furthest - 1}"), file=sys.stdout)
+        progress.update(sum(batch.tokens * done.get(batch.first, 0) / layers for batch in batches))
 
 
 @torch.inference_mode()
-def analyze(model: torch.nn.Module, token_ids: list[list[int]]) -> dict[str, np.ndarray]:
-    """Run every question through the model; return the arrays of the statistics file, first axis = questions."""
+def analyze_resident(model: torch.nn.Module, batches: list[Batch], state: AnalysisState, progress: tqdm) -> None:
+    """Run every batch through the whole model."""
+    decoder = decoder_of(model)[1]
+    device = decoder.get_input_embeddings().weight.device
     observer = ExpertObserver(model)
-    collected: list[dict[str, np.ndarray]] = []
-    with tqdm(total=sum(map(len, token_ids)), unit="tok", desc="teacher-forced") as progress:
-        for ids in token_ids:
-            model(input_ids=torch.tensor([ids], device=model.device), use_cache=False, logits_to_keep=1)
-            collected.append(observer.take())
-            progress.update(len(ids))
-    arrays = {name: np.stack([sums[name] for sums in collected]) for name in collected[0]}
-    return arrays | {"layer_numbers": np.array(list(observer.layers), np.int64)}
+    layers = len(decoder.layers)
+    found = {batch.first: state.load(batch.first, with_hidden=False) for batch in batches}
+    done = {first: layers for first, batch_state in found.items() if batch_state and batch_state[1] == layers}
+    report_resumed(state, done, batches, layers, progress)
+    for batch in batches:
+        if batch.first not in done:
+            ids, mask = batch.tensors()
+            begin(observer, batch)
+            decoder(input_ids=ids.to(device), attention_mask=None if mask is None else mask.to(device), use_cache=False)
+            state.save(batch.first, observer.take(list(observer.layers)), layers)
+            progress.update(batch.tokens)
+
+
+@torch.inference_mode()
+def analyze_streamed(stream: LayerStream, batches: list[Batch], state: AnalysisState, spill: bool, progress: tqdm) -> None:
+    """Run all batches through layer 0, then layer 1, ...; with `spill` hidden states are only on the disk."""
+    observer = ExpertObserver(stream.model)
+    layers = len(stream.layers)
+    done, held = embed_batches(stream, observer, batches, state, spill)
+    report_resumed(state, done, batches, layers, progress)
+    left = [layer for layer in range(layers) if any(count <= layer for count in done.values())]
+    for layer, following in zip(left, left[1:] + [None]):
+        stream.load_layer(layer, following)
+        for batch in batches:
+            if done[batch.first] != layer:
+                continue
+            sums, _, stored = state.load(batch.first, with_hidden=spill)
+            hidden = stored if spill else held.pop(batch.first)
+            begin(observer, batch)
+            hidden = stream.run_layer(layer, hidden, batch.tensors()[1])
+            new = observer.take([layer])
+            last = layer + 1 == layers
+            state.save(batch.first, {name: sums[name] + new[name] for name in sums}, layer + 1, None if last else hidden)
+            done[batch.first] = layer + 1
+            if not spill and not last:
+                held[batch.first] = hidden
+            progress.update(batch.tokens / layers)
+        stream.free_layer(layer)
+
+
+def embed_batches(stream: LayerStream, observer: ExpertObserver, batches: list[Batch], state: AnalysisState,
+                  spill: bool) -> tuple[dict[int, int], dict[int, torch.Tensor]]:
+    """Return the layers done and the hidden states of every batch, by first question; embed those without a state."""
+    done, held = {}, {}
+    for batch in batches:
+        if found := state.load(batch.first, with_hidden=not spill):
+            done[batch.first] = found[1]
+            if found[2] is not None:
+                held[batch.first] = found[2]
+    missing = [batch for batch in batches if batch.first not in done]
+    if missing:
+        stream.load_embedding()
+    for batch in missing:
+        hidden = stream.embed(*batch.tensors())
+        begin(observer, batch)
+        state.save(batch.first, observer.take([]), 0, hidden)
+        done[batch.first] = 0
+        if not spill:
+            held[batch.first] = hidden
+    stream.free_embedding()
+    return done, held
 
 
 def positive(text: str) -> int:
@@ -91,6 +187,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def fraction(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return value
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory of the full model")
@@ -98,55 +205,135 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="statistics file to write (safetensors)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the order of choices (default 42)")
     parser.add_argument("--limit", type=positive, help="take only the first N questions")
-    parser.add_argument("--check-keep", type=int, metavar="N", help="refuse at once if N experts cannot be kept later")
+    parser.add_argument("--tokens", choices=("all", "answer"), default="all", help="tokens that count (default all)")
+    parser.add_argument("--batch-size", type=positive, default=1, help="questions that run together (default 1)")
     parser.add_argument("--max-tokens", type=positive, default=MAX_TOKENS, help="cut inputs after this many tokens")
+    parser.add_argument("--stream-layers", action="store_true", help="hold one layer of the model in memory, not all")
+    parser.add_argument("--spill", type=Path, metavar="DIR", help="with --stream-layers: hold hidden states in DIR only")
+    parser.add_argument("--allow-nonfinite", type=fraction, default=0.0, metavar="FRACTION",
+                        help="largest share of a layer's tokens that may be non-finite (default 0)")
+    parser.add_argument("--check-keep", type=int, metavar="N", help="refuse at once if N experts cannot be kept later")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="dtype to compute in (default: as stored)")
     parser.add_argument("--attention", default="eager", help="attention implementation (default eager: head_dim 512)")
-    return parser.parse_args(argv)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    args = parser.parse_args(argv)
+    if args.spill and not args.stream_layers:
+        parser.error("--spill: expected --stream-layers with it")
+    return args
 
 
 def check_before(args: argparse.Namespace, config: dict) -> None:
     """Raise InputError for what would else be refused only after the analysis."""
     if args.output.is_dir():
         raise InputError(args.output, "a file to write", "a directory")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(args.output.parent, os.W_OK):
+        raise InputError(args.output.parent, "a directory that can be written to", "one that cannot")
     if args.check_keep is not None:
         shape = shape_of(args.model, family_of(args.model, config), config)
         check_keep_count("KEEP", args.check_keep, shape.experts, shape.top_k)
 
 
-def check_token_ids(directory: Path, model: torch.nn.Module, token_ids: list[list[int]]) -> None:
-    """Raise InputError when the tokenizer gives an id that the embedding has no row for."""
-    rows, largest = model.get_input_embeddings().weight.shape[0], max(map(max, token_ids))
-    if largest >= rows:
-        raise InputError(directory, f"token ids below the embedding's {rows} rows", str(largest))
+def check_sequences(directory: Path, text_config, sequences: list[Sequence]) -> None:
+    """Raise InputError when an id has no row in the embedding, or an input is longer than the model's context."""
+    largest = max(max(sequence.ids) for sequence in sequences)
+    if largest >= text_config.vocab_size:
+        raise InputError(directory, f"token ids below the embedding's {text_config.vocab_size} rows", str(largest),
+                         "is the tokenizer of another model?")
+    longest, context = max(len(s.ids) for s in sequences), getattr(text_config, "max_position_embeddings", None)
+    if context and longest > context:
+        raise InputError(directory, f"inputs of at most {context} tokens, the model's context", str(longest),
+                         "lower --max-tokens")
+
+
+def describe(args: argparse.Namespace, config: dict, tensors: dict[str, TensorRange], questions: list[Question],
+             sequences: list[Sequence], dtype: torch.dtype, device: str) -> dict:
+    """Return everything that the statistics depend on: their metadata, and the identity of a state."""
+    return {
+        "questions": [{"id": q.record_id, "sha256": q.digest, "tokens": len(s.ids), "truncated": s.truncated}
+                      for q, s in zip(questions, sequences)],
+        "questions_sha256": question_set_digest(questions), "config_sha256": sha256_file(args.model / "config.json"),
+        "weights_sha256": weights_digest(tensors), "model_type": config.get("model_type"), "seed": args.seed,
+        "dtype": str(dtype).removeprefix("torch."), "attention": args.attention, "max_tokens": args.max_tokens,
+        "counted_tokens": args.tokens, "batch_size": args.batch_size, "device": device, "torch": torch.__version__,
+        "transformers": transformers.__version__}
+
+
+def open_state(args: argparse.Namespace, inputs: dict, ranks: Ranks, hidden_bytes: int) -> AnalysisState:
+    """Open the state of this run beside the output, or in --spill; refuse when the disk cannot hold it."""
+    directory = (args.spill or args.output.parent) / f"{args.output.name}.state"
+    if ranks.local == 0:
+        require_disk_space(directory, STATE_SLACK_BYTES + (hidden_bytes if args.stream_layers else 0))
+    state = AnalysisState(directory, inputs, owner=ranks.local == 0)
+    ranks.wait()
+    return state
+
+
+def device_map_of(device: str, ranks: Ranks) -> object:
+    """Return where a whole model goes: all GPUs for one process, its own GPU for one of several, else the CPU."""
+    if device == "cpu":
+        return None
+    return "auto" if ranks.world == 1 else {"": ranks.local}
+
+
+def analyze(args: argparse.Namespace, tensors: dict[str, TensorRange], model: torch.nn.Module, batches: list[Batch],
+            state: AnalysisState, device: str, ranks: Ranks) -> None:
+    """Bring this process's batches through the model, whole or streamed; the results are in the state."""
+    dtype = model.dtype
+    pause_s = 0.1 if sys.stderr.isatty() else 10
+    with tqdm(total=sum(batch.tokens for batch in batches), unit="tok", unit_scale=True, desc="teacher-forced",
+              mininterval=pause_s, disable=ranks.rank > 0) as progress:
+        if args.stream_layers:
+            stream = LayerStream(args.model, tensors, model, torch.device(device, ranks.local if device == "cuda" else None))
+            analyze_streamed(stream, batches, state, args.spill is not None, progress)
+        else:
+            resident = load_resident(args.model, dtype, args.attention, device_map_of(device, ranks))
+            analyze_resident(resident, batches, state, progress)
+
+
+def finish(args: argparse.Namespace, inputs: dict, parts: dict[int, dict[str, np.ndarray]], layers: list[int],
+           state: AnalysisState) -> None:
+    """Merge the batches in file order, print the summary, check that all is finite, and write the statistics."""
+    arrays = {name: np.concatenate([parts[first][name] for first in sorted(parts)]) for name in (*EXPERT_SUMS, *LAYER_SUMS)}
+    arrays["layer_numbers"] = np.array(layers, np.int64)
+    print("\n".join(summary_lines(arrays)))
+    check_finite(args.model, arrays, args.allow_nonfinite, state.directory)
+    require_disk_space(args.output.parent, sum(array.nbytes for array in arrays.values()))
+    write_stats(args.output, arrays, inputs | {"experts": int(arrays["token_count"].shape[2]), "top_k": top_k_of(arrays)})
+    truncated = [question["id"] for question in inputs["questions"] if question["truncated"]]
+    print(f"{args.output}: {len(inputs['questions'])} questions, {sum(q['tokens'] for q in inputs['questions'])} tokens, "
+          f"{len(truncated)} cut at {args.max_tokens} tokens{': ' if truncated else ''}{', '.join(truncated[:5])}")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    transformers.utils.logging.disable_progress_bar()
     config = read_config(args.model)
     check_before(args, config)
     tensors = read_checkpoint(args.model)
+    check_weight_dtypes(tensors)
     questions = load_questions(args.questions, args.seed)[: args.limit]
+    model = build_empty(args.model, DTYPES[args.dtype] or stored_dtype(config, tensors), args.attention)
+    layers = list(expert_modules(model))
+    check_complete(model, args.model, tensors)
     tokenizer = load_tokenizer(args.model)
-    full_ids = [teacher_forced_ids(tokenizer, question) for question in questions]
-    token_ids = [ids[: args.max_tokens] for ids in full_ids]
-    model = load_model(args.model, args.dtype, args.attention)
-    check_token_ids(args.model, model, token_ids)
-    arrays = analyze(model, token_ids)
-    print("\n".join(summary_lines(arrays)))
-    check_finite(args.model, arrays)
-    require_disk_space(args.output.parent, sum(array.nbytes for array in arrays.values()))
-    write_stats(args.output, arrays, {
-        "questions": [{"id": q.record_id, "sha256": q.digest, "tokens": len(ids), "truncated": len(full) > len(ids)}
-                      for q, ids, full in zip(questions, token_ids, full_ids)],
-        "questions_sha256": question_set_digest(questions), "config_sha256": sha256_file(args.model / "config.json"),
-        "weights_sha256": weights_digest(tensors), "model_type": config.get("model_type"),
-        "experts": int(arrays["token_count"].shape[2]),
-        "top_k": int(arrays["token_count"][0, 0].sum() // arrays["tokens"][0, 0]),  # every token is routed to k experts
-        "seed": args.seed, "dtype": str(model.dtype).removeprefix("torch."), "attention": args.attention,
-        "max_tokens": args.max_tokens, "torch": torch.__version__, "transformers": transformers.__version__})
-    print(f"{args.output}: {len(questions)} questions, {sum(map(len, token_ids))} tokens, "
-          f"{sum(len(a) > len(b) for a, b in zip(full_ids, token_ids))} truncated")
+    sequences = [teacher_forced_sequence(tokenizer, q, args.max_tokens, args.tokens) for q in questions]
+    text_config = model.config.get_text_config()
+    check_sequences(args.model, text_config, sequences)
+    device = "cpu" if args.device == "cpu" or not torch.cuda.is_available() else "cuda"
+    ranks = join_ranks(device)
+    inputs = describe(args, config, tensors, questions, sequences, model.dtype, device)
+    hidden_bytes = sum(len(s.ids) for s in sequences) * text_config.hidden_size * model.dtype.itemsize
+    state = open_state(args, inputs, ranks, hidden_bytes)
+    batches = ranks.mine(batches_of(sequences, args.batch_size))
+    analyze(args, tensors, model, batches, state, device, ranks)
+    parts = ranks.gather({batch.first: state.load(batch.first, with_hidden=False)[0] for batch in batches})
+    if parts is not None:
+        finish(args, inputs, parts, layers, state)
+    ranks.wait()
+    if ranks.local == 0:
+        state.discard()
+    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import (AutoTokenizer, Gemma4Config, Gemma4ForCausalLM, Gemma4ForConditionalGeneration,
-                          Gemma4TextConfig)
+from transformers import (AutoModelForCausalLM, AutoTokenizer, DeepseekV3Config, Gemma4Config, Gemma4ForCausalLM,
+                          Gemma4ForConditionalGeneration, Gemma4TextConfig, GptOssConfig, LlamaConfig, MixtralConfig,
+                          OlmoeConfig, Qwen3MoeConfig)
 
 EXPERTS, TOP_K, LAYERS, HIDDEN, WIDTH = 16, 4, 3, 64, 32
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
@@ -44,9 +45,46 @@ def build_tiny_model(directory: Path, layout: str, tokenizer: Path, dtype: torch
         saved.pop("per_layer_config", None)
         saved |= {"global_head_dim": 32, "num_global_key_value_heads": 2}
         config_path.write_text(json.dumps(saved, indent=2))
+    copy_tokenizer(tokenizer, directory)
+    return directory
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Copy tokenizer and chat template."""
     for name in TOKENIZER_FILES:
-        if (tokenizer / name).exists():
-            shutil.copyfile(tokenizer / name, directory / name)
+        if (source / name).exists():
+            shutil.copyfile(source / name, directory / name)
+
+
+def family_config(family: str, vocab_size: int):
+    """A tiny config of another family, with its own kind of routing and experts; "llama" has no experts."""
+    common = {"vocab_size": vocab_size, "hidden_size": HIDDEN, "intermediate_size": 96, "num_hidden_layers": LAYERS,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+              "initializer_range": 0.1, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+    routed = {"num_experts": EXPERTS, "num_experts_per_tok": TOP_K}
+    local = {"num_local_experts": EXPERTS, "num_experts_per_tok": TOP_K}
+    return {
+        "qwen3_moe": lambda: Qwen3MoeConfig(**common, **routed, head_dim=16, moe_intermediate_size=WIDTH),
+        "olmoe": lambda: OlmoeConfig(**common, **routed),
+        "mixtral": lambda: MixtralConfig(**common, **local),
+        "gpt_oss": lambda: GptOssConfig(**common, **local, head_dim=16, sliding_window=32),
+        "deepseek_v3": lambda: DeepseekV3Config(
+            **common | {"num_key_value_heads": 4}, n_routed_experts=EXPERTS, num_experts_per_tok=TOP_K, n_group=4,
+            topk_group=2, moe_intermediate_size=WIDTH, first_k_dense_replace=1, q_lora_rank=32, kv_lora_rank=16,
+            qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16),
+        "llama": lambda: LlamaConfig(**common),
+    }[family]()
+
+
+def build_family_model(directory: Path, family: str, tokenizer: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Save a random model of `family_config` with the demo's tokenizer, as that family stores its tensors."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(family_config(family, len(AutoTokenizer.from_pretrained(tokenizer))))
+    for name, parameter in model.named_parameters():
+        if name.endswith(("bias", "e_score_correction_bias")):
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.to(dtype).save_pretrained(directory)
+    copy_tokenizer(tokenizer, directory)
     return directory
 
 

@@ -1,0 +1,52 @@
+"""Processes that share one analysis, as torchrun starts them (gloo on CPUs, nccl on GPUs); one process otherwise.
+
+torchrun sets RANK, LOCAL_RANK and WORLD_SIZE: https://docs.pytorch.org/docs/stable/elastic/run.html
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world` ones; `local` counts from 0 on each machine."""
+
+    rank: int = 0
+    local: int = 0
+    world: int = 1
+
+    def mine(self, items: list) -> list:
+        """Return this process's share of a list: every `world`-th item."""
+        return items[self.rank :: self.world]
+
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def gather(self, part: dict) -> dict | None:
+        """Return the union of all processes' dictionaries on process 0, None on the others."""
+        if self.world == 1:
+            return part
+        parts = [None] * self.world if self.rank == 0 else None
+        dist.gather_object(part, parts)
+        return None if parts is None else {key: value for piece in parts for key, value in piece.items()}
+
+    def leave(self) -> None:
+        """End the group, if there is one."""
+        if self.world > 1:
+            dist.destroy_process_group()
+
+
+def join_ranks(device: str) -> Ranks:
+    """Join the processes that torchrun started; without torchrun return the one process there is."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Ranks()
+    local = int(os.environ["LOCAL_RANK"])
+    if device == "cuda":
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    return Ranks(dist.get_rank(), local, dist.get_world_size())
