@@ -2,9 +2,9 @@
 
 transformers sends the experts of its mixture-of-experts families through one interface
 (transformers.integrations.moe.ALL_EXPERTS_FUNCTIONS): `fn(module, hidden [T, H], index [T, K], weights [T, K])`.
-The observer registers a function there that asks the wrapped implementation for the K expert outputs of each token
-one by one (each as a token of its own with weight 1), takes their norms, and adds them up with the model's own routing
-weights. So the experts run once, and families with biases or other activations need no code here.
+The observer registers a function there that computes the K expert outputs of each token once, with the grouped matrix
+multiplication of transformers' own `grouped_mm`, takes their norms, and adds them up with the model's own routing
+weights: the same bits as `grouped_mm`, in every family, since biases, gates and layouts are told by the interface.
 """
 
 import re
@@ -12,11 +12,12 @@ import re
 import numpy as np
 import torch
 from torch import nn
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
 from safe_files import InputError
 
 OBSERVED = "observed_experts"
+CPU_CHUNK_TOKENS = 32
 EXPERT_SUMS = ("token_count", "routing_weight_sum", "norm_sum", "norm_sq_sum", "weighted_norm_sum",
                "weighted_norm_sq_sum", "norm_max")
 LAYER_SUMS = ("tokens", "nonfinite_tokens", "skipped_tokens", "moe_output_norm_sum")
@@ -63,15 +64,35 @@ def expert_sums(index: np.ndarray, weights: np.ndarray, norms: np.ndarray, exper
     return {"token_count": np.bincount(expert, minlength=experts), "norm_max": largest, **sums}
 
 
+def routed_outputs(module: nn.Module, hidden: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute f_e(x) for every token and each of its chosen experts, as transformers' grouped_mm does.
+
+    hidden: [tokens, hidden]; index: [tokens, k]. Returns the outputs [tokens * k, hidden], sorted by expert, and where
+    each lies there, [tokens, k]. The flags and `_apply_gate` are the interface's (use_experts_implementation).
+    """
+    experts, order = torch.sort(index.reshape(-1))
+    counts = torch.bincount(experts, minlength=module.num_experts)
+    ends = torch.cumsum(counts, dim=0, dtype=torch.int32)
+    name = "gate_up_proj" if module.has_gate else "up_proj"
+    bias = {part: getattr(module, f"{part}_bias")[experts] if module.has_bias else None for part in (name, "down_proj")}
+    inner = _grouped_linear(hidden[order // index.shape[1]], getattr(module, name), ends, bias[name], module.is_transposed)
+    inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+    outputs = _grouped_linear(inner, module.down_proj, ends, bias["down_proj"], module.is_transposed)
+    if module.has_post_expert_norm:
+        outputs = module.post_expert_norm(outputs)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return outputs, place.view(index.shape)
+
+
 class ExpertObserver:
     """Collect the sums of each question of a batch from all mixture-of-experts layers of a model."""
 
-    def __init__(self, model: nn.Module, implementation: str = "grouped_mm") -> None:
-        """Put the observer between `model` and its experts; `implementation` is the one that computes them."""
+    def __init__(self, model: nn.Module) -> None:
+        """Put the observer in the place of `model`'s experts implementation."""
         self.layers = expert_modules(model)
         self.rows = {module: row for row, module in enumerate(self.layers.values())}
         self.experts = max(module.num_experts for module in self.layers.values())
-        self.compute = ALL_EXPERTS_FUNCTIONS[implementation]
         ALL_EXPERTS_FUNCTIONS.register(OBSERVED, self._forward)
         model.set_experts_implementation(OBSERVED)
 
@@ -98,11 +119,21 @@ class ExpertObserver:
 
     def _forward(self, module: nn.Module, hidden: torch.Tensor, index: torch.Tensor,
                  weights: torch.Tensor) -> torch.Tensor:
-        tokens, k = index.shape
-        outputs = self.compute(module, hidden.repeat_interleave(k, dim=0), index.reshape(-1, 1),
-                               torch.ones_like(weights).reshape(-1, 1))
-        norms = torch.linalg.vector_norm(outputs, dim=-1, dtype=torch.float32).view(tokens, k)
-        mixed = (outputs.view(tokens, k, -1) * weights.unsqueeze(-1)).sum(dim=1)
+        outputs, place = routed_outputs(module, hidden, index)
+        norms = torch.empty(index.shape, dtype=torch.float32, device=hidden.device)
+        mixed = hidden.new_empty(hidden.shape[0], outputs.shape[1], dtype=torch.result_type(outputs, weights))
+        step = CPU_CHUNK_TOKENS if hidden.device.type == "cpu" else len(hidden)  # chunks stay in the processor's cache
+        for first in range(0, len(hidden), step):
+            chunk = slice(first, first + step)
+            each = outputs[place[chunk].reshape(-1)].view(*place[chunk].shape, -1)
+            norms[chunk] = torch.linalg.vector_norm(each, dim=-1, dtype=torch.float32)
+            mixed[chunk] = (each * weights[chunk].unsqueeze(-1)).sum(dim=1)
+        self._count(module, hidden, index, weights, norms, mixed)
+        return mixed.to(hidden.dtype)
+
+    def _count(self, module: nn.Module, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor,
+               norms: torch.Tensor, mixed: torch.Tensor) -> None:
+        """Add one layer's batch to the sums of its questions."""
         entered = torch.isfinite(hidden).all(dim=-1).cpu().numpy()
         mixed_norms = torch.linalg.vector_norm(mixed, dim=-1, dtype=torch.float32).double().cpu().numpy()
         routed = (index.cpu().numpy(), weights.double().cpu().numpy(), norms.double().cpu().numpy())
@@ -110,7 +141,6 @@ class ExpertObserver:
             counted = slice(question * self.padded_tokens + start, question * self.padded_tokens + end)
             self._add(question, self.rows[module], entered[counted], mixed_norms[counted],
                       *(values[counted] for values in routed))
-        return mixed.to(hidden.dtype)
 
     def _add(self, question: int, row: int, entered: np.ndarray, mixed_norms: np.ndarray, index: np.ndarray,
              weights: np.ndarray, norms: np.ndarray) -> None:

@@ -76,7 +76,7 @@ def test_the_file_is_reproducible_and_says_what_it_holds(tiny_text_model, few_qu
     assert (arrays["tokens"] == np.array(tokens)[:, None]).all() and max(tokens) <= 60
     assert (arrays["token_count"].sum(axis=2) == TOP_K * np.array(tokens)[:, None]).all()
     assert any(question["truncated"] for question in metadata["questions"])
-    assert "layer   tokens" in done.stdout
+    assert "layer    tokens" in done.stdout
 
 
 def test_the_teacher_forced_text_is_prompt_thought_and_letter(demo_model):

@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Measure the teacher-forced analysis against its limits, on layers of the 26B's real sizes.
+
+Inputs:  checkpoints of generate_checkpoint.py with 2, 4 and 6 layers.
+Output:  a table, and the same figures as JSON: ratios of runs taken in turn (medians), peak memory of whole processes.
+Use:     bench/bench_analysis.py --checkpoints build/bench/checkpoints --output build/bench/analysis.json
+
+Observed / plain: seconds of one forward pass with the observer over one without, both through grouped_mm, on the same
+tokens. Recomputed / plain: the way the model card describes, where each routed expert runs a second time for its norm.
+Streamed / resident: seconds of the script's main, reading the checkpoint included, with and without --stream-layers.
+Peak memory is the process's largest resident set (ru_maxrss), interpreter and libraries included.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO / "scripts"))
+
+from checkpoint import read_checkpoint  # noqa: E402
+from decoder import decoder_of, load_resident  # noqa: E402
+from expert_observer import ExpertObserver, expert_modules  # noqa: E402
+from safe_files import GIB, run, sha256_file, write_json  # noqa: E402
+
+TOKENS = 512
+QUESTIONS = 8
+OBSERVED_LIMIT, STREAMED_LIMIT = 1.10, 1.25
+LAYER_FACTOR, MEMORY_SLACK_BYTES = 1.3, GIB
+CHILD = ("import resource, sys, time; sys.path.insert(0, sys.argv[1]); import teacher_force_analysis as t; "
+         "start = time.monotonic(); t.main(sys.argv[2:]); "
+         "print('MEASURED', time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)")
+
+
+def write_questions(path: Path, count: int, source: Path) -> None:
+    """Write `count` questions of well over TOKENS tokens: the demo's, each with the reasoning of many."""
+    with open(source, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for number in range(count):
+            thoughts = [row["Explanation"] for row in rows[number : number + 80]]
+            writer.writerow(rows[number] | {"Explanation": " ".join(thoughts)})
+
+
+def analyse(model: Path, questions: Path, output: Path, *options: str) -> dict[str, float]:
+    """Run the analysis in a process of its own; return seconds of its main and peak bytes of the process."""
+    command = [sys.executable, "-c", CHILD, str(REPO / "scripts"), "--model", str(model), "--questions", str(questions),
+               "--output", str(output), "--max-tokens", str(TOKENS), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"error: {' '.join(command[4:])}: expected a finished run, found: {done.stderr.splitlines()[-1]}")
+    _, seconds, peak = done.stdout.splitlines()[-1].split()
+    return {"seconds": float(seconds), "peak_bytes": float(peak)}
+
+
+def recompute_hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Run each routed expert once more for its norm, expert by expert, as the model card describes."""
+    hidden, index, weights = inputs
+    for expert in index.unique().tolist():
+        token, position = torch.where(index == expert)
+        gate, up = torch.nn.functional.linear(hidden[token], module.gate_up_proj[expert]).chunk(2, dim=-1)
+        output = torch.nn.functional.linear(module.act_fn(gate) * up, module.down_proj[expert])
+        (output.float().norm(dim=-1).double() * weights[token, position].double()).sum().item()
+
+
+@torch.inference_mode()
+def forward_seconds(checkpoint: Path, repeats: int) -> dict[str, list[float]]:
+    """Time plain, observed and recomputing forward passes in turn, on one random text of TOKENS tokens."""
+    model = load_resident(checkpoint, torch.bfloat16, "eager", None)
+    decoder = decoder_of(model)[1]
+    ids = torch.randint(5, model.config.vocab_size, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    observer = ExpertObserver(model)
+    seconds: dict[str, list[float]] = {"plain": [], "observed": [], "recomputed": []}
+    for turn in range(repeats + 1):  # the first turn warms up and is not counted
+        for kind, values in seconds.items():
+            model.set_experts_implementation("observed_experts" if kind == "observed" else "grouped_mm")
+            hooks = [module.register_forward_pre_hook(recompute_hook) for module in expert_modules(model).values()
+                     if kind == "recomputed"]
+            start = time.perf_counter()
+            observer.begin([(0, TOKENS)], TOKENS)
+            decoder(input_ids=ids, use_cache=False)
+            if turn:
+                values.append(time.perf_counter() - start)
+            for hook in hooks:
+                hook.remove()
+    return seconds
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    """Return the median of the ratios of runs taken in turn."""
+    return statistics.median(a / b for a, b in zip(above, below))
+
+
+def layer_bytes(checkpoint: Path) -> int:
+    """Return the size of a checkpoint's largest layer."""
+    sizes: dict[str, int] = {}
+    for name, tensor in read_checkpoint(checkpoint).items():
+        if ".layers." in name:
+            layer = name.split(".layers.")[1].split(".")[0]
+            sizes[layer] = sizes.get(layer, 0) + tensor.size
+    return max(sizes.values())
+
+
+def measure(checkpoints: Path, work: Path, repeats: int, questions: Path) -> dict:
+    """Take every measurement; return rows of name, value, unit, limit and whether it holds."""
+    few, many = work / f"questions-{QUESTIONS}.csv", work / f"questions-{2 * QUESTIONS}.csv"
+    write_questions(few, QUESTIONS, questions)
+    write_questions(many, 2 * QUESTIONS, questions)
+    seconds = forward_seconds(checkpoints / "2", 4 * repeats)
+    runs: dict[str, list[dict[str, float]]] = {}
+    plan = {"resident": ("4", few), "streamed": ("4", few, "--stream-layers"), "layers2": ("2", few, "--stream-layers"),
+            "layers6": ("6", few, "--stream-layers"), "questions16": ("4", many, "--stream-layers")}
+    for _ in range(repeats):
+        for name, (layers, file, *options) in plan.items():
+            runs.setdefault(name, []).append(analyse(checkpoints / layers, file, work / f"{name}.safetensors", *options))
+    if sha256_file(work / "resident.safetensors") != sha256_file(work / "streamed.safetensors"):
+        sys.exit(f"error: {work}/streamed.safetensors: expected the bytes of resident.safetensors, found others")
+    time_of = {name: [one["seconds"] for one in values] for name, values in runs.items()}
+    peak = {name: statistics.median(one["peak_bytes"] for one in values) for name, values in runs.items()}
+    layer, hidden = layer_bytes(checkpoints / "6"), TOKENS * 2816 * 2
+    rows = [row("observed / plain forward", ratio(seconds["observed"], seconds["plain"]), "x", OBSERVED_LIMIT),
+            row("recomputed / plain forward", ratio(seconds["recomputed"], seconds["plain"]), "x"),
+            row("plain forward, a layer", 1000 * statistics.median(seconds["plain"]) / 2, "ms"),
+            row("streamed / resident", ratio(time_of["streamed"], time_of["resident"]), "x", STREAMED_LIMIT),
+            row("time, 4 / 2 layers", ratio(time_of["streamed"], time_of["layers2"]), "x"),
+            row("time, 16 / 8 questions", ratio(time_of["questions16"], time_of["streamed"]), "x"),
+            row("largest layer", layer / GIB, "GiB"),
+            row("peak, resident, 4 layers", peak["resident"] / GIB, "GiB")]
+    for name, layers, count in (("layers2", 2, QUESTIONS), ("streamed", 4, QUESTIONS), ("layers6", 6, QUESTIONS),
+                                ("questions16", 4, 2 * QUESTIONS)):
+        limit = LAYER_FACTOR * layer + count * hidden + MEMORY_SLACK_BYTES
+        rows.append(row(f"peak, streamed, {layers} layers, {count} questions", peak[name] / GIB, "GiB", limit / GIB))
+    return {"rows": rows, "tokens_per_question": TOKENS, "repeats": repeats, "threads": torch.get_num_threads(),
+            "torch": torch.__version__, "transformers": transformers.__version__,
+            "seconds": seconds | time_of, "peak_bytes": {name: [one["peak_bytes"] for one in v] for name, v in runs.items()}}
+
+
+def row(name: str, value: float, unit: str, limit: float | None = None) -> dict:
+    """Return one line of the table."""
+    return {"measure": name, "value": value, "unit": unit, "limit": limit, "holds": None if limit is None else value <= limit}
+
+
+def table(rows: list[dict]) -> str:
+    """Return the rows as Markdown."""
+    lines = ["| measure | value | limit | holds |", "| --- | ---: | ---: | --- |"]
+    for entry in rows:
+        limit = "" if entry["limit"] is None else f"{entry['limit']:.2f} {entry['unit']}"
+        holds = {None: "", True: "yes", False: "NO"}[entry["holds"]]
+        lines.append(f"| {entry['measure']} | {entry['value']:.2f} {entry['unit']} | {limit} | {holds} |")
+    return "\n".join(lines)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoints", type=Path, required=True, help="directory of generate_checkpoint.py")
+    parser.add_argument("--questions", type=Path, default=REPO / "data/demo/calibration_questions.csv",
+                        help="questions whose reasoning is strung together")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind, in turn (default 3)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    transformers.utils.logging.disable_progress_bar()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    result = measure(args.checkpoints, args.output.parent / "analysis", args.repeats, args.questions)
+    write_json(args.output, result)
+    print(table(result["rows"]))
+    failed = [entry["measure"] for entry in result["rows"] if entry["holds"] is False]
+    if failed:
+        sys.exit(f"error: {args.output}: expected every limit to hold, found it broken: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    run(main)
