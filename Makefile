@@ -30,11 +30,14 @@ NP ?= 1#                                  evaluation: requests at once
 GPU_LAYERS ?= 99#                         evaluation: layers on the GPU, if there is one
 BASE ?= $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card (a Hub id, where there is one)
 LLAMA_CPP ?=#                             an existing llama.cpp build (default: built once into a cache)
+STREAM_LAYERS ?=#                         analysis: yes holds one layer of the model in memory, not all
+SPILL ?=#                                 analysis: with STREAM_LAYERS, a directory to hold hidden states in
+RANKS ?= 1#                               analysis: processes (torchrun) that share the questions
 BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
 VARIABLES := MODEL NAME KEEP PROTECT_TOP PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
-  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS BUILD
+  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS BUILD
 
 , := ,
 KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_]+)".*/\1/p' scripts/quant_recipes.py)
@@ -62,6 +65,7 @@ PROTOCOL := $(call set_name,$(EVAL_QUESTIONS))-ctx$(CTX)-think$(REASONING_BUDGET
 FULL_SOURCE := $(FULL)/source.txt
 STATS := $(ANALYSIS)/expert_stats.safetensors
 DROP_MAP := $(PRUNED)/drop_map.json
+PLOTS := $(patsubst %,$(PRUNED)/experts-%.png,heatmap coverage layers)
 DROP_METADATA := $(PRUNED)/checkpoint/expert_drop_metadata.json
 FULL_F16 := $(FULL)/gguf/$(NAME)-F16.gguf
 PRUNED_F16 := $(PRUNED)/gguf/$(PRUNED_NAME)-F16.gguf
@@ -78,9 +82,9 @@ RELEASE_MANIFEST := $(RELEASE)/manifest.json
 # ---- what can be checked before anything runs
 require = $(if $(shell [[ '$(2)' =~ $(3) ]] && echo yes),,$(error $(1): expected $(4), found '$(2)'))
 MODEL_SOURCE := $(or $(realpath $(MODEL)),$(MODEL))
-ifneq ($(filter-out help settings setup test clean,$(MAKECMDGOALS)),)
+ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(foreach v,NAME PRUNED_NAME EVAL_QUANT,$(call require,$(v),$($(v)),^[A-Za-z0-9._-]+$$,letters$(,) digits$(,) dots$(,) dashes))
-  $(foreach v,KEEP PROTECT_TOP CTX MAX_GEN_TOKS NP,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
+  $(foreach v,KEEP PROTECT_TOP CTX MAX_GEN_TOKS NP RANKS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
   $(foreach v,REASONING_BUDGET SEED GPU_LAYERS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
   $(foreach v,MODEL BUILD QUESTIONS EVAL_QUESTIONS,$(call require,$(v),$($(v)),^[^[:space:]]+$$,a path without blanks))
   $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS)),,$(error QUANTS: expected quants among $(KNOWN_QUANTS), found $(q))))
@@ -92,7 +96,7 @@ ifneq ($(filter-out help settings setup test clean,$(MAKECMDGOALS)),)
   endif
 endif
 
-.PHONY: help settings setup analyze drop quants eval release demo test clean FORCE
+.PHONY: help settings setup analyze drop quants eval release demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
 	@sed -nE 's/^([a-z][a-z ]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-11s %s\n", $$1, $$2}'
@@ -104,7 +108,7 @@ settings: ## print every variable's value
 	@$(foreach v,$(VARIABLES),printf '%s = %s\n' '$(v)' '$($(v))';)
 
 setup: $(TOOLS) ## create .venv and build the llama.cpp tools (done by every other target, too)
-analyze: $(DROP_MAP) ## teacher-forced analysis of MODEL over QUESTIONS, and the drop map
+analyze: $(DROP_MAP) $(PLOTS) ## teacher-forced analysis of MODEL over QUESTIONS, the drop map, and pictures of both
 drop: $(DROP_METADATA) ## the pruned checkpoint
 quants: $(PRUNED_QUANT_FILES) ## F16, imatrix and QUANTS of the pruned model
 eval: $(SCORES) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compare them
@@ -131,11 +135,17 @@ $(BUILD)/questions/gpqa_diamond.csv: | $(SETUP)
 	$(PYTHON) scripts/fetch_gpqa.py --output $@
 
 # ---- analyse, choose, drop
+ANALYZE = $(PYTHON) $(if $(filter-out 1,$(RANKS)),-m torch.distributed.run --standalone --nproc-per-node $(RANKS)) \
+  scripts/teacher_force_analysis.py $(if $(STREAM_LAYERS),--stream-layers) $(if $(SPILL),--spill $(SPILL))
+
 $(STATS): $(FULL_SOURCE) $(QUESTIONS) | $(SETUP) scripts/teacher_force_analysis.py
-	$(PYTHON) scripts/teacher_force_analysis.py --model $(FULL)/checkpoint --questions $(QUESTIONS) --check-keep $(KEEP) --output $@
+	$(ANALYZE) --model $(FULL)/checkpoint --questions $(QUESTIONS) --check-keep $(KEEP) --output $@
 
 $(DROP_MAP): $(STATS) scripts/generate_drop_map.py
 	$(PYTHON) scripts/generate_drop_map.py --stats $< --keep $(KEEP) --protect-top $(PROTECT_TOP) --output $@
+
+$(PLOTS) &: $(DROP_MAP) $(STATS) scripts/plot_expert_stats.py
+	$(PYTHON) scripts/plot_expert_stats.py --stats $(STATS) --drop-map $< --output-prefix $(PRUNED)/experts
 
 $(DROP_METADATA): $(DROP_MAP) $(FULL_SOURCE) scripts/expert_drop.py
 	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $< --output $(@D)
@@ -210,6 +220,13 @@ show-results:
 # ---- tests
 test: $(TOOLS) ## set up and run the tests
 	$(PYTHON) -m pytest tests
+
+# ---- benchmarks, on generated layers of the 26B's sizes
+BENCH := $(BUILD)/bench
+
+bench: $(SETUP) ## measure against the limits: ratios and peak memory, as a table and in build/bench/ (10 GB of disk)
+	$(PYTHON) bench/generate_checkpoint.py --tokenizer data/demo/model --output $(BENCH)/checkpoints
+	$(PYTHON) bench/bench_analysis.py --checkpoints $(BENCH)/checkpoints --output $(BENCH)/analysis.json
 
 clean: ## remove build/ (the llama.cpp tools and .venv stay)
 	rm -rf build

@@ -35,9 +35,20 @@ class AnalysisState:
 
         Raises InputError when the directory holds a state of other inputs, or something else, or is in use.
         """
-        self.directory, self.inputs = directory, inputs
-        if owner:
-            self._open()
+        self.directory, self.inputs, self.lock = directory, inputs, None
+        try:
+            if owner:
+                self._open()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> "AnalysisState":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.lock is not None:
+            os.close(self.lock)
 
     def _open(self) -> None:
         path = self.directory / INPUTS_NAME
@@ -50,13 +61,15 @@ class AnalysisState:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(self.directory, "a state that no other run works on", "one in use") from error
-        if not path.exists():
+        if path.exists():
+            self._compare(read_json(path))
+        else:
             write_json(path, self.inputs)
-            return
-        key = first_difference(read_json(path), self.inputs)
-        if key:
-            old, new = (str(value.get(key))[:40] for value in (read_json(path), self.inputs))
-            raise InputError(self.directory, f"a state of the same {key} ({new})", old,
+
+    def _compare(self, old: dict) -> None:
+        if key := first_difference(old, self.inputs):
+            found, expected = (f"{key} {str(values.get(key))[:40]}" for values in (old, self.inputs))
+            raise InputError(self.directory, f"the state of a run with {expected}", found,
                              "finish that run with its own inputs, or remove the directory to start again")
 
     def _path(self, first: int) -> Path:

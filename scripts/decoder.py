@@ -27,6 +27,8 @@ TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float
                 "I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool}
 WEIGHT_DTYPES = ("F32", "BF16", "F16", "F64")
 EMBEDDING, REST = "embedding", "rest"
+ALIGN_BYTES = 64
+READ_BYTES = 64 << 20
 
 
 def stored_dtype(config: dict, tensors: dict[str, TensorRange]) -> torch.dtype:
@@ -44,18 +46,26 @@ def check_weight_dtypes(tensors: dict[str, TensorRange]) -> None:
                              "quantised checkpoints are not analysed")
 
 
-def read_tensor(tensor: TensorRange, pinned: bool = False) -> torch.Tensor:
-    """Read one tensor from its shard into memory of its own (page-locked if `pinned`)."""
-    content = torch.empty(tensor.size, dtype=torch.uint8, pin_memory=pinned)
-    with open(tensor.file, "rb", buffering=0) as file:
-        file.seek(tensor.offset)
-        view, done = memoryview(content.numpy()), 0
-        while done < tensor.size:
-            count = file.readinto(view[done:])
-            if not count:
-                raise InputError(tensor.file, f"{tensor.size} bytes at {tensor.offset}", f"{done}")
-            done += count
-    return content.view(TORCH_DTYPES[tensor.dtype]).reshape(tensor.shape)
+def read_tensors(tensors: dict[str, TensorRange], buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Read tensors from their shards into one buffer of bytes, at aligned places; return views of it."""
+    views, place, bytes_of = {}, 0, memoryview(buffer.numpy())
+    for name, tensor in tensors.items():
+        with open(tensor.file, "rb", buffering=0) as file:
+            file.seek(tensor.offset)
+            end, at = place + tensor.size, place
+            while at < end:
+                count = file.readinto(bytes_of[at : min(at + READ_BYTES, end)])
+                if not count:
+                    raise InputError(tensor.file, f"{tensor.size} bytes of {name}", f"{at - place}", "did it change?")
+                at += count
+        views[name] = buffer[place:end].view(TORCH_DTYPES[tensor.dtype]).reshape(tensor.shape)
+        place = aligned(end)
+    return views
+
+
+def aligned(size: int) -> int:
+    """Round a number of bytes up to ALIGN_BYTES."""
+    return -(-size // ALIGN_BYTES) * ALIGN_BYTES
 
 
 def decoder_of(model: nn.Module) -> tuple[str, nn.Module]:
@@ -133,6 +143,7 @@ class LayerStream:
         self.names = self._checkpoint_names()
         self.reader = ThreadPoolExecutor(1)
         self.ahead: dict[object, Future] = {}
+        self.buffers: list[torch.Tensor | None] = [None, None]
         self._load(REST)
         self._initialize_buffers()
         self.running: int | None = None
@@ -222,7 +233,16 @@ class LayerStream:
         return names
 
     def _read(self, part: object) -> dict[str, torch.Tensor]:
-        return {name: read_tensor(self.tensors[name], self.pinned) for name in self.names[part]}
+        tensors = {name: self.tensors[name] for name in self.names[part]}
+        size = sum(aligned(tensor.size) for tensor in tensors.values())
+        if isinstance(part, str):
+            return read_tensors(tensors, torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned))
+        slot = part % 2 if self.prefetch else 0
+        if self.buffers[slot] is None:  # of the largest layer, and used again: fresh memory costs more than the copy
+            largest = max(sum(aligned(self.tensors[name].size) for name in self.names[layer])
+                          for layer in range(len(self.layers)))
+            self.buffers[slot] = torch.empty(largest, dtype=torch.uint8, pin_memory=self.pinned)
+        return read_tensors(tensors, self.buffers[slot])
 
     def _load(self, part: object) -> None:
         ahead = self.ahead.pop(part, None)

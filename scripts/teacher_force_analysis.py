@@ -116,6 +116,8 @@ def analyze_resident(model: torch.nn.Module, batches: list[Batch], state: Analys
     """Run every batch through the whole model."""
     decoder = decoder_of(model)[1]
     device = decoder.get_input_embeddings().weight.device
+    if device.type == "meta":  # offloaded by device_map: its hook brings the ids to where it computes
+        device = torch.device("cpu")
     observer = ExpertObserver(model)
     layers = len(decoder.layers)
     found = {batch.first: state.load(batch.first, with_hidden=False) for batch in batches}
@@ -153,7 +155,7 @@ def analyze_streamed(stream: LayerStream, batches: list[Batch], state: AnalysisS
             done[batch.first] = layer + 1
             if not spill and not last:
                 held[batch.first] = hidden
-            progress.update(batch.tokens / layers)
+            progress.update(min(batch.tokens / layers, progress.total - progress.n))
         stream.free_layer(layer)
 
 
@@ -324,15 +326,15 @@ def main(argv: list[str] | None = None) -> None:
     ranks = join_ranks(device)
     inputs = describe(args, config, tensors, questions, sequences, model.dtype, device)
     hidden_bytes = sum(len(s.ids) for s in sequences) * text_config.hidden_size * model.dtype.itemsize
-    state = open_state(args, inputs, ranks, hidden_bytes)
     batches = ranks.mine(batches_of(sequences, args.batch_size))
-    analyze(args, tensors, model, batches, state, device, ranks)
-    parts = ranks.gather({batch.first: state.load(batch.first, with_hidden=False)[0] for batch in batches})
-    if parts is not None:
-        finish(args, inputs, parts, layers, state)
-    ranks.wait()
-    if ranks.local == 0:
-        state.discard()
+    with open_state(args, inputs, ranks, hidden_bytes) as state:
+        analyze(args, tensors, model, batches, state, device, ranks)
+        parts = ranks.gather({batch.first: state.load(batch.first, with_hidden=False)[0] for batch in batches})
+        if parts is not None:
+            finish(args, inputs, parts, layers, state)
+        ranks.wait()
+        if ranks.local == 0:
+            state.discard()
     ranks.leave()
 
 

@@ -90,3 +90,23 @@ def refused() -> Callable[..., str]:
         return lines[0]
 
     return check
+
+
+@pytest.fixture(scope="session")
+def refusal() -> Callable[..., str]:
+    """Assert that a script's main refuses arguments with an InputError of one line, and return that line.
+
+    The same as `refused`, without a process: for many refusals of one script.
+    """
+    from safe_files import InputError
+
+    def check(main: Callable[[list[str]], None], arguments: list[object], *words: object) -> str:
+        with pytest.raises(InputError) as caught:
+            main(list(map(str, arguments)))
+        line = str(caught.value)
+        assert "\n" not in line
+        for word in words:
+            assert str(word) in line, line
+        return line
+
+    return check

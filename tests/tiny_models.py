@@ -13,22 +13,23 @@ EXPERTS, TOP_K, LAYERS, HIDDEN, WIDTH = 16, 4, 3, 64, 32
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
-def text_config(vocab_size: int) -> Gemma4TextConfig:
+def text_config(vocab_size: int, **changes) -> Gemma4TextConfig:
     """A Gemma 4 text config with sliding and full layers and mixture-of-experts blocks."""
-    return Gemma4TextConfig(
+    return Gemma4TextConfig(**{**dict(
         vocab_size=vocab_size, hidden_size=HIDDEN, intermediate_size=96, num_hidden_layers=LAYERS, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, global_head_dim=32, num_global_key_value_heads=2, attention_k_eq_v=True,
         enable_moe_block=True, num_experts=EXPERTS, top_k_experts=TOP_K, moe_intermediate_size=WIDTH,
         hidden_size_per_layer_input=0, sliding_window=128, final_logit_softcapping=30.0, max_position_embeddings=4096,
         layer_types=["sliding_attention", "sliding_attention", "full_attention"], initializer_range=0.1,
-        bos_token_id=2, eos_token_id=1, pad_token_id=0)
+        bos_token_id=2, eos_token_id=1, pad_token_id=0), **changes})
 
 
-def build_tiny_model(directory: Path, layout: str, tokenizer: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+def build_tiny_model(directory: Path, layout: str, tokenizer: Path, dtype: torch.dtype = torch.bfloat16,
+                     vocab_size: int | None = None) -> Path:
     """Save a random model with the demo's tokenizer; layout "text" (model.layers.N) or "multimodal"
     (model.language_model.layers.N with vision tensors beside it)."""
     torch.manual_seed(0)
-    config = text_config(len(AutoTokenizer.from_pretrained(tokenizer)))
+    config = text_config(vocab_size or len(AutoTokenizer.from_pretrained(tokenizer)))
     if layout == "text":
         model = Gemma4ForCausalLM(config)
     else:

@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""Draw what the analysis found and what the drop map makes of it.
+
+Inputs:  a statistics file of teacher_force_analysis.py and a drop map chosen from it.
+Output:  three PNG files, written as PREFIX-heatmap.png (each expert's share of its layer's weighted norm, dropped experts
+         marked), PREFIX-coverage.png (in how many questions experts are protected, kept and dropped) and
+         PREFIX-layers.png (what each layer's experts contribute, and how much of it the dropped ones do).
+Use:     scripts/plot_expert_stats.py --stats STATS --drop-map DROP_MAP.json --output-prefix build/experts
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.colors import LogNorm  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
+
+from expert_stats import read_stats  # noqa: E402
+from safe_files import InputError, read_json, replace_when_done, run, sha256_file  # noqa: E402
+
+WIDTH_INCHES = 10.0
+DOTS_PER_INCH = 120
+KEPT, DROPPED = "#3b6ea5", "#d1495b"
+
+
+def layer_shares(weighted_norm_sum: np.ndarray) -> np.ndarray:
+    """Return each expert's share of its layer's weighted norm over all questions.
+
+    weighted_norm_sum: [questions, layers, experts]. Returns [layers, experts], rows that add up to 1.
+    """
+    total = weighted_norm_sum.sum(axis=0)
+    return total / total.sum(axis=1, keepdims=True)
+
+
+def dropped_mask(drop_map: dict, layers: list[int], experts: int) -> np.ndarray:
+    """Return a boolean [layers, experts], true where an expert is dropped."""
+    mask = np.zeros((len(layers), experts), bool)
+    for row, layer in enumerate(layers):
+        mask[row, drop_map["layers"][str(layer)]["drop"]] = True
+    return mask
+
+
+def draw_heatmap(shares: np.ndarray, dropped: np.ndarray, layers: list[int]) -> plt.Figure:
+    """Draw layers x experts, coloured by share of the layer's weighted norm on a log scale."""
+    rows, experts = shares.shape
+    figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 1.7 + 0.17 * max(rows, 6)), layout="constrained")
+    positive = shares[shares > 0]
+    image = axes.imshow(np.where(shares > 0, shares, np.nan), aspect="auto", cmap="viridis", interpolation="nearest",
+                        norm=LogNorm(max(positive.min(), positive.max() * 1e-4), positive.max()))
+    row, column = np.nonzero(dropped)
+    axes.plot(column, row, "x", color=DROPPED, markersize=3.5, markeredgewidth=1.1, label="dropped")
+    axes.set(xlabel="expert", ylabel="layer", title="Share of the layer's weighted norm (unused: white)")
+    axes.set_yticks(range(0, rows, max(1, rows // 15)), [layers[i] for i in range(0, rows, max(1, rows // 15))])
+    axes.set_xticks(range(0, experts, max(1, experts // 16)))
+    if dropped.any():
+        figure.legend(loc="outside lower right", frameon=False)
+    bar = figure.colorbar(image, ax=axes, pad=0.01)
+    bar.set_label("share")
+    return figure
+
+
+def draw_coverage(score: np.ndarray, dropped: np.ndarray, questions: int, protect_top: int) -> plt.Figure:
+    """Draw how many experts (over all layers) are protected in how many questions."""
+    figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 4), layout="constrained")
+    edges = np.linspace(-0.5, questions + 0.5, min(questions + 1, 50) + 1)
+    axes.hist([score[~dropped], score[dropped]], bins=edges, stacked=True, color=[KEPT, DROPPED],
+              label=[f"kept ({(~dropped).sum()})", f"dropped ({dropped.sum()})"])
+    axes.set(xlabel=f"coverage: questions (of {questions}) with the expert in its layer's top {protect_top}",
+             ylabel="experts, all layers", title="Coverage of the experts", yscale="symlog")
+    axes.yaxis.set_major_formatter("{x:.0f}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_layers(norm_per_token: np.ndarray, dropped_share: np.ndarray, dropped_part: float,
+                layers: list[int]) -> plt.Figure:
+    """Draw, per layer, the mean norm of the experts' mixed output and the dropped experts' share of weighted norm."""
+    figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH_INCHES, 5.5), sharex=True, layout="constrained")
+    above.bar(layers, norm_per_token, color=KEPT)
+    above.set(ylabel="mean norm a token", title="What the experts of each layer add")
+    below.bar(layers, 100 * dropped_share, color=DROPPED)
+    below.axhline(100 * dropped_part, color="black", linewidth=1, linestyle="--", label="their share of the experts")
+    below.set(xlabel="layer", ylabel="per cent", title="Share of the weighted norm that belongs to dropped experts")
+    below.legend(frameon=False)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def save(figure: plt.Figure, path: Path) -> None:
+    """Write a figure as PNG, equal bytes for equal figures."""
+    with replace_when_done(path) as partial:
+        figure.savefig(partial, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    plt.close(figure)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stats", type=Path, required=True, help="statistics file of teacher_force_analysis.py")
+    parser.add_argument("--drop-map", type=Path, required=True, help="drop map chosen from it")
+    parser.add_argument("--output-prefix", type=Path, required=True, help="path that -heatmap.png and so on are put to")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    arrays, metadata = read_stats(args.stats)
+    drop_map = read_json(args.drop_map)
+    if drop_map.get("stats_sha256") != sha256_file(args.stats):
+        raise InputError(args.drop_map, f"a map chosen from {args.stats}", "one of other statistics")
+    layers = arrays["layer_numbers"].tolist()
+    shares = layer_shares(arrays["weighted_norm_sum"])
+    dropped = dropped_mask(drop_map, layers, shares.shape[1])
+    score = np.array([drop_map["layers"][str(layer)]["score"] for layer in layers])
+    norms = arrays["moe_output_norm_sum"].sum(axis=0) / np.maximum(arrays["tokens"].sum(axis=0), 1)
+    figures = {"heatmap": draw_heatmap(shares, dropped, layers),
+               "coverage": draw_coverage(score, dropped, len(metadata["questions"]), drop_map["protect_top"]),
+               "layers": draw_layers(norms, (shares * dropped).sum(axis=1), dropped.mean(), layers)}
+    for name, figure in figures.items():
+        save(figure, args.output_prefix.with_name(f"{args.output_prefix.name}-{name}.png"))
+    print(f"{args.output_prefix}-{{{','.join(figures)}}}.png: {len(layers)} layers, {shares.shape[1]} experts")
+
+
+if __name__ == "__main__":
+    run(main)
