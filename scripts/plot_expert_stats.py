@@ -52,12 +52,11 @@ def draw_heatmap(shares: np.ndarray, dropped: np.ndarray, layers: list[int]) -> 
     image = axes.imshow(np.where(shares > 0, shares, np.nan), aspect="auto", cmap="viridis", interpolation="nearest",
                         norm=LogNorm(max(positive.min(), positive.max() * 1e-4), positive.max()))
     row, column = np.nonzero(dropped)
-    axes.plot(column, row, "x", color=DROPPED, markersize=3.5, markeredgewidth=1.1, label="dropped")
-    axes.set(xlabel="expert", ylabel="layer", title="Share of the layer's weighted norm (unused: white)")
+    axes.plot(column, row, "x", color=DROPPED, markersize=3.5, markeredgewidth=1.1)
+    axes.set(xlabel="expert", ylabel="layer",
+             title="Each expert's share of its layer's weighted norm (x: dropped; white: never used)")
     axes.set_yticks(range(0, rows, max(1, rows // 15)), [layers[i] for i in range(0, rows, max(1, rows // 15))])
     axes.set_xticks(range(0, experts, max(1, experts // 16)))
-    if dropped.any():
-        figure.legend(loc="outside lower right", frameon=False)
     bar = figure.colorbar(image, ax=axes, pad=0.01)
     bar.set_label("share")
     return figure
