@@ -34,7 +34,7 @@ def check_converted(path: Path, family: Family, shape: Shape, tensor_names: list
     if summary.experts != shape.experts:
         raise InputError(path, f"{shape.experts} experts, as the checkpoint has", str(summary.experts))
     if any(name.endswith(".per_expert_scale") for name in tensor_names):
-        missing = [layer for layer in range(shape.layers) if f"blk.{layer}.ffn_down_exps.scale" not in summary.shapes]
+        missing = [layer for layer in shape.layers if f"blk.{layer}.ffn_down_exps.scale" not in summary.shapes]
         if missing:
             raise InputError(path, f"blk.{missing[0]}.ffn_down_exps.scale of {family.name}", "no such tensor")
 
@@ -52,9 +52,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     config = read_config(args.model)
-    family = family_of(args.model, config)
-    shape = shape_of(args.model, family, config)
     tensors = read_checkpoint(args.model)
+    family = family_of(args.model, config, list(tensors))
+    shape = shape_of(args.model, family, config)
     needed = sum(tensor.size for tensor in tensors.values()) * BYTES_PER_WEIGHT[args.outtype] // 2
     require_disk_space(args.output.parent, needed)
     llama_cpp = find_llama_cpp(args.llama_cpp)

@@ -27,12 +27,12 @@ def protected(weighted_norm_sum: np.ndarray, top: int) -> np.ndarray:
     return marked & (weighted_norm_sum > 0)
 
 
-def coverage(arrays: Arrays, top: int) -> np.ndarray:
-    """Count the questions in which each expert is among its layer's `top` by weighted norm.
+def coverage(arrays: Arrays) -> np.ndarray:
+    """Count the questions that protect each expert; `arrays` holds their marks, from `protected`, as "protected".
 
     Source: the model card, which protects the top 16 of each question and ranks experts by coverage.
     """
-    return protected(arrays["weighted_norm_sum"], top).sum(axis=0).astype(np.float64)
+    return arrays["protected"].sum(axis=0).astype(np.float64)
 
 
 def weighted_norm(arrays: Arrays) -> np.ndarray:
@@ -99,21 +99,18 @@ def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
 
 
-SIMPLE: dict[str, Callable[[Arrays], np.ndarray]] = {
-    "weighted-norm": weighted_norm, "reap": reap, "ean": ean, "man": man, "frequency": frequency, "gate": gate}
-NAMES = ("coverage", *SIMPLE, "random:SEED")
+CRITERIA: dict[str, Callable[[Arrays], np.ndarray]] = {
+    "coverage": coverage, "weighted-norm": weighted_norm, "reap": reap, "ean": ean, "man": man, "frequency": frequency, "gate": gate}
+NAMES = (*CRITERIA, "random:SEED")
 
 
 def check_criterion(name: str) -> None:
     """Raise InputError when there is no criterion of that name."""
-    seed = name.removeprefix("random:")
-    if name != "coverage" and name not in SIMPLE and not (name.startswith("random:") and seed.isdecimal()):
+    if name not in CRITERIA and not (name.startswith("random:") and name.removeprefix("random:").isdecimal()):
         raise InputError("--criterion", f"one of {', '.join(NAMES)}", name)
 
 
-def scores_of(name: str, arrays: Arrays, top: int) -> np.ndarray:
-    """Return the score [layers, experts] of the criterion `name`; `top` is coverage's experts per question."""
+def scores_of(name: str, arrays: Arrays) -> np.ndarray:
+    """Return the score [layers, experts] of the criterion `name`."""
     check_criterion(name)
-    if name == "coverage":
-        return coverage(arrays, top)
-    return SIMPLE[name](arrays) if name in SIMPLE else random_scores(arrays, int(name.removeprefix("random:")))
+    return CRITERIA[name](arrays) if name in CRITERIA else random_scores(arrays, int(name.removeprefix("random:")))

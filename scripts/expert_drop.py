@@ -1,51 +1,75 @@
 #!/usr/bin/env python3
-"""Drop experts from a checkpoint: a deterministic copy of the byte ranges that stay.
+"""Drop experts from a checkpoint or inside a GGUF file: a deterministic copy of the byte ranges that stay.
 
-Inputs:  a safetensors checkpoint directory (family: moe_families.py); a drop map (schema: drop_map.py).
-Output:  a checkpoint directory: model-0000N-of-0000M.safetensors of at most 5 GB, model.safetensors.index.json,
+Inputs:  a safetensors checkpoint directory (family: moe_families.py), or a GGUF file of any quantisation (the first
+         one of a split); a drop map (schema: drop_map.py).
+Output:  from a checkpoint, a directory: model-0000N-of-0000M.safetensors of at most 5 GB, model.safetensors.index.json,
          config.json with the new expert count, every other small file of the source, and expert_drop_metadata.json
          (keep and drop per layer, method, digests of inputs and of every output shard).
+         From a GGUF, a GGUF (split as the source is): experts, router rows, per-expert scales and biases sliced,
+         expert_count set, nothing decoded. With --imatrix, that imatrix sliced by the same map, too.
 Use:     scripts/expert_drop.py --source DIR --drop-map DROP_MAP.json --output DIR
+         scripts/expert_drop.py --source FULL.gguf --drop-map DROP_MAP.json --output PRUNED.gguf
+         scripts/expert_drop.py ... --verify        check an output against its source, write nothing
 
-Experts lie on axis 0 of their tensors, so an expert is one run of bytes: it is copied and never decoded. Equal inputs
-give equal bytes; no time, host or path is written. Dropping an expert equals masking its router logit to -inf.
+Experts are the slowest axis of their tensors, so an expert is one run of bytes: it is copied and never decoded. Equal
+inputs give equal bytes; no time, host or path is written. Dropping an expert equals masking its router logit to -inf.
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 import struct
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from byte_ranges import Run, runs_of, same_bytes, write_runs
 from checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config, weights_digest
 from drop_map import DropMap, read_drop_map
-from moe_families import Family, expert_tensors, family_of, shape_of, text_config
-from safe_files import COPY_BYTES, InputError, directory_when_done, require_disk_space, run, sha256_file, write_json
+from gguf_drop import drop_in_gguf, drop_in_imatrix, verify_gguf
+from moe_families import ExpertTensor, Family, expert_tensors, family_of, shape_of, text_config
+from safe_files import (InputError, check_replaceable, directory_when_done, read_json, require_disk_space, run,
+                        sha256_file, write_json)
 
 SHARD_BYTES = 5_000_000_000
 METADATA_NAME = "expert_drop_metadata.json"
 NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
-def kept_runs(keep: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield [first, last + 1) of each run of consecutive kept experts."""
-    first = 0
-    for i in range(1, len(keep) + 1):
-        if i == len(keep) or keep[i] != keep[i - 1] + 1:
-            yield keep[first], keep[i - 1] + 1
-            first = i
+@dataclass(frozen=True)
+class OutputTensor:
+    """A tensor of the pruned checkpoint: dtype, shape, and the runs of source bytes it is made of."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    runs: list[Run]
+
+    @property
+    def size(self) -> int:
+        return sum(run.size for run in self.runs)
 
 
-def kept_ranges(tensor: TensorRange, keep: list[int] | None) -> list[tuple[int, int]]:
-    """Return (offset, size) in the source file of what stays of a tensor; `keep` None keeps all of it."""
-    if keep is None:
-        return [(tensor.offset, tensor.size)]
-    row = tensor.size // tensor.shape[0]
-    return [(tensor.offset + first * row, (end - first) * row) for first, end in kept_runs(keep)]
+def plan_tensors(tensors: dict[str, TensorRange], experts: dict[str, ExpertTensor],
+                 keep: dict[int, list[int]]) -> dict[str, OutputTensor]:
+    """Return the tensors of the pruned checkpoint by name, sorted.
+
+    A tensor with all experts of a layer keeps rows of axis 0; one with a single expert goes, or gets its new number.
+    """
+    planned: dict[str, OutputTensor] = {}
+    for name, tensor in tensors.items():
+        place = experts.get(name)
+        if place is None or place.expert is None:
+            kept = None if place is None else keep[place.layer]
+            shape = tensor.shape if kept is None else (len(kept), *tensor.shape[1:])
+            planned[name] = OutputTensor(tensor.dtype, shape, runs_of(
+                tensor.file, tensor.offset, tensor.size, tensor.shape[0] if kept else 1, kept))
+        elif place.expert in keep[place.layer]:
+            number = keep[place.layer].index(place.expert)
+            renamed = name.replace(f".experts.{place.expert}.", f".experts.{number}.")
+            planned[renamed] = OutputTensor(tensor.dtype, tensor.shape, runs_of(tensor.file, tensor.offset, tensor.size, 1, None))
+    return dict(sorted(planned.items()))
 
 
 def plan_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
@@ -65,47 +89,22 @@ def pruned_config(config: dict, family: Family, keep_count: int) -> dict:
     """Return the config with the new expert count, and top-k lowered only where it exceeds what is left."""
     pruned = json.loads(json.dumps(config))
     text = text_config(pruned)
-    text[family.experts_key] = keep_count
+    text |= {key: keep_count for key in family.experts_keys if key in text}
     text[family.top_k_key] = min(text[family.top_k_key], keep_count)
     return pruned
 
 
-def shard_header(names: list[str], tensors: dict[str, TensorRange], sizes: dict[str, int],
-                 keep: dict[str, list[int]]) -> bytes:
+def shard_header(names: list[str], planned: dict[str, OutputTensor]) -> bytes:
     """Return the header bytes of an output shard, length prefix included, padded to 8 bytes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name in names:
-        shape = list(tensors[name].shape)
-        if name in keep:
-            shape[0] = len(keep[name])
-        header[name] = {"dtype": tensors[name].dtype, "shape": shape, "data_offsets": [begin, begin + sizes[name]]}
-        begin += sizes[name]
+        tensor = planned[name]
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, begin + tensor.size]}
+        begin += tensor.size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def write_shard(path: Path, names: list[str], tensors: dict[str, TensorRange], keep: dict[str, list[int]],
-                header: bytes, progress: tqdm) -> str:
-    """Write one shard from byte ranges of the source; return its hex sha256."""
-    digest = hashlib.sha256(header)
-    buffer = memoryview(bytearray(COPY_BYTES))
-    with open(path, "wb") as output:
-        output.write(header)
-        for name in names:
-            with open(tensors[name].file, "rb", buffering=0) as source:
-                for offset, size in kept_ranges(tensors[name], keep.get(name)):
-                    source.seek(offset)
-                    while size:
-                        count = source.readinto(buffer[:min(size, COPY_BYTES)])
-                        if not count:
-                            raise InputError(tensors[name].file, f"the bytes of {name}", "the end of the file")
-                        digest.update(buffer[:count])
-                        output.write(buffer[:count])
-                        progress.update(count)
-                        size -= count
-    return digest.hexdigest()
 
 
 def copy_small_files(source: Path, output: Path) -> None:
@@ -121,7 +120,8 @@ def check_same_model(drop_map_path: Path, drop_map: DropMap, source: Path, weigh
     for key, actual in (("config_sha256", sha256_file(source / "config.json")), ("weights_sha256", weights_sha256)):
         if key in drop_map.details and drop_map.details[key] != actual:
             raise InputError(drop_map_path, f"the map of {source} ({key} {actual[:12]})",
-                             f"that of another model ({drop_map.details[key][:12]})")
+                             f"that of another model ({drop_map.details[key][:12]})",
+                             "--force takes it, if layers and experts agree")
 
 
 def check_places(source: Path, output: Path) -> None:
@@ -131,56 +131,105 @@ def check_places(source: Path, output: Path) -> None:
         raise InputError(output, f"an output outside the source {source}", "one that overlaps it")
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, required=True, help="checkpoint directory of the full model")
-    parser.add_argument("--drop-map", type=Path, required=True, help="drop map (JSON)")
-    parser.add_argument("--output", type=Path, required=True, help="checkpoint directory to write")
-    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="largest shard, in bytes of tensor data")
-    return parser.parse_args(argv)
-
-
-def write_checkpoint(args: argparse.Namespace, config: dict, family: Family, tensors: dict[str, TensorRange],
-                     keep: dict[str, list[int]], drop_map: DropMap) -> tuple[int, int]:
-    """Write the pruned checkpoint directory; return the number of shards and the bytes of tensor data."""
-    sizes = {name: sum(size for _, size in kept_ranges(t, keep.get(name))) for name, t in tensors.items()}
-    total = sum(sizes.values())
+def write_checkpoint(args: argparse.Namespace, config: dict, family: Family, planned: dict[str, OutputTensor],
+                     drop_map: DropMap, weights_sha256: str) -> int:
+    """Write the pruned checkpoint directory; return the number of shards."""
+    total = sum(tensor.size for tensor in planned.values())
     require_disk_space(args.output.parent, total)
-    shards = plan_shards(sizes, args.shard_bytes)
-    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    shards = plan_shards({name: tensor.size for name, tensor in planned.items()}, args.shard_bytes)
+    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     with directory_when_done(args.output, METADATA_NAME) as output, \
             tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress:
-        digests = {file: write_shard(output / file, shard, tensors, keep, shard_header(shard, tensors, sizes, keep),
-                                     progress) for file, shard in zip(names, shards)}
+        digests = {file: write_runs(output / file, [shard_header(shard, planned), *(
+            run for name in shard for run in planned[name].runs)], progress.update) for file, shard in zip(files, shards)}
         copy_small_files(args.source, output)
         write_json(output / "config.json", pruned_config(config, family, drop_map.keep_count))
         write_json(output / INDEX_NAME, {
             "metadata": {"total_size": total},
-            "weight_map": {name: file for file, shard in zip(names, shards) for name in shard}})
+            "weight_map": {name: file for file, shard in zip(files, shards) for name in shard}})
         write_json(output / METADATA_NAME, {
-            "method": drop_map.details, "experts": len(drop_map.keep[0]) + len(drop_map.drop[0]),
-            "keep_count": drop_map.keep_count, "drop_map_sha256": drop_map.sha256,
-            "source": {"config_sha256": sha256_file(args.source / "config.json"),
-                       "weights_sha256": weights_digest(tensors)},
+            "method": drop_map.details, "experts": drop_map.experts, "keep_count": drop_map.keep_count,
+            "drop_map_sha256": drop_map.sha256,
+            "source": {"config_sha256": sha256_file(args.source / "config.json"), "weights_sha256": weights_sha256},
             "shards": digests,
             "layers": {str(i): {"keep": drop_map.keep[i], "drop": drop_map.drop[i]} for i in drop_map.keep}})
-    return len(shards), total
+    return len(shards)
+
+
+def verify_checkpoint(output: Path, config: dict, planned: dict[str, OutputTensor]) -> None:
+    """Raise InputError unless a pruned checkpoint holds the planned tensors, byte for byte, and the planned config."""
+    found = read_checkpoint(output)
+    if read_config(output) != config:
+        raise InputError(output / "config.json", "the source's config with the new expert count", "another one")
+    for name in sorted({*planned, *found}):
+        if name not in found or name not in planned:
+            raise InputError(output, f"{name} {'present' if name in planned else 'absent'}", "the opposite")
+        if (found[name].dtype, found[name].shape) != (planned[name].dtype, planned[name].shape):
+            raise InputError(found[name].file, f"{name} {planned[name].dtype} {list(planned[name].shape)}",
+                             f"{found[name].dtype} {list(found[name].shape)}")
+        offset = found[name].offset
+        for piece in planned[name].runs:
+            if not same_bytes(piece, found[name].file, offset):
+                raise InputError(found[name].file, f"the source's bytes of {name}", "others")
+            offset += piece.size
+    for file, digest in read_json(output / METADATA_NAME)["shards"].items():
+        if sha256_file(output / file) != digest:
+            raise InputError(output / file, f"sha256 {digest[:12]}, as {METADATA_NAME} says", "another")
+
+
+def drop_in_checkpoint(args: argparse.Namespace) -> None:
+    """Drop experts from a checkpoint directory, or with --verify check that it was done."""
+    config = read_config(args.source)
+    check_places(args.source, args.output)
+    tensors = read_checkpoint(args.source)
+    family = family_of(args.source, config, list(tensors))
+    shape = shape_of(args.source, family, config)
+    experts = expert_tensors(args.source, family, tensors, shape)
+    drop_map = read_drop_map(args.drop_map, shape)
+    weights_sha256 = weights_digest(tensors)
+    if not args.force:
+        check_same_model(args.drop_map, drop_map, args.source, weights_sha256)
+    planned = plan_tensors(tensors, experts, drop_map.keep)
+    what = f"{drop_map.keep_count} of {shape.experts} experts in {len(shape.layers)} layers"
+    if args.verify:
+        verify_checkpoint(args.output, pruned_config(config, family, drop_map.keep_count), planned)
+        print(f"{args.output}: {what}, {len(planned)} tensors equal to {args.source}")
+        return
+    check_replaceable(args.output, METADATA_NAME)
+    shards = write_checkpoint(args, config, family, planned, drop_map, weights_sha256)
+    total = sum(tensor.size for tensor in planned.values())
+    print(f"{args.output}: {what}, {total / 1e9:.3f} GB in {shards} shard{'s' if shards > 1 else ''}")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", type=Path, required=True, help="checkpoint directory or GGUF file of the full model")
+    parser.add_argument("--drop-map", type=Path, required=True, help="drop map (JSON)")
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint directory or GGUF file to write")
+    parser.add_argument("--imatrix", type=Path, help="with a GGUF source: its imatrix (GGUF), to be sliced as well")
+    parser.add_argument("--imatrix-output", type=Path, help="where the sliced imatrix goes")
+    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="largest shard, in bytes of tensor data")
+    parser.add_argument("--force", action="store_true", help="take a map made from other weights of this shape")
+    parser.add_argument("--verify", action="store_true", help="check OUTPUT against the source, write nothing")
+    args = parser.parse_args(argv)
+    if (args.imatrix is None) != (args.imatrix_output is None):
+        parser.error("expected --imatrix and --imatrix-output together")
+    if args.imatrix and args.source.is_dir():
+        parser.error("--imatrix: expected a GGUF source with it")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    config = read_config(args.source)
-    check_places(args.source, args.output)
-    family = family_of(args.source, config)
-    shape = shape_of(args.source, family, config)
-    tensors = read_checkpoint(args.source)
-    drop_map = read_drop_map(args.drop_map, shape)
-    check_same_model(args.drop_map, drop_map, args.source, weights_digest(tensors))
-    layer_of = expert_tensors(args.source, family, tensors, shape)
-    keep = {name: drop_map.keep[layer] for name, layer in layer_of.items()}
-    shards, total = write_checkpoint(args, config, family, tensors, keep, drop_map)
-    print(f"{args.output}: {drop_map.keep_count} of {shape.experts} experts in {shape.layers} layers, "
-          f"{total / 1e9:.3f} GB in {shards} shard{'s' if shards > 1 else ''}")
+    if args.source.is_file():
+        if args.verify:
+            print(verify_gguf(args.source, args.drop_map, args.output))
+            return
+        print(drop_in_gguf(args.source, args.drop_map, args.output))
+        if args.imatrix:
+            print(drop_in_imatrix(args.imatrix, args.source, args.drop_map, args.imatrix_output))
+        return
+    drop_in_checkpoint(args)
 
 
 if __name__ == "__main__":

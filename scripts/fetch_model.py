@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from chat_tokenizer import load_tokenizer
-from checkpoint import read_checkpoint
+from checkpoint import read_checkpoint, read_config
 from moe_families import expert_tensors, family_of, shape_of
 from safe_files import InputError, run
 
@@ -35,8 +35,9 @@ def download(model_id: str, directory: Path) -> None:
 
 def check(directory: Path) -> None:
     """Raise InputError when a checkpoint is of an unknown family, not whole, or without a tokenizer that can chat."""
-    family = family_of(directory)
-    expert_tensors(directory, family, read_checkpoint(directory), shape_of(directory, family))
+    config, tensors = read_config(directory), read_checkpoint(directory)
+    family = family_of(directory, config, list(tensors))
+    expert_tensors(directory, family, tensors, shape_of(directory, family, config))
     load_tokenizer(directory)
 
 

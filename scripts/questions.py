@@ -114,6 +114,18 @@ def load_questions(path: Path, seed: int) -> list[Question]:
     return questions
 
 
+def read_ids(path: Path) -> set[str]:
+    """Return the Record IDs that a question file holds, or that a text file lists, one a line."""
+    if path.suffix in (".csv", ".parquet", ".jsonl"):
+        return {row["Record ID"] for row in read_rows(path)}
+    if not path.is_file():
+        raise InputError(path, "a question file or a list of Record IDs", "nothing")
+    ids = {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+    if not ids:
+        raise InputError(path, "Record IDs, one a line", "none")
+    return ids
+
+
 def question_set_digest(questions: list[Question]) -> str:
     """Return the hex sha256 over ids and digests of all questions, in order."""
     return hashlib.sha256("\n".join(f"{q.record_id} {q.digest}" for q in questions).encode()).hexdigest()

@@ -34,7 +34,6 @@ from decoder import LayerStream, build_empty, check_complete, check_weight_dtype
 from drop_map import check_keep_count
 from expert_observer import EXPERT_SUMS, LAYER_SUMS, ExpertObserver, expert_modules
 from expert_stats import check_finite, summary_lines, top_k_of, write_stats
-from moe_families import family_of, shape_of
 from questions import Question, chat_answer, chat_prompt, load_questions, question_set_digest
 from ranks import Ranks, join_ranks
 from safe_files import InputError, require_disk_space, run, sha256_file
@@ -224,16 +223,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def check_before(args: argparse.Namespace, config: dict) -> None:
-    """Raise InputError for what would else be refused only after the analysis."""
+def check_output(args: argparse.Namespace) -> None:
+    """Raise InputError when the output could not be written after the analysis."""
     if args.output.is_dir():
         raise InputError(args.output, "a file to write", "a directory")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(args.output.parent, os.W_OK):
         raise InputError(args.output.parent, "a directory that can be written to", "one that cannot")
-    if args.check_keep is not None:
-        shape = shape_of(args.model, family_of(args.model, config), config)
-        check_keep_count("KEEP", args.check_keep, shape.experts, shape.top_k)
+
+
+def top_k_in(config: transformers.PretrainedConfig) -> int:
+    """Return the experts per token that a config names under one of the names families use; 1 when it has none."""
+    text = config.get_text_config()
+    return next((getattr(text, key) for key in ("num_experts_per_tok", "top_k_experts", "moe_topk") if
+                 isinstance(getattr(text, key, None), int)), 1)
 
 
 def check_sequences(directory: Path, text_config, sequences: list[Sequence]) -> None:
@@ -311,12 +314,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
     config = read_config(args.model)
-    check_before(args, config)
+    check_output(args)
     tensors = read_checkpoint(args.model)
     check_weight_dtypes(tensors)
     questions = load_questions(args.questions, args.seed)[: args.limit]
     model = build_empty(args.model, DTYPES[args.dtype] or stored_dtype(config, tensors), args.attention)
-    layers = list(expert_modules(model))
+    experts = expert_modules(model)
+    if args.check_keep is not None:
+        check_keep_count("KEEP", args.check_keep, min(module.num_experts for module in experts.values()), top_k_in(model.config))
     check_complete(model, args.model, tensors)
     tokenizer = load_tokenizer(args.model)
     sequences = [teacher_forced_sequence(tokenizer, q, args.max_tokens, args.tokens) for q in questions]
@@ -331,7 +336,7 @@ def main(argv: list[str] | None = None) -> None:
         analyze(args, tensors, model, batches, state, device, ranks)
         parts = ranks.gather({batch.first: state.load(batch.first, with_hidden=False)[0] for batch in batches})
         if parts is not None:
-            finish(args, inputs, parts, layers, state)
+            finish(args, inputs, parts, list(experts), state)
         ranks.wait()
         if ranks.local == 0:
             state.discard()

@@ -1,7 +1,9 @@
 """Dropping experts: bytes, configs, equality with the masked full model, and what is refused."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,10 +11,13 @@ import pytest
 import torch
 import transformers
 from checkpoint import read_checkpoint
-from expert_drop import kept_runs, main, plan_shards, pruned_config
+from conftest import DEMO
+from byte_ranges import Run, kept_runs, same_bytes, write_runs
+from expert_drop import main, plan_shards, pruned_config
 from moe_families import GEMMA4
+from safe_files import InputError
 from safetensors import safe_open
-from tiny_models import EXPERTS, LAYERS, TOP_K, random_drop_map
+from tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model, random_drop_map
 
 KEEP = 11
 
@@ -49,6 +54,29 @@ def load(directory: Path) -> torch.nn.Module:
 
 def test_kept_runs_are_consecutive():
     assert list(kept_runs([0, 1, 2, 5, 7, 8])) == [(0, 3), (5, 6), (7, 9)]
+
+
+def test_runs_are_copied_hashed_and_compared(tmp_path):
+    (tmp_path / "in").write_bytes(bytes(range(100)) * 1000)
+    runs = [Run(tmp_path / "in", 7, 50_000), Run(tmp_path / "in", 3, 1), Run(tmp_path / "in", 99_000, 1000)]
+    source, seen = (tmp_path / "in").read_bytes(), []
+    digest = write_runs(tmp_path / "out", [b"head", *runs[:2], b"\0\0", runs[2]], seen.append)
+    expected = b"head" + source[7:50_007] + source[3:4] + b"\0\0" + source[99_000:100_000]
+    assert (tmp_path / "out").read_bytes() == expected and digest == hashlib.sha256(expected).hexdigest()
+    assert sum(seen) == 51_001
+    assert same_bytes(runs[0], tmp_path / "out", 4) and not same_bytes(runs[0], tmp_path / "out", 5)
+    with pytest.raises(InputError, match="its end after 1000"):
+        write_runs(tmp_path / "more", [Run(tmp_path / "in", 99_000, 1001)], seen.append)
+
+
+def test_copying_works_where_the_kernel_cannot(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "cross-device")
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    (tmp_path / "in").write_bytes(os.urandom(20_000_000))
+    write_runs(tmp_path / "out", [Run(tmp_path / "in", 5, 19_000_000)], lambda count: None)
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()[5:19_000_005]
 
 
 def test_shards_are_filled_in_order_and_a_large_tensor_gets_its_own():
@@ -121,6 +149,75 @@ def test_pruned_logits_equal_the_masked_full_model(tiny_model, tmp_path, keep):
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+def masked(model: torch.nn.Module, drop_map: dict[str, list[int]]) -> torch.nn.Module:
+    """Mask the dropped experts' router logits to -inf before the router's own softmax and top-k."""
+    for number, layer in enumerate(model.model.layers):
+        router = layer.mlp.gate
+
+        def forward(hidden, weight=router.weight, dropped=torch.tensor(drop_map[str(number)]), router=router):
+            logits = torch.nn.functional.linear(hidden.reshape(-1, hidden.shape[-1]), weight)
+            logits = logits.index_fill(-1, dropped, -torch.inf)
+            scores = torch.softmax(logits, dim=-1, dtype=torch.float32)
+            values, index = torch.topk(scores, router.top_k, dim=-1)
+            if getattr(router, "norm_topk_prob", True):
+                values = values / values.sum(dim=-1, keepdim=True)
+            return logits, values, index
+
+        router.forward = forward
+    return model
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "olmoe", "mixtral"])
+def test_other_families_load_whole_and_equal_the_masked_full_model(family, tmp_path):
+    source = build_family_model(tmp_path / "full", family, DEMO / "model")
+    drop_map = random_drop_map(KEEP)
+    output = drop(source, tmp_path / "out", drop_map)
+    pruned, full = load(output), masked(load(source), drop_map)
+    config = json.loads((output / "config.json").read_text())
+    before = json.loads((source / "config.json").read_text())
+    key = "num_experts" if "num_experts" in before else "num_local_experts"
+    assert config == before | {key: KEEP}
+    ids = torch.randint(5, 200, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected, actual = full(input_ids=ids).logits, pruned(input_ids=ids).logits
+        assert (load(source)(input_ids=ids).logits - expected).abs().max() > 0.01  # the mask does something
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    names, kept = tensors(source), tensors(output)
+    assert len(names) - len(kept) == 3 * LAYERS * (EXPERTS - KEEP)
+    drop(source, tmp_path / "out", drop_map, "--verify")
+
+
+def test_an_unknown_family_is_refused_naming_what_looks_like_experts(tmp_path, refusal):
+    source = build_family_model(tmp_path / "full", "gpt_oss", DEMO / "model")
+    (tmp_path / "map.json").write_text(json.dumps(random_drop_map(KEEP)))
+    refusal(main, ["--source", source, "--drop-map", tmp_path / "map.json", "--output", tmp_path / "out"], "gpt_oss",
+            "look like experts", "model.layers.0.mlp.experts.")
+
+
+def test_verify_finds_a_changed_byte_a_changed_config_and_a_missing_tensor(tiny_model, tmp_path, refusal):
+    drop_map = random_drop_map(KEEP)
+    output = drop(tiny_model, tmp_path / "out", drop_map)
+    before = digests(output)
+    drop(tiny_model, output, drop_map, "--verify")
+    assert digests(output) == before
+    arguments = ["--source", tiny_model, "--drop-map", tmp_path / "out.map.json", "--output", output, "--verify"]
+    for name in ("layers.0.experts.down_proj", "layers.1.router.proj.weight", "embed_tokens.weight"):
+        full = next(found for found in read_checkpoint(output) if found.endswith(name))
+        place = read_checkpoint(output)[full]
+        whole = place.file.read_bytes()
+        at = place.offset + place.size - 1
+        place.file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        refusal(main, arguments, "the source's bytes", name)
+        place.file.write_bytes(whole)
+    config = (output / "config.json").read_text()
+    (output / "config.json").write_text(config.replace(f'"num_experts": {KEEP}', f'"num_experts": {KEEP + 1}'))
+    refusal(main, arguments, "config.json")
+    (output / "config.json").write_text(config)
+    other = random_drop_map(KEEP, seed=5)
+    (tmp_path / "out.map.json").write_text(json.dumps(other))
+    refusal(main, arguments, "the source's bytes")
+
+
 def test_a_map_of_another_model_is_refused(tiny_model, tmp_path, script, refused):
     path = tmp_path / "map.json"
     path.write_text(json.dumps({"config_sha256": "0" * 64, "experts": EXPERTS,
@@ -146,6 +243,7 @@ def test_damaged_sources_are_refused(model_copy, tmp_path, script, refused):
     index = model_copy / "model.safetensors.index.json"
     index.write_text(index.read_text().replace(shard.name, "../" + shard.name))
     refused(script("expert_drop.py", "--source", model_copy, *arguments), "inside the directory")
+    index.write_text(index.read_text().replace("../" + shard.name, shard.name))
     config = model_copy / "config.json"
     config.write_text(config.read_text().replace('"gemma4_text"', '"llama"'))
     refused(script("expert_drop.py", "--source", model_copy, *arguments), "model_type", "llama")

@@ -2,40 +2,61 @@
 
 import json
 
+import criteria
 import numpy as np
 import pytest
 from drop_map import read_drop_map
 from expert_observer import EXPERT_SUMS, LAYER_SUMS
-from expert_stats import write_stats
-from generate_drop_map import choose_layer, coverage, main, rank
+from expert_stats import read_stats, write_stats
+from generate_drop_map import bootstrap, choose_questions, compare_lines, layer_entry, main, rank, stability
 from moe_families import Shape
 from safe_files import InputError
 
-# Two questions, one layer, four experts.
-WEIGHTED = np.array([[[5.0, 3.0, 1.0, 0.0]], [[0.0, 3.0, 4.0, 2.0]]])
+def test_rank_is_by_protection_then_score_then_total_norm_then_index():
+    # Scores 1, 2, 1, 1 and totals 5, 6, 7, 5: expert 1, then 2 (7), then 0 before 3 (both 5).
+    score, total = np.array([1, 2, 1, 1]), np.array([5.0, 6.0, 7.0, 5.0])
+    assert rank(np.zeros(4, bool), score, total).tolist() == [1, 2, 0, 3]
+    assert rank(np.array([False, False, False, True]), score, total).tolist() == [3, 1, 2, 0]
 
 
-def test_coverage_counts_questions_that_have_the_expert_on_top():
-    # Top 2 of question 1: experts 0, 1; of question 2: experts 2, 1.
-    assert coverage(WEIGHTED, 2).tolist() == [[1, 2, 1, 0]]
-
-
-def test_an_unused_expert_is_not_protected():
-    assert coverage(WEIGHTED, 4).tolist() == [[1, 2, 2, 1]]
-
-
-def test_ties_in_a_question_go_to_the_lower_index():
-    assert coverage(np.ones((1, 1, 4)), 2).tolist() == [[1, 1, 0, 0]]
-
-
-def test_rank_breaks_ties_by_total_norm_then_index():
-    # Coverage 1, 2, 1, 1 and totals 5, 6, 7, 5: expert 1, then 2 (7), then 0 before 3 (both 5).
-    assert rank(np.array([1, 2, 1, 1]), np.array([5.0, 6.0, 7.0, 5.0])).tolist() == [1, 2, 0, 3]
-
-
-def test_choose_layer_partitions_and_reports_the_margin():
-    entry = choose_layer(np.array([3, 9, 1, 7]), np.zeros(4), keep=2)
+def test_a_layer_is_partitioned_and_has_a_margin():
+    score, nobody = np.array([3.0, 9.0, 1.0, 7.0]), np.zeros(4, bool)
+    entry = layer_entry(np.array([1, 3, 0, 2]), nobody, score, keep=2)
     assert entry == {"keep": [1, 3], "drop": [0, 2], "score": [3, 9, 1, 7], "margin": 4}
+    assert layer_entry(np.array([1, 3, 0, 2]), nobody, score, keep=4)["margin"] is None
+    guarded = np.array([False, True, False, False])  # protection, not the score, parts the first from the rest
+    assert layer_entry(np.array([1, 3, 0, 2]), guarded, score, keep=1)["margin"] is None
+
+
+def test_folds_hold_out_every_kth_question():
+    ids = list("abcdefg")
+    assert choose_questions(ids, None, (1, 3)) == [1, 2, 4, 5]  # a, d, g are held out
+    assert choose_questions(ids, None, (3, 3)) == [0, 1, 3, 4, 6]
+    assert choose_questions(ids, {"a", "c", "d"}, None) == [0, 2, 3]
+    assert choose_questions(ids, {"a", "c", "d"}, (2, 2)) == [0, 3]
+
+
+def test_stability_by_hand():
+    share = np.array([[1.0, 0.8, 0.5, 0.2], [1.0, 1.0, 0.0, 0.0]])
+    assert stability(share, [[0, 1], [0, 1]]) == [{"expected_overlap": 0.9, "coin_toss": [2]},
+                                                  {"expected_overlap": 1.0, "coin_toss": []}]
+
+
+def test_bootstrap_is_sure_of_what_every_question_says_and_not_of_the_rest():
+    weighted = np.zeros((8, 1, 4))
+    weighted[:, 0, 0] = 9  # first in every question
+    weighted[:4, 0, 1] = weighted[4:, 0, 2] = 1  # experts 1 and 2 are each wanted by half of the questions
+    arrays = {"weighted_norm_sum": weighted, "token_count": np.ones((8, 1, 4), np.int64),
+              "protected": criteria.protected(weighted, 2)}
+    share = bootstrap(arrays, "coverage", keep=2, resamples=300, seed=1)
+    assert share[0, 0] == 1 and share[0, 3] == 0 and 0.3 < share[0, 1] < 0.7 and share.sum() == pytest.approx(2)
+    assert np.array_equal(share, bootstrap(arrays, "coverage", keep=2, resamples=300, seed=1))
+
+
+def test_overlap_of_two_maps_by_hand():
+    lines = compare_lines("other", {0: [1, 2], 1: [0, 3]}, {0: [2, 5], 1: [0, 3]}, experts=8)
+    assert lines[1].split(":")[1] == "   1 of 2 dropped experts are dropped by both"
+    assert "3 of 4 dropped experts (75.0%) are dropped by both, 25.0% differ; 11 experts are kept by both" in lines[3]
 
 
 @pytest.fixture
@@ -60,7 +81,79 @@ def test_the_map_holds_counts_criterion_and_digests_and_is_reproducible(stats, t
     for entry in content["layers"].values():
         assert sorted(entry["keep"] + entry["drop"]) == list(range(6))
         assert entry["keep"] == sorted(entry["keep"]) and entry["drop"] == sorted(entry["drop"])
-    assert read_drop_map(tmp_path / "a.json", Shape(6, 2, 2)).keep_count == 4
+    assert read_drop_map(tmp_path / "a.json", Shape(6, 2, (0, 1))).keep_count == 4
+
+
+def make(stats, output, *options) -> dict:
+    main(["--stats", str(stats), "--keep", "4", "--output", str(output), *map(str, options)])
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("name", [*criteria.CRITERIA, "random:3"])
+def test_every_criterion_makes_a_map_twice_alike(stats, tmp_path, name):
+    options = ["--criterion", name] + (["--protect-top", 3] if name == "coverage" else [])
+    first, second = (make(stats, tmp_path / f"{place}.json", *options) for place in "ab")
+    assert first == second and (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert first["criterion"] == name and first["protect_top"] == (3 if name == "coverage" else 0)
+    arrays, _ = read_stats(stats)
+    arrays["protected"] = criteria.protected(arrays["weighted_norm_sum"], first["protect_top"])
+    for row, entry in enumerate(first["layers"].values()):
+        np.testing.assert_array_equal(entry["score"], criteria.scores_of(name, arrays)[row])
+        assert min(entry["score"][i] for i in entry["keep"]) >= max(entry["score"][i] for i in entry["drop"])
+        assert 0 <= entry["expected_overlap"] <= 1
+
+
+def test_protection_changes_the_map_and_keeps_its_promise(stats, tmp_path):
+    plain = make(stats, tmp_path / "plain.json", "--criterion", "frequency")
+    safe = make(stats, tmp_path / "safe.json", "--criterion", "frequency", "--protect-top", 1)
+    assert any(plain["layers"][layer]["drop"] != safe["layers"][layer]["drop"] for layer in plain["layers"])
+    weighted = read_stats(stats)[0]["weighted_norm_sum"]
+    broken = {"plain": 0, "safe": 0}
+    for row, layer in enumerate(safe["layers"]):
+        top = set(weighted[:, row].argmax(axis=1).tolist())
+        for name, content in (("plain", plain), ("safe", safe)):
+            entry = content["layers"][layer]
+            broken[name] += bool(top & set(entry["drop"])) and bool(set(entry["keep"]) - top)
+    assert broken["plain"] > 0 and broken["safe"] == 0
+
+
+def test_worst_first_drops_the_best(stats, tmp_path):
+    best, worst = make(stats, tmp_path / "a.json", "--criterion", "ean"), make(
+        stats, tmp_path / "b.json", "--criterion", "ean", "--worst-first")
+    for layer, entry in best["layers"].items():
+        ranked = sorted(range(6), key=lambda expert: -entry["score"][expert])
+        assert worst["layers"][layer]["drop"] == sorted(ranked[:2]) and entry["drop"] == sorted(ranked[4:])
+
+
+def test_questions_restrict_the_choice(stats, tmp_path):
+    fold = make(stats, tmp_path / "fold.json", "--criterion", "ean", "--fold", "2/5")
+    assert fold["held_out_question_ids"] == ["q1"] and fold["question_ids"] == ["q0", "q2", "q3", "q4"]
+    (tmp_path / "ids.txt").write_text("q0\nq2\nq3\nq4\n")
+    listed = make(stats, tmp_path / "listed.json", "--criterion", "ean", "--questions-in", tmp_path / "ids.txt")
+    assert listed["layers"] == fold["layers"]
+    norms = read_stats(stats)[0]["norm_sum"][[0, 2, 3, 4]].sum(axis=0)
+    np.testing.assert_array_equal(fold["layers"]["1"]["score"], norms[1])
+
+
+def test_two_maps_are_compared(stats, tmp_path, capsys):
+    make(stats, tmp_path / "ean.json", "--criterion", "ean")
+    make(stats, tmp_path / "same.json", "--criterion", "ean", "--compare", tmp_path / "ean.json")
+    assert "4 of 4 dropped experts (100.0%) are dropped by both, 0.0% differ" in capsys.readouterr().out
+
+
+def test_a_wrong_choice_is_refused(stats, tmp_path, refusal):
+    def refuse(*words, options):
+        refusal(main, ["--stats", stats, "--keep", 4, "--output", tmp_path / "map.json", *options], *words)
+
+    refuse("--criterion", "random:SEED", "magic", options=["--criterion", "magic"])
+    refuse("random:", options=["--criterion", "random:"])
+    refuse("1 to 6", options=["--protect-top", 0])
+    refuse("0 to 6", options=["--criterion", "reap", "--protect-top", 7])
+    (tmp_path / "ids.txt").write_text("q0\nelsewhere\n")
+    refuse("ids.txt", "elsewhere", options=["--protect-top", 2, "--questions-in", tmp_path / "ids.txt"])
+    with pytest.raises(SystemExit):
+        main(["--stats", str(stats), "--keep", "4", "--output", str(tmp_path / "map.json"), "--fold", "6/5"])
+    assert not (tmp_path / "map.json").exists()
 
 
 @pytest.mark.parametrize("keep", [1, 7, 0, -3])
@@ -72,7 +165,7 @@ def test_keep_outside_top_k_to_experts_is_refused(stats, tmp_path, keep):
 
 def test_a_plain_map_as_found_in_the_wild_is_read(tmp_path):
     (tmp_path / "map.json").write_text('{"0": [3, 1], "1": [0, 2]}')
-    drop_map = read_drop_map(tmp_path / "map.json", Shape(4, 2, 2))
+    drop_map = read_drop_map(tmp_path / "map.json", Shape(4, 2, (0, 1)))
     assert drop_map.keep == {0: [0, 2], 1: [1, 3]} and drop_map.drop == {0: [1, 3], 1: [0, 2]}
 
 
@@ -82,6 +175,7 @@ def test_a_plain_map_as_found_in_the_wild_is_read(tmp_path):
     ('{"0": [-1], "1": [0]}', "ids from 0 to 3"),
     ('{"0": [1]}', "layers 0 to 1"),
     ('{"0": [1], "1": [0], "2": [0]}', "layers 0 to 1"),
+    ('{"1": [1], "2": [0]}', "layers 0 to 1"),
     ('{"0": [1], "1": [0, 2]}', "uniform"),
     ('{"0": [1, 2, 3], "1": [0, 1, 2]}', "from 2 .* to 4"),
     ('{"0": "all", "1": [0]}', "list of dropped"),
@@ -95,7 +189,7 @@ def test_a_plain_map_as_found_in_the_wild_is_read(tmp_path):
 def test_a_wrong_map_is_refused(tmp_path, content, message):
     (tmp_path / "map.json").write_text(content)
     with pytest.raises(InputError, match=message):
-        read_drop_map(tmp_path / "map.json", Shape(4, 2, 2))
+        read_drop_map(tmp_path / "map.json", Shape(4, 2, (0, 1)))
 
 
 def test_a_file_that_is_not_statistics_is_refused(tmp_path, script, refused):

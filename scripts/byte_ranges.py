@@ -1,0 +1,140 @@
+"""Copying runs of bytes between files at the speed of `cp`, and comparing them.
+
+The kernel copies (copy_file_range), so nothing is held in memory; a second thread reads what is written for its sha256.
+"""
+
+import errno
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_files import COPY_BYTES, InputError
+
+COPY_CALL_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """`size` bytes of `file` from `offset` on."""
+
+    file: Path
+    offset: int
+    size: int
+
+
+def kept_runs(keep: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield [first, last + 1) of each run of consecutive kept experts."""
+    first = 0
+    for i in range(1, len(keep) + 1):
+        if i == len(keep) or keep[i] != keep[i - 1] + 1:
+            yield keep[first], keep[i - 1] + 1
+            first = i
+
+
+def runs_of(file: Path, offset: int, size: int, experts: int, keep: list[int] | None) -> list[Run]:
+    """Return what stays of a tensor whose bytes are `experts` equal parts; `keep` None keeps all of it."""
+    if keep is None:
+        return [Run(file, offset, size)]
+    part = size // experts
+    return [Run(file, offset + first * part, (end - first) * part) for first, end in kept_runs(keep)]
+
+
+def write_runs(path: Path, pieces: Iterable[bytes | Run], advance: Callable[[int], object]) -> str:
+    """Write byte strings and runs, one after the other, as a new file; return its hex sha256.
+
+    Raises InputError when a source file ends before a run does. `advance` is told the bytes of runs as they are copied.
+    """
+    with open(path, "xb", buffering=0) as output:
+        hasher = _Hasher(path)
+        try:
+            for piece in pieces:
+                if isinstance(piece, bytes):
+                    _write_all(output.fileno(), piece)
+                    hasher.add(len(piece))
+                else:
+                    for count in _copy(piece, output.fileno()):
+                        hasher.add(count)
+                        advance(count)
+        finally:
+            digest = hasher.finish()
+    return digest
+
+
+def same_bytes(run: Run, file: Path, offset: int) -> bool:
+    """Tell whether a run's bytes are those of `file` from `offset` on."""
+    with open(run.file, "rb", buffering=0) as one, open(file, "rb", buffering=0) as other:
+        done = 0
+        while done < run.size:
+            count = min(COPY_BYTES, run.size - done)
+            expected = os.pread(one.fileno(), count, run.offset + done)
+            if not expected or os.pread(other.fileno(), len(expected), offset + done) != expected:
+                return False
+            done += len(expected)
+    return True
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view):]
+
+
+def _copy(run: Run, output: int) -> Iterator[int]:
+    """Append a run to the open file `output`; yield the bytes of each step."""
+    with open(run.file, "rb", buffering=0) as source:
+        done = 0
+        while done < run.size:
+            count = min(COPY_CALL_BYTES, run.size - done)
+            try:
+                copied = os.copy_file_range(source.fileno(), output, count, run.offset + done)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+                data = os.pread(source.fileno(), min(count, COPY_BYTES), run.offset + done)
+                _write_all(output, data)
+                copied = len(data)
+            if not copied:
+                raise InputError(run.file, f"{run.size} bytes from {run.offset} on", f"its end after {done}")
+            done += copied
+            yield copied
+
+
+class _Hasher:
+    """A thread that follows a growing file and takes its sha256."""
+
+    def __init__(self, path: Path) -> None:
+        self.digest, self.path = hashlib.sha256(), path
+        self.steps: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.error: OSError | None = None
+        self.thread = threading.Thread(target=self._follow, daemon=True)
+        self.thread.start()
+
+    def add(self, count: int) -> None:
+        """Announce `count` more bytes at the end of the file."""
+        self.steps.put(count)
+
+    def finish(self) -> str:
+        """Wait for all that was announced; return the hex sha256."""
+        self.steps.put(0)
+        self.thread.join()
+        if self.error:
+            raise self.error
+        return self.digest.hexdigest()
+
+    def _follow(self) -> None:
+        buffer = memoryview(bytearray(COPY_BYTES))
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                while left := self.steps.get():
+                    while left:
+                        count = file.readinto(buffer[:min(left, COPY_BYTES)])
+                        if not count:
+                            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path))
+                        self.digest.update(buffer[:count])
+                        left -= count
+        except OSError as error:
+            self.error = error

@@ -1,0 +1,197 @@
+"""Dropping experts inside GGUF files: slices of bytes, whatever the quantisation.
+
+llama.cpp names tensors alike in all families, and the expert axis is the slowest, so one expert is one run of bytes:
+the experts' weights, scales and biases (ffn_*_exps), the router's rows (ffn_gate_inp) and its bias (exp_probs_b).
+An imatrix holds for each expert tensor the sums of squared activations and the token counts per expert, sliced alike.
+Names: gguf-py's constants, https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants.py
+"""
+
+import re
+import struct
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from byte_ranges import Run, runs_of, same_bytes, write_runs
+from drop_map import DropMap, read_drop_map
+from gguf_header import SPLIT_NAME, UINT32, GgufHeader, TensorInfo, aligned, header_bytes, read_header, split_paths
+from moe_families import Shape
+from safe_files import InputError, replace_when_done, require_disk_space
+
+EXPERT_TENSOR = re.compile(r"blk\.(\d+)\.(?:ffn_\w*_exps\.\w+|ffn_gate_inp\.(?:weight|bias)|exp_probs_b(?:\.bias)?)")
+ROUTED_WEIGHTS = re.compile(r"blk\.(\d+)\.ffn_\w*_exps\.weight")
+IMATRIX_TENSOR = re.compile(r"blk\.(\d+)\.ffn_\w*_exps\.weight\.(?:in_sum2|counts)")
+LOOKS_ALIKE = re.compile(r"blk\.\d+\.(?:ffn_\w+\.\d+\.weight|\w*exps?\b.*)")  # one tensor per expert, or unknown ones
+
+
+@dataclass(frozen=True)
+class GgufModel:
+    """The files of a GGUF model and its mixture-of-experts shape."""
+
+    headers: list[GgufHeader]
+    count_key: str
+    shape: Shape
+
+
+def read_model(path: Path) -> GgufModel:
+    """Read the headers of a GGUF model, split or not.
+
+    Raises InputError when it has no experts, when routing is by groups of experts, when experts are stored in a way not
+    known here, or when a tensor has another number of experts than the header says.
+    """
+    headers = [read_header(part) for part in split_paths(path)]
+    architecture = headers[0].value("general.architecture")
+    key = f"{architecture}.expert_count"
+    experts, top_k = headers[0].value(key), headers[0].value(f"{architecture}.expert_used_count")
+    if not isinstance(experts, int) or not isinstance(top_k, int) or experts < 2:
+        raise InputError(path, f"a mixture-of-experts model ({key})", repr(experts))
+    if (headers[0].value(f"{architecture}.expert_group_count") or 1) > 1:
+        raise InputError(path, "routing over single experts", "routing by groups of experts", "dropping would break the groups")
+    layers = set()
+    for header in headers:
+        for tensor in header.tensors:
+            layers |= _check_tensor(header.path, tensor, experts)
+    if not layers:
+        raise InputError(path, "tensors named blk.N.ffn_*_exps.weight", "none")
+    return GgufModel(headers, key, Shape(experts, top_k, tuple(sorted(layers))))
+
+
+def _check_tensor(path: Path, tensor: TensorInfo, experts: int) -> set[int]:
+    """Return the layer of a tensor with experts' weights, as a set; refuse one that does not fit."""
+    if match := EXPERT_TENSOR.fullmatch(tensor.name):
+        if tensor.dims[-1] != experts:
+            raise InputError(path, f"{experts} experts in {tensor.name}", f"dimensions {list(tensor.dims)}")
+        return {int(match[1])} if ROUTED_WEIGHTS.fullmatch(tensor.name) else set()
+    if LOOKS_ALIKE.fullmatch(tensor.name) and "shexp" not in tensor.name:
+        raise InputError(path, "experts in tensors named blk.N.ffn_*_exps", tensor.name)
+    return set()
+
+
+def layer_of(name: str, pattern: re.Pattern[str]) -> int | None:
+    """Return the layer of a tensor that has an expert axis, else None."""
+    match = pattern.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def sliced(header: GgufHeader, pattern: re.Pattern[str], keep: dict[int, list[int]]) -> list[tuple[TensorInfo, tuple[int, ...], list[Run]]]:
+    """Return each tensor of a file with its new dims and the runs that stay of it."""
+    result = []
+    for tensor in header.tensors:
+        layer = layer_of(tensor.name, pattern)
+        kept = None if layer is None else keep[layer]
+        experts = 1 if layer is None else tensor.dims[-1]
+        dims = tensor.dims if kept is None else (*tensor.dims[:-1], len(kept))
+        result.append((tensor, dims, runs_of(header.path, tensor.offset, tensor.size, experts, kept)))
+    return result
+
+
+def pair_bytes(header: GgufHeader, changes: dict[str, int]) -> list[bytes]:
+    """Return the key-values of a file as bytes, with the uint32 values of `changes` replaced."""
+    pairs = []
+    for pair in header.key_values:
+        if pair.key in changes:
+            if pair.kind != UINT32:
+                raise InputError(header.path, f"{pair.key} as uint32", f"type {pair.kind}")
+            pairs.append(pair.raw[: pair.value_at] + struct.pack("<I", changes[pair.key]))
+        else:
+            pairs.append(pair.raw)
+    return pairs
+
+
+def write_pruned(header: GgufHeader, output: Path, pattern: re.Pattern[str], keep: dict[int, list[int]],
+                 changes: dict[str, int], progress: tqdm) -> int:
+    """Write one GGUF file with the kept experts only; return its size in bytes."""
+    tensors = sliced(header, pattern, keep)
+    pieces: list[bytes | Run] = [header_bytes(header, pair_bytes(header, changes), [(t.name, dims, t.kind) for t, dims, _ in tensors])]
+    for _, _, runs in tensors:
+        size = sum(run.size for run in runs)
+        pieces += [*runs, bytes(aligned(size, header.alignment) - size)]
+    write_runs(output, pieces, progress.update)
+    return output.stat().st_size
+
+
+def output_paths(output: Path, count: int) -> list[Path]:
+    """Return the names of the files to write: one, or `count` of a split in llama.cpp's naming."""
+    if output.suffix != ".gguf":
+        raise InputError(output, "a name that ends in .gguf", repr(output.suffix))
+    if count == 1:
+        return [output]
+    match = SPLIT_NAME.fullmatch(output.name)
+    stem = match[1] if match else output.stem
+    return [output.with_name(f"{stem}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+
+
+def check_outputs(sources: list[Path], outputs: list[Path]) -> None:
+    """Raise InputError when an output is a source file or no file."""
+    for path in outputs:
+        if path.exists() and (not path.is_file() or any(path.samefile(source) for source in sources)):
+            raise InputError(path, "an output apart from the source", "the source" if path.is_file() else "a directory")
+
+
+def drop_in_gguf(source: Path, drop_map_path: Path, output: Path) -> str:
+    """Write the pruned GGUF; return a line that says what was done. The file that loaders open is put in place last."""
+    model = read_model(source)
+    drop_map = read_drop_map(drop_map_path, model.shape)
+    outputs = output_paths(output, len(model.headers))
+    check_outputs([header.path for header in model.headers], outputs)
+    total = sum(run.size for header in model.headers for _, _, runs in sliced(header, EXPERT_TENSOR, drop_map.keep)
+                for run in runs)
+    require_disk_space(output.parent, total)
+    changes = {model.count_key: drop_map.keep_count}
+    with tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress, ExitStack() as renames:
+        for header, path in zip(model.headers, outputs):  # renamed in reverse order, the first file last
+            partial = renames.enter_context(replace_when_done(path))
+            write_pruned(header, partial, EXPERT_TENSOR, drop_map.keep, changes, progress)
+    parts = f" in {len(outputs)} files" if len(outputs) > 1 else ""
+    return (f"{outputs[0]}: {drop_map.keep_count} of {model.shape.experts} experts in {len(model.shape.layers)} layers, "
+            f"{total / 2**30:.3f} GiB{parts}")
+
+
+def drop_in_imatrix(imatrix: Path, source: Path, drop_map_path: Path, output: Path) -> str:
+    """Write an imatrix sliced by the same map; return a line that says what was done."""
+    model = read_model(source)
+    drop_map = read_drop_map(drop_map_path, model.shape)
+    header = read_imatrix(imatrix, model.shape)
+    check_outputs([imatrix], [output])
+    with tqdm(unit="B", unit_scale=True, desc="slice the imatrix") as progress, replace_when_done(output) as partial:
+        write_pruned(header, partial, IMATRIX_TENSOR, drop_map.keep, {}, progress)
+    count = sum(layer_of(tensor.name, IMATRIX_TENSOR) is not None for tensor in header.tensors)
+    return f"{output}: imatrix of {drop_map.keep_count} of {model.shape.experts} experts, {count} arrays sliced"
+
+
+def read_imatrix(path: Path, shape: Shape) -> GgufHeader:
+    """Read the header of an imatrix and check that its experts are the model's; raise InputError else."""
+    header = read_header(path)
+    if header.value("general.type") != "imatrix":
+        raise InputError(path, "an imatrix in GGUF form", f"general.type {header.value('general.type')!r}")
+    found = [tensor for tensor in header.tensors if layer_of(tensor.name, IMATRIX_TENSOR) is not None]
+    for tensor in found:
+        if tensor.dims[-1] != shape.experts or layer_of(tensor.name, IMATRIX_TENSOR) not in shape.layers:
+            raise InputError(path, f"{shape.experts} experts in {tensor.name}", f"dimensions {list(tensor.dims)}",
+                             "is it the imatrix of another model?")
+    if not found:
+        raise InputError(path, "activations of expert tensors", "none")
+    return header
+
+
+def verify_gguf(source: Path, drop_map_path: Path, output: Path) -> str:
+    """Check that a pruned GGUF holds the kept bytes of its source; return a line, or raise InputError."""
+    model = read_model(source)
+    drop_map: DropMap = read_drop_map(drop_map_path, model.shape)
+    outputs, changes = output_paths(output, len(model.headers)), {model.count_key: drop_map.keep_count}
+    for header, path in zip(model.headers, outputs):
+        found = read_header(path)
+        if [pair.raw for pair in found.key_values] != pair_bytes(header, changes):
+            raise InputError(path, "the source's header with the new expert count", "another one")
+        expected = sliced(header, EXPERT_TENSOR, drop_map.keep)
+        if [(t.name, t.dims, t.kind) for t in found.tensors] != [(t.name, dims, t.kind) for t, dims, _ in expected]:
+            raise InputError(path, "the source's tensors with the kept experts", "others")
+        for tensor, (_, _, runs) in zip(found.tensors, expected):
+            offset = tensor.offset
+            for piece in runs:
+                if not same_bytes(piece, path, offset):
+                    raise InputError(path, f"the source's bytes of {tensor.name}", "others")
+                offset += piece.size
+    return f"{outputs[0]}: {drop_map.keep_count} of {model.shape.experts} experts, every tensor equal to {source}"
