@@ -65,7 +65,7 @@ def family_config(family: str, vocab_size: int):
     routed = {"num_experts": EXPERTS, "num_experts_per_tok": TOP_K}
     local = {"num_local_experts": EXPERTS, "num_experts_per_tok": TOP_K}
     return {
-        "qwen3_moe": lambda: Qwen3MoeConfig(**common, **routed, head_dim=16, moe_intermediate_size=WIDTH),
+        "qwen3_moe": lambda: Qwen3MoeConfig(**common, **routed, head_dim=16, moe_intermediate_size=WIDTH, norm_topk_prob=True),
         "olmoe": lambda: OlmoeConfig(**common, **routed),
         "mixtral": lambda: MixtralConfig(**common, **local),
         "gpt_oss": lambda: GptOssConfig(**common, **local, head_dim=16, sliding_window=32),
