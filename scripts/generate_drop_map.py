@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Choose the experts to keep, by any criterion that the statistics file can answer, and say how sure the choice is.
 
-Inputs:  a statistics file of teacher_force_analysis.py; the number of experts to keep in every layer.
+Inputs:  a statistics file of teacher_force_analysis.py; the number of experts to keep in every layer. Or, where there is
+         no checkpoint to analyse, an imatrix: its token counts per expert give the criterion `frequency`, a weaker one.
 Output:  a drop map (schema: drop_map.py): keep, drop, score and margin per layer, and how stable the choice is.
 Use:     scripts/generate_drop_map.py --stats STATS --keep 109 --output DROP_MAP.json
          scripts/generate_drop_map.py --stats STATS --keep 109 --criterion reap --fold 1/5 --output DROP_MAP.json
+         scripts/generate_drop_map.py --imatrix IMATRIX.gguf --keep 109 --output DROP_MAP.json
 
 Method: the model card. For each question and layer the `--protect-top` experts with the largest weighted norm are
 protected; an expert's coverage is the number of questions that protect it; the experts of highest coverage stay. Other
@@ -23,6 +25,7 @@ from criteria import Arrays, check_criterion, protected, scores_of
 from drop_map import check_keep_count, read_layers
 from expert_observer import EXPERT_SUMS
 from expert_stats import read_stats
+from gguf_files import expert_counts
 from questions import read_ids
 from safe_files import InputError, run, sha256_file, write_json
 
@@ -118,9 +121,11 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stats", type=Path, required=True, help="statistics file of teacher_force_analysis.py")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--stats", type=Path, help="statistics file of teacher_force_analysis.py")
+    source.add_argument("--imatrix", type=Path, help="imatrix (GGUF), whose token counts choose; weaker than statistics")
     parser.add_argument("--keep", type=int, required=True, help="experts to keep in every layer")
-    parser.add_argument("--criterion", default="coverage", help="criterion of criteria.py (default coverage)")
+    parser.add_argument("--criterion", help="criterion of criteria.py (default coverage; frequency with --imatrix)")
     parser.add_argument("--protect-top", type=int, metavar="N", help="never drop an expert of some question's top N while "
                         f"another can go (default {PROTECT_TOP} for coverage, else 0: the criterion alone)")
     parser.add_argument("--worst-first", action="store_true", help="a control: drop the experts that rank best")
@@ -132,6 +137,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compare", type=Path, metavar="MAP", help="print the overlap with another map")
     parser.add_argument("--output", type=Path, required=True, help="drop map to write (JSON)")
     args = parser.parse_args(argv)
+    args.criterion = args.criterion or ("frequency" if args.imatrix else "coverage")
+    if args.imatrix and (args.criterion != "frequency" or args.questions_in or args.fold or args.protect_top):
+        parser.error("--imatrix: expected criterion frequency alone, without questions or protection")
     if args.protect_top is None:
         args.protect_top = PROTECT_TOP if args.criterion == "coverage" else 0
     return args
@@ -159,41 +167,66 @@ def check_arguments(args: argparse.Namespace, experts: int, top_k: int) -> None:
         raise InputError("--protect-top", f"{least} to {experts} experts", str(args.protect_top))
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    arrays, metadata, rows = read_chosen(args)
-    layers = arrays.pop("layer_numbers").tolist()
-    experts = arrays["token_count"].shape[2]
-    check_arguments(args, experts, metadata["top_k"])
+def choose(args: argparse.Namespace, arrays: Arrays, layers: list[int]) -> tuple[dict[str, dict], dict]:
+    """Return the entries of the layers, and the bootstrap's figures over all of them (empty without one)."""
     arrays["protected"] = protected(arrays["weighted_norm_sum"], args.protect_top)
     score, guarded, order = ranks_of(arrays, args.criterion)
     if args.worst_first:
         order = order[:, ::-1]
     entries = {str(layer): layer_entry(order[row], guarded[row], score[row], args.keep) for row, layer in enumerate(layers)}
-    ids = [question["id"] for question in metadata["questions"]]
-    content = {
-        "criterion": args.criterion, "worst_first": args.worst_first, "protect_top": args.protect_top, "experts": experts,
-        "keep_count": args.keep, "drop_count": experts - args.keep, "top_k": metadata["top_k"], "questions": len(rows),
-        "question_ids": [ids[row] for row in rows],
-        "held_out_question_ids": [record_id for row, record_id in enumerate(ids) if row not in set(rows)],
-        "questions_sha256": metadata["questions_sha256"], "stats_sha256": sha256_file(args.stats),
-        "config_sha256": metadata["config_sha256"], "weights_sha256": metadata["weights_sha256"]}
-    if args.bootstrap and not args.worst_first:
-        share = bootstrap(arrays, args.criterion, args.keep, args.bootstrap, args.seed)
-        found = stability(share, [entry["keep"] for entry in entries.values()])
-        for entry, values in zip(entries.values(), found):
-            entry |= values
-        content["bootstrap"] = {"resamples": args.bootstrap, "seed": args.seed, "expected_overlap": float(np.mean(
-            [values["expected_overlap"] for values in found])), "coin_toss": sum(len(v["coin_toss"]) for v in found)}
+    if not args.bootstrap or args.worst_first or args.imatrix:
+        return entries, {}
+    share = bootstrap(arrays, args.criterion, args.keep, args.bootstrap, args.seed)
+    found = stability(share, [entry["keep"] for entry in entries.values()])
+    for entry, values in zip(entries.values(), found):
+        entry |= values
+    return entries, {"bootstrap": {
+        "resamples": args.bootstrap, "seed": args.seed, "coin_toss": sum(len(values["coin_toss"]) for values in found),
+        "expected_overlap": float(np.mean([values["expected_overlap"] for values in found]))}}
+
+
+def imatrix_arrays(path: Path) -> tuple[list[int], Arrays]:
+    """Return the layers of an imatrix, and its token counts as statistics of one question, [1, layers, experts]."""
+    counts = expert_counts(path)
+    table = np.array([counts[layer] for layer in sorted(counts)])[None]
+    return sorted(counts), {name: np.zeros(table.shape) for name in EXPERT_SUMS} | {"token_count": table}
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    if args.imatrix:
+        layers, arrays = imatrix_arrays(args.imatrix)
+        provenance: dict = {"imatrix_sha256": sha256_file(args.imatrix)}
+        check_arguments(args, arrays["token_count"].shape[2], 1)  # an imatrix does not say the top-k: the drop checks it
+    else:
+        arrays, metadata, rows = read_chosen(args)
+        layers = arrays.pop("layer_numbers").tolist()
+        check_arguments(args, arrays["token_count"].shape[2], metadata["top_k"])
+        provenance = describe(args.stats, metadata, rows)
+    experts = arrays["token_count"].shape[2]
+    entries, sure = choose(args, arrays, layers)
+    content = {"criterion": args.criterion, "worst_first": args.worst_first, "protect_top": args.protect_top,
+               "experts": experts, "keep_count": args.keep, "drop_count": experts - args.keep, **provenance, **sure}
     write_json(args.output, content | {"layers": entries})
     print("\n".join(report(args, content, entries)))
+
+
+def describe(stats: Path, metadata: dict, rows: list[int]) -> dict:
+    """Return what the map says of its statistics: the questions that chose and those held out, and the digests."""
+    ids = [question["id"] for question in metadata["questions"]]
+    chosen = set(rows)
+    return {"top_k": metadata["top_k"], "questions": len(rows), "question_ids": [ids[row] for row in rows],
+            "held_out_question_ids": [record_id for row, record_id in enumerate(ids) if row not in chosen],
+            "questions_sha256": metadata["questions_sha256"], "stats_sha256": sha256_file(stats),
+            "config_sha256": metadata["config_sha256"], "weights_sha256": metadata["weights_sha256"]}
 
 
 def report(args: argparse.Namespace, content: dict, entries: dict[str, dict]) -> list[str]:
     """Return what a person should know of the map: what stays, how sure that is, and the overlap with another map."""
     margins = [entry["margin"] for entry in entries.values() if entry["margin"] is not None]
     lines = [f"{args.output}: {args.keep} of {content['experts']} experts stay in each of {len(entries)} layers, by "
-             f"{args.criterion} over {content['questions']} questions"
+             f"{args.criterion} over " + (f"{content['questions']} questions" if "questions" in content else
+             f"the tokens of {args.imatrix}, which is weaker evidence than an analysis")
              + (f"; smallest margin {min(margins):g}" if margins else "")]
     if "bootstrap" in content:
         sure = content["bootstrap"]

@@ -1,8 +1,10 @@
 """GGUF files: header facts that the pipeline checks and records. Format: gguf-py, the `gguf` package of llama.cpp."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from gguf import GGUFReader
 
 from safe_files import InputError
@@ -52,3 +54,20 @@ def summarize_gguf(path: Path) -> GgufSummary:
         shapes={tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors},
         types={tensor.name: tensor.tensor_type.name for tensor in reader.tensors},
         parameters=sum(int(tensor.n_elements) for tensor in reader.tensors))
+
+
+def expert_counts(imatrix: Path) -> dict[int, np.ndarray]:
+    """Return how many calibration tokens reached each expert, [experts] int64 by layer, from an imatrix in GGUF form.
+
+    Raises InputError when it is no imatrix, has no experts, or when layers differ in their number.
+    """
+    reader = read_gguf(imatrix)
+    if field(reader, "general.type") != "imatrix":
+        raise InputError(imatrix, "an imatrix in GGUF form", f"general.type {field(reader, 'general.type')!r}")
+    counts: dict[int, np.ndarray] = {}
+    for tensor in reader.tensors:
+        if match := re.fullmatch(r"blk\.(\d+)\.ffn_down_exps\.weight\.counts", tensor.name):
+            counts[int(match[1])] = np.rint(np.asarray(tensor.data).reshape(-1)).astype(np.int64)
+    if not counts or len({row.size for row in counts.values()}) > 1 or next(iter(counts.values())).size < 2:
+        raise InputError(imatrix, "token counts of as many experts in every layer", f"those of {len(counts)} layers")
+    return counts

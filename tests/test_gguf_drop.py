@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import DEMO
 from expert_drop import main
+from generate_drop_map import main as choose
 from gguf import GGUFReader, GGUFWriter
 from gguf_header import header_bytes, read_header
 from questions import load_questions
@@ -189,6 +190,20 @@ def test_another_family_by_the_uniform_names(built, tools, tmp_path):
         reference = model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
     seen = torch.isfinite(logprobs)
     assert seen.sum() > 2700 and (logprobs - reference)[seen].abs().max() < 1e-2
+
+
+def test_an_imatrix_alone_chooses_by_frequency(built, tmp_path, capsys):
+    choose(["--imatrix", str(built / "imatrix.gguf"), "--keep", "109", "--output", str(tmp_path / "map.json")])
+    assert "weaker evidence" in capsys.readouterr().out
+    content = json.loads((tmp_path / "map.json").read_text())
+    counts = {t.name: t.data.reshape(-1) for t in GGUFReader(built / "imatrix.gguf").tensors if t.name.endswith("counts")}
+    for layer, entry in content["layers"].items():
+        expected = counts[f"blk.{layer}.ffn_down_exps.weight.counts"]
+        assert entry["score"] == expected.tolist()
+        assert max(expected[entry["drop"]]) <= min(expected[entry["keep"]])
+    drop(built / "full-F16.gguf", tmp_path / "map.json", tmp_path / "out.gguf")
+    with pytest.raises(SystemExit):
+        choose(["--imatrix", str(built / "imatrix.gguf"), "--keep", "109", "--criterion", "reap", "--output", "x"])
 
 
 def tiny_gguf(path: Path, architecture: str = "qwen3moe", names: tuple[str, ...] = ("blk.0.ffn_up_exps.weight",),

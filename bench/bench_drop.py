@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Measure dropping experts against `cp` of the same bytes, and against loading, slicing and saving with torch.
+
+Inputs:  a checkpoint of generate_checkpoint.py of at least 6 GB (4 layers), one shard per layer.
+Output:  a table, and the same figures as JSON. Every step is a process of its own, run in turn; its files are flushed to
+         the disk within the time that counts. Peak memory is the process's (ru_maxrss), the interpreter included.
+Use:     bench/bench_drop.py --checkpoint build/bench/checkpoints/4 --output build/bench/drop.json
+
+cp: the pruned shards copied, then fsync. torch: safetensors load_file of each shard, rows indexed, saved in shards of
+5 GB. The sources are a many-shard checkpoint, the same in one shard, and a GGUF file with the same tensors.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import struct
+import sys
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO / "scripts"))
+
+from byte_ranges import Run, write_runs  # noqa: E402
+from checkpoint import read_checkpoint  # noqa: E402
+from gguf.constants import GGMLQuantizationType  # noqa: E402
+from gguf_header import UINT32, GgufHeader, KeyValue, aligned, header_bytes  # noqa: E402
+from safe_files import GIB, remove, run, write_json  # noqa: E402
+
+EXPERTS, KEEP = 128, 109
+SPEED_LIMIT, MEMORY_LIMIT_BYTES = 0.9, 300_000_000
+COPY = """
+import os, shutil, sys
+source, target = sys.argv[1:]
+os.mkdir(target)
+for name in sorted(os.listdir(source)):
+    if name.endswith((".safetensors", ".gguf")):
+        os.spawnlp(os.P_WAIT, "cp", "cp", f"{source}/{name}", f"{target}/{name}") and sys.exit("cp failed")
+        handle = os.open(f"{target}/{name}", os.O_RDONLY)
+        os.fsync(handle)
+"""
+TORCH = """
+import json, os, sys, glob
+import torch
+from safetensors.torch import load_file, save_file
+source, drop_map, target = sys.argv[1:]
+keep = {layer: entry["keep"] for layer, entry in json.load(open(drop_map))["layers"].items()}
+os.mkdir(target)
+shard, size, number = {}, 0, 0
+def save():
+    global shard, size, number
+    number += 1
+    path = f"{target}/model-{number:05d}.safetensors"
+    save_file(shard, path, {"format": "pt"})
+    os.fsync(os.open(path, os.O_RDONLY))
+    shard, size = {}, 0
+for path in sorted(glob.glob(f"{source}/*.safetensors")):
+    for name, tensor in load_file(path).items():
+        if ".experts." in name or ".router.proj." in name or "per_expert_scale" in name:
+            tensor = tensor[torch.tensor(keep[name.split(".")[2]])]
+        if size + tensor.nbytes > 5_000_000_000:
+            save()
+        shard[name] = tensor
+        size += tensor.nbytes
+save()
+"""
+
+
+def write_map(path: Path, layers: int) -> None:
+    """Write a map that drops every seventh expert or so, in other places in every layer."""
+    drop = {layer: sorted((7 * i + 3 * layer) % EXPERTS for i in range(EXPERTS - KEEP)) for layer in range(layers)}
+    write_json(path, {"experts": EXPERTS, "layers": {str(layer): {
+        "drop": ids, "keep": [e for e in range(EXPERTS) if e not in ids]} for layer, ids in drop.items()}})
+
+
+def write_gguf(checkpoint: Path, path: Path) -> None:
+    """Write a GGUF with the expert tensors, routers and attention weights of a checkpoint, as they are (BF16)."""
+    names = {"experts.gate_up_proj": "ffn_gate_up_exps.weight", "experts.down_proj": "ffn_down_exps.weight",
+             "router.proj.weight": "ffn_gate_inp.weight", "self_attn.q_proj.weight": "attn_q.weight",
+             "self_attn.o_proj.weight": "attn_output.weight", "mlp.up_proj.weight": "ffn_up.weight"}
+    pairs, tensors, pieces = [], [], []
+    for key, value in (("gemma4.expert_count", EXPERTS), ("gemma4.expert_used_count", 8)):
+        pairs.append(struct.pack(f"<Q{len(key)}sII", len(key), key.encode(), UINT32, value))
+    text, key = b"gemma4", b"general.architecture"
+    pairs.append(struct.pack(f"<Q{len(key)}sIQ{len(text)}s", len(key), key, 8, len(text), text))
+    header = GgufHeader(path, 3, tuple(KeyValue("", 0, None, pair, 0) for pair in pairs), (), 32)
+    for name, tensor in read_checkpoint(checkpoint).items():
+        for end, short in names.items():
+            if name.endswith(end):
+                tensors.append((f"blk.{name.split('.')[2]}.{short}", tuple(reversed(tensor.shape)), GGMLQuantizationType.BF16))
+                pieces += [Run(tensor.file, tensor.offset, tensor.size), bytes(aligned(tensor.size, 32) - tensor.size)]
+    remove(path)
+    write_runs(path, [header_bytes(header, pairs, tensors), *pieces], lambda count: None)
+
+
+def timed(command: list[str], clear: Path) -> dict[str, float]:
+    """Run a command after removing `clear` and settling the disk; return its seconds and peak bytes."""
+    remove(clear)
+    os.sync()
+    start = time.monotonic()
+    pid = os.posix_spawnp(command[0], command, os.environ, file_actions=[
+        (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0), (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)])
+    _, status, usage = os.wait4(pid, 0)
+    if status:
+        sys.exit(f"error: {' '.join(command)[:200]}: expected success, found status {status}")
+    return {"seconds": time.monotonic() - start, "peak_bytes": usage.ru_maxrss * 1024}
+
+
+def compare(source: Path, drop_map: Path, work: Path, repeats: int, with_torch: bool) -> dict[str, list[dict[str, float]]]:
+    """Take turns: drop, cp of its output, and torch's load-slice-save."""
+    target, folder = work / "pruned", work / "pruned"
+    if source.suffix == ".gguf":
+        (work / "gguf").mkdir(exist_ok=True)
+        folder, target = work / "gguf", work / "gguf/pruned.gguf"
+    plan = {"drop": ([sys.executable, str(REPO / "scripts/expert_drop.py"), "--source", str(source), "--drop-map",
+                      str(drop_map), "--output", str(target)], target),
+            "cp": ([sys.executable, "-c", COPY, str(folder), str(work / "copied")], work / "copied")}
+    if with_torch:
+        plan["torch"] = ([sys.executable, "-c", TORCH, str(source), str(drop_map), str(work / "torch")], work / "torch")
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in plan}
+    for turn in range(repeats + 1):  # the first turn warms up and is not counted
+        for name, (command, clear) in plan.items():
+            result = timed(command, clear)
+            if turn:
+                runs[name].append(result)
+    for path in (folder, work / "copied", work / "torch"):
+        remove(path)
+    return runs
+
+
+def rows_of(name: str, runs: dict[str, list[dict[str, float]]]) -> list[dict]:
+    """Return the table rows of one source."""
+    seconds = {kind: [one["seconds"] for one in values] for kind, values in runs.items()}
+    peak = {kind: max(one["peak_bytes"] for one in values) for kind, values in runs.items()}
+    speed = statistics.median(cp / drop for cp, drop in zip(seconds["cp"], seconds["drop"]))
+    rows = [{"measure": f"{name}: speed of cp", "value": speed, "unit": "x", "limit": SPEED_LIMIT, "holds": speed >= SPEED_LIMIT},
+            {"measure": f"{name}: peak memory", "value": peak["drop"] / 1e6, "unit": "MB",
+             "limit": MEMORY_LIMIT_BYTES / 1e6, "holds": peak["drop"] <= MEMORY_LIMIT_BYTES},
+            {"measure": f"{name}: seconds", "value": statistics.median(seconds["drop"]), "unit": "s", "limit": None, "holds": None}]
+    if "torch" in runs:
+        speed = statistics.median(t / drop for t, drop in zip(seconds["torch"], seconds["drop"]))
+        rows += [{"measure": f"{name}: speed of torch load-slice-save", "value": speed, "unit": "x", "limit": None, "holds": None},
+                 {"measure": f"{name}: its peak memory", "value": peak["torch"] / 1e6, "unit": "MB", "limit": None, "holds": None}]
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """Return the rows as Markdown."""
+    lines = ["| measure | value | limit | holds |", "| --- | ---: | ---: | --- |"]
+    for entry in rows:
+        limit = "" if entry["limit"] is None else f"{entry['limit']:g} {entry['unit']}"
+        holds = {None: "", True: "yes", False: "NO"}[entry["holds"]]
+        lines.append(f"| {entry['measure']} | {entry['value']:.2f} {entry['unit']} | {limit} | {holds} |")
+    return "\n".join(lines)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="many-shard checkpoint of generate_checkpoint.py")
+    parser.add_argument("--repeats", type=int, default=3, help="counted turns (default 3)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    work = args.output.parent / "drop"
+    remove(work)
+    (work / "one").mkdir(parents=True)
+    layers = json.loads((args.checkpoint / "config.json").read_text())["num_hidden_layers"]
+    write_map(work / "map.json", layers)
+    write_json(work / "keep-all.json", {str(layer): [] for layer in range(layers)})
+    timed([sys.executable, str(REPO / "scripts/expert_drop.py"), "--source", str(args.checkpoint), "--drop-map",
+           str(work / "keep-all.json"), "--output", str(work / "one/checkpoint"), "--shard-bytes", str(1 << 40)], work / "one/checkpoint")
+    source_bytes = sum(tensor.size for tensor in read_checkpoint(args.checkpoint).values())
+    results = {"many shards": compare(args.checkpoint, work / "map.json", work, args.repeats, with_torch=True),
+               "one shard": compare(work / "one/checkpoint", work / "map.json", work, args.repeats, with_torch=True)}
+    shutil.rmtree(work / "one")
+    write_gguf(args.checkpoint, work / "full.gguf")
+    results["GGUF"] = compare(work / "full.gguf", work / "map.json", work, args.repeats, with_torch=False)
+    rows = [{"measure": "source", "value": source_bytes / GIB, "unit": "GiB", "limit": None, "holds": None}]
+    rows += [entry for name, runs in results.items() for entry in rows_of(name, runs)]
+    remove(work)
+    write_json(args.output, {"rows": rows, "repeats": args.repeats, "runs": results})
+    print(table(rows))
+    failed = [entry["measure"] for entry in rows if entry["holds"] is False]
+    if failed:
+        sys.exit(f"error: {args.output}: expected every limit to hold, found it broken: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    run(main)
