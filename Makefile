@@ -14,7 +14,9 @@ MAKEFLAGS += --no-builtin-rules
 MODEL ?= google/gemma-4-26B-A4B-it#       checkpoint: a local directory or a Hub id
 NAME ?= $(notdir $(patsubst %/,%,$(MODEL)))#  name of the full model in paths and tables
 KEEP ?= 109#                              experts to keep in every layer
-PROTECT_TOP ?= 16#                        experts protected per question and layer
+CRITERION ?= coverage#                    what ranks the experts (scripts/criteria.py)
+PROTECT_TOP ?= $(if $(filter coverage,$(CRITERION)),16,0)#  experts protected per question and layer
+FOLD ?=#                                  I/K: choose without every K-th question, from the I-th on
 PRUNED_NAME ?= $(NAME)-$(KEEP)e#          name of the pruned model
 QUESTIONS ?= $(BUILD)/questions/gpqa_diamond.csv#  questions that choose the experts (GPQA's columns)
 EVAL_QUESTIONS ?= $(QUESTIONS)#           questions that are scored
@@ -36,7 +38,7 @@ RANKS ?= 1#                               analysis: processes (torchrun) that sh
 BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
-VARIABLES := MODEL NAME KEEP PROTECT_TOP PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
+VARIABLES := MODEL NAME KEEP CRITERION PROTECT_TOP FOLD PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
   REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS BUILD
 
 , := ,
@@ -57,7 +59,7 @@ set_name = $(basename $(notdir $(1)))$(if $(filter $(BUILD)/%,$(1)),,$(if $(wild
 QUESTION_SET := $(call set_name,$(QUESTIONS))
 FULL := $(BUILD)/$(NAME)/full
 ANALYSIS := $(BUILD)/$(NAME)/$(QUESTION_SET)
-PRUNED := $(ANALYSIS)/keep$(KEEP)-top$(PROTECT_TOP)
+PRUNED := $(ANALYSIS)/keep$(KEEP)$(if $(filter-out coverage,$(CRITERION)),-$(subst :,,$(CRITERION)))-top$(PROTECT_TOP)$(if $(FOLD),-fold$(subst /,of,$(FOLD)))
 CALIBRATION_TEXT := $(or $(CALIBRATION),$(ANALYSIS)/$(QUESTION_SET).txt)
 CALIBRATION_SET := $(call set_name,$(CALIBRATION_TEXT))
 PROTOCOL := $(call set_name,$(EVAL_QUESTIONS))-ctx$(CTX)-think$(REASONING_BUDGET)-gen$(MAX_GEN_TOKS)-seed$(SEED)-np$(NP)
@@ -84,7 +86,10 @@ require = $(if $(shell [[ '$(2)' =~ $(3) ]] && echo yes),,$(error $(1): expected
 MODEL_SOURCE := $(or $(realpath $(MODEL)),$(MODEL))
 ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(foreach v,NAME PRUNED_NAME EVAL_QUANT,$(call require,$(v),$($(v)),^[A-Za-z0-9._-]+$$,letters$(,) digits$(,) dots$(,) dashes))
-  $(foreach v,KEEP PROTECT_TOP CTX MAX_GEN_TOKS NP RANKS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
+  $(call require,PROTECT_TOP,$(PROTECT_TOP),^[0-9]+$$,a whole number)
+  $(call require,CRITERION,$(CRITERION),^[a-z-]+(:[0-9]+)?$$,a criterion of scripts/criteria.py)
+  $(call require,FOLD,$(FOLD),^([0-9]+/[0-9]+)?$$,I/K)
+  $(foreach v,KEEP CTX MAX_GEN_TOKS NP RANKS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
   $(foreach v,REASONING_BUDGET SEED GPU_LAYERS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
   $(foreach v,MODEL BUILD QUESTIONS EVAL_QUESTIONS,$(call require,$(v),$($(v)),^[^[:space:]]+$$,a path without blanks))
   $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS)),,$(error QUANTS: expected quants among $(KNOWN_QUANTS), found $(q))))
@@ -96,7 +101,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   endif
 endif
 
-.PHONY: help settings setup analyze drop quants eval release demo test bench clean FORCE
+.PHONY: help settings setup analyze drop quants eval release verify reproduce demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
 	@sed -nE 's/^([a-z][a-z ]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-11s %s\n", $$1, $$2}'
@@ -142,13 +147,26 @@ $(STATS): $(FULL_SOURCE) $(QUESTIONS) | $(SETUP) scripts/teacher_force_analysis.
 	$(ANALYZE) --model $(FULL)/checkpoint --questions $(QUESTIONS) --check-keep $(KEEP) --output $@
 
 $(DROP_MAP): $(STATS) scripts/generate_drop_map.py
-	$(PYTHON) scripts/generate_drop_map.py --stats $< --keep $(KEEP) --protect-top $(PROTECT_TOP) --output $@
+	$(PYTHON) scripts/generate_drop_map.py --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) \
+	  $(if $(FOLD),--fold $(FOLD)) --output $@
 
 $(PLOTS) &: $(DROP_MAP) $(STATS) scripts/plot_expert_stats.py
 	$(PYTHON) scripts/plot_expert_stats.py --stats $(STATS) --drop-map $< --output-prefix $(PRUNED)/experts
 
 $(DROP_METADATA): $(DROP_MAP) $(FULL_SOURCE) scripts/expert_drop.py
 	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $< --output $(@D)
+
+verify reproduce: $(DROP_METADATA)
+verify: ## check every tensor of the pruned checkpoint against the full one
+	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP) --output $(dir $<) --verify
+
+reproduce: ## build the pruned checkpoint again in another place, and compare the sha256 of every file
+	rm -rf $(PRUNED)/reproduced
+	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP) --output $(PRUNED)/reproduced
+	cd $(dir $<) && find . -type f | sort | xargs sha256sum >$(abspath $(PRUNED))/reproduced.sha256
+	cd $(PRUNED)/reproduced && sha256sum --check --strict $(abspath $(PRUNED))/reproduced.sha256
+	[ "$$(find $(PRUNED)/reproduced -type f | wc -l)" -eq "$$(wc -l <$(PRUNED)/reproduced.sha256)" ]
+	rm -rf $(PRUNED)/reproduced
 
 # ---- convert and quantise, the full model and the pruned one alike
 ifeq ($(CALIBRATION),)
@@ -224,9 +242,10 @@ test: $(TOOLS) ## set up and run the tests
 # ---- benchmarks, on generated layers of the 26B's sizes
 BENCH := $(BUILD)/bench
 
-bench: $(SETUP) ## measure against the limits: ratios and peak memory, as a table and in build/bench/ (10 GB of disk)
+bench: $(SETUP) ## measure against the limits: ratios and peak memory, as tables and in build/bench/ (30 GB of disk)
 	$(PYTHON) bench/generate_checkpoint.py --tokenizer data/demo/model --output $(BENCH)/checkpoints
 	$(PYTHON) bench/bench_analysis.py --checkpoints $(BENCH)/checkpoints --output $(BENCH)/analysis.json
+	$(PYTHON) bench/bench_drop.py --checkpoint $(BENCH)/checkpoints/4 --output $(BENCH)/drop.json
 
 clean: ## remove build/ (the llama.cpp tools and .venv stay)
 	rm -rf build
