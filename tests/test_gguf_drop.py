@@ -1,13 +1,15 @@
 """Dropping inside GGUF files: the bytes of prune -> convert -> quantise, splits, another family, an answer, refusals."""
 
 import json
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import DEMO
+from conftest import DEMO, REPO
 from expert_drop import main
 from generate_drop_map import main as choose
 from gguf import GGUFReader, GGUFWriter
@@ -249,3 +251,41 @@ def test_bad_gguf_input_is_refused_in_one_line(built, tmp_path, refusal):
     refuse(good, "imatrix of another model", options=[*imatrix, built / "imatrix.gguf"])
     refuse(good, "an imatrix in GGUF form", options=[*imatrix, good])
     assert not (tmp_path / "i.gguf").exists() and not list(tmp_path.glob("*.partial*"))
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import byte_ranges, expert_drop
+real, left = byte_ranges._copy, [int(sys.argv[2])]
+def copy(run, output):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield from real(run, output)
+byte_ranges._copy = copy
+expert_drop.main(sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "gguf", "split"])
+def test_a_kill_leaves_nothing_that_looks_whole_and_the_next_run_ends_alike(kind, built, tools, tmp_path):
+    source = {"checkpoint": DEMO / "model", "gguf": built / "full-F16.gguf", "split": tmp_path / "full-00001-of-00004.gguf"}[kind]
+    if kind == "split":
+        subprocess.run([tools.tool("llama-gguf-split"), "--split", "--split-max-tensors", "20", built / "full-F16.gguf",
+                        tmp_path / "full"], check=True, capture_output=True)
+    (tmp_path / "out").mkdir()
+    output = tmp_path / "out" / ("cut" if kind == "checkpoint" else "cut.gguf")
+    arguments = ["--source", source, "--drop-map", built / "map.json", "--output", output]
+    for runs in (0, 60, 150):
+        done = subprocess.run([sys.executable, "-c", KILLED, REPO / "scripts", str(runs), *arguments], capture_output=True)
+        assert done.returncode == -signal.SIGKILL
+        assert not [path for path in (tmp_path / "out").iterdir() if ".partial" not in path.name]
+    drop(source, built / "map.json", output)
+    assert not list((tmp_path / "out").glob("*.partial*"))
+    (tmp_path / "again").mkdir()
+    drop(source, built / "map.json", tmp_path / "again" / output.name)
+    files = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert files == sorted(p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file())
+    for file in files:
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
