@@ -1,6 +1,6 @@
 """Processes that share one analysis, as torchrun starts them (gloo on CPUs, nccl on GPUs); one process otherwise.
 
-torchrun sets RANK, LOCAL_RANK and WORLD_SIZE: https://docs.pytorch.org/docs/stable/elastic/run.html
+torchrun sets RANK, LOCAL_RANK, GROUP_RANK and WORLD_SIZE: https://docs.pytorch.org/docs/stable/elastic/run.html
 """
 
 import os
@@ -12,11 +12,12 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world` ones; `local` counts from 0 on each machine."""
+    """This process among `world` ones; `local` counts from 0 on each machine, `node` counts the machines."""
 
     rank: int = 0
     local: int = 0
     world: int = 1
+    node: int = 0
 
     def mine(self, items: list) -> list:
         """Return this process's share of a list: every `world`-th item."""
@@ -49,4 +50,4 @@ def join_ranks(device: str) -> Ranks:
     if device == "cuda":
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    return Ranks(dist.get_rank(), local, dist.get_world_size())
+    return Ranks(dist.get_rank(), local, dist.get_world_size(), int(os.environ["GROUP_RANK"]))

@@ -266,7 +266,7 @@ def describe(args: argparse.Namespace, config: dict, tensors: dict[str, TensorRa
 
 def open_state(args: argparse.Namespace, inputs: dict, ranks: Ranks, hidden_bytes: int) -> AnalysisState:
     """Open the state of this run beside the output, or in --spill; refuse when the disk cannot hold it."""
-    directory = (args.spill or args.output.parent) / f"{args.output.name}.state"
+    directory = (args.spill or args.output.parent) / f"{args.output.name}.state{ranks.node or ''}"  # one a machine
     if ranks.local == 0:
         require_disk_space(directory, STATE_SLACK_BYTES + (hidden_bytes if args.stream_layers else 0))
     state = AnalysisState(directory, inputs, owner=ranks.local == 0)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from chat_tokenizer import load_tokenizer
+from decoder import load_resident
 from expert_observer import ExpertObserver
 from questions import chat_prompt, load_questions
-from teacher_force_analysis import load_model, teacher_forced_ids
+from teacher_force_analysis import teacher_forced_sequence
 
 DROPPED = 19
 RANDOM_SEEDS = 10
@@ -39,16 +40,20 @@ def divergence(full: torch.Tensor, other: torch.Tensor, reply: torch.Tensor) -> 
 def divergences(demo_model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """KL divergences [whole chat, reply] after dropping the 19 most important, 19 random ([seeds, 2]) and the 19 least
     important experts of every layer."""
-    model, tokenizer = load_model(demo_model, "float32", "eager"), load_tokenizer(demo_model)
+    model, tokenizer = load_resident(demo_model, torch.float32, "eager", None), load_tokenizer(demo_model)
     questions = {split: load_questions(demo_model.parent / f"{split}_questions.csv", 42)[:count]
                  for split, count in (("calibration", CALIBRATION_CHATS), ("eval", EVALUATION_CHATS))}
-    observer = ExpertObserver(model)
+    token_ids = {split: [teacher_forced_sequence(tokenizer, question, 4096, "all").ids for question in chosen]
+                 for split, chosen in questions.items()}
+    observer, total = ExpertObserver(model), 0
     with torch.inference_mode():
-        for question in questions["calibration"]:
-            model(input_ids=torch.tensor([teacher_forced_ids(tokenizer, question)]), use_cache=False)
-    order = np.argsort(-observer.take()["weighted_norm_sum"], axis=1, kind="stable")
+        for ids in token_ids["calibration"]:
+            observer.begin([(0, len(ids))], len(ids))
+            model(input_ids=torch.tensor([ids]), use_cache=False)
+            total = total + observer.take(list(observer.layers))["weighted_norm_sum"][0]
+    order = np.argsort(-total, axis=1, kind="stable")
     model.set_experts_implementation("grouped_mm")
-    chats = [teacher_forced_ids(tokenizer, question) for question in questions["eval"]]
+    chats = token_ids["eval"]
     prompts = [len(tokenizer(chat_prompt(tokenizer, q), add_special_tokens=False)["input_ids"]) for q in questions["eval"]]
     reply = torch.cat([torch.arange(len(ids)) >= prompt - 1 for ids, prompt in zip(chats, prompts)])
     full = log_probabilities(model, chats, None)
