@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from gguf_files import read_gguf, summarize_gguf
-from llama_cpp import find_llama_cpp, run_tool
+from llama_tools import find_llama_cpp, run_tool
 from safe_files import InputError, replace_when_done, run
 
 CONTEXT_TOKENS = 512

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from checkpoint import read_checkpoint, read_config
 from gguf_files import summarize_gguf
-from llama_cpp import find_llama_cpp, run_tool
+from llama_tools import find_llama_cpp, run_tool
 from moe_families import Family, Shape, family_of, shape_of
 from safe_files import InputError, replace_when_done, require_disk_space, run
 

@@ -52,7 +52,7 @@ gen_kwargs=temperature=$TEMPERATURE,top_p=$TOP_P,top_k=$TOP_K,seed=$SEED,dry_mul
 
 PYTHONPATH=$SCRIPTS "$PYTHON" - "$OUTPUT/protocol.json" "$name" "$llama_cpp" <<PY
 import importlib.metadata, json, pathlib, sys
-from llama_cpp import LlamaCpp
+from llama_tools import LlamaCpp
 path, name, llama_cpp = sys.argv[1:]
 protocol = {"task": "gpqa_diamond_cot_zeroshot", "model": "local-chat-completions", "filter": "flexible-extract",
             "context": $CTX, "reasoning_format": "deepseek", "reasoning_budget": $REASONING_BUDGET,

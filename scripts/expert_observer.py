@@ -14,13 +14,11 @@ import torch
 from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
+from expert_stats import EXPERT_SUMS, LAYER_SUMS
 from safe_files import InputError
 
 OBSERVED = "observed_experts"
 CPU_CHUNK_TOKENS = 32
-EXPERT_SUMS = ("token_count", "routing_weight_sum", "norm_sum", "norm_sq_sum", "weighted_norm_sum",
-               "weighted_norm_sq_sum", "norm_max")
-LAYER_SUMS = ("tokens", "nonfinite_tokens", "skipped_tokens", "moe_output_norm_sum")
 
 
 def expert_modules(model: nn.Module) -> dict[int, nn.Module]:

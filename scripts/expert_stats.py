@@ -18,10 +18,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from expert_observer import EXPERT_SUMS, LAYER_SUMS
 from safe_files import InputError, replace_when_done
 
 METADATA_KEY = "expert_stats"
+EXPERT_SUMS = ("token_count", "routing_weight_sum", "norm_sum", "norm_sq_sum", "weighted_norm_sum",
+               "weighted_norm_sq_sum", "norm_max")
+LAYER_SUMS = ("tokens", "nonfinite_tokens", "skipped_tokens", "moe_output_norm_sum")
 
 
 def write_stats(path: Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:

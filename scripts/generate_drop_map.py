@@ -23,8 +23,7 @@ import numpy as np
 
 from criteria import Arrays, check_criterion, protected, scores_of
 from drop_map import check_keep_count, read_layers
-from expert_observer import EXPERT_SUMS
-from expert_stats import read_stats
+from expert_stats import EXPERT_SUMS, read_stats
 from gguf_files import expert_counts
 from questions import read_ids
 from safe_files import InputError, run, sha256_file, write_json

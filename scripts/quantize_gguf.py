@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from gguf_files import FILE_TYPES_FLOAT, GgufSummary, read_gguf, summarize_gguf
-from llama_cpp import find_llama_cpp, run_tool
+from llama_tools import find_llama_cpp, run_tool
 from quant_recipes import RECIPES, Recipe, find_recipe
 from safe_files import InputError, replace_when_done, require_disk_space, run, sha256_file, write_json
 

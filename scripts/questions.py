@@ -150,3 +150,27 @@ def chat_answer(tokenizer, question: Question) -> str:
     if "<think>" in template:
         return f"<think>\n{thought}\n</think>\n\n{answer}{end}"
     return f"{thought}\n{answer}{end}".lstrip()
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One question as the model reads it: token ids (cut), the first token that counts, whether it was cut."""
+
+    ids: list[int]
+    start: int
+    truncated: bool
+
+
+def teacher_forced_sequence(tokenizer, question: Question, max_tokens: int, counted: str) -> Sequence:
+    """Return chat prompt + reasoning + answer as ids, cut after `max_tokens`; `counted` is "all" or "answer".
+
+    Raises InputError when nothing of the reasoning or answer is left after the cut.
+    """
+    prompt, answer = chat_prompt(tokenizer, question), chat_answer(tokenizer, question)
+    ids = tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
+    alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    start = next((i for i, (a, b) in enumerate(zip(ids, alone)) if a != b), min(len(ids), len(alone)))
+    if start >= min(len(ids), max_tokens):
+        raise InputError(f"question {question.record_id}", f"reasoning and answer within {max_tokens} tokens",
+                         f"a prompt of {start}", "raise --max-tokens")
+    return Sequence(ids[:max_tokens], start if counted == "answer" else 0, len(ids) > max_tokens)

@@ -32,24 +32,15 @@ from chat_tokenizer import load_tokenizer
 from checkpoint import TensorRange, read_checkpoint, read_config, weights_digest
 from decoder import LayerStream, build_empty, check_complete, check_weight_dtypes, decoder_of, load_resident, stored_dtype
 from drop_map import check_keep_count
-from expert_observer import EXPERT_SUMS, LAYER_SUMS, ExpertObserver, expert_modules
-from expert_stats import check_finite, summary_lines, top_k_of, write_stats
-from questions import Question, chat_answer, chat_prompt, load_questions, question_set_digest
+from expert_observer import ExpertObserver, expert_modules
+from expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
+from questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
 from ranks import Ranks, join_ranks
 from safe_files import InputError, require_disk_space, run, sha256_file
 
 MAX_TOKENS = 4096
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STATE_SLACK_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """One question as the model reads it: token ids (cut), the first token that counts, whether it was cut."""
-
-    ids: list[int]
-    start: int
-    truncated: bool
 
 
 @dataclass(frozen=True)
@@ -72,21 +63,6 @@ class Batch:
             ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
             mask[row, : len(sequence.ids)] = 1
         return ids, None if mask.all() else mask
-
-
-def teacher_forced_sequence(tokenizer, question: Question, max_tokens: int, counted: str) -> Sequence:
-    """Return chat prompt + reasoning + answer as ids, cut after `max_tokens`; `counted` is "all" or "answer".
-
-    Raises InputError when nothing of the reasoning or answer is left after the cut.
-    """
-    prompt, answer = chat_prompt(tokenizer, question), chat_answer(tokenizer, question)
-    ids = tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
-    alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    start = next((i for i, (a, b) in enumerate(zip(ids, alone)) if a != b), min(len(ids), len(alone)))
-    if start >= min(len(ids), max_tokens):
-        raise InputError(f"question {question.record_id}", f"reasoning and answer within {max_tokens} tokens",
-                         f"a prompt of {start}", "raise --max-tokens")
-    return Sequence(ids[:max_tokens], start if counted == "answer" else 0, len(ids) > max_tokens)
 
 
 def batches_of(sequences: list[Sequence], size: int) -> list[Batch]:

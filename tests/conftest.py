@@ -27,7 +27,7 @@ def demo_model() -> Path:
 @pytest.fixture(scope="session")
 def tools():
     """The llama.cpp tools; their absence fails the tests, it does not skip them."""
-    from llama_cpp import find_llama_cpp
+    from llama_tools import find_llama_cpp
 
     return find_llama_cpp(None)
 

@@ -9,8 +9,7 @@ import torch
 from chat_tokenizer import load_tokenizer
 from decoder import load_resident
 from expert_observer import ExpertObserver
-from questions import chat_prompt, load_questions
-from teacher_force_analysis import teacher_forced_sequence
+from questions import chat_prompt, load_questions, teacher_forced_sequence
 
 DROPPED = 19
 RANDOM_SEEDS = 10

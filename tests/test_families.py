@@ -8,6 +8,7 @@ from conftest import DEMO
 from decoder import LayerStream, load_resident
 from expert_stats import read_stats
 from naive_experts import naive_sums
+from questions import teacher_forced_sequence
 from safe_files import InputError
 from tiny_models import EXPERTS, TOP_K, build_family_model, text_config
 from transformers import Gemma4ForCausalLM
@@ -28,7 +29,7 @@ def test_statistics_of_other_families_equal_a_naive_recomputation(family, few_qu
     tokenizer = analysis.load_tokenizer(model_dir)
     model = load_resident(model_dir, torch.float32, "eager", None)
     for row, question in enumerate(analysis.load_questions(few_questions, 42)[:3]):
-        ids = analysis.teacher_forced_sequence(tokenizer, question, 4096, "all").ids
+        ids = teacher_forced_sequence(tokenizer, question, 4096, "all").ids
         expected = naive_sums(model, ids)
         np.testing.assert_array_equal(arrays["token_count"][row], expected.pop("token_count"))
         for name, values in expected.items():

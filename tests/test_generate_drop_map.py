@@ -6,8 +6,7 @@ import criteria
 import numpy as np
 import pytest
 from drop_map import read_drop_map
-from expert_observer import EXPERT_SUMS, LAYER_SUMS
-from expert_stats import read_stats, write_stats
+from expert_stats import EXPERT_SUMS, LAYER_SUMS, read_stats, write_stats
 from generate_drop_map import bootstrap, choose_questions, compare_lines, layer_entry, main, rank, stability
 from moe_families import Shape
 from safe_files import InputError

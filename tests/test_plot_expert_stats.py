@@ -3,8 +3,7 @@
 import json
 
 import numpy as np
-from expert_observer import EXPERT_SUMS, LAYER_SUMS
-from expert_stats import write_stats
+from expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from generate_drop_map import main as choose
 from matplotlib import image
 from plot_expert_stats import dropped_mask, layer_shares, main

@@ -16,6 +16,7 @@ from conftest import DEMO, REPO
 from decoder import EMBEDDING, LayerStream, build_empty, load_resident
 from expert_stats import read_stats
 from naive_experts import NAMES, naive_sums
+from questions import chat_answer, chat_prompt
 from tiny_models import LAYERS
 
 
@@ -202,9 +203,9 @@ def test_the_tokens_that_count(tiny_text_model, few_questions, tmp_path, counted
     tokenizer = analysis.load_tokenizer(tiny_text_model)
     model = load_resident(tiny_text_model, torch.float32, "eager", None)
     for row, question in enumerate(analysis.load_questions(few_questions, 42)[:2]):
-        ids = tokenizer(analysis.chat_prompt(tokenizer, question) + analysis.chat_answer(tokenizer, question),
+        ids = tokenizer(chat_prompt(tokenizer, question) + chat_answer(tokenizer, question),
                         add_special_tokens=False)["input_ids"]
-        start = len(tokenizer(analysis.chat_prompt(tokenizer, question), add_special_tokens=False)["input_ids"])
+        start = len(tokenizer(chat_prompt(tokenizer, question), add_special_tokens=False)["input_ids"])
         expected = naive_sums(model, ids, start if counted == "answer" else 0)
         np.testing.assert_array_equal(arrays["token_count"][row], expected["token_count"])
         for name in NAMES:

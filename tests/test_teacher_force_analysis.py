@@ -15,7 +15,7 @@ from decoder import load_resident
 from expert_observer import ExpertObserver, expert_modules, expert_sums
 from expert_stats import check_finite, read_stats
 from naive_experts import naive_sums
-from questions import chat_answer, chat_prompt, load_questions
+from questions import chat_answer, chat_prompt, load_questions, teacher_forced_sequence
 from safe_files import InputError
 from safetensors.torch import load_file, save_file
 from tiny_models import EXPERTS, LAYERS, TOP_K
@@ -161,7 +161,7 @@ def test_an_overflowing_expert_is_reported_and_left_out_of_the_sums(model_copy, 
     expert_modules(model)[2].register_forward_pre_hook(plain)
     with torch.inference_mode():
         for question in load_questions(few_questions, 42):
-            ids = analysis.teacher_forced_sequence(tokenizer, question, 4096, "all").ids
+            ids = teacher_forced_sequence(tokenizer, question, 4096, "all").ids
             model(input_ids=torch.tensor([ids]), use_cache=False)
     assert not torch.isfinite(sums[5]) and torch.isfinite(sums).sum() == EXPERTS - 1
 

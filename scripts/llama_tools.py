@@ -36,6 +36,14 @@ class LlamaCpp:
         raise InputError(self.directory, f"bin/{name} or build/bin/{name}", "neither", "run `make setup` or set LLAMA_CPP")
 
     @property
+    def library_folder(self) -> Path:
+        """The folder of the shared library libllama; raise InputError when the build has none."""
+        for folder in ("bin", "build/bin", "lib", "build/lib"):
+            if any((self.directory / folder / f"libllama.{kind}").exists() for kind in ("so", "dylib")):
+                return (self.directory / folder).resolve()
+        raise InputError(self.directory, "libllama as a shared library", "none", "build with -DBUILD_SHARED_LIBS=ON")
+
+    @property
     def converter(self) -> Path:
         """The path of convert_hf_to_gguf.py."""
         path = self.directory / "convert_hf_to_gguf.py"
