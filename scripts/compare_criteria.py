@@ -1,0 +1,265 @@
+#!/usr/bin/env python3
+"""Compare criteria by what dropping costs: KL divergence from the full model on chats that chose nothing.
+
+Inputs:  the full model's F16 GGUF; its statistics file; its checkpoint directory (tokenizer, chat template); questions in
+         GPQA's columns to measure on.
+Output:  TABLE.md and beside it the same name as .json (every number, digests, versions) and .png.
+Use:     scripts/compare_criteria.py --gguf FULL-F16.gguf --stats STATS --model DIR --questions FILE --output TABLE.md
+
+For every criterion of criteria.py, some random seeds and the reverse of the default (worst first, a control that must
+cost most), at every keep count, the pipeline's own scripts make the drop map and drop inside the GGUF. Each criterion
+stands alone, with its own default of generate_drop_map.py for --protect-top. KL(full || pruned) is taken at every
+position that predicts a token of the chat (prompt, reasoning, answer), and over the reply (reasoning, answer) alone. Errors:
+standard errors over questions, as the tokens of one are not independent. What is finished lies in TABLE.md.state (the full
+model's logits, too, unless --recompute-full), and the same command goes on from there.
+"""
+
+import argparse
+import importlib.metadata
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from analysis_state import AnalysisState
+from chat_tokenizer import load_tokenizer
+from criteria import CRITERIA
+from criteria_report import CONTROL, DEFAULT, add_comparisons, conclusions, draw, markdown
+from expert_stats import read_stats
+from gguf_header import read_header
+from gguf_logits import CHUNK_TOKENS, GgufLogits, bindings_version, kl_divergence
+from llama_tools import LlamaCpp, find_llama_cpp
+from questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
+from safe_files import (InputError, read_json, remove, replace_when_done, require_disk_space, run, sha256_file,
+                        write_json)
+
+SCRIPTS = Path(__file__).resolve().parent
+DEFAULT_KEEP = (109, 96, 64)
+RANDOM_SEEDS = 5
+QUESTION_SEED = 42
+MAX_TOKENS = 4096
+FP32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to choose experts, as generate_drop_map.py knows it, at one keep count."""
+
+    criterion: str
+    keep: int
+    worst_first: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name in tables."""
+        return CONTROL if self.worst_first else self.criterion
+
+    @property
+    def flags(self) -> list[str]:
+        """The arguments of generate_drop_map.py."""
+        reverse = ["--worst-first"] if self.worst_first else []
+        return ["--keep", str(self.keep), "--criterion", self.criterion, *reverse, "--bootstrap", "0"]
+
+    @property
+    def file(self) -> str:
+        """The name of its result in the state."""
+        return f"{self.keep}-{self.label.replace(' ', '-').replace(':', '-')}.json"
+
+
+def choices_at(keep: int, seeds: int) -> list[Choice]:
+    """Return every criterion, `seeds` random ones and the control, at one keep count."""
+    names = [*CRITERIA, *(f"random:{seed}" for seed in range(1, seeds + 1))]
+    return [*(Choice(name, keep) for name in names), Choice(DEFAULT, keep, worst_first=True)]
+
+
+def question_row(kld: np.ndarray, same_top: np.ndarray, sequence: Sequence) -> dict[str, float]:
+    """Return one question's counts and sums, over all predicted tokens and over those of the reply.
+
+    kld, same_top: [tokens]; position i tells of token i + 1, so the last one tells of no token and is left out.
+    """
+    every, reply = slice(0, len(sequence.ids) - 1), slice(max(sequence.start - 1, 0), len(sequence.ids) - 1)
+    return {"tokens": len(kld[every]), "kld": float(kld[every].sum()), "same_top": int(same_top[every].sum()),
+            "reply_tokens": len(kld[reply]), "reply_kld": float(kld[reply].sum()),
+            "reply_same_top": int(same_top[reply].sum())}
+
+
+class FullModel:
+    """The full model's logits of all texts: in files, computed once, or computed anew each time."""
+
+    def __init__(self, args: argparse.Namespace, tools: LlamaCpp, sequences: list[Sequence], folder: Path) -> None:
+        """Make the files that are missing in `folder`; raise InputError when the disk has no room for them."""
+        self.sequences, self.folder, self.model = sequences, folder, None
+        missing = [number for number in range(len(sequences)) if not self._path(number).exists()]
+        if args.recompute_full or missing:
+            self.model = open_model(args.gguf, tools, sequences, args)
+        if args.recompute_full:
+            return
+        if missing:
+            with self.model:
+                self._store(missing)
+        self.model = None
+
+    def _store(self, missing: list[int]) -> None:
+        tokens = sum(len(self.sequences[number].ids) for number in missing)
+        try:
+            require_disk_space(self.folder, tokens * self.model.vocabulary * FP32_BYTES)
+        except InputError as error:
+            raise InputError(self.folder, "room for the full model's logits", str(error), "or give --recompute-full") from error
+        for number in progress(missing, "full model", "chat"):
+            with replace_when_done(self._path(number)) as partial:
+                np.save(partial, self.model.logits(self.sequences[number].ids))
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"full-{number:06d}.npy"
+
+    def chunks(self, number: int) -> Iterator[np.ndarray]:
+        """Yield the logits of text `number` in pieces, as GgufLogits.chunks does."""
+        if self.model:
+            yield from self.model.chunks(self.sequences[number].ids)
+            return
+        logits = np.load(self._path(number), mmap_mode="r")
+        for first in range(0, len(logits), CHUNK_TOKENS):
+            yield logits[first : first + CHUNK_TOKENS]
+
+
+def open_model(path: Path, tools: LlamaCpp, sequences: list[Sequence], args: argparse.Namespace) -> GgufLogits:
+    """Load a GGUF model with a context for the longest text."""
+    longest = max(len(sequence.ids) for sequence in sequences)
+    return GgufLogits(path, tools, context=longest, threads=args.threads, gpu_layers=args.gpu_layers)
+
+
+def progress(items: list, what: str, unit: str) -> tqdm:
+    """Return a progress bar that writes little where nobody watches."""
+    return tqdm(items, desc=what, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 30)
+
+
+def measure(full: FullModel, pruned: GgufLogits, sequences: list[Sequence]) -> dict[str, list[float]]:
+    """Return the columns of `question_row`, a value per question."""
+    rows = []
+    for number, sequence in enumerate(sequences):
+        kld, same = [], []
+        for mine, theirs in zip(full.chunks(number), pruned.chunks(sequence.ids), strict=True):
+            kld.append(kl_divergence(mine, theirs))
+            same.append(mine.argmax(axis=1) == theirs.argmax(axis=1))
+        rows.append(question_row(np.concatenate(kld), np.concatenate(same), sequence))
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def call(script: str, *arguments: object) -> None:
+    """Run one of the pipeline's scripts; raise InputError with its own words when it fails."""
+    done = subprocess.run([sys.executable, SCRIPTS / script, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        raise InputError(script, "success", lines[-1].removeprefix("error: ")[:300])
+
+
+def prune_and_measure(choice: Choice, args: argparse.Namespace, tools: LlamaCpp, full: FullModel,
+                      sequences: list[Sequence], folder: Path) -> dict:
+    """Make the drop map and the pruned GGUF of a choice, measure it, and delete the GGUF again."""
+    drop_map, pruned = folder / "drop_map.json", folder / "pruned.gguf"
+    try:
+        call("generate_drop_map.py", "--stats", args.stats, *choice.flags, "--output", drop_map)
+        call("expert_drop.py", "--source", args.gguf, "--drop-map", drop_map, "--output", pruned)
+        with open_model(pruned, tools, sequences, args) as model:
+            columns = measure(full, model, sequences)
+        return {"criterion": choice.criterion, "worst_first": choice.worst_first,
+                "protect_top": read_json(drop_map)["protect_top"], "drop_map_sha256": sha256_file(drop_map),
+                "pruned_sha256": sha256_file(pruned), "per_question": columns}
+    finally:
+        remove(pruned)
+
+
+def measure_all(args: argparse.Namespace, tools: LlamaCpp, sequences: list[Sequence], folder: Path) -> dict[int, dict[str, dict]]:
+    """Return the result of every choice by keep count and label; those in `folder` are not measured again."""
+    choices = [choice for keep in args.keep for choice in choices_at(keep, args.seeds)]
+    left = [choice for choice in choices if not (folder / choice.file).exists()]
+    if left:
+        full = FullModel(args, tools, sequences, folder)
+        for choice in progress(left, "compare criteria", "choice"):
+            write_json(folder / choice.file, prune_and_measure(choice, args, tools, full, sequences, folder))
+    results: dict[int, dict[str, dict]] = {keep: {} for keep in args.keep}
+    for choice in choices:
+        results[choice.keep][choice.label] = read_json(folder / choice.file)
+    return results
+
+
+def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
+    """Return what the results depend on; raise InputError when the inputs do not belong together."""
+    arrays, metadata = read_stats(args.stats)
+    header, experts = read_header(args.gguf), arrays["token_count"].shape[2]
+    found = header.value(f"{header.value('general.architecture')}.expert_count")
+    if found != experts:
+        raise InputError(args.gguf, f"{experts} experts, as {args.stats} has", str(found))
+    if sha256_file(args.model / "config.json") != metadata["config_sha256"]:
+        raise InputError(args.model, f"the checkpoint that {args.stats} tells of", "another config.json")
+    for keep in args.keep:
+        if not metadata["top_k"] <= keep < experts:
+            raise InputError("--keep", f"{metadata['top_k']} (experts per token) to {experts - 1} experts", str(keep))
+    if len(questions) < 2:
+        raise InputError(args.questions, "two questions or more", str(len(questions)))
+    chose = {question["id"] for question in metadata["questions"]}
+    return {"gguf_sha256": sha256_file(args.gguf), "stats_sha256": sha256_file(args.stats),
+            "config_sha256": metadata["config_sha256"], "questions_sha256": question_set_digest(questions),
+            "question_ids": [question.record_id for question in questions], "questions_that_chose": len(chose),
+            "in_sample": sum(question.record_id in chose for question in questions),
+            "question_seed": QUESTION_SEED, "max_tokens": args.max_tokens, "gpu_layers": args.gpu_layers,
+            "versions": {"llama_cpp": find_llama_cpp(args.llama_cpp).version(), "bindings": bindings_version(),
+                         "transformers": importlib.metadata.version("transformers")}}
+
+
+def whole_number(text: str) -> int:
+    """Parse a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gguf", type=Path, required=True, help="F16 GGUF of the full model")
+    parser.add_argument("--stats", type=Path, required=True, help="statistics file of the full model")
+    parser.add_argument("--model", type=Path, required=True, help="its checkpoint directory (tokenizer, chat template)")
+    parser.add_argument("--questions", type=Path, required=True, help="questions to measure on")
+    parser.add_argument("--keep", type=whole_number, nargs="+", default=list(DEFAULT_KEEP), help="keep counts (default 109 96 64)")
+    parser.add_argument("--seeds", type=whole_number, default=RANDOM_SEEDS, help="random choices per keep count (default 5)")
+    parser.add_argument("--limit", type=whole_number, metavar="N", help="measure on the first N questions only")
+    parser.add_argument("--max-tokens", type=whole_number, default=MAX_TOKENS, help="cut longer chats (default 4096)")
+    parser.add_argument("--threads", type=whole_number, default=2, help="threads of llama.cpp (default 2)")
+    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU (default 0)")
+    parser.add_argument("--recompute-full", action="store_true", help="hold the full model in memory beside the pruned one and "
+                        "compute its logits for every choice; the default computes them once, into files (4 bytes a "
+                        "token and vocabulary entry)")
+    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
+    args = parser.parse_args(argv)
+    args.keep = list(dict.fromkeys(args.keep))
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    questions = load_questions(args.questions, QUESTION_SEED)[: args.limit]
+    inputs = check_inputs(args, questions)
+    tokenizer = load_tokenizer(args.model)
+    sequences = [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
+    with AnalysisState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
+        results = measure_all(args, find_llama_cpp(args.llama_cpp), sequences, state.directory)
+        add_comparisons(results)
+        content = {"inputs": inputs, "truncated": sum(sequence.truncated for sequence in sequences), "seeds": args.seeds,
+                   "conclusions": conclusions(results), "keep": {str(keep): entries for keep, entries in results.items()}}
+        write_json(args.output.with_suffix(".json"), content)
+        draw(results, args.output.with_suffix(".png"))
+        with replace_when_done(args.output) as partial:
+            partial.write_text(markdown(content, results))
+        state.discard()
+    print(args.output.read_text(), end="")
+    if not content["conclusions"]["control_last"]:
+        sys.exit(f"error: {args.output}: expected {CONTROL} to cost most over all tokens at every keep count, found that it does not")
+
+
+if __name__ == "__main__":
+    run(main)
