@@ -29,17 +29,21 @@ REASONING_BUDGET ?= 16384#                evaluation: tokens of thought
 MAX_GEN_TOKS ?= 24576#                    evaluation: tokens of one answer
 SEED ?= 42#                               evaluation: sampling and order of choices
 NP ?= 1#                                  evaluation: requests at once
-GPU_LAYERS ?= 99#                         evaluation: layers on the GPU, if there is one
+GPU_LAYERS ?= 99#                         evaluation, compare-criteria: layers on the GPU, if there is one
 BASE ?= $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card (a Hub id, where there is one)
 LLAMA_CPP ?=#                             an existing llama.cpp build (default: built once into a cache)
 STREAM_LAYERS ?=#                         analysis: yes holds one layer of the model in memory, not all
 SPILL ?=#                                 analysis: with STREAM_LAYERS, a directory to hold hidden states in
+COMPARE_KEEP ?= 109 96 64#                compare-criteria: keep counts
+COMPARE_SEEDS ?= 5#                       compare-criteria: random choices per keep count
+RECOMPUTE_FULL ?=#                        compare-criteria: yes holds both models in memory, keeps no logits on disk
 RANKS ?= 1#                               analysis: processes (torchrun) that share the questions
 BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
 VARIABLES := MODEL NAME KEEP CRITERION PROTECT_TOP FOLD PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
-  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS BUILD
+  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
+  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL BUILD
 
 , := ,
 KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_]+)".*/\1/p' scripts/quant_recipes.py)
@@ -78,6 +82,7 @@ PRUNED_QUANT_FILES := $(patsubst %,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf,$(s
 FULL_EVAL := $(FULL)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
 PRUNED_EVAL := $(PRUNED)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
 SCORES := $(dir $(PRUNED_EVAL))scores.md
+COMPARISON := $(ANALYSIS)/criteria/$(call set_name,$(EVAL_QUESTIONS))-keep$(shell echo $(COMPARE_KEEP) | tr ' ' -)-seeds$(COMPARE_SEEDS)/criteria.md
 RELEASE := $(PRUNED)/release/$(PRUNED_NAME)-GGUF
 RELEASE_MANIFEST := $(RELEASE)/manifest.json
 
@@ -89,7 +94,8 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(call require,PROTECT_TOP,$(PROTECT_TOP),^[0-9]+$$,a whole number)
   $(call require,CRITERION,$(CRITERION),^[a-z-]+(:[0-9]+)?$$,a criterion of scripts/criteria.py)
   $(call require,FOLD,$(FOLD),^([0-9]+/[0-9]+)?$$,I/K)
-  $(foreach v,KEEP CTX MAX_GEN_TOKS NP RANKS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
+  $(foreach v,KEEP CTX MAX_GEN_TOKS NP RANKS COMPARE_SEEDS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
+  $(call require,COMPARE_KEEP,$(strip $(COMPARE_KEEP)),^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0)
   $(foreach v,REASONING_BUDGET SEED GPU_LAYERS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
   $(foreach v,MODEL BUILD QUESTIONS EVAL_QUESTIONS,$(call require,$(v),$($(v)),^[^[:space:]]+$$,a path without blanks))
   $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS)),,$(error QUANTS: expected quants among $(KNOWN_QUANTS), found $(q))))
@@ -101,7 +107,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   endif
 endif
 
-.PHONY: help settings setup analyze drop quants eval release verify reproduce demo test bench clean FORCE
+.PHONY: help settings setup analyze drop quants eval release verify reproduce compare-criteria demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
 	@sed -nE 's/^([a-z][a-z ]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-11s %s\n", $$1, $$2}'
@@ -120,10 +126,16 @@ eval: $(SCORES) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compar
 release: $(RELEASE_MANIFEST) ## the release folder: quants, card, Ollama files, manifest
 
 # ---- set-up
+# Of llama-cpp-python only the declarations are wanted, of the version that the tools are built from. pip's cache must not
+# keep them: it would hand them to whoever asks for that package with its library.
+BINDINGS := llama-cpp-python==$(shell sed -n 's/^VERSION=//p' scripts/build_llama_cpp.sh)
+
 .venv/.installed: requirements.txt
 	python3 -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: python3: expected 3.11 or newer, found " + sys.version.split()[0])'
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-cache-dir \
+	  --config-settings cmake.define.LLAMA_BUILD=OFF $(BINDINGS)
 	touch $@
 
 ifneq ($(LLAMA_READY),)
@@ -167,6 +179,22 @@ reproduce: ## build the pruned checkpoint again in another place, and compare th
 	cd $(PRUNED)/reproduced && sha256sum --check --strict $(abspath $(PRUNED))/reproduced.sha256
 	[ "$$(find $(PRUNED)/reproduced -type f | wc -l)" -eq "$$(wc -l <$(PRUNED)/reproduced.sha256)" ]
 	rm -rf $(PRUNED)/reproduced
+
+# ---- what each criterion costs. If the control does not cost most, the script fails after writing; the files stay.
+ifeq ($(origin MODEL),file)
+compare-criteria: ## KLD of every criterion and of random drops on EVAL_QUESTIONS (the demo, where no MODEL is given)
+	@$(MAKE) --no-print-directory $@ $(DEMO)
+else
+compare-criteria: $(COMPARISON)
+	@cat $<
+endif
+
+.PRECIOUS: $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png)
+$(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(STATS) $(EVAL_QUESTIONS) \
+    scripts/generate_drop_map.py scripts/criteria.py | $(TOOLS) scripts/compare_criteria.py
+	$(PYTHON) scripts/compare_criteria.py --gguf $(FULL_F16) --stats $(STATS) --model $(FULL)/checkpoint \
+	  --questions $(EVAL_QUESTIONS) --keep $(COMPARE_KEEP) --seeds $(COMPARE_SEEDS) \
+	  --gpu-layers $(GPU_LAYERS) $(if $(RECOMPUTE_FULL),--recompute-full) --output $(COMPARISON)
 
 # ---- convert and quantise, the full model and the pruned one alike
 ifeq ($(CALIBRATION),)

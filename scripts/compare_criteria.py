@@ -16,6 +16,7 @@ model's logits, too, unless --recompute-full), and the same command goes on from
 
 import argparse
 import importlib.metadata
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,7 +109,8 @@ class FullModel:
         try:
             require_disk_space(self.folder, tokens * self.model.vocabulary * FP32_BYTES)
         except InputError as error:
-            raise InputError(self.folder, "room for the full model's logits", str(error), "or give --recompute-full") from error
+            raise InputError(self.folder, "room for the full model's logits", str(error),
+                             "or give --recompute-full") from error
         for number in progress(missing, "full model", "chat"):
             with replace_when_done(self._path(number)) as partial:
                 np.save(partial, self.model.logits(self.sequences[number].ids))
@@ -173,7 +175,8 @@ def prune_and_measure(choice: Choice, args: argparse.Namespace, tools: LlamaCpp,
         remove(pruned)
 
 
-def measure_all(args: argparse.Namespace, tools: LlamaCpp, sequences: list[Sequence], folder: Path) -> dict[int, dict[str, dict]]:
+def measure_all(args: argparse.Namespace, tools: LlamaCpp, sequences: list[Sequence],
+                folder: Path) -> dict[int, dict[str, dict]]:
     """Return the result of every choice by keep count and label; those in `folder` are not measured again."""
     choices = [choice for keep in args.keep for choice in choices_at(keep, args.seeds)]
     left = [choice for choice in choices if not (folder / choice.file).exists()]
@@ -224,11 +227,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stats", type=Path, required=True, help="statistics file of the full model")
     parser.add_argument("--model", type=Path, required=True, help="its checkpoint directory (tokenizer, chat template)")
     parser.add_argument("--questions", type=Path, required=True, help="questions to measure on")
-    parser.add_argument("--keep", type=whole_number, nargs="+", default=list(DEFAULT_KEEP), help="keep counts (default 109 96 64)")
+    parser.add_argument("--keep", type=whole_number, nargs="+", default=list(DEFAULT_KEEP),
+                        help="keep counts (default 109 96 64)")
     parser.add_argument("--seeds", type=whole_number, default=RANDOM_SEEDS, help="random choices per keep count (default 5)")
     parser.add_argument("--limit", type=whole_number, metavar="N", help="measure on the first N questions only")
     parser.add_argument("--max-tokens", type=whole_number, default=MAX_TOKENS, help="cut longer chats (default 4096)")
-    parser.add_argument("--threads", type=whole_number, default=2, help="threads of llama.cpp (default 2)")
+    parser.add_argument("--threads", type=whole_number, default=len(os.sched_getaffinity(0)),
+                        help="threads of llama.cpp (default: all processors; the results do not depend on it)")
     parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU (default 0)")
     parser.add_argument("--recompute-full", action="store_true", help="hold the full model in memory beside the pruned one and "
                         "compute its logits for every choice; the default computes them once, into files (4 bytes a "
@@ -258,7 +263,8 @@ def main(argv: list[str] | None = None) -> None:
         state.discard()
     print(args.output.read_text(), end="")
     if not content["conclusions"]["control_last"]:
-        sys.exit(f"error: {args.output}: expected {CONTROL} to cost most over all tokens at every keep count, found that it does not")
+        sys.exit(f"error: {args.output}: expected {CONTROL} to cost most over all tokens at every keep count, found that "
+                 "it does not")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,8 @@ def sentence(keep: str, metric: str, found: dict, entries: dict[str, dict]) -> s
     """Return what one conclusion says, in words."""
     best, alike = found["best"], found["not_told_apart_from_best"]
     value, error = digits(entries[best][metric], entries[best][f"{metric}_error"])
-    text = f"**{keep} experts kept, {DIVERGENCES[metric]}:** {best} costs least of the {found['criteria']} criteria ({value} ± {error}); "
+    text = f"**{keep} experts kept, {DIVERGENCES[metric]}:** {best} costs least of the {found['criteria']} criteria "
+    text += f"({value} ± {error}); "
     text += f"not told apart from it: {', '.join(alike)}. " if alike else "every other one is told apart from it. "
     text += f"The default, {DEFAULT}, is number {found['default_rank']} of {found['criteria']}"
     if DEFAULT != best:
@@ -117,23 +118,23 @@ def markdown(content: dict, results: Results) -> str:
     tokens, reply = (sum(entry["per_question"][name]) for name in ("tokens", "reply_tokens"))
     chats, chose, inside = len(inputs["question_ids"]), inputs["questions_that_chose"], inputs["in_sample"]
     lines = ["# What dropping by each criterion costs", "",
-             f"KL divergence from the full model in nats a token over {chats} chats: {tokens} predicted tokens, {reply} of them in "
-             f"replies. ± one standard error over chats. Same top: share of positions with the same most likely token. {CONTROL}: "
-             f"the control, which drops the experts that {DEFAULT} ranks best. "
+             f"KL divergence from the full model in nats a token over {chats} chats: {tokens} predicted tokens, {reply} of "
+             "them in replies. ± one standard error over chats. Same top: share of positions with the same most likely "
+             f"token. {CONTROL}: the control, which drops the experts that {DEFAULT} ranks best. "
              + (f"None of the chats is among the {chose} questions that chose the experts." if not inside else
                 f"In-sample: {inside} of the {chats} chats are among the {chose} questions that chose the experts.")]
     for keep, entries in results.items():
-        lines += ["", f"## {keep} experts kept", "", "| choice | KLD, all tokens | KLD, replies | same top, all tokens | same top, "
-                  "replies |", "| --- | ---: | ---: | ---: | ---: |"]
+        lines += ["", f"## {keep} experts kept", "", "| choice | KLD, all tokens | KLD, replies | same top, all tokens | "
+                  "same top, replies |", "| --- | ---: | ---: | ---: | ---: |"]
         for label in sorted(entries, key=lambda label: entries[label]["kld"]):
             e = entries[label]
             cells = [" ± ".join(digits(e[metric], e[f"{metric}_error"])) for metric in DIVERGENCES]
             cells += [f"{100 * e[metric]:.2f}% ± {100 * e[f'{metric}_error']:.2f}" for metric in ("same_top", "reply_same_top")]
             lines.append(f"| {label}{' (default)' if label == DEFAULT else ''} | {' | '.join(cells)} |")
-    lines += ["", "## What came out", "", f"Told apart: the difference in mean KLD exceeds {TOLD_APART} standard errors, paired by chat. "
-              "The errors cover other chats of the kind, not other questions to choose by, and not other models.", ""]
-    lines += [f"- {sentence(keep, metric, found, results[int(keep)])}" for keep, by_metric in content["conclusions"]["keep"].items()
-              for metric, found in by_metric.items()]
+    lines += ["", "## What came out", "", f"Told apart: the difference in mean KLD exceeds {TOLD_APART} standard errors, paired by "
+              "chat. The errors cover other chats of the kind, not other questions to choose by, and not other models.", ""]
+    lines += [f"- {sentence(keep, metric, found, results[int(keep)])}"
+              for keep, by_metric in content["conclusions"]["keep"].items() for metric, found in by_metric.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -146,31 +147,32 @@ def draw_panel(axes: plt.Axes, entries: dict[str, dict], metric: str) -> None:
     """Draw one keep count by one divergence: dots with one standard error, the random choices as a band."""
     order = [label for label in sorted(entries, key=lambda label: -entries[label]["kld"]) if not label.startswith(RANDOM)]
     randoms = [entry[metric] for label, entry in entries.items() if label.startswith(RANDOM)]
-    axes.axvspan(min(randoms), max(randoms), color=COLORS["random"], alpha=0.5, linewidth=0,
+    axes.axvspan(min(randoms), max(randoms), color=COLORS["random"], alpha=0.5,
                  label=f"{len(randoms)} random choices, least to most")
     for place, label in enumerate(order):
-        axes.errorbar(entries[label][metric], place, xerr=entries[label][f"{metric}_error"], fmt="o", markersize=5, capsize=3,
-                      color=color_of(label))
+        axes.errorbar(entries[label][metric], place, xerr=entries[label][f"{metric}_error"], fmt="o", markersize=5,
+                      capsize=3, color=color_of(label))
     axes.set_yticks(range(len(order)), [f"{label} (default)" if label == DEFAULT else label for label in order])
     axes.set_ylim(-0.6, len(order) - 0.4)
-    if min(entry[metric] - entry[f"{metric}_error"] for entry in entries.values()) > 0:
-        axes.set_xscale("log")
     axes.grid(axis="x", which="both", linewidth=0.3)
     axes.set_axisbelow(True)
 
 
 def draw(results: Results, path: Path) -> None:
     """Write the picture: a row of panels per keep count, a column per divergence; equal bytes for equal results."""
-    rows = 0.75 + 0.24 * max(1 + len(named(entries)) for entries in results.values())
-    figure, panels = plt.subplots(len(results), len(DIVERGENCES), figsize=(WIDTH_INCHES, rows * len(results) + 0.6),
+    rows = 0.6 + 0.23 * max(1 + len(named(entries)) for entries in results.values())
+    figure, panels = plt.subplots(len(results), len(DIVERGENCES), figsize=(WIDTH_INCHES, rows * len(results) + 0.8),
                                   layout="constrained", sharex="col", sharey="row", squeeze=False)
     for line, (keep, entries) in zip(panels, results.items()):
         for axes, (metric, words) in zip(line, DIVERGENCES.items()):
             draw_panel(axes, entries, metric)
             axes.set_title(f"{keep} experts kept, {words}", fontsize=10)
-    for axes in panels[-1]:
-        axes.set_xlabel("KL divergence from the full model, nats a token (± 1 standard error)", fontsize=9)
-    panels[0, 0].legend(loc="lower right", fontsize=8)
+    for axes, metric in zip(panels[-1], DIVERGENCES):
+        least = min(entry[metric] - entry[f"{metric}_error"] for entries in results.values() for entry in entries.values())
+        axes.set_xscale("log" if least > 0 else "linear")
+    figure.supxlabel("KL divergence from the full model, nats a token (dot: mean over the chats, bar: ± 1 standard error)",
+                     fontsize=10)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False, fontsize=9)
     with replace_when_done(path) as partial:
         figure.savefig(partial, dpi=DOTS_PER_INCH, metadata={"Software": None})
     plt.close(figure)
