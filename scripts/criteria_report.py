@@ -132,7 +132,8 @@ def markdown(content: dict, results: Results) -> str:
             cells += [f"{100 * e[metric]:.2f}% ± {100 * e[f'{metric}_error']:.2f}" for metric in ("same_top", "reply_same_top")]
             lines.append(f"| {label}{' (default)' if label == DEFAULT else ''} | {' | '.join(cells)} |")
     lines += ["", "## What came out", "", f"Told apart: the difference in mean KLD exceeds {TOLD_APART} standard errors, paired by "
-              "chat. The errors cover other chats of the kind, not other questions to choose by, and not other models.", ""]
+              "chat, one pair at a time. The errors cover other chats of the kind, not other questions to choose by, and not "
+              "other models.", ""]
     lines += [f"- {sentence(keep, metric, found, results[int(keep)])}"
               for keep, by_metric in content["conclusions"]["keep"].items() for metric, found in by_metric.items()]
     return "\n".join(lines) + "\n"

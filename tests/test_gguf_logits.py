@@ -68,7 +68,8 @@ def test_logits_agree_with_transformers_beyond_a_chunk_and_the_sliding_window(de
 
 def test_the_same_tokens_give_the_same_bits_whatever_came_before_and_on_any_threads(gguf, tools, capfd):
     first, second = some_ids(600), some_ids(40)[::-1]
-    with GgufLogits(gguf("f16"), tools, context=600, threads=1) as one, GgufLogits(gguf("f16"), tools, context=700, threads=2) as two:
+    with GgufLogits(gguf("f16"), tools, context=600, threads=1) as one, \
+            GgufLogits(gguf("f16"), tools, context=700, threads=2) as two:
         alone = two.logits(second)
         expected = one.logits(first)
         np.testing.assert_array_equal(one.logits(second), alone)
@@ -80,9 +81,10 @@ def test_the_same_tokens_give_the_same_bits_whatever_came_before_and_on_any_thre
 
 def perplexity(tools, model: Path, text: Path, base: Path, *flags: str) -> str:
     """Run llama-perplexity as exactly as this project computes; return what it prints."""
-    done = subprocess.run([tools.tool("llama-perplexity"), "-m", model, "-f", text, "-c", str(WINDOW_TOKENS), "-b", str(WINDOW_TOKENS),
-                           "-fa", "off", "-ctk", "f32", "-ctv", "f32", "-t", "1", "--kl-divergence-base", base, *flags],
-                          capture_output=True, text=True)
+    window = ["-c", str(WINDOW_TOKENS), "-b", str(WINDOW_TOKENS)]
+    exact = ["-fa", "off", "-ctk", "f32", "-ctv", "f32", "-t", "1"]
+    done = subprocess.run([tools.tool("llama-perplexity"), "-m", model, "-f", text, *window, *exact, "--kl-divergence-base",
+                           base, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout + done.stderr
 
