@@ -45,6 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     summarize_gguf(args.model)
     if not args.calibration.is_file():
         raise InputError(args.calibration, "a calibration text", "nothing")
+    if args.calibration.stat().st_size < 2 * args.context:  # no token is shorter than a byte
+        raise InputError(args.calibration, f"{2 * args.context} tokens or more, which llama-imatrix needs",
+                         f"{args.calibration.stat().st_size} bytes")
     llama_cpp = find_llama_cpp(args.llama_cpp)
     with replace_when_done(args.output) as partial:
         run_tool(imatrix_command(llama_cpp.tool("llama-imatrix"), args.model, args.calibration, partial, args.context),
