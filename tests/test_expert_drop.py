@@ -229,6 +229,20 @@ def test_a_map_of_another_model_is_refused(tiny_model, tmp_path, script, refused
     assert not list(tmp_path.glob("out*"))
 
 
+def test_force_takes_other_weights_but_never_another_shape(tiny_model, tmp_path, refusal):
+    path = tmp_path / "map.json"
+    layers = {k: {"drop": v} for k, v in random_drop_map(KEEP).items()}
+    arguments = ["--source", tiny_model, "--drop-map", path, "--output", tmp_path / "out", "--force"]
+    path.write_text(json.dumps({"config_sha256": "0" * 64, "experts": EXPERTS + 1, "layers": layers}))
+    refusal(main, arguments, f"{EXPERTS} experts per layer")
+    path.write_text(json.dumps({"config_sha256": "0" * 64, "experts": EXPERTS, "layers": {"0": layers["0"]}}))
+    refusal(main, arguments, "another model")
+    path.write_text(json.dumps({"config_sha256": "0" * 64, "experts": EXPERTS, "layers": layers}))
+    refusal(main, arguments[:-1], "another model", "--force")
+    main(list(map(str, arguments)))
+    assert (tmp_path / "out/config.json").exists()
+
+
 def test_damaged_sources_are_refused(model_copy, tmp_path, script, refused):
     (tmp_path / "map.json").write_text(json.dumps(random_drop_map(KEEP)))
     arguments = ["--drop-map", tmp_path / "map.json", "--output", tmp_path / "out"]
