@@ -27,6 +27,7 @@ import transformers
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
+from bench_table import table  # noqa: E402
 from checkpoint import read_checkpoint  # noqa: E402
 from decoder import decoder_of, load_resident  # noqa: E402
 from expert_observer import ExpertObserver, expert_modules  # noqa: E402
@@ -150,16 +151,6 @@ def measure(checkpoints: Path, work: Path, repeats: int, questions: Path) -> dic
 def row(name: str, value: float, unit: str, limit: float | None = None) -> dict:
     """Return one line of the table."""
     return {"measure": name, "value": value, "unit": unit, "limit": limit, "holds": None if limit is None else value <= limit}
-
-
-def table(rows: list[dict]) -> str:
-    """Return the rows as Markdown."""
-    lines = ["| measure | value | limit | holds |", "| --- | ---: | ---: | --- |"]
-    for entry in rows:
-        limit = "" if entry["limit"] is None else f"{entry['limit']:.2f} {entry['unit']}"
-        holds = {None: "", True: "yes", False: "NO"}[entry["holds"]]
-        lines.append(f"| {entry['measure']} | {entry['value']:.2f} {entry['unit']} | {limit} | {holds} |")
-    return "\n".join(lines)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -23,6 +23,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
+from bench_table import table  # noqa: E402
 from byte_ranges import Run, write_runs  # noqa: E402
 from checkpoint import read_checkpoint  # noqa: E402
 from gguf.constants import GGMLQuantizationType  # noqa: E402
@@ -144,16 +145,6 @@ def rows_of(name: str, runs: dict[str, list[dict[str, float]]]) -> list[dict]:
         rows += [{"measure": f"{name}: speed of torch load-slice-save", "value": speed, "unit": "x", "limit": None, "holds": None},
                  {"measure": f"{name}: its peak memory", "value": peak["torch"] / 1e6, "unit": "MB", "limit": None, "holds": None}]
     return rows
-
-
-def table(rows: list[dict]) -> str:
-    """Return the rows as Markdown."""
-    lines = ["| measure | value | limit | holds |", "| --- | ---: | ---: | --- |"]
-    for entry in rows:
-        limit = "" if entry["limit"] is None else f"{entry['limit']:g} {entry['unit']}"
-        holds = {None: "", True: "yes", False: "NO"}[entry["holds"]]
-        lines.append(f"| {entry['measure']} | {entry['value']:.2f} {entry['unit']} | {limit} | {holds} |")
-    return "\n".join(lines)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,0 +1,11 @@
+"""The table that every benchmark prints."""
+
+
+def table(rows: list[dict]) -> str:
+    """Return rows of measure, value, unit, limit (or None) and holds (None without a limit) as Markdown."""
+    lines = ["| measure | value | limit | holds |", "| --- | ---: | ---: | --- |"]
+    for entry in rows:
+        limit = "" if entry["limit"] is None else f"{entry['limit']:.2f} {entry['unit']}"
+        holds = {None: "", True: "yes", False: "NO"}[entry["holds"]]
+        lines.append(f"| {entry['measure']} | {entry['value']:.2f} {entry['unit']} | {limit} | {holds} |")
+    return "\n".join(lines)
