@@ -27,7 +27,7 @@ import transformers
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
-from bench_table import table  # noqa: E402
+from bench_table import row, table  # noqa: E402
 from checkpoint import read_checkpoint  # noqa: E402
 from decoder import decoder_of, load_resident  # noqa: E402
 from expert_observer import ExpertObserver, expert_modules  # noqa: E402
@@ -146,11 +146,6 @@ def measure(checkpoints: Path, work: Path, repeats: int, questions: Path) -> dic
     return {"rows": rows, "tokens_per_question": TOKENS, "repeats": repeats, "threads": torch.get_num_threads(),
             "torch": torch.__version__, "transformers": transformers.__version__,
             "seconds": seconds | time_of, "peak_bytes": {name: [one["peak_bytes"] for one in v] for name, v in runs.items()}}
-
-
-def row(name: str, value: float, unit: str, limit: float | None = None) -> dict:
-    """Return one line of the table."""
-    return {"measure": name, "value": value, "unit": unit, "limit": limit, "holds": None if limit is None else value <= limit}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

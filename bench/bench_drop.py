@@ -3,7 +3,8 @@
 
 Inputs:  a checkpoint of generate_checkpoint.py of at least 6 GB (4 layers), one shard per layer.
 Output:  a table, and the same figures as JSON. Every step is a process of its own, run in turn; its files are flushed to
-         the disk within the time that counts. Peak memory is the process's (ru_maxrss), the interpreter included.
+         the disk within the time that counts. Peak memory is the process's (ru_maxrss, at least that of this
+         script, which starts it), the interpreter included.
 Use:     bench/bench_drop.py --checkpoint build/bench/checkpoints/4 --output build/bench/drop.json
 
 cp: the pruned shards copied, then fsync. torch: safetensors load_file of each shard, rows indexed, saved in shards of
@@ -23,11 +24,11 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
-from bench_table import table  # noqa: E402
-from byte_ranges import Run, write_runs  # noqa: E402
+from bench_table import row, table  # noqa: E402
+from byte_ranges import Run, aligned, write_runs  # noqa: E402
 from checkpoint import read_checkpoint  # noqa: E402
 from gguf.constants import GGMLQuantizationType  # noqa: E402
-from gguf_header import UINT32, GgufHeader, KeyValue, aligned, header_bytes  # noqa: E402
+from gguf_header import UINT32, GgufHeader, KeyValue, header_bytes  # noqa: E402
 from safe_files import GIB, remove, run, write_json  # noqa: E402
 
 EXPERTS, KEEP = 128, 109
@@ -136,14 +137,13 @@ def rows_of(name: str, runs: dict[str, list[dict[str, float]]]) -> list[dict]:
     seconds = {kind: [one["seconds"] for one in values] for kind, values in runs.items()}
     peak = {kind: max(one["peak_bytes"] for one in values) for kind, values in runs.items()}
     speed = statistics.median(cp / drop for cp, drop in zip(seconds["cp"], seconds["drop"]))
-    rows = [{"measure": f"{name}: speed of cp", "value": speed, "unit": "x", "limit": SPEED_LIMIT, "holds": speed >= SPEED_LIMIT},
-            {"measure": f"{name}: peak memory", "value": peak["drop"] / 1e6, "unit": "MB",
-             "limit": MEMORY_LIMIT_BYTES / 1e6, "holds": peak["drop"] <= MEMORY_LIMIT_BYTES},
-            {"measure": f"{name}: seconds", "value": statistics.median(seconds["drop"]), "unit": "s", "limit": None, "holds": None}]
+    rows = [row(f"{name}: speed of cp", speed, "x", SPEED_LIMIT, at_least=True),
+            row(f"{name}: peak memory", peak["drop"] / 1e6, "MB", MEMORY_LIMIT_BYTES / 1e6),
+            row(f"{name}: seconds", statistics.median(seconds["drop"]), "s")]
     if "torch" in runs:
         speed = statistics.median(t / drop for t, drop in zip(seconds["torch"], seconds["drop"]))
-        rows += [{"measure": f"{name}: speed of torch load-slice-save", "value": speed, "unit": "x", "limit": None, "holds": None},
-                 {"measure": f"{name}: its peak memory", "value": peak["torch"] / 1e6, "unit": "MB", "limit": None, "holds": None}]
+        rows += [row(f"{name}: speed of torch load-slice-save", speed, "x"),
+                 row(f"{name}: its peak memory", peak["torch"] / 1e6, "MB")]
     return rows
 
 
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     shutil.rmtree(work / "one")
     write_gguf(args.checkpoint, work / "full.gguf")
     results["GGUF"] = compare(work / "full.gguf", work / "map.json", work, args.repeats, with_torch=False)
-    rows = [{"measure": "source", "value": source_bytes / GIB, "unit": "GiB", "limit": None, "holds": None}]
+    rows = [row("source", source_bytes / GIB, "GiB")]
     rows += [entry for name, runs in results.items() for entry in rows_of(name, runs)]
     remove(work)
     write_json(args.output, {"rows": rows, "repeats": args.repeats, "runs": results})

@@ -1,6 +1,12 @@
 """The table that every benchmark prints."""
 
 
+def row(name: str, value: float, unit: str, limit: float | None = None, at_least: bool = False) -> dict:
+    """Return one line of the table; the limit is the largest allowed value, or the smallest."""
+    holds = None if limit is None else value >= limit if at_least else value <= limit
+    return {"measure": name, "value": value, "unit": unit, "limit": limit, "holds": holds}
+
+
 def table(rows: list[dict]) -> str:
     """Return rows of measure, value, unit, limit (or None) and holds (None without a limit) as Markdown."""
     lines = ["| measure | value | limit | holds |", "| --- | ---: | ---: | --- |"]

@@ -24,6 +24,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
+from checkpoint import INDEX_NAME  # noqa: E402
 from decoder import build_empty  # noqa: E402
 from safe_files import directory_when_done, require_disk_space, run, write_json  # noqa: E402
 
@@ -34,7 +35,6 @@ SIZES = {"hidden_size": 2816, "intermediate_size": 2112, "num_attention_heads": 
 FULL_EVERY = 2  # the 26B has one full layer in six, the last; here the last of 2, 4 and 6 layers must be full
 INIT_STD = 0.02
 NOISE_VALUES = 1 << 24
-INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
@@ -90,7 +90,7 @@ def write_layers(directory: Path, config: dict, tokenizer: Path, linked: Path | 
         else:
             write_shard(directory / shard, tensors, bf16_noise(number))
     total = sum(2 * math.prod(shape) for tensors in shapes.values() for shape in tensors.values())
-    write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": {
+    write_json(directory / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": {
         name: shard for shard, tensors in shapes.items() for name in tensors}})
 
 
@@ -109,9 +109,9 @@ def main(argv: list[str] | None = None) -> None:
     linked = None
     for layers in sorted(args.layers, reverse=True):
         target = args.output / str(layers)
-        if not (target / INDEX).exists():
+        if not (target / INDEX_NAME).exists():
             require_disk_space(args.output, 0 if linked else layers * 1_700_000_000)
-            with directory_when_done(target, INDEX) as partial:
+            with directory_when_done(target, INDEX_NAME) as partial:
                 write_layers(partial, config_of(base, layers), args.tokenizer, linked)
         linked = linked or target
         print(f"{target}: {layers} layers of the 26B's sizes")

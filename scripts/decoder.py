@@ -3,7 +3,8 @@
 `LayerStream` builds the model without weights and gives each layer its own only while it runs. Masks, position
 embeddings and whatever else a layer takes come from the model's own forward pass, in which every other layer hands its
 input on. Renamed, merged and cast tensors go through the loader that `from_pretrained` uses
-(transformers.core_model_loading, pinned), so a streamed layer computes the same bits as one loaded whole.
+(transformers.core_model_loading, pinned). In bf16 a streamed layer computes the bits of one loaded whole; in fp32 the last
+bits can differ, because weights loaded whole lie at the file's own alignment.
 """
 
 import os
@@ -19,6 +20,7 @@ from transformers.core_model_loading import (WeightConverter, WeightRenaming, co
                                              rename_source_key)
 from transformers.modeling_utils import LoadStateDictConfig
 
+from byte_ranges import aligned
 from checkpoint import TensorRange
 from expert_observer import expert_modules
 from safe_files import InputError
@@ -59,13 +61,8 @@ def read_tensors(tensors: dict[str, TensorRange], buffer: torch.Tensor) -> dict[
                     raise InputError(tensor.file, f"{tensor.size} bytes of {name}", f"{at - place}", "did it change?")
                 at += count
         views[name] = buffer[place:end].view(TORCH_DTYPES[tensor.dtype]).reshape(tensor.shape)
-        place = aligned(end)
+        place = aligned(end, ALIGN_BYTES)
     return views
-
-
-def aligned(size: int) -> int:
-    """Round a number of bytes up to ALIGN_BYTES."""
-    return -(-size // ALIGN_BYTES) * ALIGN_BYTES
 
 
 def decoder_of(model: nn.Module) -> tuple[str, nn.Module]:
@@ -234,12 +231,12 @@ class LayerStream:
 
     def _read(self, part: object) -> dict[str, torch.Tensor]:
         tensors = {name: self.tensors[name] for name in self.names[part]}
-        size = sum(aligned(tensor.size) for tensor in tensors.values())
+        size = sum(aligned(tensor.size, ALIGN_BYTES) for tensor in tensors.values())
         if isinstance(part, str):
             return read_tensors(tensors, torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned))
         slot = part % 2 if self.prefetch else 0
         if self.buffers[slot] is None:  # of the largest layer, and used again: fresh memory costs more than the copy
-            largest = max(sum(aligned(self.tensors[name].size) for name in self.names[layer])
+            largest = max(sum(aligned(self.tensors[name].size, ALIGN_BYTES) for name in self.names[layer])
                           for layer in range(len(self.layers)))
             self.buffers[slot] = torch.empty(largest, dtype=torch.uint8, pin_memory=self.pinned)
         return read_tensors(tensors, self.buffers[slot])

@@ -7,7 +7,7 @@ Its metadata has one key, "expert_stats", with a JSON object: `questions` (per q
 `config_sha256`, `weights_sha256`, `questions_sha256`, `experts`, `top_k`, `dtype`, `attention`, `max_tokens`,
 `counted_tokens` (all or answer), `batch_size`, `device`, `seed` and the versions of `torch` and `transformers`.
 tokens + skipped_tokens are the counted tokens; nonfinite_tokens are those of `tokens` with an expert output, a norm or
-a routing weight that is not finite (left out of the sums), skipped_tokens those that came in non-finite already. No time, host or path is recorded, so equal inputs give equal bytes.
+a routing weight that is not finite (these are left out of the sums, the token's other experts are not), skipped_tokens those that came in non-finite already. No time, host or path is recorded, so equal inputs give equal bytes.
 """
 
 import json

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from byte_ranges import Run, runs_of, same_bytes, write_runs
-from drop_map import DropMap, read_drop_map
-from gguf_header import SPLIT_NAME, UINT32, GgufHeader, TensorInfo, aligned, header_bytes, read_header, split_paths
+from byte_ranges import Run, aligned, runs_of, same_bytes, write_runs
+from drop_map import read_drop_map
+from gguf_header import SPLIT_NAME, UINT32, GgufHeader, TensorInfo, header_bytes, read_header, split_paths
 from moe_families import Shape
 from safe_files import InputError, replace_when_done, require_disk_space
 
@@ -101,15 +101,14 @@ def pair_bytes(header: GgufHeader, changes: dict[str, int]) -> list[bytes]:
 
 
 def write_pruned(header: GgufHeader, output: Path, pattern: re.Pattern[str], keep: dict[int, list[int]],
-                 changes: dict[str, int], progress: tqdm) -> int:
-    """Write one GGUF file with the kept experts only; return its size in bytes."""
+                 changes: dict[str, int], progress: tqdm) -> None:
+    """Write one GGUF file with the kept experts only."""
     tensors = sliced(header, pattern, keep)
     pieces: list[bytes | Run] = [header_bytes(header, pair_bytes(header, changes), [(t.name, dims, t.kind) for t, dims, _ in tensors])]
     for _, _, runs in tensors:
         size = sum(run.size for run in runs)
         pieces += [*runs, bytes(aligned(size, header.alignment) - size)]
     write_runs(output, pieces, progress.update)
-    return output.stat().st_size
 
 
 def output_paths(output: Path, count: int) -> list[Path]:
@@ -179,7 +178,7 @@ def read_imatrix(path: Path, shape: Shape) -> GgufHeader:
 def verify_gguf(source: Path, drop_map_path: Path, output: Path) -> str:
     """Check that a pruned GGUF holds the kept bytes of its source; return a line, or raise InputError."""
     model = read_model(source)
-    drop_map: DropMap = read_drop_map(drop_map_path, model.shape)
+    drop_map = read_drop_map(drop_map_path, model.shape)
     outputs, changes = output_paths(output, len(model.headers)), {model.count_key: drop_map.keep_count}
     for header, path in zip(model.headers, outputs):
         found = read_header(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from byte_ranges import aligned
 from safe_files import InputError
 
 DEFAULT_ALIGNMENT = 32
@@ -142,11 +143,6 @@ def _parse(path: Path, version: int, data: mmap.mmap) -> GgufHeader:
     if end > len(data):
         raise InputError(path, f"at least {end} bytes, as its header says", f"{len(data)} bytes", "is it truncated?")
     return GgufHeader(path, version, pairs, tensors, alignment)
-
-
-def aligned(size: int, alignment: int) -> int:
-    """Round up to a multiple of the alignment."""
-    return -(-size // alignment) * alignment
 
 
 def header_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[tuple[str, tuple[int, ...], GGMLQuantizationType]]) -> bytes:

@@ -10,7 +10,7 @@ Use:     scripts/teacher_force_analysis.py --model DIR --questions FILE --output
          torchrun --nproc-per-node 4 scripts/teacher_force_analysis.py ...       the questions split over 4 processes
 
 By default the whole model is in memory. With --stream-layers only one layer is: all questions pass layer 0, then layer
-1, and so on; the statistics file is the same, byte for byte. Either way what is finished is kept in OUTPUT.state, and
+1, and so on; in bf16 the statistics file is the same, byte for byte (in fp32 last bits can differ). Either way what is finished is kept in OUTPUT.state, and
 the same command goes on from there after a kill.
 
 Method: the model card's teacher-forced analysis; saliency of this kind: REAP, https://arxiv.org/abs/2510.13999.
