@@ -7,6 +7,7 @@ the statistics file is in place.
 """
 
 import fcntl
+import json
 import os
 from pathlib import Path
 
@@ -22,20 +23,36 @@ LAYERS_DONE = "layers_done"
 HIDDEN = "hidden"
 
 
-def first_difference(old: dict, new: dict) -> str | None:
-    """Return the first key whose values differ, or None."""
-    return next((key for key in sorted({*old, *new}) if old.get(key) != new.get(key)), None)
+def first_difference(old: dict, new: dict) -> tuple[str, str] | None:
+    """Return how the first values that differ read in both, down to the list element; None when all are equal."""
+    for key in sorted({*old, *new}):
+        here, there = old.get(key), new.get(key)
+        if here == there:
+            continue
+        if isinstance(here, list) and isinstance(there, list):
+            if len(here) != len(there):
+                return f"{len(here)} {key}", f"{len(there)} {key}"
+            number = next(i for i, (a, b) in enumerate(zip(here, there)) if a != b)
+            key, here, there = f"{key}[{number}]", here[number], there[number]
+        if isinstance(here, dict) and isinstance(there, dict):
+            inner = first_difference(here, there)
+            return f"{key}.{inner[0]}", f"{key}.{inner[1]}"
+        return tuple(f"{key} {json.dumps(value)}"[:200] for value in (here, there))
+    return None
 
 
 class AnalysisState:
     """The directory that holds a running analysis."""
 
-    def __init__(self, directory: Path, inputs: dict, owner: bool = True) -> None:
+    def __init__(self, directory: Path, inputs: dict, owner: bool = True, layers: int = 0,
+                 arrays: dict[int, dict[str, tuple[str, list[int]]]] | None = None) -> None:
         """Open or create the state of `inputs`; of several processes on a machine one is the owner and locks it.
 
-        Raises InputError when the directory holds a state of other inputs, or something else, or is in use.
+        `arrays`: what a batch's file holds, by its first question: safetensors' dtype name and shape of each array
+        (of HIDDEN the first two axes). `layers`: decoder layers. Raises InputError when the directory holds a state of other inputs, or something else, or is in use.
         """
         self.directory, self.inputs, self.lock = directory, inputs, None
+        self.layers, self.arrays = layers, arrays or {}
         try:
             if owner:
                 self._open()
@@ -67,9 +84,8 @@ class AnalysisState:
             write_json(path, self.inputs)
 
     def _compare(self, old: dict) -> None:
-        if key := first_difference(old, self.inputs):
-            found, expected = (f"{key} {str(values.get(key))[:40]}" for values in (old, self.inputs))
-            raise InputError(self.directory, f"the state of a run with {expected}", found,
+        if difference := first_difference(old, json.loads(json.dumps(self.inputs))):
+            raise InputError(self.directory, f"the state of a run with {difference[1]}", difference[0],
                              "finish that run with its own inputs, or remove the directory to start again")
 
     def _path(self, first: int) -> Path:
@@ -93,18 +109,37 @@ class AnalysisState:
 
     def load(self, first: int, with_hidden: bool) -> tuple[dict[str, np.ndarray], int, torch.Tensor | None] | None:
         """Return the sums, the layers done and the hidden states of a batch; None when nothing (whole) is there."""
-        try:
-            with safe_open(self._path(first), framework="pt") as file:
-                names = set(file.keys())
-                sums = {name: file.get_tensor(name).numpy() for name in names - {HIDDEN}}
-                hidden = file.get_tensor(HIDDEN) if with_hidden and HIDDEN in names else None
-                return sums, int(file.metadata()[LAYERS_DONE]), hidden
-        except FileNotFoundError:
+        path = self._path(first)
+        if not path.exists():
             return None
-        except SafetensorError as error:  # after a power failure a file may be cut short
-            print(f"{self._path(first)}: unreadable ({error}), its questions are done again", flush=True)
+        try:
+            with safe_open(path, framework="pt") as file:
+                names, done = set(file.keys()), (file.metadata() or {}).get(LAYERS_DONE, "")
+                shapes = {name: (file.get_slice(name).get_dtype(), file.get_slice(name).get_shape()) for name in names}
+                self._check(first, done, shapes)
+                sums = {name: file.get_tensor(name).numpy() for name in names - {HIDDEN}}
+                return sums, int(done), file.get_tensor(HIDDEN) if with_hidden and HIDDEN in names else None
+        except (SafetensorError, OSError, ValueError) as error:  # after a power failure a file may be cut short
+            remove(path)
+            print(f"{path}: unreadable ({error}), its questions are done again", flush=True)
             return None
 
+    def _check(self, first: int, done: str, found: dict[str, tuple[str, list[int]]]) -> None:
+        """Raise ValueError when a batch's file does not hold what `save` writes."""
+        if not done.isdecimal() or int(done) > self.layers:
+            raise ValueError(f"{LAYERS_DONE} {done!r} of {self.layers}")
+        expected = dict(self.arrays[first])
+        if HIDDEN in found:
+            found[HIDDEN] = (found[HIDDEN][0], found[HIDDEN][1][:2])
+        elif int(done) == self.layers:
+            del expected[HIDDEN]
+        if found != expected:
+            name = next(name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name))
+            raise ValueError(f"{name} {found.get(name)}, not {expected.get(name)}")
+
     def discard(self) -> None:
-        """Remove the state."""
+        """Remove the state, the file that says what it is last, so that a kill leaves nothing that is refused."""
+        for path in self.directory.iterdir():
+            if path.name != INPUTS_NAME:
+                remove(path)
         remove(self.directory)

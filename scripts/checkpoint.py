@@ -7,6 +7,7 @@ Nothing here decodes a tensor; values are handled by whoever needs them.
 import hashlib
 import json
 import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from safe_files import InputError, read_json, sha256_json
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 SMALL_TENSOR_BYTES = 2 << 20
+SAMPLE_BYTES, SAMPLE_EVERY_BYTES = 4 << 10, 1 << 20
 HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library
 DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
                "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
@@ -46,7 +48,7 @@ def read_header(path: Path) -> dict[str, TensorRange]:
             raise InputError(path, "a safetensors header inside the file", f"a header of {header_size} bytes")
         try:
             header = json.loads(file.read(header_size))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(path, "a safetensors header in JSON", str(error)) from error
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
         raise InputError(path, "a safetensors header of tensors", "other JSON")
@@ -63,8 +65,10 @@ def _tensor_range(path: Path, name: str, entry: dict, start: int) -> TensorRange
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(path, f"dtype, shape and data_offsets of {name}", repr(entry)) from error
-    if dtype not in DTYPE_BYTES:
+        raise InputError(path, f"dtype, shape and data_offsets of {name}", repr(entry)[:200]) from error
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise InputError(path, f"whole numbers in shape and data_offsets of {name}", repr(entry)[:200])
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise InputError(path, f"a known dtype of {name}", dtype)
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise InputError(path, f"{math.prod(shape) * DTYPE_BYTES[dtype]} bytes of {name}", f"{end - begin}")
@@ -110,15 +114,24 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
 def weights_digest(tensors: dict[str, TensorRange]) -> str:
     """Return a digest that tells a checkpoint from another one of its shape, independent of how it is sharded.
 
-    It covers every tensor's name, dtype and shape, and the bytes of those of up to SMALL_TENSOR_BYTES: routers, norms
-    and scales, which differ between any two trainings, without reading the whole checkpoint.
+    It covers every tensor's name, dtype and shape, all bytes of those of up to SMALL_TENSOR_BYTES (routers, norms and
+    scales), and of larger ones SAMPLE_BYTES in every SAMPLE_EVERY_BYTES: two trainings always differ there, a single
+    edited weight may not. Reading all of a checkpoint would take as long as dropping its experts.
     """
     parts = {}
     for name, tensor in tensors.items():
-        content = ""
-        if tensor.size <= SMALL_TENSOR_BYTES:
-            with open(tensor.file, "rb") as file:
-                file.seek(tensor.offset)
-                content = hashlib.sha256(file.read(tensor.size)).hexdigest()
-        parts[name] = [tensor.dtype, list(tensor.shape), content]
+        with open(tensor.file, "rb", buffering=0) as file:
+            if tensor.size <= SMALL_TENSOR_BYTES:
+                content = hashlib.sha256(os.pread(file.fileno(), tensor.size, tensor.offset))
+            else:
+                content = hashlib.sha256()
+                for first in range(0, tensor.size, SAMPLE_EVERY_BYTES):
+                    content.update(os.pread(file.fileno(), min(SAMPLE_BYTES, tensor.size - first), tensor.offset + first))
+        parts[name] = [tensor.dtype, list(tensor.shape), content.hexdigest()]
     return sha256_json(parts)
+
+
+def file_versions(tensors: dict[str, TensorRange]) -> dict[str, list[int]]:
+    """Return size and time of change (ns) of every shard, by name: a sign that a file was changed between two runs."""
+    shards = {tensor.file.name: tensor.file.stat() for tensor in tensors.values()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in sorted(shards.items())}

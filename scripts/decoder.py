@@ -2,67 +2,78 @@
 
 `LayerStream` builds the model without weights and gives each layer its own only while it runs. Masks, position
 embeddings and whatever else a layer takes come from the model's own forward pass, in which every other layer hands its
-input on. Renamed, merged and cast tensors go through the loader that `from_pretrained` uses
-(transformers.core_model_loading, pinned). In bf16 a streamed layer computes the bits of one loaded whole; in fp32 the last
-bits can differ, because weights loaded whole lie at the file's own alignment.
+input on. A streamed layer computes the bits of one loaded whole: weights reach it through the loader that
+`from_pretrained` uses (transformers.core_model_loading, pinned), and fp32 products do not depend on where the weights
+lie in memory, nor on the number of threads (MKL's reproducible mode).
 """
 
 import os
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import torch
-import transformers
-from torch import nn
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (WeightConverter, WeightRenaming, convert_and_load_state_dict_in_model,
-                                             rename_source_key)
-from transformers.modeling_utils import LoadStateDictConfig
+os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")  # read at MKL's first use
 
-from byte_ranges import aligned
-from checkpoint import TensorRange
-from expert_observer import expert_modules
-from safe_files import InputError
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from torch import nn  # noqa: E402
+from transformers.conversion_mapping import get_model_conversion_mapping  # noqa: E402
+from transformers.core_model_loading import convert_and_load_state_dict_in_model  # noqa: E402
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, LoadStateDictConfig  # noqa: E402
 
-TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64,
-                "I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool}
+from checkpoint import TensorRange  # noqa: E402
+from expert_observer import expert_modules  # noqa: E402
+from layer_reader import TORCH_DTYPES, Piece, memory_size, pieces_of, read_pieces  # noqa: E402
+from safe_files import InputError  # noqa: E402
+
 WEIGHT_DTYPES = ("F32", "BF16", "F16", "F64")
+RUN_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUERY_ROWS = 256
 EMBEDDING, REST = "embedding", "rest"
-ALIGN_BYTES = 64
-READ_BYTES = 64 << 20
 
 
-def stored_dtype(config: dict, tensors: dict[str, TensorRange]) -> torch.dtype:
-    """Return the dtype a checkpoint is meant to run in: its config's, else that of its largest tensor."""
+def stored_dtype(directory: Path, config: dict, tensors: dict[str, TensorRange]) -> torch.dtype:
+    """Return the dtype a checkpoint is meant to run in: its config's, else that of its largest tensor.
+
+    Raises InputError when that is not one of RUN_DTYPES.
+    """
     text = config.get("text_config") or {}
-    name = next((c[key] for c in (config, text) for key in ("dtype", "torch_dtype") if c.get(key)), None)
-    return getattr(torch, name) if name else TORCH_DTYPES[max(tensors.values(), key=lambda tensor: tensor.size).dtype]
+    name = next((c[key] for c in (config, text) if isinstance(c, dict) for key in ("dtype", "torch_dtype") if c.get(key)), None)
+    if name is None:
+        name = str(TORCH_DTYPES[max(tensors.values(), key=lambda tensor: tensor.size).dtype]).removeprefix("torch.")
+    if not isinstance(name, str) or name not in RUN_DTYPES:
+        raise InputError(directory / "config.json", f"a checkpoint in {', '.join(RUN_DTYPES)}", f"dtype {name!r}"[:80],
+                         "choose one of them with --dtype")
+    return RUN_DTYPES[name]
 
 
 def check_weight_dtypes(tensors: dict[str, TensorRange]) -> None:
-    """Raise InputError when a weight (two axes or more) is stored in anything but a plain floating dtype."""
+    """Raise InputError when a weight is stored in anything but a plain floating dtype (tables of indices are I64)."""
     for name, tensor in tensors.items():
-        if tensor.dtype not in WEIGHT_DTYPES and (len(tensor.shape) > 1 or tensor.dtype not in TORCH_DTYPES):
+        packed = tensor.dtype == "I32" and len(tensor.shape) > 1  # how GPTQ and AWQ store 4-bit weights
+        if tensor.dtype not in TORCH_DTYPES or packed:
             raise InputError(tensor.file, f"{name} in {', '.join(WEIGHT_DTYPES)}", tensor.dtype,
                              "quantised checkpoints are not analysed")
 
 
-def read_tensors(tensors: dict[str, TensorRange], buffer: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Read tensors from their shards into one buffer of bytes, at aligned places; return views of it."""
-    views, place, bytes_of = {}, 0, memoryview(buffer.numpy())
-    for name, tensor in tensors.items():
-        with open(tensor.file, "rb", buffering=0) as file:
-            file.seek(tensor.offset)
-            end, at = place + tensor.size, place
-            while at < end:
-                count = file.readinto(bytes_of[at : min(at + READ_BYTES, end)])
-                if not count:
-                    raise InputError(tensor.file, f"{tensor.size} bytes of {name}", f"{at - place}", "did it change?")
-                at += count
-        views[name] = buffer[place:end].view(TORCH_DTYPES[tensor.dtype]).reshape(tensor.shape)
-        place = aligned(end, ALIGN_BYTES)
-    return views
+def eager_in_blocks(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+                    attention_mask: torch.Tensor | None, **options) -> tuple[torch.Tensor, None]:
+    """Run a family's own eager attention for QUERY_ROWS queries at a time, so that its memory grows with the length only.
+
+    query, key, value: [batch, heads, tokens, head_dim]; mask: [batch, 1 or heads, tokens, tokens]. Each query's
+    softmax is its own, so the blocks are independent. Returns [batch, tokens, heads, head_dim].
+    """
+    eager, rows = sys.modules[type(module).__module__].eager_attention_forward, query.shape[2]
+    if attention_mask is None or attention_mask.dim() != 4 or attention_mask.shape[2] != rows or any(
+            isinstance(option, torch.Tensor) and option.dim() > 2 for option in options.values()):
+        return eager(module, query, key, value, attention_mask, **options)
+    blocks = [eager(module, query[:, :, first : first + QUERY_ROWS], key, value,
+                    attention_mask[:, :, first : first + QUERY_ROWS], **options)[0] for first in range(0, rows, QUERY_ROWS)]
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1), None
+
+
+ALL_ATTENTION_FUNCTIONS.register("eager", eager_in_blocks)
 
 
 def decoder_of(model: nn.Module) -> tuple[str, nn.Module]:
@@ -79,20 +90,27 @@ def build_empty(directory: Path, dtype: torch.dtype, attention: str) -> nn.Modul
         config = transformers.AutoConfig.from_pretrained(directory)
         with torch.device("meta"):
             return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention).eval()
-    except (ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # whatever the library makes of a user's file
         raise InputError(directory / "config.json", "a causal language model that transformers builds",
-                         str(error).splitlines()[0][:200]) from error
+                         f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from error
 
 
 def load_resident(directory: Path, dtype: torch.dtype, attention: str, device_map: object) -> nn.Module:
-    """Load a checkpoint whole; raise InputError when a weight is missing from it."""
+    """Load a checkpoint whole; raise InputError when a weight of its decoder is missing."""
     placement = {"device_map": device_map} if device_map else {}
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
         directory, dtype=dtype, attn_implementation=attention, output_loading_info=True, **placement)
-    for kind in ("missing_keys", "mismatched_keys"):
-        if report[kind]:
-            raise InputError(directory, f"every weight of {type(model).__name__}", f"{kind}: {sorted(report[kind])[0]}")
+    refuse_lacking(model, directory, report["missing_keys"], report["mismatched_keys"])
     return model.eval()
+
+
+def refuse_lacking(model: nn.Module, directory: Path, missing: set, mismatched: set) -> None:
+    """Raise InputError when keys that a loader did not find, or not in shape, are the decoder's (a head is not used)."""
+    inside = f"{decoder_of(model)[0]}."
+    for kind, keys in (("missing", missing), ("of another shape", mismatched)):
+        lacking = sorted(key if isinstance(key, str) else key[0] for key in keys)
+        if lacking := [key for key in lacking if key.startswith(inside)]:
+            raise InputError(directory, f"every weight of {type(model).__name__}", f"{lacking[0]} {kind}")
 
 
 def put_weights(model: nn.Module, weights: dict[str, torch.Tensor], device: torch.device):
@@ -110,11 +128,7 @@ def check_complete(model: nn.Module, directory: Path, tensors: dict[str, TensorR
     blank = {name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], device="meta")
              for name, tensor in tensors.items()}
     report = put_weights(model, blank, torch.device("meta"))
-    inside = f"{decoder_of(model)[0]}."
-    for kind, keys in (("missing", report.missing_keys), ("of another shape", report.mismatched_keys)):
-        lacking = sorted(key if isinstance(key, str) else key[0] for key in keys)
-        if lacking := [key for key in lacking if key.startswith(inside)]:
-            raise InputError(directory, f"every weight of {type(model).__name__}", f"{lacking[0]} {kind}")
+    refuse_lacking(model, directory, report.missing_keys, report.mismatched_keys)
 
 
 class LayerStream:
@@ -132,12 +146,12 @@ class LayerStream:
             if getattr(text, key, 0):
                 raise InputError(directory / "config.json", f"{key} 0 (layers that need only the layer before)",
                                  str(getattr(text, key)), "analyse it without --stream-layers")
-        self.directory, self.tensors, self.model, self.device = directory, tensors, model, device
+        self.model, self.device = model, device
         self.pinned = device.type == "cuda"
         self.prefetch = self.pinned if prefetch is None else prefetch
         self.name, self.decoder = decoder_of(model)
         self.layers: list[nn.Module] = list(self.decoder.layers)
-        self.names = self._checkpoint_names()
+        self.pieces = self._pieces(tensors)
         self.reader = ThreadPoolExecutor(1)
         self.ahead: dict[object, Future] = {}
         self.buffers: list[torch.Tensor | None] = [None, None]
@@ -146,6 +160,7 @@ class LayerStream:
         self.running: int | None = None
         for number, layer in enumerate(self.layers):
             layer.forward = partial(self._visit, number, layer.forward)
+        self._check_layers(directory)
 
     def embed(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Return the hidden states that enter layer 0, [batch, tokens, hidden], on the host."""
@@ -156,11 +171,28 @@ class LayerStream:
     def run_layer(self, number: int, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Return the hidden states that leave layer `number`, on the host; the layer must be loaded."""
         self.running, self.state = number, hidden.to(self.device, non_blocking=True)
-        size = self.model.config.get_text_config().hidden_size
-        blank = torch.zeros(*hidden.shape[:2], size, dtype=self.model.dtype, device=self.device)
-        self.decoder(inputs_embeds=blank, attention_mask=self._on_device(mask), use_cache=False)
+        self._pass(hidden.shape[0], hidden.shape[1], mask)
         state, self.state = self.state, None
         return self._to_host(state)
+
+    def hold(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return hidden states as they wait on the host for the next layer (pinned for a GPU)."""
+        return hidden.pin_memory() if self.pinned else hidden
+
+    def _pass(self, batch: int, tokens: int, mask: torch.Tensor | None) -> None:
+        """Run the decoder on blank embeddings: all layers hand them on but the one whose turn it is."""
+        size = self.model.config.get_text_config().hidden_size
+        blank = torch.zeros(batch, tokens, size, dtype=self.model.dtype, device=self.device)
+        self.decoder(inputs_embeds=blank, attention_mask=self._on_device(mask), use_cache=False)
+
+    @torch.inference_mode()
+    def _check_layers(self, directory: Path) -> None:
+        """Raise InputError when the decoder hands its layers, or takes from them, more than hidden states."""
+        try:
+            self._pass(1, 2, None)
+        except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise InputError(directory / "config.json", "layers that take and return hidden states only",
+                             f"{type(self.layers[0]).__name__}, which does not", "analyse it without --stream-layers") from error
 
     def load_embedding(self) -> None:
         """Give the token embedding its weights."""
@@ -178,10 +210,9 @@ class LayerStream:
         if self.prefetch:
             self.ahead[following] = self.reader.submit(self._read, following)
         else:  # the kernel reads ahead into its own cache, which is not this process's memory
-            for name in self.names[following]:
-                with open(self.tensors[name].file, "rb") as file:
-                    os.posix_fadvise(file.fileno(), self.tensors[name].offset, self.tensors[name].size,
-                                     os.POSIX_FADV_WILLNEED)
+            for source in (source for piece in self.pieces[following] for source in piece.sources):
+                with open(source.file, "rb") as file:
+                    os.posix_fadvise(file.fileno(), source.offset, source.size, os.POSIX_FADV_WILLNEED)
 
     def free_layer(self, number: int) -> None:
         """Take a layer's weights away."""
@@ -207,39 +238,29 @@ class LayerStream:
             return hidden
         return torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=True).copy_(hidden)
 
-    def _checkpoint_names(self) -> dict[object, list[str]]:
-        """Return the checkpoint's tensor names by part: layer numbers, EMBEDDING and REST of the decoder."""
-        mapping = get_model_conversion_mapping(self.model)
-        renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-        converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-        prefix, state = self.model.base_model_prefix, self.model.state_dict()
+    def _pieces(self, tensors: dict[str, TensorRange]) -> dict[object, list[Piece]]:
+        """Return what the checkpoint holds of each part: layer numbers, EMBEDDING and REST of the decoder."""
         embedding = self.decoder.get_input_embeddings()
         embedding_name = next(name for name, module in self.model.named_modules() if module is embedding)
-        names: dict[object, list[str]] = {part: [] for part in (EMBEDDING, REST, *range(len(self.layers)))}
-        for name in self.tensors:
-            target = rename_source_key(name, renamings, converters, prefix, state)[0]
-            if target not in state and name in state:
-                target = rename_source_key(name, [], [], prefix, state)[0]
+        parts: dict[object, list[Piece]] = {part: [] for part in (EMBEDDING, REST, *range(len(self.layers)))}
+        for target, pieces in pieces_of(self.model, tensors).items():
             if target.startswith(f"{self.name}.layers."):
-                number = int(target.removeprefix(f"{self.name}.layers.").partition(".")[0])
-                names.setdefault(number, []).append(name)
+                parts.setdefault(int(target.removeprefix(f"{self.name}.layers.").partition(".")[0]), []).extend(pieces)
             elif target.startswith(f"{embedding_name}."):
-                names[EMBEDDING].append(name)
+                parts[EMBEDDING].extend(pieces)
             elif target.startswith(f"{self.name}."):
-                names[REST].append(name)
-        return names
+                parts[REST].extend(pieces)
+        return parts
 
     def _read(self, part: object) -> dict[str, torch.Tensor]:
-        tensors = {name: self.tensors[name] for name in self.names[part]}
-        size = sum(aligned(tensor.size, ALIGN_BYTES) for tensor in tensors.values())
         if isinstance(part, str):
-            return read_tensors(tensors, torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned))
+            size = memory_size(self.pieces[part])
+            return read_pieces(self.pieces[part], torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned))
         slot = part % 2 if self.prefetch else 0
         if self.buffers[slot] is None:  # of the largest layer, and used again: fresh memory costs more than the copy
-            largest = max(sum(aligned(self.tensors[name].size, ALIGN_BYTES) for name in self.names[layer])
-                          for layer in range(len(self.layers)))
+            largest = max(memory_size(self.pieces[layer]) for layer in range(len(self.layers)))
             self.buffers[slot] = torch.empty(largest, dtype=torch.uint8, pin_memory=self.pinned)
-        return read_tensors(tensors, self.buffers[slot])
+        return read_pieces(self.pieces[part], self.buffers[slot])
 
     def _load(self, part: object) -> None:
         ahead = self.ahead.pop(part, None)

@@ -126,14 +126,17 @@ class ExpertObserver:
             each = outputs[place[chunk].reshape(-1)].view(*place[chunk].shape, -1)
             norms[chunk] = torch.linalg.vector_norm(each, dim=-1, dtype=torch.float32)
             mixed[chunk] = (each * weights[chunk].unsqueeze(-1)).sum(dim=1)
-        self._count(module, hidden, index, weights, norms, mixed)
-        return mixed.to(hidden.dtype)
+        result = mixed.to(hidden.dtype)
+        self._count(module, hidden, index, weights, norms, mixed, result)
+        return result
 
     def _count(self, module: nn.Module, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor,
-               norms: torch.Tensor, mixed: torch.Tensor) -> None:
+               norms: torch.Tensor, mixed: torch.Tensor, result: torch.Tensor) -> None:
         """Add one layer's batch to the sums of its questions."""
         entered = torch.isfinite(hidden).all(dim=-1).cpu().numpy()
-        mixed_norms = torch.linalg.vector_norm(mixed, dim=-1, dtype=torch.float32).double().cpu().numpy()
+        mixed_norms = torch.linalg.vector_norm(mixed, dim=-1, dtype=torch.float32)
+        left = torch.isfinite(mixed_norms) & torch.isfinite(result).all(dim=-1)  # sum and cast can overflow as well
+        mixed_norms = torch.where(left, mixed_norms, torch.inf).double().cpu().numpy()
         routed = (index.cpu().numpy(), weights.double().cpu().numpy(), norms.double().cpu().numpy())
         for question, (start, end) in enumerate(self.spans):
             counted = slice(question * self.padded_tokens + start, question * self.padded_tokens + end)
@@ -143,7 +146,7 @@ class ExpertObserver:
     def _add(self, question: int, row: int, entered: np.ndarray, mixed_norms: np.ndarray, index: np.ndarray,
              weights: np.ndarray, norms: np.ndarray) -> None:
         """Add one question's tokens in one layer; shapes [tokens] and [tokens, k]."""
-        left = np.isfinite(norms).all(axis=1) & np.isfinite(weights).all(axis=1)
+        left = np.isfinite(mixed_norms) & np.isfinite(norms).all(axis=1) & np.isfinite(weights).all(axis=1)
         for name, values in expert_sums(index[entered], weights[entered], norms[entered], self.experts).items():
             if name == "norm_max":
                 np.maximum(self.sums[name][question, row], values, out=self.sums[name][question, row])

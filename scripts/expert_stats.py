@@ -6,8 +6,10 @@ skipped_tokens (int64), moe_output_norm_sum (fp64). `layer_numbers` [layers] int
 Its metadata has one key, "expert_stats", with a JSON object: `questions` (per question id, digest, tokens, truncated),
 `config_sha256`, `weights_sha256`, `questions_sha256`, `experts`, `top_k`, `dtype`, `attention`, `max_tokens`,
 `counted_tokens` (all or answer), `batch_size`, `device`, `seed` and the versions of `torch` and `transformers`.
-tokens + skipped_tokens are the counted tokens; nonfinite_tokens are those of `tokens` with an expert output, a norm or
-a routing weight that is not finite (these are left out of the sums, the token's other experts are not), skipped_tokens those that came in non-finite already. No time, host or path is recorded, so equal inputs give equal bytes.
+tokens + skipped_tokens are the counted tokens; skipped_tokens came in non-finite already; nonfinite_tokens are those of
+`tokens` that came out so: an expert's output, its norm, a routing weight or the sum of the outputs is not finite. Of such a
+token the finite experts are in the sums, the other ones and its moe_output_norm are not. No time, host or path is
+recorded, so equal inputs give equal bytes.
 """
 
 import json
@@ -68,16 +70,19 @@ def summary_lines(arrays: dict[str, np.ndarray]) -> Iterator[str]:
 
 
 def check_finite(model: Path, arrays: dict[str, np.ndarray], allowed: float, state: Path) -> None:
-    """Raise InputError when a layer has a larger share of non-finite tokens than `allowed`.
+    """Raise InputError when a layer has a larger share of non-finite tokens than `allowed`, or nothing finite at all.
 
-    A token counts when its hidden state was not finite on entry (skipped) or the output of one of its experts was not.
+    A token counts when its hidden state was not finite on entry (skipped) or what its experts made of it was not.
     """
+    numbers = arrays["layer_numbers"]
     bad = (arrays["nonfinite_tokens"] + arrays["skipped_tokens"]).sum(axis=0)
     share = bad / np.maximum((arrays["tokens"] + arrays["skipped_tokens"]).sum(axis=0), 1)
     if (share > allowed).any():
         first, worst = int((share > allowed).argmax()), int(share.argmax())
-        numbers = arrays["layer_numbers"]
         raise InputError(model, f"at most {allowed:g} of a layer's tokens non-finite",
                          f"{int(bad.sum())} non-finite token states, first in layer {numbers[first]}; most in layer "
                          f"{numbers[worst]} ({share[worst]:.2%})", "no statistics were written; allow them with "
                          f"--allow-nonfinite, or remove {state} and try --dtype float32")
+    if not (ranked := arrays["weighted_norm_sum"].sum(axis=(0, 2)) > 0).all():
+        raise InputError(model, "expert outputs to rank in every layer", f"none above zero that are finite in layer "
+                         f"{numbers[int((~ranked).argmax())]}", f"remove {state} and try --dtype float32")

@@ -60,7 +60,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         raise InputError(path, "a question file (.csv, .parquet or .jsonl)", f"the suffix {path.suffix!r}")
     try:
         rows = readers[path.suffix](path)
-    except (ValueError, csv.Error) as error:  # of json, unicode, csv and pyarrow alike
+    except (ValueError, csv.Error, RecursionError, OSError) as error:  # of json, unicode, csv and pyarrow alike
         reason = str(error).splitlines()[0][:200]
         raise InputError(path, f"questions in {path.suffix[1:]} form", reason) from error
     if not rows or not all(isinstance(row, dict) for row in rows):
@@ -85,7 +85,10 @@ def _read_jsonl(path: Path) -> list[dict]:
 def _read_parquet(path: Path) -> list[dict]:
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(path).to_pylist()
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(str(error)) from error
 
 
 def load_questions(path: Path, seed: int) -> list[Question]:
@@ -132,9 +135,16 @@ def question_set_digest(questions: list[Question]) -> str:
 
 
 def chat_prompt(tokenizer, question: Question) -> str:
-    """Render a question as the model's own chat template does, with thinking on and the answer turn opened."""
-    return tokenizer.apply_chat_template([{"role": "user", "content": question.prompt}], tokenize=False,
-                                         add_generation_prompt=True, enable_thinking=True)
+    """Render a question as the model's own chat template does, with thinking on and the answer turn opened.
+
+    Raises InputError when the template fails on it.
+    """
+    try:
+        return tokenizer.apply_chat_template([{"role": "user", "content": question.prompt}], tokenize=False,
+                                             add_generation_prompt=True, enable_thinking=True)
+    except Exception as error:  # a template is a program: it can fail in any way
+        raise InputError(f"question {question.record_id}", "a chat template that renders it",
+                         f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from error
 
 
 def chat_answer(tokenizer, question: Question) -> str:
@@ -148,7 +158,8 @@ def chat_answer(tokenizer, question: Question) -> str:
         return (f"<|channel>thought\n{thought}\n<channel|>" if thought else "<|channel>thought\n<channel|>") + f"{answer}<turn|>"
     end = tokenizer.eos_token or ""
     if "<think>" in template:
-        return f"<think>\n{thought}\n</think>\n\n{answer}{end}"
+        opened = chat_prompt(tokenizer, question).rstrip().endswith("<think>")  # some templates open it themselves
+        return f"{'' if opened else f'<think>{chr(10)}'}{thought}\n</think>\n\n{answer}{end}"
     return f"{thought}\n{answer}{end}".lstrip()
 
 

@@ -5,6 +5,7 @@ torchrun sets RANK, LOCAL_RANK, GROUP_RANK and WORLD_SIZE: https://docs.pytorch.
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -49,5 +50,6 @@ def join_ranks(device: str) -> Ranks:
     local = int(os.environ["LOCAL_RANK"])
     if device == "cuda":
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    # Processes with shorter questions wait for the others at the end, however long that is.
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=30))
     return Ranks(dist.get_rank(), local, dist.get_world_size(), int(os.environ["GROUP_RANK"]))

@@ -29,17 +29,19 @@ class InputError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; print an InputError, a full disk or an unwritable path as one line and exit with code 1."""
+    """Call `main`; print an InputError, a full disk or an unusable path as one line and exit with code 1."""
+    rank = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""  # set by torchrun
     try:
         main()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error{rank}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             sys.exit(f"error: {error.filename or 'output'}: expected enough disk space, found the disk full")
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM,
+                           errno.ENAMETOOLONG, errno.ELOOP, errno.EIO):
             sys.exit(f"error: {error.filename}: expected a path that can be used, found: {error.strerror}")
         raise
 
@@ -140,7 +142,7 @@ def read_json(path: Path) -> dict:
         raise InputError(path, "a JSON file", "nothing" if not path.exists() else "no file")
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(path, "valid JSON", str(error)) from error
     if not isinstance(value, dict):
         raise InputError(path, "a JSON object", type(value).__name__)

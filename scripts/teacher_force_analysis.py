@@ -10,13 +10,14 @@ Use:     scripts/teacher_force_analysis.py --model DIR --questions FILE --output
          torchrun --nproc-per-node 4 scripts/teacher_force_analysis.py ...       the questions split over 4 processes
 
 By default the whole model is in memory. With --stream-layers only one layer is: all questions pass layer 0, then layer
-1, and so on; in bf16 the statistics file is the same, byte for byte (in fp32 last bits can differ). Either way what is finished is kept in OUTPUT.state, and
-the same command goes on from there after a kill.
+1, and so on; the statistics file is the same, byte for byte. Either way what is finished is kept in OUTPUT.state (or in
+--spill), and the same command goes on from there after a kill.
 
 Method: the model card's teacher-forced analysis; saliency of this kind: REAP, https://arxiv.org/abs/2510.13999.
 """
 
 import argparse
+import hashlib
 import os
 import sys
 from dataclasses import dataclass
@@ -27,10 +28,11 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from analysis_state import AnalysisState
+from analysis_state import HIDDEN, AnalysisState
 from chat_tokenizer import load_tokenizer
-from checkpoint import TensorRange, read_checkpoint, read_config, weights_digest
-from decoder import LayerStream, build_empty, check_complete, check_weight_dtypes, decoder_of, load_resident, stored_dtype
+from checkpoint import TensorRange, file_versions, read_checkpoint, read_config, weights_digest
+from decoder import (RUN_DTYPES, LayerStream, build_empty, check_complete, check_weight_dtypes, decoder_of, load_resident,
+                     stored_dtype)
 from drop_map import check_keep_count
 from expert_observer import ExpertObserver, expert_modules
 from expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
@@ -39,7 +41,6 @@ from ranks import Ranks, join_ranks
 from safe_files import InputError, require_disk_space, run, sha256_file
 
 MAX_TOKENS = 4096
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STATE_SLACK_BYTES = 64 << 20
 
 
@@ -54,10 +55,13 @@ class Batch:
     def tokens(self) -> int:
         return sum(len(sequence.ids) for sequence in self.sequences)
 
+    @property
+    def longest(self) -> int:
+        return max(len(sequence.ids) for sequence in self.sequences)
+
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return ids [questions, longest], padded on the right, and the mask of real tokens (None if all are)."""
-        longest = max(len(sequence.ids) for sequence in self.sequences)
-        ids = torch.zeros(len(self.sequences), longest, dtype=torch.int64)
+        ids = torch.zeros(len(self.sequences), self.longest, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for row, sequence in enumerate(self.sequences):
             ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
@@ -72,17 +76,16 @@ def batches_of(sequences: list[Sequence], size: int) -> list[Batch]:
 
 def begin(observer: ExpertObserver, batch: Batch) -> None:
     """Tell the observer which tokens of a batch count."""
-    observer.begin([(sequence.start, len(sequence.ids)) for sequence in batch.sequences],
-                   max(len(sequence.ids) for sequence in batch.sequences))
+    observer.begin([(sequence.start, len(sequence.ids)) for sequence in batch.sequences], batch.longest)
 
 
 def report_resumed(state: AnalysisState, done: dict[int, int], batches: list[Batch], layers: int, progress: tqdm) -> None:
     """Say what an earlier run has finished, and set the progress bar there; `done` holds layers by first question."""
     if any(done.values()):
-        finished = sum(len(batch.sequences) for batch in batches if done.get(batch.first) == layers)
-        furthest = max(done.values())
-        progress.write(f"{state.directory}: going on; {finished} questions are done"
-                       + ("" if furthest == layers else f", the others up to layer {furthest - 1}"), file=sys.stdout)
+        counts = [done.get(batch.first, 0) for batch in batches for _ in batch.sequences]
+        progress.write(f"{state.directory}: going on; {counts.count(layers)} of {len(counts)} questions are done"
+                       + ("" if min(counts) == layers else f", the least one has {min(counts)} of {layers} layers"),
+                       file=sys.stdout)
         progress.update(sum(batch.tokens * done.get(batch.first, 0) / layers for batch in batches))
 
 
@@ -142,7 +145,7 @@ def embed_batches(stream: LayerStream, observer: ExpertObserver, batches: list[B
         if found := state.load(batch.first, with_hidden=not spill):
             done[batch.first] = found[1]
             if found[2] is not None:
-                held[batch.first] = found[2]
+                held[batch.first] = stream.hold(found[2])
     missing = [batch for batch in batches if batch.first not in done]
     if missing:
         stream.load_embedding()
@@ -190,7 +193,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--allow-nonfinite", type=fraction, default=0.0, metavar="FRACTION",
                         help="largest share of a layer's tokens that may be non-finite (default 0)")
     parser.add_argument("--check-keep", type=int, metavar="N", help="refuse at once if N experts cannot be kept later")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="dtype to compute in (default: as stored)")
+    parser.add_argument("--dtype", choices=("auto", *RUN_DTYPES), default="auto", help="dtype to compute in (default: as stored)")
     parser.add_argument("--attention", default="eager", help="attention implementation (default eager: head_dim 512)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
     args = parser.parse_args(argv)
@@ -213,6 +216,18 @@ def top_k_in(config: transformers.PretrainedConfig) -> int:
     text = config.get_text_config()
     return next((getattr(text, key) for key in ("num_experts_per_tok", "top_k_experts", "moe_topk") if
                  isinstance(getattr(text, key, None), int)), 1)
+
+
+def check_routing(args: argparse.Namespace, config: transformers.PretrainedConfig, experts: int) -> None:
+    """Raise InputError when a token cannot have its experts, KEEP experts are too few, or padding would be routed."""
+    path, top_k, text = args.model / "config.json", top_k_in(config), config.get_text_config()
+    if not 0 < top_k <= experts:
+        raise InputError(path, f"1 to {experts} experts a token, as many as there are", str(top_k))
+    if args.check_keep is not None:
+        check_keep_count("KEEP", args.check_keep, experts, top_k)
+    if args.batch_size > 1 and getattr(text, "index_topk", None):
+        raise InputError(path, "attention that ignores padding, for --batch-size above 1",
+                         "index_topk: positions are ranked, padded ones too", "analyse it with --batch-size 1")
 
 
 def check_sequences(directory: Path, text_config, sequences: list[Sequence]) -> None:
@@ -240,12 +255,34 @@ def describe(args: argparse.Namespace, config: dict, tensors: dict[str, TensorRa
         "transformers": transformers.__version__}
 
 
-def open_state(args: argparse.Namespace, inputs: dict, ranks: Ranks, hidden_bytes: int) -> AnalysisState:
-    """Open the state of this run beside the output, or in --spill; refuse when the disk cannot hold it."""
-    directory = (args.spill or args.output.parent) / f"{args.output.name}.state{ranks.node or ''}"  # one a machine
+def state_directory(args: argparse.Namespace, ranks: Ranks) -> Path:
+    """Return where the state of this run lies: beside the output, or in --spill, where other runs may be; one a machine."""
+    name = f"{args.output.name}.state{ranks.node or ''}"
+    if not args.spill:
+        return args.output.parent / name
+    return args.spill / f"{hashlib.sha256(str(args.output.resolve()).encode()).hexdigest()[:12]}-{name}"
+
+
+def batch_arrays(batch: Batch, moe_layers: int, experts: int, dtype: torch.dtype) -> dict[str, tuple[str, list[int]]]:
+    """Return what the state holds of a batch: dtypes as safetensors names them, and shapes."""
+    rows = [len(batch.sequences), moe_layers]
+    integers = ("token_count", "tokens", "nonfinite_tokens", "skipped_tokens")
+    arrays = {name: ("I64" if name in integers else "F64", [*rows, experts] if name in EXPERT_SUMS else rows)
+              for name in (*EXPERT_SUMS, *LAYER_SUMS)}
+    stored = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}[dtype]
+    return arrays | {HIDDEN: (stored, [len(batch.sequences), batch.longest])}
+
+
+def open_state(args: argparse.Namespace, inputs: dict, ranks: Ranks, batches: list[Batch], model: torch.nn.Module) -> AnalysisState:
+    """Open the state of this run; refuse when the disk cannot hold it."""
+    directory, experts, layers = state_directory(args, ranks), expert_modules(model), len(decoder_of(model)[1].layers)
+    most = max(module.num_experts for module in experts.values())
+    hidden_bytes = (sum(question["tokens"] for question in inputs["questions"]) * model.config.get_text_config().hidden_size
+                    * model.dtype.itemsize)
     if ranks.local == 0:
         require_disk_space(directory, STATE_SLACK_BYTES + (hidden_bytes if args.stream_layers else 0))
-    state = AnalysisState(directory, inputs, owner=ranks.local == 0)
+    state = AnalysisState(directory, inputs, ranks.local == 0, layers, {
+        batch.first: batch_arrays(batch, len(experts), most, model.dtype) for batch in batches})
     ranks.wait()
     return state
 
@@ -257,19 +294,16 @@ def device_map_of(device: str, ranks: Ranks) -> object:
     return "auto" if ranks.world == 1 else {"": ranks.local}
 
 
-def analyze(args: argparse.Namespace, tensors: dict[str, TensorRange], model: torch.nn.Module, batches: list[Batch],
-            state: AnalysisState, device: str, ranks: Ranks) -> None:
+def analyze(args: argparse.Namespace, model: torch.nn.Module | LayerStream, batches: list[Batch], state: AnalysisState,
+            ranks: Ranks) -> None:
     """Bring this process's batches through the model, whole or streamed; the results are in the state."""
-    dtype = model.dtype
     pause_s = 0.1 if sys.stderr.isatty() else 10
     with tqdm(total=sum(batch.tokens for batch in batches), unit="tok", unit_scale=True, desc="teacher-forced",
               mininterval=pause_s, disable=ranks.rank > 0) as progress:
-        if args.stream_layers:
-            stream = LayerStream(args.model, tensors, model, torch.device(device, ranks.local if device == "cuda" else None))
-            analyze_streamed(stream, batches, state, args.spill is not None, progress)
+        if isinstance(model, LayerStream):
+            analyze_streamed(model, batches, state, args.spill is not None, progress)
         else:
-            resident = load_resident(args.model, dtype, args.attention, device_map_of(device, ranks))
-            analyze_resident(resident, batches, state, progress)
+            analyze_resident(model, batches, state, progress)
 
 
 def finish(args: argparse.Namespace, inputs: dict, parts: dict[int, dict[str, np.ndarray]], layers: list[int],
@@ -294,22 +328,23 @@ def main(argv: list[str] | None = None) -> None:
     tensors = read_checkpoint(args.model)
     check_weight_dtypes(tensors)
     questions = load_questions(args.questions, args.seed)[: args.limit]
-    model = build_empty(args.model, DTYPES[args.dtype] or stored_dtype(config, tensors), args.attention)
+    model = build_empty(args.model, RUN_DTYPES.get(args.dtype) or stored_dtype(args.model, config, tensors), args.attention)
     experts = expert_modules(model)
-    if args.check_keep is not None:
-        check_keep_count("KEEP", args.check_keep, min(module.num_experts for module in experts.values()), top_k_in(model.config))
+    check_routing(args, model.config, min(module.num_experts for module in experts.values()))
     check_complete(model, args.model, tensors)
     tokenizer = load_tokenizer(args.model)
     sequences = [teacher_forced_sequence(tokenizer, q, args.max_tokens, args.tokens) for q in questions]
-    text_config = model.config.get_text_config()
-    check_sequences(args.model, text_config, sequences)
+    check_sequences(args.model, model.config.get_text_config(), sequences)
     device = "cpu" if args.device == "cpu" or not torch.cuda.is_available() else "cuda"
     ranks = join_ranks(device)
     inputs = describe(args, config, tensors, questions, sequences, model.dtype, device)
-    hidden_bytes = sum(len(s.ids) for s in sequences) * text_config.hidden_size * model.dtype.itemsize
     batches = ranks.mine(batches_of(sequences, args.batch_size))
-    with open_state(args, inputs, ranks, hidden_bytes) as state:
-        analyze(args, tensors, model, batches, state, device, ranks)
+    if args.stream_layers:
+        stream = LayerStream(args.model, tensors, model, torch.device(device, ranks.local if device == "cuda" else None))
+    with open_state(args, inputs | {"shards": file_versions(tensors)}, ranks, batches, model) as state:
+        if not args.stream_layers:
+            model = load_resident(args.model, model.dtype, args.attention, device_map_of(device, ranks))
+        analyze(args, stream if args.stream_layers else model, batches, state, ranks)
         parts = ranks.gather({batch.first: state.load(batch.first, with_hidden=False)[0] for batch in batches})
         if parts is not None:
             finish(args, inputs, parts, list(experts), state)

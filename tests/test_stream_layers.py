@@ -13,10 +13,11 @@ import teacher_force_analysis as analysis
 import torch
 from checkpoint import read_checkpoint
 from conftest import DEMO, REPO
-from decoder import EMBEDDING, LayerStream, build_empty, load_resident
+from decoder import EMBEDDING, LayerStream, build_empty, decoder_of, load_resident
 from expert_stats import read_stats
 from naive_experts import NAMES, naive_sums
 from questions import chat_answer, chat_prompt
+from safe_files import InputError
 from tiny_models import LAYERS
 
 
@@ -27,9 +28,9 @@ def analyze(model: Path, questions: Path, output: Path, *options: object) -> byt
     return output.read_bytes()
 
 
-def arguments(output: Path, *options: object, limit: int = 60) -> list[str]:
+def arguments(output: Path, *options: object, limit: int = 60, model: Path = DEMO / "model") -> list[str]:
     """The command line of a run that takes some seconds: the demo model on its calibration questions."""
-    return ["--model", str(DEMO / "model"), "--questions", str(DEMO / "calibration_questions.csv"), "--limit", str(limit),
+    return ["--model", str(model), "--questions", str(DEMO / "calibration_questions.csv"), "--limit", str(limit),
             "--output", str(output), *map(str, options)]
 
 
@@ -71,7 +72,7 @@ def test_one_layer_at_a_time_has_weights(tiny_text_model, prefetch):
             if number + 1 < LAYERS:
                 assert torch.equal(hidden, expected[number + 1])
         assert torch.equal(stream.decoder.norm(hidden), expected[-1])
-    assert stream.names[EMBEDDING] == ["model.embed_tokens.weight"]
+    assert [piece.name for piece in stream.pieces[EMBEDDING]] == ["model.embed_tokens.weight"]
 
 
 def kill_when(command: list[str], state: Path, ready) -> set[str]:
@@ -104,7 +105,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(mode, undisturbed, tm
     output, state = tmp_path / "stats", tmp_path / "stats.state"
     options = {"resident": [], "streamed": ["--stream-layers"],
                "spilled": ["--stream-layers", "--spill", tmp_path / "spill"]}[mode]
-    state = tmp_path / "spill/stats.state" if mode == "spilled" else state
+    if mode == "spilled":
+        state = analysis.state_directory(analysis.parse_args([str(a) for a in arguments(output, *options)]), analysis.Ranks())
+        assert state.parent == tmp_path / "spill" and state.name.endswith("-stats.state")
     command = [sys.executable, str(REPO / "scripts/teacher_force_analysis.py"), *arguments(output, *options)]
     enough = (lambda files: len(files) >= 15) if mode == "resident" else (
         lambda files: len(files) == 60 and layers_done(files[20]) >= 2)
@@ -143,13 +146,115 @@ def test_a_state_file_cut_short_is_done_again(undisturbed, tmp_path, capsys):
     assert output.read_bytes() == undisturbed and "questions-000002.safetensors: unreadable" in capsys.readouterr().out
 
 
+def test_damaged_state_files_are_done_again(undisturbed, tmp_path, capsys):
+    from safetensors.numpy import load_file, save_file
+
+    output, state = tmp_path / "stats", tmp_path / "stats.state"
+    kill_when([sys.executable, str(REPO / "scripts/teacher_force_analysis.py"), *map(str, arguments(output))], state,
+              lambda files: len(files) >= 8)
+    file = [state / f"questions-{number:06d}.safetensors" for number in range(6)]
+    whole = load_file(file[0])
+    save_file(whole, file[0])  # no metadata
+    save_file(whole, file[1], {"layers_done": "999"})
+    save_file({name: array for name, array in whole.items() if name != "norm_sum"}, file[2], {"layers_done": str(LAYERS)})
+    save_file(whole | {"norm_sum": whole["norm_sum"][:, :, :3].copy()}, file[3], {"layers_done": str(LAYERS)})
+    save_file(whole, file[4], {"layers_done": "1"})  # no hidden states
+    file[5].unlink()
+    file[5].mkdir()
+    analysis.main(arguments(output))
+    said = capsys.readouterr().out
+    assert output.read_bytes() == undisturbed and all(f"{path}: unreadable" in said for path in file)
+
+
+def test_a_kill_while_the_state_is_removed_leaves_one_that_opens(tmp_path, monkeypatch):
+    state = analysis.AnalysisState(tmp_path / "state", {"a": 1})
+    for number in range(3):
+        (state.directory / f"questions-{number:06d}.safetensors").write_bytes(b"")
+    removed = []
+
+    def killed(path):
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        removed.append(path)
+        path.unlink()
+
+    monkeypatch.setattr("analysis_state.remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        state.discard()
+    state.__exit__()
+    monkeypatch.undo()
+    with analysis.AnalysisState(tmp_path / "state", {"a": 1}) as again:
+        again.discard()
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_changed_shard_is_noticed_by_the_state(model_copy, few_questions, tmp_path, refusal):
+    shard = sorted(model_copy.glob("*.safetensors"))[0]
+    kill_when([sys.executable, str(REPO / "scripts/teacher_force_analysis.py"), *map(str, arguments(
+        tmp_path / "stats", model=model_copy))], tmp_path / "stats.state", lambda files: len(files) >= 2)
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    refusal(analysis.main, arguments(tmp_path / "stats", model=model_copy), "stats.state", shard.name)
+
+
+def test_fp32_bits_depend_neither_on_place_nor_on_threads():
+    """Such shapes gave other last bits before MKL was told to be reproducible (decoder.py)."""
+    generator = torch.Generator().manual_seed(0)
+    threads = torch.get_num_threads()
+    try:
+        for rows, inner, columns in ((1, 1024, 1024), (7, 1024, 512)):
+            left, right = torch.randn(rows, inner, generator=generator), torch.randn(columns, inner, generator=generator)
+            results = []
+            for torch_threads in (1, 2):
+                torch.set_num_threads(torch_threads)
+                for offset in (0, 3, 10):
+                    place = torch.empty(columns * inner + 16)[offset : offset + columns * inner].view(columns, inner)
+                    results.append(torch.nn.functional.linear(left, place.copy_(right)))
+            assert all(torch.equal(results[0], result) for result in results)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_attention_in_blocks_is_the_attention_of_the_family(tiny_text_model, monkeypatch):
+    import decoder
+
+    ids = torch.randint(5, 200, (1, 70), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        model = load_resident(tiny_text_model, torch.float32, "eager", None).model
+        whole = model(input_ids=ids, use_cache=False).last_hidden_state
+        monkeypatch.setattr(decoder, "QUERY_ROWS", 16)
+        rows = []
+        family = sys.modules[type(model).__module__]
+        plain = family.eager_attention_forward
+        monkeypatch.setattr(family, "eager_attention_forward", lambda *args, **kwargs: (
+            rows.append(args[1].shape[2]), plain(*args, **kwargs))[1])
+        blocks = model(input_ids=ids, use_cache=False).last_hidden_state
+    assert set(rows) == {16, 6} and len(rows) == 5 * LAYERS
+    torch.testing.assert_close(blocks, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_hand_on_more_than_hidden_states_are_refused(tiny_text_model):
+    empty = build_empty(tiny_text_model, torch.bfloat16, "eager")
+    decoder = decoder_of(empty)[1]
+    plain = type(decoder).forward
+
+    def forward(self, *args, **kwargs):
+        hidden, extra = self.layers[0](torch.zeros(1, 2, 8))
+        return plain(self, *args, **kwargs)
+
+    decoder.forward = forward.__get__(decoder)
+    with pytest.raises(InputError, match="take and return hidden states only"):
+        LayerStream(tiny_text_model, read_checkpoint(tiny_text_model), empty, torch.device("cpu"))
+
+
 def test_a_state_of_other_inputs_is_refused_by_name(tmp_path, refusal):
     output, state = tmp_path / "stats", tmp_path / "stats.state"
     command = [sys.executable, str(REPO / "scripts/teacher_force_analysis.py"), *arguments(output)]
     kill_when(command, state, lambda files: len(files) >= 2)
-    refusal(analysis.main, arguments(output, "--dtype", "float32"), state, "dtype float32", "dtype bfloat16")
+    refusal(analysis.main, arguments(output, "--dtype", "float32"), state, 'dtype "float32"', 'dtype "bfloat16"')
     refusal(analysis.main, arguments(output, "--tokens", "answer"), state, "counted_tokens")
-    refusal(analysis.main, arguments(output, limit=50), state, "questions")
+    refusal(analysis.main, arguments(output, limit=50), state, "with 50 questions", "found 60 questions")
     shutil.rmtree(state)
     state.mkdir()
     (state / "mine.txt").write_text("?")

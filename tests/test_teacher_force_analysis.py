@@ -7,6 +7,7 @@ from pathlib import Path
 
 import accelerate
 import numpy as np
+import pyarrow.parquet
 import pytest
 import teacher_force_analysis as analysis
 import torch
@@ -130,6 +131,23 @@ def test_non_finite_values_end_the_run(model_copy, few_questions, tmp_path, scri
         ("0", "0", "0"), ("1", str(tokens), "0"), ("2", "0", str(tokens))]  # overflow in layer 1; layer 2 gets NaN
 
 
+def test_an_overflow_of_the_sum_of_the_outputs_is_counted(model_copy, few_questions, tmp_path, refusal):
+    """In the last layer nothing else would show it: every expert's output and norm is finite."""
+    plant(model_copy, "model.layers.2.router.per_expert_scale", 3e38)
+    base = ["--model", str(model_copy), "--questions", str(few_questions), "--output", str(tmp_path / "stats")]
+    refusal(analysis.main, base, "non-finite token states, first in layer 2")
+    analysis.main([*base, "--allow-nonfinite", "1"])
+    arrays, _ = read_stats(tmp_path / "stats")
+    assert arrays["nonfinite_tokens"][:, 2].sum() > 0 and np.isfinite(arrays["moe_output_norm_sum"]).all()
+
+
+def test_a_layer_with_nothing_to_rank_is_never_written(model_copy, few_questions, tmp_path, refusal):
+    plant(model_copy, "model.layers.1.experts.down_proj", 3e38)
+    refusal(analysis.main, ["--model", model_copy, "--questions", few_questions, "--output", tmp_path / "stats",
+                            "--allow-nonfinite", "1"], "to rank in every layer", "in layer 1")
+    assert not (tmp_path / "stats").exists()
+
+
 def test_an_overflowing_expert_is_reported_and_left_out_of_the_sums(model_copy, few_questions, tmp_path):
     """A plain sum of bf16 norms would give it rank 0 with inf, and what follows would be NaN."""
     plant(model_copy, "model.layers.2.experts.down_proj", 3e38, expert=5)
@@ -168,7 +186,7 @@ def test_an_overflowing_expert_is_reported_and_left_out_of_the_sums(model_copy, 
 
 def test_non_finite_share_by_hand():
     arrays = {"nonfinite_tokens": np.array([[0, 1]]), "skipped_tokens": np.array([[0, 1]]), "tokens": np.array([[4, 3]]),
-              "layer_numbers": np.array([3, 7])}
+              "layer_numbers": np.array([3, 7]), "weighted_norm_sum": np.ones((1, 2, 4))}
     check_finite(Path("m"), arrays, 0.5, Path("s"))  # layer 7: (1 + 1) of 3 + 1 tokens
     with pytest.raises(InputError, match=r"2 non-finite token states, first in layer 7; most in layer 7 \(50.00%\)"):
         check_finite(Path("m"), arrays, 0.49, Path("s"))
@@ -197,6 +215,16 @@ def test_bad_input_is_refused_in_one_line(model_copy, few_questions, tmp_path, s
     refused(script("teacher_force_analysis.py", "--model", model_copy, "--questions", few_questions, "--output",
                    few_questions / "stats", *options), few_questions)
     refuse(tmp_path, "a directory", output=tmp_path)
+    refused(script("teacher_force_analysis.py", "--model", model_copy, "--questions", few_questions, "--output",
+                   tmp_path / ("o" * 260), *options), "too long")
+    nested, damaged = tmp_path / "nested.jsonl", tmp_path / "damaged.parquet"
+    nested.write_text("[" * 100_000)
+    refuse(nested, questions=nested)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), damaged, compression="NONE")
+    content = bytearray(damaged.read_bytes())
+    content[4:2000] = bytes(1996)
+    damaged.write_bytes(content)
+    refuse(damaged, questions=damaged)
     config = json.loads((model_copy / "config.json").read_text())
     (model_copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": LAYERS + 1, "layer_types": [
         *config["layer_types"], "full_attention"]}))
@@ -205,9 +233,14 @@ def test_bad_input_is_refused_in_one_line(model_copy, few_questions, tmp_path, s
     refuse(model_copy, "another shape")
     (model_copy / "config.json").write_text(json.dumps(config | {"vocab_size": 50}))
     refuse(model_copy)
-    (model_copy / "config.json").write_text(json.dumps(config | {"model_type": "nonsense"}))
-    refuse(model_copy, "nonsense")
+    for key, value, *words in (("model_type", "nonsense"), ("dtype", "foo"), ("dtype", {"a": 1}), ("hidden_size", "x"),
+                               ("dtype", "float64", "--dtype"), ("top_k_experts", EXPERTS + 1, "as many as there are")):
+        (model_copy / "config.json").write_text(json.dumps(config | {key: value}))
+        refuse(model_copy, *words)
     (model_copy / "config.json").write_text(json.dumps(config))
+    template = (model_copy / "chat_template.jinja").read_text()
+    (model_copy / "chat_template.jinja").write_text("{{ 1 // (messages[0]['content'] | length - 1) }}" + template)
+    refuse(model_copy, "ZeroDivisionError")
     (model_copy / "chat_template.jinja").unlink()
     refuse(model_copy, "chat template")
     (model_copy / "tokenizer.json").unlink()
@@ -239,7 +272,14 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tiny_text_model, few_questi
         name = next(name for name, weight in weights.items() if weight.dim() > 1)
         save_file(weights | {name: weights[name].to(torch.int8)}, shard, {"format": "pt"})
 
-    for change, words in ((missing, ["nothing"]), (truncated, ["truncated"]), (without_a_tensor, ["no such tensor"]),
+    def offsets_in_words(model, shard):
+        content = shard.read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        next(entry for name, entry in header.items() if name != "__metadata__")["data_offsets"] = ["0", "x"]
+        text = json.dumps(header).encode()
+        shard.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + int.from_bytes(content[:8], "little"):])
+
+    for change, words in ((missing, ["nothing"]), (offsets_in_words, ["whole numbers"]), (truncated, ["truncated"]), (without_a_tensor, ["no such tensor"]),
                           (quantised, ["I8", "BF16"])):
         refusal(analysis.main, damaged(change), change.__name__, *words)
     assert not list(tmp_path.glob("out*"))
