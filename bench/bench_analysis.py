@@ -35,6 +35,7 @@ from safe_files import GIB, run, sha256_file, write_json  # noqa: E402
 
 TOKENS = 512
 QUESTIONS = 8
+LONG_TOKENS, LONG_QUESTIONS = 4096, 4
 OBSERVED_LIMIT, STREAMED_LIMIT = 1.10, 1.25
 LAYER_FACTOR, MEMORY_SLACK_BYTES = 1.3, GIB
 CHILD = ("import re, sys, time; sys.path.insert(0, sys.argv[1]); import teacher_force_analysis as t; "
@@ -42,8 +43,8 @@ CHILD = ("import re, sys, time; sys.path.insert(0, sys.argv[1]); import teacher_
          "print('MEASURED', seconds, int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) * 1024)")
 
 
-def write_questions(path: Path, count: int, source: Path) -> None:
-    """Write `count` questions of well over TOKENS tokens: the demo's, each with the reasoning of many."""
+def write_questions(path: Path, count: int, source: Path, thoughts: int = 80) -> None:
+    """Write `count` questions, the demo's, each with the reasoning of many: 80 are well over TOKENS, 900 over LONG_TOKENS."""
     with open(source, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,14 +52,14 @@ def write_questions(path: Path, count: int, source: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         for number in range(count):
-            thoughts = [row["Explanation"] for row in rows[number : number + 80]]
-            writer.writerow(rows[number] | {"Explanation": " ".join(thoughts)})
+            chosen = (rows[(number + i) % len(rows)]["Explanation"] for i in range(thoughts))
+            writer.writerow(rows[number] | {"Explanation": " ".join(chosen)})
 
 
-def analyse(model: Path, questions: Path, output: Path, *options: str) -> dict[str, float]:
+def analyse(model: Path, questions: Path, output: Path, *options: str, tokens: int = TOKENS) -> dict[str, float]:
     """Run the analysis in a process of its own; return seconds of its main and peak bytes of the process."""
     command = [sys.executable, "-c", CHILD, str(REPO / "scripts"), "--model", str(model), "--questions", str(questions),
-               "--output", str(output), "--max-tokens", str(TOKENS), *options]
+               "--output", str(output), "--max-tokens", str(tokens), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {' '.join(command[4:])}: expected a finished run, found: {done.stderr.splitlines()[-1]}")
@@ -128,9 +129,11 @@ def measure(checkpoints: Path, work: Path, repeats: int, questions: Path) -> dic
             runs.setdefault(name, []).append(analyse(checkpoints / layers, file, work / f"{name}.safetensors", *options))
     if sha256_file(work / "resident.safetensors") != sha256_file(work / "streamed.safetensors"):
         sys.exit(f"error: {work}/streamed.safetensors: expected the bytes of resident.safetensors, found others")
+    write_questions(long := work / "questions-long.csv", LONG_QUESTIONS, questions, thoughts=900)
+    runs["long"] = [analyse(checkpoints / "2", long, work / "long.safetensors", "--stream-layers", tokens=LONG_TOKENS)]
     time_of = {name: [one["seconds"] for one in values] for name, values in runs.items()}
     peak = {name: statistics.median(one["peak_bytes"] for one in values) for name, values in runs.items()}
-    layer, hidden = layer_bytes(checkpoints / "6"), TOKENS * 2816 * 2
+    layer, hidden = layer_bytes(checkpoints / "6"), 2816 * 2  # of a token
     rows = [row("observed / plain forward", ratio(seconds["observed"], seconds["plain"]), "x", OBSERVED_LIMIT),
             row("recomputed / plain forward", ratio(seconds["recomputed"], seconds["plain"]), "x"),
             row("plain forward, a layer", 1000 * statistics.median(seconds["plain"]) / 2, "ms"),
@@ -139,10 +142,11 @@ def measure(checkpoints: Path, work: Path, repeats: int, questions: Path) -> dic
             row("time, 16 / 8 questions", ratio(time_of["questions16"], time_of["streamed"]), "x"),
             row("largest layer", layer / GIB, "GiB"),
             row("peak, resident, 4 layers", peak["resident"] / GIB, "GiB")]
-    for name, layers, count in (("layers2", 2, QUESTIONS), ("streamed", 4, QUESTIONS), ("layers6", 6, QUESTIONS),
-                                ("questions16", 4, 2 * QUESTIONS)):
-        limit = LAYER_FACTOR * layer + count * hidden + MEMORY_SLACK_BYTES
-        rows.append(row(f"peak, streamed, {layers} layers, {count} questions", peak[name] / GIB, "GiB", limit / GIB))
+    for name, layers, count, tokens in (("layers2", 2, QUESTIONS, TOKENS), ("streamed", 4, QUESTIONS, TOKENS),
+                                        ("layers6", 6, QUESTIONS, TOKENS), ("questions16", 4, 2 * QUESTIONS, TOKENS),
+                                        ("long", 2, LONG_QUESTIONS, LONG_TOKENS)):
+        limit = LAYER_FACTOR * layer + count * tokens * hidden + MEMORY_SLACK_BYTES
+        rows.append(row(f"peak, streamed, {layers} layers, {count} x {tokens} tokens", peak[name] / GIB, "GiB", limit / GIB))
     return {"rows": rows, "tokens_per_question": TOKENS, "repeats": repeats, "threads": torch.get_num_threads(),
             "torch": torch.__version__, "transformers": transformers.__version__,
             "seconds": seconds | time_of, "peak_bytes": {name: [one["peak_bytes"] for one in v] for name, v in runs.items()}}
