@@ -110,7 +110,7 @@ endif
 .PHONY: help settings setup analyze drop quants eval release verify reproduce compare-criteria demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
-	@sed -nE 's/^([a-z][a-z ]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-11s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z][a-z -]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 	@printf '\nVariables (make TARGET NAME=value)\n'
 	@sed -nE 's/^([A-Z_]+) \?= ?([^#]*)# *(.*)/  \1|\3|\2/p' $(MAKEFILE_LIST) | sed -E 's/^(([^|]*\|){2}.{36}).{9,}/\1 .../' | awk -F'|' '{printf "%-18s %-66s %s\n", $$1, $$2, $$3}'
 	@printf '\nStart with `make demo`. The defaults are those of the reference case, the 26B.\n'
@@ -153,7 +153,7 @@ $(BUILD)/questions/gpqa_diamond.csv: | $(SETUP)
 
 # ---- analyse, choose, drop
 ANALYZE = $(PYTHON) $(if $(filter-out 1,$(RANKS)),-m torch.distributed.run --standalone --nproc-per-node $(RANKS)) \
-  scripts/teacher_force_analysis.py $(if $(STREAM_LAYERS),--stream-layers) $(if $(SPILL),--spill $(SPILL))
+  scripts/teacher_force_analysis.py $(if $(filter-out no 0,$(STREAM_LAYERS)),--stream-layers) $(if $(SPILL),--spill $(SPILL))
 
 $(STATS): $(FULL_SOURCE) $(QUESTIONS) | $(SETUP) scripts/teacher_force_analysis.py
 	$(ANALYZE) --model $(FULL)/checkpoint --questions $(QUESTIONS) --check-keep $(KEEP) --output $@
@@ -194,7 +194,7 @@ $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(ST
     scripts/generate_drop_map.py scripts/criteria.py | $(TOOLS) scripts/compare_criteria.py
 	$(PYTHON) scripts/compare_criteria.py --gguf $(FULL_F16) --stats $(STATS) --model $(FULL)/checkpoint \
 	  --questions $(EVAL_QUESTIONS) --keep $(COMPARE_KEEP) --seeds $(COMPARE_SEEDS) \
-	  --gpu-layers $(GPU_LAYERS) $(if $(RECOMPUTE_FULL),--recompute-full) --output $(COMPARISON)
+	  --gpu-layers $(GPU_LAYERS) $(if $(filter-out no 0,$(RECOMPUTE_FULL)),--recompute-full) --output $(COMPARISON) > /dev/null
 
 # ---- convert and quantise, the full model and the pruned one alike
 ifeq ($(CALIBRATION),)
