@@ -2,7 +2,7 @@
 """Convert a checkpoint to a GGUF file with llama.cpp's own converter, and check what came out.
 
 Inputs:  a checkpoint directory; the name to write into the header.
-Output:  one GGUF file (F16 unless --outtype says otherwise).
+Output:  one GGUF file (F16 unless --outtype says otherwise) and, beside it, FILE.json: size, sha256, tool version.
 Use:     scripts/convert_to_gguf.py --model DIR --name NAME --output F16.gguf
 
 Checked: the expert count is the config's, and a model with per-expert router scales has them as ffn_down_exps.scale
@@ -17,7 +17,7 @@ from checkpoint import read_checkpoint, read_config
 from gguf_files import summarize_gguf
 from llama_tools import find_llama_cpp, run_tool
 from moe_families import Family, Shape, family_of, shape_of
-from safe_files import InputError, replace_when_done, require_disk_space, run
+from safe_files import InputError, replace_when_done, require_disk_space, run, sha256_file, write_json
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
 
@@ -62,6 +62,10 @@ def main(argv: list[str] | None = None) -> None:
         run_tool(converter_command(llama_cpp.converter, args.model, args.name, partial, args.outtype), cwd=Path.cwd(),
                  what="convert to GGUF", step=r"Writing:\s+(\d+)%")
         check_converted(partial, family, shape, list(tensors))
+        sha256, size = sha256_file(partial), partial.stat().st_size
+    # A record is believed when it is no older than its file, so it comes after.
+    write_json(Path(f"{args.output}.json"), {"outtype": args.outtype, "llama_cpp": llama_cpp.version(), "bytes": size,
+                                             "sha256": sha256})
     print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {args.output.stat().st_size / 2**30:.3f} GiB")
 
 

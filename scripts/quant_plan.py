@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gguf import GGMLQuantizationType
 
+from gguf_drop import EXPERT_TENSOR
 from gguf_header import GgufHeader, empty_header, file_bytes, key_value, read_header
 from llama_tools import die_with_parent, last_words
 from quant_recipes import Recipe
@@ -23,6 +24,7 @@ TENSOR_LINE = re.compile(r"^\[ *\d+/ *\d+\] (\S+) .*? type = +(\w+), size = [^(\
 FALLBACK_LINE = re.compile(r"^warning: (\S+) +- ncols.*?\(required for type +(\w+)\)", re.MULTILINE)
 OFFENDER = re.compile(r"offending tensor: (\S+)\s+- target type: (\w+)")
 KEPT_CHARACTERS = 127  # of a string that llama-quantize adds to a header
+BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
 WANTS_IMATRIX = "will require an imatrix"
 
 
@@ -35,6 +37,7 @@ class QuantPlan:
     parameters: int
     types: dict[str, GGMLQuantizationType]
     wanted: dict[str, GGMLQuantizationType]
+    copies: bool  # no type changes: the file is its source
 
     @property
     def bits_per_weight(self) -> float:
@@ -51,6 +54,13 @@ class QuantPlan:
 def type_of(name: str) -> GGMLQuantizationType:
     """Return a type by llama.cpp's name of it, such as q4_K."""
     return GGMLQuantizationType[name.upper()]
+
+
+def expert_layers(header: GgufHeader) -> tuple[int, ...]:
+    """Return the numbers of the layers with experts; of a dense model, those of all layers."""
+    layers = [{int(match[1]) for tensor in header.tensors if (match := pattern.match(tensor.name))}
+              for pattern in (EXPERT_TENSOR, BLOCK_TENSOR)]
+    return tuple(sorted(layers[0] or layers[1]))
 
 
 def check_float(path: Path, header: GgufHeader) -> None:
@@ -122,7 +132,13 @@ def plan_quant(tool: Path, recipe: Recipe, header: GgufHeader, imatrix: Path | N
     if types.keys() != {tensor.name for tensor in header.tensors}:
         raise InputError(tool, f"a type for each of {len(header.tensors)} tensors", f"{len(types)}",
                          "is it another version of llama.cpp?")
-    if all(types[tensor.name] == tensor.kind for tensor in header.tensors):
-        imatrix = None  # nothing is quantised: the file is the source
-    return QuantPlan(recipe, planned_size(header, types, imatrix), sum(math.prod(tensor.dims) for tensor in header.tensors),
-                     types, {name: type_of(kind) for name, kind in FALLBACK_LINE.findall(said)})
+    copies = all(types[tensor.name] == tensor.kind for tensor in header.tensors)
+    return QuantPlan(recipe, planned_size(header, types, None if copies else imatrix),
+                     sum(math.prod(tensor.dims) for tensor in header.tensors), types,
+                     {name: type_of(kind) for name, kind in FALLBACK_LINE.findall(said)}, copies)
+
+
+def check_larger(plan: QuantPlan, other: QuantPlan) -> None:
+    """Raise InputError when a plan is not larger than that of the recipe it must exceed."""
+    if plan.size <= other.size:
+        raise InputError(plan.recipe.name, f"more than the {other.size} bytes of {other.recipe.name}", f"{plan.size} bytes")

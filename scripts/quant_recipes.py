@@ -64,10 +64,12 @@ RECIPES = {recipe.name: recipe for recipe in (
     Recipe("IQ2_S", "IQ2_S", "2-bit i-quant, low quality"),
     Recipe("IQ2_XS", "IQ2_XS", "2-bit i-quant, very low quality"),
     Recipe("IQ2_XXS", "IQ2_XXS", "2-bit i-quant, smallest"),
-    Recipe("CD-Q6_K", "Q6_K", "layers at Q8_0, Q6_K, Q5_K by contribution", Q8_0_EDGES, tiers=("q8_0", "q6_K", "q5_K")),
-    Recipe("CD-Q5_K_M", "Q5_K_M", "layers at Q6_K, Q5_K, Q4_K by contribution", Q8_0_EDGES, tiers=("q6_K", "q5_K", "q4_K")),
-    Recipe("CD-Q4_K_M", "Q4_K_M", "layers at Q5_K, Q4_K, Q3_K by contribution", Q8_0_EDGES, tiers=("q5_K", "q4_K", "q3_K")),
-    Recipe("CD-Q3_K_M", "Q3_K_M", "layers at Q4_K, Q3_K, Q2_K by contribution", Q8_0_EDGES, tiers=("q4_K", "q3_K", "q2_K")),
+    # ContribDynamic. The base is the mixture of the low tier: it types what the tiers leave alone. With layers 0 / 1-10 /
+    # 11-29 of the 26B the first three have the card's sizes to 0.2 GiB; the card's CD-Q3_K_M (10.37) is not reproduced.
+    Recipe("CD-Q6_K", "Q5_K_M", "layers at Q8_0, Q6_K, Q5_K by contribution", tiers=("q8_0", "q6_K", "q5_K")),
+    Recipe("CD-Q5_K_M", "Q4_K_M", "layers at Q6_K, Q5_K, Q4_K by contribution", Q8_0_EDGES, tiers=("q6_K", "q5_K", "q4_K")),
+    Recipe("CD-Q4_K_M", "Q3_K_M", "layers at Q5_K, Q4_K, Q3_K by contribution", Q8_0_EDGES, tiers=("q5_K", "q4_K", "q3_K")),
+    Recipe("CD-Q3_K_M", "Q2_K", "layers at Q4_K, Q3_K, Q2_K by contribution", Q8_0_EDGES, tiers=("q4_K", "q3_K", "q2_K")),
     Recipe("CD-Q2_K", "Q2_K", "layers at Q3_K, Q2_K, IQ2_S by contribution", Q8_0_EDGES, tiers=("q3_K", "q2_K", "iq2_s")),
     Recipe("Q2_K", "Q2_K", "2-bit k-quant", opt_in=True),
     Recipe("MXFP4_MOE", "MXFP4_MOE", "experts in MXFP4", opt_in=True),
