@@ -68,7 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     for gguf, record in records.items():
         check_record(gguf, record)
     params = ollama_params(args.params, args.gguf[0])
-    best = max(args.gguf, key=lambda gguf: records[gguf]["bytes"])
+    # The Modelfile takes the largest quant; F16 only where there is no other.
+    best = max(args.gguf, key=lambda gguf: (records[gguf]["type"] != "F16", records[gguf]["bytes"]))
     with directory_when_done(args.output, "manifest.json") as output:
         for gguf in args.gguf:
             link_or_copy(gguf, output / gguf.name)

@@ -63,7 +63,9 @@ def open_source(source: str | None, shape: str | None, name: str, llama_cpp: Lla
         return from_checkpoint(path, llama_cpp, name, output), True
     if path.is_dir():
         path /= "config.json"
-    elif not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    elif not path.exists():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+            raise InputError(source, "a float GGUF, a checkpoint directory, a config.json or a Hub id OWNER/NAME", "nothing")
         path = fetch_config(source)
     return from_config(path, read_json(path), name, output), False
 
@@ -88,7 +90,7 @@ def plan_row(name: str, args: argparse.Namespace, tool: Path, header: GgufHeader
             check_larger(plan, plan_quant(tool, RECIPES[recipe.larger_than], header, imatrix))
         reason = imatrix_reason(tool, recipe, header.path)
     except InputError as error:
-        return {**row, "refused": str(error)}
+        return {**row, "refused": str(error).removeprefix(f"{name}: ")}
     return {**row, **described(plan), "needs_imatrix": reason is not None, "imatrix_reason": reason}
 
 
@@ -100,6 +102,11 @@ def described(plan: QuantPlan) -> dict:
             "fallback_of": {name: kind.name for name, kind in plan.wanted.items()}}
 
 
+def gib(size: int) -> str:
+    """Return bytes in GiB, with two decimals or, of small files, three digits."""
+    return f"{size / GIB:.2f}" if size >= GIB else f"{size / GIB:.3g}"
+
+
 def table(rows: list[dict]) -> str:
     """Return the rows as Markdown."""
     lines = ["| quant | bytes | GiB | bits per weight | imatrix | tensors per type (T<W: T where the row width forbids W) |",
@@ -109,7 +116,7 @@ def table(rows: list[dict]) -> str:
             lines.append(f"| {row['name']} | | | | | refused: {row['refused']} |")
             continue
         types = ", ".join(f"{kind} {count}" for kind, count in row["tensors_per_type"].items() if kind != "F32")
-        lines.append(f"| {row['name']} | {row['bytes']:,} | {row['bytes'] / GIB:.2f} | {row['bits_per_weight']:.2f} | "
+        lines.append(f"| {row['name']} | {row['bytes']:,} | {gib(row['bytes'])} | {row['bits_per_weight']:.2f} | "
                      f"{'needed' if row['needs_imatrix'] else ''} | {types} |")
     return "\n".join(lines)
 
@@ -120,7 +127,7 @@ def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
     while not place.exists():
         place = place.absolute().parent
     free = shutil.disk_usage(place).free
-    return (f"Disk in all, F16 included: {total:,} bytes, {total / GIB:.2f} GiB; free here: {free / GIB:.2f} GiB"
+    return (f"Disk in all, F16 included: {total:,} bytes, {gib(total)} GiB; free here: {gib(free)} GiB"
             + ("" if free >= total else " (too little: the build would be refused where it runs out)"))
 
 
