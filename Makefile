@@ -250,8 +250,12 @@ $(PRUNED_QUANT_FILES): $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) 
 # The tiers of the CD quants follow from the statistics and from variables that are not in their path.
 $(filter $(FULL_QUANT_DIR)/$(NAME)-CD-%,$(FULL_QUANT_FILES)): $(FULL_QUANT_DIR)/cd.settings $(if $(CD_TIERS),,$(STATS))
 $(filter $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-%,$(PRUNED_QUANT_FILES)): $(PRUNED_QUANT_DIR)/cd.settings $(if $(CD_TIERS),,$(STATS))
-$(FULL_QUANT_DIR)/cd.settings $(PRUNED_QUANT_DIR)/cd.settings: FORCE
-	@mkdir -p $(@D); settings='$(CD_OPTIONS)'; [ -f $@ ] && [ "$$(<$@)" = "$$settings" ] || printf '%s\n' "$$settings" >$@
+$(FULL_QUANT_DIR)/cd.settings $(PRUNED_QUANT_DIR)/cd.settings:
+	@mkdir -p $(@D); printf '%s\n' '$(CD_OPTIONS)' >$@
+
+# Only a changed setting forces: a forced file would call for the F16 GGUF that KEEP_F16=no has removed.
+squash = $(subst $() ,_,$(strip $(1)))
+$(foreach d,$(FULL_QUANT_DIR) $(PRUNED_QUANT_DIR),$(if $(filter $(call squash,$(CD_OPTIONS)),$(call squash,$(file <$d/cd.settings))),,$(eval $d/cd.settings: FORCE)))
 
 # ---- evaluate and compare
 EVALUATE = QUESTIONS=$(EVAL_QUESTIONS) TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) \
