@@ -238,14 +238,18 @@ $(PRUNED_QUANT_DIR)/imatrix.gguf: $(PRUNED_F16)
 	$(PYTHON) scripts/report_imatrix.py --imatrix $< --output-prefix $*/imatrix-coverage
 
 CD_OPTIONS := --cd-rule $(CD_RULE) --cd-cuts $(CD_CUTS) --cd-scope $(CD_SCOPE) $(if $(CD_TIERS),--cd-tiers $(CD_TIERS))
-QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $(filter %-F16.gguf,$^) --imatrix $(@D)/imatrix.gguf \
+QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $(filter %-F16.gguf,$^) $(if $(filter F16,$*),,--imatrix $(@D)/imatrix.gguf) \
   --min-expert-tokens $(MIN_EXPERT_TOKENS) $(if $(filter CD-%,$*),$(if $(CD_TIERS),,--stats $(STATS)) $(CD_OPTIONS)) --type $* --output $@
 
-$(FULL_QUANT_FILES): $(FULL_QUANT_DIR)/$(NAME)-%.gguf: $(FULL_F16) $(FULL_QUANT_DIR)/imatrix.gguf | $(TOOLS) scripts/quantize_gguf.py
+$(FULL_QUANT_FILES): $(FULL_QUANT_DIR)/$(NAME)-%.gguf: $(FULL_F16) | $(TOOLS) scripts/quantize_gguf.py
 	$(QUANTIZE)
 
-$(PRUNED_QUANT_FILES): $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) $(PRUNED_QUANT_DIR)/imatrix.gguf | $(TOOLS) scripts/quantize_gguf.py
+$(PRUNED_QUANT_FILES): $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) | $(TOOLS) scripts/quantize_gguf.py
 	$(QUANTIZE)
+
+# All but F16, a link to its source, need the imatrix.
+$(filter-out $(FULL_QUANT_DIR)/$(NAME)-F16.gguf,$(FULL_QUANT_FILES)): $(FULL_QUANT_DIR)/imatrix.gguf
+$(filter-out $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-F16.gguf,$(PRUNED_QUANT_FILES)): $(PRUNED_QUANT_DIR)/imatrix.gguf
 
 # The tiers of the CD quants follow from the statistics and from variables that are not in their path.
 $(filter $(FULL_QUANT_DIR)/$(NAME)-CD-%,$(FULL_QUANT_FILES)): $(FULL_QUANT_DIR)/cd.settings $(if $(CD_TIERS),,$(STATS))

@@ -141,4 +141,5 @@ def plan_quant(tool: Path, recipe: Recipe, header: GgufHeader, imatrix: Path | N
 def check_larger(plan: QuantPlan, other: QuantPlan) -> None:
     """Raise InputError when a plan is not larger than that of the recipe it must exceed."""
     if plan.size <= other.size:
-        raise InputError(plan.recipe.name, f"more than the {other.size} bytes of {other.recipe.name}", f"{plan.size} bytes")
+        raise InputError(plan.recipe.name, f"more than the {other.size} bytes of {other.recipe.name}", f"{plan.size} bytes",
+                         "leave one of them out")

@@ -38,7 +38,7 @@ def test_the_cards_sizes_are_planned(card_plan):
         assert sizes[name] == pytest.approx(CARD[name], abs=0.03), name
     assert sizes["Q3_K_XL"] == pytest.approx(11.35, abs=0.03) and sizes["Q3_K_XL"] > sizes["Q3_K_L"]
     assert sizes["Q3_K_M"] + sizes["Q3_K_XL"] - sizes["Q3_K_L"] == pytest.approx(CARD["Q3_K_XL"], abs=0.03)
-    assert "it is Q3_K_M" in card_plan["stdout"].replace("that file is", "it is")
+    assert "that file is Q3_K_M" in card_plan["stdout"]
     assert len(CARD) == 25
 
 
