@@ -310,10 +310,11 @@ test: $(TOOLS) ## set up and run the tests
 # ---- benchmarks, on generated layers of the 26B's sizes
 BENCH := $(BUILD)/bench
 
-bench: $(SETUP) ## measure against the limits: ratios and peak memory, as tables and in build/bench/ (30 GB of disk)
+bench: $(TOOLS) ## measure against the limits: ratios and peak memory, as tables and in build/bench/ (30 GB of disk)
 	$(PYTHON) bench/generate_checkpoint.py --tokenizer data/demo/model --output $(BENCH)/checkpoints
 	$(PYTHON) bench/bench_analysis.py --checkpoints $(BENCH)/checkpoints --output $(BENCH)/analysis.json
 	$(PYTHON) bench/bench_drop.py --checkpoint $(BENCH)/checkpoints/4 --output $(BENCH)/drop.json
+	$(PYTHON) bench/bench_quantize.py --checkpoint $(BENCH)/checkpoints/2 --output $(BENCH)/quantize.json
 
 clean: ## remove build/ (the llama.cpp tools and .venv stay)
 	rm -rf build

@@ -80,7 +80,7 @@ def require_disk_space(directory: Path, needed_bytes: int) -> None:
         place = place.parent
     free_bytes = shutil.disk_usage(place).free
     if free_bytes < needed_bytes:
-        raise InputError(directory, f"{needed_bytes / GIB:.2f} GiB of free disk space", f"{free_bytes / GIB:.2f} GiB")
+        raise InputError(directory, f"{needed_bytes / GIB:.3g} GiB of free disk space", f"{free_bytes / GIB:.3g} GiB")
 
 
 def flush_to_disk(path: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_f16_can_be_removed_and_only_what_changes_calls_for_it(variables):
     f16 = next(path for path in build_of(variables).rglob("tiny-12e-F16.gguf") if path.parent.name == "gguf")
     scripts_in(make("quants", "KEEP_F16=no", *variables))
     assert not f16.exists() and not scripts_in(make("-n", "quants", "KEEP_F16=no", *variables))
-    assert not scripts_in(make("-n", "release", *variables))
+    assert scripts_in(make("-n", "release", *variables)) <= {"build_release"}  # a dry run cannot tell if its settings changed
     other = make("-n", "quants", "CD_SCOPE=experts", *variables)
     assert {"convert_to_gguf", "quantize_gguf"} <= scripts_in(other)
     remade = make("-j2", "quants", "CD_SCOPE=experts", *variables)
