@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from bench_table import row, table  # noqa: E402
-from llama_tools import SCRIPTS, find_llama_cpp  # noqa: E402
+from llama_tools import SCRIPTS, die_with_parent, find_llama_cpp  # noqa: E402
 from quant_recipes import RECIPES  # noqa: E402
 from safe_files import GIB, flush_to_disk, require_disk_space, run, write_json  # noqa: E402
 
@@ -32,7 +32,8 @@ TEXT = "".join(f"Line {n}: {n} times {n} is {n * n}.\n" for n in range(200))
 def seconds(*command: object, cwd: Path | None = None) -> float:
     """Run a command and return how long it took; its failure ends the benchmark."""
     start = time.perf_counter()
-    subprocess.run([str(part) for part in command], cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run([str(part) for part in command], cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                   preexec_fn=die_with_parent)
     return time.perf_counter() - start
 
 

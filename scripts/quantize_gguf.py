@@ -13,6 +13,7 @@ recipe, tools and inputs is left as it is.
 
 import argparse
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -179,9 +180,11 @@ def main(argv: list[str] | None = None) -> None:
     with replace_when_done(args.output) as partial:
         build(llama_cpp, plan, args, partial)
         check_written(args.output, partial, header, plan)
-        check_forward(llama_cpp, args.output, partial, args.threads)
+        with ThreadPoolExecutor(1) as pool:  # the digest is taken while the other process computes
+            digest = pool.submit(sha256_file, partial)
+            check_forward(llama_cpp, args.output, partial, args.threads)
         # The record comes first: a kill between the two leaves no quant without one.
-        write_json(side, {**record, "sha256": sha256_file(partial)})
+        write_json(side, {**record, "sha256": digest.result()})
     print(f"{args.output}: {plan.recipe.name}, {plan.size / 2**30:.3f} GiB, {plan.bits_per_weight:.2f} bits per weight")
 
 
