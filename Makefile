@@ -133,7 +133,7 @@ drop: $(DROP_METADATA) ## the pruned checkpoint
 imatrix: $(IMATRIX_COVERAGE) ## imatrix of the pruned model on CALIBRATION, and which experts that text reached
 	@cat $<
 quants: $(PRUNED_QUANT_FILES) ## F16, imatrix and QUANTS of the pruned model
-	$(if $(filter no,$(KEEP_F16)),rm -f $(PRUNED_F16) $(PRUNED_F16).json)
+	$(if $(filter no,$(KEEP_F16)),rm -f $(PRUNED_F16))
 eval: $(SCORES) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compare them
 release: $(RELEASE_MANIFEST) ## the release folder: quants, card, Ollama files, manifest
 
