@@ -89,6 +89,7 @@ def test_the_f16_can_be_removed_and_only_what_changes_calls_for_it(variables):
     after = {path: path.stat().st_mtime_ns for path in f16.parent.rglob("*.gguf")}
     assert {path.name for path in after if after[path] != before.get(path)} == {"tiny-12e-F16.gguf", "tiny-12e-CD-Q4_K_M.gguf"}
     assert not scripts_in(make("-n", "quants", "CD_SCOPE=experts", *variables))
+    assert scripts_in(make("quants", *variables)) == {"quantize_gguf"}  # back to the settings of the other tests
 
 
 def test_calibration_data_v5_is_fetched_by_its_rule(variables):
