@@ -20,8 +20,15 @@ FOLD ?=#                                  I/K: choose without every K-th questio
 PRUNED_NAME ?= $(NAME)-$(KEEP)e#          name of the pruned model
 QUESTIONS ?= $(BUILD)/questions/gpqa_diamond.csv#  questions that choose the experts (GPQA's columns)
 EVAL_QUESTIONS ?= $(QUESTIONS)#           questions that are scored
-CALIBRATION ?=#                           text for the imatrix (default: QUESTIONS as chats)
-QUANTS ?= Q8_0 Q6_K_L Q6_K Q5_K_L Q5_K_M Q5_K_S Q4_K_L Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K_XL Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_XS IQ3_XXS IQ2_M IQ2_S IQ2_XS IQ2_XXS#  quants of the pruned model
+CALIBRATION ?=#                           text for the imatrix: a file, or v5 to download it (default: QUESTIONS as chats)
+QUANTS ?= F16 Q8_0 Q6_K_L Q6_K Q5_K_L Q5_K_M Q5_K_S Q4_K_L Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K_XL Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_XS IQ3_XXS IQ2_M IQ2_S IQ2_XS IQ2_XXS CD-Q6_K CD-Q5_K_M CD-Q4_K_M CD-Q3_K_M CD-Q2_K#  quants of the pruned model
+MIN_EXPERT_TOKENS ?= 0#                   quants: least calibration tokens for every expert
+KEEP_F16 ?= yes#                          quants: no removes the pruned F16 GGUF once all are built
+CD_RULE ?= weighted-norm#                 CD quants: what ranks the layers (weighted-norm, output-norm)
+CD_CUTS ?= 1/30,11/30#                    CD quants: shares of the layers where the high and the middle tier end
+CD_TIERS ?=#                              CD quants: tiers by hand instead, such as 0/1-10/11-29
+CD_SCOPE ?= all#                          CD quants: tensors that the tiers type (all, experts)
+SHAPE ?=#                                 plan: a shape of data/shapes instead of MODEL, such as gemma-4-26b-a4b
 EVAL_QUANT ?= Q6_K#                       quant that is scored, of both models
 REFERENCE_QUANTS ?= $(EVAL_QUANT)#        quants of the full model
 CTX ?= 32768#                             evaluation: context tokens
@@ -43,10 +50,10 @@ CMAKE_ARGS ?=#                            extra flags for that build, such as -D
 
 VARIABLES := MODEL NAME KEEP CRITERION PROTECT_TOP FOLD PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
   REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
-  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL BUILD
+  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SHAPE BUILD
 
 , := ,
-KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_]+)".*/\1/p' scripts/quant_recipes.py)
+KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quant_recipes.py)
 
 # ---- tools
 PYTHON := .venv/bin/python
@@ -64,7 +71,7 @@ QUESTION_SET := $(call set_name,$(QUESTIONS))
 FULL := $(BUILD)/$(NAME)/full
 ANALYSIS := $(BUILD)/$(NAME)/$(QUESTION_SET)
 PRUNED := $(ANALYSIS)/keep$(KEEP)$(if $(filter-out coverage,$(CRITERION)),-$(subst :,,$(CRITERION)))-top$(PROTECT_TOP)$(if $(FOLD),-fold$(subst /,of,$(FOLD)))
-CALIBRATION_TEXT := $(or $(CALIBRATION),$(ANALYSIS)/$(QUESTION_SET).txt)
+CALIBRATION_TEXT := $(or $(if $(filter v5,$(CALIBRATION)),$(BUILD)/calibration/calibration_datav5.txt,$(CALIBRATION)),$(ANALYSIS)/$(QUESTION_SET).txt)
 CALIBRATION_SET := $(call set_name,$(CALIBRATION_TEXT))
 PROTOCOL := $(call set_name,$(EVAL_QUESTIONS))-ctx$(CTX)-think$(REASONING_BUDGET)-gen$(MAX_GEN_TOKS)-seed$(SEED)-np$(NP)
 
@@ -79,6 +86,7 @@ FULL_QUANT_DIR := $(FULL)/gguf/$(CALIBRATION_SET)
 PRUNED_QUANT_DIR := $(PRUNED)/gguf/$(CALIBRATION_SET)
 FULL_QUANT_FILES := $(patsubst %,$(FULL_QUANT_DIR)/$(NAME)-%.gguf,$(sort $(REFERENCE_QUANTS) $(EVAL_QUANT)))
 PRUNED_QUANT_FILES := $(patsubst %,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf,$(sort $(QUANTS) $(EVAL_QUANT)))
+IMATRIX_COVERAGE := $(PRUNED_QUANT_DIR)/imatrix-coverage.md
 FULL_EVAL := $(FULL)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
 PRUNED_EVAL := $(PRUNED)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
 SCORES := $(dir $(PRUNED_EVAL))scores.md
@@ -96,10 +104,11 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(call require,FOLD,$(FOLD),^([0-9]+/[0-9]+)?$$,I/K)
   $(foreach v,KEEP CTX MAX_GEN_TOKS NP RANKS COMPARE_SEEDS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
   $(call require,COMPARE_KEEP,$(strip $(COMPARE_KEEP)),^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0)
-  $(foreach v,REASONING_BUDGET SEED GPU_LAYERS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
+  $(call require,KEEP_F16,$(KEEP_F16),^(yes|no)$$,yes or no)
+  $(foreach v,REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
   $(foreach v,MODEL BUILD QUESTIONS EVAL_QUESTIONS,$(call require,$(v),$($(v)),^[^[:space:]]+$$,a path without blanks))
   $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS)),,$(error QUANTS: expected quants among $(KNOWN_QUANTS), found $(q))))
-  $(foreach f,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION),$(if $(filter $(BUILD)/%,$(f))$(wildcard $(f)),,$(error $(f): expected a file, found nothing)))
+  $(foreach f,$(QUESTIONS) $(EVAL_QUESTIONS) $(filter-out v5,$(CALIBRATION)),$(if $(filter $(BUILD)/%,$(f))$(wildcard $(f)),,$(error $(f): expected a file, found nothing)))
   ifneq ($(wildcard $(FULL_SOURCE)),)
     ifneq ($(file <$(FULL_SOURCE)),$(MODEL_SOURCE))
       $(error $(FULL_SOURCE): expected an output of $(MODEL_SOURCE), found one of $(file <$(FULL_SOURCE)); give another NAME or remove $(BUILD)/$(NAME))
@@ -107,7 +116,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   endif
 endif
 
-.PHONY: help settings setup analyze drop quants eval release verify reproduce compare-criteria demo test bench clean FORCE
+.PHONY: help settings setup plan analyze drop imatrix quants eval release verify reproduce compare-criteria demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
 	@sed -nE 's/^([a-z][a-z -]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -121,9 +130,18 @@ settings: ## print every variable's value
 setup: $(TOOLS) ## create .venv and build the llama.cpp tools (done by every other target, too)
 analyze: $(DROP_MAP) $(PLOTS) ## teacher-forced analysis of MODEL over QUESTIONS, the drop map, and pictures of both
 drop: $(DROP_METADATA) ## the pruned checkpoint
+imatrix: $(IMATRIX_COVERAGE) ## imatrix of the pruned model on CALIBRATION, and which experts that text reached
+	@cat $<
 quants: $(PRUNED_QUANT_FILES) ## F16, imatrix and QUANTS of the pruned model
+	$(if $(filter no,$(KEEP_F16)),rm -f $(PRUNED_F16))
 eval: $(SCORES) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compare them
 release: $(RELEASE_MANIFEST) ## the release folder: quants, card, Ollama files, manifest
+
+# Says what the quants will be. Needs no build: MODEL may be a config.json, a Hub id, a checkpoint or a float GGUF.
+PLAN_IMATRIX = $(if $(wildcard $(PRUNED_QUANT_DIR)/imatrix.gguf),--imatrix $(PRUNED_QUANT_DIR)/imatrix.gguf,--dataset $(notdir $(CALIBRATION_TEXT)))
+plan: $(TOOLS) ## size to the byte, types, disk and refusals of F16 and QUANTS with KEEP experts, before anything is built
+	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL)) --keep $(KEEP) --name $(PRUNED_NAME) \
+	  --types F16 $(filter-out F16,$(QUANTS)) $(PLAN_IMATRIX) $(if $(wildcard $(STATS)),--stats $(STATS)) $(CD_OPTIONS) --disk $(BUILD)
 
 # ---- set-up
 # Of llama-cpp-python only the declarations are wanted, of the version that the tools are built from. pip's cache must not
@@ -197,6 +215,9 @@ $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(ST
 	  --gpu-layers $(GPU_LAYERS) $(if $(filter-out no 0,$(RECOMPUTE_FULL)),--recompute-full) --output $(COMPARISON) > /dev/null
 
 # ---- convert and quantise, the full model and the pruned one alike
+$(BUILD)/calibration/calibration_datav5.txt: | $(SETUP)
+	$(PYTHON) scripts/fetch_calibration.py --output $@
+
 ifeq ($(CALIBRATION),)
 $(CALIBRATION_TEXT): $(QUESTIONS) $(FULL_SOURCE) scripts/render_calibration.py
 	$(PYTHON) scripts/render_calibration.py --model $(FULL)/checkpoint --questions $(QUESTIONS) --output $@
@@ -213,13 +234,32 @@ $(PRUNED_QUANT_DIR)/imatrix.gguf: $(PRUNED_F16)
 %/imatrix.gguf: $(CALIBRATION_TEXT) | $(TOOLS) scripts/build_imatrix.py
 	$(PYTHON) scripts/build_imatrix.py --model $(filter %-F16.gguf,$^) --calibration $(CALIBRATION_TEXT) --output $@
 
-QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $< --imatrix $(@D)/imatrix.gguf --type $* --output $@
+%/imatrix-coverage.md %/imatrix-coverage.png: %/imatrix.gguf scripts/report_imatrix.py
+	$(PYTHON) scripts/report_imatrix.py --imatrix $< --output-prefix $*/imatrix-coverage
 
-$(FULL_QUANT_FILES): $(FULL_QUANT_DIR)/$(NAME)-%.gguf: $(FULL_F16) $(FULL_QUANT_DIR)/imatrix.gguf | $(TOOLS) scripts/quantize_gguf.py
+CD_OPTIONS := --cd-rule $(CD_RULE) --cd-cuts $(CD_CUTS) --cd-scope $(CD_SCOPE) $(if $(CD_TIERS),--cd-tiers $(CD_TIERS))
+QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $(filter %-F16.gguf,$^) $(if $(filter F16,$*),,--imatrix $(@D)/imatrix.gguf) \
+  --min-expert-tokens $(MIN_EXPERT_TOKENS) $(if $(filter CD-%,$*),$(if $(CD_TIERS),,--stats $(STATS)) $(CD_OPTIONS)) --type $* --output $@
+
+$(FULL_QUANT_FILES): $(FULL_QUANT_DIR)/$(NAME)-%.gguf: $(FULL_F16) | $(TOOLS) scripts/quantize_gguf.py
 	$(QUANTIZE)
 
-$(PRUNED_QUANT_FILES): $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) $(PRUNED_QUANT_DIR)/imatrix.gguf | $(TOOLS) scripts/quantize_gguf.py
+$(PRUNED_QUANT_FILES): $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) | $(TOOLS) scripts/quantize_gguf.py
 	$(QUANTIZE)
+
+# All but F16, a link to its source, need the imatrix.
+$(filter-out $(FULL_QUANT_DIR)/$(NAME)-F16.gguf,$(FULL_QUANT_FILES)): $(FULL_QUANT_DIR)/imatrix.gguf
+$(filter-out $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-F16.gguf,$(PRUNED_QUANT_FILES)): $(PRUNED_QUANT_DIR)/imatrix.gguf
+
+# The tiers of the CD quants follow from the statistics and from variables that are not in their path.
+$(filter $(FULL_QUANT_DIR)/$(NAME)-CD-%,$(FULL_QUANT_FILES)): $(FULL_QUANT_DIR)/cd.settings $(if $(CD_TIERS),,$(STATS))
+$(filter $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-%,$(PRUNED_QUANT_FILES)): $(PRUNED_QUANT_DIR)/cd.settings $(if $(CD_TIERS),,$(STATS))
+$(FULL_QUANT_DIR)/cd.settings $(PRUNED_QUANT_DIR)/cd.settings:
+	@mkdir -p $(@D); printf '%s\n' '$(CD_OPTIONS)' >$@
+
+# Only a changed setting forces: a forced file would call for the F16 GGUF that KEEP_F16=no has removed.
+squash = $(subst $() ,_,$(strip $(1)))
+$(foreach d,$(FULL_QUANT_DIR) $(PRUNED_QUANT_DIR),$(if $(filter $(call squash,$(CD_OPTIONS)),$(call squash,$(file <$d/cd.settings))),,$(eval $d/cd.settings: FORCE)))
 
 # ---- evaluate and compare
 EVALUATE = QUESTIONS=$(EVAL_QUESTIONS) TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) \
@@ -270,10 +310,11 @@ test: $(TOOLS) ## set up and run the tests
 # ---- benchmarks, on generated layers of the 26B's sizes
 BENCH := $(BUILD)/bench
 
-bench: $(SETUP) ## measure against the limits: ratios and peak memory, as tables and in build/bench/ (30 GB of disk)
+bench: $(TOOLS) ## measure against the limits: ratios and peak memory, as tables and in build/bench/ (30 GB of disk)
 	$(PYTHON) bench/generate_checkpoint.py --tokenizer data/demo/model --output $(BENCH)/checkpoints
 	$(PYTHON) bench/bench_analysis.py --checkpoints $(BENCH)/checkpoints --output $(BENCH)/analysis.json
 	$(PYTHON) bench/bench_drop.py --checkpoint $(BENCH)/checkpoints/4 --output $(BENCH)/drop.json
+	$(PYTHON) bench/bench_quantize.py --checkpoint $(BENCH)/checkpoints/2 --output $(BENCH)/quantize.json
 
 clean: ## remove build/ (the llama.cpp tools and .venv stay)
 	rm -rf build

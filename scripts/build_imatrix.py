@@ -2,7 +2,8 @@
 """Measure the importance matrix of a GGUF model on a calibration text with llama-imatrix.
 
 Inputs:  an unquantised GGUF file; a text in which special tokens are written out.
-Output:  an imatrix in GGUF form: per tensor and expert, sums of squared activations and token counts.
+Output:  an imatrix in GGUF form: per tensor and expert, sums of squared activations and token counts. Beside it,
+         FILE.json: digests of the model, the text and the imatrix, context, tool version.
 Use:     scripts/build_imatrix.py --model F16.gguf --calibration TEXT --output imatrix.gguf
 
 Upstream: llama.cpp tools/imatrix/README.md.
@@ -11,9 +12,10 @@ Upstream: llama.cpp tools/imatrix/README.md.
 import argparse
 from pathlib import Path
 
-from gguf_files import read_gguf, summarize_gguf
+from gguf_files import summarize_gguf
+from imatrix_files import check_reached, read_imatrix
 from llama_tools import find_llama_cpp, run_tool
-from safe_files import InputError, replace_when_done, run
+from safe_files import InputError, recorded_sha256, replace_when_done, run, sha256_file, write_json
 
 CONTEXT_TOKENS = 512
 
@@ -22,12 +24,6 @@ def imatrix_command(tool: Path, model: Path, calibration: Path, output: Path, co
     """Return the command line of llama-imatrix, run in the calibration's directory so that its header has no path."""
     return [tool, "-m", model.resolve(), "-f", calibration.name, "-o", output.resolve(), "-c", context,
             "--parse-special", "--no-ppl"]
-
-
-def never_reached(imatrix: Path) -> dict[str, int]:
-    """Return, for each expert tensor of an imatrix, how many experts no calibration token reached."""
-    return {tensor.name.removesuffix(".counts"): int((tensor.data == 0).sum())
-            for tensor in read_gguf(imatrix).tensors if tensor.name.endswith("_exps.weight.counts")}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -52,8 +48,12 @@ def main(argv: list[str] | None = None) -> None:
     with replace_when_done(args.output) as partial:
         run_tool(imatrix_command(llama_cpp.tool("llama-imatrix"), args.model, args.calibration, partial, args.context),
                  cwd=args.calibration.resolve().parent, what="imatrix", step=r"\[(\d+)\]", total=r"over (\d+) chunks")
-        unreached = never_reached(partial)
-    print(f"{args.output}: {len(unreached)} expert tensors, {sum(unreached.values())} experts never reached")
+        reached = check_reached(read_imatrix(partial), 0)
+        write_json(Path(f"{args.output}.json"), {
+            "model_sha256": recorded_sha256(args.model), "calibration": args.calibration.name,
+            "calibration_sha256": sha256_file(args.calibration), "context": args.context, "llama_cpp": llama_cpp.version(),
+            "bytes": partial.stat().st_size, "sha256": sha256_file(partial)})
+    print(f"{args.output}: {reached}")
 
 
 if __name__ == "__main__":

@@ -12,21 +12,12 @@ Every number in the card comes from a record of this build. Files are hard-linke
 
 import argparse
 import json
-import os
 import shutil
 from pathlib import Path
 
 from gguf_files import field, read_gguf
 from release_card import card
-from safe_files import InputError, directory_when_done, read_json, run, sha256_file, write_json
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where links are not possible."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
+from safe_files import InputError, directory_when_done, link_or_copy, read_json, run, sha256_file, write_json
 
 
 def ollama_params(path: Path, gguf: Path) -> dict:
@@ -77,7 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     for gguf, record in records.items():
         check_record(gguf, record)
     params = ollama_params(args.params, args.gguf[0])
-    best = max(args.gguf, key=lambda gguf: records[gguf]["bytes"])
+    # The Modelfile takes the largest quant; F16 only where there is no other.
+    best = max(args.gguf, key=lambda gguf: (records[gguf]["type"] != "F16", records[gguf]["bytes"]))
     with directory_when_done(args.output, "manifest.json") as output:
         for gguf in args.gguf:
             link_or_copy(gguf, output / gguf.name)

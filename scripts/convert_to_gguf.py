@@ -2,7 +2,7 @@
 """Convert a checkpoint to a GGUF file with llama.cpp's own converter, and check what came out.
 
 Inputs:  a checkpoint directory; the name to write into the header.
-Output:  one GGUF file (F16 unless --outtype says otherwise).
+Output:  one GGUF file (F16 unless --outtype says otherwise) and, beside it, FILE.json: size, sha256, tool version.
 Use:     scripts/convert_to_gguf.py --model DIR --name NAME --output F16.gguf
 
 Checked: the expert count is the config's, and a model with per-expert router scales has them as ffn_down_exps.scale
@@ -10,6 +10,7 @@ Checked: the expert count is the config's, and a model with per-expert router sc
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from checkpoint import read_checkpoint, read_config
 from gguf_files import summarize_gguf
 from llama_tools import find_llama_cpp, run_tool
 from moe_families import Family, Shape, family_of, shape_of
-from safe_files import InputError, replace_when_done, require_disk_space, run
+from safe_files import InputError, read_json, replace_when_done, require_disk_space, run, sha256_file, write_json
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
 
@@ -58,10 +59,19 @@ def main(argv: list[str] | None = None) -> None:
     needed = sum(tensor.size for tensor in tensors.values()) * BYTES_PER_WEIGHT[args.outtype] // 2
     require_disk_space(args.output.parent, needed)
     llama_cpp = find_llama_cpp(args.llama_cpp)
+    was_removed = not args.output.exists()
     with replace_when_done(args.output) as partial:
         run_tool(converter_command(llama_cpp.converter, args.model, args.name, partial, args.outtype), cwd=Path.cwd(),
                  what="convert to GGUF", step=r"Writing:\s+(\d+)%")
         check_converted(partial, family, shape, list(tensors))
+        sha256, size = sha256_file(partial), partial.stat().st_size
+    record, content = Path(f"{args.output}.json"), {"outtype": args.outtype, "llama_cpp": llama_cpp.version(), "bytes": size,
+                                                    "sha256": sha256}
+    newest = max(path.stat().st_mtime_ns for path in args.model.iterdir())
+    # The same bytes as before a removal get the time of the first ones: nothing made from those then looks old to make.
+    if not (was_removed and record.is_file() and read_json(record) == content and record.stat().st_mtime_ns >= newest):
+        write_json(record, content)
+    os.utime(args.output, ns=(record.stat().st_mtime_ns,) * 2)
     print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {args.output.stat().st_size / 2**30:.3f} GiB")
 
 

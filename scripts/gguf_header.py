@@ -19,6 +19,7 @@ from safe_files import InputError
 DEFAULT_ALIGNMENT = 32
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 UINT32, STRING, ARRAY = 4, 8, 9
+SCALAR_KINDS = {bool: 7, int: UINT32, float: 6}  # how key_value() writes Python's types
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -57,6 +58,11 @@ class GgufHeader:
     def value(self, key: str) -> object:
         """Return a scalar or string value, None when the key is absent or holds an array."""
         return next((entry.value for entry in self.key_values if entry.key == key), None)
+
+
+def empty_header(path: Path) -> GgufHeader:
+    """Return the header of a new file: version 3, nothing in it."""
+    return GgufHeader(path, 3, (), (), DEFAULT_ALIGNMENT)
 
 
 class _Cursor:
@@ -155,6 +161,25 @@ def header_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[tuple[str
         offset = aligned(offset + tensor_bytes(dims, kind), header.alignment)
     text = b"".join(parts)
     return text + bytes(aligned(len(text), header.alignment) - len(text))
+
+
+def key_value(key: str, value: object) -> bytes:
+    """Return a key-value as it stands in a header: a str, bool, uint32 (int), float32 (float), or a list of one of them."""
+    items = value if isinstance(value, list) else [value]
+    kind = STRING if isinstance(items[0], str) else SCALAR_KINDS[type(items[0])]
+    body = b"".join(_text(item) if kind == STRING else struct.pack(SCALARS[kind], item) for item in items)
+    array = struct.pack("<IIQ", ARRAY, kind, len(items)) if isinstance(value, list) else struct.pack("<I", kind)
+    return _text(key) + array + body
+
+
+def _text(string: str) -> bytes:
+    return struct.pack("<Q", len(string.encode())) + string.encode()
+
+
+def file_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[tuple[str, tuple[int, ...], GGMLQuantizationType]]) -> int:
+    """Return the size in bytes of a file with this header and its data, each tensor padded."""
+    return len(header_bytes(header, pairs, tensors)) + sum(aligned(tensor_bytes(dims, kind), header.alignment)
+                                                           for _, dims, kind in tensors)
 
 
 def split_paths(path: Path) -> list[Path]:

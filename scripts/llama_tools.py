@@ -110,5 +110,6 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
 def last_words(text: str) -> str:
     """Return the line that says best why a tool failed: the last one with an error in it, else the last one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    failures = [line for line in lines if re.search(r"error|fail|invalid|unable|missing|abort", line, re.IGNORECASE)]
+    failures = [line for line in lines if re.search(r"error|fail|invalid|unable|missing|abort", line, re.IGNORECASE)
+                and "failed to quantize model from" not in line]  # says nothing that the line before it does not
     return (failures or lines or ["no output"])[-1][:300]

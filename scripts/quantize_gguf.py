@@ -1,94 +1,191 @@
 #!/usr/bin/env python3
-"""Build one quant from an unquantised GGUF file with llama-quantize.
+"""Build one quant from an unquantised GGUF file with llama-quantize: refused before the first byte, or checked after it.
 
-Inputs:  an F16, BF16 or F32 GGUF file; an imatrix of the same model (needed for the lowest types); a quant's name
-         (table: quant_recipes.py).
+Inputs:  an F16, BF16 or F32 GGUF file; an imatrix of the same model; a quant's name (table: quant_recipes.py); for the
+         ContribDynamic ones the statistics of the analysis, or tiers of layers.
 Output:  the quantised GGUF file and, beside it, FILE.json: recipe, tool version, digests, size, bits per weight.
 Use:     scripts/quantize_gguf.py --input F16.gguf --imatrix FILE --type Q4_K_M --output FILE.gguf
+
+Before: the plan (quant_plan.py), the imatrix against it, room on disk, nothing else in the file's place. After: types and
+size equal the plan, and a short forward pass of llama-perplexity is finite. An output whose record names the same
+recipe, tools and inputs is left as it is.
 """
 
 import argparse
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gguf_files import FILE_TYPES_FLOAT, GgufSummary, read_gguf, summarize_gguf
-from llama_tools import find_llama_cpp, run_tool
+import numpy as np
+
+from gguf_header import GgufHeader, read_header
+from imatrix_files import check_covers, check_reached, read_imatrix
+from layer_tiers import add_arguments, resolve
+from llama_tools import LlamaCpp, find_llama_cpp, run_tool
+from quant_plan import QuantPlan, check_float, check_larger, expert_layers, plan_quant
 from quant_recipes import RECIPES, Recipe, find_recipe
-from safe_files import InputError, replace_when_done, require_disk_space, run, sha256_file, write_json
+from safe_files import (InputError, link_or_copy, read_json, recorded_sha256, replace_when_done, require_disk_space, run,
+                        sha256_file, write_json)
+
+CHECK_TOKENS = 64
+CHECK_TEXT = " ".join(f"{n} plus {n} is {2 * n}." for n in range(CHECK_TOKENS))
+RECORD_PROOF = ("type", "base", "arguments", "llama_cpp", "source_sha256", "imatrix_sha256")
 
 
 def quantize_command(tool: Path, recipe: Recipe, model: Path, imatrix: Path | None, output: Path,
                      threads: int) -> list[object]:
     """Return the command line of llama-quantize; the imatrix by its bare name, which is what the header will hold."""
     imatrix_flags = ("--imatrix", imatrix.name) if imatrix else ()
-    return [tool, *imatrix_flags, *recipe.flags, model.resolve(), output.resolve(), recipe.base, threads]
+    return [tool, *imatrix_flags, *recipe.arguments, model.resolve(), output.resolve(), recipe.base, threads]
 
 
-def check_float(path: Path, summary: GgufSummary) -> None:
-    """Raise InputError when a GGUF file is quantised already."""
-    quantised = sorted(name for name, kind in summary.types.items() if kind not in FILE_TYPES_FLOAT)
-    if quantised:
-        raise InputError(path, "an unquantised GGUF file (F16, BF16, F32)",
-                         f"{quantised[0]} in {summary.types[quantised[0]]}")
+def check_replaceable(output: Path, source: Path, recipe: Recipe) -> None:
+    """Raise InputError when there is something in the output's place that this step did not write."""
+    if not output.exists():
+        return
+    record = Path(f"{output}.json")
+    if not record.is_file() or read_json(record).get("type") != recipe.name or output.resolve() == source.resolve():
+        raise InputError(output, f"nothing, or an earlier {recipe.name} with its record {record.name}", "another file",
+                         "move it away or give another --output")
 
 
-def check_imatrix(path: Path, summary: GgufSummary) -> None:
-    """Raise InputError when an imatrix is in another format, of another expert count, or lacks an expert tensor."""
-    counts = {tensor.name.removesuffix(".counts"): int(tensor.n_elements) for tensor in read_gguf(path).tensors
-              if tensor.name.endswith(".counts")}
-    if not counts:
-        raise InputError(path, "an imatrix in GGUF form", "a GGUF file without token counts")
-    for name, shape in summary.shapes.items():
-        if not name.endswith("_exps.weight"):
-            continue
-        if name not in counts:
-            raise InputError(path, f"the imatrix of this model, with {name}", "no such tensor")
-        if counts[name] != shape[0]:
-            raise InputError(path, f"{shape[0]} experts in {name}, as the model has", str(counts[name]),
-                             "is it the imatrix of another model?")
+def check_imatrix_source(imatrix: Path, source_sha256: str) -> dict:
+    """Return the imatrix's record ({} without one); raise InputError when it was measured on another model."""
+    record = Path(f"{imatrix}.json")
+    known = read_json(record) if record.is_file() else {}
+    if known.get("sha256") != sha256_file(imatrix):
+        return {}
+    if known["model_sha256"] != source_sha256:
+        raise InputError(imatrix, f"an imatrix of the model with sha256 {source_sha256[:12]}", f"one of {known['model_sha256'][:12]}",
+                         f"if it is meant, remove {record}")
+    return known
+
+
+def check_written(output: Path, path: Path, header: GgufHeader, plan: QuantPlan) -> None:
+    """Raise InputError when a file's tensors, their types or its size are not those of the plan."""
+    found = read_header(path)
+    shapes, expected = ({tensor.name: tensor.dims for tensor in each.tensors} for each in (found, header))
+    if shapes != expected:
+        raise InputError(output, "the tensors of its source", "other ones")
+    for tensor in found.tensors:
+        if tensor.kind != plan.types[tensor.name]:
+            raise InputError(output, f"{tensor.name} in {plan.types[tensor.name].name}, as planned", tensor.kind.name)
+    if path.stat().st_size != plan.size:
+        raise InputError(output, f"{plan.size} bytes, as planned", str(path.stat().st_size))
+
+
+def check_forward(llama_cpp: LlamaCpp, output: Path, path: Path, threads: int) -> None:
+    """Raise InputError unless a short forward pass of llama-perplexity over fixed text gives finite logits everywhere.
+
+    The numbers are read from the file of its --save-all-logits: its last printed lines can be lost. There, after the
+    header, each position has its range of log-probabilities as two floats, then 16 bits per vocabulary entry.
+    """
+    text, logits = path.with_suffix(".txt"), path.with_suffix(".logits")
+    try:
+        text.write_text(CHECK_TEXT)
+        run_tool([llama_cpp.tool("llama-perplexity"), "-m", path.resolve(), "-f", text.resolve(), "-c", CHECK_TOKENS, "-b", CHECK_TOKENS,
+                  "--chunks", 1, "-t", threads, "--save-all-logits", logits.resolve()], cwd=Path.cwd(), what="forward", step=r"\[(\d+)\]")
+        context, vocabulary, chunks = np.fromfile(logits, "<i4", 3, offset=8)
+        width = 2 * ((vocabulary + 1) // 2) + 4
+        rows = np.fromfile(logits, "<u2", offset=20 + 4 * context * chunks).reshape(-1, width)
+    finally:
+        text.unlink(missing_ok=True)
+        logits.unlink(missing_ok=True)
+    ranges = rows[:, :4].copy().view("<f4")
+    if len(rows) == 0 or not np.isfinite(ranges).all():
+        raise InputError(output, "finite logits in a short forward pass", f"{(~np.isfinite(ranges)).any(axis=1).sum()} of "
+                         f"{len(rows)} positions that are not", "the file was not kept")
+
+
+def build(llama_cpp: LlamaCpp, plan: QuantPlan, args: argparse.Namespace, partial: Path) -> None:
+    """Write the file of a plan: by llama-quantize, or as a link to the source when no type changes."""
+    if plan.copies:
+        link_or_copy(args.input, partial)
+        return
+    try:
+        run_tool(quantize_command(llama_cpp.tool("llama-quantize"), plan.recipe, args.input, args.imatrix, partial, args.threads),
+                 cwd=args.imatrix.resolve().parent if args.imatrix else Path.cwd(), what=plan.recipe.name,
+                 step=r"\[\s*(\d+)/\s*(\d+)\]")
+    except InputError:
+        if partial.exists():  # if it was for want of room, say that
+            require_disk_space(args.output.parent, plan.size - partial.stat().st_size)
+        raise
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--input", type=Path, required=True, help="unquantised GGUF file")
     parser.add_argument("--imatrix", type=Path, help="imatrix of the same model (GGUF form)")
+    parser.add_argument("--min-expert-tokens", type=int, default=0, metavar="N",
+                        help="refuse an imatrix with an expert that fewer tokens reached (default 0: list them)")
     parser.add_argument("--type", required=True, help=f"quant: {', '.join(RECIPES)}")
     parser.add_argument("--output", type=Path, required=True, help="GGUF file to write")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads (default: all)")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    add_arguments(parser)
     return parser.parse_args(argv)
+
+
+def gate(args: argparse.Namespace, tool: Path) -> tuple[GgufHeader, QuantPlan]:
+    """Return the source's header and the plan; raise InputError for whatever would go wrong later."""
+    header = read_header(args.input)
+    if (header.value("split.count") or 1) > 1:
+        raise InputError(args.input, "a model in one file", f"{header.value('split.count')} files",
+                         "join them with llama-gguf-split --merge")
+    check_float(args.input, header)
+    recipe = resolve(find_recipe(args.type), args, expert_layers(header))
+    check_replaceable(args.output, args.input, recipe)
+    imatrix = read_imatrix(args.imatrix) if args.imatrix else None
+    plan = plan_quant(tool, recipe, header, args.imatrix)
+    if recipe.larger_than:
+        check_larger(plan, plan_quant(tool, RECIPES[recipe.larger_than], header, args.imatrix))
+    if imatrix:
+        check_covers(imatrix, header, plan)
+        print(f"{args.imatrix}: {check_reached(imatrix, args.min_expert_tokens)}")
+    require_disk_space(args.output.parent, plan.size)
+    return header, plan
+
+
+def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader, plan: QuantPlan) -> dict:
+    """Return the record of the file to be, all but its sha256; raise InputError when the imatrix is another model's."""
+    source_sha256 = recorded_sha256(args.input)
+    imatrix = None if plan.copies else args.imatrix
+    calibration = check_imatrix_source(imatrix, source_sha256) if imatrix else {}
+    return {"type": plan.recipe.name, "base": plan.recipe.base, "arguments": plan.recipe.arguments, "note": plan.recipe.note,
+            "llama_cpp": llama_cpp.version(), "parameters": plan.parameters,
+            "experts": header.value(f"{header.value('general.architecture')}.expert_count") or 0,
+            "bytes": plan.size, "bits_per_weight": round(plan.bits_per_weight, 3), "tensors_per_type": plan.type_counts(),
+            "source_sha256": source_sha256, "imatrix_sha256": sha256_file(imatrix) if imatrix else None,
+            "calibration_sha256": calibration.get("calibration_sha256")}
+
+
+def is_built(output: Path, side: Path, record: dict) -> bool:
+    """Tell whether the output is there, of the same recipe, tools and inputs, and whole."""
+    if not output.exists() or not side.is_file():
+        return False
+    known = read_json(side)
+    return all(known.get(key) == record[key] for key in RECORD_PROOF) and known["sha256"] == sha256_file(output)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    recipe = find_recipe(args.type)
-    source = summarize_gguf(args.input)
-    check_float(args.input, source)
-    if args.imatrix:
-        check_imatrix(args.imatrix, source)
-    elif recipe.needs_imatrix:
-        raise InputError("--imatrix", f"an imatrix, which {recipe.base} needs", "none")
-    require_disk_space(args.output.parent, args.input.stat().st_size * 9 // 16)  # Q8_0, the largest
     llama_cpp = find_llama_cpp(args.llama_cpp)
-    record = Path(f"{args.output}.json")
-    record.unlink(missing_ok=True)
+    header, plan = gate(args, llama_cpp.tool("llama-quantize"))
+    record, side = record_of(args, llama_cpp, header, plan), Path(f"{args.output}.json")
+    if is_built(args.output, side, record):
+        if args.output.stat().st_mtime_ns < args.input.stat().st_mtime_ns:
+            os.utime(args.output)  # for make, which goes by time
+        print(f"{args.output}: {plan.recipe.name}, built already")
+        return
     with replace_when_done(args.output) as partial:
-        run_tool(quantize_command(llama_cpp.tool("llama-quantize"), recipe, args.input, args.imatrix, partial,
-                                  args.threads),
-                 cwd=args.imatrix.resolve().parent if args.imatrix else Path.cwd(), what=recipe.name,
-                 step=r"\[\s*(\d+)/\s*(\d+)\]")
-        result = summarize_gguf(partial)
-        if result.shapes != source.shapes:
-            raise InputError(args.output, "the tensors of its source", "other ones")
-        size = partial.stat().st_size
+        build(llama_cpp, plan, args, partial)
+        check_written(args.output, partial, header, plan)
+        with ThreadPoolExecutor(1) as pool:  # the digest is taken while the other process computes
+            digest = pool.submit(sha256_file, partial)
+            check_forward(llama_cpp, args.output, partial, args.threads)
         # The record comes first: a kill between the two leaves no quant without one.
-        write_json(record, {
-            "type": recipe.name, "base": recipe.base, "flags": list(recipe.flags), "note": recipe.note,
-            "llama_cpp": llama_cpp.version(), "experts": result.experts, "parameters": result.parameters,
-            "bytes": size, "bits_per_weight": round(8 * size / result.parameters, 3),
-            "sha256": sha256_file(partial), "source_sha256": sha256_file(args.input),
-            "imatrix_sha256": sha256_file(args.imatrix) if args.imatrix else None})
-    print(f"{args.output}: {recipe.name}, {size / 2**30:.3f} GiB, {8 * size / result.parameters:.2f} bits per weight")
+        write_json(side, {**record, "sha256": digest.result()})
+    print(f"{args.output}: {plan.recipe.name}, {plan.size / 2**30:.3f} GiB, {plan.bits_per_weight:.2f} bits per weight")
 
 
 if __name__ == "__main__":

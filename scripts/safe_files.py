@@ -52,6 +52,24 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def recorded_sha256(path: Path) -> str:
+    """Return the sha256 of a file, from its record FILE.json when that is no older than the file, else from its bytes."""
+    record = Path(f"{path}.json")
+    if record.is_file() and record.stat().st_mtime_ns >= path.stat().st_mtime_ns:
+        known = read_json(record)
+        if known.get("bytes") == path.stat().st_size and "sha256" in known:
+            return known["sha256"]
+    return sha256_file(path)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where links are not possible."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def sha256_json(value: object) -> str:
     """Return the hex sha256 of a value's canonical JSON (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -64,7 +82,7 @@ def require_disk_space(directory: Path, needed_bytes: int) -> None:
         place = place.parent
     free_bytes = shutil.disk_usage(place).free
     if free_bytes < needed_bytes:
-        raise InputError(directory, f"{needed_bytes / GIB:.2f} GiB of free disk space", f"{free_bytes / GIB:.2f} GiB")
+        raise InputError(directory, f"{needed_bytes / GIB:.3g} GiB of free disk space", f"{free_bytes / GIB:.3g} GiB")
 
 
 def flush_to_disk(path: Path) -> None:
@@ -96,6 +114,7 @@ def replace_when_done(path: Path) -> Iterator[Path]:
         yield partial
         flush_to_disk(partial)
         os.replace(partial, path)
+        remove(partial)  # a rename between two links to one file does nothing
         flush_to_disk(path.parent)
     except BaseException as error:
         remove(partial)

@@ -15,7 +15,7 @@ from conftest import REPO
 def variables(tiny_text_model, few_questions, tmp_path_factory) -> list[str]:
     """Make variables of a small, quick run in a build directory of its own."""
     return [f"MODEL={tiny_text_model}", "NAME=tiny", "KEEP=12", "PROTECT_TOP=4", f"QUESTIONS={few_questions}",
-            f"CALIBRATION={REPO / 'data/demo/calibration_questions.csv'}", "QUANTS=Q8_0 IQ2_M", "EVAL_QUANT=Q8_0",
+            f"CALIBRATION={REPO / 'data/demo/calibration_questions.csv'}", "QUANTS=F16 Q8_0 IQ2_M CD-Q4_K_M", "EVAL_QUANT=Q8_0",
             "CTX=1024", "REASONING_BUDGET=16", "MAX_GEN_TOKS=32", f"BUILD={tmp_path_factory.mktemp('build')}"]
 
 
@@ -67,7 +67,7 @@ def test_a_whole_release_then_nothing_left_to_do(variables):
     release = next(build_of(variables).rglob("manifest.json")).parent
     names = {path.name for path in release.iterdir()}
     assert {"template", "params", "Modelfile", "README.md", "manifest.json", "expert_drop_metadata.json",
-            "tiny-12e-Q8_0.gguf", "tiny-12e-IQ2_M.gguf"} <= names
+            "tiny-12e-F16.gguf", "tiny-12e-Q8_0.gguf", "tiny-12e-IQ2_M.gguf", "tiny-12e-CD-Q4_K_M.gguf"} <= names
     card = (release / "README.md").read_text()
     assert "tiny-12e-Q8_0.gguf" in card and "12 of 16 experts" in card and "In-sample" in card
     assert "<|turn>" in (release / "template").read_text() and "FROM ./tiny-12e-Q8_0.gguf" in (release / "Modelfile").read_text()
@@ -76,6 +76,26 @@ def test_a_whole_release_then_nothing_left_to_do(variables):
     before = {path: path.stat().st_mtime_ns for path in build_of(variables).rglob("*")}
     assert not scripts_in(make("release", *variables))
     assert before == {path: path.stat().st_mtime_ns for path in build_of(variables).rglob("*")}
+
+
+def test_the_f16_can_be_removed_and_only_what_changes_calls_for_it(variables):
+    f16 = next(path for path in build_of(variables).rglob("tiny-12e-F16.gguf") if path.parent.name == "gguf")
+    scripts_in(make("quants", "KEEP_F16=no", *variables))
+    assert not f16.exists() and not scripts_in(make("-n", "quants", "KEEP_F16=no", *variables))
+    assert scripts_in(make("-n", "release", *variables)) <= {"build_release"}  # a dry run cannot tell if its settings changed
+    before = {path: path.stat().st_mtime_ns for path in f16.parent.rglob("*.gguf")}
+    remade = make("-j2", "quants", "CD_SCOPE=experts", *variables)
+    assert {"convert_to_gguf", "quantize_gguf"} == scripts_in(remade), remade.stdout + remade.stderr
+    after = {path: path.stat().st_mtime_ns for path in f16.parent.rglob("*.gguf")}
+    assert {path.name for path in after if after[path] != before.get(path)} == {"tiny-12e-F16.gguf", "tiny-12e-CD-Q4_K_M.gguf"}
+    assert not scripts_in(make("-n", "quants", "CD_SCOPE=experts", *variables))
+    assert scripts_in(make("quants", *variables)) == {"quantize_gguf"}  # back to the settings of the other tests
+
+
+def test_calibration_data_v5_is_fetched_by_its_rule(variables):
+    shown = make("-n", "imatrix", *[value for value in variables if not value.startswith("CALIBRATION=")], "CALIBRATION=v5")
+    assert {"fetch_calibration", "build_imatrix", "report_imatrix"} <= scripts_in(shown)
+    assert "calibration/calibration_datav5.txt" in shown.stdout
 
 
 def test_a_changed_script_remakes_what_follows_from_it(variables):

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Measure what planning, checking and recording cost: quantize_gguf.py against the bare llama-quantize, file by file.
+
+Inputs:  a checkpoint of generate_checkpoint.py (random weights, the 26B's layer sizes).
+Output:  a JSON of rows (bench_table.py) and a table on stdout: seconds of both loops, their ratio, and the plan's time.
+Use:     bench/bench_quantize.py --checkpoint build/bench/checkpoints/2 --output build/bench/quantize.json
+
+The F16 GGUF, its digest and the imatrix are made once, before the clock. Both loops flush every file to the disk; each
+type is built bare and then by the script, so that both meet the same load of the machine. With --repeat the order turns.
+"""
+
+import argparse
+import filecmp
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from bench_table import row, table  # noqa: E402
+from llama_tools import SCRIPTS, die_with_parent, find_llama_cpp  # noqa: E402
+from quant_recipes import RECIPES  # noqa: E402
+from safe_files import GIB, flush_to_disk, require_disk_space, run, write_json  # noqa: E402
+
+TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "IQ4_XS"]
+LIMIT = 1.05
+TEXT = "".join(f"Line {n}: {n} times {n} is {n * n}.\n" for n in range(200))
+
+
+def seconds(*command: object, cwd: Path | None = None) -> float:
+    """Run a command and return how long it took; its failure ends the benchmark."""
+    start = time.perf_counter()
+    subprocess.run([str(part) for part in command], cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                   preexec_fn=die_with_parent)
+    return time.perf_counter() - start
+
+
+def script(name: str, *arguments: object) -> float:
+    """Run one of the pipeline's scripts and return its seconds."""
+    return seconds(sys.executable, SCRIPTS / name, *arguments)
+
+
+def bare(tool: Path, kind: str, f16: Path, imatrix: Path, output: Path, threads: int) -> float:
+    """Build a quant by llama-quantize alone, flush it, and return the seconds."""
+    output.unlink(missing_ok=True)
+    start = time.perf_counter()
+    recipe = RECIPES[kind]
+    seconds(tool, "--imatrix", imatrix.name, *recipe.arguments, f16, output, recipe.base, threads, cwd=imatrix.parent)
+    flush_to_disk(output)
+    return time.perf_counter() - start
+
+
+def ours(kind: str, f16: Path, imatrix: Path, output: Path, threads: int) -> float:
+    """Build a quant by quantize_gguf.py and return the seconds."""
+    for path in (output, Path(f"{output}.json")):
+        path.unlink(missing_ok=True)
+    return script("quantize_gguf.py", "--input", f16, "--imatrix", imatrix, "--type", kind, "--output", output, "--threads", threads)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of generate_checkpoint.py")
+    parser.add_argument("--types", nargs="+", default=TYPES, choices=[name for name, recipe in RECIPES.items() if not recipe.tiers])
+    parser.add_argument("--repeat", type=int, default=1, help="times that every type is built (default 1)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads (default: all)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    tool = find_llama_cpp(None).tool("llama-quantize")
+    work = args.output.parent.resolve() / "quantize"
+    work.mkdir(parents=True, exist_ok=True)
+    require_disk_space(work, 8 * GIB)
+    f16, text, imatrix = work / "F16.gguf", work / "text.txt", work / "imatrix.gguf"
+    if not f16.exists():
+        script("convert_to_gguf.py", "--model", args.checkpoint, "--name", "bench", "--output", f16)
+    text.write_text(TEXT)
+    if not imatrix.exists():
+        script("build_imatrix.py", "--model", f16, "--calibration", text, "--output", imatrix)
+    bare(tool, args.types[0], f16, imatrix, work / "bare.gguf", args.threads)  # off the clock: reads the source into memory
+    times: dict[str, list[float]] = {"bare": [], "ours": []}
+    for turn in range(args.repeat):
+        for kind in args.types:
+            pair = {"bare": lambda: bare(tool, kind, f16, imatrix, work / "bare.gguf", args.threads),
+                    "ours": lambda: ours(kind, f16, imatrix, work / "ours.gguf", args.threads)}
+            for name in sorted(pair, reverse=bool(turn % 2)):
+                times[name].append(pair[name]())
+            print(f"{kind}: bare {times['bare'][-1]:.1f} s, quantize_gguf.py {times['ours'][-1]:.1f} s", file=sys.stderr)
+            if not filecmp.cmp(work / "bare.gguf", work / "ours.gguf", shallow=False):
+                sys.exit(f"error: {work / 'ours.gguf'}: expected the bytes of llama-quantize alone, found others")
+    plan = script("plan_quants.py", "--shape", "gemma-4-26b-a4b", "--keep", 109)
+    rows = [row(f"{len(args.types)} quants of {f16.stat().st_size / GIB:.1f} GiB, quantize_gguf.py / bare llama-quantize",
+                sum(times["ours"]) / sum(times["bare"]), "x", LIMIT),
+            row("seconds a file beyond llama-quantize", (sum(times["ours"]) - sum(times["bare"])) / len(times["bare"]), "s"),
+            row("plan of the 109-expert 26B, all files", plan, "s")]
+    write_json(args.output, {"rows": rows, "types": args.types, "seconds": times})
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    run(main)

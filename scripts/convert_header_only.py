@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Run llama.cpp's converter, but leave a hole in the file where the tensors' data would be.
+
+Inputs:  the path of convert_hf_to_gguf.py, then its own arguments.
+Output:  the GGUF file that it writes, of the same size and with the same header; the data takes no room on disk.
+Use:     scripts/convert_header_only.py CONVERTER MODEL --outfile FILE.gguf --outtype f16
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    converter = Path(sys.argv[1])
+    sys.path[0:1] = [str(converter.parent), str(converter.parent / "gguf-py")]  # as when it is run by itself
+    from gguf import GGUFWriter
+
+    def write_no_data(self: GGUFWriter, *, progress: bool = False) -> None:
+        self.write_ti_data_to_file()
+        for file, tensors in zip(self.fout, self.tensors, strict=True):
+            self.write_padding(file, file.tell())
+            file.truncate(file.tell() + sum(self.ggml_pad(info.nbytes, self.data_alignment) for info in tensors.values()))
+
+    GGUFWriter.write_tensors_to_file = write_no_data
+    sys.argv = sys.argv[1:]
+    runpy.run_path(str(converter), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Download calibration data v5, the text of the model card's imatrix, by a pinned revision of its public gist.
+
+Inputs:  a URL with a revision in it (default: bartowski's calibration_datav5.txt); its sha256, where it is known.
+Output:  the text and, beside it, FILE.json: URL, size, sha256. The text is its author's; it is not part of this project.
+Use:     scripts/fetch_calibration.py --output build/calibration/calibration_datav5.txt
+
+The digest is recorded with the first download; later ones, and other machines given --sha256, must get the same bytes.
+"""
+
+import argparse
+import hashlib
+import urllib.request
+from pathlib import Path
+
+from safe_files import InputError, read_json, replace_when_done, run, write_json
+
+URL = ("https://gist.githubusercontent.com/bartowski1182/82ae9b520227f57d79ba04add13d0d0d/raw/"
+       "ce111d8971a07caebd8234ef336b2102d6c5fb85/calibration_datav5.txt")
+TIMEOUT_SECONDS = 60
+LEAST_BYTES = 100_000  # less is an error page
+
+
+def download(url: str) -> bytes:
+    """Return the bytes behind a URL; raise InputError when they cannot be had."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
+            return answer.read()
+    except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
+        raise InputError(url, "a text that can be downloaded", str(error),
+                         "give a text of your own with CALIBRATION=FILE") from error
+
+
+def check(url: str, content: bytes, expected: str | None) -> str:
+    """Return the sha256 of a text; raise InputError when it is another one than expected, too short or not UTF-8."""
+    found = hashlib.sha256(content).hexdigest()
+    if expected and found != expected:
+        raise InputError(url, f"the text with sha256 {expected}", found)
+    if len(content) < LEAST_BYTES:
+        raise InputError(url, f"a text of {LEAST_BYTES} bytes or more", f"{len(content)} bytes")
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(url, "a text in UTF-8", str(error)) from error
+    return found
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--url", default=URL, help="where the text is, revision included")
+    parser.add_argument("--sha256", help="its digest (default: that of the record of an earlier download, if there is one)")
+    parser.add_argument("--output", type=Path, required=True, help="text file to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    record = Path(f"{args.output}.json")
+    known = read_json(record)["sha256"] if record.is_file() else None
+    content = download(args.url)
+    sha256 = check(args.url, content, args.sha256 or known)
+    with replace_when_done(args.output) as partial:
+        partial.write_bytes(content)
+    write_json(record, {"url": args.url, "bytes": len(content), "sha256": sha256})
+    print(f"{args.output}: {len(content)} bytes, sha256 {sha256}")
+
+
+if __name__ == "__main__":
+    run(main)

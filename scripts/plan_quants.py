@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""Say what every quant of a model will be before anything is built: size to the byte, types, disk needed, refusals.
+
+Inputs:  a float GGUF, a checkpoint directory, a config.json (a path, or a Hub id of which that one file is fetched), or
+         --shape NAME (data/shapes/NAME.json); with --keep, that many experts; quants by name (quant_recipes.py).
+Output:  a table on stdout; with --output the same as JSON, with every tensor's type.
+Use:     scripts/plan_quants.py --shape gemma-4-26b-a4b --keep 109
+
+It asks `llama-quantize --dry-run` over a header without data. Sizes are those of builds with an imatrix, unless
+--no-imatrix. A config alone says nothing of the tokenizer: a real file is larger by it (about 15 MB for Gemma 4).
+"""
+
+import argparse
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from gguf_header import GgufHeader
+from layer_tiers import add_arguments, resolve
+from llama_tools import LlamaCpp, find_llama_cpp
+from quant_plan import QuantPlan, check_float, check_larger, expert_layers, imatrix_reason, plan_quant, write_imatrix_stand_in
+from quant_recipes import RECIPES, find_recipe
+from safe_files import GIB, InputError, read_json, run, write_json
+from sparse_gguf import from_checkpoint, from_config, from_gguf
+
+SHAPES = Path(__file__).resolve().parents[1] / "data/shapes"
+CARD_NOTES = {
+    "Q3_K_XL": "the model card's Q3_K_XL (10.90 GiB) is smaller than its Q3_K_L (11.18): that file is Q3_K_M with embedding "
+               "and output at Q8_0. Here it is Q3_K_L with them, as its name says",
+    "Q4_0": "the model card's 11.67 GiB is the size without an imatrix; with one, llama-quantize puts the first eighth of "
+            "ffn_down at Q4_1"}
+NO_TOKENIZER = "From a config alone: a real file is larger by its tokenizer (about 15 MB for Gemma 4)."
+LAYER_ORDER = "CD tiers: no statistics given, layers taken in their order; sizes hardly depend on which layers are high."
+
+
+def fetch_config(model_id: str) -> Path:
+    """Return config.json of a repository of the Hub, fetched or cached; raise InputError when it cannot be had."""
+    try:
+        return Path(hf_hub_download(model_id, "config.json"))
+    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+        raise InputError(model_id, "a file, a directory, or a Hub repository that can be reached and read",
+                         str(error).splitlines()[0][:200], "without network: SHAPE=gemma-4-26b-a4b") from error
+
+
+def open_source(source: str | None, shape: str | None, name: str, llama_cpp: LlamaCpp, work: Path) -> tuple[GgufHeader, bool]:
+    """Return the header of the source's sparse F16 GGUF, and whether it has a tokenizer."""
+    output = work / "full.gguf"
+    if shape:
+        known = sorted(path.stem for path in SHAPES.glob("*.json"))
+        if shape not in known:
+            raise InputError("--shape", f"one of {', '.join(known)}", shape)
+        return from_config(SHAPES / f"{shape}.json", read_json(SHAPES / f"{shape}.json"), name, output), False
+    path = Path(source)
+    if path.is_file() and path.suffix != ".json":
+        header = from_gguf(path, None, output)
+        check_float(path, header)
+        return header, True
+    if path.is_dir() and any(path.glob("*.safetensors")):
+        return from_checkpoint(path, llama_cpp, name, output), True
+    if path.is_dir():
+        path /= "config.json"
+    elif not path.exists():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+            raise InputError(source, "a float GGUF, a checkpoint directory, a config.json or a Hub id OWNER/NAME", "nothing")
+        path = fetch_config(source)
+    return from_config(path, read_json(path), name, output), False
+
+
+def keep_experts(header: GgufHeader, source: str, keep: int | None, work: Path) -> GgufHeader:
+    """Return the header with `keep` experts; raise InputError when there are fewer."""
+    if keep is None:
+        return header
+    experts = header.value(f"{header.value('general.architecture')}.expert_count") or 0
+    if not 1 <= keep <= experts:
+        raise InputError(source, f"{keep} experts or more, to keep {keep}", str(experts))
+    return from_gguf(header.path, keep, work / "kept.gguf")
+
+
+def plan_row(name: str, args: argparse.Namespace, tool: Path, header: GgufHeader, imatrix: Path | None) -> dict:
+    """Return one row: the plan as plain values, or why llama-quantize or this project would refuse it."""
+    row = {"name": name, "note": find_recipe(name).note}
+    try:
+        recipe = resolve(find_recipe(name), args, expert_layers(header), assume_order=True)
+        plan = plan_quant(tool, recipe, header, imatrix)
+        if recipe.larger_than:
+            check_larger(plan, plan_quant(tool, RECIPES[recipe.larger_than], header, imatrix))
+        reason = imatrix_reason(tool, recipe, header.path)
+    except InputError as error:
+        return {**row, "refused": str(error).removeprefix(f"{name}: ")}
+    return {**row, **described(plan), "needs_imatrix": reason is not None, "imatrix_reason": reason}
+
+
+def described(plan: QuantPlan) -> dict:
+    """Return a plan as JSON: bytes, bits per weight, tensors per type, overrides, and each tensor's type."""
+    return {"base": plan.recipe.base, "arguments": plan.recipe.arguments, "bytes": plan.size,
+            "bits_per_weight": round(plan.bits_per_weight, 3), "tensors_per_type": plan.type_counts(),
+            "types": {name: kind.name for name, kind in plan.types.items()},
+            "fallback_of": {name: kind.name for name, kind in plan.wanted.items()}}
+
+
+def gib(size: int) -> str:
+    """Return bytes in GiB, with two decimals or, of small files, three digits."""
+    return f"{size / GIB:.2f}" if size >= GIB else f"{size / GIB:.3g}"
+
+
+def table(rows: list[dict]) -> str:
+    """Return the rows as Markdown."""
+    lines = ["| quant | bytes | GiB | bits per weight | imatrix | tensors per type (T<W: T where the row width forbids W) |",
+             "| --- | ---: | ---: | ---: | --- | --- |"]
+    for row in rows:
+        if "refused" in row:
+            lines.append(f"| {row['name']} | | | | | refused: {row['refused']} |")
+            continue
+        types = ", ".join(f"{kind} {count}" for kind, count in row["tensors_per_type"].items() if kind != "F32")
+        lines.append(f"| {row['name']} | {row['bytes']:,} | {gib(row['bytes'])} | {row['bits_per_weight']:.2f} | "
+                     f"{'needed' if row['needs_imatrix'] else ''} | {types} |")
+    return "\n".join(lines)
+
+
+def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
+    """Return a line on the disk needed for the F16 file and all others, and on the room there is."""
+    total = f16_bytes + sum(row.get("bytes", 0) for row in rows if row["name"] != "F16")
+    while not place.exists():
+        place = place.absolute().parent
+    free = shutil.disk_usage(place).free
+    return (f"Disk in all, F16 included: {total:,} bytes, {gib(total)} GiB; free here: {gib(free)} GiB"
+            + ("" if free >= total else " (too little: the build would be refused where it runs out)"))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--source", help="float GGUF, checkpoint directory, config.json, or Hub id")
+    source.add_argument("--shape", help="name of a known shape (data/shapes)")
+    parser.add_argument("--keep", type=int, help="experts that stay in each layer (default: all)")
+    parser.add_argument("--name", default="model", help="model name in the header")
+    parser.add_argument("--types", nargs="+", help="quants (default: all that are not opt-in)")
+    matrix = parser.add_mutually_exclusive_group()
+    matrix.add_argument("--imatrix", type=Path, help="the imatrix of the build (its names go into the header)")
+    matrix.add_argument("--no-imatrix", action="store_true", help="plan a build without an imatrix")
+    parser.add_argument("--dataset", default="calibration.txt", help="without --imatrix: file name of the calibration text")
+    parser.add_argument("--disk", type=Path, default=Path("."), help="where the files would go")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    names = args.types or [name for name, recipe in RECIPES.items() if not recipe.opt_in]
+    recipes = [find_recipe(name) for name in names]
+    llama_cpp = find_llama_cpp(args.llama_cpp)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        full, has_tokenizer = open_source(args.source, args.shape, args.name, llama_cpp, work)
+        header = keep_experts(full, args.source or args.shape, args.keep, work)
+        imatrix = None if args.no_imatrix else args.imatrix or work / "imatrix.gguf"
+        if imatrix and not args.imatrix:
+            write_imatrix_stand_in(imatrix, args.dataset)
+        rows = [plan_row(name, args, llama_cpp.tool("llama-quantize"), header, imatrix) for name in names]
+        f16_bytes = header.path.stat().st_size
+    print(table(rows))
+    print()
+    print(disk_line(rows, f16_bytes, args.disk))
+    notes = [NO_TOKENIZER] * (not has_tokenizer) + [LAYER_ORDER] * (any(recipe.tiers for recipe in recipes)
+                                                                   and not (args.stats or args.cd_tiers))
+    notes += [f"{name}: {note}." for name, note in CARD_NOTES.items() if args.shape and name in names]
+    print("\n".join(notes))
+    if args.output:
+        write_json(args.output, {"experts": args.keep, "f16_bytes": f16_bytes, "tokenizer_counted": has_tokenizer,
+                                 "llama_cpp": llama_cpp.version(), "quants": rows})
+
+
+if __name__ == "__main__":
+    run(main)

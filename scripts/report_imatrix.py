@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Say how well a calibration text reached the experts: tokens per expert in every layer, as a table and a picture.
+
+Inputs:  an imatrix in GGUF form.
+Output:  PREFIX.md (per layer: least, median and most tokens an expert got, experts that got none) and PREFIX.png.
+Use:     scripts/report_imatrix.py --imatrix imatrix.gguf --output-prefix build/imatrix-coverage
+
+llama-quantize treats an expert without tokens as if all its inputs mattered alike, so such experts gain nothing from
+an imatrix. Counts are those of ffn_down_exps; gate and up see the same tokens.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
+
+from imatrix_files import read_imatrix  # noqa: E402
+from safe_files import InputError, replace_when_done, run  # noqa: E402
+
+WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
+REACHED, NEVER = "#3b6ea5", "#d1495b"
+
+
+def table(counts: dict[int, np.ndarray]) -> str:
+    """Return the table; counts: tokens per expert [experts] int64, by layer."""
+    lines = ["| layer | experts | least tokens | median | most | never reached |", "| ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for layer, row in counts.items():
+        never = int((row == 0).sum())
+        lines.append(f"| {layer} | {row.size} | {row.min():,} | {np.median(row):,.0f} | {row.max():,} | {never} ({never / row.size:.1%}) |")
+    every = np.concatenate(list(counts.values()))
+    never = int((every == 0).sum())
+    lines.append(f"| all | {every.size} | {every.min():,} | {np.median(every):,.0f} | {every.max():,} | {never} ({never / every.size:.1%}) |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(counts: dict[int, np.ndarray]) -> plt.Figure:
+    """Draw the tokens of each layer's experts, sorted out as least, median, most, and how many got none."""
+    layers = list(counts)
+    figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH_INCHES, 5.5), sharex=True, layout="constrained",
+                                          gridspec_kw={"height_ratios": (3, 1)})
+    for layer, row in counts.items():
+        above.plot(np.full(row.size, layer), row, ".", color=REACHED, markersize=4, alpha=0.35, markeredgewidth=0)
+    above.plot(layers, [np.median(row) for row in counts.values()], "_", color="black", markersize=14, label="median")
+    above.set(ylabel="tokens an expert", title="Calibration tokens that reached each expert", yscale="symlog", ylim=(-0.5, None))
+    above.yaxis.set_major_formatter("{x:.0f}")
+    above.legend(frameon=False)
+    below.bar(layers, [(row == 0).sum() for row in counts.values()], color=NEVER)
+    below.set(xlabel="layer", ylabel="experts\nnever reached", ylim=(0, None))
+    for axis in (below.xaxis, below.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--imatrix", type=Path, required=True, help="imatrix in GGUF form")
+    parser.add_argument("--output-prefix", type=Path, required=True, help="path that .md and .png are put to")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    counts = read_imatrix(args.imatrix).expert_counts()
+    if not counts:
+        raise InputError(args.imatrix, "an imatrix of a mixture-of-experts model", "none of its weights has experts")
+    figure = draw(counts)
+    with replace_when_done(args.output_prefix.with_name(f"{args.output_prefix.name}.png")) as partial:
+        figure.savefig(partial, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    with replace_when_done(args.output_prefix.with_name(f"{args.output_prefix.name}.md")) as partial:
+        partial.write_text(table(counts))
+    print(table(counts).splitlines()[-1])
+
+
+if __name__ == "__main__":
+    run(main)
