@@ -55,7 +55,11 @@ def read_header(path: Path) -> dict[str, TensorRange]:
     header.pop("__metadata__", None)
     start = 8 + header_size
     tensors = {name: _tensor_range(path, name, entry, start) for name, entry in header.items()}
-    end = max((t.offset + t.size for t in tensors.values()), default=start)
+    end = start
+    for name, tensor in sorted(tensors.items(), key=lambda entry: (entry[1].offset, entry[1].size)):
+        if tensor.offset != end:
+            raise InputError(path, f"{name} at byte {end}, right after the tensor before it", str(tensor.offset))
+        end += tensor.size
     if end != file_size:
         raise InputError(path, f"{end} bytes, as its header says", f"{file_size} bytes", "is it truncated?")
     return tensors
@@ -95,8 +99,8 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
             raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "neither")
         return dict(sorted(read_header(directory / SINGLE_NAME).items()))
     weight_map = read_json(index_path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(index_path, "a weight_map", repr(weight_map))
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise InputError(index_path, "a weight_map from tensors to shards", repr(weight_map)[:200])
     tensors: dict[str, TensorRange] = {}
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard:

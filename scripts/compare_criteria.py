@@ -241,6 +241,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
     args = parser.parse_args(argv)
+    if args.output.suffix != ".md":
+        parser.error(f"--output: expected a name that ends in .md, found {args.output.name}")
     args.keep = list(dict.fromkeys(args.keep))
     return args
 

@@ -45,7 +45,7 @@ def read_layers(path: Path) -> dict[int, list[int]]:
     """Return the dropped ids of each layer of a map, unchecked against any model."""
     content = read_json(path)
     layers = content.get("layers", content)
-    if not isinstance(layers, dict) or not layers or not all(re.fullmatch(r"0|[1-9][0-9]*", key) for key in layers):
+    if not isinstance(layers, dict) or not layers or not all(re.fullmatch(r"0|[1-9][0-9]{0,5}", key) for key in layers):
         raise InputError(path, "an object of layers keyed by number", repr(layers)[:60])
     dropped = {}
     for number in sorted(map(int, layers)):

@@ -28,13 +28,16 @@ from tqdm import tqdm
 from byte_ranges import Run, runs_of, same_bytes, write_runs
 from checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config, weights_digest
 from drop_map import DropMap, read_drop_map
-from gguf_drop import drop_in_gguf, drop_in_imatrix, verify_gguf
+from gguf_drop import (drop_in_gguf, drop_in_imatrix, output_paths, read_imatrix, read_model, verify_gguf,
+                       verify_imatrix)
 from moe_families import ExpertTensor, Family, expert_tensors, family_of, shape_of, text_config
-from safe_files import (InputError, check_replaceable, directory_when_done, read_json, require_disk_space, run,
-                        sha256_file, write_json)
+from safe_files import (InputError, check_apart, check_replaceable, directory_when_done, read_json, require_disk_space,
+                        run, sha256_file, write_json)
 
 SHARD_BYTES = 5_000_000_000
+HEADER_ENTRY_BYTES = 200  # more than a tensor's entry takes beside its name
 METADATA_NAME = "expert_drop_metadata.json"
+TEMPLATES_NAME = "additional_chat_templates"
 NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
@@ -73,24 +76,24 @@ def plan_tensors(tensors: dict[str, TensorRange], experts: dict[str, ExpertTenso
 
 
 def plan_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
-    """Distribute tensors, in order, over shards of at most `limit` bytes of data (a larger tensor gets its own)."""
+    """Distribute tensors, in order, over shards of at most `limit` bytes, headers included (a larger tensor gets its own)."""
     shards: list[list[str]] = []
     filled = limit + 1
     for name, size in sizes.items():
+        size += len(name) + HEADER_ENTRY_BYTES
         if filled + size > limit:
             shards.append([])
-            filled = 0
+            filled = HEADER_ENTRY_BYTES
         shards[-1].append(name)
         filled += size
     return shards
 
 
 def pruned_config(config: dict, family: Family, keep_count: int) -> dict:
-    """Return the config with the new expert count, and top-k lowered only where it exceeds what is left."""
+    """Return the config with the new expert count."""
     pruned = json.loads(json.dumps(config))
     text = text_config(pruned)
     text |= {key: keep_count for key in family.experts_keys if key in text}
-    text[family.top_k_key] = min(text[family.top_k_key], keep_count)
     return pruned
 
 
@@ -108,27 +111,22 @@ def shard_header(names: list[str], planned: dict[str, OutputTensor]) -> bytes:
 
 
 def copy_small_files(source: Path, output: Path) -> None:
-    """Copy tokenizer, template, generation and processor files; weights, index, config and hidden files stay behind."""
+    """Copy tokenizer, templates, generation and processor files; weights, indexes, config and hidden files stay behind."""
     for path in sorted(source.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and path.suffix not in NOT_COPIED:
-            if path.name not in (INDEX_NAME, "config.json", METADATA_NAME):
+        if path.is_dir() and path.name == TEMPLATES_NAME:
+            shutil.copytree(path, output / path.name)
+        elif path.is_file() and not path.name.startswith(".") and path.suffix not in NOT_COPIED:
+            if path.name not in ("config.json", METADATA_NAME) and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, output / path.name)
 
 
-def check_same_model(drop_map_path: Path, drop_map: DropMap, source: Path, weights_sha256: str) -> None:
-    """Raise InputError when the map's digests are those of another checkpoint."""
-    for key, actual in (("config_sha256", sha256_file(source / "config.json")), ("weights_sha256", weights_sha256)):
+def check_digests(drop_map_path: Path, drop_map: DropMap, source: Path, digests: dict[str, str]) -> None:
+    """Raise InputError when a digest that the map records is not that of `source`."""
+    for key, actual in digests.items():
         if key in drop_map.details and drop_map.details[key] != actual:
             raise InputError(drop_map_path, f"the map of {source} ({key} {actual[:12]})",
-                             f"that of another model ({drop_map.details[key][:12]})",
+                             f"that of another model ({str(drop_map.details[key])[:12]})",
                              "--force takes it, if layers and experts agree")
-
-
-def check_places(source: Path, output: Path) -> None:
-    """Raise InputError when the output would lie inside the source or hold it."""
-    inside, outside = output.resolve(), source.resolve()
-    if inside.is_relative_to(outside) or outside.is_relative_to(inside):
-        raise InputError(output, f"an output outside the source {source}", "one that overlaps it")
 
 
 def write_checkpoint(args: argparse.Namespace, config: dict, family: Family, planned: dict[str, OutputTensor],
@@ -172,15 +170,19 @@ def verify_checkpoint(output: Path, config: dict, planned: dict[str, OutputTenso
             if not same_bytes(piece, found[name].file, offset):
                 raise InputError(found[name].file, f"the source's bytes of {name}", "others")
             offset += piece.size
-    for file, digest in read_json(output / METADATA_NAME)["shards"].items():
+    shards = read_json(output / METADATA_NAME).get("shards")
+    files = sorted({tensor.file.name for tensor in found.values()})
+    if not isinstance(shards, dict) or sorted(shards) != files:
+        raise InputError(output / METADATA_NAME, f"digests of {', '.join(files)}"[:200], repr(shards)[:80])
+    for file, digest in shards.items():
         if sha256_file(output / file) != digest:
-            raise InputError(output / file, f"sha256 {digest[:12]}, as {METADATA_NAME} says", "another")
+            raise InputError(output / file, f"sha256 {str(digest)[:12]}, as {METADATA_NAME} says", "another")
 
 
 def drop_in_checkpoint(args: argparse.Namespace) -> None:
     """Drop experts from a checkpoint directory, or with --verify check that it was done."""
     config = read_config(args.source)
-    check_places(args.source, args.output)
+    check_apart([args.source, args.drop_map], [args.output])
     tensors = read_checkpoint(args.source)
     family = family_of(args.source, config, list(tensors))
     shape = shape_of(args.source, family, config)
@@ -188,7 +190,8 @@ def drop_in_checkpoint(args: argparse.Namespace) -> None:
     drop_map = read_drop_map(args.drop_map, shape)
     weights_sha256 = weights_digest(tensors)
     if not args.force:
-        check_same_model(args.drop_map, drop_map, args.source, weights_sha256)
+        check_digests(args.drop_map, drop_map, args.source, {
+            "config_sha256": sha256_file(args.source / "config.json"), "weights_sha256": weights_sha256})
     planned = plan_tensors(tensors, experts, drop_map.keep)
     what = f"{drop_map.keep_count} of {shape.experts} experts in {len(shape.layers)} layers"
     if args.verify:
@@ -201,6 +204,42 @@ def drop_in_checkpoint(args: argparse.Namespace) -> None:
     print(f"{args.output}: {what}, {total / 1e9:.3f} GB in {shards} shard{'s' if shards > 1 else ''}")
 
 
+def drop_in_file(args: argparse.Namespace) -> None:
+    """Drop experts inside a GGUF file and its imatrix, or with --verify check that it was done.
+
+    A GGUF does not say what checkpoint it was made from, so of a map's digests only the imatrix's can be checked.
+    """
+    model = read_model(args.source)
+    drop_map = read_drop_map(args.drop_map, model.shape)
+    outputs = output_paths(args.output, len(model.headers))
+    imatrix = read_imatrix(args.imatrix, model.shape) if args.imatrix else None
+    check_apart([header.path for header in model.headers] + [args.drop_map] + ([args.imatrix] if imatrix else []),
+                outputs + ([args.imatrix_output] if imatrix else []))
+    if imatrix and not args.force:
+        check_digests(args.drop_map, drop_map, args.imatrix, {"imatrix_sha256": sha256_file(args.imatrix)})
+    what = f"{drop_map.keep_count} of {model.shape.experts} experts"
+    if args.verify:
+        verify_gguf(model, drop_map, outputs)
+        print(f"{outputs[0]}: {what}, every tensor equal to {args.source}")
+        if imatrix:
+            verify_imatrix(imatrix, drop_map, args.imatrix_output)
+            print(f"{args.imatrix_output}: imatrix of {what}, every array equal to {args.imatrix}")
+        return
+    total = drop_in_gguf(model, drop_map, outputs)
+    parts = f" in {len(outputs)} files" if len(outputs) > 1 else ""
+    print(f"{outputs[0]}: {what} in {len(model.shape.layers)} layers, {total / 2**30:.3f} GiB{parts}")
+    if imatrix:
+        count = drop_in_imatrix(imatrix, drop_map, args.imatrix_output)
+        print(f"{args.imatrix_output}: imatrix of {what}, {count} arrays sliced")
+
+
+def positive(text: str) -> int:
+    """Parse a whole number above zero."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="checkpoint directory or GGUF file of the full model")
@@ -208,7 +247,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory or GGUF file to write")
     parser.add_argument("--imatrix", type=Path, help="with a GGUF source: its imatrix (GGUF), to be sliced as well")
     parser.add_argument("--imatrix-output", type=Path, help="where the sliced imatrix goes")
-    parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="largest shard, in bytes of tensor data")
+    parser.add_argument("--shard-bytes", type=positive, help=f"largest shard of a checkpoint, in bytes (default {SHARD_BYTES})")
     parser.add_argument("--force", action="store_true", help="take a map made from other weights of this shape")
     parser.add_argument("--verify", action="store_true", help="check OUTPUT against the source, write nothing")
     args = parser.parse_args(argv)
@@ -216,20 +255,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("expected --imatrix and --imatrix-output together")
     if args.imatrix and args.source.is_dir():
         parser.error("--imatrix: expected a GGUF source with it")
+    if args.source.is_file() and (args.shard_bytes or args.force and not args.imatrix):
+        parser.error("--shard-bytes, or --force without --imatrix: expected a checkpoint with it; a GGUF has no use for it")
+    args.shard_bytes = args.shard_bytes or SHARD_BYTES
     return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if args.source.is_file():
-        if args.verify:
-            print(verify_gguf(args.source, args.drop_map, args.output))
-            return
-        print(drop_in_gguf(args.source, args.drop_map, args.output))
-        if args.imatrix:
-            print(drop_in_imatrix(args.imatrix, args.source, args.drop_map, args.imatrix_output))
-        return
-    drop_in_checkpoint(args)
+        drop_in_file(args)
+    else:
+        drop_in_checkpoint(args)
 
 
 if __name__ == "__main__":

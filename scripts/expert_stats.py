@@ -46,10 +46,36 @@ def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         raise InputError(path, "a statistics file of teacher_force_analysis.py", str(error)) from error
     if text is None:
         raise InputError(path, f"the metadata key {METADATA_KEY!r}", "none")
+    check_arrays(path, arrays)
+    try:
+        metadata = json.loads(text)
+        ids = [question["id"] for question in metadata["questions"]]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InputError(path, "metadata with the questions", f"{type(error).__name__}: {error}"[:200]) from error
+    for key in ("top_k", "questions_sha256", "config_sha256", "weights_sha256"):
+        if key not in metadata:
+            raise InputError(path, f"{key} in the metadata", "none")
+    if len(ids) != len(arrays["tokens"]) or len(set(ids)) < len(ids):
+        raise InputError(path, f"ids of {len(arrays['tokens'])} questions, each once", f"{len(set(ids))} ids")
+    return arrays, metadata
+
+
+def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raise InputError when an array is missing, of another shape than the others, or has values that no sum has."""
     missing = [name for name in (*EXPERT_SUMS, *LAYER_SUMS, "layer_numbers") if name not in arrays]
     if missing:
-        raise InputError(path, f"the array {missing[0]}", f"arrays {', '.join(sorted(arrays))}")
-    return arrays, json.loads(text)
+        raise InputError(path, f"the array {missing[0]}", f"arrays {', '.join(sorted(arrays))}"[:200])
+    shape = arrays["token_count"].shape
+    if len(shape) != 3 or 0 in shape:
+        raise InputError(path, "token_count [questions, layers, experts]", f"shape {list(shape)}")
+    expected = dict.fromkeys(EXPERT_SUMS, shape) | dict.fromkeys(LAYER_SUMS, shape[:2]) | {"layer_numbers": shape[1:2]}
+    for name, wanted in expected.items():
+        if arrays[name].shape != wanted:
+            raise InputError(path, f"{name} of shape {list(wanted)}", f"{list(arrays[name].shape)}")
+        if not np.isfinite(arrays[name]).all() or (arrays[name] < 0).any() and name != "routing_weight_sum":
+            raise InputError(path, f"finite sums in {name}", "others")
+    if len(set(arrays["layer_numbers"].tolist())) < shape[1]:
+        raise InputError(path, "every layer once in layer_numbers", "one twice")
 
 
 def top_k_of(arrays: dict[str, np.ndarray]) -> int:

@@ -26,7 +26,7 @@ from drop_map import check_keep_count, read_layers
 from expert_stats import EXPERT_SUMS, read_stats
 from gguf_files import expert_counts
 from questions import read_ids
-from safe_files import InputError, run, sha256_file, write_json
+from safe_files import InputError, check_apart, run, sha256_file, write_json
 
 PROTECT_TOP = 16
 RESAMPLES = 200
@@ -97,17 +97,27 @@ def choose_questions(ids: list[str], wanted: set[str] | None, fold: tuple[int, i
 
 def compare_lines(name: str, layers: dict[int, list[int]], other: dict[int, list[int]], experts: int) -> list[str]:
     """Return the overlap of two maps: experts that both drop, per layer and over all layers."""
-    if layers.keys() != other.keys():
-        raise InputError(name, f"a map of {len(layers)} layers", f"one of {len(other)}")
     lines, common, total = [f"compared with {name}:"], 0, 0
     for layer, drop in layers.items():
         both = len(set(drop) & set(other[layer]))
         lines.append(f"  layer {layer:3d}: {both:3d} of {len(drop)} dropped experts are dropped by both")
         common, total = common + both, total + len(drop)
     kept = sum(experts - len(set(drop) | set(other[layer])) for layer, drop in layers.items())
-    lines.append(f"  all layers: {common} of {total} dropped experts ({common / max(total, 1):.1%}) are dropped by both, "
-                 f"{1 - common / max(total, 1):.1%} differ; {kept} experts are kept by both")
+    shares = f" ({common / total:.1%}) are dropped by both, {1 - common / total:.1%} differ" if total else " are dropped by both"
+    lines.append(f"  all layers: {common} of {total} dropped experts{shares}; {kept} experts are kept by both")
     return lines
+
+
+def read_other(path: Path, layers: list[int], experts: int) -> dict[int, list[int]]:
+    """Return the dropped ids of a map to compare with; raise InputError when it is of another model."""
+    other = read_layers(path)
+    if sorted(other) != sorted(layers):
+        raise InputError(path, f"a map of the layers {', '.join(map(str, sorted(layers)))}"[:200],
+                         f"one of {', '.join(map(str, sorted(other)))}"[:200])
+    for layer, drop in other.items():
+        if len(set(drop)) < len(drop) or not all(0 <= expert < experts for expert in drop):
+            raise InputError(path, f"ids from 0 to {experts - 1}, each once, in layer {layer}", repr(drop)[:80])
+    return other
 
 
 def parse_fold(text: str) -> tuple[int, int]:
@@ -116,6 +126,13 @@ def parse_fold(text: str) -> tuple[int, int]:
     if not match or not 1 <= int(match[1]) <= int(match[2]) or int(match[2]) < 2:
         raise argparse.ArgumentTypeError(f"expected I/K with 1 <= I <= K and K of 2 or more, found {text!r}")
     return int(match[1]), int(match[2])
+
+
+def whole_number(text: str) -> int:
+    """Parse a whole number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
+    return int(text)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -131,8 +148,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--questions-in", type=Path, metavar="FILE", help="choose by these questions only: a question "
                         "file, or Record IDs, one a line")
     parser.add_argument("--fold", type=parse_fold, metavar="I/K", help="hold out every K-th question, beginning with the I-th")
-    parser.add_argument("--bootstrap", type=int, default=RESAMPLES, metavar="N", help="resamples (default %(default)s; 0: none)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the bootstrap (default 42)")
+    parser.add_argument("--bootstrap", type=whole_number, default=RESAMPLES, metavar="N", help="resamples (default %(default)s; 0: none)")
+    parser.add_argument("--seed", type=whole_number, default=42, help="seed of the bootstrap (default 42)")
     parser.add_argument("--compare", type=Path, metavar="MAP", help="print the overlap with another map")
     parser.add_argument("--output", type=Path, required=True, help="drop map to write (JSON)")
     args = parser.parse_args(argv)
@@ -160,7 +177,7 @@ def read_chosen(args: argparse.Namespace) -> tuple[Arrays, dict, list[int]]:
 def check_arguments(args: argparse.Namespace, experts: int, top_k: int) -> None:
     """Raise InputError when the numbers do not fit the model."""
     check_criterion(args.criterion)
-    check_keep_count(f"--keep for {args.stats}", args.keep, experts, top_k)
+    check_keep_count(f"--keep for {args.stats or args.imatrix}", args.keep, experts, top_k)
     least = 1 if args.criterion == "coverage" else 0
     if not least <= args.protect_top <= experts:
         raise InputError("--protect-top", f"{least} to {experts} experts", str(args.protect_top))
@@ -173,8 +190,9 @@ def choose(args: argparse.Namespace, arrays: Arrays, layers: list[int]) -> tuple
     if args.worst_first:
         order = order[:, ::-1]
     entries = {str(layer): layer_entry(order[row], guarded[row], score[row], args.keep) for row, layer in enumerate(layers)}
-    if not args.bootstrap or args.worst_first or args.imatrix:
-        return entries, {}
+    drawn = arrays["token_count"].shape[0]
+    if not args.bootstrap or args.worst_first or args.imatrix or args.criterion.startswith("random") or drawn < 2:
+        return entries, {}  # nothing that other questions could change, or nothing to draw from
     share = bootstrap(arrays, args.criterion, args.keep, args.bootstrap, args.seed)
     found = stability(share, [entry["keep"] for entry in entries.values()])
     for entry, values in zip(entries.values(), found):
@@ -203,11 +221,14 @@ def main(argv: list[str] | None = None) -> None:
         check_arguments(args, arrays["token_count"].shape[2], metadata["top_k"])
         provenance = describe(args.stats, metadata, rows)
     experts = arrays["token_count"].shape[2]
+    others = [args.compare] if args.compare else []
+    check_apart([args.imatrix or args.stats, *others, *([args.questions_in] if args.questions_in else [])], [args.output])
+    other = read_other(args.compare, layers, experts) if args.compare else None
     entries, sure = choose(args, arrays, layers)
     content = {"criterion": args.criterion, "worst_first": args.worst_first, "protect_top": args.protect_top,
                "experts": experts, "keep_count": args.keep, "drop_count": experts - args.keep, **provenance, **sure}
     write_json(args.output, content | {"layers": entries})
-    print("\n".join(report(args, content, entries)))
+    print("\n".join(report(args, content, entries, other)))
 
 
 def describe(stats: Path, metadata: dict, rows: list[int]) -> dict:
@@ -220,7 +241,7 @@ def describe(stats: Path, metadata: dict, rows: list[int]) -> dict:
             "config_sha256": metadata["config_sha256"], "weights_sha256": metadata["weights_sha256"]}
 
 
-def report(args: argparse.Namespace, content: dict, entries: dict[str, dict]) -> list[str]:
+def report(args: argparse.Namespace, content: dict, entries: dict[str, dict], other: dict[int, list[int]] | None) -> list[str]:
     """Return what a person should know of the map: what stays, how sure that is, and the overlap with another map."""
     margins = [entry["margin"] for entry in entries.values() if entry["margin"] is not None]
     lines = [f"{args.output}: {args.keep} of {content['experts']} experts stay in each of {len(entries)} layers, by "
@@ -233,8 +254,7 @@ def report(args: argparse.Namespace, content: dict, entries: dict[str, dict]) ->
         lines.append(f"with other questions of the kind, {sure['expected_overlap']:.1%} of the kept experts would be kept again "
                      f"(layer {weakest}: {entries[weakest]['expected_overlap']:.1%}); {sure['coin_toss']} experts are a coin "
                      f"toss ({args.bootstrap} resamples)")
-    if args.compare:
-        other = read_layers(args.compare)
+    if other is not None:
         lines += compare_lines(str(args.compare), {int(k): e["drop"] for k, e in entries.items()}, other, content["experts"])
     return lines
 

@@ -3,6 +3,8 @@
 llama.cpp names tensors alike in all families, and the expert axis is the slowest, so one expert is one run of bytes:
 the experts' weights, scales and biases (ffn_*_exps), the router's rows (ffn_gate_inp) and its bias (exp_probs_b).
 An imatrix holds for each expert tensor the sums of squared activations and the token counts per expert, sliced alike.
+The tensors equal those of pruning before converting and quantising, save where llama-quantize goes by the number of
+experts: models of exactly 8 (Mixtral) get other types for attention, so there a drop from or to 8 keeps the old ones.
 Names: gguf-py's constants, https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants.py
 """
 
@@ -15,12 +17,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from byte_ranges import Run, aligned, runs_of, same_bytes, write_runs
-from drop_map import read_drop_map
+from drop_map import DropMap
 from gguf_header import SPLIT_NAME, UINT32, GgufHeader, TensorInfo, header_bytes, read_header, split_paths
 from moe_families import Shape
-from safe_files import InputError, replace_when_done, require_disk_space
+from safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space
 
-EXPERT_TENSOR = re.compile(r"blk\.(\d+)\.(?:ffn_\w*_exps\.\w+|ffn_gate_inp\.(?:weight|bias)|exp_probs_b(?:\.bias)?)")
+EXPERT_TENSOR = re.compile(r"blk\.(\d+)\.(?:ffn_(?!norm_)\w*_exps\.\w+|ffn_gate_inp\.(?:weight|bias)|exp_probs_b(?:\.bias)?)")
 ROUTED_WEIGHTS = re.compile(r"blk\.(\d+)\.ffn_\w*_exps\.weight")
 IMATRIX_TENSOR = re.compile(r"blk\.(\d+)\.ffn_\w*_exps\.weight\.(?:in_sum2|counts)")
 LOOKS_ALIKE = re.compile(r"blk\.\d+\.(?:ffn_\w+\.\d+\.weight|\w*exps?\b.*)")  # one tensor per expert, or unknown ones
@@ -47,7 +49,8 @@ def read_model(path: Path) -> GgufModel:
     experts, top_k = headers[0].value(key), headers[0].value(f"{architecture}.expert_used_count")
     if not isinstance(experts, int) or not isinstance(top_k, int) or experts < 2:
         raise InputError(path, f"a mixture-of-experts model ({key})", repr(experts))
-    if (headers[0].value(f"{architecture}.expert_group_count") or 1) > 1:
+    groups = headers[0].value(f"{architecture}.expert_group_count") or 1
+    if groups != 1:
         raise InputError(path, "routing over single experts", "routing by groups of experts", "dropping would break the groups")
     layers = set()
     for header in headers:
@@ -55,16 +58,19 @@ def read_model(path: Path) -> GgufModel:
             layers |= _check_tensor(header.path, tensor, experts)
     if not layers:
         raise InputError(path, "tensors named blk.N.ffn_*_exps.weight", "none")
+    for name in (tensor.name for header in headers for tensor in header.tensors):
+        if layer_of(name, EXPERT_TENSOR) not in (None, *layers):
+            raise InputError(path, f"expert weights in the layer of {name}", "none")
     return GgufModel(headers, key, Shape(experts, top_k, tuple(sorted(layers))))
 
 
 def _check_tensor(path: Path, tensor: TensorInfo, experts: int) -> set[int]:
     """Return the layer of a tensor with experts' weights, as a set; refuse one that does not fit."""
     if match := EXPERT_TENSOR.fullmatch(tensor.name):
-        if tensor.dims[-1] != experts:
+        if tensor.dims[-1:] != (experts,) or ROUTED_WEIGHTS.fullmatch(tensor.name) and len(tensor.dims) < 3:
             raise InputError(path, f"{experts} experts in {tensor.name}", f"dimensions {list(tensor.dims)}")
         return {int(match[1])} if ROUTED_WEIGHTS.fullmatch(tensor.name) else set()
-    if LOOKS_ALIKE.fullmatch(tensor.name) and "shexp" not in tensor.name:
+    if LOOKS_ALIKE.fullmatch(tensor.name) and "shexp" not in tensor.name and "ffn_norm_exps" not in tensor.name:
         raise InputError(path, "experts in tensors named blk.N.ffn_*_exps", tensor.name)
     return set()
 
@@ -122,42 +128,27 @@ def output_paths(output: Path, count: int) -> list[Path]:
     return [output.with_name(f"{stem}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
 
 
-def check_outputs(sources: list[Path], outputs: list[Path]) -> None:
-    """Raise InputError when an output is a source file or no file."""
-    for path in outputs:
-        if path.exists() and (not path.is_file() or any(path.samefile(source) for source in sources)):
-            raise InputError(path, "an output apart from the source", "the source" if path.is_file() else "a directory")
-
-
-def drop_in_gguf(source: Path, drop_map_path: Path, output: Path) -> str:
-    """Write the pruned GGUF; return a line that says what was done. The file that loaders open is put in place last."""
-    model = read_model(source)
-    drop_map = read_drop_map(drop_map_path, model.shape)
-    outputs = output_paths(output, len(model.headers))
-    check_outputs([header.path for header in model.headers], outputs)
+def drop_in_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> int:
+    """Write the pruned GGUF; return its bytes of tensors. Of a split, the file that loaders open is absent meanwhile."""
     total = sum(run.size for header in model.headers for _, _, runs in sliced(header, EXPERT_TENSOR, drop_map.keep)
                 for run in runs)
-    require_disk_space(output.parent, total)
+    require_disk_space(outputs[0].parent, total)
     changes = {model.count_key: drop_map.keep_count}
     with tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress, ExitStack() as renames:
         for header, path in zip(model.headers, outputs):  # renamed in reverse order, the first file last
             partial = renames.enter_context(replace_when_done(path))
             write_pruned(header, partial, EXPERT_TENSOR, drop_map.keep, changes, progress)
-    parts = f" in {len(outputs)} files" if len(outputs) > 1 else ""
-    return (f"{outputs[0]}: {drop_map.keep_count} of {model.shape.experts} experts in {len(model.shape.layers)} layers, "
-            f"{total / 2**30:.3f} GiB{parts}")
+        if len(outputs) > 1:  # an older first file would make a model of old and new parts
+            outputs[0].unlink(missing_ok=True)
+            flush_to_disk(outputs[0].parent)
+    return total
 
 
-def drop_in_imatrix(imatrix: Path, source: Path, drop_map_path: Path, output: Path) -> str:
-    """Write an imatrix sliced by the same map; return a line that says what was done."""
-    model = read_model(source)
-    drop_map = read_drop_map(drop_map_path, model.shape)
-    header = read_imatrix(imatrix, model.shape)
-    check_outputs([imatrix], [output])
+def drop_in_imatrix(header: GgufHeader, drop_map: DropMap, output: Path) -> int:
+    """Write an imatrix sliced by the map; return the number of arrays sliced."""
     with tqdm(unit="B", unit_scale=True, desc="slice the imatrix") as progress, replace_when_done(output) as partial:
         write_pruned(header, partial, IMATRIX_TENSOR, drop_map.keep, {}, progress)
-    count = sum(layer_of(tensor.name, IMATRIX_TENSOR) is not None for tensor in header.tensors)
-    return f"{output}: imatrix of {drop_map.keep_count} of {model.shape.experts} experts, {count} arrays sliced"
+    return sum(layer_of(tensor.name, IMATRIX_TENSOR) is not None for tensor in header.tensors)
 
 
 def read_imatrix(path: Path, shape: Shape) -> GgufHeader:
@@ -175,22 +166,27 @@ def read_imatrix(path: Path, shape: Shape) -> GgufHeader:
     return header
 
 
-def verify_gguf(source: Path, drop_map_path: Path, output: Path) -> str:
-    """Check that a pruned GGUF holds the kept bytes of its source; return a line, or raise InputError."""
-    model = read_model(source)
-    drop_map = read_drop_map(drop_map_path, model.shape)
-    outputs, changes = output_paths(output, len(model.headers)), {model.count_key: drop_map.keep_count}
+def verify_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> None:
+    """Raise InputError unless a pruned GGUF holds the header and the kept bytes of its source."""
     for header, path in zip(model.headers, outputs):
-        found = read_header(path)
-        if [pair.raw for pair in found.key_values] != pair_bytes(header, changes):
-            raise InputError(path, "the source's header with the new expert count", "another one")
-        expected = sliced(header, EXPERT_TENSOR, drop_map.keep)
-        if [(t.name, t.dims, t.kind) for t in found.tensors] != [(t.name, dims, t.kind) for t, dims, _ in expected]:
-            raise InputError(path, "the source's tensors with the kept experts", "others")
-        for tensor, (_, _, runs) in zip(found.tensors, expected):
-            offset = tensor.offset
-            for piece in runs:
-                if not same_bytes(piece, path, offset):
-                    raise InputError(path, f"the source's bytes of {tensor.name}", "others")
-                offset += piece.size
-    return f"{outputs[0]}: {drop_map.keep_count} of {model.shape.experts} experts, every tensor equal to {source}"
+        _verify_file(header, path, EXPERT_TENSOR, drop_map.keep, {model.count_key: drop_map.keep_count})
+
+
+def verify_imatrix(header: GgufHeader, drop_map: DropMap, output: Path) -> None:
+    """Raise InputError unless a sliced imatrix holds the kept bytes of its source."""
+    _verify_file(header, output, IMATRIX_TENSOR, drop_map.keep, {})
+
+
+def _verify_file(header: GgufHeader, path: Path, pattern: re.Pattern[str], keep: dict[int, list[int]],
+                 changes: dict[str, int]) -> None:
+    found, expected = read_header(path), sliced(header, pattern, keep)
+    if [pair.raw for pair in found.key_values] != pair_bytes(header, changes):
+        raise InputError(path, "the source's header with the new expert count", "another one")
+    if [(t.name, t.dims, t.kind) for t in found.tensors] != [(t.name, dims, t.kind) for t, dims, _ in expected]:
+        raise InputError(path, "the source's tensors with the kept experts", "others")
+    for tensor, (_, _, runs) in zip(found.tensors, expected):
+        offset = tensor.offset
+        for piece in runs:
+            if not same_bytes(piece, path, offset):
+                raise InputError(path, f"the source's bytes of {tensor.name}", "others")
+            offset += piece.size

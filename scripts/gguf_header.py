@@ -137,15 +137,27 @@ def _parse(path: Path, version: int, data: mmap.mmap) -> GgufHeader:
     tensor_count, pair_count = cursor.unpack("<Q"), cursor.unpack("<Q")
     pairs = tuple(cursor.key_value() for _ in range(pair_count))
     alignment = next((pair.value for pair in pairs if pair.key == "general.alignment"), DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
+        raise InputError(path, "an alignment that is a power of two, 8 or more", repr(alignment))
     entries = []
     for _ in range(tensor_count):
         name = cursor.text()
         dims = tuple(cursor.unpack("<Q") for _ in range(cursor.unpack("<I")))
-        entries.append((name, dims, GGMLQuantizationType(cursor.unpack("<I")), cursor.unpack("<Q")))
+        kind = GGMLQuantizationType(cursor.unpack("<I"))
+        if not dims or dims[0] % GGML_QUANT_SIZES[kind][0]:
+            raise InputError(path, f"rows of whole blocks in {name} ({kind.name})", f"dimensions {list(dims)}")
+        entries.append((name, dims, kind, cursor.unpack("<Q")))
+    for what, names in (("key", [pair.key for pair in pairs]), ("tensor", [entry[0] for entry in entries])):
+        if len(set(names)) < len(names):
+            raise InputError(path, f"every {what} once", f"{next(name for name in names if names.count(name) > 1)} twice")
     start = aligned(cursor.at, alignment)
     tensors = tuple(TensorInfo(name, dims, kind, start + offset, tensor_bytes(dims, kind))
                     for name, dims, kind, offset in entries)
-    end = max((tensor.offset + tensor.size for tensor in tensors), default=0)
+    end = 0
+    for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+        if tensor.offset < end or tensor.offset % alignment:
+            raise InputError(path, f"{tensor.name} after byte {end}, at a multiple of {alignment}", str(tensor.offset))
+        end = tensor.offset + tensor.size
     if end > len(data):
         raise InputError(path, f"at least {end} bytes, as its header says", f"{len(data)} bytes", "is it truncated?")
     return GgufHeader(path, version, pairs, tensors, alignment)
@@ -186,9 +198,17 @@ def split_paths(path: Path) -> list[Path]:
     """Return all files of the model whose first file is `path`: one, or those of a split; check that they are there."""
     header = read_header(path)
     count = header.value("split.count") or 1
+    if type(count) is not int:
+        raise InputError(path, "a whole number split.count", repr(count)[:80])
     if count == 1:
         return [path]
     match = SPLIT_NAME.fullmatch(path.name)
     if not match or header.value("split.no") != 0 or int(match[3]) != count:
         raise InputError(path, f"the first file of a split, NAME-00001-of-{count:05d}.gguf", f"part {header.value('split.no')}")
-    return [path.with_name(f"{match[1]}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+    paths = [path.with_name(f"{match[1]}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+    for number, part in enumerate(paths[1:], start=1):
+        found = read_header(part)
+        if (found.value("split.no"), found.value("split.count")) != (number, count):
+            raise InputError(part, f"part {number} of {count} of a split (split.no counts from 0)",
+                             f"part {found.value('split.no')} of {found.value('split.count')}")
+    return paths

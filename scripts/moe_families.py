@@ -69,7 +69,8 @@ class ExpertTensor:
 
 def text_config(config: dict) -> dict:
     """Return the part of a config that holds the language model's keys."""
-    return config.get("text_config") or config
+    text = config.get("text_config")
+    return text if isinstance(text, dict) and text else config
 
 
 def family_of(directory: Path, config: dict, names: list[str]) -> Family:
@@ -99,6 +100,9 @@ def shape_of(directory: Path, family: Family, config: dict) -> Shape:
         if not isinstance(values.get(key), int) or values[key] < 1:
             raise InputError(directory / "config.json", f"{key} of a mixture-of-experts model", repr(values.get(key)))
     dense, step = values.get("mlp_only_layers") or [], values.get("decoder_sparse_step") or 1
+    if not isinstance(dense, list) or not isinstance(step, int) or step < 1:
+        raise InputError(directory / "config.json", "a list mlp_only_layers and a whole number decoder_sparse_step",
+                         f"{dense!r} and {step!r}"[:80])
     layers = tuple(i for i in range(values[LAYERS_KEY]) if i not in dense and (i + 1) % step == 0)
     return Shape(values[experts_key], values[family.top_k_key], layers)
 

@@ -123,7 +123,10 @@ def read_ids(path: Path) -> set[str]:
         return {row["Record ID"] for row in read_rows(path)}
     if not path.is_file():
         raise InputError(path, "a question file or a list of Record IDs", "nothing")
-    ids = {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+    try:
+        ids = {line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
+    except ValueError as error:
+        raise InputError(path, "Record IDs, one a line", str(error)) from error
     if not ids:
         raise InputError(path, "Record IDs, one a line", "none")
     return ids

@@ -7,12 +7,14 @@ half of it. Bad input raises `InputError`; `run` turns it into one line on stder
 
 import csv
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,8 +43,8 @@ def run(main: Callable[[], None]) -> None:
         if error.errno == errno.ENOSPC:
             sys.exit(f"error: {error.filename or 'output'}: expected enough disk space, found the disk full")
         if error.errno in (errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM,
-                           errno.ENAMETOOLONG, errno.ELOOP, errno.EIO):
-            sys.exit(f"error: {error.filename}: expected a path that can be used, found: {error.strerror}")
+                           errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.EFBIG):
+            sys.exit(f"error{rank}: {error.filename or 'output'}: expected a path that can be used, found: {error.strerror}")
         raise
 
 
@@ -102,25 +104,64 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def partial_file(path: Path) -> Path:
+    """Return the temporary name of a file that is being written; it keeps the ending, which some tools go by."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def partial_directory(path: Path) -> Path:
+    """Return the temporary name of a directory that is being written."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def check_apart(inputs: Iterable[Path], outputs: list[Path]) -> None:
+    """Raise InputError when an output, or its temporary name, is an input, lies inside one or holds one, or is named twice."""
+    resolved = [path.resolve() for path in inputs]
+    for number, output in enumerate(outputs):
+        for place in (output.resolve(), partial_file(output).resolve(), partial_directory(output).resolve()):
+            for source in resolved:
+                if place.is_relative_to(source) or source.is_relative_to(place) or (
+                        place.exists() and source.exists() and place.samefile(source)):
+                    raise InputError(output, "an output apart from every input", f"one that would overwrite {source}")
+        if output.resolve() in [other.resolve() for other in outputs[:number]]:
+            raise InputError(output, "an output of its own", "the name of two outputs")
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold a lock on writing `path`; raise InputError when another run on this machine has it."""
+    directory = Path(tempfile.gettempdir()) / f"output-locks-{os.getuid()}"  # beside the output they would be left behind
+    directory.mkdir(exist_ok=True)
+    handle = os.open(directory / hashlib.sha256(str(path.resolve()).encode()).hexdigest(), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(path, "an output that no other run is writing", "one that is being written") from error
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def replace_when_done(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it and rename it to `path`, else delete it."""
     if path.is_dir():
         raise InputError(path, "a file to write", "a directory")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")  # some tools go by the ending
-    remove(partial)
-    try:
-        yield partial
-        flush_to_disk(partial)
-        os.replace(partial, path)
-        remove(partial)  # a rename between two links to one file does nothing
-        flush_to_disk(path.parent)
-    except BaseException as error:
+    partial = partial_file(path)
+    with only_writer(path):
         remove(partial)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise InputError(path, "enough disk space", "the disk full") from error
-        raise
+        try:
+            yield partial
+            flush_to_disk(partial)
+            os.replace(partial, path)
+            remove(partial)  # a rename between two links to one file does nothing
+            flush_to_disk(path.parent)
+        except BaseException as error:
+            remove(partial)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise InputError(path, "enough disk space", "the disk full") from error
+            raise
 
 
 def check_replaceable(path: Path, marker: str) -> None:
@@ -138,21 +179,25 @@ def directory_when_done(path: Path, marker: str) -> Iterator[Path]:
     """
     check_replaceable(path, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    remove(partial)
-    partial.mkdir()
-    try:
-        yield partial
-        for file in partial.rglob("*"):
-            if file.is_file() and not file.is_symlink():
-                flush_to_disk(file)
-        flush_to_disk(partial)
-        remove(path)
-        os.replace(partial, path)
-        flush_to_disk(path.parent)
-    except BaseException:
+    partial, old = partial_directory(path), partial_directory(partial_directory(path))
+    with only_writer(path):
         remove(partial)
-        raise
+        remove(old)
+        partial.mkdir()
+        try:
+            yield partial
+            for file in partial.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    flush_to_disk(file)
+            flush_to_disk(partial)
+            if path.exists():  # set aside whole: deleted in place, a kill would leave part of it under its name
+                os.replace(path, old)
+            os.replace(partial, path)
+            flush_to_disk(path.parent)
+            remove(old)
+        except BaseException:
+            remove(partial)
+            raise
 
 
 def read_json(path: Path) -> dict:

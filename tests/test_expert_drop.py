@@ -80,13 +80,21 @@ def test_copying_works_where_the_kernel_cannot(tmp_path, monkeypatch):
 
 
 def test_shards_are_filled_in_order_and_a_large_tensor_gets_its_own():
-    assert plan_shards({"a": 4, "b": 4, "c": 9, "d": 1}, 8) == [["a", "b"], ["c"], ["d"]]
+    sizes = {"a": 4000, "b": 4000, "c": 9000, "d": 1}
+    assert plan_shards(sizes, 9000) == [["a", "b"], ["c"], ["d"]]
+    assert plan_shards(sizes, 8100) == [["a"], ["b"], ["c"], ["d"]]  # headers count in: 8,000 bytes and two entries are more
+
+
+def test_no_shard_is_larger_than_asked(tiny_model, tmp_path):
+    output = drop(tiny_model, tmp_path / "out", random_drop_map(KEEP), "--shard-bytes", "300000")
+    sizes = {path.name: path.stat().st_size for path in output.glob("*.safetensors")}
+    largest = max(place.size for place in read_checkpoint(output).values())
+    assert len(sizes) > 2 and all(size <= max(300_000, largest + 1000) for size in sizes.values()), sizes
 
 
 def test_only_the_expert_count_changes_in_the_config():
     config = {"text_config": {"num_experts": 128, "top_k_experts": 8, "x": 1}, "y": 2}
     assert pruned_config(config, GEMMA4, 109) == {"text_config": {"num_experts": 109, "top_k_experts": 8, "x": 1}, "y": 2}
-    assert pruned_config(config, GEMMA4, 4)["text_config"]["top_k_experts"] == 4
 
 
 def test_keep_all_is_bit_identical(tiny_model, tmp_path):
@@ -261,6 +269,27 @@ def test_damaged_sources_are_refused(model_copy, tmp_path, script, refused):
     config = model_copy / "config.json"
     config.write_text(config.read_text().replace('"gemma4_text"', '"llama"'))
     refused(script("expert_drop.py", "--source", model_copy, *arguments), "model_type", "llama")
+    config.write_text(config.read_text().replace('"llama"', '"gemma4_text"'))
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    data = whole[8 + int.from_bytes(whole[:8], "little"):]
+    names = [name for name in header if name != "__metadata__"]
+
+    def damage(change, *words):
+        changed = json.loads(json.dumps(header))
+        change(changed)
+        text = json.dumps(changed).encode()
+        shard.write_bytes(len(text).to_bytes(8, "little") + text + data)
+        refused(script("expert_drop.py", "--source", model_copy, *arguments), shard.name, *words)
+
+    def shifted(changed, by):
+        changed[names[0]]["data_offsets"] = [place + by for place in changed[names[0]]["data_offsets"]]
+
+    damage(lambda changed: shifted(changed, -8))
+    damage(lambda changed: shifted(changed, 2), "right after")
+    damage(lambda changed: changed[names[0]].update(dtype=["BF16"]))
+    shard.write_bytes(whole)
+    index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"] | {names[0]: 7}}))
+    refused(script("expert_drop.py", "--source", model_copy, *arguments), "weight_map")
     assert not list(tmp_path.glob("out*"))
 
 
@@ -277,6 +306,10 @@ def test_an_output_that_overlaps_the_source_or_is_something_else_is_refused(mode
     before = digests(model_copy)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep me")
+    shutil.copytree(model_copy, tmp_path / "part.partial")  # the temporary name of the output `part`
+    refused(script("expert_drop.py", "--source", tmp_path / "part.partial", "--drop-map", tmp_path / "map.json", "--output",
+                   tmp_path / "part"), "overwrite")
+    assert digests(tmp_path / "part.partial") == before
     for output in (model_copy, model_copy / "inside", tmp_path, tmp_path / "mine"):
         refused(script("expert_drop.py", "--source", model_copy, "--drop-map", tmp_path / "map.json", "--output", output))
     assert digests(model_copy) == before and (tmp_path / "mine/notes.txt").read_text() == "keep me"

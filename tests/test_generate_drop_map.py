@@ -99,7 +99,8 @@ def test_every_criterion_makes_a_map_twice_alike(stats, tmp_path, name):
     for row, entry in enumerate(first["layers"].values()):
         np.testing.assert_array_equal(entry["score"], criteria.scores_of(name, arrays)[row])
         assert min(entry["score"][i] for i in entry["keep"]) >= max(entry["score"][i] for i in entry["drop"])
-        assert 0 <= entry["expected_overlap"] <= 1
+        assert name.startswith("random") or 0 <= entry["expected_overlap"] <= 1
+    assert ("bootstrap" in first) is not name.startswith("random")  # no question changes a random choice
 
 
 def test_protection_changes_the_map_and_keeps_its_promise(stats, tmp_path):
@@ -150,8 +151,44 @@ def test_a_wrong_choice_is_refused(stats, tmp_path, refusal):
     refuse("0 to 6", options=["--criterion", "reap", "--protect-top", 7])
     (tmp_path / "ids.txt").write_text("q0\nelsewhere\n")
     refuse("ids.txt", "elsewhere", options=["--protect-top", 2, "--questions-in", tmp_path / "ids.txt"])
-    with pytest.raises(SystemExit):
-        main(["--stats", str(stats), "--keep", "4", "--output", str(tmp_path / "map.json"), "--fold", "6/5"])
+    for option, value in (("--fold", "6/5"), ("--seed", "-1"), ("--bootstrap", "-1")):
+        with pytest.raises(SystemExit):
+            main(["--stats", str(stats), "--keep", "4", "--output", str(tmp_path / "map.json"), option, value])
+    (tmp_path / "ids.txt").write_bytes(bytes(range(128, 256)))
+    refuse("ids.txt", options=["--protect-top", 2, "--questions-in", tmp_path / "ids.txt"])
+    for content, word in (({"0": [1], "2": [1]}, "layers 0, 1"), ({"0": [1, 1], "1": [1]}, "each once"), ({"0": [9], "1": [1]}, "0 to 5")):
+        (tmp_path / "other.json").write_text(json.dumps(content))
+        refuse("other.json", word, options=["--protect-top", 2, "--compare", tmp_path / "other.json"])
+    assert not (tmp_path / "map.json").exists()
+
+
+def test_an_output_never_overwrites_an_input(stats, tmp_path, refusal):
+    before = stats.read_bytes()
+    arguments = ["--stats", stats, "--keep", 4, "--protect-top", 2]
+    refusal(main, [*arguments, "--output", stats], "overwrite")
+    make(stats, tmp_path / "map.json", "--protect-top", 2)
+    refusal(main, [*arguments, "--output", tmp_path / "map.json", "--compare", tmp_path / "map.json"], "overwrite")
+    assert stats.read_bytes() == before
+
+
+def test_one_question_says_nothing_of_others(stats, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_text("\ufeffq0\n", encoding="utf-8")
+    assert "bootstrap" not in make(stats, tmp_path / "map.json", "--protect-top", 2, "--questions-in", tmp_path / "ids.txt")
+    assert "kept again" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage, word", [
+    (lambda arrays, metadata: arrays["weighted_norm_sum"].__setitem__((0, 0, 0), np.nan), "finite sums in weighted_norm_sum"),
+    (lambda arrays, metadata: metadata["questions"].pop(), "ids of 5 questions"),
+    (lambda arrays, metadata: arrays.update(layer_numbers=np.arange(1)), "layer_numbers of shape"),
+    (lambda arrays, metadata: arrays.update(norm_sum=np.ones((5, 2, 5))), "norm_sum of shape"),
+    (lambda arrays, metadata: metadata.pop("top_k"), "top_k"),
+    (lambda arrays, metadata: metadata.update(questions=3), "questions")])
+def test_damaged_statistics_are_refused(stats, tmp_path, refusal, damage, word):
+    arrays, metadata = read_stats(stats)
+    damage(arrays, metadata)
+    write_stats(stats, arrays, metadata)
+    refusal(main, ["--stats", stats, "--keep", 4, "--protect-top", 2, "--output", tmp_path / "map.json"], stats, word)
     assert not (tmp_path / "map.json").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -243,14 +244,82 @@ def test_bad_gguf_input_is_refused_in_one_line(built, tmp_path, refusal):
     refuse(cut, cut, "truncated")
     cut.write_bytes((built / "full-F16.gguf").read_bytes()[:5000])
     refuse(cut, cut, "truncated")
-    refuse(good, "apart from the source", output=good)
+    refuse(good, "overwrite", output=good)
     refuse(good, "ends in .gguf", output=tmp_path / "out.bin")
     (tmp_path / "all.json").write_text(json.dumps({"0": list(range(EXPERTS - TOP_K + 1))}))
     refuse(good, f"from {TOP_K}", drop_map=tmp_path / "all.json")
     imatrix = ["--imatrix-output", tmp_path / "i.gguf", "--imatrix"]
     refuse(good, "imatrix of another model", options=[*imatrix, built / "imatrix.gguf"])
     refuse(good, "an imatrix in GGUF form", options=[*imatrix, good])
+    refuse(good, "nothing", options=[*imatrix, tmp_path / "absent.gguf"])
     assert not (tmp_path / "i.gguf").exists() and not list(tmp_path.glob("*.partial*"))
+    full = ["--drop-map", built / "map.json", "--imatrix", built / "imatrix.gguf"]
+    before = (built / "full-F16.gguf").read_bytes(), (built / "imatrix.gguf").read_bytes(), (built / "map.json").read_bytes()
+    for output, imatrix_output in (("out.gguf", built / "full-F16.gguf"), ("i.gguf", tmp_path / "i.gguf"),
+                                   (built / "imatrix.gguf", tmp_path / "i.gguf"), (built / "map.json", tmp_path / "i.gguf")):
+        refusal(main, ["--source", built / "full-F16.gguf", *full, "--output", tmp_path / output, "--imatrix-output",
+                       imatrix_output])
+    assert before == ((built / "full-F16.gguf").read_bytes(), (built / "imatrix.gguf").read_bytes(), (built / "map.json").read_bytes())
+    assert not (tmp_path / "out.gguf").exists() and not (tmp_path / "i.gguf").exists()
+    foreign = json.loads((built / "map.json").read_text())
+    foreign = {"imatrix_sha256": "0" * 64, "layers": {layer: {"drop": ids} for layer, ids in foreign.items()}}
+    (tmp_path / "foreign.json").write_text(json.dumps(foreign))
+    arguments = ["--source", built / "full-F16.gguf", "--drop-map", tmp_path / "foreign.json", "--output", tmp_path / "out.gguf",
+                 "--imatrix", built / "imatrix.gguf", "--imatrix-output", tmp_path / "i.gguf"]
+    refusal(main, arguments, "imatrix_sha256", "--force")
+    main([*map(str, arguments), "--force"])
+    main([*map(str, arguments), "--force", "--verify"])
+    content = bytearray((tmp_path / "i.gguf").read_bytes())
+    content[-40] ^= 1
+    (tmp_path / "i.gguf").write_bytes(content)
+    refusal(main, [*arguments, "--force", "--verify"], "i.gguf", "the source's bytes")
+
+
+@pytest.mark.parametrize("where, value, word", [
+    ("alignment", 0, "power of two"), ("alignment", "x", "power of two"), ("duplicate", None, "twice"),
+    ("overlap", None, "after byte"), ("ragged", None, "whole blocks"), ("no dims", None, "whole blocks"),
+    ("router alone", None, "expert weights in the layer"), ("groups", "x", "groups"), ("split", "x", "split.count")])
+def test_inconsistent_gguf_headers_are_refused_in_one_line(tmp_path, refusal, where, value, word):
+    def text(words: str) -> bytes:
+        return struct.pack("<Q", len(words)) + words.encode()
+
+    def pair(key: str, content: object) -> bytes:
+        return text(key) + (struct.pack("<I", 8) + text(content) if isinstance(content, str) else struct.pack("<II", 4, content))
+
+    pairs = [pair("general.architecture", "qwen3moe"), pair("qwen3moe.expert_count", 4), pair("qwen3moe.expert_used_count", 2)]
+    tensors = [["blk.0.ffn_up_exps.weight", (32, 2, 4), 0, 0], ["blk.0.ffn_gate_inp.weight", (32, 4), 0, 1024]]
+    if where in ("alignment", "groups", "split"):
+        pairs.append(pair({"alignment": "general.alignment", "groups": "qwen3moe.expert_group_count", "split": "split.count"}[where], value))
+    changes = {"duplicate": (1, 0, "blk.0.ffn_up_exps.weight"), "overlap": (1, 3, 512), "ragged": (0, 2, 2), "no dims": (1, 1, ()),
+               "router alone": (1, 0, "blk.1.ffn_gate_inp.weight")}
+    if where in changes:
+        row, column, new = changes[where]
+        tensors[row][column] = new
+    if where == "ragged":
+        tensors[0][1] = (33, 2, 4)
+    header = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs)) + b"".join(pairs)
+    for name, dims, kind, offset in tensors:
+        header += text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+    (tmp_path / "bad.gguf").write_bytes(header + bytes(4096))
+    (tmp_path / "map.json").write_text(json.dumps({"0": [1]}))
+    refusal(main, ["--source", tmp_path / "bad.gguf", "--drop-map", tmp_path / "map.json", "--output", tmp_path / "out.gguf"],
+            "bad.gguf", word)
+
+
+def test_a_kill_between_the_renames_of_a_split_leaves_no_mix_of_two_maps(built, tools, tmp_path):
+    subprocess.run([tools.tool("llama-gguf-split"), "--split", "--split-max-tensors", "20", built / "full-F16.gguf",
+                    tmp_path / "full"], check=True, capture_output=True)
+    first = next(tmp_path.glob("full-00001-of-*.gguf"))
+    drop(first, built / "map.json", tmp_path / "cut.gguf")
+    (tmp_path / "other.json").write_text(json.dumps(demo_map(seed=1)))
+    killed = ("import os, signal, sys\nsys.path.insert(0, sys.argv[1])\nimport expert_drop\nreal, left = os.replace, [2]\n"
+              "def replace(*paths):\n    left[0] -= 1\n    if left[0] < 0:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+              "    real(*paths)\nos.replace = replace\nexpert_drop.main(sys.argv[2:])\n")
+    arguments = ["--source", first, "--drop-map", tmp_path / "other.json", "--output", tmp_path / "cut.gguf"]
+    done = subprocess.run([sys.executable, "-c", killed, REPO / "scripts", *arguments], capture_output=True)
+    assert done.returncode == -signal.SIGKILL and not list(tmp_path.glob("cut-00001-of-?????.gguf"))
+    drop(first, tmp_path / "other.json", tmp_path / "cut.gguf")
+    drop(first, tmp_path / "other.json", tmp_path / "cut.gguf", "--verify")
 
 
 KILLED = """
