@@ -111,7 +111,7 @@ def timed(command: list[str], clear: Path) -> dict[str, float]:
 
 
 def compare(source: Path, drop_map: Path, work: Path, repeats: int, with_torch: bool) -> dict[str, list[dict[str, float]]]:
-    """Take turns: drop, cp of its output, and torch's load-slice-save."""
+    """Take turns, each in the opposite order of the last: drop, cp of its output, and torch's load-slice-save."""
     target, folder = work / "pruned", work / "pruned"
     if source.suffix == ".gguf":
         (work / "gguf").mkdir(exist_ok=True)
@@ -123,7 +123,7 @@ def compare(source: Path, drop_map: Path, work: Path, repeats: int, with_torch: 
         plan["torch"] = ([sys.executable, "-c", TORCH, str(source), str(drop_map), str(work / "torch")], work / "torch")
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in plan}
     for turn in range(repeats + 1):  # the first turn warms up and is not counted
-        for name, (command, clear) in plan.items():
+        for name, (command, clear) in reversed(plan.items()) if turn % 2 else plan.items():
             result = timed(command, clear)
             if turn:
                 runs[name].append(result)
@@ -136,8 +136,10 @@ def rows_of(name: str, runs: dict[str, list[dict[str, float]]]) -> list[dict]:
     """Return the table rows of one source."""
     seconds = {kind: [one["seconds"] for one in values] for kind, values in runs.items()}
     peak = {kind: max(one["peak_bytes"] for one in values) for kind, values in runs.items()}
-    speed = statistics.median(cp / drop for cp, drop in zip(seconds["cp"], seconds["drop"]))
-    rows = [row(f"{name}: speed of cp", speed, "x", SPEED_LIMIT, at_least=True),
+    speeds = [cp / drop for cp, drop in zip(seconds["cp"], seconds["drop"])]
+    rows = [row(f"{name}: speed of cp", statistics.median(speeds), "x", SPEED_LIMIT, at_least=True),
+            row(f"{name}: the same, slowest turn", min(speeds), "x"),
+            row(f"{name}: the same, fastest turn", max(speeds), "x"),
             row(f"{name}: peak memory", peak["drop"] / 1e6, "MB", MEMORY_LIMIT_BYTES / 1e6),
             row(f"{name}: seconds", statistics.median(seconds["drop"]), "s")]
     if "torch" in runs:
