@@ -34,6 +34,7 @@ from expert_stats import read_stats
 from gguf_header import read_header
 from gguf_logits import CHUNK_TOKENS, GgufLogits, bindings_version, kl_divergence
 from llama_tools import LlamaCpp, find_llama_cpp
+from option_types import positive
 from questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
 from safe_files import (InputError, read_json, remove, replace_when_done, require_disk_space, run, sha256_file,
                         write_json)
@@ -214,25 +215,18 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
                          "transformers": importlib.metadata.version("transformers")}}
 
 
-def whole_number(text: str) -> int:
-    """Parse a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gguf", type=Path, required=True, help="F16 GGUF of the full model")
     parser.add_argument("--stats", type=Path, required=True, help="statistics file of the full model")
     parser.add_argument("--model", type=Path, required=True, help="its checkpoint directory (tokenizer, chat template)")
     parser.add_argument("--questions", type=Path, required=True, help="questions to measure on")
-    parser.add_argument("--keep", type=whole_number, nargs="+", default=list(DEFAULT_KEEP),
+    parser.add_argument("--keep", type=positive, nargs="+", default=list(DEFAULT_KEEP),
                         help="keep counts (default 109 96 64)")
-    parser.add_argument("--seeds", type=whole_number, default=RANDOM_SEEDS, help="random choices per keep count (default 5)")
-    parser.add_argument("--limit", type=whole_number, metavar="N", help="measure on the first N questions only")
-    parser.add_argument("--max-tokens", type=whole_number, default=MAX_TOKENS, help="cut longer chats (default 4096)")
-    parser.add_argument("--threads", type=whole_number, default=len(os.sched_getaffinity(0)),
+    parser.add_argument("--seeds", type=positive, default=RANDOM_SEEDS, help="random choices per keep count (default 5)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="measure on the first N questions only")
+    parser.add_argument("--max-tokens", type=positive, default=MAX_TOKENS, help="cut longer chats (default 4096)")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)),
                         help="threads of llama.cpp (default: all processors; the results do not depend on it)")
     parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU (default 0)")
     parser.add_argument("--recompute-full", action="store_true", help="hold the full model in memory beside the pruned one and "

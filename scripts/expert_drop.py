@@ -31,6 +31,7 @@ from drop_map import DropMap, read_drop_map
 from gguf_drop import (drop_in_gguf, drop_in_imatrix, output_paths, read_imatrix, read_model, verify_gguf,
                        verify_imatrix)
 from moe_families import ExpertTensor, Family, expert_tensors, family_of, shape_of, text_config
+from option_types import positive
 from safe_files import (InputError, check_apart, check_replaceable, directory_when_done, read_json, require_disk_space,
                         run, sha256_file, write_json)
 
@@ -231,13 +232,6 @@ def drop_in_file(args: argparse.Namespace) -> None:
     if imatrix:
         count = drop_in_imatrix(imatrix, drop_map, args.imatrix_output)
         print(f"{args.imatrix_output}: imatrix of {what}, {count} arrays sliced")
-
-
-def positive(text: str) -> int:
-    """Parse a whole number above zero."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -25,6 +25,7 @@ from criteria import Arrays, check_criterion, protected, scores_of
 from drop_map import check_keep_count, read_layers
 from expert_stats import EXPERT_SUMS, read_stats
 from gguf_files import expert_counts
+from option_types import whole_number
 from questions import read_ids
 from safe_files import InputError, check_apart, run, sha256_file, write_json
 
@@ -126,13 +127,6 @@ def parse_fold(text: str) -> tuple[int, int]:
     if not match or not 1 <= int(match[1]) <= int(match[2]) or int(match[2]) < 2:
         raise argparse.ArgumentTypeError(f"expected I/K with 1 <= I <= K and K of 2 or more, found {text!r}")
     return int(match[1]), int(match[2])
-
-
-def whole_number(text: str) -> int:
-    """Parse a whole number, 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
-    return int(text)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

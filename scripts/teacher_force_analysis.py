@@ -36,6 +36,7 @@ from decoder import (RUN_DTYPES, LayerStream, build_empty, check_complete, check
 from drop_map import check_keep_count
 from expert_observer import ExpertObserver, expert_modules
 from expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
+from option_types import fraction, positive
 from questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
 from ranks import Ranks, join_ranks
 from safe_files import InputError, require_disk_space, run, sha256_file
@@ -158,24 +159,6 @@ def embed_batches(stream: LayerStream, observer: ExpertObserver, batches: list[B
             held[batch.first] = hidden
     stream.free_embedding()
     return done, held
-
-
-def positive(text: str) -> int:
-    """Parse a whole number above zero."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
-
-
-def fraction(text: str) -> float:
-    """Parse a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
-    return value
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
