@@ -147,7 +147,8 @@ def test_layers_rank_by_what_their_experts_contribute(tmp_path):
     arrays["weighted_norm_sum"][0] = [[1, 1], [5, 5], [2, 2]]  # per token: 0.2, 1.0, 0.4
     arrays["moe_output_norm_sum"] = np.array([[30.0, 10.0, 20.0]])
     arrays["layer_numbers"] = np.array([4, 7, 9])
-    write_stats(tmp_path / "stats.safetensors", arrays, {})
+    digests = dict.fromkeys(("questions_sha256", "config_sha256", "weights_sha256"), "0")
+    write_stats(tmp_path / "stats.safetensors", arrays, {"questions": [{"id": "q"}], "top_k": 1, **digests})
     assert RULES["weighted-norm"](arrays) == pytest.approx([0.2, 1.0, 0.4])
     assert tiers_from_stats(tmp_path / "stats.safetensors", "weighted-norm", DEFAULT_CUTS) == ((7,), (9,), (4,))
     assert tiers_from_stats(tmp_path / "stats.safetensors", "output-norm", DEFAULT_CUTS) == ((4,), (9,), (7,))
