@@ -98,6 +98,8 @@ RELEASE_MANIFEST := $(RELEASE)/manifest.json
 require = $(if $(shell [[ '$(2)' =~ $(3) ]] && echo yes),,$(error $(1): expected $(4), found '$(2)'))
 MODEL_SOURCE := $(or $(realpath $(MODEL)),$(MODEL))
 ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
+  $(foreach v,STREAM_LAYERS RECOMPUTE_FULL,$(call require,$(v),$($(v)),^(yes|no)?$$,yes$(,) no or nothing))
+  $(call require,SPILL,$(SPILL),^[^[:space:]]*$$,a path without blanks)
   $(foreach v,NAME PRUNED_NAME EVAL_QUANT,$(call require,$(v),$($(v)),^[A-Za-z0-9._-]+$$,letters$(,) digits$(,) dots$(,) dashes))
   $(call require,PROTECT_TOP,$(PROTECT_TOP),^[0-9]+$$,a whole number)
   $(call require,CRITERION,$(CRITERION),^[a-z-]+(:[0-9]+)?$$,a criterion of scripts/criteria.py)
@@ -171,7 +173,7 @@ $(BUILD)/questions/gpqa_diamond.csv: | $(SETUP)
 
 # ---- analyse, choose, drop
 ANALYZE = $(PYTHON) $(if $(filter-out 1,$(RANKS)),-m torch.distributed.run --standalone --nproc-per-node $(RANKS)) \
-  scripts/teacher_force_analysis.py $(if $(filter-out no 0,$(STREAM_LAYERS)),--stream-layers) $(if $(SPILL),--spill $(SPILL))
+  scripts/teacher_force_analysis.py $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) $(if $(SPILL),--spill $(SPILL))
 
 $(STATS): $(FULL_SOURCE) $(QUESTIONS) | $(SETUP) scripts/teacher_force_analysis.py
 	$(ANALYZE) --model $(FULL)/checkpoint --questions $(QUESTIONS) --check-keep $(KEEP) --output $@
@@ -212,7 +214,7 @@ $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(ST
     scripts/generate_drop_map.py scripts/criteria.py | $(TOOLS) scripts/compare_criteria.py
 	$(PYTHON) scripts/compare_criteria.py --gguf $(FULL_F16) --stats $(STATS) --model $(FULL)/checkpoint \
 	  --questions $(EVAL_QUESTIONS) --keep $(COMPARE_KEEP) --seeds $(COMPARE_SEEDS) \
-	  --gpu-layers $(GPU_LAYERS) $(if $(filter-out no 0,$(RECOMPUTE_FULL)),--recompute-full) --output $(COMPARISON) > /dev/null
+	  --gpu-layers $(GPU_LAYERS) $(if $(filter yes,$(RECOMPUTE_FULL)),--recompute-full) --output $(COMPARISON) > /dev/null
 
 # ---- convert and quantise, the full model and the pruned one alike
 $(BUILD)/calibration/calibration_datav5.txt: | $(SETUP)

@@ -49,7 +49,8 @@ class AnalysisState:
         """Open or create the state of `inputs`; of several processes on a machine one is the owner and locks it.
 
         `arrays`: what a batch's file holds, by its first question: safetensors' dtype name and shape of each array
-        (of HIDDEN the first two axes). `layers`: decoder layers. Raises InputError when the directory holds a state of other inputs, or something else, or is in use.
+        (of HIDDEN the first two axes). `layers`: decoder layers. Raises InputError when the directory holds a state of
+        other inputs, or something else, or is in use.
         """
         self.directory, self.inputs, self.lock = directory, inputs, None
         self.layers, self.arrays = layers, arrays or {}
@@ -123,6 +124,13 @@ class AnalysisState:
             remove(path)
             print(f"{path}: unreadable ({error}), its questions are done again", flush=True)
             return None
+
+    def reload(self, first: int, with_hidden: bool) -> tuple[dict[str, np.ndarray], int, torch.Tensor | None]:
+        """Return what this run has saved of a batch; raise InputError when it was removed or damaged meanwhile."""
+        found = self.load(first, with_hidden)
+        if found is None:
+            raise InputError(self._path(first), "the state that this run saved", "none that is whole", "run it again")
+        return found
 
     def _check(self, first: int, done: str, found: dict[str, tuple[str, list[int]]]) -> None:
         """Raise ValueError when a batch's file does not hold what `save` writes."""

@@ -98,6 +98,8 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
         if not (directory / SINGLE_NAME).exists():
             raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "neither")
         return dict(sorted(read_header(directory / SINGLE_NAME).items()))
+    if (directory / SINGLE_NAME).exists():  # loaders differ in which one they read
+        raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "both", "remove the one that is not meant")
     weight_map = read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise InputError(index_path, "a weight_map from tensors to shards", repr(weight_map)[:200])

@@ -51,8 +51,12 @@ def stored_dtype(directory: Path, config: dict, tensors: dict[str, TensorRange])
     return RUN_DTYPES[name]
 
 
-def check_weight_dtypes(tensors: dict[str, TensorRange]) -> None:
-    """Raise InputError when a weight is stored in anything but a plain floating dtype (tables of indices are I64)."""
+def check_unquantised(directory: Path, config: dict, tensors: dict[str, TensorRange]) -> None:
+    """Raise InputError when the config speaks of quantisation, or a tensor is stored in a packed dtype (indices are I64)."""
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict) and part.get("quantization_config"):
+            raise InputError(directory / "config.json", "no quantization_config", repr(part["quantization_config"])[:80],
+                             "quantised checkpoints are not analysed")
     for name, tensor in tensors.items():
         packed = tensor.dtype == "I32" and len(tensor.shape) > 1  # how GPTQ and AWQ store 4-bit weights
         if tensor.dtype not in TORCH_DTYPES or packed:
@@ -101,8 +105,12 @@ def build_empty(directory: Path, dtype: torch.dtype, attention: str) -> nn.Modul
 def load_resident(directory: Path, dtype: torch.dtype, attention: str, device_map: object) -> nn.Module:
     """Load a checkpoint whole; raise InputError when a weight of its decoder is missing."""
     placement = {"device_map": device_map} if device_map else {}
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, attn_implementation=attention, output_loading_info=True, **placement)
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, attn_implementation=attention, output_loading_info=True, **placement)
+    except Exception as error:  # whatever the library makes of a user's files
+        raise InputError(directory, "a checkpoint that transformers loads",
+                         f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from error
     refuse_lacking(model, directory, report["missing_keys"], report["mismatched_keys"])
     return model.eval()
 
@@ -126,12 +134,28 @@ def put_weights(model: nn.Module, weights: dict[str, torch.Tensor], device: torc
 def check_complete(model: nn.Module, directory: Path, tensors: dict[str, TensorRange]) -> None:
     """Raise InputError when the headers of a checkpoint do not give every weight of the decoder in its shape.
 
-    `model` is one from `build_empty`; no weight is read.
+    `model` is one from `build_empty`; no weight is read. Floating weights must be stored as such.
     """
+    state = model.state_dict()
+    for target, pieces in pieces_of(model, tensors).items():
+        for source in (source for piece in pieces for source in piece.sources):
+            if target in state and state[target].is_floating_point() and source.dtype not in WEIGHT_DTYPES:
+                raise InputError(source.file, f"{target} in {', '.join(WEIGHT_DTYPES)}", source.dtype)
     blank = {name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], device="meta")
              for name, tensor in tensors.items()}
     report = put_weights(model, blank, torch.device("meta"))
     refuse_lacking(model, directory, report.missing_keys, report.mismatched_keys)
+
+
+def tensors_in(values: list) -> list[torch.Tensor]:
+    """Return the tensors among values, those in lists, tuples and dictionaries included."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple, dict)):
+            found += tensors_in(list(value.values() if isinstance(value, dict) else value))
+    return found
 
 
 def release_free_memory() -> None:
@@ -167,6 +191,7 @@ class LayerStream:
         self._load(REST)
         self._initialize_buffers()
         self.running: int | None = None
+        self.given: list[torch.Tensor] | None = None
         for number, layer in enumerate(self.layers):
             layer.forward = partial(self._visit, number, layer.forward)
         self._check_layers(directory)
@@ -189,20 +214,31 @@ class LayerStream:
         """Return hidden states as they wait on the host for the next layer (pinned for a GPU)."""
         return hidden.pin_memory() if self.pinned else hidden
 
-    def _pass(self, batch: int, tokens: int, mask: torch.Tensor | None) -> None:
+    def _pass(self, batch: int, tokens: int, mask: torch.Tensor | None, value: float = 0.0) -> None:
         """Run the decoder on blank embeddings: all layers hand them on but the one whose turn it is."""
         size = self.model.config.get_text_config().hidden_size
-        blank = torch.zeros(batch, tokens, size, dtype=self.model.dtype, device=self.device)
+        blank = torch.full((batch, tokens, size), value, dtype=self.model.dtype, device=self.device)
         self.decoder(inputs_embeds=blank, attention_mask=self._on_device(mask), use_cache=False)
 
     @torch.inference_mode()
     def _check_layers(self, directory: Path) -> None:
-        """Raise InputError when the decoder hands its layers, or takes from them, more than hidden states."""
+        """Raise InputError when a layer takes or returns more than hidden states and what depends on positions.
+
+        What the layers are given beside the hidden states must be the same for two different inputs.
+        """
+        given: list[list[torch.Tensor]] = []
         try:
-            self._pass(1, 2, None)
-        except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            for value in (0.0, 1.0):
+                self.given = []
+                self._pass(1, 2, None, value)
+                given.append(self.given)
+            alike = len(given[0]) == len(given[1]) and all(map(torch.equal, *given))
+        except (ValueError, TypeError, AttributeError, IndexError, RuntimeError):
+            alike = False
+        self.given = None
+        if not alike:
             raise InputError(directory / "config.json", "layers that take and return hidden states only",
-                             f"{type(self.layers[0]).__name__}, which does not", "analyse it without --stream-layers") from error
+                             f"{type(self.layers[0]).__name__}, which does not", "analyse it without --stream-layers")
 
     def load_embedding(self) -> None:
         """Give the token embedding its weights."""
@@ -231,6 +267,10 @@ class LayerStream:
     def _visit(self, number: int, forward, *args, **kwargs) -> torch.Tensor:
         """Stand in for a layer's forward: run it if it is its turn, else hand the input on."""
         incoming = args[0] if args else kwargs.pop("hidden_states")
+        if self.given is not None:
+            if "input_ids" in kwargs:
+                raise ValueError("a layer that reads the token ids")
+            self.given += tensors_in([*args[1:], *kwargs.values()])
         if self.running is None and number == 0:
             self.state = incoming
         if self.running == number:
@@ -252,10 +292,13 @@ class LayerStream:
         """Return what the checkpoint holds of each part: layer numbers, EMBEDDING and REST of the decoder."""
         embedding = self.decoder.get_input_embeddings()
         embedding_name = next(name for name, module in self.model.named_modules() if module is embedding)
+        state = self.model.state_dict()
         parts: dict[object, list[Piece]] = {part: [] for part in (EMBEDDING, REST, *range(len(self.layers)))}
         for target, pieces in pieces_of(self.model, tensors).items():
+            if target not in state:
+                continue
             if target.startswith(f"{self.name}.layers."):
-                parts.setdefault(int(target.removeprefix(f"{self.name}.layers.").partition(".")[0]), []).extend(pieces)
+                parts[int(target.removeprefix(f"{self.name}.layers.").partition(".")[0])].extend(pieces)
             elif target.startswith(f"{embedding_name}."):
                 parts[EMBEDDING].extend(pieces)
             elif target.startswith(f"{self.name}."):

@@ -3,7 +3,8 @@
 One safetensors file. Arrays [questions, layers, experts]: token_count (int64); fp64: routing_weight_sum, norm_sum,
 norm_sq_sum, weighted_norm_sum, weighted_norm_sq_sum, norm_max. Arrays [questions, layers]: tokens, nonfinite_tokens,
 skipped_tokens (int64), moe_output_norm_sum (fp64). `layer_numbers` [layers] int64 names the model's layers.
-Its metadata has one key, "expert_stats", with a JSON object: `questions` (per question id, digest, tokens, truncated),
+Its metadata has one key, "expert_stats", with a JSON object: `questions` (per question id, digest, tokens, truncated, digest of
+the token ids),
 `config_sha256`, `weights_sha256`, `questions_sha256`, `experts`, `top_k`, `dtype`, `attention`, `max_tokens`,
 `counted_tokens` (all or answer), `batch_size`, `device`, `seed` and the versions of `torch` and `transformers`.
 tokens + skipped_tokens are the counted tokens; skipped_tokens came in non-finite already; nonfinite_tokens are those of

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import random
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def _read_csv(path: Path) -> list[dict]:
 
 
 def _read_jsonl(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def _read_parquet(path: Path) -> list[dict]:
@@ -101,6 +102,8 @@ def load_questions(path: Path, seed: int) -> list[Question]:
     questions: list[Question] = []
     seen: set[str] = set()
     for number, row in enumerate(read_rows(path), start=1):
+        if any("\ud800" <= character <= "\udfff" for value in row.values() for character in value):
+            raise InputError(path, f"text in question {number}", "a lone surrogate, which is half a character")
         for column in COLUMNS:
             if not row[column].strip():
                 raise InputError(path, f"a value of {column!r} in question {number}", "an empty field")
@@ -173,6 +176,11 @@ class Sequence:
     ids: list[int]
     start: int
     truncated: bool
+
+    @property
+    def digest(self) -> str:
+        """The hex sha256 of the ids as little-endian int32."""
+        return hashlib.sha256(struct.pack(f"<{len(self.ids)}i", *self.ids)).hexdigest()
 
 
 def teacher_forced_sequence(tokenizer, question: Question, max_tokens: int, counted: str) -> Sequence:

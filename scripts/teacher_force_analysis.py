@@ -31,7 +31,7 @@ from tqdm import tqdm
 from analysis_state import HIDDEN, AnalysisState
 from chat_tokenizer import load_tokenizer
 from checkpoint import TensorRange, file_versions, read_checkpoint, read_config, weights_digest
-from decoder import (RUN_DTYPES, LayerStream, build_empty, check_complete, check_weight_dtypes, decoder_of, load_resident,
+from decoder import (RUN_DTYPES, LayerStream, build_empty, check_complete, check_unquantised, decoder_of, load_resident,
                      stored_dtype)
 from drop_map import check_keep_count
 from expert_observer import ExpertObserver, expert_modules
@@ -88,6 +88,7 @@ def report_resumed(state: AnalysisState, done: dict[int, int], batches: list[Bat
                        + ("" if min(counts) == layers else f", the least one has {min(counts)} of {layers} layers"),
                        file=sys.stdout)
         progress.update(sum(batch.tokens * done.get(batch.first, 0) / layers for batch in batches))
+        progress.initial = progress.n  # the rate is this run's
 
 
 @torch.inference_mode()
@@ -124,7 +125,7 @@ def analyze_streamed(stream: LayerStream, batches: list[Batch], state: AnalysisS
         for batch in batches:
             if done[batch.first] != layer:
                 continue
-            sums, _, stored = state.load(batch.first, with_hidden=spill)
+            sums, _, stored = state.reload(batch.first, with_hidden=spill)
             hidden = stored if spill else held.pop(batch.first)
             begin(observer, batch)
             hidden = stream.run_layer(layer, hidden, batch.tensors()[1])
@@ -229,8 +230,8 @@ def describe(args: argparse.Namespace, config: dict, tensors: dict[str, TensorRa
              sequences: list[Sequence], dtype: torch.dtype, device: str) -> dict:
     """Return everything that the statistics depend on: their metadata, and the identity of a state."""
     return {
-        "questions": [{"id": q.record_id, "sha256": q.digest, "tokens": len(s.ids), "truncated": s.truncated}
-                      for q, s in zip(questions, sequences)],
+        "questions": [{"id": q.record_id, "sha256": q.digest, "tokens": len(s.ids), "truncated": s.truncated,
+                       "token_ids_sha256": s.digest} for q, s in zip(questions, sequences)],
         "questions_sha256": question_set_digest(questions), "config_sha256": sha256_file(args.model / "config.json"),
         "weights_sha256": weights_digest(tensors), "model_type": config.get("model_type"), "seed": args.seed,
         "dtype": str(dtype).removeprefix("torch."), "attention": args.attention, "max_tokens": args.max_tokens,
@@ -256,18 +257,18 @@ def batch_arrays(batch: Batch, moe_layers: int, experts: int, dtype: torch.dtype
     return arrays | {HIDDEN: (stored, [len(batch.sequences), batch.longest])}
 
 
-def open_state(args: argparse.Namespace, inputs: dict, ranks: Ranks, batches: list[Batch], model: torch.nn.Module) -> AnalysisState:
+def open_state(args: argparse.Namespace, inputs: dict, ranks: Ranks, batches: list[Batch],
+               model: torch.nn.Module) -> AnalysisState:
     """Open the state of this run; refuse when the disk cannot hold it."""
     directory, experts, layers = state_directory(args, ranks), expert_modules(model), len(decoder_of(model)[1].layers)
     most = max(module.num_experts for module in experts.values())
     hidden_bytes = (sum(question["tokens"] for question in inputs["questions"]) * model.config.get_text_config().hidden_size
                     * model.dtype.itemsize)
-    if ranks.local == 0:
-        require_disk_space(directory, STATE_SLACK_BYTES + (hidden_bytes if args.stream_layers else 0))
-    state = AnalysisState(directory, inputs, ranks.local == 0, layers, {
-        batch.first: batch_arrays(batch, len(experts), most, model.dtype) for batch in batches})
-    ranks.wait()
-    return state
+    with ranks.together():
+        if ranks.local == 0:
+            require_disk_space(directory, STATE_SLACK_BYTES + (hidden_bytes if args.stream_layers else 0))
+        return AnalysisState(directory, inputs, ranks.local == 0, layers, {
+            batch.first: batch_arrays(batch, len(experts), most, model.dtype) for batch in batches})
 
 
 def device_map_of(device: str, ranks: Ranks) -> object:
@@ -309,7 +310,7 @@ def main(argv: list[str] | None = None) -> None:
     config = read_config(args.model)
     check_output(args)
     tensors = read_checkpoint(args.model)
-    check_weight_dtypes(tensors)
+    check_unquantised(args.model, config, tensors)
     questions = load_questions(args.questions, args.seed)[: args.limit]
     model = build_empty(args.model, RUN_DTYPES.get(args.dtype) or stored_dtype(args.model, config, tensors), args.attention)
     experts = expert_modules(model)
@@ -328,10 +329,10 @@ def main(argv: list[str] | None = None) -> None:
         if not args.stream_layers:
             model = load_resident(args.model, model.dtype, args.attention, device_map_of(device, ranks))
         analyze(args, stream if args.stream_layers else model, batches, state, ranks)
-        parts = ranks.gather({batch.first: state.load(batch.first, with_hidden=False)[0] for batch in batches})
-        if parts is not None:
-            finish(args, inputs, parts, list(experts), state)
-        ranks.wait()
+        parts = ranks.gather({batch.first: state.reload(batch.first, with_hidden=False)[0] for batch in batches})
+        with ranks.together():
+            if parts is not None:
+                finish(args, inputs, parts, list(experts), state)
         if ranks.local == 0:
             state.discard()
     ranks.leave()

@@ -198,6 +198,32 @@ def test_a_changed_shard_is_noticed_by_the_state(model_copy, few_questions, tmp_
     refusal(analysis.main, arguments(tmp_path / "stats", model=model_copy), "stats.state", shard.name)
 
 
+def test_a_changed_template_is_noticed_by_the_state(model_copy, few_questions, tmp_path, refusal):
+    """Of the same number of tokens, so that the ids alone tell."""
+    kill_when([sys.executable, str(REPO / "scripts/teacher_force_analysis.py"), *map(str, arguments(
+        tmp_path / "stats", model=model_copy))], tmp_path / "stats.state", lambda files: len(files) >= 2)
+    template = model_copy / "chat_template.jinja"
+    before = template.read_text()
+    template.write_text(before.replace("<|turn>model", "<|turn>user"))
+    assert template.read_text() != before
+    refusal(analysis.main, arguments(tmp_path / "stats", model=model_copy), "stats.state", "token_ids_sha256")
+
+
+def test_a_refusal_by_one_of_two_processes_is_one_line(tmp_path):
+    (tmp_path / "stats.state").mkdir()
+    (tmp_path / "stats.state/mine.txt").write_text("?")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                           REPO / "scripts/teacher_force_analysis.py", *arguments(tmp_path / "stats")], capture_output=True, text=True)
+    ours = done.stderr.partition("ChildFailedError")[0]
+    assert done.returncode == 1 and ours.count("error: ") == 1 and "something else" in ours, done.stderr
+    assert "gloo" not in done.stderr and "[rank" not in done.stderr
+
+
+def test_another_launcher_leaves_one_process(tiny_text_model, few_questions, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    analyze(tiny_text_model, few_questions, tmp_path / "stats", "--limit", 1)
+
+
 def test_fp32_bits_depend_neither_on_place_nor_on_threads():
     """Such shapes gave other last bits before MKL was told to be reproducible (decoder.py)."""
     generator = torch.Generator().manual_seed(0)
@@ -234,13 +260,19 @@ def test_attention_in_blocks_is_the_attention_of_the_family(tiny_text_model, mon
     torch.testing.assert_close(blocks, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_layers_that_hand_on_more_than_hidden_states_are_refused(tiny_text_model):
+@pytest.mark.parametrize("kind", ["returns a pair", "reads earlier hidden states", "reads ids"])
+def test_layers_that_hand_on_more_than_hidden_states_are_refused(tiny_text_model, kind):
     empty = build_empty(tiny_text_model, torch.bfloat16, "eager")
     decoder = decoder_of(empty)[1]
     plain = type(decoder).forward
 
     def forward(self, *args, **kwargs):
-        hidden, extra = self.layers[0](torch.zeros(1, 2, 8))
+        if kind == "returns a pair":
+            hidden, extra = self.layers[0](torch.zeros(1, 2, 8))
+        elif kind == "reads earlier hidden states":
+            self.layers[1](torch.zeros(1, 2, 8), [{"earlier": kwargs["inputs_embeds"] + 1}])
+        else:
+            self.layers[1](torch.zeros(1, 2, 8), input_ids=None)
         return plain(self, *args, **kwargs)
 
     decoder.forward = forward.__get__(decoder)

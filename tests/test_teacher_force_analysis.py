@@ -238,6 +238,14 @@ def test_bad_input_is_refused_in_one_line(model_copy, few_questions, tmp_path, s
         (model_copy / "config.json").write_text(json.dumps(config | {key: value}))
         refuse(model_copy, *words)
     (model_copy / "config.json").write_text(json.dumps(config))
+    (model_copy / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    refuse(model_copy, "quantization_config")
+    (model_copy / "config.json").write_text(json.dumps(config))
+    row = rows[0] | {"Question": "a\u2028b"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n")
+    assert load_questions(tmp_path / "q.jsonl", 42)[0].text == "a\u2028b"
+    (tmp_path / "q.jsonl").write_text(json.dumps(row | {"Question": "a\ud800b"}) + "\n")
+    refuse(tmp_path / "q.jsonl", "surrogate", questions=tmp_path / "q.jsonl")
     template = (model_copy / "chat_template.jinja").read_text()
     (model_copy / "chat_template.jinja").write_text("{{ 1 // (messages[0]['content'] | length - 1) }}" + template)
     refuse(model_copy, "ZeroDivisionError")
@@ -279,7 +287,15 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tiny_text_model, few_questi
         text = json.dumps(header).encode()
         shard.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + int.from_bytes(content[:8], "little"):])
 
-    for change, words in ((missing, ["nothing"]), (offsets_in_words, ["whole numbers"]), (truncated, ["truncated"]), (without_a_tensor, ["no such tensor"]),
+    def two_models(model, shard):
+        shutil.copyfile(shard, model / "model.safetensors")
+
+    def a_norm_of_integers(model, shard):
+        weights = load_file(shard)
+        name = next(name for name in weights if name.endswith("layernorm.weight"))
+        save_file(weights | {name: weights[name].long()}, shard, {"format": "pt"})
+
+    for change, words in ((missing, ["nothing"]), (two_models, ["both"]), (a_norm_of_integers, ["I64"]), (offsets_in_words, ["whole numbers"]), (truncated, ["truncated"]), (without_a_tensor, ["no such tensor"]),
                           (quantised, ["I8", "BF16"])):
         refusal(analysis.main, damaged(change), change.__name__, *words)
     assert not list(tmp_path.glob("out*"))
