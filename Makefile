@@ -36,7 +36,7 @@ REASONING_BUDGET ?= 16384#                evaluation: tokens of thought
 MAX_GEN_TOKS ?= 24576#                    evaluation: tokens of one answer
 SEED ?= 42#                               evaluation: sampling and order of choices
 NP ?= 1#                                  evaluation: requests at once
-GPU_LAYERS ?= 99#                         evaluation, compare-criteria: layers on the GPU, if there is one
+GPU_LAYERS ?= 99#                         evaluation, compare-criteria, quality: layers on the GPU, if there is one
 BASE ?= $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card (a Hub id, where there is one)
 LLAMA_CPP ?=#                             an existing llama.cpp build (default: built once into a cache)
 STREAM_LAYERS ?=#                         analysis: yes holds one layer of the model in memory, not all
@@ -44,13 +44,14 @@ SPILL ?=#                                 analysis: with STREAM_LAYERS, a direct
 COMPARE_KEEP ?= 109 96 64#                compare-criteria: keep counts
 COMPARE_SEEDS ?= 5#                       compare-criteria: random choices per keep count
 RECOMPUTE_FULL ?=#                        compare-criteria: yes holds both models in memory, keeps no logits on disk
+QUALITY_CHATS ?=#                         quality: first so many held-out chats of EVAL_QUESTIONS (default: all)
 RANKS ?= 1#                               analysis: processes (torchrun) that share the questions
 BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
 VARIABLES := MODEL NAME KEEP CRITERION PROTECT_TOP FOLD PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
   REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
-  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SHAPE BUILD
+  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SHAPE BUILD
 
 , := ,
 KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quant_recipes.py)
@@ -91,6 +92,10 @@ FULL_EVAL := $(FULL)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.j
 PRUNED_EVAL := $(PRUNED)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
 SCORES := $(dir $(PRUNED_EVAL))scores.md
 COMPARISON := $(ANALYSIS)/criteria/$(call set_name,$(EVAL_QUESTIONS))-keep$(shell echo $(COMPARE_KEEP) | tr ' ' -)-seeds$(COMPARE_SEEDS)/criteria.md
+QUALITY_SET := $(call set_name,$(EVAL_QUESTIONS))$(if $(QUALITY_CHATS),-first$(QUALITY_CHATS))
+QUALITY := $(PRUNED_QUANT_DIR)/quality/$(QUALITY_SET)/quality.md
+SCOPE_FILES := $(foreach s,all experts,$(patsubst %,$(PRUNED_QUANT_DIR)/cd-scopes/$s/$(PRUNED_NAME)-%.gguf,$(filter CD-%,$(KNOWN_QUANTS))))
+SCOPES := $(PRUNED_QUANT_DIR)/cd-scopes/$(QUALITY_SET)/quality.md
 RELEASE := $(PRUNED)/release/$(PRUNED_NAME)-GGUF
 RELEASE_MANIFEST := $(RELEASE)/manifest.json
 
@@ -102,6 +107,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(call require,PROTECT_TOP,$(PROTECT_TOP),^[0-9]+$$,a whole number)
   $(call require,CRITERION,$(CRITERION),^[a-z-]+(:[0-9]+)?$$,a criterion of scripts/criteria.py)
   $(call require,FOLD,$(FOLD),^([0-9]+/[0-9]+)?$$,I/K)
+  $(call require,QUALITY_CHATS,$(QUALITY_CHATS),^([1-9][0-9]*)?$$,a whole number above 0)
   $(foreach v,KEEP CTX MAX_GEN_TOKS NP RANKS COMPARE_SEEDS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
   $(call require,COMPARE_KEEP,$(strip $(COMPARE_KEEP)),^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0)
   $(call require,KEEP_F16,$(KEEP_F16),^(yes|no)$$,yes or no)
@@ -116,7 +122,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   endif
 endif
 
-.PHONY: help settings setup plan analyze drop imatrix quants eval release verify reproduce compare-criteria demo test bench clean FORCE
+.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval release verify reproduce compare-criteria demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
 	@sed -nE 's/^([a-z][a-z ]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-11s %s\n", $$1, $$2}'
@@ -260,6 +266,39 @@ $(FULL_QUANT_DIR)/cd.settings $(PRUNED_QUANT_DIR)/cd.settings:
 # Only a changed setting forces: a forced file would call for the F16 GGUF that KEEP_F16=no has removed.
 squash = $(subst $() ,_,$(strip $(1)))
 $(foreach d,$(FULL_QUANT_DIR) $(PRUNED_QUANT_DIR),$(if $(filter $(call squash,$(CD_OPTIONS)),$(call squash,$(file <$d/cd.settings))),,$(eval $d/cd.settings: FORCE)))
+
+# ---- what each quant costs. Both F16 models' logits and the results by file stay under the full model: a killed run goes on.
+MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
+  --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) --calibration $(CALIBRATION_TEXT) \
+  --chose $(QUESTIONS) $(if $(QUALITY_CHATS),--limit $(QUALITY_CHATS)) --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
+
+ifeq ($(origin MODEL),file)
+quality: ## KLD, top token and probabilities of QUANTS on held-out chats, with errors; Pareto picture (without a MODEL: the demo)
+	@$(MAKE) --no-print-directory $@ $(DEMO) QUANTS='$(QUANTS)'
+compare-cd-scopes: ## what decides CD_SCOPE: the CD quants in both scopes, held against the standard ones (without a MODEL: the demo)
+	@$(MAKE) --no-print-directory $@ $(DEMO) QUANTS='$(QUANTS)'
+else
+quality: $(QUALITY)
+	@cat $<
+compare-cd-scopes: $(SCOPES)
+	@cat $<
+endif
+
+$(SCOPE_FILES): $(PRUNED_QUANT_DIR)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED_QUANT_DIR)/imatrix.gguf $(PRUNED_QUANT_DIR)/cd.settings \
+    $(if $(CD_TIERS),,$(STATS)) | $(TOOLS) scripts/quantize_gguf.py
+	$(PYTHON) scripts/quantize_gguf.py --input $(PRUNED_F16) --imatrix $(PRUNED_QUANT_DIR)/imatrix.gguf $(if $(CD_TIERS),,--stats $(STATS)) \
+	  $(CD_OPTIONS) --cd-scope $(notdir $(@D)) --type $(patsubst $(PRUNED_NAME)-%,%,$(basename $(@F))) --output $@
+
+# Which files are measured is a variable that is not in the path.
+$(dir $(QUALITY))settings.txt $(dir $(SCOPES))settings.txt: FORCE
+	@mkdir -p $(@D); settings='$(sort $(QUANTS))'; [ -f $@ ] && [ "$$(<$@)" = "$$settings" ] || printf '%s\n' "$$settings" >$@
+
+$(QUALITY): $(PRUNED_QUANT_FILES)
+$(SCOPES): $(filter-out $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-%,$(PRUNED_QUANT_FILES)) $(SCOPE_FILES)
+.PRECIOUS: $(foreach f,$(QUALITY) $(SCOPES),$f $(f:.md=.json) $(f:.md=.png))
+$(QUALITY) $(SCOPES): %/quality.md: $(FULL_F16) $(PRUNED_F16) $(EVAL_QUESTIONS) $(QUESTIONS) $(CALIBRATION_TEXT) %/settings.txt \
+    | $(TOOLS) scripts/measure_quality.py
+	$(MEASURE_QUALITY)
 
 # ---- evaluate and compare
 EVALUATE = QUESTIONS=$(EVAL_QUESTIONS) TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) \

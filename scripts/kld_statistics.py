@@ -6,11 +6,12 @@ llama-perplexity's --kl-divergence (llama.cpp tools/perplexity/README.md); its e
 
 import numpy as np
 
-from gguf_logits import kl_divergence, token_log_probabilities
+from gguf_logits import divergence_of_blocks, log_probability_blocks
 
 TOLD_APART = 1.96  # standard errors: 95% of a normal distribution
 PERCENT = 100
 MEASURES = ("kld", "same_top", "delta_p")
+QUANTILES = {"median": 0.5, "99": 0.99, "99.9": 0.999}
 
 
 def differences(full: np.ndarray, other: np.ndarray, following: list[int]) -> dict[str, np.ndarray]:
@@ -19,9 +20,14 @@ def differences(full: np.ndarray, other: np.ndarray, following: list[int]) -> di
     kld: KL(full || other) in nats; same_top: 1 where both have the same most likely token; delta_p: the probability of
     the next token by `other` less that by `full`, in percentage points. All fp64 [tokens].
     """
-    mine, theirs = (np.exp(token_log_probabilities(values, following)) for values in (full, other))
-    return {"kld": kl_divergence(full, other), "same_top": (full.argmax(axis=1) == other.argmax(axis=1)).astype(np.float64),
-            "delta_p": PERCENT * (theirs - mine)}
+    parts, at = {measure: [] for measure in MEASURES}, 0
+    for mine, theirs in log_probability_blocks(full, other):
+        each, tokens = np.arange(len(mine)), following[at : at + len(mine)]
+        parts["kld"].append(divergence_of_blocks(mine, theirs))
+        parts["same_top"].append(mine.argmax(axis=1) == theirs.argmax(axis=1))
+        parts["delta_p"].append(PERCENT * (np.exp(theirs[each, tokens]) - np.exp(mine[each, tokens])))
+        at += len(mine)
+    return {measure: np.concatenate(values).astype(np.float64) for measure, values in parts.items()}
 
 
 def mean_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
@@ -61,5 +67,18 @@ def rms_and_error(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]
 
 def digits(value: float, error: float) -> tuple[str, str]:
     """Return a value and its error with as many decimals as two digits of the error need, at most 8."""
-    decimals = 5 if error <= 0 else min(8, max(2, 1 - int(np.floor(np.log10(error)))))
+    if error <= 0:
+        return f"{value:.3g}", "0"
+    decimals = min(8, max(2, 1 - int(np.floor(np.log10(error)))))
     return f"{value:.{decimals}f}", f"{error:.{decimals}f}"
+
+
+def summary(values: dict[str, np.ndarray], counts: np.ndarray) -> dict[str, list[float]]:
+    """Return [value, standard error over chats] of mean, median, 99% and 99.9% KLD in nats, same top, RMS delta p.
+
+    values: the MEASURES [tokens]; counts: [chats]. Same top is a share, RMS delta p in percentage points.
+    """
+    return {"kld": list(mean_and_error(per_chat(values["kld"], counts), counts)),
+            **{f"kld_{name}": list(quantile_and_error(values["kld"], counts, share)) for name, share in QUANTILES.items()},
+            "same_top": list(mean_and_error(per_chat(values["same_top"], counts), counts)),
+            "rms_delta_p": list(rms_and_error(values["delta_p"], counts))}

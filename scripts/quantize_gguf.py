@@ -152,6 +152,7 @@ def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader,
     imatrix = None if plan.copies else args.imatrix
     calibration = check_imatrix_source(imatrix, source_sha256) if imatrix else {}
     return {"type": plan.recipe.name, "base": plan.recipe.base, "arguments": plan.recipe.arguments, "note": plan.recipe.note,
+            **({"cd_scope": args.cd_scope} if plan.recipe.tiers else {}),
             "llama_cpp": llama_cpp.version(), "parameters": plan.parameters,
             "experts": header.value(f"{header.value('general.architecture')}.expert_count") or 0,
             "bytes": plan.size, "bits_per_weight": round(plan.bits_per_weight, 3), "tensors_per_type": plan.type_counts(),

@@ -26,6 +26,16 @@ def progress(items: Iterable, what: str, unit: str) -> tqdm:
     return tqdm(items, desc=what, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 30)
 
 
+def logits_path(folder: Path, name: str, number: int) -> Path:
+    """Return the file of text `number`: fp32 [tokens, vocabulary]."""
+    return folder / f"{name}-{number:06d}.npy"
+
+
+def missing_texts(folder: Path, name: str, texts: list[list[int]]) -> list[int]:
+    """Return the numbers of the texts whose logits are in no file."""
+    return [number for number in range(len(texts)) if not logits_path(folder, name, number).exists()]
+
+
 class StoredLogits:
     """One model's logits of all texts: in files, computed once, or computed anew each time."""
 
@@ -33,7 +43,7 @@ class StoredLogits:
                  name: str, recompute: bool = False) -> None:
         """Make the files NAME-*.npy that are missing in `folder`; raise InputError when the disk has no room for them."""
         self.path, self.texts, self.folder, self.name, self.model = path, texts, folder, name, None
-        missing = self.missing()
+        missing = missing_texts(folder, name, texts)
         if recompute or missing:
             self.model = open_model(path, tools, texts, args)
         if recompute:
@@ -43,10 +53,6 @@ class StoredLogits:
                 self._store(missing)
         self.model = None
 
-    def missing(self) -> list[int]:
-        """Return the numbers of the texts whose logits are not in a file."""
-        return [number for number in range(len(self.texts)) if not self._path(number).exists()]
-
     def _store(self, missing: list[int]) -> None:
         try:
             require_disk_space(self.folder, stored_bytes(self.path, [self.texts[number] for number in missing]))
@@ -54,18 +60,15 @@ class StoredLogits:
             raise InputError(self.folder, f"room for the {self.name} model's logits", str(error),
                              "or give --recompute-full, where there is one, or fewer chats (--limit)") from error
         for number in progress(missing, f"{self.name} model", "chat"):
-            with replace_when_done(self._path(number)) as partial:
+            with replace_when_done(logits_path(self.folder, self.name, number)) as partial:
                 np.save(partial, self.model.logits(self.texts[number]))
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{self.name}-{number:06d}.npy"
 
     def chunks(self, number: int) -> Iterator[np.ndarray]:
         """Yield the logits of text `number` in pieces, as GgufLogits.chunks does."""
         if self.model:
             yield from self.model.chunks(self.texts[number])
             return
-        logits = np.load(self._path(number), mmap_mode="r")
+        logits = np.load(logits_path(self.folder, self.name, number), mmap_mode="r")
         for first in range(0, len(logits), CHUNK_TOKENS):
             yield logits[first : first + CHUNK_TOKENS]
 
