@@ -16,7 +16,6 @@ model's logits, too, unless --recompute-full), and the same command goes on from
 
 import argparse
 import importlib.metadata
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -34,13 +33,13 @@ from gguf_logits import GgufLogits, bindings_version, kl_divergence
 from llama_tools import LlamaCpp, find_llama_cpp
 from questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
 from safe_files import InputError, read_json, remove, replace_when_done, run, sha256_file, write_json
+from scored_chats import add_arguments, whole_number
 from stored_logits import StoredLogits, open_model, progress
 
 SCRIPTS = Path(__file__).resolve().parent
 DEFAULT_KEEP = (109, 96, 64)
 RANDOM_SEEDS = 5
 QUESTION_SEED = 42
-MAX_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -160,31 +159,17 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
                          "transformers": importlib.metadata.version("transformers")}}
 
 
-def whole_number(text: str) -> int:
-    """Parse a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
     parser.add_argument("--gguf", type=Path, required=True, help="F16 GGUF of the full model")
     parser.add_argument("--stats", type=Path, required=True, help="statistics file of the full model")
-    parser.add_argument("--model", type=Path, required=True, help="its checkpoint directory (tokenizer, chat template)")
-    parser.add_argument("--questions", type=Path, required=True, help="questions to measure on")
     parser.add_argument("--keep", type=whole_number, nargs="+", default=list(DEFAULT_KEEP),
                         help="keep counts (default 109 96 64)")
     parser.add_argument("--seeds", type=whole_number, default=RANDOM_SEEDS, help="random choices per keep count (default 5)")
-    parser.add_argument("--limit", type=whole_number, metavar="N", help="measure on the first N questions only")
-    parser.add_argument("--max-tokens", type=whole_number, default=MAX_TOKENS, help="cut longer chats (default 4096)")
-    parser.add_argument("--threads", type=whole_number, default=len(os.sched_getaffinity(0)),
-                        help="threads of llama.cpp (default: all processors; the results do not depend on it)")
-    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU (default 0)")
     parser.add_argument("--recompute-full", action="store_true", help="hold the full model in memory beside the pruned one and "
                         "compute its logits for every choice; the default computes them once, into files (4 bytes a "
                         "token and vocabulary entry)")
-    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
     args = parser.parse_args(argv)
     args.keep = list(dict.fromkeys(args.keep))

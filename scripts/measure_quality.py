@@ -16,10 +16,8 @@ kld_statistics.py. Chats are teacher-forced, special tokens as tokens; the token
 
 import argparse
 import importlib.metadata
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,58 +25,22 @@ import numpy as np
 from analysis_state import AnalysisState
 from chat_tokenizer import load_tokenizer
 from gguf_logits import bindings_version
-from kld_statistics import MEASURES, differences, mean_and_error, per_chat, summary
+from kld_statistics import MEASURES, mean_and_error, per_chat, summary
 from llama_tools import LlamaCpp, find_llama_cpp
 from quality_report import EXPERTS_ONLY, Measured, conclusions, draw, kind_of, markdown
-from questions import Question, Sequence, load_questions, question_set_digest, read_ids, teacher_forced_sequence
+from questions import Question, load_questions, question_set_digest, read_ids, teacher_forced_sequence
 from safe_files import (GIB, InputError, read_json, recorded_sha256, replace_when_done, require_disk_space, run, sha256_json,
                         write_json)
+from scored_chats import Arrays, Chats, add_arguments, against, chats_of
 from stored_logits import StoredLogits, missing_texts, open_model, progress, stored_bytes
 
 QUESTION_SEED = 42
-MAX_TOKENS = 4096
 DIGITS = 12  # of a digest, in names
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Chats:
-    """The held-out chats as the models read them, and which of their scored positions count: `all`, or `reply` alone.
-
-    Position i of a text scores token i + 1, so the last position scores none.
-    """
-
-    texts: list[list[int]]
-    masks: dict[str, np.ndarray]  # [tokens] bool
-    counts: dict[str, np.ndarray]  # [chats] int64
-
-
-def chats_of(sequences: list[Sequence]) -> Chats:
-    """Return the chats of teacher-forced sequences that count their answers."""
-    reply = [np.arange(1, len(sequence.ids)) >= sequence.start for sequence in sequences]
-    masks = {"reply": reply, "all": [np.ones_like(mask) for mask in reply]}
-    return Chats([sequence.ids for sequence in sequences], {name: np.concatenate(parts) for name, parts in masks.items()},
-                 {name: np.array([int(mask.sum()) for mask in parts]) for name, parts in masks.items()})
 
 
 def held_out(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
     """Return the questions whose text the calibration text does not hold and whose id is not among those that chose."""
     return [question for question in questions if question.record_id not in chose and question.text.strip() not in calibration]
-
-
-def against(references: dict[str, StoredLogits], chunks_of: Callable[[int], Iterator[np.ndarray]], texts: list[list[int]]) -> Arrays:
-    """Return REFERENCE_MEASURE over all scored tokens, fp64 [tokens]; chunks_of(i): a model's logits of text i in pieces."""
-    parts: dict[str, list[np.ndarray]] = {f"{name}_{measure}": [] for name in references for measure in MEASURES}
-    for number, ids in enumerate(texts):
-        first = 0
-        for piece, *theirs in zip(chunks_of(number), *(each.chunks(number) for each in references.values()), strict=True):
-            following = ids[first + 1 : first + 1 + len(piece)]
-            for name, reference in zip(references, theirs):
-                if following:
-                    for measure, values in differences(reference[: len(following)], piece[: len(following)], following).items():
-                        parts[f"{name}_{measure}"].append(values)
-            first += len(piece)
-    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def kept(path: Path, compute: Callable[[], Arrays]) -> Arrays:
@@ -157,29 +119,16 @@ def read_questions(args: argparse.Namespace) -> tuple[list[Question], int]:
     return left[: args.limit], len(questions) - len(left)
 
 
-def whole_number(text: str) -> int:
-    """Parse a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
-    return int(text)
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
     parser.add_argument("--full", type=Path, required=True, help="F16 GGUF of the full model")
     parser.add_argument("--pruned", type=Path, required=True, help="F16 GGUF of the pruned model")
     parser.add_argument("--gguf", type=Path, nargs="+", required=True, help="quants of the pruned model")
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint directory (tokenizer, chat template)")
-    parser.add_argument("--questions", type=Path, required=True, help="questions to measure on")
     parser.add_argument("--calibration", type=Path, required=True, help="calibration text of the imatrix: its chats are left out")
     parser.add_argument("--chose", type=Path, help="questions that chose the experts: left out, too")
-    parser.add_argument("--limit", type=whole_number, metavar="N", help="measure on the first N held-out questions only")
     parser.add_argument("--score", choices=("reply", "all"), default="reply", help="tokens that count (default reply: what the model "
                         "writes; of the prompt many are the same in every chat, one sample and not as many as there are chats)")
-    parser.add_argument("--max-tokens", type=whole_number, default=MAX_TOKENS, help="cut longer chats (default 4096)")
-    parser.add_argument("--threads", type=whole_number, default=len(os.sched_getaffinity(0)), help="threads of llama.cpp (default: all processors)")
-    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU (default 0)")
-    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     parser.add_argument("--cache", type=Path, required=True, help="directory that keeps logits and results")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
     return parser.parse_args(argv)

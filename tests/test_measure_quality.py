@@ -16,10 +16,11 @@ from conftest import REPO
 from gguf_logits import GgufLogits, kl_divergence
 from kld_statistics import differences, digits, per_chat, quantile_and_error, rms_and_error
 from matplotlib import image
-from measure_quality import chats_of, held_out
+from measure_quality import held_out
 from quality_report import CONTRIB, STANDARD, WISH, Measured, conclusions, kind_of, line_of, markdown, weights_at
 from questions import Question, Sequence, load_questions, teacher_forced_sequence
 from safe_files import sha256_file
+from scored_chats import chats_of
 
 QUANTS = ("Q8_0", "Q4_0", "CD-Q4_K_M")
 FILES = ("quality.md", "quality.json", "quality.png")
