@@ -46,13 +46,14 @@ COMPARE_KEEP ?= 109 96 64#                compare-criteria: keep counts
 COMPARE_SEEDS ?= 5#                       compare-criteria: random choices per keep count
 RECOMPUTE_FULL ?=#                        compare-criteria: yes holds both models in memory, keeps no logits on disk
 QUALITY_CHATS ?=#                         quality: first so many held-out chats of EVAL_QUESTIONS (default: all)
+QUALITY_SCORE ?= reply#                   quality: tokens that count, those of the replies or all (reply, all)
 RANKS ?= 1#                               analysis: processes (torchrun) that share the questions
 BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
 VARIABLES := MODEL NAME KEEP CRITERION PROTECT_TOP FOLD PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
   REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
-  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE BUILD
+  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS QUALITY_SCORE MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE BUILD
 
 , := ,
 KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quant_recipes.py)
@@ -94,7 +95,7 @@ FULL_EVAL := $(FULL)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.j
 PRUNED_EVAL := $(PRUNED)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
 SCORES := $(dir $(PRUNED_EVAL))scores.md
 COMPARISON := $(ANALYSIS)/criteria/$(call set_name,$(EVAL_QUESTIONS))-keep$(shell echo $(COMPARE_KEEP) | tr ' ' -)-seeds$(COMPARE_SEEDS)/criteria.md
-QUALITY_SET := $(call set_name,$(EVAL_QUESTIONS))$(if $(QUALITY_CHATS),-first$(QUALITY_CHATS))
+QUALITY_SET := $(call set_name,$(EVAL_QUESTIONS))$(if $(QUALITY_CHATS),-first$(QUALITY_CHATS))$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))
 QUALITY := $(PRUNED_QUANT_DIR)/quality/$(QUALITY_SET)/quality.md
 SCOPE_FILES := $(foreach s,all experts,$(patsubst %,$(PRUNED_QUANT_DIR)/cd-scopes/$s/$(PRUNED_NAME)-%.gguf,$(filter CD-%,$(KNOWN_QUANTS))))
 SCOPES := $(PRUNED_QUANT_DIR)/cd-scopes/$(QUALITY_SET)/quality.md
@@ -109,6 +110,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(call require,PROTECT_TOP,$(PROTECT_TOP),^[0-9]+$$,a whole number)
   $(call require,CRITERION,$(CRITERION),^[a-z-]+(:[0-9]+)?$$,a criterion of scripts/criteria.py)
   $(call require,FOLD,$(FOLD),^([0-9]+/[0-9]+)?$$,I/K)
+  $(call require,QUALITY_SCORE,$(QUALITY_SCORE),^(reply|all)$$,reply or all)
   $(call require,QUALITY_CHATS,$(QUALITY_CHATS),^([1-9][0-9]*)?$$,a whole number above 0)
   $(foreach v,KEEP CTX MAX_GEN_TOKS NP RANKS COMPARE_SEEDS SENSITIVITY_CHATS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
   $(call require,COMPARE_KEEP,$(strip $(COMPARE_KEEP)),^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0)
@@ -287,7 +289,7 @@ $(foreach d,$(FULL_QUANT_DIR) $(PRUNED_QUANT_DIR),$(if $(filter $(SENSITIVITY),$
 DEMO_WISHES := $(addprefix AUTO-,0.0044 0.0048 0.0053 0.006 0.0072 0.0086)
 MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
   --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) --calibration $(CALIBRATION_TEXT) \
-  --chose $(QUESTIONS) $(if $(QUALITY_CHATS),--limit $(QUALITY_CHATS)) --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
+  --chose $(QUESTIONS) $(if $(QUALITY_CHATS),--limit $(QUALITY_CHATS)) --score $(QUALITY_SCORE) --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
 
 ifeq ($(origin MODEL),file)
 quality: ## KLD, top token and probabilities of QUANTS on held-out chats, with errors; Pareto picture (without a MODEL: the demo)
