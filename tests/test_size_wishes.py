@@ -155,3 +155,15 @@ def test_what_cannot_be_wished_is_refused_in_one_line(inputs, measured, tmp_path
     (tmp_path / "cut.gguf").write_bytes(inputs["--input"].read_bytes()[:-1000])
     refusal(measure_sensitivity.main, arguments(inputs, tmp_path / "s.json", input=tmp_path / "cut.gguf"), "cut.gguf", "truncated")
     assert {path.name for path in tmp_path.iterdir()} == {"other.json", "short.json", "map.json", "cut.gguf"}
+
+
+def test_make_measures_sensitivities_for_wishes_alone(tiny_text_model, few_questions, tmp_path):
+    def dry_run(quants: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["make", "--no-print-directory", "-n", "quants", f"MODEL={tiny_text_model}", "NAME=tiny", "KEEP=12", "PROTECT_TOP=4",
+                               f"QUESTIONS={few_questions}", f"BUILD={tmp_path}", f"QUANTS={quants}"], cwd=REPO, capture_output=True, text=True)
+
+    shown = dry_run("Q8_0 AUTO-0.01").stdout
+    assert "measure_sensitivity.py" in shown and "--limit 64" in shown and "-first64.json --type AUTO-0.01" in shown
+    assert "measure_sensitivity.py" not in dry_run("Q8_0").stdout
+    refused = dry_run("AUTO-much")
+    assert refused.returncode != 0 and "found AUTO-much" in refused.stderr
