@@ -21,13 +21,14 @@ PRUNED_NAME ?= $(NAME)-$(KEEP)e#          name of the pruned model
 QUESTIONS ?= $(BUILD)/questions/gpqa_diamond.csv#  questions that choose the experts (GPQA's columns)
 EVAL_QUESTIONS ?= $(QUESTIONS)#           questions that are scored
 CALIBRATION ?=#                           text for the imatrix: a file, or v5 to download it (default: QUESTIONS as chats)
-QUANTS ?= F16 Q8_0 Q6_K_L Q6_K Q5_K_L Q5_K_M Q5_K_S Q4_K_L Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K_XL Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_XS IQ3_XXS IQ2_M IQ2_S IQ2_XS IQ2_XXS CD-Q6_K CD-Q5_K_M CD-Q4_K_M CD-Q3_K_M CD-Q2_K#  quants of the pruned model
+QUANTS ?= F16 Q8_0 Q6_K_L Q6_K Q5_K_L Q5_K_M Q5_K_S Q4_K_L Q4_K_M Q4_K_S Q4_1 Q4_0 IQ4_NL IQ4_XS Q3_K_XL Q3_K_L Q3_K_M Q3_K_S IQ3_M IQ3_XS IQ3_XXS IQ2_M IQ2_S IQ2_XS IQ2_XXS CD-Q6_K CD-Q5_K_M CD-Q4_K_M CD-Q3_K_M CD-Q2_K#  quants of the pruned model; AUTO-<GiB> makes the best of a size
 MIN_EXPERT_TOKENS ?= 0#                   quants: least calibration tokens for every expert
 KEEP_F16 ?= yes#                          quants: no removes the pruned F16 GGUF once all are built
 CD_RULE ?= weighted-norm#                 CD quants: what ranks the layers (weighted-norm, output-norm)
 CD_CUTS ?= 1/30,11/30#                    CD quants: shares of the layers where the high and the middle tier end
 CD_TIERS ?=#                              CD quants: tiers by hand instead, such as 0/1-10/11-29
 CD_SCOPE ?= all#                          CD quants: tensors that the tiers type (all, experts)
+SENSITIVITY_CHATS ?= 64#                  AUTO-<GiB> quants: first so many chats of QUESTIONS that say what each type costs where
 SHAPE ?=#                                 plan: a shape of data/shapes instead of MODEL, such as gemma-4-26b-a4b
 EVAL_QUANT ?= Q6_K#                       quant that is scored, of both models
 REFERENCE_QUANTS ?= $(EVAL_QUANT)#        quants of the full model
@@ -36,7 +37,7 @@ REASONING_BUDGET ?= 16384#                evaluation: tokens of thought
 MAX_GEN_TOKS ?= 24576#                    evaluation: tokens of one answer
 SEED ?= 42#                               evaluation: sampling and order of choices
 NP ?= 1#                                  evaluation: requests at once
-GPU_LAYERS ?= 99#                         evaluation, compare-criteria: layers on the GPU, if there is one
+GPU_LAYERS ?= 99#                         evaluation, compare-criteria, quality: layers on the GPU, if there is one
 BASE ?= $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card (a Hub id, where there is one)
 LLAMA_CPP ?=#                             an existing llama.cpp build (default: built once into a cache)
 STREAM_LAYERS ?=#                         analysis: yes holds one layer of the model in memory, not all
@@ -44,13 +45,15 @@ SPILL ?=#                                 analysis: with STREAM_LAYERS, a direct
 COMPARE_KEEP ?= 109 96 64#                compare-criteria: keep counts
 COMPARE_SEEDS ?= 5#                       compare-criteria: random choices per keep count
 RECOMPUTE_FULL ?=#                        compare-criteria: yes holds both models in memory, keeps no logits on disk
+QUALITY_CHATS ?=#                         quality: first so many held-out chats of EVAL_QUESTIONS (default: all)
+QUALITY_SCORE ?= reply#                   quality: tokens that count, those of the replies or all (reply, all)
 RANKS ?= 1#                               analysis: processes (torchrun) that share the questions
 BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
 VARIABLES := MODEL NAME KEEP CRITERION PROTECT_TOP FOLD PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
   REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
-  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SHAPE BUILD
+  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS QUALITY_SCORE MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE BUILD
 
 , := ,
 KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quant_recipes.py)
@@ -86,11 +89,16 @@ FULL_QUANT_DIR := $(FULL)/gguf/$(CALIBRATION_SET)
 PRUNED_QUANT_DIR := $(PRUNED)/gguf/$(CALIBRATION_SET)
 FULL_QUANT_FILES := $(patsubst %,$(FULL_QUANT_DIR)/$(NAME)-%.gguf,$(sort $(REFERENCE_QUANTS) $(EVAL_QUANT)))
 PRUNED_QUANT_FILES := $(patsubst %,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf,$(sort $(QUANTS) $(EVAL_QUANT)))
+SENSITIVITY := sensitivity-$(QUESTION_SET)-first$(SENSITIVITY_CHATS).json
 IMATRIX_COVERAGE := $(PRUNED_QUANT_DIR)/imatrix-coverage.md
 FULL_EVAL := $(FULL)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
 PRUNED_EVAL := $(PRUNED)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
 SCORES := $(dir $(PRUNED_EVAL))scores.md
 COMPARISON := $(ANALYSIS)/criteria/$(call set_name,$(EVAL_QUESTIONS))-keep$(shell echo $(COMPARE_KEEP) | tr ' ' -)-seeds$(COMPARE_SEEDS)/criteria.md
+QUALITY_SET := $(call set_name,$(EVAL_QUESTIONS))$(if $(QUALITY_CHATS),-first$(QUALITY_CHATS))$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))
+QUALITY := $(PRUNED_QUANT_DIR)/quality/$(QUALITY_SET)/quality.md
+SCOPE_FILES := $(foreach s,all experts,$(patsubst %,$(PRUNED_QUANT_DIR)/cd-scopes/$s/$(PRUNED_NAME)-%.gguf,$(filter CD-%,$(KNOWN_QUANTS))))
+SCOPES := $(PRUNED_QUANT_DIR)/cd-scopes/$(QUALITY_SET)/quality.md
 RELEASE := $(PRUNED)/release/$(PRUNED_NAME)-GGUF
 RELEASE_MANIFEST := $(RELEASE)/manifest.json
 
@@ -104,12 +112,14 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(call require,PROTECT_TOP,$(PROTECT_TOP),^[0-9]+$$,a whole number)
   $(call require,CRITERION,$(CRITERION),^[a-z-]+(:[0-9]+)?$$,a criterion of scripts/criteria.py)
   $(call require,FOLD,$(FOLD),^([0-9]+/[0-9]+)?$$,I/K)
-  $(foreach v,KEEP CTX MAX_GEN_TOKS NP RANKS COMPARE_SEEDS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
+  $(call require,QUALITY_SCORE,$(QUALITY_SCORE),^(reply|all)$$,reply or all)
+  $(call require,QUALITY_CHATS,$(QUALITY_CHATS),^([1-9][0-9]*)?$$,a whole number above 0)
+  $(foreach v,KEEP CTX MAX_GEN_TOKS NP RANKS COMPARE_SEEDS SENSITIVITY_CHATS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
   $(call require,COMPARE_KEEP,$(strip $(COMPARE_KEEP)),^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0)
   $(call require,KEEP_F16,$(KEEP_F16),^(yes|no)$$,yes or no)
   $(foreach v,REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
   $(foreach v,MODEL BUILD QUESTIONS EVAL_QUESTIONS,$(call require,$(v),$($(v)),^[^[:space:]]+$$,a path without blanks))
-  $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS)),,$(error QUANTS: expected quants among $(KNOWN_QUANTS), found $(q))))
+  $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS))$(shell [[ '$(q)' =~ ^AUTO-[0-9]+([.][0-9]+)?$$ ]] && echo wish),,$(error QUANTS: expected AUTO-<GiB> or quants among $(KNOWN_QUANTS), found $(q))))
   $(foreach f,$(QUESTIONS) $(EVAL_QUESTIONS) $(filter-out v5,$(CALIBRATION)),$(if $(filter $(BUILD)/%,$(f))$(wildcard $(f)),,$(error $(f): expected a file, found nothing)))
   ifneq ($(wildcard $(FULL_SOURCE)),)
     ifneq ($(file <$(FULL_SOURCE)),$(MODEL_SOURCE))
@@ -118,10 +128,10 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   endif
 endif
 
-.PHONY: help settings setup plan analyze drop imatrix quants eval release verify reproduce compare-criteria demo test bench clean FORCE
+.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval release verify reproduce compare-criteria demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
-	@sed -nE 's/^([a-z][a-z -]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z][a-z -]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s %s\n", $$1, $$2}'
 	@printf '\nVariables (make TARGET NAME=value)\n'
 	@sed -nE 's/^([A-Z_]+) \?= ?([^#]*)# *(.*)/  \1|\3|\2/p' $(MAKEFILE_LIST) | sed -E 's/^(([^|]*\|){2}.{36}).{9,}/\1 .../' | awk -F'|' '{printf "%-18s %-66s %s\n", $$1, $$2, $$3}'
 	@printf '\nStart with `make demo`. The defaults are those of the reference case, the 26B.\n'
@@ -143,7 +153,8 @@ release: $(RELEASE_MANIFEST) ## the release folder: quants, card, Ollama files, 
 PLAN_IMATRIX = $(if $(wildcard $(PRUNED_QUANT_DIR)/imatrix.gguf),--imatrix $(PRUNED_QUANT_DIR)/imatrix.gguf,--dataset $(notdir $(CALIBRATION_TEXT)))
 plan: $(TOOLS) ## size to the byte, types, disk and refusals of F16 and QUANTS with KEEP experts, before anything is built
 	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL)) --keep $(KEEP) --name $(PRUNED_NAME) \
-	  --types F16 $(filter-out F16,$(QUANTS)) $(PLAN_IMATRIX) $(if $(wildcard $(STATS)),--stats $(STATS)) $(CD_OPTIONS) --disk $(BUILD)
+	  --types F16 $(filter-out F16,$(QUANTS)) $(PLAN_IMATRIX) $(if $(wildcard $(STATS)),--stats $(STATS)) $(CD_OPTIONS) \
+	  $(if $(wildcard $(PRUNED_QUANT_DIR)/$(SENSITIVITY)),--sensitivity $(PRUNED_QUANT_DIR)/$(SENSITIVITY)) --disk $(BUILD)
 
 # ---- set-up
 # Of llama-cpp-python only the declarations are wanted, of the version that the tools are built from. pip's cache must not
@@ -241,7 +252,8 @@ $(PRUNED_QUANT_DIR)/imatrix.gguf: $(PRUNED_F16)
 
 CD_OPTIONS := --cd-rule $(CD_RULE) --cd-cuts $(CD_CUTS) --cd-scope $(CD_SCOPE) $(if $(CD_TIERS),--cd-tiers $(CD_TIERS))
 QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $(filter %-F16.gguf,$^) $(if $(filter F16,$*),,--imatrix $(@D)/imatrix.gguf) \
-  --min-expert-tokens $(MIN_EXPERT_TOKENS) $(if $(filter CD-%,$*),$(if $(CD_TIERS),,--stats $(STATS)) $(CD_OPTIONS)) --type $* --output $@
+  --min-expert-tokens $(MIN_EXPERT_TOKENS) $(if $(filter CD-%,$*),$(if $(CD_TIERS),,--stats $(STATS)) $(CD_OPTIONS)) \
+  $(if $(filter AUTO-%,$*),--sensitivity $(@D)/$(SENSITIVITY)) --type $* --output $@
 
 $(FULL_QUANT_FILES): $(FULL_QUANT_DIR)/$(NAME)-%.gguf: $(FULL_F16) | $(TOOLS) scripts/quantize_gguf.py
 	$(QUANTIZE)
@@ -262,6 +274,52 @@ $(FULL_QUANT_DIR)/cd.settings $(PRUNED_QUANT_DIR)/cd.settings:
 # Only a changed setting forces: a forced file would call for the F16 GGUF that KEEP_F16=no has removed.
 squash = $(subst $() ,_,$(strip $(1)))
 $(foreach d,$(FULL_QUANT_DIR) $(PRUNED_QUANT_DIR),$(if $(filter $(call squash,$(CD_OPTIONS)),$(call squash,$(file <$d/cd.settings))),,$(eval $d/cd.settings: FORCE)))
+
+# What each type costs where, which the AUTO quants are made from; its name is not in theirs.
+$(FULL_QUANT_DIR)/$(SENSITIVITY): $(FULL_F16) $(FULL_QUANT_DIR)/imatrix.gguf
+$(PRUNED_QUANT_DIR)/$(SENSITIVITY): $(PRUNED_F16) $(PRUNED_QUANT_DIR)/imatrix.gguf
+%/$(SENSITIVITY): $(QUESTIONS) | $(TOOLS) scripts/measure_sensitivity.py
+	$(PYTHON) scripts/measure_sensitivity.py --input $(filter %-F16.gguf,$^) --imatrix $(@D)/imatrix.gguf --model $(FULL)/checkpoint \
+	  --questions $(QUESTIONS) --limit $(SENSITIVITY_CHATS) --gpu-layers $(GPU_LAYERS) --output $@
+AUTO_FILES := $(filter $(FULL_QUANT_DIR)/$(NAME)-AUTO-% $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-AUTO-%,$(FULL_QUANT_FILES) $(PRUNED_QUANT_FILES))
+$(foreach f,$(AUTO_FILES),$(eval $f: $(dir $f)$(SENSITIVITY) $(dir $f)auto.settings))
+$(FULL_QUANT_DIR)/auto.settings $(PRUNED_QUANT_DIR)/auto.settings:
+	@mkdir -p $(@D); printf '%s\n' '$(SENSITIVITY)' >$@
+$(foreach d,$(FULL_QUANT_DIR) $(PRUNED_QUANT_DIR),$(if $(filter $(SENSITIVITY),$(file <$d/auto.settings)),,$(eval $d/auto.settings: FORCE)))
+
+# ---- what each quant costs. Both F16 models' logits and the results by file stay under the full model: a killed run goes on.
+DEMO_WISHES := $(addprefix AUTO-,0.0044 0.0048 0.0053 0.006 0.0072 0.0086)
+MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
+  --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) --calibration $(CALIBRATION_TEXT) \
+  --chose $(QUESTIONS) $(if $(QUALITY_CHATS),--limit $(QUALITY_CHATS)) --score $(QUALITY_SCORE) --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
+
+ifeq ($(origin MODEL),file)
+quality: ## KLD, top token and probabilities of QUANTS on held-out chats, with errors; Pareto picture (without a MODEL: the demo)
+	@$(MAKE) --no-print-directory $@ $(DEMO) QUANTS='$(QUANTS) $(if $(filter file,$(origin QUANTS)),$(DEMO_WISHES))'
+compare-cd-scopes: ## what decides CD_SCOPE: the CD quants in both scopes, held against the standard ones (without a MODEL: the demo)
+	@$(MAKE) --no-print-directory $@ $(DEMO) QUANTS='$(QUANTS)'
+else
+quality: $(QUALITY)
+	@cat $<
+compare-cd-scopes: $(SCOPES)
+	@cat $<
+endif
+
+$(SCOPE_FILES): $(PRUNED_QUANT_DIR)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED_QUANT_DIR)/imatrix.gguf $(PRUNED_QUANT_DIR)/cd.settings \
+    $(if $(CD_TIERS),,$(STATS)) | $(TOOLS) scripts/quantize_gguf.py
+	$(PYTHON) scripts/quantize_gguf.py --input $(PRUNED_F16) --imatrix $(PRUNED_QUANT_DIR)/imatrix.gguf $(if $(CD_TIERS),,--stats $(STATS)) \
+	  $(CD_OPTIONS) --cd-scope $(notdir $(@D)) --type $(patsubst $(PRUNED_NAME)-%,%,$(basename $(@F))) --output $@
+
+# Which files are measured is a variable that is not in the path.
+$(dir $(QUALITY))settings.txt $(dir $(SCOPES))settings.txt: FORCE
+	@mkdir -p $(@D); settings='$(sort $(QUANTS))'; [ -f $@ ] && [ "$$(<$@)" = "$$settings" ] || printf '%s\n' "$$settings" >$@
+
+$(QUALITY): $(PRUNED_QUANT_FILES)
+$(SCOPES): $(filter-out $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-%,$(filter-out $(AUTO_FILES),$(PRUNED_QUANT_FILES))) $(SCOPE_FILES)
+.PRECIOUS: $(foreach f,$(QUALITY) $(SCOPES),$f $(f:.md=.json) $(f:.md=.png))
+$(QUALITY) $(SCOPES): %/quality.md: $(FULL_F16) $(PRUNED_F16) $(EVAL_QUESTIONS) $(QUESTIONS) $(CALIBRATION_TEXT) %/settings.txt \
+    | $(TOOLS) scripts/measure_quality.py
+	$(MEASURE_QUALITY)
 
 # ---- evaluate and compare
 EVALUATE = QUESTIONS=$(EVAL_QUESTIONS) TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) \

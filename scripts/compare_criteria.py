@@ -16,15 +16,12 @@ model's logits, too, unless --recompute-full), and the same command goes on from
 
 import argparse
 import importlib.metadata
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from analysis_state import AnalysisState
 from chat_tokenizer import load_tokenizer
@@ -32,19 +29,18 @@ from criteria import CRITERIA
 from criteria_report import CONTROL, DEFAULT, add_comparisons, conclusions, draw, markdown
 from expert_stats import read_stats
 from gguf_header import read_header
-from gguf_logits import CHUNK_TOKENS, GgufLogits, bindings_version, kl_divergence
+from gguf_logits import GgufLogits, bindings_version, kl_divergence
 from llama_tools import LlamaCpp, find_llama_cpp
 from option_types import positive
 from questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
-from safe_files import (InputError, read_json, remove, replace_when_done, require_disk_space, run, sha256_file,
-                        write_json)
+from safe_files import InputError, read_json, remove, replace_when_done, run, sha256_file, write_json
+from scored_chats import add_arguments
+from stored_logits import StoredLogits, open_model, progress
 
 SCRIPTS = Path(__file__).resolve().parent
 DEFAULT_KEEP = (109, 96, 64)
 RANDOM_SEEDS = 5
 QUESTION_SEED = 42
-MAX_TOKENS = 4096
-FP32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -89,58 +85,7 @@ def question_row(kld: np.ndarray, same_top: np.ndarray, sequence: Sequence) -> d
             "reply_same_top": int(same_top[reply].sum())}
 
 
-class FullModel:
-    """The full model's logits of all texts: in files, computed once, or computed anew each time."""
-
-    def __init__(self, args: argparse.Namespace, tools: LlamaCpp, sequences: list[Sequence], folder: Path) -> None:
-        """Make the files that are missing in `folder`; raise InputError when the disk has no room for them."""
-        self.sequences, self.folder, self.model = sequences, folder, None
-        missing = [number for number in range(len(sequences)) if not self._path(number).exists()]
-        if args.recompute_full or missing:
-            self.model = open_model(args.gguf, tools, sequences, args)
-        if args.recompute_full:
-            return
-        if missing:
-            with self.model:
-                self._store(missing)
-        self.model = None
-
-    def _store(self, missing: list[int]) -> None:
-        tokens = sum(len(self.sequences[number].ids) for number in missing)
-        try:
-            require_disk_space(self.folder, tokens * self.model.vocabulary * FP32_BYTES)
-        except InputError as error:
-            raise InputError(self.folder, "room for the full model's logits", str(error),
-                             "or give --recompute-full") from error
-        for number in progress(missing, "full model", "chat"):
-            with replace_when_done(self._path(number)) as partial:
-                np.save(partial, self.model.logits(self.sequences[number].ids))
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"full-{number:06d}.npy"
-
-    def chunks(self, number: int) -> Iterator[np.ndarray]:
-        """Yield the logits of text `number` in pieces, as GgufLogits.chunks does."""
-        if self.model:
-            yield from self.model.chunks(self.sequences[number].ids)
-            return
-        logits = np.load(self._path(number), mmap_mode="r")
-        for first in range(0, len(logits), CHUNK_TOKENS):
-            yield logits[first : first + CHUNK_TOKENS]
-
-
-def open_model(path: Path, tools: LlamaCpp, sequences: list[Sequence], args: argparse.Namespace) -> GgufLogits:
-    """Load a GGUF model with a context for the longest text."""
-    longest = max(len(sequence.ids) for sequence in sequences)
-    return GgufLogits(path, tools, context=longest, threads=args.threads, gpu_layers=args.gpu_layers)
-
-
-def progress(items: list, what: str, unit: str) -> tqdm:
-    """Return a progress bar that writes little where nobody watches."""
-    return tqdm(items, desc=what, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 30)
-
-
-def measure(full: FullModel, pruned: GgufLogits, sequences: list[Sequence]) -> dict[str, list[float]]:
+def measure(full: StoredLogits, pruned: GgufLogits, sequences: list[Sequence]) -> dict[str, list[float]]:
     """Return the columns of `question_row`, a value per question."""
     rows = []
     for number, sequence in enumerate(sequences):
@@ -160,14 +105,14 @@ def call(script: str, *arguments: object) -> None:
         raise InputError(script, "success", lines[-1].removeprefix("error: ")[:300])
 
 
-def prune_and_measure(choice: Choice, args: argparse.Namespace, tools: LlamaCpp, full: FullModel,
+def prune_and_measure(choice: Choice, args: argparse.Namespace, tools: LlamaCpp, full: StoredLogits,
                       sequences: list[Sequence], folder: Path) -> dict:
     """Make the drop map and the pruned GGUF of a choice, measure it, and delete the GGUF again."""
     drop_map, pruned = folder / "drop_map.json", folder / "pruned.gguf"
     try:
         call("generate_drop_map.py", "--stats", args.stats, *choice.flags, "--output", drop_map)
         call("expert_drop.py", "--source", args.gguf, "--drop-map", drop_map, "--output", pruned)
-        with open_model(pruned, tools, sequences, args) as model:
+        with open_model(pruned, tools, full.texts, args) as model:
             columns = measure(full, model, sequences)
         return {"criterion": choice.criterion, "worst_first": choice.worst_first,
                 "protect_top": read_json(drop_map)["protect_top"], "drop_map_sha256": sha256_file(drop_map),
@@ -182,7 +127,7 @@ def measure_all(args: argparse.Namespace, tools: LlamaCpp, sequences: list[Seque
     choices = [choice for keep in args.keep for choice in choices_at(keep, args.seeds)]
     left = [choice for choice in choices if not (folder / choice.file).exists()]
     if left:
-        full = FullModel(args, tools, sequences, folder)
+        full = StoredLogits(args.gguf, tools, [sequence.ids for sequence in sequences], folder, args, "full", args.recompute_full)
         for choice in progress(left, "compare criteria", "choice"):
             write_json(folder / choice.file, prune_and_measure(choice, args, tools, full, sequences, folder))
     results: dict[int, dict[str, dict]] = {keep: {} for keep in args.keep}
@@ -217,22 +162,15 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
     parser.add_argument("--gguf", type=Path, required=True, help="F16 GGUF of the full model")
     parser.add_argument("--stats", type=Path, required=True, help="statistics file of the full model")
-    parser.add_argument("--model", type=Path, required=True, help="its checkpoint directory (tokenizer, chat template)")
-    parser.add_argument("--questions", type=Path, required=True, help="questions to measure on")
     parser.add_argument("--keep", type=positive, nargs="+", default=list(DEFAULT_KEEP),
                         help="keep counts (default 109 96 64)")
     parser.add_argument("--seeds", type=positive, default=RANDOM_SEEDS, help="random choices per keep count (default 5)")
-    parser.add_argument("--limit", type=positive, metavar="N", help="measure on the first N questions only")
-    parser.add_argument("--max-tokens", type=positive, default=MAX_TOKENS, help="cut longer chats (default 4096)")
-    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)),
-                        help="threads of llama.cpp (default: all processors; the results do not depend on it)")
-    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU (default 0)")
     parser.add_argument("--recompute-full", action="store_true", help="hold the full model in memory beside the pruned one and "
                         "compute its logits for every choice; the default computes them once, into files (4 bytes a "
                         "token and vocabulary entry)")
-    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
     args = parser.parse_args(argv)
     if args.output.suffix != ".md":

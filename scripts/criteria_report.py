@@ -12,6 +12,7 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
+from kld_statistics import TOLD_APART, digits, mean_and_error  # noqa: E402
 from safe_files import replace_when_done  # noqa: E402
 
 DEFAULT, CONTROL, RANDOM = "coverage", "worst first", "random:"
@@ -19,22 +20,10 @@ DEFAULT, CONTROL, RANDOM = "coverage", "worst first", "random:"
 METRICS = {"kld": ("kld", "tokens"), "reply_kld": ("reply_kld", "reply_tokens"),
            "same_top": ("same_top", "tokens"), "reply_same_top": ("reply_same_top", "reply_tokens")}
 DIVERGENCES = {"kld": "all tokens", "reply_kld": "replies alone"}
-TOLD_APART = 1.96  # standard errors: 95% of a normal distribution
 WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
 COLORS = {"named": "#3b6ea5", "default": "#1b3a5c", "random": "#b8b8b8", "control": "#d1495b"}
 
 Results = dict[int, dict[str, dict]]
-
-
-def mean_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Return the mean per token and its standard error over questions.
-
-    sums, counts: [questions], a question's sum of values and its number of tokens. The error is that of a ratio of two
-    sums over independent questions (Cochran, Sampling Techniques, 3rd edition 1977, chapter 6), linearised.
-    """
-    questions, mean = len(sums), sums.sum() / counts.sum()
-    variance = ((sums - mean * counts) ** 2).sum() * questions / (questions - 1)
-    return float(mean), float(np.sqrt(variance) / counts.sum())
 
 
 def named(entries: dict[str, dict]) -> list[str]:
@@ -103,12 +92,6 @@ def sentence(keep: str, metric: str, found: dict, entries: dict[str, dict]) -> s
     if found["control_last"]:
         return f"{text}The control, {CONTROL}, costs most of all {len(entries)} choices."
     return f"{text}**The control, {CONTROL}, does NOT cost most: {found['order'][-1]} costs more.**"
-
-
-def digits(value: float, error: float) -> tuple[str, str]:
-    """Return a value and its error with as many decimals as two digits of the error need, at most 8."""
-    decimals = 5 if error <= 0 else min(8, max(2, 1 - int(np.floor(np.log10(error)))))
-    return f"{value:.{decimals}f}", f"{error:.{decimals}f}"
 
 
 def markdown(content: dict, results: Results) -> str:

@@ -152,18 +152,25 @@ class GgufLogits:
         self.close()
 
 
+def log_probability_blocks(full: np.ndarray, other: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the log-probabilities of both, fp64, a block of positions at a time; full, other: logits [tokens, vocabulary]."""
+    rows = max(1, BLOCK_VALUES // full.shape[1])
+    for first in range(0, len(full), rows):
+        mine, theirs = (log_softmax(values[first : first + rows].astype(np.float64), axis=1) for values in (full, other))
+        yield mine, theirs
+
+
+def divergence_of_blocks(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Return the sum over the vocabulary of p_mine (log p_mine - log p_theirs), [tokens], of log-probabilities."""
+    return (np.exp(mine) * (mine - theirs)).sum(axis=1)
+
+
 def kl_divergence(full: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return KL(full || other) of each position in nats, fp64 [tokens]; full, other: logits [tokens, vocabulary].
 
-    The sum over the vocabulary of p_full (log p_full - log p_other), in fp64, a block of positions at a time.
     Source: Kullback and Leibler 1951.
     """
-    rows = max(1, BLOCK_VALUES // full.shape[1])
-    parts = []
-    for first in range(0, len(full), rows):
-        mine, theirs = (log_softmax(values[first : first + rows].astype(np.float64), axis=1) for values in (full, other))
-        parts.append((np.exp(mine) * (mine - theirs)).sum(axis=1))
-    return np.concatenate(parts)
+    return np.concatenate([divergence_of_blocks(*block) for block in log_probability_blocks(full, other)])
 
 
 def token_log_probabilities(logits: np.ndarray, tokens: list[int]) -> np.ndarray:

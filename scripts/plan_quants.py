@@ -20,11 +20,13 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from gguf_header import GgufHeader
-from layer_tiers import add_arguments, resolve
+from layer_tiers import add_arguments
 from llama_tools import LlamaCpp, find_llama_cpp
-from quant_plan import QuantPlan, check_float, check_larger, expert_layers, imatrix_reason, plan_quant, write_imatrix_stand_in
-from quant_recipes import RECIPES, find_recipe
+from quant_plan import QuantPlan, check_float, check_larger, imatrix_reason, plan_quant, write_imatrix_stand_in
+from quant_recipes import RECIPES
 from safe_files import GIB, InputError, read_json, run, write_json
+from size_wishes import add_arguments as add_wish_arguments
+from size_wishes import check_name, check_wish, recipe_for
 from sparse_gguf import from_checkpoint, from_config, from_gguf
 
 SHAPES = Path(__file__).resolve().parents[1] / "data/shapes"
@@ -82,10 +84,12 @@ def keep_experts(header: GgufHeader, source: str, keep: int | None, work: Path) 
 
 def plan_row(name: str, args: argparse.Namespace, tool: Path, header: GgufHeader, imatrix: Path | None) -> dict:
     """Return one row: the plan as plain values, or why llama-quantize or this project would refuse it."""
-    row = {"name": name, "note": find_recipe(name).note}
+    row = {"name": name}
     try:
-        recipe = resolve(find_recipe(name), args, expert_layers(header), assume_order=True)
+        recipe = recipe_for(args, name, header, tool, imatrix, None, assume_order=True)
+        row["note"] = recipe.note
         plan = plan_quant(tool, recipe, header, imatrix)
+        check_wish(plan)
         if recipe.larger_than:
             check_larger(plan, plan_quant(tool, RECIPES[recipe.larger_than], header, imatrix))
         reason = imatrix_reason(tool, recipe, header.path)
@@ -147,13 +151,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     add_arguments(parser)
+    add_wish_arguments(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     names = args.types or [name for name, recipe in RECIPES.items() if not recipe.opt_in]
-    recipes = [find_recipe(name) for name in names]
+    for name in names:
+        check_name(name)
     llama_cpp = find_llama_cpp(args.llama_cpp)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -167,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     print(table(rows))
     print()
     print(disk_line(rows, f16_bytes, args.disk))
-    notes = [NO_TOKENIZER] * (not has_tokenizer) + [LAYER_ORDER] * (any(recipe.tiers for recipe in recipes)
+    notes = [NO_TOKENIZER] * (not has_tokenizer) + [LAYER_ORDER] * (any(name.startswith("CD-") for name in names)
                                                                    and not (args.stats or args.cd_tiers))
     notes += [f"{name}: {note}." for name, note in CARD_NOTES.items() if args.shape and name in names]
     print("\n".join(notes))

@@ -2,7 +2,7 @@
 """Build one quant from an unquantised GGUF file with llama-quantize: refused before the first byte, or checked after it.
 
 Inputs:  an F16, BF16 or F32 GGUF file; an imatrix of the same model; a quant's name (table: quant_recipes.py); for the
-         ContribDynamic ones the statistics of the analysis, or tiers of layers.
+         ContribDynamic ones the statistics of the analysis, or tiers of layers; for AUTO-<GiB> a file of sensitivities.
 Output:  the quantised GGUF file and, beside it, FILE.json: recipe, tool version, digests, size, bits per weight.
 Use:     scripts/quantize_gguf.py --input F16.gguf --imatrix FILE --type Q4_K_M --output FILE.gguf
 
@@ -20,12 +20,14 @@ import numpy as np
 
 from gguf_header import GgufHeader, read_header
 from imatrix_files import check_covers, check_reached, read_imatrix
-from layer_tiers import add_arguments, resolve
+from layer_tiers import add_arguments
 from llama_tools import LlamaCpp, find_llama_cpp, run_tool
-from quant_plan import QuantPlan, check_float, check_larger, expert_layers, plan_quant
-from quant_recipes import RECIPES, Recipe, find_recipe
+from quant_plan import QuantPlan, check_float, check_larger, plan_quant
+from quant_recipes import RECIPES, Recipe
 from safe_files import (InputError, link_or_copy, read_json, recorded_sha256, replace_when_done, require_disk_space, run,
                         sha256_file, write_json)
+from size_wishes import add_arguments as add_wish_arguments
+from size_wishes import check_name, check_wish, recipe_for
 
 CHECK_TOKENS = 64
 CHECK_TEXT = " ".join(f"{n} plus {n} is {2 * n}." for n in range(CHECK_TOKENS))
@@ -118,11 +120,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--imatrix", type=Path, help="imatrix of the same model (GGUF form)")
     parser.add_argument("--min-expert-tokens", type=int, default=0, metavar="N",
                         help="refuse an imatrix with an expert that fewer tokens reached (default 0: list them)")
-    parser.add_argument("--type", required=True, help=f"quant: {', '.join(RECIPES)}")
+    parser.add_argument("--type", required=True, help=f"quant: {', '.join(RECIPES)}, or AUTO-<GiB>")
     parser.add_argument("--output", type=Path, required=True, help="GGUF file to write")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads (default: all)")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     add_arguments(parser)
+    add_wish_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -133,10 +136,12 @@ def gate(args: argparse.Namespace, tool: Path) -> tuple[GgufHeader, QuantPlan]:
         raise InputError(args.input, "a model in one file", f"{header.value('split.count')} files",
                          "join them with llama-gguf-split --merge")
     check_float(args.input, header)
-    recipe = resolve(find_recipe(args.type), args, expert_layers(header))
+    check_name(args.type)
+    recipe = recipe_for(args, args.type, header, tool, args.imatrix, args.input)
     check_replaceable(args.output, args.input, recipe)
     imatrix = read_imatrix(args.imatrix) if args.imatrix else None
     plan = plan_quant(tool, recipe, header, args.imatrix)
+    check_wish(plan)
     if recipe.larger_than:
         check_larger(plan, plan_quant(tool, RECIPES[recipe.larger_than], header, args.imatrix))
     if imatrix:
@@ -152,6 +157,7 @@ def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader,
     imatrix = None if plan.copies else args.imatrix
     calibration = check_imatrix_source(imatrix, source_sha256) if imatrix else {}
     return {"type": plan.recipe.name, "base": plan.recipe.base, "arguments": plan.recipe.arguments, "note": plan.recipe.note,
+            **({"cd_scope": args.cd_scope} if plan.recipe.tiers else {}),
             "llama_cpp": llama_cpp.version(), "parameters": plan.parameters,
             "experts": header.value(f"{header.value('general.architecture')}.expert_count") or 0,
             "bytes": plan.size, "bits_per_weight": round(plan.bits_per_weight, 3), "tensors_per_type": plan.type_counts(),

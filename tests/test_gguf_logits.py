@@ -15,6 +15,7 @@ import transformers
 from chat_tokenizer import load_tokenizer
 from conftest import REPO
 from gguf_logits import CHUNK_TOKENS, GgufLogits, kl_divergence, token_log_probabilities
+from kld_statistics import MEASURES, differences, summary
 from llama_tools import LlamaCpp
 from questions import load_questions
 from safe_files import InputError
@@ -104,21 +105,24 @@ def test_plain_text_agrees_with_llama_perplexity(demo_model, gguf, pruned, tools
     shown_full = perplexity(tools, gguf("f16"), tmp_path / "text.txt", tmp_path / "base.kld")
     shown = perplexity(tools, pruned, tmp_path / "text.txt", tmp_path / "base.kld", "--kl-divergence")
     ids = [BOS, *load_tokenizer(demo_model)(text, add_special_tokens=False)["input_ids"]]
-    logs, klds, same = [], [], []
+    logs, parts = [], {measure: [] for measure in MEASURES}
     with GgufLogits(gguf("f16"), tools, context=WINDOW_TOKENS, threads=1) as full, \
             GgufLogits(pruned, tools, context=WINDOW_TOKENS, threads=1) as other:
         for start in range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS):
             window = [BOS, *ids[start + 1 : start + WINDOW_TOKENS]]
-            scored = slice(WINDOW_TOKENS // 2, WINDOW_TOKENS - 1)
+            scored, following = slice(WINDOW_TOKENS // 2, WINDOW_TOKENS - 1), window[WINDOW_TOKENS // 2 + 1 :]
             mine, theirs = full.logits(window)[scored], other.logits(window)[scored]
-            logs.append(token_log_probabilities(mine, window[WINDOW_TOKENS // 2 + 1 :]))
-            klds.append(kl_divergence(mine, theirs))
-            same.append(mine.argmax(1) == theirs.argmax(1))
+            logs.append(token_log_probabilities(mine, following))
+            for measure, values in differences(mine, theirs, following).items():
+                parts[measure].append(values)
     assert len(logs) > 5
     assert np.exp(-np.concatenate(logs).mean()) == pytest.approx(number_after("Final estimate: PPL =", shown_full), rel=1e-3)
-    kld = np.concatenate(klds).mean()
-    assert kld > 0.01 and kld == pytest.approx(number_after(r"Mean\s+KLD:", shown), rel=5e-3)  # its base file holds 16 bits
-    assert 100 * np.concatenate(same).mean() == pytest.approx(number_after(r"Same top p:", shown), abs=0.01)
+    found = summary({measure: np.concatenate(values) for measure, values in parts.items()}, np.full(len(logs), WINDOW_TOKENS // 2 - 1))
+    assert found["kld"][0] > 0.01  # llama-perplexity's base file holds 16 bits
+    for name, pattern in (("kld", r"Mean\s+KLD:"), ("kld_median", r"Median\s+KLD:"), ("kld_99", r"99.0%\s+KLD:"), ("kld_99.9", r"99.9%\s+KLD:")):
+        assert found[name][0] == pytest.approx(number_after(pattern, shown), rel=5e-3, abs=2e-6), name
+    assert 100 * found["same_top"][0] == pytest.approx(number_after(r"Same top p:", shown), abs=0.01)
+    assert found["rms_delta_p"][0] == pytest.approx(number_after(r"RMS Δp\s*:", shown), rel=5e-3)
 
 
 def test_divergence_by_hand():

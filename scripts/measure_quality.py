@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""Measure what pruning and each quant cost: KL divergence, top token and probability of the next token, on held-out chats.
+
+Inputs:  the F16 GGUF of the full model and of the pruned one; quants of the pruned one with their records (FILE.json); the
+         full checkpoint's tokenizer and chat template; questions in GPQA's columns; the calibration text and the
+         questions that chose the experts, whose chats are left out.
+Output:  TABLE.md and beside it the same name as .json (every number, digests, versions) and .png (size against total KLD).
+Use:     scripts/measure_quality.py --full F16.gguf --pruned F16.gguf --gguf FILE... --model DIR --questions FILE
+         --calibration TEXT --chose FILE --cache DIR --output TABLE.md
+
+Three losses a file: pruning (pruned F16 against full F16), quantisation (quant against pruned F16), total (quant against
+full F16). Both F16 models run once; their logits stay in the cache, 4 bytes a token and vocabulary entry, and so do the
+results by a file's digest: a killed run goes on, and a further quant costs its own pass alone. Statistics:
+kld_statistics.py. Chats are teacher-forced, special tokens as tokens; the tokens of the replies count, or all (--score).
+"""
+
+import argparse
+import importlib.metadata
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from analysis_state import AnalysisState
+from chat_tokenizer import load_tokenizer
+from gguf_logits import bindings_version
+from kld_statistics import MEASURES, mean_and_error, per_chat, summary
+from llama_tools import LlamaCpp, find_llama_cpp
+from quality_report import EXPERTS_ONLY, Measured, conclusions, draw, kind_of, markdown
+from questions import Question, load_questions, question_set_digest, read_ids, teacher_forced_sequence
+from safe_files import (GIB, InputError, read_json, recorded_sha256, replace_when_done, require_disk_space, run, sha256_json,
+                        write_json)
+from scored_chats import Arrays, Chats, add_arguments, against, chats_of
+from stored_logits import StoredLogits, missing_texts, open_model, progress, stored_bytes
+
+QUESTION_SEED = 42
+DIGITS = 12  # of a digest, in names
+
+
+def held_out(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
+    """Return the questions whose text the calibration text does not hold and whose id is not among those that chose."""
+    return [question for question in questions if question.record_id not in chose and question.text.strip() not in calibration]
+
+
+def kept(path: Path, compute: Callable[[], Arrays]) -> Arrays:
+    """Return the arrays of a file, computed and written first when there is none."""
+    if not path.exists():
+        arrays = compute()
+        with replace_when_done(path) as partial:
+            np.savez(partial, **arrays)
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def losses(arrays: Arrays, pruning: Arrays, chats: Chats, score: str) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
+    """Return the summary of each of the three losses, and their KLD summed over each chat [chats]."""
+    parts = {"pruning": (pruning, "full"), "quantisation": (arrays, "pruned"), "total": (arrays, "full")}
+    found, sums, mask, counts = {}, {}, chats.masks[score], chats.counts[score]
+    for loss, (source, name) in parts.items():
+        found[loss] = summary({measure: source[f"{name}_{measure}"][mask] for measure in MEASURES}, counts)
+        every = per_chat(source[f"{name}_kld"], chats.counts["all"])
+        found[loss]["kld_all_tokens"] = list(mean_and_error(every, chats.counts["all"]))
+        sums[loss] = per_chat(source[f"{name}_kld"][mask], counts)
+    return found, sums
+
+
+def read_record(path: Path, source_sha256: str) -> dict:
+    """Return a quant's record; raise InputError unless it tells of this file and of a quant of the pruned model."""
+    if not path.is_file():
+        raise InputError(path, "a GGUF file", "nothing")
+    record = read_json(Path(f"{path}.json"))
+    if record.get("sha256") != recorded_sha256(path):
+        raise InputError(path, f"the file of its record, sha256 {str(record.get('sha256'))[:DIGITS]}", "other bytes")
+    if record.get("source_sha256") != source_sha256:
+        raise InputError(path, f"a quant of the model with sha256 {source_sha256[:DIGITS]}",
+                         f"one of {str(record.get('source_sha256'))[:DIGITS]}", "build it again")
+    return record
+
+
+def label_of(record: dict) -> str:
+    """Return the name of a quant in tables: its type, and its scope where that is not all of a block."""
+    return record["type"] + (EXPERTS_ONLY if record.get("cd_scope") == "experts" else "")
+
+
+def measure_file(path: Path, record: dict, tools: LlamaCpp, references: dict[str, StoredLogits], chats: Chats, pruning: Arrays,
+                 folder: Path, args: argparse.Namespace) -> Measured:
+    """Return what one quant costs, from its file of results where there is one."""
+    def compute() -> Arrays:
+        with open_model(path, tools, chats.texts, args) as model:
+            return against(references, lambda number: model.chunks(chats.texts[number]), chats.texts)
+
+    arrays = kept(folder / f"{record['sha256'][:DIGITS]}.npz", compute)
+    found, sums = losses(arrays, pruning, chats, args.score)
+    return Measured(label_of(record), kind_of(record["type"]), record["bytes"], record["bits_per_weight"], record["sha256"], sums, found)
+
+
+def plan_room(args: argparse.Namespace, folders: dict[str, Path], chats: Chats) -> None:
+    """Print what the logits take; raise InputError when the disk has no room for those that are missing."""
+    whole = missing = 0
+    for name, path in (("full", args.full), ("pruned", args.pruned)):
+        whole += stored_bytes(path, chats.texts)
+        missing += stored_bytes(path, [chats.texts[number] for number in missing_texts(folders[name], name, chats.texts)])
+    print(f"logits of both F16 models over {sum(map(len, chats.texts))} tokens: {whole / GIB:.3g} GiB, {missing / GIB:.3g} GiB of them to be "
+          f"computed", flush=True)
+    require_disk_space(args.cache, missing)
+
+
+def read_questions(args: argparse.Namespace) -> tuple[list[Question], int]:
+    """Return the held-out questions and how many were left out; raise InputError when fewer than two are held out."""
+    if not args.calibration.is_file():
+        raise InputError(args.calibration, "the calibration text", "nothing")
+    questions = load_questions(args.questions, QUESTION_SEED)
+    chose = read_ids(args.chose) if args.chose else set()
+    left = held_out(questions, args.calibration.read_text(encoding="utf-8", errors="replace"), chose)
+    if len(left[: args.limit]) < 2:
+        raise InputError(args.questions, "two questions or more that neither calibration nor the choice of experts has seen",
+                         f"{len(left[: args.limit])} of {len(questions)}", "give other EVAL_QUESTIONS")
+    return left[: args.limit], len(questions) - len(left)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--full", type=Path, required=True, help="F16 GGUF of the full model")
+    parser.add_argument("--pruned", type=Path, required=True, help="F16 GGUF of the pruned model")
+    parser.add_argument("--gguf", type=Path, nargs="+", required=True, help="quants of the pruned model")
+    parser.add_argument("--calibration", type=Path, required=True, help="calibration text of the imatrix: its chats are left out")
+    parser.add_argument("--chose", type=Path, help="questions that chose the experts: left out, too")
+    parser.add_argument("--score", choices=("reply", "all"), default="reply", help="tokens that count (default reply: what the model "
+                        "writes; of the prompt many are the same in every chat, one sample and not as many as there are chats)")
+    parser.add_argument("--cache", type=Path, required=True, help="directory that keeps logits and results")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
+    return parser.parse_args(argv)
+
+
+def measure_all(args: argparse.Namespace, tools: LlamaCpp, inputs: dict, chats: Chats, records: dict[Path, dict]) -> list[Measured]:
+    """Return what every quant costs; logits and results that the cache holds are not computed again."""
+    own = {name: {key: value for key, value in inputs.items() if key != f"{other}_sha256"}
+           for name, other in (("full", "pruned"), ("pruned", "full"))}
+    with ExitStack() as stack:
+        folders = {name: stack.enter_context(AnalysisState(args.cache / f"{name}-{sha256_json(values)[:DIGITS]}", values)).directory
+                   for name, values in {**own, "results": inputs}.items()}
+        plan_room(args, folders, chats)
+        references = {name: StoredLogits(path, tools, chats.texts, folders[name], args, name)
+                      for name, path in (("full", args.full), ("pruned", args.pruned))}
+        pruning = kept(folders["results"] / "pruning.npz",
+                       lambda: against({"full": references["full"]}, references["pruned"].chunks, chats.texts))
+        return [measure_file(path, records[path], tools, references, chats, pruning, folders["results"], args)
+                for path in progress(records, "quality", "file")]
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    tools = find_llama_cpp(args.llama_cpp)
+    questions, left_out = read_questions(args)
+    tokenizer = load_tokenizer(args.model)
+    sequences = [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
+    chats = chats_of(sequences)
+    digests = {"full_sha256": recorded_sha256(args.full), "pruned_sha256": recorded_sha256(args.pruned)}
+    records = {path: read_record(path, digests["pruned_sha256"]) for path in dict.fromkeys(args.gguf)}
+    labels = [label_of(record) for record in records.values()]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise InputError("--gguf", "each quant once", f"{twice[0]} twice")
+    inputs = {**digests, "questions_sha256": question_set_digest(questions), "texts_sha256": sha256_json(chats.texts),
+              "max_tokens": args.max_tokens, "gpu_layers": args.gpu_layers,
+              "versions": {"llama_cpp": tools.version(), "bindings": bindings_version(),
+                           "transformers": importlib.metadata.version("transformers")}}
+    measured = sorted(measure_all(args, tools, inputs, chats, records), key=lambda entry: -entry.size)
+    content = {"inputs": inputs, "chats": len(questions), "left_out": left_out, "score": args.score,
+               "tokens": {name: int(counts.sum()) for name, counts in chats.counts.items()}, "cut": sum(sequence.truncated for sequence in sequences),
+               "conclusions": conclusions(measured, chats.counts[args.score]), "files": [entry.described() for entry in measured]}
+    write_json(args.output.with_suffix(".json"), content)
+    draw(measured, args.output.with_suffix(".png"))
+    with replace_when_done(args.output) as partial:
+        partial.write_text(markdown(content, measured))
+    print(f"{args.output}: {len(measured)} files over {len(questions)} chats")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Measure what lower types cost: KL divergence from the F16 model when a role, or one layer of it, goes to a type.
+
+Inputs:  an F16 GGUF and its imatrix; a tokenizer with a chat template; questions (those of calibration: what is scored later
+         should not choose).
+Output:  a JSON file: `roles` (KLD in nats a token of each role of size_wishes.py at each legal type, in all layers at once),
+         `layers` (KLD of one layer of a role at a low type, named in `low_types`), `inputs` (digests, versions, chats).
+Use:     scripts/measure_sensitivity.py --input F16.gguf --imatrix FILE --model DIR --questions FILE --output FILE.json
+
+Each value is measured on a GGUF file of its own that llama-quantize builds, all else left at F16; the file is removed
+again. Tokens: those of the replies. Finished values stay in FILE.json.state, and the same command goes on from there.
+"""
+
+import argparse
+import subprocess
+from pathlib import Path
+
+from analysis_state import AnalysisState
+from chat_tokenizer import load_tokenizer
+from gguf_header import GgufHeader, read_header
+from gguf_logits import bindings_version
+from imatrix_files import check_covers, read_imatrix
+from kld_statistics import mean_and_error, per_chat
+from llama_tools import LlamaCpp, die_with_parent, find_llama_cpp, last_words
+from quant_plan import check_float, plan_quant
+from quant_recipes import RECIPES
+from questions import load_questions, question_set_digest, teacher_forced_sequence
+from safe_files import InputError, read_json, recorded_sha256, remove, require_disk_space, run, sha256_file, sha256_json, write_json
+from scored_chats import Chats, add_arguments, against, chats_of
+from size_wishes import Group, groups_of, low_type, overrides_of, tensor_kind
+from stored_logits import StoredLogits, open_model, progress
+
+QUESTION_SEED = 42
+REFERENCE = "f16"
+
+
+def probes_of(groups: list[Group]) -> dict[tuple[str, str], list[tuple[Group, str]]]:
+    """Return the files to measure, as types of groups, by role and either a type or `layer N`."""
+    probes: dict[tuple[str, str], list[tuple[Group, str]]] = {}
+    for role in dict.fromkeys(group.role for group in groups):
+        own = [group for group in groups if group.role == role]
+        for kind in dict.fromkeys(kind for group in own for kind in group.legal):
+            probes[role, kind] = [(group, kind) for group in own if kind in group.legal]
+        if len(own) > 1:
+            probes |= {(role, f"layer {group.layer}"): [(group, low_type(group))] for group in own}
+    return probes
+
+
+def probe_command(tool: Path, imatrix: Path, probe: list[tuple[Group, str]], model: Path, output: Path, threads: int) -> list[object]:
+    """Return the command line of llama-quantize that types groups and leaves all else as it is.
+
+    It heeds overrides only where the base type is a quantised one, so all else is overridden, too.
+    """
+    overrides = [*overrides_of(probe), (".*", tensor_kind(probe[0][0]).lower())]
+    flags = [part for pattern, kind in overrides for part in ("--tensor-type", f"{pattern}={kind}")]
+    return [tool, "--imatrix", imatrix.resolve(), *flags, model.resolve(), output.resolve(), "Q8_0", threads]
+
+
+def check_probe(path: Path, probe: list[tuple[Group, str]], header: GgufHeader) -> None:
+    """Raise InputError unless exactly the groups of a probe have other types than in the source."""
+    kinds = {tensor.name: tensor.kind.name for tensor in header.tensors}
+    kinds |= {tensor.name: kind for group, kind in probe for tensor in group.tensors}
+    for tensor in read_header(path).tensors:
+        if tensor.kind.name != kinds[tensor.name]:
+            raise InputError("llama-quantize", f"{tensor.name} in {kinds[tensor.name]}", tensor.kind.name, "is it another version?")
+
+
+def measure(args: argparse.Namespace, tools: LlamaCpp, probe: list[tuple[Group, str]], full: StoredLogits, chats: Chats,
+            folder: Path) -> list[float]:
+    """Return the mean KLD of a probe over the replies and its standard error over chats, nats a token."""
+    path = folder / "probe.gguf"
+    try:
+        command = probe_command(tools.tool("llama-quantize"), args.imatrix, probe, args.input, path, args.threads)
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, errors="replace", preexec_fn=die_with_parent)
+        if done.returncode:
+            raise InputError("llama-quantize", "success", last_words(done.stdout + done.stderr))
+        check_probe(path, probe, read_header(args.input))
+        with open_model(path, tools, chats.texts, args) as model:
+            kld = against({REFERENCE: full}, lambda number: model.chunks(chats.texts[number]), chats.texts)[f"{REFERENCE}_kld"]
+    finally:
+        remove(path)
+    return list(mean_and_error(per_chat(kld[chats.masks["reply"]], chats.counts["reply"]), chats.counts["reply"]))
+
+
+def measure_all(args: argparse.Namespace, tools: LlamaCpp, groups: list[Group], chats: Chats, folder: Path) -> dict[tuple[str, str], list[float]]:
+    """Return the value of every probe; those in `folder` are not measured again."""
+    probes = probes_of(groups)
+    files = {key: folder / f"probe-{sha256_json(key)[:12]}.json" for key in probes}
+    if left := [key for key in probes if not files[key].exists()]:
+        remove(folder / "probe.gguf")
+        require_disk_space(folder, args.input.stat().st_size)
+        full = StoredLogits(args.input, tools, chats.texts, folder, args, REFERENCE)
+        for key in progress(left, "sensitivity", "file"):
+            write_json(files[key], {"kld": measure(args, tools, probes[key], full, chats, folder)})
+    return {key: read_json(path)["kld"] for key, path in files.items()}
+
+
+def gate(args: argparse.Namespace, tools: LlamaCpp) -> list[Group]:
+    """Return the groups; raise InputError for a model that is no float one, or an imatrix that does not cover it."""
+    header = read_header(args.input)
+    check_float(args.input, header)
+    tool = tools.tool("llama-quantize")
+    check_covers(read_imatrix(args.imatrix), header, plan_quant(tool, RECIPES["Q8_0"], header, args.imatrix))
+    return groups_of(header, tool, args.imatrix)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--input", type=Path, required=True, help="unquantised GGUF file")
+    parser.add_argument("--imatrix", type=Path, required=True, help="imatrix of the same model (GGUF form)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    tools = find_llama_cpp(args.llama_cpp)
+    groups = gate(args, tools)
+    questions = load_questions(args.questions, QUESTION_SEED)[: args.limit]
+    if len(questions) < 2:
+        raise InputError(args.questions, "two questions or more", str(len(questions)))
+    tokenizer = load_tokenizer(args.model)
+    chats = chats_of([teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions])
+    inputs = {"source_sha256": recorded_sha256(args.input), "imatrix_sha256": sha256_file(args.imatrix),
+              "questions_sha256": question_set_digest(questions), "texts_sha256": sha256_json(chats.texts), "chats": len(questions),
+              "reply_tokens": int(chats.counts["reply"].sum()), "gpu_layers": args.gpu_layers,
+              "versions": {"llama_cpp": tools.version(), "bindings": bindings_version()}}
+    with AnalysisState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
+        found = measure_all(args, tools, groups, chats, state.directory)
+        roles = list(dict.fromkeys(group.role for group in groups))
+        of_role = {role: {what: value for (owner, what), value in found.items() if owner == role} for role in roles}
+        layers = {role: {what.removeprefix("layer "): pair for what, pair in values.items() if what.startswith("layer ")}
+                  for role, values in of_role.items()}
+        write_json(args.output, {
+            "inputs": inputs, "low_types": {role: low_type(next(group for group in groups if group.role == role)) for role in roles},
+            "roles": {role: {what: pair[0] for what, pair in values.items() if not what.startswith("layer ")} for role, values in of_role.items()},
+            "layers": {role: {layer: pair[0] for layer, pair in values.items()} for role, values in layers.items() if values},
+            "errors": {f"{role}: {what}": pair[1] for role, values in of_role.items() for what, pair in values.items()}})
+        state.discard()
+    print(f"{args.output}: {len(found)} values over {len(questions)} chats")
+
+
+if __name__ == "__main__":
+    run(main)
