@@ -97,10 +97,16 @@ def write_gguf(checkpoint: Path, path: Path) -> None:
     write_runs(path, [header_bytes(header, pairs, tensors), *pieces], lambda count: None)
 
 
-def timed(command: list[str], clear: Path) -> dict[str, float]:
-    """Run a command after removing `clear` and settling the disk; return its seconds and peak bytes."""
+def timed(command: list[str], clear: Path, source: Path) -> dict[str, float]:
+    """Run a command after removing `clear`, settling the disk and reading `source` into the page cache; return its
+    seconds and peak bytes. Without that, what ran before would decide whether a source is read from memory or disk.
+    """
     remove(clear)
     os.sync()
+    for path in [source] if source.is_file() else sorted(source.iterdir()):
+        with open(path, "rb", buffering=0) as file:
+            while file.read(64 << 20):
+                pass
     start = time.monotonic()
     pid = os.posix_spawnp(command[0], command, os.environ, file_actions=[
         (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0), (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)])
@@ -117,14 +123,14 @@ def compare(source: Path, drop_map: Path, work: Path, repeats: int, with_torch: 
         (work / "gguf").mkdir(exist_ok=True)
         folder, target = work / "gguf", work / "gguf/pruned.gguf"
     plan = {"drop": ([sys.executable, str(REPO / "scripts/expert_drop.py"), "--source", str(source), "--drop-map",
-                      str(drop_map), "--output", str(target)], target),
-            "cp": ([sys.executable, "-c", COPY, str(folder), str(work / "copied")], work / "copied")}
+                      str(drop_map), "--output", str(target)], target, source),
+            "cp": ([sys.executable, "-c", COPY, str(folder), str(work / "copied")], work / "copied", folder)}
     if with_torch:
-        plan["torch"] = ([sys.executable, "-c", TORCH, str(source), str(drop_map), str(work / "torch")], work / "torch")
+        plan["torch"] = ([sys.executable, "-c", TORCH, str(source), str(drop_map), str(work / "torch")], work / "torch", source)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in plan}
     for turn in range(repeats + 1):  # the first turn warms up and is not counted
-        for name, (command, clear) in reversed(plan.items()) if turn % 2 else plan.items():
-            result = timed(command, clear)
+        for name, run_of in reversed(plan.items()) if turn % 2 else plan.items():
+            result = timed(*run_of)
             if turn:
                 runs[name].append(result)
     for path in (folder, work / "copied", work / "torch"):
@@ -166,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
     write_map(work / "map.json", layers)
     write_json(work / "keep-all.json", {str(layer): [] for layer in range(layers)})
     timed([sys.executable, str(REPO / "scripts/expert_drop.py"), "--source", str(args.checkpoint), "--drop-map",
-           str(work / "keep-all.json"), "--output", str(work / "one/checkpoint"), "--shard-bytes", str(1 << 40)], work / "one/checkpoint")
+           str(work / "keep-all.json"), "--output", str(work / "one/checkpoint"), "--shard-bytes", str(1 << 40)], work / "one/checkpoint", args.checkpoint)
     source_bytes = sum(tensor.size for tensor in read_checkpoint(args.checkpoint).values())
     results = {"many shards": compare(args.checkpoint, work / "map.json", work, args.repeats, with_torch=True),
                "one shard": compare(work / "one/checkpoint", work / "map.json", work, args.repeats, with_torch=True)}
