@@ -9,6 +9,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,25 +49,42 @@ def runs_of(file: Path, offset: int, size: int, experts: int, keep: list[int] | 
     return [Run(file, offset + first * part, (end - first) * part) for first, end in kept_runs(keep)]
 
 
-def write_runs(path: Path, pieces: Iterable[bytes | Run], advance: Callable[[int], object]) -> str:
-    """Write byte strings and runs, one after the other, as a new file; return its hex sha256.
+def write_runs(path: Path, pieces: Iterable[bytes | Run], advance: Callable[[int], object],
+               follow: Callable[[int], object] = lambda count: None) -> None:
+    """Write byte strings and runs, one after the other, as a new file, and flush it to the disk.
 
-    Raises InputError when a source file ends before a run does. `advance` is told the bytes of runs as they are copied.
+    Raises InputError when a source file ends before a run does. `advance` is told the bytes of runs as they are copied,
+    `follow` all bytes as they are written.
     """
     with open(path, "xb", buffering=0) as output:
-        hasher = _Hasher(path)
-        try:
-            for piece in pieces:
-                if isinstance(piece, bytes):
-                    _write_all(output.fileno(), piece)
-                    hasher.add(len(piece))
-                else:
-                    for count in _copy(piece, output.fileno()):
-                        hasher.add(count)
-                        advance(count)
-        finally:
-            digest = hasher.finish()
-    return digest
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                _write_all(output.fileno(), piece)
+                follow(len(piece))
+            else:
+                for count in _copy(piece, output.fileno()):
+                    follow(count)
+                    advance(count)
+        os.fsync(output.fileno())
+
+
+def write_hashed(files: dict[Path, Iterable[bytes | Run]], advance: Callable[[int], object]) -> dict[Path, str]:
+    """Write files as `write_runs` does; return their hex sha256.
+
+    A digest takes longer than the copy, so the next file is copied meanwhile; two are hashed at once.
+    """
+    digests: dict[Path, str] = {}
+    hashers: dict[Path, _Hasher] = {}
+    try:
+        for path, pieces in files.items():
+            if len(hashers) == 2:
+                first = next(iter(hashers))
+                digests[first] = hashers.pop(first).finish()
+            hashers[path] = _Hasher(path)
+            write_runs(path, pieces, advance, hashers[path].add)
+    finally:
+        digests |= {path: hasher.finish() for path, hasher in hashers.items()}
+    return digests
 
 
 def same_bytes(run: Run, file: Path, offset: int) -> bool:
@@ -133,13 +151,15 @@ class _Hasher:
     def _follow(self) -> None:
         buffer = memoryview(bytearray(COPY_BYTES))
         try:
-            with open(self.path, "rb", buffering=0) as file:
-                while left := self.steps.get():
+            left = self.steps.get()  # the file is there when the first bytes are announced
+            with open(self.path, "rb", buffering=0) if left else nullcontext() as file:
+                while left:
                     while left:
                         count = file.readinto(buffer[:min(left, COPY_BYTES)])
                         if not count:
                             raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path))
                         self.digest.update(buffer[:count])
                         left -= count
+                    left = self.steps.get()
         except OSError as error:
             self.error = error

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from byte_ranges import Run, runs_of, same_bytes, write_runs
+from byte_ranges import Run, runs_of, same_bytes, write_hashed
 from checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config, weights_digest
 from drop_map import DropMap, read_drop_map
 from gguf_drop import (drop_in_gguf, drop_in_imatrix, output_paths, read_imatrix, read_model, verify_gguf,
@@ -139,8 +139,8 @@ def write_checkpoint(args: argparse.Namespace, config: dict, family: Family, pla
     files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     with directory_when_done(args.output, METADATA_NAME) as output, \
             tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress:
-        digests = {file: write_runs(output / file, [shard_header(shard, planned), *(
-            run for name in shard for run in planned[name].runs)], progress.update) for file, shard in zip(files, shards)}
+        digests = write_hashed({output / file: [shard_header(shard, planned), *(
+            run for name in shard for run in planned[name].runs)] for file, shard in zip(files, shards)}, progress.update)
         copy_small_files(args.source, output)
         write_json(output / "config.json", pruned_config(config, family, drop_map.keep_count))
         write_json(output / INDEX_NAME, {
@@ -150,7 +150,7 @@ def write_checkpoint(args: argparse.Namespace, config: dict, family: Family, pla
             "method": drop_map.details, "experts": drop_map.experts, "keep_count": drop_map.keep_count,
             "drop_map_sha256": drop_map.sha256,
             "source": {"config_sha256": sha256_file(args.source / "config.json"), "weights_sha256": weights_sha256},
-            "shards": digests,
+            "shards": {file: digests[output / file] for file in files},
             "layers": {str(i): {"keep": drop_map.keep[i], "drop": drop_map.drop[i]} for i in drop_map.keep}})
     return len(shards)
 

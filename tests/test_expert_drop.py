@@ -12,7 +12,7 @@ import torch
 import transformers
 from checkpoint import read_checkpoint
 from conftest import DEMO
-from byte_ranges import Run, kept_runs, same_bytes, write_runs
+from byte_ranges import Run, kept_runs, same_bytes, write_hashed, write_runs
 from expert_drop import main, plan_shards, pruned_config
 from moe_families import GEMMA4
 from safe_files import InputError
@@ -60,10 +60,11 @@ def test_runs_are_copied_hashed_and_compared(tmp_path):
     (tmp_path / "in").write_bytes(bytes(range(100)) * 1000)
     runs = [Run(tmp_path / "in", 7, 50_000), Run(tmp_path / "in", 3, 1), Run(tmp_path / "in", 99_000, 1000)]
     source, seen = (tmp_path / "in").read_bytes(), []
-    digest = write_runs(tmp_path / "out", [b"head", *runs[:2], b"\0\0", runs[2]], seen.append)
+    pieces = [b"head", *runs[:2], b"\0\0", runs[2]]
+    digest = write_hashed({tmp_path / name: pieces for name in ("first", "second", "third", "out")}, seen.append)[tmp_path / "out"]
     expected = b"head" + source[7:50_007] + source[3:4] + b"\0\0" + source[99_000:100_000]
     assert (tmp_path / "out").read_bytes() == expected and digest == hashlib.sha256(expected).hexdigest()
-    assert sum(seen) == 51_001
+    assert sum(seen) == 4 * 51_001
     assert same_bytes(runs[0], tmp_path / "out", 4) and not same_bytes(runs[0], tmp_path / "out", 5)
     with pytest.raises(InputError, match="its end after 1000"):
         write_runs(tmp_path / "more", [Run(tmp_path / "in", 99_000, 1001)], seen.append)
