@@ -19,7 +19,6 @@ from safe_files import InputError
 
 OBSERVED = "observed_experts"
 CPU_CHUNK_TOKENS = 32
-CPU_ROUTED_ROWS = 4096
 
 
 def expert_modules(model: nn.Module) -> dict[int, nn.Module]:
@@ -71,42 +70,17 @@ def routed_outputs(module: nn.Module, hidden: torch.Tensor, index: torch.Tensor)
     """
     experts, order = torch.sort(index.reshape(-1))
     counts = torch.bincount(experts, minlength=module.num_experts)
+    ends = torch.cumsum(counts, dim=0, dtype=torch.int32)
     name = "gate_up_proj" if module.has_gate else "up_proj"
-
-    def linear(rows: torch.Tensor, part: str, chosen: slice, ends: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
-        bias = getattr(module, f"{part}_bias")[expert] if module.has_bias else None
-        return _grouped_linear(rows, getattr(module, part)[chosen], ends, bias, module.is_transposed)
-
-    outputs, first = None, 0
-    limit = CPU_ROUTED_ROWS if hidden.device.type == "cpu" else len(order)
-    for chosen in expert_ranges(counts.tolist(), limit):
-        rows = slice(first, first + int(counts[chosen].sum()))
-        ends = torch.cumsum(counts[chosen], dim=0, dtype=torch.int32)
-        inner = linear(hidden[order[rows] // index.shape[1]], name, chosen, ends, experts[rows])
-        inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
-        part = linear(inner, "down_proj", chosen, ends, experts[rows])
-        if module.has_post_expert_norm:
-            part = module.post_expert_norm(part)
-        if len(part) == len(order):
-            outputs = part
-        else:
-            outputs = part.new_empty(len(order), part.shape[1]) if outputs is None else outputs
-            outputs[rows] = part
-        first = rows.stop
+    bias = {part: getattr(module, f"{part}_bias")[experts] if module.has_bias else None for part in (name, "down_proj")}
+    inner = _grouped_linear(hidden[order // index.shape[1]], getattr(module, name), ends, bias[name], module.is_transposed)
+    inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+    outputs = _grouped_linear(inner, module.down_proj, ends, bias["down_proj"], module.is_transposed)
+    if module.has_post_expert_norm:
+        outputs = module.post_expert_norm(outputs)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     return outputs, place.view(index.shape)
-
-
-def expert_ranges(counts: list[int], limit: int) -> list[slice]:
-    """Cut the experts into runs of at most `limit` rows where one expert's rows are not more already."""
-    ranges, first, rows = [], 0, 0
-    for expert, count in enumerate(counts):
-        if rows and rows + count > limit:
-            ranges.append(slice(first, expert))
-            first, rows = expert, 0
-        rows += count
-    return [*ranges, slice(first, len(counts))]
 
 
 class ExpertObserver:

@@ -215,8 +215,7 @@ def main(argv: list[str] | None = None) -> None:
         check_arguments(args, arrays["token_count"].shape[2], metadata["top_k"])
         provenance = describe(args.stats, metadata, rows)
     experts = arrays["token_count"].shape[2]
-    others = [args.compare] if args.compare else []
-    check_apart([args.imatrix or args.stats, *others, *([args.questions_in] if args.questions_in else [])], [args.output])
+    check_apart(filter(None, (args.stats, args.imatrix, args.compare, args.questions_in)), [args.output])
     other = read_other(args.compare, layers, experts) if args.compare else None
     entries, sure = choose(args, arrays, layers)
     content = {"criterion": args.criterion, "worst_first": args.worst_first, "protect_top": args.protect_top,

@@ -118,7 +118,8 @@ def check_apart(inputs: Iterable[Path], outputs: list[Path]) -> None:
     """Raise InputError when an output, or its temporary name, is an input, lies inside one or holds one, or is named twice."""
     resolved = [path.resolve() for path in inputs]
     for number, output in enumerate(outputs):
-        for place in (output.resolve(), partial_file(output).resolve(), partial_directory(output).resolve()):
+        folder = partial_directory(output)
+        for place in (path.resolve() for path in (output, partial_file(output), folder, partial_directory(folder))):
             for source in resolved:
                 if place.is_relative_to(source) or source.is_relative_to(place) or (
                         place.exists() and source.exists() and place.samefile(source)):

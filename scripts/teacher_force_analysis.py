@@ -323,12 +323,11 @@ def main(argv: list[str] | None = None) -> None:
     ranks = join_ranks(device)
     inputs = describe(args, config, tensors, questions, sequences, model.dtype, device)
     batches = ranks.mine(batches_of(sequences, args.batch_size))
-    if args.stream_layers:
-        stream = LayerStream(args.model, tensors, model, torch.device(device, ranks.local if device == "cuda" else None))
+    place = torch.device(device, ranks.local if device == "cuda" else None)
+    stream = LayerStream(args.model, tensors, model, place) if args.stream_layers else None
     with open_state(args, inputs | {"shards": file_versions(tensors)}, ranks, batches, model) as state:
-        if not args.stream_layers:
-            model = load_resident(args.model, model.dtype, args.attention, device_map_of(device, ranks))
-        analyze(args, stream if args.stream_layers else model, batches, state, ranks)
+        runner = stream or load_resident(args.model, model.dtype, args.attention, device_map_of(device, ranks))
+        analyze(args, runner, batches, state, ranks)
         parts = ranks.gather({batch.first: state.reload(batch.first, with_hidden=False)[0] for batch in batches})
         with ranks.together():
             if parts is not None:
