@@ -12,15 +12,13 @@ the patch step left it.
 """
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
-from answer_record import CLASSES, Answer, read_answers, strict_letter
+from answer_record import Answer, read_answers, strict_letter
 from gguf_files import summarize_gguf
 from lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples
 from safe_files import InputError, read_json, recorded_sha256, run, write_json
-
-CHOICES = 4
+from summary_figures import describe, figures
 
 
 def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts: dict[str, str], score: float) -> None:
@@ -50,21 +48,6 @@ def answer_row(answer: Answer, document: dict, patched: dict | None) -> dict:
     return row if patched is None else row | {"patched_letter": patched["letter"], "patched_correct": patched["correct"]}
 
 
-def summarize(rows: list[dict], patch: dict | None) -> dict:
-    """Return the figures of a run; `patch` is the head of patched.json, or None for a run that stays unpatched.
-
-    `patch_expected_by_chance`: right answers that guessing the invalid ones would add, less those already counted.
-    """
-    invalid = [row for row in rows if row["class"] != "answered"]
-    counts = Counter(row["class"] for row in invalid)
-    return {"questions": len(rows), "raw_correct": sum(row["correct"] for row in rows),
-            "strict_correct": sum(row["strict_correct"] for row in rows), "patch": patch,
-            "patched_correct": None if patch is None else sum(row.get("patched_correct", row["correct"]) for row in rows),
-            "invalid": {kind: counts[kind] for kind in CLASSES if counts[kind]}, "invalid_total": len(invalid),
-            "patch_expected_by_chance": sum(1 / CHOICES - row["correct"] for row in invalid),
-            "completion_tokens": sum(row["completion_tokens"] for row in rows), "answers": rows}
-
-
 def in_sample(record_ids: list[str], chosen_by: Path | None) -> dict | None:
     """Return how many questions chose the experts and how many of the scored ones are among them; None for no pruning.
 
@@ -77,17 +60,6 @@ def in_sample(record_ids: list[str], chosen_by: Path | None) -> dict | None:
     if not chosen:
         raise InputError(chosen_by, "the question ids that chose the experts", "none")
     return {"chosen_on": len(chosen), "scored_and_chosen_on": len(chosen & set(record_ids))}
-
-
-def describe(name: str, summary: dict) -> str:
-    """Return the run's scores in one line: raw, strict and patched, invalid by class, chance."""
-    n = summary["questions"]
-    raw, strict, patched = (summary[f"{kind}_correct"] for kind in ("raw", "strict", "patched"))
-    shown = "not patched" if patched is None else f"patched {patched}/{n} = {patched / n:.2%}"
-    kinds = ", ".join(f"{count} {kind}" for kind, count in summary["invalid"].items())
-    return (f"{name}: raw {raw}/{n} = {raw / n:.2%}, strict A-D {strict}/{n} = {strict / n:.2%}, {shown}; "
-            f"{summary['invalid_total']} invalid{f' ({kinds})' if kinds else ''}, chance alone would add "
-            f"{summary['patch_expected_by_chance']:.1f}")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -110,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = [answer_row(answers[document["Record ID"]], document, fixed.get(document["Record ID"])) for document in documents]
     if not args.unpatched and any((row["class"] != "answered") != ("patched_letter" in row) for row in rows):
         raise InputError(args.run / "patched.json", "every invalid answer and no other", "others", "run patch_answers.py")
-    summary = summarize(rows, patched or None)
+    summary = figures(rows, patched or None)
     write_json(args.run / "summary.json", {
         "name": record["name"], "gguf": args.gguf.name, "gguf_sha256": recorded_sha256(args.gguf),
         "gguf_bytes": args.gguf.stat().st_size, "experts": summarize_gguf(args.gguf).experts,
