@@ -4,6 +4,7 @@ answers.jsonl holds answers and reasoning, which quote question text: it stays i
 dropped when the record is read again, so at most one question is lost.
 """
 
+import errno
 import json
 import os
 import re
@@ -115,8 +116,13 @@ def read_answers(path: Path) -> dict[str, Answer]:
 
 
 def append_answer(path: Path, answer: Answer) -> None:
-    """Append one answer and flush it to the disk."""
-    with open(path, "ab") as file:
-        file.write(json.dumps(asdict(answer), ensure_ascii=True).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append one answer and flush it to the disk; raise InputError when the disk is full."""
+    try:
+        with open(path, "ab") as file:
+            file.write(json.dumps(asdict(answer)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(path, "enough disk space", "the disk full", "make room; the same command goes on") from error

@@ -76,7 +76,10 @@ class LlamaServer:
         deadline = time.monotonic() + LOAD_TIMEOUT_SECONDS
         while not self._loaded(begin):
             if not self.alive:
-                words = last_words(self.log.read_bytes()[begin:].decode(errors="replace"))
+                log_text = self.log.read_bytes()[begin:].decode(errors="replace")
+                if match := re.search(r"couldn't bind .*port: (\d+)", log_text):
+                    raise InputError(f"port {match[1]}", "a free port of 127.0.0.1", "one that is taken", "leave PORT out")
+                words = last_words(log_text)
                 raise InputError(self.gguf, "a model that llama-server loads and serves",
                                  f"exit code {self.process.returncode}: {words}", f"log: {self.log}")
             if time.monotonic() > deadline:

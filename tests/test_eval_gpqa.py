@@ -188,14 +188,15 @@ def test_a_random_model_is_scored_patched_and_summed_up(evaluate, few_questions,
 
 
 def test_results_of_another_model_protocol_or_question_set_are_refused(evaluate, tiny_gguf, few_questions, tmp_path, refused):
-    answers = (evaluate()[0] / "answers.jsonl").read_text()
+    directory = evaluate(gguf=tmp_path / "none.gguf")[0]  # where the test before left its results
+    answers = (directory / "answers.jsonl").read_text()
     other = tmp_path / "other.gguf"
     other.write_bytes(tiny_gguf.read_bytes() + bytes(32))
     refused(evaluate(gguf=other)[1], "answers of the model", "remove the directory")
     refused(evaluate(NP=2)[1], "concurrency 2", "under 1")
     (tmp_path / "fewer.csv").write_text("".join(few_questions.read_text().splitlines(keepends=True)[:6]))
     refused(evaluate(QUESTIONS=tmp_path / "fewer.csv")[1], "answers to the questions")
-    assert (evaluate()[0] / "answers.jsonl").read_text() == answers
+    assert (directory / "answers.jsonl").read_text() == answers and (directory / "summary.json").exists()
 
 
 def test_bad_input_is_refused_in_one_line(evaluate, tiny_gguf, tmp_path, refused):
