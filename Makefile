@@ -359,6 +359,9 @@ bench: $(TOOLS) ## measure against the limits: ratios and peak memory, as tables
 	$(PYTHON) bench/bench_analysis.py --checkpoints $(BENCH)/checkpoints --output $(BENCH)/analysis.json
 	$(PYTHON) bench/bench_drop.py --checkpoint $(BENCH)/checkpoints/4 --output $(BENCH)/drop.json
 	$(PYTHON) bench/bench_quantize.py --checkpoint $(BENCH)/checkpoints/2 --output $(BENCH)/quantize.json
+	$(PYTHON) scripts/convert_to_gguf.py --model data/demo/model --name gemma-4-demo --output $(BENCH)/demo-F16.gguf
+	$(PYTHON) bench/bench_eval.py --gguf $(BENCH)/demo-F16.gguf --tokenizer data/demo/model --questions data/demo/eval_questions.csv \
+	  --output $(BENCH)/eval.json
 
 clean: ## remove build/ (the llama.cpp tools and .venv stay)
 	rm -rf build

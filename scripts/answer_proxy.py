@@ -91,7 +91,7 @@ class AnswerProxy:
 
     async def ask(self, document: dict, digest: str, request_sha256: str, body: dict) -> Answer:
         """Ask the server, and again after each failure, up to the protocol's attempts."""
-        begin, errors, reply = time.monotonic(), [], None
+        asked_at, begin, errors, reply = time.time(), time.monotonic(), [], None
         while reply is None and len(errors) < self.protocol.attempts:
             async with self.alone() if errors else self.places:
                 if errors and (self.server.starts == starts or not self.server.alive):  # no other request has restarted it
@@ -107,7 +107,8 @@ class AnswerProxy:
         return Answer(record_id=document["Record ID"], prompt_sha256=digest, request_sha256=request_sha256, answer=text,
                       reasoning=message.get("reasoning_content") or "", finish_reason=finish_reason,
                       prompt_tokens=usage.get("prompt_tokens", 0), completion_tokens=usage.get("completion_tokens", 0),
-                      seconds=round(time.monotonic() - begin, 3), attempts=len(errors) + (reply is not None), errors=errors,
+                      asked_at=round(asked_at, 3), seconds=round(time.monotonic() - begin, 3),
+                      attempts=len(errors) + (reply is not None), errors=errors,
                       letter=letter, target=target, correct=letter == target,
                       kind=kind_of(text, finish_reason, letter) if reply else "server error")
 

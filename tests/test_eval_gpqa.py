@@ -10,9 +10,10 @@ from dataclasses import asdict, replace
 
 import freeze_questions
 import pytest
-from answer_record import flexible_letter, kind_of, strict_letter
+from answer_record import flexible_letter, kind_of, letter_of, strict_letter
 from conftest import REPO
 from eval_protocol import Protocol
+from lm_eval.filters.extraction import MultiChoiceRegexFilter
 from lm_eval_samples import read_frozen, read_samples
 from patch_answers import closed_thought, completion_letter
 from questions import COLUMNS, load_questions, read_rows
@@ -76,11 +77,13 @@ def test_the_protocol_is_the_cards_and_every_value_is_in_its_digest():
     ("The answer is (B).", "B", "B"), ("So (B), which is (S)-limonene", None, "B"), ("The answer is (C), the (E)-isomer.", None, "C"),
     ("**B**", None, "B"), ("The answer is **(A)**", "A", "A"), (r"\boxed{D}", None, "D"), (r"\boxed{\text{C}}", None, "C"),
     ("(A) is wrong. The answer is (B), as (A) was.", "A", "B"), ("It is (D)-glucose, hence (A)", "A", "A"),
-    ("**C) copper**", None, "C"), ("Final answer: B", "B", "B"), ("A thing that says nothing", None, None), ("", None, None),
+    ("**C) copper**", None, "C"), ("It is a Tin-can.", "B", None), ("a tin can", "C", None), ("COPPER II", "A", None), ("Final answer: B", "B", "B"), ("A thing that says nothing", None, None), ("", None, None),
     ("answer: Because", "B", None), ("The correct answer is D-glucose", None, None)])
 def test_letters_by_lm_evals_filter_and_by_the_strict_rule(text, flexible, strict):
-    choices = ["iron", "tin", "zinc", "lead"]
+    choices = ["Copper (II)", "tin", "tin can", "lead"]
     assert flexible_letter(text, choices) == flexible
+    lm_eval = MultiChoiceRegexFilter(r"(\([A-Z]\))", group_select=-1, ignore_case=True, ignore_punctuation=True)
+    assert letter_of(lm_eval.apply([[text]], [{"choices": choices}])[0][0]) == flexible
     assert strict_letter(text, "stop") == strict and strict_letter(text, "length") is None
 
 
