@@ -283,7 +283,7 @@ $(foreach d,$(FULL_QUANT_DIR) $(PRUNED_QUANT_DIR),$(if $(filter $(call squash,$(
 # ---- evaluate and compare
 SCORING := scripts/compare_scores.py scripts/paired_statistics.py scripts/score_tables.py
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) MAX_GEN_TOKS=$(MAX_GEN_TOKS) \
-  SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) scripts/eval_gpqa_v3.sh
+  SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
 
 $(FULL_EVAL): $(FULL_QUANT_DIR)/$(NAME)-$(EVAL_QUANT).gguf $(EVAL_QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
 	QUESTIONS=$(EVAL_QUESTIONS) $(EVALUATE) $(NAME) $<

@@ -89,7 +89,7 @@ def plot_scores(result: dict, path: Path) -> None:
             axis.plot([100 * low, 100 * high], [place, place], color="tab:blue", linewidth=2)
             axis.plot(100 * value, place, "o", color="tab:blue")
         axis.set_yticks(range(len(entries)), [label for label, *_ in entries])
-        axis.set_ylim(len(entries) - 0.5, -0.5)
+        axis.set_ylim(max(len(entries), 1) - 0.5, -0.5)
         axis.set_xlabel(f"{name} (95% interval)")
     axes[1].axvline(0, color="0.6", linewidth=1)
     with replace_when_done(path) as partial:

@@ -154,7 +154,8 @@ def test_a_server_killed_among_several_requests_costs_nobody_an_answer(workshop,
         if len(told) in (4, 12):
             server.process.kill()
 
-    states, starts = ask_directly(workshop, workshop / "demo.gguf", tmp_path, tools, Protocol(context=1024, concurrency=4), QUESTIONS, tell)
+    protocol = Protocol(context=1024, concurrency=4)
+    states, starts = ask_directly(workshop, workshop / "demo.gguf", tmp_path, tools, protocol, QUESTIONS, tell)
     assert states == [200] * QUESTIONS + [400] and starts == 3
     assert len(told) == QUESTIONS and {answer.kind for answer in told} <= {"answered", "no letter", "truncated"}
     assert 2 in {answer.attempts for answer in told} and max(answer.attempts for answer in told) <= 3
