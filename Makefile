@@ -37,6 +37,8 @@ REASONING_BUDGET ?= 16384#                evaluation: tokens of thought
 MAX_GEN_TOKS ?= 24576#                    evaluation: tokens of one answer
 SEED ?= 42#                               evaluation: sampling and order of choices
 NP ?= 1#                                  evaluation: requests at once
+FOLDS ?= 5#                               eval-heldout: folds
+RUNS ?=#                                  compare: run directories or summary.json files, the reference first
 GPU_LAYERS ?= 99#                         evaluation, compare-criteria, quality: layers on the GPU, if there is one
 BASE ?= $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card (a Hub id, where there is one)
 LLAMA_CPP ?=#                             an existing llama.cpp build (default: built once into a cache)
@@ -52,7 +54,7 @@ BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
 VARIABLES := MODEL NAME KEEP CRITERION PROTECT_TOP FOLD PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
-  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
+  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP FOLDS RUNS GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
   COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS QUALITY_SCORE MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE BUILD
 
 , := ,
@@ -94,6 +96,14 @@ IMATRIX_COVERAGE := $(PRUNED_QUANT_DIR)/imatrix-coverage.md
 FULL_EVAL := $(FULL)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
 PRUNED_EVAL := $(PRUNED)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
 SCORES := $(dir $(PRUNED_EVAL))scores.md
+HELDOUT := $(PRUNED)/heldout$(FOLDS)
+HELDOUT_PROTOCOL := $(patsubst $(call set_name,$(EVAL_QUESTIONS))-%,$(QUESTION_SET)-%,$(PROTOCOL))
+HELDOUT_EVALS := $(patsubst %,$(HELDOUT)/fold%/$(HELDOUT_PROTOCOL)/summary.json,$(shell seq $(FOLDS)))
+HELDOUT_REFERENCE := $(FULL)/eval/F16/$(HELDOUT_PROTOCOL)/summary.json
+HELDOUT_POOLED := $(HELDOUT)/$(HELDOUT_PROTOCOL)/summary.json
+HELDOUT_SCORES := $(HELDOUT)/$(HELDOUT_PROTOCOL)/scores.md
+RUN_SUMMARIES := $(foreach r,$(RUNS),$(if $(filter %.json,$(r)),$(r),$(patsubst %/,%,$(r))/summary.json))
+RUNS_SCORES := $(BUILD)/comparison/$(shell echo '$(RUNS)' | sha256sum | cut -c 1-12)/scores.md
 COMPARISON := $(ANALYSIS)/criteria/$(call set_name,$(EVAL_QUESTIONS))-keep$(shell echo $(COMPARE_KEEP) | tr ' ' -)-seeds$(COMPARE_SEEDS)/criteria.md
 QUALITY_SET := $(call set_name,$(EVAL_QUESTIONS))$(if $(QUALITY_CHATS),-first$(QUALITY_CHATS))$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))
 QUALITY := $(PRUNED_QUANT_DIR)/quality/$(QUALITY_SET)/quality.md
@@ -114,7 +124,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(call require,FOLD,$(FOLD),^([0-9]+/[0-9]+)?$$,I/K)
   $(call require,QUALITY_SCORE,$(QUALITY_SCORE),^(reply|all)$$,reply or all)
   $(call require,QUALITY_CHATS,$(QUALITY_CHATS),^([1-9][0-9]*)?$$,a whole number above 0)
-  $(foreach v,KEEP CTX MAX_GEN_TOKS NP RANKS COMPARE_SEEDS SENSITIVITY_CHATS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
+  $(foreach v,KEEP CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS SENSITIVITY_CHATS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
   $(call require,COMPARE_KEEP,$(strip $(COMPARE_KEEP)),^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0)
   $(call require,KEEP_F16,$(KEEP_F16),^(yes|no)$$,yes or no)
   $(foreach v,REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
@@ -128,7 +138,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   endif
 endif
 
-.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval release verify reproduce compare-criteria demo test bench clean FORCE
+.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release verify reproduce compare-criteria demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
 	@sed -nE 's/^([a-z][a-z -]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s %s\n", $$1, $$2}'
@@ -147,6 +157,15 @@ imatrix: $(IMATRIX_COVERAGE) ## imatrix of the pruned model on CALIBRATION, and 
 quants: $(PRUNED_QUANT_FILES) ## F16, imatrix and QUANTS of the pruned model
 	$(if $(filter no,$(KEEP_F16)),rm -f $(PRUNED_F16))
 eval: $(SCORES) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compare them
+eval-heldout: $(HELDOUT_SCORES) ## score the choice of experts on QUESTIONS it has not seen: FOLDS maps and GGUFs, pooled
+	@cat $<
+ifneq ($(RUNS),)
+compare: $(RUNS_SCORES)
+	@cat $<
+else
+compare: ## compare RUNS="a b c" question by question: table, intervals, paired tests, picture
+	$(error RUNS: expected run directories or summary.json files, the reference first, found none)
+endif
 release: $(RELEASE_MANIFEST) ## the release folder: quants, card, Ollama files, manifest
 
 # Says what the quants will be. Needs no build: MODEL may be a config.json, a Hub id, a checkpoint or a float GGUF.
@@ -322,19 +341,44 @@ $(QUALITY) $(SCOPES): %/quality.md: $(FULL_F16) $(PRUNED_F16) $(EVAL_QUESTIONS) 
 	$(MEASURE_QUALITY)
 
 # ---- evaluate and compare
-EVALUATE = QUESTIONS=$(EVAL_QUESTIONS) TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) \
-  REASONING_BUDGET=$(REASONING_BUDGET) MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) \
-  scripts/eval_gpqa_v3.sh
+SCORING := scripts/compare_scores.py scripts/paired_statistics.py scripts/score_tables.py
+EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) MAX_GEN_TOKS=$(MAX_GEN_TOKS) \
+  SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
 
 $(FULL_EVAL): $(FULL_QUANT_DIR)/$(NAME)-$(EVAL_QUANT).gguf $(EVAL_QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
-	$(EVALUATE) $(NAME) $<
+	QUESTIONS=$(EVAL_QUESTIONS) $(EVALUATE) $(NAME) $<
 
-$(PRUNED_EVAL): $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-$(EVAL_QUANT).gguf $(EVAL_QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
-	$(EVALUATE) $(PRUNED_NAME) $<
+$(PRUNED_EVAL): $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-$(EVAL_QUANT).gguf $(EVAL_QUESTIONS) | $(TOOLS) $(DROP_METADATA) scripts/eval_gpqa_v3.sh
+	QUESTIONS=$(EVAL_QUESTIONS) CHOSEN_BY=$(DROP_METADATA) $(EVALUATE) $(PRUNED_NAME) $<
 
-$(SCORES): $(FULL_EVAL) $(PRUNED_EVAL) $(FULL_QUANT_FILES) $(PRUNED_QUANT_FILES) scripts/compare_scores.py
+.PRECIOUS: $(SCORES:.md=.json) $(SCORES:.md=.png)
+$(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(FULL_QUANT_FILES) $(PRUNED_QUANT_FILES) $(SCORING)
 	$(PYTHON) scripts/compare_scores.py \
-	  --model $(FULL_EVAL) $(FULL_QUANT_FILES:%=%.json) --model $(PRUNED_EVAL) $(PRUNED_QUANT_FILES:%=%.json) --output $@
+	  --model $(FULL_EVAL) $(FULL_QUANT_FILES:%=%.json) --model $(PRUNED_EVAL) $(PRUNED_QUANT_FILES:%=%.json) --output $(SCORES)
+
+$(RUNS_SCORES): $(RUN_SUMMARIES) $(SCORING) | $(SETUP)
+	$(PYTHON) scripts/compare_scores.py --runs $(RUN_SUMMARIES) --output $@ >/dev/null
+
+# Of QUESTIONS each fold holds out every FOLDS-th; its map is made from the others and applied inside the F16 GGUF.
+$(HELDOUT)/fold%/drop_map.json: $(STATS) scripts/generate_drop_map.py
+	$(PYTHON) scripts/generate_drop_map.py --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) \
+	  --fold $*/$(FOLDS) --output $@
+
+$(HELDOUT)/fold%/$(PRUNED_NAME)-F16.gguf: $(HELDOUT)/fold%/drop_map.json $(FULL_F16) scripts/expert_drop.py
+	$(PYTHON) scripts/expert_drop.py --source $(FULL_F16) --drop-map $< --output $@
+
+$(HELDOUT_EVALS): $(HELDOUT)/fold%/$(HELDOUT_PROTOCOL)/summary.json: $(HELDOUT)/fold%/$(PRUNED_NAME)-F16.gguf $(QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
+	QUESTIONS=$(QUESTIONS) HELD_OUT_OF=$(HELDOUT)/fold$*/drop_map.json CHOSEN_BY=$(HELDOUT)/fold$*/drop_map.json \
+	  $(EVALUATE) $(PRUNED_NAME)-fold$* $<
+
+$(HELDOUT_REFERENCE): $(FULL_F16) $(QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
+	QUESTIONS=$(QUESTIONS) $(EVALUATE) $(NAME) $<
+
+$(HELDOUT_POOLED): $(HELDOUT_EVALS) scripts/pool_heldout.py
+	$(PYTHON) scripts/pool_heldout.py --name $(PRUNED_NAME)-held-out --summary $(HELDOUT_EVALS) --output $@
+
+$(HELDOUT_SCORES): $(HELDOUT_REFERENCE) $(HELDOUT_POOLED) $(SCORING)
+	$(PYTHON) scripts/compare_scores.py --runs $(HELDOUT_REFERENCE) $(HELDOUT_POOLED) --output $@ >/dev/null
 
 # ---- release
 # What goes into the folder depends on variables that are not in its path: remake it when they change.
@@ -375,6 +419,9 @@ bench: $(TOOLS) ## measure against the limits: ratios and peak memory, as tables
 	$(PYTHON) bench/bench_analysis.py --checkpoints $(BENCH)/checkpoints --output $(BENCH)/analysis.json
 	$(PYTHON) bench/bench_drop.py --checkpoint $(BENCH)/checkpoints/4 --output $(BENCH)/drop.json
 	$(PYTHON) bench/bench_quantize.py --checkpoint $(BENCH)/checkpoints/2 --output $(BENCH)/quantize.json
+	$(PYTHON) scripts/convert_to_gguf.py --model data/demo/model --name gemma-4-demo --output $(BENCH)/demo-F16.gguf
+	$(PYTHON) bench/bench_eval.py --gguf $(BENCH)/demo-F16.gguf --tokenizer data/demo/model --questions data/demo/eval_questions.csv \
+	  --output $(BENCH)/eval.json
 
 clean: ## remove build/ (the llama.cpp tools and .venv stay)
 	rm -rf build

@@ -1,110 +1,158 @@
 #!/usr/bin/env python3
-"""Print the model card's table: models, experts, quant sizes, raw and patched scores, and what the difference means.
+"""Compare evaluations question by question: the model card's table, intervals, paired tests, and what they can show.
 
-Inputs:  per model its summary.json of eval_gpqa_v3.sh and the FILE.json records of its quants; the first is the
-         reference.
-Output:  a Markdown table and the same figures as JSON.
-Use:     scripts/compare_scores.py --model SUMMARY.json Q6_K.gguf.json ... --model SUMMARY.json ... --output TABLE.md
+Inputs:  summaries of eval_gpqa_v3.sh. Either --runs: run directories or summary.json files, where runs of one GGUF file
+         with several seeds are one model; or --model, once per model: its summaries and the FILE.json records of its
+         quants. The first model is the reference.
+Output:  OUTPUT.md, OUTPUT.json and OUTPUT.png.
+Use:     scripts/compare_scores.py --runs RUN RUN ... --output TABLE.md
 
-Intervals: Wilson, 1927 (95%). Paired test: exact McNemar (binomial over the discordant questions).
+Refused: different protocols (but for the seeds), orders of choices, question sets, and patched beside unpatched.
+Statistics: paired_statistics.py.
 """
 
 import argparse
+from itertools import combinations
 from pathlib import Path
 
-from scipy.stats import binomtest
+import numpy as np
 
+from eval_protocol import first_difference
+from paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
 from safe_files import GIB, InputError, read_json, replace_when_done, run, write_json
+from score_tables import markdown, plot_scores
+
+SEEDS = ("seed", "choice_order_seed")
 
 
-def wilson(correct: int, total: int) -> tuple[float, float]:
-    """Return the Wilson 95% interval of a proportion."""
-    interval = binomtest(correct, total).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+def locked(summary: dict) -> dict:
+    """Return the protocol without its seeds."""
+    return {key: value for key, value in summary["protocol"].items() if key not in SEEDS}
 
 
-def mcnemar(lost: int, won: int) -> float:
-    """Return the exact two-sided McNemar p-value for `lost` and `won` discordant questions."""
-    return float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+def seed_of(summary: dict) -> int:
+    """Return the seed of a run."""
+    return summary["protocol"]["seed"]
 
 
-def final_correct(answer: dict) -> bool:
-    """Whether an answer is right after the patch step."""
-    return bool(answer["correct"] or answer.get("patched_correct", False))
+def check_comparable(reference: list[dict], other: list[dict]) -> None:
+    """Raise InputError unless two models' runs have one protocol, the same seeds, questions, orders and patch step."""
+    for summary in [*reference, *other]:
+        if key := first_difference(locked(reference[0]), locked(summary)):
+            raise InputError(summary["name"], f"the reference's {key} {reference[0]['protocol'].get(key)}",
+                             str(summary["protocol"].get(key)), "scores of two protocols cannot be compared")
+        if summary["patch"] != reference[0]["patch"]:
+            raise InputError(summary["name"], "the reference's " + ("patch step" if reference[0]["patch"] else "unpatched score"),
+                             "another patch step" if summary["patch"] else "an unpatched score", "patch all or none")
+    if [seed_of(s) for s in reference] != [seed_of(s) for s in other]:
+        raise InputError(other[0]["name"], f"the seeds {', '.join(str(seed_of(s)) for s in reference)} of {reference[0]['name']}",
+                         ", ".join(str(seed_of(s)) for s in other))
+    for mine, theirs in zip(reference, other):
+        expected, found = ({a["record_id"]: a for a in summary["answers"]} for summary in (mine, theirs))
+        if set(expected) != set(found):
+            raise InputError(theirs["name"], f"the {len(expected)} questions of {mine['name']}",
+                             f"{len(set(found) - set(expected))} others, {len(set(expected) - set(found))} missing")
+        for record_id, answer in expected.items():
+            for key, what in (("order", "order of choices"), ("prompt_sha256", "prompt")):
+                if answer[key] != found[record_id][key]:
+                    raise InputError(theirs["name"], f"the {what} of {mine['name']} in question {record_id}", "another one")
 
 
-def compare(reference: dict, other: dict) -> dict:
-    """Pair two summaries question by question; raise InputError when protocol or questions differ."""
-    if reference["protocol"] != other["protocol"]:
-        key = next(k for k in {**reference["protocol"], **other["protocol"]}
-                   if other["protocol"].get(k) != reference["protocol"].get(k))
-        raise InputError(other["name"], f"the reference's {key} {reference['protocol'].get(key)}",
-                         str(other["protocol"].get(key)), "scores of two protocols cannot be compared")
-    mine = {answer["record_id"]: answer for answer in other["answers"]}
-    if [a["prompt_hash"] for a in reference["answers"]] != [a["prompt_hash"] for a in other["answers"]]:
-        raise InputError(other["name"], "the questions and choice order of the reference", "other prompts")
-    pairs = [(final_correct(answer), final_correct(mine[answer["record_id"]])) for answer in reference["answers"]]
-    lost, won = pairs.count((True, False)), pairs.count((False, True))
-    return {"lost": lost, "won": won, "mcnemar_p": mcnemar(lost, won)}
+def final(answer: dict) -> bool:
+    """Whether an answer is right after the patch step, if there was one."""
+    return bool(answer.get("patched_correct", answer["correct"]))
 
 
-def row(summary: dict, quants: list[dict], reference: dict) -> dict:
-    """Return one model's figures."""
-    n = summary["questions"]
-    low, high = wilson(summary["patched_correct"], n)
-    return {"name": summary["name"], "experts": summary["experts"], "questions": n, "gguf": summary["gguf"],
-            "gib": {quant["type"]: quant["bytes"] / GIB for quant in quants},
-            "raw_correct": summary["raw_correct"], "patched_correct": summary["patched_correct"],
-            "raw": summary["raw_correct"] / n, "patched": summary["patched_correct"] / n, "patched_interval": [low, high],
-            "invalid": summary["invalid_total"], "expected_by_chance": summary["patch_expected_by_chance"],
-            "points_vs_reference": 100 * (summary["patched_correct"] - reference["patched_correct"]) / n,
-            **(compare(reference, summary) if summary is not reference else {})}
+def right_by_question(runs: list[dict]) -> np.ndarray:
+    """Return how many of a model's runs got each question right, [questions], questions by Record ID."""
+    rights = [{answer["record_id"]: final(answer) for answer in summary["answers"]} for summary in runs]
+    return np.array([sum(right[record_id] for right in rights) for record_id in sorted(rights[0])])
 
 
-def gib(size: float | None) -> str:
-    """Return a size in GiB with the digits that matter, or a dash for a file that was not made."""
-    return "-" if size is None else f"{size:.4f}" if size < 1 else f"{size:.2f}"
+def pair(first: list[dict], second: list[dict]) -> dict:
+    """Return the paired figures of two models: the second against the first, in shares of the questions."""
+    check_comparable(first, second)
+    sums, seeds = right_by_question(second) - right_by_question(first), len(first)
+    mean, low, high = difference_interval(sums / seeds)
+    return {"reference": first[0]["name"], "model": second[0]["name"], "questions": sums.size, "seeds": seeds,
+            "lost": int((sums < 0).sum()), "won": int((sums > 0).sum()), "mcnemar_p": mcnemar(sums), "difference": mean,
+            "difference_interval": [low, high], "smallest_shown": smallest_shown(sums, seeds),
+            "smallest_likely": smallest_likely(sums / seeds)}
 
 
-def table(rows: list[dict]) -> str:
-    """Return the Markdown table and one sentence per comparison."""
-    types = sorted({kind for r in rows for kind in r["gib"]}, key=lambda kind: -max(r["gib"].get(kind, 0) for r in rows))
-    lines = ["| Model | Experts | " + " | ".join(f"{kind} GiB" for kind in types) +
-             " | Raw score | Patched score | 95% interval | Invalid (right by chance) | Change |",
-             "| --- | ---: |" + " ---: |" * (len(types) + 5)]
-    for r in rows:
-        sizes = " | ".join(gib(r["gib"].get(kind)) for kind in types)
-        n, (low, high) = r["questions"], r["patched_interval"]
-        change = "reference" if r is rows[0] else f"{r['points_vs_reference']:+.2f} points"
-        lines.append(f"| {r['name']} | {r['experts']} | {sizes} | {r['raw_correct']}/{n} = {r['raw']:.2%} | "
-                     f"{r['patched_correct']}/{n} = {r['patched']:.2%} | {low:.1%} to {high:.1%} | {r['invalid']} "
-                     f"({r['expected_by_chance']:.1f}) | {change} |")
-    for r in rows[1:]:
-        verdict = "a detectable difference" if r["mcnemar_p"] < 0.05 else "no detectable difference"
-        lines.append(f"\n{r['name']} against {rows[0]['name']}: {r['lost']} questions lost, {r['won']} won, exact McNemar "
-                     f"p = {r['mcnemar_p']:.2g}: {verdict} on {r['questions']} questions.")
-    return "\n".join(lines) + "\n"
+def row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
+    """Return one model's figures; counts are sums over its seeds."""
+    scores = right_by_question(runs) / len(runs)
+    first, asked = runs[0], sum(summary["questions"] for summary in runs)
+    raw, strict = (sum(summary[f"{kind}_correct"] for summary in runs) for kind in ("raw", "strict"))
+    patched = sum(summary["patched_correct"] for summary in runs) if first["patch"] else None
+    kinds = sorted({kind for summary in runs for kind in summary["invalid"]})
+    against = {} if runs is reference else pair(reference, runs)
+    return {"name": first["name"], "experts": first["experts"], "questions": asked, "seeds": [seed_of(s) for s in runs],
+            "gguf": first["gguf"], "gib": {quant["type"]: quant["bytes"] / GIB for quant in quants},
+            "raw_correct": raw, "raw": raw / asked, "strict_correct": strict, "strict": strict / asked,
+            "patched_correct": patched, "patched": None if patched is None else patched / asked, "score": float(scores.mean()),
+            "interval": wilson(scores), "patched_interval": wilson(scores), "in_sample": first["in_sample"],
+            "invalid": sum(summary["invalid_total"] for summary in runs),
+            "invalid_classes": {kind: sum(summary["invalid"].get(kind, 0) for summary in runs) for kind in kinds},
+            "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),
+            "points_vs_reference": 100 * against.get("difference", 0.0),
+            **{key: against[key] for key in ("lost", "won", "mcnemar_p") if against}}
+
+
+def group_runs(paths: list[Path]) -> list[list[dict]]:
+    """Return the summaries of run directories or files, those of one name and GGUF file together, by seed."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for path in paths:
+        summary = read_json(path / "summary.json" if path.is_dir() else path)
+        groups.setdefault((summary["name"], summary["gguf_sha256"]), []).append(summary)
+    if len({name for name, _ in groups}) < len(groups):
+        raise InputError("--runs", "a name of its own for every model", "one name for two GGUF files")
+    return [check_group(sorted(group, key=seed_of)) for group in groups.values()]
+
+
+def check_group(runs: list[dict]) -> list[dict]:
+    """Return a model's runs; raise InputError when a seed occurs twice."""
+    if len({seed_of(summary) for summary in runs}) < len(runs):
+        raise InputError(runs[0]["name"], "another seed in every run of one model", "one seed twice")
+    return runs
+
+
+def compare(models: list[list[dict]], quants: list[list[dict]]) -> dict:
+    """Return rows, pairs and the ids of the scored questions."""
+    for runs in models:
+        check_comparable(models[0], runs)
+    return {"evaluated": " and ".join(runs[0]["gguf"] for runs in models),
+            "protocol": models[0][0]["protocol"], "patched": models[0][0]["patch"] is not None,
+            "question_ids": sorted(answer["record_id"] for answer in models[0][0]["answers"]),
+            "rows": [row(runs, records, models[0]) for runs, records in zip(models, quants)],
+            "pairs": [pair(first, second) for first, second in combinations(models, 2)]}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, nargs="+", action="append", required=True, metavar="FILE",
-                        help="summary.json and quant records of one model; the first --model is the reference")
-    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; JSON goes beside it")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="run directories or summary.json files")
+    source.add_argument("--model", type=Path, nargs="+", action="append", metavar="FILE",
+                        help="summaries and quant records of one model; the first --model is the reference")
+    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; JSON and PNG go beside it")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    summaries = [read_json(files[0]) for files in args.model]
-    quants = [[read_json(file) for file in files[1:]] for files in args.model]
-    rows = [row(summary, records, summaries[0]) for summary, records in zip(summaries, quants)]
-    text = table(rows)
-    write_json(args.output.with_suffix(".json"), {
-        "evaluated": " and ".join(summary["gguf"] for summary in summaries),
-        "question_ids": [answer["record_id"] for answer in summaries[0]["answers"]], "rows": rows})
+    if args.runs:
+        models = group_runs(args.runs)
+        quants: list[list[dict]] = [[] for _ in models]
+    else:
+        contents = [[read_json(file) for file in files] for files in args.model]
+        models = [check_group([c for c in files if "answers" in c]) for files in contents]
+        quants = [[c for c in files if "answers" not in c] for files in contents]
+    result = compare(models, quants)
+    plot_scores(result, args.output.with_suffix(".png"))
+    write_json(args.output.with_suffix(".json"), result)
     with replace_when_done(args.output) as partial:
-        partial.write_text(text)
+        partial.write_text(markdown(result))
     print(args.output.read_text(), end="")
 
 

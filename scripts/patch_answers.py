@@ -1,28 +1,30 @@
 #!/usr/bin/env python3
-"""Re-run the invalid answers of an evaluation with the thought closed and the answer begun: the card's patch step.
+"""Ask for the invalid answers of an evaluation again, the thought closed and the answer begun: the card's patch step.
 
-Inputs:  a run directory of eval_gpqa_v3.sh with lm-eval's samples; the URL of the llama-server that gave them.
-Output:  RUN/patched.json: per invalid question the completion, its letter, right or wrong.
-Use:     scripts/patch_answers.py --run DIR --url http://127.0.0.1:PORT
+Inputs:  a run directory of ask_questions.py; the GGUF file that gave the answers.
+Output:  RUN/patched.json: per invalid question its class, the completion, its letter, right or wrong; kept as it happens.
+Use:     scripts/patch_answers.py --run RUN --gguf FILE.gguf
 
-Every invalid answer (no letter that flexible-extract finds) goes through /completion on the exact chat prompt
-(/apply-template), the thought closed, prefilled with "The answer is (", 10 tokens, greedy.
+Every invalid answer (anything but "answered", see answer_record.py) goes through /completion on the exact chat prompt
+(/apply-template), the thought closed, prefilled with "The answer is (", 10 tokens, greedy. No parser stands in between.
 """
 
 import argparse
-import json
 import re
-import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
 
-from lm_eval_samples import Sample, read_samples
-from safe_files import run, write_json
+from answer_record import Answer, read_answers
+from eval_protocol import Protocol
+from llama_server import LlamaServer, request_json, server_command
+from llama_tools import die_with_parent, find_llama_cpp
+from lm_eval_samples import read_frozen
+from safe_files import InputError, read_json, recorded_sha256, run, write_json
 
 PREFILL = "The answer is ("
 PREDICT_TOKENS = 10
-TIMEOUT_SECONDS = 600
 
 
 def closed_thought(chat_template: str) -> str:
@@ -38,41 +40,67 @@ def completion_letter(text: str) -> str | None:
     return match[1] if match else None
 
 
-def request(url: str, body: dict | None = None) -> dict:
-    """GET, or POST a JSON body; return the JSON answer."""
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"}),
-                                timeout=TIMEOUT_SECONDS) as answer:
-        return json.loads(answer.read())
+def complete(server: LlamaServer, prompt: str) -> str:
+    """Return the server's completion of the begun answer. Raises OSError and ValueError when the server fails."""
+    thought = closed_thought(request_json(f"{server.url}/props").get("chat_template", ""))
+    chat = request_json(f"{server.url}/apply-template", {"messages": [{"role": "user", "content": prompt}]})["prompt"]
+    body = {"prompt": chat + thought + PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0, "cache_prompt": False}
+    return request_json(f"{server.url}/completion", body)["content"]
 
 
-def patch(url: str, sample: Sample, thought: str) -> dict:
-    """Ask the server to finish the answer of one invalid sample."""
-    prompt = request(f"{url}/apply-template", {"messages": sample.messages})["prompt"]
-    body = {"prompt": prompt + thought + PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0, "cache_prompt": False}
-    completion = request(f"{url}/completion", body)["content"]
+def patch(server: LlamaServer, answer: Answer, prompt: str, attempts: int) -> dict:
+    """Complete one invalid answer; restart the server and try again when it fails. After the attempts there is no letter."""
+    completion, errors = "", []
+    while len(errors) < attempts:
+        try:
+            completion = complete(server, prompt)
+            break
+        except (OSError, ValueError, KeyError) as error:
+            errors.append(f"{type(error).__name__}: {error}"[:300])
+            server.restart()
     letter = completion_letter(completion)
-    return {"record_id": sample.record_id, "class": "no letter" if sample.response.strip() else "empty",
-            "completion": completion, "letter": letter, "correct": letter == sample.target}
+    return {"record_id": answer.record_id, "class": answer.kind, "completion": completion, "letter": letter,
+            "correct": letter == answer.target, "errors": errors}
+
+
+def patch_all(args: argparse.Namespace, run_record: dict, invalid: list[Answer], done: list[dict]) -> Iterable[list[dict]]:
+    """Yield the list of patched answers after each new one."""
+    protocol = Protocol(**run_record["protocol"])
+    prompts = {document["Record ID"]: document["prompt"] for document in read_frozen(args.run / "task")}
+    command = server_command(find_llama_cpp(None).tool("llama-server"), args.gguf, run_record["name"], args.port,
+                             protocol.server_flags)
+    known = {entry["record_id"] for entry in done}
+    with LlamaServer(command, args.gguf, args.run / "patch-server.log") as server:
+        for answer in tqdm([answer for answer in invalid if answer.record_id not in known], desc="patch invalid answers"):
+            done = [*done, patch(server, answer, prompts[answer.record_id], protocol.attempts)]
+            yield done
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="run directory of eval_gpqa_v3.sh")
-    parser.add_argument("--url", required=True, help="URL of the llama-server")
+    parser.add_argument("--run", type=Path, required=True, help="run directory of ask_questions.py")
+    parser.add_argument("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
+    parser.add_argument("--port", type=int, default=0, help="port of llama-server on 127.0.0.1 (default: a free one)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    samples = read_samples(args.run)
-    invalid = [sample for sample in samples if sample.letter is None]
-    thought = closed_thought(request(f"{args.url}/props").get("chat_template", "")) if invalid else ""
-    answers = [patch(args.url, sample, thought) for sample in tqdm(invalid, desc="patch invalid answers")]
-    write_json(args.run / "patched.json", {"prefill": PREFILL, "n_predict": PREDICT_TOKENS, "answers": answers})
-    print(f"{args.run}: {len(invalid)} of {len(samples)} answers invalid, {sum(a['correct'] for a in answers)} of them "
+    run_record, path = read_json(args.run / "run.json"), args.run / "patched.json"
+    if recorded_sha256(args.gguf) != run_record["gguf_sha256"]:
+        raise InputError(args.gguf, f"the model that gave the answers of {args.run}", "another one")
+    answers = read_answers(args.run / "answers.jsonl").values()
+    invalid = [answer for answer in answers if answer.invalid]
+    done = read_json(path)["answers"] if path.exists() else []
+    head = {"prefill": PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0}
+    if len(done) < len(invalid):
+        for done in patch_all(args, run_record, invalid, done):
+            write_json(path, head | {"answers": done})
+    write_json(path, head | {"answers": done})
+    print(f"{args.run}: {len(invalid)} of {len(answers)} answers invalid, {sum(entry['correct'] for entry in done)} of them "
           f"right after the patch")
 
 
 if __name__ == "__main__":
+    die_with_parent()
     run(main)

@@ -1,67 +1,94 @@
 #!/usr/bin/env python3
-"""Sum up one evaluation: raw score, patched score, invalid answers, and what chance alone would have added.
+"""Sum up one evaluation: raw, strict and patched score, invalid answers by class, and what chance alone would have added.
 
-Inputs:  a run directory of eval_gpqa_v3.sh (lm-eval's results and samples, patched.json, protocol.json).
-Output:  RUN/summary.json: scores and, per question, Record ID, letters, right or wrong and prompt hash; no text.
-Use:     scripts/summarize_scores.py --run DIR --gguf FILE.gguf
+Inputs:  a run directory of ask_questions.py with its answers, lm-eval's results and samples and, unless the run is to
+         stay unpatched, patched.json; the drop map or expert_drop_metadata.json of a pruned model.
+Output:  RUN/summary.json: scores and, per question, Record ID, order of choices, digests, letters, class, tokens; no text.
+Use:     scripts/summarize_scores.py --run RUN --gguf FILE.gguf [--chosen-by FILE]
+
+The raw score is lm-eval's own number; it is refused if the recorded answers do not give the same. The strict score reads
+the letter that a finished answer commits to (answer_record.py). In the patched score every invalid answer counts as
+the patch step left it.
 """
 
 import argparse
 from pathlib import Path
 
+from answer_record import Answer, read_answers, strict_letter
 from gguf_files import summarize_gguf
-from lm_eval_samples import read_samples
-from safe_files import InputError, read_json, run, sha256_file, write_json
-
-CHOICES = 4
-
-
-def lm_eval_score(run_directory: Path) -> float:
-    """Return lm-eval's own flexible-extract score, 0 to 1, from its newest results file."""
-    files = sorted((run_directory / "lm_eval").rglob("results_*.json"))
-    if not files:
-        raise InputError(run_directory, "results of an lm-eval run", "none")
-    (scores,) = read_json(files[-1])["results"].values()
-    return scores["exact_match,flexible-extract"]
+from lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples
+from safe_files import InputError, read_json, recorded_sha256, run, write_json
+from summary_figures import describe, figures
 
 
-def summarize(samples: list, patched: dict, score: float) -> dict:
-    """Combine lm-eval's samples and the patched answers; raise InputError when lm-eval's own score disagrees."""
-    raw = sum(sample.correct for sample in samples)
-    if abs(score * len(samples) - raw) > 1e-6:
-        raise InputError("lm-eval results", f"{raw}/{len(samples)}, as its samples say", f"{score:.6f}")
-    fixed = {answer["record_id"]: answer for answer in patched["answers"]}
-    classes = [answer["class"] for answer in patched["answers"]]
-    return {
-        "questions": len(samples), "raw_correct": raw,
-        "patched_correct": raw + sum(answer["correct"] for answer in fixed.values()),
-        "invalid": {kind: classes.count(kind) for kind in sorted(set(classes))},
-        "invalid_total": len(fixed), "patch_expected_by_chance": len(fixed) / CHOICES,
-        "answers": [{"record_id": s.record_id, "target": s.target, "letter": s.letter, "correct": s.correct,
-                     "prompt_hash": s.prompt_hash,
-                     **({"patched_letter": fixed[s.record_id]["letter"], "patched_correct": fixed[s.record_id]["correct"]}
-                        if s.record_id in fixed else {})} for s in samples]}
+def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts: dict[str, str], score: float) -> None:
+    """Raise InputError unless lm-eval saw the frozen prompts and extracted and scored what the record says."""
+    by_id = {sample.record_id: sample for sample in samples}
+    if len(by_id) != len(samples) or set(by_id) != {answer.record_id for answer in answers}:
+        raise InputError("lm-eval samples", f"the {len(answers)} recorded questions", f"{len(by_id)} others")
+    for answer in answers:
+        sample = by_id[answer.record_id]
+        mine = (prompts[answer.record_id], answer.letter, answer.target, answer.correct)
+        if mine != (sample.prompt, sample.letter, sample.target, sample.correct):
+            raise InputError(f"lm-eval's sample {answer.record_id}", f"letter {answer.letter}, target {answer.target}, as recorded",
+                             f"letter {sample.letter}, target {sample.target}" + " and another prompt" * (sample.prompt != mine[0]))
+    raw = sum(answer.correct for answer in answers)
+    if abs(score * len(answers) - raw) > 1e-6:
+        raise InputError("lm-eval results", f"{raw}/{len(answers)}, as the recorded answers give", f"{score:.6f}")
+
+
+def answer_row(answer: Answer, document: dict, patched: dict | None) -> dict:
+    """Return what is published of one answer: no text."""
+    strict = strict_letter(answer.answer, answer.finish_reason)
+    row = {"record_id": answer.record_id, "order": document["order"], "prompt_sha256": answer.prompt_sha256,
+           "target": answer.target, "class": answer.kind, "letter": answer.letter, "correct": answer.correct,
+           "strict_letter": strict, "strict_correct": strict == answer.target, "finish_reason": answer.finish_reason,
+           "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens, "seconds": answer.seconds,
+           "attempts": answer.attempts}
+    return row if patched is None else row | {"patched_letter": patched["letter"], "patched_correct": patched["correct"]}
+
+
+def in_sample(record_ids: list[str], chosen_by: Path | None) -> dict | None:
+    """Return how many questions chose the experts and how many of the scored ones are among them; None for no pruning.
+
+    Raises InputError when the file does not name its questions.
+    """
+    if chosen_by is None:
+        return None
+    content = read_json(chosen_by)
+    chosen = set(content.get("method", content).get("question_ids") or [])
+    if not chosen:
+        raise InputError(chosen_by, "the question ids that chose the experts", "none")
+    return {"chosen_on": len(chosen), "scored_and_chosen_on": len(chosen & set(record_ids))}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="run directory of eval_gpqa_v3.sh")
+    parser.add_argument("--run", type=Path, required=True, help="run directory of ask_questions.py")
     parser.add_argument("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
+    parser.add_argument("--chosen-by", type=Path, help="drop map or expert_drop_metadata.json of the model")
+    parser.add_argument("--unpatched", action="store_true", help="leave the patch step out")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    protocol = read_json(args.run / "protocol.json")
-    summary = summarize(read_samples(args.run), read_json(args.run / "patched.json"), lm_eval_score(args.run))
+    record, documents = read_json(args.run / "run.json"), read_frozen(args.run / "task")
+    answers = read_answers(args.run / "answers.jsonl")
+    patched = {} if args.unpatched else read_json(args.run / "patched.json")
+    fixed = {entry["record_id"]: entry for entry in patched.pop("answers", [])}
+    prompts = {document["Record ID"]: document["prompt"] for document in documents}
+    check_against_lm_eval(list(answers.values()), read_samples(args.run), prompts, lm_eval_score(args.run))
+    rows = [answer_row(answers[document["Record ID"]], document, fixed.get(document["Record ID"])) for document in documents]
+    if not args.unpatched and any((row["class"] != "answered") != ("patched_letter" in row) for row in rows):
+        raise InputError(args.run / "patched.json", "every invalid answer and no other", "others", "run patch_answers.py")
+    summary = figures(rows, patched or None)
     write_json(args.run / "summary.json", {
-        "name": protocol["name"], "gguf": args.gguf.name, "gguf_sha256": sha256_file(args.gguf),
+        "name": record["name"], "gguf": args.gguf.name, "gguf_sha256": recorded_sha256(args.gguf),
         "gguf_bytes": args.gguf.stat().st_size, "experts": summarize_gguf(args.gguf).experts,
-        "protocol": protocol["protocol"], **summary})
-    n = summary["questions"]
-    print(f"{protocol['name']}: raw {summary['raw_correct']}/{n} = {summary['raw_correct'] / n:.2%}, patched "
-          f"{summary['patched_correct']}/{n} = {summary['patched_correct'] / n:.2%}, {summary['invalid_total']} invalid "
-          f"({summary['patch_expected_by_chance']:.1f} right by chance)")
+        "protocol_sha256": record["protocol_sha256"], "protocol": record["protocol"],
+        "in_sample": in_sample(list(prompts), args.chosen_by), **summary})
+    print(describe(record["name"], summary))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,20 @@
-"""Evaluation: frozen questions, a real run of llama-server and lm-eval with the patch step, and the statistics."""
+"""Evaluation: frozen questions, letters, and a real run of llama-server and lm-eval with the patch step."""
 
 import csv
 import json
+import os
 import random
+import subprocess
+import sys
+from dataclasses import asdict, replace
 
+import freeze_questions
 import pytest
-from compare_scores import compare, mcnemar, table, wilson
-from lm_eval_samples import read_samples
+from answer_record import flexible_letter, kind_of, letter_of, strict_letter
+from conftest import REPO
+from eval_protocol import Protocol
+from lm_eval.filters.extraction import MultiChoiceRegexFilter
+from lm_eval_samples import read_frozen, read_samples
 from patch_answers import closed_thought, completion_letter
 from questions import COLUMNS, load_questions, read_rows
 from safe_files import InputError
@@ -53,28 +61,90 @@ def test_the_thought_is_closed_as_the_family_does():
     assert closed_thought("plain") == ""
 
 
-def test_intervals_and_paired_test_give_the_known_figures():
-    low, high = wilson(162, 198)
-    assert (round(100 * low, 1), round(100 * high, 1)) == (75.9, 86.6)
-    low, high = wilson(159, 198)
-    assert (round(100 * low, 1), round(100 * high, 1)) == (74.2, 85.2)
-    assert round(mcnemar(10, 7), 2) == 0.63 and mcnemar(0, 0) == 1.0
+def test_the_protocol_is_the_cards_and_every_value_is_in_its_digest():
+    protocol = Protocol()
+    flags = " ".join(protocol.server_flags)
+    assert "-c 32768 -np 1 -ngl 99 --reasoning-format deepseek --reasoning-budget 16384" in flags and "--no-cache-prompt" in flags
+    assert protocol.gen_kwargs == "temperature=1.0,top_p=0.95,top_k=64,seed=42,dry_multiplier=0.5,max_gen_toks=24576"
+    assert protocol.choice_order_seed == 42 and protocol.timeout_seconds > 24576 / 10  # fits ten tokens a second
+    assert "-c 131072 -np 4" in " ".join(replace(protocol, concurrency=4).server_flags)
+    others = [replace(protocol, **{key: value + 1 if isinstance(value, (int, float)) else f"{value}x"})
+              for key, value in asdict(protocol).items()]
+    assert len({other.digest for other in [protocol, *others]}) == len(others) + 1
 
 
-def summary(name: str, right: list[bool], seed: int = 42) -> dict:
-    return {"name": name, "experts": 4, "questions": len(right), "gguf": "x.gguf", "protocol": {"seed": seed},
-            "raw_correct": sum(right), "patched_correct": sum(right), "invalid_total": 0, "patch_expected_by_chance": 0.0,
-            "answers": [{"record_id": str(i), "correct": ok, "prompt_hash": str(i)} for i, ok in enumerate(right)]}
+@pytest.mark.parametrize("text, flexible, strict", [
+    ("The answer is (B).", "B", "B"), ("So (B), which is (S)-limonene", None, "B"), ("The answer is (C), the (E)-isomer.", None, "C"),
+    ("**B**", None, "B"), ("The answer is **(A)**", "A", "A"), (r"\boxed{D}", None, "D"), (r"\boxed{\text{C}}", None, "C"),
+    ("(A) is wrong. The answer is (B), as (A) was.", "A", "B"), ("It is (D)-glucose, hence (A)", "A", "A"),
+    ("**C) copper**", None, "C"), ("It is a Tin-can.", "B", None), ("a tin can", "C", None), ("COPPER II", "A", None), ("Final answer: B", "B", "B"), ("A thing that says nothing", None, None), ("", None, None),
+    ("answer: Because", "B", None), ("The correct answer is D-glucose", None, None)])
+def test_letters_by_lm_evals_filter_and_by_the_strict_rule(text, flexible, strict):
+    choices = ["Copper (II)", "tin", "tin can", "lead"]
+    assert flexible_letter(text, choices) == flexible
+    lm_eval = MultiChoiceRegexFilter(r"(\([A-Z]\))", group_select=-1, ignore_case=True, ignore_punctuation=True)
+    assert letter_of(lm_eval.apply([[text]], [{"choices": choices}])[0][0]) == flexible
+    assert strict_letter(text, "stop") == strict and strict_letter(text, "length") is None
 
 
-def test_pairs_are_counted_by_question_and_two_protocols_are_refused():
-    reference, other = summary("a", [True, True, False, False]), summary("b", [False, True, True, True])
-    result = compare(reference, other)
-    assert (result["lost"], result["won"]) == (1, 2)
-    with pytest.raises(InputError, match="seed 42"):
-        compare(reference, summary("b", [True] * 4, seed=7))
-    with pytest.raises(InputError, match="questions"):
-        compare(reference, summary("b", [True] * 3))
+@pytest.mark.parametrize("answer, reason, letter, kind", [
+    ("(B)", "stop", "B", "answered"), (" \n", "stop", None, "empty"), ("(B) and", "length", "B", "truncated"),
+    ("", "length", None, "truncated"), ("well", "stop", None, "no letter")])
+def test_classes_of_answers(answer, reason, letter, kind):
+    assert kind_of(answer, reason, letter) == kind
+
+
+# Loads tasks as lm-eval does. Prints, for every state of the cache of `datasets`, how many documents there are and how many
+# have a target that is not the right choice of their own prompt. argv: the tasks' folder, a JSON of right choices.
+MATCH = """
+import json, pathlib, sys
+import datasets
+from lm_eval.tasks import TaskManager
+folder, rows = sys.argv[1], json.load(open(sys.argv[2]))
+def count(state, name="gpqa_diamond_cot_zeroshot_frozen"):
+    task = TaskManager(include_path=folder, include_defaults=False).load([name])["tasks"][name]
+    asked, scored = list(task.eval_docs), list(task.eval_docs)  # lm-eval reads them once to ask and once to score
+    bad = [a for a, s in zip(asked, scored) if f"{task.doc_to_target(s)} {rows[a['Record ID']]}" not in task.doc_to_text(a)]
+    print(state, len(asked), len(bad))
+count("cold")
+count("warm")
+pathlib.Path(folder, "frozen.jsonl").touch()
+count("touched")
+datasets.disable_caching()
+count("off")
+count("shuffled", "shuffled")
+"""
+
+
+def test_prompt_and_target_match_whatever_the_cache_of_datasets_holds(tmp_path):
+    freeze_questions.main(["--questions", str(REPO / "data/demo/eval_questions.csv"), "--output", str(tmp_path / "task")])
+    rows = read_rows(REPO / "data/demo/eval_questions.csv")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "right.json").write_text(json.dumps({row["Record ID"]: row["Correct Answer"] for row in rows}))
+    frozen = (tmp_path / f"task/{freeze_questions.TASK}.yaml").read_text()
+    (tmp_path / "task/shuffled.yaml").write_text(  # the same with lm-eval's own shuffle: what freezing is there for
+        frozen.replace(freeze_questions.TASK, "shuffled").replace("task/frozen.jsonl", "rows.jsonl").replace("process_docs: null\n", ""))
+    done = subprocess.run([sys.executable, "-c", MATCH, tmp_path / "task", tmp_path / "right.json"], text=True, capture_output=True,
+                          env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")})
+    assert done.returncode == 0, done.stderr
+    found = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()[-5:]}
+    assert found.pop("shuffled") != ["198", "0"]
+    assert found == {state: ["198", "0"] for state in ("cold", "warm", "touched", "off")}
+
+
+def test_the_frozen_order_is_kept_by_record_id_and_held_out_questions_keep_it(few_questions, tmp_path, refusal):
+    freeze_questions.main(["--questions", str(few_questions), "--output", str(tmp_path / "all")])
+    documents = read_frozen(tmp_path / "all")
+    for row, document in zip(read_rows(few_questions), documents):
+        unshuffled = [row[column] for column in freeze_questions.GPQA_ORDER]
+        assert [unshuffled[place] for place in document["order"]] == document["choices"]
+    held_out = [document["Record ID"] for document in documents[1::2]]
+    (tmp_path / "map.json").write_text(json.dumps({"held_out_question_ids": held_out}))
+    arguments = ["--questions", few_questions, "--output", tmp_path / "part", "--held-out-of", tmp_path / "map.json"]
+    freeze_questions.main(list(map(str, arguments)))
+    assert read_frozen(tmp_path / "part") == documents[1::2]
+    (tmp_path / "map.json").write_text(json.dumps({"held_out_question_ids": [*held_out, "unknown"]}))
+    refusal(freeze_questions.main, arguments, tmp_path / "map.json", "held-out questions")
 
 
 @pytest.fixture(scope="module")
@@ -85,49 +155,64 @@ def tiny_gguf(tiny_text_model, tmp_path_factory, script):
     return path
 
 
-def test_a_random_model_is_scored_patched_and_summed_up(tiny_gguf, tiny_text_model, few_questions, tmp_path, script):
-    """A model that knows nothing mostly gives invalid answers, so every one of them goes through the patch step."""
-    done = script("eval_gpqa_v3.sh", "tiny", tiny_gguf, QUESTIONS=few_questions, TOKENIZER=tiny_text_model,
-                  OUTPUT=tmp_path / "run", CTX=1024, REASONING_BUDGET=16, MAX_GEN_TOKS=48)
+@pytest.fixture(scope="module")
+def evaluate(tiny_gguf, tiny_text_model, few_questions, tmp_path_factory, script):
+    """Run the evaluation of the tiny model, by default always into one directory."""
+    directory = tmp_path_factory.mktemp("evaluated") / "run"
+
+    def call(gguf=tiny_gguf, **environment):
+        return directory, script("eval_gpqa_v3.sh", "tiny", gguf, **{
+            "QUESTIONS": few_questions, "TOKENIZER": tiny_text_model, "OUTPUT": directory, "CTX": 1024, "REASONING_BUDGET": 16,
+            "MAX_GEN_TOKS": 48, **environment})
+
+    return call
+
+
+def test_a_random_model_is_scored_patched_and_summed_up(evaluate, few_questions, tmp_path):
+    """A model that knows nothing gives invalid answers, and every one of them goes through the patch step."""
+    (tmp_path / "drop_map.json").write_text(json.dumps({"question_ids": [read_rows(few_questions)[0]["Record ID"], "other"]}))
+    directory, done = evaluate(CHOSEN_BY=tmp_path / "drop_map.json")
     assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads((tmp_path / "run/summary.json").read_text())
-    assert result["questions"] == 6 and result["experts"] == EXPERTS
-    invalid = [answer for answer in result["answers"] if answer["letter"] is None]
+    result = json.loads((directory / "summary.json").read_text())
+    assert result["questions"] == 6 and result["experts"] == EXPERTS and result["in_sample"] == {"chosen_on": 2, "scored_and_chosen_on": 1}
+    invalid = [answer for answer in result["answers"] if answer["class"] != "answered"]
     assert invalid and len(invalid) == result["invalid_total"] == sum(result["invalid"].values())
-    assert all("patched_letter" in answer for answer in invalid)
-    assert result["patch_expected_by_chance"] == len(invalid) / 4
-    fixed = sum(answer.get("patched_correct", False) for answer in result["answers"])
-    assert result["patched_correct"] == result["raw_correct"] + fixed
+    assert all(("patched_letter" in answer) == (answer in invalid) for answer in result["answers"])
+    assert result["patch_expected_by_chance"] == sum(0.25 - answer["correct"] for answer in invalid)
+    assert result["patched_correct"] == sum(answer.get("patched_correct", answer["correct"]) for answer in result["answers"])
     questions = {question.record_id: question for question in load_questions(few_questions, 42)}
     for answer in result["answers"]:
-        assert answer["target"] == questions[answer["record_id"]].letter
-        assert questions[answer["record_id"]].text not in (tmp_path / "run/summary.json").read_text()
-    assert result["protocol"]["temperature"] == 1.0 and result["protocol"]["dry_multiplier"] == 0.5
-    for sample in read_samples(tmp_path / "run"):
-        assert [message["content"] for message in sample.messages] == [questions[sample.record_id].prompt]
-        assert sample.target == questions[sample.record_id].letter
+        assert answer["target"] == questions[answer["record_id"]].letter and answer["completion_tokens"] <= 48
+        assert (answer["class"] == "truncated") == (answer["completion_tokens"] == 48)
+        assert questions[answer["record_id"]].text not in (directory / "summary.json").read_text()
+    assert result["protocol_sha256"] == Protocol(**result["protocol"]).digest and result["protocol_sha256"][:16] in done.stdout
+    for sample in read_samples(directory):
+        assert sample.prompt == questions[sample.record_id].prompt and sample.target == questions[sample.record_id].letter
 
 
-def test_bad_input_is_refused_in_one_line(tiny_gguf, tiny_text_model, few_questions, tmp_path, script, refused):
-    def evaluate(gguf=tiny_gguf, questions=few_questions):
-        return script("eval_gpqa_v3.sh", "tiny", gguf, QUESTIONS=questions, TOKENIZER=tiny_text_model, OUTPUT=tmp_path / "run",
-                      CTX=1024, REASONING_BUDGET=16, MAX_GEN_TOKS=48)
+def test_results_of_another_model_protocol_or_question_set_are_refused(evaluate, tiny_gguf, few_questions, tmp_path, refused):
+    directory = evaluate(gguf=tmp_path / "none.gguf")[0]  # where the test before left its results
+    answers = (directory / "answers.jsonl").read_text()
+    other = tmp_path / "other.gguf"
+    other.write_bytes(tiny_gguf.read_bytes() + bytes(32))
+    refused(evaluate(gguf=other)[1], "answers of the model", "remove the directory")
+    refused(evaluate(NP=2)[1], "concurrency 2", "under 1")
+    (tmp_path / "fewer.csv").write_text("".join(few_questions.read_text().splitlines(keepends=True)[:6]))
+    refused(evaluate(QUESTIONS=tmp_path / "fewer.csv")[1], "answers to the questions")
+    assert (directory / "answers.jsonl").read_text() == answers and (directory / "summary.json").exists()
 
-    refused(evaluate(gguf=tmp_path / "none.gguf"), tmp_path / "none.gguf")
-    refused(evaluate(questions=tmp_path / "none.csv"), tmp_path / "none.csv")
+
+def test_bad_input_is_refused_in_one_line(evaluate, tiny_gguf, tmp_path, refused):
+    run = {"OUTPUT": tmp_path / "run"}
+    refused(evaluate(gguf=tmp_path / "none.gguf", **run)[1], tmp_path / "none.gguf")
+    refused(evaluate(QUESTIONS=tmp_path / "none.csv", **run)[1], tmp_path / "none.csv")
     with open(tmp_path / "columns.csv", "w", newline="") as file:
         csv.writer(file).writerows([COLUMNS[:-1], ["x"] * (len(COLUMNS) - 1)])
-    refused(evaluate(questions=tmp_path / "columns.csv"), "Incorrect Answer 3")
+    refused(evaluate(QUESTIONS=tmp_path / "columns.csv", **run)[1], "Incorrect Answer 3")
+    with open(tmp_path / "twice.csv", "w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, ["x", "q", *"abcd"], ["x", "r", *"abcd"]])
+    refused(evaluate(QUESTIONS=tmp_path / "twice.csv", **run)[1], "every Record ID once", "'x' twice")
     (tmp_path / "broken.gguf").write_bytes(tiny_gguf.read_bytes()[:20000])
-    refused(evaluate(gguf=tmp_path / "broken.gguf"), tmp_path / "broken.gguf", "llama-server loads")
+    refused(evaluate(gguf=tmp_path / "broken.gguf", **run)[1], tmp_path / "broken.gguf", "llama-server loads")
+    refused(evaluate(CTX="many", **run)[1], "--context", "'many'")
     assert not (tmp_path / "run/summary.json").exists()
-
-
-def test_the_table_names_scores_sizes_and_the_verdict():
-    from compare_scores import row
-
-    reference, other = summary("full", [True] * 8 + [False] * 2), summary("pruned", [True] * 7 + [False] * 3)
-    text = table([row(reference, [{"type": "Q6_K", "bytes": 2 << 30}], reference),
-                  row(other, [{"type": "Q6_K", "bytes": 1 << 30}], reference)])
-    assert "| full | 4 | 2.00 | 8/10 = 80.00% |" in text and "| pruned | 4 | 1.00 | 7/10 = 70.00% |" in text
-    assert "-10.00 points" in text and "no detectable difference" in text

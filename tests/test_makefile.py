@@ -106,6 +106,20 @@ def test_a_changed_script_remakes_what_follows_from_it(variables):
     assert ran == {"compare_scores", "build_release"}
 
 
+def test_held_out_folds_and_comparisons_of_runs_follow_from_their_parts(variables):
+    shown = make("-n", "eval-heldout", "FOLDS=3", *variables)
+    assert {"generate_drop_map", "expert_drop", "eval_gpqa_v3", "pool_heldout", "compare_scores"} <= scripts_in(shown)
+    assert [f"--fold {i}/3" in shown.stdout for i in range(1, 5)] == [True, True, True, False]
+    assert shown.stdout.count("eval_gpqa_v3.sh") == 4 and shown.stdout.count("HELD_OUT_OF=") == 3  # the reference sees all
+    runs = sorted((path.parent for path in build_of(variables).rglob("summary.json")), key=lambda run: "keep12" in str(run))
+    done = make("compare", f"RUNS={' '.join(map(str, runs))}", *variables)
+    assert "tiny-12e against tiny: " in done.stdout and "**In-sample:** 6 of the 6" in done.stdout, done.stderr
+    scores = next((build_of(variables) / "comparison").rglob("scores.md"))
+    assert scores.read_text() in done.stdout and scores.with_suffix(".png").exists() and scores.with_suffix(".json").exists()
+    refused = make("compare", *variables)
+    assert refused.returncode != 0 and "RUNS: expected" in refused.stderr
+
+
 def test_another_keep_count_never_reuses_a_file_of_the_first(variables):
     other = [value if not value.startswith("KEEP=") else "KEEP=11" for value in variables]
     ran = scripts_in(make("-n", "release", *other))

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Measure what lm-eval and the recording proxy cost beside bare requests to the same llama-server, and what NP=4 gains.
+
+Inputs:  a GGUF file, its tokenizer, questions in GPQA's columns.
+Output:  a JSON of rows (bench_table.py) and a table on stdout.
+Use:     bench/bench_eval.py --gguf FILE.gguf --tokenizer DIR --questions FILE.csv --output build/bench/eval.json
+
+For one and for four requests at once: one server; lm-eval's run over the proxy, then its very requests again, bare, in
+the same order; in the next turn the bare ones first. The clock runs from the first request to the last answer; lm-eval's
+start and end (imports, its index of all tasks, its files) do not grow with the answers and are a row of their own.
+"""
+
+import argparse
+import asyncio
+import shutil
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import ask_questions  # noqa: E402
+import freeze_questions  # noqa: E402
+from answer_proxy import AnswerProxy  # noqa: E402
+from answer_record import read_answers  # noqa: E402
+from bench_table import row, table  # noqa: E402
+from eval_protocol import Protocol  # noqa: E402
+from llama_server import LlamaServer, server_command  # noqa: E402
+from llama_tools import find_llama_cpp  # noqa: E402
+from lm_eval_samples import read_frozen  # noqa: E402
+from safe_files import run, write_json  # noqa: E402
+
+OVERHEAD_LIMIT, GAIN_LIMIT = 1.05, 1.5
+CONCURRENT = 4
+
+
+async def bare(server: LlamaServer, bodies: list[dict], concurrency: int) -> float:
+    """Send requests to the server itself, `concurrency` at once; return the seconds."""
+    places = asyncio.Semaphore(concurrency)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+        async def ask(body: dict) -> None:
+            async with places, session.post(f"{server.url}/v1/chat/completions", json=body) as reply:
+                reply.raise_for_status()
+                await reply.read()
+        start = time.perf_counter()
+        await asyncio.gather(*map(ask, bodies))
+        return time.perf_counter() - start
+
+
+def ours(args: argparse.Namespace, server: LlamaServer, protocol: Protocol) -> tuple[float, float]:
+    """Run lm-eval over the proxy; return the seconds from the first request to the last answer, and of all the rest."""
+    (args.run / ask_questions.ANSWERS).unlink(missing_ok=True)
+    start = time.perf_counter()
+    asyncio.run(ask_questions.evaluate(args, protocol, server, read_frozen(args.run / "task")))
+    whole = time.perf_counter() - start
+    answers = read_answers(args.run / ask_questions.ANSWERS).values()
+    asked = max(a.asked_at + a.seconds for a in answers) - min(a.asked_at for a in answers)
+    return asked, whole - asked
+
+
+def measure(args: argparse.Namespace, concurrency: int) -> dict[str, list[float]]:
+    """Return the seconds of every turn: ours, bare, and lm-eval's start and end."""
+    protocol = Protocol(context=2048, reasoning_budget=1024, max_gen_toks=1024, concurrency=concurrency)
+    command = server_command(find_llama_cpp(None).tool("llama-server"), args.gguf, args.name, 0, protocol.server_flags)
+    times: dict[str, list[float]] = {"ours": [], "bare": [], "rest": []}
+    bodies: list[dict] = []
+    attempt = AnswerProxy.attempt
+
+    async def remember(proxy: AnswerProxy, body: dict):
+        bodies.append(body)
+        return await attempt(proxy, body)
+
+    AnswerProxy.attempt = remember
+    with LlamaServer(command, args.gguf, args.run / "server.log") as server:
+        ours(args, server, protocol)  # off the clock: gives the requests, warms the caches
+        asked = list(bodies)
+        for turn in range(args.repeat):
+            for name in ("bare", "ours") if turn % 2 else ("ours", "bare"):
+                if name == "bare":
+                    times["bare"].append(asyncio.run(bare(server, asked, concurrency)))
+                else:
+                    for key, seconds in zip(("ours", "rest"), ours(args, server, protocol)):
+                        times[key].append(seconds)
+            print({key: round(values[-1], 2) for key, values in times.items()}, concurrency, file=sys.stderr)
+    AnswerProxy.attempt = attempt
+    return times
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gguf", type=Path, required=True, help="GGUF file")
+    parser.add_argument("--tokenizer", required=True, help="its tokenizer's directory")
+    parser.add_argument("--questions", type=Path, required=True, help="questions in GPQA's columns")
+    parser.add_argument("--repeat", type=int, default=3, help="turns (default 3)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    args.name, args.run = "bench", args.output.parent.resolve() / "eval"
+    shutil.rmtree(args.run, ignore_errors=True)
+    freeze_questions.main(["--questions", str(args.questions), "--output", str(args.run / "task")])
+    times = {concurrency: measure(args, concurrency) for concurrency in (1, CONCURRENT)}
+    middle = {key: {name: statistics.median(values) for name, values in turns.items()} for key, turns in times.items()}
+    rows = [row(f"requests, {n} at once: lm-eval and the proxy / bare",
+                statistics.median(a / b for a, b in zip(turns["ours"], turns["bare"])), "x", OVERHEAD_LIMIT)
+            for n, turns in times.items()]
+    rows += [row(f"seconds, 1 at once / {CONCURRENT}, {name}", middle[1][key] / middle[CONCURRENT][key], "x", GAIN_LIMIT, at_least=True)
+             for key, name in (("ours", "lm-eval and the proxy"), ("bare", "bare requests"))]
+    rows += [row("bare requests, 1 at once", middle[1]["bare"], "s"), row("lm-eval's start and end", middle[1]["rest"], "s")]
+    write_json(args.output, {"rows": rows, "seconds": times})
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Pool the runs of a k-fold into one: every question scored by the model whose experts it did not choose.
+
+Inputs:  the summary.json of each fold (eval_gpqa_v3.sh with HELD_OUT_OF); a name for the pooled model.
+Output:  a summary.json of the same schema over all questions, which compare_scores.py takes; gguf_sha256 is that of the
+         folds' digests.
+Use:     scripts/pool_heldout.py --name NAME --summary SUMMARY.json ... --output POOLED.json
+
+Refused: folds of different protocols or patch steps, a question in two folds, a fold scored on questions that chose.
+"""
+
+import argparse
+from pathlib import Path
+
+from eval_protocol import first_difference
+from safe_files import InputError, read_json, run, sha256_json, write_json
+from summary_figures import describe, figures
+
+
+def check_folds(paths: list[Path], folds: list[dict]) -> None:
+    """Raise InputError unless the folds are of one protocol, held out, and share no question."""
+    seen: dict[str, Path] = {}
+    for path, fold in zip(paths, folds):
+        if key := first_difference(folds[0]["protocol"], fold["protocol"]):
+            raise InputError(path, f"the first fold's {key}", str(fold["protocol"].get(key)))
+        if fold["patch"] != folds[0]["patch"]:
+            raise InputError(path, "the first fold's patch step", "another, or none")
+        if fold["in_sample"] is None or fold["in_sample"]["scored_and_chosen_on"]:
+            raise InputError(path, "questions that did not choose the experts", str(fold["in_sample"]))
+        for answer in fold["answers"]:
+            if (other := seen.setdefault(answer["record_id"], path)) is not path:
+                raise InputError(path, "every question in one fold", f"{answer['record_id']} in {other}, too")
+
+
+def pool(name: str, folds: list[dict]) -> dict:
+    """Return one summary over the questions of all folds, by Record ID."""
+    answers = sorted((answer for fold in folds for answer in fold["answers"]), key=lambda answer: answer["record_id"])
+    return {"name": name, "gguf": f"{len(folds)} folds of {folds[0]['gguf']}",
+            "gguf_sha256": sha256_json([fold["gguf_sha256"] for fold in folds]),
+            "gguf_bytes": max(fold["gguf_bytes"] for fold in folds), "experts": folds[0]["experts"],
+            "protocol_sha256": folds[0]["protocol_sha256"], "protocol": folds[0]["protocol"],
+            "in_sample": {"chosen_on": min(fold["in_sample"]["chosen_on"] for fold in folds), "scored_and_chosen_on": 0},
+            **figures(answers, folds[0]["patch"])}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--name", required=True, help="name of the pooled model")
+    parser.add_argument("--summary", type=Path, nargs="+", required=True, help="summary.json of each fold")
+    parser.add_argument("--output", type=Path, required=True, help="summary to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    folds = [read_json(path) for path in args.summary]
+    check_folds(args.summary, folds)
+    pooled = pool(args.name, folds)
+    write_json(args.output, pooled)
+    print(f"{len(folds)} folds, {describe(args.name, pooled)}")
+
+
+if __name__ == "__main__":
+    run(main)
