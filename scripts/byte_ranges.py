@@ -1,21 +1,22 @@
 """Copying runs of bytes between files at the speed of `cp`, and comparing them.
 
-The kernel copies (copy_file_range), so nothing is held in memory; a second thread reads what is written for its sha256.
+The kernel copies (copy_file_range), so nothing is held in memory; a second thread maps what is written for its sha256.
 """
 
 import errno
 import hashlib
+import mmap
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from safe_files import COPY_BYTES, InputError
 
-COPY_CALL_BYTES = 64 << 20
+COPY_CALL_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -69,22 +70,36 @@ def write_runs(path: Path, pieces: Iterable[bytes | Run], advance: Callable[[int
 
 
 def write_hashed(files: dict[Path, Iterable[bytes | Run]], advance: Callable[[int], object]) -> dict[Path, str]:
-    """Write files as `write_runs` does; return their hex sha256.
+    """Write files as `write_runs` does, two at once; return their hex sha256.
 
-    A digest takes longer than the copy, so the next file is copied meanwhile; two are hashed at once.
+    A digest takes longer than a copy, so each file is hashed while it is written and while the other one is.
     """
-    digests: dict[Path, str] = {}
-    hashers: dict[Path, _Hasher] = {}
-    try:
-        for path, pieces in files.items():
-            if len(hashers) == 2:
-                first = next(iter(hashers))
-                digests[first] = hashers.pop(first).finish()
-            hashers[path] = _Hasher(path)
-            write_runs(path, pieces, advance, hashers[path].add)
-    finally:
-        digests |= {path: hasher.finish() for path, hasher in hashers.items()}
-    return digests
+    lock = threading.Lock()
+    errors: list[BaseException] = []
+
+    def advance_one(count: int) -> None:
+        with lock:
+            advance(count)
+        if errors:
+            raise errors[0]
+
+    def write(path: Path, pieces: Iterable[bytes | Run]) -> str:
+        hasher = _Hasher(path)
+        try:
+            write_runs(path, pieces, advance_one, hasher.add)
+        except BaseException as error:
+            errors.append(error)
+            raise
+        finally:
+            digest = hasher.finish()
+        return digest
+
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            return dict(zip(files, pool.map(write, files, files.values())))
+        except BaseException as error:  # Ctrl-C included: the other file is not written to its end
+            errors.append(error)
+            raise
 
 
 def same_bytes(run: Run, file: Path, offset: int) -> bool:
@@ -149,17 +164,14 @@ class _Hasher:
         return self.digest.hexdigest()
 
     def _follow(self) -> None:
-        buffer = memoryview(bytearray(COPY_BYTES))
+        done = 0
         try:
-            left = self.steps.get()  # the file is there when the first bytes are announced
-            with open(self.path, "rb", buffering=0) if left else nullcontext() as file:
-                while left:
-                    while left:
-                        count = file.readinto(buffer[:min(left, COPY_BYTES)])
-                        if not count:
-                            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path))
-                        self.digest.update(buffer[:count])
-                        left -= count
-                    left = self.steps.get()
-        except OSError as error:
+            while count := self.steps.get():  # the file is there when the first bytes are announced
+                with open(self.path, "rb", buffering=0) as file:
+                    first = done - done % mmap.ALLOCATIONGRANULARITY
+                    with mmap.mmap(file.fileno(), done + count - first, access=mmap.ACCESS_READ, offset=first) as pages, \
+                            memoryview(pages) as view:
+                        self.digest.update(view[done - first:])
+                done += count
+        except (OSError, ValueError) as error:
             self.error = error

@@ -76,8 +76,8 @@ def plan_tensors(tensors: dict[str, TensorRange], experts: dict[str, ExpertTenso
     return dict(sorted(planned.items()))
 
 
-def plan_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
-    """Distribute tensors, in order, over shards of at most `limit` bytes, headers included (a larger tensor gets its own)."""
+def pack_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
+    """Fill shards of at most `limit` bytes, headers included, one after the other (a larger tensor gets its own)."""
     shards: list[list[str]] = []
     filled = limit + 1
     for name, size in sizes.items():
@@ -88,6 +88,21 @@ def plan_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
         shards[-1].append(name)
         filled += size
     return shards
+
+
+def plan_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
+    """Distribute tensors, in order, over as few shards of at most `limit` bytes as it takes, the largest as small as can be.
+
+    Shards are written two at once; of equal ones neither waits for the other.
+    """
+    count, low = len(pack_shards(sizes, limit)), 0
+    while low < limit:
+        middle = (low + limit) // 2
+        if len(pack_shards(sizes, middle)) <= count:
+            limit = middle
+        else:
+            low = middle + 1
+    return pack_shards(sizes, limit)
 
 
 def pruned_config(config: dict, family: Family, keep_count: int) -> dict:

@@ -68,6 +68,8 @@ def test_runs_are_copied_hashed_and_compared(tmp_path):
     assert same_bytes(runs[0], tmp_path / "out", 4) and not same_bytes(runs[0], tmp_path / "out", 5)
     with pytest.raises(InputError, match="its end after 1000"):
         write_runs(tmp_path / "more", [Run(tmp_path / "in", 99_000, 1001)], seen.append)
+    with pytest.raises(InputError, match="its end after 1000"):  # said by one of two files, whichever ends first
+        write_hashed({tmp_path / "long": [runs[0]] * 1000, tmp_path / "short": [Run(tmp_path / "in", 99_000, 1001)]}, seen.append)
 
 
 def test_copying_works_where_the_kernel_cannot(tmp_path, monkeypatch):
@@ -84,6 +86,10 @@ def test_shards_are_filled_in_order_and_a_large_tensor_gets_its_own():
     sizes = {"a": 4000, "b": 4000, "c": 9000, "d": 1}
     assert plan_shards(sizes, 9000) == [["a", "b"], ["c"], ["d"]]
     assert plan_shards(sizes, 8100) == [["a"], ["b"], ["c"], ["d"]]  # headers count in: 8,000 bytes and two entries are more
+
+
+def test_shards_are_as_equal_as_their_number_allows():
+    assert plan_shards({name: 1000 for name in "abcdef"}, 5000) == [["a", "b", "c"], ["d", "e", "f"]]
 
 
 def test_no_shard_is_larger_than_asked(tiny_model, tmp_path):
