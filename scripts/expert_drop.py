@@ -126,14 +126,20 @@ def shard_header(names: list[str], planned: dict[str, OutputTensor]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
+def small_files(source: Path) -> list[Path]:
+    """Return tokenizer, templates, generation and processor files; weights, indexes, config and hidden files stay behind."""
+    files = [path for path in sorted(source.iterdir()) if path.is_file() and path.suffix not in NOT_COPIED
+             and not path.name.startswith(".") and path.name not in ("config.json", METADATA_NAME)
+             and not path.name.endswith(".index.json")]
+    return files + [path for path in sorted((source / TEMPLATES_NAME).rglob("*")) if path.is_file()]
+
+
 def copy_small_files(source: Path, output: Path) -> None:
-    """Copy tokenizer, templates, generation and processor files; weights, indexes, config and hidden files stay behind."""
-    for path in sorted(source.iterdir()):
-        if path.is_dir() and path.name == TEMPLATES_NAME:
-            shutil.copytree(path, output / path.name)
-        elif path.is_file() and not path.name.startswith(".") and path.suffix not in NOT_COPIED:
-            if path.name not in ("config.json", METADATA_NAME) and not path.name.endswith(".index.json"):
-                shutil.copyfile(path, output / path.name)
+    """Copy the small files of a checkpoint into another."""
+    for path in small_files(source):
+        target = output / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
 
 
 def check_digests(drop_map_path: Path, drop_map: DropMap, source: Path, digests: dict[str, str]) -> None:
@@ -170,7 +176,25 @@ def write_checkpoint(args: argparse.Namespace, config: dict, family: Family, pla
     return len(shards)
 
 
-def verify_checkpoint(output: Path, config: dict, planned: dict[str, OutputTensor]) -> None:
+def verify_files(source: Path, output: Path, planned: dict[str, OutputTensor], found: dict[str, TensorRange]) -> None:
+    """Raise InputError unless the files beside the weights are the source's and the index and digests are the shards'."""
+    for path in small_files(source):
+        copy = output / path.relative_to(source)
+        if not copy.is_file() or copy.read_bytes() != path.read_bytes():
+            raise InputError(copy, f"the bytes of {path}", "others" if copy.exists() else "nothing")
+    size = sum(tensor.size for tensor in planned.values())
+    if read_json(output / INDEX_NAME).get("metadata") != {"total_size": size}:
+        raise InputError(output / INDEX_NAME, f"total_size {size}", str(read_json(output / INDEX_NAME).get("metadata"))[:80])
+    shards = read_json(output / METADATA_NAME).get("shards")
+    files = sorted({tensor.file.name for tensor in found.values()})
+    if not isinstance(shards, dict) or sorted(shards) != files:
+        raise InputError(output / METADATA_NAME, f"digests of {', '.join(files)}"[:200], repr(shards)[:80])
+    for file, digest in shards.items():
+        if sha256_file(output / file) != digest:
+            raise InputError(output / file, f"sha256 {str(digest)[:12]}, as {METADATA_NAME} says", "another")
+
+
+def verify_checkpoint(source: Path, output: Path, config: dict, planned: dict[str, OutputTensor]) -> None:
     """Raise InputError unless a pruned checkpoint holds the planned tensors, byte for byte, and the planned config."""
     found = read_checkpoint(output)
     if read_config(output) != config:
@@ -186,13 +210,7 @@ def verify_checkpoint(output: Path, config: dict, planned: dict[str, OutputTenso
             if not same_bytes(piece, found[name].file, offset):
                 raise InputError(found[name].file, f"the source's bytes of {name}", "others")
             offset += piece.size
-    shards = read_json(output / METADATA_NAME).get("shards")
-    files = sorted({tensor.file.name for tensor in found.values()})
-    if not isinstance(shards, dict) or sorted(shards) != files:
-        raise InputError(output / METADATA_NAME, f"digests of {', '.join(files)}"[:200], repr(shards)[:80])
-    for file, digest in shards.items():
-        if sha256_file(output / file) != digest:
-            raise InputError(output / file, f"sha256 {str(digest)[:12]}, as {METADATA_NAME} says", "another")
+    verify_files(source, output, planned, found)
 
 
 def drop_in_checkpoint(args: argparse.Namespace) -> None:
@@ -211,7 +229,7 @@ def drop_in_checkpoint(args: argparse.Namespace) -> None:
     planned = plan_tensors(tensors, experts, drop_map.keep)
     what = f"{drop_map.keep_count} of {shape.experts} experts in {len(shape.layers)} layers"
     if args.verify:
-        verify_checkpoint(args.output, pruned_config(config, family, drop_map.keep_count), planned)
+        verify_checkpoint(args.source, args.output, pruned_config(config, family, drop_map.keep_count), planned)
         print(f"{args.output}: {what}, {len(planned)} tensors equal to {args.source}")
         return
     check_replaceable(args.output, METADATA_NAME)

@@ -209,7 +209,7 @@ def test_an_unknown_family_is_refused_naming_what_looks_like_experts(tmp_path, r
             "look like experts", "model.layers.0.mlp.experts.")
 
 
-def test_verify_finds_a_changed_byte_a_changed_config_and_a_missing_tensor(tiny_model, tmp_path, refusal):
+def test_verify_finds_changes_of_weights_config_template_and_index(tiny_model, tmp_path, refusal):
     drop_map = random_drop_map(KEEP)
     output = drop(tiny_model, tmp_path / "out", drop_map)
     before = digests(output)
@@ -228,6 +228,11 @@ def test_verify_finds_a_changed_byte_a_changed_config_and_a_missing_tensor(tiny_
     (output / "config.json").write_text(config.replace(f'"num_experts": {KEEP}', f'"num_experts": {KEEP + 1}'))
     refusal(main, arguments, "config.json")
     (output / "config.json").write_text(config)
+    for name, old, new in (("chat_template.jinja", "{", "{ "), ("model.safetensors.index.json", '"total_size": ', '"total_size": 1')):
+        text = (output / name).read_text()
+        (output / name).write_text(text.replace(old, new, 1))
+        refusal(main, arguments, name)
+        (output / name).write_text(text)
     other = random_drop_map(KEEP, seed=5)
     (tmp_path / "out.map.json").write_text(json.dumps(other))
     refusal(main, arguments, "the source's bytes")
