@@ -38,14 +38,15 @@ def read_manifest(folder: Path) -> dict:
         raise InputError(path, f"a kind among {', '.join(KINDS)}", repr(manifest["kind"])[:60])
     for part in ("records", "files"):
         for name, entry in manifest[part].items():
-            if Path(name).name != name or not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            if name.startswith("/") or ".." in Path(name).parts or not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
                 raise InputError(path, f"bytes and sha256 of every entry of {part!r}", f"{name!r}: {entry!r}"[:120])
     return manifest
 
 
 def listed(folder: Path) -> dict[str, dict]:
     """Return bytes and sha256 of every file of a folder that will get a manifest."""
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(folder.iterdir())}
+    return {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def sources_path(folder: Path) -> Path:
