@@ -91,13 +91,13 @@ def place_gguf(args: argparse.Namespace, records: dict[Path, dict], output: Path
     return placed
 
 
-def write_ollama_files(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> None:
-    """Write what Ollama reads: template, params and a Modelfile of the largest quant (F16 only where there is no other)."""
+def write_ollama_files(args: argparse.Namespace, placed: dict[str, dict], output: Path) -> None:
+    """Write what Ollama reads: template, params and a Modelfile of the largest quant, in parts or F16 only where there is no other."""
     params = ollama_params(args.params, args.gguf[0])
-    best = max(args.gguf, key=lambda gguf: (records[gguf]["type"] != "F16", records[gguf]["bytes"]))
+    best = max(placed.values(), key=lambda record: (len(record["files"]) == 1, record["type"] != "F16", record["bytes"]))
     shutil.copyfile(args.template, output / "template")
     (output / "params").write_text(json.dumps(params, indent=2) + "\n")
-    (output / "Modelfile").write_text(modelfile(best.name, params))
+    (output / "Modelfile").write_text(modelfile(best["files"][0], params))
 
 
 def place_checkpoint(checkpoint: Path, output: Path) -> dict[str, int]:
@@ -132,7 +132,7 @@ def build(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> 
     release = Release(args.name, args.output.name, args.kind, args.base, args.license, args.quantized_by, placed, metadata, scores, quality,
                       place_evidence(args, output), caches, args.sibling)
     if args.gguf:
-        write_ollama_files(args, records, output)
+        write_ollama_files(args, placed, output)
         check_names(args.kind, placed, [path.name for path in output.iterdir()])
         text = card(release)
     else:

@@ -43,10 +43,17 @@ def read_manifest(folder: Path) -> dict:
     return manifest
 
 
+def listed_paths(folder: Path) -> list[str]:
+    """Return the paths of all files of a folder, relative to it; raise InputError for a link, which leads out of it."""
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise InputError(path, "a file", "a symbolic link")
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def listed(folder: Path) -> dict[str, dict]:
     """Return bytes and sha256 of every file of a folder that will get a manifest."""
-    return {path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in listed_paths(folder)}
 
 
 def sources_path(folder: Path) -> Path:
