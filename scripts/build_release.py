@@ -28,7 +28,8 @@ from ollama_files import modelfile, ollama_params
 from option_types import positive
 from quant_recipes import RECIPES
 from release_card import PICTURES, Release, card
-from release_files import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed, split_gguf, write_sources
+from release_files import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed, read_evidence, read_record, split_gguf,
+                           write_sources
 from release_names import clashes, is_standard
 from safe_files import InputError, check_apart, directory_when_done, link_or_copy, read_json, run, sha256_file, write_json
 
@@ -38,8 +39,10 @@ DIGITS = 12  # of a digest, in messages
 
 def check_record(gguf: Path, record: dict) -> None:
     """Raise InputError when a GGUF file is not the one its record describes."""
-    if gguf.stat().st_size != record.get("bytes") or sha256_file(gguf) != record.get("sha256"):
-        raise InputError(gguf, f"the file of its record, sha256 {str(record.get('sha256'))[:DIGITS]}", "other bytes")
+    if not gguf.is_file():
+        raise InputError(gguf, "a GGUF file", "nothing")
+    if gguf.stat().st_size != record["bytes"] or sha256_file(gguf) != record["sha256"]:
+        raise InputError(gguf, f"the file of its record, sha256 {record['sha256'][:DIGITS]}", "other bytes")
 
 
 def check_one_build(records: dict[Path, dict], metadata: dict, scores: dict | None, quality: dict | None) -> None:
@@ -123,8 +126,8 @@ def place_evidence(args: argparse.Namespace, output: Path) -> list[str]:
 
 def build(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> None:
     """Fill the folder; its manifest comes last."""
-    metadata = read_json(args.metadata)
-    scores, quality = (read_json(path) if path else None for path in (args.scores, args.quality))
+    metadata = read_evidence(args.metadata, METADATA)
+    scores, quality = (read_evidence(path, name) if path else None for path, name in ((args.scores, SCORES), (args.quality, QUALITY)))
     check_one_build(records, metadata, scores, quality)
     placed = place_gguf(args, records, output)
     sizes = place_checkpoint(args.checkpoint, output) if args.checkpoint else {}
@@ -173,7 +176,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_apart([path for path in (*args.gguf, args.checkpoint, args.metadata, args.scores, args.quality) if path], [args.output])
-    records = {gguf: read_json(Path(f"{gguf}.json")) for gguf in args.gguf}
+    records = {gguf: read_record(gguf) for gguf in args.gguf}
     for gguf, record in records.items():
         check_record(gguf, record)
     # What the folder was made from comes first: a kill between the two leaves no folder without it.

@@ -25,13 +25,18 @@ MOST_LINES = 20  # of one check
 
 
 def outcome_of(gate: Callable[[Checked], Outcome], checked: Checked) -> Outcome:
-    """Return a gate's outcome; an InputError or an unusable file is a deviation."""
+    """Return a gate's outcome; an InputError, an unusable file or one of another form is a deviation.
+
+    What was edited by hand can be wrong in any way: the gates after the first read it nevertheless, to say all that fails.
+    """
     try:
         return gate(checked)
     except InputError as error:
         return Outcome("stopped by", [str(error)])
     except OSError as error:
         return Outcome("stopped by", [f"{error.filename}: expected a file that can be read, found: {error.strerror}"])
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        return Outcome("stopped by", [f"{checked.folder}: expected files as build_release.py writes them, found {type(error).__name__}: {error}"[:300]])
 
 
 def lines_of(name: str, outcome: Outcome) -> list[str]:

@@ -20,9 +20,34 @@ KINDS = (STANDARD, DYNAMIC, CHECKPOINT)
 SIDECARS = ("template", "params", "Modelfile")
 METADATA = "expert_drop_metadata.json"
 SCORES, QUALITY = "scores.json", "quality.json"
+UPLOAD_STATE = ".cache/huggingface"
 SPLIT_RECORD = "split.json"
 SPLIT_UNIT_BYTES = 1_000_000  # llama-gguf-split's M
+RECORD_FIELDS = {"type": str, "note": str, "llama_cpp": str, "parameters": int, "experts": int, "bytes": int, "bits_per_weight": (int, float),
+                 "tensors_per_type": dict, "source_sha256": str, "sha256": str}
+EVIDENCE_FIELDS = {METADATA: {"method": dict, "experts": int, "keep_count": int, "layers": dict, "shards": dict},
+                   SCORES: {"evaluated": str, "patched": bool, "question_ids": list, "rows": list, "pairs": list},
+                   QUALITY: {"inputs": dict, "chats": int, "tokens": dict, "score": str, "conclusions": dict, "files": list}}
 FIELDS = {"name": str, "repository": str, "kind": str, "base": str, "license": str, "records": dict, "files": dict}
+
+
+def check_fields(path: Path, content: dict, fields: dict[str, object], what: str) -> dict:
+    """Return a JSON object; raise InputError when a field is missing or of another type."""
+    for key, kind in fields.items():
+        if not isinstance(content.get(key), kind):
+            raise InputError(path, f"{what} with {key!r}", repr(content.get(key))[:60])
+    return content
+
+
+def read_record(gguf: Path) -> dict:
+    """Return the record of a quant, FILE.json beside it; raise InputError when it is missing or is not one."""
+    path = Path(f"{gguf}.json")
+    return check_fields(path, read_json(path), RECORD_FIELDS, "a record of quantize_gguf.py")
+
+
+def read_evidence(path: Path, name: str) -> dict:
+    """Return metadata, scores or quality (`name`: under which name a release holds it); raise InputError when it is not that."""
+    return check_fields(path, read_json(path), EVIDENCE_FIELDS[name], f"a {name}")
 
 
 def read_manifest(folder: Path) -> dict:
@@ -30,25 +55,32 @@ def read_manifest(folder: Path) -> dict:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise InputError(folder, "a release folder", "nothing" if not folder.exists() else "a file", "run `make release`")
-    manifest = read_json(path)
-    for key, kind in FIELDS.items():
-        if not isinstance(manifest.get(key), kind):
-            raise InputError(path, f"a release's manifest with {key!r}", repr(manifest.get(key))[:60], "run `make release` again")
+    manifest = check_fields(path, read_json(path), FIELDS, "a release's manifest")
     if manifest["kind"] not in KINDS:
         raise InputError(path, f"a kind among {', '.join(KINDS)}", repr(manifest["kind"])[:60])
     for part in ("records", "files"):
         for name, entry in manifest[part].items():
             if name.startswith("/") or ".." in Path(name).parts or not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
                 raise InputError(path, f"bytes and sha256 of every entry of {part!r}", f"{name!r}: {entry!r}"[:120])
+    for record in manifest["records"].values():
+        check_fields(path, record, {**RECORD_FIELDS, "files": list}, "a record of each quant")
+        if not record["files"] or not set(record["files"]) <= manifest["files"].keys():
+            raise InputError(path, "the files of every record among its files", repr(record["files"])[:120])
     return manifest
 
 
 def listed_paths(folder: Path) -> list[str]:
-    """Return the paths of all files of a folder, relative to it; raise InputError for a link, which leads out of it."""
+    """Return the paths of all files of a folder, relative to it; raise InputError for a link, which leads out of it.
+
+    The state that huggingface_hub keeps in a folder while it uploads it is not published and not listed.
+    """
+    found = []
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise InputError(path, "a file", "a symbolic link")
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        if path.is_file() and not path.relative_to(folder).is_relative_to(UPLOAD_STATE):
+            found.append(path.relative_to(folder).as_posix())
+    return sorted(found)
 
 
 def listed(folder: Path) -> dict[str, dict]:

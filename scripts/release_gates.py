@@ -4,6 +4,7 @@ A gate returns what it looked at and every deviation, one line each: PATH: expec
 is a deviation, too.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from front_matter import check_front_matter
 from gguf_header import read_header
 from published_texts import Published, machine_names, question_runs, quoted_questions, secrets, texts_of
 from quant_recipes import RECIPES
-from release_files import CHECKPOINT, MANIFEST, METADATA, QUALITY, SCORES, SIDECARS, STANDARD, listed_paths, tensors_of
+from release_files import CHECKPOINT, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed_paths, read_evidence, tensors_of
 from release_names import clashes, is_standard
 from release_order import exceptions, must_exceed
 from safe_files import InputError, read_json, sha256_file
@@ -54,7 +55,7 @@ class Checked:
 
     def evidence(self, name: str) -> dict | None:
         """Return the JSON of a file of the folder, None when the folder has none."""
-        return read_json(self.folder / name) if (self.folder / name).exists() else None
+        return read_evidence(self.folder / name, name) if (self.folder / name).exists() else None
 
     def first_part(self, record: dict) -> Path:
         """Return the file of a record, of a split one the first part."""
@@ -98,26 +99,21 @@ def build(checked: Checked) -> Outcome:
     return outcome
 
 
-def record_deviations(checked: Checked, name: str, record: dict) -> list[str]:
-    """Return how a GGUF file differs from its record: sha256, experts, weights, tensors per type."""
-    first, entry = checked.first_part(record), checked.manifest["files"].get(record["files"][0])
+def record_deviations(checked: Checked, record: dict) -> list[str]:
+    """Return how a GGUF file differs from its record: files, sha256, experts, weights, tensors per type."""
+    first, entry = checked.first_part(record), checked.manifest["files"][record["files"][0]]
     tensors = tensors_of(first)
-    if [path.name for path in dict.fromkeys(path for path, _ in tensors.values())] != record["files"]:
-        raise InputError(first, f"a model in {len(record['files'])} files", f"{len({path for path, _ in tensors.values()})}")
+    if {path.name for path, _ in tensors.values()} != set(record["files"]):
+        raise InputError(first, f"the parts {', '.join(record['files'])}", ", ".join(sorted({path.name for path, _ in tensors.values()})))
     header = read_header(first)
     types, wanted = Counter(tensor.kind.name for _, tensor in tensors.values()), Counter()
     for kind, count in record["tensors_per_type"].items():
         wanted[kind.split("<")[0]] += count
-    weights = 0
-    for _, tensor in tensors.values():
-        count = 1
-        for dim in tensor.dims:
-            count *= dim
-        weights += count
+    weights = sum(math.prod(tensor.dims) for _, tensor in tensors.values())
     experts = header.value(f"{header.value('general.architecture')}.expert_count") or 0
     pairs = [("experts", record["experts"], experts), ("weights", record["parameters"], weights), ("tensors per type", dict(wanted), dict(types))]
     if len(record["files"]) == 1:
-        pairs += [("sha256", record["sha256"], (entry or {}).get("sha256")), ("bytes", record["bytes"], (entry or {}).get("bytes"))]
+        pairs += [(what, record[what], entry[what]) for what in ("sha256", "bytes")]
     return [f"{first}: expected {what} {expected}, as its record says, found {found}" for what, expected, found in pairs if expected != found]
 
 
@@ -126,7 +122,7 @@ def records(checked: Checked) -> Outcome:
     held = checked.manifest["records"]
     outcome = Outcome(f"{len(held)} GGUF files against their records: sha256, experts, weights, tensors per type")
     if checked.kind == CHECKPOINT:
-        shards = read_json(checked.folder / METADATA)["shards"]
+        shards = read_evidence(checked.folder / METADATA, METADATA)["shards"]
         outcome.looked_at = f"{len(shards)} shards against {METADATA}: sha256"
         found = {name: entry["sha256"] for name, entry in checked.manifest["files"].items() if name.endswith(".safetensors")}
         if found != shards:
@@ -137,9 +133,9 @@ def records(checked: Checked) -> Outcome:
                            if name.endswith(".gguf") and name not in known]
     if not held:
         outcome.deviations.append(f"{checked.folder / MANIFEST}: expected records of GGUF files, found none")
-    for name, record in held.items():
+    for record in held.values():
         try:
-            outcome.deviations += record_deviations(checked, name, record)
+            outcome.deviations += record_deviations(checked, record)
         except InputError as error:
             outcome.deviations.append(str(error))
     return outcome
@@ -177,7 +173,7 @@ def labels(checked: Checked) -> Outcome:
     scores = checked.evidence(SCORES)
     if scores is None:
         return Outcome("the release has no scores", applies=False)
-    sentence = in_sample_note(scores, read_json(checked.folder / METADATA))
+    sentence = in_sample_note(scores, read_evidence(checked.folder / METADATA, METADATA))
     outcome = Outcome(f"the label of the scores: {sentence}")
     if sentence not in (checked.folder / "README.md").read_text(encoding="utf-8"):
         outcome.deviations.append(f"{checked.folder / 'README.md'}: expected the words {sentence!r}, found no such")
