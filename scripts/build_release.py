@@ -19,17 +19,17 @@ import json
 import shutil
 from pathlib import Path
 
+from card_tables import CONTEXTS
 from checkpoint_card import checkpoint_card
 from context_cache import cache_bytes, context_length
-from card_tables import CONTEXTS
 from gguf_header import GgufHeader, read_header
 from llama_tools import find_llama_cpp
 from ollama_files import modelfile, ollama_params
 from option_types import positive
 from quant_recipes import RECIPES
 from release_card import PICTURES, Release, card
-from release_files import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed, read_evidence, read_record, split_gguf,
-                           write_sources
+from release_files import (CHECKPOINT, DYNAMIC, KINDS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed, read_evidence,
+                           read_record, split_gguf, write_sources)
 from release_names import clashes, is_standard
 from safe_files import InputError, check_apart, directory_when_done, link_or_copy, read_json, run, sha256_file, write_json
 
@@ -104,11 +104,11 @@ def write_ollama_files(args: argparse.Namespace, placed: dict[str, dict], output
 
 
 def place_checkpoint(checkpoint: Path, output: Path) -> dict[str, int]:
-    """Link the files of a pruned checkpoint into the folder, its base model's card left out; return the bytes of its shards."""
+    """Link the shards of a pruned checkpoint into the folder and copy the rest, but for its base's card; return the shards' bytes."""
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name not in ("README.md", MANIFEST)):
         place = output / path.relative_to(checkpoint)
         place.parent.mkdir(exist_ok=True)
-        link_or_copy(path, place)
+        (link_or_copy if path.suffix == ".safetensors" else shutil.copyfile)(path, place)
     return {path.name: path.stat().st_size for path in output.glob("*.safetensors")}
 
 
