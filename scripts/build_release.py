@@ -70,7 +70,8 @@ def check_names(kind: str, records: dict[str, dict], others: list[str]) -> None:
             raise InputError(name, f"a {kind} release of " + ("standard types" if kind == STANDARD else "CD-* and AUTO-* files"), record["type"])
     found = clashes({part: record["type"] for record in records.values() for part in record["files"]}, tuple(others), tuple(RECIPES))
     if found:
-        raise InputError(next(iter(records)), "names that no label takes for another", found[0] + (f" ({len(found)} clashes)" if len(found) > 1 else ""))
+        count = f" ({len(found)} clashes)" if len(found) > 1 else ""
+        raise InputError(next(iter(records)), "names that no label takes for another", f"{found[0]}{count}")
 
 
 def caches_of(header: GgufHeader) -> dict[int, int]:

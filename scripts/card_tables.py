@@ -76,9 +76,8 @@ def score_table(scores: dict) -> str:
 
 
 def score_sentences(scores: dict) -> list[str]:
-    """Return what the comparison shows, as compare_scores.py says it."""
-    labels = [label for row in scores["rows"] if (label := sample_label(row)) and "In-sample" not in label]
-    return [*(verdict(pair) for pair in scores["pairs"]), *labels]
+    """Return what the comparison shows and the label of every model whose experts were chosen, as compare_scores.py says it."""
+    return [*(verdict(pair) for pair in scores["pairs"]), *(label for row in scores["rows"] if (label := sample_label(row)))]
 
 
 def in_sample_note(scores: dict, metadata: dict) -> str:

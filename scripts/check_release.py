@@ -36,7 +36,8 @@ def outcome_of(gate: Callable[[Checked], Outcome], checked: Checked) -> Outcome:
     except OSError as error:
         return Outcome("stopped by", [f"{error.filename}: expected a file that can be read, found: {error.strerror}"])
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        return Outcome("stopped by", [f"{checked.folder}: expected files as build_release.py writes them, found {type(error).__name__}: {error}"[:300]])
+        found = f"{type(error).__name__}: {error}"[:200]
+        return Outcome("stopped by", [f"{checked.folder}: expected files as build_release.py writes them, found {found}"])
 
 
 def lines_of(name: str, outcome: Outcome) -> list[str]:

@@ -58,7 +58,10 @@ def texts_of(path: Path, name: str) -> Iterator[Published]:
                 yield Published(f"{name}, {pair.key}", "\n".join(strings), pair.kind == ARRAY and pair.key.startswith("tokenizer."))
     elif path.suffix == ".safetensors":
         with open(path, "rb") as file:
-            yield Published(f"{name}, its header", file.read(struct.unpack("<Q", file.read(8))[0]).decode("utf-8", "replace"))
+            length = int.from_bytes(file.read(8), "little")
+            if length > path.stat().st_size - 8:
+                raise InputError(path, "a whole safetensors file", f"a header of {length} bytes in one of {path.stat().st_size}")
+            yield Published(f"{name}, its header", file.read(length).decode("utf-8", "replace"))
     else:
         yield Published(name, path.read_bytes().decode("utf-8", "replace"), Path(name).name in VOCABULARIES)
 

@@ -119,7 +119,8 @@ def run_section(release: Release) -> str:
     """Return how to run a file with llama.cpp and with Ollama."""
     record = release.example
     first, context = record["files"][0], min([*release.caches, 8192])
-    text = f"```\nllama-server -m {first} -c {context} {SERVE}\nllama-server -hf USER/{release.repository} --hf-file {first} -c {context} {SERVE}\n```"
+    text = "\n".join(["```", f"llama-server -m {first} -c {context} {SERVE}",
+                      f"llama-server -hf USER/{release.repository} --hf-file {first} -c {context} {SERVE}", "```"])
     sibling = f"Files typed layer by layer (CD-*, AUTO-*) are in {release.sibling}." if release.sibling else ""
     return section("How to run", text, ollama_text(release, record), sibling)
 
@@ -127,9 +128,10 @@ def run_section(release: Release) -> str:
 def reproduce_section(release: Release) -> str:
     """Return the command and the digests of what went in."""
     method, source = release.metadata["method"], release.metadata.get("source", {})
+    shards = {f"Pruned checkpoint, {name}": digest for name, digest in release.metadata["shards"].items()}
     digests = {"Base checkpoint, weights": source.get("weights_sha256"), "Base checkpoint, config": source.get("config_sha256"),
                "Questions that chose the experts": method.get("questions_sha256"), "Statistics": method.get("stats_sha256"),
-               "Drop map": release.metadata.get("drop_map_sha256"), **{f"Pruned checkpoint, {name}": digest for name, digest in release.metadata.get("shards", {}).items()}}
+               "Drop map": release.metadata.get("drop_map_sha256"), **shards}
     for what, key in (("F16 GGUF", "source_sha256"), ("Importance matrix", "imatrix_sha256"), ("Calibration text", "calibration_sha256")):
         digests |= {what: record[key] for record in release.records.values() if record.get(key)}
     quants = f" QUANTS=\"{' '.join(record['type'] for record in release.records.values())}\"" if release.records else ""

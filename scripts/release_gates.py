@@ -20,6 +20,7 @@ from release_files import CHECKPOINT, MANIFEST, METADATA, QUALITY, SCORES, STAND
 from release_names import clashes, is_standard
 from release_order import exceptions, must_exceed
 from safe_files import InputError, read_json, sha256_file
+from score_tables import sample_label
 
 DIGITS = 12
 
@@ -159,7 +160,8 @@ def order(checked: Checked) -> Outcome:
     pairs = must_exceed(held)
     outcome = Outcome(f"{len(pairs)} quants that must exceed another; sizes in the order of names; KLD "
                       + ("by size" if quality else "was not measured"), applies=checked.kind != CHECKPOINT)
-    outcome.deviations = [f"{checked.folder}: expected {name} to be larger than {other}, found it no larger" for name, other, holds in pairs if not holds]
+    outcome.deviations = [f"{checked.folder}: expected {name} to be larger than {other}, found it no larger"
+                          for name, other, holds in pairs if not holds]
     text = (checked.folder / "README.md").read_text(encoding="utf-8")
     for sentence in exceptions(held, quality):
         outcome.named.append(sentence)
@@ -174,10 +176,10 @@ def labels(checked: Checked) -> Outcome:
     if scores is None:
         return Outcome("the release has no scores", applies=False)
     sentence = in_sample_note(scores, read_evidence(checked.folder / METADATA, METADATA))
-    outcome = Outcome(f"the label of the scores: {sentence}")
-    if sentence not in (checked.folder / "README.md").read_text(encoding="utf-8"):
-        outcome.deviations.append(f"{checked.folder / 'README.md'}: expected the words {sentence!r}, found no such")
-    return outcome
+    wanted = [sentence, *(label for row in scores["rows"] if (label := sample_label(row)) and "In-sample" in label)]
+    text = (checked.folder / "README.md").read_text(encoding="utf-8")
+    return Outcome(f"the label of the scores: {sentence}", [f"{checked.folder / 'README.md'}: expected the words {words!r}, found no such"
+                                                            for words in wanted if words not in text])
 
 
 def card(checked: Checked) -> Outcome:
@@ -208,8 +210,8 @@ def question_texts(checked: Checked) -> Outcome:
     if not checked.questions:
         return Outcome("text of questions", [f"{checked.folder}: expected question files to compare with (--questions), found none"])
     known, compared, short = question_runs(checked.questions)
-    return Outcome(f"{compared} texts of {len(checked.questions)} question files in {len(checked.texts)} texts ({short} texts are too short to be told)",
-                   quoted_questions(checked.texts, known))
+    return Outcome(f"{compared} texts of {len(checked.questions)} question files in {len(checked.texts)} texts ({short} texts are too short to be "
+                   "told)", quoted_questions(checked.texts, known))
 
 
 GATES: dict[str, Callable[[Checked], Outcome]] = {

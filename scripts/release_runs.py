@@ -61,8 +61,8 @@ def sidecars(checked: Checked) -> Outcome:
     source = next((match[1] for line in lines if (match := re.fullmatch(r"FROM \./(\S+)", line))), None)
     if source not in whole:
         outcome.deviations.append(f"{checked.folder / 'Modelfile'}: expected FROM ./FILE of this folder, found {source}")
-    outcome.deviations += [f"{checked.folder / 'Modelfile'}: expected the line {line!r}, found no such" for line in ("RENDERER gemma4", "PARSER gemma4")
-                           if line not in lines]
+    outcome.deviations += [f"{checked.folder / 'Modelfile'}: expected the line {line!r}, found no such"
+                           for line in ("RENDERER gemma4", "PARSER gemma4") if line not in lines]
     return outcome
 
 

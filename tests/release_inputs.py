@@ -44,7 +44,7 @@ def build_pruned_demo(script, demo: Path, folder: Path) -> Path:
     return folder
 
 
-def summary(name: str, gguf: Path, ids: list[str], marks: str, patch: dict | None, experts: int) -> dict:
+def summary(name: str, gguf: Path, ids: list[str], marks: str, patch: dict | None, experts: int, in_sample: dict | None = None) -> dict:
     """Return a summary.json: per question "1" right, "0" wrong, "p" empty and right after the patch, "e" empty for good."""
     rows = []
     for i, (record_id, mark) in enumerate(zip(ids, marks, strict=True)):
@@ -52,7 +52,7 @@ def summary(name: str, gguf: Path, ids: list[str], marks: str, patch: dict | Non
                "correct": mark == "1", "strict_correct": mark == "1", "completion_tokens": 1}
         rows.append(row | ({"patched_correct": mark == "p"} if mark in "pe" and patch else {}))
     return {"name": name, "gguf": gguf.name, "gguf_sha256": sha256_file(gguf), "gguf_bytes": gguf.stat().st_size, "experts": experts,
-            "protocol_sha256": "0" * 64, "protocol": vars(Protocol()), "in_sample": None, **figures(rows, patch)}
+            "protocol_sha256": "0" * 64, "protocol": vars(Protocol()), "in_sample": in_sample, **figures(rows, patch)}
 
 
 def write_scores(pruned: Path, folder: Path, ids: list[str], patch: dict | None = PATCH) -> Path:

@@ -45,7 +45,8 @@ def release(pruned_demo, tmp_path_factory) -> Path:
 def copy(release, tmp_path) -> Path:
     """A copy of the release that a test may damage; what it was made from is found from there, too."""
     shutil.copytree(release, tmp_path / "place" / release.name)
-    sources = {key: [str((release.parent / path).resolve()) for path in paths] for key, paths in json.loads(sources_path(release).read_text()).items()}
+    relative = json.loads(sources_path(release).read_text())
+    sources = {key: [str((release.parent / path).resolve()) for path in paths] for key, paths in relative.items()}
     sources_path(tmp_path / "place" / release.name).write_text(json.dumps(sources))
     return tmp_path / "place" / release.name
 
@@ -192,6 +193,13 @@ def test_what_the_card_must_say_it_must_say(copy, gate, words):
     (copy / "README.md").write_text(card.replace(words, "all is well"))
     reseal(copy)
     assert words in failing(copy)[gate][0] and list(failing(copy)) == [gate]
+
+
+def test_another_models_in_sample_score_must_be_labelled_too(copy):
+    scores = json.loads((copy / "scores.json").read_text())
+    scores["rows"][0]["in_sample"] = {"chosen_on": 4, "scored_and_chosen_on": 3}
+    (copy / "scores.json").write_text(json.dumps(scores))
+    assert "3 of the 4 scored questions also chose the experts of gemma-4-demo." in failing(copy, "in-sample")["in-sample"][0]
 
 
 def test_a_card_without_front_matter_or_file_fails(copy):

@@ -91,4 +91,7 @@ def test_headers_are_read_and_not_the_weights(tmp_path):
     assert any(entry.vocabulary and LONG in entry.text for entry in texts)
     header = json.dumps({"__metadata__": {"from": "/root/x"}, "w": {}}).encode()
     (tmp_path / "b.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"/root/y")
-    assert [line for line in secrets(texts_of(tmp_path / "b.safetensors", "b"), {})] == ["b, its header: expected no path of a machine, found /root/x"]
+    (tmp_path / "c.safetensors").write_bytes(b"\xff" * 9)
+    with pytest.raises(InputError, match="a whole safetensors file"):
+        list(texts_of(tmp_path / "c.safetensors", "c"))
+    assert secrets(texts_of(tmp_path / "b.safetensors", "b"), {}) == ["b, its header: expected no path of a machine, found /root/x"]
