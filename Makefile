@@ -41,6 +41,9 @@ FOLDS ?= 5#                               eval-heldout: folds
 RUNS ?=#                                  compare: run directories or summary.json files, the reference first
 GPU_LAYERS ?= 99#                         evaluation, compare-criteria, quality: layers on the GPU, if there is one
 BASE ?= $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card (a Hub id, where there is one)
+LICENSE ?= gemma#                         release: the Hub's identifier of the base model's licence (empty: the cards say none was given)
+QUANTIZED_BY ?=#                          release: who quantised, for the cards' front matter
+SCORED ?= yes#                            release: no leaves the evaluation out, and the cards say so
 LLAMA_CPP ?=#                             an existing llama.cpp build (default: built once into a cache)
 STREAM_LAYERS ?=#                         analysis: yes holds one layer of the model in memory, not all
 SPILL ?=#                                 analysis: with STREAM_LAYERS, a directory to hold hidden states in
@@ -55,7 +58,7 @@ CMAKE_ARGS ?=#                            extra flags for that build, such as -D
 
 VARIABLES := MODEL NAME KEEP CRITERION PROTECT_TOP FOLD PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
   REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP FOLDS RUNS GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
-  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS QUALITY_SCORE MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE BUILD
+  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS QUALITY_SCORE MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE LICENSE QUANTIZED_BY SCORED BUILD
 
 , := ,
 KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quant_recipes.py)
@@ -110,12 +113,19 @@ QUALITY := $(PRUNED_QUANT_DIR)/quality/$(QUALITY_SET)/quality.md
 SCOPE_FILES := $(foreach s,all experts,$(patsubst %,$(PRUNED_QUANT_DIR)/cd-scopes/$s/$(PRUNED_NAME)-%.gguf,$(filter CD-%,$(KNOWN_QUANTS))))
 SCOPES := $(PRUNED_QUANT_DIR)/cd-scopes/$(QUALITY_SET)/quality.md
 RELEASE := $(PRUNED)/release/$(PRUNED_NAME)-GGUF
-RELEASE_MANIFEST := $(RELEASE)/manifest.json
+DYNAMIC_RELEASE := $(PRUNED)/release/$(PRUNED_NAME)-dynamic-GGUF
+CHECKPOINT_RELEASE := $(PRUNED)/release/$(PRUNED_NAME)
+DYNAMIC_FILES := $(filter $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-% $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-AUTO-%,$(PRUNED_QUANT_FILES))
+STANDARD_FILES := $(filter-out $(DYNAMIC_FILES),$(PRUNED_QUANT_FILES))
+GGUF_RELEASES := $(if $(STANDARD_FILES),$(RELEASE)) $(if $(DYNAMIC_FILES),$(DYNAMIC_RELEASE))
+RELEASES := $(GGUF_RELEASES) $(CHECKPOINT_RELEASE)
 
 # ---- what can be checked before anything runs
 require = $(if $(shell [[ '$(2)' =~ $(3) ]] && echo yes),,$(error $(1): expected $(4), found '$(2)'))
 MODEL_SOURCE := $(or $(realpath $(MODEL)),$(MODEL))
 ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
+  $(call require,SCORED,$(SCORED),^(yes|no)$$,yes or no)
+  $(foreach v,LICENSE QUANTIZED_BY,$(call require,$(v),$($(v)),^[A-Za-z0-9._-]*$$,letters$(,) digits$(,) dots$(,) dashes))
   $(foreach v,STREAM_LAYERS RECOMPUTE_FULL,$(call require,$(v),$($(v)),^(yes|no)?$$,yes$(,) no or nothing))
   $(call require,SPILL,$(SPILL),^[^[:space:]]*$$,a path without blanks)
   $(foreach v,NAME PRUNED_NAME EVAL_QUANT,$(call require,$(v),$($(v)),^[A-Za-z0-9._-]+$$,letters$(,) digits$(,) dots$(,) dashes))
@@ -138,7 +148,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   endif
 endif
 
-.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release verify reproduce compare-criteria demo test bench clean FORCE
+.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release check-release verify reproduce compare-criteria demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
 	@sed -nE 's/^([a-z][a-z -]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s %s\n", $$1, $$2}'
@@ -166,7 +176,9 @@ else
 compare: ## compare RUNS="a b c" question by question: table, intervals, paired tests, picture
 	$(error RUNS: expected run directories or summary.json files, the reference first, found none)
 endif
-release: $(RELEASE_MANIFEST) ## the release folder: quants, card, Ollama files, manifest
+release: $(RELEASES:%=%/manifest.json) ## the release folders: standard quants, CD and AUTO quants, checkpoint; each with card and manifest
+check-release: release ## what holds of the release folders and what does not: files, names, sizes, KLD, texts, an answer
+	@failed=0; for folder in $(RELEASES); do $(PYTHON) scripts/check_release.py $$folder --gpu-layers $(GPU_LAYERS) || failed=1; done; exit $$failed
 
 # Says what the quants will be. Needs no build: MODEL may be a config.json, a Hub id, a checkpoint or a float GGUF.
 PLAN_IMATRIX = $(if $(wildcard $(PRUNED_QUANT_DIR)/imatrix.gguf),--imatrix $(PRUNED_QUANT_DIR)/imatrix.gguf,--dataset $(notdir $(CALIBRATION_TEXT)))
@@ -381,21 +393,38 @@ $(HELDOUT_SCORES): $(HELDOUT_REFERENCE) $(HELDOUT_POOLED) $(SCORING)
 	$(PYTHON) scripts/compare_scores.py --runs $(HELDOUT_REFERENCE) $(HELDOUT_POOLED) --output $@ >/dev/null
 
 # ---- release
-# What goes into the folder depends on variables that are not in its path: remake it when they change.
+# What goes into a folder depends on variables that are not in its path, and on whether quality was measured: remake it then.
+RELEASE_SCORES := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
+RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
+PICTURES = $(PLOTS) $(RELEASE_SCORES:.json=.png) $(if $(filter $(CHECKPOINT_RELEASE),$(@D)),,$(PRUNED_QUANT_DIR)/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png))
+
 $(PRUNED)/release.settings: FORCE
-	@mkdir -p $(@D); settings='$(BASE) $(CALIBRATION_SET) $(PROTOCOL) $(sort $(QUANTS) $(EVAL_QUANT))'; \
+	@mkdir -p $(@D); settings='$(BASE) $(LICENSE) $(QUANTIZED_BY) $(CALIBRATION_SET) $(PROTOCOL) $(sort $(QUANTS) $(EVAL_QUANT)) $(RELEASE_SCORES) $(RELEASE_QUALITY)'; \
 	  [ -f $@ ] && [ "$$(<$@)" = "$$settings" ] || printf '%s\n' "$$settings" >$@
 
-$(RELEASE_MANIFEST): $(PRUNED_QUANT_FILES) $(SCORES) $(DROP_METADATA) $(wildcard modelfiles/gemma4.*) $(PRUNED)/release.settings \
-    scripts/build_release.py scripts/release_card.py
-	$(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) --gguf $(PRUNED_QUANT_FILES) \
-	  --scores $(SCORES:.md=.json) --metadata $(DROP_METADATA) --template modelfiles/gemma4.template \
-	  --params modelfiles/gemma4.params.json --output $(@D)
+BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(if $(LICENSE),--license $(LICENSE)) \
+  $(if $(QUANTIZED_BY),--quantized-by $(QUANTIZED_BY)) --metadata $(DROP_METADATA) $(RELEASE_SCORES:%=--scores %) --pictures $(PICTURES) \
+  --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) --output $(@D)
+SIDECARS := --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json
+
+$(RELEASES:%=%/manifest.json): $(RELEASE_SCORES) $(DROP_METADATA) $(PLOTS) $(PRUNED)/release.settings $(wildcard scripts/build_release.py \
+    scripts/release_*.py scripts/*card*.py scripts/front_matter.py scripts/context_cache.py) | $(TOOLS)
+$(GGUF_RELEASES:%=%/manifest.json): $(RELEASE_QUALITY) $(PRUNED_QUANT_DIR)/imatrix-coverage.png $(wildcard modelfiles/gemma4.*)
+
+$(RELEASE)/manifest.json: $(STANDARD_FILES)
+	$(BUILD_RELEASE) --kind standard --gguf $(STANDARD_FILES) $(RELEASE_QUALITY:%=--quality %) $(SIDECARS) \
+	  $(if $(DYNAMIC_FILES),--sibling $(notdir $(DYNAMIC_RELEASE)))
+
+$(DYNAMIC_RELEASE)/manifest.json: $(DYNAMIC_FILES)
+	$(BUILD_RELEASE) --kind dynamic --gguf $(DYNAMIC_FILES) $(RELEASE_QUALITY:%=--quality %) $(SIDECARS)
+
+$(CHECKPOINT_RELEASE)/manifest.json:
+	$(BUILD_RELEASE) --kind checkpoint --checkpoint $(dir $(DROP_METADATA))
 
 # ---- the embedded demo: the same targets with other variables
 DEMO := MODEL=data/demo/model NAME=gemma-4-demo QUESTIONS=data/demo/calibration_questions.csv \
   EVAL_QUESTIONS=data/demo/eval_questions.csv CALIBRATION= QUANTS='Q8_0 Q6_K Q4_K_M' REFERENCE_QUANTS='Q8_0 Q6_K Q4_K_M' \
-  CTX=4096 REASONING_BUDGET=1024 MAX_GEN_TOKS=2048
+  CTX=4096 REASONING_BUDGET=1024 MAX_GEN_TOKS=2048 LICENSE=
 
 demo: ## run everything on the small embedded model, end with a table like the model card's
 	@$(MAKE) --no-print-directory release $(DEMO)
@@ -404,8 +433,8 @@ demo: ## run everything on the small embedded model, end with a table like the m
 .PHONY: show-results
 show-results:
 	@printf '\n'; cat $(SCORES)
-	@printf '\nStatistics   %s\nDrop map     %s\nCheckpoint   %s\nScores       %s\nRelease      %s\n' \
-	  $(STATS) $(DROP_MAP) $(dir $(DROP_METADATA)) $(SCORES) $(RELEASE)/
+	@printf '\nStatistics   %s\nDrop map     %s\nCheckpoint   %s\nScores       %s\nReleases     %s\n' \
+	  $(STATS) $(DROP_MAP) $(dir $(DROP_METADATA)) $(SCORES) '$(RELEASES)'
 
 # ---- tests
 test: $(TOOLS) ## set up and run the tests

@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
-"""Put a release folder together: GGUF files, card, Ollama sidecars, Modelfile, metadata and manifest.
+"""Put a release folder together: GGUF files or a pruned checkpoint, card, Ollama sidecars, pictures, evidence and manifest.
 
-Inputs:  quantised GGUF files with their records (FILE.gguf.json), the scores of compare_scores.py (JSON), the pruned
-         checkpoint's expert_drop_metadata.json, Ollama template and params.
-Output:  a folder: FILE.gguf ..., README.md, template, params, Modelfile, expert_drop_metadata.json, manifest.json.
-Use:     scripts/build_release.py --name NAME --base ID --gguf FILE... --scores TABLE.json --metadata FILE
-         --template FILE --params FILE --output DIR
+Inputs:  quantised GGUF files with their records (FILE.gguf.json), or the pruned checkpoint; its expert_drop_metadata.json;
+         where they exist the scores of compare_scores.py, the quality.json of measure_quality.py and pictures; for GGUF
+         files the Ollama template and params.
+Output:  a folder: the files (linked; those above --max-file-bytes in parts), README.md, manifest.json (schema:
+         release_files.py), expert_drop_metadata.json, scores.json, quality.json, *.png and, with GGUF files, template,
+         params, Modelfile. Beside it FOLDER.sources.json, never published, for check_release.py.
+Use:     scripts/build_release.py --kind standard --name NAME --base ID --gguf FILE... --metadata FILE
+         --template FILE --params FILE [--scores TABLE.json] [--quality quality.json] --output DIR
 
-Every number in the card comes from a record of this build. Files are hard-linked where the file system allows it.
+Refused: names that shadow each other (release_names.py), inputs of another build. Every number in the card comes from a
+record; what is missing is named there.
 """
 
 import argparse
@@ -15,53 +19,174 @@ import json
 import shutil
 from pathlib import Path
 
+from card_tables import CONTEXTS
+from checkpoint_card import checkpoint_card
+from context_cache import cache_bytes, context_length
+from gguf_header import GgufHeader, read_header
+from llama_tools import find_llama_cpp
 from ollama_files import modelfile, ollama_params
-from release_card import card
-from safe_files import InputError, directory_when_done, link_or_copy, read_json, run, sha256_file, write_json
+from option_types import positive
+from quant_recipes import RECIPES
+from release_card import PICTURES, Release, card
+from release_files import (CHECKPOINT, DYNAMIC, KINDS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed, read_evidence,
+                           read_record, split_gguf, write_sources)
+from release_names import clashes, is_standard
+from safe_files import InputError, check_apart, directory_when_done, link_or_copy, read_json, run, sha256_file, write_json
+
+MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
+DIGITS = 12  # of a digest, in messages
 
 
 def check_record(gguf: Path, record: dict) -> None:
     """Raise InputError when a GGUF file is not the one its record describes."""
+    if not gguf.is_file():
+        raise InputError(gguf, "a GGUF file", "nothing")
     if gguf.stat().st_size != record["bytes"] or sha256_file(gguf) != record["sha256"]:
-        raise InputError(gguf, f"the file of its record, sha256 {record['sha256'][:12]}", "other bytes")
+        raise InputError(gguf, f"the file of its record, sha256 {record['sha256'][:DIGITS]}", "other bytes")
+
+
+def check_one_build(records: dict[Path, dict], metadata: dict, scores: dict | None, quality: dict | None) -> None:
+    """Raise InputError unless all inputs tell of one pruned model."""
+    sources = {record["source_sha256"] for record in records.values()}
+    for gguf, record in records.items():
+        if record["source_sha256"] != next(iter(records.values()))["source_sha256"]:
+            raise InputError(gguf, f"quants of one F16 model, sha256 {min(sources)[:DIGITS]}", f"one of {max(sources)[:DIGITS]}")
+        if record["experts"] != metadata["keep_count"]:
+            raise InputError(gguf, f"{metadata['keep_count']} experts, as {METADATA} says", str(record["experts"]))
+    if quality and sources and quality["inputs"]["pruned_sha256"] not in sources:
+        raise InputError("--quality", f"measurements of the model with sha256 {min(sources)[:DIGITS]}",
+                         f"those of {quality['inputs']['pruned_sha256'][:DIGITS]}", "run `make quality` again")
+    by_name = {gguf.name: record["sha256"] for gguf, record in records.items()}
+    for row in (scores or {}).get("rows", []):
+        if row["gguf"] in by_name and row.get("gguf_sha256") != by_name[row["gguf"]]:
+            raise InputError("--scores", f"an evaluation of {row['gguf']} with sha256 {by_name[row['gguf']][:DIGITS]}",
+                             f"one of {str(row.get('gguf_sha256'))[:DIGITS]}", "run `make eval` again")
+
+
+def check_names(kind: str, records: dict[str, dict], others: list[str]) -> None:
+    """Raise InputError with the first clash when a label would fetch another file than meant, or a type is of the other kind."""
+    for name, record in records.items():
+        if is_standard(record["type"]) != (kind == STANDARD):
+            raise InputError(name, f"a {kind} release of " + ("standard types" if kind == STANDARD else "CD-* and AUTO-* files"), record["type"])
+    found = clashes({part: record["type"] for record in records.values() for part in record["files"]}, tuple(others), tuple(RECIPES))
+    if found:
+        count = f" ({len(found)} clashes)" if len(found) > 1 else ""
+        raise InputError(next(iter(records)), "names that no label takes for another", f"{found[0]}{count}")
+
+
+def caches_of(header: GgufHeader) -> dict[int, int]:
+    """Return the bytes of the context cache for some contexts up to the model's longest, {} where they are not known."""
+    longest = context_length(header) or 0
+    contexts = [tokens for tokens in CONTEXTS if tokens <= longest] or [longest]
+    return {tokens: count for tokens in contexts if tokens and (count := cache_bytes(header, tokens)) is not None}
+
+
+def place_gguf(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> dict[str, dict]:
+    """Link every GGUF file, or its parts, into the folder; return the records by name, with the files each lies in."""
+    placed = {}
+    for gguf, record in records.items():
+        parts = [gguf]
+        if record["bytes"] > args.max_file_bytes:
+            folder = args.output.with_name(f"{args.output.name}.split") / gguf.stem
+            parts = split_gguf(find_llama_cpp(args.llama_cpp), gguf, record["sha256"], args.max_file_bytes, folder)
+        for part in parts:
+            link_or_copy(part, output / part.name)
+        placed[gguf.name] = {**record, "files": [part.name for part in parts]}
+    return placed
+
+
+def write_ollama_files(args: argparse.Namespace, placed: dict[str, dict], output: Path) -> None:
+    """Write what Ollama reads: template, params and a Modelfile of the largest quant, in parts or F16 only where there is no other."""
+    params = ollama_params(args.params, args.gguf[0])
+    best = max(placed.values(), key=lambda record: (len(record["files"]) == 1, record["type"] != "F16", record["bytes"]))
+    shutil.copyfile(args.template, output / "template")
+    (output / "params").write_text(json.dumps(params, indent=2) + "\n")
+    (output / "Modelfile").write_text(modelfile(best["files"][0], params))
+
+
+def place_checkpoint(checkpoint: Path, output: Path) -> dict[str, int]:
+    """Link the shards of a pruned checkpoint into the folder and copy the rest, but for its base's card; return the shards' bytes."""
+    for path in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name not in ("README.md", MANIFEST)):
+        place = output / path.relative_to(checkpoint)
+        place.parent.mkdir(exist_ok=True)
+        (link_or_copy if path.suffix == ".safetensors" else shutil.copyfile)(path, place)
+    return {path.name: path.stat().st_size for path in output.glob("*.safetensors")}
+
+
+def place_evidence(args: argparse.Namespace, output: Path) -> list[str]:
+    """Copy metadata, scores, quality and pictures into the folder; return the pictures' names."""
+    for source, name in ((args.metadata, METADATA), (args.scores, SCORES), (args.quality, QUALITY)):
+        if source and not (output / name).exists():
+            shutil.copyfile(source, output / name)
+    for picture in args.pictures:
+        if picture.name not in PICTURES:
+            raise InputError(picture, f"a picture among {', '.join(PICTURES)}", picture.name)
+        shutil.copyfile(picture, output / picture.name)
+    return [picture.name for picture in args.pictures]
+
+
+def build(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> None:
+    """Fill the folder; its manifest comes last."""
+    metadata = read_evidence(args.metadata, METADATA)
+    scores, quality = (read_evidence(path, name) if path else None for path, name in ((args.scores, SCORES), (args.quality, QUALITY)))
+    check_one_build(records, metadata, scores, quality)
+    placed = place_gguf(args, records, output)
+    sizes = place_checkpoint(args.checkpoint, output) if args.checkpoint else {}
+    caches = caches_of(read_header(args.gguf[0])) if args.gguf else {}
+    release = Release(args.name, args.output.name, args.kind, args.base, args.license, args.quantized_by, placed, metadata, scores, quality,
+                      place_evidence(args, output), caches, args.sibling)
+    if args.gguf:
+        write_ollama_files(args, placed, output)
+        check_names(args.kind, placed, [path.name for path in output.iterdir()])
+        text = card(release)
+    else:
+        text = checkpoint_card(release, sizes, read_json(output / "config.json"))
+    (output / "README.md").write_text(text, encoding="utf-8")
+    write_json(output / MANIFEST, {"name": args.name, "repository": args.output.name, "kind": args.kind, "base": args.base,
+                                   "license": args.license, "records": placed, "files": listed(output)})
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kind", choices=KINDS, default=STANDARD, help="what the folder holds (default standard: llama.cpp's own types)")
     parser.add_argument("--name", required=True, help="name of the pruned model")
     parser.add_argument("--base", required=True, help="Hub id of the base model, or its name when it is local")
-    parser.add_argument("--gguf", type=Path, nargs="+", required=True, help="quantised GGUF files")
-    parser.add_argument("--scores", type=Path, required=True, help="JSON of compare_scores.py")
-    parser.add_argument("--metadata", type=Path, required=True, help="expert_drop_metadata.json")
-    parser.add_argument("--template", type=Path, required=True, help="Ollama template")
-    parser.add_argument("--params", type=Path, required=True, help="Ollama params (JSON)")
-    parser.add_argument("--output", type=Path, required=True, help="release folder to write")
-    return parser.parse_args(argv)
+    parser.add_argument("--license", default="", help="the Hub's identifier of the licence, such as gemma")
+    parser.add_argument("--quantized-by", default="", help="who quantised, for the front matter")
+    parser.add_argument("--gguf", type=Path, nargs="+", default=[], help="quantised GGUF files")
+    parser.add_argument("--checkpoint", type=Path, help="pruned checkpoint directory (kind checkpoint)")
+    parser.add_argument("--metadata", type=Path, required=True, help=METADATA)
+    parser.add_argument("--scores", type=Path, help="JSON of compare_scores.py (without: the card says so)")
+    parser.add_argument("--quality", type=Path, help="quality.json of measure_quality.py (without: the card says so)")
+    parser.add_argument("--pictures", type=Path, nargs="*", default=[], help=f"pictures: {', '.join(PICTURES)}")
+    parser.add_argument("--questions", type=Path, nargs="*", default=[], help="question files whose text must not be published")
+    parser.add_argument("--sibling", default="", help="name of the repository of the CD-* and AUTO-* files, for the card")
+    parser.add_argument("--template", type=Path, help="Ollama template")
+    parser.add_argument("--params", type=Path, help="Ollama params (JSON)")
+    parser.add_argument("--max-file-bytes", type=positive, default=MAX_FILE_BYTES, help=f"split larger files (default {MAX_FILE_BYTES})")
+    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    parser.add_argument("--output", type=Path, required=True, help="release folder to write; its name is the repository's")
+    args = parser.parse_args(argv)
+    if (args.kind == CHECKPOINT) != (args.checkpoint is not None) or (args.kind == CHECKPOINT) == bool(args.gguf):
+        parser.error(f"expected --gguf with --kind {STANDARD} or {DYNAMIC}, --checkpoint with --kind {CHECKPOINT}")
+    if args.gguf and not (args.template and args.params):
+        parser.error("expected --template and --params with --gguf")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    records = {gguf: read_json(Path(f"{gguf}.json")) for gguf in args.gguf}
-    scores, metadata = read_json(args.scores), read_json(args.metadata)
+    check_apart([path for path in (*args.gguf, args.checkpoint, args.metadata, args.scores, args.quality) if path], [args.output])
+    records = {gguf: read_record(gguf) for gguf in args.gguf}
     for gguf, record in records.items():
         check_record(gguf, record)
-    params = ollama_params(args.params, args.gguf[0])
-    # The Modelfile takes the largest quant; F16 only where there is no other.
-    best = max(args.gguf, key=lambda gguf: (records[gguf]["type"] != "F16", records[gguf]["bytes"]))
-    with directory_when_done(args.output, "manifest.json") as output:
-        for gguf in args.gguf:
-            link_or_copy(gguf, output / gguf.name)
-        shutil.copyfile(args.template, output / "template")
-        shutil.copyfile(args.metadata, output / "expert_drop_metadata.json")
-        (output / "params").write_text(json.dumps(params, indent=2) + "\n")
-        (output / "Modelfile").write_text(modelfile(best.name, params))
-        files = [{"file": gguf.name, **record} for gguf, record in records.items()]
-        (output / "README.md").write_text(card(args.name, args.base, files, scores, metadata,
-                                                params["num_ctx"]))
-        write_json(output / "manifest.json", {"name": args.name, "base": args.base, "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(output.iterdir())}})
-    print(f"{args.output}: {len(args.gguf)} quants of {args.name}, "
-          f"{sum(record['bytes'] for record in records.values()) / 1e9:.3f} GB")
+    # What the folder was made from comes first: a kill between the two leaves no folder without it.
+    write_sources(args.output, {"records": [Path(f"{gguf}.json") for gguf in args.gguf], "metadata": [args.metadata],
+                                "questions": args.questions})
+    with directory_when_done(args.output, MANIFEST) as output:
+        build(args, records, output)
+        sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
+    print(f"{args.output}: {args.kind} release of {args.name}, {len(sizes)} files, {sum(sizes) / 1e9:.3f} GB")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
     kinds = sorted({kind for summary in runs for kind in summary["invalid"]})
     against = {} if runs is reference else pair(reference, runs)
     return {"name": first["name"], "experts": first["experts"], "questions": asked, "seeds": [seed_of(s) for s in runs],
-            "gguf": first["gguf"], "gib": {quant["type"]: quant["bytes"] / GIB for quant in quants},
+            "gguf": first["gguf"], "gguf_sha256": first["gguf_sha256"], "gib": {quant["type"]: quant["bytes"] / GIB for quant in quants},
             "raw_correct": raw, "raw": raw / asked, "strict_correct": strict, "strict": strict / asked,
             "patched_correct": patched, "patched": None if patched is None else patched / asked, "score": float(scores.mean()),
             "interval": wilson(scores), "patched_interval": wilson(scores), "in_sample": first["in_sample"],

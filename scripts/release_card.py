@@ -1,90 +1,172 @@
-"""The card of a release (its README.md), made from records of this build. Card format: the Hub's model cards."""
+"""The card of a release (its README.md), made from records of this build. Card format: the Hub's model cards.
 
+What was not measured is left out of the tables and named under "Missing from this card"; nothing is filled in.
+"""
+
+from dataclasses import dataclass, field
+
+from card_tables import (FREE_GIB, digest_table, file_table, in_sample_note, markdown_table, memory_table, score_sentences,
+                         score_table, size)
+from front_matter import front_matter, is_hub_id
+from release_order import exceptions, measured
 from safe_files import GIB
 
-
-def file_table(files: list[dict]) -> str:
-    """Return the table of GGUF files: quant, size in GB (10^9) and GiB (2^30), bits per weight, note."""
-    lines = ["| File | Quant | GB | GiB | Bits per weight | Note |", "| --- | --- | ---: | ---: | ---: | --- |"]
-    for file in sorted(files, key=lambda file: -file["bytes"]):
-        lines.append(f"| {file['file']} | {file['type']} | {file['bytes'] / 1e9:.3f} | {file['bytes'] / GIB:.3f} | "
-                     f"{file['bits_per_weight']:.2f} | {file['note']} |")
-    return "\n".join(lines)
+PICTURES = {"experts-heatmap.png": "What each expert of each layer contributes", "experts-coverage.png": "Coverage of kept and dropped experts",
+            "experts-layers.png": "Contribution by layer", "imatrix-coverage.png": "Calibration tokens per expert",
+            "quality.png": "Size against KL divergence", "scores.png": "Scores and paired differences with 95% intervals"}
+TAGS = ["moe", "expert-pruning"]
+SERVE = "-ngl 99 --reasoning-format deepseek --reasoning-budget 16384"
+TERMS = "(for Gemma models: https://ai.google.dev/gemma/terms)"
 
 
-def score_table(scores: dict) -> str:
-    """Return the table of scores and one sentence per comparison."""
-    lines = ["| Model | Experts | Raw | Patched | 95% interval | Invalid |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
-    for row in scores["rows"]:
-        low, high = row["patched_interval"]
-        lines.append(f"| {row['name']} | {row['experts']} | {row['raw_correct']}/{row['questions']} ({row['raw']:.2%}) | "
-                     f"{row['patched_correct']}/{row['questions']} ({row['patched']:.2%}) | {low:.1%} to {high:.1%} | "
-                     f"{row['invalid']} |")
-    for row in scores["rows"][1:]:
-        lines.append(f"\n{row['points_vs_reference']:+.2f} points against the reference: {row['lost']} questions lost, "
-                     f"{row['won']} won, exact McNemar p = {row['mcnemar_p']:.2g}.")
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Release:
+    """What a card is made of. records: by file, with `files`, its parts; caches: bytes of the context cache by tokens."""
+
+    name: str
+    repository: str
+    kind: str
+    base: str
+    license: str
+    quantized_by: str
+    records: dict[str, dict]
+    metadata: dict
+    scores: dict | None = None
+    quality: dict | None = None
+    pictures: list[str] = field(default_factory=list)
+    caches: dict[int, int] = field(default_factory=dict)
+    sibling: str = ""
+
+    @property
+    def example(self) -> dict:
+        """The record that commands are shown for: Q4_K_M's, else that of the middle one by size."""
+        ordered = sorted(self.records.values(), key=lambda record: record["bytes"])
+        return next((record for record in ordered if record["type"] == "Q4_K_M"), ordered[len(ordered) // 2])
 
 
-def in_sample_note(scores: dict, metadata: dict) -> str:
-    """Return one sentence on whether the experts were chosen on the questions that the score is taken on."""
-    chosen = set(metadata["method"].get("question_ids", []))
-    if not chosen:
-        return "The drop map does not say which questions it was made from."
-    scored = set(scores["question_ids"])
-    if chosen & scored:
-        return (f"**In-sample:** {len(chosen & scored)} of the {len(scored)} scored questions also chose the experts.")
-    return f"The experts were chosen on {len(chosen)} other questions; none of the {len(scored)} scored ones is among them."
+def section(title: str, *parts: str) -> str:
+    """Return a section of a card, its empty parts left out; "" when all are."""
+    body = [part for part in parts if part]
+    return "\n\n".join([f"## {title}", *body]) if body else ""
 
 
-def card(name: str, base: str, files: list[dict], scores: dict, metadata: dict, context: int) -> str:
-    """Return the card: front matter, files, scores, method, how to run (with `context` tokens at most), licence."""
-    example = next((file for file in files if file["type"] == "Q4_K_M"), files[0])
-    method = metadata["method"]
-    with_imatrix = [file for file in files if file["imatrix_sha256"]]
-    # A local base has no Hub id and no licence known here.
-    origin = f"license: gemma\nbase_model: {base}\nbase_model_relation: quantized\n" if "/" in base else ""
-    return f"""---
-{origin}library_name: gguf
-pipeline_tag: text-generation
-tags: [moe, expert-pruning, gguf, imatrix]
----
+def files_section(release: Release) -> str:
+    """Return the table of files and what is to be said of it."""
+    with_imatrix = [record for record in release.records.values() if record.get("imatrix_sha256")]
+    versions = sorted({record["llama_cpp"] for record in release.records.values()})
+    about = (f"{len(with_imatrix)} of {len(release.records)} were made with an importance matrix. Quantised by llama.cpp "
+             f"({'; '.join(versions)}). sha256 of every file: `manifest.json`.")
+    if quality := release.quality if measured(release.records, release.quality) else None:
+        tokens = quality["tokens"][quality["score"]]
+        about += (f"\n\nKLD: mean KL divergence in nats a token over {tokens} tokens of {quality['chats']} chats that neither calibration nor the "
+                  "choice of experts has seen, ± one standard error over chats. Quantisation: against the pruned model at F16; total: against "
+                  f"the full model at F16. Every number: `quality.json`.")
+    named = exceptions(release.records, release.quality)
+    listed = "Out of order:\n\n" + "\n".join(f"- {sentence}" for sentence in named) if named else ""
+    return section("Files", file_table(release.records, release.quality), about, listed)
 
-# {name}
 
-{base} with {metadata['keep_count']} of {metadata['experts']} experts per layer, as GGUF files.
+def memory_section(release: Release) -> str:
+    """Return which file fits which memory; "" where the context cache is not known exactly."""
+    if not release.caches:
+        return ""
+    caches = ", ".join(f"{size(count, GIB)} GiB for {tokens:,} tokens" for tokens, count in release.caches.items())
+    return section("Which file for which memory", memory_table(release.records, release.caches),
+                   f"File and context cache together (F16, one sequence: {caches}), by arithmetic on the header; {FREE_GIB} GiB is left for "
+                   "llama.cpp's compute buffers and all else, which were not measured.")
 
-## Files
 
-{file_table(files)}
+def scores_section(release: Release) -> str:
+    """Return the scores, "" where there was no evaluation."""
+    if not (scores := release.scores):
+        return ""
+    patch = ("Invalid answers are re-run with the thought closed and the answer begun (\"patched\"); chance alone gets one in four of those "
+             "right." if scores["patched"] else "Invalid answers count as wrong; nothing was patched.")
+    return section("Scores", f"Questions in GPQA's form, one locked protocol for all models, {scores['evaluated']}. Every number: `scores.json`.",
+                   score_table(scores), f"{patch} {in_sample_note(scores, release.metadata)}", *score_sentences(scores))
 
-{len(with_imatrix)} of {len(files)} were made with an importance matrix. Quantised by llama.cpp ({files[0]['llama_cpp']}).
 
-## Scores
+def method_section(release: Release) -> str:
+    """Return how the experts were chosen, and how ContribDynamic and AUTO files are typed."""
+    method, absent = release.metadata["method"], "not recorded"
+    rows = [["Experts kept per layer", f"{release.metadata['keep_count']} of {release.metadata['experts']}"],
+            ["Layers", str(len(release.metadata["layers"]))], ["Criterion", str(method.get("criterion", absent))],
+            ["Experts protected per question and layer", str(method.get("protect_top", absent))],
+            ["Questions that chose", str(method.get("questions", absent))]]
+    dynamic = ("ContribDynamic files (CD-*) give the layers whose experts contribute most the higher types, AUTO files the layers and roles "
+               "where it costs least for a wished size. They have a repository of their own, so that no label such as `:Q4_K_M` fetches one "
+               "of them for the standard file of that name." if release.kind == "dynamic" else "")
+    return section("Method", "Experts are ranked while the full model is teacher-forced through question, reasoning and answer: norms of their "
+                   "outputs, weighted by the router. Those ranked last are dropped; the kept ones are copied byte for byte, and nothing is "
+                   "trained. The choice per layer is in `expert_drop_metadata.json`.", markdown_table(["What", "Value"], rows, left=2), dynamic)
 
-GPQA-format questions, one locked protocol for both models, {scores['evaluated']}.
 
-{score_table(scores)}
+def pictures_section(release: Release) -> str:
+    """Return the pictures of this build."""
+    return section("Pictures", *(f"![{PICTURES[name]}]({name})" for name in PICTURES if name in release.pictures))
 
-Invalid answers are re-run with the thought closed and the answer begun ("patched"); chance alone gets one in four of
-those right. {in_sample_note(scores, metadata)}
 
-## Method
+def ollama_text(release: Release, record: dict) -> str:
+    """Return how Ollama runs a file of this repository. The one place of a card that speaks of Ollama."""
+    if len(record["files"]) > 1:
+        return "Ollama does not take files in parts; join them with `llama-gguf-split --merge`."
+    return (f"```\nollama run hf.co/USER/{release.repository}:{record['files'][0]}\n```\n\nOllama reads `template` and `params` of this "
+            "repository. Tool calls are parsed into structured fields only with its Gemma 4 renderer and parser, which a pull from the Hub "
+            f"does not set: `ollama create {release.name.lower()} -f Modelfile` in a download of this repository does.")
 
-Experts are ranked by the routing-weighted norm of their outputs while the full model is teacher-forced through
-question, reasoning and answer. Criterion: {method.get('criterion', 'not recorded')}, top {method.get('protect_top', 'not recorded')} per question
-and layer, over {method.get('questions', 'an unrecorded number of')} questions. The choice per layer is in `expert_drop_metadata.json`.
 
-## How to run
+def run_section(release: Release) -> str:
+    """Return how to run a file with llama.cpp and with Ollama."""
+    record = release.example
+    first, context = record["files"][0], min([*release.caches, 8192])
+    text = "\n".join(["```", f"llama-server -m {first} -c {context} {SERVE}",
+                      f"llama-server -hf USER/{release.repository} --hf-file {first} -c {context} {SERVE}", "```"])
+    sibling = f"Files typed layer by layer (CD-*, AUTO-*) are in {release.sibling}." if release.sibling else ""
+    return section("How to run", text, ollama_text(release, record), sibling)
 
-```
-llama-server -m {example['file']} -c {min(8192, context)} -ngl 99 --reasoning-format deepseek --reasoning-budget 16384
-```
 
-With Ollama, tool calls are parsed into structured fields only with its Gemma 4 renderer and parser, which a pull from
-the Hub does not set: `ollama create {name.lower()} -f Modelfile` in this folder does.
+def reproduce_section(release: Release) -> str:
+    """Return the command and the digests of what went in."""
+    method, source = release.metadata["method"], release.metadata.get("source", {})
+    shards = {f"Pruned checkpoint, {name}": digest for name, digest in release.metadata["shards"].items()}
+    digests = {"Base checkpoint, weights": source.get("weights_sha256"), "Base checkpoint, config": source.get("config_sha256"),
+               "Questions that chose the experts": method.get("questions_sha256"), "Statistics": method.get("stats_sha256"),
+               "Drop map": release.metadata.get("drop_map_sha256"), **shards}
+    for what, key in (("F16 GGUF", "source_sha256"), ("Importance matrix", "imatrix_sha256"), ("Calibration text", "calibration_sha256")):
+        digests |= {what: record[key] for record in release.records.values() if record.get(key)}
+    quants = f" QUANTS=\"{' '.join(record['type'] for record in release.records.values())}\"" if release.records else ""
+    command = (f"make release MODEL={release.base} KEEP={release.metadata['keep_count']} CRITERION={method.get('criterion', '...')} "
+               f"PROTECT_TOP={method.get('protect_top', '...')}{quants}")
+    return section("How to reproduce", f"```\n{command}\n```", "with the inputs of these digests:", digest_table(digests),
+                   "The pruned checkpoint comes out the same bit for bit; quants can differ in their last bits between compilers and processors.")
 
-## Licence
 
-The weights are a derivative of {base} and carry its licence terms (for Gemma models: https://ai.google.dev/gemma/terms).
-"""
+def missing_section(release: Release) -> str:
+    """Return what this build does not know."""
+    measured_names = measured(release.records, release.quality)
+    unmeasured = [record["type"] for name, record in release.records.items() if name not in measured_names]
+    absent = [("scores: no evaluation belongs to this build", not release.scores),
+              ("patched score: the evaluation was not patched", release.scores and not release.scores["patched"]),
+              (f"KLD of {', '.join(unmeasured)}: not measured", bool(unmeasured)),
+              ("context cache: not known exactly for this architecture", release.records and not release.caches),
+              ("licence: none was given", not release.license), ("base model on the Hub: the base is a local one", not is_hub_id(release.base)),
+              ("quantized_by: no name was given", release.kind != "checkpoint" and not release.quantized_by),
+              *((f"picture {name}", name not in release.pictures) for name in PICTURES if release.kind != "checkpoint" or "experts" in name)]
+    return section("Missing from this card", "\n".join(f"- {what}" for what, holds in absent if holds))
+
+
+def licence_section(release: Release) -> str:
+    """Return whose terms the weights carry."""
+    return section("Licence", f"The weights are a derivative of {release.base} and carry its licence terms {TERMS}.")
+
+
+def card(release: Release) -> str:
+    """Return the card of a repository of GGUF files."""
+    tags = [*TAGS, "gguf", *(["imatrix"] if any(record.get("imatrix_sha256") for record in release.records.values()) else [])]
+    head = front_matter(release.kind, release.base, release.license, release.quantized_by, tags)
+    what = "typed layer by layer (ContribDynamic, AUTO)" if release.kind == "dynamic" else "in llama.cpp's standard types"
+    title = (f"{head}\n# {release.repository}\n\n{release.base} with {release.metadata['keep_count']} of {release.metadata['experts']} experts "
+             f"per layer, as GGUF files {what}.")
+    parts = [title, files_section(release), memory_section(release), scores_section(release), method_section(release), pictures_section(release),
+             run_section(release), reproduce_section(release), missing_section(release), licence_section(release)]
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -111,3 +111,11 @@ def refusal() -> Callable[..., str]:
         return line
 
     return check
+
+
+@pytest.fixture(scope="session")
+def pruned_demo(script, tmp_path_factory) -> Path:
+    """A folder with the demo pruned to 112 experts: checkpoint/, quants with their records, drop map of the first six questions."""
+    from release_inputs import build_pruned_demo
+
+    return build_pruned_demo(script, DEMO, tmp_path_factory.mktemp("pruned"))

@@ -64,18 +64,34 @@ def test_a_killed_analysis_leaves_no_target_and_the_next_run_goes_on(variables):
 
 def test_a_whole_release_then_nothing_left_to_do(variables):
     scripts_in(make("release", *variables))
-    release = next(build_of(variables).rglob("manifest.json")).parent
-    names = {path.name for path in release.iterdir()}
-    assert {"template", "params", "Modelfile", "README.md", "manifest.json", "expert_drop_metadata.json",
-            "tiny-12e-F16.gguf", "tiny-12e-Q8_0.gguf", "tiny-12e-IQ2_M.gguf", "tiny-12e-CD-Q4_K_M.gguf"} <= names
+    folders = {path.parent.name: path.parent for path in build_of(variables).rglob("manifest.json")}
+    assert set(folders) == {"tiny-12e-GGUF", "tiny-12e-dynamic-GGUF", "tiny-12e"}
+    release, names = folders["tiny-12e-GGUF"], {name: {path.name for path in folder.iterdir()} for name, folder in folders.items()}
+    beside = {"README.md", "expert_drop_metadata.json", "scores.json", "scores.png", "experts-heatmap.png"}
+    assert {*beside, "template", "params", "Modelfile", "imatrix-coverage.png", "tiny-12e-F16.gguf", "tiny-12e-Q8_0.gguf",
+            "tiny-12e-IQ2_M.gguf"} <= names["tiny-12e-GGUF"]
+    assert {path for path in names["tiny-12e-dynamic-GGUF"] if path.endswith(".gguf")} == {"tiny-12e-CD-Q4_K_M.gguf"}
+    assert beside < names["tiny-12e"] and "model-00001-of-00001.safetensors" in names["tiny-12e"]
     card = (release / "README.md").read_text()
     assert "tiny-12e-Q8_0.gguf" in card and "12 of 16 experts" in card and "In-sample" in card
     assert "<|turn>" in (release / "template").read_text() and "FROM ./tiny-12e-Q8_0.gguf" in (release / "Modelfile").read_text()
-    for path in release.iterdir():
+    for path in (path for folder in folders.values() for path in folder.iterdir()):
         assert str(build_of(variables)).encode() not in path.read_bytes(), path
     before = {path: path.stat().st_mtime_ns for path in build_of(variables).rglob("*")}
     assert not scripts_in(make("release", *variables))
     assert before == {path: path.stat().st_mtime_ns for path in build_of(variables).rglob("*")}
+
+
+def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(variables):
+    shown = make("-n", "check-release", *variables).stdout
+    assert shown.count("scripts/check_release.py") == 1 and all(f"/release/tiny-12e{end} " in shown for end in ("-GGUF", "-dynamic-GGUF", ""))
+    assert scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", *variables)) == {"build_release"}
+    cards = {path.parent.name: path.read_text() for path in build_of(variables).rglob("release/*/README.md")}
+    assert all("no evaluation belongs to this build" in card for card in cards.values()) and "quantized_by: someone" in cards["tiny-12e-GGUF"]
+    assert not list(build_of(variables).rglob("release/*/scores.json"))
+    done = make("release", "LICENSE=two words", *variables)
+    assert done.returncode != 0 and "LICENSE: expected" in done.stderr
+    scripts_in(make("release", *variables))
 
 
 def test_the_f16_can_be_removed_and_only_what_changes_calls_for_it(variables):

@@ -1,0 +1,112 @@
+"""Which file a label fetches: the matching rules of those who read a repository, as a model, and the clashes under them.
+
+llama.cpp (common/download.cpp of the pinned source): `-hf USER/REPO:TAG` takes the first file, in the order of the listing,
+in whose path the regular expression TAG[.-] is found, case ignored; without a tag Q4_K_M, then Q8_0, then the first model.
+Hub, for Ollama (https://huggingface.co/docs/hub/ollama; its server is not public, so two readings are checked): TAG is a
+quant label, case ignored, or a full file name; a label is the last one in a name, with UD- before it but with nothing
+else (parseGGUFQuantLabel of @huggingface/gguf), or the end of the name; without a tag Q4_K_M, then a 4-bit file, then the first.
+Listing: what a person or a glob such as *Q4_K_M* takes first from the files sorted by name.
+
+`NAME-CD-Q4_K_M.gguf` beside `NAME-Q4_K_M.gguf` is taken for it by all of them, in a subfolder of the repository by llama.cpp
+still, so the files whose layers are typed one by one (CD-*, AUTO-*) have a repository of their own.
+"""
+
+import re
+from collections.abc import Callable
+
+OWN_REPOSITORY = ("CD-", "AUTO-")
+PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$", re.IGNORECASE)
+NOT_A_MODEL = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
+LABEL = re.compile(r"(?:UD-)?(?:I?Q\d+_[A-Z0-9]+(?:_[A-Z0-9]+)*|TQ\d_\d|MXFP4(?:_[A-Z]+)?|NVFP4|BF16|F16|F32)")
+TAKES_OVER = "preset.ini"  # llama.cpp fetches it alone where a repository has one
+Rule = Callable[[list[str], str | None], str | None]
+
+
+def is_standard(quant: str) -> bool:
+    """Tell whether a quant is one of llama.cpp's own, so that its name is a label that others rely on."""
+    return not quant.startswith(OWN_REPOSITORY)
+
+
+def first_parts(paths: list[str]) -> list[str]:
+    """Return the GGUF files among paths, of a split one only its first part, in their order."""
+    return [path for path in paths if path.lower().endswith(".gguf") and (not (part := PART.search(path)) or part[1] == "00001")]
+
+
+def stem(path: str) -> str:
+    """Return a file's name without folder, ending and part number."""
+    return PART.sub(".gguf", path.rsplit("/", 1)[-1])[: -len(".gguf")]
+
+
+def label_of(path: str) -> str | None:
+    """Return the label that the Hub reads from a file's name, upper case; None where it finds none."""
+    labels = LABEL.findall(stem(path).upper())
+    return labels[-1] if labels else None
+
+
+def llama_cpp_pick(paths: list[str], tag: str | None) -> str | None:
+    """Return what llama.cpp's -hf fetches of the files of a listing."""
+    models = [path for path in first_parts(paths) if not any(mark in path.rsplit("/", 1)[-1] for mark in NOT_A_MODEL)]
+    for wanted in [tag] if tag else ["Q4_K_M", "Q8_0"]:
+        if found := [path for path in models if re.search(f"{wanted}[.-]", path, re.IGNORECASE)]:
+            return found[0]
+    return models[0] if models and not tag else None
+
+
+def label_pick(paths: list[str], tag: str | None) -> str | None:
+    """Return what the Hub hands to Ollama when a tag is held against the labels of the names."""
+    files = first_parts(paths)
+    if tag:
+        return next((path for path in files if tag.upper() in (label_of(path), path.upper())), None)
+    labels = {path: label_of(path) or "" for path in files}
+    choices = [path for path in files if labels[path] == "Q4_K_M"] + [path for path in files if re.match(r"(UD-)?I?Q4", labels[path])]
+    return next(iter(choices + files), None)
+
+
+def suffix_pick(paths: list[str], tag: str | None) -> str | None:
+    """Return what the Hub hands to Ollama when a tag is held against the ends of the names."""
+    files = first_parts(paths)
+    if not tag:
+        return label_pick(paths, None)
+    return next((path for path in files if re.search(rf"(^|[-._]){re.escape(tag)}$", stem(path), re.IGNORECASE)), None)
+
+
+def listing_pick(paths: list[str], tag: str | None) -> str | None:
+    """Return the first file of a listing that has the tag anywhere in its name."""
+    return next((path for path in first_parts(paths) if (tag or "").upper() in path.upper()), None)
+
+
+RULES: dict[str, Rule] = {"llama.cpp -hf": llama_cpp_pick, "Hub and Ollama, by label": label_pick,
+                          "Hub and Ollama, by ending": suffix_pick, "the listing": listing_pick}
+ORDERS: dict[str, Callable[[str], object]] = {"by bytes": str, "by letters": lambda path: (path.lower(), path)}
+
+
+def clash(rule: str, order: list[str], quants: dict[str, str], tag: str | None, known: bool) -> str | None:
+    """Return what goes wrong when one rule looks for a tag (None: the default) in an order of files, None if nothing does.
+
+    quants: type of each file; known: whether the repository has a file of that type.
+    """
+    found, asked = RULES[rule](order, tag), f":{tag}" if tag else "no tag"
+    if known and found is None and not (rule.endswith("by label") and not is_standard(tag or "")):
+        return f"{asked}: expected the file of that type by the rule of {rule}, found none"
+    if found is None or quants[found] == tag:
+        return None
+    standard_there = any(map(is_standard, quants.values()))
+    if known or standard_there and not is_standard(quants[found]):
+        return f"{asked}: expected {'the ' + tag if known else 'a standard file'} by the rule of {rule}, found {found}"
+    return None
+
+
+def clashes(quants: dict[str, str], others: tuple[str, ...] = (), labels: tuple[str, ...] = ()) -> list[str]:
+    """Return every way in which a label, or none, fetches another file than meant.
+
+    quants: type of each GGUF file of one repository by path (of a split file, of every part); others: its other files;
+    labels: types of llama.cpp that may be asked for although the repository does not have them.
+    """
+    found = [f"{TAKES_OVER}: expected no such file, found one, which llama.cpp fetches in place of a model"] * (TAKES_OVER in others)
+    held = dict.fromkeys(quants.values())
+    for rule in RULES:
+        for key in ORDERS.values():
+            order = sorted(quants, key=key)
+            for tag in [None, *held, *(label for label in labels if label not in held)]:
+                found.append(clash(rule, order, quants, tag, tag in held))
+    return list(dict.fromkeys(line for line in found if line))
