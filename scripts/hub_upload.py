@@ -1,0 +1,141 @@
+"""A release folder sent to a repository on the Hub: large files one by one, then one commit of all.
+
+huggingface_hub does the work. Its upload_folder may split a folder into several commits; here the large files go first,
+each with preupload_lfs_files, and create_commit then makes one commit whose message carries the manifest's sha256. A file
+that is on the server already is not sent again, and nothing is committed when nothing changed: after a break or a kill
+the same call goes on (the file that was under way begins anew, or with Xet goes on by its chunks).
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.utils import disable_progress_bars, logging
+
+from release_digests import MANIFEST, Release
+from safe_files import InputError
+
+REASONS = {401: ("a token that the server accepts", "401 Unauthorized"), 402: ("an account that may store this", "402 Payment Required"),
+           403: ("the right to write to it", "403 Forbidden"), 404: ("a repository that the token may see", "404 Not Found")}
+
+
+def be_quiet() -> None:
+    """Keep huggingface_hub from printing addresses (those of uploads are signed) and progress bars."""
+    logging.set_verbosity_error()
+    disable_progress_bars()
+
+
+def token_of(needed: bool) -> str | None:
+    """Return the user's token; raise InputError when it is needed and there is none. It is never printed or written."""
+    token = get_token()
+    if needed and not token:
+        raise InputError("token", "one in HF_TOKEN or from `hf auth login`", "none")
+    return token
+
+
+def cause_of(error: BaseException, kind: type) -> BaseException | None:
+    """Return the first exception of that kind among an exception and its causes."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__
+    return error
+
+
+@contextmanager
+def one_line(repo: str) -> Iterator[None]:
+    """Turn what the Hub refuses, and what breaks on the way there, into an InputError without the server's own text.
+
+    A server's text may repeat the request, token included.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # huggingface_hub wraps what happens in its threads in errors of many kinds
+        if refused := cause_of(error, HfHubHTTPError):
+            status = refused.response.status_code if refused.response is not None else 0
+            expected, found = REASONS.get(status, ("an answer that is no error", f"HTTP status {status}"))
+            raise InputError(repo, expected, found) from None
+        if broken := cause_of(error, (httpx2.TransportError, OfflineModeIsEnabled, TimeoutError)):
+            raise InputError(constants.ENDPOINT, "a server that answers", type(broken).__name__, "the same command goes on") from None
+        if isinstance(error, (ValueError, RuntimeError)):
+            token = get_token()
+            words = " ".join(str(error).split())
+            raise InputError(repo, "an upload that the Hub accepts", (words.replace(token, "...") if token else words)[:200]) from None
+        raise
+
+
+def blob_sha1(path: Path) -> str:
+    """Return git's name of a file's content, by which the Hub lists small files."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def remote_files(repo: str, token: str | None) -> dict[str, tuple[int, str]] | None:
+    """Return bytes and digest (sha256 of large files, git's sha1 of others) by path on the Hub; None where there is no repository."""
+    try:
+        info = HfApi().model_info(repo, files_metadata=True, token=token or False)
+    except RepositoryNotFoundError:
+        return None
+    return {file.rfilename: (file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "") for file in info.siblings or []}
+
+
+def sizes_of(release: Release) -> dict[str, int]:
+    """Return the bytes of every file that is sent, the manifest included."""
+    return {**{path: entry.bytes for path, entry in release.files.items()}, MANIFEST: (release.folder / MANIFEST).stat().st_size}
+
+
+def same_there(release: Release, path: str, remote: tuple[int, str]) -> bool:
+    """Tell whether a file of the release is on the Hub with the same bytes."""
+    if remote[0] != sizes_of(release)[path]:
+        return False
+    sha256 = release.digest if path == MANIFEST else release.files[path].sha256
+    return remote[1] in (sha256, blob_sha1(release.folder / path)) if len(remote[1]) == 40 else remote[1] == sha256
+
+
+def plan(release: Release, there: dict[str, tuple[int, str]] | None) -> dict[str, str]:
+    """Return "new", "changed" or "same" for every file of the release against what is on the Hub."""
+    there = there or {}
+    return {path: "new" if path not in there else "same" if same_there(release, path, there[path]) else "changed"
+            for path in sizes_of(release)}
+
+
+def additions_of(release: Release) -> list[CommitOperationAdd]:
+    """Return one addition per file, the smallest first; sha256 as checked, so that files are not read for it again."""
+    made = []
+    for path in sorted(sizes_of(release), key=lambda path: (sizes_of(release)[path], path)):
+        addition = CommitOperationAdd(path_in_repo=path, path_or_fileobj=release.folder / path)
+        addition.upload_info.sha256 = bytes.fromhex(release.digest if path == MANIFEST else release.files[path].sha256)
+        made.append(addition)
+    return made
+
+
+def send(release: Release, repo: str, token: str, said: Callable[[str], None]) -> str:
+    """Send a release and return the address of its commit; raise InputError when the Hub refuses or is out of reach.
+
+    `said` is called with a line for each file that is on the server.
+    """
+    api = HfApi(token=token)
+    with one_line(repo):
+        api.whoami()
+        api.create_repo(repo, exist_ok=True)
+        additions = additions_of(release)
+        for addition in additions:
+            api.preupload_lfs_files(repo, [addition], free_memory=False)
+            if addition._is_uploaded:
+                said(f"sent {addition.path_in_repo}")
+        done = api.create_commit(repo, additions, commit_message=f"{release.name}, manifest sha256 {release.digest}")
+        left = [path for path, state in plan(release, remote_files(repo, token)).items() if state != "same"]
+    if left:
+        raise InputError(repo, "the release's files on the Hub", f"others under {', '.join(left)[:200]}", "the same command goes on")
+    return str(done.commit_url)
+
+
+def gate_environment() -> dict[str, str]:
+    """Return the environment without the token, for programs that do not need it."""
+    return {key: value for key, value in os.environ.items() if key not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")}

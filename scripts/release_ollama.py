@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Wrap the GGUF files of a release with Ollama's Gemma 4 renderer and parser: print the commands, or run them.
+
+Inputs:  a release folder (manifest.json, params, GGUF files), or with --repo its name on the Hub once it is there.
+Output:  the commands, one `ollama create` for each file; they are run where there is an `ollama` on PATH, unless --print.
+Use:     scripts/release_ollama.py RELEASE [--repo USER/NAME] [--print]
+
+Running it again replaces what it made: `ollama create` stores each layer by its digest.
+"""
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from ollama_files import Wrap, ollama_params, wrap_commands, wraps
+from release_digests import check_repo, read_release
+from safe_files import InputError, run
+
+
+def create(ollama: str, wrap: Wrap) -> None:
+    """Run `ollama create`; raise InputError with its last words when it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "Modelfile")
+        path.write_text(wrap.modelfile)
+        done = subprocess.run([ollama, "create", wrap.model, "-f", path], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        words = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+        raise InputError(f"ollama create {wrap.model}", "success", f"exit code {done.returncode}: {words[:200]}")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("release", type=Path, help="release folder")
+    parser.add_argument("--repo", default="", help="USER/NAME on the Hub: wrap the files there, not those of the folder")
+    parser.add_argument("--print", action="store_true", help="print only, whether there is an ollama or not")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    release = read_release(args.release)
+    if args.repo:
+        check_repo(args.repo)
+    ggufs = [name for name in release.files if name.endswith(".gguf")]
+    # A path after FROM is relative to the Modelfile: `create` writes that elsewhere, a reader where the commands are run.
+    found = wraps(release.name, ggufs, {}, args.repo)
+    if not found:
+        raise InputError(args.release, "GGUF files, not in parts", "none")
+    params = ollama_params(args.release / "params", args.release / ggufs[0])
+    print(wrap_commands(release.name, ggufs, params, args.repo, args.release), end="")
+    ollama = shutil.which("ollama")
+    if args.print or not ollama:
+        print(f"# {len(found)} models, not created: " + ("asked to print only" if args.print else "no ollama on PATH"))
+        return
+    for wrap in wraps(release.name, ggufs, params, args.repo, args.release.resolve()):
+        create(ollama, wrap)
+        print(f"created {wrap.model}", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Upload a release folder to the Hub, after the gates; without --send only list what would go.
+
+Inputs:  a release folder of build_release.py; a repository USER/NAME; a token in HF_TOKEN or from `hf auth login` (to send).
+Output:  one line per file (new, changed, same) and a summary; with --send one commit, whose message carries the manifest's sha256.
+Use:     scripts/upload_release.py --release DIR --repo USER/NAME [--send]
+
+The folder must be the one of its manifest, file by file, and the gates (check_release.py) must hold, in a dry run, too. A
+broken or killed upload goes on with the same command. HF_ENDPOINT names another server. The token is never printed or written.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from hub_upload import be_quiet, gate_environment, one_line, plan, remote_files, send, sizes_of, token_of
+from release_digests import MANIFEST, Release, check_release, check_repo, read_release
+from safe_files import InputError, only_writer, run
+
+GATES = Path(__file__).resolve().parent / "check_release.py"
+
+
+def check_gates(gates: Path, release: Release) -> None:
+    """Run the gates on a release; raise InputError when they are not there or do not hold."""
+    if not gates.is_file():
+        raise InputError(gates, "the gates of a release", "nothing")
+    sys.stdout.flush()
+    done = subprocess.run([sys.executable, gates, release.folder], env=gate_environment())
+    if done.returncode:
+        raise InputError(release.folder, "a release whose gates all hold", f"one that {gates.name} refuses (exit code {done.returncode})")
+
+
+def lines_of(release: Release, repo: str, states: dict[str, str], there: dict[str, tuple[int, str]]) -> list[str]:
+    """Return what is said of a plan: a line per file, files on the Hub alone, a summary. GB are 10^9 bytes."""
+    sizes = sizes_of(release)
+    lines = [f"{states[path]:8} {sizes[path] / 1e9:10.6f} GB  {path}" for path in sorted(sizes)]
+    lines += [f"{'hub only':8} {there[path][0] / 1e9:10.6f} GB  {path} (stays)"
+              for path in sorted(there.keys() - sizes.keys() - {".gitattributes"})]
+    counted = ", ".join(f"{list(states.values()).count(state)} {state}" for state in dict.fromkeys(states.values()))
+    moved = sum(size for path, size in sizes.items() if states[path] != "same")
+    return [*lines, f"{repo}: {len(sizes)} files ({counted}), {moved / 1e9:.6f} GB to send; manifest sha256 {release.digest}"]
+
+
+def look(release: Release, repo: str, token: str | None, needed: bool) -> dict[str, tuple[int, str]] | None:
+    """Return the files on the Hub; None where it cannot be asked. Raises InputError then if an answer is `needed`."""
+    try:
+        with one_line(repo):
+            return remote_files(repo, token) or {}
+    except InputError as error:
+        if needed:
+            raise
+        print(f"not compared with the Hub: {error}")
+        return None
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--release", type=Path, required=True, help="release folder")
+    parser.add_argument("--repo", required=True, help="repository on the Hub, USER/NAME")
+    parser.add_argument("--name", default="", help="model that the manifest must be of")
+    parser.add_argument("--send", action="store_true", help="send; without it only list what would go")
+    parser.add_argument("--gates", type=Path, default=GATES, help="program that checks a release (default: check_release.py)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    be_quiet()
+    check_repo(args.repo)
+    token = token_of(args.send)
+    release = read_release(args.release)
+    check_release(release, args.name)
+    check_gates(args.gates, release)
+    there = look(release, args.repo, token, args.send)
+    states = dict.fromkeys(sizes_of(release), "unknown") if there is None else plan(release, there)
+    print("\n".join(lines_of(release, args.repo, states, there or {})), flush=True)
+    if not args.send:
+        print("Nothing was sent. UPLOAD=yes sends it.")
+        return
+    with only_writer(release.folder / MANIFEST):
+        commit = send(release, args.repo, token, lambda line: print(line, flush=True))
+    print(f"{args.repo}: all {len(states)} files are on the Hub as the manifest lists them, {commit}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    run(main)
