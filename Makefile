@@ -111,6 +111,7 @@ SCOPE_FILES := $(foreach s,all experts,$(patsubst %,$(PRUNED_QUANT_DIR)/cd-scope
 SCOPES := $(PRUNED_QUANT_DIR)/cd-scopes/$(QUALITY_SET)/quality.md
 RELEASE := $(PRUNED)/release/$(PRUNED_NAME)-GGUF
 RELEASE_MANIFEST := $(RELEASE)/manifest.json
+REPORT := $(PRUNED)/report/$(PRUNED_NAME)-report.html
 
 # ---- what can be checked before anything runs
 require = $(if $(shell [[ '$(2)' =~ $(3) ]] && echo yes),,$(error $(1): expected $(4), found '$(2)'))
@@ -138,7 +139,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   endif
 endif
 
-.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release verify reproduce compare-criteria demo test bench clean FORCE
+.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release report verify reproduce compare-criteria demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
 	@sed -nE 's/^([a-z][a-z -]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s %s\n", $$1, $$2}'
@@ -391,6 +392,30 @@ $(RELEASE_MANIFEST): $(PRUNED_QUANT_FILES) $(SCORES) $(DROP_METADATA) $(wildcard
 	$(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) --gguf $(PRUNED_QUANT_FILES) \
 	  --scores $(SCORES:.md=.json) --metadata $(DROP_METADATA) --template modelfiles/gemma4.template \
 	  --params modelfiles/gemma4.params.json --output $(@D)
+
+# ---- report: of the records that there are, so none is a prerequisite that would be made for it
+REPORT_RECORDS := $(wildcard $(if $(and $(wildcard $(STATS)),$(wildcard $(DROP_MAP))),$(STATS) $(DROP_MAP)) $(DROP_METADATA) $(PRUNED_F16).json \
+  $(PRUNED_QUANT_DIR)/imatrix.gguf $(sort $(wildcard $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-*.gguf.json)) $(QUALITY:.md=.json) $(SCORES:.md=.json) \
+  $(if $(and $(wildcard $(FULL_EVAL)),$(wildcard $(PRUNED_EVAL))),$(FULL_EVAL) $(PRUNED_EVAL)))
+report_of = $(if $(filter $(2),$(REPORT_RECORDS)),$(1) $(filter $(2),$(REPORT_RECORDS)))
+
+ifeq ($(origin MODEL),file)
+report: ## one page of what is known of this build, for a browser (without a MODEL: the demo)
+	@$(MAKE) --no-print-directory $@ $(DEMO)
+else
+report: $(REPORT)
+	@printf '%s\n' $(REPORT)
+endif
+
+$(PRUNED)/report/records.txt: FORCE
+	@mkdir -p $(@D); records='$(REPORT_RECORDS)'; [ -f $@ ] && [ "$$(<$@)" = "$$records" ] || printf '%s\n' "$$records" >$@
+
+$(REPORT): $(REPORT_RECORDS) $(PRUNED)/report/records.txt scripts/build_report.py $(wildcard scripts/report_*) | $(SETUP)
+	$(PYTHON) scripts/build_report.py --name $(PRUNED_NAME) $(call report_of,--stats,$(STATS)) $(call report_of,--drop-map,$(DROP_MAP)) \
+	  $(call report_of,--metadata,$(DROP_METADATA)) $(call report_of,--f16,$(PRUNED_F16).json) \
+	  $(call report_of,--imatrix,$(PRUNED_QUANT_DIR)/imatrix.gguf) $(call report_of,--quants,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf.json) \
+	  $(call report_of,--quality,$(QUALITY:.md=.json)) $(call report_of,--scores,$(SCORES:.md=.json)) \
+	  $(call report_of,--summaries,$(FULL_EVAL) $(PRUNED_EVAL)) --output $@
 
 # ---- the embedded demo: the same targets with other variables
 DEMO := MODEL=data/demo/model NAME=gemma-4-demo QUESTIONS=data/demo/calibration_questions.csv \
