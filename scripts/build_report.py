@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from report_records import read_records
-from report_sections import Section, Step, digest_table, pipeline, sections
+from report_sections import Section, Step, digest_table, number, pipeline, sections
 from safe_files import InputError, check_apart, replace_when_done, run
 
 PARTS = ("stats", "drop_map", "metadata", "f16", "imatrix", "quality", "scores")
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 def inline_json(value: object) -> Markup:
     """Return JSON that may stand inside a script element."""
-    return Markup(json.dumps(value, sort_keys=True, separators=(",", ":")).replace("<", "\\u003c"))
+    return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def inline_script(text: str) -> Markup:
@@ -39,7 +39,7 @@ def page(name: str, steps: list[Step], parts: list[Section]) -> str:
     """Return the page."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report_page.html").render(
-        name=name, steps=steps, digests=digest_table(steps), sections=parts, bokeh=inline_script("\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)),
+        name=name, number=number, steps=steps, digests=digest_table(steps), sections=parts, bokeh=inline_script("\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)),
         style=Markup((HERE / "report_page.css").read_text()), script=inline_script((HERE / "report_page.js").read_text()),
         items=inline_json([chart.item for section in parts for chart in section.charts]))
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from bokeh.embed import json_item
 from bokeh.models import (BasicTicker, ColumnDataSource, CustomJS, FixedTicker, HoverTool, LinearColorMapper, LogColorMapper,
-                          LogTicker, PrintfTickFormatter, Range1d, TeeHead, Whisker)
+                          LogTicker, PrintfTickFormatter, Range1d)
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
 from safe_files import GIB
 
-CELL_PIXELS, FEW_ROWS, FEW_CELL_PIXELS, MARGIN_PIXELS = 15, 8, 44, 58
-TICKS, STOPS = 16, 8
+CELL_PIXELS, FEW_ROWS, FEW_CELL_PIXELS, MARGIN_PIXELS = 15, 8, 32, 58
+ROW_TICKS, COLUMN_TICKS, STOPS = 16, 8, 8
 NOTHING = "#9a9a9a"  # a value of zero on a log scale
 KINDS = {"standard": "circle", "ContribDynamic": "diamond", "size wish": "triangle"}
 CHART_PIXELS = 460
@@ -45,7 +45,7 @@ class Measure:
 
     def stops(self) -> list[str]:
         """Return colours of the scale, from its lower end to its upper one."""
-        return list(Viridis256[:: len(Viridis256) // STOPS])
+        return [Viridis256[place * (len(Viridis256) - 1) // STOPS] for place in range(STOPS + 1)]
 
     def mapper(self) -> LinearColorMapper | LogColorMapper:
         """Return what turns values into colours."""
@@ -72,6 +72,7 @@ class Grid:
     texts: list[str]
     marks: list[str]
     mark_name: str = ""
+    first: int = 0  # number of the first column
 
 
 def to_json(plot: figure) -> dict:
@@ -117,10 +118,11 @@ def grid_figure(grid: Grid) -> figure:
     add_hover(plot, renderers)
     plot.grid.visible = False
     plot.axis.major_tick_line_color = plot.axis.minor_tick_line_color = plot.axis.axis_line_color = None
-    step = max(1, rows // TICKS)
+    step = max(1, rows // ROW_TICKS)
     plot.yaxis.ticker = FixedTicker(ticks=list(range(0, rows, step)))
     plot.yaxis.major_label_overrides = dict(enumerate(grid.rows))
-    plot.xaxis.ticker = FixedTicker(ticks=list(range(0, columns, max(1, columns // TICKS))))
+    plot.xaxis.ticker = FixedTicker(ticks=list(range(0, columns, max(1, columns // COLUMN_TICKS))))
+    plot.xaxis.major_label_overrides = {place: str(place + grid.first) for place in range(columns)} if grid.first else {}
     return plot
 
 
@@ -159,13 +161,14 @@ def loss_figure(files: list[dict], line: list[str], loss: str) -> figure:
 
 def add_kind(plot: figure, kind: str, marker: str, own: list[int], files: list[dict], sizes: np.ndarray, values: np.ndarray,
              errors: np.ndarray) -> object:
-    """Draw the files of one kind; return their renderer. The lower end of an error that reaches zero is the axis."""
+    """Draw the files of one kind; return their renderer. An error that reaches below the axis ends on it."""
     low = np.maximum(values - errors, plot.y_range.start)
     source = ColumnDataSource({"size": sizes[own].tolist(), "kld": values[own].tolist(), "low": low[own].tolist(),
                                "high": (values + errors)[own].tolist(), "text": [files[place]["sentence"] for place in own]})
     name = kind.replace(" ", "-")
-    plot.add_layout(Whisker(base="size", lower="low", upper="high", source=source, name=f"error-{name}", level="underlay",
-                            upper_head=TeeHead(size=6), lower_head=TeeHead(size=6)))
+    plot.segment("size", "low", "size", "high", source=source, name=f"error-{name}", level="underlay")
+    for end in ("low", "high"):
+        plot.scatter("size", end, source=source, marker="dash", size=8, name=f"error-{name}", level="underlay")
     return plot.scatter("size", "kld", source=source, marker=marker, size=10, line_width=1, name=f"kind-{name}")
 
 
@@ -186,12 +189,13 @@ def score_figure(rows: list[dict]) -> figure:
     places, values = list(range(len(rows))), [100 * row["score"] for row in rows]
     low, high = ([100 * row["interval"][end] for row in rows] for end in (0, 1))
     room = 0.15 * max(max(high) - min(low), 1)
-    plot = empty_figure("scores", 70 + 46 * len(rows), x_range=Range1d(max(0, min(low) - room), min(100, max(high) + room)),
+    plot = empty_figure("score-intervals", 70 + 46 * len(rows), x_range=Range1d(max(0, min(low) - room), min(100, max(high) + room)),
                         y_range=Range1d(len(rows) - 0.4, -0.6), x_axis_label="score, per cent (95% interval)")
     texts = [f"{row['name']}: {value:.2f}%, 95% interval {a:.1f}% to {b:.1f}%" for row, value, a, b in zip(rows, values, low, high)]
     source = ColumnDataSource({"place": places, "score": values, "low": low, "high": high, "text": texts})
-    plot.add_layout(Whisker(base="place", lower="low", upper="high", dimension="width", source=source, name="error-standard",
-                            level="underlay", upper_head=TeeHead(size=12), lower_head=TeeHead(size=12)))
+    plot.segment("low", "place", "high", "place", source=source, name="error-standard", level="underlay")
+    for end in ("low", "high"):
+        plot.scatter(end, "place", source=source, marker="dash", angle=np.pi / 2, size=12, name="error-standard", level="underlay")
     add_hover(plot, [plot.scatter("score", "place", source=source, size=12, name="kind-standard")])
     plot.yaxis.ticker, plot.xaxis.ticker = FixedTicker(ticks=places), BasicTicker(desired_num_ticks=5)
     plot.yaxis.major_label_overrides = {place: row["name"] for place, row in enumerate(rows)}

@@ -25,11 +25,6 @@ function paintModel(model) {
   }
   const color = COLORS[model.name] && themeColor(COLORS[model.name]);
   if (!color) return;
-  if (model.type === "Whisker") {
-    model.line_color = {value: color};
-    for (const head of [model.upper_head, model.lower_head]) head.line_color = {value: color};
-    return;
-  }
   const glyph = model.glyph;
   if (!glyph) return;
   if ("text_color" in glyph) glyph.text_color = {value: color};
@@ -116,6 +111,23 @@ function leader(x, y, box) {
   return {end, boxes: along.filter(([a, b]) => Math.hypot(a - x, b - y) > POINT_RADIUS + 2).map(([a, b]) => [a - 1, b - 1, a + 1, b + 1])};
 }
 
+// Small boxes along the drawn lines, which labels keep off where they can.
+function linesOf(find, width, x, y) {
+  const boxes = [];
+  for (const name of ["line", "pruning"]) {
+    const data = find(name)?.data_source.data;
+    for (let i = 0; data && i + 1 < data.x.length; i++) {
+      const [x0, y0, x1, y1] = [x(data.x[i]), y(data.y[i]), x(data.x[i + 1]), y(data.y[i + 1])];
+      const steps = Math.ceil(Math.hypot(x1 - x0, y1 - y0) / 6) || 1;
+      for (let step = 0; step <= steps; step++) {
+        const [a, b] = [x0 + (x1 - x0) * step / steps, y0 + (y1 - y0) * step / steps];
+        if (a >= 0 && a <= width) boxes.push([a - 2, b - 2, a + 2, b + 2]);
+      }
+    }
+  }
+  return boxes;
+}
+
 function placeLabels({model}) {
   const find = (name) => model.document.get_model_by_name(name), {size, kld, low, high, label} = find("anchors").data;
   const {inner_width: width, inner_height: height, x_range: across, y_range: up} = model;
@@ -127,20 +139,23 @@ function placeLabels({model}) {
   const points = Array.from(label, (text, i) => ({text, x: x(size[i]), y: y(kld[i]), width: pen.measureText(text).width + 6}));
   const taken = points.map((p) => [p.x - POINT_RADIUS, p.y - POINT_RADIUS, p.x + POINT_RADIUS, p.y + POINT_RADIUS]);
   taken.push(...points.map((p, i) => [p.x - 3, y(high[i]) - 2, p.x + 3, y(low[i]) + 2]));
-  const crossed = [], labels = {x: [], y: [], label: []}, leaders = {x0: [], y0: [], x1: [], y1: []};
-  for (const point of points) for (const {distance, middle, box} of placesAround(point.x, point.y, point.width)) {
-    const line = leader(point.x, point.y, box);
-    if (box[0] < 0 || box[1] < 0 || box[2] > width || box[3] > height) continue;
-    if (taken.some((other) => overlaps(box, other)) || crossed.some((other) => overlaps(box, other))) continue;
-    if (distance > DISTANCES[0] && line.boxes.some((part) => taken.slice(2 * points.length).some((other) => overlaps(part, other)))) continue;
-    taken.push(box);
-    labels.x.push(sizeAt(middle[0])), labels.y.push(lossAt(middle[1])), labels.label.push(point.text);
-    if (distance > DISTANCES[0]) {
+  const lines = linesOf(find, width, x, y), crossed = [], labels = {x: [], y: [], label: []}, leaders = {x0: [], y0: [], x1: [], y1: []};
+  const put = (point, kept) => {
+    for (const {distance, middle, box} of placesAround(point.x, point.y, point.width)) {
+      const far = distance > DISTANCES[0], line = leader(point.x, point.y, box);
+      if (box[0] < 0 || box[1] < 0 || box[2] > width || box[3] > height) continue;
+      if ([...taken, ...crossed, ...kept].some((other) => overlaps(box, other))) continue;
+      if (far && line.boxes.some((part) => taken.slice(2 * points.length).some((other) => overlaps(part, other)))) continue;
+      taken.push(box);
+      labels.x.push(sizeAt(middle[0])), labels.y.push(lossAt(middle[1])), labels.label.push(point.text);
+      if (!far) return true;
       crossed.push(...line.boxes);
       leaders.x0.push(sizeAt(point.x)), leaders.y0.push(lossAt(point.y)), leaders.x1.push(sizeAt(line.end[0])), leaders.y1.push(lossAt(line.end[1]));
+      return true;
     }
-    break;
-  }
+    return false;
+  };
+  for (const point of points) put(point, lines) || put(point, []);
   find("labels").data = labels;
   find("leaders").data = leaders;
 }
@@ -148,7 +163,13 @@ function placeLabels({model}) {
 function keepLabelsPlaced(chart) {
   if (!chart.model.document.get_model_by_name("anchors")) return;
   let waiting = 0;
-  const again = () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(() => placeLabels(chart)); };
+  const again = () => {
+    for (const axis of [...chart.model.below, ...chart.model.left]) {
+      axis.ticker.desired_num_ticks = Math.max(2, Math.floor(axis === chart.model.below[0] ? chart.model.inner_width / 90 : chart.model.inner_height / 60));
+    }
+    cancelAnimationFrame(waiting);
+    waiting = requestAnimationFrame(() => placeLabels(chart));
+  };
   for (const part of ["inner_width", "inner_height"]) chart.model.properties[part].change.connect(again);
   again();
 }

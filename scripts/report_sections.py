@@ -67,6 +67,11 @@ def gib(size: int) -> str:
     return f"{size / GIB:#.4g} GiB"
 
 
+def number(value: float) -> str:
+    """Return six digits of a number, without an exponent where it is large."""
+    return f"{value:.6g}" if value < 1e6 else f"{value:.0f}"
+
+
 def step(name: str, found: bool, command: str, made: str, digests: list[tuple[str, str | None]]) -> Step:
     """Return a step of the pipeline, or the command that makes it; digests that no record holds are left out."""
     return Step(name, made, [(what, sha256) for what, sha256 in digests if sha256]) if found else Step(name, command=command)
@@ -83,22 +88,22 @@ def pipeline(records: Records) -> list[Step]:
             ("full checkpoint", chosen.get("weights_sha256")), ("questions", chosen.get("questions_sha256")),
             ("expert_stats.safetensors", records.stats_sha256)]),
         step("Choose", bool(chosen), "make analyze", kept, [("drop_map.json", records.drop_map_sha256)]),
-        step("Drop", bool(metadata), "make drop", f"{len(metadata.get('shards', {}))} shards", list(metadata.get("shards", {}).items())),
+        step("Drop", bool(metadata), "make drop", f"shards: {len(metadata.get('shards', {}))}", list(metadata.get("shards", {}).items())),
         step("Convert", bool(f16), "make quants", f"F16 GGUF, {gib(f16.get('bytes', 0))}", [("F16.gguf", f16.get("sha256"))]),
         step("Imatrix", bool(records.imatrix_record), "make imatrix", "tokens and squares of each expert", [
             ("calibration text", records.imatrix_record.get("calibration_sha256")), ("imatrix.gguf", records.imatrix_record.get("sha256"))]),
         step("Quantise", bool(records.quants), "make quants", f"{len(records.quants)} quants",
-             [(name, quant["sha256"]) for name, quant in records.quants.items()]),
+             [(quant["type"], quant["sha256"]) for quant in records.quants.values()]),
         step("Measure quality", bool(records.quality), "make quality", f"{len(records.quality.get('files', []))} files, "
              f"{records.quality.get('chats')} chats", [("quality.json", records.quality_sha256)]),
         step("Evaluate", bool(runs), "make eval", scored, [("protocol", runs[0]["protocol_sha256"] if runs else None)]
-             + [(run["gguf"], run["gguf_sha256"]) for run in runs])]
+             + [(run["name"], run["gguf_sha256"]) for run in runs])]
 
 
 def expert_texts(experts: Experts) -> list[str]:
     """Return the sentence of every expert, in reading order."""
     rows, columns = experts.dropped.shape
-    return [f"Layer {experts.layers[row]}, expert {column}: weighted norm {experts.weighted_norm[row, column]:.6g}; "
+    return [f"Layer {experts.layers[row]}, expert {column}: weighted norm {number(experts.weighted_norm[row, column])}; "
             f"{experts.tokens[row, column]} tokens; coverage {experts.coverage[row, column]} of {experts.questions} questions; "
             f"{'dropped' if experts.dropped[row, column] else 'kept'}" for row in range(rows) for column in range(columns)]
 
@@ -114,7 +119,7 @@ def experts_section(records: Records) -> Section:
                                                                     classes={"kept": KEPT, "dropped": DROPPED})],
         expert_texts(experts), ["×" if dropped else "" for dropped in experts.dropped.reshape(-1)], "× dropped")
     share = (experts.weighted_norm * experts.dropped).sum(axis=1) / experts.weighted_norm.sum(axis=1)
-    rows = [[str(layer), f"{experts.weighted_norm[row].sum():.6g}", str((~experts.dropped[row]).sum()), str(experts.dropped[row].sum()),
+    rows = [[str(layer), number(experts.weighted_norm[row].sum()), str((~experts.dropped[row]).sum()), str(experts.dropped[row].sum()),
              f"{share[row]:.2%}", str((experts.tokens[row] == 0).sum())] for row, layer in enumerate(experts.layers)]
     heads = ["layer", "weighted norm", "kept", "dropped", "share of the dropped", "never used"]
     return Section("experts", title, [
@@ -220,9 +225,9 @@ def questions_section(records: Records) -> Section:
     rows = -(-len(found) // QUESTION_COLUMNS)
     padding = rows * QUESTION_COLUMNS - len(found)
     values = np.array([names.index(kind) for _, kind, _ in found] + [0] * padding).reshape(rows, QUESTION_COLUMNS)
-    grid = Grid("questions", "from question", "question of the row", [str(row * QUESTION_COLUMNS + 1) for row in range(rows)], QUESTION_COLUMNS,
+    grid = Grid("questions", "from question", "questions of a row, by Record ID", [str(row * QUESTION_COLUMNS + 1) for row in range(rows)], QUESTION_COLUMNS,
                 [Measure("outcome", "outcome", values, classes=OUTCOMES)], [text for *_, text in found] + [""] * padding,
-                [OUTCOME_MARKS.get(kind, "") for _, kind, _ in found] + [""] * padding, "− lost, + won")
+                [OUTCOME_MARKS.get(kind, "") for _, kind, _ in found] + [""] * padding, "− lost, + won", first=1)
     counts = {name: sum(kind == name for _, kind, _ in found) for name in names}
     answers = [{answer["record_id"]: answer for answer in run["answers"]} for run in runs]
     changed = [[record_id, kind, answers[0][record_id]["target"], *(f"{final(each[record_id])[0]} ({each[record_id]['class']})" for each in answers)]
