@@ -19,6 +19,7 @@ from safe_files import GIB
 
 CELL_PIXELS, FEW_ROWS, FEW_CELL_PIXELS, MARGIN_PIXELS = 15, 8, 32, 58
 ROW_TICKS, COLUMN_TICKS, STOPS = 16, 8, 8
+MARK_PIXELS, WIDE_MARK_PIXELS, WIDE_COLUMNS = 6, 12, 64
 NOTHING = "#9a9a9a"  # a value of zero on a log scale
 KINDS = {"standard": "circle", "ContribDynamic": "diamond", "size wish": "triangle"}
 CHART_PIXELS = 460
@@ -60,7 +61,7 @@ class Measure:
 class Grid:
     """Rows and columns of cells: their names, what can be shown, a sentence and a mark ("" for none) for every cell.
 
-    texts, marks: rows x columns in reading order; a cell without a text is none.
+    texts, marks: rows x columns in reading order; a cell without a text is none; marks are names of Bokeh's markers.
     """
 
     key: str
@@ -87,8 +88,7 @@ def to_json(plot: figure) -> dict:
 def empty_figure(key: str, height: int, **options: object) -> figure:
     """Return a figure of the page's width, without tools."""
     plot = figure(name=key, height=height, sizing_mode="stretch_width", min_width=1, toolbar_location=None, tools="", **options)
-    plot.toolbar.logo = None
-    plot.outline_line_color = None
+    plot.background_fill_color = plot.border_fill_color = plot.outline_line_color = None
     return plot
 
 
@@ -106,13 +106,12 @@ def grid_figure(grid: Grid) -> figure:
                         y_range=Range1d(rows - 0.5, -0.5), x_axis_label=grid.column_name, y_axis_label=grid.row_name)
     there = [place for place, text in enumerate(grid.texts) if text]
     source = ColumnDataSource({"column": [place % columns for place in there], "row": [place // columns for place in there],
-                               "text": [grid.texts[place] for place in there], "mark": [grid.marks[place] for place in there],
+                               "text": [grid.texts[place] for place in there],
                                **{measure.key: measure.values.reshape(-1)[there].tolist() for measure in grid.measures}}, name="cells")
     renderers = [plot.rect("column", "row", 0.94, 0.92, source=source, line_color=None, name=f"measure-{measure.key}",
                            fill_color={"field": measure.key, "transform": measure.mapper()}, visible=place == 0)
                  for place, measure in enumerate(grid.measures)]
-    plot.text("column", "row", "mark", source=source, text_align="center", text_baseline="middle", text_font_size="11px",
-              text_font_style="bold", text_color="#ffffff", text_outline_color="#000000", name="marks")
+    add_marks(plot, grid)
     plot.rect("column", "row", 1, 1, source=ColumnDataSource({"column": [], "row": []}, name="cursor"), fill_color=None,
               line_width=3, name="cursor-cell")
     add_hover(plot, renderers)
@@ -124,6 +123,16 @@ def grid_figure(grid: Grid) -> figure:
     plot.xaxis.ticker = FixedTicker(ticks=list(range(0, columns, max(1, columns // COLUMN_TICKS))))
     plot.xaxis.major_label_overrides = {place: str(place + grid.first) for place in range(columns)} if grid.first else {}
     return plot
+
+
+def add_marks(plot: figure, grid: Grid) -> None:
+    """Mark cells in white on black, which every colour below shows."""
+    marked = [place for place, mark in enumerate(grid.marks) if mark]
+    source = ColumnDataSource({"column": [place % grid.columns for place in marked], "row": [place // grid.columns for place in marked],
+                               "mark": [grid.marks[place] for place in marked]}, name="marked")
+    size = WIDE_MARK_PIXELS if grid.columns < WIDE_COLUMNS else MARK_PIXELS
+    for color, width in (("#000000", 4), ("#ffffff", 1.6)):
+        plot.scatter("column", "row", marker={"field": "mark"}, source=source, size=size, line_color=color, line_width=width, name="marks")
 
 
 def log_limits(low: float, high: float, room: float) -> Range1d:
@@ -166,9 +175,9 @@ def add_kind(plot: figure, kind: str, marker: str, own: list[int], files: list[d
     source = ColumnDataSource({"size": sizes[own].tolist(), "kld": values[own].tolist(), "low": low[own].tolist(),
                                "high": (values + errors)[own].tolist(), "text": [files[place]["sentence"] for place in own]})
     name = kind.replace(" ", "-")
-    plot.segment("size", "low", "size", "high", source=source, name=f"error-{name}", level="underlay")
+    plot.segment("size", "low", "size", "high", source=source, name=f"error-{name}", line_width=1.5)
     for end in ("low", "high"):
-        plot.scatter("size", end, source=source, marker="dash", size=8, name=f"error-{name}", level="underlay")
+        plot.scatter("size", end, source=source, marker="dash", size=8, name=f"error-{name}")
     return plot.scatter("size", "kld", source=source, marker=marker, size=10, line_width=1, name=f"kind-{name}")
 
 
@@ -190,12 +199,12 @@ def score_figure(rows: list[dict]) -> figure:
     low, high = ([100 * row["interval"][end] for row in rows] for end in (0, 1))
     room = 0.15 * max(max(high) - min(low), 1)
     plot = empty_figure("score-intervals", 70 + 46 * len(rows), x_range=Range1d(max(0, min(low) - room), min(100, max(high) + room)),
-                        y_range=Range1d(len(rows) - 0.4, -0.6), x_axis_label="score, per cent (95% interval)")
+                        y_range=Range1d(len(rows) - 0.4, -0.6), x_axis_label="score, %")
     texts = [f"{row['name']}: {value:.2f}%, 95% interval {a:.1f}% to {b:.1f}%" for row, value, a, b in zip(rows, values, low, high)]
     source = ColumnDataSource({"place": places, "score": values, "low": low, "high": high, "text": texts})
-    plot.segment("low", "place", "high", "place", source=source, name="error-standard", level="underlay")
+    plot.segment("low", "place", "high", "place", source=source, name="error-standard", line_width=1.5)
     for end in ("low", "high"):
-        plot.scatter(end, "place", source=source, marker="dash", angle=np.pi / 2, size=12, name="error-standard", level="underlay")
+        plot.scatter(end, "place", source=source, marker="dash", angle=np.pi / 2, size=12, name="error-standard")
     add_hover(plot, [plot.scatter("score", "place", source=source, size=12, name="kind-standard")])
     plot.yaxis.ticker, plot.xaxis.ticker = FixedTicker(ticks=places), BasicTicker(desired_num_ticks=5)
     plot.yaxis.major_label_overrides = {place: row["name"] for place, row in enumerate(rows)}

@@ -16,8 +16,7 @@ function themeColor(name) {
 }
 
 function paintModel(model) {
-  const [ink, muted, line, panel] = ["--ink", "--muted", "--line", "--panel"].map(themeColor);
-  if (model.type === "Figure") model.setv({background_fill_color: panel, border_fill_color: panel});
+  const [ink, muted, line] = ["--ink", "--muted", "--line"].map(themeColor);
   if (model.type === "Grid") model.grid_line_color = line;
   if (["LinearAxis", "LogAxis"].includes(model.type)) {
     model.setv({axis_label_text_color: muted, major_label_text_color: ink, axis_label_text_font_style: "normal"});

@@ -12,7 +12,7 @@ from score_tables import invalid, sample_label, score, verdict
 
 KEPT, DROPPED = "#0072b2", "#e69f00"  # Okabe and Ito, told apart by the colour-blind
 OUTCOMES = {"both right": "#56b4e9", "lost": "#d55e00", "won": "#009e73", "both wrong": "#8a8a8a"}
-OUTCOME_MARKS = {"lost": "−", "won": "+"}
+OUTCOME_MARKS = {"lost": "dash", "won": "cross"}
 QUESTION_COLUMNS = 33
 LOSSES = ("total", "quantisation")
 
@@ -117,7 +117,7 @@ def experts_section(records: Records) -> Section:
         Measure("weighted_norm", "weighted norm", experts.weighted_norm, log=True), Measure("tokens", "tokens", experts.tokens, log=True),
         Measure("coverage", "coverage", experts.coverage), Measure("dropped", "kept or dropped", experts.dropped.astype(int),
                                                                     classes={"kept": KEPT, "dropped": DROPPED})],
-        expert_texts(experts), ["×" if dropped else "" for dropped in experts.dropped.reshape(-1)], "× dropped")
+        expert_texts(experts), ["x" if dropped else "" for dropped in experts.dropped.reshape(-1)], "× dropped")
     share = (experts.weighted_norm * experts.dropped).sum(axis=1) / experts.weighted_norm.sum(axis=1)
     rows = [[str(layer), number(experts.weighted_norm[row].sum()), str((~experts.dropped[row]).sum()), str(experts.dropped[row].sum()),
              f"{share[row]:.2%}", str((experts.tokens[row] == 0).sum())] for row, layer in enumerate(experts.layers)]
@@ -253,7 +253,7 @@ def imatrix_section(records: Records) -> Section:
                   for place, count in enumerate(row)]
     grid = Grid("imatrix", "layer", "expert of the pruned model", [str(layer) for layer in layers], values.shape[1],
                 [Measure("tokens", "calibration tokens", values, log=True)], texts,
-                ["!" if count == 0 else "" for count in values.reshape(-1)], "! never reached")
+                ["x" if count == 0 else "" for count in values.reshape(-1)], "× never reached")
     rows = [[str(layer), str(row.min()), f"{np.median(row):g}", str(row.max()), str((row == 0).sum())] for layer, row in counts.items()]
     return Section("imatrix", title, [
         f"{int((values == 0).sum())} of {values.size} experts were never reached by the calibration text; llama-quantize takes all inputs of "
