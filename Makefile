@@ -393,7 +393,7 @@ $(RELEASE_MANIFEST): $(PRUNED_QUANT_FILES) $(SCORES) $(DROP_METADATA) $(wildcard
 	  --scores $(SCORES:.md=.json) --metadata $(DROP_METADATA) --template modelfiles/gemma4.template \
 	  --params modelfiles/gemma4.params.json --output $(@D)
 
-# ---- report: of the records that there are, so none is a prerequisite that would be made for it
+# ---- report: of the records that there are. None is a prerequisite: make would bring it up to date, and that may be days of work.
 REPORT_RECORDS := $(wildcard $(if $(and $(wildcard $(STATS)),$(wildcard $(DROP_MAP))),$(STATS) $(DROP_MAP)) $(DROP_METADATA) $(PRUNED_F16).json \
   $(PRUNED_QUANT_DIR)/imatrix.gguf $(sort $(wildcard $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-*.gguf.json)) $(QUALITY:.md=.json) $(SCORES:.md=.json) \
   $(if $(and $(wildcard $(FULL_EVAL)),$(wildcard $(PRUNED_EVAL))),$(FULL_EVAL) $(PRUNED_EVAL)))
@@ -408,9 +408,10 @@ report: $(REPORT)
 endif
 
 $(PRUNED)/report/records.txt: FORCE
-	@mkdir -p $(@D); records='$(REPORT_RECORDS)'; [ -f $@ ] && [ "$$(<$@)" = "$$records" ] || printf '%s\n' "$$records" >$@
+	@mkdir -p $(@D); records="$$(stat -c '%n %s %y' $(or $(REPORT_RECORDS),/dev/null))"; \
+	  [ -f $@ ] && [ "$$(<$@)" = "$$records" ] || printf '%s\n' "$$records" >$@
 
-$(REPORT): $(REPORT_RECORDS) $(PRUNED)/report/records.txt scripts/build_report.py $(wildcard scripts/report_*) | $(SETUP)
+$(REPORT): $(PRUNED)/report/records.txt scripts/build_report.py $(wildcard scripts/report_*) | $(SETUP)
 	$(PYTHON) scripts/build_report.py --name $(PRUNED_NAME) $(call report_of,--stats,$(STATS)) $(call report_of,--drop-map,$(DROP_MAP)) \
 	  $(call report_of,--metadata,$(DROP_METADATA)) $(call report_of,--f16,$(PRUNED_F16).json) \
 	  $(call report_of,--imatrix,$(PRUNED_QUANT_DIR)/imatrix.gguf) $(call report_of,--quants,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf.json) \

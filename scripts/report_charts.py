@@ -19,7 +19,7 @@ from safe_files import GIB
 
 CELL_PIXELS, FEW_ROWS, FEW_CELL_PIXELS, MARGIN_PIXELS = 15, 8, 32, 58
 ROW_TICKS, COLUMN_TICKS, STOPS = 16, 8, 8
-MARK_PIXELS, WIDE_MARK_PIXELS, WIDE_COLUMNS = 6, 12, 64
+MARK_PIXELS, WIDE_MARK_PIXELS, WIDE_COLUMNS = 6, 8, 64
 NOTHING = "#9a9a9a"  # a value of zero on a log scale
 KINDS = {"standard": "circle", "ContribDynamic": "diamond", "size wish": "triangle"}
 CHART_PIXELS = 460

@@ -6,6 +6,7 @@ const COLORS = {"kind-standard": "--standard", "kind-ContribDynamic": "--contrib
   "error-ContribDynamic": "--contrib", "error-size-wish": "--wish", "line": "--standard", "pruning": "--ink", "label-text": "--ink",
   "label-leaders": "--muted", "cursor-cell": "--cursor"};
 const TIP_GAP = 14, LABEL_HEIGHT = 13, POINT_RADIUS = 7, ANGLES = 16, DISTANCES = [6, 14, 24, 36, 50, 66, 84, 104];
+const NARROW = 420, NARROW_DISTANCE = 36;
 const charts = new Map();
 const tip = document.getElementById("tip");
 let pointer = {x: 0, y: 0};
@@ -141,6 +142,7 @@ function placeLabels({model}) {
   const lines = linesOf(find, width, x, y), crossed = [], labels = {x: [], y: [], label: []}, leaders = {x0: [], y0: [], x1: [], y1: []};
   const put = (point, kept) => {
     for (const {distance, middle, box} of placesAround(point.x, point.y, point.width)) {
+      if (width < NARROW && distance > NARROW_DISTANCE) break;
       const far = distance > DISTANCES[0], line = leader(point.x, point.y, box);
       if (box[0] < 0 || box[1] < 0 || box[2] > width || box[3] > height) continue;
       if ([...taken, ...crossed, ...kept].some((other) => overlaps(box, other))) continue;

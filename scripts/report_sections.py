@@ -13,7 +13,7 @@ from score_tables import invalid, sample_label, score, verdict
 KEPT, DROPPED = "#0072b2", "#e69f00"  # Okabe and Ito, told apart by the colour-blind
 OUTCOMES = {"both right": "#56b4e9", "lost": "#d55e00", "won": "#009e73", "both wrong": "#8a8a8a"}
 OUTCOME_MARKS = {"lost": "dash", "won": "cross"}
-QUESTION_COLUMNS = 33
+QUESTION_COLUMNS, OPEN_ROWS = 33, 12
 LOSSES = ("total", "quantisation")
 
 
@@ -235,7 +235,8 @@ def questions_section(records: Records) -> Section:
     return Section("questions", title, [
         f"{second['name']} against {first['name']}, questions by Record ID: " + ", ".join(f"{count} {name}" for name, count in counts.items())
         + "."], [Chart(to_json(grid_figure(grid)), "Wins and losses", grid=grid)],
-        [Table("Questions lost and won", ["Record ID", "outcome", "right answer", first["name"], second["name"]], changed, words=(0, 1, 2, 3, 4))])
+        [Table("Questions lost and won", ["Record ID", "outcome", "right answer", first["name"], second["name"]], changed, words=(0, 1, 2, 3, 4),
+               folded=len(changed) > OPEN_ROWS)])
 
 
 def imatrix_section(records: Records) -> Section:
@@ -243,7 +244,7 @@ def imatrix_section(records: Records) -> Section:
     title = "What calibration reached"
     if records.imatrix is None:
         return Section("imatrix", title, command="make imatrix", waits_for="imatrix.gguf")
-    counts = records.imatrix.expert_counts()
+    counts = dict(sorted(records.imatrix.expert_counts().items()))
     values, layers = np.array(list(counts.values())), list(counts)
     entries = records.drop_map.get("layers", {})
     texts = []

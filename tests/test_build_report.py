@@ -1,7 +1,6 @@
 """The report page: in headless Chromium with a build of the reference case's size, in bytes, and what it refuses."""
 
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from build_report import main
 from conftest import REPO
 from criteria import protected
 from expert_stats import read_stats
+from imatrix_files import read_imatrix
 from PIL import Image
 from safe_files import read_json
 from synthetic_build import change, options, write_build
@@ -86,7 +86,7 @@ def test_the_page_is_small_and_the_same_every_time(build, report, tmp_path, scri
     assert "missing" not in done.stdout and "MB" in done.stdout
     text = report.read_bytes()
     assert (moved / "report.html").read_bytes() == text
-    assert str(build).encode() not in text and os.uname().nodename.encode() not in text.replace(b"localhost", b"")
+    assert str(build).encode() not in text and str(REPO).encode() not in text
     assert not [path for path in moved.iterdir() if "partial" in path.name]
 
 
@@ -215,17 +215,28 @@ def test_points_and_tables_say_what_the_records_say(browser, build, report):
             assert f"{row['invalid']}: {row['invalid']} empty" in text
         pair, text = scores["pairs"][0], page.locator("#questions").inner_text()
         assert f"{pair['lost']} lost, {pair['won']} won" in text and pair["lost"] > 0 < pair["won"]
+        page.locator("#questions summary").click()
         assert page.locator("#questions tbody tr").count() == pair["lost"] + pair["won"]
-        assert "rec<" in text  # a Record ID with a letter that HTML knows
+        assert "rec<" in page.locator("#questions table").inner_text()  # a Record ID with a letter that HTML knows
         pipeline = page.locator("#pipeline").inner_text()
         for digest in (read_json(build / "imatrix.gguf.json")["sha256"], read_json(build / "expert_drop_metadata.json")["drop_map_sha256"]):
             assert digest[:12] in pipeline
 
 
+def test_layers_of_the_imatrix_are_in_order_with_their_own_figures(browser, build, report):
+    with opened(browser, report) as found:
+        counts = read_imatrix(build / "imatrix.gguf").expert_counts()
+        kept = read_json(build / "drop_map.json")["layers"]["10"]["keep"]
+        found.page.mouse.click(*centre(found.page, "grid-imatrix", 10, 7))
+        assert found.page.locator('[data-grid="grid-imatrix"] .status').inner_text() == (
+            f"Layer 10, expert 7 (expert {kept[7]} of the full model): {counts[10][7]} calibration tokens")
+        assert "1 of 3270 experts were never reached" in found.page.locator("#imatrix").inner_text()
+
+
 def test_tables_and_controls_are_named(browser, report):
     with opened(browser, report) as found:
         evaluate = found.page.evaluate
-        assert evaluate("[...document.querySelectorAll('table')].every((t) => t.caption.innerText && t.querySelector('th[scope=col]'))")
+        assert evaluate("[...document.querySelectorAll('table')].every((t) => t.caption.textContent.trim() && t.querySelector('th[scope=col]'))")
         assert evaluate("[...document.querySelectorAll('[id]')].length === new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size")
         assert evaluate("[...document.querySelectorAll('fieldset')].every((f) => f.querySelector('legend')) && document.documentElement.lang === 'en'")
 
@@ -233,7 +244,8 @@ def test_tables_and_controls_are_named(browser, report):
 def test_what_was_not_made_is_said_to_be_missing_and_not_filled_in(browser, build, tmp_path, capsys):
     output = tmp_path / "report.html"
     main(["--name", "pruned", "--stats", str(build / "expert_stats.safetensors"), "--drop-map", str(build / "drop_map.json"), "--output", str(output)])
-    assert all(f"(make {target})" in capsys.readouterr().out for target in ["quality"])
+    said = capsys.readouterr().out
+    assert all(f"(make {target})" in said for target in ("quality", "eval", "imatrix")) and "(make analyze)" not in said
     with opened(browser, output) as found:
         assert found.complaints == []
         for section, command in (("quality", "make quality"), ("scores", "make eval"), ("questions", "make eval"), ("imatrix", "make imatrix")):
@@ -246,14 +258,14 @@ def test_what_was_not_made_is_said_to_be_missing_and_not_filled_in(browser, buil
 @pytest.fixture
 def small_build(tmp_path) -> Path:
     (tmp_path / "small").mkdir()
-    write_build(tmp_path / "small", 12, 2, 8, 6)
+    write_build(tmp_path / "small", 12, 2, 20, 16)
     return tmp_path / "small"
 
 
 @pytest.mark.parametrize("file, keys, value, words", [
     ("drop_map.json", ("stats_sha256",), "0", ("drop_map.json", "other statistics")),
     ("expert_drop_metadata.json", ("drop_map_sha256",), "0" * 64, ("expert_drop_metadata.json", "make drop")),
-    ("pruned-F16.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf", "F16 GGUF ffffff" if False else "make imatrix")),
+    ("pruned-F16.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf", "an imatrix of the F16 GGUF", "make imatrix")),
     ("imatrix.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf.json", "make imatrix")),
     ("quants/pruned-Q6_K.gguf.json", ("source_sha256",), "0" * 64, ("pruned-Q6_K.gguf.json", "make quants")),
     ("quants/pruned-Q4_K_M.gguf.json", ("sha256",), "e" * 64, ("quality.json", "Q4_K_M", "make quality")),
@@ -294,8 +306,12 @@ def test_make_report_takes_what_is_there_and_builds_nothing_else(tiny_text_model
     page = next(tmp_path.rglob("*-report.html"))
     before = page.stat().st_mtime_ns
     assert "build_report" not in make("report").stdout and page.stat().st_mtime_ns == before
-    next(tmp_path.rglob("drop_map.json")).touch()
-    assert "build_report" in make("report").stdout
+    for name in ("source.txt", "drop_map.json"):  # the statistics, and what follows from the map, are out of date now
+        next(tmp_path.rglob(name)).touch()
+    done = make("report")
+    assert re.findall(r"scripts/(\w+)\.py", done.stdout) == ["build_report"] and page.stat().st_mtime_ns > before
+    next(tmp_path.rglob("drop_map.json")).unlink()
+    assert "found none" in make("report").stderr
 
 
 def test_without_chromium_the_tests_fail_and_say_what_to_install(monkeypatch, tmp_path):
