@@ -394,9 +394,10 @@ $(RELEASE_MANIFEST): $(PRUNED_QUANT_FILES) $(SCORES) $(DROP_METADATA) $(wildcard
 	  --params modelfiles/gemma4.params.json --output $(@D)
 
 # ---- report: of the records that there are. None is a prerequisite: make would bring it up to date, and that may be days of work.
-REPORT_RECORDS := $(wildcard $(if $(and $(wildcard $(STATS)),$(wildcard $(DROP_MAP))),$(STATS) $(DROP_MAP)) $(DROP_METADATA) $(PRUNED_F16).json \
-  $(PRUNED_QUANT_DIR)/imatrix.gguf $(sort $(wildcard $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-*.gguf.json)) $(QUALITY:.md=.json) $(SCORES:.md=.json) \
-  $(if $(and $(wildcard $(FULL_EVAL)),$(wildcard $(PRUNED_EVAL))),$(FULL_EVAL) $(PRUNED_EVAL)))
+both_of = $(if $(word 2,$(wildcard $(1))),$(1))
+REPORT_RECORDS := $(wildcard $(call both_of,$(STATS) $(DROP_MAP)) $(DROP_METADATA) $(PRUNED_F16).json $(PRUNED_QUANT_DIR)/imatrix.gguf \
+  $(addsuffix .json,$(sort $(wildcard $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-*.gguf))) $(QUALITY:.md=.json) \
+  $(SCORES:.md=.json) $(call both_of,$(FULL_EVAL) $(PRUNED_EVAL)))
 report_of = $(if $(filter $(2),$(REPORT_RECORDS)),$(1) $(filter $(2),$(REPORT_RECORDS)))
 
 ifeq ($(origin MODEL),file)
@@ -411,7 +412,7 @@ $(PRUNED)/report/records.txt: FORCE
 	@mkdir -p $(@D); records="$$(stat -c '%n %s %y' $(or $(REPORT_RECORDS),/dev/null))"; \
 	  [ -f $@ ] && [ "$$(<$@)" = "$$records" ] || printf '%s\n' "$$records" >$@
 
-$(REPORT): $(PRUNED)/report/records.txt scripts/build_report.py $(wildcard scripts/report_*) | $(SETUP)
+$(REPORT): $(PRUNED)/report/records.txt scripts/build_report.py $(wildcard scripts/report_*) scripts/score_tables.py | $(SETUP)
 	$(PYTHON) scripts/build_report.py --name $(PRUNED_NAME) $(call report_of,--stats,$(STATS)) $(call report_of,--drop-map,$(DROP_MAP)) \
 	  $(call report_of,--metadata,$(DROP_METADATA)) $(call report_of,--f16,$(PRUNED_F16).json) \
 	  $(call report_of,--imatrix,$(PRUNED_QUANT_DIR)/imatrix.gguf) $(call report_of,--quants,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf.json) \

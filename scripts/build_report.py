@@ -37,9 +37,11 @@ def inline_script(text: str) -> Markup:
 
 def page(name: str, steps: list[Step], parts: list[Section]) -> str:
     """Return the page."""
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                              lstrip_blocks=True)
+    library = Resources(mode="inline", components=["bokeh"]).js_raw
     return environment.get_template("report_page.html").render(
-        name=name, number=number, steps=steps, digests=digest_table(steps), sections=parts, bokeh=inline_script("\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)),
+        name=name, number=number, steps=steps, digests=digest_table(steps), sections=parts, bokeh=inline_script("\n".join(library)),
         style=Markup((HERE / "report_page.css").read_text()), script=inline_script((HERE / "report_page.js").read_text()),
         items=inline_json([chart.item for section in parts for chart in section.charts]))
 

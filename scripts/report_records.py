@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from criteria import protected
+from drop_map import read_drop_map
 from expert_stats import read_stats
 from imatrix_files import Imatrix, read_imatrix
+from moe_families import Shape
 from safe_files import InputError, read_json, sha256_file
 
 SHOWN_TOP = 16  # the model card's: coverage is shown by it where the drop map protects none
@@ -53,12 +55,19 @@ class Records:
     summaries: list[dict] = field(default_factory=list)
 
 
-def read_object(path: Path | None, *keys: str) -> dict:
-    """Return a record, {} without a path; raise InputError when one of its keys is not there."""
+def read_object(path: Path | None, *keys: str, **entries: str) -> dict:
+    """Return a record, {} without a path; raise InputError when one of its keys is not there.
+
+    entries: keys, parted by blanks, that every object of the list of that name has.
+    """
     content = read_json(path) if path else {}
-    for key in keys if path else ():
+    for key in (*keys, *entries) if path else ():
         if key not in content:
             raise InputError(path, f"{key} in the record", "none")
+    for name, wanted in entries.items() if path else ():
+        found = content[name]
+        if not isinstance(found, list) or not all(isinstance(entry, dict) and set(wanted.split()) <= set(entry) for entry in found):
+            raise InputError(path, f"a list of {name} with {wanted.replace(' ', ', ')}", "another shape")
     return content
 
 
@@ -74,16 +83,17 @@ def read_experts(stats: Path, drop_map: Path) -> tuple[Experts, dict, str]:
     Raises InputError when the map was not chosen from these statistics.
     """
     arrays, metadata = read_stats(stats)
-    content, sha256 = read_object(drop_map, "layers", "protect_top"), sha256_file(stats)
+    content, sha256 = read_object(drop_map, "layers", "protect_top", "criterion", "experts", "keep_count"), sha256_file(stats)
     if content.get("stats_sha256") != sha256:
         raise InputError(drop_map, f"a map chosen from {stats}", "one of other statistics", "run make analyze")
     ids, chose = [question["id"] for question in metadata["questions"]], set(content["question_ids"])
     rows = [row for row, record_id in enumerate(ids) if record_id in chose]
-    layers, top = arrays["layer_numbers"].tolist(), content["protect_top"] or SHOWN_TOP
-    dropped = np.zeros(arrays["token_count"].shape[1:], bool)
+    layers, experts = arrays["layer_numbers"].tolist(), arrays["token_count"].shape[2]
+    drop = read_drop_map(drop_map, Shape(experts, metadata["top_k"], tuple(layers))).drop
+    dropped = np.zeros((len(layers), experts), bool)
     for row, layer in enumerate(layers):
-        dropped[row, content["layers"][str(layer)]["drop"]] = True
-    norms = arrays["weighted_norm_sum"][rows]
+        dropped[row, drop[layer]] = True
+    norms, top = arrays["weighted_norm_sum"][rows], content["protect_top"] or min(SHOWN_TOP, experts)
     return Experts(layers, len(rows), top, norms.sum(axis=0), arrays["token_count"][rows].sum(axis=0),
                    protected(norms, top).sum(axis=0), dropped), content, sha256
 
@@ -142,14 +152,17 @@ def read_records(name: str, paths: dict[str, Path], quants: list[Path], summarie
     """
     experts, drop_map, stats_sha256 = read_experts(paths["stats"], paths["drop_map"]) if "drop_map" in paths else (None, {}, None)
     imatrix, imatrix_record = read_imatrix_of(paths["imatrix"], experts) if "imatrix" in paths else (None, {})
-    quality = read_object(paths.get("quality"), "files", "conclusions", "inputs", "chats", "score", "tokens")
+    quality = read_object(paths.get("quality"), "conclusions", "inputs", "chats", "score", "tokens",
+                          files="label kind bytes bits_per_weight sha256 losses")
     records = Records(
         name, experts, stats_sha256, drop_map, sha256_file(paths["drop_map"]) if drop_map else None,
         read_object(paths.get("metadata"), "shards", "drop_map_sha256"), read_object(paths.get("f16"), "sha256", "bytes"),
         imatrix, imatrix_record,
         {path.name.removesuffix(".json"): read_object(path, "type", "sha256", "bytes", "source_sha256", "imatrix_sha256")
          for path in quants}, quality, sha256_file(paths["quality"]) if quality else None,
-        read_object(paths.get("scores"), "rows", "pairs"),
-        [read_object(path, "name", "answers", "gguf", "gguf_sha256", "protocol_sha256") for path in summaries])
+        read_object(paths.get("scores"), rows="name gguf experts questions raw_correct patched_correct interval score invalid",
+                    pairs="reference model lost won"),
+        [read_object(path, "name", "gguf", "gguf_sha256", "protocol_sha256", "questions", "raw_correct", "patched_correct",
+                     answers="record_id target class letter correct") for path in summaries])
     check_together(paths, records)
     return records

@@ -145,8 +145,8 @@ def loss_legend(files: list[dict], loss: str) -> list[tuple[str, str, str]]:
 
 def digest_table(steps: list[Step]) -> Table:
     """Return every digest of the pipeline in full."""
-    return Table("All digests (sha256)", ["step", "of", "sha256"], [[each.name, what, sha256] for each in steps for what, sha256 in each.digests],
-                 words=(0, 1, 2), folded=True)
+    rows = [[each.name, what, sha256] for each in steps for what, sha256 in each.digests]
+    return Table("All digests (sha256)", ["step", "of", "sha256"], rows, words=(0, 1, 2), folded=True)
 
 
 def quality_section(records: Records) -> Section:
@@ -160,10 +160,11 @@ def quality_section(records: Records) -> Section:
                           "nats a token"} for entry in quality["files"] if entry["losses"][loss]["kld"][0] > 0]
         if files:
             charts.append(Chart(to_json(loss_figure(files, quality["conclusions"][loss]["line"], loss)), f"{loss.capitalize()} loss",
-                                "Whiskers: ± one standard error over chats. A name without room is in the table.", legend=loss_legend(files, loss)))
+                                "Whiskers: ± one standard error over chats. A name without room is in the table.",
+                                legend=loss_legend(files, loss)))
     found = quality["conclusions"]["total"]
-    rows = [[entry["label"], entry["kind"], f"{entry['bytes'] / GIB:#.4g}", f"{entry['bits_per_weight']:.2f}", loss_cell(entry, "quantisation"),
-             loss_cell(entry, "total"), found["verdicts"].get(entry["label"], {}).get("verdict", ""),
+    rows = [[entry["label"], entry["kind"], f"{entry['bytes'] / GIB:#.4g}", f"{entry['bits_per_weight']:.2f}",
+             loss_cell(entry, "quantisation"), loss_cell(entry, "total"), found["verdicts"].get(entry["label"], {}).get("verdict", ""),
              found["dominated"].get(entry["label"], {}).get("by", "")] for entry in quality["files"]]
     heads = ["file", "kind", "GiB", "bits per weight", "quantisation loss", "total loss", "against the line, by total", "dominated by"]
     tokens = f"{quality['tokens'][quality['score']]} tokens" + ("" if quality["score"] == "all" else " of the replies")
@@ -225,18 +226,20 @@ def questions_section(records: Records) -> Section:
     rows = -(-len(found) // QUESTION_COLUMNS)
     padding = rows * QUESTION_COLUMNS - len(found)
     values = np.array([names.index(kind) for _, kind, _ in found] + [0] * padding).reshape(rows, QUESTION_COLUMNS)
-    grid = Grid("questions", "from question", "questions of a row, by Record ID", [str(row * QUESTION_COLUMNS + 1) for row in range(rows)], QUESTION_COLUMNS,
-                [Measure("outcome", "outcome", values, classes=OUTCOMES)], [text for *_, text in found] + [""] * padding,
+    starts = [str(row * QUESTION_COLUMNS + 1) for row in range(rows)]
+    grid = Grid("questions", "from question", "questions of a row, by Record ID", starts, QUESTION_COLUMNS, [
+                Measure("outcome", "outcome", values, classes=OUTCOMES)], [text for *_, text in found] + [""] * padding,
                 [OUTCOME_MARKS.get(kind, "") for _, kind, _ in found] + [""] * padding, "− lost, + won", first=1)
     counts = {name: sum(kind == name for _, kind, _ in found) for name in names}
     answers = [{answer["record_id"]: answer for answer in run["answers"]} for run in runs]
-    changed = [[record_id, kind, answers[0][record_id]["target"], *(f"{final(each[record_id])[0]} ({each[record_id]['class']})" for each in answers)]
+    changed = [[record_id, kind, answers[0][record_id]["target"],
+                *(f"{final(each[record_id])[0]} ({each[record_id]['class']})" for each in answers)]
                for record_id, kind, _ in found if kind in OUTCOME_MARKS]
     return Section("questions", title, [
-        f"{second['name']} against {first['name']}, questions by Record ID: " + ", ".join(f"{count} {name}" for name, count in counts.items())
-        + "."], [Chart(to_json(grid_figure(grid)), "Wins and losses", grid=grid)],
-        [Table("Questions lost and won", ["Record ID", "outcome", "right answer", first["name"], second["name"]], changed, words=(0, 1, 2, 3, 4),
-               folded=len(changed) > OPEN_ROWS)])
+        f"{second['name']} against {first['name']}, questions by Record ID: "
+        + ", ".join(f"{count} {name}" for name, count in counts.items()) + "."], [Chart(to_json(grid_figure(grid)), "Wins and losses", grid=grid)],
+        [Table("Questions lost and won", ["Record ID", "outcome", "right answer", first["name"], second["name"]], changed,
+               words=(0, 1, 2, 3, 4), folded=len(changed) > OPEN_ROWS)])
 
 
 def imatrix_section(records: Records) -> Section:
@@ -246,19 +249,20 @@ def imatrix_section(records: Records) -> Section:
         return Section("imatrix", title, command="make imatrix", waits_for="imatrix.gguf")
     counts = dict(sorted(records.imatrix.expert_counts().items()))
     values, layers = np.array(list(counts.values())), list(counts)
-    entries = records.drop_map.get("layers", {})
-    texts = []
+    experts, texts = records.experts, []
+    kept_by_layer = {layer: np.nonzero(~row)[0] for layer, row in zip(experts.layers, experts.dropped)} if experts else {}
     for layer, row in counts.items():
-        kept = entries.get(str(layer), {}).get("keep")
-        texts += [f"Layer {layer}, expert {place}{f' (expert {kept[place]} of the full model)' if kept else ''}: {count} calibration tokens"
-                  for place, count in enumerate(row)]
+        kept = kept_by_layer.get(layer)
+        names = [f"expert {place}" + (f" (expert {kept[place]} of the full model)" if experts else "") for place in range(row.size)]
+        texts += [f"Layer {layer}, {name}: {count} calibration tokens" for name, count in zip(names, row)]
     grid = Grid("imatrix", "layer", "expert of the pruned model", [str(layer) for layer in layers], values.shape[1],
                 [Measure("tokens", "calibration tokens", values, log=True)], texts,
                 ["x" if count == 0 else "" for count in values.reshape(-1)], "× never reached")
-    rows = [[str(layer), str(row.min()), f"{np.median(row):g}", str(row.max()), str((row == 0).sum())] for layer, row in counts.items()]
+    rows = [[str(layer), str(row.min()), f"{np.median(row):g}", str(row.max()), str((row == 0).sum())]
+            for layer, row in counts.items()]
     return Section("imatrix", title, [
-        f"{int((values == 0).sum())} of {values.size} experts were never reached by the calibration text; llama-quantize takes all inputs of "
-        "such an expert for equally important. Counts are those of ffn_down_exps; gate and up see the same tokens."],
+        f"{int((values == 0).sum())} of {values.size} experts were never reached by the calibration text; llama-quantize takes all "
+        "inputs of such an expert for equally important. Counts are those of ffn_down_exps; gate and up see the same tokens."],
         [Chart(to_json(grid_figure(grid)), "Calibration tokens of each expert", grid=grid)],
         [Table("Calibration tokens of an expert, by layer", ["layer", "least", "median", "most", "never reached"], rows, folded=True)])
 

@@ -14,8 +14,10 @@ from build_report import main
 from conftest import REPO
 from criteria import protected
 from expert_stats import read_stats
+from generate_drop_map import main as choose
 from imatrix_files import read_imatrix
 from PIL import Image
+from report_records import read_experts
 from safe_files import read_json
 from synthetic_build import change, options, write_build
 
@@ -264,6 +266,9 @@ def small_build(tmp_path) -> Path:
 
 @pytest.mark.parametrize("file, keys, value, words", [
     ("drop_map.json", ("stats_sha256",), "0", ("drop_map.json", "other statistics")),
+    ("drop_map.json", ("layers", "1", "drop"), [99, 98], ("drop_map.json", "layer 1")),
+    ("quality.json", ("files", 0), {"label": "Q8_0"}, ("quality.json", "a list of files")),
+    ("pruned.json", ("answers", 0), {}, ("pruned.json", "a list of answers")),
     ("expert_drop_metadata.json", ("drop_map_sha256",), "0" * 64, ("expert_drop_metadata.json", "make drop")),
     ("pruned-F16.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf", "an imatrix of the F16 GGUF", "make imatrix")),
     ("imatrix.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf.json", "make imatrix")),
@@ -279,13 +284,24 @@ def test_records_of_another_build_are_refused(small_build, refusal, file, keys, 
     assert not (small_build / "report.html").exists()
 
 
+def test_a_fold_shows_the_questions_that_chose_and_nothing_of_the_others(small_build, tmp_path):
+    choose(["--stats", str(small_build / "expert_stats.safetensors"), "--keep", "16", "--fold", "1/4", "--criterion", "reap", "--bootstrap", "0",
+            "--output", str(tmp_path / "fold.json")])
+    experts, drop_map, _ = read_experts(small_build / "expert_stats.safetensors", tmp_path / "fold.json")
+    arrays, rows = read_stats(small_build / "expert_stats.safetensors")[0], [row for row in range(12) if row % 4]
+    assert (experts.questions, experts.top, experts.layers) == (9, 16, [0, 1])  # reap protects none: shown by the card's 16
+    assert (experts.tokens == arrays["token_count"][rows].sum(axis=0)).all()
+    assert np.allclose(experts.weighted_norm, arrays["weighted_norm_sum"][rows].sum(axis=0))
+    assert [np.nonzero(row)[0].tolist() for row in experts.dropped] == [drop_map["layers"][layer]["drop"] for layer in "01"]
+
+
 def test_records_that_are_none_are_refused_in_one_line(small_build, script, refused):
     output = small_build / "report.html"
     refused(script("build_report.py", "--name", "pruned", "--output", output), "report.html", "none", "make analyze")
     (small_build / "quality.json").write_text("{")
     refused(script("build_report.py", *options(small_build), "--output", output), "quality.json", "valid JSON")
     (small_build / "quality.json").write_text("{}")
-    refused(script("build_report.py", *options(small_build), "--output", output), "quality.json", "files in the record")
+    refused(script("build_report.py", *options(small_build), "--output", output), "quality.json", "conclusions in the record")
     refused(script("build_report.py", *options(small_build), "--output", small_build / "scores.json"), "scores.json", "apart")
     assert not output.exists()
 
