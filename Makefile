@@ -119,6 +119,7 @@ DYNAMIC_FILES := $(filter $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-% $(PRUNED_QUANT
 STANDARD_FILES := $(filter-out $(DYNAMIC_FILES),$(PRUNED_QUANT_FILES))
 GGUF_RELEASES := $(if $(STANDARD_FILES),$(RELEASE)) $(if $(DYNAMIC_FILES),$(DYNAMIC_RELEASE))
 RELEASES := $(GGUF_RELEASES) $(CHECKPOINT_RELEASE)
+REPORT := $(PRUNED)/report/$(PRUNED_NAME)-report.html
 
 # ---- what can be checked before anything runs
 require = $(if $(shell [[ '$(2)' =~ $(3) ]] && echo yes),,$(error $(1): expected $(4), found '$(2)'))
@@ -148,7 +149,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   endif
 endif
 
-.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release check-release verify reproduce compare-criteria demo test bench clean FORCE
+.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release check-release report verify reproduce compare-criteria demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
 	@sed -nE 's/^([a-z][a-z -]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s %s\n", $$1, $$2}'
@@ -420,6 +421,32 @@ $(DYNAMIC_RELEASE)/manifest.json: $(DYNAMIC_FILES)
 
 $(CHECKPOINT_RELEASE)/manifest.json:
 	$(BUILD_RELEASE) --kind checkpoint --checkpoint $(dir $(DROP_METADATA))
+
+# ---- report: of the records that there are. None is a prerequisite: make would bring it up to date, and that may be days of work.
+both_of = $(if $(word 2,$(wildcard $(1))),$(1))
+REPORT_RECORDS := $(wildcard $(call both_of,$(STATS) $(DROP_MAP)) $(DROP_METADATA) $(PRUNED_F16).json $(PRUNED_QUANT_DIR)/imatrix.gguf \
+  $(addsuffix .json,$(sort $(wildcard $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-*.gguf))) $(QUALITY:.md=.json) \
+  $(SCORES:.md=.json) $(call both_of,$(FULL_EVAL) $(PRUNED_EVAL)))
+report_of = $(if $(filter $(2),$(REPORT_RECORDS)),$(1) $(filter $(2),$(REPORT_RECORDS)))
+
+ifeq ($(origin MODEL),file)
+report: ## one page of what is known of this build, for a browser (without a MODEL: the demo)
+	@$(MAKE) --no-print-directory $@ $(DEMO)
+else
+report: $(REPORT)
+	@printf '%s\n' $(REPORT)
+endif
+
+$(PRUNED)/report/records.txt: FORCE
+	@mkdir -p $(@D); records="$$(stat -c '%n %s %y' $(or $(REPORT_RECORDS),/dev/null))"; \
+	  [ -f $@ ] && [ "$$(<$@)" = "$$records" ] || printf '%s\n' "$$records" >$@
+
+$(REPORT): $(PRUNED)/report/records.txt scripts/build_report.py $(wildcard scripts/report_*) scripts/score_tables.py | $(SETUP)
+	$(PYTHON) scripts/build_report.py --name $(PRUNED_NAME) $(call report_of,--stats,$(STATS)) $(call report_of,--drop-map,$(DROP_MAP)) \
+	  $(call report_of,--metadata,$(DROP_METADATA)) $(call report_of,--f16,$(PRUNED_F16).json) \
+	  $(call report_of,--imatrix,$(PRUNED_QUANT_DIR)/imatrix.gguf) $(call report_of,--quants,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf.json) \
+	  $(call report_of,--quality,$(QUALITY:.md=.json)) $(call report_of,--scores,$(SCORES:.md=.json)) \
+	  $(call report_of,--summaries,$(FULL_EVAL) $(PRUNED_EVAL)) --output $@
 
 # ---- the embedded demo: the same targets with other variables
 DEMO := MODEL=data/demo/model NAME=gemma-4-demo QUESTIONS=data/demo/calibration_questions.csv \

@@ -1,0 +1,60 @@
+"""Headless Chromium for tests of a page: what it asks for, what its console says, what it shows."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+LOAD_MS = 60_000
+
+
+def find_chromium() -> str:
+    """Return Chromium's path; fail the test with what to do when there is none."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not path:
+        pytest.fail("chromium: expected the browser on PATH, found none; apt-get install chromium", pytrace=False)
+    return path
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start a browser with a profile of its own, and end it."""
+    path = find_chromium()
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS, timeout=LOAD_MS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Opened:
+    """A page, and what it asked for and complained of since it was opened."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def opened(browser: Browser, path: Path, width: int = 1440, scheme: str = "light") -> Iterator[Opened]:
+    """Open a file of the disk in a fresh context, and wait until its charts are there."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    found = Opened(context.new_page())
+    found.page.on("request", lambda request: found.requests.append(request.url))
+    found.page.on("console", lambda message: message.type in ("error", "warning") and found.complaints.append(message.text))
+    found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
+    found.page.goto(path.resolve().as_uri())
+    found.page.wait_for_selector("html[data-ready]", state="attached", timeout=LOAD_MS)
+    try:
+        yield found
+    finally:
+        context.close()
