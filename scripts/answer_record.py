@@ -61,8 +61,9 @@ def flexible_letter(text: str, choices: Iterable[str]) -> str | None:
         return letter_of(found[-1])
     letters = {_plain(choice.strip()): letter for letter, choice in zip(LETTERS, choices)}
     longest_first = sorted(map(re.escape, letters), key=len, reverse=True)
-    if (found := re.findall("|".join(longest_first), _plain(text))) and found[-1].strip() in letters:
-        return letters[found[-1].strip()]
+    found = re.findall("|".join(longest_first), _plain(text))
+    if found and found[-1].strip():  # a choice of punctuation alone is found everywhere, as nothing: lm-eval then goes on
+        return letters.get(found[-1].strip()) or letter_of(found[-1].strip())
     found = re.findall(r":\s*([A-D])", text)
     return found[-1] if found else None
 

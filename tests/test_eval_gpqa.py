@@ -87,6 +87,19 @@ def test_letters_by_lm_evals_filter_and_by_the_strict_rule(text, flexible, stric
     assert strict_letter(text, "stop") == strict and strict_letter(text, "length") is None
 
 
+PIECES = ["tin", "Tin can", "+", "-", "(", "…", "İ", "ß", "10", "1.0", "A", "B", "(A)", "(S)", "\\n", ": ", ":A", ": (B)", " ", "**", "2+", "2-", "|", ":\\u00a0C"]
+
+
+def test_letters_are_lm_evals_for_any_choices_of_punctuation_alone_too():
+    """A letter that lm-eval sees otherwise would refuse a whole run at its end."""
+    draw = random.Random(5)
+    choices = [["".join(draw.choices(PIECES, k=draw.randint(1, 3))) for _ in range(4)] for _ in range(3000)]
+    texts = ["".join(draw.choices(PIECES, k=draw.randint(0, 7))) + draw.choice(["", *four]) for four in choices]
+    lm_eval = MultiChoiceRegexFilter(r"(\([A-Z]\))", group_select=-1, ignore_case=True, ignore_punctuation=True)
+    extracted = lm_eval.apply([[text] for text in texts], [{"choices": four} for four in choices])
+    assert [flexible_letter(*pair) for pair in zip(texts, choices)] == [letter_of(found[0]) for found in extracted]
+
+
 @pytest.mark.parametrize("answer, reason, letter, kind", [
     ("(B)", "stop", "B", "answered"), (" \n", "stop", None, "empty"), ("(B) and", "length", "B", "truncated"),
     ("", "length", None, "truncated"), ("well", "stop", None, "no letter")])
