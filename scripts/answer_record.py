@@ -80,7 +80,9 @@ def letter_of(extracted: str) -> str | None:
 
 # A commitment ("the answer is B", boxed, bold) outranks a bracketed letter. "(D)-glucose" is a name, not a choice.
 COMMITTED = re.compile(r"\\boxed\{\s*(?:\\\w+\{)?\s*\(?([A-D])\b|\*\*\s*\(?([A-D])(?:\)|\.|:|\s*\*\*)"
-                       r"|answer(?:\s+is)?\s*:?[\s*]*(?:\\boxed\{)?\(?([A-D])(?![\w'’]|\)?[-‐–]\w)")
+                       r"|(?i:answer(?:\s+is)?\s*:?\s*(?:(?:option|choice)\s+)?)(?:[\s*_`$]|\\\(|\\\w+\{)*\(?([A-D])"
+                       r"(?![^\W_]|['’]|\)?[-‐–]\w)"
+                       r"|\A\W*([A-D])\W*\Z")
 BRACKETED = re.compile(r"\(([A-D])\)(?![-‐–]\w)")
 
 

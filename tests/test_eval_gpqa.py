@@ -78,6 +78,9 @@ def test_the_protocol_is_the_cards_and_every_value_is_in_its_digest():
     ("**B**", None, "B"), ("The answer is **(A)**", "A", "A"), (r"\boxed{D}", None, "D"), (r"\boxed{\text{C}}", None, "C"),
     ("(A) is wrong. The answer is (B), as (A) was.", "A", "B"), ("It is (D)-glucose, hence (A)", "A", "A"),
     ("**C) copper**", None, "C"), ("It is a Tin-can.", "B", None), ("a tin can", "C", None), ("COPPER II", "A", None), ("Final answer: B", "B", "B"), ("A thing that says nothing", None, None), ("", None, None),
+    ("**Answer: B**", "B", "B"), ("ANSWER: D", "D", "D"), ("The answer is `B`, not tin", "B", "B"), (r"The answer is \(B\)", None, "B"),
+    ("The answer is $C$.", None, "C"), (r"The answer is \textbf{(A)}", "A", "A"), ("The correct answer is option D.", None, "D"),
+    ("B.", None, "B"), ("The answer is _B_", None, "B"), ("Answer: A-level tin", "B", None),
     ("answer: Because", "B", None), ("The correct answer is D-glucose", None, None)])
 def test_letters_by_lm_evals_filter_and_by_the_strict_rule(text, flexible, strict):
     choices = ["Copper (II)", "tin", "tin can", "lead"]
