@@ -90,15 +90,17 @@ def plot_scores(result: dict, path: Path) -> None:
             [(f"{p['model']}\n- {p['reference']}", p["difference"], p["difference_interval"]) for p in result["pairs"]]]
     names = ["Patched score, %" if result["patched"] else "Raw score, %", "Paired difference, points"]
     count = max(map(len, bars))
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 1.5 + 0.6 * count), layout="constrained")
-    for axis, entries, name in zip(axes, bars, names):
+    shown = 2 if result["pairs"] else 1
+    figure, axes = pyplot.subplots(1, shown, figsize=(5.5 * shown, 1.5 + 0.6 * count), layout="constrained", squeeze=False)
+    for axis, entries, name in zip(axes[0], bars, names):
         for place, (label, value, (low, high)) in enumerate(entries):
             axis.plot([100 * low, 100 * high], [place, place], color="tab:blue", linewidth=2)
             axis.plot(100 * value, place, "o", color="tab:blue")
         axis.set_yticks(range(len(entries)), [label for label, *_ in entries])
         axis.set_ylim(max(len(entries), 1) - 0.5, -0.5)
         axis.set_xlabel(f"{name} (95% interval)")
-    axes[1].axvline(0, color="0.6", linewidth=1)
+    if result["pairs"]:
+        axes[0][1].axvline(0, color="0.6", linewidth=1)
     with replace_when_done(path) as partial:
         figure.savefig(partial, dpi=120)
     pyplot.close(figure)
