@@ -133,6 +133,8 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaSe
             if not done.done():
                 process.kill()
             await done
+    if process.returncode < 0:
+        raise InputError("lm-eval", "success", f"it killed by signal {-process.returncode}", "the same command goes on")
     if process.returncode != 0:
         raise InputError("lm-eval", "success", f"exit code {process.returncode}: {last_words(log.read_text(errors='replace'))}",
                          f"log: {log}")
