@@ -171,6 +171,7 @@ eval: $(SCORES) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compar
 eval-heldout: $(HELDOUT_SCORES) ## score the choice of experts on QUESTIONS it has not seen: FOLDS maps and GGUFs, pooled
 	@cat $<
 ifneq ($(RUNS),)
+$(foreach s,$(filter-out $(FULL_EVAL) $(PRUNED_EVAL) $(HELDOUT_EVALS) $(HELDOUT_REFERENCE) $(HELDOUT_POOLED),$(RUN_SUMMARIES)),$(if $(wildcard $(s)),,$(if $(filter compare,$(MAKECMDGOALS)),$(error RUNS: expected $(s), a finished run, found nothing))))
 compare: $(RUNS_SCORES)
 	@cat $<
 else

@@ -19,9 +19,11 @@ from aiohttp import web
 from answer_record import Answer, append_answer, flexible_letter, kind_of, read_answers
 from eval_protocol import Protocol
 from llama_server import LlamaServer
-from safe_files import InputError, sha256_json
+from safe_files import InputError, flush_to_disk, sha256_json
 
 MAX_REQUEST_BYTES = 64 << 20
+SHUTDOWN_SECONDS = 0.1  # for requests that still run at the end, which is then that of a failure or of Ctrl-C
+WATCH_SECONDS = 5  # how often a server that has not answered yet is asked whether it still listens
 
 
 def prompt_sha256(prompt: str) -> str:
@@ -46,6 +48,8 @@ class AnswerProxy:
                  told: Callable[[Answer], None]) -> None:
         self.server, self.protocol, self.documents, self.record, self.told = server, protocol, documents, record, told
         self.answers = read_answers(record)
+        record.touch()
+        flush_to_disk(record.parent)
         self.failure: asyncio.Future = asyncio.get_running_loop().create_future()
         self.places = asyncio.Semaphore(protocol.concurrency)
         self.turn = asyncio.Lock()
@@ -55,13 +59,15 @@ class AnswerProxy:
         """Serve on a free port of 127.0.0.1; yield the URL of the chat completions."""
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_post("/v1/chat/completions", self.handle)
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         timeout = aiohttp.ClientTimeout(total=self.protocol.timeout_seconds)
         async with aiohttp.ClientSession(timeout=timeout) as self.session:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1/chat/completions"
-            await runner.cleanup()
+            try:
+                yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1/chat/completions"
+            finally:
+                await runner.cleanup()
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one chat completion from the record or from the server."""
@@ -72,9 +78,24 @@ class AnswerProxy:
         try:
             return web.json_response(completion(await self.answer(self.documents[digest], digest, body)))
         except (InputError, OSError) as error:
-            if not self.failure.done():
-                self.failure.set_exception(error)
+            self.fail(error)
             return web.json_response({"error": str(error)}, status=500)
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with an error, the first one if there are several."""
+        if not self.failure.done():
+            self.failure.set_exception(error)
+
+    def keep(self, answer: Answer) -> None:
+        """Record an answer, and force it to the disk while the next question is asked (it took 1.3 ms)."""
+        append_answer(self.record, answer)
+        self.answers[answer.record_id] = answer
+        asyncio.get_running_loop().run_in_executor(None, flush_to_disk, self.record).add_done_callback(self.flushed)
+
+    def flushed(self, done: asyncio.Future) -> None:
+        """End the run if an answer could not be forced to the disk."""
+        if not done.cancelled() and (error := done.exception()):
+            self.fail(error)
 
     async def answer(self, document: dict, digest: str, body: dict) -> Answer:
         """Return the recorded answer of a question, or ask for it and record it."""
@@ -82,8 +103,7 @@ class AnswerProxy:
         known = self.answers.get(document["Record ID"])
         if known is None:
             known = await self.ask(document, digest, request_sha256, body)
-            append_answer(self.record, known)
-            self.answers[known.record_id] = known
+            self.keep(known)
             self.told(known)
         if known.request_sha256 != request_sha256:
             raise InputError(self.record, f"{known.record_id} answered to the request that lm-eval sends", "to another one")
@@ -125,6 +145,30 @@ class AnswerProxy:
                     self.places.release()
 
     async def attempt(self, body: dict) -> tuple[dict | None, str]:
+        """Send one request; return the reply, or None and what went wrong.
+
+        A server that listens no longer has lost the request: one that is being terminated can wait for ever.
+        """
+        request = asyncio.ensure_future(self.send(body))
+        try:
+            while not (await asyncio.wait({request}, timeout=WATCH_SECONDS))[0]:
+                if not await self.listens():
+                    return None, "the server listens no longer"
+            return request.result()
+        finally:
+            request.cancel()
+
+    async def listens(self) -> bool:
+        """Whether the server takes connections. One that is slow to do so counts as listening."""
+        try:
+            async with self.session.get(f"{self.server.url}/health", timeout=aiohttp.ClientTimeout(total=WATCH_SECONDS)):
+                return True
+        except aiohttp.ClientConnectorError:
+            return False
+        except (aiohttp.ClientError, OSError):
+            return True
+
+    async def send(self, body: dict) -> tuple[dict | None, str]:
         """Send one request; return the reply, or None and what went wrong."""
         try:
             async with self.session.post(f"{self.server.url}/v1/chat/completions", json=body) as answer:

@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -62,6 +63,14 @@ def check_run(directory: Path, mine: dict) -> None:
                          f"those under {found.get('protocol', {}).get(key)}", advice)
 
 
+def check_names(name: str, tokenizer: str) -> None:
+    """Raise InputError on a name or tokenizer that would fall apart in lm-eval's list of key=value pairs."""
+    if not re.fullmatch(r"[\w./-]+", name):
+        raise InputError("NAME", "letters, digits, dots, dashes and slashes", repr(name))
+    if set(tokenizer) & set(",="):
+        raise InputError("TOKENIZER", "a path or Hub id without , and =", repr(tokenizer))
+
+
 def lm_eval_command(name: str, url: str, protocol: Protocol, tokenizer: str, directory: Path) -> list[str]:
     """Return lm-eval's command line. One attempt, no cache: the proxy asks again and remembers."""
     model = (f"model={name},base_url={url},num_concurrent={protocol.concurrency},max_retries=1,"
@@ -76,20 +85,24 @@ class Progress:
     """One live line: done, right, invalid, tokens a second, time left."""
 
     def __init__(self, answers: dict[str, Answer], total: int) -> None:
-        self.begin, self.tokens = time.monotonic(), 0
+        self.begin: float | None = None
+        self.tokens = 0
         self.right = sum(answer.correct for answer in answers.values())
         self.invalid = sum(answer.invalid for answer in answers.values())
-        self.bar = tqdm(desc="answered", total=total, initial=len(answers), unit="question",
+        self.bar = tqdm(desc="answered", total=total, initial=len(answers), unit="question", smoothing=0,
                         bar_format="{desc} {n_fmt}/{total_fmt}{postfix}, {remaining} left ")
         self.show()
 
     def show(self) -> None:
         """Refresh the figures."""
-        speed = self.tokens / max(time.monotonic() - self.begin, 1e-9)
+        speed = self.tokens / max(time.monotonic() - self.begin, 1e-9) if self.begin else 0
         self.bar.set_postfix_str(f"{self.right} right, {self.invalid} invalid, {speed:.0f} tokens/s", refresh=False)
 
     def __call__(self, answer: Answer) -> None:
-        """Count one more answer."""
+        """Count one more answer. The clock starts with the first question asked: lm-eval needs a while to start."""
+        if self.begin is None:
+            self.begin = time.monotonic() - answer.seconds
+            self.bar.start_t = time.time() - answer.seconds
         self.tokens += answer.completion_tokens
         self.right, self.invalid = self.right + answer.correct, self.invalid + answer.invalid
         self.show()
@@ -102,12 +115,14 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaSe
     progress = Progress(read_answers(args.run / ANSWERS), len(documents))
     proxy = AnswerProxy(server, protocol, by_prompt, args.run / ANSWERS, progress)
     log = args.run / "lm_eval.log"
-    environment = os.environ | {"LMEVAL_LOG_LEVEL": "WARNING", "HF_DATASETS_CACHE": str(args.run / "task/datasets")}
+    direct = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1")))
+    environment = os.environ | {"LMEVAL_LOG_LEVEL": "WARNING", "HF_DATASETS_CACHE": str(args.run / "task/datasets"),
+                                "no_proxy": direct, "NO_PROXY": direct}
     async with proxy.listening() as url:
         with open(log, "wb") as output:
             process = await asyncio.create_subprocess_exec(
                 *lm_eval_command(args.name, url, protocol, args.tokenizer, args.run), stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output, env=environment, preexec_fn=die_with_parent)
+                stdout=output, stderr=output, env=environment, preexec_fn=die_with_parent, start_new_session=True)
         done = asyncio.ensure_future(process.wait())
         try:
             await asyncio.wait({done, proxy.failure}, return_when=asyncio.FIRST_COMPLETED)
@@ -118,6 +133,8 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaSe
             if not done.done():
                 process.kill()
             await done
+    if process.returncode < 0:
+        raise InputError("lm-eval", "success", f"it killed by signal {-process.returncode}", "the same command goes on")
     if process.returncode != 0:
         raise InputError("lm-eval", "success", f"exit code {process.returncode}: {last_words(log.read_text(errors='replace'))}",
                          f"log: {log}")
@@ -129,7 +146,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gguf", type=Path, required=True, help="GGUF file to evaluate")
     parser.add_argument("--tokenizer", required=True, help="tokenizer of the unmodified base: directory or Hub id")
     parser.add_argument("--run", type=Path, required=True, help="run directory with the frozen task")
-    parser.add_argument("--port", type=int, default=0, help="port of llama-server on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--port", default="0", help="port of llama-server on 127.0.0.1 (default: a free one)")
     add_protocol_arguments(parser)
     return parser.parse_args(argv)
 
@@ -138,6 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if not args.gguf.is_file():
         raise InputError(args.gguf, "a GGUF file", "nothing")
+    check_names(args.name, args.tokenizer)
     tools = find_llama_cpp(None)
     protocol = protocol_of(args, tokenizer_identity(args.tokenizer), tools.version())
     documents = read_frozen(args.run / "task")

@@ -21,6 +21,7 @@ from eval_protocol import first_difference
 from paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
 from safe_files import GIB, InputError, read_json, replace_when_done, run, write_json
 from score_tables import markdown, plot_scores
+from summary_figures import check_summary
 
 SEEDS = ("seed", "choice_order_seed")
 
@@ -92,7 +93,7 @@ def row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
             "gguf": first["gguf"], "gguf_sha256": first["gguf_sha256"], "gib": {quant["type"]: quant["bytes"] / GIB for quant in quants},
             "raw_correct": raw, "raw": raw / asked, "strict_correct": strict, "strict": strict / asked,
             "patched_correct": patched, "patched": None if patched is None else patched / asked, "score": float(scores.mean()),
-            "interval": wilson(scores), "patched_interval": wilson(scores), "in_sample": first["in_sample"],
+            "interval": wilson(scores), "patched_interval": wilson(scores), "in_sample": next((s["in_sample"] for s in runs if s["in_sample"]), None),
             "invalid": sum(summary["invalid_total"] for summary in runs),
             "invalid_classes": {kind: sum(summary["invalid"].get(kind, 0) for summary in runs) for kind in kinds},
             "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),
@@ -104,7 +105,8 @@ def group_runs(paths: list[Path]) -> list[list[dict]]:
     """Return the summaries of run directories or files, those of one name and GGUF file together, by seed."""
     groups: dict[tuple[str, str], list[dict]] = {}
     for path in paths:
-        summary = read_json(path / "summary.json" if path.is_dir() else path)
+        file = path / "summary.json" if path.is_dir() else path
+        summary = check_summary(file, read_json(file))
         groups.setdefault((summary["name"], summary["gguf_sha256"]), []).append(summary)
     if len({name for name, _ in groups}) < len(groups):
         raise InputError("--runs", "a name of its own for every model", "one name for two GGUF files")
@@ -112,7 +114,9 @@ def group_runs(paths: list[Path]) -> list[list[dict]]:
 
 
 def check_group(runs: list[dict]) -> list[dict]:
-    """Return a model's runs; raise InputError when a seed occurs twice."""
+    """Return a model's runs; raise InputError when there is none or a seed occurs twice."""
+    if not runs:
+        raise InputError("--model", "a summary of eval_gpqa_v3.sh for every model", "none")
     if len({seed_of(summary) for summary in runs}) < len(runs):
         raise InputError(runs[0]["name"], "another seed in every run of one model", "one seed twice")
     return runs
@@ -145,9 +149,9 @@ def main(argv: list[str] | None = None) -> None:
         models = group_runs(args.runs)
         quants: list[list[dict]] = [[] for _ in models]
     else:
-        contents = [[read_json(file) for file in files] for files in args.model]
-        models = [check_group([c for c in files if "answers" in c]) for files in contents]
-        quants = [[c for c in files if "answers" not in c] for files in contents]
+        contents = [[(file, read_json(file)) for file in files] for files in args.model]
+        quants = [[content for _, content in files if "bytes" in content and "type" in content] for files in contents]
+        models = [check_group([check_summary(*pair) for pair in files if pair[1] not in known]) for files, known in zip(contents, quants)]
     result = compare(models, quants)
     plot_scores(result, args.output.with_suffix(".png"))
     write_json(args.output.with_suffix(".json"), result)

@@ -24,6 +24,8 @@ QUESTIONS=${QUESTIONS:-build/questions/gpqa_diamond.csv}
 OUTPUT=${OUTPUT:-build/eval/$name}
 PORT=${PORT:-0}
 mkdir -p "$OUTPUT"
+exec 9<"$OUTPUT"  # two evaluations in one directory would take each other's answers and results away
+flock --nonblock 9 || { printf 'error: %s: expected a directory that no other run is writing, found one that is being written\n' "$OUTPUT" >&2; exit 1; }
 
 "$PYTHON" "$SCRIPTS/freeze_questions.py" --questions "$QUESTIONS" --seed "${SEED:-42}" --output "$OUTPUT/task" \
   ${HELD_OUT_OF:+--held-out-of "$HELD_OUT_OF"}

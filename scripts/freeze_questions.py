@@ -44,8 +44,8 @@ def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
 
 def task_yaml(base: Path, data: Path) -> str:
     """Return the task: lm-eval's prompt, filters and metric over the frozen file."""
-    return (f"include: {base}\ntask: {TASK}\ndataset_path: json\ndataset_name: null\n"
-            f"dataset_kwargs:\n  data_files:\n    train: {data}\nprocess_docs: null\n")
+    return (f"include: {json.dumps(str(base))}\ntask: {TASK}\ndataset_path: json\ndataset_name: null\n"
+            f"dataset_kwargs:\n  data_files:\n    train: {json.dumps(str(data))}\nprocess_docs: null\n")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,10 +62,14 @@ def main(argv: list[str] | None = None) -> None:
     documents = [frozen_row(*pair) for pair in zip(load_questions(args.questions, args.seed), read_rows(args.questions))]
     if args.held_out_of:
         documents = held_out(documents, args.held_out_of)
+    content = "".join(json.dumps(document) + "\n" for document in documents)
     lm_eval = Path(importlib.util.find_spec("lm_eval").submodule_search_locations[0])
     data = args.output.resolve() / "frozen.jsonl"
+    if (args.output.parent / "answers.jsonl").exists() and data.exists() and data.read_text() != content:
+        raise InputError(args.output.parent, f"answers to the questions of {args.questions} by seed {args.seed}",
+                         "those to others", "remove the directory or give another OUTPUT")
     with replace_when_done(data) as partial:
-        partial.write_text("".join(json.dumps(document) + "\n" for document in documents))
+        partial.write_text(content)
     with replace_when_done(args.output / f"{TASK}.yaml") as partial:
         partial.write_text(task_yaml(lm_eval / "tasks/gpqa/cot_zeroshot/_gpqa_cot_zeroshot_yaml", data))
     print(f"{args.output}: {len(documents)} questions, order of choices by seed {args.seed}")

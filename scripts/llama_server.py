@@ -4,6 +4,7 @@ Only the process that was started here is ever stopped. It dies with its parent 
 leaves no server at work.
 """
 
+import http.client
 import json
 import os
 import re
@@ -18,28 +19,37 @@ from safe_files import InputError
 
 LOAD_TIMEOUT_SECONDS = 1800
 POLL_SECONDS = 0.05
-# llama-server takes options from LLAMA_ARG_* as well. Those that say where the work is done may stay; the others would
-# change the protocol behind its back.
+LAST_PORT = 65535
+# llama-server takes options from LLAMA_* as well. Those that say where the work is done may stay; the others would change
+# the protocol behind its back, or, as LLAMA_API_KEY does, turn every request away.
 PLACEMENT = {f"LLAMA_ARG_{name}" for name in ("THREADS", "DEVICE", "MAIN_GPU", "SPLIT_MODE", "TENSOR_SPLIT", "CPU_MOE",
                                               "N_CPU_MOE", "MLOCK", "FIT")}
 
 
 def server_environment(environment: dict[str, str]) -> dict[str, str]:
     """Return the environment without those of llama-server's options that could change an answer."""
-    return {key: value for key, value in environment.items() if not key.startswith("LLAMA_ARG_") or key in PLACEMENT}
+    return {key: value for key, value in environment.items() if not key.startswith("LLAMA_") or key in PLACEMENT}
 
 
-def server_command(tool: Path, gguf: Path, name: str, port: int, flags: list[str]) -> list[str]:
-    """Return llama-server's command line; port 0 lets the system choose a free one."""
+def server_command(tool: Path, gguf: Path, name: str, port: int | str, flags: list[str]) -> list[str]:
+    """Return llama-server's command line; port 0 lets the system choose a free one. Raises InputError on what is no port."""
+    if not str(port).isdecimal() or int(port) > LAST_PORT:
+        raise InputError("PORT", f"a whole number, 0 to {LAST_PORT}", repr(port))
     return [str(tool), "-m", str(gguf), "--alias", name, "--host", "127.0.0.1", "--port", str(port), "--no-ui", *flags]
 
 
 def request_json(url: str, body: dict | None = None, timeout: float = 600) -> dict:
-    """GET, or POST a JSON body; return the JSON answer. Raises OSError and ValueError as urllib and json do."""
+    """GET, or POST a JSON body; return the JSON answer. Raises OSError and ValueError as urllib and json do.
+
+    No proxy of the environment's (http_proxy) stands in between: the server is on this machine.
+    """
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"}),
-                                timeout=timeout) as answer:
-        return json.loads(answer.read())
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=timeout) as answer:
+            return json.loads(answer.read())
+    except http.client.HTTPException as error:  # a server that was killed amid its answer
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
 
 
 class LlamaServer:
@@ -71,7 +81,8 @@ class LlamaServer:
         with open(self.log, "ab") as log:
             begin = log.tell()
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            env=server_environment(dict(os.environ)), preexec_fn=die_with_parent)
+                                            env=server_environment(dict(os.environ)), preexec_fn=die_with_parent,
+                                            start_new_session=True)  # Ctrl-C is for the script, which stops the server
         self.starts += 1
         deadline = time.monotonic() + LOAD_TIMEOUT_SECONDS
         while not self._loaded(begin):

@@ -34,6 +34,11 @@ def read_frozen(task: Path) -> list[dict]:
     return documents
 
 
+def run_digests(record: dict) -> dict:
+    """Return what tells one run from another: the digests of model, questions and protocol of its run.json."""
+    return {key: record.get(key) for key in ("gguf_sha256", "questions_sha256", "protocol_sha256")}
+
+
 def _newest(run_directory: Path, pattern: str, what: str) -> Path:
     files = sorted((run_directory / "lm_eval").rglob(pattern))
     if not files:

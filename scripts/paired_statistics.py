@@ -61,11 +61,10 @@ def smallest_shown(differences: np.ndarray, seeds: int) -> float | None:
 
     differences: [questions], sums over `seeds` seeds. Given the questions on which the two models differ.
     """
-    sizes = np.abs(differences)
-    tail = sign_flip_tail(sizes)
-    sums = np.arange(tail.size)
-    reachable = (tail <= 1 - LEVEL) & (sums % 2 == sizes.sum() % 2)  # a flipped sign changes the sum by an even number
-    return float(sums[reachable][0] / (differences.size * seeds)) if reachable.any() else None
+    tail = sign_flip_tail(np.abs(differences))
+    possible = tail > np.append(tail[1:], 0)  # not every sum can come about: of the sizes 2 and 1 only 1 and 3
+    sums = np.flatnonzero(possible & (tail <= 1 - LEVEL))
+    return float(sums[0] / (differences.size * seeds)) if sums.size else None
 
 
 def smallest_likely(differences: np.ndarray) -> float:

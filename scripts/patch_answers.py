@@ -20,8 +20,8 @@ from answer_record import Answer, read_answers
 from eval_protocol import Protocol
 from llama_server import LlamaServer, request_json, server_command
 from llama_tools import die_with_parent, find_llama_cpp
-from lm_eval_samples import read_frozen
-from safe_files import InputError, read_json, recorded_sha256, run, write_json
+from lm_eval_samples import read_frozen, run_digests
+from safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
 
 PREFILL = "The answer is ("
 PREDICT_TOKENS = 10
@@ -76,27 +76,37 @@ def patch_all(args: argparse.Namespace, run_record: dict, invalid: list[Answer],
             yield done
 
 
+def earlier(path: Path, head: dict, invalid: list[Answer]) -> list[dict]:
+    """Return what a killed patch step left for these invalid answers; what is left of another run counts for nothing."""
+    content = read_json(path) if path.exists() else {}
+    if {key: content.get(key) for key in head} != head:
+        return []
+    done = {entry["record_id"]: entry for entry in content["answers"]}
+    return [done[answer.record_id] for answer in invalid if done.get(answer.record_id, {}).get("class") == answer.kind]
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="run directory of ask_questions.py")
     parser.add_argument("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
-    parser.add_argument("--port", type=int, default=0, help="port of llama-server on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--port", default="0", help="port of llama-server on 127.0.0.1 (default: a free one)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    run_record, path = read_json(args.run / "run.json"), args.run / "patched.json"
+    run_record = read_json(args.run / "run.json")
     if recorded_sha256(args.gguf) != run_record["gguf_sha256"]:
         raise InputError(args.gguf, f"the model that gave the answers of {args.run}", "another one")
-    answers = read_answers(args.run / "answers.jsonl").values()
-    invalid = [answer for answer in answers if answer.invalid]
-    done = read_json(path)["answers"] if path.exists() else []
-    head = {"prefill": PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0}
-    if len(done) < len(invalid):
-        for done in patch_all(args, run_record, invalid, done):
-            write_json(path, head | {"answers": done})
-    write_json(path, head | {"answers": done})
+    with only_writer(args.run / "answers.jsonl"):
+        answers = read_answers(args.run / "answers.jsonl").values()
+        invalid = [answer for answer in answers if answer.invalid]
+        head = {"prefill": PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0, "run": run_digests(run_record)}
+        done = earlier(args.run / "patched.json", head, invalid)
+        if len(done) < len(invalid):
+            for done in patch_all(args, run_record, invalid, done):
+                write_json(args.run / "patched.json", head | {"answers": done})
+        write_json(args.run / "patched.json", head | {"answers": done})
     print(f"{args.run}: {len(invalid)} of {len(answers)} answers invalid, {sum(entry['correct'] for entry in done)} of them "
           f"right after the patch")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from eval_protocol import first_difference
 from safe_files import InputError, read_json, run, sha256_json, write_json
-from summary_figures import describe, figures
+from summary_figures import check_summary, describe, figures
 
 
 def check_folds(paths: list[Path], folds: list[dict]) -> None:
@@ -53,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    folds = [read_json(path) for path in args.summary]
+    folds = [check_summary(path, read_json(path)) for path in args.summary]
     check_folds(args.summary, folds)
     pooled = pool(args.name, folds)
     write_json(args.output, pooled)

@@ -10,6 +10,11 @@ def gib(size: float | None) -> str:
     return "-" if size is None else f"{size:.4f}" if size < 1 else f"{size:.2f}"
 
 
+def plural(count: int, word: str) -> str:
+    """Return a count and its word."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 def score(row: dict, kind: str) -> str:
     """Return "right/asked = share" of one kind of score, or a dash."""
     right = row[f"{kind}_correct"]
@@ -43,9 +48,9 @@ def verdict(pair: dict) -> str:
     """Return what one pair of models shows, in plain words."""
     low, high = pair["difference_interval"]
     seeds = f", {pair['seeds']} seeds each" if pair["seeds"] > 1 else ""
-    text = (f"{pair['model']} against {pair['reference']}: {pair['lost']} questions lost, {pair['won']} won; difference "
+    text = (f"{pair['model']} against {pair['reference']}: {plural(pair['lost'], 'question')} lost, {pair['won']} won; difference "
             f"{100 * pair['difference']:+.2f} points (95% interval {100 * low:+.1f} to {100 * high:+.1f}), exact McNemar p = "
-            f"{pair['mcnemar_p']:.2g}, {pair['questions']} questions{seeds}: ")
+            f"{pair['mcnemar_p']:.2g}, {plural(pair['questions'], 'question')}{seeds}: ")
     text += "a detectable difference" if pair["mcnemar_p"] < 0.05 else "no detectable difference"
     if pair["smallest_shown"] is None:
         return (f"{text}; the two differ on too few questions for any difference to show, and a true one would have to be "
@@ -54,11 +59,13 @@ def verdict(pair: dict) -> str:
             f"of {100 * pair['smallest_likely']:.1f} points 8 times in 10.")
 
 
-def sample_label(row: dict) -> str | None:
-    """Return the label of a model whose experts were chosen, or None for one that was not pruned."""
+def sample_label(row: dict, experts: int) -> str | None:
+    """Return the label of a model whose experts were chosen, or None for one that has the reference's `experts`."""
     known = row["in_sample"]
     if known is None:
-        return None
+        return None if row["experts"] >= experts else (
+            f"**Perhaps in-sample:** {row['name']} has fewer experts than the reference, and its run names no questions that chose "
+            f"them (CHOSEN_BY).")
     asked = row["questions"] // len(row["seeds"])
     if known["scored_and_chosen_on"]:
         return f"**In-sample:** {known['scored_and_chosen_on']} of the {asked} scored questions also chose the experts of {row['name']}."
@@ -68,7 +75,7 @@ def sample_label(row: dict) -> str | None:
 def markdown(result: dict) -> str:
     """Return the whole page."""
     rows = result["rows"]
-    labels = [label for r in rows if (label := sample_label(r))]
+    labels = [label for r in rows if (label := sample_label(r, rows[0]["experts"]))]
     return "\n\n".join([table(rows, len(rows[0]["seeds"])), *(verdict(pair) for pair in result["pairs"]), *labels]) + "\n"
 
 
@@ -83,15 +90,17 @@ def plot_scores(result: dict, path: Path) -> None:
             [(f"{p['model']}\n- {p['reference']}", p["difference"], p["difference_interval"]) for p in result["pairs"]]]
     names = ["Patched score, %" if result["patched"] else "Raw score, %", "Paired difference, points"]
     count = max(map(len, bars))
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 1.5 + 0.6 * count), layout="constrained")
-    for axis, entries, name in zip(axes, bars, names):
+    shown = 2 if result["pairs"] else 1
+    figure, axes = pyplot.subplots(1, shown, figsize=(5.5 * shown, 1.5 + 0.6 * count), layout="constrained", squeeze=False)
+    for axis, entries, name in zip(axes[0], bars, names):
         for place, (label, value, (low, high)) in enumerate(entries):
             axis.plot([100 * low, 100 * high], [place, place], color="tab:blue", linewidth=2)
             axis.plot(100 * value, place, "o", color="tab:blue")
         axis.set_yticks(range(len(entries)), [label for label, *_ in entries])
         axis.set_ylim(max(len(entries), 1) - 0.5, -0.5)
         axis.set_xlabel(f"{name} (95% interval)")
-    axes[1].axvline(0, color="0.6", linewidth=1)
+    if result["pairs"]:
+        axes[0][1].axvline(0, color="0.6", linewidth=1)
     with replace_when_done(path) as partial:
         figure.savefig(partial, dpi=120)
     pyplot.close(figure)

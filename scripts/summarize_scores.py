@@ -12,13 +12,24 @@ the patch step left it.
 """
 
 import argparse
+from hashlib import sha256
 from pathlib import Path
 
-from answer_record import Answer, read_answers, strict_letter
+from answer_record import Answer, kind_of, read_answers, strict_letter
 from gguf_files import summarize_gguf
-from lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples
-from safe_files import InputError, read_json, recorded_sha256, run, write_json
+from lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples, run_digests
+from safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
 from summary_figures import describe, figures
+
+
+def check_class(answer: Answer, prompt: str) -> None:
+    """Raise InputError when an answer's recorded class or prompt digest does not follow from what is recorded of it."""
+    failed = not answer.answer and answer.attempts == len(answer.errors) > 0
+    kind = "server error" if failed else kind_of(answer.answer, answer.finish_reason, answer.letter)
+    if answer.kind != kind:
+        raise InputError(f"recorded answer {answer.record_id}", f"the class {kind!r}", repr(answer.kind))
+    if answer.prompt_sha256 != sha256(prompt.encode()).hexdigest():
+        raise InputError(f"recorded answer {answer.record_id}", "the digest of its prompt", "another one")
 
 
 def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts: dict[str, str], score: float) -> None:
@@ -27,6 +38,7 @@ def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts:
     if len(by_id) != len(samples) or set(by_id) != {answer.record_id for answer in answers}:
         raise InputError("lm-eval samples", f"the {len(answers)} recorded questions", f"{len(by_id)} others")
     for answer in answers:
+        check_class(answer, prompts[answer.record_id])
         sample = by_id[answer.record_id]
         mine = (prompts[answer.record_id], answer.letter, answer.target, answer.correct)
         if mine != (sample.prompt, sample.letter, sample.target, sample.correct):
@@ -45,7 +57,7 @@ def answer_row(answer: Answer, document: dict, patched: dict | None) -> dict:
            "strict_letter": strict, "strict_correct": strict == answer.target, "finish_reason": answer.finish_reason,
            "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens, "seconds": answer.seconds,
            "attempts": answer.attempts}
-    return row if patched is None else row | {"patched_letter": patched["letter"], "patched_correct": patched["correct"]}
+    return row if patched is None else row | {"patched_letter": patched["letter"], "patched_correct": patched["letter"] == answer.target}
 
 
 def in_sample(record_ids: list[str], chosen_by: Path | None) -> dict | None:
@@ -74,8 +86,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     record, documents = read_json(args.run / "run.json"), read_frozen(args.run / "task")
-    answers = read_answers(args.run / "answers.jsonl")
+    with only_writer(args.run / "answers.jsonl"):
+        answers = read_answers(args.run / "answers.jsonl")
     patched = {} if args.unpatched else read_json(args.run / "patched.json")
+    if not args.unpatched and patched.pop("run", None) != run_digests(record):
+        raise InputError(args.run / "patched.json", "patched answers of this run", "those of another", "run patch_answers.py")
     fixed = {entry["record_id"]: entry for entry in patched.pop("answers", [])}
     prompts = {document["Record ID"]: document["prompt"] for document in documents}
     check_against_lm_eval(list(answers.values()), read_samples(args.run), prompts, lm_eval_score(args.run))

@@ -56,6 +56,7 @@ def test_several_seeds_are_tested_by_question():
 
 def test_too_few_questions_that_differ_can_show_nothing():
     assert smallest_shown(differences(3, 2, 100), 1) is None and smallest_shown(differences(6, 0, 94), 1) == 0.06
+    assert smallest_shown(np.array([-2, 0, 2, 3, -2, 0, 2, -2]), 3) == 13 / 24  # 2 2 2 2 2 3 give 13, 9, 7, ..., never 11
     low, high = difference_interval(differences(0, 0, 198))[1:]
     assert low < 0 < high
 
