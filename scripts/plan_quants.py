@@ -24,7 +24,7 @@ from layer_tiers import add_arguments
 from llama_tools import LlamaCpp, find_llama_cpp
 from quant_plan import QuantPlan, check_float, check_larger, imatrix_reason, plan_quant, write_imatrix_stand_in
 from quant_recipes import RECIPES
-from safe_files import GIB, InputError, read_json, run, write_json
+from safe_files import GIB, InputError, check_apart, existing_parent, read_json, run, write_json
 from size_wishes import add_arguments as add_wish_arguments
 from size_wishes import check_name, check_wish, recipe_for
 from sparse_gguf import from_checkpoint, from_config, from_gguf
@@ -128,9 +128,7 @@ def table(rows: list[dict]) -> str:
 def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
     """Return a line on the disk needed for the F16 file and all others, and on the room there is."""
     total = f16_bytes + sum(row.get("bytes", 0) for row in rows if row["name"] != "F16")
-    while not place.exists():
-        place = place.absolute().parent
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing_parent(place)).free
     return (f"Disk in all, F16 included: {total:,} bytes, {gib(total)} GiB; free here: {gib(free)} GiB"
             + ("" if free >= total else " (too little: the build would be refused where it runs out)"))
 
@@ -160,6 +158,8 @@ def main(argv: list[str] | None = None) -> None:
     names = args.types or [name for name, recipe in RECIPES.items() if not recipe.opt_in]
     for name in names:
         check_name(name)
+    if args.output:
+        check_apart([path for path in (args.source and Path(args.source), args.imatrix, args.stats, args.sensitivity) if path], [args.output])
     llama_cpp = find_llama_cpp(args.llama_cpp)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
