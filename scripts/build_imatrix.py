@@ -10,14 +10,17 @@ Upstream: llama.cpp tools/imatrix/README.md.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from gguf_files import summarize_gguf
 from imatrix_files import check_reached, read_imatrix
 from llama_tools import find_llama_cpp, run_tool
-from safe_files import InputError, recorded_sha256, replace_when_done, run, sha256_file, write_json
+from option_types import positive
+from safe_files import InputError, check_apart, check_recorded, recorded_sha256, replace_when_done, run, sha256_file, write_json
 
 CONTEXT_TOKENS = 512
+TOO_SHORT = re.compile(r"tokenizes to only (\d+) tokens")
 
 
 def imatrix_command(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> list[object]:
@@ -26,12 +29,35 @@ def imatrix_command(tool: Path, model: Path, calibration: Path, output: Path, co
             "--parse-special", "--no-ppl"]
 
 
+def check_text(path: Path, context: int) -> None:
+    """Raise InputError unless a calibration text is UTF-8 and may hold two contexts of tokens."""
+    if not path.is_file():
+        raise InputError(path, "a calibration text", "nothing" if not path.exists() else "no file")
+    if path.stat().st_size < 2 * context:  # no token is shorter than a byte
+        raise InputError(path, f"{2 * context} tokens or more, which llama-imatrix needs", f"{path.stat().st_size} bytes")
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(path, "a text in UTF-8", str(error)) from error
+
+
+def measure(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> None:
+    """Run llama-imatrix; raise InputError when it fails, by the text's name when that has too few tokens."""
+    try:
+        run_tool(imatrix_command(tool, model, calibration, output, context), cwd=calibration.resolve().parent, what="imatrix",
+                 step=r"\[(\d+)\]", total=r"over (\d+) chunks")
+    except InputError as error:
+        if match := TOO_SHORT.search(str(error)):
+            raise InputError(calibration, f"{2 * context} tokens or more, which llama-imatrix needs", match[1], "calibrate on more text") from error
+        raise
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="unquantised GGUF file")
     parser.add_argument("--calibration", type=Path, required=True, help="calibration text")
     parser.add_argument("--output", type=Path, required=True, help="imatrix to write")
-    parser.add_argument("--context", type=int, default=CONTEXT_TOKENS, help="tokens per chunk (default 512)")
+    parser.add_argument("--context", type=positive, default=CONTEXT_TOKENS, help="tokens per chunk (default 512)")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     return parser.parse_args(argv)
 
@@ -39,15 +65,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     summarize_gguf(args.model)
-    if not args.calibration.is_file():
-        raise InputError(args.calibration, "a calibration text", "nothing")
-    if args.calibration.stat().st_size < 2 * args.context:  # no token is shorter than a byte
-        raise InputError(args.calibration, f"{2 * args.context} tokens or more, which llama-imatrix needs",
-                         f"{args.calibration.stat().st_size} bytes")
+    check_text(args.calibration, args.context)
+    check_apart([args.model, args.calibration], [args.output, Path(f"{args.output}.json")])
+    check_recorded(args.output, "an earlier imatrix", lambda record: "calibration_sha256" in record and "model_sha256" in record)
     llama_cpp = find_llama_cpp(args.llama_cpp)
     with replace_when_done(args.output) as partial:
-        run_tool(imatrix_command(llama_cpp.tool("llama-imatrix"), args.model, args.calibration, partial, args.context),
-                 cwd=args.calibration.resolve().parent, what="imatrix", step=r"\[(\d+)\]", total=r"over (\d+) chunks")
+        measure(llama_cpp.tool("llama-imatrix"), args.model, args.calibration, partial, args.context)
         reached = check_reached(read_imatrix(partial), 0)
         write_json(Path(f"{args.output}.json"), {
             "model_sha256": recorded_sha256(args.model), "calibration": args.calibration.name,

@@ -185,7 +185,8 @@ def key_value(key: str, value: object) -> bytes:
 
 
 def _text(string: str) -> bytes:
-    return struct.pack("<Q", len(string.encode())) + string.encode()
+    encoded = string.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(encoded)) + encoded
 
 
 def file_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[tuple[str, tuple[int, ...], GGMLQuantizationType]]) -> int:

@@ -33,7 +33,7 @@ class Imatrix:
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read an imatrix; raise InputError when it is missing, in the old format, or has no counts."""
+    """Read an imatrix; raise InputError when it is missing, in the old format, has no counts, or values that cannot be."""
     if path.is_file():
         with open(path, "rb") as file:
             if file.read(4) != b"GGUF":
@@ -47,6 +47,11 @@ def read_imatrix(path: Path) -> Imatrix:
               for name, tensor in tensors.items() if name.endswith(".counts")}
     if not counts or any(f"{name}.in_sum2" not in tensors for name in counts):
         raise InputError(path, "sums and token counts of each weight", f"{len(tensors)} arrays without a pair")
+    for name in counts:
+        for part in (f"{name}.in_sum2", f"{name}.counts"):
+            values = np.asarray(tensors[part].data)
+            if not np.isfinite(values).all() or (values < 0).any():
+                raise InputError(path, f"finite values, 0 or more, in {part}", "others", "build it again with `make imatrix`")
     return Imatrix(path, counts, {name: int(tensors[f"{name}.in_sum2"].shape[0]) for name in counts})
 
 

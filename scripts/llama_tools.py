@@ -99,7 +99,7 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
                     progress.update(max(0, int(last[0]) - done))
                     done = max(done, int(last[0]))
         if process.wait() != 0:
-            raise InputError(Path(str(command[0])).name, "success", f"exit code {process.returncode}: {last_words(text)}")
+            raise InputError(Path(str(command[0])).name, "success", f"{how_ended(process.returncode)}: {last_words(text)}")
     finally:
         if process.poll() is None:
             process.kill()
@@ -107,9 +107,14 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
     return "\n".join(text.splitlines()[-TAIL_LINES:])
 
 
+def how_ended(code: int) -> str:
+    """Return a process's exit code in words: a negative one is the signal that ended it."""
+    return f"exit code {code}" if code >= 0 else f"an end by {signal.Signals(-code).name} ({signal.strsignal(-code)})"
+
+
 def last_words(text: str) -> str:
     """Return the line that says best why a tool failed: the last one with an error in it, else the last one."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not re.match(r"#\d+ +0x", line)]  # no stack of calls
     failures = [line for line in lines if re.search(r"error|fail|invalid|unable|missing|abort", line, re.IGNORECASE)
                 and "failed to quantize model from" not in line]  # says nothing that the line before it does not
     return (failures or lines or ["no output"])[-1][:300]

@@ -20,11 +20,12 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from gguf_header import GgufHeader
+from imatrix_files import Imatrix, check_covers, read_imatrix
 from layer_tiers import add_arguments
 from llama_tools import LlamaCpp, find_llama_cpp
 from quant_plan import QuantPlan, check_float, check_larger, imatrix_reason, plan_quant, write_imatrix_stand_in
 from quant_recipes import RECIPES
-from safe_files import GIB, InputError, read_json, run, write_json
+from safe_files import GIB, InputError, check_apart, existing_parent, read_json, run, write_json
 from size_wishes import add_arguments as add_wish_arguments
 from size_wishes import check_name, check_wish, recipe_for
 from sparse_gguf import from_checkpoint, from_config, from_gguf
@@ -82,8 +83,11 @@ def keep_experts(header: GgufHeader, source: str, keep: int | None, work: Path) 
     return from_gguf(header.path, keep, work / "kept.gguf")
 
 
-def plan_row(name: str, args: argparse.Namespace, tool: Path, header: GgufHeader, imatrix: Path | None) -> dict:
-    """Return one row: the plan as plain values, or why llama-quantize or this project would refuse it."""
+def plan_row(name: str, args: argparse.Namespace, tool: Path, header: GgufHeader, imatrix: Path | None, measured: Imatrix | None) -> dict:
+    """Return one row: the plan as plain values, or why llama-quantize or this project would refuse it.
+
+    imatrix: the file that llama-quantize is told of; measured: what is in it, when it is no stand-in.
+    """
     row = {"name": name}
     try:
         recipe = recipe_for(args, name, header, tool, imatrix, None, assume_order=True)
@@ -92,6 +96,8 @@ def plan_row(name: str, args: argparse.Namespace, tool: Path, header: GgufHeader
         check_wish(plan)
         if recipe.larger_than:
             check_larger(plan, plan_quant(tool, RECIPES[recipe.larger_than], header, imatrix))
+        if measured:
+            check_covers(measured, header, plan)
         reason = imatrix_reason(tool, recipe, header.path)
     except InputError as error:
         return {**row, "refused": str(error).removeprefix(f"{name}: ")}
@@ -128,9 +134,7 @@ def table(rows: list[dict]) -> str:
 def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
     """Return a line on the disk needed for the F16 file and all others, and on the room there is."""
     total = f16_bytes + sum(row.get("bytes", 0) for row in rows if row["name"] != "F16")
-    while not place.exists():
-        place = place.absolute().parent
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing_parent(place)).free
     return (f"Disk in all, F16 included: {total:,} bytes, {gib(total)} GiB; free here: {gib(free)} GiB"
             + ("" if free >= total else " (too little: the build would be refused where it runs out)"))
 
@@ -157,9 +161,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    names = args.types or [name for name, recipe in RECIPES.items() if not recipe.opt_in]
+    names = list(dict.fromkeys(args.types or [name for name, recipe in RECIPES.items() if not recipe.opt_in]))
     for name in names:
         check_name(name)
+    if args.output:
+        check_apart([path for path in (args.source and Path(args.source), args.imatrix, args.stats, args.sensitivity) if path], [args.output])
+    measured = read_imatrix(args.imatrix) if args.imatrix else None
     llama_cpp = find_llama_cpp(args.llama_cpp)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -168,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
         imatrix = None if args.no_imatrix else args.imatrix or work / "imatrix.gguf"
         if imatrix and not args.imatrix:
             write_imatrix_stand_in(imatrix, args.dataset)
-        rows = [plan_row(name, args, llama_cpp.tool("llama-quantize"), header, imatrix) for name in names]
+        rows = [plan_row(name, args, llama_cpp.tool("llama-quantize"), header, imatrix, measured) for name in names]
         f16_bytes = header.path.stat().st_size
     print(table(rows))
     print()
@@ -176,7 +183,7 @@ def main(argv: list[str] | None = None) -> None:
     notes = [NO_TOKENIZER] * (not has_tokenizer) + [LAYER_ORDER] * (any(name.startswith("CD-") for name in names)
                                                                    and not (args.stats or args.cd_tiers))
     notes += [f"{name}: {note}." for name, note in CARD_NOTES.items() if args.shape and name in names]
-    print("\n".join(notes))
+    print(*notes, sep="\n", end="\n" if notes else "")
     if args.output:
         write_json(args.output, {"experts": args.keep, "f16_bytes": f16_bytes, "tokenizer_counted": has_tokenizer,
                                  "llama_cpp": llama_cpp.version(), "quants": rows})

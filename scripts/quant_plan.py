@@ -4,6 +4,7 @@ A dry run reads the header alone, so it works on a sparse GGUF as well (sparse_g
 """
 
 import math
+import os
 import re
 import subprocess
 from collections import Counter
@@ -23,7 +24,7 @@ FLOAT_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizat
 TENSOR_LINE = re.compile(r"^\[ *\d+/ *\d+\] (\S+) .*? type = +(\w+), size = [^(\n]*(?:\((\w+)\))?", re.MULTILINE)
 FALLBACK_LINE = re.compile(r"^warning: (\S+) +- ncols.*?\(required for type +(\w+)\)", re.MULTILINE)
 OFFENDER = re.compile(r"offending tensor: (\S+)\s+- target type: (\w+)")
-KEPT_CHARACTERS = 127  # of a string that llama-quantize adds to a header
+KEPT_BYTES = 127  # of a string that llama-quantize adds to a header
 BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
 WANTS_IMATRIX = "will require an imatrix"
 
@@ -78,14 +79,19 @@ def write_imatrix_stand_in(path: Path, dataset: str) -> None:
                  [(f"none.{part}", (1, 1), GGMLQuantizationType.F32) for part in ("in_sum2", "counts")], path)
 
 
+def cut_text(text: bytes) -> str:
+    """Return what llama-quantize keeps of a string, cut between bytes; half a character stays as it is."""
+    return text[:KEPT_BYTES].decode("utf-8", "surrogateescape")
+
+
 def imatrix_pairs(imatrix: Path) -> list[bytes]:
     """Return the key-values that llama-quantize adds for an imatrix: its bare file name, its first dataset, two counts."""
     datasets = next((pair for pair in read_header(imatrix).key_values if pair.key == "imatrix.datasets"), None)
-    pairs = [key_value("quantize.imatrix.file", imatrix.name[:KEPT_CHARACTERS])]
+    pairs = [key_value("quantize.imatrix.file", cut_text(os.fsencode(imatrix.name)))]
     if datasets is not None:
         text = datasets.raw[datasets.value_at + 12 :]  # after the items' type and number
-        first = text[8 : 8 + int.from_bytes(text[:8], "little")].decode()
-        pairs.append(key_value("quantize.imatrix.dataset", first[:KEPT_CHARACTERS]))
+        first = text[8 : 8 + int.from_bytes(text[:8], "little")]
+        pairs.append(key_value("quantize.imatrix.dataset", cut_text(first)))
     return [*pairs, key_value("quantize.imatrix.entries_count", 0), key_value("quantize.imatrix.chunks_count", 0)]
 
 
@@ -115,9 +121,11 @@ def imatrix_reason(tool: Path, recipe: Recipe, model: Path) -> str | None:
     if WANTS_IMATRIX not in dry_run(tool, recipe, model, None, "--dry-run"):
         return None
     done = subprocess.run([str(part) for part in (tool, *recipe.arguments, model.resolve(), "/dev/null", recipe.base)],
-                          capture_output=True, text=True, errors="replace")
-    name, kind = OFFENDER.search(done.stdout + done.stderr).groups()
-    return f"{name} would be {kind.upper()}"
+                          capture_output=True, text=True, errors="replace", preexec_fn=die_with_parent)
+    match = OFFENDER.search(done.stdout + done.stderr)
+    if match is None:
+        raise InputError(tool, "the tensor that needs an imatrix", last_words(done.stdout + done.stderr), "is it another version of llama.cpp?")
+    return f"{match[1]} would be {match[2].upper()}"
 
 
 def plan_quant(tool: Path, recipe: Recipe, header: GgufHeader, imatrix: Path | None) -> QuantPlan:

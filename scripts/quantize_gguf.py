@@ -22,14 +22,17 @@ from gguf_header import GgufHeader, read_header
 from imatrix_files import check_covers, check_reached, read_imatrix
 from layer_tiers import add_arguments
 from llama_tools import LlamaCpp, find_llama_cpp, run_tool
-from quant_plan import QuantPlan, check_float, check_larger, plan_quant
+from option_types import positive, whole_number
+from quant_plan import FLOAT_TYPES, QuantPlan, check_float, check_larger, plan_quant
 from quant_recipes import RECIPES, Recipe
-from safe_files import (InputError, link_or_copy, read_json, recorded_sha256, replace_when_done, require_disk_space, run,
-                        sha256_file, write_json)
+from safe_files import (InputError, check_recorded, existing_parent, link_or_copy, read_json, recorded_sha256, replace_when_done,
+                        require_disk_space, run, sha256_file, write_json)
 from size_wishes import add_arguments as add_wish_arguments
 from size_wishes import check_name, check_wish, recipe_for
 
 CHECK_TOKENS = 64
+CHECK_HEADER_BYTES = 20 + 4 * CHECK_TOKENS  # of llama-perplexity's file of logits: a mark, three numbers, the tokens
+CHECKED_POSITIONS = CHECK_TOKENS // 2 - 1  # llama-perplexity scores the second half of its context
 CHECK_TEXT = " ".join(f"{n} plus {n} is {2 * n}." for n in range(CHECK_TOKENS))
 RECORD_PROOF = ("type", "base", "arguments", "llama_cpp", "source_sha256", "imatrix_sha256")
 
@@ -41,24 +44,28 @@ def quantize_command(tool: Path, recipe: Recipe, model: Path, imatrix: Path | No
     return [tool, *imatrix_flags, *recipe.arguments, model.resolve(), output.resolve(), recipe.base, threads]
 
 
-def check_replaceable(output: Path, source: Path, recipe: Recipe) -> None:
+def check_place(output: Path, source: Path, recipe: Recipe) -> None:
     """Raise InputError when there is something in the output's place that this step did not write."""
-    if not output.exists():
-        return
-    record = Path(f"{output}.json")
-    if not record.is_file() or read_json(record).get("type") != recipe.name or output.resolve() == source.resolve():
-        raise InputError(output, f"nothing, or an earlier {recipe.name} with its record {record.name}", "another file",
-                         "move it away or give another --output")
+    if output.resolve() == source.resolve():  # not samefile(): an F16 is a link to its source
+        raise InputError(output, "an output apart from its source", "one that would overwrite it", "give another --output")
+    check_recorded(output, f"an earlier {recipe.name}", lambda record: record.get("type") == recipe.name)
 
 
 def check_imatrix_source(imatrix: Path, source_sha256: str) -> dict:
-    """Return the imatrix's record ({} without one); raise InputError when it was measured on another model."""
+    """Return the imatrix's record; without one say that its model is not known, and return {}.
+
+    Raises InputError when the record is of another imatrix, or says that it was measured on another model.
+    """
     record = Path(f"{imatrix}.json")
-    known = read_json(record) if record.is_file() else {}
-    if known.get("sha256") != sha256_file(imatrix):
+    if not record.is_file():
+        print(f"{imatrix}: no record {record.name}, so which model it was measured on is not known; its shape fits")
         return {}
-    if known["model_sha256"] != source_sha256:
-        raise InputError(imatrix, f"an imatrix of the model with sha256 {source_sha256[:12]}", f"one of {known['model_sha256'][:12]}",
+    known = read_json(record)
+    if known.get("sha256") != (found := sha256_file(imatrix)):
+        raise InputError(imatrix, f"the imatrix of its record, sha256 {str(known.get('sha256'))[:12]}", found[:12],
+                         f"build it again, or, if it is meant, remove {record}")
+    if known.get("model_sha256") != source_sha256:
+        raise InputError(imatrix, f"an imatrix of the model with sha256 {source_sha256[:12]}", f"one of {str(known.get('model_sha256'))[:12]}",
                          f"if it is meant, remove {record}")
     return known
 
@@ -76,7 +83,15 @@ def check_written(output: Path, path: Path, header: GgufHeader, plan: QuantPlan)
         raise InputError(output, f"{plan.size} bytes, as planned", str(path.stat().st_size))
 
 
-def check_forward(llama_cpp: LlamaCpp, output: Path, path: Path, threads: int) -> None:
+def logits_bytes(header: GgufHeader) -> int:
+    """Return the bytes of the file of logits that `check_forward` lets llama-perplexity write; raise InputError without an embedding."""
+    vocabulary = next((tensor.dims[-1] for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
+    if vocabulary is None:
+        raise InputError(header.path, "a model with token_embd.weight", "none")
+    return CHECK_HEADER_BYTES + CHECKED_POSITIONS * 2 * (2 * ((vocabulary + 1) // 2) + 4)
+
+
+def check_forward(llama_cpp: LlamaCpp, output: Path, path: Path, header: GgufHeader, threads: int) -> None:
     """Raise InputError unless a short forward pass of llama-perplexity over fixed text gives finite logits everywhere.
 
     The numbers are read from the file of its --save-all-logits: its last printed lines can be lost. There, after the
@@ -87,20 +102,29 @@ def check_forward(llama_cpp: LlamaCpp, output: Path, path: Path, threads: int) -
         text.write_text(CHECK_TEXT)
         run_tool([llama_cpp.tool("llama-perplexity"), "-m", path.resolve(), "-f", text.resolve(), "-c", CHECK_TOKENS, "-b", CHECK_TOKENS,
                   "--chunks", 1, "-t", threads, "--save-all-logits", logits.resolve()], cwd=Path.cwd(), what="forward", step=r"\[(\d+)\]")
-        context, vocabulary, chunks = np.fromfile(logits, "<i4", 3, offset=8)
-        width = 2 * ((vocabulary + 1) // 2) + 4
-        rows = np.fromfile(logits, "<u2", offset=20 + 4 * context * chunks).reshape(-1, width)
+        if not logits.is_file() or logits.stat().st_size != logits_bytes(header):  # what it cannot write it loses without a word
+            require_disk_space(output.parent, logits_bytes(header))
+            raise InputError(output, f"the {logits_bytes(header)} bytes of logits of a short forward pass",
+                             f"{logits.stat().st_size if logits.is_file() else 0} bytes", "the file was not kept")
+        rows = np.fromfile(logits, "<u2", offset=CHECK_HEADER_BYTES).reshape(CHECKED_POSITIONS, -1)
     finally:
         text.unlink(missing_ok=True)
         logits.unlink(missing_ok=True)
     ranges = rows[:, :4].copy().view("<f4")
-    if len(rows) == 0 or not np.isfinite(ranges).all():
+    if not np.isfinite(ranges).all():
         raise InputError(output, "finite logits in a short forward pass", f"{(~np.isfinite(ranges)).any(axis=1).sum()} of "
                          f"{len(rows)} positions that are not", "the file was not kept")
 
 
-def build(llama_cpp: LlamaCpp, plan: QuantPlan, args: argparse.Namespace, partial: Path) -> None:
+def room(plan: QuantPlan, args: argparse.Namespace, header: GgufHeader) -> int:
+    """Return the bytes of disk that a build takes: the file, unless it is a link, and the logits of its check."""
+    linked = plan.copies and args.input.stat().st_dev == existing_parent(args.output.parent).stat().st_dev
+    return (0 if linked else plan.size) + logits_bytes(header)
+
+
+def build(llama_cpp: LlamaCpp, plan: QuantPlan, args: argparse.Namespace, header: GgufHeader, partial: Path) -> None:
     """Write the file of a plan: by llama-quantize, or as a link to the source when no type changes."""
+    require_disk_space(args.output.parent, room(plan, args, header))
     if plan.copies:
         link_or_copy(args.input, partial)
         return
@@ -118,11 +142,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--input", type=Path, required=True, help="unquantised GGUF file")
     parser.add_argument("--imatrix", type=Path, help="imatrix of the same model (GGUF form)")
-    parser.add_argument("--min-expert-tokens", type=int, default=0, metavar="N",
+    parser.add_argument("--min-expert-tokens", type=whole_number, default=0, metavar="N",
                         help="refuse an imatrix with an expert that fewer tokens reached (default 0: list them)")
     parser.add_argument("--type", required=True, help=f"quant: {', '.join(RECIPES)}, or AUTO-<GiB>")
     parser.add_argument("--output", type=Path, required=True, help="GGUF file to write")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads (default: all)")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="threads (default: all processors)")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     add_arguments(parser)
     add_wish_arguments(parser)
@@ -138,7 +162,7 @@ def gate(args: argparse.Namespace, tool: Path) -> tuple[GgufHeader, QuantPlan]:
     check_float(args.input, header)
     check_name(args.type)
     recipe = recipe_for(args, args.type, header, tool, args.imatrix, args.input)
-    check_replaceable(args.output, args.input, recipe)
+    check_place(args.output, args.input, recipe)
     imatrix = read_imatrix(args.imatrix) if args.imatrix else None
     plan = plan_quant(tool, recipe, header, args.imatrix)
     check_wish(plan)
@@ -147,7 +171,8 @@ def gate(args: argparse.Namespace, tool: Path) -> tuple[GgufHeader, QuantPlan]:
     if imatrix:
         check_covers(imatrix, header, plan)
         print(f"{args.imatrix}: {check_reached(imatrix, args.min_expert_tokens)}")
-    require_disk_space(args.output.parent, plan.size)
+    elif args.min_expert_tokens and not FLOAT_TYPES.issuperset(plan.types.values()):
+        raise InputError("--min-expert-tokens", "--imatrix, whose tokens are counted", "none")
     return header, plan
 
 
@@ -170,7 +195,7 @@ def is_built(output: Path, side: Path, record: dict) -> bool:
     if not output.exists() or not side.is_file():
         return False
     known = read_json(side)
-    return all(known.get(key) == record[key] for key in RECORD_PROOF) and known["sha256"] == sha256_file(output)
+    return all(known.get(key) == record[key] for key in RECORD_PROOF) and known.get("sha256") == sha256_file(output)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -179,16 +204,17 @@ def main(argv: list[str] | None = None) -> None:
     header, plan = gate(args, llama_cpp.tool("llama-quantize"))
     record, side = record_of(args, llama_cpp, header, plan), Path(f"{args.output}.json")
     if is_built(args.output, side, record):
-        if args.output.stat().st_mtime_ns < args.input.stat().st_mtime_ns:
-            os.utime(args.output)  # for make, which goes by time
+        if not args.output.samefile(args.input):  # for make, which goes by time; the record stays the newer one
+            os.utime(args.output)
+            os.utime(side)
         print(f"{args.output}: {plan.recipe.name}, built already")
         return
     with replace_when_done(args.output) as partial:
-        build(llama_cpp, plan, args, partial)
+        build(llama_cpp, plan, args, header, partial)
         check_written(args.output, partial, header, plan)
         with ThreadPoolExecutor(1) as pool:  # the digest is taken while the other process computes
             digest = pool.submit(sha256_file, partial)
-            check_forward(llama_cpp, args.output, partial, args.threads)
+            check_forward(llama_cpp, args.output, partial, header, args.threads)
         # The record comes first: a kill between the two leaves no quant without one.
         write_json(side, {**record, "sha256": digest.result()})
     print(f"{args.output}: {plan.recipe.name}, {plan.size / 2**30:.3f} GiB, {plan.bits_per_weight:.2f} bits per weight")

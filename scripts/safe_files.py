@@ -77,12 +77,17 @@ def sha256_json(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def require_disk_space(directory: Path, needed_bytes: int) -> None:
-    """Raise InputError when the file system of `directory` (or of its first existing parent) has too little room."""
+def existing_parent(directory: Path) -> Path:
+    """Return a directory, or the first of its parents that exists."""
     place = directory.absolute()
     while not place.exists():
         place = place.parent
-    free_bytes = shutil.disk_usage(place).free
+    return place
+
+
+def require_disk_space(directory: Path, needed_bytes: int) -> None:
+    """Raise InputError when the file system of `directory` (or of its first existing parent) has too little room."""
+    free_bytes = shutil.disk_usage(existing_parent(directory)).free
     if free_bytes < needed_bytes:
         raise InputError(directory, f"{needed_bytes / GIB:.3g} GiB of free disk space", f"{free_bytes / GIB:.3g} GiB")
 
@@ -126,6 +131,13 @@ def check_apart(inputs: Iterable[Path], outputs: list[Path]) -> None:
                     raise InputError(output, "an output apart from every input", f"one that would overwrite {source}")
         if output.resolve() in [other.resolve() for other in outputs[:number]]:
             raise InputError(output, "an output of its own", "the name of two outputs")
+
+
+def check_recorded(path: Path, what: str, belongs: Callable[[dict], bool]) -> None:
+    """Raise InputError unless `path` is absent or a file whose record FILE.json `belongs` accepts; what: which file that is."""
+    record = Path(f"{path}.json")
+    if path.exists() and not (path.is_file() and record.is_file() and belongs(read_json(record))):
+        raise InputError(path, f"nothing, or {what} with its record {record.name}", "another file", "move it away or give another --output")
 
 
 @contextmanager

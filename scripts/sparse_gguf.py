@@ -62,10 +62,25 @@ def gemma4_tensors(values: dict) -> list[Tensor]:
     return tensors
 
 
+def check_config(source: Path, values: dict) -> None:
+    """Raise InputError when a number of a Gemma 4 text config is missing or no whole one above 0, or its layers are not so many."""
+    whole = {*GEMMA4_NUMBERS.values(), "vocab_size", "num_key_value_heads"} - {"rms_norm_eps"}
+    if "full_attention" in values.get("layer_types", ()):
+        whole.add("num_global_key_value_heads")
+    for key in sorted(whole):
+        if type(values.get(key)) is not int or not 0 < values[key] < 1 << 32:
+            raise InputError(source, f"a whole number above 0 for {key}", repr(values.get(key)))
+    if not isinstance(values.get("rms_norm_eps"), (int, float)):
+        raise InputError(source, "a number for rms_norm_eps", repr(values.get("rms_norm_eps")))
+    kinds, layers = values.get("layer_types"), values["num_hidden_layers"]
+    if not isinstance(kinds, list) or len(kinds) != layers or not {*map(str, kinds)} <= {"full_attention", "sliding_attention"}:
+        raise InputError(source, f"layer_types of {layers} layers, each full_attention or sliding_attention", repr(kinds)[:80])
+
+
 def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHeader:
     """Write the sparse F16 GGUF of a Gemma 4 config, without a tokenizer; return its header.
 
-    Raises InputError for another family, for a Gemma 4 without experts, and when a key is missing.
+    Raises InputError for another family, for a Gemma 4 without experts, and when a value is missing or cannot be.
     """
     if config.get("model_type") not in GEMMA4.model_types:
         raise InputError(source, f"the config of Gemma 4 ({', '.join(GEMMA4.model_types)})", repr(config.get("model_type")),
@@ -73,15 +88,13 @@ def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHead
     values = text_config(config)
     if not values.get("num_experts") or values.get("hidden_size_per_layer_input"):
         raise InputError(source, "a Gemma 4 with experts and without per-layer embeddings", "another one")
-    try:
-        sliding = [kind == "sliding_attention" for kind in values["layer_types"]]
-        tensors = gemma4_tensors(values)
-        pairs = {f"gemma4.{key}": values[field] for key, field in GEMMA4_NUMBERS.items()}
-        pairs |= {"gemma4.embedding_length_per_layer_input": 0, "gemma4.attention.sliding_window_pattern": sliding,
-                  "gemma4.attention.head_count_kv": [values["num_key_value_heads" if short else "num_global_key_value_heads"]
-                                                     for short in sliding]}
-    except KeyError as error:
-        raise InputError(source, f"the key {error} of Gemma 4", "none") from error
+    check_config(source, values)
+    sliding = [kind == "sliding_attention" for kind in values["layer_types"]]
+    tensors = gemma4_tensors(values)
+    pairs = {f"gemma4.{key}": values[field] for key, field in GEMMA4_NUMBERS.items()}
+    pairs |= {"gemma4.embedding_length_per_layer_input": 0, "gemma4.attention.sliding_window_pattern": sliding,
+              "gemma4.attention.head_count_kv": [values["num_key_value_heads" if short else "num_global_key_value_heads"]
+                                                 for short in sliding]}
     pairs = {"general.architecture": "gemma4", "general.type": "model", "general.name": name, **pairs,
              "general.file_type": 1, "general.quantization_version": 2}
     return write_sparse(empty_header(output), [key_value(*pair) for pair in pairs.items()], tensors, output)

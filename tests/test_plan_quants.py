@@ -115,9 +115,27 @@ def test_bad_plans_are_refused_in_one_line(tiny_text_model, tmp_path, refusal):
     config = json.loads((tiny_text_model / "config.json").read_text())
     (tmp_path / "part.json").write_text(json.dumps({key: value for key, value in config.items() if key != "head_dim"}))
     plan("--source", tmp_path / "part.json", words=("part.json", "head_dim"))
+    for key, value in {"num_experts": "16", "hidden_size": -5, "vocab_size": 0, "moe_intermediate_size": 70.5, "num_key_value_heads": None,
+                       "intermediate_size": 1 << 40, "rms_norm_eps": None, "layer_types": config["layer_types"][:1]}.items():
+        (tmp_path / "part.json").write_text(json.dumps({**config, key: value}))
+        plan("--source", tmp_path / "part.json", words=("part.json", key, str(value)[:10]))
     plan("--source", REPO / "README.md", words=("README.md", "GGUF"))
     refusal(plan_quants.main, ["--shape", "gemma-4-26b-a4b", "--types", "Q4_KM"], "Q4_K_M", "Q4_KM")
     refusal(plan_quants.main, ["--shape", "gemma-4-26b-a4b", "--types", "CD-Q6_K", "--cd-tiers", "0,1"], "0/1-10/11-29")
+
+
+def test_an_imatrix_that_would_be_refused_is_refused_in_the_plan(demo_model, tmp_path, script, refusal):
+    (tmp_path / "text.txt").write_text("One line of text.\n" * 400)
+    for step in (("convert_to_gguf.py", "--model", demo_model, "--name", "demo", "--output", tmp_path / "F16.gguf"),
+                 ("build_imatrix.py", "--model", tmp_path / "F16.gguf", "--calibration", tmp_path / "text.txt", "--output", tmp_path / "imatrix.gguf")):
+        assert script(*step).returncode == 0
+    flags = ("--source", tmp_path / "F16.gguf", "--imatrix", tmp_path / "imatrix.gguf", "--types", "F16", "Q4_K_M", "Q4_K_M")
+    whole, pruned = (script("plan_quants.py", *flags, *more).stdout for more in ((), ("--keep", 109)))
+    assert "refused" not in whole and whole.count("| Q4_K_M |") == 1
+    rows = {line.split(" | ")[0]: line for line in pruned.splitlines()}
+    assert "109 experts" in rows["| Q4_K_M"] and "another model" in rows["| Q4_K_M"] and "refused" not in rows["| F16"]
+    refusal(plan_quants.main, ["--source", tmp_path / "F16.gguf", "--imatrix", tmp_path / "text.txt"], "text.txt", "GGUF form")
+    refusal(plan_quants.main, ["--source", tmp_path / "F16.gguf", "--output", tmp_path / "F16.gguf"], "would overwrite")
 
 
 def test_tiers_that_leave_a_layer_out_are_refused_in_the_table(tiny_text_model, script):

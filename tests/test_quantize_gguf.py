@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import build_imatrix
+import numpy as np
 import plan_quants
 import pytest
 import quantize_gguf
@@ -67,6 +69,10 @@ def test_files_equal_their_plan_to_the_byte_and_a_second_run_builds_nothing(buil
     capsys.readouterr()
     quantize_gguf.main(arguments_of(built, "Q4_K_M", tmp_path / "Q4_K_M.gguf"))
     assert "built already" in capsys.readouterr().out and (tmp_path / "Q4_K_M.gguf").stat().st_mtime > (built / "F16.gguf").stat().st_mtime
+    record = json.loads((tmp_path / "Q4_K_M.gguf.json").read_text())
+    (tmp_path / "Q4_K_M.gguf.json").write_text(json.dumps({key: value for key, value in record.items() if key != "sha256"}))
+    quantize_gguf.main(arguments_of(built, "Q4_K_M", tmp_path / "Q4_K_M.gguf"))
+    assert json.loads((tmp_path / "Q4_K_M.gguf.json").read_text()) == record
     (tmp_path / "Q4_K_M.gguf").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # whole in size only
     quantize_gguf.main(arguments_of(built, "Q4_K_M", tmp_path / "Q4_K_M.gguf"))
     assert (tmp_path / "Q4_K_M.gguf").read_bytes() == content
@@ -120,18 +126,62 @@ def test_an_imatrix_that_does_not_fit_is_refused_before_the_first_byte(built, tm
     record = json.loads((built / "imatrix.gguf.json").read_text())
     (tmp_path / "other.gguf.json").write_text(json.dumps({**record, "model_sha256": "0" * 64}))
     refuse(tmp_path / "other.gguf", "other.gguf", "sha256", "remove")
+    (tmp_path / "other.gguf.json").write_text(json.dumps({**record, "sha256": "1" * 64}))
+    refuse(tmp_path / "other.gguf", "other.gguf", "111111111111", "build it again")
+    (tmp_path / "other.gguf.json").write_text(json.dumps({"sha256": record["sha256"]}))
+    refuse(tmp_path / "other.gguf", "other.gguf", "one of None")
     refuse(built / "imatrix.gguf", "1000000", "expert", "layer 0", more=("--min-expert-tokens", 1000000))
+    refusal(quantize_gguf.main, arguments_of(built, "Q4_K_M", tmp_path / "x.gguf", "--min-expert-tokens", 1, imatrix=None), "--min-expert-tokens", "none")
+    for number in (np.nan, np.inf, -1.0):
+        wrong = changed_imatrix(built, tmp_path / "wrong.gguf", lambda t, raw: np.float32(number).tobytes() + raw[4:] if t.name == (
+            "blk.0.ffn_down_exps.weight.in_sum2") else raw)
+        refuse(wrong, "wrong.gguf", "finite", "blk.0.ffn_down_exps.weight.in_sum2")
     assert not list(tmp_path.glob("x.*"))
     unreached = changed_imatrix(built, tmp_path / "unreached.gguf", lambda t, raw: bytes(len(raw)) if t.name == (
         "blk.2.ffn_down_exps.weight.counts") else raw)
     assert "layer 2: 128 = 100.0%" in check_reached(read_imatrix(unreached), 0)
 
 
+def test_an_imatrix_of_an_unknown_model_is_said_to_be_one(built, tmp_path, capsys):
+    shutil.copyfile(built / "imatrix.gguf", tmp_path / "other.gguf")
+    quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "x.gguf", imatrix=tmp_path / "other.gguf"))
+    assert "no record other.gguf.json" in capsys.readouterr().out
+    assert json.loads((tmp_path / "x.gguf.json").read_text())["calibration_sha256"] is None
+
+
+@pytest.mark.parametrize("name", ["ä" * 63 + "bc", "b" + "ä" * 70])  # cut after a character, and in one
+def test_a_long_imatrix_name_is_planned_as_it_is_cut(built, tmp_path, name):
+    imatrix = Path(shutil.copyfile(built / "imatrix.gguf", tmp_path / f"{name}.gguf"))
+    quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "x.gguf", imatrix=imatrix))
+    assert os.fsencode(read_header(tmp_path / "x.gguf").value("quantize.imatrix.file")) == imatrix.name.encode()[:127]
+
+
+def test_an_imatrix_is_not_written_over_its_inputs_or_another_file(built, tmp_path, refusal):
+    def refuse(*words: object, **changes: object) -> None:
+        flags = {"model": built / "F16.gguf", "calibration": built / "text.txt", "output": tmp_path / "x.gguf", **changes}
+        refusal(build_imatrix.main, [part for name, value in flags.items() for part in (f"--{name}", value)], *words)
+
+    before = {path: sha256_file(path) for path in built.iterdir()}
+    for name in ("F16.gguf", "text.txt"):
+        refuse(name, "would overwrite", output=built / name)
+    (tmp_path / "mine.gguf").write_text("something dear")
+    refuse("mine.gguf", "another file", output=tmp_path / "mine.gguf")
+    (tmp_path / "short.txt").write_text((built / "text.txt").read_text()[:1500])
+    refuse("short.txt: expected 1024 tokens or more", "found ", calibration=tmp_path / "short.txt")
+    (tmp_path / "shorter.txt").write_text("short")
+    refuse("shorter.txt", "5 bytes", calibration=tmp_path / "shorter.txt")
+    (tmp_path / "latin.txt").write_bytes("ä".encode("latin-1") * 2000)
+    refuse("latin.txt", "UTF-8", calibration=tmp_path / "latin.txt")
+    refuse("none.txt", "nothing", calibration=tmp_path / "none.txt")
+    assert {path: sha256_file(path) for path in built.iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.gguf", "short.txt", "shorter.txt", "latin.txt"}
+
+
 def test_nothing_else_is_overwritten(built, tmp_path, refusal):
     (tmp_path / "mine.gguf").write_text("something dear")
     refusal(quantize_gguf.main, arguments_of(built, "Q8_0", tmp_path / "mine.gguf"), "mine.gguf", "another file")
     assert (tmp_path / "mine.gguf").read_text() == "something dear"
-    refusal(quantize_gguf.main, arguments_of(built, "Q8_0", built / "F16.gguf"), "F16.gguf")
+    refusal(quantize_gguf.main, arguments_of(built, "Q8_0", built / "F16.gguf"), "F16.gguf", "its source")
     quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "q.gguf"))
     before = (tmp_path / "q.gguf").read_bytes()
     refusal(quantize_gguf.main, arguments_of(built, "Q4_0", tmp_path / "q.gguf"), "q.gguf", "Q4_0")
@@ -172,12 +222,37 @@ def test_a_write_that_fails_in_mid_file_leaves_nothing_and_keeps_finished_files(
     done = subprocess.run([sys.executable, REPO / "scripts/quantize_gguf.py", *arguments_of(built, "Q8_0", tmp_path / "x.gguf")],
                           capture_output=True, text=True,
                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)))
-    refused(done, "llama-quantize")
+    refused(done, "llama-quantize", "SIGXFSZ")
     assert {path.name for path in tmp_path.iterdir()} == {"done.gguf", "done.gguf.json"} and sha256_file(tmp_path / "done.gguf") == before
 
 
+def test_no_room_for_the_check_is_told_and_a_killed_builds_leftover_does_not_count(built, tmp_path, refusal, monkeypatch):
+    header, known = read_header(built / "F16.gguf"), quantize_gguf.run_tool
+    size = quantize_gguf.logits_bytes(header)
+
+    def cut_logits(command: list[object], **others: object) -> str:
+        said = known(command, **others)
+        if "--save-all-logits" in command:  # what a full disk does to it
+            os.truncate(command[command.index("--save-all-logits") + 1], size // 2)
+        return said
+
+    monkeypatch.setattr(quantize_gguf, "run_tool", cut_logits)
+    refusal(quantize_gguf.main, arguments_of(built, "Q8_0", tmp_path / "x.gguf"), "x.gguf", str(size), str(size // 2))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    (tmp_path / "x.partial.gguf").write_bytes(b"left by a killed build")
+    monkeypatch.setattr(quantize_gguf, "require_disk_space", lambda place, needed: pytest.fail("counted") if (
+        tmp_path / "x.partial.gguf").exists() else None)
+    quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "x.gguf"))
+    monkeypatch.setattr(quantize_gguf, "require_disk_space", lambda place, needed: pytest.fail("a finished file needs no room"))
+    quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "x.gguf"))
+    needed: list[int] = []
+    monkeypatch.setattr(quantize_gguf, "require_disk_space", lambda place, bytes_: needed.append(bytes_))
+    quantize_gguf.main(arguments_of(built, "F16", tmp_path / "F16.gguf", imatrix=None))
+    assert needed == [size]  # a link
+
+
 def test_coverage_is_told_as_table_and_picture(built, tmp_path, script):
-    import numpy as np
     import report_imatrix
 
     shown = report_imatrix.table({3: np.array([0, 2, 7, 10]), 5: np.array([1, 1, 1, 1])}).splitlines()
