@@ -3,7 +3,7 @@
 from kld_statistics import digits
 from release_order import measured
 from safe_files import GIB
-from score_tables import invalid, sample_label, score, verdict
+from score_tables import invalid, sample_labels, score, verdict
 
 GB = 10**9
 MEMORY_GIB = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
@@ -77,7 +77,7 @@ def score_table(scores: dict) -> str:
 
 def score_sentences(scores: dict) -> list[str]:
     """Return what the comparison shows and the label of every model whose experts were chosen, as compare_scores.py says it."""
-    return [*(verdict(pair) for pair in scores["pairs"]), *(label for row in scores["rows"] if (label := sample_label(row)))]
+    return [*(verdict(pair) for pair in scores["pairs"]), *sample_labels(scores["rows"])]
 
 
 def in_sample_note(scores: dict, metadata: dict) -> str:

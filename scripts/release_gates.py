@@ -20,7 +20,7 @@ from release_files import CHECKPOINT, MANIFEST, METADATA, QUALITY, SCORES, STAND
 from release_names import clashes, is_standard
 from release_order import exceptions, must_exceed
 from safe_files import InputError, read_json, sha256_file
-from score_tables import sample_label
+from score_tables import sample_labels
 
 DIGITS = 12
 
@@ -176,7 +176,7 @@ def labels(checked: Checked) -> Outcome:
     if scores is None:
         return Outcome("the release has no scores", applies=False)
     sentence = in_sample_note(scores, read_evidence(checked.folder / METADATA, METADATA))
-    wanted = [sentence, *(label for row in scores["rows"] if (label := sample_label(row)) and "In-sample" in label)]
+    wanted = [sentence, *(label for label in sample_labels(scores["rows"]) if "in-sample" in label.lower())]
     text = (checked.folder / "README.md").read_text(encoding="utf-8")
     return Outcome(f"the label of the scores: {sentence}", [f"{checked.folder / 'README.md'}: expected the words {words!r}, found no such"
                                                             for words in wanted if words not in text])

@@ -8,7 +8,7 @@ from kld_statistics import digits
 from report_charts import Grid, Measure, grid_figure, loss_figure, score_figure, to_json
 from report_records import Experts, Records
 from safe_files import GIB, InputError
-from score_tables import invalid, sample_label, score, verdict
+from score_tables import invalid, sample_labels, score, verdict
 
 KEPT, DROPPED = "#0072b2", "#e69f00"  # Okabe and Ito, told apart by the colour-blind
 OUTCOMES = {"both right": "#56b4e9", "lost": "#d55e00", "won": "#009e73", "both wrong": "#8a8a8a"}
@@ -186,7 +186,7 @@ def scores_section(records: Records) -> Section:
         rows.append([row["name"], row["gguf"], str(row["experts"]), *(score(row, kind) for kind in ("raw", "strict", "patched")),
                      f"{low:.1%} to {high:.1%}", invalid(row), change])
     heads = ["model", "file", "experts", "raw score", "strict A-D", "patched score", "95% interval", "invalid (right by chance)", "change"]
-    labels = [label.replace("**", "") for row in scores["rows"] if (label := sample_label(row))]
+    labels = [label.replace("**", "") for label in sample_labels(scores["rows"])]
     return Section("scores", title, [verdict(pair) for pair in scores["pairs"]] + labels,
                    [Chart(to_json(score_figure(scores["rows"])), "Scores with 95% intervals (Wilson)")],
                    [Table("Scores of one protocol", heads, rows, words=(0, 1))])

@@ -72,11 +72,15 @@ def sample_label(row: dict, experts: int) -> str | None:
     return f"Held out: none of the {asked} scored questions chose the experts of {row['name']}."
 
 
+def sample_labels(rows: list[dict]) -> list[str]:
+    """Return the labels of all models whose experts were chosen, the first row being the reference."""
+    return [label for row in rows if (label := sample_label(row, rows[0]["experts"]))]
+
+
 def markdown(result: dict) -> str:
     """Return the whole page."""
     rows = result["rows"]
-    labels = [label for r in rows if (label := sample_label(r, rows[0]["experts"]))]
-    return "\n\n".join([table(rows, len(rows[0]["seeds"])), *(verdict(pair) for pair in result["pairs"]), *labels]) + "\n"
+    return "\n\n".join([table(rows, len(rows[0]["seeds"])), *(verdict(pair) for pair in result["pairs"]), *sample_labels(rows)]) + "\n"
 
 
 def plot_scores(result: dict, path: Path) -> None:
