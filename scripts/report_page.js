@@ -4,7 +4,7 @@
 
 const COLORS = {"kind-standard": "--standard", "kind-ContribDynamic": "--contrib", "kind-size-wish": "--wish", "error-standard": "--standard",
   "error-ContribDynamic": "--contrib", "error-size-wish": "--wish", "line": "--standard", "pruning": "--ink", "label-text": "--ink",
-  "label-leaders": "--muted", "cursor-cell": "--cursor"};
+  "label-leaders": "--muted"};
 const TIP_GAP = 14, LABEL_HEIGHT = 13, POINT_RADIUS = 7, ANGLES = 16, DISTANCES = [6, 14, 24, 36, 50, 66, 84, 104];
 const NARROW = 420, NARROW_DISTANCE = 36;
 const charts = new Map();
@@ -29,7 +29,7 @@ function paintModel(model) {
   if (!glyph) return;
   if ("text_color" in glyph) glyph.text_color = {value: color};
   if ("line_color" in glyph) glyph.line_color = {value: color};
-  if ("fill_color" in glyph && model.name !== "cursor-cell") glyph.fill_color = {value: color};
+  if ("fill_color" in glyph) glyph.fill_color = {value: color};
 }
 
 function paint() {
