@@ -112,8 +112,9 @@ def grid_figure(grid: Grid) -> figure:
                            fill_color={"field": measure.key, "transform": measure.mapper()}, visible=place == 0)
                  for place, measure in enumerate(grid.measures)]
     add_marks(plot, grid)
-    plot.rect("column", "row", 1, 1, source=ColumnDataSource({"column": [], "row": []}, name="cursor"), fill_color=None,
-              line_width=3, name="cursor-cell")
+    cursor = ColumnDataSource({"column": [], "row": []}, name="cursor")
+    for color, width in (("#000000", 7), ("#ffffff", 3)):  # as the marks, it shows on every colour
+        plot.rect("column", "row", 1, 1, source=cursor, fill_color=None, line_color=color, line_width=width)
     add_hover(plot, renderers)
     plot.grid.visible = False
     plot.axis.major_tick_line_color = plot.axis.minor_tick_line_color = plot.axis.axis_line_color = None

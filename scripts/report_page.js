@@ -4,7 +4,7 @@
 
 const COLORS = {"kind-standard": "--standard", "kind-ContribDynamic": "--contrib", "kind-size-wish": "--wish", "error-standard": "--standard",
   "error-ContribDynamic": "--contrib", "error-size-wish": "--wish", "line": "--standard", "pruning": "--ink", "label-text": "--ink",
-  "label-leaders": "--muted", "cursor-cell": "--cursor"};
+  "label-leaders": "--muted"};
 const TIP_GAP = 14, LABEL_HEIGHT = 13, POINT_RADIUS = 7, ANGLES = 16, DISTANCES = [6, 14, 24, 36, 50, 66, 84, 104];
 const NARROW = 420, NARROW_DISTANCE = 36;
 const charts = new Map();
@@ -29,7 +29,7 @@ function paintModel(model) {
   if (!glyph) return;
   if ("text_color" in glyph) glyph.text_color = {value: color};
   if ("line_color" in glyph) glyph.line_color = {value: color};
-  if ("fill_color" in glyph && model.name !== "cursor-cell") glyph.fill_color = {value: color};
+  if ("fill_color" in glyph) glyph.fill_color = {value: color};
 }
 
 function paint() {
@@ -138,7 +138,7 @@ function placeLabels({model}) {
   pen.font = "11px sans-serif";
   const points = Array.from(label, (text, i) => ({text, x: x(size[i]), y: y(kld[i]), width: pen.measureText(text).width + 6}));
   const taken = points.map((p) => [p.x - POINT_RADIUS, p.y - POINT_RADIUS, p.x + POINT_RADIUS, p.y + POINT_RADIUS]);
-  taken.push(...points.map((p, i) => [p.x - 3, y(high[i]) - 2, p.x + 3, y(low[i]) + 2]));
+  const whiskers = points.map((p, i) => [p.x - 3, y(high[i]) - 2, p.x + 3, y(low[i]) + 2]);
   const lines = linesOf(find, width, x, y), crossed = [], labels = {x: [], y: [], label: []}, leaders = {x0: [], y0: [], x1: [], y1: []};
   const put = (point, kept) => {
     for (const {distance, middle, box} of placesAround(point.x, point.y, point.width)) {
@@ -146,7 +146,7 @@ function placeLabels({model}) {
       const far = distance > DISTANCES[0], line = leader(point.x, point.y, box);
       if (box[0] < 0 || box[1] < 0 || box[2] > width || box[3] > height) continue;
       if ([...taken, ...crossed, ...kept].some((other) => overlaps(box, other))) continue;
-      if (far && line.boxes.some((part) => taken.slice(2 * points.length).some((other) => overlaps(part, other)))) continue;
+      if (far && line.boxes.some((part) => taken.slice(points.length).some((other) => overlaps(part, other)))) continue;
       taken.push(box);
       labels.x.push(sizeAt(middle[0])), labels.y.push(lossAt(middle[1])), labels.label.push(point.text);
       if (!far) return true;
@@ -156,7 +156,7 @@ function placeLabels({model}) {
     }
     return false;
   };
-  for (const point of points) put(point, lines) || put(point, []);
+  for (const point of points) put(point, [...whiskers, ...lines]) || put(point, whiskers) || put(point, []);
   find("labels").data = labels;
   find("leaders").data = leaders;
 }

@@ -91,7 +91,8 @@ def pipeline(records: Records) -> list[Step]:
         step("Drop", bool(metadata), "make drop", f"shards: {len(metadata.get('shards', {}))}", list(metadata.get("shards", {}).items())),
         step("Convert", bool(f16), "make quants", f"F16 GGUF, {gib(f16.get('bytes', 0))}", [("F16.gguf", f16.get("sha256"))]),
         step("Imatrix", bool(records.imatrix_record), "make imatrix", "tokens and squares of each expert", [
-            ("calibration text", records.imatrix_record.get("calibration_sha256")), ("imatrix.gguf", records.imatrix_record.get("sha256"))]),
+            ("calibration text", records.imatrix_record.get("calibration_sha256")),
+            ("imatrix.gguf", records.imatrix_record.get("sha256"))]),
         step("Quantise", bool(records.quants), "make quants", f"{len(records.quants)} quants",
              [(quant["type"], quant["sha256"]) for quant in records.quants.values()]),
         step("Measure quality", bool(records.quality), "make quality", f"{len(records.quality.get('files', []))} files, "
@@ -237,7 +238,8 @@ def questions_section(records: Records) -> Section:
                for record_id, kind, _ in found if kind in OUTCOME_MARKS]
     return Section("questions", title, [
         f"{second['name']} against {first['name']}, questions by Record ID: "
-        + ", ".join(f"{count} {name}" for name, count in counts.items()) + "."], [Chart(to_json(grid_figure(grid)), "Wins and losses", grid=grid)],
+        + ", ".join(f"{count} {name}" for name, count in counts.items()) + "."],
+        [Chart(to_json(grid_figure(grid)), "Wins and losses", grid=grid)],
         [Table("Questions lost and won", ["Record ID", "outcome", "right answer", first["name"], second["name"]], changed,
                words=(0, 1, 2, 3, 4), folded=len(changed) > OPEN_ROWS)])
 
@@ -269,4 +271,5 @@ def imatrix_section(records: Records) -> Section:
 
 def sections(records: Records) -> list[Section]:
     """Return the sections below the pipeline, in the order of the page."""
-    return [experts_section(records), quality_section(records), scores_section(records), questions_section(records), imatrix_section(records)]
+    parts = (experts_section, quality_section, scores_section, questions_section, imatrix_section)
+    return [part(records) for part in parts]
