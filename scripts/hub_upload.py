@@ -20,8 +20,11 @@ from huggingface_hub.utils import disable_progress_bars, logging
 from release_digests import MANIFEST, Release
 from safe_files import InputError
 
-REASONS = {401: ("a token that the server accepts", "401 Unauthorized"), 402: ("an account that may store this", "402 Payment Required"),
-           403: ("the right to write to it", "403 Forbidden"), 404: ("a repository that the token may see", "404 Not Found")}
+GO_ON = "the same command goes on"
+REASONS = {401: ("a token that the server accepts", "401 Unauthorized"),
+           402: ("an account that may store this", "402 Payment Required"),
+           403: ("the right to write to it", "403 Forbidden"),
+           404: ("a repository that the token may see", "404 Not Found")}
 
 
 def be_quiet() -> None:
@@ -61,11 +64,10 @@ def one_line(repo: str) -> Iterator[None]:
             expected, found = REASONS.get(status, ("an answer that is no error", f"HTTP status {status}"))
             raise InputError(repo, expected, found) from None
         if broken := cause_of(error, (httpx2.TransportError, OfflineModeIsEnabled, TimeoutError)):
-            raise InputError(constants.ENDPOINT, "a server that answers", type(broken).__name__, "the same command goes on") from None
+            raise InputError(constants.ENDPOINT, "a server that answers", type(broken).__name__, GO_ON) from None
         if isinstance(error, (ValueError, RuntimeError)):
-            token = get_token()
-            words = " ".join(str(error).split())
-            raise InputError(repo, "an upload that the Hub accepts", (words.replace(token, "...") if token else words)[:200]) from None
+            words = " ".join(str(error).split()).replace(get_token() or "\0", "...")
+            raise InputError(repo, "an upload that the Hub accepts", words[:200]) from None
         raise
 
 
@@ -77,7 +79,7 @@ def blob_sha1(path: Path) -> str:
 
 
 def remote_files(repo: str, token: str | None) -> dict[str, tuple[int, str]] | None:
-    """Return bytes and digest (sha256 of large files, git's sha1 of others) by path on the Hub; None where there is no repository."""
+    """Return bytes and digest (sha256 of large files, git's sha1 of others) by path on the Hub; None without a repository."""
     try:
         info = HfApi().model_info(repo, files_metadata=True, token=token or False)
     except RepositoryNotFoundError:
@@ -132,7 +134,7 @@ def send(release: Release, repo: str, token: str, said: Callable[[str], None]) -
         done = api.create_commit(repo, additions, commit_message=f"{release.name}, manifest sha256 {release.digest}")
         left = [path for path, state in plan(release, remote_files(repo, token)).items() if state != "same"]
     if left:
-        raise InputError(repo, "the release's files on the Hub", f"others under {', '.join(left)[:200]}", "the same command goes on")
+        raise InputError(repo, "the release's files on the Hub", f"others under {', '.join(left)[:200]}", GO_ON)
     return str(done.commit_url)
 
 

@@ -135,6 +135,7 @@ CASES = [
     Case("text beside an answered call", [ASK, says("I look.", SUNNY[0]), SUNNY[1], says("Clear."), user("Thanks.")], [WEATHER]),
     Case("text beside an answered call, at the end", [ASK, says("I look.", SUNNY[0]), SUNNY[1]], [WEATHER]),
     Case("answer to a call without an id", [ASK, says("", call("get_time", {}, None)), answers("get_time", "12:00", None)], [CLOCK]),
+    Case("answer with an id and no name", [ASK, says("", SUNNY[0]), {"role": "tool", "tool_call_id": "call_1", "content": "clear"}], [WEATHER]),
     Case("answer without a call", [ASK, answers("get_time", "12:00", 1), user("And now?")], [CLOCK]),
     Case("nested arguments", [ASK, says("", call("book", ARGUMENTS)), answers("book", json.dumps(ARGUMENTS))], [NESTED]),
     Case("unicode", [system(UNICODE), user(f"{UNICODE}?"), says("", call("grüße", {"größe": UNICODE})), answers("grüße", UNICODE)],

@@ -29,7 +29,7 @@ def check_gates(gates: Path, release: Release) -> None:
     sys.stdout.flush()
     done = subprocess.run([sys.executable, gates, release.folder], env=gate_environment())
     if done.returncode:
-        raise InputError(release.folder, "a release whose gates all hold", f"one that {gates.name} refuses (exit code {done.returncode})")
+        raise InputError(release.folder, "a release whose gates all hold", f"exit code {done.returncode} of {gates.name}")
 
 
 def lines_of(release: Release, repo: str, states: dict[str, str], there: dict[str, tuple[int, str]]) -> list[str]:
