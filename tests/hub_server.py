@@ -31,7 +31,7 @@ class Hub(ThreadingHTTPServer):
         self.received: dict[str, int] = {}  # bytes of bodies by LFS object
         self.read_only: set[str] = set()  # repositories that answer 403
         self.breaks = 0  # uploads to break in their middle
-        self.stall: str | None = None  # LFS object that is read to its middle and no further
+        self.stall: str | None = None  # LFS object that is read to its middle and no further, or "commit": made, not answered
         self.stalled, self.go_on = threading.Event(), threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -191,6 +191,9 @@ class Handler(BaseHTTPRequestHandler):
             files[value["path"]] = {"content": content, "blob": blob, "lfs": value.get("oid")}
         self.server.repositories[repo].update(files)
         self.server.commits.append({"repo": repo, "files": sorted(files), **lines[0]["value"]})
+        if self.server.stall == "commit":
+            self.server.stalled.set()
+            self.server.go_on.wait(60)
         number = f"{len(self.server.commits):040d}"
         self.answer({"commitUrl": f"{self.server.url}/{repo}/commit/{number}", "commitOid": number})
         return None

@@ -77,7 +77,8 @@ def test_the_cases_cover_what_the_format_has():
     ("(not .Content)", "true"), ("and $last (eq .Role \"assistant\")", "false"), ("properties:{{", "parameters:{{"), (",required:", "required:"),
     ('{{ $name }}{value:', '{{ .ToolName }}{value:'), ("nullable:true", "nullable:false"), ("eq $before \"assistant\"", "false"),
     ("if .ToolCalls -", "if $message.ToolCalls -"), ("and .Thinking $message.ToolCalls", "and .Thinking .ToolCalls"), ("{{ break }}", ""),
-    ("\"type\" }}{{ template \"quoted\"", "\"type\" }}{{ template \"value\""), ("<|turn>system\n", "<|turn>developer\n"), ("<channel|>{{ end }}\n{{- end -}}", "{{ end }}\n{{- end -}}")])
+    ("\"type\" }}{{ template \"quoted\"", "\"type\" }}{{ template \"value\""), ("<|turn>system\n", "<|turn>developer\n"),
+    ("<channel|>{{ end }}\n{{- end -}}", "{{ end }}\n{{- end -}}")])
 def test_an_altered_template_is_found_out(old, new, tmp_path):
     text = TEMPLATE.read_text()
     assert old in text
@@ -120,7 +121,7 @@ def test_llama_server_renders_the_gguf_s_template_as_go_renders_the_ollama_templ
             except urllib.error.HTTPError:
                 refused.add(case.name)
             else:
-                differing |= {case.name} if prompt != f"<bos>{text}" else set()
+                differing |= {case.name} if prompt != text else set()  # it leaves <bos> to the tokenizer
     assert (differing, refused) == (SERVER_DIFFERS, SERVER_REFUSES)
 
 
@@ -148,7 +149,8 @@ def test_the_runner_has_ollama_s_variables_and_functions(tmp_path):
 
 @pytest.mark.parametrize("text, word", [
     ("{{ if }}{{ .Messages }}", "missing value for if"), ("{{ nothing .Messages }}", 'function "nothing" not defined'), ("{{ .Prompt }}", "uses .Messages"),
-    ("{{ range .Messages }}{{ .Nothing }}{{ end }}", "can't evaluate field Nothing"), ("{{ add 1 2 }}{{ .Messages }}", 'function "add" not defined'), ("", "uses .Messages")])
+    ("{{ range .Messages }}{{ .Nothing }}{{ end }}", "can't evaluate field Nothing"),
+    ("{{ add 1 2 }}{{ .Messages }}", 'function "add" not defined'), ("", "uses .Messages")])
 def test_a_template_that_ollama_cannot_execute_is_one_line(text, word, tmp_path):
     path = tmp_path / "template"
     path.write_text(text)

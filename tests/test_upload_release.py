@@ -154,9 +154,8 @@ def test_a_server_that_keeps_breaking_ends_in_one_line_and_the_same_command_goes
     assert_published(hub, release)
 
 
-def test_a_killed_uploader_goes_on_and_sends_no_file_twice(upload, command, hub, release):
-    oid = {name: hashlib.sha256((release / name).read_bytes()).hexdigest() for name in (f"{NAME}-Q4_K_M.gguf", SECOND)}
-    hub.stall = oid[SECOND]
+def kill_when_stalled(command, hub: Hub) -> None:
+    """Start the uploader, kill it (-9) where the server stalls, and let the server go on."""
     arguments, environment = command("--send")
     process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     assert hub.stalled.wait(60), process.communicate()
@@ -165,12 +164,48 @@ def test_a_killed_uploader_goes_on_and_sends_no_file_twice(upload, command, hub,
     hub.stall = None
     hub.go_on.set()
     time.sleep(0.2)
+
+
+def test_an_uploader_killed_in_mid_file_goes_on_and_sends_no_file_twice(upload, command, hub, release):
+    oid = {name: hashlib.sha256((release / name).read_bytes()).hexdigest() for name in (f"{NAME}-Q4_K_M.gguf", SECOND)}
+    hub.stall = oid[SECOND]
+    kill_when_stalled(command, hub)
     assert not hub.commits and oid[SECOND] not in hub.objects
-    first = hub.received[oid[f"{NAME}-Q4_K_M.gguf"]]
-    assert first == PART_BYTES + 17
+    assert hub.received[oid[f"{NAME}-Q4_K_M.gguf"]] == PART_BYTES + 17
     assert upload("--send").returncode == 0
     assert_published(hub, release)
-    assert hub.received[oid[f"{NAME}-Q4_K_M.gguf"]] == first
+    assert hub.received[oid[f"{NAME}-Q4_K_M.gguf"]] == PART_BYTES + 17
+
+
+def test_an_uploader_killed_before_it_hears_of_its_commit_makes_no_second_one(upload, command, hub, release):
+    hub.stall = "commit"
+    kill_when_stalled(command, hub)
+    assert len(hub.commits) == 1
+    done = upload("--send")
+    assert done.returncode == 0 and "9 same" in done.stdout, done.stderr
+    assert_published(hub, release)
+
+
+def test_two_uploaders_at_once_are_refused(upload, command, hub, release, refused):
+    hub.stall = hashlib.sha256((release / SECOND).read_bytes()).hexdigest()
+    arguments, environment = command("--send")
+    first = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert hub.stalled.wait(60)
+    refused(upload("--send"), "manifest.json", "no other run")
+    hub.go_on.set()
+    assert first.wait() == 0
+    assert_published(hub, release)
+
+
+def test_make_lists_unless_it_is_told_to_send():
+    def make(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["make", "--no-print-directory", "-n", "upload", *arguments], cwd=REPO, capture_output=True, text=True)
+    listing = make("REPO=me/x").stdout
+    assert "upload_release.py --release build/" in listing and "--repo 'me/x' --name " in listing and "--send" not in listing
+    assert "build_release.py" not in listing  # what is sent is what was checked
+    assert "--send" in make("REPO=me/x", "UPLOAD=yes").stdout
+    refusal = make("REPO=me/x", "UPLOAD=perhaps")
+    assert refusal.returncode != 0 and "UPLOAD: expected yes or no, found 'perhaps'" in refusal.stderr
 
 
 def edit(release: Path) -> None:
