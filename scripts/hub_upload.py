@@ -21,6 +21,7 @@ from release_digests import MANIFEST, Release
 from safe_files import InputError
 
 GO_ON = "the same command goes on"
+SHA1_LETTERS = 40
 REASONS = {401: ("a token that the server accepts", "401 Unauthorized"),
            402: ("an account that may store this", "402 Payment Required"),
            403: ("the right to write to it", "403 Forbidden"),
@@ -94,10 +95,15 @@ def sizes_of(release: Release) -> dict[str, int]:
 
 def same_there(release: Release, path: str, remote: tuple[int, str]) -> bool:
     """Tell whether a file of the release is on the Hub with the same bytes."""
-    if remote[0] != sizes_of(release)[path]:
+    size, digest = remote
+    if size != sizes_of(release)[path]:
         return False
-    sha256 = release.digest if path == MANIFEST else release.files[path].sha256
-    return remote[1] in (sha256, blob_sha1(release.folder / path)) if len(remote[1]) == 40 else remote[1] == sha256
+    return digest == (blob_sha1(release.folder / path) if len(digest) == SHA1_LETTERS else sha256_of(release, path))
+
+
+def sha256_of(release: Release, path: str) -> str:
+    """Return the sha256 of a file that is sent, as the manifest lists it."""
+    return release.digest if path == MANIFEST else release.files[path].sha256
 
 
 def plan(release: Release, there: dict[str, tuple[int, str]] | None) -> dict[str, str]:
@@ -112,7 +118,7 @@ def additions_of(release: Release) -> list[CommitOperationAdd]:
     made = []
     for path in sorted(sizes_of(release), key=lambda path: (sizes_of(release)[path], path)):
         addition = CommitOperationAdd(path_in_repo=path, path_or_fileobj=release.folder / path)
-        addition.upload_info.sha256 = bytes.fromhex(release.digest if path == MANIFEST else release.files[path].sha256)
+        addition.upload_info.sha256 = bytes.fromhex(sha256_of(release, path))
         made.append(addition)
     return made
 
@@ -129,7 +135,7 @@ def send(release: Release, repo: str, token: str, said: Callable[[str], None]) -
         additions = additions_of(release)
         for addition in additions:
             api.preupload_lfs_files(repo, [addition], free_memory=False)
-            if addition._is_uploaded:
+            if addition._is_uploaded:  # false for small files, which go with the commit
                 said(f"sent {addition.path_in_repo}")
         done = api.create_commit(repo, additions, commit_message=f"{release.name}, manifest sha256 {release.digest}")
         left = [path for path, state in plan(release, remote_files(repo, token)).items() if state != "same"]

@@ -10,7 +10,6 @@ broken or killed upload goes on with the same command. HF_ENDPOINT names another
 """
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,5 +84,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     run(main)
