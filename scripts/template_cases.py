@@ -46,7 +46,7 @@ def system(text: str) -> dict:
     return {"role": "system", "content": text}
 
 
-def says(text: str, *calls: dict, thought: str = "") -> dict:
+def says(text: str | None, *calls: dict, thought: str = "") -> dict:
     """Return an assistant's message: text, tool calls, and the thought before them."""
     message = {"role": "assistant", "content": text}
     return message | ({"tool_calls": list(calls)} if calls else {}) | ({"reasoning_content": thought} if thought else {})
@@ -118,6 +118,7 @@ CASES = [
     Case("tool without parameters", [ASK], [CLOCK, tool("go", {})]),
     Case("nested parameters", [ASK], [NESTED]),
     Case("call", [ASK, says("", SUNNY[0])], [WEATHER]),
+    Case("call, no text at all", [ASK, says(None, SUNNY[0]), SUNNY[1]], [WEATHER]),
     Case("call, answer", [ASK, says("", SUNNY[0]), SUNNY[1]], [WEATHER]),
     Case("call, answer, thinking on", [ASK, says("", SUNNY[0], thought="I ask.\n"), SUNNY[1]], [WEATHER], True),
     Case("call, answer, reply", [ASK, says("", SUNNY[0]), SUNNY[1], says("Clear."), user("Thanks.")], [WEATHER]),
