@@ -113,30 +113,31 @@ def plan(release: Release, there: dict[str, tuple[int, str]] | None) -> dict[str
             for path in sizes_of(release)}
 
 
-def additions_of(release: Release) -> list[CommitOperationAdd]:
-    """Return one addition per file, the smallest first; sha256 as checked, so that files are not read for it again."""
-    made = []
-    for path in sorted(sizes_of(release), key=lambda path: (sizes_of(release)[path], path)):
+def additions_of(release: Release, paths: list[str]) -> list[CommitOperationAdd]:
+    """Return one addition per path, the smallest first; sha256 as checked, so that files are not read for it again."""
+    made, sizes = [], sizes_of(release)
+    for path in sorted(paths, key=lambda path: (sizes[path], path)):
         addition = CommitOperationAdd(path_in_repo=path, path_or_fileobj=release.folder / path)
         addition.upload_info.sha256 = bytes.fromhex(sha256_of(release, path))
         made.append(addition)
     return made
 
 
-def send(release: Release, repo: str, token: str, said: Callable[[str], None]) -> str:
-    """Send a release and return the address of its commit; raise InputError when the Hub refuses or is out of reach.
+def send(release: Release, repo: str, token: str, paths: list[str], said: Callable[[str], None]) -> str:
+    """Send these files of a release in one commit and return its address; compare what is then on the Hub with the release.
 
-    `said` is called with a line for each file that is on the server.
+    `said` is called with a line for each large file that the server has stored. Raises InputError when the Hub refuses or
+    is out of reach, or holds other files in the end.
     """
     api = HfApi(token=token)
     with one_line(repo):
         api.whoami()
         api.create_repo(repo, exist_ok=True)
-        additions = additions_of(release)
+        additions = additions_of(release, paths)
         for addition in additions:
             api.preupload_lfs_files(repo, [addition], free_memory=False)
             if addition._is_uploaded:  # false for small files, which go with the commit
-                said(f"sent {addition.path_in_repo}")
+                said(f"stored {addition.path_in_repo}")
         done = api.create_commit(repo, additions, commit_message=f"{release.name}, manifest sha256 {release.digest}")
         left = [path for path, state in plan(release, remote_files(repo, token)).items() if state != "same"]
     if left:

@@ -78,9 +78,10 @@ def main(argv: list[str] | None = None) -> None:
     if not args.send:
         print("Nothing was sent. UPLOAD=yes sends it.")
         return
+    paths = [path for path, state in states.items() if state != "same"]
     with only_writer(release.folder / MANIFEST):
-        commit = send(release, args.repo, token, lambda line: print(line, flush=True))
-    print(f"{args.repo}: all {len(states)} files are on the Hub as the manifest lists them, {commit}")
+        end = send(release, args.repo, token, paths, lambda line: print(line, flush=True)) if paths else "nothing was sent"
+    print(f"{args.repo}: all {len(states)} files are on the Hub as the manifest lists them; {end}")
 
 
 if __name__ == "__main__":

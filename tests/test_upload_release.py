@@ -111,10 +111,10 @@ def test_everything_is_sent_in_one_commit_and_a_second_run_sends_nothing(upload,
     done = upload("--send")
     assert done.returncode == 0, done.stderr
     assert_published(hub, release)
-    assert f"sent {SECOND}" in done.stdout and "all 9 files are on the Hub as the manifest lists them" in done.stdout
+    assert f"stored {SECOND}" in done.stdout and "all 9 files are on the Hub as the manifest lists them" in done.stdout
     received = dict(hub.received)
     done = upload("--send")
-    assert done.returncode == 0 and "9 same" in done.stdout, done.stderr
+    assert done.returncode == 0 and "9 same" in done.stdout and "nothing was sent" in done.stdout, done.stderr
     assert_published(hub, release)
     assert hub.received == received
 
