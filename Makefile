@@ -53,12 +53,14 @@ RECOMPUTE_FULL ?=#                        compare-criteria: yes holds both model
 QUALITY_CHATS ?=#                         quality: first so many held-out chats of EVAL_QUESTIONS (default: all)
 QUALITY_SCORE ?= reply#                   quality: tokens that count, those of the replies or all (reply, all)
 RANKS ?= 1#                               analysis: processes (torchrun) that share the questions
+REPO ?=#                                  upload, release-ollama: repository on the Hub, USER/NAME
+UPLOAD ?= no#                             upload: yes sends; without it the files are only listed
 BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
 VARIABLES := MODEL NAME KEEP CRITERION PROTECT_TOP FOLD PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
   REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP FOLDS RUNS GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
-  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS QUALITY_SCORE MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE LICENSE QUANTIZED_BY SCORED BUILD
+  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS QUALITY_SCORE MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE LICENSE QUANTIZED_BY SCORED REPO UPLOAD BUILD
 
 , := ,
 KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quant_recipes.py)
@@ -137,7 +139,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(call require,QUALITY_CHATS,$(QUALITY_CHATS),^([1-9][0-9]*)?$$,a whole number above 0)
   $(foreach v,KEEP CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS SENSITIVITY_CHATS,$(call require,$(v),$($(v)),^[1-9][0-9]*$$,a whole number above 0))
   $(call require,COMPARE_KEEP,$(strip $(COMPARE_KEEP)),^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0)
-  $(call require,KEEP_F16,$(KEEP_F16),^(yes|no)$$,yes or no)
+  $(foreach v,KEEP_F16 UPLOAD,$(call require,$(v),$($(v)),^(yes|no)$$,yes or no))
   $(foreach v,REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
   $(foreach v,MODEL BUILD QUESTIONS EVAL_QUESTIONS,$(call require,$(v),$($(v)),^[^[:space:]]+$$,a path without blanks))
   $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS))$(shell [[ '$(q)' =~ ^AUTO-[0-9]+([.][0-9]+)?$$ ]] && echo wish),,$(error QUANTS: expected AUTO-<GiB> or quants among $(KNOWN_QUANTS), found $(q))))
@@ -149,7 +151,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   endif
 endif
 
-.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release check-release report verify reproduce compare-criteria demo test bench clean FORCE
+.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release check-release report upload release-ollama verify reproduce compare-criteria demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
 	@sed -nE 's/^([a-z][a-z -]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s %s\n", $$1, $$2}'
@@ -448,6 +450,14 @@ $(REPORT): $(PRUNED)/report/records.txt scripts/build_report.py $(wildcard scrip
 	  $(call report_of,--imatrix,$(PRUNED_QUANT_DIR)/imatrix.gguf) $(call report_of,--quants,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf.json) \
 	  $(call report_of,--quality,$(QUALITY:.md=.json)) $(call report_of,--scores,$(SCORES:.md=.json)) \
 	  $(call report_of,--summaries,$(FULL_EVAL) $(PRUNED_EVAL)) --output $@
+
+# ---- what leaves the machine. Nothing is built here: what is sent is what was checked.
+upload: | $(SETUP) ## after the gates list what REPO=USER/NAME would get of RELEASE=folder; with UPLOAD=yes send it (token: HF_TOKEN or hf auth login)
+	@$(PYTHON) scripts/upload_release.py --release $(RELEASE) --repo '$(REPO)' $(if $(filter command,$(origin RELEASE)),,--name $(PRUNED_NAME)) \
+	  $(if $(filter yes,$(UPLOAD)),--send)
+
+release-ollama: | $(SETUP) ## print the commands that wrap the quants of RELEASE (or of REPO on the Hub) for Ollama's tool calls; run them where there is an ollama
+	@$(PYTHON) scripts/release_ollama.py $(RELEASE) $(if $(REPO),--repo '$(REPO)')
 
 # ---- the embedded demo: the same targets with other variables
 DEMO := MODEL=data/demo/model NAME=gemma-4-demo QUESTIONS=data/demo/calibration_questions.csv \

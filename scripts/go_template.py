@@ -16,7 +16,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from safe_files import InputError, flush_to_disk
+from llama_tools import die_with_parent
+from safe_files import InputError, flush_to_disk, remove
 
 SOURCES = [Path(__file__).resolve().parent / "go_template" / name for name in ("main.go", "tags.go")]
 
@@ -49,11 +50,14 @@ def go_tool() -> Path:
 
 def compile_runner(go: Path, target: Path) -> None:
     """Compile the runner beside `target` and rename it to it; raise InputError with Go's words when that fails."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.") as work:
+    for left in target.parent.glob(f"{target.name}.*.work"):  # by one that was killed
+        remove(left)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.", suffix=".work") as work:
         offline = {"GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOWORK": "off",
                    "GOCACHE": f"{work}/cache", "GOPATH": f"{work}/path"}
+        kept = {key: value for key, value in os.environ.items() if key != "GOROOT"}
         done = subprocess.run([go, "build", "-trimpath", "-o", f"{work}/runner", *SOURCES], capture_output=True, text=True,
-                              cwd=work, env={**{k: v for k, v in os.environ.items() if k != "GOROOT"}, **offline})
+                              cwd=work, env={**kept, **offline}, preexec_fn=die_with_parent)
         if done.returncode:
             raise InputError(SOURCES[0].parent, "Go code that compiles", " ".join(done.stderr.split())[:300] or "an error")
         flush_to_disk(Path(work, "runner"))
@@ -84,6 +88,7 @@ def render_go(template: Path, requests: list[dict]) -> Rendered:
         raise InputError(template, "a Go template", "nothing")
     done = subprocess.run([runner(), template.resolve()], input=json.dumps({"requests": requests}), capture_output=True, text=True)
     if done.returncode:
-        raise InputError(template, "a Go template that Ollama can execute", done.stderr.strip()[:400] or f"exit code {done.returncode}")
+        words = done.stderr.strip()[:400] or f"exit code {done.returncode}"
+        raise InputError(template, "a Go template that Ollama can execute", words)
     answer = json.loads(done.stdout)
     return Rendered(answer["texts"], tuple(answer["thinking_tags"]), answer["tool_tag"])

@@ -20,8 +20,12 @@ from huggingface_hub.utils import disable_progress_bars, logging
 from release_digests import MANIFEST, Release
 from safe_files import InputError
 
-REASONS = {401: ("a token that the server accepts", "401 Unauthorized"), 402: ("an account that may store this", "402 Payment Required"),
-           403: ("the right to write to it", "403 Forbidden"), 404: ("a repository that the token may see", "404 Not Found")}
+GO_ON = "the same command goes on"
+SHA1_LETTERS = 40
+REASONS = {401: ("a token that the server accepts", "401 Unauthorized"),
+           402: ("an account that may store this", "402 Payment Required"),
+           403: ("the right to write to it", "403 Forbidden"),
+           404: ("a repository that the token may see", "404 Not Found")}
 
 
 def be_quiet() -> None:
@@ -61,11 +65,10 @@ def one_line(repo: str) -> Iterator[None]:
             expected, found = REASONS.get(status, ("an answer that is no error", f"HTTP status {status}"))
             raise InputError(repo, expected, found) from None
         if broken := cause_of(error, (httpx2.TransportError, OfflineModeIsEnabled, TimeoutError)):
-            raise InputError(constants.ENDPOINT, "a server that answers", type(broken).__name__, "the same command goes on") from None
+            raise InputError(constants.ENDPOINT, "a server that answers", type(broken).__name__, GO_ON) from None
         if isinstance(error, (ValueError, RuntimeError)):
-            token = get_token()
-            words = " ".join(str(error).split())
-            raise InputError(repo, "an upload that the Hub accepts", (words.replace(token, "...") if token else words)[:200]) from None
+            words = " ".join(str(error).split()).replace(get_token() or "\0", "...")
+            raise InputError(repo, "an upload that the Hub accepts", words[:200]) from None
         raise
 
 
@@ -77,7 +80,7 @@ def blob_sha1(path: Path) -> str:
 
 
 def remote_files(repo: str, token: str | None) -> dict[str, tuple[int, str]] | None:
-    """Return bytes and digest (sha256 of large files, git's sha1 of others) by path on the Hub; None where there is no repository."""
+    """Return bytes and digest (sha256 of large files, git's sha1 of others) by path on the Hub; None without a repository."""
     try:
         info = HfApi().model_info(repo, files_metadata=True, token=token or False)
     except RepositoryNotFoundError:
@@ -92,10 +95,15 @@ def sizes_of(release: Release) -> dict[str, int]:
 
 def same_there(release: Release, path: str, remote: tuple[int, str]) -> bool:
     """Tell whether a file of the release is on the Hub with the same bytes."""
-    if remote[0] != sizes_of(release)[path]:
+    size, digest = remote
+    if size != sizes_of(release)[path]:
         return False
-    sha256 = release.digest if path == MANIFEST else release.files[path].sha256
-    return remote[1] in (sha256, blob_sha1(release.folder / path)) if len(remote[1]) == 40 else remote[1] == sha256
+    return digest == (blob_sha1(release.folder / path) if len(digest) == SHA1_LETTERS else sha256_of(release, path))
+
+
+def sha256_of(release: Release, path: str) -> str:
+    """Return the sha256 of a file that is sent, as the manifest lists it."""
+    return release.digest if path == MANIFEST else release.files[path].sha256
 
 
 def plan(release: Release, there: dict[str, tuple[int, str]] | None) -> dict[str, str]:
@@ -105,34 +113,35 @@ def plan(release: Release, there: dict[str, tuple[int, str]] | None) -> dict[str
             for path in sizes_of(release)}
 
 
-def additions_of(release: Release) -> list[CommitOperationAdd]:
-    """Return one addition per file, the smallest first; sha256 as checked, so that files are not read for it again."""
-    made = []
-    for path in sorted(sizes_of(release), key=lambda path: (sizes_of(release)[path], path)):
+def additions_of(release: Release, paths: list[str]) -> list[CommitOperationAdd]:
+    """Return one addition per path, the smallest first; sha256 as checked, so that files are not read for it again."""
+    made, sizes = [], sizes_of(release)
+    for path in sorted(paths, key=lambda path: (sizes[path], path)):
         addition = CommitOperationAdd(path_in_repo=path, path_or_fileobj=release.folder / path)
-        addition.upload_info.sha256 = bytes.fromhex(release.digest if path == MANIFEST else release.files[path].sha256)
+        addition.upload_info.sha256 = bytes.fromhex(sha256_of(release, path))
         made.append(addition)
     return made
 
 
-def send(release: Release, repo: str, token: str, said: Callable[[str], None]) -> str:
-    """Send a release and return the address of its commit; raise InputError when the Hub refuses or is out of reach.
+def send(release: Release, repo: str, token: str, paths: list[str], said: Callable[[str], None]) -> str:
+    """Send these files of a release in one commit and return its address; compare what is then on the Hub with the release.
 
-    `said` is called with a line for each file that is on the server.
+    `said` is called with a line for each large file that the server has stored. Raises InputError when the Hub refuses or
+    is out of reach, or holds other files in the end.
     """
     api = HfApi(token=token)
     with one_line(repo):
         api.whoami()
         api.create_repo(repo, exist_ok=True)
-        additions = additions_of(release)
+        additions = additions_of(release, paths)
         for addition in additions:
             api.preupload_lfs_files(repo, [addition], free_memory=False)
-            if addition._is_uploaded:
-                said(f"sent {addition.path_in_repo}")
+            if addition._is_uploaded:  # false for small files, which go with the commit
+                said(f"stored {addition.path_in_repo}")
         done = api.create_commit(repo, additions, commit_message=f"{release.name}, manifest sha256 {release.digest}")
         left = [path for path, state in plan(release, remote_files(repo, token)).items() if state != "same"]
     if left:
-        raise InputError(repo, "the release's files on the Hub", f"others under {', '.join(left)[:200]}", "the same command goes on")
+        raise InputError(repo, "the release's files on the Hub", f"others under {', '.join(left)[:200]}", GO_ON)
     return str(done.commit_url)
 
 

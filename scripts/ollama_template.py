@@ -33,7 +33,7 @@ def chat_template_of(model: Path) -> tuple[str, str]:
     if not template:
         raise InputError(model, "a GGUF file with a chat template (tokenizer.chat_template)", "none")
     if not field(reader, "tokenizer.ggml.add_bos_token"):
-        raise InputError(model, "tokenizer.ggml.add_bos_token true (the Ollama template leaves it to the tokenizer)", "no such value")
+        raise InputError(model, "tokenizer.ggml.add_bos_token true (the Ollama template leaves <bos> to it)", "another value")
     return str(template), str(field(reader, "tokenizer.ggml.tokens")[int(field(reader, "tokenizer.ggml.bos_token_id"))])
 
 

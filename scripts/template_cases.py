@@ -46,7 +46,7 @@ def system(text: str) -> dict:
     return {"role": "system", "content": text}
 
 
-def says(text: str, *calls: dict, thought: str = "") -> dict:
+def says(text: str | None, *calls: dict, thought: str = "") -> dict:
     """Return an assistant's message: text, tool calls, and the thought before them."""
     message = {"role": "assistant", "content": text}
     return message | ({"tool_calls": list(calls)} if calls else {}) | ({"reasoning_content": thought} if thought else {})
@@ -118,6 +118,7 @@ CASES = [
     Case("tool without parameters", [ASK], [CLOCK, tool("go", {})]),
     Case("nested parameters", [ASK], [NESTED]),
     Case("call", [ASK, says("", SUNNY[0])], [WEATHER]),
+    Case("call, no text at all", [ASK, says(None, SUNNY[0]), SUNNY[1]], [WEATHER]),
     Case("call, answer", [ASK, says("", SUNNY[0]), SUNNY[1]], [WEATHER]),
     Case("call, answer, thinking on", [ASK, says("", SUNNY[0], thought="I ask.\n"), SUNNY[1]], [WEATHER], True),
     Case("call, answer, reply", [ASK, says("", SUNNY[0]), SUNNY[1], says("Clear."), user("Thanks.")], [WEATHER]),
@@ -135,6 +136,8 @@ CASES = [
     Case("text beside an answered call", [ASK, says("I look.", SUNNY[0]), SUNNY[1], says("Clear."), user("Thanks.")], [WEATHER]),
     Case("text beside an answered call, at the end", [ASK, says("I look.", SUNNY[0]), SUNNY[1]], [WEATHER]),
     Case("answer to a call without an id", [ASK, says("", call("get_time", {}, None)), answers("get_time", "12:00", None)], [CLOCK]),
+    Case("answer with an id and no name", [ASK, says("", SUNNY[0]), {"role": "tool", "tool_call_id": "call_1", "content": "clear"}],
+         [WEATHER]),
     Case("answer without a call", [ASK, answers("get_time", "12:00", 1), user("And now?")], [CLOCK]),
     Case("nested arguments", [ASK, says("", call("book", ARGUMENTS)), answers("book", json.dumps(ARGUMENTS))], [NESTED]),
     Case("unicode", [system(UNICODE), user(f"{UNICODE}?"), says("", call("grüße", {"größe": UNICODE})), answers("grüße", UNICODE)],
@@ -174,14 +177,16 @@ KNOWN_DIFFERENCES = [
                     ',response:{description:<|"|>A ticket<|"|>,type:<|"|>OBJECT<|"|>}', ""),
     KnownDifference("several calls without ids", "the chat template names each answer after the last call, the Ollama template "
                     "after the tool that the answer itself names",
-                    Case("several calls without ids", [ASK, says("", call("get_weather", {"city": "Paris"}, None), call("get_time", {}, None)),
-                         answers("get_weather", "clear", None), answers("get_time", "12:00", None)]),
+                    Case("several calls without ids", [
+                        ASK, says("", call("get_weather", {"city": "Paris"}, None), call("get_time", {}, None)),
+                        answers("get_weather", "clear", None), answers("get_time", "12:00", None)]),
                     'response:get_time{value:<|"|>clear', 'response:get_weather{value:<|"|>clear'),
     KnownDifference("neighbours of one role", "Ollama joins them before the template sees them",
                     Case("neighbours of one role", [user("One."), user("Two.")]), "One.<turn|>\n<|turn>user\nTwo.", "One.\n\nTwo."),
     KnownDifference("space outside of ASCII", "Go's templates have no trim; the template takes ASCII's six away",
                     Case("space outside of ASCII", [user("\u00a0What?")]), "\nWhat?", "\n\u00a0What?"),
     KnownDifference("thought inside an answer's text", "Go's templates cannot search; Ollama hands thoughts apart",
-                    Case("thought inside an answer's text", [user("H2O?"), says("<|channel>thought\nhm\n<channel|>Water."), user("NH3?")]),
+                    Case("thought inside an answer's text", [
+                        user("H2O?"), says("<|channel>thought\nhm\n<channel|>Water."), user("NH3?")]),
                     "\nWater.", "\n<|channel>thought\nhm\n<channel|>Water."),
 ]

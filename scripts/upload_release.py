@@ -10,7 +10,6 @@ broken or killed upload goes on with the same command. HF_ENDPOINT names another
 """
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +28,7 @@ def check_gates(gates: Path, release: Release) -> None:
     sys.stdout.flush()
     done = subprocess.run([sys.executable, gates, release.folder], env=gate_environment())
     if done.returncode:
-        raise InputError(release.folder, "a release whose gates all hold", f"one that {gates.name} refuses (exit code {done.returncode})")
+        raise InputError(release.folder, "a release whose gates all hold", f"exit code {done.returncode} of {gates.name}")
 
 
 def lines_of(release: Release, repo: str, states: dict[str, str], there: dict[str, tuple[int, str]]) -> list[str]:
@@ -79,11 +78,11 @@ def main(argv: list[str] | None = None) -> None:
     if not args.send:
         print("Nothing was sent. UPLOAD=yes sends it.")
         return
+    paths = [path for path, state in states.items() if state != "same"]
     with only_writer(release.folder / MANIFEST):
-        commit = send(release, args.repo, token, lambda line: print(line, flush=True))
-    print(f"{args.repo}: all {len(states)} files are on the Hub as the manifest lists them, {commit}")
+        end = send(release, args.repo, token, paths, lambda line: print(line, flush=True)) if paths else "nothing was sent"
+    print(f"{args.repo}: all {len(states)} files are on the Hub as the manifest lists them; {end}")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     run(main)
