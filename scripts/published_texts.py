@@ -19,21 +19,24 @@ from questions import read_rows
 from safe_files import InputError
 
 NGRAM_WORDS, LEAST_WORDS = 8, 6
-VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt")
+BASE_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja")
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 PLACE = re.compile(r"(?<![\w.~:/-])/(?:home|root|tmp|var|mnt|media|Users|srv|scratch|workspace|work)/[\w.+-]+|\b[A-Z]:\\Users\\\w+")
-URL = re.compile(r"\b\w+://[^\s\"'<>()\[\]{}|\\`]+")
+URL = re.compile(r"\b(?:https?|ssh|git|ftp|file)://[^\s\"'<>()\[\]{}|\\`]+")
 PRIVATE_ENDINGS = (".local", ".internal", ".lan", ".corp", ".intra", ".intranet", ".home", ".localdomain")
 WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 @dataclass(frozen=True)
 class Published:
-    """A text that will be public: where it stands, the text, whether it is a vocabulary (in which anything may occur)."""
+    """A text that will be public: where it stands, the text, whether it is the base model's own.
+
+    A vocabulary or a chat template of a base may hold any path and host (gpt-oss's names /mnt/data) and is public already.
+    """
 
     place: str
     text: str
-    vocabulary: bool = False
+    of_base: bool = False
 
 
 def array_strings(pair: KeyValue) -> list[str]:
@@ -55,7 +58,7 @@ def texts_of(path: Path, name: str) -> Iterator[Published]:
         for pair in read_header(path).key_values:
             strings = array_strings(pair) if pair.kind == ARRAY else [pair.value] if pair.kind == STRING else []
             if strings:
-                yield Published(f"{name}, {pair.key}", "\n".join(strings), pair.kind == ARRAY and pair.key.startswith("tokenizer."))
+                yield Published(f"{name}, {pair.key}", "\n".join(strings), pair.key.startswith("tokenizer."))
     elif path.suffix == ".safetensors":
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -63,7 +66,7 @@ def texts_of(path: Path, name: str) -> Iterator[Published]:
                 raise InputError(path, "a whole safetensors file", f"a header of {length} bytes in one of {path.stat().st_size}")
             yield Published(f"{name}, its header", file.read(length).decode("utf-8", "replace"))
     else:
-        yield Published(name, path.read_bytes().decode("utf-8", "replace"), Path(name).name in VOCABULARIES)
+        yield Published(name, path.read_bytes().decode("utf-8", "replace"), Path(name).name in BASE_FILES)
 
 
 def is_private(url: str) -> bool:
@@ -98,7 +101,7 @@ def secrets(texts: Iterable[Published], names: dict[str, str]) -> list[str]:
             found.append(f"{entry.place}: expected no token of the Hub, found hf_...")
         found += [f"{entry.place}: expected nothing of this machine, found {what}" for name, what in names.items()
                   if re.search(rf"(?<![\w-]){re.escape(name)}" if what == "the host's name" else re.escape(name), entry.text)]
-        if entry.vocabulary:
+        if entry.of_base:
             continue
         found += [f"{entry.place}: expected no path of a machine, found {place}" for place in dict.fromkeys(PLACE.findall(entry.text))]
         found += [f"{entry.place}: expected no private host, found {url[:100]}" for url in dict.fromkeys(URL.findall(entry.text)) if is_private(url)]

@@ -47,6 +47,7 @@ class Checked:
 
     @property
     def kind(self) -> str:
+        """What the folder holds, as its manifest says."""
         return self.manifest["kind"]
 
     @cached_property

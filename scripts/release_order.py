@@ -31,14 +31,15 @@ def measured(records: dict[str, dict], quality: dict | None) -> dict[str, dict]:
 
 
 def kld_exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:
-    """Return a sentence for each file that costs more than one of no more bytes, beyond the error, by either loss."""
-    found = []
+    """Return a sentence for each file that costs more than one of no more bytes, beyond the error, and by which loss."""
+    found: dict[tuple[str, str], list[str]] = {}
     for entry in measured(records, quality).values():
         for loss in LOSSES:
             by = quality["conclusions"][loss]["dominated"].get(entry["label"])
             if by and by["told_apart"]:
-                found.append(f"{entry['label']} costs more than {by['by']}, which is no larger, by {loss} loss beyond the error.")
-    return found
+                found.setdefault((entry["label"], by["by"]), []).append(loss)
+    return [f"{label} costs more than {other}, which is no larger, beyond the error, by {' and '.join(losses)} loss."
+            for (label, other), losses in found.items()]
 
 
 def exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:

@@ -75,7 +75,7 @@ def test_all_that_holds_is_said_line_by_line(release, script):
     verdicts = {line[7:].split(":")[0]: line[:5] for line in done.stdout.splitlines() if line[:5] in ("holds", "FAILS", "n/a  ")}
     assert list(verdicts) == [*GATES, "sidecars", "template", "answer"]
     assert [name for name, verdict in verdicts.items() if verdict != "holds"] == EXPECTED, done.stdout
-    assert "named: Q6_K costs more than Q4_K_M, which is no larger, by quantisation loss beyond the error." in done.stdout
+    assert "named: Q6_K costs more than Q4_K_M, which is no larger, beyond the error, by quantisation and total loss." in done.stdout
     assert "Q8_0 costs" not in done.stdout and "**In-sample:** 4 of the 4" in done.stdout
     assert "loaded by llama-server, which answers \"" in done.stdout
     if TEMPLATE_RUNS:
@@ -179,7 +179,7 @@ def test_order_by_hand(copy):
     assert size_exceptions(records) == ["Q6_K is larger than Q6_K_L, the name before it.", "Q4_1 is larger than Q4_K_S, the name before it."]
     found = {"conclusions": {"quantisation": {"dominated": DOMINATED}, "total": {"dominated": {}}},
              "files": [{"sha256": name, "label": name} for name in ("Q8_0", "Q6_K")]}
-    assert exceptions(records, found)[2:] == ["Q6_K costs more than Q4_K_M, which is no larger, by quantisation loss beyond the error."]
+    assert exceptions(records, found)[2:] == ["Q6_K costs more than Q4_K_M, which is no larger, beyond the error, by quantisation loss."]
     manifest = read_manifest(copy)
     manifest["records"][f"{NAME}-Q6_K_L.gguf"]["bytes"] = 1
     reseal(copy, records=manifest["records"])

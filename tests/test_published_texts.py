@@ -38,7 +38,7 @@ def test_what_is_public_is_not_found(text):
     assert secrets([Published("README.md", text)], {"box-7": "the host's name"}) == []
 
 
-def test_a_vocabulary_may_hold_anything_but_tokens_and_this_machine():
+def test_what_is_the_bases_own_may_hold_anything_but_tokens_and_this_machine():
     text = "/home/ann\nhttp://www\nhttp://a:80"
     assert secrets([Published("t", text, True)], {}) == [] and len(secrets([Published("t", text)], {})) == 3
     assert len(secrets([Published("t", f"x\nhf_{'a' * 30}\nbox-7", True)], {"box-7": "the host's name"})) == 2
@@ -88,7 +88,7 @@ def test_headers_are_read_and_not_the_weights(tmp_path):
     texts = list(texts_of(tmp_path / "a.gguf", "a.gguf"))
     found = secrets(texts, {})
     assert sorted(line.split(":")[0] for line in found) == ["a.gguf, general.source.url", "a.gguf, general.tags"]
-    assert any(entry.vocabulary and LONG in entry.text for entry in texts)
+    assert any(entry.of_base and LONG in entry.text for entry in texts)
     header = json.dumps({"__metadata__": {"from": "/root/x"}, "w": {}}).encode()
     (tmp_path / "b.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"/root/y")
     (tmp_path / "c.safetensors").write_bytes(b"\xff" * 9)
