@@ -218,7 +218,7 @@ def edit_first_answer(directory, key: str, value: object) -> None:
 
 @pytest.mark.parametrize("key, value, words", [
     ("kind", "answered", "the class"), ("correct", True, "letter None"), ("letter", "A", ""), ("target", "E", "target E"),
-    ("prompt_sha256", "0", "digest of its prompt"), ("answer", "The answer is (A).", ""), ("completion_tokens", "7", "completion_tokens '7'"),
+    ("prompt_sha256", "0", "digest of its prompt"), ("answer", "The answer is (A).", "another text"), ("completion_tokens", "7", "completion_tokens '7'"),
     ("errors", None, "errors None"), ("record_id", "another", "recorded questions")])
 def test_an_edited_answer_is_told(evaluate, tiny_gguf, tmp_path, refusal, key, value, words):
     directory = shutil.copytree(evaluate(gguf=tmp_path / "none.gguf")[0], tmp_path / "run")
