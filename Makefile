@@ -38,6 +38,7 @@ MAX_GEN_TOKS ?= 24576#                    evaluation: tokens of one answer
 SEED ?= 42#                               evaluation: sampling and order of choices
 NP ?= 1#                                  evaluation: requests at once
 FOLDS ?= 5#                               eval-heldout: folds
+HELDOUT_QUANT ?= F16#                     eval-heldout: file of the full model that is pruned and scored: F16, or a reference quant
 RUNS ?=#                                  compare: run directories or summary.json files, the reference first
 GPU_LAYERS ?= 99#                         evaluation, compare-criteria, quality: layers on the GPU, if there is one
 BASE ?= $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card (a Hub id, where there is one)
@@ -59,8 +60,13 @@ BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
 VARIABLES := MODEL NAME KEEP CRITERION PROTECT_TOP FOLD PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
+<<<<<<< HEAD
   REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP FOLDS RUNS GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
   COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS QUALITY_SCORE MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE LICENSE QUANTIZED_BY SCORED REPO UPLOAD BUILD
+=======
+  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP FOLDS HELDOUT_QUANT RUNS GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
+  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS QUALITY_SCORE MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE BUILD
+>>>>>>> a591a8b8fcdd2f60efc87d66c0eb33d9fdd01fe2
 
 , := ,
 KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quant_recipes.py)
@@ -103,10 +109,13 @@ PRUNED_EVAL := $(PRUNED)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summa
 SCORES := $(dir $(PRUNED_EVAL))scores.md
 HELDOUT := $(PRUNED)/heldout$(FOLDS)
 HELDOUT_PROTOCOL := $(patsubst $(call set_name,$(EVAL_QUESTIONS))-%,$(QUESTION_SET)-%,$(PROTOCOL))
-HELDOUT_EVALS := $(patsubst %,$(HELDOUT)/fold%/$(HELDOUT_PROTOCOL)/summary.json,$(shell seq $(FOLDS)))
-HELDOUT_REFERENCE := $(FULL)/eval/F16/$(HELDOUT_PROTOCOL)/summary.json
-HELDOUT_POOLED := $(HELDOUT)/$(HELDOUT_PROTOCOL)/summary.json
-HELDOUT_SCORES := $(HELDOUT)/$(HELDOUT_PROTOCOL)/scores.md
+HELDOUT_FILE := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(CALIBRATION_SET)-)$(HELDOUT_QUANT)
+HELDOUT_SOURCE := $(if $(filter F16,$(HELDOUT_QUANT)),$(FULL_F16),$(FULL_QUANT_DIR)/$(NAME)-$(HELDOUT_QUANT).gguf)
+HELDOUT_RUN := $(HELDOUT_FILE)/$(HELDOUT_PROTOCOL)
+HELDOUT_EVALS := $(patsubst %,$(HELDOUT)/fold%/$(HELDOUT_RUN)/summary.json,$(shell seq $(FOLDS)))
+HELDOUT_REFERENCE := $(FULL)/eval/$(HELDOUT_RUN)/summary.json
+HELDOUT_POOLED := $(HELDOUT)/$(HELDOUT_RUN)/summary.json
+HELDOUT_SCORES := $(HELDOUT)/$(HELDOUT_RUN)/scores.md
 RUN_SUMMARIES := $(foreach r,$(RUNS),$(if $(filter %.json,$(r)),$(r),$(patsubst %/,%,$(r))/summary.json))
 RUNS_SCORES := $(BUILD)/comparison/$(shell echo '$(RUNS)' | sha256sum | cut -c 1-12)/scores.md
 COMPARISON := $(ANALYSIS)/criteria/$(call set_name,$(EVAL_QUESTIONS))-keep$(shell echo $(COMPARE_KEEP) | tr ' ' -)-seeds$(COMPARE_SEEDS)/criteria.md
@@ -143,6 +152,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(foreach v,REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
   $(foreach v,MODEL BUILD QUESTIONS EVAL_QUESTIONS,$(call require,$(v),$($(v)),^[^[:space:]]+$$,a path without blanks))
   $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS))$(shell [[ '$(q)' =~ ^AUTO-[0-9]+([.][0-9]+)?$$ ]] && echo wish),,$(error QUANTS: expected AUTO-<GiB> or quants among $(KNOWN_QUANTS), found $(q))))
+  $(if $(filter $(HELDOUT_QUANT),F16 $(REFERENCE_QUANTS) $(EVAL_QUANT)),,$(error HELDOUT_QUANT: expected F16$(,) EVAL_QUANT or one of REFERENCE_QUANTS$(,) found $(HELDOUT_QUANT)))
   $(foreach f,$(QUESTIONS) $(EVAL_QUESTIONS) $(filter-out v5,$(CALIBRATION)),$(if $(filter $(BUILD)/%,$(f))$(wildcard $(f)),,$(error $(f): expected a file, found nothing)))
   ifneq ($(wildcard $(FULL_SOURCE)),)
     ifneq ($(file <$(FULL_SOURCE)),$(MODEL_SOURCE))
@@ -375,20 +385,22 @@ $(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) 
 $(RUNS_SCORES): $(RUN_SUMMARIES) $(SCORING) | $(SETUP)
 	$(PYTHON) scripts/compare_scores.py --runs $(RUN_SUMMARIES) --output $@ >/dev/null
 
-# Of QUESTIONS each fold holds out every FOLDS-th; its map is made from the others and applied inside the F16 GGUF.
+# Of QUESTIONS each fold holds out every FOLDS-th; its map is made from the others and applied inside the GGUF.
 $(HELDOUT)/fold%/drop_map.json: $(STATS) scripts/generate_drop_map.py
 	$(PYTHON) scripts/generate_drop_map.py --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) \
 	  --fold $*/$(FOLDS) --output $@
 
-$(HELDOUT)/fold%/$(PRUNED_NAME)-F16.gguf: $(HELDOUT)/fold%/drop_map.json $(FULL_F16) scripts/expert_drop.py
-	$(PYTHON) scripts/expert_drop.py --source $(FULL_F16) --drop-map $< --output $@
+$(HELDOUT)/fold%/$(HELDOUT_FILE)/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf: $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE) scripts/expert_drop.py
+	$(PYTHON) scripts/expert_drop.py --source $(HELDOUT_SOURCE) --drop-map $< --output $@
 
-$(HELDOUT_EVALS): $(HELDOUT)/fold%/$(HELDOUT_PROTOCOL)/summary.json: $(HELDOUT)/fold%/$(PRUNED_NAME)-F16.gguf $(QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
+$(HELDOUT_EVALS): $(HELDOUT)/fold%/$(HELDOUT_RUN)/summary.json: $(HELDOUT)/fold%/$(HELDOUT_FILE)/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf $(QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
 	QUESTIONS=$(QUESTIONS) HELD_OUT_OF=$(HELDOUT)/fold$*/drop_map.json CHOSEN_BY=$(HELDOUT)/fold$*/drop_map.json \
 	  $(EVALUATE) $(PRUNED_NAME)-fold$* $<
 
-$(HELDOUT_REFERENCE): $(FULL_F16) $(QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
+ifneq ($(HELDOUT_REFERENCE),$(FULL_EVAL))
+$(HELDOUT_REFERENCE): $(HELDOUT_SOURCE) $(QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
 	QUESTIONS=$(QUESTIONS) $(EVALUATE) $(NAME) $<
+endif
 
 $(HELDOUT_POOLED): $(HELDOUT_EVALS) scripts/pool_heldout.py
 	$(PYTHON) scripts/pool_heldout.py --name $(PRUNED_NAME)-held-out --summary $(HELDOUT_EVALS) --output $@

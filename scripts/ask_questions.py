@@ -49,10 +49,10 @@ def tokenizer_identity(tokenizer: str) -> str:
 
 def check_run(directory: Path, mine: dict) -> None:
     """Raise InputError when a run directory holds answers of another model, protocol or question set."""
-    if not (directory / RUN).exists():
-        if (directory / ANSWERS).exists():
-            raise InputError(directory, f"{RUN} beside {ANSWERS}", "none", "remove the directory or give another OUTPUT")
+    if not (directory / ANSWERS).exists() or not (directory / ANSWERS).stat().st_size:
         return
+    if not (directory / RUN).exists():
+        raise InputError(directory, f"{RUN} beside {ANSWERS}", "none", "remove the directory or give another OUTPUT")
     found = read_json(directory / RUN)
     advice = "remove the directory or give another OUTPUT"
     for key, what in (("gguf_sha256", "answers of the model"), ("questions_sha256", "answers to the questions")):

@@ -27,14 +27,16 @@ mkdir -p "$OUTPUT"
 exec 9<"$OUTPUT"  # two evaluations in one directory would take each other's answers and results away
 flock --nonblock 9 || { printf 'error: %s: expected a directory that no other run is writing, found one that is being written\n' "$OUTPUT" >&2; exit 1; }
 
-"$PYTHON" "$SCRIPTS/freeze_questions.py" --questions "$QUESTIONS" --seed "${SEED:-42}" --output "$OUTPUT/task" \
+step() { setpriv --pdeathsig KILL "$PYTHON" "$SCRIPTS/$1" "${@:2}"; }  # killed with this script, in whatever state it is
+
+step freeze_questions.py --questions "$QUESTIONS" --seed "${SEED:-42}" --output "$OUTPUT/task" \
   ${HELD_OUT_OF:+--held-out-of "$HELD_OUT_OF"}
 
-"$PYTHON" "$SCRIPTS/ask_questions.py" --name "$name" --gguf "$gguf" --run "$OUTPUT" --port "$PORT" \
+step ask_questions.py --name "$name" --gguf "$gguf" --run "$OUTPUT" --port "$PORT" \
   --tokenizer "${TOKENIZER:-google/gemma-4-26B-A4B-it}" \
   ${CTX:+--context "$CTX"} ${REASONING_BUDGET:+--reasoning-budget "$REASONING_BUDGET"} ${MAX_GEN_TOKS:+--max-gen-toks "$MAX_GEN_TOKS"} \
   ${SEED:+--seed "$SEED"} ${NP:+--concurrency "$NP"} ${GPU_LAYERS:+--gpu-layers "$GPU_LAYERS"}
 
-[ "${PATCH:-yes}" = no ] || "$PYTHON" "$SCRIPTS/patch_answers.py" --run "$OUTPUT" --gguf "$gguf" --port "$PORT"
-"$PYTHON" "$SCRIPTS/summarize_scores.py" --run "$OUTPUT" --gguf "$gguf" ${CHOSEN_BY:+--chosen-by "$CHOSEN_BY"} \
+[ "${PATCH:-yes}" = no ] || step patch_answers.py --run "$OUTPUT" --gguf "$gguf" --port "$PORT"
+step summarize_scores.py --run "$OUTPUT" --gguf "$gguf" ${CHOSEN_BY:+--chosen-by "$CHOSEN_BY"} \
   $([ "${PATCH:-yes}" = no ] && printf %s --unpatched || :)

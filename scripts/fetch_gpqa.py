@@ -8,6 +8,7 @@ Source: https://huggingface.co/datasets/Idavidrein/gpqa (Rein et al., 2023).
 """
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from questions import load_questions
-from safe_files import InputError, replace_when_done, run
+from safe_files import InputError, partial_directory, remove, replace_when_done, run
 
 DATASET = "Idavidrein/gpqa"
 FILE = "gpqa_diamond.csv"
@@ -29,14 +30,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    folder = partial_directory(args.output)  # not the Hub's cache in the home directory: no question text leaves build/
+    os.environ["HF_XET_CHUNK_CACHE_SIZE_BYTES"] = "0"
     try:
-        source = hf_hub_download(DATASET, FILE, repo_type="dataset")
+        source = hf_hub_download(DATASET, FILE, repo_type="dataset", local_dir=folder)
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(f"{DATASET}/{FILE}", "access to the gated dataset", str(error).splitlines()[0][:200],
                          "accept its terms on the Hub and run `hf auth login`, or give QUESTIONS=FILE") from error
+    questions = load_questions(Path(source), 42)
     with replace_when_done(args.output) as partial:
         shutil.copyfile(source, partial)
-    print(f"{args.output}: {len(load_questions(args.output, 42))} questions")
+    remove(folder)
+    print(f"{args.output}: {len(questions)} questions")
 
 
 if __name__ == "__main__":

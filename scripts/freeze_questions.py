@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     content = "".join(json.dumps(document) + "\n" for document in documents)
     lm_eval = Path(importlib.util.find_spec("lm_eval").submodule_search_locations[0])
     data = args.output.resolve() / "frozen.jsonl"
-    if (args.output.parent / "answers.jsonl").exists() and data.exists() and data.read_text() != content:
+    answers = args.output.parent / "answers.jsonl"
+    if answers.exists() and answers.stat().st_size and data.exists() and data.read_text() != content:
         raise InputError(args.output.parent, f"answers to the questions of {args.questions} by seed {args.seed}",
                          "those to others", "remove the directory or give another OUTPUT")
     with replace_when_done(data) as partial:

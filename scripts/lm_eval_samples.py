@@ -12,10 +12,11 @@ TASK = "gpqa_diamond_cot_zeroshot_frozen"
 
 @dataclass(frozen=True)
 class Sample:
-    """One question's outcome by flexible-extract: Record ID, prompt, letter (or None), target, right or wrong."""
+    """One question's outcome by flexible-extract: Record ID, prompt, answer, letter (or None), target, right or wrong."""
 
     record_id: str
     prompt: str
+    answer: str
     letter: str | None
     target: str
     correct: bool
@@ -66,5 +67,5 @@ def _sample(row: dict) -> Sample:
     prompt = row["arguments"]["gen_args_0"]["arg_0"]
     prompt = prompt[0] if isinstance(prompt, list) else prompt
     messages = json.loads(prompt) if isinstance(prompt, str) else prompt
-    return Sample(record_id=row["doc"]["Record ID"], prompt=messages[-1]["content"], letter=letter_of(row["filtered_resps"][0]),
-                  target=row["target"].strip("()"), correct=bool(row["exact_match"]))
+    return Sample(record_id=row["doc"]["Record ID"], prompt=messages[-1]["content"], answer=row["resps"][0][0],
+                  letter=letter_of(row["filtered_resps"][0]), target=row["target"].strip("()"), correct=bool(row["exact_match"]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from card_tables import (FREE_GIB, digest_table, file_table, in_sample_note, markdown_table, memory_table, score_sentences,
                          score_table, size)
 from front_matter import front_matter, is_hub_id
+from ollama_files import ollama_note, wrap_commands
 from release_order import exceptions, measured
 from safe_files import GIB
 
@@ -110,9 +111,10 @@ def ollama_text(release: Release, record: dict) -> str:
     """Return how Ollama runs a file of this repository. The one place of a card that speaks of Ollama."""
     if len(record["files"]) > 1:
         return "Ollama does not take files in parts; join them with `llama-gguf-split --merge`."
-    return (f"```\nollama run hf.co/USER/{release.repository}:{record['files'][0]}\n```\n\nOllama reads `template` and `params` of this "
-            "repository. Tool calls are parsed into structured fields only with its Gemma 4 renderer and parser, which a pull from the Hub "
-            f"does not set: `ollama create {release.name.lower()} -f Modelfile` in a download of this repository does.")
+    whole = [other["files"][0] for other in sorted(release.records.values(), key=lambda other: -other["bytes"]) if len(other["files"]) == 1]
+    commands = wrap_commands(release.name, whole, {}, f"USER/{release.repository}")
+    return (f"```\nollama run hf.co/USER/{release.repository}:{record['files'][0]}\n```\n\n{ollama_note()}\n\n"
+            f"<details><summary>Wrap commands, one pair per file</summary>\n\n```\n{commands}```\n\n</details>")
 
 
 def run_section(release: Release) -> str:

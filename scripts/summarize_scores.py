@@ -40,6 +40,8 @@ def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts:
     for answer in answers:
         check_class(answer, prompts[answer.record_id])
         sample = by_id[answer.record_id]
+        if answer.answer != sample.answer:
+            raise InputError(f"lm-eval's sample {answer.record_id}", "the recorded answer", "another text")
         mine = (prompts[answer.record_id], answer.letter, answer.target, answer.correct)
         if mine != (sample.prompt, sample.letter, sample.target, sample.correct):
             raise InputError(f"lm-eval's sample {answer.record_id}", f"letter {answer.letter}, target {answer.target}, as recorded",

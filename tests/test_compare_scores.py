@@ -133,6 +133,29 @@ def test_unpatched_runs_are_compared_by_raw_scores(saved, tmp_path, capsys):
     assert "| a | 4 | 2/4 = 50.00% | 2/4 = 50.00% | - |" in capsys.readouterr().out
 
 
+def test_what_is_no_summary_is_refused(saved, tmp_path, refusal):
+    run, = saved(summary("a", "1100"))
+    for change, words in (({"answers": 3}, "other values"), ({"answers": []}, "4 answered questions"), ({"questions": 5}, "5 answered")):
+        (tmp_path / "other.json").write_text(json.dumps(summary("b", "1100") | change))
+        refusal(compare_scores.main, ["--runs", run, tmp_path / "other.json", "--output", tmp_path / "s.md"], tmp_path / "other.json", words)
+    (tmp_path / "other.json").write_text('{"rows": []}')
+    refusal(compare_scores.main, ["--runs", run, tmp_path / "other.json", "--output", tmp_path / "s.md"], "a summary of", "without 'name'")
+    refusal(pool_heldout.main, ["--name", "x", "--summary", tmp_path / "other.json", "--output", tmp_path / "p.json"], "a summary of")
+    refusal(compare_scores.main, ["--model", tmp_path / "other.json", "--output", tmp_path / "s.md"], "a summary of")
+
+
+def test_a_pruned_model_that_does_not_say_what_chose_its_experts_is_labelled(saved, tmp_path, capsys):
+    runs = saved(summary("full", "1100"), summary("pruned", "1000", experts=3), summary("pruned", "1000", seed=7, experts=3),
+                 summary("full", "1100", seed=7))
+    compare_scores.main(["--runs", *runs, "--output", str(tmp_path / "s.md")])
+    assert "**Perhaps in-sample:** pruned has fewer experts" in capsys.readouterr().out
+    known = {"chosen_on": 9, "scored_and_chosen_on": 4}
+    runs = saved(summary("full", "1100"), summary("pruned", "1000", experts=3), summary("pruned", "1000", seed=7, experts=3, in_sample=known),
+                 summary("full", "1100", seed=7))
+    compare_scores.main(["--runs", *runs, "--output", str(tmp_path / "s.md")])
+    assert "**In-sample:** 4 of the 4 scored questions" in capsys.readouterr().out
+
+
 def test_folds_are_pooled_and_what_was_not_held_out_is_refused(saved, tmp_path, refusal):
     held = {"chosen_on": 3, "scored_and_chosen_on": 0}
     first, second = summary("f1", "10p", in_sample=held), summary("f2", "11", in_sample=held)

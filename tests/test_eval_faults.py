@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -47,9 +48,9 @@ def environment(workshop: Path, output: Path, questions: int, tokenizer: Path, *
     return {**os.environ, **{key: str(value) for key, value in values.items()}}
 
 
-def start(gguf: Path, variables: dict[str, str]) -> psutil.Popen:
+def start(gguf: Path, variables: dict[str, str], **how: object) -> psutil.Popen:
     return psutil.Popen([REPO / "scripts/eval_gpqa_v3.sh", gguf.stem, gguf], env=variables, text=True,
-                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
 
 
 def finish(process: psutil.Popen) -> subprocess.CompletedProcess:
@@ -114,6 +115,32 @@ def test_a_killed_server_and_a_killed_evaluator_change_nothing(workshop, demo_mo
     assert any(answer.errors for answer in read_answers(disturbed / "answers.jsonl").values())
 
 
+def test_keys_and_proxies_of_the_environment_change_nothing_and_a_second_run_is_refused(workshop, demo_model, tmp_path, refused):
+    """A key would have every request turned away; a proxy (here: none listens) would get them instead of the server."""
+    proxy = {f"{name}_{kind}": "http://127.0.0.1:9" for name, kind in (("http", "proxy"), ("HTTP", "PROXY"), ("all", "proxy"))}
+    variables = environment(workshop, tmp_path / "run", QUESTIONS, demo_model, LLAMA_API_KEY="x", **proxy)
+    process = start(workshop / "demo.gguf", variables)
+    wait_for_answers(process, tmp_path / "run", 1)
+    for other in (variables, environment(workshop, tmp_path / "run", 3, demo_model)):
+        refused(finish(start(workshop / "demo.gguf", other)), tmp_path / "run", "no other run is writing")
+    done = finish(process)
+    assert done.returncode == 0 and "0 invalid" in done.stdout, done.stderr
+    assert summary_of(tmp_path / "run")["questions"] == QUESTIONS
+
+
+def test_ctrl_c_ends_it_in_silence_and_leaves_nothing_at_work(workshop, demo_model, tmp_path):
+    """As a terminal does it: SIGINT to every process of the foreground."""
+    process = start(workshop / "demo.gguf", environment(workshop, tmp_path / "run", QUESTIONS, demo_model), start_new_session=True,
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    running = wait_for_answers(process, tmp_path / "run", 4)
+    os.killpg(process.pid, signal.SIGINT)
+    done = finish(process)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    assert not psutil.wait_procs(running, timeout=10)[1]
+    answers = read_answers(tmp_path / "run/answers.jsonl").values()
+    assert len(answers) >= 4 and not any(answer.errors for answer in answers)
+
+
 def test_a_terminated_evaluation_leaves_no_server(workshop, demo_model, tmp_path):
     process = start(workshop / "demo.gguf", environment(workshop, tmp_path / "run", 3, demo_model))
     while not servers(running := process.children(recursive=True)):
@@ -145,19 +172,24 @@ def ask_directly(workshop: Path, gguf: Path, output: Path, tools, protocol: Prot
         return asyncio.run(ask(server)), server.starts
 
 
-def test_a_server_killed_among_several_requests_costs_nobody_an_answer(workshop, tmp_path, tools):
-    """Whoever is asked again is asked alone, so that no question can use up the attempts of another."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_killed_among_several_requests_costs_nobody_an_answer(workshop, tmp_path, tools, how):
+    """Whoever is asked again is asked alone, so that no question can use up the attempts of another.
+
+    A server that is terminated with a request at work never ends and never answers: it is told by its closed port.
+    """
     told: list[Answer] = []
 
     def tell(answer: Answer, server: LlamaServer) -> None:
         told.append(answer)
         if len(told) in (4, 12):
-            server.process.kill()
+            server.process.send_signal(how)
 
-    protocol = Protocol(context=1024, concurrency=4)
+    protocol, begin = Protocol(context=1024, concurrency=4), time.monotonic()
     states, starts = ask_directly(workshop, workshop / "demo.gguf", tmp_path, tools, protocol, QUESTIONS, tell)
     assert states == [200] * QUESTIONS + [400] and starts == 3
     assert len(told) == QUESTIONS and {answer.kind for answer in told} <= {"answered", "no letter", "truncated"}
+    assert time.monotonic() - begin < 300 < protocol.timeout_seconds
     assert 2 in {answer.attempts for answer in told} and max(answer.attempts for answer in told) <= 3
     assert list(read_answers(tmp_path / "answers.jsonl").values()) == told
 
@@ -209,5 +241,6 @@ def test_a_full_disk_ends_in_one_line(workshop, demo_model, tmp_path):
 
 
 def test_options_in_the_environment_cannot_change_the_protocol():
-    kept = server_environment({"LLAMA_ARG_TOP_K": "1", "LLAMA_ARG_CTX_SIZE": "9", "LLAMA_ARG_THREADS": "2", "PATH": "/bin"})
+    kept = server_environment({"LLAMA_ARG_TOP_K": "1", "LLAMA_ARG_CTX_SIZE": "9", "LLAMA_ARG_THREADS": "2", "PATH": "/bin",
+                               "LLAMA_API_KEY": "x"})
     assert kept == {"LLAMA_ARG_THREADS": "2", "PATH": "/bin"}

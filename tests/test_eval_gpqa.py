@@ -4,13 +4,16 @@ import csv
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
 
 import freeze_questions
+import patch_answers
 import pytest
-from answer_record import flexible_letter, kind_of, letter_of, strict_letter
+import summarize_scores
+from answer_record import Answer, append_answer, flexible_letter, kind_of, letter_of, read_answers, strict_letter
 from conftest import REPO
 from eval_protocol import Protocol
 from lm_eval.filters.extraction import MultiChoiceRegexFilter
@@ -206,15 +209,63 @@ def test_a_random_model_is_scored_patched_and_summed_up(evaluate, few_questions,
         assert sample.prompt == questions[sample.record_id].prompt and sample.target == questions[sample.record_id].letter
 
 
+def edit_first_answer(directory, key: str, value: object) -> None:
+    """Change what is recorded of the first invalid answer."""
+    rows = [json.loads(line) for line in (directory / "answers.jsonl").read_text().splitlines()]
+    next(row for row in rows if row["kind"] != "answered")[key] = value
+    (directory / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("key, value, words", [
+    ("kind", "answered", "the class"), ("correct", True, "letter None"), ("letter", "A", ""), ("target", "E", "target E"),
+    ("prompt_sha256", "0", "digest of its prompt"), ("answer", "The answer is (A).", "another text"), ("completion_tokens", "7", "completion_tokens '7'"),
+    ("errors", None, "errors None"), ("record_id", "another", "recorded questions")])
+def test_an_edited_answer_is_told(evaluate, tiny_gguf, tmp_path, refusal, key, value, words):
+    directory = shutil.copytree(evaluate(gguf=tmp_path / "none.gguf")[0], tmp_path / "run")
+    edit_first_answer(directory, key, value)
+    refusal(summarize_scores.main, ["--run", directory, "--gguf", tiny_gguf], words)
+
+
+def test_patched_answers_of_another_run_count_for_nothing(evaluate, tiny_gguf, tmp_path, refusal):
+    directory = shutil.copytree(evaluate(gguf=tmp_path / "none.gguf")[0], tmp_path / "run")
+    arguments = ["--run", str(directory), "--gguf", str(tiny_gguf)]
+    whole = json.loads((directory / "patched.json").read_text())
+    claimed = [entry | {"letter": "A", "correct": True} for entry in whole["answers"]]
+    other = whole | {"run": whole["run"] | {"gguf_sha256": "another"}, "answers": claimed}
+    (directory / "patched.json").write_text(json.dumps(other))
+    refusal(summarize_scores.main, arguments, "patched answers of this run")
+    patch_answers.main(arguments)
+    assert json.loads((directory / "patched.json").read_text()) == whole
+    (directory / "patched.json").write_text(json.dumps(whole | {"answers": [*whole["answers"][1:], {"record_id": "unknown", "class": "empty"}]}))
+    patch_answers.main(arguments)  # one is missing and one too many
+    assert sorted(json.loads((directory / "patched.json").read_text())["answers"], key=str) == sorted(whole["answers"], key=str)
+    summarize_scores.main(arguments)
+
+
+def test_half_an_answer_never_stays(tmp_path):
+    """A disk that fills up amid a line: the next answer begins a line of its own."""
+    answer = Answer("r", "", "", "text", "", "stop", 1, 1, 0.0, 0.0, 1, [], "A", "A", True, "answered")
+    path, limit = tmp_path / "answers.jsonl", len(json.dumps(asdict(answer))) + 20
+    append_answer(path, answer)
+    script = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.path.insert(0, sys.argv[2])\n" \
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n" \
+        "from pathlib import Path; from answer_record import *; path = Path(sys.argv[1]); append_answer(path, *read_answers(path).values())"
+    done = subprocess.run([sys.executable, "-c", script, path, REPO / "scripts"], text=True, capture_output=True)
+    assert done.returncode != 0 and "disk" in done.stderr, done.stderr
+    assert list(read_answers(path).values()) == [answer] and path.read_bytes().endswith(b"\n") and path.stat().st_size < limit
+
+
 def test_results_of_another_model_protocol_or_question_set_are_refused(evaluate, tiny_gguf, few_questions, tmp_path, refused):
     directory = evaluate(gguf=tmp_path / "none.gguf")[0]  # where the test before left its results
-    answers = (directory / "answers.jsonl").read_text()
+    answers, frozen = ((directory / name).read_text() for name in ("answers.jsonl", "task/frozen.jsonl"))
     other = tmp_path / "other.gguf"
     other.write_bytes(tiny_gguf.read_bytes() + bytes(32))
     refused(evaluate(gguf=other)[1], "answers of the model", "remove the directory")
     refused(evaluate(NP=2)[1], "concurrency 2", "under 1")
+    refused(evaluate(SEED=7)[1], "answers to the questions", "by seed 7")
     (tmp_path / "fewer.csv").write_text("".join(few_questions.read_text().splitlines(keepends=True)[:6]))
     refused(evaluate(QUESTIONS=tmp_path / "fewer.csv")[1], "answers to the questions")
+    assert (directory / "task/frozen.jsonl").read_text() == frozen  # the patch step and the summary go on with the old ones
     assert (directory / "answers.jsonl").read_text() == answers and (directory / "summary.json").exists()
 
 
@@ -231,4 +282,6 @@ def test_bad_input_is_refused_in_one_line(evaluate, tiny_gguf, tmp_path, refused
     (tmp_path / "broken.gguf").write_bytes(tiny_gguf.read_bytes()[:20000])
     refused(evaluate(gguf=tmp_path / "broken.gguf", **run)[1], tmp_path / "broken.gguf", "llama-server loads")
     refused(evaluate(CTX="many", **run)[1], "--context", "'many'")
+    refused(evaluate(PORT=65536, **run)[1], "PORT", "65536")
+    refused(evaluate(TOKENIZER="a,b", **run)[1], "TOKENIZER", "a,b")
     assert not (tmp_path / "run/summary.json").exists()

@@ -127,6 +127,10 @@ def test_held_out_folds_and_comparisons_of_runs_follow_from_their_parts(variable
     assert {"generate_drop_map", "expert_drop", "eval_gpqa_v3", "pool_heldout", "compare_scores"} <= scripts_in(shown)
     assert [f"--fold {i}/3" in shown.stdout for i in range(1, 5)] == [True, True, True, False]
     assert shown.stdout.count("eval_gpqa_v3.sh") == 4 and shown.stdout.count("HELD_OUT_OF=") == 3  # the reference sees all
+    shown = make("-n", "eval-heldout", "FOLDS=3", "HELDOUT_QUANT=Q8_0", *variables)
+    assert len(re.findall(r"expert_drop.py --source \S+/tiny-Q8_0.gguf", shown.stdout)) == 3, shown.stderr
+    assert shown.stdout.count("eval_gpqa_v3.sh") == 3  # the reference is what `make eval` has scored
+    assert "HELDOUT_QUANT: expected" in make("-n", "eval-heldout", "HELDOUT_QUANT=Q2_K", *variables).stderr
     runs = sorted((path.parent for path in build_of(variables).rglob("summary.json")), key=lambda run: "keep12" in str(run))
     done = make("compare", f"RUNS={' '.join(map(str, runs))}", *variables)
     assert "tiny-12e against tiny: " in done.stdout and "**In-sample:** 6 of the 6" in done.stdout, done.stderr

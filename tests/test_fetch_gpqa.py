@@ -1,0 +1,56 @@
+"""GPQA Diamond from the Hub, with the real client against a small HTTP server in the Hub's place."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from conftest import REPO
+
+TEXT = (REPO / "data/demo/eval_questions.csv").read_bytes()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """One dataset file; `gated` says whether the caller has access."""
+
+    gated = False
+
+    def do_HEAD(self):
+        self.send_response(403 if self.gated else 200)
+        self.send_header("ETag", '"0123456789"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", "0" if self.gated else str(len(TEXT)))
+        if self.gated:
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.send_header("X-Error-Message", "Access to this dataset is restricted.")
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        if not self.gated:
+            self.wfile.write(TEXT)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def fetch(script, tmp_path):
+    """Run fetch_gpqa.py against a Hub of our own, whose client keeps what it keeps in tmp_path/home."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        yield lambda: script("fetch_gpqa.py", "--output", tmp_path / "build/gpqa_diamond.csv", HF_HUB_OFFLINE=0,
+                             HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}", HF_HOME=tmp_path / "home", HF_TOKEN="")
+        hub.shutdown()
+
+
+def test_the_text_lies_in_the_output_and_nowhere_else(fetch, tmp_path):
+    done = fetch()
+    assert done.returncode == 0 and "198 questions" in done.stdout, done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and TEXT[:100] in path.read_bytes()] == [tmp_path / "build/gpqa_diamond.csv"]
+    assert [path.name for path in (tmp_path / "build").iterdir()] == ["gpqa_diamond.csv"]
+
+
+def test_without_access_the_message_says_how_to_get_it(fetch, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(Hub, "gated", True)
+    refused(fetch(), "access to the gated dataset", "accept its terms", "hf auth login")
+    assert not (tmp_path / "build/gpqa_diamond.csv").exists()
