@@ -91,6 +91,7 @@ FULL_QUANT_DIR := $(FULL)/gguf/$(CALIBRATION_SET)
 PRUNED_QUANT_DIR := $(PRUNED)/gguf/$(CALIBRATION_SET)
 FULL_QUANT_FILES := $(patsubst %,$(FULL_QUANT_DIR)/$(NAME)-%.gguf,$(sort $(REFERENCE_QUANTS) $(EVAL_QUANT)))
 PRUNED_QUANT_FILES := $(patsubst %,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf,$(sort $(QUANTS) $(EVAL_QUANT)))
+ASKED_QUANT_FILES := $(patsubst %,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf,$(sort $(QUANTS)))
 SENSITIVITY := sensitivity-$(QUESTION_SET)-first$(SENSITIVITY_CHATS).json
 IMATRIX_COVERAGE := $(PRUNED_QUANT_DIR)/imatrix-coverage.md
 FULL_EVAL := $(FULL)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
@@ -130,6 +131,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(foreach v,REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
   $(foreach v,MODEL BUILD QUESTIONS EVAL_QUESTIONS,$(call require,$(v),$($(v)),^[^[:space:]]+$$,a path without blanks))
   $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS))$(shell [[ '$(q)' =~ ^AUTO-[0-9]+([.][0-9]+)?$$ ]] && echo wish),,$(error QUANTS: expected AUTO-<GiB> or quants among $(KNOWN_QUANTS), found $(q))))
+  $(call require,CALIBRATION,$(CALIBRATION),^[^[:space:]]*$$,a path without blanks)
   $(foreach f,$(QUESTIONS) $(EVAL_QUESTIONS) $(filter-out v5,$(CALIBRATION)),$(if $(filter $(BUILD)/%,$(f))$(wildcard $(f)),,$(error $(f): expected a file, found nothing)))
   ifneq ($(wildcard $(FULL_SOURCE)),)
     ifneq ($(file <$(FULL_SOURCE)),$(MODEL_SOURCE))
@@ -154,7 +156,9 @@ analyze: $(DROP_MAP) $(PLOTS) ## teacher-forced analysis of MODEL over QUESTIONS
 drop: $(DROP_METADATA) ## the pruned checkpoint
 imatrix: $(IMATRIX_COVERAGE) ## imatrix of the pruned model on CALIBRATION, and which experts that text reached
 	@cat $<
-quants: $(PRUNED_QUANT_FILES) ## F16, imatrix and QUANTS of the pruned model
+quants: $(ASKED_QUANT_FILES) ## F16, imatrix and QUANTS of the pruned model
+	$(if $(filter-out 0,$(MIN_EXPERT_TOKENS)),$(PYTHON) scripts/report_imatrix.py --imatrix $(PRUNED_QUANT_DIR)/imatrix.gguf \
+	  --min-expert-tokens $(MIN_EXPERT_TOKENS) --output-prefix $(PRUNED_QUANT_DIR)/imatrix-coverage >/dev/null)
 	$(if $(filter no,$(KEEP_F16)),rm -f $(PRUNED_F16))
 eval: $(SCORES) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compare them
 eval-heldout: $(HELDOUT_SCORES) ## score the choice of experts on QUESTIONS it has not seen: FOLDS maps and GGUFs, pooled
@@ -333,8 +337,8 @@ $(SCOPE_FILES): $(PRUNED_QUANT_DIR)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED_QUA
 $(dir $(QUALITY))settings.txt $(dir $(SCOPES))settings.txt: FORCE
 	@mkdir -p $(@D); settings='$(sort $(QUANTS))'; [ -f $@ ] && [ "$$(<$@)" = "$$settings" ] || printf '%s\n' "$$settings" >$@
 
-$(QUALITY): $(PRUNED_QUANT_FILES)
-$(SCOPES): $(filter-out $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-%,$(filter-out $(AUTO_FILES),$(PRUNED_QUANT_FILES))) $(SCOPE_FILES)
+$(QUALITY): $(ASKED_QUANT_FILES)
+$(SCOPES): $(filter-out $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-%,$(filter-out $(AUTO_FILES),$(ASKED_QUANT_FILES))) $(SCOPE_FILES)
 .PRECIOUS: $(foreach f,$(QUALITY) $(SCOPES),$f $(f:.md=.json) $(f:.md=.png))
 $(QUALITY) $(SCOPES): %/quality.md: $(FULL_F16) $(PRUNED_F16) $(EVAL_QUESTIONS) $(QUESTIONS) $(CALIBRATION_TEXT) %/settings.txt \
     | $(TOOLS) scripts/measure_quality.py

@@ -8,11 +8,13 @@ Output:  a JSON file: `roles` (KLD in nats a token of each role of size_wishes.p
 Use:     scripts/measure_sensitivity.py --input F16.gguf --imatrix FILE --model DIR --questions FILE --output FILE.json
 
 Each value is measured on a GGUF file of its own that llama-quantize builds, all else left at F16; the file is removed
-again. Tokens: those of the replies. Finished values stay in FILE.json.state, and the same command goes on from there.
+again. Tokens: those of the replies. Finished values stay in FILE.json.state, and the same command goes on from there;
+an output of the same inputs is left as it is.
 """
 
 import argparse
 import math
+import os
 import subprocess
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from quant_recipes import RECIPES
 from questions import load_questions, question_set_digest, teacher_forced_sequence
 from safe_files import InputError, check_apart, read_json, recorded_sha256, remove, require_disk_space, run, sha256_file, sha256_json, write_json
 from scored_chats import Chats, add_arguments, against, chats_of
-from size_wishes import Group, groups_of, low_type, overrides_of, tensor_kind
+from size_wishes import Group, groups_of, low_type, overrides_of, read_sensitivity, tensor_kind
 from stored_logits import StoredLogits, open_model, progress
 
 QUESTION_SEED = 42
@@ -105,6 +107,14 @@ def kept_value(path: Path) -> list[float]:
     return pair
 
 
+def is_measured(output: Path, inputs: dict, groups: list[Group]) -> bool:
+    """Tell whether the output is there, of the same inputs; raise InputError when it is of them but not whole."""
+    if not output.is_file() or read_json(output).get("inputs") != inputs:
+        return False
+    read_sensitivity(output, None, None, groups)
+    return True
+
+
 def gate(args: argparse.Namespace, tools: LlamaCpp) -> tuple[GgufHeader, list[Group]]:
     """Return the source's header and the groups; raise InputError for a model that is no float one, or an imatrix that does not cover it."""
     header = read_header(args.input)
@@ -137,6 +147,10 @@ def main(argv: list[str] | None = None) -> None:
               "questions_sha256": question_set_digest(questions), "texts_sha256": sha256_json(chats.texts), "chats": len(questions),
               "reply_tokens": int(chats.counts["reply"].sum()), "gpu_layers": args.gpu_layers,
               "versions": {"llama_cpp": tools.version(), "bindings": bindings_version()}}
+    if is_measured(args.output, inputs, groups):
+        os.utime(args.output)  # for make, which goes by time
+        print(f"{args.output}: measured already")
+        return
     with AnalysisState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
         found = measure_all(args, tools, header, groups, chats, state.directory)
         roles = list(dict.fromkeys(group.role for group in groups))

@@ -156,12 +156,16 @@ def test_a_long_imatrix_name_is_planned_as_it_is_cut(built, tmp_path, name):
     assert os.fsencode(read_header(tmp_path / "x.gguf").value("quantize.imatrix.file")) == imatrix.name.encode()[:127]
 
 
-def test_an_imatrix_is_not_written_over_its_inputs_or_another_file(built, tmp_path, refusal):
+def test_an_imatrix_is_not_written_over_its_inputs_or_another_file(built, tmp_path, refusal, capsys):
     def refuse(*words: object, **changes: object) -> None:
         flags = {"model": built / "F16.gguf", "calibration": built / "text.txt", "output": tmp_path / "x.gguf", **changes}
         refusal(build_imatrix.main, [part for name, value in flags.items() for part in (f"--{name}", value)], *words)
 
     before = {path: sha256_file(path) for path in built.iterdir()}
+    os.utime(built / "imatrix.gguf", (1, 1))
+    capsys.readouterr()
+    build_imatrix.main([str(part) for part in ("--model", built / "F16.gguf", "--calibration", built / "text.txt", "--output", built / "imatrix.gguf")])
+    assert "built already" in capsys.readouterr().out and (built / "imatrix.gguf").stat().st_mtime > 1
     for name in ("F16.gguf", "text.txt"):
         refuse(name, "would overwrite", output=built / name)
     (tmp_path / "mine.gguf").write_text("something dear")

@@ -86,12 +86,17 @@ def measured(inputs, tmp_path_factory) -> Path:
     return path
 
 
-def test_sensitivities_are_measured_and_a_killed_run_ends_in_the_same_bytes(inputs, measured, tmp_path, script, refused):
+def test_sensitivities_are_measured_and_a_killed_run_ends_in_the_same_bytes(inputs, measured, tmp_path, script, refused, capsys):
     found = json.loads(measured.read_text())
     assert set(found["layers"]["experts, down"]) == {"0", "1", "2"} and "embedding and output" not in found["layers"]
     for role, by_type in found["roles"].items():
         assert 0 < by_type["Q8_0"] < by_type["Q4_0"], role
     assert list(measured.parent.iterdir()) == [measured]
+    content = measured.read_bytes()
+    os.utime(measured, (1, 1))
+    capsys.readouterr()
+    measure_sensitivity.main(arguments(inputs, measured))
+    assert "measured already" in capsys.readouterr().out and measured.stat().st_mtime > 1 and measured.read_bytes() == content
     flags = arguments(inputs, tmp_path / "sensitivity.json")
     process = subprocess.Popen([sys.executable, REPO / "scripts/measure_sensitivity.py", *flags], start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
