@@ -59,14 +59,7 @@ UPLOAD ?= no#                             upload: yes sends; without it the file
 BUILD ?= build#                           where outputs go
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
 
-VARIABLES := MODEL NAME KEEP CRITERION PROTECT_TOP FOLD PRUNED_NAME QUESTIONS EVAL_QUESTIONS CALIBRATION QUANTS EVAL_QUANT \
-<<<<<<< HEAD
-  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP FOLDS RUNS GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
-  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS QUALITY_SCORE MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE LICENSE QUANTIZED_BY SCORED REPO UPLOAD BUILD
-=======
-  REFERENCE_QUANTS CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP FOLDS HELDOUT_QUANT RUNS GPU_LAYERS BASE LLAMA_CPP CMAKE_ARGS STREAM_LAYERS SPILL RANKS \
-  COMPARE_KEEP COMPARE_SEEDS RECOMPUTE_FULL QUALITY_CHATS QUALITY_SCORE MIN_EXPERT_TOKENS KEEP_F16 CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS SHAPE BUILD
->>>>>>> a591a8b8fcdd2f60efc87d66c0eb33d9fdd01fe2
+VARIABLES := $(shell sed -nE 's/^([A-Z0-9_]+) \?=.*\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 , := ,
 KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quant_recipes.py)
@@ -102,6 +95,7 @@ FULL_QUANT_DIR := $(FULL)/gguf/$(CALIBRATION_SET)
 PRUNED_QUANT_DIR := $(PRUNED)/gguf/$(CALIBRATION_SET)
 FULL_QUANT_FILES := $(patsubst %,$(FULL_QUANT_DIR)/$(NAME)-%.gguf,$(sort $(REFERENCE_QUANTS) $(EVAL_QUANT)))
 PRUNED_QUANT_FILES := $(patsubst %,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf,$(sort $(QUANTS) $(EVAL_QUANT)))
+ASKED_QUANT_FILES := $(patsubst %,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf,$(sort $(QUANTS)))
 SENSITIVITY := sensitivity-$(QUESTION_SET)-first$(SENSITIVITY_CHATS).json
 IMATRIX_COVERAGE := $(PRUNED_QUANT_DIR)/imatrix-coverage.md
 FULL_EVAL := $(FULL)/eval/$(CALIBRATION_SET)-$(EVAL_QUANT)/$(PROTOCOL)/summary.json
@@ -153,6 +147,7 @@ ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
   $(foreach v,MODEL BUILD QUESTIONS EVAL_QUESTIONS,$(call require,$(v),$($(v)),^[^[:space:]]+$$,a path without blanks))
   $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS))$(shell [[ '$(q)' =~ ^AUTO-[0-9]+([.][0-9]+)?$$ ]] && echo wish),,$(error QUANTS: expected AUTO-<GiB> or quants among $(KNOWN_QUANTS), found $(q))))
   $(if $(filter $(HELDOUT_QUANT),F16 $(REFERENCE_QUANTS) $(EVAL_QUANT)),,$(error HELDOUT_QUANT: expected F16$(,) EVAL_QUANT or one of REFERENCE_QUANTS$(,) found $(HELDOUT_QUANT)))
+  $(call require,CALIBRATION,$(CALIBRATION),^[^[:space:]]*$$,a path without blanks)
   $(foreach f,$(QUESTIONS) $(EVAL_QUESTIONS) $(filter-out v5,$(CALIBRATION)),$(if $(filter $(BUILD)/%,$(f))$(wildcard $(f)),,$(error $(f): expected a file, found nothing)))
   ifneq ($(wildcard $(FULL_SOURCE)),)
     ifneq ($(file <$(FULL_SOURCE)),$(MODEL_SOURCE))
@@ -177,7 +172,9 @@ analyze: $(DROP_MAP) $(PLOTS) ## teacher-forced analysis of MODEL over QUESTIONS
 drop: $(DROP_METADATA) ## the pruned checkpoint
 imatrix: $(IMATRIX_COVERAGE) ## imatrix of the pruned model on CALIBRATION, and which experts that text reached
 	@cat $<
-quants: $(PRUNED_QUANT_FILES) ## F16, imatrix and QUANTS of the pruned model
+quants: $(ASKED_QUANT_FILES) ## F16, imatrix and QUANTS of the pruned model
+	$(if $(filter-out 0,$(MIN_EXPERT_TOKENS)),$(PYTHON) scripts/report_imatrix.py --imatrix $(PRUNED_QUANT_DIR)/imatrix.gguf \
+	  --min-expert-tokens $(MIN_EXPERT_TOKENS) --output-prefix $(PRUNED_QUANT_DIR)/imatrix-coverage >/dev/null)
 	$(if $(filter no,$(KEEP_F16)),rm -f $(PRUNED_F16))
 eval: $(SCORES) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compare them
 eval-heldout: $(HELDOUT_SCORES) ## score the choice of experts on QUESTIONS it has not seen: FOLDS maps and GGUFs, pooled
@@ -359,8 +356,8 @@ $(SCOPE_FILES): $(PRUNED_QUANT_DIR)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED_QUA
 $(dir $(QUALITY))settings.txt $(dir $(SCOPES))settings.txt: FORCE
 	@mkdir -p $(@D); settings='$(sort $(QUANTS))'; [ -f $@ ] && [ "$$(<$@)" = "$$settings" ] || printf '%s\n' "$$settings" >$@
 
-$(QUALITY): $(PRUNED_QUANT_FILES)
-$(SCOPES): $(filter-out $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-%,$(filter-out $(AUTO_FILES),$(PRUNED_QUANT_FILES))) $(SCOPE_FILES)
+$(QUALITY): $(ASKED_QUANT_FILES)
+$(SCOPES): $(filter-out $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-%,$(filter-out $(AUTO_FILES),$(ASKED_QUANT_FILES))) $(SCOPE_FILES)
 .PRECIOUS: $(foreach f,$(QUALITY) $(SCOPES),$f $(f:.md=.json) $(f:.md=.png))
 $(QUALITY) $(SCOPES): %/quality.md: $(FULL_F16) $(PRUNED_F16) $(EVAL_QUESTIONS) $(QUESTIONS) $(CALIBRATION_TEXT) %/settings.txt \
     | $(TOOLS) scripts/measure_quality.py

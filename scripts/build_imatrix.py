@@ -6,10 +6,11 @@ Output:  an imatrix in GGUF form: per tensor and expert, sums of squared activat
          FILE.json: digests of the model, the text and the imatrix, context, tool version.
 Use:     scripts/build_imatrix.py --model F16.gguf --calibration TEXT --output imatrix.gguf
 
-Upstream: llama.cpp tools/imatrix/README.md.
+An output whose record names the same inputs and tools is left as it is. Upstream: llama.cpp tools/imatrix/README.md.
 """
 
 import argparse
+import os
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gguf_files import summarize_gguf
 from imatrix_files import check_reached, read_imatrix
 from llama_tools import find_llama_cpp, run_tool
 from option_types import positive
-from safe_files import InputError, check_apart, check_recorded, recorded_sha256, replace_when_done, run, sha256_file, write_json
+from safe_files import InputError, check_apart, check_recorded, read_json, recorded_sha256, replace_when_done, run, sha256_file, write_json
 
 CONTEXT_TOKENS = 512
 TOO_SHORT = re.compile(r"tokenizes to only (\d+) tokens")
@@ -68,14 +69,18 @@ def main(argv: list[str] | None = None) -> None:
     check_text(args.calibration, args.context)
     check_apart([args.model, args.calibration], [args.output, Path(f"{args.output}.json")])
     check_recorded(args.output, "an earlier imatrix", lambda record: "calibration_sha256" in record and "model_sha256" in record)
-    llama_cpp = find_llama_cpp(args.llama_cpp)
+    llama_cpp, side = find_llama_cpp(args.llama_cpp), Path(f"{args.output}.json")
+    record = {"model_sha256": recorded_sha256(args.model), "calibration": args.calibration.name,
+              "calibration_sha256": sha256_file(args.calibration), "context": args.context, "llama_cpp": llama_cpp.version()}
+    if args.output.exists() and record.items() <= (known := read_json(side)).items() and known.get("sha256") == sha256_file(args.output):
+        for path in (args.output, side):
+            os.utime(path)  # for make, which goes by time
+        print(f"{args.output}: built already")
+        return
     with replace_when_done(args.output) as partial:
         measure(llama_cpp.tool("llama-imatrix"), args.model, args.calibration, partial, args.context)
         reached = check_reached(read_imatrix(partial), 0)
-        write_json(Path(f"{args.output}.json"), {
-            "model_sha256": recorded_sha256(args.model), "calibration": args.calibration.name,
-            "calibration_sha256": sha256_file(args.calibration), "context": args.context, "llama_cpp": llama_cpp.version(),
-            "bytes": partial.stat().st_size, "sha256": sha256_file(partial)})
+        write_json(side, {**record, "bytes": partial.stat().st_size, "sha256": sha256_file(partial)})
     print(f"{args.output}: {reached}")
 
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from byte_ranges import Run, runs_of, same_bytes, write_hashed
 from checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config, weights_digest
 from drop_map import DropMap, read_drop_map
-from gguf_drop import (drop_in_gguf, drop_in_imatrix, output_paths, read_imatrix, read_model, verify_gguf,
+from gguf_drop import (drop_in_gguf, drop_in_imatrix, output_paths, read_imatrix_header, read_model, verify_gguf,
                        verify_imatrix)
 from moe_families import ExpertTensor, Family, expert_tensors, family_of, shape_of, text_config
 from option_types import positive
@@ -246,7 +246,7 @@ def drop_in_file(args: argparse.Namespace) -> None:
     model = read_model(args.source)
     drop_map = read_drop_map(args.drop_map, model.shape)
     outputs = output_paths(args.output, len(model.headers))
-    imatrix = read_imatrix(args.imatrix, model.shape) if args.imatrix else None
+    imatrix = read_imatrix_header(args.imatrix, model.shape) if args.imatrix else None
     check_apart([header.path for header in model.headers] + [args.drop_map] + ([args.imatrix] if imatrix else []),
                 outputs + ([args.imatrix_output] if imatrix else []))
     if imatrix and not args.force:

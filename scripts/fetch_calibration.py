@@ -56,12 +56,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     record = Path(f"{args.output}.json")
-    known = read_json(record)["sha256"] if record.is_file() else None
+    known = read_json(record).get("sha256") if record.is_file() else None
     content = download(args.url)
     sha256 = check(args.url, content, args.sha256 or known)
+    # The record comes first: a kill between the two leaves no text without one, which make would take for finished.
+    write_json(record, {"url": args.url, "bytes": len(content), "sha256": sha256})
     with replace_when_done(args.output) as partial:
         partial.write_bytes(content)
-    write_json(record, {"url": args.url, "bytes": len(content), "sha256": sha256})
     print(f"{args.output}: {len(content)} bytes, sha256 {sha256}")
 
 

@@ -151,7 +151,7 @@ def drop_in_imatrix(header: GgufHeader, drop_map: DropMap, output: Path) -> int:
     return sum(layer_of(tensor.name, IMATRIX_TENSOR) is not None for tensor in header.tensors)
 
 
-def read_imatrix(path: Path, shape: Shape) -> GgufHeader:
+def read_imatrix_header(path: Path, shape: Shape) -> GgufHeader:
     """Read the header of an imatrix and check that its experts are the model's; raise InputError else."""
     header = read_header(path)
     if header.value("general.type") != "imatrix":

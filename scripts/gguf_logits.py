@@ -108,7 +108,8 @@ class GgufLogits:
     def chunks(self, ids: list[int]) -> Iterator[np.ndarray]:
         """Yield the logits after each of `ids` in pieces, fp32 [at most 512, vocabulary]; a piece holds until the next.
 
-        Raises InputError when there are no ids, more than the context holds, or ids outside of the vocabulary.
+        Raises InputError when there are no ids, more than the context holds, ids outside of the vocabulary, or when a logit
+        is not finite.
         """
         if not 0 < len(ids) <= self.context:
             raise InputError(self.path, f"texts of 1 to {self.context} tokens", f"one of {len(ids)}")
@@ -131,7 +132,10 @@ class GgufLogits:
                 raise InputError(self.path, "logits", f"llama_decode code {code}: {last_words(''.join(_log))}")
         finally:
             self.api.llama_batch_free(batch)
-        return np.ctypeslib.as_array(self.api.llama_get_logits(self.state), (len(ids), self.vocabulary))
+        logits = np.ctypeslib.as_array(self.api.llama_get_logits(self.state), (len(ids), self.vocabulary))
+        if not np.isfinite(logits).all():
+            raise InputError(self.path, "finite logits", f"others after {(~np.isfinite(logits)).any(axis=1).sum()} of {len(ids)} tokens")
+        return logits
 
     def logits(self, ids: list[int]) -> np.ndarray:
         """Return the logits after each of `ids`, fp32 [tokens, vocabulary]; raises as `chunks` does."""

@@ -16,7 +16,9 @@ kld_statistics.py. Chats are teacher-forced, special tokens as tokens; the token
 
 import argparse
 import importlib.metadata
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,13 +31,14 @@ from kld_statistics import MEASURES, mean_and_error, per_chat, summary
 from llama_tools import LlamaCpp, find_llama_cpp
 from quality_report import EXPERTS_ONLY, Measured, conclusions, draw, kind_of, markdown
 from questions import Question, load_questions, question_set_digest, read_ids, teacher_forced_sequence
-from safe_files import (GIB, InputError, read_json, recorded_sha256, replace_when_done, require_disk_space, run, sha256_json,
-                        write_json)
+from safe_files import (GIB, InputError, check_apart, read_json, recorded_sha256, replace_when_done, require_disk_space, run,
+                        sha256_file, sha256_json, write_json)
 from scored_chats import Arrays, Chats, add_arguments, against, chats_of
 from stored_logits import StoredLogits, missing_texts, open_model, progress, stored_bytes
 
 QUESTION_SEED = 42
 DIGITS = 12  # of a digest, in names
+RECORD_KEYS = {"type": str, "bytes": int, "bits_per_weight": (int, float), "sha256": str}
 
 
 def held_out(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
@@ -43,14 +46,24 @@ def held_out(questions: list[Question], calibration: str, chose: set[str]) -> li
     return [question for question in questions if question.record_id not in chose and question.text.strip() not in calibration]
 
 
-def kept(path: Path, compute: Callable[[], Arrays]) -> Arrays:
-    """Return the arrays of a file, computed and written first when there is none."""
+def kept(path: Path, compute: Callable[[], Arrays], references: Iterable[str], tokens: int) -> Arrays:
+    """Return the arrays of a file, [tokens] for each reference and measure, computed and written first when there is none.
+
+    Raises InputError when the file holds something else.
+    """
     if not path.exists():
         arrays = compute()
         with replace_when_done(path) as partial:
             np.savez(partial, **arrays)
-    with np.load(path) as arrays:
-        return dict(arrays)
+    try:
+        with np.load(path) as stored:
+            arrays = dict(stored)
+    except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(path, "results of an earlier run", str(error)[:200], "remove it") from error
+    for name in (f"{reference}_{measure}" for reference in references for measure in MEASURES):
+        if name not in arrays or arrays[name].shape != (tokens,) or not np.isfinite(arrays[name]).all():
+            raise InputError(path, f"{name} of {tokens} tokens, all finite", "none or others", "remove it")
+    return arrays
 
 
 def losses(arrays: Arrays, pruning: Arrays, chats: Chats, score: str) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
@@ -70,8 +83,12 @@ def read_record(path: Path, source_sha256: str) -> dict:
     if not path.is_file():
         raise InputError(path, "a GGUF file", "nothing")
     record = read_json(Path(f"{path}.json"))
-    if record.get("sha256") != recorded_sha256(path):
-        raise InputError(path, f"the file of its record, sha256 {str(record.get('sha256'))[:DIGITS]}", "other bytes")
+    for key, kind in RECORD_KEYS.items():
+        if not isinstance(record.get(key), kind):
+            raise InputError(f"{path}.json", f"{key} in the record of a quant", repr(record.get(key))[:80], "build the quant again")
+    # Of the bytes, not recorded_sha256(): that would hold the record against itself.
+    if (record["bytes"], record["sha256"]) != (path.stat().st_size, sha256_file(path)):
+        raise InputError(path, f"the file of its record, sha256 {record['sha256'][:DIGITS]}", "other bytes", "build it again")
     if record.get("source_sha256") != source_sha256:
         raise InputError(path, f"a quant of the model with sha256 {source_sha256[:DIGITS]}",
                          f"one of {str(record.get('source_sha256'))[:DIGITS]}", "build it again")
@@ -90,7 +107,7 @@ def measure_file(path: Path, record: dict, tools: LlamaCpp, references: dict[str
         with open_model(path, tools, chats.texts, args) as model:
             return against(references, lambda number: model.chunks(chats.texts[number]), chats.texts)
 
-    arrays = kept(folder / f"{record['sha256'][:DIGITS]}.npz", compute)
+    arrays = kept(folder / f"{record['sha256'][:DIGITS]}.npz", compute, references, int(chats.counts["all"].sum()))
     found, sums = losses(arrays, pruning, chats, args.score)
     return Measured(label_of(record), kind_of(record["type"]), record["bytes"], record["bits_per_weight"], record["sha256"], sums, found)
 
@@ -145,13 +162,17 @@ def measure_all(args: argparse.Namespace, tools: LlamaCpp, inputs: dict, chats: 
         references = {name: StoredLogits(path, tools, chats.texts, folders[name], args, name)
                       for name, path in (("full", args.full), ("pruned", args.pruned))}
         pruning = kept(folders["results"] / "pruning.npz",
-                       lambda: against({"full": references["full"]}, references["pruned"].chunks, chats.texts))
+                       lambda: against({"full": references["full"]}, references["pruned"].chunks, chats.texts), ["full"],
+                       int(chats.counts["all"].sum()))
         return [measure_file(path, records[path], tools, references, chats, pruning, folders["results"], args)
                 for path in progress(records, "quality", "file")]
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    outputs = [args.output, *(args.output.with_suffix(suffix) for suffix in (".json", ".png"))]
+    check_apart([args.full, args.pruned, args.questions, args.calibration, *(path for quant in args.gguf for path in (quant, Path(f"{quant}.json"))),
+                 *([args.chose] if args.chose else [])], outputs)
     tools = find_llama_cpp(args.llama_cpp)
     questions, left_out = read_questions(args)
     tokenizer = load_tokenizer(args.model)

@@ -8,10 +8,13 @@ Output:  a JSON file: `roles` (KLD in nats a token of each role of size_wishes.p
 Use:     scripts/measure_sensitivity.py --input F16.gguf --imatrix FILE --model DIR --questions FILE --output FILE.json
 
 Each value is measured on a GGUF file of its own that llama-quantize builds, all else left at F16; the file is removed
-again. Tokens: those of the replies. Finished values stay in FILE.json.state, and the same command goes on from there.
+again. Tokens: those of the replies. Finished values stay in FILE.json.state, and the same command goes on from there;
+an output of the same inputs is left as it is.
 """
 
 import argparse
+import math
+import os
 import subprocess
 from pathlib import Path
 
@@ -25,9 +28,9 @@ from llama_tools import LlamaCpp, die_with_parent, find_llama_cpp, last_words
 from quant_plan import check_float, plan_quant
 from quant_recipes import RECIPES
 from questions import load_questions, question_set_digest, teacher_forced_sequence
-from safe_files import InputError, read_json, recorded_sha256, remove, require_disk_space, run, sha256_file, sha256_json, write_json
+from safe_files import InputError, check_apart, read_json, recorded_sha256, remove, require_disk_space, run, sha256_file, sha256_json, write_json
 from scored_chats import Chats, add_arguments, against, chats_of
-from size_wishes import Group, groups_of, low_type, overrides_of, tensor_kind
+from size_wishes import Group, groups_of, low_type, overrides_of, read_sensitivity, tensor_kind
 from stored_logits import StoredLogits, open_model, progress
 
 QUESTION_SEED = 42
@@ -65,7 +68,7 @@ def check_probe(path: Path, probe: list[tuple[Group, str]], header: GgufHeader) 
             raise InputError("llama-quantize", f"{tensor.name} in {kinds[tensor.name]}", tensor.kind.name, "is it another version?")
 
 
-def measure(args: argparse.Namespace, tools: LlamaCpp, probe: list[tuple[Group, str]], full: StoredLogits, chats: Chats,
+def measure(args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, probe: list[tuple[Group, str]], full: StoredLogits, chats: Chats,
             folder: Path) -> list[float]:
     """Return the mean KLD of a probe over the replies and its standard error over chats, nats a token."""
     path = folder / "probe.gguf"
@@ -74,7 +77,7 @@ def measure(args: argparse.Namespace, tools: LlamaCpp, probe: list[tuple[Group, 
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, errors="replace", preexec_fn=die_with_parent)
         if done.returncode:
             raise InputError("llama-quantize", "success", last_words(done.stdout + done.stderr))
-        check_probe(path, probe, read_header(args.input))
+        check_probe(path, probe, header)
         with open_model(path, tools, chats.texts, args) as model:
             kld = against({REFERENCE: full}, lambda number: model.chunks(chats.texts[number]), chats.texts)[f"{REFERENCE}_kld"]
     finally:
@@ -82,7 +85,8 @@ def measure(args: argparse.Namespace, tools: LlamaCpp, probe: list[tuple[Group, 
     return list(mean_and_error(per_chat(kld[chats.masks["reply"]], chats.counts["reply"]), chats.counts["reply"]))
 
 
-def measure_all(args: argparse.Namespace, tools: LlamaCpp, groups: list[Group], chats: Chats, folder: Path) -> dict[tuple[str, str], list[float]]:
+def measure_all(args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, groups: list[Group], chats: Chats,
+                folder: Path) -> dict[tuple[str, str], list[float]]:
     """Return the value of every probe; those in `folder` are not measured again."""
     probes = probes_of(groups)
     files = {key: folder / f"probe-{sha256_json(key)[:12]}.json" for key in probes}
@@ -91,17 +95,33 @@ def measure_all(args: argparse.Namespace, tools: LlamaCpp, groups: list[Group], 
         require_disk_space(folder, args.input.stat().st_size)
         full = StoredLogits(args.input, tools, chats.texts, folder, args, REFERENCE)
         for key in progress(left, "sensitivity", "file"):
-            write_json(files[key], {"kld": measure(args, tools, probes[key], full, chats, folder)})
-    return {key: read_json(path)["kld"] for key, path in files.items()}
+            write_json(files[key], {"kld": measure(args, tools, header, probes[key], full, chats, folder)})
+    return {key: kept_value(path) for key, path in files.items()}
 
 
-def gate(args: argparse.Namespace, tools: LlamaCpp) -> list[Group]:
-    """Return the groups; raise InputError for a model that is no float one, or an imatrix that does not cover it."""
+def kept_value(path: Path) -> list[float]:
+    """Return the value and error of a finished probe's file; raise InputError when it holds something else."""
+    pair = read_json(path).get("kld")
+    if not isinstance(pair, list) or len(pair) != 2 or not all(type(number) is float and math.isfinite(number) for number in pair):
+        raise InputError(path, "kld, a value and its error", repr(pair)[:80], "remove it")
+    return pair
+
+
+def is_measured(output: Path, inputs: dict, groups: list[Group]) -> bool:
+    """Tell whether the output is there, of the same inputs; raise InputError when it is of them but not whole."""
+    if not output.is_file() or read_json(output).get("inputs") != inputs:
+        return False
+    read_sensitivity(output, None, None, groups)
+    return True
+
+
+def gate(args: argparse.Namespace, tools: LlamaCpp) -> tuple[GgufHeader, list[Group]]:
+    """Return the source's header and the groups; raise InputError for a model that is no float one, or an imatrix that does not cover it."""
     header = read_header(args.input)
     check_float(args.input, header)
     tool = tools.tool("llama-quantize")
     check_covers(read_imatrix(args.imatrix), header, plan_quant(tool, RECIPES["Q8_0"], header, args.imatrix))
-    return groups_of(header, tool, args.imatrix)
+    return header, groups_of(header, tool, args.imatrix)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -116,7 +136,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     tools = find_llama_cpp(args.llama_cpp)
-    groups = gate(args, tools)
+    check_apart([args.input, args.imatrix, args.questions], [args.output])
+    header, groups = gate(args, tools)
     questions = load_questions(args.questions, QUESTION_SEED)[: args.limit]
     if len(questions) < 2:
         raise InputError(args.questions, "two questions or more", str(len(questions)))
@@ -126,8 +147,12 @@ def main(argv: list[str] | None = None) -> None:
               "questions_sha256": question_set_digest(questions), "texts_sha256": sha256_json(chats.texts), "chats": len(questions),
               "reply_tokens": int(chats.counts["reply"].sum()), "gpu_layers": args.gpu_layers,
               "versions": {"llama_cpp": tools.version(), "bindings": bindings_version()}}
+    if is_measured(args.output, inputs, groups):
+        os.utime(args.output)  # for make, which goes by time
+        print(f"{args.output}: measured already")
+        return
     with AnalysisState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
-        found = measure_all(args, tools, groups, chats, state.directory)
+        found = measure_all(args, tools, header, groups, chats, state.directory)
         roles = list(dict.fromkeys(group.role for group in groups))
         of_role = {role: {what: value for (owner, what), value in found.items() if owner == role} for role in roles}
         layers = {role: {what.removeprefix("layer "): pair for what, pair in values.items() if what.startswith("layer ")}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chat_tokenizer import load_tokenizer
 from questions import chat_answer, chat_prompt, load_questions
-from safe_files import replace_when_done, run
+from safe_files import check_apart, replace_when_done, run
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,6 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    check_apart([args.questions], [args.output])
     tokenizer = load_tokenizer(args.model)
     questions = load_questions(args.questions, args.seed)
     chats = [chat_prompt(tokenizer, question) + chat_answer(tokenizer, question) for question in questions]

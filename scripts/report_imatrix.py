@@ -19,8 +19,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
-from imatrix_files import read_imatrix  # noqa: E402
-from safe_files import InputError, replace_when_done, run  # noqa: E402
+from imatrix_files import check_reached, read_imatrix  # noqa: E402
+from option_types import whole_number  # noqa: E402
+from safe_files import InputError, check_apart, replace_when_done, run  # noqa: E402
 
 WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
 REACHED, NEVER = "#3b6ea5", "#d1495b"
@@ -59,19 +60,24 @@ def draw(counts: dict[int, np.ndarray]) -> plt.Figure:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--imatrix", type=Path, required=True, help="imatrix in GGUF form")
+    parser.add_argument("--min-expert-tokens", type=whole_number, default=0, metavar="N", help="refuse an expert that fewer tokens reached (default 0)")
     parser.add_argument("--output-prefix", type=Path, required=True, help="path that .md and .png are put to")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    counts = read_imatrix(args.imatrix).expert_counts()
+    picture, page = (args.output_prefix.with_name(f"{args.output_prefix.name}.{kind}") for kind in ("png", "md"))
+    check_apart([args.imatrix], [picture, page])
+    imatrix = read_imatrix(args.imatrix)
+    check_reached(imatrix, args.min_expert_tokens)
+    counts = imatrix.expert_counts()
     if not counts:
         raise InputError(args.imatrix, "an imatrix of a mixture-of-experts model", "none of its weights has experts")
     figure = draw(counts)
-    with replace_when_done(args.output_prefix.with_name(f"{args.output_prefix.name}.png")) as partial:
+    with replace_when_done(picture) as partial:
         figure.savefig(partial, dpi=DOTS_PER_INCH, metadata={"Software": None})
-    with replace_when_done(args.output_prefix.with_name(f"{args.output_prefix.name}.md")) as partial:
+    with replace_when_done(page) as partial:
         partial.write_text(table(counts))
     print(table(counts).splitlines()[-1])
 

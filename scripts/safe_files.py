@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 COPY_BYTES = 8 << 20
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 GIB = 1 << 30
 
 
@@ -174,6 +176,8 @@ def replace_when_done(path: Path) -> Iterator[Path]:
             remove(partial)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise InputError(path, "enough disk space", "the disk full") from error
+            if isinstance(error, OSError) and error.errno is None and SHORT_WRITE.fullmatch(str(error)):  # numpy's, without a reason
+                raise InputError(path, "room to write it", f"a write cut short ({error})") from error
             raise
 
 

@@ -141,16 +141,28 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
         limit -= excess  # within the solver's tolerance, but too large
 
 
+def check_numbers(path: Path, part: str, values: object) -> None:
+    """Raise InputError unless `values` are numbers by role and by type or layer."""
+    if not isinstance(values, dict) or not all(isinstance(each, dict) for each in values.values()):
+        raise InputError(path, f"{part} with values by role", repr(values)[:80])
+    for role, each in values.items():
+        for what, value in each.items():
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise InputError(path, f"a number for {part}, {role}, {what}", repr(value)[:80])
+
+
 def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, groups: list[Group]) -> dict:
     """Return a sensitivity file; raise InputError unless it tells of these groups and (if given) of this very model."""
     found = read_json(path)
-    if not {"inputs", "roles", "layers"} <= found.keys():
+    if not {"inputs", "roles", "layers"} <= found.keys() or not isinstance(found["inputs"], dict):
         raise InputError(path, "a file of measure_sensitivity.py", f"keys {', '.join(found)}"[:200])
-    if source and found["inputs"]["source_sha256"] != (digest := recorded_sha256(source)):
-        raise InputError(path, f"sensitivities of the model with sha256 {digest[:12]}", f"those of {found['inputs']['source_sha256'][:12]}",
+    for part in ("roles", "layers"):
+        check_numbers(path, part, found[part])
+    if source and found["inputs"].get("source_sha256") != (digest := recorded_sha256(source)):
+        raise InputError(path, f"sensitivities of the model with sha256 {digest[:12]}", f"those of {str(found['inputs'].get('source_sha256'))[:12]}",
                          "measure them again")
-    if source and found["inputs"]["imatrix_sha256"] != (digest := sha256_file(imatrix) if imatrix else None):
-        raise InputError(path, f"sensitivities with the imatrix {str(digest)[:12]}", f"those with {str(found['inputs']['imatrix_sha256'])[:12]}",
+    if source and found["inputs"].get("imatrix_sha256") != (digest := sha256_file(imatrix) if imatrix else None):
+        raise InputError(path, f"sensitivities with the imatrix {str(digest)[:12]}", f"those with {str(found['inputs'].get('imatrix_sha256'))[:12]}",
                          "measure them again")
     for group in groups:
         layers = found["layers"].get(group.role)

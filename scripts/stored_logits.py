@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from gguf_header import read_header
+from gguf_header import read_header, split_paths
 from gguf_logits import CHUNK_TOKENS, GgufLogits
 from llama_tools import LlamaCpp
 from safe_files import InputError, replace_when_done, require_disk_space
@@ -43,7 +43,7 @@ class StoredLogits:
                  name: str, recompute: bool = False) -> None:
         """Make the files NAME-*.npy that are missing in `folder`; raise InputError when the disk has no room for them."""
         self.path, self.texts, self.folder, self.name, self.model = path, texts, folder, name, None
-        missing = missing_texts(folder, name, texts)
+        self.vocabulary, missing = vocabulary_of(path), missing_texts(folder, name, texts)
         if recompute or missing:
             self.model = open_model(path, tools, texts, args)
         if recompute:
@@ -63,19 +63,34 @@ class StoredLogits:
             with replace_when_done(logits_path(self.folder, self.name, number)) as partial:
                 np.save(partial, self.model.logits(self.texts[number]))
 
+    def _stored(self, number: int) -> np.ndarray:
+        path, shape = logits_path(self.folder, self.name, number), (len(self.texts[number]), self.vocabulary)
+        try:
+            logits = np.load(path, mmap_mode="r")
+        except ValueError as error:
+            raise InputError(path, f"logits {list(shape)}", str(error)[:200], "remove it") from error
+        if (logits.shape, logits.dtype) != (shape, np.float32):
+            raise InputError(path, f"logits {list(shape)} in float32", f"{list(logits.shape)} in {logits.dtype}", "remove it")
+        return logits
+
     def chunks(self, number: int) -> Iterator[np.ndarray]:
         """Yield the logits of text `number` in pieces, as GgufLogits.chunks does."""
         if self.model:
             yield from self.model.chunks(self.texts[number])
             return
-        logits = np.load(logits_path(self.folder, self.name, number), mmap_mode="r")
+        logits = self._stored(number)
         for first in range(0, len(logits), CHUNK_TOKENS):
             yield logits[first : first + CHUNK_TOKENS]
 
 
-def stored_bytes(path: Path, texts: list[list[int]]) -> int:
-    """Return the bytes that a model's logits of these texts take: 4 a token and vocabulary entry."""
-    vocabulary = next((tensor.dims[1] for tensor in read_header(path).tensors if tensor.name == "token_embd.weight"), None)
+def vocabulary_of(path: Path) -> int:
+    """Return the vocabulary entries of a GGUF model; raise InputError when it has no embedding."""
+    vocabulary = next((tensor.dims[1] for tensor in read_header(split_paths(path)[0]).tensors if tensor.name == "token_embd.weight"), None)
     if vocabulary is None:
         raise InputError(path, "a model with token_embd.weight", "none")
-    return sum(map(len, texts)) * vocabulary * FP32_BYTES
+    return vocabulary
+
+
+def stored_bytes(path: Path, texts: list[list[int]]) -> int:
+    """Return the bytes that a model's logits of these texts take: 4 a token and vocabulary entry."""
+    return sum(map(len, texts)) * vocabulary_of(path) * FP32_BYTES

@@ -41,6 +41,19 @@ def test_the_text_and_its_digest_are_kept(site, tmp_path):
     assert record == {"url": f"{url}/v5.txt", "bytes": len(TEXT), "sha256": sha256_file(folder / "v5.txt")}
 
 
+def test_a_kill_between_record_and_text_leaves_no_text_without_a_record(site, tmp_path, monkeypatch):
+    url, folder = site
+    (folder / "v5.txt").write_bytes(TEXT)
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch_calibration, "replace_when_done", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_calibration.main(["--url", f"{url}/v5.txt", "--output", str(tmp_path / "v5.txt")])
+    assert (tmp_path / "v5.txt.json").exists() and not (tmp_path / "v5.txt").exists()
+
+
 def test_other_bytes_than_recorded_or_asked_for_are_refused(site, tmp_path, refusal):
     url, folder = site
     (folder / "v5.txt").write_bytes(TEXT)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,12 +13,14 @@ from pathlib import Path
 import measure_quality
 import numpy as np
 import pytest
+import quantize_gguf
 from conftest import REPO
+from gguf_header import read_header
 from gguf_logits import GgufLogits, kl_divergence
 from kld_statistics import differences, digits, per_chat, quantile_and_error, rms_and_error
 from matplotlib import image
 from measure_quality import held_out
-from quality_report import CONTRIB, STANDARD, WISH, Measured, conclusions, kind_of, line_of, markdown, weights_at
+from quality_report import CONTRIB, STANDARD, WISH, Measured, conclusions, kind_of, label_places, line_of, markdown, overlap, weights_at
 from questions import Question, Sequence, load_questions, teacher_forced_sequence
 from safe_files import sha256_file
 from scored_chats import chats_of
@@ -140,7 +143,7 @@ def test_three_losses_are_those_of_the_models(finished, inputs, tiny_text_model,
         assert found[name]["kld"][0] == pytest.approx(np.concatenate(values).mean(), rel=1e-6), name
         assert found[name]["kld_99"][0] == pytest.approx(np.quantile(np.concatenate(values), 0.99), rel=1e-6), name
         assert found[name]["kld"][1] > 0
-    assert image.imread(finished / "quality.png").shape[1] == 1920
+    assert image.imread(finished / "quality.png").shape[1] == 2160
     for name in FILES:
         assert str(finished).encode() not in (finished / name).read_bytes()
 
@@ -174,15 +177,83 @@ def test_bad_input_is_refused_in_one_line(inputs, tmp_path, refusal, monkeypatch
     refuse("found 1 of 6", limit=1)
     refuse("calibration text", calibration=tmp_path / "none.txt")
     refuse("none.gguf", "nothing", gguf=tmp_path / "none.gguf")
-    refuse("full.gguf", "a quant of the model", gguf=inputs["--full"])
+    refuse("full.gguf", "record of a quant", gguf=inputs["--full"])
     refuse("Q8_0 twice", gguf=[inputs["--gguf"][0], copy_with_record(inputs["--gguf"][0], tmp_path / "again.gguf")])
     refuse("build it again", pruned=inputs["--full"])
+    refuse("Q8_0.gguf: expected an output apart", output=inputs["--gguf"][0])
+    refuse("Q8_0.gguf.json: expected an output apart", output=inputs["--gguf"][0].with_suffix(".gguf.md"))
+    edited = copy_with_record(inputs["--gguf"][0], tmp_path / "edited.gguf")
+    record = json.loads(Path(f"{edited}.json").read_text())
+    for key, value, words in (("type", None, "type in the record"), ("bits_per_weight", "4", "bits_per_weight"), ("bytes", 5, "other bytes"),
+                              ("sha256", "0" * 64, "other bytes")):
+        Path(f"{edited}.json").write_text(json.dumps({**record, key: value}))
+        refuse("edited.gguf", words, gguf=edited)
     changed = copy_with_record(inputs["--gguf"][0], tmp_path / "changed.gguf")
     changed.write_bytes(changed.read_bytes()[:-1] + b"x")
     refuse("other bytes", gguf=changed)
     monkeypatch.setattr("measure_quality.stored_bytes", lambda path, texts: 1 << 60)
     refuse("GiB of free disk space")
     assert not list(tmp_path.rglob("*.np?")) and not (tmp_path / "quality.md").exists()
+
+
+def test_a_damaged_cache_is_refused_by_name(finished, inputs, tmp_path, refusal):
+    shutil.copytree(finished / "cache", tmp_path / "cache")
+    flags = arguments(inputs, tmp_path)
+    pruning = next((tmp_path / "cache").glob("results-*/pruning.npz"))
+    whole = dict(np.load(pruning))
+    broken = {**whole, "full_kld": np.where(np.arange(len(whole["full_kld"])) == 3, np.nan, whole["full_kld"])}
+    for arrays in ({name: values[:3] for name, values in whole.items()}, {"other": np.zeros(3)}, broken):
+        np.savez(pruning, **arrays)
+        refusal(measure_quality.main, flags, "pruning.npz", "full_kld", "remove it")
+    pruning.write_bytes(pruning.read_bytes()[:200])
+    refusal(measure_quality.main, flags, "pruning.npz", "remove it")
+    pruning.unlink()
+    logits = next((tmp_path / "cache").glob("full-*/full-000002.npy"))
+    content = logits.read_bytes()
+    logits.write_bytes(content[:1000])
+    refusal(measure_quality.main, flags, logits.name, "remove it")
+    np.save(logits, np.zeros((3, 4), np.float32))
+    refusal(measure_quality.main, flags, logits.name, "[3, 4]")
+    logits.unlink()
+    measure_quality.main(flags)
+    assert logits.read_bytes() == content and all((tmp_path / name).read_bytes() == (finished / name).read_bytes() for name in FILES)
+
+
+def test_logits_that_are_not_finite_are_refused_before_they_are_kept(inputs, tmp_path, refusal):
+    broken = Path(shutil.copy(inputs["--full"], tmp_path / "broken.gguf"))
+    norm = next(tensor for tensor in read_header(broken).tensors if tensor.name == "output_norm.weight")
+    with open(broken, "r+b") as file:
+        file.seek(norm.offset)
+        file.write(np.full(64, 3e38, "<f4").tobytes())
+    refusal(measure_quality.main, arguments(inputs, tmp_path, full=broken), "broken.gguf: expected finite logits")
+    assert not list(tmp_path.rglob("*.np?"))
+
+
+def test_a_write_cut_short_is_one_line(inputs, tmp_path, refused):
+    done = subprocess.run([sys.executable, REPO / "scripts/measure_quality.py", *arguments(inputs, tmp_path)], capture_output=True, text=True,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
+    refused(done, "full-000000.npy", "cut short")
+    assert not list(tmp_path.rglob("*.np?"))
+
+
+def test_files_without_any_loss_can_be_drawn(inputs, tmp_path):
+    folder = inputs["--full"].parent
+    quantize_gguf.main(["--input", str(folder / "pruned.gguf"), "--type", "F16", "--output", str(tmp_path / "F16.gguf")])
+    measure_quality.main(arguments(inputs, tmp_path, gguf=tmp_path / "F16.gguf"))
+    assert "| F16 |" in (tmp_path / "quality.md").read_text() and (tmp_path / "quality.png").exists()
+
+
+def test_labels_cover_neither_each_other_nor_points():
+    generator = np.random.default_rng(0)
+    points, sizes = generator.uniform(200, 500, size=(36, 2)), np.tile([50.0, 10.0], (36, 1))
+    bars = np.column_stack([points[:, 0] - 1, points[:, 1] - 30, points[:, 0] + 1, points[:, 1] + 30])
+    places = np.array(label_places(points, sizes, bars, np.array([0.0, 0, 700, 700])))
+    boxes = np.hstack([places - sizes / 2, places + sizes / 2])
+    for number, box in enumerate(boxes):
+        assert overlap(box, np.delete(boxes, number, axis=0)) == 0
+        assert overlap(box, np.hstack([points, points])) == 0 and np.abs(places[number] - points[number]).max() < 120
+    edge = label_places(np.array([[2.0, 2.0]]), sizes[:1], bars[:0], np.array([0.0, 0, 700, 700]))[0]
+    assert (edge - sizes[0] / 2 >= 0).all()  # inside of the frame
 
 
 def copy_with_record(path: Path, target: Path) -> Path:

@@ -156,12 +156,16 @@ def test_a_long_imatrix_name_is_planned_as_it_is_cut(built, tmp_path, name):
     assert os.fsencode(read_header(tmp_path / "x.gguf").value("quantize.imatrix.file")) == imatrix.name.encode()[:127]
 
 
-def test_an_imatrix_is_not_written_over_its_inputs_or_another_file(built, tmp_path, refusal):
+def test_an_imatrix_is_not_written_over_its_inputs_or_another_file(built, tmp_path, refusal, capsys):
     def refuse(*words: object, **changes: object) -> None:
         flags = {"model": built / "F16.gguf", "calibration": built / "text.txt", "output": tmp_path / "x.gguf", **changes}
         refusal(build_imatrix.main, [part for name, value in flags.items() for part in (f"--{name}", value)], *words)
 
     before = {path: sha256_file(path) for path in built.iterdir()}
+    os.utime(built / "imatrix.gguf", (1, 1))
+    capsys.readouterr()
+    build_imatrix.main([str(part) for part in ("--model", built / "F16.gguf", "--calibration", built / "text.txt", "--output", built / "imatrix.gguf")])
+    assert "built already" in capsys.readouterr().out and (built / "imatrix.gguf").stat().st_mtime > 1
     for name in ("F16.gguf", "text.txt"):
         refuse(name, "would overwrite", output=built / name)
     (tmp_path / "mine.gguf").write_text("something dear")
@@ -252,12 +256,15 @@ def test_no_room_for_the_check_is_told_and_a_killed_builds_leftover_does_not_cou
     assert needed == [size]  # a link
 
 
-def test_coverage_is_told_as_table_and_picture(built, tmp_path, script):
+def test_coverage_is_told_as_table_and_picture(built, tmp_path, refusal):
     import report_imatrix
 
     shown = report_imatrix.table({3: np.array([0, 2, 7, 10]), 5: np.array([1, 1, 1, 1])}).splitlines()
     assert shown[2] == "| 3 | 4 | 0 | 4 | 10 | 1 (25.0%) |" and shown[-1] == "| all | 8 | 0 | 1 | 10 | 1 (12.5%) |"
     report_imatrix.main(["--imatrix", str(built / "imatrix.gguf"), "--output-prefix", str(tmp_path / "coverage")])
+    refusal(report_imatrix.main, ["--imatrix", built / "imatrix.gguf", "--output-prefix", tmp_path / "few", "--min-expert-tokens", 1000000],
+            "1000000 tokens or more")
+    assert not list(tmp_path.glob("few*"))
     assert (tmp_path / "coverage.png").read_bytes()[:4] == b"\x89PNG" and len((tmp_path / "coverage.md").read_text().splitlines()) == 6
     counts = read_imatrix(built / "imatrix.gguf").expert_counts()
     assert {int(row.sum()) for row in counts.values()} == {counts[0].sum()} and counts[0].sum() % (8 * 512) == 0  # top-8, whole chunks

@@ -86,12 +86,17 @@ def measured(inputs, tmp_path_factory) -> Path:
     return path
 
 
-def test_sensitivities_are_measured_and_a_killed_run_ends_in_the_same_bytes(inputs, measured, tmp_path, script):
+def test_sensitivities_are_measured_and_a_killed_run_ends_in_the_same_bytes(inputs, measured, tmp_path, script, refused, capsys):
     found = json.loads(measured.read_text())
     assert set(found["layers"]["experts, down"]) == {"0", "1", "2"} and "embedding and output" not in found["layers"]
     for role, by_type in found["roles"].items():
         assert 0 < by_type["Q8_0"] < by_type["Q4_0"], role
     assert list(measured.parent.iterdir()) == [measured]
+    content = measured.read_bytes()
+    os.utime(measured, (1, 1))
+    capsys.readouterr()
+    measure_sensitivity.main(arguments(inputs, measured))
+    assert "measured already" in capsys.readouterr().out and measured.stat().st_mtime > 1 and measured.read_bytes() == content
     flags = arguments(inputs, tmp_path / "sensitivity.json")
     process = subprocess.Popen([sys.executable, REPO / "scripts/measure_sensitivity.py", *flags], start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -100,6 +105,11 @@ def test_sensitivities_are_measured_and_a_killed_run_ends_in_the_same_bytes(inpu
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    kept = next(tmp_path.glob("*.state/probe-*.json"))
+    value = kept.read_text()
+    kept.write_text('{"kld": [1.0]}')
+    refused(script("measure_sensitivity.py", *flags), kept.name, "remove it")
+    kept.write_text(value)
     done = script("measure_sensitivity.py", *flags)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sensitivity.json").read_bytes() == measured.read_bytes() and len(list(tmp_path.iterdir())) == 1
@@ -149,6 +159,12 @@ def test_what_cannot_be_wished_is_refused_in_one_line(inputs, measured, tmp_path
     refuse("AUTO-1", "short.json", "another model", sensitivity=tmp_path / "short.json")
     (tmp_path / "map.json").write_text("{}")
     refuse("AUTO-1", "map.json", "measure_sensitivity.py", sensitivity=tmp_path / "map.json")
+    for part, damage, words in (("inputs", 3, "measure_sensitivity.py"), ("inputs", {}, "those of None"), ("roles", [], "roles with values"),
+                                ("layers", {"attention": 7}, "layers with values"), ("roles", {"attention": {"Q4_K": float("nan")}}, "attention, Q4_K"),
+                                ("layers", {"attention": {"0": None}}, "attention, 0")):
+        (tmp_path / "map.json").write_text(json.dumps({**found, part: damage}))
+        refuse("AUTO-1", "map.json", words, sensitivity=tmp_path / "map.json")
+    refusal(measure_sensitivity.main, arguments(inputs, inputs["--imatrix"]), "would overwrite")
     refusal(measure_sensitivity.main, arguments(inputs, tmp_path / "s.json", limit=1), "two questions or more")
     refusal(measure_sensitivity.main, arguments(inputs, tmp_path / "s.json", imatrix=tmp_path / "none.gguf"), "none.gguf")
     refusal(measure_sensitivity.main, arguments(inputs, tmp_path / "s.json", input=inputs["--imatrix"]), "Q8_0", "architecture")
