@@ -129,7 +129,7 @@ REPORT := $(PRUNED)/report/$(PRUNED_NAME)-report.html
 # ---- what can be checked before anything runs
 require = $(if $(shell [[ '$(2)' =~ $(3) ]] && echo yes),,$(error $(1): expected $(4), found '$(2)'))
 MODEL_SOURCE := $(or $(realpath $(MODEL)),$(MODEL))
-ifneq ($(filter-out help settings setup test bench clean,$(MAKECMDGOALS)),)
+ifneq ($(filter-out help settings setup test bench clean demo-%,$(MAKECMDGOALS)),)
   $(call require,SCORED,$(SCORED),^(yes|no)$$,yes or no)
   $(foreach v,LICENSE QUANTIZED_BY,$(call require,$(v),$($(v)),^[A-Za-z0-9._-]*$$,letters$(,) digits$(,) dots$(,) dashes))
   $(foreach v,STREAM_LAYERS RECOMPUTE_FULL,$(call require,$(v),$($(v)),^(yes|no)?$$,yes$(,) no or nothing))
@@ -159,7 +159,7 @@ endif
 .PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release check-release report upload release-ollama verify reproduce compare-criteria demo test bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
-	@sed -nE 's/^([a-z][a-z -]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z][a-z %-]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s %s\n", $$1, $$2}'
 	@printf '\nVariables (make TARGET NAME=value)\n'
 	@sed -nE 's/^([A-Z_]+) \?= ?([^#]*)# *(.*)/  \1|\3|\2/p' $(MAKEFILE_LIST) | sed -E 's/^(([^|]*\|){2}.{36}).{9,}/\1 .../' | awk -F'|' '{printf "%-18s %-66s %s\n", $$1, $$2, $$3}'
 	@printf '\nStart with `make demo`. The defaults are those of the reference case, the 26B.\n'
@@ -234,6 +234,9 @@ DEMO := MODEL=data/demo/model NAME=gemma-4-demo QUESTIONS=data/demo/calibration_
 demo: ## run everything on the small embedded model, end with a table like the model card's
 	@$(MAKE) --no-print-directory release $(DEMO)
 	@$(MAKE) --no-print-directory --silent show-results $(DEMO)
+
+demo-%: ## any other target with the demo's variables, such as demo-check-release or demo-quants QUANTS=CD-Q4_K_M
+	@$(MAKE) --no-print-directory $* $(DEMO) $(MAKEOVERRIDES)
 
 .PHONY: show-results
 show-results:
