@@ -7,7 +7,9 @@ Use:     bench/bench_eval.py --gguf FILE.gguf --tokenizer DIR --questions FILE.c
 
 For one and for four requests at once: one server; lm-eval's run over the proxy, then its very requests again, bare, in
 the same order; in the next turn the bare ones first. The clock runs from the first request to the last answer; lm-eval's
-start and end (imports, its index of all tasks, its files) do not grow with the answers and are a row of their own.
+start and end (imports, its index of all tasks, its files) do not grow with the answers and are a row of their own. On a busy
+machine two runs differ by more than the limit: hence also the same ratio within one run, over the time that its requests
+took between proxy and server.
 """
 
 import argparse
@@ -50,22 +52,24 @@ async def bare(server: LlamaServer, bodies: list[dict], concurrency: int) -> flo
         return time.perf_counter() - start
 
 
-def ours(args: argparse.Namespace, server: LlamaServer, protocol: Protocol) -> tuple[float, float]:
-    """Run lm-eval over the proxy; return the seconds from the first request to the last answer, and of all the rest."""
+def ours(args: argparse.Namespace, server: LlamaServer, protocol: Protocol) -> tuple[float, float, float]:
+    """Run lm-eval over the proxy; return the seconds from the first request to the last answer, of all the rest, and of the
+    requests themselves, from the proxy to the server and back, summed up.
+    """
     (args.run / ask_questions.ANSWERS).unlink(missing_ok=True)
     start = time.perf_counter()
     asyncio.run(ask_questions.evaluate(args, protocol, server, read_frozen(args.run / "task")))
     whole = time.perf_counter() - start
     answers = read_answers(args.run / ask_questions.ANSWERS).values()
     asked = max(a.asked_at + a.seconds for a in answers) - min(a.asked_at for a in answers)
-    return asked, whole - asked
+    return asked, whole - asked, sum(a.seconds for a in answers)
 
 
 def measure(args: argparse.Namespace, concurrency: int) -> dict[str, list[float]]:
-    """Return the seconds of every turn: ours, bare, and lm-eval's start and end."""
+    """Return the seconds of every turn: ours, bare, lm-eval's start and end, and the server's own time within ours."""
     protocol = Protocol(context=2048, reasoning_budget=1024, max_gen_toks=1024, concurrency=concurrency)
     command = server_command(find_llama_cpp(None).tool("llama-server"), args.gguf, args.name, 0, protocol.server_flags)
-    times: dict[str, list[float]] = {"ours": [], "bare": [], "rest": []}
+    times: dict[str, list[float]] = {"ours": [], "bare": [], "rest": [], "server": []}
     bodies: list[dict] = []
     attempt = AnswerProxy.attempt
 
@@ -82,7 +86,7 @@ def measure(args: argparse.Namespace, concurrency: int) -> dict[str, list[float]
                 if name == "bare":
                     times["bare"].append(asyncio.run(bare(server, asked, concurrency)))
                 else:
-                    for key, seconds in zip(("ours", "rest"), ours(args, server, protocol)):
+                    for key, seconds in zip(("ours", "rest", "server"), ours(args, server, protocol)):
                         times[key].append(seconds)
             print({key: round(values[-1], 2) for key, values in times.items()}, concurrency, file=sys.stderr)
     AnswerProxy.attempt = attempt
@@ -109,6 +113,8 @@ def main(argv: list[str] | None = None) -> None:
     rows = [row(f"requests, {n} at once: lm-eval and the proxy / bare",
                 statistics.median(a / b for a, b in zip(turns["ours"], turns["bare"])), "x", OVERHEAD_LIMIT)
             for n, turns in times.items()]
+    rows.append(row("one run, 1 at once: requests / the server's own time",
+                    statistics.median(a / b for a, b in zip(times[1]["ours"], times[1]["server"])), "x", OVERHEAD_LIMIT))
     rows += [row(f"seconds, 1 at once / {CONCURRENT}, {name}", middle[1][key] / middle[CONCURRENT][key], "x", GAIN_LIMIT, at_least=True)
              for key, name in (("ours", "lm-eval and the proxy"), ("bare", "bare requests"))]
     rows += [row("bare requests, 1 at once", middle[1]["bare"], "s"), row("lm-eval's start and end", middle[1]["rest"], "s")]

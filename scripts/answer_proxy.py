@@ -111,9 +111,10 @@ class AnswerProxy:
 
     async def ask(self, document: dict, digest: str, request_sha256: str, body: dict) -> Answer:
         """Ask the server, and again after each failure, up to the protocol's attempts."""
-        asked_at, begin, errors, reply = time.time(), time.monotonic(), [], None
+        asked_at, begin, errors, reply = 0.0, 0.0, [], None
         while reply is None and len(errors) < self.protocol.attempts:
             async with self.alone() if errors else self.places:
+                asked_at, begin = asked_at or time.time(), begin or time.monotonic()
                 if errors and (self.server.starts == starts or not self.server.alive):  # no other request has restarted it
                     self.server.restart()
                 starts = self.server.starts

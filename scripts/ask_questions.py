@@ -72,8 +72,11 @@ def check_names(name: str, tokenizer: str) -> None:
 
 
 def lm_eval_command(name: str, url: str, protocol: Protocol, tokenizer: str, directory: Path) -> list[str]:
-    """Return lm-eval's command line. One attempt, no cache: the proxy asks again and remembers."""
-    model = (f"model={name},base_url={url},num_concurrent={protocol.concurrency},max_retries=1,"
+    """Return lm-eval's command line. One attempt, no cache: the proxy asks again and remembers.
+
+    lm-eval sends one request more than the protocol has: it waits in the proxy, so that the server need not wait for it.
+    """
+    model = (f"model={name},base_url={url},num_concurrent={protocol.concurrency + 1},max_retries=1,"
              f"timeout={LM_EVAL_TIMEOUT_SECONDS},tokenizer_backend=huggingface,tokenizer={tokenizer}")
     return [sys.executable, "-m", "lm_eval", "run", "--model", protocol.model, "--model_args", model,
             "--include_path", str(directory / "task"), "--tasks", TASK, "--apply_chat_template",

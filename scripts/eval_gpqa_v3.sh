@@ -25,7 +25,10 @@ OUTPUT=${OUTPUT:-build/eval/$name}
 PORT=${PORT:-0}
 mkdir -p "$OUTPUT"
 exec 9<"$OUTPUT"  # two evaluations in one directory would take each other's answers and results away
-flock --nonblock 9 || { printf 'error: %s: expected a directory that no other run is writing, found one that is being written\n' "$OUTPUT" >&2; exit 1; }
+flock --nonblock 9 || {
+  printf 'error: %s: expected a directory that no other run is writing, found one that is being written\n' "$OUTPUT" >&2
+  exit 1
+}
 
 step() { setpriv --pdeathsig KILL "$PYTHON" "$SCRIPTS/$1" "${@:2}"; }  # killed with this script, in whatever state it is
 

@@ -91,6 +91,8 @@ def stability(kept_share: np.ndarray, keep_sets: list[list[int]]) -> list[dict]:
 def choose_questions(ids: list[str], wanted: set[str] | None, fold: tuple[int, int] | None) -> list[int]:
     """Return the rows that choose the experts: those in `wanted`, less those of the fold that is held out."""
     rows = [row for row, record_id in enumerate(ids) if wanted is None or record_id in wanted]
+    if fold is not None and fold[1] > len(rows):
+        raise InputError("--fold", f"at most {len(rows)} folds, one a question", str(fold[1]))
     if fold is not None:
         rows = [row for place, row in enumerate(rows) if place % fold[1] != fold[0] - 1]
     return rows

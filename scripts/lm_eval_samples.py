@@ -27,7 +27,7 @@ def read_frozen(task: Path) -> list[dict]:
     path = task / "frozen.jsonl"
     if not path.is_file():
         raise InputError(path, "the frozen questions of freeze_questions.py", "nothing")
-    documents = [json.loads(line) for line in path.read_text().split("\n") if line]
+    documents = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     seen: dict[str, str] = {}
     for document in documents:
         if (other := seen.setdefault(document["prompt"], document["Record ID"])) != document["Record ID"]:
@@ -56,7 +56,7 @@ def lm_eval_score(run_directory: Path) -> float:
 def read_samples(run_directory: Path) -> list[Sample]:
     """Return the logged samples of a run, in question order; raise InputError when there are none."""
     path = _newest(run_directory, "samples_*.jsonl", "samples")
-    rows = [json.loads(line) for line in path.read_text().split("\n") if line]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     rows = [row for row in rows if row["filter"] == "flexible-extract"]
     if not rows:
         raise InputError(path, "samples with the filter flexible-extract", "none")

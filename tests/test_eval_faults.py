@@ -203,6 +203,8 @@ def test_models_that_answer_nothing_or_never_stop_thinking(workshop, demo_model,
     answers = list(read_answers(tmp_path / "answers.jsonl").values())
     assert [(answer.kind, answer.answer, answer.attempts, answer.letter) for answer in answers] == [(kind, "", 1, None)] * 3
     assert all(bool(answer.reasoning) == (kind == "truncated") for answer in answers)
+    ends = [answer.asked_at + answer.seconds for answer in answers]  # all were sent at once, and one at a time was asked
+    assert all(later.asked_at > end - 0.01 for end, later in zip(ends, answers[1:]))
 
 
 def test_http_500_is_tried_again_then_counts_as_invalid_and_is_patched(workshop, demo_model, tiny_text_model, script, tmp_path):

@@ -27,6 +27,13 @@ def test_a_layer_is_partitioned_and_has_a_margin():
     assert layer_entry(np.array([1, 3, 0, 2]), guarded, score, keep=1)["margin"] is None
 
 
+def test_more_folds_than_questions_are_refused_at_the_first():
+    """Else the empty folds would be met after the evaluation of all others."""
+    assert len(choose_questions(list("abc"), None, (1, 3))) == 2
+    with pytest.raises(InputError, match="at most 3 folds"):
+        choose_questions(list("abc"), None, (1, 4))
+
+
 def test_folds_hold_out_every_kth_question():
     ids = list("abcdefg")
     assert choose_questions(ids, None, (1, 3)) == [1, 2, 4, 5]  # a, d, g are held out
