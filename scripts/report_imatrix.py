@@ -50,8 +50,9 @@ def draw(counts: dict[int, np.ndarray]) -> plt.Figure:
     above.set(ylabel="tokens an expert", title="Calibration tokens that reached each expert", yscale="symlog", ylim=(-0.5, None))
     above.yaxis.set_major_formatter("{x:.0f}")
     above.legend(frameon=False)
-    below.bar(layers, [(row == 0).sum() for row in counts.values()], color=NEVER)
-    below.set(xlabel="layer", ylabel="experts\nnever reached", ylim=(0, None))
+    never = [int((row == 0).sum()) for row in counts.values()]
+    below.bar(layers, never, color=NEVER)
+    below.set(xlabel="layer", ylabel="experts\nnever reached", ylim=(0, 1.05 * max(1, *never)))
     for axis in (below.xaxis, below.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     return figure

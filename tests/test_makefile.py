@@ -108,6 +108,23 @@ def test_the_f16_can_be_removed_and_only_what_changes_calls_for_it(variables):
     assert scripts_in(make("quants", *variables)) == {"quantize_gguf"}  # back to the settings of the other tests
 
 
+def test_quants_are_those_asked_for_and_a_raised_gate_is_heeded_later(variables):
+    asked = [value if not value.startswith("QUANTS=") else "QUANTS=Q4_0" for value in variables]
+    shown = make("-n", "-B", "quants", *asked).stdout
+    assert "--type Q4_0 " in shown and "--type Q8_0 " not in shown  # Q8_0 is EVAL_QUANT
+    assert make("quants", *variables).returncode == 0
+    refused = make("quants", "MIN_EXPERT_TOKENS=1000000", *variables)
+    assert refused.returncode != 0 and "1000000 tokens or more" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_settings_that_change_no_type_build_nothing_again(variables):
+    cuts = "CD_CUTS=0.03,0.37"  # the tiers of 1/30,11/30
+    done = make("quants", cuts, *variables)
+    assert scripts_in(done) == {"quantize_gguf"} and "built already" in done.stdout
+    assert not scripts_in(make("quants", cuts, *variables))
+    scripts_in(make("quants", *variables))
+
+
 def test_calibration_data_v5_is_fetched_by_its_rule(variables):
     shown = make("-n", "imatrix", *[value for value in variables if not value.startswith("CALIBRATION=")], "CALIBRATION=v5")
     assert {"fetch_calibration", "build_imatrix", "report_imatrix"} <= scripts_in(shown)
@@ -178,7 +195,7 @@ def test_a_question_file_of_the_same_name_has_paths_of_its_own(variables, few_qu
 
 
 @pytest.mark.parametrize("change, words", [
-    ("KEEP=12a", "whole number"), ("NAME=a b", "letters"), ("QUANTS=Q9_X", "found Q9_X"), ("BUILD=/tmp/a b", "without blanks")])
+    ("KEEP=12a", "whole number"), ("NAME=a b", "letters"), ("QUANTS=Q9_X", "found Q9_X"), ("CALIBRATION=a b.txt", "without blanks"), ("BUILD=/tmp/a b", "without blanks")])
 def test_malformed_variables_stop_make_before_anything_runs(variables, change, words):
     name = change.split("=")[0]
     done = make("-n", "release", *[change if value.startswith(f"{name}=") else value for value in variables])

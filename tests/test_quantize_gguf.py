@@ -262,6 +262,10 @@ def test_coverage_is_told_as_table_and_picture(built, tmp_path, refusal):
     shown = report_imatrix.table({3: np.array([0, 2, 7, 10]), 5: np.array([1, 1, 1, 1])}).splitlines()
     assert shown[2] == "| 3 | 4 | 0 | 4 | 10 | 1 (25.0%) |" and shown[-1] == "| all | 8 | 0 | 1 | 10 | 1 (12.5%) |"
     report_imatrix.main(["--imatrix", str(built / "imatrix.gguf"), "--output-prefix", str(tmp_path / "coverage")])
+    for row, top in (([5, 6], 1.05), ([0, 0], 2.1)):  # whole experts on the axis, also where none was missed
+        figure = report_imatrix.draw({layer: np.array(row) for layer in range(2)})
+        assert figure.axes[1].get_ylim() == (0, top)
+        report_imatrix.plt.close(figure)
     refusal(report_imatrix.main, ["--imatrix", built / "imatrix.gguf", "--output-prefix", tmp_path / "few", "--min-expert-tokens", 1000000],
             "1000000 tokens or more")
     assert not list(tmp_path.glob("few*"))
