@@ -12,6 +12,7 @@ type is built bare and then by the script, so that both meet the same load of th
 import argparse
 import filecmp
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -29,31 +30,36 @@ LIMIT = 1.05
 TEXT = "".join(f"Line {n}: {n} times {n} is {n * n}.\n" for n in range(200))
 
 
-def seconds(*command: object, cwd: Path | None = None) -> float:
-    """Run a command and return how long it took; its failure ends the benchmark."""
-    start = time.perf_counter()
+def processor_seconds() -> float:
+    """Return the processor time, user and system, of this process's ended children and theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def seconds(*command: object, cwd: Path | None = None, flush: Path | None = None) -> tuple[float, float]:
+    """Run a command, then flush a file; return wall and processor seconds. A failure ends the benchmark."""
+    start, used = time.perf_counter(), processor_seconds()
     subprocess.run([str(part) for part in command], cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                    preexec_fn=die_with_parent)
-    return time.perf_counter() - start
+    if flush:
+        flush_to_disk(flush)
+    return time.perf_counter() - start, processor_seconds() - used
 
 
-def script(name: str, *arguments: object) -> float:
-    """Run one of the pipeline's scripts and return its seconds."""
+def script(name: str, *arguments: object) -> tuple[float, float]:
+    """Run one of the pipeline's scripts; return wall and processor seconds."""
     return seconds(sys.executable, SCRIPTS / name, *arguments)
 
 
-def bare(tool: Path, kind: str, f16: Path, imatrix: Path, output: Path, threads: int) -> float:
-    """Build a quant by llama-quantize alone, flush it, and return the seconds."""
+def bare(tool: Path, kind: str, f16: Path, imatrix: Path, output: Path, threads: int) -> tuple[float, float]:
+    """Build a quant by llama-quantize alone and flush it; return wall and processor seconds."""
     output.unlink(missing_ok=True)
-    start = time.perf_counter()
     recipe = RECIPES[kind]
-    seconds(tool, "--imatrix", imatrix.name, *recipe.arguments, f16, output, recipe.base, threads, cwd=imatrix.parent)
-    flush_to_disk(output)
-    return time.perf_counter() - start
+    return seconds(tool, "--imatrix", imatrix.name, *recipe.arguments, f16, output, recipe.base, threads, cwd=imatrix.parent, flush=output)
 
 
-def ours(kind: str, f16: Path, imatrix: Path, output: Path, threads: int) -> float:
-    """Build a quant by quantize_gguf.py and return the seconds."""
+def ours(kind: str, f16: Path, imatrix: Path, output: Path, threads: int) -> tuple[float, float]:
+    """Build a quant by quantize_gguf.py; return wall and processor seconds."""
     for path in (output, Path(f"{output}.json")):
         path.unlink(missing_ok=True)
     return script("quantize_gguf.py", "--input", f16, "--imatrix", imatrix, "--type", kind, "--output", output, "--threads", threads)
@@ -82,22 +88,24 @@ def main(argv: list[str] | None = None) -> None:
     if not imatrix.exists():
         script("build_imatrix.py", "--model", f16, "--calibration", text, "--output", imatrix)
     bare(tool, args.types[0], f16, imatrix, work / "bare.gguf", args.threads)  # off the clock: reads the source into memory
-    times: dict[str, list[float]] = {"bare": [], "ours": []}
+    times: dict[str, list[tuple[float, float]]] = {"bare": [], "ours": []}
     for turn in range(args.repeat):
         for kind in args.types:
             pair = {"bare": lambda: bare(tool, kind, f16, imatrix, work / "bare.gguf", args.threads),
                     "ours": lambda: ours(kind, f16, imatrix, work / "ours.gguf", args.threads)}
             for name in sorted(pair, reverse=bool(turn % 2)):
                 times[name].append(pair[name]())
-            print(f"{kind}: bare {times['bare'][-1]:.1f} s, quantize_gguf.py {times['ours'][-1]:.1f} s", file=sys.stderr)
+            print(f"{kind}: bare {times['bare'][-1][0]:.1f} s, quantize_gguf.py {times['ours'][-1][0]:.1f} s", file=sys.stderr)
             if not filecmp.cmp(work / "bare.gguf", work / "ours.gguf", shallow=False):
                 sys.exit(f"error: {work / 'ours.gguf'}: expected the bytes of llama-quantize alone, found others")
-    plan = script("plan_quants.py", "--shape", "gemma-4-26b-a4b", "--keep", 109)
-    rows = [row(f"{len(args.types)} quants of {f16.stat().st_size / GIB:.1f} GiB, quantize_gguf.py / bare llama-quantize",
-                sum(times["ours"]) / sum(times["bare"]), "x", LIMIT),
-            row("seconds a file beyond llama-quantize", (sum(times["ours"]) - sum(times["bare"])) / len(times["bare"]), "s"),
+    plan, _ = script("plan_quants.py", "--shape", "gemma-4-26b-a4b", "--keep", 109)
+    (bare_wall, bare_used), (our_wall, our_used) = ([sum(column) for column in zip(*times[name])] for name in ("bare", "ours"))
+    what = f"{len(args.types)} quants of {f16.stat().st_size / GIB:.1f} GiB, quantize_gguf.py / bare llama-quantize"
+    rows = [row(what, our_wall / bare_wall, "x", LIMIT),
+            row("the same in processor time, which other work disturbs less", our_used / bare_used, "x"),
+            row("seconds a file beyond llama-quantize", (our_wall - bare_wall) / len(times["bare"]), "s"),
             row("plan of the 109-expert 26B, all files", plan, "s")]
-    write_json(args.output, {"rows": rows, "types": args.types, "seconds": times})
+    write_json(args.output, {"rows": rows, "types": args.types, "wall_and_processor_seconds": times})
     print(table(rows))
 
 
