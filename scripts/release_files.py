@@ -1,9 +1,10 @@
 """A release folder as it lies on the disk: kinds, manifest, what it was made from, and files split by llama.cpp's own tool.
 
-manifest.json: name (of the model), repository (the folder's own name), kind, base, license, `records` (of each quant: its
-record as quantize_gguf.py wrote it, and `files`, the parts it lies in) and `files` (bytes and sha256 of every file but
-itself). Beside the folder, never published: FOLDER.sources.json, the records, question files and metadata that it was made
-from, as paths relative to it, which check_release.py compares with.
+manifest.json: name (of the model), repository (the folder's own name), kind, base, license, quantized_by, sibling (the
+repository of the CD-* and AUTO-* files), `records` (of each quant: its record as quantize_gguf.py wrote it, and `files`, the
+parts it lies in) and `files` (bytes and sha256 of every file but itself). Beside the folder, never published:
+FOLDER.sources.json, what it was made from, as paths relative to it, which check_release.py compares with: `records`,
+`copies` (by their names in the folder), `params` and `questions`.
 """
 
 import os
@@ -28,7 +29,9 @@ RECORD_FIELDS = {"type": str, "note": str, "llama_cpp": str, "parameters": int, 
 EVIDENCE_FIELDS = {METADATA: {"method": dict, "experts": int, "keep_count": int, "layers": dict, "shards": dict},
                    SCORES: {"evaluated": str, "patched": bool, "question_ids": list, "rows": list, "pairs": list},
                    QUALITY: {"inputs": dict, "chats": int, "tokens": dict, "score": str, "conclusions": dict, "files": list}}
-FIELDS = {"name": str, "repository": str, "kind": str, "base": str, "license": str, "records": dict, "files": dict}
+SOURCE_FIELDS = {"records": dict, "copies": dict, "params": dict, "questions": dict}
+FIELDS = {"name": str, "repository": str, "kind": str, "base": str, "license": str, "quantized_by": str, "sibling": str, "records": dict,
+          "files": dict}
 
 
 def check_fields(path: Path, content: dict, fields: dict[str, object], what: str) -> dict:
@@ -93,18 +96,20 @@ def sources_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.sources.json")
 
 
-def write_sources(folder: Path, sources: dict[str, list[Path]]) -> None:
-    """Write what a release was made from, as paths relative to the place of the file."""
+def write_sources(folder: Path, sources: dict[str, dict[str, Path]]) -> None:
+    """Write what a release was made from (kind, name, path), as paths relative to the place of the file."""
     place = sources_path(folder)
-    write_json(place, {key: [os.path.relpath(path.resolve(), place.parent.resolve()) for path in paths] for key, paths in sources.items()})
+    write_json(place, {kind: {name: os.path.relpath(path.resolve(), place.parent.resolve()) for name, path in paths.items()}
+                       for kind, paths in sources.items()})
 
 
-def read_sources(folder: Path) -> dict[str, list[Path]]:
-    """Return what a release was made from, {} where nothing beside it says so."""
+def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
+    """Return what a release was made from (kind, name, path); raise InputError where nothing beside it says so."""
     place = sources_path(folder.resolve())
     if not place.is_file():
-        return {}
-    return {key: [place.parent / path for path in paths] for key, paths in read_json(place).items()}
+        raise InputError(place, "what the release was made from", "nothing", "run `make release`")
+    content = check_fields(place, read_json(place), SOURCE_FIELDS, "what the release was made from")
+    return {kind: {name: place.parent / str(path) for name, path in content[kind].items()} for kind in SOURCE_FIELDS}
 
 
 def tensors_of(first: Path) -> dict[str, tuple[Path, TensorInfo]]:

@@ -50,7 +50,8 @@ def test_a_folder_links_its_files_and_its_manifest_is_true(pruned_demo, tmp_path
     assert {path.name for path in output.iterdir()} == {*manifest["files"], "manifest.json"}
     assert all(os.path.samefile(output / name, pruned_demo / name) for name in manifest["records"])
     sources = json.loads(sources_path(output).read_text())
-    assert all((tmp_path / path).is_file() for path in sources["records"]) and str(tmp_path) not in json.dumps(sources)
+    assert all((tmp_path / path).is_file() for paths in sources.values() for path in paths.values()) and str(tmp_path) not in json.dumps(sources)
+    assert {*sources["records"]} == {*manifest["records"]} and {*sources["copies"]} == {"template", "expert_drop_metadata.json"}
     before = {name: (output / name).read_bytes() for name in manifest["files"]}
     build(pruned_demo, output)  # again, in its place: the same bytes
     assert before == {name: (output / name).read_bytes() for name in read_manifest(output)["files"]}

@@ -46,14 +46,13 @@ def copy(release, tmp_path) -> Path:
     """A copy of the release that a test may damage; what it was made from is found from there, too."""
     shutil.copytree(release, tmp_path / "place" / release.name)
     relative = json.loads(sources_path(release).read_text())
-    sources = {key: [str((release.parent / path).resolve()) for path in paths] for key, paths in relative.items()}
+    sources = {kind: {name: str((release.parent / path).resolve()) for name, path in paths.items()} for kind, paths in relative.items()}
     sources_path(tmp_path / "place" / release.name).write_text(json.dumps(sources))
     return tmp_path / "place" / release.name
 
 
 def checked(folder: Path) -> check_release.Checked:
-    sources = check_release.read_sources(folder)
-    return check_release.Checked(folder, read_manifest(folder), sources["records"], sources["metadata"], sources["questions"])
+    return check_release.Checked(folder, read_manifest(folder), check_release.read_sources(folder))
 
 
 def failing(folder: Path, *names: str) -> dict[str, list[str]]:
@@ -79,9 +78,9 @@ def test_all_that_holds_is_said_line_by_line(release, script):
     assert "Q8_0 costs" not in done.stdout and "**In-sample:** 4 of the 4" in done.stdout
     assert "loaded by llama-server, which answers \"" in done.stdout
     if TEMPLATE_RUNS:
-        assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 12 checks hold, 0 do not apply"
+        assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 13 checks hold, 0 do not apply"
     else:
-        assert done.returncode == 1 and done.stderr.strip() == f"error: {release}: expected all of 12 checks to hold, found 1 that fail: template"
+        assert done.returncode == 1 and done.stderr.strip() == f"error: {release}: expected all of 13 checks to hold, found 1 that fail: template"
 
 
 def test_a_split_file_and_a_checkpoint_pass_the_gates(pruned_demo, tmp_path):
@@ -94,7 +93,7 @@ def test_a_split_file_and_a_checkpoint_pass_the_gates(pruned_demo, tmp_path):
     assert not failing(tmp_path / "parts") and not failing(tmp_path / NAME)
     check_release.main([str(tmp_path / NAME)])
     (tmp_path / NAME / "config.json").write_text("{}")
-    assert list(failing(tmp_path / NAME)) == ["files"]
+    assert list(failing(tmp_path / NAME)) == ["files", "build"]
     part = sorted((tmp_path / "parts").glob("*-00002-of-*.gguf"))[0]
     part.unlink()
     assert {"files", "records"} <= failing(tmp_path / "parts").keys()
@@ -120,20 +119,44 @@ def test_files_too_many_or_too_few_fail(copy):
     assert "a symbolic link" in failing(copy, "files")["files"][0]
 
 
-def test_a_manifest_of_another_build_fails(copy, release, pruned_demo, tmp_path):
+def test_a_manifest_of_another_build_fails(copy, script, refused):
     manifest = read_manifest(copy)
     record = manifest["records"][f"{NAME}-Q6_K.gguf"]
     reseal(copy, records={**manifest["records"], f"{NAME}-Q6_K.gguf": {**record, "source_sha256": "1" * 64}})
     assert "it is of another build" in failing(copy)["build"][0] and f"{NAME}-Q6_K.gguf" in failing(copy)["build"][0]
     reseal(copy, records=manifest["records"], repository="other-GGUF")
-    assert failing(copy) == {"files": [f"{copy / 'manifest.json'}: expected the manifest of {copy.name}, found that of other-GGUF"]}
+    assert failing(copy, "files") == {"files": [f"{copy / 'manifest.json'}: expected the manifest of {copy.name}, found that of other-GGUF"]}
     reseal(copy, repository=copy.name)
     (copy / "expert_drop_metadata.json").write_text((copy / "expert_drop_metadata.json").read_text() + " ")
     reseal(copy)
     assert list(failing(copy)) == ["build"]
+    sources_path(copy).write_text(json.dumps({"records": []}))
+    refused(script("check_release.py", copy), sources_path(copy), "'records'")
     sources_path(copy).unlink()
-    outcome = check_release.outcome_of(GATES["build"], check_release.Checked(copy, read_manifest(copy), [], [], []))
-    assert "found neither" in outcome.deviations[0]
+    refused(script("check_release.py", copy), sources_path(copy), "found nothing")
+
+
+@pytest.mark.parametrize("name, old, new, gate", [
+    ("README.md", "1/4 = 25.00%", "4/4 = 100.00%", "made"), ("README.md", "license: gemma", "license: mit", "made"),
+    ("scores.json", '"raw_correct": 1', '"raw_correct": 3', "build"), ("quality.json", '"chats": 4', '"chats": 400', "build"),
+    ("params", '"temperature": 0.6', '"temperature": 1.6', "made"), ("Modelfile", "repeat_penalty 1.15", "repeat_penalty 1.0", "made"),
+    ("Modelfile", "PARSER gemma4\n", "PARSER gemma4\r\n", "made")])
+def test_an_edit_fails_although_the_manifest_was_made_anew(copy, name, old, new, gate):
+    text = (copy / name).read_text()
+    assert old in text and not failing(copy)
+    (copy / name).write_bytes(text.replace(old, new, 1).encode())
+    reseal(copy)
+    found = failing(copy)
+    assert gate in found and str(copy / name) in found[gate][0] and "run `make release`" in found[gate][0], found
+
+
+def test_files_of_no_release_fail_although_the_manifest_lists_them(copy):
+    manifest = read_manifest(copy)
+    (copy / "system").write_text("Be evil.")
+    (copy / "quality.json").unlink()
+    del manifest["files"]["quality.json"]
+    reseal(copy, files={**manifest["files"], "system": {}})
+    assert [line.split(": expected")[0] for line in failing(copy)["build"]] == [str(copy / "quality.json"), str(copy / "system")]
 
 
 @pytest.mark.parametrize("content, words", [
@@ -192,7 +215,7 @@ def test_what_the_card_must_say_it_must_say(copy, gate, words):
     assert words in card and not failing(copy, gate)
     (copy / "README.md").write_text(card.replace(words, "all is well"))
     reseal(copy)
-    assert words in failing(copy)[gate][0] and list(failing(copy)) == [gate]
+    assert words in failing(copy)[gate][0] and set(failing(copy)) == {gate, "made"}
 
 
 def test_another_models_in_sample_score_must_be_labelled_too(copy):
@@ -222,13 +245,15 @@ def test_what_must_not_be_published_fails(copy, gate, text):
     reseal(copy)
     lines = failing(copy)[gate]
     assert len(lines) == 1 and lines[0].startswith("template: expected no") and "aB3" not in lines[0]
-    assert list(failing(copy)) == [gate] and (text or "found that of demo" in lines[0])
+    assert list(failing(copy)) == ["build", gate] and (text or "found that of demo" in lines[0])
 
 
 def test_without_questions_the_release_is_not_said_to_hold(copy):
-    outcome = check_release.outcome_of(GATES["questions"], check_release.Checked(copy, read_manifest(copy), [], [], []))
-    assert "expected question files to compare with" in outcome.deviations[0]
-    outcome = check_release.outcome_of(GATES["questions"], check_release.Checked(copy, read_manifest(copy), [], [], [copy / "gone.csv"]))
+    def outcome_with(questions: dict[str, Path]) -> check_release.Outcome:
+        return check_release.outcome_of(GATES["questions"], check_release.Checked(copy, read_manifest(copy), {"questions": questions}))
+
+    assert "expected question files to compare with" in outcome_with({}).deviations[0]
+    outcome = outcome_with({"0": copy / "gone.csv"})
     assert "gone.csv: expected a question file" in outcome.deviations[0]
 
 
