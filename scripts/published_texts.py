@@ -23,11 +23,12 @@ from safe_files import InputError
 NGRAM_WORDS, LEAST_WORDS = 8, 6
 BASE_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja")
 # Tokens of the Hub, GitHub, GitLab and the services that name theirs sk-; keys of AWS; private keys.
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}|gh[opsu]_[A-Za-z0-9]{30,}|\b(?:glpat-[\w-]{20,}|sk-[\w-]{32,}|AKIA[A-Z0-9]{16}\b)|-----BEGIN [A-Z ]*PRIVATE KEY")
+TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}|gh[opsu]_[A-Za-z0-9]{30,}|\b(?:glpat-[\w-]{20,}|sk-[\w-]{32,}|AKIA[A-Z0-9]{16}\b)|"
+                   r"-----BEGIN [A-Z ]*PRIVATE KEY")
 PLACE = re.compile(r"(?<![\w.~:/-])/(?:home|root|tmp|var|mnt|media|Users|srv|scratch|workspace|work)/[\w.+-]+|\b[A-Z]:\\Users\\\w+")
 URL = re.compile(r"\b(?:https?|ssh|git|ftp|file)://[^\s\"'<>()\[\]{}|\\`]+")
-BARE_HOST = re.compile(r"(?<![\w./@-])(?:(?:10\.\d{1,3}|169\.254|172\.(?:1[6-9]|2\d|3[01])|192\.168)(?:\.\d{1,3}){2}|(?:[a-z0-9-]+\.)+(?:internal|lan|corp|intranet|"
-                       r"localdomain))(?![\w-]|\.\w)(?::\d+)?")
+BARE_HOST = re.compile(r"(?<![\w./@-])(?:(?:10\.\d{1,3}|169\.254|172\.(?:1[6-9]|2\d|3[01])|192\.168)(?:\.\d{1,3}){2}|"
+                       r"(?:[a-z0-9-]+\.)+(?:internal|lan|corp|intranet|localdomain))(?![\w-]|\.\w)(?::\d+)?")
 PRIVATE_ENDINGS = (".local", ".internal", ".lan", ".corp", ".intra", ".intranet", ".home", ".localdomain")
 PNG, ZLIB_MARK, MOST_INFLATED_BYTES = b"\x89PNG\r\n\x1a\n", 0x78, 1 << 20
 WORD = re.compile(r"[^\W\d_]{2,}")

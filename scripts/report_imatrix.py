@@ -51,7 +51,7 @@ def draw(counts: dict[int, np.ndarray]) -> plt.Figure:
     above.yaxis.set_major_formatter("{x:.0f}")
     above.legend(frameon=False)
     below.bar(layers, [(row == 0).sum() for row in counts.values()], color=NEVER)
-    below.set(xlabel="layer", ylabel="experts\nnever reached", ylim=(0, None))
+    below.set(xlabel="layer", ylabel="experts\nnever reached", ylim=(0, max(1, below.get_ylim()[1])))
     for axis in (below.xaxis, below.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     return figure

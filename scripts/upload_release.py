@@ -12,10 +12,11 @@ broken or killed upload goes on with the same command. HF_ENDPOINT names another
 import argparse
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from hub_upload import be_quiet, gate_environment, one_line, plan, remote_files, send, sizes_of, token_of
-from release_digests import MANIFEST, Release, check_release, check_repo, read_release
+from release_digests import Release, check_release, check_repo, read_release
 from safe_files import InputError, only_writer, run
 
 GATES = Path(__file__).resolve().parent / "check_release.py"
@@ -69,17 +70,18 @@ def main(argv: list[str] | None = None) -> None:
     be_quiet()
     check_repo(args.repo)
     token = token_of(args.send)
-    release = read_release(args.release)
-    check_release(release, args.name)
-    check_gates(args.gates, release)
-    there = look(release, args.repo, token, args.send)
-    states = dict.fromkeys(sizes_of(release), "unknown") if there is None else plan(release, there)
-    print("\n".join(lines_of(release, args.repo, states, there or {})), flush=True)
-    if not args.send:
-        print("Nothing was sent. UPLOAD=yes sends it.")
-        return
-    paths = [path for path, state in states.items() if state != "same"]
-    with only_writer(release.folder / MANIFEST):
+    # The lock is that of build_release.py: what is checked stays as it is until it is sent.
+    with only_writer(args.release) if args.send else nullcontext():
+        release = read_release(args.release)
+        check_release(release, args.name)
+        check_gates(args.gates, release)
+        there = look(release, args.repo, token, args.send)
+        states = dict.fromkeys(sizes_of(release), "unknown") if there is None else plan(release, there)
+        print("\n".join(lines_of(release, args.repo, states, there or {})), flush=True)
+        if not args.send:
+            print("Nothing was sent. UPLOAD=yes sends it.")
+            return
+        paths = [path for path, state in states.items() if state != "same"]
         end = send(release, args.repo, token, paths, lambda line: print(line, flush=True)) if paths else "nothing was sent"
     print(f"{args.repo}: all {len(states)} files are on the Hub as the manifest lists them; {end}")
 

@@ -202,7 +202,8 @@ def test_order_by_hand(copy):
     assert size_exceptions(records) == ["Q6_K is larger than Q6_K_L, the name before it.", "Q4_1 is larger than Q4_K_S, the name before it."]
     found = {"conclusions": {"quantisation": {"dominated": DOMINATED}, "total": {"dominated": {}}},
              "files": [{"sha256": name, "label": name} for name in ("Q8_0", "Q6_K")]}
-    assert exceptions(records, found)[2:] == ["Q6_K costs more than Q4_K_M, which is no larger, beyond the error, by quantisation loss."]
+    assert exceptions(records, found)[2:] == [
+        "Q6_K costs more than Q4_K_M (not in this repository), which is no larger, beyond the error, by quantisation loss."]
     manifest = read_manifest(copy)
     manifest["records"][f"{NAME}-Q6_K_L.gguf"]["bytes"] = 1
     reseal(copy, records=manifest["records"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 from hub_server import PART_BYTES, TOKEN, Hub
+from safe_files import InputError, directory_when_done
 
 NAME, HUB_REPO = "tiny-12e", "me/tiny-12e-GGUF"
 SECOND = f"{NAME}-Q8_0.gguf"  # the largest, sent last
@@ -186,12 +187,14 @@ def test_an_uploader_killed_before_it_hears_of_its_commit_makes_no_second_one(up
     assert_published(hub, release)
 
 
-def test_two_uploaders_at_once_are_refused(upload, command, hub, release, refused):
+def test_a_folder_under_way_is_not_sent_twice_at_once_and_not_replaced(upload, command, hub, release, refused):
     hub.stall = hashlib.sha256((release / SECOND).read_bytes()).hexdigest()
     arguments, environment = command("--send")
     first = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert hub.stalled.wait(60)
-    refused(upload("--send"), "manifest.json", "no other run")
+    refused(upload("--send"), release, "no other run")
+    with pytest.raises(InputError, match="no other run"), directory_when_done(release, "manifest.json"):  # what `make release` would do
+        pass
     hub.go_on.set()
     assert first.wait() == 0
     assert_published(hub, release)
