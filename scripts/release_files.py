@@ -8,6 +8,7 @@ FOLDER.sources.json, what it was made from, as paths relative to it, which check
 """
 
 import os
+import re
 from pathlib import Path
 
 from byte_ranges import Run, same_bytes
@@ -22,6 +23,7 @@ SIDECARS = ("template", "params", "Modelfile")
 METADATA = "expert_drop_metadata.json"
 SCORES, QUALITY = "scores.json", "quality.json"
 UPLOAD_STATE = ".cache/huggingface"
+SHA256, DIGITS = re.compile(r"[0-9a-f]{64}"), 12  # of a digest in hex, and how many of them messages show
 SPLIT_RECORD = "split.json"
 SPLIT_UNIT_BYTES = 1_000_000  # llama-gguf-split's M
 RECORD_FIELDS = {"type": str, "note": str, "llama_cpp": str, "parameters": int, "experts": int, "bytes": int, "bits_per_weight": (int, float),
@@ -63,7 +65,8 @@ def read_manifest(folder: Path) -> dict:
         raise InputError(path, f"a kind among {', '.join(KINDS)}", repr(manifest["kind"])[:60])
     for part in ("records", "files"):
         for name, entry in manifest[part].items():
-            if name.startswith("/") or ".." in Path(name).parts or not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            inside = not name.startswith("/") and not {"", ".", ".."} & set(name.split("/")) and name != MANIFEST
+            if not (inside and isinstance(entry, dict) and type(entry.get("bytes")) is int and SHA256.fullmatch(str(entry.get("sha256")))):
                 raise InputError(path, f"bytes and sha256 of every entry of {part!r}", f"{name!r}: {entry!r}"[:120])
     for record in manifest["records"].values():
         check_fields(path, record, {**RECORD_FIELDS, "files": list}, "a record of each quant")
@@ -84,6 +87,26 @@ def listed_paths(folder: Path) -> list[str]:
         if path.is_file() and not path.relative_to(folder).is_relative_to(UPLOAD_STATE):
             found.append(path.relative_to(folder).as_posix())
     return sorted(found)
+
+
+def differences(folder: Path, manifest: dict) -> list[InputError]:
+    """Return where a folder is not the one of its manifest, file by file; every file is read once.
+
+    Raises InputError for a link.
+    """
+    expected, there, found = manifest["files"], set(listed_paths(folder)) - {MANIFEST}, []
+    for name in sorted(there | expected.keys()):
+        path, entry = folder / name, expected.get(name)
+        if entry is None:
+            found.append(InputError(path, f"only files that {MANIFEST} lists", "one that it does not"))
+        elif name not in there:
+            found.append(InputError(path, f"{entry['bytes']} bytes, as {MANIFEST} says", "nothing", "run `make release`"))
+        elif path.stat().st_size != entry["bytes"]:
+            found.append(InputError(path, f"{entry['bytes']} bytes, as {MANIFEST} says", f"{path.stat().st_size}", "was it edited? run `make release`"))
+        elif (digest := sha256_file(path)) != entry["sha256"]:
+            found.append(InputError(path, f"sha256 {entry['sha256'][:DIGITS]}, as {MANIFEST} says", digest[:DIGITS],
+                                    "was it edited? run `make release`"))
+    return found
 
 
 def listed(folder: Path) -> dict[str, dict]:

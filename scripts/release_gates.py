@@ -17,14 +17,14 @@ from front_matter import check_front_matter
 from gguf_header import read_header
 from published_texts import Published, machine_names, question_runs, quoted_questions, secrets, texts_of
 from quant_recipes import RECIPES
-from release_files import CHECKPOINT, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed_paths, read_evidence, tensors_of
+from release_files import (CHECKPOINT, DIGITS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, differences, listed_paths, read_evidence,
+                           tensors_of)
 from release_names import clashes, is_standard
 from release_order import exceptions, must_exceed
 from release_texts import CARD, made_texts
 from safe_files import InputError, read_json, sha256_file
 from score_tables import sample_labels
 
-DIGITS = 12
 SHOWN = 80  # characters of a line
 MADE = (CARD, MANIFEST, "params", "Modelfile")
 
@@ -68,20 +68,11 @@ class Checked:
 
 def files(checked: Checked) -> Outcome:
     """Every file is in the manifest, with its size and sha256, and the other way round."""
-    expected, found = checked.manifest["files"], set(listed_paths(checked.folder)) - {MANIFEST}
-    outcome = Outcome(f"{len(expected)} files, their sizes and sha256")
+    outcome = Outcome(f"{len(checked.manifest['files'])} files, their sizes and sha256")
     if checked.manifest["repository"] != checked.folder.resolve().name:
         outcome.deviations.append(f"{checked.folder / MANIFEST}: expected the manifest of {checked.folder.resolve().name}, found that of "
                                   f"{checked.manifest['repository']}")
-    for name in sorted(found | expected.keys()):
-        path, entry = checked.folder / name, expected.get(name)
-        if entry is None or name not in found:
-            there = "a file of the manifest" if entry is None else f"{entry['bytes']} bytes, as {MANIFEST} says"
-            outcome.deviations.append(f"{path}: expected {there}, found {'another one' if entry is None else 'nothing'}")
-        elif path.stat().st_size != entry["bytes"]:
-            outcome.deviations.append(f"{path}: expected {entry['bytes']} bytes, found {path.stat().st_size}; was it edited?")
-        elif (digest := sha256_file(path)) != entry["sha256"]:
-            outcome.deviations.append(f"{path}: expected sha256 {str(entry['sha256'])[:DIGITS]}, found {digest[:DIGITS]}; was it edited?")
+    outcome.deviations += map(str, differences(checked.folder, checked.manifest))
     return outcome
 
 

@@ -23,7 +23,9 @@ def write_manifest(folder: Path, name: str = NAME) -> None:
     """List every file of a folder, as build_release.py does."""
     files = {path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
              for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
-    (folder / "manifest.json").write_text(json.dumps({"name": name, "base": "tiny", "files": files}, indent=2) + "\n")
+    (folder / "manifest.json").write_text(json.dumps({
+        "name": name, "repository": folder.name, "kind": "standard", "base": "tiny", "license": "", "quantized_by": "", "sibling": "",
+        "records": {}, "files": files}, indent=2) + "\n")
 
 
 @pytest.fixture
@@ -230,11 +232,6 @@ def other_manifest(release: Path) -> None:
     assert path.read_text() != kept
 
 
-def unlisted_template(release: Path) -> None:
-    (release / "template").unlink()
-    write_manifest(release)
-
-
 def outside(release: Path) -> None:
     manifest = json.loads((release / "manifest.json").read_text())
     manifest["files"]["../gates.py"] = manifest["files"]["params"]
@@ -248,8 +245,8 @@ def link(release: Path) -> None:
 
 @pytest.mark.parametrize("damage, words", [
     (edit, ("README.md", "sha256")), (flip, (SECOND, "sha256")), (other_manifest, ("scores.png", "bytes")),
-    (lambda release: (release / "params").unlink(), ("params", "nothing")), (unlisted_template, ("template", "nothing")),
-    (lambda release: (release / "notes.txt").write_text("x"), ("notes.txt", "only files that the manifest lists")),
+    (lambda release: (release / "params").unlink(), ("params", "nothing")),
+    (lambda release: (release / "notes.txt").write_text("x"), ("notes.txt", "only files that manifest.json lists")),
     (lambda release: (release / SECOND).unlink(), (SECOND, "nothing")), (outside, ("manifest.json", "gates.py")), (link, ("params",)),
     (lambda release: (release / "manifest.json").unlink(), ("manifest.json", "nothing")),
     (lambda release: (release / "manifest.json").write_text("{"), ("manifest.json", "JSON"))])
