@@ -97,12 +97,12 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
 
 
 def place(args: argparse.Namespace, output: Path) -> None:
-    """Copy what is copied, and link the shards of a checkpoint."""
+    """Copy what is copied, and link the shards of a checkpoint that its metadata name."""
     for name, path in copies_of(args).items():
-        (output / name).parent.mkdir(exist_ok=True)
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, output / name)
-    for shard in args.checkpoint.glob("*.safetensors") if args.checkpoint else ():
-        link_or_copy(shard, output / shard.name)
+    for shard in read_evidence(args.metadata, METADATA)["shards"] if args.checkpoint else ():
+        link_or_copy(args.checkpoint / shard, output / shard)
 
 
 def build(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> None:

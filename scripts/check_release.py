@@ -5,8 +5,8 @@ Inputs:  a folder of build_release.py, and what it was made from, by FOLDER.sour
 Output:  a line for each check (holds, FAILS, does not apply), below it what was found; a summary. Exit code 0 only if all hold.
 Use:     scripts/check_release.py RELEASE [--questions FILE ...]
 
-Checked: sizes and sha256 of all files, the build's own records, the card made again from them, tensor types, names that shadow each other, order of size
-and KLD, label of in-sample scores, front matter, tokens, paths, hosts and question texts in anything published, Ollama's
+Checked: sizes and sha256 of all files, the build's own records and copied files, card, params and Modelfile made again from
+them, tensor types, names that shadow each other, order of size and KLD, label of in-sample scores, front matter, tokens, paths, hosts and question texts in anything published, Ollama's
 params, Modelfile and template, and an answer of the smallest file by llama-server (release_gates.py, release_runs.py).
 """
 

@@ -99,7 +99,8 @@ def method_section(release: Release) -> str:
         rows.append(["Questions held out of the choice", str(len(held_out))])
     dynamic = ("ContribDynamic files (CD-*) give the layers whose experts contribute most the higher types, AUTO files the layers and roles "
                "where it costs least for a wished size. They have a repository of their own, so that no label such as `:Q4_K_M` fetches one "
-               "of them for the standard file of that name. What llama-quantize was told of each file is in `manifest.json` (`arguments`)." if release.kind == "dynamic" else "")
+               "of them for the standard file of that name. What llama-quantize was told of each file is in "
+               "`manifest.json` (`arguments`)." if release.kind == "dynamic" else "")
     return section("Method", "Experts are ranked while the full model is teacher-forced through question, reasoning and answer: norms of their "
                    "outputs, weighted by the router. Those ranked last are dropped; the kept ones are copied byte for byte, and nothing is "
                    "trained. The choice per layer is in `expert_drop_metadata.json`.", markdown_table(["What", "Value"], rows, left=2), dynamic)

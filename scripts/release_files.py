@@ -102,7 +102,8 @@ def differences(folder: Path, manifest: dict) -> list[InputError]:
         elif name not in there:
             found.append(InputError(path, f"{entry['bytes']} bytes, as {MANIFEST} says", "nothing", "run `make release`"))
         elif path.stat().st_size != entry["bytes"]:
-            found.append(InputError(path, f"{entry['bytes']} bytes, as {MANIFEST} says", f"{path.stat().st_size}", "was it edited? run `make release`"))
+            found.append(InputError(path, f"{entry['bytes']} bytes, as {MANIFEST} says", f"{path.stat().st_size}",
+                                    "was it edited? run `make release`"))
         elif (digest := sha256_file(path)) != entry["sha256"]:
             found.append(InputError(path, f"sha256 {entry['sha256'][:DIGITS]}, as {MANIFEST} says", digest[:DIGITS],
                                     "was it edited? run `make release`"))

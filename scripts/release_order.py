@@ -42,7 +42,8 @@ def kld_exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:
             by = quality["conclusions"][loss]["dominated"].get(entry["label"])
             if by and by["told_apart"]:
                 found.setdefault((entry["label"], by["by"]), []).append(loss)
-    return [f"{label} costs more than {other}{'' if other in here else ' (not in this repository)'}, which is no larger, beyond the error, by {' and '.join(losses)} loss."
+    return [f"{label} costs more than {other}{'' if other in here else ' (not in this repository)'}, which is no larger, beyond the error, "
+            f"by {' and '.join(losses)} loss."
             for (label, other), losses in found.items()]
 
 

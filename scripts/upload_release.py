@@ -52,7 +52,8 @@ def lines_of(release: Sent, repo: str, states: dict[str, str], there: dict[str, 
               for path in sorted(there.keys() - sizes.keys() - {".gitattributes"})]
     counted = ", ".join(f"{list(states.values()).count(state)} {state}" for state in dict.fromkeys(states.values()))
     moved = sum(size for path, size in sizes.items() if states[path] != "same")
-    return [*lines, f"{repo}: {len(sizes)} files ({counted}), {moved / 1e9:.6f} GB to send; manifest sha256 {release.sha256[MANIFEST]}"]
+    most = "at most " if "unknown" in states.values() else ""
+    return [*lines, f"{repo}: {len(sizes)} files ({counted}), {most}{moved / 1e9:.6f} GB to send; manifest sha256 {release.sha256[MANIFEST]}"]
 
 
 def look(repo: str, token: str | None, needed: bool) -> dict[str, tuple[int, str]] | None:

@@ -26,7 +26,8 @@ def questions(tmp_path) -> Path:
     (r"C:\Users\ann", "C:\\Users\\ann"), ("http://10.1.2.3/x", "private host"), ("https://builder:8080/", "private host"),
     ("https://u:p@example.com", "private host"), ("ssh://box.internal/x", "private host"), ("https://pypi.corp/simple", "private host"),
     ("pulled from mirror.corp:8080", "mirror.corp:8080"), ("on 192.168.0.4.", "192.168.0.4"), ("by 10.0.0.9", "10.0.0.9"),
-    ("gh" + "p_" + "a1B2" * 9, "found ghp_..."), ("-----BEGIN PRIVATE" + " KEY-----", "no token"), ("build on box-7", "the host's name"), ("in /very/own/place/build", "the home directory")])
+    ("gh" + "p_" + "a1B2" * 9, "found ghp_..."), ("-----BEGIN PRIVATE" + " KEY-----", "no token"), ("build on box-7", "the host's name"),
+    ("in /very/own/place/build", "the home directory")])
 def test_secrets_are_found(text, found):
     lines = secrets([Published("README.md", text)], {"box-7": "the host's name", "/very/own/place/": "the home directory"})
     assert len(lines) == 1 and lines[0].startswith("README.md: expected no") and found in lines[0]
@@ -35,7 +36,8 @@ def test_secrets_are_found(text, found):
 
 @pytest.mark.parametrize("text", [
     "https://huggingface.co/google/gemma-4-26B-A4B-it", "https://ai.google.dev/gemma/terms", "hf_hub and hf_short", "http://127.0.0.1:8080/health",
-    "https://example.org/home/ann/x", "version 10.4.1, 1.10.0.0.9", "172.15.0.1", "x.corporate", "risk-" + "a" * 40, "and/or, 1/2, ~/.cache", "the matchbox-70", "scripts/tmp/x"])
+    "https://example.org/home/ann/x", "version 10.4.1, 1.10.0.0.9", "172.15.0.1", "x.corporate", "risk-" + "a" * 40,
+    "and/or, 1/2, ~/.cache", "the matchbox-70", "scripts/tmp/x"])
 def test_what_is_public_is_not_found(text):
     assert secrets([Published("README.md", text)], {"box-7": "the host's name"}) == []
 
