@@ -205,7 +205,8 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
 SIDECARS := --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json
 
 $(RELEASES:%=%/manifest.json): $(RELEASE_SCORES) $(DROP_METADATA) $(PLOTS) $(PRUNED)/release.settings $(wildcard scripts/build_release.py \
-    scripts/release_*.py scripts/*card*.py scripts/front_matter.py scripts/context_cache.py) | $(TOOLS)
+    scripts/release_*.py scripts/*card*.py scripts/front_matter.py scripts/context_cache.py scripts/ollama_files.py scripts/score_tables.py \
+    scripts/kld_statistics.py scripts/quant_recipes.py) | $(TOOLS)
 $(GGUF_RELEASES:%=%/manifest.json): $(RELEASE_QUALITY) $(PRUNED_QUANT_DIR)/imatrix-coverage.png $(wildcard modelfiles/gemma4.*)
 
 $(RELEASE)/manifest.json: $(STANDARD_FILES)

@@ -15,22 +15,17 @@ record; what is missing is named there.
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
-from card_tables import CONTEXTS
-from checkpoint_card import checkpoint_card
-from context_cache import cache_bytes, context_length
-from gguf_header import GgufHeader, read_header
 from llama_tools import find_llama_cpp
-from ollama_files import modelfile, ollama_params
 from option_types import positive
 from quant_recipes import RECIPES
-from release_card import PICTURES, Release, card
+from release_card import PICTURES
 from release_files import (CHECKPOINT, DYNAMIC, KINDS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed, read_evidence,
                            read_record, split_gguf, write_sources)
 from release_names import clashes, is_standard
+from release_texts import CARD, made_texts
 from safe_files import InputError, check_apart, directory_when_done, link_or_copy, read_json, run, sha256_file, write_json
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
@@ -74,13 +69,6 @@ def check_names(kind: str, records: dict[str, dict], others: list[str]) -> None:
         raise InputError(next(iter(records)), "names that no label takes for another", f"{found[0]}{count}")
 
 
-def caches_of(header: GgufHeader) -> dict[int, int]:
-    """Return the bytes of the context cache for some contexts up to the model's longest, {} where they are not known."""
-    longest = context_length(header) or 0
-    contexts = [tokens for tokens in CONTEXTS if tokens <= longest] or [longest]
-    return {tokens: count for tokens in contexts if tokens and (count := cache_bytes(header, tokens)) is not None}
-
-
 def place_gguf(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> dict[str, dict]:
     """Link every GGUF file, or its parts, into the folder; return the records by name, with the files each lies in."""
     placed = {}
@@ -95,34 +83,26 @@ def place_gguf(args: argparse.Namespace, records: dict[Path, dict], output: Path
     return placed
 
 
-def write_ollama_files(args: argparse.Namespace, placed: dict[str, dict], output: Path) -> None:
-    """Write what Ollama reads: template, params and a Modelfile of the largest quant, in parts or F16 only where there is no other."""
-    params = ollama_params(args.params, args.gguf[0])
-    best = max(placed.values(), key=lambda record: (len(record["files"]) == 1, record["type"] != "F16", record["bytes"]))
-    shutil.copyfile(args.template, output / "template")
-    (output / "params").write_text(json.dumps(params, indent=2) + "\n")
-    (output / "Modelfile").write_text(modelfile(best["files"][0], params))
-
-
-def place_checkpoint(checkpoint: Path, output: Path) -> dict[str, int]:
-    """Link the shards of a pruned checkpoint into the folder and copy the rest, but for its base's card; return the shards' bytes."""
-    for path in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name not in ("README.md", MANIFEST)):
-        place = output / path.relative_to(checkpoint)
-        place.parent.mkdir(exist_ok=True)
-        (link_or_copy if path.suffix == ".safetensors" else shutil.copyfile)(path, place)
-    return {path.name: path.stat().st_size for path in output.glob("*.safetensors")}
-
-
-def place_evidence(args: argparse.Namespace, output: Path) -> list[str]:
-    """Copy metadata, scores, quality and pictures into the folder; return the pictures' names."""
-    for source, name in ((args.metadata, METADATA), (args.scores, SCORES), (args.quality, QUALITY)):
-        if source and not (output / name).exists():
-            shutil.copyfile(source, output / name)
+def copies_of(args: argparse.Namespace) -> dict[str, Path]:
+    """Return what is copied into the folder as it is, by name: evidence, pictures, template, and a checkpoint's small files."""
+    found = {METADATA: args.metadata, SCORES: args.scores, QUALITY: args.quality, "template": args.template if args.gguf else None}
     for picture in args.pictures:
         if picture.name not in PICTURES:
             raise InputError(picture, f"a picture among {', '.join(PICTURES)}", picture.name)
-        shutil.copyfile(picture, output / picture.name)
-    return [picture.name for picture in args.pictures]
+        found[picture.name] = picture
+    if args.checkpoint:  # without its base's card
+        found |= {path.relative_to(args.checkpoint).as_posix(): path for path in sorted(args.checkpoint.rglob("*"))
+                  if path.is_file() and path.suffix != ".safetensors" and path.name not in (CARD, MANIFEST, METADATA)}
+    return {name: path for name, path in found.items() if path}
+
+
+def place(args: argparse.Namespace, output: Path) -> None:
+    """Copy what is copied, and link the shards of a checkpoint that its metadata name."""
+    for name, path in copies_of(args).items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, output / name)
+    for shard in read_evidence(args.metadata, METADATA)["shards"] if args.checkpoint else ():
+        link_or_copy(args.checkpoint / shard, output / shard)
 
 
 def build(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> None:
@@ -130,20 +110,15 @@ def build(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> 
     metadata = read_evidence(args.metadata, METADATA)
     scores, quality = (read_evidence(path, name) if path else None for path, name in ((args.scores, SCORES), (args.quality, QUALITY)))
     check_one_build(records, metadata, scores, quality)
+    place(args, output)
     placed = place_gguf(args, records, output)
-    sizes = place_checkpoint(args.checkpoint, output) if args.checkpoint else {}
-    caches = caches_of(read_header(args.gguf[0])) if args.gguf else {}
-    release = Release(args.name, args.output.name, args.kind, args.base, args.license, args.quantized_by, placed, metadata, scores, quality,
-                      place_evidence(args, output), caches, args.sibling)
+    manifest = {"name": args.name, "repository": args.output.name, "kind": args.kind, "base": args.base, "license": args.license,
+                "quantized_by": args.quantized_by, "sibling": args.sibling, "records": placed}
     if args.gguf:
-        write_ollama_files(args, placed, output)
         check_names(args.kind, placed, [path.name for path in output.iterdir()])
-        text = card(release)
-    else:
-        text = checkpoint_card(release, sizes, read_json(output / "config.json"))
-    (output / "README.md").write_text(text, encoding="utf-8")
-    write_json(output / MANIFEST, {"name": args.name, "repository": args.output.name, "kind": args.kind, "base": args.base,
-                                   "license": args.license, "records": placed, "files": listed(output)})
+    for name, text in made_texts(output, manifest, args.params).items():
+        (output / name).write_text(text, encoding="utf-8")
+    write_json(output / MANIFEST, {**manifest, "files": listed(output)})
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -181,8 +156,9 @@ def main(argv: list[str] | None = None) -> None:
     for gguf, record in records.items():
         check_record(gguf, record)
     # What the folder was made from comes first: a kill between the two leaves no folder without it.
-    write_sources(args.output, {"records": [Path(f"{gguf}.json") for gguf in args.gguf], "metadata": [args.metadata],
-                                "questions": args.questions})
+    write_sources(args.output, {"records": {gguf.name: Path(f"{gguf}.json") for gguf in args.gguf}, "copies": copies_of(args),
+                                "params": {"params": args.params} if args.gguf else {},
+                                "questions": {str(number): path for number, path in enumerate(args.questions)}})
     with directory_when_done(args.output, MANIFEST) as output:
         build(args, records, output)
         sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]

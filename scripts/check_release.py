@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Check a release folder before it is public: print what holds and what does not, line by line.
 
-Inputs:  a folder of build_release.py. What it was made from is read from FOLDER.sources.json beside it, or given.
+Inputs:  a folder of build_release.py, and what it was made from, by FOLDER.sources.json beside it.
 Output:  a line for each check (holds, FAILS, does not apply), below it what was found; a summary. Exit code 0 only if all hold.
 Use:     scripts/check_release.py RELEASE [--questions FILE ...]
 
-Checked: sizes and sha256 of all files, the build's own records, tensor types, names that shadow each other, order of size
-and KLD, label of in-sample scores, front matter, tokens, paths, hosts and question texts in anything published, Ollama's
+Checked: sizes and sha256 of all files, the build's own records and copied files, card, params and Modelfile made again from
+them, tensor types, names that shadow each other, order of size and KLD, label of in-sample scores, front matter, tokens, paths, hosts and question texts in anything published, Ollama's
 params, Modelfile and template, and an answer of the smallest file by llama-server (release_gates.py, release_runs.py).
 """
 
@@ -53,8 +53,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("release", type=Path, help="release folder")
     parser.add_argument("--questions", type=Path, nargs="+", help="question files whose text must not be published (default: the build's)")
-    parser.add_argument("--records", type=Path, nargs="+", help="FILE.gguf.json of the build (default: the build's)")
-    parser.add_argument("--metadata", type=Path, help="expert_drop_metadata.json of the build (default: the build's)")
     parser.add_argument("--gpu-layers", type=whole_number, default=99, help="layers on the GPU, if there is one (default 99)")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     return parser.parse_args(argv)
@@ -63,8 +61,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     manifest, sources = read_manifest(args.release), read_sources(args.release)
-    checked = Checked(args.release, manifest, args.records or sources.get("records", []),
-                      [args.metadata] if args.metadata else sources.get("metadata", []), args.questions or sources.get("questions", []))
+    asked = {"questions": {str(path): path for path in args.questions}} if args.questions else {}
+    checked = Checked(args.release, manifest, sources | asked)
     gates = {**GATES, **running_gates(find_llama_cpp(args.llama_cpp), args.gpu_layers)}
     failed, applied = [], 0
     for name, gate in gates.items():

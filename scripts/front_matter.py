@@ -21,12 +21,18 @@ OPTIONAL = {"license": str, "base_model": str, "base_model_relation": str, "quan
 
 
 def is_hub_id(base: str) -> bool:
-    """Tell whether the name of a base model is one of the Hub's, OWNER/NAME."""
+    """Tell whether a name can be one of the Hub's, OWNER/NAME."""
     try:
         validate_repo_id(base)
     except HFValidationError:
         return False
     return base.count("/") == 1
+
+
+def check_repo(repo: str) -> None:
+    """Raise InputError unless `repo` can be the name of a repository on the Hub, USER/NAME."""
+    if not is_hub_id(repo):
+        raise InputError("REPO", "a repository on the Hub, USER/NAME (letters, digits, dots, dashes)", repr(repo)[:100])
 
 
 def front_matter(kind: str, base: str, license_id: str, quantized_by: str, tags: list[str]) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -17,8 +18,8 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars, logging
 
-from release_digests import MANIFEST, Release
-from safe_files import InputError
+from release_files import MANIFEST
+from safe_files import InputError, sha256_file
 
 GO_ON = "the same command goes on"
 SHA1_LETTERS = 40
@@ -26,6 +27,22 @@ REASONS = {401: ("a token that the server accepts", "401 Unauthorized"),
            402: ("an account that may store this", "402 Payment Required"),
            403: ("the right to write to it", "403 Forbidden"),
            404: ("a repository that the token may see", "404 Not Found")}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What is sent of a release: its folder, the model's name, bytes and sha256 of every file by path, the manifest included."""
+
+    folder: Path
+    name: str
+    bytes: dict[str, int]
+    sha256: dict[str, str]
+
+
+def sent_of(folder: Path, manifest: dict) -> Sent:
+    """Return what is sent of a release that has been checked."""
+    files = {**manifest["files"], MANIFEST: {"bytes": (folder / MANIFEST).stat().st_size, "sha256": sha256_file(folder / MANIFEST)}}
+    return Sent(folder, manifest["name"], *({path: entry[key] for path, entry in files.items()} for key in ("bytes", "sha256")))
 
 
 def be_quiet() -> None:
@@ -88,42 +105,32 @@ def remote_files(repo: str, token: str | None) -> dict[str, tuple[int, str]] | N
     return {file.rfilename: (file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "") for file in info.siblings or []}
 
 
-def sizes_of(release: Release) -> dict[str, int]:
-    """Return the bytes of every file that is sent, the manifest included."""
-    return {**{path: entry.bytes for path, entry in release.files.items()}, MANIFEST: (release.folder / MANIFEST).stat().st_size}
-
-
-def same_there(release: Release, path: str, remote: tuple[int, str]) -> bool:
+def same_there(release: Sent, path: str, remote: tuple[int, str]) -> bool:
     """Tell whether a file of the release is on the Hub with the same bytes."""
     size, digest = remote
-    if size != sizes_of(release)[path]:
+    if size != release.bytes[path]:
         return False
-    return digest == (blob_sha1(release.folder / path) if len(digest) == SHA1_LETTERS else sha256_of(release, path))
+    return digest == (blob_sha1(release.folder / path) if len(digest) == SHA1_LETTERS else release.sha256[path])
 
 
-def sha256_of(release: Release, path: str) -> str:
-    """Return the sha256 of a file that is sent, as the manifest lists it."""
-    return release.digest if path == MANIFEST else release.files[path].sha256
-
-
-def plan(release: Release, there: dict[str, tuple[int, str]] | None) -> dict[str, str]:
+def plan(release: Sent, there: dict[str, tuple[int, str]] | None) -> dict[str, str]:
     """Return "new", "changed" or "same" for every file of the release against what is on the Hub."""
     there = there or {}
     return {path: "new" if path not in there else "same" if same_there(release, path, there[path]) else "changed"
-            for path in sizes_of(release)}
+            for path in release.bytes}
 
 
-def additions_of(release: Release, paths: list[str]) -> list[CommitOperationAdd]:
+def additions_of(release: Sent, paths: list[str]) -> list[CommitOperationAdd]:
     """Return one addition per path, the smallest first; sha256 as checked, so that files are not read for it again."""
-    made, sizes = [], sizes_of(release)
+    made, sizes = [], release.bytes
     for path in sorted(paths, key=lambda path: (sizes[path], path)):
         addition = CommitOperationAdd(path_in_repo=path, path_or_fileobj=release.folder / path)
-        addition.upload_info.sha256 = bytes.fromhex(sha256_of(release, path))
+        addition.upload_info.sha256 = bytes.fromhex(release.sha256[path])
         made.append(addition)
     return made
 
 
-def send(release: Release, repo: str, token: str, paths: list[str], said: Callable[[str], None]) -> str:
+def send(release: Sent, repo: str, token: str, paths: list[str], said: Callable[[str], None]) -> str:
     """Send these files of a release in one commit and return its address; compare what is then on the Hub with the release.
 
     `said` is called with a line for each large file that the server has stored. Raises InputError when the Hub refuses or
@@ -138,7 +145,7 @@ def send(release: Release, repo: str, token: str, paths: list[str], said: Callab
             api.preupload_lfs_files(repo, [addition], free_memory=False)
             if addition._is_uploaded:  # false for small files, which go with the commit
                 said(f"stored {addition.path_in_repo}")
-        done = api.create_commit(repo, additions, commit_message=f"{release.name}, manifest sha256 {release.digest}")
+        done = api.create_commit(repo, additions, commit_message=f"{release.name}, manifest sha256 {release.sha256[MANIFEST]}")
         left = [path for path, state in plan(release, remote_files(repo, token)).items() if state != "same"]
     if left:
         raise InputError(repo, "the release's files on the Hub", f"others under {', '.join(left)[:200]}", GO_ON)

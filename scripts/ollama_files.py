@@ -1,6 +1,7 @@
 """What Ollama reads: params (JSON of its options) and a Modelfile; and the commands that wrap a file with its Gemma 4 parser."""
 
 import json
+import math
 import re
 import shlex
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ def fits(value: object, kind: type) -> bool:
     if kind is list:
         return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return type(value) is kind
 
 

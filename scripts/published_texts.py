@@ -1,14 +1,16 @@
 """What a release would publish in words: text files, headers of GGUF and safetensors files, pictures; and what must not be in it.
 
-Not to be published: tokens of the Hub, paths and the name of this machine, hosts of a private network, and the text of the
+Not to be published: tokens, paths and the name of this machine, hosts of a private network, and the text of the
 questions (GPQA asks for that). Question texts are compared by runs of words, case, digits and signs ignored: runs of
 NGRAM_WORDS, of a shorter text the whole of it, down to LEAST_WORDS. Findings name the place and the question's id, not its text.
 """
 
 import ipaddress
+import json
 import re
 import socket
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +22,15 @@ from safe_files import InputError
 
 NGRAM_WORDS, LEAST_WORDS = 8, 6
 BASE_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja")
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+# Tokens of the Hub, GitHub, GitLab and the services that name theirs sk-; keys of AWS; private keys.
+TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}|gh[opsu]_[A-Za-z0-9]{30,}|\b(?:glpat-[\w-]{20,}|sk-[\w-]{32,}|AKIA[A-Z0-9]{16}\b)|"
+                   r"-----BEGIN [A-Z ]*PRIVATE KEY")
 PLACE = re.compile(r"(?<![\w.~:/-])/(?:home|root|tmp|var|mnt|media|Users|srv|scratch|workspace|work)/[\w.+-]+|\b[A-Z]:\\Users\\\w+")
 URL = re.compile(r"\b(?:https?|ssh|git|ftp|file)://[^\s\"'<>()\[\]{}|\\`]+")
+BARE_HOST = re.compile(r"(?<![\w./@-])(?:(?:10\.\d{1,3}|169\.254|172\.(?:1[6-9]|2\d|3[01])|192\.168)(?:\.\d{1,3}){2}|"
+                       r"(?:[a-z0-9-]+\.)+(?:internal|lan|corp|intranet|localdomain))(?![\w-]|\.\w)(?::\d+)?")
 PRIVATE_ENDINGS = (".local", ".internal", ".lan", ".corp", ".intra", ".intranet", ".home", ".localdomain")
+PNG, ZLIB_MARK, MOST_INFLATED_BYTES = b"\x89PNG\r\n\x1a\n", 0x78, 1 << 20
 WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -52,6 +59,48 @@ def array_strings(pair: KeyValue) -> list[str]:
     return found
 
 
+def inflated(data: bytes) -> str:
+    """Return the start of a zlib stream as text, "" for what is none; at most MOST_INFLATED_BYTES, damaged ends aside."""
+    try:
+        return zlib.decompressobj().decompress(data, MOST_INFLATED_BYTES).decode("utf-8", "replace")
+    except zlib.error:
+        return ""
+
+
+def picture_texts(data: bytes) -> list[str]:
+    """Return the compressed texts of a PNG file (its chunks zTXt, iTXt and iCCP); those that are not compressed can be read as they are."""
+    found, at = [], len(PNG)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        body = data[at + 8 : at + 8 + length]
+        if kind in (b"zTXt", b"iTXt", b"iCCP"):
+            found += [text for place in range(len(body)) if body[place] == ZLIB_MARK and (text := inflated(body[place:]))]
+        at += length + 12
+    return found
+
+
+def json_texts(value: object) -> Iterator[str]:
+    """Yield every key and text of JSON, without the escapes that it is written with."""
+    if isinstance(value, str):
+        yield value
+    for part in [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from json_texts(part)
+
+
+def file_texts(path: Path) -> list[str]:
+    """Return what a file says: its bytes as text, of JSON its texts without escapes, too, of a picture what is compressed in it."""
+    data = path.read_bytes()
+    texts = [data.decode("utf-8", "replace")]
+    if data.startswith(PNG):
+        return texts + picture_texts(data)
+    if "\\" in texts[0]:
+        try:
+            texts += json_texts(json.loads(data))
+        except (ValueError, RecursionError):
+            pass  # no JSON: what it says is what stands there
+    return texts
+
+
 def texts_of(path: Path, name: str) -> Iterator[Published]:
     """Yield the texts of one file; raise InputError when a header cannot be read."""
     if path.suffix == ".gguf":
@@ -66,7 +115,7 @@ def texts_of(path: Path, name: str) -> Iterator[Published]:
                 raise InputError(path, "a whole safetensors file", f"a header of {length} bytes in one of {path.stat().st_size}")
             yield Published(f"{name}, its header", file.read(length).decode("utf-8", "replace"))
     else:
-        yield Published(name, path.read_bytes().decode("utf-8", "replace"), Path(name).name in BASE_FILES)
+        yield Published(name, "\n".join(file_texts(path)), Path(name).name in BASE_FILES)
 
 
 def is_private(url: str) -> bool:
@@ -97,14 +146,15 @@ def secrets(texts: Iterable[Published], names: dict[str, str]) -> list[str]:
     """Return where a token, a path, the machine's name or a private host stands, one line each; the token itself is not shown."""
     found = []
     for entry in texts:
-        if TOKEN.search(entry.text):
-            found.append(f"{entry.place}: expected no token of the Hub, found hf_...")
+        if token := TOKEN.search(entry.text):
+            found.append(f"{entry.place}: expected no token, found {re.match('[a-z]*[_-]?', token[0])[0]}...")
         found += [f"{entry.place}: expected nothing of this machine, found {what}" for name, what in names.items()
                   if re.search(rf"(?<![\w-]){re.escape(name)}" if what == "the host's name" else re.escape(name), entry.text)]
         if entry.of_base:
             continue
         found += [f"{entry.place}: expected no path of a machine, found {place}" for place in dict.fromkeys(PLACE.findall(entry.text))]
         found += [f"{entry.place}: expected no private host, found {url[:100]}" for url in dict.fromkeys(URL.findall(entry.text)) if is_private(url)]
+        found += [f"{entry.place}: expected no private host, found {host}" for host in dict.fromkeys(BARE_HOST.findall(entry.text))]
     return found
 
 

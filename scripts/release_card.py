@@ -16,7 +16,7 @@ PICTURES = {"experts-heatmap.png": "What each expert of each layer contributes",
             "experts-layers.png": "Contribution by layer", "imatrix-coverage.png": "Calibration tokens per expert",
             "quality.png": "Size against KL divergence", "scores.png": "Scores and paired differences with 95% intervals"}
 TAGS = ["moe", "expert-pruning"]
-SERVE = "-ngl 99 --reasoning-format deepseek --reasoning-budget 16384"
+BUDGET_TOKENS = 16384  # of thought, the reference card's; a context must hold it and the answer
 TERMS = "(for Gemma models: https://ai.google.dev/gemma/terms)"
 
 
@@ -73,8 +73,9 @@ def memory_section(release: Release) -> str:
         return ""
     caches = ", ".join(f"{size(count, GIB)} GiB for {tokens:,} tokens" for tokens, count in release.caches.items())
     return section("Which file for which memory", memory_table(release.records, release.caches),
-                   f"File and context cache together (F16, one sequence: {caches}), by arithmetic on the header; {FREE_GIB} GiB is left for "
-                   "llama.cpp's compute buffers and all else, which were not measured.")
+                   f"File and context cache together (F16, one sequence: {caches}), by arithmetic on the header. A file fits if there is "
+                   f"room for the shortest of these contexts and {FREE_GIB} GiB for llama.cpp's compute buffers and all else, which were not "
+                   "measured.")
 
 
 def scores_section(release: Release) -> str:
@@ -94,9 +95,12 @@ def method_section(release: Release) -> str:
             ["Layers", str(len(release.metadata["layers"]))], ["Criterion", str(method.get("criterion", absent))],
             ["Experts protected per question and layer", str(method.get("protect_top", absent))],
             ["Questions that chose", str(method.get("questions", absent))]]
+    if held_out := method.get("held_out_question_ids"):
+        rows.append(["Questions held out of the choice", str(len(held_out))])
     dynamic = ("ContribDynamic files (CD-*) give the layers whose experts contribute most the higher types, AUTO files the layers and roles "
                "where it costs least for a wished size. They have a repository of their own, so that no label such as `:Q4_K_M` fetches one "
-               "of them for the standard file of that name." if release.kind == "dynamic" else "")
+               "of them for the standard file of that name. What llama-quantize was told of each file is in "
+               "`manifest.json` (`arguments`)." if release.kind == "dynamic" else "")
     return section("Method", "Experts are ranked while the full model is teacher-forced through question, reasoning and answer: norms of their "
                    "outputs, weighted by the router. Those ranked last are dropped; the kept ones are copied byte for byte, and nothing is "
                    "trained. The choice per layer is in `expert_drop_metadata.json`.", markdown_table(["What", "Value"], rows, left=2), dynamic)
@@ -120,9 +124,11 @@ def ollama_text(release: Release, record: dict) -> str:
 def run_section(release: Release) -> str:
     """Return how to run a file with llama.cpp and with Ollama."""
     record = release.example
-    first, context = record["files"][0], min([*release.caches, 8192])
-    text = "\n".join(["```", f"llama-server -m {first} -c {context} {SERVE}",
-                      f"llama-server -hf USER/{release.repository} --hf-file {first} -c {context} {SERVE}", "```"])
+    first = record["files"][0]
+    context = min([tokens for tokens in release.caches if tokens > BUDGET_TOKENS], default=max(release.caches, default=2 * BUDGET_TOKENS))
+    serve = f"-c {context} -ngl 99 --reasoning-format deepseek --reasoning-budget {min(BUDGET_TOKENS, context // 2)}"
+    text = "\n".join(["```", f"llama-server -m {first} {serve}",
+                      f"llama-server -hf USER/{release.repository} --hf-file {first} {serve}", "```"])
     sibling = f"Files typed layer by layer (CD-*, AUTO-*) are in {release.sibling}." if release.sibling else ""
     return section("How to run", text, ollama_text(release, record), sibling)
 
@@ -137,9 +143,12 @@ def reproduce_section(release: Release) -> str:
     for what, key in (("F16 GGUF", "source_sha256"), ("Importance matrix", "imatrix_sha256"), ("Calibration text", "calibration_sha256")):
         digests |= {what: record[key] for record in release.records.values() if record.get(key)}
     quants = f" QUANTS=\"{' '.join(record['type'] for record in release.records.values())}\"" if release.records else ""
-    command = (f"make release MODEL={release.base} KEEP={release.metadata['keep_count']} CRITERION={method.get('criterion', '...')} "
-               f"PROTECT_TOP={method.get('protect_top', '...')}{quants}")
-    return section("How to reproduce", f"```\n{command}\n```", "with the inputs of these digests:", digest_table(digests),
+    model = release.base if is_hub_id(release.base) else "DIRECTORY"
+    fold = " FOLD=I/K" if method.get("held_out_question_ids") else ""
+    command = (f"make release MODEL={model} PRUNED_NAME={release.name} KEEP={release.metadata['keep_count']} "
+               f"CRITERION={method.get('criterion', '...')} PROTECT_TOP={method.get('protect_top', '...')}{fold}{quants}")
+    return section("How to reproduce", f"```\n{command}\n```", "with the inputs of these digests (QUESTIONS and CALIBRATION name other "
+                   "questions and calibration text than the defaults):", digest_table(digests),
                    "The pruned checkpoint comes out the same bit for bit; quants can differ in their last bits between compilers and processors.")
 
 

@@ -1,12 +1,14 @@
 """A release folder as it lies on the disk: kinds, manifest, what it was made from, and files split by llama.cpp's own tool.
 
-manifest.json: name (of the model), repository (the folder's own name), kind, base, license, `records` (of each quant: its
-record as quantize_gguf.py wrote it, and `files`, the parts it lies in) and `files` (bytes and sha256 of every file but
-itself). Beside the folder, never published: FOLDER.sources.json, the records, question files and metadata that it was made
-from, as paths relative to it, which check_release.py compares with.
+manifest.json: name (of the model), repository (the folder's own name), kind, base, license, quantized_by, sibling (the
+repository of the CD-* and AUTO-* files), `records` (of each quant: its record as quantize_gguf.py wrote it, and `files`, the
+parts it lies in) and `files` (bytes and sha256 of every file but itself). Beside the folder, never published:
+FOLDER.sources.json, what it was made from, as paths relative to it, which check_release.py compares with: `records`,
+`copies` (by their names in the folder), `params` and `questions`.
 """
 
 import os
+import re
 from pathlib import Path
 
 from byte_ranges import Run, same_bytes
@@ -21,6 +23,7 @@ SIDECARS = ("template", "params", "Modelfile")
 METADATA = "expert_drop_metadata.json"
 SCORES, QUALITY = "scores.json", "quality.json"
 UPLOAD_STATE = ".cache/huggingface"
+SHA256, DIGITS = re.compile(r"[0-9a-f]{64}"), 12  # of a digest in hex, and how many of them messages show
 SPLIT_RECORD = "split.json"
 SPLIT_UNIT_BYTES = 1_000_000  # llama-gguf-split's M
 RECORD_FIELDS = {"type": str, "note": str, "llama_cpp": str, "parameters": int, "experts": int, "bytes": int, "bits_per_weight": (int, float),
@@ -28,7 +31,9 @@ RECORD_FIELDS = {"type": str, "note": str, "llama_cpp": str, "parameters": int, 
 EVIDENCE_FIELDS = {METADATA: {"method": dict, "experts": int, "keep_count": int, "layers": dict, "shards": dict},
                    SCORES: {"evaluated": str, "patched": bool, "question_ids": list, "rows": list, "pairs": list},
                    QUALITY: {"inputs": dict, "chats": int, "tokens": dict, "score": str, "conclusions": dict, "files": list}}
-FIELDS = {"name": str, "repository": str, "kind": str, "base": str, "license": str, "records": dict, "files": dict}
+SOURCE_FIELDS = {"records": dict, "copies": dict, "params": dict, "questions": dict}
+FIELDS = {"name": str, "repository": str, "kind": str, "base": str, "license": str, "quantized_by": str, "sibling": str, "records": dict,
+          "files": dict}
 
 
 def check_fields(path: Path, content: dict, fields: dict[str, object], what: str) -> dict:
@@ -60,7 +65,8 @@ def read_manifest(folder: Path) -> dict:
         raise InputError(path, f"a kind among {', '.join(KINDS)}", repr(manifest["kind"])[:60])
     for part in ("records", "files"):
         for name, entry in manifest[part].items():
-            if name.startswith("/") or ".." in Path(name).parts or not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            inside = not name.startswith("/") and not {"", ".", ".."} & set(name.split("/")) and name != MANIFEST
+            if not (inside and isinstance(entry, dict) and type(entry.get("bytes")) is int and SHA256.fullmatch(str(entry.get("sha256")))):
                 raise InputError(path, f"bytes and sha256 of every entry of {part!r}", f"{name!r}: {entry!r}"[:120])
     for record in manifest["records"].values():
         check_fields(path, record, {**RECORD_FIELDS, "files": list}, "a record of each quant")
@@ -83,6 +89,27 @@ def listed_paths(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def differences(folder: Path, manifest: dict) -> list[InputError]:
+    """Return where a folder is not the one of its manifest, file by file; every file is read once.
+
+    Raises InputError for a link.
+    """
+    expected, there, found = manifest["files"], set(listed_paths(folder)) - {MANIFEST}, []
+    for name in sorted(there | expected.keys()):
+        path, entry = folder / name, expected.get(name)
+        if entry is None:
+            found.append(InputError(path, f"only files that {MANIFEST} lists", "one that it does not"))
+        elif name not in there:
+            found.append(InputError(path, f"{entry['bytes']} bytes, as {MANIFEST} says", "nothing", "run `make release`"))
+        elif path.stat().st_size != entry["bytes"]:
+            found.append(InputError(path, f"{entry['bytes']} bytes, as {MANIFEST} says", f"{path.stat().st_size}",
+                                    "was it edited? run `make release`"))
+        elif (digest := sha256_file(path)) != entry["sha256"]:
+            found.append(InputError(path, f"sha256 {entry['sha256'][:DIGITS]}, as {MANIFEST} says", digest[:DIGITS],
+                                    "was it edited? run `make release`"))
+    return found
+
+
 def listed(folder: Path) -> dict[str, dict]:
     """Return bytes and sha256 of every file of a folder that will get a manifest."""
     return {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in listed_paths(folder)}
@@ -93,18 +120,20 @@ def sources_path(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.sources.json")
 
 
-def write_sources(folder: Path, sources: dict[str, list[Path]]) -> None:
-    """Write what a release was made from, as paths relative to the place of the file."""
+def write_sources(folder: Path, sources: dict[str, dict[str, Path]]) -> None:
+    """Write what a release was made from (kind, name, path), as paths relative to the place of the file."""
     place = sources_path(folder)
-    write_json(place, {key: [os.path.relpath(path.resolve(), place.parent.resolve()) for path in paths] for key, paths in sources.items()})
+    write_json(place, {kind: {name: os.path.relpath(path.resolve(), place.parent.resolve()) for name, path in paths.items()}
+                       for kind, paths in sources.items()})
 
 
-def read_sources(folder: Path) -> dict[str, list[Path]]:
-    """Return what a release was made from, {} where nothing beside it says so."""
+def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
+    """Return what a release was made from (kind, name, path); raise InputError where nothing beside it says so."""
     place = sources_path(folder.resolve())
     if not place.is_file():
-        return {}
-    return {key: [place.parent / path for path in paths] for key, paths in read_json(place).items()}
+        raise InputError(place, "what the release was made from", "nothing", "run `make release`")
+    content = check_fields(place, read_json(place), SOURCE_FIELDS, "what the release was made from")
+    return {kind: {name: place.parent / str(path) for name, path in content[kind].items()} for kind in SOURCE_FIELDS}
 
 
 def tensors_of(first: Path) -> dict[str, tuple[Path, TensorInfo]]:

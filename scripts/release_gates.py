@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 from card_tables import in_sample_note
@@ -16,13 +17,16 @@ from front_matter import check_front_matter
 from gguf_header import read_header
 from published_texts import Published, machine_names, question_runs, quoted_questions, secrets, texts_of
 from quant_recipes import RECIPES
-from release_files import CHECKPOINT, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed_paths, read_evidence, tensors_of
+from release_files import (CHECKPOINT, DIGITS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, differences, listed_paths, read_evidence,
+                           tensors_of)
 from release_names import clashes, is_standard
 from release_order import exceptions, must_exceed
+from release_texts import CARD, made_texts
 from safe_files import InputError, read_json, sha256_file
 from score_tables import sample_labels
 
-DIGITS = 12
+SHOWN = 80  # characters of a line
+MADE = (CARD, MANIFEST, "params", "Modelfile")
 
 
 @dataclass
@@ -37,13 +41,11 @@ class Outcome:
 
 @dataclass
 class Checked:
-    """A release under the gates: its folder and manifest, and what it was made from (paths by kind)."""
+    """A release under the gates: its folder and manifest, and what it was made from (paths by kind and name)."""
 
     folder: Path
     manifest: dict
-    records: list[Path]
-    metadata: list[Path]
-    questions: list[Path]
+    sources: dict[str, dict[str, Path]]
 
     @property
     def kind(self) -> str:
@@ -66,38 +68,48 @@ class Checked:
 
 def files(checked: Checked) -> Outcome:
     """Every file is in the manifest, with its size and sha256, and the other way round."""
-    expected, found = checked.manifest["files"], set(listed_paths(checked.folder)) - {MANIFEST}
-    outcome = Outcome(f"{len(expected)} files, their sizes and sha256")
+    outcome = Outcome(f"{len(checked.manifest['files'])} files, their sizes and sha256")
     if checked.manifest["repository"] != checked.folder.resolve().name:
         outcome.deviations.append(f"{checked.folder / MANIFEST}: expected the manifest of {checked.folder.resolve().name}, found that of "
                                   f"{checked.manifest['repository']}")
-    for name in sorted(found | expected.keys()):
-        path, entry = checked.folder / name, expected.get(name)
-        if entry is None or name not in found:
-            there = "a file of the manifest" if entry is None else f"{entry['bytes']} bytes, as {MANIFEST} says"
-            outcome.deviations.append(f"{path}: expected {there}, found {'another one' if entry is None else 'nothing'}")
-        elif path.stat().st_size != entry["bytes"]:
-            outcome.deviations.append(f"{path}: expected {entry['bytes']} bytes, found {path.stat().st_size}; was it edited?")
-        elif (digest := sha256_file(path)) != entry["sha256"]:
-            outcome.deviations.append(f"{path}: expected sha256 {str(entry['sha256'])[:DIGITS]}, found {digest[:DIGITS]}; was it edited?")
+    outcome.deviations += map(str, differences(checked.folder, checked.manifest))
     return outcome
 
 
 def build(checked: Checked) -> Outcome:
-    """The manifest's records and the metadata are those of the build that the folder was made from."""
-    outcome = Outcome(f"{len(checked.manifest['records'])} records and {METADATA} of this build")
-    if not checked.metadata:
-        outcome.deviations.append(f"{checked.folder}: expected what it was made from beside it (FOLDER.sources.json) or --metadata, found neither")
-        return outcome
-    own = {path.name.removesuffix(".json"): read_json(path) for path in checked.records}
+    """The manifest's records and every copied file are those of the build that the folder was made from; nothing else is there."""
+    held, copies = checked.manifest["records"], checked.sources["copies"]
+    outcome = Outcome(f"{len(held)} records and {len(copies)} copied files of this build")
+    own = {name: read_json(path) for name, path in checked.sources["records"].items()}
     theirs = {name: {key: value for key, value in record.items() if key != "files"} for name, record in checked.manifest["records"].items()}
     for name in sorted(own.keys() | theirs.keys()):
         if own.get(name) != theirs.get(name):
             digest = [str((side.get(name) or {}).get("sha256", "none"))[:DIGITS] for side in (own, theirs)]
             outcome.deviations.append(f"{checked.folder / MANIFEST}: expected this build's record of {name} (sha256 {digest[0]}), found another "
                                       f"(sha256 {digest[1]}); it is of another build")
-    if sha256_file(checked.metadata[0]) != sha256_file(checked.folder / METADATA):
-        outcome.deviations.append(f"{checked.folder / METADATA}: expected the bytes of this build's {METADATA}, found others")
+    for name, path in copies.items():
+        place = checked.folder / name
+        if not path.is_file() or not place.is_file():
+            outcome.deviations.append(f"{place if path.is_file() else path}: expected a file, found nothing; run `make release`")
+        elif sha256_file(path) != sha256_file(place):
+            outcome.deviations.append(f"{place}: expected the bytes of this build's {path.name}, found others; run `make release`")
+    known = {*copies, *MADE, *(part for record in held.values() for part in record["files"]), *(read_json(checked.folder / METADATA)["shards"])}
+    outcome.deviations += [f"{checked.folder / name}: expected a file that build_release.py puts there, found another"
+                           for name in sorted(set(listed_paths(checked.folder)) - known)]
+    return outcome
+
+
+def made(checked: Checked) -> Outcome:
+    """Card, params and Modelfile are what the folder's records, headers and evidence give, to the letter."""
+    texts = made_texts(checked.folder, checked.manifest, checked.sources["params"].get("params"))
+    outcome = Outcome(f"{', '.join(texts)}, made again from the records")
+    for name, text in texts.items():
+        found = (checked.folder / name).read_bytes().decode("utf-8", "replace") if (checked.folder / name).is_file() else ""
+        if found != text:
+            pairs = zip_longest(text.splitlines(keepends=True), found.splitlines(keepends=True), fillvalue="")
+            line, wanted, there = next((number, *pair) for number, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+            outcome.deviations.append(f"{checked.folder / name}: expected {wanted[:SHOWN]!r} in line {line}, as its records give it, found "
+                                      f"{there[:SHOWN]!r}; run `make release`")
     return outcome
 
 
@@ -208,13 +220,14 @@ def private(checked: Checked) -> Outcome:
 
 def question_texts(checked: Checked) -> Outcome:
     """No text of the build's questions in anything that is published."""
-    if not checked.questions:
+    paths = list(checked.sources["questions"].values())
+    if not paths:
         return Outcome("text of questions", [f"{checked.folder}: expected question files to compare with (--questions), found none"])
-    known, compared, short = question_runs(checked.questions)
-    return Outcome(f"{compared} texts of {len(checked.questions)} question files in {len(checked.texts)} texts ({short} texts are too short to be "
+    known, compared, short = question_runs(paths)
+    return Outcome(f"{compared} texts of {len(paths)} question files in {len(checked.texts)} texts ({short} texts are too short to be "
                    "told)", quoted_questions(checked.texts, known))
 
 
 GATES: dict[str, Callable[[Checked], Outcome]] = {
-    "files": files, "build": build, "records": records, "names": names, "order": order, "in-sample": labels, "card": card,
+    "files": files, "build": build, "records": records, "made": made, "names": names, "order": order, "in-sample": labels, "card": card,
     "private": private, "questions": question_texts}

@@ -14,8 +14,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from front_matter import check_repo
 from ollama_files import Wrap, ollama_params, wrap_commands, wraps
-from release_digests import check_repo, read_release
+from release_files import read_manifest
 from safe_files import InputError, run
 
 
@@ -40,21 +41,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    release = read_release(args.release)
+    manifest = read_manifest(args.release)
     if args.repo:
         check_repo(args.repo)
-    ggufs = [name for name in release.files if name.endswith(".gguf")]
+    ggufs = [name for name in manifest["files"] if name.endswith(".gguf")]
     # A path after FROM is relative to the Modelfile: `create` writes that elsewhere, a reader where the commands are run.
-    found = wraps(release.name, ggufs, {}, args.repo)
+    found = wraps(manifest["name"], ggufs, {}, args.repo)
     if not found:
         raise InputError(args.release, "GGUF files, not in parts", "none")
     params = ollama_params(args.release / "params", args.release / ggufs[0])
-    print(wrap_commands(release.name, ggufs, params, args.repo, args.release), end="")
+    print(wrap_commands(manifest["name"], ggufs, params, args.repo, args.release), end="")
     ollama = shutil.which("ollama")
     if args.print or not ollama:
         print(f"# {len(found)} models, not created: " + ("asked to print only" if args.print else "no ollama on PATH"))
         return
-    for wrap in wraps(release.name, ggufs, params, args.repo, args.release.resolve()):
+    for wrap in wraps(manifest["name"], ggufs, params, args.repo, args.release.resolve()):
         create(ollama, wrap)
         print(f"created {wrap.model}", flush=True)
 

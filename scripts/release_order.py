@@ -31,14 +31,19 @@ def measured(records: dict[str, dict], quality: dict | None) -> dict[str, dict]:
 
 
 def kld_exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:
-    """Return a sentence for each file that costs more than one of no more bytes, beyond the error, and by which loss."""
+    """Return a sentence for each file that costs more than one of no more bytes, beyond the error, and by which loss.
+
+    The other one may be any file that was measured; it is said where it is not one of these.
+    """
     found: dict[tuple[str, str], list[str]] = {}
+    here = {record["type"] for record in records.values()}
     for entry in measured(records, quality).values():
         for loss in LOSSES:
             by = quality["conclusions"][loss]["dominated"].get(entry["label"])
             if by and by["told_apart"]:
                 found.setdefault((entry["label"], by["by"]), []).append(loss)
-    return [f"{label} costs more than {other}, which is no larger, beyond the error, by {' and '.join(losses)} loss."
+    return [f"{label} costs more than {other}{'' if other in here else ' (not in this repository)'}, which is no larger, beyond the error, "
+            f"by {' and '.join(losses)} loss."
             for (label, other), losses in found.items()]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from llama_server import LlamaServer, request_json, server_command
 from llama_tools import LlamaCpp
 from ollama_files import ollama_params
+from ollama_template import template_differences
 from questions import Question
 from release_files import CHECKPOINT, SIDECARS
 from release_gates import Checked, Outcome
@@ -25,20 +26,6 @@ ANSWER_SECONDS = 1800
 def smallest(checked: Checked) -> Path:
     """Return the smallest model of a release, of a split one the first part."""
     return checked.first_part(min(checked.manifest["records"].values(), key=lambda record: record["bytes"]))
-
-
-def template_differences_of(template: Path, gguf: Path) -> list[str]:
-    """Return where the Go template renders other text than the GGUF's own chat template. The one place that runs it.
-
-    Without the module that does so the gate fails: it does not pass unchecked.
-    """
-    try:
-        from ollama_template import template_differences
-    except ModuleNotFoundError as error:
-        if error.name != "ollama_template":
-            raise
-        return [f"{template}: expected the module ollama_template.py, which runs it, found none; it was not checked"]
-    return template_differences(template, gguf)
 
 
 def missing_sidecars(checked: Checked) -> list[str]:
@@ -70,7 +57,7 @@ def template(checked: Checked) -> Outcome:
     """The Go template renders what the GGUF's chat template does."""
     outcome = Outcome("the Go template, run against the chat template of the smallest GGUF file", applies=checked.kind != CHECKPOINT)
     if outcome.applies and not (missing := [line for line in missing_sidecars(checked) if "template:" in line]):
-        outcome.deviations = template_differences_of(checked.folder / "template", smallest(checked))
+        outcome.deviations = template_differences(checked.folder / "template", smallest(checked))
     elif outcome.applies:
         outcome.deviations = missing
     return outcome

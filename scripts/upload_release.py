@@ -12,37 +12,51 @@ broken or killed upload goes on with the same command. HF_ENDPOINT names another
 import argparse
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
-from hub_upload import be_quiet, gate_environment, one_line, plan, remote_files, send, sizes_of, token_of
-from release_digests import MANIFEST, Release, check_release, check_repo, read_release
+from front_matter import check_repo
+from hub_upload import Sent, be_quiet, gate_environment, one_line, plan, remote_files, send, sent_of, token_of
+from release_files import MANIFEST, differences, read_manifest
 from safe_files import InputError, only_writer, run
 
 GATES = Path(__file__).resolve().parent / "check_release.py"
 
 
-def check_gates(gates: Path, release: Release) -> None:
+def check_gates(gates: Path, folder: Path) -> None:
     """Run the gates on a release; raise InputError when they are not there or do not hold."""
     if not gates.is_file():
         raise InputError(gates, "the gates of a release", "nothing")
     sys.stdout.flush()
-    done = subprocess.run([sys.executable, gates, release.folder], env=gate_environment())
+    done = subprocess.run([sys.executable, gates, folder], env=gate_environment())
     if done.returncode:
-        raise InputError(release.folder, "a release whose gates all hold", f"exit code {done.returncode} of {gates.name}")
+        raise InputError(folder, "a release whose gates all hold", f"exit code {done.returncode} of {gates.name}")
 
 
-def lines_of(release: Release, repo: str, states: dict[str, str], there: dict[str, tuple[int, str]]) -> list[str]:
+def checked(args: argparse.Namespace) -> Sent:
+    """Return what is sent; raise InputError unless the folder is the one of its manifest and the gates hold."""
+    manifest = read_manifest(args.release)
+    if args.name and manifest["name"] != args.name:
+        raise InputError(args.release / MANIFEST, f"the manifest of {args.name}", f"that of {manifest['name']}")
+    for difference in differences(args.release, manifest):
+        raise difference
+    check_gates(args.gates, args.release)
+    return sent_of(args.release, manifest)
+
+
+def lines_of(release: Sent, repo: str, states: dict[str, str], there: dict[str, tuple[int, str]]) -> list[str]:
     """Return what is said of a plan: a line per file, files on the Hub alone, a summary. GB are 10^9 bytes."""
-    sizes = sizes_of(release)
+    sizes = release.bytes
     lines = [f"{states[path]:8} {sizes[path] / 1e9:10.6f} GB  {path}" for path in sorted(sizes)]
     lines += [f"{'hub only':8} {there[path][0] / 1e9:10.6f} GB  {path} (stays)"
               for path in sorted(there.keys() - sizes.keys() - {".gitattributes"})]
     counted = ", ".join(f"{list(states.values()).count(state)} {state}" for state in dict.fromkeys(states.values()))
     moved = sum(size for path, size in sizes.items() if states[path] != "same")
-    return [*lines, f"{repo}: {len(sizes)} files ({counted}), {moved / 1e9:.6f} GB to send; manifest sha256 {release.digest}"]
+    most = "at most " if "unknown" in states.values() else ""
+    return [*lines, f"{repo}: {len(sizes)} files ({counted}), {most}{moved / 1e9:.6f} GB to send; manifest sha256 {release.sha256[MANIFEST]}"]
 
 
-def look(release: Release, repo: str, token: str | None, needed: bool) -> dict[str, tuple[int, str]] | None:
+def look(repo: str, token: str | None, needed: bool) -> dict[str, tuple[int, str]] | None:
     """Return the files on the Hub; None where it cannot be asked. Raises InputError then if an answer is `needed`."""
     try:
         with one_line(repo):
@@ -69,17 +83,16 @@ def main(argv: list[str] | None = None) -> None:
     be_quiet()
     check_repo(args.repo)
     token = token_of(args.send)
-    release = read_release(args.release)
-    check_release(release, args.name)
-    check_gates(args.gates, release)
-    there = look(release, args.repo, token, args.send)
-    states = dict.fromkeys(sizes_of(release), "unknown") if there is None else plan(release, there)
-    print("\n".join(lines_of(release, args.repo, states, there or {})), flush=True)
-    if not args.send:
-        print("Nothing was sent. UPLOAD=yes sends it.")
-        return
-    paths = [path for path, state in states.items() if state != "same"]
-    with only_writer(release.folder / MANIFEST):
+    # The lock is that of build_release.py: what is checked stays as it is until it is sent.
+    with only_writer(args.release) if args.send else nullcontext():
+        release = checked(args)
+        there = look(args.repo, token, args.send)
+        states = dict.fromkeys(release.bytes, "unknown") if there is None else plan(release, there)
+        print("\n".join(lines_of(release, args.repo, states, there or {})), flush=True)
+        if not args.send:
+            print("Nothing was sent. UPLOAD=yes sends it.")
+            return
+        paths = [path for path, state in states.items() if state != "same"]
         end = send(release, args.repo, token, paths, lambda line: print(line, flush=True)) if paths else "nothing was sent"
     print(f"{args.repo}: all {len(states)} files are on the Hub as the manifest lists them; {end}")
 

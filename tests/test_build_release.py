@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import build_release
@@ -18,8 +19,10 @@ from context_cache import cache_bytes
 from front_matter import check_front_matter, front_matter
 from gguf_header import empty_header, header_bytes, key_value, read_header
 from llama_server import LlamaServer, request_json, server_command
+from release_card import method_section, reproduce_section, run_section
 from release_files import read_manifest, sources_path, tensors_of
 from release_inputs import KEPT, NAME, first_ids, write_quality, write_scores
+from release_texts import release_of
 from safe_files import GIB, InputError, sha256_file
 
 QUANTS = ("F16", "Q8_0", "Q6_K_L", "Q6_K", "Q4_K_M")
@@ -50,7 +53,8 @@ def test_a_folder_links_its_files_and_its_manifest_is_true(pruned_demo, tmp_path
     assert {path.name for path in output.iterdir()} == {*manifest["files"], "manifest.json"}
     assert all(os.path.samefile(output / name, pruned_demo / name) for name in manifest["records"])
     sources = json.loads(sources_path(output).read_text())
-    assert all((tmp_path / path).is_file() for path in sources["records"]) and str(tmp_path) not in json.dumps(sources)
+    assert all((tmp_path / path).is_file() for paths in sources.values() for path in paths.values()) and str(tmp_path) not in json.dumps(sources)
+    assert {*sources["records"]} == {*manifest["records"]} and {*sources["copies"]} == {"template", "expert_drop_metadata.json"}
     before = {name: (output / name).read_bytes() for name in manifest["files"]}
     build(pruned_demo, output)  # again, in its place: the same bytes
     assert before == {name: (output / name).read_bytes() for name in read_manifest(output)["files"]}
@@ -142,6 +146,18 @@ def test_a_limit_that_cannot_be_held_is_refused(pruned_demo, tmp_path, refusal):
     refusal(build_release.main, arguments_of(pruned_demo, tmp_path / "r", "--max-file-bytes", 200_000, quants=("Q6_K",)), "Q6_K", "header")
     refusal(build_release.main, arguments_of(pruned_demo, tmp_path / "r", "--max-file-bytes", 1_500_000, quants=("Q6_K",)), "at most 1500000 bytes")
     assert not (tmp_path / "r").exists()
+
+
+def test_commands_of_the_card_hold_the_thought_and_can_be_run(pruned_demo, tmp_path):
+    card = build(pruned_demo, tmp_path / "r", base="some local model")
+    assert card.count("-c 4096 -ngl 99 --reasoning-format deepseek --reasoning-budget 2048") == 2  # all of the demo's context, half for the thought
+    manifest = read_manifest(tmp_path / "r")
+    assert f"make release MODEL=DIRECTORY PRUNED_NAME={NAME} KEEP={KEPT} " in card
+    of_26b = replace(release_of(tmp_path / "r", manifest), caches={8192: 1, 32768: 2, 131072: 3}, base="google/x")
+    assert "-c 32768 -ngl 99 --reasoning-format deepseek --reasoning-budget 16384" in run_section(of_26b)
+    assert "-c 32768 " in run_section(replace(of_26b, caches={})) and "MODEL=google/x " in reproduce_section(of_26b)
+    held_out = replace(of_26b, metadata={**of_26b.metadata, "method": {**of_26b.metadata["method"], "held_out_question_ids": ["a", "b"]}})
+    assert "FOLD=I/K" in reproduce_section(held_out) and "| Questions held out of the choice | 2 |" in method_section(held_out)
 
 
 def test_the_checkpoint_has_a_card_of_its_own_and_stays_as_it_was(pruned_demo, tmp_path, script):

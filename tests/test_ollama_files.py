@@ -50,6 +50,7 @@ def test_the_context_is_lowered_to_the_model_s(tmp_path):
 @pytest.mark.parametrize("changes, words", [
     ({"repetition_penalty": 1.1}, ("options of Ollama", "repetition_penalty")), ({"temperature": "0.6"}, ("a number for temperature", '"0.6"')),
     ({"top_k": 64.5}, ("a whole number for top_k", "64.5")), ({"top_k": True}, ("a whole number for top_k", "true")), ({"top_p": True}, ("a number for top_p",)),
+    ({"top_p": float("nan")}, ("a number for top_p", "NaN")),
     ({"use_mmap": 1}, ("true or false for use_mmap",)), ({"stop": "<turn|>"}, ("a list of texts for stop",)), ({"stop": [""]}, ("a list of texts",)),
     ({"stop": ["<end_of_turn>"]}, ("stops that are tokens of tiny-12e-Q8_0.gguf", "<end_of_turn>")), ({"stop": ...}, ("stop", "none")),
     ({"num_ctx": ...}, ("num_ctx", "none")), ({"num_ctx": -1}, ("num_ctx above 0", "-1")), ({"num_ctx": "4096"}, ("a whole number for num_ctx",))])

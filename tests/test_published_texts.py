@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ def questions(tmp_path) -> Path:
     ("a hf_" + "a1B2" * 9 + " b", "found hf_..."), ("see /home/ann/models/x", "/home/ann"), ('"/tmp/build.1/f"', "/tmp/build.1"),
     (r"C:\Users\ann", "C:\\Users\\ann"), ("http://10.1.2.3/x", "private host"), ("https://builder:8080/", "private host"),
     ("https://u:p@example.com", "private host"), ("ssh://box.internal/x", "private host"), ("https://pypi.corp/simple", "private host"),
-    ("build on box-7", "the host's name"), ("in /very/own/place/build", "the home directory")])
+    ("pulled from mirror.corp:8080", "mirror.corp:8080"), ("on 192.168.0.4.", "192.168.0.4"), ("by 10.0.0.9", "10.0.0.9"),
+    ("gh" + "p_" + "a1B2" * 9, "found ghp_..."), ("-----BEGIN PRIVATE" + " KEY-----", "no token"), ("build on box-7", "the host's name"),
+    ("in /very/own/place/build", "the home directory")])
 def test_secrets_are_found(text, found):
     lines = secrets([Published("README.md", text)], {"box-7": "the host's name", "/very/own/place/": "the home directory"})
     assert len(lines) == 1 and lines[0].startswith("README.md: expected no") and found in lines[0]
@@ -33,7 +36,8 @@ def test_secrets_are_found(text, found):
 
 @pytest.mark.parametrize("text", [
     "https://huggingface.co/google/gemma-4-26B-A4B-it", "https://ai.google.dev/gemma/terms", "hf_hub and hf_short", "http://127.0.0.1:8080/health",
-    "https://example.org/home/ann/x", "and/or, 1/2, ~/.cache", "the matchbox-70", "scripts/tmp/x"])
+    "https://example.org/home/ann/x", "version 10.4.1, 1.10.0.0.9", "172.15.0.1", "x.corporate", "risk-" + "a" * 40,
+    "and/or, 1/2, ~/.cache", "the matchbox-70", "scripts/tmp/x"])
 def test_what_is_public_is_not_found(text):
     assert secrets([Published("README.md", text)], {"box-7": "the host's name"}) == []
 
@@ -95,3 +99,26 @@ def test_headers_are_read_and_not_the_weights(tmp_path):
     with pytest.raises(InputError, match="a whole safetensors file"):
         list(texts_of(tmp_path / "c.safetensors", "c"))
     assert secrets(texts_of(tmp_path / "b.safetensors", "b"), {}) == ["b, its header: expected no path of a machine, found /root/x"]
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+@pytest.mark.parametrize("kind, body", [
+    (b"tEXt", b"Comment\0" + LONG.encode()), (b"zTXt", b"Comment\0\0" + zlib.compress(LONG.encode())),
+    (b"iTXt", b"Comment\0\1\0en\0\0" + zlib.compress(LONG.encode(), 9)), (b"iTXt", b"Comment\0\0\0en\0\0" + LONG.encode())])
+def test_texts_of_a_picture_are_read_compressed_or_not(questions, tmp_path, kind, body):
+    picture, known = tmp_path / "a.png", question_runs([questions])[0]
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(13)) + chunk(kind, body) + chunk(b"IEND", b""))
+    assert quoted_questions(texts_of(picture, "a.png"), known) == ["a.png: expected no text of a question, found that of q1"]
+    picture.write_bytes(picture.read_bytes()[:-40])  # cut short
+    assert list(texts_of(picture, "a.png"))
+
+
+def test_json_is_read_without_its_escapes(questions, tmp_path):
+    known, path = question_runs([questions])[0], tmp_path / "a.json"
+    path.write_text(json.dumps({"deep": [{"\n".join(LONG.split()): 1}]}))
+    assert quoted_questions(texts_of(path, "a.json"), known) == ["a.json: expected no text of a question, found that of q1"]
+    path.write_text("{ \\ no JSON")
+    assert quoted_questions(texts_of(path, "a.json"), known) == []

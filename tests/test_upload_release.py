@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 from hub_server import PART_BYTES, TOKEN, Hub
+from safe_files import InputError, directory_when_done
 
 NAME, HUB_REPO = "tiny-12e", "me/tiny-12e-GGUF"
 SECOND = f"{NAME}-Q8_0.gguf"  # the largest, sent last
@@ -22,7 +23,9 @@ def write_manifest(folder: Path, name: str = NAME) -> None:
     """List every file of a folder, as build_release.py does."""
     files = {path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
              for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
-    (folder / "manifest.json").write_text(json.dumps({"name": name, "base": "tiny", "files": files}, indent=2) + "\n")
+    (folder / "manifest.json").write_text(json.dumps({
+        "name": name, "repository": folder.name, "kind": "standard", "base": "tiny", "license": "", "quantized_by": "", "sibling": "",
+        "records": {}, "files": files}, indent=2) + "\n")
 
 
 @pytest.fixture
@@ -186,12 +189,14 @@ def test_an_uploader_killed_before_it_hears_of_its_commit_makes_no_second_one(up
     assert_published(hub, release)
 
 
-def test_two_uploaders_at_once_are_refused(upload, command, hub, release, refused):
+def test_a_folder_under_way_is_not_sent_twice_at_once_and_not_replaced(upload, command, hub, release, refused):
     hub.stall = hashlib.sha256((release / SECOND).read_bytes()).hexdigest()
     arguments, environment = command("--send")
     first = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert hub.stalled.wait(60)
-    refused(upload("--send"), "manifest.json", "no other run")
+    refused(upload("--send"), release, "no other run")
+    with pytest.raises(InputError, match="no other run"), directory_when_done(release, "manifest.json"):  # what `make release` would do
+        pass
     hub.go_on.set()
     assert first.wait() == 0
     assert_published(hub, release)
@@ -227,11 +232,6 @@ def other_manifest(release: Path) -> None:
     assert path.read_text() != kept
 
 
-def unlisted_template(release: Path) -> None:
-    (release / "template").unlink()
-    write_manifest(release)
-
-
 def outside(release: Path) -> None:
     manifest = json.loads((release / "manifest.json").read_text())
     manifest["files"]["../gates.py"] = manifest["files"]["params"]
@@ -245,8 +245,8 @@ def link(release: Path) -> None:
 
 @pytest.mark.parametrize("damage, words", [
     (edit, ("README.md", "sha256")), (flip, (SECOND, "sha256")), (other_manifest, ("scores.png", "bytes")),
-    (lambda release: (release / "params").unlink(), ("params", "nothing")), (unlisted_template, ("template", "nothing")),
-    (lambda release: (release / "notes.txt").write_text("x"), ("notes.txt", "only files that the manifest lists")),
+    (lambda release: (release / "params").unlink(), ("params", "nothing")),
+    (lambda release: (release / "notes.txt").write_text("x"), ("notes.txt", "only files that manifest.json lists")),
     (lambda release: (release / SECOND).unlink(), (SECOND, "nothing")), (outside, ("manifest.json", "gates.py")), (link, ("params",)),
     (lambda release: (release / "manifest.json").unlink(), ("manifest.json", "nothing")),
     (lambda release: (release / "manifest.json").write_text("{"), ("manifest.json", "JSON"))])
