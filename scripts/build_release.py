@@ -26,7 +26,7 @@ from release_files import (CHECKPOINT, DYNAMIC, KINDS, MANIFEST, METADATA, QUALI
                            read_record, split_gguf, write_sources)
 from release_names import clashes, is_standard
 from release_texts import CARD, made_texts
-from safe_files import InputError, check_apart, directory_when_done, link_or_copy, read_json, run, sha256_file, write_json
+from safe_files import InputError, check_apart, directory_when_done, link_or_copy, run, sha256_file, write_json
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 DIGITS = 12  # of a digest, in messages

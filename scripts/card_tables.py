@@ -3,7 +3,7 @@
 from kld_statistics import digits
 from release_order import measured
 from safe_files import GIB
-from score_tables import invalid, sample_labels, score, verdict
+from score_tables import invalid, sample_labels, score
 
 GB = 10**9
 MEMORY_GIB = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
@@ -75,11 +75,6 @@ def score_table(scores: dict) -> str:
     return markdown_table(["Model", "Experts", "Raw", "Strict A-D", "Patched", f"95% interval, {which}", "Invalid (right by chance)", "Change"], rows)
 
 
-def score_sentences(scores: dict) -> list[str]:
-    """Return what the comparison shows and the label of every model whose experts were chosen, as compare_scores.py says it."""
-    return [*(verdict(pair) for pair in scores["pairs"]), *sample_labels(scores["rows"])]
-
-
 def in_sample_note(scores: dict, metadata: dict) -> str:
     """Return one sentence on whether the experts were chosen on the questions that the score is taken on."""
     chosen, scored = set(metadata["method"].get("question_ids") or []), set(scores["question_ids"])
@@ -88,6 +83,12 @@ def in_sample_note(scores: dict, metadata: dict) -> str:
     if chosen & scored:
         return f"**In-sample:** {len(chosen & scored)} of the {len(scored)} scored questions also chose the experts."
     return f"The experts were chosen on {len(chosen)} other questions; none of the {len(scored)} scored ones is among them."
+
+
+def sample_sentences(scores: dict, metadata: dict, name: str) -> list[str]:
+    """Return the label of the scores of the model `name`, by its metadata, and of every other one, as compare_scores.py says it."""
+    known = bool(metadata["method"].get("question_ids"))
+    return [in_sample_note(scores, metadata), *sample_labels([row for row in scores["rows"] if not (known and row["name"] == name)])]
 
 
 def digest_table(digests: dict[str, str | None]) -> str:

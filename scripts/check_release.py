@@ -6,8 +6,9 @@ Output:  a line for each check (holds, FAILS, does not apply), below it what was
 Use:     scripts/check_release.py RELEASE [--questions FILE ...]
 
 Checked: sizes and sha256 of all files, the build's own records and copied files, card, params and Modelfile made again from
-them, tensor types, names that shadow each other, order of size and KLD, label of in-sample scores, front matter, tokens, paths, hosts and question texts in anything published, Ollama's
-params, Modelfile and template, and an answer of the smallest file by llama-server (release_gates.py, release_runs.py).
+them, tensor types, names that shadow each other, order of size and KLD, label of in-sample scores, front matter, tokens,
+paths, hosts and question texts in anything published, Ollama's params, Modelfile and template, and an answer of the smallest
+file by llama-server (release_gates.py, release_runs.py).
 """
 
 import argparse

@@ -5,12 +5,12 @@ What was not measured is left out of the tables and named under "Missing from th
 
 from dataclasses import dataclass, field
 
-from card_tables import (FREE_GIB, digest_table, file_table, in_sample_note, markdown_table, memory_table, score_sentences,
-                         score_table, size)
+from card_tables import FREE_GIB, digest_table, file_table, markdown_table, memory_table, sample_sentences, score_table, size
 from front_matter import front_matter, is_hub_id
 from ollama_files import ollama_note, wrap_commands
 from release_order import exceptions, measured
 from safe_files import GIB
+from score_tables import verdict
 
 PICTURES = {"experts-heatmap.png": "What each expert of each layer contributes", "experts-coverage.png": "Coverage of kept and dropped experts",
             "experts-layers.png": "Contribution by layer", "imatrix-coverage.png": "Calibration tokens per expert",
@@ -85,7 +85,7 @@ def scores_section(release: Release) -> str:
     patch = ("Invalid answers are re-run with the thought closed and the answer begun (\"patched\"); chance alone gets one in four of those "
              "right." if scores["patched"] else "Invalid answers count as wrong; nothing was patched.")
     return section("Scores", f"Questions in GPQA's form, one locked protocol for all models, {scores['evaluated']}. Every number: `scores.json`.",
-                   score_table(scores), f"{patch} {in_sample_note(scores, release.metadata)}", *score_sentences(scores))
+                   score_table(scores), patch, *map(verdict, scores["pairs"]), *sample_sentences(scores, release.metadata, release.name))
 
 
 def method_section(release: Release) -> str:

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
-from card_tables import in_sample_note
+from card_tables import sample_sentences
 from front_matter import check_front_matter
 from gguf_header import read_header
 from published_texts import Published, machine_names, question_runs, quoted_questions, secrets, texts_of
@@ -23,7 +23,6 @@ from release_names import clashes, is_standard
 from release_order import exceptions, must_exceed
 from release_texts import CARD, made_texts
 from safe_files import InputError, read_json, sha256_file
-from score_tables import sample_labels
 
 SHOWN = 80  # characters of a line
 MADE = (CARD, MANIFEST, "params", "Modelfile")
@@ -188,10 +187,9 @@ def labels(checked: Checked) -> Outcome:
     scores = checked.evidence(SCORES)
     if scores is None:
         return Outcome("the release has no scores", applies=False)
-    sentence = in_sample_note(scores, read_evidence(checked.folder / METADATA, METADATA))
-    wanted = [sentence, *(label for label in sample_labels(scores["rows"]) if "in-sample" in label.lower())]
+    wanted = sample_sentences(scores, read_evidence(checked.folder / METADATA, METADATA), checked.manifest["name"])
     text = (checked.folder / "README.md").read_text(encoding="utf-8")
-    return Outcome(f"the label of the scores: {sentence}", [f"{checked.folder / 'README.md'}: expected the words {words!r}, found no such"
+    return Outcome(f"the label of the scores: {wanted[0]}", [f"{checked.folder / 'README.md'}: expected the words {words!r}, found no such"
                                                             for words in wanted if words not in text])
 
 

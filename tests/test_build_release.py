@@ -97,6 +97,7 @@ def test_an_evaluation_that_was_not_patched(pruned_demo, tmp_path):
     assert f"| {NAME} | {KEPT} | 1/4 = 25.00% | 1/4 = 25.00% | - | " in card and "nothing was patched" in card
     assert "- patched score: the evaluation was not patched" in card
     assert "**In-sample:** 4 of the 4 scored questions also chose the experts." in card
+    assert card.lower().count("in-sample") == 1  # said once of the released model: its metadata know
 
 
 def test_pictures_are_copied_and_others_refused(pruned_demo, tmp_path, refusal):
