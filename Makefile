@@ -129,7 +129,7 @@ REPORT := $(PRUNED)/report/$(PRUNED_NAME)-report.html
 # ---- what can be checked before anything runs
 require = $(if $(shell [[ '$(2)' =~ $(3) ]] && echo yes),,$(error $(1): expected $(4), found '$(2)'))
 MODEL_SOURCE := $(or $(realpath $(MODEL)),$(MODEL))
-ifneq ($(filter-out help settings setup test bench clean demo-%,$(MAKECMDGOALS)),)
+ifneq ($(filter-out help settings setup test bench bench-% clean demo-%,$(MAKECMDGOALS)),)
   $(call require,SCORED,$(SCORED),^(yes|no)$$,yes or no)
   $(foreach v,LICENSE QUANTIZED_BY,$(call require,$(v),$($(v)),^[A-Za-z0-9._-]*$$,letters$(,) digits$(,) dots$(,) dashes))
   $(foreach v,STREAM_LAYERS RECOMPUTE_FULL,$(call require,$(v),$($(v)),^(yes|no)?$$,yes$(,) no or nothing))
@@ -251,11 +251,22 @@ test: $(TOOLS) ## set up and run the tests
 # ---- benchmarks, on generated layers of the 26B's sizes
 BENCH := $(BUILD)/bench
 
-bench: $(TOOLS) ## measure against the limits: ratios and peak memory, as tables and in build/bench/ (30 GB of disk)
+.PHONY: bench-layers bench-analysis bench-drop bench-quantize bench-eval
+bench: bench-analysis bench-drop bench-quantize bench-eval ## measure against the limits: ratios and peak memory, as tables and in build/bench/ (30 GB of disk; make -k goes on after a broken limit)
+
+bench-layers: $(TOOLS)
 	$(PYTHON) bench/generate_checkpoint.py --tokenizer data/demo/model --output $(BENCH)/checkpoints
+
+bench-analysis: bench-layers
 	$(PYTHON) bench/bench_analysis.py --checkpoints $(BENCH)/checkpoints --output $(BENCH)/analysis.json
+
+bench-drop: bench-layers
 	$(PYTHON) bench/bench_drop.py --checkpoint $(BENCH)/checkpoints/4 --output $(BENCH)/drop.json
+
+bench-quantize: bench-layers
 	$(PYTHON) bench/bench_quantize.py --checkpoint $(BENCH)/checkpoints/2 --output $(BENCH)/quantize.json
+
+bench-eval: $(TOOLS)
 	$(PYTHON) scripts/convert_to_gguf.py --model data/demo/model --name gemma-4-demo --output $(BENCH)/demo-F16.gguf
 	$(PYTHON) bench/bench_eval.py --gguf $(BENCH)/demo-F16.gguf --tokenizer data/demo/model --questions data/demo/eval_questions.csv \
 	  --output $(BENCH)/eval.json
