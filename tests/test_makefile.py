@@ -119,6 +119,7 @@ def test_quants_are_those_asked_for_and_a_raised_gate_is_heeded_later(variables)
 
 def test_settings_that_change_no_type_build_nothing_again(variables):
     cuts = "CD_CUTS=0.03,0.37"  # the tiers of 1/30,11/30
+    make("quants", *variables)
     done = make("quants", cuts, *variables)
     assert scripts_in(done) == {"quantize_gguf"} and "built already" in done.stdout
     assert not scripts_in(make("quants", cuts, *variables))
