@@ -13,7 +13,6 @@ Peak memory is the process's largest resident set (VmHWM; ru_maxrss would inheri
 
 import argparse
 import csv
-import json
 import os
 import statistics
 import subprocess

@@ -7,7 +7,6 @@ an empty answer, which counts as invalid. lm-eval's run and number stay its own.
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from answer_record import Answer, append_answer, flexible_letter, kind_of, read_answers
+from answer_record import Answer, append_answer, flexible_letter, kind_of, prompt_sha256, read_answers
 from eval_protocol import Protocol
 from llama_server import LlamaServer
 from safe_files import InputError, flush_to_disk, sha256_json
@@ -24,11 +23,6 @@ from safe_files import InputError, flush_to_disk, sha256_json
 MAX_REQUEST_BYTES = 64 << 20
 SHUTDOWN_SECONDS = 0.1  # for requests that still run at the end, which is then that of a failure or of Ctrl-C
 WATCH_SECONDS = 5  # how often a server that has not answered yet is asked whether it still listens
-
-
-def prompt_sha256(prompt: str) -> str:
-    """Return the hex sha256 of a user message."""
-    return hashlib.sha256(prompt.encode()).hexdigest()
 
 
 def completion(answer: Answer) -> dict:

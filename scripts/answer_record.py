@@ -5,6 +5,7 @@ dropped when the record is read again, so at most one question is lost.
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,11 @@ from questions import LETTERS
 from safe_files import InputError
 
 CLASSES = ("answered", "empty", "truncated", "no letter", "server error")
+
+
+def prompt_sha256(prompt: str) -> str:
+    """Return the hex sha256 of a user message."""
+    return hashlib.sha256(prompt.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

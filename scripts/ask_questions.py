@@ -23,8 +23,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from answer_proxy import AnswerProxy, prompt_sha256
-from answer_record import Answer, read_answers
+from answer_proxy import AnswerProxy
+from answer_record import Answer, prompt_sha256, read_answers
 from eval_protocol import Protocol, add_protocol_arguments, first_difference, protocol_of
 from llama_server import LlamaServer, server_command
 from llama_tools import die_with_parent, find_llama_cpp, last_words

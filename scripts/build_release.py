@@ -22,14 +22,13 @@ from llama_tools import find_llama_cpp
 from option_types import positive
 from quant_recipes import RECIPES
 from release_card import PICTURES
-from release_files import (CHECKPOINT, DYNAMIC, KINDS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed, read_evidence,
+from release_files import (CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed, read_evidence,
                            read_record, split_gguf, write_sources)
 from release_names import clashes, is_standard
 from release_texts import CARD, made_texts
 from safe_files import InputError, check_apart, directory_when_done, link_or_copy, run, sha256_file, write_json
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
-DIGITS = 12  # of a digest, in messages
 
 
 def check_record(gguf: Path, record: dict) -> None:

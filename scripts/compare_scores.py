@@ -93,7 +93,7 @@ def row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
             "gguf": first["gguf"], "gguf_sha256": first["gguf_sha256"], "gib": {quant["type"]: quant["bytes"] / GIB for quant in quants},
             "raw_correct": raw, "raw": raw / asked, "strict_correct": strict, "strict": strict / asked,
             "patched_correct": patched, "patched": None if patched is None else patched / asked, "score": float(scores.mean()),
-            "interval": wilson(scores), "patched_interval": wilson(scores), "in_sample": next((s["in_sample"] for s in runs if s["in_sample"]), None),
+            "interval": wilson(scores), "in_sample": next((s["in_sample"] for s in runs if s["in_sample"]), None),
             "invalid": sum(summary["invalid_total"] for summary in runs),
             "invalid_classes": {kind: sum(summary["invalid"].get(kind, 0) for summary in runs) for kind in kinds},
             "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),

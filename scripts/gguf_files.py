@@ -9,8 +9,6 @@ from gguf import GGUFReader
 
 from safe_files import InputError
 
-FILE_TYPES_FLOAT = {"F32", "F16", "BF16"}
-
 
 @dataclass(frozen=True)
 class GgufSummary:

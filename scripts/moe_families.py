@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint import TensorRange, read_config
+from checkpoint import TensorRange
 from safe_files import InputError
 
 LAYERS_KEY = "num_hidden_layers"

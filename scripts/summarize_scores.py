@@ -12,10 +12,9 @@ the patch step left it.
 """
 
 import argparse
-from hashlib import sha256
 from pathlib import Path
 
-from answer_record import Answer, kind_of, read_answers, strict_letter
+from answer_record import Answer, kind_of, prompt_sha256, read_answers, strict_letter
 from gguf_files import summarize_gguf
 from lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples, run_digests
 from safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
@@ -28,7 +27,7 @@ def check_class(answer: Answer, prompt: str) -> None:
     kind = "server error" if failed else kind_of(answer.answer, answer.finish_reason, answer.letter)
     if answer.kind != kind:
         raise InputError(f"recorded answer {answer.record_id}", f"the class {kind!r}", repr(answer.kind))
-    if answer.prompt_sha256 != sha256(prompt.encode()).hexdigest():
+    if answer.prompt_sha256 != prompt_sha256(prompt):
         raise InputError(f"recorded answer {answer.record_id}", "the digest of its prompt", "another one")
 
 

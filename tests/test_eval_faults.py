@@ -14,8 +14,8 @@ import aiohttp
 import freeze_questions
 import psutil
 import pytest
-from answer_proxy import AnswerProxy, prompt_sha256
-from answer_record import Answer, read_answers
+from answer_proxy import AnswerProxy
+from answer_record import Answer, prompt_sha256, read_answers
 from conftest import REPO
 from damaged_models import always_saying, never_saying
 from eval_protocol import Protocol
