@@ -67,8 +67,16 @@ def wait_for_answers(process: psutil.Popen, output: Path, count: int) -> list[ps
     return process.children(recursive=True)
 
 
+def name_of(process: psutil.Process) -> str:
+    """A process's name, "" for one that has ended since it was listed."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def servers(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.name() == "llama-server"]
+    return [process for process in processes if name_of(process) == "llama-server"]
 
 
 def answers_of(output: Path) -> dict:
