@@ -24,9 +24,9 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from checkpoint import INDEX_NAME  # noqa: E402
-from decoder import build_empty  # noqa: E402
-from safe_files import directory_when_done, require_disk_space, run, write_json  # noqa: E402
+from checkpoints.checkpoint import INDEX_NAME  # noqa: E402
+from analysis.decoder import build_empty  # noqa: E402
+from files.safe_files import directory_when_done, require_disk_space, run, write_json  # noqa: E402
 
 SIZES = {"hidden_size": 2816, "intermediate_size": 2112, "num_attention_heads": 16, "num_key_value_heads": 8,
          "num_global_key_value_heads": 2, "head_dim": 256, "global_head_dim": 512, "attention_k_eq_v": True,

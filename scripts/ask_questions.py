@@ -23,13 +23,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from answer_proxy import AnswerProxy
-from answer_record import Answer, prompt_sha256, read_answers
-from eval_protocol import Protocol, add_protocol_arguments, first_difference, protocol_of
-from llama_server import LlamaServer, server_command
-from llama_tools import die_with_parent, find_llama_cpp, last_words
-from lm_eval_samples import TASK, read_frozen
-from safe_files import InputError, only_writer, read_json, recorded_sha256, remove, run, sha256_file, write_json
+from scoring.answer_proxy import AnswerProxy
+from scoring.answer_record import Answer, prompt_sha256, read_answers
+from scoring.eval_protocol import Protocol, add_protocol_arguments, first_difference, protocol_of
+from llama.llama_server import LlamaServer, server_command
+from llama.llama_tools import die_with_parent, find_llama_cpp, last_words
+from scoring.lm_eval_samples import TASK, read_frozen
+from files.safe_files import InputError, only_writer, read_json, recorded_sha256, remove, run, sha256_file, write_json
 
 LM_EVAL_TIMEOUT_SECONDS = 10**7  # the proxy keeps the time
 RUN, ANSWERS = "run.json", "answers.jsonl"

@@ -14,11 +14,11 @@ import os
 import re
 from pathlib import Path
 
-from gguf_files import summarize_gguf
-from imatrix_files import check_reached, read_imatrix
-from llama_tools import find_llama_cpp, run_tool
-from option_types import positive
-from safe_files import InputError, check_apart, check_recorded, read_json, recorded_sha256, replace_when_done, run, sha256_file, write_json
+from ggufs.gguf_files import summarize_gguf
+from ggufs.imatrix import check_reached, read_imatrix
+from llama.llama_tools import find_llama_cpp, run_tool
+from files.option_types import positive
+from files.safe_files import InputError, check_apart, check_recorded, read_json, recorded_sha256, replace_when_done, run, sha256_file, write_json
 
 CONTEXT_TOKENS = 512
 TOO_SHORT = re.compile(r"tokenizes to only (\d+) tokens")

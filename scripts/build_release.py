@@ -18,15 +18,15 @@ import argparse
 import shutil
 from pathlib import Path
 
-from llama_tools import find_llama_cpp
-from option_types import positive
-from quant_recipes import RECIPES
-from release_card import PICTURES
-from release_files import (CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed, read_evidence,
+from llama.llama_tools import find_llama_cpp
+from files.option_types import positive
+from quants.recipes import RECIPES
+from release.gguf_card import PICTURES
+from release.release_files import (CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed, read_evidence,
                            read_record, split_gguf, write_sources)
-from release_names import clashes, is_standard
-from release_texts import CARD, made_texts
-from safe_files import InputError, check_apart, directory_when_done, link_or_copy, run, sha256_file, write_json
+from release.names import clashes, is_standard
+from release.made_texts import CARD, made_texts
+from files.safe_files import InputError, check_apart, directory_when_done, link_or_copy, run, sha256_file, write_json
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 

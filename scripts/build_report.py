@@ -17,9 +17,9 @@ from bokeh.resources import Resources
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from report_records import read_records
-from report_sections import Section, Step, digest_table, number, pipeline, sections
-from safe_files import InputError, check_apart, replace_when_done, run
+from page.records import read_records
+from page.sections import Section, Step, digest_table, number, pipeline, sections
+from files.safe_files import InputError, check_apart, replace_when_done, run
 
 PARTS = ("stats", "drop_map", "metadata", "f16", "imatrix", "quality", "scores")
 HERE = Path(__file__).parent

@@ -15,12 +15,12 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from llama_tools import find_llama_cpp
-from option_types import whole_number
-from release_files import read_manifest, read_sources
-from release_gates import GATES, Checked, Outcome
-from release_runs import running_gates
-from safe_files import InputError, run
+from llama.llama_tools import find_llama_cpp
+from files.option_types import whole_number
+from release.release_files import read_manifest, read_sources
+from release.gates import GATES, Checked, Outcome
+from release.running_gates import running_gates
+from files.safe_files import InputError, run
 
 MOST_LINES = 20  # of one check
 

@@ -23,19 +23,19 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis_state import AnalysisState
-from chat_tokenizer import load_tokenizer
-from criteria import CRITERIA
-from criteria_report import CONTROL, DEFAULT, add_comparisons, conclusions, draw, markdown
-from expert_stats import read_stats
-from gguf_header import read_header
-from gguf_logits import GgufLogits, bindings_version, kl_divergence
-from llama_tools import LlamaCpp, find_llama_cpp
-from option_types import positive
-from questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
-from safe_files import InputError, read_json, remove, replace_when_done, run, sha256_file, write_json
-from scored_chats import add_arguments
-from stored_logits import StoredLogits, open_model, progress
+from analysis.analysis_state import AnalysisState
+from chats.chat_tokenizer import load_tokenizer
+from choice.criteria import CRITERIA
+from losses.criteria_report import CONTROL, DEFAULT, add_comparisons, conclusions, draw, markdown
+from choice.expert_stats import read_stats
+from ggufs.gguf_header import read_header
+from losses.gguf_logits import GgufLogits, bindings_version, kl_divergence
+from llama.llama_tools import LlamaCpp, find_llama_cpp
+from files.option_types import positive
+from chats.questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
+from files.safe_files import InputError, read_json, remove, replace_when_done, run, sha256_file, write_json
+from losses.scored_chats import add_arguments
+from losses.stored_logits import StoredLogits, open_model, progress
 
 SCRIPTS = Path(__file__).resolve().parent
 DEFAULT_KEEP = (109, 96, 64)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_protocol import first_difference
-from paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
-from safe_files import GIB, InputError, read_json, replace_when_done, run, write_json
-from score_tables import markdown, plot_scores
-from summary_figures import check_summary
+from scoring.eval_protocol import first_difference
+from scoring.paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
+from files.safe_files import GIB, InputError, read_json, replace_when_done, run, write_json
+from scoring.score_tables import markdown, plot_scores
+from scoring.score_summary import check_summary
 
 SEEDS = ("seed", "choice_order_seed")
 

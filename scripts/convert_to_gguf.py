@@ -14,11 +14,11 @@ import os
 import sys
 from pathlib import Path
 
-from checkpoint import read_checkpoint, read_config
-from gguf_files import summarize_gguf
-from llama_tools import find_llama_cpp, run_tool
-from moe_families import Family, Shape, family_of, shape_of
-from safe_files import InputError, read_json, replace_when_done, require_disk_space, run, sha256_file, write_json
+from checkpoints.checkpoint import read_checkpoint, read_config
+from ggufs.gguf_files import summarize_gguf
+from llama.llama_tools import find_llama_cpp, run_tool
+from checkpoints.moe_families import Family, Shape, family_of, shape_of
+from files.safe_files import InputError, read_json, replace_when_done, require_disk_space, run, sha256_file, write_json
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
 

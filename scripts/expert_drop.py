@@ -25,14 +25,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from byte_ranges import Run, runs_of, same_bytes, write_hashed
-from checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config, weights_digest
-from drop_map import DropMap, read_drop_map
-from gguf_drop import (drop_in_gguf, drop_in_imatrix, output_paths, read_imatrix_header, read_model, verify_gguf,
+from files.byte_ranges import Run, runs_of, same_bytes, write_hashed
+from checkpoints.checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config, weights_digest
+from choice.drop_map import DropMap, read_drop_map
+from ggufs.gguf_drop import (drop_in_gguf, drop_in_imatrix, output_paths, read_imatrix_header, read_model, verify_gguf,
                        verify_imatrix)
-from moe_families import ExpertTensor, Family, expert_tensors, family_of, shape_of, text_config
-from option_types import positive
-from safe_files import (InputError, check_apart, check_replaceable, directory_when_done, read_json, require_disk_space,
+from checkpoints.moe_families import ExpertTensor, Family, expert_tensors, family_of, shape_of, text_config
+from files.option_types import positive
+from files.safe_files import (InputError, check_apart, check_replaceable, directory_when_done, read_json, require_disk_space,
                         run, sha256_file, write_json)
 
 SHARD_BYTES = 5_000_000_000

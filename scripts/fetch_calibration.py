@@ -13,7 +13,7 @@ import hashlib
 import urllib.request
 from pathlib import Path
 
-from safe_files import InputError, read_json, replace_when_done, run, write_json
+from files.safe_files import InputError, read_json, replace_when_done, run, write_json
 
 URL = ("https://gist.githubusercontent.com/bartowski1182/82ae9b520227f57d79ba04add13d0d0d/raw/"
        "ce111d8971a07caebd8234ef336b2102d6c5fb85/calibration_datav5.txt")

@@ -15,8 +15,8 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from questions import load_questions
-from safe_files import InputError, partial_directory, remove, replace_when_done, run
+from chats.questions import load_questions
+from files.safe_files import InputError, partial_directory, remove, replace_when_done, run
 
 DATASET = "Idavidrein/gpqa"
 FILE = "gpqa_diamond.csv"

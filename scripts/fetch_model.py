@@ -14,10 +14,10 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from chat_tokenizer import load_tokenizer
-from checkpoint import read_checkpoint, read_config
-from moe_families import expert_tensors, family_of, shape_of
-from safe_files import InputError, run
+from chats.chat_tokenizer import load_tokenizer
+from checkpoints.checkpoint import read_checkpoint, read_config
+from checkpoints.moe_families import expert_tensors, family_of, shape_of
+from files.safe_files import InputError, run
 
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 

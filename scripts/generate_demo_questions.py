@@ -12,8 +12,8 @@ import argparse
 import random
 from pathlib import Path
 
-from demo_corpus import SPLIT_SEED, Question, csv_row, load_facts, split_questions
-from safe_files import run, write_csv
+from demo.demo_corpus import SPLIT_SEED, Question, csv_row, load_facts, split_questions
+from files.safe_files import run, write_csv
 
 
 def question_rows(questions: list[Question], split: str) -> list[dict[str, str]]:

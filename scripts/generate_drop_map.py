@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from criteria import Arrays, check_criterion, protected, scores_of
-from drop_map import check_keep_count, read_layers
-from expert_stats import EXPERT_SUMS, read_stats
-from gguf_files import expert_counts
-from option_types import whole_number
-from questions import read_ids
-from safe_files import InputError, check_apart, run, sha256_file, write_json
+from choice.criteria import Arrays, check_criterion, protected, scores_of
+from choice.drop_map import check_keep_count, read_layers
+from choice.expert_stats import EXPERT_SUMS, read_stats
+from ggufs.gguf_files import expert_counts
+from files.option_types import whole_number
+from chats.questions import read_ids
+from files.safe_files import InputError, check_apart, run, sha256_file, write_json
 
 PROTECT_TOP = 16
 RESAMPLES = 200

@@ -24,17 +24,17 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis_state import AnalysisState
-from chat_tokenizer import load_tokenizer
-from gguf_logits import bindings_version
-from kld_statistics import MEASURES, mean_and_error, per_chat, summary
-from llama_tools import LlamaCpp, find_llama_cpp
-from quality_report import EXPERTS_ONLY, Measured, conclusions, draw, kind_of, markdown
-from questions import Question, load_questions, question_set_digest, read_ids, teacher_forced_sequence
-from safe_files import (GIB, InputError, check_apart, read_json, recorded_sha256, replace_when_done, require_disk_space, run,
+from analysis.analysis_state import AnalysisState
+from chats.chat_tokenizer import load_tokenizer
+from losses.gguf_logits import bindings_version
+from losses.kld_statistics import MEASURES, mean_and_error, per_chat, summary
+from llama.llama_tools import LlamaCpp, find_llama_cpp
+from losses.quality_report import EXPERTS_ONLY, Measured, conclusions, draw, kind_of, markdown
+from chats.questions import Question, load_questions, question_set_digest, read_ids, teacher_forced_sequence
+from files.safe_files import (GIB, InputError, check_apart, read_json, recorded_sha256, replace_when_done, require_disk_space, run,
                         sha256_file, sha256_json, write_json)
-from scored_chats import Arrays, Chats, add_arguments, against, chats_of
-from stored_logits import StoredLogits, missing_texts, open_model, progress, stored_bytes
+from losses.scored_chats import Arrays, Chats, add_arguments, against, chats_of
+from losses.stored_logits import StoredLogits, missing_texts, open_model, progress, stored_bytes
 
 QUESTION_SEED = 42
 DIGITS = 12  # of a digest, in names

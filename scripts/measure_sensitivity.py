@@ -18,20 +18,20 @@ import os
 import subprocess
 from pathlib import Path
 
-from analysis_state import AnalysisState
-from chat_tokenizer import load_tokenizer
-from gguf_header import GgufHeader, read_header
-from gguf_logits import bindings_version
-from imatrix_files import check_covers, read_imatrix
-from kld_statistics import mean_and_error, per_chat
-from llama_tools import LlamaCpp, die_with_parent, find_llama_cpp, last_words
-from quant_plan import check_float, plan_quant
-from quant_recipes import RECIPES
-from questions import load_questions, question_set_digest, teacher_forced_sequence
-from safe_files import InputError, check_apart, read_json, recorded_sha256, remove, require_disk_space, run, sha256_file, sha256_json, write_json
-from scored_chats import Chats, add_arguments, against, chats_of
-from size_wishes import Group, groups_of, low_type, overrides_of, read_sensitivity, tensor_kind
-from stored_logits import StoredLogits, open_model, progress
+from analysis.analysis_state import AnalysisState
+from chats.chat_tokenizer import load_tokenizer
+from ggufs.gguf_header import GgufHeader, read_header
+from losses.gguf_logits import bindings_version
+from ggufs.imatrix import check_covers, read_imatrix
+from losses.kld_statistics import mean_and_error, per_chat
+from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp, last_words
+from quants.quant_plan import check_float, plan_quant
+from quants.recipes import RECIPES
+from chats.questions import load_questions, question_set_digest, teacher_forced_sequence
+from files.safe_files import InputError, check_apart, read_json, recorded_sha256, remove, require_disk_space, run, sha256_file, sha256_json, write_json
+from losses.scored_chats import Chats, add_arguments, against, chats_of
+from quants.target_sizes import Group, groups_of, low_type, overrides_of, read_sensitivity, tensor_kind
+from losses.stored_logits import StoredLogits, open_model, progress
 
 QUESTION_SEED = 42
 REFERENCE = "f16"

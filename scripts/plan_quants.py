@@ -19,16 +19,16 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from gguf_header import GgufHeader
-from imatrix_files import Imatrix, check_covers, read_imatrix
-from layer_tiers import add_arguments
-from llama_tools import LlamaCpp, find_llama_cpp
-from quant_plan import QuantPlan, check_float, check_larger, imatrix_reason, plan_quant, write_imatrix_stand_in
-from quant_recipes import RECIPES
-from safe_files import GIB, InputError, check_apart, existing_parent, read_json, run, write_json
-from size_wishes import add_arguments as add_wish_arguments
-from size_wishes import check_name, check_wish, recipe_for
-from sparse_gguf import from_checkpoint, from_config, from_gguf
+from ggufs.gguf_header import GgufHeader
+from ggufs.imatrix import Imatrix, check_covers, read_imatrix
+from quants.layer_tiers import add_arguments
+from llama.llama_tools import LlamaCpp, find_llama_cpp
+from quants.quant_plan import QuantPlan, check_float, check_larger, imatrix_reason, plan_quant, write_imatrix_stand_in
+from quants.recipes import RECIPES
+from files.safe_files import GIB, InputError, check_apart, existing_parent, read_json, run, write_json
+from quants.target_sizes import add_arguments as add_wish_arguments
+from quants.target_sizes import check_name, check_wish, recipe_for
+from quants.sparse_gguf import from_checkpoint, from_config, from_gguf
 
 SHAPES = Path(__file__).resolve().parents[1] / "data/shapes"
 CARD_NOTES = {

@@ -19,8 +19,8 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.colors import LogNorm  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
-from expert_stats import read_stats  # noqa: E402
-from safe_files import InputError, read_json, replace_when_done, run, sha256_file  # noqa: E402
+from choice.expert_stats import read_stats  # noqa: E402
+from files.safe_files import InputError, read_json, replace_when_done, run, sha256_file  # noqa: E402
 
 WIDTH_INCHES = 10.0
 DOTS_PER_INCH = 120

@@ -12,9 +12,9 @@ Refused: folds of different protocols or patch steps, a question in two folds, a
 import argparse
 from pathlib import Path
 
-from eval_protocol import first_difference
-from safe_files import InputError, read_json, run, sha256_json, write_json
-from summary_figures import check_summary, describe, figures
+from scoring.eval_protocol import first_difference
+from files.safe_files import InputError, read_json, run, sha256_json, write_json
+from scoring.score_summary import check_summary, describe, figures
 
 
 def check_folds(paths: list[Path], folds: list[dict]) -> None:

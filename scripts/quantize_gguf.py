@@ -18,17 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from gguf_header import GgufHeader, read_header
-from imatrix_files import check_covers, check_reached, read_imatrix
-from layer_tiers import add_arguments
-from llama_tools import LlamaCpp, find_llama_cpp, run_tool
-from option_types import positive, whole_number
-from quant_plan import FLOAT_TYPES, QuantPlan, check_float, check_larger, plan_quant
-from quant_recipes import RECIPES, Recipe
-from safe_files import (InputError, check_recorded, existing_parent, link_or_copy, read_json, recorded_sha256, replace_when_done,
+from ggufs.gguf_header import GgufHeader, read_header
+from ggufs.imatrix import check_covers, check_reached, read_imatrix
+from quants.layer_tiers import add_arguments
+from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
+from files.option_types import positive, whole_number
+from quants.quant_plan import FLOAT_TYPES, QuantPlan, check_float, check_larger, plan_quant
+from quants.recipes import RECIPES, Recipe
+from files.safe_files import (InputError, check_recorded, existing_parent, link_or_copy, read_json, recorded_sha256, replace_when_done,
                         require_disk_space, run, sha256_file, write_json)
-from size_wishes import add_arguments as add_wish_arguments
-from size_wishes import check_name, check_wish, recipe_for
+from quants.target_sizes import add_arguments as add_wish_arguments
+from quants.target_sizes import check_name, check_wish, recipe_for
 
 CHECK_TOKENS = 64
 CHECK_HEADER_BYTES = 20 + 4 * CHECK_TOKENS  # of llama-perplexity's file of logits: a mark, three numbers, the tokens

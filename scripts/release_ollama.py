@@ -14,10 +14,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from front_matter import check_repo
-from ollama_files import Wrap, ollama_params, wrap_commands, wraps
-from release_files import read_manifest
-from safe_files import InputError, run
+from release.front_matter import check_repo
+from ollama.ollama_files import Wrap, ollama_params, wrap_commands, wraps
+from release.release_files import read_manifest
+from files.safe_files import InputError, run
 
 
 def create(ollama: str, wrap: Wrap) -> None:

@@ -19,9 +19,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
-from imatrix_files import check_reached, read_imatrix  # noqa: E402
-from option_types import whole_number  # noqa: E402
-from safe_files import InputError, check_apart, replace_when_done, run  # noqa: E402
+from ggufs.imatrix import check_reached, read_imatrix  # noqa: E402
+from files.option_types import whole_number  # noqa: E402
+from files.safe_files import InputError, check_apart, replace_when_done, run  # noqa: E402
 
 WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
 REACHED, NEVER = "#3b6ea5", "#d1495b"

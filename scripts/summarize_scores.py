@@ -14,11 +14,11 @@ the patch step left it.
 import argparse
 from pathlib import Path
 
-from answer_record import Answer, kind_of, prompt_sha256, read_answers, strict_letter
-from gguf_files import summarize_gguf
-from lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples, run_digests
-from safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
-from summary_figures import describe, figures
+from scoring.answer_record import Answer, kind_of, prompt_sha256, read_answers, strict_letter
+from ggufs.gguf_files import summarize_gguf
+from scoring.lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples, run_digests
+from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
+from scoring.score_summary import describe, figures
 
 
 def check_class(answer: Answer, prompt: str) -> None:

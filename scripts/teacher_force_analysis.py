@@ -28,18 +28,18 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from analysis_state import HIDDEN, AnalysisState
-from chat_tokenizer import load_tokenizer
-from checkpoint import TensorRange, file_versions, read_checkpoint, read_config, weights_digest
-from decoder import (RUN_DTYPES, LayerStream, build_empty, check_complete, check_unquantised, decoder_of, load_resident,
+from analysis.analysis_state import HIDDEN, AnalysisState
+from chats.chat_tokenizer import load_tokenizer
+from checkpoints.checkpoint import TensorRange, file_versions, read_checkpoint, read_config, weights_digest
+from analysis.decoder import (RUN_DTYPES, LayerStream, build_empty, check_complete, check_unquantised, decoder_of, load_resident,
                      stored_dtype)
-from drop_map import check_keep_count
-from expert_observer import ExpertObserver, expert_modules
-from expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
-from option_types import fraction, positive
-from questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
-from ranks import Ranks, join_ranks
-from safe_files import InputError, require_disk_space, run, sha256_file
+from choice.drop_map import check_keep_count
+from analysis.expert_observer import ExpertObserver, expert_modules
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
+from files.option_types import fraction, positive
+from chats.questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
+from analysis.ranks import Ranks, join_ranks
+from files.safe_files import InputError, require_disk_space, run, sha256_file
 
 MAX_TOKENS = 4096
 STATE_SLACK_BYTES = 64 << 20

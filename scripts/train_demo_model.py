@@ -30,9 +30,9 @@ from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.models.gemma4.modeling_gemma4 import Gemma4TextRouter
 
-from demo_corpus import (LETTERS, MAX_POSITIONS, SPECIAL_TOKENS, Question, draw_wrong, load_facts, render_drill,
+from demo.demo_corpus import (LETTERS, MAX_POSITIONS, SPECIAL_TOKENS, Question, draw_wrong, load_facts, render_drill,
                          render_prompt, render_reply, split_questions, tokenizer_settings, train_tokenizer)
-from safe_files import directory_when_done, run, write_csv
+from files.safe_files import directory_when_done, run, write_csv
 
 SEED = 7
 LAYER_TYPES = ["sliding_attention", "full_attention", "full_attention"]

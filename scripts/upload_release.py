@@ -15,10 +15,10 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from front_matter import check_repo
-from hub_upload import Sent, be_quiet, gate_environment, one_line, plan, remote_files, send, sent_of, token_of
-from release_files import MANIFEST, differences, read_manifest
-from safe_files import InputError, only_writer, run
+from release.front_matter import check_repo
+from release.hub_upload import Sent, be_quiet, gate_environment, one_line, plan, remote_files, send, sent_of, token_of
+from release.release_files import MANIFEST, differences, read_manifest
+from files.safe_files import InputError, only_writer, run
 
 GATES = Path(__file__).resolve().parent / "check_release.py"
 

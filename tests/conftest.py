@@ -28,7 +28,7 @@ def demo_model() -> Path:
 @pytest.fixture(scope="session")
 def tools():
     """The llama.cpp tools; their absence fails the tests, it does not skip them."""
-    from llama_tools import find_llama_cpp
+    from llama.llama_tools import find_llama_cpp
 
     return find_llama_cpp(None)
 
@@ -99,7 +99,7 @@ def refusal() -> Callable[..., str]:
 
     The same as `refused`, without a process: for many refusals of one script.
     """
-    from safe_files import InputError
+    from files.safe_files import InputError
 
     def check(main: Callable[[list[str]], None], arguments: list[object], *words: object) -> str:
         with pytest.raises(InputError) as caught:

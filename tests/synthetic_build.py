@@ -6,13 +6,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 from compare_scores import main as compare_scores
-from eval_protocol import Protocol
-from expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
+from scoring.eval_protocol import Protocol
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from generate_drop_map import main as choose
-from quality_report import LOSSES, Measured, conclusions, kind_of
-from quant_recipes import RECIPES
-from safe_files import sha256_file, write_json
-from summary_figures import figures
+from losses.quality_report import LOSSES, Measured, conclusions, kind_of
+from quants.recipes import RECIPES
+from files.safe_files import sha256_file, write_json
+from scoring.score_summary import figures
 
 F16_SHA256, WISHES, CHATS = "f" * 64, ("AUTO-9.5", "AUTO-10.5", "AUTO-12"), 40
 

@@ -1,0 +1,1 @@
+"""The teacher-forced forward pass: layers, experts and what is added up of them."""

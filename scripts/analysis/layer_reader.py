@@ -1,0 +1,127 @@
+"""Read the tensors of one layer from a checkpoint's shards to where they stay: in their final place, layout and dtype.
+
+Experts that a checkpoint stores one by one are written straight into the stacked tensor that transformers makes of them
+(MergeModulelist, Concatenate), and a cast goes through a window of READ_BYTES, so a layer never lies in memory twice.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import torch
+from torch import nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+from files.byte_ranges import aligned
+from checkpoints.checkpoint import TensorRange
+from files.safe_files import InputError
+
+TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64,
+                "I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool}
+ALIGN_BYTES = 64
+READ_BYTES = 64 << 20
+STACKED = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor to hand to transformers' loader: its name there, dtype and shape, and the stored tensors it consists of."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    sources: tuple[TensorRange, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def memory_size(pieces: list[Piece]) -> int:
+    """Return the bytes that `read_pieces` needs for them."""
+    return sum(aligned(piece.size, ALIGN_BYTES) for piece in pieces)
+
+
+def pieces_of(model: nn.Module, tensors: dict[str, TensorRange]) -> dict[str, list[Piece]]:
+    """Return the pieces of every parameter and buffer of `model` that the checkpoint has, by name in the model."""
+    mapping = get_model_conversion_mapping(model)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    state, plan = model.state_dict(), model._get_dtype_plan(model.dtype)
+    found: dict[str, dict[str | None, list[str]]] = {}
+    for name in sorted(tensors, key=dot_natural_key):
+        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
+        if target not in state and name in state:
+            target, pattern = rename_source_key(name, [], [], model.base_model_prefix, state)
+        found.setdefault(target, {}).setdefault(pattern, []).append(name)
+
+    def dtype_of(target: str, stored: str) -> torch.dtype:
+        """Return the dtype in the model; as stored where only the loader can tell (fp16 with modules kept in fp32)."""
+        dtype = TORCH_DTYPES[stored]
+        return state[target].dtype if dtype.is_floating_point and target in state and not plan else dtype
+
+    pieces: dict[str, list[Piece]] = {}
+    for target, names in found.items():
+        if (stacked := _stacked(target, names, tensors, converters, state)) is not None:
+            shape, sources = stacked
+            pieces[target] = [Piece(target, dtype_of(target, sources[0].dtype), shape, sources)]
+        else:
+            pieces[target] = [Piece(name, dtype_of(target, tensors[name].dtype), tensors[name].shape, (tensors[name],))
+                              for group in names.values() for name in group]
+    return pieces
+
+
+def _stacked(target: str, names: dict[str | None, list[str]], tensors: dict[str, TensorRange],
+             converters: list[WeightConverter], state: dict) -> tuple[tuple[int, ...], tuple[TensorRange, ...]] | None:
+    """Return shape and sources, in order, of a tensor stacked from experts; None when it comes about in another way."""
+    converter = next((entry for entry in converters if set(names) == set(entry.source_patterns)), None)
+    if converter is None or [type(step).__name__ for step in converter.operations] not in STACKED:
+        return None
+    if [step.dim for step in converter.operations] != [0, 1][: len(converter.operations)]:
+        return None
+    experts = list(zip(*(names[pattern] for pattern in converter.source_patterns)))
+    sources = tuple(tensors[name] for expert in experts for name in expert)
+    if len(sources) != sum(map(len, names.values())) or len({(s.dtype, s.shape[1:]) for s in sources}) > 1:
+        return None
+    rows = {sum(tensors[name].shape[0] for name in expert) for expert in experts}
+    shape = (len(experts), *rows, *sources[0].shape[1:])
+    return (shape, sources) if target in state and shape == tuple(state[target].shape) else None
+
+
+def read_exactly(file: BinaryIO, room: memoryview, source: TensorRange) -> None:
+    """Fill `room` from a file; raise InputError when the file ends before."""
+    filled = 0
+    while filled < len(room):
+        count = file.readinto(room[filled:])
+        if not count:
+            raise InputError(source.file, f"a tensor of {source.size} bytes at {source.offset}", "the end of the file",
+                             "did it change?")
+        filled += count
+
+
+def read_pieces(pieces: list[Piece], buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Read tensors into a buffer, uint8 [memory_size(pieces) or more], at aligned places; return views of it by name."""
+    views, start, room = {}, 0, memoryview(buffer.numpy())
+    window = None
+    for piece in pieces:
+        flat, written = buffer[start : start + piece.size].view(piece.dtype), 0
+        for source in piece.sources:
+            stored = TORCH_DTYPES[source.dtype]
+            with open(source.file, "rb", buffering=0) as file:
+                file.seek(source.offset)
+                for first in range(0, source.size, READ_BYTES):
+                    count = min(READ_BYTES, source.size - first)
+                    values = count // stored.itemsize
+                    if stored == piece.dtype:
+                        place = start + written * stored.itemsize
+                        read_exactly(file, room[place : place + count], source)
+                    else:
+                        window = torch.empty(READ_BYTES, dtype=torch.uint8) if window is None else window
+                        read_exactly(file, memoryview(window.numpy())[:count], source)
+                        flat[written : written + values] = window[:count].view(stored)
+                    written += values
+        views[piece.name] = flat.reshape(piece.shape)
+        start = aligned(start + piece.size, ALIGN_BYTES)
+    return views

@@ -1,0 +1,1 @@
+"""Questions in GPQA's columns, and the chats that a model reads them as."""

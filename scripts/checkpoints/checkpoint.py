@@ -1,0 +1,143 @@
+"""Safetensors checkpoints on disk, read by byte ranges: headers, shards, and where each tensor lies.
+
+Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, tensor bytes).
+Nothing here decodes a tensor; values are handled by whoever needs them.
+"""
+
+import hashlib
+import json
+import math
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from files.safe_files import InputError, read_json, sha256_json
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+SMALL_TENSOR_BYTES = 2 << 20
+SAMPLE_BYTES, SAMPLE_EVERY_BYTES = 4 << 10, 1 << 20
+HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library
+DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+               "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """One tensor: dtype name, shape, the file it lies in, its first byte there and its length in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    size: int
+
+
+def read_header(path: Path) -> dict[str, TensorRange]:
+    """Return the tensors of one safetensors file; raise InputError on a missing, truncated or inconsistent file."""
+    if not path.is_file():
+        raise InputError(path, "a safetensors file", "nothing")
+    file_size = path.stat().st_size
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise InputError(path, "a safetensors header", f"{file_size} bytes in all")
+        header_size = struct.unpack("<Q", prefix)[0]
+        if header_size > min(HEADER_LIMIT_BYTES, file_size - 8):
+            raise InputError(path, "a safetensors header inside the file", f"a header of {header_size} bytes")
+        try:
+            header = json.loads(file.read(header_size))
+        except (ValueError, RecursionError) as error:
+            raise InputError(path, "a safetensors header in JSON", str(error)) from error
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise InputError(path, "a safetensors header of tensors", "other JSON")
+    header.pop("__metadata__", None)
+    start = 8 + header_size
+    tensors = {name: _tensor_range(path, name, entry, start) for name, entry in header.items()}
+    end = start
+    for name, tensor in sorted(tensors.items(), key=lambda entry: (entry[1].offset, entry[1].size)):
+        if tensor.offset != end:
+            raise InputError(path, f"{name} at byte {end}, right after the tensor before it", str(tensor.offset))
+        end += tensor.size
+    if end != file_size:
+        raise InputError(path, f"{end} bytes, as its header says", f"{file_size} bytes", "is it truncated?")
+    return tensors
+
+
+def _tensor_range(path: Path, name: str, entry: dict, start: int) -> TensorRange:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(path, f"dtype, shape and data_offsets of {name}", repr(entry)[:200]) from error
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise InputError(path, f"whole numbers in shape and data_offsets of {name}", repr(entry)[:200])
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise InputError(path, f"a known dtype of {name}", dtype)
+    if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
+        raise InputError(path, f"{math.prod(shape) * DTYPE_BYTES[dtype]} bytes of {name}", f"{end - begin}")
+    return TensorRange(dtype, shape, path, start + begin, end - begin)
+
+
+def read_config(directory: Path) -> dict:
+    """Return config.json of a checkpoint directory; raise InputError when the directory or the file is missing."""
+    if not directory.is_dir():
+        raise InputError(directory, "a model directory", "nothing" if not directory.exists() else "a file")
+    return read_json(directory / "config.json")
+
+
+def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
+    """Return every tensor of a checkpoint directory, by name, sorted.
+
+    Raises InputError when the index is missing or names a file outside the directory, when a shard is missing or
+    truncated, or when the index and the shards disagree on which tensors there are.
+    """
+    read_config(directory)
+    index_path = directory / INDEX_NAME
+    if not index_path.exists():
+        if not (directory / SINGLE_NAME).exists():
+            raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "neither")
+        return dict(sorted(read_header(directory / SINGLE_NAME).items()))
+    if (directory / SINGLE_NAME).exists():  # loaders differ in which one they read
+        raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "both", "remove the one that is not meant")
+    weight_map = read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise InputError(index_path, "a weight_map from tensors to shards", repr(weight_map)[:200])
+    tensors: dict[str, TensorRange] = {}
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard:
+            raise InputError(index_path, "shard names inside the directory", shard)
+        for name, tensor in read_header(directory / shard).items():
+            if weight_map.get(name) != shard:
+                raise InputError(index_path, f"{name} in {shard}", f"it mapped to {weight_map.get(name)}")
+            tensors[name] = tensor
+    missing = sorted(set(weight_map) - set(tensors))
+    if missing:
+        raise InputError(index_path, f"{missing[0]} in {weight_map[missing[0]]}", "no such tensor there")
+    return dict(sorted(tensors.items()))
+
+
+def weights_digest(tensors: dict[str, TensorRange]) -> str:
+    """Return a digest that tells a checkpoint from another one of its shape, independent of how it is sharded.
+
+    It covers every tensor's name, dtype and shape, all bytes of those of up to SMALL_TENSOR_BYTES (routers, norms and
+    scales), and of larger ones SAMPLE_BYTES in every SAMPLE_EVERY_BYTES: two trainings always differ there, a single
+    edited weight may not. Reading all of a checkpoint would take as long as dropping its experts.
+    """
+    parts = {}
+    for name, tensor in tensors.items():
+        with open(tensor.file, "rb", buffering=0) as file:
+            if tensor.size <= SMALL_TENSOR_BYTES:
+                content = hashlib.sha256(os.pread(file.fileno(), tensor.size, tensor.offset))
+            else:
+                content = hashlib.sha256()
+                for first in range(0, tensor.size, SAMPLE_EVERY_BYTES):
+                    content.update(os.pread(file.fileno(), min(SAMPLE_BYTES, tensor.size - first), tensor.offset + first))
+        parts[name] = [tensor.dtype, list(tensor.shape), content.hexdigest()]
+    return sha256_json(parts)
+
+
+def file_versions(tensors: dict[str, TensorRange]) -> dict[str, list[int]]:
+    """Return size and time of change (ns) of every shard, by name: a sign that a file was changed between two runs."""
+    shards = {tensor.file.name: tensor.file.stat() for tensor in tensors.values()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in sorted(shards.items())}

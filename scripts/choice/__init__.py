@@ -1,0 +1,1 @@
+"""The statistics, the criteria that rank experts by them, and the drop map."""

@@ -1,0 +1,116 @@
+"""Criteria that say how much each expert matters, each computed from the statistics file alone.
+
+Every function takes the arrays [questions, layers, experts] of expert_stats.py and returns a score [layers, experts],
+larger = keep. Notation: x a token that the router sends to expert e, w_e(x) its routing weight, f_e(x) the expert's
+output, n_e the number of such tokens.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from files.safe_files import InputError
+
+Arrays = dict[str, np.ndarray]
+
+
+def protected(weighted_norm_sum: np.ndarray, top: int) -> np.ndarray:
+    """Mark the `top` experts of each question and layer by weighted norm.
+
+    weighted_norm_sum: [questions, layers, experts] fp64. Returns booleans of that shape. Ties go to the lower index; an
+    expert that a question never used is not marked.
+    """
+    order = np.argsort(-weighted_norm_sum, axis=2, kind="stable")[:, :, :top]
+    marked = np.zeros(weighted_norm_sum.shape, dtype=bool)
+    np.put_along_axis(marked, order, True, axis=2)
+    return marked & (weighted_norm_sum > 0)
+
+
+def coverage(arrays: Arrays) -> np.ndarray:
+    """Count the questions that protect each expert; `arrays` holds their marks, from `protected`, as "protected".
+
+    Source: the model card, which protects the top 16 of each question and ranks experts by coverage.
+    """
+    return arrays["protected"].sum(axis=0).astype(np.float64)
+
+
+def weighted_norm(arrays: Arrays) -> np.ndarray:
+    """Sum of w_e(x) ||f_e(x)|| over all tokens of all questions.
+
+    Source: the model card's contribution of an expert; the sum whose mean over tokens is REAP.
+    """
+    return arrays["weighted_norm_sum"].sum(axis=0)
+
+
+def reap(arrays: Arrays) -> np.ndarray:
+    """Mean of w_e(x) ||f_e(x)|| over the tokens routed to e (0 for an expert that is never used).
+
+    Source: REAP, Lasby et al. 2025, https://arxiv.org/abs/2510.13999.
+    """
+    return _mean(arrays["weighted_norm_sum"], arrays["token_count"])
+
+
+def ean(arrays: Arrays) -> np.ndarray:
+    """Sum of ||f_e(x)|| over the tokens routed to e: expert activation norm.
+
+    Source: EAN, Jaiswal et al. 2025, https://arxiv.org/abs/2504.05586.
+    """
+    return arrays["norm_sum"].sum(axis=0)
+
+
+def man(arrays: Arrays) -> np.ndarray:
+    """Mean of ||f_e(x)|| over the tokens routed to e (0 for an expert that is never used): mean activation norm.
+
+    Source: Liu et al. 2026, https://arxiv.org/abs/2606.15716.
+    """
+    return _mean(arrays["norm_sum"], arrays["token_count"])
+
+
+def frequency(arrays: Arrays) -> np.ndarray:
+    """Number of tokens routed to e, n_e.
+
+    Source: usage-based pruning, e.g. Muzio et al. 2024 (SEER-MoE), https://arxiv.org/abs/2404.05089, hard counting.
+    """
+    return arrays["token_count"].sum(axis=0).astype(np.float64)
+
+
+def gate(arrays: Arrays) -> np.ndarray:
+    """Sum of w_e(x) over the tokens routed to e.
+
+    Source: SEER-MoE's soft counting, https://arxiv.org/abs/2404.05089.
+    """
+    return arrays["routing_weight_sum"].sum(axis=0)
+
+
+def random_scores(arrays: Arrays, seed: int) -> np.ndarray:
+    """Scores in [0, 1) that depend on seed, layer and expert alone: the control that a criterion must beat.
+
+    They are the first 8 bytes of sha256("seed layer expert") over 2**64, so they are the same on any machine.
+    """
+    _, layers, experts = arrays["token_count"].shape
+    digests = [[hashlib.sha256(f"{seed} {layer} {expert}".encode()).digest()[:8] for expert in range(experts)]
+               for layer in range(layers)]
+    return np.array([[int.from_bytes(digest, "big") / 2**64 for digest in row] for row in digests])
+
+
+def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    total, count = total.sum(axis=0), count.sum(axis=0)
+    return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+
+
+CRITERIA: dict[str, Callable[[Arrays], np.ndarray]] = {
+    "coverage": coverage, "weighted-norm": weighted_norm, "reap": reap, "ean": ean, "man": man, "frequency": frequency, "gate": gate}
+NAMES = (*CRITERIA, "random:SEED")
+
+
+def check_criterion(name: str) -> None:
+    """Raise InputError when there is no criterion of that name."""
+    if name not in CRITERIA and not (name.startswith("random:") and name.removeprefix("random:").isdecimal()):
+        raise InputError("--criterion", f"one of {', '.join(NAMES)}", name)
+
+
+def scores_of(name: str, arrays: Arrays) -> np.ndarray:
+    """Return the score [layers, experts] of the criterion `name`."""
+    check_criterion(name)
+    return CRITERIA[name](arrays) if name in CRITERIA else random_scores(arrays, int(name.removeprefix("random:")))

@@ -1,0 +1,93 @@
+"""The drop map: which experts of each layer stay and which go.
+
+JSON: `experts`, `keep_count`, `top_k`, `criterion`, `protect_top`, the questions that chose, digests of what it was made
+from, `bootstrap`, and `layers`: {"0": {"keep": [...], "drop": [...], "score": [...], "margin": ..., "expected_overlap":
+..., "coin_toss": [...]}, ...}, ids sorted, one entry per layer with experts. A plain {"0": [dropped ids], ...}, as found
+in the wild, is read too.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoints.moe_families import Shape
+from files.safe_files import InputError, read_json, sha256_file
+
+
+@dataclass(frozen=True)
+class DropMap:
+    """Kept and dropped expert ids by layer, the file's digest, and the rest of the file."""
+
+    keep: dict[int, list[int]]
+    drop: dict[int, list[int]]
+    sha256: str
+    details: dict
+
+    @property
+    def keep_count(self) -> int:
+        """Experts that stay in every layer."""
+        return len(next(iter(self.keep.values())))
+
+    @property
+    def experts(self) -> int:
+        """Experts of every layer before the drop."""
+        return self.keep_count + len(next(iter(self.drop.values())))
+
+
+def check_keep_count(path: object, keep_count: int, experts: int, top_k: int) -> None:
+    """Raise InputError when fewer experts than the router chooses, or more than there are, would be kept."""
+    if not top_k <= keep_count <= experts:
+        raise InputError(path, f"a number of kept experts from {top_k} (experts per token) to {experts} (experts)",
+                         str(keep_count))
+
+
+def read_layers(path: Path) -> dict[int, list[int]]:
+    """Return the dropped ids of each layer of a map, unchecked against any model."""
+    content = read_json(path)
+    layers = content.get("layers", content)
+    if not isinstance(layers, dict) or not layers or not all(re.fullmatch(r"0|[1-9][0-9]{0,5}", key) for key in layers):
+        raise InputError(path, "an object of layers keyed by number", repr(layers)[:60])
+    dropped = {}
+    for number in sorted(map(int, layers)):
+        entry = layers[str(number)]
+        dropped[number] = entry.get("drop") if isinstance(entry, dict) else entry
+        if not isinstance(dropped[number], list) or not all(type(expert) is int for expert in dropped[number]):
+            raise InputError(path, f"a list of dropped expert ids in layer {number}", repr(dropped[number])[:60])
+    return dropped
+
+
+def read_drop_map(path: Path, shape: Shape) -> DropMap:
+    """Read a drop map and check it against a model's shape.
+
+    Raises InputError when a layer is missing or too many, an id is out of range or occurs twice, keep and drop do not
+    partition the experts, layers keep different numbers, or fewer experts than top-k are kept.
+    """
+    dropped, content = read_layers(path), read_json(path)
+    if tuple(dropped) != shape.layers:
+        raise InputError(path, f"the {len(shape.layers)} layers {shape.layers[0]} to {shape.layers[-1]} that have experts",
+                         f"{len(dropped)} layers, {min(dropped)} to {max(dropped)}", "is it the map of another model?")
+    if content.get("experts", shape.experts) != shape.experts:
+        raise InputError(path, f"{shape.experts} experts per layer, as the model has", repr(content["experts"]),
+                         "is it the map of another model?")
+    entries = content.get("layers", {})
+    keep, drop, first = {}, {}, shape.layers[0]
+    for number, ids in dropped.items():
+        keep[number], drop[number] = _layer(path, number, ids, entries.get(str(number)), shape.experts)
+        if len(keep[number]) != len(keep[first]):
+            raise InputError(path, f"{len(keep[first])} kept experts in layer {number}, as in layer {first}",
+                             str(len(keep[number])), "experts must be uniform over layers")
+    check_keep_count(path, len(keep[first]), shape.experts, shape.top_k)
+    details = {key: value for key, value in content.items() if key != "layers"} if "layers" in content else {}
+    return DropMap(keep, drop, sha256_file(path), details)
+
+
+def _layer(path: Path, number: int, dropped: list[int], entry: object, experts: int) -> tuple[list[int], list[int]]:
+    if len(set(dropped)) != len(dropped):
+        raise InputError(path, f"every dropped id of layer {number} once", "an id twice")
+    if dropped and not 0 <= min(dropped) <= max(dropped) < experts:
+        raise InputError(path, f"ids from 0 to {experts - 1} in layer {number}", f"{min(dropped)} to {max(dropped)}",
+                         "is it the map of another model?")
+    keep = sorted(set(range(experts)) - set(dropped))
+    if isinstance(entry, dict) and "keep" in entry and entry["keep"] != keep:
+        raise InputError(path, f"keep and drop of layer {number} to partition {experts} experts", "other ids in keep")
+    return keep, sorted(dropped)

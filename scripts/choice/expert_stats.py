@@ -1,0 +1,115 @@
+"""The statistics file: what the analysis writes and every choice of experts reads.
+
+One safetensors file. Arrays [questions, layers, experts]: token_count (int64); fp64: routing_weight_sum, norm_sum,
+norm_sq_sum, weighted_norm_sum, weighted_norm_sq_sum, norm_max. Arrays [questions, layers]: tokens, nonfinite_tokens,
+skipped_tokens (int64), moe_output_norm_sum (fp64). `layer_numbers` [layers] int64 names the model's layers.
+Its metadata has one key, "expert_stats", with a JSON object: `questions` (per question id, digest, tokens, truncated, digest of
+the token ids),
+`config_sha256`, `weights_sha256`, `questions_sha256`, `experts`, `top_k`, `dtype`, `attention`, `max_tokens`,
+`counted_tokens` (all or answer), `batch_size`, `device`, `seed` and the versions of `torch` and `transformers`.
+tokens + skipped_tokens are the counted tokens; skipped_tokens came in non-finite already; nonfinite_tokens are those of
+`tokens` that came out so: an expert's output, its norm, a routing weight or the sum of the outputs is not finite. Of such a
+token the finite experts are in the sums, the other ones and its moe_output_norm are not. No time, host or path is
+recorded, so equal inputs give equal bytes.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from files.safe_files import InputError, replace_when_done
+
+METADATA_KEY = "expert_stats"
+EXPERT_SUMS = ("token_count", "routing_weight_sum", "norm_sum", "norm_sq_sum", "weighted_norm_sum",
+               "weighted_norm_sq_sum", "norm_max")
+LAYER_SUMS = ("tokens", "nonfinite_tokens", "skipped_tokens", "moe_output_norm_sum")
+
+
+def write_stats(path: Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
+    """Write a statistics file atomically."""
+    with replace_when_done(path) as partial:
+        partial.write_bytes(save(arrays, {METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
+
+
+def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Return the arrays and the metadata of a statistics file; raise InputError when it is not one."""
+    if not path.is_file():
+        raise InputError(path, "a statistics file of teacher_force_analysis.py", "nothing")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise InputError(path, "a statistics file of teacher_force_analysis.py", str(error)) from error
+    if text is None:
+        raise InputError(path, f"the metadata key {METADATA_KEY!r}", "none")
+    check_arrays(path, arrays)
+    try:
+        metadata = json.loads(text)
+        ids = [question["id"] for question in metadata["questions"]]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InputError(path, "metadata with the questions", f"{type(error).__name__}: {error}"[:200]) from error
+    for key in ("top_k", "questions_sha256", "config_sha256", "weights_sha256"):
+        if key not in metadata:
+            raise InputError(path, f"{key} in the metadata", "none")
+    if len(ids) != len(arrays["tokens"]) or len(set(ids)) < len(ids):
+        raise InputError(path, f"ids of {len(arrays['tokens'])} questions, each once", f"{len(set(ids))} ids")
+    return arrays, metadata
+
+
+def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raise InputError when an array is missing, of another shape than the others, or has values that no sum has."""
+    missing = [name for name in (*EXPERT_SUMS, *LAYER_SUMS, "layer_numbers") if name not in arrays]
+    if missing:
+        raise InputError(path, f"the array {missing[0]}", f"arrays {', '.join(sorted(arrays))}"[:200])
+    shape = arrays["token_count"].shape
+    if len(shape) != 3 or 0 in shape:
+        raise InputError(path, "token_count [questions, layers, experts]", f"shape {list(shape)}")
+    expected = dict.fromkeys(EXPERT_SUMS, shape) | dict.fromkeys(LAYER_SUMS, shape[:2]) | {"layer_numbers": shape[1:2]}
+    for name, wanted in expected.items():
+        if arrays[name].shape != wanted:
+            raise InputError(path, f"{name} of shape {list(wanted)}", f"{list(arrays[name].shape)}")
+        if not np.isfinite(arrays[name]).all() or (arrays[name] < 0).any() and name != "routing_weight_sum":
+            raise InputError(path, f"finite sums in {name}", "others")
+    if len(set(arrays["layer_numbers"].tolist())) < shape[1]:
+        raise InputError(path, "every layer once in layer_numbers", "one twice")
+
+
+def top_k_of(arrays: dict[str, np.ndarray]) -> int:
+    """Return the experts per token, from the counts (non-finite outputs are not counted, hence the largest ratio)."""
+    tokens = np.maximum(arrays["tokens"], 1)
+    return int(np.ceil((arrays["token_count"].sum(axis=2) / tokens).max()))
+
+
+def summary_lines(arrays: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yield a table, a line a layer: tokens, busiest and idlest expert, never-used experts, non-finite tokens."""
+    yield "layer    tokens  busiest            idlest             unused  non-finite  skipped"
+    counts = arrays["token_count"].sum(axis=0)
+    for row, layer in enumerate(arrays["layer_numbers"]):
+        busiest, idlest = int(counts[row].argmax()), int(counts[row].argmin())
+        yield (f"{layer:5d} {arrays['tokens'][:, row].sum():9d}  {busiest:4d} ({counts[row, busiest]:9d})   "
+               f"{idlest:4d} ({counts[row, idlest]:9d})   {int((counts[row] == 0).sum()):6d}  "
+               f"{arrays['nonfinite_tokens'][:, row].sum():10d}  {arrays['skipped_tokens'][:, row].sum():7d}")
+
+
+def check_finite(model: Path, arrays: dict[str, np.ndarray], allowed: float, state: Path) -> None:
+    """Raise InputError when a layer has a larger share of non-finite tokens than `allowed`, or nothing finite at all.
+
+    A token counts when its hidden state was not finite on entry (skipped) or what its experts made of it was not.
+    """
+    numbers = arrays["layer_numbers"]
+    bad = (arrays["nonfinite_tokens"] + arrays["skipped_tokens"]).sum(axis=0)
+    share = bad / np.maximum((arrays["tokens"] + arrays["skipped_tokens"]).sum(axis=0), 1)
+    if (share > allowed).any():
+        first, worst = int((share > allowed).argmax()), int(share.argmax())
+        raise InputError(model, f"at most {allowed:g} of a layer's tokens non-finite",
+                         f"{int(bad.sum())} non-finite token states, first in layer {numbers[first]}; most in layer "
+                         f"{numbers[worst]} ({share[worst]:.2%})", "no statistics were written; allow them with "
+                         f"--allow-nonfinite, or remove {state} and try --dtype float32")
+    if not (ranked := arrays["weighted_norm_sum"].sum(axis=(0, 2)) > 0).all():
+        raise InputError(model, "expert outputs to rank in every layer", f"none above zero that are finite in layer "
+                         f"{numbers[int((~ranked).argmax())]}", f"remove {state} and try --dtype float32")

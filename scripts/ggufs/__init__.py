@@ -1,0 +1,1 @@
+"""GGUF files and imatrices: headers, and dropping experts inside them."""

@@ -1,0 +1,122 @@
+"""One llama-server of our own: started on a port of its own on 127.0.0.1, watched, restarted, stopped.
+
+Only the process that was started here is ever stopped. It dies with its parent (Linux), so that a killed evaluation
+leaves no server at work.
+"""
+
+import http.client
+import json
+import os
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from llama.llama_tools import die_with_parent, last_words
+from files.safe_files import InputError
+
+LOAD_TIMEOUT_SECONDS = 1800
+POLL_SECONDS = 0.05
+LAST_PORT = 65535
+# llama-server takes options from LLAMA_* as well. Those that say where the work is done may stay; the others would change
+# the protocol behind its back, or, as LLAMA_API_KEY does, turn every request away.
+PLACEMENT = {f"LLAMA_ARG_{name}" for name in ("THREADS", "DEVICE", "MAIN_GPU", "SPLIT_MODE", "TENSOR_SPLIT", "CPU_MOE",
+                                              "N_CPU_MOE", "MLOCK", "FIT")}
+
+
+def server_environment(environment: dict[str, str]) -> dict[str, str]:
+    """Return the environment without those of llama-server's options that could change an answer."""
+    return {key: value for key, value in environment.items() if not key.startswith("LLAMA_") or key in PLACEMENT}
+
+
+def server_command(tool: Path, gguf: Path, name: str, port: int | str, flags: list[str]) -> list[str]:
+    """Return llama-server's command line; port 0 lets the system choose a free one. Raises InputError on what is no port."""
+    if not str(port).isdecimal() or int(port) > LAST_PORT:
+        raise InputError("PORT", f"a whole number, 0 to {LAST_PORT}", repr(port))
+    return [str(tool), "-m", str(gguf), "--alias", name, "--host", "127.0.0.1", "--port", str(port), "--no-ui", *flags]
+
+
+def request_json(url: str, body: dict | None = None, timeout: float = 600) -> dict:
+    """GET, or POST a JSON body; return the JSON answer. Raises OSError and ValueError as urllib and json do.
+
+    No proxy of the environment's (http_proxy) stands in between: the server is on this machine.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=timeout) as answer:
+            return json.loads(answer.read())
+    except http.client.HTTPException as error:  # a server that was killed amid its answer
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
+
+
+class LlamaServer:
+    """A llama-server process and its URL. Use as a context manager; `starts` counts how often it was started."""
+
+    def __init__(self, command: list[str], gguf: Path, log: Path) -> None:
+        self.command, self.gguf, self.log = command, gguf, log
+        self.process: subprocess.Popen | None = None
+        self.url, self.starts = "", 0
+
+    def __enter__(self) -> "LlamaServer":
+        self.log.unlink(missing_ok=True)
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        """Start the process and wait until the model is loaded; raise InputError with its last words if it is not.
+
+        Call it from the main thread: Linux takes the thread for the parent that a child dies with.
+        """
+        with open(self.log, "ab") as log:
+            begin = log.tell()
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env=server_environment(dict(os.environ)), preexec_fn=die_with_parent,
+                                            start_new_session=True)  # Ctrl-C is for the script, which stops the server
+        self.starts += 1
+        deadline = time.monotonic() + LOAD_TIMEOUT_SECONDS
+        while not self._loaded(begin):
+            if not self.alive:
+                log_text = self.log.read_bytes()[begin:].decode(errors="replace")
+                if match := re.search(r"couldn't bind .*port: (\d+)", log_text):
+                    raise InputError(f"port {match[1]}", "a free port of 127.0.0.1", "one that is taken", "leave PORT out")
+                words = last_words(log_text)
+                raise InputError(self.gguf, "a model that llama-server loads and serves",
+                                 f"exit code {self.process.returncode}: {words}", f"log: {self.log}")
+            if time.monotonic() > deadline:
+                self.stop()
+                raise InputError(self.gguf, f"to be loaded after {LOAD_TIMEOUT_SECONDS} s", "it still loading")
+            time.sleep(POLL_SECONDS)
+
+    def _loaded(self, begin: int) -> bool:
+        # The port is read from our own server's log: whoever else listens somewhere is never taken for it.
+        match = re.search(rb"listening on (http://127\.0\.0\.1:\d+)", self.log.read_bytes()[begin:])
+        if not match or not self.alive:
+            return False
+        self.url = match[1].decode()
+        try:
+            request_json(f"{self.url}/health", timeout=5)
+        except (OSError, ValueError):
+            return False
+        return self.alive
+
+    def restart(self) -> None:
+        """Stop the process, if it runs, and start it anew."""
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
+        """Stop the process that was started here."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()

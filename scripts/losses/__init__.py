@@ -1,0 +1,1 @@
+"""What a file loses against the full model: logits, KL divergence, tables and pictures."""

@@ -1,0 +1,162 @@
+"""What the divergences of compare_criteria.py say: means, errors, ranks, a Markdown page and a picture.
+
+Results are by keep count and label ("coverage", ..., "random:1", ..., "worst first"); each holds `per_question`, columns
+of counts and sums with a value per question, and gets the means of METRICS with their standard errors.
+"""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+from losses.kld_statistics import TOLD_APART, digits, mean_and_error  # noqa: E402
+from files.safe_files import replace_when_done  # noqa: E402
+
+DEFAULT, CONTROL, RANDOM = "coverage", "worst first", "random:"
+# mean: (column of sums, column of counts)
+METRICS = {"kld": ("kld", "tokens"), "reply_kld": ("reply_kld", "reply_tokens"),
+           "same_top": ("same_top", "tokens"), "reply_same_top": ("reply_same_top", "reply_tokens")}
+DIVERGENCES = {"kld": "all tokens", "reply_kld": "replies alone"}
+WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
+COLORS = {"named": "#3b6ea5", "default": "#1b3a5c", "random": "#b8b8b8", "control": "#d1495b"}
+
+Results = dict[int, dict[str, dict]]
+
+
+def named(entries: dict[str, dict]) -> list[str]:
+    """Return the labels of the criteria: all but the random choices and the control."""
+    return [label for label in entries if label != CONTROL and not label.startswith(RANDOM)]
+
+
+def column(entry: dict, name: str) -> np.ndarray:
+    """Return a column of one result, [questions] fp64."""
+    return np.array(entry["per_question"][name], np.float64)
+
+
+def add_comparisons(results: Results) -> None:
+    """Add to every result its means and errors, and how far it lies above the best criterion of its keep count.
+
+    `METRIC_above_best` has an error of its own, paired by question: both models read the same tokens.
+    """
+    for entries in results.values():
+        for entry in entries.values():
+            for metric, (sums, counts) in METRICS.items():
+                entry[metric], entry[f"{metric}_error"] = mean_and_error(column(entry, sums), column(entry, counts))
+        for metric in DIVERGENCES:
+            sums, counts = METRICS[metric]
+            best = entries[min(named(entries), key=lambda label: entries[label][metric])]
+            for entry in entries.values():
+                above = mean_and_error(column(entry, sums) - column(best, sums), column(entry, counts))
+                entry[f"{metric}_above_best"], entry[f"{metric}_above_best_error"] = above
+
+
+def conclusion(entries: dict[str, dict], metric: str) -> dict:
+    """Return what came out at one keep count by one of DIVERGENCES; ranks begin at 1, with the smallest divergence."""
+    order = sorted(entries, key=lambda label: entries[label][metric])
+    criteria = [label for label in order if label in named(entries)]
+    randoms = [label for label in order if label.startswith(RANDOM)]
+    alike = [label for label in criteria[1:] if entries[label][f"{metric}_above_best"]
+             <= TOLD_APART * entries[label][f"{metric}_above_best_error"]]
+    return {"order": order, "best": criteria[0], "not_told_apart_from_best": alike, "criteria": len(criteria),
+            "default_rank": criteria.index(DEFAULT) + 1, "random_choices": len(randoms),
+            "random_worse_than_default": sum(entries[label][metric] > entries[DEFAULT][metric] for label in randoms),
+            "random_better_than_best": sum(entries[label][metric] < entries[criteria[0]][metric] for label in randoms),
+            "control_last": all(entries[label][metric] < entries[CONTROL][metric] for label in entries if label != CONTROL)}
+
+
+def conclusions(results: Results) -> dict:
+    """Return `conclusion` by keep count and divergence, and whether the control cost most at every keep count.
+
+    That is judged over all tokens: the replies are a small part of them, and a single chat can turn the order there.
+    """
+    found = {str(keep): {metric: conclusion(entries, metric) for metric in DIVERGENCES} for keep, entries in results.items()}
+    return {"control_last": all(by_metric["kld"]["control_last"] for by_metric in found.values()), "keep": found}
+
+
+def sentence(keep: str, metric: str, found: dict, entries: dict[str, dict]) -> str:
+    """Return what one conclusion says, in words."""
+    best, alike = found["best"], found["not_told_apart_from_best"]
+    value, error = digits(entries[best][metric], entries[best][f"{metric}_error"])
+    text = f"**{keep} experts kept, {DIVERGENCES[metric]}:** {best} costs least of the {found['criteria']} criteria "
+    text += f"({value} ± {error}); "
+    text += f"not told apart from it: {', '.join(alike)}. " if alike else "every other one is told apart from it. "
+    text += f"The default, {DEFAULT}, is number {found['default_rank']} of {found['criteria']}"
+    if DEFAULT != best:
+        text += f" and {'not ' if DEFAULT in alike else ''}told apart from {best}"
+    text += f"; it costs less than {found['random_worse_than_default']} of {found['random_choices']} random choices. "
+    if found["random_better_than_best"]:
+        text += f"{found['random_better_than_best']} of the random choices cost less than {best}. "
+    if found["control_last"]:
+        return f"{text}The control, {CONTROL}, costs most of all {len(entries)} choices."
+    return f"{text}**The control, {CONTROL}, does NOT cost most: {found['order'][-1]} costs more.**"
+
+
+def markdown(content: dict, results: Results) -> str:
+    """Return the page: what was measured, a table per keep count, cheapest choice first, and what came out."""
+    inputs = content["inputs"]
+    entry = next(iter(next(iter(results.values())).values()))
+    tokens, reply = (sum(entry["per_question"][name]) for name in ("tokens", "reply_tokens"))
+    chats, chose, inside = len(inputs["question_ids"]), inputs["questions_that_chose"], inputs["in_sample"]
+    lines = ["# What dropping by each criterion costs", "",
+             f"KL divergence from the full model in nats a token over {chats} chats: {tokens} predicted tokens, {reply} of "
+             "them in replies. ± one standard error over chats. Same top: share of positions with the same most likely "
+             f"token. {CONTROL}: the control, which drops the experts that {DEFAULT} ranks best. "
+             + (f"None of the chats is among the {chose} questions that chose the experts." if not inside else
+                f"In-sample: {inside} of the {chats} chats are among the {chose} questions that chose the experts.")]
+    for keep, entries in results.items():
+        lines += ["", f"## {keep} experts kept", "", "| choice | KLD, all tokens | KLD, replies | same top, all tokens | "
+                  "same top, replies |", "| --- | ---: | ---: | ---: | ---: |"]
+        for label in sorted(entries, key=lambda label: entries[label]["kld"]):
+            e = entries[label]
+            cells = [" ± ".join(digits(e[metric], e[f"{metric}_error"])) for metric in DIVERGENCES]
+            cells += [f"{100 * e[metric]:.2f}% ± {100 * e[f'{metric}_error']:.2f}" for metric in ("same_top", "reply_same_top")]
+            lines.append(f"| {label}{' (default)' if label == DEFAULT else ''} | {' | '.join(cells)} |")
+    lines += ["", "## What came out", "", f"Told apart: the difference in mean KLD exceeds {TOLD_APART} standard errors, paired by "
+              "chat, one pair at a time. The errors cover other chats of the kind, not other questions to choose by, and not "
+              "other models.", ""]
+    lines += [f"- {sentence(keep, metric, found, results[int(keep)])}"
+              for keep, by_metric in content["conclusions"]["keep"].items() for metric, found in by_metric.items()]
+    return "\n".join(lines) + "\n"
+
+
+def color_of(label: str) -> str:
+    """Return a label's colour in the picture."""
+    return COLORS["default" if label == DEFAULT else "control" if label == CONTROL else "named"]
+
+
+def draw_panel(axes: plt.Axes, entries: dict[str, dict], metric: str) -> None:
+    """Draw one keep count by one divergence: dots with one standard error, the random choices as a band."""
+    order = [label for label in sorted(entries, key=lambda label: -entries[label]["kld"]) if not label.startswith(RANDOM)]
+    randoms = [entry[metric] for label, entry in entries.items() if label.startswith(RANDOM)]
+    axes.axvspan(min(randoms), max(randoms), color=COLORS["random"], alpha=0.5,
+                 label=f"{len(randoms)} random choices, least to most")
+    for place, label in enumerate(order):
+        axes.errorbar(entries[label][metric], place, xerr=entries[label][f"{metric}_error"], fmt="o", markersize=5,
+                      capsize=3, color=color_of(label))
+    axes.set_yticks(range(len(order)), [f"{label} (default)" if label == DEFAULT else label for label in order])
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.grid(axis="x", which="both", linewidth=0.3)
+    axes.set_axisbelow(True)
+
+
+def draw(results: Results, path: Path) -> None:
+    """Write the picture: a row of panels per keep count, a column per divergence; equal bytes for equal results."""
+    rows = 0.6 + 0.23 * max(1 + len(named(entries)) for entries in results.values())
+    figure, panels = plt.subplots(len(results), len(DIVERGENCES), figsize=(WIDTH_INCHES, rows * len(results) + 0.8),
+                                  layout="constrained", sharex="col", sharey="row", squeeze=False)
+    for line, (keep, entries) in zip(panels, results.items()):
+        for axes, (metric, words) in zip(line, DIVERGENCES.items()):
+            draw_panel(axes, entries, metric)
+            axes.set_title(f"{keep} experts kept, {words}", fontsize=10)
+    for axes, metric in zip(panels[-1], DIVERGENCES):
+        least = min(entry[metric] - entry[f"{metric}_error"] for entries in results.values() for entry in entries.values())
+        axes.set_xscale("log" if least > 0 else "linear")
+    figure.supxlabel("KL divergence from the full model, nats a token (dot: mean over the chats, bar: ± 1 standard error)",
+                     fontsize=10)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False, fontsize=9)
+    with replace_when_done(path) as partial:
+        figure.savefig(partial, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    plt.close(figure)

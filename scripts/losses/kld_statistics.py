@@ -1,0 +1,84 @@
+"""How one model's logits differ from another's at every position, and means and quantiles of that with their errors.
+
+Tokens of one chat are not independent, so every error is a standard error over chats. The measures are those of
+llama-perplexity's --kl-divergence (llama.cpp tools/perplexity/README.md); its errors take tokens for independent.
+"""
+
+import numpy as np
+
+from losses.gguf_logits import divergence_of_blocks, log_probability_blocks
+
+TOLD_APART = 1.96  # standard errors: 95% of a normal distribution
+PERCENT = 100
+MEASURES = ("kld", "same_top", "delta_p")
+QUANTILES = {"median": 0.5, "99": 0.99, "99.9": 0.999}
+
+
+def differences(full: np.ndarray, other: np.ndarray, following: list[int]) -> dict[str, np.ndarray]:
+    """Return the MEASURES of each position; full, other: logits [tokens, vocabulary], following: the next tokens.
+
+    kld: KL(full || other) in nats; same_top: 1 where both have the same most likely token; delta_p: the probability of
+    the next token by `other` less that by `full`, in percentage points. All fp64 [tokens].
+    """
+    parts, at = {measure: [] for measure in MEASURES}, 0
+    for mine, theirs in log_probability_blocks(full, other):
+        each, tokens = np.arange(len(mine)), following[at : at + len(mine)]
+        parts["kld"].append(divergence_of_blocks(mine, theirs))
+        parts["same_top"].append(mine.argmax(axis=1) == theirs.argmax(axis=1))
+        parts["delta_p"].append(PERCENT * (np.exp(theirs[each, tokens]) - np.exp(mine[each, tokens])))
+        at += len(mine)
+    return {measure: np.concatenate(values).astype(np.float64) for measure, values in parts.items()}
+
+
+def mean_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Return the mean per token and its standard error over chats.
+
+    sums, counts: [chats], a chat's sum of values and its number of tokens. The error is that of a ratio of two sums over
+    independent chats (Cochran, Sampling Techniques, 3rd edition 1977, chapter 6), linearised.
+    """
+    chats, mean = len(sums), sums.sum() / counts.sum()
+    variance = ((sums - mean * counts) ** 2).sum() * chats / (chats - 1)
+    return float(mean), float(np.sqrt(variance) / counts.sum())
+
+
+def per_chat(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the sums of a chat's values, [chats]; values: [tokens] in the order of chats, counts: [chats]."""
+    return np.add.reduceat(values, np.cumsum(counts) - counts)
+
+
+def quantile_and_error(values: np.ndarray, counts: np.ndarray, share: float) -> tuple[float, float]:
+    """Return a quantile of all tokens and its standard error over chats; arguments as in `per_chat`.
+
+    The error is half the distance between the quantiles at share ± the standard error of the share of tokens at or
+    below it (Woodruff 1952, Confidence intervals for medians and other position measures). Near 100% it is a rough one.
+    """
+    value = np.quantile(values, share)
+    _, error = mean_and_error(per_chat((values <= value).astype(np.float64), counts), counts)
+    low, high = np.quantile(values, np.clip([share - error, share + error], 0, 1))
+    return float(value), float(high - low) / 2
+
+
+def rms_and_error(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Return the root of the mean square and its standard error over chats (linearised); arguments as in `per_chat`."""
+    mean, error = mean_and_error(per_chat(values**2, counts), counts)
+    root = np.sqrt(mean)
+    return float(root), float(error / (2 * root)) if root else 0.0
+
+
+def digits(value: float, error: float) -> tuple[str, str]:
+    """Return a value and its error with as many decimals as two digits of the error need, at most 8."""
+    if error <= 0:
+        return f"{value:.3g}", "0"
+    decimals = min(8, max(2, 1 - int(np.floor(np.log10(error)))))
+    return f"{value:.{decimals}f}", f"{error:.{decimals}f}"
+
+
+def summary(values: dict[str, np.ndarray], counts: np.ndarray) -> dict[str, list[float]]:
+    """Return [value, standard error over chats] of mean, median, 99% and 99.9% KLD in nats, same top, RMS delta p.
+
+    values: the MEASURES [tokens]; counts: [chats]. Same top is a share, RMS delta p in percentage points.
+    """
+    return {"kld": list(mean_and_error(per_chat(values["kld"], counts), counts)),
+            **{f"kld_{name}": list(quantile_and_error(values["kld"], counts, share)) for name, share in QUANTILES.items()},
+            "same_top": list(mean_and_error(per_chat(values["same_top"], counts), counts)),
+            "rms_delta_p": list(rms_and_error(values["delta_p"], counts))}

@@ -1,0 +1,96 @@
+"""A model's logits over given texts, computed once and kept in files: what several other models are compared with."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ggufs.gguf_header import read_header, split_paths
+from losses.gguf_logits import CHUNK_TOKENS, GgufLogits
+from llama.llama_tools import LlamaCpp
+from files.safe_files import InputError, replace_when_done, require_disk_space
+
+FP32_BYTES = 4
+
+
+def open_model(path: Path, tools: LlamaCpp, texts: list[list[int]], args: argparse.Namespace) -> GgufLogits:
+    """Load a GGUF model with a context for the longest text, on `args.threads` threads and `args.gpu_layers` layers."""
+    return GgufLogits(path, tools, context=max(map(len, texts)), threads=args.threads, gpu_layers=args.gpu_layers)
+
+
+def progress(items: Iterable, what: str, unit: str) -> tqdm:
+    """Return a progress bar that writes little where nobody watches."""
+    return tqdm(items, desc=what, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 30)
+
+
+def logits_path(folder: Path, name: str, number: int) -> Path:
+    """Return the file of text `number`: fp32 [tokens, vocabulary]."""
+    return folder / f"{name}-{number:06d}.npy"
+
+
+def missing_texts(folder: Path, name: str, texts: list[list[int]]) -> list[int]:
+    """Return the numbers of the texts whose logits are in no file."""
+    return [number for number in range(len(texts)) if not logits_path(folder, name, number).exists()]
+
+
+class StoredLogits:
+    """One model's logits of all texts: in files, computed once, or computed anew each time."""
+
+    def __init__(self, path: Path, tools: LlamaCpp, texts: list[list[int]], folder: Path, args: argparse.Namespace,
+                 name: str, recompute: bool = False) -> None:
+        """Make the files NAME-*.npy that are missing in `folder`; raise InputError when the disk has no room for them."""
+        self.path, self.texts, self.folder, self.name, self.model = path, texts, folder, name, None
+        self.vocabulary, missing = vocabulary_of(path), missing_texts(folder, name, texts)
+        if recompute or missing:
+            self.model = open_model(path, tools, texts, args)
+        if recompute:
+            return
+        if missing:
+            with self.model:
+                self._store(missing)
+        self.model = None
+
+    def _store(self, missing: list[int]) -> None:
+        try:
+            require_disk_space(self.folder, stored_bytes(self.path, [self.texts[number] for number in missing]))
+        except InputError as error:
+            raise InputError(self.folder, f"room for the {self.name} model's logits", str(error),
+                             "or give --recompute-full, where there is one, or fewer chats (--limit)") from error
+        for number in progress(missing, f"{self.name} model", "chat"):
+            with replace_when_done(logits_path(self.folder, self.name, number)) as partial:
+                np.save(partial, self.model.logits(self.texts[number]))
+
+    def _stored(self, number: int) -> np.ndarray:
+        path, shape = logits_path(self.folder, self.name, number), (len(self.texts[number]), self.vocabulary)
+        try:
+            logits = np.load(path, mmap_mode="r")
+        except ValueError as error:
+            raise InputError(path, f"logits {list(shape)}", str(error)[:200], "remove it") from error
+        if (logits.shape, logits.dtype) != (shape, np.float32):
+            raise InputError(path, f"logits {list(shape)} in float32", f"{list(logits.shape)} in {logits.dtype}", "remove it")
+        return logits
+
+    def chunks(self, number: int) -> Iterator[np.ndarray]:
+        """Yield the logits of text `number` in pieces, as GgufLogits.chunks does."""
+        if self.model:
+            yield from self.model.chunks(self.texts[number])
+            return
+        logits = self._stored(number)
+        for first in range(0, len(logits), CHUNK_TOKENS):
+            yield logits[first : first + CHUNK_TOKENS]
+
+
+def vocabulary_of(path: Path) -> int:
+    """Return the vocabulary entries of a GGUF model; raise InputError when it has no embedding."""
+    vocabulary = next((tensor.dims[1] for tensor in read_header(split_paths(path)[0]).tensors if tensor.name == "token_embd.weight"), None)
+    if vocabulary is None:
+        raise InputError(path, "a model with token_embd.weight", "none")
+    return vocabulary
+
+
+def stored_bytes(path: Path, texts: list[list[int]]) -> int:
+    """Return the bytes that a model's logits of these texts take: 4 a token and vocabulary entry."""
+    return sum(map(len, texts)) * vocabulary_of(path) * FP32_BYTES

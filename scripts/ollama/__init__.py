@@ -1,0 +1,1 @@
+"""What Ollama reads: its template, params and Modelfile."""

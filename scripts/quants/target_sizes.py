@@ -1,0 +1,239 @@
+"""A size is a wish (AUTO-<GiB>): the cheapest types under a size, from measured sensitivities, as a recipe like any other.
+
+Weights are grouped by layer and role. Measured (measure_sensitivity.py): what each type costs a role in all layers, and
+what one low type costs each layer of it. The cost of a type in a layer is the former in the latter's share; costs of groups
+add up, which holds for small ones. A multiple-choice knapsack (Kellerer, Pferschy and Pisinger, Knapsack Problems 2004,
+chapter 11) picks one type a group; scipy's HiGHS solves it to the optimum.
+"""
+
+import argparse
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as Kind
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from files.byte_ranges import aligned
+from ggufs.gguf_header import GgufHeader, TensorInfo, tensor_bytes
+from ggufs.imatrix import NOT_MEASURED
+from quants.layer_tiers import resolve
+from quants.quant_plan import BLOCK_TENSOR, QuantPlan, expert_layers, plan_quant, planned_size
+from quants.recipes import RECIPES, Recipe, find_recipe
+from files.safe_files import GIB, InputError, read_json, recorded_sha256, sha256_file
+
+WISH = re.compile(r"AUTO-(\d+(?:\.\d+)?)")
+WIDE = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS")
+RAGGED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0")  # what rows that are no multiple of 256 can have
+NEED_IMATRIX = {"IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS"}
+LOW_TYPES = ("Q3_K", "Q4_0")  # what one layer is tried at: the first that is legal for it
+# The first pattern that a name matches is its role.
+ROLES = {"experts, down": r"blk\.\d+\.ffn_down_exps", "experts, gate and up": r"blk\.\d+\.ffn_\w*exps", "dense, down": r"blk\.\d+\.ffn_down\.",
+         "dense, gate and up": r"blk\.\d+\.ffn_", "attention": r"blk\.\d+\.attn_", "other, of blocks": r"blk\.", "embedding and output": ""}
+# llama-quantize's mixture that a file is labelled by, after the type that most weights have. Over a float base it takes no
+# overrides, so there it is Q8_0.
+BASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M", "F16": "Q8_0", "BF16": "Q8_0", "F32": "Q8_0"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The weights of one role in one layer (None outside of the blocks)."""
+
+    role: str
+    layer: int | None
+    tensors: tuple[TensorInfo, ...]
+
+    @property
+    def legal(self) -> tuple[str, ...]:
+        """The types that it can have: whole blocks in every row, no imatrix where there is none."""
+        ragged = any(tensor.dims[0] % 256 for tensor in self.tensors)
+        blind = any(tensor.name in NOT_MEASURED for tensor in self.tensors)
+        return tuple(name for name in (RAGGED if ragged else WIDE) if not (blind and name in NEED_IMATRIX)
+                     and all(tensor.dims[0] % GGML_QUANT_SIZES[Kind[name]][0] == 0 for tensor in self.tensors))
+
+    def bytes_at(self, kind: str, alignment: int) -> int:
+        """Return its bytes in a file at a type, padding included."""
+        return sum(aligned(tensor_bytes(tensor.dims, Kind[kind]), alignment) for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One type that a group may have: bytes, and cost in nats a token."""
+
+    kind: str
+    size: int
+    cost: float
+
+
+def wished_bytes(name: str) -> int | None:
+    """Return the size that a name such as AUTO-10.5 wishes for, in bytes; None when it is no wish."""
+    match = WISH.fullmatch(name)
+    return int(float(match[1]) * GIB) if match else None
+
+
+def groups_of(header: GgufHeader, tool: Path, imatrix: Path | None) -> list[Group]:
+    """Return the groups of all weights that llama-quantize quantises."""
+    types = plan_quant(tool, RECIPES["Q8_0"], header, imatrix).types
+    found: dict[tuple[str, int | None], list[TensorInfo]] = {}
+    for tensor in header.tensors:
+        if types[tensor.name] != tensor.kind:
+            block = BLOCK_TENSOR.match(tensor.name)
+            role = next(role for role, pattern in ROLES.items() if re.match(pattern, tensor.name))
+            found.setdefault((role, int(block[1]) if block else None), []).append(tensor)
+    return [Group(role, layer, tuple(tensors)) for (role, layer), tensors in found.items()]
+
+
+def low_type(group: Group) -> str:
+    """Return the type at which a layer's sensitivity is measured."""
+    return next(name for name in LOW_TYPES if name in group.legal)
+
+
+def overrides_of(choice: dict[Group, str] | list[tuple[Group, str]]) -> tuple[tuple[str, str], ...]:
+    """Return the overrides of llama-quantize that give groups their types; layers of one role and type share a pattern."""
+    merged: dict[tuple[str, str], list[Group]] = {}
+    for group, kind in dict(choice).items():
+        merged.setdefault((group.role, kind), []).append(group)
+    overrides = []
+    for (_, kind), groups in merged.items():
+        names = sorted({BLOCK_TENSOR.sub("", tensor.name).removesuffix(".weight") for group in groups for tensor in group.tensors})
+        layers = [group.layer for group in groups if group.layer is not None]
+        block = rf"blk\.({'|'.join(map(str, layers))})\." if layers else ""
+        overrides.append((rf"^{block}({'|'.join(map(re.escape, names))})\.weight$", kind.lower()))
+    return tuple(overrides)
+
+
+def cost_of(sensitivity: dict, group: Group, kind: str) -> float:
+    """Return the expected KLD of a group at a type, nats a token: what the role costs, in the layer's share."""
+    whole = max(sensitivity["roles"][group.role][kind], 0.0)
+    layers = sensitivity["layers"].get(group.role)
+    if group.layer is None or not layers:
+        return whole
+    total = sum(max(value, 0.0) for value in layers.values())
+    return whole * (max(layers[str(group.layer)], 0.0) / total if total else 1 / len(layers))
+
+
+def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
+    """Return which option each group takes, so that the sum of costs is least and that of sizes at most `room` bytes.
+
+    None when even the smallest options do not fit. Equal costs go to the smaller option.
+    """
+    if sum(min(option.size for option in each) for each in options) > room:
+        return None
+    flat = [(group, option) for group, each in enumerate(options) for option in each]
+    sizes = np.array([option.size for _, option in flat], np.float64)
+    costs = np.array([option.cost for _, option in flat])
+    scale = costs.max() or 1.0
+    belongs = LinearConstraint(np.array([[float(group == row) for group, _ in flat] for row in range(len(options))]), 1, 1)
+    starts, limit = np.cumsum([0, *map(len, options)]), room
+    while True:
+        found = milp(costs / scale + 1e-12 * sizes / sizes.max(), integrality=np.ones(len(flat)), bounds=Bounds(0, 1),
+                     constraints=[belongs, LinearConstraint(sizes[None] / room, -np.inf, limit / room)], options={"mip_rel_gap": 0})
+        if found.x is None:  # no room above that of the smallest options, but for the solver's tolerance
+            return [min(range(len(each)), key=lambda number: each[number].size) for each in options]
+        picked = [place for place, value in enumerate(found.x) if value > 0.5]
+        excess = sum(flat[place][1].size for place in picked) - room
+        if excess <= 0:
+            return [place - int(starts[flat[place][0]]) for place in picked]
+        limit -= excess  # within the solver's tolerance, but too large
+
+
+def check_numbers(path: Path, part: str, values: object) -> None:
+    """Raise InputError unless `values` are numbers by role and by type or layer."""
+    if not isinstance(values, dict) or not all(isinstance(each, dict) for each in values.values()):
+        raise InputError(path, f"{part} with values by role", repr(values)[:80])
+    for role, each in values.items():
+        for what, value in each.items():
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise InputError(path, f"a number for {part}, {role}, {what}", repr(value)[:80])
+
+
+def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, groups: list[Group]) -> dict:
+    """Return a sensitivity file; raise InputError unless it tells of these groups and (if given) of this very model."""
+    found = read_json(path)
+    if not {"inputs", "roles", "layers"} <= found.keys() or not isinstance(found["inputs"], dict):
+        raise InputError(path, "a file of measure_sensitivity.py", f"keys {', '.join(found)}"[:200])
+    for part in ("roles", "layers"):
+        check_numbers(path, part, found[part])
+    if source and found["inputs"].get("source_sha256") != (digest := recorded_sha256(source)):
+        raise InputError(path, f"sensitivities of the model with sha256 {digest[:12]}", f"those of {str(found['inputs'].get('source_sha256'))[:12]}",
+                         "measure them again")
+    if source and found["inputs"].get("imatrix_sha256") != (digest := sha256_file(imatrix) if imatrix else None):
+        raise InputError(path, f"sensitivities with the imatrix {str(digest)[:12]}", f"those with {str(found['inputs'].get('imatrix_sha256'))[:12]}",
+                         "measure them again")
+    for group in groups:
+        layers = found["layers"].get(group.role)
+        if not set(group.legal) <= found["roles"].get(group.role, {}).keys() or layers and str(group.layer) not in layers:
+            raise InputError(path, f"the {group.role} of layer {group.layer} at {', '.join(group.legal)}", "less than that",
+                             "is it of another model?")
+    return found
+
+
+def wish_recipe(name: str, header: GgufHeader, tool: Path, imatrix: Path | None, sensitivity: Path | None,
+                source: Path | None) -> Recipe:
+    """Return the recipe of a wish; raise InputError when nothing is measured, or when no types are small enough."""
+    if sensitivity is None:
+        raise InputError(name, "--sensitivity, which says what each type costs where", "none", "measure_sensitivity.py makes it")
+    if imatrix is None:
+        raise InputError(name, "--imatrix", "none")
+    groups, wished = groups_of(header, tool, imatrix), wished_bytes(name)
+    costs = read_sensitivity(sensitivity, source, imatrix, groups)
+    options = [[Option(tensor_kind(group), group.bytes_at(tensor_kind(group), header.alignment), 0.0),
+                *(Option(kind, group.bytes_at(kind, header.alignment), cost_of(costs, group, kind)) for kind in group.legal)] for group in groups]
+    whole = planned_size(header, {tensor.name: tensor.kind for tensor in header.tensors}, imatrix)
+    fixed = whole - sum(each[0].size for each in options)
+    chosen = cheapest(options, wished - fixed)
+    if chosen is None:
+        least = fixed + sum(min(option.size for option in each) for each in options)
+        raise InputError(name, f"AUTO-{math.ceil(least / GIB * 1e5) / 1e5:g} or more, the size at the lowest types", name)
+    kinds = [each[number].kind for each, number in zip(options, chosen)]
+    weights = Counter()
+    for group, kind in zip(groups, kinds):
+        weights[kind] += sum(math.prod(tensor.dims) for tensor in group.tensors)
+    most = max(weights, key=lambda kind: (weights[kind], kind))
+    cost = sum(each[number].cost for each, number in zip(options, chosen))
+    return Recipe(name, BASES.get(most, most), f"cheapest types under {wished} bytes, expected KLD {cost:.3g} nats a token",
+                  overrides=overrides_of(list(zip(groups, kinds))))
+
+
+def tensor_kind(group: Group) -> str:
+    """Return the type of a group in its source."""
+    return group.tensors[0].kind.name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the option that wishes need."""
+    parser.add_argument("--sensitivity", type=Path, help="file of measure_sensitivity.py, for AUTO-<GiB>")
+
+
+def check_name(name: str) -> None:
+    """Raise InputError unless a name is a wish or a known recipe's."""
+    if wished_bytes(name) is None:
+        find_recipe(name)
+
+
+def check_wish(plan: QuantPlan) -> None:
+    """Raise InputError when the plan of a wish is larger than the wish, or gives a tensor another type than chosen."""
+    wished = wished_bytes(plan.recipe.name)
+    if wished is None:
+        return
+    if plan.size > wished:
+        raise InputError(plan.recipe.name, f"{wished} bytes or fewer", f"a plan of {plan.size}")
+    for name, kind in plan.types.items():
+        chosen = next((chosen for pattern, chosen in plan.recipe.overrides if re.search(pattern, name)), None)
+        if chosen and chosen.upper() != kind.name:
+            raise InputError(plan.recipe.name, f"{name} in {chosen.upper()}", f"{kind.name} in llama-quantize's plan")
+
+
+def recipe_for(args: argparse.Namespace, name: str, header: GgufHeader, tool: Path, imatrix: Path | None, source: Path | None,
+               assume_order: bool = False) -> Recipe:
+    """Return the recipe of a name for a model: of the table, tiers resolved, or of a wish.
+
+    source: the file whose digest the sensitivities must name; None when the header stands for a file to come.
+    """
+    if wished_bytes(name) is None:
+        return resolve(find_recipe(name), args, expert_layers(header), assume_order)
+    return wish_recipe(name, header, tool, imatrix, args.sensitivity, source)

@@ -1,0 +1,1 @@
+"""Release folders: manifest, cards, gates and the upload."""

@@ -1,0 +1,1 @@
+"""Answers to questions: protocol, record, letters, scores and paired statistics."""

@@ -1,0 +1,176 @@
+"""A proxy between lm-eval and llama-server that records every answer as it happens and never asks twice.
+
+lm-eval drops reasoning, finish reason and token counts, and loses a whole run to one HTTP 500. So it talks to this
+proxy: a recorded question is answered from the record, any other one by the server. A server that dies, hangs or
+answers with an error is restarted and the question asked again, by itself; when the attempts are used up, lm-eval gets
+an empty answer, which counts as invalid. lm-eval's run and number stay its own.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from scoring.answer_record import Answer, append_answer, flexible_letter, kind_of, prompt_sha256, read_answers
+from scoring.eval_protocol import Protocol
+from llama.llama_server import LlamaServer
+from files.safe_files import InputError, flush_to_disk, sha256_json
+
+MAX_REQUEST_BYTES = 64 << 20
+SHUTDOWN_SECONDS = 0.1  # for requests that still run at the end, which is then that of a failure or of Ctrl-C
+WATCH_SECONDS = 5  # how often a server that has not answered yet is asked whether it still listens
+
+
+def completion(answer: Answer) -> dict:
+    """Return what lm-eval reads of a chat completion."""
+    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": answer.answer},
+                         "finish_reason": answer.finish_reason}]}
+
+
+class AnswerProxy:
+    """The proxy's state. `documents`: the frozen rows by digest of their prompt; `record`: answers.jsonl.
+
+    `told` is called with every new answer. What ends the run (a server that cannot be started again, a full disk) is
+    set as the exception of `failure`.
+    """
+
+    def __init__(self, server: LlamaServer, protocol: Protocol, documents: dict[str, dict], record: Path,
+                 told: Callable[[Answer], None]) -> None:
+        self.server, self.protocol, self.documents, self.record, self.told = server, protocol, documents, record, told
+        self.answers = read_answers(record)
+        record.touch()
+        flush_to_disk(record.parent)
+        self.failure: asyncio.Future = asyncio.get_running_loop().create_future()
+        self.places = asyncio.Semaphore(protocol.concurrency)
+        self.turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def listening(self):
+        """Serve on a free port of 127.0.0.1; yield the URL of the chat completions."""
+        app = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        app.router.add_post("/v1/chat/completions", self.handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        await runner.setup()
+        timeout = aiohttp.ClientTimeout(total=self.protocol.timeout_seconds)
+        async with aiohttp.ClientSession(timeout=timeout) as self.session:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            try:
+                yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1/chat/completions"
+            finally:
+                await runner.cleanup()
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer one chat completion from the record or from the server."""
+        body = await request.json()
+        digest = prompt_sha256(body["messages"][-1]["content"])
+        if digest not in self.documents:
+            return web.json_response({"error": "a prompt that is none of the frozen questions"}, status=400)
+        try:
+            return web.json_response(completion(await self.answer(self.documents[digest], digest, body)))
+        except (InputError, OSError) as error:
+            self.fail(error)
+            return web.json_response({"error": str(error)}, status=500)
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with an error, the first one if there are several."""
+        if not self.failure.done():
+            self.failure.set_exception(error)
+
+    def keep(self, answer: Answer) -> None:
+        """Record an answer, and force it to the disk while the next question is asked (it took 1.3 ms)."""
+        append_answer(self.record, answer)
+        self.answers[answer.record_id] = answer
+        asyncio.get_running_loop().run_in_executor(None, flush_to_disk, self.record).add_done_callback(self.flushed)
+
+    def flushed(self, done: asyncio.Future) -> None:
+        """End the run if an answer could not be forced to the disk."""
+        if not done.cancelled() and (error := done.exception()):
+            self.fail(error)
+
+    async def answer(self, document: dict, digest: str, body: dict) -> Answer:
+        """Return the recorded answer of a question, or ask for it and record it."""
+        request_sha256 = sha256_json({key: value for key, value in body.items() if key != "model"})
+        known = self.answers.get(document["Record ID"])
+        if known is None:
+            known = await self.ask(document, digest, request_sha256, body)
+            self.keep(known)
+            self.told(known)
+        if known.request_sha256 != request_sha256:
+            raise InputError(self.record, f"{known.record_id} answered to the request that lm-eval sends", "to another one")
+        return known
+
+    async def ask(self, document: dict, digest: str, request_sha256: str, body: dict) -> Answer:
+        """Ask the server, and again after each failure, up to the protocol's attempts."""
+        asked_at, begin, errors, reply = 0.0, 0.0, [], None
+        while reply is None and len(errors) < self.protocol.attempts:
+            async with self.alone() if errors else self.places:
+                asked_at, begin = asked_at or time.time(), begin or time.monotonic()
+                if errors and (self.server.starts == starts or not self.server.alive):  # no other request has restarted it
+                    self.server.restart()
+                starts = self.server.starts
+                reply, error = await self.attempt(body)
+                if reply is None:
+                    errors.append(error)
+        message = reply["choices"][0]["message"] if reply else {}
+        text, finish_reason = message.get("content") or "", reply["choices"][0]["finish_reason"] if reply else None
+        letter = flexible_letter(text, document["choices"])
+        target, usage = document["answer"].strip("()"), reply.get("usage", {}) if reply else {}
+        return Answer(record_id=document["Record ID"], prompt_sha256=digest, request_sha256=request_sha256, answer=text,
+                      reasoning=message.get("reasoning_content") or "", finish_reason=finish_reason,
+                      prompt_tokens=usage.get("prompt_tokens", 0), completion_tokens=usage.get("completion_tokens", 0),
+                      asked_at=round(asked_at, 3), seconds=round(time.monotonic() - begin, 3),
+                      attempts=len(errors) + (reply is not None), errors=errors,
+                      letter=letter, target=target, correct=letter == target,
+                      kind=kind_of(text, finish_reason, letter) if reply else "server error")
+
+    @asynccontextmanager
+    async def alone(self):
+        """Wait until no other request runs, and keep others out: a restart must cost nobody else an attempt."""
+        async with self.turn:
+            for _ in range(self.protocol.concurrency):
+                await self.places.acquire()
+            try:
+                yield
+            finally:
+                for _ in range(self.protocol.concurrency):
+                    self.places.release()
+
+    async def attempt(self, body: dict) -> tuple[dict | None, str]:
+        """Send one request; return the reply, or None and what went wrong.
+
+        A server that listens no longer has lost the request: one that is being terminated can wait for ever.
+        """
+        request = asyncio.ensure_future(self.send(body))
+        try:
+            while not (await asyncio.wait({request}, timeout=WATCH_SECONDS))[0]:
+                if not await self.listens():
+                    return None, "the server listens no longer"
+            return request.result()
+        finally:
+            request.cancel()
+
+    async def listens(self) -> bool:
+        """Whether the server takes connections. One that is slow to do so counts as listening."""
+        try:
+            async with self.session.get(f"{self.server.url}/health", timeout=aiohttp.ClientTimeout(total=WATCH_SECONDS)):
+                return True
+        except aiohttp.ClientConnectorError:
+            return False
+        except (aiohttp.ClientError, OSError):
+            return True
+
+    async def send(self, body: dict) -> tuple[dict | None, str]:
+        """Send one request; return the reply, or None and what went wrong."""
+        try:
+            async with self.session.post(f"{self.server.url}/v1/chat/completions", json=body) as answer:
+                if answer.status != 200:
+                    return None, f"HTTP {answer.status}: {(await answer.text())[:300]}"
+                reply = await answer.json()
+                reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]  # a reply without them is an error
+                return reply, ""
+        except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
+            return None, f"{type(error).__name__}: {error}"[:300]

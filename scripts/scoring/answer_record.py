@@ -1,0 +1,160 @@
+"""The record of an evaluation: one JSON line per question, written as it happens, and the letters read from answers.
+
+answers.jsonl holds answers and reasoning, which quote question text: it stays in build/. A line that a kill cut off is
+dropped when the record is read again, so at most one question is lost.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from chats.questions import LETTERS
+from files.safe_files import InputError
+
+CLASSES = ("answered", "empty", "truncated", "no letter", "server error")
+
+
+def prompt_sha256(prompt: str) -> str:
+    """Return the hex sha256 of a user message."""
+    return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one question.
+
+    `answer` and `reasoning` are the server's texts, `letter` is what flexible-extract finds (A to D, or None), `asked_at`
+    seconds since 1970, `seconds` the time of all attempts, `errors` what went wrong in the attempts that failed.
+    """
+
+    record_id: str
+    prompt_sha256: str
+    request_sha256: str
+    answer: str
+    reasoning: str
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    asked_at: float
+    seconds: float
+    attempts: int
+    errors: list[str]
+    letter: str | None
+    target: str
+    correct: bool
+    kind: str
+
+    @property
+    def invalid(self) -> bool:
+        """Whether the answer goes through the patch step: it is anything but answered."""
+        return self.kind != "answered"
+
+
+def flexible_letter(text: str, choices: Iterable[str]) -> str | None:
+    """Return the letter that lm-eval's flexible-extract takes from an answer, or None if that is none of A to D.
+
+    The rules of MultiChoiceRegexFilter in lm-eval 0.4.13 with the settings of the GPQA task: the last "(X)"; else the last
+    of the choices' texts, letter case and punctuation aside; else the last ": X". Its own filter builds a table of all of
+    Unicode at every call; summarize_scores.py checks that lm-eval found the same letters.
+    """
+    if found := re.findall(r"\([A-Z]\)", text):
+        return letter_of(found[-1])
+    letters = {_plain(choice.strip()): letter for letter, choice in zip(LETTERS, choices)}
+    longest_first = sorted(map(re.escape, letters), key=len, reverse=True)
+    found = re.findall("|".join(longest_first), _plain(text))
+    if found and found[-1].strip():  # a choice of punctuation alone is found everywhere, as nothing: lm-eval then goes on
+        return letters.get(found[-1].strip()) or letter_of(found[-1].strip())
+    found = re.findall(r":\s*([A-D])", text)
+    return found[-1] if found else None
+
+
+def _plain(text: str) -> str:
+    return "".join(character for character in text.lower() if not unicodedata.category(character).startswith("P"))
+
+
+def letter_of(extracted: str) -> str | None:
+    """Return A to D of what a filter extracted, such as "(B)"; None for "[invalid]" and for other letters."""
+    letter = extracted.strip("()").upper()
+    return letter if letter in tuple(LETTERS) else None
+
+
+# A commitment ("the answer is B", boxed, bold) outranks a bracketed letter. "(D)-glucose" is a name, not a choice.
+COMMITTED = re.compile(r"\\boxed\{\s*(?:\\\w+\{)?\s*\(?([A-D])\b|\*\*\s*\(?([A-D])(?:\)|\.|:|\s*\*\*)"
+                       r"|(?i:answer(?:\s+is)?\s*:?\s*(?:(?:option|choice)\s+)?)(?:[\s*_`$]|\\\(|\\\w+\{)*\(?([A-D])"
+                       r"(?![^\W_]|['’]|\)?[-‐–]\w)"
+                       r"|\A\W*([A-D])\W*\Z")
+BRACKETED = re.compile(r"\(([A-D])\)(?![-‐–]\w)")
+
+
+def strict_letter(text: str, finish_reason: str | None) -> str | None:
+    """Return the last letter A to D that a finished answer commits to, or None; a truncated answer commits to nothing."""
+    if finish_reason == "length":
+        return None
+    found = COMMITTED.findall(text) or BRACKETED.findall(text)
+    return ("".join(found[-1]) if found else None) or None
+
+
+def kind_of(answer: str, finish_reason: str | None, letter: str | None) -> str:
+    """Return the class of an answer that the server gave (of CLASSES)."""
+    if finish_reason == "length":
+        return "truncated"
+    if not answer.strip():
+        return "empty"
+    return "answered" if letter else "no letter"
+
+
+def read_answers(path: Path) -> dict[str, Answer]:
+    """Return the recorded answers by Record ID; cut a last line that is not whole off the file.
+
+    Raises InputError on lines that are no answers, or on a question that is answered twice.
+    """
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    answers: dict[str, Answer] = {}
+    for number, line in enumerate(content[:whole].decode(errors="replace").split("\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+            answer = Answer(**{field.name: row[field.name] for field in fields(Answer)})
+            check_types(answer)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(path, f"a recorded answer in line {number}", f"{type(error).__name__}: {error}"[:120]) from error
+        if answer.record_id in answers:
+            raise InputError(path, f"every Record ID once, as in lines before {number}", f"{answer.record_id} twice")
+        answers[answer.record_id] = answer
+    return answers
+
+
+def check_types(answer: Answer) -> None:
+    """Raise TypeError when a value of a recorded answer is not of its field's type."""
+    for field in fields(Answer):
+        value = getattr(answer, field.name)
+        if not isinstance(value, list if field.name == "errors" else field.type):
+            raise TypeError(f"{field.name} {value!r}")
+
+
+def append_answer(path: Path, answer: Answer) -> None:
+    """Append one answer, whole or not at all; raise InputError when the disk is full.
+
+    It outlives a kill of any process; answer_proxy.py forces it to the disk, too.
+    """
+    line = json.dumps(asdict(answer)).encode() + b"\n"
+    with open(path, "ab", buffering=0) as file:
+        begin = file.tell()
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, "half a line")
+        except OSError as error:
+            file.truncate(begin)
+            if error.errno != errno.ENOSPC:
+                raise
+            raise InputError(path, "enough disk space", "the disk full", "make room; the same command goes on") from error

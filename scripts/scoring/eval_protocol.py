@@ -1,0 +1,95 @@
+"""The locked protocol of an evaluation: every value that can change an answer, in one place, with a digest.
+
+The values are the model card's (GPQA Diamond, "Configuration (locked, all variants identical)"). Two runs may be compared
+only if their digests agree. `no_prompt_cache` is ours: without it an answer's last bits depend on the question before
+it, and a run that was interrupted could not end like one that was not.
+"""
+
+import argparse
+import importlib.metadata
+from dataclasses import asdict, dataclass, fields
+
+from files.safe_files import InputError, sha256_json
+
+SECONDS_PER_TOKEN = 0.5  # a request may be this slow before it counts as hung: 24,576 tokens may take 3.4 hours
+LEAST_TIMEOUT_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One protocol. Sizes in tokens; `seed` is the request seed; `concurrency` the requests at once."""
+
+    context: int = 32768
+    reasoning_budget: int = 16384
+    max_gen_toks: int = 24576
+    temperature: float = 1.0
+    top_p: float = 0.95
+    top_k: int = 64
+    dry_multiplier: float = 0.5
+    seed: int = 42
+    choice_order_seed: int = 42
+    concurrency: int = 1
+    gpu_layers: int = 99
+    attempts: int = 3
+    reasoning_format: str = "deepseek"
+    no_prompt_cache: bool = True
+    task: str = "gpqa_diamond_cot_zeroshot"
+    model: str = "local-chat-completions"
+    filter: str = "flexible-extract"
+    tokenizer: str = ""
+    llama_cpp: str = ""
+    lm_eval: str = importlib.metadata.version("lm-eval")
+
+    @property
+    def digest(self) -> str:
+        """The hex sha256 of all values."""
+        return sha256_json(asdict(self))
+
+    @property
+    def timeout_seconds(self) -> int:
+        """How long one request may take."""
+        return max(LEAST_TIMEOUT_SECONDS, int(self.max_gen_toks * SECONDS_PER_TOKEN))
+
+    @property
+    def server_flags(self) -> list[str]:
+        """llama-server's flags; the context is that of each of the concurrent requests."""
+        return [str(part) for part in (
+            "-c", self.context * self.concurrency, "-np", self.concurrency, "-ngl", self.gpu_layers, "--reasoning-format",
+            self.reasoning_format, "--reasoning-budget", self.reasoning_budget, "--timeout", self.timeout_seconds,
+            "--cache-ram", 0, *(["--no-cache-prompt"] if self.no_prompt_cache else []))]
+
+    @property
+    def gen_kwargs(self) -> str:
+        """lm-eval's --gen_kwargs; local-chat-completions passes unknown ones on to the server."""
+        return (f"temperature={self.temperature},top_p={self.top_p},top_k={self.top_k},seed={self.seed},"
+                f"dry_multiplier={self.dry_multiplier},max_gen_toks={self.max_gen_toks}")
+
+
+# What a smaller model, another seed or another machine may set; everything else is locked.
+OPEN = {"context": 1, "reasoning_budget": 0, "max_gen_toks": 1, "seed": 0, "concurrency": 1, "gpu_layers": 0}
+
+
+def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every value that is not locked."""
+    for field in fields(Protocol):
+        if field.name in OPEN:
+            parser.add_argument(f"--{field.name.replace('_', '-')}", default=str(field.default), help=f"default {field.default}")
+
+
+def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str) -> Protocol:
+    """Return the protocol of parsed arguments; `tokenizer` and `llama_cpp` say which ones they are.
+
+    Raises InputError on values that are no whole numbers or are too small.
+    """
+    values = {}
+    for name, least in OPEN.items():
+        text = getattr(args, name)
+        if not text.isdecimal() or int(text) < least:
+            raise InputError(f"--{name.replace('_', '-')}", f"a whole number, {least} or more", repr(text))
+        values[name] = int(text)
+    return Protocol(**values, choice_order_seed=values["seed"], tokenizer=tokenizer, llama_cpp=llama_cpp)
+
+
+def first_difference(expected: dict, found: dict) -> str | None:
+    """Return the first key whose values differ, or None."""
+    return next((key for key in {**expected, **found} if expected.get(key) != found.get(key)), None)

@@ -1,0 +1,50 @@
+"""The pictures: their numbers by hand, files that open, equal bytes, and a map that belongs to the statistics."""
+
+import json
+
+import numpy as np
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
+from generate_drop_map import main as choose
+from matplotlib import image
+from plot_expert_stats import dropped_mask, layer_shares, main
+
+FILES = ("experts-heatmap.png", "experts-coverage.png", "experts-layers.png")
+
+
+def test_shares_by_hand():
+    weighted = np.array([[[1.0, 3.0], [0.0, 2.0]], [[2.0, 2.0], [0.0, 6.0]]])  # 2 questions, 2 layers, 2 experts
+    assert layer_shares(weighted).tolist() == [[3 / 8, 5 / 8], [0, 1]]
+
+
+def test_dropped_experts_of_layers_that_do_not_start_at_0():
+    drop_map = {"layers": {"1": {"drop": [0]}, "3": {"drop": [2]}}}
+    assert dropped_mask(drop_map, [1, 3], 3).tolist() == [[True, False, False], [False, False, True]]
+
+
+def write(path, layers, experts):
+    generator = np.random.default_rng(0)
+    arrays = {name: generator.random((5, layers, experts)) for name in EXPERT_SUMS}
+    arrays["weighted_norm_sum"][:, 0, 1] = 0
+    arrays |= {name: np.ones((5, layers), np.int64) for name in LAYER_SUMS} | {"layer_numbers": np.arange(layers)}
+    write_stats(path, arrays, {"questions": [{"id": f"q{i}"} for i in range(5)], "top_k": 2, "questions_sha256": "0",
+                               "config_sha256": "1", "weights_sha256": "2"})
+
+
+def test_three_pictures_at_card_width_with_equal_bytes(tmp_path):
+    write(tmp_path / "stats", 30, 128)
+    choose(["--stats", str(tmp_path / "stats"), "--keep", "109", "--output", str(tmp_path / "map.json")])
+    for name in ("a", "b"):
+        main(["--stats", str(tmp_path / "stats"), "--drop-map", str(tmp_path / "map.json"), "--output-prefix",
+              str(tmp_path / name / "experts")])
+    for file in FILES:
+        pixels = image.imread(tmp_path / "a" / file)
+        assert pixels.shape[1] == 1200 and pixels.std() > 0.05
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_map_of_other_statistics_is_refused(tmp_path, refusal):
+    write(tmp_path / "stats", 2, 8)
+    (tmp_path / "map.json").write_text(json.dumps({"stats_sha256": "0", "layers": {}}))
+    refusal(main, ["--stats", tmp_path / "stats", "--drop-map", tmp_path / "map.json", "--output-prefix", tmp_path / "x"],
+            "map.json", "other statistics")
+    assert not list(tmp_path.glob("*.png"))

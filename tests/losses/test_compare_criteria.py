@@ -1,0 +1,213 @@
+"""Comparing criteria: its numbers by hand and from transformers, kill and resume, equal bytes, refusals, make."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from losses import criteria_report as report
+import numpy as np
+import pytest
+import torch
+import transformers
+from chats.chat_tokenizer import load_tokenizer
+from compare_criteria import Choice, choices_at, main, question_row
+from conftest import REPO
+from choice.criteria import CRITERIA
+from losses.gguf_logits import kl_divergence
+from matplotlib import image
+from chats.questions import Sequence, load_questions, teacher_forced_sequence
+from files.safe_files import sha256_file
+
+KEEP, SEEDS = 10, 2
+FILES = ("table.md", "table.json", "table.png")
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_text_model, few_questions, tmp_path_factory, script) -> dict[str, Path]:
+    """A tiny model's GGUF, its statistics over four calibration questions, and questions to measure on."""
+    folder = tmp_path_factory.mktemp("inputs")
+    lines = (REPO / "data/demo/calibration_questions.csv").read_text().splitlines(keepends=True)
+    (folder / "chose.csv").write_text("".join(lines[:5]))
+    done = script("teacher_force_analysis.py", "--model", tiny_text_model, "--questions", folder / "chose.csv",
+                  "--output", folder / "stats.safetensors")
+    assert done.returncode == 0, done.stderr
+    done = script("convert_to_gguf.py", "--model", tiny_text_model, "--name", "tiny", "--output", folder / "tiny.gguf")
+    assert done.returncode == 0, done.stderr
+    return {"--gguf": folder / "tiny.gguf", "--stats": folder / "stats.safetensors", "--model": tiny_text_model,
+            "--questions": few_questions}
+
+
+def arguments(inputs: dict[str, Path], output: Path, **changes: object) -> list[str]:
+    """The command line of a small comparison."""
+    flags = {**inputs, "--keep": KEEP, "--seeds": SEEDS, "--threads": 1, "--output": output,
+             **{f"--{name.replace('_', '-')}": value for name, value in changes.items()}}
+    return [str(part) for flag, value in flags.items() for part in ([flag] if value is True else [flag, value])]
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory, script) -> tuple[Path, subprocess.CompletedProcess]:
+    """The directory of a finished comparison, and how the script ended."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = script("compare_criteria.py", *arguments(inputs, folder / "table.md"))
+    return folder, done
+
+
+def test_every_criterion_random_choices_and_the_control_are_compared():
+    labels = [choice.label for choice in choices_at(109, 5)]
+    assert labels == [*CRITERIA, *(f"random:{seed}" for seed in range(1, 6)), "worst first"]
+    assert len({choice.file for choice in choices_at(109, 5) + choices_at(64, 5)}) == 2 * len(labels)
+    assert Choice("coverage", 64, worst_first=True).flags == ["--keep", "64", "--criterion", "coverage", "--worst-first",
+                                                              "--bootstrap", "0"]
+
+
+def test_positions_by_hand():
+    sequence = Sequence([5, 6, 7, 8, 9], 3, False)  # 3 tokens of prompt, then the reply 8, 9; predicted: 6, 7, 8, 9
+    row = question_row(np.array([1.0, 2.0, 4.0, 8.0, 100.0]), np.array([True, False, True, False, True]), sequence)
+    assert row == {"tokens": 4, "kld": 15.0, "same_top": 2, "reply_tokens": 2, "reply_kld": 12.0, "reply_same_top": 1}
+
+
+def test_mean_and_error_by_hand():
+    assert report.mean_and_error(np.array([2.0, 4.0]), np.array([1, 1])) == (3.0, 1.0)  # as std / sqrt(2)
+    mean, error = report.mean_and_error(np.array([3.0, 3.0, 6.0]), np.array([1, 2, 3]))  # residuals 1, -1, 0 about 2
+    assert mean == 2.0 and error == pytest.approx(np.sqrt(2 * 3 / 2) / 6)
+
+
+def made_up(**sums: list[float]) -> dict[str, dict]:
+    """Results of two questions with two tokens each, one of them in the reply."""
+    labels = {name.replace("_", " ") if name == "worst_first" else name.replace("random", "random:"): values
+              for name, values in sums.items()}
+    return {label: {"per_question": {"tokens": [2, 2], "kld": values, "same_top": [2, 1], "reply_tokens": [1, 1],
+                                     "reply_kld": values, "reply_same_top": [1, 0]}} for label, values in labels.items()}
+
+
+def test_what_came_out_by_hand():
+    results = {9: made_up(coverage=[1.0, 3.2], reap=[1.0, 3.0], gate=[2.0, 4.0], random1=[2.5, 4.5], random2=[0.9, 2.9],
+                          worst_first=[9.0, 9.0])}
+    report.add_comparisons(results)
+    assert results[9]["coverage"]["kld"] == pytest.approx(1.05) and results[9]["coverage"]["same_top"] == 0.75
+    assert results[9]["coverage"]["kld_above_best"] == pytest.approx(0.05)
+    assert results[9]["coverage"]["kld_above_best_error"] == pytest.approx(0.05)  # differences 0 and 0.2 over 2 tokens
+    found = report.conclusions(results)
+    kld = found["keep"]["9"]["kld"]
+    assert kld["best"] == "reap" and kld["default_rank"] == 2 and kld["criteria"] == 3
+    assert kld["not_told_apart_from_best"] == ["coverage"]  # gate differs by the same 0.5 in both questions
+    assert (kld["random_worse_than_default"], kld["random_better_than_best"]) == (1, 1)
+    assert found["control_last"]
+    text = report.sentence("9", "kld", kld, results[9])
+    assert "number 2 of 3 and not told apart from reap" in text and "costs most of all 6 choices" in text
+    assert "1 of the random choices cost less than reap" in text
+
+
+def test_a_control_that_does_not_cost_most_is_said_aloud():
+    results = {9: made_up(coverage=[1.0, 1.0], reap=[2.0, 3.0], random1=[2.5, 4.5], worst_first=[3.0, 3.9])}
+    report.add_comparisons(results)
+    found = report.conclusions(results)
+    assert not found["control_last"]
+    assert "does NOT cost most: random:1 costs more" in report.sentence("9", "kld", found["keep"]["9"]["kld"], results[9])
+
+
+def test_the_outcome_is_whole_and_says_how_it_ended(finished, inputs):
+    folder, done = finished
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    content = json.loads((folder / "table.json").read_text())
+    last = content["conclusions"]["control_last"]
+    assert (done.returncode == 0) == last, done.stderr
+    assert last or "worst first" in done.stderr.splitlines()[-1]
+    assert content["inputs"]["gguf_sha256"] == sha256_file(inputs["--gguf"]) and content["inputs"]["in_sample"] == 0
+    table = (folder / "table.md").read_text()
+    assert done.stdout == table and "None of the chats is among the 4 questions" in table
+    for label in (*CRITERIA, "random:1", "random:2", "worst first"):
+        assert f"| {label} " in table
+    assert image.imread(folder / "table.png").shape[1] == 1200
+    for name in FILES:
+        assert str(folder).encode() not in (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("label", ["coverage", "worst first"])
+def test_divergence_is_that_of_transformers_on_the_pruned_checkpoint(finished, inputs, label, tmp_path, script):
+    entry = json.loads((finished[0] / "table.json").read_text())["keep"][str(KEEP)][label]
+    flags = Choice("coverage", KEEP, label == "worst first").flags
+    done = script("generate_drop_map.py", "--stats", inputs["--stats"], *flags, "--output", tmp_path / "map.json")
+    assert done.returncode == 0, done.stderr
+    assert sha256_file(tmp_path / "map.json") == entry["drop_map_sha256"]
+    done = script("expert_drop.py", "--source", inputs["--model"], "--drop-map", tmp_path / "map.json", "--output", tmp_path / "p")
+    assert done.returncode == 0, done.stderr
+    models = [transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+              for path in (inputs["--model"], tmp_path / "p")]
+    tokenizer, rows = load_tokenizer(inputs["--model"]), []
+    for question in load_questions(inputs["--questions"], 42):
+        sequence = teacher_forced_sequence(tokenizer, question, 4096, "answer")
+        with torch.inference_mode():
+            full, pruned = (model(input_ids=torch.tensor([sequence.ids])).logits[0].numpy() for model in models)
+        rows.append(question_row(kl_divergence(full, pruned), full.argmax(1) == pruned.argmax(1), sequence))
+    assert [row["tokens"] for row in rows] == entry["per_question"]["tokens"]
+    assert [row["reply_tokens"] for row in rows] == entry["per_question"]["reply_tokens"]
+    for name in ("kld", "reply_kld"):
+        np.testing.assert_allclose(entry["per_question"][name], [row[name] for row in rows], rtol=0.05)
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(finished, inputs, tmp_path, script, refused):
+    flags = arguments(inputs, tmp_path / "table.md", recompute_full=True)
+    state = tmp_path / "table.md.state"
+    process = subprocess.Popen([sys.executable, REPO / "scripts/compare_criteria.py", *flags], start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(state.glob(f"{KEEP}-*.json"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert [path.name for path in tmp_path.iterdir()] == [state.name]
+    measured = len([path for path in state.glob(f"{KEEP}-*.json") if "partial" not in path.name])
+    refused(script("compare_criteria.py", *arguments(inputs, tmp_path / "table.md", limit=3)), state, "question_ids")
+    done = script("compare_criteria.py", *flags)
+    assert done.returncode == finished[1].returncode, done.stderr
+    assert f"/{len(choices_at(KEEP, SEEDS)) - measured} [" in done.stderr and not state.exists()  # of the progress bar
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes(), name
+
+
+def test_bad_input_is_refused_before_anything_is_measured(inputs, demo_model, tmp_path, refusal):
+    def refuse(*words: object, **changes: object) -> None:
+        refusal(main, arguments(inputs, tmp_path / "table.md", **changes), *words)
+
+    refuse("--keep", "4 (experts per token) to 15", "16", keep=16)
+    refuse("--keep", "3", keep=3)
+    refuse("two questions or more", limit=1)
+    refuse("none.gguf", "nothing", gguf=tmp_path / "none.gguf")
+    refuse("none", "nothing", stats=tmp_path / "none")
+    refuse(demo_model, "another config.json", model=demo_model)
+    refuse("raise --max-tokens", max_tokens=10)
+    (tmp_path / "cut.gguf").write_bytes(inputs["--gguf"].read_bytes()[:-1000])
+    refuse("cut.gguf", "truncated", gguf=tmp_path / "cut.gguf")
+    (tmp_path / "table.md.state").mkdir()
+    (tmp_path / "table.md.state/letter.txt").write_text("mine")
+    refuse("table.md.state", "something else")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.gguf", "table.md.state"]
+
+
+def test_chats_that_chose_are_called_in_sample():
+    results = {9: made_up(coverage=[1.0, 3.2], reap=[1.0, 3.0], random1=[2.5, 4.5], worst_first=[9.0, 9.0])}
+    report.add_comparisons(results)
+    content = {"inputs": {"question_ids": ["a", "b"], "questions_that_chose": 7, "in_sample": 1},
+               "conclusions": report.conclusions(results)}
+    assert "In-sample: 1 of the 2 chats are among the 7 questions" in report.markdown(content, results)
+
+
+def test_make_compares_on_the_demo_where_no_model_is_given(tiny_text_model, few_questions, tmp_path):
+    def dry_run(*variables: str) -> str:
+        done = subprocess.run(["make", "--no-print-directory", "-n", "compare-criteria", f"BUILD={tmp_path}", *variables],
+                              cwd=REPO, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    shown = dry_run()
+    assert "--questions data/demo/eval_questions.csv --keep 109 96 64 --seeds 5" in shown
+    assert "keep109-96-64-seeds5/criteria.md" in shown
+    own = dry_run(f"MODEL={tiny_text_model}", "NAME=tiny", f"QUESTIONS={few_questions}", "COMPARE_KEEP=12 8", "COMPARE_SEEDS=7",
+                  "RECOMPUTE_FULL=yes")
+    assert f"--questions {few_questions} --keep 12 8 --seeds 7" in own and "keep12-8-seeds7/criteria.md" in own
+    assert "--recompute-full" in own and "data/demo" not in own

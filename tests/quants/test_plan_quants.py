@@ -1,0 +1,188 @@
+"""The plan: the model card's sizes, sparse headers against the real converter, what is refused."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import plan_quants
+import pytest
+from conftest import REPO
+from ggufs.gguf_header import GgufHeader, read_header
+from quants.layer_tiers import DEFAULT_CUTS, RULES, cut, parse_tiers, tiers_from_stats
+from quants.quant_plan import plan_quant, write_imatrix_stand_in
+from quants.recipes import RECIPES
+from files.safe_files import GIB, InputError
+from quants.sparse_gguf import from_checkpoint, from_config
+
+# GiB, from the model card (there "GB")
+CARD = {"F16": 40.72, "Q8_0": 21.65, "Q6_K_L": 18.40, "Q6_K": 18.23, "Q5_K_L": 15.59, "Q5_K_M": 15.42, "Q5_K_S": 14.51,
+        "Q4_K_L": 13.71, "Q4_K_M": 13.54, "Q4_K_S": 12.48, "Q4_1": 12.89, "Q4_0": 11.67, "IQ4_NL": 11.67, "IQ4_XS": 11.25,
+        "Q3_K_XL": 10.90, "Q3_K_L": 11.18, "Q3_K_M": 10.74, "Q3_K_S": 9.88, "IQ3_M": 10.03, "IQ3_XS": 9.41, "IQ3_XXS": 9.14,
+        "IQ2_M": 8.39, "IQ2_S": 7.99, "IQ2_XS": 7.94, "IQ2_XXS": 7.52}
+CARD_CD = {"CD-Q6_K": 15.80, "CD-Q5_K_M": 13.51, "CD-Q4_K_M": 11.08}
+
+
+@pytest.fixture(scope="module")
+def card_plan(tmp_path_factory, script) -> dict:
+    """The plan of the 109-expert 26B: quant name -> row; "stdout" -> the page."""
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    done = script("plan_quants.py", "--shape", "gemma-4-26b-a4b", "--keep", 109, "--cd-tiers", "0/1-10/11-29", "--output", path)
+    assert done.returncode == 0, done.stderr
+    return {row["name"]: row for row in json.loads(path.read_text())["quants"]} | {"stdout": done.stdout}
+
+
+def test_the_cards_sizes_are_planned(card_plan):
+    sizes = {name: card_plan[name]["bytes"] / GIB for name in CARD}
+    for name in CARD.keys() - {"Q3_K_XL"}:
+        assert sizes[name] == pytest.approx(CARD[name], abs=0.03), name
+    assert sizes["Q3_K_XL"] == pytest.approx(11.35, abs=0.03) and sizes["Q3_K_XL"] > sizes["Q3_K_L"]
+    assert sizes["Q3_K_M"] + sizes["Q3_K_XL"] - sizes["Q3_K_L"] == pytest.approx(CARD["Q3_K_XL"], abs=0.03)
+    assert "that file is Q3_K_M" in card_plan["stdout"]
+    assert len(CARD) == 25
+
+
+def test_the_cards_contrib_dynamic_sizes_are_planned(card_plan):
+    for name, size in CARD_CD.items():
+        assert card_plan[name]["bytes"] / GIB == pytest.approx(size, abs=0.25), name
+    types = card_plan["CD-Q5_K_M"]["types"]
+    assert [types[f"blk.{layer}.ffn_gate_up_exps.weight"] for layer in (0, 1, 10, 11, 29)] == ["Q6_K", "Q5_K", "Q5_K", "Q4_K", "Q4_K"]
+    assert types["blk.11.ffn_down_exps.weight"] == "Q5_0" and types["token_embd.weight"] == "Q8_0"
+
+
+def test_rows_that_no_256_block_fits_are_named_with_the_type_they_miss(card_plan):
+    row = card_plan["Q4_K_M"]
+    assert row["types"]["blk.4.ffn_down_exps.weight"] == "Q5_0" and row["fallback_of"]["blk.4.ffn_down_exps.weight"] == "Q4_K"
+    assert len(row["fallback_of"]) == 60 and "Q5_0<Q4_K 32" in card_plan["stdout"]
+
+
+def test_which_recipes_need_an_imatrix_is_asked_not_listed(card_plan):
+    needing = {name for name, row in card_plan.items() if name != "stdout" and row["needs_imatrix"]}
+    assert needing == {"IQ3_XS", "IQ3_XXS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "CD-Q2_K"}
+    assert "IQ2_S" in card_plan["CD-Q2_K"]["imatrix_reason"]
+
+
+def test_the_plan_covers_every_recipe_that_is_not_opt_in(card_plan):
+    assert card_plan.keys() - {"stdout"} == RECIPES.keys() - {"Q2_K", "MXFP4_MOE"}
+
+
+@pytest.fixture(scope="module")
+def sparse(tiny_text_model, tools, tmp_path_factory) -> GgufHeader:
+    """The tiny model's header, written by the converter without data."""
+    return from_checkpoint(tiny_text_model, tools, "tiny", tmp_path_factory.mktemp("sparse") / "sparse.gguf")
+
+
+def test_a_config_alone_gives_the_tensors_that_the_converter_writes(tiny_text_model, sparse, tmp_path):
+    config = json.loads((tiny_text_model / "config.json").read_text())
+    ours = from_config(tiny_text_model, config, "tiny", tmp_path / "ours.gguf")
+    as_set = [{(t.name, t.dims, t.kind) for t in header.tensors} for header in (ours, sparse)]
+    assert as_set[0] == as_set[1] and len(as_set[0]) == len(sparse.tensors)
+    scalars = {pair.key: pair.value for pair in sparse.key_values if pair.value is not None}
+    for pair in ours.key_values:
+        assert pair.value is None or scalars[pair.key] == pytest.approx(pair.value), pair.key
+
+
+def test_the_header_without_data_is_the_converters_and_takes_no_room(tiny_text_model, sparse, tmp_path, script):
+    assert script("convert_to_gguf.py", "--model", tiny_text_model, "--name", "tiny", "--output", tmp_path / "real.gguf").returncode == 0
+    real = read_header(tmp_path / "real.gguf")
+    first = min(tensor.offset for tensor in real.tensors)
+    assert sparse.path.read_bytes()[:first] == real.path.read_bytes()[:first]
+    assert sparse.path.stat().st_size == real.path.stat().st_size
+    assert os.stat(sparse.path).st_blocks * 512 < first + 65536
+
+
+def test_without_an_imatrix_a_recipe_is_refused_in_the_table_with_the_tensor(demo_model, tiny_text_model, script):
+    types = ("--types", "Q4_K_M", "CD-Q2_K", "--no-imatrix")
+    done = script("plan_quants.py", "--source", demo_model / "config.json", "--keep", 109, *types)
+    row = next(line for line in done.stdout.splitlines() if line.startswith("| CD-Q2_K"))
+    assert done.returncode == 0 and "refused: expected an imatrix" in row and "IQ2_S" in row and "blk.2." in row
+    assert "Disk in all" in done.stdout
+    # All rows of the tiny model are too narrow for IQ2_S and fall back, so there the same recipe needs none.
+    done = script("plan_quants.py", "--source", tiny_text_model / "config.json", *types)
+    assert done.returncode == 0 and "refused" not in done.stdout and "IQ4_NL<IQ2_S" in done.stdout
+
+
+def test_bad_plans_are_refused_in_one_line(tiny_text_model, tmp_path, refusal):
+    def plan(*arguments: object, words: tuple) -> None:
+        refusal(plan_quants.main, [*arguments, "--types", "Q4_K_M"], *words)
+
+    plan("--shape", "gemma-5", words=("gemma-4-26b-a4b", "gemma-5"))
+    plan("--shape", "gemma-4-26b-a4b", "--keep", 129, words=("129", "128"))
+    plan("--source", tmp_path / "nothing", words=(tmp_path / "nothing", "Hub id"))
+    plan("--source", "nobody/nothing", words=("nobody/nothing", "SHAPE"))
+    (tmp_path / "dense.json").write_text(json.dumps({"model_type": "llama"}))
+    plan("--source", tmp_path / "dense.json", words=("dense.json", "Gemma 4", "llama"))
+    config = json.loads((tiny_text_model / "config.json").read_text())
+    (tmp_path / "part.json").write_text(json.dumps({key: value for key, value in config.items() if key != "head_dim"}))
+    plan("--source", tmp_path / "part.json", words=("part.json", "head_dim"))
+    for key, value in {"num_experts": "16", "hidden_size": -5, "vocab_size": 0, "moe_intermediate_size": 70.5, "num_key_value_heads": None,
+                       "intermediate_size": 1 << 40, "rms_norm_eps": None, "layer_types": config["layer_types"][:1]}.items():
+        (tmp_path / "part.json").write_text(json.dumps({**config, key: value}))
+        plan("--source", tmp_path / "part.json", words=("part.json", key, str(value)[:10]))
+    plan("--source", REPO / "README.md", words=("README.md", "GGUF"))
+    refusal(plan_quants.main, ["--shape", "gemma-4-26b-a4b", "--types", "Q4_KM"], "Q4_K_M", "Q4_KM")
+    refusal(plan_quants.main, ["--shape", "gemma-4-26b-a4b", "--types", "CD-Q6_K", "--cd-tiers", "0,1"], "0/1-10/11-29")
+
+
+def test_an_imatrix_that_would_be_refused_is_refused_in_the_plan(demo_model, tmp_path, script, refusal):
+    (tmp_path / "text.txt").write_text("One line of text.\n" * 400)
+    for step in (("convert_to_gguf.py", "--model", demo_model, "--name", "demo", "--output", tmp_path / "F16.gguf"),
+                 ("build_imatrix.py", "--model", tmp_path / "F16.gguf", "--calibration", tmp_path / "text.txt", "--output", tmp_path / "imatrix.gguf")):
+        assert script(*step).returncode == 0
+    flags = ("--source", tmp_path / "F16.gguf", "--imatrix", tmp_path / "imatrix.gguf", "--types", "F16", "Q4_K_M", "Q4_K_M")
+    whole, pruned = (script("plan_quants.py", *flags, *more).stdout for more in ((), ("--keep", 109)))
+    assert "refused" not in whole and whole.count("| Q4_K_M |") == 1
+    rows = {line.split(" | ")[0]: line for line in pruned.splitlines()}
+    assert "109 experts" in rows["| Q4_K_M"] and "another model" in rows["| Q4_K_M"] and "refused" not in rows["| F16"]
+    refusal(plan_quants.main, ["--source", tmp_path / "F16.gguf", "--imatrix", tmp_path / "text.txt"], "text.txt", "GGUF form")
+    refusal(plan_quants.main, ["--source", tmp_path / "F16.gguf", "--output", tmp_path / "F16.gguf"], "would overwrite")
+
+
+def test_tiers_that_leave_a_layer_out_are_refused_in_the_table(tiny_text_model, script):
+    done = script("plan_quants.py", "--shape", "gemma-4-26b-a4b", "--types", "CD-Q6_K", "--cd-tiers", "0/1-10/11-28")
+    assert "refused" in done.stdout and "layer 29" in done.stdout
+
+
+def test_make_plan_needs_no_file(tmp_path):
+    done = subprocess.run(["make", "--no-print-directory", "plan", "SHAPE=gemma-4-26b-a4b", "KEEP=109", "QUANTS=Q6_K", f"BUILD={tmp_path}"],
+                          cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0 and "| F16 | 43,702," in done.stdout and "| Q6_K | 19,561," in done.stdout, done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_are_cut_into_tiers_by_rank():
+    assert cut(list(range(30)), DEFAULT_CUTS) == ((0,), tuple(range(1, 11)), tuple(range(11, 30)))
+    assert cut([2, 0, 1], DEFAULT_CUTS) == ((2,), (0,), (1,))
+    assert cut([4, 3, 2, 1, 0], (0.4, 0.6)) == ((3, 4), (2,), (0, 1))
+    assert parse_tiers("0/1-3,7/4-6") == ((0,), (1, 2, 3, 7), (4, 5, 6))
+
+
+def test_layers_rank_by_what_their_experts_contribute(tmp_path):
+    import numpy as np
+    from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
+
+    arrays = {name: np.zeros((1, 3, 2)) for name in EXPERT_SUMS} | {name: np.full((1, 3), 10) for name in LAYER_SUMS}
+    arrays["weighted_norm_sum"][0] = [[1, 1], [5, 5], [2, 2]]  # per token: 0.2, 1.0, 0.4
+    arrays["moe_output_norm_sum"] = np.array([[30.0, 10.0, 20.0]])
+    arrays["layer_numbers"] = np.array([4, 7, 9])
+    digests = dict.fromkeys(("questions_sha256", "config_sha256", "weights_sha256"), "0")
+    write_stats(tmp_path / "stats.safetensors", arrays, {"questions": [{"id": "q"}], "top_k": 1, **digests})
+    assert RULES["weighted-norm"](arrays) == pytest.approx([0.2, 1.0, 0.4])
+    assert tiers_from_stats(tmp_path / "stats.safetensors", "weighted-norm", DEFAULT_CUTS) == ((7,), (9,), (4,))
+    assert tiers_from_stats(tmp_path / "stats.safetensors", "output-norm", DEFAULT_CUTS) == ((4,), (9,), (7,))
+
+
+def test_an_override_to_a_type_that_needs_an_imatrix_counts(tools, tmp_path):
+    """The need follows from what tensors end in: a Q4_0 recipe with one override to IQ2_S needs an imatrix."""
+    from dataclasses import replace
+
+    config = json.loads((REPO / "data/shapes/gemma-4-26b-a4b.json").read_text())
+    header = from_config(Path("shape"), config, "x", tmp_path / "x.gguf")
+    tool = tools.tool("llama-quantize")
+    recipe = replace(RECIPES["Q4_0"], overrides=((r"^blk\.3\.attn_q\.weight", "iq2_s"),))
+    with pytest.raises(InputError, match="blk.3.attn_q.weight would be IQ2_S"):
+        plan_quant(tool, recipe, header, None)
+    ragged = replace(RECIPES["Q4_0"], overrides=((r"^blk\.3\.ffn_down\.weight", "iq2_s"),))  # falls back to IQ4_NL
+    assert plan_quant(tool, ragged, header, None).types["blk.3.ffn_down.weight"].name == "IQ4_NL"
+    write_imatrix_stand_in(tmp_path / "imatrix.gguf", "text")
+    assert plan_quant(tool, recipe, header, tmp_path / "imatrix.gguf").types["blk.3.attn_q.weight"].name == "IQ2_S"

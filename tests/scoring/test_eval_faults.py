@@ -1,0 +1,256 @@
+"""Faults of an evaluation, with the real llama-server and lm-eval on the demo model: the same table, or one clear line."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+import freeze_questions
+import psutil
+import pytest
+from scoring.answer_proxy import AnswerProxy
+from scoring.answer_record import Answer, prompt_sha256, read_answers
+from conftest import REPO
+from damaged_models import always_saying, never_saying
+from scoring.eval_protocol import Protocol
+from llama.llama_server import LlamaServer, server_command, server_environment
+from scoring.lm_eval_samples import read_frozen
+
+QUESTIONS = 24
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, demo_model, script):
+    """A directory with the demo's F16 GGUF and its first questions, and the environment of its evaluation."""
+    directory = tmp_path_factory.mktemp("faults")
+    lines = (REPO / "data/demo/eval_questions.csv").read_text().splitlines(keepends=True)
+    for count in (3, QUESTIONS):
+        (directory / f"{count}.csv").write_text("".join(lines[: count + 1]))
+    convert(script, demo_model, directory / "demo.gguf")
+    return directory
+
+
+def convert(script, model: Path, gguf: Path) -> Path:
+    done = script("convert_to_gguf.py", "--model", model, "--name", gguf.stem, "--output", gguf)
+    assert done.returncode == 0, done.stderr
+    return gguf
+
+
+def environment(workshop: Path, output: Path, questions: int, tokenizer: Path, **changes: object) -> dict[str, str]:
+    values = {"QUESTIONS": workshop / f"{questions}.csv", "TOKENIZER": tokenizer, "OUTPUT": output, "CTX": 1024,
+              "REASONING_BUDGET": 512, "MAX_GEN_TOKS": 64, "PYTHON": sys.executable, **changes}
+    return {**os.environ, **{key: str(value) for key, value in values.items()}}
+
+
+def start(gguf: Path, variables: dict[str, str], **how: object) -> psutil.Popen:
+    return psutil.Popen([REPO / "scripts/eval_gpqa_v3.sh", gguf.stem, gguf], env=variables, text=True,
+                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
+
+
+def finish(process: psutil.Popen) -> subprocess.CompletedProcess:
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def wait_for_answers(process: psutil.Popen, output: Path, count: int) -> list[psutil.Process]:
+    """Wait until so many answers are recorded; return the processes that the evaluation has started."""
+    path = output / "answers.jsonl"
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return process.children(recursive=True)
+
+
+def name_of(process: psutil.Process) -> str:
+    """A process's name, "" for one that has ended since it was listed."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def servers(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if name_of(process) == "llama-server"]
+
+
+def answers_of(output: Path) -> dict:
+    """What was answered, without how long it took and how often it was asked."""
+    return {key: (answer.answer, answer.reasoning, answer.finish_reason, answer.request_sha256, answer.kind)
+            for key, answer in read_answers(output / "answers.jsonl").items()}
+
+
+def summary_of(output: Path) -> dict:
+    content = json.loads((output / "summary.json").read_text())
+    for answer in content["answers"]:
+        del answer["seconds"], answer["attempts"]
+    return content
+
+
+def test_a_killed_server_and_a_killed_evaluator_change_nothing(workshop, demo_model, tmp_path, tools):
+    undisturbed = tmp_path / "undisturbed"
+    done = finish(start(workshop / "demo.gguf", environment(workshop, undisturbed, QUESTIONS, demo_model)))
+    assert done.returncode == 0 and f"answered {QUESTIONS}/{QUESTIONS}" in done.stderr, done.stderr
+    for word in ("right", "invalid", "tokens/s", "left"):
+        assert word in done.stderr
+
+    # A server of somebody else's, on the same model, must outlive all of it.
+    bystander = LlamaServer(server_command(tools.tool("llama-server"), workshop / "demo.gguf", "other", 0, ["-c", "256"]),
+                            workshop / "demo.gguf", tmp_path / "bystander.log")
+    disturbed, variables = tmp_path / "run", environment(workshop, tmp_path / "run", QUESTIONS, demo_model)
+    with bystander:
+        process = start(workshop / "demo.gguf", variables)
+        (server,) = servers(wait_for_answers(process, disturbed, 6))
+        server.kill()
+        running = wait_for_answers(process, disturbed, 12)
+        assert len(servers(running)) == 1 and server.pid != servers(running)[0].pid
+        process.kill()
+        process.wait()
+        assert not psutil.wait_procs(running, timeout=10)[1]
+        before = (disturbed / "answers.jsonl").read_bytes()
+        assert not (disturbed / "summary.json").exists()
+        (disturbed / "answers.jsonl").write_bytes(before + b'{"record_id": "cut')  # as a kill amid a line leaves it
+        done = finish(start(workshop / "demo.gguf", variables))
+        assert done.returncode == 0, done.stderr
+        assert bystander.alive
+    assert (disturbed / "answers.jsonl").read_bytes().startswith(before)  # nothing was asked again
+    assert answers_of(disturbed) == answers_of(undisturbed) and summary_of(disturbed) == summary_of(undisturbed)
+    assert any(answer.errors for answer in read_answers(disturbed / "answers.jsonl").values())
+
+
+def test_keys_and_proxies_of_the_environment_change_nothing_and_a_second_run_is_refused(workshop, demo_model, tmp_path, refused):
+    """A key would have every request turned away; a proxy (here: none listens) would get them instead of the server."""
+    proxy = {f"{name}_{kind}": "http://127.0.0.1:9" for name, kind in (("http", "proxy"), ("HTTP", "PROXY"), ("all", "proxy"))}
+    variables = environment(workshop, tmp_path / "run", QUESTIONS, demo_model, LLAMA_API_KEY="x", **proxy)
+    process = start(workshop / "demo.gguf", variables)
+    wait_for_answers(process, tmp_path / "run", 1)
+    for other in (variables, environment(workshop, tmp_path / "run", 3, demo_model)):
+        refused(finish(start(workshop / "demo.gguf", other)), tmp_path / "run", "no other run is writing")
+    done = finish(process)
+    assert done.returncode == 0 and "0 invalid" in done.stdout, done.stderr
+    assert summary_of(tmp_path / "run")["questions"] == QUESTIONS
+
+
+def test_ctrl_c_ends_it_in_silence_and_leaves_nothing_at_work(workshop, demo_model, tmp_path):
+    """As a terminal does it: SIGINT to every process of the foreground."""
+    process = start(workshop / "demo.gguf", environment(workshop, tmp_path / "run", QUESTIONS, demo_model), start_new_session=True,
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    running = wait_for_answers(process, tmp_path / "run", 4)
+    os.killpg(process.pid, signal.SIGINT)
+    done = finish(process)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    assert not psutil.wait_procs(running, timeout=10)[1]
+    answers = read_answers(tmp_path / "run/answers.jsonl").values()
+    assert len(answers) >= 4 and not any(answer.errors for answer in answers)
+
+
+def test_a_terminated_evaluation_leaves_no_server(workshop, demo_model, tmp_path):
+    process = start(workshop / "demo.gguf", environment(workshop, tmp_path / "run", 3, demo_model))
+    while not servers(running := process.children(recursive=True)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.terminate()
+    process.wait()
+    assert not psutil.wait_procs(running, timeout=10)[1]
+
+
+def ask_directly(workshop: Path, gguf: Path, output: Path, tools, protocol: Protocol, count: int, tell=None) -> tuple[list[int], int]:
+    """Send every question to the recording proxy at once, without lm-eval; return HTTP states and starts of the server."""
+    freeze_questions.main(["--questions", str(workshop / f"{count}.csv"), "--output", str(output)])
+    documents = {prompt_sha256(document["prompt"]): document for document in read_frozen(output)}
+    command = server_command(tools.tool("llama-server"), gguf, "demo", 0, protocol.server_flags)
+
+    async def ask(server: LlamaServer) -> list[int]:
+        told = (lambda answer: None) if tell is None else (lambda answer: tell(answer, server))
+        proxy = AnswerProxy(server, protocol, documents, output / "answers.jsonl", told)
+        async with proxy.listening() as url, aiohttp.ClientSession() as session:
+            async def post(prompt: str) -> int:
+                body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 64, "seed": 42}
+                async with session.post(url, json=body) as reply:
+                    return reply.status
+            prompts = [document["prompt"] for document in documents.values()]
+            return await asyncio.gather(*map(post, [*prompts, "no question of ours"]))
+
+    with LlamaServer(command, gguf, output / "server.log") as server:
+        return asyncio.run(ask(server)), server.starts
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_killed_among_several_requests_costs_nobody_an_answer(workshop, tmp_path, tools, how):
+    """Whoever is asked again is asked alone, so that no question can use up the attempts of another.
+
+    A server that is terminated with a request at work never ends and never answers: it is told by its closed port.
+    """
+    told: list[Answer] = []
+
+    def tell(answer: Answer, server: LlamaServer) -> None:
+        told.append(answer)
+        if len(told) in (4, 12):
+            server.process.send_signal(how)
+
+    protocol, begin = Protocol(context=1024, concurrency=4), time.monotonic()
+    states, starts = ask_directly(workshop, workshop / "demo.gguf", tmp_path, tools, protocol, QUESTIONS, tell)
+    assert states == [200] * QUESTIONS + [400] and starts == 3
+    assert len(told) == QUESTIONS and {answer.kind for answer in told} <= {"answered", "no letter", "truncated"}
+    assert time.monotonic() - begin < 300 < protocol.timeout_seconds
+    assert 2 in {answer.attempts for answer in told} and max(answer.attempts for answer in told) <= 3
+    assert list(read_answers(tmp_path / "answers.jsonl").values()) == told
+
+
+@pytest.mark.parametrize("kind", ["empty", "truncated"])
+def test_models_that_answer_nothing_or_never_stop_thinking(workshop, demo_model, tiny_text_model, script, tmp_path, tools, kind):
+    model = {"empty": lambda: always_saying("<turn|>", tiny_text_model, tmp_path / "model"),
+             "truncated": lambda: never_saying(["<channel|>", "<turn|>", "<eos>"], demo_model, tmp_path / "model")}[kind]()
+    gguf = convert(script, model, tmp_path / "damaged.gguf")
+    ask_directly(workshop, gguf, tmp_path, tools, Protocol(context=1024, reasoning_budget=512), 3)
+    answers = list(read_answers(tmp_path / "answers.jsonl").values())
+    assert [(answer.kind, answer.answer, answer.attempts, answer.letter) for answer in answers] == [(kind, "", 1, None)] * 3
+    assert all(bool(answer.reasoning) == (kind == "truncated") for answer in answers)
+    ends = [answer.asked_at + answer.seconds for answer in answers]  # all were sent at once, and one at a time was asked
+    assert all(later.asked_at > end - 0.01 for end, later in zip(ends, answers[1:]))
+
+
+def test_http_500_is_tried_again_then_counts_as_invalid_and_is_patched(workshop, demo_model, tiny_text_model, script, tmp_path):
+    """The parser of Gemma 4's format answers HTTP 500 to a channel that is no thought."""
+    gguf = convert(script, always_saying("<|channel>", tiny_text_model, tmp_path / "model"), tmp_path / "damaged.gguf")
+    done = finish(start(gguf, environment(workshop, tmp_path / "run", 3, demo_model)))
+    assert done.returncode == 0 and "3 invalid (3 server error), chance alone would add 0.8" in done.stdout, done.stderr
+    summary = summary_of(tmp_path / "run")
+    assert summary["invalid"] == {"server error": 3} and summary["raw_correct"] == 0 and summary["patch_expected_by_chance"] == 0.75
+    assert all("patched_letter" in answer for answer in summary["answers"])
+    for answer in read_answers(tmp_path / "run/answers.jsonl").values():
+        assert answer.attempts == len(answer.errors) == 3 and all("HTTP 500" in error for error in answer.errors)
+
+
+def test_a_port_that_is_taken_is_refused_and_its_owner_left_alone(workshop, demo_model, tmp_path, refused):
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        variables = environment(workshop, tmp_path / "run", 3, demo_model, PORT=owner.getsockname()[1])
+        refused(finish(start(workshop / "demo.gguf", variables)), "a free port of 127.0.0.1", "taken")
+
+
+FULL_DISK = 'mount -t tmpfs -o size=8k none "$SMALL"; ln -s "$SMALL/answers.jsonl" "$OUTPUT"; "$@" || wc -l <"$SMALL/answers.jsonl"'
+
+
+def test_a_full_disk_ends_in_one_line(workshop, demo_model, tmp_path):
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode != 0:
+        pytest.skip("this system lets no user mount a small disk of his own (unshare -rm mount)")
+    output, small = tmp_path / "run", tmp_path / "small"
+    output.mkdir(), small.mkdir()
+    command = [REPO / "scripts/eval_gpqa_v3.sh", "demo", workshop / "demo.gguf"]
+    done = subprocess.run(["unshare", "-rm", "bash", "-c", FULL_DISK, "bash", *command], text=True, capture_output=True,
+                          env={**environment(workshop, output, QUESTIONS, demo_model), "SMALL": str(small)})
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "answers.jsonl" in errors[0] and "the disk full" in errors[0], done.stderr
+    assert 0 < int(done.stdout.split()[-1]) < QUESTIONS and "Traceback" not in done.stderr  # what was answered is kept
+    assert not (output / "summary.json").exists()
+
+
+def test_options_in_the_environment_cannot_change_the_protocol():
+    kept = server_environment({"LLAMA_ARG_TOP_K": "1", "LLAMA_ARG_CTX_SIZE": "9", "LLAMA_ARG_THREADS": "2", "PATH": "/bin",
+                               "LLAMA_API_KEY": "x"})
+    assert kept == {"LLAMA_ARG_THREADS": "2", "PATH": "/bin"}
