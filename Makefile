@@ -1,7 +1,9 @@
 # Prune, quantise, evaluate and release a mixture-of-experts model. `make` prints the targets and variables.
 #
 # Parameters that change an output are part of its path. Long work (analysis, conversion, imatrix, quants, evaluation) is
-# ordered after its script but not remade when the script changes; `make -B` forces it.
+# ordered after its script but not remade when the script changes; `make -B` forces it. Quick work depends on its command
+# and on the rooms of scripts/ that it imports, so that an edited formula remakes what follows from it. Long work that follows
+# then compares its record with its inputs, and does nothing where they are the same.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -62,7 +64,7 @@ CMAKE_ARGS ?=#                            extra flags for that build, such as -D
 VARIABLES := $(shell sed -nE 's/^([A-Z0-9_]+) \?=.*\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 , := ,
-KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quant_recipes.py)
+KNOWN_QUANTS := $(shell sed -nE 's/^ *Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quants/recipes.py)
 
 # ---- tools
 PYTHON := .venv/bin/python
@@ -72,6 +74,25 @@ export PYTHON LLAMA_CPP CMAKE_ARGS MOE_TOOLS_CACHE OMP_WAIT_POLICY
 SETUP := .venv/.installed
 LLAMA_READY := $(if $(LLAMA_CPP),,$(shell CMAKE_ARGS='$(CMAKE_ARGS)' MOE_TOOLS_CACHE='$(MOE_TOOLS_CACHE)' scripts/build_llama_cpp.sh --where)/llama_cpp.json)
 TOOLS := $(SETUP) $(LLAMA_READY)
+
+# A command and the rooms that it imports; tests/test_rooms.py holds each list against the imports.
+step = scripts/$(1).py $(foreach room,$(2),$(wildcard scripts/$(room)/*.py))
+CHOOSE := $(call step,generate_drop_map,chats choice files ggufs)
+PLOT := $(call step,plot_expert_stats,choice files)
+DROP := $(call step,expert_drop,checkpoints choice files ggufs)
+RENDER := $(call step,render_calibration,chats files)
+REACHED := $(call step,report_imatrix,files ggufs)
+POOL := $(call step,pool_heldout,files scoring)
+COMPARE := $(call step,compare_scores,files quants scoring)
+PACK := $(call step,build_release,chats choice files ggufs llama losses ollama quants release scoring)
+PAGE := $(call step,build_report,choice files ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
+
+# A value that is not in an output's path stands in a file beside it, written anew only when the value is another one.
+squash = $(subst $() ,_,$(strip $(1)))
+define remember
+$(1): $(if $(call squash,$(2)),$(if $(filter $(call squash,$(2)),$(call squash,$(file <$(1)))),,FORCE),$(if $(strip $(file <$(1))),FORCE))
+	@mkdir -p $$(@D); printf '%s\n' '$(2)' >$$@
+endef
 
 # ---- outputs, all named here
 # A set is named for its file and, where it is a user's, for its content: two files of one name share no path.
@@ -145,7 +166,7 @@ ifneq ($(filter-out help settings setup test bench bench-% clean demo-%,$(MAKECM
   $(foreach v,KEEP_F16 UPLOAD,$(call require,$(v),$($(v)),^(yes|no)$$,yes or no))
   $(foreach v,REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,$(call require,$(v),$($(v)),^[0-9]+$$,a whole number))
   $(foreach v,MODEL BASE BUILD QUESTIONS EVAL_QUESTIONS,$(call require,$(v),$($(v)),^[^[:space:]]+$$,a path without blanks))
-  $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS))$(shell [[ '$(q)' =~ ^AUTO-[0-9]+([.][0-9]+)?$$ ]] && echo wish),,$(error QUANTS: expected AUTO-<GiB> or quants among $(KNOWN_QUANTS), found $(q))))
+  $(foreach q,$(QUANTS) $(REFERENCE_QUANTS) $(EVAL_QUANT),$(if $(filter $(q),$(KNOWN_QUANTS))$(shell [[ '$(q)' =~ ^AUTO-[0-9]+([.][0-9]+)?$$ ]] && echo target),,$(error QUANTS: expected AUTO-<GiB> or quants among $(KNOWN_QUANTS), found $(q))))
   $(if $(filter $(HELDOUT_QUANT),F16 $(REFERENCE_QUANTS) $(EVAL_QUANT)),,$(error HELDOUT_QUANT: expected F16$(,) EVAL_QUANT or one of REFERENCE_QUANTS$(,) found $(HELDOUT_QUANT)))
   $(call require,CALIBRATION,$(CALIBRATION),^[^[:space:]]*$$,a path without blanks)
   $(foreach f,$(QUESTIONS) $(EVAL_QUESTIONS) $(filter-out v5,$(CALIBRATION)),$(if $(filter $(BUILD)/%,$(f))$(wildcard $(f)),,$(error $(f): expected a file, found nothing)))

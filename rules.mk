@@ -15,14 +15,14 @@ ANALYZE = $(PYTHON) $(if $(filter-out 1,$(RANKS)),-m torch.distributed.run --sta
 $(STATS): $(FULL_SOURCE) $(QUESTIONS) | $(SETUP) scripts/teacher_force_analysis.py
 	$(ANALYZE) --model $(FULL)/checkpoint --questions $(QUESTIONS) --check-keep $(KEEP) --output $@
 
-$(DROP_MAP): $(STATS) scripts/generate_drop_map.py
+$(DROP_MAP): $(STATS) $(CHOOSE)
 	$(PYTHON) scripts/generate_drop_map.py --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) \
 	  $(if $(FOLD),--fold $(FOLD)) --output $@
 
-$(PLOTS) &: $(DROP_MAP) $(STATS) scripts/plot_expert_stats.py
+$(PLOTS) &: $(DROP_MAP) $(STATS) $(PLOT)
 	$(PYTHON) scripts/plot_expert_stats.py --stats $(STATS) --drop-map $< --output-prefix $(PRUNED)/experts
 
-$(DROP_METADATA): $(DROP_MAP) $(FULL_SOURCE) scripts/expert_drop.py
+$(DROP_METADATA): $(DROP_MAP) $(FULL_SOURCE) $(DROP)
 	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $< --output $(@D)
 
 verify reproduce: $(DROP_METADATA)
@@ -58,7 +58,7 @@ $(BUILD)/calibration/calibration_datav5.txt: | $(SETUP)
 	$(PYTHON) scripts/fetch_calibration.py --output $@
 
 ifeq ($(CALIBRATION),)
-$(CALIBRATION_TEXT): $(QUESTIONS) $(FULL_SOURCE) scripts/render_calibration.py
+$(CALIBRATION_TEXT): $(QUESTIONS) $(FULL_SOURCE) $(RENDER)
 	$(PYTHON) scripts/render_calibration.py --model $(FULL)/checkpoint --questions $(QUESTIONS) --output $@
 endif
 
@@ -73,7 +73,7 @@ $(PRUNED_QUANT_DIR)/imatrix.gguf: $(PRUNED_F16)
 %/imatrix.gguf: $(CALIBRATION_TEXT) | $(TOOLS) scripts/build_imatrix.py
 	$(PYTHON) scripts/build_imatrix.py --model $(filter %-F16.gguf,$^) --calibration $(CALIBRATION_TEXT) --output $@
 
-%/imatrix-coverage.md %/imatrix-coverage.png: %/imatrix.gguf scripts/report_imatrix.py
+%/imatrix-coverage.md %/imatrix-coverage.png: %/imatrix.gguf $(REACHED)
 	$(PYTHON) scripts/report_imatrix.py --imatrix $< --output-prefix $*/imatrix-coverage
 
 CD_OPTIONS := --cd-rule $(CD_RULE) --cd-cuts $(CD_CUTS) --cd-scope $(CD_SCOPE) $(if $(CD_TIERS),--cd-tiers $(CD_TIERS))
@@ -94,12 +94,7 @@ $(filter-out $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-F16.gguf,$(PRUNED_QUANT_FILES)):
 # The tiers of the CD quants follow from the statistics and from variables that are not in their path.
 $(filter $(FULL_QUANT_DIR)/$(NAME)-CD-%,$(FULL_QUANT_FILES)): $(FULL_QUANT_DIR)/cd.settings $(if $(CD_TIERS),,$(STATS))
 $(filter $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-%,$(PRUNED_QUANT_FILES)): $(PRUNED_QUANT_DIR)/cd.settings $(if $(CD_TIERS),,$(STATS))
-$(FULL_QUANT_DIR)/cd.settings $(PRUNED_QUANT_DIR)/cd.settings:
-	@mkdir -p $(@D); printf '%s\n' '$(CD_OPTIONS)' >$@
-
-# Only a changed setting forces: a forced file would call for the F16 GGUF that KEEP_F16=no has removed.
-squash = $(subst $() ,_,$(strip $(1)))
-$(foreach d,$(FULL_QUANT_DIR) $(PRUNED_QUANT_DIR),$(if $(filter $(call squash,$(CD_OPTIONS)),$(call squash,$(file <$d/cd.settings))),,$(eval $d/cd.settings: FORCE)))
+$(foreach d,$(FULL_QUANT_DIR) $(PRUNED_QUANT_DIR),$(eval $(call remember,$d/cd.settings,$(CD_OPTIONS))))
 
 # What each type costs where, which the AUTO quants are made from; its name is not in theirs.
 $(FULL_QUANT_DIR)/$(SENSITIVITY): $(FULL_F16) $(FULL_QUANT_DIR)/imatrix.gguf
@@ -109,19 +104,17 @@ $(PRUNED_QUANT_DIR)/$(SENSITIVITY): $(PRUNED_F16) $(PRUNED_QUANT_DIR)/imatrix.gg
 	  --questions $(QUESTIONS) --limit $(SENSITIVITY_CHATS) --gpu-layers $(GPU_LAYERS) --output $@
 AUTO_FILES := $(filter $(FULL_QUANT_DIR)/$(NAME)-AUTO-% $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-AUTO-%,$(FULL_QUANT_FILES) $(PRUNED_QUANT_FILES))
 $(foreach f,$(AUTO_FILES),$(eval $f: $(dir $f)$(SENSITIVITY) $(dir $f)auto.settings))
-$(FULL_QUANT_DIR)/auto.settings $(PRUNED_QUANT_DIR)/auto.settings:
-	@mkdir -p $(@D); printf '%s\n' '$(SENSITIVITY)' >$@
-$(foreach d,$(FULL_QUANT_DIR) $(PRUNED_QUANT_DIR),$(if $(filter $(SENSITIVITY),$(file <$d/auto.settings)),,$(eval $d/auto.settings: FORCE)))
+$(foreach d,$(FULL_QUANT_DIR) $(PRUNED_QUANT_DIR),$(eval $(call remember,$d/auto.settings,$(SENSITIVITY))))
 
 # ---- what each quant costs. Both F16 models' logits and the results by file stay under the full model: a killed run goes on.
-DEMO_WISHES := $(addprefix AUTO-,0.0044 0.0048 0.0053 0.006 0.0072 0.0086)
+DEMO_TARGET_SIZES := $(addprefix AUTO-,0.0044 0.0048 0.0053 0.006 0.0072 0.0086)
 MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
   --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) --calibration $(CALIBRATION_TEXT) \
   --chose $(QUESTIONS) $(if $(QUALITY_CHATS),--limit $(QUALITY_CHATS)) --score $(QUALITY_SCORE) --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
 
 ifeq ($(origin MODEL),file)
 quality: ## KLD, top token and probabilities of QUANTS on held-out chats, with errors; Pareto picture (without a MODEL: the demo)
-	@$(MAKE) --no-print-directory $@ $(DEMO) QUANTS='$(QUANTS) $(if $(filter file,$(origin QUANTS)),$(DEMO_WISHES))'
+	@$(MAKE) --no-print-directory $@ $(DEMO) QUANTS='$(QUANTS) $(if $(filter file,$(origin QUANTS)),$(DEMO_TARGET_SIZES))'
 compare-cd-scopes: ## what decides CD_SCOPE: the CD quants in both scopes, held against the standard ones (without a MODEL: the demo)
 	@$(MAKE) --no-print-directory $@ $(DEMO) QUANTS='$(QUANTS)'
 else
@@ -137,8 +130,7 @@ $(SCOPE_FILES): $(PRUNED_QUANT_DIR)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED_QUA
 	  $(CD_OPTIONS) --cd-scope $(notdir $(@D)) --type $(patsubst $(PRUNED_NAME)-%,%,$(basename $(@F))) --output $@
 
 # Which files are measured is a variable that is not in the path.
-$(dir $(QUALITY))settings.txt $(dir $(SCOPES))settings.txt: FORCE
-	@mkdir -p $(@D); settings='$(sort $(QUANTS))'; [ -f $@ ] && [ "$$(<$@)" = "$$settings" ] || printf '%s\n' "$$settings" >$@
+$(foreach d,$(dir $(QUALITY)) $(dir $(SCOPES)),$(eval $(call remember,$dsettings.txt,$(sort $(QUANTS)))))
 
 $(QUALITY): $(ASKED_QUANT_FILES)
 $(SCOPES): $(filter-out $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-CD-%,$(filter-out $(AUTO_FILES),$(ASKED_QUANT_FILES))) $(SCOPE_FILES)
@@ -148,7 +140,6 @@ $(QUALITY) $(SCOPES): %/quality.md: $(FULL_F16) $(PRUNED_F16) $(EVAL_QUESTIONS) 
 	$(MEASURE_QUALITY)
 
 # ---- evaluate and compare
-SCORING := scripts/compare_scores.py scripts/paired_statistics.py scripts/score_tables.py
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) MAX_GEN_TOKS=$(MAX_GEN_TOKS) \
   SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
 
@@ -159,19 +150,19 @@ $(PRUNED_EVAL): $(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-$(EVAL_QUANT).gguf $(EVAL_QUE
 	QUESTIONS=$(EVAL_QUESTIONS) CHOSEN_BY=$(DROP_METADATA) $(EVALUATE) $(PRUNED_NAME) $<
 
 .PRECIOUS: $(SCORES:.md=.json) $(SCORES:.md=.png)
-$(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(FULL_QUANT_FILES) $(PRUNED_QUANT_FILES) $(SCORING)
+$(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(FULL_QUANT_FILES) $(PRUNED_QUANT_FILES) $(COMPARE)
 	$(PYTHON) scripts/compare_scores.py \
 	  --model $(FULL_EVAL) $(FULL_QUANT_FILES:%=%.json) --model $(PRUNED_EVAL) $(PRUNED_QUANT_FILES:%=%.json) --output $(SCORES)
 
-$(RUNS_SCORES): $(RUN_SUMMARIES) $(SCORING) | $(SETUP)
+$(RUNS_SCORES): $(RUN_SUMMARIES) $(COMPARE) | $(SETUP)
 	$(PYTHON) scripts/compare_scores.py --runs $(RUN_SUMMARIES) --output $@ >/dev/null
 
 # Of QUESTIONS each fold holds out every FOLDS-th; its map is made from the others and applied inside the GGUF.
-$(HELDOUT)/fold%/drop_map.json: $(STATS) scripts/generate_drop_map.py
+$(HELDOUT)/fold%/drop_map.json: $(STATS) $(CHOOSE)
 	$(PYTHON) scripts/generate_drop_map.py --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) \
 	  --fold $*/$(FOLDS) --output $@
 
-$(HELDOUT)/fold%/$(HELDOUT_FILE)/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf: $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE) scripts/expert_drop.py
+$(HELDOUT)/fold%/$(HELDOUT_FILE)/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf: $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE) | scripts/expert_drop.py
 	$(PYTHON) scripts/expert_drop.py --source $(HELDOUT_SOURCE) --drop-map $< --output $@
 
 $(HELDOUT_EVALS): $(HELDOUT)/fold%/$(HELDOUT_RUN)/summary.json: $(HELDOUT)/fold%/$(HELDOUT_FILE)/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf $(QUESTIONS) | $(TOOLS) scripts/eval_gpqa_v3.sh
@@ -183,10 +174,10 @@ $(HELDOUT_REFERENCE): $(HELDOUT_SOURCE) $(QUESTIONS) | $(TOOLS) scripts/eval_gpq
 	QUESTIONS=$(QUESTIONS) $(EVALUATE) $(NAME) $<
 endif
 
-$(HELDOUT_POOLED): $(HELDOUT_EVALS) scripts/pool_heldout.py
+$(HELDOUT_POOLED): $(HELDOUT_EVALS) $(POOL)
 	$(PYTHON) scripts/pool_heldout.py --name $(PRUNED_NAME)-held-out --summary $(HELDOUT_EVALS) --output $@
 
-$(HELDOUT_SCORES): $(HELDOUT_REFERENCE) $(HELDOUT_POOLED) $(SCORING)
+$(HELDOUT_SCORES): $(HELDOUT_REFERENCE) $(HELDOUT_POOLED) $(COMPARE)
 	$(PYTHON) scripts/compare_scores.py --runs $(HELDOUT_REFERENCE) $(HELDOUT_POOLED) --output $@ >/dev/null
 
 # ---- release
@@ -195,18 +186,14 @@ RELEASE_SCORES := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
 PICTURES = $(PLOTS) $(RELEASE_SCORES:.json=.png) $(if $(filter $(CHECKPOINT_RELEASE),$(@D)),,$(PRUNED_QUANT_DIR)/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png))
 
-$(PRUNED)/release.settings: FORCE
-	@mkdir -p $(@D); settings='$(BASE) $(LICENSE) $(QUANTIZED_BY) $(CALIBRATION_SET) $(PROTOCOL) $(sort $(QUANTS) $(EVAL_QUANT)) $(RELEASE_SCORES) $(RELEASE_QUALITY)'; \
-	  [ -f $@ ] && [ "$$(<$@)" = "$$settings" ] || printf '%s\n' "$$settings" >$@
+$(eval $(call remember,$(PRUNED)/release.settings,$(BASE) $(LICENSE) $(QUANTIZED_BY) $(CALIBRATION_SET) $(PROTOCOL) $(sort $(QUANTS) $(EVAL_QUANT)) $(RELEASE_SCORES) $(RELEASE_QUALITY)))
 
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(if $(LICENSE),--license $(LICENSE)) \
   $(if $(QUANTIZED_BY),--quantized-by $(QUANTIZED_BY)) --metadata $(DROP_METADATA) $(RELEASE_SCORES:%=--scores %) --pictures $(PICTURES) \
   --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) --output $(@D)
 SIDECARS := --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json
 
-$(RELEASES:%=%/manifest.json): $(RELEASE_SCORES) $(DROP_METADATA) $(PLOTS) $(PRUNED)/release.settings $(wildcard scripts/build_release.py \
-    scripts/release_*.py scripts/*card*.py scripts/front_matter.py scripts/context_cache.py scripts/ollama_files.py scripts/score_tables.py \
-    scripts/kld_statistics.py scripts/quant_recipes.py) | $(TOOLS)
+$(RELEASES:%=%/manifest.json): $(RELEASE_SCORES) $(DROP_METADATA) $(PLOTS) $(PRUNED)/release.settings $(PACK) | $(TOOLS)
 $(GGUF_RELEASES:%=%/manifest.json): $(RELEASE_QUALITY) $(PRUNED_QUANT_DIR)/imatrix-coverage.png $(wildcard modelfiles/gemma4.*)
 
 $(RELEASE)/manifest.json: $(STANDARD_FILES)
@@ -234,11 +221,9 @@ report: $(REPORT)
 	@printf '%s\n' $(REPORT)
 endif
 
-$(PRUNED)/report/records.txt: FORCE
-	@mkdir -p $(@D); records="$$(stat -c '%n %s %y' $(or $(REPORT_RECORDS),/dev/null))"; \
-	  [ -f $@ ] && [ "$$(<$@)" = "$$records" ] || printf '%s\n' "$$records" >$@
+$(eval $(call remember,$(PRUNED)/report/records.txt,$(shell stat -c '%n %s %y' $(or $(REPORT_RECORDS),/dev/null))))
 
-$(REPORT): $(PRUNED)/report/records.txt scripts/build_report.py $(wildcard scripts/report_*) scripts/score_tables.py | $(SETUP)
+$(REPORT): $(PRUNED)/report/records.txt $(PAGE) | $(SETUP)
 	$(PYTHON) scripts/build_report.py --name $(PRUNED_NAME) $(call report_of,--stats,$(STATS)) $(call report_of,--drop-map,$(DROP_MAP)) \
 	  $(call report_of,--metadata,$(DROP_METADATA)) $(call report_of,--f16,$(PRUNED_F16).json) \
 	  $(call report_of,--imatrix,$(PRUNED_QUANT_DIR)/imatrix.gguf) $(call report_of,--quants,$(PRUNED_QUANT_DIR)/$(PRUNED_NAME)-%.gguf.json) \

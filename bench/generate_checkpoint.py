@@ -24,8 +24,8 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from checkpoints.checkpoint import INDEX_NAME  # noqa: E402
 from analysis.decoder import build_empty  # noqa: E402
+from checkpoints.checkpoint import INDEX_NAME  # noqa: E402
 from files.safe_files import directory_when_done, require_disk_space, run, write_json  # noqa: E402
 
 SIZES = {"hidden_size": 2816, "intermediate_size": 2112, "num_attention_heads": 16, "num_key_value_heads": 8,

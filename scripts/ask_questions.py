@@ -23,13 +23,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scoring.answer_proxy import AnswerProxy
-from scoring.answer_record import Answer, prompt_sha256, read_answers
-from scoring.eval_protocol import Protocol, add_protocol_arguments, first_difference, protocol_of
+from files.safe_files import InputError, only_writer, read_json, recorded_sha256, remove, run, sha256_file, write_json
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import die_with_parent, find_llama_cpp, last_words
+from scoring.answer_proxy import AnswerProxy
+from scoring.answer_record import Answer, prompt_sha256, read_answers
+from scoring.eval_protocol import Protocol, add_protocol_arguments, first_differing_key, protocol_of
 from scoring.lm_eval_samples import TASK, read_frozen
-from files.safe_files import InputError, only_writer, read_json, recorded_sha256, remove, run, sha256_file, write_json
 
 LM_EVAL_TIMEOUT_SECONDS = 10**7  # the proxy keeps the time
 RUN, ANSWERS = "run.json", "answers.jsonl"
@@ -58,17 +58,24 @@ def check_run(directory: Path, mine: dict) -> None:
     for key, what in (("gguf_sha256", "answers of the model"), ("questions_sha256", "answers to the questions")):
         if found.get(key) != mine[key]:
             raise InputError(directory, f"{what} with sha256 {mine[key][:12]}", f"those of {str(found.get(key))[:12]}", advice)
-    if key := first_difference(mine["protocol"], found.get("protocol", {})):
+    if key := first_differing_key(mine["protocol"], found.get("protocol", {})):
         raise InputError(directory, f"answers under {key} {mine['protocol'].get(key)}",
                          f"those under {found.get('protocol', {}).get(key)}", advice)
 
 
-def check_names(name: str, tokenizer: str) -> None:
+def check_lm_eval_values(name: str, tokenizer: str) -> None:
     """Raise InputError on a name or tokenizer that would fall apart in lm-eval's list of key=value pairs."""
     if not re.fullmatch(r"[\w./-]+", name):
         raise InputError("NAME", "letters, digits, dots, dashes and slashes", repr(name))
     if set(tokenizer) & set(",="):
         raise InputError("TOKENIZER", "a path or Hub id without , and =", repr(tokenizer))
+
+
+def is_asked(directory: Path, mine: dict, count: int) -> bool:
+    """Tell whether a run holds every answer of this very model, protocol and question set, and lm-eval's results of them."""
+    if not (directory / RUN).is_file() or read_json(directory / RUN) != json.loads(json.dumps(mine)):
+        return False
+    return len(read_answers(directory / ANSWERS)) == count and any((directory / "lm_eval").rglob("results_*.json"))
 
 
 def lm_eval_command(name: str, url: str, protocol: Protocol, tokenizer: str, directory: Path) -> list[str]:
@@ -158,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if not args.gguf.is_file():
         raise InputError(args.gguf, "a GGUF file", "nothing")
-    check_names(args.name, args.tokenizer)
+    check_lm_eval_values(args.name, args.tokenizer)
     tools = find_llama_cpp(None)
     protocol = protocol_of(args, tokenizer_identity(args.tokenizer), tools.version())
     documents = read_frozen(args.run / "task")
@@ -166,6 +173,9 @@ def main(argv: list[str] | None = None) -> None:
             "questions_sha256": sha256_file(args.run / "task/frozen.jsonl"), "protocol": asdict(protocol)}
     with only_writer(args.run / ANSWERS):
         check_run(args.run, mine)
+        if is_asked(args.run, mine, len(documents)):
+            print(f"{args.run}: all {len(documents)} questions are answered already")
+            return
         for old in ("summary.json", "lm_eval"):
             remove(args.run / old)
         write_json(args.run / RUN, mine)

@@ -14,11 +14,12 @@ import os
 import re
 from pathlib import Path
 
-from ggufs.gguf_files import summarize_gguf
-from ggufs.imatrix import check_reached, read_imatrix
-from llama.llama_tools import find_llama_cpp, run_tool
 from files.option_types import positive
-from files.safe_files import InputError, check_apart, check_recorded, read_json, recorded_sha256, replace_when_done, run, sha256_file, write_json
+from files.safe_files import (InputError, check_apart, check_recorded, read_json, recorded_sha256, replace_when_done,
+                              run, sha256_file, write_record)
+from ggufs.gguf_header import read_header
+from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
+from llama.llama_tools import find_llama_cpp, run_tool
 
 CONTEXT_TOKENS = 512
 TOO_SHORT = re.compile(r"tokenizes to only (\d+) tokens")
@@ -30,7 +31,7 @@ def imatrix_command(tool: Path, model: Path, calibration: Path, output: Path, co
             "--parse-special", "--no-ppl"]
 
 
-def check_text(path: Path, context: int) -> None:
+def check_calibration(path: Path, context: int) -> None:
     """Raise InputError unless a calibration text is UTF-8 and may hold two contexts of tokens."""
     if not path.is_file():
         raise InputError(path, "a calibration text", "nothing" if not path.exists() else "no file")
@@ -42,7 +43,7 @@ def check_text(path: Path, context: int) -> None:
         raise InputError(path, "a text in UTF-8", str(error)) from error
 
 
-def measure(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> None:
+def run_imatrix(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> None:
     """Run llama-imatrix; raise InputError when it fails, by the text's name when that has too few tokens."""
     try:
         run_tool(imatrix_command(tool, model, calibration, output, context), cwd=calibration.resolve().parent, what="imatrix",
@@ -65,8 +66,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    summarize_gguf(args.model)
-    check_text(args.calibration, args.context)
+    read_header(args.model)
+    check_calibration(args.calibration, args.context)
     check_apart([args.model, args.calibration], [args.output, Path(f"{args.output}.json")])
     check_recorded(args.output, "an earlier imatrix", lambda record: "calibration_sha256" in record and "model_sha256" in record)
     llama_cpp, side = find_llama_cpp(args.llama_cpp), Path(f"{args.output}.json")
@@ -78,9 +79,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output}: built already")
         return
     with replace_when_done(args.output) as partial:
-        measure(llama_cpp.tool("llama-imatrix"), args.model, args.calibration, partial, args.context)
+        run_imatrix(llama_cpp.tool("llama-imatrix"), args.model, args.calibration, partial, args.context)
         reached = check_reached(read_imatrix(partial), 0)
-        write_json(side, {**record, "bytes": partial.stat().st_size, "sha256": sha256_file(partial)})
+        write_record(side, {**record, "bytes": partial.stat().st_size, "sha256": sha256_file(partial)}, ImatrixRecord)
     print(f"{args.output}: {reached}")
 
 

@@ -18,25 +18,21 @@ import argparse
 import shutil
 from pathlib import Path
 
-from llama.llama_tools import find_llama_cpp
+from choice.drop_map import METADATA_NAME
 from files.option_types import positive
+from files.safe_files import InputError, check_apart, directory_when_done, link_or_copy, run, write_json
+from llama.llama_tools import find_llama_cpp
+from losses.quality_record import QUALITY_NAME
+from quants.quant_record import read_whole_quant
 from quants.recipes import RECIPES
 from release.gguf_card import PICTURES
-from release.release_files import (CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, listed, read_evidence,
-                           read_record, split_gguf, write_sources)
-from release.names import clashes, is_standard
 from release.made_texts import CARD, made_texts
-from files.safe_files import InputError, check_apart, directory_when_done, link_or_copy, run, sha256_file, write_json
+from release.names import clashes, is_standard
+from release.release_files import (CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, STANDARD, listed, read_evidence,
+                                   split_gguf, write_sources)
+from scoring.score_records import SCORES_NAME
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
-
-
-def check_record(gguf: Path, record: dict) -> None:
-    """Raise InputError when a GGUF file is not the one its record describes."""
-    if not gguf.is_file():
-        raise InputError(gguf, "a GGUF file", "nothing")
-    if gguf.stat().st_size != record["bytes"] or sha256_file(gguf) != record["sha256"]:
-        raise InputError(gguf, f"the file of its record, sha256 {record['sha256'][:DIGITS]}", "other bytes")
 
 
 def check_one_build(records: dict[Path, dict], metadata: dict, scores: dict | None, quality: dict | None) -> None:
@@ -46,7 +42,7 @@ def check_one_build(records: dict[Path, dict], metadata: dict, scores: dict | No
         if record["source_sha256"] != next(iter(records.values()))["source_sha256"]:
             raise InputError(gguf, f"quants of one F16 model, sha256 {min(sources)[:DIGITS]}", f"one of {max(sources)[:DIGITS]}")
         if record["experts"] != metadata["keep_count"]:
-            raise InputError(gguf, f"{metadata['keep_count']} experts, as {METADATA} says", str(record["experts"]))
+            raise InputError(gguf, f"{metadata['keep_count']} experts, as {METADATA_NAME} says", str(record["experts"]))
     if quality and sources and quality["inputs"]["pruned_sha256"] not in sources:
         raise InputError("--quality", f"measurements of the model with sha256 {min(sources)[:DIGITS]}",
                          f"those of {quality['inputs']['pruned_sha256'][:DIGITS]}", "run `make quality` again")
@@ -57,7 +53,7 @@ def check_one_build(records: dict[Path, dict], metadata: dict, scores: dict | No
                              f"one of {str(row.get('gguf_sha256'))[:DIGITS]}", "run `make eval` again")
 
 
-def check_names(kind: str, records: dict[str, dict], others: list[str]) -> None:
+def check_labels(kind: str, records: dict[str, dict], others: list[str]) -> None:
     """Raise InputError with the first clash when a label would fetch another file than meant, or a type is of the other kind."""
     for name, record in records.items():
         if is_standard(record["type"]) != (kind == STANDARD):
@@ -84,14 +80,14 @@ def place_gguf(args: argparse.Namespace, records: dict[Path, dict], output: Path
 
 def copies_of(args: argparse.Namespace) -> dict[str, Path]:
     """Return what is copied into the folder as it is, by name: evidence, pictures, template, and a checkpoint's small files."""
-    found = {METADATA: args.metadata, SCORES: args.scores, QUALITY: args.quality, "template": args.template if args.gguf else None}
+    found = {METADATA_NAME: args.metadata, SCORES_NAME: args.scores, QUALITY_NAME: args.quality, "template": args.template if args.gguf else None}
     for picture in args.pictures:
         if picture.name not in PICTURES:
             raise InputError(picture, f"a picture among {', '.join(PICTURES)}", picture.name)
         found[picture.name] = picture
     if args.checkpoint:  # without its base's card
         found |= {path.relative_to(args.checkpoint).as_posix(): path for path in sorted(args.checkpoint.rglob("*"))
-                  if path.is_file() and path.suffix != ".safetensors" and path.name not in (CARD, MANIFEST, METADATA)}
+                  if path.is_file() and path.suffix != ".safetensors" and path.name not in (CARD, MANIFEST, METADATA_NAME)}
     return {name: path for name, path in found.items() if path}
 
 
@@ -100,21 +96,21 @@ def place(args: argparse.Namespace, output: Path) -> None:
     for name, path in copies_of(args).items():
         (output / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, output / name)
-    for shard in read_evidence(args.metadata, METADATA)["shards"] if args.checkpoint else ():
+    for shard in read_evidence(args.metadata, METADATA_NAME)["shards"] if args.checkpoint else ():
         link_or_copy(args.checkpoint / shard, output / shard)
 
 
-def build(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> None:
+def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> None:
     """Fill the folder; its manifest comes last."""
-    metadata = read_evidence(args.metadata, METADATA)
-    scores, quality = (read_evidence(path, name) if path else None for path, name in ((args.scores, SCORES), (args.quality, QUALITY)))
+    metadata = read_evidence(args.metadata, METADATA_NAME)
+    scores, quality = (read_evidence(path, name) if path else None for path, name in ((args.scores, SCORES_NAME), (args.quality, QUALITY_NAME)))
     check_one_build(records, metadata, scores, quality)
     place(args, output)
     placed = place_gguf(args, records, output)
     manifest = {"name": args.name, "repository": args.output.name, "kind": args.kind, "base": args.base, "license": args.license,
                 "quantized_by": args.quantized_by, "sibling": args.sibling, "records": placed}
     if args.gguf:
-        check_names(args.kind, placed, [path.name for path in output.iterdir()])
+        check_labels(args.kind, placed, [path.name for path in output.iterdir()])
     for name, text in made_texts(output, manifest, args.params).items():
         (output / name).write_text(text, encoding="utf-8")
     write_json(output / MANIFEST, {**manifest, "files": listed(output)})
@@ -129,7 +125,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quantized-by", default="", help="who quantised, for the front matter")
     parser.add_argument("--gguf", type=Path, nargs="+", default=[], help="quantised GGUF files")
     parser.add_argument("--checkpoint", type=Path, help="pruned checkpoint directory (kind checkpoint)")
-    parser.add_argument("--metadata", type=Path, required=True, help=METADATA)
+    parser.add_argument("--metadata", type=Path, required=True, help=METADATA_NAME)
     parser.add_argument("--scores", type=Path, help="JSON of compare_scores.py (without: the card says so)")
     parser.add_argument("--quality", type=Path, help="quality.json of measure_quality.py (without: the card says so)")
     parser.add_argument("--pictures", type=Path, nargs="*", default=[], help=f"pictures: {', '.join(PICTURES)}")
@@ -151,15 +147,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_apart([path for path in (*args.gguf, args.checkpoint, args.metadata, args.scores, args.quality) if path], [args.output])
-    records = {gguf: read_record(gguf) for gguf in args.gguf}
-    for gguf, record in records.items():
-        check_record(gguf, record)
+    records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}
     # What the folder was made from comes first: a kill between the two leaves no folder without it.
     write_sources(args.output, {"records": {gguf.name: Path(f"{gguf}.json") for gguf in args.gguf}, "copies": copies_of(args),
                                 "params": {"params": args.params} if args.gguf else {},
                                 "questions": {str(number): path for number, path in enumerate(args.questions)}})
     with directory_when_done(args.output, MANIFEST) as output:
-        build(args, records, output)
+        fill_folder(args, records, output)
         sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
     print(f"{args.output}: {args.kind} release of {args.name}, {len(sizes)} files, {sum(sizes) / 1e9:.3f} GB")
 

@@ -17,12 +17,12 @@ from bokeh.resources import Resources
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from page.records import read_records
-from page.sections import Section, Step, digest_table, number, pipeline, sections
 from files.safe_files import InputError, check_apart, replace_when_done, run
+from page.records import read_records
+from page.sections import Section, Step, all_digests, number, pipeline, sections
 
 PARTS = ("stats", "drop_map", "metadata", "f16", "imatrix", "quality", "scores")
-HERE = Path(__file__).parent
+PAGE = Path(__file__).resolve().parent / "page"
 
 
 def inline_json(value: object) -> Markup:
@@ -37,12 +37,12 @@ def inline_script(text: str) -> Markup:
 
 def page(name: str, steps: list[Step], parts: list[Section]) -> str:
     """Return the page."""
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+    environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True)
     library = Resources(mode="inline", components=["bokeh"]).js_raw
-    return environment.get_template("report_page.html").render(
-        name=name, number=number, steps=steps, digests=digest_table(steps), sections=parts, bokeh=inline_script("\n".join(library)),
-        style=Markup((HERE / "report_page.css").read_text()), script=inline_script((HERE / "report_page.js").read_text()),
+    return environment.get_template("page.html").render(
+        name=name, number=number, steps=steps, digests=all_digests(steps), sections=parts, bokeh=inline_script("\n".join(library)),
+        style=Markup((PAGE / "page.css").read_text()), script=inline_script((PAGE / "page.js").read_text()),
         items=inline_json([chart.item for section in parts for chart in section.charts]))
 
 

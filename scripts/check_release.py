@@ -15,12 +15,12 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from llama.llama_tools import find_llama_cpp
 from files.option_types import whole_number
-from release.release_files import read_manifest, read_sources
-from release.gates import GATES, Checked, Outcome
-from release.running_gates import running_gates
 from files.safe_files import InputError, run
+from llama.llama_tools import find_llama_cpp
+from release.gates import GATES, Checked, Outcome
+from release.release_files import read_manifest, read_sources
+from release.running_gates import running_gates
 
 MOST_LINES = 20  # of one check
 
@@ -41,7 +41,7 @@ def outcome_of(gate: Callable[[Checked], Outcome], checked: Checked) -> Outcome:
         return Outcome("stopped by", [f"{checked.folder}: expected files as build_release.py writes them, found {found}"])
 
 
-def lines_of(name: str, outcome: Outcome) -> list[str]:
+def check_lines(name: str, outcome: Outcome) -> list[str]:
     """Return the lines of one check."""
     verdict = "FAILS" if outcome.deviations else "holds" if outcome.applies else "n/a  "
     lines = [f"{verdict}  {name}: {outcome.looked_at}" + ("" if outcome.applies else " (does not apply)")]
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     failed, applied = [], 0
     for name, gate in gates.items():
         outcome = outcome_of(gate, checked)
-        print("\n".join(lines_of(name, outcome)), flush=True)
+        print("\n".join(check_lines(name, outcome)), flush=True)
         applied += outcome.applies or bool(outcome.deviations)
         failed += [name] * bool(outcome.deviations)
     if failed:

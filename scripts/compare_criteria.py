@@ -23,24 +23,24 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.analysis_state import AnalysisState
 from chats.chat_tokenizer import load_tokenizer
+from chats.questions import (QUESTION_SEED, Question, Sequence, load_questions, question_set_digest,
+                             teacher_forced_sequence)
 from choice.criteria import CRITERIA
-from losses.criteria_report import CONTROL, DEFAULT, add_comparisons, conclusions, draw, markdown
 from choice.expert_stats import read_stats
-from ggufs.gguf_header import read_header
-from losses.gguf_logits import GgufLogits, bindings_version, kl_divergence
-from llama.llama_tools import LlamaCpp, find_llama_cpp
 from files.option_types import positive
-from chats.questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
+from files.run_state import RunState
 from files.safe_files import InputError, read_json, remove, replace_when_done, run, sha256_file, write_json
-from losses.scored_chats import add_arguments
+from ggufs.gguf_header import read_header
+from llama.llama_tools import SCRIPTS, LlamaCpp, find_llama_cpp
+from losses.criteria_report import CONTROL, DEFAULT, add_comparisons, criteria_conclusions, criteria_page, draw_criteria
+from losses.gguf_logits import GgufLogits, bindings_version
+from losses.kld_statistics import kl_divergence
+from losses.scored_chats import add_chat_arguments
 from losses.stored_logits import StoredLogits, open_model, progress
 
-SCRIPTS = Path(__file__).resolve().parent
 DEFAULT_KEEP = (109, 96, 64)
 RANDOM_SEEDS = 5
-QUESTION_SEED = 42
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def question_row(kld: np.ndarray, same_top: np.ndarray, sequence: Sequence) -> d
             "reply_same_top": int(same_top[reply].sum())}
 
 
-def measure(full: StoredLogits, pruned: GgufLogits, sequences: list[Sequence]) -> dict[str, list[float]]:
+def divergences(full: StoredLogits, pruned: GgufLogits, sequences: list[Sequence]) -> dict[str, list[float]]:
     """Return the columns of `question_row`, a value per question."""
     rows = []
     for number, sequence in enumerate(sequences):
@@ -97,7 +97,7 @@ def measure(full: StoredLogits, pruned: GgufLogits, sequences: list[Sequence]) -
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def call(script: str, *arguments: object) -> None:
+def run_script(script: str, *arguments: object) -> None:
     """Run one of the pipeline's scripts; raise InputError with its own words when it fails."""
     done = subprocess.run([sys.executable, SCRIPTS / script, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
@@ -110,10 +110,10 @@ def prune_and_measure(choice: Choice, args: argparse.Namespace, tools: LlamaCpp,
     """Make the drop map and the pruned GGUF of a choice, measure it, and delete the GGUF again."""
     drop_map, pruned = folder / "drop_map.json", folder / "pruned.gguf"
     try:
-        call("generate_drop_map.py", "--stats", args.stats, *choice.flags, "--output", drop_map)
-        call("expert_drop.py", "--source", args.gguf, "--drop-map", drop_map, "--output", pruned)
+        run_script("generate_drop_map.py", "--stats", args.stats, *choice.flags, "--output", drop_map)
+        run_script("expert_drop.py", "--source", args.gguf, "--drop-map", drop_map, "--output", pruned)
         with open_model(pruned, tools, full.texts, args) as model:
-            columns = measure(full, model, sequences)
+            columns = divergences(full, model, sequences)
         return {"criterion": choice.criterion, "worst_first": choice.worst_first,
                 "protect_top": read_json(drop_map)["protect_top"], "drop_map_sha256": sha256_file(drop_map),
                 "pruned_sha256": sha256_file(pruned), "per_question": columns}
@@ -121,7 +121,7 @@ def prune_and_measure(choice: Choice, args: argparse.Namespace, tools: LlamaCpp,
         remove(pruned)
 
 
-def measure_all(args: argparse.Namespace, tools: LlamaCpp, sequences: list[Sequence],
+def measure_choices(args: argparse.Namespace, tools: LlamaCpp, sequences: list[Sequence],
                 folder: Path) -> dict[int, dict[str, dict]]:
     """Return the result of every choice by keep count and label; those in `folder` are not measured again."""
     choices = [choice for keep in args.keep for choice in choices_at(keep, args.seeds)]
@@ -140,9 +140,8 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
     """Return what the results depend on; raise InputError when the inputs do not belong together."""
     arrays, metadata = read_stats(args.stats)
     header, experts = read_header(args.gguf), arrays["token_count"].shape[2]
-    found = header.value(f"{header.value('general.architecture')}.expert_count")
-    if found != experts:
-        raise InputError(args.gguf, f"{experts} experts, as {args.stats} has", str(found))
+    if header.experts != experts:
+        raise InputError(args.gguf, f"{experts} experts, as {args.stats} has", str(header.experts))
     if sha256_file(args.model / "config.json") != metadata["config_sha256"]:
         raise InputError(args.model, f"the checkpoint that {args.stats} tells of", "another config.json")
     for keep in args.keep:
@@ -162,7 +161,7 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
+    add_chat_arguments(parser)
     parser.add_argument("--gguf", type=Path, required=True, help="F16 GGUF of the full model")
     parser.add_argument("--stats", type=Path, required=True, help="statistics file of the full model")
     parser.add_argument("--keep", type=positive, nargs="+", default=list(DEFAULT_KEEP),
@@ -185,15 +184,15 @@ def main(argv: list[str] | None = None) -> None:
     inputs = check_inputs(args, questions)
     tokenizer = load_tokenizer(args.model)
     sequences = [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
-    with AnalysisState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
-        results = measure_all(args, find_llama_cpp(args.llama_cpp), sequences, state.directory)
+    with RunState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
+        results = measure_choices(args, find_llama_cpp(args.llama_cpp), sequences, state.directory)
         add_comparisons(results)
         content = {"inputs": inputs, "truncated": sum(sequence.truncated for sequence in sequences), "seeds": args.seeds,
-                   "conclusions": conclusions(results), "keep": {str(keep): entries for keep, entries in results.items()}}
+                   "conclusions": criteria_conclusions(results), "keep": {str(keep): entries for keep, entries in results.items()}}
         write_json(args.output.with_suffix(".json"), content)
-        draw(results, args.output.with_suffix(".png"))
+        draw_criteria(results, args.output.with_suffix(".png"))
         with replace_when_done(args.output) as partial:
-            partial.write_text(markdown(content, results))
+            partial.write_text(criteria_page(content, results))
         state.discard()
     print(args.output.read_text(), end="")
     if not content["conclusions"]["control_last"]:

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from scoring.eval_protocol import first_difference
+from files.safe_files import InputError, read_record, replace_when_done, run, write_record
+from quants.quant_record import QuantRecord
+from scoring.eval_protocol import first_differing_key
 from scoring.paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
-from files.safe_files import GIB, InputError, read_json, replace_when_done, run, write_json
-from scoring.score_tables import markdown, plot_scores
-from scoring.score_summary import check_summary
+from scoring.score_picture import draw_scores
+from scoring.score_records import SUMMARY_NAME, Scores, finally_correct, read_summary
+from scoring.score_tables import scores_page
 
 SEEDS = ("seed", "choice_order_seed")
 
@@ -39,7 +41,7 @@ def seed_of(summary: dict) -> int:
 def check_comparable(reference: list[dict], other: list[dict]) -> None:
     """Raise InputError unless two models' runs have one protocol, the same seeds, questions, orders and patch step."""
     for summary in [*reference, *other]:
-        if key := first_difference(locked(reference[0]), locked(summary)):
+        if key := first_differing_key(locked(reference[0]), locked(summary)):
             raise InputError(summary["name"], f"the reference's {key} {reference[0]['protocol'].get(key)}",
                              str(summary["protocol"].get(key)), "scores of two protocols cannot be compared")
         if summary["patch"] != reference[0]["patch"]:
@@ -59,14 +61,9 @@ def check_comparable(reference: list[dict], other: list[dict]) -> None:
                     raise InputError(theirs["name"], f"the {what} of {mine['name']} in question {record_id}", "another one")
 
 
-def final(answer: dict) -> bool:
-    """Whether an answer is right after the patch step, if there was one."""
-    return bool(answer.get("patched_correct", answer["correct"]))
-
-
 def right_by_question(runs: list[dict]) -> np.ndarray:
     """Return how many of a model's runs got each question right, [questions], questions by Record ID."""
-    rights = [{answer["record_id"]: final(answer) for answer in summary["answers"]} for summary in runs]
+    rights = [{answer["record_id"]: finally_correct(answer) for answer in summary["answers"]} for summary in runs]
     return np.array([sum(right[record_id] for right in rights) for record_id in sorted(rights[0])])
 
 
@@ -90,7 +87,7 @@ def row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
     kinds = sorted({kind for summary in runs for kind in summary["invalid"]})
     against = {} if runs is reference else pair(reference, runs)
     return {"name": first["name"], "experts": first["experts"], "questions": asked, "seeds": [seed_of(s) for s in runs],
-            "gguf": first["gguf"], "gguf_sha256": first["gguf_sha256"], "gib": {quant["type"]: quant["bytes"] / GIB for quant in quants},
+            "gguf": first["gguf"], "gguf_sha256": first["gguf_sha256"], "bytes": {quant["type"]: quant["bytes"] for quant in quants},
             "raw_correct": raw, "raw": raw / asked, "strict_correct": strict, "strict": strict / asked,
             "patched_correct": patched, "patched": None if patched is None else patched / asked, "score": float(scores.mean()),
             "interval": wilson(scores), "in_sample": next((s["in_sample"] for s in runs if s["in_sample"]), None),
@@ -105,8 +102,7 @@ def group_runs(paths: list[Path]) -> list[list[dict]]:
     """Return the summaries of run directories or files, those of one name and GGUF file together, by seed."""
     groups: dict[tuple[str, str], list[dict]] = {}
     for path in paths:
-        file = path / "summary.json" if path.is_dir() else path
-        summary = check_summary(file, read_json(file))
+        summary = read_summary(path / SUMMARY_NAME if path.is_dir() else path)
         groups.setdefault((summary["name"], summary["gguf_sha256"]), []).append(summary)
     if len({name for name, _ in groups}) < len(groups):
         raise InputError("--runs", "a name of its own for every model", "one name for two GGUF files")
@@ -149,14 +145,13 @@ def main(argv: list[str] | None = None) -> None:
         models = group_runs(args.runs)
         quants: list[list[dict]] = [[] for _ in models]
     else:
-        contents = [[(file, read_json(file)) for file in files] for files in args.model]
-        quants = [[content for _, content in files if "bytes" in content and "type" in content] for files in contents]
-        models = [check_group([check_summary(*pair) for pair in files if pair[1] not in known]) for files, known in zip(contents, quants)]
+        quants = [[read_record(file, QuantRecord) for file in files if file.name.endswith(".gguf.json")] for files in args.model]
+        models = [check_group([read_summary(file) for file in files if not file.name.endswith(".gguf.json")]) for files in args.model]
     result = compare(models, quants)
-    plot_scores(result, args.output.with_suffix(".png"))
-    write_json(args.output.with_suffix(".json"), result)
+    draw_scores(result, args.output.with_suffix(".png"))
+    write_record(args.output.with_suffix(".json"), result, Scores)
     with replace_when_done(args.output) as partial:
-        partial.write_text(markdown(result))
+        partial.write_text(scores_page(result))
     print(args.output.read_text(), end="")
 
 

@@ -15,12 +15,16 @@ import sys
 from pathlib import Path
 
 from checkpoints.checkpoint import read_checkpoint, read_config
-from ggufs.gguf_files import summarize_gguf
-from llama.llama_tools import find_llama_cpp, run_tool
-from checkpoints.moe_families import Family, Shape, family_of, shape_of
-from files.safe_files import InputError, read_json, replace_when_done, require_disk_space, run, sha256_file, write_json
+from checkpoints.moe_families import Family, family_of, shape_of
+from choice.drop_map import Shape
+from files.safe_files import (InputError, gib, read_json, replace_when_done, require_disk_space, run, sha256_file,
+                              sha256_json, write_record)
+from ggufs.gguf_header import read_header
+from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
+from quants.quant_record import ConversionRecord, record_path
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
+READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 
 def converter_command(converter: Path, model: Path, name: str, output: Path, outtype: str) -> list[object]:
@@ -31,13 +35,41 @@ def converter_command(converter: Path, model: Path, name: str, output: Path, out
 
 def check_converted(path: Path, family: Family, shape: Shape, tensor_names: list[str]) -> None:
     """Raise InputError when the GGUF lacks experts or per-expert scales that the checkpoint has."""
-    summary = summarize_gguf(path)
-    if summary.experts != shape.experts:
-        raise InputError(path, f"{shape.experts} experts, as the checkpoint has", str(summary.experts))
+    header = read_header(path)
+    if header.experts != shape.experts:
+        raise InputError(path, f"{shape.experts} experts, as the checkpoint has", str(header.experts))
     if any(name.endswith(".per_expert_scale") for name in tensor_names):
-        missing = [layer for layer in shape.layers if f"blk.{layer}.ffn_down_exps.scale" not in summary.shapes]
+        names = {tensor.name for tensor in header.tensors}
+        missing = [layer for layer in shape.layers if f"blk.{layer}.ffn_down_exps.scale" not in names]
         if missing:
             raise InputError(path, f"blk.{missing[0]}.ffn_down_exps.scale of {family.name}", "no such tensor")
+
+
+def source_digest(model: Path) -> str:
+    """Return the hex sha256 over name and sha256 of every file of a checkpoint that the converter may read.
+
+    All bytes are read: `weights_digest` takes samples, and a file that is left as it was must be made of just these.
+    """
+    files = sorted(path for path in model.iterdir() if path.is_file() and path.suffix in READ_SUFFIXES)
+    return sha256_json({path.name: sha256_file(path) for path in files})
+
+
+def is_converted(output: Path, content: dict) -> bool:
+    """Tell whether the output is there, of the same checkpoint, name, type and tools, and whole."""
+    record = record_path(output)
+    if not output.is_file() or not record.is_file():
+        return False
+    known = read_json(record)
+    return {"version": ConversionRecord.current, **content}.items() <= known.items() and known.get("sha256") == sha256_file(output)
+
+
+def convert(args: argparse.Namespace, llama_cpp: LlamaCpp, family: Family, shape: Shape, names: list[str]) -> dict:
+    """Convert and check; return size and sha256 of the output."""
+    with replace_when_done(args.output) as partial:
+        run_tool(converter_command(llama_cpp.converter, args.model, args.name, partial, args.outtype), cwd=Path.cwd(),
+                 what="convert to GGUF", step=r"Writing:\s+(\d+)%")
+        check_converted(partial, family, shape, names)
+        return {"bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -58,21 +90,22 @@ def main(argv: list[str] | None = None) -> None:
     shape = shape_of(args.model, family, config)
     needed = sum(tensor.size for tensor in tensors.values()) * BYTES_PER_WEIGHT[args.outtype] // 2
     require_disk_space(args.output.parent, needed)
-    llama_cpp = find_llama_cpp(args.llama_cpp)
+    llama_cpp, record = find_llama_cpp(args.llama_cpp), record_path(args.output)
+    content = {"name": args.name, "outtype": args.outtype, "source_sha256": source_digest(args.model), "llama_cpp": llama_cpp.version()}
+    if is_converted(args.output, content):
+        for path in (args.output, record):
+            os.utime(path)  # for make, which goes by time; the record stays the newer one
+        print(f"{args.output}: converted already")
+        return
     was_removed = not args.output.exists()
-    with replace_when_done(args.output) as partial:
-        run_tool(converter_command(llama_cpp.converter, args.model, args.name, partial, args.outtype), cwd=Path.cwd(),
-                 what="convert to GGUF", step=r"Writing:\s+(\d+)%")
-        check_converted(partial, family, shape, list(tensors))
-        sha256, size = sha256_file(partial), partial.stat().st_size
-    record, content = Path(f"{args.output}.json"), {"outtype": args.outtype, "llama_cpp": llama_cpp.version(), "bytes": size,
-                                                    "sha256": sha256}
-    newest = max(path.stat().st_mtime_ns for path in args.model.iterdir())
+    content |= convert(args, llama_cpp, family, shape, list(tensors))
     # The same bytes as before a removal get the time of the first ones: nothing made from those then looks old to make.
-    if not (was_removed and record.is_file() and read_json(record) == content and record.stat().st_mtime_ns >= newest):
-        write_json(record, content)
+    newest = max(path.stat().st_mtime_ns for path in args.model.iterdir())
+    if not (was_removed and record.is_file() and read_json(record) == {"version": ConversionRecord.current, **content}
+            and record.stat().st_mtime_ns >= newest):
+        write_record(record, content, ConversionRecord)
     os.utime(args.output, ns=(record.stat().st_mtime_ns,) * 2)
-    print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {args.output.stat().st_size / 2**30:.3f} GiB")
+    print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {gib(content['bytes'])} GiB")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ TIMEOUT_SECONDS = 60
 LEAST_BYTES = 100_000  # less is an error page
 
 
-def download(url: str) -> bytes:
+def download_text(url: str) -> bytes:
     """Return the bytes behind a URL; raise InputError when they cannot be had."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
@@ -31,7 +31,7 @@ def download(url: str) -> bytes:
                          "give a text of your own with CALIBRATION=FILE") from error
 
 
-def check(url: str, content: bytes, expected: str | None) -> str:
+def check_text(url: str, content: bytes, expected: str | None) -> str:
     """Return the sha256 of a text; raise InputError when it is another one than expected, too short or not UTF-8."""
     found = hashlib.sha256(content).hexdigest()
     if expected and found != expected:
@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     record = Path(f"{args.output}.json")
     known = read_json(record).get("sha256") if record.is_file() else None
-    content = download(args.url)
-    sha256 = check(args.url, content, args.sha256 or known)
+    content = download_text(args.url)
+    sha256 = check_text(args.url, content, args.sha256 or known)
     # The record comes first: a kill between the two leaves no text without one, which make would take for finished.
     write_json(record, {"url": args.url, "bytes": len(content), "sha256": sha256})
     with replace_when_done(args.output) as partial:

@@ -22,7 +22,7 @@ from files.safe_files import InputError, run
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
-def download(model_id: str, directory: Path) -> None:
+def download_model(model_id: str, directory: Path) -> None:
     """Download a repository; a stopped download is taken up again by huggingface_hub. Raises InputError on refusal."""
     if directory.is_symlink():  # a download must not land in the directory that a link of an earlier run names
         directory.unlink()
@@ -33,7 +33,7 @@ def download(model_id: str, directory: Path) -> None:
                          str(error).splitlines()[0][:200], "for a gated one accept its terms and run `hf auth login`") from error
 
 
-def check(directory: Path) -> None:
+def check_model_directory(directory: Path) -> None:
     """Raise InputError when a checkpoint is of an unknown family, not whole, or without a tokenizer that can chat."""
     config, tensors = read_config(directory), read_checkpoint(directory)
     family = family_of(directory, config, list(tensors))
@@ -41,7 +41,7 @@ def check(directory: Path) -> None:
     load_tokenizer(directory)
 
 
-def link(source: Path, target: Path) -> None:
+def link_model(source: Path, target: Path) -> None:
     """Make `target` a relative symbolic link to the directory `source`."""
     if target.exists() and not target.is_symlink():
         raise InputError(target, "nothing, or a link to replace", "something else")
@@ -61,11 +61,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     local = Path(args.model)
     if local.is_dir():
-        check(local)
-        link(local, args.output)
+        check_model_directory(local)
+        link_model(local, args.output)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", args.model):
-        download(args.model, args.output)
-        check(args.output)
+        download_model(args.model, args.output)
+        check_model_directory(args.output)
     else:
         raise InputError(args.model, "a checkpoint directory or a Hub id OWNER/NAME", "neither")
     print(f"{args.output}: {args.model}")

@@ -16,9 +16,9 @@ import importlib.util
 import json
 from pathlib import Path
 
-from scoring.lm_eval_samples import TASK
 from chats.questions import Question, clean_choice, load_questions, read_rows
 from files.safe_files import InputError, read_json, replace_when_done, run
+from scoring.lm_eval_samples import TASK
 
 GPQA_ORDER = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Correct Answer")
 

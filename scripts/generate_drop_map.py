@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from choice.criteria import Arrays, check_criterion, protected, scores_of
-from choice.drop_map import check_keep_count, read_layers
-from choice.expert_stats import EXPERT_SUMS, read_stats
-from ggufs.gguf_files import expert_counts
-from files.option_types import whole_number
 from chats.questions import read_ids
+from choice.criteria import Arrays, check_criterion, scores_of
+from choice.drop_map import check_keep_count, read_layers
+from choice.expert_stats import EXPERT_SUMS, protected, read_stats
+from files.option_types import whole_number
 from files.safe_files import InputError, check_apart, run, sha256_file, write_json
+from ggufs.imatrix import read_expert_counts
 
 PROTECT_TOP = 16
 RESAMPLES = 200
@@ -200,7 +200,7 @@ def choose(args: argparse.Namespace, arrays: Arrays, layers: list[int]) -> tuple
 
 def imatrix_arrays(path: Path) -> tuple[list[int], Arrays]:
     """Return the layers of an imatrix, and its token counts as statistics of one question, [1, layers, experts]."""
-    counts = expert_counts(path)
+    counts = read_expert_counts(path)
     table = np.array([counts[layer] for layer in sorted(counts)])[None]
     return sorted(counts), {name: np.zeros(table.shape) for name in EXPERT_SUMS} | {"token_count": table}
 
@@ -215,7 +215,7 @@ def main(argv: list[str] | None = None) -> None:
         arrays, metadata, rows = read_chosen(args)
         layers = arrays.pop("layer_numbers").tolist()
         check_arguments(args, arrays["token_count"].shape[2], metadata["top_k"])
-        provenance = describe(args.stats, metadata, rows)
+        provenance = map_provenance(args.stats, metadata, rows)
     experts = arrays["token_count"].shape[2]
     check_apart(filter(None, (args.stats, args.imatrix, args.compare, args.questions_in)), [args.output])
     other = read_other(args.compare, layers, experts) if args.compare else None
@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(report(args, content, entries, other)))
 
 
-def describe(stats: Path, metadata: dict, rows: list[int]) -> dict:
+def map_provenance(stats: Path, metadata: dict, rows: list[int]) -> dict:
     """Return what the map says of its statistics: the questions that chose and those held out, and the digests."""
     ids = [question["id"] for question in metadata["questions"]]
     chosen = set(rows)

@@ -24,24 +24,27 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.analysis_state import AnalysisState
 from chats.chat_tokenizer import load_tokenizer
+from chats.questions import (QUESTION_SEED, Question, load_questions, question_set_digest, read_ids,
+                             teacher_forced_sequence)
+from files.run_state import RunState
+from files.safe_files import (InputError, check_apart, gib, recorded_sha256, replace_when_done, require_disk_space, run,
+                              sha256_json, write_record)
+from llama.llama_tools import LlamaCpp, find_llama_cpp
 from losses.gguf_logits import bindings_version
 from losses.kld_statistics import MEASURES, mean_and_error, per_chat, summary
-from llama.llama_tools import LlamaCpp, find_llama_cpp
-from losses.quality_report import EXPERTS_ONLY, Measured, conclusions, draw, kind_of, markdown
-from chats.questions import Question, load_questions, question_set_digest, read_ids, teacher_forced_sequence
-from files.safe_files import (GIB, InputError, check_apart, read_json, recorded_sha256, replace_when_done, require_disk_space, run,
-                        sha256_file, sha256_json, write_json)
-from losses.scored_chats import Arrays, Chats, add_arguments, against, chats_of
+from losses.quality_conclusions import EXPERTS_ONLY, Measured, quality_conclusions, quant_kind
+from losses.quality_page import quality_page
+from losses.quality_picture import draw_quality
+from losses.quality_record import Quality
+from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of
 from losses.stored_logits import StoredLogits, missing_texts, open_model, progress, stored_bytes
+from quants.quant_record import read_whole_quant
 
-QUESTION_SEED = 42
 DIGITS = 12  # of a digest, in names
-RECORD_KEYS = {"type": str, "bytes": int, "bits_per_weight": (int, float), "sha256": str}
 
 
-def held_out(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
+def unseen_questions(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
     """Return the questions whose text the calibration text does not hold and whose id is not among those that chose."""
     return [question for question in questions if question.record_id not in chose and question.text.strip() not in calibration]
 
@@ -78,24 +81,16 @@ def losses(arrays: Arrays, pruning: Arrays, chats: Chats, score: str) -> tuple[d
     return found, sums
 
 
-def read_record(path: Path, source_sha256: str) -> dict:
+def read_quant_of(path: Path, source_sha256: str) -> dict:
     """Return a quant's record; raise InputError unless it tells of this file and of a quant of the pruned model."""
-    if not path.is_file():
-        raise InputError(path, "a GGUF file", "nothing")
-    record = read_json(Path(f"{path}.json"))
-    for key, kind in RECORD_KEYS.items():
-        if not isinstance(record.get(key), kind):
-            raise InputError(f"{path}.json", f"{key} in the record of a quant", repr(record.get(key))[:80], "build the quant again")
-    # Of the bytes, not recorded_sha256(): that would hold the record against itself.
-    if (record["bytes"], record["sha256"]) != (path.stat().st_size, sha256_file(path)):
-        raise InputError(path, f"the file of its record, sha256 {record['sha256'][:DIGITS]}", "other bytes", "build it again")
-    if record.get("source_sha256") != source_sha256:
+    record = read_whole_quant(path)
+    if record["source_sha256"] != source_sha256:
         raise InputError(path, f"a quant of the model with sha256 {source_sha256[:DIGITS]}",
-                         f"one of {str(record.get('source_sha256'))[:DIGITS]}", "build it again")
+                         f"one of {record['source_sha256'][:DIGITS]}", "build it again")
     return record
 
 
-def label_of(record: dict) -> str:
+def quant_label(record: dict) -> str:
     """Return the name of a quant in tables: its type, and its scope where that is not all of a block."""
     return record["type"] + (EXPERTS_ONLY if record.get("cd_scope") == "experts" else "")
 
@@ -109,7 +104,7 @@ def measure_file(path: Path, record: dict, tools: LlamaCpp, references: dict[str
 
     arrays = kept(folder / f"{record['sha256'][:DIGITS]}.npz", compute, references, int(chats.counts["all"].sum()))
     found, sums = losses(arrays, pruning, chats, args.score)
-    return Measured(label_of(record), kind_of(record["type"]), record["bytes"], record["bits_per_weight"], record["sha256"], sums, found)
+    return Measured(quant_label(record), quant_kind(record["type"]), record["bytes"], record["bits_per_weight"], record["sha256"], sums, found)
 
 
 def plan_room(args: argparse.Namespace, folders: dict[str, Path], chats: Chats) -> None:
@@ -118,7 +113,7 @@ def plan_room(args: argparse.Namespace, folders: dict[str, Path], chats: Chats) 
     for name, path in (("full", args.full), ("pruned", args.pruned)):
         whole += stored_bytes(path, chats.texts)
         missing += stored_bytes(path, [chats.texts[number] for number in missing_texts(folders[name], name, chats.texts)])
-    print(f"logits of both F16 models over {sum(map(len, chats.texts))} tokens: {whole / GIB:.3g} GiB, {missing / GIB:.3g} GiB of them to be "
+    print(f"logits of both F16 models over {sum(map(len, chats.texts))} tokens: {gib(whole)} GiB, {gib(missing)} GiB of them to be "
           f"computed", flush=True)
     require_disk_space(args.cache, missing)
 
@@ -129,7 +124,7 @@ def read_questions(args: argparse.Namespace) -> tuple[list[Question], int]:
         raise InputError(args.calibration, "the calibration text", "nothing")
     questions = load_questions(args.questions, QUESTION_SEED)
     chose = read_ids(args.chose) if args.chose else set()
-    left = held_out(questions, args.calibration.read_text(encoding="utf-8", errors="replace"), chose)
+    left = unseen_questions(questions, args.calibration.read_text(encoding="utf-8", errors="replace"), chose)
     if len(left[: args.limit]) < 2:
         raise InputError(args.questions, "two questions or more that neither calibration nor the choice of experts has seen",
                          f"{len(left[: args.limit])} of {len(questions)}", "give other EVAL_QUESTIONS")
@@ -138,7 +133,7 @@ def read_questions(args: argparse.Namespace) -> tuple[list[Question], int]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
+    add_chat_arguments(parser)
     parser.add_argument("--full", type=Path, required=True, help="F16 GGUF of the full model")
     parser.add_argument("--pruned", type=Path, required=True, help="F16 GGUF of the pruned model")
     parser.add_argument("--gguf", type=Path, nargs="+", required=True, help="quants of the pruned model")
@@ -151,12 +146,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure_all(args: argparse.Namespace, tools: LlamaCpp, inputs: dict, chats: Chats, records: dict[Path, dict]) -> list[Measured]:
+def measure_files(args: argparse.Namespace, tools: LlamaCpp, inputs: dict, chats: Chats, records: dict[Path, dict]) -> list[Measured]:
     """Return what every quant costs; logits and results that the cache holds are not computed again."""
     own = {name: {key: value for key, value in inputs.items() if key != f"{other}_sha256"}
            for name, other in (("full", "pruned"), ("pruned", "full"))}
     with ExitStack() as stack:
-        folders = {name: stack.enter_context(AnalysisState(args.cache / f"{name}-{sha256_json(values)[:DIGITS]}", values)).directory
+        folders = {name: stack.enter_context(RunState(args.cache / f"{name}-{sha256_json(values)[:DIGITS]}", values)).directory
                    for name, values in {**own, "results": inputs}.items()}
         plan_room(args, folders, chats)
         references = {name: StoredLogits(path, tools, chats.texts, folders[name], args, name)
@@ -179,22 +174,22 @@ def main(argv: list[str] | None = None) -> None:
     sequences = [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
     chats = chats_of(sequences)
     digests = {"full_sha256": recorded_sha256(args.full), "pruned_sha256": recorded_sha256(args.pruned)}
-    records = {path: read_record(path, digests["pruned_sha256"]) for path in dict.fromkeys(args.gguf)}
-    labels = [label_of(record) for record in records.values()]
+    records = {path: read_quant_of(path, digests["pruned_sha256"]) for path in dict.fromkeys(args.gguf)}
+    labels = [quant_label(record) for record in records.values()]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise InputError("--gguf", "each quant once", f"{twice[0]} twice")
     inputs = {**digests, "questions_sha256": question_set_digest(questions), "texts_sha256": sha256_json(chats.texts),
               "max_tokens": args.max_tokens, "gpu_layers": args.gpu_layers,
               "versions": {"llama_cpp": tools.version(), "bindings": bindings_version(),
                            "transformers": importlib.metadata.version("transformers")}}
-    measured = sorted(measure_all(args, tools, inputs, chats, records), key=lambda entry: -entry.size)
+    measured = sorted(measure_files(args, tools, inputs, chats, records), key=lambda entry: -entry.size)
     content = {"inputs": inputs, "chats": len(questions), "left_out": left_out, "score": args.score,
                "tokens": {name: int(counts.sum()) for name, counts in chats.counts.items()}, "cut": sum(sequence.truncated for sequence in sequences),
-               "conclusions": conclusions(measured, chats.counts[args.score]), "files": [entry.described() for entry in measured]}
-    write_json(args.output.with_suffix(".json"), content)
-    draw(measured, args.output.with_suffix(".png"))
+               "conclusions": quality_conclusions(measured, chats.counts[args.score]), "files": [entry.described() for entry in measured]}
+    write_record(args.output.with_suffix(".json"), content, Quality)
+    draw_quality(measured, args.output.with_suffix(".png"))
     with replace_when_done(args.output) as partial:
-        partial.write_text(markdown(content, measured))
+        partial.write_text(quality_page(content, measured))
     print(f"{args.output}: {len(measured)} files over {len(questions)} chats")
 
 

@@ -3,7 +3,7 @@
 
 Inputs:  an F16 GGUF and its imatrix; a tokenizer with a chat template; questions (those of calibration: what is scored later
          should not choose).
-Output:  a JSON file: `roles` (KLD in nats a token of each role of size_wishes.py at each legal type, in all layers at once),
+Output:  a JSON file: `roles` (KLD in nats a token of each role of target_sizes.py at each legal type, in all layers at once),
          `layers` (KLD of one layer of a role at a low type, named in `low_types`), `inputs` (digests, versions, chats).
 Use:     scripts/measure_sensitivity.py --input F16.gguf --imatrix FILE --model DIR --questions FILE --output FILE.json
 
@@ -18,22 +18,22 @@ import os
 import subprocess
 from pathlib import Path
 
-from analysis.analysis_state import AnalysisState
 from chats.chat_tokenizer import load_tokenizer
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest, teacher_forced_sequence
+from files.run_state import RunState
+from files.safe_files import (InputError, check_apart, read_json, recorded_sha256, remove, require_disk_space, run,
+                              sha256_file, sha256_json, write_json)
 from ggufs.gguf_header import GgufHeader, read_header
-from losses.gguf_logits import bindings_version
-from ggufs.imatrix import check_covers, read_imatrix
-from losses.kld_statistics import mean_and_error, per_chat
+from ggufs.imatrix import read_imatrix
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp, last_words
-from quants.quant_plan import check_float, plan_quant
-from quants.recipes import RECIPES
-from chats.questions import load_questions, question_set_digest, teacher_forced_sequence
-from files.safe_files import InputError, check_apart, read_json, recorded_sha256, remove, require_disk_space, run, sha256_file, sha256_json, write_json
-from losses.scored_chats import Chats, add_arguments, against, chats_of
-from quants.target_sizes import Group, groups_of, low_type, overrides_of, read_sensitivity, tensor_kind
+from losses.gguf_logits import bindings_version
+from losses.kld_statistics import mean_and_error, per_chat
+from losses.scored_chats import Chats, add_chat_arguments, against, chats_of
 from losses.stored_logits import StoredLogits, open_model, progress
+from quants.quant_plan import check_covers, check_float, plan_quant
+from quants.recipes import RECIPES
+from quants.target_sizes import Group, groups_of, low_type, overrides_of, read_sensitivity, tensor_kind
 
-QUESTION_SEED = 42
 REFERENCE = "f16"
 
 
@@ -68,7 +68,7 @@ def check_probe(path: Path, probe: list[tuple[Group, str]], header: GgufHeader) 
             raise InputError("llama-quantize", f"{tensor.name} in {kinds[tensor.name]}", tensor.kind.name, "is it another version?")
 
 
-def measure(args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, probe: list[tuple[Group, str]], full: StoredLogits, chats: Chats,
+def probe_loss(args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, probe: list[tuple[Group, str]], full: StoredLogits, chats: Chats,
             folder: Path) -> list[float]:
     """Return the mean KLD of a probe over the replies and its standard error over chats, nats a token."""
     path = folder / "probe.gguf"
@@ -85,7 +85,7 @@ def measure(args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, probe
     return list(mean_and_error(per_chat(kld[chats.masks["reply"]], chats.counts["reply"]), chats.counts["reply"]))
 
 
-def measure_all(args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, groups: list[Group], chats: Chats,
+def measure_probes(args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, groups: list[Group], chats: Chats,
                 folder: Path) -> dict[tuple[str, str], list[float]]:
     """Return the value of every probe; those in `folder` are not measured again."""
     probes = probes_of(groups)
@@ -95,7 +95,7 @@ def measure_all(args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, g
         require_disk_space(folder, args.input.stat().st_size)
         full = StoredLogits(args.input, tools, chats.texts, folder, args, REFERENCE)
         for key in progress(left, "sensitivity", "file"):
-            write_json(files[key], {"kld": measure(args, tools, header, probes[key], full, chats, folder)})
+            write_json(files[key], {"kld": probe_loss(args, tools, header, probes[key], full, chats, folder)})
     return {key: kept_value(path) for key, path in files.items()}
 
 
@@ -115,7 +115,7 @@ def is_measured(output: Path, inputs: dict, groups: list[Group]) -> bool:
     return True
 
 
-def gate(args: argparse.Namespace, tools: LlamaCpp) -> tuple[GgufHeader, list[Group]]:
+def check_model(args: argparse.Namespace, tools: LlamaCpp) -> tuple[GgufHeader, list[Group]]:
     """Return the source's header and the groups; raise InputError for a model that is no float one, or an imatrix that does not cover it."""
     header = read_header(args.input)
     check_float(args.input, header)
@@ -126,7 +126,7 @@ def gate(args: argparse.Namespace, tools: LlamaCpp) -> tuple[GgufHeader, list[Gr
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
+    add_chat_arguments(parser)
     parser.add_argument("--input", type=Path, required=True, help="unquantised GGUF file")
     parser.add_argument("--imatrix", type=Path, required=True, help="imatrix of the same model (GGUF form)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     tools = find_llama_cpp(args.llama_cpp)
     check_apart([args.input, args.imatrix, args.questions], [args.output])
-    header, groups = gate(args, tools)
+    header, groups = check_model(args, tools)
     questions = load_questions(args.questions, QUESTION_SEED)[: args.limit]
     if len(questions) < 2:
         raise InputError(args.questions, "two questions or more", str(len(questions)))
@@ -151,8 +151,8 @@ def main(argv: list[str] | None = None) -> None:
         os.utime(args.output)  # for make, which goes by time
         print(f"{args.output}: measured already")
         return
-    with AnalysisState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
-        found = measure_all(args, tools, header, groups, chats, state.directory)
+    with RunState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
+        found = measure_probes(args, tools, header, groups, chats, state.directory)
         roles = list(dict.fromkeys(group.role for group in groups))
         of_role = {role: {what: value for (owner, what), value in found.items() if owner == role} for role in roles}
         layers = {role: {what.removeprefix("layer "): pair for what, pair in values.items() if what.startswith("layer ")}

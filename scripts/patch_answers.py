@@ -16,12 +16,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scoring.answer_record import Answer, read_answers
-from scoring.eval_protocol import Protocol
+from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
 from llama.llama_server import LlamaServer, request_json, server_command
 from llama.llama_tools import die_with_parent, find_llama_cpp
+from scoring.answer_record import Answer, read_answers
+from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen, run_digests
-from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
 
 PREFILL = "The answer is ("
 PREDICT_TOKENS = 10

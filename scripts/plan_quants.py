@@ -19,15 +19,15 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from files.display import markdown_table
+from files.safe_files import InputError, check_apart, existing_parent, gib, read_json, run, write_json
 from ggufs.gguf_header import GgufHeader
-from ggufs.imatrix import Imatrix, check_covers, read_imatrix
-from quants.layer_tiers import add_arguments
+from ggufs.imatrix import Imatrix, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp
-from quants.quant_plan import QuantPlan, check_float, check_larger, imatrix_reason, plan_quant, write_imatrix_stand_in
-from quants.recipes import RECIPES
-from files.safe_files import GIB, InputError, check_apart, existing_parent, read_json, run, write_json
-from quants.target_sizes import add_arguments as add_wish_arguments
-from quants.target_sizes import check_name, check_wish, recipe_for
+from quants.quant_plan import (QuantPlan, check_covers, check_float, check_larger, imatrix_reason, plan_quant,
+                               write_imatrix_stand_in)
+from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
+from quants.recipes import RECIPES, check_quant
 from quants.sparse_gguf import from_checkpoint, from_config, from_gguf
 
 SHAPES = Path(__file__).resolve().parents[1] / "data/shapes"
@@ -77,9 +77,8 @@ def keep_experts(header: GgufHeader, source: str, keep: int | None, work: Path) 
     """Return the header with `keep` experts; raise InputError when there are fewer."""
     if keep is None:
         return header
-    experts = header.value(f"{header.value('general.architecture')}.expert_count") or 0
-    if not 1 <= keep <= experts:
-        raise InputError(source, f"{keep} experts or more, to keep {keep}", str(experts))
+    if not 1 <= keep <= header.experts:
+        raise InputError(source, f"{keep} experts or more, to keep {keep}", str(header.experts))
     return from_gguf(header.path, keep, work / "kept.gguf")
 
 
@@ -93,7 +92,7 @@ def plan_row(name: str, args: argparse.Namespace, tool: Path, header: GgufHeader
         recipe = recipe_for(args, name, header, tool, imatrix, None, assume_order=True)
         row["note"] = recipe.note
         plan = plan_quant(tool, recipe, header, imatrix)
-        check_wish(plan)
+        check_target(plan)
         if recipe.larger_than:
             check_larger(plan, plan_quant(tool, RECIPES[recipe.larger_than], header, imatrix))
         if measured:
@@ -112,23 +111,18 @@ def described(plan: QuantPlan) -> dict:
             "fallback_of": {name: kind.name for name, kind in plan.wanted.items()}}
 
 
-def gib(size: int) -> str:
-    """Return bytes in GiB, with two decimals or, of small files, three digits."""
-    return f"{size / GIB:.2f}" if size >= GIB else f"{size / GIB:.3g}"
+def plan_cells(row: dict) -> list[str]:
+    """Return one quant's cells."""
+    if "refused" in row:
+        return [row["name"], "", "", "", "", f"refused: {row['refused']}"]
+    kinds = ", ".join(f"{kind} {count}" for kind, count in row["tensors_per_type"].items() if kind != "F32")
+    return [row["name"], f"{row['bytes']:,}", gib(row["bytes"]), f"{row['bits_per_weight']:.2f}", "needed" if row["needs_imatrix"] else "", kinds]
 
 
-def table(rows: list[dict]) -> str:
+def plan_table(rows: list[dict]) -> str:
     """Return the rows as Markdown."""
-    lines = ["| quant | bytes | GiB | bits per weight | imatrix | tensors per type (T<W: T where the row width forbids W) |",
-             "| --- | ---: | ---: | ---: | --- | --- |"]
-    for row in rows:
-        if "refused" in row:
-            lines.append(f"| {row['name']} | | | | | refused: {row['refused']} |")
-            continue
-        types = ", ".join(f"{kind} {count}" for kind, count in row["tensors_per_type"].items() if kind != "F32")
-        lines.append(f"| {row['name']} | {row['bytes']:,} | {gib(row['bytes'])} | {row['bits_per_weight']:.2f} | "
-                     f"{'needed' if row['needs_imatrix'] else ''} | {types} |")
-    return "\n".join(lines)
+    heads = ["quant", "bytes", "GiB", "bits per weight", "imatrix", "tensors per type (T<W: T where the row width forbids W)"]
+    return markdown_table(heads, [plan_cells(row) for row in rows])
 
 
 def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
@@ -154,8 +148,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--disk", type=Path, default=Path("."), help="where the files would go")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
-    add_arguments(parser)
-    add_wish_arguments(parser)
+    add_recipe_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -163,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     names = list(dict.fromkeys(args.types or [name for name, recipe in RECIPES.items() if not recipe.opt_in]))
     for name in names:
-        check_name(name)
+        check_quant(name)
     if args.output:
         check_apart([path for path in (args.source and Path(args.source), args.imatrix, args.stats, args.sensitivity) if path], [args.output])
     measured = read_imatrix(args.imatrix) if args.imatrix else None
@@ -177,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
             write_imatrix_stand_in(imatrix, args.dataset)
         rows = [plan_row(name, args, llama_cpp.tool("llama-quantize"), header, imatrix, measured) for name in names]
         f16_bytes = header.path.stat().st_size
-    print(table(rows))
+    print(plan_table(rows))
     print()
     print(disk_line(rows, f16_bytes, args.disk))
     notes = [NO_TOKENIZER] * (not has_tokenizer) + [LAYER_ORDER] * (any(name.startswith("CD-") for name in names)

@@ -11,20 +11,14 @@ Use:     scripts/plot_expert_stats.py --stats STATS --drop-map DROP_MAP.json --o
 import argparse
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.ticker import MaxNLocator
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.colors import LogNorm  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
-
-from choice.expert_stats import read_stats  # noqa: E402
-from files.safe_files import InputError, read_json, replace_when_done, run, sha256_file  # noqa: E402
-
-WIDTH_INCHES = 10.0
-DOTS_PER_INCH = 120
-KEPT, DROPPED = "#3b6ea5", "#d1495b"
+from choice.expert_stats import read_stats
+from files.display import DROPPED, KEPT
+from files.pictures import WIDTH_INCHES, plt, save_picture
+from files.safe_files import InputError, read_json, run, sha256_file
 
 
 def layer_shares(weighted_norm_sum: np.ndarray) -> np.ndarray:
@@ -90,13 +84,6 @@ def draw_layers(norm_per_token: np.ndarray, dropped_share: np.ndarray, dropped_p
     return figure
 
 
-def save(figure: plt.Figure, path: Path) -> None:
-    """Write a figure as PNG, equal bytes for equal figures."""
-    with replace_when_done(path) as partial:
-        figure.savefig(partial, dpi=DOTS_PER_INCH, metadata={"Software": None})
-    plt.close(figure)
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stats", type=Path, required=True, help="statistics file of teacher_force_analysis.py")
@@ -120,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
                "coverage": draw_coverage(score, dropped, len(metadata["questions"]), drop_map["protect_top"]),
                "layers": draw_layers(norms, (shares * dropped).sum(axis=1), dropped.mean(), layers)}
     for name, figure in figures.items():
-        save(figure, args.output_prefix.with_name(f"{args.output_prefix.name}-{name}.png"))
+        save_picture(figure, args.output_prefix.with_name(f"{args.output_prefix.name}-{name}.png"))
     print(f"{args.output_prefix}-{{{','.join(figures)}}}.png: {len(layers)} layers, {shares.shape[1]} experts")
 
 

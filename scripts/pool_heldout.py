@@ -12,16 +12,16 @@ Refused: folds of different protocols or patch steps, a question in two folds, a
 import argparse
 from pathlib import Path
 
-from scoring.eval_protocol import first_difference
-from files.safe_files import InputError, read_json, run, sha256_json, write_json
-from scoring.score_summary import check_summary, describe, figures
+from files.safe_files import InputError, run, sha256_json, write_record
+from scoring.eval_protocol import first_differing_key
+from scoring.score_records import Summary, figures, read_summary, scores_in_words
 
 
 def check_folds(paths: list[Path], folds: list[dict]) -> None:
     """Raise InputError unless the folds are of one protocol, held out, and share no question."""
     seen: dict[str, Path] = {}
     for path, fold in zip(paths, folds):
-        if key := first_difference(folds[0]["protocol"], fold["protocol"]):
+        if key := first_differing_key(folds[0]["protocol"], fold["protocol"]):
             raise InputError(path, f"the first fold's {key}", str(fold["protocol"].get(key)))
         if fold["patch"] != folds[0]["patch"]:
             raise InputError(path, "the first fold's patch step", "another, or none")
@@ -53,11 +53,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    folds = [check_summary(path, read_json(path)) for path in args.summary]
+    folds = [read_summary(path) for path in args.summary]
     check_folds(args.summary, folds)
     pooled = pool(args.name, folds)
-    write_json(args.output, pooled)
-    print(f"{len(folds)} folds, {describe(args.name, pooled)}")
+    write_record(args.output, pooled, Summary)
+    print(f"{len(folds)} folds, {scores_in_words(args.name, pooled)}")
 
 
 if __name__ == "__main__":

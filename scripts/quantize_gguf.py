@@ -18,17 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufs.gguf_header import GgufHeader, read_header
-from ggufs.imatrix import check_covers, check_reached, read_imatrix
-from quants.layer_tiers import add_arguments
-from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from files.option_types import positive, whole_number
-from quants.quant_plan import FLOAT_TYPES, QuantPlan, check_float, check_larger, plan_quant
-from quants.recipes import RECIPES, Recipe
-from files.safe_files import (InputError, check_recorded, existing_parent, link_or_copy, read_json, recorded_sha256, replace_when_done,
-                        require_disk_space, run, sha256_file, write_json)
-from quants.target_sizes import add_arguments as add_wish_arguments
-from quants.target_sizes import check_name, check_wish, recipe_for
+from files.safe_files import (InputError, check_recorded, existing_parent, gib, link_or_copy, read_json, read_record,
+                              recorded_sha256, replace_when_done, require_disk_space, run, sha256_file, write_record)
+from ggufs.gguf_header import GgufHeader, read_header
+from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
+from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
+from quants.quant_plan import FLOAT_TYPES, QuantPlan, check_covers, check_float, check_larger, plan_quant
+from quants.quant_record import QuantRecord, record_path
+from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
+from quants.recipes import RECIPES, Recipe, check_quant
 
 CHECK_TOKENS = 64
 CHECK_HEADER_BYTES = 20 + 4 * CHECK_TOKENS  # of llama-perplexity's file of logits: a mark, three numbers, the tokens
@@ -60,12 +59,12 @@ def check_imatrix_source(imatrix: Path, source_sha256: str) -> dict:
     if not record.is_file():
         print(f"{imatrix}: no record {record.name}, so which model it was measured on is not known; its shape fits")
         return {}
-    known = read_json(record)
-    if known.get("sha256") != (found := sha256_file(imatrix)):
-        raise InputError(imatrix, f"the imatrix of its record, sha256 {str(known.get('sha256'))[:12]}", found[:12],
+    known = read_record(record, ImatrixRecord)
+    if known["sha256"] != (found := sha256_file(imatrix)):
+        raise InputError(imatrix, f"the imatrix of its record, sha256 {known['sha256'][:12]}", found[:12],
                          f"build it again, or, if it is meant, remove {record}")
-    if known.get("model_sha256") != source_sha256:
-        raise InputError(imatrix, f"an imatrix of the model with sha256 {source_sha256[:12]}", f"one of {str(known.get('model_sha256'))[:12]}",
+    if known["model_sha256"] != source_sha256:
+        raise InputError(imatrix, f"an imatrix of the model with sha256 {source_sha256[:12]}", f"one of {known['model_sha256'][:12]}",
                          f"if it is meant, remove {record}")
     return known
 
@@ -85,10 +84,7 @@ def check_written(output: Path, path: Path, header: GgufHeader, plan: QuantPlan)
 
 def logits_bytes(header: GgufHeader) -> int:
     """Return the bytes of the file of logits that `check_forward` lets llama-perplexity write; raise InputError without an embedding."""
-    vocabulary = next((tensor.dims[-1] for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
-    if vocabulary is None:
-        raise InputError(header.path, "a model with token_embd.weight", "none")
-    return CHECK_HEADER_BYTES + CHECKED_POSITIONS * 2 * (2 * ((vocabulary + 1) // 2) + 4)
+    return CHECK_HEADER_BYTES + CHECKED_POSITIONS * 2 * (2 * ((header.vocabulary + 1) // 2) + 4)
 
 
 def check_forward(llama_cpp: LlamaCpp, output: Path, path: Path, header: GgufHeader, threads: int) -> None:
@@ -122,7 +118,7 @@ def room(plan: QuantPlan, args: argparse.Namespace, header: GgufHeader) -> int:
     return (0 if linked else plan.size) + logits_bytes(header)
 
 
-def build(llama_cpp: LlamaCpp, plan: QuantPlan, args: argparse.Namespace, header: GgufHeader, partial: Path) -> None:
+def build_quant(llama_cpp: LlamaCpp, plan: QuantPlan, args: argparse.Namespace, header: GgufHeader, partial: Path) -> None:
     """Write the file of a plan: by llama-quantize, or as a link to the source when no type changes."""
     require_disk_space(args.output.parent, room(plan, args, header))
     if plan.copies:
@@ -148,24 +144,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="GGUF file to write")
     parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="threads (default: all processors)")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
-    add_arguments(parser)
-    add_wish_arguments(parser)
+    add_recipe_arguments(parser)
     return parser.parse_args(argv)
 
 
-def gate(args: argparse.Namespace, tool: Path) -> tuple[GgufHeader, QuantPlan]:
+def check_all(args: argparse.Namespace, tool: Path) -> tuple[GgufHeader, QuantPlan]:
     """Return the source's header and the plan; raise InputError for whatever would go wrong later."""
     header = read_header(args.input)
     if (header.value("split.count") or 1) > 1:
         raise InputError(args.input, "a model in one file", f"{header.value('split.count')} files",
                          "join them with llama-gguf-split --merge")
     check_float(args.input, header)
-    check_name(args.type)
+    check_quant(args.type)
     recipe = recipe_for(args, args.type, header, tool, args.imatrix, args.input)
     check_place(args.output, args.input, recipe)
     imatrix = read_imatrix(args.imatrix) if args.imatrix else None
     plan = plan_quant(tool, recipe, header, args.imatrix)
-    check_wish(plan)
+    check_target(plan)
     if recipe.larger_than:
         check_larger(plan, plan_quant(tool, RECIPES[recipe.larger_than], header, args.imatrix))
     if imatrix:
@@ -184,7 +179,7 @@ def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader,
     return {"type": plan.recipe.name, "base": plan.recipe.base, "arguments": plan.recipe.arguments, "note": plan.recipe.note,
             **({"cd_scope": args.cd_scope} if plan.recipe.tiers else {}),
             "llama_cpp": llama_cpp.version(), "parameters": plan.parameters,
-            "experts": header.value(f"{header.value('general.architecture')}.expert_count") or 0,
+            "experts": header.experts,
             "bytes": plan.size, "bits_per_weight": round(plan.bits_per_weight, 3), "tensors_per_type": plan.type_counts(),
             "source_sha256": source_sha256, "imatrix_sha256": sha256_file(imatrix) if imatrix else None,
             "calibration_sha256": calibration.get("calibration_sha256")}
@@ -195,14 +190,14 @@ def is_built(output: Path, side: Path, record: dict) -> bool:
     if not output.exists() or not side.is_file():
         return False
     known = read_json(side)
-    return all(known.get(key) == record[key] for key in RECORD_PROOF) and known.get("sha256") == sha256_file(output)
+    return known.get("version") == QuantRecord.current and all(known.get(key) == record[key] for key in RECORD_PROOF) and known.get("sha256") == sha256_file(output)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     llama_cpp = find_llama_cpp(args.llama_cpp)
-    header, plan = gate(args, llama_cpp.tool("llama-quantize"))
-    record, side = record_of(args, llama_cpp, header, plan), Path(f"{args.output}.json")
+    header, plan = check_all(args, llama_cpp.tool("llama-quantize"))
+    record, side = record_of(args, llama_cpp, header, plan), record_path(args.output)
     if is_built(args.output, side, record):
         if not args.output.samefile(args.input):  # for make, which goes by time; the record stays the newer one
             os.utime(args.output)
@@ -210,14 +205,14 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output}: {plan.recipe.name}, built already")
         return
     with replace_when_done(args.output) as partial:
-        build(llama_cpp, plan, args, header, partial)
+        build_quant(llama_cpp, plan, args, header, partial)
         check_written(args.output, partial, header, plan)
         with ThreadPoolExecutor(1) as pool:  # the digest is taken while the other process computes
             digest = pool.submit(sha256_file, partial)
             check_forward(llama_cpp, args.output, partial, header, args.threads)
         # The record comes first: a kill between the two leaves no quant without one.
-        write_json(side, {**record, "sha256": digest.result()})
-    print(f"{args.output}: {plan.recipe.name}, {plan.size / 2**30:.3f} GiB, {plan.bits_per_weight:.2f} bits per weight")
+        write_record(side, {**record, "sha256": digest.result()}, QuantRecord)
+    print(f"{args.output}: {plan.recipe.name}, {gib(plan.size)} GiB, {plan.bits_per_weight:.2f} bits per weight")
 
 
 if __name__ == "__main__":

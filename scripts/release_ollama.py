@@ -14,10 +14,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from release.front_matter import check_repo
-from ollama.ollama_files import Wrap, ollama_params, wrap_commands, wraps
-from release.release_files import read_manifest
 from files.safe_files import InputError, run
+from ollama.ollama_files import Wrap, ollama_params, wrap_commands, wraps
+from release.front_matter import check_repo
+from release.release_files import read_manifest
 
 
 def create(ollama: str, wrap: Wrap) -> None:

@@ -12,34 +12,32 @@ an imatrix. Counts are those of ffn_down_exps; gate and up see the same tokens.
 import argparse
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
+from files.display import BLUE, VERMILION, markdown_table
+from files.option_types import whole_number
+from files.pictures import WIDTH_INCHES, plt, save_picture
+from files.safe_files import InputError, check_apart, replace_when_done, run
+from ggufs.imatrix import check_reached, read_imatrix
 
-from ggufs.imatrix import check_reached, read_imatrix  # noqa: E402
-from files.option_types import whole_number  # noqa: E402
-from files.safe_files import InputError, check_apart, replace_when_done, run  # noqa: E402
-
-WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
-REACHED, NEVER = "#3b6ea5", "#d1495b"
+REACHED, NEVER = BLUE, VERMILION
 
 
-def table(counts: dict[int, np.ndarray]) -> str:
-    """Return the table; counts: tokens per expert [experts] int64, by layer."""
-    lines = ["| layer | experts | least tokens | median | most | never reached |", "| ---: | ---: | ---: | ---: | ---: | ---: |"]
-    for layer, row in counts.items():
-        never = int((row == 0).sum())
-        lines.append(f"| {layer} | {row.size} | {row.min():,} | {np.median(row):,.0f} | {row.max():,} | {never} ({never / row.size:.1%}) |")
-    every = np.concatenate(list(counts.values()))
-    never = int((every == 0).sum())
-    lines.append(f"| all | {every.size} | {every.min():,} | {np.median(every):,.0f} | {every.max():,} | {never} ({never / every.size:.1%}) |")
-    return "\n".join(lines) + "\n"
+def coverage_row(name: str, row: np.ndarray) -> list[str]:
+    """Return the cells of one layer; row: tokens per expert [experts] int64."""
+    never = int((row == 0).sum())
+    return [name, str(row.size), f"{row.min():,}", f"{np.median(row):,.0f}", f"{row.max():,}", f"{never} ({never / row.size:.1%})"]
 
 
-def draw(counts: dict[int, np.ndarray]) -> plt.Figure:
+def coverage_table(counts: dict[int, np.ndarray]) -> str:
+    """Return the table, its last row that of all layers; counts: tokens per expert [experts] int64, by layer."""
+    rows = [coverage_row(str(layer), row) for layer, row in counts.items()]
+    heads = ["layer", "experts", "least tokens", "median", "most", "never reached"]
+    return markdown_table(heads, [*rows, coverage_row("all", np.concatenate(list(counts.values())))], left=0) + "\n"
+
+
+def draw_coverage_of(counts: dict[int, np.ndarray]) -> plt.Figure:
     """Draw the tokens of each layer's experts, sorted out as least, median, most, and how many got none."""
     layers = list(counts)
     figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH_INCHES, 5.5), sharex=True, layout="constrained",
@@ -47,7 +45,7 @@ def draw(counts: dict[int, np.ndarray]) -> plt.Figure:
     for layer, row in counts.items():
         above.plot(np.full(row.size, layer), row, ".", color=REACHED, markersize=4, alpha=0.35, markeredgewidth=0)
     above.plot(layers, [np.median(row) for row in counts.values()], "_", color="black", markersize=14, label="median")
-    above.set(ylabel="tokens an expert", title="Calibration tokens that reached each expert", yscale="symlog", ylim=(-0.5, None))
+    above.set(ylabel="tokens per expert", title="Calibration tokens that reached each expert", yscale="symlog", ylim=(-0.5, None))
     above.yaxis.set_major_formatter("{x:.0f}")
     above.legend(frameon=False)
     never = [int((row == 0).sum()) for row in counts.values()]
@@ -75,12 +73,11 @@ def main(argv: list[str] | None = None) -> None:
     counts = imatrix.expert_counts()
     if not counts:
         raise InputError(args.imatrix, "an imatrix of a mixture-of-experts model", "none of its weights has experts")
-    figure = draw(counts)
-    with replace_when_done(picture) as partial:
-        figure.savefig(partial, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    figure = draw_coverage_of(counts)
+    save_picture(figure, picture)
     with replace_when_done(page) as partial:
-        partial.write_text(table(counts))
-    print(table(counts).splitlines()[-1])
+        partial.write_text(coverage_table(counts))
+    print(coverage_table(counts).splitlines()[-1])
 
 
 if __name__ == "__main__":

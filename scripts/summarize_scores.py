@@ -14,17 +14,17 @@ the patch step left it.
 import argparse
 from pathlib import Path
 
-from scoring.answer_record import Answer, kind_of, prompt_sha256, read_answers, strict_letter
-from ggufs.gguf_files import summarize_gguf
+from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_record
+from ggufs.gguf_header import read_header
+from scoring.answer_record import Answer, class_of, prompt_sha256, read_answers, strict_letter
 from scoring.lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples, run_digests
-from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
-from scoring.score_summary import describe, figures
+from scoring.score_records import SUMMARY_NAME, Summary, figures, scores_in_words
 
 
 def check_class(answer: Answer, prompt: str) -> None:
     """Raise InputError when an answer's recorded class or prompt digest does not follow from what is recorded of it."""
     failed = not answer.answer and answer.attempts == len(answer.errors) > 0
-    kind = "server error" if failed else kind_of(answer.answer, answer.finish_reason, answer.letter)
+    kind = "server error" if failed else class_of(answer.answer, answer.finish_reason, answer.letter)
     if answer.kind != kind:
         raise InputError(f"recorded answer {answer.record_id}", f"the class {kind!r}", repr(answer.kind))
     if answer.prompt_sha256 != prompt_sha256(prompt):
@@ -99,12 +99,12 @@ def main(argv: list[str] | None = None) -> None:
     if not args.unpatched and any((row["class"] != "answered") != ("patched_letter" in row) for row in rows):
         raise InputError(args.run / "patched.json", "every invalid answer and no other", "others", "run patch_answers.py")
     summary = figures(rows, patched or None)
-    write_json(args.run / "summary.json", {
+    write_record(args.run / SUMMARY_NAME, {
         "name": record["name"], "gguf": args.gguf.name, "gguf_sha256": recorded_sha256(args.gguf),
-        "gguf_bytes": args.gguf.stat().st_size, "experts": summarize_gguf(args.gguf).experts,
+        "gguf_bytes": args.gguf.stat().st_size, "experts": read_header(args.gguf).experts,
         "protocol_sha256": record["protocol_sha256"], "protocol": record["protocol"],
-        "in_sample": in_sample(list(prompts), args.chosen_by), **summary})
-    print(describe(record["name"], summary))
+        "in_sample": in_sample(list(prompts), args.chosen_by), **summary}, Summary)
+    print(scores_in_words(record["name"], summary))
 
 
 if __name__ == "__main__":

@@ -29,19 +29,18 @@ import transformers
 from tqdm import tqdm
 
 from analysis.analysis_state import HIDDEN, AnalysisState
-from chats.chat_tokenizer import load_tokenizer
-from checkpoints.checkpoint import TensorRange, file_versions, read_checkpoint, read_config, weights_digest
-from analysis.decoder import (RUN_DTYPES, LayerStream, build_empty, check_complete, check_unquantised, decoder_of, load_resident,
-                     stored_dtype)
-from choice.drop_map import check_keep_count
+from analysis.decoder import (RUN_DTYPES, LayerStream, build_empty, check_complete, check_unquantised, decoder_of,
+                              load_resident, stored_dtype)
 from analysis.expert_observer import ExpertObserver, expert_modules
+from analysis.ranks import Ranks, join_ranks
+from chats.chat_tokenizer import load_tokenizer
+from chats.questions import MAX_TOKENS, Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
+from checkpoints.checkpoint import TensorRange, file_versions, read_checkpoint, read_config, weights_digest
+from choice.drop_map import check_keep_count
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
 from files.option_types import fraction, positive
-from chats.questions import Question, Sequence, load_questions, question_set_digest, teacher_forced_sequence
-from analysis.ranks import Ranks, join_ranks
 from files.safe_files import InputError, require_disk_space, run, sha256_file
 
-MAX_TOKENS = 4096
 STATE_SLACK_BYTES = 64 << 20
 
 
@@ -226,7 +225,7 @@ def check_sequences(directory: Path, text_config, sequences: list[Sequence]) -> 
                          "lower --max-tokens")
 
 
-def describe(args: argparse.Namespace, config: dict, tensors: dict[str, TensorRange], questions: list[Question],
+def analysis_inputs(args: argparse.Namespace, config: dict, tensors: dict[str, TensorRange], questions: list[Question],
              sequences: list[Sequence], dtype: torch.dtype, device: str) -> dict:
     """Return everything that the statistics depend on: their metadata, and the identity of a state."""
     return {
@@ -321,7 +320,7 @@ def main(argv: list[str] | None = None) -> None:
     check_sequences(args.model, model.config.get_text_config(), sequences)
     device = "cpu" if args.device == "cpu" or not torch.cuda.is_available() else "cuda"
     ranks = join_ranks(device)
-    inputs = describe(args, config, tensors, questions, sequences, model.dtype, device)
+    inputs = analysis_inputs(args, config, tensors, questions, sequences, model.dtype, device)
     batches = ranks.mine(batches_of(sequences, args.batch_size))
     place = torch.device(device, ranks.local if device == "cuda" else None)
     stream = LayerStream(args.model, tensors, model, place) if args.stream_layers else None

@@ -31,7 +31,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.models.gemma4.modeling_gemma4 import Gemma4TextRouter
 
 from demo.demo_corpus import (LETTERS, MAX_POSITIONS, SPECIAL_TOKENS, Question, draw_wrong, load_facts, render_drill,
-                         render_prompt, render_reply, split_questions, tokenizer_settings, train_tokenizer)
+                              render_prompt, render_reply, split_questions, tokenizer_settings, train_tokenizer)
 from files.safe_files import directory_when_done, run, write_csv
 
 SEED = 7

@@ -15,10 +15,10 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from files.safe_files import InputError, only_writer, run
 from release.front_matter import check_repo
 from release.hub_upload import Sent, be_quiet, gate_environment, one_line, plan, remote_files, send, sent_of, token_of
-from release.release_files import MANIFEST, differences, read_manifest
-from files.safe_files import InputError, only_writer, run
+from release.release_files import MANIFEST, folder_differences, read_manifest
 
 GATES = Path(__file__).resolve().parent / "check_release.py"
 
@@ -38,13 +38,13 @@ def checked(args: argparse.Namespace) -> Sent:
     manifest = read_manifest(args.release)
     if args.name and manifest["name"] != args.name:
         raise InputError(args.release / MANIFEST, f"the manifest of {args.name}", f"that of {manifest['name']}")
-    for difference in differences(args.release, manifest):
+    for difference in folder_differences(args.release, manifest):
         raise difference
     check_gates(args.gates, args.release)
     return sent_of(args.release, manifest)
 
 
-def lines_of(release: Sent, repo: str, states: dict[str, str], there: dict[str, tuple[int, str]]) -> list[str]:
+def plan_lines(release: Sent, repo: str, states: dict[str, str], there: dict[str, tuple[int, str]]) -> list[str]:
     """Return what is said of a plan: a line per file, files on the Hub alone, a summary. GB are 10^9 bytes."""
     sizes = release.bytes
     lines = [f"{states[path]:8} {sizes[path] / 1e9:10.6f} GB  {path}" for path in sorted(sizes)]
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         release = checked(args)
         there = look(args.repo, token, args.send)
         states = dict.fromkeys(release.bytes, "unknown") if there is None else plan(release, there)
-        print("\n".join(lines_of(release, args.repo, states, there or {})), flush=True)
+        print("\n".join(plan_lines(release, args.repo, states, there or {})), flush=True)
         if not args.send:
             print("Nothing was sent. UPLOAD=yes sends it.")
             return

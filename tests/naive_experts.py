@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+
 from analysis.expert_observer import expert_modules
 
 NAMES = ("token_count", "routing_weight_sum", "norm_sum", "norm_sq_sum", "weighted_norm_sum", "weighted_norm_sq_sum",

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import compare_scores
-from scoring.eval_protocol import Protocol
 from files.safe_files import sha256_file
-from scoring.score_summary import figures
+from scoring.eval_protocol import Protocol
+from scoring.score_records import figures
 
 NAME = "gemma-4-demo-112e"
 KEPT, EXPERTS, LAYERS = 112, 128, 3

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from compare_scores import main as compare_scores
-from scoring.eval_protocol import Protocol
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
-from generate_drop_map import main as choose
 from losses.quality_report import LOSSES, Measured, conclusions, kind_of
-from quants.recipes import RECIPES
+
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
+from compare_scores import main as compare_scores
 from files.safe_files import sha256_file, write_json
-from scoring.score_summary import figures
+from generate_drop_map import main as choose
+from quants.recipes import RECIPES
+from scoring.eval_protocol import Protocol
+from scoring.score_records import figures
 
 F16_SHA256, WISHES, CHATS = "f" * 64, ("AUTO-9.5", "AUTO-10.5", "AUTO-12"), 40
 

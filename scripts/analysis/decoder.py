@@ -25,9 +25,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping  # noqa
 from transformers.core_model_loading import convert_and_load_state_dict_in_model  # noqa: E402
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, LoadStateDictConfig  # noqa: E402
 
-from checkpoints.checkpoint import TensorRange  # noqa: E402
 from analysis.expert_observer import expert_modules  # noqa: E402
 from analysis.layer_reader import TORCH_DTYPES, Piece, memory_size, pieces_of, read_pieces  # noqa: E402
+from checkpoints.checkpoint import TensorRange  # noqa: E402
 from files.safe_files import InputError  # noqa: E402
 
 WEIGHT_DTYPES = ("F32", "BF16", "F16", "F64")

@@ -13,7 +13,6 @@ from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-from files.byte_ranges import aligned
 from checkpoints.checkpoint import TensorRange
 from files.safe_files import InputError
 
@@ -41,7 +40,7 @@ class Piece:
 
 def memory_size(pieces: list[Piece]) -> int:
     """Return the bytes that `read_pieces` needs for them."""
-    return sum(aligned(piece.size, ALIGN_BYTES) for piece in pieces)
+    return sum(-(-piece.size // ALIGN_BYTES) * ALIGN_BYTES for piece in pieces)
 
 
 def pieces_of(model: nn.Module, tensors: dict[str, TensorRange]) -> dict[str, list[Piece]]:
@@ -123,5 +122,5 @@ def read_pieces(pieces: list[Piece], buffer: torch.Tensor) -> dict[str, torch.Te
                         flat[written : written + values] = window[:count].view(stored)
                     written += values
         views[piece.name] = flat.reshape(piece.shape)
-        start = aligned(start + piece.size, ALIGN_BYTES)
+        start += memory_size([piece])
     return views

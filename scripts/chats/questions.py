@@ -18,6 +18,8 @@ from files.safe_files import InputError
 COLUMNS = ("Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 EXPLANATION = "Explanation"
 LETTERS = "ABCD"
+MAX_TOKENS = 4096  # of a teacher-forced chat, as the model card has it
+QUESTION_SEED = 42  # of the order of choices, where nothing else is said
 
 
 @dataclass(frozen=True)

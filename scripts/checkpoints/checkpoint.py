@@ -34,7 +34,7 @@ class TensorRange:
     size: int
 
 
-def read_header(path: Path) -> dict[str, TensorRange]:
+def read_shard(path: Path) -> dict[str, TensorRange]:
     """Return the tensors of one safetensors file; raise InputError on a missing, truncated or inconsistent file."""
     if not path.is_file():
         raise InputError(path, "a safetensors file", "nothing")
@@ -97,7 +97,7 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
     if not index_path.exists():
         if not (directory / SINGLE_NAME).exists():
             raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "neither")
-        return dict(sorted(read_header(directory / SINGLE_NAME).items()))
+        return dict(sorted(read_shard(directory / SINGLE_NAME).items()))
     if (directory / SINGLE_NAME).exists():  # loaders differ in which one they read
         raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "both", "remove the one that is not meant")
     weight_map = read_json(index_path).get("weight_map")
@@ -107,7 +107,7 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard:
             raise InputError(index_path, "shard names inside the directory", shard)
-        for name, tensor in read_header(directory / shard).items():
+        for name, tensor in read_shard(directory / shard).items():
             if weight_map.get(name) != shard:
                 raise InputError(index_path, f"{name} in {shard}", f"it mapped to {weight_map.get(name)}")
             tensors[name] = tensor

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.checkpoint import TensorRange
+from choice.drop_map import Shape
 from files.safe_files import InputError
 
 LAYERS_KEY = "num_hidden_layers"
@@ -48,15 +49,6 @@ MIXTRAL = Family(
     _names(r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.", r"w1\.weight", r"w2\.weight",
            r"w3\.weight"))
 FAMILIES = (GEMMA4, QWEN3_MOE, OLMOE, MIXTRAL)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Experts per layer, experts chosen per token, numbers of the layers that have experts."""
-
-    experts: int
-    top_k: int
-    layers: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,6 @@ from files.safe_files import InputError
 Arrays = dict[str, np.ndarray]
 
 
-def protected(weighted_norm_sum: np.ndarray, top: int) -> np.ndarray:
-    """Mark the `top` experts of each question and layer by weighted norm.
-
-    weighted_norm_sum: [questions, layers, experts] fp64. Returns booleans of that shape. Ties go to the lower index; an
-    expert that a question never used is not marked.
-    """
-    order = np.argsort(-weighted_norm_sum, axis=2, kind="stable")[:, :, :top]
-    marked = np.zeros(weighted_norm_sum.shape, dtype=bool)
-    np.put_along_axis(marked, order, True, axis=2)
-    return marked & (weighted_norm_sum > 0)
-
-
 def coverage(arrays: Arrays) -> np.ndarray:
     """Count the questions that protect each expert; `arrays` holds their marks, from `protected`, as "protected".
 

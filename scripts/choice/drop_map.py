@@ -4,14 +4,45 @@ JSON: `experts`, `keep_count`, `top_k`, `criterion`, `protect_top`, the question
 from, `bootstrap`, and `layers`: {"0": {"keep": [...], "drop": [...], "score": [...], "margin": ..., "expected_overlap":
 ..., "coin_toss": [...]}, ...}, ids sorted, one entry per layer with experts. A plain {"0": [dropped ids], ...}, as found
 in the wild, is read too.
+
+expert_drop_metadata.json (`DropMetadata`): what a pruned checkpoint says of its drop. `method` is the map without its layers.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from checkpoints.moe_families import Shape
-from files.safe_files import InputError, read_json, sha256_file
+from files.safe_files import InputError, Record, read_json, read_record, sha256_file
+
+METADATA_NAME = "expert_drop_metadata.json"
+
+
+class DropMetadata(Record):
+    """What expert_drop.py records in a pruned checkpoint; source: digests; shards: sha256 by file; layers: keep and drop."""
+
+    what: ClassVar[str] = METADATA_NAME
+    method: dict
+    experts: int
+    keep_count: int
+    drop_map_sha256: str
+    source: dict[str, str]
+    shards: dict[str, str]
+    layers: dict[str, dict[str, list[int]]]
+
+
+def read_metadata(path: Path) -> dict:
+    """Return expert_drop_metadata.json; raise InputError when it is missing or is not that."""
+    return read_record(path, DropMetadata)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Experts per layer, experts chosen per token, numbers of the layers that have experts."""
+
+    experts: int
+    top_k: int
+    layers: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,18 @@ def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         raise InputError(path, "every layer once in layer_numbers", "one twice")
 
 
+def protected(weighted_norm_sum: np.ndarray, top: int) -> np.ndarray:
+    """Mark the `top` experts of each question and layer by weighted norm.
+
+    weighted_norm_sum: [questions, layers, experts] fp64. Returns booleans of that shape. Ties go to the lower index; an
+    expert that a question never used is not marked.
+    """
+    order = np.argsort(-weighted_norm_sum, axis=2, kind="stable")[:, :, :top]
+    marked = np.zeros(weighted_norm_sum.shape, dtype=bool)
+    np.put_along_axis(marked, order, True, axis=2)
+    return marked & (weighted_norm_sum > 0)
+
+
 def top_k_of(arrays: dict[str, np.ndarray]) -> int:
     """Return the experts per token, from the counts (non-finite outputs are not counted, hence the largest ratio)."""
     tokens = np.maximum(arrays["tokens"], 1)

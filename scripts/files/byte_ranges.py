@@ -28,11 +28,6 @@ class Run:
     size: int
 
 
-def aligned(size: int, alignment: int) -> int:
-    """Round a number of bytes up to a multiple of the alignment."""
-    return -(-size // alignment) * alignment
-
-
 def kept_runs(keep: list[int]) -> Iterator[tuple[int, int]]:
     """Yield [first, last + 1) of each run of consecutive kept experts."""
     first = 0

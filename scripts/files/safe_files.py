@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and errors of one line.
+"""Files that are whole or absent, records in JSON, and errors of one line.
 
 Every output of the pipeline goes through `replace_when_done` (a file) or `directory_when_done` (a directory): it is
 written beside its place under a temporary name, flushed to disk and renamed, so that a reader or `make` never meets
@@ -18,6 +18,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 COPY_BYTES = 8 << 20
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
@@ -79,6 +82,16 @@ def sha256_json(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def in_unit(count: int, unit: int) -> str:
+    """Return bytes in a unit such as GIB: two decimals, or four below one unit, where two would show nothing."""
+    return f"{count / unit:.2f}" if count >= unit else f"{count / unit:.4f}"
+
+
+def gib(count: int) -> str:
+    """Return bytes in GiB, without the unit. Every size that a person reads comes from here or from `in_unit`."""
+    return in_unit(count, GIB)
+
+
 def existing_parent(directory: Path) -> Path:
     """Return a directory, or the first of its parents that exists."""
     place = directory.absolute()
@@ -91,7 +104,7 @@ def require_disk_space(directory: Path, needed_bytes: int) -> None:
     """Raise InputError when the file system of `directory` (or of its first existing parent) has too little room."""
     free_bytes = shutil.disk_usage(existing_parent(directory)).free
     if free_bytes < needed_bytes:
-        raise InputError(directory, f"{needed_bytes / GIB:.3g} GiB of free disk space", f"{free_bytes / GIB:.3g} GiB")
+        raise InputError(directory, f"{gib(needed_bytes)} GiB of free disk space", f"{gib(free_bytes)} GiB")
 
 
 def flush_to_disk(path: Path) -> None:
@@ -234,6 +247,42 @@ def write_json(path: Path, value: dict) -> None:
     """Write a JSON object, indented, keys in the given order, atomically."""
     with replace_when_done(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+class Record(BaseModel):
+    """A JSON file that one step writes and others read. A subclass names its fields; the module that defines it owns the file.
+
+    `what` names the file in refusals. `current` is its version: it goes up when a field changes its name or meaning, so
+    that an older file is refused by name and never misread.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    what: ClassVar[str]
+    current: ClassVar[int] = 1
+    version: int
+
+
+def check_record(path: object, content: dict, kind: type[Record]) -> dict:
+    """Return a record's content as it is; raise InputError when its version or a field is not what `kind` says."""
+    if content.get("version") != kind.current:
+        raise InputError(path, f"{kind.what}, version {kind.current}", f"version {content.get('version')!r}"[:60], "make it again")
+    try:
+        kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(path, f"{kind.what} with {place!r}: {first['msg'].lower()}", repr(first["input"])[:60], "make it again") from error
+    return content
+
+
+def read_record(path: Path, kind: type[Record]) -> dict:
+    """Read a record; raise InputError when it is missing or is not one of that kind."""
+    return check_record(path, read_json(path), kind)
+
+
+def write_record(path: Path, content: dict, kind: type[Record]) -> None:
+    """Write a record, its version first; raise InputError rather than write what `read_record` would refuse."""
+    write_json(path, check_record(path, {"version": kind.current, **content}, kind))
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

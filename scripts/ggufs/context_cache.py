@@ -5,24 +5,11 @@ tokens a micro-batch. Layers of full attention have a cell per token, those of a
 micro-batch together; both are padded. A test compares with what llama-server says. Other families: not known here.
 """
 
-import struct
-
-from ggufs.gguf_header import SCALARS, GgufHeader
+from ggufs.gguf_header import GgufHeader
 
 CELLS_PADDED_TO = 256
 MICRO_BATCH_TOKENS = 512
 CACHE_BYTES = 2  # F16
-
-
-def array_of(header: GgufHeader, key: str) -> list | None:
-    """Return an array of numbers, None when the key is absent or holds no such array."""
-    entry = next((entry for entry in header.key_values if entry.key == key), None)
-    if entry is None or entry.value is not None:
-        return None
-    kind, count = struct.unpack_from("<IQ", entry.raw, entry.value_at)
-    if kind not in SCALARS:
-        return None
-    return list(struct.unpack_from(f"<{count}{SCALARS[kind][1]}", entry.raw, entry.value_at + 12))
 
 
 def padded(tokens: int) -> int:
@@ -32,18 +19,18 @@ def padded(tokens: int) -> int:
 
 def context_length(header: GgufHeader) -> int | None:
     """Return the longest context that the model was trained for, in tokens; None when the header does not say."""
-    return header.value(f"{header.value('general.architecture')}.context_length")
+    return header.value(f"{header.architecture}.context_length")
 
 
 def cache_bytes(header: GgufHeader, context: int) -> int | None:
     """Return the bytes of the KV cache for a context of so many tokens; None where they are not known exactly."""
-    if header.value("general.architecture") != "gemma4":
+    if header.architecture != "gemma4":
         return None
     values = {key: header.value(f"gemma4.{key}") for key in (
         "block_count", "attention.sliding_window", "attention.key_length", "attention.value_length", "attention.key_length_swa",
         "attention.value_length_swa")}
-    sliding = array_of(header, "gemma4.attention.sliding_window_pattern")
-    heads = array_of(header, "gemma4.attention.head_count_kv") or [header.value("gemma4.attention.head_count_kv")] * (values["block_count"] or 0)
+    sliding = header.array("gemma4.attention.sliding_window_pattern")
+    heads = header.array("gemma4.attention.head_count_kv") or [header.value("gemma4.attention.head_count_kv")] * (values["block_count"] or 0)
     if None in (*values.values(), sliding, *heads) or len(sliding) < values["block_count"] or len(heads) < values["block_count"]:
         return None
     own = values["block_count"] - (header.value("gemma4.attention.shared_kv_layers") or 0)

@@ -16,13 +16,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from files.byte_ranges import Run, aligned, runs_of, same_bytes, write_runs
-from choice.drop_map import DropMap
-from ggufs.gguf_header import SPLIT_NAME, UINT32, GgufHeader, TensorInfo, header_bytes, read_header, split_paths
-from checkpoints.moe_families import Shape
+from choice.drop_map import DropMap, Shape
+from files.byte_ranges import Run, runs_of, same_bytes, write_runs
 from files.safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space
+from ggufs.gguf_header import (EXPERT_TENSOR, SPLIT_NAME, UINT32, GgufHeader, TensorInfo, aligned, header_bytes,
+                               read_header, split_paths)
 
-EXPERT_TENSOR = re.compile(r"blk\.(\d+)\.(?:ffn_(?!norm_)\w*_exps\.\w+|ffn_gate_inp\.(?:weight|bias)|exp_probs_b(?:\.bias)?)")
 ROUTED_WEIGHTS = re.compile(r"blk\.(\d+)\.ffn_\w*_exps\.weight")
 IMATRIX_TENSOR = re.compile(r"blk\.(\d+)\.ffn_\w*_exps\.weight\.(?:in_sum2|counts)")
 LOOKS_ALIKE = re.compile(r"blk\.\d+\.(?:ffn_\w+\.\d+\.weight|\w*exps?\b.*)")  # one tensor per expert, or unknown ones
@@ -93,7 +92,7 @@ def sliced(header: GgufHeader, pattern: re.Pattern[str], keep: dict[int, list[in
     return result
 
 
-def pair_bytes(header: GgufHeader, changes: dict[str, int]) -> list[bytes]:
+def key_value_bytes(header: GgufHeader, changes: dict[str, int]) -> list[bytes]:
     """Return the key-values of a file as bytes, with the uint32 values of `changes` replaced."""
     pairs = []
     for pair in header.key_values:
@@ -110,7 +109,7 @@ def write_pruned(header: GgufHeader, output: Path, pattern: re.Pattern[str], kee
                  changes: dict[str, int], progress: tqdm) -> None:
     """Write one GGUF file with the kept experts only."""
     tensors = sliced(header, pattern, keep)
-    pieces: list[bytes | Run] = [header_bytes(header, pair_bytes(header, changes), [(t.name, dims, t.kind) for t, dims, _ in tensors])]
+    pieces: list[bytes | Run] = [header_bytes(header, key_value_bytes(header, changes), [(t.name, dims, t.kind) for t, dims, _ in tensors])]
     for _, _, runs in tensors:
         size = sum(run.size for run in runs)
         pieces += [*runs, bytes(aligned(size, header.alignment) - size)]
@@ -180,7 +179,7 @@ def verify_imatrix(header: GgufHeader, drop_map: DropMap, output: Path) -> None:
 def _verify_file(header: GgufHeader, path: Path, pattern: re.Pattern[str], keep: dict[int, list[int]],
                  changes: dict[str, int]) -> None:
     found, expected = read_header(path), sliced(header, pattern, keep)
-    if [pair.raw for pair in found.key_values] != pair_bytes(header, changes):
+    if [pair.raw for pair in found.key_values] != key_value_bytes(header, changes):
         raise InputError(path, "the source's header with the new expert count", "another one")
     if [(t.name, t.dims, t.kind) for t in found.tensors] != [(t.name, dims, t.kind) for t, dims, _ in expected]:
         raise InputError(path, "the source's tensors with the kept experts", "others")

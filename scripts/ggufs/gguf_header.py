@@ -13,14 +13,21 @@ from pathlib import Path
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from files.byte_ranges import aligned
 from files.safe_files import InputError
 
+# What llama.cpp's families call the tensors that have an expert axis, always the slowest one: the experts' weights, scales
+# and biases, the router's rows and its bias. ffn_norm_exps is a norm before all experts, without that axis.
+EXPERT_TENSOR = re.compile(r"blk\.(\d+)\.(?:ffn_(?!norm_)\w*_exps\.\w+|ffn_gate_inp\.(?:weight|bias)|exp_probs_b(?:\.bias)?)")
+BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
 DEFAULT_ALIGNMENT = 32
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 UINT32, STRING, ARRAY = 4, 8, 9
+ARRAY_HEAD_BYTES = 12  # the items' type and their number
 SCALAR_KINDS = {bool: 7, int: UINT32, float: 6}  # how key_value() writes Python's types
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+
+
+TensorPlan = tuple[str, tuple[int, ...], GGMLQuantizationType]  # name, dims (the slowest axis last), type
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,58 @@ class GgufHeader:
         """Return a scalar or string value, None when the key is absent or holds an array."""
         return next((entry.value for entry in self.key_values if entry.key == key), None)
 
+    def array(self, key: str) -> list | None:
+        """Return an array of numbers or strings, None when the key is absent or holds no such array."""
+        entry = next((entry for entry in self.key_values if entry.key == key and entry.kind == ARRAY), None)
+        return None if entry is None else array_values(entry)
+
+    @property
+    def architecture(self) -> str:
+        """The name of llama.cpp's architecture, which begins most keys."""
+        return str(self.value("general.architecture"))
+
+    @property
+    def experts(self) -> int:
+        """Experts per layer, 0 for a dense model."""
+        count = self.value(f"{self.architecture}.expert_count")
+        return count if isinstance(count, int) else 0
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the token embedding; raises InputError without one."""
+        rows = next((tensor.dims[-1] for tensor in self.tensors if tensor.name == "token_embd.weight"), None)
+        if rows is None:
+            raise InputError(self.path, "a model with token_embd.weight", "none")
+        return rows
+
 
 def empty_header(path: Path) -> GgufHeader:
     """Return the header of a new file: version 3, nothing in it."""
     return GgufHeader(path, 3, (), (), DEFAULT_ALIGNMENT)
+
+
+def aligned(size: int, alignment: int) -> int:
+    """Round a number of bytes up to a multiple of the alignment."""
+    return -(-size // alignment) * alignment
+
+
+def array_values(entry: KeyValue) -> list | None:
+    """Return the items of an array; None for an array of arrays, which llama.cpp does not write.
+
+    Strings are decoded here and not while the header is read: a vocabulary has 262,144 of them, and few steps want it.
+    """
+    kind, count = struct.unpack_from("<IQ", entry.raw, entry.value_at)
+    at = entry.value_at + ARRAY_HEAD_BYTES
+    if kind in SCALARS:
+        return list(struct.unpack_from(f"<{count}{SCALARS[kind][1]}", entry.raw, at))
+    if kind != STRING:
+        return None
+    found = []
+    for _ in range(count):
+        length = struct.unpack_from("<Q", entry.raw, at)[0]
+        found.append(entry.raw[at + 8 : at + 8 + length].decode("utf-8", "surrogateescape"))
+        at += 8 + length
+    return found
 
 
 class _Cursor:
@@ -163,7 +218,7 @@ def _parse(path: Path, version: int, data: mmap.mmap) -> GgufHeader:
     return GgufHeader(path, version, pairs, tensors, alignment)
 
 
-def header_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[tuple[str, tuple[int, ...], GGMLQuantizationType]]) -> bytes:
+def header_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[TensorPlan]) -> bytes:
     """Return a header with these key-values and tensors, padded so that data can follow."""
     parts = [struct.pack("<4sIQQ", b"GGUF", header.version, len(tensors), len(pairs)), *pairs]
     offset = 0
@@ -189,10 +244,21 @@ def _text(string: str) -> bytes:
     return struct.pack("<Q", len(encoded)) + encoded
 
 
-def file_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[tuple[str, tuple[int, ...], GGMLQuantizationType]]) -> int:
+def file_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[TensorPlan]) -> int:
     """Return the size in bytes of a file with this header and its data, each tensor padded."""
     return len(header_bytes(header, pairs, tensors)) + sum(aligned(tensor_bytes(dims, kind), header.alignment)
                                                            for _, dims, kind in tensors)
+
+
+def write_header_only(header: GgufHeader, pairs: list[bytes], tensors: list[TensorPlan], output: Path) -> GgufHeader:
+    """Write a header and a hole of the size of its data; return the header as read back.
+
+    The hole takes no room on the disk, and a dry run of llama-quantize reads no further than the header.
+    """
+    with open(output, "wb") as file:
+        file.write(header_bytes(header, pairs, tensors))
+        file.truncate(file_bytes(header, pairs, tensors))
+    return read_header(output)
 
 
 def split_paths(path: Path) -> list[Path]:

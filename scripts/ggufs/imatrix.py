@@ -1,21 +1,36 @@
-"""Imatrix files in GGUF form: what they cover, and how many calibration tokens reached each expert.
+"""An imatrix in GGUF form: what it covers, how many calibration tokens reached each expert, and its record.
 
-llama-imatrix writes for each weight NAME.in_sum2 [experts, columns] and NAME.counts [experts, 1]. llama-quantize takes
-an expert that was never reached for one of all ones, without a word; it fails in mid-file over a tensor that is missing
-where the type demands one, or that has another number of experts. So both are looked at before the first byte.
+llama-imatrix writes for each weight NAME.in_sum2 [experts, columns] and NAME.counts [experts, 1], fp32. llama-quantize
+takes an expert that was never reached for one of all ones, without a word; it fails in mid-file over a tensor that is
+missing where the type demands one, or that has another number of experts. So both are looked at before the first byte.
+FILE.json beside it (`ImatrixRecord`) says of which model and text it was measured.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+from gguf.constants import GGMLQuantizationType
 
-from ggufs.gguf_files import field, read_gguf
-from ggufs.gguf_header import GgufHeader
-from quants.quant_plan import QuantPlan
-from files.safe_files import InputError
+from files.safe_files import InputError, Record
+from ggufs.gguf_header import TensorInfo, read_header
 
 NOT_MEASURED = {"token_embd.weight", "output.weight", "per_layer_token_embd.weight"}  # llama-imatrix leaves these out
+BUILD_AGAIN = "build it again with `make imatrix`"
+
+
+class ImatrixRecord(Record):
+    """What build_imatrix.py records beside an imatrix; context: tokens per chunk."""
+
+    what: ClassVar[str] = "the record of an imatrix"
+    model_sha256: str
+    calibration: str
+    calibration_sha256: str
+    context: int
+    llama_cpp: str
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -27,9 +42,19 @@ class Imatrix:
     columns: dict[str, int]
 
     def expert_counts(self) -> dict[int, np.ndarray]:
-        """Return the tokens that reached each expert, [experts] by layer."""
+        """Return the tokens that reached each expert, [experts] by layer. Those of `down`: gate and up see the same tokens."""
         return {int(name.split(".")[1]): row for name, row in sorted(self.counts.items())
                 if name.endswith(".ffn_down_exps.weight")}
+
+
+def values_of(path: Path, tensor: TensorInfo) -> np.ndarray:
+    """Return the values of an fp32 tensor, flat; raise InputError when they are of another type, negative or not finite."""
+    if tensor.kind != GGMLQuantizationType.F32:
+        raise InputError(path, f"{tensor.name} in F32", tensor.kind.name, BUILD_AGAIN)
+    values = np.memmap(path, "<f4", "r", tensor.offset, (tensor.size // 4,)) if tensor.size else np.empty(0, np.float32)
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise InputError(path, f"finite values, 0 or more, in {tensor.name}", "others", BUILD_AGAIN)
+    return values
 
 
 def read_imatrix(path: Path) -> Imatrix:
@@ -37,36 +62,30 @@ def read_imatrix(path: Path) -> Imatrix:
     if path.is_file():
         with open(path, "rb") as file:
             if file.read(4) != b"GGUF":
-                raise InputError(path, "an imatrix in GGUF form", "another file, perhaps of the old format",
-                                 "build it again with `make imatrix`")
-    reader = read_gguf(path)
-    if field(reader, "general.type") != "imatrix":
-        raise InputError(path, "an imatrix in GGUF form", f"general.type {field(reader, 'general.type')!r}")
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    counts = {name.removesuffix(".counts"): np.rint(np.asarray(tensor.data).reshape(-1)).astype(np.int64)
-              for name, tensor in tensors.items() if name.endswith(".counts")}
-    if not counts or any(f"{name}.in_sum2" not in tensors for name in counts):
+                raise InputError(path, "an imatrix in GGUF form", "another file, perhaps of the old format", BUILD_AGAIN)
+    header = read_header(path)
+    if header.value("general.type") != "imatrix":
+        raise InputError(path, "an imatrix in GGUF form", f"general.type {header.value('general.type')!r}")
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    names = [name.removesuffix(".counts") for name in tensors if name.endswith(".counts")]
+    if not names or any(f"{name}.in_sum2" not in tensors for name in names):
         raise InputError(path, "sums and token counts of each weight", f"{len(tensors)} arrays without a pair")
-    for name in counts:
-        for part in (f"{name}.in_sum2", f"{name}.counts"):
-            values = np.asarray(tensors[part].data)
-            if not np.isfinite(values).all() or (values < 0).any():
-                raise InputError(path, f"finite values, 0 or more, in {part}", "others", "build it again with `make imatrix`")
-    return Imatrix(path, counts, {name: int(tensors[f"{name}.in_sum2"].shape[0]) for name in counts})
+    counts = {}
+    for name in names:
+        values_of(path, tensors[f"{name}.in_sum2"])
+        counts[name] = np.rint(values_of(path, tensors[f"{name}.counts"])).astype(np.int64)
+    return Imatrix(path, counts, {name: tensors[f"{name}.in_sum2"].dims[0] for name in names})
 
 
-def check_covers(imatrix: Imatrix, header: GgufHeader, plan: QuantPlan) -> None:
-    """Raise InputError unless the imatrix has every weight that the plan quantises, in the model's shape."""
-    for tensor in header.tensors:
-        if plan.types[tensor.name] == tensor.kind or tensor.name in NOT_MEASURED:
-            continue
-        if tensor.name not in imatrix.counts:
-            raise InputError(imatrix.path, f"the imatrix of this model, with {tensor.name}", "no such tensor")
-        experts = tensor.dims[2] if len(tensor.dims) > 2 else 1
-        found = (imatrix.columns[tensor.name], imatrix.counts[tensor.name].size)
-        if found != (tensor.dims[0], experts):
-            raise InputError(imatrix.path, f"{tensor.dims[0]} columns and {experts} experts in {tensor.name}, as the model has",
-                             f"{found[0]} and {found[1]}", "is it the imatrix of another model?")
+def read_expert_counts(path: Path) -> dict[int, np.ndarray]:
+    """Return how many calibration tokens reached each expert, [experts] int64 by layer, to choose experts by.
+
+    Raises InputError when it is no imatrix, has no experts, or when layers differ in their number.
+    """
+    counts = read_imatrix(path).expert_counts()
+    if not counts or len({row.size for row in counts.values()}) > 1 or next(iter(counts.values())).size < 2:
+        raise InputError(path, "token counts of as many experts in every layer", f"those of {len(counts)} layers")
+    return counts
 
 
 def check_reached(imatrix: Imatrix, least: int) -> str:

@@ -14,8 +14,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from llama.llama_tools import die_with_parent, last_words
 from files.safe_files import InputError
+from llama.llama_tools import die_with_parent, last_words
 
 LOAD_TIMEOUT_SECONDS = 1800
 POLL_SECONDS = 0.05

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from files.safe_files import InputError, read_json
 
-SCRIPTS = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parents[1]
 TAIL_LINES = 200
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -58,6 +58,13 @@ class LlamaCpp:
         version = match[0] if match else "version: unknown"
         record = self.directory / "llama_cpp.json"
         return f"{version}, {read_json(record)['source']}" if record.exists() else version
+
+
+def tools_cache() -> Path:
+    """Return the cache that build_llama_cpp.sh builds into, too: $MOE_TOOLS_CACHE, or moe-tools in the user's cache."""
+    if os.environ.get("MOE_TOOLS_CACHE"):
+        return Path(os.environ["MOE_TOOLS_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe-tools"
 
 
 def find_llama_cpp(explicit: Path | None) -> LlamaCpp:

@@ -6,22 +6,18 @@ of counts and sums with a value per question, and gets the means of METRICS with
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-from losses.kld_statistics import TOLD_APART, digits, mean_and_error  # noqa: E402
-from files.safe_files import replace_when_done  # noqa: E402
+from files.display import BLUE, GREY, VERMILION, digits, with_error
+from files.pictures import WIDTH_INCHES, plt, save_picture
+from losses.kld_statistics import SIGNIFICANT_ERRORS, mean_and_error
 
 DEFAULT, CONTROL, RANDOM = "coverage", "worst first", "random:"
 # mean: (column of sums, column of counts)
 METRICS = {"kld": ("kld", "tokens"), "reply_kld": ("reply_kld", "reply_tokens"),
            "same_top": ("same_top", "tokens"), "reply_same_top": ("reply_same_top", "reply_tokens")}
 DIVERGENCES = {"kld": "all tokens", "reply_kld": "replies alone"}
-WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
-COLORS = {"named": "#3b6ea5", "default": "#1b3a5c", "random": "#b8b8b8", "control": "#d1495b"}
+COLORS = {"named": BLUE, "default": "black", "random": GREY, "control": VERMILION}
 
 Results = dict[int, dict[str, dict]]
 
@@ -53,39 +49,39 @@ def add_comparisons(results: Results) -> None:
                 entry[f"{metric}_above_best"], entry[f"{metric}_above_best_error"] = above
 
 
-def conclusion(entries: dict[str, dict], metric: str) -> dict:
+def conclusion_at(entries: dict[str, dict], metric: str) -> dict:
     """Return what came out at one keep count by one of DIVERGENCES; ranks begin at 1, with the smallest divergence."""
     order = sorted(entries, key=lambda label: entries[label][metric])
     criteria = [label for label in order if label in named(entries)]
     randoms = [label for label in order if label.startswith(RANDOM)]
     alike = [label for label in criteria[1:] if entries[label][f"{metric}_above_best"]
-             <= TOLD_APART * entries[label][f"{metric}_above_best_error"]]
-    return {"order": order, "best": criteria[0], "not_told_apart_from_best": alike, "criteria": len(criteria),
+             <= SIGNIFICANT_ERRORS * entries[label][f"{metric}_above_best_error"]]
+    return {"order": order, "best": criteria[0], "not_significantly_worse": alike, "criteria": len(criteria),
             "default_rank": criteria.index(DEFAULT) + 1, "random_choices": len(randoms),
             "random_worse_than_default": sum(entries[label][metric] > entries[DEFAULT][metric] for label in randoms),
             "random_better_than_best": sum(entries[label][metric] < entries[criteria[0]][metric] for label in randoms),
             "control_last": all(entries[label][metric] < entries[CONTROL][metric] for label in entries if label != CONTROL)}
 
 
-def conclusions(results: Results) -> dict:
-    """Return `conclusion` by keep count and divergence, and whether the control cost most at every keep count.
+def criteria_conclusions(results: Results) -> dict:
+    """Return `conclusion_at` by keep count and divergence, and whether the control cost most at every keep count.
 
     That is judged over all tokens: the replies are a small part of them, and a single chat can turn the order there.
     """
-    found = {str(keep): {metric: conclusion(entries, metric) for metric in DIVERGENCES} for keep, entries in results.items()}
+    found = {str(keep): {metric: conclusion_at(entries, metric) for metric in DIVERGENCES} for keep, entries in results.items()}
     return {"control_last": all(by_metric["kld"]["control_last"] for by_metric in found.values()), "keep": found}
 
 
 def sentence(keep: str, metric: str, found: dict, entries: dict[str, dict]) -> str:
     """Return what one conclusion says, in words."""
-    best, alike = found["best"], found["not_told_apart_from_best"]
+    best, alike = found["best"], found["not_significantly_worse"]
     value, error = digits(entries[best][metric], entries[best][f"{metric}_error"])
     text = f"**{keep} experts kept, {DIVERGENCES[metric]}:** {best} costs least of the {found['criteria']} criteria "
     text += f"({value} ± {error}); "
-    text += f"not told apart from it: {', '.join(alike)}. " if alike else "every other one is told apart from it. "
+    text += f"no significant difference from it: {', '.join(alike)}. " if alike else "every other one costs significantly more. "
     text += f"The default, {DEFAULT}, is number {found['default_rank']} of {found['criteria']}"
     if DEFAULT != best:
-        text += f" and {'not ' if DEFAULT in alike else ''}told apart from {best}"
+        text += f" and {'not ' if DEFAULT in alike else ''}significantly worse than {best}"
     text += f"; it costs less than {found['random_worse_than_default']} of {found['random_choices']} random choices. "
     if found["random_better_than_best"]:
         text += f"{found['random_better_than_best']} of the random choices cost less than {best}. "
@@ -94,7 +90,7 @@ def sentence(keep: str, metric: str, found: dict, entries: dict[str, dict]) -> s
     return f"{text}**The control, {CONTROL}, does NOT cost most: {found['order'][-1]} costs more.**"
 
 
-def markdown(content: dict, results: Results) -> str:
+def criteria_page(content: dict, results: Results) -> str:
     """Return the page: what was measured, a table per keep count, cheapest choice first, and what came out."""
     inputs = content["inputs"]
     entry = next(iter(next(iter(results.values())).values()))
@@ -111,10 +107,10 @@ def markdown(content: dict, results: Results) -> str:
                   "same top, replies |", "| --- | ---: | ---: | ---: | ---: |"]
         for label in sorted(entries, key=lambda label: entries[label]["kld"]):
             e = entries[label]
-            cells = [" ± ".join(digits(e[metric], e[f"{metric}_error"])) for metric in DIVERGENCES]
+            cells = [with_error(e[metric], e[f"{metric}_error"]) for metric in DIVERGENCES]
             cells += [f"{100 * e[metric]:.2f}% ± {100 * e[f'{metric}_error']:.2f}" for metric in ("same_top", "reply_same_top")]
             lines.append(f"| {label}{' (default)' if label == DEFAULT else ''} | {' | '.join(cells)} |")
-    lines += ["", "## What came out", "", f"Told apart: the difference in mean KLD exceeds {TOLD_APART} standard errors, paired by "
+    lines += ["", "## What came out", "", f"Significant: the difference in mean KLD exceeds {SIGNIFICANT_ERRORS} standard errors, paired by "
               "chat, one pair at a time. The errors cover other chats of the kind, not other questions to choose by, and not "
               "other models.", ""]
     lines += [f"- {sentence(keep, metric, found, results[int(keep)])}"
@@ -127,7 +123,7 @@ def color_of(label: str) -> str:
     return COLORS["default" if label == DEFAULT else "control" if label == CONTROL else "named"]
 
 
-def draw_panel(axes: plt.Axes, entries: dict[str, dict], metric: str) -> None:
+def draw_divergence(axes: plt.Axes, entries: dict[str, dict], metric: str) -> None:
     """Draw one keep count by one divergence: dots with one standard error, the random choices as a band."""
     order = [label for label in sorted(entries, key=lambda label: -entries[label]["kld"]) if not label.startswith(RANDOM)]
     randoms = [entry[metric] for label, entry in entries.items() if label.startswith(RANDOM)]
@@ -142,14 +138,14 @@ def draw_panel(axes: plt.Axes, entries: dict[str, dict], metric: str) -> None:
     axes.set_axisbelow(True)
 
 
-def draw(results: Results, path: Path) -> None:
+def draw_criteria(results: Results, path: Path) -> None:
     """Write the picture: a row of panels per keep count, a column per divergence; equal bytes for equal results."""
     rows = 0.6 + 0.23 * max(1 + len(named(entries)) for entries in results.values())
     figure, panels = plt.subplots(len(results), len(DIVERGENCES), figsize=(WIDTH_INCHES, rows * len(results) + 0.8),
                                   layout="constrained", sharex="col", sharey="row", squeeze=False)
     for line, (keep, entries) in zip(panels, results.items()):
         for axes, (metric, words) in zip(line, DIVERGENCES.items()):
-            draw_panel(axes, entries, metric)
+            draw_divergence(axes, entries, metric)
             axes.set_title(f"{keep} experts kept, {words}", fontsize=10)
     for axes, metric in zip(panels[-1], DIVERGENCES):
         least = min(entry[metric] - entry[f"{metric}_error"] for entries in results.values() for entry in entries.values())
@@ -157,6 +153,4 @@ def draw(results: Results, path: Path) -> None:
     figure.supxlabel("KL divergence from the full model, nats a token (dot: mean over the chats, bar: ± 1 standard error)",
                      fontsize=10)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False, fontsize=9)
-    with replace_when_done(path) as partial:
-        figure.savefig(partial, dpi=DOTS_PER_INCH, metadata={"Software": None})
-    plt.close(figure)
+    save_picture(figure, path)

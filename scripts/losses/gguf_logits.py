@@ -1,4 +1,4 @@
-"""Logits of a GGUF model at every position of given tokens, and the KL divergence between two models' logits.
+"""Logits of a GGUF model at every position of given tokens.
 
 llama-perplexity reads special tokens as plain text, so what it says of chats is about other tokens. Here the tokens are
 given. llama-cpp-python (https://github.com/abetlen/llama-cpp-python) declares llama.cpp's C interface; it brings no
@@ -13,17 +13,15 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from scipy.special import log_softmax
 
+from files.safe_files import InputError
 from ggufs.gguf_header import read_header, split_paths
 from llama.llama_tools import LlamaCpp, last_words
-from files.safe_files import InputError
 
 BINDINGS = "llama-cpp-python"
 OWN_TOOLS = "unset LLAMA_CPP to use the tools that `make setup` builds"
 LIBRARY_VARIABLE = "LLAMA_CPP_LIB_PATH"
 CHUNK_TOKENS = 512
-BLOCK_VALUES = 1 << 22  # fp64 values per temporary array: 32 MiB
 TYPE_F32, FLASH_ATTENTION_OFF = 0, 0  # ggml.h, llama.h
 # Defaults of llama.h that the bindings were written for. Structs are passed by value, so a library of another version
 # could read garbage: it shows in these fields, which lie along both structs.
@@ -154,29 +152,3 @@ class GgufLogits:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def log_probability_blocks(full: np.ndarray, other: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the log-probabilities of both, fp64, a block of positions at a time; full, other: logits [tokens, vocabulary]."""
-    rows = max(1, BLOCK_VALUES // full.shape[1])
-    for first in range(0, len(full), rows):
-        mine, theirs = (log_softmax(values[first : first + rows].astype(np.float64), axis=1) for values in (full, other))
-        yield mine, theirs
-
-
-def divergence_of_blocks(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Return the sum over the vocabulary of p_mine (log p_mine - log p_theirs), [tokens], of log-probabilities."""
-    return (np.exp(mine) * (mine - theirs)).sum(axis=1)
-
-
-def kl_divergence(full: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return KL(full || other) of each position in nats, fp64 [tokens]; full, other: logits [tokens, vocabulary].
-
-    Source: Kullback and Leibler 1951.
-    """
-    return np.concatenate([divergence_of_blocks(*block) for block in log_probability_blocks(full, other)])
-
-
-def token_log_probabilities(logits: np.ndarray, tokens: list[int]) -> np.ndarray:
-    """Return log p of the token that follows each position, fp64 [tokens]; logits: [tokens, vocabulary]."""
-    return log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(tokens)), tokens]

@@ -4,17 +4,45 @@ Tokens of one chat are not independent, so every error is a standard error over 
 llama-perplexity's --kl-divergence (llama.cpp tools/perplexity/README.md); its errors take tokens for independent.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+from scipy.special import log_softmax
 
-from losses.gguf_logits import divergence_of_blocks, log_probability_blocks
-
-TOLD_APART = 1.96  # standard errors: 95% of a normal distribution
+SIGNIFICANT_ERRORS = 1.96  # standard errors: 95% of a normal distribution
 PERCENT = 100
+BLOCK_VALUES = 1 << 22  # fp64 values per temporary array: 32 MiB
 MEASURES = ("kld", "same_top", "delta_p")
 QUANTILES = {"median": 0.5, "99": 0.99, "99.9": 0.999}
 
 
-def differences(full: np.ndarray, other: np.ndarray, following: list[int]) -> dict[str, np.ndarray]:
+def log_probability_blocks(full: np.ndarray, other: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the log-probabilities of both, fp64, a block of positions at a time; full, other: logits [tokens, vocabulary]."""
+    rows = max(1, BLOCK_VALUES // full.shape[1])
+    for first in range(0, len(full), rows):
+        mine, theirs = (log_softmax(values[first : first + rows].astype(np.float64), axis=1) for values in (full, other))
+        yield mine, theirs
+
+
+def divergence_of_blocks(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Return the sum over the vocabulary of p_mine (log p_mine - log p_theirs), [tokens], of log-probabilities."""
+    return (np.exp(mine) * (mine - theirs)).sum(axis=1)
+
+
+def kl_divergence(full: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return KL(full || other) of each position in nats, fp64 [tokens]; full, other: logits [tokens, vocabulary].
+
+    Source: Kullback and Leibler 1951.
+    """
+    return np.concatenate([divergence_of_blocks(*block) for block in log_probability_blocks(full, other)])
+
+
+def token_log_probabilities(logits: np.ndarray, tokens: list[int]) -> np.ndarray:
+    """Return log p of the token that follows each position, fp64 [tokens]; logits: [tokens, vocabulary]."""
+    return log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(tokens)), tokens]
+
+
+def logit_differences(full: np.ndarray, other: np.ndarray, following: list[int]) -> dict[str, np.ndarray]:
     """Return the MEASURES of each position; full, other: logits [tokens, vocabulary], following: the next tokens.
 
     kld: KL(full || other) in nats; same_top: 1 where both have the same most likely token; delta_p: the probability of
@@ -63,14 +91,6 @@ def rms_and_error(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]
     mean, error = mean_and_error(per_chat(values**2, counts), counts)
     root = np.sqrt(mean)
     return float(root), float(error / (2 * root)) if root else 0.0
-
-
-def digits(value: float, error: float) -> tuple[str, str]:
-    """Return a value and its error with as many decimals as two digits of the error need, at most 8."""
-    if error <= 0:
-        return f"{value:.3g}", "0"
-    decimals = min(8, max(2, 1 - int(np.floor(np.log10(error)))))
-    return f"{value:.{decimals}f}", f"{error:.{decimals}f}"
 
 
 def summary(values: dict[str, np.ndarray], counts: np.ndarray) -> dict[str, list[float]]:

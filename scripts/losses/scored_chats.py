@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from losses.kld_statistics import MEASURES, differences
+from chats.questions import MAX_TOKENS, Sequence
 from files.option_types import positive
-from chats.questions import Sequence
+from losses.kld_statistics import MEASURES, logit_differences
 from losses.stored_logits import StoredLogits
 
-MAX_TOKENS = 4096
 Arrays = dict[str, np.ndarray]
 
 
@@ -46,13 +45,13 @@ def against(references: dict[str, StoredLogits], chunks_of: Callable[[int], Iter
             following = ids[first + 1 : first + 1 + len(piece)]
             for name, reference in zip(references, theirs):
                 if following:
-                    for measure, values in differences(reference[: len(following)], piece[: len(following)], following).items():
+                    for measure, values in logit_differences(reference[: len(following)], piece[: len(following)], following).items():
                         parts[f"{name}_{measure}"].append(values)
             first += len(piece)
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a script that runs models over chats."""
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory (tokenizer, chat template)")
     parser.add_argument("--questions", type=Path, required=True, help="questions to measure on")

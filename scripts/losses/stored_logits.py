@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ggufs.gguf_header import read_header, split_paths
-from losses.gguf_logits import CHUNK_TOKENS, GgufLogits
-from llama.llama_tools import LlamaCpp
 from files.safe_files import InputError, replace_when_done, require_disk_space
+from ggufs.gguf_header import read_header, split_paths
+from llama.llama_tools import LlamaCpp
+from losses.gguf_logits import CHUNK_TOKENS, GgufLogits
 
 FP32_BYTES = 4
 
@@ -43,7 +43,7 @@ class StoredLogits:
                  name: str, recompute: bool = False) -> None:
         """Make the files NAME-*.npy that are missing in `folder`; raise InputError when the disk has no room for them."""
         self.path, self.texts, self.folder, self.name, self.model = path, texts, folder, name, None
-        self.vocabulary, missing = vocabulary_of(path), missing_texts(folder, name, texts)
+        self.vocabulary, missing = read_header(split_paths(path)[0]).vocabulary, missing_texts(folder, name, texts)
         if recompute or missing:
             self.model = open_model(path, tools, texts, args)
         if recompute:
@@ -83,14 +83,6 @@ class StoredLogits:
             yield logits[first : first + CHUNK_TOKENS]
 
 
-def vocabulary_of(path: Path) -> int:
-    """Return the vocabulary entries of a GGUF model; raise InputError when it has no embedding."""
-    vocabulary = next((tensor.dims[1] for tensor in read_header(split_paths(path)[0]).tensors if tensor.name == "token_embd.weight"), None)
-    if vocabulary is None:
-        raise InputError(path, "a model with token_embd.weight", "none")
-    return vocabulary
-
-
 def stored_bytes(path: Path, texts: list[list[int]]) -> int:
     """Return the bytes that a model's logits of these texts take: 4 a token and vocabulary entry."""
-    return sum(map(len, texts)) * vocabulary_of(path) * FP32_BYTES
+    return sum(map(len, texts)) * read_header(split_paths(path)[0]).vocabulary * FP32_BYTES

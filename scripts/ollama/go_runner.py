@@ -16,8 +16,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama.llama_tools import die_with_parent
 from files.safe_files import InputError, flush_to_disk, remove
+from llama.llama_tools import die_with_parent, tools_cache
 
 SOURCES = [Path(__file__).resolve().parent / "go_template" / name for name in ("main.go", "tags.go")]
 
@@ -29,13 +29,6 @@ class Rendered:
     texts: list[str]
     thinking_tags: tuple[str, str]
     tool_tag: str
-
-
-def cache_directory() -> Path:
-    """Return the cache that scripts/build_llama_cpp.sh uses, too."""
-    if os.environ.get("MOE_TOOLS_CACHE"):
-        return Path(os.environ["MOE_TOOLS_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe-tools"
 
 
 def go_tool() -> Path:
@@ -69,7 +62,7 @@ def runner() -> Path:
     go = go_tool()
     version = subprocess.run([go, "version"], capture_output=True, text=True, env={**os.environ, "GOTOOLCHAIN": "local"})
     key = hashlib.sha256(version.stdout.encode() + b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:12]
-    target = cache_directory() / f"go_template-{key}"
+    target = tools_cache() / f"go_template-{key}"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(f"{target}.lock", "w") as lock:

@@ -7,8 +7,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufs.gguf_files import field, read_gguf
 from files.safe_files import InputError, read_json
+from ggufs.gguf_header import read_header
 
 # Names and types of Ollama's options: the structs Options and Runner in api/types.go of https://github.com/ollama/ollama
 # (described in its docs/modelfile.md). Ollama only warns of a name it does not know; here it is refused.
@@ -53,11 +53,11 @@ def ollama_params(path: Path, gguf: Path) -> dict:
     """
     params = read_json(path)
     check_options(path, params)
-    reader = read_gguf(gguf)
-    key = f"{field(reader, 'general.architecture')}.context_length"
-    if not (context := field(reader, key)):
+    header = read_header(gguf)
+    key = f"{header.architecture}.context_length"
+    if not (context := header.value(key)):
         raise InputError(gguf, f"a GGUF file with {key}", "none")
-    tokens = set(field(reader, "tokenizer.ggml.tokens") or [])
+    tokens = set(header.array("tokenizer.ggml.tokens") or [])
     for stop in params["stop"]:
         if stop not in tokens:
             raise InputError(path, f"stops that are tokens of {gguf.name}", stop)

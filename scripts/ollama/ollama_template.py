@@ -11,9 +11,9 @@ from pathlib import Path
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from chats.chat_tokenizer import load_tokenizer
-from ggufs.gguf_files import field, read_gguf
-from ollama.go_runner import Rendered, render_go
 from files.safe_files import InputError
+from ggufs.gguf_header import read_header
+from ollama.go_runner import Rendered, render_go
 from ollama.template_cases import CASES, KNOWN_DIFFERENCES, Case
 
 TAGS = {"thinking": ("<|channel>thought", "<channel|>"), "tool call": "<|tool_call>call:"}
@@ -28,13 +28,16 @@ def chat_template_of(model: Path) -> tuple[str, str]:
     if model.is_dir():
         tokenizer = load_tokenizer(model)
         return tokenizer.chat_template, tokenizer.bos_token or ""
-    reader = read_gguf(model)
-    template = field(reader, "tokenizer.chat_template")
+    header = read_header(model)
+    template = header.value("tokenizer.chat_template")
     if not template:
         raise InputError(model, "a GGUF file with a chat template (tokenizer.chat_template)", "none")
-    if not field(reader, "tokenizer.ggml.add_bos_token"):
+    if not header.value("tokenizer.ggml.add_bos_token"):
         raise InputError(model, "tokenizer.ggml.add_bos_token true (the Ollama template leaves <bos> to it)", "another value")
-    return str(template), str(field(reader, "tokenizer.ggml.tokens")[int(field(reader, "tokenizer.ggml.bos_token_id"))])
+    tokens, first = header.array("tokenizer.ggml.tokens") or [], header.value("tokenizer.ggml.bos_token_id")
+    if not isinstance(first, int) or not first < len(tokens):
+        raise InputError(model, "tokenizer.ggml.bos_token_id among its tokens", repr(first))
+    return str(template), tokens[first]
 
 
 def render_jinja(template: str, bos: str, case: Case) -> str:
@@ -50,7 +53,7 @@ def render_jinja(template: str, bos: str, case: Case) -> str:
     return texts[0]
 
 
-def first_difference(name: str, expected: str, found: str) -> str:
+def where_texts_part(name: str, expected: str, found: str) -> str:
     """Return one line on where two texts part."""
     at = next((i for i, (a, b) in enumerate(zip(expected, found)) if a != b), min(len(expected), len(found)))
     shown = [repr(text[at:at + SHOWN_CHARACTERS]) for text in (expected, found)]
@@ -76,12 +79,12 @@ def template_differences(template: Path, model: Path) -> list[str]:
     differences = tag_differences(rendered)
     for case, text in zip(CASES, rendered.texts):
         if (expected := render_jinja(jinja, bos, case)) != bos + text:
-            differences.append(first_difference(case.name, expected, bos + text))
+            differences.append(where_texts_part(case.name, expected, bos + text))
     for difference, text in zip(KNOWN_DIFFERENCES, rendered.texts[len(CASES):]):
         expected = render_jinja(jinja, bos, difference.case)
         if expected.count(difference.jinja) != 1:
             differences.append(f"{difference.name}: expected the chat template to write {difference.jinja!r} once, "
                                f"found it {expected.count(difference.jinja)} times")
         elif (changed := expected.replace(difference.jinja, difference.go)) != bos + text:
-            differences.append(first_difference(f"{difference.name} (known difference)", changed, bos + text))
+            differences.append(where_texts_part(f"{difference.name} (known difference)", changed, bos + text))
     return differences

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from bokeh.embed import json_item
-from bokeh.models import (BasicTicker, ColumnDataSource, CustomJS, FixedTicker, HoverTool, LinearColorMapper, LogColorMapper,
-                          LogTicker, PrintfTickFormatter, Range1d)
+from bokeh.models import (BasicTicker, ColumnDataSource, CustomJS, FixedTicker, HoverTool, LinearColorMapper,
+                          LogColorMapper, LogTicker, PrintfTickFormatter, Range1d)
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
@@ -21,7 +21,7 @@ CELL_PIXELS, FEW_ROWS, FEW_CELL_PIXELS, MARGIN_PIXELS = 15, 8, 32, 58
 ROW_TICKS, COLUMN_TICKS, STOPS = 16, 8, 8
 MARK_PIXELS, WIDE_MARK_PIXELS, WIDE_COLUMNS = 6, 8, 64
 NOTHING = "#9a9a9a"  # a value of zero on a log scale
-KINDS = {"standard": "circle", "ContribDynamic": "diamond", "size wish": "triangle"}
+KIND_MARKERS = {"standard": "circle", "ContribDynamic": "diamond", "target size": "triangle"}
 CHART_PIXELS = 460
 
 
@@ -160,7 +160,7 @@ def loss_figure(files: list[dict], line: list[str], loss: str) -> figure:
     by_label = {entry["label"]: place for place, entry in enumerate(files)}
     on_line = [by_label[label] for label in line]
     plot.line(sizes[on_line].tolist(), values[on_line].tolist(), name="line")
-    renderers = [add_kind(plot, kind, marker, own, files, sizes, values, errors) for kind, marker in KINDS.items()
+    renderers = [add_kind(plot, kind, marker, own, files, sizes, values, errors) for kind, marker in KIND_MARKERS.items()
                  if (own := [place for place, entry in enumerate(files) if entry["kind"] == kind])]
     add_hover(plot, renderers)
     add_labels(plot, files, sizes, values, errors)

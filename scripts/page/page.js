@@ -2,8 +2,8 @@
 // Embeds the charts and gives them what the page adds: colours of the theme, the measure of a grid, a cell cursor for the
 // keyboard, figures under the pointer, and names beside the points where there is room.
 
-const COLORS = {"kind-standard": "--standard", "kind-ContribDynamic": "--contrib", "kind-size-wish": "--wish", "error-standard": "--standard",
-  "error-ContribDynamic": "--contrib", "error-size-wish": "--wish", "line": "--standard", "pruning": "--ink", "label-text": "--ink",
+const COLORS = {"kind-standard": "--standard", "kind-ContribDynamic": "--contrib", "kind-target-size": "--target", "error-standard": "--standard",
+  "error-ContribDynamic": "--contrib", "error-target-size": "--target", "line": "--standard", "pruning": "--ink", "label-text": "--ink",
   "label-leaders": "--muted"};
 const TIP_GAP = 14, LABEL_HEIGHT = 13, POINT_RADIUS = 7, ANGLES = 16, DISTANCES = [6, 14, 24, 36, 50, 66, 84, 104];
 const NARROW = 420, NARROW_DISTANCE = 36;

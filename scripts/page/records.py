@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from choice.criteria import protected
-from choice.drop_map import read_drop_map
-from choice.expert_stats import read_stats
-from ggufs.imatrix import Imatrix, read_imatrix
-from checkpoints.moe_families import Shape
-from files.safe_files import InputError, read_json, sha256_file
+from choice.drop_map import Shape, read_drop_map, read_metadata
+from choice.expert_stats import protected, read_stats
+from files.safe_files import InputError, read_json, read_record, sha256_file
+from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
+from losses.quality_record import Quality
+from quants.quant_record import ConversionRecord, QuantRecord
+from scoring.score_records import Scores, read_summary
 
 SHOWN_TOP = 16  # the model card's: coverage is shown by it where the drop map protects none
 DIGITS = 12  # of a digest, in messages
@@ -55,22 +56,6 @@ class Records:
     summaries: list[dict] = field(default_factory=list)
 
 
-def read_object(path: Path | None, *keys: str, **entries: str) -> dict:
-    """Return a record, {} without a path; raise InputError when one of its keys is not there.
-
-    entries: keys, parted by blanks, that every object of the list of that name has.
-    """
-    content = read_json(path) if path else {}
-    for key in (*keys, *entries) if path else ():
-        if key not in content:
-            raise InputError(path, f"{key} in the record", "none")
-    for name, wanted in entries.items() if path else ():
-        found = content[name]
-        if not isinstance(found, list) or not all(isinstance(entry, dict) and set(wanted.split()) <= set(entry) for entry in found):
-            raise InputError(path, f"a list of {name} with {wanted.replace(' ', ', ')}", "another shape")
-    return content
-
-
 def check_same(path: Path, what: str, expected: str | None, found: str | None, advice: str) -> None:
     """Raise InputError when a record names another digest than the file it was made from has; None: not known."""
     if expected is not None and found is not None and expected != found:
@@ -83,7 +68,7 @@ def read_experts(stats: Path, drop_map: Path) -> tuple[Experts, dict, str]:
     Raises InputError when the map was not chosen from these statistics.
     """
     arrays, metadata = read_stats(stats)
-    content, sha256 = read_object(drop_map, "layers", "protect_top", "criterion", "experts", "keep_count"), sha256_file(stats)
+    content, sha256 = read_json(drop_map), sha256_file(stats)
     if content.get("stats_sha256") != sha256:
         raise InputError(drop_map, f"a map chosen from {stats}", "one of other statistics", "run make analyze")
     ids, chose = [question["id"] for question in metadata["questions"]], set(content["question_ids"])
@@ -100,7 +85,7 @@ def read_experts(stats: Path, drop_map: Path) -> tuple[Experts, dict, str]:
 
 def read_imatrix_of(path: Path, experts: Experts | None) -> tuple[Imatrix, dict]:
     """Return an imatrix and its record; raise InputError when its experts are not those that the drop map keeps."""
-    imatrix, record = read_imatrix(path), read_object(Path(f"{path}.json"), "sha256", "model_sha256", "calibration_sha256")
+    imatrix, record = read_imatrix(path), read_record(Path(f"{path}.json"), ImatrixRecord)
     check_same(Path(f"{path}.json"), "the imatrix", sha256_file(path), record["sha256"], "run make imatrix")
     if not (counts := imatrix.expert_counts()):
         raise InputError(path, "an imatrix of a mixture-of-experts model", "none of its weights has experts")
@@ -152,17 +137,12 @@ def read_records(name: str, paths: dict[str, Path], quants: list[Path], summarie
     """
     experts, drop_map, stats_sha256 = read_experts(paths["stats"], paths["drop_map"]) if "drop_map" in paths else (None, {}, None)
     imatrix, imatrix_record = read_imatrix_of(paths["imatrix"], experts) if "imatrix" in paths else (None, {})
-    quality = read_object(paths.get("quality"), "conclusions", "inputs", "chats", "score", "tokens",
-                          files="label kind bytes bits_per_weight sha256 losses")
+    quality = read_record(paths["quality"], Quality) if "quality" in paths else {}
     records = Records(
         name, experts, stats_sha256, drop_map, sha256_file(paths["drop_map"]) if drop_map else None,
-        read_object(paths.get("metadata"), "shards", "drop_map_sha256"), read_object(paths.get("f16"), "sha256", "bytes"),
-        imatrix, imatrix_record,
-        {path.name.removesuffix(".json"): read_object(path, "type", "sha256", "bytes", "source_sha256", "imatrix_sha256")
-         for path in quants}, quality, sha256_file(paths["quality"]) if quality else None,
-        read_object(paths.get("scores"), rows="name gguf experts questions raw_correct patched_correct interval score invalid",
-                    pairs="reference model lost won"),
-        [read_object(path, "name", "gguf", "gguf_sha256", "protocol_sha256", "questions", "raw_correct", "patched_correct",
-                     answers="record_id target class letter correct") for path in summaries])
+        read_metadata(paths["metadata"]) if "metadata" in paths else {}, read_record(paths["f16"], ConversionRecord) if "f16" in paths else {},
+        imatrix, imatrix_record, {path.name.removesuffix(".json"): read_record(path, QuantRecord) for path in quants}, quality,
+        sha256_file(paths["quality"]) if quality else None, read_record(paths["scores"], Scores) if "scores" in paths else {},
+        [read_summary(path) for path in summaries])
     check_together(paths, records)
     return records

@@ -4,17 +4,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from losses.kld_statistics import digits
+from files.display import DROPPED, GREEN, GREY, KEPT, SKY, VERMILION, with_error
+from files.safe_files import InputError, gib
+from losses.quality_record import LOSSES
 from page.charts import Grid, Measure, grid_figure, loss_figure, score_figure, to_json
 from page.records import Experts, Records
-from files.safe_files import GIB, InputError
-from scoring.score_tables import invalid, sample_labels, score, verdict
+from scoring.score_records import final_letter, finally_correct
+from scoring.score_tables import SCORE_HEADS, sample_labels, score_cells, verdict
 
-KEPT, DROPPED = "#0072b2", "#e69f00"  # Okabe and Ito, told apart by the colour-blind
-OUTCOMES = {"both right": "#56b4e9", "lost": "#d55e00", "won": "#009e73", "both wrong": "#8a8a8a"}
+OUTCOMES = {"both right": SKY, "lost": VERMILION, "won": GREEN, "both wrong": GREY}
 OUTCOME_MARKS = {"lost": "dash", "won": "cross"}
 QUESTION_COLUMNS, OPEN_ROWS = 33, 12
-LOSSES = ("total", "quantisation")
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,12 @@ class Step:
     command: str | None = None
 
 
-def gib(size: int) -> str:
-    """Return bytes in GiB, four digits."""
-    return f"{size / GIB:#.4g} GiB"
-
-
 def number(value: float) -> str:
     """Return six digits of a number, without an exponent where it is large."""
     return f"{value:.6g}" if value < 1e6 else f"{value:.0f}"
 
 
-def step(name: str, found: bool, command: str, made: str, digests: list[tuple[str, str | None]]) -> Step:
+def step_of(name: str, found: bool, command: str, made: str, digests: list[tuple[str, str | None]]) -> Step:
     """Return a step of the pipeline, or the command that makes it; digests that no record holds are left out."""
     return Step(name, made, [(what, sha256) for what, sha256 in digests if sha256]) if found else Step(name, command=command)
 
@@ -84,20 +79,20 @@ def pipeline(records: Records) -> list[Step]:
     kept = f"{chosen.get('keep_count')} of {chosen.get('experts')} experts a layer, by {chosen.get('criterion')}"
     scored = f"{runs[0]['questions']} questions, {len(runs)} models" if runs else ""
     return [
-        step("Analyse", bool(chosen), "make analyze", sets, [
+        step_of("Analyse", bool(chosen), "make analyze", sets, [
             ("full checkpoint", chosen.get("weights_sha256")), ("questions", chosen.get("questions_sha256")),
             ("expert_stats.safetensors", records.stats_sha256)]),
-        step("Choose", bool(chosen), "make analyze", kept, [("drop_map.json", records.drop_map_sha256)]),
-        step("Drop", bool(metadata), "make drop", f"shards: {len(metadata.get('shards', {}))}", list(metadata.get("shards", {}).items())),
-        step("Convert", bool(f16), "make quants", f"F16 GGUF, {gib(f16.get('bytes', 0))}", [("F16.gguf", f16.get("sha256"))]),
-        step("Imatrix", bool(records.imatrix_record), "make imatrix", "tokens and squares of each expert", [
+        step_of("Choose", bool(chosen), "make analyze", kept, [("drop_map.json", records.drop_map_sha256)]),
+        step_of("Drop", bool(metadata), "make drop", f"shards: {len(metadata.get('shards', {}))}", list(metadata.get("shards", {}).items())),
+        step_of("Convert", bool(f16), "make quants", f"F16 GGUF, {gib(f16.get('bytes', 0))} GiB", [("F16.gguf", f16.get("sha256"))]),
+        step_of("Imatrix", bool(records.imatrix_record), "make imatrix", "tokens and squares of each expert", [
             ("calibration text", records.imatrix_record.get("calibration_sha256")),
             ("imatrix.gguf", records.imatrix_record.get("sha256"))]),
-        step("Quantise", bool(records.quants), "make quants", f"{len(records.quants)} quants",
+        step_of("Quantise", bool(records.quants), "make quants", f"{len(records.quants)} quants",
              [(quant["type"], quant["sha256"]) for quant in records.quants.values()]),
-        step("Measure quality", bool(records.quality), "make quality", f"{len(records.quality.get('files', []))} files, "
+        step_of("Measure quality", bool(records.quality), "make quality", f"{len(records.quality.get('files', []))} files, "
              f"{records.quality.get('chats')} chats", [("quality.json", records.quality_sha256)]),
-        step("Evaluate", bool(runs), "make eval", scored, [("protocol", runs[0]["protocol_sha256"] if runs else None)]
+        step_of("Evaluate", bool(runs), "make eval", scored, [("protocol", runs[0]["protocol_sha256"] if runs else None)]
              + [(run["name"], run["gguf_sha256"]) for run in runs])]
 
 
@@ -109,7 +104,7 @@ def expert_texts(experts: Experts) -> list[str]:
             f"{'dropped' if experts.dropped[row, column] else 'kept'}" for row in range(rows) for column in range(columns)]
 
 
-def experts_section(records: Records) -> Section:
+def experts_part(records: Records) -> Section:
     """Return the heat-map of layers x experts and a table by layer."""
     title, experts = "What each expert contributes", records.experts
     if experts is None:
@@ -133,38 +128,38 @@ def experts_section(records: Records) -> Section:
 
 def loss_cell(entry: dict, loss: str) -> str:
     """Return a file's mean KLD and its error."""
-    return " ± ".join(digits(*entry["losses"][loss]["kld"]))
+    return with_error(*entry["losses"][loss]["kld"])
 
 
 def loss_legend(files: list[dict], loss: str) -> list[tuple[str, str, str]]:
     """Return what the marks of a chart of losses mean."""
     kinds = {entry["kind"] for entry in files}
-    marks = [("●", "standard", "standard"), ("◆", "contrib", "ContribDynamic"), ("▲", "wish", "size wish")]
-    return [mark for mark in marks if mark[2] in kinds] + [("─", "standard", "line of the standard files")] + (
+    marks = [("●", "standard", "standard"), ("◆", "contrib", "ContribDynamic"), ("▲", "target", "target size")]
+    return [mark for mark in marks if mark[2] in kinds] + [("─", "standard", "line of the standard quants")] + (
         [("┄", "ink", "pruning alone")] if loss == "total" else [])
 
 
-def digest_table(steps: list[Step]) -> Table:
+def all_digests(steps: list[Step]) -> Table:
     """Return every digest of the pipeline in full."""
     rows = [[each.name, what, sha256] for each in steps for what, sha256 in each.digests]
     return Table("All digests (sha256)", ["step", "of", "sha256"], rows, words=(0, 1, 2), folded=True)
 
 
-def quality_section(records: Records) -> Section:
+def quality_part(records: Records) -> Section:
     """Return size against the total and the quantisation loss, and a table of all files."""
     title, quality = "Size against quality", records.quality
     if not quality:
         return Section("quality", title, command="make quality", waits_for="quality.json")
     charts = []
     for loss in LOSSES:
-        files = [entry | {"sentence": f"{entry['label']} ({entry['kind']}), {gib(entry['bytes'])}: {loss} loss {loss_cell(entry, loss)} "
+        files = [entry | {"sentence": f"{entry['label']} ({entry['kind']}), {gib(entry['bytes'])} GiB: {loss} loss {loss_cell(entry, loss)} "
                           "nats a token"} for entry in quality["files"] if entry["losses"][loss]["kld"][0] > 0]
         if files:
             charts.append(Chart(to_json(loss_figure(files, quality["conclusions"][loss]["line"], loss)), f"{loss.capitalize()} loss",
                                 "Whiskers: ± one standard error over chats. A name without room is in the table.",
                                 legend=loss_legend(files, loss)))
     found = quality["conclusions"]["total"]
-    rows = [[entry["label"], entry["kind"], f"{entry['bytes'] / GIB:#.4g}", f"{entry['bits_per_weight']:.2f}",
+    rows = [[entry["label"], entry["kind"], gib(entry['bytes']), f"{entry['bits_per_weight']:.2f}",
              loss_cell(entry, "quantisation"), loss_cell(entry, "total"), found["verdicts"].get(entry["label"], {}).get("verdict", ""),
              found["dominated"].get(entry["label"], {}).get("by", "")] for entry in quality["files"]]
     heads = ["file", "kind", "GiB", "bits per weight", "quantisation loss", "total loss", "against the line, by total", "dominated by"]
@@ -175,27 +170,24 @@ def quality_section(records: Records) -> Section:
         charts, [Table("Size and loss of every file", heads, rows, words=(0, 1, 6, 7))])
 
 
-def scores_section(records: Records) -> Section:
+def scores_part(records: Records) -> Section:
     """Return the table of scores with intervals and invalid answers, and the verdict on each pair."""
     title, scores = "Scores", records.scores
     if not scores:
         return Section("scores", title, command="make eval", waits_for="scores.json")
     rows = []
     for row in scores["rows"]:
-        low, high = row["interval"]
-        change = "reference" if row is scores["rows"][0] else f"{row['points_vs_reference']:+.2f} points"
-        rows.append([row["name"], row["gguf"], str(row["experts"]), *(score(row, kind) for kind in ("raw", "strict", "patched")),
-                     f"{low:.1%} to {high:.1%}", invalid(row), change])
-    heads = ["model", "file", "experts", "raw score", "strict A-D", "patched score", "95% interval", "invalid (right by chance)", "change"]
+        rows.append([row["name"], row["gguf"], str(row["experts"]), *score_cells(row, scores["rows"][0])])
+    heads = ["model", "file", "experts", *(head[0].lower() + head[1:] for head in SCORE_HEADS)]
     labels = [label.replace("**", "") for label in sample_labels(scores["rows"])]
     return Section("scores", title, [verdict(pair) for pair in scores["pairs"]] + labels,
                    [Chart(to_json(score_figure(scores["rows"])), "Scores with 95% intervals (Wilson)")],
                    [Table("Scores of one protocol", heads, rows, words=(0, 1))])
 
 
-def final(answer: dict) -> tuple[str, bool]:
-    """Return the letter of an answer ("none" without one) and whether it is right, after the patch step if there was one."""
-    return answer.get("patched_letter", answer["letter"]) or "none", bool(answer.get("patched_correct", answer["correct"]))
+def shown_letter(answer: dict) -> str:
+    """Return the final letter of an answer, "none" without one."""
+    return final_letter(answer) or "none"
 
 
 def outcome(before: bool, after: bool) -> str:
@@ -210,14 +202,14 @@ def outcomes(first: dict, second: dict) -> list[tuple[str, str, str]]:
         raise InputError(second["name"], f"the {len(mine)} questions of {first['name']}", f"{len(set(mine) ^ set(theirs))} others")
     found = []
     for record_id in sorted(mine):
-        (letter, right), (other, other_right) = final(mine[record_id]), final(theirs[record_id])
-        kind = outcome(right, other_right)
-        found.append((record_id, kind, f"Question {record_id}: {kind}; right answer {mine[record_id]['target']}; {first['name']} {letter}; "
-                      f"{second['name']} {other}"))
+        before, after = mine[record_id], theirs[record_id]
+        kind = outcome(finally_correct(before), finally_correct(after))
+        found.append((record_id, kind, f"Question {record_id}: {kind}; right answer {before['target']}; {first['name']} {shown_letter(before)}; "
+                      f"{second['name']} {shown_letter(after)}"))
     return found
 
 
-def questions_section(records: Records) -> Section:
+def questions_part(records: Records) -> Section:
     """Return which questions the second model lost and won against the first."""
     title, runs = "Question by question", records.summaries
     if not runs:
@@ -234,7 +226,7 @@ def questions_section(records: Records) -> Section:
     counts = {name: sum(kind == name for _, kind, _ in found) for name in names}
     answers = [{answer["record_id"]: answer for answer in run["answers"]} for run in runs]
     changed = [[record_id, kind, answers[0][record_id]["target"],
-                *(f"{final(each[record_id])[0]} ({each[record_id]['class']})" for each in answers)]
+                *(f"{shown_letter(each[record_id])} ({each[record_id]['class']})" for each in answers)]
                for record_id, kind, _ in found if kind in OUTCOME_MARKS]
     return Section("questions", title, [
         f"{second['name']} against {first['name']}, questions by Record ID: "
@@ -244,7 +236,7 @@ def questions_section(records: Records) -> Section:
                words=(0, 1, 2, 3, 4), folded=len(changed) > OPEN_ROWS)])
 
 
-def imatrix_section(records: Records) -> Section:
+def imatrix_part(records: Records) -> Section:
     """Return how many calibration tokens reached each expert of the pruned model."""
     title = "What calibration reached"
     if records.imatrix is None:
@@ -271,5 +263,5 @@ def imatrix_section(records: Records) -> Section:
 
 def sections(records: Records) -> list[Section]:
     """Return the sections below the pipeline, in the order of the page."""
-    parts = (experts_section, quality_section, scores_section, questions_section, imatrix_section)
+    parts = (experts_part, quality_part, scores_part, questions_part, imatrix_part)
     return [part(records) for part in parts]

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from choice.expert_stats import read_stats
-from quants.recipes import Recipe
 from files.safe_files import InputError
+from quants.recipes import Recipe
 
 Tiers = tuple[tuple[int, ...], ...]
 DEFAULT_CUTS = (1 / 30, 11 / 30)  # the card's: one layer of 30 is high, the next ten are middle
@@ -89,7 +89,7 @@ def with_tiers(recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str
     return replace(recipe, overrides=recipe.overrides + overrides)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_tier_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose tiers."""
     group = parser.add_argument_group("ContribDynamic (CD-*)")
     group.add_argument("--stats", type=Path, help="statistics file that ranks the layers")
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cd-scope", choices=SCOPES, default="all", help="tensors that the tiers type (default all)")
 
 
-def resolve(recipe: Recipe, args: argparse.Namespace, layers: tuple[int, ...], assume_order: bool = False) -> Recipe:
+def resolve_tiers(recipe: Recipe, args: argparse.Namespace, layers: tuple[int, ...], assume_order: bool = False) -> Recipe:
     """Return the recipe with its tiers, if it has any, turned into overrides.
 
     Without statistics and tiers: raises InputError, or, to plan sizes, takes the layers in their order.

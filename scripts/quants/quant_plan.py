@@ -13,19 +13,18 @@ from pathlib import Path
 
 from gguf import GGMLQuantizationType
 
-from ggufs.gguf_drop import EXPERT_TENSOR
-from ggufs.gguf_header import GgufHeader, empty_header, file_bytes, key_value, read_header
+from files.safe_files import InputError
+from ggufs.gguf_header import (BLOCK_TENSOR, EXPERT_TENSOR, GgufHeader, array_values, empty_header, file_bytes,
+                               key_value, read_header, write_header_only)
+from ggufs.imatrix import NOT_MEASURED, Imatrix
 from llama.llama_tools import die_with_parent, last_words
 from quants.recipes import Recipe
-from files.safe_files import InputError
-from quants.sparse_gguf import write_sparse
 
 FLOAT_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
 TENSOR_LINE = re.compile(r"^\[ *\d+/ *\d+\] (\S+) .*? type = +(\w+), size = [^(\n]*(?:\((\w+)\))?", re.MULTILINE)
 FALLBACK_LINE = re.compile(r"^warning: (\S+) +- ncols.*?\(required for type +(\w+)\)", re.MULTILINE)
 OFFENDER = re.compile(r"offending tensor: (\S+)\s+- target type: (\w+)")
 KEPT_BYTES = 127  # of a string that llama-quantize adds to a header
-BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
 WANTS_IMATRIX = "will require an imatrix"
 
 
@@ -75,7 +74,7 @@ def check_float(path: Path, header: GgufHeader) -> None:
 def write_imatrix_stand_in(path: Path, dataset: str) -> None:
     """Write an imatrix of a single one. A dry run looks at nothing but its presence; its names go into headers."""
     pairs = {"general.type": "imatrix", "imatrix.datasets": [dataset], "imatrix.chunk_count": 1, "imatrix.chunk_size": 512}
-    write_sparse(empty_header(path), [key_value(*pair) for pair in pairs.items()],
+    write_header_only(empty_header(path), [key_value(*pair) for pair in pairs.items()],
                  [(f"none.{part}", (1, 1), GGMLQuantizationType.F32) for part in ("in_sum2", "counts")], path)
 
 
@@ -89,9 +88,8 @@ def imatrix_pairs(imatrix: Path) -> list[bytes]:
     datasets = next((pair for pair in read_header(imatrix).key_values if pair.key == "imatrix.datasets"), None)
     pairs = [key_value("quantize.imatrix.file", cut_text(os.fsencode(imatrix.name)))]
     if datasets is not None:
-        text = datasets.raw[datasets.value_at + 12 :]  # after the items' type and number
-        first = text[8 : 8 + int.from_bytes(text[:8], "little")]
-        pairs.append(key_value("quantize.imatrix.dataset", cut_text(first)))
+        first = (array_values(datasets) or [""])[0]
+        pairs.append(key_value("quantize.imatrix.dataset", cut_text(first.encode("utf-8", "surrogateescape"))))
     return [*pairs, key_value("quantize.imatrix.entries_count", 0), key_value("quantize.imatrix.chunks_count", 0)]
 
 
@@ -151,3 +149,17 @@ def check_larger(plan: QuantPlan, other: QuantPlan) -> None:
     if plan.size <= other.size:
         raise InputError(plan.recipe.name, f"more than the {other.size} bytes of {other.recipe.name}", f"{plan.size} bytes",
                          "leave one of them out")
+
+
+def check_covers(imatrix: Imatrix, header: GgufHeader, plan: QuantPlan) -> None:
+    """Raise InputError unless the imatrix has every weight that the plan quantises, in the model's shape."""
+    for tensor in header.tensors:
+        if plan.types[tensor.name] == tensor.kind or tensor.name in NOT_MEASURED:
+            continue
+        if tensor.name not in imatrix.counts:
+            raise InputError(imatrix.path, f"the imatrix of this model, with {tensor.name}", "no such tensor")
+        experts = tensor.dims[2] if len(tensor.dims) > 2 else 1
+        found = (imatrix.columns[tensor.name], imatrix.counts[tensor.name].size)
+        if found != (tensor.dims[0], experts):
+            raise InputError(imatrix.path, f"{tensor.dims[0]} columns and {experts} experts in {tensor.name}, as the model has",
+                             f"{found[0]} and {found[1]}", "is it the imatrix of another model?")

@@ -7,10 +7,12 @@ Which recipes need an imatrix is not written here: llama-quantize is asked (quan
 """
 
 import difflib
+import re
 from dataclasses import dataclass
 
-from files.safe_files import InputError
+from files.safe_files import GIB, InputError
 
+TARGET_SIZE = re.compile(r"AUTO-(\d+(?:\.\d+)?)")
 Q8_0_EDGES = ("--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0")
 
 
@@ -82,3 +84,15 @@ def find_recipe(name: str) -> Recipe:
         nearest = difflib.get_close_matches(name.upper(), RECIPES, n=3, cutoff=0.3) or list(RECIPES)
         raise InputError("--type", f"a known quant such as {', '.join(nearest)}", name)
     return RECIPES[name]
+
+
+def target_bytes(name: str) -> int | None:
+    """Return the target size in bytes of a name such as AUTO-10.5 (GiB); None when it names none."""
+    match = TARGET_SIZE.fullmatch(name)
+    return int(float(match[1]) * GIB) if match else None
+
+
+def check_quant(name: str) -> None:
+    """Raise InputError unless a name is a target size or a known recipe's."""
+    if target_bytes(name) is None:
+        find_recipe(name)

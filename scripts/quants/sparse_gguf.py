@@ -11,14 +11,15 @@ from pathlib import Path
 
 from gguf import GGMLQuantizationType
 
-from ggufs.gguf_drop import EXPERT_TENSOR, pair_bytes
-from ggufs.gguf_header import GgufHeader, empty_header, file_bytes, header_bytes, key_value, read_header, split_paths
-from llama.llama_tools import SCRIPTS, LlamaCpp, last_words
 from checkpoints.moe_families import GEMMA4, text_config
 from files.safe_files import InputError
+from ggufs.gguf_drop import key_value_bytes
+from ggufs.gguf_header import (EXPERT_TENSOR, GgufHeader, TensorPlan, empty_header, key_value, read_header, split_paths,
+                               write_header_only)
+from llama.llama_tools import LlamaCpp, last_words
 
+HEADER_ONLY = Path(__file__).resolve().parents[1] / "llama/convert_header_only.py"
 F16, F32 = GGMLQuantizationType.F16, GGMLQuantizationType.F32
-Tensor = tuple[str, tuple[int, ...], GGMLQuantizationType]
 # GGUF key: config key
 GEMMA4_NUMBERS = {
     "block_count": "num_hidden_layers", "context_length": "max_position_embeddings", "embedding_length": "hidden_size",
@@ -29,19 +30,11 @@ GEMMA4_NUMBERS = {
     "expert_feed_forward_length": "moe_intermediate_size", "attention.layer_norm_rms_epsilon": "rms_norm_eps"}
 
 
-def write_sparse(header: GgufHeader, pairs: list[bytes], tensors: list[Tensor], output: Path) -> GgufHeader:
-    """Write a header and a hole of the size of its data; return the header as read back."""
-    with open(output, "wb") as file:
-        file.write(header_bytes(header, pairs, tensors))
-        file.truncate(file_bytes(header, pairs, tensors))
-    return read_header(output)
-
-
-def gemma4_tensors(values: dict) -> list[Tensor]:
+def gemma4_tensors(values: dict) -> list[TensorPlan]:
     """Return the tensors of the F16 GGUF of a Gemma 4 text config: name, dims (the slowest axis last), type."""
     hidden, dense, wide = values["hidden_size"], values["intermediate_size"], values["moe_intermediate_size"]
     experts, heads = values["num_experts"], values["num_attention_heads"]
-    tensors: list[Tensor] = [("rope_freqs.weight", (values["global_head_dim"] // 2,), F32),
+    tensors: list[TensorPlan] = [("rope_freqs.weight", (values["global_head_dim"] // 2,), F32),
                              ("token_embd.weight", (hidden, values["vocab_size"]), F16),
                              ("output_norm.weight", (hidden,), F32)]
     for layer, kind in enumerate(values["layer_types"]):
@@ -97,12 +90,12 @@ def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHead
                                                  for short in sliding]}
     pairs = {"general.architecture": "gemma4", "general.type": "model", "general.name": name, **pairs,
              "general.file_type": 1, "general.quantization_version": 2}
-    return write_sparse(empty_header(output), [key_value(*pair) for pair in pairs.items()], tensors, output)
+    return write_header_only(empty_header(output), [key_value(*pair) for pair in pairs.items()], tensors, output)
 
 
 def from_checkpoint(directory: Path, llama_cpp: LlamaCpp, name: str, output: Path) -> GgufHeader:
     """Let the converter write the F16 GGUF of a checkpoint without its data; return its header."""
-    done = subprocess.run([sys.executable, SCRIPTS / "convert_header_only.py", llama_cpp.converter, directory.resolve(),
+    done = subprocess.run([sys.executable, HEADER_ONLY, llama_cpp.converter, directory.resolve(),
                            "--outfile", output.resolve(), "--outtype", "f16", "--model-name", name],
                           capture_output=True, text=True)
     if done.returncode != 0:
@@ -117,13 +110,12 @@ def from_gguf(source: Path, keep: int | None, output: Path) -> GgufHeader:
     """
     headers = [read_header(part) for part in split_paths(source)]
     first = headers[0]
-    key = f"{first.value('general.architecture')}.expert_count"
-    experts = first.value(key) or 0
+    key, experts = f"{first.architecture}.expert_count", first.experts
     keep = experts if keep is None else keep
     if not 0 <= keep <= experts:
         raise InputError(source, f"{keep} experts or more", str(experts))
     tensors = [(tensor.name, (*tensor.dims[:-1], keep) if EXPERT_TENSOR.fullmatch(tensor.name) else tensor.dims, tensor.kind)
                for header in headers for tensor in header.tensors]
     split = {pair.raw for pair in first.key_values if pair.key.startswith("split.")}
-    pairs = [raw for raw in pair_bytes(first, {key: keep} if experts else {}) if raw not in split]
-    return write_sparse(first, pairs, tensors, output)
+    pairs = [raw for raw in key_value_bytes(first, {key: keep} if experts else {}) if raw not in split]
+    return write_header_only(first, pairs, tensors, output)

@@ -1,4 +1,4 @@
-"""A size is a wish (AUTO-<GiB>): the cheapest types under a size, from measured sensitivities, as a recipe like any other.
+"""Target sizes (AUTO-<GiB>): the types that cost least within a size, from measured sensitivities, as a recipe like any other.
 
 Weights are grouped by layer and role. Measured (measure_sensitivity.py): what each type costs a role in all layers, and
 what one low type costs each layer of it. The cost of a type in a layer is the former in the latter's share; costs of groups
@@ -6,7 +6,6 @@ add up, which holds for small ones. A multiple-choice knapsack (Kellerer, Pfersc
 chapter 11) picks one type a group; scipy's HiGHS solves it to the optimum.
 """
 
-import argparse
 import math
 import re
 from collections import Counter
@@ -18,15 +17,12 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from files.byte_ranges import aligned
-from ggufs.gguf_header import GgufHeader, TensorInfo, tensor_bytes
-from ggufs.imatrix import NOT_MEASURED
-from quants.layer_tiers import resolve
-from quants.quant_plan import BLOCK_TENSOR, QuantPlan, expert_layers, plan_quant, planned_size
-from quants.recipes import RECIPES, Recipe, find_recipe
 from files.safe_files import GIB, InputError, read_json, recorded_sha256, sha256_file
+from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, TensorInfo, aligned, tensor_bytes
+from ggufs.imatrix import NOT_MEASURED
+from quants.quant_plan import plan_quant, planned_size
+from quants.recipes import RECIPES, Recipe, target_bytes
 
-WISH = re.compile(r"AUTO-(\d+(?:\.\d+)?)")
 WIDE = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 RAGGED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0")  # what rows that are no multiple of 256 can have
 NEED_IMATRIX = {"IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS"}
@@ -67,12 +63,6 @@ class Option:
     kind: str
     size: int
     cost: float
-
-
-def wished_bytes(name: str) -> int | None:
-    """Return the size that a name such as AUTO-10.5 wishes for, in bytes; None when it is no wish."""
-    match = WISH.fullmatch(name)
-    return int(float(match[1]) * GIB) if match else None
 
 
 def groups_of(header: GgufHeader, tool: Path, imatrix: Path | None) -> list[Group]:
@@ -172,20 +162,20 @@ def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, grou
     return found
 
 
-def wish_recipe(name: str, header: GgufHeader, tool: Path, imatrix: Path | None, sensitivity: Path | None,
+def target_recipe(name: str, header: GgufHeader, tool: Path, imatrix: Path | None, sensitivity: Path | None,
                 source: Path | None) -> Recipe:
-    """Return the recipe of a wish; raise InputError when nothing is measured, or when no types are small enough."""
+    """Return the recipe of a target size; raise InputError when nothing is measured, or when no types are small enough."""
     if sensitivity is None:
         raise InputError(name, "--sensitivity, which says what each type costs where", "none", "measure_sensitivity.py makes it")
     if imatrix is None:
         raise InputError(name, "--imatrix", "none")
-    groups, wished = groups_of(header, tool, imatrix), wished_bytes(name)
+    groups, target = groups_of(header, tool, imatrix), target_bytes(name)
     costs = read_sensitivity(sensitivity, source, imatrix, groups)
     options = [[Option(tensor_kind(group), group.bytes_at(tensor_kind(group), header.alignment), 0.0),
                 *(Option(kind, group.bytes_at(kind, header.alignment), cost_of(costs, group, kind)) for kind in group.legal)] for group in groups]
     whole = planned_size(header, {tensor.name: tensor.kind for tensor in header.tensors}, imatrix)
     fixed = whole - sum(each[0].size for each in options)
-    chosen = cheapest(options, wished - fixed)
+    chosen = cheapest(options, target - fixed)
     if chosen is None:
         least = fixed + sum(min(option.size for option in each) for each in options)
         raise InputError(name, f"AUTO-{math.ceil(least / GIB * 1e5) / 1e5:g} or more, the size at the lowest types", name)
@@ -195,45 +185,10 @@ def wish_recipe(name: str, header: GgufHeader, tool: Path, imatrix: Path | None,
         weights[kind] += sum(math.prod(tensor.dims) for tensor in group.tensors)
     most = max(weights, key=lambda kind: (weights[kind], kind))
     cost = sum(each[number].cost for each, number in zip(options, chosen))
-    return Recipe(name, BASES.get(most, most), f"cheapest types under {wished} bytes, expected KLD {cost:.3g} nats a token",
+    return Recipe(name, BASES.get(most, most), f"cheapest types under {target} bytes, expected KLD {cost:.3g} nats a token",
                   overrides=overrides_of(list(zip(groups, kinds))))
 
 
 def tensor_kind(group: Group) -> str:
     """Return the type of a group in its source."""
     return group.tensors[0].kind.name
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the option that wishes need."""
-    parser.add_argument("--sensitivity", type=Path, help="file of measure_sensitivity.py, for AUTO-<GiB>")
-
-
-def check_name(name: str) -> None:
-    """Raise InputError unless a name is a wish or a known recipe's."""
-    if wished_bytes(name) is None:
-        find_recipe(name)
-
-
-def check_wish(plan: QuantPlan) -> None:
-    """Raise InputError when the plan of a wish is larger than the wish, or gives a tensor another type than chosen."""
-    wished = wished_bytes(plan.recipe.name)
-    if wished is None:
-        return
-    if plan.size > wished:
-        raise InputError(plan.recipe.name, f"{wished} bytes or fewer", f"a plan of {plan.size}")
-    for name, kind in plan.types.items():
-        chosen = next((chosen for pattern, chosen in plan.recipe.overrides if re.search(pattern, name)), None)
-        if chosen and chosen.upper() != kind.name:
-            raise InputError(plan.recipe.name, f"{name} in {chosen.upper()}", f"{kind.name} in llama-quantize's plan")
-
-
-def recipe_for(args: argparse.Namespace, name: str, header: GgufHeader, tool: Path, imatrix: Path | None, source: Path | None,
-               assume_order: bool = False) -> Recipe:
-    """Return the recipe of a name for a model: of the table, tiers resolved, or of a wish.
-
-    source: the file whose digest the sensitivities must name; None when the header stands for a file to come.
-    """
-    if wished_bytes(name) is None:
-        return resolve(find_recipe(name), args, expert_layers(header), assume_order)
-    return wish_recipe(name, header, tool, imatrix, args.sensitivity, source)

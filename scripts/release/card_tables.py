@@ -1,33 +1,22 @@
 """The tables of a card: files, memory, scores, digests. Every number comes from a record; None or a dash where there is none."""
 
-from losses.kld_statistics import digits
+from files.display import markdown_table, with_error
+from files.safe_files import GIB, gib, in_unit
+from losses.quality_conclusions import BETTER, NO_DIFFERENCE, SMALLER, WORSE
 from release.order import measured
-from files.safe_files import GIB
-from scoring.score_tables import invalid, sample_labels, score
+from scoring.score_tables import SCORE_HEADS, sample_labels, score_cells
 
 GB = 10**9
 MEMORY_GIB = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
 FREE_GIB = 1
 CONTEXTS = (8192, 32768, 131072)
-VERDICTS = {"under": "below the line of the standard files", "over": "above the line of the standard files",
-            "not told apart": "not told apart from the standard files of its size",
-            "below the line's sizes": "no standard file is as small"}
-
-
-def size(count: int, unit: int) -> str:
-    """Return bytes in GB or GiB: two decimals, of small files four."""
-    return f"{count / unit:.2f}" if count >= unit else f"{count / unit:.4f}"
-
-
-def markdown_table(heads: list[str], rows: list[list[str]], left: int = 1) -> str:
-    """Return a Markdown table; all columns but the first `left` ones are numbers."""
-    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * left}{' ---: |' * (len(heads) - left)}"]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+VERDICTS = {BETTER: "better than the standard quants of its size", WORSE: "worse than the standard quants of its size",
+            NO_DIFFERENCE: "no significant difference from the standard quants of its size", SMALLER: "no standard quant is as small"}
 
 
 def kld(entry: dict | None, loss: str) -> str:
     """Return a mean KLD and its error, or that it was not measured."""
-    return "not measured" if entry is None else " ± ".join(digits(*entry["losses"][loss]["kld"]))
+    return "not measured" if entry is None else with_error(*entry["losses"][loss]["kld"])
 
 
 def note(record: dict, entry: dict | None, quality: dict | None) -> str:
@@ -46,7 +35,7 @@ def file_table(records: dict[str, dict], quality: dict | None) -> str:
     losses = ("quantisation", "total") if entries else ()
     for name, record in sorted(records.items(), key=lambda item: (-item[1]["bytes"], item[0])):
         entry = entries.get(name)
-        rows.append([record["files"][0], record["type"], note(record, entry, quality), size(record["bytes"], GB), size(record["bytes"], GIB),
+        rows.append([record["files"][0], record["type"], note(record, entry, quality), in_unit(record["bytes"], GB), gib(record["bytes"]),
                      f"{record['bits_per_weight']:.2f}", *(kld(entry, loss) for loss in losses)])
     return markdown_table(["File", "Type", "Note", "GB", "GiB", "Bits per weight", *(f"KLD, {loss}" for loss in losses)], rows, left=3)
 
@@ -59,20 +48,14 @@ def memory_table(records: dict[str, dict], caches: dict[int, int]) -> str:
     for memory in MEMORY_GIB:
         fits = [record for record in by_size if record["bytes"] + caches[context] <= (memory - FREE_GIB) * GIB]
         if fits and (not rows or rows[-1][1] != fits[-1]["files"][0]):
-            rows.append([f"{memory} GiB or more", fits[-1]["files"][0], *(size(fits[-1]["bytes"] + cache, GIB) for cache in caches.values())])
+            rows.append([f"{memory} GiB or more", fits[-1]["files"][0], *(gib(fits[-1]["bytes"] + cache) for cache in caches.values())])
     return markdown_table(["Memory", "Largest file that fits", *(f"GiB with {tokens:,} tokens" for tokens in caches)], rows, left=2)
 
 
-def score_table(scores: dict) -> str:
-    """Return the table of scores: raw, strict, patched (a dash where nothing was patched), interval, invalid answers."""
-    rows = []
-    for row in scores["rows"]:
-        low, high = row["interval"]
-        change = "reference" if row is scores["rows"][0] else f"{row['points_vs_reference']:+.2f} points"
-        rows.append([row["name"], str(row["experts"]), *(score(row, kind) for kind in ("raw", "strict", "patched")),
-                     f"{low:.1%} to {high:.1%}", invalid(row), change])
-    which = "patched" if scores["patched"] else "raw"
-    return markdown_table(["Model", "Experts", "Raw", "Strict A-D", "Patched", f"95% interval, {which}", "Invalid (right by chance)", "Change"], rows)
+def card_scores(scores: dict) -> str:
+    """Return the table of scores of a card; the quants' sizes stand in its table of files."""
+    rows = scores["rows"]
+    return markdown_table(["Model", "Experts", *SCORE_HEADS], [[row["name"], str(row["experts"]), *score_cells(row, rows[0])] for row in rows])
 
 
 def in_sample_note(scores: dict, metadata: dict) -> str:

@@ -1,15 +1,16 @@
 """The card of the pruned checkpoint's repository (safetensors), made from records of this build."""
 
-from release.card_tables import GB, markdown_table, size
+from files.display import markdown_table
+from files.safe_files import gib, in_unit
+from release.card_tables import GB
 from release.front_matter import front_matter
-from release.gguf_card import (TAGS, Release, licence_section, method_section, missing_section, pictures_section, reproduce_section,
-                          scores_section, section)
-from files.safe_files import GIB
+from release.gguf_card import (TAGS, Release, licence_section, method_section, missing_section, pictures_section,
+                               reproduce_section, scores_section, section)
 
 
 def shards_section(sizes: dict[str, int], metadata: dict) -> str:
     """Return the table of shards; sizes: bytes by file name."""
-    rows = [[name, size(sizes[name], GB), size(sizes[name], GIB), f"`{digest}`"] for name, digest in metadata["shards"].items()]
+    rows = [[name, in_unit(sizes[name], GB), gib(sizes[name]), f"`{digest}`"] for name, digest in metadata["shards"].items()]
     return section("Files", markdown_table(["Shard", "GB", "GiB", "sha256"], rows), "`expert_drop_metadata.json` holds kept and dropped experts per "
                    "layer; config, tokenizer and chat template are the base model's, with the new expert count.")
 

@@ -12,17 +12,20 @@ from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
+from choice.drop_map import METADATA_NAME
+from files.safe_files import InputError, read_json, sha256_file
+from ggufs.gguf_header import read_header
+from losses.quality_record import QUALITY_NAME
+from quants.recipes import RECIPES
 from release.card_tables import sample_sentences
 from release.front_matter import check_front_matter
-from ggufs.gguf_header import read_header
-from release.published_texts import Published, machine_names, question_runs, quoted_questions, secrets, texts_of
-from quants.recipes import RECIPES
-from release.release_files import (CHECKPOINT, DIGITS, MANIFEST, METADATA, QUALITY, SCORES, STANDARD, differences, listed_paths, read_evidence,
-                           tensors_of)
+from release.made_texts import CARD, made_texts
 from release.names import clashes, is_standard
 from release.order import exceptions, must_exceed
-from release.made_texts import CARD, made_texts
-from files.safe_files import InputError, read_json, sha256_file
+from release.published_texts import Published, machine_names, question_runs, quoted_questions, secrets, texts_of
+from release.release_files import (CHECKPOINT, DIGITS, MANIFEST, STANDARD, folder_differences, listed_paths,
+                                   read_evidence, tensors_of)
+from scoring.score_records import SCORES_NAME
 
 SHOWN = 80  # characters of a line
 MADE = (CARD, MANIFEST, "params", "Modelfile")
@@ -71,7 +74,7 @@ def files(checked: Checked) -> Outcome:
     if checked.manifest["repository"] != checked.folder.resolve().name:
         outcome.deviations.append(f"{checked.folder / MANIFEST}: expected the manifest of {checked.folder.resolve().name}, found that of "
                                   f"{checked.manifest['repository']}")
-    outcome.deviations += map(str, differences(checked.folder, checked.manifest))
+    outcome.deviations += map(str, folder_differences(checked.folder, checked.manifest))
     return outcome
 
 
@@ -92,7 +95,7 @@ def build(checked: Checked) -> Outcome:
             outcome.deviations.append(f"{place if path.is_file() else path}: expected a file, found nothing; run `make release`")
         elif sha256_file(path) != sha256_file(place):
             outcome.deviations.append(f"{place}: expected the bytes of this build's {path.name}, found others; run `make release`")
-    known = {*copies, *MADE, *(part for record in held.values() for part in record["files"]), *(read_json(checked.folder / METADATA)["shards"])}
+    known = {*copies, *MADE, *(part for record in held.values() for part in record["files"]), *(read_json(checked.folder / METADATA_NAME)["shards"])}
     outcome.deviations += [f"{checked.folder / name}: expected a file that build_release.py puts there, found another"
                            for name in sorted(set(listed_paths(checked.folder)) - known)]
     return outcome
@@ -135,11 +138,11 @@ def records(checked: Checked) -> Outcome:
     held = checked.manifest["records"]
     outcome = Outcome(f"{len(held)} GGUF files against their records: sha256, experts, weights, tensors per type")
     if checked.kind == CHECKPOINT:
-        shards = read_evidence(checked.folder / METADATA, METADATA)["shards"]
-        outcome.looked_at = f"{len(shards)} shards against {METADATA}: sha256"
+        shards = read_evidence(checked.folder / METADATA_NAME, METADATA_NAME)["shards"]
+        outcome.looked_at = f"{len(shards)} shards against {METADATA_NAME}: sha256"
         found = {name: entry["sha256"] for name, entry in checked.manifest["files"].items() if name.endswith(".safetensors")}
         if found != shards:
-            outcome.deviations.append(f"{checked.folder / METADATA}: expected the digests of {', '.join(sorted(found))}, found others")
+            outcome.deviations.append(f"{checked.folder / METADATA_NAME}: expected the digests of {', '.join(sorted(found))}, found others")
         return outcome
     known = {part for record in held.values() for part in record["files"]}
     outcome.deviations += [f"{checked.folder / name}: expected a record in {MANIFEST}, found none" for name in sorted(checked.manifest["files"])
@@ -168,7 +171,7 @@ def names(checked: Checked) -> Outcome:
 
 def order(checked: Checked) -> Outcome:
     """XL > L; quants fall in size and, beyond the error, rise in KLD, or are named in the card."""
-    held, quality = checked.manifest["records"], checked.evidence(QUALITY)
+    held, quality = checked.manifest["records"], checked.evidence(QUALITY_NAME)
     pairs = must_exceed(held)
     outcome = Outcome(f"{len(pairs)} quants that must exceed another; sizes in the order of names; KLD "
                       + ("by size" if quality else "was not measured"), applies=checked.kind != CHECKPOINT)
@@ -184,16 +187,16 @@ def order(checked: Checked) -> Outcome:
 
 def labels(checked: Checked) -> Outcome:
     """A score on questions that chose the experts, or may have, is labelled so in the card."""
-    scores = checked.evidence(SCORES)
+    scores = checked.evidence(SCORES_NAME)
     if scores is None:
         return Outcome("the release has no scores", applies=False)
-    wanted = sample_sentences(scores, read_evidence(checked.folder / METADATA, METADATA), checked.manifest["name"])
+    wanted = sample_sentences(scores, read_evidence(checked.folder / METADATA_NAME, METADATA_NAME), checked.manifest["name"])
     text = (checked.folder / "README.md").read_text(encoding="utf-8")
     return Outcome(f"the label of the scores: {wanted[0]}", [f"{checked.folder / 'README.md'}: expected the words {words!r}, found no such"
                                                             for words in wanted if words not in text])
 
 
-def card(checked: Checked) -> Outcome:
+def card_gate(checked: Checked) -> Outcome:
     """The front matter is one that huggingface_hub reads, and every GGUF file is in the card."""
     path = checked.folder / "README.md"
     outcome = Outcome("front matter of the card, read by huggingface_hub, and its list of files")
@@ -227,5 +230,5 @@ def question_texts(checked: Checked) -> Outcome:
 
 
 GATES: dict[str, Callable[[Checked], Outcome]] = {
-    "files": files, "build": build, "records": records, "made": made, "names": names, "order": order, "in-sample": labels, "card": card,
+    "files": files, "build": build, "records": records, "made": made, "names": names, "order": order, "in-sample": labels, "card": card_gate,
     "private": private, "questions": question_texts}

@@ -5,11 +5,12 @@ What was not measured is left out of the tables and named under "Missing from th
 
 from dataclasses import dataclass, field
 
-from release.card_tables import FREE_GIB, digest_table, file_table, markdown_table, memory_table, sample_sentences, score_table, size
-from release.front_matter import front_matter, is_hub_id
+from files.display import markdown_table
+from files.safe_files import gib
 from ollama.ollama_files import ollama_note, wrap_commands
+from release.card_tables import FREE_GIB, card_scores, digest_table, file_table, memory_table, sample_sentences
+from release.front_matter import front_matter, is_hub_id
 from release.order import exceptions, measured
-from files.safe_files import GIB
 from scoring.score_tables import verdict
 
 PICTURES = {"experts-heatmap.png": "What each expert of each layer contributes", "experts-coverage.png": "Coverage of kept and dropped experts",
@@ -71,7 +72,7 @@ def memory_section(release: Release) -> str:
     """Return which file fits which memory; "" where the context cache is not known exactly."""
     if not release.caches:
         return ""
-    caches = ", ".join(f"{size(count, GIB)} GiB for {tokens:,} tokens" for tokens, count in release.caches.items())
+    caches = ", ".join(f"{gib(count)} GiB for {tokens:,} tokens" for tokens, count in release.caches.items())
     return section("Which file for which memory", memory_table(release.records, release.caches),
                    f"File and context cache together (F16, one sequence: {caches}), by arithmetic on the header. A file fits if there is "
                    f"room for the shortest of these contexts and {FREE_GIB} GiB for llama.cpp's compute buffers and all else, which were not "
@@ -85,7 +86,7 @@ def scores_section(release: Release) -> str:
     patch = ("Invalid answers are re-run with the thought closed and the answer begun (\"patched\"); chance alone gets one in four of those "
              "right." if scores["patched"] else "Invalid answers count as wrong; nothing was patched.")
     return section("Scores", f"Questions in GPQA's form, one locked protocol for all models, {scores['evaluated']}. Every number: `scores.json`.",
-                   score_table(scores), patch, *map(verdict, scores["pairs"]), *sample_sentences(scores, release.metadata, release.name))
+                   card_scores(scores), patch, *map(verdict, scores["pairs"]), *sample_sentences(scores, release.metadata, release.name))
 
 
 def method_section(release: Release) -> str:
@@ -98,7 +99,7 @@ def method_section(release: Release) -> str:
     if held_out := method.get("held_out_question_ids"):
         rows.append(["Questions held out of the choice", str(len(held_out))])
     dynamic = ("ContribDynamic files (CD-*) give the layers whose experts contribute most the higher types, AUTO files the layers and roles "
-               "where it costs least for a wished size. They have a repository of their own, so that no label such as `:Q4_K_M` fetches one "
+               "where it costs least for a target size. They have a repository of their own, so that no label such as `:Q4_K_M` fetches one "
                "of them for the standard file of that name. What llama-quantize was told of each file is in "
                "`manifest.json` (`arguments`)." if release.kind == "dynamic" else "")
     return section("Method", "Experts are ranked while the full model is teacher-forced through question, reasoning and answer: norms of their "

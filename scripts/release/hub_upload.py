@@ -18,8 +18,8 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars, logging
 
-from release.release_files import MANIFEST
 from files.safe_files import InputError, sha256_file
+from release.release_files import MANIFEST
 
 GO_ON = "the same command goes on"
 SHA1_LETTERS = 40

@@ -7,14 +7,17 @@ cannot stand in its card.
 import json
 from pathlib import Path
 
-from release.card_tables import CONTEXTS
-from release.checkpoint_card import checkpoint_card
+from choice.drop_map import METADATA_NAME
+from files.safe_files import read_json
 from ggufs.context_cache import cache_bytes, context_length
 from ggufs.gguf_header import GgufHeader, read_header
+from losses.quality_record import QUALITY_NAME
 from ollama.ollama_files import modelfile, ollama_params
+from release.card_tables import CONTEXTS
+from release.checkpoint_card import checkpoint_card
 from release.gguf_card import PICTURES, Release, card
-from release.release_files import CHECKPOINT, METADATA, QUALITY, SCORES, read_evidence
-from files.safe_files import read_json
+from release.release_files import CHECKPOINT, read_evidence
+from scoring.score_records import SCORES_NAME
 
 CARD = "README.md"
 
@@ -31,11 +34,11 @@ def release_of(folder: Path, manifest: dict) -> Release:
 
     Raises InputError when metadata are missing, or when they, scores or quality are not that.
     """
-    scores, quality = (read_evidence(folder / name, name) if (folder / name).exists() else None for name in (SCORES, QUALITY))
+    scores, quality = (read_evidence(folder / name, name) if (folder / name).exists() else None for name in (SCORES_NAME, QUALITY_NAME))
     records = manifest["records"]
     caches = caches_of(read_header(folder / next(iter(records.values()))["files"][0])) if records else {}
     return Release(manifest["name"], manifest["repository"], manifest["kind"], manifest["base"], manifest["license"],
-                   manifest["quantized_by"], records, read_evidence(folder / METADATA, METADATA), scores, quality,
+                   manifest["quantized_by"], records, read_evidence(folder / METADATA_NAME, METADATA_NAME), scores, quality,
                    [name for name in PICTURES if (folder / name).exists()], caches, manifest["sibling"])
 
 

@@ -37,7 +37,7 @@ def stem(path: str) -> str:
     return PART.sub(".gguf", path.rsplit("/", 1)[-1])[: -len(".gguf")]
 
 
-def label_of(path: str) -> str | None:
+def hub_label(path: str) -> str | None:
     """Return the label that the Hub reads from a file's name, upper case; None where it finds none."""
     labels = LABEL.findall(stem(path).upper())
     return labels[-1] if labels else None
@@ -56,8 +56,8 @@ def label_pick(paths: list[str], tag: str | None) -> str | None:
     """Return what the Hub hands to Ollama when a tag is held against the labels of the names."""
     files = first_parts(paths)
     if tag:
-        return next((path for path in files if tag.upper() in (label_of(path), path.upper())), None)
-    labels = {path: label_of(path) or "" for path in files}
+        return next((path for path in files if tag.upper() in (hub_label(path), path.upper())), None)
+    labels = {path: hub_label(path) or "" for path in files}
     choices = [path for path in files if labels[path] == "Q4_K_M"] + [path for path in files if re.match(r"(UD-)?I?Q4", labels[path])]
     return next(iter(choices + files), None)
 

@@ -4,9 +4,8 @@ Names: the order of quant_recipes.py, which is the model card's. KLD: quality.js
 `dominated` holds, for each loss, the files that a smaller or equal one beats, and whether beyond the error (paired by chat).
 """
 
+from losses.quality_record import LOSSES
 from quants.recipes import RECIPES
-
-LOSSES = ("quantisation", "total")
 
 
 def must_exceed(records: dict[str, dict]) -> list[tuple[str, str, bool]]:
@@ -38,9 +37,9 @@ def kld_exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:
     found: dict[tuple[str, str], list[str]] = {}
     here = {record["type"] for record in records.values()}
     for entry in measured(records, quality).values():
-        for loss in LOSSES:
+        for loss in reversed(LOSSES):
             by = quality["conclusions"][loss]["dominated"].get(entry["label"])
-            if by and by["told_apart"]:
+            if by and by["significant"]:
                 found.setdefault((entry["label"], by["by"]), []).append(loss)
     return [f"{label} costs more than {other}{'' if other in here else ' (not in this repository)'}, which is no larger, beyond the error, "
             f"by {' and '.join(losses)} loss."

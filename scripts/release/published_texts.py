@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ggufs.gguf_header import ARRAY, STRING, KeyValue, read_header
 from chats.questions import read_rows
 from files.safe_files import InputError
+from ggufs.gguf_header import ARRAY, array_values, read_header
 
 NGRAM_WORDS, LEAST_WORDS = 8, 6
 BASE_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja")
@@ -44,19 +44,6 @@ class Published:
     place: str
     text: str
     of_base: bool = False
-
-
-def array_strings(pair: KeyValue) -> list[str]:
-    """Return the strings of an array of a GGUF header, [] for one of numbers."""
-    kind, count = struct.unpack_from("<IQ", pair.raw, pair.value_at)
-    if kind != STRING:
-        return []
-    found, at = [], pair.value_at + 12
-    for _ in range(count):
-        length = struct.unpack_from("<Q", pair.raw, at)[0]
-        found.append(pair.raw[at + 8 : at + 8 + length].decode("utf-8", "replace"))
-        at += 8 + length
-    return found
 
 
 def inflated(data: bytes) -> str:
@@ -105,7 +92,8 @@ def texts_of(path: Path, name: str) -> Iterator[Published]:
     """Yield the texts of one file; raise InputError when a header cannot be read."""
     if path.suffix == ".gguf":
         for pair in read_header(path).key_values:
-            strings = array_strings(pair) if pair.kind == ARRAY else [pair.value] if pair.kind == STRING else []
+            values = array_values(pair) or [] if pair.kind == ARRAY else [pair.value]
+            strings = [value for value in values if isinstance(value, str)]
             if strings:
                 yield Published(f"{name}, {pair.key}", "\n".join(strings), pair.key.startswith("tokenizer."))
     elif path.suffix == ".safetensors":

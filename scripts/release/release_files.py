@@ -11,26 +11,26 @@ import os
 import re
 from pathlib import Path
 
+from choice.drop_map import METADATA_NAME, DropMetadata
 from files.byte_ranges import Run, same_bytes
+from files.safe_files import (InputError, check_record, check_replaceable, directory_when_done, read_json, read_record,
+                              require_disk_space, sha256_file, write_json)
 from ggufs.gguf_header import TensorInfo, read_header, split_paths
 from llama.llama_tools import LlamaCpp, run_tool
-from files.safe_files import InputError, check_replaceable, directory_when_done, read_json, require_disk_space, sha256_file, write_json
+from losses.quality_record import QUALITY_NAME, Quality
+from quants.quant_record import QuantRecord
+from scoring.score_records import SCORES_NAME, Scores
 
 MANIFEST = "manifest.json"
 STANDARD, DYNAMIC, CHECKPOINT = "standard", "dynamic", "checkpoint"
 KINDS = (STANDARD, DYNAMIC, CHECKPOINT)
 SIDECARS = ("template", "params", "Modelfile")
-METADATA = "expert_drop_metadata.json"
-SCORES, QUALITY = "scores.json", "quality.json"
+# What a release may hold of the build's records, and who owns each.
+EVIDENCE = {METADATA_NAME: DropMetadata, SCORES_NAME: Scores, QUALITY_NAME: Quality}
 UPLOAD_STATE = ".cache/huggingface"
 SHA256, DIGITS = re.compile(r"[0-9a-f]{64}"), 12  # of a digest in hex, and how many of them messages show
 SPLIT_RECORD = "split.json"
 SPLIT_UNIT_BYTES = 1_000_000  # llama-gguf-split's M
-RECORD_FIELDS = {"type": str, "note": str, "llama_cpp": str, "parameters": int, "experts": int, "bytes": int, "bits_per_weight": (int, float),
-                 "tensors_per_type": dict, "source_sha256": str, "sha256": str}
-EVIDENCE_FIELDS = {METADATA: {"method": dict, "experts": int, "keep_count": int, "layers": dict, "shards": dict},
-                   SCORES: {"evaluated": str, "patched": bool, "question_ids": list, "rows": list, "pairs": list},
-                   QUALITY: {"inputs": dict, "chats": int, "tokens": dict, "score": str, "conclusions": dict, "files": list}}
 SOURCE_FIELDS = {"records": dict, "copies": dict, "params": dict, "questions": dict}
 FIELDS = {"name": str, "repository": str, "kind": str, "base": str, "license": str, "quantized_by": str, "sibling": str, "records": dict,
           "files": dict}
@@ -44,15 +44,9 @@ def check_fields(path: Path, content: dict, fields: dict[str, object], what: str
     return content
 
 
-def read_record(gguf: Path) -> dict:
-    """Return the record of a quant, FILE.json beside it; raise InputError when it is missing or is not one."""
-    path = Path(f"{gguf}.json")
-    return check_fields(path, read_json(path), RECORD_FIELDS, "a record of quantize_gguf.py")
-
-
 def read_evidence(path: Path, name: str) -> dict:
     """Return metadata, scores or quality (`name`: under which name a release holds it); raise InputError when it is not that."""
-    return check_fields(path, read_json(path), EVIDENCE_FIELDS[name], f"a {name}")
+    return read_record(path, EVIDENCE[name])
 
 
 def read_manifest(folder: Path) -> dict:
@@ -69,7 +63,8 @@ def read_manifest(folder: Path) -> dict:
             if not (inside and isinstance(entry, dict) and type(entry.get("bytes")) is int and SHA256.fullmatch(str(entry.get("sha256")))):
                 raise InputError(path, f"bytes and sha256 of every entry of {part!r}", f"{name!r}: {entry!r}"[:120])
     for record in manifest["records"].values():
-        check_fields(path, record, {**RECORD_FIELDS, "files": list}, "a record of each quant")
+        check_record(path, record, QuantRecord)
+        check_fields(path, record, {"files": list}, "a record of each quant")
         if not record["files"] or not set(record["files"]) <= manifest["files"].keys():
             raise InputError(path, "the files of every record among its files", repr(record["files"])[:120])
     return manifest
@@ -89,7 +84,7 @@ def listed_paths(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def differences(folder: Path, manifest: dict) -> list[InputError]:
+def folder_differences(folder: Path, manifest: dict) -> list[InputError]:
     """Return where a folder is not the one of its manifest, file by file; every file is read once.
 
     Raises InputError for a link.

@@ -7,14 +7,14 @@ import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 
+from chats.questions import Question
+from files.safe_files import InputError, read_json
 from llama.llama_server import LlamaServer, request_json, server_command
 from llama.llama_tools import LlamaCpp
 from ollama.ollama_files import ollama_params
 from ollama.ollama_template import template_differences
-from chats.questions import Question
-from release.release_files import CHECKPOINT, SIDECARS
 from release.gates import Checked, Outcome
-from files.safe_files import InputError, read_json
+from release.release_files import CHECKPOINT, SIDECARS
 
 SERVER_FLAGS = ["-c", "2048", "-np", "1", "--reasoning-format", "deepseek", "--reasoning-budget", "64"]
 ANSWER_TOKENS = 256

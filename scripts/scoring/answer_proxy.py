@@ -15,10 +15,10 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from scoring.answer_record import Answer, append_answer, flexible_letter, kind_of, prompt_sha256, read_answers
-from scoring.eval_protocol import Protocol
-from llama.llama_server import LlamaServer
 from files.safe_files import InputError, flush_to_disk, sha256_json
+from llama.llama_server import LlamaServer
+from scoring.answer_record import Answer, append_answer, class_of, flexible_letter, prompt_sha256, read_answers
+from scoring.eval_protocol import Protocol
 
 MAX_REQUEST_BYTES = 64 << 20
 SHUTDOWN_SECONDS = 0.1  # for requests that still run at the end, which is then that of a failure or of Ctrl-C
@@ -105,7 +105,7 @@ class AnswerProxy:
 
     async def ask(self, document: dict, digest: str, request_sha256: str, body: dict) -> Answer:
         """Ask the server, and again after each failure, up to the protocol's attempts."""
-        asked_at, begin, errors, reply = 0.0, 0.0, [], None
+        asked_at, begin, errors, reply, starts = 0.0, 0.0, [], None, self.server.starts
         while reply is None and len(errors) < self.protocol.attempts:
             async with self.alone() if errors else self.places:
                 asked_at, begin = asked_at or time.time(), begin or time.monotonic()
@@ -125,7 +125,7 @@ class AnswerProxy:
                       asked_at=round(asked_at, 3), seconds=round(time.monotonic() - begin, 3),
                       attempts=len(errors) + (reply is not None), errors=errors,
                       letter=letter, target=target, correct=letter == target,
-                      kind=kind_of(text, finish_reason, letter) if reply else "server error")
+                      kind=class_of(text, finish_reason, letter) if reply else "server error")
 
     @asynccontextmanager
     async def alone(self):

@@ -17,8 +17,6 @@ from pathlib import Path
 from chats.questions import LETTERS
 from files.safe_files import InputError
 
-CLASSES = ("answered", "empty", "truncated", "no letter", "server error")
-
 
 def prompt_sha256(prompt: str) -> str:
     """Return the hex sha256 of a user message."""
@@ -100,7 +98,7 @@ def strict_letter(text: str, finish_reason: str | None) -> str | None:
     return ("".join(found[-1]) if found else None) or None
 
 
-def kind_of(answer: str, finish_reason: str | None, letter: str | None) -> str:
+def class_of(answer: str, finish_reason: str | None, letter: str | None) -> str:
     """Return the class of an answer that the server gave (of CLASSES)."""
     if finish_reason == "length":
         return "truncated"

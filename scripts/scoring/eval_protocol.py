@@ -90,6 +90,6 @@ def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str) -> Pro
     return Protocol(**values, choice_order_seed=values["seed"], tokenizer=tokenizer, llama_cpp=llama_cpp)
 
 
-def first_difference(expected: dict, found: dict) -> str | None:
+def first_differing_key(expected: dict, found: dict) -> str | None:
     """Return the first key whose values differ, or None."""
     return next((key for key in {**expected, **found} if expected.get(key) != found.get(key)), None)

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from scoring.answer_record import letter_of
 from files.safe_files import InputError, read_json
+from scoring.answer_record import letter_of
 
 TASK = "gpqa_diamond_cot_zeroshot_frozen"
 

@@ -1,18 +1,7 @@
-"""The comparison of evaluations as Markdown and as a picture; figures come from compare_scores.py."""
+"""The comparison of evaluations in words and tables; the figures are those of scores.json."""
 
-from pathlib import Path
-
-from files.safe_files import replace_when_done
-
-
-def gib(size: float | None) -> str:
-    """Return a size in GiB with the digits that matter, or a dash for a file that was not made."""
-    return "-" if size is None else f"{size:.4f}" if size < 1 else f"{size:.2f}"
-
-
-def plural(count: int, word: str) -> str:
-    """Return a count and its word."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
+from files.display import markdown_table, plural
+from files.safe_files import gib
 
 
 def score(row: dict, kind: str) -> str:
@@ -27,21 +16,29 @@ def invalid(row: dict) -> str:
     return f"{row['invalid']}{f': {kinds}' if kinds else ''} ({row['expected_by_chance']:.1f})"
 
 
-def table(rows: list[dict], seeds: int) -> str:
-    """Return the card's table."""
-    types = sorted({kind for r in rows for kind in r["gib"]}, key=lambda kind: -max(r["gib"].get(kind, 0) for r in rows))
-    heads = ["Model", "Experts", *(f"{kind} GiB" for kind in types), "Raw score", "Strict A-D", "Patched score", "95% interval",
-             "Invalid (right by chance)", "Change"]
-    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    for r in rows:
-        change = "reference" if r is rows[0] else f"{r['points_vs_reference']:+.2f} points"
-        low, high = r["interval"]
-        cells = [r["name"], str(r["experts"]), *(gib(r["gib"].get(kind)) for kind in types),
-                 *(score(r, kind) for kind in ("raw", "strict", "patched")), f"{low:.1%} to {high:.1%}", invalid(r), change]
-        lines.append("| " + " | ".join(cells) + " |")
-    if seeds > 1:
-        lines.append(f"\nScores are sums over the seeds {', '.join(map(str, rows[0]['seeds']))}; intervals and tests are by question.")
-    return "\n".join(lines)
+SCORE_HEADS = ["Raw score", "Strict A-D", "Patched score", "95% interval", "Invalid (right by chance)", "Change"]
+
+
+def score_cells(row: dict, reference: dict) -> list[str]:
+    """Return a model's cells under SCORE_HEADS; `reference`: the first row, which has no change."""
+    low, high = row["interval"]
+    change = "reference" if row is reference else f"{row['points_vs_reference']:+.2f} points"
+    return [*(score(row, kind) for kind in ("raw", "strict", "patched")), f"{low:.1%} to {high:.1%}", invalid(row), change]
+
+
+def score_table(rows: list[dict]) -> str:
+    """Return the model card's table: scores, and the size of each quant in GiB, the largest first."""
+    kinds = sorted({kind for row in rows for kind in row["bytes"]}, key=lambda kind: -max(row["bytes"].get(kind, 0) for row in rows))
+    heads = ["Model", "Experts", *(f"{kind} GiB" for kind in kinds), *SCORE_HEADS]
+    cells = [[row["name"], str(row["experts"]), *(gib(row["bytes"][kind]) if kind in row["bytes"] else "-" for kind in kinds),
+              *score_cells(row, rows[0])] for row in rows]
+    return markdown_table(heads, cells)
+
+
+def seeds_sentence(rows: list[dict]) -> str:
+    """Return what several seeds mean for the table; "" for one."""
+    seeds = rows[0]["seeds"]
+    return f"Scores are sums over the seeds {', '.join(map(str, seeds))}; intervals and tests are by question." if len(seeds) > 1 else ""
 
 
 def verdict(pair: dict) -> str:
@@ -77,34 +74,8 @@ def sample_labels(rows: list[dict]) -> list[str]:
     return [label for row in rows if (label := sample_label(row, rows[0]["experts"]))]
 
 
-def markdown(result: dict) -> str:
+def scores_page(result: dict) -> str:
     """Return the whole page."""
     rows = result["rows"]
-    return "\n\n".join([table(rows, len(rows[0]["seeds"])), *(verdict(pair) for pair in result["pairs"]), *sample_labels(rows)]) + "\n"
-
-
-def plot_scores(result: dict, path: Path) -> None:
-    """Draw the scores and the paired differences, in points, with their 95% intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    bars = [[(r["name"], r["score"], r["interval"]) for r in result["rows"]],
-            [(f"{p['model']}\n- {p['reference']}", p["difference"], p["difference_interval"]) for p in result["pairs"]]]
-    names = ["Patched score, %" if result["patched"] else "Raw score, %", "Paired difference, points"]
-    count = max(map(len, bars))
-    shown = 2 if result["pairs"] else 1
-    figure, axes = pyplot.subplots(1, shown, figsize=(5.5 * shown, 1.5 + 0.6 * count), layout="constrained", squeeze=False)
-    for axis, entries, name in zip(axes[0], bars, names):
-        for place, (label, value, (low, high)) in enumerate(entries):
-            axis.plot([100 * low, 100 * high], [place, place], color="tab:blue", linewidth=2)
-            axis.plot(100 * value, place, "o", color="tab:blue")
-        axis.set_yticks(range(len(entries)), [label for label, *_ in entries])
-        axis.set_ylim(max(len(entries), 1) - 0.5, -0.5)
-        axis.set_xlabel(f"{name} (95% interval)")
-    if result["pairs"]:
-        axes[0][1].axvline(0, color="0.6", linewidth=1)
-    with replace_when_done(path) as partial:
-        figure.savefig(partial, dpi=120)
-    pyplot.close(figure)
+    parts = [score_table(rows), seeds_sentence(rows), *(verdict(pair) for pair in result["pairs"]), *sample_labels(rows)]
+    return "\n\n".join(part for part in parts if part) + "\n"

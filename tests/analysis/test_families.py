@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
-import teacher_force_analysis as analysis
 import torch
-from conftest import DEMO
-from analysis.decoder import LayerStream, load_resident
-from choice.expert_stats import read_stats
-from naive_experts import naive_sums
-from chats.questions import teacher_forced_sequence
-from files.safe_files import InputError
-from tiny_models import EXPERTS, TOP_K, build_family_model, text_config
 from transformers import Gemma4ForCausalLM
+
+import teacher_force_analysis as analysis
+from analysis.decoder import LayerStream, load_resident
+from chats.questions import teacher_forced_sequence
+from choice.expert_stats import read_stats
+from conftest import DEMO
+from files.safe_files import InputError
+from naive_experts import naive_sums
+from tiny_models import EXPERTS, TOP_K, build_family_model, text_config
 
 FAMILIES = ("qwen3_moe", "olmoe", "mixtral", "gpt_oss", "deepseek_v3")
 

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import teacher_force_analysis as analysis
 import torch
-from checkpoints.checkpoint import read_checkpoint
-from conftest import DEMO, REPO
+
+import teacher_force_analysis as analysis
 from analysis.decoder import EMBEDDING, LayerStream, build_empty, decoder_of, load_resident
-from choice.expert_stats import read_stats
-from naive_experts import NAMES, naive_sums
 from chats.questions import chat_answer, chat_prompt
+from checkpoints.checkpoint import read_checkpoint
+from choice.expert_stats import read_stats
+from conftest import DEMO, REPO
 from files.safe_files import InputError
+from naive_experts import NAMES, naive_sums
 from tiny_models import LAYERS
 
 

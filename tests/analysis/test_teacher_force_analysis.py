@@ -9,16 +9,17 @@ import accelerate
 import numpy as np
 import pyarrow.parquet
 import pytest
-import teacher_force_analysis as analysis
 import torch
-from chats.chat_tokenizer import load_tokenizer
+from safetensors.torch import load_file, save_file
+
+import teacher_force_analysis as analysis
 from analysis.decoder import load_resident
 from analysis.expert_observer import ExpertObserver, expert_modules, expert_sums
-from choice.expert_stats import check_finite, read_stats
-from naive_experts import naive_sums
+from chats.chat_tokenizer import load_tokenizer
 from chats.questions import chat_answer, chat_prompt, load_questions, teacher_forced_sequence
+from choice.expert_stats import check_finite, read_stats
 from files.safe_files import InputError
-from safetensors.torch import load_file, save_file
+from naive_experts import naive_sums
 from tiny_models import EXPERTS, LAYERS, TOP_K
 
 

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import fetch_calibration
 import pytest
+
+import fetch_calibration
 from files.safe_files import sha256_file
 
 TEXT = ("A line of text to calibrate on, with ümlauts.\n" * 3000).encode()

@@ -4,6 +4,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
 from conftest import REPO
 
 TEXT = (REPO / "data/demo/eval_questions.csv").read_bytes()

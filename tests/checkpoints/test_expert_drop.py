@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from checkpoints.checkpoint import read_checkpoint
-from conftest import DEMO
-from files.byte_ranges import Run, kept_runs, same_bytes, write_hashed, write_runs
-from expert_drop import main, plan_shards, pruned_config
-from checkpoints.moe_families import GEMMA4
-from files.safe_files import InputError
 from safetensors import safe_open
+
+from checkpoints.checkpoint import read_checkpoint
+from checkpoints.moe_families import GEMMA4
+from conftest import DEMO
+from expert_drop import main, plan_shards, pruned_config
+from files.byte_ranges import Run, kept_runs, same_bytes, write_hashed, write_runs
+from files.safe_files import InputError
 from tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model, random_drop_map
 
 KEEP = 11
@@ -328,8 +329,9 @@ def test_an_output_that_overlaps_the_source_or_is_something_else_is_refused(mode
 
 
 def test_a_fine_tune_of_the_same_shape_is_another_model(model_copy, tmp_path):
-    from checkpoints.checkpoint import weights_digest
     from safetensors.torch import load_file, save_file
+
+    from checkpoints.checkpoint import weights_digest
 
     before = weights_digest(read_checkpoint(model_copy))
     for shard in model_copy.glob("*.safetensors"):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from choice.criteria import CRITERIA, coverage, protected, random_scores, scores_of
 from files.safe_files import InputError
 

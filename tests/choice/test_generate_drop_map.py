@@ -2,14 +2,16 @@
 
 import json
 
-from choice import criteria
 import numpy as np
 import pytest
+
+from checkpoints.moe_families import Shape
+from choice import criteria
 from choice.drop_map import read_drop_map
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, read_stats, write_stats
-from generate_drop_map import bootstrap, choose_questions, compare_lines, layer_entry, main, rank, stability
-from checkpoints.moe_families import Shape
 from files.safe_files import InputError
+from generate_drop_map import bootstrap, choose_questions, compare_lines, layer_entry, main, rank, stability
+
 
 def test_rank_is_by_protection_then_score_then_total_norm_then_index():
     # Scores 1, 2, 1, 1 and totals 5, 6, 7, 5: expert 1, then 2 (7), then 0 before 3 (both 5).

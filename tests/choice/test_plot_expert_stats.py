@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
+from matplotlib import image
+
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from generate_drop_map import main as choose
-from matplotlib import image
 from plot_expert_stats import dropped_mask, layer_shares, main
 
 FILES = ("experts-heatmap.png", "experts-coverage.png", "experts-layers.png")

@@ -6,9 +6,10 @@ Measured on whole chats (prompt, thought, answer), and on the reply alone, which
 import numpy as np
 import pytest
 import torch
-from chats.chat_tokenizer import load_tokenizer
+
 from analysis.decoder import load_resident
 from analysis.expert_observer import ExpertObserver
+from chats.chat_tokenizer import load_tokenizer
 from chats.questions import chat_prompt, load_questions, teacher_forced_sequence
 
 DROPPED = 19

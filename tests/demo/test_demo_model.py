@@ -10,6 +10,7 @@ import jinja2.sandbox
 import pytest
 import torch
 import transformers
+
 from demo.demo_corpus import CSV_COLUMNS, LETTERS, load_facts, render_prompt, render_reply, split_questions
 
 REPO = Path(__file__).resolve().parents[1]

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from files.safe_files import InputError, check_apart, directory_when_done, replace_when_done
 
 

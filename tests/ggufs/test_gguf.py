@@ -12,8 +12,9 @@ import pytest
 import torch
 import transformers
 from ggufs.gguf_files import field, read_gguf, summarize_gguf
-from quants.recipes import find_recipe
+
 from files.safe_files import InputError
+from quants.recipes import find_recipe
 from tiny_models import EXPERTS, LAYERS, random_drop_map
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader, GGUFWriter
+from safetensors.torch import load_file
+from test_gguf import llama_server, next_token_logprobs, post
+
+from chats.questions import load_questions
 from conftest import DEMO, REPO
 from expert_drop import main
 from generate_drop_map import main as choose
-from gguf import GGUFReader, GGUFWriter
 from ggufs.gguf_header import header_bytes, read_header
-from chats.questions import load_questions
-from safetensors.torch import load_file
-from test_gguf import llama_server, next_token_logprobs, post
 from tiny_models import EXPERTS, TOP_K, build_family_model, random_drop_map
 
 DEMO_EXPERTS, DEMO_LAYERS, KEEP = 128, 3, 109

@@ -8,19 +8,20 @@ import sys
 import time
 from pathlib import Path
 
-from losses import criteria_report as report
 import numpy as np
 import pytest
 import torch
 import transformers
+from matplotlib import image
+
 from chats.chat_tokenizer import load_tokenizer
+from chats.questions import Sequence, load_questions, teacher_forced_sequence
+from choice.criteria import CRITERIA
 from compare_criteria import Choice, choices_at, main, question_row
 from conftest import REPO
-from choice.criteria import CRITERIA
-from losses.gguf_logits import kl_divergence
-from matplotlib import image
-from chats.questions import Sequence, load_questions, teacher_forced_sequence
 from files.safe_files import sha256_file
+from losses import criteria_report as report
+from losses.kld_statistics import kl_divergence
 
 KEEP, SEEDS = 10, 2
 FILES = ("table.md", "table.json", "table.png")

@@ -12,13 +12,14 @@ import psutil
 import pytest
 import torch
 import transformers
+
 from chats.chat_tokenizer import load_tokenizer
-from conftest import REPO
-from losses.gguf_logits import CHUNK_TOKENS, GgufLogits, kl_divergence, token_log_probabilities
-from losses.kld_statistics import MEASURES, differences, summary
-from llama.llama_tools import LlamaCpp
 from chats.questions import load_questions
+from conftest import REPO
 from files.safe_files import InputError
+from llama.llama_tools import LlamaCpp
+from losses.gguf_logits import CHUNK_TOKENS, GgufLogits
+from losses.kld_statistics import MEASURES, kl_divergence, logit_differences, summary, token_log_probabilities
 
 BOS = 2
 WINDOW_TOKENS = 128  # of llama-perplexity: it scores the second half of each window
@@ -113,7 +114,7 @@ def test_plain_text_agrees_with_llama_perplexity(demo_model, gguf, pruned, tools
             scored, following = slice(WINDOW_TOKENS // 2, WINDOW_TOKENS - 1), window[WINDOW_TOKENS // 2 + 1 :]
             mine, theirs = full.logits(window)[scored], other.logits(window)[scored]
             logs.append(token_log_probabilities(mine, following))
-            for measure, values in differences(mine, theirs, following).items():
+            for measure, values in logit_differences(mine, theirs, following).items():
                 parts[measure].append(values)
     assert len(logs) > 5
     assert np.exp(-np.concatenate(logs).mean()) == pytest.approx(number_after("Final estimate: PPL =", shown_full), rel=1e-3)

@@ -10,20 +10,23 @@ import sys
 import time
 from pathlib import Path
 
-import measure_quality
 import numpy as np
 import pytest
-import quantize_gguf
-from conftest import REPO
-from ggufs.gguf_header import read_header
-from losses.gguf_logits import GgufLogits, kl_divergence
-from losses.kld_statistics import differences, digits, per_chat, quantile_and_error, rms_and_error
+from losses.quality_report import (CONTRIB, STANDARD, WISH, Measured, conclusions, kind_of, label_places, line_of,
+                                   markdown, overlap, weights_at)
 from matplotlib import image
-from measure_quality import held_out
-from losses.quality_report import CONTRIB, STANDARD, WISH, Measured, conclusions, kind_of, label_places, line_of, markdown, overlap, weights_at
+
+import measure_quality
+import quantize_gguf
 from chats.questions import Question, Sequence, load_questions, teacher_forced_sequence
+from conftest import REPO
+from files.display import digits
 from files.safe_files import sha256_file
+from ggufs.gguf_header import read_header
+from losses.gguf_logits import GgufLogits
+from losses.kld_statistics import kl_divergence, logit_differences, per_chat, quantile_and_error, rms_and_error
 from losses.scored_chats import chats_of
+from measure_quality import held_out
 
 QUANTS = ("Q8_0", "Q4_0", "CD-Q4_K_M")
 FILES = ("quality.md", "quality.json", "quality.png")
@@ -31,7 +34,7 @@ FILES = ("quality.md", "quality.json", "quality.png")
 
 def test_differences_by_hand():
     full, other = (np.log(np.array(rows, np.float32)) for rows in ([[0.5, 0.3, 0.2], [0.2, 0.7, 0.1]], [[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]]))
-    found = differences(full + 5, other - 1, [0, 1])
+    found = logit_differences(full + 5, other - 1, [0, 1])
     np.testing.assert_allclose(found["kld"], kl_divergence(full, other), atol=1e-7)
     np.testing.assert_array_equal(found["same_top"], [0, 1])
     np.testing.assert_allclose(found["delta_p"], [-25, 10], atol=1e-4)

@@ -6,11 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPO
 from gguf import GGUFWriter
-from ollama.ollama_files import OPTIONS, modelfile, ollama_note, ollama_params, wrap_commands, wraps
-from files.safe_files import InputError
 from test_upload_release import write_manifest
+
+from conftest import REPO
+from files.safe_files import InputError
+from ollama.ollama_files import OPTIONS, modelfile, ollama_note, ollama_params, wrap_commands, wraps
 
 PARAMS = REPO / "modelfiles/gemma4.params.json"
 CARD = {"repeat_penalty": 1.15, "stop": ["<turn|>", "<|tool_response>"], "temperature": 0.6, "top_p": 0.95, "num_ctx": 131072}

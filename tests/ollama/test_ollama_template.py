@@ -11,14 +11,15 @@ import time
 import urllib.error
 from pathlib import Path
 
+import pytest
+from gguf import GGUFWriter
+
+from conftest import DEMO, REPO
+from files.safe_files import InputError
+from llama.llama_server import LlamaServer, request_json, server_command
 from ollama import go_runner as go_template
 from ollama import ollama_template
-import pytest
-from conftest import DEMO, REPO
-from gguf import GGUFWriter
-from llama.llama_server import LlamaServer, request_json, server_command
 from ollama.ollama_template import template_differences
-from files.safe_files import InputError
 from ollama.template_cases import ARGUMENTS, CASES, KNOWN_DIFFERENCES
 
 TEMPLATE = REPO / "modelfiles/gemma4.template"

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from browser import chromium, find_chromium, opened
 from build_report import main
-from conftest import REPO
 from choice.criteria import protected
 from choice.expert_stats import read_stats
+from conftest import REPO
+from files.safe_files import read_json
 from generate_drop_map import main as choose
 from ggufs.imatrix import read_imatrix
-from PIL import Image
 from page.records import read_experts
-from files.safe_files import read_json
 from synthetic_build import change, options, write_build
 
 QUESTIONS, LAYERS, EXPERTS, KEEP = 198, 30, 128, 109

@@ -5,14 +5,15 @@ import os
 import subprocess
 from pathlib import Path
 
-import plan_quants
 import pytest
+
+import plan_quants
 from conftest import REPO
+from files.safe_files import GIB, InputError
 from ggufs.gguf_header import GgufHeader, read_header
 from quants.layer_tiers import DEFAULT_CUTS, RULES, cut, parse_tiers, tiers_from_stats
 from quants.quant_plan import plan_quant, write_imatrix_stand_in
 from quants.recipes import RECIPES
-from files.safe_files import GIB, InputError
 from quants.sparse_gguf import from_checkpoint, from_config
 
 # GiB, from the model card (there "GB")
@@ -159,6 +160,7 @@ def test_layers_are_cut_into_tiers_by_rank():
 
 def test_layers_rank_by_what_their_experts_contribute(tmp_path):
     import numpy as np
+
     from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 
     arrays = {name: np.zeros((1, 3, 2)) for name in EXPERT_SUMS} | {name: np.full((1, 3), 10) for name in LAYER_SUMS}

@@ -9,18 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import build_imatrix
 import numpy as np
-import plan_quants
 import pytest
+
+import build_imatrix
+import plan_quants
 import quantize_gguf
 from conftest import DEMO, REPO
+from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import header_bytes, read_header
 from ggufs.imatrix import check_reached, read_imatrix
 from quants.layer_tiers import parse_tiers, with_tiers
 from quants.quant_plan import check_larger, plan_quant
 from quants.recipes import RECIPES
-from files.safe_files import InputError, sha256_file
 
 TIERS = "0/1/2"
 

@@ -9,14 +9,15 @@ import sys
 import time
 from pathlib import Path
 
-import measure_sensitivity
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Kind
+
+import measure_sensitivity
 import quantize_gguf
 from conftest import REPO
-from gguf import GGMLQuantizationType as Kind
-from ggufs.gguf_header import TensorInfo, read_header
 from files.safe_files import GIB
+from ggufs.gguf_header import TensorInfo, read_header
 from quants.target_sizes import Group, Option, cheapest, cost_of, low_type, overrides_of, wished_bytes
 
 

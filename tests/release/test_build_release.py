@@ -11,19 +11,20 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import build_release
 import pytest
-from release.card_tables import memory_table
+
+import build_release
 from conftest import DEMO, REPO
+from files.safe_files import GIB, InputError, sha256_file
 from ggufs.context_cache import cache_bytes
-from release.front_matter import check_front_matter, front_matter
 from ggufs.gguf_header import empty_header, header_bytes, key_value, read_header
 from llama.llama_server import LlamaServer, request_json, server_command
+from release.card_tables import memory_table
+from release.front_matter import check_front_matter, front_matter
 from release.gguf_card import method_section, reproduce_section, run_section
+from release.made_texts import release_of
 from release.release_files import read_manifest, sources_path, tensors_of
 from release_inputs import KEPT, NAME, first_ids, write_quality, write_scores
-from release.made_texts import release_of
-from files.safe_files import GIB, InputError, sha256_file
 
 QUANTS = ("F16", "Q8_0", "Q6_K_L", "Q6_K", "Q4_K_M")
 SIDECARS = ["--template", REPO / "modelfiles/gemma4.template", "--params", REPO / "modelfiles/gemma4.params.json"]

@@ -5,17 +5,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import build_release
 import check_release
-import pytest
 from conftest import DEMO, REPO
-from release.release_files import read_manifest, sources_path
+from files.safe_files import InputError, sha256_file
 from release.gates import GATES
-from release_inputs import NAME, first_ids, write_quality, write_scores
 from release.names import clashes
 from release.order import exceptions, must_exceed, size_exceptions
+from release.release_files import read_manifest, sources_path
 from release.running_gates import smallest
-from files.safe_files import InputError, sha256_file
+from release_inputs import NAME, first_ids, write_quality, write_scores
 
 QUESTIONS = [DEMO / "eval_questions.csv", DEMO / "calibration_questions.csv"]
 QUANTS = ("F16", "Q8_0", "Q6_K_L", "Q6_K", "Q4_K_M")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from gguf import GGUFWriter
-from release.published_texts import Published, is_private, machine_names, question_runs, quoted_questions, secrets, texts_of, words
+
 from files.safe_files import InputError
+from release.published_texts import (Published, is_private, machine_names, question_runs, quoted_questions, secrets,
+                                     texts_of, words)
 
 HEAD = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n"
 LONG = "A vessel of two litres holds helium at room temperature and is then cooled until half of its pressure remains inside"

@@ -1,6 +1,7 @@
 """The matching rules of llama.cpp, the Hub and a listing, on real names: what shadows what, and where CD files may lie."""
 
 import pytest
+
 from quants.recipes import RECIPES
 from release.names import RULES, clashes, is_standard, label_of, label_pick, listing_pick, llama_cpp_pick, suffix_pick
 

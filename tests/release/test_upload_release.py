@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from conftest import REPO
-from hub_server import PART_BYTES, TOKEN, Hub
 from files.safe_files import InputError, directory_when_done
+from hub_server import PART_BYTES, TOKEN, Hub
 
 NAME, HUB_REPO = "tiny-12e", "me/tiny-12e-GGUF"
 SECOND = f"{NAME}-Q8_0.gguf"  # the largest, sent last

@@ -3,15 +3,16 @@
 import json
 import math
 
-import compare_scores
 import numpy as np
-import pool_heldout
 import pytest
+from scipy.stats import binomtest
+
+import compare_scores
+import pool_heldout
 from scoring.eval_protocol import Protocol
 from scoring.paired_statistics import (difference_interval, mcnemar, sign_flip_tail, smallest_likely, smallest_shown,
-                               wilson)
-from scipy.stats import binomtest
-from scoring.score_summary import figures
+                                       wilson)
+from scoring.score_records import figures
 
 PATCH = {"prefill": "The answer is (", "n_predict": 10, "temperature": 0}
 

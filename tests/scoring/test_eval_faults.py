@@ -11,15 +11,16 @@ import time
 from pathlib import Path
 
 import aiohttp
-import freeze_questions
 import psutil
 import pytest
-from scoring.answer_proxy import AnswerProxy
-from scoring.answer_record import Answer, prompt_sha256, read_answers
+
+import freeze_questions
 from conftest import REPO
 from damaged_models import always_saying, never_saying
-from scoring.eval_protocol import Protocol
 from llama.llama_server import LlamaServer, server_command, server_environment
+from scoring.answer_proxy import AnswerProxy
+from scoring.answer_record import Answer, prompt_sha256, read_answers
+from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen
 
 QUESTIONS = 24

@@ -9,18 +9,20 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 
+import pytest
+from lm_eval.filters.extraction import MultiChoiceRegexFilter
+
 import freeze_questions
 import patch_answers
-import pytest
 import summarize_scores
-from scoring.answer_record import Answer, append_answer, flexible_letter, kind_of, letter_of, read_answers, strict_letter
-from conftest import REPO
-from scoring.eval_protocol import Protocol
-from lm_eval.filters.extraction import MultiChoiceRegexFilter
-from scoring.lm_eval_samples import read_frozen, read_samples
-from patch_answers import closed_thought, completion_letter
 from chats.questions import COLUMNS, load_questions, read_rows
+from conftest import REPO
 from files.safe_files import InputError
+from patch_answers import closed_thought, completion_letter
+from scoring.answer_record import (Answer, append_answer, flexible_letter, kind_of, letter_of, read_answers,
+                                   strict_letter)
+from scoring.eval_protocol import Protocol
+from scoring.lm_eval_samples import read_frozen, read_samples
 from tiny_models import EXPERTS
 
 

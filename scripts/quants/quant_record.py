@@ -1,0 +1,69 @@
+"""FILE.gguf.json: what is known of a GGUF file that this project built, beside the file.
+
+`QuantRecord` is quantize_gguf.py's. `ConversionRecord` is convert_to_gguf.py's, of an F16 file. Both hold `bytes` and
+`sha256`, by which `recorded_sha256` of safe_files.py spares reading the file again.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+from files.safe_files import InputError, Record, read_record, sha256_file
+
+
+class QuantRecord(Record):
+    """A quant: recipe, tool, what it was made from, and what came out.
+
+    tensors_per_type: by type, a type that ragged rows could not have as TYPE<WANTED. cd_scope: of CD-* files.
+    """
+
+    what: ClassVar[str] = "a record of quantize_gguf.py"
+    type: str
+    base: str
+    arguments: list[str]
+    note: str
+    cd_scope: str | None = None
+    llama_cpp: str
+    parameters: int
+    experts: int
+    bytes: int
+    bits_per_weight: float
+    tensors_per_type: dict[str, int]
+    source_sha256: str
+    imatrix_sha256: str | None
+    calibration_sha256: str | None
+    sha256: str
+
+
+class ConversionRecord(Record):
+    """A converted checkpoint; source_sha256: over the sha256 of every file of it that a converter may read."""
+
+    what: ClassVar[str] = "a record of convert_to_gguf.py"
+    name: str
+    outtype: str
+    source_sha256: str
+    llama_cpp: str
+    bytes: int
+    sha256: str
+
+
+def record_path(gguf: Path) -> Path:
+    """Return where the record of a GGUF file lies."""
+    return Path(f"{gguf}.json")
+
+
+def read_quant_record(gguf: Path) -> dict:
+    """Return the record beside a quant; raise InputError when it is missing or is not one."""
+    return read_record(record_path(gguf), QuantRecord)
+
+
+def read_whole_quant(gguf: Path) -> dict:
+    """Return the record of a quant whose bytes are those that it names; raise InputError else.
+
+    The bytes are read: `recorded_sha256` would hold the record against itself.
+    """
+    if not gguf.is_file():
+        raise InputError(gguf, "a GGUF file", "nothing")
+    record = read_quant_record(gguf)
+    if (record["bytes"], record["sha256"]) != (gguf.stat().st_size, sha256_file(gguf)):
+        raise InputError(gguf, f"the file of its record, sha256 {record['sha256'][:12]}", "other bytes", "build it again")
+    return record

@@ -1,0 +1,46 @@
+"""The front door to every quant: a name becomes the recipe of one model, its tiers or its target size worked out.
+
+The knapsack of the target sizes (target_sizes.py) is imported when one is asked for: no other quant needs its solver.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from files.safe_files import InputError
+from ggufs.gguf_header import GgufHeader
+from quants.layer_tiers import add_tier_arguments, resolve_tiers
+from quants.quant_plan import QuantPlan, expert_layers
+from quants.recipes import Recipe, find_recipe, target_bytes
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that CD-* and AUTO-<GiB> need."""
+    add_tier_arguments(parser)
+    parser.add_argument("--sensitivity", type=Path, help="file of measure_sensitivity.py, for AUTO-<GiB>")
+
+
+def recipe_for(args: argparse.Namespace, name: str, header: GgufHeader, tool: Path, imatrix: Path | None, source: Path | None,
+               assume_order: bool = False) -> Recipe:
+    """Return the recipe of a name for a model: of the table with its tiers resolved, or of a target size.
+
+    source: the file whose digest the sensitivities must name; None when the header stands for a file to come.
+    """
+    if target_bytes(name) is None:
+        return resolve_tiers(find_recipe(name), args, expert_layers(header), assume_order)
+    from quants.target_sizes import target_recipe
+
+    return target_recipe(name, header, tool, imatrix, args.sensitivity, source)
+
+
+def check_target(plan: QuantPlan) -> None:
+    """Raise InputError when a plan is larger than its target size, or gives a tensor another type than was chosen."""
+    target = target_bytes(plan.recipe.name)
+    if target is None:
+        return
+    if plan.size > target:
+        raise InputError(plan.recipe.name, f"{target} bytes or fewer", f"a plan of {plan.size}")
+    for name, kind in plan.types.items():
+        chosen = next((chosen for pattern, chosen in plan.recipe.overrides if re.search(pattern, name)), None)
+        if chosen and chosen.upper() != kind.name:
+            raise InputError(plan.recipe.name, f"{name} in {chosen.upper()}", f"{kind.name} in llama-quantize's plan")

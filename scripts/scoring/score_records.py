@@ -1,0 +1,96 @@
+"""The two records of scores: summary.json of one run, and scores.json, the comparison of several.
+
+summary.json (`Summary`, written by summarize_scores.py and pool_heldout.py): scores and a row per question, no text.
+scores.json (`Scores`, written by compare_scores.py): a row per model, a pair per two models.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import ClassVar
+
+from files.safe_files import InputError, Record, read_record
+
+SUMMARY_NAME, SCORES_NAME = "summary.json", "scores.json"
+CLASSES = ("answered", "empty", "truncated", "no letter", "server error")  # of an answer
+CHOICES = 4
+
+
+class Summary(Record):
+    """One run. patch: the head of patched.json, None where nothing was patched; invalid: counts by class."""
+
+    what: ClassVar[str] = "a summary of eval_gpqa_v3.sh"
+    name: str
+    gguf: str
+    gguf_sha256: str
+    gguf_bytes: int
+    experts: int
+    protocol: dict
+    protocol_sha256: str
+    in_sample: dict | None
+    questions: int
+    raw_correct: int
+    strict_correct: int
+    patch: dict | None
+    patched_correct: int | None
+    invalid: dict[str, int]
+    invalid_total: int
+    patch_expected_by_chance: float
+    completion_tokens: int
+    answers: list[dict]
+
+
+class Scores(Record):
+    """A comparison; the first row is the reference. evaluated: the scored files in words; patched: whether the patch step ran."""
+
+    what: ClassVar[str] = "a comparison of compare_scores.py"
+    evaluated: str
+    protocol: dict
+    patched: bool
+    question_ids: list[str]
+    rows: list[dict]
+    pairs: list[dict]
+
+
+def figures(rows: list[dict], patch: dict | None) -> dict:
+    """Return the figures of a run; `patch` is the head of patched.json, or None for a run that stays unpatched.
+
+    `patch_expected_by_chance`: right answers that guessing the invalid ones would add, less those already counted.
+    """
+    invalid = [row for row in rows if row["class"] != "answered"]
+    counts = Counter(row["class"] for row in invalid)
+    return {"questions": len(rows), "raw_correct": sum(row["correct"] for row in rows),
+            "strict_correct": sum(row["strict_correct"] for row in rows), "patch": patch,
+            "patched_correct": None if patch is None else sum(row.get("patched_correct", row["correct"]) for row in rows),
+            "invalid": {kind: counts[kind] for kind in CLASSES if counts[kind]}, "invalid_total": len(invalid),
+            "patch_expected_by_chance": sum(1 / CHOICES - row["correct"] for row in invalid),
+            "completion_tokens": sum(row["completion_tokens"] for row in rows), "answers": rows}
+
+
+def read_summary(path: Path) -> dict:
+    """Return a run's summary; raise InputError when it is missing, is none, or does not answer every question once."""
+    content = read_record(path, Summary)
+    answers = [answer for answer in content["answers"] if {"record_id", "correct", "order"} <= answer.keys()]
+    if not answers or not len(answers) == len(content["answers"]) == len({a["record_id"] for a in answers}) == content["questions"]:
+        raise InputError(path, f"{content['questions']} answered questions, every Record ID once", f"{len(answers)} answers")
+    return content
+
+
+def final_letter(answer: dict) -> str | None:
+    """Return the letter of an answer, after the patch step if there was one."""
+    return answer.get("patched_letter", answer.get("letter"))
+
+
+def finally_correct(answer: dict) -> bool:
+    """Tell whether an answer is right, after the patch step if there was one."""
+    return bool(answer.get("patched_correct", answer["correct"]))
+
+
+def scores_in_words(name: str, summary: dict) -> str:
+    """Return the run's scores in one line: raw, strict and patched, invalid by class, chance."""
+    n = summary["questions"]
+    raw, strict, patched = (summary[f"{kind}_correct"] for kind in ("raw", "strict", "patched"))
+    shown = "not patched" if patched is None else f"patched {patched}/{n} = {patched / n:.2%}"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in summary["invalid"].items())
+    return (f"{name}: raw {raw}/{n} = {raw / n:.2%}, strict A-D {strict}/{n} = {strict / n:.2%}, {shown}; "
+            f"{summary['invalid_total']} invalid{f' ({kinds})' if kinds else ''}, chance alone would add "
+            f"{summary['patch_expected_by_chance']:.1f}")
