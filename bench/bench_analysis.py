@@ -38,9 +38,11 @@ QUESTIONS = 8
 LONG_TOKENS, LONG_QUESTIONS = 4096, 4
 OBSERVED_LIMIT, STREAMED_LIMIT = 1.10, 1.25
 LAYER_FACTOR, MEMORY_SLACK_BYTES = 1.3, GIB
-CHILD = ("import re, sys, time; sys.path.insert(0, sys.argv[1]); import teacher_force_analysis as t; "
-         "start = time.monotonic(); t.main(sys.argv[2:]); seconds = time.monotonic() - start; "
-         "print('MEASURED', seconds, int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) * 1024)")
+CHILD = (
+    "import re, sys, time; sys.path.insert(0, sys.argv[1]); import teacher_force_analysis as t; "
+    "start = time.monotonic(); t.main(sys.argv[2:]); seconds = time.monotonic() - start; "
+    "print('MEASURED', seconds, int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) * 1024)"
+)
 
 
 def write_questions(path: Path, count: int, source: Path, thoughts: int = 80) -> None:
@@ -58,8 +60,21 @@ def write_questions(path: Path, count: int, source: Path, thoughts: int = 80) ->
 
 def analyse(model: Path, questions: Path, output: Path, *options: str, tokens: int = TOKENS) -> dict[str, float]:
     """Run the analysis in a process of its own; return seconds of its main and peak bytes of the process."""
-    command = [sys.executable, "-c", CHILD, str(REPO / "scripts"), "--model", str(model), "--questions", str(questions),
-               "--output", str(output), "--max-tokens", str(tokens), *options]
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        str(REPO / "scripts"),
+        "--model",
+        str(model),
+        "--questions",
+        str(questions),
+        "--output",
+        str(output),
+        "--max-tokens",
+        str(tokens),
+        *options,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {' '.join(command[4:])}: expected a finished run, found: {done.stderr.splitlines()[-1]}")
@@ -88,8 +103,11 @@ def forward_seconds(checkpoint: Path, repeats: int) -> dict[str, list[float]]:
     for turn in range(repeats + 1):  # the first turn warms up and is not counted
         for kind, values in seconds.items():
             model.set_experts_implementation("observed_experts" if kind == "observed" else "grouped_mm")
-            hooks = [module.register_forward_pre_hook(recompute_hook) for module in expert_modules(model).values()
-                     if kind == "recomputed"]
+            hooks = [
+                module.register_forward_pre_hook(recompute_hook)
+                for module in expert_modules(model).values()
+                if kind == "recomputed"
+            ]
             start = time.perf_counter()
             observer.begin([(0, TOKENS)], TOKENS)
             decoder(input_ids=ids, use_cache=False)
@@ -122,11 +140,18 @@ def measure(checkpoints: Path, work: Path, repeats: int, questions: Path) -> dic
     write_questions(many, 2 * QUESTIONS, questions)
     seconds = forward_seconds(checkpoints / "2", 4 * repeats)
     runs: dict[str, list[dict[str, float]]] = {}
-    plan = {"resident": ("4", few), "streamed": ("4", few, "--stream-layers"), "layers2": ("2", few, "--stream-layers"),
-            "layers6": ("6", few, "--stream-layers"), "questions16": ("4", many, "--stream-layers")}
+    plan = {
+        "resident": ("4", few),
+        "streamed": ("4", few, "--stream-layers"),
+        "layers2": ("2", few, "--stream-layers"),
+        "layers6": ("6", few, "--stream-layers"),
+        "questions16": ("4", many, "--stream-layers"),
+    }
     for _ in range(repeats):
         for name, (layers, file, *options) in plan.items():
-            runs.setdefault(name, []).append(analyse(checkpoints / layers, file, work / f"{name}.safetensors", *options))
+            runs.setdefault(name, []).append(
+                analyse(checkpoints / layers, file, work / f"{name}.safetensors", *options)
+            )
     if sha256_file(work / "resident.safetensors") != sha256_file(work / "streamed.safetensors"):
         sys.exit(f"error: {work}/streamed.safetensors: expected the bytes of resident.safetensors, found others")
     write_questions(long := work / "questions-long.csv", LONG_QUESTIONS, questions, thoughts=900)
@@ -134,29 +159,48 @@ def measure(checkpoints: Path, work: Path, repeats: int, questions: Path) -> dic
     time_of = {name: [one["seconds"] for one in values] for name, values in runs.items()}
     peak = {name: statistics.median(one["peak_bytes"] for one in values) for name, values in runs.items()}
     layer, hidden = layer_bytes(checkpoints / "6"), 2816 * 2  # of a token
-    rows = [row("observed / plain forward", ratio(seconds["observed"], seconds["plain"]), "x", OBSERVED_LIMIT),
-            row("recomputed / plain forward", ratio(seconds["recomputed"], seconds["plain"]), "x"),
-            row("plain forward, a layer", 1000 * statistics.median(seconds["plain"]) / 2, "ms"),
-            row("streamed / resident", ratio(time_of["streamed"], time_of["resident"]), "x", STREAMED_LIMIT),
-            row("time, 4 / 2 layers", ratio(time_of["streamed"], time_of["layers2"]), "x"),
-            row("time, 16 / 8 questions", ratio(time_of["questions16"], time_of["streamed"]), "x"),
-            row("largest layer", layer / GIB, "GiB"),
-            row("peak, resident, 4 layers", peak["resident"] / GIB, "GiB")]
-    for name, layers, count, tokens in (("layers2", 2, QUESTIONS, TOKENS), ("streamed", 4, QUESTIONS, TOKENS),
-                                        ("layers6", 6, QUESTIONS, TOKENS), ("questions16", 4, 2 * QUESTIONS, TOKENS),
-                                        ("long", 2, LONG_QUESTIONS, LONG_TOKENS)):
+    rows = [
+        row("observed / plain forward", ratio(seconds["observed"], seconds["plain"]), "x", OBSERVED_LIMIT),
+        row("recomputed / plain forward", ratio(seconds["recomputed"], seconds["plain"]), "x"),
+        row("plain forward, a layer", 1000 * statistics.median(seconds["plain"]) / 2, "ms"),
+        row("streamed / resident", ratio(time_of["streamed"], time_of["resident"]), "x", STREAMED_LIMIT),
+        row("time, 4 / 2 layers", ratio(time_of["streamed"], time_of["layers2"]), "x"),
+        row("time, 16 / 8 questions", ratio(time_of["questions16"], time_of["streamed"]), "x"),
+        row("largest layer", layer / GIB, "GiB"),
+        row("peak, resident, 4 layers", peak["resident"] / GIB, "GiB"),
+    ]
+    for name, layers, count, tokens in (
+        ("layers2", 2, QUESTIONS, TOKENS),
+        ("streamed", 4, QUESTIONS, TOKENS),
+        ("layers6", 6, QUESTIONS, TOKENS),
+        ("questions16", 4, 2 * QUESTIONS, TOKENS),
+        ("long", 2, LONG_QUESTIONS, LONG_TOKENS),
+    ):
         limit = LAYER_FACTOR * layer + count * tokens * hidden + MEMORY_SLACK_BYTES
-        rows.append(row(f"peak, streamed, {layers} layers, {count} x {tokens} tokens", peak[name] / GIB, "GiB", limit / GIB))
-    return {"rows": rows, "tokens_per_question": TOKENS, "repeats": repeats, "threads": torch.get_num_threads(),
-            "torch": torch.__version__, "transformers": transformers.__version__,
-            "seconds": seconds | time_of, "peak_bytes": {name: [one["peak_bytes"] for one in v] for name, v in runs.items()}}
+        rows.append(
+            row(f"peak, streamed, {layers} layers, {count} x {tokens} tokens", peak[name] / GIB, "GiB", limit / GIB)
+        )
+    return {
+        "rows": rows,
+        "tokens_per_question": TOKENS,
+        "repeats": repeats,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "seconds": seconds | time_of,
+        "peak_bytes": {name: [one["peak_bytes"] for one in v] for name, v in runs.items()},
+    }
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoints", type=Path, required=True, help="directory of generate_checkpoint.py")
-    parser.add_argument("--questions", type=Path, default=REPO / "data/demo/calibration_questions.csv",
-                        help="questions whose reasoning is strung together")
+    parser.add_argument(
+        "--questions",
+        type=Path,
+        default=REPO / "data/demo/calibration_questions.csv",
+        help="questions whose reasoning is strung together",
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each kind, in turn (default 3)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     return parser.parse_args(argv)

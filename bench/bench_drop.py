@@ -83,15 +83,28 @@ save()
 def write_map(path: Path, layers: int) -> None:
     """Write a map that drops every seventh expert or so, in other places in every layer."""
     drop = {layer: sorted((7 * i + 3 * layer) % EXPERTS for i in range(EXPERTS - KEEP)) for layer in range(layers)}
-    write_json(path, {"experts": EXPERTS, "layers": {str(layer): {
-        "drop": ids, "keep": [e for e in range(EXPERTS) if e not in ids]} for layer, ids in drop.items()}})
+    write_json(
+        path,
+        {
+            "experts": EXPERTS,
+            "layers": {
+                str(layer): {"drop": ids, "keep": [e for e in range(EXPERTS) if e not in ids]}
+                for layer, ids in drop.items()
+            },
+        },
+    )
 
 
 def write_gguf(checkpoint: Path, path: Path) -> None:
     """Write a GGUF with the expert tensors, routers and attention weights of a checkpoint, as they are (BF16)."""
-    names = {"experts.gate_up_proj": "ffn_gate_up_exps.weight", "experts.down_proj": "ffn_down_exps.weight",
-             "router.proj.weight": "ffn_gate_inp.weight", "self_attn.q_proj.weight": "attn_q.weight",
-             "self_attn.o_proj.weight": "attn_output.weight", "mlp.up_proj.weight": "ffn_up.weight"}
+    names = {
+        "experts.gate_up_proj": "ffn_gate_up_exps.weight",
+        "experts.down_proj": "ffn_down_exps.weight",
+        "router.proj.weight": "ffn_gate_inp.weight",
+        "self_attn.q_proj.weight": "attn_q.weight",
+        "self_attn.o_proj.weight": "attn_output.weight",
+        "mlp.up_proj.weight": "ffn_up.weight",
+    }
     pairs, tensors, pieces = [], [], []
     for key, value in (("gemma4.expert_count", EXPERTS), ("gemma4.expert_used_count", 8)):
         pairs.append(struct.pack(f"<Q{len(key)}sII", len(key), key.encode(), UINT32, value))
@@ -101,7 +114,9 @@ def write_gguf(checkpoint: Path, path: Path) -> None:
     for name, tensor in read_checkpoint(checkpoint).items():
         for end, short in names.items():
             if name.endswith(end):
-                tensors.append((f"blk.{name.split('.')[2]}.{short}", tuple(reversed(tensor.shape)), GGMLQuantizationType.BF16))
+                tensors.append(
+                    (f"blk.{name.split('.')[2]}.{short}", tuple(reversed(tensor.shape)), GGMLQuantizationType.BF16)
+                )
                 pieces += [Run(tensor.file, tensor.offset, tensor.size), bytes(aligned(tensor.size, 32) - tensor.size)]
     remove(path)
     write_runs(path, [header_bytes(header, pairs, tensors), *pieces], lambda count: None)
@@ -120,25 +135,52 @@ def timed(command: list[str], clear: Path, source: Path) -> dict[str, float]:
             while file.read(64 << 20):
                 pass
     start = time.monotonic()
-    pid = os.posix_spawnp(command[0], command, os.environ, file_actions=[
-        (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0), (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)])
+    pid = os.posix_spawnp(
+        command[0],
+        command,
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+        ],
+    )
     _, status, usage = os.wait4(pid, 0)
     if status:
         sys.exit(f"error: {' '.join(command)[:200]}: expected success, found status {status}")
     return {"seconds": time.monotonic() - start, "peak_bytes": usage.ru_maxrss * 1024}
 
 
-def compare(source: Path, drop_map: Path, work: Path, repeats: int, with_torch: bool) -> dict[str, list[dict[str, float]]]:
+def compare(
+    source: Path, drop_map: Path, work: Path, repeats: int, with_torch: bool
+) -> dict[str, list[dict[str, float]]]:
     """Take turns, each in the opposite order of the last: drop, cp of its output, and torch's load-slice-save."""
     target, folder = work / "pruned", work / "pruned"
     if source.suffix == ".gguf":
         (work / "gguf").mkdir(exist_ok=True)
         folder, target = work / "gguf", work / "gguf/pruned.gguf"
-    plan = {"drop": ([sys.executable, str(REPO / "scripts/expert_drop.py"), "--source", str(source), "--drop-map",
-                      str(drop_map), "--output", str(target)], target, source),
-            "cp": ([sys.executable, "-c", COPY, str(folder), str(work / "copied")], work / "copied", folder)}
+    plan = {
+        "drop": (
+            [
+                sys.executable,
+                str(REPO / "scripts/expert_drop.py"),
+                "--source",
+                str(source),
+                "--drop-map",
+                str(drop_map),
+                "--output",
+                str(target),
+            ],
+            target,
+            source,
+        ),
+        "cp": ([sys.executable, "-c", COPY, str(folder), str(work / "copied")], work / "copied", folder),
+    }
     if with_torch:
-        plan["torch"] = ([sys.executable, "-c", TORCH, str(source), str(drop_map), str(work / "torch")], work / "torch", source)
+        plan["torch"] = (
+            [sys.executable, "-c", TORCH, str(source), str(drop_map), str(work / "torch")],
+            work / "torch",
+            source,
+        )
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in plan}
     for turn in range(repeats + 1):  # the first turn warms up and is not counted
         for name, run_of in reversed(plan.items()) if turn % 2 else plan.items():
@@ -155,21 +197,27 @@ def rows_of(name: str, runs: dict[str, list[dict[str, float]]]) -> list[dict]:
     seconds = {kind: [one["seconds"] for one in values] for kind, values in runs.items()}
     peak = {kind: max(one["peak_bytes"] for one in values) for kind, values in runs.items()}
     speeds = [cp / drop for cp, drop in zip(seconds["cp"], seconds["drop"])]
-    rows = [row(f"{name}: speed of cp", statistics.median(speeds), "x", SPEED_LIMIT, at_least=True),
-            row(f"{name}: the same, slowest turn", min(speeds), "x"),
-            row(f"{name}: the same, fastest turn", max(speeds), "x"),
-            row(f"{name}: peak memory", peak["drop"] / 1e6, "MB", MEMORY_LIMIT_BYTES / 1e6),
-            row(f"{name}: seconds", statistics.median(seconds["drop"]), "s")]
+    rows = [
+        row(f"{name}: speed of cp", statistics.median(speeds), "x", SPEED_LIMIT, at_least=True),
+        row(f"{name}: the same, slowest turn", min(speeds), "x"),
+        row(f"{name}: the same, fastest turn", max(speeds), "x"),
+        row(f"{name}: peak memory", peak["drop"] / 1e6, "MB", MEMORY_LIMIT_BYTES / 1e6),
+        row(f"{name}: seconds", statistics.median(seconds["drop"]), "s"),
+    ]
     if "torch" in runs:
         speed = statistics.median(t / drop for t, drop in zip(seconds["torch"], seconds["drop"]))
-        rows += [row(f"{name}: speed of torch load-slice-save", speed, "x"),
-                 row(f"{name}: its peak memory", peak["torch"] / 1e6, "MB")]
+        rows += [
+            row(f"{name}: speed of torch load-slice-save", speed, "x"),
+            row(f"{name}: its peak memory", peak["torch"] / 1e6, "MB"),
+        ]
     return rows
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, required=True, help="many-shard checkpoint of generate_checkpoint.py")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="many-shard checkpoint of generate_checkpoint.py"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="counted turns (default 3)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     return parser.parse_args(argv)
@@ -183,11 +231,27 @@ def main(argv: list[str] | None = None) -> None:
     layers = json.loads((args.checkpoint / "config.json").read_text())["num_hidden_layers"]
     write_map(work / "map.json", layers)
     write_json(work / "keep-all.json", {str(layer): [] for layer in range(layers)})
-    timed([sys.executable, str(REPO / "scripts/expert_drop.py"), "--source", str(args.checkpoint), "--drop-map",
-           str(work / "keep-all.json"), "--output", str(work / "one/checkpoint"), "--shard-bytes", str(1 << 40)], work / "one/checkpoint", args.checkpoint)
+    timed(
+        [
+            sys.executable,
+            str(REPO / "scripts/expert_drop.py"),
+            "--source",
+            str(args.checkpoint),
+            "--drop-map",
+            str(work / "keep-all.json"),
+            "--output",
+            str(work / "one/checkpoint"),
+            "--shard-bytes",
+            str(1 << 40),
+        ],
+        work / "one/checkpoint",
+        args.checkpoint,
+    )
     source_bytes = sum(tensor.size for tensor in read_checkpoint(args.checkpoint).values())
-    results = {"many shards": compare(args.checkpoint, work / "map.json", work, args.repeats, with_torch=True),
-               "one shard": compare(work / "one/checkpoint", work / "map.json", work, args.repeats, with_torch=True)}
+    results = {
+        "many shards": compare(args.checkpoint, work / "map.json", work, args.repeats, with_torch=True),
+        "one shard": compare(work / "one/checkpoint", work / "map.json", work, args.repeats, with_torch=True),
+    }
     shutil.rmtree(work / "one")
     write_gguf(args.checkpoint, work / "full.gguf")
     results["GGUF"] = compare(work / "full.gguf", work / "map.json", work, args.repeats, with_torch=False)

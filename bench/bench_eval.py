@@ -44,10 +44,12 @@ async def bare(server: LlamaServer, bodies: list[dict], concurrency: int) -> flo
     """Send requests to the server itself, `concurrency` at once; return the seconds."""
     places = asyncio.Semaphore(concurrency)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+
         async def ask(body: dict) -> None:
             async with places, session.post(f"{server.url}/v1/chat/completions", json=body) as reply:
                 reply.raise_for_status()
                 await reply.read()
+
         start = time.perf_counter()
         await asyncio.gather(*map(ask, bodies))
         return time.perf_counter() - start
@@ -111,14 +113,37 @@ def main(argv: list[str] | None = None) -> None:
     freeze_questions.main(["--questions", str(args.questions), "--output", str(args.run / "task")])
     times = {concurrency: measure(args, concurrency) for concurrency in (1, CONCURRENT)}
     middle = {key: {name: statistics.median(values) for name, values in turns.items()} for key, turns in times.items()}
-    rows = [row(f"requests, {n} at once: lm-eval and the proxy / bare",
-                statistics.median(a / b for a, b in zip(turns["ours"], turns["bare"])), "x", OVERHEAD_LIMIT)
-            for n, turns in times.items()]
-    rows.append(row("one run, 1 at once: requests / the server's own time",
-                    statistics.median(a / b for a, b in zip(times[1]["ours"], times[1]["server"])), "x", OVERHEAD_LIMIT))
-    rows += [row(f"seconds, 1 at once / {CONCURRENT}, {name}", middle[1][key] / middle[CONCURRENT][key], "x", GAIN_LIMIT, at_least=True)
-             for key, name in (("ours", "lm-eval and the proxy"), ("bare", "bare requests"))]
-    rows += [row("bare requests, 1 at once", middle[1]["bare"], "s"), row("lm-eval's start and end", middle[1]["rest"], "s")]
+    rows = [
+        row(
+            f"requests, {n} at once: lm-eval and the proxy / bare",
+            statistics.median(a / b for a, b in zip(turns["ours"], turns["bare"])),
+            "x",
+            OVERHEAD_LIMIT,
+        )
+        for n, turns in times.items()
+    ]
+    rows.append(
+        row(
+            "one run, 1 at once: requests / the server's own time",
+            statistics.median(a / b for a, b in zip(times[1]["ours"], times[1]["server"])),
+            "x",
+            OVERHEAD_LIMIT,
+        )
+    )
+    rows += [
+        row(
+            f"seconds, 1 at once / {CONCURRENT}, {name}",
+            middle[1][key] / middle[CONCURRENT][key],
+            "x",
+            GAIN_LIMIT,
+            at_least=True,
+        )
+        for key, name in (("ours", "lm-eval and the proxy"), ("bare", "bare requests"))
+    ]
+    rows += [
+        row("bare requests, 1 at once", middle[1]["bare"], "s"),
+        row("lm-eval's start and end", middle[1]["rest"], "s"),
+    ]
     write_json(args.output, {"rows": rows, "seconds": times})
     print(table(rows))
 

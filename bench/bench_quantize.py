@@ -40,8 +40,14 @@ def processor_seconds() -> float:
 def seconds(*command: object, cwd: Path | None = None, flush: Path | None = None) -> tuple[float, float]:
     """Run a command, then flush a file; return wall and processor seconds. A failure ends the benchmark."""
     start, used = time.perf_counter(), processor_seconds()
-    subprocess.run([str(part) for part in command], cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                   preexec_fn=die_with_parent)
+    subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,
+    )
     if flush:
         flush_to_disk(flush)
     return time.perf_counter() - start, processor_seconds() - used
@@ -56,20 +62,45 @@ def bare(tool: Path, kind: str, f16: Path, imatrix: Path, output: Path, threads:
     """Build a quant by llama-quantize alone and flush it; return wall and processor seconds."""
     output.unlink(missing_ok=True)
     recipe = RECIPES[kind]
-    return seconds(tool, "--imatrix", imatrix.name, *recipe.arguments, f16, output, recipe.base, threads, cwd=imatrix.parent, flush=output)
+    return seconds(
+        tool,
+        "--imatrix",
+        imatrix.name,
+        *recipe.arguments,
+        f16,
+        output,
+        recipe.base,
+        threads,
+        cwd=imatrix.parent,
+        flush=output,
+    )
 
 
 def ours(kind: str, f16: Path, imatrix: Path, output: Path, threads: int) -> tuple[float, float]:
     """Build a quant by quantize_gguf.py; return wall and processor seconds."""
     for path in (output, Path(f"{output}.json")):
         path.unlink(missing_ok=True)
-    return script("quantize_gguf.py", "--input", f16, "--imatrix", imatrix, "--type", kind, "--output", output, "--threads", threads)
+    return script(
+        "quantize_gguf.py",
+        "--input",
+        f16,
+        "--imatrix",
+        imatrix,
+        "--type",
+        kind,
+        "--output",
+        output,
+        "--threads",
+        threads,
+    )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of generate_checkpoint.py")
-    parser.add_argument("--types", nargs="+", default=TYPES, choices=[name for name, recipe in RECIPES.items() if not recipe.tiers])
+    parser.add_argument(
+        "--types", nargs="+", default=TYPES, choices=[name for name, recipe in RECIPES.items() if not recipe.tiers]
+    )
     parser.add_argument("--repeat", type=int, default=1, help="times that every type is built (default 1)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads (default: all)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
@@ -88,24 +119,35 @@ def main(argv: list[str] | None = None) -> None:
     text.write_text(TEXT)
     if not imatrix.exists():
         script("build_imatrix.py", "--model", f16, "--calibration", text, "--output", imatrix)
-    bare(tool, args.types[0], f16, imatrix, work / "bare.gguf", args.threads)  # off the clock: reads the source into memory
+    bare(
+        tool, args.types[0], f16, imatrix, work / "bare.gguf", args.threads
+    )  # off the clock: reads the source into memory
     times: dict[str, list[tuple[float, float]]] = {"bare": [], "ours": []}
     for turn in range(args.repeat):
         for kind in args.types:
-            pair = {"bare": lambda: bare(tool, kind, f16, imatrix, work / "bare.gguf", args.threads),
-                    "ours": lambda: ours(kind, f16, imatrix, work / "ours.gguf", args.threads)}
+            pair = {
+                "bare": lambda: bare(tool, kind, f16, imatrix, work / "bare.gguf", args.threads),
+                "ours": lambda: ours(kind, f16, imatrix, work / "ours.gguf", args.threads),
+            }
             for name in sorted(pair, reverse=bool(turn % 2)):
                 times[name].append(pair[name]())
-            print(f"{kind}: bare {times['bare'][-1][0]:.1f} s, quantize_gguf.py {times['ours'][-1][0]:.1f} s", file=sys.stderr)
+            print(
+                f"{kind}: bare {times['bare'][-1][0]:.1f} s, quantize_gguf.py {times['ours'][-1][0]:.1f} s",
+                file=sys.stderr,
+            )
             if not filecmp.cmp(work / "bare.gguf", work / "ours.gguf", shallow=False):
                 sys.exit(f"error: {work / 'ours.gguf'}: expected the bytes of llama-quantize alone, found others")
     plan, _ = script("plan_quants.py", "--shape", "gemma-4-26b-a4b", "--keep", 109)
-    (bare_wall, bare_used), (our_wall, our_used) = ([sum(column) for column in zip(*times[name])] for name in ("bare", "ours"))
+    (bare_wall, bare_used), (our_wall, our_used) = (
+        [sum(column) for column in zip(*times[name])] for name in ("bare", "ours")
+    )
     what = f"{len(args.types)} quants of {f16.stat().st_size / GIB:.1f} GiB, quantize_gguf.py / bare llama-quantize"
-    rows = [row(what, our_wall / bare_wall, "x", LIMIT),
-            row("the same in processor time, which other work disturbs less", our_used / bare_used, "x"),
-            row("seconds a file beyond llama-quantize", (our_wall - bare_wall) / len(times["bare"]), "s"),
-            row("plan of the 109-expert 26B, all files", plan, "s")]
+    rows = [
+        row(what, our_wall / bare_wall, "x", LIMIT),
+        row("the same in processor time, which other work disturbs less", our_used / bare_used, "x"),
+        row("seconds a file beyond llama-quantize", (our_wall - bare_wall) / len(times["bare"]), "s"),
+        row("plan of the 109-expert 26B, all files", plan, "s"),
+    ]
     write_json(args.output, {"rows": rows, "types": args.types, "wall_and_processor_seconds": times})
     print(table(rows))
 

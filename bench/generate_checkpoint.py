@@ -28,10 +28,23 @@ from analysis.decoder import build_empty  # noqa: E402
 from checkpoints.checkpoint import INDEX_NAME  # noqa: E402
 from files.safe_files import directory_when_done, require_disk_space, run, write_json  # noqa: E402
 
-SIZES = {"hidden_size": 2816, "intermediate_size": 2112, "num_attention_heads": 16, "num_key_value_heads": 8,
-         "num_global_key_value_heads": 2, "head_dim": 256, "global_head_dim": 512, "attention_k_eq_v": True,
-         "enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704,
-         "hidden_size_per_layer_input": 0, "sliding_window": 1024, "final_logit_softcapping": 30.0}
+SIZES = {
+    "hidden_size": 2816,
+    "intermediate_size": 2112,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "num_global_key_value_heads": 2,
+    "head_dim": 256,
+    "global_head_dim": 512,
+    "attention_k_eq_v": True,
+    "enable_moe_block": True,
+    "num_experts": 128,
+    "top_k_experts": 8,
+    "moe_intermediate_size": 704,
+    "hidden_size_per_layer_input": 0,
+    "sliding_window": 1024,
+    "final_logit_softcapping": 30.0,
+}
 FULL_EVERY = 2  # the 26B has one full layer in six, the last; here the last of 2, 4 and 6 layers must be full
 INIT_STD = 0.02
 NOISE_VALUES = 1 << 24
@@ -86,17 +99,26 @@ def write_layers(directory: Path, config: dict, tokenizer: Path, linked: Path | 
             shapes.setdefault(f"model-layer-{layer}.safetensors", {})[name] = tuple(tensor.shape)
     for number, (shard, tensors) in enumerate(shapes.items()):
         if linked is not None:
-            os.symlink(os.path.relpath(linked / shard, directory.parent / str(config["num_hidden_layers"])), directory / shard)
+            os.symlink(
+                os.path.relpath(linked / shard, directory.parent / str(config["num_hidden_layers"])), directory / shard
+            )
         else:
             write_shard(directory / shard, tensors, bf16_noise(number))
     total = sum(2 * math.prod(shape) for tensors in shapes.values() for shape in tensors.values())
-    write_json(directory / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": {
-        name: shard for shard, tensors in shapes.items() for name in tensors}})
+    write_json(
+        directory / INDEX_NAME,
+        {
+            "metadata": {"total_size": total},
+            "weight_map": {name: shard for shard, tensors in shapes.items() for name in tensors},
+        },
+    )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokenizer", type=Path, required=True, help="model directory whose tokenizer and config are the base")
+    parser.add_argument(
+        "--tokenizer", type=Path, required=True, help="model directory whose tokenizer and config are the base"
+    )
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 6], help="layer counts, one checkpoint each")
     parser.add_argument("--output", type=Path, required=True, help="directory to write the checkpoints into")
     return parser.parse_args(argv)

@@ -57,10 +57,16 @@ def check_run(directory: Path, mine: dict) -> None:
     advice = "remove the directory or give another OUTPUT"
     for key, what in (("gguf_sha256", "answers of the model"), ("questions_sha256", "answers to the questions")):
         if found.get(key) != mine[key]:
-            raise InputError(directory, f"{what} with sha256 {mine[key][:12]}", f"those of {str(found.get(key))[:12]}", advice)
+            raise InputError(
+                directory, f"{what} with sha256 {mine[key][:12]}", f"those of {str(found.get(key))[:12]}", advice
+            )
     if key := first_differing_key(mine["protocol"], found.get("protocol", {})):
-        raise InputError(directory, f"answers under {key} {mine['protocol'].get(key)}",
-                         f"those under {found.get('protocol', {}).get(key)}", advice)
+        raise InputError(
+            directory,
+            f"answers under {key} {mine['protocol'].get(key)}",
+            f"those under {found.get('protocol', {}).get(key)}",
+            advice,
+        )
 
 
 def check_lm_eval_values(name: str, tokenizer: str) -> None:
@@ -83,12 +89,32 @@ def lm_eval_command(name: str, url: str, protocol: Protocol, tokenizer: str, dir
 
     lm-eval sends one request more than the protocol has: it waits in the proxy, so that the server need not wait for it.
     """
-    model = (f"model={name},base_url={url},num_concurrent={protocol.concurrency + 1},max_retries=1,"
-             f"timeout={LM_EVAL_TIMEOUT_SECONDS},tokenizer_backend=huggingface,tokenizer={tokenizer}")
-    return [sys.executable, "-m", "lm_eval", "run", "--model", protocol.model, "--model_args", model,
-            "--include_path", str(directory / "task"), "--tasks", TASK, "--apply_chat_template",
-            "--gen_kwargs", protocol.gen_kwargs, "--seed", str(protocol.seed), "--output_path", str(directory / "lm_eval"),
-            "--log_samples"]
+    model = (
+        f"model={name},base_url={url},num_concurrent={protocol.concurrency + 1},max_retries=1,"
+        f"timeout={LM_EVAL_TIMEOUT_SECONDS},tokenizer_backend=huggingface,tokenizer={tokenizer}"
+    )
+    return [
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "run",
+        "--model",
+        protocol.model,
+        "--model_args",
+        model,
+        "--include_path",
+        str(directory / "task"),
+        "--tasks",
+        TASK,
+        "--apply_chat_template",
+        "--gen_kwargs",
+        protocol.gen_kwargs,
+        "--seed",
+        str(protocol.seed),
+        "--output_path",
+        str(directory / "lm_eval"),
+        "--log_samples",
+    ]
 
 
 class Progress:
@@ -99,8 +125,14 @@ class Progress:
         self.tokens = 0
         self.right = sum(answer.correct for answer in answers.values())
         self.invalid = sum(answer.invalid for answer in answers.values())
-        self.bar = tqdm(desc="answered", total=total, initial=len(answers), unit="question", smoothing=0,
-                        bar_format="{desc} {n_fmt}/{total_fmt}{postfix}, {remaining} left ")
+        self.bar = tqdm(
+            desc="answered",
+            total=total,
+            initial=len(answers),
+            unit="question",
+            smoothing=0,
+            bar_format="{desc} {n_fmt}/{total_fmt}{postfix}, {remaining} left ",
+        )
         self.show()
 
     def show(self) -> None:
@@ -126,13 +158,23 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaSe
     proxy = AnswerProxy(server, protocol, by_prompt, args.run / ANSWERS, progress)
     log = args.run / "lm_eval.log"
     direct = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1")))
-    environment = os.environ | {"LMEVAL_LOG_LEVEL": "WARNING", "HF_DATASETS_CACHE": str(args.run / "task/datasets"),
-                                "no_proxy": direct, "NO_PROXY": direct}
+    environment = os.environ | {
+        "LMEVAL_LOG_LEVEL": "WARNING",
+        "HF_DATASETS_CACHE": str(args.run / "task/datasets"),
+        "no_proxy": direct,
+        "NO_PROXY": direct,
+    }
     async with proxy.listening() as url:
         with open(log, "wb") as output:
             process = await asyncio.create_subprocess_exec(
-                *lm_eval_command(args.name, url, protocol, args.tokenizer, args.run), stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output, env=environment, preexec_fn=die_with_parent, start_new_session=True)
+                *lm_eval_command(args.name, url, protocol, args.tokenizer, args.run),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                preexec_fn=die_with_parent,
+                start_new_session=True,
+            )
         done = asyncio.ensure_future(process.wait())
         try:
             await asyncio.wait({done, proxy.failure}, return_when=asyncio.FIRST_COMPLETED)
@@ -146,8 +188,12 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaSe
     if process.returncode < 0:
         raise InputError("lm-eval", "success", f"it killed by signal {-process.returncode}", "the same command goes on")
     if process.returncode != 0:
-        raise InputError("lm-eval", "success", f"exit code {process.returncode}: {last_words(log.read_text(errors='replace'))}",
-                         f"log: {log}")
+        raise InputError(
+            "lm-eval",
+            "success",
+            f"exit code {process.returncode}: {last_words(log.read_text(errors='replace'))}",
+            f"log: {log}",
+        )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -169,8 +215,13 @@ def main(argv: list[str] | None = None) -> None:
     tools = find_llama_cpp(None)
     protocol = protocol_of(args, tokenizer_identity(args.tokenizer), tools.version())
     documents = read_frozen(args.run / "task")
-    mine = {"name": args.name, "gguf_sha256": recorded_sha256(args.gguf), "protocol_sha256": protocol.digest,
-            "questions_sha256": sha256_file(args.run / "task/frozen.jsonl"), "protocol": asdict(protocol)}
+    mine = {
+        "name": args.name,
+        "gguf_sha256": recorded_sha256(args.gguf),
+        "protocol_sha256": protocol.digest,
+        "questions_sha256": sha256_file(args.run / "task/frozen.jsonl"),
+        "protocol": asdict(protocol),
+    }
     with only_writer(args.run / ANSWERS):
         check_run(args.run, mine)
         if is_asked(args.run, mine, len(documents)):
@@ -186,7 +237,9 @@ def main(argv: list[str] | None = None) -> None:
     answers = read_answers(args.run / ANSWERS).values()
     if len(answers) != len(documents):
         raise InputError(args.run / ANSWERS, f"{len(documents)} answers", str(len(answers)))
-    print(f"{args.run}: {len(answers)} answers, {sum(a.invalid for a in answers)} invalid, server started {server.starts} times")
+    print(
+        f"{args.run}: {len(answers)} answers, {sum(a.invalid for a in answers)} invalid, server started {server.starts} times"
+    )
 
 
 if __name__ == "__main__":

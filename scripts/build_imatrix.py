@@ -15,8 +15,17 @@ import re
 from pathlib import Path
 
 from files.option_types import positive
-from files.safe_files import (InputError, check_apart, check_recorded, read_json, recorded_sha256, replace_when_done,
-                              run, sha256_file, write_record)
+from files.safe_files import (
+    InputError,
+    check_apart,
+    check_recorded,
+    read_json,
+    recorded_sha256,
+    replace_when_done,
+    run,
+    sha256_file,
+    write_record,
+)
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import find_llama_cpp, run_tool
@@ -27,8 +36,19 @@ TOO_SHORT = re.compile(r"tokenizes to only (\d+) tokens")
 
 def imatrix_command(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> list[object]:
     """Return the command line of llama-imatrix, run in the calibration's directory so that its header has no path."""
-    return [tool, "-m", model.resolve(), "-f", calibration.name, "-o", output.resolve(), "-c", context,
-            "--parse-special", "--no-ppl"]
+    return [
+        tool,
+        "-m",
+        model.resolve(),
+        "-f",
+        calibration.name,
+        "-o",
+        output.resolve(),
+        "-c",
+        context,
+        "--parse-special",
+        "--no-ppl",
+    ]
 
 
 def check_calibration(path: Path, context: int) -> None:
@@ -36,7 +56,9 @@ def check_calibration(path: Path, context: int) -> None:
     if not path.is_file():
         raise InputError(path, "a calibration text", "nothing" if not path.exists() else "no file")
     if path.stat().st_size < 2 * context:  # no token is shorter than a byte
-        raise InputError(path, f"{2 * context} tokens or more, which llama-imatrix needs", f"{path.stat().st_size} bytes")
+        raise InputError(
+            path, f"{2 * context} tokens or more, which llama-imatrix needs", f"{path.stat().st_size} bytes"
+        )
     try:
         path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -46,11 +68,21 @@ def check_calibration(path: Path, context: int) -> None:
 def run_imatrix(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> None:
     """Run llama-imatrix; raise InputError when it fails, by the text's name when that has too few tokens."""
     try:
-        run_tool(imatrix_command(tool, model, calibration, output, context), cwd=calibration.resolve().parent, what="imatrix",
-                 step=r"\[(\d+)\]", total=r"over (\d+) chunks")
+        run_tool(
+            imatrix_command(tool, model, calibration, output, context),
+            cwd=calibration.resolve().parent,
+            what="imatrix",
+            step=r"\[(\d+)\]",
+            total=r"over (\d+) chunks",
+        )
     except InputError as error:
         if match := TOO_SHORT.search(str(error)):
-            raise InputError(calibration, f"{2 * context} tokens or more, which llama-imatrix needs", match[1], "calibrate on more text") from error
+            raise InputError(
+                calibration,
+                f"{2 * context} tokens or more, which llama-imatrix needs",
+                match[1],
+                "calibrate on more text",
+            ) from error
         raise
 
 
@@ -69,11 +101,22 @@ def main(argv: list[str] | None = None) -> None:
     read_header(args.model)
     check_calibration(args.calibration, args.context)
     check_apart([args.model, args.calibration], [args.output, Path(f"{args.output}.json")])
-    check_recorded(args.output, "an earlier imatrix", lambda record: "calibration_sha256" in record and "model_sha256" in record)
+    check_recorded(
+        args.output, "an earlier imatrix", lambda record: "calibration_sha256" in record and "model_sha256" in record
+    )
     llama_cpp, side = find_llama_cpp(args.llama_cpp), Path(f"{args.output}.json")
-    record = {"model_sha256": recorded_sha256(args.model), "calibration": args.calibration.name,
-              "calibration_sha256": sha256_file(args.calibration), "context": args.context, "llama_cpp": llama_cpp.version()}
-    if args.output.exists() and record.items() <= (known := read_json(side)).items() and known.get("sha256") == sha256_file(args.output):
+    record = {
+        "model_sha256": recorded_sha256(args.model),
+        "calibration": args.calibration.name,
+        "calibration_sha256": sha256_file(args.calibration),
+        "context": args.context,
+        "llama_cpp": llama_cpp.version(),
+    }
+    if (
+        args.output.exists()
+        and record.items() <= (known := read_json(side)).items()
+        and known.get("sha256") == sha256_file(args.output)
+    ):
         for path in (args.output, side):
             os.utime(path)  # for make, which goes by time
         print(f"{args.output}: built already")

@@ -37,13 +37,21 @@ def inline_script(text: str) -> Markup:
 
 def page(name: str, steps: list[Step], parts: list[Section]) -> str:
     """Return the page."""
-    environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                              lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     library = Resources(mode="inline", components=["bokeh"]).js_raw
     return environment.get_template("page.html").render(
-        name=name, number=number, steps=steps, digests=all_digests(steps), sections=parts, bokeh=inline_script("\n".join(library)),
-        style=Markup((PAGE / "page.css").read_text()), script=inline_script((PAGE / "page.js").read_text()),
-        items=inline_json([chart.item for section in parts for chart in section.charts]))
+        name=name,
+        number=number,
+        steps=steps,
+        digests=all_digests(steps),
+        sections=parts,
+        bokeh=inline_script("\n".join(library)),
+        style=Markup((PAGE / "page.css").read_text()),
+        script=inline_script((PAGE / "page.js").read_text()),
+        items=inline_json([chart.item for section in parts for chart in section.charts]),
+    )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,7 +65,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quants", type=Path, nargs="*", default=[], help="records of the quants (FILE.gguf.json)")
     parser.add_argument("--quality", type=Path, help="quality.json of measure_quality.py")
     parser.add_argument("--scores", type=Path, help="scores.json of compare_scores.py")
-    parser.add_argument("--summaries", type=Path, nargs="*", default=[], help="summary.json of the reference and of the pruned model")
+    parser.add_argument(
+        "--summaries", type=Path, nargs="*", default=[], help="summary.json of the reference and of the pruned model"
+    )
     parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
     args = parser.parse_args(argv)
     if len(args.summaries) not in (0, 2):
@@ -72,14 +82,18 @@ def main(argv: list[str] | None = None) -> None:
     paths = {part: path for part in PARTS if (path := getattr(args, part))}
     inputs = [*paths.values(), *args.quants, *args.summaries]
     if not inputs:
-        raise InputError(args.output, "records of a build to report on", "none", "run make analyze, or make demo, first")
+        raise InputError(
+            args.output, "records of a build to report on", "none", "run make analyze, or make demo, first"
+        )
     check_apart(inputs, [args.output])
     records = read_records(args.name, paths, args.quants, args.summaries)
     parts = sections(records)
     with replace_when_done(args.output) as partial:
         partial.write_text(page(args.name, pipeline(records), parts), encoding="utf-8")
     missing = [f"{part.title} ({part.command})" for part in parts if part.command]
-    print(f"{args.output}: {args.output.stat().st_size / 1e6:.2f} MB{'; missing: ' + ', '.join(missing) if missing else ''}")
+    print(
+        f"{args.output}: {args.output.stat().st_size / 1e6:.2f} MB{'; missing: ' + ', '.join(missing) if missing else ''}"
+    )
 
 
 if __name__ == "__main__":

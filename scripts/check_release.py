@@ -38,7 +38,9 @@ def outcome_of(gate: Callable[[Checked], Outcome], checked: Checked) -> Outcome:
         return Outcome("stopped by", [f"{error.filename}: expected a file that can be read, found: {error.strerror}"])
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         found = f"{type(error).__name__}: {error}"[:200]
-        return Outcome("stopped by", [f"{checked.folder}: expected files as build_release.py writes them, found {found}"])
+        return Outcome(
+            "stopped by", [f"{checked.folder}: expected files as build_release.py writes them, found {found}"]
+        )
 
 
 def check_lines(name: str, outcome: Outcome) -> list[str]:
@@ -47,14 +49,23 @@ def check_lines(name: str, outcome: Outcome) -> list[str]:
     lines = [f"{verdict}  {name}: {outcome.looked_at}" + ("" if outcome.applies else " (does not apply)")]
     lines += [f"       named: {sentence}" for sentence in outcome.named]
     lines += [f"       {line}" for line in outcome.deviations[:MOST_LINES]]
-    return lines + [f"       ... and {len(outcome.deviations) - MOST_LINES} more"] * (len(outcome.deviations) > MOST_LINES)
+    return lines + [f"       ... and {len(outcome.deviations) - MOST_LINES} more"] * (
+        len(outcome.deviations) > MOST_LINES
+    )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("release", type=Path, help="release folder")
-    parser.add_argument("--questions", type=Path, nargs="+", help="question files whose text must not be published (default: the build's)")
-    parser.add_argument("--gpu-layers", type=whole_number, default=99, help="layers on the GPU, if there is one (default 99)")
+    parser.add_argument(
+        "--questions",
+        type=Path,
+        nargs="+",
+        help="question files whose text must not be published (default: the build's)",
+    )
+    parser.add_argument(
+        "--gpu-layers", type=whole_number, default=99, help="layers on the GPU, if there is one (default 99)"
+    )
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     return parser.parse_args(argv)
 
@@ -72,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
         applied += outcome.applies or bool(outcome.deviations)
         failed += [name] * bool(outcome.deviations)
     if failed:
-        raise InputError(args.release, f"all of {applied} checks to hold", f"{len(failed)} that fail: {', '.join(failed)}")
+        raise InputError(
+            args.release, f"all of {applied} checks to hold", f"{len(failed)} that fail: {', '.join(failed)}"
+        )
     print(f"{args.release}: all of {applied} checks hold, {len(gates) - applied} do not apply")
 
 

@@ -24,8 +24,14 @@ from pathlib import Path
 import numpy as np
 
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import (QUESTION_SEED, Question, Sequence, load_questions, question_set_digest,
-                             teacher_forced_sequence)
+from chats.questions import (
+    QUESTION_SEED,
+    Question,
+    Sequence,
+    load_questions,
+    question_set_digest,
+    teacher_forced_sequence,
+)
 from choice.criteria import CRITERIA
 from choice.expert_stats import read_stats
 from files.option_types import positive
@@ -80,9 +86,14 @@ def question_row(kld: np.ndarray, same_top: np.ndarray, sequence: Sequence) -> d
     kld, same_top: [tokens]; position i tells of token i + 1, so the last one tells of no token and is left out.
     """
     every, reply = slice(0, len(sequence.ids) - 1), slice(max(sequence.start - 1, 0), len(sequence.ids) - 1)
-    return {"tokens": len(kld[every]), "kld": float(kld[every].sum()), "same_top": int(same_top[every].sum()),
-            "reply_tokens": len(kld[reply]), "reply_kld": float(kld[reply].sum()),
-            "reply_same_top": int(same_top[reply].sum())}
+    return {
+        "tokens": len(kld[every]),
+        "kld": float(kld[every].sum()),
+        "same_top": int(same_top[every].sum()),
+        "reply_tokens": len(kld[reply]),
+        "reply_kld": float(kld[reply].sum()),
+        "reply_same_top": int(same_top[reply].sum()),
+    }
 
 
 def divergences(full: StoredLogits, pruned: GgufLogits, sequences: list[Sequence]) -> dict[str, list[float]]:
@@ -105,8 +116,14 @@ def run_script(script: str, *arguments: object) -> None:
         raise InputError(script, "success", lines[-1].removeprefix("error: ")[:300])
 
 
-def prune_and_measure(choice: Choice, args: argparse.Namespace, tools: LlamaCpp, full: StoredLogits,
-                      sequences: list[Sequence], folder: Path) -> dict:
+def prune_and_measure(
+    choice: Choice,
+    args: argparse.Namespace,
+    tools: LlamaCpp,
+    full: StoredLogits,
+    sequences: list[Sequence],
+    folder: Path,
+) -> dict:
     """Make the drop map and the pruned GGUF of a choice, measure it, and delete the GGUF again."""
     drop_map, pruned = folder / "drop_map.json", folder / "pruned.gguf"
     try:
@@ -114,20 +131,28 @@ def prune_and_measure(choice: Choice, args: argparse.Namespace, tools: LlamaCpp,
         run_script("expert_drop.py", "--source", args.gguf, "--drop-map", drop_map, "--output", pruned)
         with open_model(pruned, tools, full.texts, args) as model:
             columns = divergences(full, model, sequences)
-        return {"criterion": choice.criterion, "worst_first": choice.worst_first,
-                "protect_top": read_json(drop_map)["protect_top"], "drop_map_sha256": sha256_file(drop_map),
-                "pruned_sha256": sha256_file(pruned), "per_question": columns}
+        return {
+            "criterion": choice.criterion,
+            "worst_first": choice.worst_first,
+            "protect_top": read_json(drop_map)["protect_top"],
+            "drop_map_sha256": sha256_file(drop_map),
+            "pruned_sha256": sha256_file(pruned),
+            "per_question": columns,
+        }
     finally:
         remove(pruned)
 
 
-def measure_choices(args: argparse.Namespace, tools: LlamaCpp, sequences: list[Sequence],
-                folder: Path) -> dict[int, dict[str, dict]]:
+def measure_choices(
+    args: argparse.Namespace, tools: LlamaCpp, sequences: list[Sequence], folder: Path
+) -> dict[int, dict[str, dict]]:
     """Return the result of every choice by keep count and label; those in `folder` are not measured again."""
     choices = [choice for keep in args.keep for choice in choices_at(keep, args.seeds)]
     left = [choice for choice in choices if not (folder / choice.file).exists()]
     if left:
-        full = StoredLogits(args.gguf, tools, [sequence.ids for sequence in sequences], folder, args, "full", args.recompute_full)
+        full = StoredLogits(
+            args.gguf, tools, [sequence.ids for sequence in sequences], folder, args, "full", args.recompute_full
+        )
         for choice in progress(left, "compare criteria", "choice"):
             write_json(folder / choice.file, prune_and_measure(choice, args, tools, full, sequences, folder))
     results: dict[int, dict[str, dict]] = {keep: {} for keep in args.keep}
@@ -150,13 +175,23 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
     if len(questions) < 2:
         raise InputError(args.questions, "two questions or more", str(len(questions)))
     chose = {question["id"] for question in metadata["questions"]}
-    return {"gguf_sha256": sha256_file(args.gguf), "stats_sha256": sha256_file(args.stats),
-            "config_sha256": metadata["config_sha256"], "questions_sha256": question_set_digest(questions),
-            "question_ids": [question.record_id for question in questions], "questions_that_chose": len(chose),
-            "in_sample": sum(question.record_id in chose for question in questions),
-            "question_seed": QUESTION_SEED, "max_tokens": args.max_tokens, "gpu_layers": args.gpu_layers,
-            "versions": {"llama_cpp": find_llama_cpp(args.llama_cpp).version(), "bindings": bindings_version(),
-                         "transformers": importlib.metadata.version("transformers")}}
+    return {
+        "gguf_sha256": sha256_file(args.gguf),
+        "stats_sha256": sha256_file(args.stats),
+        "config_sha256": metadata["config_sha256"],
+        "questions_sha256": question_set_digest(questions),
+        "question_ids": [question.record_id for question in questions],
+        "questions_that_chose": len(chose),
+        "in_sample": sum(question.record_id in chose for question in questions),
+        "question_seed": QUESTION_SEED,
+        "max_tokens": args.max_tokens,
+        "gpu_layers": args.gpu_layers,
+        "versions": {
+            "llama_cpp": find_llama_cpp(args.llama_cpp).version(),
+            "bindings": bindings_version(),
+            "transformers": importlib.metadata.version("transformers"),
+        },
+    }
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -164,13 +199,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_chat_arguments(parser)
     parser.add_argument("--gguf", type=Path, required=True, help="F16 GGUF of the full model")
     parser.add_argument("--stats", type=Path, required=True, help="statistics file of the full model")
-    parser.add_argument("--keep", type=positive, nargs="+", default=list(DEFAULT_KEEP),
-                        help="keep counts (default 109 96 64)")
-    parser.add_argument("--seeds", type=positive, default=RANDOM_SEEDS, help="random choices per keep count (default 5)")
-    parser.add_argument("--recompute-full", action="store_true", help="hold the full model in memory beside the pruned one and "
-                        "compute its logits for every choice; the default computes them once, into files (4 bytes a "
-                        "token and vocabulary entry)")
-    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
+    parser.add_argument(
+        "--keep", type=positive, nargs="+", default=list(DEFAULT_KEEP), help="keep counts (default 109 96 64)"
+    )
+    parser.add_argument(
+        "--seeds", type=positive, default=RANDOM_SEEDS, help="random choices per keep count (default 5)"
+    )
+    parser.add_argument(
+        "--recompute-full",
+        action="store_true",
+        help="hold the full model in memory beside the pruned one and "
+        "compute its logits for every choice; the default computes them once, into files (4 bytes a "
+        "token and vocabulary entry)",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it"
+    )
     args = parser.parse_args(argv)
     if args.output.suffix != ".md":
         parser.error(f"--output: expected a name that ends in .md, found {args.output.name}")
@@ -187,8 +231,13 @@ def main(argv: list[str] | None = None) -> None:
     with RunState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
         results = measure_choices(args, find_llama_cpp(args.llama_cpp), sequences, state.directory)
         add_comparisons(results)
-        content = {"inputs": inputs, "truncated": sum(sequence.truncated for sequence in sequences), "seeds": args.seeds,
-                   "conclusions": criteria_conclusions(results), "keep": {str(keep): entries for keep, entries in results.items()}}
+        content = {
+            "inputs": inputs,
+            "truncated": sum(sequence.truncated for sequence in sequences),
+            "seeds": args.seeds,
+            "conclusions": criteria_conclusions(results),
+            "keep": {str(keep): entries for keep, entries in results.items()},
+        }
         write_json(args.output.with_suffix(".json"), content)
         draw_criteria(results, args.output.with_suffix(".png"))
         with replace_when_done(args.output) as partial:
@@ -196,8 +245,10 @@ def main(argv: list[str] | None = None) -> None:
         state.discard()
     print(args.output.read_text(), end="")
     if not content["conclusions"]["control_last"]:
-        sys.exit(f"error: {args.output}: expected {CONTROL} to cost most over all tokens at every keep count, found that "
-                 "it does not")
+        sys.exit(
+            f"error: {args.output}: expected {CONTROL} to cost most over all tokens at every keep count, found that "
+            "it does not"
+        )
 
 
 if __name__ == "__main__":

@@ -42,23 +42,39 @@ def check_comparable(reference: list[dict], other: list[dict]) -> None:
     """Raise InputError unless two models' runs have one protocol, the same seeds, questions, orders and patch step."""
     for summary in [*reference, *other]:
         if key := first_differing_key(locked(reference[0]), locked(summary)):
-            raise InputError(summary["name"], f"the reference's {key} {reference[0]['protocol'].get(key)}",
-                             str(summary["protocol"].get(key)), "scores of two protocols cannot be compared")
+            raise InputError(
+                summary["name"],
+                f"the reference's {key} {reference[0]['protocol'].get(key)}",
+                str(summary["protocol"].get(key)),
+                "scores of two protocols cannot be compared",
+            )
         if summary["patch"] != reference[0]["patch"]:
-            raise InputError(summary["name"], "the reference's " + ("patch step" if reference[0]["patch"] else "unpatched score"),
-                             "another patch step" if summary["patch"] else "an unpatched score", "patch all or none")
+            raise InputError(
+                summary["name"],
+                "the reference's " + ("patch step" if reference[0]["patch"] else "unpatched score"),
+                "another patch step" if summary["patch"] else "an unpatched score",
+                "patch all or none",
+            )
     if [seed_of(s) for s in reference] != [seed_of(s) for s in other]:
-        raise InputError(other[0]["name"], f"the seeds {', '.join(str(seed_of(s)) for s in reference)} of {reference[0]['name']}",
-                         ", ".join(str(seed_of(s)) for s in other))
+        raise InputError(
+            other[0]["name"],
+            f"the seeds {', '.join(str(seed_of(s)) for s in reference)} of {reference[0]['name']}",
+            ", ".join(str(seed_of(s)) for s in other),
+        )
     for mine, theirs in zip(reference, other):
         expected, found = ({a["record_id"]: a for a in summary["answers"]} for summary in (mine, theirs))
         if set(expected) != set(found):
-            raise InputError(theirs["name"], f"the {len(expected)} questions of {mine['name']}",
-                             f"{len(set(found) - set(expected))} others, {len(set(expected) - set(found))} missing")
+            raise InputError(
+                theirs["name"],
+                f"the {len(expected)} questions of {mine['name']}",
+                f"{len(set(found) - set(expected))} others, {len(set(expected) - set(found))} missing",
+            )
         for record_id, answer in expected.items():
             for key, what in (("order", "order of choices"), ("prompt_sha256", "prompt")):
                 if answer[key] != found[record_id][key]:
-                    raise InputError(theirs["name"], f"the {what} of {mine['name']} in question {record_id}", "another one")
+                    raise InputError(
+                        theirs["name"], f"the {what} of {mine['name']} in question {record_id}", "another one"
+                    )
 
 
 def right_by_question(runs: list[dict]) -> np.ndarray:
@@ -72,10 +88,19 @@ def pair(first: list[dict], second: list[dict]) -> dict:
     check_comparable(first, second)
     sums, seeds = right_by_question(second) - right_by_question(first), len(first)
     mean, low, high = difference_interval(sums / seeds)
-    return {"reference": first[0]["name"], "model": second[0]["name"], "questions": sums.size, "seeds": seeds,
-            "lost": int((sums < 0).sum()), "won": int((sums > 0).sum()), "mcnemar_p": mcnemar(sums), "difference": mean,
-            "difference_interval": [low, high], "smallest_shown": smallest_shown(sums, seeds),
-            "smallest_likely": smallest_likely(sums / seeds)}
+    return {
+        "reference": first[0]["name"],
+        "model": second[0]["name"],
+        "questions": sums.size,
+        "seeds": seeds,
+        "lost": int((sums < 0).sum()),
+        "won": int((sums > 0).sum()),
+        "mcnemar_p": mcnemar(sums),
+        "difference": mean,
+        "difference_interval": [low, high],
+        "smallest_shown": smallest_shown(sums, seeds),
+        "smallest_likely": smallest_likely(sums / seeds),
+    }
 
 
 def row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
@@ -86,16 +111,29 @@ def row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
     patched = sum(summary["patched_correct"] for summary in runs) if first["patch"] else None
     kinds = sorted({kind for summary in runs for kind in summary["invalid"]})
     against = {} if runs is reference else pair(reference, runs)
-    return {"name": first["name"], "experts": first["experts"], "questions": asked, "seeds": [seed_of(s) for s in runs],
-            "gguf": first["gguf"], "gguf_sha256": first["gguf_sha256"], "bytes": {quant["type"]: quant["bytes"] for quant in quants},
-            "raw_correct": raw, "raw": raw / asked, "strict_correct": strict, "strict": strict / asked,
-            "patched_correct": patched, "patched": None if patched is None else patched / asked, "score": float(scores.mean()),
-            "interval": wilson(scores), "in_sample": next((s["in_sample"] for s in runs if s["in_sample"]), None),
-            "invalid": sum(summary["invalid_total"] for summary in runs),
-            "invalid_classes": {kind: sum(summary["invalid"].get(kind, 0) for summary in runs) for kind in kinds},
-            "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),
-            "points_vs_reference": 100 * against.get("difference", 0.0),
-            **{key: against[key] for key in ("lost", "won", "mcnemar_p") if against}}
+    return {
+        "name": first["name"],
+        "experts": first["experts"],
+        "questions": asked,
+        "seeds": [seed_of(s) for s in runs],
+        "gguf": first["gguf"],
+        "gguf_sha256": first["gguf_sha256"],
+        "bytes": {quant["type"]: quant["bytes"] for quant in quants},
+        "raw_correct": raw,
+        "raw": raw / asked,
+        "strict_correct": strict,
+        "strict": strict / asked,
+        "patched_correct": patched,
+        "patched": None if patched is None else patched / asked,
+        "score": float(scores.mean()),
+        "interval": wilson(scores),
+        "in_sample": next((s["in_sample"] for s in runs if s["in_sample"]), None),
+        "invalid": sum(summary["invalid_total"] for summary in runs),
+        "invalid_classes": {kind: sum(summary["invalid"].get(kind, 0) for summary in runs) for kind in kinds},
+        "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),
+        "points_vs_reference": 100 * against.get("difference", 0.0),
+        **{key: against[key] for key in ("lost", "won", "mcnemar_p") if against},
+    }
 
 
 def group_runs(paths: list[Path]) -> list[list[dict]]:
@@ -122,19 +160,28 @@ def compare(models: list[list[dict]], quants: list[list[dict]]) -> dict:
     """Return rows, pairs and the ids of the scored questions."""
     for runs in models:
         check_comparable(models[0], runs)
-    return {"evaluated": " and ".join(runs[0]["gguf"] for runs in models),
-            "protocol": models[0][0]["protocol"], "patched": models[0][0]["patch"] is not None,
-            "question_ids": sorted(answer["record_id"] for answer in models[0][0]["answers"]),
-            "rows": [row(runs, records, models[0]) for runs, records in zip(models, quants)],
-            "pairs": [pair(first, second) for first, second in combinations(models, 2)]}
+    return {
+        "evaluated": " and ".join(runs[0]["gguf"] for runs in models),
+        "protocol": models[0][0]["protocol"],
+        "patched": models[0][0]["patch"] is not None,
+        "question_ids": sorted(answer["record_id"] for answer in models[0][0]["answers"]),
+        "rows": [row(runs, records, models[0]) for runs, records in zip(models, quants)],
+        "pairs": [pair(first, second) for first, second in combinations(models, 2)],
+    }
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="run directories or summary.json files")
-    source.add_argument("--model", type=Path, nargs="+", action="append", metavar="FILE",
-                        help="summaries and quant records of one model; the first --model is the reference")
+    source.add_argument(
+        "--model",
+        type=Path,
+        nargs="+",
+        action="append",
+        metavar="FILE",
+        help="summaries and quant records of one model; the first --model is the reference",
+    )
     parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; JSON and PNG go beside it")
     return parser.parse_args(argv)
 
@@ -145,8 +192,14 @@ def main(argv: list[str] | None = None) -> None:
         models = group_runs(args.runs)
         quants: list[list[dict]] = [[] for _ in models]
     else:
-        quants = [[read_record(file, QuantRecord) for file in files if file.name.endswith(".gguf.json")] for files in args.model]
-        models = [check_group([read_summary(file) for file in files if not file.name.endswith(".gguf.json")]) for files in args.model]
+        quants = [
+            [read_record(file, QuantRecord) for file in files if file.name.endswith(".gguf.json")]
+            for files in args.model
+        ]
+        models = [
+            check_group([read_summary(file) for file in files if not file.name.endswith(".gguf.json")])
+            for files in args.model
+        ]
     result = compare(models, quants)
     draw_scores(result, args.output.with_suffix(".png"))
     write_record(args.output.with_suffix(".json"), result, Scores)

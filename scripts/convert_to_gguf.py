@@ -17,8 +17,17 @@ from pathlib import Path
 from checkpoints.checkpoint import read_checkpoint, read_config
 from checkpoints.moe_families import Family, family_of, shape_of
 from choice.drop_map import Shape
-from files.safe_files import (InputError, gib, read_json, replace_when_done, require_disk_space, run, sha256_file,
-                              sha256_json, write_record)
+from files.safe_files import (
+    InputError,
+    gib,
+    read_json,
+    replace_when_done,
+    require_disk_space,
+    run,
+    sha256_file,
+    sha256_json,
+    write_record,
+)
 from ggufs.gguf_header import read_header
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from quants.quant_record import ConversionRecord, record_path
@@ -29,8 +38,17 @@ READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 def converter_command(converter: Path, model: Path, name: str, output: Path, outtype: str) -> list[object]:
     """Return the command line of convert_hf_to_gguf.py."""
-    return [sys.executable, converter, model.resolve(), "--outfile", output.resolve(), "--outtype", outtype,
-            "--model-name", name]
+    return [
+        sys.executable,
+        converter,
+        model.resolve(),
+        "--outfile",
+        output.resolve(),
+        "--outtype",
+        outtype,
+        "--model-name",
+        name,
+    ]
 
 
 def check_converted(path: Path, family: Family, shape: Shape, tensor_names: list[str]) -> None:
@@ -60,14 +78,20 @@ def is_converted(output: Path, content: dict) -> bool:
     if not output.is_file() or not record.is_file():
         return False
     known = read_json(record)
-    return {"version": ConversionRecord.current, **content}.items() <= known.items() and known.get("sha256") == sha256_file(output)
+    return {"version": ConversionRecord.current, **content}.items() <= known.items() and known.get(
+        "sha256"
+    ) == sha256_file(output)
 
 
 def convert(args: argparse.Namespace, llama_cpp: LlamaCpp, family: Family, shape: Shape, names: list[str]) -> dict:
     """Convert and check; return size and sha256 of the output."""
     with replace_when_done(args.output) as partial:
-        run_tool(converter_command(llama_cpp.converter, args.model, args.name, partial, args.outtype), cwd=Path.cwd(),
-                 what="convert to GGUF", step=r"Writing:\s+(\d+)%")
+        run_tool(
+            converter_command(llama_cpp.converter, args.model, args.name, partial, args.outtype),
+            cwd=Path.cwd(),
+            what="convert to GGUF",
+            step=r"Writing:\s+(\d+)%",
+        )
         check_converted(partial, family, shape, names)
         return {"bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
 
@@ -91,7 +115,12 @@ def main(argv: list[str] | None = None) -> None:
     needed = sum(tensor.size for tensor in tensors.values()) * BYTES_PER_WEIGHT[args.outtype] // 2
     require_disk_space(args.output.parent, needed)
     llama_cpp, record = find_llama_cpp(args.llama_cpp), record_path(args.output)
-    content = {"name": args.name, "outtype": args.outtype, "source_sha256": source_digest(args.model), "llama_cpp": llama_cpp.version()}
+    content = {
+        "name": args.name,
+        "outtype": args.outtype,
+        "source_sha256": source_digest(args.model),
+        "llama_cpp": llama_cpp.version(),
+    }
     if is_converted(args.output, content):
         for path in (args.output, record):
             os.utime(path)  # for make, which goes by time; the record stays the newer one
@@ -101,8 +130,12 @@ def main(argv: list[str] | None = None) -> None:
     content |= convert(args, llama_cpp, family, shape, list(tensors))
     # The same bytes as before a removal get the time of the first ones: nothing made from those then looks old to make.
     newest = max(path.stat().st_mtime_ns for path in args.model.iterdir())
-    if not (was_removed and record.is_file() and read_json(record) == {"version": ConversionRecord.current, **content}
-            and record.stat().st_mtime_ns >= newest):
+    if not (
+        was_removed
+        and record.is_file()
+        and read_json(record) == {"version": ConversionRecord.current, **content}
+        and record.stat().st_mtime_ns >= newest
+    ):
         write_record(record, content, ConversionRecord)
     os.utime(args.output, ns=(record.stat().st_mtime_ns,) * 2)
     print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {gib(content['bytes'])} GiB")

@@ -25,8 +25,15 @@ from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_map import METADATA_NAME, DropMap, read_drop_map
 from files.option_types import positive
 from files.safe_files import InputError, check_apart, check_replaceable, gib, run, sha256_file
-from ggufs.gguf_drop import (drop_in_gguf, drop_in_imatrix, output_paths, read_imatrix_header, read_model, verify_gguf,
-                             verify_imatrix)
+from ggufs.gguf_drop import (
+    drop_in_gguf,
+    drop_in_imatrix,
+    output_paths,
+    read_imatrix_header,
+    read_model,
+    verify_gguf,
+    verify_imatrix,
+)
 
 SHARD_BYTES = 5_000_000_000
 
@@ -35,9 +42,12 @@ def check_digests(drop_map_path: Path, drop_map: DropMap, source: Path, digests:
     """Raise InputError when a digest that the map records is not that of `source`."""
     for key, actual in digests.items():
         if key in drop_map.details and drop_map.details[key] != actual:
-            raise InputError(drop_map_path, f"the map of {source} ({key} {actual[:12]})",
-                             f"that of another model ({str(drop_map.details[key])[:12]})",
-                             "--force takes it, if layers and experts agree")
+            raise InputError(
+                drop_map_path,
+                f"the map of {source} ({key} {actual[:12]})",
+                f"that of another model ({str(drop_map.details[key])[:12]})",
+                "--force takes it, if layers and experts agree",
+            )
 
 
 def drop_in_checkpoint(args: argparse.Namespace) -> None:
@@ -51,8 +61,12 @@ def drop_in_checkpoint(args: argparse.Namespace) -> None:
     drop_map = read_drop_map(args.drop_map, shape)
     weights_sha256 = weights_digest(tensors)
     if not args.force:
-        check_digests(args.drop_map, drop_map, args.source, {
-            "config_sha256": sha256_file(args.source / "config.json"), "weights_sha256": weights_sha256})
+        check_digests(
+            args.drop_map,
+            drop_map,
+            args.source,
+            {"config_sha256": sha256_file(args.source / "config.json"), "weights_sha256": weights_sha256},
+        )
     planned, pruned = plan_tensors(tensors, experts, drop_map.keep), pruned_config(config, family, drop_map.keep_count)
     what = f"{drop_map.keep_count} of {shape.experts} experts in {len(shape.layers)} layers"
     if args.verify:
@@ -74,8 +88,10 @@ def drop_in_file(args: argparse.Namespace) -> None:
     drop_map = read_drop_map(args.drop_map, model.shape)
     outputs = output_paths(args.output, len(model.headers))
     imatrix = read_imatrix_header(args.imatrix, model.shape) if args.imatrix else None
-    check_apart([header.path for header in model.headers] + [args.drop_map] + ([args.imatrix] if imatrix else []),
-                outputs + ([args.imatrix_output] if imatrix else []))
+    check_apart(
+        [header.path for header in model.headers] + [args.drop_map] + ([args.imatrix] if imatrix else []),
+        outputs + ([args.imatrix_output] if imatrix else []),
+    )
     if imatrix and not args.force:
         check_digests(args.drop_map, drop_map, args.imatrix, {"imatrix_sha256": sha256_file(args.imatrix)})
     what = f"{drop_map.keep_count} of {model.shape.experts} experts"
@@ -96,12 +112,16 @@ def drop_in_file(args: argparse.Namespace) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, required=True, help="checkpoint directory or GGUF file of the full model")
+    parser.add_argument(
+        "--source", type=Path, required=True, help="checkpoint directory or GGUF file of the full model"
+    )
     parser.add_argument("--drop-map", type=Path, required=True, help="drop map (JSON)")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory or GGUF file to write")
     parser.add_argument("--imatrix", type=Path, help="with a GGUF source: its imatrix (GGUF), to be sliced as well")
     parser.add_argument("--imatrix-output", type=Path, help="where the sliced imatrix goes")
-    parser.add_argument("--shard-bytes", type=positive, help=f"largest shard of a checkpoint, in bytes (default {SHARD_BYTES})")
+    parser.add_argument(
+        "--shard-bytes", type=positive, help=f"largest shard of a checkpoint, in bytes (default {SHARD_BYTES})"
+    )
     parser.add_argument("--force", action="store_true", help="take a map made from other weights of this shape")
     parser.add_argument("--verify", action="store_true", help="check OUTPUT against the source, write nothing")
     args = parser.parse_args(argv)
@@ -110,7 +130,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.imatrix and args.source.is_dir():
         parser.error("--imatrix: expected a GGUF source with it")
     if args.source.is_file() and (args.shard_bytes or args.force and not args.imatrix):
-        parser.error("--shard-bytes, or --force without --imatrix: expected a checkpoint with it; a GGUF has no use for it")
+        parser.error(
+            "--shard-bytes, or --force without --imatrix: expected a checkpoint with it; a GGUF has no use for it"
+        )
     args.shard_bytes = args.shard_bytes or SHARD_BYTES
     return args
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from files.safe_files import InputError, read_json, replace_when_done, run, write_json
 
-URL = ("https://gist.githubusercontent.com/bartowski1182/82ae9b520227f57d79ba04add13d0d0d/raw/"
-       "ce111d8971a07caebd8234ef336b2102d6c5fb85/calibration_datav5.txt")
+URL = (
+    "https://gist.githubusercontent.com/bartowski1182/82ae9b520227f57d79ba04add13d0d0d/raw/"
+    "ce111d8971a07caebd8234ef336b2102d6c5fb85/calibration_datav5.txt"
+)
 TIMEOUT_SECONDS = 60
 LEAST_BYTES = 100_000  # less is an error page
 
@@ -27,8 +29,9 @@ def download_text(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
             return answer.read()
     except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
-        raise InputError(url, "a text that can be downloaded", str(error),
-                         "give a text of your own with CALIBRATION=FILE") from error
+        raise InputError(
+            url, "a text that can be downloaded", str(error), "give a text of your own with CALIBRATION=FILE"
+        ) from error
 
 
 def check_text(url: str, content: bytes, expected: str | None) -> str:
@@ -48,7 +51,9 @@ def check_text(url: str, content: bytes, expected: str | None) -> str:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default=URL, help="where the text is, revision included")
-    parser.add_argument("--sha256", help="its digest (default: that of the record of an earlier download, if there is one)")
+    parser.add_argument(
+        "--sha256", help="its digest (default: that of the record of an earlier download, if there is one)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="text file to write")
     return parser.parse_args(argv)
 

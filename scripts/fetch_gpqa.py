@@ -35,8 +35,12 @@ def main(argv: list[str] | None = None) -> None:
     try:
         source = hf_hub_download(DATASET, FILE, repo_type="dataset", local_dir=folder)
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise InputError(f"{DATASET}/{FILE}", "access to the gated dataset", str(error).splitlines()[0][:200],
-                         "accept its terms on the Hub and run `hf auth login`, or give QUESTIONS=FILE") from error
+        raise InputError(
+            f"{DATASET}/{FILE}",
+            "access to the gated dataset",
+            str(error).splitlines()[0][:200],
+            "accept its terms on the Hub and run `hf auth login`, or give QUESTIONS=FILE",
+        ) from error
     questions = load_questions(Path(source), 42)
     with replace_when_done(args.output) as partial:
         shutil.copyfile(source, partial)

@@ -29,8 +29,12 @@ def download_model(model_id: str, directory: Path) -> None:
     try:
         snapshot_download(model_id, local_dir=directory, allow_patterns=PATTERNS)
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
-        raise InputError(model_id, "a local directory, or a Hub repository that can be reached and read",
-                         str(error).splitlines()[0][:200], "for a gated one accept its terms and run `hf auth login`") from error
+        raise InputError(
+            model_id,
+            "a local directory, or a Hub repository that can be reached and read",
+            str(error).splitlines()[0][:200],
+            "for a gated one accept its terms and run `hf auth login`",
+        ) from error
 
 
 def check_model_directory(directory: Path) -> None:

@@ -27,9 +27,15 @@ def frozen_row(question: Question, row: dict[str, str]) -> dict:
     """Return the document that the task's templates read, from a question and the row of the file that it comes from."""
     choices = {f"choice{i}": choice for i, choice in enumerate(question.choices, start=1)}
     unshuffled = [clean_choice(row[column]) for column in GPQA_ORDER]
-    return {"Record ID": question.record_id, "Question": question.text, **choices, "choices": list(question.choices),
-            "order": [unshuffled.index(choice) for choice in question.choices], "answer": f"({question.letter})",
-            "prompt": question.prompt}
+    return {
+        "Record ID": question.record_id,
+        "Question": question.text,
+        **choices,
+        "choices": list(question.choices),
+        "order": [unshuffled.index(choice) for choice in question.choices],
+        "answer": f"({question.letter})",
+        "prompt": question.prompt,
+    }
 
 
 def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
@@ -37,29 +43,39 @@ def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
     wanted = set(read_json(drop_map).get("held_out_question_ids") or [])
     kept = [document for document in documents if document["Record ID"] in wanted]
     if not wanted or len(kept) != len(wanted):
-        raise InputError(drop_map, "held-out questions, all of them in the question file",
-                         f"{len(wanted)}, {len(kept)} of them in it", "make the map with --fold")
+        raise InputError(
+            drop_map,
+            "held-out questions, all of them in the question file",
+            f"{len(wanted)}, {len(kept)} of them in it",
+            "make the map with --fold",
+        )
     return kept
 
 
 def task_yaml(base: Path, data: Path) -> str:
     """Return the task: lm-eval's prompt, filters and metric over the frozen file."""
-    return (f"include: {json.dumps(str(base))}\ntask: {TASK}\ndataset_path: json\ndataset_name: null\n"
-            f"dataset_kwargs:\n  data_files:\n    train: {json.dumps(str(data))}\nprocess_docs: null\n")
+    return (
+        f"include: {json.dumps(str(base))}\ntask: {TASK}\ndataset_path: json\ndataset_name: null\n"
+        f"dataset_kwargs:\n  data_files:\n    train: {json.dumps(str(data))}\nprocess_docs: null\n"
+    )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=Path, required=True, help="questions in GPQA's columns")
     parser.add_argument("--seed", type=int, default=42, help="seed of the order of choices (default 42)")
-    parser.add_argument("--held-out-of", type=Path, metavar="MAP", help="keep the questions that this drop map held out")
+    parser.add_argument(
+        "--held-out-of", type=Path, metavar="MAP", help="keep the questions that this drop map held out"
+    )
     parser.add_argument("--output", type=Path, required=True, help="directory to write into")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    documents = [frozen_row(*pair) for pair in zip(load_questions(args.questions, args.seed), read_rows(args.questions))]
+    documents = [
+        frozen_row(*pair) for pair in zip(load_questions(args.questions, args.seed), read_rows(args.questions))
+    ]
     if args.held_out_of:
         documents = held_out(documents, args.held_out_of)
     content = "".join(json.dumps(document) + "\n" for document in documents)
@@ -67,8 +83,12 @@ def main(argv: list[str] | None = None) -> None:
     data = args.output.resolve() / "frozen.jsonl"
     answers = args.output.parent / "answers.jsonl"
     if answers.exists() and answers.stat().st_size and data.exists() and data.read_text() != content:
-        raise InputError(args.output.parent, f"answers to the questions of {args.questions} by seed {args.seed}",
-                         "those to others", "remove the directory or give another OUTPUT")
+        raise InputError(
+            args.output.parent,
+            f"answers to the questions of {args.questions} by seed {args.seed}",
+            "those to others",
+            "remove the directory or give another OUTPUT",
+        )
     with replace_when_done(data) as partial:
         partial.write_text(content)
     with replace_when_done(args.output / f"{TASK}.yaml") as partial:

@@ -8,6 +8,7 @@ Record ID, Question, Correct Answer, Incorrect Answer 1-3, Explanation, Subdomai
 
     python scripts/generate_demo_questions.py --facts data/demo/facts.json --output data/demo
 """
+
 import argparse
 import random
 from pathlib import Path

@@ -58,8 +58,12 @@ def layer_entry(order: np.ndarray, guarded: np.ndarray, score: np.ndarray, keep:
     """
     parted = keep < order.size and guarded[order[keep - 1]] == guarded[order[keep]]
     margin = float(score[order[keep - 1]] - score[order[keep]]) if parted else None
-    return {"keep": sorted(order[:keep].tolist()), "drop": sorted(order[keep:].tolist()), "score": score.tolist(),
-            "margin": margin}
+    return {
+        "keep": sorted(order[:keep].tolist()),
+        "drop": sorted(order[keep:].tolist()),
+        "score": score.tolist(),
+        "margin": margin,
+    }
 
 
 def bootstrap(arrays: Arrays, criterion: str, keep: int, resamples: int, seed: int) -> np.ndarray:
@@ -83,9 +87,13 @@ def stability(kept_share: np.ndarray, keep_sets: list[list[int]]) -> list[dict]:
     kept_share: [layers, experts], from `bootstrap`. Overlap: mean share of the kept experts that are kept again.
     """
     low, high = COIN_TOSS
-    return [{"expected_overlap": float(share[keep].mean()),
-             "coin_toss": np.nonzero((share >= low) & (share <= high))[0].tolist()}
-            for share, keep in zip(kept_share, keep_sets)]
+    return [
+        {
+            "expected_overlap": float(share[keep].mean()),
+            "coin_toss": np.nonzero((share >= low) & (share <= high))[0].tolist(),
+        }
+        for share, keep in zip(kept_share, keep_sets)
+    ]
 
 
 def choose_questions(ids: list[str], wanted: set[str] | None, fold: tuple[int, int] | None) -> list[int]:
@@ -106,7 +114,11 @@ def compare_lines(name: str, layers: dict[int, list[int]], other: dict[int, list
         lines.append(f"  layer {layer:3d}: {both:3d} of {len(drop)} dropped experts are dropped by both")
         common, total = common + both, total + len(drop)
     kept = sum(experts - len(set(drop) | set(other[layer])) for layer, drop in layers.items())
-    shares = f" ({common / total:.1%}) are dropped by both, {1 - common / total:.1%} differ" if total else " are dropped by both"
+    shares = (
+        f" ({common / total:.1%}) are dropped by both, {1 - common / total:.1%} differ"
+        if total
+        else " are dropped by both"
+    )
     lines.append(f"  all layers: {common} of {total} dropped experts{shares}; {kept} experts are kept by both")
     return lines
 
@@ -115,8 +127,11 @@ def read_other(path: Path, layers: list[int], experts: int) -> dict[int, list[in
     """Return the dropped ids of a map to compare with; raise InputError when it is of another model."""
     other = read_layers(path)
     if sorted(other) != sorted(layers):
-        raise InputError(path, f"a map of the layers {', '.join(map(str, sorted(layers)))}"[:200],
-                         f"one of {', '.join(map(str, sorted(other)))}"[:200])
+        raise InputError(
+            path,
+            f"a map of the layers {', '.join(map(str, sorted(layers)))}"[:200],
+            f"one of {', '.join(map(str, sorted(other)))}"[:200],
+        )
     for layer, drop in other.items():
         if len(set(drop)) < len(drop) or not all(0 <= expert < experts for expert in drop):
             raise InputError(path, f"ids from 0 to {experts - 1}, each once, in layer {layer}", repr(drop)[:80])
@@ -135,16 +150,35 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--stats", type=Path, help="statistics file of teacher_force_analysis.py")
-    source.add_argument("--imatrix", type=Path, help="imatrix (GGUF), whose token counts choose; weaker than statistics")
+    source.add_argument(
+        "--imatrix", type=Path, help="imatrix (GGUF), whose token counts choose; weaker than statistics"
+    )
     parser.add_argument("--keep", type=int, required=True, help="experts to keep in every layer")
     parser.add_argument("--criterion", help="criterion of criteria.py (default coverage; frequency with --imatrix)")
-    parser.add_argument("--protect-top", type=int, metavar="N", help="never drop an expert of some question's top N while "
-                        f"another can go (default {PROTECT_TOP} for coverage, else 0: the criterion alone)")
+    parser.add_argument(
+        "--protect-top",
+        type=int,
+        metavar="N",
+        help="never drop an expert of some question's top N while "
+        f"another can go (default {PROTECT_TOP} for coverage, else 0: the criterion alone)",
+    )
     parser.add_argument("--worst-first", action="store_true", help="a control: drop the experts that rank best")
-    parser.add_argument("--questions-in", type=Path, metavar="FILE", help="choose by these questions only: a question "
-                        "file, or Record IDs, one a line")
-    parser.add_argument("--fold", type=parse_fold, metavar="I/K", help="hold out every K-th question, beginning with the I-th")
-    parser.add_argument("--bootstrap", type=whole_number, default=RESAMPLES, metavar="N", help="resamples (default %(default)s; 0: none)")
+    parser.add_argument(
+        "--questions-in",
+        type=Path,
+        metavar="FILE",
+        help="choose by these questions only: a question file, or Record IDs, one a line",
+    )
+    parser.add_argument(
+        "--fold", type=parse_fold, metavar="I/K", help="hold out every K-th question, beginning with the I-th"
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=whole_number,
+        default=RESAMPLES,
+        metavar="N",
+        help="resamples (default %(default)s; 0: none)",
+    )
     parser.add_argument("--seed", type=whole_number, default=42, help="seed of the bootstrap (default 42)")
     parser.add_argument("--compare", type=Path, metavar="MAP", help="print the overlap with another map")
     parser.add_argument("--output", type=Path, required=True, help="drop map to write (JSON)")
@@ -163,11 +197,17 @@ def read_chosen(args: argparse.Namespace) -> tuple[Arrays, dict, list[int]]:
     ids = [question["id"] for question in metadata["questions"]]
     wanted = read_ids(args.questions_in) if args.questions_in else None
     if wanted is not None and (unknown := sorted(wanted - set(ids))):
-        raise InputError(args.questions_in, f"questions of {args.stats}", f"{len(unknown)} others, such as {unknown[0]}")
+        raise InputError(
+            args.questions_in, f"questions of {args.stats}", f"{len(unknown)} others, such as {unknown[0]}"
+        )
     rows = choose_questions(ids, wanted, args.fold)
     if not rows:
         raise InputError(args.stats, "questions to choose by", "none left")
-    return {name: arrays[name][rows] for name in EXPERT_SUMS} | {"layer_numbers": arrays["layer_numbers"]}, metadata, rows
+    return (
+        {name: arrays[name][rows] for name in EXPERT_SUMS} | {"layer_numbers": arrays["layer_numbers"]},
+        metadata,
+        rows,
+    )
 
 
 def check_arguments(args: argparse.Namespace, experts: int, top_k: int) -> None:
@@ -185,7 +225,9 @@ def choose(args: argparse.Namespace, arrays: Arrays, layers: list[int]) -> tuple
     score, guarded, order = ranks_of(arrays, args.criterion)
     if args.worst_first:
         order = order[:, ::-1]
-    entries = {str(layer): layer_entry(order[row], guarded[row], score[row], args.keep) for row, layer in enumerate(layers)}
+    entries = {
+        str(layer): layer_entry(order[row], guarded[row], score[row], args.keep) for row, layer in enumerate(layers)
+    }
     drawn = arrays["token_count"].shape[0]
     if not args.bootstrap or args.worst_first or args.imatrix or args.criterion.startswith("random") or drawn < 2:
         return entries, {}  # nothing that other questions could change, or nothing to draw from
@@ -193,9 +235,14 @@ def choose(args: argparse.Namespace, arrays: Arrays, layers: list[int]) -> tuple
     found = stability(share, [entry["keep"] for entry in entries.values()])
     for entry, values in zip(entries.values(), found):
         entry |= values
-    return entries, {"bootstrap": {
-        "resamples": args.bootstrap, "seed": args.seed, "coin_toss": sum(len(values["coin_toss"]) for values in found),
-        "expected_overlap": float(np.mean([values["expected_overlap"] for values in found]))}}
+    return entries, {
+        "bootstrap": {
+            "resamples": args.bootstrap,
+            "seed": args.seed,
+            "coin_toss": sum(len(values["coin_toss"]) for values in found),
+            "expected_overlap": float(np.mean([values["expected_overlap"] for values in found])),
+        }
+    }
 
 
 def imatrix_arrays(path: Path) -> tuple[list[int], Arrays]:
@@ -210,7 +257,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.imatrix:
         layers, arrays = imatrix_arrays(args.imatrix)
         provenance: dict = {"imatrix_sha256": sha256_file(args.imatrix)}
-        check_arguments(args, arrays["token_count"].shape[2], 1)  # an imatrix does not say the top-k: the drop checks it
+        check_arguments(
+            args, arrays["token_count"].shape[2], 1
+        )  # an imatrix does not say the top-k: the drop checks it
     else:
         arrays, metadata, rows = read_chosen(args)
         layers = arrays.pop("layer_numbers").tolist()
@@ -220,8 +269,16 @@ def main(argv: list[str] | None = None) -> None:
     check_apart(filter(None, (args.stats, args.imatrix, args.compare, args.questions_in)), [args.output])
     other = read_other(args.compare, layers, experts) if args.compare else None
     entries, sure = choose(args, arrays, layers)
-    content = {"criterion": args.criterion, "worst_first": args.worst_first, "protect_top": args.protect_top,
-               "experts": experts, "keep_count": args.keep, "drop_count": experts - args.keep, **provenance, **sure}
+    content = {
+        "criterion": args.criterion,
+        "worst_first": args.worst_first,
+        "protect_top": args.protect_top,
+        "experts": experts,
+        "keep_count": args.keep,
+        "drop_count": experts - args.keep,
+        **provenance,
+        **sure,
+    }
     write_json(args.output, content | {"layers": entries})
     print("\n".join(report(args, content, entries, other)))
 
@@ -230,27 +287,45 @@ def map_provenance(stats: Path, metadata: dict, rows: list[int]) -> dict:
     """Return what the map says of its statistics: the questions that chose and those held out, and the digests."""
     ids = [question["id"] for question in metadata["questions"]]
     chosen = set(rows)
-    return {"top_k": metadata["top_k"], "questions": len(rows), "question_ids": [ids[row] for row in rows],
-            "held_out_question_ids": [record_id for row, record_id in enumerate(ids) if row not in chosen],
-            "questions_sha256": metadata["questions_sha256"], "stats_sha256": sha256_file(stats),
-            "config_sha256": metadata["config_sha256"], "weights_sha256": metadata["weights_sha256"]}
+    return {
+        "top_k": metadata["top_k"],
+        "questions": len(rows),
+        "question_ids": [ids[row] for row in rows],
+        "held_out_question_ids": [record_id for row, record_id in enumerate(ids) if row not in chosen],
+        "questions_sha256": metadata["questions_sha256"],
+        "stats_sha256": sha256_file(stats),
+        "config_sha256": metadata["config_sha256"],
+        "weights_sha256": metadata["weights_sha256"],
+    }
 
 
-def report(args: argparse.Namespace, content: dict, entries: dict[str, dict], other: dict[int, list[int]] | None) -> list[str]:
+def report(
+    args: argparse.Namespace, content: dict, entries: dict[str, dict], other: dict[int, list[int]] | None
+) -> list[str]:
     """Return what a person should know of the map: what stays, how sure that is, and the overlap with another map."""
     margins = [entry["margin"] for entry in entries.values() if entry["margin"] is not None]
-    lines = [f"{args.output}: {args.keep} of {content['experts']} experts stay in each of {len(entries)} layers, by "
-             f"{args.criterion} over " + (f"{content['questions']} questions" if "questions" in content else
-             f"the tokens of {args.imatrix}, which is weaker evidence than an analysis")
-             + (f"; smallest margin {min(margins):g}" if margins else "")]
+    lines = [
+        f"{args.output}: {args.keep} of {content['experts']} experts stay in each of {len(entries)} layers, by "
+        f"{args.criterion} over "
+        + (
+            f"{content['questions']} questions"
+            if "questions" in content
+            else f"the tokens of {args.imatrix}, which is weaker evidence than an analysis"
+        )
+        + (f"; smallest margin {min(margins):g}" if margins else "")
+    ]
     if "bootstrap" in content:
         sure = content["bootstrap"]
         weakest = min(entries, key=lambda layer: entries[layer]["expected_overlap"])
-        lines.append(f"with other questions of the kind, {sure['expected_overlap']:.1%} of the kept experts would be kept again "
-                     f"(layer {weakest}: {entries[weakest]['expected_overlap']:.1%}); {sure['coin_toss']} experts are a coin "
-                     f"toss ({args.bootstrap} resamples)")
+        lines.append(
+            f"with other questions of the kind, {sure['expected_overlap']:.1%} of the kept experts would be kept again "
+            f"(layer {weakest}: {entries[weakest]['expected_overlap']:.1%}); {sure['coin_toss']} experts are a coin "
+            f"toss ({args.bootstrap} resamples)"
+        )
     if other is not None:
-        lines += compare_lines(str(args.compare), {int(k): e["drop"] for k, e in entries.items()}, other, content["experts"])
+        lines += compare_lines(
+            str(args.compare), {int(k): e["drop"] for k, e in entries.items()}, other, content["experts"]
+        )
     return lines
 
 

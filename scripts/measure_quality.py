@@ -25,11 +25,26 @@ from pathlib import Path
 import numpy as np
 
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import (QUESTION_SEED, Question, load_questions, question_set_digest, read_ids,
-                             teacher_forced_sequence)
+from chats.questions import (
+    QUESTION_SEED,
+    Question,
+    load_questions,
+    question_set_digest,
+    read_ids,
+    teacher_forced_sequence,
+)
 from files.run_state import RunState
-from files.safe_files import (InputError, check_apart, gib, recorded_sha256, replace_when_done, require_disk_space, run,
-                              sha256_json, write_record)
+from files.safe_files import (
+    InputError,
+    check_apart,
+    gib,
+    recorded_sha256,
+    replace_when_done,
+    require_disk_space,
+    run,
+    sha256_json,
+    write_record,
+)
 from llama.llama_tools import LlamaCpp, find_llama_cpp
 from losses.gguf_logits import bindings_version
 from losses.kld_statistics import MEASURES, mean_and_error, per_chat, summary
@@ -46,7 +61,11 @@ DIGITS = 12  # of a digest, in names
 
 def unseen_questions(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
     """Return the questions whose text the calibration text does not hold and whose id is not among those that chose."""
-    return [question for question in questions if question.record_id not in chose and question.text.strip() not in calibration]
+    return [
+        question
+        for question in questions
+        if question.record_id not in chose and question.text.strip() not in calibration
+    ]
 
 
 def kept(path: Path, compute: Callable[[], Arrays], references: Iterable[str], tokens: int) -> Arrays:
@@ -85,8 +104,12 @@ def read_quant_of(path: Path, source_sha256: str) -> dict:
     """Return a quant's record; raise InputError unless it tells of this file and of a quant of the pruned model."""
     record = read_whole_quant(path)
     if record["source_sha256"] != source_sha256:
-        raise InputError(path, f"a quant of the model with sha256 {source_sha256[:DIGITS]}",
-                         f"one of {record['source_sha256'][:DIGITS]}", "build it again")
+        raise InputError(
+            path,
+            f"a quant of the model with sha256 {source_sha256[:DIGITS]}",
+            f"one of {record['source_sha256'][:DIGITS]}",
+            "build it again",
+        )
     return record
 
 
@@ -95,16 +118,33 @@ def quant_label(record: dict) -> str:
     return record["type"] + (EXPERTS_ONLY if record.get("cd_scope") == "experts" else "")
 
 
-def measure_file(path: Path, record: dict, tools: LlamaCpp, references: dict[str, StoredLogits], chats: Chats, pruning: Arrays,
-                 folder: Path, args: argparse.Namespace) -> Measured:
+def measure_file(
+    path: Path,
+    record: dict,
+    tools: LlamaCpp,
+    references: dict[str, StoredLogits],
+    chats: Chats,
+    pruning: Arrays,
+    folder: Path,
+    args: argparse.Namespace,
+) -> Measured:
     """Return what one quant costs, from its file of results where there is one."""
+
     def compute() -> Arrays:
         with open_model(path, tools, chats.texts, args) as model:
             return against(references, lambda number: model.chunks(chats.texts[number]), chats.texts)
 
     arrays = kept(folder / f"{record['sha256'][:DIGITS]}.npz", compute, references, int(chats.counts["all"].sum()))
     found, sums = losses(arrays, pruning, chats, args.score)
-    return Measured(quant_label(record), quant_kind(record["type"]), record["bytes"], record["bits_per_weight"], record["sha256"], sums, found)
+    return Measured(
+        quant_label(record),
+        quant_kind(record["type"]),
+        record["bytes"],
+        record["bits_per_weight"],
+        record["sha256"],
+        sums,
+        found,
+    )
 
 
 def plan_room(args: argparse.Namespace, folders: dict[str, Path], chats: Chats) -> None:
@@ -112,9 +152,14 @@ def plan_room(args: argparse.Namespace, folders: dict[str, Path], chats: Chats) 
     whole = missing = 0
     for name, path in (("full", args.full), ("pruned", args.pruned)):
         whole += stored_bytes(path, chats.texts)
-        missing += stored_bytes(path, [chats.texts[number] for number in missing_texts(folders[name], name, chats.texts)])
-    print(f"logits of both F16 models over {sum(map(len, chats.texts))} tokens: {gib(whole)} GiB, {gib(missing)} GiB of them to be "
-          f"computed", flush=True)
+        missing += stored_bytes(
+            path, [chats.texts[number] for number in missing_texts(folders[name], name, chats.texts)]
+        )
+    print(
+        f"logits of both F16 models over {sum(map(len, chats.texts))} tokens: {gib(whole)} GiB, {gib(missing)} GiB of them to be "
+        f"computed",
+        flush=True,
+    )
     require_disk_space(args.cache, missing)
 
 
@@ -126,8 +171,12 @@ def read_questions(args: argparse.Namespace) -> tuple[list[Question], int]:
     chose = read_ids(args.chose) if args.chose else set()
     left = unseen_questions(questions, args.calibration.read_text(encoding="utf-8", errors="replace"), chose)
     if len(left[: args.limit]) < 2:
-        raise InputError(args.questions, "two questions or more that neither calibration nor the choice of experts has seen",
-                         f"{len(left[: args.limit])} of {len(questions)}", "give other EVAL_QUESTIONS")
+        raise InputError(
+            args.questions,
+            "two questions or more that neither calibration nor the choice of experts has seen",
+            f"{len(left[: args.limit])} of {len(questions)}",
+            "give other EVAL_QUESTIONS",
+        )
     return left[: args.limit], len(questions) - len(left)
 
 
@@ -137,37 +186,68 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--full", type=Path, required=True, help="F16 GGUF of the full model")
     parser.add_argument("--pruned", type=Path, required=True, help="F16 GGUF of the pruned model")
     parser.add_argument("--gguf", type=Path, nargs="+", required=True, help="quants of the pruned model")
-    parser.add_argument("--calibration", type=Path, required=True, help="calibration text of the imatrix: its chats are left out")
+    parser.add_argument(
+        "--calibration", type=Path, required=True, help="calibration text of the imatrix: its chats are left out"
+    )
     parser.add_argument("--chose", type=Path, help="questions that chose the experts: left out, too")
-    parser.add_argument("--score", choices=("reply", "all"), default="reply", help="tokens that count (default reply: what the model "
-                        "writes; of the prompt many are the same in every chat, one sample and not as many as there are chats)")
+    parser.add_argument(
+        "--score",
+        choices=("reply", "all"),
+        default="reply",
+        help="tokens that count (default reply: what the model "
+        "writes; of the prompt many are the same in every chat, one sample and not as many as there are chats)",
+    )
     parser.add_argument("--cache", type=Path, required=True, help="directory that keeps logits and results")
-    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it"
+    )
     return parser.parse_args(argv)
 
 
-def measure_files(args: argparse.Namespace, tools: LlamaCpp, inputs: dict, chats: Chats, records: dict[Path, dict]) -> list[Measured]:
+def measure_files(
+    args: argparse.Namespace, tools: LlamaCpp, inputs: dict, chats: Chats, records: dict[Path, dict]
+) -> list[Measured]:
     """Return what every quant costs; logits and results that the cache holds are not computed again."""
-    own = {name: {key: value for key, value in inputs.items() if key != f"{other}_sha256"}
-           for name, other in (("full", "pruned"), ("pruned", "full"))}
+    own = {
+        name: {key: value for key, value in inputs.items() if key != f"{other}_sha256"}
+        for name, other in (("full", "pruned"), ("pruned", "full"))
+    }
     with ExitStack() as stack:
-        folders = {name: stack.enter_context(RunState(args.cache / f"{name}-{sha256_json(values)[:DIGITS]}", values)).directory
-                   for name, values in {**own, "results": inputs}.items()}
+        folders = {
+            name: stack.enter_context(RunState(args.cache / f"{name}-{sha256_json(values)[:DIGITS]}", values)).directory
+            for name, values in {**own, "results": inputs}.items()
+        }
         plan_room(args, folders, chats)
-        references = {name: StoredLogits(path, tools, chats.texts, folders[name], args, name)
-                      for name, path in (("full", args.full), ("pruned", args.pruned))}
-        pruning = kept(folders["results"] / "pruning.npz",
-                       lambda: against({"full": references["full"]}, references["pruned"].chunks, chats.texts), ["full"],
-                       int(chats.counts["all"].sum()))
-        return [measure_file(path, records[path], tools, references, chats, pruning, folders["results"], args)
-                for path in progress(records, "quality", "file")]
+        references = {
+            name: StoredLogits(path, tools, chats.texts, folders[name], args, name)
+            for name, path in (("full", args.full), ("pruned", args.pruned))
+        }
+        pruning = kept(
+            folders["results"] / "pruning.npz",
+            lambda: against({"full": references["full"]}, references["pruned"].chunks, chats.texts),
+            ["full"],
+            int(chats.counts["all"].sum()),
+        )
+        return [
+            measure_file(path, records[path], tools, references, chats, pruning, folders["results"], args)
+            for path in progress(records, "quality", "file")
+        ]
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     outputs = [args.output, *(args.output.with_suffix(suffix) for suffix in (".json", ".png"))]
-    check_apart([args.full, args.pruned, args.questions, args.calibration, *(path for quant in args.gguf for path in (quant, Path(f"{quant}.json"))),
-                 *([args.chose] if args.chose else [])], outputs)
+    check_apart(
+        [
+            args.full,
+            args.pruned,
+            args.questions,
+            args.calibration,
+            *(path for quant in args.gguf for path in (quant, Path(f"{quant}.json"))),
+            *([args.chose] if args.chose else []),
+        ],
+        outputs,
+    )
     tools = find_llama_cpp(args.llama_cpp)
     questions, left_out = read_questions(args)
     tokenizer = load_tokenizer(args.model)
@@ -178,14 +258,29 @@ def main(argv: list[str] | None = None) -> None:
     labels = [quant_label(record) for record in records.values()]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise InputError("--gguf", "each quant once", f"{twice[0]} twice")
-    inputs = {**digests, "questions_sha256": question_set_digest(questions), "texts_sha256": sha256_json(chats.texts),
-              "max_tokens": args.max_tokens, "gpu_layers": args.gpu_layers,
-              "versions": {"llama_cpp": tools.version(), "bindings": bindings_version(),
-                           "transformers": importlib.metadata.version("transformers")}}
+    inputs = {
+        **digests,
+        "questions_sha256": question_set_digest(questions),
+        "texts_sha256": sha256_json(chats.texts),
+        "max_tokens": args.max_tokens,
+        "gpu_layers": args.gpu_layers,
+        "versions": {
+            "llama_cpp": tools.version(),
+            "bindings": bindings_version(),
+            "transformers": importlib.metadata.version("transformers"),
+        },
+    }
     measured = sorted(measure_files(args, tools, inputs, chats, records), key=lambda entry: -entry.size)
-    content = {"inputs": inputs, "chats": len(questions), "left_out": left_out, "score": args.score,
-               "tokens": {name: int(counts.sum()) for name, counts in chats.counts.items()}, "cut": sum(sequence.truncated for sequence in sequences),
-               "conclusions": quality_conclusions(measured, chats.counts[args.score]), "files": [entry.described() for entry in measured]}
+    content = {
+        "inputs": inputs,
+        "chats": len(questions),
+        "left_out": left_out,
+        "score": args.score,
+        "tokens": {name: int(counts.sum()) for name, counts in chats.counts.items()},
+        "cut": sum(sequence.truncated for sequence in sequences),
+        "conclusions": quality_conclusions(measured, chats.counts[args.score]),
+        "files": [entry.described() for entry in measured],
+    }
     write_record(args.output.with_suffix(".json"), content, Quality)
     draw_quality(measured, args.output.with_suffix(".png"))
     with replace_when_done(args.output) as partial:

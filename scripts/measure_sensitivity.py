@@ -21,8 +21,18 @@ from pathlib import Path
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest, teacher_forced_sequence
 from files.run_state import RunState
-from files.safe_files import (InputError, check_apart, read_json, recorded_sha256, remove, require_disk_space, run,
-                              sha256_file, sha256_json, write_json)
+from files.safe_files import (
+    InputError,
+    check_apart,
+    read_json,
+    recorded_sha256,
+    remove,
+    require_disk_space,
+    run,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp, last_words
@@ -49,7 +59,9 @@ def probes_of(groups: list[Group]) -> dict[tuple[str, str], list[tuple[Group, st
     return probes
 
 
-def probe_command(tool: Path, imatrix: Path, probe: list[tuple[Group, str]], model: Path, output: Path, threads: int) -> list[object]:
+def probe_command(
+    tool: Path, imatrix: Path, probe: list[tuple[Group, str]], model: Path, output: Path, threads: int
+) -> list[object]:
     """Return the command line of llama-quantize that types groups and leaves all else as it is.
 
     It heeds overrides only where the base type is a quantised one, so all else is overridden, too.
@@ -65,28 +77,46 @@ def check_probe(path: Path, probe: list[tuple[Group, str]], header: GgufHeader) 
     kinds |= {tensor.name: kind for group, kind in probe for tensor in group.tensors}
     for tensor in read_header(path).tensors:
         if tensor.kind.name != kinds[tensor.name]:
-            raise InputError("llama-quantize", f"{tensor.name} in {kinds[tensor.name]}", tensor.kind.name, "is it another version?")
+            raise InputError(
+                "llama-quantize", f"{tensor.name} in {kinds[tensor.name]}", tensor.kind.name, "is it another version?"
+            )
 
 
-def probe_loss(args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, probe: list[tuple[Group, str]], full: StoredLogits, chats: Chats,
-            folder: Path) -> list[float]:
+def probe_loss(
+    args: argparse.Namespace,
+    tools: LlamaCpp,
+    header: GgufHeader,
+    probe: list[tuple[Group, str]],
+    full: StoredLogits,
+    chats: Chats,
+    folder: Path,
+) -> list[float]:
     """Return the mean KLD of a probe over the replies and its standard error over chats, nats a token."""
     path = folder / "probe.gguf"
     try:
         command = probe_command(tools.tool("llama-quantize"), args.imatrix, probe, args.input, path, args.threads)
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, errors="replace", preexec_fn=die_with_parent)
+        done = subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            preexec_fn=die_with_parent,
+        )
         if done.returncode:
             raise InputError("llama-quantize", "success", last_words(done.stdout + done.stderr))
         check_probe(path, probe, header)
         with open_model(path, tools, chats.texts, args) as model:
-            kld = against({REFERENCE: full}, lambda number: model.chunks(chats.texts[number]), chats.texts)[f"{REFERENCE}_kld"]
+            kld = against({REFERENCE: full}, lambda number: model.chunks(chats.texts[number]), chats.texts)[
+                f"{REFERENCE}_kld"
+            ]
     finally:
         remove(path)
     return list(mean_and_error(per_chat(kld[chats.masks["reply"]], chats.counts["reply"]), chats.counts["reply"]))
 
 
-def measure_probes(args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, groups: list[Group], chats: Chats,
-                folder: Path) -> dict[tuple[str, str], list[float]]:
+def measure_probes(
+    args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, groups: list[Group], chats: Chats, folder: Path
+) -> dict[tuple[str, str], list[float]]:
     """Return the value of every probe; those in `folder` are not measured again."""
     probes = probes_of(groups)
     files = {key: folder / f"probe-{sha256_json(key)[:12]}.json" for key in probes}
@@ -102,7 +132,11 @@ def measure_probes(args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader
 def kept_value(path: Path) -> list[float]:
     """Return the value and error of a finished probe's file; raise InputError when it holds something else."""
     pair = read_json(path).get("kld")
-    if not isinstance(pair, list) or len(pair) != 2 or not all(type(number) is float and math.isfinite(number) for number in pair):
+    if (
+        not isinstance(pair, list)
+        or len(pair) != 2
+        or not all(type(number) is float and math.isfinite(number) for number in pair)
+    ):
         raise InputError(path, "kld, a value and its error", repr(pair)[:80], "remove it")
     return pair
 
@@ -142,11 +176,19 @@ def main(argv: list[str] | None = None) -> None:
     if len(questions) < 2:
         raise InputError(args.questions, "two questions or more", str(len(questions)))
     tokenizer = load_tokenizer(args.model)
-    chats = chats_of([teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions])
-    inputs = {"source_sha256": recorded_sha256(args.input), "imatrix_sha256": sha256_file(args.imatrix),
-              "questions_sha256": question_set_digest(questions), "texts_sha256": sha256_json(chats.texts), "chats": len(questions),
-              "reply_tokens": int(chats.counts["reply"].sum()), "gpu_layers": args.gpu_layers,
-              "versions": {"llama_cpp": tools.version(), "bindings": bindings_version()}}
+    chats = chats_of(
+        [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
+    )
+    inputs = {
+        "source_sha256": recorded_sha256(args.input),
+        "imatrix_sha256": sha256_file(args.imatrix),
+        "questions_sha256": question_set_digest(questions),
+        "texts_sha256": sha256_json(chats.texts),
+        "chats": len(questions),
+        "reply_tokens": int(chats.counts["reply"].sum()),
+        "gpu_layers": args.gpu_layers,
+        "versions": {"llama_cpp": tools.version(), "bindings": bindings_version()},
+    }
     if is_measured(args.output, inputs, groups):
         os.utime(args.output)  # for make, which goes by time
         print(f"{args.output}: measured already")
@@ -155,13 +197,29 @@ def main(argv: list[str] | None = None) -> None:
         found = measure_probes(args, tools, header, groups, chats, state.directory)
         roles = list(dict.fromkeys(group.role for group in groups))
         of_role = {role: {what: value for (owner, what), value in found.items() if owner == role} for role in roles}
-        layers = {role: {what.removeprefix("layer "): pair for what, pair in values.items() if what.startswith("layer ")}
-                  for role, values in of_role.items()}
-        write_json(args.output, {
-            "inputs": inputs, "low_types": {role: low_type(next(group for group in groups if group.role == role)) for role in roles},
-            "roles": {role: {what: pair[0] for what, pair in values.items() if not what.startswith("layer ")} for role, values in of_role.items()},
-            "layers": {role: {layer: pair[0] for layer, pair in values.items()} for role, values in layers.items() if values},
-            "errors": {f"{role}: {what}": pair[1] for role, values in of_role.items() for what, pair in values.items()}})
+        layers = {
+            role: {what.removeprefix("layer "): pair for what, pair in values.items() if what.startswith("layer ")}
+            for role, values in of_role.items()
+        }
+        write_json(
+            args.output,
+            {
+                "inputs": inputs,
+                "low_types": {role: low_type(next(group for group in groups if group.role == role)) for role in roles},
+                "roles": {
+                    role: {what: pair[0] for what, pair in values.items() if not what.startswith("layer ")}
+                    for role, values in of_role.items()
+                },
+                "layers": {
+                    role: {layer: pair[0] for layer, pair in values.items()}
+                    for role, values in layers.items()
+                    if values
+                },
+                "errors": {
+                    f"{role}: {what}": pair[1] for role, values in of_role.items() for what, pair in values.items()
+                },
+            },
+        )
         state.discard()
     print(f"{args.output}: {len(found)} values over {len(questions)} chats")
 

@@ -59,19 +59,30 @@ def patch(server: LlamaServer, answer: Answer, prompt: str, attempts: int) -> di
             errors.append(f"{type(error).__name__}: {error}"[:300])
             server.restart()
     letter = completion_letter(completion)
-    return {"record_id": answer.record_id, "class": answer.kind, "completion": completion, "letter": letter,
-            "correct": letter == answer.target, "errors": errors}
+    return {
+        "record_id": answer.record_id,
+        "class": answer.kind,
+        "completion": completion,
+        "letter": letter,
+        "correct": letter == answer.target,
+        "errors": errors,
+    }
 
 
-def patch_all(args: argparse.Namespace, run_record: dict, invalid: list[Answer], done: list[dict]) -> Iterable[list[dict]]:
+def patch_all(
+    args: argparse.Namespace, run_record: dict, invalid: list[Answer], done: list[dict]
+) -> Iterable[list[dict]]:
     """Yield the list of patched answers after each new one."""
     protocol = Protocol(**run_record["protocol"])
     prompts = {document["Record ID"]: document["prompt"] for document in read_frozen(args.run / "task")}
-    command = server_command(find_llama_cpp(None).tool("llama-server"), args.gguf, run_record["name"], args.port,
-                             protocol.server_flags)
+    command = server_command(
+        find_llama_cpp(None).tool("llama-server"), args.gguf, run_record["name"], args.port, protocol.server_flags
+    )
     known = {entry["record_id"] for entry in done}
     with LlamaServer(command, args.gguf, args.run / "patch-server.log") as server:
-        for answer in tqdm([answer for answer in invalid if answer.record_id not in known], desc="patch invalid answers"):
+        for answer in tqdm(
+            [answer for answer in invalid if answer.record_id not in known], desc="patch invalid answers"
+        ):
             done = [*done, patch(server, answer, prompts[answer.record_id], protocol.attempts)]
             yield done
 
@@ -107,8 +118,10 @@ def main(argv: list[str] | None = None) -> None:
             for done in patch_all(args, run_record, invalid, done):
                 write_json(args.run / "patched.json", head | {"answers": done})
         write_json(args.run / "patched.json", head | {"answers": done})
-    print(f"{args.run}: {len(invalid)} of {len(answers)} answers invalid, {sum(entry['correct'] for entry in done)} of them "
-          f"right after the patch")
+    print(
+        f"{args.run}: {len(invalid)} of {len(answers)} answers invalid, {sum(entry['correct'] for entry in done)} of them "
+        f"right after the patch"
+    )
 
 
 if __name__ == "__main__":

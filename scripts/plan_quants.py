@@ -24,8 +24,15 @@ from files.safe_files import InputError, check_apart, existing_parent, gib, read
 from ggufs.gguf_header import GgufHeader
 from ggufs.imatrix import Imatrix, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp
-from quants.quant_plan import (QuantPlan, check_covers, check_float, check_larger, imatrix_reason, plan_quant,
-                               write_imatrix_stand_in)
+from quants.quant_plan import (
+    QuantPlan,
+    check_covers,
+    check_float,
+    check_larger,
+    imatrix_reason,
+    plan_quant,
+    write_imatrix_stand_in,
+)
 from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
 from quants.recipes import RECIPES, check_quant
 from quants.sparse_gguf import from_checkpoint, from_config, from_gguf
@@ -33,11 +40,14 @@ from quants.sparse_gguf import from_checkpoint, from_config, from_gguf
 SHAPES = Path(__file__).resolve().parents[1] / "data/shapes"
 CARD_NOTES = {
     "Q3_K_XL": "the model card's Q3_K_XL (10.90 GiB) is smaller than its Q3_K_L (11.18): that file is Q3_K_M with embedding "
-               "and output at Q8_0. Here it is Q3_K_L with them, as its name says",
+    "and output at Q8_0. Here it is Q3_K_L with them, as its name says",
     "Q4_0": "the model card's 11.67 GiB is the size without an imatrix; with one, llama-quantize puts the first eighth of "
-            "ffn_down at Q4_1"}
+    "ffn_down at Q4_1",
+}
 NO_TOKENIZER = "From a config alone: a real file is larger by its tokenizer (about 15 MB for Gemma 4)."
-LAYER_ORDER = "CD tiers: no statistics given, layers taken in their order; sizes hardly depend on which layers are high."
+LAYER_ORDER = (
+    "CD tiers: no statistics given, layers taken in their order; sizes hardly depend on which layers are high."
+)
 
 
 def fetch_config(model_id: str) -> Path:
@@ -45,11 +55,17 @@ def fetch_config(model_id: str) -> Path:
     try:
         return Path(hf_hub_download(model_id, "config.json"))
     except (LocalEntryNotFoundError, HfHubHTTPError) as error:
-        raise InputError(model_id, "a file, a directory, or a Hub repository that can be reached and read",
-                         str(error).splitlines()[0][:200], "without network: SHAPE=gemma-4-26b-a4b") from error
+        raise InputError(
+            model_id,
+            "a file, a directory, or a Hub repository that can be reached and read",
+            str(error).splitlines()[0][:200],
+            "without network: SHAPE=gemma-4-26b-a4b",
+        ) from error
 
 
-def open_source(source: str | None, shape: str | None, name: str, llama_cpp: LlamaCpp, work: Path) -> tuple[GgufHeader, bool]:
+def open_source(
+    source: str | None, shape: str | None, name: str, llama_cpp: LlamaCpp, work: Path
+) -> tuple[GgufHeader, bool]:
     """Return the header of the source's sparse F16 GGUF, and whether it has a tokenizer."""
     output = work / "full.gguf"
     if shape:
@@ -68,7 +84,9 @@ def open_source(source: str | None, shape: str | None, name: str, llama_cpp: Lla
         path /= "config.json"
     elif not path.exists():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-            raise InputError(source, "a float GGUF, a checkpoint directory, a config.json or a Hub id OWNER/NAME", "nothing")
+            raise InputError(
+                source, "a float GGUF, a checkpoint directory, a config.json or a Hub id OWNER/NAME", "nothing"
+            )
         path = fetch_config(source)
     return from_config(path, read_json(path), name, output), False
 
@@ -82,7 +100,9 @@ def keep_experts(header: GgufHeader, source: str, keep: int | None, work: Path) 
     return from_gguf(header.path, keep, work / "kept.gguf")
 
 
-def plan_row(name: str, args: argparse.Namespace, tool: Path, header: GgufHeader, imatrix: Path | None, measured: Imatrix | None) -> dict:
+def plan_row(
+    name: str, args: argparse.Namespace, tool: Path, header: GgufHeader, imatrix: Path | None, measured: Imatrix | None
+) -> dict:
     """Return one row: the plan as plain values, or why llama-quantize or this project would refuse it.
 
     imatrix: the file that llama-quantize is told of; measured: what is in it, when it is no stand-in.
@@ -105,10 +125,15 @@ def plan_row(name: str, args: argparse.Namespace, tool: Path, header: GgufHeader
 
 def described(plan: QuantPlan) -> dict:
     """Return a plan as JSON: bytes, bits per weight, tensors per type, overrides, and each tensor's type."""
-    return {"base": plan.recipe.base, "arguments": plan.recipe.arguments, "bytes": plan.size,
-            "bits_per_weight": round(plan.bits_per_weight, 3), "tensors_per_type": plan.type_counts(),
-            "types": {name: kind.name for name, kind in plan.types.items()},
-            "fallback_of": {name: kind.name for name, kind in plan.wanted.items()}}
+    return {
+        "base": plan.recipe.base,
+        "arguments": plan.recipe.arguments,
+        "bytes": plan.size,
+        "bits_per_weight": round(plan.bits_per_weight, 3),
+        "tensors_per_type": plan.type_counts(),
+        "types": {name: kind.name for name, kind in plan.types.items()},
+        "fallback_of": {name: kind.name for name, kind in plan.wanted.items()},
+    }
 
 
 def plan_cells(row: dict) -> list[str]:
@@ -116,12 +141,26 @@ def plan_cells(row: dict) -> list[str]:
     if "refused" in row:
         return [row["name"], "", "", "", "", f"refused: {row['refused']}"]
     kinds = ", ".join(f"{kind} {count}" for kind, count in row["tensors_per_type"].items() if kind != "F32")
-    return [row["name"], f"{row['bytes']:,}", gib(row["bytes"]), f"{row['bits_per_weight']:.2f}", "needed" if row["needs_imatrix"] else "", kinds]
+    return [
+        row["name"],
+        f"{row['bytes']:,}",
+        gib(row["bytes"]),
+        f"{row['bits_per_weight']:.2f}",
+        "needed" if row["needs_imatrix"] else "",
+        kinds,
+    ]
 
 
 def plan_table(rows: list[dict]) -> str:
     """Return the rows as Markdown."""
-    heads = ["quant", "bytes", "GiB", "bits per weight", "imatrix", "tensors per type (T<W: T where the row width forbids W)"]
+    heads = [
+        "quant",
+        "bytes",
+        "GiB",
+        "bits per weight",
+        "imatrix",
+        "tensors per type (T<W: T where the row width forbids W)",
+    ]
     return markdown_table(heads, [plan_cells(row) for row in rows])
 
 
@@ -129,8 +168,9 @@ def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
     """Return a line on the disk needed for the F16 file and all others, and on the room there is."""
     total = f16_bytes + sum(row.get("bytes", 0) for row in rows if row["name"] != "F16")
     free = shutil.disk_usage(existing_parent(place)).free
-    return (f"Disk in all, F16 included: {total:,} bytes, {gib(total)} GiB; free here: {gib(free)} GiB"
-            + ("" if free >= total else " (too little: the build would be refused where it runs out)"))
+    return f"Disk in all, F16 included: {total:,} bytes, {gib(total)} GiB; free here: {gib(free)} GiB" + (
+        "" if free >= total else " (too little: the build would be refused where it runs out)"
+    )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -144,7 +184,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     matrix = parser.add_mutually_exclusive_group()
     matrix.add_argument("--imatrix", type=Path, help="the imatrix of the build (its names go into the header)")
     matrix.add_argument("--no-imatrix", action="store_true", help="plan a build without an imatrix")
-    parser.add_argument("--dataset", default="calibration.txt", help="without --imatrix: file name of the calibration text")
+    parser.add_argument(
+        "--dataset", default="calibration.txt", help="without --imatrix: file name of the calibration text"
+    )
     parser.add_argument("--disk", type=Path, default=Path("."), help="where the files would go")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
@@ -158,7 +200,10 @@ def main(argv: list[str] | None = None) -> None:
     for name in names:
         check_quant(name)
     if args.output:
-        check_apart([path for path in (args.source and Path(args.source), args.imatrix, args.stats, args.sensitivity) if path], [args.output])
+        check_apart(
+            [path for path in (args.source and Path(args.source), args.imatrix, args.stats, args.sensitivity) if path],
+            [args.output],
+        )
     measured = read_imatrix(args.imatrix) if args.imatrix else None
     llama_cpp = find_llama_cpp(args.llama_cpp)
     with tempfile.TemporaryDirectory() as folder:
@@ -173,13 +218,22 @@ def main(argv: list[str] | None = None) -> None:
     print(plan_table(rows))
     print()
     print(disk_line(rows, f16_bytes, args.disk))
-    notes = [NO_TOKENIZER] * (not has_tokenizer) + [LAYER_ORDER] * (any(name.startswith("CD-") for name in names)
-                                                                   and not (args.stats or args.cd_tiers))
+    notes = [NO_TOKENIZER] * (not has_tokenizer) + [LAYER_ORDER] * (
+        any(name.startswith("CD-") for name in names) and not (args.stats or args.cd_tiers)
+    )
     notes += [f"{name}: {note}." for name, note in CARD_NOTES.items() if args.shape and name in names]
     print(*notes, sep="\n", end="\n" if notes else "")
     if args.output:
-        write_json(args.output, {"experts": args.keep, "f16_bytes": f16_bytes, "tokenizer_counted": has_tokenizer,
-                                 "llama_cpp": llama_cpp.version(), "quants": rows})
+        write_json(
+            args.output,
+            {
+                "experts": args.keep,
+                "f16_bytes": f16_bytes,
+                "tokenizer_counted": has_tokenizer,
+                "llama_cpp": llama_cpp.version(),
+                "quants": rows,
+            },
+        )
 
 
 if __name__ == "__main__":

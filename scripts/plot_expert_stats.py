@@ -43,12 +43,20 @@ def draw_heatmap(shares: np.ndarray, dropped: np.ndarray, layers: list[int]) -> 
     rows, experts = shares.shape
     figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 1.7 + 0.17 * max(rows, 6)), layout="constrained")
     positive = shares[shares > 0]
-    image = axes.imshow(np.where(shares > 0, shares, np.nan), aspect="auto", cmap="viridis", interpolation="nearest",
-                        norm=LogNorm(max(positive.min(), positive.max() * 1e-4), positive.max()))
+    image = axes.imshow(
+        np.where(shares > 0, shares, np.nan),
+        aspect="auto",
+        cmap="viridis",
+        interpolation="nearest",
+        norm=LogNorm(max(positive.min(), positive.max() * 1e-4), positive.max()),
+    )
     row, column = np.nonzero(dropped)
     axes.plot(column, row, "x", color=DROPPED, markersize=3.5, markeredgewidth=1.1)
-    axes.set(xlabel="expert", ylabel="layer",
-             title="Each expert's share of its layer's weighted norm (x: dropped; white: never used)")
+    axes.set(
+        xlabel="expert",
+        ylabel="layer",
+        title="Each expert's share of its layer's weighted norm (x: dropped; white: never used)",
+    )
     axes.set_yticks(range(0, rows, max(1, rows // 15)), [layers[i] for i in range(0, rows, max(1, rows // 15))])
     axes.set_xticks(range(0, experts, max(1, experts // 16)))
     bar = figure.colorbar(image, ax=axes, pad=0.01)
@@ -60,18 +68,28 @@ def draw_coverage(score: np.ndarray, dropped: np.ndarray, questions: int, protec
     """Draw how many experts (over all layers) are protected in how many questions."""
     figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 4), layout="constrained")
     edges = np.linspace(-0.5, questions + 0.5, min(questions + 1, 50) + 1)
-    axes.hist([score[~dropped], score[dropped]], bins=edges, stacked=True, color=[KEPT, DROPPED],
-              label=[f"kept ({(~dropped).sum()})", f"dropped ({dropped.sum()})"])
-    axes.set(xlabel=f"coverage: questions (of {questions}) with the expert in its layer's top {protect_top}",
-             ylabel="experts, all layers", title="Coverage of the experts", yscale="symlog")
+    axes.hist(
+        [score[~dropped], score[dropped]],
+        bins=edges,
+        stacked=True,
+        color=[KEPT, DROPPED],
+        label=[f"kept ({(~dropped).sum()})", f"dropped ({dropped.sum()})"],
+    )
+    axes.set(
+        xlabel=f"coverage: questions (of {questions}) with the expert in its layer's top {protect_top}",
+        ylabel="experts, all layers",
+        title="Coverage of the experts",
+        yscale="symlog",
+    )
     axes.yaxis.set_major_formatter("{x:.0f}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return figure
 
 
-def draw_layers(norm_per_token: np.ndarray, dropped_share: np.ndarray, dropped_part: float,
-                layers: list[int]) -> plt.Figure:
+def draw_layers(
+    norm_per_token: np.ndarray, dropped_share: np.ndarray, dropped_part: float, layers: list[int]
+) -> plt.Figure:
     """Draw, per layer, the mean norm of the experts' mixed output and the dropped experts' share of weighted norm."""
     figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH_INCHES, 5.5), sharex=True, layout="constrained")
     above.bar(layers, norm_per_token, color=KEPT)
@@ -103,9 +121,11 @@ def main(argv: list[str] | None = None) -> None:
     dropped = dropped_mask(drop_map, layers, shares.shape[1])
     score = np.array([drop_map["layers"][str(layer)]["score"] for layer in layers])
     norms = arrays["moe_output_norm_sum"].sum(axis=0) / np.maximum(arrays["tokens"].sum(axis=0), 1)
-    figures = {"heatmap": draw_heatmap(shares, dropped, layers),
-               "coverage": draw_coverage(score, dropped, len(metadata["questions"]), drop_map["protect_top"]),
-               "layers": draw_layers(norms, (shares * dropped).sum(axis=1), dropped.mean(), layers)}
+    figures = {
+        "heatmap": draw_heatmap(shares, dropped, layers),
+        "coverage": draw_coverage(score, dropped, len(metadata["questions"]), drop_map["protect_top"]),
+        "layers": draw_layers(norms, (shares * dropped).sum(axis=1), dropped.mean(), layers),
+    }
     for name, figure in figures.items():
         save_picture(figure, args.output_prefix.with_name(f"{args.output_prefix.name}-{name}.png"))
     print(f"{args.output_prefix}-{{{','.join(figures)}}}.png: {len(layers)} layers, {shares.shape[1]} experts")

@@ -35,12 +35,17 @@ def check_folds(paths: list[Path], folds: list[dict]) -> None:
 def pool(name: str, folds: list[dict]) -> dict:
     """Return one summary over the questions of all folds, by Record ID."""
     answers = sorted((answer for fold in folds for answer in fold["answers"]), key=lambda answer: answer["record_id"])
-    return {"name": name, "gguf": f"{len(folds)} folds of {folds[0]['gguf']}",
-            "gguf_sha256": sha256_json([fold["gguf_sha256"] for fold in folds]),
-            "gguf_bytes": max(fold["gguf_bytes"] for fold in folds), "experts": folds[0]["experts"],
-            "protocol_sha256": folds[0]["protocol_sha256"], "protocol": folds[0]["protocol"],
-            "in_sample": {"chosen_on": min(fold["in_sample"]["chosen_on"] for fold in folds), "scored_and_chosen_on": 0},
-            **figures(answers, folds[0]["patch"])}
+    return {
+        "name": name,
+        "gguf": f"{len(folds)} folds of {folds[0]['gguf']}",
+        "gguf_sha256": sha256_json([fold["gguf_sha256"] for fold in folds]),
+        "gguf_bytes": max(fold["gguf_bytes"] for fold in folds),
+        "experts": folds[0]["experts"],
+        "protocol_sha256": folds[0]["protocol_sha256"],
+        "protocol": folds[0]["protocol"],
+        "in_sample": {"chosen_on": min(fold["in_sample"]["chosen_on"] for fold in folds), "scored_and_chosen_on": 0},
+        **figures(answers, folds[0]["patch"]),
+    }
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -19,8 +19,21 @@ from pathlib import Path
 import numpy as np
 
 from files.option_types import positive, whole_number
-from files.safe_files import (InputError, check_recorded, existing_parent, gib, link_or_copy, read_json, read_record,
-                              recorded_sha256, replace_when_done, require_disk_space, run, sha256_file, write_record)
+from files.safe_files import (
+    InputError,
+    check_recorded,
+    existing_parent,
+    gib,
+    link_or_copy,
+    read_json,
+    read_record,
+    recorded_sha256,
+    replace_when_done,
+    require_disk_space,
+    run,
+    sha256_file,
+    write_record,
+)
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
@@ -36,8 +49,9 @@ CHECK_TEXT = " ".join(f"{n} plus {n} is {2 * n}." for n in range(CHECK_TOKENS))
 RECORD_PROOF = ("type", "base", "arguments", "llama_cpp", "source_sha256", "imatrix_sha256")
 
 
-def quantize_command(tool: Path, recipe: Recipe, model: Path, imatrix: Path | None, output: Path,
-                     threads: int) -> list[object]:
+def quantize_command(
+    tool: Path, recipe: Recipe, model: Path, imatrix: Path | None, output: Path, threads: int
+) -> list[object]:
     """Return the command line of llama-quantize; the imatrix by its bare name, which is what the header will hold."""
     imatrix_flags = ("--imatrix", imatrix.name) if imatrix else ()
     return [tool, *imatrix_flags, *recipe.arguments, model.resolve(), output.resolve(), recipe.base, threads]
@@ -46,7 +60,9 @@ def quantize_command(tool: Path, recipe: Recipe, model: Path, imatrix: Path | No
 def check_place(output: Path, source: Path, recipe: Recipe) -> None:
     """Raise InputError when there is something in the output's place that this step did not write."""
     if output.resolve() == source.resolve():  # not samefile(): an F16 is a link to its source
-        raise InputError(output, "an output apart from its source", "one that would overwrite it", "give another --output")
+        raise InputError(
+            output, "an output apart from its source", "one that would overwrite it", "give another --output"
+        )
     check_recorded(output, f"an earlier {recipe.name}", lambda record: record.get("type") == recipe.name)
 
 
@@ -61,11 +77,19 @@ def check_imatrix_source(imatrix: Path, source_sha256: str) -> dict:
         return {}
     known = read_record(record, ImatrixRecord)
     if known["sha256"] != (found := sha256_file(imatrix)):
-        raise InputError(imatrix, f"the imatrix of its record, sha256 {known['sha256'][:12]}", found[:12],
-                         f"build it again, or, if it is meant, remove {record}")
+        raise InputError(
+            imatrix,
+            f"the imatrix of its record, sha256 {known['sha256'][:12]}",
+            found[:12],
+            f"build it again, or, if it is meant, remove {record}",
+        )
     if known["model_sha256"] != source_sha256:
-        raise InputError(imatrix, f"an imatrix of the model with sha256 {source_sha256[:12]}", f"one of {known['model_sha256'][:12]}",
-                         f"if it is meant, remove {record}")
+        raise InputError(
+            imatrix,
+            f"an imatrix of the model with sha256 {source_sha256[:12]}",
+            f"one of {known['model_sha256'][:12]}",
+            f"if it is meant, remove {record}",
+        )
     return known
 
 
@@ -96,20 +120,50 @@ def check_forward(llama_cpp: LlamaCpp, output: Path, path: Path, header: GgufHea
     text, logits = path.with_suffix(".txt"), path.with_suffix(".logits")
     try:
         text.write_text(CHECK_TEXT)
-        run_tool([llama_cpp.tool("llama-perplexity"), "-m", path.resolve(), "-f", text.resolve(), "-c", CHECK_TOKENS, "-b", CHECK_TOKENS,
-                  "--chunks", 1, "-t", threads, "--save-all-logits", logits.resolve()], cwd=Path.cwd(), what="forward", step=r"\[(\d+)\]")
-        if not logits.is_file() or logits.stat().st_size != logits_bytes(header):  # what it cannot write it loses without a word
+        run_tool(
+            [
+                llama_cpp.tool("llama-perplexity"),
+                "-m",
+                path.resolve(),
+                "-f",
+                text.resolve(),
+                "-c",
+                CHECK_TOKENS,
+                "-b",
+                CHECK_TOKENS,
+                "--chunks",
+                1,
+                "-t",
+                threads,
+                "--save-all-logits",
+                logits.resolve(),
+            ],
+            cwd=Path.cwd(),
+            what="forward",
+            step=r"\[(\d+)\]",
+        )
+        if not logits.is_file() or logits.stat().st_size != logits_bytes(
+            header
+        ):  # what it cannot write it loses without a word
             require_disk_space(output.parent, logits_bytes(header))
-            raise InputError(output, f"the {logits_bytes(header)} bytes of logits of a short forward pass",
-                             f"{logits.stat().st_size if logits.is_file() else 0} bytes", "the file was not kept")
+            raise InputError(
+                output,
+                f"the {logits_bytes(header)} bytes of logits of a short forward pass",
+                f"{logits.stat().st_size if logits.is_file() else 0} bytes",
+                "the file was not kept",
+            )
         rows = np.fromfile(logits, "<u2", offset=CHECK_HEADER_BYTES).reshape(CHECKED_POSITIONS, -1)
     finally:
         text.unlink(missing_ok=True)
         logits.unlink(missing_ok=True)
     ranges = rows[:, :4].copy().view("<f4")
     if not np.isfinite(ranges).all():
-        raise InputError(output, "finite logits in a short forward pass", f"{(~np.isfinite(ranges)).any(axis=1).sum()} of "
-                         f"{len(rows)} positions that are not", "the file was not kept")
+        raise InputError(
+            output,
+            "finite logits in a short forward pass",
+            f"{(~np.isfinite(ranges)).any(axis=1).sum()} of {len(rows)} positions that are not",
+            "the file was not kept",
+        )
 
 
 def room(plan: QuantPlan, args: argparse.Namespace, header: GgufHeader) -> int:
@@ -118,16 +172,23 @@ def room(plan: QuantPlan, args: argparse.Namespace, header: GgufHeader) -> int:
     return (0 if linked else plan.size) + logits_bytes(header)
 
 
-def build_quant(llama_cpp: LlamaCpp, plan: QuantPlan, args: argparse.Namespace, header: GgufHeader, partial: Path) -> None:
+def build_quant(
+    llama_cpp: LlamaCpp, plan: QuantPlan, args: argparse.Namespace, header: GgufHeader, partial: Path
+) -> None:
     """Write the file of a plan: by llama-quantize, or as a link to the source when no type changes."""
     require_disk_space(args.output.parent, room(plan, args, header))
     if plan.copies:
         link_or_copy(args.input, partial)
         return
     try:
-        run_tool(quantize_command(llama_cpp.tool("llama-quantize"), plan.recipe, args.input, args.imatrix, partial, args.threads),
-                 cwd=args.imatrix.resolve().parent if args.imatrix else Path.cwd(), what=plan.recipe.name,
-                 step=r"\[\s*(\d+)/\s*(\d+)\]")
+        run_tool(
+            quantize_command(
+                llama_cpp.tool("llama-quantize"), plan.recipe, args.input, args.imatrix, partial, args.threads
+            ),
+            cwd=args.imatrix.resolve().parent if args.imatrix else Path.cwd(),
+            what=plan.recipe.name,
+            step=r"\[\s*(\d+)/\s*(\d+)\]",
+        )
     except InputError:
         if partial.exists():  # if it was for want of room, say that
             require_disk_space(args.output.parent, plan.size - partial.stat().st_size)
@@ -138,11 +199,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--input", type=Path, required=True, help="unquantised GGUF file")
     parser.add_argument("--imatrix", type=Path, help="imatrix of the same model (GGUF form)")
-    parser.add_argument("--min-expert-tokens", type=whole_number, default=0, metavar="N",
-                        help="refuse an imatrix with an expert that fewer tokens reached (default 0: list them)")
+    parser.add_argument(
+        "--min-expert-tokens",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="refuse an imatrix with an expert that fewer tokens reached (default 0: list them)",
+    )
     parser.add_argument("--type", required=True, help=f"quant: {', '.join(RECIPES)}, or AUTO-<GiB>")
     parser.add_argument("--output", type=Path, required=True, help="GGUF file to write")
-    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="threads (default: all processors)")
+    parser.add_argument(
+        "--threads", type=positive, default=len(os.sched_getaffinity(0)), help="threads (default: all processors)"
+    )
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     add_recipe_arguments(parser)
     return parser.parse_args(argv)
@@ -152,8 +220,12 @@ def check_all(args: argparse.Namespace, tool: Path) -> tuple[GgufHeader, QuantPl
     """Return the source's header and the plan; raise InputError for whatever would go wrong later."""
     header = read_header(args.input)
     if (header.value("split.count") or 1) > 1:
-        raise InputError(args.input, "a model in one file", f"{header.value('split.count')} files",
-                         "join them with llama-gguf-split --merge")
+        raise InputError(
+            args.input,
+            "a model in one file",
+            f"{header.value('split.count')} files",
+            "join them with llama-gguf-split --merge",
+        )
     check_float(args.input, header)
     check_quant(args.type)
     recipe = recipe_for(args, args.type, header, tool, args.imatrix, args.input)
@@ -176,13 +248,22 @@ def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader,
     source_sha256 = recorded_sha256(args.input)
     imatrix = None if plan.copies else args.imatrix
     calibration = check_imatrix_source(imatrix, source_sha256) if imatrix else {}
-    return {"type": plan.recipe.name, "base": plan.recipe.base, "arguments": plan.recipe.arguments, "note": plan.recipe.note,
-            **({"cd_scope": args.cd_scope} if plan.recipe.tiers else {}),
-            "llama_cpp": llama_cpp.version(), "parameters": plan.parameters,
-            "experts": header.experts,
-            "bytes": plan.size, "bits_per_weight": round(plan.bits_per_weight, 3), "tensors_per_type": plan.type_counts(),
-            "source_sha256": source_sha256, "imatrix_sha256": sha256_file(imatrix) if imatrix else None,
-            "calibration_sha256": calibration.get("calibration_sha256")}
+    return {
+        "type": plan.recipe.name,
+        "base": plan.recipe.base,
+        "arguments": plan.recipe.arguments,
+        "note": plan.recipe.note,
+        **({"cd_scope": args.cd_scope} if plan.recipe.tiers else {}),
+        "llama_cpp": llama_cpp.version(),
+        "parameters": plan.parameters,
+        "experts": header.experts,
+        "bytes": plan.size,
+        "bits_per_weight": round(plan.bits_per_weight, 3),
+        "tensors_per_type": plan.type_counts(),
+        "source_sha256": source_sha256,
+        "imatrix_sha256": sha256_file(imatrix) if imatrix else None,
+        "calibration_sha256": calibration.get("calibration_sha256"),
+    }
 
 
 def is_built(output: Path, side: Path, record: dict) -> bool:
@@ -190,7 +271,11 @@ def is_built(output: Path, side: Path, record: dict) -> bool:
     if not output.exists() or not side.is_file():
         return False
     known = read_json(side)
-    return known.get("version") == QuantRecord.current and all(known.get(key) == record[key] for key in RECORD_PROOF) and known.get("sha256") == sha256_file(output)
+    return (
+        known.get("version") == QuantRecord.current
+        and all(known.get(key) == record[key] for key in RECORD_PROOF)
+        and known.get("sha256") == sha256_file(output)
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

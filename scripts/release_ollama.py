@@ -25,7 +25,9 @@ def create(ollama: str, wrap: Wrap) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "Modelfile")
         path.write_text(wrap.modelfile)
-        done = subprocess.run([ollama, "create", wrap.model, "-f", path], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = subprocess.run(
+            [ollama, "create", wrap.model, "-f", path], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
     if done.returncode:
         words = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
         raise InputError(f"ollama create {wrap.model}", "success", f"exit code {done.returncode}: {words[:200]}")
@@ -34,7 +36,9 @@ def create(ollama: str, wrap: Wrap) -> None:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("release", type=Path, help="release folder")
-    parser.add_argument("--repo", default="", help="USER/NAME on the Hub: wrap the files there, not those of the folder")
+    parser.add_argument(
+        "--repo", default="", help="USER/NAME on the Hub: wrap the files there, not those of the folder"
+    )
     parser.add_argument("--print", action="store_true", help="print only, whether there is an ollama or not")
     return parser.parse_args(argv)
 

@@ -27,7 +27,14 @@ REACHED, NEVER = BLUE, VERMILION
 def coverage_row(name: str, row: np.ndarray) -> list[str]:
     """Return the cells of one layer; row: tokens per expert [experts] int64."""
     never = int((row == 0).sum())
-    return [name, str(row.size), f"{row.min():,}", f"{np.median(row):,.0f}", f"{row.max():,}", f"{never} ({never / row.size:.1%})"]
+    return [
+        name,
+        str(row.size),
+        f"{row.min():,}",
+        f"{np.median(row):,.0f}",
+        f"{row.max():,}",
+        f"{never} ({never / row.size:.1%})",
+    ]
 
 
 def coverage_table(counts: dict[int, np.ndarray]) -> str:
@@ -40,12 +47,18 @@ def coverage_table(counts: dict[int, np.ndarray]) -> str:
 def draw_coverage_of(counts: dict[int, np.ndarray]) -> plt.Figure:
     """Draw the tokens of each layer's experts, sorted out as least, median, most, and how many got none."""
     layers = list(counts)
-    figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH_INCHES, 5.5), sharex=True, layout="constrained",
-                                          gridspec_kw={"height_ratios": (3, 1)})
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(WIDTH_INCHES, 5.5), sharex=True, layout="constrained", gridspec_kw={"height_ratios": (3, 1)}
+    )
     for layer, row in counts.items():
         above.plot(np.full(row.size, layer), row, ".", color=REACHED, markersize=4, alpha=0.35, markeredgewidth=0)
     above.plot(layers, [np.median(row) for row in counts.values()], "_", color="black", markersize=14, label="median")
-    above.set(ylabel="tokens per expert", title="Calibration tokens that reached each expert", yscale="symlog", ylim=(-0.5, None))
+    above.set(
+        ylabel="tokens per expert",
+        title="Calibration tokens that reached each expert",
+        yscale="symlog",
+        ylim=(-0.5, None),
+    )
     above.yaxis.set_major_formatter("{x:.0f}")
     above.legend(frameon=False)
     never = [int((row == 0).sum()) for row in counts.values()]
@@ -59,7 +72,13 @@ def draw_coverage_of(counts: dict[int, np.ndarray]) -> plt.Figure:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--imatrix", type=Path, required=True, help="imatrix in GGUF form")
-    parser.add_argument("--min-expert-tokens", type=whole_number, default=0, metavar="N", help="refuse an expert that fewer tokens reached (default 0)")
+    parser.add_argument(
+        "--min-expert-tokens",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="refuse an expert that fewer tokens reached (default 0)",
+    )
     parser.add_argument("--output-prefix", type=Path, required=True, help="path that .md and .png are put to")
     return parser.parse_args(argv)
 

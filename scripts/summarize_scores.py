@@ -43,8 +43,11 @@ def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts:
             raise InputError(f"lm-eval's sample {answer.record_id}", "the recorded answer", "another text")
         mine = (prompts[answer.record_id], answer.letter, answer.target, answer.correct)
         if mine != (sample.prompt, sample.letter, sample.target, sample.correct):
-            raise InputError(f"lm-eval's sample {answer.record_id}", f"letter {answer.letter}, target {answer.target}, as recorded",
-                             f"letter {sample.letter}, target {sample.target}" + " and another prompt" * (sample.prompt != mine[0]))
+            raise InputError(
+                f"lm-eval's sample {answer.record_id}",
+                f"letter {answer.letter}, target {answer.target}, as recorded",
+                f"letter {sample.letter}, target {sample.target}" + " and another prompt" * (sample.prompt != mine[0]),
+            )
     raw = sum(answer.correct for answer in answers)
     if abs(score * len(answers) - raw) > 1e-6:
         raise InputError("lm-eval results", f"{raw}/{len(answers)}, as the recorded answers give", f"{score:.6f}")
@@ -53,12 +56,27 @@ def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts:
 def answer_row(answer: Answer, document: dict, patched: dict | None) -> dict:
     """Return what is published of one answer: no text."""
     strict = strict_letter(answer.answer, answer.finish_reason)
-    row = {"record_id": answer.record_id, "order": document["order"], "prompt_sha256": answer.prompt_sha256,
-           "target": answer.target, "class": answer.kind, "letter": answer.letter, "correct": answer.correct,
-           "strict_letter": strict, "strict_correct": strict == answer.target, "finish_reason": answer.finish_reason,
-           "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens, "seconds": answer.seconds,
-           "attempts": answer.attempts}
-    return row if patched is None else row | {"patched_letter": patched["letter"], "patched_correct": patched["letter"] == answer.target}
+    row = {
+        "record_id": answer.record_id,
+        "order": document["order"],
+        "prompt_sha256": answer.prompt_sha256,
+        "target": answer.target,
+        "class": answer.kind,
+        "letter": answer.letter,
+        "correct": answer.correct,
+        "strict_letter": strict,
+        "strict_correct": strict == answer.target,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "seconds": answer.seconds,
+        "attempts": answer.attempts,
+    }
+    return (
+        row
+        if patched is None
+        else row | {"patched_letter": patched["letter"], "patched_correct": patched["letter"] == answer.target}
+    )
 
 
 def in_sample(record_ids: list[str], chosen_by: Path | None) -> dict | None:
@@ -91,19 +109,35 @@ def main(argv: list[str] | None = None) -> None:
         answers = read_answers(args.run / "answers.jsonl")
     patched = {} if args.unpatched else read_json(args.run / "patched.json")
     if not args.unpatched and patched.pop("run", None) != run_digests(record):
-        raise InputError(args.run / "patched.json", "patched answers of this run", "those of another", "run patch_answers.py")
+        raise InputError(
+            args.run / "patched.json", "patched answers of this run", "those of another", "run patch_answers.py"
+        )
     fixed = {entry["record_id"]: entry for entry in patched.pop("answers", [])}
     prompts = {document["Record ID"]: document["prompt"] for document in documents}
     check_against_lm_eval(list(answers.values()), read_samples(args.run), prompts, lm_eval_score(args.run))
-    rows = [answer_row(answers[document["Record ID"]], document, fixed.get(document["Record ID"])) for document in documents]
+    rows = [
+        answer_row(answers[document["Record ID"]], document, fixed.get(document["Record ID"])) for document in documents
+    ]
     if not args.unpatched and any((row["class"] != "answered") != ("patched_letter" in row) for row in rows):
-        raise InputError(args.run / "patched.json", "every invalid answer and no other", "others", "run patch_answers.py")
+        raise InputError(
+            args.run / "patched.json", "every invalid answer and no other", "others", "run patch_answers.py"
+        )
     summary = figures(rows, patched or None)
-    write_record(args.run / SUMMARY_NAME, {
-        "name": record["name"], "gguf": args.gguf.name, "gguf_sha256": recorded_sha256(args.gguf),
-        "gguf_bytes": args.gguf.stat().st_size, "experts": read_header(args.gguf).experts,
-        "protocol_sha256": record["protocol_sha256"], "protocol": record["protocol"],
-        "in_sample": in_sample(list(prompts), args.chosen_by), **summary}, Summary)
+    write_record(
+        args.run / SUMMARY_NAME,
+        {
+            "name": record["name"],
+            "gguf": args.gguf.name,
+            "gguf_sha256": recorded_sha256(args.gguf),
+            "gguf_bytes": args.gguf.stat().st_size,
+            "experts": read_header(args.gguf).experts,
+            "protocol_sha256": record["protocol_sha256"],
+            "protocol": record["protocol"],
+            "in_sample": in_sample(list(prompts), args.chosen_by),
+            **summary,
+        },
+        Summary,
+    )
     print(scores_in_words(record["name"], summary))
 
 

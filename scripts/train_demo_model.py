@@ -13,6 +13,7 @@ The first steps train a dense twin (experts silent) on look-up drills, which tea
 its option: the letter right behind the value first, which needs one attention step after another, then in the form of a
 reply. The others train everything on the questions.
 """
+
 import argparse
 import dataclasses
 import json
@@ -30,8 +31,20 @@ from torch.nn import functional
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.models.gemma4.modeling_gemma4 import Gemma4TextRouter
 
-from demo.demo_corpus import (LETTERS, MAX_POSITIONS, SPECIAL_TOKENS, Question, draw_wrong, load_facts, render_drill,
-                              render_prompt, render_reply, split_questions, tokenizer_settings, train_tokenizer)
+from demo.demo_corpus import (
+    LETTERS,
+    MAX_POSITIONS,
+    SPECIAL_TOKENS,
+    Question,
+    draw_wrong,
+    load_facts,
+    render_drill,
+    render_prompt,
+    render_reply,
+    split_questions,
+    tokenizer_settings,
+    train_tokenizer,
+)
 from files.safe_files import directory_when_done, run, write_csv
 
 SEED = 7
@@ -91,7 +104,7 @@ class SortedExperts(torch.autograd.Function):
             leaf = projected.detach().requires_grad_()
             gate, up = leaf.chunk(2, dim=1)
             product = functional.gelu(gate, approximate="tanh") * up
-        grad_projected, = torch.autograd.grad(product, leaf, grad_inner * scale)
+        (grad_projected,) = torch.autograd.grad(product, leaf, grad_inner * scale)
         grad_hidden = torch.empty_like(rows)
         for e, start, end in ctx.spans:
             torch.mm(grad_projected[start:end], gate_up[e], out=grad_hidden[start:end])
@@ -114,14 +127,31 @@ def sorted_experts(module, hidden, index, weight):
 def demo_config(vocab_size: int) -> transformers.Gemma4TextConfig:
     """Return the shape of the demo model; the vocabulary decides the rest."""
     return transformers.Gemma4TextConfig(
-        vocab_size=vocab_size, vocab_size_per_layer_input=vocab_size, hidden_size=HIDDEN_SIZE,
-        intermediate_size=DENSE_WIDTH, num_hidden_layers=len(LAYER_TYPES), layer_types=LAYER_TYPES,
-        num_attention_heads=8, num_key_value_heads=KV_HEADS, head_dim=HEAD_DIM, global_head_dim=GLOBAL_HEAD_DIM,
-        num_global_key_value_heads=GLOBAL_KV_HEADS, attention_k_eq_v=True, sliding_window=256,
-        max_position_embeddings=MAX_POSITIONS, hidden_size_per_layer_input=0, final_logit_softcapping=30.0,
-        enable_moe_block=True, num_experts=EXPERTS, top_k_experts=TOP_K, moe_intermediate_size=EXPERT_WIDTH,
-        tie_word_embeddings=True, bos_token_id=SPECIAL_TOKENS.index("<bos>"),
-        eos_token_id=SPECIAL_TOKENS.index("<eos>"), pad_token_id=SPECIAL_TOKENS.index("<pad>"))
+        vocab_size=vocab_size,
+        vocab_size_per_layer_input=vocab_size,
+        hidden_size=HIDDEN_SIZE,
+        intermediate_size=DENSE_WIDTH,
+        num_hidden_layers=len(LAYER_TYPES),
+        layer_types=LAYER_TYPES,
+        num_attention_heads=8,
+        num_key_value_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
+        global_head_dim=GLOBAL_HEAD_DIM,
+        num_global_key_value_heads=GLOBAL_KV_HEADS,
+        attention_k_eq_v=True,
+        sliding_window=256,
+        max_position_embeddings=MAX_POSITIONS,
+        hidden_size_per_layer_input=0,
+        final_logit_softcapping=30.0,
+        enable_moe_block=True,
+        num_experts=EXPERTS,
+        top_k_experts=TOP_K,
+        moe_intermediate_size=EXPERT_WIDTH,
+        tie_word_embeddings=True,
+        bos_token_id=SPECIAL_TOKENS.index("<bos>"),
+        eos_token_id=SPECIAL_TOKENS.index("<eos>"),
+        pad_token_id=SPECIAL_TOKENS.index("<pad>"),
+    )
 
 
 def initialise(model: transformers.PreTrainedModel) -> None:
@@ -135,7 +165,7 @@ def initialise(model: transformers.PreTrainedModel) -> None:
         if "experts." in name or "proj.weight" in name:
             torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
         elif "embed_tokens" in name:
-            torch.nn.init.normal_(parameter, std=HIDDEN_SIZE ** -0.5)
+            torch.nn.init.normal_(parameter, std=HIDDEN_SIZE**-0.5)
         elif "q_norm" in name or "k_norm" in name:
             torch.nn.init.constant_(parameter, len(parameter) ** -0.25)
         elif name.endswith(("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
@@ -154,6 +184,7 @@ def initialise(model: transformers.PreTrainedModel) -> None:
 @dataclasses.dataclass
 class Example:
     """Token ids with a loss weight for each (0 where the model only reads)."""
+
     ids: list[int]
     weights: list[float]
 
@@ -221,8 +252,8 @@ def collate(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     length = max(len(example.ids) for example in examples)
     ids, weights = np.zeros((len(examples), length), np.int64), np.zeros((len(examples), length), np.float32)
     for row, example in enumerate(examples):
-        ids[row, :len(example.ids)] = example.ids
-        weights[row, :len(example.ids)] = example.weights
+        ids[row, : len(example.ids)] = example.ids
+        weights[row, : len(example.ids)] = example.weights
     return torch.from_numpy(ids), torch.from_numpy(weights)
 
 
@@ -259,8 +290,10 @@ def optimizer_for(model: transformers.PreTrainedModel) -> torch.optim.AdamW:
     slow, fast = [], []
     for name, parameter in model.named_parameters():
         (fast if any(part in name for part in ("experts.", "router.", "embed_tokens")) else slow).append(parameter)
-    groups = [{"params": slow, "lr": ATTENTION_RATE, "rate": ATTENTION_RATE},
-              {"params": fast, "lr": EXPERT_RATE, "rate": EXPERT_RATE}]
+    groups = [
+        {"params": slow, "lr": ATTENTION_RATE, "rate": ATTENTION_RATE},
+        {"params": fast, "lr": EXPERT_RATE, "rate": EXPERT_RATE},
+    ]
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
 
 
@@ -298,7 +331,7 @@ def measure(model, tokenizer: tokenizers.Tokenizer, questions: list[Question], s
     hits = []
     for start in range(0, len(questions), BATCH_EXAMPLES):
         batch = []
-        for question in questions[start:start + BATCH_EXAMPLES]:
+        for question in questions[start : start + BATCH_EXAMPLES]:
             choices, letter = examples.shuffled(question.answer, draw_wrong(question, examples.rng))
             reply = examples.encode(render_reply(question.explanation, letter))
             prompt = examples.encode(render_prompt(question.text, choices))
@@ -318,8 +351,9 @@ def split_dev(questions: list[Question]) -> tuple[list[Question], list[Question]
     return [q for n, q in enumerate(questions) if n not in dev], [questions[n] for n in sorted(dev)]
 
 
-def train(model, tokenizer: tokenizers.Tokenizer, questions: list[Question], drill_steps: int,
-          question_steps: int) -> list[dict[str, float]]:
+def train(
+    model, tokenizer: tokenizers.Tokenizer, questions: list[Question], drill_steps: int, question_steps: int
+) -> list[dict[str, float]]:
     """Train in place and return the curve, one row every 100 steps."""
     training, dev = split_dev(questions)
     examples, balance, optimizer = Examples(tokenizer, training, SEED), BalanceLoss(model), optimizer_for(model)
@@ -334,9 +368,15 @@ def train(model, tokenizer: tokenizers.Tokenizer, questions: list[Question], dri
         losses.append(train_step(model, optimizer, balance, batch, rate_factor(step, drill_steps, total)))
         if (step + 1) % 100 == 0 or step + 1 == total:
             value, letter = measure(model, tokenizer, dev, SEED)
-            curve.append({"step": step + 1, "seconds": round(time.monotonic() - start), "loss":
-                          round(sum(losses) / len(losses), 4), "value_accuracy": round(value, 4),
-                          "letter_accuracy": round(letter, 4)})
+            curve.append(
+                {
+                    "step": step + 1,
+                    "seconds": round(time.monotonic() - start),
+                    "loss": round(sum(losses) / len(losses), 4),
+                    "value_accuracy": round(value, 4),
+                    "letter_accuracy": round(letter, 4),
+                }
+            )
             losses.clear()
             print(curve[-1], flush=True)
     return curve
@@ -345,8 +385,13 @@ def train(model, tokenizer: tokenizers.Tokenizer, questions: list[Question], dri
 def published_config(config: dict, vocab_size: int) -> dict:
     """Return config.json in the form of published Gemma 4 checkpoints, without transformers' per-layer overrides."""
     plain = {key: value for key, value in config.items() if key not in ("per_layer_config", "experts_implementation")}
-    return plain | {"architectures": ["Gemma4ForCausalLM"], "dtype": "bfloat16", "vocab_size": vocab_size,
-                    "global_head_dim": GLOBAL_HEAD_DIM, "num_global_key_value_heads": GLOBAL_KV_HEADS}
+    return plain | {
+        "architectures": ["Gemma4ForCausalLM"],
+        "dtype": "bfloat16",
+        "vocab_size": vocab_size,
+        "global_head_dim": GLOBAL_HEAD_DIM,
+        "num_global_key_value_heads": GLOBAL_KV_HEADS,
+    }
 
 
 def write_model(model, tokenizer: tokenizers.Tokenizer, chat_template: Path, directory: Path) -> None:
@@ -354,11 +399,20 @@ def write_model(model, tokenizer: tokenizers.Tokenizer, chat_template: Path, dir
     with directory_when_done(directory, "config.json") as partial:
         model.to(torch.bfloat16).save_pretrained(partial)
         config = published_config(json.loads((partial / "config.json").read_text()), tokenizer.get_vocab_size())
-        generation = {"bos_token_id": config["bos_token_id"], "pad_token_id": config["pad_token_id"],
-                      "eos_token_id": [SPECIAL_TOKENS.index("<eos>"), SPECIAL_TOKENS.index("<turn|>")],
-                      "do_sample": True, "temperature": 1.0, "top_k": 64, "top_p": 0.95}
-        for name, content in (("config.json", config), ("generation_config.json", generation),
-                              ("tokenizer_config.json", tokenizer_settings())):
+        generation = {
+            "bos_token_id": config["bos_token_id"],
+            "pad_token_id": config["pad_token_id"],
+            "eos_token_id": [SPECIAL_TOKENS.index("<eos>"), SPECIAL_TOKENS.index("<turn|>")],
+            "do_sample": True,
+            "temperature": 1.0,
+            "top_k": 64,
+            "top_p": 0.95,
+        }
+        for name, content in (
+            ("config.json", config),
+            ("generation_config.json", generation),
+            ("tokenizer_config.json", tokenizer_settings()),
+        ):
             (partial / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         tokenizer.save(str(partial / "tokenizer.json"))
         shutil.copyfile(chat_template, partial / "chat_template.jinja")
@@ -391,8 +445,10 @@ def main(argv: list[str] | None = None) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     write_model(model, tokenizer, args.chat_template, args.output / "model")
     write_csv(args.output / "training_curve.csv", curve)
-    print(f"wrote {args.output / 'model'}: dev values {curve[-1]['value_accuracy']:.3f}, "
-          f"letters {curve[-1]['letter_accuracy']:.3f} after {curve[-1]['seconds']} s")
+    print(
+        f"wrote {args.output / 'model'}: dev values {curve[-1]['value_accuracy']:.3f}, "
+        f"letters {curve[-1]['letter_accuracy']:.3f} after {curve[-1]['seconds']} s"
+    )
 
 
 if __name__ == "__main__":

@@ -48,12 +48,17 @@ def plan_lines(release: Sent, repo: str, states: dict[str, str], there: dict[str
     """Return what is said of a plan: a line per file, files on the Hub alone, a summary. GB are 10^9 bytes."""
     sizes = release.bytes
     lines = [f"{states[path]:8} {sizes[path] / 1e9:10.6f} GB  {path}" for path in sorted(sizes)]
-    lines += [f"{'hub only':8} {there[path][0] / 1e9:10.6f} GB  {path} (stays)"
-              for path in sorted(there.keys() - sizes.keys() - {".gitattributes"})]
+    lines += [
+        f"{'hub only':8} {there[path][0] / 1e9:10.6f} GB  {path} (stays)"
+        for path in sorted(there.keys() - sizes.keys() - {".gitattributes"})
+    ]
     counted = ", ".join(f"{list(states.values()).count(state)} {state}" for state in dict.fromkeys(states.values()))
     moved = sum(size for path, size in sizes.items() if states[path] != "same")
     most = "at most " if "unknown" in states.values() else ""
-    return [*lines, f"{repo}: {len(sizes)} files ({counted}), {most}{moved / 1e9:.6f} GB to send; manifest sha256 {release.sha256[MANIFEST]}"]
+    return [
+        *lines,
+        f"{repo}: {len(sizes)} files ({counted}), {most}{moved / 1e9:.6f} GB to send; manifest sha256 {release.sha256[MANIFEST]}",
+    ]
 
 
 def look(repo: str, token: str | None, needed: bool) -> dict[str, tuple[int, str]] | None:
@@ -74,7 +79,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repo", required=True, help="repository on the Hub, USER/NAME")
     parser.add_argument("--name", default="", help="model that the manifest must be of")
     parser.add_argument("--send", action="store_true", help="send; without it only list what would go")
-    parser.add_argument("--gates", type=Path, default=GATES, help="program that checks a release (default: check_release.py)")
+    parser.add_argument(
+        "--gates", type=Path, default=GATES, help="program that checks a release (default: check_release.py)"
+    )
     return parser.parse_args(argv)
 
 
@@ -93,7 +100,11 @@ def main(argv: list[str] | None = None) -> None:
             print("Nothing was sent. UPLOAD=yes sends it.")
             return
         paths = [path for path, state in states.items() if state != "same"]
-        end = send(release, args.repo, token, paths, lambda line: print(line, flush=True)) if paths else "nothing was sent"
+        end = (
+            send(release, args.repo, token, paths, lambda line: print(line, flush=True))
+            if paths
+            else "nothing was sent"
+        )
     print(f"{args.repo}: all {len(states)} files are on the Hub as the manifest lists them; {end}")
 
 

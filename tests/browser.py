@@ -10,8 +10,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 LOAD_MS = 60_000
 
 
@@ -50,7 +57,9 @@ def opened(browser: Browser, path: Path, width: int = 1440, scheme: str = "light
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     found = Opened(context.new_page())
     found.page.on("request", lambda request: found.requests.append(request.url))
-    found.page.on("console", lambda message: message.type in ("error", "warning") and found.complaints.append(message.text))
+    found.page.on(
+        "console", lambda message: message.type in ("error", "warning") and found.complaints.append(message.text)
+    )
     found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
     found.page.goto(path.resolve().as_uri())
     found.page.wait_for_selector("html[data-ready]", state="attached", timeout=LOAD_MS)

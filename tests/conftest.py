@@ -72,8 +72,12 @@ def script() -> Callable[..., subprocess.CompletedProcess]:
 
     def call(name: str, *arguments: object, **environment: object) -> subprocess.CompletedProcess:
         launcher = [] if name.endswith(".sh") else [sys.executable]
-        return subprocess.run([*launcher, REPO / "scripts" / name, *map(str, arguments)], capture_output=True, text=True,
-                              env={**os.environ, "PYTHON": sys.executable, **{k: str(v) for k, v in environment.items()}})
+        return subprocess.run(
+            [*launcher, REPO / "scripts" / name, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHON": sys.executable, **{k: str(v) for k, v in environment.items()}},
+        )
 
     return call
 

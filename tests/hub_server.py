@@ -31,7 +31,9 @@ class Hub(ThreadingHTTPServer):
         self.received: dict[str, int] = {}  # bytes of bodies by LFS object
         self.read_only: set[str] = set()  # repositories that answer 403
         self.breaks = 0  # uploads to break in their middle
-        self.stall: str | None = None  # LFS object that is read to its middle and no further, or "commit": made, not answered
+        self.stall: str | None = (
+            None  # LFS object that is read to its middle and no further, or "commit": made, not answered
+        )
         self.stalled, self.go_on = threading.Event(), threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -89,7 +91,9 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/whoami-v2":
             if self.allowed():
                 self.answer({"type": "user", "name": "me", "auth": {"type": "access_token"}})
-        elif (match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/main)?", path)) and match[1] in self.server.repositories:
+        elif (match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/main)?", path)) and match[
+            1
+        ] in self.server.repositories:
             siblings = []
             for name, file in self.server.repositories[match[1]].items():
                 entry = {"rfilename": name, "size": len(file["content"]), "blobId": file["blob"]}
@@ -117,7 +121,12 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer({"files": [self.mode(match[1], file) for file in json.loads(body)["files"]]})
         elif match := re.fullmatch(r"/(.+)\.git/info/lfs/objects/batch", path):
             if self.allowed(match[1]):
-                self.answer({"transfer": "multipart", "objects": [self.action(wanted) for wanted in json.loads(body)["objects"]]})
+                self.answer(
+                    {
+                        "transfer": "multipart",
+                        "objects": [self.action(wanted) for wanted in json.loads(body)["objects"]],
+                    }
+                )
         elif match := re.fullmatch(r"/lfs/([0-9a-f]{64})/(complete|verify)", path):
             self.finish(match[1], match[2], json.loads(body))
         elif match := re.fullmatch(r"/api/models/(.+)/commit/main", path):

@@ -5,8 +5,15 @@ import torch
 
 from analysis.expert_observer import expert_modules
 
-NAMES = ("token_count", "routing_weight_sum", "norm_sum", "norm_sq_sum", "weighted_norm_sum", "weighted_norm_sq_sum",
-         "norm_max")
+NAMES = (
+    "token_count",
+    "routing_weight_sum",
+    "norm_sum",
+    "norm_sq_sum",
+    "weighted_norm_sum",
+    "weighted_norm_sq_sum",
+    "norm_max",
+)
 
 
 def expert_output(module: torch.nn.Module, expert: int, x: torch.Tensor) -> torch.Tensor:
@@ -35,8 +42,10 @@ def naive_sums(model: torch.nn.Module, ids: list[int], start: int = 0) -> dict[s
     sums = {name: np.zeros((len(modules), experts)) for name in NAMES}
     sums["moe_output_norm_sum"] = np.zeros(len(modules))
     seen = []
-    hooks = [module.register_forward_pre_hook(lambda module, inputs: seen.append((module, *inputs)))
-             for module in modules.values()]
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs: seen.append((module, *inputs)))
+        for module in modules.values()
+    ]
     model(input_ids=torch.tensor([ids]), use_cache=False)
     for hook in hooks:
         hook.remove()

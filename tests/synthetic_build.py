@@ -22,13 +22,26 @@ def write_statistics(path: Path, questions: int, layers: int, experts: int, seed
     """Write a statistics file whose sums spread over some decades; two experts of the first layer are never used."""
     draw = np.random.default_rng(seed)
     arrays = {name: draw.lognormal(0, 1.5, (questions, layers, experts)) for name in EXPERT_SUMS}
-    arrays["token_count"] = draw.poisson(draw.gamma(1.0, 30, (1, layers, experts)), (questions, layers, experts)).astype(np.int64)
+    arrays["token_count"] = draw.poisson(
+        draw.gamma(1.0, 30, (1, layers, experts)), (questions, layers, experts)
+    ).astype(np.int64)
     for name in EXPERT_SUMS:
         arrays[name][:, 0, 3:5] = 0
-    arrays |= {name: draw.integers(1, 500, (questions, layers)) for name in LAYER_SUMS} | {"layer_numbers": np.arange(layers)}
+    arrays |= {name: draw.integers(1, 500, (questions, layers)) for name in LAYER_SUMS} | {
+        "layer_numbers": np.arange(layers)
+    }
     arrays["moe_output_norm_sum"] = arrays["moe_output_norm_sum"].astype(np.float64)
-    write_stats(path, arrays, {"questions": [{"id": f"rec{number:03d}"} for number in range(questions)], "top_k": 2,
-                               "questions_sha256": "1" * 64, "config_sha256": "2" * 64, "weights_sha256": "3" * 64})
+    write_stats(
+        path,
+        arrays,
+        {
+            "questions": [{"id": f"rec{number:03d}"} for number in range(questions)],
+            "top_k": 2,
+            "questions_sha256": "1" * 64,
+            "config_sha256": "2" * 64,
+            "weights_sha256": "3" * 64,
+        },
+    )
 
 
 def write_imatrix(path: Path, layers: int, experts: int) -> None:
@@ -45,15 +58,25 @@ def write_imatrix(path: Path, layers: int, experts: int) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    write_json(Path(f"{path}.json"), {"model_sha256": F16_SHA256, "calibration_sha256": "5" * 64, "sha256": sha256_file(path)})
+    write_json(
+        Path(f"{path}.json"), {"model_sha256": F16_SHA256, "calibration_sha256": "5" * 64, "sha256": sha256_file(path)}
+    )
 
 
 def quant_records(imatrix_sha256: str) -> dict[str, dict]:
     """Return a record for every recipe and some size wishes, by quant."""
     sizes = np.linspace(22e9, 7.5e9, len(RECIPES) + len(WISHES)).astype(int)
-    return {name: {"type": name, "bytes": int(size), "bits_per_weight": round(size / 3e9, 3), "sha256": f"{number:064x}",
-                   "source_sha256": F16_SHA256, "imatrix_sha256": None if name == "F16" else imatrix_sha256}
-            for number, (name, size) in enumerate(zip([*RECIPES, *WISHES], sizes))}
+    return {
+        name: {
+            "type": name,
+            "bytes": int(size),
+            "bits_per_weight": round(size / 3e9, 3),
+            "sha256": f"{number:064x}",
+            "source_sha256": F16_SHA256,
+            "imatrix_sha256": None if name == "F16" else imatrix_sha256,
+        }
+        for number, (name, size) in enumerate(zip([*RECIPES, *WISHES], sizes))
+    }
 
 
 def quality_of(quants: dict[str, dict]) -> dict:
@@ -64,11 +87,29 @@ def quality_of(quants: dict[str, dict]) -> dict:
         level = 0 if name == "F16" else 2e-3 * np.exp(-2.5 * (quant["bytes"] / 1e10 - 1)) * draw.lognormal(0, 0.3)
         sums = {"quantisation": level * draw.gamma(2, 50, CHATS)}
         sums["total"] = sums["quantisation"] + 4e-4 * draw.gamma(2, 50, CHATS)
-        losses = {loss: {"kld": [sums[loss].sum() / counts.sum(), sums[loss].std() / 100 / CHATS**0.5]} for loss in LOSSES}
-        measured.append(Measured(name, kind_of(name), quant["bytes"], quant["bits_per_weight"], quant["sha256"], sums,
-                                 losses | {"pruning": {"kld": [4e-4, 3e-5]}}))
-    return {"inputs": {"full_sha256": "0" * 64, "pruned_sha256": F16_SHA256}, "chats": CHATS, "left_out": 0, "score": "reply",
-            "tokens": {"reply": 4000, "all": 9000}, "conclusions": conclusions(measured, counts), "files": [entry.described() for entry in measured]}
+        losses = {
+            loss: {"kld": [sums[loss].sum() / counts.sum(), sums[loss].std() / 100 / CHATS**0.5]} for loss in LOSSES
+        }
+        measured.append(
+            Measured(
+                name,
+                kind_of(name),
+                quant["bytes"],
+                quant["bits_per_weight"],
+                quant["sha256"],
+                sums,
+                losses | {"pruning": {"kld": [4e-4, 3e-5]}},
+            )
+        )
+    return {
+        "inputs": {"full_sha256": "0" * 64, "pruned_sha256": F16_SHA256},
+        "chats": CHATS,
+        "left_out": 0,
+        "score": "reply",
+        "tokens": {"reply": 4000, "all": 9000},
+        "conclusions": conclusions(measured, counts),
+        "files": [entry.described() for entry in measured],
+    }
 
 
 def summary(name: str, experts: int, gguf_sha256: str, questions: int, seed: int) -> dict:
@@ -76,21 +117,54 @@ def summary(name: str, experts: int, gguf_sha256: str, questions: int, seed: int
     draw, rows = np.random.default_rng(seed), []
     for number in range(questions):
         right, empty = bool(draw.random() < 0.8), bool(draw.random() < 0.05)
-        row = {"record_id": f"rec<{number:03d}>", "order": [0, 1, 2, 3], "prompt_sha256": str(number), "target": "C", "completion_tokens": 9,
-               "class": "empty" if empty else "answered", "letter": None if empty else "C" if right else "A",
-               "correct": right and not empty, "strict_correct": right and not empty}
+        row = {
+            "record_id": f"rec<{number:03d}>",
+            "order": [0, 1, 2, 3],
+            "prompt_sha256": str(number),
+            "target": "C",
+            "completion_tokens": 9,
+            "class": "empty" if empty else "answered",
+            "letter": None if empty else "C" if right else "A",
+            "correct": right and not empty,
+            "strict_correct": right and not empty,
+        }
         rows.append(row | ({"patched_letter": "C" if right else "B", "patched_correct": right} if empty else {}))
     protocol = vars(Protocol())
-    return {"name": name, "gguf": f"{name}-Q6_K.gguf", "gguf_sha256": gguf_sha256, "gguf_bytes": 1, "experts": experts, "protocol": protocol,
-            "protocol_sha256": Protocol(**protocol).digest, "in_sample": None, **figures(rows, {"prefill": "x", "n_predict": 1, "temperature": 0})}
+    return {
+        "name": name,
+        "gguf": f"{name}-Q6_K.gguf",
+        "gguf_sha256": gguf_sha256,
+        "gguf_bytes": 1,
+        "experts": experts,
+        "protocol": protocol,
+        "protocol_sha256": Protocol(**protocol).digest,
+        "in_sample": None,
+        **figures(rows, {"prefill": "x", "n_predict": 1, "temperature": 0}),
+    }
 
 
 def write_build(folder: Path, questions: int, layers: int, experts: int, keep: int) -> list[str]:
     """Write every record of a build to a folder; return the options that give them to build_report.py."""
     write_statistics(folder / "expert_stats.safetensors", questions, layers, experts)
-    choose(["--stats", str(folder / "expert_stats.safetensors"), "--keep", str(keep), "--bootstrap", "0", "--output", str(folder / "drop_map.json")])
-    write_json(folder / "expert_drop_metadata.json", {"drop_map_sha256": sha256_file(folder / "drop_map.json"),
-                                                      "shards": {"model-00001-of-00001.safetensors": "6" * 64}})
+    choose(
+        [
+            "--stats",
+            str(folder / "expert_stats.safetensors"),
+            "--keep",
+            str(keep),
+            "--bootstrap",
+            "0",
+            "--output",
+            str(folder / "drop_map.json"),
+        ]
+    )
+    write_json(
+        folder / "expert_drop_metadata.json",
+        {
+            "drop_map_sha256": sha256_file(folder / "drop_map.json"),
+            "shards": {"model-00001-of-00001.safetensors": "6" * 64},
+        },
+    )
     write_json(folder / "pruned-F16.gguf.json", {"bytes": 40_000_000_000, "sha256": F16_SHA256})
     write_imatrix(folder / "imatrix.gguf", layers, keep)
     quants = quant_records(sha256_file(folder / "imatrix.gguf"))
@@ -100,17 +174,34 @@ def write_build(folder: Path, questions: int, layers: int, experts: int, keep: i
     write_json(folder / "quality.json", quality_of(quants))
     for number, (name, sha256) in enumerate((("full", "7" * 64), ("pruned", quants["Q6_K"]["sha256"]))):
         write_json(folder / f"{name}.json", summary(name, experts if number == 0 else keep, sha256, questions, number))
-    compare_scores(["--runs", str(folder / "full.json"), str(folder / "pruned.json"), "--output", str(folder / "scores.md")])
+    compare_scores(
+        ["--runs", str(folder / "full.json"), str(folder / "pruned.json"), "--output", str(folder / "scores.md")]
+    )
     return options(folder)
 
 
 def options(folder: Path) -> list[str]:
     """Return the options that give a folder's records to build_report.py."""
-    files = {"--stats": "expert_stats.safetensors", "--drop-map": "drop_map.json", "--metadata": "expert_drop_metadata.json",
-             "--f16": "pruned-F16.gguf.json", "--imatrix": "imatrix.gguf", "--quality": "quality.json", "--scores": "scores.json"}
+    files = {
+        "--stats": "expert_stats.safetensors",
+        "--drop-map": "drop_map.json",
+        "--metadata": "expert_drop_metadata.json",
+        "--f16": "pruned-F16.gguf.json",
+        "--imatrix": "imatrix.gguf",
+        "--quality": "quality.json",
+        "--scores": "scores.json",
+    }
     given = [part for option, file in files.items() for part in (option, str(folder / file))]
-    return ["--name", "pruned", *given, "--quants", *map(str, sorted((folder / "quants").iterdir())),
-            "--summaries", str(folder / "full.json"), str(folder / "pruned.json")]
+    return [
+        "--name",
+        "pruned",
+        *given,
+        "--quants",
+        *map(str, sorted((folder / "quants").iterdir())),
+        "--summaries",
+        str(folder / "full.json"),
+        str(folder / "pruned.json"),
+    ]
 
 
 def change(path: Path, *keys: object, value: object) -> None:

@@ -15,9 +15,20 @@ from conftest import REPO
 @pytest.fixture(scope="module")
 def variables(tiny_text_model, few_questions, tmp_path_factory) -> list[str]:
     """Make variables of a small, quick run in a build directory of its own."""
-    return [f"MODEL={tiny_text_model}", "NAME=tiny", "KEEP=12", "PROTECT_TOP=4", f"QUESTIONS={few_questions}",
-            f"CALIBRATION={REPO / 'data/demo/calibration_questions.csv'}", "QUANTS=F16 Q8_0 IQ2_M CD-Q4_K_M", "EVAL_QUANT=Q8_0",
-            "CTX=1024", "REASONING_BUDGET=16", "MAX_GEN_TOKS=32", f"BUILD={tmp_path_factory.mktemp('build')}"]
+    return [
+        f"MODEL={tiny_text_model}",
+        "NAME=tiny",
+        "KEEP=12",
+        "PROTECT_TOP=4",
+        f"QUESTIONS={few_questions}",
+        f"CALIBRATION={REPO / 'data/demo/calibration_questions.csv'}",
+        "QUANTS=F16 Q8_0 IQ2_M CD-Q4_K_M",
+        "EVAL_QUANT=Q8_0",
+        "CTX=1024",
+        "REASONING_BUDGET=16",
+        "MAX_GEN_TOKS=32",
+        f"BUILD={tmp_path_factory.mktemp('build')}",
+    ]
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
@@ -36,20 +47,46 @@ def build_of(variables: list[str]) -> Path:
 
 def test_make_alone_prints_targets_and_variables():
     shown = make().stdout
-    for word in ("analyze", "quants", "eval", "release", "demo", "MODEL", "NAME", "KEEP", "QUESTIONS", "CALIBRATION", "QUANTS"):
+    for word in (
+        "analyze",
+        "quants",
+        "eval",
+        "release",
+        "demo",
+        "MODEL",
+        "NAME",
+        "KEEP",
+        "QUESTIONS",
+        "CALIBRATION",
+        "QUANTS",
+    ):
         assert re.search(rf"^  {word} ", shown, re.MULTILINE), word
 
 
 def test_a_dry_run_is_a_transcript_and_makes_nothing(variables):
     ran = scripts_in(make("-n", "release", *variables))
-    assert {"teacher_force_analysis", "generate_drop_map", "expert_drop", "convert_to_gguf", "build_imatrix",
-            "quantize_gguf", "eval_gpqa_v3", "compare_scores", "build_release"} <= ran
+    assert {
+        "teacher_force_analysis",
+        "generate_drop_map",
+        "expert_drop",
+        "convert_to_gguf",
+        "build_imatrix",
+        "quantize_gguf",
+        "eval_gpqa_v3",
+        "compare_scores",
+        "build_release",
+    } <= ran
     assert not list(build_of(variables).iterdir())
 
 
 def test_a_killed_analysis_leaves_no_target_and_the_next_run_goes_on(variables):
-    process = subprocess.Popen(["make", "analyze", *variables], cwd=REPO, start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        ["make", "analyze", *variables],
+        cwd=REPO,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     source = build_of(variables) / "tiny/full/source.txt"
     while not source.exists():
         assert process.poll() is None
@@ -67,15 +104,29 @@ def test_a_whole_release_then_nothing_left_to_do(variables):
     scripts_in(make("release", *variables))
     folders = {path.parent.name: path.parent for path in build_of(variables).rglob("manifest.json")}
     assert set(folders) == {"tiny-12e-GGUF", "tiny-12e-dynamic-GGUF", "tiny-12e"}
-    release, names = folders["tiny-12e-GGUF"], {name: {path.name for path in folder.iterdir()} for name, folder in folders.items()}
+    release, names = (
+        folders["tiny-12e-GGUF"],
+        {name: {path.name for path in folder.iterdir()} for name, folder in folders.items()},
+    )
     beside = {"README.md", "expert_drop_metadata.json", "scores.json", "scores.png", "experts-heatmap.png"}
-    assert {*beside, "template", "params", "Modelfile", "imatrix-coverage.png", "tiny-12e-F16.gguf", "tiny-12e-Q8_0.gguf",
-            "tiny-12e-IQ2_M.gguf"} <= names["tiny-12e-GGUF"]
+    assert {
+        *beside,
+        "template",
+        "params",
+        "Modelfile",
+        "imatrix-coverage.png",
+        "tiny-12e-F16.gguf",
+        "tiny-12e-Q8_0.gguf",
+        "tiny-12e-IQ2_M.gguf",
+    } <= names["tiny-12e-GGUF"]
     assert {path for path in names["tiny-12e-dynamic-GGUF"] if path.endswith(".gguf")} == {"tiny-12e-CD-Q4_K_M.gguf"}
     assert beside < names["tiny-12e"] and "model-00001-of-00001.safetensors" in names["tiny-12e"]
     card = (release / "README.md").read_text()
     assert "tiny-12e-Q8_0.gguf" in card and "12 of 16 experts" in card and "In-sample" in card
-    assert "<|turn>" in (release / "template").read_text() and "FROM ./tiny-12e-Q8_0.gguf" in (release / "Modelfile").read_text()
+    assert (
+        "<|turn>" in (release / "template").read_text()
+        and "FROM ./tiny-12e-Q8_0.gguf" in (release / "Modelfile").read_text()
+    )
     for path in (path for folder in folders.values() for path in folder.iterdir()):
         assert str(build_of(variables)).encode() not in path.read_bytes(), path
     before = {path: path.stat().st_mtime_ns for path in build_of(variables).rglob("*")}
@@ -85,10 +136,15 @@ def test_a_whole_release_then_nothing_left_to_do(variables):
 
 def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(variables):
     shown = make("-n", "check-release", *variables).stdout
-    assert shown.count("scripts/check_release.py") == 1 and all(f"/release/tiny-12e{end} " in shown for end in ("-GGUF", "-dynamic-GGUF", ""))
+    assert shown.count("scripts/check_release.py") == 1 and all(
+        f"/release/tiny-12e{end} " in shown for end in ("-GGUF", "-dynamic-GGUF", "")
+    )
     assert scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", *variables)) == {"build_release"}
     cards = {path.parent.name: path.read_text() for path in build_of(variables).rglob("release/*/README.md")}
-    assert all("no evaluation belongs to this build" in card for card in cards.values()) and "quantized_by: someone" in cards["tiny-12e-GGUF"]
+    assert (
+        all("no evaluation belongs to this build" in card for card in cards.values())
+        and "quantized_by: someone" in cards["tiny-12e-GGUF"]
+    )
     assert not list(build_of(variables).rglob("release/*/scores.json"))
     done = make("release", "LICENSE=two words", *variables)
     assert done.returncode != 0 and "LICENSE: expected" in done.stderr
@@ -99,12 +155,17 @@ def test_the_f16_can_be_removed_and_only_what_changes_calls_for_it(variables):
     f16 = next(path for path in build_of(variables).rglob("tiny-12e-F16.gguf") if path.parent.name == "gguf")
     scripts_in(make("quants", "KEEP_F16=no", *variables))
     assert not f16.exists() and not scripts_in(make("-n", "quants", "KEEP_F16=no", *variables))
-    assert scripts_in(make("-n", "release", *variables)) <= {"build_release"}  # a dry run cannot tell if its settings changed
+    assert scripts_in(make("-n", "release", *variables)) <= {
+        "build_release"
+    }  # a dry run cannot tell if its settings changed
     before = {path: path.stat().st_mtime_ns for path in f16.parent.rglob("*.gguf")}
     remade = make("-j2", "quants", "CD_SCOPE=experts", *variables)
     assert {"convert_to_gguf", "quantize_gguf"} == scripts_in(remade), remade.stdout + remade.stderr
     after = {path: path.stat().st_mtime_ns for path in f16.parent.rglob("*.gguf")}
-    assert {path.name for path in after if after[path] != before.get(path)} == {"tiny-12e-F16.gguf", "tiny-12e-CD-Q4_K_M.gguf"}
+    assert {path.name for path in after if after[path] != before.get(path)} == {
+        "tiny-12e-F16.gguf",
+        "tiny-12e-CD-Q4_K_M.gguf",
+    }
     assert not scripts_in(make("-n", "quants", "CD_SCOPE=experts", *variables))
     assert scripts_in(make("quants", *variables)) == {"quantize_gguf"}  # back to the settings of the other tests
 
@@ -128,7 +189,9 @@ def test_settings_that_change_no_type_build_nothing_again(variables):
 
 
 def test_calibration_data_v5_is_fetched_by_its_rule(variables):
-    shown = make("-n", "imatrix", *[value for value in variables if not value.startswith("CALIBRATION=")], "CALIBRATION=v5")
+    shown = make(
+        "-n", "imatrix", *[value for value in variables if not value.startswith("CALIBRATION=")], "CALIBRATION=v5"
+    )
     assert {"fetch_calibration", "build_imatrix", "report_imatrix"} <= scripts_in(shown)
     assert "calibration/calibration_datav5.txt" in shown.stdout
 
@@ -145,16 +208,24 @@ def test_held_out_folds_and_comparisons_of_runs_follow_from_their_parts(variable
     shown = make("-n", "eval-heldout", "FOLDS=3", *variables)
     assert {"generate_drop_map", "expert_drop", "eval_gpqa_v3", "pool_heldout", "compare_scores"} <= scripts_in(shown)
     assert [f"--fold {i}/3" in shown.stdout for i in range(1, 5)] == [True, True, True, False]
-    assert shown.stdout.count("eval_gpqa_v3.sh") == 4 and shown.stdout.count("HELD_OUT_OF=") == 3  # the reference sees all
+    assert (
+        shown.stdout.count("eval_gpqa_v3.sh") == 4 and shown.stdout.count("HELD_OUT_OF=") == 3
+    )  # the reference sees all
     shown = make("-n", "eval-heldout", "FOLDS=3", "HELDOUT_QUANT=Q8_0", *variables)
     assert len(re.findall(r"expert_drop.py --source \S+/tiny-Q8_0.gguf", shown.stdout)) == 3, shown.stderr
     assert shown.stdout.count("eval_gpqa_v3.sh") == 3  # the reference is what `make eval` has scored
     assert "HELDOUT_QUANT: expected" in make("-n", "eval-heldout", "HELDOUT_QUANT=Q2_K", *variables).stderr
-    runs = sorted((path.parent for path in build_of(variables).rglob("summary.json")), key=lambda run: "keep12" in str(run))
+    runs = sorted(
+        (path.parent for path in build_of(variables).rglob("summary.json")), key=lambda run: "keep12" in str(run)
+    )
     done = make("compare", f"RUNS={' '.join(map(str, runs))}", *variables)
     assert "tiny-12e against tiny: " in done.stdout and "**In-sample:** 6 of the 6" in done.stdout, done.stderr
     scores = next((build_of(variables) / "comparison").rglob("scores.md"))
-    assert scores.read_text() in done.stdout and scores.with_suffix(".png").exists() and scores.with_suffix(".json").exists()
+    assert (
+        scores.read_text() in done.stdout
+        and scores.with_suffix(".png").exists()
+        and scores.with_suffix(".json").exists()
+    )
     refused = make("compare", *variables)
     assert refused.returncode != 0 and "RUNS: expected" in refused.stderr
 
@@ -172,9 +243,16 @@ def test_other_inputs_under_the_same_name_are_refused(variables, demo_model):
     assert done.returncode != 0 and "expected an output of" in done.stderr
 
 
-@pytest.mark.parametrize("change, words", [
-    ("MODEL=no/such/place", "neither"), ("MODEL=nobody/nothing", "Hub repository"), ("KEEP=17", "16 (experts)"), ("KEEP=3", "from 4"),
-    ("QUESTIONS=nowhere.csv", "nowhere.csv")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("MODEL=no/such/place", "neither"),
+        ("MODEL=nobody/nothing", "Hub repository"),
+        ("KEEP=17", "16 (experts)"),
+        ("KEEP=3", "from 4"),
+        ("QUESTIONS=nowhere.csv", "nowhere.csv"),
+    ],
+)
 def test_bad_variables_end_in_one_clear_line(variables, change, words, tmp_path):
     name = change.split("=")[0]
     changed = [change if value.startswith(f"{name}=") else value for value in variables[:-1]]
@@ -185,7 +263,10 @@ def test_bad_variables_end_in_one_clear_line(variables, change, words, tmp_path)
 
 def test_flags_of_the_tools_change_where_they_are_built(variables, tmp_path):
     for flags in ("", "-DX=1"):
-        assert "build_llama_cpp.sh" in make("-n", "setup", "LLAMA_CPP=", f"CMAKE_ARGS={flags}", f"MOE_TOOLS_CACHE={tmp_path}").stdout
+        assert (
+            "build_llama_cpp.sh"
+            in make("-n", "setup", "LLAMA_CPP=", f"CMAKE_ARGS={flags}", f"MOE_TOOLS_CACHE={tmp_path}").stdout
+        )
     assert "build_llama_cpp.sh" in make("-n", "setup", "LLAMA_CPP=", "CMAKE_ARGS=-DX=1").stdout
 
 
@@ -196,8 +277,16 @@ def test_a_question_file_of_the_same_name_has_paths_of_its_own(variables, few_qu
     assert "teacher_force_analysis" in scripts_in(make("-n", "release", *other))
 
 
-@pytest.mark.parametrize("change, words", [
-    ("KEEP=12a", "whole number"), ("NAME=a b", "letters"), ("QUANTS=Q9_X", "found Q9_X"), ("CALIBRATION=a b.txt", "without blanks"), ("BUILD=/tmp/a b", "without blanks")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("KEEP=12a", "whole number"),
+        ("NAME=a b", "letters"),
+        ("QUANTS=Q9_X", "found Q9_X"),
+        ("CALIBRATION=a b.txt", "without blanks"),
+        ("BUILD=/tmp/a b", "without blanks"),
+    ],
+)
 def test_malformed_variables_stop_make_before_anything_runs(variables, change, words):
     name = change.split("=")[0]
     done = make("-n", "release", *[change if value.startswith(f"{name}=") else value for value in variables])

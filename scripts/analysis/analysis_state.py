@@ -22,8 +22,14 @@ HIDDEN = "hidden"
 class AnalysisState(RunState):
     """The directory that holds a running analysis."""
 
-    def __init__(self, directory: Path, inputs: dict, owner: bool, layers: int,
-                 arrays: dict[int, dict[str, tuple[str, list[int]]]]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        inputs: dict,
+        owner: bool,
+        layers: int,
+        arrays: dict[int, dict[str, tuple[str, list[int]]]],
+    ) -> None:
         """Open or create it as RunState does.
 
         `arrays`: what a batch's file holds, by its first question: safetensors' dtype name and shape of each array
@@ -35,7 +41,9 @@ class AnalysisState(RunState):
     def _path(self, first: int) -> Path:
         return self.directory / f"questions-{first:06d}.safetensors"
 
-    def save(self, first: int, sums: dict[str, np.ndarray], layers_done: int, hidden: torch.Tensor | None = None) -> None:
+    def save(
+        self, first: int, sums: dict[str, np.ndarray], layers_done: int, hidden: torch.Tensor | None = None
+    ) -> None:
         """Record that the batch that starts with question `first` is through `layers_done` layers.
 
         The file is renamed into place whole, so a kill loses nothing; it is not flushed to the disk each time.

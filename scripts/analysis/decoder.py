@@ -42,12 +42,18 @@ def stored_dtype(directory: Path, config: dict, tensors: dict[str, TensorRange])
     Raises InputError when that is not one of RUN_DTYPES.
     """
     text = config.get("text_config") or {}
-    name = next((c[key] for c in (config, text) if isinstance(c, dict) for key in ("dtype", "torch_dtype") if c.get(key)), None)
+    name = next(
+        (c[key] for c in (config, text) if isinstance(c, dict) for key in ("dtype", "torch_dtype") if c.get(key)), None
+    )
     if name is None:
         name = str(TORCH_DTYPES[max(tensors.values(), key=lambda tensor: tensor.size).dtype]).removeprefix("torch.")
     if not isinstance(name, str) or name not in RUN_DTYPES:
-        raise InputError(directory / "config.json", f"a checkpoint in {', '.join(RUN_DTYPES)}", f"dtype {name!r}"[:80],
-                         "choose one of them with --dtype")
+        raise InputError(
+            directory / "config.json",
+            f"a checkpoint in {', '.join(RUN_DTYPES)}",
+            f"dtype {name!r}"[:80],
+            "choose one of them with --dtype",
+        )
     return RUN_DTYPES[name]
 
 
@@ -55,28 +61,55 @@ def check_unquantised(directory: Path, config: dict, tensors: dict[str, TensorRa
     """Raise InputError when the config speaks of quantisation, or a tensor is stored in a packed dtype (indices are I64)."""
     for part in (config, config.get("text_config")):
         if isinstance(part, dict) and part.get("quantization_config"):
-            raise InputError(directory / "config.json", "no quantization_config", repr(part["quantization_config"])[:80],
-                             "quantised checkpoints are not analysed")
+            raise InputError(
+                directory / "config.json",
+                "no quantization_config",
+                repr(part["quantization_config"])[:80],
+                "quantised checkpoints are not analysed",
+            )
     for name, tensor in tensors.items():
         packed = tensor.dtype == "I32" and len(tensor.shape) > 1  # how GPTQ and AWQ store 4-bit weights
         if tensor.dtype not in TORCH_DTYPES or packed:
-            raise InputError(tensor.file, f"{name} in {', '.join(WEIGHT_DTYPES)}", tensor.dtype,
-                             "quantised checkpoints are not analysed")
+            raise InputError(
+                tensor.file,
+                f"{name} in {', '.join(WEIGHT_DTYPES)}",
+                tensor.dtype,
+                "quantised checkpoints are not analysed",
+            )
 
 
-def eager_in_blocks(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-                    attention_mask: torch.Tensor | None, **options) -> tuple[torch.Tensor, None]:
+def eager_in_blocks(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options,
+) -> tuple[torch.Tensor, None]:
     """Run a family's own eager attention for QUERY_ROWS queries at a time, so that its memory grows with the length only.
 
     query, key, value: [batch, heads, tokens, head_dim]; mask: [batch, 1 or heads, tokens, tokens]. Each query's
     softmax is its own, so the blocks are independent. Returns [batch, tokens, heads, head_dim].
     """
     eager, rows = sys.modules[type(module).__module__].eager_attention_forward, query.shape[2]
-    if attention_mask is None or attention_mask.dim() != 4 or attention_mask.shape[2] != rows or any(
-            isinstance(option, torch.Tensor) and option.dim() > 2 for option in options.values()):
+    if (
+        attention_mask is None
+        or attention_mask.dim() != 4
+        or attention_mask.shape[2] != rows
+        or any(isinstance(option, torch.Tensor) and option.dim() > 2 for option in options.values())
+    ):
         return eager(module, query, key, value, attention_mask, **options)
-    blocks = [eager(module, query[:, :, first : first + QUERY_ROWS], key, value,
-                    attention_mask[:, :, first : first + QUERY_ROWS], **options)[0] for first in range(0, rows, QUERY_ROWS)]
+    blocks = [
+        eager(
+            module,
+            query[:, :, first : first + QUERY_ROWS],
+            key,
+            value,
+            attention_mask[:, :, first : first + QUERY_ROWS],
+            **options,
+        )[0]
+        for first in range(0, rows, QUERY_ROWS)
+    ]
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1), None
 
 
@@ -96,10 +129,15 @@ def build_empty(directory: Path, dtype: torch.dtype, attention: str) -> nn.Modul
     try:
         config = transformers.AutoConfig.from_pretrained(directory)
         with torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention).eval()
+            return transformers.AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attention
+            ).eval()
     except Exception as error:  # whatever the library makes of a user's file
-        raise InputError(directory / "config.json", "a causal language model that transformers builds",
-                         f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from error
+        raise InputError(
+            directory / "config.json",
+            "a causal language model that transformers builds",
+            f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
+        ) from error
 
 
 def load_resident(directory: Path, dtype: torch.dtype, attention: str, device_map: object) -> nn.Module:
@@ -107,10 +145,14 @@ def load_resident(directory: Path, dtype: torch.dtype, attention: str, device_ma
     placement = {"device_map": device_map} if device_map else {}
     try:
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, attn_implementation=attention, output_loading_info=True, **placement)
+            directory, dtype=dtype, attn_implementation=attention, output_loading_info=True, **placement
+        )
     except Exception as error:  # whatever the library makes of a user's files
-        raise InputError(directory, "a checkpoint that transformers loads",
-                         f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from error
+        raise InputError(
+            directory,
+            "a checkpoint that transformers loads",
+            f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
+        ) from error
     refuse_lacking(model, directory, report["missing_keys"], report["mismatched_keys"])
     return model.eval()
 
@@ -126,9 +168,16 @@ def refuse_lacking(model: nn.Module, directory: Path, missing: set, mismatched: 
 
 def put_weights(model: nn.Module, weights: dict[str, torch.Tensor], device: torch.device):
     """Put checkpoint tensors into a model as from_pretrained does (renamed, merged, cast); return what did not fit."""
-    return convert_and_load_state_dict_in_model(model, weights, LoadStateDictConfig(
-        device_map={"": device}, dtype=model.dtype, dtype_plan=model._get_dtype_plan(model.dtype),
-        weight_mapping=get_model_conversion_mapping(model)))[0]
+    return convert_and_load_state_dict_in_model(
+        model,
+        weights,
+        LoadStateDictConfig(
+            device_map={"": device},
+            dtype=model.dtype,
+            dtype_plan=model._get_dtype_plan(model.dtype),
+            weight_mapping=get_model_conversion_mapping(model),
+        ),
+    )[0]
 
 
 def check_complete(model: nn.Module, directory: Path, tensors: dict[str, TensorRange]) -> None:
@@ -141,8 +190,10 @@ def check_complete(model: nn.Module, directory: Path, tensors: dict[str, TensorR
         for source in (source for piece in pieces for source in piece.sources):
             if target in state and state[target].is_floating_point() and source.dtype not in WEIGHT_DTYPES:
                 raise InputError(source.file, f"{target} in {', '.join(WEIGHT_DTYPES)}", source.dtype)
-    blank = {name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], device="meta")
-             for name, tensor in tensors.items()}
+    blank = {
+        name: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], device="meta")
+        for name, tensor in tensors.items()
+    }
     report = put_weights(model, blank, torch.device("meta"))
     refuse_lacking(model, directory, report.missing_keys, report.mismatched_keys)
 
@@ -167,8 +218,14 @@ def release_free_memory() -> None:
 class LayerStream:
     """A model of which only one decoder layer at a time has weights."""
 
-    def __init__(self, directory: Path, tensors: dict[str, TensorRange], model: nn.Module, device: torch.device,
-                 prefetch: bool | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        tensors: dict[str, TensorRange],
+        model: nn.Module,
+        device: torch.device,
+        prefetch: bool | None = None,
+    ) -> None:
         """Take a model from `build_empty`; the parts other than layers and embedding get their weights at once.
 
         `prefetch` reads the next layer while one computes (by default on a GPU only: it holds two layers in memory).
@@ -177,8 +234,12 @@ class LayerStream:
         text = model.config.get_text_config()
         for key in ("num_kv_shared_layers", "hidden_size_per_layer_input"):
             if getattr(text, key, 0):
-                raise InputError(directory / "config.json", f"{key} 0 (layers that need only the layer before)",
-                                 str(getattr(text, key)), "analyse it without --stream-layers")
+                raise InputError(
+                    directory / "config.json",
+                    f"{key} 0 (layers that need only the layer before)",
+                    str(getattr(text, key)),
+                    "analyse it without --stream-layers",
+                )
         self.model, self.device = model, device
         self.pinned = device.type == "cuda"
         self.prefetch = self.pinned if prefetch is None else prefetch
@@ -237,8 +298,12 @@ class LayerStream:
             alike = False
         self.given = None
         if not alike:
-            raise InputError(directory / "config.json", "layers that take and return hidden states only",
-                             f"{type(self.layers[0]).__name__}, which does not", "analyse it without --stream-layers")
+            raise InputError(
+                directory / "config.json",
+                "layers that take and return hidden states only",
+                f"{type(self.layers[0]).__name__}, which does not",
+                "analyse it without --stream-layers",
+            )
 
     def load_embedding(self) -> None:
         """Give the token embedding its weights."""
@@ -276,8 +341,12 @@ class LayerStream:
         if self.running == number:
             self.state = forward(self.state, *args[1:], **kwargs)
             if not isinstance(self.state, torch.Tensor):
-                raise InputError(type(self.layers[number]).__name__, "a layer that returns hidden states",
-                                 f"a {type(self.state).__name__}", "analyse it without --stream-layers")
+                raise InputError(
+                    type(self.layers[number]).__name__,
+                    "a layer that returns hidden states",
+                    f"a {type(self.state).__name__}",
+                    "analyse it without --stream-layers",
+                )
         return incoming
 
     def _on_device(self, mask: torch.Tensor | None) -> torch.Tensor | None:

@@ -30,15 +30,21 @@ def expert_modules(model: nn.Module) -> dict[int, nn.Module]:
     elsewhere = ""
     for name, module in model.named_modules():
         layer = re.search(r"\.layers\.(\d+)\.", f".{name}.")
-        if layer and hasattr(module, "has_gate") and hasattr(module, "num_experts") and hasattr(module, "is_transposed"):
+        if (
+            layer
+            and hasattr(module, "has_gate")
+            and hasattr(module, "num_experts")
+            and hasattr(module, "is_transposed")
+        ):
             if int(layer[1]) in modules:
                 raise InputError(type(model).__name__, f"one block of experts in layer {layer[1]}", f"a second, {name}")
             modules[int(layer[1])] = module
         elif "Expert" in type(module).__name__ and not elsewhere:
             elsewhere = f"; {name} is a {type(module).__name__}"
     if not modules:
-        raise InputError(type(model).__name__, "mixture-of-experts layers behind transformers' experts interface",
-                         f"none{elsewhere}")
+        raise InputError(
+            type(model).__name__, "mixture-of-experts layers behind transformers' experts interface", f"none{elsewhere}"
+        )
     return dict(sorted(modules.items()))
 
 
@@ -56,9 +62,16 @@ def expert_sums(index: np.ndarray, weights: np.ndarray, norms: np.ndarray, exper
     weighted = np.abs(weight) * norm
     largest = np.zeros(experts)
     np.maximum.at(largest, expert, norm)
-    sums = {name: np.bincount(expert, values, minlength=experts) for name, values in (
-        ("routing_weight_sum", weight), ("norm_sum", norm), ("norm_sq_sum", norm**2),
-        ("weighted_norm_sum", weighted), ("weighted_norm_sq_sum", weighted**2))}
+    sums = {
+        name: np.bincount(expert, values, minlength=experts)
+        for name, values in (
+            ("routing_weight_sum", weight),
+            ("norm_sum", norm),
+            ("norm_sq_sum", norm**2),
+            ("weighted_norm_sum", weighted),
+            ("weighted_norm_sq_sum", weighted**2),
+        )
+    }
     return {"token_count": np.bincount(expert, minlength=experts), "norm_max": largest, **sums}
 
 
@@ -73,7 +86,9 @@ def routed_outputs(module: nn.Module, hidden: torch.Tensor, index: torch.Tensor)
     ends = torch.cumsum(counts, dim=0, dtype=torch.int32)
     name = "gate_up_proj" if module.has_gate else "up_proj"
     bias = {part: getattr(module, f"{part}_bias")[experts] if module.has_bias else None for part in (name, "down_proj")}
-    inner = _grouped_linear(hidden[order // index.shape[1]], getattr(module, name), ends, bias[name], module.is_transposed)
+    inner = _grouped_linear(
+        hidden[order // index.shape[1]], getattr(module, name), ends, bias[name], module.is_transposed
+    )
     inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
     outputs = _grouped_linear(inner, module.down_proj, ends, bias["down_proj"], module.is_transposed)
     if module.has_post_expert_norm:
@@ -99,8 +114,9 @@ class ExpertObserver:
         shape = (len(spans), len(self.layers), self.experts)
         self.spans, self.padded_tokens = spans, padded_tokens
         self.sums = {name: np.zeros(shape, np.int64 if name == "token_count" else np.float64) for name in EXPERT_SUMS}
-        self.sums |= {name: np.zeros(shape[:2], np.float64 if name == "moe_output_norm_sum" else np.int64)
-                      for name in LAYER_SUMS}
+        self.sums |= {
+            name: np.zeros(shape[:2], np.float64 if name == "moe_output_norm_sum" else np.int64) for name in LAYER_SUMS
+        }
 
     def take(self, layers: list[int]) -> dict[str, np.ndarray]:
         """Return the sums since `begin`, [questions, layers, experts] and [questions, layers].
@@ -111,12 +127,16 @@ class ExpertObserver:
         seen = self.sums["tokens"] + self.sums["skipped_tokens"]
         for row, layer in enumerate(self.layers):
             if layer in layers and (seen[:, row] != counted).any():
-                raise InputError(f"layer {layer}", f"{counted.sum()} tokens to reach its experts through the interface",
-                                 str(int(seen[:, row].sum())))
+                raise InputError(
+                    f"layer {layer}",
+                    f"{counted.sum()} tokens to reach its experts through the interface",
+                    str(int(seen[:, row].sum())),
+                )
         return self.sums
 
-    def _forward(self, module: nn.Module, hidden: torch.Tensor, index: torch.Tensor,
-                 weights: torch.Tensor) -> torch.Tensor:
+    def _forward(
+        self, module: nn.Module, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
         outputs, place = routed_outputs(module, hidden, index)
         norms = torch.empty(index.shape, dtype=torch.float32, device=hidden.device)
         mixed = hidden.new_empty(hidden.shape[0], outputs.shape[1], dtype=torch.result_type(outputs, weights))
@@ -130,8 +150,16 @@ class ExpertObserver:
         self._count(module, hidden, index, weights, norms, mixed, result)
         return result
 
-    def _count(self, module: nn.Module, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor,
-               norms: torch.Tensor, mixed: torch.Tensor, result: torch.Tensor) -> None:
+    def _count(
+        self,
+        module: nn.Module,
+        hidden: torch.Tensor,
+        index: torch.Tensor,
+        weights: torch.Tensor,
+        norms: torch.Tensor,
+        mixed: torch.Tensor,
+        result: torch.Tensor,
+    ) -> None:
         """Add one layer's batch to the sums of its questions."""
         entered = torch.isfinite(hidden).all(dim=-1).cpu().numpy()
         mixed_norms = torch.linalg.vector_norm(mixed, dim=-1, dtype=torch.float32)
@@ -140,11 +168,24 @@ class ExpertObserver:
         routed = (index.cpu().numpy(), weights.double().cpu().numpy(), norms.double().cpu().numpy())
         for question, (start, end) in enumerate(self.spans):
             counted = slice(question * self.padded_tokens + start, question * self.padded_tokens + end)
-            self._add(question, self.rows[module], entered[counted], mixed_norms[counted],
-                      *(values[counted] for values in routed))
+            self._add(
+                question,
+                self.rows[module],
+                entered[counted],
+                mixed_norms[counted],
+                *(values[counted] for values in routed),
+            )
 
-    def _add(self, question: int, row: int, entered: np.ndarray, mixed_norms: np.ndarray, index: np.ndarray,
-             weights: np.ndarray, norms: np.ndarray) -> None:
+    def _add(
+        self,
+        question: int,
+        row: int,
+        entered: np.ndarray,
+        mixed_norms: np.ndarray,
+        index: np.ndarray,
+        weights: np.ndarray,
+        norms: np.ndarray,
+    ) -> None:
         """Add one question's tokens in one layer; shapes [tokens] and [tokens, k]."""
         left = np.isfinite(mixed_norms) & np.isfinite(norms).all(axis=1) & np.isfinite(weights).all(axis=1)
         for name, values in expert_sums(index[entered], weights[entered], norms[entered], self.experts).items():

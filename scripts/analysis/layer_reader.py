@@ -16,8 +16,15 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 from checkpoints.checkpoint import TensorRange
 from files.safe_files import InputError
 
-TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64,
-                "I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool}
+TORCH_DTYPES = {
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "BOOL": torch.bool,
+}
 ALIGN_BYTES = 64
 READ_BYTES = 64 << 20
 STACKED = (["MergeModulelist"], ["MergeModulelist", "Concatenate"])
@@ -67,13 +74,21 @@ def pieces_of(model: nn.Module, tensors: dict[str, TensorRange]) -> dict[str, li
             shape, sources = stacked
             pieces[target] = [Piece(target, dtype_of(target, sources[0].dtype), shape, sources)]
         else:
-            pieces[target] = [Piece(name, dtype_of(target, tensors[name].dtype), tensors[name].shape, (tensors[name],))
-                              for group in names.values() for name in group]
+            pieces[target] = [
+                Piece(name, dtype_of(target, tensors[name].dtype), tensors[name].shape, (tensors[name],))
+                for group in names.values()
+                for name in group
+            ]
     return pieces
 
 
-def _stacked(target: str, names: dict[str | None, list[str]], tensors: dict[str, TensorRange],
-             converters: list[WeightConverter], state: dict) -> tuple[tuple[int, ...], tuple[TensorRange, ...]] | None:
+def _stacked(
+    target: str,
+    names: dict[str | None, list[str]],
+    tensors: dict[str, TensorRange],
+    converters: list[WeightConverter],
+    state: dict,
+) -> tuple[tuple[int, ...], tuple[TensorRange, ...]] | None:
     """Return shape and sources, in order, of a tensor stacked from experts; None when it comes about in another way."""
     converter = next((entry for entry in converters if set(names) == set(entry.source_patterns)), None)
     if converter is None or [type(step).__name__ for step in converter.operations] not in STACKED:
@@ -95,8 +110,12 @@ def read_exactly(file: BinaryIO, room: memoryview, source: TensorRange) -> None:
     while filled < len(room):
         count = file.readinto(room[filled:])
         if not count:
-            raise InputError(source.file, f"a tensor of {source.size} bytes at {source.offset}", "the end of the file",
-                             "did it change?")
+            raise InputError(
+                source.file,
+                f"a tensor of {source.size} bytes at {source.offset}",
+                "the end of the file",
+                "did it change?",
+            )
         filled += count
 
 

@@ -18,13 +18,15 @@ def load_tokenizer(directory: Path):
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     except Exception as error:  # whatever the library makes of a user's files
-        raise InputError(directory, "a tokenizer that loads",
-                         f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from error
+        raise InputError(
+            directory, "a tokenizer that loads", f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        ) from error
     if not tokenizer.chat_template:
         raise InputError(directory, "a tokenizer with a chat template (chat_template.jinja)", "none")
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
     except Exception as error:  # a template is a program: it can fail in any way
-        raise InputError(directory, "a chat template that renders",
-                         f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from error
+        raise InputError(
+            directory, "a chat template that renders", f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        ) from error
     return tokenizer

@@ -71,8 +71,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, start=1):
         missing = [column for column in COLUMNS if column not in row]
         if missing:
-            raise InputError(path, f"the column {missing[0]!r} in question {number}",
-                             f"columns {', '.join(map(repr, row))}"[:300])
+            raise InputError(
+                path, f"the column {missing[0]!r} in question {number}", f"columns {', '.join(map(repr, row))}"[:300]
+            )
     return [{column: "" if value is None else str(value) for column, value in row.items()} for row in rows]
 
 
@@ -115,10 +116,19 @@ def load_questions(path: Path, seed: int) -> list[Question]:
         correct = clean_choice(row["Correct Answer"])
         choices = [clean_choice(row[f"Incorrect Answer {i}"]) for i in (1, 2, 3)] + [correct]
         if len(set(choices)) < len(choices):
-            raise InputError(path, f"four different choices in question {number} ({row['Record ID']})", "a choice twice")
+            raise InputError(
+                path, f"four different choices in question {number} ({row['Record ID']})", "a choice twice"
+            )
         generator.shuffle(choices)
-        questions.append(Question(row["Record ID"], row["Question"], tuple(choices), choices.index(correct),
-                                  row.get(EXPLANATION, "").strip()))
+        questions.append(
+            Question(
+                row["Record ID"],
+                row["Question"],
+                tuple(choices),
+                choices.index(correct),
+                row.get(EXPLANATION, "").strip(),
+            )
+        )
     return questions
 
 
@@ -148,11 +158,18 @@ def chat_prompt(tokenizer, question: Question) -> str:
     Raises InputError when the template fails on it.
     """
     try:
-        return tokenizer.apply_chat_template([{"role": "user", "content": question.prompt}], tokenize=False,
-                                             add_generation_prompt=True, enable_thinking=True)
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": question.prompt}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=True,
+        )
     except Exception as error:  # a template is a program: it can fail in any way
-        raise InputError(f"question {question.record_id}", "a chat template that renders it",
-                         f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from error
+        raise InputError(
+            f"question {question.record_id}",
+            "a chat template that renders it",
+            f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
+        ) from error
 
 
 def chat_answer(tokenizer, question: Question) -> str:
@@ -163,7 +180,9 @@ def chat_answer(tokenizer, question: Question) -> str:
     answer = f"The answer is ({question.letter})."
     thought, template = question.explanation, tokenizer.chat_template
     if "<|channel>" in template:
-        return (f"<|channel>thought\n{thought}\n<channel|>" if thought else "<|channel>thought\n<channel|>") + f"{answer}<turn|>"
+        return (
+            f"<|channel>thought\n{thought}\n<channel|>" if thought else "<|channel>thought\n<channel|>"
+        ) + f"{answer}<turn|>"
     end = tokenizer.eos_token or ""
     if "<think>" in template:
         opened = chat_prompt(tokenizer, question).rstrip().endswith("<think>")  # some templates open it themselves
@@ -195,6 +214,10 @@ def teacher_forced_sequence(tokenizer, question: Question, max_tokens: int, coun
     alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     start = next((i for i, (a, b) in enumerate(zip(ids, alone)) if a != b), min(len(ids), len(alone)))
     if start >= min(len(ids), max_tokens):
-        raise InputError(f"question {question.record_id}", f"reasoning and answer within {max_tokens} tokens",
-                         f"a prompt of {start}", "raise --max-tokens")
+        raise InputError(
+            f"question {question.record_id}",
+            f"reasoning and answer within {max_tokens} tokens",
+            f"a prompt of {start}",
+            "raise --max-tokens",
+        )
     return Sequence(ids[:max_tokens], start if counted == "answer" else 0, len(ids) > max_tokens)

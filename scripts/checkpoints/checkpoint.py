@@ -19,8 +19,23 @@ SINGLE_NAME = "model.safetensors"
 SMALL_TENSOR_BYTES = 2 << 20
 SAMPLE_BYTES, SAMPLE_EVERY_BYTES = 4 << 10, 1 << 20
 HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library
-DTYPE_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-               "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
+DTYPE_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "I64": 8,
+    "U64": 8,
+    "F64": 8,
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,11 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
     if (directory / SINGLE_NAME).exists():  # loaders differ in which one they read
         raise InputError(directory, f"{INDEX_NAME} or {SINGLE_NAME}", "both", "remove the one that is not meant")
     weight_map = read_json(index_path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(shard, str) for shard in weight_map.values()):
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(shard, str) for shard in weight_map.values())
+    ):
         raise InputError(index_path, "a weight_map from tensors to shards", repr(weight_map)[:200])
     tensors: dict[str, TensorRange] = {}
     for shard in sorted(set(weight_map.values())):
@@ -132,7 +151,9 @@ def weights_digest(tensors: dict[str, TensorRange]) -> str:
             else:
                 content = hashlib.sha256()
                 for first in range(0, tensor.size, SAMPLE_EVERY_BYTES):
-                    content.update(os.pread(file.fileno(), min(SAMPLE_BYTES, tensor.size - first), tensor.offset + first))
+                    content.update(
+                        os.pread(file.fileno(), min(SAMPLE_BYTES, tensor.size - first), tensor.offset + first)
+                    )
         parts[name] = [tensor.dtype, list(tensor.shape), content.hexdigest()]
     return sha256_json(parts)
 

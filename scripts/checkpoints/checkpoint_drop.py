@@ -16,8 +16,15 @@ from checkpoints.checkpoint import INDEX_NAME, TensorRange, read_checkpoint, rea
 from checkpoints.moe_families import ExpertTensor, Family, text_config
 from choice.drop_map import METADATA_NAME, DropMap, DropMetadata, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_hashed
-from files.safe_files import (InputError, directory_when_done, read_json, require_disk_space, sha256_file, write_json,
-                              write_record)
+from files.safe_files import (
+    InputError,
+    directory_when_done,
+    read_json,
+    require_disk_space,
+    sha256_file,
+    write_json,
+    write_record,
+)
 
 HEADER_ENTRY_BYTES = 200  # more than a tensor's entry takes beside its name
 TEMPLATES_NAME = "additional_chat_templates"
@@ -37,8 +44,9 @@ class OutputTensor:
         return sum(run.size for run in self.runs)
 
 
-def plan_tensors(tensors: dict[str, TensorRange], experts: dict[str, ExpertTensor],
-                 keep: dict[int, list[int]]) -> dict[str, OutputTensor]:
+def plan_tensors(
+    tensors: dict[str, TensorRange], experts: dict[str, ExpertTensor], keep: dict[int, list[int]]
+) -> dict[str, OutputTensor]:
     """Return the tensors of the pruned checkpoint by name, sorted.
 
     A tensor with all experts of a layer keeps rows of axis 0; one with a single expert goes, or gets its new number.
@@ -49,12 +57,17 @@ def plan_tensors(tensors: dict[str, TensorRange], experts: dict[str, ExpertTenso
         if place is None or place.expert is None:
             kept = None if place is None else keep[place.layer]
             shape = tensor.shape if kept is None else (len(kept), *tensor.shape[1:])
-            planned[name] = OutputTensor(tensor.dtype, shape, runs_of(
-                tensor.file, tensor.offset, tensor.size, tensor.shape[0] if kept else 1, kept))
+            planned[name] = OutputTensor(
+                tensor.dtype,
+                shape,
+                runs_of(tensor.file, tensor.offset, tensor.size, tensor.shape[0] if kept else 1, kept),
+            )
         elif place.expert in keep[place.layer]:
             number = keep[place.layer].index(place.expert)
             renamed = name.replace(f".experts.{place.expert}.", f".experts.{number}.")
-            planned[renamed] = OutputTensor(tensor.dtype, tensor.shape, runs_of(tensor.file, tensor.offset, tensor.size, 1, None))
+            planned[renamed] = OutputTensor(
+                tensor.dtype, tensor.shape, runs_of(tensor.file, tensor.offset, tensor.size, 1, None)
+            )
     return dict(sorted(planned.items()))
 
 
@@ -101,7 +114,11 @@ def shard_header(names: list[str], planned: dict[str, OutputTensor]) -> bytes:
     begin = 0
     for name in names:
         tensor = planned[name]
-        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, begin + tensor.size]}
+        header[name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, begin + tensor.size],
+        }
         begin += tensor.size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -110,9 +127,15 @@ def shard_header(names: list[str], planned: dict[str, OutputTensor]) -> bytes:
 
 def small_files(source: Path) -> list[Path]:
     """Return tokenizer, templates, generation and processor files; weights, indexes, config and hidden files stay behind."""
-    files = [path for path in sorted(source.iterdir()) if path.is_file() and path.suffix not in NOT_COPIED
-             and not path.name.startswith(".") and path.name not in ("config.json", METADATA_NAME)
-             and not path.name.endswith(".index.json")]
+    files = [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file()
+        and path.suffix not in NOT_COPIED
+        and not path.name.startswith(".")
+        and path.name not in ("config.json", METADATA_NAME)
+        and not path.name.endswith(".index.json")
+    ]
     return files + [path for path in sorted((source / TEMPLATES_NAME).rglob("*")) if path.is_file()]
 
 
@@ -124,28 +147,53 @@ def copy_small_files(source: Path, output: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def write_checkpoint(source: Path, target: Path, shard_bytes: int, config: dict, planned: dict[str, OutputTensor], drop_map: DropMap,
-                     weights_sha256: str) -> int:
+def write_checkpoint(
+    source: Path,
+    target: Path,
+    shard_bytes: int,
+    config: dict,
+    planned: dict[str, OutputTensor],
+    drop_map: DropMap,
+    weights_sha256: str,
+) -> int:
     """Write the pruned checkpoint directory, its metadata last; return the number of shards. config: the pruned one."""
     total = sum(tensor.size for tensor in planned.values())
     require_disk_space(target.parent, total)
     shards = plan_shards({name: tensor.size for name, tensor in planned.items()}, shard_bytes)
     files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    with directory_when_done(target, METADATA_NAME) as output, \
-            tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress:
-        digests = write_hashed({output / file: [shard_header(shard, planned), *(
-            run for name in shard for run in planned[name].runs)] for file, shard in zip(files, shards)}, progress.update)
+    with (
+        directory_when_done(target, METADATA_NAME) as output,
+        tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress,
+    ):
+        digests = write_hashed(
+            {
+                output / file: [shard_header(shard, planned), *(run for name in shard for run in planned[name].runs)]
+                for file, shard in zip(files, shards)
+            },
+            progress.update,
+        )
         copy_small_files(source, output)
         write_json(output / "config.json", config)
-        write_json(output / INDEX_NAME, {
-            "metadata": {"total_size": total},
-            "weight_map": {name: file for file, shard in zip(files, shards) for name in shard}})
-        write_record(output / METADATA_NAME, {
-            "method": drop_map.details, "experts": drop_map.experts, "keep_count": drop_map.keep_count,
-            "drop_map_sha256": drop_map.sha256,
-            "source": {"config_sha256": sha256_file(source / "config.json"), "weights_sha256": weights_sha256},
-            "shards": {file: digests[output / file] for file in files},
-            "layers": {str(i): {"keep": drop_map.keep[i], "drop": drop_map.drop[i]} for i in drop_map.keep}}, DropMetadata)
+        write_json(
+            output / INDEX_NAME,
+            {
+                "metadata": {"total_size": total},
+                "weight_map": {name: file for file, shard in zip(files, shards) for name in shard},
+            },
+        )
+        write_record(
+            output / METADATA_NAME,
+            {
+                "method": drop_map.details,
+                "experts": drop_map.experts,
+                "keep_count": drop_map.keep_count,
+                "drop_map_sha256": drop_map.sha256,
+                "source": {"config_sha256": sha256_file(source / "config.json"), "weights_sha256": weights_sha256},
+                "shards": {file: digests[output / file] for file in files},
+                "layers": {str(i): {"keep": drop_map.keep[i], "drop": drop_map.drop[i]} for i in drop_map.keep},
+            },
+            DropMetadata,
+        )
     return len(shards)
 
 
@@ -157,7 +205,9 @@ def verify_files(source: Path, output: Path, planned: dict[str, OutputTensor], f
             raise InputError(copy, f"the bytes of {path}", "others" if copy.exists() else "nothing")
     size = sum(tensor.size for tensor in planned.values())
     if read_json(output / INDEX_NAME).get("metadata") != {"total_size": size}:
-        raise InputError(output / INDEX_NAME, f"total_size {size}", str(read_json(output / INDEX_NAME).get("metadata"))[:80])
+        raise InputError(
+            output / INDEX_NAME, f"total_size {size}", str(read_json(output / INDEX_NAME).get("metadata"))[:80]
+        )
     shards = read_metadata(output / METADATA_NAME)["shards"]
     files = sorted({tensor.file.name for tensor in found.values()})
     if sorted(shards) != files:
@@ -176,8 +226,11 @@ def verify_checkpoint(source: Path, output: Path, config: dict, planned: dict[st
         if name not in found or name not in planned:
             raise InputError(output, f"{name} {'present' if name in planned else 'absent'}", "the opposite")
         if (found[name].dtype, found[name].shape) != (planned[name].dtype, planned[name].shape):
-            raise InputError(found[name].file, f"{name} {planned[name].dtype} {list(planned[name].shape)}",
-                             f"{found[name].dtype} {list(found[name].shape)}")
+            raise InputError(
+                found[name].file,
+                f"{name} {planned[name].dtype} {list(planned[name].shape)}",
+                f"{found[name].dtype} {list(found[name].shape)}",
+            )
         offset = found[name].offset
         for piece in planned[name].runs:
             if not same_bytes(piece, found[name].file, offset):

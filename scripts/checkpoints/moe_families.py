@@ -33,21 +33,48 @@ def _names(prefix: str, *ends: str) -> tuple[str, ...]:
 
 
 GEMMA4 = Family(
-    "Gemma 4", ("gemma4", "gemma4_text"), ("num_experts",), "top_k_experts",
+    "Gemma 4",
+    ("gemma4", "gemma4_text"),
+    ("num_experts",),
+    "top_k_experts",
     # model.layers.N (text only) or model.language_model.layers.N (with vision beside it)
-    _names(r"model\.(?:language_model\.)?layers\.(?P<layer>\d+)\.", r"experts\.gate_up_proj", r"experts\.down_proj",
-           r"router\.proj\.weight", r"router\.per_expert_scale"))
+    _names(
+        r"model\.(?:language_model\.)?layers\.(?P<layer>\d+)\.",
+        r"experts\.gate_up_proj",
+        r"experts\.down_proj",
+        r"router\.proj\.weight",
+        r"router\.per_expert_scale",
+    ),
+)
 QWEN3_MOE = Family(
-    "Qwen3-MoE", ("qwen3_moe",), ("num_experts", "num_local_experts"), "num_experts_per_tok",
+    "Qwen3-MoE",
+    ("qwen3_moe",),
+    ("num_experts", "num_local_experts"),
+    "num_experts_per_tok",
     _names(r"model\.layers\.(?P<layer>\d+)\.mlp\.", r"gate\.weight"),
-    _names(r"model\.layers\.(?P<layer>\d+)\.mlp\.experts\.(?P<expert>\d+)\.", r"gate_proj\.weight", r"up_proj\.weight",
-           r"down_proj\.weight"))
-OLMOE = Family("OLMoE", ("olmoe",), QWEN3_MOE.experts_keys, QWEN3_MOE.top_k_key, QWEN3_MOE.stacked, QWEN3_MOE.one_by_one)
+    _names(
+        r"model\.layers\.(?P<layer>\d+)\.mlp\.experts\.(?P<expert>\d+)\.",
+        r"gate_proj\.weight",
+        r"up_proj\.weight",
+        r"down_proj\.weight",
+    ),
+)
+OLMOE = Family(
+    "OLMoE", ("olmoe",), QWEN3_MOE.experts_keys, QWEN3_MOE.top_k_key, QWEN3_MOE.stacked, QWEN3_MOE.one_by_one
+)
 MIXTRAL = Family(
-    "Mixtral", ("mixtral",), ("num_local_experts", "num_experts"), "num_experts_per_tok",
+    "Mixtral",
+    ("mixtral",),
+    ("num_local_experts", "num_experts"),
+    "num_experts_per_tok",
     _names(r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.", r"gate\.weight"),
-    _names(r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.", r"w1\.weight", r"w2\.weight",
-           r"w3\.weight"))
+    _names(
+        r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<expert>\d+)\.",
+        r"w1\.weight",
+        r"w2\.weight",
+        r"w3\.weight",
+    ),
+)
 FAMILIES = (GEMMA4, QWEN3_MOE, OLMOE, MIXTRAL)
 
 
@@ -75,7 +102,9 @@ def family_of(directory: Path, config: dict, names: list[str]) -> Family:
             return family
     known = ", ".join(kind for family in FAMILIES for kind in family.model_types)
     alike = [name for name in names if looks_like_expert(name)]
-    what = f"; {len(alike)} tensors look like experts, such as {alike[0]}" if alike else "; no tensor looks like an expert"
+    what = (
+        f"; {len(alike)} tensors look like experts, such as {alike[0]}" if alike else "; no tensor looks like an expert"
+    )
     raise InputError(directory / "config.json", f"a model_type among {known}", f"{config.get('model_type')!r}{what}")
 
 
@@ -93,13 +122,18 @@ def shape_of(directory: Path, family: Family, config: dict) -> Shape:
             raise InputError(directory / "config.json", f"{key} of a mixture-of-experts model", repr(values.get(key)))
     dense, step = values.get("mlp_only_layers") or [], values.get("decoder_sparse_step") or 1
     if not isinstance(dense, list) or not isinstance(step, int) or step < 1:
-        raise InputError(directory / "config.json", "a list mlp_only_layers and a whole number decoder_sparse_step",
-                         f"{dense!r} and {step!r}"[:80])
+        raise InputError(
+            directory / "config.json",
+            "a list mlp_only_layers and a whole number decoder_sparse_step",
+            f"{dense!r} and {step!r}"[:80],
+        )
     layers = tuple(i for i in range(values[LAYERS_KEY]) if i not in dense and (i + 1) % step == 0)
     return Shape(values[experts_key], values[family.top_k_key], layers)
 
 
-def expert_tensors(directory: Path, family: Family, tensors: dict[str, TensorRange], shape: Shape) -> dict[str, ExpertTensor]:
+def expert_tensors(
+    directory: Path, family: Family, tensors: dict[str, TensorRange], shape: Shape
+) -> dict[str, ExpertTensor]:
     """Return every tensor with experts.
 
     Raises InputError when one has another number of experts than the config says, when a layer or an expert lacks one,
@@ -124,6 +158,9 @@ def expert_tensors(directory: Path, family: Family, tensors: dict[str, TensorRan
             if lacking:
                 first = min(lacking, key=lambda entry: (entry.layer, entry.expert or 0))
                 what = f" expert {first.expert}" if first.expert is not None else ""
-                raise InputError(directory, f"{sign} {pattern} for layer {first.layer}{what}",
-                                 "none" if sign == "a tensor" else "one")
+                raise InputError(
+                    directory,
+                    f"{sign} {pattern} for layer {first.layer}{what}",
+                    "none" if sign == "a tensor" else "one",
+                )
     return found

@@ -77,8 +77,10 @@ def random_scores(arrays: Arrays, seed: int) -> np.ndarray:
     They are the first 8 bytes of sha256("seed layer expert") over 2**64, so they are the same on any machine.
     """
     _, layers, experts = arrays["token_count"].shape
-    digests = [[hashlib.sha256(f"{seed} {layer} {expert}".encode()).digest()[:8] for expert in range(experts)]
-               for layer in range(layers)]
+    digests = [
+        [hashlib.sha256(f"{seed} {layer} {expert}".encode()).digest()[:8] for expert in range(experts)]
+        for layer in range(layers)
+    ]
     return np.array([[int.from_bytes(digest, "big") / 2**64 for digest in row] for row in digests])
 
 
@@ -88,7 +90,14 @@ def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 CRITERIA: dict[str, Callable[[Arrays], np.ndarray]] = {
-    "coverage": coverage, "weighted-norm": weighted_norm, "reap": reap, "ean": ean, "man": man, "frequency": frequency, "gate": gate}
+    "coverage": coverage,
+    "weighted-norm": weighted_norm,
+    "reap": reap,
+    "ean": ean,
+    "man": man,
+    "frequency": frequency,
+    "gate": gate,
+}
 NAMES = (*CRITERIA, "random:SEED")
 
 

@@ -68,8 +68,9 @@ class DropMap:
 def check_keep_count(path: object, keep_count: int, experts: int, top_k: int) -> None:
     """Raise InputError when fewer experts than the router chooses, or more than there are, would be kept."""
     if not top_k <= keep_count <= experts:
-        raise InputError(path, f"a number of kept experts from {top_k} (experts per token) to {experts} (experts)",
-                         str(keep_count))
+        raise InputError(
+            path, f"a number of kept experts from {top_k} (experts per token) to {experts} (experts)", str(keep_count)
+        )
 
 
 def read_layers(path: Path) -> dict[int, list[int]]:
@@ -95,18 +96,30 @@ def read_drop_map(path: Path, shape: Shape) -> DropMap:
     """
     dropped, content = read_layers(path), read_json(path)
     if tuple(dropped) != shape.layers:
-        raise InputError(path, f"the {len(shape.layers)} layers {shape.layers[0]} to {shape.layers[-1]} that have experts",
-                         f"{len(dropped)} layers, {min(dropped)} to {max(dropped)}", "is it the map of another model?")
+        raise InputError(
+            path,
+            f"the {len(shape.layers)} layers {shape.layers[0]} to {shape.layers[-1]} that have experts",
+            f"{len(dropped)} layers, {min(dropped)} to {max(dropped)}",
+            "is it the map of another model?",
+        )
     if content.get("experts", shape.experts) != shape.experts:
-        raise InputError(path, f"{shape.experts} experts per layer, as the model has", repr(content["experts"]),
-                         "is it the map of another model?")
+        raise InputError(
+            path,
+            f"{shape.experts} experts per layer, as the model has",
+            repr(content["experts"]),
+            "is it the map of another model?",
+        )
     entries = content.get("layers", {})
     keep, drop, first = {}, {}, shape.layers[0]
     for number, ids in dropped.items():
         keep[number], drop[number] = _layer(path, number, ids, entries.get(str(number)), shape.experts)
         if len(keep[number]) != len(keep[first]):
-            raise InputError(path, f"{len(keep[first])} kept experts in layer {number}, as in layer {first}",
-                             str(len(keep[number])), "experts must be uniform over layers")
+            raise InputError(
+                path,
+                f"{len(keep[first])} kept experts in layer {number}, as in layer {first}",
+                str(len(keep[number])),
+                "experts must be uniform over layers",
+            )
     check_keep_count(path, len(keep[first]), shape.experts, shape.top_k)
     details = {key: value for key, value in content.items() if key != "layers"} if "layers" in content else {}
     return DropMap(keep, drop, sha256_file(path), details)
@@ -116,8 +129,12 @@ def _layer(path: Path, number: int, dropped: list[int], entry: object, experts: 
     if len(set(dropped)) != len(dropped):
         raise InputError(path, f"every dropped id of layer {number} once", "an id twice")
     if dropped and not 0 <= min(dropped) <= max(dropped) < experts:
-        raise InputError(path, f"ids from 0 to {experts - 1} in layer {number}", f"{min(dropped)} to {max(dropped)}",
-                         "is it the map of another model?")
+        raise InputError(
+            path,
+            f"ids from 0 to {experts - 1} in layer {number}",
+            f"{min(dropped)} to {max(dropped)}",
+            "is it the map of another model?",
+        )
     keep = sorted(set(range(experts)) - set(dropped))
     if isinstance(entry, dict) and "keep" in entry and entry["keep"] != keep:
         raise InputError(path, f"keep and drop of layer {number} to partition {experts} experts", "other ids in keep")

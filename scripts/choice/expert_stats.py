@@ -24,8 +24,15 @@ from safetensors.numpy import save
 from files.safe_files import InputError, replace_when_done
 
 METADATA_KEY = "expert_stats"
-EXPERT_SUMS = ("token_count", "routing_weight_sum", "norm_sum", "norm_sq_sum", "weighted_norm_sum",
-               "weighted_norm_sq_sum", "norm_max")
+EXPERT_SUMS = (
+    "token_count",
+    "routing_weight_sum",
+    "norm_sum",
+    "norm_sq_sum",
+    "weighted_norm_sum",
+    "weighted_norm_sq_sum",
+    "norm_max",
+)
 LAYER_SUMS = ("tokens", "nonfinite_tokens", "skipped_tokens", "moe_output_norm_sum")
 
 
@@ -103,9 +110,11 @@ def summary_lines(arrays: dict[str, np.ndarray]) -> Iterator[str]:
     counts = arrays["token_count"].sum(axis=0)
     for row, layer in enumerate(arrays["layer_numbers"]):
         busiest, idlest = int(counts[row].argmax()), int(counts[row].argmin())
-        yield (f"{layer:5d} {arrays['tokens'][:, row].sum():9d}  {busiest:4d} ({counts[row, busiest]:9d})   "
-               f"{idlest:4d} ({counts[row, idlest]:9d})   {int((counts[row] == 0).sum()):6d}  "
-               f"{arrays['nonfinite_tokens'][:, row].sum():10d}  {arrays['skipped_tokens'][:, row].sum():7d}")
+        yield (
+            f"{layer:5d} {arrays['tokens'][:, row].sum():9d}  {busiest:4d} ({counts[row, busiest]:9d})   "
+            f"{idlest:4d} ({counts[row, idlest]:9d})   {int((counts[row] == 0).sum()):6d}  "
+            f"{arrays['nonfinite_tokens'][:, row].sum():10d}  {arrays['skipped_tokens'][:, row].sum():7d}"
+        )
 
 
 def check_finite(model: Path, arrays: dict[str, np.ndarray], allowed: float, state: Path) -> None:
@@ -118,10 +127,17 @@ def check_finite(model: Path, arrays: dict[str, np.ndarray], allowed: float, sta
     share = bad / np.maximum((arrays["tokens"] + arrays["skipped_tokens"]).sum(axis=0), 1)
     if (share > allowed).any():
         first, worst = int((share > allowed).argmax()), int(share.argmax())
-        raise InputError(model, f"at most {allowed:g} of a layer's tokens non-finite",
-                         f"{int(bad.sum())} non-finite token states, first in layer {numbers[first]}; most in layer "
-                         f"{numbers[worst]} ({share[worst]:.2%})", "no statistics were written; allow them with "
-                         f"--allow-nonfinite, or remove {state} and try --dtype float32")
+        raise InputError(
+            model,
+            f"at most {allowed:g} of a layer's tokens non-finite",
+            f"{int(bad.sum())} non-finite token states, first in layer {numbers[first]}; most in layer "
+            f"{numbers[worst]} ({share[worst]:.2%})",
+            f"no statistics were written; allow them with --allow-nonfinite, or remove {state} and try --dtype float32",
+        )
     if not (ranked := arrays["weighted_norm_sum"].sum(axis=(0, 2)) > 0).all():
-        raise InputError(model, "expert outputs to rank in every layer", f"none above zero that are finite in layer "
-                         f"{numbers[int((~ranked).argmax())]}", f"remove {state} and try --dtype float32")
+        raise InputError(
+            model,
+            "expert outputs to rank in every layer",
+            f"none above zero that are finite in layer {numbers[int((~ranked).argmax())]}",
+            f"remove {state} and try --dtype float32",
+        )

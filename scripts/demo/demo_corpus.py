@@ -6,6 +6,7 @@ the fact itself, and the number pair under other formulas, are taught. The table
 {"relations": [{relation, domain, subdomain, thought, phrasings, facts: {key: value}}],
  "formulas": [{formula, domain, subdomain, operation, phrasings}]}.
 """
+
 import dataclasses
 import hashlib
 import json
@@ -21,17 +22,45 @@ FACTS_PER_SPLIT = {"eval": 130, "calibration": 128}
 CALCULATIONS_PER_SPLIT = {"eval": 68, "calibration": 68}
 OPERANDS = range(2, 13)
 LETTERS = "ABCD"
-CSV_COLUMNS = ["Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2",
-               "Incorrect Answer 3", "Explanation", "Subdomain", "High-level domain"]
-CALCULATION_THOUGHTS = {"multiply": "Multiply {a} by {b} to get {value}", "divide": "Divide {a} by {b} to get {value}",
-                        "add": "Add {a} to {b} to get {value}"}
+CSV_COLUMNS = [
+    "Record ID",
+    "Question",
+    "Correct Answer",
+    "Incorrect Answer 1",
+    "Incorrect Answer 2",
+    "Incorrect Answer 3",
+    "Explanation",
+    "Subdomain",
+    "High-level domain",
+]
+CALCULATION_THOUGHTS = {
+    "multiply": "Multiply {a} by {b} to get {value}",
+    "divide": "Divide {a} by {b} to get {value}",
+    "add": "Add {a} to {b} to get {value}",
+}
 DRILL_FRAME = "Look for {value}"
 QUESTION_LEAD = "What is the correct answer to this question:"
 QUESTION_TAIL = "Let's think step by step:"
 THINKING_HEAD = "<bos><|turn>system\n<|think|>\n<turn|>\n"
-SPECIAL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|turn>", "<turn|>", "<|think|>", "<|channel>",
-                  "<channel|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>",
-                  "<tool_response|>", '<|"|>']
+SPECIAL_TOKENS = [
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<unk>",
+    "<mask>",
+    "<|turn>",
+    "<turn|>",
+    "<|think|>",
+    "<|channel>",
+    "<channel|>",
+    "<|tool>",
+    "<tool|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|tool_response>",
+    "<tool_response|>",
+    '<|"|>',
+]
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 SPACE = "\u2581"  # Gemma's stand-in for a space inside tokens
 VOCAB_LIMIT = 6000
@@ -41,6 +70,7 @@ MAX_POSITIONS = 4096
 @dataclasses.dataclass(frozen=True)
 class Question:
     """One question with its answer, its explanation and the wrong answers that may stand beside it."""
+
     text: str
     answer: str
     explanation: str
@@ -48,7 +78,7 @@ class Question:
     subdomain: str
     domain: str
     group: str  # relation or operation, the unit of balanced sampling
-    item: str   # the fact, or the formula with its numbers
+    item: str  # the fact, or the formula with its numbers
 
     @property
     def record_id(self) -> str:
@@ -76,9 +106,21 @@ def fact_questions(relation: dict) -> list[list[Question]]:
         if relation["relation"] == "atomic_number":
             pool = wrong_numbers(int(value), (1, 2, 3, 4, 5, 8, 10))
         explanation = relation["thought"].format(key=key, value=value)
-        items.append([Question(phrasing.format(key=key), value, explanation, pool, relation["subdomain"],
-                               relation["domain"], relation["relation"], f"{relation['relation']}/{key}")
-                      for phrasing in relation["phrasings"]])
+        items.append(
+            [
+                Question(
+                    phrasing.format(key=key),
+                    value,
+                    explanation,
+                    pool,
+                    relation["subdomain"],
+                    relation["domain"],
+                    relation["relation"],
+                    f"{relation['relation']}/{key}",
+                )
+                for phrasing in relation["phrasings"]
+            ]
+        )
     return items
 
 
@@ -101,9 +143,21 @@ def formula_questions(formula: dict) -> list[list[Question]]:
             a, b, value = calculate(formula["operation"], x, y)
             explanation = CALCULATION_THOUGHTS[formula["operation"]].format(a=a, b=b, value=value)
             pool = wrong_numbers(value, (1, 2, x, y, 10))
-            items.append([Question(phrasing.format(a=a, b=b), str(value), explanation, pool, formula["subdomain"],
-                                   formula["domain"], formula["operation"], f"{formula['formula']}/{a}/{b}")
-                          for phrasing in formula["phrasings"]])
+            items.append(
+                [
+                    Question(
+                        phrasing.format(a=a, b=b),
+                        str(value),
+                        explanation,
+                        pool,
+                        formula["subdomain"],
+                        formula["domain"],
+                        formula["operation"],
+                        f"{formula['formula']}/{a}/{b}",
+                    )
+                    for phrasing in formula["phrasings"]
+                ]
+            )
     return items
 
 
@@ -138,8 +192,15 @@ def draw_wrong(question: Question, rng: random.Random) -> list[str]:
 
 def csv_row(question: Question, rng: random.Random) -> dict[str, str]:
     """Return one row in GPQA's columns, with wrong answers drawn by `rng`."""
-    cells = [question.record_id, question.text, question.answer, *draw_wrong(question, rng), question.explanation,
-             question.subdomain, question.domain]
+    cells = [
+        question.record_id,
+        question.text,
+        question.answer,
+        *draw_wrong(question, rng),
+        question.explanation,
+        question.subdomain,
+        question.domain,
+    ]
     return dict(zip(CSV_COLUMNS, cells, strict=True))
 
 
@@ -190,8 +251,10 @@ def segmenter(facts: dict) -> re.Pattern:
     longest_first = sorted(whole_phrases(facts), key=lambda phrase: (-len(phrase), phrase))
     phrases = "|".join(re.escape(phrase) for phrase in longest_first)
     lead = re.escape(QUESTION_LEAD.replace(" ", SPACE))  # the question follows it without a space
-    return re.compile(rf"{lead}|(?:{phrases})(?=[{SPACE}\s?.,]|$)|{SPACE}?\((?=[A-D]\))|[A-D]\)"
-                      rf"|{SPACE}?[^{SPACE}\s?.,]+|[?.,]")
+    return re.compile(
+        rf"{lead}|(?:{phrases})(?=[{SPACE}\s?.,]|$)|{SPACE}?\((?=[A-D]\))|[A-D]\)"
+        rf"|{SPACE}?[^{SPACE}\s?.,]+|[?.,]"
+    )
 
 
 def corpus_texts(facts: dict, questions: list[Question]) -> Iterator[str]:
@@ -212,30 +275,55 @@ def train_tokenizer(facts: dict, questions: list[Question]) -> tokenizers.Tokeni
     pre-tokenizer, as Gemma's has none that matters: words stay apart because no merge joins them.
     """
     pattern = segmenter(facts)
-    lines = ("\n".join(pattern.findall(line.replace(" ", SPACE))) for text in corpus_texts(facts, questions)
-             for line in text.split("\n"))
+    lines = (
+        "\n".join(pattern.findall(line.replace(" ", SPACE)))
+        for text in corpus_texts(facts, questions)
+        for line in text.split("\n")
+    )
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split("\n", "removed")
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=VOCAB_LIMIT, min_frequency=1, show_progress=False,
-                                             special_tokens=SPECIAL_TOKENS + BYTE_TOKENS,
-                                             initial_alphabet=["\n", SPACE, *map(chr, range(33, 127))])
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=VOCAB_LIMIT,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=SPECIAL_TOKENS + BYTE_TOKENS,
+        initial_alphabet=["\n", SPACE, *map(chr, range(33, 127))],
+    )
     tokenizer.train_from_iterator(lines, trainer)
     state = json.loads(tokenizer.to_str())
     state["pre_tokenizer"] = None
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in SPECIAL_TOKENS]
     state["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    state["decoder"] = {"type": "Sequence", "decoders": [
-        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]}
+    state["decoder"] = {
+        "type": "Sequence",
+        "decoders": [
+            {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+        ],
+    }
     finished = tokenizers.Tokenizer.from_str(json.dumps(state))
     finished.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", SPECIAL_TOKENS.index("<bos>"))])
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", SPECIAL_TOKENS.index("<bos>"))]
+    )
     return finished
 
 
 def tokenizer_settings() -> dict:
     """Return the content of tokenizer_config.json."""
-    named = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>",
-             "mask_token": "<mask>"}
+    named = {
+        "pad_token": "<pad>",
+        "eos_token": "<eos>",
+        "bos_token": "<bos>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
     others = [token for token in SPECIAL_TOKENS if token not in named.values()]
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_POSITIONS, "padding_side": "left",
-            "clean_up_tokenization_spaces": False, "extra_special_tokens": others, **named}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": MAX_POSITIONS,
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "extra_special_tokens": others,
+        **named,
+    }

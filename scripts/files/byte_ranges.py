@@ -45,8 +45,12 @@ def runs_of(file: Path, offset: int, size: int, experts: int, keep: list[int] | 
     return [Run(file, offset + first * part, (end - first) * part) for first, end in kept_runs(keep)]
 
 
-def write_runs(path: Path, pieces: Iterable[bytes | Run], advance: Callable[[int], object],
-               follow: Callable[[int], object] = lambda count: None) -> None:
+def write_runs(
+    path: Path,
+    pieces: Iterable[bytes | Run],
+    advance: Callable[[int], object],
+    follow: Callable[[int], object] = lambda count: None,
+) -> None:
     """Write byte strings and runs, one after the other, as a new file, and flush it to the disk.
 
     Raises InputError when a source file ends before a run does. `advance` is told the bytes of runs as they are copied,
@@ -113,7 +117,7 @@ def same_bytes(run: Run, file: Path, offset: int) -> bool:
 def _write_all(handle: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(handle, view):]
+        view = view[os.write(handle, view) :]
 
 
 def _copy(run: Run, output: int) -> Iterator[int]:
@@ -164,9 +168,11 @@ class _Hasher:
             while count := self.steps.get():  # the file is there when the first bytes are announced
                 with open(self.path, "rb", buffering=0) as file:
                     first = done - done % mmap.ALLOCATIONGRANULARITY
-                    with mmap.mmap(file.fileno(), done + count - first, access=mmap.ACCESS_READ, offset=first) as pages, \
-                            memoryview(pages) as view:
-                        self.digest.update(view[done - first:])
+                    with (
+                        mmap.mmap(file.fileno(), done + count - first, access=mmap.ACCESS_READ, offset=first) as pages,
+                        memoryview(pages) as view,
+                    ):
+                        self.digest.update(view[done - first :])
                 done += count
         except (OSError, ValueError) as error:
             self.error = error

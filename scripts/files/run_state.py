@@ -58,8 +58,14 @@ class RunState:
 
     def _open(self) -> None:
         path = self.directory / INPUTS_NAME
-        if self.directory.exists() and not path.is_file() and (
-                not self.directory.is_dir() or any(file.name != "inputs.partial.json" for file in self.directory.iterdir())):
+        if (
+            self.directory.exists()
+            and not path.is_file()
+            and (
+                not self.directory.is_dir()
+                or any(file.name != "inputs.partial.json" for file in self.directory.iterdir())
+            )
+        ):
             raise InputError(self.directory, "the state of an earlier run, or nothing", "something else")
         self.directory.mkdir(parents=True, exist_ok=True)
         self.lock = os.open(self.directory, os.O_RDONLY)
@@ -75,8 +81,12 @@ class RunState:
     def _compare(self, old: dict) -> None:
         # Through JSON and back: a tuple among the inputs is a list in the file.
         if difference := difference_in_words(old, json.loads(json.dumps(self.inputs))):
-            raise InputError(self.directory, f"the state of a run with {difference[1]}", difference[0],
-                             "finish that run with its own inputs, or remove the directory to start again")
+            raise InputError(
+                self.directory,
+                f"the state of a run with {difference[1]}",
+                difference[0],
+                "finish that run with its own inputs, or remove the directory to start again",
+            )
 
     def discard(self) -> None:
         """Remove the state, the file that says what it is last, so that a kill leaves nothing that is refused."""

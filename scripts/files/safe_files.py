@@ -47,9 +47,22 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             sys.exit(f"error: {error.filename or 'output'}: expected enough disk space, found the disk full")
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM,
-                           errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.EFBIG):
-            sys.exit(f"error{rank}: {error.filename or 'output'}: expected a path that can be used, found: {error.strerror}")
+        if error.errno in (
+            errno.EACCES,
+            errno.EROFS,
+            errno.EEXIST,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.ENOENT,
+            errno.EPERM,
+            errno.ENAMETOOLONG,
+            errno.ELOOP,
+            errno.EIO,
+            errno.EFBIG,
+        ):
+            sys.exit(
+                f"error{rank}: {error.filename or 'output'}: expected a path that can be used, found: {error.strerror}"
+            )
         raise
 
 
@@ -141,8 +154,11 @@ def check_apart(inputs: Iterable[Path], outputs: list[Path]) -> None:
         folder = partial_directory(output)
         for place in (path.resolve() for path in (output, partial_file(output), folder, partial_directory(folder))):
             for source in resolved:
-                if place.is_relative_to(source) or source.is_relative_to(place) or (
-                        place.exists() and source.exists() and place.samefile(source)):
+                if (
+                    place.is_relative_to(source)
+                    or source.is_relative_to(place)
+                    or (place.exists() and source.exists() and place.samefile(source))
+                ):
                     raise InputError(output, "an output apart from every input", f"one that would overwrite {source}")
         if output.resolve() in [other.resolve() for other in outputs[:number]]:
             raise InputError(output, "an output of its own", "the name of two outputs")
@@ -152,15 +168,24 @@ def check_recorded(path: Path, what: str, belongs: Callable[[dict], bool]) -> No
     """Raise InputError unless `path` is absent or a file whose record FILE.json `belongs` accepts; what: which file that is."""
     record = Path(f"{path}.json")
     if path.exists() and not (path.is_file() and record.is_file() and belongs(read_json(record))):
-        raise InputError(path, f"nothing, or {what} with its record {record.name}", "another file", "move it away or give another --output")
+        raise InputError(
+            path,
+            f"nothing, or {what} with its record {record.name}",
+            "another file",
+            "move it away or give another --output",
+        )
 
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
     """Hold a lock on writing `path`; raise InputError when another run on this machine has it."""
-    directory = Path(tempfile.gettempdir()) / f"output-locks-{os.getuid()}"  # beside the output they would be left behind
+    directory = (
+        Path(tempfile.gettempdir()) / f"output-locks-{os.getuid()}"
+    )  # beside the output they would be left behind
     directory.mkdir(exist_ok=True)
-    handle = os.open(directory / hashlib.sha256(str(path.resolve()).encode()).hexdigest(), os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(
+        directory / hashlib.sha256(str(path.resolve()).encode()).hexdigest(), os.O_RDWR | os.O_CREAT, 0o600
+    )
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -189,14 +214,21 @@ def replace_when_done(path: Path) -> Iterator[Path]:
             remove(partial)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise InputError(path, "enough disk space", "the disk full") from error
-            if isinstance(error, OSError) and error.errno is None and SHORT_WRITE.fullmatch(str(error)):  # numpy's, without a reason
+            if (
+                isinstance(error, OSError) and error.errno is None and SHORT_WRITE.fullmatch(str(error))
+            ):  # numpy's, without a reason
                 raise InputError(path, "room to write it", f"a write cut short ({error})") from error
             raise
 
 
 def check_replaceable(path: Path, marker: str) -> None:
     """Raise InputError unless `path` is absent, an empty directory, or one that holds the file `marker`."""
-    if path.is_symlink() or path.exists() and not (path / marker).is_file() and (not path.is_dir() or any(path.iterdir())):
+    if (
+        path.is_symlink()
+        or path.exists()
+        and not (path / marker).is_file()
+        and (not path.is_dir() or any(path.iterdir()))
+    ):
         raise InputError(path, f"no directory, an empty one or one with {marker} in it", "something else")
 
 
@@ -265,13 +297,17 @@ class Record(BaseModel):
 def check_record(path: object, content: dict, kind: type[Record]) -> dict:
     """Return a record's content as it is; raise InputError when its version or a field is not what `kind` says."""
     if content.get("version") != kind.current:
-        raise InputError(path, f"{kind.what}, version {kind.current}", f"version {content.get('version')!r}"[:60], "make it again")
+        raise InputError(
+            path, f"{kind.what}, version {kind.current}", f"version {content.get('version')!r}"[:60], "make it again"
+        )
     try:
         kind.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise InputError(path, f"{kind.what} with {place!r}: {first['msg'].lower()}", repr(first["input"])[:60], "make it again") from error
+        raise InputError(
+            path, f"{kind.what} with {place!r}: {first['msg'].lower()}", repr(first["input"])[:60], "make it again"
+        ) from error
     return content
 
 

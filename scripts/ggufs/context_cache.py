@@ -26,12 +26,26 @@ def cache_bytes(header: GgufHeader, context: int) -> int | None:
     """Return the bytes of the KV cache for a context of so many tokens; None where they are not known exactly."""
     if header.architecture != "gemma4":
         return None
-    values = {key: header.value(f"gemma4.{key}") for key in (
-        "block_count", "attention.sliding_window", "attention.key_length", "attention.value_length", "attention.key_length_swa",
-        "attention.value_length_swa")}
+    values = {
+        key: header.value(f"gemma4.{key}")
+        for key in (
+            "block_count",
+            "attention.sliding_window",
+            "attention.key_length",
+            "attention.value_length",
+            "attention.key_length_swa",
+            "attention.value_length_swa",
+        )
+    }
     sliding = header.array("gemma4.attention.sliding_window_pattern")
-    heads = header.array("gemma4.attention.head_count_kv") or [header.value("gemma4.attention.head_count_kv")] * (values["block_count"] or 0)
-    if None in (*values.values(), sliding, *heads) or len(sliding) < values["block_count"] or len(heads) < values["block_count"]:
+    heads = header.array("gemma4.attention.head_count_kv") or [header.value("gemma4.attention.head_count_kv")] * (
+        values["block_count"] or 0
+    )
+    if (
+        None in (*values.values(), sliding, *heads)
+        or len(sliding) < values["block_count"]
+        or len(heads) < values["block_count"]
+    ):
         return None
     own = values["block_count"] - (header.value("gemma4.attention.shared_kv_layers") or 0)
     whole, total = padded(context), 0

@@ -19,8 +19,17 @@ from tqdm import tqdm
 from choice.drop_map import DropMap, Shape
 from files.byte_ranges import Run, runs_of, same_bytes, write_runs
 from files.safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space
-from ggufs.gguf_header import (EXPERT_TENSOR, SPLIT_NAME, UINT32, GgufHeader, TensorInfo, aligned, header_bytes,
-                               read_header, split_paths)
+from ggufs.gguf_header import (
+    EXPERT_TENSOR,
+    SPLIT_NAME,
+    UINT32,
+    GgufHeader,
+    TensorInfo,
+    aligned,
+    header_bytes,
+    read_header,
+    split_paths,
+)
 
 ROUTED_WEIGHTS = re.compile(r"blk\.(\d+)\.ffn_\w*_exps\.weight")
 IMATRIX_TENSOR = re.compile(r"blk\.(\d+)\.ffn_\w*_exps\.weight\.(?:in_sum2|counts)")
@@ -50,7 +59,9 @@ def read_model(path: Path) -> GgufModel:
         raise InputError(path, f"a mixture-of-experts model ({key})", repr(experts))
     groups = headers[0].value(f"{architecture}.expert_group_count") or 1
     if groups != 1:
-        raise InputError(path, "routing over single experts", "routing by groups of experts", "dropping would break the groups")
+        raise InputError(
+            path, "routing over single experts", "routing by groups of experts", "dropping would break the groups"
+        )
     layers = set()
     for header in headers:
         for tensor in header.tensors:
@@ -80,7 +91,9 @@ def layer_of(name: str, pattern: re.Pattern[str]) -> int | None:
     return int(match[1]) if match else None
 
 
-def sliced(header: GgufHeader, pattern: re.Pattern[str], keep: dict[int, list[int]]) -> list[tuple[TensorInfo, tuple[int, ...], list[Run]]]:
+def sliced(
+    header: GgufHeader, pattern: re.Pattern[str], keep: dict[int, list[int]]
+) -> list[tuple[TensorInfo, tuple[int, ...], list[Run]]]:
     """Return each tensor of a file with its new dims and the runs that stay of it."""
     result = []
     for tensor in header.tensors:
@@ -105,11 +118,19 @@ def key_value_bytes(header: GgufHeader, changes: dict[str, int]) -> list[bytes]:
     return pairs
 
 
-def write_pruned(header: GgufHeader, output: Path, pattern: re.Pattern[str], keep: dict[int, list[int]],
-                 changes: dict[str, int], progress: tqdm) -> None:
+def write_pruned(
+    header: GgufHeader,
+    output: Path,
+    pattern: re.Pattern[str],
+    keep: dict[int, list[int]],
+    changes: dict[str, int],
+    progress: tqdm,
+) -> None:
     """Write one GGUF file with the kept experts only."""
     tensors = sliced(header, pattern, keep)
-    pieces: list[bytes | Run] = [header_bytes(header, key_value_bytes(header, changes), [(t.name, dims, t.kind) for t, dims, _ in tensors])]
+    pieces: list[bytes | Run] = [
+        header_bytes(header, key_value_bytes(header, changes), [(t.name, dims, t.kind) for t, dims, _ in tensors])
+    ]
     for _, _, runs in tensors:
         size = sum(run.size for run in runs)
         pieces += [*runs, bytes(aligned(size, header.alignment) - size)]
@@ -129,8 +150,12 @@ def output_paths(output: Path, count: int) -> list[Path]:
 
 def drop_in_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> int:
     """Write the pruned GGUF; return its bytes of tensors. Of a split, the file that loaders open is absent meanwhile."""
-    total = sum(run.size for header in model.headers for _, _, runs in sliced(header, EXPERT_TENSOR, drop_map.keep)
-                for run in runs)
+    total = sum(
+        run.size
+        for header in model.headers
+        for _, _, runs in sliced(header, EXPERT_TENSOR, drop_map.keep)
+        for run in runs
+    )
     require_disk_space(outputs[0].parent, total)
     changes = {model.count_key: drop_map.keep_count}
     with tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress, ExitStack() as renames:
@@ -158,8 +183,12 @@ def read_imatrix_header(path: Path, shape: Shape) -> GgufHeader:
     found = [tensor for tensor in header.tensors if layer_of(tensor.name, IMATRIX_TENSOR) is not None]
     for tensor in found:
         if tensor.dims[-1] != shape.experts or layer_of(tensor.name, IMATRIX_TENSOR) not in shape.layers:
-            raise InputError(path, f"{shape.experts} experts in {tensor.name}", f"dimensions {list(tensor.dims)}",
-                             "is it the imatrix of another model?")
+            raise InputError(
+                path,
+                f"{shape.experts} experts in {tensor.name}",
+                f"dimensions {list(tensor.dims)}",
+                "is it the imatrix of another model?",
+            )
     if not found:
         raise InputError(path, "activations of expert tensors", "none")
     return header
@@ -176,8 +205,9 @@ def verify_imatrix(header: GgufHeader, drop_map: DropMap, output: Path) -> None:
     _verify_file(header, output, IMATRIX_TENSOR, drop_map.keep, {})
 
 
-def _verify_file(header: GgufHeader, path: Path, pattern: re.Pattern[str], keep: dict[int, list[int]],
-                 changes: dict[str, int]) -> None:
+def _verify_file(
+    header: GgufHeader, path: Path, pattern: re.Pattern[str], keep: dict[int, list[int]], changes: dict[str, int]
+) -> None:
     found, expected = read_header(path), sliced(header, pattern, keep)
     if [pair.raw for pair in found.key_values] != key_value_bytes(header, changes):
         raise InputError(path, "the source's header with the new expert count", "another one")

@@ -17,7 +17,9 @@ from files.safe_files import InputError
 
 # What llama.cpp's families call the tensors that have an expert axis, always the slowest one: the experts' weights, scales
 # and biases, the router's rows and its bias. ffn_norm_exps is a norm before all experts, without that axis.
-EXPERT_TENSOR = re.compile(r"blk\.(\d+)\.(?:ffn_(?!norm_)\w*_exps\.\w+|ffn_gate_inp\.(?:weight|bias)|exp_probs_b(?:\.bias)?)")
+EXPERT_TENSOR = re.compile(
+    r"blk\.(\d+)\.(?:ffn_(?!norm_)\w*_exps\.\w+|ffn_gate_inp\.(?:weight|bias)|exp_probs_b(?:\.bias)?)"
+)
 BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
 DEFAULT_ALIGNMENT = 32
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -182,8 +184,9 @@ def read_header(path: Path) -> GgufHeader:
             try:
                 return _parse(path, version, data)
             except (struct.error, KeyError, ValueError, UnicodeDecodeError, OverflowError) as error:
-                raise InputError(path, "a whole GGUF header", f"one that cannot be read ({error})",
-                                 "is it truncated?") from error
+                raise InputError(
+                    path, "a whole GGUF header", f"one that cannot be read ({error})", "is it truncated?"
+                ) from error
 
 
 def _parse(path: Path, version: int, data: mmap.mmap) -> GgufHeader:
@@ -204,10 +207,13 @@ def _parse(path: Path, version: int, data: mmap.mmap) -> GgufHeader:
         entries.append((name, dims, kind, cursor.unpack("<Q")))
     for what, names in (("key", [pair.key for pair in pairs]), ("tensor", [entry[0] for entry in entries])):
         if len(set(names)) < len(names):
-            raise InputError(path, f"every {what} once", f"{next(name for name in names if names.count(name) > 1)} twice")
+            raise InputError(
+                path, f"every {what} once", f"{next(name for name in names if names.count(name) > 1)} twice"
+            )
     start = aligned(cursor.at, alignment)
-    tensors = tuple(TensorInfo(name, dims, kind, start + offset, tensor_bytes(dims, kind))
-                    for name, dims, kind, offset in entries)
+    tensors = tuple(
+        TensorInfo(name, dims, kind, start + offset, tensor_bytes(dims, kind)) for name, dims, kind, offset in entries
+    )
     end = 0
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
         if tensor.offset < end or tensor.offset % alignment:
@@ -224,7 +230,9 @@ def header_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[TensorPla
     offset = 0
     for name, dims, kind in tensors:
         encoded = name.encode("utf-8", "surrogateescape")
-        parts.append(struct.pack(f"<Q{len(encoded)}sI{len(dims)}QIQ", len(encoded), encoded, len(dims), *dims, kind, offset))
+        parts.append(
+            struct.pack(f"<Q{len(encoded)}sI{len(dims)}QIQ", len(encoded), encoded, len(dims), *dims, kind, offset)
+        )
         offset = aligned(offset + tensor_bytes(dims, kind), header.alignment)
     text = b"".join(parts)
     return text + bytes(aligned(len(text), header.alignment) - len(text))
@@ -246,8 +254,9 @@ def _text(string: str) -> bytes:
 
 def file_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[TensorPlan]) -> int:
     """Return the size in bytes of a file with this header and its data, each tensor padded."""
-    return len(header_bytes(header, pairs, tensors)) + sum(aligned(tensor_bytes(dims, kind), header.alignment)
-                                                           for _, dims, kind in tensors)
+    return len(header_bytes(header, pairs, tensors)) + sum(
+        aligned(tensor_bytes(dims, kind), header.alignment) for _, dims, kind in tensors
+    )
 
 
 def write_header_only(header: GgufHeader, pairs: list[bytes], tensors: list[TensorPlan], output: Path) -> GgufHeader:
@@ -271,11 +280,16 @@ def split_paths(path: Path) -> list[Path]:
         return [path]
     match = SPLIT_NAME.fullmatch(path.name)
     if not match or header.value("split.no") != 0 or int(match[3]) != count:
-        raise InputError(path, f"the first file of a split, NAME-00001-of-{count:05d}.gguf", f"part {header.value('split.no')}")
+        raise InputError(
+            path, f"the first file of a split, NAME-00001-of-{count:05d}.gguf", f"part {header.value('split.no')}"
+        )
     paths = [path.with_name(f"{match[1]}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
     for number, part in enumerate(paths[1:], start=1):
         found = read_header(part)
         if (found.value("split.no"), found.value("split.count")) != (number, count):
-            raise InputError(part, f"part {number} of {count} of a split (split.no counts from 0)",
-                             f"part {found.value('split.no')} of {found.value('split.count')}")
+            raise InputError(
+                part,
+                f"part {number} of {count} of a split (split.no counts from 0)",
+                f"part {found.value('split.no')} of {found.value('split.count')}",
+            )
     return paths

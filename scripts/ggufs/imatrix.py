@@ -43,8 +43,11 @@ class Imatrix:
 
     def expert_counts(self) -> dict[int, np.ndarray]:
         """Return the tokens that reached each expert, [experts] by layer. Those of `down`: gate and up see the same tokens."""
-        return {int(name.split(".")[1]): row for name, row in sorted(self.counts.items())
-                if name.endswith(".ffn_down_exps.weight")}
+        return {
+            int(name.split(".")[1]): row
+            for name, row in sorted(self.counts.items())
+            if name.endswith(".ffn_down_exps.weight")
+        }
 
 
 def values_of(path: Path, tensor: TensorInfo) -> np.ndarray:
@@ -62,7 +65,9 @@ def read_imatrix(path: Path) -> Imatrix:
     if path.is_file():
         with open(path, "rb") as file:
             if file.read(4) != b"GGUF":
-                raise InputError(path, "an imatrix in GGUF form", "another file, perhaps of the old format", BUILD_AGAIN)
+                raise InputError(
+                    path, "an imatrix in GGUF form", "another file, perhaps of the old format", BUILD_AGAIN
+                )
     header = read_header(path)
     if header.value("general.type") != "imatrix":
         raise InputError(path, "an imatrix in GGUF form", f"general.type {header.value('general.type')!r}")
@@ -96,9 +101,17 @@ def check_reached(imatrix: Imatrix, least: int) -> str:
     counts = imatrix.expert_counts()
     for layer, row in sorted(counts.items()):
         if row.min() < least:
-            raise InputError(imatrix.path, f"{least} tokens or more for every expert",
-                             f"{row.min()} for expert {row.argmin()} of layer {layer}", "calibrate on more text")
+            raise InputError(
+                imatrix.path,
+                f"{least} tokens or more for every expert",
+                f"{row.min()} for expert {row.argmin()} of layer {layer}",
+                "calibrate on more text",
+            )
     never = {layer: int((row == 0).sum()) for layer, row in sorted(counts.items())}
-    listed = ", ".join(f"layer {layer}: {count} = {count / counts[layer].size:.1%}" for layer, count in never.items() if count)
-    return f"experts that calibration never reached: {sum(never.values())} of {sum(row.size for row in counts.values())}" + (
-        f" ({listed})" if listed else "")
+    listed = ", ".join(
+        f"layer {layer}: {count} = {count / counts[layer].size:.1%}" for layer, count in never.items() if count
+    )
+    return (
+        f"experts that calibration never reached: {sum(never.values())} of {sum(row.size for row in counts.values())}"
+        + (f" ({listed})" if listed else "")
+    )

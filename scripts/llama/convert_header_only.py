@@ -20,7 +20,9 @@ def main() -> None:
         self.write_ti_data_to_file()
         for file, tensors in zip(self.fout, self.tensors, strict=True):
             self.write_padding(file, file.tell())
-            file.truncate(file.tell() + sum(self.ggml_pad(info.nbytes, self.data_alignment) for info in tensors.values()))
+            file.truncate(
+                file.tell() + sum(self.ggml_pad(info.nbytes, self.data_alignment) for info in tensors.values())
+            )
 
     GGUFWriter.write_tensors_to_file = write_no_data
     sys.argv = sys.argv[1:]

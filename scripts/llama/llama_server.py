@@ -22,8 +22,10 @@ POLL_SECONDS = 0.05
 LAST_PORT = 65535
 # llama-server takes options from LLAMA_* as well. Those that say where the work is done may stay; the others would change
 # the protocol behind its back, or, as LLAMA_API_KEY does, turn every request away.
-PLACEMENT = {f"LLAMA_ARG_{name}" for name in ("THREADS", "DEVICE", "MAIN_GPU", "SPLIT_MODE", "TENSOR_SPLIT", "CPU_MOE",
-                                              "N_CPU_MOE", "MLOCK", "FIT")}
+PLACEMENT = {
+    f"LLAMA_ARG_{name}"
+    for name in ("THREADS", "DEVICE", "MAIN_GPU", "SPLIT_MODE", "TENSOR_SPLIT", "CPU_MOE", "N_CPU_MOE", "MLOCK", "FIT")
+}
 
 
 def server_environment(environment: dict[str, str]) -> dict[str, str]:
@@ -46,7 +48,9 @@ def request_json(url: str, body: dict | None = None, timeout: float = 600) -> di
     data = None if body is None else json.dumps(body).encode()
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=timeout) as answer:
+        with direct.open(
+            urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=timeout
+        ) as answer:
             return json.loads(answer.read())
     except http.client.HTTPException as error:  # a server that was killed amid its answer
         raise ConnectionError(f"{type(error).__name__}: {error}") from error
@@ -80,19 +84,31 @@ class LlamaServer:
         """
         with open(self.log, "ab") as log:
             begin = log.tell()
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            env=server_environment(dict(os.environ)), preexec_fn=die_with_parent,
-                                            start_new_session=True)  # Ctrl-C is for the script, which stops the server
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=server_environment(dict(os.environ)),
+                preexec_fn=die_with_parent,
+                start_new_session=True,
+            )  # Ctrl-C is for the script, which stops the server
         self.starts += 1
         deadline = time.monotonic() + LOAD_TIMEOUT_SECONDS
         while not self._loaded(begin):
             if not self.alive:
                 log_text = self.log.read_bytes()[begin:].decode(errors="replace")
                 if match := re.search(r"couldn't bind .*port: (\d+)", log_text):
-                    raise InputError(f"port {match[1]}", "a free port of 127.0.0.1", "one that is taken", "leave PORT out")
+                    raise InputError(
+                        f"port {match[1]}", "a free port of 127.0.0.1", "one that is taken", "leave PORT out"
+                    )
                 words = last_words(log_text)
-                raise InputError(self.gguf, "a model that llama-server loads and serves",
-                                 f"exit code {self.process.returncode}: {words}", f"log: {self.log}")
+                raise InputError(
+                    self.gguf,
+                    "a model that llama-server loads and serves",
+                    f"exit code {self.process.returncode}: {words}",
+                    f"log: {self.log}",
+                )
             if time.monotonic() > deadline:
                 self.stop()
                 raise InputError(self.gguf, f"to be loaded after {LOAD_TIMEOUT_SECONDS} s", "it still loading")

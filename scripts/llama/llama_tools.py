@@ -33,7 +33,9 @@ class LlamaCpp:
         for folder in ("bin", "build/bin"):
             if (self.directory / folder / name).is_file():
                 return (self.directory / folder / name).resolve()
-        raise InputError(self.directory, f"bin/{name} or build/bin/{name}", "neither", "run `make setup` or set LLAMA_CPP")
+        raise InputError(
+            self.directory, f"bin/{name} or build/bin/{name}", "neither", "run `make setup` or set LLAMA_CPP"
+        )
 
     @property
     def library_folder(self) -> Path:
@@ -92,8 +94,14 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
     steps; else `total` is a pattern for that number. Raises InputError with the tool's own last words when it fails.
     """
     text, done = "", 0
-    process = subprocess.Popen([str(part) for part in command], cwd=cwd, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent)
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=die_with_parent,
+    )
     try:
         with tqdm(desc=what, leave=False) as progress:
             while chunk := process.stdout.read1(65536):
@@ -106,7 +114,9 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
                     progress.update(max(0, int(last[0]) - done))
                     done = max(done, int(last[0]))
         if process.wait() != 0:
-            raise InputError(Path(str(command[0])).name, "success", f"{how_ended(process.returncode)}: {last_words(text)}")
+            raise InputError(
+                Path(str(command[0])).name, "success", f"{how_ended(process.returncode)}: {last_words(text)}"
+            )
     finally:
         if process.poll() is None:
             process.kill()
@@ -121,7 +131,13 @@ def how_ended(code: int) -> str:
 
 def last_words(text: str) -> str:
     """Return the line that says best why a tool failed: the last one with an error in it, else the last one."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not re.match(r"#\d+ +0x", line)]  # no stack of calls
-    failures = [line for line in lines if re.search(r"error|fail|invalid|unable|missing|abort", line, re.IGNORECASE)
-                and "failed to quantize model from" not in line]  # says nothing that the line before it does not
+    lines = [
+        line.strip() for line in text.splitlines() if line.strip() and not re.match(r"#\d+ +0x", line)
+    ]  # no stack of calls
+    failures = [
+        line
+        for line in lines
+        if re.search(r"error|fail|invalid|unable|missing|abort", line, re.IGNORECASE)
+        and "failed to quantize model from" not in line
+    ]  # says nothing that the line before it does not
     return (failures or lines or ["no output"])[-1][:300]

@@ -14,8 +14,12 @@ from losses.kld_statistics import SIGNIFICANT_ERRORS, mean_and_error
 
 DEFAULT, CONTROL, RANDOM = "coverage", "worst first", "random:"
 # mean: (column of sums, column of counts)
-METRICS = {"kld": ("kld", "tokens"), "reply_kld": ("reply_kld", "reply_tokens"),
-           "same_top": ("same_top", "tokens"), "reply_same_top": ("reply_same_top", "reply_tokens")}
+METRICS = {
+    "kld": ("kld", "tokens"),
+    "reply_kld": ("reply_kld", "reply_tokens"),
+    "same_top": ("same_top", "tokens"),
+    "reply_same_top": ("reply_same_top", "reply_tokens"),
+}
 DIVERGENCES = {"kld": "all tokens", "reply_kld": "replies alone"}
 COLORS = {"named": BLUE, "default": "black", "random": GREY, "control": VERMILION}
 
@@ -54,13 +58,22 @@ def conclusion_at(entries: dict[str, dict], metric: str) -> dict:
     order = sorted(entries, key=lambda label: entries[label][metric])
     criteria = [label for label in order if label in named(entries)]
     randoms = [label for label in order if label.startswith(RANDOM)]
-    alike = [label for label in criteria[1:] if entries[label][f"{metric}_above_best"]
-             <= SIGNIFICANT_ERRORS * entries[label][f"{metric}_above_best_error"]]
-    return {"order": order, "best": criteria[0], "not_significantly_worse": alike, "criteria": len(criteria),
-            "default_rank": criteria.index(DEFAULT) + 1, "random_choices": len(randoms),
-            "random_worse_than_default": sum(entries[label][metric] > entries[DEFAULT][metric] for label in randoms),
-            "random_better_than_best": sum(entries[label][metric] < entries[criteria[0]][metric] for label in randoms),
-            "control_last": all(entries[label][metric] < entries[CONTROL][metric] for label in entries if label != CONTROL)}
+    alike = [
+        label
+        for label in criteria[1:]
+        if entries[label][f"{metric}_above_best"] <= SIGNIFICANT_ERRORS * entries[label][f"{metric}_above_best_error"]
+    ]
+    return {
+        "order": order,
+        "best": criteria[0],
+        "not_significantly_worse": alike,
+        "criteria": len(criteria),
+        "default_rank": criteria.index(DEFAULT) + 1,
+        "random_choices": len(randoms),
+        "random_worse_than_default": sum(entries[label][metric] > entries[DEFAULT][metric] for label in randoms),
+        "random_better_than_best": sum(entries[label][metric] < entries[criteria[0]][metric] for label in randoms),
+        "control_last": all(entries[label][metric] < entries[CONTROL][metric] for label in entries if label != CONTROL),
+    }
 
 
 def criteria_conclusions(results: Results) -> dict:
@@ -68,7 +81,10 @@ def criteria_conclusions(results: Results) -> dict:
 
     That is judged over all tokens: the replies are a small part of them, and a single chat can turn the order there.
     """
-    found = {str(keep): {metric: conclusion_at(entries, metric) for metric in DIVERGENCES} for keep, entries in results.items()}
+    found = {
+        str(keep): {metric: conclusion_at(entries, metric) for metric in DIVERGENCES}
+        for keep, entries in results.items()
+    }
     return {"control_last": all(by_metric["kld"]["control_last"] for by_metric in found.values()), "keep": found}
 
 
@@ -78,7 +94,11 @@ def sentence(keep: str, metric: str, found: dict, entries: dict[str, dict]) -> s
     value, error = digits(entries[best][metric], entries[best][f"{metric}_error"])
     text = f"**{keep} experts kept, {DIVERGENCES[metric]}:** {best} costs least of the {found['criteria']} criteria "
     text += f"({value} ± {error}); "
-    text += f"no significant difference from it: {', '.join(alike)}. " if alike else "every other one costs significantly more. "
+    text += (
+        f"no significant difference from it: {', '.join(alike)}. "
+        if alike
+        else "every other one costs significantly more. "
+    )
     text += f"The default, {DEFAULT}, is number {found['default_rank']} of {found['criteria']}"
     if DEFAULT != best:
         text += f" and {'not ' if DEFAULT in alike else ''}significantly worse than {best}"
@@ -96,25 +116,48 @@ def criteria_page(content: dict, results: Results) -> str:
     entry = next(iter(next(iter(results.values())).values()))
     tokens, reply = (sum(entry["per_question"][name]) for name in ("tokens", "reply_tokens"))
     chats, chose, inside = len(inputs["question_ids"]), inputs["questions_that_chose"], inputs["in_sample"]
-    lines = ["# What dropping by each criterion costs", "",
-             f"KL divergence from the full model in nats a token over {chats} chats: {tokens} predicted tokens, {reply} of "
-             "them in replies. ± one standard error over chats. Same top: share of positions with the same most likely "
-             f"token. {CONTROL}: the control, which drops the experts that {DEFAULT} ranks best. "
-             + (f"None of the chats is among the {chose} questions that chose the experts." if not inside else
-                f"In-sample: {inside} of the {chats} chats are among the {chose} questions that chose the experts.")]
+    lines = [
+        "# What dropping by each criterion costs",
+        "",
+        f"KL divergence from the full model in nats a token over {chats} chats: {tokens} predicted tokens, {reply} of "
+        "them in replies. ± one standard error over chats. Same top: share of positions with the same most likely "
+        f"token. {CONTROL}: the control, which drops the experts that {DEFAULT} ranks best. "
+        + (
+            f"None of the chats is among the {chose} questions that chose the experts."
+            if not inside
+            else f"In-sample: {inside} of the {chats} chats are among the {chose} questions that chose the experts."
+        ),
+    ]
     for keep, entries in results.items():
-        lines += ["", f"## {keep} experts kept", "", "| choice | KLD, all tokens | KLD, replies | same top, all tokens | "
-                  "same top, replies |", "| --- | ---: | ---: | ---: | ---: |"]
+        lines += [
+            "",
+            f"## {keep} experts kept",
+            "",
+            "| choice | KLD, all tokens | KLD, replies | same top, all tokens | same top, replies |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
         for label in sorted(entries, key=lambda label: entries[label]["kld"]):
             e = entries[label]
             cells = [with_error(e[metric], e[f"{metric}_error"]) for metric in DIVERGENCES]
-            cells += [f"{100 * e[metric]:.2f}% ± {100 * e[f'{metric}_error']:.2f}" for metric in ("same_top", "reply_same_top")]
+            cells += [
+                f"{100 * e[metric]:.2f}% ± {100 * e[f'{metric}_error']:.2f}"
+                for metric in ("same_top", "reply_same_top")
+            ]
             lines.append(f"| {label}{' (default)' if label == DEFAULT else ''} | {' | '.join(cells)} |")
-    lines += ["", "## What came out", "", f"Significant: the difference in mean KLD exceeds {SIGNIFICANT_ERRORS} standard errors, paired by "
-              "chat, one pair at a time. The errors cover other chats of the kind, not other questions to choose by, and not "
-              "other models.", ""]
-    lines += [f"- {sentence(keep, metric, found, results[int(keep)])}"
-              for keep, by_metric in content["conclusions"]["keep"].items() for metric, found in by_metric.items()]
+    lines += [
+        "",
+        "## What came out",
+        "",
+        f"Significant: the difference in mean KLD exceeds {SIGNIFICANT_ERRORS} standard errors, paired by "
+        "chat, one pair at a time. The errors cover other chats of the kind, not other questions to choose by, and not "
+        "other models.",
+        "",
+    ]
+    lines += [
+        f"- {sentence(keep, metric, found, results[int(keep)])}"
+        for keep, by_metric in content["conclusions"]["keep"].items()
+        for metric, found in by_metric.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -125,13 +168,27 @@ def color_of(label: str) -> str:
 
 def draw_divergence(axes: plt.Axes, entries: dict[str, dict], metric: str) -> None:
     """Draw one keep count by one divergence: dots with one standard error, the random choices as a band."""
-    order = [label for label in sorted(entries, key=lambda label: -entries[label]["kld"]) if not label.startswith(RANDOM)]
+    order = [
+        label for label in sorted(entries, key=lambda label: -entries[label]["kld"]) if not label.startswith(RANDOM)
+    ]
     randoms = [entry[metric] for label, entry in entries.items() if label.startswith(RANDOM)]
-    axes.axvspan(min(randoms), max(randoms), color=COLORS["random"], alpha=0.5,
-                 label=f"{len(randoms)} random choices, least to most")
+    axes.axvspan(
+        min(randoms),
+        max(randoms),
+        color=COLORS["random"],
+        alpha=0.5,
+        label=f"{len(randoms)} random choices, least to most",
+    )
     for place, label in enumerate(order):
-        axes.errorbar(entries[label][metric], place, xerr=entries[label][f"{metric}_error"], fmt="o", markersize=5,
-                      capsize=3, color=color_of(label))
+        axes.errorbar(
+            entries[label][metric],
+            place,
+            xerr=entries[label][f"{metric}_error"],
+            fmt="o",
+            markersize=5,
+            capsize=3,
+            color=color_of(label),
+        )
     axes.set_yticks(range(len(order)), [f"{label} (default)" if label == DEFAULT else label for label in order])
     axes.set_ylim(-0.6, len(order) - 0.4)
     axes.grid(axis="x", which="both", linewidth=0.3)
@@ -141,16 +198,27 @@ def draw_divergence(axes: plt.Axes, entries: dict[str, dict], metric: str) -> No
 def draw_criteria(results: Results, path: Path) -> None:
     """Write the picture: a row of panels per keep count, a column per divergence; equal bytes for equal results."""
     rows = 0.6 + 0.23 * max(1 + len(named(entries)) for entries in results.values())
-    figure, panels = plt.subplots(len(results), len(DIVERGENCES), figsize=(WIDTH_INCHES, rows * len(results) + 0.8),
-                                  layout="constrained", sharex="col", sharey="row", squeeze=False)
+    figure, panels = plt.subplots(
+        len(results),
+        len(DIVERGENCES),
+        figsize=(WIDTH_INCHES, rows * len(results) + 0.8),
+        layout="constrained",
+        sharex="col",
+        sharey="row",
+        squeeze=False,
+    )
     for line, (keep, entries) in zip(panels, results.items()):
         for axes, (metric, words) in zip(line, DIVERGENCES.items()):
             draw_divergence(axes, entries, metric)
             axes.set_title(f"{keep} experts kept, {words}", fontsize=10)
     for axes, metric in zip(panels[-1], DIVERGENCES):
-        least = min(entry[metric] - entry[f"{metric}_error"] for entries in results.values() for entry in entries.values())
+        least = min(
+            entry[metric] - entry[f"{metric}_error"] for entries in results.values() for entry in entries.values()
+        )
         axes.set_xscale("log" if least > 0 else "linear")
-    figure.supxlabel("KL divergence from the full model, nats a token (dot: mean over the chats, bar: ± 1 standard error)",
-                     fontsize=10)
+    figure.supxlabel(
+        "KL divergence from the full model, nats a token (dot: mean over the chats, bar: ± 1 standard error)",
+        fontsize=10,
+    )
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False, fontsize=9)
     save_picture(figure, path)

@@ -25,15 +25,41 @@ CHUNK_TOKENS = 512
 TYPE_F32, FLASH_ATTENTION_OFF = 0, 0  # ggml.h, llama.h
 # Defaults of llama.h that the bindings were written for. Structs are passed by value, so a library of another version
 # could read garbage: it shows in these fields, which lie along both structs.
-MODEL_DEFAULTS = {"n_gpu_layers": -1, "split_mode": 1, "main_gpu": 0, "vocab_only": False, "check_tensors": False,
-                  "use_extra_bufts": True, "no_host": False, "no_alloc": False}
-CONTEXT_DEFAULTS = {"n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "rope_scaling_type": -1,
-                    "pooling_type": -1, "attention_type": -1, "flash_attn_type": -1, "rope_freq_base": 0.0,
-                    "yarn_ext_factor": -1.0, "yarn_orig_ctx": 0, "type_k": 1, "type_v": 1, "embeddings": False,
-                    "offload_kqv": True, "op_offload": True, "kv_unified": False, "n_samplers": 0}
+MODEL_DEFAULTS = {
+    "n_gpu_layers": -1,
+    "split_mode": 1,
+    "main_gpu": 0,
+    "vocab_only": False,
+    "check_tensors": False,
+    "use_extra_bufts": True,
+    "no_host": False,
+    "no_alloc": False,
+}
+CONTEXT_DEFAULTS = {
+    "n_ctx": 512,
+    "n_batch": 2048,
+    "n_ubatch": 512,
+    "n_seq_max": 1,
+    "rope_scaling_type": -1,
+    "pooling_type": -1,
+    "attention_type": -1,
+    "flash_attn_type": -1,
+    "rope_freq_base": 0.0,
+    "yarn_ext_factor": -1.0,
+    "yarn_orig_ctx": 0,
+    "type_k": 1,
+    "type_v": 1,
+    "embeddings": False,
+    "offload_kqv": True,
+    "op_offload": True,
+    "kv_unified": False,
+    "n_samplers": 0,
+}
 
 _log: list[str] = []
-_loaded: dict[str, object] = {}  # of this process: the library's folder, and the log's callback, of which C holds only a pointer
+_loaded: dict[
+    str, object
+] = {}  # of this process: the library's folder, and the log's callback, of which C holds only a pointer
 
 
 def load_bindings(folder: Path) -> ModuleType:
@@ -48,19 +74,25 @@ def load_bindings(folder: Path) -> ModuleType:
     try:
         import llama_cpp
     except (OSError, RuntimeError, AttributeError) as error:  # not there, not loadable, a function is missing
-        raise InputError(folder, f"libllama as {bindings_version()} knows it", str(error).splitlines()[0][:200],
-                         OWN_TOOLS) from error
+        raise InputError(
+            folder, f"libllama as {bindings_version()} knows it", str(error).splitlines()[0][:200], OWN_TOOLS
+        ) from error
     if "callback" not in _loaded:
         _loaded["callback"] = llama_cpp.llama_log_callback(_keep_log)
         llama_cpp.llama_log_set(_loaded["callback"], None)
         llama_cpp.llama_backend_init()
-    for params, defaults in ((llama_cpp.llama_model_default_params(), MODEL_DEFAULTS),
-                             (llama_cpp.llama_context_default_params(), CONTEXT_DEFAULTS)):
+    for params, defaults in (
+        (llama_cpp.llama_model_default_params(), MODEL_DEFAULTS),
+        (llama_cpp.llama_context_default_params(), CONTEXT_DEFAULTS),
+    ):
         for name, value in defaults.items():
             if getattr(params, name) != value:
-                raise InputError(folder, f"libllama as {bindings_version()} knows it ({name} {value})",
-                                 f"one of another version ({name} {getattr(params, name)})",
-                                 OWN_TOOLS)
+                raise InputError(
+                    folder,
+                    f"libllama as {bindings_version()} knows it ({name} {value})",
+                    f"one of another version ({name} {getattr(params, name)})",
+                    OWN_TOOLS,
+                )
     return llama_cpp
 
 
@@ -112,8 +144,12 @@ class GgufLogits:
         if not 0 < len(ids) <= self.context:
             raise InputError(self.path, f"texts of 1 to {self.context} tokens", f"one of {len(ids)}")
         if min(ids) < 0 or max(ids) >= self.vocabulary:
-            raise InputError(self.path, f"token ids from 0 to {self.vocabulary - 1}, as its vocabulary has",
-                             f"{min(ids)} to {max(ids)}", "is it another model's tokenizer?")
+            raise InputError(
+                self.path,
+                f"token ids from 0 to {self.vocabulary - 1}, as its vocabulary has",
+                f"{min(ids)} to {max(ids)}",
+                "is it another model's tokenizer?",
+            )
         self.api.llama_memory_clear(self.api.llama_get_memory(self.state), True)
         for first in range(0, len(ids), CHUNK_TOKENS):
             yield self._decode(ids[first : first + CHUNK_TOKENS], first)
@@ -132,7 +168,11 @@ class GgufLogits:
             self.api.llama_batch_free(batch)
         logits = np.ctypeslib.as_array(self.api.llama_get_logits(self.state), (len(ids), self.vocabulary))
         if not np.isfinite(logits).all():
-            raise InputError(self.path, "finite logits", f"others after {(~np.isfinite(logits)).any(axis=1).sum()} of {len(ids)} tokens")
+            raise InputError(
+                self.path,
+                "finite logits",
+                f"others after {(~np.isfinite(logits)).any(axis=1).sum()} of {len(ids)} tokens",
+            )
         return logits
 
     def logits(self, ids: list[int]) -> np.ndarray:

@@ -20,7 +20,9 @@ def log_probability_blocks(full: np.ndarray, other: np.ndarray) -> Iterator[tupl
     """Yield the log-probabilities of both, fp64, a block of positions at a time; full, other: logits [tokens, vocabulary]."""
     rows = max(1, BLOCK_VALUES // full.shape[1])
     for first in range(0, len(full), rows):
-        mine, theirs = (log_softmax(values[first : first + rows].astype(np.float64), axis=1) for values in (full, other))
+        mine, theirs = (
+            log_softmax(values[first : first + rows].astype(np.float64), axis=1) for values in (full, other)
+        )
         yield mine, theirs
 
 
@@ -98,7 +100,9 @@ def summary(values: dict[str, np.ndarray], counts: np.ndarray) -> dict[str, list
 
     values: the MEASURES [tokens]; counts: [chats]. Same top is a share, RMS delta p in percentage points.
     """
-    return {"kld": list(mean_and_error(per_chat(values["kld"], counts), counts)),
-            **{f"kld_{name}": list(quantile_and_error(values["kld"], counts, share)) for name, share in QUANTILES.items()},
-            "same_top": list(mean_and_error(per_chat(values["same_top"], counts), counts)),
-            "rms_delta_p": list(rms_and_error(values["delta_p"], counts))}
+    return {
+        "kld": list(mean_and_error(per_chat(values["kld"], counts), counts)),
+        **{f"kld_{name}": list(quantile_and_error(values["kld"], counts, share)) for name, share in QUANTILES.items()},
+        "same_top": list(mean_and_error(per_chat(values["same_top"], counts), counts)),
+        "rms_delta_p": list(rms_and_error(values["delta_p"], counts)),
+    }

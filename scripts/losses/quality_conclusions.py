@@ -14,7 +14,12 @@ from losses.kld_statistics import SIGNIFICANT_ERRORS, mean_and_error
 from losses.quality_record import LOSSES
 
 STANDARD, CONTRIB, TARGET = "standard", "ContribDynamic", "target size"
-BETTER, WORSE, NO_DIFFERENCE, SMALLER = "better", "worse", "no significant difference", "smaller than any standard quant"
+BETTER, WORSE, NO_DIFFERENCE, SMALLER = (
+    "better",
+    "worse",
+    "no significant difference",
+    "smaller than any standard quant",
+)
 EXPERTS_ONLY = " (experts only)"
 
 
@@ -36,8 +41,14 @@ class Measured:
 
     def described(self) -> dict:
         """Return all of it but the sums, as JSON."""
-        return {"label": self.label, "kind": self.kind, "bytes": self.size, "bits_per_weight": self.bits_per_weight,
-                "sha256": self.sha256, "losses": self.losses}
+        return {
+            "label": self.label,
+            "kind": self.kind,
+            "bytes": self.size,
+            "bits_per_weight": self.bits_per_weight,
+            "sha256": self.sha256,
+            "losses": self.losses,
+        }
 
 
 def quant_kind(quant: str) -> str:
@@ -48,14 +59,22 @@ def quant_kind(quant: str) -> str:
 def better_and_smaller(entry: Measured, others: Iterable[Measured], loss: str) -> list[Measured]:
     """Return the files that dominate one: no larger, no worse, and one of the two by something; the best first."""
     own = (entry.size, entry.kld(loss))
-    return sorted((other for other in others if other.size <= own[0] and other.kld(loss) <= own[1]
-                   and (other.size, other.kld(loss)) != own), key=lambda other: (other.kld(loss), other.size))
+    return sorted(
+        (
+            other
+            for other in others
+            if other.size <= own[0] and other.kld(loss) <= own[1] and (other.size, other.kld(loss)) != own
+        ),
+        key=lambda other: (other.kld(loss), other.size),
+    )
 
 
 def line_of(measured: list[Measured], loss: str) -> list[Measured]:
     """Return the standard files that no other standard file dominates, the smallest first; one without any loss aside."""
     standard = [entry for entry in measured if entry.kind == STANDARD and entry.kld(loss) > 0]
-    return sorted((entry for entry in standard if not better_and_smaller(entry, standard, loss)), key=lambda entry: entry.size)
+    return sorted(
+        (entry for entry in standard if not better_and_smaller(entry, standard, loss)), key=lambda entry: entry.size
+    )
 
 
 def weights_at(size: int, line: list[Measured]) -> list[tuple[Measured, float]]:
@@ -72,7 +91,9 @@ def weights_at(size: int, line: list[Measured]) -> list[tuple[Measured, float]]:
 
 def influence(entry: Measured, around: list[tuple[Measured, float]], loss: str) -> np.ndarray:
     """Return per chat what moves log(KLD / line): sums over its tokens, each relative to its mean [chats]."""
-    return entry.sums[loss] / entry.kld(loss) - sum(weight * point.sums[loss] / point.kld(loss) for point, weight in around)
+    return entry.sums[loss] / entry.kld(loss) - sum(
+        weight * point.sums[loss] / point.kld(loss) for point, weight in around
+    )
 
 
 def against_line(entry: Measured, line: list[Measured], counts: np.ndarray, loss: str) -> dict | None:
@@ -85,8 +106,13 @@ def against_line(entry: Measured, line: list[Measured], counts: np.ndarray, loss
         return None
     there = float(np.exp(sum(weight * np.log(point.kld(loss)) for point, weight in around)))
     ratio, error = float(np.log(entry.kld(loss) / there)), mean_and_error(influence(entry, around, loss), counts)[1]
-    return {"line": there, "between": [point.label for point, _ in around], "log_ratio": ratio, "log_ratio_error": error,
-            "verdict": NO_DIFFERENCE if abs(ratio) <= SIGNIFICANT_ERRORS * error else BETTER if ratio < 0 else WORSE}
+    return {
+        "line": there,
+        "between": [point.label for point, _ in around],
+        "log_ratio": ratio,
+        "log_ratio_error": error,
+        "verdict": NO_DIFFERENCE if abs(ratio) <= SIGNIFICANT_ERRORS * error else BETTER if ratio < 0 else WORSE,
+    }
 
 
 def near_in_size(entry: Measured, measured: list[Measured], counts: np.ndarray, loss: str) -> dict:
@@ -112,8 +138,11 @@ def scopes(measured: list[Measured], line: list[Measured], counts: np.ndarray, l
     if not found:
         return None
     mean = float(np.mean([value for value, _ in found.values()]))
-    return {"all_minus_experts": found, "mean": [mean, mean_and_error(np.mean(moves, axis=0), counts)[1]],
-            "better": "all" if mean < 0 else "experts"}
+    return {
+        "all_minus_experts": found,
+        "mean": [mean, mean_and_error(np.mean(moves, axis=0), counts)[1]],
+        "better": "all" if mean < 0 else "experts",
+    }
 
 
 def conclusion_of_loss(measured: list[Measured], counts: np.ndarray, loss: str) -> dict:
@@ -121,14 +150,24 @@ def conclusion_of_loss(measured: list[Measured], counts: np.ndarray, loss: str) 
     line, verdicts, dominated = line_of(measured, loss), {}, {}
     for entry in measured:
         if entry.kind != STANDARD and line:
-            verdicts[entry.label] = {**(against_line(entry, line, counts, loss) or {"verdict": SMALLER}),
-                                     **near_in_size(entry, measured, counts, loss)}
+            verdicts[entry.label] = {
+                **(against_line(entry, line, counts, loss) or {"verdict": SMALLER}),
+                **near_in_size(entry, measured, counts, loss),
+            }
         if stronger := better_and_smaller(entry, measured, loss):
             difference, error = mean_and_error(entry.sums[loss] - stronger[0].sums[loss], counts)
-            dominated[entry.label] = {"by": stronger[0].label, "difference": difference, "difference_error": error,
-                                      "significant": difference > SIGNIFICANT_ERRORS * error}
-    return {"line": [entry.label for entry in line], "verdicts": verdicts, "dominated": dominated,
-            "scopes": scopes(measured, line, counts, loss)}
+            dominated[entry.label] = {
+                "by": stronger[0].label,
+                "difference": difference,
+                "difference_error": error,
+                "significant": difference > SIGNIFICANT_ERRORS * error,
+            }
+    return {
+        "line": [entry.label for entry in line],
+        "verdicts": verdicts,
+        "dominated": dominated,
+        "scopes": scopes(measured, line, counts, loss),
+    }
 
 
 def quality_conclusions(measured: list[Measured], counts: np.ndarray) -> dict:

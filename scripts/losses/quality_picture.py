@@ -21,13 +21,28 @@ LABEL_REACHES = (8, 16, 28, 44, 64, 90, 120)  # pixels from a point to its label
 def draw_loss(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
     """Draw size against one loss: kinds of files apart, the line, every file's name."""
     line = line_of(measured, loss)
-    axes.plot([entry.size / GIB for entry in line], [entry.kld(loss) for entry in line], "-", color=KIND_COLORS[STANDARD], linewidth=0.8,
-              label="line of the standard quants")
+    axes.plot(
+        [entry.size / GIB for entry in line],
+        [entry.kld(loss) for entry in line],
+        "-",
+        color=KIND_COLORS[STANDARD],
+        linewidth=0.8,
+        label="line of the standard quants",
+    )
     shown = [entry for entry in measured if entry.kld(loss) > 0]
     for kind, marker in MARKERS.items():
         if own := [entry for entry in shown if entry.kind == kind]:
-            axes.errorbar([entry.size / GIB for entry in own], [entry.kld(loss) for entry in own],
-                          [entry.losses[loss]["kld"][1] for entry in own], fmt=marker, color=KIND_COLORS[kind], markersize=5, capsize=2, linewidth=0.8, label=kind)
+            axes.errorbar(
+                [entry.size / GIB for entry in own],
+                [entry.kld(loss) for entry in own],
+                [entry.losses[loss]["kld"][1] for entry in own],
+                fmt=marker,
+                color=KIND_COLORS[kind],
+                markersize=5,
+                capsize=2,
+                linewidth=0.8,
+                label=kind,
+            )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:.3g}")
     axes.xaxis.set_minor_formatter("{x:.3g}")
@@ -72,10 +87,24 @@ def write_labels(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
     if not shown:
         return
     points = axes.transData.transform([(entry.size / GIB, entry.kld(loss)) for entry in shown])
-    texts = [axes.annotate(entry.label, (entry.size / GIB, entry.kld(loss)), point, textcoords="figure pixels", fontsize=6.5, ha="center",
-                           va="center", color=KIND_COLORS[entry.kind], path_effects=[withStroke(linewidth=1.5, foreground="white")],
-                           arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "gray"}) for entry, point in zip(shown, points)]
-    sizes = np.array([Text.get_window_extent(text).size for text in texts])  # an Annotation's own would hold its line, too
+    texts = [
+        axes.annotate(
+            entry.label,
+            (entry.size / GIB, entry.kld(loss)),
+            point,
+            textcoords="figure pixels",
+            fontsize=6.5,
+            ha="center",
+            va="center",
+            color=KIND_COLORS[entry.kind],
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "gray"},
+        )
+        for entry, point in zip(shown, points)
+    ]
+    sizes = np.array(
+        [Text.get_window_extent(text).size for text in texts]
+    )  # an Annotation's own would hold its line, too
     frame = axes.get_window_extent().extents
     ends = [entry.kld(loss) + side * entry.losses[loss]["kld"][1] for entry in shown for side in (-1, 1)]
     heights = [axes.transData.transform((shown[0].size / GIB, end))[1] if end > 0 else frame[1] for end in ends]

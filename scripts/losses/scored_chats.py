@@ -32,20 +32,29 @@ def chats_of(sequences: list[Sequence]) -> Chats:
     """Return the chats of teacher-forced sequences that count their answers."""
     reply = [np.arange(1, len(sequence.ids)) >= sequence.start for sequence in sequences]
     masks = {"reply": reply, "all": [np.ones_like(mask) for mask in reply]}
-    return Chats([sequence.ids for sequence in sequences], {name: np.concatenate(parts) for name, parts in masks.items()},
-                 {name: np.array([int(mask.sum()) for mask in parts]) for name, parts in masks.items()})
+    return Chats(
+        [sequence.ids for sequence in sequences],
+        {name: np.concatenate(parts) for name, parts in masks.items()},
+        {name: np.array([int(mask.sum()) for mask in parts]) for name, parts in masks.items()},
+    )
 
 
-def against(references: dict[str, StoredLogits], chunks_of: Callable[[int], Iterator[np.ndarray]], texts: list[list[int]]) -> Arrays:
+def against(
+    references: dict[str, StoredLogits], chunks_of: Callable[[int], Iterator[np.ndarray]], texts: list[list[int]]
+) -> Arrays:
     """Return REFERENCE_MEASURE over all scored tokens, fp64 [tokens]; chunks_of(i): a model's logits of text i in pieces."""
     parts: dict[str, list[np.ndarray]] = {f"{name}_{measure}": [] for name in references for measure in MEASURES}
     for number, ids in enumerate(texts):
         first = 0
-        for piece, *theirs in zip(chunks_of(number), *(each.chunks(number) for each in references.values()), strict=True):
+        for piece, *theirs in zip(
+            chunks_of(number), *(each.chunks(number) for each in references.values()), strict=True
+        ):
             following = ids[first + 1 : first + 1 + len(piece)]
             for name, reference in zip(references, theirs):
                 if following:
-                    for measure, values in logit_differences(reference[: len(following)], piece[: len(following)], following).items():
+                    for measure, values in logit_differences(
+                        reference[: len(following)], piece[: len(following)], following
+                    ).items():
                         parts[f"{name}_{measure}"].append(values)
             first += len(piece)
     return {name: np.concatenate(values) for name, values in parts.items()}
@@ -56,8 +65,14 @@ def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory (tokenizer, chat template)")
     parser.add_argument("--questions", type=Path, required=True, help="questions to measure on")
     parser.add_argument("--limit", type=positive, metavar="N", help="measure on the first N questions only")
-    parser.add_argument("--max-tokens", type=positive, default=MAX_TOKENS, help=f"cut longer chats (default {MAX_TOKENS})")
-    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)),
-                        help="threads of llama.cpp (default: all processors; the results do not depend on it)")
+    parser.add_argument(
+        "--max-tokens", type=positive, default=MAX_TOKENS, help=f"cut longer chats (default {MAX_TOKENS})"
+    )
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        default=len(os.sched_getaffinity(0)),
+        help="threads of llama.cpp (default: all processors; the results do not depend on it)",
+    )
     parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU (default 0)")
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")

@@ -39,8 +39,16 @@ def missing_texts(folder: Path, name: str, texts: list[list[int]]) -> list[int]:
 class StoredLogits:
     """One model's logits of all texts: in files, computed once, or computed anew each time."""
 
-    def __init__(self, path: Path, tools: LlamaCpp, texts: list[list[int]], folder: Path, args: argparse.Namespace,
-                 name: str, recompute: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tools: LlamaCpp,
+        texts: list[list[int]],
+        folder: Path,
+        args: argparse.Namespace,
+        name: str,
+        recompute: bool = False,
+    ) -> None:
         """Make the files NAME-*.npy that are missing in `folder`; raise InputError when the disk has no room for them."""
         self.path, self.texts, self.folder, self.name, self.model = path, texts, folder, name, None
         self.vocabulary, missing = read_header(split_paths(path)[0]).vocabulary, missing_texts(folder, name, texts)
@@ -57,8 +65,12 @@ class StoredLogits:
         try:
             require_disk_space(self.folder, stored_bytes(self.path, [self.texts[number] for number in missing]))
         except InputError as error:
-            raise InputError(self.folder, f"room for the {self.name} model's logits", str(error),
-                             "or give --recompute-full, where there is one, or fewer chats (--limit)") from error
+            raise InputError(
+                self.folder,
+                f"room for the {self.name} model's logits",
+                str(error),
+                "or give --recompute-full, where there is one, or fewer chats (--limit)",
+            ) from error
         for number in progress(missing, f"{self.name} model", "chat"):
             with replace_when_done(logits_path(self.folder, self.name, number)) as partial:
                 np.save(partial, self.model.logits(self.texts[number]))
@@ -70,7 +82,9 @@ class StoredLogits:
         except ValueError as error:
             raise InputError(path, f"logits {list(shape)}", str(error)[:200], "remove it") from error
         if (logits.shape, logits.dtype) != (shape, np.float32):
-            raise InputError(path, f"logits {list(shape)} in float32", f"{list(logits.shape)} in {logits.dtype}", "remove it")
+            raise InputError(
+                path, f"logits {list(shape)} in float32", f"{list(logits.shape)} in {logits.dtype}", "remove it"
+            )
         return logits
 
     def chunks(self, number: int) -> Iterator[np.ndarray]:

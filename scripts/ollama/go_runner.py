@@ -46,13 +46,28 @@ def compile_runner(go: Path, target: Path) -> None:
     for left in target.parent.glob(f"{target.name}.*.work"):  # by one that was killed
         remove(left)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.", suffix=".work") as work:
-        offline = {"GOFLAGS": "-mod=mod", "GOPROXY": "off", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOWORK": "off",
-                   "GOCACHE": f"{work}/cache", "GOPATH": f"{work}/path"}
+        offline = {
+            "GOFLAGS": "-mod=mod",
+            "GOPROXY": "off",
+            "GOTOOLCHAIN": "local",
+            "CGO_ENABLED": "0",
+            "GOWORK": "off",
+            "GOCACHE": f"{work}/cache",
+            "GOPATH": f"{work}/path",
+        }
         kept = {key: value for key, value in os.environ.items() if key != "GOROOT"}
-        done = subprocess.run([go, "build", "-trimpath", "-o", f"{work}/runner", *SOURCES], capture_output=True, text=True,
-                              cwd=work, env={**kept, **offline}, preexec_fn=die_with_parent)
+        done = subprocess.run(
+            [go, "build", "-trimpath", "-o", f"{work}/runner", *SOURCES],
+            capture_output=True,
+            text=True,
+            cwd=work,
+            env={**kept, **offline},
+            preexec_fn=die_with_parent,
+        )
         if done.returncode:
-            raise InputError(SOURCES[0].parent, "Go code that compiles", " ".join(done.stderr.split())[:300] or "an error")
+            raise InputError(
+                SOURCES[0].parent, "Go code that compiles", " ".join(done.stderr.split())[:300] or "an error"
+            )
         flush_to_disk(Path(work, "runner"))
         os.replace(f"{work}/runner", target)
 
@@ -60,7 +75,9 @@ def compile_runner(go: Path, target: Path) -> None:
 def runner() -> Path:
     """Return the compiled runner, compiling it at the first call (20 seconds); two calls at once wait for each other."""
     go = go_tool()
-    version = subprocess.run([go, "version"], capture_output=True, text=True, env={**os.environ, "GOTOOLCHAIN": "local"})
+    version = subprocess.run(
+        [go, "version"], capture_output=True, text=True, env={**os.environ, "GOTOOLCHAIN": "local"}
+    )
     key = hashlib.sha256(version.stdout.encode() + b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:12]
     target = tools_cache() / f"go_template-{key}"
     if not target.is_file():
@@ -79,7 +96,9 @@ def render_go(template: Path, requests: list[dict]) -> Rendered:
     """
     if not template.is_file():
         raise InputError(template, "a Go template", "nothing")
-    done = subprocess.run([runner(), template.resolve()], input=json.dumps({"requests": requests}), capture_output=True, text=True)
+    done = subprocess.run(
+        [runner(), template.resolve()], input=json.dumps({"requests": requests}), capture_output=True, text=True
+    )
     if done.returncode:
         words = done.stderr.strip()[:400] or f"exit code {done.returncode}"
         raise InputError(template, "a Go template that Ollama can execute", words)

@@ -12,10 +12,27 @@ from ggufs.gguf_header import read_header
 
 # Names and types of Ollama's options: the structs Options and Runner in api/types.go of https://github.com/ollama/ollama
 # (described in its docs/modelfile.md). Ollama only warns of a name it does not know; here it is refused.
-OPTIONS = {"num_keep": int, "seed": int, "num_predict": int, "top_k": int, "top_p": float, "min_p": float, "typical_p": float,
-           "repeat_last_n": int, "temperature": float, "repeat_penalty": float, "presence_penalty": float,
-           "frequency_penalty": float, "stop": list, "num_ctx": int, "num_batch": int, "num_gpu": int, "main_gpu": int,
-           "use_mmap": bool, "num_thread": int}
+OPTIONS = {
+    "num_keep": int,
+    "seed": int,
+    "num_predict": int,
+    "top_k": int,
+    "top_p": float,
+    "min_p": float,
+    "typical_p": float,
+    "repeat_last_n": int,
+    "temperature": float,
+    "repeat_penalty": float,
+    "presence_penalty": float,
+    "frequency_penalty": float,
+    "stop": list,
+    "num_ctx": int,
+    "num_batch": int,
+    "num_gpu": int,
+    "main_gpu": int,
+    "use_mmap": bool,
+    "num_thread": int,
+}
 DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts"}
 REQUIRED = ("num_ctx", "stop")
 RENDERER = "RENDERER gemma4\nPARSER gemma4\n"
@@ -120,9 +137,11 @@ def ollama_note() -> str:
     Sources: https://huggingface.co/docs/hub/ollama (sidecars), thinking/template.go and tools/template.go of
     https://github.com/ollama/ollama (the tags that it infers from a template; scripts/go_template checks what they are).
     """
-    return ("`ollama run hf.co/USER/REPO:FILE` reads `template` and `params` of this repository, and no Modelfile. With them "
-            "alone it writes the prompt as the model's own chat template does, tools included, and splits thoughts from "
-            "answers by the tags around them. It does not parse tool calls: without a parser of its own it expects JSON "
-            "arguments, where Gemma 4 writes `call:NAME{key:<|\"|>text<|\"|>}`, so they are not handed over as `tool_calls`. "
-            "That needs `RENDERER gemma4` and `PARSER gemma4`, which only `ollama create` sets: wrap the file once with the "
-            "commands below. repeat_penalty 1.15 is there to stop repeated tool calls.")
+    return (
+        "`ollama run hf.co/USER/REPO:FILE` reads `template` and `params` of this repository, and no Modelfile. With them "
+        "alone it writes the prompt as the model's own chat template does, tools included, and splits thoughts from "
+        "answers by the tags around them. It does not parse tool calls: without a parser of its own it expects JSON "
+        'arguments, where Gemma 4 writes `call:NAME{key:<|"|>text<|"|>}`, so they are not handed over as `tool_calls`. '
+        "That needs `RENDERER gemma4` and `PARSER gemma4`, which only `ollama create` sets: wrap the file once with the "
+        "commands below. repeat_penalty 1.15 is there to stop repeated tool calls."
+    )

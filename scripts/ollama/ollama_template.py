@@ -33,7 +33,9 @@ def chat_template_of(model: Path) -> tuple[str, str]:
     if not template:
         raise InputError(model, "a GGUF file with a chat template (tokenizer.chat_template)", "none")
     if not header.value("tokenizer.ggml.add_bos_token"):
-        raise InputError(model, "tokenizer.ggml.add_bos_token true (the Ollama template leaves <bos> to it)", "another value")
+        raise InputError(
+            model, "tokenizer.ggml.add_bos_token true (the Ollama template leaves <bos> to it)", "another value"
+        )
     tokens, first = header.array("tokenizer.ggml.tokens") or [], header.value("tokenizer.ggml.bos_token_id")
     if not isinstance(first, int) or not first < len(tokens):
         raise InputError(model, "tokenizer.ggml.bos_token_id among its tokens", repr(first))
@@ -45,26 +47,39 @@ def render_jinja(template: str, bos: str, case: Case) -> str:
     options = {} if case.thinking is None else {"enable_thinking": case.thinking}
     continued = case.messages[-1]["role"] == "assistant" and not case.messages[-1].get("tool_calls")
     try:
-        texts, _ = render_jinja_template([case.messages], tools=case.tools or None, chat_template=template, bos_token=bos,
-                                         continue_final_message=continued, add_generation_prompt=not continued, **options)
+        texts, _ = render_jinja_template(
+            [case.messages],
+            tools=case.tools or None,
+            chat_template=template,
+            bos_token=bos,
+            continue_final_message=continued,
+            add_generation_prompt=not continued,
+            **options,
+        )
     except Exception as error:  # a template is a program: it can fail in any way
-        raise InputError("chat template", f"one that renders the chat {case.name!r}",
-                         f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from error
+        raise InputError(
+            "chat template",
+            f"one that renders the chat {case.name!r}",
+            f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
+        ) from error
     return texts[0]
 
 
 def where_texts_part(name: str, expected: str, found: str) -> str:
     """Return one line on where two texts part."""
     at = next((i for i, (a, b) in enumerate(zip(expected, found)) if a != b), min(len(expected), len(found)))
-    shown = [repr(text[at:at + SHOWN_CHARACTERS]) for text in (expected, found)]
+    shown = [repr(text[at : at + SHOWN_CHARACTERS]) for text in (expected, found)]
     return f"{name}, character {at}: the chat template has {shown[0]}, the Ollama template {shown[1]}"
 
 
 def tag_differences(rendered: Rendered) -> list[str]:
     """Return where the tags that Ollama infers from the template are not those of the format."""
     found = {"thinking": rendered.thinking_tags, "tool call": rendered.tool_tag}
-    return [f"{what} tag that Ollama infers: expected {TAGS[what]!r}, found {found[what]!r}"
-            for what in TAGS if found[what] != TAGS[what]]
+    return [
+        f"{what} tag that Ollama infers: expected {TAGS[what]!r}, found {found[what]!r}"
+        for what in TAGS
+        if found[what] != TAGS[what]
+    ]
 
 
 def template_differences(template: Path, model: Path) -> list[str]:
@@ -80,11 +95,13 @@ def template_differences(template: Path, model: Path) -> list[str]:
     for case, text in zip(CASES, rendered.texts):
         if (expected := render_jinja(jinja, bos, case)) != bos + text:
             differences.append(where_texts_part(case.name, expected, bos + text))
-    for difference, text in zip(KNOWN_DIFFERENCES, rendered.texts[len(CASES):]):
+    for difference, text in zip(KNOWN_DIFFERENCES, rendered.texts[len(CASES) :]):
         expected = render_jinja(jinja, bos, difference.case)
         if expected.count(difference.jinja) != 1:
-            differences.append(f"{difference.name}: expected the chat template to write {difference.jinja!r} once, "
-                               f"found it {expected.count(difference.jinja)} times")
+            differences.append(
+                f"{difference.name}: expected the chat template to write {difference.jinja!r} once, "
+                f"found it {expected.count(difference.jinja)} times"
+            )
         elif (changed := expected.replace(difference.jinja, difference.go)) != bos + text:
             differences.append(where_texts_part(f"{difference.name} (known difference)", changed, bos + text))
     return differences

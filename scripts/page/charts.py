@@ -10,8 +10,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from bokeh.embed import json_item
-from bokeh.models import (BasicTicker, ColumnDataSource, CustomJS, FixedTicker, HoverTool, LinearColorMapper,
-                          LogColorMapper, LogTicker, PrintfTickFormatter, Range1d)
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    CustomJS,
+    FixedTicker,
+    HoverTool,
+    LinearColorMapper,
+    LogColorMapper,
+    LogTicker,
+    PrintfTickFormatter,
+    Range1d,
+)
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
@@ -79,38 +89,72 @@ class Grid:
 def to_json(plot: figure) -> dict:
     """Return a figure as JSON for the page, its ids numbered in the order in which they come."""
     known: dict[str, str] = {}
-    text = re.sub(r'"id": "(p\d+)"', lambda match: f'"id": "{known.setdefault(match[1], f"m{len(known)}")}"',
-                  json.dumps(json_item(plot)))
+    text = re.sub(
+        r'"id": "(p\d+)"',
+        lambda match: f'"id": "{known.setdefault(match[1], f"m{len(known)}")}"',
+        json.dumps(json_item(plot)),
+    )
     item = json.loads(text)
     return {"doc": item["doc"], "root_id": known[item["root_id"]], "target_id": plot.name}
 
 
 def empty_figure(key: str, height: int, **options: object) -> figure:
     """Return a figure of the page's width, without tools."""
-    plot = figure(name=key, height=height, sizing_mode="stretch_width", min_width=1, toolbar_location=None, tools="", **options)
+    plot = figure(
+        name=key, height=height, sizing_mode="stretch_width", min_width=1, toolbar_location=None, tools="", **options
+    )
     plot.background_fill_color = plot.border_fill_color = plot.outline_line_color = None
     return plot
 
 
 def add_hover(plot: figure, renderers: list) -> None:
     """Let the page show the sentence of the cell or point under the pointer."""
-    plot.add_tools(HoverTool(renderers=renderers, tooltips=None, point_policy="snap_to_data", callback=CustomJS(
-        args={"plot": plot}, code="window.report.hover(plot, cb_data)")))
+    plot.add_tools(
+        HoverTool(
+            renderers=renderers,
+            tooltips=None,
+            point_policy="snap_to_data",
+            callback=CustomJS(args={"plot": plot}, code="window.report.hover(plot, cb_data)"),
+        )
+    )
 
 
 def grid_figure(grid: Grid) -> figure:
     """Return a grid of cells; the first measure is shown, the others wait."""
     rows, columns = len(grid.rows), grid.columns
     pixels = FEW_CELL_PIXELS if rows <= FEW_ROWS else CELL_PIXELS
-    plot = empty_figure(f"grid-{grid.key}", MARGIN_PIXELS + pixels * rows, x_range=Range1d(-0.5, columns - 0.5),
-                        y_range=Range1d(rows - 0.5, -0.5), x_axis_label=grid.column_name, y_axis_label=grid.row_name)
+    plot = empty_figure(
+        f"grid-{grid.key}",
+        MARGIN_PIXELS + pixels * rows,
+        x_range=Range1d(-0.5, columns - 0.5),
+        y_range=Range1d(rows - 0.5, -0.5),
+        x_axis_label=grid.column_name,
+        y_axis_label=grid.row_name,
+    )
     there = [place for place, text in enumerate(grid.texts) if text]
-    source = ColumnDataSource({"column": [place % columns for place in there], "row": [place // columns for place in there],
-                               "text": [grid.texts[place] for place in there],
-                               **{measure.key: measure.values.reshape(-1)[there].tolist() for measure in grid.measures}}, name="cells")
-    renderers = [plot.rect("column", "row", 0.94, 0.92, source=source, line_color=None, name=f"measure-{measure.key}",
-                           fill_color={"field": measure.key, "transform": measure.mapper()}, visible=place == 0)
-                 for place, measure in enumerate(grid.measures)]
+    source = ColumnDataSource(
+        {
+            "column": [place % columns for place in there],
+            "row": [place // columns for place in there],
+            "text": [grid.texts[place] for place in there],
+            **{measure.key: measure.values.reshape(-1)[there].tolist() for measure in grid.measures},
+        },
+        name="cells",
+    )
+    renderers = [
+        plot.rect(
+            "column",
+            "row",
+            0.94,
+            0.92,
+            source=source,
+            line_color=None,
+            name=f"measure-{measure.key}",
+            fill_color={"field": measure.key, "transform": measure.mapper()},
+            visible=place == 0,
+        )
+        for place, measure in enumerate(grid.measures)
+    ]
     add_marks(plot, grid)
     cursor = ColumnDataSource({"column": [], "row": []}, name="cursor")
     for color, width in (("#000000", 7), ("#ffffff", 3)):  # as the marks, it shows on every colour
@@ -122,18 +166,35 @@ def grid_figure(grid: Grid) -> figure:
     plot.yaxis.ticker = FixedTicker(ticks=list(range(0, rows, step)))
     plot.yaxis.major_label_overrides = dict(enumerate(grid.rows))
     plot.xaxis.ticker = FixedTicker(ticks=list(range(0, columns, max(1, columns // COLUMN_TICKS))))
-    plot.xaxis.major_label_overrides = {place: str(place + grid.first) for place in range(columns)} if grid.first else {}
+    plot.xaxis.major_label_overrides = (
+        {place: str(place + grid.first) for place in range(columns)} if grid.first else {}
+    )
     return plot
 
 
 def add_marks(plot: figure, grid: Grid) -> None:
     """Mark cells in white on black, which every colour below shows."""
     marked = [place for place, mark in enumerate(grid.marks) if mark]
-    source = ColumnDataSource({"column": [place % grid.columns for place in marked], "row": [place // grid.columns for place in marked],
-                               "mark": [grid.marks[place] for place in marked]}, name="marked")
+    source = ColumnDataSource(
+        {
+            "column": [place % grid.columns for place in marked],
+            "row": [place // grid.columns for place in marked],
+            "mark": [grid.marks[place] for place in marked],
+        },
+        name="marked",
+    )
     size = WIDE_MARK_PIXELS if grid.columns < WIDE_COLUMNS else MARK_PIXELS
     for color, width in (("#000000", 4), ("#ffffff", 1.6)):
-        plot.scatter("column", "row", marker={"field": "mark"}, source=source, size=size, line_color=color, line_width=width, name="marks")
+        plot.scatter(
+            "column",
+            "row",
+            marker={"field": "mark"},
+            source=source,
+            size=size,
+            line_color=color,
+            line_width=width,
+            name="marks",
+        )
 
 
 def log_limits(low: float, high: float, room: float) -> Range1d:
@@ -152,16 +213,26 @@ def loss_figure(files: list[dict], line: list[str], loss: str) -> figure:
     sizes, least = np.array([entry["bytes"] for entry in files]) / GIB, float(values.min())
     pruning = files[0]["losses"]["pruning"]["kld"][0] if loss == "total" else 0
     low = min(least, *([pruning] if pruning else [least]), max(least / 3, float((values - errors).min())))
-    plot = empty_figure(f"loss-{loss}", CHART_PIXELS, x_axis_type="log", y_axis_type="log", x_axis_label="size, GiB",
-                        y_axis_label="mean KLD, nats a token", x_range=log_limits(sizes.min(), sizes.max(), 0.12),
-                        y_range=log_limits(low, float((values + errors).max()), 0.06))
+    plot = empty_figure(
+        f"loss-{loss}",
+        CHART_PIXELS,
+        x_axis_type="log",
+        y_axis_type="log",
+        x_axis_label="size, GiB",
+        y_axis_label="mean KLD, nats a token",
+        x_range=log_limits(sizes.min(), sizes.max(), 0.12),
+        y_range=log_limits(low, float((values + errors).max()), 0.06),
+    )
     if pruning:
         plot.line([sizes.min() / 2, sizes.max() * 2], [pruning] * 2, line_dash="dotted", name="pruning")
     by_label = {entry["label"]: place for place, entry in enumerate(files)}
     on_line = [by_label[label] for label in line]
     plot.line(sizes[on_line].tolist(), values[on_line].tolist(), name="line")
-    renderers = [add_kind(plot, kind, marker, own, files, sizes, values, errors) for kind, marker in KIND_MARKERS.items()
-                 if (own := [place for place, entry in enumerate(files) if entry["kind"] == kind])]
+    renderers = [
+        add_kind(plot, kind, marker, own, files, sizes, values, errors)
+        for kind, marker in KIND_MARKERS.items()
+        if (own := [place for place, entry in enumerate(files) if entry["kind"] == kind])
+    ]
     add_hover(plot, renderers)
     add_labels(plot, files, sizes, values, errors)
     plot.xaxis.formatter, plot.yaxis.formatter = PrintfTickFormatter(format="%.3g"), PrintfTickFormatter(format="%.1e")
@@ -169,12 +240,27 @@ def loss_figure(files: list[dict], line: list[str], loss: str) -> figure:
     return plot
 
 
-def add_kind(plot: figure, kind: str, marker: str, own: list[int], files: list[dict], sizes: np.ndarray, values: np.ndarray,
-             errors: np.ndarray) -> object:
+def add_kind(
+    plot: figure,
+    kind: str,
+    marker: str,
+    own: list[int],
+    files: list[dict],
+    sizes: np.ndarray,
+    values: np.ndarray,
+    errors: np.ndarray,
+) -> object:
     """Draw the files of one kind; return their renderer. An error that reaches below the axis ends on it."""
     low = np.maximum(values - errors, plot.y_range.start)
-    source = ColumnDataSource({"size": sizes[own].tolist(), "kld": values[own].tolist(), "low": low[own].tolist(),
-                               "high": (values + errors)[own].tolist(), "text": [files[place]["sentence"] for place in own]})
+    source = ColumnDataSource(
+        {
+            "size": sizes[own].tolist(),
+            "kld": values[own].tolist(),
+            "low": low[own].tolist(),
+            "high": (values + errors)[own].tolist(),
+            "text": [files[place]["sentence"] for place in own],
+        }
+    )
     name = kind.replace(" ", "-")
     plot.segment("size", "low", "size", "high", source=source, name=f"error-{name}", line_width=1.5)
     for end in ("low", "high"):
@@ -185,12 +271,35 @@ def add_kind(plot: figure, kind: str, marker: str, own: list[int], files: list[d
 def add_labels(plot: figure, files: list[dict], sizes: np.ndarray, values: np.ndarray, errors: np.ndarray) -> None:
     """Add the files' names, which the page puts where there is room, and lines to those that are put aside."""
     low = np.maximum(values - errors, plot.y_range.start)
-    anchors = ColumnDataSource({"size": sizes.tolist(), "kld": values.tolist(), "low": low.tolist(), "high": (values + errors).tolist(),
-                                "label": [entry["label"] for entry in files]}, name="anchors")
-    plot.text("x", "y", "label", source=ColumnDataSource({"x": [], "y": [], "label": []}, name="labels"), text_align="center",
-              text_baseline="middle", text_font_size="11px", name="label-text")
-    plot.segment("x0", "y0", "x1", "y1", source=ColumnDataSource({"x0": [], "y0": [], "x1": [], "y1": []}, name="leaders"),
-                 name="label-leaders", level="underlay")
+    anchors = ColumnDataSource(
+        {
+            "size": sizes.tolist(),
+            "kld": values.tolist(),
+            "low": low.tolist(),
+            "high": (values + errors).tolist(),
+            "label": [entry["label"] for entry in files],
+        },
+        name="anchors",
+    )
+    plot.text(
+        "x",
+        "y",
+        "label",
+        source=ColumnDataSource({"x": [], "y": [], "label": []}, name="labels"),
+        text_align="center",
+        text_baseline="middle",
+        text_font_size="11px",
+        name="label-text",
+    )
+    plot.segment(
+        "x0",
+        "y0",
+        "x1",
+        "y1",
+        source=ColumnDataSource({"x0": [], "y0": [], "x1": [], "y1": []}, name="leaders"),
+        name="label-leaders",
+        level="underlay",
+    )
     plot.scatter("size", "kld", source=anchors, size=0, alpha=0, name="label-anchors")
 
 
@@ -199,9 +308,17 @@ def score_figure(rows: list[dict]) -> figure:
     places, values = list(range(len(rows))), [100 * row["score"] for row in rows]
     low, high = ([100 * row["interval"][end] for row in rows] for end in (0, 1))
     room = 0.15 * max(max(high) - min(low), 1)
-    plot = empty_figure("score-intervals", 70 + 46 * len(rows), x_range=Range1d(max(0, min(low) - room), min(100, max(high) + room)),
-                        y_range=Range1d(len(rows) - 0.4, -0.6), x_axis_label="score, %")
-    texts = [f"{row['name']}: {value:.2f}%, 95% interval {a:.1f}% to {b:.1f}%" for row, value, a, b in zip(rows, values, low, high)]
+    plot = empty_figure(
+        "score-intervals",
+        70 + 46 * len(rows),
+        x_range=Range1d(max(0, min(low) - room), min(100, max(high) + room)),
+        y_range=Range1d(len(rows) - 0.4, -0.6),
+        x_axis_label="score, %",
+    )
+    texts = [
+        f"{row['name']}: {value:.2f}%, 95% interval {a:.1f}% to {b:.1f}%"
+        for row, value, a, b in zip(rows, values, low, high)
+    ]
     source = ColumnDataSource({"place": places, "score": values, "low": low, "high": high, "text": texts})
     plot.segment("low", "place", "high", "place", source=source, name="error-standard", line_width=1.5)
     for end in ("low", "high"):

@@ -79,8 +79,19 @@ def read_experts(stats: Path, drop_map: Path) -> tuple[Experts, dict, str]:
     for row, layer in enumerate(layers):
         dropped[row, drop[layer]] = True
     norms, top = arrays["weighted_norm_sum"][rows], content["protect_top"] or min(SHOWN_TOP, experts)
-    return Experts(layers, len(rows), top, norms.sum(axis=0), arrays["token_count"][rows].sum(axis=0),
-                   protected(norms, top).sum(axis=0), dropped), content, sha256
+    return (
+        Experts(
+            layers,
+            len(rows),
+            top,
+            norms.sum(axis=0),
+            arrays["token_count"][rows].sum(axis=0),
+            protected(norms, top).sum(axis=0),
+            dropped,
+        ),
+        content,
+        sha256,
+    )
 
 
 def read_imatrix_of(path: Path, experts: Experts | None) -> tuple[Imatrix, dict]:
@@ -97,31 +108,60 @@ def read_imatrix_of(path: Path, experts: Experts | None) -> tuple[Imatrix, dict]
 
 def check_quality(path: Path, quality: dict, records: Records) -> None:
     """Raise InputError when quality was measured on files that are not those of this build."""
-    check_same(path, "the pruned F16 GGUF", records.f16.get("sha256"), quality["inputs"].get("pruned_sha256"), "run make quality")
+    check_same(
+        path,
+        "the pruned F16 GGUF",
+        records.f16.get("sha256"),
+        quality["inputs"].get("pruned_sha256"),
+        "run make quality",
+    )
     built = {quant["type"]: quant["sha256"] for quant in records.quants.values()}
     for entry in quality["files"]:
-        check_same(path, f"{entry['label']} with sha256", built.get(entry["label"]), entry["sha256"], "run make quality")
+        check_same(
+            path, f"{entry['label']} with sha256", built.get(entry["label"]), entry["sha256"], "run make quality"
+        )
 
 
 def check_scores(path: Path, scores: dict, records: Records) -> None:
     """Raise InputError when the table of scores is not that of the summaries."""
     found = [(row["name"], row["raw_correct"], row["patched_correct"], row["questions"]) for row in scores["rows"]]
-    expected = [(run["name"], run["raw_correct"], run["patched_correct"], run["questions"]) for run in records.summaries]
+    expected = [
+        (run["name"], run["raw_correct"], run["patched_correct"], run["questions"]) for run in records.summaries
+    ]
     if expected and found != expected:
-        raise InputError(path, "the scores of " + " and ".join(name for name, *_ in expected), "others", "run make eval")
+        raise InputError(
+            path, "the scores of " + " and ".join(name for name, *_ in expected), "others", "run make eval"
+        )
 
 
 def check_together(paths: dict[str, Path], records: Records) -> None:
     """Raise InputError when a record names a file of another build."""
-    check_same(paths.get("metadata"), "the drop map", records.drop_map_sha256, records.metadata.get("drop_map_sha256"), "run make drop")
+    check_same(
+        paths.get("metadata"),
+        "the drop map",
+        records.drop_map_sha256,
+        records.metadata.get("drop_map_sha256"),
+        "run make drop",
+    )
     f16, imatrix = records.f16.get("sha256"), records.imatrix_record.get("sha256")
-    check_same(paths.get("imatrix"), "an imatrix of the F16 GGUF", f16, records.imatrix_record.get("model_sha256"), "run make imatrix")
+    check_same(
+        paths.get("imatrix"),
+        "an imatrix of the F16 GGUF",
+        f16,
+        records.imatrix_record.get("model_sha256"),
+        "run make imatrix",
+    )
     for name, quant in records.quants.items():
         check_same(Path(f"{name}.json"), "a quant of the F16 GGUF", f16, quant["source_sha256"], "run make quants")
         check_same(Path(f"{name}.json"), "a quant by the imatrix", imatrix, quant["imatrix_sha256"], "run make quants")
     for run in records.summaries:
-        check_same(run["gguf"], "a score of the file with sha256", records.quants.get(run["gguf"], {}).get("sha256"),
-                   run["gguf_sha256"], "run make eval")
+        check_same(
+            run["gguf"],
+            "a score of the file with sha256",
+            records.quants.get(run["gguf"], {}).get("sha256"),
+            run["gguf_sha256"],
+            "run make eval",
+        )
     if records.quality:
         check_quality(paths["quality"], records.quality, records)
     if records.scores:
@@ -135,14 +175,26 @@ def read_records(name: str, paths: dict[str, Path], quants: list[Path], summarie
     the summary.json of two models, the reference first, or none. Raises InputError for what is no such record, or one of
     another build.
     """
-    experts, drop_map, stats_sha256 = read_experts(paths["stats"], paths["drop_map"]) if "drop_map" in paths else (None, {}, None)
+    experts, drop_map, stats_sha256 = (
+        read_experts(paths["stats"], paths["drop_map"]) if "drop_map" in paths else (None, {}, None)
+    )
     imatrix, imatrix_record = read_imatrix_of(paths["imatrix"], experts) if "imatrix" in paths else (None, {})
     quality = read_record(paths["quality"], Quality) if "quality" in paths else {}
     records = Records(
-        name, experts, stats_sha256, drop_map, sha256_file(paths["drop_map"]) if drop_map else None,
-        read_metadata(paths["metadata"]) if "metadata" in paths else {}, read_record(paths["f16"], ConversionRecord) if "f16" in paths else {},
-        imatrix, imatrix_record, {path.name.removesuffix(".json"): read_record(path, QuantRecord) for path in quants}, quality,
-        sha256_file(paths["quality"]) if quality else None, read_record(paths["scores"], Scores) if "scores" in paths else {},
-        [read_summary(path) for path in summaries])
+        name,
+        experts,
+        stats_sha256,
+        drop_map,
+        sha256_file(paths["drop_map"]) if drop_map else None,
+        read_metadata(paths["metadata"]) if "metadata" in paths else {},
+        read_record(paths["f16"], ConversionRecord) if "f16" in paths else {},
+        imatrix,
+        imatrix_record,
+        {path.name.removesuffix(".json"): read_record(path, QuantRecord) for path in quants},
+        quality,
+        sha256_file(paths["quality"]) if quality else None,
+        read_record(paths["scores"], Scores) if "scores" in paths else {},
+        [read_summary(path) for path in summaries],
+    )
     check_together(paths, records)
     return records

@@ -32,7 +32,9 @@ def output_norm_rule(arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 RULES: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
-    "weighted-norm": weighted_norm_rule, "output-norm": output_norm_rule}
+    "weighted-norm": weighted_norm_rule,
+    "output-norm": output_norm_rule,
+}
 
 
 def cut(ranked: list[int], cuts: tuple[float, float]) -> Tiers:
@@ -67,7 +69,10 @@ def parse_tiers(text: str) -> Tiers:
 def parse_cuts(text: str) -> tuple[float, float]:
     """Return the two cuts written as in 1/30,11/30 or 0.03,0.37; raise InputError unless 0 < first <= second <= 1."""
     try:
-        cuts = [int(part.split("/")[0]) / int(part.split("/")[1]) if "/" in part else float(part) for part in text.split(",")]
+        cuts = [
+            int(part.split("/")[0]) / int(part.split("/")[1]) if "/" in part else float(part)
+            for part in text.split(",")
+        ]
     except (ValueError, ZeroDivisionError, IndexError):
         cuts = []
     if len(cuts) != 2 or not 0 < cuts[0] <= cuts[1] <= 1:
@@ -83,9 +88,14 @@ def with_tiers(recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str
     placed = [layer for tier in tiers for layer in tier]
     if sorted(placed) != sorted(layers):
         odd = sorted(set(layers) ^ set(placed)) or sorted({layer for layer in placed if placed.count(layer) > 1})
-        raise InputError("tiers", f"each of the {len(layers)} layers in one tier", f"layer {odd[0]} in none, in two, or not there")
-    overrides = tuple((rf"^blk\.({'|'.join(map(str, tier))})\.{SCOPES[scope]}", kind)
-                      for tier, kind in zip(tiers, recipe.tiers, strict=True) if tier)
+        raise InputError(
+            "tiers", f"each of the {len(layers)} layers in one tier", f"layer {odd[0]} in none, in two, or not there"
+        )
+    overrides = tuple(
+        (rf"^blk\.({'|'.join(map(str, tier))})\.{SCOPES[scope]}", kind)
+        for tier, kind in zip(tiers, recipe.tiers, strict=True)
+        if tier
+    )
     return replace(recipe, overrides=recipe.overrides + overrides)
 
 
@@ -93,14 +103,23 @@ def add_tier_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose tiers."""
     group = parser.add_argument_group("ContribDynamic (CD-*)")
     group.add_argument("--stats", type=Path, help="statistics file that ranks the layers")
-    group.add_argument("--cd-rule", choices=RULES, default="weighted-norm", help="a layer's contribution (default weighted-norm)")
-    group.add_argument("--cd-cuts", type=parse_cuts, default=DEFAULT_CUTS, metavar="A,B",
-                       help="shares of the layers where the high and the middle tier end (default 1/30,11/30)")
+    group.add_argument(
+        "--cd-rule", choices=RULES, default="weighted-norm", help="a layer's contribution (default weighted-norm)"
+    )
+    group.add_argument(
+        "--cd-cuts",
+        type=parse_cuts,
+        default=DEFAULT_CUTS,
+        metavar="A,B",
+        help="shares of the layers where the high and the middle tier end (default 1/30,11/30)",
+    )
     group.add_argument("--cd-tiers", type=parse_tiers, metavar="TIERS", help="tiers by hand, such as 0/1-10/11-29")
     group.add_argument("--cd-scope", choices=SCOPES, default="all", help="tensors that the tiers type (default all)")
 
 
-def resolve_tiers(recipe: Recipe, args: argparse.Namespace, layers: tuple[int, ...], assume_order: bool = False) -> Recipe:
+def resolve_tiers(
+    recipe: Recipe, args: argparse.Namespace, layers: tuple[int, ...], assume_order: bool = False
+) -> Recipe:
     """Return the recipe with its tiers, if it has any, turned into overrides.
 
     Without statistics and tiers: raises InputError, or, to plan sizes, takes the layers in their order.

@@ -14,8 +14,17 @@ from pathlib import Path
 from gguf import GGMLQuantizationType
 
 from files.safe_files import InputError
-from ggufs.gguf_header import (BLOCK_TENSOR, EXPERT_TENSOR, GgufHeader, array_values, empty_header, file_bytes,
-                               key_value, read_header, write_header_only)
+from ggufs.gguf_header import (
+    BLOCK_TENSOR,
+    EXPERT_TENSOR,
+    GgufHeader,
+    array_values,
+    empty_header,
+    file_bytes,
+    key_value,
+    read_header,
+    write_header_only,
+)
 from ggufs.imatrix import NOT_MEASURED, Imatrix
 from llama.llama_tools import die_with_parent, last_words
 from quants.recipes import Recipe
@@ -46,8 +55,10 @@ class QuantPlan:
 
     def type_counts(self) -> dict[str, int]:
         """Return the tensors per type, a fallback as TYPE<WANTED, float types of source tensors included."""
-        names = Counter(f"{kind.name}<{self.wanted[name].name}" if name in self.wanted else kind.name
-                        for name, kind in self.types.items())
+        names = Counter(
+            f"{kind.name}<{self.wanted[name].name}" if name in self.wanted else kind.name
+            for name, kind in self.types.items()
+        )
         return dict(sorted(names.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
@@ -58,8 +69,10 @@ def type_of(name: str) -> GGMLQuantizationType:
 
 def expert_layers(header: GgufHeader) -> tuple[int, ...]:
     """Return the numbers of the layers with experts; of a dense model, those of all layers."""
-    layers = [{int(match[1]) for tensor in header.tensors if (match := pattern.match(tensor.name))}
-              for pattern in (EXPERT_TENSOR, BLOCK_TENSOR)]
+    layers = [
+        {int(match[1]) for tensor in header.tensors if (match := pattern.match(tensor.name))}
+        for pattern in (EXPERT_TENSOR, BLOCK_TENSOR)
+    ]
     return tuple(sorted(layers[0] or layers[1]))
 
 
@@ -67,15 +80,25 @@ def check_float(path: Path, header: GgufHeader) -> None:
     """Raise InputError when a GGUF file is quantised already."""
     quantised = [tensor for tensor in header.tensors if tensor.kind not in FLOAT_TYPES]
     if quantised:
-        raise InputError(path, "an unquantised GGUF file (F16, BF16, F32)",
-                         f"{quantised[0].name} in {quantised[0].kind.name}")
+        raise InputError(
+            path, "an unquantised GGUF file (F16, BF16, F32)", f"{quantised[0].name} in {quantised[0].kind.name}"
+        )
 
 
 def write_imatrix_stand_in(path: Path, dataset: str) -> None:
     """Write an imatrix of a single one. A dry run looks at nothing but its presence; its names go into headers."""
-    pairs = {"general.type": "imatrix", "imatrix.datasets": [dataset], "imatrix.chunk_count": 1, "imatrix.chunk_size": 512}
-    write_header_only(empty_header(path), [key_value(*pair) for pair in pairs.items()],
-                 [(f"none.{part}", (1, 1), GGMLQuantizationType.F32) for part in ("in_sum2", "counts")], path)
+    pairs = {
+        "general.type": "imatrix",
+        "imatrix.datasets": [dataset],
+        "imatrix.chunk_count": 1,
+        "imatrix.chunk_size": 512,
+    }
+    write_header_only(
+        empty_header(path),
+        [key_value(*pair) for pair in pairs.items()],
+        [(f"none.{part}", (1, 1), GGMLQuantizationType.F32) for part in ("in_sum2", "counts")],
+        path,
+    )
 
 
 def cut_text(text: bytes) -> str:
@@ -96,16 +119,31 @@ def imatrix_pairs(imatrix: Path) -> list[bytes]:
 def planned_size(header: GgufHeader, types: dict[str, GGMLQuantizationType], imatrix: Path | None) -> int:
     """Return the size in bytes of the file that llama-quantize will write with these types."""
     pairs = [pair.raw for pair in header.key_values if not pair.key.startswith("split.")]
-    pairs += [key_value(key, 0) for key in ("general.quantization_version", "general.file_type") if header.value(key) is None]
+    pairs += [
+        key_value(key, 0) for key in ("general.quantization_version", "general.file_type") if header.value(key) is None
+    ]
     pairs += imatrix_pairs(imatrix) if imatrix else []
     return file_bytes(header, pairs, [(tensor.name, tensor.dims, types[tensor.name]) for tensor in header.tensors])
 
 
 def dry_run(tool: Path, recipe: Recipe, model: Path, imatrix: Path | None, *dry: str) -> str:
     """Return what llama-quantize says of a recipe; raise InputError with its reason when it refuses."""
-    command = [tool, *dry, *(("--imatrix", imatrix.name) if imatrix else ()), *recipe.arguments, model.resolve(), recipe.base]
-    done = subprocess.run([str(part) for part in command], cwd=imatrix.resolve().parent if imatrix else None,
-                          capture_output=True, text=True, errors="replace", preexec_fn=die_with_parent)
+    command = [
+        tool,
+        *dry,
+        *(("--imatrix", imatrix.name) if imatrix else ()),
+        *recipe.arguments,
+        model.resolve(),
+        recipe.base,
+    ]
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=imatrix.resolve().parent if imatrix else None,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        preexec_fn=die_with_parent,
+    )
     if done.returncode != 0:
         raise InputError(recipe.name, "a recipe that llama-quantize accepts", last_words(done.stdout + done.stderr))
     return done.stdout + done.stderr
@@ -118,11 +156,21 @@ def imatrix_reason(tool: Path, recipe: Recipe, model: Path) -> str | None:
     """
     if WANTS_IMATRIX not in dry_run(tool, recipe, model, None, "--dry-run"):
         return None
-    done = subprocess.run([str(part) for part in (tool, *recipe.arguments, model.resolve(), "/dev/null", recipe.base)],
-                          capture_output=True, text=True, errors="replace", preexec_fn=die_with_parent)
+    done = subprocess.run(
+        [str(part) for part in (tool, *recipe.arguments, model.resolve(), "/dev/null", recipe.base)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        preexec_fn=die_with_parent,
+    )
     match = OFFENDER.search(done.stdout + done.stderr)
     if match is None:
-        raise InputError(tool, "the tensor that needs an imatrix", last_words(done.stdout + done.stderr), "is it another version of llama.cpp?")
+        raise InputError(
+            tool,
+            "the tensor that needs an imatrix",
+            last_words(done.stdout + done.stderr),
+            "is it another version of llama.cpp?",
+        )
     return f"{match[1]} would be {match[2].upper()}"
 
 
@@ -136,19 +184,32 @@ def plan_quant(tool: Path, recipe: Recipe, header: GgufHeader, imatrix: Path | N
     said = dry_run(tool, recipe, header.path, imatrix, "--dry-run")
     types = {name: type_of(new or old) for name, old, new in TENSOR_LINE.findall(said)}
     if types.keys() != {tensor.name for tensor in header.tensors}:
-        raise InputError(tool, f"a type for each of {len(header.tensors)} tensors", f"{len(types)}",
-                         "is it another version of llama.cpp?")
+        raise InputError(
+            tool,
+            f"a type for each of {len(header.tensors)} tensors",
+            f"{len(types)}",
+            "is it another version of llama.cpp?",
+        )
     copies = all(types[tensor.name] == tensor.kind for tensor in header.tensors)
-    return QuantPlan(recipe, planned_size(header, types, None if copies else imatrix),
-                     sum(math.prod(tensor.dims) for tensor in header.tensors), types,
-                     {name: type_of(kind) for name, kind in FALLBACK_LINE.findall(said)}, copies)
+    return QuantPlan(
+        recipe,
+        planned_size(header, types, None if copies else imatrix),
+        sum(math.prod(tensor.dims) for tensor in header.tensors),
+        types,
+        {name: type_of(kind) for name, kind in FALLBACK_LINE.findall(said)},
+        copies,
+    )
 
 
 def check_larger(plan: QuantPlan, other: QuantPlan) -> None:
     """Raise InputError when a plan is not larger than that of the recipe it must exceed."""
     if plan.size <= other.size:
-        raise InputError(plan.recipe.name, f"more than the {other.size} bytes of {other.recipe.name}", f"{plan.size} bytes",
-                         "leave one of them out")
+        raise InputError(
+            plan.recipe.name,
+            f"more than the {other.size} bytes of {other.recipe.name}",
+            f"{plan.size} bytes",
+            "leave one of them out",
+        )
 
 
 def check_covers(imatrix: Imatrix, header: GgufHeader, plan: QuantPlan) -> None:
@@ -161,5 +222,9 @@ def check_covers(imatrix: Imatrix, header: GgufHeader, plan: QuantPlan) -> None:
         experts = tensor.dims[2] if len(tensor.dims) > 2 else 1
         found = (imatrix.columns[tensor.name], imatrix.counts[tensor.name].size)
         if found != (tensor.dims[0], experts):
-            raise InputError(imatrix.path, f"{tensor.dims[0]} columns and {experts} experts in {tensor.name}, as the model has",
-                             f"{found[0]} and {found[1]}", "is it the imatrix of another model?")
+            raise InputError(
+                imatrix.path,
+                f"{tensor.dims[0]} columns and {experts} experts in {tensor.name}, as the model has",
+                f"{found[0]} and {found[1]}",
+                "is it the imatrix of another model?",
+            )

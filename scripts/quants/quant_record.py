@@ -65,5 +65,7 @@ def read_whole_quant(gguf: Path) -> dict:
         raise InputError(gguf, "a GGUF file", "nothing")
     record = read_quant_record(gguf)
     if (record["bytes"], record["sha256"]) != (gguf.stat().st_size, sha256_file(gguf)):
-        raise InputError(gguf, f"the file of its record, sha256 {record['sha256'][:12]}", "other bytes", "build it again")
+        raise InputError(
+            gguf, f"the file of its record, sha256 {record['sha256'][:12]}", "other bytes", "build it again"
+        )
     return record

@@ -20,8 +20,15 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sensitivity", type=Path, help="file of measure_sensitivity.py, for AUTO-<GiB>")
 
 
-def recipe_for(args: argparse.Namespace, name: str, header: GgufHeader, tool: Path, imatrix: Path | None, source: Path | None,
-               assume_order: bool = False) -> Recipe:
+def recipe_for(
+    args: argparse.Namespace,
+    name: str,
+    header: GgufHeader,
+    tool: Path,
+    imatrix: Path | None,
+    source: Path | None,
+    assume_order: bool = False,
+) -> Recipe:
     """Return the recipe of a name for a model: of the table with its tiers resolved, or of a target size.
 
     source: the file whose digest the sensitivities must name; None when the header stands for a file to come.

@@ -14,42 +14,84 @@ from gguf import GGMLQuantizationType
 from checkpoints.moe_families import GEMMA4, text_config
 from files.safe_files import InputError
 from ggufs.gguf_drop import key_value_bytes
-from ggufs.gguf_header import (EXPERT_TENSOR, GgufHeader, TensorPlan, empty_header, key_value, read_header, split_paths,
-                               write_header_only)
+from ggufs.gguf_header import (
+    EXPERT_TENSOR,
+    GgufHeader,
+    TensorPlan,
+    empty_header,
+    key_value,
+    read_header,
+    split_paths,
+    write_header_only,
+)
 from llama.llama_tools import LlamaCpp, last_words
 
 HEADER_ONLY = Path(__file__).resolve().parents[1] / "llama/convert_header_only.py"
 F16, F32 = GGMLQuantizationType.F16, GGMLQuantizationType.F32
 # GGUF key: config key
 GEMMA4_NUMBERS = {
-    "block_count": "num_hidden_layers", "context_length": "max_position_embeddings", "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size", "attention.head_count": "num_attention_heads",
-    "attention.sliding_window": "sliding_window", "attention.key_length": "global_head_dim",
-    "attention.value_length": "global_head_dim", "attention.key_length_swa": "head_dim",
-    "attention.value_length_swa": "head_dim", "expert_count": "num_experts", "expert_used_count": "top_k_experts",
-    "expert_feed_forward_length": "moe_intermediate_size", "attention.layer_norm_rms_epsilon": "rms_norm_eps"}
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.sliding_window": "sliding_window",
+    "attention.key_length": "global_head_dim",
+    "attention.value_length": "global_head_dim",
+    "attention.key_length_swa": "head_dim",
+    "attention.value_length_swa": "head_dim",
+    "expert_count": "num_experts",
+    "expert_used_count": "top_k_experts",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
 
 
 def gemma4_tensors(values: dict) -> list[TensorPlan]:
     """Return the tensors of the F16 GGUF of a Gemma 4 text config: name, dims (the slowest axis last), type."""
     hidden, dense, wide = values["hidden_size"], values["intermediate_size"], values["moe_intermediate_size"]
     experts, heads = values["num_experts"], values["num_attention_heads"]
-    tensors: list[TensorPlan] = [("rope_freqs.weight", (values["global_head_dim"] // 2,), F32),
-                             ("token_embd.weight", (hidden, values["vocab_size"]), F16),
-                             ("output_norm.weight", (hidden,), F32)]
+    tensors: list[TensorPlan] = [
+        ("rope_freqs.weight", (values["global_head_dim"] // 2,), F32),
+        ("token_embd.weight", (hidden, values["vocab_size"]), F16),
+        ("output_norm.weight", (hidden,), F32),
+    ]
     for layer, kind in enumerate(values["layer_types"]):
         full = kind == "full_attention"
         head = values["global_head_dim" if full else "head_dim"]
         keys = head * values["num_global_key_value_heads" if full else "num_key_value_heads"]
-        matrices = {"attn_q": (hidden, heads * head), "attn_k": (hidden, keys), "attn_output": (heads * head, hidden),
-                    "ffn_gate": (hidden, dense), "ffn_up": (hidden, dense), "ffn_down": (dense, hidden),
-                    "ffn_gate_up_exps": (hidden, 2 * wide, experts), "ffn_down_exps": (wide, hidden, experts)}
+        matrices = {
+            "attn_q": (hidden, heads * head),
+            "attn_k": (hidden, keys),
+            "attn_output": (heads * head, hidden),
+            "ffn_gate": (hidden, dense),
+            "ffn_up": (hidden, dense),
+            "ffn_down": (dense, hidden),
+            "ffn_gate_up_exps": (hidden, 2 * wide, experts),
+            "ffn_down_exps": (wide, hidden, experts),
+        }
         if not (full and values.get("attention_k_eq_v")):
             matrices["attn_v"] = (hidden, keys)
-        small = {"attn_q_norm.weight": (head,), "attn_k_norm.weight": (head,), "layer_output_scale.weight": (1,),
-                 "ffn_gate_inp.weight": (hidden, experts), "ffn_gate_inp.scale": (hidden,), "ffn_down_exps.scale": (experts,)}
-        small |= {f"{name}.weight": (hidden,) for name in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm",
-                                                           "post_ffw_norm_1", "post_ffw_norm_2", "pre_ffw_norm_2")}
+        small = {
+            "attn_q_norm.weight": (head,),
+            "attn_k_norm.weight": (head,),
+            "layer_output_scale.weight": (1,),
+            "ffn_gate_inp.weight": (hidden, experts),
+            "ffn_gate_inp.scale": (hidden,),
+            "ffn_down_exps.scale": (experts,),
+        }
+        small |= {
+            f"{name}.weight": (hidden,)
+            for name in (
+                "attn_norm",
+                "post_attention_norm",
+                "ffn_norm",
+                "post_ffw_norm",
+                "post_ffw_norm_1",
+                "post_ffw_norm_2",
+                "pre_ffw_norm_2",
+            )
+        }
         tensors += [(f"blk.{layer}.{name}.weight", dims, F16) for name, dims in matrices.items()]
         tensors += [(f"blk.{layer}.{name}", dims, F32) for name, dims in small.items()]
     return tensors
@@ -66,8 +108,14 @@ def check_config(source: Path, values: dict) -> None:
     if not isinstance(values.get("rms_norm_eps"), (int, float)):
         raise InputError(source, "a number for rms_norm_eps", repr(values.get("rms_norm_eps")))
     kinds, layers = values.get("layer_types"), values["num_hidden_layers"]
-    if not isinstance(kinds, list) or len(kinds) != layers or not {*map(str, kinds)} <= {"full_attention", "sliding_attention"}:
-        raise InputError(source, f"layer_types of {layers} layers, each full_attention or sliding_attention", repr(kinds)[:80])
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != layers
+        or not {*map(str, kinds)} <= {"full_attention", "sliding_attention"}
+    ):
+        raise InputError(
+            source, f"layer_types of {layers} layers, each full_attention or sliding_attention", repr(kinds)[:80]
+        )
 
 
 def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHeader:
@@ -76,8 +124,12 @@ def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHead
     Raises InputError for another family, for a Gemma 4 without experts, and when a value is missing or cannot be.
     """
     if config.get("model_type") not in GEMMA4.model_types:
-        raise InputError(source, f"the config of Gemma 4 ({', '.join(GEMMA4.model_types)})", repr(config.get("model_type")),
-                         "of other families give the whole checkpoint or a GGUF")
+        raise InputError(
+            source,
+            f"the config of Gemma 4 ({', '.join(GEMMA4.model_types)})",
+            repr(config.get("model_type")),
+            "of other families give the whole checkpoint or a GGUF",
+        )
     values = text_config(config)
     if not values.get("num_experts") or values.get("hidden_size_per_layer_input"):
         raise InputError(source, "a Gemma 4 with experts and without per-layer embeddings", "another one")
@@ -85,19 +137,42 @@ def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHead
     sliding = [kind == "sliding_attention" for kind in values["layer_types"]]
     tensors = gemma4_tensors(values)
     pairs = {f"gemma4.{key}": values[field] for key, field in GEMMA4_NUMBERS.items()}
-    pairs |= {"gemma4.embedding_length_per_layer_input": 0, "gemma4.attention.sliding_window_pattern": sliding,
-              "gemma4.attention.head_count_kv": [values["num_key_value_heads" if short else "num_global_key_value_heads"]
-                                                 for short in sliding]}
-    pairs = {"general.architecture": "gemma4", "general.type": "model", "general.name": name, **pairs,
-             "general.file_type": 1, "general.quantization_version": 2}
+    pairs |= {
+        "gemma4.embedding_length_per_layer_input": 0,
+        "gemma4.attention.sliding_window_pattern": sliding,
+        "gemma4.attention.head_count_kv": [
+            values["num_key_value_heads" if short else "num_global_key_value_heads"] for short in sliding
+        ],
+    }
+    pairs = {
+        "general.architecture": "gemma4",
+        "general.type": "model",
+        "general.name": name,
+        **pairs,
+        "general.file_type": 1,
+        "general.quantization_version": 2,
+    }
     return write_header_only(empty_header(output), [key_value(*pair) for pair in pairs.items()], tensors, output)
 
 
 def from_checkpoint(directory: Path, llama_cpp: LlamaCpp, name: str, output: Path) -> GgufHeader:
     """Let the converter write the F16 GGUF of a checkpoint without its data; return its header."""
-    done = subprocess.run([sys.executable, HEADER_ONLY, llama_cpp.converter, directory.resolve(),
-                           "--outfile", output.resolve(), "--outtype", "f16", "--model-name", name],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            HEADER_ONLY,
+            llama_cpp.converter,
+            directory.resolve(),
+            "--outfile",
+            output.resolve(),
+            "--outtype",
+            "f16",
+            "--model-name",
+            name,
+        ],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode != 0:
         raise InputError(directory, "a checkpoint that llama.cpp's converter reads", last_words(done.stderr))
     return read_header(output)
@@ -114,8 +189,11 @@ def from_gguf(source: Path, keep: int | None, output: Path) -> GgufHeader:
     keep = experts if keep is None else keep
     if not 0 <= keep <= experts:
         raise InputError(source, f"{keep} experts or more", str(experts))
-    tensors = [(tensor.name, (*tensor.dims[:-1], keep) if EXPERT_TENSOR.fullmatch(tensor.name) else tensor.dims, tensor.kind)
-               for header in headers for tensor in header.tensors]
+    tensors = [
+        (tensor.name, (*tensor.dims[:-1], keep) if EXPERT_TENSOR.fullmatch(tensor.name) else tensor.dims, tensor.kind)
+        for header in headers
+        for tensor in header.tensors
+    ]
     split = {pair.raw for pair in first.key_values if pair.key.startswith("split.")}
     pairs = [raw for raw in key_value_bytes(first, {key: keep} if experts else {}) if raw not in split]
     return write_header_only(first, pairs, tensors, output)

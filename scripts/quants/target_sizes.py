@@ -28,8 +28,15 @@ RAGGED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0")  # what rows that ar
 NEED_IMATRIX = {"IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS"}
 LOW_TYPES = ("Q3_K", "Q4_0")  # what one layer is tried at: the first that is legal for it
 # The first pattern that a name matches is its role.
-ROLES = {"experts, down": r"blk\.\d+\.ffn_down_exps", "experts, gate and up": r"blk\.\d+\.ffn_\w*exps", "dense, down": r"blk\.\d+\.ffn_down\.",
-         "dense, gate and up": r"blk\.\d+\.ffn_", "attention": r"blk\.\d+\.attn_", "other, of blocks": r"blk\.", "embedding and output": ""}
+ROLES = {
+    "experts, down": r"blk\.\d+\.ffn_down_exps",
+    "experts, gate and up": r"blk\.\d+\.ffn_\w*exps",
+    "dense, down": r"blk\.\d+\.ffn_down\.",
+    "dense, gate and up": r"blk\.\d+\.ffn_",
+    "attention": r"blk\.\d+\.attn_",
+    "other, of blocks": r"blk\.",
+    "embedding and output": "",
+}
 # llama-quantize's mixture that a file is labelled by, after the type that most weights have. Over a float base it takes no
 # overrides, so there it is Q8_0.
 BASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M", "F16": "Q8_0", "BF16": "Q8_0", "F32": "Q8_0"}
@@ -48,8 +55,12 @@ class Group:
         """The types that it can have: whole blocks in every row, no imatrix where there is none."""
         ragged = any(tensor.dims[0] % 256 for tensor in self.tensors)
         blind = any(tensor.name in NOT_MEASURED for tensor in self.tensors)
-        return tuple(name for name in (RAGGED if ragged else WIDE) if not (blind and name in NEED_IMATRIX)
-                     and all(tensor.dims[0] % GGML_QUANT_SIZES[Kind[name]][0] == 0 for tensor in self.tensors))
+        return tuple(
+            name
+            for name in (RAGGED if ragged else WIDE)
+            if not (blind and name in NEED_IMATRIX)
+            and all(tensor.dims[0] % GGML_QUANT_SIZES[Kind[name]][0] == 0 for tensor in self.tensors)
+        )
 
     def bytes_at(self, kind: str, alignment: int) -> int:
         """Return its bytes in a file at a type, padding included."""
@@ -89,7 +100,9 @@ def overrides_of(choice: dict[Group, str] | list[tuple[Group, str]]) -> tuple[tu
         merged.setdefault((group.role, kind), []).append(group)
     overrides = []
     for (_, kind), groups in merged.items():
-        names = sorted({BLOCK_TENSOR.sub("", tensor.name).removesuffix(".weight") for group in groups for tensor in group.tensors})
+        names = sorted(
+            {BLOCK_TENSOR.sub("", tensor.name).removesuffix(".weight") for group in groups for tensor in group.tensors}
+        )
         layers = [group.layer for group in groups if group.layer is not None]
         block = rf"blk\.({'|'.join(map(str, layers))})\." if layers else ""
         overrides.append((rf"^{block}({'|'.join(map(re.escape, names))})\.weight$", kind.lower()))
@@ -117,11 +130,18 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
     sizes = np.array([option.size for _, option in flat], np.float64)
     costs = np.array([option.cost for _, option in flat])
     scale = costs.max() or 1.0
-    belongs = LinearConstraint(np.array([[float(group == row) for group, _ in flat] for row in range(len(options))]), 1, 1)
+    belongs = LinearConstraint(
+        np.array([[float(group == row) for group, _ in flat] for row in range(len(options))]), 1, 1
+    )
     starts, limit = np.cumsum([0, *map(len, options)]), room
     while True:
-        found = milp(costs / scale + 1e-12 * sizes / sizes.max(), integrality=np.ones(len(flat)), bounds=Bounds(0, 1),
-                     constraints=[belongs, LinearConstraint(sizes[None] / room, -np.inf, limit / room)], options={"mip_rel_gap": 0})
+        found = milp(
+            costs / scale + 1e-12 * sizes / sizes.max(),
+            integrality=np.ones(len(flat)),
+            bounds=Bounds(0, 1),
+            constraints=[belongs, LinearConstraint(sizes[None] / room, -np.inf, limit / room)],
+            options={"mip_rel_gap": 0},
+        )
         if found.x is None:  # no room above that of the smallest options, but for the solver's tolerance
             return [min(range(len(each)), key=lambda number: each[number].size) for each in options]
         picked = [place for place, value in enumerate(found.x) if value > 0.5]
@@ -149,44 +169,77 @@ def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, grou
     for part in ("roles", "layers"):
         check_numbers(path, part, found[part])
     if source and found["inputs"].get("source_sha256") != (digest := recorded_sha256(source)):
-        raise InputError(path, f"sensitivities of the model with sha256 {digest[:12]}", f"those of {str(found['inputs'].get('source_sha256'))[:12]}",
-                         "measure them again")
+        raise InputError(
+            path,
+            f"sensitivities of the model with sha256 {digest[:12]}",
+            f"those of {str(found['inputs'].get('source_sha256'))[:12]}",
+            "measure them again",
+        )
     if source and found["inputs"].get("imatrix_sha256") != (digest := sha256_file(imatrix) if imatrix else None):
-        raise InputError(path, f"sensitivities with the imatrix {str(digest)[:12]}", f"those with {str(found['inputs'].get('imatrix_sha256'))[:12]}",
-                         "measure them again")
+        raise InputError(
+            path,
+            f"sensitivities with the imatrix {str(digest)[:12]}",
+            f"those with {str(found['inputs'].get('imatrix_sha256'))[:12]}",
+            "measure them again",
+        )
     for group in groups:
         layers = found["layers"].get(group.role)
-        if not set(group.legal) <= found["roles"].get(group.role, {}).keys() or layers and str(group.layer) not in layers:
-            raise InputError(path, f"the {group.role} of layer {group.layer} at {', '.join(group.legal)}", "less than that",
-                             "is it of another model?")
+        if (
+            not set(group.legal) <= found["roles"].get(group.role, {}).keys()
+            or layers
+            and str(group.layer) not in layers
+        ):
+            raise InputError(
+                path,
+                f"the {group.role} of layer {group.layer} at {', '.join(group.legal)}",
+                "less than that",
+                "is it of another model?",
+            )
     return found
 
 
-def target_recipe(name: str, header: GgufHeader, tool: Path, imatrix: Path | None, sensitivity: Path | None,
-                source: Path | None) -> Recipe:
+def target_recipe(
+    name: str, header: GgufHeader, tool: Path, imatrix: Path | None, sensitivity: Path | None, source: Path | None
+) -> Recipe:
     """Return the recipe of a target size; raise InputError when nothing is measured, or when no types are small enough."""
     if sensitivity is None:
-        raise InputError(name, "--sensitivity, which says what each type costs where", "none", "measure_sensitivity.py makes it")
+        raise InputError(
+            name, "--sensitivity, which says what each type costs where", "none", "measure_sensitivity.py makes it"
+        )
     if imatrix is None:
         raise InputError(name, "--imatrix", "none")
     groups, target = groups_of(header, tool, imatrix), target_bytes(name)
     costs = read_sensitivity(sensitivity, source, imatrix, groups)
-    options = [[Option(tensor_kind(group), group.bytes_at(tensor_kind(group), header.alignment), 0.0),
-                *(Option(kind, group.bytes_at(kind, header.alignment), cost_of(costs, group, kind)) for kind in group.legal)] for group in groups]
+    options = [
+        [
+            Option(tensor_kind(group), group.bytes_at(tensor_kind(group), header.alignment), 0.0),
+            *(
+                Option(kind, group.bytes_at(kind, header.alignment), cost_of(costs, group, kind))
+                for kind in group.legal
+            ),
+        ]
+        for group in groups
+    ]
     whole = planned_size(header, {tensor.name: tensor.kind for tensor in header.tensors}, imatrix)
     fixed = whole - sum(each[0].size for each in options)
     chosen = cheapest(options, target - fixed)
     if chosen is None:
         least = fixed + sum(min(option.size for option in each) for each in options)
-        raise InputError(name, f"AUTO-{math.ceil(least / GIB * 1e5) / 1e5:g} or more, the size at the lowest types", name)
+        raise InputError(
+            name, f"AUTO-{math.ceil(least / GIB * 1e5) / 1e5:g} or more, the size at the lowest types", name
+        )
     kinds = [each[number].kind for each, number in zip(options, chosen)]
     weights = Counter()
     for group, kind in zip(groups, kinds):
         weights[kind] += sum(math.prod(tensor.dims) for tensor in group.tensors)
     most = max(weights, key=lambda kind: (weights[kind], kind))
     cost = sum(each[number].cost for each, number in zip(options, chosen))
-    return Recipe(name, BASES.get(most, most), f"cheapest types under {target} bytes, expected KLD {cost:.3g} nats a token",
-                  overrides=overrides_of(list(zip(groups, kinds))))
+    return Recipe(
+        name,
+        BASES.get(most, most),
+        f"cheapest types under {target} bytes, expected KLD {cost:.3g} nats a token",
+        overrides=overrides_of(list(zip(groups, kinds))),
+    )
 
 
 def tensor_kind(group: Group) -> str:

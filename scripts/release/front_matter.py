@@ -44,7 +44,9 @@ def front_matter(kind: str, base: str, license_id: str, quantized_by: str, tags:
     if origin and kind != "checkpoint":
         origin["base_model_relation"] = "quantized"
     by = {"quantized_by": quantized_by} if quantized_by and kind != "checkpoint" else {}
-    data = ModelCardData(license=license_id or None, library_name=LIBRARIES[kind], pipeline_tag=PIPELINE, tags=tags, **origin, **by)
+    data = ModelCardData(
+        license=license_id or None, library_name=LIBRARIES[kind], pipeline_tag=PIPELINE, tags=tags, **origin, **by
+    )
     return f"---\n{data.to_yaml()}\n---\n"
 
 
@@ -59,12 +61,22 @@ def check_front_matter(path: Path, kind: str) -> dict:
             raise InputError(path, f"a {form.__name__} {key} in the front matter", repr(data.get(key)))
     if unknown := sorted(data.keys() - NEEDED.keys() - OPTIONAL.keys()):
         raise InputError(path, f"front matter of {', '.join([*NEEDED, *OPTIONAL])}", unknown[0])
-    rules = [("library_name", data["library_name"] == LIBRARIES[kind], LIBRARIES[kind]),
-             ("pipeline_tag", data["pipeline_tag"] == PIPELINE, PIPELINE),
-             ("base_model", is_hub_id(data.get("base_model", "a/b")), "OWNER/NAME"),
-             ("base_model_relation", data.get("base_model_relation", "quantized") in RELATIONS, f"one of {', '.join(RELATIONS)}"),
-             ("license", re.fullmatch(r"[a-z0-9][a-z0-9.-]*", data.get("license", "gemma")), "an identifier of the Hub, such as gemma"),
-             ("tags", all(isinstance(tag, str) for tag in data["tags"]), "words")]
+    rules = [
+        ("library_name", data["library_name"] == LIBRARIES[kind], LIBRARIES[kind]),
+        ("pipeline_tag", data["pipeline_tag"] == PIPELINE, PIPELINE),
+        ("base_model", is_hub_id(data.get("base_model", "a/b")), "OWNER/NAME"),
+        (
+            "base_model_relation",
+            data.get("base_model_relation", "quantized") in RELATIONS,
+            f"one of {', '.join(RELATIONS)}",
+        ),
+        (
+            "license",
+            re.fullmatch(r"[a-z0-9][a-z0-9.-]*", data.get("license", "gemma")),
+            "an identifier of the Hub, such as gemma",
+        ),
+        ("tags", all(isinstance(tag, str) for tag in data["tags"]), "words"),
+    ]
     for key, holds, expected in rules:
         if not holds:
             raise InputError(path, f"{key} {expected} in the front matter", repr(data[key]))

@@ -23,10 +23,12 @@ from release.release_files import MANIFEST
 
 GO_ON = "the same command goes on"
 SHA1_LETTERS = 40
-REASONS = {401: ("a token that the server accepts", "401 Unauthorized"),
-           402: ("an account that may store this", "402 Payment Required"),
-           403: ("the right to write to it", "403 Forbidden"),
-           404: ("a repository that the token may see", "404 Not Found")}
+REASONS = {
+    401: ("a token that the server accepts", "401 Unauthorized"),
+    402: ("an account that may store this", "402 Payment Required"),
+    403: ("the right to write to it", "403 Forbidden"),
+    404: ("a repository that the token may see", "404 Not Found"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,13 @@ class Sent:
 
 def sent_of(folder: Path, manifest: dict) -> Sent:
     """Return what is sent of a release that has been checked."""
-    files = {**manifest["files"], MANIFEST: {"bytes": (folder / MANIFEST).stat().st_size, "sha256": sha256_file(folder / MANIFEST)}}
-    return Sent(folder, manifest["name"], *({path: entry[key] for path, entry in files.items()} for key in ("bytes", "sha256")))
+    files = {
+        **manifest["files"],
+        MANIFEST: {"bytes": (folder / MANIFEST).stat().st_size, "sha256": sha256_file(folder / MANIFEST)},
+    }
+    return Sent(
+        folder, manifest["name"], *({path: entry[key] for path, entry in files.items()} for key in ("bytes", "sha256"))
+    )
 
 
 def be_quiet() -> None:
@@ -102,7 +109,10 @@ def remote_files(repo: str, token: str | None) -> dict[str, tuple[int, str]] | N
         info = HfApi().model_info(repo, files_metadata=True, token=token or False)
     except RepositoryNotFoundError:
         return None
-    return {file.rfilename: (file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "") for file in info.siblings or []}
+    return {
+        file.rfilename: (file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "")
+        for file in info.siblings or []
+    }
 
 
 def same_there(release: Sent, path: str, remote: tuple[int, str]) -> bool:
@@ -116,8 +126,10 @@ def same_there(release: Sent, path: str, remote: tuple[int, str]) -> bool:
 def plan(release: Sent, there: dict[str, tuple[int, str]] | None) -> dict[str, str]:
     """Return "new", "changed" or "same" for every file of the release against what is on the Hub."""
     there = there or {}
-    return {path: "new" if path not in there else "same" if same_there(release, path, there[path]) else "changed"
-            for path in release.bytes}
+    return {
+        path: "new" if path not in there else "same" if same_there(release, path, there[path]) else "changed"
+        for path in release.bytes
+    }
 
 
 def additions_of(release: Sent, paths: list[str]) -> list[CommitOperationAdd]:
@@ -145,7 +157,9 @@ def send(release: Sent, repo: str, token: str, paths: list[str], said: Callable[
             api.preupload_lfs_files(repo, [addition], free_memory=False)
             if addition._is_uploaded:  # false for small files, which go with the commit
                 said(f"stored {addition.path_in_repo}")
-        done = api.create_commit(repo, additions, commit_message=f"{release.name}, manifest sha256 {release.sha256[MANIFEST]}")
+        done = api.create_commit(
+            repo, additions, commit_message=f"{release.name}, manifest sha256 {release.sha256[MANIFEST]}"
+        )
         left = [path for path, state in plan(release, remote_files(repo, token)).items() if state != "same"]
     if left:
         raise InputError(repo, "the release's files on the Hub", f"others under {', '.join(left)[:200]}", GO_ON)

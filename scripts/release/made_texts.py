@@ -34,12 +34,26 @@ def release_of(folder: Path, manifest: dict) -> Release:
 
     Raises InputError when metadata are missing, or when they, scores or quality are not that.
     """
-    scores, quality = (read_evidence(folder / name, name) if (folder / name).exists() else None for name in (SCORES_NAME, QUALITY_NAME))
+    scores, quality = (
+        read_evidence(folder / name, name) if (folder / name).exists() else None for name in (SCORES_NAME, QUALITY_NAME)
+    )
     records = manifest["records"]
     caches = caches_of(read_header(folder / next(iter(records.values()))["files"][0])) if records else {}
-    return Release(manifest["name"], manifest["repository"], manifest["kind"], manifest["base"], manifest["license"],
-                   manifest["quantized_by"], records, read_evidence(folder / METADATA_NAME, METADATA_NAME), scores, quality,
-                   [name for name in PICTURES if (folder / name).exists()], caches, manifest["sibling"])
+    return Release(
+        manifest["name"],
+        manifest["repository"],
+        manifest["kind"],
+        manifest["base"],
+        manifest["license"],
+        manifest["quantized_by"],
+        records,
+        read_evidence(folder / METADATA_NAME, METADATA_NAME),
+        scores,
+        quality,
+        [name for name in PICTURES if (folder / name).exists()],
+        caches,
+        manifest["sibling"],
+    )
 
 
 def ollama_texts(folder: Path, records: dict[str, dict], params: Path) -> dict[str, str]:
@@ -48,7 +62,9 @@ def ollama_texts(folder: Path, records: dict[str, dict], params: Path) -> dict[s
     The Modelfile is one of the largest quant, in parts or F16 only where there is no other; params: their source.
     """
     values = ollama_params(params, folder / next(iter(records.values()))["files"][0])
-    best = max(records.values(), key=lambda record: (len(record["files"]) == 1, record["type"] != "F16", record["bytes"]))
+    best = max(
+        records.values(), key=lambda record: (len(record["files"]) == 1, record["type"] != "F16", record["bytes"])
+    )
     return {"params": json.dumps(values, indent=2) + "\n", "Modelfile": modelfile(best["files"][0], values)}
 
 

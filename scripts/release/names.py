@@ -29,7 +29,11 @@ def is_standard(quant: str) -> bool:
 
 def first_parts(paths: list[str]) -> list[str]:
     """Return the GGUF files among paths, of a split one only its first part, in their order."""
-    return [path for path in paths if path.lower().endswith(".gguf") and (not (part := PART.search(path)) or part[1] == "00001")]
+    return [
+        path
+        for path in paths
+        if path.lower().endswith(".gguf") and (not (part := PART.search(path)) or part[1] == "00001")
+    ]
 
 
 def stem(path: str) -> str:
@@ -58,7 +62,9 @@ def label_pick(paths: list[str], tag: str | None) -> str | None:
     if tag:
         return next((path for path in files if tag.upper() in (hub_label(path), path.upper())), None)
     labels = {path: hub_label(path) or "" for path in files}
-    choices = [path for path in files if labels[path] == "Q4_K_M"] + [path for path in files if re.match(r"(UD-)?I?Q4", labels[path])]
+    choices = [path for path in files if labels[path] == "Q4_K_M"] + [
+        path for path in files if re.match(r"(UD-)?I?Q4", labels[path])
+    ]
     return next(iter(choices + files), None)
 
 
@@ -75,8 +81,12 @@ def listing_pick(paths: list[str], tag: str | None) -> str | None:
     return next((path for path in first_parts(paths) if (tag or "").upper() in path.upper()), None)
 
 
-RULES: dict[str, Rule] = {"llama.cpp -hf": llama_cpp_pick, "Hub and Ollama, by label": label_pick,
-                          "Hub and Ollama, by ending": suffix_pick, "the listing": listing_pick}
+RULES: dict[str, Rule] = {
+    "llama.cpp -hf": llama_cpp_pick,
+    "Hub and Ollama, by label": label_pick,
+    "Hub and Ollama, by ending": suffix_pick,
+    "the listing": listing_pick,
+}
 ORDERS: dict[str, Callable[[str], object]] = {"by bytes": str, "by letters": lambda path: (path.lower(), path)}
 
 
@@ -102,7 +112,9 @@ def clashes(quants: dict[str, str], others: tuple[str, ...] = (), labels: tuple[
     quants: type of each GGUF file of one repository by path (of a split file, of every part); others: its other files;
     labels: types of llama.cpp that may be asked for although the repository does not have them.
     """
-    found = [f"{TAKES_OVER}: expected no such file, found one, which llama.cpp fetches in place of a model"] * (TAKES_OVER in others)
+    found = [f"{TAKES_OVER}: expected no such file, found one, which llama.cpp fetches in place of a model"] * (
+        TAKES_OVER in others
+    )
     held = dict.fromkeys(quants.values())
     for rule in RULES:
         for key in ORDERS.values():

@@ -11,16 +11,22 @@ from quants.recipes import RECIPES
 def must_exceed(records: dict[str, dict]) -> list[tuple[str, str, bool]]:
     """Return each (quant, quant it must exceed in size, whether it does) among the records' types."""
     sizes = {record["type"]: record["bytes"] for record in records.values()}
-    return [(name, recipe.larger_than, sizes[name] > sizes[recipe.larger_than]) for name, recipe in RECIPES.items()
-            if name in sizes and recipe.larger_than in sizes]
+    return [
+        (name, recipe.larger_than, sizes[name] > sizes[recipe.larger_than])
+        for name, recipe in RECIPES.items()
+        if name in sizes and recipe.larger_than in sizes
+    ]
 
 
 def size_exceptions(records: dict[str, dict]) -> list[str]:
     """Return a sentence for each quant that is larger than the one before it in the order of names."""
     sizes = {record["type"]: record["bytes"] for record in records.values()}
     order = [name for name in RECIPES if name in sizes]
-    return [f"{later} is larger than {earlier}, the name before it." for earlier, later in zip(order, order[1:])
-            if sizes[later] >= sizes[earlier]]
+    return [
+        f"{later} is larger than {earlier}, the name before it."
+        for earlier, later in zip(order, order[1:])
+        if sizes[later] >= sizes[earlier]
+    ]
 
 
 def measured(records: dict[str, dict], quality: dict | None) -> dict[str, dict]:
@@ -41,9 +47,11 @@ def kld_exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:
             by = quality["conclusions"][loss]["dominated"].get(entry["label"])
             if by and by["significant"]:
                 found.setdefault((entry["label"], by["by"]), []).append(loss)
-    return [f"{label} costs more than {other}{'' if other in here else ' (not in this repository)'}, which is no larger, beyond the error, "
-            f"by {' and '.join(losses)} loss."
-            for (label, other), losses in found.items()]
+    return [
+        f"{label} costs more than {other}{'' if other in here else ' (not in this repository)'}, which is no larger, beyond the error, "
+        f"by {' and '.join(losses)} loss."
+        for (label, other), losses in found.items()
+    ]
 
 
 def exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:

@@ -23,12 +23,18 @@ from ggufs.gguf_header import ARRAY, array_values, read_header
 NGRAM_WORDS, LEAST_WORDS = 8, 6
 BASE_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja")
 # Tokens of the Hub, GitHub, GitLab and the services that name theirs sk-; keys of AWS; private keys.
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}|gh[opsu]_[A-Za-z0-9]{30,}|\b(?:glpat-[\w-]{20,}|sk-[\w-]{32,}|AKIA[A-Z0-9]{16}\b)|"
-                   r"-----BEGIN [A-Z ]*PRIVATE KEY")
-PLACE = re.compile(r"(?<![\w.~:/-])/(?:home|root|tmp|var|mnt|media|Users|srv|scratch|workspace|work)/[\w.+-]+|\b[A-Z]:\\Users\\\w+")
+TOKEN = re.compile(
+    r"hf_[A-Za-z0-9]{20,}|gh[opsu]_[A-Za-z0-9]{30,}|\b(?:glpat-[\w-]{20,}|sk-[\w-]{32,}|AKIA[A-Z0-9]{16}\b)|"
+    r"-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+PLACE = re.compile(
+    r"(?<![\w.~:/-])/(?:home|root|tmp|var|mnt|media|Users|srv|scratch|workspace|work)/[\w.+-]+|\b[A-Z]:\\Users\\\w+"
+)
 URL = re.compile(r"\b(?:https?|ssh|git|ftp|file)://[^\s\"'<>()\[\]{}|\\`]+")
-BARE_HOST = re.compile(r"(?<![\w./@-])(?:(?:10\.\d{1,3}|169\.254|172\.(?:1[6-9]|2\d|3[01])|192\.168)(?:\.\d{1,3}){2}|"
-                       r"(?:[a-z0-9-]+\.)+(?:internal|lan|corp|intranet|localdomain))(?![\w-]|\.\w)(?::\d+)?")
+BARE_HOST = re.compile(
+    r"(?<![\w./@-])(?:(?:10\.\d{1,3}|169\.254|172\.(?:1[6-9]|2\d|3[01])|192\.168)(?:\.\d{1,3}){2}|"
+    r"(?:[a-z0-9-]+\.)+(?:internal|lan|corp|intranet|localdomain))(?![\w-]|\.\w)(?::\d+)?"
+)
 PRIVATE_ENDINGS = (".local", ".internal", ".lan", ".corp", ".intra", ".intranet", ".home", ".localdomain")
 PNG, ZLIB_MARK, MOST_INFLATED_BYTES = b"\x89PNG\r\n\x1a\n", 0x78, 1 << 20
 WORD = re.compile(r"[^\W\d_]{2,}")
@@ -61,7 +67,9 @@ def picture_texts(data: bytes) -> list[str]:
         length, kind = struct.unpack_from(">I4s", data, at)
         body = data[at + 8 : at + 8 + length]
         if kind in (b"zTXt", b"iTXt", b"iCCP"):
-            found += [text for place in range(len(body)) if body[place] == ZLIB_MARK and (text := inflated(body[place:]))]
+            found += [
+                text for place in range(len(body)) if body[place] == ZLIB_MARK and (text := inflated(body[place:]))
+            ]
         at += length + 12
     return found
 
@@ -70,7 +78,9 @@ def json_texts(value: object) -> Iterator[str]:
     """Yield every key and text of JSON, without the escapes that it is written with."""
     if isinstance(value, str):
         yield value
-    for part in [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for part in (
+        [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         yield from json_texts(part)
 
 
@@ -100,7 +110,9 @@ def texts_of(path: Path, name: str) -> Iterator[Published]:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > path.stat().st_size - 8:
-                raise InputError(path, "a whole safetensors file", f"a header of {length} bytes in one of {path.stat().st_size}")
+                raise InputError(
+                    path, "a whole safetensors file", f"a header of {length} bytes in one of {path.stat().st_size}"
+                )
             yield Published(f"{name}, its header", file.read(length).decode("utf-8", "replace"))
     else:
         yield Published(name, "\n".join(file_texts(path)), Path(name).name in BASE_FILES)
@@ -123,8 +135,15 @@ def is_private(url: str) -> bool:
 
 def machine_names(folder: Path) -> tuple[dict[str, str], list[str]]:
     """Return what tells this machine (text: what it is), and what of that cannot be searched for, since it is a plain word."""
-    places = {f"{place}/": what for place, what in ((Path.home(), "the home directory"), (Path.cwd(), "the working directory"),
-                                                    (folder.resolve().parent, "the folder of releases")) if len(place.parts) > 1}
+    places = {
+        f"{place}/": what
+        for place, what in (
+            (Path.home(), "the home directory"),
+            (Path.cwd(), "the working directory"),
+            (folder.resolve().parent, "the folder of releases"),
+        )
+        if len(place.parts) > 1
+    }
     names = {socket.gethostname(), socket.getfqdn()} - {"localhost", "localhost.localdomain"}
     known = {name: "the host's name" for name in names if len(name) > 3 and re.search(r"[\d.-]", name)}
     return places | known, sorted(f"host name {name!r}" for name in names - known.keys())
@@ -136,13 +155,26 @@ def secrets(texts: Iterable[Published], names: dict[str, str]) -> list[str]:
     for entry in texts:
         if token := TOKEN.search(entry.text):
             found.append(f"{entry.place}: expected no token, found {re.match('[a-z]*[_-]?', token[0])[0]}...")
-        found += [f"{entry.place}: expected nothing of this machine, found {what}" for name, what in names.items()
-                  if re.search(rf"(?<![\w-]){re.escape(name)}" if what == "the host's name" else re.escape(name), entry.text)]
+        found += [
+            f"{entry.place}: expected nothing of this machine, found {what}"
+            for name, what in names.items()
+            if re.search(rf"(?<![\w-]){re.escape(name)}" if what == "the host's name" else re.escape(name), entry.text)
+        ]
         if entry.of_base:
             continue
-        found += [f"{entry.place}: expected no path of a machine, found {place}" for place in dict.fromkeys(PLACE.findall(entry.text))]
-        found += [f"{entry.place}: expected no private host, found {url[:100]}" for url in dict.fromkeys(URL.findall(entry.text)) if is_private(url)]
-        found += [f"{entry.place}: expected no private host, found {host}" for host in dict.fromkeys(BARE_HOST.findall(entry.text))]
+        found += [
+            f"{entry.place}: expected no path of a machine, found {place}"
+            for place in dict.fromkeys(PLACE.findall(entry.text))
+        ]
+        found += [
+            f"{entry.place}: expected no private host, found {url[:100]}"
+            for url in dict.fromkeys(URL.findall(entry.text))
+            if is_private(url)
+        ]
+        found += [
+            f"{entry.place}: expected no private host, found {host}"
+            for host in dict.fromkeys(BARE_HOST.findall(entry.text))
+        ]
     return found
 
 
@@ -182,6 +214,8 @@ def quoted_questions(texts: Iterable[Published], known: dict[int, dict[tuple[str
         tokens = words(entry.text)
         hits = {by_run[run] for length, by_run in known.items() for run in runs(tokens, length) if run in by_run}
         if hits:
-            found.append(f"{entry.place}: expected no text of a question, found that of {min(hits)}"
-                         + (f" and {len(hits) - 1} others" if len(hits) > 1 else ""))
+            found.append(
+                f"{entry.place}: expected no text of a question, found that of {min(hits)}"
+                + (f" and {len(hits) - 1} others" if len(hits) > 1 else "")
+            )
     return found

@@ -13,8 +13,17 @@ from pathlib import Path
 
 from choice.drop_map import METADATA_NAME, DropMetadata
 from files.byte_ranges import Run, same_bytes
-from files.safe_files import (InputError, check_record, check_replaceable, directory_when_done, read_json, read_record,
-                              require_disk_space, sha256_file, write_json)
+from files.safe_files import (
+    InputError,
+    check_record,
+    check_replaceable,
+    directory_when_done,
+    read_json,
+    read_record,
+    require_disk_space,
+    sha256_file,
+    write_json,
+)
 from ggufs.gguf_header import TensorInfo, read_header, split_paths
 from llama.llama_tools import LlamaCpp, run_tool
 from losses.quality_record import QUALITY_NAME, Quality
@@ -32,8 +41,17 @@ SHA256, DIGITS = re.compile(r"[0-9a-f]{64}"), 12  # of a digest in hex, and how 
 SPLIT_RECORD = "split.json"
 SPLIT_UNIT_BYTES = 1_000_000  # llama-gguf-split's M
 SOURCE_FIELDS = {"records": dict, "copies": dict, "params": dict, "questions": dict}
-FIELDS = {"name": str, "repository": str, "kind": str, "base": str, "license": str, "quantized_by": str, "sibling": str, "records": dict,
-          "files": dict}
+FIELDS = {
+    "name": str,
+    "repository": str,
+    "kind": str,
+    "base": str,
+    "license": str,
+    "quantized_by": str,
+    "sibling": str,
+    "records": dict,
+    "files": dict,
+}
 
 
 def check_fields(path: Path, content: dict, fields: dict[str, object], what: str) -> dict:
@@ -53,14 +71,21 @@ def read_manifest(folder: Path) -> dict:
     """Return a release's manifest; raise InputError when it is missing or is not one."""
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise InputError(folder, "a release folder", "nothing" if not folder.exists() else "a file", "run `make release`")
+        raise InputError(
+            folder, "a release folder", "nothing" if not folder.exists() else "a file", "run `make release`"
+        )
     manifest = check_fields(path, read_json(path), FIELDS, "a release's manifest")
     if manifest["kind"] not in KINDS:
         raise InputError(path, f"a kind among {', '.join(KINDS)}", repr(manifest["kind"])[:60])
     for part in ("records", "files"):
         for name, entry in manifest[part].items():
             inside = not name.startswith("/") and not {"", ".", ".."} & set(name.split("/")) and name != MANIFEST
-            if not (inside and isinstance(entry, dict) and type(entry.get("bytes")) is int and SHA256.fullmatch(str(entry.get("sha256")))):
+            if not (
+                inside
+                and isinstance(entry, dict)
+                and type(entry.get("bytes")) is int
+                and SHA256.fullmatch(str(entry.get("sha256")))
+            ):
                 raise InputError(path, f"bytes and sha256 of every entry of {part!r}", f"{name!r}: {entry!r}"[:120])
     for record in manifest["records"].values():
         check_record(path, record, QuantRecord)
@@ -95,19 +120,36 @@ def folder_differences(folder: Path, manifest: dict) -> list[InputError]:
         if entry is None:
             found.append(InputError(path, f"only files that {MANIFEST} lists", "one that it does not"))
         elif name not in there:
-            found.append(InputError(path, f"{entry['bytes']} bytes, as {MANIFEST} says", "nothing", "run `make release`"))
+            found.append(
+                InputError(path, f"{entry['bytes']} bytes, as {MANIFEST} says", "nothing", "run `make release`")
+            )
         elif path.stat().st_size != entry["bytes"]:
-            found.append(InputError(path, f"{entry['bytes']} bytes, as {MANIFEST} says", f"{path.stat().st_size}",
-                                    "was it edited? run `make release`"))
+            found.append(
+                InputError(
+                    path,
+                    f"{entry['bytes']} bytes, as {MANIFEST} says",
+                    f"{path.stat().st_size}",
+                    "was it edited? run `make release`",
+                )
+            )
         elif (digest := sha256_file(path)) != entry["sha256"]:
-            found.append(InputError(path, f"sha256 {entry['sha256'][:DIGITS]}, as {MANIFEST} says", digest[:DIGITS],
-                                    "was it edited? run `make release`"))
+            found.append(
+                InputError(
+                    path,
+                    f"sha256 {entry['sha256'][:DIGITS]}, as {MANIFEST} says",
+                    digest[:DIGITS],
+                    "was it edited? run `make release`",
+                )
+            )
     return found
 
 
 def listed(folder: Path) -> dict[str, dict]:
     """Return bytes and sha256 of every file of a folder that will get a manifest."""
-    return {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)} for name in listed_paths(folder)}
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
+        for name in listed_paths(folder)
+    }
 
 
 def sources_path(folder: Path) -> Path:
@@ -118,8 +160,13 @@ def sources_path(folder: Path) -> Path:
 def write_sources(folder: Path, sources: dict[str, dict[str, Path]]) -> None:
     """Write what a release was made from (kind, name, path), as paths relative to the place of the file."""
     place = sources_path(folder)
-    write_json(place, {kind: {name: os.path.relpath(path.resolve(), place.parent.resolve()) for name, path in paths.items()}
-                       for kind, paths in sources.items()})
+    write_json(
+        place,
+        {
+            kind: {name: os.path.relpath(path.resolve(), place.parent.resolve()) for name, path in paths.items()}
+            for kind, paths in sources.items()
+        },
+    )
 
 
 def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
@@ -139,7 +186,9 @@ def tensors_of(first: Path) -> dict[str, tuple[Path, TensorInfo]]:
 def check_parts(whole: Path, parts: list[Path], limit: int) -> None:
     """Raise InputError unless parts hold all tensors of a file, byte for byte, each within the limit in bytes."""
     found, expected = tensors_of(parts[0]), tensors_of(whole)
-    if {name: (t.dims, t.kind) for name, (_, t) in found.items()} != {name: (t.dims, t.kind) for name, (_, t) in expected.items()}:
+    if {name: (t.dims, t.kind) for name, (_, t) in found.items()} != {
+        name: (t.dims, t.kind) for name, (_, t) in expected.items()
+    }:
         raise InputError(parts[0], f"the tensors of {whole.name} in its parts", "others")
     for name, (path, tensor) in found.items():
         source = expected[name][1]
@@ -147,7 +196,12 @@ def check_parts(whole: Path, parts: list[Path], limit: int) -> None:
             raise InputError(path, f"the bytes of {name} in {whole.name}", "others")
     for part in parts:
         if part.stat().st_size > limit:
-            raise InputError(part, f"at most {limit} bytes", f"{part.stat().st_size}", "one tensor or the header alone may be as large")
+            raise InputError(
+                part,
+                f"at most {limit} bytes",
+                f"{part.stat().st_size}",
+                "one tensor or the header alone may be as large",
+            )
 
 
 def split_command(tool: Path, whole: Path, prefix: Path, limit: int) -> list[object]:
@@ -155,7 +209,11 @@ def split_command(tool: Path, whole: Path, prefix: Path, limit: int) -> list[obj
     header = read_header(whole)
     room = limit - min(tensor.offset for tensor in header.tensors)
     if room < SPLIT_UNIT_BYTES:
-        raise InputError(whole, f"a header of at most {limit - SPLIT_UNIT_BYTES} bytes, to be split at {limit}", f"one of {limit - room}")
+        raise InputError(
+            whole,
+            f"a header of at most {limit - SPLIT_UNIT_BYTES} bytes, to be split at {limit}",
+            f"one of {limit - room}",
+        )
     return [tool, "--split", "--split-max-size", f"{room // SPLIT_UNIT_BYTES}M", whole.resolve(), prefix.resolve()]
 
 

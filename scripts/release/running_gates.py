@@ -30,7 +30,11 @@ def smallest(checked: Checked) -> Path:
 
 def missing_sidecars(checked: Checked) -> list[str]:
     """Return which of Ollama's files are not there."""
-    return [f"{checked.folder / name}: expected Ollama's {name}, found nothing" for name in SIDECARS if not (checked.folder / name).is_file()]
+    return [
+        f"{checked.folder / name}: expected Ollama's {name}, found nothing"
+        for name in SIDECARS
+        if not (checked.folder / name).is_file()
+    ]
 
 
 def sidecars(checked: Checked) -> Outcome:
@@ -42,20 +46,29 @@ def sidecars(checked: Checked) -> Outcome:
         return outcome
     params, gguf = checked.folder / "params", smallest(checked)
     if (lowered := ollama_params(params, gguf)) != (given := read_json(params)):
-        outcome.deviations.append(f"{params}: expected num_ctx {lowered['num_ctx']} at most, the model's context, found {given['num_ctx']}")
+        outcome.deviations.append(
+            f"{params}: expected num_ctx {lowered['num_ctx']} at most, the model's context, found {given['num_ctx']}"
+        )
     lines = (checked.folder / "Modelfile").read_text(encoding="utf-8").splitlines()
     whole = {record["files"][0] for record in checked.manifest["records"].values()}
     source = next((match[1] for line in lines if (match := re.fullmatch(r"FROM \./(\S+)", line))), None)
     if source not in whole:
-        outcome.deviations.append(f"{checked.folder / 'Modelfile'}: expected FROM ./FILE of this folder, found {source}")
-    outcome.deviations += [f"{checked.folder / 'Modelfile'}: expected the line {line!r}, found no such"
-                           for line in ("RENDERER gemma4", "PARSER gemma4") if line not in lines]
+        outcome.deviations.append(
+            f"{checked.folder / 'Modelfile'}: expected FROM ./FILE of this folder, found {source}"
+        )
+    outcome.deviations += [
+        f"{checked.folder / 'Modelfile'}: expected the line {line!r}, found no such"
+        for line in ("RENDERER gemma4", "PARSER gemma4")
+        if line not in lines
+    ]
     return outcome
 
 
 def template(checked: Checked) -> Outcome:
     """The Go template renders what the GGUF's chat template does."""
-    outcome = Outcome("the Go template, run against the chat template of the smallest GGUF file", applies=checked.kind != CHECKPOINT)
+    outcome = Outcome(
+        "the Go template, run against the chat template of the smallest GGUF file", applies=checked.kind != CHECKPOINT
+    )
     if outcome.applies and not (missing := [line for line in missing_sidecars(checked) if "template:" in line]):
         outcome.deviations = template_differences(checked.folder / "template", smallest(checked))
     elif outcome.applies:
@@ -65,11 +78,20 @@ def template(checked: Checked) -> Outcome:
 
 def ask(server: LlamaServer) -> str:
     """Return the answer to one question, thought included; raise InputError when there is none."""
-    body = {"messages": [{"role": "user", "content": QUESTION.prompt}], "max_tokens": ANSWER_TOKENS, "temperature": 0, "seed": 1}
+    body = {
+        "messages": [{"role": "user", "content": QUESTION.prompt}],
+        "max_tokens": ANSWER_TOKENS,
+        "temperature": 0,
+        "seed": 1,
+    }
     try:
         message = request_json(f"{server.url}/v1/chat/completions", body, ANSWER_SECONDS)["choices"][0]["message"]
     except urllib.error.HTTPError as error:
-        raise InputError(server.gguf, "an answer of llama-server", f"HTTP {error.code}: {error.read()[:200].decode(errors='replace')}") from error
+        raise InputError(
+            server.gguf,
+            "an answer of llama-server",
+            f"HTTP {error.code}: {error.read()[:200].decode(errors='replace')}",
+        ) from error
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise InputError(server.gguf, "an answer of llama-server", f"{type(error).__name__}: {error}"[:200]) from error
     text = f"{message.get('reasoning_content') or ''}{message.get('content') or ''}".strip()
@@ -84,7 +106,9 @@ def answer(checked: Checked, tools: LlamaCpp, gpu_layers: int) -> Outcome:
         return Outcome("no GGUF file to load", applies=False)
     gguf = smallest(checked)
     with tempfile.TemporaryDirectory() as folder:
-        command = server_command(tools.tool("llama-server"), gguf, "release", 0, [*SERVER_FLAGS, "-ngl", str(gpu_layers)])
+        command = server_command(
+            tools.tool("llama-server"), gguf, "release", 0, [*SERVER_FLAGS, "-ngl", str(gpu_layers)]
+        )
         with LlamaServer(command, gguf, Path(folder) / "server.log") as server:
             text = ask(server)
     return Outcome(f"{gguf.name} loaded by llama-server, which answers {json.dumps(text[:60], ensure_ascii=False)}")

@@ -27,8 +27,15 @@ WATCH_SECONDS = 5  # how often a server that has not answered yet is asked wheth
 
 def completion(answer: Answer) -> dict:
     """Return what lm-eval reads of a chat completion."""
-    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": answer.answer},
-                         "finish_reason": answer.finish_reason}]}
+    return {
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": answer.answer},
+                "finish_reason": answer.finish_reason,
+            }
+        ]
+    }
 
 
 class AnswerProxy:
@@ -38,8 +45,14 @@ class AnswerProxy:
     set as the exception of `failure`.
     """
 
-    def __init__(self, server: LlamaServer, protocol: Protocol, documents: dict[str, dict], record: Path,
-                 told: Callable[[Answer], None]) -> None:
+    def __init__(
+        self,
+        server: LlamaServer,
+        protocol: Protocol,
+        documents: dict[str, dict],
+        record: Path,
+        told: Callable[[Answer], None],
+    ) -> None:
         self.server, self.protocol, self.documents, self.record, self.told = server, protocol, documents, record, told
         self.answers = read_answers(record)
         record.touch()
@@ -100,7 +113,9 @@ class AnswerProxy:
             self.keep(known)
             self.told(known)
         if known.request_sha256 != request_sha256:
-            raise InputError(self.record, f"{known.record_id} answered to the request that lm-eval sends", "to another one")
+            raise InputError(
+                self.record, f"{known.record_id} answered to the request that lm-eval sends", "to another one"
+            )
         return known
 
     async def ask(self, document: dict, digest: str, request_sha256: str, body: dict) -> Answer:
@@ -109,7 +124,9 @@ class AnswerProxy:
         while reply is None and len(errors) < self.protocol.attempts:
             async with self.alone() if errors else self.places:
                 asked_at, begin = asked_at or time.time(), begin or time.monotonic()
-                if errors and (self.server.starts == starts or not self.server.alive):  # no other request has restarted it
+                if errors and (
+                    self.server.starts == starts or not self.server.alive
+                ):  # no other request has restarted it
                     self.server.restart()
                 starts = self.server.starts
                 reply, error = await self.attempt(body)
@@ -119,13 +136,24 @@ class AnswerProxy:
         text, finish_reason = message.get("content") or "", reply["choices"][0]["finish_reason"] if reply else None
         letter = flexible_letter(text, document["choices"])
         target, usage = document["answer"].strip("()"), reply.get("usage", {}) if reply else {}
-        return Answer(record_id=document["Record ID"], prompt_sha256=digest, request_sha256=request_sha256, answer=text,
-                      reasoning=message.get("reasoning_content") or "", finish_reason=finish_reason,
-                      prompt_tokens=usage.get("prompt_tokens", 0), completion_tokens=usage.get("completion_tokens", 0),
-                      asked_at=round(asked_at, 3), seconds=round(time.monotonic() - begin, 3),
-                      attempts=len(errors) + (reply is not None), errors=errors,
-                      letter=letter, target=target, correct=letter == target,
-                      kind=class_of(text, finish_reason, letter) if reply else "server error")
+        return Answer(
+            record_id=document["Record ID"],
+            prompt_sha256=digest,
+            request_sha256=request_sha256,
+            answer=text,
+            reasoning=message.get("reasoning_content") or "",
+            finish_reason=finish_reason,
+            prompt_tokens=usage.get("prompt_tokens", 0),
+            completion_tokens=usage.get("completion_tokens", 0),
+            asked_at=round(asked_at, 3),
+            seconds=round(time.monotonic() - begin, 3),
+            attempts=len(errors) + (reply is not None),
+            errors=errors,
+            letter=letter,
+            target=target,
+            correct=letter == target,
+            kind=class_of(text, finish_reason, letter) if reply else "server error",
+        )
 
     @asynccontextmanager
     async def alone(self):
@@ -156,7 +184,9 @@ class AnswerProxy:
     async def listens(self) -> bool:
         """Whether the server takes connections. One that is slow to do so counts as listening."""
         try:
-            async with self.session.get(f"{self.server.url}/health", timeout=aiohttp.ClientTimeout(total=WATCH_SECONDS)):
+            async with self.session.get(
+                f"{self.server.url}/health", timeout=aiohttp.ClientTimeout(total=WATCH_SECONDS)
+            ):
                 return True
         except aiohttp.ClientConnectorError:
             return False
@@ -172,5 +202,13 @@ class AnswerProxy:
                 reply = await answer.json()
                 reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]  # a reply without them is an error
                 return reply, ""
-        except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (
+            aiohttp.ClientError,
+            ConnectionError,
+            TimeoutError,
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+        ) as error:
             return None, f"{type(error).__name__}: {error}"[:300]

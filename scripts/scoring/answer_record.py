@@ -66,7 +66,9 @@ def flexible_letter(text: str, choices: Iterable[str]) -> str | None:
     letters = {_plain(choice.strip()): letter for letter, choice in zip(LETTERS, choices)}
     longest_first = sorted(map(re.escape, letters), key=len, reverse=True)
     found = re.findall("|".join(longest_first), _plain(text))
-    if found and found[-1].strip():  # a choice of punctuation alone is found everywhere, as nothing: lm-eval then goes on
+    if (
+        found and found[-1].strip()
+    ):  # a choice of punctuation alone is found everywhere, as nothing: lm-eval then goes on
         return letters.get(found[-1].strip()) or letter_of(found[-1].strip())
     found = re.findall(r":\s*([A-D])", text)
     return found[-1] if found else None
@@ -83,10 +85,12 @@ def letter_of(extracted: str) -> str | None:
 
 
 # A commitment ("the answer is B", boxed, bold) outranks a bracketed letter. "(D)-glucose" is a name, not a choice.
-COMMITTED = re.compile(r"\\boxed\{\s*(?:\\\w+\{)?\s*\(?([A-D])\b|\*\*\s*\(?([A-D])(?:\)|\.|:|\s*\*\*)"
-                       r"|(?i:answer(?:\s+is)?\s*:?\s*(?:(?:option|choice)\s+)?)(?:[\s*_`$]|\\\(|\\\w+\{)*\(?([A-D])"
-                       r"(?![^\W_]|['’]|\)?[-‐–]\w)"
-                       r"|\A\W*([A-D])\W*\Z")
+COMMITTED = re.compile(
+    r"\\boxed\{\s*(?:\\\w+\{)?\s*\(?([A-D])\b|\*\*\s*\(?([A-D])(?:\)|\.|:|\s*\*\*)"
+    r"|(?i:answer(?:\s+is)?\s*:?\s*(?:(?:option|choice)\s+)?)(?:[\s*_`$]|\\\(|\\\w+\{)*\(?([A-D])"
+    r"(?![^\W_]|['’]|\)?[-‐–]\w)"
+    r"|\A\W*([A-D])\W*\Z"
+)
 BRACKETED = re.compile(r"\(([A-D])\)(?![-‐–]\w)")
 
 
@@ -125,7 +129,9 @@ def read_answers(path: Path) -> dict[str, Answer]:
             answer = Answer(**{field.name: row[field.name] for field in fields(Answer)})
             check_types(answer)
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(path, f"a recorded answer in line {number}", f"{type(error).__name__}: {error}"[:120]) from error
+            raise InputError(
+                path, f"a recorded answer in line {number}", f"{type(error).__name__}: {error}"[:120]
+            ) from error
         if answer.record_id in answers:
             raise InputError(path, f"every Record ID once, as in lines before {number}", f"{answer.record_id} twice")
         answers[answer.record_id] = answer
@@ -155,4 +161,6 @@ def append_answer(path: Path, answer: Answer) -> None:
             file.truncate(begin)
             if error.errno != errno.ENOSPC:
                 raise
-            raise InputError(path, "enough disk space", "the disk full", "make room; the same command goes on") from error
+            raise InputError(
+                path, "enough disk space", "the disk full", "make room; the same command goes on"
+            ) from error

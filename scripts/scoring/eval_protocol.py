@@ -53,16 +53,34 @@ class Protocol:
     @property
     def server_flags(self) -> list[str]:
         """llama-server's flags; the context is that of each of the concurrent requests."""
-        return [str(part) for part in (
-            "-c", self.context * self.concurrency, "-np", self.concurrency, "-ngl", self.gpu_layers, "--reasoning-format",
-            self.reasoning_format, "--reasoning-budget", self.reasoning_budget, "--timeout", self.timeout_seconds,
-            "--cache-ram", 0, *(["--no-cache-prompt"] if self.no_prompt_cache else []))]
+        return [
+            str(part)
+            for part in (
+                "-c",
+                self.context * self.concurrency,
+                "-np",
+                self.concurrency,
+                "-ngl",
+                self.gpu_layers,
+                "--reasoning-format",
+                self.reasoning_format,
+                "--reasoning-budget",
+                self.reasoning_budget,
+                "--timeout",
+                self.timeout_seconds,
+                "--cache-ram",
+                0,
+                *(["--no-cache-prompt"] if self.no_prompt_cache else []),
+            )
+        ]
 
     @property
     def gen_kwargs(self) -> str:
         """lm-eval's --gen_kwargs; local-chat-completions passes unknown ones on to the server."""
-        return (f"temperature={self.temperature},top_p={self.top_p},top_k={self.top_k},seed={self.seed},"
-                f"dry_multiplier={self.dry_multiplier},max_gen_toks={self.max_gen_toks}")
+        return (
+            f"temperature={self.temperature},top_p={self.top_p},top_k={self.top_k},seed={self.seed},"
+            f"dry_multiplier={self.dry_multiplier},max_gen_toks={self.max_gen_toks}"
+        )
 
 
 # What a smaller model, another seed or another machine may set; everything else is locked.
@@ -73,7 +91,9 @@ def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every value that is not locked."""
     for field in fields(Protocol):
         if field.name in OPEN:
-            parser.add_argument(f"--{field.name.replace('_', '-')}", default=str(field.default), help=f"default {field.default}")
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}", default=str(field.default), help=f"default {field.default}"
+            )
 
 
 def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str) -> Protocol:

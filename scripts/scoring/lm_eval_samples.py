@@ -31,7 +31,9 @@ def read_frozen(task: Path) -> list[dict]:
     seen: dict[str, str] = {}
     for document in documents:
         if (other := seen.setdefault(document["prompt"], document["Record ID"])) != document["Record ID"]:
-            raise InputError(path, "a prompt of its own for every question", f"that of {other} in {document['Record ID']}, too")
+            raise InputError(
+                path, "a prompt of its own for every question", f"that of {other} in {document['Record ID']}, too"
+            )
     return documents
 
 
@@ -67,5 +69,11 @@ def _sample(row: dict) -> Sample:
     prompt = row["arguments"]["gen_args_0"]["arg_0"]
     prompt = prompt[0] if isinstance(prompt, list) else prompt
     messages = json.loads(prompt) if isinstance(prompt, str) else prompt
-    return Sample(record_id=row["doc"]["Record ID"], prompt=messages[-1]["content"], answer=row["resps"][0][0],
-                  letter=letter_of(row["filtered_resps"][0]), target=row["target"].strip("()"), correct=bool(row["exact_match"]))
+    return Sample(
+        record_id=row["doc"]["Record ID"],
+        prompt=messages[-1]["content"],
+        answer=row["resps"][0][0],
+        letter=letter_of(row["filtered_resps"][0]),
+        target=row["target"].strip("()"),
+        correct=bool(row["exact_match"]),
+    )

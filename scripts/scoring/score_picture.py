@@ -8,8 +8,10 @@ from files.pictures import plt, save_picture
 
 def draw_scores(result: dict, path: Path) -> None:
     """Draw the scores and the paired differences, in points, with their 95% intervals."""
-    bars = [[(r["name"], r["score"], r["interval"]) for r in result["rows"]],
-            [(f"{p['model']}\n- {p['reference']}", p["difference"], p["difference_interval"]) for p in result["pairs"]]]
+    bars = [
+        [(r["name"], r["score"], r["interval"]) for r in result["rows"]],
+        [(f"{p['model']}\n- {p['reference']}", p["difference"], p["difference_interval"]) for p in result["pairs"]],
+    ]
     names = ["Patched score, %" if result["patched"] else "Raw score, %", "Paired difference, points"]
     count = max(map(len, bars))
     shown = 2 if result["pairs"] else 1

@@ -58,20 +58,31 @@ def figures(rows: list[dict], patch: dict | None) -> dict:
     """
     invalid = [row for row in rows if row["class"] != "answered"]
     counts = Counter(row["class"] for row in invalid)
-    return {"questions": len(rows), "raw_correct": sum(row["correct"] for row in rows),
-            "strict_correct": sum(row["strict_correct"] for row in rows), "patch": patch,
-            "patched_correct": None if patch is None else sum(row.get("patched_correct", row["correct"]) for row in rows),
-            "invalid": {kind: counts[kind] for kind in CLASSES if counts[kind]}, "invalid_total": len(invalid),
-            "patch_expected_by_chance": sum(1 / CHOICES - row["correct"] for row in invalid),
-            "completion_tokens": sum(row["completion_tokens"] for row in rows), "answers": rows}
+    return {
+        "questions": len(rows),
+        "raw_correct": sum(row["correct"] for row in rows),
+        "strict_correct": sum(row["strict_correct"] for row in rows),
+        "patch": patch,
+        "patched_correct": None if patch is None else sum(row.get("patched_correct", row["correct"]) for row in rows),
+        "invalid": {kind: counts[kind] for kind in CLASSES if counts[kind]},
+        "invalid_total": len(invalid),
+        "patch_expected_by_chance": sum(1 / CHOICES - row["correct"] for row in invalid),
+        "completion_tokens": sum(row["completion_tokens"] for row in rows),
+        "answers": rows,
+    }
 
 
 def read_summary(path: Path) -> dict:
     """Return a run's summary; raise InputError when it is missing, is none, or does not answer every question once."""
     content = read_record(path, Summary)
     answers = [answer for answer in content["answers"] if {"record_id", "correct", "order"} <= answer.keys()]
-    if not answers or not len(answers) == len(content["answers"]) == len({a["record_id"] for a in answers}) == content["questions"]:
-        raise InputError(path, f"{content['questions']} answered questions, every Record ID once", f"{len(answers)} answers")
+    if (
+        not answers
+        or not len(answers) == len(content["answers"]) == len({a["record_id"] for a in answers}) == content["questions"]
+    ):
+        raise InputError(
+            path, f"{content['questions']} answered questions, every Record ID once", f"{len(answers)} answers"
+        )
     return content
 
 
@@ -91,6 +102,8 @@ def scores_in_words(name: str, summary: dict) -> str:
     raw, strict, patched = (summary[f"{kind}_correct"] for kind in ("raw", "strict", "patched"))
     shown = "not patched" if patched is None else f"patched {patched}/{n} = {patched / n:.2%}"
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary["invalid"].items())
-    return (f"{name}: raw {raw}/{n} = {raw / n:.2%}, strict A-D {strict}/{n} = {strict / n:.2%}, {shown}; "
-            f"{summary['invalid_total']} invalid{f' ({kinds})' if kinds else ''}, chance alone would add "
-            f"{summary['patch_expected_by_chance']:.1f}")
+    return (
+        f"{name}: raw {raw}/{n} = {raw / n:.2%}, strict A-D {strict}/{n} = {strict / n:.2%}, {shown}; "
+        f"{summary['invalid_total']} invalid{f' ({kinds})' if kinds else ''}, chance alone would add "
+        f"{summary['patch_expected_by_chance']:.1f}"
+    )

@@ -48,22 +48,41 @@ def test_streaming_in_bf16_is_the_resident_run(family, few_questions, tmp_path):
 
 def test_a_model_without_experts_is_refused_by_name(few_questions, tmp_path, refusal):
     model_dir = build_family_model(tmp_path / "model", "llama", DEMO / "model")
-    refusal(analysis.main, ["--model", model_dir, "--questions", few_questions, "--output", tmp_path / "stats"],
-            "LlamaForCausalLM", "experts interface")
+    refusal(
+        analysis.main,
+        ["--model", model_dir, "--questions", few_questions, "--output", tmp_path / "stats"],
+        "LlamaForCausalLM",
+        "experts interface",
+    )
 
 
 def test_experts_outside_the_interface_are_refused_by_name(few_questions, tmp_path, refusal):
     from transformers import JetMoeConfig, JetMoeForCausalLM
 
-    model = JetMoeForCausalLM(JetMoeConfig(vocab_size=100, hidden_size=32, num_hidden_layers=1, num_key_value_heads=2,
-                                           kv_channels=8, intermediate_size=16, num_local_experts=4))
+    model = JetMoeForCausalLM(
+        JetMoeConfig(
+            vocab_size=100,
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_key_value_heads=2,
+            kv_channels=8,
+            intermediate_size=16,
+            num_local_experts=4,
+        )
+    )
     model.save_pretrained(tmp_path / "model")
-    refusal(analysis.main, ["--model", tmp_path / "model", "--questions", few_questions, "--output", tmp_path / "stats"],
-            "JetMoeForCausalLM", "JetMoeParallelExperts")
+    refusal(
+        analysis.main,
+        ["--model", tmp_path / "model", "--questions", few_questions, "--output", tmp_path / "stats"],
+        "JetMoeForCausalLM",
+        "JetMoeParallelExperts",
+    )
 
 
 def test_layers_that_share_keys_are_not_streamed(tmp_path):
-    config = text_config(100, layer_types=["sliding_attention", "full_attention", "full_attention"], num_kv_shared_layers=1)
+    config = text_config(
+        100, layer_types=["sliding_attention", "full_attention", "full_attention"], num_kv_shared_layers=1
+    )
     with torch.device("meta"):
         model = Gemma4ForCausalLM(config)
     with pytest.raises(InputError, match="num_kv_shared_layers 0"):

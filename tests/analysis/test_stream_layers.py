@@ -31,8 +31,17 @@ def analyze(model: Path, questions: Path, output: Path, *options: object) -> byt
 
 def arguments(output: Path, *options: object, limit: int = 60, model: Path = DEMO / "model") -> list[str]:
     """The command line of a run that takes some seconds: the demo model on its calibration questions."""
-    return ["--model", str(model), "--questions", str(DEMO / "calibration_questions.csv"), "--limit", str(limit),
-            "--output", str(output), *map(str, options)]
+    return [
+        "--model",
+        str(model),
+        "--questions",
+        str(DEMO / "calibration_questions.csv"),
+        "--limit",
+        str(limit),
+        "--output",
+        str(output),
+        *map(str, options),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,10 @@ def undisturbed(tmp_path_factory) -> bytes:
 def test_streamed_equals_resident_byte_for_byte(tiny_model, few_questions, tmp_path):
     resident = analyze(tiny_model, few_questions, tmp_path / "resident")
     assert analyze(tiny_model, few_questions, tmp_path / "streamed", "--stream-layers") == resident
-    assert analyze(tiny_model, few_questions, tmp_path / "spilled", "--stream-layers", "--spill", tmp_path / "s") == resident
+    assert (
+        analyze(tiny_model, few_questions, tmp_path / "spilled", "--stream-layers", "--spill", tmp_path / "s")
+        == resident
+    )
     assert not list((tmp_path / "s").iterdir())
     assert b"spilled" not in resident and str(tmp_path).encode() not in resident
 
@@ -53,8 +65,9 @@ def test_streamed_equals_resident_byte_for_byte(tiny_model, few_questions, tmp_p
 @pytest.mark.parametrize("prefetch", [False, True])
 def test_one_layer_at_a_time_has_weights(tiny_text_model, prefetch):
     tensors = read_checkpoint(tiny_text_model)
-    stream = LayerStream(tiny_text_model, tensors, build_empty(tiny_text_model, torch.bfloat16, "eager"),
-                         torch.device("cpu"), prefetch)
+    stream = LayerStream(
+        tiny_text_model, tensors, build_empty(tiny_text_model, torch.bfloat16, "eager"), torch.device("cpu"), prefetch
+    )
     whole = load_resident(tiny_text_model, torch.bfloat16, "eager", None)
     ids = torch.randint(5, 200, (1, 20))
     with torch.inference_mode():
@@ -65,8 +78,11 @@ def test_one_layer_at_a_time_has_weights(tiny_text_model, prefetch):
         assert torch.equal(hidden, expected[0])
         for number in range(LAYERS):
             stream.load_layer(number, number + 1 if number + 1 < LAYERS else None)
-            loaded = {name.split(".layers.")[1][0] for name, p in stream.model.named_parameters()
-                      if ".layers." in name and p.device.type != "meta"}
+            loaded = {
+                name.split(".layers.")[1][0]
+                for name, p in stream.model.named_parameters()
+                if ".layers." in name and p.device.type != "meta"
+            }
             assert loaded == {str(number)} and stream.decoder.get_input_embeddings().weight.is_meta
             hidden = stream.run_layer(number, hidden, None)
             stream.free_layer(number)
@@ -104,21 +120,31 @@ def layers_done(file: Path) -> int:
 @pytest.mark.parametrize("mode", ["resident", "streamed", "spilled"])
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(mode, undisturbed, tmp_path, capsys):
     output, state = tmp_path / "stats", tmp_path / "stats.state"
-    options = {"resident": [], "streamed": ["--stream-layers"],
-               "spilled": ["--stream-layers", "--spill", tmp_path / "spill"]}[mode]
+    options = {
+        "resident": [],
+        "streamed": ["--stream-layers"],
+        "spilled": ["--stream-layers", "--spill", tmp_path / "spill"],
+    }[mode]
     if mode == "spilled":
-        state = analysis.state_directory(analysis.parse_args([str(a) for a in arguments(output, *options)]), analysis.Ranks())
+        state = analysis.state_directory(
+            analysis.parse_args([str(a) for a in arguments(output, *options)]), analysis.Ranks()
+        )
         assert state.parent == tmp_path / "spill" and state.name.endswith("-stats.state")
     command = [sys.executable, str(REPO / "scripts/teacher_force_analysis.py"), *arguments(output, *options)]
-    enough = (lambda files: len(files) >= 15) if mode == "resident" else (
-        lambda files: len(files) == 60 and layers_done(files[20]) >= 2)
+    enough = (
+        (lambda files: len(files) >= 15)
+        if mode == "resident"
+        else (lambda files: len(files) == 60 and layers_done(files[20]) >= 2)
+    )
     kill_when(command, state, enough)
     assert not output.exists()
     finished = {file: layers_done(file) for file in state.glob("questions-*.safetensors")}
     saved = []
     real_save = analysis.AnalysisState.save
     analysis.AnalysisState.save = lambda self, first, sums, layers, hidden=None: (
-        saved.append((first, layers)), real_save(self, first, sums, layers, hidden))
+        saved.append((first, layers)),
+        real_save(self, first, sums, layers, hidden),
+    )
     try:
         analysis.main(arguments(output, *options))
     finally:
@@ -151,13 +177,18 @@ def test_damaged_state_files_are_done_again(undisturbed, tmp_path, capsys):
     from safetensors.numpy import load_file, save_file
 
     output, state = tmp_path / "stats", tmp_path / "stats.state"
-    kill_when([sys.executable, str(REPO / "scripts/teacher_force_analysis.py"), *map(str, arguments(output))], state,
-              lambda files: len(files) >= 8)
+    kill_when(
+        [sys.executable, str(REPO / "scripts/teacher_force_analysis.py"), *map(str, arguments(output))],
+        state,
+        lambda files: len(files) >= 8,
+    )
     file = [state / f"questions-{number:06d}.safetensors" for number in range(6)]
     whole = load_file(file[0])
     save_file(whole, file[0])  # no metadata
     save_file(whole, file[1], {"layers_done": "999"})
-    save_file({name: array for name, array in whole.items() if name != "norm_sum"}, file[2], {"layers_done": str(LAYERS)})
+    save_file(
+        {name: array for name, array in whole.items() if name != "norm_sum"}, file[2], {"layers_done": str(LAYERS)}
+    )
     save_file(whole | {"norm_sum": whole["norm_sum"][:, :, :3].copy()}, file[3], {"layers_done": str(LAYERS)})
     save_file(whole, file[4], {"layers_done": "1"})  # no hidden states
     file[5].unlink()
@@ -191,8 +222,15 @@ def test_a_kill_while_the_state_is_removed_leaves_one_that_opens(tmp_path, monke
 
 def test_a_changed_shard_is_noticed_by_the_state(model_copy, few_questions, tmp_path, refusal):
     shard = sorted(model_copy.glob("*.safetensors"))[0]
-    kill_when([sys.executable, str(REPO / "scripts/teacher_force_analysis.py"), *map(str, arguments(
-        tmp_path / "stats", model=model_copy))], tmp_path / "stats.state", lambda files: len(files) >= 2)
+    kill_when(
+        [
+            sys.executable,
+            str(REPO / "scripts/teacher_force_analysis.py"),
+            *map(str, arguments(tmp_path / "stats", model=model_copy)),
+        ],
+        tmp_path / "stats.state",
+        lambda files: len(files) >= 2,
+    )
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
@@ -201,8 +239,15 @@ def test_a_changed_shard_is_noticed_by_the_state(model_copy, few_questions, tmp_
 
 def test_a_changed_template_is_noticed_by_the_state(model_copy, few_questions, tmp_path, refusal):
     """Of the same number of tokens, so that the ids alone tell."""
-    kill_when([sys.executable, str(REPO / "scripts/teacher_force_analysis.py"), *map(str, arguments(
-        tmp_path / "stats", model=model_copy))], tmp_path / "stats.state", lambda files: len(files) >= 2)
+    kill_when(
+        [
+            sys.executable,
+            str(REPO / "scripts/teacher_force_analysis.py"),
+            *map(str, arguments(tmp_path / "stats", model=model_copy)),
+        ],
+        tmp_path / "stats.state",
+        lambda files: len(files) >= 2,
+    )
     template = model_copy / "chat_template.jinja"
     before = template.read_text()
     template.write_text(before.replace("<|turn>model", "<|turn>user"))
@@ -213,8 +258,20 @@ def test_a_changed_template_is_noticed_by_the_state(model_copy, few_questions, t
 def test_a_refusal_by_one_of_two_processes_is_one_line(tmp_path):
     (tmp_path / "stats.state").mkdir()
     (tmp_path / "stats.state/mine.txt").write_text("?")
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-                           REPO / "scripts/teacher_force_analysis.py", *arguments(tmp_path / "stats")], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            REPO / "scripts/teacher_force_analysis.py",
+            *arguments(tmp_path / "stats"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     ours = done.stderr.partition("ChildFailedError")[0]
     assert done.returncode == 1 and ours.count("error: ") == 1 and "something else" in ours, done.stderr
     assert "gloo" not in done.stderr and "[rank" not in done.stderr
@@ -231,7 +288,10 @@ def test_fp32_bits_depend_neither_on_place_nor_on_threads():
     threads = torch.get_num_threads()
     try:
         for rows, inner, columns in ((1, 1024, 1024), (7, 1024, 512)):
-            left, right = torch.randn(rows, inner, generator=generator), torch.randn(columns, inner, generator=generator)
+            left, right = (
+                torch.randn(rows, inner, generator=generator),
+                torch.randn(columns, inner, generator=generator),
+            )
             results = []
             for torch_threads in (1, 2):
                 torch.set_num_threads(torch_threads)
@@ -254,8 +314,11 @@ def test_attention_in_blocks_is_the_attention_of_the_family(tiny_text_model, mon
         rows = []
         family = sys.modules[type(model).__module__]
         plain = family.eager_attention_forward
-        monkeypatch.setattr(family, "eager_attention_forward", lambda *args, **kwargs: (
-            rows.append(args[1].shape[2]), plain(*args, **kwargs))[1])
+        monkeypatch.setattr(
+            family,
+            "eager_attention_forward",
+            lambda *args, **kwargs: (rows.append(args[1].shape[2]), plain(*args, **kwargs))[1],
+        )
         blocks = model(input_ids=ids, use_cache=False).last_hidden_state
     assert set(rows) == {16, 6} and len(rows) == 5 * LAYERS
     torch.testing.assert_close(blocks, whole, rtol=1e-4, atol=1e-5)
@@ -311,9 +374,20 @@ def test_two_runs_at_once_do_not_share_a_state(tmp_path, script, refused):
 
 @pytest.mark.parametrize("options", [[], ["--stream-layers"]], ids=["resident", "streamed"])
 def test_two_processes_give_the_bytes_of_one(options, undisturbed, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-                           REPO / "scripts/teacher_force_analysis.py", *arguments(tmp_path / "stats", *options)],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            REPO / "scripts/teacher_force_analysis.py",
+            *arguments(tmp_path / "stats", *options),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "stats").read_bytes() == undisturbed
 
@@ -341,8 +415,9 @@ def test_the_tokens_that_count(tiny_text_model, few_questions, tmp_path, counted
     tokenizer = analysis.load_tokenizer(tiny_text_model)
     model = load_resident(tiny_text_model, torch.float32, "eager", None)
     for row, question in enumerate(analysis.load_questions(few_questions, 42)[:2]):
-        ids = tokenizer(chat_prompt(tokenizer, question) + chat_answer(tokenizer, question),
-                        add_special_tokens=False)["input_ids"]
+        ids = tokenizer(chat_prompt(tokenizer, question) + chat_answer(tokenizer, question), add_special_tokens=False)[
+            "input_ids"
+        ]
         start = len(tokenizer(chat_prompt(tokenizer, question), add_special_tokens=False)["input_ids"])
         expected = naive_sums(model, ids, start if counted == "answer" else 0)
         np.testing.assert_array_equal(arrays["token_count"][row], expected["token_count"])

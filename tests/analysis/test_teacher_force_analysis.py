@@ -84,8 +84,17 @@ def test_a_model_spread_by_device_map_is_observed_alike(tiny_model):
 
 def test_the_file_is_reproducible_and_says_what_it_holds(tiny_text_model, few_questions, tmp_path, script):
     for name in ("a", "b"):
-        done = script("teacher_force_analysis.py", "--model", tiny_text_model, "--questions", few_questions, "--output",
-                      tmp_path / name, "--max-tokens", 60)
+        done = script(
+            "teacher_force_analysis.py",
+            "--model",
+            tiny_text_model,
+            "--questions",
+            few_questions,
+            "--output",
+            tmp_path / name,
+            "--max-tokens",
+            60,
+        )
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert str(tmp_path).encode() not in (tmp_path / "a").read_bytes()
@@ -104,8 +113,9 @@ def test_the_teacher_forced_text_is_prompt_thought_and_letter(demo_model):
     question = load_questions(demo_model.parent / "eval_questions.csv", 42)[0]
     assert chat_prompt(tokenizer, question).startswith("<bos><|turn>system\n<|think|>\n<turn|>\n<|turn>user\nWhat is")
     assert chat_prompt(tokenizer, question).endswith("step by step:<turn|>\n<|turn>model\n")
-    assert chat_answer(tokenizer, question) == (f"<|channel>thought\n{question.explanation}\n<channel|>The answer is "
-                                                f"({question.letter}).<turn|>")
+    assert chat_answer(tokenizer, question) == (
+        f"<|channel>thought\n{question.explanation}\n<channel|>The answer is ({question.letter}).<turn|>"
+    )
 
 
 def plant(model: Path, name: str, value: float, expert: int | None = None) -> None:
@@ -122,14 +132,25 @@ def plant(model: Path, name: str, value: float, expert: int | None = None) -> No
 @pytest.mark.parametrize("options", [[], ["--stream-layers"]], ids=["resident", "streamed"])
 def test_non_finite_values_end_the_run(model_copy, few_questions, tmp_path, script, refused, options):
     plant(model_copy, "model.layers.1.experts.down_proj", 3e38)
-    done = script("teacher_force_analysis.py", "--model", model_copy, "--questions", few_questions, "--output",
-                  tmp_path / "stats", *options)
+    done = script(
+        "teacher_force_analysis.py",
+        "--model",
+        model_copy,
+        "--questions",
+        few_questions,
+        "--output",
+        tmp_path / "stats",
+        *options,
+    )
     refused(done, "non-finite", "layer 1", "100.00%", "--allow-nonfinite")
     assert not (tmp_path / "stats").exists()
     table = [line.split() for line in done.stdout.splitlines()[1:4]]
     tokens = int(table[0][1])
     assert [(row[0], row[-2], row[-1]) for row in table] == [
-        ("0", "0", "0"), ("1", str(tokens), "0"), ("2", "0", str(tokens))]  # overflow in layer 1; layer 2 gets NaN
+        ("0", "0", "0"),
+        ("1", str(tokens), "0"),
+        ("2", "0", str(tokens)),
+    ]  # overflow in layer 1; layer 2 gets NaN
 
 
 def test_an_overflow_of_the_sum_of_the_outputs_is_counted(model_copy, few_questions, tmp_path, refusal):
@@ -144,8 +165,12 @@ def test_an_overflow_of_the_sum_of_the_outputs_is_counted(model_copy, few_questi
 
 def test_a_layer_with_nothing_to_rank_is_never_written(model_copy, few_questions, tmp_path, refusal):
     plant(model_copy, "model.layers.1.experts.down_proj", 3e38)
-    refusal(analysis.main, ["--model", model_copy, "--questions", few_questions, "--output", tmp_path / "stats",
-                            "--allow-nonfinite", "1"], "to rank in every layer", "in layer 1")
+    refusal(
+        analysis.main,
+        ["--model", model_copy, "--questions", few_questions, "--output", tmp_path / "stats", "--allow-nonfinite", "1"],
+        "to rank in every layer",
+        "in layer 1",
+    )
     assert not (tmp_path / "stats").exists()
 
 
@@ -186,8 +211,13 @@ def test_an_overflowing_expert_is_reported_and_left_out_of_the_sums(model_copy, 
 
 
 def test_non_finite_share_by_hand():
-    arrays = {"nonfinite_tokens": np.array([[0, 1]]), "skipped_tokens": np.array([[0, 1]]), "tokens": np.array([[4, 3]]),
-              "layer_numbers": np.array([3, 7]), "weighted_norm_sum": np.ones((1, 2, 4))}
+    arrays = {
+        "nonfinite_tokens": np.array([[0, 1]]),
+        "skipped_tokens": np.array([[0, 1]]),
+        "tokens": np.array([[4, 3]]),
+        "layer_numbers": np.array([3, 7]),
+        "weighted_norm_sum": np.ones((1, 2, 4)),
+    }
     check_finite(Path("m"), arrays, 0.5, Path("s"))  # layer 7: (1 + 1) of 3 + 1 tokens
     with pytest.raises(InputError, match=r"2 non-finite token states, first in layer 7; most in layer 7 \(50.00%\)"):
         check_finite(Path("m"), arrays, 0.49, Path("s"))
@@ -196,7 +226,9 @@ def test_non_finite_share_by_hand():
 @pytest.mark.parametrize("options", [[], ["--stream-layers"]], ids=["resident", "streamed"])
 def test_bad_input_is_refused_in_one_line(model_copy, few_questions, tmp_path, script, refused, refusal, options):
     def refuse(*words, model=model_copy, questions=few_questions, output=tmp_path / "out", extra=()):
-        refusal(analysis.main, ["--model", model, "--questions", questions, "--output", output, *options, *extra], *words)
+        refusal(
+            analysis.main, ["--model", model, "--questions", questions, "--output", output, *options, *extra], *words
+        )
 
     refuse(tmp_path / "none", "model directory", model=tmp_path / "none")
     refuse(tmp_path / "none.csv", questions=tmp_path / "none.csv")
@@ -213,11 +245,33 @@ def test_bad_input_is_refused_in_one_line(model_copy, few_questions, tmp_path, s
         writer.writeheader()
         writer.writerow(rows[0] | {"Question": " "})
     refuse(bad, "empty field", questions=bad)
-    refused(script("teacher_force_analysis.py", "--model", model_copy, "--questions", few_questions, "--output",
-                   few_questions / "stats", *options), few_questions)
+    refused(
+        script(
+            "teacher_force_analysis.py",
+            "--model",
+            model_copy,
+            "--questions",
+            few_questions,
+            "--output",
+            few_questions / "stats",
+            *options,
+        ),
+        few_questions,
+    )
     refuse(tmp_path, "a directory", output=tmp_path)
-    refused(script("teacher_force_analysis.py", "--model", model_copy, "--questions", few_questions, "--output",
-                   tmp_path / ("o" * 260), *options), "too long")
+    refused(
+        script(
+            "teacher_force_analysis.py",
+            "--model",
+            model_copy,
+            "--questions",
+            few_questions,
+            "--output",
+            tmp_path / ("o" * 260),
+            *options,
+        ),
+        "too long",
+    )
     nested, damaged = tmp_path / "nested.jsonl", tmp_path / "damaged.parquet"
     nested.write_text("[" * 100_000)
     refuse(nested, questions=nested)
@@ -227,15 +281,24 @@ def test_bad_input_is_refused_in_one_line(model_copy, few_questions, tmp_path, s
     damaged.write_bytes(content)
     refuse(damaged, questions=damaged)
     config = json.loads((model_copy / "config.json").read_text())
-    (model_copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": LAYERS + 1, "layer_types": [
-        *config["layer_types"], "full_attention"]}))
+    (model_copy / "config.json").write_text(
+        json.dumps(
+            config | {"num_hidden_layers": LAYERS + 1, "layer_types": [*config["layer_types"], "full_attention"]}
+        )
+    )
     refuse(model_copy, "layers.3", "missing")
     (model_copy / "config.json").write_text(json.dumps(config | {"moe_intermediate_size": 48}))
     refuse(model_copy, "another shape")
     (model_copy / "config.json").write_text(json.dumps(config | {"vocab_size": 50}))
     refuse(model_copy)
-    for key, value, *words in (("model_type", "nonsense"), ("dtype", "foo"), ("dtype", {"a": 1}), ("hidden_size", "x"),
-                               ("dtype", "float64", "--dtype"), ("top_k_experts", EXPERTS + 1, "as many as there are")):
+    for key, value, *words in (
+        ("model_type", "nonsense"),
+        ("dtype", "foo"),
+        ("dtype", {"a": 1}),
+        ("hidden_size", "x"),
+        ("dtype", "float64", "--dtype"),
+        ("top_k_experts", EXPERTS + 1, "as many as there are"),
+    ):
         (model_copy / "config.json").write_text(json.dumps(config | {key: value}))
         refuse(model_copy, *words)
     (model_copy / "config.json").write_text(json.dumps(config))
@@ -286,7 +349,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tiny_text_model, few_questi
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         next(entry for name, entry in header.items() if name != "__metadata__")["data_offsets"] = ["0", "x"]
         text = json.dumps(header).encode()
-        shard.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + int.from_bytes(content[:8], "little"):])
+        shard.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + int.from_bytes(content[:8], "little") :])
 
     def two_models(model, shard):
         shutil.copyfile(shard, model / "model.safetensors")
@@ -296,8 +359,15 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tiny_text_model, few_questi
         name = next(name for name in weights if name.endswith("layernorm.weight"))
         save_file(weights | {name: weights[name].long()}, shard, {"format": "pt"})
 
-    for change, words in ((missing, ["nothing"]), (two_models, ["both"]), (a_norm_of_integers, ["I64"]), (offsets_in_words, ["whole numbers"]), (truncated, ["truncated"]), (without_a_tensor, ["no such tensor"]),
-                          (quantised, ["I8", "BF16"])):
+    for change, words in (
+        (missing, ["nothing"]),
+        (two_models, ["both"]),
+        (a_norm_of_integers, ["I64"]),
+        (offsets_in_words, ["whole numbers"]),
+        (truncated, ["truncated"]),
+        (without_a_tensor, ["no such tensor"]),
+        (quantised, ["I8", "BF16"]),
+    ):
         refusal(analysis.main, damaged(change), change.__name__, *words)
     assert not list(tmp_path.glob("out*"))
 
@@ -308,10 +378,17 @@ def test_a_tokenizer_of_another_model_is_refused(model_copy, few_questions, tmp_
     tokenizer = json.loads((model_copy / "tokenizer.json").read_text())
     small = build_tiny_model(tmp_path / "small", "text", model_copy, vocab_size=1500)
     assert len(tokenizer["model"]["vocab"]) > 1500
-    refusal(analysis.main, ["--model", small, "--questions", few_questions, "--output", tmp_path / "out"], small,
-            "1500 rows", "tokenizer of another model")
+    refusal(
+        analysis.main,
+        ["--model", small, "--questions", few_questions, "--output", tmp_path / "out"],
+        small,
+        "1500 rows",
+        "tokenizer of another model",
+    )
 
 
 def test_spilling_needs_streaming(script, tmp_path):
-    done = script("teacher_force_analysis.py", "--model", tmp_path, "--questions", "q.csv", "--output", "o", "--spill", "d")
+    done = script(
+        "teacher_force_analysis.py", "--model", tmp_path, "--questions", "q.csv", "--output", "o", "--spill", "d"
+    )
     assert done.returncode == 2 and "--stream-layers" in done.stderr

@@ -73,8 +73,14 @@ def test_what_is_no_text_is_refused(site, tmp_path, refusal):
     (folder / "page.txt").write_text("<html>too many requests</html>")
     (folder / "binary.txt").write_bytes(b"\xff\xfe" * 60_000)
     for name, words in (("page.txt", "bytes or more"), ("binary.txt", "UTF-8"), ("none.txt", "404")):
-        refusal(fetch_calibration.main, ["--url", f"{url}/{name}", "--output", tmp_path / "v5.txt"], f"{url}/{name}", words)
-    refusal(fetch_calibration.main, ["--url", "http://127.0.0.1:9/v5.txt", "--output", tmp_path / "v5.txt"], "CALIBRATION=FILE")
+        refusal(
+            fetch_calibration.main, ["--url", f"{url}/{name}", "--output", tmp_path / "v5.txt"], f"{url}/{name}", words
+        )
+    refusal(
+        fetch_calibration.main,
+        ["--url", "http://127.0.0.1:9/v5.txt", "--output", tmp_path / "v5.txt"],
+        "CALIBRATION=FILE",
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"site"}
 
 

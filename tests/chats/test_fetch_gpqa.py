@@ -39,15 +39,24 @@ def fetch(script, tmp_path):
     """Run fetch_gpqa.py against a Hub of our own, whose client keeps what it keeps in tmp_path/home."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
-        yield lambda: script("fetch_gpqa.py", "--output", tmp_path / "build/gpqa_diamond.csv", HF_HUB_OFFLINE=0,
-                             HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}", HF_HOME=tmp_path / "home", HF_TOKEN="")
+        yield lambda: script(
+            "fetch_gpqa.py",
+            "--output",
+            tmp_path / "build/gpqa_diamond.csv",
+            HF_HUB_OFFLINE=0,
+            HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}",
+            HF_HOME=tmp_path / "home",
+            HF_TOKEN="",
+        )
         hub.shutdown()
 
 
 def test_the_text_lies_in_the_output_and_nowhere_else(fetch, tmp_path):
     done = fetch()
     assert done.returncode == 0 and "198 questions" in done.stdout, done.stderr
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and TEXT[:100] in path.read_bytes()] == [tmp_path / "build/gpqa_diamond.csv"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and TEXT[:100] in path.read_bytes()] == [
+        tmp_path / "build/gpqa_diamond.csv"
+    ]
     assert [path.name for path in (tmp_path / "build").iterdir()] == ["gpqa_diamond.csv"]
 
 

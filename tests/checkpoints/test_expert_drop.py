@@ -48,7 +48,8 @@ def digests(directory: Path) -> dict[str, str]:
 def load(directory: Path) -> torch.nn.Module:
     """Load in fp32 with the exact implementation; no key may be missing or unexpected."""
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+        directory, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"], report
     return model.eval()
 
@@ -62,7 +63,9 @@ def test_runs_are_copied_hashed_and_compared(tmp_path):
     runs = [Run(tmp_path / "in", 7, 50_000), Run(tmp_path / "in", 3, 1), Run(tmp_path / "in", 99_000, 1000)]
     source, seen = (tmp_path / "in").read_bytes(), []
     pieces = [b"head", *runs[:2], b"\0\0", runs[2]]
-    digest = write_hashed({tmp_path / name: pieces for name in ("first", "second", "third", "out")}, seen.append)[tmp_path / "out"]
+    digest = write_hashed({tmp_path / name: pieces for name in ("first", "second", "third", "out")}, seen.append)[
+        tmp_path / "out"
+    ]
     expected = b"head" + source[7:50_007] + source[3:4] + b"\0\0" + source[99_000:100_000]
     assert (tmp_path / "out").read_bytes() == expected and digest == hashlib.sha256(expected).hexdigest()
     assert sum(seen) == 4 * 51_001
@@ -70,7 +73,9 @@ def test_runs_are_copied_hashed_and_compared(tmp_path):
     with pytest.raises(InputError, match="its end after 1000"):
         write_runs(tmp_path / "more", [Run(tmp_path / "in", 99_000, 1001)], seen.append)
     with pytest.raises(InputError, match="its end after 1000"):  # said by one of two files, whichever ends first
-        write_hashed({tmp_path / "long": [runs[0]] * 1000, tmp_path / "short": [Run(tmp_path / "in", 99_000, 1001)]}, seen.append)
+        write_hashed(
+            {tmp_path / "long": [runs[0]] * 1000, tmp_path / "short": [Run(tmp_path / "in", 99_000, 1001)]}, seen.append
+        )
 
 
 def test_copying_works_where_the_kernel_cannot(tmp_path, monkeypatch):
@@ -86,11 +91,16 @@ def test_copying_works_where_the_kernel_cannot(tmp_path, monkeypatch):
 def test_shards_are_filled_in_order_and_a_large_tensor_gets_its_own():
     sizes = {"a": 4000, "b": 4000, "c": 9000, "d": 1}
     assert plan_shards(sizes, 9000) == [["a", "b"], ["c"], ["d"]]
-    assert plan_shards(sizes, 8100) == [["a"], ["b"], ["c"], ["d"]]  # headers count in: 8,000 bytes and two entries are more
+    assert plan_shards(sizes, 8100) == [
+        ["a"],
+        ["b"],
+        ["c"],
+        ["d"],
+    ]  # headers count in: 8,000 bytes and two entries are more
 
 
 def test_shards_are_as_equal_as_their_number_allows():
-    assert plan_shards({name: 1000 for name in "abcdef"}, 5000) == [["a", "b", "c"], ["d", "e", "f"]]
+    assert plan_shards(dict.fromkeys("abcdef", 1000), 5000) == [["a", "b", "c"], ["d", "e", "f"]]
 
 
 def test_no_shard_is_larger_than_asked(tiny_model, tmp_path):
@@ -102,7 +112,10 @@ def test_no_shard_is_larger_than_asked(tiny_model, tmp_path):
 
 def test_only_the_expert_count_changes_in_the_config():
     config = {"text_config": {"num_experts": 128, "top_k_experts": 8, "x": 1}, "y": 2}
-    assert pruned_config(config, GEMMA4, 109) == {"text_config": {"num_experts": 109, "top_k_experts": 8, "x": 1}, "y": 2}
+    assert pruned_config(config, GEMMA4, 109) == {
+        "text_config": {"num_experts": 109, "top_k_experts": 8, "x": 1},
+        "y": 2,
+    }
 
 
 def test_keep_all_is_bit_identical(tiny_model, tmp_path):
@@ -130,8 +143,11 @@ def test_kept_experts_and_routers_equal_their_source_rows(tiny_model, tmp_path):
 
 def test_two_runs_in_two_places_give_equal_files_and_no_path(tiny_model, tmp_path):
     first = drop(tiny_model, tmp_path / "a", random_drop_map(KEEP), "--shard-bytes", "150000")
-    second = drop(tiny_model, tmp_path / "deep/er/b", random_drop_map(KEEP), "--shard-bytes", "150000") \
-        if (tmp_path / "deep/er").mkdir(parents=True) is None else None
+    second = (
+        drop(tiny_model, tmp_path / "deep/er/b", random_drop_map(KEEP), "--shard-bytes", "150000")
+        if (tmp_path / "deep/er").mkdir(parents=True) is None
+        else None
+    )
     assert digests(first) == digests(second)
     assert len(list(first.glob("model-*-of-*.safetensors"))) > 1
     for path in first.glob("*.json"):
@@ -144,7 +160,9 @@ def test_index_and_metadata_agree_with_the_files(tiny_model, tmp_path):
     index = json.loads((output / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(tensor.size for tensor in found.values())
     metadata = json.loads((output / "expert_drop_metadata.json").read_text())
-    assert metadata["shards"] == {name: digest for name, digest in digests(output).items() if name.endswith(".safetensors")}
+    assert metadata["shards"] == {
+        name: digest for name, digest in digests(output).items() if name.endswith(".safetensors")
+    }
     assert metadata["keep_count"] == KEEP and set(metadata["layers"]) == {str(layer) for layer in range(LAYERS)}
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (output / name).read_bytes() == (tiny_model / name).read_bytes()
@@ -157,7 +175,10 @@ def test_pruned_logits_equal_the_masked_full_model(tiny_model, tmp_path, keep):
     layers = full.model.language_model.layers if hasattr(full.model, "language_model") else full.model.layers
     for number, layer in enumerate(layers):
         layer.router.proj.register_forward_hook(
-            lambda module, inputs, output, dropped=drop_map[str(number)]: output.index_fill(-1, torch.tensor(dropped), -torch.inf))
+            lambda module, inputs, output, dropped=drop_map[str(number)]: output.index_fill(
+                -1, torch.tensor(dropped), -torch.inf
+            )
+        )
     ids = torch.randint(5, 200, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected, actual = full(input_ids=ids).logits, pruned(input_ids=ids).logits
@@ -206,8 +227,13 @@ def test_other_families_load_whole_and_equal_the_masked_full_model(family, tmp_p
 def test_an_unknown_family_is_refused_naming_what_looks_like_experts(tmp_path, refusal):
     source = build_family_model(tmp_path / "full", "gpt_oss", DEMO / "model")
     (tmp_path / "map.json").write_text(json.dumps(random_drop_map(KEEP)))
-    refusal(main, ["--source", source, "--drop-map", tmp_path / "map.json", "--output", tmp_path / "out"], "gpt_oss",
-            "look like experts", "model.layers.0.mlp.experts.")
+    refusal(
+        main,
+        ["--source", source, "--drop-map", tmp_path / "map.json", "--output", tmp_path / "out"],
+        "gpt_oss",
+        "look like experts",
+        "model.layers.0.mlp.experts.",
+    )
 
 
 def test_verify_finds_changes_of_weights_config_template_and_index(tiny_model, tmp_path, refusal):
@@ -229,7 +255,10 @@ def test_verify_finds_changes_of_weights_config_template_and_index(tiny_model, t
     (output / "config.json").write_text(config.replace(f'"num_experts": {KEEP}', f'"num_experts": {KEEP + 1}'))
     refusal(main, arguments, "config.json")
     (output / "config.json").write_text(config)
-    for name, old, new in (("chat_template.jinja", "{", "{ "), ("model.safetensors.index.json", '"total_size": ', '"total_size": 1')):
+    for name, old, new in (
+        ("chat_template.jinja", "{", "{ "),
+        ("model.safetensors.index.json", '"total_size": ', '"total_size": 1'),
+    ):
         text = (output / name).read_text()
         (output / name).write_text(text.replace(old, new, 1))
         refusal(main, arguments, name)
@@ -241,8 +270,15 @@ def test_verify_finds_changes_of_weights_config_template_and_index(tiny_model, t
 
 def test_a_map_of_another_model_is_refused(tiny_model, tmp_path, script, refused):
     path = tmp_path / "map.json"
-    path.write_text(json.dumps({"config_sha256": "0" * 64, "experts": EXPERTS,
-                                "layers": {k: {"drop": v} for k, v in random_drop_map(KEEP).items()}}))
+    path.write_text(
+        json.dumps(
+            {
+                "config_sha256": "0" * 64,
+                "experts": EXPERTS,
+                "layers": {k: {"drop": v} for k, v in random_drop_map(KEEP).items()},
+            }
+        )
+    )
     arguments = ["--source", tiny_model, "--drop-map", path, "--output", tmp_path / "out"]
     refused(script("expert_drop.py", *arguments), path, "another model")
     path.write_text(json.dumps({str(layer): [] for layer in range(30)}))
@@ -284,7 +320,7 @@ def test_damaged_sources_are_refused(model_copy, tmp_path, script, refused):
     refused(script("expert_drop.py", "--source", model_copy, *arguments), "model_type", "llama")
     config.write_text(config.read_text().replace('"llama"', '"gemma4_text"'))
     header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
-    data = whole[8 + int.from_bytes(whole[:8], "little"):]
+    data = whole[8 + int.from_bytes(whole[:8], "little") :]
     names = [name for name in header if name != "__metadata__"]
 
     def damage(change, *words):
@@ -320,11 +356,23 @@ def test_an_output_that_overlaps_the_source_or_is_something_else_is_refused(mode
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep me")
     shutil.copytree(model_copy, tmp_path / "part.partial")  # the temporary name of the output `part`
-    refused(script("expert_drop.py", "--source", tmp_path / "part.partial", "--drop-map", tmp_path / "map.json", "--output",
-                   tmp_path / "part"), "overwrite")
+    refused(
+        script(
+            "expert_drop.py",
+            "--source",
+            tmp_path / "part.partial",
+            "--drop-map",
+            tmp_path / "map.json",
+            "--output",
+            tmp_path / "part",
+        ),
+        "overwrite",
+    )
     assert digests(tmp_path / "part.partial") == before
     for output in (model_copy, model_copy / "inside", tmp_path, tmp_path / "mine"):
-        refused(script("expert_drop.py", "--source", model_copy, "--drop-map", tmp_path / "map.json", "--output", output))
+        refused(
+            script("expert_drop.py", "--source", model_copy, "--drop-map", tmp_path / "map.json", "--output", output)
+        )
     assert digests(model_copy) == before and (tmp_path / "mine/notes.txt").read_text() == "keep me"
 
 

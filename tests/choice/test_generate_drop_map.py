@@ -46,16 +46,21 @@ def test_folds_hold_out_every_kth_question():
 
 def test_stability_by_hand():
     share = np.array([[1.0, 0.8, 0.5, 0.2], [1.0, 1.0, 0.0, 0.0]])
-    assert stability(share, [[0, 1], [0, 1]]) == [{"expected_overlap": 0.9, "coin_toss": [2]},
-                                                  {"expected_overlap": 1.0, "coin_toss": []}]
+    assert stability(share, [[0, 1], [0, 1]]) == [
+        {"expected_overlap": 0.9, "coin_toss": [2]},
+        {"expected_overlap": 1.0, "coin_toss": []},
+    ]
 
 
 def test_bootstrap_is_sure_of_what_every_question_says_and_not_of_the_rest():
     weighted = np.zeros((8, 1, 4))
     weighted[:, 0, 0] = 9  # first in every question
     weighted[:4, 0, 1] = weighted[4:, 0, 2] = 1  # experts 1 and 2 are each wanted by half of the questions
-    arrays = {"weighted_norm_sum": weighted, "token_count": np.ones((8, 1, 4), np.int64),
-              "protected": criteria.protected(weighted, 2)}
+    arrays = {
+        "weighted_norm_sum": weighted,
+        "token_count": np.ones((8, 1, 4), np.int64),
+        "protected": criteria.protected(weighted, 2),
+    }
     share = bootstrap(arrays, "coverage", keep=2, resamples=300, seed=1)
     assert share[0, 0] == 1 and share[0, 3] == 0 and 0.3 < share[0, 1] < 0.7 and share.sum() == pytest.approx(2)
     assert np.array_equal(share, bootstrap(arrays, "coverage", keep=2, resamples=300, seed=1))
@@ -73,8 +78,13 @@ def stats(tmp_path):
     generator = np.random.default_rng(0)
     arrays = {name: generator.random((5, 2, 6)) for name in EXPERT_SUMS}
     arrays |= {name: np.ones((5, 2), np.int64) for name in LAYER_SUMS} | {"layer_numbers": np.arange(2)}
-    metadata = {"questions": [{"id": f"q{i}"} for i in range(5)], "top_k": 2, "questions_sha256": "0" * 64,
-                "config_sha256": "1" * 64, "weights_sha256": "2" * 64}
+    metadata = {
+        "questions": [{"id": f"q{i}"} for i in range(5)],
+        "top_k": 2,
+        "questions_sha256": "0" * 64,
+        "config_sha256": "1" * 64,
+        "weights_sha256": "2" * 64,
+    }
     write_stats(tmp_path / "stats.safetensors", arrays, metadata)
     return tmp_path / "stats.safetensors"
 
@@ -127,8 +137,10 @@ def test_protection_changes_the_map_and_keeps_its_promise(stats, tmp_path):
 
 
 def test_worst_first_drops_the_best(stats, tmp_path):
-    best, worst = make(stats, tmp_path / "a.json", "--criterion", "ean"), make(
-        stats, tmp_path / "b.json", "--criterion", "ean", "--worst-first")
+    best, worst = (
+        make(stats, tmp_path / "a.json", "--criterion", "ean"),
+        make(stats, tmp_path / "b.json", "--criterion", "ean", "--worst-first"),
+    )
     for layer, entry in best["layers"].items():
         ranked = sorted(range(6), key=lambda expert: -entry["score"][expert])
         assert worst["layers"][layer]["drop"] == sorted(ranked[:2]) and entry["drop"] == sorted(ranked[4:])
@@ -165,7 +177,11 @@ def test_a_wrong_choice_is_refused(stats, tmp_path, refusal):
             main(["--stats", str(stats), "--keep", "4", "--output", str(tmp_path / "map.json"), option, value])
     (tmp_path / "ids.txt").write_bytes(bytes(range(128, 256)))
     refuse("ids.txt", options=["--protect-top", 2, "--questions-in", tmp_path / "ids.txt"])
-    for content, word in (({"0": [1], "2": [1]}, "layers 0, 1"), ({"0": [1, 1], "1": [1]}, "each once"), ({"0": [9], "1": [1]}, "0 to 5")):
+    for content, word in (
+        ({"0": [1], "2": [1]}, "layers 0, 1"),
+        ({"0": [1, 1], "1": [1]}, "each once"),
+        ({"0": [9], "1": [1]}, "0 to 5"),
+    ):
         (tmp_path / "other.json").write_text(json.dumps(content))
         refuse("other.json", word, options=["--protect-top", 2, "--compare", tmp_path / "other.json"])
     assert not (tmp_path / "map.json").exists()
@@ -182,17 +198,26 @@ def test_an_output_never_overwrites_an_input(stats, tmp_path, refusal):
 
 def test_one_question_says_nothing_of_others(stats, tmp_path, capsys):
     (tmp_path / "ids.txt").write_text("\ufeffq0\n", encoding="utf-8")
-    assert "bootstrap" not in make(stats, tmp_path / "map.json", "--protect-top", 2, "--questions-in", tmp_path / "ids.txt")
+    assert "bootstrap" not in make(
+        stats, tmp_path / "map.json", "--protect-top", 2, "--questions-in", tmp_path / "ids.txt"
+    )
     assert "kept again" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage, word", [
-    (lambda arrays, metadata: arrays["weighted_norm_sum"].__setitem__((0, 0, 0), np.nan), "finite sums in weighted_norm_sum"),
-    (lambda arrays, metadata: metadata["questions"].pop(), "ids of 5 questions"),
-    (lambda arrays, metadata: arrays.update(layer_numbers=np.arange(1)), "layer_numbers of shape"),
-    (lambda arrays, metadata: arrays.update(norm_sum=np.ones((5, 2, 5))), "norm_sum of shape"),
-    (lambda arrays, metadata: metadata.pop("top_k"), "top_k"),
-    (lambda arrays, metadata: metadata.update(questions=3), "questions")])
+@pytest.mark.parametrize(
+    "damage, word",
+    [
+        (
+            lambda arrays, metadata: arrays["weighted_norm_sum"].__setitem__((0, 0, 0), np.nan),
+            "finite sums in weighted_norm_sum",
+        ),
+        (lambda arrays, metadata: metadata["questions"].pop(), "ids of 5 questions"),
+        (lambda arrays, metadata: arrays.update(layer_numbers=np.arange(1)), "layer_numbers of shape"),
+        (lambda arrays, metadata: arrays.update(norm_sum=np.ones((5, 2, 5))), "norm_sum of shape"),
+        (lambda arrays, metadata: metadata.pop("top_k"), "top_k"),
+        (lambda arrays, metadata: metadata.update(questions=3), "questions"),
+    ],
+)
 def test_damaged_statistics_are_refused(stats, tmp_path, refusal, damage, word):
     arrays, metadata = read_stats(stats)
     damage(arrays, metadata)
@@ -214,23 +239,26 @@ def test_a_plain_map_as_found_in_the_wild_is_read(tmp_path):
     assert drop_map.keep == {0: [0, 2], 1: [1, 3]} and drop_map.drop == {0: [1, 3], 1: [0, 2]}
 
 
-@pytest.mark.parametrize("content, message", [
-    ('{"0": [3, 3], "1": [0, 2]}', "once"),
-    ('{"0": [4], "1": [0]}', "ids from 0 to 3"),
-    ('{"0": [-1], "1": [0]}', "ids from 0 to 3"),
-    ('{"0": [1]}', "layers 0 to 1"),
-    ('{"0": [1], "1": [0], "2": [0]}', "layers 0 to 1"),
-    ('{"1": [1], "2": [0]}', "layers 0 to 1"),
-    ('{"0": [1], "1": [0, 2]}', "uniform"),
-    ('{"0": [1, 2, 3], "1": [0, 1, 2]}', "from 2 .* to 4"),
-    ('{"0": "all", "1": [0]}', "list of dropped"),
-    ('{"0": [true], "1": [0]}', "list of dropped"),
-    ('{"experts": 8, "layers": {"0": {"drop": [1]}, "1": {"drop": [0]}}}', "4 experts per layer"),
-    ('{"experts": 4, "layers": {"0": {"drop": [1], "keep": [0, 1, 2]}, "1": {"drop": [0]}}}', "partition"),
-    ("{}", "layers keyed by number"),
-    ("[1, 2]", "JSON object"),
-    ("{", "valid JSON"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"0": [3, 3], "1": [0, 2]}', "once"),
+        ('{"0": [4], "1": [0]}', "ids from 0 to 3"),
+        ('{"0": [-1], "1": [0]}', "ids from 0 to 3"),
+        ('{"0": [1]}', "layers 0 to 1"),
+        ('{"0": [1], "1": [0], "2": [0]}', "layers 0 to 1"),
+        ('{"1": [1], "2": [0]}', "layers 0 to 1"),
+        ('{"0": [1], "1": [0, 2]}', "uniform"),
+        ('{"0": [1, 2, 3], "1": [0, 1, 2]}', "from 2 .* to 4"),
+        ('{"0": "all", "1": [0]}', "list of dropped"),
+        ('{"0": [true], "1": [0]}', "list of dropped"),
+        ('{"experts": 8, "layers": {"0": {"drop": [1]}, "1": {"drop": [0]}}}', "4 experts per layer"),
+        ('{"experts": 4, "layers": {"0": {"drop": [1], "keep": [0, 1, 2]}, "1": {"drop": [0]}}}', "partition"),
+        ("{}", "layers keyed by number"),
+        ("[1, 2]", "JSON object"),
+        ("{", "valid JSON"),
+    ],
+)
 def test_a_wrong_map_is_refused(tmp_path, content, message):
     (tmp_path / "map.json").write_text(content)
     with pytest.raises(InputError, match=message):
@@ -239,5 +267,8 @@ def test_a_wrong_map_is_refused(tmp_path, content, message):
 
 def test_a_file_that_is_not_statistics_is_refused(tmp_path, script, refused):
     (tmp_path / "stats").write_text("not a safetensors file")
-    refused(script("generate_drop_map.py", "--stats", tmp_path / "stats", "--keep", 4, "--output", tmp_path / "map.json"),
-            tmp_path / "stats", "statistics file")
+    refused(
+        script("generate_drop_map.py", "--stats", tmp_path / "stats", "--keep", 4, "--output", tmp_path / "map.json"),
+        tmp_path / "stats",
+        "statistics file",
+    )

@@ -27,16 +27,33 @@ def write(path, layers, experts):
     arrays = {name: generator.random((5, layers, experts)) for name in EXPERT_SUMS}
     arrays["weighted_norm_sum"][:, 0, 1] = 0
     arrays |= {name: np.ones((5, layers), np.int64) for name in LAYER_SUMS} | {"layer_numbers": np.arange(layers)}
-    write_stats(path, arrays, {"questions": [{"id": f"q{i}"} for i in range(5)], "top_k": 2, "questions_sha256": "0",
-                               "config_sha256": "1", "weights_sha256": "2"})
+    write_stats(
+        path,
+        arrays,
+        {
+            "questions": [{"id": f"q{i}"} for i in range(5)],
+            "top_k": 2,
+            "questions_sha256": "0",
+            "config_sha256": "1",
+            "weights_sha256": "2",
+        },
+    )
 
 
 def test_three_pictures_at_card_width_with_equal_bytes(tmp_path):
     write(tmp_path / "stats", 30, 128)
     choose(["--stats", str(tmp_path / "stats"), "--keep", "109", "--output", str(tmp_path / "map.json")])
     for name in ("a", "b"):
-        main(["--stats", str(tmp_path / "stats"), "--drop-map", str(tmp_path / "map.json"), "--output-prefix",
-              str(tmp_path / name / "experts")])
+        main(
+            [
+                "--stats",
+                str(tmp_path / "stats"),
+                "--drop-map",
+                str(tmp_path / "map.json"),
+                "--output-prefix",
+                str(tmp_path / name / "experts"),
+            ]
+        )
     for file in FILES:
         pixels = image.imread(tmp_path / "a" / file)
         assert pixels.shape[1] == 1200 and pixels.std() > 0.05
@@ -46,6 +63,10 @@ def test_three_pictures_at_card_width_with_equal_bytes(tmp_path):
 def test_a_map_of_other_statistics_is_refused(tmp_path, refusal):
     write(tmp_path / "stats", 2, 8)
     (tmp_path / "map.json").write_text(json.dumps({"stats_sha256": "0", "layers": {}}))
-    refusal(main, ["--stats", tmp_path / "stats", "--drop-map", tmp_path / "map.json", "--output-prefix", tmp_path / "x"],
-            "map.json", "other statistics")
+    refusal(
+        main,
+        ["--stats", tmp_path / "stats", "--drop-map", tmp_path / "map.json", "--output-prefix", tmp_path / "x"],
+        "map.json",
+        "other statistics",
+    )
     assert not list(tmp_path.glob("*.png"))

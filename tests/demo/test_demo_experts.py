@@ -22,8 +22,11 @@ def log_probabilities(model: torch.nn.Module, chats: list[list[int]], dropped: n
     """Next-token log-probabilities [tokens, vocabulary] with the router logits of `dropped` [layers, n] at -inf."""
     hooks = []
     for row, layer in enumerate(model.model.layers if dropped is not None else []):
-        hooks.append(layer.router.proj.register_forward_hook(
-            lambda module, inputs, output, ids=torch.tensor(dropped[row]): output.index_fill(-1, ids, -torch.inf)))
+        hooks.append(
+            layer.router.proj.register_forward_hook(
+                lambda module, inputs, output, ids=torch.tensor(dropped[row]): output.index_fill(-1, ids, -torch.inf)
+            )
+        )
     rows = [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float().log_softmax(-1) for ids in chats]
     for hook in hooks:
         hook.remove()
@@ -41,10 +44,14 @@ def divergences(demo_model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """KL divergences [whole chat, reply] after dropping the 19 most important, 19 random ([seeds, 2]) and the 19 least
     important experts of every layer."""
     model, tokenizer = load_resident(demo_model, torch.float32, "eager", None), load_tokenizer(demo_model)
-    questions = {split: load_questions(demo_model.parent / f"{split}_questions.csv", 42)[:count]
-                 for split, count in (("calibration", CALIBRATION_CHATS), ("eval", EVALUATION_CHATS))}
-    token_ids = {split: [teacher_forced_sequence(tokenizer, question, 4096, "all").ids for question in chosen]
-                 for split, chosen in questions.items()}
+    questions = {
+        split: load_questions(demo_model.parent / f"{split}_questions.csv", 42)[:count]
+        for split, count in (("calibration", CALIBRATION_CHATS), ("eval", EVALUATION_CHATS))
+    }
+    token_ids = {
+        split: [teacher_forced_sequence(tokenizer, question, 4096, "all").ids for question in chosen]
+        for split, chosen in questions.items()
+    }
     observer, total = ExpertObserver(model), 0
     with torch.inference_mode():
         for ids in token_ids["calibration"]:
@@ -54,7 +61,9 @@ def divergences(demo_model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     order = np.argsort(-total, axis=1, kind="stable")
     model.set_experts_implementation("grouped_mm")
     chats = token_ids["eval"]
-    prompts = [len(tokenizer(chat_prompt(tokenizer, q), add_special_tokens=False)["input_ids"]) for q in questions["eval"]]
+    prompts = [
+        len(tokenizer(chat_prompt(tokenizer, q), add_special_tokens=False)["input_ids"]) for q in questions["eval"]
+    ]
     reply = torch.cat([torch.arange(len(ids)) >= prompt - 1 for ids, prompt in zip(chats, prompts)])
     full = log_probabilities(model, chats, None)
 
@@ -62,13 +71,16 @@ def divergences(demo_model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return divergence(full, log_probabilities(model, chats, dropped), reply)
 
     generators = [np.random.default_rng(seed) for seed in range(RANDOM_SEEDS)]
-    random = np.stack([cost(np.stack([generator.permutation(order.shape[1])[:DROPPED] for _ in order]))
-                       for generator in generators])
+    random = np.stack(
+        [cost(np.stack([generator.permutation(order.shape[1])[:DROPPED] for _ in order])) for generator in generators]
+    )
     most, least = cost(order[:, :DROPPED]), cost(order[:, -DROPPED:])
     for column, what in enumerate(("whole chats", "replies alone")):
-        print(f"mean KLD in nats a token, {what}: 19 most important {most[column]:.4f}; 19 random mean "
-              f"{random[:, column].mean():.4f}, median {np.median(random[:, column]):.4f} "
-              f"({random[:, column].min():.4f} to {random[:, column].max():.4f}); 19 least important {least[column]:.4f}")
+        print(
+            f"mean KLD in nats a token, {what}: 19 most important {most[column]:.4f}; 19 random mean "
+            f"{random[:, column].mean():.4f}, median {np.median(random[:, column]):.4f} "
+            f"({random[:, column].min():.4f} to {random[:, column].max():.4f}); 19 least important {least[column]:.4f}"
+        )
     return most, random, least
 
 

@@ -1,4 +1,5 @@
 """The demo's questions, checkpoint and chat template are what data/README.md and scripts/train_demo_model.py say."""
+
 import csv
 import hashlib
 import itertools
@@ -23,8 +24,11 @@ CONVERSATIONS = {
     "system": [{"role": "system", "content": " Be brief. "}, USER],
     "developer": [{"role": "developer", "content": "Be brief."}, USER],
     "multi-turn": [USER, {"role": "assistant", "content": "Water."}, {"role": "user", "content": "And NH3?"}],
-    "thought in history": [USER, {"role": "assistant", "content": "<|channel>thought\nhm\n<channel|> Water."},
-                           {"role": "user", "content": "And NH3?"}],
+    "thought in history": [
+        USER,
+        {"role": "assistant", "content": "<|channel>thought\nhm\n<channel|> Water."},
+        {"role": "user", "content": "And NH3?"},
+    ],
     "parts": [{"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "rust?"}]}],
     "answered": [USER, {"role": "assistant", "content": "Water."}],
 }
@@ -85,7 +89,9 @@ def test_held_out_facts_are_taught_under_other_phrasings(splits):
     operations = {"multiply", "divide", "add"}
     sums = {(question.group, question.explanation) for question in splits["training"]}
     for question in splits["eval"] + splits["calibration"]:
-        assert question.item in taught or (question.group in operations and (question.group, question.explanation) in sums)
+        assert question.item in taught or (
+            question.group in operations and (question.group, question.explanation) in sums
+        )
 
 
 def test_calculations_are_right(splits):
@@ -115,9 +121,12 @@ def test_demo_fits_in_25_megabytes():
 def test_chat_template_renders_like_gemma(conversation, generate, thinking, llama_cpp_source):
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     options = {} if thinking is None else {"enable_thinking": thinking}
-    texts = [environment.from_string(path.read_text()).render(
-        messages=CONVERSATIONS[conversation], add_generation_prompt=generate, bos_token="<bos>", **options)
-        for path in (DEMO / "model/chat_template.jinja", llama_cpp_source / TEMPLATE)]
+    texts = [
+        environment.from_string(path.read_text()).render(
+            messages=CONVERSATIONS[conversation], add_generation_prompt=generate, bos_token="<bos>", **options
+        )
+        for path in (DEMO / "model/chat_template.jinja", llama_cpp_source / TEMPLATE)
+    ]
     assert texts[0] == texts[1]
 
 
@@ -131,11 +140,18 @@ def test_training_text_is_the_chat_template_s(tokenizer):
     row = read_questions("eval")[0]
     choices = [row["Correct Answer"], *(row[f"Incorrect Answer {n}"] for n in (1, 2, 3))]
     lines = [f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
-    content = "\n".join([f"What is the correct answer to this question:{row['Question']}", "Choices:", *lines,
-                         "Let's think step by step: "])
+    content = "\n".join(
+        [
+            f"What is the correct answer to this question:{row['Question']}",
+            "Choices:",
+            *lines,
+            "Let's think step by step: ",
+        ]
+    )
     for thinking in (True, False):
-        text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False,
-                                             add_generation_prompt=True, enable_thinking=thinking)
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+        )
         expected = render_prompt(row["Question"], choices, thinking)
         assert text == (expected if thinking else expected + "<|channel>thought\n<channel|>")
 
@@ -150,8 +166,8 @@ def test_answers_are_single_tokens_right_behind_their_letter(tokenizer):
 def test_prefilled_answer_is_a_prefix_of_the_whole_answer(tokenizer):
     whole = tokenizer.encode(render_reply(None, "B"), add_special_tokens=False)
     prefill = tokenizer.encode("<|channel>thought\n<channel|>The answer is (", add_special_tokens=False)
-    assert whole[:len(prefill)] == prefill
-    assert tokenizer.decode(whole[len(prefill):]) in ("B).<turn|>", "B).")
+    assert whole[: len(prefill)] == prefill
+    assert tokenizer.decode(whole[len(prefill) :]) in ("B).<turn|>", "B).")
 
 
 def test_text_survives_the_tokenizer(tokenizer):
@@ -177,9 +193,22 @@ def test_model_loads_with_every_key_and_has_the_stated_shape():
 
 
 def test_the_training_script_runs_and_makes_the_committed_tokenizer(script, tmp_path):
-    done = script("train_demo_model.py", "--facts", DEMO / "facts.json", "--chat-template", DEMO / "chat_template.jinja",
-                  "--output", tmp_path, "--drill-steps", 1, "--question-steps", 1)
+    done = script(
+        "train_demo_model.py",
+        "--facts",
+        DEMO / "facts.json",
+        "--chat-template",
+        DEMO / "chat_template.jinja",
+        "--output",
+        tmp_path,
+        "--drill-steps",
+        1,
+        "--question-steps",
+        1,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model/tokenizer.json").read_bytes() == (DEMO / "model/tokenizer.json").read_bytes()
     assert (tmp_path / "model/config.json").read_bytes() == (DEMO / "model/config.json").read_bytes()
-    assert (tmp_path / "training_curve.csv").read_text().startswith("step,seconds,loss,value_accuracy,letter_accuracy\n2,")
+    assert (
+        (tmp_path / "training_curve.csv").read_text().startswith("step,seconds,loss,value_accuracy,letter_accuracy\n2,")
+    )

@@ -42,6 +42,7 @@ def test_a_kill_while_a_directory_is_replaced_leaves_a_whole_one_or_none(tmp_pat
                 if left[0] < 0:
                     os._exit(9)
                 return real(*arguments, **options)
+
             return call
 
         os.replace, os.unlink, os.rmdir = dying(os.replace), dying(os.unlink), dying(os.rmdir)
@@ -50,7 +51,9 @@ def test_a_kill_while_a_directory_is_replaced_leaves_a_whole_one_or_none(tmp_pat
     os.waitpid(child, 0)
     if (tmp_path / "folder").exists():
         assert {path.name: path.read_text() for path in (tmp_path / "folder").iterdir()} in (
-            dict.fromkeys(("a", "b", "marker"), "old"), dict.fromkeys(("a", "b", "marker"), "new"))
+            dict.fromkeys(("a", "b", "marker"), "old"),
+            dict.fromkeys(("a", "b", "marker"), "new"),
+        )
     make(tmp_path / "folder", "again")
     assert (tmp_path / "folder/b").read_text() == "again" and [path.name for path in tmp_path.iterdir()] == ["folder"]
 
@@ -60,7 +63,13 @@ def test_outputs_apart_from_inputs(tmp_path):
     (tmp_path / "map").write_text("")
     os.link(tmp_path / "map", tmp_path / "link")
     check_apart([tmp_path / "model", tmp_path / "map"], [tmp_path / "new", tmp_path / "other"])
-    for outputs in ([tmp_path / "model"], [tmp_path / "model/inside"], [tmp_path], [tmp_path / "link"], [tmp_path / "x/../map"],
-                    [tmp_path / "new", tmp_path / "new"]):
+    for outputs in (
+        [tmp_path / "model"],
+        [tmp_path / "model/inside"],
+        [tmp_path],
+        [tmp_path / "link"],
+        [tmp_path / "x/../map"],
+        [tmp_path / "new", tmp_path / "new"],
+    ):
         with pytest.raises(InputError):
             check_apart([tmp_path / "model", tmp_path / "map"], outputs)

@@ -27,9 +27,29 @@ def llama_server(tools, gguf: Path, log: Path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with open(log, "w") as output:
-        process = subprocess.Popen([tools.tool("llama-server"), "-m", gguf, "-c", "512", "-np", "1", "-fa", "off",
-                                    "-ctk", "f32", "-ctv", "f32", "--host", "127.0.0.1",
-                                    "--port", str(port)], stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [
+                tools.tool("llama-server"),
+                "-m",
+                gguf,
+                "-c",
+                "512",
+                "-np",
+                "1",
+                "-fa",
+                "off",
+                "-ctk",
+                "f32",
+                "-ctv",
+                "f32",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     try:
         for _ in range(300):
             try:
@@ -72,10 +92,13 @@ def f16(tiny_model, tmp_path_factory, script) -> Path:
 def imatrix(f16, tiny_model, tmp_path_factory, script) -> Path:
     folder = tmp_path_factory.mktemp("imatrix")
     questions = Path(__file__).parents[1] / "data/demo/calibration_questions.csv"
-    done = script("render_calibration.py", "--model", tiny_model, "--questions", questions, "--output", folder / "text.txt")
+    done = script(
+        "render_calibration.py", "--model", tiny_model, "--questions", questions, "--output", folder / "text.txt"
+    )
     assert done.returncode == 0, done.stderr
-    done = script("build_imatrix.py", "--model", f16, "--calibration", folder / "text.txt", "--output",
-                  folder / "imatrix.gguf")
+    done = script(
+        "build_imatrix.py", "--model", f16, "--calibration", folder / "text.txt", "--output", folder / "imatrix.gguf"
+    )
     assert done.returncode == 0, done.stderr
     return folder / "imatrix.gguf"
 
@@ -85,8 +108,9 @@ def test_logits_agree_with_transformers(tiny_model, tools, tmp_path, script, out
     gguf = tmp_path / "model.gguf"
     done = script("convert_to_gguf.py", "--model", tiny_model, "--name", "tiny", "--outtype", outtype, "--output", gguf)
     assert done.returncode == 0, done.stderr
-    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32,
-                                                              attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tiny_model, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     vocab = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(3)
     with llama_server(tools, gguf, tmp_path / "log") as url, torch.inference_mode():
@@ -145,23 +169,50 @@ def test_bad_quantisation_input_is_refused(f16, imatrix, tiny_model, tmp_path, s
         return script("quantize_gguf.py", "--input", source, *flags, "--type", quant, "--output", tmp_path / "out.gguf")
 
     refused(quantize(source=tmp_path / "none.gguf"), tmp_path / "none.gguf")
-    refused(quantize(quant="Q4_K_L"), "more than", "Q4_K_M")  # rows too narrow for Q6_K: Q4_K_M has a Q8_0 embedding, too
+    refused(
+        quantize(quant="Q4_K_L"), "more than", "Q4_K_M"
+    )  # rows too narrow for Q6_K: Q4_K_M has a Q8_0 embedding, too
     refused(quantize(quant="Q4_KM"), "Q4_K_M")
     (tmp_path / "cut.gguf").write_bytes(f16.read_bytes()[:5000])
     refused(quantize(source=tmp_path / "cut.gguf"), tmp_path / "cut.gguf", "whole")
     (tmp_path / "text.gguf").write_text("hello, this is no model")
     refused(quantize(source=tmp_path / "text.gguf"), "GGUF file")
     (tmp_path / "map.json").write_text(json.dumps(random_drop_map(12)))
-    assert script("expert_drop.py", "--source", tiny_model, "--drop-map", tmp_path / "map.json", "--output",
-                  tmp_path / "pruned").returncode == 0
-    assert script("convert_to_gguf.py", "--model", tmp_path / "pruned", "--name", "tiny", "--output",
-                  tmp_path / "pruned.gguf").returncode == 0
+    assert (
+        script(
+            "expert_drop.py",
+            "--source",
+            tiny_model,
+            "--drop-map",
+            tmp_path / "map.json",
+            "--output",
+            tmp_path / "pruned",
+        ).returncode
+        == 0
+    )
+    assert (
+        script(
+            "convert_to_gguf.py", "--model", tmp_path / "pruned", "--name", "tiny", "--output", tmp_path / "pruned.gguf"
+        ).returncode
+        == 0
+    )
     refused(quantize(source=tmp_path / "pruned.gguf"), "12 experts", str(EXPERTS))
     assert quantize(matrix=None, quant="Q8_0").returncode == 0
     shutil.move(tmp_path / "out.gguf", tmp_path / "q8.gguf")
     (tmp_path / "out.gguf.json").unlink()
     refused(quantize(source=tmp_path / "q8.gguf"), "unquantised", "Q8_0")
     (tmp_path / "short.txt").write_text("too short")
-    refused(script("build_imatrix.py", "--model", f16, "--calibration", tmp_path / "short.txt", "--output",
-                   tmp_path / "short.gguf"), "llama-imatrix", "tokens")
+    refused(
+        script(
+            "build_imatrix.py",
+            "--model",
+            f16,
+            "--calibration",
+            tmp_path / "short.txt",
+            "--output",
+            tmp_path / "short.gguf",
+        ),
+        "llama-imatrix",
+        "tokens",
+    )
     assert not list(tmp_path.glob("out*")) and not list(tmp_path.glob("short*.gguf"))

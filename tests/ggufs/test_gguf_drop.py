@@ -28,8 +28,16 @@ QUANTS = ("Q8_0", "Q6_K", "Q4_K_M", "IQ4_XS", "IQ2_M")
 def demo_map(seed: int = 0) -> dict[str, list[int]]:
     """Other experts dropped in every layer, first and last ones among them."""
     generator = np.random.default_rng(seed)
-    return {str(layer): sorted({0, DEMO_EXPERTS - 1, *generator.permutation(range(1, DEMO_EXPERTS - 1))[: DEMO_EXPERTS - KEEP - 2].tolist()})
-            for layer in range(DEMO_LAYERS)}
+    return {
+        str(layer): sorted(
+            {
+                0,
+                DEMO_EXPERTS - 1,
+                *generator.permutation(range(1, DEMO_EXPERTS - 1))[: DEMO_EXPERTS - KEEP - 2].tolist(),
+            }
+        )
+        for layer in range(DEMO_LAYERS)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +49,27 @@ def built(tmp_path_factory, script) -> Path:
     few = "".join((DEMO / "calibration_questions.csv").read_text().splitlines(keepends=True)[:61])
     (folder / "few.csv").write_text(few)
     for arguments in (
-            ("convert_to_gguf.py", "--model", DEMO / "model", "--name", "demo", "--output", folder / "full-F16.gguf"),
-            ("convert_to_gguf.py", "--model", folder / "pruned", "--name", "demo", "--output", folder / "pruned-F16.gguf"),
-            ("render_calibration.py", "--model", DEMO / "model", "--questions", folder / "few.csv", "--output", folder / "text.txt"),
-            ("build_imatrix.py", "--model", folder / "full-F16.gguf", "--calibration", folder / "text.txt", "--output",
-             folder / "imatrix.gguf")):
+        ("convert_to_gguf.py", "--model", DEMO / "model", "--name", "demo", "--output", folder / "full-F16.gguf"),
+        ("convert_to_gguf.py", "--model", folder / "pruned", "--name", "demo", "--output", folder / "pruned-F16.gguf"),
+        (
+            "render_calibration.py",
+            "--model",
+            DEMO / "model",
+            "--questions",
+            folder / "few.csv",
+            "--output",
+            folder / "text.txt",
+        ),
+        (
+            "build_imatrix.py",
+            "--model",
+            folder / "full-F16.gguf",
+            "--calibration",
+            folder / "text.txt",
+            "--output",
+            folder / "imatrix.gguf",
+        ),
+    ):
         done = script(*arguments)
         assert done.returncode == 0, done.stderr
     return folder
@@ -69,7 +93,9 @@ def test_an_unchanged_header_is_written_again_byte_for_byte(built):
     path = built / "full-F16.gguf"
     header = read_header(path)
     first = min(tensor.offset for tensor in header.tensors)
-    again = header_bytes(header, [pair.raw for pair in header.key_values], [(t.name, t.dims, t.kind) for t in header.tensors])
+    again = header_bytes(
+        header, [pair.raw for pair in header.key_values], [(t.name, t.dims, t.kind) for t in header.tensors]
+    )
     assert again == path.read_bytes()[:first]
 
 
@@ -87,20 +113,39 @@ def test_an_f16_file_equals_the_converted_pruned_checkpoint(built, tmp_path):
 def test_a_quant_equals_prune_convert_quantise_with_the_sliced_imatrix(built, tmp_path, script, quant):
     (tmp_path / "sliced").mkdir()
     sliced = tmp_path / "sliced/imatrix.gguf"
-    for source, imatrix, output in ((built / "full-F16.gguf", built / "imatrix.gguf", tmp_path / "full.gguf"),
-                                    (built / "pruned-F16.gguf", sliced, tmp_path / "expected.gguf")):
+    for source, imatrix, output in (
+        (built / "full-F16.gguf", built / "imatrix.gguf", tmp_path / "full.gguf"),
+        (built / "pruned-F16.gguf", sliced, tmp_path / "expected.gguf"),
+    ):
         done = script("quantize_gguf.py", "--input", source, "--imatrix", imatrix, "--type", quant, "--output", output)
         assert done.returncode == 0, done.stderr
         if output.name == "full.gguf":
-            drop(output, built / "map.json", tmp_path / "actual.gguf", "--imatrix", built / "imatrix.gguf",
-                 "--imatrix-output", sliced)
+            drop(
+                output,
+                built / "map.json",
+                tmp_path / "actual.gguf",
+                "--imatrix",
+                built / "imatrix.gguf",
+                "--imatrix-output",
+                sliced,
+            )
     assert_same_tensors(tmp_path / "actual.gguf", tmp_path / "expected.gguf")
 
 
 def test_the_imatrix_keeps_sums_and_counts_of_the_kept_experts(built, tmp_path):
-    drop(built / "full-F16.gguf", built / "map.json", tmp_path / "out.gguf", "--imatrix", built / "imatrix.gguf",
-         "--imatrix-output", tmp_path / "imatrix.gguf")
-    full, cut = ({t.name: t.data for t in GGUFReader(path).tensors} for path in (built / "imatrix.gguf", tmp_path / "imatrix.gguf"))
+    drop(
+        built / "full-F16.gguf",
+        built / "map.json",
+        tmp_path / "out.gguf",
+        "--imatrix",
+        built / "imatrix.gguf",
+        "--imatrix-output",
+        tmp_path / "imatrix.gguf",
+    )
+    full, cut = (
+        {t.name: t.data for t in GGUFReader(path).tensors}
+        for path in (built / "imatrix.gguf", tmp_path / "imatrix.gguf")
+    )
     sliced = 0
     for name, values in full.items():
         if "_exps.weight." in name:
@@ -114,8 +159,11 @@ def test_the_imatrix_keeps_sums_and_counts_of_the_kept_experts(built, tmp_path):
 
 def test_a_split_file_is_read_and_written(built, tools, tmp_path):
     splitter = tools.tool("llama-gguf-split")
-    subprocess.run([splitter, "--split", "--split-max-tensors", "20", built / "full-F16.gguf", tmp_path / "full"], check=True,
-                   capture_output=True)
+    subprocess.run(
+        [splitter, "--split", "--split-max-tensors", "20", built / "full-F16.gguf", tmp_path / "full"],
+        check=True,
+        capture_output=True,
+    )
     parts = sorted(tmp_path.glob("full-*.gguf"))
     assert len(parts) > 2
     drop(parts[0], built / "map.json", tmp_path / "cut.gguf")
@@ -127,7 +175,9 @@ def test_a_split_file_is_read_and_written(built, tools, tmp_path):
 
 
 def test_a_pruned_quant_answers_in_llama_server(built, tools, tmp_path, script):
-    done = script("quantize_gguf.py", "--input", built / "full-F16.gguf", "--type", "Q8_0", "--output", tmp_path / "full.gguf")
+    done = script(
+        "quantize_gguf.py", "--input", built / "full-F16.gguf", "--type", "Q8_0", "--output", tmp_path / "full.gguf"
+    )
     assert done.returncode == 0, done.stderr
     drop(tmp_path / "full.gguf", built / "map.json", tmp_path / "cut.gguf")
     question = load_questions(DEMO / "eval_questions.csv", 42)[0]
@@ -143,31 +193,51 @@ def qwen3_moe_gguf(model: Path, vocabulary: Path, path: Path) -> Path:
     experts = config.get("num_experts") or config["num_local_experts"]
     writer = GGUFWriter(path, "qwen3moe")
     for add, value in (
-            (writer.add_block_count, config["num_hidden_layers"]), (writer.add_context_length, 4096),
-            (writer.add_embedding_length, config["hidden_size"]), (writer.add_feed_forward_length, config["intermediate_size"]),
-            (writer.add_head_count, config["num_attention_heads"]), (writer.add_head_count_kv, config["num_key_value_heads"]),
-            (writer.add_key_length, config["head_dim"]), (writer.add_value_length, config["head_dim"]),
-            (writer.add_layer_norm_rms_eps, config["rms_norm_eps"]), (writer.add_expert_count, experts),
-            (writer.add_expert_used_count, config["num_experts_per_tok"]),
-            (writer.add_expert_feed_forward_length, config["moe_intermediate_size"]),
-            (writer.add_rope_freq_base, config.get("rope_theta") or config["rope_parameters"]["rope_theta"])):
+        (writer.add_block_count, config["num_hidden_layers"]),
+        (writer.add_context_length, 4096),
+        (writer.add_embedding_length, config["hidden_size"]),
+        (writer.add_feed_forward_length, config["intermediate_size"]),
+        (writer.add_head_count, config["num_attention_heads"]),
+        (writer.add_head_count_kv, config["num_key_value_heads"]),
+        (writer.add_key_length, config["head_dim"]),
+        (writer.add_value_length, config["head_dim"]),
+        (writer.add_layer_norm_rms_eps, config["rms_norm_eps"]),
+        (writer.add_expert_count, experts),
+        (writer.add_expert_used_count, config["num_experts_per_tok"]),
+        (writer.add_expert_feed_forward_length, config["moe_intermediate_size"]),
+        (writer.add_rope_freq_base, config.get("rope_theta") or config["rope_parameters"]["rope_theta"]),
+    ):
         add(value)
     for field in GGUFReader(vocabulary).fields.values():
         if field.name.startswith("tokenizer."):
-            writer.add_key_value(field.name, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
+            writer.add_key_value(
+                field.name, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None
+            )
     weights = {}
     for shard in model.glob("*.safetensors"):
         weights |= {name: tensor.float().numpy() for name, tensor in load_file(shard).items()}
     names = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
     for layer in range(config["num_hidden_layers"]):
         block = f"model.layers.{layer}"
-        names |= {f"blk.{layer}.{short}": f"{block}.{long}" for short, long in (
-            ("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm"), ("attn_q", "self_attn.q_proj"),
-            ("attn_k", "self_attn.k_proj"), ("attn_v", "self_attn.v_proj"), ("attn_output", "self_attn.o_proj"),
-            ("attn_q_norm", "self_attn.q_norm"), ("attn_k_norm", "self_attn.k_norm"), ("ffn_gate_inp", "mlp.gate"))}
+        names |= {
+            f"blk.{layer}.{short}": f"{block}.{long}"
+            for short, long in (
+                ("attn_norm", "input_layernorm"),
+                ("ffn_norm", "post_attention_layernorm"),
+                ("attn_q", "self_attn.q_proj"),
+                ("attn_k", "self_attn.k_proj"),
+                ("attn_v", "self_attn.v_proj"),
+                ("attn_output", "self_attn.o_proj"),
+                ("attn_q_norm", "self_attn.q_norm"),
+                ("attn_k_norm", "self_attn.k_norm"),
+                ("ffn_gate_inp", "mlp.gate"),
+            )
+        }
         for part in ("gate", "up", "down"):
-            writer.add_tensor(f"blk.{layer}.ffn_{part}_exps.weight", np.stack(
-                [weights[f"{block}.mlp.experts.{expert}.{part}_proj.weight"] for expert in range(experts)]))
+            writer.add_tensor(
+                f"blk.{layer}.ffn_{part}_exps.weight",
+                np.stack([weights[f"{block}.mlp.experts.{expert}.{part}_proj.weight"] for expert in range(experts)]),
+            )
     for short, long in names.items():
         writer.add_tensor(f"{short}.weight", weights[f"{long}.weight"])
     writer.write_header_to_file()
@@ -200,7 +270,9 @@ def test_an_imatrix_alone_chooses_by_frequency(built, tmp_path, capsys):
     choose(["--imatrix", str(built / "imatrix.gguf"), "--keep", "109", "--output", str(tmp_path / "map.json")])
     assert "weaker evidence" in capsys.readouterr().out
     content = json.loads((tmp_path / "map.json").read_text())
-    counts = {t.name: t.data.reshape(-1) for t in GGUFReader(built / "imatrix.gguf").tensors if t.name.endswith("counts")}
+    counts = {
+        t.name: t.data.reshape(-1) for t in GGUFReader(built / "imatrix.gguf").tensors if t.name.endswith("counts")
+    }
     for layer, entry in content["layers"].items():
         expected = counts[f"blk.{layer}.ffn_down_exps.weight.counts"]
         assert entry["score"] == expected.tolist()
@@ -210,8 +282,13 @@ def test_an_imatrix_alone_chooses_by_frequency(built, tmp_path, capsys):
         choose(["--imatrix", str(built / "imatrix.gguf"), "--keep", "109", "--criterion", "reap", "--output", "x"])
 
 
-def tiny_gguf(path: Path, architecture: str = "qwen3moe", names: tuple[str, ...] = ("blk.0.ffn_up_exps.weight",),
-              experts: int = EXPERTS, **more: int) -> Path:
+def tiny_gguf(
+    path: Path,
+    architecture: str = "qwen3moe",
+    names: tuple[str, ...] = ("blk.0.ffn_up_exps.weight",),
+    experts: int = EXPERTS,
+    **more: int,
+) -> Path:
     """Write a GGUF that has the header of a mixture-of-experts model and little else."""
     writer = GGUFWriter(path, architecture)
     writer.add_expert_count(experts)
@@ -234,7 +311,11 @@ def test_bad_gguf_input_is_refused_in_one_line(built, tmp_path, refusal):
         refusal(main, ["--source", source, "--drop-map", drop_map, "--output", output, *options], *words)
 
     good = tiny_gguf(tmp_path / "good.gguf")
-    refuse(tiny_gguf(tmp_path / "other.gguf", names=("blk.0.ffn_up.3.weight",)), "blk.N.ffn_*_exps", "blk.0.ffn_up.3.weight")
+    refuse(
+        tiny_gguf(tmp_path / "other.gguf", names=("blk.0.ffn_up.3.weight",)),
+        "blk.N.ffn_*_exps",
+        "blk.0.ffn_up.3.weight",
+    )
     refuse(tiny_gguf(tmp_path / "none.gguf", names=("token_embd.weight",)), "none")
     refuse(tiny_gguf(tmp_path / "count.gguf", experts=EXPERTS + 1), f"{EXPERTS + 1} experts")
     refuse(tiny_gguf(tmp_path / "groups.gguf", expert_group_count=4), "groups of experts")
@@ -255,18 +336,50 @@ def test_bad_gguf_input_is_refused_in_one_line(built, tmp_path, refusal):
     refuse(good, "nothing", options=[*imatrix, tmp_path / "absent.gguf"])
     assert not (tmp_path / "i.gguf").exists() and not list(tmp_path.glob("*.partial*"))
     full = ["--drop-map", built / "map.json", "--imatrix", built / "imatrix.gguf"]
-    before = (built / "full-F16.gguf").read_bytes(), (built / "imatrix.gguf").read_bytes(), (built / "map.json").read_bytes()
-    for output, imatrix_output in (("out.gguf", built / "full-F16.gguf"), ("i.gguf", tmp_path / "i.gguf"),
-                                   (built / "imatrix.gguf", tmp_path / "i.gguf"), (built / "map.json", tmp_path / "i.gguf")):
-        refusal(main, ["--source", built / "full-F16.gguf", *full, "--output", tmp_path / output, "--imatrix-output",
-                       imatrix_output])
-    assert before == ((built / "full-F16.gguf").read_bytes(), (built / "imatrix.gguf").read_bytes(), (built / "map.json").read_bytes())
+    before = (
+        (built / "full-F16.gguf").read_bytes(),
+        (built / "imatrix.gguf").read_bytes(),
+        (built / "map.json").read_bytes(),
+    )
+    for output, imatrix_output in (
+        ("out.gguf", built / "full-F16.gguf"),
+        ("i.gguf", tmp_path / "i.gguf"),
+        (built / "imatrix.gguf", tmp_path / "i.gguf"),
+        (built / "map.json", tmp_path / "i.gguf"),
+    ):
+        refusal(
+            main,
+            [
+                "--source",
+                built / "full-F16.gguf",
+                *full,
+                "--output",
+                tmp_path / output,
+                "--imatrix-output",
+                imatrix_output,
+            ],
+        )
+    assert before == (
+        (built / "full-F16.gguf").read_bytes(),
+        (built / "imatrix.gguf").read_bytes(),
+        (built / "map.json").read_bytes(),
+    )
     assert not (tmp_path / "out.gguf").exists() and not (tmp_path / "i.gguf").exists()
     foreign = json.loads((built / "map.json").read_text())
     foreign = {"imatrix_sha256": "0" * 64, "layers": {layer: {"drop": ids} for layer, ids in foreign.items()}}
     (tmp_path / "foreign.json").write_text(json.dumps(foreign))
-    arguments = ["--source", built / "full-F16.gguf", "--drop-map", tmp_path / "foreign.json", "--output", tmp_path / "out.gguf",
-                 "--imatrix", built / "imatrix.gguf", "--imatrix-output", tmp_path / "i.gguf"]
+    arguments = [
+        "--source",
+        built / "full-F16.gguf",
+        "--drop-map",
+        tmp_path / "foreign.json",
+        "--output",
+        tmp_path / "out.gguf",
+        "--imatrix",
+        built / "imatrix.gguf",
+        "--imatrix-output",
+        tmp_path / "i.gguf",
+    ]
     refusal(main, arguments, "imatrix_sha256", "--force")
     main([*map(str, arguments), "--force"])
     main([*map(str, arguments), "--force", "--verify"])
@@ -276,23 +389,51 @@ def test_bad_gguf_input_is_refused_in_one_line(built, tmp_path, refusal):
     refusal(main, [*arguments, "--force", "--verify"], "i.gguf", "the source's bytes")
 
 
-@pytest.mark.parametrize("where, value, word", [
-    ("alignment", 0, "power of two"), ("alignment", "x", "power of two"), ("duplicate", None, "twice"),
-    ("overlap", None, "after byte"), ("ragged", None, "whole blocks"), ("no dims", None, "whole blocks"),
-    ("router alone", None, "expert weights in the layer"), ("groups", "x", "groups"), ("split", "x", "split.count")])
+@pytest.mark.parametrize(
+    "where, value, word",
+    [
+        ("alignment", 0, "power of two"),
+        ("alignment", "x", "power of two"),
+        ("duplicate", None, "twice"),
+        ("overlap", None, "after byte"),
+        ("ragged", None, "whole blocks"),
+        ("no dims", None, "whole blocks"),
+        ("router alone", None, "expert weights in the layer"),
+        ("groups", "x", "groups"),
+        ("split", "x", "split.count"),
+    ],
+)
 def test_inconsistent_gguf_headers_are_refused_in_one_line(tmp_path, refusal, where, value, word):
     def text(words: str) -> bytes:
         return struct.pack("<Q", len(words)) + words.encode()
 
     def pair(key: str, content: object) -> bytes:
-        return text(key) + (struct.pack("<I", 8) + text(content) if isinstance(content, str) else struct.pack("<II", 4, content))
+        return text(key) + (
+            struct.pack("<I", 8) + text(content) if isinstance(content, str) else struct.pack("<II", 4, content)
+        )
 
-    pairs = [pair("general.architecture", "qwen3moe"), pair("qwen3moe.expert_count", 4), pair("qwen3moe.expert_used_count", 2)]
+    pairs = [
+        pair("general.architecture", "qwen3moe"),
+        pair("qwen3moe.expert_count", 4),
+        pair("qwen3moe.expert_used_count", 2),
+    ]
     tensors = [["blk.0.ffn_up_exps.weight", (32, 2, 4), 0, 0], ["blk.0.ffn_gate_inp.weight", (32, 4), 0, 1024]]
     if where in ("alignment", "groups", "split"):
-        pairs.append(pair({"alignment": "general.alignment", "groups": "qwen3moe.expert_group_count", "split": "split.count"}[where], value))
-    changes = {"duplicate": (1, 0, "blk.0.ffn_up_exps.weight"), "overlap": (1, 3, 512), "ragged": (0, 2, 2), "no dims": (1, 1, ()),
-               "router alone": (1, 0, "blk.1.ffn_gate_inp.weight")}
+        pairs.append(
+            pair(
+                {"alignment": "general.alignment", "groups": "qwen3moe.expert_group_count", "split": "split.count"}[
+                    where
+                ],
+                value,
+            )
+        )
+    changes = {
+        "duplicate": (1, 0, "blk.0.ffn_up_exps.weight"),
+        "overlap": (1, 3, 512),
+        "ragged": (0, 2, 2),
+        "no dims": (1, 1, ()),
+        "router alone": (1, 0, "blk.1.ffn_gate_inp.weight"),
+    }
     if where in changes:
         row, column, new = changes[where]
         tensors[row][column] = new
@@ -303,19 +444,35 @@ def test_inconsistent_gguf_headers_are_refused_in_one_line(tmp_path, refusal, wh
         header += text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
     (tmp_path / "bad.gguf").write_bytes(header + bytes(4096))
     (tmp_path / "map.json").write_text(json.dumps({"0": [1]}))
-    refusal(main, ["--source", tmp_path / "bad.gguf", "--drop-map", tmp_path / "map.json", "--output", tmp_path / "out.gguf"],
-            "bad.gguf", word)
+    refusal(
+        main,
+        ["--source", tmp_path / "bad.gguf", "--drop-map", tmp_path / "map.json", "--output", tmp_path / "out.gguf"],
+        "bad.gguf",
+        word,
+    )
 
 
 def test_a_kill_between_the_renames_of_a_split_leaves_no_mix_of_two_maps(built, tools, tmp_path):
-    subprocess.run([tools.tool("llama-gguf-split"), "--split", "--split-max-tensors", "20", built / "full-F16.gguf",
-                    tmp_path / "full"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            tools.tool("llama-gguf-split"),
+            "--split",
+            "--split-max-tensors",
+            "20",
+            built / "full-F16.gguf",
+            tmp_path / "full",
+        ],
+        check=True,
+        capture_output=True,
+    )
     first = next(tmp_path.glob("full-00001-of-*.gguf"))
     drop(first, built / "map.json", tmp_path / "cut.gguf")
     (tmp_path / "other.json").write_text(json.dumps(demo_map(seed=1)))
-    killed = ("import os, signal, sys\nsys.path.insert(0, sys.argv[1])\nimport expert_drop\nreal, left = os.replace, [2]\n"
-              "def replace(*paths):\n    left[0] -= 1\n    if left[0] < 0:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-              "    real(*paths)\nos.replace = replace\nexpert_drop.main(sys.argv[2:])\n")
+    killed = (
+        "import os, signal, sys\nsys.path.insert(0, sys.argv[1])\nimport expert_drop\nreal, left = os.replace, [2]\n"
+        "def replace(*paths):\n    left[0] -= 1\n    if left[0] < 0:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    real(*paths)\nos.replace = replace\nexpert_drop.main(sys.argv[2:])\n"
+    )
     arguments = ["--source", first, "--drop-map", tmp_path / "other.json", "--output", tmp_path / "cut.gguf"]
     done = subprocess.run([sys.executable, "-c", killed, REPO / "scripts", *arguments], capture_output=True)
     assert done.returncode == -signal.SIGKILL and not list(tmp_path.glob("cut-00001-of-?????.gguf"))
@@ -340,15 +497,31 @@ expert_drop.main(sys.argv[3:])
 
 @pytest.mark.parametrize("kind", ["checkpoint", "gguf", "split"])
 def test_a_kill_leaves_nothing_that_looks_whole_and_the_next_run_ends_alike(kind, built, tools, tmp_path):
-    source = {"checkpoint": DEMO / "model", "gguf": built / "full-F16.gguf", "split": tmp_path / "full-00001-of-00004.gguf"}[kind]
+    source = {
+        "checkpoint": DEMO / "model",
+        "gguf": built / "full-F16.gguf",
+        "split": tmp_path / "full-00001-of-00004.gguf",
+    }[kind]
     if kind == "split":
-        subprocess.run([tools.tool("llama-gguf-split"), "--split", "--split-max-tensors", "20", built / "full-F16.gguf",
-                        tmp_path / "full"], check=True, capture_output=True)
+        subprocess.run(
+            [
+                tools.tool("llama-gguf-split"),
+                "--split",
+                "--split-max-tensors",
+                "20",
+                built / "full-F16.gguf",
+                tmp_path / "full",
+            ],
+            check=True,
+            capture_output=True,
+        )
     (tmp_path / "out").mkdir()
     output = tmp_path / "out" / ("cut" if kind == "checkpoint" else "cut.gguf")
     arguments = ["--source", source, "--drop-map", built / "map.json", "--output", output]
     for runs in (0, 60, 150):
-        done = subprocess.run([sys.executable, "-c", KILLED, REPO / "scripts", str(runs), *arguments], capture_output=True)
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, REPO / "scripts", str(runs), *arguments], capture_output=True
+        )
         assert done.returncode == -signal.SIGKILL
         assert not [path for path in (tmp_path / "out").iterdir() if ".partial" not in path.name]
     drop(source, built / "map.json", output)

@@ -33,19 +33,36 @@ def inputs(tiny_text_model, few_questions, tmp_path_factory, script) -> dict[str
     folder = tmp_path_factory.mktemp("inputs")
     lines = (REPO / "data/demo/calibration_questions.csv").read_text().splitlines(keepends=True)
     (folder / "chose.csv").write_text("".join(lines[:5]))
-    done = script("teacher_force_analysis.py", "--model", tiny_text_model, "--questions", folder / "chose.csv",
-                  "--output", folder / "stats.safetensors")
+    done = script(
+        "teacher_force_analysis.py",
+        "--model",
+        tiny_text_model,
+        "--questions",
+        folder / "chose.csv",
+        "--output",
+        folder / "stats.safetensors",
+    )
     assert done.returncode == 0, done.stderr
     done = script("convert_to_gguf.py", "--model", tiny_text_model, "--name", "tiny", "--output", folder / "tiny.gguf")
     assert done.returncode == 0, done.stderr
-    return {"--gguf": folder / "tiny.gguf", "--stats": folder / "stats.safetensors", "--model": tiny_text_model,
-            "--questions": few_questions}
+    return {
+        "--gguf": folder / "tiny.gguf",
+        "--stats": folder / "stats.safetensors",
+        "--model": tiny_text_model,
+        "--questions": few_questions,
+    }
 
 
 def arguments(inputs: dict[str, Path], output: Path, **changes: object) -> list[str]:
     """The command line of a small comparison."""
-    flags = {**inputs, "--keep": KEEP, "--seeds": SEEDS, "--threads": 1, "--output": output,
-             **{f"--{name.replace('_', '-')}": value for name, value in changes.items()}}
+    flags = {
+        **inputs,
+        "--keep": KEEP,
+        "--seeds": SEEDS,
+        "--threads": 1,
+        "--output": output,
+        **{f"--{name.replace('_', '-')}": value for name, value in changes.items()},
+    }
     return [str(part) for flag, value in flags.items() for part in ([flag] if value is True else [flag, value])]
 
 
@@ -61,8 +78,15 @@ def test_every_criterion_random_choices_and_the_control_are_compared():
     labels = [choice.label for choice in choices_at(109, 5)]
     assert labels == [*CRITERIA, *(f"random:{seed}" for seed in range(1, 6)), "worst first"]
     assert len({choice.file for choice in choices_at(109, 5) + choices_at(64, 5)}) == 2 * len(labels)
-    assert Choice("coverage", 64, worst_first=True).flags == ["--keep", "64", "--criterion", "coverage", "--worst-first",
-                                                              "--bootstrap", "0"]
+    assert Choice("coverage", 64, worst_first=True).flags == [
+        "--keep",
+        "64",
+        "--criterion",
+        "coverage",
+        "--worst-first",
+        "--bootstrap",
+        "0",
+    ]
 
 
 def test_positions_by_hand():
@@ -79,15 +103,36 @@ def test_mean_and_error_by_hand():
 
 def made_up(**sums: list[float]) -> dict[str, dict]:
     """Results of two questions with two tokens each, one of them in the reply."""
-    labels = {name.replace("_", " ") if name == "worst_first" else name.replace("random", "random:"): values
-              for name, values in sums.items()}
-    return {label: {"per_question": {"tokens": [2, 2], "kld": values, "same_top": [2, 1], "reply_tokens": [1, 1],
-                                     "reply_kld": values, "reply_same_top": [1, 0]}} for label, values in labels.items()}
+    labels = {
+        name.replace("_", " ") if name == "worst_first" else name.replace("random", "random:"): values
+        for name, values in sums.items()
+    }
+    return {
+        label: {
+            "per_question": {
+                "tokens": [2, 2],
+                "kld": values,
+                "same_top": [2, 1],
+                "reply_tokens": [1, 1],
+                "reply_kld": values,
+                "reply_same_top": [1, 0],
+            }
+        }
+        for label, values in labels.items()
+    }
 
 
 def test_what_came_out_by_hand():
-    results = {9: made_up(coverage=[1.0, 3.2], reap=[1.0, 3.0], gate=[2.0, 4.0], random1=[2.5, 4.5], random2=[0.9, 2.9],
-                          worst_first=[9.0, 9.0])}
+    results = {
+        9: made_up(
+            coverage=[1.0, 3.2],
+            reap=[1.0, 3.0],
+            gate=[2.0, 4.0],
+            random1=[2.5, 4.5],
+            random2=[0.9, 2.9],
+            worst_first=[9.0, 9.0],
+        )
+    }
     report.add_comparisons(results)
     assert results[9]["coverage"]["kld"] == pytest.approx(1.05) and results[9]["coverage"]["same_top"] == 0.75
     assert results[9]["coverage"]["kld_above_best"] == pytest.approx(0.05)
@@ -108,7 +153,9 @@ def test_a_control_that_does_not_cost_most_is_said_aloud():
     report.add_comparisons(results)
     found = report.conclusions(results)
     assert not found["control_last"]
-    assert "does NOT cost most: random:1 costs more" in report.sentence("9", "kld", found["keep"]["9"]["kld"], results[9])
+    assert "does NOT cost most: random:1 costs more" in report.sentence(
+        "9", "kld", found["keep"]["9"]["kld"], results[9]
+    )
 
 
 def test_the_outcome_is_whole_and_says_how_it_ended(finished, inputs):
@@ -135,10 +182,14 @@ def test_divergence_is_that_of_transformers_on_the_pruned_checkpoint(finished, i
     done = script("generate_drop_map.py", "--stats", inputs["--stats"], *flags, "--output", tmp_path / "map.json")
     assert done.returncode == 0, done.stderr
     assert sha256_file(tmp_path / "map.json") == entry["drop_map_sha256"]
-    done = script("expert_drop.py", "--source", inputs["--model"], "--drop-map", tmp_path / "map.json", "--output", tmp_path / "p")
+    done = script(
+        "expert_drop.py", "--source", inputs["--model"], "--drop-map", tmp_path / "map.json", "--output", tmp_path / "p"
+    )
     assert done.returncode == 0, done.stderr
-    models = [transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
-              for path in (inputs["--model"], tmp_path / "p")]
+    models = [
+        transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+        for path in (inputs["--model"], tmp_path / "p")
+    ]
     tokenizer, rows = load_tokenizer(inputs["--model"]), []
     for question in load_questions(inputs["--questions"], 42):
         sequence = teacher_forced_sequence(tokenizer, question, 4096, "answer")
@@ -154,8 +205,12 @@ def test_divergence_is_that_of_transformers_on_the_pruned_checkpoint(finished, i
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(finished, inputs, tmp_path, script, refused):
     flags = arguments(inputs, tmp_path / "table.md", recompute_full=True)
     state = tmp_path / "table.md.state"
-    process = subprocess.Popen([sys.executable, REPO / "scripts/compare_criteria.py", *flags], start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, REPO / "scripts/compare_criteria.py", *flags],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while len(list(state.glob(f"{KEEP}-*.json"))) < 3:
         assert process.poll() is None
         time.sleep(0.05)
@@ -193,22 +248,34 @@ def test_bad_input_is_refused_before_anything_is_measured(inputs, demo_model, tm
 def test_chats_that_chose_are_called_in_sample():
     results = {9: made_up(coverage=[1.0, 3.2], reap=[1.0, 3.0], random1=[2.5, 4.5], worst_first=[9.0, 9.0])}
     report.add_comparisons(results)
-    content = {"inputs": {"question_ids": ["a", "b"], "questions_that_chose": 7, "in_sample": 1},
-               "conclusions": report.conclusions(results)}
+    content = {
+        "inputs": {"question_ids": ["a", "b"], "questions_that_chose": 7, "in_sample": 1},
+        "conclusions": report.conclusions(results),
+    }
     assert "In-sample: 1 of the 2 chats are among the 7 questions" in report.markdown(content, results)
 
 
 def test_make_compares_on_the_demo_where_no_model_is_given(tiny_text_model, few_questions, tmp_path):
     def dry_run(*variables: str) -> str:
-        done = subprocess.run(["make", "--no-print-directory", "-n", "compare-criteria", f"BUILD={tmp_path}", *variables],
-                              cwd=REPO, capture_output=True, text=True)
+        done = subprocess.run(
+            ["make", "--no-print-directory", "-n", "compare-criteria", f"BUILD={tmp_path}", *variables],
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     shown = dry_run()
     assert "--questions data/demo/eval_questions.csv --keep 109 96 64 --seeds 5" in shown
     assert "keep109-96-64-seeds5/criteria.md" in shown
-    own = dry_run(f"MODEL={tiny_text_model}", "NAME=tiny", f"QUESTIONS={few_questions}", "COMPARE_KEEP=12 8", "COMPARE_SEEDS=7",
-                  "RECOMPUTE_FULL=yes")
+    own = dry_run(
+        f"MODEL={tiny_text_model}",
+        "NAME=tiny",
+        f"QUESTIONS={few_questions}",
+        "COMPARE_KEEP=12 8",
+        "COMPARE_SEEDS=7",
+        "RECOMPUTE_FULL=yes",
+    )
     assert f"--questions {few_questions} --keep 12 8 --seeds 7" in own and "keep12-8-seeds7/criteria.md" in own
     assert "--recompute-full" in own and "data/demo" not in own

@@ -33,7 +33,9 @@ def gguf(demo_model, tmp_path_factory, script):
     def convert(outtype: str) -> Path:
         path = folder / f"demo-{outtype}.gguf"
         if not path.exists():
-            done = script("convert_to_gguf.py", "--model", demo_model, "--name", "demo", "--outtype", outtype, "--output", path)
+            done = script(
+                "convert_to_gguf.py", "--model", demo_model, "--name", "demo", "--outtype", outtype, "--output", path
+            )
             assert done.returncode == 0, done.stderr
         return path
 
@@ -45,7 +47,9 @@ def pruned(gguf, tmp_path_factory, script) -> Path:
     """The demo's F16 with the first 40 experts of each layer dropped."""
     folder = tmp_path_factory.mktemp("pruned")
     (folder / "map.json").write_text(json.dumps({str(layer): list(range(40)) for layer in range(3)}))
-    done = script("expert_drop.py", "--source", gguf("f16"), "--drop-map", folder / "map.json", "--output", folder / "p.gguf")
+    done = script(
+        "expert_drop.py", "--source", gguf("f16"), "--drop-map", folder / "map.json", "--output", folder / "p.gguf"
+    )
     assert done.returncode == 0, done.stderr
     return folder / "p.gguf"
 
@@ -57,7 +61,9 @@ def some_ids(count: int) -> list[int]:
 
 def test_logits_agree_with_transformers_beyond_a_chunk_and_the_sliding_window(demo_model, gguf, tools):
     ids = some_ids(CHUNK_TOKENS + 190)
-    model = transformers.AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        demo_model, dtype=torch.float32, attn_implementation="eager"
+    )
     with torch.inference_mode():
         expected = model.eval()(input_ids=torch.tensor([ids])).logits[0].numpy()
     with GgufLogits(gguf("f32"), tools, context=1024, threads=1) as loaded:
@@ -70,8 +76,10 @@ def test_logits_agree_with_transformers_beyond_a_chunk_and_the_sliding_window(de
 
 def test_the_same_tokens_give_the_same_bits_whatever_came_before_and_on_any_threads(gguf, tools, capfd):
     first, second = some_ids(600), some_ids(40)[::-1]
-    with GgufLogits(gguf("f16"), tools, context=600, threads=1) as one, \
-            GgufLogits(gguf("f16"), tools, context=700, threads=2) as two:
+    with (
+        GgufLogits(gguf("f16"), tools, context=600, threads=1) as one,
+        GgufLogits(gguf("f16"), tools, context=700, threads=2) as two,
+    ):
         alone = two.logits(second)
         expected = one.logits(first)
         np.testing.assert_array_equal(one.logits(second), alone)
@@ -87,8 +95,22 @@ def perplexity(tools, model: Path, text: Path, base: Path, *flags: str) -> str:
     exact = ["-fa", "off", "-ctk", "f32", "-ctv", "f32", "-t", "1"]
     last = "Same top p" if flags else "Final estimate: PPL ="
     for _ in range(10):  # on a busy machine its last lines can be lost at its exit
-        done = subprocess.run([tools.tool("llama-perplexity"), "-m", model, "-f", text, *window, *exact, "--kl-divergence-base",
-                               base, *flags], capture_output=True, text=True)
+        done = subprocess.run(
+            [
+                tools.tool("llama-perplexity"),
+                "-m",
+                model,
+                "-f",
+                text,
+                *window,
+                *exact,
+                "--kl-divergence-base",
+                base,
+                *flags,
+            ],
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         if last in done.stdout + done.stderr:
             break
@@ -107,8 +129,10 @@ def test_plain_text_agrees_with_llama_perplexity(demo_model, gguf, pruned, tools
     shown = perplexity(tools, pruned, tmp_path / "text.txt", tmp_path / "base.kld", "--kl-divergence")
     ids = [BOS, *load_tokenizer(demo_model)(text, add_special_tokens=False)["input_ids"]]
     logs, parts = [], {measure: [] for measure in MEASURES}
-    with GgufLogits(gguf("f16"), tools, context=WINDOW_TOKENS, threads=1) as full, \
-            GgufLogits(pruned, tools, context=WINDOW_TOKENS, threads=1) as other:
+    with (
+        GgufLogits(gguf("f16"), tools, context=WINDOW_TOKENS, threads=1) as full,
+        GgufLogits(pruned, tools, context=WINDOW_TOKENS, threads=1) as other,
+    ):
         for start in range(0, len(ids) - WINDOW_TOKENS + 1, WINDOW_TOKENS):
             window = [BOS, *ids[start + 1 : start + WINDOW_TOKENS]]
             scored, following = slice(WINDOW_TOKENS // 2, WINDOW_TOKENS - 1), window[WINDOW_TOKENS // 2 + 1 :]
@@ -117,10 +141,20 @@ def test_plain_text_agrees_with_llama_perplexity(demo_model, gguf, pruned, tools
             for measure, values in logit_differences(mine, theirs, following).items():
                 parts[measure].append(values)
     assert len(logs) > 5
-    assert np.exp(-np.concatenate(logs).mean()) == pytest.approx(number_after("Final estimate: PPL =", shown_full), rel=1e-3)
-    found = summary({measure: np.concatenate(values) for measure, values in parts.items()}, np.full(len(logs), WINDOW_TOKENS // 2 - 1))
+    assert np.exp(-np.concatenate(logs).mean()) == pytest.approx(
+        number_after("Final estimate: PPL =", shown_full), rel=1e-3
+    )
+    found = summary(
+        {measure: np.concatenate(values) for measure, values in parts.items()},
+        np.full(len(logs), WINDOW_TOKENS // 2 - 1),
+    )
     assert found["kld"][0] > 0.01  # llama-perplexity's base file holds 16 bits
-    for name, pattern in (("kld", r"Mean\s+KLD:"), ("kld_median", r"Median\s+KLD:"), ("kld_99", r"99.0%\s+KLD:"), ("kld_99.9", r"99.9%\s+KLD:")):
+    for name, pattern in (
+        ("kld", r"Mean\s+KLD:"),
+        ("kld_median", r"Median\s+KLD:"),
+        ("kld_99", r"99.0%\s+KLD:"),
+        ("kld_99.9", r"99.9%\s+KLD:"),
+    ):
         assert found[name][0] == pytest.approx(number_after(pattern, shown), rel=5e-3, abs=2e-6), name
     assert 100 * found["same_top"][0] == pytest.approx(number_after(r"Same top p:", shown), abs=0.01)
     assert found["rms_delta_p"][0] == pytest.approx(number_after(r"RMS Δp\s*:", shown), rel=5e-3)
@@ -179,12 +213,20 @@ def test_bad_files_and_tokens_are_refused_in_one_line(gguf, tools, tmp_path):
 
 def test_a_library_of_another_version_is_refused(gguf, tools, tmp_path):
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/libllama.so").symlink_to(tools.library_folder / "libggml-base.so")  # loads, but lacks the functions
-    code = ("import sys; from pathlib import Path; from losses.gguf_logits import GgufLogits; from llama.llama_tools import LlamaCpp\n"
-            "from files.safe_files import run\n"
-            "run(lambda: GgufLogits(Path(sys.argv[1]), LlamaCpp(Path(sys.argv[2])), context=64, threads=1))")
-    done = subprocess.run([sys.executable, "-c", code, gguf("f16"), tmp_path], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(REPO / "scripts")})
+    (tmp_path / "bin/libllama.so").symlink_to(
+        tools.library_folder / "libggml-base.so"
+    )  # loads, but lacks the functions
+    code = (
+        "import sys; from pathlib import Path; from losses.gguf_logits import GgufLogits; from llama.llama_tools import LlamaCpp\n"
+        "from files.safe_files import run\n"
+        "run(lambda: GgufLogits(Path(sys.argv[1]), LlamaCpp(Path(sys.argv[2])), context=64, threads=1))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, gguf("f16"), tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPO / "scripts")},
+    )
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert "llama-cpp-python" in done.stderr and "LLAMA_CPP" in done.stderr
 

@@ -12,8 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from losses.quality_report import (CONTRIB, STANDARD, WISH, Measured, conclusions, kind_of, label_places, line_of,
-                                   markdown, overlap, weights_at)
+from losses.quality_report import (
+    CONTRIB,
+    STANDARD,
+    WISH,
+    Measured,
+    conclusions,
+    kind_of,
+    label_places,
+    line_of,
+    markdown,
+    overlap,
+    weights_at,
+)
 from matplotlib import image
 
 import measure_quality
@@ -33,7 +44,10 @@ FILES = ("quality.md", "quality.json", "quality.png")
 
 
 def test_differences_by_hand():
-    full, other = (np.log(np.array(rows, np.float32)) for rows in ([[0.5, 0.3, 0.2], [0.2, 0.7, 0.1]], [[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]]))
+    full, other = (
+        np.log(np.array(rows, np.float32))
+        for rows in ([[0.5, 0.3, 0.2], [0.2, 0.7, 0.1]], [[0.25, 0.5, 0.25], [0.1, 0.8, 0.1]])
+    )
     found = logit_differences(full + 5, other - 1, [0, 1])
     np.testing.assert_allclose(found["kld"], kl_divergence(full, other), atol=1e-7)
     np.testing.assert_array_equal(found["same_top"], [0, 1])
@@ -57,29 +71,70 @@ def test_errors_by_hand():
 def file_of(label: str, size: int, *klds: float) -> Measured:
     """A made-up file of two chats with one token each, its total and its quantisation loss the same."""
     sums, loss = np.array(klds), {"kld": [float(np.mean(klds)), 0.0]}
-    every = dict.fromkeys(("kld_median", "kld_99", "kld_99.9", "same_top", "rms_delta_p", "kld_all_tokens"), [0.5, 0.25])
-    return Measured(label, kind_of(label.removesuffix(" (experts only)")), size, 4.0, "0" * 64,
-                    {name: sums for name in ("pruning", "total", "quantisation")},
-                    {name: {**loss, **every} for name in ("pruning", "total", "quantisation")})
+    every = dict.fromkeys(
+        ("kld_median", "kld_99", "kld_99.9", "same_top", "rms_delta_p", "kld_all_tokens"), [0.5, 0.25]
+    )
+    return Measured(
+        label,
+        kind_of(label.removesuffix(" (experts only)")),
+        size,
+        4.0,
+        "0" * 64,
+        dict.fromkeys(("pruning", "total", "quantisation"), sums),
+        {name: {**loss, **every} for name in ("pruning", "total", "quantisation")},
+    )
 
 
 def test_the_line_and_the_verdicts_by_hand():
-    measured = [file_of("Q8_0", 400, 1.0, 1.0), file_of("Q6_K", 300, 5.0, 5.0), file_of("Q5_0", 200, 4.0, 4.0), file_of("Q4_0", 100, 16.0, 16.0),
-                file_of("CD-Q5_K_M", 300, 1.9, 1.9), file_of("CD-Q4_K_M", 150, 8.0, 8.2), file_of("CD-Q4_K_M (experts only)", 150, 9.0, 9.2),
-                file_of("AUTO-2", 90, 1.0, 99.0), file_of("AUTO-1", 500, 2.0, 2.0)]
+    measured = [
+        file_of("Q8_0", 400, 1.0, 1.0),
+        file_of("Q6_K", 300, 5.0, 5.0),
+        file_of("Q5_0", 200, 4.0, 4.0),
+        file_of("Q4_0", 100, 16.0, 16.0),
+        file_of("CD-Q5_K_M", 300, 1.9, 1.9),
+        file_of("CD-Q4_K_M", 150, 8.0, 8.2),
+        file_of("CD-Q4_K_M (experts only)", 150, 9.0, 9.2),
+        file_of("AUTO-2", 90, 1.0, 99.0),
+        file_of("AUTO-1", 500, 2.0, 2.0),
+    ]
     assert [entry.label for entry in line_of(measured, "total")] == ["Q4_0", "Q5_0", "Q8_0"]
-    assert [(point.label, weight) for point, weight in weights_at(125, line_of(measured, "total"))] == [("Q4_0", 0.75), ("Q5_0", 0.25)]
+    assert [(point.label, weight) for point, weight in weights_at(125, line_of(measured, "total"))] == [
+        ("Q4_0", 0.75),
+        ("Q5_0", 0.25),
+    ]
     found = conclusions(measured, np.array([1, 1]))["total"]
     assert {label: each["verdict"] for label, each in found["verdicts"].items()} == {
-        "CD-Q5_K_M": "under", "CD-Q4_K_M": "not told apart", "CD-Q4_K_M (experts only)": "over", "AUTO-2": "below the line's sizes", "AUTO-1": "over"}
+        "CD-Q5_K_M": "under",
+        "CD-Q4_K_M": "not told apart",
+        "CD-Q4_K_M (experts only)": "over",
+        "AUTO-2": "below the line's sizes",
+        "AUTO-1": "over",
+    }
     assert found["verdicts"]["CD-Q5_K_M"]["line"] == pytest.approx(2)  # between 4 and 1, halfway in size
-    assert found["verdicts"]["CD-Q5_K_M"]["nearest"] == "Q6_K" and found["verdicts"]["CD-Q5_K_M"]["difference"] == pytest.approx(-3.1)
-    assert found["dominated"]["Q6_K"] == {"by": "CD-Q5_K_M", "difference": pytest.approx(3.1), "difference_error": 0, "told_apart": True}
+    assert found["verdicts"]["CD-Q5_K_M"]["nearest"] == "Q6_K" and found["verdicts"]["CD-Q5_K_M"][
+        "difference"
+    ] == pytest.approx(-3.1)
+    assert found["dominated"]["Q6_K"] == {
+        "by": "CD-Q5_K_M",
+        "difference": pytest.approx(3.1),
+        "difference_error": 0,
+        "told_apart": True,
+    }
     assert found["dominated"]["AUTO-1"]["by"] == "Q8_0" and "Q4_0" not in found["dominated"]
     assert found["scopes"]["better"] == "all" and found["scopes"]["mean"][0] == pytest.approx(np.log(8.1 / 9.1))
-    content = {"chats": 2, "left_out": 0, "score": "reply", "tokens": {"reply": 2, "all": 9}, "conclusions": {loss: found for loss in ("total", "quantisation")}}
+    content = {
+        "chats": 2,
+        "left_out": 0,
+        "score": "reply",
+        "tokens": {"reply": 2, "all": 9},
+        "conclusions": dict.fromkeys(("total", "quantisation"), found),
+    }
     page = markdown(content, measured)
-    assert "**CD-Q5_K_M**, 2.794e-07 GiB, beats the standard files" in page and "does NOT beat" in page and "On average `all` costs less." in page
+    assert (
+        "**CD-Q5_K_M**, 2.794e-07 GiB, beats the standard files" in page
+        and "does NOT beat" in page
+        and "On average `all` costs less." in page
+    )
     assert {kind_of("CD-Q2_K"), kind_of("AUTO-1"), kind_of("Q2_K")} == {CONTRIB, WISH, STANDARD}
 
 
@@ -98,24 +153,80 @@ def inputs(tiny_text_model, few_questions, tmp_path_factory, script) -> dict[str
     (folder / "map.json").write_text(json.dumps({str(layer): [1, 4, 6, 9] for layer in range(3)}))
     lines = (REPO / "data/demo/calibration_questions.csv").read_text().splitlines(keepends=True)
     (folder / "chose.csv").write_text("".join(lines[:30]))
-    steps = [("convert_to_gguf.py", "--model", tiny_text_model, "--name", "tiny", "--output", folder / "full.gguf"),
-             ("expert_drop.py", "--source", folder / "full.gguf", "--drop-map", folder / "map.json", "--output", folder / "pruned.gguf"),
-             ("render_calibration.py", "--model", tiny_text_model, "--questions", folder / "chose.csv", "--output", folder / "text.txt"),
-             ("build_imatrix.py", "--model", folder / "pruned.gguf", "--calibration", folder / "text.txt", "--output", folder / "imatrix.gguf")]
-    steps += [("quantize_gguf.py", "--input", folder / "pruned.gguf", "--imatrix", folder / "imatrix.gguf", "--type", quant, "--threads", 1,
-               "--cd-tiers", "0/1/2", "--output", folder / f"{quant}.gguf") for quant in QUANTS]
+    steps = [
+        ("convert_to_gguf.py", "--model", tiny_text_model, "--name", "tiny", "--output", folder / "full.gguf"),
+        (
+            "expert_drop.py",
+            "--source",
+            folder / "full.gguf",
+            "--drop-map",
+            folder / "map.json",
+            "--output",
+            folder / "pruned.gguf",
+        ),
+        (
+            "render_calibration.py",
+            "--model",
+            tiny_text_model,
+            "--questions",
+            folder / "chose.csv",
+            "--output",
+            folder / "text.txt",
+        ),
+        (
+            "build_imatrix.py",
+            "--model",
+            folder / "pruned.gguf",
+            "--calibration",
+            folder / "text.txt",
+            "--output",
+            folder / "imatrix.gguf",
+        ),
+    ]
+    steps += [
+        (
+            "quantize_gguf.py",
+            "--input",
+            folder / "pruned.gguf",
+            "--imatrix",
+            folder / "imatrix.gguf",
+            "--type",
+            quant,
+            "--threads",
+            1,
+            "--cd-tiers",
+            "0/1/2",
+            "--output",
+            folder / f"{quant}.gguf",
+        )
+        for quant in QUANTS
+    ]
     for step in steps:
         done = script(*step)
         assert done.returncode == 0, done.stderr
-    return {"--full": folder / "full.gguf", "--pruned": folder / "pruned.gguf", "--gguf": [folder / f"{quant}.gguf" for quant in QUANTS],
-            "--model": tiny_text_model, "--questions": few_questions, "--calibration": folder / "text.txt", "--chose": folder / "chose.csv"}
+    return {
+        "--full": folder / "full.gguf",
+        "--pruned": folder / "pruned.gguf",
+        "--gguf": [folder / f"{quant}.gguf" for quant in QUANTS],
+        "--model": tiny_text_model,
+        "--questions": few_questions,
+        "--calibration": folder / "text.txt",
+        "--chose": folder / "chose.csv",
+    }
 
 
 def arguments(inputs: dict[str, object], folder: Path, **changes: object) -> list[str]:
     """The command line of a small measurement."""
-    flags = {**inputs, "--threads": 1, "--cache": folder / "cache", "--output": folder / "quality.md",
-             **{f"--{name.replace('_', '-')}": value for name, value in changes.items()}}
-    return [str(part) for flag, value in flags.items() for part in (flag, *(value if isinstance(value, list) else [value]))]
+    flags = {
+        **inputs,
+        "--threads": 1,
+        "--cache": folder / "cache",
+        "--output": folder / "quality.md",
+        **{f"--{name.replace('_', '-')}": value for name, value in changes.items()},
+    }
+    return [
+        str(part) for flag, value in flags.items() for part in (flag, *(value if isinstance(value, list) else [value]))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +239,23 @@ def finished(inputs, tmp_path_factory) -> Path:
 
 def test_three_losses_are_those_of_the_models(finished, inputs, tiny_text_model, tools):
     content = json.loads((finished / "quality.json").read_text())
-    assert {entry["label"] for entry in content["files"]} == set(QUANTS) and content["chats"] == 6 and content["left_out"] == 0
+    assert (
+        {entry["label"] for entry in content["files"]} == set(QUANTS)
+        and content["chats"] == 6
+        and content["left_out"] == 0
+    )
     assert content["inputs"]["full_sha256"] == sha256_file(inputs["--full"])
     from chats.chat_tokenizer import load_tokenizer
 
     tokenizer, klds = load_tokenizer(tiny_text_model), {name: [] for name in ("pruning", "quantisation", "total")}
-    sequences = [teacher_forced_sequence(tokenizer, question, 4096, "answer") for question in load_questions(inputs["--questions"], 42)]
-    full, pruned, quant = (GgufLogits(path, tools, context=512, threads=1)
-                           for path in (inputs["--full"], inputs["--pruned"], inputs["--gguf"][1]))
+    sequences = [
+        teacher_forced_sequence(tokenizer, question, 4096, "answer")
+        for question in load_questions(inputs["--questions"], 42)
+    ]
+    full, pruned, quant = (
+        GgufLogits(path, tools, context=512, threads=1)
+        for path in (inputs["--full"], inputs["--pruned"], inputs["--gguf"][1])
+    )
     for sequence in sequences:
         reply = slice(sequence.start - 1, len(sequence.ids) - 1)
         logits = [model.logits(sequence.ids)[reply] for model in (full, pruned, quant)]
@@ -154,8 +274,12 @@ def test_three_losses_are_those_of_the_models(finished, inputs, tiny_text_model,
 def test_a_killed_measurement_goes_on_and_ends_in_the_same_bytes(finished, inputs, tmp_path, script):
     flags = arguments(inputs, tmp_path)
     for wanted in ("full-*/full-*.npy", "results-*/*[!g].npz"):
-        process = subprocess.Popen([sys.executable, REPO / "scripts/measure_quality.py", *flags], start_new_session=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, REPO / "scripts/measure_quality.py", *flags],
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         while process.poll() is None and not list((tmp_path / "cache").glob(wanted)):
             time.sleep(0.01)
         if process.poll() is None:
@@ -187,8 +311,12 @@ def test_bad_input_is_refused_in_one_line(inputs, tmp_path, refusal, monkeypatch
     refuse("Q8_0.gguf.json: expected an output apart", output=inputs["--gguf"][0].with_suffix(".gguf.md"))
     edited = copy_with_record(inputs["--gguf"][0], tmp_path / "edited.gguf")
     record = json.loads(Path(f"{edited}.json").read_text())
-    for key, value, words in (("type", None, "type in the record"), ("bits_per_weight", "4", "bits_per_weight"), ("bytes", 5, "other bytes"),
-                              ("sha256", "0" * 64, "other bytes")):
+    for key, value, words in (
+        ("type", None, "type in the record"),
+        ("bits_per_weight", "4", "bits_per_weight"),
+        ("bytes", 5, "other bytes"),
+        ("sha256", "0" * 64, "other bytes"),
+    ):
         Path(f"{edited}.json").write_text(json.dumps({**record, key: value}))
         refuse("edited.gguf", words, gguf=edited)
     changed = copy_with_record(inputs["--gguf"][0], tmp_path / "changed.gguf")
@@ -219,7 +347,9 @@ def test_a_damaged_cache_is_refused_by_name(finished, inputs, tmp_path, refusal)
     refusal(measure_quality.main, flags, logits.name, "[3, 4]")
     logits.unlink()
     measure_quality.main(flags)
-    assert logits.read_bytes() == content and all((tmp_path / name).read_bytes() == (finished / name).read_bytes() for name in FILES)
+    assert logits.read_bytes() == content and all(
+        (tmp_path / name).read_bytes() == (finished / name).read_bytes() for name in FILES
+    )
 
 
 def test_logits_that_are_not_finite_are_refused_before_they_are_kept(inputs, tmp_path, refusal):
@@ -233,15 +363,21 @@ def test_logits_that_are_not_finite_are_refused_before_they_are_kept(inputs, tmp
 
 
 def test_a_write_cut_short_is_one_line(inputs, tmp_path, refused):
-    done = subprocess.run([sys.executable, REPO / "scripts/measure_quality.py", *arguments(inputs, tmp_path)], capture_output=True, text=True,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
+    done = subprocess.run(
+        [sys.executable, REPO / "scripts/measure_quality.py", *arguments(inputs, tmp_path)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
     refused(done, "full-000000.npy", "cut short")
     assert not list(tmp_path.rglob("*.np?"))
 
 
 def test_files_without_any_loss_can_be_drawn(inputs, tmp_path):
     folder = inputs["--full"].parent
-    quantize_gguf.main(["--input", str(folder / "pruned.gguf"), "--type", "F16", "--output", str(tmp_path / "F16.gguf")])
+    quantize_gguf.main(
+        ["--input", str(folder / "pruned.gguf"), "--type", "F16", "--output", str(tmp_path / "F16.gguf")]
+    )
     measure_quality.main(arguments(inputs, tmp_path, gguf=tmp_path / "F16.gguf"))
     assert "| F16 |" in (tmp_path / "quality.md").read_text() and (tmp_path / "quality.png").exists()
 
@@ -266,8 +402,22 @@ def copy_with_record(path: Path, target: Path) -> Path:
 
 
 def test_make_measures_the_demo_where_no_model_is_given(tmp_path):
-    done = subprocess.run(["make", "--no-print-directory", "-n", "quality", f"BUILD={tmp_path}", "QUANTS=Q8_0 CD-Q4_K_M", "QUALITY_CHATS=20"],
-                          cwd=REPO, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            "make",
+            "--no-print-directory",
+            "-n",
+            "quality",
+            f"BUILD={tmp_path}",
+            "QUANTS=Q8_0 CD-Q4_K_M",
+            "QUALITY_CHATS=20",
+        ],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if "measure_quality.py" in line and "--full" in line)
-    assert "109e-CD-Q4_K_M.gguf" in done.stdout and "--limit 20" in done.stdout and "-first20/quality.md" in done.stdout, line
+    assert (
+        "109e-CD-Q4_K_M.gguf" in done.stdout and "--limit 20" in done.stdout and "-first20/quality.md" in done.stdout
+    ), line

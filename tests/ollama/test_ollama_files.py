@@ -14,10 +14,18 @@ from files.safe_files import InputError
 from ollama.ollama_files import OPTIONS, modelfile, ollama_note, ollama_params, wrap_commands, wraps
 
 PARAMS = REPO / "modelfiles/gemma4.params.json"
-CARD = {"repeat_penalty": 1.15, "stop": ["<turn|>", "<|tool_response>"], "temperature": 0.6, "top_p": 0.95, "num_ctx": 131072}
+CARD = {
+    "repeat_penalty": 1.15,
+    "stop": ["<turn|>", "<|tool_response>"],
+    "temperature": 0.6,
+    "top_p": 0.95,
+    "num_ctx": 131072,
+}
 
 
-def header_only(path: Path, context: int | None = 262144, tokens: tuple[str, ...] = ("<turn|>", "<|tool_response>")) -> Path:
+def header_only(
+    path: Path, context: int | None = 262144, tokens: tuple[str, ...] = ("<turn|>", "<|tool_response>")
+) -> Path:
     """Write a GGUF header with tokens and a context length."""
     writer = GGUFWriter(path, "gemma4")
     writer.add_token_list(["<pad>", *tokens])
@@ -48,17 +56,31 @@ def test_the_context_is_lowered_to_the_model_s(tmp_path):
     assert ollama_params(PARAMS, header_only(tmp_path / "a.gguf", 4096)) == {**CARD, "num_ctx": 4096}
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"repetition_penalty": 1.1}, ("options of Ollama", "repetition_penalty")), ({"temperature": "0.6"}, ("a number for temperature", '"0.6"')),
-    ({"top_k": 64.5}, ("a whole number for top_k", "64.5")), ({"top_k": True}, ("a whole number for top_k", "true")), ({"top_p": True}, ("a number for top_p",)),
-    ({"top_p": float("nan")}, ("a number for top_p", "NaN")),
-    ({"use_mmap": 1}, ("true or false for use_mmap",)), ({"stop": "<turn|>"}, ("a list of texts for stop",)), ({"stop": [""]}, ("a list of texts",)),
-    ({"stop": ["<end_of_turn>"]}, ("stops that are tokens of tiny-12e-Q8_0.gguf", "<end_of_turn>")), ({"stop": ...}, ("stop", "none")),
-    ({"num_ctx": ...}, ("num_ctx", "none")), ({"num_ctx": -1}, ("num_ctx above 0", "-1")), ({"num_ctx": "4096"}, ("a whole number for num_ctx",))])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"repetition_penalty": 1.1}, ("options of Ollama", "repetition_penalty")),
+        ({"temperature": "0.6"}, ("a number for temperature", '"0.6"')),
+        ({"top_k": 64.5}, ("a whole number for top_k", "64.5")),
+        ({"top_k": True}, ("a whole number for top_k", "true")),
+        ({"top_p": True}, ("a number for top_p",)),
+        ({"top_p": float("nan")}, ("a number for top_p", "NaN")),
+        ({"use_mmap": 1}, ("true or false for use_mmap",)),
+        ({"stop": "<turn|>"}, ("a list of texts for stop",)),
+        ({"stop": [""]}, ("a list of texts",)),
+        ({"stop": ["<end_of_turn>"]}, ("stops that are tokens of tiny-12e-Q8_0.gguf", "<end_of_turn>")),
+        ({"stop": ...}, ("stop", "none")),
+        ({"num_ctx": ...}, ("num_ctx", "none")),
+        ({"num_ctx": -1}, ("num_ctx above 0", "-1")),
+        ({"num_ctx": "4096"}, ("a whole number for num_ctx",)),
+    ],
+)
 def test_params_that_ollama_would_not_take_are_one_line(gguf, tmp_path, changes, words):
     with pytest.raises(InputError) as caught:
         ollama_params(written(tmp_path, **changes), gguf)
-    assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in (str(tmp_path / "params"), *words)), str(caught.value)
+    assert "\n" not in str(caught.value) and all(
+        word in str(caught.value) for word in (str(tmp_path / "params"), *words)
+    ), str(caught.value)
 
 
 def test_a_gguf_without_context_or_tokens_is_one_line(tmp_path):
@@ -77,13 +99,24 @@ def test_every_kind_of_option_is_accepted(gguf, tmp_path):
 
 def test_the_modelfile_wraps_and_sets_every_param():
     assert modelfile("a.gguf", CARD).splitlines() == [
-        "FROM ./a.gguf", "RENDERER gemma4", "PARSER gemma4", "PARAMETER repeat_penalty 1.15", 'PARAMETER stop "<turn|>"',
-        'PARAMETER stop "<|tool_response>"', "PARAMETER temperature 0.6", "PARAMETER top_p 0.95", "PARAMETER num_ctx 131072"]
+        "FROM ./a.gguf",
+        "RENDERER gemma4",
+        "PARSER gemma4",
+        "PARAMETER repeat_penalty 1.15",
+        'PARAMETER stop "<turn|>"',
+        'PARAMETER stop "<|tool_response>"',
+        "PARAMETER temperature 0.6",
+        "PARAMETER top_p 0.95",
+        "PARAMETER num_ctx 131072",
+    ]
 
 
 def test_each_file_is_wrapped_under_its_own_tag_and_files_in_parts_are_left_out():
     names = ["tiny-12e-Q8_0.gguf", "tiny-12e-CD-Q4_K_M.gguf", "tiny-12e-F16-00001-of-00002.gguf"]
-    assert [wrap.model for wrap in wraps("Tiny-12e", names, CARD)] == ["tiny-12e:tiny-12e-Q8_0", "tiny-12e:tiny-12e-CD-Q4_K_M"]
+    assert [wrap.model for wrap in wraps("Tiny-12e", names, CARD)] == [
+        "tiny-12e:tiny-12e-Q8_0",
+        "tiny-12e:tiny-12e-CD-Q4_K_M",
+    ]
     made = wraps("tiny-12e", names, CARD, "me/tiny")
     assert [wrap.model for wrap in made] == ["tiny-12e:Q8_0", "tiny-12e:CD-Q4_K_M"]
     assert made[1].modelfile == "FROM hf.co/me/tiny:tiny-12e-CD-Q4_K_M.gguf\nRENDERER gemma4\nPARSER gemma4\n"
@@ -93,8 +126,10 @@ def recorder(folder: Path, code: int = 0) -> Path:
     """Put a program named ollama into a folder: it stands for Ollama, which no registry here has, and keeps what it is given."""
     folder.mkdir(exist_ok=True)
     program = folder / "ollama"
-    program.write_text(f'#!/bin/sh\nif [ $1 != create ] || [ $3 != -f ] || [ ! -f "$4" ]; then exit 9; fi\n'
-                       f'{{ echo "$2"; cat "$4"; }} >>{folder}/given\necho "no room" >&2\nexit {code}\n')
+    program.write_text(
+        f'#!/bin/sh\nif [ $1 != create ] || [ $3 != -f ] || [ ! -f "$4" ]; then exit 9; fi\n'
+        f'{{ echo "$2"; cat "$4"; }} >>{folder}/given\necho "no room" >&2\nexit {code}\n'
+    )
     program.chmod(0o755)
     return folder
 
@@ -102,9 +137,18 @@ def recorder(folder: Path, code: int = 0) -> Path:
 def test_a_shell_runs_the_printed_commands(tmp_path):
     bin_folder = recorder(tmp_path / "bin")
     text = wrap_commands("tiny", ["tiny-Q8_0.gguf", "tiny-it's.gguf"], CARD, folder=Path("release"))
-    done = subprocess.run(["bash", "-eu"], input=text, text=True, cwd=tmp_path, env={**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"})
+    done = subprocess.run(
+        ["bash", "-eu"],
+        input=text,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"},
+    )
     assert done.returncode == 0
-    wanted = "".join(f"{wrap.model}\n{wrap.modelfile}" for wrap in wraps("tiny", ["tiny-Q8_0.gguf", "tiny-it's.gguf"], CARD, folder=Path("release")))
+    wanted = "".join(
+        f"{wrap.model}\n{wrap.modelfile}"
+        for wrap in wraps("tiny", ["tiny-Q8_0.gguf", "tiny-it's.gguf"], CARD, folder=Path("release"))
+    )
     assert (bin_folder / "given").read_text() == wanted and "FROM ./release/tiny-it's.gguf\n" in wanted
 
 
@@ -123,7 +167,11 @@ def release(tmp_path) -> Path:
 
 def test_release_ollama_prints_without_an_ollama_and_runs_with_one(script, release, tmp_path):
     done = script("release_ollama.py", release)
-    assert done.returncode == 0 and done.stdout.count("ollama create tiny-12e:") == 2 and "no ollama on PATH" in done.stdout
+    assert (
+        done.returncode == 0
+        and done.stdout.count("ollama create tiny-12e:") == 2
+        and "no ollama on PATH" in done.stdout
+    )
     bin_folder = recorder(tmp_path / "bin")
     path = f"{bin_folder}:{os.environ['PATH']}"
     assert "asked to print only" in script("release_ollama.py", release, "--print", PATH=path).stdout
@@ -131,17 +179,31 @@ def test_release_ollama_prints_without_an_ollama_and_runs_with_one(script, relea
     done = script("release_ollama.py", release, PATH=path)
     assert done.returncode == 0 and "created tiny-12e:Q4_K_M" in done.stdout
     given = (bin_folder / "given").read_text()
-    assert given.startswith(f"tiny-12e:Q4_K_M\nFROM {release}/tiny-12e-Q4_K_M.gguf\nRENDERER gemma4\n") and "PARAMETER num_ctx 4096" in given
+    assert (
+        given.startswith(f"tiny-12e:Q4_K_M\nFROM {release}/tiny-12e-Q4_K_M.gguf\nRENDERER gemma4\n")
+        and "PARAMETER num_ctx 4096" in given
+    )
     done = script("release_ollama.py", release, "--repo", "me/tiny", PATH=path)
     assert "FROM hf.co/me/tiny:tiny-12e-Q8_0.gguf\n" in (bin_folder / "given").read_text().removeprefix(given)
-    assert {path.name for path in release.iterdir()} == {"README.md", "template", "Modelfile", "params", "manifest.json",
-                                                         "tiny-12e-Q8_0.gguf", "tiny-12e-Q4_K_M.gguf"}
+    assert {path.name for path in release.iterdir()} == {
+        "README.md",
+        "template",
+        "Modelfile",
+        "params",
+        "manifest.json",
+        "tiny-12e-Q8_0.gguf",
+        "tiny-12e-Q4_K_M.gguf",
+    }
 
 
 def test_release_ollama_refuses_in_one_line(script, refused, release, tmp_path):
     refused(script("release_ollama.py", tmp_path / "nowhere"), "nowhere", "a release folder")
     refused(script("release_ollama.py", release, "--repo", "me"), "REPO", "USER/NAME")
-    refused(script("release_ollama.py", release, PATH=f"{recorder(tmp_path / 'bin', 3)}:{os.environ['PATH']}"), "ollama create tiny-12e", "no room")
+    refused(
+        script("release_ollama.py", release, PATH=f"{recorder(tmp_path / 'bin', 3)}:{os.environ['PATH']}"),
+        "ollama create tiny-12e",
+        "no room",
+    )
     for path in release.glob("*.gguf"):
         path.unlink()
     write_manifest(release)
@@ -150,4 +212,7 @@ def test_release_ollama_refuses_in_one_line(script, refused, release, tmp_path):
 
 def test_the_note_says_what_needs_the_wrap():
     note = ollama_note()
-    assert all(word in note for word in ("`template`", "`params`", "RENDERER gemma4", "PARSER gemma4", "tool_calls", "ollama create"))
+    assert all(
+        word in note
+        for word in ("`template`", "`params`", "RENDERER gemma4", "PARSER gemma4", "tool_calls", "ollama create")
+    )

@@ -32,7 +32,9 @@ def family_gguf(tiny_text_model, llama_cpp_source, script, tmp_path_factory) -> 
     folder = tmp_path_factory.mktemp("family")
     shutil.copytree(tiny_text_model, folder / "model")
     shutil.copyfile(llama_cpp_source / FAMILY, folder / "model/chat_template.jinja")
-    done = script("convert_to_gguf.py", "--model", folder / "model", "--name", "family", "--output", folder / "family-F16.gguf")
+    done = script(
+        "convert_to_gguf.py", "--model", folder / "model", "--name", "family", "--output", folder / "family-F16.gguf"
+    )
     assert done.returncode == 0, done.stderr
     shutil.rmtree(folder / "model")  # what follows has no checkpoint
     return folder / "family-F16.gguf"
@@ -66,20 +68,54 @@ def test_the_cases_cover_what_the_format_has():
     assert len(names) == len(CASES) + len(KNOWN_DIFFERENCES)
     jinja = (DEMO / "model/chat_template.jinja").read_text()
     text = "".join(ollama_template.render_jinja(jinja, "<bos>", case) for case in CASES)
-    for mark in ("<|think|>", "<|channel>thought\n<channel|>", "<|channel>thought\nI ask.", "<|tool>declaration:", "required:[", "enum:[", "items:{",
-                 "nullable:true", "<|tool_call>call:", "<tool_call|><|tool_call>", "<|tool_response>response:", "<tool_response|>I look.<turn|>",
-                 "none:None", "yes:true", "small:1e-05", "ratio:0.25", "less:-2", 'a "quoted" word\nand', "東京", "{c:[1.5,{}]}"):
+    for mark in (
+        "<|think|>",
+        "<|channel>thought\n<channel|>",
+        "<|channel>thought\nI ask.",
+        "<|tool>declaration:",
+        "required:[",
+        "enum:[",
+        "items:{",
+        "nullable:true",
+        "<|tool_call>call:",
+        "<tool_call|><|tool_call>",
+        "<|tool_response>response:",
+        "<tool_response|>I look.<turn|>",
+        "none:None",
+        "yes:true",
+        "small:1e-05",
+        "ratio:0.25",
+        "less:-2",
+        'a "quoted" word\nand',
+        "東京",
+        "{c:[1.5,{}]}",
+    ):
         assert mark in text, mark
     assert {bool, int, float, str, list, dict, type(None)} == {type(value) for value in ARGUMENTS.values()}
 
 
-@pytest.mark.parametrize("old, new", [
-    ('{{- template "trim" .Content -}}', "{{- .Content -}}"), ("(gt $i $user)", "true"), ("<|think|>\n", "<|think|>"), ("None", "null"),
-    ("(not .Content)", "true"), ("and $last (eq .Role \"assistant\")", "false"), ("properties:{{", "parameters:{{"), (",required:", "required:"),
-    ('{{ $name }}{value:', '{{ .ToolName }}{value:'), ("nullable:true", "nullable:false"), ("eq $before \"assistant\"", "false"),
-    ("if .ToolCalls -", "if $message.ToolCalls -"), ("and .Thinking $message.ToolCalls", "and .Thinking .ToolCalls"), ("{{ break }}", ""),
-    ("\"type\" }}{{ template \"quoted\"", "\"type\" }}{{ template \"value\""), ("<|turn>system\n", "<|turn>developer\n"),
-    ("<channel|>{{ end }}\n{{- end -}}", "{{ end }}\n{{- end -}}")])
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ('{{- template "trim" .Content -}}', "{{- .Content -}}"),
+        ("(gt $i $user)", "true"),
+        ("<|think|>\n", "<|think|>"),
+        ("None", "null"),
+        ("(not .Content)", "true"),
+        ('and $last (eq .Role "assistant")', "false"),
+        ("properties:{{", "parameters:{{"),
+        (",required:", "required:"),
+        ("{{ $name }}{value:", "{{ .ToolName }}{value:"),
+        ("nullable:true", "nullable:false"),
+        ('eq $before "assistant"', "false"),
+        ("if .ToolCalls -", "if $message.ToolCalls -"),
+        ("and .Thinking $message.ToolCalls", "and .Thinking .ToolCalls"),
+        ("{{ break }}", ""),
+        ('"type" }}{{ template "quoted"', '"type" }}{{ template "value"'),
+        ("<|turn>system\n", "<|turn>developer\n"),
+        ("<channel|>{{ end }}\n{{- end -}}", "{{ end }}\n{{- end -}}"),
+    ],
+)
 def test_an_altered_template_is_found_out(old, new, tmp_path):
     text = TEMPLATE.read_text()
     assert old in text
@@ -94,10 +130,15 @@ def test_an_altered_template_is_found_out(old, new, tmp_path):
 
 def test_an_altered_chat_template_is_found_out_and_so_is_a_known_difference_that_is_gone(tmp_path):
     jinja = (DEMO / "model/chat_template.jinja").read_text()
-    lines = template_differences(TEMPLATE, header_only(tmp_path / "a.gguf", jinja.replace("'<|turn>' + role", "'<|turn> ' + role")))
+    lines = template_differences(
+        TEMPLATE, header_only(tmp_path / "a.gguf", jinja.replace("'<|turn>' + role", "'<|turn> ' + role"))
+    )
     assert any(line.startswith("plain, character 12: ") for line in lines)
     lines = template_differences(TEMPLATE, header_only(tmp_path / "b.gguf", jinja.replace("['nullable:true']", "[]")))
-    assert any(line.startswith("nullable: expected the chat template to write 'nullable:true,' once, found it 0 times") for line in lines)
+    assert any(
+        line.startswith("nullable: expected the chat template to write 'nullable:true,' once, found it 0 times")
+        for line in lines
+    )
 
 
 # llama-server goes its own way where a chat ends with the assistant, and its Jinja has no map('upper').
@@ -107,7 +148,9 @@ SERVER_REFUSES = {"call", "text beside a call", "nested parameters", "nested arg
 
 def test_llama_server_renders_the_gguf_s_template_as_go_renders_the_ollama_template(family_gguf, tools, tmp_path):
     texts = go_template.render_go(TEMPLATE, [case.request() for case in CASES]).texts
-    command = server_command(tools.tool("llama-server"), family_gguf, "family", 0, ["-c", "512", "-ngl", "0", "--jinja"])
+    command = server_command(
+        tools.tool("llama-server"), family_gguf, "family", 0, ["-c", "512", "-ngl", "0", "--jinja"]
+    )
     differing, refused = set(), set()
     with LlamaServer(command, family_gguf, tmp_path / "log") as server:
         for case, text in zip(CASES, texts, strict=True):
@@ -115,8 +158,11 @@ def test_llama_server_renders_the_gguf_s_template_as_go_renders_the_ollama_templ
             for message in messages:
                 for made in message.get("tool_calls", []):
                     made["function"]["arguments"] = json.dumps(made["function"]["arguments"])
-            body = {"messages": messages, "chat_template_kwargs": {"enable_thinking": bool(case.thinking)},
-                    **({"tools": case.tools} if case.tools else {})}
+            body = {
+                "messages": messages,
+                "chat_template_kwargs": {"enable_thinking": bool(case.thinking)},
+                **({"tools": case.tools} if case.tools else {}),
+            }
             try:
                 prompt = request_json(f"{server.url}/apply-template", body)["prompt"]
             except urllib.error.HTTPError:
@@ -128,30 +174,62 @@ def test_llama_server_renders_the_gguf_s_template_as_go_renders_the_ollama_templ
 
 def test_the_runner_has_ollama_s_variables_and_functions(tmp_path):
     path = tmp_path / "template"
-    path.write_text("{{ .System }}§{{ .Think }}{{ .ThinkLevel }}{{ .IsThinkSet }}§{{ .Response }}§{{ currentDate }}§{{ json .Tools }}§"
-                    "{{ range .Tools }}{{ range $n, $p := .Function.Parameters.Properties }}{{ $n }}={{ toTypeScriptType $p }};{{ $p.Type }};"
-                    "{{ range $m, $q := $p.Properties.ToMap }}{{ $m }}{{ end }}{{ end }}{{ end }}§{{ len (slice .Messages 1) }}§"
-                    "{{ range .Messages }}{{ .Role }}:{{ .Content }},{{ .Thinking }},{{ .ToolName }},{{ .ToolCallID }},{{ len .Images }},"
-                    "{{ range .ToolCalls }}{{ .ID }}{{ .Function.Name }}{{ .Function.Arguments }}{{ end }};{{ end }}")
-    parameters = {"type": "object", "properties": {"a": {"type": ["integer", "null"]}, "b": {"type": "object", "properties": {"c": {"type": "string"}}}}}
-    messages = [{"role": "SYSTEM", "content": "s"}, {"role": "user", "content": "u"}, {"role": "user", "content": "v", "images": ["AAAA"]},
-                {"role": "assistant", "content": "c", "thinking": "t", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"x": [1, "<"]}}}]},
-                {"role": "tool", "content": "r", "tool_name": "f", "tool_call_id": "1"}, {"role": "tool", "content": "r"}, {"role": "system", "content": "z"}]
-    request = {"messages": messages, "tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}], "think": "low"}
-    text, = go_template.render_go(path, [request]).texts
+    path.write_text(
+        "{{ .System }}§{{ .Think }}{{ .ThinkLevel }}{{ .IsThinkSet }}§{{ .Response }}§{{ currentDate }}§{{ json .Tools }}§"
+        "{{ range .Tools }}{{ range $n, $p := .Function.Parameters.Properties }}{{ $n }}={{ toTypeScriptType $p }};{{ $p.Type }};"
+        "{{ range $m, $q := $p.Properties.ToMap }}{{ $m }}{{ end }}{{ end }}{{ end }}§{{ len (slice .Messages 1) }}§"
+        "{{ range .Messages }}{{ .Role }}:{{ .Content }},{{ .Thinking }},{{ .ToolName }},{{ .ToolCallID }},{{ len .Images }},"
+        "{{ range .ToolCalls }}{{ .ID }}{{ .Function.Name }}{{ .Function.Arguments }}{{ end }};{{ end }}"
+    )
+    parameters = {
+        "type": "object",
+        "properties": {
+            "a": {"type": ["integer", "null"]},
+            "b": {"type": "object", "properties": {"c": {"type": "string"}}},
+        },
+    }
+    messages = [
+        {"role": "SYSTEM", "content": "s"},
+        {"role": "user", "content": "u"},
+        {"role": "user", "content": "v", "images": ["AAAA"]},
+        {
+            "role": "assistant",
+            "content": "c",
+            "thinking": "t",
+            "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"x": [1, "<"]}}}],
+        },
+        {"role": "tool", "content": "r", "tool_name": "f", "tool_call_id": "1"},
+        {"role": "tool", "content": "r"},
+        {"role": "system", "content": "z"},
+    ]
+    request = {
+        "messages": messages,
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}],
+        "think": "low",
+    }
+    (text,) = go_template.render_go(path, [request]).texts
     parts = text.split("§")
     assert parts[:3] == ["s\n\nz", "truelowtrue", ""] and re.fullmatch(r"\d{4}-\d\d-\d\d", parts[3])
     assert json.loads(parts[4])[0]["function"]["parameters"]["properties"]["b"]["properties"]["c"] == {"type": "string"}
     assert parts[5] == "a=number | null;[integer null];b=Record<string, any>;object;c" and parts[6] == "5"
-    assert parts[7] == ('system:s,,,,0,;user:u\n\nv,,,,0,;assistant:c,t,,,0,1f{"x":[1,"\\u003c"]};tool:r,,f,1,0,;tool:r,,,,0,;system:z,,,,0,;')
+    assert parts[7] == (
+        'system:s,,,,0,;user:u\n\nv,,,,0,;assistant:c,t,,,0,1f{"x":[1,"\\u003c"]};tool:r,,f,1,0,;tool:r,,,,0,;system:z,,,,0,;'
+    )
     path.write_text("{{ .Prompt }}[fill]{{ .Suffix }}{{ .Messages }}")
     assert go_template.render_go(path, [{"prompt": "a", "suffix": "b"}]).texts == ["a[fill]b<no value>"]
 
 
-@pytest.mark.parametrize("text, word", [
-    ("{{ if }}{{ .Messages }}", "missing value for if"), ("{{ nothing .Messages }}", 'function "nothing" not defined'), ("{{ .Prompt }}", "uses .Messages"),
-    ("{{ range .Messages }}{{ .Nothing }}{{ end }}", "can't evaluate field Nothing"),
-    ("{{ add 1 2 }}{{ .Messages }}", 'function "add" not defined'), ("", "uses .Messages")])
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("{{ if }}{{ .Messages }}", "missing value for if"),
+        ("{{ nothing .Messages }}", 'function "nothing" not defined'),
+        ("{{ .Prompt }}", "uses .Messages"),
+        ("{{ range .Messages }}{{ .Nothing }}{{ end }}", "can't evaluate field Nothing"),
+        ("{{ add 1 2 }}{{ .Messages }}", 'function "add" not defined'),
+        ("", "uses .Messages"),
+    ],
+)
 def test_a_template_that_ollama_cannot_execute_is_one_line(text, word, tmp_path):
     path = tmp_path / "template"
     path.write_text(text)
@@ -160,10 +238,17 @@ def test_a_template_that_ollama_cannot_execute_is_one_line(text, word, tmp_path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("model, words", [
-    (lambda folder: folder / "nothing.gguf", "a GGUF file, found nothing"), (lambda folder: header_only(folder / "a.gguf", None), "chat template"),
-    (lambda folder: header_only(folder / "a.gguf", "x", False), "add_bos_token"), (lambda folder: header_only(folder / "a.gguf", "x", None), "add_bos_token"),
-    (lambda folder: header_only(folder / "a.gguf", "{{ 1 // 0 }}"), "ZeroDivisionError"), (lambda folder: folder, "tokenizer")])
+@pytest.mark.parametrize(
+    "model, words",
+    [
+        (lambda folder: folder / "nothing.gguf", "a GGUF file, found nothing"),
+        (lambda folder: header_only(folder / "a.gguf", None), "chat template"),
+        (lambda folder: header_only(folder / "a.gguf", "x", False), "add_bos_token"),
+        (lambda folder: header_only(folder / "a.gguf", "x", None), "add_bos_token"),
+        (lambda folder: header_only(folder / "a.gguf", "{{ 1 // 0 }}"), "ZeroDivisionError"),
+        (lambda folder: folder, "tokenizer"),
+    ],
+)
 def test_a_model_without_a_usable_chat_template_is_one_line(model, words, tmp_path):
     with pytest.raises(InputError, match=words) as caught:
         template_differences(TEMPLATE, model(tmp_path))

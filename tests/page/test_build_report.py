@@ -48,7 +48,10 @@ def browser():
 
 def figures_of(text: str) -> tuple[float, int, int, str]:
     """The weighted norm, tokens, coverage and fate that an expert's sentence says."""
-    match = re.fullmatch(r"Layer \d+, expert \d+: weighted norm (\S+); (\d+) tokens; coverage (\d+) of 198 questions; (kept|dropped)", text)
+    match = re.fullmatch(
+        r"Layer \d+, expert \d+: weighted norm (\S+); (\d+) tokens; coverage (\d+) of 198 questions; (kept|dropped)",
+        text,
+    )
     assert match, text
     return float(match[1]), int(match[2]), int(match[3]), match[4]
 
@@ -68,12 +71,17 @@ def check_figures(text: str, build: Path, layer: int, expert: int) -> None:
 def centre(page, grid: str, row: int, column: int) -> tuple[float, float]:
     """Where a cell's centre is in the window, after it was scrolled there."""
     page.locator(f"#{grid}").scroll_into_view_if_needed()
-    return tuple(page.evaluate("""([grid, row, column]) => {
+    return tuple(
+        page.evaluate(
+            """([grid, row, column]) => {
         const {view} = charts.get(grid), scroller = document.getElementById(grid).parentElement;
         scroller.scrollLeft = view.frame.x_scale.compute(column) - scroller.clientWidth / 2;
         const box = view.el.getBoundingClientRect();
         return [box.left + view.frame.x_scale.compute(column), box.top + view.frame.y_scale.compute(row)];
-    }""", [grid, row, column]))
+    }""",
+            [grid, row, column],
+        )
+    )
 
 
 def pixels(page, selector: str) -> np.ndarray:
@@ -101,10 +109,19 @@ def test_it_renders_asks_for_nothing_and_fits(browser, report, width, scheme):
         page.wait_for_timeout(300)
         assert found.complaints == [] and found.requests == [report.resolve().as_uri()]
         assert page.evaluate("document.documentElement.scrollWidth") == width
-        assert page.evaluate("[...document.querySelectorAll('main *')].every((e) => e.closest('.scroll, details, .canvas') || "
-                             "e.getBoundingClientRect().right <= innerWidth)")
+        assert page.evaluate(
+            "[...document.querySelectorAll('main *')].every((e) => e.closest('.scroll, details, .canvas') || "
+            "e.getBoundingClientRect().right <= innerWidth)"
+        )
         canvases = page.locator(".canvas").evaluate_all("all => all.map((one) => one.id)")
-        assert canvases == ["grid-experts", "loss-total", "loss-quantisation", "score-intervals", "grid-questions", "grid-imatrix"]
+        assert canvases == [
+            "grid-experts",
+            "loss-total",
+            "loss-quantisation",
+            "score-intervals",
+            "grid-questions",
+            "grid-imatrix",
+        ]
         for canvas in canvases:
             assert pixels(page, f"#{canvas}").std() > 5, canvas
         assert page.locator(".missing:visible").count() == 0
@@ -133,12 +150,23 @@ def test_the_keyboard_walks_over_the_heat_map_and_says_its_figures(browser, buil
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         assert status.get_attribute("aria-live") == "polite"
         check_figures(status.inner_text(), build, 0, 0)
-        for key, layer, expert in (("ArrowUp", 0, 0), ("ArrowLeft", 0, 0), ("ArrowRight", 0, 1), ("ArrowDown", 1, 1), ("End", 1, 127),
-                                   ("ArrowRight", 1, 127), ("ArrowDown", 2, 127), ("Home", 2, 0), ("ArrowUp", 1, 0)):
+        for key, layer, expert in (
+            ("ArrowUp", 0, 0),
+            ("ArrowLeft", 0, 0),
+            ("ArrowRight", 0, 1),
+            ("ArrowDown", 1, 1),
+            ("End", 1, 127),
+            ("ArrowRight", 1, 127),
+            ("ArrowDown", 2, 127),
+            ("Home", 2, 0),
+            ("ArrowUp", 1, 0),
+        ):
             page.keyboard.press(key)
             check_figures(status.inner_text(), build, layer, expert)
-            assert page.evaluate("(() => { const {column, row} = charts.get('grid-experts').model.document.get_model_by_name('cursor').data;"
-                                 " return [row[0], column[0]]; })()") == [layer, expert]
+            assert page.evaluate(
+                "(() => { const {column, row} = charts.get('grid-experts').model.document.get_model_by_name('cursor').data;"
+                " return [row[0], column[0]]; })()"
+            ) == [layer, expert]
 
 
 def test_a_tap_chooses_a_cell(browser, build, report):
@@ -161,7 +189,9 @@ def test_the_switch_of_measures_works_by_keyboard_and_changes_the_colours(browse
             page.keyboard.press("ArrowRight")
         assert all(np.abs(one - other).mean() > 1 for one, other in combinations(seen, 2))
         x, y = centre(page, "grid-experts", 5, dropped)
-        left, top = page.locator("#grid-experts").evaluate("e => { const b = e.getBoundingClientRect(); return [b.left, b.top]; }")
+        left, top = page.locator("#grid-experts").evaluate(
+            "e => { const b = e.getBoundingClientRect(); return [b.left, b.top]; }"
+        )
         around = seen[3][int(y - top) - 7 : int(y - top) + 7, int(x - left) - 4 : int(x - left) + 4].reshape(-1, 3)
         assert (np.abs(around - (0xE6, 0x9F, 0)).max(axis=1) < 8).any()  # the colour of dropped, under its mark
 
@@ -169,13 +199,21 @@ def test_the_switch_of_measures_works_by_keyboard_and_changes_the_colours(browse
 def test_dark_follows_the_system_and_the_switch(browser, report):
     with opened(browser, report) as found:
         page, seen = found.page, {}
-        for name, scheme, choice in (("light", "light", "light dark"), ("system", "dark", "light dark"), ("forced light", "dark", "light"),
-                                     ("forced dark", "light", "dark")):
+        for name, scheme, choice in (
+            ("light", "light", "light dark"),
+            ("system", "dark", "light dark"),
+            ("forced light", "dark", "light"),
+            ("forced dark", "light", "dark"),
+        ):
             page.emulate_media(color_scheme=scheme)
             page.locator(f"input[name=theme][value='{choice}']").check(force=True)
             page.wait_for_timeout(300)
             axis = page.evaluate("charts.get('loss-total').model.below[0].major_label_text_color")
-            seen[name] = (page.evaluate("getComputedStyle(document.body).backgroundColor"), axis, pixels(page, "#loss-total").mean() > 127)
+            seen[name] = (
+                page.evaluate("getComputedStyle(document.body).backgroundColor"),
+                axis,
+                pixels(page, "#loss-total").mean() > 127,
+            )
         assert seen["light"] == seen["forced light"] and seen["system"] == seen["forced dark"]
         assert all(one != other for one, other in zip(seen["light"], seen["system"]))
 
@@ -185,17 +223,23 @@ def test_labels_of_the_pareto_charts_do_not_overlap(browser, build, report, widt
     with opened(browser, report, width) as found:
         found.page.wait_for_timeout(300)
         for loss in ("total", "quantisation"):
-            boxes = found.page.evaluate("""(chart) => {
+            boxes = found.page.evaluate(
+                """(chart) => {
                 const {model, view} = charts.get(chart), {x, y, label} = model.document.get_model_by_name("labels").data;
                 const pen = document.createElement("canvas").getContext("2d");
                 pen.font = "11px sans-serif";
                 return Array.from(label, (text, i) => [text, view.frame.x_scale.compute(x[i]), view.frame.y_scale.compute(y[i]), pen.measureText(text).width]);
-            }""", f"loss-{loss}")
+            }""",
+                f"loss-{loss}",
+            )
             assert len(boxes) >= least
             for (_, x, y, width_1), (_, other_x, other_y, width_2) in combinations(boxes, 2):
                 assert abs(x - other_x) >= (width_1 + width_2) / 2 or abs(y - other_y) >= 11
         table = found.page.locator("#quality table").inner_text()
-        assert all(re.search(rf"^{re.escape(entry['label'])}\s", table, re.MULTILINE) for entry in read_json(build / "quality.json")["files"])
+        assert all(
+            re.search(rf"^{re.escape(entry['label'])}\s", table, re.MULTILINE)
+            for entry in read_json(build / "quality.json")["files"]
+        )
 
 
 def test_points_and_tables_say_what_the_records_say(browser, build, report):
@@ -204,9 +248,11 @@ def test_points_and_tables_say_what_the_records_say(browser, build, report):
         page = found.page
         entry = next(entry for entry in quality["files"] if entry["label"] == "IQ2_M")
         page.locator("#loss-total").scroll_into_view_if_needed()
-        x, y = page.evaluate("""([size, kld]) => { const {view} = charts.get("loss-total"), box = view.el.getBoundingClientRect();
+        x, y = page.evaluate(
+            """([size, kld]) => { const {view} = charts.get("loss-total"), box = view.el.getBoundingClientRect();
             return [box.left + view.frame.x_scale.compute(size), box.top + view.frame.y_scale.compute(kld)]; }""",
-                             [entry["bytes"] / 2**30, entry["losses"]["total"]["kld"][0]])
+            [entry["bytes"] / 2**30, entry["losses"]["total"]["kld"][0]],
+        )
         page.mouse.move(x - 1, y)
         page.mouse.move(x, y)
         page.wait_for_selector("#tip:visible", timeout=5000)
@@ -222,7 +268,10 @@ def test_points_and_tables_say_what_the_records_say(browser, build, report):
         assert page.locator("#questions tbody tr").count() == pair["lost"] + pair["won"]
         assert "rec<" in page.locator("#questions table").inner_text()  # a Record ID with a letter that HTML knows
         pipeline = page.locator("#pipeline").inner_text()
-        for digest in (read_json(build / "imatrix.gguf.json")["sha256"], read_json(build / "expert_drop_metadata.json")["drop_map_sha256"]):
+        for digest in (
+            read_json(build / "imatrix.gguf.json")["sha256"],
+            read_json(build / "expert_drop_metadata.json")["drop_map_sha256"],
+        ):
             assert digest[:12] in pipeline
 
 
@@ -232,26 +281,49 @@ def test_layers_of_the_imatrix_are_in_order_with_their_own_figures(browser, buil
         kept = read_json(build / "drop_map.json")["layers"]["10"]["keep"]
         found.page.mouse.click(*centre(found.page, "grid-imatrix", 10, 7))
         assert found.page.locator('[data-grid="grid-imatrix"] .status').inner_text() == (
-            f"Layer 10, expert 7 (expert {kept[7]} of the full model): {counts[10][7]} calibration tokens")
+            f"Layer 10, expert 7 (expert {kept[7]} of the full model): {counts[10][7]} calibration tokens"
+        )
         assert "1 of 3270 experts were never reached" in found.page.locator("#imatrix").inner_text()
 
 
 def test_tables_and_controls_are_named(browser, report):
     with opened(browser, report) as found:
         evaluate = found.page.evaluate
-        assert evaluate("[...document.querySelectorAll('table')].every((t) => t.caption.textContent.trim() && t.querySelector('th[scope=col]'))")
-        assert evaluate("[...document.querySelectorAll('[id]')].length === new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size")
-        assert evaluate("[...document.querySelectorAll('fieldset')].every((f) => f.querySelector('legend')) && document.documentElement.lang === 'en'")
+        assert evaluate(
+            "[...document.querySelectorAll('table')].every((t) => t.caption.textContent.trim() && t.querySelector('th[scope=col]'))"
+        )
+        assert evaluate(
+            "[...document.querySelectorAll('[id]')].length === new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size"
+        )
+        assert evaluate(
+            "[...document.querySelectorAll('fieldset')].every((f) => f.querySelector('legend')) && document.documentElement.lang === 'en'"
+        )
 
 
 def test_what_was_not_made_is_said_to_be_missing_and_not_filled_in(browser, build, tmp_path, capsys):
     output = tmp_path / "report.html"
-    main(["--name", "pruned", "--stats", str(build / "expert_stats.safetensors"), "--drop-map", str(build / "drop_map.json"), "--output", str(output)])
+    main(
+        [
+            "--name",
+            "pruned",
+            "--stats",
+            str(build / "expert_stats.safetensors"),
+            "--drop-map",
+            str(build / "drop_map.json"),
+            "--output",
+            str(output),
+        ]
+    )
     said = capsys.readouterr().out
     assert all(f"(make {target})" in said for target in ("quality", "eval", "imatrix")) and "(make analyze)" not in said
     with opened(browser, output) as found:
         assert found.complaints == []
-        for section, command in (("quality", "make quality"), ("scores", "make eval"), ("questions", "make eval"), ("imatrix", "make imatrix")):
+        for section, command in (
+            ("quality", "make quality"),
+            ("scores", "make eval"),
+            ("questions", "make eval"),
+            ("imatrix", "make imatrix"),
+        ):
             assert f"Made by {command}" in found.page.locator(f"#{section} .missing").inner_text()
             assert found.page.locator(f"#{section} :is(table, figure)").count() == 0
         assert found.page.locator("#experts .missing").count() == 0
@@ -265,20 +337,24 @@ def small_build(tmp_path) -> Path:
     return tmp_path / "small"
 
 
-@pytest.mark.parametrize("file, keys, value, words", [
-    ("drop_map.json", ("stats_sha256",), "0", ("drop_map.json", "other statistics")),
-    ("drop_map.json", ("layers", "1", "drop"), [99, 98], ("drop_map.json", "layer 1")),
-    ("quality.json", ("files", 0), {"label": "Q8_0"}, ("quality.json", "a list of files")),
-    ("pruned.json", ("answers", 0), {}, ("pruned.json", "a list of answers")),
-    ("expert_drop_metadata.json", ("drop_map_sha256",), "0" * 64, ("expert_drop_metadata.json", "make drop")),
-    ("pruned-F16.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf", "an imatrix of the F16 GGUF", "make imatrix")),
-    ("imatrix.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf.json", "make imatrix")),
-    ("quants/pruned-Q6_K.gguf.json", ("source_sha256",), "0" * 64, ("pruned-Q6_K.gguf.json", "make quants")),
-    ("quants/pruned-Q4_K_M.gguf.json", ("sha256",), "e" * 64, ("quality.json", "Q4_K_M", "make quality")),
-    ("quality.json", ("inputs", "pruned_sha256"), "0" * 64, ("quality.json", "make quality")),
-    ("scores.json", ("rows", 1, "raw_correct"), 0, ("scores.json", "make eval")),
-    ("pruned.json", ("gguf_sha256",), "0" * 64, ("pruned-Q6_K.gguf", "make eval")),
-    ("pruned.json", ("answers", 0, "record_id"), "other", ("pruned", "12 questions of full"))])
+@pytest.mark.parametrize(
+    "file, keys, value, words",
+    [
+        ("drop_map.json", ("stats_sha256",), "0", ("drop_map.json", "other statistics")),
+        ("drop_map.json", ("layers", "1", "drop"), [99, 98], ("drop_map.json", "layer 1")),
+        ("quality.json", ("files", 0), {"label": "Q8_0"}, ("quality.json", "a list of files")),
+        ("pruned.json", ("answers", 0), {}, ("pruned.json", "a list of answers")),
+        ("expert_drop_metadata.json", ("drop_map_sha256",), "0" * 64, ("expert_drop_metadata.json", "make drop")),
+        ("pruned-F16.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf", "an imatrix of the F16 GGUF", "make imatrix")),
+        ("imatrix.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf.json", "make imatrix")),
+        ("quants/pruned-Q6_K.gguf.json", ("source_sha256",), "0" * 64, ("pruned-Q6_K.gguf.json", "make quants")),
+        ("quants/pruned-Q4_K_M.gguf.json", ("sha256",), "e" * 64, ("quality.json", "Q4_K_M", "make quality")),
+        ("quality.json", ("inputs", "pruned_sha256"), "0" * 64, ("quality.json", "make quality")),
+        ("scores.json", ("rows", 1, "raw_correct"), 0, ("scores.json", "make eval")),
+        ("pruned.json", ("gguf_sha256",), "0" * 64, ("pruned-Q6_K.gguf", "make eval")),
+        ("pruned.json", ("answers", 0, "record_id"), "other", ("pruned", "12 questions of full")),
+    ],
+)
 def test_records_of_another_build_are_refused(small_build, refusal, file, keys, value, words):
     change(small_build / file, *keys, value=value)
     refusal(main, [*options(small_build), "--output", small_build / "report.html"], *words)
@@ -286,14 +362,34 @@ def test_records_of_another_build_are_refused(small_build, refusal, file, keys, 
 
 
 def test_a_fold_shows_the_questions_that_chose_and_nothing_of_the_others(small_build, tmp_path):
-    choose(["--stats", str(small_build / "expert_stats.safetensors"), "--keep", "16", "--fold", "1/4", "--criterion", "reap", "--bootstrap", "0",
-            "--output", str(tmp_path / "fold.json")])
+    choose(
+        [
+            "--stats",
+            str(small_build / "expert_stats.safetensors"),
+            "--keep",
+            "16",
+            "--fold",
+            "1/4",
+            "--criterion",
+            "reap",
+            "--bootstrap",
+            "0",
+            "--output",
+            str(tmp_path / "fold.json"),
+        ]
+    )
     experts, drop_map, _ = read_experts(small_build / "expert_stats.safetensors", tmp_path / "fold.json")
     arrays, rows = read_stats(small_build / "expert_stats.safetensors")[0], [row for row in range(12) if row % 4]
-    assert (experts.questions, experts.top, experts.layers) == (9, 16, [0, 1])  # reap protects none: shown by the card's 16
+    assert (experts.questions, experts.top, experts.layers) == (
+        9,
+        16,
+        [0, 1],
+    )  # reap protects none: shown by the card's 16
     assert (experts.tokens == arrays["token_count"][rows].sum(axis=0)).all()
     assert np.allclose(experts.weighted_norm, arrays["weighted_norm_sum"][rows].sum(axis=0))
-    assert [np.nonzero(row)[0].tolist() for row in experts.dropped] == [drop_map["layers"][layer]["drop"] for layer in "01"]
+    assert [np.nonzero(row)[0].tolist() for row in experts.dropped] == [
+        drop_map["layers"][layer]["drop"] for layer in "01"
+    ]
 
 
 def test_records_that_are_none_are_refused_in_one_line(small_build, script, refused):
@@ -302,16 +398,33 @@ def test_records_that_are_none_are_refused_in_one_line(small_build, script, refu
     (small_build / "quality.json").write_text("{")
     refused(script("build_report.py", *options(small_build), "--output", output), "quality.json", "valid JSON")
     (small_build / "quality.json").write_text("{}")
-    refused(script("build_report.py", *options(small_build), "--output", output), "quality.json", "conclusions in the record")
-    refused(script("build_report.py", *options(small_build), "--output", small_build / "scores.json"), "scores.json", "apart")
+    refused(
+        script("build_report.py", *options(small_build), "--output", output),
+        "quality.json",
+        "conclusions in the record",
+    )
+    refused(
+        script("build_report.py", *options(small_build), "--output", small_build / "scores.json"),
+        "scores.json",
+        "apart",
+    )
     assert not output.exists()
 
 
 def test_make_report_takes_what_is_there_and_builds_nothing_else(tiny_text_model, few_questions, tmp_path):
-    variables = [f"MODEL={tiny_text_model}", "NAME=tiny", "KEEP=12", "PROTECT_TOP=4", f"QUESTIONS={few_questions}", f"BUILD={tmp_path}/build"]
+    variables = [
+        f"MODEL={tiny_text_model}",
+        "NAME=tiny",
+        "KEEP=12",
+        "PROTECT_TOP=4",
+        f"QUESTIONS={few_questions}",
+        f"BUILD={tmp_path}/build",
+    ]
 
     def make(*goals: str) -> subprocess.CompletedProcess:
-        return subprocess.run(["make", "--no-print-directory", *goals, *variables], cwd=REPO, capture_output=True, text=True)
+        return subprocess.run(
+            ["make", "--no-print-directory", *goals, *variables], cwd=REPO, capture_output=True, text=True
+        )
 
     done = make("report")
     assert done.returncode != 0 and "found none; run make analyze" in done.stderr and "build_report" in done.stdout

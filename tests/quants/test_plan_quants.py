@@ -17,10 +17,33 @@ from quants.recipes import RECIPES
 from quants.sparse_gguf import from_checkpoint, from_config
 
 # GiB, from the model card (there "GB")
-CARD = {"F16": 40.72, "Q8_0": 21.65, "Q6_K_L": 18.40, "Q6_K": 18.23, "Q5_K_L": 15.59, "Q5_K_M": 15.42, "Q5_K_S": 14.51,
-        "Q4_K_L": 13.71, "Q4_K_M": 13.54, "Q4_K_S": 12.48, "Q4_1": 12.89, "Q4_0": 11.67, "IQ4_NL": 11.67, "IQ4_XS": 11.25,
-        "Q3_K_XL": 10.90, "Q3_K_L": 11.18, "Q3_K_M": 10.74, "Q3_K_S": 9.88, "IQ3_M": 10.03, "IQ3_XS": 9.41, "IQ3_XXS": 9.14,
-        "IQ2_M": 8.39, "IQ2_S": 7.99, "IQ2_XS": 7.94, "IQ2_XXS": 7.52}
+CARD = {
+    "F16": 40.72,
+    "Q8_0": 21.65,
+    "Q6_K_L": 18.40,
+    "Q6_K": 18.23,
+    "Q5_K_L": 15.59,
+    "Q5_K_M": 15.42,
+    "Q5_K_S": 14.51,
+    "Q4_K_L": 13.71,
+    "Q4_K_M": 13.54,
+    "Q4_K_S": 12.48,
+    "Q4_1": 12.89,
+    "Q4_0": 11.67,
+    "IQ4_NL": 11.67,
+    "IQ4_XS": 11.25,
+    "Q3_K_XL": 10.90,
+    "Q3_K_L": 11.18,
+    "Q3_K_M": 10.74,
+    "Q3_K_S": 9.88,
+    "IQ3_M": 10.03,
+    "IQ3_XS": 9.41,
+    "IQ3_XXS": 9.14,
+    "IQ2_M": 8.39,
+    "IQ2_S": 7.99,
+    "IQ2_XS": 7.94,
+    "IQ2_XXS": 7.52,
+}
 CARD_CD = {"CD-Q6_K": 15.80, "CD-Q5_K_M": 13.51, "CD-Q4_K_M": 11.08}
 
 
@@ -28,7 +51,9 @@ CARD_CD = {"CD-Q6_K": 15.80, "CD-Q5_K_M": 13.51, "CD-Q4_K_M": 11.08}
 def card_plan(tmp_path_factory, script) -> dict:
     """The plan of the 109-expert 26B: quant name -> row; "stdout" -> the page."""
     path = tmp_path_factory.mktemp("plan") / "plan.json"
-    done = script("plan_quants.py", "--shape", "gemma-4-26b-a4b", "--keep", 109, "--cd-tiers", "0/1-10/11-29", "--output", path)
+    done = script(
+        "plan_quants.py", "--shape", "gemma-4-26b-a4b", "--keep", 109, "--cd-tiers", "0/1-10/11-29", "--output", path
+    )
     assert done.returncode == 0, done.stderr
     return {row["name"]: row for row in json.loads(path.read_text())["quants"]} | {"stdout": done.stdout}
 
@@ -47,13 +72,22 @@ def test_the_cards_contrib_dynamic_sizes_are_planned(card_plan):
     for name, size in CARD_CD.items():
         assert card_plan[name]["bytes"] / GIB == pytest.approx(size, abs=0.25), name
     types = card_plan["CD-Q5_K_M"]["types"]
-    assert [types[f"blk.{layer}.ffn_gate_up_exps.weight"] for layer in (0, 1, 10, 11, 29)] == ["Q6_K", "Q5_K", "Q5_K", "Q4_K", "Q4_K"]
+    assert [types[f"blk.{layer}.ffn_gate_up_exps.weight"] for layer in (0, 1, 10, 11, 29)] == [
+        "Q6_K",
+        "Q5_K",
+        "Q5_K",
+        "Q4_K",
+        "Q4_K",
+    ]
     assert types["blk.11.ffn_down_exps.weight"] == "Q5_0" and types["token_embd.weight"] == "Q8_0"
 
 
 def test_rows_that_no_256_block_fits_are_named_with_the_type_they_miss(card_plan):
     row = card_plan["Q4_K_M"]
-    assert row["types"]["blk.4.ffn_down_exps.weight"] == "Q5_0" and row["fallback_of"]["blk.4.ffn_down_exps.weight"] == "Q4_K"
+    assert (
+        row["types"]["blk.4.ffn_down_exps.weight"] == "Q5_0"
+        and row["fallback_of"]["blk.4.ffn_down_exps.weight"] == "Q4_K"
+    )
     assert len(row["fallback_of"]) == 60 and "Q5_0<Q4_K 32" in card_plan["stdout"]
 
 
@@ -84,7 +118,12 @@ def test_a_config_alone_gives_the_tensors_that_the_converter_writes(tiny_text_mo
 
 
 def test_the_header_without_data_is_the_converters_and_takes_no_room(tiny_text_model, sparse, tmp_path, script):
-    assert script("convert_to_gguf.py", "--model", tiny_text_model, "--name", "tiny", "--output", tmp_path / "real.gguf").returncode == 0
+    assert (
+        script(
+            "convert_to_gguf.py", "--model", tiny_text_model, "--name", "tiny", "--output", tmp_path / "real.gguf"
+        ).returncode
+        == 0
+    )
     real = read_header(tmp_path / "real.gguf")
     first = min(tensor.offset for tensor in real.tensors)
     assert sparse.path.read_bytes()[:first] == real.path.read_bytes()[:first]
@@ -116,8 +155,16 @@ def test_bad_plans_are_refused_in_one_line(tiny_text_model, tmp_path, refusal):
     config = json.loads((tiny_text_model / "config.json").read_text())
     (tmp_path / "part.json").write_text(json.dumps({key: value for key, value in config.items() if key != "head_dim"}))
     plan("--source", tmp_path / "part.json", words=("part.json", "head_dim"))
-    for key, value in {"num_experts": "16", "hidden_size": -5, "vocab_size": 0, "moe_intermediate_size": 70.5, "num_key_value_heads": None,
-                       "intermediate_size": 1 << 40, "rms_norm_eps": None, "layer_types": config["layer_types"][:1]}.items():
+    for key, value in {
+        "num_experts": "16",
+        "hidden_size": -5,
+        "vocab_size": 0,
+        "moe_intermediate_size": 70.5,
+        "num_key_value_heads": None,
+        "intermediate_size": 1 << 40,
+        "rms_norm_eps": None,
+        "layer_types": config["layer_types"][:1],
+    }.items():
         (tmp_path / "part.json").write_text(json.dumps({**config, key: value}))
         plan("--source", tmp_path / "part.json", words=("part.json", key, str(value)[:10]))
     plan("--source", REPO / "README.md", words=("README.md", "GGUF"))
@@ -127,15 +174,39 @@ def test_bad_plans_are_refused_in_one_line(tiny_text_model, tmp_path, refusal):
 
 def test_an_imatrix_that_would_be_refused_is_refused_in_the_plan(demo_model, tmp_path, script, refusal):
     (tmp_path / "text.txt").write_text("One line of text.\n" * 400)
-    for step in (("convert_to_gguf.py", "--model", demo_model, "--name", "demo", "--output", tmp_path / "F16.gguf"),
-                 ("build_imatrix.py", "--model", tmp_path / "F16.gguf", "--calibration", tmp_path / "text.txt", "--output", tmp_path / "imatrix.gguf")):
+    for step in (
+        ("convert_to_gguf.py", "--model", demo_model, "--name", "demo", "--output", tmp_path / "F16.gguf"),
+        (
+            "build_imatrix.py",
+            "--model",
+            tmp_path / "F16.gguf",
+            "--calibration",
+            tmp_path / "text.txt",
+            "--output",
+            tmp_path / "imatrix.gguf",
+        ),
+    ):
         assert script(*step).returncode == 0
-    flags = ("--source", tmp_path / "F16.gguf", "--imatrix", tmp_path / "imatrix.gguf", "--types", "F16", "Q4_K_M", "Q4_K_M")
+    flags = (
+        "--source",
+        tmp_path / "F16.gguf",
+        "--imatrix",
+        tmp_path / "imatrix.gguf",
+        "--types",
+        "F16",
+        "Q4_K_M",
+        "Q4_K_M",
+    )
     whole, pruned = (script("plan_quants.py", *flags, *more).stdout for more in ((), ("--keep", 109)))
     assert "refused" not in whole and whole.count("| Q4_K_M |") == 1
     rows = {line.split(" | ")[0]: line for line in pruned.splitlines()}
     assert "109 experts" in rows["| Q4_K_M"] and "another model" in rows["| Q4_K_M"] and "refused" not in rows["| F16"]
-    refusal(plan_quants.main, ["--source", tmp_path / "F16.gguf", "--imatrix", tmp_path / "text.txt"], "text.txt", "GGUF form")
+    refusal(
+        plan_quants.main,
+        ["--source", tmp_path / "F16.gguf", "--imatrix", tmp_path / "text.txt"],
+        "text.txt",
+        "GGUF form",
+    )
     refusal(plan_quants.main, ["--source", tmp_path / "F16.gguf", "--output", tmp_path / "F16.gguf"], "would overwrite")
 
 
@@ -145,9 +216,23 @@ def test_tiers_that_leave_a_layer_out_are_refused_in_the_table(tiny_text_model, 
 
 
 def test_make_plan_needs_no_file(tmp_path):
-    done = subprocess.run(["make", "--no-print-directory", "plan", "SHAPE=gemma-4-26b-a4b", "KEEP=109", "QUANTS=Q6_K", f"BUILD={tmp_path}"],
-                          cwd=REPO, capture_output=True, text=True)
-    assert done.returncode == 0 and "| F16 | 43,702," in done.stdout and "| Q6_K | 19,561," in done.stdout, done.stdout + done.stderr
+    done = subprocess.run(
+        [
+            "make",
+            "--no-print-directory",
+            "plan",
+            "SHAPE=gemma-4-26b-a4b",
+            "KEEP=109",
+            "QUANTS=Q6_K",
+            f"BUILD={tmp_path}",
+        ],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "| F16 | 43,702," in done.stdout and "| Q6_K | 19,561," in done.stdout, (
+        done.stdout + done.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -33,24 +33,58 @@ def built(tmp_path_factory, script) -> Path:
     lines = (DEMO / "calibration_questions.csv").read_text().splitlines(keepends=True)
     (folder / "half.csv").write_text("".join(lines[: len(lines) // 4]))
     for arguments in (
-            ("convert_to_gguf.py", "--model", DEMO / "model", "--name", "demo", "--output", folder / "F16.gguf"),
-            ("render_calibration.py", "--model", DEMO / "model", "--questions", folder / "half.csv", "--output", folder / "text.txt"),
-            ("build_imatrix.py", "--model", folder / "F16.gguf", "--calibration", folder / "text.txt", "--output", folder / "imatrix.gguf")):
+        ("convert_to_gguf.py", "--model", DEMO / "model", "--name", "demo", "--output", folder / "F16.gguf"),
+        (
+            "render_calibration.py",
+            "--model",
+            DEMO / "model",
+            "--questions",
+            folder / "half.csv",
+            "--output",
+            folder / "text.txt",
+        ),
+        (
+            "build_imatrix.py",
+            "--model",
+            folder / "F16.gguf",
+            "--calibration",
+            folder / "text.txt",
+            "--output",
+            folder / "imatrix.gguf",
+        ),
+    ):
         done = script(*arguments)
         assert done.returncode == 0, done.stderr
     return folder
 
 
-def arguments_of(built: Path, quant: str, output: Path, *more: object, source: Path | None = None, imatrix: object = "") -> list[str]:
+def arguments_of(
+    built: Path, quant: str, output: Path, *more: object, source: Path | None = None, imatrix: object = ""
+) -> list[str]:
     """The arguments of quantize_gguf.py; `imatrix` None leaves it out."""
     flags = [] if imatrix is None else ["--imatrix", imatrix or built / "imatrix.gguf"]
-    return [str(part) for part in ("--input", source or built / "F16.gguf", *flags, "--type", quant, "--output", output, *more)]
+    return [
+        str(part)
+        for part in ("--input", source or built / "F16.gguf", *flags, "--type", quant, "--output", output, *more)
+    ]
 
 
 def test_files_equal_their_plan_to_the_byte_and_a_second_run_builds_nothing(built, tmp_path, capsys):
     quants = ["F16", "Q4_K_M", "Q4_K_L", "MXFP4_MOE", "CD-Q4_K_M"]
-    plan_quants.main(["--source", str(built / "F16.gguf"), "--imatrix", str(built / "imatrix.gguf"), "--cd-tiers", TIERS, "--types",
-                      *quants, "--output", str(tmp_path / "plan.json")])
+    plan_quants.main(
+        [
+            "--source",
+            str(built / "F16.gguf"),
+            "--imatrix",
+            str(built / "imatrix.gguf"),
+            "--cd-tiers",
+            TIERS,
+            "--types",
+            *quants,
+            "--output",
+            str(tmp_path / "plan.json"),
+        ]
+    )
     plan = {row["name"]: row for row in json.loads((tmp_path / "plan.json").read_text())["quants"]}
     for quant in quants:
         output = tmp_path / f"{quant}.gguf"
@@ -69,9 +103,14 @@ def test_files_equal_their_plan_to_the_byte_and_a_second_run_builds_nothing(buil
     os.utime(tmp_path / "Q4_K_M.gguf", (1, 1))
     capsys.readouterr()
     quantize_gguf.main(arguments_of(built, "Q4_K_M", tmp_path / "Q4_K_M.gguf"))
-    assert "built already" in capsys.readouterr().out and (tmp_path / "Q4_K_M.gguf").stat().st_mtime > (built / "F16.gguf").stat().st_mtime
+    assert (
+        "built already" in capsys.readouterr().out
+        and (tmp_path / "Q4_K_M.gguf").stat().st_mtime > (built / "F16.gguf").stat().st_mtime
+    )
     record = json.loads((tmp_path / "Q4_K_M.gguf.json").read_text())
-    (tmp_path / "Q4_K_M.gguf.json").write_text(json.dumps({key: value for key, value in record.items() if key != "sha256"}))
+    (tmp_path / "Q4_K_M.gguf.json").write_text(
+        json.dumps({key: value for key, value in record.items() if key != "sha256"})
+    )
     quantize_gguf.main(arguments_of(built, "Q4_K_M", tmp_path / "Q4_K_M.gguf"))
     assert json.loads((tmp_path / "Q4_K_M.gguf.json").read_text()) == record
     (tmp_path / "Q4_K_M.gguf").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # whole in size only
@@ -81,8 +120,15 @@ def test_files_equal_their_plan_to_the_byte_and_a_second_run_builds_nothing(buil
 
 def test_contrib_dynamic_scopes_differ_where_they_say(built, tools):
     header = read_header(built / "F16.gguf")
-    plans = {scope: plan_quant(tools.tool("llama-quantize"), with_tiers(RECIPES["CD-Q4_K_M"], parse_tiers(TIERS), (0, 1, 2), scope), header,
-                               built / "imatrix.gguf").types for scope in ("all", "experts")}
+    plans = {
+        scope: plan_quant(
+            tools.tool("llama-quantize"),
+            with_tiers(RECIPES["CD-Q4_K_M"], parse_tiers(TIERS), (0, 1, 2), scope),
+            header,
+            built / "imatrix.gguf",
+        ).types
+        for scope in ("all", "experts")
+    }
     standard = plan_quant(tools.tool("llama-quantize"), RECIPES["Q3_K_M"], header, built / "imatrix.gguf").types
     for layer, kind in enumerate(("Q5_K", "Q4_K", "Q3_K")):
         assert plans["all"][f"blk.{layer}.attn_q.weight"].name == kind
@@ -93,8 +139,13 @@ def test_contrib_dynamic_scopes_differ_where_they_say(built, tools):
 
 
 def test_cd_q2_k_is_built_with_an_imatrix_and_refused_by_the_reason_without(built, tmp_path, refusal):
-    refusal(quantize_gguf.main, arguments_of(built, "CD-Q2_K", tmp_path / "x.gguf", "--cd-tiers", TIERS, imatrix=None),
-            "CD-Q2_K", "imatrix", "IQ2_S")
+    refusal(
+        quantize_gguf.main,
+        arguments_of(built, "CD-Q2_K", tmp_path / "x.gguf", "--cd-tiers", TIERS, imatrix=None),
+        "CD-Q2_K",
+        "imatrix",
+        "IQ2_S",
+    )
     refusal(quantize_gguf.main, arguments_of(built, "CD-Q2_K", tmp_path / "x.gguf"), "--stats", "--cd-tiers")
     refusal(quantize_gguf.main, arguments_of(built, "CD-Q2_K", tmp_path / "x.gguf", "--cd-tiers", "0/1/2-3"), "layer 3")
     assert not list(tmp_path.iterdir())
@@ -117,7 +168,9 @@ def test_an_imatrix_that_does_not_fit_is_refused_before_the_first_byte(built, tm
     def refuse(imatrix: Path, *words: object, more: tuple = ()) -> None:
         refusal(quantize_gguf.main, arguments_of(built, "Q4_K_M", tmp_path / "x.gguf", *more, imatrix=imatrix), *words)
 
-    lacking = changed_imatrix(built, tmp_path / "lacking.gguf", lambda t, raw: None if t.name.startswith("blk.1.attn_q.") else raw)
+    lacking = changed_imatrix(
+        built, tmp_path / "lacking.gguf", lambda t, raw: None if t.name.startswith("blk.1.attn_q.") else raw
+    )
     refuse(lacking, lacking, "blk.1.attn_q.weight")
     (tmp_path / "old.dat").write_bytes(struct.pack("<i", 3) + b"blk.0.attn_q.weight")
     refuse(tmp_path / "old.dat", "old.dat", "GGUF form", "make imatrix")
@@ -132,14 +185,27 @@ def test_an_imatrix_that_does_not_fit_is_refused_before_the_first_byte(built, tm
     (tmp_path / "other.gguf.json").write_text(json.dumps({"sha256": record["sha256"]}))
     refuse(tmp_path / "other.gguf", "other.gguf", "one of None")
     refuse(built / "imatrix.gguf", "1000000", "expert", "layer 0", more=("--min-expert-tokens", 1000000))
-    refusal(quantize_gguf.main, arguments_of(built, "Q4_K_M", tmp_path / "x.gguf", "--min-expert-tokens", 1, imatrix=None), "--min-expert-tokens", "none")
+    refusal(
+        quantize_gguf.main,
+        arguments_of(built, "Q4_K_M", tmp_path / "x.gguf", "--min-expert-tokens", 1, imatrix=None),
+        "--min-expert-tokens",
+        "none",
+    )
     for number in (np.nan, np.inf, -1.0):
-        wrong = changed_imatrix(built, tmp_path / "wrong.gguf", lambda t, raw: np.float32(number).tobytes() + raw[4:] if t.name == (
-            "blk.0.ffn_down_exps.weight.in_sum2") else raw)
+        wrong = changed_imatrix(
+            built,
+            tmp_path / "wrong.gguf",
+            lambda t, raw: (
+                np.float32(number).tobytes() + raw[4:] if t.name == ("blk.0.ffn_down_exps.weight.in_sum2") else raw
+            ),
+        )
         refuse(wrong, "wrong.gguf", "finite", "blk.0.ffn_down_exps.weight.in_sum2")
     assert not list(tmp_path.glob("x.*"))
-    unreached = changed_imatrix(built, tmp_path / "unreached.gguf", lambda t, raw: bytes(len(raw)) if t.name == (
-        "blk.2.ffn_down_exps.weight.counts") else raw)
+    unreached = changed_imatrix(
+        built,
+        tmp_path / "unreached.gguf",
+        lambda t, raw: bytes(len(raw)) if t.name == ("blk.2.ffn_down_exps.weight.counts") else raw,
+    )
     assert "layer 2: 128 = 100.0%" in check_reached(read_imatrix(unreached), 0)
 
 
@@ -159,13 +225,30 @@ def test_a_long_imatrix_name_is_planned_as_it_is_cut(built, tmp_path, name):
 
 def test_an_imatrix_is_not_written_over_its_inputs_or_another_file(built, tmp_path, refusal, capsys):
     def refuse(*words: object, **changes: object) -> None:
-        flags = {"model": built / "F16.gguf", "calibration": built / "text.txt", "output": tmp_path / "x.gguf", **changes}
+        flags = {
+            "model": built / "F16.gguf",
+            "calibration": built / "text.txt",
+            "output": tmp_path / "x.gguf",
+            **changes,
+        }
         refusal(build_imatrix.main, [part for name, value in flags.items() for part in (f"--{name}", value)], *words)
 
     before = {path: sha256_file(path) for path in built.iterdir()}
     os.utime(built / "imatrix.gguf", (1, 1))
     capsys.readouterr()
-    build_imatrix.main([str(part) for part in ("--model", built / "F16.gguf", "--calibration", built / "text.txt", "--output", built / "imatrix.gguf")])
+    build_imatrix.main(
+        [
+            str(part)
+            for part in (
+                "--model",
+                built / "F16.gguf",
+                "--calibration",
+                built / "text.txt",
+                "--output",
+                built / "imatrix.gguf",
+            )
+        ]
+    )
     assert "built already" in capsys.readouterr().out and (built / "imatrix.gguf").stat().st_mtime > 1
     for name in ("F16.gguf", "text.txt"):
         refuse(name, "would overwrite", output=built / name)
@@ -190,7 +273,12 @@ def test_nothing_else_is_overwritten(built, tmp_path, refusal):
     quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "q.gguf"))
     before = (tmp_path / "q.gguf").read_bytes()
     refusal(quantize_gguf.main, arguments_of(built, "Q4_0", tmp_path / "q.gguf"), "q.gguf", "Q4_0")
-    refusal(quantize_gguf.main, arguments_of(built, "Q4_0", tmp_path / "y.gguf", source=tmp_path / "q.gguf"), "unquantised", "Q8_0")
+    refusal(
+        quantize_gguf.main,
+        arguments_of(built, "Q4_0", tmp_path / "y.gguf", source=tmp_path / "q.gguf"),
+        "unquantised",
+        "Q8_0",
+    )
     assert (tmp_path / "q.gguf").read_bytes() == before and not (tmp_path / "y.gguf").exists()
 
 
@@ -201,13 +289,21 @@ def test_a_model_that_computes_no_finite_number_is_not_kept(built, tmp_path, ref
     with open(broken, "r+b") as file:  # finite in itself, overflows in the product
         file.seek(norm.offset)
         file.write(struct.pack("<f", 3e38) * 64)
-    refusal(quantize_gguf.main, arguments_of(built, "Q8_0", tmp_path / "x.gguf", source=broken, imatrix=None), "x.gguf", "finite")
+    refusal(
+        quantize_gguf.main,
+        arguments_of(built, "Q8_0", tmp_path / "x.gguf", source=broken, imatrix=None),
+        "x.gguf",
+        "finite",
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"broken.gguf"}
 
 
 def test_a_file_that_is_not_as_planned_is_noticed(built, tools, tmp_path):
     header = read_header(built / "F16.gguf")
-    plans = {name: plan_quant(tools.tool("llama-quantize"), RECIPES[name], header, built / "imatrix.gguf") for name in ("Q4_K_M", "Q4_K_L")}
+    plans = {
+        name: plan_quant(tools.tool("llama-quantize"), RECIPES[name], header, built / "imatrix.gguf")
+        for name in ("Q4_K_M", "Q4_K_L")
+    }
     quantize_gguf.main(arguments_of(built, "Q4_K_M", tmp_path / "m.gguf"))
     quantize_gguf.check_written(tmp_path / "m.gguf", tmp_path / "m.gguf", header, plans["Q4_K_M"])
     with pytest.raises(InputError, match="token_embd.weight in Q8_0, as planned"):
@@ -224,14 +320,21 @@ def test_a_file_that_is_not_as_planned_is_noticed(built, tools, tmp_path):
 def test_a_write_that_fails_in_mid_file_leaves_nothing_and_keeps_finished_files(built, tmp_path, refused):
     quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "done.gguf"))
     before = sha256_file(tmp_path / "done.gguf")
-    done = subprocess.run([sys.executable, REPO / "scripts/quantize_gguf.py", *arguments_of(built, "Q8_0", tmp_path / "x.gguf")],
-                          capture_output=True, text=True,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)))
+    done = subprocess.run(
+        [sys.executable, REPO / "scripts/quantize_gguf.py", *arguments_of(built, "Q8_0", tmp_path / "x.gguf")],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
+    )
     refused(done, "llama-quantize", "SIGXFSZ")
-    assert {path.name for path in tmp_path.iterdir()} == {"done.gguf", "done.gguf.json"} and sha256_file(tmp_path / "done.gguf") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"done.gguf", "done.gguf.json"} and sha256_file(
+        tmp_path / "done.gguf"
+    ) == before
 
 
-def test_no_room_for_the_check_is_told_and_a_killed_builds_leftover_does_not_count(built, tmp_path, refusal, monkeypatch):
+def test_no_room_for_the_check_is_told_and_a_killed_builds_leftover_does_not_count(
+    built, tmp_path, refusal, monkeypatch
+):
     header, known = read_header(built / "F16.gguf"), quantize_gguf.run_tool
     size = quantize_gguf.logits_bytes(header)
 
@@ -246,10 +349,15 @@ def test_no_room_for_the_check_is_told_and_a_killed_builds_leftover_does_not_cou
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     (tmp_path / "x.partial.gguf").write_bytes(b"left by a killed build")
-    monkeypatch.setattr(quantize_gguf, "require_disk_space", lambda place, needed: pytest.fail("counted") if (
-        tmp_path / "x.partial.gguf").exists() else None)
+    monkeypatch.setattr(
+        quantize_gguf,
+        "require_disk_space",
+        lambda place, needed: pytest.fail("counted") if (tmp_path / "x.partial.gguf").exists() else None,
+    )
     quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "x.gguf"))
-    monkeypatch.setattr(quantize_gguf, "require_disk_space", lambda place, needed: pytest.fail("a finished file needs no room"))
+    monkeypatch.setattr(
+        quantize_gguf, "require_disk_space", lambda place, needed: pytest.fail("a finished file needs no room")
+    )
     quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "x.gguf"))
     needed: list[int] = []
     monkeypatch.setattr(quantize_gguf, "require_disk_space", lambda place, bytes_: needed.append(bytes_))
@@ -267,9 +375,16 @@ def test_coverage_is_told_as_table_and_picture(built, tmp_path, refusal):
         figure = report_imatrix.draw({layer: np.array(row) for layer in range(2)})
         assert figure.axes[1].get_ylim() == (0, top)
         report_imatrix.plt.close(figure)
-    refusal(report_imatrix.main, ["--imatrix", built / "imatrix.gguf", "--output-prefix", tmp_path / "few", "--min-expert-tokens", 1000000],
-            "1000000 tokens or more")
+    refusal(
+        report_imatrix.main,
+        ["--imatrix", built / "imatrix.gguf", "--output-prefix", tmp_path / "few", "--min-expert-tokens", 1000000],
+        "1000000 tokens or more",
+    )
     assert not list(tmp_path.glob("few*"))
-    assert (tmp_path / "coverage.png").read_bytes()[:4] == b"\x89PNG" and len((tmp_path / "coverage.md").read_text().splitlines()) == 6
+    assert (tmp_path / "coverage.png").read_bytes()[:4] == b"\x89PNG" and len(
+        (tmp_path / "coverage.md").read_text().splitlines()
+    ) == 6
     counts = read_imatrix(built / "imatrix.gguf").expert_counts()
-    assert {int(row.sum()) for row in counts.values()} == {counts[0].sum()} and counts[0].sum() % (8 * 512) == 0  # top-8, whole chunks
+    assert {int(row.sum()) for row in counts.values()} == {counts[0].sum()} and counts[0].sum() % (
+        8 * 512
+    ) == 0  # top-8, whole chunks

@@ -9,8 +9,16 @@ import pytest
 from gguf import GGUFWriter
 
 from files.safe_files import InputError
-from release.published_texts import (Published, is_private, machine_names, question_runs, quoted_questions, secrets,
-                                     texts_of, words)
+from release.published_texts import (
+    Published,
+    is_private,
+    machine_names,
+    question_runs,
+    quoted_questions,
+    secrets,
+    texts_of,
+    words,
+)
 
 HEAD = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n"
 LONG = "A vessel of two litres holds helium at room temperature and is then cooled until half of its pressure remains inside"
@@ -19,27 +27,58 @@ LONG = "A vessel of two litres holds helium at room temperature and is then cool
 @pytest.fixture
 def questions(tmp_path) -> Path:
     path = tmp_path / "questions.csv"
-    path.write_text(f"{HEAD}q1,{LONG},12,13,14,15\nq2,Why is the night sky so dark?,because the universe is young and finite,4,5,6\n")
+    path.write_text(
+        f"{HEAD}q1,{LONG},12,13,14,15\nq2,Why is the night sky so dark?,because the universe is young and finite,4,5,6\n"
+    )
     return path
 
 
-@pytest.mark.parametrize("text, found", [
-    ("a hf_" + "a1B2" * 9 + " b", "found hf_..."), ("see /home/ann/models/x", "/home/ann"), ('"/tmp/build.1/f"', "/tmp/build.1"),
-    (r"C:\Users\ann", "C:\\Users\\ann"), ("http://10.1.2.3/x", "private host"), ("https://builder:8080/", "private host"),
-    ("https://u:p@example.com", "private host"), ("ssh://box.internal/x", "private host"), ("https://pypi.corp/simple", "private host"),
-    ("pulled from mirror.corp:8080", "mirror.corp:8080"), ("on 192.168.0.4.", "192.168.0.4"), ("by 10.0.0.9", "10.0.0.9"),
-    ("gh" + "p_" + "a1B2" * 9, "found ghp_..."), ("-----BEGIN PRIVATE" + " KEY-----", "no token"), ("build on box-7", "the host's name"),
-    ("in /very/own/place/build", "the home directory")])
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("a hf_" + "a1B2" * 9 + " b", "found hf_..."),
+        ("see /home/ann/models/x", "/home/ann"),
+        ('"/tmp/build.1/f"', "/tmp/build.1"),
+        (r"C:\Users\ann", "C:\\Users\\ann"),
+        ("http://10.1.2.3/x", "private host"),
+        ("https://builder:8080/", "private host"),
+        ("https://u:p@example.com", "private host"),
+        ("ssh://box.internal/x", "private host"),
+        ("https://pypi.corp/simple", "private host"),
+        ("pulled from mirror.corp:8080", "mirror.corp:8080"),
+        ("on 192.168.0.4.", "192.168.0.4"),
+        ("by 10.0.0.9", "10.0.0.9"),
+        ("gh" + "p_" + "a1B2" * 9, "found ghp_..."),
+        ("-----BEGIN PRIVATE" + " KEY-----", "no token"),
+        ("build on box-7", "the host's name"),
+        ("in /very/own/place/build", "the home directory"),
+    ],
+)
 def test_secrets_are_found(text, found):
-    lines = secrets([Published("README.md", text)], {"box-7": "the host's name", "/very/own/place/": "the home directory"})
+    lines = secrets(
+        [Published("README.md", text)], {"box-7": "the host's name", "/very/own/place/": "the home directory"}
+    )
     assert len(lines) == 1 and lines[0].startswith("README.md: expected no") and found in lines[0]
     assert "a1B2" not in lines[0]
 
 
-@pytest.mark.parametrize("text", [
-    "https://huggingface.co/google/gemma-4-26B-A4B-it", "https://ai.google.dev/gemma/terms", "hf_hub and hf_short", "http://127.0.0.1:8080/health",
-    "https://example.org/home/ann/x", "version 10.4.1, 1.10.0.0.9", "172.15.0.1", "x.corporate", "risk-" + "a" * 40,
-    "and/or, 1/2, ~/.cache", "the matchbox-70", "scripts/tmp/x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://huggingface.co/google/gemma-4-26B-A4B-it",
+        "https://ai.google.dev/gemma/terms",
+        "hf_hub and hf_short",
+        "http://127.0.0.1:8080/health",
+        "https://example.org/home/ann/x",
+        "version 10.4.1, 1.10.0.0.9",
+        "172.15.0.1",
+        "x.corporate",
+        "risk-" + "a" * 40,
+        "and/or, 1/2, ~/.cache",
+        "the matchbox-70",
+        "scripts/tmp/x",
+    ],
+)
 def test_what_is_public_is_not_found(text):
     assert secrets([Published("README.md", text)], {"box-7": "the host's name"}) == []
 
@@ -58,15 +97,24 @@ def test_names_of_this_machine_are_searched_for_or_named(tmp_path):
     names, unsearched = machine_names(tmp_path / "release")
     assert f"{tmp_path}/" in names and f"{Path.cwd()}/" in names
     import socket
-    assert socket.gethostname() in names or any(socket.gethostname() in line for line in unsearched) or socket.gethostname() == "localhost"
+
+    assert (
+        socket.gethostname() in names
+        or any(socket.gethostname() in line for line in unsearched)
+        or socket.gethostname() == "localhost"
+    )
 
 
 def test_question_texts_are_found_by_runs_of_words(questions):
     known, compared, short = question_runs([questions])
     assert (compared, short) == (3, 0) and sorted(known) == [7, 8]
     quoted = f"see: {LONG.upper().replace(' ', '  ')}!"
-    assert quoted_questions([Published("README.md", quoted)], known) == ["README.md: expected no text of a question, found that of q1"]
-    assert quoted_questions([Published("x", "holds helium at room temperature and is then")], known)  # eight words of it
+    assert quoted_questions([Published("README.md", quoted)], known) == [
+        "README.md: expected no text of a question, found that of q1"
+    ]
+    assert quoted_questions(
+        [Published("x", "holds helium at room temperature and is then")], known
+    )  # eight words of it
     assert not quoted_questions([Published("x", "holds helium at room temperature and is")], known)  # seven
     assert quoted_questions([Published("x", "why is the night sky, so dark")], known)
     assert not quoted_questions([Published("x", "the night sky is so dark")], known)
@@ -84,6 +132,7 @@ def test_numbers_alone_are_no_question(tmp_path):
 
 def test_headers_are_read_and_not_the_weights(tmp_path):
     import numpy as np
+
     writer = GGUFWriter(tmp_path / "a.gguf", "gemma4")
     writer.add_string("general.source.url", "/home/ann/model")
     writer.add_array("general.tags", ["one", "hf_" + "b" * 30])
@@ -100,20 +149,30 @@ def test_headers_are_read_and_not_the_weights(tmp_path):
     (tmp_path / "c.safetensors").write_bytes(b"\xff" * 9)
     with pytest.raises(InputError, match="a whole safetensors file"):
         list(texts_of(tmp_path / "c.safetensors", "c"))
-    assert secrets(texts_of(tmp_path / "b.safetensors", "b"), {}) == ["b, its header: expected no path of a machine, found /root/x"]
+    assert secrets(texts_of(tmp_path / "b.safetensors", "b"), {}) == [
+        "b, its header: expected no path of a machine, found /root/x"
+    ]
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-@pytest.mark.parametrize("kind, body", [
-    (b"tEXt", b"Comment\0" + LONG.encode()), (b"zTXt", b"Comment\0\0" + zlib.compress(LONG.encode())),
-    (b"iTXt", b"Comment\0\1\0en\0\0" + zlib.compress(LONG.encode(), 9)), (b"iTXt", b"Comment\0\0\0en\0\0" + LONG.encode())])
+@pytest.mark.parametrize(
+    "kind, body",
+    [
+        (b"tEXt", b"Comment\0" + LONG.encode()),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(LONG.encode())),
+        (b"iTXt", b"Comment\0\1\0en\0\0" + zlib.compress(LONG.encode(), 9)),
+        (b"iTXt", b"Comment\0\0\0en\0\0" + LONG.encode()),
+    ],
+)
 def test_texts_of_a_picture_are_read_compressed_or_not(questions, tmp_path, kind, body):
     picture, known = tmp_path / "a.png", question_runs([questions])[0]
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(13)) + chunk(kind, body) + chunk(b"IEND", b""))
-    assert quoted_questions(texts_of(picture, "a.png"), known) == ["a.png: expected no text of a question, found that of q1"]
+    assert quoted_questions(texts_of(picture, "a.png"), known) == [
+        "a.png: expected no text of a question, found that of q1"
+    ]
     picture.write_bytes(picture.read_bytes()[:-40])  # cut short
     assert list(texts_of(picture, "a.png"))
 
@@ -121,6 +180,8 @@ def test_texts_of_a_picture_are_read_compressed_or_not(questions, tmp_path, kind
 def test_json_is_read_without_its_escapes(questions, tmp_path):
     known, path = question_runs([questions])[0], tmp_path / "a.json"
     path.write_text(json.dumps({"deep": [{"\n".join(LONG.split()): 1}]}))
-    assert quoted_questions(texts_of(path, "a.json"), known) == ["a.json: expected no text of a question, found that of q1"]
+    assert quoted_questions(texts_of(path, "a.json"), known) == [
+        "a.json: expected no text of a question, found that of q1"
+    ]
     path.write_text("{ \\ no JSON")
     assert quoted_questions(texts_of(path, "a.json"), known) == []

@@ -10,10 +10,22 @@ STANDARD = {f"{NAME}-{quant}.gguf": quant for quant in RECIPES if is_standard(qu
 DYNAMIC = {f"{NAME}-{quant}.gguf": quant for quant in [*RECIPES, "AUTO-10.5", "AUTO-0.0086"] if not is_standard(quant)}
 
 
-@pytest.mark.parametrize("name, label", [
-    ("m-Q4_K_M.gguf", "Q4_K_M"), ("m-CD-Q4_K_M.gguf", "Q4_K_M"), ("m-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"), ("m.q8_0.gguf", "Q8_0"),
-    ("m-IQ2_XXS.gguf", "IQ2_XXS"), ("m-BF16.gguf", "BF16"), ("m-F16-00001-of-00002.gguf", "F16"), ("m-Q8_0-tuned-Q6_K.gguf", "Q6_K"),
-    ("m-MXFP4_MOE.gguf", "MXFP4_MOE"), ("m-AUTO-10.5.gguf", None), ("Q4_K_M/m.gguf", None)])
+@pytest.mark.parametrize(
+    "name, label",
+    [
+        ("m-Q4_K_M.gguf", "Q4_K_M"),
+        ("m-CD-Q4_K_M.gguf", "Q4_K_M"),
+        ("m-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
+        ("m.q8_0.gguf", "Q8_0"),
+        ("m-IQ2_XXS.gguf", "IQ2_XXS"),
+        ("m-BF16.gguf", "BF16"),
+        ("m-F16-00001-of-00002.gguf", "F16"),
+        ("m-Q8_0-tuned-Q6_K.gguf", "Q6_K"),
+        ("m-MXFP4_MOE.gguf", "MXFP4_MOE"),
+        ("m-AUTO-10.5.gguf", None),
+        ("Q4_K_M/m.gguf", None),
+    ],
+)
 def test_labels_as_the_hub_reads_them(name, label):
     assert label_of(name) == label
 
@@ -43,12 +55,16 @@ def test_a_subfolder_is_not_enough(folder):
     assert any(line.startswith(":Q4_K_M: ") for line in clashes(quants, labels=tuple(RECIPES)))
 
 
-@pytest.mark.parametrize("quants, tag, taken", [
-    ({"m-AUTO-4.gguf": "AUTO-4", "m-AUTO-4.5.gguf": "AUTO-4.5"}, ":AUTO-4:", "m-AUTO-4.5.gguf"),
-    ({"m-BF16.gguf": "BF16", "m-F16.gguf": "F16"}, ":F16:", "m-BF16.gguf"),
-    ({"Q8_0-m-Q4_K_M.gguf": "Q4_K_M", "Q8_0-m-Q8_0.gguf": "Q8_0"}, ":Q8_0:", "Q8_0-m-Q4_K_M.gguf"),
-    ({"m-AUTO-4.gguf": "AUTO-4", "m-Q6_K.gguf": "Q6_K"}, "no tag:", "m-AUTO-4.gguf"),
-    ({"a-Q4_K_M.gguf": "Q4_K_S", "b-Q4_K_S.gguf": "Q4_K_S"}, ":Q4_K_M:", None)])
+@pytest.mark.parametrize(
+    "quants, tag, taken",
+    [
+        ({"m-AUTO-4.gguf": "AUTO-4", "m-AUTO-4.5.gguf": "AUTO-4.5"}, ":AUTO-4:", "m-AUTO-4.5.gguf"),
+        ({"m-BF16.gguf": "BF16", "m-F16.gguf": "F16"}, ":F16:", "m-BF16.gguf"),
+        ({"Q8_0-m-Q4_K_M.gguf": "Q4_K_M", "Q8_0-m-Q8_0.gguf": "Q8_0"}, ":Q8_0:", "Q8_0-m-Q4_K_M.gguf"),
+        ({"m-AUTO-4.gguf": "AUTO-4", "m-Q6_K.gguf": "Q6_K"}, "no tag:", "m-AUTO-4.gguf"),
+        ({"a-Q4_K_M.gguf": "Q4_K_S", "b-Q4_K_S.gguf": "Q4_K_S"}, ":Q4_K_M:", None),
+    ],
+)
 def test_names_that_clash(quants, tag, taken):
     found = [line for line in clashes(quants) if line.startswith(tag)]
     assert (found and taken in found[0]) if taken else not found
@@ -56,16 +72,24 @@ def test_names_that_clash(quants, tag, taken):
 
 def test_llama_cpp_takes_some_names_for_no_model_and_a_preset_for_all():
     assert llama_cpp_pick(["mtp-m-Q4_K_M.gguf"], None) is None
-    assert clashes({"mtp-m-Q4_K_M.gguf": "Q4_K_M"}) == [":Q4_K_M: expected the file of that type by the rule of llama.cpp -hf, found none"]
+    assert clashes({"mtp-m-Q4_K_M.gguf": "Q4_K_M"}) == [
+        ":Q4_K_M: expected the file of that type by the rule of llama.cpp -hf, found none"
+    ]
     assert clashes({"m-Q4_K_M.gguf": "Q4_K_M"}, ("preset.ini",))[0].startswith("preset.ini")
 
 
 def test_rules_by_hand():
     parts = ["m-F16-00001-of-00002.gguf", "m-F16-00002-of-00002.gguf", "m-IQ4_XS.gguf", "m-Q6_K.gguf", "m-Q6_K_L.gguf"]
-    assert llama_cpp_pick(parts, None) == label_pick(parts[:2], None) == "m-F16-00001-of-00002.gguf"  # no Q4_K_M, no Q8_0: the first
+    assert (
+        llama_cpp_pick(parts, None) == label_pick(parts[:2], None) == "m-F16-00001-of-00002.gguf"
+    )  # no Q4_K_M, no Q8_0: the first
     assert label_pick(parts, None) == "m-IQ4_XS.gguf"  # a 4-bit file, where there is no Q4_K_M
     for rule in RULES.values():
         assert rule(parts, "q6_k") == "m-Q6_K.gguf" and rule(parts, "F16") == "m-F16-00001-of-00002.gguf"
-    assert llama_cpp_pick(parts, "Q6_K_") is None and suffix_pick(parts, "6_K") is None and listing_pick(parts, "6_K_L") == "m-Q6_K_L.gguf"
+    assert (
+        llama_cpp_pick(parts, "Q6_K_") is None
+        and suffix_pick(parts, "6_K") is None
+        and listing_pick(parts, "6_K_L") == "m-Q6_K_L.gguf"
+    )
     assert label_pick(parts, "m-Q6_K_L.gguf") == "m-Q6_K_L.gguf"
-    assert not clashes({part: "F16" for part in parts[:2]})
+    assert not clashes(dict.fromkeys(parts[:2], "F16"))

@@ -22,11 +22,28 @@ SECOND = f"{NAME}-Q8_0.gguf"  # the largest, sent last
 
 def write_manifest(folder: Path, name: str = NAME) -> None:
     """List every file of a folder, as build_release.py does."""
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-             for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
-    (folder / "manifest.json").write_text(json.dumps({
-        "name": name, "repository": folder.name, "kind": "standard", "base": "tiny", "license": "", "quantized_by": "", "sibling": "",
-        "records": {}, "files": files}, indent=2) + "\n")
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in sorted(folder.iterdir())
+        if path.name != "manifest.json"
+    }
+    (folder / "manifest.json").write_text(
+        json.dumps(
+            {
+                "name": name,
+                "repository": folder.name,
+                "kind": "standard",
+                "base": "tiny",
+                "license": "",
+                "quantized_by": "",
+                "sibling": "",
+                "records": {},
+                "files": files,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
 
 
 @pytest.fixture
@@ -37,8 +54,13 @@ def release(tmp_path) -> Path:
     generator = random.Random(7)
     for name, size in {f"{NAME}-Q4_K_M.gguf": PART_BYTES + 17, SECOND: 3 * PART_BYTES + 1, "scores.png": 900}.items():
         (folder / name).write_bytes(generator.randbytes(size))
-    for name, text in {"README.md": "---\nlicense: gemma\n---\n\n# tiny\n", "template": "{{ .Messages }}\n", "params": "{}\n",
-                       "Modelfile": "FROM ./x\n", "expert_drop_metadata.json": "{}\n"}.items():
+    for name, text in {
+        "README.md": "---\nlicense: gemma\n---\n\n# tiny\n",
+        "template": "{{ .Messages }}\n",
+        "params": "{}\n",
+        "Modelfile": "FROM ./x\n",
+        "expert_drop_metadata.json": "{}\n",
+    }.items():
         (folder / name).write_text(text)
     write_manifest(folder)
     return folder
@@ -56,27 +78,49 @@ def hub():
 def gates(tmp_path) -> Path:
     """Gates that note how they were called, refuse a release whose README.md says so, and fail on a token in sight."""
     program = tmp_path / "gates.py"
-    program.write_text("import os, sys\nfolder = sys.argv[1]\nopen(os.path.join(os.path.dirname(folder), 'gates.log'), 'a').write(folder + '\\n')\n"
-                       "assert not any('s3cret' in value for value in os.environ.values())\n"
-                       "sys.exit('refuse' in open(os.path.join(folder, 'README.md')).read())\n")
+    program.write_text(
+        "import os, sys\nfolder = sys.argv[1]\nopen(os.path.join(os.path.dirname(folder), 'gates.log'), 'a').write(folder + '\\n')\n"
+        "assert not any('s3cret' in value for value in os.environ.values())\n"
+        "sys.exit('refuse' in open(os.path.join(folder, 'README.md')).read())\n"
+    )
     return program
 
 
 @pytest.fixture
 def command(release, hub, gates, tmp_path):
     """The uploader's command and environment."""
-    def made(*more: str, repo: str = HUB_REPO, token: str = TOKEN, endpoint: str = "") -> tuple[list[str], dict[str, str]]:
+
+    def made(
+        *more: str, repo: str = HUB_REPO, token: str = TOKEN, endpoint: str = ""
+    ) -> tuple[list[str], dict[str, str]]:
         # Xet is off: its storage protocol is not one of plain HTTP that a small server can speak.
-        environment = {**os.environ, "HF_ENDPOINT": endpoint or hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
-                       "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": token}
-        return [sys.executable, str(REPO / "scripts/upload_release.py"), "--release", str(release), "--repo", repo,
-                "--gates", str(gates), *more], environment
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": endpoint or hub.url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_TOKEN": token,
+        }
+        return [
+            sys.executable,
+            str(REPO / "scripts/upload_release.py"),
+            "--release",
+            str(release),
+            "--repo",
+            repo,
+            "--gates",
+            str(gates),
+            *more,
+        ], environment
+
     return made
 
 
 @pytest.fixture
 def upload(command, tmp_path):
     """Run the uploader; the token must be nowhere in its output or in any file."""
+
     def run(*more: str, **options: str) -> subprocess.CompletedProcess:
         arguments, environment = command(*more, **options)
         done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
@@ -84,6 +128,7 @@ def upload(command, tmp_path):
         for path in tmp_path.rglob("*"):
             assert not path.is_file() or path.name == "gates.py" or b"s3cret" not in path.read_bytes(), path
         return done
+
     return run
 
 
@@ -108,7 +153,11 @@ def test_a_dry_run_needs_no_token_and_no_server(upload, hub):
     done = upload(token="")
     assert done.returncode == 0 and "9 new" in done.stdout and hub.requests
     done = upload(token="", endpoint="http://127.0.0.1:9")
-    assert done.returncode == 0 and "9 unknown" in done.stdout and "not compared with the Hub: http://127.0.0.1:9: expected" in done.stdout
+    assert (
+        done.returncode == 0
+        and "9 unknown" in done.stdout
+        and "not compared with the Hub: http://127.0.0.1:9: expected" in done.stdout
+    )
 
 
 def test_everything_is_sent_in_one_commit_and_a_second_run_sends_nothing(upload, hub, release):
@@ -161,7 +210,9 @@ def test_a_server_that_keeps_breaking_ends_in_one_line_and_the_same_command_goes
 def kill_when_stalled(command, hub: Hub) -> None:
     """Start the uploader, kill it (-9) where the server stalls, and let the server go on."""
     arguments, environment = command("--send")
-    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
     assert hub.stalled.wait(60), process.communicate()
     os.killpg(process.pid, signal.SIGKILL)
     assert b"s3cret" not in process.communicate()[0]
@@ -196,7 +247,10 @@ def test_a_folder_under_way_is_not_sent_twice_at_once_and_not_replaced(upload, c
     first = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert hub.stalled.wait(60)
     refused(upload("--send"), release, "no other run")
-    with pytest.raises(InputError, match="no other run"), directory_when_done(release, "manifest.json"):  # what `make release` would do
+    with (
+        pytest.raises(InputError, match="no other run"),
+        directory_when_done(release, "manifest.json"),
+    ):  # what `make release` would do
         pass
     hub.go_on.set()
     assert first.wait() == 0
@@ -205,9 +259,16 @@ def test_a_folder_under_way_is_not_sent_twice_at_once_and_not_replaced(upload, c
 
 def test_make_lists_unless_it_is_told_to_send():
     def make(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(["make", "--no-print-directory", "-n", "upload", *arguments], cwd=REPO, capture_output=True, text=True)
+        return subprocess.run(
+            ["make", "--no-print-directory", "-n", "upload", *arguments], cwd=REPO, capture_output=True, text=True
+        )
+
     listing = make("REPO=me/x").stdout
-    assert "upload_release.py --release build/" in listing and "--repo 'me/x' --name " in listing and "--send" not in listing
+    assert (
+        "upload_release.py --release build/" in listing
+        and "--repo 'me/x' --name " in listing
+        and "--send" not in listing
+    )
     assert "build_release.py" not in listing  # what is sent is what was checked
     assert "--send" in make("REPO=me/x", "UPLOAD=yes").stdout
     refusal = make("REPO=me/x", "UPLOAD=perhaps")
@@ -244,15 +305,25 @@ def link(release: Path) -> None:
     (release / "params").symlink_to(release.parent / "params")
 
 
-@pytest.mark.parametrize("damage, words", [
-    (edit, ("README.md", "sha256")), (flip, (SECOND, "sha256")), (other_manifest, ("scores.png", "bytes")),
-    (lambda release: (release / "params").unlink(), ("params", "nothing")),
-    (lambda release: (release / "notes.txt").write_text("x"), ("notes.txt", "only files that manifest.json lists")),
-    (lambda release: (release / SECOND).unlink(), (SECOND, "nothing")), (outside, ("manifest.json", "gates.py")), (link, ("params",)),
-    (lambda release: (release / "manifest.json").unlink(), ("manifest.json", "nothing")),
-    (lambda release: (release / "manifest.json").write_text("{"), ("manifest.json", "JSON"))])
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (edit, ("README.md", "sha256")),
+        (flip, (SECOND, "sha256")),
+        (other_manifest, ("scores.png", "bytes")),
+        (lambda release: (release / "params").unlink(), ("params", "nothing")),
+        (lambda release: (release / "notes.txt").write_text("x"), ("notes.txt", "only files that manifest.json lists")),
+        (lambda release: (release / SECOND).unlink(), (SECOND, "nothing")),
+        (outside, ("manifest.json", "gates.py")),
+        (link, ("params",)),
+        (lambda release: (release / "manifest.json").unlink(), ("manifest.json", "nothing")),
+        (lambda release: (release / "manifest.json").write_text("{"), ("manifest.json", "JSON")),
+    ],
+)
 @pytest.mark.parametrize("send", [[], ["--send"]])
-def test_a_folder_that_is_not_its_manifest_s_is_refused_before_the_server_is_asked(upload, hub, release, refused, damage, words, send):
+def test_a_folder_that_is_not_its_manifest_s_is_refused_before_the_server_is_asked(
+    upload, hub, release, refused, damage, words, send
+):
     damage(release)
     refused(upload(*send), *words)
     assert not hub.requests

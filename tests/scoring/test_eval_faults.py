@@ -44,14 +44,28 @@ def convert(script, model: Path, gguf: Path) -> Path:
 
 
 def environment(workshop: Path, output: Path, questions: int, tokenizer: Path, **changes: object) -> dict[str, str]:
-    values = {"QUESTIONS": workshop / f"{questions}.csv", "TOKENIZER": tokenizer, "OUTPUT": output, "CTX": 1024,
-              "REASONING_BUDGET": 512, "MAX_GEN_TOKS": 64, "PYTHON": sys.executable, **changes}
+    values = {
+        "QUESTIONS": workshop / f"{questions}.csv",
+        "TOKENIZER": tokenizer,
+        "OUTPUT": output,
+        "CTX": 1024,
+        "REASONING_BUDGET": 512,
+        "MAX_GEN_TOKS": 64,
+        "PYTHON": sys.executable,
+        **changes,
+    }
     return {**os.environ, **{key: str(value) for key, value in values.items()}}
 
 
 def start(gguf: Path, variables: dict[str, str], **how: object) -> psutil.Popen:
-    return psutil.Popen([REPO / "scripts/eval_gpqa_v3.sh", gguf.stem, gguf], env=variables, text=True,
-                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
+    return psutil.Popen(
+        [REPO / "scripts/eval_gpqa_v3.sh", gguf.stem, gguf],
+        env=variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **how,
+    )
 
 
 def finish(process: psutil.Popen) -> subprocess.CompletedProcess:
@@ -82,8 +96,10 @@ def servers(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 def answers_of(output: Path) -> dict:
     """What was answered, without how long it took and how often it was asked."""
-    return {key: (answer.answer, answer.reasoning, answer.finish_reason, answer.request_sha256, answer.kind)
-            for key, answer in read_answers(output / "answers.jsonl").items()}
+    return {
+        key: (answer.answer, answer.reasoning, answer.finish_reason, answer.request_sha256, answer.kind)
+        for key, answer in read_answers(output / "answers.jsonl").items()
+    }
 
 
 def summary_of(output: Path) -> dict:
@@ -101,8 +117,11 @@ def test_a_killed_server_and_a_killed_evaluator_change_nothing(workshop, demo_mo
         assert word in done.stderr
 
     # A server of somebody else's, on the same model, must outlive all of it.
-    bystander = LlamaServer(server_command(tools.tool("llama-server"), workshop / "demo.gguf", "other", 0, ["-c", "256"]),
-                            workshop / "demo.gguf", tmp_path / "bystander.log")
+    bystander = LlamaServer(
+        server_command(tools.tool("llama-server"), workshop / "demo.gguf", "other", 0, ["-c", "256"]),
+        workshop / "demo.gguf",
+        tmp_path / "bystander.log",
+    )
     disturbed, variables = tmp_path / "run", environment(workshop, tmp_path / "run", QUESTIONS, demo_model)
     with bystander:
         process = start(workshop / "demo.gguf", variables)
@@ -124,9 +143,14 @@ def test_a_killed_server_and_a_killed_evaluator_change_nothing(workshop, demo_mo
     assert any(answer.errors for answer in read_answers(disturbed / "answers.jsonl").values())
 
 
-def test_keys_and_proxies_of_the_environment_change_nothing_and_a_second_run_is_refused(workshop, demo_model, tmp_path, refused):
+def test_keys_and_proxies_of_the_environment_change_nothing_and_a_second_run_is_refused(
+    workshop, demo_model, tmp_path, refused
+):
     """A key would have every request turned away; a proxy (here: none listens) would get them instead of the server."""
-    proxy = {f"{name}_{kind}": "http://127.0.0.1:9" for name, kind in (("http", "proxy"), ("HTTP", "PROXY"), ("all", "proxy"))}
+    proxy = {
+        f"{name}_{kind}": "http://127.0.0.1:9"
+        for name, kind in (("http", "proxy"), ("HTTP", "PROXY"), ("all", "proxy"))
+    }
     variables = environment(workshop, tmp_path / "run", QUESTIONS, demo_model, LLAMA_API_KEY="x", **proxy)
     process = start(workshop / "demo.gguf", variables)
     wait_for_answers(process, tmp_path / "run", 1)
@@ -139,8 +163,12 @@ def test_keys_and_proxies_of_the_environment_change_nothing_and_a_second_run_is_
 
 def test_ctrl_c_ends_it_in_silence_and_leaves_nothing_at_work(workshop, demo_model, tmp_path):
     """As a terminal does it: SIGINT to every process of the foreground."""
-    process = start(workshop / "demo.gguf", environment(workshop, tmp_path / "run", QUESTIONS, demo_model), start_new_session=True,
-                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    process = start(
+        workshop / "demo.gguf",
+        environment(workshop, tmp_path / "run", QUESTIONS, demo_model),
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     running = wait_for_answers(process, tmp_path / "run", 4)
     os.killpg(process.pid, signal.SIGINT)
     done = finish(process)
@@ -160,7 +188,9 @@ def test_a_terminated_evaluation_leaves_no_server(workshop, demo_model, tmp_path
     assert not psutil.wait_procs(running, timeout=10)[1]
 
 
-def ask_directly(workshop: Path, gguf: Path, output: Path, tools, protocol: Protocol, count: int, tell=None) -> tuple[list[int], int]:
+def ask_directly(
+    workshop: Path, gguf: Path, output: Path, tools, protocol: Protocol, count: int, tell=None
+) -> tuple[list[int], int]:
     """Send every question to the recording proxy at once, without lm-eval; return HTTP states and starts of the server."""
     freeze_questions.main(["--questions", str(workshop / f"{count}.csv"), "--output", str(output)])
     documents = {prompt_sha256(document["prompt"]): document for document in read_frozen(output)}
@@ -170,10 +200,12 @@ def ask_directly(workshop: Path, gguf: Path, output: Path, tools, protocol: Prot
         told = (lambda answer: None) if tell is None else (lambda answer: tell(answer, server))
         proxy = AnswerProxy(server, protocol, documents, output / "answers.jsonl", told)
         async with proxy.listening() as url, aiohttp.ClientSession() as session:
+
             async def post(prompt: str) -> int:
                 body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 64, "seed": 42}
                 async with session.post(url, json=body) as reply:
                     return reply.status
+
             prompts = [document["prompt"] for document in documents.values()]
             return await asyncio.gather(*map(post, [*prompts, "no question of ours"]))
 
@@ -204,25 +236,39 @@ def test_a_server_killed_among_several_requests_costs_nobody_an_answer(workshop,
 
 
 @pytest.mark.parametrize("kind", ["empty", "truncated"])
-def test_models_that_answer_nothing_or_never_stop_thinking(workshop, demo_model, tiny_text_model, script, tmp_path, tools, kind):
-    model = {"empty": lambda: always_saying("<turn|>", tiny_text_model, tmp_path / "model"),
-             "truncated": lambda: never_saying(["<channel|>", "<turn|>", "<eos>"], demo_model, tmp_path / "model")}[kind]()
+def test_models_that_answer_nothing_or_never_stop_thinking(
+    workshop, demo_model, tiny_text_model, script, tmp_path, tools, kind
+):
+    model = {
+        "empty": lambda: always_saying("<turn|>", tiny_text_model, tmp_path / "model"),
+        "truncated": lambda: never_saying(["<channel|>", "<turn|>", "<eos>"], demo_model, tmp_path / "model"),
+    }[kind]()
     gguf = convert(script, model, tmp_path / "damaged.gguf")
     ask_directly(workshop, gguf, tmp_path, tools, Protocol(context=1024, reasoning_budget=512), 3)
     answers = list(read_answers(tmp_path / "answers.jsonl").values())
-    assert [(answer.kind, answer.answer, answer.attempts, answer.letter) for answer in answers] == [(kind, "", 1, None)] * 3
+    assert [(answer.kind, answer.answer, answer.attempts, answer.letter) for answer in answers] == [
+        (kind, "", 1, None)
+    ] * 3
     assert all(bool(answer.reasoning) == (kind == "truncated") for answer in answers)
-    ends = [answer.asked_at + answer.seconds for answer in answers]  # all were sent at once, and one at a time was asked
+    ends = [
+        answer.asked_at + answer.seconds for answer in answers
+    ]  # all were sent at once, and one at a time was asked
     assert all(later.asked_at > end - 0.01 for end, later in zip(ends, answers[1:]))
 
 
-def test_http_500_is_tried_again_then_counts_as_invalid_and_is_patched(workshop, demo_model, tiny_text_model, script, tmp_path):
+def test_http_500_is_tried_again_then_counts_as_invalid_and_is_patched(
+    workshop, demo_model, tiny_text_model, script, tmp_path
+):
     """The parser of Gemma 4's format answers HTTP 500 to a channel that is no thought."""
     gguf = convert(script, always_saying("<|channel>", tiny_text_model, tmp_path / "model"), tmp_path / "damaged.gguf")
     done = finish(start(gguf, environment(workshop, tmp_path / "run", 3, demo_model)))
     assert done.returncode == 0 and "3 invalid (3 server error), chance alone would add 0.8" in done.stdout, done.stderr
     summary = summary_of(tmp_path / "run")
-    assert summary["invalid"] == {"server error": 3} and summary["raw_correct"] == 0 and summary["patch_expected_by_chance"] == 0.75
+    assert (
+        summary["invalid"] == {"server error": 3}
+        and summary["raw_correct"] == 0
+        and summary["patch_expected_by_chance"] == 0.75
+    )
     assert all("patched_letter" in answer for answer in summary["answers"])
     for answer in read_answers(tmp_path / "run/answers.jsonl").values():
         assert answer.attempts == len(answer.errors) == 3 and all("HTTP 500" in error for error in answer.errors)
@@ -243,8 +289,12 @@ def test_a_full_disk_ends_in_one_line(workshop, demo_model, tmp_path):
     output, small = tmp_path / "run", tmp_path / "small"
     output.mkdir(), small.mkdir()
     command = [REPO / "scripts/eval_gpqa_v3.sh", "demo", workshop / "demo.gguf"]
-    done = subprocess.run(["unshare", "-rm", "bash", "-c", FULL_DISK, "bash", *command], text=True, capture_output=True,
-                          env={**environment(workshop, output, QUESTIONS, demo_model), "SMALL": str(small)})
+    done = subprocess.run(
+        ["unshare", "-rm", "bash", "-c", FULL_DISK, "bash", *command],
+        text=True,
+        capture_output=True,
+        env={**environment(workshop, output, QUESTIONS, demo_model), "SMALL": str(small)},
+    )
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "answers.jsonl" in errors[0] and "the disk full" in errors[0], done.stderr
     assert 0 < int(done.stdout.split()[-1]) < QUESTIONS and "Traceback" not in done.stderr  # what was answered is kept
@@ -252,6 +302,13 @@ def test_a_full_disk_ends_in_one_line(workshop, demo_model, tmp_path):
 
 
 def test_options_in_the_environment_cannot_change_the_protocol():
-    kept = server_environment({"LLAMA_ARG_TOP_K": "1", "LLAMA_ARG_CTX_SIZE": "9", "LLAMA_ARG_THREADS": "2", "PATH": "/bin",
-                               "LLAMA_API_KEY": "x"})
+    kept = server_environment(
+        {
+            "LLAMA_ARG_TOP_K": "1",
+            "LLAMA_ARG_CTX_SIZE": "9",
+            "LLAMA_ARG_THREADS": "2",
+            "PATH": "/bin",
+            "LLAMA_API_KEY": "x",
+        }
+    )
     assert kept == {"LLAMA_ARG_THREADS": "2", "PATH": "/bin"}

@@ -19,8 +19,15 @@ from chats.questions import COLUMNS, load_questions, read_rows
 from conftest import REPO
 from files.safe_files import InputError
 from patch_answers import closed_thought, completion_letter
-from scoring.answer_record import (Answer, append_answer, flexible_letter, kind_of, letter_of, read_answers,
-                                   strict_letter)
+from scoring.answer_record import (
+    Answer,
+    append_answer,
+    flexible_letter,
+    kind_of,
+    letter_of,
+    read_answers,
+    strict_letter,
+)
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen, read_samples
 from tiny_models import EXPERTS
@@ -30,7 +37,12 @@ def test_the_order_of_choices_is_that_of_random_shuffle_by_seed(few_questions):
     rows = read_rows(few_questions)
     random.seed(42)
     for row, question in zip(rows, load_questions(few_questions, 42)):
-        choices = [row["Incorrect Answer 1"], row["Incorrect Answer 2"], row["Incorrect Answer 3"], row["Correct Answer"]]
+        choices = [
+            row["Incorrect Answer 1"],
+            row["Incorrect Answer 2"],
+            row["Incorrect Answer 3"],
+            row["Correct Answer"],
+        ]
         random.shuffle(choices)
         assert list(question.choices) == choices
         assert question.choices["ABCD".index(question.letter)] == row["Correct Answer"]
@@ -46,9 +58,18 @@ def test_parquet_jsonl_and_csv_give_the_same_questions(few_questions, tmp_path):
     assert load_questions(tmp_path / "few.parquet", 42) == load_questions(tmp_path / "few.jsonl", 42) == expected
 
 
-@pytest.mark.parametrize("name, content", [
-    ("a.csv", b"\xff\xfe\x00bad"), ("a.jsonl", b"{not json"), ("a.jsonl", b"[1, 2]\n"), ("a.parquet", b"PAR1 no"), ("a.csv", b""),
-    ("a.txt", b"text"), ("a.csv", b"Record ID,Question\n1,2\n")])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.csv", b"\xff\xfe\x00bad"),
+        ("a.jsonl", b"{not json"),
+        ("a.jsonl", b"[1, 2]\n"),
+        ("a.parquet", b"PAR1 no"),
+        ("a.csv", b""),
+        ("a.txt", b"text"),
+        ("a.csv", b"Record ID,Question\n1,2\n"),
+    ],
+)
 def test_other_content_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=name):
@@ -69,24 +90,53 @@ def test_the_thought_is_closed_as_the_family_does():
 def test_the_protocol_is_the_cards_and_every_value_is_in_its_digest():
     protocol = Protocol()
     flags = " ".join(protocol.server_flags)
-    assert "-c 32768 -np 1 -ngl 99 --reasoning-format deepseek --reasoning-budget 16384" in flags and "--no-cache-prompt" in flags
+    assert (
+        "-c 32768 -np 1 -ngl 99 --reasoning-format deepseek --reasoning-budget 16384" in flags
+        and "--no-cache-prompt" in flags
+    )
     assert protocol.gen_kwargs == "temperature=1.0,top_p=0.95,top_k=64,seed=42,dry_multiplier=0.5,max_gen_toks=24576"
     assert protocol.choice_order_seed == 42 and protocol.timeout_seconds > 24576 / 10  # fits ten tokens a second
     assert "-c 131072 -np 4" in " ".join(replace(protocol, concurrency=4).server_flags)
-    others = [replace(protocol, **{key: value + 1 if isinstance(value, (int, float)) else f"{value}x"})
-              for key, value in asdict(protocol).items()]
+    others = [
+        replace(protocol, **{key: value + 1 if isinstance(value, (int, float)) else f"{value}x"})
+        for key, value in asdict(protocol).items()
+    ]
     assert len({other.digest for other in [protocol, *others]}) == len(others) + 1
 
 
-@pytest.mark.parametrize("text, flexible, strict", [
-    ("The answer is (B).", "B", "B"), ("So (B), which is (S)-limonene", None, "B"), ("The answer is (C), the (E)-isomer.", None, "C"),
-    ("**B**", None, "B"), ("The answer is **(A)**", "A", "A"), (r"\boxed{D}", None, "D"), (r"\boxed{\text{C}}", None, "C"),
-    ("(A) is wrong. The answer is (B), as (A) was.", "A", "B"), ("It is (D)-glucose, hence (A)", "A", "A"),
-    ("**C) copper**", None, "C"), ("It is a Tin-can.", "B", None), ("a tin can", "C", None), ("COPPER II", "A", None), ("Final answer: B", "B", "B"), ("A thing that says nothing", None, None), ("", None, None),
-    ("**Answer: B**", "B", "B"), ("ANSWER: D", "D", "D"), ("The answer is `B`, not tin", "B", "B"), (r"The answer is \(B\)", None, "B"),
-    ("The answer is $C$.", None, "C"), (r"The answer is \textbf{(A)}", "A", "A"), ("The correct answer is option D.", None, "D"),
-    ("B.", None, "B"), ("The answer is _B_", None, "B"), ("Answer: A-level tin", "B", None),
-    ("answer: Because", "B", None), ("The correct answer is D-glucose", None, None)])
+@pytest.mark.parametrize(
+    "text, flexible, strict",
+    [
+        ("The answer is (B).", "B", "B"),
+        ("So (B), which is (S)-limonene", None, "B"),
+        ("The answer is (C), the (E)-isomer.", None, "C"),
+        ("**B**", None, "B"),
+        ("The answer is **(A)**", "A", "A"),
+        (r"\boxed{D}", None, "D"),
+        (r"\boxed{\text{C}}", None, "C"),
+        ("(A) is wrong. The answer is (B), as (A) was.", "A", "B"),
+        ("It is (D)-glucose, hence (A)", "A", "A"),
+        ("**C) copper**", None, "C"),
+        ("It is a Tin-can.", "B", None),
+        ("a tin can", "C", None),
+        ("COPPER II", "A", None),
+        ("Final answer: B", "B", "B"),
+        ("A thing that says nothing", None, None),
+        ("", None, None),
+        ("**Answer: B**", "B", "B"),
+        ("ANSWER: D", "D", "D"),
+        ("The answer is `B`, not tin", "B", "B"),
+        (r"The answer is \(B\)", None, "B"),
+        ("The answer is $C$.", None, "C"),
+        (r"The answer is \textbf{(A)}", "A", "A"),
+        ("The correct answer is option D.", None, "D"),
+        ("B.", None, "B"),
+        ("The answer is _B_", None, "B"),
+        ("Answer: A-level tin", "B", None),
+        ("answer: Because", "B", None),
+        ("The correct answer is D-glucose", None, None),
+    ],
+)
 def test_letters_by_lm_evals_filter_and_by_the_strict_rule(text, flexible, strict):
     choices = ["Copper (II)", "tin", "tin can", "lead"]
     assert flexible_letter(text, choices) == flexible
@@ -95,7 +145,32 @@ def test_letters_by_lm_evals_filter_and_by_the_strict_rule(text, flexible, stric
     assert strict_letter(text, "stop") == strict and strict_letter(text, "length") is None
 
 
-PIECES = ["tin", "Tin can", "+", "-", "(", "…", "İ", "ß", "10", "1.0", "A", "B", "(A)", "(S)", "\\n", ": ", ":A", ": (B)", " ", "**", "2+", "2-", "|", ":\\u00a0C"]
+PIECES = [
+    "tin",
+    "Tin can",
+    "+",
+    "-",
+    "(",
+    "…",
+    "İ",
+    "ß",
+    "10",
+    "1.0",
+    "A",
+    "B",
+    "(A)",
+    "(S)",
+    "\\n",
+    ": ",
+    ":A",
+    ": (B)",
+    " ",
+    "**",
+    "2+",
+    "2-",
+    "|",
+    ":\\u00a0C",
+]
 
 
 def test_letters_are_lm_evals_for_any_choices_of_punctuation_alone_too():
@@ -108,9 +183,16 @@ def test_letters_are_lm_evals_for_any_choices_of_punctuation_alone_too():
     assert [flexible_letter(*pair) for pair in zip(texts, choices)] == [letter_of(found[0]) for found in extracted]
 
 
-@pytest.mark.parametrize("answer, reason, letter, kind", [
-    ("(B)", "stop", "B", "answered"), (" \n", "stop", None, "empty"), ("(B) and", "length", "B", "truncated"),
-    ("", "length", None, "truncated"), ("well", "stop", None, "no letter")])
+@pytest.mark.parametrize(
+    "answer, reason, letter, kind",
+    [
+        ("(B)", "stop", "B", "answered"),
+        (" \n", "stop", None, "empty"),
+        ("(B) and", "length", "B", "truncated"),
+        ("", "length", None, "truncated"),
+        ("well", "stop", None, "no letter"),
+    ],
+)
 def test_classes_of_answers(answer, reason, letter, kind):
     assert kind_of(answer, reason, letter) == kind
 
@@ -138,15 +220,24 @@ count("shuffled", "shuffled")
 
 
 def test_prompt_and_target_match_whatever_the_cache_of_datasets_holds(tmp_path):
-    freeze_questions.main(["--questions", str(REPO / "data/demo/eval_questions.csv"), "--output", str(tmp_path / "task")])
+    freeze_questions.main(
+        ["--questions", str(REPO / "data/demo/eval_questions.csv"), "--output", str(tmp_path / "task")]
+    )
     rows = read_rows(REPO / "data/demo/eval_questions.csv")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "right.json").write_text(json.dumps({row["Record ID"]: row["Correct Answer"] for row in rows}))
     frozen = (tmp_path / f"task/{freeze_questions.TASK}.yaml").read_text()
     (tmp_path / "task/shuffled.yaml").write_text(  # the same with lm-eval's own shuffle: what freezing is there for
-        frozen.replace(freeze_questions.TASK, "shuffled").replace("task/frozen.jsonl", "rows.jsonl").replace("process_docs: null\n", ""))
-    done = subprocess.run([sys.executable, "-c", MATCH, tmp_path / "task", tmp_path / "right.json"], text=True, capture_output=True,
-                          env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")})
+        frozen.replace(freeze_questions.TASK, "shuffled")
+        .replace("task/frozen.jsonl", "rows.jsonl")
+        .replace("process_docs: null\n", "")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", MATCH, tmp_path / "task", tmp_path / "right.json"],
+        text=True,
+        capture_output=True,
+        env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+    )
     assert done.returncode == 0, done.stderr
     found = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()[-5:]}
     assert found.pop("shuffled") != ["198", "0"]
@@ -182,33 +273,57 @@ def evaluate(tiny_gguf, tiny_text_model, few_questions, tmp_path_factory, script
     directory = tmp_path_factory.mktemp("evaluated") / "run"
 
     def call(gguf=tiny_gguf, **environment):
-        return directory, script("eval_gpqa_v3.sh", "tiny", gguf, **{
-            "QUESTIONS": few_questions, "TOKENIZER": tiny_text_model, "OUTPUT": directory, "CTX": 1024, "REASONING_BUDGET": 16,
-            "MAX_GEN_TOKS": 48, **environment})
+        return directory, script(
+            "eval_gpqa_v3.sh",
+            "tiny",
+            gguf,
+            **{
+                "QUESTIONS": few_questions,
+                "TOKENIZER": tiny_text_model,
+                "OUTPUT": directory,
+                "CTX": 1024,
+                "REASONING_BUDGET": 16,
+                "MAX_GEN_TOKS": 48,
+                **environment,
+            },
+        )
 
     return call
 
 
 def test_a_random_model_is_scored_patched_and_summed_up(evaluate, few_questions, tmp_path):
     """A model that knows nothing gives invalid answers, and every one of them goes through the patch step."""
-    (tmp_path / "drop_map.json").write_text(json.dumps({"question_ids": [read_rows(few_questions)[0]["Record ID"], "other"]}))
+    (tmp_path / "drop_map.json").write_text(
+        json.dumps({"question_ids": [read_rows(few_questions)[0]["Record ID"], "other"]})
+    )
     directory, done = evaluate(CHOSEN_BY=tmp_path / "drop_map.json")
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((directory / "summary.json").read_text())
-    assert result["questions"] == 6 and result["experts"] == EXPERTS and result["in_sample"] == {"chosen_on": 2, "scored_and_chosen_on": 1}
+    assert (
+        result["questions"] == 6
+        and result["experts"] == EXPERTS
+        and result["in_sample"] == {"chosen_on": 2, "scored_and_chosen_on": 1}
+    )
     invalid = [answer for answer in result["answers"] if answer["class"] != "answered"]
     assert invalid and len(invalid) == result["invalid_total"] == sum(result["invalid"].values())
     assert all(("patched_letter" in answer) == (answer in invalid) for answer in result["answers"])
     assert result["patch_expected_by_chance"] == sum(0.25 - answer["correct"] for answer in invalid)
-    assert result["patched_correct"] == sum(answer.get("patched_correct", answer["correct"]) for answer in result["answers"])
+    assert result["patched_correct"] == sum(
+        answer.get("patched_correct", answer["correct"]) for answer in result["answers"]
+    )
     questions = {question.record_id: question for question in load_questions(few_questions, 42)}
     for answer in result["answers"]:
         assert answer["target"] == questions[answer["record_id"]].letter and answer["completion_tokens"] <= 48
         assert (answer["class"] == "truncated") == (answer["completion_tokens"] == 48)
         assert questions[answer["record_id"]].text not in (directory / "summary.json").read_text()
-    assert result["protocol_sha256"] == Protocol(**result["protocol"]).digest and result["protocol_sha256"][:16] in done.stdout
+    assert (
+        result["protocol_sha256"] == Protocol(**result["protocol"]).digest
+        and result["protocol_sha256"][:16] in done.stdout
+    )
     for sample in read_samples(directory):
-        assert sample.prompt == questions[sample.record_id].prompt and sample.target == questions[sample.record_id].letter
+        assert (
+            sample.prompt == questions[sample.record_id].prompt and sample.target == questions[sample.record_id].letter
+        )
 
 
 def edit_first_answer(directory, key: str, value: object) -> None:
@@ -218,10 +333,20 @@ def edit_first_answer(directory, key: str, value: object) -> None:
     (directory / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.parametrize("key, value, words", [
-    ("kind", "answered", "the class"), ("correct", True, "letter None"), ("letter", "A", ""), ("target", "E", "target E"),
-    ("prompt_sha256", "0", "digest of its prompt"), ("answer", "The answer is (A).", "another text"), ("completion_tokens", "7", "completion_tokens '7'"),
-    ("errors", None, "errors None"), ("record_id", "another", "recorded questions")])
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("kind", "answered", "the class"),
+        ("correct", True, "letter None"),
+        ("letter", "A", ""),
+        ("target", "E", "target E"),
+        ("prompt_sha256", "0", "digest of its prompt"),
+        ("answer", "The answer is (A).", "another text"),
+        ("completion_tokens", "7", "completion_tokens '7'"),
+        ("errors", None, "errors None"),
+        ("record_id", "another", "recorded questions"),
+    ],
+)
 def test_an_edited_answer_is_told(evaluate, tiny_gguf, tmp_path, refusal, key, value, words):
     directory = shutil.copytree(evaluate(gguf=tmp_path / "none.gguf")[0], tmp_path / "run")
     edit_first_answer(directory, key, value)
@@ -238,9 +363,13 @@ def test_patched_answers_of_another_run_count_for_nothing(evaluate, tiny_gguf, t
     refusal(summarize_scores.main, arguments, "patched answers of this run")
     patch_answers.main(arguments)
     assert json.loads((directory / "patched.json").read_text()) == whole
-    (directory / "patched.json").write_text(json.dumps(whole | {"answers": [*whole["answers"][1:], {"record_id": "unknown", "class": "empty"}]}))
+    (directory / "patched.json").write_text(
+        json.dumps(whole | {"answers": [*whole["answers"][1:], {"record_id": "unknown", "class": "empty"}]})
+    )
     patch_answers.main(arguments)  # one is missing and one too many
-    assert sorted(json.loads((directory / "patched.json").read_text())["answers"], key=str) == sorted(whole["answers"], key=str)
+    assert sorted(json.loads((directory / "patched.json").read_text())["answers"], key=str) == sorted(
+        whole["answers"], key=str
+    )
     summarize_scores.main(arguments)
 
 
@@ -249,15 +378,23 @@ def test_half_an_answer_never_stays(tmp_path):
     answer = Answer("r", "", "", "text", "", "stop", 1, 1, 0.0, 0.0, 1, [], "A", "A", True, "answered")
     path, limit = tmp_path / "answers.jsonl", len(json.dumps(asdict(answer))) + 20
     append_answer(path, answer)
-    script = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.path.insert(0, sys.argv[2])\n" \
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n" \
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); sys.path.insert(0, sys.argv[2])\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         "from pathlib import Path; from scoring.answer_record import *; path = Path(sys.argv[1]); append_answer(path, *read_answers(path).values())"
+    )
     done = subprocess.run([sys.executable, "-c", script, path, REPO / "scripts"], text=True, capture_output=True)
     assert done.returncode != 0 and "disk" in done.stderr, done.stderr
-    assert list(read_answers(path).values()) == [answer] and path.read_bytes().endswith(b"\n") and path.stat().st_size < limit
+    assert (
+        list(read_answers(path).values()) == [answer]
+        and path.read_bytes().endswith(b"\n")
+        and path.stat().st_size < limit
+    )
 
 
-def test_results_of_another_model_protocol_or_question_set_are_refused(evaluate, tiny_gguf, few_questions, tmp_path, refused):
+def test_results_of_another_model_protocol_or_question_set_are_refused(
+    evaluate, tiny_gguf, few_questions, tmp_path, refused
+):
     directory = evaluate(gguf=tmp_path / "none.gguf")[0]  # where the test before left its results
     answers, frozen = ((directory / name).read_text() for name in ("answers.jsonl", "task/frozen.jsonl"))
     other = tmp_path / "other.gguf"
@@ -267,7 +404,9 @@ def test_results_of_another_model_protocol_or_question_set_are_refused(evaluate,
     refused(evaluate(SEED=7)[1], "answers to the questions", "by seed 7")
     (tmp_path / "fewer.csv").write_text("".join(few_questions.read_text().splitlines(keepends=True)[:6]))
     refused(evaluate(QUESTIONS=tmp_path / "fewer.csv")[1], "answers to the questions")
-    assert (directory / "task/frozen.jsonl").read_text() == frozen  # the patch step and the summary go on with the old ones
+    assert (
+        directory / "task/frozen.jsonl"
+    ).read_text() == frozen  # the patch step and the summary go on with the old ones
     assert (directory / "answers.jsonl").read_text() == answers and (directory / "summary.json").exists()
 
 
