@@ -84,7 +84,7 @@ RENDER := $(call step,render_calibration,chats files)
 REACHED := $(call step,report_imatrix,files ggufs)
 POOL := $(call step,pool_heldout,files scoring)
 COMPARE := $(call step,compare_scores,files quants scoring)
-PACK := $(call step,build_release,chats choice files ggufs llama losses ollama quants release scoring)
+PACK := $(call step,build_release,choice files ggufs llama losses ollama quants release scoring)
 PAGE := $(call step,build_report,choice files ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
 
 # A value that is not in an output's path stands in a file beside it, written anew only when the value is another one.
@@ -150,7 +150,7 @@ REPORT := $(PRUNED)/report/$(PRUNED_NAME)-report.html
 # ---- what can be checked before anything runs
 require = $(if $(shell [[ '$(2)' =~ $(3) ]] && echo yes),,$(error $(1): expected $(4), found '$(2)'))
 MODEL_SOURCE := $(or $(realpath $(MODEL)),$(MODEL))
-ifneq ($(filter-out help settings setup test bench bench-% clean demo-%,$(MAKECMDGOALS)),)
+ifneq ($(filter-out help settings setup test lint bench bench-% clean demo-%,$(MAKECMDGOALS)),)
   $(call require,SCORED,$(SCORED),^(yes|no)$$,yes or no)
   $(foreach v,LICENSE QUANTIZED_BY,$(call require,$(v),$($(v)),^[A-Za-z0-9._-]*$$,letters$(,) digits$(,) dots$(,) dashes))
   $(foreach v,STREAM_LAYERS RECOMPUTE_FULL,$(call require,$(v),$($(v)),^(yes|no)?$$,yes$(,) no or nothing))
@@ -177,7 +177,7 @@ ifneq ($(filter-out help settings setup test bench bench-% clean demo-%,$(MAKECM
   endif
 endif
 
-.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release check-release report upload release-ollama verify reproduce compare-criteria demo test bench clean FORCE
+.PHONY: help settings setup plan analyze drop imatrix quants quality compare-cd-scopes eval eval-heldout compare release check-release report upload release-ollama verify reproduce compare-criteria demo test lint bench clean FORCE
 help: ## print targets and variables
 	@printf 'Targets\n'
 	@sed -nE 's/^([a-z][a-z %-]*):.*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-19s %s\n", $$1, $$2}'
@@ -265,9 +265,18 @@ show-results:
 	@printf '\nStatistics   %s\nDrop map     %s\nCheckpoint   %s\nScores       %s\nReleases     %s\n' \
 	  $(STATS) $(DROP_MAP) $(dir $(DROP_METADATA)) $(SCORES) '$(RELEASES)'
 
-# ---- tests
+# ---- tests. Two workers: more would share two processors. Files go whole to one worker, which builds their models once.
 test: $(TOOLS) ## set up and run the tests
-	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest tests -n 2 --dist loadfile
+
+GO := $(wildcard .venv/lib/python3*/site-packages/go/bin)
+lint: $(SETUP) ## names, types, shell scripts and the Go file: what `make test` does not run (settings: pyproject.toml)
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy scripts
+	.venv/bin/shellcheck scripts/*.sh .ci/run
+	@unformatted=$$($(GO)/gofmt -l scripts); [ -z "$$unformatted" ] || { printf 'error: %s: expected the form of gofmt\n' $$unformatted >&2; exit 1; }
+	cd scripts/ollama/go_template && GOFLAGS=-mod=mod GOTOOLCHAIN=local $(CURDIR)/$(GO)/go vet main.go tags.go
 
 # ---- benchmarks, on generated layers of the 26B's sizes
 BENCH := $(BUILD)/bench

@@ -1,7 +1,11 @@
-"""The Makefile: a whole release of a tiny model, no-op, what follows from what, kill and resume, other variables."""
+"""The Makefile: a whole release of a tiny model, no-op, what follows from what, kill and resume, other variables.
+
+One release is built for all tests of this file. A test that changes anything works on a copy of it.
+"""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -13,22 +17,49 @@ from conftest import REPO
 
 
 @pytest.fixture(scope="module")
-def variables(tiny_text_model, few_questions, tmp_path_factory) -> list[str]:
-    """Make variables of a small, quick run in a build directory of its own."""
+def folders(tmp_path_factory) -> Path:
+    """The folder of all build directories: copies lie side by side, since a build links to its model by a relative path."""
+    return tmp_path_factory.mktemp("builds")
+
+
+def variables_of(model: Path, questions: Path, build: Path) -> list[str]:
+    """Make variables of a small, quick run."""
     return [
-        f"MODEL={tiny_text_model}",
+        f"MODEL={model}",
         "NAME=tiny",
         "KEEP=12",
         "PROTECT_TOP=4",
-        f"QUESTIONS={few_questions}",
+        f"QUESTIONS={questions}",
         f"CALIBRATION={REPO / 'data/demo/calibration_questions.csv'}",
         "QUANTS=F16 Q8_0 IQ2_M CD-Q4_K_M",
         "EVAL_QUANT=Q8_0",
         "CTX=1024",
         "REASONING_BUDGET=16",
         "MAX_GEN_TOKS=32",
-        f"BUILD={tmp_path_factory.mktemp('build')}",
+        f"BUILD={build}",
     ]
+
+
+@pytest.fixture(scope="module")
+def unbuilt(tiny_text_model, few_questions, folders) -> list[str]:
+    """The variables of a run with nothing built; no test builds there."""
+    return variables_of(tiny_text_model, few_questions, folders / "unbuilt")
+
+
+@pytest.fixture(scope="module")
+def variables(tiny_text_model, few_questions, folders) -> list[str]:
+    """The variables of a whole release, built once; tests only read it."""
+    found = variables_of(tiny_text_model, few_questions, folders / "build")
+    assert scripts_in(make("release", *found))
+    return found
+
+
+@pytest.fixture
+def copied(variables, folders, request) -> list[str]:
+    """The variables of a copy of that release, which a test may change."""
+    place = folders / re.sub(r"\W", "-", request.node.name)
+    shutil.copytree(build_of(variables), place, symlinks=True)
+    return [*variables[:-1], f"BUILD={place}"]
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
@@ -63,8 +94,8 @@ def test_make_alone_prints_targets_and_variables():
         assert re.search(rf"^  {word} ", shown, re.MULTILINE), word
 
 
-def test_a_dry_run_is_a_transcript_and_makes_nothing(variables):
-    ran = scripts_in(make("-n", "release", *variables))
+def test_a_dry_run_is_a_transcript_and_makes_nothing(unbuilt):
+    ran = scripts_in(make("-n", "release", *unbuilt))
     assert {
         "teacher_force_analysis",
         "generate_drop_map",
@@ -76,10 +107,11 @@ def test_a_dry_run_is_a_transcript_and_makes_nothing(variables):
         "compare_scores",
         "build_release",
     } <= ran
-    assert not list(build_of(variables).iterdir())
+    assert not build_of(unbuilt).exists()
 
 
-def test_a_killed_analysis_leaves_no_target_and_the_next_run_goes_on(variables):
+def test_a_killed_analysis_leaves_no_target_and_the_next_run_goes_on(tiny_text_model, few_questions, folders):
+    variables = variables_of(tiny_text_model, few_questions, folders / "killed")
     process = subprocess.Popen(
         ["make", "analyze", *variables],
         cwd=REPO,
@@ -101,7 +133,6 @@ def test_a_killed_analysis_leaves_no_target_and_the_next_run_goes_on(variables):
 
 
 def test_a_whole_release_then_nothing_left_to_do(variables):
-    scripts_in(make("release", *variables))
     folders = {path.parent.name: path.parent for path in build_of(variables).rglob("manifest.json")}
     assert set(folders) == {"tiny-12e-GGUF", "tiny-12e-dynamic-GGUF", "tiny-12e"}
     release, names = (
@@ -134,58 +165,52 @@ def test_a_whole_release_then_nothing_left_to_do(variables):
     assert before == {path: path.stat().st_mtime_ns for path in build_of(variables).rglob("*")}
 
 
-def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(variables):
-    shown = make("-n", "check-release", *variables).stdout
+def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copied):
+    shown = make("-n", "check-release", *copied).stdout
     assert shown.count("scripts/check_release.py") == 1 and all(
         f"/release/tiny-12e{end} " in shown for end in ("-GGUF", "-dynamic-GGUF", "")
     )
-    assert scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", *variables)) == {"build_release"}
-    cards = {path.parent.name: path.read_text() for path in build_of(variables).rglob("release/*/README.md")}
+    assert scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", *copied)) == {"build_release"}
+    cards = {path.parent.name: path.read_text() for path in build_of(copied).rglob("release/*/README.md")}
     assert (
         all("no evaluation belongs to this build" in card for card in cards.values())
         and "quantized_by: someone" in cards["tiny-12e-GGUF"]
     )
-    assert not list(build_of(variables).rglob("release/*/scores.json"))
-    done = make("release", "LICENSE=two words", *variables)
+    assert not list(build_of(copied).rglob("release/*/scores.json"))
+    done = make("release", "LICENSE=two words", *copied)
     assert done.returncode != 0 and "LICENSE: expected" in done.stderr
-    scripts_in(make("release", *variables))
 
 
-def test_the_f16_can_be_removed_and_only_what_changes_calls_for_it(variables):
-    f16 = next(path for path in build_of(variables).rglob("tiny-12e-F16.gguf") if path.parent.name == "gguf")
-    scripts_in(make("quants", "KEEP_F16=no", *variables))
-    assert not f16.exists() and not scripts_in(make("-n", "quants", "KEEP_F16=no", *variables))
-    assert scripts_in(make("-n", "release", *variables)) <= {
-        "build_release"
-    }  # a dry run cannot tell if its settings changed
+def test_the_f16_can_be_removed_and_only_what_changes_calls_for_it(copied):
+    f16 = next(path for path in build_of(copied).rglob("tiny-12e-F16.gguf") if path.parent.name == "gguf")
+    scripts_in(make("quants", "KEEP_F16=no", *copied))
+    assert not f16.exists() and not scripts_in(make("-n", "quants", "KEEP_F16=no", *copied))
+    assert not scripts_in(make("-n", "release", *copied))
     before = {path: path.stat().st_mtime_ns for path in f16.parent.rglob("*.gguf")}
-    remade = make("-j2", "quants", "CD_SCOPE=experts", *variables)
+    remade = make("-j2", "quants", "CD_SCOPE=experts", *copied)
     assert {"convert_to_gguf", "quantize_gguf"} == scripts_in(remade), remade.stdout + remade.stderr
     after = {path: path.stat().st_mtime_ns for path in f16.parent.rglob("*.gguf")}
     assert {path.name for path in after if after[path] != before.get(path)} == {
         "tiny-12e-F16.gguf",
         "tiny-12e-CD-Q4_K_M.gguf",
     }
-    assert not scripts_in(make("-n", "quants", "CD_SCOPE=experts", *variables))
-    assert scripts_in(make("quants", *variables)) == {"quantize_gguf"}  # back to the settings of the other tests
+    assert not scripts_in(make("-n", "quants", "CD_SCOPE=experts", *copied))
 
 
-def test_quants_are_those_asked_for_and_a_raised_gate_is_heeded_later(variables):
-    asked = [value if not value.startswith("QUANTS=") else "QUANTS=Q4_0" for value in variables]
+def test_quants_are_those_asked_for_and_a_raised_gate_is_heeded_later(copied):
+    asked = [value if not value.startswith("QUANTS=") else "QUANTS=Q4_0" for value in copied]
     shown = make("-n", "-B", "quants", *asked).stdout
     assert "--type Q4_0 " in shown and "--type Q8_0 " not in shown  # Q8_0 is EVAL_QUANT
-    assert make("quants", *variables).returncode == 0
-    refused = make("quants", "MIN_EXPERT_TOKENS=1000000", *variables)
+    assert make("quants", *copied).returncode == 0
+    refused = make("quants", "MIN_EXPERT_TOKENS=1000000", *copied)
     assert refused.returncode != 0 and "1000000 tokens or more" in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_settings_that_change_no_type_build_nothing_again(variables):
+def test_settings_that_change_no_type_build_nothing_again(copied):
     cuts = "CD_CUTS=0.03,0.37"  # the tiers of 1/30,11/30
-    make("quants", *variables)
-    done = make("quants", cuts, *variables)
+    done = make("quants", cuts, *copied)
     assert scripts_in(done) == {"quantize_gguf"} and "built already" in done.stdout
-    assert not scripts_in(make("quants", cuts, *variables))
-    scripts_in(make("quants", *variables))
+    assert not scripts_in(make("quants", cuts, *copied))
 
 
 def test_calibration_data_v5_is_fetched_by_its_rule(variables):
@@ -196,12 +221,59 @@ def test_calibration_data_v5_is_fetched_by_its_rule(variables):
     assert "calibration/calibration_datav5.txt" in shown.stdout
 
 
-def test_a_changed_script_remakes_what_follows_from_it(variables):
-    ran = scripts_in(make("-n", "-W", "scripts/generate_drop_map.py", "release", *variables))
-    assert {"generate_drop_map", "expert_drop", "quantize_gguf", "build_release"} <= ran
-    assert "teacher_force_analysis" not in ran
-    ran = scripts_in(make("-n", "-W", "scripts/compare_scores.py", "release", *variables))
-    assert ran == {"compare_scores", "build_release"}
+AFTER_SCORES = {"compare_scores", "build_release"}
+AFTER_DROP = {
+    "expert_drop",
+    "convert_to_gguf",
+    "build_imatrix",
+    "report_imatrix",
+    "quantize_gguf",
+    "eval_gpqa_v3",
+    *AFTER_SCORES,
+}
+AFTER_MAP = {"generate_drop_map", "plot_expert_stats", *AFTER_DROP}
+
+
+@pytest.mark.parametrize(
+    "touched, follow",
+    [
+        ("choice/criteria.py", AFTER_MAP),
+        ("choice/drop_map.py", AFTER_MAP),
+        ("chats/questions.py", AFTER_MAP),
+        ("files/byte_ranges.py", AFTER_MAP),
+        ("ggufs/gguf_drop.py", AFTER_MAP),
+        ("checkpoints/moe_families.py", AFTER_DROP),
+        ("scoring/score_tables.py", AFTER_SCORES),
+        ("release/gates.py", {"build_release"}),
+        ("ollama/ollama_template.py", {"build_release"}),
+        ("analysis/decoder.py", set()),
+        ("page/sections.py", set()),
+        ("demo/demo_corpus.py", set()),
+    ],
+)
+def test_a_changed_module_remakes_exactly_what_follows_from_it(variables, touched, follow):
+    assert scripts_in(make("-n", "-W", f"scripts/{touched}", "release", *variables)) == follow
+
+
+@pytest.mark.parametrize(
+    "command", ["generate_drop_map", "plot_expert_stats", "expert_drop", "report_imatrix", "compare_scores"]
+)
+def test_a_changed_command_remakes_its_output(variables, command):
+    assert command in scripts_in(make("-n", "-W", f"scripts/{command}.py", "release", *variables))
+
+
+def test_long_work_after_a_changed_module_finds_its_records_and_does_nothing(copied):
+    times = {path: path.stat().st_mtime_ns for path in build_of(copied).rglob("*.gguf") if path.suffix == ".gguf"}
+    digests = {path: path.read_bytes() for path in times}
+    drop_map = next(build_of(copied).rglob("drop_map.json"))
+    later = drop_map.stat().st_mtime_ns + 10**9
+    stats = next(build_of(copied).rglob("expert_stats.safetensors"))
+    os.utime(stats, ns=(later, later))  # as if it was analysed again, with the same result
+    done = make("release", *copied)
+    assert scripts_in(done) == AFTER_MAP, done.stdout
+    assert done.stdout.count("already") >= 6 and "answered 0/" not in done.stderr
+    assert digests == {path: path.read_bytes() for path in times}
+    assert not scripts_in(make("-n", "release", *copied))
 
 
 def test_held_out_folds_and_comparisons_of_runs_follow_from_their_parts(variables):
