@@ -64,7 +64,7 @@ CMAKE_ARGS ?=#                            extra flags for that build, such as -D
 VARIABLES := $(shell sed -nE 's/^([A-Z0-9_]+) \?=.*\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 , := ,
-KNOWN_QUANTS := $(shell grep -ozP 'Recipe\(\s*"\K[A-Z0-9_-]+(?=")' scripts/quants/recipes.py | tr '\0' ' ')
+KNOWN_QUANTS := $(shell grep -ozP 'Recipe.\s*"\K[A-Z0-9_-]+(?=")' scripts/quants/recipes.py | tr '\0' ' ')
 
 # ---- tools
 PYTHON := .venv/bin/python
