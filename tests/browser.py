@@ -1,41 +1,20 @@
 """Headless Chromium for tests of a page: what it asks for, what its console says, what it shows."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-LOAD_MS = 60_000
-
-
-def find_chromium() -> str:
-    """Return Chromium's path; fail the test with what to do when there is none."""
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not path:
-        pytest.fail("chromium: expected the browser on PATH, found none; apt-get install chromium", pytrace=False)
-    return path
+from install_browser import FLAGS, LOAD_MS, find_browser
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Start a browser with a profile of its own, and end it."""
-    path = find_chromium()
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=FLAGS, timeout=LOAD_MS)
+        browser = driver.chromium.launch(executable_path=find_browser(), args=FLAGS, timeout=LOAD_MS)
         try:
             yield browser
         finally:

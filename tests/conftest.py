@@ -14,9 +14,36 @@ sys.path.insert(0, str(REPO / "scripts"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy waiting starves other jobs on the same processors
 
+from files.safe_files import InputError  # noqa: E402
+from install_browser import find_browser  # noqa: E402
 from tiny_models import build_tiny_model  # noqa: E402
 
 DEMO = REPO / "data/demo"
+
+
+def why_no_browser(config: pytest.Config) -> str:
+    """Return why the tests have no browser, or nothing when there is one. The first call may install it, and says so."""
+    try:
+        with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            find_browser()
+    except (InputError, OSError) as error:
+        return f"no browser for the tests: {error}"
+    return ""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Run nothing without a browser where CI is set: nobody would see there that tests were skipped."""
+    a_worker_of_xdist = hasattr(session.config, "workerinput")  # whoever started it has looked already
+    if os.environ.get("CI") and not a_worker_of_xdist and (reason := why_no_browser(session.config)):
+        pytest.exit(reason, returncode=1)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Skip the tests of the browser where there is none. Asked only here, as most tests need no download."""
+    users = [item for item in session.items if "browser" in getattr(item, "fixturenames", ())]
+    if users and not session.config.option.collectonly and (reason := why_no_browser(session.config)):
+        for item in users:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from browser import chromium, find_chromium, opened
+from browser import chromium, opened
 from build_report import main
 from choice.criteria import protected
 from choice.expert_stats import read_stats
@@ -442,10 +442,3 @@ def test_make_report_takes_what_is_there_and_builds_nothing_else(tiny_text_model
     assert re.findall(r"scripts/(\w+)\.py", done.stdout) == ["build_report"] and page.stat().st_mtime_ns > before
     next(tmp_path.rglob("drop_map.json")).unlink()
     assert "found none" in make("report").stderr
-
-
-def test_without_chromium_the_tests_fail_and_say_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CHROMIUM", raising=False)
-    with pytest.raises(pytest.fail.Exception, match="apt-get install chromium"):
-        find_chromium()
