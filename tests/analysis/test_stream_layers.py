@@ -199,7 +199,7 @@ def test_damaged_state_files_are_done_again(undisturbed, tmp_path, capsys):
 
 
 def test_a_kill_while_the_state_is_removed_leaves_one_that_opens(tmp_path, monkeypatch):
-    state = analysis.AnalysisState(tmp_path / "state", {"a": 1})
+    state = analysis.AnalysisState(tmp_path / "state", {"a": 1}, True, LAYERS, {})
     for number in range(3):
         (state.directory / f"questions-{number:06d}.safetensors").write_bytes(b"")
     removed = []
@@ -210,12 +210,12 @@ def test_a_kill_while_the_state_is_removed_leaves_one_that_opens(tmp_path, monke
         removed.append(path)
         path.unlink()
 
-    monkeypatch.setattr("analysis_state.remove", killed)
+    monkeypatch.setattr("files.run_state.remove", killed)
     with pytest.raises(KeyboardInterrupt):
         state.discard()
     state.__exit__()
     monkeypatch.undo()
-    with analysis.AnalysisState(tmp_path / "state", {"a": 1}) as again:
+    with analysis.AnalysisState(tmp_path / "state", {"a": 1}, True, LAYERS, {}) as again:
         again.discard()
     assert not (tmp_path / "state").exists()
 

@@ -13,9 +13,10 @@ import transformers
 from safetensors import safe_open
 
 from checkpoints.checkpoint import read_checkpoint
+from checkpoints.checkpoint_drop import plan_shards, pruned_config
 from checkpoints.moe_families import GEMMA4
 from conftest import DEMO
-from expert_drop import main, plan_shards, pruned_config
+from expert_drop import main
 from files.byte_ranges import Run, kept_runs, same_bytes, write_hashed, write_runs
 from files.safe_files import InputError
 from tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model, random_drop_map
