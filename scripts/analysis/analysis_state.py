@@ -4,6 +4,7 @@ It holds the sums so far, the number of decoder layers done (metadata key `layer
 `hidden` states that enter the next one.
 """
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,12 +12,23 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
+from analysis.batches import Batch
+from analysis.decoder import decoder_of, layers_of
+from analysis.expert_observer import expert_modules, is_integer_sum
+from analysis.layer_reader import TORCH_DTYPES
+from analysis.ranks import Ranks
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS
 from files.run_state import RunState
-from files.safe_files import InputError, remove
+from files.safe_files import InputError, remove, require_disk_space
 
 LAYERS_DONE = "layers_done"
 HIDDEN = "hidden"
+STATE_SLACK_BYTES = 64 << 20  # for the sums, which are small, and for a file that is written before it replaces another
+PATH_DIGITS = 12
+
+BatchState = tuple[dict[str, np.ndarray], int, torch.Tensor | None]  # sums, layers done, hidden states
 
 
 class AnalysisState(RunState):
@@ -57,9 +69,11 @@ class AnalysisState(RunState):
         except SafetensorError as error:
             partial.unlink(missing_ok=True)
             raise InputError(self.directory, "a place to keep the state in", str(error)) from error
+        # No fsync: there is one file per batch and layer, and a flush each time would take longer than the layer. After
+        # a power failure `load` finds a file that is cut short, and its questions are done again.
         os.replace(partial, self._path(first))
 
-    def load(self, first: int, with_hidden: bool) -> tuple[dict[str, np.ndarray], int, torch.Tensor | None] | None:
+    def load(self, first: int, with_hidden: bool) -> BatchState | None:
         """Return the sums, the layers done and the hidden states of a batch; None when nothing (whole) is there."""
         path = self._path(first)
         if not path.exists():
@@ -71,12 +85,12 @@ class AnalysisState(RunState):
                 self._check(first, done, shapes)
                 sums = {name: file.get_tensor(name).numpy() for name in names - {HIDDEN}}
                 return sums, int(done), file.get_tensor(HIDDEN) if with_hidden and HIDDEN in names else None
-        except (SafetensorError, OSError, ValueError) as error:  # after a power failure a file may be cut short
+        except (SafetensorError, OSError, ValueError) as error:
             remove(path)
             print(f"{path}: unreadable ({error}), its questions are done again", flush=True)
             return None
 
-    def reload(self, first: int, with_hidden: bool) -> tuple[dict[str, np.ndarray], int, torch.Tensor | None]:
+    def reload(self, first: int, with_hidden: bool) -> BatchState:
         """Return what this run has saved of a batch; raise InputError when it was removed or damaged meanwhile."""
         found = self.load(first, with_hidden)
         if found is None:
@@ -91,7 +105,46 @@ class AnalysisState(RunState):
         if HIDDEN in found:
             found[HIDDEN] = (found[HIDDEN][0], found[HIDDEN][1][:2])
         elif int(done) == self.layers:
+            # A whole-model run and the last layer save none. With layers left they must be there.
             del expected[HIDDEN]
         if found != expected:
             name = next(name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name))
             raise ValueError(f"{name} {found.get(name)}, not {expected.get(name)}")
+
+
+def state_directory(output: Path, spill: Path | None, node: int) -> Path:
+    """Return where the state of a run lies: beside the output, or in `spill`. Each machine (`node`) has its own."""
+    name = f"{output.name}.state{node or ''}"
+    if spill is None:
+        return output.parent / name
+    # A fast disk is shared by runs whose outputs may have one name in different folders.
+    return spill / f"{hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:PATH_DIGITS]}-{name}"
+
+
+def batch_arrays(batch: Batch, moe_layers: int, experts: int, dtype: torch.dtype) -> dict[str, tuple[str, list[int]]]:
+    """Return what the state holds of a batch: dtypes as safetensors names them, and shapes."""
+    rows = [len(batch.sequences), moe_layers]
+    arrays: dict[str, tuple[str, list[int]]] = {}
+    for names, shape in ((EXPERT_SUMS, [*rows, experts]), (LAYER_SUMS, rows)):
+        arrays |= {name: ("I64" if is_integer_sum(name) else "F64", shape) for name in names}
+    stored = next(name for name, kind in TORCH_DTYPES.items() if kind == dtype)
+    return arrays | {HIDDEN: (stored, [len(batch.sequences), batch.longest])}
+
+
+def open_state(
+    directory: Path, inputs: dict, ranks: Ranks, batches: list[Batch], model: PreTrainedModel, keeps_hidden: bool
+) -> AnalysisState:
+    """Open the state of this run; raise InputError when the disk cannot hold it, or as RunState does.
+
+    keeps_hidden: hidden states of all questions are kept between two layers.
+    """
+    experts, layers = expert_modules(model), len(layers_of(decoder_of(model)[1]))
+    most = max(module.num_experts for module in experts.values())
+    tokens = sum(question["tokens"] for question in inputs["questions"])
+    hidden_bytes = tokens * model.config.get_text_config().hidden_size * model.dtype.itemsize
+    arrays = {batch.first: batch_arrays(batch, len(experts), most, model.dtype) for batch in batches}
+    with ranks.together():
+        if ranks.local == 0:
+            require_disk_space(directory, STATE_SLACK_BYTES + (hidden_bytes if keeps_hidden else 0))
+        # One process per machine holds the lock; the others use the directory that it has opened or refused.
+        return AnalysisState(directory, inputs, ranks.local == 0, layers, arrays)

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from files.safe_files import InputError
+
+REASON_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,14 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Wait at the end until every process has come here; where one raised an InputError the others exit, silently."""
+        """Wait at the end until all processes are here; where one raised an InputError the others exit silently."""
         refusal = None
         try:
             yield
         except InputError as error:
             refusal = error
         refused = [refusal is not None] * self.world
+        # Without this word the others would wait for the one that is gone, until gloo reports it in a page of its own.
         if self.world > 1:
             self._call(dist.all_gather_object, refused, refusal is not None)
         if refusal:
@@ -49,7 +53,7 @@ class Ranks:
         """Return the union of all processes' dictionaries on process 0, None on the others."""
         if self.world == 1:
             return part
-        parts = [None] * self.world if self.rank == 0 else None
+        parts: list[Any] | None = [None] * self.world if self.rank == 0 else None
         self._call(dist.gather_object, part, parts)
         return None if parts is None else {key: value for piece in parts for key, value in piece.items()}
 
@@ -58,7 +62,7 @@ class Ranks:
         try:
             collective(*arguments)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0][:100]
+            reason = str(error).splitlines()[0][:REASON_CHARACTERS]
             raise InputError("torchrun", "every process to go on", f"one that ended ({reason})") from error
 
     def leave(self) -> None:
@@ -73,7 +77,7 @@ def join_ranks(device: str) -> Ranks:
         return Ranks()
     local = int(os.environ["LOCAL_RANK"])
     if device == "cuda":
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(local)  # before the group: nccl takes the current GPU
     # Processes with shorter questions wait for the others at the end, however long that is.
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(days=30))
     return Ranks(dist.get_rank(), local, dist.get_world_size(), int(os.environ["GROUP_RANK"]))
