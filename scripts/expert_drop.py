@@ -35,7 +35,8 @@ from ggufs.gguf_drop import (
     verify_imatrix,
 )
 
-SHARD_BYTES = 5_000_000_000
+SHARD_BYTES = 5_000_000_000  # the usual size on the Hub: one that breaks off is soon fetched again
+SHOWN_DIGITS = 12
 
 
 def check_digests(drop_map_path: Path, drop_map: DropMap, source: Path, digests: dict[str, str]) -> None:
@@ -44,15 +45,16 @@ def check_digests(drop_map_path: Path, drop_map: DropMap, source: Path, digests:
         if key in drop_map.details and drop_map.details[key] != actual:
             raise InputError(
                 drop_map_path,
-                f"the map of {source} ({key} {actual[:12]})",
-                f"that of another model ({str(drop_map.details[key])[:12]})",
-                "--force takes it, if layers and experts agree",
+                f"the map of {source} ({key} {actual[:SHOWN_DIGITS]})",
+                f"that of another model ({str(drop_map.details[key])[:SHOWN_DIGITS]})",
+                "use it with --force if you mean it",
             )
 
 
 def drop_in_checkpoint(args: argparse.Namespace) -> None:
     """Drop experts from a checkpoint directory, or with --verify check that it was done."""
     config = read_config(args.source)
+    # Before anything else: an output over the source would remove it when it is replaced.
     check_apart([args.source, args.drop_map], [args.output])
     tensors = read_checkpoint(args.source)
     family = family_of(args.source, config, list(tensors))
@@ -61,12 +63,8 @@ def drop_in_checkpoint(args: argparse.Namespace) -> None:
     drop_map = read_drop_map(args.drop_map, shape)
     weights_sha256 = weights_digest(tensors)
     if not args.force:
-        check_digests(
-            args.drop_map,
-            drop_map,
-            args.source,
-            {"config_sha256": sha256_file(args.source / "config.json"), "weights_sha256": weights_sha256},
-        )
+        digests = {"config_sha256": sha256_file(args.source / "config.json"), "weights_sha256": weights_sha256}
+        check_digests(args.drop_map, drop_map, args.source, digests)
     planned, pruned = plan_tensors(tensors, experts, drop_map.keep), pruned_config(config, family, drop_map.keep_count)
     what = f"{drop_map.keep_count} of {shape.experts} experts in {len(shape.layers)} layers"
     if args.verify:
@@ -76,22 +74,20 @@ def drop_in_checkpoint(args: argparse.Namespace) -> None:
     check_replaceable(args.output, METADATA_NAME)
     shards = write_checkpoint(args.source, args.output, args.shard_bytes, pruned, planned, drop_map, weights_sha256)
     total = sum(tensor.size for tensor in planned.values())
-    print(f"{args.output}: {what}, {total / 1e9:.3f} GB in {shards} shard{'s' if shards > 1 else ''}")
+    print(f"{args.output}: {what}, {gib(total)} GiB in {shards} shard{'s' if shards > 1 else ''}")
 
 
 def drop_in_file(args: argparse.Namespace) -> None:
     """Drop experts inside a GGUF file and its imatrix, or with --verify check that it was done.
 
-    A GGUF does not say what checkpoint it was made from, so of a map's digests only the imatrix's can be checked.
+    A GGUF does not record what checkpoint it was made from, so of a map's digests only the imatrix's can be checked.
     """
     model = read_model(args.source)
     drop_map = read_drop_map(args.drop_map, model.shape)
     outputs = output_paths(args.output, len(model.headers))
     imatrix = read_imatrix_header(args.imatrix, model.shape) if args.imatrix else None
-    check_apart(
-        [header.path for header in model.headers] + [args.drop_map] + ([args.imatrix] if imatrix else []),
-        outputs + ([args.imatrix_output] if imatrix else []),
-    )
+    inputs = [args.drop_map, *(header.path for header in model.headers), *([args.imatrix] if imatrix else [])]
+    check_apart(inputs, outputs + ([args.imatrix_output] if imatrix else []))
     if imatrix and not args.force:
         check_digests(args.drop_map, drop_map, args.imatrix, {"imatrix_sha256": sha256_file(args.imatrix)})
     what = f"{drop_map.keep_count} of {model.shape.experts} experts"
@@ -112,18 +108,18 @@ def drop_in_file(args: argparse.Namespace) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--source", type=Path, required=True, help="checkpoint directory or GGUF file of the full model"
-    )
-    parser.add_argument("--drop-map", type=Path, required=True, help="drop map (JSON)")
-    parser.add_argument("--output", type=Path, required=True, help="checkpoint directory or GGUF file to write")
-    parser.add_argument("--imatrix", type=Path, help="with a GGUF source: its imatrix (GGUF), to be sliced as well")
-    parser.add_argument("--imatrix-output", type=Path, help="where the sliced imatrix goes")
-    parser.add_argument(
-        "--shard-bytes", type=positive, help=f"largest shard of a checkpoint, in bytes (default {SHARD_BYTES})"
-    )
-    parser.add_argument("--force", action="store_true", help="take a map made from other weights of this shape")
-    parser.add_argument("--verify", action="store_true", help="check OUTPUT against the source, write nothing")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--source", type=Path, required=True, help="checkpoint directory or GGUF file of the full model")
+    add("--drop-map", type=Path, required=True, help="drop map (JSON)")
+    add("--output", type=Path, required=True, help="checkpoint directory or GGUF file to write")
+    add = parser.add_argument_group("with a GGUF source").add_argument
+    add("--imatrix", type=Path, help="its imatrix (GGUF), to be sliced as well")
+    add("--imatrix-output", type=Path, help="where the sliced imatrix goes")
+    add = parser.add_argument_group("how it is done").add_argument
+    largest = f"largest shard of a checkpoint, in bytes (default {SHARD_BYTES})"
+    add("--shard-bytes", type=positive, help=largest)
+    add("--force", action="store_true", help="take a map made from other weights of this shape")
+    add("--verify", action="store_true", help="check OUTPUT against the source, write nothing")
     args = parser.parse_args(argv)
     if (args.imatrix is None) != (args.imatrix_output is None):
         parser.error("expected --imatrix and --imatrix-output together")
@@ -131,7 +127,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--imatrix: expected a GGUF source with it")
     if args.source.is_file() and (args.shard_bytes or args.force and not args.imatrix):
         parser.error(
-            "--shard-bytes, or --force without --imatrix: expected a checkpoint with it; a GGUF has no use for it"
+            "--shard-bytes, or --force without --imatrix: expected a checkpoint, since a GGUF has no use for it"
         )
     args.shard_bytes = args.shard_bytes or SHARD_BYTES
     return args

@@ -1,12 +1,13 @@
-"""Dropping experts from a safetensors checkpoint: which bytes stay, how they are packed into shards, and the check of it.
+"""Dropping experts from a safetensors checkpoint: which bytes stay, how they fill shards, and the check of it.
 
-Experts are the slowest axis of their tensors, so an expert is one run of bytes. Nothing is decoded; equal inputs give equal
-bytes, and no time, host or path is written. gguf_drop.py does the same inside a GGUF file.
+Experts are the slowest axis of their tensors, so an expert is one run of bytes. Nothing is decoded. Equal inputs give
+equal bytes, and no time, host or path is written. gguf_drop.py does the same inside a GGUF file.
 """
 
 import json
 import shutil
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,10 @@ from files.safe_files import (
 )
 
 HEADER_ENTRY_BYTES = 200  # more than a tensor's entry takes beside its name
+HEADER_ALIGN_BYTES = 8  # so that the tensors of a mapped file start at a multiple of any dtype's size
+SHOWN_CHARACTERS, SHOWN_DIGITS = 80, 12
 TEMPLATES_NAME = "additional_chat_templates"
+# Weights in any format: a copy of the full model's beside the pruned ones would be loaded in their place.
 NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
@@ -41,6 +45,7 @@ class OutputTensor:
 
     @property
     def size(self) -> int:
+        """Bytes in the file."""
         return sum(run.size for run in self.runs)
 
 
@@ -54,27 +59,25 @@ def plan_tensors(
     planned: dict[str, OutputTensor] = {}
     for name, tensor in tensors.items():
         place = experts.get(name)
-        if place is None or place.expert is None:
-            kept = None if place is None else keep[place.layer]
-            shape = tensor.shape if kept is None else (len(kept), *tensor.shape[1:])
-            planned[name] = OutputTensor(
-                tensor.dtype,
-                shape,
-                runs_of(tensor.file, tensor.offset, tensor.size, tensor.shape[0] if kept else 1, kept),
-            )
+        whole = runs_of(tensor.file, tensor.offset, tensor.size, 1, None)
+        if place is None:
+            planned[name] = OutputTensor(tensor.dtype, tensor.shape, whole)
+        elif place.expert is None:
+            kept = keep[place.layer]
+            runs = runs_of(tensor.file, tensor.offset, tensor.size, tensor.shape[0], kept)
+            planned[name] = OutputTensor(tensor.dtype, (len(kept), *tensor.shape[1:]), runs)
         elif place.expert in keep[place.layer]:
+            # Loaders count experts from 0 without a gap. The router's rows move to the same numbers.
             number = keep[place.layer].index(place.expert)
             renamed = name.replace(f".experts.{place.expert}.", f".experts.{number}.")
-            planned[renamed] = OutputTensor(
-                tensor.dtype, tensor.shape, runs_of(tensor.file, tensor.offset, tensor.size, 1, None)
-            )
+            planned[renamed] = OutputTensor(tensor.dtype, tensor.shape, whole)
     return dict(sorted(planned.items()))
 
 
 def pack_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
     """Fill shards of at most `limit` bytes, headers included, one after the other (a larger tensor gets its own)."""
     shards: list[list[str]] = []
-    filled = limit + 1
+    filled = limit + 1  # as if a shard before the first were full
     for name, size in sizes.items():
         size += len(name) + HEADER_ENTRY_BYTES
         if filled + size > limit:
@@ -86,10 +89,11 @@ def pack_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
 
 
 def plan_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
-    """Distribute tensors, in order, over as few shards of at most `limit` bytes as it takes, the largest as small as can be.
+    """Distribute tensors, in order, over as few shards of at most `limit` bytes as can be, the largest one kept small.
 
     Shards are written two at once; of equal ones neither waits for the other.
     """
+    # A smaller limit never gives fewer shards, so halving finds the smallest limit with the same number.
     count, low = len(pack_shards(sizes, limit)), 0
     while low < limit:
         middle = (low + limit) // 2
@@ -102,7 +106,7 @@ def plan_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
 
 def pruned_config(config: dict, family: Family, keep_count: int) -> dict:
     """Return the config with the new expert count."""
-    pruned = json.loads(json.dumps(config))
+    pruned = json.loads(json.dumps(config))  # a copy down to the text config
     text = text_config(pruned)
     text |= {key: keep_count for key in family.experts_keys if key in text}
     return pruned
@@ -110,7 +114,7 @@ def pruned_config(config: dict, family: Family, keep_count: int) -> dict:
 
 def shard_header(names: list[str], planned: dict[str, OutputTensor]) -> bytes:
     """Return the header bytes of an output shard, length prefix included, padded to 8 bytes."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # as save_pretrained writes it
     begin = 0
     for name in names:
         tensor = planned[name]
@@ -121,12 +125,12 @@ def shard_header(names: list[str], planned: dict[str, OutputTensor]) -> bytes:
         }
         begin += tensor.size
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % HEADER_ALIGN_BYTES)
     return struct.pack("<Q", len(text)) + text
 
 
 def small_files(source: Path) -> list[Path]:
-    """Return tokenizer, templates, generation and processor files; weights, indexes, config and hidden files stay behind."""
+    """Return tokenizer, templates, generation and processor files; not weights, indexes, config and hidden files."""
     files = [
         path
         for path in sorted(source.iterdir())
@@ -156,65 +160,70 @@ def write_checkpoint(
     drop_map: DropMap,
     weights_sha256: str,
 ) -> int:
-    """Write the pruned checkpoint directory, its metadata last; return the number of shards. config: the pruned one."""
+    """Write the pruned checkpoint directory, its metadata last; return the number of shards.
+
+    config: the pruned one; weights_sha256: of the source. Raises InputError when the disk has too little room.
+    """
     total = sum(tensor.size for tensor in planned.values())
     require_disk_space(target.parent, total)
     shards = plan_shards({name: tensor.size for name, tensor in planned.items()}, shard_bytes)
-    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    with (
-        directory_when_done(target, METADATA_NAME) as output,
-        tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress,
-    ):
-        digests = write_hashed(
-            {
-                output / file: [shard_header(shard, planned), *(run for name in shard for run in planned[name].runs)]
-                for file, shard in zip(files, shards)
-            },
-            progress.update,
-        )
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    with directory_when_done(target, METADATA_NAME) as output:
+        digests = write_shards(output, dict(zip(names, shards)), planned)
         copy_small_files(source, output)
         write_json(output / "config.json", config)
-        write_json(
-            output / INDEX_NAME,
-            {
-                "metadata": {"total_size": total},
-                "weight_map": {name: file for file, shard in zip(files, shards) for name in shard},
-            },
-        )
-        write_record(
-            output / METADATA_NAME,
-            {
-                "method": drop_map.details,
-                "experts": drop_map.experts,
-                "keep_count": drop_map.keep_count,
-                "drop_map_sha256": drop_map.sha256,
-                "source": {"config_sha256": sha256_file(source / "config.json"), "weights_sha256": weights_sha256},
-                "shards": {file: digests[output / file] for file in files},
-                "layers": {str(i): {"keep": drop_map.keep[i], "drop": drop_map.drop[i]} for i in drop_map.keep},
-            },
-            DropMetadata,
-        )
+        weight_map = {tensor: name for name, shard in zip(names, shards) for tensor in shard}
+        write_json(output / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        # Last, since a directory that has it counts as complete.
+        source_digests = {"config_sha256": sha256_file(source / "config.json"), "weights_sha256": weights_sha256}
+        write_record(output / METADATA_NAME, metadata_of(drop_map, source_digests, digests), DropMetadata)
     return len(shards)
 
 
+def write_shards(output: Path, shards: dict[str, list[str]], planned: dict[str, OutputTensor]) -> dict[str, str]:
+    """Write shards, given as tensor names by file name; return their hex sha256 by file name."""
+    contents: dict[Path, Iterable[bytes | Run]] = {}
+    for name, shard in shards.items():
+        runs = [run for tensor in shard for run in planned[tensor].runs]
+        contents[output / name] = [shard_header(shard, planned), *runs]
+    total = sum(tensor.size for tensor in planned.values())
+    with tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress:
+        digests = write_hashed(contents, progress.update)
+    return {path.name: digest for path, digest in digests.items()}
+
+
+def metadata_of(drop_map: DropMap, source: dict[str, str], shards: dict[str, str]) -> dict:
+    """Return what expert_drop_metadata.json records; source: digests of the full model; shards: sha256 by file name."""
+    return {
+        "method": drop_map.details,
+        "experts": drop_map.experts,
+        "keep_count": drop_map.keep_count,
+        "drop_map_sha256": drop_map.sha256,
+        "source": source,
+        "shards": shards,
+        "layers": {str(i): {"keep": drop_map.keep[i], "drop": drop_map.drop[i]} for i in drop_map.keep},
+    }
+
+
 def verify_files(source: Path, output: Path, planned: dict[str, OutputTensor], found: dict[str, TensorRange]) -> None:
-    """Raise InputError unless the files beside the weights are the source's and the index and digests are the shards'."""
+    """Raise InputError unless small files equal the source's, and index and digests fit the shards that are there."""
     for path in small_files(source):
         copy = output / path.relative_to(source)
         if not copy.is_file() or copy.read_bytes() != path.read_bytes():
             raise InputError(copy, f"the bytes of {path}", "others" if copy.exists() else "nothing")
     size = sum(tensor.size for tensor in planned.values())
-    if read_json(output / INDEX_NAME).get("metadata") != {"total_size": size}:
-        raise InputError(
-            output / INDEX_NAME, f"total_size {size}", str(read_json(output / INDEX_NAME).get("metadata"))[:80]
-        )
+    metadata = read_json(output / INDEX_NAME).get("metadata")
+    if metadata != {"total_size": size}:
+        raise InputError(output / INDEX_NAME, f"total_size {size}", str(metadata)[:SHOWN_CHARACTERS])
     shards = read_metadata(output / METADATA_NAME)["shards"]
     files = sorted({tensor.file.name for tensor in found.values()})
     if sorted(shards) != files:
-        raise InputError(output / METADATA_NAME, f"digests of {', '.join(files)}"[:200], repr(shards)[:80])
+        raise InputError(
+            output / METADATA_NAME, f"digests of {', '.join(files)}"[:200], repr(shards)[:SHOWN_CHARACTERS]
+        )
     for file, digest in shards.items():
         if sha256_file(output / file) != digest:
-            raise InputError(output / file, f"sha256 {str(digest)[:12]}, as {METADATA_NAME} says", "another")
+            raise InputError(output / file, f"sha256 {digest[:SHOWN_DIGITS]}, as {METADATA_NAME} says", "another")
 
 
 def verify_checkpoint(source: Path, output: Path, config: dict, planned: dict[str, OutputTensor]) -> None:
@@ -231,6 +240,7 @@ def verify_checkpoint(source: Path, output: Path, config: dict, planned: dict[st
                 f"{name} {planned[name].dtype} {list(planned[name].shape)}",
                 f"{found[name].dtype} {list(found[name].shape)}",
             )
+        # The bytes themselves are compared: the digests in the metadata say nothing about the source.
         offset = found[name].offset
         for piece in planned[name].runs:
             if not same_bytes(piece, found[name].file, offset):

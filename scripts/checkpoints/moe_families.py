@@ -1,11 +1,12 @@
 """Mixture-of-experts families: where the expert count stands in the config, and which tensors belong to experts.
 
-A family stores all experts of a layer in one tensor (the experts lie on axis 0), or each expert in tensors of its own;
-routers always have the experts on axis 0. Sources: configurations and weight conversions of the families in transformers
-5.23 (https://github.com/huggingface/transformers/tree/main/src/transformers/models).
+A family stores all experts of a layer in one tensor (the experts lie on axis 0), or each expert in tensors of its own.
+Routers always have the experts on axis 0. Sources: configurations and weight conversions of the families in
+transformers 5.23 (https://github.com/huggingface/transformers/tree/main/src/transformers/models).
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Family:
 
 
 def _names(prefix: str, *ends: str) -> tuple[str, ...]:
+    """Return regular expressions with a common start."""
     return tuple(prefix + end for end in ends)
 
 
@@ -102,14 +104,12 @@ def family_of(directory: Path, config: dict, names: list[str]) -> Family:
             return family
     known = ", ".join(kind for family in FAMILIES for kind in family.model_types)
     alike = [name for name in names if looks_like_expert(name)]
-    what = (
-        f"; {len(alike)} tensors look like experts, such as {alike[0]}" if alike else "; no tensor looks like an expert"
-    )
-    raise InputError(directory / "config.json", f"a model_type among {known}", f"{config.get('model_type')!r}{what}")
+    what = f"{len(alike)} tensors look like experts, such as {alike[0]}" if alike else "no tensor looks like an expert"
+    raise InputError(directory / "config.json", f"a model_type among {known}", f"{config.get('model_type')!r}; {what}")
 
 
 def looks_like_expert(name: str) -> bool:
-    """Tell whether a tensor's name speaks of routed experts."""
+    """Tell whether a tensor seems to belong to routed experts, by its name. Shared experts see every token and stay."""
     return re.search(r"(?<!shared_)(?<!shared\.)\bexperts?\b", name) is not None
 
 
@@ -120,6 +120,7 @@ def shape_of(directory: Path, family: Family, config: dict) -> Shape:
     for key in (experts_key, family.top_k_key, LAYERS_KEY):
         if not isinstance(values.get(key), int) or values[key] < 1:
             raise InputError(directory / "config.json", f"{key} of a mixture-of-experts model", repr(values.get(key)))
+    # Qwen3-MoE: these layers have a plain MLP in place of experts, and of the others every step-th has experts.
     dense, step = values.get("mlp_only_layers") or [], values.get("decoder_sparse_step") or 1
     if not isinstance(dense, list) or not isinstance(step, int) or step < 1:
         raise InputError(
@@ -149,18 +150,19 @@ def expert_tensors(
                     raise InputError(tensor.file, f"{shape.experts} experts in {name}", f"shape {list(tensor.shape)}")
                 found[name] = ExpertTensor(int(match["layer"]), expert)
                 seen[pattern].add(found[name])
+        # Copied whole it would keep the old number of experts, and the model would load wrong or not at all.
         if name not in found and looks_like_expert(name):
             raise InputError(tensor.file, f"only expert tensors that {family.name} has", name)
     for pattern, have in seen.items():
-        experts = range(shape.experts) if pattern in family.one_by_one else (None,)
-        wanted = {ExpertTensor(layer, expert) for layer in shape.layers for expert in experts}
-        for lacking, sign in ((wanted - have, "a tensor"), (have - wanted, "no tensor")):
-            if lacking:
-                first = min(lacking, key=lambda entry: (entry.layer, entry.expert or 0))
-                what = f" expert {first.expert}" if first.expert is not None else ""
-                raise InputError(
-                    directory,
-                    f"{sign} {pattern} for layer {first.layer}{what}",
-                    "none" if sign == "a tensor" else "one",
-                )
+        experts: Iterable[int | None] = range(shape.experts) if pattern in family.one_by_one else (None,)
+        _check_places(directory, pattern, have, {ExpertTensor(layer, e) for layer in shape.layers for e in experts})
     return found
+
+
+def _check_places(directory: Path, pattern: str, have: set[ExpertTensor], wanted: set[ExpertTensor]) -> None:
+    """Raise InputError unless a kind of tensor is there for exactly the layers and experts that should have one."""
+    for differing, expected, found in ((wanted - have, "a tensor", "none"), (have - wanted, "no tensor", "one")):
+        if differing:
+            first = min(differing, key=lambda entry: (entry.layer, entry.expert or 0))
+            what = f" expert {first.expert}" if first.expert is not None else ""
+            raise InputError(directory, f"{expected} {pattern} for layer {first.layer}{what}", found)
