@@ -17,7 +17,7 @@ NAMES = (
 
 
 def expert_output(module: torch.nn.Module, expert: int, x: torch.Tensor) -> torch.Tensor:
-    """f_e(x) in fp32, from the published formulas: a gated MLP, or gpt-oss's clamped one with biases."""
+    """Return f_e(x) [hidden] in fp32, from the published formulas: a gated MLP, or gpt-oss's clamped one."""
     up_weight, down_weight = module.gate_up_proj[expert].float(), module.down_proj[expert].float()
     if module.is_transposed:
         up_weight, down_weight = up_weight.T, down_weight.T
@@ -25,6 +25,7 @@ def expert_output(module: torch.nn.Module, expert: int, x: torch.Tensor) -> torc
     if module.has_bias:
         both = both + module.gate_up_proj_bias[expert].float()
     if type(module).__name__ == "GptOssExperts":
+        # Gate and up rows alternate. 7.0 and 1.702 are `swiglu_limit` and `swiglu_alpha` of the config.
         gate, up = both[0::2].clamp(max=7.0), both[1::2].clamp(-7.0, 7.0)
         inner = (up + 1) * gate * torch.sigmoid(1.702 * gate)
     else:
@@ -36,7 +37,7 @@ def expert_output(module: torch.nn.Module, expert: int, x: torch.Tensor) -> torc
 
 @torch.inference_mode()
 def naive_sums(model: torch.nn.Module, ids: list[int], start: int = 0) -> dict[str, np.ndarray]:
-    """Sums [layers, experts] of one question, over its tokens from `start` on."""
+    """Return the sums [layers, experts] of one question, over its tokens from `start` on."""
     modules = expert_modules(model)
     experts = next(iter(modules.values())).num_experts
     sums = {name: np.zeros((len(modules), experts)) for name in NAMES}

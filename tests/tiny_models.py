@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -17,6 +18,7 @@ from transformers import (
     LlamaConfig,
     MixtralConfig,
     OlmoeConfig,
+    PreTrainedConfig,
     Qwen3MoeConfig,
 )
 
@@ -24,45 +26,44 @@ EXPERTS, TOP_K, LAYERS, HIDDEN, WIDTH = 16, 4, 3, 64, 32
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
-def text_config(vocab_size: int, **changes) -> Gemma4TextConfig:
-    """A Gemma 4 text config with sliding and full layers and mixture-of-experts blocks."""
-    return Gemma4TextConfig(
-        **{
-            **dict(
-                vocab_size=vocab_size,
-                hidden_size=HIDDEN,
-                intermediate_size=96,
-                num_hidden_layers=LAYERS,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                head_dim=16,
-                global_head_dim=32,
-                num_global_key_value_heads=2,
-                attention_k_eq_v=True,
-                enable_moe_block=True,
-                num_experts=EXPERTS,
-                top_k_experts=TOP_K,
-                moe_intermediate_size=WIDTH,
-                hidden_size_per_layer_input=0,
-                sliding_window=128,
-                final_logit_softcapping=30.0,
-                max_position_embeddings=4096,
-                layer_types=["sliding_attention", "sliding_attention", "full_attention"],
-                initializer_range=0.1,
-                bos_token_id=2,
-                eos_token_id=1,
-                pad_token_id=0,
-            ),
-            **changes,
-        }
-    )
+def text_config(vocab_size: int, **changes: Any) -> Gemma4TextConfig:
+    """Return a Gemma 4 text config with sliding and full layers and mixture-of-experts blocks."""
+    values = {
+        "vocab_size": vocab_size,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 96,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        # Full layers have larger heads than sliding ones, and keys that are values, as in the 26B.
+        "global_head_dim": 32,
+        "num_global_key_value_heads": 2,
+        "attention_k_eq_v": True,
+        "enable_moe_block": True,
+        "num_experts": EXPERTS,
+        "top_k_experts": TOP_K,
+        "moe_intermediate_size": WIDTH,
+        "hidden_size_per_layer_input": 0,
+        "sliding_window": 128,
+        "final_logit_softcapping": 30.0,
+        "max_position_embeddings": 4096,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "initializer_range": 0.1,  # the usual 0.02 would make such a small model's experts nearly alike
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    return Gemma4TextConfig(**values | changes)
 
 
 def build_tiny_model(
     directory: Path, layout: str, tokenizer: Path, dtype: torch.dtype = torch.bfloat16, vocab_size: int | None = None
 ) -> Path:
-    """Save a random model with the demo's tokenizer; layout "text" (model.layers.N) or "multimodal"
-    (model.language_model.layers.N with vision tensors beside it)."""
+    """Save a random model with the demo's tokenizer.
+
+    layout: "text" (model.layers.N) or "multimodal" (model.language_model.layers.N with vision tensors beside it).
+    """
     torch.manual_seed(0)
     config = text_config(vocab_size or len(AutoTokenizer.from_pretrained(tokenizer)))
     if layout == "text":
@@ -81,8 +82,9 @@ def build_tiny_model(
     for name, parameter in model.named_parameters():
         if name.endswith(("per_expert_scale", "router.scale")):
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    model.to(dtype).save_pretrained(directory, max_shard_size="200KB")
+    model.to(dtype).save_pretrained(directory, max_shard_size="200KB")  # so that there are several shards
     if layout == "text":
+        # save_pretrained writes these keys in another form, which llama.cpp's converter does not read.
         config_path = directory / "config.json"
         saved = json.loads(config_path.read_text())
         saved.pop("per_layer_config", None)
@@ -93,14 +95,14 @@ def build_tiny_model(
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
-    """Copy tokenizer and chat template."""
+    """Copy tokenizer and chat template of a checkpoint."""
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, directory / name)
 
 
-def family_config(family: str, vocab_size: int):
-    """A tiny config of another family, with its own kind of routing and experts; "llama" has no experts."""
+def family_config(family: str, vocab_size: int) -> PreTrainedConfig:
+    """Return a tiny config of another family, with its own kind of routing and experts; "llama" has no experts."""
     common = {
         "vocab_size": vocab_size,
         "hidden_size": HIDDEN,
@@ -154,7 +156,7 @@ def build_family_model(directory: Path, family: str, tokenizer: Path, dtype: tor
 
 
 def random_drop_map(keep: int, seed: int = 0) -> dict[str, list[int]]:
-    """A plain {"layer": [dropped ids]} map with other experts in every layer."""
+    """Return a plain {"layer": [dropped ids]} map with other experts in every layer."""
     generator = torch.Generator().manual_seed(seed)
     return {
         str(layer): sorted(torch.randperm(EXPERTS, generator=generator)[: EXPERTS - keep].tolist())

@@ -1,0 +1,248 @@
+"""Runs that are killed, interrupted, started twice or split over processes: always the statistics of one plain run."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import teacher_force_analysis as analysis
+from analysis.analysis_state import AnalysisState, state_directory
+from conftest import DEMO, REPO
+from tiny_models import LAYERS
+
+COMMAND = REPO / "scripts/teacher_force_analysis.py"
+FEW, MANY = 10, 60  # questions; a run of many takes long enough to be killed in its middle
+
+
+def arguments(output: Path, *options: object, limit: int = FEW, model: Path = DEMO / "model") -> list[str]:
+    """The command line of a run of the demo model on its calibration questions."""
+    named = {"model": model, "questions": DEMO / "calibration_questions.csv", "limit": limit, "output": output}
+    return [*(str(part) for name, value in named.items() for part in (f"--{name}", value)), *map(str, options)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[int, bytes]:
+    """The statistics of whole runs, by number of questions."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for limit in (FEW, MANY):
+        analysis.main(arguments(folder / str(limit), limit=limit))
+    return {limit: (folder / str(limit)).read_bytes() for limit in (FEW, MANY)}
+
+
+def leave_unfinished(options: list[str], saves: int = 6) -> None:
+    """Run the analysis in this process and interrupt it when so many files of its state are saved."""
+    saved = []
+
+    def save(state: AnalysisState, *values: object, whole=AnalysisState.save) -> None:
+        if len(saved) == saves:
+            raise KeyboardInterrupt
+        whole(state, *values)
+        saved.append(values)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(AnalysisState, "save", save)
+        analysis.main(options)
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory) -> Path:
+    """The state of a run of FEW questions, interrupted after six of them."""
+    output = tmp_path_factory.mktemp("unfinished") / "stats"
+    leave_unfinished(arguments(output))
+    return output.with_name("stats.state")
+
+
+@pytest.fixture
+def state(unfinished, tmp_path) -> Path:
+    """A copy of that state, beside the output tmp_path/stats."""
+    return Path(shutil.copytree(unfinished, tmp_path / "stats.state"))
+
+
+def start_until(command: list[str], state: Path, ready: Callable[[list[Path]], bool]) -> subprocess.Popen:
+    """Start a run in a process of its own; return as soon as ready(files of its state) holds."""
+    process = subprocess.Popen(
+        [sys.executable, COMMAND, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if ready(sorted(state.glob("questions-*.safetensors"))):
+            return process
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    raise AssertionError("the run ended before it came so far")
+
+
+def layers_done(file: Path) -> int:
+    try:
+        with safe_open(file, "pt") as opened:
+            return int(opened.metadata()["layers_done"])
+    except FileNotFoundError:
+        return -1
+
+
+@pytest.mark.parametrize("mode", ["resident", "streamed", "spilled"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(mode, undisturbed, tmp_path, capsys, monkeypatch):
+    output, spill = tmp_path / "stats", tmp_path / "spill" if mode == "spilled" else None
+    options = [] if mode == "resident" else ["--stream-layers"]
+    options += ["--spill", str(spill)] if spill else []
+    command = arguments(output, *options, limit=MANY)
+    state = state_directory(output, spill, node=0)
+    assert state.parent == (spill or tmp_path) and state.name.endswith("stats.state")
+
+    def far_enough(files: list[Path]) -> bool:
+        if mode == "resident":
+            return len(files) >= 15
+        return len(files) == MANY and layers_done(files[20]) >= 2
+
+    process = start_until(command, state, far_enough)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    finished = {file: layers_done(file) for file in state.glob("questions-*.safetensors")}
+    saved = []
+
+    def save(state, first, sums, layers, hidden=None, whole=AnalysisState.save) -> None:
+        saved.append((first, layers))
+        whole(state, first, sums, layers, hidden)
+
+    monkeypatch.setattr(AnalysisState, "save", save)
+    analysis.main(command)
+    assert output.read_bytes() == undisturbed[MANY] and "going on" in capsys.readouterr().out
+    redone = {(int(file.stem.split("-")[1]), layer) for file, done in finished.items() for layer in range(done + 1)}
+    assert not redone & set(saved)
+    if mode == "resident":
+        assert len(saved) == MANY - len(finished)
+
+
+def test_a_state_changes_from_resident_to_streamed(state, undisturbed, tmp_path):
+    analysis.main(arguments(tmp_path / "stats", "--stream-layers"))
+    assert (tmp_path / "stats").read_bytes() == undisturbed[FEW] and not state.exists()
+
+
+def test_damaged_state_files_are_done_again(state, undisturbed, tmp_path, capsys):
+    file = [state / f"questions-{number:06d}.safetensors" for number in range(6)]
+    whole, all_done = load_file(file[0]), {"layers_done": str(LAYERS)}
+    save_file(whole, file[0])  # no metadata
+    save_file(whole, file[1], {"layers_done": "999"})
+    save_file({name: array for name, array in whole.items() if name != "norm_sum"}, file[2], all_done)
+    save_file(whole | {"norm_sum": whole["norm_sum"][:, :, :3].copy()}, file[3], all_done)
+    save_file(whole, file[4], {"layers_done": "1"})  # no hidden states
+    file[5].unlink()
+    file[5].mkdir()
+    analysis.main(arguments(tmp_path / "stats"))
+    said = capsys.readouterr().out
+    assert (tmp_path / "stats").read_bytes() == undisturbed[FEW]
+    assert all(f"{path}: unreadable" in said for path in file)
+
+
+def test_a_state_file_cut_short_is_done_again(state, undisturbed, tmp_path, capsys):
+    cut = state / "questions-000002.safetensors"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    analysis.main(arguments(tmp_path / "stats"))
+    assert (tmp_path / "stats").read_bytes() == undisturbed[FEW]
+    assert f"{cut}: unreadable" in capsys.readouterr().out
+
+
+def test_a_kill_while_the_state_is_removed_leaves_one_that_opens(tmp_path, monkeypatch):
+    def opened() -> AnalysisState:
+        return AnalysisState(tmp_path / "state", {"a": 1}, owner=True, layers=LAYERS, arrays={})
+
+    state, removed = opened(), []
+    for number in range(3):
+        (state.directory / f"questions-{number:06d}.safetensors").write_bytes(b"")
+
+    def killed(path: Path) -> None:
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        removed.append(path)
+        path.unlink()
+
+    monkeypatch.setattr("files.run_state.remove", killed)
+    with pytest.raises(KeyboardInterrupt), state:
+        state.discard()
+    monkeypatch.undo()
+    with opened() as again:
+        again.discard()
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_changed_shard_is_noticed_by_the_state(model_copy, tmp_path, refusal):
+    options = arguments(tmp_path / "stats", model=model_copy)
+    leave_unfinished(options, saves=2)
+    shard = sorted(model_copy.glob("*.safetensors"))[0]
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    refusal(analysis.main, options, "stats.state", shard.name)
+
+
+def test_a_changed_template_is_noticed_by_the_state(model_copy, tmp_path, refusal):
+    """The ids alone show it: there are as many as before."""
+    options = arguments(tmp_path / "stats", model=model_copy)
+    leave_unfinished(options, saves=2)
+    template = model_copy / "chat_template.jinja"
+    before = template.read_text()
+    template.write_text(before.replace("<|turn>model", "<|turn>user"))
+    assert template.read_text() != before
+    refusal(analysis.main, options, "stats.state", "token_ids_sha256")
+
+
+def test_a_state_of_other_inputs_is_refused_by_name(state, tmp_path, refusal):
+    output = tmp_path / "stats"
+    refusal(analysis.main, arguments(output, "--dtype", "float32"), state, 'dtype "float32"', 'dtype "bfloat16"')
+    refusal(analysis.main, arguments(output, "--tokens", "answer"), state, "counted_tokens")
+    refusal(analysis.main, arguments(output, limit=8), state, "with 8 questions", f"found {FEW} questions")
+    shutil.rmtree(state)
+    state.mkdir()
+    (state / "mine.txt").write_text("?")
+    refusal(analysis.main, arguments(output), state, "something else")
+    assert (state / "mine.txt").exists() and not output.exists()
+
+
+def test_two_runs_at_once_do_not_share_a_state(tmp_path, refusal):
+    command = arguments(tmp_path / "stats", limit=MANY)
+    process = start_until(command, tmp_path / "stats.state", ready=bool)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        refusal(analysis.main, command, "stats.state", "in use")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def two_processes(output: Path, *options: object) -> subprocess.CompletedProcess:
+    """Run the analysis as two processes under torchrun."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", *launcher, COMMAND, *arguments(output, *options)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("options", [[], ["--stream-layers"]], ids=["resident", "streamed"])
+def test_two_processes_give_the_bytes_of_one(options, undisturbed, tmp_path):
+    done = two_processes(tmp_path / "stats", *options)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "stats").read_bytes() == undisturbed[FEW]
+
+
+def test_a_refusal_by_one_of_two_processes_is_one_line(tmp_path):
+    (tmp_path / "stats.state").mkdir()
+    (tmp_path / "stats.state/mine.txt").write_text("?")
+    done = two_processes(tmp_path / "stats")
+    ours = done.stderr.partition("ChildFailedError")[0]
+    assert done.returncode == 1 and ours.count("error: ") == 1 and "something else" in ours, done.stderr
+    assert "gloo" not in done.stderr and "[rank" not in done.stderr
+
+
+def test_another_launcher_leaves_one_process(tmp_path, monkeypatch):
+    """Slurm sets WORLD_SIZE but not what torchrun sets beside it."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    analysis.main(arguments(tmp_path / "stats", limit=1))
+    assert (tmp_path / "stats").exists()
