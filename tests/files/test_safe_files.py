@@ -73,3 +73,11 @@ def test_outputs_apart_from_inputs(tmp_path):
     ):
         with pytest.raises(InputError):
             check_apart([tmp_path / "model", tmp_path / "map"], outputs)
+
+
+def test_a_foreign_directory_is_never_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="something else"), directory_when_done(tmp_path / "mine", "manifest.json"):
+        pass
+    assert (tmp_path / "mine/thesis.txt").exists()

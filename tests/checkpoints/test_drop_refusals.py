@@ -1,0 +1,132 @@
+"""What expert_drop.py refuses in one line: other models' maps, unknown families, damaged sources, wrong outputs."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from checkpoints.checkpoint import read_checkpoint, weights_digest
+from conftest import DEMO
+from drop_runs import KEEP, digests, drop
+from expert_drop import main
+from files.safe_files import InputError
+from tiny_models import EXPERTS, build_family_model, random_drop_map
+
+
+@pytest.fixture
+def refuse(tmp_path, refusal) -> Callable[..., str]:
+    """Assert that dropping from a source is refused with a line that holds some words, and that nothing is written."""
+    (tmp_path / "map.json").write_text(json.dumps(random_drop_map(KEEP)))
+
+    def check(source: Path, *words: object, options: tuple[str, ...] = ()) -> str:
+        output = ["--drop-map", tmp_path / "map.json", "--output", tmp_path / "out"]
+        line = refusal(main, ["--source", source, *output, *options], *words)
+        assert not list(tmp_path.glob("out*"))
+        return line
+
+    return check
+
+
+def test_an_unknown_family_naming_what_looks_like_experts(refuse, tmp_path):
+    source = build_family_model(tmp_path / "full", "gpt_oss", DEMO / "model")
+    refuse(source, "gpt_oss", "look like experts", "model.layers.0.mlp.experts.")
+
+
+def test_a_map_of_another_model(refuse, tiny_model, tmp_path):
+    path, layers = tmp_path / "map.json", {k: {"drop": v} for k, v in random_drop_map(KEEP).items()}
+    path.write_text(json.dumps({"config_sha256": "0" * 64, "experts": EXPERTS, "layers": layers}))
+    refuse(tiny_model, path, "another model")
+    path.write_text(json.dumps({str(layer): [] for layer in range(30)}))
+    refuse(tiny_model, path, "another model")
+
+
+def test_force_takes_other_weights_but_never_another_shape(refuse, tiny_model, tmp_path):
+    path, other = tmp_path / "map.json", {"config_sha256": "0" * 64, "experts": EXPERTS}
+    layers = {k: {"drop": v} for k, v in random_drop_map(KEEP).items()}
+    path.write_text(json.dumps(other | {"experts": EXPERTS + 1, "layers": layers}))
+    refuse(tiny_model, f"{EXPERTS} experts per layer", options=("--force",))
+    path.write_text(json.dumps(other | {"layers": {"0": layers["0"]}}))
+    refuse(tiny_model, "another model", options=("--force",))
+    path.write_text(json.dumps(other | {"layers": layers}))
+    refuse(tiny_model, "another model", "--force")
+    main(["--source", str(tiny_model), "--drop-map", str(path), "--output", str(tmp_path / "out"), "--force"])
+    assert (tmp_path / "out/config.json").exists()
+
+
+def test_a_source_that_is_missing_or_cut_short(refuse, model_copy, tmp_path, script, refused):
+    refuse(tmp_path / "none", tmp_path / "none", "model directory")
+    shard = sorted(model_copy.glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    refuse(model_copy, shard.name, "truncated")
+    shard.unlink()
+    refuse(model_copy, shard.name, "nothing")
+    arguments = ["--source", model_copy, "--drop-map", tmp_path / "map.json", "--output", tmp_path / "out"]
+    refused(script("expert_drop.py", *arguments), shard.name, "nothing")  # in a process: one line, exit code
+
+
+def test_a_source_with_a_damaged_index_or_config(refuse, model_copy):
+    shard = sorted(model_copy.glob("*.safetensors"))[0]
+    index, config = model_copy / "model.safetensors.index.json", model_copy / "config.json"
+    whole = index.read_text()
+    index.write_text(whole.replace(shard.name, "../" + shard.name))
+    refuse(model_copy, "inside the directory")
+    weight_map = json.loads(whole)["weight_map"]
+    index.write_text(json.dumps({"weight_map": weight_map | {next(iter(weight_map)): 7}}))
+    refuse(model_copy, "weight_map")
+    index.write_text(whole)
+    config.write_text(config.read_text().replace('"gemma4_text"', '"llama"'))
+    refuse(model_copy, "model_type", "llama")
+
+
+def test_a_shard_with_a_damaged_header(refuse, model_copy):
+    shard = sorted(model_copy.glob("*.safetensors"))[0]
+    content = shard.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    name = next(name for name in header if name != "__metadata__")
+    begin, end = header[name]["data_offsets"]
+    for damage, *words in (
+        ({"data_offsets": [begin - 8, end - 8]},),
+        ({"data_offsets": [begin + 2, end + 2]}, "right after"),
+        ({"dtype": ["BF16"]},),
+    ):
+        text = json.dumps(header | {name: header[name] | damage}).encode()
+        shard.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+        refuse(model_copy, shard.name, *words)
+
+
+def test_a_full_disk_before_the_first_byte(tiny_model, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match="free disk space"):
+        drop(tiny_model, tmp_path / "out", random_drop_map(KEEP))
+    assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out.partial*"))
+
+
+def test_an_output_that_overlaps_the_source_or_is_something_else(model_copy, tmp_path, refusal):
+    (tmp_path / "map.json").write_text(json.dumps(random_drop_map(KEEP)))
+    before = digests(model_copy)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("keep me")
+    shutil.copytree(model_copy, tmp_path / "part.partial")  # the temporary name of the output `part`
+    for source, output, *words in (
+        (tmp_path / "part.partial", tmp_path / "part", "overwrite"),
+        *((model_copy, output) for output in (model_copy, model_copy / "inside", tmp_path, tmp_path / "mine")),
+    ):
+        refusal(main, ["--source", source, "--drop-map", tmp_path / "map.json", "--output", output], *words)
+    assert digests(tmp_path / "part.partial") == before == digests(model_copy)
+    assert (tmp_path / "mine/notes.txt").read_text() == "keep me"
+
+
+def test_a_fine_tune_of_the_same_shape_has_another_digest(model_copy):
+    before = weights_digest(read_checkpoint(model_copy))
+    for shard in model_copy.glob("*.safetensors"):
+        weights = load_file(shard)
+        for name in weights:
+            if name.endswith("layers.0.router.proj.weight"):
+                weights[name][0, 0] += 1
+                save_file(weights, shard, {"format": "pt"})
+    assert weights_digest(read_checkpoint(model_copy)) != before
