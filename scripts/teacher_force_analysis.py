@@ -108,7 +108,7 @@ def check_output(output: Path) -> None:
         raise InputError(output.parent, "a directory that can be written to", "one that cannot")
 
 
-def open_model(args: argparse.Namespace, config: dict, tensors: dict[str, TensorRange]) -> PreTrainedModel:
+def build_checked(args: argparse.Namespace, config: dict, tensors: dict[str, TensorRange]) -> PreTrainedModel:
     """Build the model without weights; raise InputError when the checkpoint cannot be analysed with these options."""
     check_unquantised(args.model, config, tensors)
     dtype = RUN_DTYPES.get(args.dtype) or stored_dtype(args.model, config, tensors)
@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     check_output(args.output)
     tensors = read_checkpoint(args.model)
     questions = load_questions(args.questions, args.seed)[: args.limit]
-    model = open_model(args, config, tensors)
+    model = build_checked(args, config, tensors)
     sequences = read_sequences(args, model, questions)
     device = "cpu" if args.device == "cpu" or not torch.cuda.is_available() else "cuda"
     ranks = join_ranks(device)

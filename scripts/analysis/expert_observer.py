@@ -29,7 +29,7 @@ OBSERVED = "observed_experts"
 CPU_CHUNK_TOKENS = 32
 
 
-class Experts(Protocol):
+class ExpertsModule(Protocol):
     """The experts of one layer, as transformers' decorator `use_experts_implementation` describes them."""
 
     num_experts: int
@@ -46,12 +46,12 @@ class Experts(Protocol):
     def post_expert_norm(self, outputs: torch.Tensor) -> torch.Tensor: ...
 
 
-def expert_modules(model: nn.Module) -> dict[int, Experts]:
+def expert_modules(model: nn.Module) -> dict[int, ExpertsModule]:
     """Return the expert modules of a model's decoder by layer number.
 
     Raises InputError when there are none, and names experts that do not go through transformers' interface.
     """
-    modules: dict[int, Experts] = {}
+    modules: dict[int, ExpertsModule] = {}
     elsewhere = ""
     for name, module in model.named_modules():
         layer = re.search(r"\.layers\.(\d+)\.", f".{name}.")
@@ -59,7 +59,7 @@ def expert_modules(model: nn.Module) -> dict[int, Experts]:
         if layer and all(hasattr(module, flag) for flag in ("has_gate", "num_experts", "is_transposed")):
             if int(layer[1]) in modules:
                 raise InputError(type(model).__name__, f"one block of experts in layer {layer[1]}", f"a second, {name}")
-            modules[int(layer[1])] = cast(Experts, module)
+            modules[int(layer[1])] = cast(ExpertsModule, module)
         elif "Expert" in type(module).__name__ and not elsewhere:
             elsewhere = f"; {name} is a {type(module).__name__}"
     if not modules:
@@ -98,7 +98,9 @@ def expert_sums(index: np.ndarray, weights: np.ndarray, norms: np.ndarray, exper
     return {"token_count": np.bincount(expert, minlength=experts), "norm_max": largest, **sums}
 
 
-def routed_outputs(module: Experts, hidden: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def routed_outputs(
+    module: ExpertsModule, hidden: torch.Tensor, index: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the output of every chosen expert.
 
     hidden: [tokens, hidden]; index: [tokens, k]. Returns the outputs [tokens * k, hidden], sorted by expert, and where
@@ -176,7 +178,7 @@ class ExpertObserver:
         return self.sums
 
     def _forward(
-        self, module: Experts, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
+        self, module: ExpertsModule, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """Stand in for the experts of a layer: return [tokens, hidden], their weighted sum, and count what they did."""
         outputs, place = routed_outputs(module, hidden, index)
@@ -195,7 +197,7 @@ class ExpertObserver:
 
     def _count(
         self,
-        module: Experts,
+        module: ExpertsModule,
         hidden: torch.Tensor,
         routed: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         mixed: torch.Tensor,
