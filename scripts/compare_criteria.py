@@ -23,15 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
+from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import (
-    QUESTION_SEED,
-    Question,
-    Sequence,
-    load_questions,
-    question_set_digest,
-    teacher_forced_sequence,
-)
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from choice.criteria import CRITERIA
 from choice.expert_stats import read_stats
 from files.option_types import positive

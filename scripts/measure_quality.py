@@ -24,15 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
+from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import (
-    QUESTION_SEED,
-    Question,
-    load_questions,
-    question_set_digest,
-    read_ids,
-    teacher_forced_sequence,
-)
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
 from files.run_state import RunState
 from files.safe_files import (
     InputError,

@@ -18,8 +18,9 @@ import os
 import subprocess
 from pathlib import Path
 
+from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import QUESTION_SEED, load_questions, question_set_digest, teacher_forced_sequence
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from files.run_state import RunState
 from files.safe_files import (
     InputError,

@@ -9,8 +9,9 @@ Use:     scripts/render_calibration.py --model DIR --questions FILE --output TEX
 import argparse
 from pathlib import Path
 
+from chats.chat_sequences import chat_answer, chat_prompt
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import chat_answer, chat_prompt, load_questions
+from chats.questions import load_questions
 from files.safe_files import check_apart, replace_when_done, run
 
 

@@ -33,16 +33,9 @@ from analysis.layer_stream import LayerStream
 from analysis.model_checks import RUN_DTYPES, check_routing, check_sequences, check_unquantised, stored_dtype
 from analysis.passes import analyze_batches
 from analysis.ranks import Ranks, join_ranks
+from chats.chat_sequences import MAX_TOKENS, Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import (
-    MAX_TOKENS,
-    QUESTION_SEED,
-    Question,
-    Sequence,
-    load_questions,
-    question_set_digest,
-    teacher_forced_sequence,
-)
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from checkpoints.checkpoint import TensorRange, file_versions, read_checkpoint, read_config, weights_digest
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
 from files.option_types import fraction, positive

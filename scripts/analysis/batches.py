@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from chats.questions import Sequence
+from chats.chat_sequences import Sequence
 
 
 @dataclass(frozen=True)

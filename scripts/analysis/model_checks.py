@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from analysis.layer_reader import TORCH_DTYPES, WEIGHT_DTYPES
-from chats.questions import Sequence
+from chats.chat_sequences import Sequence
 from checkpoints.checkpoint import TensorRange
 from choice.drop_map import check_keep_count
 from files.safe_files import InputError

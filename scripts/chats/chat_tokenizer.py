@@ -1,32 +1,29 @@
-"""The tokenizer of a checkpoint, with a chat template or not at all."""
+"""The tokenizer of a checkpoint. One without a chat template that works is refused."""
 
 from pathlib import Path
 
 import transformers
 
-from files.safe_files import InputError
+from files.safe_files import InputError, reason_of
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
-def load_tokenizer(directory: Path):
-    """Load a checkpoint's tokenizer; raise InputError when its files or its chat template are missing."""
+def load_tokenizer(directory: Path) -> transformers.PreTrainedTokenizerBase:
+    """Load a checkpoint's tokenizer; raise InputError when its files or its chat template are missing or fail."""
     if not directory.is_dir():
         raise InputError(directory, "a model directory", "nothing" if not directory.exists() else "a file")
+    # Without these files the library looks for the name on the Hub, and its message is about the network.
     if not any((directory / name).exists() for name in TOKENIZER_FILES):
         raise InputError(directory, "a tokenizer (tokenizer.json)", "none")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    except Exception as error:  # whatever the library makes of a user's files
-        raise InputError(
-            directory, "a tokenizer that loads", f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-        ) from error
+    except Exception as error:  # the library raises anything when a user's files are damaged
+        raise InputError(directory, "a tokenizer that loads", reason_of(error)) from error
     if not tokenizer.chat_template:
         raise InputError(directory, "a tokenizer with a chat template (chat_template.jinja)", "none")
-    try:
+    try:  # one small chat, so that a broken template is refused here and not after an hour of work
         tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
     except Exception as error:  # a template is a program: it can fail in any way
-        raise InputError(
-            directory, "a chat template that renders", f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-        ) from error
+        raise InputError(directory, "a chat template that renders", reason_of(error)) from error
     return tokenizer

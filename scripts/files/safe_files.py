@@ -1,8 +1,8 @@
 """Files that are whole or absent, records in JSON, and errors of one line.
 
-Every output of the pipeline goes through `replace_when_done` (a file) or `directory_when_done` (a directory): it is
-written beside its place under a temporary name, flushed to disk and renamed, so that a reader or `make` never meets
-half of it. Bad input raises `InputError`; `run` turns it into one line on stderr and exit code 1.
+Every output of the pipeline goes through `replace_when_done` (a file) or `directory_when_done` (a directory). It is
+written beside its place under a temporary name, flushed to disk and then renamed. A reader, or `make`, never finds half
+of it, whenever a run is killed. Bad input raises `InputError`; `run` prints it as one line on stderr and exits with 1.
 """
 
 import csv
@@ -23,8 +23,25 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 COPY_BYTES = 8 << 20
-SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 GIB = 1 << 30
+SHOWN_CHARACTERS = 60  # of a refused value: an error stays one line
+REASON_CHARACTERS = 200
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk; it gives no errno
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
+# What a path given by a user can cause. Any other OSError is a defect of ours and keeps its traceback.
+UNUSABLE_PATH = (
+    errno.EACCES,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENOENT,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EIO,
+    errno.EFBIG,
+)
 
 
 class InputError(Exception):
@@ -35,6 +52,11 @@ class InputError(Exception):
         super().__init__(f"{line}; {advice}" if advice else line)
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the class and the words of another library's error, in one line of at most REASON_CHARACTERS."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_CHARACTERS]
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`; print an InputError, a full disk or an unusable path as one line and exit with code 1."""
     rank = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""  # set by torchrun
@@ -43,26 +65,13 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         sys.exit(f"error{rank}: {error}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except OSError as error:
+        place = error.filename or "output"
         if error.errno == errno.ENOSPC:
-            sys.exit(f"error: {error.filename or 'output'}: expected enough disk space, found the disk full")
-        if error.errno in (
-            errno.EACCES,
-            errno.EROFS,
-            errno.EEXIST,
-            errno.ENOTDIR,
-            errno.EISDIR,
-            errno.ENOENT,
-            errno.EPERM,
-            errno.ENAMETOOLONG,
-            errno.ELOOP,
-            errno.EIO,
-            errno.EFBIG,
-        ):
-            sys.exit(
-                f"error{rank}: {error.filename or 'output'}: expected a path that can be used, found: {error.strerror}"
-            )
+            sys.exit(f"error{rank}: {place}: expected enough disk space, found the disk full")
+        if error.errno in UNUSABLE_PATH:
+            sys.exit(f"error{rank}: {place}: expected a path that can be used, found: {error.strerror}")
         raise
 
 
@@ -73,7 +82,11 @@ def sha256_file(path: Path) -> str:
 
 
 def recorded_sha256(path: Path) -> str:
-    """Return the sha256 of a file, from its record FILE.json when that is no older than the file, else from its bytes."""
+    """Return the hex sha256 of a file: from its record FILE.json, or from its bytes if those are newer.
+
+    A digest of 50 GB takes minutes, so a recorded one is used where that is safe: a file that was replaced or edited
+    later has a newer time or another size.
+    """
     record = Path(f"{path}.json")
     if record.is_file() and record.stat().st_mtime_ns >= path.stat().st_mtime_ns:
         known = read_json(record)
@@ -85,8 +98,8 @@ def recorded_sha256(path: Path) -> str:
 def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link a file, or copy it where links are not possible."""
     try:
-        os.link(source.resolve(), target)
-    except OSError:
+        os.link(source.resolve(), target)  # resolved: else the link would be to a symbolic link, which can break
+    except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
 
 
@@ -138,7 +151,7 @@ def remove(path: Path) -> None:
 
 
 def partial_file(path: Path) -> Path:
-    """Return the temporary name of a file that is being written; it keeps the ending, which some tools go by."""
+    """Return the temporary name of a file that is being written; it keeps the suffix: some tools go by it."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
@@ -148,24 +161,32 @@ def partial_directory(path: Path) -> Path:
 
 
 def check_apart(inputs: Iterable[Path], outputs: list[Path]) -> None:
-    """Raise InputError when an output, or its temporary name, is an input, lies inside one or holds one, or is named twice."""
-    resolved = [path.resolve() for path in inputs]
+    """Raise InputError when an output would overwrite an input or another output.
+
+    That is: when it, or one of its temporary names, is an input, lies inside one or holds one, or is given twice.
+    """
+    sources = [path.resolve() for path in inputs]
     for number, output in enumerate(outputs):
         folder = partial_directory(output)
-        for place in (path.resolve() for path in (output, partial_file(output), folder, partial_directory(folder))):
-            for source in resolved:
-                if (
-                    place.is_relative_to(source)
-                    or source.is_relative_to(place)
-                    or (place.exists() and source.exists() and place.samefile(source))
-                ):
+        # The temporary names count too: a writer deletes what it finds there before it starts.
+        for name in (output, partial_file(output), folder, partial_directory(folder)):
+            place = name.resolve()
+            for source in sources:
+                if place.is_relative_to(source) or source.is_relative_to(place) or _same_file(place, source):
                     raise InputError(output, "an output apart from every input", f"one that would overwrite {source}")
         if output.resolve() in [other.resolve() for other in outputs[:number]]:
             raise InputError(output, "an output of its own", "the name of two outputs")
 
 
+def _same_file(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)  # two hard links have two names
+
+
 def check_recorded(path: Path, what: str, belongs: Callable[[dict], bool]) -> None:
-    """Raise InputError unless `path` is absent or a file whose record FILE.json `belongs` accepts; what: which file that is."""
+    """Raise InputError unless `path` is absent, or a file of ours: one whose record FILE.json `belongs` accepts.
+
+    `what` names such a file in the message.
+    """
     record = Path(f"{path}.json")
     if path.exists() and not (path.is_file() and record.is_file() and belongs(read_json(record))):
         raise InputError(
@@ -178,14 +199,17 @@ def check_recorded(path: Path, what: str, belongs: Callable[[dict], bool]) -> No
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Hold a lock on writing `path`; raise InputError when another run on this machine has it."""
-    directory = (
-        Path(tempfile.gettempdir()) / f"output-locks-{os.getuid()}"
-    )  # beside the output they would be left behind
+    """Hold a lock on writing `path`; raise InputError when another run on this machine has it.
+
+    The kernel drops the lock when the process ends, also by a kill, so no stale lock can stop the next run.
+    """
+    # Lock files are never deleted: a run could still hold the deleted one while another locks a new one of that name.
+    # So they lie in the temporary directory, where they bother nobody, and not beside the output. Each user has a
+    # directory of their own, because nobody else could open the files.
+    directory = Path(tempfile.gettempdir()) / f"output-locks-{os.getuid()}"
     directory.mkdir(exist_ok=True)
-    handle = os.open(
-        directory / hashlib.sha256(str(path.resolve()).encode()).hexdigest(), os.O_RDWR | os.O_CREAT, 0o600
-    )
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()  # a path has slashes and can be too long for a name
+    handle = os.open(directory / name, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -197,38 +221,48 @@ def only_writer(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replace_when_done(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it and rename it to `path`, else delete it."""
+    """Yield a temporary path beside `path`; on success flush it and rename it to `path`, else delete it.
+
+    Raises InputError when `path` is a directory, another run is writing it, or the disk is full.
+    """
     if path.is_dir():
         raise InputError(path, "a file to write", "a directory")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_file(path)
+    partial = partial_file(path)  # beside it: a rename is atomic only within one file system
     with only_writer(path):
-        remove(partial)
+        remove(partial)  # of a run that was killed
         try:
             yield partial
+            # Flush, then rename: a crash of the machine could otherwise keep the rename and lose the bytes.
             flush_to_disk(partial)
             os.replace(partial, path)
-            remove(partial)  # a rename between two links to one file does nothing
+            remove(partial)  # still there if both names were links to one file: such a rename does nothing
+            # The directory holds the new name. Until it is flushed, a crash could bring back the old file, and make
+            # would find a record or a later output newer than what it was made from.
             flush_to_disk(path.parent)
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C, too
             remove(partial)
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise InputError(path, "enough disk space", "the disk full") from error
-            if (
-                isinstance(error, OSError) and error.errno is None and SHORT_WRITE.fullmatch(str(error))
-            ):  # numpy's, without a reason
-                raise InputError(path, "room to write it", f"a write cut short ({error})") from error
+            _refuse_full_disk(path, error)
             raise
+
+
+def _refuse_full_disk(path: Path, error: BaseException) -> None:
+    """Raise InputError when an error means that the disk is full; name the output, not its temporary file."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        raise InputError(path, "enough disk space", "the disk full") from error
+    if isinstance(error, OSError) and error.errno is None and SHORT_WRITE.fullmatch(str(error)):
+        raise InputError(path, "room to write it", f"a write cut short ({error})") from error
 
 
 def check_replaceable(path: Path, marker: str) -> None:
     """Raise InputError unless `path` is absent, an empty directory, or one that holds the file `marker`."""
-    if (
-        path.is_symlink()
-        or path.exists()
-        and not (path / marker).is_file()
-        and (not path.is_dir() or any(path.iterdir()))
-    ):
+    if path.is_symlink():  # a rename would replace the link, and what it points to would stay as it is
+        ours = False
+    elif path.is_dir():
+        ours = (path / marker).is_file() or not any(path.iterdir())
+    else:
+        ours = not path.exists()
+    if not ours:
         raise InputError(path, f"no directory, an empty one or one with {marker} in it", "something else")
 
 
@@ -237,29 +271,35 @@ def directory_when_done(path: Path, marker: str) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success flush its files and rename it to `path`, else delete it.
 
     An old `path` is replaced only after the new one is complete, and only if it holds the file `marker`, which shows
-    that the same step wrote it.
+    that the same step wrote it. Raises InputError otherwise, and when another run is writing `path`.
     """
     check_replaceable(path, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, old = partial_directory(path), partial_directory(partial_directory(path))
     with only_writer(path):
-        remove(partial)
+        remove(partial)  # both of a run that was killed
         remove(old)
         partial.mkdir()
         try:
             yield partial
-            for file in partial.rglob("*"):
-                if file.is_file() and not file.is_symlink():
-                    flush_to_disk(file)
-            flush_to_disk(partial)
-            if path.exists():  # set aside whole: deleted in place, a kill would leave part of it under its name
+            _flush_tree(partial)
+            # A directory with files in it cannot be renamed over. Deleted in place, a kill would leave part of it under
+            # its name. So it is set aside whole; a kill before the second rename leaves nothing under the name.
+            if path.exists():
                 os.replace(path, old)
             os.replace(partial, path)
             flush_to_disk(path.parent)
-            remove(old)
+            remove(old)  # last: until here the old files could still be had
         except BaseException:
             remove(partial)
             raise
+
+
+def _flush_tree(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
+            flush_to_disk(path)
+    flush_to_disk(directory)  # a directory holds the names of its files, so it is flushed as well
 
 
 def read_json(path: Path) -> dict:
@@ -268,7 +308,7 @@ def read_json(path: Path) -> dict:
         raise InputError(path, "a JSON file", "nothing" if not path.exists() else "no file")
     try:
         value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested thousands deep
         raise InputError(path, "valid JSON", str(error)) from error
     if not isinstance(value, dict):
         raise InputError(path, "a JSON object", type(value).__name__)
@@ -278,37 +318,44 @@ def read_json(path: Path) -> dict:
 def write_json(path: Path, value: dict) -> None:
     """Write a JSON object, indented, keys in the given order, atomically."""
     with replace_when_done(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class Record(BaseModel):
-    """A JSON file that one step writes and others read. A subclass names its fields; the module that defines it owns the file.
+    """A JSON file that one step writes and others read. A subclass names its fields and belongs to one module.
 
-    `what` names the file in refusals. `current` is its version: it goes up when a field changes its name or meaning, so
-    that an older file is refused by name and never misread.
+    `what` names the file in messages. `current` is the version of its form. It goes up when a field changes its name or
+    meaning, so that an older file is refused and never misread. Fields beyond the named ones are kept as they are.
     """
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True)  # strict: "5" and true are no numbers
     what: ClassVar[str]
     current: ClassVar[int] = 1
     version: int
 
 
 def check_record(path: object, content: dict, kind: type[Record]) -> dict:
-    """Return a record's content as it is; raise InputError when its version or a field is not what `kind` says."""
+    """Return a record's content unchanged; raise InputError when its version or a field is not as `kind` defines it."""
+    # The version comes first: of an older file that is the reason, and a missing field only follows from it.
     if content.get("version") != kind.current:
-        raise InputError(
-            path, f"{kind.what}, version {kind.current}", f"version {content.get('version')!r}"[:60], "make it again"
-        )
+        found = f"version {content['version']!r}"[:SHOWN_CHARACTERS] if "version" in content else "no version"
+        raise InputError(path, f"{kind.what}, version {kind.current}", found, "make it again")
     try:
         kind.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(
-            path, f"{kind.what} with {place!r}: {first['msg'].lower()}", repr(first["input"])[:60], "make it again"
-        ) from error
+        raise _refused_field(path, kind, error) from error
     return content
+
+
+def _refused_field(path: object, kind: type[Record], error: ValidationError) -> InputError:
+    first = error.errors(include_url=False)[0]  # one line, so the first of them
+    field = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return InputError(path, f"{kind.what} with the field {field!r}", "none", "make it again")
+    words = first["msg"]  # of pydantic, mostly "Input should be a valid integer" and the like
+    rule = words.removeprefix("Input should be ") if words.startswith("Input should be ") else f"valid ({words})"
+    found = repr(first["input"])[:SHOWN_CHARACTERS]
+    return InputError(path, f"{kind.what} whose {field!r} is {rule}", found, "make it again")
 
 
 def read_record(path: Path, kind: type[Record]) -> dict:
@@ -322,7 +369,7 @@ def write_record(path: Path, content: dict, kind: type[Record]) -> None:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write rows of one shape as CSV, the first row's keys as columns, atomically."""
+    """Write rows of one shape, at least one, as CSV, the first row's keys as columns, atomically."""
     with replace_when_done(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chats.questions import MAX_TOKENS, Sequence
+from chats.chat_sequences import MAX_TOKENS, Sequence
 from files.option_types import positive
 from losses.kld_statistics import MEASURES, logit_differences
 from losses.stored_logits import StoredLogits

@@ -10,8 +10,9 @@ from transformers import Gemma4ForCausalLM, JetMoeConfig, JetMoeForCausalLM
 import teacher_force_analysis as analysis
 from analysis.decoder import load_resident
 from analysis.layer_stream import LayerStream
+from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import load_questions, teacher_forced_sequence
+from chats.questions import load_questions
 from choice.expert_stats import read_stats
 from conftest import DEMO
 from files.safe_files import InputError

@@ -11,8 +11,9 @@ import teacher_force_analysis as analysis
 from analysis import decoder
 from analysis.decoder import build_empty, decoder_of, load_resident
 from analysis.layer_stream import EMBEDDING, LayerStream
+from chats.chat_sequences import chat_answer, chat_prompt
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import chat_answer, chat_prompt, load_questions
+from chats.questions import load_questions
 from checkpoints.checkpoint import read_checkpoint
 from choice.expert_stats import read_stats
 from files.safe_files import InputError

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 import teacher_force_analysis as analysis
 from analysis.decoder import load_resident
 from analysis.expert_observer import ExpertObserver, expert_modules, expert_sums
+from chats.chat_sequences import chat_answer, chat_prompt, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import chat_answer, chat_prompt, load_questions, teacher_forced_sequence
+from chats.questions import load_questions
 from choice.expert_stats import check_finite, read_stats
 from files.safe_files import InputError
 from naive_experts import naive_sums

@@ -9,8 +9,9 @@ import torch
 
 from analysis.decoder import load_resident
 from analysis.expert_observer import ExpertObserver
+from chats.chat_sequences import chat_prompt, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import chat_prompt, load_questions, teacher_forced_sequence
+from chats.questions import load_questions
 
 DROPPED = 19
 RANDOM_SEEDS = 10

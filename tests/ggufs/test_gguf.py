@@ -124,8 +124,9 @@ def test_logits_agree_with_transformers(tiny_model, tools, tmp_path, script, out
 
 
 def test_the_tokenizer_agrees_with_transformers_on_every_chat(demo_model, f16, tools, tmp_path):
+    from chats.chat_sequences import chat_answer, chat_prompt
     from chats.chat_tokenizer import load_tokenizer
-    from chats.questions import chat_answer, chat_prompt, load_questions
+    from chats.questions import load_questions
 
     tokenizer = load_tokenizer(demo_model)
     with llama_server(tools, f16, tmp_path / "log") as url:

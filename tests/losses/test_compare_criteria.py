@@ -14,8 +14,9 @@ import torch
 import transformers
 from matplotlib import image
 
+from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import Sequence, load_questions, teacher_forced_sequence
+from chats.questions import load_questions
 from choice.criteria import CRITERIA
 from compare_criteria import Choice, choices_at, main, question_row
 from conftest import REPO

@@ -29,7 +29,8 @@ from matplotlib import image
 
 import measure_quality
 import quantize_gguf
-from chats.questions import Question, Sequence, load_questions, teacher_forced_sequence
+from chats.chat_sequences import Sequence, teacher_forced_sequence
+from chats.questions import Question, load_questions
 from conftest import REPO
 from files.display import digits
 from files.safe_files import sha256_file
