@@ -1,6 +1,7 @@
 """Copying runs of bytes between files at the speed of `cp`, and comparing them.
 
-The kernel copies (copy_file_range), so nothing is held in memory; a second thread maps what is written for its sha256.
+The kernel copies (copy_file_range), so nothing is held in memory. Another thread maps what was written into memory and
+takes its sha256.
 """
 
 import errno
@@ -16,7 +17,9 @@ from pathlib import Path
 
 from files.safe_files import COPY_BYTES, InputError
 
-COPY_CALL_BYTES = 16 << 20
+COPY_CALL_BYTES = 16 << 20  # of one call: progress is shown, Ctrl-C is heard and the digest keeps up between calls
+# What copy_file_range says where it cannot copy: between file systems, or on one that does not support it.
+NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,10 @@ def kept_runs(keep: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def runs_of(file: Path, offset: int, size: int, experts: int, keep: list[int] | None) -> list[Run]:
-    """Return what stays of a tensor whose bytes are `experts` equal parts; `keep` None keeps all of it."""
+    """Return what stays of a tensor whose bytes are `experts` equal parts; `keep` None keeps all of it.
+
+    Works for a tensor whose first dimension counts the experts: each expert's bytes are then one piece.
+    """
     if keep is None:
         return [Run(file, offset, size)]
     part = size // experts
@@ -53,10 +59,10 @@ def write_runs(
 ) -> None:
     """Write byte strings and runs, one after the other, as a new file, and flush it to the disk.
 
-    Raises InputError when a source file ends before a run does. `advance` is told the bytes of runs as they are copied,
-    `follow` all bytes as they are written.
+    `advance` gets the number of bytes of runs as they are copied, `follow` that of all bytes as they are written.
+    Raises InputError when a source file ends before a run does.
     """
-    with open(path, "xb", buffering=0) as output:
+    with open(path, "xb", buffering=0) as output:  # no buffer: the kernel appends to the same file in between
         for piece in pieces:
             if isinstance(piece, bytes):
                 _write_all(output.fileno(), piece)
@@ -71,7 +77,7 @@ def write_runs(
 def write_hashed(files: dict[Path, Iterable[bytes | Run]], advance: Callable[[int], object]) -> dict[Path, str]:
     """Write files as `write_runs` does, two at once; return their hex sha256.
 
-    A digest takes longer than a copy, so each file is hashed while it is written and while the other one is.
+    A digest takes longer than a copy. So each file is hashed while it is written, and two at once use two processors.
     """
     lock = threading.Lock()
     errors: list[BaseException] = []
@@ -79,7 +85,7 @@ def write_hashed(files: dict[Path, Iterable[bytes | Run]], advance: Callable[[in
     def advance_one(count: int) -> None:
         with lock:
             advance(count)
-        if errors:
+        if errors:  # of the other file: this one is not written to its end
             raise errors[0]
 
     def write(path: Path, pieces: Iterable[bytes | Run]) -> str:
@@ -96,7 +102,7 @@ def write_hashed(files: dict[Path, Iterable[bytes | Run]], advance: Callable[[in
     with ThreadPoolExecutor(2) as pool:
         try:
             return dict(zip(files, pool.map(write, files, files.values())))
-        except BaseException as error:  # Ctrl-C included: the other file is not written to its end
+        except BaseException as error:  # Ctrl-C, too: both writers stop at their next step
             errors.append(error)
             raise
 
@@ -129,7 +135,7 @@ def _copy(run: Run, output: int) -> Iterator[int]:
             try:
                 copied = os.copy_file_range(source.fileno(), output, count, run.offset + done)
             except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                if error.errno not in NO_KERNEL_COPY:
                     raise
                 data = os.pread(source.fileno(), min(count, COPY_BYTES), run.offset + done)
                 _write_all(output, data)
@@ -146,7 +152,7 @@ class _Hasher:
     def __init__(self, path: Path) -> None:
         self.digest, self.path = hashlib.sha256(), path
         self.steps: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self.error: OSError | None = None
+        self.error: OSError | ValueError | None = None
         self.thread = threading.Thread(target=self._follow, daemon=True)
         self.thread.start()
 
@@ -156,7 +162,7 @@ class _Hasher:
 
     def finish(self) -> str:
         """Wait for all that was announced; return the hex sha256."""
-        self.steps.put(0)
+        self.steps.put(0)  # the end: no step has 0 bytes
         self.thread.join()
         if self.error:
             raise self.error
@@ -167,12 +173,12 @@ class _Hasher:
         try:
             while count := self.steps.get():  # the file is there when the first bytes are announced
                 with open(self.path, "rb", buffering=0) as file:
-                    first = done - done % mmap.ALLOCATIONGRANULARITY
+                    first = done - done % mmap.ALLOCATIONGRANULARITY  # a map starts at a multiple of this
                     with (
                         mmap.mmap(file.fileno(), done + count - first, access=mmap.ACCESS_READ, offset=first) as pages,
                         memoryview(pages) as view,
                     ):
                         self.digest.update(view[done - first :])
                 done += count
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError) as error:  # ValueError: the file is shorter than announced; raised by `finish`
             self.error = error

@@ -1,20 +1,20 @@
 """How numbers, tables and colours are shown, the same everywhere: values with errors, Markdown tables, the palette.
 
-Sizes in GiB and GB are shown by `gib` and `in_unit` of safe_files.py.
+Sizes are printed by `gib` and `in_unit` of safe_files.py.
 """
 
 import math
 
-# Okabe and Ito, Color Universal Design, 2008: told apart by the colour-blind, in print and on a dark page.
+# The palette of Okabe and Ito (Color Universal Design, 2008). Colour-blind readers see its colours as different, too.
 BLUE, ORANGE, GREEN, VERMILION, SKY, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#8a8a8a"
-KEPT, DROPPED = BLUE, ORANGE  # an expert in every picture and on the page
-KIND_COLORS = {"standard": BLUE, "ContribDynamic": VERMILION, "target size": GREEN}  # a quant's kind, likewise
-MOST_DECIMALS = 8
+KEPT, DROPPED = BLUE, ORANGE  # of experts, in every picture and on the page
+KIND_COLORS = {"standard": BLUE, "ContribDynamic": VERMILION, "target size": GREEN}  # of quants, likewise
+MOST_DECIMALS = 8  # a tiny error must not fill the cell of a table
 
 
 def digits(value: float, error: float) -> tuple[str, str]:
     """Return a value and its error with as many decimals as two digits of the error need, at most MOST_DECIMALS."""
-    if error <= 0:
+    if error <= 0:  # one value alone has no error to go by
         return f"{value:.3g}", "0"
     decimals = min(MOST_DECIMALS, max(2, 1 - math.floor(math.log10(error))))
     return f"{value:.{decimals}f}", f"{error:.{decimals}f}"
@@ -26,11 +26,11 @@ def with_error(value: float, error: float) -> str:
 
 
 def plural(count: int, word: str) -> str:
-    """Return a count and its word."""
+    """Return a count and its word, with an s unless the count is 1."""
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def markdown_table(heads: list[str], rows: list[list[str]], left: int = 1) -> str:
-    """Return a Markdown table; all columns but the first `left` ones are numbers, set to the right."""
+    """Return a Markdown table; the first `left` columns are text, the others numbers, which are set to the right."""
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * left}{' ---: |' * (len(heads) - left)}"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # before pyplot is imported: a machine without a screen has no other backend
+matplotlib.use("Agg")  # before pyplot is imported, which else looks for a screen; a server has none
 from matplotlib import pyplot as plt  # noqa: E402
 
 from files.safe_files import replace_when_done  # noqa: E402
@@ -13,7 +13,8 @@ WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
 
 
 def save_picture(figure: plt.Figure, path: Path) -> None:
-    """Write a figure as PNG and close it. matplotlib's version is left out, so that equal figures give equal bytes."""
+    """Write a figure as PNG, atomically, and close it."""
     with replace_when_done(path) as partial:
+        # matplotlib writes its version into the file. Without it equal figures have equal bytes.
         figure.savefig(partial, dpi=DOTS_PER_INCH, metadata={"Software": None})
-    plt.close(figure)
+    plt.close(figure)  # pyplot keeps every figure in memory until then

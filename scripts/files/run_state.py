@@ -1,7 +1,7 @@
 """What a long run has finished, in a directory: a killed run goes on from there, and a run of other inputs is refused.
 
-`inputs.json` says what the state was computed from. Each command keeps its own files beside it. The directory is removed
-when the output is in place.
+`inputs.json` holds what the state was computed from. Each command keeps its own files beside it. The directory is
+removed when the output is in place.
 """
 
 import fcntl
@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from files.safe_files import InputError, read_json, remove, write_json
+from files.safe_files import InputError, partial_file, read_json, remove, write_json
 
 INPUTS_NAME = "inputs.json"
 SHOWN_CHARACTERS = 200
@@ -26,11 +26,14 @@ def difference_in_words(old: dict, new: dict) -> tuple[str, str] | None:
                 return f"{len(here)} {key}", f"{len(there)} {key}"
             number = next(i for i, (a, b) in enumerate(zip(here, there)) if a != b)
             key, here, there = f"{key}[{number}]", here[number], there[number]
-        if isinstance(here, dict) and isinstance(there, dict):
-            inner = difference_in_words(here, there)
+        if isinstance(here, dict) and isinstance(there, dict) and (inner := difference_in_words(here, there)):
             return f"{key}.{inner[0]}", f"{key}.{inner[1]}"
-        return tuple(f"{key} {json.dumps(value)}"[:SHOWN_CHARACTERS] for value in (here, there))
+        return _value_in_words(key, here), _value_in_words(key, there)
     return None
+
+
+def _value_in_words(key: str, value: object) -> str:
+    return f"{key} {json.dumps(value)}"[:SHOWN_CHARACTERS]
 
 
 class RunState:
@@ -41,11 +44,12 @@ class RunState:
 
         Raises InputError when the directory holds a state of other inputs, or something else, or is in use.
         """
-        self.directory, self.inputs, self.lock = directory, inputs, None
+        self.directory, self.inputs = directory, inputs
+        self.lock: int | None = None
         try:
             if owner:
                 self._open()
-        except BaseException:
+        except BaseException:  # no `with` block is entered, so nothing else would let go of the lock
             self.__exit__()
             raise
 
@@ -58,19 +62,13 @@ class RunState:
 
     def _open(self) -> None:
         path = self.directory / INPUTS_NAME
-        if (
-            self.directory.exists()
-            and not path.is_file()
-            and (
-                not self.directory.is_dir()
-                or any(file.name != "inputs.partial.json" for file in self.directory.iterdir())
-            )
-        ):
+        if self._is_something_else():
             raise InputError(self.directory, "the state of an earlier run, or nothing", "something else")
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.lock = os.open(self.directory, os.O_RDONLY)
+        self.lock = lock = os.open(self.directory, os.O_RDONLY)
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # On the directory itself: no lock file stays in it, and the kernel drops the lock when the process ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(self.directory, "a state that no other run works on", "one in use") from error
         if path.exists():
@@ -78,8 +76,17 @@ class RunState:
         else:
             write_json(path, self.inputs)
 
+    def _is_something_else(self) -> bool:
+        """Tell whether something lies there that no run left. Nothing is written into a directory of the user's."""
+        inputs = self.directory / INPUTS_NAME
+        if not self.directory.exists() or inputs.is_file():
+            return False
+        # A run killed at its very first write leaves the temporary file of inputs.json and nothing else.
+        first = partial_file(inputs).name
+        return not self.directory.is_dir() or any(path.name != first for path in self.directory.iterdir())
+
     def _compare(self, old: dict) -> None:
-        # Through JSON and back: a tuple among the inputs is a list in the file.
+        # Through JSON and back, because a tuple among the inputs is a list in the file.
         if difference := difference_in_words(old, json.loads(json.dumps(self.inputs))):
             raise InputError(
                 self.directory,
@@ -89,7 +96,7 @@ class RunState:
             )
 
     def discard(self) -> None:
-        """Remove the state, the file that says what it is last, so that a kill leaves nothing that is refused."""
+        """Remove the state, inputs.json last: without it a kill would leave files that the next run refuses."""
         for path in self.directory.iterdir():
             if path.name != INPUTS_NAME:
                 remove(path)

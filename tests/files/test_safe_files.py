@@ -1,11 +1,27 @@
-"""Outputs that are whole or absent: two runs at once, and kills while an older directory is replaced."""
+"""Outputs that are whole or absent: two runs at once, kills while an older directory is replaced; sizes and digests."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from files.safe_files import InputError, check_apart, directory_when_done, replace_when_done
+from files.safe_files import (
+    GIB,
+    InputError,
+    check_apart,
+    check_recorded,
+    check_replaceable,
+    directory_when_done,
+    gib,
+    in_unit,
+    link_or_copy,
+    recorded_sha256,
+    replace_when_done,
+    require_disk_space,
+    sha256_file,
+    write_json,
+)
 
 
 def make(path: Path, content: str) -> None:
@@ -81,3 +97,68 @@ def test_a_foreign_directory_is_never_replaced(tmp_path):
     with pytest.raises(InputError, match="something else"), directory_when_done(tmp_path / "mine", "manifest.json"):
         pass
     assert (tmp_path / "mine/thesis.txt").exists()
+
+
+def test_a_failed_write_leaves_the_old_file_and_names_a_full_disk(tmp_path):
+    (tmp_path / "file").write_text("old")
+    for error, words in (
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk full"),
+        (OSError("1024 requested and 512 written"), "a write cut short"),  # numpy's words
+        (ValueError("a defect"), "a defect"),
+    ):
+        with pytest.raises((InputError, ValueError), match=words), replace_when_done(tmp_path / "file") as partial:
+            partial.write_text("half")
+            raise error
+        assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "old"
+
+
+def test_a_directory_of_somebody_else_is_not_replaced(tmp_path):
+    for name in ("empty", "ours", "theirs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "ours/marker").write_text("")
+    (tmp_path / "theirs/letter").write_text("")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("ours")
+    for name in ("absent", "empty", "ours"):
+        check_replaceable(tmp_path / name, "marker")
+    for name in ("theirs", "file", "link"):
+        with pytest.raises(InputError, match="with marker in it, found something else"):
+            check_replaceable(tmp_path / name, "marker")
+
+
+def test_a_recorded_digest_counts_until_the_file_changes(tmp_path):
+    path, record = tmp_path / "file", tmp_path / "file.json"
+    path.write_text("first")
+    write_json(record, {"bytes": 5, "sha256": "as recorded"})
+    assert recorded_sha256(path) == "as recorded"
+    path.write_text("other")
+    os.utime(path, ns=(0, record.stat().st_mtime_ns + 1))  # of the same size, but newer
+    assert recorded_sha256(path) == sha256_file(path)
+    write_json(record, {"bytes": 4, "sha256": "as recorded"})
+    assert recorded_sha256(path) == sha256_file(path)
+
+
+def test_only_a_file_with_its_own_record_is_replaced(tmp_path):
+    path, record = tmp_path / "file", tmp_path / "file.json"
+    check_recorded(path, "an earlier one", lambda content: False)
+    path.write_text("")
+    with pytest.raises(InputError, match="an earlier one with its record file.json, found another file"):
+        check_recorded(path, "an earlier one", lambda content: True)
+    write_json(record, {"kind": "ours"})
+    check_recorded(path, "an earlier one", lambda content: content["kind"] == "ours")
+    with pytest.raises(InputError, match="another file"):
+        check_recorded(path, "an earlier one", lambda content: content["kind"] == "theirs")
+
+
+def test_a_link_is_to_the_file_and_not_to_a_link(tmp_path):
+    (tmp_path / "file").write_text("bytes")
+    (tmp_path / "link").symlink_to("file")
+    link_or_copy(tmp_path / "link", tmp_path / "output")
+    assert not (tmp_path / "output").is_symlink() and (tmp_path / "output").samefile(tmp_path / "file")
+
+
+def test_sizes_are_printed_one_way_and_small_ones_are_not_zero(tmp_path):
+    assert [gib(count) for count in (0, 10 << 20, GIB, 3 * GIB // 2)] == ["0.0000", "0.0098", "1.00", "1.50"]
+    assert in_unit(1_230_000_000, 10**9) == "1.23"
+    with pytest.raises(InputError, match=r"expected 1073741824\.00 GiB of free disk space, found [0-9.]+ GiB"):
+        require_disk_space(tmp_path / "not/yet/there", GIB * GIB)

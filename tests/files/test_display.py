@@ -1,0 +1,35 @@
+"""Numbers and tables as a person sees them."""
+
+import argparse
+
+import pytest
+
+from files.display import markdown_table, plural, with_error
+from files.option_types import fraction, positive, whole_number
+
+
+def test_two_digits_of_the_error_decide_the_decimals():
+    assert with_error(0.123456, 0.0123) == "0.123 ± 0.012"
+    assert with_error(12.3456, 1.5) == "12.35 ± 1.50"  # two decimals at least
+    assert with_error(0.1234567891, 1e-12) == "0.12345679 ± 0.00000000"  # eight at most
+    assert with_error(0.5, 0) == "0.5 ± 0"
+
+
+def test_plurals_and_tables():
+    assert [plural(count, "file") for count in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+    assert markdown_table(["name", "size"], [["a", "1.00"]]) == "| name | size |\n| --- | ---: |\n| a | 1.00 |"
+
+
+@pytest.mark.parametrize(
+    "parse, good, bad",
+    [
+        (whole_number, {"0": 0, "12": 12}, ["-1", "1.5", "x", ""]),
+        (positive, {"1": 1, "12": 12}, ["0", "-1", "x", ""]),
+        (fraction, {"0": 0, "0.25": 0.25, "1": 1}, ["-0.1", "1.1", "nan", "x"]),
+    ],
+)
+def test_numbers_of_a_command_line(parse, good, bad):
+    assert {text: parse(text) for text in good} == good
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match="found"):
+            parse(text)

@@ -1,0 +1,93 @@
+"""JSON records: what is refused, when they are read and before they are written, and how the one line reads."""
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from files.safe_files import InputError, Record, read_record, write_record
+
+
+class Measurement(Record):
+    """A record as the owners of files declare them."""
+
+    what: ClassVar[str] = "a measurement"
+    current: ClassVar[int] = 2
+    tokens: int
+    shares: dict[str, list[float]]
+
+
+CONTENT = {"tokens": 3, "shares": {"all": [0.5, 1]}, "note": "beyond the named fields"}
+DAMAGE = {
+    "no version": ("version", None, "a measurement, version 2, found no version; make it again"),
+    "older": ("version", 1, "a measurement, version 2, found version 1; make it again"),
+    "newer": ("version", 3, "a measurement, version 2, found version 3; make it again"),
+    "version as text": ("version", "2", "a measurement, version 2, found version '2'; make it again"),
+    "no field": ("tokens", None, "a measurement with the field 'tokens', found none; make it again"),
+    "text": ("tokens", "3", "a measurement whose 'tokens' is a valid integer, found '3'; make it again"),
+    "bool": ("tokens", True, "a measurement whose 'tokens' is a valid integer, found True; make it again"),
+    "list": ("shares", [1], "a measurement whose 'shares' is a valid dictionary, found [1]; make it again"),
+    "inner": (
+        "shares",
+        {"all": [0.5, "x"]},
+        "a measurement whose 'shares.all.1' is a valid number, found 'x'; make it again",
+    ),
+}
+
+
+def damaged(field: str, value: object) -> dict:
+    """A complete record with another value of one field; None takes the field away."""
+    content = {"version": 2, **CONTENT, field: value}
+    return {key: entry for key, entry in content.items() if entry is not None}
+
+
+def test_a_record_is_read_as_it_was_written_with_its_version_first(tmp_path):
+    write_record(tmp_path / "record.json", CONTENT, Measurement)
+    assert read_record(tmp_path / "record.json", Measurement) == {"version": 2, **CONTENT}
+    assert list(json.loads((tmp_path / "record.json").read_text())) == ["version", *CONTENT]
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_another_record_is_refused_in_one_line(tmp_path, case):
+    field, value, line = DAMAGE[case]
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(damaged(field, value)))
+    with pytest.raises(InputError) as caught:
+        read_record(path, Measurement)
+    assert str(caught.value) == f"{path}: expected {line}"
+
+
+@pytest.mark.parametrize("case", [case for case in DAMAGE if case != "no version"])  # writing adds the version
+def test_what_would_be_refused_is_not_written(tmp_path, case):
+    field, value, line = DAMAGE[case]
+    path = tmp_path / "record.json"
+    with pytest.raises(InputError) as caught:
+        write_record(path, damaged(field, value), Measurement)
+    assert str(caught.value) == f"{path}: expected {line}" and not list(tmp_path.iterdir())
+
+
+def test_long_values_are_cut(tmp_path):
+    path = tmp_path / "record.json"
+    for field in ("version", "tokens"):
+        path.write_text(json.dumps(damaged(field, "x" * 10_000)))
+        with pytest.raises(InputError) as caught:
+            read_record(path, Measurement)
+        assert len(str(caught.value)) < len(str(path)) + 200
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (None, "a JSON file, found nothing"),
+        ("{", "valid JSON"),
+        ("[]", "a JSON object, found list"),
+        ("", "valid JSON"),
+    ],
+)
+def test_what_is_no_json_object_is_refused(tmp_path, text, words):
+    path: Path = tmp_path / "record.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_record(path, Measurement)
