@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from checkpoints.moe_families import Shape
 from choice import criteria
-from choice.drop_map import read_drop_map
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, read_stats, write_stats
+from choice.drop_map import Shape, read_drop_map
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, protected, read_stats, write_stats
 from files.safe_files import InputError
 from generate_drop_map import bootstrap, choose_questions, compare_lines, layer_entry, main, rank, stability
 
@@ -59,7 +58,7 @@ def test_bootstrap_is_sure_of_what_every_question_says_and_not_of_the_rest():
     arrays = {
         "weighted_norm_sum": weighted,
         "token_count": np.ones((8, 1, 4), np.int64),
-        "protected": criteria.protected(weighted, 2),
+        "protected": protected(weighted, 2),
     }
     share = bootstrap(arrays, "coverage", keep=2, resamples=300, seed=1)
     assert share[0, 0] == 1 and share[0, 3] == 0 and 0.3 < share[0, 1] < 0.7 and share.sum() == pytest.approx(2)
@@ -114,7 +113,7 @@ def test_every_criterion_makes_a_map_twice_alike(stats, tmp_path, name):
     assert first == second and (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     assert first["criterion"] == name and first["protect_top"] == (3 if name == "coverage" else 0)
     arrays, _ = read_stats(stats)
-    arrays["protected"] = criteria.protected(arrays["weighted_norm_sum"], first["protect_top"])
+    arrays["protected"] = protected(arrays["weighted_norm_sum"], first["protect_top"])
     for row, entry in enumerate(first["layers"].values()):
         np.testing.assert_array_equal(entry["score"], criteria.scores_of(name, arrays)[row])
         assert min(entry["score"][i] for i in entry["keep"]) >= max(entry["score"][i] for i in entry["drop"])

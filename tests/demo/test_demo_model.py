@@ -14,7 +14,7 @@ import transformers
 
 from demo.demo_corpus import CSV_COLUMNS, LETTERS, load_facts, render_prompt, render_reply, split_questions
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 DEMO = REPO / "data/demo"
 ROWS = {"eval": 198, "calibration": 196}
 TEMPLATE = "models/templates/google-gemma-4-31B-it.jinja"
