@@ -2,9 +2,9 @@
 """Draw what the analysis found and what the drop map makes of it.
 
 Inputs:  a statistics file of teacher_force_analysis.py and a drop map chosen from it.
-Output:  three PNG files, written as PREFIX-heatmap.png (each expert's share of its layer's weighted norm, dropped experts
-         marked), PREFIX-coverage.png (in how many questions experts are protected, kept and dropped) and
-         PREFIX-layers.png (what each layer's experts contribute, and how much of it the dropped ones do).
+Output:  three PNG files: PREFIX-heatmap.png (each expert's share of its layer's weighted norm, dropped experts marked),
+         PREFIX-coverage.png (in how many questions an expert is protected, kept and dropped ones apart) and
+         PREFIX-layers.png (what each layer's experts contribute, and the dropped experts' share of it).
 Use:     scripts/plot_expert_stats.py --stats STATS --drop-map DROP_MAP.json --output-prefix build/experts
 """
 
@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from choice.expert_stats import read_stats
 from files.display import DROPPED, KEPT
+from files.option_types import command_parser
 from files.pictures import WIDTH_INCHES, plt, save_picture
 from files.safe_files import InputError, read_json, run, sha256_file
 
@@ -24,7 +25,7 @@ from files.safe_files import InputError, read_json, run, sha256_file
 def layer_shares(weighted_norm_sum: np.ndarray) -> np.ndarray:
     """Return each expert's share of its layer's weighted norm over all questions.
 
-    weighted_norm_sum: [questions, layers, experts]. Returns [layers, experts], rows that add up to 1.
+    weighted_norm_sum: [questions, layers, experts] fp64. Returns [layers, experts], rows that add up to 1.
     """
     total = weighted_norm_sum.sum(axis=0)
     return total / total.sum(axis=1, keepdims=True)
@@ -39,7 +40,10 @@ def dropped_mask(drop_map: dict, layers: list[int], experts: int) -> np.ndarray:
 
 
 def draw_heatmap(shares: np.ndarray, dropped: np.ndarray, layers: list[int]) -> plt.Figure:
-    """Draw layers x experts, coloured by share of the layer's weighted norm on a log scale."""
+    """Draw layers x experts, coloured by share of the layer's weighted norm on a log scale.
+
+    shares: [layers, experts]; dropped: booleans of that shape.
+    """
     rows, experts = shares.shape
     figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 1.7 + 0.17 * max(rows, 6)), layout="constrained")
     positive = shares[shares > 0]
@@ -48,6 +52,7 @@ def draw_heatmap(shares: np.ndarray, dropped: np.ndarray, layers: list[int]) -> 
         aspect="auto",
         cmap="viridis",
         interpolation="nearest",
+        # Four decades at most: one hardly used expert would leave all the others the same colour.
         norm=LogNorm(max(positive.min(), positive.max() * 1e-4), positive.max()),
     )
     row, column = np.nonzero(dropped)
@@ -57,7 +62,8 @@ def draw_heatmap(shares: np.ndarray, dropped: np.ndarray, layers: list[int]) -> 
         ylabel="layer",
         title="Each expert's share of its layer's weighted norm (x: dropped; white: never used)",
     )
-    axes.set_yticks(range(0, rows, max(1, rows // 15)), [layers[i] for i in range(0, rows, max(1, rows // 15))])
+    labelled = range(0, rows, max(1, rows // 15))
+    axes.set_yticks(labelled, [str(layers[i]) for i in labelled])
     axes.set_xticks(range(0, experts, max(1, experts // 16)))
     bar = figure.colorbar(image, ax=axes, pad=0.01)
     bar.set_label("share")
@@ -65,12 +71,15 @@ def draw_heatmap(shares: np.ndarray, dropped: np.ndarray, layers: list[int]) -> 
 
 
 def draw_coverage(score: np.ndarray, dropped: np.ndarray, questions: int, protect_top: int) -> plt.Figure:
-    """Draw how many experts (over all layers) are protected in how many questions."""
+    """Draw how many experts (over all layers) are protected in how many questions.
+
+    score: [layers, experts], the drop map's; dropped: booleans of that shape.
+    """
     figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 4), layout="constrained")
-    edges = np.linspace(-0.5, questions + 0.5, min(questions + 1, 50) + 1)
+    edges = np.linspace(-0.5, questions + 0.5, min(questions + 1, 50) + 1)  # a count lies in the middle of its bar
     axes.hist(
         [score[~dropped], score[dropped]],
-        bins=edges,
+        bins=edges.tolist(),
         stacked=True,
         color=[KEPT, DROPPED],
         label=[f"kept ({(~dropped).sum()})", f"dropped ({dropped.sum()})"],
@@ -79,7 +88,7 @@ def draw_coverage(score: np.ndarray, dropped: np.ndarray, questions: int, protec
         xlabel=f"coverage: questions (of {questions}) with the expert in its layer's top {protect_top}",
         ylabel="experts, all layers",
         title="Coverage of the experts",
-        yscale="symlog",
+        yscale="symlog",  # so that a bar of one expert shows beside one of hundreds
     )
     axes.yaxis.set_major_formatter("{x:.0f}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -90,10 +99,13 @@ def draw_coverage(score: np.ndarray, dropped: np.ndarray, questions: int, protec
 def draw_layers(
     norm_per_token: np.ndarray, dropped_share: np.ndarray, dropped_part: float, layers: list[int]
 ) -> plt.Figure:
-    """Draw, per layer, the mean norm of the experts' mixed output and the dropped experts' share of weighted norm."""
+    """Draw, per layer, the mean norm of the experts' mixed output and the dropped experts' share of weighted norm.
+
+    norm_per_token, dropped_share: [layers]; dropped_part: the dropped experts' share of the number of experts.
+    """
     figure, (above, below) = plt.subplots(2, 1, figsize=(WIDTH_INCHES, 5.5), sharex=True, layout="constrained")
     above.bar(layers, norm_per_token, color=KEPT)
-    above.set(ylabel="mean norm a token", title="What the experts of each layer add")
+    above.set(ylabel="mean norm per token", title="What the experts of each layer add")
     below.bar(layers, 100 * dropped_share, color=DROPPED)
     below.axhline(100 * dropped_part, color="black", linewidth=1, linestyle="--", label="their share of the experts")
     below.set(xlabel="layer", ylabel="per cent", title="Share of the weighted norm that belongs to dropped experts")
@@ -103,10 +115,10 @@ def draw_layers(
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--stats", type=Path, required=True, help="statistics file of teacher_force_analysis.py")
     parser.add_argument("--drop-map", type=Path, required=True, help="drop map chosen from it")
-    parser.add_argument("--output-prefix", type=Path, required=True, help="path that -heatmap.png and so on are put to")
+    parser.add_argument("--output-prefix", type=Path, required=True, help="start of the three paths")
     return parser.parse_args(argv)
 
 
@@ -114,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     arrays, metadata = read_stats(args.stats)
     drop_map = read_json(args.drop_map)
-    if drop_map.get("stats_sha256") != sha256_file(args.stats):
+    if drop_map.get("stats_sha256") != sha256_file(args.stats):  # its scores and layers would not fit these arrays
         raise InputError(args.drop_map, f"a map chosen from {args.stats}", "one of other statistics")
     layers = arrays["layer_numbers"].tolist()
     shares = layer_shares(arrays["weighted_norm_sum"])

@@ -1,8 +1,8 @@
-"""Criteria that say how much each expert matters, each computed from the statistics file alone.
+"""Criteria of how much each expert matters, each computed from the statistics file alone.
 
-Every function takes the arrays [questions, layers, experts] of expert_stats.py and returns a score [layers, experts],
-larger = keep. Notation: x a token that the router sends to expert e, w_e(x) its routing weight, f_e(x) the expert's
-output, n_e the number of such tokens.
+Every function takes the arrays [questions, layers, experts] of expert_stats.py and returns a score [layers, experts]
+in fp64; experts with larger scores are kept. Notation: x is a token that the router sends to expert e, w_e(x) its
+routing weight, f_e(x) the expert's output, n_e the number of such tokens.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def coverage(arrays: Arrays) -> np.ndarray:
-    """Count the questions that protect each expert; `arrays` holds their marks, from `protected`, as "protected".
+    """Count the questions that protect each expert; `arrays["protected"]` holds what expert_stats.protected marks.
 
     Source: the model card, which protects the top 16 of each question and ranks experts by coverage.
     """
@@ -74,17 +74,20 @@ def gate(arrays: Arrays) -> np.ndarray:
 def random_scores(arrays: Arrays, seed: int) -> np.ndarray:
     """Scores in [0, 1) that depend on seed, layer and expert alone: the control that a criterion must beat.
 
-    They are the first 8 bytes of sha256("seed layer expert") over 2**64, so they are the same on any machine.
+    They are the first 8 bytes of sha256("seed layer expert") over 2**64, so they are the same on any machine and with
+    any version of numpy.
     """
     _, layers, experts = arrays["token_count"].shape
-    digests = [
-        [hashlib.sha256(f"{seed} {layer} {expert}".encode()).digest()[:8] for expert in range(experts)]
-        for layer in range(layers)
-    ]
-    return np.array([[int.from_bytes(digest, "big") / 2**64 for digest in row] for row in digests])
+
+    def score(layer: int, expert: int) -> float:
+        digest = hashlib.sha256(f"{seed} {layer} {expert}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    return np.array([[score(layer, expert) for expert in range(experts)] for layer in range(layers)])
 
 
 def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    # Over all tokens at once, not the mean of the questions' means: a question of few tokens must not weigh more.
     total, count = total.sum(axis=0), count.sum(axis=0)
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
 
@@ -102,7 +105,7 @@ NAMES = (*CRITERIA, "random:SEED")
 
 
 def check_criterion(name: str) -> None:
-    """Raise InputError when there is no criterion of that name."""
+    """Raise InputError when no criterion has that name."""
     if name not in CRITERIA and not (name.startswith("random:") and name.removeprefix("random:").isdecimal()):
         raise InputError("--criterion", f"one of {', '.join(NAMES)}", name)
 

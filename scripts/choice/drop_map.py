@@ -1,11 +1,11 @@
 """The drop map: which experts of each layer stay and which go.
 
-JSON: `experts`, `keep_count`, `top_k`, `criterion`, `protect_top`, the questions that chose, digests of what it was made
-from, `bootstrap`, and `layers`: {"0": {"keep": [...], "drop": [...], "score": [...], "margin": ..., "expected_overlap":
-..., "coin_toss": [...]}, ...}, ids sorted, one entry per layer with experts. A plain {"0": [dropped ids], ...}, as found
-in the wild, is read too.
+JSON: `experts`, `keep_count`, `top_k`, `criterion`, `protect_top`, the questions that chose, digests of what it was
+made from, `bootstrap`, and `layers`: {"0": {"keep": [...], "drop": [...], "score": [...], "margin": ...,
+"expected_overlap": ..., "coin_toss": [...]}, ...}, ids sorted, one entry per layer with experts. The plain
+{"0": [dropped ids], ...} of other tools is read, too.
 
-expert_drop_metadata.json (`DropMetadata`): what a pruned checkpoint says of its drop. `method` is the map without its layers.
+expert_drop_metadata.json (`DropMetadata`): how a pruned checkpoint was made. `method` is the map without its layers.
 """
 
 import re
@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import InputError, Record, read_json, read_record, sha256_file
+from files.safe_files import SHOWN_CHARACTERS, InputError, Record, read_json, read_record, sha256_file
 
 METADATA_NAME = "expert_drop_metadata.json"
+LAYER_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")  # one spelling per number: "01" beside "1" would be one layer twice
+ANOTHER_MODEL = "is it the map of another model?"
 
 
 class DropMetadata(Record):
-    """What expert_drop.py records in a pruned checkpoint; source: digests; shards: sha256 by file; layers: keep and drop."""
+    """What expert_drop.py records in a pruned checkpoint: digests of its source, sha256 by shard, ids by layer."""
 
     what: ClassVar[str] = METADATA_NAME
     method: dict
@@ -32,13 +34,13 @@ class DropMetadata(Record):
 
 
 def read_metadata(path: Path) -> dict:
-    """Return expert_drop_metadata.json; raise InputError when it is missing or is not that."""
+    """Read expert_drop_metadata.json; raise InputError when it is missing or is no such record."""
     return read_record(path, DropMetadata)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Experts per layer, experts chosen per token, numbers of the layers that have experts."""
+    """A model's experts per layer, experts per token, and the numbers of the layers that have experts."""
 
     experts: int
     top_k: int
@@ -66,25 +68,26 @@ class DropMap:
 
 
 def check_keep_count(path: object, keep_count: int, experts: int, top_k: int) -> None:
-    """Raise InputError when fewer experts than the router chooses, or more than there are, would be kept."""
+    """Raise InputError when fewer experts than the router chooses per token, or more than there are, would be kept."""
     if not top_k <= keep_count <= experts:
-        raise InputError(
-            path, f"a number of kept experts from {top_k} (experts per token) to {experts} (experts)", str(keep_count)
-        )
+        wanted = f"a number of kept experts from {top_k} (experts per token) to {experts} (experts)"
+        raise InputError(path, wanted, str(keep_count))
 
 
 def read_layers(path: Path) -> dict[int, list[int]]:
-    """Return the dropped ids of each layer of a map, unchecked against any model."""
+    """Return the dropped ids of each layer of a map, not checked against any model."""
     content = read_json(path)
     layers = content.get("layers", content)
-    if not isinstance(layers, dict) or not layers or not all(re.fullmatch(r"0|[1-9][0-9]{0,5}", key) for key in layers):
-        raise InputError(path, "an object of layers keyed by number", repr(layers)[:60])
-    dropped = {}
+    if not isinstance(layers, dict) or not layers or not all(map(LAYER_NUMBER.fullmatch, layers)):
+        raise InputError(path, "an object of layers keyed by number", repr(layers)[:SHOWN_CHARACTERS])
+    dropped: dict[int, list[int]] = {}
     for number in sorted(map(int, layers)):
         entry = layers[str(number)]
-        dropped[number] = entry.get("drop") if isinstance(entry, dict) else entry
-        if not isinstance(dropped[number], list) or not all(type(expert) is int for expert in dropped[number]):
-            raise InputError(path, f"a list of dropped expert ids in layer {number}", repr(dropped[number])[:60])
+        ids = entry.get("drop") if isinstance(entry, dict) else entry
+        if not isinstance(ids, list) or not all(type(expert) is int for expert in ids):  # true is an int, too
+            found = repr(ids)[:SHOWN_CHARACTERS]
+            raise InputError(path, f"a list of dropped expert ids in layer {number}", found)
+        dropped[number] = ids
     return dropped
 
 
@@ -96,24 +99,19 @@ def read_drop_map(path: Path, shape: Shape) -> DropMap:
     """
     dropped, content = read_layers(path), read_json(path)
     if tuple(dropped) != shape.layers:
-        raise InputError(
-            path,
-            f"the {len(shape.layers)} layers {shape.layers[0]} to {shape.layers[-1]} that have experts",
-            f"{len(dropped)} layers, {min(dropped)} to {max(dropped)}",
-            "is it the map of another model?",
-        )
+        wanted = f"the {len(shape.layers)} layers {shape.layers[0]} to {shape.layers[-1]} that have experts"
+        found = f"{len(dropped)} layers, {min(dropped)} to {max(dropped)}"
+        raise InputError(path, wanted, found, ANOTHER_MODEL)
     if content.get("experts", shape.experts) != shape.experts:
-        raise InputError(
-            path,
-            f"{shape.experts} experts per layer, as the model has",
-            repr(content["experts"]),
-            "is it the map of another model?",
-        )
+        wanted = f"{shape.experts} experts per layer, as the model has"
+        raise InputError(path, wanted, repr(content["experts"]), ANOTHER_MODEL)
     entries = content.get("layers", {})
-    keep, drop, first = {}, {}, shape.layers[0]
+    keep: dict[int, list[int]] = {}
+    drop: dict[int, list[int]] = {}
+    first = shape.layers[0]
     for number, ids in dropped.items():
         keep[number], drop[number] = _layer(path, number, ids, entries.get(str(number)), shape.experts)
-        if len(keep[number]) != len(keep[first]):
+        if len(keep[number]) != len(keep[first]):  # config.json and GGUF have one expert count for all layers
             raise InputError(
                 path,
                 f"{len(keep[first])} kept experts in layer {number}, as in layer {first}",
@@ -129,12 +127,8 @@ def _layer(path: Path, number: int, dropped: list[int], entry: object, experts: 
     if len(set(dropped)) != len(dropped):
         raise InputError(path, f"every dropped id of layer {number} once", "an id twice")
     if dropped and not 0 <= min(dropped) <= max(dropped) < experts:
-        raise InputError(
-            path,
-            f"ids from 0 to {experts - 1} in layer {number}",
-            f"{min(dropped)} to {max(dropped)}",
-            "is it the map of another model?",
-        )
+        wanted = f"ids from 0 to {experts - 1} in layer {number}"
+        raise InputError(path, wanted, f"{min(dropped)} to {max(dropped)}", ANOTHER_MODEL)
     keep = sorted(set(range(experts)) - set(dropped))
     if isinstance(entry, dict) and "keep" in entry and entry["keep"] != keep:
         raise InputError(path, f"keep and drop of layer {number} to partition {experts} experts", "other ids in keep")

@@ -2,15 +2,16 @@
 
 One safetensors file. Arrays [questions, layers, experts]: token_count (int64); fp64: routing_weight_sum, norm_sum,
 norm_sq_sum, weighted_norm_sum, weighted_norm_sq_sum, norm_max. Arrays [questions, layers]: tokens, nonfinite_tokens,
-skipped_tokens (int64), moe_output_norm_sum (fp64). `layer_numbers` [layers] int64 names the model's layers.
-Its metadata has one key, "expert_stats", with a JSON object: `questions` (per question id, digest, tokens, truncated, digest of
-the token ids),
-`config_sha256`, `weights_sha256`, `questions_sha256`, `experts`, `top_k`, `dtype`, `attention`, `max_tokens`,
-`counted_tokens` (all or answer), `batch_size`, `device`, `seed` and the versions of `torch` and `transformers`.
-tokens + skipped_tokens are the counted tokens; skipped_tokens came in non-finite already; nonfinite_tokens are those of
-`tokens` that came out so: an expert's output, its norm, a routing weight or the sum of the outputs is not finite. Of such a
-token the finite experts are in the sums, the other ones and its moe_output_norm are not. No time, host or path is
-recorded, so equal inputs give equal bytes.
+skipped_tokens (int64), moe_output_norm_sum (fp64). `layer_numbers` [layers] int64: the model's numbers of these layers.
+
+Its metadata has one key, "expert_stats", with a JSON object: `questions` (of each its id, digest, tokens, truncated,
+digest of the token ids), `config_sha256`, `weights_sha256`, `questions_sha256`, `experts`, `top_k`, `dtype`,
+`attention`, `max_tokens`, `counted_tokens` (all or answer), `batch_size`, `device`, `seed` and the versions of `torch`
+and `transformers`. No time, host or path is recorded, so equal inputs give equal bytes.
+
+The counted tokens are tokens + skipped_tokens. The hidden state of skipped_tokens was not finite before the layer.
+nonfinite_tokens are those of `tokens` where an expert's output, its norm, a routing weight or the sum of the outputs is
+not finite. Of such a token the finite experts are in the sums; the other experts and its moe_output_norm are not.
 """
 
 import json
@@ -39,6 +40,7 @@ LAYER_SUMS = ("tokens", "nonfinite_tokens", "skipped_tokens", "moe_output_norm_s
 def write_stats(path: Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Write a statistics file atomically."""
     with replace_when_done(path) as partial:
+        # One key: safetensors writes several in an order that changes from run to run, and the bytes with it.
         partial.write_bytes(save(arrays, {METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
 
 
@@ -69,7 +71,7 @@ def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Raise InputError when an array is missing, of another shape than the others, or has values that no sum has."""
+    """Raise InputError when an array is missing, its shape does not fit the others, or a value can be no such sum."""
     missing = [name for name in (*EXPERT_SUMS, *LAYER_SUMS, "layer_numbers") if name not in arrays]
     if missing:
         raise InputError(path, f"the array {missing[0]}", f"arrays {', '.join(sorted(arrays))}"[:200])
@@ -80,7 +82,9 @@ def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     for name, wanted in expected.items():
         if arrays[name].shape != wanted:
             raise InputError(path, f"{name} of shape {list(wanted)}", f"{list(arrays[name].shape)}")
-        if not np.isfinite(arrays[name]).all() or (arrays[name] < 0).any() and name != "routing_weight_sum":
+        # Counts and norms are not negative. Routing weights can be: Gemma 4 scales them by a learned factor per expert.
+        signed = name == "routing_weight_sum"
+        if not np.isfinite(arrays[name]).all() or (not signed and (arrays[name] < 0).any()):
             raise InputError(path, f"finite sums in {name}", "others")
     if len(set(arrays["layer_numbers"].tolist())) < shape[1]:
         raise InputError(path, "every layer once in layer_numbers", "one twice")
@@ -105,7 +109,7 @@ def top_k_of(arrays: dict[str, np.ndarray]) -> int:
 
 
 def summary_lines(arrays: dict[str, np.ndarray]) -> Iterator[str]:
-    """Yield a table, a line a layer: tokens, busiest and idlest expert, never-used experts, non-finite tokens."""
+    """Yield a table, one line per layer: tokens, busiest and idlest expert, never-used experts, non-finite tokens."""
     yield "layer    tokens  busiest            idlest             unused  non-finite  skipped"
     counts = arrays["token_count"].sum(axis=0)
     for row, layer in enumerate(arrays["layer_numbers"]):

@@ -1,6 +1,15 @@
-"""Numbers on a command line, as types for argparse."""
+"""Command lines: the parser of a command, made from its docstring, and numbers as types for argparse."""
 
 import argparse
+
+
+def command_parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser whose --help prints a command's docstring: its first line above the options, the rest below."""
+    first, _, rest = doc.partition("\n")
+    # Raw: argparse would run the lines of Inputs, Output and Use together.
+    return argparse.ArgumentParser(
+        description=first, epilog=rest.strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def whole_number(text: str) -> int:

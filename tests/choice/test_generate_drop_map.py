@@ -8,8 +8,9 @@ import pytest
 from choice import criteria
 from choice.drop_map import Shape, read_drop_map
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, protected, read_stats, write_stats
+from choice.ranking import bootstrap, choose_questions, layer_entry, rank, stability
 from files.safe_files import InputError
-from generate_drop_map import bootstrap, choose_questions, compare_lines, layer_entry, main, rank, stability
+from generate_drop_map import compare_lines, main
 
 
 def test_rank_is_by_protection_then_score_then_total_norm_then_index():
