@@ -15,11 +15,13 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator
 
-from choice.expert_stats import read_stats
+from choice.expert_stats import protected, read_stats
 from files.display import DROPPED, KEPT
 from files.option_types import command_parser
 from files.pictures import WIDTH_INCHES, plt, save_picture
 from files.safe_files import InputError, read_json, run, sha256_file
+
+SHOWN_TOP = 16  # of the coverage picture, where the map protects nothing; the model card's number
 
 
 def layer_shares(weighted_norm_sum: np.ndarray) -> np.ndarray:
@@ -70,22 +72,23 @@ def draw_heatmap(shares: np.ndarray, dropped: np.ndarray, layers: list[int]) -> 
     return figure
 
 
-def draw_coverage(score: np.ndarray, dropped: np.ndarray, questions: int, protect_top: int) -> plt.Figure:
-    """Draw how many experts (over all layers) are protected in how many questions.
+def draw_coverage(marked: np.ndarray, dropped: np.ndarray, top: int) -> plt.Figure:
+    """Draw how many experts (over all layers) are among the `top` ones of their layer in how many questions.
 
-    score: [layers, experts], the drop map's; dropped: booleans of that shape.
+    marked: booleans [questions, layers, experts], from `protected`; dropped: booleans [layers, experts].
     """
+    questions, coverage = len(marked), marked.sum(axis=0)
     figure, axes = plt.subplots(figsize=(WIDTH_INCHES, 4), layout="constrained")
     edges = np.linspace(-0.5, questions + 0.5, min(questions + 1, 50) + 1)  # a count lies in the middle of its bar
     axes.hist(
-        [score[~dropped], score[dropped]],
+        [coverage[~dropped], coverage[dropped]],
         bins=edges.tolist(),
         stacked=True,
         color=[KEPT, DROPPED],
         label=[f"kept ({(~dropped).sum()})", f"dropped ({dropped.sum()})"],
     )
     axes.set(
-        xlabel=f"coverage: questions (of {questions}) with the expert in its layer's top {protect_top}",
+        xlabel=f"coverage: questions (of {questions}) with the expert in its layer's top {top}",
         ylabel="experts, all layers",
         title="Coverage of the experts",
         yscale="symlog",  # so that a bar of one expert shows beside one of hundreds
@@ -131,11 +134,15 @@ def main(argv: list[str] | None = None) -> None:
     layers = arrays["layer_numbers"].tolist()
     shares = layer_shares(arrays["weighted_norm_sum"])
     dropped = dropped_mask(drop_map, layers, shares.shape[1])
-    score = np.array([drop_map["layers"][str(layer)]["score"] for layer in layers])
+    # Counted here and not taken from the map: its scores are those of its criterion, which need not be coverage.
+    chose = set(drop_map["question_ids"])
+    rows = [row for row, question in enumerate(metadata["questions"]) if question["id"] in chose]
+    top = drop_map["protect_top"] or min(SHOWN_TOP, shares.shape[1])
+    marked = protected(arrays["weighted_norm_sum"][rows], top)
     norms = arrays["moe_output_norm_sum"].sum(axis=0) / np.maximum(arrays["tokens"].sum(axis=0), 1)
     figures = {
         "heatmap": draw_heatmap(shares, dropped, layers),
-        "coverage": draw_coverage(score, dropped, len(metadata["questions"]), drop_map["protect_top"]),
+        "coverage": draw_coverage(marked, dropped, top),
         "layers": draw_layers(norms, (shares * dropped).sum(axis=1), dropped.mean(), layers),
     }
     for name, figure in figures.items():

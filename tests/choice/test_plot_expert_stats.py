@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib import image
 
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
+from files.pictures import plt
 from generate_drop_map import main as choose
-from plot_expert_stats import dropped_mask, layer_shares, main
+from plot_expert_stats import draw_coverage, dropped_mask, layer_shares, main
 
 FILES = ("experts-heatmap.png", "experts-coverage.png", "experts-layers.png")
 
@@ -20,6 +21,27 @@ def test_shares_by_hand():
 def test_dropped_experts_of_layers_that_do_not_start_at_0():
     drop_map = {"layers": {"1": {"drop": [0]}, "3": {"drop": [2]}}}
     assert dropped_mask(drop_map, [1, 3], 3).tolist() == [[True, False, False], [False, False, True]]
+
+
+def test_coverage_is_counted_by_hand():
+    """Whatever criterion chose: its scores are no counts of questions."""
+    marked = np.array([[[True, True, False]], [[True, False, False]]])  # 2 questions, 1 layer, 3 experts
+    figure = draw_coverage(marked, np.array([[False, False, True]]), top=2)
+    kept, dropped = figure.axes[0].containers
+    assert [bar.get_height() for bar in kept] == [0, 1, 1]  # one kept expert in 1 question, one in 2
+    assert [bar.get_height() for bar in dropped] == [1, 0, 0]  # the dropped one in none
+    plt.close(figure)
+
+
+def test_a_map_by_another_criterion_has_its_pictures(tmp_path):
+    write(tmp_path / "stats", 2, 8)
+    options = ["--keep", "5", "--criterion", "reap", "--fold", "1/2", "--output", str(tmp_path / "map.json")]
+    choose(["--stats", str(tmp_path / "stats"), *options])
+    main(
+        ["--stats", str(tmp_path / "stats"), "--drop-map", str(tmp_path / "map.json")]
+        + ["--output-prefix", str(tmp_path / "experts")]
+    )
+    assert all((tmp_path / file).stat().st_size > 10_000 for file in FILES)
 
 
 def write(path, layers, experts):
