@@ -2,7 +2,7 @@
 """Download calibration data v5, the text of the model card's imatrix, by a pinned revision of its public gist.
 
 Inputs:  a URL with a revision in it (default: bartowski's calibration_datav5.txt); its sha256, where it is known.
-Output:  the text and, beside it, FILE.json: URL, size, sha256. The text is its author's; it is not part of this project.
+Output:  the text and, beside it, FILE.json: URL, size, sha256. The text is its author's and no part of this project.
 Use:     scripts/fetch_calibration.py --output build/calibration/calibration_datav5.txt
 
 The digest is recorded with the first download; later ones, and other machines given --sha256, must get the same bytes.
@@ -13,6 +13,7 @@ import hashlib
 import urllib.request
 from pathlib import Path
 
+from files.option_types import command_parser
 from files.safe_files import InputError, read_json, replace_when_done, run, write_json
 
 URL = (
@@ -24,18 +25,17 @@ LEAST_BYTES = 100_000  # less is an error page
 
 
 def download_text(url: str) -> bytes:
-    """Return the bytes behind a URL; raise InputError when they cannot be had."""
+    """Return the bytes behind a URL; raise InputError when the download fails."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
             return answer.read()
     except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
-        raise InputError(
-            url, "a text that can be downloaded", str(error), "give a text of your own with CALIBRATION=FILE"
-        ) from error
+        advice = "give a text of your own with CALIBRATION=FILE"
+        raise InputError(url, "a text that can be downloaded", str(error), advice) from error
 
 
 def check_text(url: str, content: bytes, expected: str | None) -> str:
-    """Return the sha256 of a text; raise InputError when it is another one than expected, too short or not UTF-8."""
+    """Return the hex sha256 of a text; raise InputError when it is not the expected one, too short or not UTF-8."""
     found = hashlib.sha256(content).hexdigest()
     if expected and found != expected:
         raise InputError(url, f"the text with sha256 {expected}", found)
@@ -49,11 +49,9 @@ def check_text(url: str, content: bytes, expected: str | None) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", default=URL, help="where the text is, revision included")
-    parser.add_argument(
-        "--sha256", help="its digest (default: that of the record of an earlier download, if there is one)"
-    )
+    parser = command_parser(__doc__)
+    parser.add_argument("--url", default=URL, help="URL with a revision in it (default: that of bartowski's gist)")
+    parser.add_argument("--sha256", help="its digest (default: that of an earlier download, if there was one)")
     parser.add_argument("--output", type=Path, required=True, help="text file to write")
     return parser.parse_args(argv)
 
@@ -64,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     known = read_json(record).get("sha256") if record.is_file() else None
     content = download_text(args.url)
     sha256 = check_text(args.url, content, args.sha256 or known)
-    # The record comes first: a kill between the two leaves no text without one, which make would take for finished.
+    # The record comes first. A kill between the two then leaves no text without a record, which make would take for
+    # finished and which the next download could not be compared with.
     write_json(record, {"url": args.url, "bytes": len(content), "sha256": sha256})
     with replace_when_done(args.output) as partial:
         partial.write_bytes(content)

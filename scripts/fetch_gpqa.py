@@ -15,25 +15,21 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from chats.questions import load_questions
+from chats.questions import QUESTION_SEED, load_questions
+from files.option_types import command_parser
 from files.safe_files import InputError, partial_directory, remove, replace_when_done, run
 
 DATASET = "Idavidrein/gpqa"
 FILE = "gpqa_diamond.csv"
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    folder = partial_directory(args.output)  # not the Hub's cache in the home directory: no question text leaves build/
+def download_questions(folder: Path) -> Path:
+    """Download GPQA Diamond into a folder; raise InputError when the Hub refuses or cannot be reached."""
+    # The Hub's transfer library keeps pieces of downloads in the home directory. No question text may stay there.
     os.environ["HF_XET_CHUNK_CACHE_SIZE_BYTES"] = "0"
     try:
-        source = hf_hub_download(DATASET, FILE, repo_type="dataset", local_dir=folder)
+        # With local_dir the file does not go through the Hub's cache in the home directory either.
+        return Path(hf_hub_download(DATASET, FILE, repo_type="dataset", local_dir=folder))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
             f"{DATASET}/{FILE}",
@@ -41,7 +37,19 @@ def main(argv: list[str] | None = None) -> None:
             str(error).splitlines()[0][:200],
             "accept its terms on the Hub and run `hf auth login`, or give QUESTIONS=FILE",
         ) from error
-    questions = load_questions(Path(source), 42)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    folder = partial_directory(args.output)
+    source = download_questions(folder)
+    questions = load_questions(source, QUESTION_SEED)  # before it is put in place: a damaged file is refused here
     with replace_when_done(args.output) as partial:
         shutil.copyfile(source, partial)
     remove(folder)

@@ -17,14 +17,15 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from chats.chat_tokenizer import load_tokenizer
 from checkpoints.checkpoint import read_checkpoint, read_config
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
+from files.option_types import command_parser
 from files.safe_files import InputError, run
 
-PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # no second copy of the weights in another format
 
 
 def download_model(model_id: str, directory: Path) -> None:
-    """Download a repository; a stopped download is taken up again by huggingface_hub. Raises InputError on refusal."""
-    if directory.is_symlink():  # a download must not land in the directory that a link of an earlier run names
+    """Download a repository; raise InputError when the Hub refuses. A second call goes on with a stopped download."""
+    if directory.is_symlink():  # of an earlier run: the download would be written into a directory of the user's
         directory.unlink()
     try:
         snapshot_download(model_id, local_dir=directory, allow_patterns=PATTERNS)
@@ -38,7 +39,10 @@ def download_model(model_id: str, directory: Path) -> None:
 
 
 def check_model_directory(directory: Path) -> None:
-    """Raise InputError when a checkpoint is of an unknown family, not whole, or without a tokenizer that can chat."""
+    """Raise InputError when a checkpoint is of an unknown family, incomplete, or without a tokenizer that can chat.
+
+    What is wrong shows here, in seconds, and not in the middle of the analysis.
+    """
     config, tensors = read_config(directory), read_checkpoint(directory)
     family = family_of(directory, config, list(tensors))
     expert_tensors(directory, family, tensors, shape_of(directory, family, config))
@@ -51,11 +55,12 @@ def link_model(source: Path, target: Path) -> None:
         raise InputError(target, "nothing, or a link to replace", "something else")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
+    # Relative, so that a project directory can be moved together with its models.
     target.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()), target_is_directory=True)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--model", required=True, help="checkpoint directory or Hub id")
     parser.add_argument("--output", type=Path, required=True, help="where to put the link or the download")
     return parser.parse_args(argv)

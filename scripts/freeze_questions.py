@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Freeze the order of the choices once and make the lm-eval task that reads it.
+"""Freeze the order of the choices, and write the lm-eval task that reads it.
 
-Inputs:  questions in GPQA's columns; the order seed; for held-out scores a drop map, whose held-out questions stay.
+Inputs:  questions in GPQA's columns; the order's seed. For held-out scores a drop map: its held-out questions stay.
 Output:  DIR/frozen.jsonl (Record ID, Question, choice1..4, choices, order, answer, prompt) and
-         DIR/gpqa_diamond_cot_zeroshot_frozen.yaml, which is lm-eval's own gpqa_diamond_cot_zeroshot without the shuffle.
-         `order` is the place of each shown choice in [incorrect 1, 2, 3, correct]. Holds question text: keep it in build/.
+         DIR/gpqa_diamond_cot_zeroshot_frozen.yaml, lm-eval's own gpqa_diamond_cot_zeroshot without the shuffle.
+         `order` is the place of each shown choice in [incorrect 1, 2, 3, correct]. The files hold question text: keep
+         them in build/.
 Use:     scripts/freeze_questions.py --questions FILE --seed 42 --output DIR
 
-Why: the task shuffles with the global random state inside datasets.map, so the order depends on the cache of `datasets`
-and prompts can disagree with targets.
+Why: lm-eval's task shuffles with the global random state inside datasets.map. So the order depends on the cache of
+`datasets`, and prompts can disagree with targets.
 """
 
 import argparse
@@ -16,15 +17,17 @@ import importlib.util
 import json
 from pathlib import Path
 
-from chats.questions import Question, clean_choice, load_questions, read_rows
+from chats.questions import QUESTION_SEED, Question, clean_choice, load_questions, read_rows
+from files.option_types import command_parser
 from files.safe_files import InputError, read_json, replace_when_done, run
 from scoring.lm_eval_samples import TASK
 
+DATA_NAME = "frozen.jsonl"
 GPQA_ORDER = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Correct Answer")
 
 
 def frozen_row(question: Question, row: dict[str, str]) -> dict:
-    """Return the document that the task's templates read, from a question and the row of the file that it comes from."""
+    """Return the document that the task's templates read, from a question and its row in the question file."""
     choices = {f"choice{i}": choice for i, choice in enumerate(question.choices, start=1)}
     unshuffled = [clean_choice(row[column]) for column in GPQA_ORDER]
     return {
@@ -39,21 +42,32 @@ def frozen_row(question: Question, row: dict[str, str]) -> dict:
 
 
 def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
-    """Return the documents that did not choose the experts of a drop map, in the order that all of them have."""
+    """Return the documents that did not choose the experts of a drop map, in their order.
+
+    Raises InputError when the map held out no questions, or some that are not among the documents.
+    """
     wanted = set(read_json(drop_map).get("held_out_question_ids") or [])
     kept = [document for document in documents if document["Record ID"] in wanted]
     if not wanted or len(kept) != len(wanted):
+        found = f"{len(wanted)}, {len(kept)} of them in it"
         raise InputError(
-            drop_map,
-            "held-out questions, all of them in the question file",
-            f"{len(wanted)}, {len(kept)} of them in it",
-            "make the map with --fold",
+            drop_map, "held-out questions, all of them in the question file", found, "make the map with --fold"
         )
     return kept
 
 
+def base_task() -> Path:
+    """Return lm-eval's own task file; raise InputError when lm-eval is not installed."""
+    package = importlib.util.find_spec("lm_eval")  # found but not imported: that takes seconds
+    if package is None or not package.submodule_search_locations:
+        raise InputError("lm_eval", "the package lm-eval", "none", "run `make setup`")
+    return Path(package.submodule_search_locations[0]) / "tasks/gpqa/cot_zeroshot/_gpqa_cot_zeroshot_yaml"
+
+
 def task_yaml(base: Path, data: Path) -> str:
     """Return the task: lm-eval's prompt, filters and metric over the frozen file."""
+    # `include` and not a copy, so that the task follows lm-eval. There process_docs shuffles. A JSON string is also a
+    # YAML string, so any path can be written as one.
     return (
         f"include: {json.dumps(str(base))}\ntask: {TASK}\ndataset_path: json\ndataset_name: null\n"
         f"dataset_kwargs:\n  data_files:\n    train: {json.dumps(str(data))}\nprocess_docs: null\n"
@@ -61,38 +75,40 @@ def task_yaml(base: Path, data: Path) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--questions", type=Path, required=True, help="questions in GPQA's columns")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the order of choices (default 42)")
     parser.add_argument(
-        "--held-out-of", type=Path, metavar="MAP", help="keep the questions that this drop map held out"
+        "--seed", type=int, default=QUESTION_SEED, help="seed of the order of choices (default %(default)s)"
     )
+    parser.add_argument("--held-out-of", type=Path, metavar="MAP", help="keep the questions that this map held out")
     parser.add_argument("--output", type=Path, required=True, help="directory to write into")
     return parser.parse_args(argv)
 
 
+def check_unanswered(output: Path, content: str, what: str) -> None:
+    """Raise InputError when the run around `output` has answers to questions other than `content`."""
+    # Answers are recorded by Record ID. With another order of choices an old letter would count as an answer to it.
+    data, answers = output / DATA_NAME, output.parent / "answers.jsonl"
+    answered = answers.exists() and answers.stat().st_size > 0
+    if answered and data.exists() and data.read_text(encoding="utf-8") != content:
+        raise InputError(
+            output.parent, f"answers to {what}", "those to others", "remove the directory or give another OUTPUT"
+        )
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    documents = [
-        frozen_row(*pair) for pair in zip(load_questions(args.questions, args.seed), read_rows(args.questions))
-    ]
+    questions, rows = load_questions(args.questions, args.seed), read_rows(args.questions)
+    documents = [frozen_row(question, row) for question, row in zip(questions, rows)]
     if args.held_out_of:
         documents = held_out(documents, args.held_out_of)
     content = "".join(json.dumps(document) + "\n" for document in documents)
-    lm_eval = Path(importlib.util.find_spec("lm_eval").submodule_search_locations[0])
-    data = args.output.resolve() / "frozen.jsonl"
-    answers = args.output.parent / "answers.jsonl"
-    if answers.exists() and answers.stat().st_size and data.exists() and data.read_text() != content:
-        raise InputError(
-            args.output.parent,
-            f"answers to the questions of {args.questions} by seed {args.seed}",
-            "those to others",
-            "remove the directory or give another OUTPUT",
-        )
+    check_unanswered(args.output, content, f"the questions of {args.questions} by seed {args.seed}")
+    data = args.output.resolve() / DATA_NAME  # absolute: lm-eval reads it from another directory
     with replace_when_done(data) as partial:
-        partial.write_text(content)
+        partial.write_text(content, encoding="utf-8")
     with replace_when_done(args.output / f"{TASK}.yaml") as partial:
-        partial.write_text(task_yaml(lm_eval / "tasks/gpqa/cot_zeroshot/_gpqa_cot_zeroshot_yaml", data))
+        partial.write_text(task_yaml(base_task(), data), encoding="utf-8")
     print(f"{args.output}: {len(documents)} questions, order of choices by seed {args.seed}")
 
 

@@ -2,7 +2,7 @@
 """Render questions, reasonings and answers as chat text: the default calibration text of the imatrix.
 
 Inputs:  a checkpoint directory (its tokenizer's chat template); questions in GPQA's columns.
-Output:  a text file with special tokens written out, for `llama-imatrix --parse-special`.
+Output:  a text file with special tokens as text, for `llama-imatrix --parse-special`.
 Use:     scripts/render_calibration.py --model DIR --questions FILE --output TEXT
 """
 
@@ -11,15 +11,18 @@ from pathlib import Path
 
 from chats.chat_sequences import chat_answer, chat_prompt
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import load_questions
+from chats.questions import QUESTION_SEED, load_questions
+from files.option_types import command_parser
 from files.safe_files import check_apart, replace_when_done, run
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory with the tokenizer")
     parser.add_argument("--questions", type=Path, required=True, help="questions in GPQA's columns")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the order of choices (default 42)")
+    parser.add_argument(
+        "--seed", type=int, default=QUESTION_SEED, help="seed of the order of choices (default %(default)s)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="text file to write")
     return parser.parse_args(argv)
 
@@ -32,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     chats = [chat_prompt(tokenizer, question) + chat_answer(tokenizer, question) for question in questions]
     tokens = sum(len(tokenizer(chat, add_special_tokens=False)["input_ids"]) for chat in chats)
     with replace_when_done(args.output) as partial:
-        partial.write_text("\n".join(chats) + "\n")
+        partial.write_text("\n".join(chats) + "\n", encoding="utf-8")
     print(f"{args.output}: {len(chats)} chats, {tokens} tokens")
 
 

@@ -1,7 +1,8 @@
-"""The download rule of the calibration text: recorded digest, same bytes or none, refusals. No network: a local server."""
+"""The calibration text's download: recorded digest, same bytes or none, refusals. No network: a local server."""
 
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import fetch_calibration
 from files.safe_files import sha256_file
 
+POLL_SECONDS = 0.01  # how soon the server sees that it shall stop; 0.5 s otherwise
 TEXT = ("A line of text to calibrate on, with ümlauts.\n" * 3000).encode()
 
 
@@ -28,9 +30,10 @@ def site(tmp_path) -> Iterator[tuple[str, Path]]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", folder
     server.shutdown()
+    server.server_close()
 
 
 def test_the_text_and_its_digest_are_kept(site, tmp_path):
@@ -76,9 +79,11 @@ def test_what_is_no_text_is_refused(site, tmp_path, refusal):
         refusal(
             fetch_calibration.main, ["--url", f"{url}/{name}", "--output", tmp_path / "v5.txt"], f"{url}/{name}", words
         )
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        closed = nobody.getsockname()[1]
     refusal(
         fetch_calibration.main,
-        ["--url", "http://127.0.0.1:9/v5.txt", "--output", tmp_path / "v5.txt"],
+        ["--url", f"http://127.0.0.1:{closed}/v5.txt", "--output", tmp_path / "v5.txt"],
         "CALIBRATION=FILE",
     )
     assert {path.name for path in tmp_path.iterdir()} == {"site"}

@@ -38,7 +38,7 @@ class Hub(BaseHTTPRequestHandler):
 def fetch(script, tmp_path):
     """Run fetch_gpqa.py against a Hub of our own, whose client keeps what it keeps in tmp_path/home."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
-        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        threading.Thread(target=hub.serve_forever, args=(0.01,), daemon=True).start()  # polls for its end every 10 ms
         yield lambda: script(
             "fetch_gpqa.py",
             "--output",
