@@ -1,30 +1,31 @@
 #!/usr/bin/env python3
 """Write the demo model's held-out questions in GPQA's columns.
 
-Inputs: data/demo/facts.json (relations and formulas, see scripts/demo_corpus.py).
-Outputs: OUTPUT/eval_questions.csv (198 rows) and OUTPUT/calibration_questions.csv (196 rows), with the columns
-Record ID, Question, Correct Answer, Incorrect Answer 1-3, Explanation, Subdomain, High-level domain. With
---training FILE the training questions too, in the same columns. The same facts give the same bytes.
-
-    python scripts/generate_demo_questions.py --facts data/demo/facts.json --output data/demo
+Inputs:  data/demo/facts.json (relations and formulas: see demo/demo_corpus.py).
+Output:  OUTPUT/eval_questions.csv (198 rows) and OUTPUT/calibration_questions.csv (196 rows), with the columns
+         Record ID, Question, Correct Answer, Incorrect Answer 1-3, Explanation, Subdomain, High-level domain. With
+         --training FILE the training questions, too. The same facts give the same bytes.
+Use:     scripts/generate_demo_questions.py --facts data/demo/facts.json --output data/demo
 """
 
 import argparse
 import random
 from pathlib import Path
 
-from demo.demo_corpus import SPLIT_SEED, Question, csv_row, load_facts, split_questions
+from demo.demo_corpus import SPLIT_SEED, DemoQuestion, csv_row, load_facts, split_questions
+from files.option_types import command_parser
 from files.safe_files import run, write_csv
 
 
-def question_rows(questions: list[Question], split: str) -> list[dict[str, str]]:
-    """Return CSV rows; each split draws its wrong answers from a generator of its own."""
+def question_rows(questions: list[DemoQuestion], split: str) -> list[dict[str, str]]:
+    """Return CSV rows, with wrong answers drawn for each."""
+    # A generator per split: a change of one split leaves the bytes of the others as they are.
     rng = random.Random(f"{SPLIT_SEED}/{split}")
     return [csv_row(question, rng) for question in questions]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--facts", type=Path, required=True, help="table of relations and formulas (JSON)")
     parser.add_argument("--output", type=Path, required=True, help="directory of the two CSV files")
     parser.add_argument("--training", type=Path, help="also write the training questions to this CSV file")

@@ -1,1 +1,1 @@
-"""The words that the demo model was trained on."""
+"""The demo model: the questions it answers, its tokenizer, its shape, and how it is trained."""

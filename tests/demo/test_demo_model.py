@@ -1,4 +1,4 @@
-"""The demo's questions, checkpoint and chat template are what data/README.md and scripts/train_demo_model.py say."""
+"""The demo's questions, checkpoint and chat template are as data/README.md and scripts/train_demo_model.py describe."""
 
 import csv
 import hashlib
@@ -12,7 +12,10 @@ import pytest
 import torch
 import transformers
 
-from demo.demo_corpus import CSV_COLUMNS, LETTERS, load_facts, render_prompt, render_reply, split_questions
+import train_demo_model
+from chats.questions import LETTERS
+from demo.demo_corpus import CSV_COLUMNS, load_facts, render_prompt, render_reply, split_questions
+from demo.sorted_experts import SortedExperts
 
 REPO = Path(__file__).resolve().parents[2]
 DEMO = REPO / "data/demo"
@@ -52,14 +55,21 @@ def tokenizer():
 
 
 @pytest.mark.parametrize("split", ROWS)
-def test_question_files_are_regenerated_from_the_facts(split, splits, script, tmp_path):
+def test_question_files_hold_the_split(split, splits):
     rows = read_questions(split)
     assert len(rows) == ROWS[split]
     assert [row["Question"] for row in rows] == [question.text for question in splits[split]]
-    done = script("generate_demo_questions.py", "--facts", DEMO / "facts.json", "--output", tmp_path)
+
+
+def test_question_files_are_regenerated_from_the_facts(script, tmp_path):
+    done = script(
+        "generate_demo_questions.py",
+        *("--facts", DEMO / "facts.json", "--output", tmp_path, "--training", tmp_path / "training.csv"),
+    )
     assert done.returncode == 0, done.stderr
-    name = f"{split}_questions.csv"
-    assert (tmp_path / name).read_bytes() == (DEMO / name).read_bytes()
+    for name in (f"{split}_questions.csv" for split in ROWS):
+        assert (tmp_path / name).read_bytes() == (DEMO / name).read_bytes()
+    assert len((tmp_path / "training.csv").read_text().splitlines()) > 5000
 
 
 @pytest.mark.parametrize("split", ROWS)
@@ -115,19 +125,22 @@ def test_demo_fits_in_25_megabytes():
     assert sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) < 25_000_000
 
 
+@pytest.fixture(scope="module")
+def templates(llama_cpp_source) -> list[jinja2.Template]:
+    """The demo's chat template and Gemma 4's, compiled once."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    paths = (DEMO / "model/chat_template.jinja", llama_cpp_source / TEMPLATE)
+    return [environment.from_string(path.read_text()) for path in paths]
+
+
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 @pytest.mark.parametrize("generate", [False, True])
 @pytest.mark.parametrize("thinking", [None, False, True])
-def test_chat_template_renders_like_gemma(conversation, generate, thinking, llama_cpp_source):
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+def test_chat_template_renders_like_gemma(conversation, generate, thinking, templates):
     options = {} if thinking is None else {"enable_thinking": thinking}
-    texts = [
-        environment.from_string(path.read_text()).render(
-            messages=CONVERSATIONS[conversation], add_generation_prompt=generate, bos_token="<bos>", **options
-        )
-        for path in (DEMO / "model/chat_template.jinja", llama_cpp_source / TEMPLATE)
-    ]
-    assert texts[0] == texts[1]
+    options |= {"messages": CONVERSATIONS[conversation], "add_generation_prompt": generate, "bos_token": "<bos>"}
+    ours, gemma = (template.render(**options) for template in templates)
+    assert ours == gemma
 
 
 def test_chat_template_bears_the_marks_llama_cpp_looks_for():
@@ -192,23 +205,52 @@ def test_model_loads_with_every_key_and_has_the_stated_shape():
     assert all(torch.isfinite(weight).all() for weight in model.parameters())
 
 
-def test_the_training_script_runs_and_makes_the_committed_tokenizer(script, tmp_path):
-    done = script(
-        "train_demo_model.py",
-        "--facts",
-        DEMO / "facts.json",
-        "--chat-template",
-        DEMO / "chat_template.jinja",
-        "--output",
-        tmp_path,
-        "--drill-steps",
-        1,
-        "--question-steps",
-        1,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "model/tokenizer.json").read_bytes() == (DEMO / "model/tokenizer.json").read_bytes()
-    assert (tmp_path / "model/config.json").read_bytes() == (DEMO / "model/config.json").read_bytes()
-    assert (
-        (tmp_path / "training_curve.csv").read_text().startswith("step,seconds,loss,value_accuracy,letter_accuracy\n2,")
-    )
+@pytest.fixture
+def torch_settings():
+    """Put back what a training sets for its whole process: threads, seed, denormals."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
+def test_a_short_training_makes_the_committed_tokenizer_and_config(torch_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_demo_model, "BATCH_EXAMPLES", 4)
+    monkeypatch.setattr(train_demo_model, "DEV_QUESTIONS", 6)
+    inputs = ("--facts", DEMO / "facts.json", "--chat-template", DEMO / "chat_template.jinja")
+    options = ("--drill-steps", 2, "--question-steps", 2, "--output", tmp_path)
+    train_demo_model.main([str(argument) for argument in (*inputs, *options)])
+    made = {path.name for path in (tmp_path / "model").iterdir()}
+    assert made == {path.name for path in (DEMO / "model").iterdir()}
+    for name in made - {"model.safetensors"}:
+        assert (tmp_path / "model" / name).read_bytes() == (DEMO / "model" / name).read_bytes(), name
+    head, row = (tmp_path / "training_curve.csv").read_text().splitlines()
+    assert head == "step,seconds,loss,value_accuracy,letter_accuracy" and row.startswith("4,")
+
+
+def test_sorted_experts_and_their_gradients_match_a_loop():
+    """In fp64, so that equal formulas are equal to 12 digits."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"hidden": (5, 4), "weight": (5, 2), "gate_up": (3, 12, 4), "down": (3, 4, 6)}
+    tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+    index = torch.tensor([[0, 2], [2, 0], [0, 2], [2, 0], [0, 2]])  # expert 1 is never used
+
+    def loop(hidden, index, weight, gate_up, down) -> torch.Tensor:
+        rows = []
+        for token, (experts, weights) in enumerate(zip(index.tolist(), weight)):
+            outputs = []
+            for expert, scale in zip(experts, weights):
+                gate, up = (gate_up[expert] @ hidden[token]).chunk(2)
+                outputs.append(scale * (down[expert] @ (torch.nn.functional.gelu(gate, approximate="tanh") * up)))
+            rows.append(sum(outputs))
+        return torch.stack(rows)
+
+    results = []
+    for run in (SortedExperts.apply, loop):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+        output = run(leaves["hidden"], index, leaves["weight"], leaves["gate_up"], leaves["down"])
+        (output**2).sum().backward()
+        results.append([output.detach(), *(leaf.grad for leaf in leaves.values())])
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
