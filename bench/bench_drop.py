@@ -2,9 +2,9 @@
 """Measure dropping experts against `cp` of the same bytes, and against loading, slicing and saving with torch.
 
 Inputs:  a checkpoint of generate_checkpoint.py of at least 6 GB (4 layers), one shard per layer.
-Output:  a table, and the same figures as JSON. Every step is a process of its own, run in turn; its files are flushed to
-         the disk within the time that counts. Peak memory is the process's (ru_maxrss, at least that of this
-         script, which starts it), the interpreter included.
+Output:  a table, and the same figures as JSON. Every step is a process of its own, run in turn, and flushes its files
+         to the disk within the time that counts. Peak memory is the process's, the interpreter included (ru_maxrss,
+         which is at least that of this script).
 Use:     bench/bench_drop.py --checkpoint build/bench/checkpoints/4 --output build/bench/drop.json
 
 cp: the pruned shards copied, then fsync. torch: safetensors load_file of each shard, rows indexed, saved in shards of
@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import statistics
-import struct
 import subprocess
 import sys
 import time
@@ -25,16 +24,25 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
-from bench_table import row, table  # noqa: E402
+from bench_table import end_on_broken_limit, row, table  # noqa: E402
 from gguf.constants import GGMLQuantizationType  # noqa: E402
 
 from checkpoints.checkpoint import read_checkpoint  # noqa: E402
-from files.byte_ranges import Run, aligned, write_runs  # noqa: E402
+from files.byte_ranges import Run, write_runs  # noqa: E402
+from files.option_types import command_parser  # noqa: E402
 from files.safe_files import GIB, remove, run, write_json  # noqa: E402
-from ggufs.gguf_header import UINT32, GgufHeader, KeyValue, header_bytes  # noqa: E402
+from ggufs.gguf_header import aligned, empty_header, header_bytes, key_value  # noqa: E402
 
 EXPERTS, KEEP = 128, 109
 SPEED_LIMIT, MEMORY_LIMIT_BYTES = 0.9, 300_000_000
+GGUF_NAMES = {
+    "experts.gate_up_proj": "ffn_gate_up_exps.weight",
+    "experts.down_proj": "ffn_down_exps.weight",
+    "router.proj.weight": "ffn_gate_inp.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "mlp.up_proj.weight": "ffn_up.weight",
+}
 COPY = """
 import os, shutil, sys
 source, target = sys.argv[1:]
@@ -45,6 +53,7 @@ for name in sorted(os.listdir(source)):
         handle = os.open(f"{target}/{name}", os.O_RDONLY)
         os.fsync(handle)
 """
+# Takes hold of nearly all free memory once: see `timed`.
 TOUCH = """
 import mmap
 free = next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemFree")) * 1024 - (1 << 30)
@@ -82,50 +91,39 @@ save()
 
 def write_map(path: Path, layers: int) -> None:
     """Write a map that drops every seventh expert or so, in other places in every layer."""
-    drop = {layer: sorted((7 * i + 3 * layer) % EXPERTS for i in range(EXPERTS - KEEP)) for layer in range(layers)}
-    write_json(
-        path,
-        {
-            "experts": EXPERTS,
-            "layers": {
-                str(layer): {"drop": ids, "keep": [e for e in range(EXPERTS) if e not in ids]}
-                for layer, ids in drop.items()
-            },
-        },
-    )
+    entries = {}
+    for layer in range(layers):
+        drop = sorted((7 * i + 3 * layer) % EXPERTS for i in range(EXPERTS - KEEP))
+        entries[str(layer)] = {"drop": drop, "keep": [expert for expert in range(EXPERTS) if expert not in drop]}
+    write_json(path, {"experts": EXPERTS, "layers": entries})
 
 
 def write_gguf(checkpoint: Path, path: Path) -> None:
     """Write a GGUF with the expert tensors, routers and attention weights of a checkpoint, as they are (BF16)."""
-    names = {
-        "experts.gate_up_proj": "ffn_gate_up_exps.weight",
-        "experts.down_proj": "ffn_down_exps.weight",
-        "router.proj.weight": "ffn_gate_inp.weight",
-        "self_attn.q_proj.weight": "attn_q.weight",
-        "self_attn.o_proj.weight": "attn_output.weight",
-        "mlp.up_proj.weight": "ffn_up.weight",
-    }
-    pairs, tensors, pieces = [], [], []
-    for key, value in (("gemma4.expert_count", EXPERTS), ("gemma4.expert_used_count", 8)):
-        pairs.append(struct.pack(f"<Q{len(key)}sII", len(key), key.encode(), UINT32, value))
-    text, key = b"gemma4", b"general.architecture"
-    pairs.append(struct.pack(f"<Q{len(key)}sIQ{len(text)}s", len(key), key, 8, len(text), text))
-    header = GgufHeader(path, 3, tuple(KeyValue("", 0, None, pair, 0) for pair in pairs), (), 32)
+    header = empty_header(path)
+    pairs = [
+        key_value("general.architecture", "gemma4"),
+        key_value("gemma4.expert_count", EXPERTS),
+        key_value("gemma4.expert_used_count", 8),
+    ]
+    tensors = []
+    pieces: list[bytes | Run] = []
     for name, tensor in read_checkpoint(checkpoint).items():
-        for end, short in names.items():
-            if name.endswith(end):
-                tensors.append(
-                    (f"blk.{name.split('.')[2]}.{short}", tuple(reversed(tensor.shape)), GGMLQuantizationType.BF16)
-                )
-                pieces += [Run(tensor.file, tensor.offset, tensor.size), bytes(aligned(tensor.size, 32) - tensor.size)]
+        for end in filter(name.endswith, GGUF_NAMES):
+            place = f"blk.{name.split('.')[2]}.{GGUF_NAMES[end]}"
+            tensors.append((place, tuple(reversed(tensor.shape)), GGMLQuantizationType.BF16))
+            padding = bytes(aligned(tensor.size, header.alignment) - tensor.size)
+            pieces += [Run(tensor.file, tensor.offset, tensor.size), padding]
     remove(path)
     write_runs(path, [header_bytes(header, pairs, tensors), *pieces], lambda count: None)
 
 
 def timed(command: list[str], clear: Path, source: Path) -> dict[str, float]:
-    """Run a command after removing `clear`, settling the disk, touching free memory and reading `source` into the page
-    cache; return its seconds and peak bytes. Without that, what ran before would decide whether a source is read from
-    memory or disk, and, in a virtual machine that gives free memory back, what a page of the output costs.
+    """Run a command after removing `clear`; return its seconds and peak bytes.
+
+    Before that the disk is settled, free memory is touched and `source` is read into the page cache. Otherwise what ran
+    before would decide whether a source is read from memory or disk. In a virtual machine that gives free memory back,
+    it would also decide what a page of the output costs.
     """
     remove(clear)
     os.sync()
@@ -150,6 +148,12 @@ def timed(command: list[str], clear: Path, source: Path) -> dict[str, float]:
     return {"seconds": time.monotonic() - start, "peak_bytes": usage.ru_maxrss * 1024}
 
 
+def drop_command(source: Path, drop_map: Path, output: Path, *options: str) -> list[str]:
+    """Return the command line of expert_drop.py."""
+    paths = ["--source", str(source), "--drop-map", str(drop_map), "--output", str(output)]
+    return [sys.executable, str(REPO / "scripts/expert_drop.py"), *paths, *options]
+
+
 def compare(
     source: Path, drop_map: Path, work: Path, repeats: int, with_torch: bool
 ) -> dict[str, list[dict[str, float]]]:
@@ -158,29 +162,11 @@ def compare(
     if source.suffix == ".gguf":
         (work / "gguf").mkdir(exist_ok=True)
         folder, target = work / "gguf", work / "gguf/pruned.gguf"
-    plan = {
-        "drop": (
-            [
-                sys.executable,
-                str(REPO / "scripts/expert_drop.py"),
-                "--source",
-                str(source),
-                "--drop-map",
-                str(drop_map),
-                "--output",
-                str(target),
-            ],
-            target,
-            source,
-        ),
-        "cp": ([sys.executable, "-c", COPY, str(folder), str(work / "copied")], work / "copied", folder),
-    }
+    copy = [sys.executable, "-c", COPY, str(folder), str(work / "copied")]
+    plan = {"drop": (drop_command(source, drop_map, target), target, source), "cp": (copy, work / "copied", folder)}
     if with_torch:
-        plan["torch"] = (
-            [sys.executable, "-c", TORCH, str(source), str(drop_map), str(work / "torch")],
-            work / "torch",
-            source,
-        )
+        load_and_save = [sys.executable, "-c", TORCH, str(source), str(drop_map), str(work / "torch")]
+        plan["torch"] = (load_and_save, work / "torch", source)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in plan}
     for turn in range(repeats + 1):  # the first turn warms up and is not counted
         for name, run_of in reversed(plan.items()) if turn % 2 else plan.items():
@@ -214,7 +200,7 @@ def rows_of(name: str, runs: dict[str, list[dict[str, float]]]) -> list[dict]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="many-shard checkpoint of generate_checkpoint.py"
     )
@@ -231,26 +217,14 @@ def main(argv: list[str] | None = None) -> None:
     layers = json.loads((args.checkpoint / "config.json").read_text())["num_hidden_layers"]
     write_map(work / "map.json", layers)
     write_json(work / "keep-all.json", {str(layer): [] for layer in range(layers)})
+    one = work / "one/checkpoint"  # the same tensors in one shard: a drop of nothing
     timed(
-        [
-            sys.executable,
-            str(REPO / "scripts/expert_drop.py"),
-            "--source",
-            str(args.checkpoint),
-            "--drop-map",
-            str(work / "keep-all.json"),
-            "--output",
-            str(work / "one/checkpoint"),
-            "--shard-bytes",
-            str(1 << 40),
-        ],
-        work / "one/checkpoint",
-        args.checkpoint,
+        drop_command(args.checkpoint, work / "keep-all.json", one, "--shard-bytes", str(1 << 40)), one, args.checkpoint
     )
     source_bytes = sum(tensor.size for tensor in read_checkpoint(args.checkpoint).values())
     results = {
         "many shards": compare(args.checkpoint, work / "map.json", work, args.repeats, with_torch=True),
-        "one shard": compare(work / "one/checkpoint", work / "map.json", work, args.repeats, with_torch=True),
+        "one shard": compare(one, work / "map.json", work, args.repeats, with_torch=True),
     }
     shutil.rmtree(work / "one")
     write_gguf(args.checkpoint, work / "full.gguf")
@@ -260,9 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     remove(work)
     write_json(args.output, {"rows": rows, "repeats": args.repeats, "runs": results})
     print(table(rows))
-    failed = [entry["measure"] for entry in rows if entry["holds"] is False]
-    if failed:
-        sys.exit(f"error: {args.output}: expected every limit to hold, found it broken: {', '.join(failed)}")
+    end_on_broken_limit(args.output, rows)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ Inputs:  a GGUF file, its tokenizer, questions in GPQA's columns.
 Output:  a JSON of rows (bench_table.py) and a table on stdout.
 Use:     bench/bench_eval.py --gguf FILE.gguf --tokenizer DIR --questions FILE.csv --output build/bench/eval.json
 
-For one and for four requests at once: one server; lm-eval's run over the proxy, then its very requests again, bare, in
-the same order; in the next turn the bare ones first. The clock runs from the first request to the last answer; lm-eval's
-start and end (imports, its index of all tasks, its files) do not grow with the answers and are a row of their own. On a busy
-machine two runs differ by more than the limit: hence also the same ratio within one run, over the time that its requests
-took between proxy and server.
+For one and for four requests at once: one server; lm-eval's run over the proxy, then the same requests again, bare and
+in the same order; in the next turn the bare ones first. The clock runs from the first request to the last answer.
+lm-eval's start and end (imports, its index of all tasks, its files) do not grow with the answers and are a row of their
+own. On a loaded machine two runs differ by more than the limit. So there is the same ratio within one run, too: over
+the time that its requests took between proxy and server.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from bench_table import row, table  # noqa: E402
 
 import ask_questions  # noqa: E402
 import freeze_questions  # noqa: E402
+from files.option_types import command_parser  # noqa: E402
 from files.safe_files import run, write_json  # noqa: E402
 from llama.llama_server import LlamaServer, server_command  # noqa: E402
 from llama.llama_tools import find_llama_cpp  # noqa: E402
@@ -56,8 +57,10 @@ async def bare(server: LlamaServer, bodies: list[dict], concurrency: int) -> flo
 
 
 def ours(args: argparse.Namespace, server: LlamaServer, protocol: Protocol) -> tuple[float, float, float]:
-    """Run lm-eval over the proxy; return the seconds from the first request to the last answer, of all the rest, and of the
-    requests themselves, from the proxy to the server and back, summed up.
+    """Run lm-eval over the proxy.
+
+    Returns the seconds from the first request to the last answer, of all the rest, and the sum of the requests' own,
+    from the proxy to the server and back.
     """
     (args.run / ask_questions.ANSWERS).unlink(missing_ok=True)
     start = time.perf_counter()
@@ -76,11 +79,11 @@ def measure(args: argparse.Namespace, concurrency: int) -> dict[str, list[float]
     bodies: list[dict] = []
     attempt = AnswerProxy.attempt
 
-    async def remember(proxy: AnswerProxy, body: dict):
+    async def remember(proxy: AnswerProxy, body: dict) -> tuple[dict | None, str]:
         bodies.append(body)
         return await attempt(proxy, body)
 
-    AnswerProxy.attempt = remember
+    AnswerProxy.attempt = remember  # from outside: the proxy itself has no use for the requests after their answers
     with LlamaServer(command, args.gguf, args.run / "server.log") as server:
         ours(args, server, protocol)  # off the clock: gives the requests, warms the caches
         asked = list(bodies)
@@ -96,8 +99,36 @@ def measure(args: argparse.Namespace, concurrency: int) -> dict[str, list[float]
     return times
 
 
+def rows_of(times: dict[int, dict[str, list[float]]]) -> list[dict]:
+    """Return the table's rows from the seconds of every turn, by requests at once."""
+    middle = {n: {name: statistics.median(values) for name, values in turns.items()} for n, turns in times.items()}
+    alone, together = middle[1], middle[CONCURRENT]
+    rows = [
+        row(
+            f"requests, {n} at once: lm-eval and the proxy / bare",
+            ratio(turns["ours"], turns["bare"]),
+            "x",
+            OVERHEAD_LIMIT,
+        )
+        for n, turns in times.items()
+    ]
+    within = ratio(times[1]["ours"], times[1]["server"])
+    rows.append(row("one run, 1 at once: requests / the server's own time", within, "x", OVERHEAD_LIMIT))
+    for key, name in (("ours", "lm-eval and the proxy"), ("bare", "bare requests")):
+        gain = alone[key] / together[key]
+        rows.append(row(f"seconds, 1 at once / {CONCURRENT}, {name}", gain, "x", GAIN_LIMIT, at_least=True))
+    rows.append(row("bare requests, 1 at once", alone["bare"], "s"))
+    rows.append(row("lm-eval's start and end", alone["rest"], "s"))
+    return rows
+
+
+def ratio(above: list[float], below: list[float]) -> float:
+    """Return the median of the ratios of runs taken in turn."""
+    return statistics.median(a / b for a, b in zip(above, below))
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--gguf", type=Path, required=True, help="GGUF file")
     parser.add_argument("--tokenizer", required=True, help="its tokenizer's directory")
     parser.add_argument("--questions", type=Path, required=True, help="questions in GPQA's columns")
@@ -112,38 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     shutil.rmtree(args.run, ignore_errors=True)
     freeze_questions.main(["--questions", str(args.questions), "--output", str(args.run / "task")])
     times = {concurrency: measure(args, concurrency) for concurrency in (1, CONCURRENT)}
-    middle = {key: {name: statistics.median(values) for name, values in turns.items()} for key, turns in times.items()}
-    rows = [
-        row(
-            f"requests, {n} at once: lm-eval and the proxy / bare",
-            statistics.median(a / b for a, b in zip(turns["ours"], turns["bare"])),
-            "x",
-            OVERHEAD_LIMIT,
-        )
-        for n, turns in times.items()
-    ]
-    rows.append(
-        row(
-            "one run, 1 at once: requests / the server's own time",
-            statistics.median(a / b for a, b in zip(times[1]["ours"], times[1]["server"])),
-            "x",
-            OVERHEAD_LIMIT,
-        )
-    )
-    rows += [
-        row(
-            f"seconds, 1 at once / {CONCURRENT}, {name}",
-            middle[1][key] / middle[CONCURRENT][key],
-            "x",
-            GAIN_LIMIT,
-            at_least=True,
-        )
-        for key, name in (("ours", "lm-eval and the proxy"), ("bare", "bare requests"))
-    ]
-    rows += [
-        row("bare requests, 1 at once", middle[1]["bare"], "s"),
-        row("lm-eval's start and end", middle[1]["rest"], "s"),
-    ]
+    rows = rows_of(times)
     write_json(args.output, {"rows": rows, "seconds": times})
     print(table(rows))
 

@@ -5,8 +5,8 @@ Inputs:  a checkpoint of generate_checkpoint.py (random weights, the 26B's layer
 Output:  a JSON of rows (bench_table.py) and a table on stdout: seconds of both loops, their ratio, and the plan's time.
 Use:     bench/bench_quantize.py --checkpoint build/bench/checkpoints/2 --output build/bench/quantize.json
 
-The F16 GGUF, its digest and the imatrix are made once, before the clock. Both loops flush every file to the disk; each
-type is built bare and then by the script, so that both meet the same load of the machine. With --repeat the order turns.
+The F16 GGUF, its digest and the imatrix are made once, before the clock starts. Both loops flush every file to the
+disk. Each type is built bare and then by the script, so that both meet the same load; with --repeat the order changes.
 """
 
 import argparse
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from bench_table import row, table  # noqa: E402
 
+from files.option_types import command_parser  # noqa: E402
 from files.safe_files import GIB, flush_to_disk, require_disk_space, run, write_json  # noqa: E402
 from llama.llama_tools import SCRIPTS, die_with_parent, find_llama_cpp  # noqa: E402
 from quants.recipes import RECIPES  # noqa: E402
@@ -62,41 +63,55 @@ def bare(tool: Path, kind: str, f16: Path, imatrix: Path, output: Path, threads:
     """Build a quant by llama-quantize alone and flush it; return wall and processor seconds."""
     output.unlink(missing_ok=True)
     recipe = RECIPES[kind]
-    return seconds(
-        tool,
-        "--imatrix",
-        imatrix.name,
-        *recipe.arguments,
-        f16,
-        output,
-        recipe.base,
-        threads,
-        cwd=imatrix.parent,
-        flush=output,
-    )
+    arguments = ["--imatrix", imatrix.name, *recipe.arguments, f16, output, recipe.base, threads]
+    return seconds(tool, *arguments, cwd=imatrix.parent, flush=output)
 
 
 def ours(kind: str, f16: Path, imatrix: Path, output: Path, threads: int) -> tuple[float, float]:
     """Build a quant by quantize_gguf.py; return wall and processor seconds."""
     for path in (output, Path(f"{output}.json")):
         path.unlink(missing_ok=True)
-    return script(
-        "quantize_gguf.py",
-        "--input",
-        f16,
-        "--imatrix",
-        imatrix,
-        "--type",
-        kind,
-        "--output",
-        output,
-        "--threads",
-        threads,
+    paths = ("--input", f16, "--imatrix", imatrix, "--output", output)
+    return script("quantize_gguf.py", *paths, "--type", kind, "--threads", threads)
+
+
+def build_both(
+    tool: Path,
+    kind: str,
+    f16: Path,
+    imatrix: Path,
+    threads: int,
+    ours_first: bool,
+    times: dict[str, list[tuple[float, float]]],
+) -> None:
+    """Build a quant in both ways and add their times; end the benchmark when the two files differ."""
+    files = {name: f16.parent / f"{name}.gguf" for name in ("bare", "ours")}
+    for name in sorted(files, reverse=ours_first):
+        if name == "bare":
+            times[name].append(bare(tool, kind, f16, imatrix, files[name], threads))
+        else:
+            times[name].append(ours(kind, f16, imatrix, files[name], threads))
+    walls = {name: values[-1][0] for name, values in times.items()}
+    print(f"{kind}: bare {walls['bare']:.1f} s, quantize_gguf.py {walls['ours']:.1f} s", file=sys.stderr)
+    if not filecmp.cmp(files["bare"], files["ours"], shallow=False):
+        sys.exit(f"error: {files['ours']}: expected the bytes of llama-quantize alone, found others")
+
+
+def rows_of(times: dict[str, list[tuple[float, float]]], what: str, plan: float) -> list[dict]:
+    """Return the table's rows from wall and processor seconds per file, and the seconds of a plan."""
+    (bare_wall, bare_used), (our_wall, our_used) = (
+        [sum(column) for column in zip(*times[name])] for name in ("bare", "ours")
     )
+    return [
+        row(f"{what}, quantize_gguf.py / bare llama-quantize", our_wall / bare_wall, "x", LIMIT),
+        row("the same in processor time, which other work disturbs less", our_used / bare_used, "x"),
+        row("seconds per file beyond llama-quantize", (our_wall - bare_wall) / len(times["bare"]), "s"),
+        row("plan of the 109-expert 26B, all files", plan, "s"),
+    ]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of generate_checkpoint.py")
     parser.add_argument(
         "--types", nargs="+", default=TYPES, choices=[name for name, recipe in RECIPES.items() if not recipe.tiers]
@@ -119,35 +134,13 @@ def main(argv: list[str] | None = None) -> None:
     text.write_text(TEXT)
     if not imatrix.exists():
         script("build_imatrix.py", "--model", f16, "--calibration", text, "--output", imatrix)
-    bare(
-        tool, args.types[0], f16, imatrix, work / "bare.gguf", args.threads
-    )  # off the clock: reads the source into memory
+    bare(tool, args.types[0], f16, imatrix, work / "bare.gguf", args.threads)  # not timed: reads the source into memory
     times: dict[str, list[tuple[float, float]]] = {"bare": [], "ours": []}
     for turn in range(args.repeat):
         for kind in args.types:
-            pair = {
-                "bare": lambda: bare(tool, kind, f16, imatrix, work / "bare.gguf", args.threads),
-                "ours": lambda: ours(kind, f16, imatrix, work / "ours.gguf", args.threads),
-            }
-            for name in sorted(pair, reverse=bool(turn % 2)):
-                times[name].append(pair[name]())
-            print(
-                f"{kind}: bare {times['bare'][-1][0]:.1f} s, quantize_gguf.py {times['ours'][-1][0]:.1f} s",
-                file=sys.stderr,
-            )
-            if not filecmp.cmp(work / "bare.gguf", work / "ours.gguf", shallow=False):
-                sys.exit(f"error: {work / 'ours.gguf'}: expected the bytes of llama-quantize alone, found others")
+            build_both(tool, kind, f16, imatrix, args.threads, bool(turn % 2), times)
     plan, _ = script("plan_quants.py", "--shape", "gemma-4-26b-a4b", "--keep", 109)
-    (bare_wall, bare_used), (our_wall, our_used) = (
-        [sum(column) for column in zip(*times[name])] for name in ("bare", "ours")
-    )
-    what = f"{len(args.types)} quants of {f16.stat().st_size / GIB:.1f} GiB, quantize_gguf.py / bare llama-quantize"
-    rows = [
-        row(what, our_wall / bare_wall, "x", LIMIT),
-        row("the same in processor time, which other work disturbs less", our_used / bare_used, "x"),
-        row("seconds a file beyond llama-quantize", (our_wall - bare_wall) / len(times["bare"]), "s"),
-        row("plan of the 109-expert 26B, all files", plan, "s"),
-    ]
+    rows = rows_of(times, f"{len(args.types)} quants of {f16.stat().st_size / GIB:.1f} GiB", plan)
     write_json(args.output, {"rows": rows, "types": args.types, "wall_and_processor_seconds": times})
     print(table(rows))
 

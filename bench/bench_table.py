@@ -1,9 +1,14 @@
-"""The table that every benchmark prints."""
+"""The table that every benchmark prints, and its end: an error when a limit is broken."""
+
+import sys
+from pathlib import Path
 
 
 def row(name: str, value: float, unit: str, limit: float | None = None, at_least: bool = False) -> dict:
     """Return one line of the table; the limit is the largest allowed value, or the smallest."""
-    holds = None if limit is None else value >= limit if at_least else value <= limit
+    holds = None
+    if limit is not None:
+        holds = value >= limit if at_least else value <= limit
     return {"measure": name, "value": value, "unit": unit, "limit": limit, "holds": holds}
 
 
@@ -15,3 +20,10 @@ def table(rows: list[dict]) -> str:
         holds = {None: "", True: "yes", False: "NO"}[entry["holds"]]
         lines.append(f"| {entry['measure']} | {entry['value']:.2f} {entry['unit']} | {limit} | {holds} |")
     return "\n".join(lines)
+
+
+def end_on_broken_limit(output: Path, rows: list[dict]) -> None:
+    """Exit with an error when a row breaks its limit; the figures lie in `output` by then."""
+    broken = [entry["measure"] for entry in rows if entry["holds"] is False]
+    if broken:
+        sys.exit(f"error: {output}: expected every limit to hold, found it broken: {', '.join(broken)}")

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from analysis.decoder import build_empty  # noqa: E402
 from checkpoints.checkpoint import INDEX_NAME  # noqa: E402
+from files.option_types import command_parser  # noqa: E402
 from files.safe_files import directory_when_done, require_disk_space, run, write_json  # noqa: E402
 
 SIZES = {
@@ -58,7 +59,10 @@ def config_of(base: dict, layers: int) -> dict:
 
 
 def bf16_noise(seed: int) -> np.ndarray:
-    """Return NOISE_VALUES normal values of standard deviation INIT_STD as the bits of bf16 (cut, not rounded)."""
+    """Return NOISE_VALUES normal values of standard deviation INIT_STD as the bits of bf16 (cut, not rounded).
+
+    A layer has 700 million values. Repeating these is faster than drawing all of them, and measures the same.
+    """
     values = np.random.default_rng(seed).standard_normal(NOISE_VALUES, np.float32) * np.float32(INIT_STD)
     return (values.view(np.uint32) >> 16).astype(np.uint16)
 
@@ -79,7 +83,7 @@ def write_shard(path: Path, shapes: dict[str, tuple[int, ...]], noise: np.ndarra
             if len(shape) == 1:
                 file.write(np.full(left, 0x3F80, np.uint16).tobytes())  # 1.0
                 continue
-            start = (number * 7919 + len(path.name)) % 4096
+            start = (number * 7919 + len(path.name)) % 4096  # so that no two tensors are equal
             while left:
                 piece = noise[start : start + left]
                 file.write(piece.data)
@@ -115,7 +119,7 @@ def write_layers(directory: Path, config: dict, tokenizer: Path, linked: Path | 
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument(
         "--tokenizer", type=Path, required=True, help="model directory whose tokenizer and config are the base"
     )
