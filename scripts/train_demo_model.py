@@ -31,7 +31,7 @@ from demo.demo_model import EXPERTS, LOGIT_CAP, demo_config, initialise, write_m
 from demo.demo_tokenizer import train_tokenizer
 from demo.sorted_experts import sorted_experts
 from demo.training_examples import LETTER_PLACE, VALUE_PLACE, Example, Examples, collate
-from files.option_types import command_parser, positive
+from files.option_types import command_parser, positive, whole_number
 from files.safe_files import run, write_csv
 
 SEED = 7
@@ -169,9 +169,9 @@ def train(
     total = drill_steps + question_steps
     for step in range(total):
         drilling = step < drill_steps
-        for layer in model.model.layers:
+        for layer in model.model.layers:  # without its experts the model is the dense twin, on the same weights
             layer.enable_moe_block = not drilling
-        direct = step < DIRECT_STEPS or step % 2 == 1
+        direct = step < DIRECT_STEPS or step % 2 == 1  # later every other batch, so that it is not forgotten
         batch = [examples.drill(direct) if drilling else examples.draw() for _ in range(BATCH_EXAMPLES)]
         losses.append(train_step(model, optimizer, balance, batch, rate_factor(step, drill_steps, total)))
         if (step + 1) % CURVE_STEPS == 0 or step + 1 == total:
@@ -196,7 +196,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chat-template", type=Path, required=True, help="Jinja template that goes with the model")
     parser.add_argument("--output", type=Path, required=True, help="directory of model/ and training_curve.csv")
     steps = "optimizer steps (default %(default)s)"
-    parser.add_argument("--drill-steps", type=positive, default=DRILL_STEPS, help=f"{steps} on look-up drills")
+    parser.add_argument("--drill-steps", type=whole_number, default=DRILL_STEPS, help=f"{steps} on look-up drills")
     parser.add_argument("--question-steps", type=positive, default=QUESTION_STEPS, help=f"{steps} on questions")
     parser.add_argument("--threads", type=positive, default=2, help="threads of torch (default %(default)s)")
     return parser.parse_args(argv)

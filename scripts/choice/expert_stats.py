@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from files.safe_files import InputError, replace_when_done
+from files.safe_files import InputError, reason_of, replace_when_done
 
 METADATA_KEY = "expert_stats"
 EXPERT_SUMS = (
@@ -45,7 +45,10 @@ def write_stats(path: Path, arrays: dict[str, np.ndarray], metadata: dict) -> No
 
 
 def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Return the arrays and the metadata of a statistics file; raise InputError when it is not one."""
+    """Return the arrays and the metadata of a statistics file; raise InputError when it is not one.
+
+    All that readers use is checked here: a damaged array would change the choice of experts and nobody would see it.
+    """
     if not path.is_file():
         raise InputError(path, "a statistics file of teacher_force_analysis.py", "nothing")
     try:
@@ -61,7 +64,7 @@ def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         metadata = json.loads(text)
         ids = [question["id"] for question in metadata["questions"]]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise InputError(path, "metadata with the questions", f"{type(error).__name__}: {error}"[:200]) from error
+        raise InputError(path, "metadata with the questions", reason_of(error)) from error
     for key in ("top_k", "questions_sha256", "config_sha256", "weights_sha256"):
         if key not in metadata:
             raise InputError(path, f"{key} in the metadata", "none")
@@ -96,7 +99,7 @@ def protected(weighted_norm_sum: np.ndarray, top: int) -> np.ndarray:
     weighted_norm_sum: [questions, layers, experts] fp64. Returns booleans of that shape. Ties go to the lower index; an
     expert that a question never used is not marked.
     """
-    order = np.argsort(-weighted_norm_sum, axis=2, kind="stable")[:, :, :top]
+    order = np.argsort(-weighted_norm_sum, axis=2, kind="stable")[:, :, :top]  # stable: the rule for ties
     marked = np.zeros(weighted_norm_sum.shape, dtype=bool)
     np.put_along_axis(marked, order, True, axis=2)
     return marked & (weighted_norm_sum > 0)

@@ -205,7 +205,7 @@ def only_writer(path: Path) -> Iterator[None]:
     """
     # Lock files are never deleted: a run could still hold the deleted one while another locks a new one of that name.
     # So they lie in the temporary directory, where they bother nobody, and not beside the output. Each user has a
-    # directory of their own, because nobody else could open the files.
+    # directory of their own, because one user cannot open the lock files of another.
     directory = Path(tempfile.gettempdir()) / f"output-locks-{os.getuid()}"
     directory.mkdir(exist_ok=True)
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()  # a path has slashes and can be too long for a name
