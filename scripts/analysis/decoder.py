@@ -22,7 +22,7 @@ from transformers.utils.loading_report import LoadStateDictInfo
 from analysis.expert_observer import expert_modules
 from analysis.layer_reader import TORCH_DTYPES, WEIGHT_DTYPES, pieces_of
 from checkpoints.checkpoint import TensorRange
-from files.safe_files import InputError
+from files.safe_files import InputError, reason_of
 
 # MKL chooses its code by the alignment of its operands and by the number of threads, and sums in another order in each.
 # A streamed layer's weights lie elsewhere than a whole model's, so fp32 results differed in the last bits. In this mode
@@ -35,7 +35,6 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 # Scores of all pairs of tokens in fp32 are 1 GB at 4096 tokens and 16 heads. 256 rows of them are 67 MB, and still
 # enough work for one product.
 QUERY_ROWS = 256
-REASON_CHARACTERS = 200
 
 
 def eager_in_blocks(
@@ -112,11 +111,6 @@ def load_resident(directory: Path, dtype: torch.dtype, attention: str, device_ma
     model, report = loaded
     refuse_lacking(model, directory, report["missing_keys"], report["mismatched_keys"])
     return model.eval()
-
-
-def reason_of(error: Exception) -> str:
-    """Return a library's exception as one line of bounded length."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_CHARACTERS]
 
 
 def refuse_lacking(model: PreTrainedModel, directory: Path, missing: set, mismatched: set) -> None:
