@@ -1,4 +1,4 @@
-"""quality.json: what pruning and each quant cost, as measure_quality.py found it, and what follows from that."""
+"""quality.json, the record of measure_quality.py: what pruning and each quant cost, and the conclusions."""
 
 from typing import ClassVar
 
@@ -9,10 +9,12 @@ LOSSES = ("total", "quantisation")  # what files are compared by; the pruning lo
 
 
 class Quality(Record):
-    """The measurement. chats: how many; score: the tokens that count (reply, all); tokens: their number by that name.
+    """One measurement.
 
-    files: per file label, kind, bytes, bits_per_weight, sha256 and `losses`, where by loss and measure stands
-    [value, standard error over chats]. conclusions: by loss, from quality_conclusions.py.
+    chats: number of chats measured; left_out: those that calibration or the choice of experts had seen; cut: those that
+    were longer than max_tokens. score: which tokens count, "reply" or "all"; tokens: their number, by that name. files:
+    per file label, kind, bytes, bits_per_weight, sha256 and losses: {loss: {measure: [value, standard error over
+    chats]}}. conclusions: by loss, what `conclusion_of_loss` of quality_conclusions.py returns.
     """
 
     what: ClassVar[str] = "measurements of measure_quality.py"
