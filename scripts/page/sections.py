@@ -164,7 +164,7 @@ def quality_table(quality: dict) -> Table:
         for entry in quality["files"]
     ]
     heads = ["file", "kind", "GiB", "bits per weight", "quantisation loss", "total loss"]
-    heads += ["against the standard quants of its size, by total", "dominated by"]
+    heads += ["against standard quants of its size, by total", "dominated by"]
     return Table("Size and loss of every file", heads, rows, words=(0, 1, 6, 7))
 
 
