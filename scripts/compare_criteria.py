@@ -49,7 +49,7 @@ from losses.kld_statistics import kl_divergence
 from losses.scored_chats import add_chat_arguments
 from losses.stored_logits import StoredLogits, open_model, progress
 
-DEFAULT_KEEP = (109, 96, 64)
+DEFAULT_KEEP = (109, 96, 64)  # of 128: the card's drop, and two harder ones
 RANDOM_SEEDS = 5
 
 
@@ -69,6 +69,7 @@ class Choice:
     @property
     def flags(self) -> list[str]:
         """The arguments of generate_drop_map.py."""
+        # No bootstrap: it says how certain a map is, which nothing here reads.
         reverse = ["--worst-first"] if self.worst_first else []
         return ["--keep", str(self.keep), "--criterion", self.criterion, *reverse, "--bootstrap", "0"]
 

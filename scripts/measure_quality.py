@@ -63,6 +63,7 @@ DIGITS = 12  # of a digest, in names
 
 def unseen_questions(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
     """Return the questions whose text the calibration text does not hold and whose id is not among those that chose."""
+    # The calibration text has no Record IDs, so its questions are known by their text.
     return [
         question
         for question in questions
@@ -99,6 +100,7 @@ def losses(arrays: Arrays, pruning: Arrays, chats: Chats, score: str) -> tuple[d
     mask, counts = chats.masks[score], chats.counts[score]
     for loss, (source, name) in parts.items():
         found[loss] = summary({measure: source[f"{name}_{measure}"][mask] for measure in MEASURES}, counts)
+        # Prompts included, whatever counts: the page shows this beside the mean that counts.
         every = per_chat(source[f"{name}_kld"], chats.counts["all"])
         found[loss]["kld_all_tokens"] = list(mean_and_error(every, chats.counts["all"]))
         sums[loss] = per_chat(source[f"{name}_kld"][mask], counts)
@@ -107,7 +109,7 @@ def losses(arrays: Arrays, pruning: Arrays, chats: Chats, score: str) -> tuple[d
 
 def read_quant_of(path: Path, source_sha256: str) -> dict:
     """Return a quant's record; raise InputError unless it belongs to this file, and the file to the pruned model."""
-    record = read_whole_quant(path)
+    record = read_whole_quant(path)  # whose bytes are read: an edited file must not get the results of another
     if record["source_sha256"] != source_sha256:
         raise InputError(
             path,
@@ -135,6 +137,7 @@ def measure_file(
 ) -> Measured:
     """Return what one quant costs, from its file of results where there is one."""
 
+    # The model is loaded only where its results are missing.
     def compute() -> Arrays:
         with open_model(path, tools, chats.texts, args) as model:
             return against(references, lambda number: model.chunks(chats.texts[number]), chats.texts)

@@ -33,7 +33,7 @@ class Measured:
     losses: dict[str, dict[str, list[float]]]  # {loss: {measure: [value, standard error]}}
 
     def kld(self, loss: str) -> float:
-        """Return the mean KLD of a loss, nats a token."""
+        """Return the mean KLD of a loss, nats per token."""
         return self.losses[loss]["kld"][0]
 
     def described(self) -> dict:
@@ -101,8 +101,8 @@ def influence(entry: Measured, around: list[tuple[Measured, float]], loss: str) 
 def against_line(entry: Measured, line: list[Measured], counts: np.ndarray, loss: str) -> dict | None:
     """Return how one file compares with the line at its size; None for a file that is smaller than the whole line.
 
-    log_ratio: log of its mean KLD over the line's; its error is over chats, paired, linearised. counts: tokens per
-    chat [chats].
+    log_ratio: log of its mean KLD divided by that of the line; its error is over chats, paired, linearised. counts:
+    tokens per chat [chats].
     """
     around = weights_at(entry.size, line)
     if not around or entry.kld(loss) <= 0:

@@ -17,7 +17,7 @@ COLUMNS = {
     "rms_delta_p": "RMS Δp",
     "kld_all_tokens": "mean KLD, prompts included",
 }
-VERDICTS = {
+VERDICTS = {  # one word in capitals: what a reader who skims the page must not miss
     BETTER: "is better than the standard quants of its size",
     WORSE: "is WORSE than the standard quants of its size",
     NO_DIFFERENCE: "shows no significant difference from the standard quants of its size",
@@ -35,6 +35,7 @@ def verdict_sentence(entry: Measured, found: dict) -> str:
     """Return in words how one file compares with the standard quants; found: its verdict of `conclusion_of_loss`."""
     difference = with_error(found["difference"], found["difference_error"])
     sign = "" if difference.startswith("-") else "+"
+    # The line is a blend of two files that nobody can download; the nearest file is what a user would take instead.
     larger = PERCENT * (found["nearest_bytes"] / entry.size - 1)
     nearest = (
         f"Against the standard quant nearest in size, {found['nearest']} ({larger:+.1f}%): {sign}{difference} nats."

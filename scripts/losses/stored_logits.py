@@ -62,6 +62,7 @@ class StoredLogits:
                 self._store(model, missing)
 
     def _store(self, model: GgufLogits, missing: list[int]) -> None:
+        # Before the first text: a pass over a large model takes hours, and a full disk would end it near the end.
         try:
             require_disk_space(self.folder, stored_bytes(self.path, [self.texts[number] for number in missing]))
         except InputError as error:

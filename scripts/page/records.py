@@ -138,6 +138,7 @@ def check_scores(path: Path, scores: dict, records: Records) -> None:
 
 def check_together(paths: dict[str, Path], records: Records) -> None:
     """Raise InputError when a record names a file of another build."""
+    # Each record names the digest of the file it was made from, so a chain of digests ties the build together.
     check_same(
         paths.get("metadata"),
         "the drop map",

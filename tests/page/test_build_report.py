@@ -48,7 +48,7 @@ def browser():
 
 
 def figures_of(text: str) -> tuple[float, int, int, str]:
-    """The weighted norm, tokens, coverage and fate that an expert's sentence says."""
+    """The weighted norm, tokens, coverage and fate in the sentence of an expert."""
     match = re.fullmatch(
         r"Layer \d+, expert \d+: weighted norm (\S+); (\d+) tokens; coverage (\d+) of 198 questions; (kept|dropped)",
         text,
