@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Put what is known of a build on one page: pipeline, experts, size against quality, scores, questions, calibration.
 
-Inputs:  the records of a build, those that there are: statistics and drop map, expert_drop_metadata.json, the records of the
-         pruned F16 GGUF and of its quants (FILE.gguf.json), imatrix, quality.json, scores.json, the summary.json of two models.
-Output:  one HTML file with everything in it. It asks nothing of any network; equal records give equal bytes.
+Inputs:  the records of a build, those that there are: statistics and drop map, expert_drop_metadata.json, the records
+of
+         the pruned F16 GGUF and of its quants (FILE.gguf.json), imatrix, quality.json, scores.json, and the
+         summary.json of two models.
+Output:  one HTML file that holds everything and asks nothing of any network; equal records give equal bytes.
 Use:     scripts/build_report.py --name NAME --stats STATS --drop-map DROP_MAP.json --output REPORT.html
 
 A section whose records are not given says so and names the make target. Records of different builds are refused.
@@ -17,16 +19,19 @@ from bokeh.resources import Resources
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from files.safe_files import InputError, check_apart, replace_when_done, run
+from files.safe_files import InputError, check_apart, in_unit, replace_when_done, run
+from page.pipeline import Step, all_digests, pipeline
 from page.records import read_records
-from page.sections import Section, Step, all_digests, number, pipeline, sections
+from page.sections import Section, number, sections
 
 PARTS = ("stats", "drop_map", "metadata", "f16", "imatrix", "quality", "scores")
+MB = 10**6
 PAGE = Path(__file__).resolve().parent / "page"
 
 
 def inline_json(value: object) -> Markup:
     """Return JSON that may stand inside a script element."""
+    # A Record ID or a name of a model may hold "</script>", which would end the element.
     return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
 
 
@@ -36,7 +41,8 @@ def inline_script(text: str) -> Markup:
 
 
 def page(name: str, steps: list[Step], parts: list[Section]) -> str:
-    """Return the page."""
+    """Return the HTML of the page."""
+    # An undefined name fails instead of showing as nothing; everything but our own style and scripts is escaped.
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -91,9 +97,8 @@ def main(argv: list[str] | None = None) -> None:
     with replace_when_done(args.output) as partial:
         partial.write_text(page(args.name, pipeline(records), parts), encoding="utf-8")
     missing = [f"{part.title} ({part.command})" for part in parts if part.command]
-    print(
-        f"{args.output}: {args.output.stat().st_size / 1e6:.2f} MB{'; missing: ' + ', '.join(missing) if missing else ''}"
-    )
+    size = in_unit(args.output.stat().st_size, MB)
+    print(f"{args.output}: {size} MB{'; missing: ' + ', '.join(missing) if missing else ''}")
 
 
 if __name__ == "__main__":

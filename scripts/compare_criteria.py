@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
-"""Compare criteria by what dropping costs: KL divergence from the full model on chats that chose nothing.
+"""Compare criteria by what dropping costs: KL divergence from the full model, on chats that did not choose the experts.
 
-Inputs:  the full model's F16 GGUF; its statistics file; its checkpoint directory (tokenizer, chat template); questions in
-         GPQA's columns to measure on.
+Inputs:  the full model's F16 GGUF; its statistics file; its checkpoint directory (tokenizer, chat template); questions
+         in GPQA's columns to measure on.
 Output:  TABLE.md and beside it the same name as .json (every number, digests, versions) and .png.
 Use:     scripts/compare_criteria.py --gguf FULL-F16.gguf --stats STATS --model DIR --questions FILE --output TABLE.md
 
-For every criterion of criteria.py, some random seeds and the reverse of the default (worst first, a control that must
-cost most), at every keep count, the pipeline's own scripts make the drop map and drop inside the GGUF. Each criterion
-stands alone, with its own default of generate_drop_map.py for --protect-top. KL(full || pruned) is taken at every
-position that predicts a token of the chat (prompt, reasoning, answer), and over the reply (reasoning, answer) alone. Errors:
-standard errors over questions, as the tokens of one are not independent. What is finished lies in TABLE.md.state (the full
-model's logits, too, unless --recompute-full), and the same command goes on from there.
+Every criterion of criteria.py is compared at every keep count, and with it some random choices and the reverse of the
+default (worst first), a control that must cost most. The pipeline's own scripts make each drop map and drop the experts
+inside the GGUF. Each criterion is used with its own default of generate_drop_map.py for --protect-top.
+
+KL(full || pruned) is taken at every position that predicts a token of the chat (prompt, reasoning, answer), and over
+the reply (reasoning, answer) alone. Errors are standard errors over questions, for the tokens of one are not
+independent.
+
+Finished results are kept in TABLE.md.state, the full model's logits as well unless --recompute-full is given. After a
+kill the same command continues from there.
 """
 
 import argparse
@@ -39,7 +43,7 @@ from losses.kld_statistics import kl_divergence
 from losses.scored_chats import add_chat_arguments
 from losses.stored_logits import StoredLogits, open_model, progress
 
-DEFAULT_KEEP = (109, 96, 64)
+DEFAULT_KEEP = (109, 96, 64)  # of 128: the card's drop, and two harder ones
 RANDOM_SEEDS = 5
 
 
@@ -59,6 +63,7 @@ class Choice:
     @property
     def flags(self) -> list[str]:
         """The arguments of generate_drop_map.py."""
+        # No bootstrap: it says how certain a map is, which nothing here reads.
         reverse = ["--worst-first"] if self.worst_first else []
         return ["--keep", str(self.keep), "--criterion", self.criterion, *reverse, "--bootstrap", "0"]
 
@@ -77,7 +82,7 @@ def choices_at(keep: int, seeds: int) -> list[Choice]:
 def question_row(kld: np.ndarray, same_top: np.ndarray, sequence: Sequence) -> dict[str, float]:
     """Return one question's counts and sums, over all predicted tokens and over those of the reply.
 
-    kld, same_top: [tokens]; position i tells of token i + 1, so the last one tells of no token and is left out.
+    kld, same_top: [tokens]; position i predicts token i + 1, so the last position is left out.
     """
     every, reply = slice(0, len(sequence.ids) - 1), slice(max(sequence.start - 1, 0), len(sequence.ids) - 1)
     return {
@@ -96,6 +101,7 @@ def divergences(full: StoredLogits, pruned: GgufLogits, sequences: list[Sequence
     for number, sequence in enumerate(sequences):
         kld, same = [], []
         for mine, theirs in zip(full.chunks(number), pruned.chunks(sequence.ids), strict=True):
+            # Reduced at once: `theirs` is llama.cpp's memory, and the next piece overwrites it.
             kld.append(kl_divergence(mine, theirs))
             same.append(mine.argmax(axis=1) == theirs.argmax(axis=1))
         rows.append(question_row(np.concatenate(kld), np.concatenate(same), sequence))
@@ -103,7 +109,8 @@ def divergences(full: StoredLogits, pruned: GgufLogits, sequences: list[Sequence
 
 
 def run_script(script: str, *arguments: object) -> None:
-    """Run one of the pipeline's scripts; raise InputError with its own words when it fails."""
+    """Run one of the pipeline's scripts; raise InputError with its own message when it fails."""
+    # As processes: what is compared is what a user gets from these commands, and commands do not import each other.
     done = subprocess.run([sys.executable, SCRIPTS / script, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no output"]
@@ -134,7 +141,7 @@ def prune_and_measure(
             "per_question": columns,
         }
     finally:
-        remove(pruned)
+        remove(pruned)  # as large as the model, once per choice: kept, they would fill a disk
 
 
 def measure_choices(
@@ -158,11 +165,11 @@ def measure_choices(
 def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
     """Return what the results depend on; raise InputError when the inputs do not belong together."""
     arrays, metadata = read_stats(args.stats)
-    header, experts = read_header(args.gguf), arrays["token_count"].shape[2]
-    if header.experts != experts:
-        raise InputError(args.gguf, f"{experts} experts, as {args.stats} has", str(header.experts))
+    experts = arrays["token_count"].shape[2]
+    if (found := read_header(args.gguf).experts) != experts:
+        raise InputError(args.gguf, f"{experts} experts, as {args.stats} has", str(found))
     if sha256_file(args.model / "config.json") != metadata["config_sha256"]:
-        raise InputError(args.model, f"the checkpoint that {args.stats} tells of", "another config.json")
+        raise InputError(args.model, f"the checkpoint that {args.stats} was measured on", "another config.json")
     for keep in args.keep:
         if not metadata["top_k"] <= keep < experts:
             raise InputError("--keep", f"{metadata['top_k']} (experts per token) to {experts - 1} experts", str(keep))
@@ -188,6 +195,26 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
     }
 
 
+def write_results(
+    output: Path, inputs: dict, seeds: int, sequences: list[Sequence], results: dict[int, dict[str, dict]]
+) -> bool:
+    """Write the table, the numbers and the picture; return whether the control cost most at every keep count."""
+    add_comparisons(results)
+    conclusions = criteria_conclusions(results)
+    content = {
+        "inputs": inputs,
+        "truncated": sum(sequence.truncated for sequence in sequences),
+        "seeds": seeds,
+        "conclusions": conclusions,
+        "keep": {str(keep): entries for keep, entries in results.items()},
+    }
+    write_json(output.with_suffix(".json"), content)
+    draw_criteria(results, output.with_suffix(".png"))
+    with replace_when_done(output) as partial:  # last: it is the file that the next run, and make, look for
+        partial.write_text(criteria_page(content, results))
+    return conclusions["control_last"]
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_chat_arguments(parser)
@@ -202,9 +229,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--recompute-full",
         action="store_true",
-        help="hold the full model in memory beside the pruned one and "
-        "compute its logits for every choice; the default computes them once, into files (4 bytes a "
-        "token and vocabulary entry)",
+        help="keep the full model in memory beside the pruned one and compute its logits again for every choice; the "
+        "default computes them once, into files (4 bytes per token and vocabulary entry)",
     )
     parser.add_argument(
         "--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it"
@@ -224,21 +250,11 @@ def main(argv: list[str] | None = None) -> None:
     sequences = [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
     with RunState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
         results = measure_choices(args, find_llama_cpp(args.llama_cpp), sequences, state.directory)
-        add_comparisons(results)
-        content = {
-            "inputs": inputs,
-            "truncated": sum(sequence.truncated for sequence in sequences),
-            "seeds": args.seeds,
-            "conclusions": criteria_conclusions(results),
-            "keep": {str(keep): entries for keep, entries in results.items()},
-        }
-        write_json(args.output.with_suffix(".json"), content)
-        draw_criteria(results, args.output.with_suffix(".png"))
-        with replace_when_done(args.output) as partial:
-            partial.write_text(criteria_page(content, results))
+        control_last = write_results(args.output, inputs, args.seeds, sequences, results)
         state.discard()
     print(args.output.read_text(), end="")
-    if not content["conclusions"]["control_last"]:
+    # The files stay, to be looked at: a control that does not cost most says that the measurement cannot be trusted.
+    if not control_last:
         sys.exit(
             f"error: {args.output}: expected {CONTROL} to cost most over all tokens at every keep count, found that "
             "it does not"

@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""Measure what pruning and each quant cost: KL divergence, top token and probability of the next token, on held-out chats.
+"""Measure what pruning and each quant cost on held-out chats: KL divergence, same top token, next token's probability.
 
-Inputs:  the F16 GGUF of the full model and of the pruned one; quants of the pruned one with their records (FILE.json); the
-         full checkpoint's tokenizer and chat template; questions in GPQA's columns; the calibration text and the
+Inputs:  the F16 GGUF of the full model and of the pruned one; quants of the pruned one with their records (FILE.json);
+         the full checkpoint's tokenizer and chat template; questions in GPQA's columns; the calibration text and the
          questions that chose the experts, whose chats are left out.
-Output:  TABLE.md and beside it the same name as .json (every number, digests, versions) and .png (size against total KLD).
+Output:  TABLE.md and beside it the same name as .json (every number, digests, versions) and .png (size against loss).
 Use:     scripts/measure_quality.py --full F16.gguf --pruned F16.gguf --gguf FILE... --model DIR --questions FILE
          --calibration TEXT --chose FILE --cache DIR --output TABLE.md
 
-Three losses a file: pruning (pruned F16 against full F16), quantisation (quant against pruned F16), total (quant against
-full F16). Both F16 models run once; their logits stay in the cache, 4 bytes a token and vocabulary entry, and so do the
-results by a file's digest: a killed run goes on, and a further quant costs its own pass alone. Statistics:
-kld_statistics.py. Chats are teacher-forced, special tokens as tokens; the tokens of the replies count, or all (--score).
+Three losses per file: pruning (pruned F16 against full F16), quantisation (quant against pruned F16), total (quant
+against full F16). Chats are teacher-forced, with special tokens as tokens. The tokens of the replies count, or all
+(--score). Statistics: kld_statistics.py.
+
+Both F16 models run once. Their logits stay in the cache, 4 bytes per token and vocabulary entry, and so do each file's
+results, by its digest. So a killed run continues, and a further quant costs its own pass alone.
 """
 
 import argparse
@@ -55,6 +57,7 @@ DIGITS = 12  # of a digest, in names
 
 def unseen_questions(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
     """Return the questions whose text the calibration text does not hold and whose id is not among those that chose."""
+    # The calibration text has no Record IDs, so its questions are known by their text.
     return [
         question
         for question in questions
@@ -63,14 +66,15 @@ def unseen_questions(questions: list[Question], calibration: str, chose: set[str
 
 
 def kept(path: Path, compute: Callable[[], Arrays], references: Iterable[str], tokens: int) -> Arrays:
-    """Return the arrays of a file, [tokens] for each reference and measure, computed and written first when there is none.
+    """Return the arrays in a file, REFERENCE_MEASURE each [tokens]; compute and write them first when there is no file.
 
     Raises InputError when the file holds something else.
     """
     if not path.exists():
         arrays = compute()
         with replace_when_done(path) as partial:
-            np.savez(partial, **arrays)
+            np.savez(partial, allow_pickle=False, **arrays)
+    # Read back also when just written, so that a run that continues computes with the same bytes.
     try:
         with np.load(path) as stored:
             arrays = dict(stored)
@@ -85,9 +89,12 @@ def kept(path: Path, compute: Callable[[], Arrays], references: Iterable[str], t
 def losses(arrays: Arrays, pruning: Arrays, chats: Chats, score: str) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
     """Return the summary of each of the three losses, and their KLD summed over each chat [chats]."""
     parts = {"pruning": (pruning, "full"), "quantisation": (arrays, "pruned"), "total": (arrays, "full")}
-    found, sums, mask, counts = {}, {}, chats.masks[score], chats.counts[score]
+    found: dict[str, dict] = {}
+    sums: dict[str, np.ndarray] = {}
+    mask, counts = chats.masks[score], chats.counts[score]
     for loss, (source, name) in parts.items():
         found[loss] = summary({measure: source[f"{name}_{measure}"][mask] for measure in MEASURES}, counts)
+        # Prompts included, whatever counts: the page shows this beside the mean that counts.
         every = per_chat(source[f"{name}_kld"], chats.counts["all"])
         found[loss]["kld_all_tokens"] = list(mean_and_error(every, chats.counts["all"]))
         sums[loss] = per_chat(source[f"{name}_kld"][mask], counts)
@@ -95,8 +102,8 @@ def losses(arrays: Arrays, pruning: Arrays, chats: Chats, score: str) -> tuple[d
 
 
 def read_quant_of(path: Path, source_sha256: str) -> dict:
-    """Return a quant's record; raise InputError unless it tells of this file and of a quant of the pruned model."""
-    record = read_whole_quant(path)
+    """Return a quant's record; raise InputError unless it belongs to this file, and the file to the pruned model."""
+    record = read_whole_quant(path)  # whose bytes are read: an edited file must not get the results of another
     if record["source_sha256"] != source_sha256:
         raise InputError(
             path,
@@ -108,7 +115,7 @@ def read_quant_of(path: Path, source_sha256: str) -> dict:
 
 
 def quant_label(record: dict) -> str:
-    """Return the name of a quant in tables: its type, and its scope where that is not all of a block."""
+    """Return the name of a quant in tables: its type, and its scope where that is the experts alone."""
     return record["type"] + (EXPERTS_ONLY if record.get("cd_scope") == "experts" else "")
 
 
@@ -124,6 +131,7 @@ def measure_file(
 ) -> Measured:
     """Return what one quant costs, from its file of results where there is one."""
 
+    # The model is loaded only where its results are missing.
     def compute() -> Arrays:
         with open_model(path, tools, chats.texts, args) as model:
             return against(references, lambda number: model.chunks(chats.texts[number]), chats.texts)
@@ -142,7 +150,7 @@ def measure_file(
 
 
 def plan_room(args: argparse.Namespace, folders: dict[str, Path], chats: Chats) -> None:
-    """Print what the logits take; raise InputError when the disk has no room for those that are missing."""
+    """Print how much disk the logits take; raise InputError when there is no room for those still to be computed."""
     whole = missing = 0
     for name, path in (("full", args.full), ("pruned", args.pruned)):
         whole += stored_bytes(path, chats.texts)
@@ -150,9 +158,9 @@ def plan_room(args: argparse.Namespace, folders: dict[str, Path], chats: Chats) 
             path, [chats.texts[number] for number in missing_texts(folders[name], name, chats.texts)]
         )
     print(
-        f"logits of both F16 models over {sum(map(len, chats.texts))} tokens: {gib(whole)} GiB, {gib(missing)} GiB of them to be "
-        f"computed",
-        flush=True,
+        f"logits of both F16 models over {sum(map(len, chats.texts))} tokens: {gib(whole)} GiB, {gib(missing)} GiB of "
+        "them to be computed",
+        flush=True,  # before hours of work, also into a log file
     )
     require_disk_space(args.cache, missing)
 
@@ -188,8 +196,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--score",
         choices=("reply", "all"),
         default="reply",
-        help="tokens that count (default reply: what the model "
-        "writes; of the prompt many are the same in every chat, one sample and not as many as there are chats)",
+        help="tokens that count (default reply: what the model writes; many tokens of the prompt are the same in every "
+        "chat, so they are one sample and not as many as there are chats)",
     )
     parser.add_argument("--cache", type=Path, required=True, help="directory that keeps logits and results")
     parser.add_argument(
@@ -198,19 +206,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def without(values: dict, key: str) -> dict:
+    """Return a dict without one of its keys."""
+    return {name: value for name, value in values.items() if name != key}
+
+
 def measure_files(
     args: argparse.Namespace, tools: LlamaCpp, inputs: dict, chats: Chats, records: dict[Path, dict]
 ) -> list[Measured]:
     """Return what every quant costs; logits and results that the cache holds are not computed again."""
-    own = {
-        name: {key: value for key, value in inputs.items() if key != f"{other}_sha256"}
-        for name, other in (("full", "pruned"), ("pruned", "full"))
-    }
+    # A model's logits depend on that model alone: another drop uses the full model's again.
+    depends = {"full": without(inputs, "pruned_sha256"), "pruned": without(inputs, "full_sha256"), "results": inputs}
     with ExitStack() as stack:
-        folders = {
-            name: stack.enter_context(RunState(args.cache / f"{name}-{sha256_json(values)[:DIGITS]}", values)).directory
-            for name, values in {**own, "results": inputs}.items()
-        }
+        folders = {}
+        for name, values in depends.items():
+            state = RunState(args.cache / f"{name}-{sha256_json(values)[:DIGITS]}", values)
+            folders[name] = stack.enter_context(state).directory
         plan_room(args, folders, chats)
         references = {
             name: StoredLogits(path, tools, chats.texts, folders[name], args, name)
@@ -228,42 +239,50 @@ def measure_files(
         ]
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raise InputError when an output would overwrite an input, or the record of one."""
+    records = [Path(f"{quant}.json") for quant in args.gguf]
+    inputs = [args.full, args.pruned, args.questions, args.calibration, *args.gguf, *records]
     outputs = [args.output, *(args.output.with_suffix(suffix) for suffix in (".json", ".png"))]
-    check_apart(
-        [
-            args.full,
-            args.pruned,
-            args.questions,
-            args.calibration,
-            *(path for quant in args.gguf for path in (quant, Path(f"{quant}.json"))),
-            *([args.chose] if args.chose else []),
-        ],
-        outputs,
-    )
-    tools = find_llama_cpp(args.llama_cpp)
-    questions, left_out = read_questions(args)
-    tokenizer = load_tokenizer(args.model)
-    sequences = [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
-    chats = chats_of(sequences)
-    digests = {"full_sha256": recorded_sha256(args.full), "pruned_sha256": recorded_sha256(args.pruned)}
-    records = {path: read_quant_of(path, digests["pruned_sha256"]) for path in dict.fromkeys(args.gguf)}
+    check_apart([*inputs, *([args.chose] if args.chose else [])], outputs)
+
+
+def read_quants(paths: list[Path], source_sha256: str) -> dict[Path, dict]:
+    """Return the record of every quant; raise InputError when two have the same label."""
+    records = {path: read_quant_of(path, source_sha256) for path in dict.fromkeys(paths)}
     labels = [quant_label(record) for record in records.values()]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise InputError("--gguf", "each quant once", f"{twice[0]} twice")
-    inputs = {
-        **digests,
+    return records
+
+
+def described_inputs(args: argparse.Namespace, questions: list[Question], chats: Chats, llama_cpp: str) -> dict:
+    """Return what the results depend on, the quants aside: digests, limits and versions."""
+    return {
+        "full_sha256": recorded_sha256(args.full),
+        "pruned_sha256": recorded_sha256(args.pruned),
         "questions_sha256": question_set_digest(questions),
         "texts_sha256": sha256_json(chats.texts),
         "max_tokens": args.max_tokens,
         "gpu_layers": args.gpu_layers,
         "versions": {
-            "llama_cpp": tools.version(),
+            "llama_cpp": llama_cpp,
             "bindings": bindings_version(),
             "transformers": importlib.metadata.version("transformers"),
         },
     }
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    check_outputs(args)
+    tools = find_llama_cpp(args.llama_cpp)
+    questions, left_out = read_questions(args)
+    tokenizer = load_tokenizer(args.model)
+    sequences = [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
+    chats = chats_of(sequences)
+    inputs = described_inputs(args, questions, chats, tools.version())
+    records = read_quants(args.gguf, inputs["pruned_sha256"])
     measured = sorted(measure_files(args, tools, inputs, chats, records), key=lambda entry: -entry.size)
     content = {
         "inputs": inputs,
@@ -277,7 +296,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     write_record(args.output.with_suffix(".json"), content, Quality)
     draw_quality(measured, args.output.with_suffix(".png"))
-    with replace_when_done(args.output) as partial:
+    with replace_when_done(args.output) as partial:  # last: it is the file that make looks for
         partial.write_text(quality_page(content, measured))
     print(f"{args.output}: {len(measured)} files over {len(questions)} chats")
 

@@ -5,17 +5,22 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from losses.quality_report import LOSSES, Measured, conclusions, kind_of
 
+from choice.drop_map import DropMetadata
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from compare_scores import main as compare_scores
-from files.safe_files import sha256_file, write_json
+from files.safe_files import sha256_file, write_record
 from generate_drop_map import main as choose
+from ggufs.imatrix import ImatrixRecord
+from losses.quality_conclusions import Measured, quality_conclusions, quant_kind
+from losses.quality_record import LOSSES, Quality
+from quants.quant_record import ConversionRecord, QuantRecord
 from quants.recipes import RECIPES
 from scoring.eval_protocol import Protocol
-from scoring.score_records import figures
+from scoring.score_records import Summary, figures
 
-F16_SHA256, WISHES, CHATS = "f" * 64, ("AUTO-9.5", "AUTO-10.5", "AUTO-12"), 40
+F16_SHA256, TARGET_SIZES, CHATS = "f" * 64, ("AUTO-9.5", "AUTO-10.5", "AUTO-12"), 40
+PARAMETERS, LLAMA_CPP = 24_000_000_000, "version: 1 (made up)"
 
 
 def write_statistics(path: Path, questions: int, layers: int, experts: int, seed: int = 0) -> None:
@@ -58,24 +63,46 @@ def write_imatrix(path: Path, layers: int, experts: int) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    write_json(
-        Path(f"{path}.json"), {"model_sha256": F16_SHA256, "calibration_sha256": "5" * 64, "sha256": sha256_file(path)}
-    )
+    record = {
+        "model_sha256": F16_SHA256,
+        "calibration": "calibration.txt",
+        "calibration_sha256": "5" * 64,
+        "context": 512,
+        "llama_cpp": LLAMA_CPP,
+        "bytes": path.stat().st_size,
+        "sha256": sha256_file(path),
+    }
+    write_record(Path(f"{path}.json"), record, ImatrixRecord)
 
 
-def quant_records(imatrix_sha256: str) -> dict[str, dict]:
-    """Return a record for every recipe and some size wishes, by quant."""
-    sizes = np.linspace(22e9, 7.5e9, len(RECIPES) + len(WISHES)).astype(int)
+def quant_record(name: str, size: int, experts: int, sha256: str, imatrix_sha256: str) -> dict:
+    """Return the record of one quant; F16 is made without an imatrix."""
+    calibrated = name != "F16"
     return {
-        name: {
-            "type": name,
-            "bytes": int(size),
-            "bits_per_weight": round(size / 3e9, 3),
-            "sha256": f"{number:064x}",
-            "source_sha256": F16_SHA256,
-            "imatrix_sha256": None if name == "F16" else imatrix_sha256,
-        }
-        for number, (name, size) in enumerate(zip([*RECIPES, *WISHES], sizes))
+        "type": name,
+        "base": name,
+        "arguments": [],
+        "note": "",
+        "llama_cpp": LLAMA_CPP,
+        "parameters": PARAMETERS,
+        "experts": experts,
+        "bytes": size,
+        "bits_per_weight": round(8 * size / PARAMETERS, 3),
+        "tensors_per_type": {name: 1},
+        "source_sha256": F16_SHA256,
+        "imatrix_sha256": imatrix_sha256 if calibrated else None,
+        "calibration_sha256": "5" * 64 if calibrated else None,
+        "sha256": sha256,
+    }
+
+
+def quant_records(imatrix_sha256: str, experts: int) -> dict[str, dict]:
+    """Return a record for every recipe and some target sizes, by quant."""
+    names = [*RECIPES, *TARGET_SIZES]
+    sizes = np.linspace(22e9, 7.5e9, len(names)).astype(int).tolist()
+    return {
+        name: quant_record(name, size, experts, f"{number:064x}", imatrix_sha256)
+        for number, (name, size) in enumerate(zip(names, sizes))
     }
 
 
@@ -93,7 +120,7 @@ def quality_of(quants: dict[str, dict]) -> dict:
         measured.append(
             Measured(
                 name,
-                kind_of(name),
+                quant_kind(name),
                 quant["bytes"],
                 quant["bits_per_weight"],
                 quant["sha256"],
@@ -107,12 +134,13 @@ def quality_of(quants: dict[str, dict]) -> dict:
         "left_out": 0,
         "score": "reply",
         "tokens": {"reply": 4000, "all": 9000},
-        "conclusions": conclusions(measured, counts),
+        "cut": 0,
+        "conclusions": quality_conclusions(measured, counts),
         "files": [entry.described() for entry in measured],
     }
 
 
-def summary(name: str, experts: int, gguf_sha256: str, questions: int, seed: int) -> dict:
+def run_summary(name: str, experts: int, gguf_sha256: str, questions: int, seed: int) -> dict:
     """Return a run's summary.json; some answers are empty, and half of those right after the patch."""
     draw, rows = np.random.default_rng(seed), []
     for number in range(questions):
@@ -143,40 +171,46 @@ def summary(name: str, experts: int, gguf_sha256: str, questions: int, seed: int
     }
 
 
+def write_made_up_records(folder: Path, questions: int, experts: int, keep: int) -> None:
+    """Write the records that only a real build computes: the drop, the F16, quants, quality and two evaluations."""
+    metadata = {
+        "method": {},
+        "experts": experts,
+        "keep_count": keep,
+        "drop_map_sha256": sha256_file(folder / "drop_map.json"),
+        "source": {},
+        "shards": {"model-00001-of-00001.safetensors": "6" * 64},
+        "layers": {},
+    }
+    write_record(folder / "expert_drop_metadata.json", metadata, DropMetadata)
+    conversion = {
+        "name": "pruned",
+        "outtype": "f16",
+        "source_sha256": "8" * 64,
+        "llama_cpp": LLAMA_CPP,
+        "bytes": 40_000_000_000,
+        "sha256": F16_SHA256,
+    }
+    write_record(folder / "pruned-F16.gguf.json", conversion, ConversionRecord)
+    quants = quant_records(sha256_file(folder / "imatrix.gguf"), keep)
+    for name, record in quants.items():
+        write_record(folder / f"quants/pruned-{name}.gguf.json", record, QuantRecord)
+    write_record(folder / "quality.json", quality_of(quants), Quality)
+    runs = (("full", experts, "7" * 64), ("pruned", keep, quants["Q6_K"]["sha256"]))
+    for seed, (name, count, sha256) in enumerate(runs):
+        write_record(folder / f"{name}.json", run_summary(name, count, sha256, questions, seed), Summary)
+
+
 def write_build(folder: Path, questions: int, layers: int, experts: int, keep: int) -> list[str]:
     """Write every record of a build to a folder; return the options that give them to build_report.py."""
+    statistics, drop_map = str(folder / "expert_stats.safetensors"), str(folder / "drop_map.json")
     write_statistics(folder / "expert_stats.safetensors", questions, layers, experts)
-    choose(
-        [
-            "--stats",
-            str(folder / "expert_stats.safetensors"),
-            "--keep",
-            str(keep),
-            "--bootstrap",
-            "0",
-            "--output",
-            str(folder / "drop_map.json"),
-        ]
-    )
-    write_json(
-        folder / "expert_drop_metadata.json",
-        {
-            "drop_map_sha256": sha256_file(folder / "drop_map.json"),
-            "shards": {"model-00001-of-00001.safetensors": "6" * 64},
-        },
-    )
-    write_json(folder / "pruned-F16.gguf.json", {"bytes": 40_000_000_000, "sha256": F16_SHA256})
+    choose(["--stats", statistics, "--keep", str(keep), "--bootstrap", "0", "--output", drop_map])
     write_imatrix(folder / "imatrix.gguf", layers, keep)
-    quants = quant_records(sha256_file(folder / "imatrix.gguf"))
-    (folder / "quants").mkdir()
-    for name, record in quants.items():
-        write_json(folder / f"quants/pruned-{name}.gguf.json", record)
-    write_json(folder / "quality.json", quality_of(quants))
-    for number, (name, sha256) in enumerate((("full", "7" * 64), ("pruned", quants["Q6_K"]["sha256"]))):
-        write_json(folder / f"{name}.json", summary(name, experts if number == 0 else keep, sha256, questions, number))
-    compare_scores(
-        ["--runs", str(folder / "full.json"), str(folder / "pruned.json"), "--output", str(folder / "scores.md")]
-    )
+    (folder / "quants").mkdir(exist_ok=True)
+    write_made_up_records(folder, questions, experts, keep)
+    runs = [str(folder / "full.json"), str(folder / "pruned.json")]
+    compare_scores(["--runs", *runs, "--output", str(folder / "scores.md")])
     return options(folder)
 
 

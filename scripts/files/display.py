@@ -30,7 +30,8 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def markdown_table(heads: list[str], rows: list[list[str]], left: int = 1) -> str:
-    """Return a Markdown table; the first `left` columns are text, the others numbers, which are set to the right."""
-    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * left}{' ---: |' * (len(heads) - left)}"]
+def markdown_table(heads: list[str], rows: list[list[str]], left: int = 1, last_words: int = 0) -> str:
+    """Return a Markdown table; the first `left` and the last `last_words` columns are words, the others numbers."""
+    numbers = len(heads) - left - last_words
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * left}{' ---: |' * numbers}{' --- |' * last_words}"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])

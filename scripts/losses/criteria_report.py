@@ -1,26 +1,27 @@
-"""What the divergences of compare_criteria.py say: means, errors, ranks, a Markdown page and a picture.
+"""What the divergences of compare_criteria.py show: means, errors, ranks, a Markdown page and a picture.
 
-Results are by keep count and label ("coverage", ..., "random:1", ..., "worst first"); each holds `per_question`, columns
-of counts and sums with a value per question, and gets the means of METRICS with their standard errors.
+Results are by keep count and label ("coverage", ..., "random:1", ..., "worst first"). Each holds `per_question`:
+columns of counts and sums with a value per question. `add_comparisons` adds the means of METRICS with their standard
+errors.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from files.display import BLUE, GREY, VERMILION, digits, with_error
+from files.display import BLUE, GREY, VERMILION, digits, markdown_table, with_error
 from files.pictures import WIDTH_INCHES, plt, save_picture
-from losses.kld_statistics import SIGNIFICANT_ERRORS, mean_and_error
+from losses.kld_statistics import PERCENT, SIGNIFICANT_ERRORS, mean_and_error
 
 DEFAULT, CONTROL, RANDOM = "coverage", "worst first", "random:"
-# mean: (column of sums, column of counts)
+# A mean per token by name: (column of sums, column of counts).
 METRICS = {
     "kld": ("kld", "tokens"),
     "reply_kld": ("reply_kld", "reply_tokens"),
     "same_top": ("same_top", "tokens"),
     "reply_same_top": ("reply_same_top", "reply_tokens"),
 }
-DIVERGENCES = {"kld": "all tokens", "reply_kld": "replies alone"}
+DIVERGENCES = {"kld": "all tokens", "reply_kld": "replies alone"}  # the METRICS that choices are ranked by
 COLORS = {"named": BLUE, "default": "black", "random": GREY, "control": VERMILION}
 
 Results = dict[int, dict[str, dict]]
@@ -37,9 +38,10 @@ def column(entry: dict, name: str) -> np.ndarray:
 
 
 def add_comparisons(results: Results) -> None:
-    """Add to every result its means and errors, and how far it lies above the best criterion of its keep count.
+    """Add to every result its means with errors, and how far they lie above the best criterion of its keep count.
 
-    `METRIC_above_best` has an error of its own, paired by question: both models read the same tokens.
+    `METRIC_above_best` has an error of its own, smaller than those of the two means: both models read the same
+    questions, so the difference is taken question by question.
     """
     for entries in results.values():
         for entry in entries.values():
@@ -47,6 +49,7 @@ def add_comparisons(results: Results) -> None:
                 entry[metric], entry[f"{metric}_error"] = mean_and_error(column(entry, sums), column(entry, counts))
         for metric in DIVERGENCES:
             sums, counts = METRICS[metric]
+            # The best is a criterion, never a lucky random choice: one cannot know beforehand which seed is lucky.
             best = entries[min(named(entries), key=lambda label: entries[label][metric])]
             for entry in entries.values():
                 above = mean_and_error(column(entry, sums) - column(best, sums), column(entry, counts))
@@ -54,7 +57,7 @@ def add_comparisons(results: Results) -> None:
 
 
 def conclusion_at(entries: dict[str, dict], metric: str) -> dict:
-    """Return what came out at one keep count by one of DIVERGENCES; ranks begin at 1, with the smallest divergence."""
+    """Return the conclusions at one keep count by one of DIVERGENCES; rank 1 has the smallest divergence."""
     order = sorted(entries, key=lambda label: entries[label][metric])
     criteria = [label for label in order if label in named(entries)]
     randoms = [label for label in order if label.startswith(RANDOM)]
@@ -77,28 +80,24 @@ def conclusion_at(entries: dict[str, dict], metric: str) -> dict:
 
 
 def criteria_conclusions(results: Results) -> dict:
-    """Return `conclusion_at` by keep count and divergence, and whether the control cost most at every keep count.
-
-    That is judged over all tokens: the replies are a small part of them, and a single chat can turn the order there.
-    """
-    found = {
-        str(keep): {metric: conclusion_at(entries, metric) for metric in DIVERGENCES}
-        for keep, entries in results.items()
-    }
+    """Return `conclusion_at` by keep count and divergence, and whether the control cost most at every keep count."""
+    found = {}
+    for keep, entries in results.items():
+        found[str(keep)] = {metric: conclusion_at(entries, metric) for metric in DIVERGENCES}
+    # Over all tokens: the replies are a small part of them, and a single chat can turn the order there.
     return {"control_last": all(by_metric["kld"]["control_last"] for by_metric in found.values()), "keep": found}
 
 
 def sentence(keep: str, metric: str, found: dict, entries: dict[str, dict]) -> str:
-    """Return what one conclusion says, in words."""
+    """Return one conclusion in words."""
     best, alike = found["best"], found["not_significantly_worse"]
     value, error = digits(entries[best][metric], entries[best][f"{metric}_error"])
     text = f"**{keep} experts kept, {DIVERGENCES[metric]}:** {best} costs least of the {found['criteria']} criteria "
     text += f"({value} ± {error}); "
-    text += (
-        f"no significant difference from it: {', '.join(alike)}. "
-        if alike
-        else "every other one costs significantly more. "
-    )
+    if alike:
+        text += f"no significant difference from it: {', '.join(alike)}. "
+    else:
+        text += "every other one costs significantly more. "
     text += f"The default, {DEFAULT}, is number {found['default_rank']} of {found['criteria']}"
     if DEFAULT != best:
         text += f" and {'not ' if DEFAULT in alike else ''}significantly worse than {best}"
@@ -110,64 +109,60 @@ def sentence(keep: str, metric: str, found: dict, entries: dict[str, dict]) -> s
     return f"{text}**The control, {CONTROL}, does NOT cost most: {found['order'][-1]} costs more.**"
 
 
-def criteria_page(content: dict, results: Results) -> str:
-    """Return the page: what was measured, a table per keep count, cheapest choice first, and what came out."""
-    inputs = content["inputs"]
-    entry = next(iter(next(iter(results.values())).values()))
+def criteria_introduction(inputs: dict, results: Results) -> str:
+    """Return what was measured, over how many tokens, and whether the chats are independent of the choice."""
+    entry = next(iter(next(iter(results.values())).values()))  # any: all choices are measured over the same tokens
     tokens, reply = (sum(entry["per_question"][name]) for name in ("tokens", "reply_tokens"))
     chats, chose, inside = len(inputs["question_ids"]), inputs["questions_that_chose"], inputs["in_sample"]
-    lines = [
-        "# What dropping by each criterion costs",
-        "",
-        f"KL divergence from the full model in nats a token over {chats} chats: {tokens} predicted tokens, {reply} of "
-        "them in replies. ± one standard error over chats. Same top: share of positions with the same most likely "
-        f"token. {CONTROL}: the control, which drops the experts that {DEFAULT} ranks best. "
-        + (
-            f"None of the chats is among the {chose} questions that chose the experts."
-            if not inside
-            else f"In-sample: {inside} of the {chats} chats are among the {chose} questions that chose the experts."
-        ),
-    ]
+    sample = f"None of the chats is among the {chose} questions that chose the experts."
+    if inside:
+        sample = f"In-sample: {inside} of the {chats} chats are among the {chose} questions that chose the experts."
+    return (
+        f"KL divergence from the full model in nats per token over {chats} chats: {tokens} predicted tokens, {reply} "
+        "of them in replies. ± one standard error over chats. Same top: share of positions with the same most likely "
+        f"token. {CONTROL}: the control, which drops the experts that {DEFAULT} ranks best. {sample}"
+    )
+
+
+def criteria_table(entries: dict[str, dict]) -> str:
+    """Return the table of one keep count, the cheapest choice over all tokens first."""
+    rows = []
+    for label, entry in sorted(entries.items(), key=lambda item: item[1]["kld"]):
+        rows.append([f"{label} (default)" if label == DEFAULT else label])
+        rows[-1] += [with_error(entry[metric], entry[f"{metric}_error"]) for metric in DIVERGENCES]
+        for metric in ("same_top", "reply_same_top"):
+            rows[-1].append(f"{PERCENT * entry[metric]:.2f}% ± {PERCENT * entry[f'{metric}_error']:.2f}")
+    heads = ["choice", "KLD, all tokens", "KLD, replies", "same top, all tokens", "same top, replies"]
+    return markdown_table(heads, rows)
+
+
+def criteria_page(content: dict, results: Results) -> str:
+    """Return the page: what was measured, a table per keep count, and the conclusions."""
+    lines = ["# What dropping by each criterion costs", "", criteria_introduction(content["inputs"], results)]
     for keep, entries in results.items():
-        lines += [
-            "",
-            f"## {keep} experts kept",
-            "",
-            "| choice | KLD, all tokens | KLD, replies | same top, all tokens | same top, replies |",
-            "| --- | ---: | ---: | ---: | ---: |",
-        ]
-        for label in sorted(entries, key=lambda label: entries[label]["kld"]):
-            e = entries[label]
-            cells = [with_error(e[metric], e[f"{metric}_error"]) for metric in DIVERGENCES]
-            cells += [
-                f"{100 * e[metric]:.2f}% ± {100 * e[f'{metric}_error']:.2f}"
-                for metric in ("same_top", "reply_same_top")
-            ]
-            lines.append(f"| {label}{' (default)' if label == DEFAULT else ''} | {' | '.join(cells)} |")
+        lines += ["", f"## {keep} experts kept", "", criteria_table(entries)]
     lines += [
         "",
-        "## What came out",
+        "## Conclusions",
         "",
-        f"Significant: the difference in mean KLD exceeds {SIGNIFICANT_ERRORS} standard errors, paired by "
-        "chat, one pair at a time. The errors cover other chats of the kind, not other questions to choose by, and not "
-        "other models.",
+        f"Significant: the difference in mean KLD exceeds {SIGNIFICANT_ERRORS} standard errors, paired by chat, one "
+        "pair at a time. The errors cover other chats of the kind, not other questions to choose by, and not other "
+        "models.",
         "",
     ]
-    lines += [
-        f"- {sentence(keep, metric, found, results[int(keep)])}"
-        for keep, by_metric in content["conclusions"]["keep"].items()
-        for metric, found in by_metric.items()
-    ]
+    for keep, by_metric in content["conclusions"]["keep"].items():
+        lines += [f"- {sentence(keep, metric, found, results[int(keep)])}" for metric, found in by_metric.items()]
     return "\n".join(lines) + "\n"
 
 
 def color_of(label: str) -> str:
-    """Return a label's colour in the picture."""
+    """Return the colour of a choice in the picture; random choices are drawn as a band."""
     return COLORS["default" if label == DEFAULT else "control" if label == CONTROL else "named"]
 
 
 def draw_divergence(axes: plt.Axes, entries: dict[str, dict], metric: str) -> None:
     """Draw one keep count by one divergence: dots with one standard error, the random choices as a band."""
+    # Both panels of a row in the order of all tokens, so that the eye can follow a criterion from one to the other.
     order = [
         label for label in sorted(entries, key=lambda label: -entries[label]["kld"]) if not label.startswith(RANDOM)
     ]
@@ -215,9 +210,11 @@ def draw_criteria(results: Results, path: Path) -> None:
         least = min(
             entry[metric] - entry[f"{metric}_error"] for entries in results.values() for entry in entries.values()
         )
+        # Random choices and the control cost many times what a criterion does: only a log axis shows both. But an error
+        # may reach below 0, in a comparison over very few chats.
         axes.set_xscale("log" if least > 0 else "linear")
     figure.supxlabel(
-        "KL divergence from the full model, nats a token (dot: mean over the chats, bar: ± 1 standard error)",
+        "KL divergence from the full model, nats per token (dot: mean over the chats, bar: ± 1 standard error)",
         fontsize=10,
     )
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", frameon=False, fontsize=9)

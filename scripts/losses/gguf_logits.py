@@ -1,14 +1,14 @@
 """Logits of a GGUF model at every position of given tokens.
 
-llama-perplexity reads special tokens as plain text, so what it says of chats is about other tokens. Here the tokens are
-given. llama-cpp-python (https://github.com/abetlen/llama-cpp-python) declares llama.cpp's C interface; it brings no
-library of its own (see the Makefile's set-up) but loads libllama of the built tools, by LLAMA_CPP_LIB_PATH.
+llama-perplexity reads special tokens as plain text, so its figures for chats are about other tokens. Here the caller
+gives the tokens. llama-cpp-python (https://github.com/abetlen/llama-cpp-python) declares llama.cpp's C interface. It is
+installed without a library of its own and loads the libllama of the built tools, which LLAMA_CPP_LIB_PATH names.
 """
 
 import ctypes
 import importlib.metadata
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -21,10 +21,10 @@ from llama.llama_tools import LlamaCpp, last_words
 BINDINGS = "llama-cpp-python"
 OWN_TOOLS = "unset LLAMA_CPP to use the tools that `make setup` builds"
 LIBRARY_VARIABLE = "LLAMA_CPP_LIB_PATH"
-CHUNK_TOKENS = 512
+CHUNK_TOKENS = 512  # decoded at once: their logits are held together, 4 bytes per token and vocabulary entry
 TYPE_F32, FLASH_ATTENTION_OFF = 0, 0  # ggml.h, llama.h
 # Defaults of llama.h that the bindings were written for. Structs are passed by value, so a library of another version
-# could read garbage: it shows in these fields, which lie along both structs.
+# would read garbage without an error. These fields lie all along both structs: one at least then holds another value.
 MODEL_DEFAULTS = {
     "n_gpu_layers": -1,
     "split_mode": 1,
@@ -56,14 +56,14 @@ CONTEXT_DEFAULTS = {
     "n_samplers": 0,
 }
 
+# State of this process, for llama.cpp has one log and one backend in a process: the last lines of the log, the
+# library's folder, and the log's callback. C holds only a pointer to the callback, so Python must keep it alive.
 _log: list[str] = []
-_loaded: dict[
-    str, object
-] = {}  # of this process: the library's folder, and the log's callback, of which C holds only a pointer
+_loaded: dict[str, object] = {}
 
 
 def load_bindings(folder: Path) -> ModuleType:
-    """Import llama-cpp-python over libllama in `folder`, with llama.cpp's log kept from the terminal.
+    """Import llama-cpp-python with the libllama in `folder`; llama.cpp's log is kept and not printed.
 
     Raises InputError when the library does not load or is not of the bindings' version, or when this process has
     loaded one from another folder.
@@ -72,7 +72,7 @@ def load_bindings(folder: Path) -> ModuleType:
         raise InputError(folder, "one libllama in a process", f"that of {_loaded['folder']} loaded before")
     os.environ[LIBRARY_VARIABLE] = str(folder)
     try:
-        import llama_cpp
+        import llama_cpp  # here and not above: the import itself loads the library that the variable names
     except (OSError, RuntimeError, AttributeError) as error:  # not there, not loadable, a function is missing
         raise InputError(
             folder, f"libllama as {bindings_version()} knows it", str(error).splitlines()[0][:200], OWN_TOOLS
@@ -81,19 +81,21 @@ def load_bindings(folder: Path) -> ModuleType:
         _loaded["callback"] = llama_cpp.llama_log_callback(_keep_log)
         llama_cpp.llama_log_set(_loaded["callback"], None)
         llama_cpp.llama_backend_init()
-    for params, defaults in (
-        (llama_cpp.llama_model_default_params(), MODEL_DEFAULTS),
-        (llama_cpp.llama_context_default_params(), CONTEXT_DEFAULTS),
-    ):
-        for name, value in defaults.items():
-            if getattr(params, name) != value:
-                raise InputError(
-                    folder,
-                    f"libllama as {bindings_version()} knows it ({name} {value})",
-                    f"one of another version ({name} {getattr(params, name)})",
-                    OWN_TOOLS,
-                )
+    check_defaults(folder, llama_cpp.llama_model_default_params(), MODEL_DEFAULTS)
+    check_defaults(folder, llama_cpp.llama_context_default_params(), CONTEXT_DEFAULTS)
     return llama_cpp
+
+
+def check_defaults(folder: Path, params: ctypes.Structure, defaults: Mapping[str, float]) -> None:
+    """Raise InputError when a default of the library in `folder` is not the one that the bindings were written for."""
+    for name, value in defaults.items():
+        if getattr(params, name) != value:
+            raise InputError(
+                folder,
+                f"libllama as {bindings_version()} knows it ({name} {value})",
+                f"one of another version ({name} {getattr(params, name)})",
+                OWN_TOOLS,
+            )
 
 
 def bindings_version() -> str:
@@ -107,13 +109,13 @@ def _keep_log(level: int, text: bytes, _: object) -> None:
 
 
 class GgufLogits:
-    """A loaded GGUF model that tells its logits: exact attention, fp32 cache, one text at a time."""
+    """A loaded GGUF model that returns its logits: exact attention, fp32 cache, one text at a time."""
 
     def __init__(self, path: Path, tools: LlamaCpp, *, context: int, threads: int, gpu_layers: int = 0) -> None:
         """Load a model for texts of up to `context` tokens; raise InputError when it is damaged or does not load."""
         self.path, self.context, self.model, self.state = path, context, None, None
         for part in split_paths(path):
-            read_header(part)
+            read_header(part)  # names what is wrong with a damaged file; llama.cpp says only that it cannot load it
         self.api = load_bindings(tools.library_folder)
         params = self.api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
@@ -127,6 +129,8 @@ class GgufLogits:
         self.vocabulary: int = self.api.llama_vocab_n_tokens(self.api.llama_model_get_vocab(self.model))
 
     def _context_params(self, context: int, threads: int) -> ctypes.Structure:
+        # Flash attention and the default 16-bit cache round keys and values, an error that the losses would hold. A
+        # chunk is one micro-batch: the last bits of the logits depend on how a text is split, so that must not vary.
         params = self.api.llama_context_default_params()
         params.n_ctx = context
         params.n_batch = params.n_ubatch = min(context, CHUNK_TOKENS)
@@ -136,10 +140,10 @@ class GgufLogits:
         return params
 
     def chunks(self, ids: list[int]) -> Iterator[np.ndarray]:
-        """Yield the logits after each of `ids` in pieces, fp32 [at most 512, vocabulary]; a piece holds until the next.
+        """Yield the logits after each of `ids` in pieces, fp32 [at most 512, vocabulary].
 
-        Raises InputError when there are no ids, more than the context holds, ids outside of the vocabulary, or when a logit
-        is not finite.
+        A piece is llama.cpp's own memory: the next piece overwrites it. Raises InputError when there are no ids or more
+        than the context holds, when an id is outside of the vocabulary, or when a logit is not finite.
         """
         if not 0 < len(ids) <= self.context:
             raise InputError(self.path, f"texts of 1 to {self.context} tokens", f"one of {len(ids)}")
@@ -167,6 +171,7 @@ class GgufLogits:
         finally:
             self.api.llama_batch_free(batch)
         logits = np.ctypeslib.as_array(self.api.llama_get_logits(self.state), (len(ids), self.vocabulary))
+        # Damaged weights that load give these; every mean after them would be "nan".
         if not np.isfinite(logits).all():
             raise InputError(
                 self.path,

@@ -11,15 +11,20 @@ from scipy.special import log_softmax
 
 SIGNIFICANT_ERRORS = 1.96  # standard errors: 95% of a normal distribution
 PERCENT = 100
-BLOCK_VALUES = 1 << 22  # fp64 values per temporary array: 32 MiB
+# fp64 values per temporary array: 32 MiB. A vocabulary has 262,144 entries, so whole chats would take gigabytes.
+BLOCK_VALUES = 1 << 22
 MEASURES = ("kld", "same_top", "delta_p")
 QUANTILES = {"median": 0.5, "99": 0.99, "99.9": 0.999}
 
 
 def log_probability_blocks(full: np.ndarray, other: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the log-probabilities of both, fp64, a block of positions at a time; full, other: logits [tokens, vocabulary]."""
+    """Yield the log-probabilities of both models, a block of positions at a time, fp64 [block, vocabulary].
+
+    full, other: logits [tokens, vocabulary].
+    """
     rows = max(1, BLOCK_VALUES // full.shape[1])
     for first in range(0, len(full), rows):
+        # fp64: between two good quants the divergence is a small difference of large logarithms, lost in fp32.
         mine, theirs = (
             log_softmax(values[first : first + rows].astype(np.float64), axis=1) for values in (full, other)
         )
@@ -27,7 +32,10 @@ def log_probability_blocks(full: np.ndarray, other: np.ndarray) -> Iterator[tupl
 
 
 def divergence_of_blocks(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Return the sum over the vocabulary of p_mine (log p_mine - log p_theirs), [tokens], of log-probabilities."""
+    """Return the sum over the vocabulary of p_mine (log p_mine - log p_theirs), fp64 [tokens].
+
+    mine, theirs: log-probabilities [tokens, vocabulary].
+    """
     return (np.exp(mine) * (mine - theirs)).sum(axis=1)
 
 
@@ -45,12 +53,14 @@ def token_log_probabilities(logits: np.ndarray, tokens: list[int]) -> np.ndarray
 
 
 def logit_differences(full: np.ndarray, other: np.ndarray, following: list[int]) -> dict[str, np.ndarray]:
-    """Return the MEASURES of each position; full, other: logits [tokens, vocabulary], following: the next tokens.
+    """Return the MEASURES of each position, all fp64 [tokens].
 
-    kld: KL(full || other) in nats; same_top: 1 where both have the same most likely token; delta_p: the probability of
-    the next token by `other` less that by `full`, in percentage points. All fp64 [tokens].
+    full, other: logits [tokens, vocabulary]; following: the token after each position [tokens]. kld: KL(full || other)
+    in nats; same_top: 1 where both have the same most likely token; delta_p: the probability that `other` gives the
+    next token, less that of `full`, in percentage points.
     """
-    parts, at = {measure: [] for measure in MEASURES}, 0
+    parts: dict[str, list[np.ndarray]] = {measure: [] for measure in MEASURES}
+    at = 0
     for mine, theirs in log_probability_blocks(full, other):
         each, tokens = np.arange(len(mine)), following[at : at + len(mine)]
         parts["kld"].append(divergence_of_blocks(mine, theirs))
@@ -63,8 +73,8 @@ def logit_differences(full: np.ndarray, other: np.ndarray, following: list[int])
 def mean_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     """Return the mean per token and its standard error over chats.
 
-    sums, counts: [chats], a chat's sum of values and its number of tokens. The error is that of a ratio of two sums over
-    independent chats (Cochran, Sampling Techniques, 3rd edition 1977, chapter 6), linearised.
+    sums, counts: [chats], a chat's sum of values and its number of tokens. The error is that of a ratio of two sums
+    over independent chats, linearised (Cochran, Sampling Techniques, 3rd edition 1977, chapter 6).
     """
     chats, mean = len(sums), sums.sum() / counts.sum()
     variance = ((sums - mean * counts) ** 2).sum() * chats / (chats - 1)
@@ -72,26 +82,29 @@ def mean_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
 
 
 def per_chat(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the sums of a chat's values, [chats]; values: [tokens] in the order of chats, counts: [chats]."""
+    """Return the sum of each chat's values, [chats]; values: [tokens] in the order of the chats, counts: [chats]."""
     return np.add.reduceat(values, np.cumsum(counts) - counts)
 
 
 def quantile_and_error(values: np.ndarray, counts: np.ndarray, share: float) -> tuple[float, float]:
     """Return a quantile of all tokens and its standard error over chats; arguments as in `per_chat`.
 
-    The error is half the distance between the quantiles at share ± the standard error of the share of tokens at or
-    below it (Woodruff 1952, Confidence intervals for medians and other position measures). Near 100% it is a rough one.
+    The error is half the distance between the quantiles at share ± e, where e is the standard error of the share of
+    tokens at or below the quantile (Woodruff 1952, Confidence intervals for medians and other position measures). It is
+    rough near 100%, where few tokens lie above.
     """
     value = np.quantile(values, share)
     _, error = mean_and_error(per_chat((values <= value).astype(np.float64), counts), counts)
+    # Near 100% the upper end would lie beyond all tokens.
     low, high = np.quantile(values, np.clip([share - error, share + error], 0, 1))
     return float(value), float(high - low) / 2
 
 
 def rms_and_error(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Return the root of the mean square and its standard error over chats (linearised); arguments as in `per_chat`."""
+    """Return the root of the mean square and its standard error over chats; arguments as in `per_chat`."""
     mean, error = mean_and_error(per_chat(values**2, counts), counts)
     root = np.sqrt(mean)
+    # d sqrt(m) = dm / (2 sqrt(m)). A file without any loss has root 0, and no error.
     return float(root), float(error / (2 * root)) if root else 0.0
 
 

@@ -1,8 +1,9 @@
-"""What the losses of measure_quality.py say: which files are dominated, which are better than the standard quants of their size.
+"""What follows from the losses of measure_quality.py: dominated files, and each file against the standard quants.
 
-The line: the standard files that no smaller standard file equals in KLD, joined by straight lines over size in the
-picture, where KLD is logarithmic. A file of any size can be held against it: the ratio of its KLD to the line's. All of it is
-said twice: of the total loss, and of the quantisation loss, which the pruning loss does not blur.
+The line of the standard quants joins those that no other standard quant dominates. It is straight over size, where KLD
+is logarithmic. So a file of any size has a point of the line to be compared with, and its figure is the ratio of its
+KLD to the KLD there. Everything is concluded once by the total loss and once by the quantisation loss, where the
+pruning loss does not hide small differences.
 """
 
 from collections.abc import Iterable
@@ -13,34 +14,30 @@ import numpy as np
 from losses.kld_statistics import SIGNIFICANT_ERRORS, mean_and_error
 from losses.quality_record import LOSSES
 
-STANDARD, CONTRIB, TARGET = "standard", "ContribDynamic", "target size"
-BETTER, WORSE, NO_DIFFERENCE, SMALLER = (
-    "better",
-    "worse",
-    "no significant difference",
-    "smaller than any standard quant",
-)
+STANDARD, CONTRIB, TARGET = "standard", "ContribDynamic", "target size"  # kinds, also the keys of the palette
+BETTER, WORSE = "better", "worse"
+NO_DIFFERENCE, SMALLER = "no significant difference", "smaller than any standard quant"
 EXPERTS_ONLY = " (experts only)"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One file: name, kind, size in bytes, bits per weight, digest, KLD summed over each chat and summary, by loss."""
+    """One file: name, kind, size in bytes, bits per weight, digest; by loss, the KLD of each chat and all measures."""
 
     label: str
     kind: str
     size: int
     bits_per_weight: float
     sha256: str
-    sums: dict[str, np.ndarray]  # [chats]
-    losses: dict[str, dict[str, list[float]]]
+    sums: dict[str, np.ndarray]  # {loss: [chats]}
+    losses: dict[str, dict[str, list[float]]]  # {loss: {measure: [value, standard error]}}
 
     def kld(self, loss: str) -> float:
-        """Return the mean KLD of a loss, nats a token."""
+        """Return the mean KLD of a loss, nats per token."""
         return self.losses[loss]["kld"][0]
 
     def described(self) -> dict:
-        """Return all of it but the sums, as JSON."""
+        """Return what the record holds of the file: all but the sums."""
         return {
             "label": self.label,
             "kind": self.kind,
@@ -57,7 +54,7 @@ def quant_kind(quant: str) -> str:
 
 
 def better_and_smaller(entry: Measured, others: Iterable[Measured], loss: str) -> list[Measured]:
-    """Return the files that dominate one: no larger, no worse, and one of the two by something; the best first."""
+    """Return the files that dominate `entry`: no larger, no worse, and not equal to it in both; the best first."""
     own = (entry.size, entry.kld(loss))
     return sorted(
         (
@@ -70,7 +67,8 @@ def better_and_smaller(entry: Measured, others: Iterable[Measured], loss: str) -
 
 
 def line_of(measured: list[Measured], loss: str) -> list[Measured]:
-    """Return the standard files that no other standard file dominates, the smallest first; one without any loss aside."""
+    """Return the standard quants that no other standard quant dominates, the smallest first."""
+    # F16 has no quantisation loss, and a KLD of 0 has no logarithm.
     standard = [entry for entry in measured if entry.kind == STANDARD and entry.kld(loss) > 0]
     return sorted(
         (entry for entry in standard if not better_and_smaller(entry, standard, loss)), key=lambda entry: entry.size
@@ -78,9 +76,9 @@ def line_of(measured: list[Measured], loss: str) -> list[Measured]:
 
 
 def weights_at(size: int, line: list[Measured]) -> list[tuple[Measured, float]]:
-    """Return the points of the line around a size, with weights that sum to 1; [] for a size below its smallest file.
+    """Return the points of the line around a size, with weights that sum to 1; [] below the smallest point.
 
-    Above its largest file that one alone counts: it costs least of all, in fewer bytes.
+    Above the largest point that one alone counts: it has the least loss of the line, in fewer bytes.
     """
     for low, high in zip(line, line[1:]):
         if low.size <= size <= high.size:
@@ -90,22 +88,29 @@ def weights_at(size: int, line: list[Measured]) -> list[tuple[Measured, float]]:
 
 
 def influence(entry: Measured, around: list[tuple[Measured, float]], loss: str) -> np.ndarray:
-    """Return per chat what moves log(KLD / line): sums over its tokens, each relative to its mean [chats]."""
+    """Return what each chat adds to log(KLD of the file / KLD of the line), linearised, [chats].
+
+    d log(mean) = d mean / mean: each sum over a chat is taken relative to the mean of its file. Both files read the
+    same chats, so their difference is taken chat by chat, and a chat that is hard for both cancels.
+    """
     return entry.sums[loss] / entry.kld(loss) - sum(
         weight * point.sums[loss] / point.kld(loss) for point, weight in around
     )
 
 
 def against_line(entry: Measured, line: list[Measured], counts: np.ndarray, loss: str) -> dict | None:
-    """Return how one file lies to the line at its size, None for a size below its smallest.
+    """Return how one file compares with the line at its size; None for a file that is smaller than the whole line.
 
-    log_ratio: log of its mean KLD over the line's; its error is over chats, paired, linearised. counts: [chats].
+    log_ratio: log of its mean KLD divided by that of the line; its error is over chats, paired, linearised. counts:
+    tokens per chat [chats].
     """
     around = weights_at(entry.size, line)
     if not around or entry.kld(loss) <= 0:
         return None
+    # Weights of the logarithms: the line is straight where KLD is logarithmic.
     there = float(np.exp(sum(weight * np.log(point.kld(loss)) for point, weight in around)))
-    ratio, error = float(np.log(entry.kld(loss) / there)), mean_and_error(influence(entry, around, loss), counts)[1]
+    ratio = float(np.log(entry.kld(loss) / there))
+    _, error = mean_and_error(influence(entry, around, loss), counts)
     return {
         "line": there,
         "between": [point.label for point, _ in around],
@@ -116,25 +121,31 @@ def against_line(entry: Measured, line: list[Measured], counts: np.ndarray, loss
 
 
 def near_in_size(entry: Measured, measured: list[Measured], counts: np.ndarray, loss: str) -> dict:
-    """Return the standard file nearest in size and how much more, or less, this one costs than that."""
+    """Return the standard quant nearest in size, and by how many nats per token `entry` costs more (less: below 0)."""
     near = min((other for other in measured if other.kind == STANDARD), key=lambda other: abs(other.size - entry.size))
     difference, error = mean_and_error(entry.sums[loss] - near.sums[loss], counts)
     return {"nearest": near.label, "nearest_bytes": near.size, "difference": difference, "difference_error": error}
 
 
 def scopes(measured: list[Measured], line: list[Measured], counts: np.ndarray, loss: str) -> dict | None:
-    """Return by how much ContribDynamic's scope `all` lies lower than `experts`, each type at its own size, and on average.
+    """Return how ContribDynamic's scopes compare, each file at its own size, by type and on average.
 
-    Values are differences of log(KLD / line), [value, error]: below 0 where `all` is the better one. None where no type
-    was built in both scopes.
+    Values are log(KLD / line) of `all` minus that of `experts`, [value, error]: below 0 where `all` is better. None
+    where no type was built in both scopes.
     """
-    by_label, found, moves = {entry.label: entry for entry in measured}, {}, []
+    by_label = {entry.label: entry for entry in measured}
+    found: dict[str, list[float]] = {}
+    moves = []
     for label, entry in by_label.items():
-        pair = (entry, by_label.get(f"{label}{EXPERTS_ONLY}"))
-        both = [each and against_line(each, line, counts, loss) for each in pair]
-        if None not in both:
-            moves.append(np.subtract(*(influence(each, weights_at(each.size, line), loss) for each in pair)))
-            found[label] = [both[0]["log_ratio"] - both[1]["log_ratio"], mean_and_error(moves[-1], counts)[1]]
+        other = by_label.get(f"{label}{EXPERTS_ONLY}")
+        own = against_line(entry, line, counts, loss)
+        theirs = against_line(other, line, counts, loss) if other else None
+        if other is None or own is None or theirs is None:
+            continue
+        # The two scopes differ in size, so each is compared with the line at its own size before they are subtracted.
+        parts = [influence(each, weights_at(each.size, line), loss) for each in (entry, other)]
+        moves.append(parts[0] - parts[1])
+        found[label] = [own["log_ratio"] - theirs["log_ratio"], mean_and_error(moves[-1], counts)[1]]
     if not found:
         return None
     mean = float(np.mean([value for value, _ in found.values()]))
@@ -145,31 +156,44 @@ def scopes(measured: list[Measured], line: list[Measured], counts: np.ndarray, l
     }
 
 
-def conclusion_of_loss(measured: list[Measured], counts: np.ndarray, loss: str) -> dict:
-    """Return, of one loss, the line, the verdict on every file that is no standard one, the dominated files, the scopes."""
-    line, verdicts, dominated = line_of(measured, loss), {}, {}
+def dominated_files(measured: list[Measured], counts: np.ndarray, loss: str) -> dict[str, dict]:
+    """Return, of each file that another one dominates, the best of those and how much less that one costs."""
+    found = {}
     for entry in measured:
-        if entry.kind != STANDARD and line:
-            verdicts[entry.label] = {
-                **(against_line(entry, line, counts, loss) or {"verdict": SMALLER}),
-                **near_in_size(entry, measured, counts, loss),
-            }
         if stronger := better_and_smaller(entry, measured, loss):
             difference, error = mean_and_error(entry.sums[loss] - stronger[0].sums[loss], counts)
-            dominated[entry.label] = {
+            found[entry.label] = {
                 "by": stronger[0].label,
                 "difference": difference,
                 "difference_error": error,
                 "significant": difference > SIGNIFICANT_ERRORS * error,
             }
+    return found
+
+
+def conclusion_of_loss(measured: list[Measured], counts: np.ndarray, loss: str) -> dict:
+    """Return what follows by one loss.
+
+    line: labels of its points. verdicts: of every file that is not standard. dominated: the dominated files. scopes: as
+    `scopes` returns.
+    """
+    line = line_of(measured, loss)
+    verdicts = {
+        entry.label: {
+            **(against_line(entry, line, counts, loss) or {"verdict": SMALLER}),
+            **near_in_size(entry, measured, counts, loss),
+        }
+        for entry in measured
+        if entry.kind != STANDARD and line
+    }
     return {
         "line": [entry.label for entry in line],
         "verdicts": verdicts,
-        "dominated": dominated,
+        "dominated": dominated_files(measured, counts, loss),
         "scopes": scopes(measured, line, counts, loss),
     }
 
 
 def quality_conclusions(measured: list[Measured], counts: np.ndarray) -> dict:
-    """Return `conclusion_of_loss` by loss; counts: scored tokens of each chat [chats]."""
+    """Return `conclusion_of_loss` for each loss; counts: scored tokens per chat [chats]."""
     return {loss: conclusion_of_loss(measured, counts, loss) for loss in LOSSES}

@@ -14,12 +14,13 @@ from losses.quality_record import LOSSES
 
 MARKERS = {STANDARD: "o", CONTRIB: "D", TARGET: "^"}
 WIDE_INCHES, HEIGHT_INCHES = 18.0, 8.0
-MARKER_PIXELS, CROWD_PIXELS = 5.0, 60.0  # half a marker's width; points nearer than this crowd each other
+MARKER_PIXELS, CROWD_PIXELS = 5.0, 60.0  # half of a marker's width; points nearer than this crowd each other
 LABEL_REACHES = (8, 16, 28, 44, 64, 90, 120)  # pixels from a point to its label's edge
+LABEL_TURNS = 16  # directions in which a label is tried
 
 
 def draw_loss(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
-    """Draw size against one loss: kinds of files apart, the line, every file's name."""
+    """Draw size against one loss: the line of the standard quants, and every file with its error, by kind."""
     line = line_of(measured, loss)
     axes.plot(
         [entry.size / GIB for entry in line],
@@ -43,10 +44,11 @@ def draw_loss(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
                 linewidth=0.8,
                 label=kind,
             )
+    # Plain numbers: matplotlib would write the sizes of one decade as powers of ten.
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:.3g}")
     axes.xaxis.set_minor_formatter("{x:.3g}")
-    axes.set_yscale("log" if shown else "linear")
+    axes.set_yscale("log" if shown else "linear")  # F16 alone has no quantisation loss, and nothing to show
     axes.set(xlabel="size, GiB", title=f"{loss} loss")
     axes.grid(which="both", linewidth=0.3)
     axes.set_axisbelow(True)
@@ -58,27 +60,63 @@ def overlap(box: np.ndarray, others: np.ndarray) -> float:
     return float(np.prod(np.maximum(sides, 0), axis=1).sum())
 
 
-def label_places(points: np.ndarray, sizes: np.ndarray, bars: np.ndarray, frame: np.ndarray) -> list[np.ndarray]:
-    """Return where each label's middle goes, placed in turn, the crowded ones last.
+def candidate_boxes(point: np.ndarray, size: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    """Return the boxes to try for one label, each with its distance from the point, in pixels.
 
-    A place costs the pixels that it covers of other labels, points and bars or has outside of the frame, and one for each pixel
-    of distance to its point. points: [labels, 2], sizes: [labels, 2] (width, height), bars: [bars, 4] and frame: [4] (left,
-    bottom, right, top), all in pixels.
+    point: [2]; size: [2] (width, height); a box: [left, bottom, right, top].
+    """
+    # The first of equally good places wins, so a free label goes to the upper right of its point, where it is expected.
+    boxes = []
+    for reach in LABEL_REACHES:
+        for turn in np.linspace(0.25 * np.pi, 2.25 * np.pi, LABEL_TURNS, endpoint=False):
+            # By half of the label more than the reach: a wide label beside its point needs more way than one above it.
+            middle = point + np.array([np.cos(turn), np.sin(turn)]) * (reach + size / 2)
+            boxes.append((float(reach), np.hstack([middle - size / 2, middle + size / 2])))
+    return boxes
+
+
+def label_places(points: np.ndarray, sizes: np.ndarray, bars: np.ndarray, frame: np.ndarray) -> list[np.ndarray]:
+    """Return where the middle of each label goes, [2] each.
+
+    points: [labels, 2], sizes: [labels, 2] (width, height), bars: [bars, 4] and frame: [4] (left, bottom, right, top),
+    all in pixels.
     """
     half = np.full(2, MARKER_PIXELS)
-    taken, places = np.vstack([np.hstack([points - half, points + half]), bars]), [np.zeros(2)] * len(points)
+    taken = np.vstack([np.hstack([points - half, points + half]), bars])
+    places = [np.zeros(2)] * len(points)
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
-    for number in np.argsort((distances < CROWD_PIXELS).sum(axis=1), kind="stable"):
+    neighbours = (distances < CROWD_PIXELS).sum(axis=1)
+    # The crowded labels go last. A label without neighbours has a free place close by and takes room from nobody; one
+    # in a crowd must evade anyway, and can do so only around what is already placed. The sort is stable, for equal
+    # bytes.
+    for number in np.argsort(neighbours, kind="stable"):
+        area = float(np.prod(sizes[number]))
         costs, boxes = [], []
-        for reach in LABEL_REACHES:
-            for turn in np.linspace(0.25 * np.pi, 2.25 * np.pi, 16, endpoint=False):
-                middle = points[number] + np.array([np.cos(turn), np.sin(turn)]) * (reach + sizes[number] / 2)
-                boxes.append(np.hstack([middle - sizes[number] / 2, middle + sizes[number] / 2]))
-                outside = np.prod(sizes[number]) - overlap(boxes[-1], frame[None])
-                costs.append(overlap(boxes[-1], taken) + outside + reach)
-        box = boxes[int(np.argmin(costs))]
-        places[number], taken = (box[:2] + box[2:]) / 2, np.vstack([taken, box])
+        for reach, box in candidate_boxes(points[number], sizes[number]):
+            # A place costs the pixels that it covers of markers, bars and labels, those that lie outside of the frame,
+            # and one per pixel of distance. So a label goes far before it covers text, but never far for a few pixels.
+            outside = area - overlap(box, frame[None])
+            costs.append(overlap(box, taken) + outside + reach)
+            boxes.append(box)
+        best = boxes[int(np.argmin(costs))]
+        places[number] = (best[:2] + best[2:]) / 2
+        taken = np.vstack([taken, best])
     return places
+
+
+def error_bars(axes: plt.Axes, shown: list[Measured], loss: str, frame: np.ndarray) -> np.ndarray:
+    """Return the boxes of the error bars in pixels, [files, 4] (left, bottom, right, top)."""
+    boxes = []
+    for entry in shown:
+        value, error = entry.losses[loss]["kld"]
+        left = axes.transData.transform((entry.size / GIB, value))[0]
+        # An error as large as the value reaches below every number that a log axis has: that bar ends on the frame.
+        low, high = (
+            axes.transData.transform((entry.size / GIB, end))[1] if end > 0 else frame[1]
+            for end in (value - error, value + error)
+        )
+        boxes.append([left - 1, low, left + 1, high])
+    return np.array(boxes)
 
 
 def write_labels(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
@@ -102,15 +140,12 @@ def write_labels(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
         )
         for entry, point in zip(shown, points)
     ]
-    sizes = np.array(
-        [Text.get_window_extent(text).size for text in texts]
-    )  # an Annotation's own would hold its line, too
-    frame = axes.get_window_extent().extents
-    ends = [entry.kld(loss) + side * entry.losses[loss]["kld"][1] for entry in shown for side in (-1, 1)]
-    heights = [axes.transData.transform((shown[0].size / GIB, end))[1] if end > 0 else frame[1] for end in ends]
-    bars = np.column_stack([points[:, 0] - 1, heights[::2], points[:, 0] + 1, heights[1::2]])
-    for text, place in zip(texts, label_places(points, sizes, bars, frame)):
-        text.set_position(place)
+    # Text's own method: that of Annotation would measure the line to the point as well.
+    sizes = np.array([Text.get_window_extent(text).size for text in texts])
+    frame = np.array(axes.get_window_extent().extents)
+    places = label_places(points, sizes, error_bars(axes, shown, loss, frame), frame)
+    for text, (x, y) in zip(texts, places):
+        text.set_position((x, y))
 
 
 def draw_quality(measured: list[Measured], path: Path) -> None:
@@ -120,11 +155,12 @@ def draw_quality(measured: list[Measured], path: Path) -> None:
         draw_loss(axes, measured, loss)
     if pruning := measured[0].losses["pruning"]["kld"][0]:
         panels[0].axhline(pruning, color="black", linewidth=0.6, linestyle=":", label="pruning loss")
-    panels[0].set_ylabel("mean KL divergence, nats a token (bar: ± 1 standard error)")
+    panels[0].set_ylabel("mean KL divergence, nats per token (bar: ± 1 standard error)")
     panels[0].legend(frameon=False)
+    # Labels are placed in pixels, so the figure is laid out first, at the resolution that it is saved in, and stays so.
     figure.set_dpi(DOTS_PER_INCH)
     figure.canvas.draw()
-    figure.set_layout_engine("none")  # settled: labels do not move it
+    figure.set_layout_engine("none")
     for axes, loss in zip(panels, LOSSES):
         write_labels(axes, measured, loss)
     save_picture(figure, path)

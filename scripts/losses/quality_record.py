@@ -1,6 +1,8 @@
-"""quality.json: what pruning and each quant cost, as measure_quality.py found it, and what follows from that."""
+"""quality.json, the record of measure_quality.py: what pruning and each quant cost, and the conclusions."""
 
 from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
 
 from files.safe_files import Record
 
@@ -8,11 +10,24 @@ QUALITY_NAME = "quality.json"
 LOSSES = ("total", "quantisation")  # what files are compared by; the pruning loss is the same for all
 
 
-class Quality(Record):
-    """The measurement. chats: how many; score: the tokens that count (reply, all); tokens: their number by that name.
+class MeasuredFile(BaseModel):
+    """One file of the measurement. losses: {loss: {measure: [value, standard error over chats]}}."""
 
-    files: per file label, kind, bytes, bits_per_weight, sha256 and `losses`, where by loss and measure stands
-    [value, standard error over chats]. conclusions: by loss, from quality_conclusions.py.
+    model_config = ConfigDict(extra="allow", strict=True)
+    label: str
+    kind: str
+    bytes: int
+    bits_per_weight: float
+    sha256: str
+    losses: dict[str, dict[str, list[float]]]
+
+
+class Quality(Record):
+    """One measurement.
+
+    chats: number of chats measured; left_out: those that calibration or the choice of experts had seen; cut: those that
+    were longer than max_tokens. score: which tokens count, "reply" or "all"; tokens: their number, by that name.
+    conclusions: by loss, what `conclusion_of_loss` of quality_conclusions.py returns.
     """
 
     what: ClassVar[str] = "measurements of measure_quality.py"
@@ -23,4 +38,4 @@ class Quality(Record):
     tokens: dict[str, int]
     cut: int
     conclusions: dict[str, dict]
-    files: list[dict]
+    files: list[MeasuredFile]

@@ -1,4 +1,4 @@
-"""Teacher-forced chats, which of their tokens count, and how a model's logits over them differ from stored ones."""
+"""Teacher-forced chats: which of their tokens count, and how one model's logits differ from another's over them."""
 
 import argparse
 import os
@@ -20,7 +20,8 @@ Arrays = dict[str, np.ndarray]
 class Chats:
     """Chats as the models read them, and which of their scored positions count: `all`, or `reply` alone.
 
-    Position i of a text scores token i + 1, so the last position scores none.
+    Position i of a text predicts token i + 1, so the last position scores nothing. Masks run over the scored positions
+    of all chats, one chat after the other.
     """
 
     texts: list[list[int]]
@@ -42,20 +43,25 @@ def chats_of(sequences: list[Sequence]) -> Chats:
 def against(
     references: dict[str, StoredLogits], chunks_of: Callable[[int], Iterator[np.ndarray]], texts: list[list[int]]
 ) -> Arrays:
-    """Return REFERENCE_MEASURE over all scored tokens, fp64 [tokens]; chunks_of(i): a model's logits of text i in pieces."""
+    """Return arrays named REFERENCE_MEASURE over all scored tokens, each fp64 [tokens].
+
+    chunks_of(i): the compared model's logits of text i, in the same pieces as those of the references.
+    """
+    # One pass for all references: running the compared model is what costs. Pieces, for a whole text's logits would
+    # take gigabytes in a real vocabulary.
     parts: dict[str, list[np.ndarray]] = {f"{name}_{measure}": [] for name in references for measure in MEASURES}
     for number, ids in enumerate(texts):
         first = 0
-        for piece, *theirs in zip(
-            chunks_of(number), *(each.chunks(number) for each in references.values()), strict=True
-        ):
-            following = ids[first + 1 : first + 1 + len(piece)]
+        stored = (reference.chunks(number) for reference in references.values())
+        for piece, *theirs in zip(chunks_of(number), *stored, strict=True):
+            following = ids[first + 1 : first + 1 + len(piece)]  # one token short in the text's last piece
+            count = len(following)
+            if count == 0:  # the last piece is a single position, which predicts nothing
+                continue
             for name, reference in zip(references, theirs):
-                if following:
-                    for measure, values in logit_differences(
-                        reference[: len(following)], piece[: len(following)], following
-                    ).items():
-                        parts[f"{name}_{measure}"].append(values)
+                found = logit_differences(reference[:count], piece[:count], following)
+                for measure, values in found.items():
+                    parts[f"{name}_{measure}"].append(values)
             first += len(piece)
     return {name: np.concatenate(values) for name, values in parts.items()}
 

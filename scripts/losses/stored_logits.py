@@ -1,4 +1,4 @@
-"""A model's logits over given texts, computed once and kept in files: what several other models are compared with."""
+"""A reference model's logits over given texts, computed once and kept in files, to compare several models with."""
 
 import argparse
 import sys
@@ -22,7 +22,7 @@ def open_model(path: Path, tools: LlamaCpp, texts: list[list[int]], args: argpar
 
 
 def progress(items: Iterable, what: str, unit: str) -> tqdm:
-    """Return a progress bar that writes little where nobody watches."""
+    """Return a progress bar; without a terminal it writes a line every 30 seconds only, to keep logs short."""
     return tqdm(items, desc=what, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 30)
 
 
@@ -37,7 +37,7 @@ def missing_texts(folder: Path, name: str, texts: list[list[int]]) -> list[int]:
 
 
 class StoredLogits:
-    """One model's logits of all texts: in files, computed once, or computed anew each time."""
+    """One model's logits of all texts: read from files that are computed once, or computed again for every reader."""
 
     def __init__(
         self,
@@ -49,19 +49,20 @@ class StoredLogits:
         name: str,
         recompute: bool = False,
     ) -> None:
-        """Make the files NAME-*.npy that are missing in `folder`; raise InputError when the disk has no room for them."""
-        self.path, self.texts, self.folder, self.name, self.model = path, texts, folder, name, None
-        self.vocabulary, missing = read_header(split_paths(path)[0]).vocabulary, missing_texts(folder, name, texts)
-        if recompute or missing:
-            self.model = open_model(path, tools, texts, args)
-        if recompute:
-            return
-        if missing:
-            with self.model:
-                self._store(missing)
-        self.model = None
+        """Write the files NAME-*.npy that are missing in `folder`; with `recompute` keep the model in memory instead.
 
-    def _store(self, missing: list[int]) -> None:
+        Raises InputError when the disk has no room for the files.
+        """
+        self.path, self.texts, self.folder, self.name = path, texts, folder, name
+        self.vocabulary = read_header(split_paths(path)[0]).vocabulary
+        self.model = open_model(path, tools, texts, args) if recompute else None
+        missing = missing_texts(folder, name, texts)
+        if missing and not recompute:
+            with open_model(path, tools, texts, args) as model:
+                self._store(model, missing)
+
+    def _store(self, model: GgufLogits, missing: list[int]) -> None:
+        # Before the first text: a pass over a large model takes hours, and a full disk would end it near the end.
         try:
             require_disk_space(self.folder, stored_bytes(self.path, [self.texts[number] for number in missing]))
         except InputError as error:
@@ -69,16 +70,16 @@ class StoredLogits:
                 self.folder,
                 f"room for the {self.name} model's logits",
                 str(error),
-                "or give --recompute-full, where there is one, or fewer chats (--limit)",
+                "free some, or give --recompute-full where the command has it, or fewer chats (--limit)",
             ) from error
         for number in progress(missing, f"{self.name} model", "chat"):
             with replace_when_done(logits_path(self.folder, self.name, number)) as partial:
-                np.save(partial, self.model.logits(self.texts[number]))
+                np.save(partial, model.logits(self.texts[number]))
 
     def _stored(self, number: int) -> np.ndarray:
         path, shape = logits_path(self.folder, self.name, number), (len(self.texts[number]), self.vocabulary)
         try:
-            logits = np.load(path, mmap_mode="r")
+            logits = np.load(path, mmap_mode="r")  # a long text's logits are gigabytes, and are read in pieces
         except ValueError as error:
             raise InputError(path, f"logits {list(shape)}", str(error)[:200], "remove it") from error
         if (logits.shape, logits.dtype) != (shape, np.float32):
@@ -93,10 +94,11 @@ class StoredLogits:
             yield from self.model.chunks(self.texts[number])
             return
         logits = self._stored(number)
+        # The pieces of a computing model, so that both sides of a comparison come in step.
         for first in range(0, len(logits), CHUNK_TOKENS):
             yield logits[first : first + CHUNK_TOKENS]
 
 
 def stored_bytes(path: Path, texts: list[list[int]]) -> int:
-    """Return the bytes that a model's logits of these texts take: 4 a token and vocabulary entry."""
+    """Return the bytes of a model's logits of these texts: 4 per token and vocabulary entry."""
     return sum(map(len, texts)) * read_header(split_paths(path)[0]).vocabulary * FP32_BYTES

@@ -16,15 +16,16 @@ from losses.quality_record import Quality
 from quants.quant_record import ConversionRecord, QuantRecord
 from scoring.score_records import Scores, read_summary
 
-SHOWN_TOP = 16  # the model card's: coverage is shown by it where the drop map protects none
+SHOWN_TOP = 16  # as in the model card; used for coverage where the drop map protects no experts
 DIGITS = 12  # of a digest, in messages
 
 
 @dataclass(frozen=True)
 class Experts:
-    """What the analysis says of each expert, over the questions that chose; arrays [layers, experts].
+    """The statistics of every expert, summed over the questions that chose; arrays [layers, experts].
 
-    weighted_norm: sum of routing weight times norm; coverage: questions with the expert in their `top` of its layer.
+    weighted_norm: routing weight times norm of the output, fp64; tokens: int64; coverage: questions in which the expert
+    is among the `top` of its layer, int64; dropped: bool.
     """
 
     layers: list[int]
@@ -56,14 +57,14 @@ class Records:
     summaries: list[dict] = field(default_factory=list)
 
 
-def check_same(path: Path, what: str, expected: str | None, found: str | None, advice: str) -> None:
+def check_same(path: Path | str | None, what: str, expected: str | None, found: str | None, advice: str) -> None:
     """Raise InputError when a record names another digest than the file it was made from has; None: not known."""
     if expected is not None and found is not None and expected != found:
         raise InputError(path, f"{what} {expected[:DIGITS]} of this build", found[:DIGITS], advice)
 
 
 def read_experts(stats: Path, drop_map: Path) -> tuple[Experts, dict, str]:
-    """Return what the analysis says of each expert, the drop map, and the statistics' sha256.
+    """Return the statistics of every expert, the drop map, and the sha256 of the statistics file.
 
     Raises InputError when the map was not chosen from these statistics.
     """
@@ -71,6 +72,7 @@ def read_experts(stats: Path, drop_map: Path) -> tuple[Experts, dict, str]:
     content, sha256 = read_json(drop_map), sha256_file(stats)
     if content.get("stats_sha256") != sha256:
         raise InputError(drop_map, f"a map chosen from {stats}", "one of other statistics", "run make analyze")
+    # A fold chose by some of the questions, so only those are shown.
     ids, chose = [question["id"] for question in metadata["questions"]], set(content["question_ids"])
     rows = [row for row, record_id in enumerate(ids) if record_id in chose]
     layers, experts = arrays["layer_numbers"].tolist(), arrays["token_count"].shape[2]
@@ -136,6 +138,7 @@ def check_scores(path: Path, scores: dict, records: Records) -> None:
 
 def check_together(paths: dict[str, Path], records: Records) -> None:
     """Raise InputError when a record names a file of another build."""
+    # Each record names the digest of the file it was made from, so a chain of digests ties the build together.
     check_same(
         paths.get("metadata"),
         "the drop map",
@@ -171,9 +174,9 @@ def check_together(paths: dict[str, Path], records: Records) -> None:
 def read_records(name: str, paths: dict[str, Path], quants: list[Path], summaries: list[Path]) -> Records:
     """Read the records of a build and check that they belong together.
 
-    paths: stats, drop_map, metadata, f16, imatrix, quality, scores, those that exist; quants: FILE.gguf.json; summaries:
-    the summary.json of two models, the reference first, or none. Raises InputError for what is no such record, or one of
-    another build.
+    paths: stats, drop_map, metadata, f16, imatrix, quality, scores, those that exist; quants: FILE.gguf.json;
+    summaries: the summary.json of two models, the reference first, or none. Raises InputError for what is no such
+    record, or one of another build.
     """
     experts, drop_map, stats_sha256 = (
         read_experts(paths["stats"], paths["drop_map"]) if "drop_map" in paths else (None, {}, None)

@@ -1,4 +1,4 @@
-"""Logits of GGUF models: those of transformers and of llama-perplexity, the same every time, flat in memory; refusals."""
+"""Logits of GGUF models: those of transformers and llama-perplexity, the same every time, flat in memory; refusals."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def test_logits_agree_with_transformers_beyond_a_chunk_and_the_sliding_window(de
 
 
 def test_the_same_tokens_give_the_same_bits_whatever_came_before_and_on_any_threads(gguf, tools, capfd):
-    first, second = some_ids(600), some_ids(40)[::-1]
+    first, second = some_ids(CHUNK_TOKENS + 20), some_ids(40)[::-1]
     with (
         GgufLogits(gguf("f16"), tools, context=600, threads=1) as one,
         GgufLogits(gguf("f16"), tools, context=700, threads=2) as two,
@@ -84,8 +84,9 @@ def test_the_same_tokens_give_the_same_bits_whatever_came_before_and_on_any_thre
         expected = one.logits(first)
         np.testing.assert_array_equal(one.logits(second), alone)
         np.testing.assert_array_equal(one.logits(first), expected)
-        np.testing.assert_array_equal(two.logits(first), expected)
-        assert kl_divergence(expected, two.logits(first)).max() == 0
+        again = two.logits(first)
+        np.testing.assert_array_equal(again, expected)
+        assert kl_divergence(expected, again).max() == 0
     assert capfd.readouterr() == ("", "")
 
 
@@ -171,14 +172,14 @@ def test_divergence_by_hand():
 def test_divergence_in_blocks_is_that_of_the_whole(monkeypatch):
     full, other = np.random.default_rng(0).normal(size=(2, 50, 30)).astype(np.float32)
     whole = kl_divergence(full, other)
-    monkeypatch.setattr("gguf_logits.BLOCK_VALUES", 7 * 30)
+    monkeypatch.setattr("losses.kld_statistics.BLOCK_VALUES", 7 * 30)
     np.testing.assert_array_equal(kl_divergence(full, other), whole)
 
 
 def test_memory_stays_flat_over_texts_and_models(pruned, tools):
     def use_once() -> None:
         with GgufLogits(pruned, tools, context=256, threads=1) as model:
-            for _ in range(8):
+            for _ in range(4):  # 12 MiB of logits: a leak of them, or of a model, passes the bound below
                 model.logits(some_ids(256))
 
     for _ in range(2):
@@ -217,8 +218,9 @@ def test_a_library_of_another_version_is_refused(gguf, tools, tmp_path):
         tools.library_folder / "libggml-base.so"
     )  # loads, but lacks the functions
     code = (
-        "import sys; from pathlib import Path; from losses.gguf_logits import GgufLogits; from llama.llama_tools import LlamaCpp\n"
-        "from files.safe_files import run\n"
+        "import sys; from pathlib import Path\n"
+        "from files.safe_files import run; from llama.llama_tools import LlamaCpp\n"
+        "from losses.gguf_logits import GgufLogits\n"
         "run(lambda: GgufLogits(Path(sys.argv[1]), LlamaCpp(Path(sys.argv[2])), context=64, threads=1))"
     )
     done = subprocess.run(

@@ -12,33 +12,42 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from losses.quality_report import (
-    CONTRIB,
-    STANDARD,
-    WISH,
-    Measured,
-    conclusions,
-    kind_of,
-    label_places,
-    line_of,
-    markdown,
-    overlap,
-    weights_at,
-)
 from matplotlib import image
 
+import build_imatrix
+import convert_to_gguf
+import expert_drop
 import measure_quality
 import quantize_gguf
+import render_calibration
 from chats.chat_sequences import Sequence, teacher_forced_sequence
+from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question, load_questions
 from conftest import REPO
 from files.display import digits
-from files.safe_files import sha256_file
+from files.safe_files import read_record, sha256_file
 from ggufs.gguf_header import read_header
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence, logit_differences, per_chat, quantile_and_error, rms_and_error
+from losses.quality_conclusions import (
+    BETTER,
+    CONTRIB,
+    EXPERTS_ONLY,
+    NO_DIFFERENCE,
+    SMALLER,
+    STANDARD,
+    TARGET,
+    WORSE,
+    Measured,
+    line_of,
+    quality_conclusions,
+    quant_kind,
+    weights_at,
+)
+from losses.quality_page import quality_page
+from losses.quality_picture import label_places, overlap
+from losses.quality_record import Quality
 from losses.scored_chats import chats_of
-from measure_quality import held_out
 
 QUANTS = ("Q8_0", "Q4_0", "CD-Q4_K_M")
 FILES = ("quality.md", "quality.json", "quality.png")
@@ -77,7 +86,7 @@ def file_of(label: str, size: int, *klds: float) -> Measured:
     )
     return Measured(
         label,
-        kind_of(label.removesuffix(" (experts only)")),
+        quant_kind(label.removesuffix(EXPERTS_ONLY)),
         size,
         4.0,
         "0" * 64,
@@ -103,13 +112,13 @@ def test_the_line_and_the_verdicts_by_hand():
         ("Q4_0", 0.75),
         ("Q5_0", 0.25),
     ]
-    found = conclusions(measured, np.array([1, 1]))["total"]
+    found = quality_conclusions(measured, np.array([1, 1]))["total"]
     assert {label: each["verdict"] for label, each in found["verdicts"].items()} == {
-        "CD-Q5_K_M": "under",
-        "CD-Q4_K_M": "not told apart",
-        "CD-Q4_K_M (experts only)": "over",
-        "AUTO-2": "below the line's sizes",
-        "AUTO-1": "over",
+        "CD-Q5_K_M": BETTER,
+        "CD-Q4_K_M": NO_DIFFERENCE,
+        "CD-Q4_K_M (experts only)": WORSE,
+        "AUTO-2": SMALLER,
+        "AUTO-1": WORSE,
     }
     assert found["verdicts"]["CD-Q5_K_M"]["line"] == pytest.approx(2)  # between 4 and 1, halfway in size
     assert found["verdicts"]["CD-Q5_K_M"]["nearest"] == "Q6_K" and found["verdicts"]["CD-Q5_K_M"][
@@ -119,7 +128,7 @@ def test_the_line_and_the_verdicts_by_hand():
         "by": "CD-Q5_K_M",
         "difference": pytest.approx(3.1),
         "difference_error": 0,
-        "told_apart": True,
+        "significant": True,
     }
     assert found["dominated"]["AUTO-1"]["by"] == "Q8_0" and "Q4_0" not in found["dominated"]
     assert found["scopes"]["better"] == "all" and found["scopes"]["mean"][0] == pytest.approx(np.log(8.1 / 9.1))
@@ -130,81 +139,41 @@ def test_the_line_and_the_verdicts_by_hand():
         "tokens": {"reply": 2, "all": 9},
         "conclusions": dict.fromkeys(("total", "quantisation"), found),
     }
-    page = markdown(content, measured)
-    assert (
-        "**CD-Q5_K_M**, 2.794e-07 GiB, beats the standard files" in page
-        and "does NOT beat" in page
-        and "On average `all` costs less." in page
-    )
-    assert {kind_of("CD-Q2_K"), kind_of("AUTO-1"), kind_of("Q2_K")} == {CONTRIB, WISH, STANDARD}
+    page = quality_page(content, measured)
+    assert "**CD-Q5_K_M**, 0.0000 GiB, is better than the standard quants of its size: 0.95 ± 0.00 times" in page
+    assert "(experts only)**, 0.0000 GiB, is WORSE than" in page and "shows no significant difference from" in page
+    assert "**AUTO-2**, 0.0000 GiB: no standard quant is as small." in page
+    assert "| by CD-Q5_K_M |" in page and "On average `all` costs less." in page
+    assert [quant_kind(quant) for quant in ("CD-Q2_K", "AUTO-1", "Q2_K")] == [CONTRIB, TARGET, STANDARD]
 
 
 def test_seen_questions_are_left_out_and_the_last_position_scores_nothing():
     questions = [Question(name, f"What is {name}?", ("1", "2", "3", "4"), 0, "") for name in "abc"]
-    assert [q.record_id for q in held_out(questions, "<|turn>user\nWhat is a?<turn|>", {"c"})] == ["b"]
+    assert [
+        q.record_id for q in measure_quality.unseen_questions(questions, "<|turn>user\nWhat is a?<turn|>", {"c"})
+    ] == ["b"]
     chats = chats_of([Sequence([5, 6, 7, 8], 2, False), Sequence([5, 6, 7], 1, False)])
     assert chats.masks["reply"].tolist() == [False, True, True, True, True] and chats.counts["reply"].tolist() == [2, 2]
     assert chats.masks["all"].all() and chats.counts["all"].tolist() == [3, 2]
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny_text_model, few_questions, tmp_path_factory, script) -> dict[str, object]:
-    """A tiny model's F16, the same with four experts dropped, three quants of that, calibration, and held-out questions."""
+def inputs(tiny_text_model, few_questions, tmp_path_factory) -> dict[str, object]:
+    """A tiny model's F16, the same with four experts dropped, three quants of that, calibration, held-out questions."""
     folder = tmp_path_factory.mktemp("quality")
+    full, pruned, imatrix = (str(folder / name) for name in ("full.gguf", "pruned.gguf", "imatrix.gguf"))
+    chose, text, drop_map = (str(folder / name) for name in ("chose.csv", "text.txt", "map.json"))
     (folder / "map.json").write_text(json.dumps({str(layer): [1, 4, 6, 9] for layer in range(3)}))
     lines = (REPO / "data/demo/calibration_questions.csv").read_text().splitlines(keepends=True)
     (folder / "chose.csv").write_text("".join(lines[:30]))
-    steps = [
-        ("convert_to_gguf.py", "--model", tiny_text_model, "--name", "tiny", "--output", folder / "full.gguf"),
-        (
-            "expert_drop.py",
-            "--source",
-            folder / "full.gguf",
-            "--drop-map",
-            folder / "map.json",
-            "--output",
-            folder / "pruned.gguf",
-        ),
-        (
-            "render_calibration.py",
-            "--model",
-            tiny_text_model,
-            "--questions",
-            folder / "chose.csv",
-            "--output",
-            folder / "text.txt",
-        ),
-        (
-            "build_imatrix.py",
-            "--model",
-            folder / "pruned.gguf",
-            "--calibration",
-            folder / "text.txt",
-            "--output",
-            folder / "imatrix.gguf",
-        ),
-    ]
-    steps += [
-        (
-            "quantize_gguf.py",
-            "--input",
-            folder / "pruned.gguf",
-            "--imatrix",
-            folder / "imatrix.gguf",
-            "--type",
-            quant,
-            "--threads",
-            1,
-            "--cd-tiers",
-            "0/1/2",
-            "--output",
-            folder / f"{quant}.gguf",
-        )
-        for quant in QUANTS
-    ]
-    for step in steps:
-        done = script(*step)
-        assert done.returncode == 0, done.stderr
+    model = str(tiny_text_model)
+    convert_to_gguf.main(["--model", model, "--name", "tiny", "--output", full])
+    expert_drop.main(["--source", full, "--drop-map", drop_map, "--output", pruned])
+    render_calibration.main(["--model", model, "--questions", chose, "--output", text])
+    build_imatrix.main(["--model", pruned, "--calibration", text, "--output", imatrix])
+    for quant in QUANTS:
+        flags = ["--type", quant, "--threads", "1", "--cd-tiers", "0/1/2", "--output", str(folder / f"{quant}.gguf")]
+        quantize_gguf.main(["--input", pruned, "--imatrix", imatrix, *flags])
     return {
         "--full": folder / "full.gguf",
         "--pruned": folder / "pruned.gguf",
@@ -239,28 +208,19 @@ def finished(inputs, tmp_path_factory) -> Path:
 
 
 def test_three_losses_are_those_of_the_models(finished, inputs, tiny_text_model, tools):
-    content = json.loads((finished / "quality.json").read_text())
-    assert (
-        {entry["label"] for entry in content["files"]} == set(QUANTS)
-        and content["chats"] == 6
-        and content["left_out"] == 0
-    )
+    content = read_record(finished / "quality.json", Quality)
+    assert {entry["label"] for entry in content["files"]} == set(QUANTS)
+    assert (content["chats"], content["left_out"]) == (6, 0)
     assert content["inputs"]["full_sha256"] == sha256_file(inputs["--full"])
-    from chats.chat_tokenizer import load_tokenizer
-
-    tokenizer, klds = load_tokenizer(tiny_text_model), {name: [] for name in ("pruning", "quantisation", "total")}
-    sequences = [
-        teacher_forced_sequence(tokenizer, question, 4096, "answer")
-        for question in load_questions(inputs["--questions"], 42)
-    ]
-    full, pruned, quant = (
-        GgufLogits(path, tools, context=512, threads=1)
-        for path in (inputs["--full"], inputs["--pruned"], inputs["--gguf"][1])
-    )
-    for sequence in sequences:
+    tokenizer, pairs = load_tokenizer(tiny_text_model), {"pruning": (0, 1), "quantisation": (1, 2), "total": (0, 2)}
+    klds: dict[str, list] = {name: [] for name in pairs}
+    paths = (inputs["--full"], inputs["--pruned"], inputs["--gguf"][1])
+    models = [GgufLogits(path, tools, context=512, threads=1) for path in paths]
+    for question in load_questions(inputs["--questions"], 42):
+        sequence = teacher_forced_sequence(tokenizer, question, 4096, "answer")
         reply = slice(sequence.start - 1, len(sequence.ids) - 1)
-        logits = [model.logits(sequence.ids)[reply] for model in (full, pruned, quant)]
-        for name, (one, other) in {"pruning": (0, 1), "quantisation": (1, 2), "total": (0, 2)}.items():
+        logits = [model.logits(sequence.ids)[reply] for model in models]
+        for name, (one, other) in pairs.items():
             klds[name].append(kl_divergence(logits[one], logits[other]))
     found = next(entry for entry in content["files"] if entry["label"] == "Q4_0")["losses"]
     for name, values in klds.items():
@@ -272,7 +232,7 @@ def test_three_losses_are_those_of_the_models(finished, inputs, tiny_text_model,
         assert str(finished).encode() not in (finished / name).read_bytes()
 
 
-def test_a_killed_measurement_goes_on_and_ends_in_the_same_bytes(finished, inputs, tmp_path, script):
+def test_a_killed_measurement_goes_on_and_ends_in_the_same_bytes(finished, inputs, tmp_path):
     flags = arguments(inputs, tmp_path)
     for wanted in ("full-*/full-*.npy", "results-*/*[!g].npz"):
         process = subprocess.Popen(
@@ -286,8 +246,7 @@ def test_a_killed_measurement_goes_on_and_ends_in_the_same_bytes(finished, input
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    done = script("measure_quality.py", *flags)
-    assert done.returncode == 0, done.stderr
+    measure_quality.main(flags)
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes(), name
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.np?")}
@@ -305,7 +264,7 @@ def test_bad_input_is_refused_in_one_line(inputs, tmp_path, refusal, monkeypatch
     refuse("found 1 of 6", limit=1)
     refuse("calibration text", calibration=tmp_path / "none.txt")
     refuse("none.gguf", "nothing", gguf=tmp_path / "none.gguf")
-    refuse("full.gguf", "record of a quant", gguf=inputs["--full"])
+    refuse("full.gguf.json", "a record of quantize_gguf.py with 'type'", gguf=inputs["--full"])
     refuse("Q8_0 twice", gguf=[inputs["--gguf"][0], copy_with_record(inputs["--gguf"][0], tmp_path / "again.gguf")])
     refuse("build it again", pruned=inputs["--full"])
     refuse("Q8_0.gguf: expected an output apart", output=inputs["--gguf"][0])
@@ -313,7 +272,7 @@ def test_bad_input_is_refused_in_one_line(inputs, tmp_path, refusal, monkeypatch
     edited = copy_with_record(inputs["--gguf"][0], tmp_path / "edited.gguf")
     record = json.loads(Path(f"{edited}.json").read_text())
     for key, value, words in (
-        ("type", None, "type in the record"),
+        ("type", None, "a record of quantize_gguf.py with 'type'"),
         ("bits_per_weight", "4", "bits_per_weight"),
         ("bytes", 5, "other bytes"),
         ("sha256", "0" * 64, "other bytes"),
@@ -363,14 +322,13 @@ def test_logits_that_are_not_finite_are_refused_before_they_are_kept(inputs, tmp
     assert not list(tmp_path.rglob("*.np?"))
 
 
-def test_a_write_cut_short_is_one_line(inputs, tmp_path, refused):
-    done = subprocess.run(
-        [sys.executable, REPO / "scripts/measure_quality.py", *arguments(inputs, tmp_path)],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-    )
-    refused(done, "full-000000.npy", "cut short")
+def test_a_write_cut_short_is_one_line(inputs, tmp_path, refusal):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        refusal(measure_quality.main, arguments(inputs, tmp_path), "full-000000.npy", "cut short")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.rglob("*.np?"))
 
 

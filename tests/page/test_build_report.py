@@ -13,12 +13,13 @@ from PIL import Image
 
 from browser import chromium, opened
 from build_report import main
-from choice.criteria import protected
-from choice.expert_stats import read_stats
+from choice.expert_stats import protected, read_stats
 from conftest import REPO
+from files.display import KIND_COLORS
 from files.safe_files import read_json
 from generate_drop_map import main as choose
 from ggufs.imatrix import read_imatrix
+from page.charts import KIND_MARKERS
 from page.records import read_experts
 from synthetic_build import change, options, write_build
 
@@ -47,7 +48,7 @@ def browser():
 
 
 def figures_of(text: str) -> tuple[float, int, int, str]:
-    """The weighted norm, tokens, coverage and fate that an expert's sentence says."""
+    """The weighted norm, tokens, coverage and fate in the sentence of an expert."""
     match = re.fullmatch(
         r"Layer \d+, expert \d+: weighted norm (\S+); (\d+) tokens; coverage (\d+) of 198 questions; (kept|dropped)",
         text,
@@ -128,16 +129,16 @@ def test_it_renders_asks_for_nothing_and_fits(browser, report, width, scheme):
 
 
 @pytest.mark.parametrize("width", [360, 1440])
-@pytest.mark.parametrize("layer, expert", [(0, 0), (0, 3), (17, 60), (29, 127)])
-def test_the_hover_shows_the_experts_own_figures(browser, build, report, width, layer, expert):
+def test_the_hover_shows_the_experts_own_figures(browser, build, report, width):
     with opened(browser, report, width) as found:
-        x, y = centre(found.page, "grid-experts", layer, expert)
-        found.page.mouse.move(x - 1, y - 1)
-        found.page.mouse.move(x, y)
-        found.page.wait_for_selector("#tip:visible", timeout=5000)
-        check_figures(found.page.locator("#tip").inner_text(), build, layer, expert)
-        found.page.keyboard.press("Escape")
-        assert not found.page.locator("#tip").is_visible()
+        for layer, expert in ((0, 0), (0, 3), (17, 60), (29, 127)):
+            x, y = centre(found.page, "grid-experts", layer, expert)
+            found.page.mouse.move(x - 1, y - 1)
+            found.page.mouse.move(x, y)
+            found.page.wait_for_selector("#tip:visible", timeout=5000)
+            check_figures(found.page.locator("#tip").inner_text(), build, layer, expert)
+            found.page.keyboard.press("Escape")
+            assert not found.page.locator("#tip").is_visible()
 
 
 def test_the_keyboard_walks_over_the_heat_map_and_says_its_figures(browser, build, report):
@@ -164,7 +165,8 @@ def test_the_keyboard_walks_over_the_heat_map_and_says_its_figures(browser, buil
             page.keyboard.press(key)
             check_figures(status.inner_text(), build, layer, expert)
             assert page.evaluate(
-                "(() => { const {column, row} = charts.get('grid-experts').model.document.get_model_by_name('cursor').data;"
+                "(() => { const {document} = charts.get('grid-experts').model;"
+                " const {column, row} = document.get_model_by_name('cursor').data;"
                 " return [row[0], column[0]]; })()"
             ) == [layer, expert]
 
@@ -225,15 +227,17 @@ def test_labels_of_the_pareto_charts_do_not_overlap(browser, build, report, widt
         for loss in ("total", "quantisation"):
             boxes = found.page.evaluate(
                 """(chart) => {
-                const {model, view} = charts.get(chart), {x, y, label} = model.document.get_model_by_name("labels").data;
+                const {model, view} = charts.get(chart);
+                const {x, y, label} = model.document.get_model_by_name("labels").data;
                 const pen = document.createElement("canvas").getContext("2d");
                 pen.font = "11px sans-serif";
-                return Array.from(label, (text, i) => [text, view.frame.x_scale.compute(x[i]), view.frame.y_scale.compute(y[i]), pen.measureText(text).width]);
+                const {x_scale, y_scale} = view.frame, width = (text) => pen.measureText(text).width;
+                return Array.from(label, (text, i) => [x_scale.compute(x[i]), y_scale.compute(y[i]), width(text)]);
             }""",
                 f"loss-{loss}",
             )
             assert len(boxes) >= least
-            for (_, x, y, width_1), (_, other_x, other_y, width_2) in combinations(boxes, 2):
+            for (x, y, width_1), (other_x, other_y, width_2) in combinations(boxes, 2):
                 assert abs(x - other_x) >= (width_1 + width_2) / 2 or abs(y - other_y) >= 11
         table = found.page.locator("#quality table").inner_text()
         assert all(
@@ -283,21 +287,21 @@ def test_layers_of_the_imatrix_are_in_order_with_their_own_figures(browser, buil
         assert found.page.locator('[data-grid="grid-imatrix"] .status').inner_text() == (
             f"Layer 10, expert 7 (expert {kept[7]} of the full model): {counts[10][7]} calibration tokens"
         )
-        assert "1 of 3270 experts were never reached" in found.page.locator("#imatrix").inner_text()
+        assert "The calibration text never reached 1 of 3270 experts." in found.page.locator("#imatrix").inner_text()
 
 
 def test_tables_and_controls_are_named(browser, report):
     with opened(browser, report) as found:
-        evaluate = found.page.evaluate
-        assert evaluate(
-            "[...document.querySelectorAll('table')].every((t) => t.caption.textContent.trim() && t.querySelector('th[scope=col]'))"
+        assert found.page.evaluate(
+            "[...document.querySelectorAll('table')].every((table) => "
+            "table.caption.textContent.trim() && table.querySelector('th[scope=col]'))"
         )
-        assert evaluate(
-            "[...document.querySelectorAll('[id]')].length === new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size"
+        ids = found.page.evaluate("[...document.querySelectorAll('[id]')].map((each) => each.id)")
+        assert len(ids) == len(set(ids))
+        assert found.page.evaluate(
+            "[...document.querySelectorAll('fieldset')].every((each) => each.querySelector('legend'))"
         )
-        assert evaluate(
-            "[...document.querySelectorAll('fieldset')].every((f) => f.querySelector('legend')) && document.documentElement.lang === 'en'"
-        )
+        assert found.page.evaluate("document.documentElement.lang") == "en"
 
 
 def test_what_was_not_made_is_said_to_be_missing_and_not_filled_in(browser, build, tmp_path, capsys):
@@ -324,17 +328,26 @@ def test_what_was_not_made_is_said_to_be_missing_and_not_filled_in(browser, buil
             ("questions", "make eval"),
             ("imatrix", "make imatrix"),
         ):
-            assert f"Made by {command}" in found.page.locator(f"#{section} .missing").inner_text()
+            assert (
+                f"Run {command} with the variables of this build"
+                in found.page.locator(f"#{section} .missing").inner_text()
+            )
             assert found.page.locator(f"#{section} :is(table, figure)").count() == 0
         assert found.page.locator("#experts .missing").count() == 0
         assert found.page.locator("#pipeline .waits").count() == 6
 
 
+@pytest.fixture(scope="module")
+def pristine_build(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pristine")
+    write_build(folder, 12, 2, 20, 16)
+    return folder
+
+
 @pytest.fixture
-def small_build(tmp_path) -> Path:
-    (tmp_path / "small").mkdir()
-    write_build(tmp_path / "small", 12, 2, 20, 16)
-    return tmp_path / "small"
+def small_build(pristine_build, tmp_path) -> Path:
+    """The records of a small build, which a test may damage."""
+    return Path(shutil.copytree(pristine_build, tmp_path / "small"))
 
 
 @pytest.mark.parametrize(
@@ -342,8 +355,8 @@ def small_build(tmp_path) -> Path:
     [
         ("drop_map.json", ("stats_sha256",), "0", ("drop_map.json", "other statistics")),
         ("drop_map.json", ("layers", "1", "drop"), [99, 98], ("drop_map.json", "layer 1")),
-        ("quality.json", ("files", 0), {"label": "Q8_0"}, ("quality.json", "a list of files")),
-        ("pruned.json", ("answers", 0), {}, ("pruned.json", "a list of answers")),
+        ("quality.json", ("files", 0), {"label": "Q8_0"}, ("quality.json", "'files.0.kind': field required")),
+        ("pruned.json", ("answers", 0), {}, ("pruned.json", "12 answered questions")),
         ("expert_drop_metadata.json", ("drop_map_sha256",), "0" * 64, ("expert_drop_metadata.json", "make drop")),
         ("pruned-F16.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf", "an imatrix of the F16 GGUF", "make imatrix")),
         ("imatrix.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf.json", "make imatrix")),
@@ -392,23 +405,39 @@ def test_a_fold_shows_the_questions_that_chose_and_nothing_of_the_others(small_b
     ]
 
 
-def test_records_that_are_none_are_refused_in_one_line(small_build, script, refused):
-    output = small_build / "report.html"
-    refused(script("build_report.py", "--name", "pruned", "--output", output), "report.html", "none", "make analyze")
+def test_records_that_are_none_are_refused_in_one_line(small_build, refusal):
+    output, flags = small_build / "report.html", options(small_build)
+    refusal(main, ["--name", "pruned", "--output", output], "report.html", "none", "make analyze")
     (small_build / "quality.json").write_text("{")
-    refused(script("build_report.py", *options(small_build), "--output", output), "quality.json", "valid JSON")
+    refusal(main, [*flags, "--output", output], "quality.json", "valid JSON")
     (small_build / "quality.json").write_text("{}")
-    refused(
-        script("build_report.py", *options(small_build), "--output", output),
-        "quality.json",
-        "conclusions in the record",
-    )
-    refused(
-        script("build_report.py", *options(small_build), "--output", small_build / "scores.json"),
-        "scores.json",
-        "apart",
-    )
+    refusal(main, [*flags, "--output", output], "quality.json", "measurements of measure_quality.py, version 1")
+    refusal(main, [*flags, "--output", small_build / "scores.json"], "scores.json", "apart")
     assert not output.exists()
+
+
+def theme_colors() -> dict[str, tuple[str, str]]:
+    """The colours of page.css by variable, in the light and in the dark."""
+    style = (REPO / "scripts/page/page.css").read_text()
+    return {name: (light, dark) for name, light, dark in re.findall(r"--(\w+): light-dark\((#\w+), (#\w+)\)", style)}
+
+
+def luminance(color: str) -> float:
+    """The relative luminance of #rrggbb; source: WCAG 2.2."""
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def test_kinds_have_the_colours_of_the_pictures_and_can_be_seen_on_the_page():
+    colors, names = theme_colors(), {"standard": "standard", "ContribDynamic": "contrib", "target size": "target"}
+    assert {kind: colors[name][0] for kind, name in names.items()} == KIND_COLORS
+    assert KIND_MARKERS.keys() == KIND_COLORS.keys()
+    for scheme in (0, 1):
+        panel = luminance(colors["panel"][scheme])
+        for name in names.values():
+            low, high = sorted((panel, luminance(colors[name][scheme])))
+            assert (high + 0.05) / (low + 0.05) >= 3, name  # WCAG 2.2, 1.4.11: graphics
 
 
 def test_make_report_takes_what_is_there_and_builds_nothing_else(tiny_text_model, few_questions, tmp_path):
