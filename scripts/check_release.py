@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Check a release folder before it is public: print what holds and what does not, line by line.
+"""Check a release folder before it is public: print pass or fail for each check.
 
 Inputs:  a folder of build_release.py, and what it was made from, by FOLDER.sources.json beside it.
-Output:  a line for each check (holds, FAILS, does not apply), below it what was found; a summary. Exit code 0 only if all hold.
+Output:  a line for each check (pass, FAIL, n/a: does not apply), below it what is wrong; a summary. The exit code is 0
+         only if no check fails.
 Use:     scripts/check_release.py RELEASE [--questions FILE ...]
 
-Checked: sizes and sha256 of all files, the build's own records and copied files, card, params and Modelfile made again from
-them, tensor types, names that shadow each other, order of size and KLD, label of in-sample scores, front matter, tokens,
-paths, hosts and question texts in anything published, Ollama's params, Modelfile and template, and an answer of the smallest
-file by llama-server (release_gates.py, release_runs.py).
+Checked: sizes and sha256 of all files; the build's own records and copied files; card, params and Modelfile made again
+from them; tensor types; names that shadow each other; order of size and KLD; the label of in-sample scores; front
+matter; tokens, paths, hosts and question texts in anything published (release/gates.py); Ollama's params, Modelfile and
+template; and an answer of the smallest file by llama-server (release/running_gates.py).
 """
 
 import argparse
@@ -19,39 +20,41 @@ from files.option_types import whole_number
 from files.safe_files import InputError, run
 from llama.llama_tools import find_llama_cpp
 from release.gates import GATES, Checked, Outcome
-from release.release_files import read_manifest, read_sources
+from release.manifest import read_manifest
 from release.running_gates import running_gates
+from release.sources import read_sources
 
 MOST_LINES = 20  # of one check
+INDENT = " " * 6
 
 
 def outcome_of(gate: Callable[[Checked], Outcome], checked: Checked) -> Outcome:
-    """Return a gate's outcome; an InputError, an unusable file or one of another form is a deviation.
+    """Return a gate's outcome; an InputError, an unreadable file or one of another form is a deviation.
 
-    What was edited by hand can be wrong in any way: the gates after the first read it nevertheless, to say all that fails.
+    A file that was edited by hand can be wrong in any way. The gates after the first read it all the same, so that one
+    run shows everything that fails.
     """
     try:
         return gate(checked)
     except InputError as error:
-        return Outcome("stopped by", [str(error)])
+        line = str(error)
     except OSError as error:
-        return Outcome("stopped by", [f"{error.filename}: expected a file that can be read, found: {error.strerror}"])
+        line = f"{error.filename}: expected a file that can be read, found: {error.strerror}"
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         found = f"{type(error).__name__}: {error}"[:200]
-        return Outcome(
-            "stopped by", [f"{checked.folder}: expected files as build_release.py writes them, found {found}"]
-        )
+        line = f"{checked.folder}: expected files as build_release.py writes them, found {found}"
+    return Outcome("stopped by", [line])
 
 
 def check_lines(name: str, outcome: Outcome) -> list[str]:
     """Return the lines of one check."""
-    verdict = "FAILS" if outcome.deviations else "holds" if outcome.applies else "n/a  "
+    verdict = "FAIL" if outcome.deviations else "pass" if outcome.applies else "n/a "
     lines = [f"{verdict}  {name}: {outcome.looked_at}" + ("" if outcome.applies else " (does not apply)")]
-    lines += [f"       named: {sentence}" for sentence in outcome.named]
-    lines += [f"       {line}" for line in outcome.deviations[:MOST_LINES]]
-    return lines + [f"       ... and {len(outcome.deviations) - MOST_LINES} more"] * (
-        len(outcome.deviations) > MOST_LINES
-    )
+    lines += [f"{INDENT}exception: {sentence}" for sentence in outcome.exceptions]
+    lines += [f"{INDENT}{line}" for line in outcome.deviations[:MOST_LINES]]
+    if len(outcome.deviations) > MOST_LINES:
+        lines.append(f"{INDENT}... and {len(outcome.deviations) - MOST_LINES} more")
+    return lines
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -79,14 +82,13 @@ def main(argv: list[str] | None = None) -> None:
     failed, applied = [], 0
     for name, gate in gates.items():
         outcome = outcome_of(gate, checked)
-        print("\n".join(check_lines(name, outcome)), flush=True)
+        print("\n".join(check_lines(name, outcome)), flush=True)  # the answer of a large model takes minutes
         applied += outcome.applies or bool(outcome.deviations)
         failed += [name] * bool(outcome.deviations)
     if failed:
-        raise InputError(
-            args.release, f"all of {applied} checks to hold", f"{len(failed)} that fail: {', '.join(failed)}"
-        )
-    print(f"{args.release}: all of {applied} checks hold, {len(gates) - applied} do not apply")
+        names = ", ".join(failed)
+        raise InputError(args.release, f"all of {applied} checks to pass", f"{len(failed)} that fail: {names}")
+    print(f"{args.release}: all of {applied} checks pass, {len(gates) - applied} do not apply")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from files.safe_files import InputError, run
 from ollama.ollama_files import Wrap, ollama_params, wrap_commands, wraps
 from release.front_matter import check_repo
-from release.release_files import read_manifest
+from release.manifest import read_manifest
 
 
 def create(ollama: str, wrap: Wrap) -> None:

@@ -1,0 +1,87 @@
+"""A GGUF file above the size limit, split by llama.cpp's own tool. The parts are compared with the whole."""
+
+from pathlib import Path
+
+from files.byte_ranges import Run, same_bytes
+from files.safe_files import (
+    InputError,
+    check_replaceable,
+    directory_when_done,
+    read_json,
+    require_disk_space,
+    sha256_file,
+    write_json,
+)
+from ggufs.gguf_header import TensorInfo, read_header, split_paths
+from llama.llama_tools import LlamaCpp, run_tool
+
+SPLIT_RECORD = "split.json"
+SPLIT_UNIT_BYTES = 1_000_000  # llama-gguf-split's M
+
+
+def tensors_of(first: Path) -> dict[str, tuple[Path, TensorInfo]]:
+    """Return the tensors of a GGUF file, each with the file it lies in; of a split one the first part is given."""
+    return {tensor.name: (path, tensor) for path in split_paths(first) for tensor in read_header(path).tensors}
+
+
+def shapes_and_types(tensors: dict[str, tuple[Path, TensorInfo]]) -> dict[str, tuple]:
+    """Return dimensions and type of each tensor."""
+    return {name: (tensor.dims, tensor.kind) for name, (_, tensor) in tensors.items()}
+
+
+def check_parts(whole: Path, parts: list[Path], limit: int) -> None:
+    """Raise InputError unless parts hold all tensors of a file, byte for byte, each within the limit in bytes."""
+    found, expected = tensors_of(parts[0]), tensors_of(whole)
+    if shapes_and_types(found) != shapes_and_types(expected):
+        raise InputError(parts[0], f"the tensors of {whole.name} in its parts", "others")
+    for name, (path, tensor) in found.items():
+        source = expected[name][1]
+        if not same_bytes(Run(whole, source.offset, source.size), path, tensor.offset):
+            raise InputError(path, f"the bytes of {name} in {whole.name}", "others")
+    for part in parts:
+        if (size := part.stat().st_size) > limit:
+            advice = "one tensor or the header alone may be as large"
+            raise InputError(part, f"at most {limit} bytes", f"{size}", advice)
+
+
+def split_command(tool: Path, whole: Path, prefix: Path, limit: int) -> list[object]:
+    """Return llama-gguf-split's command line for parts of at most `limit` bytes; raise InputError if it is too low."""
+    header_bytes = min(tensor.offset for tensor in read_header(whole).tensors)
+    # The tool counts the tensors alone, and the first part also holds the whole header: its bytes are left free.
+    tensor_bytes = limit - header_bytes
+    if tensor_bytes < SPLIT_UNIT_BYTES:
+        most = limit - SPLIT_UNIT_BYTES
+        raise InputError(whole, f"a header of at most {most} bytes, to be split at {limit}", f"one of {header_bytes}")
+    size = f"{tensor_bytes // SPLIT_UNIT_BYTES}M"
+    return [tool, "--split", "--split-max-size", size, whole.resolve(), prefix.resolve()]
+
+
+def kept_parts(folder: Path, made_from: dict) -> list[Path]:
+    """Return the parts of an earlier run, [] unless all of them are there, whole, and made from the same."""
+    known = read_json(folder / SPLIT_RECORD) if (folder / SPLIT_RECORD).is_file() else {}
+    if {key: known.get(key) for key in made_from} != made_from:
+        return []
+    parts = {folder / name: digest for name, digest in known["parts"].items()}
+    whole = all(part.is_file() and sha256_file(part) == digest for part, digest in parts.items())
+    return list(parts) if whole else []
+
+
+def split_gguf(tools: LlamaCpp, whole: Path, sha256: str, limit: int, folder: Path) -> list[Path]:
+    """Return the parts of a GGUF file of at most `limit` bytes each, in a folder that keeps them for the next time.
+
+    Raises InputError when the tool fails or a part is not what it should be.
+    """
+    made_from = {"sha256": sha256, "limit_bytes": limit, "llama_cpp": tools.version()}
+    if parts := kept_parts(folder, made_from):
+        return parts
+    check_replaceable(folder, SPLIT_RECORD)
+    require_disk_space(folder.parent, whole.stat().st_size)
+    with directory_when_done(folder, SPLIT_RECORD) as partial:
+        command = split_command(tools.tool("llama-gguf-split"), whole, partial / whole.stem, limit)
+        run_tool(command, cwd=Path.cwd(), what=f"split {whole.name}", step=r"Writing file .*-(\d{5})-of-(\d{5})")
+        parts = sorted(partial.glob("*.gguf"))
+        if not parts:
+            raise InputError(whole, "parts by llama-gguf-split", "none")
+        check_parts(whole, parts, limit)
+        write_json(partial / SPLIT_RECORD, {**made_from, "parts": {part.name: sha256_file(part) for part in parts}})
+    return [folder / part.name for part in parts]

@@ -1,0 +1,68 @@
+"""What a release was made from: the build's records that it holds copies of, and the list of sources beside the folder.
+
+FOLDER.sources.json (`Sources`, written by build_release.py) lies beside the folder and is never published:
+check_release.py compares a release with the build by it. Paths are relative to the file, by name: `records` of the
+quants, `copies` by their names in the folder, `params` of Ollama, `questions`.
+"""
+
+import os
+from pathlib import Path
+from typing import ClassVar
+
+from choice.drop_map import METADATA_NAME, DropMetadata
+from files.safe_files import InputError, Record, read_record, write_record
+from losses.quality_record import QUALITY_NAME, Quality
+from release.manifest import BUILD_AGAIN
+from scoring.score_records import SCORES_NAME, Scores
+
+# The build's records that a release may hold, by their names in it; each one's owner refuses what is not one.
+EVIDENCE: dict[str, type[Record]] = {METADATA_NAME: DropMetadata, SCORES_NAME: Scores, QUALITY_NAME: Quality}
+
+
+class Sources(Record):
+    """Paths by kind and name."""
+
+    what: ClassVar[str] = "what the release was made from"
+    records: dict[str, str]
+    copies: dict[str, str]
+    params: dict[str, str]
+    questions: dict[str, str]
+
+
+def read_evidence(path: Path, name: str) -> dict:
+    """Return metadata, scores or quality; name: which, by its name in a release. Raises InputError for another file."""
+    return read_record(path, EVIDENCE[name])
+
+
+def find_evidence(folder: Path, name: str) -> dict | None:
+    """Return metadata, scores or quality of a release folder, None where it has none of that name."""
+    return read_evidence(folder / name, name) if (folder / name).exists() else None
+
+
+def sources_path(folder: Path) -> Path:
+    """Return the path of the list of a release's sources."""
+    return folder.with_name(f"{folder.name}.sources.json")
+
+
+def write_sources(folder: Path, sources: dict[str, dict[str, Path]]) -> None:
+    """Write the sources of a release, paths by kind and name."""
+    place = sources_path(folder)
+    # Relative, so that a build folder can be moved or mounted elsewhere and still be checked.
+    start = place.parent.resolve()
+    listed = {
+        kind: {name: os.path.relpath(path.resolve(), start) for name, path in paths.items()}
+        for kind, paths in sources.items()
+    }
+    write_record(place, listed, Sources)
+
+
+def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
+    """Return the sources of a release, paths by kind and name; raise InputError when they are not listed beside it."""
+    place = sources_path(folder.resolve())
+    if not place.is_file():
+        raise InputError(place, Sources.what, "nothing", BUILD_AGAIN)
+    content = read_record(place, Sources)
+    return {
+        kind: {name: place.parent / path for name, path in content[kind].items()}
+        for kind in ("records", "copies", "params", "questions")
+    }
