@@ -2,9 +2,7 @@
 
 from files.display import markdown_table
 from files.safe_files import gib, in_unit
-from release.card_tables import GB
-from release.front_matter import front_matter
-from release.gguf_card import (
+from release.card_sections import (
     TAGS,
     Release,
     licence_section,
@@ -15,6 +13,10 @@ from release.gguf_card import (
     scores_section,
     section,
 )
+from release.card_tables import GB
+from release.front_matter import front_matter
+
+FLASH_ATTENTION_MOST = 256  # values per head that flash attention can do
 
 
 def shards_section(sizes: dict[str, int], metadata: dict) -> str:
@@ -25,40 +27,40 @@ def shards_section(sizes: dict[str, int], metadata: dict) -> str:
     return section(
         "Files",
         markdown_table(["Shard", "GB", "GiB", "sha256"], rows),
-        "`expert_drop_metadata.json` holds kept and dropped experts per "
-        "layer; config, tokenizer and chat template are the base model's, with the new expert count.",
+        "`expert_drop_metadata.json` lists the kept and the dropped experts of each layer. Config, tokenizer and chat "
+        "template are the base model's, with the new number of experts.",
     )
 
 
 def use_section(repository: str, attention: str) -> str:
-    """Return how transformers loads it."""
-    return section(
-        "How to use",
-        f"""```
+    """Return how to load it with transformers; attention: an argument for from_pretrained, or ""."""
+    code = f"""
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("USER/{repository}", dtype="auto", device_map="auto"{attention})
-tokenizer = AutoTokenizer.from_pretrained("USER/{repository}")
+name = "USER/{repository}"
+model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", device_map="auto"{attention})
+tokenizer = AutoTokenizer.from_pretrained(name)
 chat = [{{"role": "user", "content": "What is rust?"}}]
-inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True).to(model.device)
+inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+inputs = inputs.to(model.device)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=512)[0][inputs["input_ids"].shape[1]:]))
-```""",
-        "The router has fewer rows and is else unchanged: dropping an expert equals masking its logit.",
+"""
+    return section(
+        "How to use",
+        f"```{code}```",
+        "The router has fewer rows and is otherwise unchanged. Dropping an expert is the same as masking its logit.",
     )
 
 
 def checkpoint_card(release: Release, sizes: dict[str, int], config: dict) -> str:
     """Return the card of a pruned checkpoint; sizes: bytes of each shard; config: its config.json."""
     text = config.get("text_config", config)
-    # Flash attention has no heads of more than 256.
-    attention = ', attn_implementation="eager"' if (text.get("global_head_dim") or 0) > 256 else ""
+    too_large = (text.get("global_head_dim") or 0) > FLASH_ATTENTION_MOST
+    attention = ', attn_implementation="eager"' if too_large else ""
     head = front_matter(release.kind, release.base, release.license, release.quantized_by, TAGS)
-    title = (
-        f"{head}\n# {release.repository}\n\n{release.base} with {release.metadata['keep_count']} of {release.metadata['experts']} experts "
-        "per layer, as safetensors. Nothing was trained."
-    )
     parts = [
-        title,
+        f"{head}\n# {release.repository}",
+        f"{release.base} with {release.experts_kept}, as safetensors. Nothing was trained.",
         shards_section(sizes, release.metadata),
         method_section(release),
         pictures_section(release),

@@ -5,6 +5,7 @@ Keys: https://huggingface.co/docs/hub/model-cards. A value that this build does 
 
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
@@ -12,12 +13,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from files.safe_files import InputError
+from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
 PIPELINE = "text-generation"
-LIBRARIES = {"standard": "gguf", "dynamic": "gguf", "checkpoint": "transformers"}
-NEEDED = {"library_name": str, "pipeline_tag": str, "tags": list}
-OPTIONAL = {"license": str, "base_model": str, "base_model_relation": str, "quantized_by": str}
+LIBRARIES = {STANDARD: "gguf", DYNAMIC: "gguf", CHECKPOINT: "transformers"}
+REQUIRED_KEYS = {"library_name": str, "pipeline_tag": str, "tags": list}
+OPTIONAL_KEYS = {"license": str, "base_model": str, "base_model_relation": str, "quantized_by": str}
 
 
 def is_hub_id(base: str) -> bool:
@@ -26,7 +28,7 @@ def is_hub_id(base: str) -> bool:
         validate_repo_id(base)
     except HFValidationError:
         return False
-    return base.count("/") == 1
+    return base.count("/") == 1  # validate_repo_id takes a bare name, too
 
 
 def check_repo(repo: str) -> None:
@@ -36,48 +38,44 @@ def check_repo(repo: str) -> None:
 
 
 def front_matter(kind: str, base: str, license_id: str, quantized_by: str, tags: list[str]) -> str:
-    """Return the front matter of a release of some kind, its dashes included.
-
-    A pruned checkpoint has no relation: of the Hub's four none is pruning.
-    """
-    origin = {"base_model": base} if is_hub_id(base) else {}
-    if origin and kind != "checkpoint":
-        origin["base_model_relation"] = "quantized"
-    by = {"quantized_by": quantized_by} if quantized_by and kind != "checkpoint" else {}
-    data = ModelCardData(
-        license=license_id or None, library_name=LIBRARIES[kind], pipeline_tag=PIPELINE, tags=tags, **origin, **by
-    )
-    return f"---\n{data.to_yaml()}\n---\n"
+    """Return the front matter of a release of some kind, its dashes included."""
+    values: dict[str, Any] = {"license": license_id or None, "library_name": LIBRARIES[kind], "tags": tags}
+    if is_hub_id(base):
+        values["base_model"] = base
+        if kind != CHECKPOINT:  # a pruned checkpoint has no relation: none of the Hub's four is pruning
+            values["base_model_relation"] = "quantized"
+    if quantized_by and kind != CHECKPOINT:
+        values["quantized_by"] = quantized_by
+    return f"---\n{ModelCardData(pipeline_tag=PIPELINE, **values).to_yaml()}\n---\n"
 
 
-def check_front_matter(path: Path, kind: str) -> dict:
-    """Return the front matter of a card; raise InputError when huggingface_hub does not read it or a value is not one."""
-    try:
-        data = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=False).data.to_dict()
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise InputError(path, "front matter that huggingface_hub reads", str(error).splitlines()[0][:200]) from error
-    for key, form in {**NEEDED, **{key: form for key, form in OPTIONAL.items() if key in data}}.items():
-        if not isinstance(data.get(key), form) or not data[key]:
-            raise InputError(path, f"a {form.__name__} {key} in the front matter", repr(data.get(key)))
-    if unknown := sorted(data.keys() - NEEDED.keys() - OPTIONAL.keys()):
-        raise InputError(path, f"front matter of {', '.join([*NEEDED, *OPTIONAL])}", unknown[0])
+def check_values(path: Path, data: dict[str, Any], kind: str) -> None:
+    """Raise InputError when a value of the front matter is not one that the Hub knows."""
+    relation, licence = data.get("base_model_relation", "quantized"), data.get("license", "gemma")
     rules = [
         ("library_name", data["library_name"] == LIBRARIES[kind], LIBRARIES[kind]),
         ("pipeline_tag", data["pipeline_tag"] == PIPELINE, PIPELINE),
         ("base_model", is_hub_id(data.get("base_model", "a/b")), "OWNER/NAME"),
-        (
-            "base_model_relation",
-            data.get("base_model_relation", "quantized") in RELATIONS,
-            f"one of {', '.join(RELATIONS)}",
-        ),
-        (
-            "license",
-            re.fullmatch(r"[a-z0-9][a-z0-9.-]*", data.get("license", "gemma")),
-            "an identifier of the Hub, such as gemma",
-        ),
+        ("base_model_relation", relation in RELATIONS, f"one of {', '.join(RELATIONS)}"),
+        ("license", re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence), "an identifier of the Hub, such as gemma"),
         ("tags", all(isinstance(tag, str) for tag in data["tags"]), "words"),
     ]
     for key, holds, expected in rules:
         if not holds:
             raise InputError(path, f"{key} {expected} in the front matter", repr(data[key]))
+
+
+def check_front_matter(path: Path, kind: str) -> dict[str, Any]:
+    """Return the front matter of a card; raise InputError when huggingface_hub cannot read it or a value is wrong."""
+    try:
+        data = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=False).data.to_dict()
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise InputError(path, "front matter that huggingface_hub reads", str(error).splitlines()[0][:200]) from error
+    given = {key: form for key, form in OPTIONAL_KEYS.items() if key in data}
+    for key, form in {**REQUIRED_KEYS, **given}.items():
+        if not isinstance(data.get(key), form) or not data[key]:
+            raise InputError(path, f"a {form.__name__} {key} in the front matter", repr(data.get(key)))
+    if unknown := sorted(data.keys() - REQUIRED_KEYS.keys() - OPTIONAL_KEYS.keys()):
+        raise InputError(path, f"front matter of {', '.join([*REQUIRED_KEYS, *OPTIONAL_KEYS])}", unknown[0])
+    check_values(path, data, kind)
     return data

@@ -1,65 +1,66 @@
 """The texts of a release that are made from its other files: card, params and Modelfile.
 
-build_release.py writes them, and check_release.py makes them again and compares: a number that no record of the folder has
-cannot stand in its card.
+build_release.py writes them. check_release.py makes them again and compares: so a card holds no number that no record
+of the folder has.
 """
 
 import json
 from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
-from files.safe_files import read_json
+from files.safe_files import InputError, read_json
 from ggufs.context_cache import cache_bytes, context_length
 from ggufs.gguf_header import GgufHeader, read_header
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_files import modelfile, ollama_params
+from release.card_sections import PICTURES, Release
 from release.card_tables import CONTEXTS
 from release.checkpoint_card import checkpoint_card
-from release.gguf_card import PICTURES, Release, card
-from release.release_files import CHECKPOINT, read_evidence
+from release.gguf_card import gguf_card
+from release.manifest import CHECKPOINT
+from release.sources import find_evidence, read_evidence
 from scoring.score_records import SCORES_NAME
 
 CARD = "README.md"
 
 
 def caches_of(header: GgufHeader) -> dict[int, int]:
-    """Return the bytes of the context cache for some contexts up to the model's longest, {} where they are not known."""
+    """Return the bytes of the context cache by tokens, up to the model's longest context; {} if they are not known."""
     longest = context_length(header) or 0
     contexts = [tokens for tokens in CONTEXTS if tokens <= longest] or [longest]
     return {tokens: count for tokens in contexts if tokens and (count := cache_bytes(header, tokens)) is not None}
 
 
 def release_of(folder: Path, manifest: dict) -> Release:
-    """Return what the card of a folder is made of; manifest: without need of its `files`.
+    """Return what the card of a folder is made of; the manifest's `files` are not needed.
 
-    Raises InputError when metadata are missing, or when they, scores or quality are not that.
+    Raises InputError when the metadata are missing, or when they, scores or quality are not what their names say.
     """
-    scores, quality = (
-        read_evidence(folder / name, name) if (folder / name).exists() else None for name in (SCORES_NAME, QUALITY_NAME)
-    )
     records = manifest["records"]
     caches = caches_of(read_header(folder / next(iter(records.values()))["files"][0])) if records else {}
     return Release(
-        manifest["name"],
-        manifest["repository"],
-        manifest["kind"],
-        manifest["base"],
-        manifest["license"],
-        manifest["quantized_by"],
-        records,
-        read_evidence(folder / METADATA_NAME, METADATA_NAME),
-        scores,
-        quality,
-        [name for name in PICTURES if (folder / name).exists()],
-        caches,
-        manifest["sibling"],
+        name=manifest["name"],
+        repository=manifest["repository"],
+        kind=manifest["kind"],
+        base=manifest["base"],
+        license=manifest["license"],
+        quantized_by=manifest["quantized_by"],
+        records=records,
+        metadata=read_evidence(folder / METADATA_NAME, METADATA_NAME),
+        scores=find_evidence(folder, SCORES_NAME),
+        quality=find_evidence(folder, QUALITY_NAME),
+        pictures=[name for name in PICTURES if (folder / name).exists()],
+        caches=caches,
+        sibling=manifest["sibling"],
     )
 
 
 def ollama_texts(folder: Path, records: dict[str, dict], params: Path) -> dict[str, str]:
-    """Return params, num_ctx lowered where the model's context is smaller, and a Modelfile.
+    """Return Ollama's params and a Modelfile; num_ctx is the model's context where that is smaller.
 
-    The Modelfile is one of the largest quant, in parts or F16 only where there is no other; params: their source.
+    params: the source of Ollama's params.
+    The Modelfile is one of the largest quant. One in parts is taken only where there is no other: Ollama cannot read
+    it. Then F16, which is twice as large as Q8_0 and hardly better.
     """
     values = ollama_params(params, folder / next(iter(records.values()))["files"][0])
     best = max(
@@ -69,9 +70,14 @@ def ollama_texts(folder: Path, records: dict[str, dict], params: Path) -> dict[s
 
 
 def made_texts(folder: Path, manifest: dict, params: Path | None) -> dict[str, str]:
-    """Return the texts of a release by file name, from its files and its manifest's other fields; params: their source."""
+    """Return the texts of a release by file name, from its files and its manifest's other fields.
+
+    params: the source of Ollama's, which GGUF files need.
+    """
     release = release_of(folder, manifest)
     if manifest["kind"] == CHECKPOINT:
         sizes = {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
         return {CARD: checkpoint_card(release, sizes, read_json(folder / "config.json"))}
-    return {**ollama_texts(folder, release.records, params), CARD: card(release)}
+    if params is None:
+        raise InputError(folder, "the source of Ollama's params", "none")
+    return {**ollama_texts(folder, release.records, params), CARD: gguf_card(release)}

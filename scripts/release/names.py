@@ -1,14 +1,18 @@
-"""Which file a label fetches: the matching rules of those who read a repository, as a model, and the clashes under them.
+"""Which file a label such as Q4_K_M fetches from a repository, by the rules of each reader, and where labels clash.
 
-llama.cpp (common/download.cpp of the pinned source): `-hf USER/REPO:TAG` takes the first file, in the order of the listing,
-in whose path the regular expression TAG[.-] is found, case ignored; without a tag Q4_K_M, then Q8_0, then the first model.
-Hub, for Ollama (https://huggingface.co/docs/hub/ollama; its server is not public, so two readings are checked): TAG is a
-quant label, case ignored, or a full file name; a label is the last one in a name, with UD- before it but with nothing
-else (parseGGUFQuantLabel of @huggingface/gguf), or the end of the name; without a tag Q4_K_M, then a 4-bit file, then the first.
+llama.cpp (common/download.cpp of the pinned source): `-hf USER/REPO:TAG` takes the first file, in the order of the
+listing, in whose path the regular expression TAG[.-] is found, in any case. Without a tag it takes Q4_K_M, then Q8_0,
+then the first model.
+
+Hub, for Ollama (https://huggingface.co/docs/hub/ollama): TAG is a quant label, in any case, or a full file name.
+Without a tag it takes Q4_K_M, then a 4-bit file, then the first. The server is not public, so two readings are checked:
+the label is the last one in the name, with UD- before it but with nothing else (parseGGUFQuantLabel of
+@huggingface/gguf), or it is the end of the name.
+
 Listing: what a person or a glob such as *Q4_K_M* takes first from the files sorted by name.
 
-`NAME-CD-Q4_K_M.gguf` beside `NAME-Q4_K_M.gguf` is taken for it by all of them, in a subfolder of the repository by llama.cpp
-still, so the files whose layers are typed one by one (CD-*, AUTO-*) have a repository of their own.
+All of them take `NAME-CD-Q4_K_M.gguf` for `NAME-Q4_K_M.gguf` beside it, llama.cpp even from a subfolder. So the files
+whose types are chosen per layer (CD-*, AUTO-*) have a repository of their own.
 """
 
 import re
@@ -16,14 +20,14 @@ from collections.abc import Callable
 
 OWN_REPOSITORY = ("CD-", "AUTO-")
 PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$", re.IGNORECASE)
-NOT_A_MODEL = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
+NOT_A_MODEL = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")  # llama.cpp's -hf skips these
 LABEL = re.compile(r"(?:UD-)?(?:I?Q\d+_[A-Z0-9]+(?:_[A-Z0-9]+)*|TQ\d_\d|MXFP4(?:_[A-Z]+)?|NVFP4|BF16|F16|F32)")
-TAKES_OVER = "preset.ini"  # llama.cpp fetches it alone where a repository has one
+TAKES_OVER = "preset.ini"  # llama.cpp fetches it in place of a model where a repository has one
 Rule = Callable[[list[str], str | None], str | None]
 
 
 def is_standard(quant: str) -> bool:
-    """Tell whether a quant is one of llama.cpp's own, so that its name is a label that others rely on."""
+    """Tell whether a quant is one of llama.cpp's own, so that others rely on its name as a label."""
     return not quant.startswith(OWN_REPOSITORY)
 
 
@@ -51,25 +55,25 @@ def llama_cpp_pick(paths: list[str], tag: str | None) -> str | None:
     """Return what llama.cpp's -hf fetches of the files of a listing."""
     models = [path for path in first_parts(paths) if not any(mark in path.rsplit("/", 1)[-1] for mark in NOT_A_MODEL)]
     for wanted in [tag] if tag else ["Q4_K_M", "Q8_0"]:
+        # The tag is not escaped: llama.cpp makes a regular expression of it as it is, so that a dot matches anything.
         if found := [path for path in models if re.search(f"{wanted}[.-]", path, re.IGNORECASE)]:
             return found[0]
     return models[0] if models and not tag else None
 
 
 def label_pick(paths: list[str], tag: str | None) -> str | None:
-    """Return what the Hub hands to Ollama when a tag is held against the labels of the names."""
+    """Return what the Hub hands to Ollama if it compares a tag with the labels of the names."""
     files = first_parts(paths)
     if tag:
         return next((path for path in files if tag.upper() in (hub_label(path), path.upper())), None)
     labels = {path: hub_label(path) or "" for path in files}
-    choices = [path for path in files if labels[path] == "Q4_K_M"] + [
-        path for path in files if re.match(r"(UD-)?I?Q4", labels[path])
-    ]
-    return next(iter(choices + files), None)
+    medium = [path for path in files if labels[path] == "Q4_K_M"]
+    four_bit = [path for path in files if re.match(r"(UD-)?I?Q4", labels[path])]
+    return next(iter(medium + four_bit + files), None)
 
 
 def suffix_pick(paths: list[str], tag: str | None) -> str | None:
-    """Return what the Hub hands to Ollama when a tag is held against the ends of the names."""
+    """Return what the Hub hands to Ollama if it compares a tag with the ends of the names."""
     files = first_parts(paths)
     if not tag:
         return label_pick(paths, None)
@@ -87,22 +91,25 @@ RULES: dict[str, Rule] = {
     "Hub and Ollama, by ending": suffix_pick,
     "the listing": listing_pick,
 }
-ORDERS: dict[str, Callable[[str], object]] = {"by bytes": str, "by letters": lambda path: (path.lower(), path)}
+# Which file is the first depends on the order of the listing; some sort by bytes, some without regard to case.
+ORDERS: tuple[Callable[[str], tuple], ...] = (lambda path: (path,), lambda path: (path.lower(), path))
 
 
 def clash(rule: str, order: list[str], quants: dict[str, str], tag: str | None, known: bool) -> str | None:
-    """Return what goes wrong when one rule looks for a tag (None: the default) in an order of files, None if nothing does.
+    """Return what goes wrong when one rule looks for a tag (None: the default) in an order of files, or None.
 
     quants: type of each file; known: whether the repository has a file of that type.
     """
     found, asked = RULES[rule](order, tag), f":{tag}" if tag else "no tag"
-    if known and found is None and not (rule.endswith("by label") and not is_standard(tag or "")):
+    # The Hub knows no label such as CD-Q4_K_M. That it finds no file then misleads nobody: the card gives full names.
+    may_find_none = rule.endswith("by label") and not is_standard(tag or "")
+    if known and found is None and not may_find_none:
         return f"{asked}: expected the file of that type by the rule of {rule}, found none"
     if found is None or quants[found] == tag:
         return None
     standard_there = any(map(is_standard, quants.values()))
     if known or standard_there and not is_standard(quants[found]):
-        return f"{asked}: expected {'the ' + tag if known else 'a standard file'} by the rule of {rule}, found {found}"
+        return f"{asked}: expected {f'the {tag}' if known else 'a standard file'} by the rule of {rule}, found {found}"
     return None
 
 
@@ -112,12 +119,11 @@ def clashes(quants: dict[str, str], others: tuple[str, ...] = (), labels: tuple[
     quants: type of each GGUF file of one repository by path (of a split file, of every part); others: its other files;
     labels: types of llama.cpp that may be asked for although the repository does not have them.
     """
-    found = [f"{TAKES_OVER}: expected no such file, found one, which llama.cpp fetches in place of a model"] * (
-        TAKES_OVER in others
-    )
+    taken_over = f"{TAKES_OVER}: expected no such file, found one, which llama.cpp fetches in place of a model"
+    found: list[str | None] = [taken_over] if TAKES_OVER in others else []
     held = dict.fromkeys(quants.values())
     for rule in RULES:
-        for key in ORDERS.values():
+        for key in ORDERS:
             order = sorted(quants, key=key)
             for tag in [None, *held, *(label for label in labels if label not in held)]:
                 found.append(clash(rule, order, quants, tag, tag in held))

@@ -1,7 +1,8 @@
-"""Where the files of a release are out of order: larger than one of higher name, or costing more than a smaller one.
+"""Which files of a release are out of order: larger than one with a higher-ranking name, or worse than a smaller one.
 
-Names: the order of quant_recipes.py, which is the model card's. KLD: quality.json of measure_quality.py, whose
-`dominated` holds, for each loss, the files that a smaller or equal one beats, and whether beyond the error (paired by chat).
+Names rank as in RECIPES of recipes.py, which is the model card's order. KLD: quality.json of measure_quality.py, whose
+`dominated` names, for each loss, the files that another one of no more bytes beats, and whether that is significant
+(paired by chat).
 """
 
 from losses.quality_record import LOSSES
@@ -9,7 +10,7 @@ from quants.recipes import RECIPES
 
 
 def must_exceed(records: dict[str, dict]) -> list[tuple[str, str, bool]]:
-    """Return each (quant, quant it must exceed in size, whether it does) among the records' types."""
+    """Return each (quant, quant that it must exceed in size, whether it does) among the records' types."""
     sizes = {record["type"]: record["bytes"] for record in records.values()}
     return [
         (name, recipe.larger_than, sizes[name] > sizes[recipe.larger_than])
@@ -19,27 +20,32 @@ def must_exceed(records: dict[str, dict]) -> list[tuple[str, str, bool]]:
 
 
 def size_exceptions(records: dict[str, dict]) -> list[str]:
-    """Return a sentence for each quant that is larger than the one before it in the order of names."""
+    """Return a sentence for each quant that is larger than the one whose name ranks just above it."""
     sizes = {record["type"]: record["bytes"] for record in records.values()}
     order = [name for name in RECIPES if name in sizes]
     return [
-        f"{later} is larger than {earlier}, the name before it."
+        f"{later} is larger than {earlier}, although its name ranks lower."
         for earlier, later in zip(order, order[1:])
         if sizes[later] >= sizes[earlier]
     ]
 
 
 def measured(records: dict[str, dict], quality: dict | None) -> dict[str, dict]:
-    """Return the entry of quality.json of each record that has one, by record; files are told by their digests."""
+    """Return the entry of quality.json of each record that has one, by record.
+
+    Files are matched by sha256: a quant of the same name that was built again is not the one that was measured.
+    """
     entries = {entry["sha256"]: entry for entry in (quality or {}).get("files", [])}
     return {name: entries[record["sha256"]] for name, record in records.items() if record["sha256"] in entries}
 
 
 def kld_exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:
-    """Return a sentence for each file that costs more than one of no more bytes, beyond the error, and by which loss.
+    """Return a sentence for each file with a significantly higher KLD than one of no more bytes, and by which losses.
 
-    The other one may be any file that was measured; it is said where it is not one of these.
+    The other file may be any that was measured; the sentence says where it is not one of these.
     """
+    if not quality:
+        return []
     found: dict[tuple[str, str], list[str]] = {}
     here = {record["type"] for record in records.values()}
     for entry in measured(records, quality).values():
@@ -48,12 +54,12 @@ def kld_exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:
             if by and by["significant"]:
                 found.setdefault((entry["label"], by["by"]), []).append(loss)
     return [
-        f"{label} costs more than {other}{'' if other in here else ' (not in this repository)'}, which is no larger, beyond the error, "
-        f"by {' and '.join(losses)} loss."
+        f"{label} has a significantly higher {' and '.join(losses)} KLD than {other}"
+        f"{'' if other in here else ' (not in this repository)'}, which is no larger."
         for (label, other), losses in found.items()
     ]
 
 
 def exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:
-    """Return all of them, as a card names them."""
+    """Return all exceptions to the order, as a card lists them."""
     return size_exceptions(records) + kld_exceptions(records, quality)
