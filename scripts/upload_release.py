@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Upload a release folder to the Hub, after the gates; without --send only list what would go.
+"""Upload a release folder to the Hub after the gates have passed; without --send only list what would be sent.
 
-Inputs:  a release folder of build_release.py; a repository USER/NAME; a token in HF_TOKEN or from `hf auth login` (to send).
-Output:  one line per file (new, changed, same) and a summary; with --send one commit, whose message carries the manifest's sha256.
+Inputs:  a release folder of build_release.py; a repository USER/NAME; to send, a token in HF_TOKEN or from
+         `hf auth login`.
+Output:  a line per file (new, changed, same) and a summary; with --send one commit, whose message carries the
+         manifest's sha256.
 Use:     scripts/upload_release.py --release DIR --repo USER/NAME [--send]
 
-The folder must be the one of its manifest, file by file, and the gates (check_release.py) must hold, in a dry run, too. A
-broken or killed upload goes on with the same command. HF_ENDPOINT names another server. The token is never printed or written.
+The folder must be that of its manifest, file by file, and the gates (check_release.py) must pass, in a dry run, too.
+After a break or a kill the same command goes on. HF_ENDPOINT names another server. The token is never printed or
+written.
 """
 
 import argparse
@@ -17,51 +20,67 @@ from pathlib import Path
 
 from files.safe_files import InputError, only_writer, run
 from release.front_matter import check_repo
-from release.hub_upload import Sent, be_quiet, gate_environment, one_line, plan, remote_files, send, sent_of, token_of
-from release.release_files import MANIFEST, folder_differences, read_manifest
+from release.hub_upload import (
+    Payload,
+    RemoteFiles,
+    be_quiet,
+    gate_environment,
+    one_line,
+    payload_of,
+    plan,
+    remote_files,
+    send,
+    token_of,
+)
+from release.manifest import MANIFEST, folder_differences, read_manifest
 
 GATES = Path(__file__).resolve().parent / "check_release.py"
 
 
 def check_gates(gates: Path, folder: Path) -> None:
-    """Run the gates on a release; raise InputError when they are not there or do not hold."""
+    """Run the gates on a release; raise InputError when they are missing or do not pass."""
     if not gates.is_file():
         raise InputError(gates, "the gates of a release", "nothing")
-    sys.stdout.flush()
+    sys.stdout.flush()  # else our lines would come after those of the gates
     done = subprocess.run([sys.executable, gates, folder], env=gate_environment())
     if done.returncode:
-        raise InputError(folder, "a release whose gates all hold", f"exit code {done.returncode} of {gates.name}")
+        raise InputError(folder, "a release whose gates all pass", f"exit code {done.returncode} of {gates.name}")
 
 
-def checked(args: argparse.Namespace) -> Sent:
-    """Return what is sent; raise InputError unless the folder is the one of its manifest and the gates hold."""
+def checked_payload(args: argparse.Namespace) -> Payload:
+    """Return what is to be sent; raise InputError unless the folder is that of its manifest and the gates pass."""
     manifest = read_manifest(args.release)
     if args.name and manifest["name"] != args.name:
         raise InputError(args.release / MANIFEST, f"the manifest of {args.name}", f"that of {manifest['name']}")
     for difference in folder_differences(args.release, manifest):
         raise difference
     check_gates(args.gates, args.release)
-    return sent_of(args.release, manifest)
+    return payload_of(args.release, manifest)
 
 
-def plan_lines(release: Sent, repo: str, states: dict[str, str], there: dict[str, tuple[int, str]]) -> list[str]:
-    """Return what is said of a plan: a line per file, files on the Hub alone, a summary. GB are 10^9 bytes."""
-    sizes = release.bytes
-    lines = [f"{states[path]:8} {sizes[path] / 1e9:10.6f} GB  {path}" for path in sorted(sizes)]
-    lines += [
-        f"{'hub only':8} {there[path][0] / 1e9:10.6f} GB  {path} (stays)"
-        for path in sorted(there.keys() - sizes.keys() - {".gitattributes"})
-    ]
+def file_line(state: str, size: int, path: str) -> str:
+    """Return the line of one file; GB are 10^9 bytes, as the Hub counts them."""
+    return f"{state:8} {size / 1e9:10.6f} GB  {path}"
+
+
+def plan_lines(payload: Payload, repo: str, states: dict[str, str], there: RemoteFiles) -> list[str]:
+    """Return what is printed of a plan: a line per file, also of files that only the Hub has, and a summary."""
+    sizes = payload.bytes
+    lines = [file_line(states[path], sizes[path], path) for path in sorted(sizes)]
+    # The Hub makes .gitattributes itself.
+    others = sorted(there.keys() - sizes.keys() - {".gitattributes"})
+    lines += [file_line("hub only", there[path][0], f"{path} (stays)") for path in others]
     counted = ", ".join(f"{list(states.values()).count(state)} {state}" for state in dict.fromkeys(states.values()))
-    moved = sum(size for path, size in sizes.items() if states[path] != "same")
+    bytes_to_send = sum(size for path, size in sizes.items() if states[path] != "same")
     most = "at most " if "unknown" in states.values() else ""
     return [
         *lines,
-        f"{repo}: {len(sizes)} files ({counted}), {most}{moved / 1e9:.6f} GB to send; manifest sha256 {release.sha256[MANIFEST]}",
+        f"{repo}: {len(sizes)} files ({counted}), {most}{bytes_to_send / 1e9:.6f} GB to send; manifest sha256 "
+        f"{payload.sha256[MANIFEST]}",
     ]
 
 
-def look(repo: str, token: str | None, needed: bool) -> dict[str, tuple[int, str]] | None:
+def look(repo: str, token: str | None, needed: bool) -> RemoteFiles | None:
     """Return the files on the Hub; None where it cannot be asked. Raises InputError then if an answer is `needed`."""
     try:
         with one_line(repo):
@@ -92,19 +111,18 @@ def main(argv: list[str] | None = None) -> None:
     token = token_of(args.send)
     # The lock is that of build_release.py: what is checked stays as it is until it is sent.
     with only_writer(args.release) if args.send else nullcontext():
-        release = checked(args)
+        payload = checked_payload(args)
         there = look(args.repo, token, args.send)
-        states = dict.fromkeys(release.bytes, "unknown") if there is None else plan(release, there)
-        print("\n".join(plan_lines(release, args.repo, states, there or {})), flush=True)
+        states = dict.fromkeys(payload.bytes, "unknown") if there is None else plan(payload, there)
+        print("\n".join(plan_lines(payload, args.repo, states, there or {})), flush=True)
         if not args.send:
-            print("Nothing was sent. UPLOAD=yes sends it.")
+            print("Nothing was sent. --send sends it (make upload: UPLOAD=yes).")
             return
+        assert token is not None  # token_of refuses to send without one
         paths = [path for path, state in states.items() if state != "same"]
-        end = (
-            send(release, args.repo, token, paths, lambda line: print(line, flush=True))
-            if paths
-            else "nothing was sent"
-        )
+        end = "nothing was sent"
+        if paths:
+            end = send(payload, args.repo, token, paths, lambda line: print(line, flush=True))
     print(f"{args.repo}: all {len(states)} files are on the Hub as the manifest lists them; {end}")
 
 

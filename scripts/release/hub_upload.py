@@ -1,9 +1,9 @@
-"""A release folder sent to a repository on the Hub: large files one by one, then one commit of all.
+"""A release folder sent to a repository on the Hub: the large files one by one, then one commit of all.
 
-huggingface_hub does the work. Its upload_folder may split a folder into several commits; here the large files go first,
-each with preupload_lfs_files, and create_commit then makes one commit whose message carries the manifest's sha256. A file
-that is on the server already is not sent again, and nothing is committed when nothing changed: after a break or a kill
-the same call goes on (the file that was under way begins anew, or with Xet goes on by its chunks).
+huggingface_hub does the work. Its upload_folder may split a folder into several commits. Here preupload_lfs_files sends
+each large file first, and create_commit then makes one commit, whose message carries the manifest's sha256. A file that
+the server has is not sent again, and nothing is committed when nothing changed. So after a break or a kill the same
+call goes on. The file that was being sent starts over, or with Xet goes on by its chunks.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
@@ -19,10 +20,10 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, Reposit
 from huggingface_hub.utils import disable_progress_bars, logging
 
 from files.safe_files import InputError, sha256_file
-from release.release_files import MANIFEST
+from release.manifest import MANIFEST
 
-GO_ON = "the same command goes on"
-SHA1_LETTERS = 40
+GO_ON = "run the same command again to go on"
+SHA1_LETTERS = 40  # tells git's digests from sha256, which has 64
 REASONS = {
     401: ("a token that the server accepts", "401 Unauthorized"),
     402: ("an account that may store this", "402 Payment Required"),
@@ -31,9 +32,13 @@ REASONS = {
 }
 
 
+RemoteFiles = dict[str, tuple[int, str]]  # bytes and digest by path
+Kind = TypeVar("Kind", bound=BaseException)
+
+
 @dataclass(frozen=True)
-class Sent:
-    """What is sent of a release: its folder, the model's name, bytes and sha256 of every file by path, the manifest included."""
+class Payload:
+    """A release to be sent: its folder, the model's name, bytes and sha256 of each file, manifest included, by path."""
 
     folder: Path
     name: str
@@ -41,15 +46,12 @@ class Sent:
     sha256: dict[str, str]
 
 
-def sent_of(folder: Path, manifest: dict) -> Sent:
-    """Return what is sent of a release that has been checked."""
-    files = {
-        **manifest["files"],
-        MANIFEST: {"bytes": (folder / MANIFEST).stat().st_size, "sha256": sha256_file(folder / MANIFEST)},
-    }
-    return Sent(
-        folder, manifest["name"], *({path: entry[key] for path, entry in files.items()} for key in ("bytes", "sha256"))
-    )
+def payload_of(folder: Path, manifest: dict) -> Payload:
+    """Return what is to be sent of a release that has been checked."""
+    own = {"bytes": (folder / MANIFEST).stat().st_size, "sha256": sha256_file(folder / MANIFEST)}
+    files = {**manifest["files"], MANIFEST: own}
+    sizes = {path: entry["bytes"] for path, entry in files.items()}
+    return Payload(folder, manifest["name"], sizes, {path: entry["sha256"] for path, entry in files.items()})
 
 
 def be_quiet() -> None:
@@ -66,11 +68,13 @@ def token_of(needed: bool) -> str | None:
     return token
 
 
-def cause_of(error: BaseException, kind: type) -> BaseException | None:
-    """Return the first exception of that kind among an exception and its causes."""
-    while error is not None and not isinstance(error, kind):
+def cause_of(error: BaseException | None, kinds: type[Kind] | tuple[type[Kind], ...]) -> Kind | None:
+    """Return the first exception of some kinds among an exception and its causes, None where there is none."""
+    while error is not None:
+        if isinstance(error, kinds):
+            return error
         error = error.__cause__
-    return error
+    return None
 
 
 @contextmanager
@@ -83,7 +87,7 @@ def one_line(repo: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # huggingface_hub wraps what happens in its threads in errors of many kinds
+    except Exception as error:  # all kinds, since huggingface_hub wraps its errors in many; each is raised again below
         if refused := cause_of(error, HfHubHTTPError):
             status = refused.response.status_code if refused.response is not None else 0
             expected, found = REASONS.get(status, ("an answer that is no error", f"HTTP status {status}"))
@@ -91,6 +95,7 @@ def one_line(repo: str) -> Iterator[None]:
         if broken := cause_of(error, (httpx2.TransportError, OfflineModeIsEnabled, TimeoutError)):
             raise InputError(constants.ENDPOINT, "a server that answers", type(broken).__name__, GO_ON) from None
         if isinstance(error, (ValueError, RuntimeError)):
+            # A NUL byte is in no message: without a token nothing is replaced.
             words = " ".join(str(error).split()).replace(get_token() or "\0", "...")
             raise InputError(repo, "an upload that the Hub accepts", words[:200]) from None
         raise
@@ -103,9 +108,10 @@ def blob_sha1(path: Path) -> str:
     return digest.hexdigest()
 
 
-def remote_files(repo: str, token: str | None) -> dict[str, tuple[int, str]] | None:
-    """Return bytes and digest (sha256 of large files, git's sha1 of others) by path on the Hub; None without a repository."""
+def remote_files(repo: str, token: str | None) -> RemoteFiles | None:
+    """Return the files on the Hub, None without a repository. Large files have their sha256, small ones git's sha1."""
     try:
+        # False: else huggingface_hub would look for a token by itself.
         info = HfApi().model_info(repo, files_metadata=True, token=token or False)
     except RepositoryNotFoundError:
         return None
@@ -115,52 +121,56 @@ def remote_files(repo: str, token: str | None) -> dict[str, tuple[int, str]] | N
     }
 
 
-def same_there(release: Sent, path: str, remote: tuple[int, str]) -> bool:
+def same_there(payload: Payload, path: str, remote: tuple[int, str]) -> bool:
     """Tell whether a file of the release is on the Hub with the same bytes."""
     size, digest = remote
-    if size != release.bytes[path]:
+    if size != payload.bytes[path]:
         return False
-    return digest == (blob_sha1(release.folder / path) if len(digest) == SHA1_LETTERS else release.sha256[path])
+    if len(digest) == SHA1_LETTERS:
+        return digest == blob_sha1(payload.folder / path)
+    return digest == payload.sha256[path]
 
 
-def plan(release: Sent, there: dict[str, tuple[int, str]] | None) -> dict[str, str]:
-    """Return "new", "changed" or "same" for every file of the release against what is on the Hub."""
-    there = there or {}
-    return {
-        path: "new" if path not in there else "same" if same_there(release, path, there[path]) else "changed"
-        for path in release.bytes
-    }
+def plan(payload: Payload, there: RemoteFiles | None) -> dict[str, str]:
+    """Return "new", "changed" or "same" for every file of the release, compared with the files on the Hub."""
+    states = {}
+    for path in payload.bytes:
+        if not there or path not in there:
+            states[path] = "new"
+        else:
+            states[path] = "same" if same_there(payload, path, there[path]) else "changed"
+    return states
 
 
-def additions_of(release: Sent, paths: list[str]) -> list[CommitOperationAdd]:
-    """Return one addition per path, the smallest first; sha256 as checked, so that files are not read for it again."""
-    made, sizes = [], release.bytes
+def additions_of(payload: Payload, paths: list[str]) -> list[CommitOperationAdd]:
+    """Return one addition per path, the smallest first: a mistake shows before hours of sending."""
+    made, sizes = [], payload.bytes
     for path in sorted(paths, key=lambda path: (sizes[path], path)):
-        addition = CommitOperationAdd(path_in_repo=path, path_or_fileobj=release.folder / path)
-        addition.upload_info.sha256 = bytes.fromhex(release.sha256[path])
+        addition = CommitOperationAdd(path_in_repo=path, path_or_fileobj=payload.folder / path)
+        # The digest that was checked: huggingface_hub would read the whole file for it again.
+        addition.upload_info.sha256 = bytes.fromhex(payload.sha256[path])
         made.append(addition)
     return made
 
 
-def send(release: Sent, repo: str, token: str, paths: list[str], said: Callable[[str], None]) -> str:
-    """Send these files of a release in one commit and return its address; compare what is then on the Hub with the release.
+def send(payload: Payload, repo: str, token: str, paths: list[str], report: Callable[[str], None]) -> str:
+    """Send these files of a release in one commit and return its address.
 
-    `said` is called with a line for each large file that the server has stored. Raises InputError when the Hub refuses or
-    is out of reach, or holds other files in the end.
+    report: called with a line for each large file that the server has stored. Raises InputError when the Hub refuses or
+    is out of reach, or when it then holds other files than the payload.
     """
     api = HfApi(token=token)
     with one_line(repo):
-        api.whoami()
+        api.whoami()  # a wrong token is refused here, before a repository is made
         api.create_repo(repo, exist_ok=True)
-        additions = additions_of(release, paths)
+        additions = additions_of(payload, paths)
         for addition in additions:
             api.preupload_lfs_files(repo, [addition], free_memory=False)
             if addition._is_uploaded:  # false for small files, which go with the commit
-                said(f"stored {addition.path_in_repo}")
-        done = api.create_commit(
-            repo, additions, commit_message=f"{release.name}, manifest sha256 {release.sha256[MANIFEST]}"
-        )
-        left = [path for path, state in plan(release, remote_files(repo, token)).items() if state != "same"]
+                report(f"stored {addition.path_in_repo}")
+        message = f"{payload.name}, manifest sha256 {payload.sha256[MANIFEST]}"
+        done = api.create_commit(repo, additions, commit_message=message)
+        left = [path for path, state in plan(payload, remote_files(repo, token)).items() if state != "same"]
     if left:
         raise InputError(repo, "the release's files on the Hub", f"others under {', '.join(left)[:200]}", GO_ON)
     return str(done.commit_url)
