@@ -1,8 +1,8 @@
 """A local server that speaks the Hub's endpoints which an upload uses, with faults on demand.
 
-whoami, create, model info, preupload, LFS batch (basic and multipart transfer) with verification, validate-yaml, commit.
-Files that end in .gguf or .png go through LFS, in parts of PART_BYTES where they are larger. Only stored objects whose
-sha256 and size are right can be committed.
+whoami, create, model info, preupload, LFS batch (basic and multipart transfer) with verification, validate-yaml,
+commit. Files that end in .gguf or .png go through LFS, in parts of PART_BYTES where they are larger. Only stored
+objects whose sha256 and size are right can be committed.
 """
 
 import base64
@@ -13,6 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PART_BYTES = 1 << 18
+POLL_SECONDS = 0.01  # until a shutdown is seen: every test waits for one
 TOKEN = "hf_" + "s3cret" * 5
 
 
@@ -31,11 +32,10 @@ class Hub(ThreadingHTTPServer):
         self.received: dict[str, int] = {}  # bytes of bodies by LFS object
         self.read_only: set[str] = set()  # repositories that answer 403
         self.breaks = 0  # uploads to break in their middle
-        self.stall: str | None = (
-            None  # LFS object that is read to its middle and no further, or "commit": made, not answered
-        )
+        # LFS object that is read to its middle and no further, or "commit": made, not answered.
+        self.stall: str | None = None
         self.stalled, self.go_on = threading.Event(), threading.Event()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -46,11 +46,12 @@ class Hub(ThreadingHTTPServer):
         return {path: file["content"] for path, file in self.repositories[repo].items()}
 
     def handle_error(self, request, client_address) -> None:
-        """Say nothing of connections that a killed uploader leaves."""
+        """Print nothing: a killed uploader leaves broken connections."""
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement of its head
     server: Hub
 
     def log_message(self, *arguments: object) -> None:
@@ -75,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
         return b"".join(pieces)
 
     def allowed(self, repo: str | None = None) -> bool:
-        """Answer 401 without the token (in words that repeat what was sent), 403 where the repository is not the user's."""
+        """Answer 401 without the token (in words that repeat it), 403 where the repository is not the user's."""
         given = self.headers.get("Authorization", "")
         if given != f"Bearer {TOKEN}":
             self.answer({"error": f"Invalid credentials in Authorization header: {given}"}, 401)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from gguf import GGUFWriter
-from test_upload_release import write_manifest
 
 from conftest import REPO
 from files.safe_files import InputError
 from ollama.ollama_files import OPTIONS, modelfile, ollama_note, ollama_params, wrap_commands, wraps
+from release_inputs import write_manifest
 
 PARAMS = REPO / "modelfiles/gemma4.params.json"
 CARD = {

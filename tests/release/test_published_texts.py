@@ -1,35 +1,31 @@
-"""What must not be published is found: tokens, paths, hosts, question texts, in files and in headers; and nothing else is."""
+"""What must not be published is found, in files and in headers: tokens, paths, hosts, question texts."""
 
 import json
+import socket
 import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gguf import GGUFWriter
 
 from files.safe_files import InputError
-from release.published_texts import (
-    Published,
-    is_private,
-    machine_names,
-    question_runs,
-    quoted_questions,
-    secrets,
-    texts_of,
-    words,
-)
+from release.forbidden_texts import is_private, machine_names, question_runs, quoted_questions, secrets, words
+from release.published_texts import Published, texts_of
 
 HEAD = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n"
-LONG = "A vessel of two litres holds helium at room temperature and is then cooled until half of its pressure remains inside"
+LONG = (
+    "A vessel of two litres holds helium at room temperature and is then cooled until half of its pressure remains "
+    "inside"
+)
 
 
 @pytest.fixture
 def questions(tmp_path) -> Path:
     path = tmp_path / "questions.csv"
-    path.write_text(
-        f"{HEAD}q1,{LONG},12,13,14,15\nq2,Why is the night sky so dark?,because the universe is young and finite,4,5,6\n"
-    )
+    second = "Why is the night sky so dark?,because the universe is young and finite,4,5,6"
+    path.write_text(f"{HEAD}q1,{LONG},12,13,14,15\nq2,{second}\n")
     return path
 
 
@@ -96,13 +92,8 @@ def test_hosts_that_answer_everyone_are_public():
 def test_names_of_this_machine_are_searched_for_or_named(tmp_path):
     names, unsearched = machine_names(tmp_path / "release")
     assert f"{tmp_path}/" in names and f"{Path.cwd()}/" in names
-    import socket
-
-    assert (
-        socket.gethostname() in names
-        or any(socket.gethostname() in line for line in unsearched)
-        or socket.gethostname() == "localhost"
-    )
+    host = socket.gethostname()
+    assert host in names or any(host in line for line in unsearched) or host == "localhost"
 
 
 def test_question_texts_are_found_by_runs_of_words(questions):
@@ -112,12 +103,13 @@ def test_question_texts_are_found_by_runs_of_words(questions):
     assert quoted_questions([Published("README.md", quoted)], known) == [
         "README.md: expected no text of a question, found that of q1"
     ]
-    assert quoted_questions(
-        [Published("x", "holds helium at room temperature and is then")], known
-    )  # eight words of it
-    assert not quoted_questions([Published("x", "holds helium at room temperature and is")], known)  # seven
-    assert quoted_questions([Published("x", "why is the night sky, so dark")], known)
-    assert not quoted_questions([Published("x", "the night sky is so dark")], known)
+
+    def quoted_by(text: str) -> bool:
+        return bool(quoted_questions([Published("x", text)], known))
+
+    assert quoted_by("holds helium at room temperature and is then")  # eight words of it
+    assert not quoted_by("holds helium at room temperature and is")  # seven
+    assert quoted_by("why is the night sky, so dark") and not quoted_by("the night sky is so dark")
     line = quoted_questions([Published("x", f"{LONG} {LONG} Because the universe is young and finite.")], known)[0]
     assert line.endswith("found that of q1 and 1 others") and "helium" not in line
 
@@ -131,8 +123,6 @@ def test_numbers_alone_are_no_question(tmp_path):
 
 
 def test_headers_are_read_and_not_the_weights(tmp_path):
-    import numpy as np
-
     writer = GGUFWriter(tmp_path / "a.gguf", "gemma4")
     writer.add_string("general.source.url", "/home/ann/model")
     writer.add_array("general.tags", ["one", "hf_" + "b" * 30])

@@ -1,9 +1,9 @@
-"""The matching rules of llama.cpp, the Hub and a listing, on real names: what shadows what, and where CD files may lie."""
+"""The rules of llama.cpp, the Hub and a listing on real names: what shadows what, and where CD files may be."""
 
 import pytest
 
 from quants.recipes import RECIPES
-from release.names import RULES, clashes, is_standard, label_of, label_pick, listing_pick, llama_cpp_pick, suffix_pick
+from release.names import RULES, clashes, hub_label, is_standard, label_pick, listing_pick, llama_cpp_pick, suffix_pick
 
 NAME = "gemma-4-A4B-109e-v3"
 STANDARD = {f"{NAME}-{quant}.gguf": quant for quant in RECIPES if is_standard(quant)}
@@ -27,11 +27,11 @@ DYNAMIC = {f"{NAME}-{quant}.gguf": quant for quant in [*RECIPES, "AUTO-10.5", "A
     ],
 )
 def test_labels_as_the_hub_reads_them(name, label):
-    assert label_of(name) == label
+    assert hub_label(name) == label
 
 
 def test_the_cards_own_names_shadow_each_other_in_one_repository():
-    """The reference model card has both in one repository: sorted by name the CD file comes first, and every rule takes it."""
+    """The reference model card has both in one repository. The CD file comes first by name, and every rule takes it."""
     both = sorted([f"{NAME}-CD-Q4_K_M.gguf", f"{NAME}-Q4_K_M.gguf", f"{NAME}-Q8_0.gguf"])
     for rule in RULES.values():
         assert rule(both, "Q4_K_M") == f"{NAME}-CD-Q4_K_M.gguf"
@@ -49,7 +49,7 @@ def test_repositories_of_their_own_are_safe_for_every_label():
 
 @pytest.mark.parametrize("folder", ["CD", "zz"])
 def test_a_subfolder_is_not_enough(folder):
-    """llama.cpp lists recursively: where the standard file of a label is not there, a CD file of a subfolder is fetched for it."""
+    """llama.cpp lists subfolders, too: it fetches a CD file there where the standard file of a label is missing."""
     quants = {f"{NAME}-Q5_K_M.gguf": "Q5_K_M", f"{folder}/{NAME}-CD-Q4_K_M.gguf": "CD-Q4_K_M"}
     assert llama_cpp_pick(sorted(quants), None) == f"{folder}/{NAME}-CD-Q4_K_M.gguf"
     assert any(line.startswith(":Q4_K_M: ") for line in clashes(quants, labels=tuple(RECIPES)))
@@ -80,16 +80,12 @@ def test_llama_cpp_takes_some_names_for_no_model_and_a_preset_for_all():
 
 def test_rules_by_hand():
     parts = ["m-F16-00001-of-00002.gguf", "m-F16-00002-of-00002.gguf", "m-IQ4_XS.gguf", "m-Q6_K.gguf", "m-Q6_K_L.gguf"]
-    assert (
-        llama_cpp_pick(parts, None) == label_pick(parts[:2], None) == "m-F16-00001-of-00002.gguf"
-    )  # no Q4_K_M, no Q8_0: the first
+    # No Q4_K_M, no Q8_0: the first.
+    assert llama_cpp_pick(parts, None) == label_pick(parts[:2], None) == "m-F16-00001-of-00002.gguf"
     assert label_pick(parts, None) == "m-IQ4_XS.gguf"  # a 4-bit file, where there is no Q4_K_M
     for rule in RULES.values():
         assert rule(parts, "q6_k") == "m-Q6_K.gguf" and rule(parts, "F16") == "m-F16-00001-of-00002.gguf"
-    assert (
-        llama_cpp_pick(parts, "Q6_K_") is None
-        and suffix_pick(parts, "6_K") is None
-        and listing_pick(parts, "6_K_L") == "m-Q6_K_L.gguf"
-    )
+    assert llama_cpp_pick(parts, "Q6_K_") is None and suffix_pick(parts, "6_K") is None
+    assert listing_pick(parts, "6_K_L") == "m-Q6_K_L.gguf"
     assert label_pick(parts, "m-Q6_K_L.gguf") == "m-Q6_K_L.gguf"
     assert not clashes(dict.fromkeys(parts[:2], "F16"))
