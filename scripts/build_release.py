@@ -36,7 +36,7 @@ from scoring.score_records import SCORES_NAME
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 
 
-def check_quants(records: dict[Path, dict], metadata: dict) -> None:
+def check_quants_match(records: dict[Path, dict], metadata: dict) -> None:
     """Raise InputError unless all quants were made from one F16 model with the experts that the metadata say."""
     first = next(iter(records.values()), {}).get("source_sha256")
     for gguf, record in records.items():
@@ -47,7 +47,7 @@ def check_quants(records: dict[Path, dict], metadata: dict) -> None:
             raise InputError(gguf, f"{metadata['keep_count']} experts, as {METADATA_NAME} says", str(record["experts"]))
 
 
-def check_quality(records: dict[Path, dict], quality: dict) -> None:
+def check_quality_matches(records: dict[Path, dict], quality: dict) -> None:
     """Raise InputError unless the quality was measured on the F16 model of the quants."""
     measured = quality["inputs"]["pruned_sha256"]
     for record in records.values():
@@ -56,7 +56,7 @@ def check_quality(records: dict[Path, dict], quality: dict) -> None:
             raise InputError("--quality", expected, f"those of {measured[:DIGITS]}", "run `make quality` again")
 
 
-def check_scores(records: dict[Path, dict], scores: dict) -> None:
+def check_scores_match(records: dict[Path, dict], scores: dict) -> None:
     """Raise InputError when a file of the release was scored under its name, but with other bytes."""
     by_name = {gguf.name: record["sha256"] for gguf, record in records.items()}
     for row in scores["rows"]:
@@ -94,7 +94,7 @@ def place_gguf(args: argparse.Namespace, records: dict[Path, dict], output: Path
     return placed
 
 
-def small_files(checkpoint: Path) -> dict[str, Path]:
+def files_beside_weights(checkpoint: Path) -> dict[str, Path]:
     """Return a checkpoint's files but its weights, by name in the folder; without what a release makes itself."""
     return {
         path.relative_to(checkpoint).as_posix(): path
@@ -116,7 +116,7 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
             raise InputError(picture, f"a picture among {', '.join(PICTURES)}", picture.name)
         found[picture.name] = picture
     if args.checkpoint:
-        found |= small_files(args.checkpoint)
+        found |= files_beside_weights(args.checkpoint)
     return {name: path for name, path in found.items() if path}
 
 
@@ -133,11 +133,11 @@ def place_copies(args: argparse.Namespace, output: Path) -> None:
 
 def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> None:
     """Fill the folder; its manifest comes last."""
-    check_quants(records, read_evidence(args.metadata, METADATA_NAME))
+    check_quants_match(records, read_evidence(args.metadata, METADATA_NAME))
     if args.quality:
-        check_quality(records, read_evidence(args.quality, QUALITY_NAME))
+        check_quality_matches(records, read_evidence(args.quality, QUALITY_NAME))
     if args.scores:
-        check_scores(records, read_evidence(args.scores, SCORES_NAME))
+        check_scores_match(records, read_evidence(args.scores, SCORES_NAME))
     place_copies(args, output)
     manifest = {
         "name": args.name,

@@ -1,8 +1,11 @@
 """What a release is made from, made with the real tools; evaluations of it; a release that tests share."""
 
 import csv
+import fcntl
 import json
-from functools import cache
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import build_imatrix
@@ -11,6 +14,7 @@ import compare_scores
 import expert_drop
 import quantize_gguf
 import render_calibration
+from conftest import DEMO, REPO
 from files.safe_files import sha256_file, write_record
 from losses.quality_conclusions import quant_kind
 from losses.quality_record import QUALITY_NAME, Quality
@@ -19,8 +23,7 @@ from release.manifest import MANIFEST, STANDARD, Manifest, file_entries
 from scoring.eval_protocol import Protocol
 from scoring.score_records import SUMMARY_NAME, Summary, figures
 
-REPO = Path(__file__).resolve().parents[1]
-QUESTIONS = [REPO / "data/demo/eval_questions.csv", REPO / "data/demo/calibration_questions.csv"]
+QUESTIONS = [DEMO / "eval_questions.csv", DEMO / "calibration_questions.csv"]
 SIDECARS = ["--template", REPO / "modelfiles/gemma4.template", "--params", REPO / "modelfiles/gemma4.params.json"]
 NAME, BASE = "gemma-4-demo-112e", "google/gemma-4-26B-A4B-it"
 KEPT, EXPERTS, LAYERS = 112, 128, 3
@@ -60,8 +63,29 @@ def write_map(path: Path, questions: Path) -> None:
     path.write_text(json.dumps(content))
 
 
+@contextmanager
+def made_once(folder: Path) -> Iterator[bool]:
+    """Hold a lock on a folder; yield whether it is still to be made. It counts as made when this ends without error."""
+    done = folder.with_name(f"{folder.name}.done")
+    with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not done.exists()
+        done.touch()
+
+
 def build_pruned_demo(script, demo: Path, folder: Path) -> Path:
-    """Prune, convert and quantise the demo."""
+    """Prune, convert and quantise the demo in a folder; return it, or the one that workers of pytest-xdist share."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parents[1] / "pruned-demo"  # beside the temporary folders of all workers
+    with made_once(folder) as needed:
+        if needed:
+            folder.mkdir(exist_ok=True)
+            prune_and_quantise(script, demo, folder)
+    return folder
+
+
+def prune_and_quantise(script, demo: Path, folder: Path) -> None:
+    """Fill a folder: drop map, checkpoint, F16.gguf, imatrix and quants with their records."""
     questions, few = demo / "calibration_questions.csv", folder / "few.csv"
     few.write_text("".join(questions.read_text().splitlines(keepends=True)[: 1 + CALIBRATION_QUESTIONS]))
     write_map(folder / "map.json", questions)
@@ -77,7 +101,6 @@ def build_pruned_demo(script, demo: Path, folder: Path) -> Path:
         more += ["--cd-tiers", "0/1/2"] if quant.startswith("CD-") else []
         output = folder / f"{NAME}-{quant}.gguf"
         call(quantize_gguf.main, "--input", f16, *more, "--type", quant, "--output", output)
-    return folder
 
 
 def answer_rows(ids: list[str], marks: str, patch: dict | None) -> list[dict]:
@@ -164,16 +187,22 @@ def build(pruned: Path, output: Path, *more: object, **options) -> str:
     return (output / "README.md").read_text()
 
 
-@cache
 def shared_release(pruned: Path) -> Path:
     """Return a release of the demo's standard quants with scores and quality, built once: copy it to change it."""
-    folder = pruned / "release"
+    folder = pruned.with_name(f"{pruned.name}-release")
+    with made_once(folder) as needed:
+        if needed:
+            build_with_evidence(pruned, folder)
+    return folder / f"{NAME}-GGUF"
+
+
+def build_with_evidence(pruned: Path, folder: Path) -> None:
+    """Build the shared release in a folder, beside its scores and quality."""
     scores = write_scores(pruned, folder, first_ids(QUESTIONS[1], 4))  # the questions that chose the experts
     quality = write_quality(pruned, folder, {"Q8_0": 0.001, "Q6_K": 0.02, "Q4_K_M": 0.01}, DOMINATED)
     more = ["--license", "gemma", "--scores", scores, "--quality", quality, "--questions", *QUESTIONS]
     # Without F16: it is a third of the bytes that every gate of every test would read.
     build(pruned, folder / f"{NAME}-GGUF", *more, quants=STANDARD_QUANTS[1:])
-    return folder / f"{NAME}-GGUF"
 
 
 def write_manifest(folder: Path, name: str = "tiny-12e") -> None:

@@ -38,6 +38,7 @@ def file_table(records: dict[str, dict], quality: dict | None) -> str:
     entries, rows = measured(records, quality), []
     losses = ("quantisation", "total") if entries else ()
     verdicts = quality["conclusions"]["quantisation"]["verdicts"] if quality else {}
+    # The name decides between files of one size, so that a card is the same each time.
     for name, record in sorted(records.items(), key=lambda item: (-item[1]["bytes"], item[0])):
         entry = entries.get(name)
         found = verdicts.get(entry["label"]) if entry else None

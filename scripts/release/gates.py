@@ -99,6 +99,7 @@ def files_gate(checked: Checked) -> Outcome:
 def record_differences(checked: Checked) -> list[str]:
     """Return a line for each quant whose record in the manifest is not the build's."""
     own = {name: read_json(path) for name, path in checked.sources["records"].items()}
+    # `files` is the manifest's own addition to a record.
     theirs = {
         name: {key: value for key, value in record.items() if key != "files"}
         for name, record in checked.records.items()

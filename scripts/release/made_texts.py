@@ -27,6 +27,7 @@ CARD = "README.md"
 def caches_of(header: GgufHeader) -> dict[int, int]:
     """Return the bytes of the context cache by tokens, up to the model's longest context; {} if they are not known."""
     longest = context_length(header) or 0
+    # A model whose context is shorter than all of these has one row for the whole of it.
     contexts = [tokens for tokens in CONTEXTS if tokens <= longest] or [longest]
     return {tokens: count for tokens in contexts if tokens and (count := cache_bytes(header, tokens)) is not None}
 
@@ -37,6 +38,7 @@ def release_of(folder: Path, manifest: dict) -> Release:
     Raises InputError when the metadata are missing, or when they, scores or quality are not what their names say.
     """
     records = manifest["records"]
+    # The cache depends on the architecture alone, so any of the files tells it.
     caches = caches_of(read_header(folder / next(iter(records.values()))["files"][0])) if records else {}
     return Release(
         name=manifest["name"],

@@ -49,7 +49,7 @@ def kld_exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:
     found: dict[tuple[str, str], list[str]] = {}
     here = {record["type"] for record in records.values()}
     for entry in measured(records, quality).values():
-        for loss in reversed(LOSSES):
+        for loss in reversed(LOSSES):  # quantisation first: the choice of a file changes no other loss
             by = quality["conclusions"][loss]["dominated"].get(entry["label"])
             if by and by["significant"]:
                 found.setdefault((entry["label"], by["by"]), []).append(loss)
