@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
-from files.option_types import positive
+from files.option_types import command_parser, positive
 from files.safe_files import InputError, check_apart, directory_when_done, link_or_copy, run, write_record
 from llama.llama_tools import find_llama_cpp
 from losses.quality_record import QUALITY_NAME
@@ -167,7 +167,7 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     what = parser.add_argument_group("what is released")
     kind_help = "what the folder holds (default standard: llama.cpp's own types)"
     what.add_argument("--kind", choices=KINDS, default=STANDARD, help=kind_help)

@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from files.option_types import whole_number
+from files.option_types import command_parser, whole_number
 from files.safe_files import InputError, run
 from llama.llama_tools import find_llama_cpp
 from release.gates import GATES, Checked, Outcome
@@ -58,7 +58,7 @@ def check_lines(name: str, outcome: Outcome) -> list[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("release", type=Path, help="release folder")
     parser.add_argument(
         "--questions",

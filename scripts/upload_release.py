@@ -18,6 +18,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, run
 from release.front_matter import check_repo
 from release.hub_upload import (
@@ -93,7 +94,7 @@ def look(repo: str, token: str | None, needed: bool) -> RemoteFiles | None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--release", type=Path, required=True, help="release folder")
     parser.add_argument("--repo", required=True, help="repository on the Hub, USER/NAME")
     parser.add_argument("--name", default="", help="model that the manifest must be of")

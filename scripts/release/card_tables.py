@@ -18,7 +18,7 @@ VERDICTS = {
 }
 
 
-def kld_cell(entry: dict | None, loss: str) -> str:
+def measured_kld(entry: dict | None, loss: str) -> str:
     """Return a mean KLD and its error, or that it was not measured."""
     return "not measured" if entry is None else with_error(*entry["losses"][loss]["kld"])
 
@@ -50,7 +50,7 @@ def file_table(records: dict[str, dict], quality: dict | None) -> str:
                 in_unit(record["bytes"], GB),
                 gib(record["bytes"]),
                 f"{record['bits_per_weight']:.2f}",
-                *(kld_cell(entry, loss) for loss in losses),
+                *(measured_kld(entry, loss) for loss in losses),
             ]
         )
     heads = ["File", "Type", "Note", "GB", "GiB", "Bits per weight", *(f"KLD, {loss}" for loss in losses)]

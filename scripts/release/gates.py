@@ -259,7 +259,7 @@ def names_gate(checked: Checked) -> Outcome:
 def missing_sentences(checked: Checked, sentences: list[str]) -> list[str]:
     """Return a line for each sentence that the card must have and has not."""
     path, text = checked.folder / CARD, checked.card
-    return [f"{path}: expected the words {words!r}, found no such" for words in sentences if words not in text]
+    return [f"{path}: expected the words {words!r}, found none" for words in sentences if words not in text]
 
 
 def order_gate(checked: Checked) -> Outcome:

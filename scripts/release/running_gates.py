@@ -48,7 +48,7 @@ def modelfile_deviations(checked: Checked) -> list[str]:
     if source not in {record["files"][0] for record in checked.records.values()}:
         found.append(f"{path}: expected FROM ./FILE of this folder, found {source}")
     found += [
-        f"{path}: expected the line {line!r}, found no such"
+        f"{path}: expected the line {line!r}, found none"
         for line in ("RENDERER gemma4", "PARSER gemma4")
         if line not in lines
     ]

@@ -173,7 +173,7 @@ def test_files_of_no_release_fail_although_the_manifest_lists_them(copy):
         ("", "valid JSON"),
         ("[]", "a JSON object"),
         ("{}", "a release's manifest, version 1"),
-        ({"name": None}, "with 'name'"),
+        ({"name": None}, "whose 'name'"),
         ({"kind": "other"}, "a kind among"),
         ({"files": {"../x": {"bytes": 1, "sha256": "0" * 64}}}, "every entry of 'files'"),
         ({"files": {"x": {"bytes": 1, "sha256": "0"}}}, "every entry of 'files'"),
