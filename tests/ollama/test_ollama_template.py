@@ -28,7 +28,7 @@ TEMPLATE = REPO / "modelfiles/gemma4.template"
 FAMILY = "models/templates/google-gemma-4-31B-it.jinja"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def family_gguf(tiny_text_model, llama_cpp_source, tmp_path_factory) -> Path:
     """A tiny model's F16 GGUF with the family's own chat template, as llama.cpp carries it."""
     folder = tmp_path_factory.mktemp("family")

@@ -62,7 +62,7 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def by_lm_eval() -> dict[str, str | None]:
     texts = [text for text, _, _ in TEXTS]
     return dict(zip(texts, extracted_by_lm_eval(texts, [CHOICES] * len(texts))))

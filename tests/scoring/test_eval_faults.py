@@ -37,7 +37,7 @@ def convert(model: Path, gguf: Path) -> Path:
     return gguf
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def workshop(tmp_path_factory, demo_model) -> Path:
     """A directory with the demo's F16 GGUF and its first questions."""
     directory = tmp_path_factory.mktemp("faults")
@@ -114,7 +114,7 @@ def summary_of(output: Path) -> dict:
     return content
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(workshop, demo_model, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """An evaluation that nothing disturbs but keys and proxies in its environment: its directory, and how it ended."""
     output = tmp_path_factory.mktemp("undisturbed") / "run"

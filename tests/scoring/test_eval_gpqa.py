@@ -53,14 +53,14 @@ def test_the_protocol_is_the_cards_and_every_value_is_in_its_digest():
     assert len({other.digest for other in [protocol, *others]}) == len(others) + 1
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny_gguf(tiny_text_model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("eval") / "tiny-F16.gguf"
     convert_to_gguf.main(["--model", str(tiny_text_model), "--name", "tiny", "--output", str(path)])
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def evaluate(tiny_gguf, tiny_text_model, few_questions, script) -> Callable[..., subprocess.CompletedProcess]:
     """Run the evaluation of the tiny model into a directory."""
 
@@ -73,7 +73,7 @@ def evaluate(tiny_gguf, tiny_text_model, few_questions, script) -> Callable[...,
     return call
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def drop_map(few_questions, tmp_path_factory) -> Path:
     """What a drop map tells an evaluation: two questions chose the experts, the first one is scored, too."""
     path = tmp_path_factory.mktemp("map") / "drop_map.json"
@@ -81,7 +81,7 @@ def drop_map(few_questions, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def evaluation(evaluate, drop_map, tmp_path_factory) -> tuple[Path, str]:
     """The directory of a finished evaluation, which no test may change, and what was printed."""
     directory = tmp_path_factory.mktemp("evaluated") / "run"
