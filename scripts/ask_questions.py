@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from files.option_types import command_parser
 from files.safe_files import (
     InputError,
     directory_when_done,
@@ -163,7 +164,7 @@ def ask_all(args: argparse.Namespace, tools: LlamaCpp, protocol: Protocol, docum
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--name", required=True, help="name of the model in tables")
     parser.add_argument("--gguf", type=Path, required=True, help="GGUF file to evaluate")
     parser.add_argument("--tokenizer", required=True, help="tokenizer of the unmodified base: directory or Hub id")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from files.option_types import command_parser
 from files.safe_files import InputError, read_record, replace_when_done, run, write_record
 from quants.quant_record import QuantRecord
 from scoring.eval_protocol import first_differing_key
@@ -198,7 +199,7 @@ def read_models(files: list[list[Path]]) -> tuple[list[list[dict]], list[list[di
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="run directories or summary.json files")
     source.add_argument(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
 from llama.llama_server import LlamaServer, request_json, server_command
 from llama.llama_tools import die_with_parent, find_llama_cpp
@@ -95,7 +96,7 @@ def patched_before(path: Path, head: dict, invalid: list[Answer]) -> list[dict]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run directory of ask_questions.py")
     parser.add_argument("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
     parser.add_argument("--port", default="0", help="port of llama-server on 127.0.0.1 (default: a free one)")

@@ -13,6 +13,7 @@ which chose its experts.
 import argparse
 from pathlib import Path
 
+from files.option_types import command_parser
 from files.safe_files import InputError, run, sha256_json, write_record
 from scoring.eval_protocol import first_differing_key
 from scoring.score_records import Summary, figures, read_summary, scores_in_words
@@ -51,7 +52,7 @@ def pool(name: str, folds: list[dict]) -> dict:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--name", required=True, help="name of the pooled model")
     parser.add_argument("--summary", type=Path, nargs="+", required=True, help="summary.json of each fold")
     parser.add_argument("--output", type=Path, required=True, help="summary to write")

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from files.option_types import command_parser
 from files.safe_files import InputError, run
 from ollama.ollama_files import Wrap, ollama_params, wrap_commands, wraps
 from release.front_matter import check_repo
@@ -34,7 +35,7 @@ def create(ollama: str, wrap: Wrap) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("release", type=Path, help="release folder")
     parser.add_argument("--repo", default="", help="USER/NAME on the Hub: wrap the files there, not the folder's")
     parser.add_argument("--print", action="store_true", help="only print the commands, even where there is an ollama")

@@ -15,6 +15,7 @@ as the patch step left it.
 import argparse
 from pathlib import Path
 
+from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_record
 from ggufs.gguf_header import read_header
 from scoring.answer_record import Answer, class_of, prompt_sha256, read_answers, strict_letter
@@ -135,7 +136,7 @@ def summed_up(args: argparse.Namespace) -> dict:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run directory of ask_questions.py")
     parser.add_argument("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
     parser.add_argument("--chosen-by", type=Path, help="drop map or expert_drop_metadata.json of the model")
