@@ -29,7 +29,7 @@ from bench_table import row, table  # noqa: E402
 import ask_questions  # noqa: E402
 import freeze_questions  # noqa: E402
 from files.option_types import command_parser  # noqa: E402
-from files.safe_files import run, write_json  # noqa: E402
+from files.safe_files import remove, run, write_json  # noqa: E402
 from llama.llama_server import LlamaServer, server_command  # noqa: E402
 from llama.llama_tools import find_llama_cpp  # noqa: E402
 from scoring.answer_proxy import AnswerProxy  # noqa: E402
@@ -62,7 +62,8 @@ def ours(args: argparse.Namespace, server: LlamaServer, protocol: Protocol) -> t
     Returns the seconds from the first request to the last answer, of all the rest, and the sum of the requests' own,
     from the proxy to the server and back.
     """
-    (args.run / ask_questions.ANSWERS).unlink(missing_ok=True)
+    for left in (ask_questions.ANSWERS, ask_questions.LM_EVAL):
+        remove(args.run / left)
     start = time.perf_counter()
     asyncio.run(ask_questions.evaluate(args, protocol, server, read_frozen(args.run / "task")))
     whole = time.perf_counter() - start

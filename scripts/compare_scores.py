@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
 """Compare evaluations question by question: the model card's table, intervals, paired tests, and what they can show.
 
-Inputs:  summaries of eval_gpqa_v3.sh. Either --runs: run directories or summary.json files, where runs of one GGUF file
-         with several seeds are one model; or --model, once per model: its summaries and the FILE.json records of its
-         quants. The first model is the reference.
-Output:  OUTPUT.md, OUTPUT.json and OUTPUT.png.
+Inputs:  summaries of eval_gpqa_v3.sh. Either --runs: run directories or summary.json files; the runs of one GGUF file
+         with several seeds are one model. Or --model, once for each model: its summaries and the FILE.gguf.json records
+         of its quants. The first model is the reference.
+Output:  OUTPUT.md, OUTPUT.json (score_records.py) and OUTPUT.png.
 Use:     scripts/compare_scores.py --runs RUN RUN ... --output TABLE.md
 
-Refused: different protocols (but for the seeds), orders of choices, question sets, and patched beside unpatched.
-Statistics: paired_statistics.py.
+Refused: different protocols (but for the seeds), orders of choices or question sets, and patched beside unpatched
+scores. Statistics: paired_statistics.py.
 """
 
 import argparse
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from files.option_types import command_parser
 from files.safe_files import InputError, read_record, replace_when_done, run, write_record
 from quants.quant_record import QuantRecord
 from scoring.eval_protocol import first_differing_key
@@ -25,7 +27,8 @@ from scoring.score_picture import draw_scores
 from scoring.score_records import SUMMARY_NAME, Scores, finally_correct, read_summary
 from scoring.score_tables import scores_page
 
-SEEDS = ("seed", "choice_order_seed")
+SEEDS = ("seed", "choice_order_seed")  # may differ between the runs of one model, which are then averaged
+QUANT_RECORD_ENDING = ".gguf.json"  # by which --model knows a quant's record from a summary
 
 
 def locked(summary: dict) -> dict:
@@ -38,54 +41,66 @@ def seed_of(summary: dict) -> int:
     return summary["protocol"]["seed"]
 
 
+def check_protocol(reference: dict, other: dict) -> None:
+    """Raise InputError unless a run has the reference's protocol, seeds aside, and its patch step."""
+    if key := first_differing_key(locked(reference), locked(other)):
+        raise InputError(
+            other["name"],
+            f"the reference's {key} {reference['protocol'].get(key)}",
+            str(other["protocol"].get(key)),
+            "scores of two protocols cannot be compared",
+        )
+    if other["patch"] != reference["patch"]:
+        raise InputError(
+            other["name"],
+            "the reference's " + ("patch step" if reference["patch"] else "unpatched score"),
+            "another patch step" if other["patch"] else "an unpatched score",
+            "patch all or none",
+        )
+
+
+def check_questions(reference: dict, other: dict) -> None:
+    """Raise InputError unless two runs answer the same questions, with the same prompts and orders of choices."""
+    expected, found = ({answer["record_id"]: answer for answer in run["answers"]} for run in (reference, other))
+    if set(expected) != set(found):
+        raise InputError(
+            other["name"],
+            f"the {len(expected)} questions of {reference['name']}",
+            f"{len(set(found) - set(expected))} others, {len(set(expected) - set(found))} missing",
+        )
+    for record_id, answer in expected.items():
+        for key, what in (("order", "order of choices"), ("prompt_sha256", "prompt")):
+            if answer[key] != found[record_id][key]:
+                raise InputError(
+                    other["name"], f"the {what} of {reference['name']} in question {record_id}", "another one"
+                )
+
+
 def check_comparable(reference: list[dict], other: list[dict]) -> None:
     """Raise InputError unless two models' runs have one protocol, the same seeds, questions, orders and patch step."""
     for summary in [*reference, *other]:
-        if key := first_differing_key(locked(reference[0]), locked(summary)):
-            raise InputError(
-                summary["name"],
-                f"the reference's {key} {reference[0]['protocol'].get(key)}",
-                str(summary["protocol"].get(key)),
-                "scores of two protocols cannot be compared",
-            )
-        if summary["patch"] != reference[0]["patch"]:
-            raise InputError(
-                summary["name"],
-                "the reference's " + ("patch step" if reference[0]["patch"] else "unpatched score"),
-                "another patch step" if summary["patch"] else "an unpatched score",
-                "patch all or none",
-            )
-    if [seed_of(s) for s in reference] != [seed_of(s) for s in other]:
+        check_protocol(reference[0], summary)
+    seeds, others = ([seed_of(summary) for summary in runs] for runs in (reference, other))
+    if seeds != others:
         raise InputError(
             other[0]["name"],
-            f"the seeds {', '.join(str(seed_of(s)) for s in reference)} of {reference[0]['name']}",
-            ", ".join(str(seed_of(s)) for s in other),
+            f"the seeds {', '.join(map(str, seeds))} of {reference[0]['name']}",
+            ", ".join(map(str, others)),
         )
     for mine, theirs in zip(reference, other):
-        expected, found = ({a["record_id"]: a for a in summary["answers"]} for summary in (mine, theirs))
-        if set(expected) != set(found):
-            raise InputError(
-                theirs["name"],
-                f"the {len(expected)} questions of {mine['name']}",
-                f"{len(set(found) - set(expected))} others, {len(set(expected) - set(found))} missing",
-            )
-        for record_id, answer in expected.items():
-            for key, what in (("order", "order of choices"), ("prompt_sha256", "prompt")):
-                if answer[key] != found[record_id][key]:
-                    raise InputError(
-                        theirs["name"], f"the {what} of {mine['name']} in question {record_id}", "another one"
-                    )
+        check_questions(mine, theirs)
 
 
 def right_by_question(runs: list[dict]) -> np.ndarray:
-    """Return how many of a model's runs got each question right, [questions], questions by Record ID."""
+    """Return how many of a model's runs got each question right: int [questions], in the order of Record IDs."""
     rights = [{answer["record_id"]: finally_correct(answer) for answer in summary["answers"]} for summary in runs]
     return np.array([sum(right[record_id] for right in rights) for record_id in sorted(rights[0])])
 
 
-def pair(first: list[dict], second: list[dict]) -> dict:
-    """Return the paired figures of two models: the second against the first, in shares of the questions."""
+def paired_figures(first: list[dict], second: list[dict]) -> dict:
+    """Return the paired figures of two models, the second against the first; differences as shares of the questions."""
     check_comparable(first, second)
+    # Sums over the seeds and not means: the exact test counts whole numbers.
     sums, seeds = right_by_question(second) - right_by_question(first), len(first)
     mean, low, high = difference_interval(sums / seeds)
     return {
@@ -103,14 +118,14 @@ def pair(first: list[dict], second: list[dict]) -> dict:
     }
 
 
-def row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
-    """Return one model's figures; counts are sums over its seeds."""
+def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
+    """Return one model's figures; counts are sums over its seeds, `bytes` are its quants' by type."""
     scores = right_by_question(runs) / len(runs)
     first, asked = runs[0], sum(summary["questions"] for summary in runs)
     raw, strict = (sum(summary[f"{kind}_correct"] for summary in runs) for kind in ("raw", "strict"))
     patched = sum(summary["patched_correct"] for summary in runs) if first["patch"] else None
-    kinds = sorted({kind for summary in runs for kind in summary["invalid"]})
-    against = {} if runs is reference else pair(reference, runs)
+    kinds = sorted({kind for summary in runs for kind in summary["invalid"]})  # a run names only those that it has
+    against: dict[str, Any] = {} if runs is reference else paired_figures(reference, runs)
     return {
         "name": first["name"],
         "experts": first["experts"],
@@ -127,6 +142,7 @@ def row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
         "patched": None if patched is None else patched / asked,
         "score": float(scores.mean()),
         "interval": wilson(scores),
+        # One model has one choice of experts: a run without CHOSEN_BY says nothing against a run with it.
         "in_sample": next((s["in_sample"] for s in runs if s["in_sample"]), None),
         "invalid": sum(summary["invalid_total"] for summary in runs),
         "invalid_classes": {kind: sum(summary["invalid"].get(kind, 0) for summary in runs) for kind in kinds},
@@ -136,8 +152,23 @@ def row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
     }
 
 
+def compare(models: list[list[dict]], quants: list[list[dict]]) -> dict:
+    """Return rows, pairs and the ids of the scored questions."""
+    for runs in models:
+        check_comparable(models[0], runs)
+    return {
+        "evaluated": " and ".join(runs[0]["gguf"] for runs in models),
+        "protocol": models[0][0]["protocol"],
+        "patched": models[0][0]["patch"] is not None,
+        "question_ids": sorted(answer["record_id"] for answer in models[0][0]["answers"]),
+        "rows": [score_row(runs, records, models[0]) for runs, records in zip(models, quants)],
+        "pairs": [paired_figures(first, second) for first, second in combinations(models, 2)],
+    }
+
+
 def group_runs(paths: list[Path]) -> list[list[dict]]:
     """Return the summaries of run directories or files, those of one name and GGUF file together, by seed."""
+    # By file and not by name alone: two quants under one name would be averaged as if they were seeds.
     groups: dict[tuple[str, str], list[dict]] = {}
     for path in paths:
         summary = read_summary(path / SUMMARY_NAME if path.is_dir() else path)
@@ -156,22 +187,19 @@ def check_group(runs: list[dict]) -> list[dict]:
     return runs
 
 
-def compare(models: list[list[dict]], quants: list[list[dict]]) -> dict:
-    """Return rows, pairs and the ids of the scored questions."""
-    for runs in models:
-        check_comparable(models[0], runs)
-    return {
-        "evaluated": " and ".join(runs[0]["gguf"] for runs in models),
-        "protocol": models[0][0]["protocol"],
-        "patched": models[0][0]["patch"] is not None,
-        "question_ids": sorted(answer["record_id"] for answer in models[0][0]["answers"]),
-        "rows": [row(runs, records, models[0]) for runs, records in zip(models, quants)],
-        "pairs": [pair(first, second) for first, second in combinations(models, 2)],
-    }
+def read_models(files: list[list[Path]]) -> tuple[list[list[dict]], list[list[dict]]]:
+    """Return the summaries and the quant records of each --model."""
+    models: list[list[dict]] = []
+    quants: list[list[dict]] = []
+    for paths in files:
+        records = [path for path in paths if path.name.endswith(QUANT_RECORD_ENDING)]
+        models.append(check_group([read_summary(path) for path in paths if path not in records]))
+        quants.append([read_record(path, QuantRecord) for path in records])
+    return models, quants
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="run directories or summary.json files")
     source.add_argument(
@@ -192,15 +220,9 @@ def main(argv: list[str] | None = None) -> None:
         models = group_runs(args.runs)
         quants: list[list[dict]] = [[] for _ in models]
     else:
-        quants = [
-            [read_record(file, QuantRecord) for file in files if file.name.endswith(".gguf.json")]
-            for files in args.model
-        ]
-        models = [
-            check_group([read_summary(file) for file in files if not file.name.endswith(".gguf.json")])
-            for files in args.model
-        ]
+        models, quants = read_models(args.model)
     result = compare(models, quants)
+    # The page is what make waits for: written last, it shows that picture and record are there.
     draw_scores(result, args.output.with_suffix(".png"))
     write_record(args.output.with_suffix(".json"), result, Scores)
     with replace_when_done(args.output) as partial:

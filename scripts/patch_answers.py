@@ -2,40 +2,43 @@
 """Ask for the invalid answers of an evaluation again, the thought closed and the answer begun: the card's patch step.
 
 Inputs:  a run directory of ask_questions.py; the GGUF file that gave the answers.
-Output:  RUN/patched.json: per invalid question its class, the completion, its letter, right or wrong; kept as it happens.
+Output:  RUN/patched.json: for each invalid question its class, the completion, its letter, and right or wrong; written
+         as it happens.
 Use:     scripts/patch_answers.py --run RUN --gguf FILE.gguf
 
-Every invalid answer (anything but "answered", see answer_record.py) goes through /completion on the exact chat prompt
-(/apply-template), the thought closed, prefilled with "The answer is (", 10 tokens, greedy. No parser stands in between.
+Every invalid answer (anything but "answered", see answer_record.py) goes through /completion: the exact chat prompt
+(/apply-template), the thought closed, then "The answer is (", 10 tokens, greedy. No parser stands in between.
 """
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
+from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
 from llama.llama_server import LlamaServer, request_json, server_command
 from llama.llama_tools import die_with_parent, find_llama_cpp
 from scoring.answer_record import Answer, read_answers
 from scoring.eval_protocol import Protocol
-from scoring.lm_eval_samples import read_frozen, run_digests
+from scoring.lm_eval_samples import read_frozen
+from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, run_digests
 
 PREFILL = "The answer is ("
 PREDICT_TOKENS = 10
 
 
 def closed_thought(chat_template: str) -> str:
-    """Return an empty, closed thought in the form that the chat template's family has."""
+    """Return an empty, closed thought as the family of the chat template writes it; "" where it has no thoughts."""
     if "<|channel>" in chat_template:
         return "<|channel>thought\n<channel|>"
     return "<think>\n\n</think>\n\n" if "<think>" in chat_template else ""
 
 
 def completion_letter(text: str) -> str | None:
-    """Return the letter that a completion of "The answer is (" commits to, if it does."""
+    """Return the letter that a completion of "The answer is (" begins with, or None."""
     match = re.match(r"\s*([A-D])\b", text)
     return match[1] if match else None
 
@@ -44,13 +47,15 @@ def complete(server: LlamaServer, prompt: str) -> str:
     """Return the server's completion of the begun answer. Raises OSError and ValueError when the server fails."""
     thought = closed_thought(request_json(f"{server.url}/props").get("chat_template", ""))
     chat = request_json(f"{server.url}/apply-template", {"messages": [{"role": "user", "content": prompt}]})["prompt"]
+    # cache_prompt false, as in the protocol: the answer must not depend on the question before it.
     body = {"prompt": chat + thought + PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0, "cache_prompt": False}
     return request_json(f"{server.url}/completion", body)["content"]
 
 
-def patch(server: LlamaServer, answer: Answer, prompt: str, attempts: int) -> dict:
-    """Complete one invalid answer; restart the server and try again when it fails. After the attempts there is no letter."""
-    completion, errors = "", []
+def patch_answer(server: LlamaServer, answer: Answer, prompt: str, attempts: int) -> dict:
+    """Complete one invalid answer; restart the server after each failure. When all attempts fail there is no letter."""
+    completion = ""
+    errors: list[str] = []
     while len(errors) < attempts:
         try:
             completion = complete(server, prompt)
@@ -69,35 +74,29 @@ def patch(server: LlamaServer, answer: Answer, prompt: str, attempts: int) -> di
     }
 
 
-def patch_all(
-    args: argparse.Namespace, run_record: dict, invalid: list[Answer], done: list[dict]
-) -> Iterable[list[dict]]:
-    """Yield the list of patched answers after each new one."""
+def patch_all(args: argparse.Namespace, run_record: dict, invalid: list[Answer]) -> Iterator[dict]:
+    """Start the server and yield each invalid answer as it is patched."""
     protocol = Protocol(**run_record["protocol"])
-    prompts = {document["Record ID"]: document["prompt"] for document in read_frozen(args.run / "task")}
-    command = server_command(
-        find_llama_cpp(None).tool("llama-server"), args.gguf, run_record["name"], args.port, protocol.server_flags
-    )
-    known = {entry["record_id"] for entry in done}
+    prompts = {document["Record ID"]: document["prompt"] for document in read_frozen(args.run / TASK_FOLDER)}
+    tool = find_llama_cpp(None).tool("llama-server")
+    command = server_command(tool, args.gguf, run_record["name"], args.port, protocol.server_flags)
     with LlamaServer(command, args.gguf, args.run / "patch-server.log") as server:
-        for answer in tqdm(
-            [answer for answer in invalid if answer.record_id not in known], desc="patch invalid answers"
-        ):
-            done = [*done, patch(server, answer, prompts[answer.record_id], protocol.attempts)]
-            yield done
+        for answer in tqdm(invalid, desc="patch invalid answers"):
+            yield patch_answer(server, answer, prompts[answer.record_id], protocol.attempts)
 
 
-def earlier(path: Path, head: dict, invalid: list[Answer]) -> list[dict]:
-    """Return what a killed patch step left for these invalid answers; what is left of another run counts for nothing."""
+def patched_before(path: Path, head: dict, invalid: list[Answer]) -> list[dict]:
+    """Return what a killed patch step left for these invalid answers; what another run left counts for nothing."""
     content = read_json(path) if path.exists() else {}
     if {key: content.get(key) for key in head} != head:
         return []
     done = {entry["record_id"]: entry for entry in content["answers"]}
+    # An answer that was asked again may have another class now: then its patch is out of date.
     return [done[answer.record_id] for answer in invalid if done.get(answer.record_id, {}).get("class") == answer.kind]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run directory of ask_questions.py")
     parser.add_argument("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
     parser.add_argument("--port", default="0", help="port of llama-server on 127.0.0.1 (default: a free one)")
@@ -106,22 +105,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    run_record = read_json(args.run / "run.json")
+    run_record, path = read_json(args.run / RUN), args.run / PATCHED
     if recorded_sha256(args.gguf) != run_record["gguf_sha256"]:
         raise InputError(args.gguf, f"the model that gave the answers of {args.run}", "another one")
-    with only_writer(args.run / "answers.jsonl"):
-        answers = read_answers(args.run / "answers.jsonl").values()
+    with only_writer(args.run / ANSWERS):
+        answers = read_answers(args.run / ANSWERS).values()
         invalid = [answer for answer in answers if answer.invalid]
         head = {"prefill": PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0, "run": run_digests(run_record)}
-        done = earlier(args.run / "patched.json", head, invalid)
-        if len(done) < len(invalid):
-            for done in patch_all(args, run_record, invalid, done):
-                write_json(args.run / "patched.json", head | {"answers": done})
-        write_json(args.run / "patched.json", head | {"answers": done})
-    print(
-        f"{args.run}: {len(invalid)} of {len(answers)} answers invalid, {sum(entry['correct'] for entry in done)} of them "
-        f"right after the patch"
-    )
+        done = patched_before(path, head, invalid)
+        known = {entry["record_id"] for entry in done}
+        left = [answer for answer in invalid if answer.record_id not in known]
+        if left:  # a server takes its time to load: none is started for nothing
+            for entry in patch_all(args, run_record, left):
+                done.append(entry)
+                write_json(path, head | {"answers": done})
+        write_json(path, head | {"answers": done})
+    right = sum(entry["correct"] for entry in done)
+    print(f"{args.run}: {len(invalid)} of {len(answers)} answers invalid, {right} of them right after the patch")
 
 
 if __name__ == "__main__":

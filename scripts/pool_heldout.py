@@ -2,23 +2,25 @@
 """Pool the runs of a k-fold into one: every question scored by the model whose experts it did not choose.
 
 Inputs:  the summary.json of each fold (eval_gpqa_v3.sh with HELD_OUT_OF); a name for the pooled model.
-Output:  a summary.json of the same schema over all questions, which compare_scores.py takes; gguf_sha256 is that of the
-         folds' digests.
+Output:  a summary.json of the same schema over all questions, for compare_scores.py; gguf_sha256 is over the digests of
+         the folds.
 Use:     scripts/pool_heldout.py --name NAME --summary SUMMARY.json ... --output POOLED.json
 
-Refused: folds of different protocols or patch steps, a question in two folds, a fold scored on questions that chose.
+Refused: folds with different protocols or patch steps, a question in two folds, a fold that was scored on questions
+which chose its experts.
 """
 
 import argparse
 from pathlib import Path
 
+from files.option_types import command_parser
 from files.safe_files import InputError, run, sha256_json, write_record
 from scoring.eval_protocol import first_differing_key
 from scoring.score_records import Summary, figures, read_summary, scores_in_words
 
 
 def check_folds(paths: list[Path], folds: list[dict]) -> None:
-    """Raise InputError unless the folds are of one protocol, held out, and share no question."""
+    """Raise InputError unless the folds have one protocol and patch step, are held out, and share no question."""
     seen: dict[str, Path] = {}
     for path, fold in zip(paths, folds):
         if key := first_differing_key(folds[0]["protocol"], fold["protocol"]):
@@ -43,13 +45,14 @@ def pool(name: str, folds: list[dict]) -> dict:
         "experts": folds[0]["experts"],
         "protocol_sha256": folds[0]["protocol_sha256"],
         "protocol": folds[0]["protocol"],
+        # The smallest: no fold had its experts chosen on fewer questions.
         "in_sample": {"chosen_on": min(fold["in_sample"]["chosen_on"] for fold in folds), "scored_and_chosen_on": 0},
         **figures(answers, folds[0]["patch"]),
     }
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--name", required=True, help="name of the pooled model")
     parser.add_argument("--summary", type=Path, nargs="+", required=True, help="summary.json of each fold")
     parser.add_argument("--output", type=Path, required=True, help="summary to write")

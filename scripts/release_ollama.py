@@ -2,10 +2,10 @@
 """Wrap the GGUF files of a release with Ollama's Gemma 4 renderer and parser: print the commands, or run them.
 
 Inputs:  a release folder (manifest.json, params, GGUF files), or with --repo its name on the Hub once it is there.
-Output:  the commands, one `ollama create` for each file; they are run where there is an `ollama` on PATH, unless --print.
+Output:  the commands, one `ollama create` for each file. If `ollama` is on PATH they are run, unless --print.
 Use:     scripts/release_ollama.py RELEASE [--repo USER/NAME] [--print]
 
-Running it again replaces what it made: `ollama create` stores each layer by its digest.
+Run it again, and it replaces what it made: `ollama create` stores each layer by its digest.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from files.option_types import command_parser
 from files.safe_files import InputError, run
 from ollama.ollama_files import Wrap, ollama_params, wrap_commands, wraps
 from release.front_matter import check_repo
@@ -34,12 +35,10 @@ def create(ollama: str, wrap: Wrap) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("release", type=Path, help="release folder")
-    parser.add_argument(
-        "--repo", default="", help="USER/NAME on the Hub: wrap the files there, not those of the folder"
-    )
-    parser.add_argument("--print", action="store_true", help="print only, whether there is an ollama or not")
+    parser.add_argument("--repo", default="", help="USER/NAME on the Hub: wrap the files there, not the folder's")
+    parser.add_argument("--print", action="store_true", help="only print the commands, even where there is an ollama")
     return parser.parse_args(argv)
 
 
@@ -49,7 +48,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.repo:
         check_repo(args.repo)
     ggufs = [name for name in manifest["files"] if name.endswith(".gguf")]
-    # A path after FROM is relative to the Modelfile: `create` writes that elsewhere, a reader where the commands are run.
     found = wraps(manifest["name"], ggufs, {}, args.repo)
     if not found:
         raise InputError(args.release, "GGUF files, not in parts", "none")
@@ -59,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.print or not ollama:
         print(f"# {len(found)} models, not created: " + ("asked to print only" if args.print else "no ollama on PATH"))
         return
+    # A path after FROM is relative to the Modelfile. `create` writes that in a temporary folder, so here it is
+    # absolute; the printed commands write it where they are run.
     for wrap in wraps(manifest["name"], ggufs, params, args.repo, args.release.resolve()):
         create(ollama, wrap)
         print(f"created {wrap.model}", flush=True)

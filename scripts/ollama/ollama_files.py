@@ -1,4 +1,7 @@
-"""What Ollama reads: params (JSON of its options) and a Modelfile; and the commands that wrap a file with its Gemma 4 parser."""
+"""What Ollama reads: params (JSON of its options) and a Modelfile, and the commands that wrap a GGUF file for it.
+
+Only a wrap sets Ollama's Gemma 4 renderer and parser (see `ollama_note`).
+"""
 
 import json
 import math
@@ -11,7 +14,7 @@ from files.safe_files import InputError, read_json
 from ggufs.gguf_header import read_header
 
 # Names and types of Ollama's options: the structs Options and Runner in api/types.go of https://github.com/ollama/ollama
-# (described in its docs/modelfile.md). Ollama only warns of a name it does not know; here it is refused.
+# (described in its docs/modelfile.md). Ollama only warns about a name that it does not know; here it is refused.
 OPTIONS = {
     "num_keep": int,
     "seed": int,
@@ -40,7 +43,7 @@ PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")  # Ollama takes no file in parts
 
 
 def fits(value: object, kind: type) -> bool:
-    """Tell whether Ollama takes a value of JSON for an option of that type."""
+    """Tell whether Ollama takes a value of JSON for an option of that type. True and false are no numbers."""
     if kind is list:
         return isinstance(value, list) and all(isinstance(item, str) and item for item in value)
     if kind is float:
@@ -49,7 +52,7 @@ def fits(value: object, kind: type) -> bool:
 
 
 def check_options(path: Path, params: dict) -> None:
-    """Raise InputError when params holds what is no option of Ollama, a value of another type, or lacks a required one."""
+    """Raise InputError when params holds no option of Ollama or a value of another type, or lacks a required option."""
     for name, value in params.items():
         if name not in OPTIONS:
             raise InputError(path, "options of Ollama", f"{name!r}")
@@ -65,20 +68,21 @@ def check_options(path: Path, params: dict) -> None:
 def ollama_params(path: Path, gguf: Path) -> dict:
     """Return Ollama's params, num_ctx (tokens) lowered to the model's context where that is smaller.
 
-    Raises InputError when params are no options of Ollama, a stop is not one token of the GGUF file, or that file says no
-    context. The params of a release are right when this returns them unchanged.
+    Raises InputError when params are no options of Ollama, a stop is not one token of the GGUF file, or that file
+    gives no context length. The params of a release are right when this returns them unchanged.
     """
     params = read_json(path)
     check_options(path, params)
     header = read_header(gguf)
     key = f"{header.architecture}.context_length"
-    if not (context := header.value(key)):
+    context = header.value(key)
+    if not isinstance(context, int) or context <= 0:
         raise InputError(gguf, f"a GGUF file with {key}", "none")
     tokens = set(header.array("tokenizer.ggml.tokens") or [])
     for stop in params["stop"]:
         if stop not in tokens:
             raise InputError(path, f"stops that are tokens of {gguf.name}", stop)
-    return {**params, "num_ctx": min(params["num_ctx"], int(context))}
+    return {**params, "num_ctx": min(params["num_ctx"], context)}
 
 
 def modelfile(source: str, params: dict) -> str:
@@ -88,6 +92,7 @@ def modelfile(source: str, params: dict) -> str:
     """
     lines = [f"FROM {source if source.startswith(('hf.co/', '/')) else f'./{source}'}", RENDERER.rstrip()]
     for key, value in params.items():
+        # A list, such as stop, takes a line for each of its items.
         for item in value if isinstance(value, list) else [value]:
             lines.append(f"PARAMETER {key} {json.dumps(item, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"
@@ -104,8 +109,8 @@ class Wrap:
 def wraps(name: str, gguf_names: list[str], params: dict, repo: str = "", folder: Path = Path()) -> list[Wrap]:
     """Return what to create for each GGUF file: from the Hub's USER/REPO, or from a folder.
 
-    Files in parts are left out: Ollama does not take them. On the Hub the tag is the whole file name, which no label of
-    another file can stand for; params then come with the repository and are not repeated.
+    Files in parts are left out: Ollama does not take them. A file on the Hub is named in full after the colon, as a
+    short label may fit another file, too. Its params come with the repository and are not repeated.
     """
     made = []
     for gguf in gguf_names:
@@ -120,7 +125,7 @@ def wraps(name: str, gguf_names: list[str], params: dict, repo: str = "", folder
 def wrap_commands(name: str, gguf_names: list[str], params: dict, repo: str = "", folder: Path = Path()) -> str:
     """Return the shell commands that wrap each GGUF file, as the card prints them (see `wraps`).
 
-    `ollama create -f` wants a file: its source (cmd/cmd.go) looks for one of that name, `-` for stdin is not known.
+    The Modelfile is a file of its own, as `ollama create -f` takes no `-` for stdin (cmd/cmd.go looks for that name).
     """
     lines = []
     for wrap in wraps(name, gguf_names, params, repo, folder):
@@ -132,16 +137,17 @@ def wrap_commands(name: str, gguf_names: list[str], params: dict, repo: str = ""
 
 
 def ollama_note() -> str:
-    """Return the card's paragraph: what Ollama parses with the sidecars alone, and what only after the wrap.
+    """Return the card's paragraph: what Ollama parses with `template` and `params` alone, and what only after the wrap.
 
     Sources: https://huggingface.co/docs/hub/ollama (sidecars), thinking/template.go and tools/template.go of
-    https://github.com/ollama/ollama (the tags that it infers from a template; scripts/go_template checks what they are).
+    https://github.com/ollama/ollama (the tags that it infers from a template; `tag_differences` checks them).
     """
     return (
-        "`ollama run hf.co/USER/REPO:FILE` reads `template` and `params` of this repository, and no Modelfile. With them "
-        "alone it writes the prompt as the model's own chat template does, tools included, and splits thoughts from "
-        "answers by the tags around them. It does not parse tool calls: without a parser of its own it expects JSON "
-        'arguments, where Gemma 4 writes `call:NAME{key:<|"|>text<|"|>}`, so they are not handed over as `tool_calls`. '
-        "That needs `RENDERER gemma4` and `PARSER gemma4`, which only `ollama create` sets: wrap the file once with the "
-        "commands below. repeat_penalty 1.15 is there to stop repeated tool calls."
+        "`ollama run hf.co/USER/REPO:FILE` reads `template` and `params` of this repository, and no Modelfile. With "
+        "them alone it writes the prompt as the model's own chat template does, tools included, and splits thoughts "
+        "from answers by the tags around them. It does not parse tool calls: without a parser of its own it expects "
+        'JSON arguments, where Gemma 4 writes `call:NAME{key:<|"|>text<|"|>}`, so they are not handed over as '
+        "`tool_calls`. "
+        "That needs `RENDERER gemma4` and `PARSER gemma4`, which only `ollama create` sets: wrap the file once with "
+        "the commands below. repeat_penalty 1.15 is there to stop repeated tool calls."
     )

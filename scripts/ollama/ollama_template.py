@@ -1,12 +1,13 @@
-"""Ollama's template held against a model's own chat template, chat by chat.
+"""Ollama's template compared with a model's own chat template, chat by chat.
 
-The Go template is executed by Go (go_template.py), the Jinja template, that of a checkpoint or the one inside a GGUF
-file, by transformers; every chat of template_cases.py must come out the same. What Ollama cannot tell the template,
-or Go cannot do, is a known difference: each has a name, a reason, a chat, and the one piece of text that differs.
-Ollama leaves <bos> to the tokenizer, and a chat that ends with the assistant is continued there.
+The Go template is executed by Go (go_runner.py). The Jinja template, that of a checkpoint or the one inside a GGUF
+file, is rendered by transformers. Every chat of template_cases.py must come out the same. What Ollama does not hand to
+the template, or Go cannot do, is a known difference: known_differences.py has for each a reason, a chat, and the one
+piece of text that differs. Ollama leaves <bos> to the tokenizer, and goes on with a chat that ends with the assistant.
 """
 
 from pathlib import Path
+from typing import Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -14,7 +15,8 @@ from chats.chat_tokenizer import load_tokenizer
 from files.safe_files import InputError
 from ggufs.gguf_header import read_header
 from ollama.go_runner import Rendered, render_go
-from ollama.template_cases import CASES, KNOWN_DIFFERENCES, Case
+from ollama.known_differences import KNOWN_DIFFERENCES
+from ollama.template_cases import CASES, Case
 
 TAGS = {"thinking": ("<|channel>thought", "<channel|>"), "tool call": "<|tool_call>call:"}
 SHOWN_CHARACTERS = 60
@@ -44,12 +46,14 @@ def chat_template_of(model: Path) -> tuple[str, str]:
 
 def render_jinja(template: str, bos: str, case: Case) -> str:
     """Return what transformers makes of a chat with a Jinja template; raise InputError when that fails."""
-    options = {} if case.thinking is None else {"enable_thinking": case.thinking}
+    options: dict[str, Any] = {} if case.thinking is None else {"enable_thinking": case.thinking}
+    tools: list[Any] | None = case.tools or None
+    # Ollama lets the model go on with an assistant's text, but not with its tool call.
     continued = case.messages[-1]["role"] == "assistant" and not case.messages[-1].get("tool_calls")
     try:
-        texts, _ = render_jinja_template(
+        rendered: Any = render_jinja_template(  # its annotation has one text, it returns texts and positions
             [case.messages],
-            tools=case.tools or None,
+            tools=tools,
             chat_template=template,
             bos_token=bos,
             continue_final_message=continued,
@@ -62,11 +66,11 @@ def render_jinja(template: str, bos: str, case: Case) -> str:
             f"one that renders the chat {case.name!r}",
             f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
         ) from error
-    return texts[0]
+    return rendered[0][0]
 
 
-def where_texts_part(name: str, expected: str, found: str) -> str:
-    """Return one line on where two texts part."""
+def where_texts_differ(name: str, expected: str, found: str) -> str:
+    """Return one line with the first place where two texts differ."""
     at = next((i for i, (a, b) in enumerate(zip(expected, found)) if a != b), min(len(expected), len(found)))
     shown = [repr(text[at : at + SHOWN_CHARACTERS]) for text in (expected, found)]
     return f"{name}, character {at}: the chat template has {shown[0]}, the Ollama template {shown[1]}"
@@ -74,7 +78,7 @@ def where_texts_part(name: str, expected: str, found: str) -> str:
 
 def tag_differences(rendered: Rendered) -> list[str]:
     """Return where the tags that Ollama infers from the template are not those of the format."""
-    found = {"thinking": rendered.thinking_tags, "tool call": rendered.tool_tag}
+    found: dict[str, Any] = {"thinking": rendered.thinking_tags, "tool call": rendered.tool_tag}
     return [
         f"{what} tag that Ollama infers: expected {TAGS[what]!r}, found {found[what]!r}"
         for what in TAGS
@@ -85,16 +89,17 @@ def tag_differences(rendered: Rendered) -> list[str]:
 def template_differences(template: Path, model: Path) -> list[str]:
     """Return one line for each chat that Ollama's template renders otherwise than a model's own chat template.
 
-    `model` is a checkpoint or a GGUF file. A known difference counts as one when it is anything else than the listed
-    piece of text, or is gone. Raises InputError when a template is missing or cannot be executed.
+    `model` is a checkpoint or a GGUF file. A known difference gets a line, too, when it is gone or is anything but the
+    listed piece of text. Raises InputError when a template is missing or cannot be executed.
     """
     jinja, bos = chat_template_of(model)
     known = [difference.case for difference in KNOWN_DIFFERENCES]
+    # One call for all chats: each starts a process.
     rendered = render_go(template, [case.request() for case in [*CASES, *known]])
     differences = tag_differences(rendered)
     for case, text in zip(CASES, rendered.texts):
         if (expected := render_jinja(jinja, bos, case)) != bos + text:
-            differences.append(where_texts_part(case.name, expected, bos + text))
+            differences.append(where_texts_differ(case.name, expected, bos + text))
     for difference, text in zip(KNOWN_DIFFERENCES, rendered.texts[len(CASES) :]):
         expected = render_jinja(jinja, bos, difference.case)
         if expected.count(difference.jinja) != 1:
@@ -103,5 +108,5 @@ def template_differences(template: Path, model: Path) -> list[str]:
                 f"found it {expected.count(difference.jinja)} times"
             )
         elif (changed := expected.replace(difference.jinja, difference.go)) != bos + text:
-            differences.append(where_texts_part(f"{difference.name} (known difference)", changed, bos + text))
+            differences.append(where_texts_differ(f"{difference.name} (known difference)", changed, bos + text))
     return differences

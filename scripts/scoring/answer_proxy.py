@@ -1,16 +1,18 @@
 """A proxy between lm-eval and llama-server that records every answer as it happens and never asks twice.
 
 lm-eval drops reasoning, finish reason and token counts, and loses a whole run to one HTTP 500. So it talks to this
-proxy: a recorded question is answered from the record, any other one by the server. A server that dies, hangs or
-answers with an error is restarted and the question asked again, by itself; when the attempts are used up, lm-eval gets
-an empty answer, which counts as invalid. lm-eval's run and number stay its own.
+proxy. A recorded question is answered from the record, any other one by the server. A server that dies, hangs or
+answers with an error is restarted, and the question is asked again, by itself. When the attempts are used up, lm-eval
+gets an empty answer, which counts as invalid. lm-eval's run and score stay its own.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -23,26 +25,57 @@ from scoring.eval_protocol import Protocol
 MAX_REQUEST_BYTES = 64 << 20
 SHUTDOWN_SECONDS = 0.1  # for requests that still run at the end, which is then that of a failure or of Ctrl-C
 WATCH_SECONDS = 5  # how often a server that has not answered yet is asked whether it still listens
+NO_ANSWER = (aiohttp.ClientError, ConnectionError, TimeoutError)
+NO_COMPLETION = (ValueError, KeyError, IndexError, TypeError)  # an answer that is no JSON, or another JSON
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """What became of all attempts at one request. reply: the server's JSON, None when every attempt failed."""
+
+    reply: dict[str, Any] | None
+    errors: list[str]
+    asked_at: float
+    seconds: float
 
 
 def completion(answer: Answer) -> dict:
     """Return what lm-eval reads of a chat completion."""
-    return {
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": answer.answer},
-                "finish_reason": answer.finish_reason,
-            }
-        ]
-    }
+    message = {"role": "assistant", "content": answer.answer}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": answer.finish_reason}]}
+
+
+def recorded(document: dict, digest: str, request_sha256: str, asked: Attempts) -> Answer:
+    """Return the record of one question; `digest` is that of its prompt."""
+    reply = asked.reply or {"choices": [{"message": {}, "finish_reason": None}]}
+    message, finish_reason = reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]
+    text, usage = message.get("content") or "", reply.get("usage", {})
+    letter, target = flexible_letter(text, document["choices"]), document["answer"].strip("()")
+    return Answer(
+        record_id=document["Record ID"],
+        prompt_sha256=digest,
+        request_sha256=request_sha256,
+        answer=text,
+        reasoning=message.get("reasoning_content") or "",
+        finish_reason=finish_reason,
+        prompt_tokens=usage.get("prompt_tokens", 0),
+        completion_tokens=usage.get("completion_tokens", 0),
+        asked_at=round(asked.asked_at, 3),
+        seconds=round(asked.seconds, 3),
+        attempts=len(asked.errors) + (asked.reply is not None),
+        errors=asked.errors,
+        letter=letter,
+        target=target,
+        correct=letter == target,
+        kind="server error" if asked.reply is None else class_of(text, finish_reason, letter),
+    )
 
 
 class AnswerProxy:
     """The proxy's state. `documents`: the frozen rows by digest of their prompt; `record`: answers.jsonl.
 
-    `told` is called with every new answer. What ends the run (a server that cannot be started again, a full disk) is
-    set as the exception of `failure`.
+    `on_answer` is called with every new answer. What ends the run (a server that cannot be started again, a full disk)
+    is set as the exception of `failure`.
     """
 
     def __init__(
@@ -51,18 +84,22 @@ class AnswerProxy:
         protocol: Protocol,
         documents: dict[str, dict],
         record: Path,
-        told: Callable[[Answer], None],
+        on_answer: Callable[[Answer], None],
     ) -> None:
-        self.server, self.protocol, self.documents, self.record, self.told = server, protocol, documents, record, told
+        self.server, self.protocol, self.documents = server, protocol, documents
+        self.record, self.on_answer = record, on_answer
         self.answers = read_answers(record)
+        # The record's name is forced to the disk once, its content after each answer.
         record.touch()
         flush_to_disk(record.parent)
         self.failure: asyncio.Future = asyncio.get_running_loop().create_future()
+        # lm-eval sends one request more than the protocol allows. That one waits here for a place: so the server gets
+        # its next question the moment it has answered one, not after lm-eval has made another request.
         self.places = asyncio.Semaphore(protocol.concurrency)
         self.turn = asyncio.Lock()
 
     @asynccontextmanager
-    async def listening(self):
+    async def listening(self) -> AsyncIterator[str]:
         """Serve on a free port of 127.0.0.1; yield the URL of the chat completions."""
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_post("/v1/chat/completions", self.handle)
@@ -85,6 +122,7 @@ class AnswerProxy:
         try:
             return web.json_response(completion(await self.answer(self.documents[digest], digest, body)))
         except (InputError, OSError) as error:
+            # aiohttp would only log it, and lm-eval only sees a request that failed: the run has to end here.
             self.fail(error)
             return web.json_response({"error": str(error)}, status=500)
 
@@ -106,58 +144,45 @@ class AnswerProxy:
 
     async def answer(self, document: dict, digest: str, body: dict) -> Answer:
         """Return the recorded answer of a question, or ask for it and record it."""
+        # A run may go on under another name of the model, which changes no answer.
         request_sha256 = sha256_json({key: value for key, value in body.items() if key != "model"})
         known = self.answers.get(document["Record ID"])
         if known is None:
-            known = await self.ask(document, digest, request_sha256, body)
+            known = recorded(document, digest, request_sha256, await self.ask(body))
             self.keep(known)
-            self.told(known)
+            self.on_answer(known)
         if known.request_sha256 != request_sha256:
             raise InputError(
                 self.record, f"{known.record_id} answered to the request that lm-eval sends", "to another one"
             )
         return known
 
-    async def ask(self, document: dict, digest: str, request_sha256: str, body: dict) -> Answer:
+    async def ask(self, body: dict) -> Attempts:
         """Ask the server, and again after each failure, up to the protocol's attempts."""
-        asked_at, begin, errors, reply, starts = 0.0, 0.0, [], None, self.server.starts
+        asked_at, begin, reply, starts = 0.0, 0.0, None, self.server.starts
+        errors: list[str] = []
         while reply is None and len(errors) < self.protocol.attempts:
-            async with self.alone() if errors else self.places:
-                asked_at, begin = asked_at or time.time(), begin or time.monotonic()
-                if errors and (
-                    self.server.starts == starts or not self.server.alive
-                ):  # no other request has restarted it
+            place: AbstractAsyncContextManager[None] = self.alone() if errors else self.places
+            async with place:
+                if not asked_at:  # the time in which a request waited for a place is not the server's
+                    asked_at, begin = time.time(), time.monotonic()
+                # Where the failure of another request has led to a restart since, this one needs none of its own.
+                if errors and (self.server.starts == starts or not self.server.alive):
                     self.server.restart()
                 starts = self.server.starts
                 reply, error = await self.attempt(body)
                 if reply is None:
                     errors.append(error)
-        message = reply["choices"][0]["message"] if reply else {}
-        text, finish_reason = message.get("content") or "", reply["choices"][0]["finish_reason"] if reply else None
-        letter = flexible_letter(text, document["choices"])
-        target, usage = document["answer"].strip("()"), reply.get("usage", {}) if reply else {}
-        return Answer(
-            record_id=document["Record ID"],
-            prompt_sha256=digest,
-            request_sha256=request_sha256,
-            answer=text,
-            reasoning=message.get("reasoning_content") or "",
-            finish_reason=finish_reason,
-            prompt_tokens=usage.get("prompt_tokens", 0),
-            completion_tokens=usage.get("completion_tokens", 0),
-            asked_at=round(asked_at, 3),
-            seconds=round(time.monotonic() - begin, 3),
-            attempts=len(errors) + (reply is not None),
-            errors=errors,
-            letter=letter,
-            target=target,
-            correct=letter == target,
-            kind=class_of(text, finish_reason, letter) if reply else "server error",
-        )
+        return Attempts(reply, errors, asked_at, time.monotonic() - begin)
 
     @asynccontextmanager
-    async def alone(self):
-        """Wait until no other request runs, and keep others out: a restart must cost nobody else an attempt."""
+    async def alone(self) -> AsyncIterator[None]:
+        """Wait until no other request runs, and keep others out.
+
+        A restart ends every request that runs, and each would count that as a failed attempt of its own. A question
+        that makes the server crash would use up the attempts of its neighbours, if it were asked again beside them.
+        """
+        # Without the lock two that each hold some of the places would wait for each other for ever.
         async with self.turn:
             for _ in range(self.protocol.concurrency):
                 await self.places.acquire()
@@ -170,7 +195,8 @@ class AnswerProxy:
     async def attempt(self, body: dict) -> tuple[dict | None, str]:
         """Send one request; return the reply, or None and what went wrong.
 
-        A server that listens no longer has lost the request: one that is being terminated can wait for ever.
+        Meanwhile the server's port is watched. A llama-server that is terminated while it answers closes its port, but
+        neither ends nor answers: the request would wait for its timeout, which may be hours away.
         """
         request = asyncio.ensure_future(self.send(body))
         try:
@@ -183,14 +209,13 @@ class AnswerProxy:
 
     async def listens(self) -> bool:
         """Whether the server takes connections. One that is slow to do so counts as listening."""
+        url, timeout = f"{self.server.url}/health", aiohttp.ClientTimeout(total=WATCH_SECONDS)
         try:
-            async with self.session.get(
-                f"{self.server.url}/health", timeout=aiohttp.ClientTimeout(total=WATCH_SECONDS)
-            ):
+            async with self.session.get(url, timeout=timeout):
                 return True
-        except aiohttp.ClientConnectorError:
+        except aiohttp.ClientConnectorError:  # refused: before the next one, whose subclass it is
             return False
-        except (aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, OSError):  # a busy server may time out
             return True
 
     async def send(self, body: dict) -> tuple[dict | None, str]:
@@ -202,13 +227,5 @@ class AnswerProxy:
                 reply = await answer.json()
                 reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]  # a reply without them is an error
                 return reply, ""
-        except (
-            aiohttp.ClientError,
-            ConnectionError,
-            TimeoutError,
-            ValueError,
-            KeyError,
-            IndexError,
-            TypeError,
-        ) as error:
+        except (*NO_ANSWER, *NO_COMPLETION) as error:
             return None, f"{type(error).__name__}: {error}"[:300]

@@ -1,7 +1,7 @@
 """The record of an evaluation: one JSON line per question, written as it happens, and the letters read from answers.
 
-answers.jsonl holds answers and reasoning, which quote question text: it stays in build/. A line that a kill cut off is
-dropped when the record is read again, so at most one question is lost.
+answers.jsonl holds answers and reasoning. They quote question text, so the file stays in build/. A line that a kill cut
+off is dropped when the record is read again, so at most one question is lost.
 """
 
 import errno
@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from chats.questions import LETTERS
 from files.safe_files import InputError
@@ -27,8 +28,9 @@ def prompt_sha256(prompt: str) -> str:
 class Answer:
     """What became of one question.
 
-    `answer` and `reasoning` are the server's texts, `letter` is what flexible-extract finds (A to D, or None), `asked_at`
-    seconds since 1970, `seconds` the time of all attempts, `errors` what went wrong in the attempts that failed.
+    `answer` and `reasoning` are the server's texts. `letter` is what flexible-extract finds (A to D, or None).
+    `asked_at` is in seconds since 1970, `seconds` the time of all attempts. `errors` has a line for each attempt that
+    failed. `kind` is one of score_records.CLASSES.
     """
 
     record_id: str
@@ -50,25 +52,25 @@ class Answer:
 
     @property
     def invalid(self) -> bool:
-        """Whether the answer goes through the patch step: it is anything but answered."""
+        """Whether the answer goes through the patch step, as every kind but "answered" does."""
         return self.kind != "answered"
 
 
 def flexible_letter(text: str, choices: Iterable[str]) -> str | None:
     """Return the letter that lm-eval's flexible-extract takes from an answer, or None if that is none of A to D.
 
-    The rules of MultiChoiceRegexFilter in lm-eval 0.4.13 with the settings of the GPQA task: the last "(X)"; else the last
-    of the choices' texts, letter case and punctuation aside; else the last ": X". Its own filter builds a table of all of
-    Unicode at every call; summarize_scores.py checks that lm-eval found the same letters.
+    The rules are those of MultiChoiceRegexFilter in lm-eval 0.4.13 with the settings of the GPQA task: the last "(X)";
+    else the last of the choices' texts, where case and punctuation do not count; else the last ": X". The filter itself
+    is not called, as it builds a table of all of Unicode each time. summarize_scores.py checks that both find the same.
     """
     if found := re.findall(r"\([A-Z]\)", text):
         return letter_of(found[-1])
     letters = {_plain(choice.strip()): letter for letter, choice in zip(LETTERS, choices)}
+    # Longest first: of "tin" and "tin can" an alternation takes the first that fits.
     longest_first = sorted(map(re.escape, letters), key=len, reverse=True)
     found = re.findall("|".join(longest_first), _plain(text))
-    if (
-        found and found[-1].strip()
-    ):  # a choice of punctuation alone is found everywhere, as nothing: lm-eval then goes on
+    # A choice of punctuation alone is empty here and is found everywhere; lm-eval then goes on to the next rule.
+    if found and found[-1].strip():
         return letters.get(found[-1].strip()) or letter_of(found[-1].strip())
     found = re.findall(r":\s*([A-D])", text)
     return found[-1] if found else None
@@ -84,7 +86,8 @@ def letter_of(extracted: str) -> str | None:
     return letter if letter in tuple(LETTERS) else None
 
 
-# A commitment ("the answer is B", boxed, bold) outranks a bracketed letter. "(D)-glucose" is a name, not a choice.
+# A commitment ("the answer is B", boxed, bold, or a letter alone) outranks a bracketed letter. The lookaheads keep out
+# names and words: "(D)-glucose", "A-level", "Because".
 COMMITTED = re.compile(
     r"\\boxed\{\s*(?:\\\w+\{)?\s*\(?([A-D])\b|\*\*\s*\(?([A-D])(?:\)|\.|:|\s*\*\*)"
     r"|(?i:answer(?:\s+is)?\s*:?\s*(?:(?:option|choice)\s+)?)(?:[\s*_`$]|\\\(|\\\w+\{)*\(?([A-D])"
@@ -95,7 +98,7 @@ BRACKETED = re.compile(r"\(([A-D])\)(?![-‐–]\w)")
 
 
 def strict_letter(text: str, finish_reason: str | None) -> str | None:
-    """Return the last letter A to D that a finished answer commits to, or None; a truncated answer commits to nothing."""
+    """Return the last letter A to D that a finished answer commits to, or None. A truncated answer commits to none."""
     if finish_reason == "length":
         return None
     found = COMMITTED.findall(text) or BRACKETED.findall(text)
@@ -103,7 +106,9 @@ def strict_letter(text: str, finish_reason: str | None) -> str | None:
 
 
 def class_of(answer: str, finish_reason: str | None, letter: str | None) -> str:
-    """Return the class of an answer that the server gave (of CLASSES)."""
+    """Return the class of an answer that the server gave: one of score_records.CLASSES but "server error"."""
+    # First of all: a thought that was cut off leaves an empty answer, too, and a letter in half an answer may be
+    # anything.
     if finish_reason == "length":
         return "truncated"
     if not answer.strip():
@@ -119,6 +124,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
     if not path.exists():
         return {}
     content = path.read_bytes()
+    # A line without its newline is one that a kill cut off. It goes before the next answer is appended to it.
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         os.truncate(path, whole)
@@ -141,15 +147,16 @@ def read_answers(path: Path) -> dict[str, Answer]:
 def check_types(answer: Answer) -> None:
     """Raise TypeError when a value of a recorded answer is not of its field's type."""
     for field in fields(Answer):
+        expected: Any = list if field.name == "errors" else field.type  # isinstance() does not take list[str]
         value = getattr(answer, field.name)
-        if not isinstance(value, list if field.name == "errors" else field.type):
+        if not isinstance(value, expected):
             raise TypeError(f"{field.name} {value!r}")
 
 
 def append_answer(path: Path, answer: Answer) -> None:
     """Append one answer, whole or not at all; raise InputError when the disk is full.
 
-    It outlives a kill of any process; answer_proxy.py forces it to the disk, too.
+    Once written it outlives a kill of any process. answer_proxy.py forces it to the disk as well.
     """
     line = json.dumps(asdict(answer)).encode() + b"\n"
     with open(path, "ab", buffering=0) as file:
@@ -158,7 +165,7 @@ def append_answer(path: Path, answer: Answer) -> None:
             if file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, "half a line")
         except OSError as error:
-            file.truncate(begin)
+            file.truncate(begin)  # or the next answer would be appended to half a line
             if error.errno != errno.ENOSPC:
                 raise
             raise InputError(

@@ -1,13 +1,14 @@
 """The locked protocol of an evaluation: every value that can change an answer, in one place, with a digest.
 
-The values are the model card's (GPQA Diamond, "Configuration (locked, all variants identical)"). Two runs may be compared
-only if their digests agree. `no_prompt_cache` is ours: without it an answer's last bits depend on the question before
-it, and a run that was interrupted could not end like one that was not.
+The values are those of the model card (GPQA Diamond, "Configuration (locked, all variants identical)"). Two runs may be
+compared only if their digests agree. `no_prompt_cache` is ours. Without it the last bits of an answer depend on the
+question before it, and a run that was interrupted could not end like one that was not.
 """
 
 import argparse
 import importlib.metadata
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from files.safe_files import InputError, sha256_json
 
@@ -36,6 +37,7 @@ class Protocol:
     task: str = "gpqa_diamond_cot_zeroshot"
     model: str = "local-chat-completions"
     filter: str = "flexible-extract"
+    # Versions are part of it: another build of llama.cpp rounds otherwise, and one other token is another answer.
     tokenizer: str = ""
     llama_cpp: str = ""
     lm_eval: str = importlib.metadata.version("lm-eval")
@@ -52,7 +54,7 @@ class Protocol:
 
     @property
     def server_flags(self) -> list[str]:
-        """llama-server's flags; the context is that of each of the concurrent requests."""
+        """llama-server's flags. The server divides its context among the slots; `context` is that of each request."""
         return [
             str(part)
             for part in (
@@ -68,7 +70,7 @@ class Protocol:
                 self.reasoning_budget,
                 "--timeout",
                 self.timeout_seconds,
-                "--cache-ram",
+                "--cache-ram",  # of prompts, which no_prompt_cache makes useless: it would take up to 8 GiB of memory
                 0,
                 *(["--no-cache-prompt"] if self.no_prompt_cache else []),
             )
@@ -83,12 +85,12 @@ class Protocol:
         )
 
 
-# What a smaller model, another seed or another machine may set; everything else is locked.
+# What a smaller model, another seed or another machine may set, and the least value; everything else is locked.
 OPEN = {"context": 1, "reasoning_budget": 0, "max_gen_toks": 1, "seed": 0, "concurrency": 1, "gpu_layers": 0}
 
 
 def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every value that is not locked."""
+    """Add a flag for every value that is not locked. They stay texts: `protocol_of` refuses bad ones in one line."""
     for field in fields(Protocol):
         if field.name in OPEN:
             parser.add_argument(
@@ -97,11 +99,11 @@ def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str) -> Protocol:
-    """Return the protocol of parsed arguments; `tokenizer` and `llama_cpp` say which ones they are.
+    """Return the protocol of parsed arguments; `tokenizer` and `llama_cpp` identify the two.
 
     Raises InputError on values that are no whole numbers or are too small.
     """
-    values = {}
+    values: dict[str, Any] = {}
     for name, least in OPEN.items():
         text = getattr(args, name)
         if not text.isdecimal() or int(text) < least:
@@ -111,5 +113,5 @@ def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str) -> Pro
 
 
 def first_differing_key(expected: dict, found: dict) -> str | None:
-    """Return the first key whose values differ, or None."""
+    """Return the first key with different values in two protocols, or None."""
     return next((key for key in {**expected, **found} if expected.get(key) != found.get(key)), None)

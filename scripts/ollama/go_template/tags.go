@@ -41,7 +41,7 @@ func children(node parse.Node) []parse.Node {
 	return nodes
 }
 
-// mentions says whether a node or one below it is the field .NAME.
+// mentions reports whether a node or one below it is the field .NAME.
 func mentions(node parse.Node, name string) bool {
 	if field, ok := node.(*parse.FieldNode); ok {
 		return field.Ident[0] == name
@@ -101,6 +101,7 @@ func toolTag(node parse.Node) string {
 	return ""
 }
 
+// firstText returns the first text in the order of the source, "" where there is none.
 func firstText(node parse.Node) string {
 	if text, ok := node.(*parse.TextNode); ok {
 		return string(text.Text)

@@ -1,0 +1,86 @@
+"""lm-eval's command line, its environment, and one run of it beside something that may end the run."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from files.safe_files import InputError
+from llama.llama_tools import die_with_parent, last_words
+from scoring.eval_protocol import Protocol
+from scoring.lm_eval_samples import TASK
+
+LM_EVAL_TIMEOUT_SECONDS = 10**7  # the proxy keeps the time
+
+
+def check_lm_eval_values(name: str, tokenizer: str) -> None:
+    """Raise InputError on a name or tokenizer that would fall apart in lm-eval's list of key=value pairs."""
+    if not re.fullmatch(r"[\w./-]+", name):
+        raise InputError("NAME", "letters, digits, dots, dashes and slashes", repr(name))
+    if set(tokenizer) & set(",="):
+        raise InputError("TOKENIZER", "a path or Hub id without , and =", repr(tokenizer))
+
+
+def lm_eval_command(
+    name: str, url: str, protocol: Protocol, tokenizer: str, task_folder: Path, output: Path
+) -> list[str]:
+    """Return lm-eval's command line: one attempt and no cache, as the proxy asks again and remembers.
+
+    lm-eval sends one request more than the protocol has; see AnswerProxy.places.
+    """
+    model = (
+        f"model={name},base_url={url},num_concurrent={protocol.concurrency + 1},max_retries=1,"
+        f"timeout={LM_EVAL_TIMEOUT_SECONDS},tokenizer_backend=huggingface,tokenizer={tokenizer}"
+    )
+    options = {
+        "--model": protocol.model,
+        "--model_args": model,
+        "--include_path": str(task_folder),
+        "--tasks": TASK,
+        "--gen_kwargs": protocol.gen_kwargs,
+        "--seed": str(protocol.seed),
+        "--output_path": str(output),
+    }
+    values = [part for option in options.items() for part in option]
+    return [sys.executable, "-m", "lm_eval", "run", *values, "--apply_chat_template", "--log_samples"]
+
+
+def lm_eval_environment(environment: dict[str, str], datasets_cache: Path) -> dict[str, str]:
+    """Return the environment of an lm-eval run: few words, a cache of its own, and no proxy before 127.0.0.1."""
+    # aiohttp and requests read either spelling; the proxy of a company would get the requests to this machine.
+    direct = ",".join(filter(None, (environment.get("no_proxy") or environment.get("NO_PROXY"), "127.0.0.1")))
+    return environment | {
+        "LMEVAL_LOG_LEVEL": "WARNING",
+        "HF_DATASETS_CACHE": str(datasets_cache),
+        "no_proxy": direct,
+        "NO_PROXY": direct,
+    }
+
+
+async def run_lm_eval(command: list[str], environment: dict[str, str], log: Path, failure: asyncio.Future) -> None:
+    """Run lm-eval to its end; raise what `failure` holds once it is set, or InputError when lm-eval fails."""
+    with open(log, "wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            preexec_fn=die_with_parent,
+            start_new_session=True,  # Ctrl-C is for the script, which ends lm-eval itself
+        )
+    done = asyncio.ensure_future(process.wait())
+    try:
+        await asyncio.wait({done, failure}, return_when=asyncio.FIRST_COMPLETED)
+        if failure.done():
+            failure.result()
+    finally:
+        if not done.done():
+            process.kill()
+        code = await done
+    if code < 0:
+        raise InputError("lm-eval", "success", f"it killed by signal {-code}", "the same command goes on")
+    if code > 0:
+        words = last_words(log.read_text(errors="replace"))
+        raise InputError("lm-eval", "success", f"exit code {code}: {words}", f"log: {log}")

@@ -1,0 +1,116 @@
+"""Questions: their files, the frozen order of choices, and lm-eval's task over them."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pandas
+import pytest
+
+import freeze_questions
+from chats.questions import load_questions, read_rows
+from conftest import REPO
+from files.safe_files import InputError
+from scoring.lm_eval_samples import read_frozen
+
+
+def test_the_order_of_choices_is_that_of_random_shuffle_by_seed(few_questions):
+    rows = read_rows(few_questions)
+    random.seed(42)
+    for row, question in zip(rows, load_questions(few_questions, 42)):
+        choices = [row[f"Incorrect Answer {number}"] for number in (1, 2, 3)] + [row["Correct Answer"]]
+        random.shuffle(choices)
+        assert list(question.choices) == choices
+        assert question.choices["ABCD".index(question.letter)] == row["Correct Answer"]
+
+
+def test_parquet_jsonl_and_csv_give_the_same_questions(few_questions, tmp_path):
+    frame = pandas.read_csv(few_questions, dtype=str)
+    frame.to_parquet(tmp_path / "few.parquet")
+    frame.to_json(tmp_path / "few.jsonl", orient="records", lines=True)
+    expected = load_questions(few_questions, 42)
+    assert load_questions(tmp_path / "few.parquet", 42) == load_questions(tmp_path / "few.jsonl", 42) == expected
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.csv", b"\xff\xfe\x00bad"),
+        ("a.jsonl", b"{not json"),
+        ("a.jsonl", b"[1, 2]\n"),
+        ("a.parquet", b"PAR1 no"),
+        ("a.csv", b""),
+        ("a.txt", b"text"),
+        ("a.csv", b"Record ID,Question\n1,2\n"),
+    ],
+)
+def test_other_content_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        load_questions(tmp_path / name, 42)
+
+
+# Loads tasks as lm-eval does. For every state of the cache of `datasets` it prints how many documents there are, and
+# how many have a target that is not the right choice of their own prompt. argv: the tasks' folder, a JSON of right
+# choices.
+MATCH = """
+import json, pathlib, sys
+import datasets
+from lm_eval.tasks import TaskManager
+folder, rows = sys.argv[1], json.load(open(sys.argv[2]))
+def count(state, name="gpqa_diamond_cot_zeroshot_frozen"):
+    task = TaskManager(include_path=folder, include_defaults=False).load([name])["tasks"][name]
+    asked, scored = list(task.eval_docs), list(task.eval_docs)  # lm-eval reads them once to ask and once to score
+    wanted = [f"{task.doc_to_target(s)} {rows[a['Record ID']]}" for a, s in zip(asked, scored)]
+    bad = [a for a, target in zip(asked, wanted) if target not in task.doc_to_text(a)]
+    print(state, len(asked), len(bad))
+count("cold")
+count("warm")
+pathlib.Path(folder, "frozen.jsonl").touch()
+count("touched")
+datasets.disable_caching()
+count("off")
+count("shuffled", "shuffled")
+"""
+
+
+def test_prompt_and_target_match_whatever_the_cache_of_datasets_holds(tmp_path):
+    questions = REPO / "data/demo/eval_questions.csv"
+    freeze_questions.main(["--questions", str(questions), "--output", str(tmp_path / "task")])
+    rows = read_rows(questions)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "right.json").write_text(json.dumps({row["Record ID"]: row["Correct Answer"] for row in rows}))
+    frozen = (tmp_path / f"task/{freeze_questions.TASK}.yaml").read_text()
+    # The same with lm-eval's own shuffle, which is what freezing is there for.
+    (tmp_path / "task/shuffled.yaml").write_text(
+        frozen.replace(freeze_questions.TASK, "shuffled")
+        .replace("task/frozen.jsonl", "rows.jsonl")
+        .replace("process_docs: null\n", "")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", MATCH, tmp_path / "task", tmp_path / "right.json"],
+        text=True,
+        capture_output=True,
+        env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    found = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()[-5:]}
+    assert found.pop("shuffled") != ["198", "0"]
+    assert found == {state: ["198", "0"] for state in ("cold", "warm", "touched", "off")}
+
+
+def test_the_frozen_order_is_kept_by_record_id_and_held_out_questions_keep_it(few_questions, tmp_path, refusal):
+    freeze_questions.main(["--questions", str(few_questions), "--output", str(tmp_path / "all")])
+    documents = read_frozen(tmp_path / "all")
+    for row, document in zip(read_rows(few_questions), documents):
+        unshuffled = [row[column] for column in freeze_questions.GPQA_ORDER]
+        assert [unshuffled[place] for place in document["order"]] == document["choices"]
+    held_out = [document["Record ID"] for document in documents[1::2]]
+    (tmp_path / "map.json").write_text(json.dumps({"held_out_question_ids": held_out}))
+    arguments = ["--questions", few_questions, "--output", tmp_path / "part", "--held-out-of", tmp_path / "map.json"]
+    freeze_questions.main(list(map(str, arguments)))
+    assert read_frozen(tmp_path / "part") == documents[1::2]
+    (tmp_path / "map.json").write_text(json.dumps({"held_out_question_ids": [*held_out, "unknown"]}))
+    refusal(freeze_questions.main, arguments, tmp_path / "map.json", "held-out questions")
