@@ -19,6 +19,7 @@ from files.display import KIND_COLORS
 from files.safe_files import read_json
 from generate_drop_map import main as choose
 from ggufs.imatrix import read_imatrix
+from install_browser import LOAD_MS
 from page.charts import KIND_MARKERS
 from page.records import read_experts
 from synthetic_build import change, options, write_build
@@ -85,6 +86,11 @@ def centre(page, grid: str, row: int, column: int) -> tuple[float, float]:
     )
 
 
+def settle(page) -> None:
+    """Wait until the page has painted what was asked for: some frames, however long a busy machine takes for one."""
+    page.evaluate("async () => { for (let i = 0; i < 15; i++) await new Promise(requestAnimationFrame); }")
+
+
 def pixels(page, selector: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")).astype(int)
 
@@ -107,7 +113,7 @@ def test_the_page_is_small_and_the_same_every_time(build, report, tmp_path, scri
 def test_it_renders_asks_for_nothing_and_fits(browser, report, width, scheme):
     with opened(browser, report, width, scheme) as found:
         page = found.page
-        page.wait_for_timeout(300)
+        settle(page)
         assert found.complaints == [] and found.requests == [report.resolve().as_uri()]
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(
@@ -135,7 +141,7 @@ def test_the_hover_shows_the_experts_own_figures(browser, build, report, width):
             x, y = centre(found.page, "grid-experts", layer, expert)
             found.page.mouse.move(x - 1, y - 1)
             found.page.mouse.move(x, y)
-            found.page.wait_for_selector("#tip:visible", timeout=5000)
+            found.page.wait_for_selector("#tip:visible", timeout=LOAD_MS)
             check_figures(found.page.locator("#tip").inner_text(), build, layer, expert)
             found.page.keyboard.press("Escape")
             assert not found.page.locator("#tip").is_visible()
@@ -186,7 +192,7 @@ def test_the_switch_of_measures_works_by_keyboard_and_changes_the_colours(browse
         for measure in ("weighted_norm", "tokens", "coverage", "dropped"):
             assert page.locator(f"{GRID} input:checked").get_attribute("value") == measure
             assert page.locator(f"{GRID} .legend:visible").get_attribute("data-measure") == measure
-            page.wait_for_timeout(300)
+            settle(page)
             seen.append(pixels(page, "#grid-experts"))
             page.keyboard.press("ArrowRight")
         assert all(np.abs(one - other).mean() > 1 for one, other in combinations(seen, 2))
@@ -209,7 +215,7 @@ def test_dark_follows_the_system_and_the_switch(browser, report):
         ):
             page.emulate_media(color_scheme=scheme)
             page.locator(f"input[name=theme][value='{choice}']").check(force=True)
-            page.wait_for_timeout(300)
+            settle(page)
             axis = page.evaluate("charts.get('loss-total').model.below[0].major_label_text_color")
             seen[name] = (
                 page.evaluate("getComputedStyle(document.body).backgroundColor"),
@@ -223,7 +229,7 @@ def test_dark_follows_the_system_and_the_switch(browser, report):
 @pytest.mark.parametrize("width, least", [(360, 12), (1440, 30)])
 def test_labels_of_the_pareto_charts_do_not_overlap(browser, build, report, width, least):
     with opened(browser, report, width) as found:
-        found.page.wait_for_timeout(300)
+        settle(found.page)
         for loss in ("total", "quantisation"):
             boxes = found.page.evaluate(
                 """(chart) => {
@@ -259,7 +265,7 @@ def test_points_and_tables_say_what_the_records_say(browser, build, report):
         )
         page.mouse.move(x - 1, y)
         page.mouse.move(x, y)
-        page.wait_for_selector("#tip:visible", timeout=5000)
+        page.wait_for_selector("#tip:visible", timeout=LOAD_MS)
         assert page.locator("#tip").inner_text().startswith("IQ2_M (standard)")
         text = page.locator("#scores").inner_text()
         for row in scores["rows"]:
