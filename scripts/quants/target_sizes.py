@@ -175,7 +175,7 @@ def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, grou
     for part in ("roles", "layers"):
         check_numbers(path, part, found[part])
     if source:
-        check_inputs(path, found["inputs"], source, imatrix)
+        check_measured_on(path, found["inputs"], source, imatrix)
     for group in groups:
         layers = found["layers"].get(group.role)
         lacks_type = not set(group.legal) <= found["roles"].get(group.role, {}).keys()
@@ -189,7 +189,7 @@ def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, grou
     return found
 
 
-def check_inputs(path: Path, inputs: dict, source: Path, imatrix: Path | None) -> None:
+def check_measured_on(path: Path, inputs: dict, source: Path, imatrix: Path | None) -> None:
     """Raise InputError unless the inputs of a sensitivity file are this model and this imatrix."""
     model, matrix = inputs.get("source_sha256"), inputs.get("imatrix_sha256")
     if model != (digest := recorded_sha256(source)):
