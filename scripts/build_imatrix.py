@@ -11,7 +11,6 @@ An output whose record names the same inputs and tools is left as it is. Upstrea
 
 import argparse
 import os
-import re
 from pathlib import Path
 
 from files.option_types import positive
@@ -28,27 +27,16 @@ from files.safe_files import (
 )
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
-from llama.llama_tools import find_llama_cpp, run_tool
+from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
+from losses.gguf_logits import load_bindings
 
 CONTEXT_TOKENS = 512
-TOO_SHORT = re.compile(r"tokenizes to only (\d+) tokens")
 
 
 def imatrix_command(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> list[object]:
     """Return the command line of llama-imatrix, run in the calibration's directory so that its header has no path."""
-    return [
-        tool,
-        "-m",
-        model.resolve(),
-        "-f",
-        calibration.name,
-        "-o",
-        output.resolve(),
-        "-c",
-        context,
-        "--parse-special",
-        "--no-ppl",
-    ]
+    flags = ["-o", output.resolve(), "-c", context, "--parse-special", "--no-ppl"]
+    return [tool, "-m", model.resolve(), "-f", calibration.name, *flags]
 
 
 def check_calibration(path: Path, context: int) -> None:
@@ -65,22 +53,47 @@ def check_calibration(path: Path, context: int) -> None:
         raise InputError(path, "a text in UTF-8", str(error)) from error
 
 
-def run_imatrix(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> None:
+def count_tokens(tools: LlamaCpp, model: Path, text: bytes) -> int:
+    """Return the number of tokens of a text file's bytes as llama-imatrix reads them, without a newline at the end.
+
+    Raises InputError when libllama or the model cannot be used.
+    """
+    text = text.removesuffix(b"\n")
+    api = load_bindings(tools.library_folder)
+    params = api.llama_model_default_params()
+    params.vocab_only = True
+    loaded = api.llama_model_load_from_file(os.fsencode(model), params)
+    if not loaded:
+        raise InputError(model, "a GGUF model whose vocabulary llama.cpp loads", "another one")
+    try:
+        # With room for no token at all the call returns the number that it would have written, as a negative one.
+        return -api.llama_tokenize(api.llama_model_get_vocab(loaded), text, len(text), None, 0, True, True)
+    finally:
+        api.llama_model_free(loaded)
+
+
+def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, context: int) -> None:
     """Run llama-imatrix; raise InputError when it fails, by the text's name when that has too few tokens."""
     try:
         run_tool(
-            imatrix_command(tool, model, calibration, output, context),
+            imatrix_command(tools.tool("llama-imatrix"), model, calibration, output, context),
             cwd=calibration.resolve().parent,
             what="imatrix",
             step=r"\[(\d+)\]",
             total=r"over (\d+) chunks",
         )
     except InputError as error:
-        if match := TOO_SHORT.search(str(error)):
+        # Its log is written by a thread that it does not wait for, and what is not written at the end is lost: on a
+        # loaded machine often just the line with the reason. So the tokens are counted here and not read there.
+        try:
+            tokens = count_tokens(tools, model, calibration.read_bytes())
+        except InputError:  # a llama.cpp of another version than the bindings': what the tool printed must do
+            raise error from None
+        if tokens < 2 * context:
             raise InputError(
                 calibration,
                 f"{2 * context} tokens or more, which llama-imatrix needs",
-                match[1],
+                str(tokens),
                 "calibrate on more text",
             ) from error
         raise
@@ -96,34 +109,45 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+def is_imatrix_of(output: Path, record: dict) -> bool:
+    """Tell whether the output is there, of the same inputs and tools, and whole."""
+    if not output.exists():
+        return False
+    known = read_json(Path(f"{output}.json"))
+    return record.items() <= known.items() and known.get("sha256") == sha256_file(output)
+
+
+def check_imatrix_inputs(args: argparse.Namespace) -> None:
+    """Raise InputError for a model or a text that cannot be used, and for an output whose place is taken."""
     read_header(args.model)
     check_calibration(args.calibration, args.context)
     check_apart([args.model, args.calibration], [args.output, Path(f"{args.output}.json")])
     check_recorded(
-        args.output, "an earlier imatrix", lambda record: "calibration_sha256" in record and "model_sha256" in record
+        args.output, "an earlier imatrix", lambda record: {"calibration_sha256", "model_sha256"} <= record.keys()
     )
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    check_imatrix_inputs(args)
     llama_cpp, side = find_llama_cpp(args.llama_cpp), Path(f"{args.output}.json")
     record = {
+        "version": ImatrixRecord.current,
         "model_sha256": recorded_sha256(args.model),
         "calibration": args.calibration.name,
         "calibration_sha256": sha256_file(args.calibration),
         "context": args.context,
         "llama_cpp": llama_cpp.version(),
     }
-    if (
-        args.output.exists()
-        and record.items() <= (known := read_json(side)).items()
-        and known.get("sha256") == sha256_file(args.output)
-    ):
+    if is_imatrix_of(args.output, record):
         for path in (args.output, side):
             os.utime(path)  # for make, which goes by time
         print(f"{args.output}: built already")
         return
     with replace_when_done(args.output) as partial:
-        run_imatrix(llama_cpp.tool("llama-imatrix"), args.model, args.calibration, partial, args.context)
+        run_imatrix(llama_cpp, args.model, args.calibration, partial, args.context)
         reached = check_reached(read_imatrix(partial), 0)
+        # The record comes first: a kill between the two leaves no imatrix without one.
         write_record(side, {**record, "bytes": partial.stat().st_size, "sha256": sha256_file(partial)}, ImatrixRecord)
     print(f"{args.output}: {reached}")
 

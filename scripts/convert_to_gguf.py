@@ -6,7 +6,8 @@ Output:  one GGUF file (F16 unless --outtype says otherwise) and, beside it, FIL
 Use:     scripts/convert_to_gguf.py --model DIR --name NAME --output F16.gguf
 
 Checked: the expert count is the config's, and a model with per-expert router scales has them as ffn_down_exps.scale
-(llama.cpp loads a file without them in silence and computes something else).
+(llama.cpp loads a file without them in silence and computes something else). An output whose record names the same
+checkpoint, name, type and tools is left as it is.
 """
 
 import argparse
@@ -33,22 +34,15 @@ from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from quants.quant_record import ConversionRecord, record_path
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
-READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
+OTHER_TEMPLATES = "additional_chat_templates/*.jinja"
+# Weights, config, tokenizer, chat template, and the model card, whose front matter goes into the header.
+READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
 
 
 def converter_command(converter: Path, model: Path, name: str, output: Path, outtype: str) -> list[object]:
     """Return the command line of convert_hf_to_gguf.py."""
-    return [
-        sys.executable,
-        converter,
-        model.resolve(),
-        "--outfile",
-        output.resolve(),
-        "--outtype",
-        outtype,
-        "--model-name",
-        name,
-    ]
+    flags = ["--outfile", output.resolve(), "--outtype", outtype, "--model-name", name]
+    return [sys.executable, converter, model.resolve(), *flags]
 
 
 def check_converted(path: Path, family: Family, shape: Shape, tensor_names: list[str]) -> None:
@@ -66,10 +60,11 @@ def check_converted(path: Path, family: Family, shape: Shape, tensor_names: list
 def source_digest(model: Path) -> str:
     """Return the hex sha256 over name and sha256 of every file of a checkpoint that the converter may read.
 
-    All bytes are read: `weights_digest` takes samples, and a file that is left as it was must be made of just these.
+    All bytes are read: an output is left as it is only if it was made of just these. `weights_digest` takes samples.
     """
-    files = sorted(path for path in model.iterdir() if path.is_file() and path.suffix in READ_SUFFIXES)
-    return sha256_json({path.name: sha256_file(path) for path in files})
+    files = [path for path in (*model.iterdir(), *model.glob(OTHER_TEMPLATES)) if path.suffix in READ_SUFFIXES]
+    digests = {str(path.relative_to(model)): sha256_file(path) for path in sorted(files) if path.is_file()}
+    return sha256_json(digests)
 
 
 def is_converted(output: Path, content: dict) -> bool:
@@ -78,9 +73,8 @@ def is_converted(output: Path, content: dict) -> bool:
     if not output.is_file() or not record.is_file():
         return False
     known = read_json(record)
-    return {"version": ConversionRecord.current, **content}.items() <= known.items() and known.get(
-        "sha256"
-    ) == sha256_file(output)
+    wanted = {"version": ConversionRecord.current, **content}
+    return wanted.items() <= known.items() and known.get("sha256") == sha256_file(output)
 
 
 def convert(args: argparse.Namespace, llama_cpp: LlamaCpp, family: Family, shape: Shape, names: list[str]) -> dict:
@@ -92,8 +86,27 @@ def convert(args: argparse.Namespace, llama_cpp: LlamaCpp, family: Family, shape
             what="convert to GGUF",
             step=r"Writing:\s+(\d+)%",
         )
+        # Under its final name a later step would take the file for a good one.
         check_converted(partial, family, shape, names)
         return {"bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
+
+
+def write_conversion_record(output: Path, model: Path, content: dict, was_removed: bool) -> None:
+    """Write the record, unless it stayed when its output was removed and the output is made again of the same bytes.
+
+    Then both get the time of the first ones, so that nothing made from those looks old to make (KEEP_F16=no).
+    """
+    record = record_path(output)
+    newest = max(path.stat().st_mtime_ns for path in model.iterdir())
+    stayed = (
+        was_removed
+        and record.is_file()
+        and read_json(record) == {"version": ConversionRecord.current, **content}
+        and record.stat().st_mtime_ns >= newest
+    )
+    if not stayed:
+        write_record(record, content, ConversionRecord)
+    os.utime(output, ns=(record.stat().st_mtime_ns,) * 2)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -112,9 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     tensors = read_checkpoint(args.model)
     family = family_of(args.model, config, list(tensors))
     shape = shape_of(args.model, family, config)
-    needed = sum(tensor.size for tensor in tensors.values()) * BYTES_PER_WEIGHT[args.outtype] // 2
-    require_disk_space(args.output.parent, needed)
-    llama_cpp, record = find_llama_cpp(args.llama_cpp), record_path(args.output)
+    llama_cpp = find_llama_cpp(args.llama_cpp)
     content = {
         "name": args.name,
         "outtype": args.outtype,
@@ -122,22 +133,15 @@ def main(argv: list[str] | None = None) -> None:
         "llama_cpp": llama_cpp.version(),
     }
     if is_converted(args.output, content):
-        for path in (args.output, record):
+        for path in (args.output, record_path(args.output)):
             os.utime(path)  # for make, which goes by time; the record stays the newer one
         print(f"{args.output}: converted already")
         return
+    stored = sum(tensor.size for tensor in tensors.values())  # 2 bytes per weight, as checkpoints are in BF16
+    require_disk_space(args.output.parent, stored * BYTES_PER_WEIGHT[args.outtype] // 2)
     was_removed = not args.output.exists()
     content |= convert(args, llama_cpp, family, shape, list(tensors))
-    # The same bytes as before a removal get the time of the first ones: nothing made from those then looks old to make.
-    newest = max(path.stat().st_mtime_ns for path in args.model.iterdir())
-    if not (
-        was_removed
-        and record.is_file()
-        and read_json(record) == {"version": ConversionRecord.current, **content}
-        and record.stat().st_mtime_ns >= newest
-    ):
-        write_record(record, content, ConversionRecord)
-    os.utime(args.output, ns=(record.stat().st_mtime_ns,) * 2)
+    write_conversion_record(args.output, args.model, content, was_removed)
     print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {gib(content['bytes'])} GiB")
 
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Measure what lower types cost: KL divergence from the F16 model when a role, or one layer of it, goes to a type.
 
-Inputs:  an F16 GGUF and its imatrix; a tokenizer with a chat template; questions (those of calibration: what is scored later
-         should not choose).
-Output:  a JSON file: `roles` (KLD in nats a token of each role of target_sizes.py at each legal type, in all layers at once),
-         `layers` (KLD of one layer of a role at a low type, named in `low_types`), `inputs` (digests, versions, chats).
+Inputs:  an F16 GGUF and its imatrix; a tokenizer with a chat template; questions (those of calibration: what is scored
+         later should not choose).
+Output:  a JSON file, KLD in nats per token: `roles` (each role of quants/target_sizes.py at each legal type, in all
+         layers at once), `layers` (one layer of a role at a low type, named in `low_types`), `errors` (standard errors
+         over chats), `inputs` (digests, versions, chats).
 Use:     scripts/measure_sensitivity.py --input F16.gguf --imatrix FILE --model DIR --questions FILE --output FILE.json
 
 Each value is measured on a GGUF file of its own that llama-quantize builds, all else left at F16; the file is removed
@@ -15,12 +16,11 @@ an output of the same inputs is left as it is.
 import argparse
 import math
 import os
-import subprocess
 from pathlib import Path
 
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import QUESTION_SEED, load_questions, question_set_digest
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from files.run_state import RunState
 from files.safe_files import (
     InputError,
@@ -36,43 +36,47 @@ from files.safe_files import (
 )
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
-from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp, last_words
+from llama.llama_tools import LlamaCpp, find_llama_cpp, last_words
 from losses.gguf_logits import bindings_version
 from losses.kld_statistics import mean_and_error, per_chat
 from losses.scored_chats import Chats, add_chat_arguments, against, chats_of
 from losses.stored_logits import StoredLogits, open_model, progress
-from quants.quant_plan import check_covers, check_float, plan_quant
+from quants.quant_plan import check_covers, check_float, plan_quant, run_quantize
 from quants.recipes import RECIPES
 from quants.target_sizes import Group, groups_of, low_type, overrides_of, read_sensitivity, tensor_kind
 
 REFERENCE = "f16"
+LAYER = "layer "  # begins the name of a probe of one layer
+
+Probe = list[tuple[Group, str]]  # groups and their types; all else stays as in the source
+ProbeKey = tuple[str, str]  # a role, and a type or LAYER with a number
 
 
-def probes_of(groups: list[Group]) -> dict[tuple[str, str], list[tuple[Group, str]]]:
-    """Return the files to measure, as types of groups, by role and either a type or `layer N`."""
-    probes: dict[tuple[str, str], list[tuple[Group, str]]] = {}
+def probes_of(groups: list[Group]) -> dict[ProbeKey, Probe]:
+    """Return the files to measure: each role at each type, and each layer of a role at a low type."""
+    probes: dict[ProbeKey, Probe] = {}
     for role in dict.fromkeys(group.role for group in groups):
         own = [group for group in groups if group.role == role]
         for kind in dict.fromkeys(kind for group in own for kind in group.legal):
             probes[role, kind] = [(group, kind) for group in own if kind in group.legal]
+        # Every type in every layer would be some 2,000 files: a layer's share is taken from one type instead.
         if len(own) > 1:
-            probes |= {(role, f"layer {group.layer}"): [(group, low_type(group))] for group in own}
+            probes |= {(role, f"{LAYER}{group.layer}"): [(group, low_type(group))] for group in own}
     return probes
 
 
-def probe_command(
-    tool: Path, imatrix: Path, probe: list[tuple[Group, str]], model: Path, output: Path, threads: int
-) -> list[object]:
+def probe_command(tool: Path, imatrix: Path, probe: Probe, model: Path, output: Path, threads: int) -> list[object]:
     """Return the command line of llama-quantize that types groups and leaves all else as it is.
 
-    It heeds overrides only where the base type is a quantised one, so all else is overridden, too.
+    It takes overrides only where the base type is a quantised one, so all else is overridden, too, after the groups:
+    the first match wins.
     """
     overrides = [*overrides_of(probe), (".*", tensor_kind(probe[0][0]).lower())]
     flags = [part for pattern, kind in overrides for part in ("--tensor-type", f"{pattern}={kind}")]
     return [tool, "--imatrix", imatrix.resolve(), *flags, model.resolve(), output.resolve(), "Q8_0", threads]
 
 
-def check_probe(path: Path, probe: list[tuple[Group, str]], header: GgufHeader) -> None:
+def check_probe(path: Path, probe: Probe, header: GgufHeader) -> None:
     """Raise InputError unless exactly the groups of a probe have other types than in the source."""
     kinds = {tensor.name: tensor.kind.name for tensor in header.tensors}
     kinds |= {tensor.name: kind for group, kind in probe for tensor in group.tensors}
@@ -87,47 +91,58 @@ def probe_loss(
     args: argparse.Namespace,
     tools: LlamaCpp,
     header: GgufHeader,
-    probe: list[tuple[Group, str]],
+    probe: Probe,
     full: StoredLogits,
     chats: Chats,
     folder: Path,
 ) -> list[float]:
-    """Return the mean KLD of a probe over the replies and its standard error over chats, nats a token."""
+    """Return the mean KLD of a probe over the replies and its standard error over chats, nats per token."""
     path = folder / "probe.gguf"
     try:
         command = probe_command(tools.tool("llama-quantize"), args.imatrix, probe, args.input, path, args.threads)
-        done = subprocess.run(
-            [str(part) for part in command],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            preexec_fn=die_with_parent,
-        )
-        if done.returncode:
-            raise InputError("llama-quantize", "success", last_words(done.stdout + done.stderr))
+        code, said = run_quantize(command)
+        if code != 0:
+            raise InputError("llama-quantize", "success", last_words(said))
         check_probe(path, probe, header)
         with open_model(path, tools, chats.texts, args) as model:
-            kld = against({REFERENCE: full}, lambda number: model.chunks(chats.texts[number]), chats.texts)[
-                f"{REFERENCE}_kld"
-            ]
+            found = against({REFERENCE: full}, lambda number: model.chunks(chats.texts[number]), chats.texts)
     finally:
         remove(path)
-    return list(mean_and_error(per_chat(kld[chats.masks["reply"]], chats.counts["reply"]), chats.counts["reply"]))
+    counts, kld = chats.counts["reply"], found[f"{REFERENCE}_kld"][chats.masks["reply"]]
+    return list(mean_and_error(per_chat(kld, counts), counts))
 
 
 def measure_probes(
     args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, groups: list[Group], chats: Chats, folder: Path
-) -> dict[tuple[str, str], list[float]]:
-    """Return the value of every probe; those in `folder` are not measured again."""
+) -> dict[ProbeKey, list[float]]:
+    """Return the value and error of every probe; those in `folder` are not measured again."""
     probes = probes_of(groups)
     files = {key: folder / f"probe-{sha256_json(key)[:12]}.json" for key in probes}
     if left := [key for key in probes if not files[key].exists()]:
-        remove(folder / "probe.gguf")
+        remove(folder / "probe.gguf")  # of a killed run
         require_disk_space(folder, args.input.stat().st_size)
         full = StoredLogits(args.input, tools, chats.texts, folder, args, REFERENCE)
         for key in progress(left, "sensitivity", "file"):
             write_json(files[key], {"kld": probe_loss(args, tools, header, probes[key], full, chats, folder)})
     return {key: kept_value(path) for key, path in files.items()}
+
+
+def sensitivities(found: dict[ProbeKey, list[float]], groups: list[Group]) -> dict:
+    """Return what the output holds besides `inputs`; found: the value and error of every probe."""
+    first_of = {group.role: group for group in reversed(groups)}
+    content: dict[str, dict] = {
+        "low_types": {role: low_type(first_of[role]) for role, _ in found},
+        "roles": {role: {} for role, _ in found},
+        "layers": {},
+        "errors": {},
+    }
+    for (role, what), (value, error) in found.items():
+        if what.startswith(LAYER):
+            content["layers"].setdefault(role, {})[what.removeprefix(LAYER)] = value
+        else:
+            content["roles"][role][what] = value
+        content["errors"][f"{role}: {what}"] = error
+    return content
 
 
 def kept_value(path: Path) -> list[float]:
@@ -151,12 +166,39 @@ def is_measured(output: Path, inputs: dict, groups: list[Group]) -> bool:
 
 
 def check_model(args: argparse.Namespace, tools: LlamaCpp) -> tuple[GgufHeader, list[Group]]:
-    """Return the source's header and the groups; raise InputError for a model that is no float one, or an imatrix that does not cover it."""
+    """Return the source's header and its groups.
+
+    Raises InputError for a model that is quantised already, and for an imatrix that does not cover it.
+    """
     header = read_header(args.input)
     check_float(args.input, header)
     tool = tools.tool("llama-quantize")
     check_covers(read_imatrix(args.imatrix), header, plan_quant(tool, RECIPES["Q8_0"], header, args.imatrix))
     return header, groups_of(header, tool, args.imatrix)
+
+
+def chats_to_measure(args: argparse.Namespace) -> tuple[list[Question], Chats]:
+    """Return the questions and their chats; raise InputError when there are fewer than two: one gives no error."""
+    questions = load_questions(args.questions, QUESTION_SEED)[: args.limit]
+    if len(questions) < 2:
+        raise InputError(args.questions, "two questions or more", str(len(questions)))
+    tokenizer = load_tokenizer(args.model)
+    texts = [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
+    return questions, chats_of(texts)
+
+
+def inputs_of(args: argparse.Namespace, tools: LlamaCpp, questions: list[Question], chats: Chats) -> dict:
+    """Return what the values depend on."""
+    return {
+        "source_sha256": recorded_sha256(args.input),
+        "imatrix_sha256": sha256_file(args.imatrix),
+        "questions_sha256": question_set_digest(questions),
+        "texts_sha256": sha256_json(chats.texts),
+        "chats": len(questions),
+        "reply_tokens": int(chats.counts["reply"].sum()),
+        "gpu_layers": args.gpu_layers,
+        "versions": {"llama_cpp": tools.version(), "bindings": bindings_version()},
+    }
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -173,54 +215,15 @@ def main(argv: list[str] | None = None) -> None:
     tools = find_llama_cpp(args.llama_cpp)
     check_apart([args.input, args.imatrix, args.questions], [args.output])
     header, groups = check_model(args, tools)
-    questions = load_questions(args.questions, QUESTION_SEED)[: args.limit]
-    if len(questions) < 2:
-        raise InputError(args.questions, "two questions or more", str(len(questions)))
-    tokenizer = load_tokenizer(args.model)
-    chats = chats_of(
-        [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
-    )
-    inputs = {
-        "source_sha256": recorded_sha256(args.input),
-        "imatrix_sha256": sha256_file(args.imatrix),
-        "questions_sha256": question_set_digest(questions),
-        "texts_sha256": sha256_json(chats.texts),
-        "chats": len(questions),
-        "reply_tokens": int(chats.counts["reply"].sum()),
-        "gpu_layers": args.gpu_layers,
-        "versions": {"llama_cpp": tools.version(), "bindings": bindings_version()},
-    }
+    questions, chats = chats_to_measure(args)
+    inputs = inputs_of(args, tools, questions, chats)
     if is_measured(args.output, inputs, groups):
         os.utime(args.output)  # for make, which goes by time
         print(f"{args.output}: measured already")
         return
     with RunState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
         found = measure_probes(args, tools, header, groups, chats, state.directory)
-        roles = list(dict.fromkeys(group.role for group in groups))
-        of_role = {role: {what: value for (owner, what), value in found.items() if owner == role} for role in roles}
-        layers = {
-            role: {what.removeprefix("layer "): pair for what, pair in values.items() if what.startswith("layer ")}
-            for role, values in of_role.items()
-        }
-        write_json(
-            args.output,
-            {
-                "inputs": inputs,
-                "low_types": {role: low_type(next(group for group in groups if group.role == role)) for role in roles},
-                "roles": {
-                    role: {what: pair[0] for what, pair in values.items() if not what.startswith("layer ")}
-                    for role, values in of_role.items()
-                },
-                "layers": {
-                    role: {layer: pair[0] for layer, pair in values.items()}
-                    for role, values in layers.items()
-                    if values
-                },
-                "errors": {
-                    f"{role}: {what}": pair[1] for role, values in of_role.items() for what, pair in values.items()
-                },
-            },
-        )
+        write_json(args.output, {"inputs": inputs, **sensitivities(found, groups)})
         state.discard()
     print(f"{args.output}: {len(found)} values over {len(questions)} chats")
 

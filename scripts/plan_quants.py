@@ -2,7 +2,7 @@
 """Say what every quant of a model will be before anything is built: size to the byte, types, disk needed, refusals.
 
 Inputs:  a float GGUF, a checkpoint directory, a config.json (a path, or a Hub id of which that one file is fetched), or
-         --shape NAME (data/shapes/NAME.json); with --keep, that many experts; quants by name (quant_recipes.py).
+         --shape NAME (data/shapes/NAME.json); with --keep, that many experts; quants by name (quants/recipes.py).
 Output:  a table on stdout; with --output the same as JSON, with every tensor's type.
 Use:     scripts/plan_quants.py --shape gemma-4-26b-a4b --keep 109
 
@@ -39,10 +39,10 @@ from quants.sparse_gguf import from_checkpoint, from_config, from_gguf
 
 SHAPES = Path(__file__).resolve().parents[1] / "data/shapes"
 CARD_NOTES = {
-    "Q3_K_XL": "the model card's Q3_K_XL (10.90 GiB) is smaller than its Q3_K_L (11.18): that file is Q3_K_M with embedding "
-    "and output at Q8_0. Here it is Q3_K_L with them, as its name says",
-    "Q4_0": "the model card's 11.67 GiB is the size without an imatrix; with one, llama-quantize puts the first eighth of "
-    "ffn_down at Q4_1",
+    "Q3_K_XL": "the model card's Q3_K_XL (10.90 GiB) is smaller than its Q3_K_L (11.18): that file is Q3_K_M with "
+    "embedding and output at Q8_0. Here it is Q3_K_L with them, as its name says",
+    "Q4_0": "the model card's 11.67 GiB is the size without an imatrix; with one, llama-quantize puts the first eighth "
+    "of ffn_down at Q4_1",
 }
 NO_TOKENIZER = "From a config alone: a real file is larger by its tokenizer (about 15 MB for Gemma 4)."
 LAYER_ORDER = (
@@ -63,17 +63,9 @@ def fetch_config(model_id: str) -> Path:
         ) from error
 
 
-def open_source(
-    source: str | None, shape: str | None, name: str, llama_cpp: LlamaCpp, work: Path
-) -> tuple[GgufHeader, bool]:
+def open_source(source: str, name: str, llama_cpp: LlamaCpp, work: Path) -> tuple[GgufHeader, bool]:
     """Return the header of the source's sparse F16 GGUF, and whether it has a tokenizer."""
-    output = work / "full.gguf"
-    if shape:
-        known = sorted(path.stem for path in SHAPES.glob("*.json"))
-        if shape not in known:
-            raise InputError("--shape", f"one of {', '.join(known)}", shape)
-        return from_config(SHAPES / f"{shape}.json", read_json(SHAPES / f"{shape}.json"), name, output), False
-    path = Path(source)
+    path, output = Path(source), work / "full.gguf"
     if path.is_file() and path.suffix != ".json":
         header = from_gguf(path, None, output)
         check_float(path, header)
@@ -91,6 +83,15 @@ def open_source(
     return from_config(path, read_json(path), name, output), False
 
 
+def open_shape(shape: str, name: str, work: Path) -> GgufHeader:
+    """Return the header of a known shape's sparse F16 GGUF, which has no tokenizer."""
+    known = sorted(path.stem for path in SHAPES.glob("*.json"))
+    if shape not in known:
+        raise InputError("--shape", f"one of {', '.join(known)}", shape)
+    path = SHAPES / f"{shape}.json"
+    return from_config(path, read_json(path), name, work / "full.gguf")
+
+
 def keep_experts(header: GgufHeader, source: str, keep: int | None, work: Path) -> GgufHeader:
     """Return the header with `keep` experts; raise InputError when there are fewer."""
     if keep is None:
@@ -105,9 +106,9 @@ def plan_row(
 ) -> dict:
     """Return one row: the plan as plain values, or why llama-quantize or this project would refuse it.
 
-    imatrix: the file that llama-quantize is told of; measured: what is in it, when it is no stand-in.
+    imatrix: the file that llama-quantize gets; measured: what is in it, when it is no stand-in.
     """
-    row = {"name": name}
+    row: dict = {"name": name}
     try:
         recipe = recipe_for(args, name, header, tool, imatrix, None, assume_order=True)
         row["note"] = recipe.note
@@ -118,7 +119,7 @@ def plan_row(
         if measured:
             check_covers(measured, header, plan)
         reason = imatrix_reason(tool, recipe, header.path)
-    except InputError as error:
+    except InputError as error:  # the other rows are still wanted
         return {**row, "refused": str(error).removeprefix(f"{name}: ")}
     return {**row, **described(plan), "needs_imatrix": reason is not None, "imatrix_reason": reason}
 
@@ -194,46 +195,56 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    names = list(dict.fromkeys(args.types or [name for name, recipe in RECIPES.items() if not recipe.opt_in]))
+def check_args(args: argparse.Namespace, names: list[str]) -> None:
+    """Raise InputError for unknown quants and for an output that would overwrite an input."""
     for name in names:
         check_quant(name)
     if args.output:
-        check_apart(
-            [path for path in (args.source and Path(args.source), args.imatrix, args.stats, args.sensitivity) if path],
-            [args.output],
-        )
+        inputs = (args.source and Path(args.source), args.imatrix, args.stats, args.sensitivity)
+        check_apart([path for path in inputs if path], [args.output])
+
+
+def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) -> dict:
+    """Return the plan of all quants, as it is written to the output."""
     measured = read_imatrix(args.imatrix) if args.imatrix else None
-    llama_cpp = find_llama_cpp(args.llama_cpp)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        full, has_tokenizer = open_source(args.source, args.shape, args.name, llama_cpp, work)
+        if args.source is None:
+            full, has_tokenizer = open_shape(args.shape, args.name, work), False
+        else:
+            full, has_tokenizer = open_source(args.source, args.name, llama_cpp, work)
         header = keep_experts(full, args.source or args.shape, args.keep, work)
         imatrix = None if args.no_imatrix else args.imatrix or work / "imatrix.gguf"
         if imatrix and not args.imatrix:
             write_imatrix_stand_in(imatrix, args.dataset)
         rows = [plan_row(name, args, llama_cpp.tool("llama-quantize"), header, imatrix, measured) for name in names]
         f16_bytes = header.path.stat().st_size
-    print(plan_table(rows))
-    print()
-    print(disk_line(rows, f16_bytes, args.disk))
-    notes = [NO_TOKENIZER] * (not has_tokenizer) + [LAYER_ORDER] * (
-        any(name.startswith("CD-") for name in names) and not (args.stats or args.cd_tiers)
-    )
-    notes += [f"{name}: {note}." for name, note in CARD_NOTES.items() if args.shape and name in names]
-    print(*notes, sep="\n", end="\n" if notes else "")
+    return {
+        "experts": args.keep,
+        "f16_bytes": f16_bytes,
+        "tokenizer_counted": has_tokenizer,
+        "llama_cpp": llama_cpp.version(),
+        "quants": rows,
+    }
+
+
+def notes_of(args: argparse.Namespace, names: list[str], has_tokenizer: bool) -> list[str]:
+    """Return the lines below the table: where its sizes differ from a build's or from the model card's."""
+    notes = [] if has_tokenizer else [NO_TOKENIZER]
+    if any(name.startswith("CD-") for name in names) and not (args.stats or args.cd_tiers):
+        notes.append(LAYER_ORDER)
+    return notes + [f"{name}: {note}." for name, note in CARD_NOTES.items() if args.shape and name in names]
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    names = list(dict.fromkeys(args.types or [name for name, recipe in RECIPES.items() if not recipe.opt_in]))
+    check_args(args, names)
+    found = plan_all(args, names, find_llama_cpp(args.llama_cpp))
+    notes = notes_of(args, names, found["tokenizer_counted"])
+    print(plan_table(found["quants"]), "", disk_line(found["quants"], found["f16_bytes"], args.disk), *notes, sep="\n")
     if args.output:
-        write_json(
-            args.output,
-            {
-                "experts": args.keep,
-                "f16_bytes": f16_bytes,
-                "tokenizer_counted": has_tokenizer,
-                "llama_cpp": llama_cpp.version(),
-                "quants": rows,
-            },
-        )
+        write_json(args.output, found)
 
 
 if __name__ == "__main__":

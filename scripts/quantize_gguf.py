@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Build one quant from an unquantised GGUF file with llama-quantize: refused before the first byte, or checked after it.
+"""Build one quant from an unquantised GGUF file with llama-quantize: checked before the first byte and after the last.
 
-Inputs:  an F16, BF16 or F32 GGUF file; an imatrix of the same model; a quant's name (table: quant_recipes.py); for the
+Inputs:  an F16, BF16 or F32 GGUF file; an imatrix of the same model; a quant's name (table: quants/recipes.py); for the
          ContribDynamic ones the statistics of the analysis, or tiers of layers; for AUTO-<GiB> a file of sensitivities.
 Output:  the quantised GGUF file and, beside it, FILE.json: recipe, tool version, digests, size, bits per weight.
 Use:     scripts/quantize_gguf.py --input F16.gguf --imatrix FILE --type Q4_K_M --output FILE.gguf
 
-Before: the plan (quant_plan.py), the imatrix against it, room on disk, nothing else in the file's place. After: types and
-size equal the plan, and a short forward pass of llama-perplexity is finite. An output whose record names the same
-recipe, tools and inputs is left as it is.
+Checked before: the plan (quants/quant_plan.py), the imatrix against it, room on disk, and that nothing else is in the
+file's place. Checked after: types and size equal the plan, and a short forward pass of llama-perplexity is finite. An
+output whose record names the same recipe, tools and inputs is left as it is.
 """
 
 import argparse
@@ -46,6 +46,7 @@ CHECK_TOKENS = 64
 CHECK_HEADER_BYTES = 20 + 4 * CHECK_TOKENS  # of llama-perplexity's file of logits: a mark, three numbers, the tokens
 CHECKED_POSITIONS = CHECK_TOKENS // 2 - 1  # llama-perplexity scores the second half of its context
 CHECK_TEXT = " ".join(f"{n} plus {n} is {2 * n}." for n in range(CHECK_TOKENS))
+# What of a record decides whether a file must be built again; the rest follows from it or is for people.
 RECORD_PROOF = ("type", "base", "arguments", "llama_cpp", "source_sha256", "imatrix_sha256")
 
 
@@ -67,9 +68,9 @@ def check_place(output: Path, source: Path, recipe: Recipe) -> None:
 
 
 def check_imatrix_source(imatrix: Path, source_sha256: str) -> dict:
-    """Return the imatrix's record; without one say that its model is not known, and return {}.
+    """Return the imatrix's record; without one print that its model is not known, and return {}.
 
-    Raises InputError when the record is of another imatrix, or says that it was measured on another model.
+    Raises InputError when the record belongs to another imatrix, or names another model.
     """
     record = Path(f"{imatrix}.json")
     if not record.is_file():
@@ -107,8 +108,18 @@ def check_written(output: Path, path: Path, header: GgufHeader, plan: QuantPlan)
 
 
 def logits_bytes(header: GgufHeader) -> int:
-    """Return the bytes of the file of logits that `check_forward` lets llama-perplexity write; raise InputError without an embedding."""
+    """Return the bytes of the file of logits that llama-perplexity writes in `check_forward`.
+
+    Raises InputError for a model without an embedding.
+    """
+    # Per position two floats, then 16 bits per vocabulary entry, padded to a whole number of 32 bits.
     return CHECK_HEADER_BYTES + CHECKED_POSITIONS * 2 * (2 * ((header.vocabulary + 1) // 2) + 4)
+
+
+def forward_command(tool: Path, model: Path, text: Path, logits: Path, threads: int) -> list[object]:
+    """Return the command line of llama-perplexity for one chunk of CHECK_TOKENS."""
+    size = ["-c", CHECK_TOKENS, "-b", CHECK_TOKENS, "--chunks", 1, "-t", threads]
+    return [tool, "-m", model.resolve(), "-f", text.resolve(), *size, "--save-all-logits", logits.resolve()]
 
 
 def check_forward(llama_cpp: LlamaCpp, output: Path, path: Path, header: GgufHeader, threads: int) -> None:
@@ -117,39 +128,19 @@ def check_forward(llama_cpp: LlamaCpp, output: Path, path: Path, header: GgufHea
     The numbers are read from the file of its --save-all-logits: its last printed lines can be lost. There, after the
     header, each position has its range of log-probabilities as two floats, then 16 bits per vocabulary entry.
     """
-    text, logits = path.with_suffix(".txt"), path.with_suffix(".logits")
+    text, logits, expected = path.with_suffix(".txt"), path.with_suffix(".logits"), logits_bytes(header)
     try:
         text.write_text(CHECK_TEXT)
-        run_tool(
-            [
-                llama_cpp.tool("llama-perplexity"),
-                "-m",
-                path.resolve(),
-                "-f",
-                text.resolve(),
-                "-c",
-                CHECK_TOKENS,
-                "-b",
-                CHECK_TOKENS,
-                "--chunks",
-                1,
-                "-t",
-                threads,
-                "--save-all-logits",
-                logits.resolve(),
-            ],
-            cwd=Path.cwd(),
-            what="forward",
-            step=r"\[(\d+)\]",
-        )
-        if not logits.is_file() or logits.stat().st_size != logits_bytes(
-            header
-        ):  # what it cannot write it loses without a word
-            require_disk_space(output.parent, logits_bytes(header))
+        command = forward_command(llama_cpp.tool("llama-perplexity"), path, text, logits, threads)
+        run_tool(command, cwd=Path.cwd(), what="forward", step=r"\[(\d+)\]")
+        found = logits.stat().st_size if logits.is_file() else 0
+        # llama-perplexity reports no write that fails. On a full disk the cause is said, else what is missing.
+        if found != expected:
+            require_disk_space(output.parent, expected)
             raise InputError(
                 output,
-                f"the {logits_bytes(header)} bytes of logits of a short forward pass",
-                f"{logits.stat().st_size if logits.is_file() else 0} bytes",
+                f"the {expected} bytes of logits of a short forward pass",
+                f"{found} bytes",
                 "the file was not kept",
             )
         rows = np.fromfile(logits, "<u2", offset=CHECK_HEADER_BYTES).reshape(CHECKED_POSITIONS, -1)
@@ -190,7 +181,8 @@ def build_quant(
             step=r"\[\s*(\d+)/\s*(\d+)\]",
         )
     except InputError:
-        if partial.exists():  # if it was for want of room, say that
+        # On a full disk llama-quantize ends by a signal or with an unrelated line. Say the better reason where it holds.
+        if partial.exists():
             require_disk_space(args.output.parent, plan.size - partial.stat().st_size)
         raise
 
@@ -204,7 +196,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=whole_number,
         default=0,
         metavar="N",
-        help="refuse an imatrix with an expert that fewer tokens reached (default 0: list them)",
+        help="refuse an imatrix in which fewer tokens reached some expert (default 0: list those that none reached)",
     )
     parser.add_argument("--type", required=True, help=f"quant: {', '.join(RECIPES)}, or AUTO-<GiB>")
     parser.add_argument("--output", type=Path, required=True, help="GGUF file to write")
@@ -219,13 +211,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def check_all(args: argparse.Namespace, tool: Path) -> tuple[GgufHeader, QuantPlan]:
     """Return the source's header and the plan; raise InputError for whatever would go wrong later."""
     header = read_header(args.input)
-    if (header.value("split.count") or 1) > 1:
-        raise InputError(
-            args.input,
-            "a model in one file",
-            f"{header.value('split.count')} files",
-            "join them with llama-gguf-split --merge",
-        )
+    parts = header.value("split.count") or 1
+    if parts > 1:
+        raise InputError(args.input, "a model in one file", f"{parts} files", "join them with llama-gguf-split --merge")
     check_float(args.input, header)
     check_quant(args.type)
     recipe = recipe_for(args, args.type, header, tool, args.imatrix, args.input)
@@ -292,7 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     with replace_when_done(args.output) as partial:
         build_quant(llama_cpp, plan, args, header, partial)
         check_written(args.output, partial, header, plan)
-        with ThreadPoolExecutor(1) as pool:  # the digest is taken while the other process computes
+        with ThreadPoolExecutor(1) as pool:  # the digest is taken while llama-perplexity computes
             digest = pool.submit(sha256_file, partial)
             check_forward(llama_cpp, args.output, partial, header, args.threads)
         # The record comes first: a kill between the two leaves no quant without one.

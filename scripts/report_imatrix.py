@@ -2,11 +2,11 @@
 """Say how well a calibration text reached the experts: tokens per expert in every layer, as a table and a picture.
 
 Inputs:  an imatrix in GGUF form.
-Output:  PREFIX.md (per layer: least, median and most tokens an expert got, experts that got none) and PREFIX.png.
+Output:  PREFIX.md (per layer: least, median and most tokens per expert, number of experts without any) and PREFIX.png.
 Use:     scripts/report_imatrix.py --imatrix imatrix.gguf --output-prefix build/imatrix-coverage
 
-llama-quantize treats an expert without tokens as if all its inputs mattered alike, so such experts gain nothing from
-an imatrix. Counts are those of ffn_down_exps; gate and up see the same tokens.
+llama-quantize treats all inputs of an expert without tokens alike, so such experts gain nothing from an imatrix. Counts
+are those of ffn_down_exps; gate and up see the same tokens.
 """
 
 import argparse
@@ -45,14 +45,16 @@ def coverage_table(counts: dict[int, np.ndarray]) -> str:
 
 
 def draw_coverage_of(counts: dict[int, np.ndarray]) -> plt.Figure:
-    """Draw the tokens of each layer's experts, sorted out as least, median, most, and how many got none."""
+    """Draw the tokens of each expert and their median by layer, and below how many experts got none."""
     layers = list(counts)
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(WIDTH_INCHES, 5.5), sharex=True, layout="constrained", gridspec_kw={"height_ratios": (3, 1)}
     )
+    # Many experts lie on one spot: the more of them, the darker it is.
     for layer, row in counts.items():
         above.plot(np.full(row.size, layer), row, ".", color=REACHED, markersize=4, alpha=0.35, markeredgewidth=0)
     above.plot(layers, [np.median(row) for row in counts.values()], "_", color="black", markersize=14, label="median")
+    # symlog and not log: experts without tokens must show, too.
     above.set(
         ylabel="tokens per expert",
         title="Calibration tokens that reached each expert",
@@ -77,7 +79,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=whole_number,
         default=0,
         metavar="N",
-        help="refuse an expert that fewer tokens reached (default 0)",
+        help="refuse an imatrix in which fewer tokens reached some expert (default 0)",
     )
     parser.add_argument("--output-prefix", type=Path, required=True, help="path that .md and .png are put to")
     return parser.parse_args(argv)

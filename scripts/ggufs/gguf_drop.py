@@ -3,8 +3,9 @@
 llama.cpp names tensors alike in all families, and the expert axis is the slowest, so one expert is one run of bytes:
 the experts' weights, scales and biases (ffn_*_exps), the router's rows (ffn_gate_inp) and its bias (exp_probs_b).
 An imatrix holds for each expert tensor the sums of squared activations and the token counts per expert, sliced alike.
-The tensors equal those of pruning before converting and quantising, save where llama-quantize goes by the number of
-experts: models of exactly 8 (Mixtral) get other types for attention, so there a drop from or to 8 keeps the old ones.
+
+The tensors equal those of pruning before converting and quantising, with one exception: llama-quantize types attention
+otherwise in models of exactly 8 experts (Mixtral). So a drop from or to 8 keeps types that it would not choose.
 Names: gguf-py's constants, https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/constants.py
 """
 
@@ -31,9 +32,11 @@ from ggufs.gguf_header import (
     split_paths,
 )
 
+# Biases and scales of experts come with weights; a layer has experts only if it has these.
 ROUTED_WEIGHTS = re.compile(r"blk\.(\d+)\.ffn_\w*_exps\.weight")
 IMATRIX_TENSOR = re.compile(r"blk\.(\d+)\.ffn_\w*_exps\.weight\.(?:in_sum2|counts)")
-LOOKS_ALIKE = re.compile(r"blk\.\d+\.(?:ffn_\w+\.\d+\.weight|\w*exps?\b.*)")  # one tensor per expert, or unknown ones
+# One tensor per expert (files of 2023), or unknown ones: to copy them unchanged would leave a broken model.
+LOOKS_ALIKE = re.compile(r"blk\.\d+\.(?:ffn_\w+\.\d+\.weight|\w*exps?\b.*)")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def _check_tensor(path: Path, tensor: TensorInfo, experts: int) -> set[int]:
 
 
 def layer_of(name: str, pattern: re.Pattern[str]) -> int | None:
-    """Return the layer of a tensor that has an expert axis, else None."""
+    """Return the layer of a tensor that `pattern` takes for one with experts, else None."""
     match = pattern.fullmatch(name)
     return int(match[1]) if match else None
 
@@ -149,17 +152,14 @@ def output_paths(output: Path, count: int) -> list[Path]:
 
 
 def drop_in_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> int:
-    """Write the pruned GGUF; return its bytes of tensors. Of a split, the file that loaders open is absent meanwhile."""
-    total = sum(
-        run.size
-        for header in model.headers
-        for _, _, runs in sliced(header, EXPERT_TENSOR, drop_map.keep)
-        for run in runs
-    )
+    """Write the pruned GGUF; return its bytes of tensors. The file of a split that loaders open is absent meanwhile."""
+    cuts = [cut for header in model.headers for cut in sliced(header, EXPERT_TENSOR, drop_map.keep)]
+    total = sum(run.size for _, _, runs in cuts for run in runs)
     require_disk_space(outputs[0].parent, total)
     changes = {model.count_key: drop_map.keep_count}
     with tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress, ExitStack() as renames:
-        for header, path in zip(model.headers, outputs):  # renamed in reverse order, the first file last
+        # The stack renames in reverse order, the first file last: until then a loader finds no model.
+        for header, path in zip(model.headers, outputs):
             partial = renames.enter_context(replace_when_done(path))
             write_pruned(header, partial, EXPERT_TENSOR, drop_map.keep, changes, progress)
         if len(outputs) > 1:  # an older first file would make a model of old and new parts
@@ -176,7 +176,7 @@ def drop_in_imatrix(header: GgufHeader, drop_map: DropMap, output: Path) -> int:
 
 
 def read_imatrix_header(path: Path, shape: Shape) -> GgufHeader:
-    """Read the header of an imatrix and check that its experts are the model's; raise InputError else."""
+    """Read the header of an imatrix; raise InputError when its experts are not the model's."""
     header = read_header(path)
     if header.value("general.type") != "imatrix":
         raise InputError(path, "an imatrix in GGUF form", f"general.type {header.value('general.type')!r}")

@@ -10,24 +10,25 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from files.safe_files import InputError
 
-# What llama.cpp's families call the tensors that have an expert axis, always the slowest one: the experts' weights, scales
-# and biases, the router's rows and its bias. ffn_norm_exps is a norm before all experts, without that axis.
+# What llama.cpp's families call the tensors that have an expert axis, always the slowest one: the experts' weights,
+# scales and biases, the router's rows and its bias. ffn_norm_exps is a norm before all experts, without that axis.
 EXPERT_TENSOR = re.compile(
     r"blk\.(\d+)\.(?:ffn_(?!norm_)\w*_exps\.\w+|ffn_gate_inp\.(?:weight|bias)|exp_probs_b(?:\.bias)?)"
 )
 BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
 DEFAULT_ALIGNMENT = 32
+# The format's type numbers of values, as Python's struct writes them.
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 UINT32, STRING, ARRAY = 4, 8, 9
 ARRAY_HEAD_BYTES = 12  # the items' type and their number
 SCALAR_KINDS = {bool: 7, int: UINT32, float: 6}  # how key_value() writes Python's types
-SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-
+SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # llama-gguf-split's, part 1 first
 
 TensorPlan = tuple[str, tuple[int, ...], GGMLQuantizationType]  # name, dims (the slowest axis last), type
 
@@ -38,7 +39,7 @@ class KeyValue:
 
     key: str
     kind: int
-    value: object
+    value: Any
     raw: bytes
     value_at: int
 
@@ -64,7 +65,7 @@ class GgufHeader:
     tensors: tuple[TensorInfo, ...]
     alignment: int
 
-    def value(self, key: str) -> object:
+    def value(self, key: str) -> Any:
         """Return a scalar or string value, None when the key is absent or holds an array."""
         return next((entry.value for entry in self.key_values if entry.key == key), None)
 
@@ -128,13 +129,14 @@ class _Cursor:
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.at = data, 0
 
-    def unpack(self, form: str) -> object:
+    def unpack(self, form: str) -> Any:
         value = struct.unpack_from(form, self.data, self.at)[0]
         self.at += struct.calcsize(form)
         return value
 
     def text(self) -> str:
         length = self.unpack("<Q")
+        # A slice beyond the end would be cut short without an error.
         if length > len(self.data) - self.at:
             raise struct.error("a string beyond the end of the file")
         self.at += length
@@ -154,10 +156,11 @@ class _Cursor:
         start = self.at
         key, kind = self.text(), self.unpack("<I")
         value_at = self.at - start
+        value: Any = None
         if kind == STRING:
-            value: object = self.text()
+            value = self.text()
         elif kind == ARRAY:
-            value = self.skip_array()
+            self.skip_array()
         else:
             value = self.unpack(SCALARS[kind])
         return KeyValue(key, kind, value, self.data[start : self.at], value_at)
@@ -183,6 +186,7 @@ def read_header(path: Path) -> GgufHeader:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return _parse(path, version, data)
+            # KeyError and ValueError: a type number that the format does not have.
             except (struct.error, KeyError, ValueError, UnicodeDecodeError, OverflowError) as error:
                 raise InputError(
                     path, "a whole GGUF header", f"one that cannot be read ({error})", "is it truncated?"
@@ -191,9 +195,10 @@ def read_header(path: Path) -> GgufHeader:
 
 def _parse(path: Path, version: int, data: mmap.mmap) -> GgufHeader:
     cursor = _Cursor(data)
-    cursor.at = 8
+    cursor.at = 8  # after the magic and the version
     tensor_count, pair_count = cursor.unpack("<Q"), cursor.unpack("<Q")
     pairs = tuple(cursor.key_value() for _ in range(pair_count))
+    _check_once(path, "key", [pair.key for pair in pairs])
     alignment = next((pair.value for pair in pairs if pair.key == "general.alignment"), DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
         raise InputError(path, "an alignment that is a power of two, 8 or more", repr(alignment))
@@ -205,23 +210,30 @@ def _parse(path: Path, version: int, data: mmap.mmap) -> GgufHeader:
         if not dims or dims[0] % GGML_QUANT_SIZES[kind][0]:
             raise InputError(path, f"rows of whole blocks in {name} ({kind.name})", f"dimensions {list(dims)}")
         entries.append((name, dims, kind, cursor.unpack("<Q")))
-    for what, names in (("key", [pair.key for pair in pairs]), ("tensor", [entry[0] for entry in entries])):
-        if len(set(names)) < len(names):
-            raise InputError(
-                path, f"every {what} once", f"{next(name for name in names if names.count(name) > 1)} twice"
-            )
+    _check_once(path, "tensor", [entry[0] for entry in entries])
     start = aligned(cursor.at, alignment)
     tensors = tuple(
         TensorInfo(name, dims, kind, start + offset, tensor_bytes(dims, kind)) for name, dims, kind, offset in entries
     )
+    _check_places(path, tensors, alignment, len(data))
+    return GgufHeader(path, version, pairs, tensors, alignment)
+
+
+def _check_once(path: Path, what: str, names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(path, f"every {what} once", f"{twice} twice")
+
+
+def _check_places(path: Path, tensors: tuple[TensorInfo, ...], alignment: int, size: int) -> None:
+    """Raise InputError when tensors overlap, are not aligned or end beyond the file: bytes are copied from there."""
     end = 0
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
         if tensor.offset < end or tensor.offset % alignment:
             raise InputError(path, f"{tensor.name} after byte {end}, at a multiple of {alignment}", str(tensor.offset))
         end = tensor.offset + tensor.size
-    if end > len(data):
-        raise InputError(path, f"at least {end} bytes, as its header says", f"{len(data)} bytes", "is it truncated?")
-    return GgufHeader(path, version, pairs, tensors, alignment)
+    if end > size:
+        raise InputError(path, f"at least {end} bytes, as its header says", f"{size} bytes", "is it truncated?")
 
 
 def header_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[TensorPlan]) -> bytes:
@@ -238,8 +250,8 @@ def header_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[TensorPla
     return text + bytes(aligned(len(text), header.alignment) - len(text))
 
 
-def key_value(key: str, value: object) -> bytes:
-    """Return a key-value as it stands in a header: a str, bool, uint32 (int), float32 (float), or a list of one of them."""
+def key_value(key: str, value: Any) -> bytes:
+    """Return a key-value as bytes of a header: a str, bool, uint32 (int), float32 (float), or a list of one of them."""
     items = value if isinstance(value, list) else [value]
     kind = STRING if isinstance(items[0], str) else SCALAR_KINDS[type(items[0])]
     body = b"".join(_text(item) if kind == STRING else struct.pack(SCALARS[kind], item) for item in items)
@@ -284,6 +296,7 @@ def split_paths(path: Path) -> list[Path]:
             path, f"the first file of a split, NAME-00001-of-{count:05d}.gguf", f"part {header.value('split.no')}"
         )
     paths = [path.with_name(f"{match[1]}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+    # A part of another split of the same name would give a model of two.
     for number, part in enumerate(paths[1:], start=1):
         found = read_header(part)
         if (found.value("split.no"), found.value("split.count")) != (number, count):

@@ -1,9 +1,9 @@
 """An imatrix in GGUF form: what it covers, how many calibration tokens reached each expert, and its record.
 
 llama-imatrix writes for each weight NAME.in_sum2 [experts, columns] and NAME.counts [experts, 1], fp32. llama-quantize
-takes an expert that was never reached for one of all ones, without a word; it fails in mid-file over a tensor that is
-missing where the type demands one, or that has another number of experts. So both are looked at before the first byte.
-FILE.json beside it (`ImatrixRecord`) says of which model and text it was measured.
+counts all inputs of a never reached expert alike, without a word. It fails in mid-file over a tensor that is missing
+where the type demands one, or that has another number of experts. So both are checked before the first byte.
+FILE.json beside it (`ImatrixRecord`) names the model and the text that it was measured on.
 """
 
 from dataclasses import dataclass
@@ -35,14 +35,17 @@ class ImatrixRecord(Record):
 
 @dataclass(frozen=True)
 class Imatrix:
-    """Per weight: tokens per expert ([experts] int64; one entry for a weight without experts) and columns."""
+    """By weight: tokens per expert ([experts] int64; one entry for a weight without experts) and columns."""
 
     path: Path
     counts: dict[str, np.ndarray]
     columns: dict[str, int]
 
     def expert_counts(self) -> dict[int, np.ndarray]:
-        """Return the tokens that reached each expert, [experts] by layer. Those of `down`: gate and up see the same tokens."""
+        """Return the tokens that reached each expert, [experts] int64 by layer.
+
+        They are those of `down`; gate and up see the same tokens.
+        """
         return {
             int(name.split(".")[1]): row
             for name, row in sorted(self.counts.items())
@@ -51,17 +54,19 @@ class Imatrix:
 
 
 def values_of(path: Path, tensor: TensorInfo) -> np.ndarray:
-    """Return the values of an fp32 tensor, flat; raise InputError when they are of another type, negative or not finite."""
+    """Return the values of a tensor, flat fp32; raise InputError when it has another type, or a value cannot be."""
     if tensor.kind != GGMLQuantizationType.F32:
         raise InputError(path, f"{tensor.name} in F32", tensor.kind.name, BUILD_AGAIN)
+    # numpy refuses to map no bytes at all.
     values = np.memmap(path, "<f4", "r", tensor.offset, (tensor.size // 4,)) if tensor.size else np.empty(0, np.float32)
+    # One NaN spoils every weight of its row in llama-quantize. Sums of squares and counts cannot be negative.
     if not np.isfinite(values).all() or (values < 0).any():
         raise InputError(path, f"finite values, 0 or more, in {tensor.name}", "others", BUILD_AGAIN)
     return values
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """Read an imatrix; raise InputError when it is missing, in the old format, has no counts, or values that cannot be."""
+    """Read an imatrix; raise InputError when it is missing, of the old format, without counts, or cannot be right."""
     if path.is_file():
         with open(path, "rb") as file:
             if file.read(4) != b"GGUF":
@@ -78,6 +83,7 @@ def read_imatrix(path: Path) -> Imatrix:
     counts = {}
     for name in names:
         values_of(path, tensors[f"{name}.in_sum2"])
+        # Counts are whole numbers, but stored as floats.
         counts[name] = np.rint(values_of(path, tensors[f"{name}.counts"])).astype(np.int64)
     return Imatrix(path, counts, {name: tensors[f"{name}.in_sum2"].dims[0] for name in names})
 
@@ -94,12 +100,12 @@ def read_expert_counts(path: Path) -> dict[int, np.ndarray]:
 
 
 def check_reached(imatrix: Imatrix, least: int) -> str:
-    """Return a line on the experts that calibration never reached, count and share per layer.
+    """Return a line on the experts that calibration never reached: in all, then count and share per layer.
 
-    Raises InputError when an expert was reached by fewer than `least` tokens.
+    Raises InputError when fewer than `least` tokens reached some expert.
     """
-    counts = imatrix.expert_counts()
-    for layer, row in sorted(counts.items()):
+    counts = dict(sorted(imatrix.expert_counts().items()))
+    for layer, row in counts.items():
         if row.min() < least:
             raise InputError(
                 imatrix.path,
@@ -107,11 +113,8 @@ def check_reached(imatrix: Imatrix, least: int) -> str:
                 f"{row.min()} for expert {row.argmin()} of layer {layer}",
                 "calibrate on more text",
             )
-    never = {layer: int((row == 0).sum()) for layer, row in sorted(counts.items())}
-    listed = ", ".join(
-        f"layer {layer}: {count} = {count / counts[layer].size:.1%}" for layer, count in never.items() if count
-    )
-    return (
-        f"experts that calibration never reached: {sum(never.values())} of {sum(row.size for row in counts.values())}"
-        + (f" ({listed})" if listed else "")
-    )
+    never = {layer: int((row == 0).sum()) for layer, row in counts.items()}
+    shares = [f"layer {layer}: {count} = {count / counts[layer].size:.1%}" for layer, count in never.items() if count]
+    total = sum(row.size for row in counts.values())
+    line = f"experts that calibration never reached: {sum(never.values())} of {total}"
+    return f"{line} ({', '.join(shares)})" if shares else line

@@ -3,7 +3,7 @@
 
 Inputs:  the path of convert_hf_to_gguf.py, then its own arguments.
 Output:  the GGUF file that it writes, of the same size and with the same header; the data takes no room on disk.
-Use:     scripts/convert_header_only.py CONVERTER MODEL --outfile FILE.gguf --outtype f16
+Use:     scripts/llama/convert_header_only.py CONVERTER MODEL --outfile FILE.gguf --outtype f16
 """
 
 import runpy
@@ -18,13 +18,13 @@ def main() -> None:
 
     def write_no_data(self: GGUFWriter, *, progress: bool = False) -> None:
         self.write_ti_data_to_file()
-        for file, tensors in zip(self.fout, self.tensors, strict=True):
+        for file, tensors in zip(self.fout or [], self.tensors, strict=True):
             self.write_padding(file, file.tell())
-            file.truncate(
-                file.tell() + sum(self.ggml_pad(info.nbytes, self.data_alignment) for info in tensors.values())
-            )
+            sizes = [self.ggml_pad(info.nbytes, self.data_alignment) for info in tensors.values()]
+            file.truncate(file.tell() + sum(sizes))
 
-    GGUFWriter.write_tensors_to_file = write_no_data
+    # The converter's own class is changed: it makes its writer itself, and has no option to leave the data out.
+    GGUFWriter.write_tensors_to_file = write_no_data  # type: ignore[method-assign]
     sys.argv = sys.argv[1:]
     runpy.run_path(str(converter), run_name="__main__")
 

@@ -1,7 +1,7 @@
 """One llama-server of our own: started on a port of its own on 127.0.0.1, watched, restarted, stopped.
 
 Only the process that was started here is ever stopped. It dies with its parent (Linux), so that a killed evaluation
-leaves no server at work.
+leaves no server running.
 """
 
 import http.client
@@ -17,11 +17,11 @@ from pathlib import Path
 from files.safe_files import InputError
 from llama.llama_tools import die_with_parent, last_words
 
-LOAD_TIMEOUT_SECONDS = 1800
+LOAD_TIMEOUT_SECONDS = 1800  # 50 GB from a slow disk
 POLL_SECONDS = 0.05
 LAST_PORT = 65535
-# llama-server takes options from LLAMA_* as well. Those that say where the work is done may stay; the others would change
-# the protocol behind its back, or, as LLAMA_API_KEY does, turn every request away.
+# llama-server takes options from LLAMA_* as well. Those that say where the work is done may stay. The others would
+# change the protocol behind its back, or, as LLAMA_API_KEY does, turn every request away.
 PLACEMENT = {
     f"LLAMA_ARG_{name}"
     for name in ("THREADS", "DEVICE", "MAIN_GPU", "SPLIT_MODE", "TENSOR_SPLIT", "CPU_MOE", "N_CPU_MOE", "MLOCK", "FIT")
@@ -34,7 +34,10 @@ def server_environment(environment: dict[str, str]) -> dict[str, str]:
 
 
 def server_command(tool: Path, gguf: Path, name: str, port: int | str, flags: list[str]) -> list[str]:
-    """Return llama-server's command line; port 0 lets the system choose a free one. Raises InputError on what is no port."""
+    """Return llama-server's command line; port 0 lets the system choose a free one.
+
+    Raises InputError when `port` is no port.
+    """
     if not str(port).isdecimal() or int(port) > LAST_PORT:
         raise InputError("PORT", f"a whole number, 0 to {LAST_PORT}", repr(port))
     return [str(tool), "-m", str(gguf), "--alias", name, "--host", "127.0.0.1", "--port", str(port), "--no-ui", *flags]
@@ -43,14 +46,13 @@ def server_command(tool: Path, gguf: Path, name: str, port: int | str, flags: li
 def request_json(url: str, body: dict | None = None, timeout: float = 600) -> dict:
     """GET, or POST a JSON body; return the JSON answer. Raises OSError and ValueError as urllib and json do.
 
-    No proxy of the environment's (http_proxy) stands in between: the server is on this machine.
+    A proxy in the environment (http_proxy) is passed by: the server is on this machine.
     """
     data = None if body is None else json.dumps(body).encode()
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with direct.open(
-            urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=timeout
-        ) as answer:
+        with direct.open(request, timeout=timeout) as answer:
             return json.loads(answer.read())
     except http.client.HTTPException as error:  # a server that was killed amid its answer
         raise ConnectionError(f"{type(error).__name__}: {error}") from error
@@ -91,28 +93,25 @@ class LlamaServer:
                 stderr=log,
                 env=server_environment(dict(os.environ)),
                 preexec_fn=die_with_parent,
-                start_new_session=True,
-            )  # Ctrl-C is for the script, which stops the server
+                start_new_session=True,  # Ctrl-C is for the script, which stops the server
+            )
         self.starts += 1
         deadline = time.monotonic() + LOAD_TIMEOUT_SECONDS
         while not self._loaded(begin):
-            if not self.alive:
-                log_text = self.log.read_bytes()[begin:].decode(errors="replace")
-                if match := re.search(r"couldn't bind .*port: (\d+)", log_text):
-                    raise InputError(
-                        f"port {match[1]}", "a free port of 127.0.0.1", "one that is taken", "leave PORT out"
-                    )
-                words = last_words(log_text)
-                raise InputError(
-                    self.gguf,
-                    "a model that llama-server loads and serves",
-                    f"exit code {self.process.returncode}: {words}",
-                    f"log: {self.log}",
-                )
+            if self.process.poll() is not None:
+                raise self._refusal(self.log.read_bytes()[begin:].decode(errors="replace"), self.process.returncode)
             if time.monotonic() > deadline:
                 self.stop()
                 raise InputError(self.gguf, f"to be loaded after {LOAD_TIMEOUT_SECONDS} s", "it still loading")
             time.sleep(POLL_SECONDS)
+
+    def _refusal(self, log_text: str, code: int) -> InputError:
+        """Return the error of a server that ended before it served."""
+        # A taken port is no fault of the model, which the other message would name.
+        if match := re.search(r"couldn't bind .*port: (\d+)", log_text):
+            return InputError(f"port {match[1]}", "a free port of 127.0.0.1", "one that is taken", "leave PORT out")
+        found = f"exit code {code}: {last_words(log_text)}"
+        return InputError(self.gguf, "a model that llama-server loads and serves", found, f"log: {self.log}")
 
     def _loaded(self, begin: int) -> bool:
         # The port is read from our own server's log: whoever else listens somewhere is never taken for it.

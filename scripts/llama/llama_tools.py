@@ -18,8 +18,19 @@ from tqdm import tqdm
 from files.safe_files import InputError, read_json
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-TAIL_LINES = 200
+READ_BYTES = 65536
+KEPT_CHARACTERS = 20000  # of a tool's output: enough for a stack of calls and the error before it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+SHOWN_CHARACTERS = 300
+LOG_PREFIX = re.compile(r"\d+(?:\.\d+){3} ([EWID])(?: |$)")  # llama.cpp's log: minutes.s.ms.us, then the level
+# Warnings whose words an error may have, too. The log of libllama reaches Python without levels, so words must do.
+WARNING = re.compile(r"^warning\b|control-looking token|is not marked as EOG|special_eo[sg]_id", re.IGNORECASE)
+FAILURE = re.compile(r"error|fail|invalid|unable|missing|abort", re.IGNORECASE)
+# What follows the reason: that the caller, and the caller's caller, could not go on either.
+AFTERMATH = re.compile(
+    r"failed to (?:quantize model from|load model|init\b)|unable to load model|exiting due to|trying to fit params"
+)
+STACK_OF_CALLS = re.compile(r"#\d+ +0x")
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ class LlamaCpp:
         return path.resolve()
 
     def version(self) -> str:
-        """Return what llama-server says of its version, and the source archive when this project built it."""
+        """Return the version that llama-server prints, and the source archive when this project built it."""
         shown = subprocess.run([self.tool("llama-server"), "--version"], capture_output=True, text=True)
         match = re.search(r"version: .*", shown.stdout + shown.stderr)
         version = match[0] if match else "version: unknown"
@@ -82,18 +93,18 @@ def find_llama_cpp(explicit: Path | None) -> LlamaCpp:
 
 
 def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, so that a killed script leaves no tool at work."""
+    """Ask Linux to kill this process when its parent dies, so that a killed script leaves no tool running."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: str | None = None) -> str:
-    """Run a tool in `cwd` with a progress bar; return its last lines of output.
+def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: str | None = None) -> None:
+    """Run a tool in `cwd` with a progress bar.
 
     `step` is a pattern whose group 1 is the step just reached and whose group 2, if there is one, is the number of
     steps; else `total` is a pattern for that number. Raises InputError with the tool's own last words when it fails.
     """
-    text, done = "", 0
+    text = ""
     process = subprocess.Popen(
         [str(part) for part in command],
         cwd=cwd,
@@ -103,25 +114,31 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
         preexec_fn=die_with_parent,
     )
     try:
+        assert process.stdout is not None  # it is a pipe
         with tqdm(desc=what, leave=False) as progress:
-            while chunk := process.stdout.read1(65536):
-                text = text[-20000:] + chunk.decode(errors="replace")
-                if total and not progress.total and (match := re.search(total, text)):
-                    progress.total = int(match[1])
-                if steps := re.findall(step, text):
-                    last = steps[-1] if isinstance(steps[-1], tuple) else (steps[-1],)
-                    progress.total = int(last[1]) if len(last) > 1 else progress.total
-                    progress.update(max(0, int(last[0]) - done))
-                    done = max(done, int(last[0]))
+            while chunk := process.stdout.read1(READ_BYTES):  # type: ignore[attr-defined]  # a BufferedReader
+                text = text[-KEPT_CHARACTERS:] + chunk.decode(errors="replace")
+                _show_steps(progress, text, step, total)
         if process.wait() != 0:
             raise InputError(
                 Path(str(command[0])).name, "success", f"{how_ended(process.returncode)}: {last_words(text)}"
             )
     finally:
+        # Ctrl-C too ends here. The tool must be gone before its half-written output is removed.
         if process.poll() is None:
             process.kill()
             process.wait()
-    return "\n".join(text.splitlines()[-TAIL_LINES:])
+
+
+def _show_steps(progress: tqdm, text: str, step: str, total: str | None) -> None:
+    """Move a progress bar to the last step in a tool's output, see `run_tool`."""
+    if total and not progress.total and (match := re.search(total, text)):
+        progress.total = int(match[1])
+    if steps := re.findall(step, text):
+        last = steps[-1] if isinstance(steps[-1], tuple) else (steps[-1],)
+        progress.total = int(last[1]) if len(last) > 1 else progress.total
+        # The kept text may name a step twice, and a tool may begin again at 1: the bar never goes back.
+        progress.update(max(0, int(last[0]) - progress.n))
 
 
 def how_ended(code: int) -> str:
@@ -129,15 +146,24 @@ def how_ended(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"an end by {signal.Signals(-code).name} ({signal.strsignal(-code)})"
 
 
+def level_of(line: str) -> str:
+    """Return the level of a line of output: E, W, I or D as llama.cpp logs it, without that E, W or "" by its words."""
+    if match := LOG_PREFIX.match(line):
+        return match[1]
+    if WARNING.search(line):
+        return "W"
+    return "E" if FAILURE.search(line) else ""
+
+
 def last_words(text: str) -> str:
-    """Return the line that says best why a tool failed: the last one with an error in it, else the last one."""
-    lines = [
-        line.strip() for line in text.splitlines() if line.strip() and not re.match(r"#\d+ +0x", line)
-    ]  # no stack of calls
-    failures = [
-        line
-        for line in lines
-        if re.search(r"error|fail|invalid|unable|missing|abort", line, re.IGNORECASE)
-        and "failed to quantize model from" not in line
-    ]  # says nothing that the line before it does not
-    return (failures or lines or ["no output"])[-1][:300]
+    """Return the line of a tool's output that says best why it failed, without the log's time and level.
+
+    That is the last error that is no mere aftermath; without any error the last line that is no warning, then the last.
+    """
+    stripped = [line.strip() for line in text.splitlines()]
+    lines = [line for line in stripped if line and not STACK_OF_CALLS.match(line)]
+    errors = [line for line in lines if level_of(line) == "E"]
+    reasons = [line for line in errors if not AFTERMATH.search(line)]
+    others = [line for line in lines if level_of(line) != "W"]
+    found = (reasons or errors or others or lines or ["no output"])[-1]
+    return LOG_PREFIX.sub("", found, count=1)[:SHOWN_CHARACTERS]

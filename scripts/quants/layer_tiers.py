@@ -1,13 +1,15 @@
 """ContribDynamic: layers in three tiers by what their experts contribute, and the tensor types that follow from them.
 
-The model card gives layers of high contribution more bits than the rest; its tiers are 0 / 1-6 and 10 / 11-29 (7 to 9 are
-not named). Here a rule ranks the layers by the analysis' statistics and two cuts make the tiers, or the tiers are given.
+The model card gives layers of high contribution more bits than the rest. Its tiers are 0 / 1-6 and 10 / 11-29; it does
+not name 7 to 9. Here a rule ranks the layers by the analysis' statistics and two cuts make the tiers, or a user gives
+the tiers.
 """
 
 import argparse
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,7 @@ def cut(ranked: list[int], cuts: tuple[float, float]) -> Tiers:
     cuts: the share of the layers at which the high and the middle tier end. Every tier has a layer if there are three.
     """
     count = len(ranked)
+    # Rounded and then kept apart: in a model of few layers the cuts would else meet and leave a tier empty.
     first = min(max(round(cuts[0] * count), 1), count)
     second = min(max(round(cuts[1] * count), first + 1), max(count - 1, first))
     return tuple(tuple(sorted(part)) for part in (ranked[:first], ranked[first:second], ranked[second:]))
@@ -51,6 +54,7 @@ def cut(ranked: list[int], cuts: tuple[float, float]) -> Tiers:
 def tiers_from_stats(path: Path, rule: str, cuts: tuple[float, float]) -> Tiers:
     """Return the tiers of a statistics file; layers of equal contribution rank by their number."""
     arrays, _ = read_stats(path)
+    # Stable: the tiers of a build must not hang on how a sort treats equal values.
     order = np.argsort(-RULES[rule](arrays), kind="stable")
     return cut(arrays["layer_numbers"][order].tolist(), cuts)
 
@@ -62,18 +66,16 @@ def parse_tiers(text: str) -> Tiers:
     tiers = []
     for part in text.split("/"):
         ends = [[int(number) for number in piece.split("-")] for piece in part.split(",")]
-        tiers.append(tuple(sorted({layer for end in ends for layer in range(end[0], end[-1] + 1)})))
+        layers = {layer for end in ends for layer in range(end[0], end[-1] + 1)}
+        tiers.append(tuple(sorted(layers)))
     return tuple(tiers)
 
 
 def parse_cuts(text: str) -> tuple[float, float]:
     """Return the two cuts written as in 1/30,11/30 or 0.03,0.37; raise InputError unless 0 < first <= second <= 1."""
     try:
-        cuts = [
-            int(part.split("/")[0]) / int(part.split("/")[1]) if "/" in part else float(part)
-            for part in text.split(",")
-        ]
-    except (ValueError, ZeroDivisionError, IndexError):
+        cuts = [float(Fraction(part)) for part in text.split(",")]
+    except (ValueError, ZeroDivisionError):
         cuts = []
     if len(cuts) != 2 or not 0 < cuts[0] <= cuts[1] <= 1:
         raise InputError("--cd-cuts", "two rising shares of the layers, such as 1/30,11/30", repr(text))
@@ -87,6 +89,7 @@ def with_tiers(recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str
     """
     placed = [layer for tier in tiers for layer in tier]
     if sorted(placed) != sorted(layers):
+        # Either some layer is in no tier or unknown, or, if the sets are equal, in two.
         odd = sorted(set(layers) ^ set(placed)) or sorted({layer for layer in placed if placed.count(layer) > 1})
         raise InputError(
             "tiers", f"each of the {len(layers)} layers in one tier", f"layer {odd[0]} in none, in two, or not there"
@@ -96,6 +99,7 @@ def with_tiers(recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str
         for tier, kind in zip(tiers, recipe.tiers, strict=True)
         if tier
     )
+    # The first match wins in llama-quantize, so a recipe's own overrides stay ahead of the tiers'.
     return replace(recipe, overrides=recipe.overrides + overrides)
 
 
@@ -122,7 +126,8 @@ def resolve_tiers(
 ) -> Recipe:
     """Return the recipe with its tiers, if it has any, turned into overrides.
 
-    Without statistics and tiers: raises InputError, or, to plan sizes, takes the layers in their order.
+    Without statistics and tiers it raises InputError. A plan of sizes (`assume_order`) then takes the layers in their
+    order: they are nearly of one size, so it hardly matters which ones are high.
     """
     if not recipe.tiers:
         return recipe

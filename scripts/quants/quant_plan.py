@@ -1,4 +1,4 @@
-"""What a quant will be, before it is built: llama-quantize is asked in a dry run, its types give the size to the byte.
+"""What a quant will be, before it is built: a dry run of llama-quantize gives its types, and they its size to the byte.
 
 A dry run reads the header alone, so it works on a sparse GGUF as well (sparse_gguf.py).
 """
@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,16 +31,23 @@ from llama.llama_tools import die_with_parent, last_words
 from quants.recipes import Recipe
 
 FLOAT_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
+# What llama-quantize prints. The sizes there are rounded and leave the header out, so only the types are read.
 TENSOR_LINE = re.compile(r"^\[ *\d+/ *\d+\] (\S+) .*? type = +(\w+), size = [^(\n]*(?:\((\w+)\))?", re.MULTILINE)
 FALLBACK_LINE = re.compile(r"^warning: (\S+) +- ncols.*?\(required for type +(\w+)\)", re.MULTILINE)
 OFFENDER = re.compile(r"offending tensor: (\S+)\s+- target type: (\w+)")
-KEPT_BYTES = 127  # of a string that llama-quantize adds to a header
+KEPT_BYTES = (
+    127  # of a string that llama-quantize adds to a header: llama.h's key-value overrides have 128 with the end
+)
 WANTS_IMATRIX = "will require an imatrix"
+OTHER_VERSION = "is it another version of llama.cpp?"
 
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """One file to be: size in bytes, weights, type of every tensor, and the type that ragged rows could not have."""
+    """One file to be: size in bytes, number of weights, and types by tensor.
+
+    wanted: the types that tensors could not have, as their rows are no multiple of the type's block.
+    """
 
     recipe: Recipe
     size: int
@@ -69,11 +77,12 @@ def type_of(name: str) -> GGMLQuantizationType:
 
 def expert_layers(header: GgufHeader) -> tuple[int, ...]:
     """Return the numbers of the layers with experts; of a dense model, those of all layers."""
-    layers = [
-        {int(match[1]) for tensor in header.tensors if (match := pattern.match(tensor.name))}
-        for pattern in (EXPERT_TENSOR, BLOCK_TENSOR)
-    ]
-    return tuple(sorted(layers[0] or layers[1]))
+    return _layers_with(header, EXPERT_TENSOR) or _layers_with(header, BLOCK_TENSOR)
+
+
+def _layers_with(header: GgufHeader, pattern: re.Pattern[str]) -> tuple[int, ...]:
+    matches = (pattern.match(tensor.name) for tensor in header.tensors)
+    return tuple(sorted({int(match[1]) for match in matches if match}))
 
 
 def check_float(path: Path, header: GgufHeader) -> None:
@@ -86,7 +95,7 @@ def check_float(path: Path, header: GgufHeader) -> None:
 
 
 def write_imatrix_stand_in(path: Path, dataset: str) -> None:
-    """Write an imatrix of a single one. A dry run looks at nothing but its presence; its names go into headers."""
+    """Write an imatrix of one tensor. A dry run looks at nothing but its presence; its names go into headers."""
     pairs = {
         "general.type": "imatrix",
         "imatrix.datasets": [dataset],
@@ -107,7 +116,10 @@ def cut_text(text: bytes) -> str:
 
 
 def imatrix_pairs(imatrix: Path) -> list[bytes]:
-    """Return the key-values that llama-quantize adds for an imatrix: its bare file name, its first dataset, two counts."""
+    """Return the key-values that llama-quantize adds for an imatrix: bare file name, first dataset, two counts.
+
+    The counts are 0 here: only the size of the header is wanted, and theirs is the same for every number.
+    """
     datasets = next((pair for pair in read_header(imatrix).key_values if pair.key == "imatrix.datasets"), None)
     pairs = [key_value("quantize.imatrix.file", cut_text(os.fsencode(imatrix.name)))]
     if datasets is not None:
@@ -118,6 +130,7 @@ def imatrix_pairs(imatrix: Path) -> list[bytes]:
 
 def planned_size(header: GgufHeader, types: dict[str, GGMLQuantizationType], imatrix: Path | None) -> int:
     """Return the size in bytes of the file that llama-quantize will write with these types."""
+    # It joins a split, so the keys of one go; two keys it sets, whether they were there or not.
     pairs = [pair.raw for pair in header.key_values if not pair.key.startswith("split.")]
     pairs += [
         key_value(key, 0) for key in ("general.quantization_version", "general.file_type") if header.value(key) is None
@@ -126,27 +139,28 @@ def planned_size(header: GgufHeader, types: dict[str, GGMLQuantizationType], ima
     return file_bytes(header, pairs, [(tensor.name, tensor.dims, types[tensor.name]) for tensor in header.tensors])
 
 
-def dry_run(tool: Path, recipe: Recipe, model: Path, imatrix: Path | None, *dry: str) -> str:
-    """Return what llama-quantize says of a recipe; raise InputError with its reason when it refuses."""
-    command = [
-        tool,
-        *dry,
-        *(("--imatrix", imatrix.name) if imatrix else ()),
-        *recipe.arguments,
-        model.resolve(),
-        recipe.base,
-    ]
+def run_quantize(command: Sequence[object], cwd: Path | None = None) -> tuple[int, str]:
+    """Run llama-quantize without a progress bar; return its exit code and what it printed."""
     done = subprocess.run(
         [str(part) for part in command],
-        cwd=imatrix.resolve().parent if imatrix else None,
+        cwd=cwd,
         capture_output=True,
         text=True,
         errors="replace",
         preexec_fn=die_with_parent,
     )
-    if done.returncode != 0:
-        raise InputError(recipe.name, "a recipe that llama-quantize accepts", last_words(done.stdout + done.stderr))
-    return done.stdout + done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def dry_run(tool: Path, recipe: Recipe, model: Path, imatrix: Path | None) -> str:
+    """Return what llama-quantize prints for a recipe; raise InputError with its reason when it refuses."""
+    # By its bare name, as in the real run: the name goes into the header, and a path there would be this machine's.
+    named = ["--imatrix", imatrix.name] if imatrix else []
+    command = [tool, "--dry-run", *named, *recipe.arguments, model.resolve(), recipe.base]
+    code, said = run_quantize(command, imatrix.resolve().parent if imatrix else None)
+    if code != 0:
+        raise InputError(recipe.name, "a recipe that llama-quantize accepts", last_words(said))
+    return said
 
 
 def imatrix_reason(tool: Path, recipe: Recipe, model: Path) -> str | None:
@@ -154,23 +168,12 @@ def imatrix_reason(tool: Path, recipe: Recipe, model: Path) -> str | None:
 
     The dry run says whether; the real run, which then stops before its first byte, says which tensor.
     """
-    if WANTS_IMATRIX not in dry_run(tool, recipe, model, None, "--dry-run"):
+    if WANTS_IMATRIX not in dry_run(tool, recipe, model, None):
         return None
-    done = subprocess.run(
-        [str(part) for part in (tool, *recipe.arguments, model.resolve(), "/dev/null", recipe.base)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        preexec_fn=die_with_parent,
-    )
-    match = OFFENDER.search(done.stdout + done.stderr)
+    _, said = run_quantize([tool, *recipe.arguments, model.resolve(), "/dev/null", recipe.base])
+    match = OFFENDER.search(said)
     if match is None:
-        raise InputError(
-            tool,
-            "the tensor that needs an imatrix",
-            last_words(done.stdout + done.stderr),
-            "is it another version of llama.cpp?",
-        )
+        raise InputError(tool, "the tensor that needs an imatrix", last_words(said), OTHER_VERSION)
     return f"{match[1]} would be {match[2].upper()}"
 
 
@@ -181,15 +184,11 @@ def plan_quant(tool: Path, recipe: Recipe, header: GgufHeader, imatrix: Path | N
     """
     if imatrix is None and (reason := imatrix_reason(tool, recipe, header.path)):
         raise InputError(recipe.name, "an imatrix, which this recipe needs", f"none ({reason})")
-    said = dry_run(tool, recipe, header.path, imatrix, "--dry-run")
+    said = dry_run(tool, recipe, header.path, imatrix)
     types = {name: type_of(new or old) for name, old, new in TENSOR_LINE.findall(said)}
     if types.keys() != {tensor.name for tensor in header.tensors}:
-        raise InputError(
-            tool,
-            f"a type for each of {len(header.tensors)} tensors",
-            f"{len(types)}",
-            "is it another version of llama.cpp?",
-        )
+        raise InputError(tool, f"a type for each of {len(header.tensors)} tensors", f"{len(types)}", OTHER_VERSION)
+    # llama-quantize would write all bytes again, and names of an imatrix that it did not use.
     copies = all(types[tensor.name] == tensor.kind for tensor in header.tensors)
     return QuantPlan(
         recipe,
@@ -214,6 +213,7 @@ def check_larger(plan: QuantPlan, other: QuantPlan) -> None:
 
 def check_covers(imatrix: Imatrix, header: GgufHeader, plan: QuantPlan) -> None:
     """Raise InputError unless the imatrix has every weight that the plan quantises, in the model's shape."""
+    # Not only where llama-quantize would insist on one: a type that can do without is worse without, in silence.
     for tensor in header.tensors:
         if plan.types[tensor.name] == tensor.kind or tensor.name in NOT_MEASURED:
             continue

@@ -1,4 +1,4 @@
-"""FILE.gguf.json: what is known of a GGUF file that this project built, beside the file.
+"""FILE.gguf.json: the record of a GGUF file that this project built, beside the file.
 
 `QuantRecord` is quantize_gguf.py's. `ConversionRecord` is convert_to_gguf.py's, of an F16 file. Both hold `bytes` and
 `sha256`, by which `recorded_sha256` of safe_files.py spares reading the file again.
@@ -11,9 +11,9 @@ from files.safe_files import InputError, Record, read_record, sha256_file
 
 
 class QuantRecord(Record):
-    """A quant: recipe, tool, what it was made from, and what came out.
+    """A quant: recipe, tool, inputs, and what came out.
 
-    tensors_per_type: by type, a type that ragged rows could not have as TYPE<WANTED. cd_scope: of CD-* files.
+    tensors_per_type: by type; TYPE<WANTED where rows do not fit the wanted type. cd_scope: of CD-* files only.
     """
 
     what: ClassVar[str] = "a record of quantize_gguf.py"
@@ -57,7 +57,7 @@ def read_quant_record(gguf: Path) -> dict:
 
 
 def read_whole_quant(gguf: Path) -> dict:
-    """Return the record of a quant whose bytes are those that it names; raise InputError else.
+    """Return the record of a quant; raise InputError when its bytes are not those that the record names.
 
     The bytes are read: `recorded_sha256` would hold the record against itself.
     """

@@ -33,11 +33,12 @@ def recipe_for(
 
     source: the file whose digest the sensitivities must name; None when the header stands for a file to come.
     """
-    if target_bytes(name) is None:
+    target = target_bytes(name)
+    if target is None:
         return resolve_tiers(find_recipe(name), args, expert_layers(header), assume_order)
     from quants.target_sizes import target_recipe
 
-    return target_recipe(name, header, tool, imatrix, args.sensitivity, source)
+    return target_recipe(name, target, header, tool, imatrix, args.sensitivity, source)
 
 
 def check_target(plan: QuantPlan) -> None:
@@ -47,6 +48,8 @@ def check_target(plan: QuantPlan) -> None:
         return
     if plan.size > target:
         raise InputError(plan.recipe.name, f"{target} bytes or fewer", f"a plan of {plan.size}")
+    # llama-quantize falls back to another type without an error where rows do not fit, and drops overrides over a float
+    # base: the size might still be met, but at other costs than were weighed.
     for name, kind in plan.types.items():
         chosen = next((chosen for pattern, chosen in plan.recipe.overrides if re.search(pattern, name)), None)
         if chosen and chosen.upper() != kind.name:

@@ -1,7 +1,7 @@
 """The quants of a release, as one table: base type of llama-quantize, flags, overrides, and a line for people.
 
 Names and notes follow the model card; what llama-quantize makes of a type: llama.cpp tools/quantize/README.md.
-`Q8_0_EDGES` puts embedding and output at Q8_0, as the card's _L and _XL quants have them. A recipe is a base type plus
+`EDGES` puts embedding and output at Q8_0, as the card's _L and _XL quants have them. A recipe is a base type plus
 overrides (regular expression of tensor names, ggml type); a recipe with `tiers` gets its overrides from layer_tiers.py.
 Which recipes need an imatrix is not written here: llama-quantize is asked (quant_plan.py).
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from files.safe_files import GIB, InputError
 
 TARGET_SIZE = re.compile(r"AUTO-(\d+(?:\.\d+)?)")
-Q8_0_EDGES = ("--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0")
+EDGES = ("--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0")
 
 
 @dataclass(frozen=True)
@@ -43,69 +43,45 @@ class Recipe:
         ]
 
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("F16", "F16", "full precision"),
-        Recipe("Q8_0", "Q8_0", "near-lossless, large"),
-        Recipe("Q6_K_L", "Q6_K", "Q6_K with embedding and output at Q8_0", Q8_0_EDGES, larger_than="Q6_K"),
-        Recipe("Q6_K", "Q6_K", "very high quality"),
-        Recipe("Q5_K_L", "Q5_K_M", "Q5_K_M with embedding and output at Q8_0", Q8_0_EDGES, larger_than="Q5_K_M"),
-        Recipe("Q5_K_M", "Q5_K_M", "high quality"),
-        Recipe("Q5_K_S", "Q5_K_S", "high quality, a little smaller"),
-        Recipe("Q4_K_L", "Q4_K_M", "Q4_K_M with embedding and output at Q8_0", Q8_0_EDGES, larger_than="Q4_K_M"),
-        Recipe("Q4_K_M", "Q4_K_M", "the usual choice"),
-        Recipe("Q4_K_S", "Q4_K_S", "a little smaller and worse than Q4_K_M"),
-        Recipe("Q4_1", "Q4_1", "legacy 4-bit"),
-        Recipe("Q4_0", "Q4_0", "legacy 4-bit"),
-        Recipe("IQ4_NL", "IQ4_NL", "4-bit, non-linear"),
-        Recipe("IQ4_XS", "IQ4_XS", "smaller than Q4_K_S"),
-        Recipe("Q3_K_XL", "Q3_K_L", "Q3_K_L with embedding and output at Q8_0", Q8_0_EDGES, larger_than="Q3_K_L"),
-        Recipe("Q3_K_L", "Q3_K_L", "3-bit, the larger mixture"),
-        Recipe("Q3_K_M", "Q3_K_M", "3-bit, lower quality"),
-        Recipe("Q3_K_S", "Q3_K_S", "3-bit, low quality"),
-        Recipe("IQ3_M", "IQ3_M", "3-bit i-quant"),
-        Recipe("IQ3_XS", "IQ3_XS", "3-bit i-quant, smaller"),
-        Recipe("IQ3_XXS", "IQ3_XXS", "3-bit i-quant, smallest"),
-        Recipe("IQ2_M", "IQ2_M", "2-bit i-quant, lossy"),
-        Recipe("IQ2_S", "IQ2_S", "2-bit i-quant, low quality"),
-        Recipe("IQ2_XS", "IQ2_XS", "2-bit i-quant, very low quality"),
-        Recipe("IQ2_XXS", "IQ2_XXS", "2-bit i-quant, smallest"),
-        # ContribDynamic. The base is the mixture of the low tier: it types what the tiers leave alone. With layers 0 / 1-10 /
-        # 11-29 of the 26B the first three have the card's sizes to 0.2 GiB; the card's CD-Q3_K_M (10.37) is not reproduced.
-        Recipe("CD-Q6_K", "Q5_K_M", "layers at Q8_0, Q6_K, Q5_K by contribution", tiers=("q8_0", "q6_K", "q5_K")),
-        Recipe(
-            "CD-Q5_K_M",
-            "Q4_K_M",
-            "layers at Q6_K, Q5_K, Q4_K by contribution",
-            Q8_0_EDGES,
-            tiers=("q6_K", "q5_K", "q4_K"),
-        ),
-        Recipe(
-            "CD-Q4_K_M",
-            "Q3_K_M",
-            "layers at Q5_K, Q4_K, Q3_K by contribution",
-            Q8_0_EDGES,
-            tiers=("q5_K", "q4_K", "q3_K"),
-        ),
-        Recipe(
-            "CD-Q3_K_M",
-            "Q2_K",
-            "layers at Q4_K, Q3_K, Q2_K by contribution",
-            Q8_0_EDGES,
-            tiers=("q4_K", "q3_K", "q2_K"),
-        ),
-        Recipe(
-            "CD-Q2_K",
-            "Q2_K",
-            "layers at Q3_K, Q2_K, IQ2_S by contribution",
-            Q8_0_EDGES,
-            tiers=("q3_K", "q2_K", "iq2_s"),
-        ),
-        Recipe("Q2_K", "Q2_K", "2-bit k-quant", opt_in=True),
-        Recipe("MXFP4_MOE", "MXFP4_MOE", "experts in MXFP4", opt_in=True),
-    )
-}
+# One recipe per line: the Makefile reads the names of the known quants from here.
+TABLE = (
+    Recipe("F16", "F16", "full precision"),
+    Recipe("Q8_0", "Q8_0", "near-lossless, large"),
+    Recipe("Q6_K_L", "Q6_K", "Q6_K with embedding and output at Q8_0", EDGES, larger_than="Q6_K"),
+    Recipe("Q6_K", "Q6_K", "very high quality"),
+    Recipe("Q5_K_L", "Q5_K_M", "Q5_K_M with embedding and output at Q8_0", EDGES, larger_than="Q5_K_M"),
+    Recipe("Q5_K_M", "Q5_K_M", "high quality"),
+    Recipe("Q5_K_S", "Q5_K_S", "high quality, a little smaller"),
+    Recipe("Q4_K_L", "Q4_K_M", "Q4_K_M with embedding and output at Q8_0", EDGES, larger_than="Q4_K_M"),
+    Recipe("Q4_K_M", "Q4_K_M", "the usual choice"),
+    Recipe("Q4_K_S", "Q4_K_S", "a little smaller and worse than Q4_K_M"),
+    Recipe("Q4_1", "Q4_1", "legacy 4-bit"),
+    Recipe("Q4_0", "Q4_0", "legacy 4-bit"),
+    Recipe("IQ4_NL", "IQ4_NL", "4-bit, non-linear"),
+    Recipe("IQ4_XS", "IQ4_XS", "smaller than Q4_K_S"),
+    Recipe("Q3_K_XL", "Q3_K_L", "Q3_K_L with embedding and output at Q8_0", EDGES, larger_than="Q3_K_L"),
+    Recipe("Q3_K_L", "Q3_K_L", "3-bit, the larger mixture"),
+    Recipe("Q3_K_M", "Q3_K_M", "3-bit, lower quality"),
+    Recipe("Q3_K_S", "Q3_K_S", "3-bit, low quality"),
+    Recipe("IQ3_M", "IQ3_M", "3-bit i-quant"),
+    Recipe("IQ3_XS", "IQ3_XS", "3-bit i-quant, smaller"),
+    Recipe("IQ3_XXS", "IQ3_XXS", "3-bit i-quant, smallest"),
+    Recipe("IQ2_M", "IQ2_M", "2-bit i-quant, lossy"),
+    Recipe("IQ2_S", "IQ2_S", "2-bit i-quant, low quality"),
+    Recipe("IQ2_XS", "IQ2_XS", "2-bit i-quant, very low quality"),
+    Recipe("IQ2_XXS", "IQ2_XXS", "2-bit i-quant, smallest"),
+    # ContribDynamic. The base is the mixture of the low tier: it types what the tiers leave alone. With layers 0 /
+    # 1-10 / 11-29 of the 26B the first three have the card's sizes to 0.2 GiB. The card's CD-Q3_K_M (10.37) has not
+    # been reproduced.
+    Recipe("CD-Q6_K", "Q5_K_M", "layers at Q8_0, Q6_K, Q5_K by contribution", tiers=("q8_0", "q6_K", "q5_K")),
+    Recipe("CD-Q5_K_M", "Q4_K_M", "layers at Q6_K, Q5_K, Q4_K by contribution", EDGES, tiers=("q6_K", "q5_K", "q4_K")),
+    Recipe("CD-Q4_K_M", "Q3_K_M", "layers at Q5_K, Q4_K, Q3_K by contribution", EDGES, tiers=("q5_K", "q4_K", "q3_K")),
+    Recipe("CD-Q3_K_M", "Q2_K", "layers at Q4_K, Q3_K, Q2_K by contribution", EDGES, tiers=("q4_K", "q3_K", "q2_K")),
+    Recipe("CD-Q2_K", "Q2_K", "layers at Q3_K, Q2_K, IQ2_S by contribution", EDGES, tiers=("q3_K", "q2_K", "iq2_s")),
+    Recipe("Q2_K", "Q2_K", "2-bit k-quant", opt_in=True),
+    Recipe("MXFP4_MOE", "MXFP4_MOE", "experts in MXFP4", opt_in=True),
+)
+RECIPES = {recipe.name: recipe for recipe in TABLE}
 
 
 def find_recipe(name: str) -> Recipe:

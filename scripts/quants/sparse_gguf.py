@@ -1,8 +1,8 @@
 """GGUF files with a header and a hole where the data would be: enough for `llama-quantize --dry-run`, no room on disk.
 
-Such a file is made from a config alone (Gemma 4), from a checkpoint (any family that llama.cpp's converter knows: it runs,
-tokenizer included, and is kept from writing data), or from the header of another GGUF, with fewer experts.
-Names and shapes of Gemma 4: llama.cpp src/models/gemma4.cpp and conversion/gemma.py; a test compares with the converter.
+Such a file is made from a config alone (Gemma 4), from a checkpoint (any family that llama.cpp's converter knows: it
+runs, tokenizer included, but writes no data), or from the header of another GGUF, with fewer experts. Names and shapes
+of Gemma 4: llama.cpp src/models/gemma4.cpp and conversion/gemma.py; a test compares with the converter.
 """
 
 import subprocess
@@ -45,64 +45,69 @@ GEMMA4_NUMBERS = {
     "expert_feed_forward_length": "moe_intermediate_size",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
 }
+GEMMA4_NORMS = (
+    "attn_norm",
+    "post_attention_norm",
+    "ffn_norm",
+    "post_ffw_norm",
+    "post_ffw_norm_1",
+    "post_ffw_norm_2",
+    "pre_ffw_norm_2",
+)
 
 
 def gemma4_tensors(values: dict) -> list[TensorPlan]:
     """Return the tensors of the F16 GGUF of a Gemma 4 text config: name, dims (the slowest axis last), type."""
-    hidden, dense, wide = values["hidden_size"], values["intermediate_size"], values["moe_intermediate_size"]
-    experts, heads = values["num_experts"], values["num_attention_heads"]
+    hidden = values["hidden_size"]
     tensors: list[TensorPlan] = [
         ("rope_freqs.weight", (values["global_head_dim"] // 2,), F32),
         ("token_embd.weight", (hidden, values["vocab_size"]), F16),
         ("output_norm.weight", (hidden,), F32),
     ]
     for layer, kind in enumerate(values["layer_types"]):
-        full = kind == "full_attention"
-        head = values["global_head_dim" if full else "head_dim"]
-        keys = head * values["num_global_key_value_heads" if full else "num_key_value_heads"]
-        matrices = {
-            "attn_q": (hidden, heads * head),
-            "attn_k": (hidden, keys),
-            "attn_output": (heads * head, hidden),
-            "ffn_gate": (hidden, dense),
-            "ffn_up": (hidden, dense),
-            "ffn_down": (dense, hidden),
-            "ffn_gate_up_exps": (hidden, 2 * wide, experts),
-            "ffn_down_exps": (wide, hidden, experts),
-        }
-        if not (full and values.get("attention_k_eq_v")):
-            matrices["attn_v"] = (hidden, keys)
-        small = {
-            "attn_q_norm.weight": (head,),
-            "attn_k_norm.weight": (head,),
-            "layer_output_scale.weight": (1,),
-            "ffn_gate_inp.weight": (hidden, experts),
-            "ffn_gate_inp.scale": (hidden,),
-            "ffn_down_exps.scale": (experts,),
-        }
-        small |= {
-            f"{name}.weight": (hidden,)
-            for name in (
-                "attn_norm",
-                "post_attention_norm",
-                "ffn_norm",
-                "post_ffw_norm",
-                "post_ffw_norm_1",
-                "post_ffw_norm_2",
-                "pre_ffw_norm_2",
-            )
-        }
+        matrices, small = _layer_dims(values, kind == "full_attention")
         tensors += [(f"blk.{layer}.{name}.weight", dims, F16) for name, dims in matrices.items()]
         tensors += [(f"blk.{layer}.{name}", dims, F32) for name, dims in small.items()]
     return tensors
 
 
+def _layer_dims(values: dict, full: bool) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Return the dims of a layer's matrices (F16) and of its small tensors (F32); full: its attention has no window."""
+    hidden, dense, wide = values["hidden_size"], values["intermediate_size"], values["moe_intermediate_size"]
+    experts, heads = values["num_experts"], values["num_attention_heads"]
+    head = values["global_head_dim" if full else "head_dim"]
+    keys = head * values["num_global_key_value_heads" if full else "num_key_value_heads"]
+    matrices: dict[str, tuple[int, ...]] = {
+        "attn_q": (hidden, heads * head),
+        "attn_k": (hidden, keys),
+        "attn_output": (heads * head, hidden),
+        "ffn_gate": (hidden, dense),
+        "ffn_up": (hidden, dense),
+        "ffn_down": (dense, hidden),
+        "ffn_gate_up_exps": (hidden, 2 * wide, experts),
+        "ffn_down_exps": (wide, hidden, experts),
+    }
+    # Full layers of the larger models use their keys as values, too, and store one tensor for both.
+    if not (full and values.get("attention_k_eq_v")):
+        matrices["attn_v"] = (hidden, keys)
+    small: dict[str, tuple[int, ...]] = {
+        "attn_q_norm.weight": (head,),
+        "attn_k_norm.weight": (head,),
+        "layer_output_scale.weight": (1,),
+        "ffn_gate_inp.weight": (hidden, experts),
+        "ffn_gate_inp.scale": (hidden,),
+        "ffn_down_exps.scale": (experts,),
+    }
+    return matrices, small | {f"{name}.weight": (hidden,) for name in GEMMA4_NORMS}
+
+
 def check_config(source: Path, values: dict) -> None:
-    """Raise InputError when a number of a Gemma 4 text config is missing or no whole one above 0, or its layers are not so many."""
+    """Raise InputError when a number of a Gemma 4 text config is missing or impossible, or layer_types does not fit."""
     whole = {*GEMMA4_NUMBERS.values(), "vocab_size", "num_key_value_heads"} - {"rms_norm_eps"}
     if "full_attention" in values.get("layer_types", ()):
         whole.add("num_global_key_value_heads")
     for key in sorted(whole):
+        # type(): True is an int, too. The bound: headers hold these numbers as uint32.
         if type(values.get(key)) is not int or not 0 < values[key] < 1 << 32:
             raise InputError(source, f"a whole number above 0 for {key}", repr(values.get(key)))
     if not isinstance(values.get("rms_norm_eps"), (int, float)):
@@ -121,7 +126,7 @@ def check_config(source: Path, values: dict) -> None:
 def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHeader:
     """Write the sparse F16 GGUF of a Gemma 4 config, without a tokenizer; return its header.
 
-    Raises InputError for another family, for a Gemma 4 without experts, and when a value is missing or cannot be.
+    Raises InputError for another family, for a Gemma 4 without experts, and for a value that is missing or impossible.
     """
     if config.get("model_type") not in GEMMA4.model_types:
         raise InputError(
@@ -131,24 +136,21 @@ def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHead
             "of other families give the whole checkpoint or a GGUF",
         )
     values = text_config(config)
+    # The others of the family (E2B, E4B, 31B) are dense; those with per-layer embeddings have tensors not listed here.
     if not values.get("num_experts") or values.get("hidden_size_per_layer_input"):
         raise InputError(source, "a Gemma 4 with experts and without per-layer embeddings", "another one")
     check_config(source, values)
     sliding = [kind == "sliding_attention" for kind in values["layer_types"]]
     tensors = gemma4_tensors(values)
-    pairs = {f"gemma4.{key}": values[field] for key, field in GEMMA4_NUMBERS.items()}
-    pairs |= {
-        "gemma4.embedding_length_per_layer_input": 0,
-        "gemma4.attention.sliding_window_pattern": sliding,
-        "gemma4.attention.head_count_kv": [
-            values["num_key_value_heads" if short else "num_global_key_value_heads"] for short in sliding
-        ],
-    }
+    heads = [values["num_key_value_heads" if short else "num_global_key_value_heads"] for short in sliding]
     pairs = {
         "general.architecture": "gemma4",
         "general.type": "model",
         "general.name": name,
-        **pairs,
+        **{f"gemma4.{key}": values[field] for key, field in GEMMA4_NUMBERS.items()},
+        "gemma4.embedding_length_per_layer_input": 0,
+        "gemma4.attention.sliding_window_pattern": sliding,
+        "gemma4.attention.head_count_kv": heads,
         "general.file_type": 1,
         "general.quantization_version": 2,
     }
@@ -157,22 +159,9 @@ def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHead
 
 def from_checkpoint(directory: Path, llama_cpp: LlamaCpp, name: str, output: Path) -> GgufHeader:
     """Let the converter write the F16 GGUF of a checkpoint without its data; return its header."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            HEADER_ONLY,
-            llama_cpp.converter,
-            directory.resolve(),
-            "--outfile",
-            output.resolve(),
-            "--outtype",
-            "f16",
-            "--model-name",
-            name,
-        ],
-        capture_output=True,
-        text=True,
-    )
+    flags: list[str | Path] = ["--outfile", output.resolve(), "--outtype", "f16", "--model-name", name]
+    command: list[str | Path] = [sys.executable, HEADER_ONLY, llama_cpp.converter, directory.resolve(), *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise InputError(directory, "a checkpoint that llama.cpp's converter reads", last_words(done.stderr))
     return read_header(output)
@@ -194,6 +183,7 @@ def from_gguf(source: Path, keep: int | None, output: Path) -> GgufHeader:
         for header in headers
         for tensor in header.tensors
     ]
+    # The copy is one file. With the keys of a split llama.cpp would look for the other parts.
     split = {pair.raw for pair in first.key_values if pair.key.startswith("split.")}
     pairs = [raw for raw in key_value_bytes(first, {key: keep} if experts else {}) if raw not in split]
     return write_header_only(first, pairs, tensors, output)

@@ -1,9 +1,9 @@
-"""Target sizes (AUTO-<GiB>): the types that cost least within a size, from measured sensitivities, as a recipe like any other.
+"""Target sizes (AUTO-<GiB>): the types that cost least within a size, from measured sensitivities, as a recipe.
 
 Weights are grouped by layer and role. Measured (measure_sensitivity.py): what each type costs a role in all layers, and
-what one low type costs each layer of it. The cost of a type in a layer is the former in the latter's share; costs of groups
-add up, which holds for small ones. A multiple-choice knapsack (Kellerer, Pferschy and Pisinger, Knapsack Problems 2004,
-chapter 11) picks one type a group; scipy's HiGHS solves it to the optimum.
+what one low type costs each layer of it. The cost of a type in a layer is the former in the latter's share. Costs of
+groups add up, which holds for small ones. A multiple-choice knapsack (Kellerer, Pferschy and Pisinger, Knapsack
+Problems, 2004, chapter 11) picks one type per group; scipy's HiGHS solves it to the optimum.
 """
 
 import math
@@ -21,7 +21,7 @@ from files.safe_files import GIB, InputError, read_json, recorded_sha256, sha256
 from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, TensorInfo, aligned, tensor_bytes
 from ggufs.imatrix import NOT_MEASURED
 from quants.quant_plan import plan_quant, planned_size
-from quants.recipes import RECIPES, Recipe, target_bytes
+from quants.recipes import RECIPES, Recipe
 
 WIDE = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 RAGGED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0")  # what rows that are no multiple of 256 can have
@@ -37,8 +37,8 @@ ROLES = {
     "other, of blocks": r"blk\.",
     "embedding and output": "",
 }
-# llama-quantize's mixture that a file is labelled by, after the type that most weights have. Over a float base it takes no
-# overrides, so there it is Q8_0.
+# llama-quantize's mixture that a file is labelled by, after the type that most weights have. Over a float base it takes
+# no overrides, so there it is Q8_0.
 BASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M", "F16": "Q8_0", "BF16": "Q8_0", "F32": "Q8_0"}
 
 
@@ -54,6 +54,7 @@ class Group:
     def legal(self) -> tuple[str, ...]:
         """The types that it can have: whole blocks in every row, no imatrix where there is none."""
         ragged = any(tensor.dims[0] % 256 for tensor in self.tensors)
+        # llama-quantize refuses these types where it has no imatrix.
         blind = any(tensor.name in NOT_MEASURED for tensor in self.tensors)
         return tuple(
             name
@@ -69,7 +70,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Option:
-    """One type that a group may have: bytes, and cost in nats a token."""
+    """One type that a group may have: bytes, and cost in nats per token."""
 
     kind: str
     size: int
@@ -94,15 +95,14 @@ def low_type(group: Group) -> str:
 
 
 def overrides_of(choice: dict[Group, str] | list[tuple[Group, str]]) -> tuple[tuple[str, str], ...]:
-    """Return the overrides of llama-quantize that give groups their types; layers of one role and type share a pattern."""
+    """Return the overrides of llama-quantize that give groups their types; layers of one role and type share one."""
     merged: dict[tuple[str, str], list[Group]] = {}
     for group, kind in dict(choice).items():
         merged.setdefault((group.role, kind), []).append(group)
     overrides = []
     for (_, kind), groups in merged.items():
-        names = sorted(
-            {BLOCK_TENSOR.sub("", tensor.name).removesuffix(".weight") for group in groups for tensor in group.tensors}
-        )
+        tensors = [tensor.name for group in groups for tensor in group.tensors]
+        names = sorted({BLOCK_TENSOR.sub("", name).removesuffix(".weight") for name in tensors})
         layers = [group.layer for group in groups if group.layer is not None]
         block = rf"blk\.({'|'.join(map(str, layers))})\." if layers else ""
         overrides.append((rf"^{block}({'|'.join(map(re.escape, names))})\.weight$", kind.lower()))
@@ -110,7 +110,8 @@ def overrides_of(choice: dict[Group, str] | list[tuple[Group, str]]) -> tuple[tu
 
 
 def cost_of(sensitivity: dict, group: Group, kind: str) -> float:
-    """Return the expected KLD of a group at a type, nats a token: what the role costs, in the layer's share."""
+    """Return the expected KLD of a group at a type, nats per token: what the role costs, in the layer's share."""
+    # A value below 0 is noise: no lower type is better than the source, and a choice must not gain from it.
     whole = max(sensitivity["roles"][group.role][kind], 0.0)
     layers = sensitivity["layers"].get(group.role)
     if group.layer is None or not layers:
@@ -129,26 +130,31 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
     flat = [(group, option) for group, each in enumerate(options) for option in each]
     sizes = np.array([option.size for _, option in flat], np.float64)
     costs = np.array([option.cost for _, option in flat])
+    # HiGHS' tolerances are absolute (1e-6 to 1e-7). Costs are some 1e-5 nats per token, sizes some 1e9 bytes: unscaled,
+    # any choice of types would pass for the best one, and no sum of sizes could be held to the byte.
     scale = costs.max() or 1.0
-    belongs = LinearConstraint(
-        np.array([[float(group == row) for group, _ in flat] for row in range(len(options))]), 1, 1
-    )
+    # Among equal costs (0 where a measured value is negative) the smaller option: too little to outweigh any real cost.
+    tie_break = 1e-12 * sizes / sizes.max()
+    one_each = np.array([[float(group == row) for group, _ in flat] for row in range(len(options))])
     starts, limit = np.cumsum([0, *map(len, options)]), room
+    # A solution may exceed the limit by the solver's tolerance, some kilobytes of 10 GB, but a file may not: the limit
+    # goes down by the excess until the sizes themselves, whole numbers, fit.
     while True:
         found = milp(
-            costs / scale + 1e-12 * sizes / sizes.max(),
+            costs / scale + tie_break,
             integrality=np.ones(len(flat)),
             bounds=Bounds(0, 1),
-            constraints=[belongs, LinearConstraint(sizes[None] / room, -np.inf, limit / room)],
+            constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(sizes[None] / room, -np.inf, limit / room)],
+            # By default HiGHS stops within 0.01 % of the optimum, at a choice that depends on its version.
             options={"mip_rel_gap": 0},
         )
-        if found.x is None:  # no room above that of the smallest options, but for the solver's tolerance
+        if found.x is None:  # the limit has come down to the smallest options, which fit
             return [min(range(len(each)), key=lambda number: each[number].size) for each in options]
-        picked = [place for place, value in enumerate(found.x) if value > 0.5]
+        picked = [place for place, value in enumerate(found.x) if value > 0.5]  # 1 to within the tolerance
         excess = sum(flat[place][1].size for place in picked) - room
         if excess <= 0:
             return [place - int(starts[flat[place][0]]) for place in picked]
-        limit -= excess  # within the solver's tolerance, but too large
+        limit -= excess
 
 
 def check_numbers(path: Path, part: str, values: object) -> None:
@@ -162,33 +168,18 @@ def check_numbers(path: Path, part: str, values: object) -> None:
 
 
 def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, groups: list[Group]) -> dict:
-    """Return a sensitivity file; raise InputError unless it tells of these groups and (if given) of this very model."""
+    """Return a sensitivity file; raise InputError unless it is of these groups and, where given, of the very source."""
     found = read_json(path)
     if not {"inputs", "roles", "layers"} <= found.keys() or not isinstance(found["inputs"], dict):
         raise InputError(path, "a file of measure_sensitivity.py", f"keys {', '.join(found)}"[:200])
     for part in ("roles", "layers"):
         check_numbers(path, part, found[part])
-    if source and found["inputs"].get("source_sha256") != (digest := recorded_sha256(source)):
-        raise InputError(
-            path,
-            f"sensitivities of the model with sha256 {digest[:12]}",
-            f"those of {str(found['inputs'].get('source_sha256'))[:12]}",
-            "measure them again",
-        )
-    if source and found["inputs"].get("imatrix_sha256") != (digest := sha256_file(imatrix) if imatrix else None):
-        raise InputError(
-            path,
-            f"sensitivities with the imatrix {str(digest)[:12]}",
-            f"those with {str(found['inputs'].get('imatrix_sha256'))[:12]}",
-            "measure them again",
-        )
+    if source:
+        check_measured_on(path, found["inputs"], source, imatrix)
     for group in groups:
         layers = found["layers"].get(group.role)
-        if (
-            not set(group.legal) <= found["roles"].get(group.role, {}).keys()
-            or layers
-            and str(group.layer) not in layers
-        ):
+        lacks_type = not set(group.legal) <= found["roles"].get(group.role, {}).keys()
+        if lacks_type or layers and str(group.layer) not in layers:
             raise InputError(
                 path,
                 f"the {group.role} of layer {group.layer} at {', '.join(group.legal)}",
@@ -198,28 +189,55 @@ def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, grou
     return found
 
 
+def check_measured_on(path: Path, inputs: dict, source: Path, imatrix: Path | None) -> None:
+    """Raise InputError unless the inputs of a sensitivity file are this model and this imatrix."""
+    model, matrix = inputs.get("source_sha256"), inputs.get("imatrix_sha256")
+    if model != (digest := recorded_sha256(source)):
+        raise InputError(
+            path,
+            f"sensitivities of the model with sha256 {digest[:12]}",
+            f"those of {str(model)[:12]}",
+            "measure them again",
+        )
+    if matrix != (wanted := sha256_file(imatrix) if imatrix else None):
+        raise InputError(
+            path,
+            f"sensitivities with the imatrix {str(wanted)[:12]}",
+            f"those with {str(matrix)[:12]}",
+            "measure them again",
+        )
+
+
+def options_of(group: Group, costs: dict, alignment: int) -> list[Option]:
+    """Return the types that a group may have, its own in the source first: that one costs nothing."""
+    own = tensor_kind(group)
+    lower = [Option(kind, group.bytes_at(kind, alignment), cost_of(costs, group, kind)) for kind in group.legal]
+    return [Option(own, group.bytes_at(own, alignment), 0.0), *lower]
+
+
 def target_recipe(
-    name: str, header: GgufHeader, tool: Path, imatrix: Path | None, sensitivity: Path | None, source: Path | None
+    name: str,
+    target: int,
+    header: GgufHeader,
+    tool: Path,
+    imatrix: Path | None,
+    sensitivity: Path | None,
+    source: Path | None,
 ) -> Recipe:
-    """Return the recipe of a target size; raise InputError when nothing is measured, or when no types are small enough."""
+    """Return the recipe of a file of at most `target` bytes.
+
+    Raises InputError when nothing is measured, or when no types are small enough.
+    """
     if sensitivity is None:
         raise InputError(
             name, "--sensitivity, which says what each type costs where", "none", "measure_sensitivity.py makes it"
         )
     if imatrix is None:
         raise InputError(name, "--imatrix", "none")
-    groups, target = groups_of(header, tool, imatrix), target_bytes(name)
+    groups = groups_of(header, tool, imatrix)
     costs = read_sensitivity(sensitivity, source, imatrix, groups)
-    options = [
-        [
-            Option(tensor_kind(group), group.bytes_at(tensor_kind(group), header.alignment), 0.0),
-            *(
-                Option(kind, group.bytes_at(kind, header.alignment), cost_of(costs, group, kind))
-                for kind in group.legal
-            ),
-        ]
-        for group in groups
-    ]
+    options = [options_of(group, costs, header.alignment) for group in groups]
+    # Header, small tensors that stay as they are, and what llama-quantize adds: the same for every choice of types.
     whole = planned_size(header, {tensor.name: tensor.kind for tensor in header.tensors}, imatrix)
     fixed = whole - sum(each[0].size for each in options)
     chosen = cheapest(options, target - fixed)
@@ -228,18 +246,23 @@ def target_recipe(
         raise InputError(
             name, f"AUTO-{math.ceil(least / GIB * 1e5) / 1e5:g} or more, the size at the lowest types", name
         )
-    kinds = [each[number].kind for each, number in zip(options, chosen)]
-    weights = Counter()
-    for group, kind in zip(groups, kinds):
-        weights[kind] += sum(math.prod(tensor.dims) for tensor in group.tensors)
-    most = max(weights, key=lambda kind: (weights[kind], kind))
-    cost = sum(each[number].cost for each, number in zip(options, chosen))
+    picked = [(group, each[number]) for group, each, number in zip(groups, options, chosen, strict=True)]
+    cost = sum(option.cost for _, option in picked)
     return Recipe(
         name,
-        BASES.get(most, most),
+        base_of(picked),
         f"cheapest types under {target} bytes, expected KLD {cost:.3g} nats a token",
-        overrides=overrides_of(list(zip(groups, kinds))),
+        overrides=overrides_of([(group, option.kind) for group, option in picked]),
     )
+
+
+def base_of(picked: list[tuple[Group, Option]]) -> str:
+    """Return llama-quantize's base type of a choice: the mixture named after the type that most weights have."""
+    weights: Counter[str] = Counter()
+    for group, option in picked:
+        weights[option.kind] += sum(math.prod(tensor.dims) for tensor in group.tensors)
+    most = max(weights, key=lambda kind: (weights[kind], kind))
+    return BASES.get(most, most)
 
 
 def tensor_kind(group: Group) -> str:

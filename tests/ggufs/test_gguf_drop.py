@@ -483,7 +483,8 @@ def test_a_kill_between_the_renames_of_a_split_leaves_no_mix_of_two_maps(built, 
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-import byte_ranges, expert_drop
+import expert_drop
+from files import byte_ranges
 real, left = byte_ranges._copy, [int(sys.argv[2])]
 def copy(run, output):
     left[0] -= 1

@@ -368,11 +368,11 @@ def test_no_room_for_the_check_is_told_and_a_killed_builds_leftover_does_not_cou
 def test_coverage_is_told_as_table_and_picture(built, tmp_path, refusal):
     import report_imatrix
 
-    shown = report_imatrix.table({3: np.array([0, 2, 7, 10]), 5: np.array([1, 1, 1, 1])}).splitlines()
+    shown = report_imatrix.coverage_table({3: np.array([0, 2, 7, 10]), 5: np.array([1, 1, 1, 1])}).splitlines()
     assert shown[2] == "| 3 | 4 | 0 | 4 | 10 | 1 (25.0%) |" and shown[-1] == "| all | 8 | 0 | 1 | 10 | 1 (12.5%) |"
     report_imatrix.main(["--imatrix", str(built / "imatrix.gguf"), "--output-prefix", str(tmp_path / "coverage")])
     for row, top in (([5, 6], 1.05), ([0, 0], 2.1)):  # whole experts on the axis, also where none was missed
-        figure = report_imatrix.draw({layer: np.array(row) for layer in range(2)})
+        figure = report_imatrix.draw_coverage_of({layer: np.array(row) for layer in range(2)})
         assert figure.axes[1].get_ylim() == (0, top)
         report_imatrix.plt.close(figure)
     refusal(

@@ -18,7 +18,8 @@ import quantize_gguf
 from conftest import REPO
 from files.safe_files import GIB
 from ggufs.gguf_header import TensorInfo, read_header
-from quants.target_sizes import Group, Option, cheapest, cost_of, low_type, overrides_of, wished_bytes
+from quants.recipes import target_bytes
+from quants.target_sizes import Group, Option, cheapest, cost_of, low_type, overrides_of
 
 
 def group(role: str, layer: int | None, *names: str, columns: int = 256) -> Group:
@@ -82,8 +83,8 @@ def test_costs_types_and_overrides_by_hand():
     )
     assert ragged.bytes_at("Q8_0", 32) == 704 * 4 // 32 * 34 + 16  # padding
     assert (
-        wished_bytes("AUTO-0.5") == GIB // 2
-        and [wished_bytes(name) for name in ("AUTO-", "AUTO-x", "Q8_0", "AUTO-1e3")] == [None] * 4
+        target_bytes("AUTO-0.5") == GIB // 2
+        and [target_bytes(name) for name in ("AUTO-", "AUTO-x", "Q8_0", "AUTO-1e3")] == [None] * 4
     )
 
 
@@ -208,7 +209,7 @@ def test_wishes_are_built_like_any_other_quant_and_never_larger_than_wished(inpu
         name = f"AUTO-{share * source / GIB:.6f}"
         output = build(name)
         record = json.loads(Path(f"{output}.json").read_text())
-        assert 0.95 * wished_bytes(name) < output.stat().st_size <= wished_bytes(name) and record["type"] == name
+        assert 0.95 * target_bytes(name) < output.stat().st_size <= target_bytes(name) and record["type"] == name
         assert record["bytes"] == output.stat().st_size and "expected KLD" in record["note"]
         kinds = {tensor.name: tensor.kind.name.lower() for tensor in read_header(output).tensors}
         assert any(f"={kinds['blk.0.ffn_down_exps.weight']}" in part for part in record["arguments"])
