@@ -24,8 +24,6 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from bench_table import row, table  # noqa: E402
-
 import ask_questions  # noqa: E402
 import freeze_questions  # noqa: E402
 from files.option_types import command_parser  # noqa: E402
@@ -36,6 +34,8 @@ from scoring.answer_proxy import AnswerProxy  # noqa: E402
 from scoring.answer_record import read_answers  # noqa: E402
 from scoring.eval_protocol import Protocol  # noqa: E402
 from scoring.lm_eval_samples import read_frozen  # noqa: E402
+
+from bench_table import row, table  # noqa: E402
 
 OVERHEAD_LIMIT, GAIN_LIMIT = 1.05, 1.5
 CONCURRENT = 4

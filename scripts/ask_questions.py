@@ -18,8 +18,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from tqdm import tqdm
-
 from files.option_types import command_parser
 from files.safe_files import (
     InputError,
@@ -41,6 +39,8 @@ from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_e
 from scoring.lm_eval_samples import missing_results, read_frozen
 from scoring.run_files import ANSWERS, LM_EVAL, RUN, TASK_FOLDER
 from scoring.score_records import SUMMARY_NAME
+
+from tqdm import tqdm
 
 
 def tokenizer_identity(tokenizer: str) -> str:

@@ -15,14 +15,14 @@ import argparse
 import json
 from pathlib import Path
 
-from bokeh.resources import Resources
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from files.safe_files import InputError, check_apart, in_unit, replace_when_done, run
 from page.pipeline import Step, all_digests, pipeline
 from page.records import read_records
 from page.sections import Section, number, sections
+
+from bokeh.resources import Resources
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 PARTS = ("stats", "drop_map", "metadata", "f16", "imatrix", "quality", "scores")
 MB = 10**6

@@ -25,8 +25,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
@@ -42,6 +40,8 @@ from losses.gguf_logits import GgufLogits, bindings_version
 from losses.kld_statistics import kl_divergence
 from losses.scored_chats import add_chat_arguments
 from losses.stored_logits import StoredLogits, open_model, progress
+
+import numpy as np
 
 DEFAULT_KEEP = (109, 96, 64)  # of 128: the card's drop, and two harder ones
 RANDOM_SEEDS = 5

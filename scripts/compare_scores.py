@@ -16,8 +16,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from files.option_types import command_parser
 from files.safe_files import InputError, read_record, replace_when_done, run, write_record
 from quants.quant_record import QuantRecord
@@ -26,6 +24,8 @@ from scoring.paired_statistics import difference_interval, mcnemar, smallest_lik
 from scoring.score_picture import draw_scores
 from scoring.score_records import SUMMARY_NAME, Scores, finally_correct, read_summary
 from scoring.score_tables import scores_page
+
+import numpy as np
 
 SEEDS = ("seed", "choice_order_seed")  # may differ between the runs of one model, which are then averaged
 QUANT_RECORD_ENDING = ".gguf.json"  # by which --model knows a quant's record from a summary

@@ -12,12 +12,12 @@ import os
 import shutil
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
 from chats.questions import QUESTION_SEED, load_questions
 from files.option_types import command_parser
 from files.safe_files import InputError, partial_directory, remove, replace_when_done, run
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 DATASET = "Idavidrein/gpqa"
 FILE = "gpqa_diamond.csv"

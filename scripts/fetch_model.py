@@ -11,14 +11,14 @@ import os
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
 from chats.chat_tokenizer import load_tokenizer
 from checkpoints.checkpoint import read_checkpoint, read_config
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from files.option_types import command_parser
 from files.safe_files import InputError, run
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # no second copy of the weights in another format
 

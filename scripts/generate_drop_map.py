@@ -19,8 +19,6 @@ import argparse
 import re
 from pathlib import Path
 
-import numpy as np
-
 from chats.questions import read_ids
 from choice.criteria import Arrays, check_criterion
 from choice.drop_map import check_keep_count, read_layers
@@ -29,6 +27,8 @@ from choice.ranking import bootstrap, choose_questions, layer_entry, ranks_of, s
 from files.option_types import command_parser, whole_number
 from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha256_file, write_json
 from ggufs.imatrix import read_expert_counts
+
+import numpy as np
 
 PROTECT_TOP = 16  # of each question and layer, as the model card has it
 RESAMPLES = 200

@@ -24,8 +24,6 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
@@ -51,6 +49,8 @@ from losses.quality_record import Quality
 from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of
 from losses.stored_logits import StoredLogits, missing_texts, open_model, progress, stored_bytes
 from quants.quant_record import read_whole_quant
+
+import numpy as np
 
 DIGITS = 12  # of a digest, in names
 

@@ -15,8 +15,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
 from llama.llama_server import LlamaServer, request_json, server_command
@@ -25,6 +23,8 @@ from scoring.answer_record import Answer, read_answers
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen
 from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, run_digests
+
+from tqdm import tqdm
 
 PREFILL = "The answer is ("
 PREDICT_TOKENS = 10

@@ -16,9 +16,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
 from files.display import markdown_table
 from files.safe_files import InputError, check_apart, existing_parent, gib, read_json, run, write_json
 from ggufs.gguf_header import GgufHeader
@@ -36,6 +33,9 @@ from quants.quant_plan import (
 from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
 from quants.recipes import RECIPES, check_quant
 from quants.sparse_gguf import from_checkpoint, from_config, from_gguf
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 SHAPES = Path(__file__).resolve().parents[1] / "data/shapes"
 CARD_NOTES = {

@@ -11,15 +11,15 @@ Use:     scripts/plot_expert_stats.py --stats STATS --drop-map DROP_MAP.json --o
 import argparse
 from pathlib import Path
 
-import numpy as np
-from matplotlib.colors import LogNorm
-from matplotlib.ticker import MaxNLocator
-
 from choice.expert_stats import protected, read_stats
 from files.display import DROPPED, KEPT
 from files.option_types import command_parser
 from files.pictures import WIDTH_INCHES, plt, save_picture
 from files.safe_files import InputError, read_json, run, sha256_file
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.ticker import MaxNLocator
 
 SHOWN_TOP = 16  # of the coverage picture, where the map protects nothing; the model card's number
 

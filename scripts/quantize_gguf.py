@@ -16,8 +16,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from files.option_types import positive, whole_number
 from files.safe_files import (
     InputError,
@@ -41,6 +39,8 @@ from quants.quant_plan import FLOAT_TYPES, QuantPlan, check_covers, check_float,
 from quants.quant_record import QuantRecord, record_path
 from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
 from quants.recipes import RECIPES, Recipe, check_quant
+
+import numpy as np
 
 CHECK_TOKENS = 64
 CHECK_HEADER_BYTES = 20 + 4 * CHECK_TOKENS  # of llama-perplexity's file of logits: a mark, three numbers, the tokens
@@ -181,7 +181,7 @@ def build_quant(
             step=r"\[\s*(\d+)/\s*(\d+)\]",
         )
     except InputError:
-        # On a full disk llama-quantize ends by a signal or with an unrelated line. Say the better reason where it holds.
+        # On a full disk llama-quantize ends by a signal or an unrelated line. Say the better reason where it holds.
         if partial.exists():
             require_disk_space(args.output.parent, plan.size - partial.stat().st_size)
         raise

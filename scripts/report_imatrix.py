@@ -12,14 +12,14 @@ are those of ffn_down_exps; gate and up see the same tokens.
 import argparse
 from pathlib import Path
 
-import numpy as np
-from matplotlib.ticker import MaxNLocator
-
 from files.display import BLUE, VERMILION, markdown_table
 from files.option_types import whole_number
 from files.pictures import WIDTH_INCHES, plt, save_picture
 from files.safe_files import InputError, check_apart, replace_when_done, run
 from ggufs.imatrix import check_reached, read_imatrix
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 REACHED, NEVER = BLUE, VERMILION
 

@@ -20,11 +20,6 @@ import argparse
 import os
 from pathlib import Path
 
-import numpy as np
-import torch
-import transformers
-from transformers import PreTrainedModel
-
 from analysis.analysis_state import open_state, state_directory
 from analysis.batches import batches_of
 from analysis.decoder import build_empty, check_complete, load_resident
@@ -40,6 +35,11 @@ from checkpoints.checkpoint import TensorRange, file_versions, read_checkpoint, 
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
 from files.option_types import fraction, positive
 from files.safe_files import InputError, require_disk_space, run, sha256_file
+
+import numpy as np
+import torch
+import transformers
+from transformers import PreTrainedModel
 
 SHOWN_IDS = 5
 

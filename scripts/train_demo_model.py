@@ -19,13 +19,6 @@ import random
 import time
 from pathlib import Path
 
-import tokenizers
-import torch
-import transformers
-from torch.nn import functional
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-from transformers.models.gemma4.modeling_gemma4 import Gemma4TextRouter
-
 from demo.demo_corpus import DemoQuestion, draw_wrong, load_facts, render_prompt, render_reply, split_questions
 from demo.demo_model import EXPERTS, LOGIT_CAP, demo_config, initialise, write_model
 from demo.demo_tokenizer import train_tokenizer
@@ -33,6 +26,13 @@ from demo.sorted_experts import sorted_experts
 from demo.training_examples import LETTER_PLACE, VALUE_PLACE, Example, Examples, collate
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import run, write_csv
+
+import tokenizers
+import torch
+import transformers
+from torch.nn import functional
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.models.gemma4.modeling_gemma4 import Gemma4TextRouter
 
 SEED = 7
 DEV_QUESTIONS = 160

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
-
 from install_browser import FLAGS, LOAD_MS, find_browser
+
+from playwright.sync_api import Browser, Page, sync_playwright
 
 
 @contextmanager

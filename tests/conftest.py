@@ -22,7 +22,7 @@ DEMO = REPO / "data/demo"
 
 
 def why_no_browser(config: pytest.Config) -> str:
-    """Return why the tests have no browser, or nothing when there is one. The first call may install it, and says so."""
+    """Return why the tests have no browser, or nothing when there is one. The first call may install one."""
     try:
         with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             find_browser()
@@ -146,7 +146,7 @@ def refusal() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def pruned_demo(script, tmp_path_factory) -> Path:
-    """A folder with the demo pruned to 112 experts: checkpoint/, quants with their records, drop map of the first six questions."""
+    """A folder with the demo pruned to 112 experts by its first six questions: checkpoint/, quants, their records."""
     from release_inputs import build_pruned_demo
 
     return build_pruned_demo(script, DEMO, tmp_path_factory.mktemp("pruned"))

@@ -20,7 +20,7 @@ def edit_tensors(source: Path, directory: Path, edit) -> Path:
 
 
 def always_saying(token: str, source: Path, directory: Path) -> Path:
-    """A model that says one token whatever it reads: attention and experts add nothing, and that token's row is longest."""
+    """A model that says one token whatever it reads: its layers add nothing, and that token's row is longest."""
     ident = AutoTokenizer.from_pretrained(source).convert_tokens_to_ids(token)
 
     def edit(name: str, tensor: torch.Tensor) -> torch.Tensor:

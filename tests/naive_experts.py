@@ -1,9 +1,9 @@
 """A second opinion on the statistics: every routed expert of every token, recomputed one at a time in fp32."""
 
+from analysis.expert_observer import expert_modules
+
 import numpy as np
 import torch
-
-from analysis.expert_observer import expert_modules
 
 NAMES = (
     "token_count",

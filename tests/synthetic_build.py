@@ -3,9 +3,6 @@
 import json
 from pathlib import Path
 
-import gguf
-import numpy as np
-
 from choice.drop_map import DropMetadata
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from compare_scores import main as compare_scores
@@ -18,6 +15,9 @@ from quants.quant_record import ConversionRecord, QuantRecord
 from quants.recipes import RECIPES
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Summary, figures
+
+import gguf
+import numpy as np
 
 F16_SHA256, TARGET_SIZES, CHATS = "f" * 64, ("AUTO-9.5", "AUTO-10.5", "AUTO-12"), 40
 PARAMETERS, LLAMA_CPP = 24_000_000_000, "version: 1 (made up)"

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 import install_browser
 from conftest import REPO
 from files.safe_files import InputError
 from install_browser import PACKAGE, VERSION, find_browser, installed
+
+import pytest
 
 
 @pytest.fixture

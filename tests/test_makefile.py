@@ -11,14 +11,14 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
-
 from conftest import REPO
+
+import pytest
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Path:
-    """The folder of all build directories: copies lie side by side, since a build links to its model by a relative path."""
+    """The folder of all builds: copies lie side by side, since a build links to its model by a relative path."""
     return tmp_path_factory.mktemp("builds")
 
 

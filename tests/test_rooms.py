@@ -6,16 +6,20 @@ import re
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
-
-import pytest
 
 from conftest import REPO
+
+import pytest
 
 SCRIPTS = REPO / "scripts"
 ROOMS = sorted(path.name for path in SCRIPTS.iterdir() if (path / "__init__.py").is_file())
 LONGEST_CHAIN = 10
-MOST_MODULES = {"report_imatrix": 7, "build_imatrix": 7, "build_report": 14, "quantize_gguf": 12}  # that a command imports
+MOST_MODULES = {
+    "report_imatrix": 7,
+    "build_imatrix": 7,
+    "build_report": 14,
+    "quantize_gguf": 12,
+}  # that a command imports
 MOST_FILES = 36  # of a folder: more is a corridor
 
 
@@ -90,7 +94,7 @@ def test_imports_stay_short():
 
 
 def test_a_room_is_a_folder_with_a_one_line_name_that_no_package_has():
-    installed = {name for name in importlib.metadata.packages_distributions()}
+    installed = set(importlib.metadata.packages_distributions())
     assert not installed & set(ROOMS)
     for room in ROOMS:
         assert len((SCRIPTS / room / "__init__.py").read_text().splitlines()) == 1
@@ -107,7 +111,7 @@ def test_one_name_has_one_meaning():
     owners: dict[str, list[str]] = {}
     for name, tree in trees().items():
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name not in ("main", "parse_args"):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not re.match("_|main$|parse_args$", node.name):
                 owners.setdefault(node.name, []).append(name)
     assert not {name: where for name, where in owners.items() if len(where) > 1}
 
@@ -121,6 +125,8 @@ def test_the_makefile_knows_the_rooms_of_each_quick_step():
 
 @pytest.mark.parametrize("command", commands())
 def test_a_command_outside_of_the_environment_says_so(command):
-    done = subprocess.run([sys.executable, "-E", "-s", "-S", SCRIPTS / f"{command}.py", "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-E", "-s", "-S", SCRIPTS / f"{command}.py", "--help"], capture_output=True, text=True
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1 and "make setup" in done.stderr

@@ -8,12 +8,6 @@ import hashlib
 import os
 from pathlib import Path
 
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from transformers import PreTrainedModel
-
 from analysis.batches import Batch
 from analysis.decoder import decoder_of, layers_of
 from analysis.expert_observer import expert_modules, is_integer_sum
@@ -22,6 +16,12 @@ from analysis.ranks import Ranks
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS
 from files.run_state import RunState
 from files.safe_files import InputError, remove, require_disk_space
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
 LAYERS_DONE = "layers_done"
 HIDDEN = "hidden"

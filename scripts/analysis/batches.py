@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from chats.chat_sequences import Sequence
+
+import torch
 
 
 @dataclass(frozen=True)

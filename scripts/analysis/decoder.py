@@ -10,6 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+from analysis.expert_observer import expert_modules
+from analysis.layer_reader import TORCH_DTYPES, WEIGHT_DTYPES, pieces_of
+from checkpoints.checkpoint import TensorRange
+from files.safe_files import InputError, reason_of
+
 import torch
 import transformers
 from torch import nn
@@ -18,11 +23,6 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, LoadStateDictConfig
 from transformers.utils.loading_report import LoadStateDictInfo
-
-from analysis.expert_observer import expert_modules
-from analysis.layer_reader import TORCH_DTYPES, WEIGHT_DTYPES, pieces_of
-from checkpoints.checkpoint import TensorRange
-from files.safe_files import InputError, reason_of
 
 # MKL chooses its code by the alignment of its operands and by the number of threads, and sums in another order in each.
 # A streamed layer's weights lie elsewhere than a whole model's, so fp32 results differed in the last bits. In this mode

@@ -14,14 +14,14 @@ import re
 from collections.abc import Iterable
 from typing import Protocol, cast
 
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS
+from files.safe_files import InputError
+
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
-
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS
-from files.safe_files import InputError
 
 OBSERVED = "observed_experts"
 # The outputs of a chunk are gathered and then read twice, for norms and for the sum. 32 tokens x 8 experts x 2816

@@ -8,13 +8,13 @@ import io
 import math
 from dataclasses import dataclass
 
+from checkpoints.checkpoint import TensorRange
+from files.safe_files import InputError
+
 import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
-
-from checkpoints.checkpoint import TensorRange
-from files.safe_files import InputError
 
 TORCH_DTYPES = {
     "F32": torch.float32,

@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
-
 from analysis.decoder import decoder_of, layers_of, put_weights
 from analysis.layer_reader import Piece, memory_size, pieces_of, read_pieces
 from checkpoints.checkpoint import TensorRange
 from files.safe_files import InputError
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 EMBEDDING, REST = "embedding", "rest"
 # Layers that take keys and values, or an embedding of the ids, from elsewhere than the layer before.

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedConfig
-
 from analysis.layer_reader import TORCH_DTYPES, WEIGHT_DTYPES
 from chats.chat_sequences import Sequence
 from checkpoints.checkpoint import TensorRange
 from choice.drop_map import check_keep_count
 from files.safe_files import InputError
+
+import torch
+from transformers import PreTrainedConfig
 
 RUN_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOP_K_KEYS = ("num_experts_per_tok", "top_k_experts", "moe_topk")

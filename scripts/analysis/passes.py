@@ -2,15 +2,15 @@
 
 import sys
 
-import torch
-from tqdm import tqdm
-from transformers import PreTrainedModel
-
 from analysis.analysis_state import AnalysisState
 from analysis.batches import Batch
 from analysis.decoder import decoder_of, layers_of
 from analysis.expert_observer import ExpertObserver
 from analysis.layer_stream import LayerStream
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
 
 TERMINAL_PAUSE_S, LOG_PAUSE_S = 0.1, 10  # between two lines of progress: in a log each one stays
 

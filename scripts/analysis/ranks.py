@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from files.safe_files import InputError
+
 import torch
 import torch.distributed as dist
-
-from files.safe_files import InputError
 
 REASON_CHARACTERS = 100
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import transformers
-
 from files.safe_files import InputError, reason_of
+
+import transformers
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from checkpoints.checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config
 from checkpoints.moe_families import ExpertTensor, Family, text_config
 from choice.drop_map import METADATA_NAME, DropMap, DropMetadata, read_metadata
@@ -26,6 +24,8 @@ from files.safe_files import (
     write_json,
     write_record,
 )
+
+from tqdm import tqdm
 
 HEADER_ENTRY_BYTES = 200  # more than a tensor's entry takes beside its name
 HEADER_ALIGN_BYTES = 8  # so that the tensors of a mapped file start at a multiple of any dtype's size

@@ -8,9 +8,9 @@ routing weight, f_e(x) the expert's output, n_e the number of such tokens.
 import hashlib
 from collections.abc import Callable
 
-import numpy as np
-
 from files.safe_files import InputError
+
+import numpy as np
 
 Arrays = dict[str, np.ndarray]
 

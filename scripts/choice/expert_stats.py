@@ -18,11 +18,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from files.safe_files import InputError, reason_of, replace_when_done
+
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-
-from files.safe_files import InputError, reason_of, replace_when_done
 
 METADATA_KEY = "expert_stats"
 EXPERT_SUMS = (

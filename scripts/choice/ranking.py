@@ -4,10 +4,10 @@ Stability: the questions are drawn anew with replacement many times (bootstrap, 
 each time.
 """
 
-import numpy as np
-
 from choice.criteria import Arrays, scores_of
 from files.safe_files import InputError
+
+import numpy as np
 
 COIN_TOSS = (0.25, 0.75)  # shares of the resamples in which an expert is kept; in between, chance decides
 

@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from demo.demo_tokenizer import MAX_POSITIONS, SPECIAL_TOKENS, tokenizer_settings
+from files.safe_files import directory_when_done
+
 import tokenizers
 import torch
 import transformers
-
-from demo.demo_tokenizer import MAX_POSITIONS, SPECIAL_TOKENS, tokenizer_settings
-from files.safe_files import directory_when_done
 
 LAYER_TYPES = ["sliding_attention", "full_attention", "full_attention"]  # both kinds; Gemma 4's last layer is full
 HIDDEN_SIZE = 256

@@ -4,10 +4,10 @@ import json
 import re
 from collections.abc import Iterator
 
-import tokenizers
-
 from chats.questions import LETTERS
 from demo.demo_corpus import CALCULATION_THOUGHTS, DRILL_FRAME, QUESTION_LEAD, QUESTION_TAIL, DemoQuestion, render_user
+
+import tokenizers
 
 SPECIAL_TOKENS = [
     "<pad>",

@@ -3,12 +3,12 @@
 import random
 from dataclasses import dataclass
 
+from chats.questions import LETTERS
+from demo.demo_corpus import DemoQuestion, draw_wrong, render_drill, render_prompt, render_reply
+
 import numpy as np
 import tokenizers
 import torch
-
-from chats.questions import LETTERS
-from demo.demo_corpus import DemoQuestion, draw_wrong, render_drill, render_prompt, render_reply
 
 # A reply ends in: value, newline, <channel|>, "The answer is", " (", letter with ")", ".", <turn|>. One token each.
 VALUE_PLACE, ANSWER_PLACE, LETTER_PLACE = -8, -5, -3

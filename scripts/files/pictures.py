@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from files.safe_files import replace_when_done
+
 import matplotlib
 
 matplotlib.use("Agg")  # before pyplot is imported, which else looks for a screen; a server has none
 from matplotlib import pyplot as plt  # noqa: E402
-
-from files.safe_files import replace_when_done  # noqa: E402
 
 WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
 

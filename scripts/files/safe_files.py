@@ -20,7 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+try:
+    from pydantic import BaseModel, ConfigDict, ValidationError
+except ModuleNotFoundError:  # every command comes by here before it imports any other package
+    sys.exit(
+        f"error: {sys.executable}: expected this project's environment, found none of its packages; run `make setup`, "
+        f"then .venv/bin/python {sys.argv[0]}"
+    )
 
 COPY_BYTES = 8 << 20
 GIB = 1 << 30

@@ -15,8 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from choice.drop_map import DropMap, Shape
 from files.byte_ranges import Run, runs_of, same_bytes, write_runs
 from files.safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space
@@ -31,6 +29,8 @@ from ggufs.gguf_header import (
     read_header,
     split_paths,
 )
+
+from tqdm import tqdm
 
 # Biases and scales of experts come with weights; a layer has experts only if it has these.
 ROUTED_WEIGHTS = re.compile(r"blk\.(\d+)\.ffn_\w*_exps\.weight")

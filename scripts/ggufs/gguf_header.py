@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
 from files.safe_files import InputError
+
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 # What llama.cpp's families call the tensors that have an expert axis, always the slowest one: the experts' weights,
 # scales and biases, the router's rows and its bias. ffn_norm_exps is a norm before all experts, without that axis.

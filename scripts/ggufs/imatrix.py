@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from gguf.constants import GGMLQuantizationType
-
 from files.safe_files import InputError, Record
 from ggufs.gguf_header import TensorInfo, read_header
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType
 
 NOT_MEASURED = {"token_embd.weight", "output.weight", "per_layer_token_embd.weight"}  # llama-imatrix leaves these out
 BUILD_AGAIN = "build it again with `make imatrix`"

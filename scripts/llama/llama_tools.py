@@ -13,9 +13,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from files.safe_files import InputError, read_json
+
+from tqdm import tqdm
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 READ_BYTES = 65536

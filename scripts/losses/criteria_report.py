@@ -7,11 +7,11 @@ errors.
 
 from pathlib import Path
 
-import numpy as np
-
 from files.display import BLUE, GREY, VERMILION, digits, markdown_table, with_error
 from files.pictures import WIDTH_INCHES, plt, save_picture
 from losses.kld_statistics import PERCENT, SIGNIFICANT_ERRORS, mean_and_error
+
+import numpy as np
 
 DEFAULT, CONTROL, RANDOM = "coverage", "worst first", "random:"
 # A mean per token by name: (column of sums, column of counts).

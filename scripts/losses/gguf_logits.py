@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-
 from files.safe_files import InputError
 from ggufs.gguf_header import read_header, split_paths
 from llama.llama_tools import LlamaCpp, last_words
+
+import numpy as np
 
 BINDINGS = "llama-cpp-python"
 OWN_TOOLS = "unset LLAMA_CPP to use the tools that `make setup` builds"

@@ -9,10 +9,10 @@ pruning loss does not hide small differences.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
 from losses.kld_statistics import SIGNIFICANT_ERRORS, mean_and_error
 from losses.quality_record import LOSSES
+
+import numpy as np
 
 STANDARD, CONTRIB, TARGET = "standard", "ContribDynamic", "target size"  # kinds, also the keys of the palette
 BETTER, WORSE = "better", "worse"

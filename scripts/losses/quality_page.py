@@ -1,12 +1,12 @@
 """The page of measure_quality.py: tables of every file's losses, and the conclusions in words."""
 
-import numpy as np
-
 from files.display import markdown_table, with_error
 from files.safe_files import gib
 from losses.kld_statistics import PERCENT, SIGNIFICANT_ERRORS
 from losses.quality_conclusions import BETTER, NO_DIFFERENCE, SMALLER, WORSE, Measured
 from losses.quality_record import LOSSES
+
+import numpy as np
 
 COLUMNS = {
     "kld": "mean KLD",

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
-from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
-
 from files.display import KIND_COLORS
 from files.pictures import DOTS_PER_INCH, plt, save_picture
 from files.safe_files import GIB
 from losses.quality_conclusions import CONTRIB, STANDARD, TARGET, Measured, line_of
 from losses.quality_record import LOSSES
+
+import numpy as np
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 
 MARKERS = {STANDARD: "o", CONTRIB: "D", TARGET: "^"}
 WIDE_INCHES, HEIGHT_INCHES = 18.0, 8.0

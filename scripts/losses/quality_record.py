@@ -2,9 +2,9 @@
 
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
 from files.safe_files import Record
+
+from pydantic import BaseModel, ConfigDict
 
 QUALITY_NAME = "quality.json"
 LOSSES = ("total", "quantisation")  # what files are compared by; the pruning loss is the same for all

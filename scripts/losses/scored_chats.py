@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from chats.chat_sequences import MAX_TOKENS, Sequence
 from files.option_types import positive
 from losses.kld_statistics import MEASURES, logit_differences
 from losses.stored_logits import StoredLogits
+
+import numpy as np
 
 Arrays = dict[str, np.ndarray]
 

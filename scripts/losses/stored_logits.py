@@ -5,13 +5,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 from files.safe_files import InputError, replace_when_done, require_disk_space
 from ggufs.gguf_header import read_header, split_paths
 from llama.llama_tools import LlamaCpp
 from losses.gguf_logits import CHUNK_TOKENS, GgufLogits
+
+import numpy as np
+from tqdm import tqdm
 
 FP32_BYTES = 4
 

@@ -9,14 +9,14 @@ piece of text that differs. Ollama leaves <bos> to the tokenizer, and goes on wi
 from pathlib import Path
 from typing import Any
 
-from transformers.utils.chat_template_utils import render_jinja_template
-
 from chats.chat_tokenizer import load_tokenizer
 from files.safe_files import InputError
 from ggufs.gguf_header import read_header
 from ollama.go_runner import Rendered, render_go
 from ollama.known_differences import KNOWN_DIFFERENCES
 from ollama.template_cases import CASES, Case
+
+from transformers.utils.chat_template_utils import render_jinja_template
 
 TAGS = {"thinking": ("<|channel>thought", "<channel|>"), "tool call": "<|tool_call>call:"}
 SHOWN_CHARACTERS = 60

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from files.display import GREY
+from files.safe_files import GIB
+
 import numpy as np
 from bokeh.embed import json_item
 from bokeh.models import (
@@ -27,9 +30,6 @@ from bokeh.models import (
 from bokeh.models.renderers import GlyphRenderer
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
-
-from files.display import GREY
-from files.safe_files import GIB
 
 CELL_PIXELS, FEW_ROWS, FEW_CELL_PIXELS, MARGIN_PIXELS = 15, 8, 32, 58
 ROW_TICKS, COLUMN_TICKS, STOPS = 16, 8, 8

@@ -6,8 +6,6 @@ A record that was not made is None or empty; the report then says so. One of ano
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from choice.drop_map import Shape, read_drop_map, read_metadata
 from choice.expert_stats import protected, read_stats
 from files.safe_files import InputError, read_json, read_record, sha256_file
@@ -15,6 +13,8 @@ from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
 from losses.quality_record import Quality
 from quants.quant_record import ConversionRecord, QuantRecord
 from scoring.score_records import Scores, read_summary
+
+import numpy as np
 
 SHOWN_TOP = 16  # as in the model card; used for coverage where the drop map protects no experts
 DIGITS = 12  # of a digest, in messages

@@ -5,8 +5,6 @@ A section whose records are missing says so and names the command that makes the
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from files.display import DROPPED, GREEN, GREY, KEPT, SKY, VERMILION, with_error
 from files.safe_files import InputError, gib
 from losses.quality_record import LOSSES
@@ -15,6 +13,8 @@ from page.pipeline import Table
 from page.records import Experts, Records
 from scoring.score_records import final_letter, finally_correct
 from scoring.score_tables import SCORE_HEADS, sample_labels, score_cells, verdict
+
+import numpy as np
 
 OUTCOMES = {"both right": SKY, "lost": VERMILION, "won": GREEN, "both wrong": GREY}
 OUTCOME_MARKS = {"lost": "dash", "won": "cross"}

@@ -12,11 +12,11 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from choice.expert_stats import read_stats
 from files.safe_files import InputError
 from quants.recipes import Recipe
+
+import numpy as np
 
 Tiers = tuple[tuple[int, ...], ...]
 DEFAULT_CUTS = (1 / 30, 11 / 30)  # the card's: one layer of 30 is high, the next ten are middle

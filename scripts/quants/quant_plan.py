@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf import GGMLQuantizationType
-
 from files.safe_files import InputError
 from ggufs.gguf_header import (
     BLOCK_TENSOR,
@@ -29,6 +27,8 @@ from ggufs.gguf_header import (
 from ggufs.imatrix import NOT_MEASURED, Imatrix
 from llama.llama_tools import die_with_parent, last_words
 from quants.recipes import Recipe
+
+from gguf import GGMLQuantizationType
 
 FLOAT_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
 # What llama-quantize prints. The sizes there are rounded and leave the header out, so only the types are read.

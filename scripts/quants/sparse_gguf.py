@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gguf import GGMLQuantizationType
-
 from checkpoints.moe_families import GEMMA4, text_config
 from files.safe_files import InputError
 from ggufs.gguf_drop import key_value_bytes
@@ -25,6 +23,8 @@ from ggufs.gguf_header import (
     write_header_only,
 )
 from llama.llama_tools import LlamaCpp, last_words
+
+from gguf import GGMLQuantizationType
 
 HEADER_ONLY = Path(__file__).resolve().parents[1] / "llama/convert_header_only.py"
 F16, F32 = GGMLQuantizationType.F16, GGMLQuantizationType.F32

@@ -12,16 +12,16 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from gguf import GGML_QUANT_SIZES
-from gguf import GGMLQuantizationType as Kind
-from scipy.optimize import Bounds, LinearConstraint, milp
-
 from files.safe_files import GIB, InputError, read_json, recorded_sha256, sha256_file
 from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, TensorInfo, aligned, tensor_bytes
 from ggufs.imatrix import NOT_MEASURED
 from quants.quant_plan import plan_quant, planned_size
 from quants.recipes import RECIPES, Recipe
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as Kind
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 WIDE = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 RAGGED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0")  # what rows that are no multiple of 256 can have

@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from files.safe_files import InputError
+from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
+
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-
-from files.safe_files import InputError
-from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
 PIPELINE = "text-generation"

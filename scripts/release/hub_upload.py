@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from files.safe_files import InputError, sha256_file
+from release.manifest import MANIFEST
+
 import httpx2
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars, logging
-
-from files.safe_files import InputError, sha256_file
-from release.manifest import MANIFEST
 
 GO_ON = "run the same command again to go on"
 SHA1_LETTERS = 40  # tells git's digests from sha256, which has 64

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-from aiohttp import web
-
 from files.safe_files import InputError, flush_to_disk, sha256_json
 from llama.llama_server import LlamaServer
 from scoring.answer_record import Answer, append_answer, class_of, flexible_letter, prompt_sha256, read_answers
 from scoring.eval_protocol import Protocol
+
+import aiohttp
+from aiohttp import web
 
 MAX_REQUEST_BYTES = 64 << 20
 SHUTDOWN_SECONDS = 0.1  # for requests that still run at the end, which is then that of a failure or of Ctrl-C

@@ -6,15 +6,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet
-import pytest
-import torch
-from safetensors.torch import load_file, save_file
-
 import teacher_force_analysis as analysis
 from chats.questions import load_questions
 from files.safe_files import run
 from tiny_models import EXPERTS, LAYERS, build_tiny_model
+
+import pyarrow.parquet
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 IN_BOTH_MODES = pytest.mark.parametrize("mode", [[], ["--stream-layers"]], ids=["resident", "streamed"])
 

@@ -2,11 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from transformers import Gemma4ForCausalLM, JetMoeConfig, JetMoeForCausalLM
-
 import teacher_force_analysis as analysis
 from analysis.decoder import load_resident
 from analysis.layer_stream import LayerStream
@@ -18,6 +13,11 @@ from conftest import DEMO
 from files.safe_files import InputError
 from naive_experts import naive_sums
 from tiny_models import EXPERTS, TOP_K, build_family_model, text_config
+
+import numpy as np
+import pytest
+import torch
+from transformers import Gemma4ForCausalLM, JetMoeConfig, JetMoeForCausalLM
 
 FAMILIES = ("qwen3_moe", "olmoe", "mixtral", "gpt_oss", "deepseek_v3")
 

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
-
 import teacher_force_analysis as analysis
 from analysis.analysis_state import AnalysisState, state_directory
 from conftest import DEMO, REPO
 from tiny_models import LAYERS
+
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 COMMAND = REPO / "scripts/teacher_force_analysis.py"
 FEW, MANY = 10, 60  # questions; a run of many takes long enough to be killed in its middle

@@ -3,10 +3,6 @@
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-
 import teacher_force_analysis as analysis
 from analysis import decoder
 from analysis.decoder import build_empty, decoder_of, load_resident
@@ -19,6 +15,10 @@ from choice.expert_stats import read_stats
 from files.safe_files import InputError
 from naive_experts import NAMES, naive_sums
 from tiny_models import LAYERS
+
+import numpy as np
+import pytest
+import torch
 
 
 def analyze(model: Path, questions: Path, output: Path, *options: object) -> bytes:

@@ -2,12 +2,6 @@
 
 from pathlib import Path
 
-import accelerate
-import numpy as np
-import pytest
-import torch
-from safetensors.torch import load_file, save_file
-
 import teacher_force_analysis as analysis
 from analysis.decoder import load_resident
 from analysis.expert_observer import ExpertObserver, expert_modules, expert_sums
@@ -18,6 +12,12 @@ from choice.expert_stats import check_finite, read_stats
 from files.safe_files import InputError
 from naive_experts import naive_sums
 from tiny_models import EXPERTS, LAYERS, TOP_K
+
+import accelerate
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 
 def test_sums_by_hand():

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import fetch_calibration
 from files.safe_files import sha256_file
+
+import pytest
 
 POLL_SECONDS = 0.01  # how soon the server sees that it shall stop; 0.5 s otherwise
 TEXT = ("A line of text to calibrate on, with ümlauts.\n" * 3000).encode()

@@ -3,9 +3,9 @@
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import pytest
-
 from conftest import REPO
+
+import pytest
 
 TEXT = (REPO / "data/demo/eval_questions.csv").read_bytes()
 

@@ -6,14 +6,14 @@ import random
 import subprocess
 import sys
 
-import pandas
-import pytest
-
 import freeze_questions
 from chats.questions import load_questions, read_rows
 from conftest import REPO
 from files.safe_files import InputError
 from scoring.lm_eval_samples import read_frozen
+
+import pandas
+import pytest
 
 
 def test_the_order_of_choices_is_that_of_random_shuffle_by_seed(few_questions):

@@ -5,15 +5,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from safetensors.torch import load_file, save_file
-
 from checkpoints.checkpoint import read_checkpoint, weights_digest
 from conftest import DEMO
 from drop_runs import KEEP, digests, drop
 from expert_drop import main
 from files.safe_files import InputError
 from tiny_models import EXPERTS, build_family_model, random_drop_map
+
+import pytest
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture

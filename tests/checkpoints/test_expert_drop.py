@@ -3,11 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-import torch
-import transformers
-from safetensors import safe_open
-
 from checkpoints.checkpoint import read_checkpoint
 from checkpoints.checkpoint_drop import plan_shards, pruned_config
 from checkpoints.moe_families import GEMMA4
@@ -16,6 +11,11 @@ from conftest import DEMO
 from drop_runs import KEEP, digests, drop
 from expert_drop import main
 from tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model, random_drop_map
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
 
 
 def tensors(directory: Path) -> dict[str, torch.Tensor]:

@@ -1,11 +1,11 @@
 """Every criterion on two questions, one layer, four experts, computed by hand."""
 
-import numpy as np
-import pytest
-
 from choice.criteria import CRITERIA, coverage, random_scores, scores_of
 from choice.expert_stats import protected
 from files.safe_files import InputError
+
+import numpy as np
+import pytest
 
 # Question 1 uses experts 0, 1, 2; question 2 uses experts 1, 2, 3. Nobody uses expert 4.
 ARRAYS = {

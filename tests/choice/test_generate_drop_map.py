@@ -2,15 +2,15 @@
 
 import json
 
-import numpy as np
-import pytest
-
 from choice import criteria
 from choice.drop_map import Shape, read_drop_map
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, protected, read_stats, write_stats
 from choice.ranking import bootstrap, choose_questions, layer_entry, rank, stability
 from files.safe_files import InputError
 from generate_drop_map import compare_lines, main
+
+import numpy as np
+import pytest
 
 
 def test_rank_is_by_protection_then_score_then_total_norm_then_index():

@@ -2,13 +2,13 @@
 
 import json
 
-import numpy as np
-from matplotlib import image
-
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from files.pictures import plt
 from generate_drop_map import main as choose
 from plot_expert_stats import draw_coverage, dropped_mask, layer_shares, main
+
+import numpy as np
+from matplotlib import image
 
 FILES = ("experts-heatmap.png", "experts-coverage.png", "experts-layers.png")
 

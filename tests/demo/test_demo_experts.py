@@ -6,16 +6,16 @@ Measured on whole chats (prompt, thought, answer), and on the reply alone, which
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-import pytest
-import torch
-from torch.nn.utils.rnn import pad_sequence
-
 from analysis.decoder import load_resident
 from analysis.expert_observer import ExpertObserver
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
 DROPPED = 19
 RANDOM_SEEDS = 10

@@ -7,15 +7,15 @@ import json
 import re
 from pathlib import Path
 
-import jinja2.sandbox
-import pytest
-import torch
-import transformers
-
 import train_demo_model
 from chats.questions import LETTERS
 from demo.demo_corpus import CSV_COLUMNS, load_facts, render_prompt, render_reply, split_questions
 from demo.sorted_experts import SortedExperts
+
+import jinja2.sandbox
+import pytest
+import torch
+import transformers
 
 REPO = Path(__file__).resolve().parents[2]
 DEMO = REPO / "data/demo"

@@ -4,10 +4,10 @@ import errno
 import hashlib
 import os
 
-import pytest
-
 from files.byte_ranges import Run, kept_runs, same_bytes, write_hashed, write_runs
 from files.safe_files import InputError
+
+import pytest
 
 
 def test_kept_runs_are_consecutive():

@@ -2,10 +2,10 @@
 
 import argparse
 
-import pytest
-
 from files.display import markdown_table, plural, with_error
 from files.option_types import fraction, positive, whole_number
+
+import pytest
 
 
 def test_two_digits_of_the_error_decide_the_decimals():

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
-import pytest
-
 from files.safe_files import InputError, Record, read_record, write_record
+
+import pytest
 
 
 class Measurement(Record):

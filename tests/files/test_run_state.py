@@ -1,9 +1,9 @@
 """The state of a long run: taken up by the same inputs, refused with others, with one owner at a time."""
 
-import pytest
-
 from files.run_state import INPUTS_NAME, RunState, difference_in_words
 from files.safe_files import InputError
+
+import pytest
 
 INPUTS = {"model": "a", "layers": (1, 2), "options": {"seed": 42}}
 

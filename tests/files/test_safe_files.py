@@ -4,8 +4,6 @@ import errno
 import os
 from pathlib import Path
 
-import pytest
-
 from files.safe_files import (
     GIB,
     InputError,
@@ -22,6 +20,8 @@ from files.safe_files import (
     sha256_file,
     write_json,
 )
+
+import pytest
 
 
 def make(path: Path, content: str) -> None:

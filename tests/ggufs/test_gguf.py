@@ -8,14 +8,14 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-import torch
-import transformers
-
 from files.safe_files import InputError
 from ggufs.gguf_header import read_header
 from quants.recipes import find_recipe
 from tiny_models import EXPERTS, LAYERS, random_drop_map
+
+import pytest
+import torch
+import transformers
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Dropping inside GGUF files: the bytes of prune -> convert -> quantise, splits, another family, an answer, refusals."""
+"""Dropping inside GGUF files: the bytes of prune, convert, quantise; splits, another family, an answer, refusals."""
 
 import json
 import signal
@@ -7,19 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from gguf import GGUFReader, GGUFWriter
-from safetensors.torch import load_file
-from test_gguf import llama_server, next_token_logprobs, post
-
 from chats.questions import load_questions
 from conftest import DEMO, REPO
 from expert_drop import main
 from generate_drop_map import main as choose
 from ggufs.gguf_header import header_bytes, read_header
 from tiny_models import EXPERTS, TOP_K, build_family_model, random_drop_map
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader, GGUFWriter
+from safetensors.torch import load_file
+from test_gguf import llama_server, next_token_logprobs, post
 
 DEMO_EXPERTS, DEMO_LAYERS, KEEP = 128, 3, 109
 QUANTS = ("Q8_0", "Q6_K", "Q4_K_M", "IQ4_XS", "IQ2_M")

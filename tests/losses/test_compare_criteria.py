@@ -10,12 +10,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-import transformers
-from matplotlib import image
-
 from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
@@ -29,6 +23,12 @@ from generate_drop_map import main as choose
 from losses import criteria_report as report
 from losses.kld_statistics import kl_divergence
 from teacher_force_analysis import main as analyse
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from matplotlib import image
 
 KEEP, SEEDS = 10, 1
 FILES = ("table.md", "table.json", "table.png")

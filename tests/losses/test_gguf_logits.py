@@ -7,12 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import psutil
-import pytest
-import torch
-import transformers
-
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from conftest import REPO
@@ -20,6 +14,12 @@ from files.safe_files import InputError
 from llama.llama_tools import LlamaCpp
 from losses.gguf_logits import CHUNK_TOKENS, GgufLogits
 from losses.kld_statistics import MEASURES, kl_divergence, logit_differences, summary, token_log_probabilities
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import transformers
 
 BOS = 2
 WINDOW_TOKENS = 128  # of llama-perplexity: it scores the second half of each window

@@ -10,10 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pytest
-from matplotlib import image
-
 import build_imatrix
 import convert_to_gguf
 import expert_drop
@@ -48,6 +44,10 @@ from losses.quality_page import quality_page
 from losses.quality_picture import label_places, overlap
 from losses.quality_record import Quality
 from losses.scored_chats import chats_of
+
+import numpy as np
+import pytest
+from matplotlib import image
 
 QUANTS = ("Q8_0", "Q4_0", "CD-Q4_K_M")
 FILES = ("quality.md", "quality.json", "quality.png")

@@ -6,14 +6,14 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from gguf import GGUFWriter
-
 import release_ollama
 from conftest import REPO
-from files.safe_files import InputError, sha256_file
+from files.safe_files import InputError
 from ollama.ollama_files import OPTIONS, modelfile, ollama_note, ollama_params, wrap_commands, wraps
 from release_inputs import write_manifest
+
+import pytest
+from gguf import GGUFWriter
 
 PARAMS = REPO / "modelfiles/gemma4.params.json"
 CARD = {
@@ -148,18 +148,6 @@ def test_a_shell_runs_the_printed_commands(tmp_path):
     assert done.returncode == 0
     wanted = "".join(f"{wrap.model}\n{wrap.modelfile}" for wrap in wraps("tiny", names, CARD, folder=Path("release")))
     assert (bin_folder / "given").read_text() == wanted and "FROM ./release/tiny-it's.gguf\n" in wanted
-
-
-def write_manifest(folder: Path) -> None:
-    """List every file of a folder, as build_release.py does."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(folder.iterdir())
-    }
-    files.pop("manifest.json", None)
-    texts = dict.fromkeys(("license", "quantized_by", "sibling"), "")
-    names = {"name": "tiny-12e", "repository": "release", "kind": "standard", "base": "tiny"}
-    content = {"version": 1, **names, **texts, "records": {}, "files": files}
-    (folder / "manifest.json").write_text(json.dumps(content))
 
 
 @pytest.fixture

@@ -10,10 +10,6 @@ import time
 import urllib.error
 from pathlib import Path
 
-import psutil
-import pytest
-from gguf import GGUFWriter
-
 import convert_to_gguf
 from conftest import DEMO, REPO
 from files.safe_files import InputError
@@ -23,6 +19,10 @@ from ollama.go_runner import render_go
 from ollama.known_differences import KNOWN_DIFFERENCES
 from ollama.ollama_template import render_jinja, template_differences
 from ollama.template_cases import ARGUMENTS, CASES
+
+import psutil
+import pytest
+from gguf import GGUFWriter
 
 TEMPLATE = REPO / "modelfiles/gemma4.template"
 FAMILY = "models/templates/google-gemma-4-31B-it.jinja"

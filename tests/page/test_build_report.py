@@ -7,10 +7,6 @@ import subprocess
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
-
 from browser import chromium, opened
 from build_report import main
 from choice.expert_stats import protected, read_stats
@@ -23,6 +19,10 @@ from install_browser import LOAD_MS
 from page.charts import KIND_MARKERS
 from page.records import read_experts
 from synthetic_build import change, options, write_build
+
+import numpy as np
+import pytest
+from PIL import Image
 
 QUESTIONS, LAYERS, EXPERTS, KEEP = 198, 30, 128, 109
 GRID = '[data-grid="grid-experts"]'

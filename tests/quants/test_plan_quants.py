@@ -5,8 +5,6 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
-
 import plan_quants
 from conftest import REPO
 from files.safe_files import GIB, InputError
@@ -15,6 +13,8 @@ from quants.layer_tiers import DEFAULT_CUTS, RULES, cut, parse_tiers, tiers_from
 from quants.quant_plan import plan_quant, write_imatrix_stand_in
 from quants.recipes import RECIPES
 from quants.sparse_gguf import from_checkpoint, from_config
+
+import pytest
 
 # GiB, from the model card (there "GB")
 CARD = {
@@ -244,9 +244,9 @@ def test_layers_are_cut_into_tiers_by_rank():
 
 
 def test_layers_rank_by_what_their_experts_contribute(tmp_path):
-    import numpy as np
-
     from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
+
+    import numpy as np
 
     arrays = {name: np.zeros((1, 3, 2)) for name in EXPERT_SUMS} | {name: np.full((1, 3), 10) for name in LAYER_SUMS}
     arrays["weighted_norm_sum"][0] = [[1, 1], [5, 5], [2, 2]]  # per token: 0.2, 1.0, 0.4

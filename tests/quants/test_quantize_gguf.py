@@ -1,4 +1,4 @@
-"""Building quants with the real tools: files equal their plan to the byte, every gate refuses, a second run builds nothing."""
+"""Building quants with the real tools: files equal their plan, every gate refuses, a second run builds nothing."""
 
 import json
 import os
@@ -8,9 +8,6 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-
-import numpy as np
-import pytest
 
 import build_imatrix
 import plan_quants
@@ -22,6 +19,9 @@ from ggufs.imatrix import check_reached, read_imatrix
 from quants.layer_tiers import parse_tiers, with_tiers
 from quants.quant_plan import check_larger, plan_quant
 from quants.recipes import RECIPES
+
+import numpy as np
+import pytest
 
 TIERS = "0/1/2"
 
@@ -195,7 +195,7 @@ def test_an_imatrix_that_does_not_fit_is_refused_before_the_first_byte(built, tm
         wrong = changed_imatrix(
             built,
             tmp_path / "wrong.gguf",
-            lambda t, raw: (
+            lambda t, raw, number=number: (
                 np.float32(number).tobytes() + raw[4:] if t.name == ("blk.0.ffn_down_exps.weight.in_sum2") else raw
             ),
         )

@@ -1,4 +1,4 @@
-"""Sizes as wishes: the knapsack against every choice, costs by hand, sensitivities measured, killed and resumed, files built."""
+"""Target sizes: the knapsack against every choice, costs by hand, sensitivities, kills, files built."""
 
 import itertools
 import json
@@ -9,10 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pytest
-from gguf import GGMLQuantizationType as Kind
-
 import measure_sensitivity
 import quantize_gguf
 from conftest import REPO
@@ -20,6 +16,10 @@ from files.safe_files import GIB
 from ggufs.gguf_header import TensorInfo, read_header
 from quants.recipes import target_bytes
 from quants.target_sizes import Group, Option, cheapest, cost_of, low_type, overrides_of
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Kind
 
 
 def group(role: str, layer: int | None, *names: str, columns: int = 256) -> Group:

@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 import build_release
 import expert_drop
 from conftest import DEMO, REPO
@@ -33,6 +31,8 @@ from release_inputs import (
     write_quality,
     write_scores,
 )
+
+import pytest
 
 
 def test_a_folder_links_its_files_and_its_manifest_is_true(pruned_demo, tmp_path):

@@ -4,8 +4,6 @@ import json
 import re
 from dataclasses import replace
 
-import pytest
-
 from conftest import DEMO
 from files.safe_files import GIB, InputError
 from ggufs.context_cache import cache_bytes
@@ -28,6 +26,8 @@ from release_inputs import (
     write_quality,
     write_scores,
 )
+
+import pytest
 
 
 def test_the_card_has_every_number_from_its_record(pruned_demo, tmp_path):

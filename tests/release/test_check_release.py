@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 import build_release
 import check_release
 from files.safe_files import sha256_file
@@ -17,6 +15,8 @@ from release.order import exceptions, must_exceed, size_exceptions
 from release.running_gates import running_gates, smallest
 from release.sources import read_sources, sources_path
 from release_inputs import BASE, DOMINATED, NAME, QUESTIONS, SIDECARS, call, change_json, shared_release
+
+import pytest
 
 
 @pytest.fixture

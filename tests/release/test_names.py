@@ -1,9 +1,9 @@
 """The rules of llama.cpp, the Hub and a listing on real names: what shadows what, and where CD files may be."""
 
-import pytest
-
 from quants.recipes import RECIPES
 from release.names import RULES, clashes, hub_label, is_standard, label_pick, listing_pick, llama_cpp_pick, suffix_pick
+
+import pytest
 
 NAME = "gemma-4-A4B-109e-v3"
 STANDARD = {f"{NAME}-{quant}.gguf": quant for quant in RECIPES if is_standard(quant)}

@@ -6,13 +6,13 @@ import struct
 import zlib
 from pathlib import Path
 
-import numpy as np
-import pytest
-from gguf import GGUFWriter
-
 from files.safe_files import InputError
 from release.forbidden_texts import is_private, machine_names, question_runs, quoted_questions, secrets, words
 from release.published_texts import Published, texts_of
+
+import numpy as np
+import pytest
+from gguf import GGUFWriter
 
 HEAD = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n"
 LONG = (

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from huggingface_hub import close_session, constants
-
 import upload_release
 from conftest import REPO
 from files.safe_files import InputError, directory_when_done
 from hub_server import PART_BYTES, TOKEN, Hub
 from release_inputs import change_json, write_manifest
+
+import pytest
+from huggingface_hub import close_session, constants
 
 NAME, HUB_REPO = "tiny-12e", "me/tiny-12e-GGUF"
 SECOND = f"{NAME}-Q8_0.gguf"  # the largest, sent last

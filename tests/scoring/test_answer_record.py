@@ -6,9 +6,6 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-import pytest
-from lm_eval.filters.extraction import MultiChoiceRegexFilter
-
 from conftest import REPO
 from scoring.answer_record import (
     Answer,
@@ -19,6 +16,9 @@ from scoring.answer_record import (
     read_answers,
     strict_letter,
 )
+
+import pytest
+from lm_eval.filters.extraction import MultiChoiceRegexFilter
 
 
 def extracted_by_lm_eval(texts: list[str], choices: list[list[str]]) -> list[str | None]:

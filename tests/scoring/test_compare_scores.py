@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import pytest
-
 import compare_scores
 import pool_heldout
 from files.safe_files import read_record, write_record
 from quants.quant_record import QuantRecord
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Scores, Summary, figures
+
+import pytest
 
 PATCH = {"prefill": "The answer is (", "n_predict": 10, "temperature": 0}
 GIB = 1 << 30

@@ -10,10 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import aiohttp
-import psutil
-import pytest
-
 import convert_to_gguf
 import freeze_questions
 from conftest import REPO
@@ -26,6 +22,10 @@ from scoring.answer_record import Answer, prompt_sha256, read_answers
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen
 from scoring.score_records import Summary
+
+import aiohttp
+import psutil
+import pytest
 
 FEW, QUESTIONS = 2, 24  # the demo answers ten per second: with fewer a kill may come too late
 # A key would have every request turned away; a proxy (here: none listens) would get them instead of the server.

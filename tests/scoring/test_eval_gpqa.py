@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 import ask_questions
 import convert_to_gguf
 import freeze_questions
@@ -23,6 +21,8 @@ from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen, read_samples
 from scoring.score_records import Summary
 from tiny_models import EXPERTS
+
+import pytest
 
 SMALL = {"context": 1024, "reasoning-budget": 16, "max-gen-toks": 48}
 

@@ -2,10 +2,6 @@
 
 import math
 
-import numpy as np
-import pytest
-from scipy.stats import binomtest
-
 from scoring.paired_statistics import (
     difference_interval,
     mcnemar,
@@ -14,6 +10,10 @@ from scoring.paired_statistics import (
     smallest_shown,
     wilson,
 )
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
 
 
 def differences(lost: int, won: int, same: int) -> np.ndarray:
