@@ -61,7 +61,7 @@ def page(name: str, steps: list[Step], parts: list[Section]) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="name of the pruned model")
     parser.add_argument("--stats", type=Path, help="statistics file of teacher_force_analysis.py")
     parser.add_argument("--drop-map", type=Path, help="drop map chosen from it")

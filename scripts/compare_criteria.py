@@ -30,7 +30,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from choice.criteria import CRITERIA
 from choice.expert_stats import read_stats
-from files.option_types import positive
+from files.option_types import command_parser, positive
 from files.run_state import RunState
 from files.safe_files import InputError, read_json, remove, replace_when_done, run, sha256_file, write_json
 from ggufs.gguf_header import read_header
@@ -216,7 +216,7 @@ def write_results(
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     add_chat_arguments(parser)
     parser.add_argument("--gguf", type=Path, required=True, help="F16 GGUF of the full model")
     parser.add_argument("--stats", type=Path, required=True, help="statistics file of the full model")

@@ -27,6 +27,7 @@ from pathlib import Path
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
+from files.option_types import command_parser
 from files.run_state import RunState
 from files.safe_files import (
     InputError,
@@ -183,7 +184,7 @@ def read_questions(args: argparse.Namespace) -> tuple[list[Question], int]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     add_chat_arguments(parser)
     parser.add_argument("--full", type=Path, required=True, help="F16 GGUF of the full model")
     parser.add_argument("--pruned", type=Path, required=True, help="F16 GGUF of the pruned model")

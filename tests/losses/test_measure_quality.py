@@ -264,7 +264,7 @@ def test_bad_input_is_refused_in_one_line(inputs, tmp_path, refusal, monkeypatch
     refuse("found 1 of 6", limit=1)
     refuse("calibration text", calibration=tmp_path / "none.txt")
     refuse("none.gguf", "nothing", gguf=tmp_path / "none.gguf")
-    refuse("full.gguf.json", "a record of quantize_gguf.py with 'type'", gguf=inputs["--full"])
+    refuse("full.gguf.json", "a record of quantize_gguf.py with the field 'type'", gguf=inputs["--full"])
     refuse("Q8_0 twice", gguf=[inputs["--gguf"][0], copy_with_record(inputs["--gguf"][0], tmp_path / "again.gguf")])
     refuse("build it again", pruned=inputs["--full"])
     refuse("Q8_0.gguf: expected an output apart", output=inputs["--gguf"][0])
@@ -272,7 +272,7 @@ def test_bad_input_is_refused_in_one_line(inputs, tmp_path, refusal, monkeypatch
     edited = copy_with_record(inputs["--gguf"][0], tmp_path / "edited.gguf")
     record = json.loads(Path(f"{edited}.json").read_text())
     for key, value, words in (
-        ("type", None, "a record of quantize_gguf.py with 'type'"),
+        ("type", None, "a record of quantize_gguf.py whose 'type' is a valid string"),
         ("bits_per_weight", "4", "bits_per_weight"),
         ("bytes", 5, "other bytes"),
         ("sha256", "0" * 64, "other bytes"),

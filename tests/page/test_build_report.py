@@ -361,7 +361,7 @@ def small_build(pristine_build, tmp_path) -> Path:
     [
         ("drop_map.json", ("stats_sha256",), "0", ("drop_map.json", "other statistics")),
         ("drop_map.json", ("layers", "1", "drop"), [99, 98], ("drop_map.json", "layer 1")),
-        ("quality.json", ("files", 0), {"label": "Q8_0"}, ("quality.json", "'files.0.kind': field required")),
+        ("quality.json", ("files", 0), {"label": "Q8_0"}, ("quality.json", "the field 'files.0.kind'")),
         ("pruned.json", ("answers", 0), {}, ("pruned.json", "12 answered questions")),
         ("expert_drop_metadata.json", ("drop_map_sha256",), "0" * 64, ("expert_drop_metadata.json", "make drop")),
         ("pruned-F16.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf", "an imatrix of the F16 GGUF", "make imatrix")),
