@@ -160,11 +160,11 @@ def test_unpatched_runs_are_compared_by_raw_scores(compared):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"answers": 3}, "with 'answers'"),
+        ({"answers": 3}, "whose 'answers' is a valid list, found 3"),
         ({"answers": []}, "4 answered questions"),
         ({"questions": 5}, "5 answered"),
         ({"version": 0}, "a summary of eval_gpqa_v3.sh, version 1, found version 0"),
-        ({"name": ...}, "a summary of eval_gpqa_v3.sh with 'name': field required"),
+        ({"name": ...}, "a summary of eval_gpqa_v3.sh with the field 'name', found none"),
     ],
 )
 def test_what_is_no_summary_is_refused(saved, tmp_path, refusal, change, words):
