@@ -75,7 +75,7 @@ def evaluate(tiny_gguf, tiny_text_model, few_questions, script) -> Callable[...,
 
 @pytest.fixture(scope="session")
 def drop_map(few_questions, tmp_path_factory) -> Path:
-    """What a drop map tells an evaluation: two questions chose the experts, the first one is scored, too."""
+    """A drop map as an evaluation reads it: two questions chose the experts, and the first of them is scored."""
     path = tmp_path_factory.mktemp("map") / "drop_map.json"
     path.write_text(json.dumps({"question_ids": [read_rows(few_questions)[0]["Record ID"], "other"]}))
     return path
