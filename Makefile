@@ -16,7 +16,7 @@ MAKEFLAGS += --no-builtin-rules
 MODEL ?= google/gemma-4-26B-A4B-it#       checkpoint: a local directory or a Hub id
 NAME ?= $(notdir $(patsubst %/,%,$(MODEL)))#  name of the full model in paths and tables
 KEEP ?= 109#                              experts to keep in every layer
-CRITERION ?= coverage#                    what ranks the experts (scripts/criteria.py)
+CRITERION ?= coverage#                    what ranks the experts (scripts/choice/criteria.py)
 PROTECT_TOP ?= $(if $(filter coverage,$(CRITERION)),16,0)#  experts protected per question and layer
 FOLD ?=#                                  I/K: choose without every K-th question, from the I-th on
 PRUNED_NAME ?= $(NAME)-$(KEEP)e#          name of the pruned model
@@ -157,7 +157,7 @@ ifneq ($(filter-out help settings setup test lint bench bench-% clean demo-%,$(M
   $(call require,SPILL,$(SPILL),^[^[:space:]]*$$,a path without blanks)
   $(foreach v,NAME PRUNED_NAME EVAL_QUANT,$(call require,$(v),$($(v)),^[A-Za-z0-9._-]+$$,letters$(,) digits$(,) dots$(,) dashes))
   $(call require,PROTECT_TOP,$(PROTECT_TOP),^[0-9]+$$,a whole number)
-  $(call require,CRITERION,$(CRITERION),^[a-z-]+(:[0-9]+)?$$,a criterion of scripts/criteria.py)
+  $(call require,CRITERION,$(CRITERION),^[a-z-]+(:[0-9]+)?$$,a criterion of scripts/choice/criteria.py)
   $(call require,FOLD,$(FOLD),^([0-9]+/[0-9]+)?$$,I/K)
   $(call require,QUALITY_SCORE,$(QUALITY_SCORE),^(reply|all)$$,reply or all)
   $(call require,QUALITY_CHATS,$(QUALITY_CHATS),^([1-9][0-9]*)?$$,a whole number above 0)

@@ -48,7 +48,7 @@ endif
 
 .PRECIOUS: $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png)
 $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(STATS) $(EVAL_QUESTIONS) \
-    scripts/generate_drop_map.py scripts/criteria.py | $(TOOLS) scripts/compare_criteria.py
+    scripts/generate_drop_map.py scripts/choice/criteria.py | $(TOOLS) scripts/compare_criteria.py
 	$(PYTHON) scripts/compare_criteria.py --gguf $(FULL_F16) --stats $(STATS) --model $(FULL)/checkpoint \
 	  --questions $(EVAL_QUESTIONS) --keep $(COMPARE_KEEP) --seeds $(COMPARE_SEEDS) \
 	  --gpu-layers $(GPU_LAYERS) $(if $(filter yes,$(RECOMPUTE_FULL)),--recompute-full) --output $(COMPARISON) > /dev/null
@@ -186,7 +186,7 @@ RELEASE_SCORES := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
 PICTURES = $(PLOTS) $(RELEASE_SCORES:.json=.png) $(if $(filter $(CHECKPOINT_RELEASE),$(@D)),,$(PRUNED_QUANT_DIR)/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png))
 
-$(eval $(call remember,$(PRUNED)/release.settings,$(BASE) $(LICENSE) $(QUANTIZED_BY) $(CALIBRATION_SET) $(PROTOCOL) $(sort $(QUANTS) $(EVAL_QUANT)) $(RELEASE_SCORES) $(RELEASE_QUALITY)))
+$(eval $(call remember,$(PRUNED)/release.settings,$(BASE) $(LICENSE) $(QUANTIZED_BY) $(CALIBRATION_SET) $(PROTOCOL) $(sort $(QUANTS) $(EVAL_QUANT)) $(if $(RELEASE_SCORES),scores) $(if $(RELEASE_QUALITY),quality)))
 
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(if $(LICENSE),--license $(LICENSE)) \
   $(if $(QUANTIZED_BY),--quantized-by $(QUANTIZED_BY)) --metadata $(DROP_METADATA) $(RELEASE_SCORES:%=--scores %) --pictures $(PICTURES) \

@@ -183,7 +183,7 @@ def test_an_imatrix_that_does_not_fit_is_refused_before_the_first_byte(built, tm
     (tmp_path / "other.gguf.json").write_text(json.dumps({**record, "sha256": "1" * 64}))
     refuse(tmp_path / "other.gguf", "other.gguf", "111111111111", "build it again")
     (tmp_path / "other.gguf.json").write_text(json.dumps({"sha256": record["sha256"]}))
-    refuse(tmp_path / "other.gguf", "other.gguf", "one of None")
+    refuse(tmp_path / "other.gguf", "other.gguf.json", "version 1, found no version")
     refuse(built / "imatrix.gguf", "1000000", "expert", "layer 0", more=("--min-expert-tokens", 1000000))
     refusal(
         quantize_gguf.main,
