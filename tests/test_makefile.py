@@ -168,7 +168,7 @@ def test_a_whole_release_then_nothing_left_to_do(variables):
 def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copied):
     shown = make("-n", "check-release", *copied).stdout
     assert shown.count("scripts/check_release.py") == 1 and all(
-        f"/release/tiny-12e{end} " in shown for end in ("-GGUF", "-dynamic-GGUF", "")
+        f"/release/tiny-12e{end}" in shown for end in ("-GGUF ", "-dynamic-GGUF ", ";")
     )
     assert scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", *copied)) == {"build_release"}
     cards = {path.parent.name: path.read_text() for path in build_of(copied).rglob("release/*/README.md")}
