@@ -13,7 +13,7 @@ import argparse
 import os
 from pathlib import Path
 
-from files.option_types import positive
+from files.option_types import command_parser, positive
 from files.safe_files import (
     InputError,
     check_apart,
@@ -100,7 +100,7 @@ def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, c
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="unquantised GGUF file")
     parser.add_argument("--calibration", type=Path, required=True, help="calibration text")
     parser.add_argument("--output", type=Path, required=True, help="imatrix to write")

@@ -18,6 +18,7 @@ from pathlib import Path
 from checkpoints.checkpoint import read_checkpoint, read_config
 from checkpoints.moe_families import Family, family_of, shape_of
 from choice.drop_map import Shape
+from files.option_types import command_parser
 from files.safe_files import (
     InputError,
     gib,
@@ -110,7 +111,7 @@ def write_conversion_record(output: Path, model: Path, content: dict, was_remove
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory")
     parser.add_argument("--name", required=True, help="model name for the header")
     parser.add_argument("--output", type=Path, required=True, help="GGUF file to write")

@@ -21,6 +21,7 @@ from pathlib import Path
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from files.option_types import command_parser
 from files.run_state import RunState
 from files.safe_files import (
     InputError,
@@ -202,7 +203,7 @@ def inputs_of(args: argparse.Namespace, tools: LlamaCpp, questions: list[Questio
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     add_chat_arguments(parser)
     parser.add_argument("--input", type=Path, required=True, help="unquantised GGUF file")
     parser.add_argument("--imatrix", type=Path, required=True, help="imatrix of the same model (GGUF form)")

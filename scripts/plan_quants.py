@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from files.display import markdown_table
+from files.option_types import command_parser
 from files.safe_files import InputError, check_apart, existing_parent, gib, read_json, run, write_json
 from ggufs.gguf_header import GgufHeader
 from ggufs.imatrix import Imatrix, read_imatrix
@@ -175,7 +176,7 @@ def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--source", help="float GGUF, checkpoint directory, config.json, or Hub id")
     source.add_argument("--shape", help="name of a known shape (data/shapes)")

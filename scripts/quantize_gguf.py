@@ -16,7 +16,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from files.option_types import positive, whole_number
+import numpy as np
+
+from files.option_types import command_parser, positive, whole_number
 from files.safe_files import (
     InputError,
     check_recorded,
@@ -181,14 +183,14 @@ def build_quant(
             step=r"\[\s*(\d+)/\s*(\d+)\]",
         )
     except InputError:
-        # On a full disk llama-quantize ends by a signal or an unrelated line. Say the better reason where it holds.
+        # On a full disk llama-quantize ends by a signal or with an unrelated line: say the better reason if it holds.
         if partial.exists():
             require_disk_space(args.output.parent, plan.size - partial.stat().st_size)
         raise
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--input", type=Path, required=True, help="unquantised GGUF file")
     parser.add_argument("--imatrix", type=Path, help="imatrix of the same model (GGUF form)")
     parser.add_argument(

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from files.display import BLUE, VERMILION, markdown_table
-from files.option_types import whole_number
+from files.option_types import command_parser, whole_number
 from files.pictures import WIDTH_INCHES, plt, save_picture
 from files.safe_files import InputError, check_apart, replace_when_done, run
 from ggufs.imatrix import check_reached, read_imatrix
@@ -72,7 +72,7 @@ def draw_coverage_of(counts: dict[int, np.ndarray]) -> plt.Figure:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--imatrix", type=Path, required=True, help="imatrix in GGUF form")
     parser.add_argument(
         "--min-expert-tokens",
