@@ -1,0 +1,24 @@
+"""A GGUF file served by llama-server, and the log-probabilities that it computes."""
+
+from pathlib import Path
+
+import torch
+
+from llama.llama_server import LlamaServer, request_json, server_command
+
+EXACT = ["-c", "512", "-np", "1", "-fa", "off", "-ctk", "f32", "-ctv", "f32"]
+
+
+def serve(tools, gguf: Path, log: Path) -> LlamaServer:
+    """Return a server of a short context that computes as exactly as llama.cpp can; use it as a context manager."""
+    return LlamaServer(server_command(tools.tool("llama-server"), gguf, gguf.stem, 0, EXACT), gguf, log)
+
+
+def next_token_logprobs(url: str, ids: list[int], vocab: int) -> torch.Tensor:
+    """Return the log-probabilities [vocab] that llama.cpp gives the token after `ids`; -inf where it lists none."""
+    body = {"prompt": ids, "n_predict": 1, "n_probs": vocab, "temperature": 0, "cache_prompt": False}
+    entries = request_json(f"{url}/completion", body)["completion_probabilities"][0]["top_logprobs"]
+    logprobs = torch.full((vocab,), -torch.inf)
+    for entry in entries:
+        logprobs[entry["id"]] = entry["logprob"]
+    return logprobs
