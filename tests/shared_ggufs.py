@@ -1,6 +1,7 @@
 """Float GGUF files with a calibration text and an imatrix: made once for all tests and workers, and never changed."""
 
 import os
+import shutil
 from pathlib import Path
 
 import build_imatrix
@@ -15,6 +16,14 @@ CALIBRATION_QUESTIONS = 60
 def demo_ggufs(factory) -> Path:
     """A folder with the demo's F16.gguf, text.txt (calibration questions as chats), imatrix.gguf, and the records."""
     return made_in(shared_folder(factory, "demo-ggufs"), DEMO / "model", "demo")
+
+
+def copy_demo_ggufs(factory) -> Path:
+    """A folder with copies of the demo's files, for tests that write beside them or change a file's time."""
+    folder = factory.mktemp("copied")
+    for path in demo_ggufs(factory).iterdir():
+        shutil.copy2(path, folder / path.name)
+    return folder
 
 
 def tiny_ggufs(factory, model: Path) -> Path:

@@ -1,7 +1,6 @@
 """Dropping inside GGUF files: refusals in one line, and kills that leave nothing that looks whole."""
 
 import json
-import shutil
 import signal
 import struct
 import subprocess
@@ -17,7 +16,7 @@ from conftest import DEMO, REPO
 from expert_drop import main
 from files.safe_files import sha256_file
 from gguf_drops import demo_map, drop, split_gguf
-from shared_ggufs import demo_ggufs
+from shared_ggufs import copy_demo_ggufs
 from tiny_models import EXPERTS, TOP_K
 
 FLAGS = ("--source", "--drop-map", "--output", "--imatrix", "--imatrix-output")
@@ -26,9 +25,7 @@ FLAGS = ("--source", "--drop-map", "--output", "--imatrix", "--imatrix-output")
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """Copies of the demo's F16.gguf and imatrix.gguf, and a map.json."""
-    folder = tmp_path_factory.mktemp("built")
-    for name in ("F16.gguf", "imatrix.gguf"):
-        shutil.copyfile(demo_ggufs(tmp_path_factory) / name, folder / name)
+    folder = copy_demo_ggufs(tmp_path_factory)
     (folder / "map.json").write_text(json.dumps(demo_map()))
     return folder
 

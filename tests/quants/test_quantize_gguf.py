@@ -1,4 +1,4 @@
-"""Building quants with the real tools: files equal their plan, every gate refuses, a second run builds nothing."""
+"""Quants by the real tools: files equal their plan to the byte, every check refuses, nothing is built twice."""
 
 import json
 import os
@@ -9,16 +9,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import build_imatrix
+import pytest
+
+import expert_drop
 import plan_quants
 import quantize_gguf
-from conftest import DEMO, REPO
+from conftest import REPO
 from files.safe_files import InputError, sha256_file
-from ggufs.gguf_header import header_bytes, read_header
-from ggufs.imatrix import check_reached, read_imatrix
+from ggufs.gguf_header import read_header
+from quantize_runs import quantize_arguments
 from quants.layer_tiers import parse_tiers, with_tiers
 from quants.quant_plan import check_larger, plan_quant
-from quants.recipes import RECIPES
+from quants.recipes import RECIPES, find_recipe
+from release_inputs import call
+from shared_ggufs import copy_demo_ggufs, tiny_ggufs
+from tiny_models import EXPERTS, random_drop_map
 
 import numpy as np
 import pytest
@@ -27,109 +32,94 @@ TIERS = "0/1/2"
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, script) -> Path:
-    """A folder with the demo model's F16 GGUF, a calibration text and an imatrix of half of its questions."""
-    folder = tmp_path_factory.mktemp("built")
-    lines = (DEMO / "calibration_questions.csv").read_text().splitlines(keepends=True)
-    (folder / "half.csv").write_text("".join(lines[: len(lines) // 4]))
-    for arguments in (
-        ("convert_to_gguf.py", "--model", DEMO / "model", "--name", "demo", "--output", folder / "F16.gguf"),
-        (
-            "render_calibration.py",
-            "--model",
-            DEMO / "model",
-            "--questions",
-            folder / "half.csv",
-            "--output",
-            folder / "text.txt",
-        ),
-        (
-            "build_imatrix.py",
-            "--model",
-            folder / "F16.gguf",
-            "--calibration",
-            folder / "text.txt",
-            "--output",
-            folder / "imatrix.gguf",
-        ),
-    ):
-        done = script(*arguments)
-        assert done.returncode == 0, done.stderr
-    return folder
+def built(tmp_path_factory) -> Path:
+    """F16.gguf of the demo, text.txt and imatrix.gguf with their records."""
+    return copy_demo_ggufs(tmp_path_factory)
 
 
-def arguments_of(
-    built: Path, quant: str, output: Path, *more: object, source: Path | None = None, imatrix: object = ""
-) -> list[str]:
-    """The arguments of quantize_gguf.py; `imatrix` None leaves it out."""
-    flags = [] if imatrix is None else ["--imatrix", imatrix or built / "imatrix.gguf"]
-    return [
-        str(part)
-        for part in ("--input", source or built / "F16.gguf", *flags, "--type", quant, "--output", output, *more)
-    ]
-
-
-def test_files_equal_their_plan_to_the_byte_and_a_second_run_builds_nothing(built, tmp_path, capsys):
-    quants = ["F16", "Q4_K_M", "Q4_K_L", "MXFP4_MOE", "CD-Q4_K_M"]
-    plan_quants.main(
-        [
-            "--source",
-            str(built / "F16.gguf"),
-            "--imatrix",
-            str(built / "imatrix.gguf"),
-            "--cd-tiers",
-            TIERS,
-            "--types",
-            *quants,
-            "--output",
-            str(tmp_path / "plan.json"),
-        ]
-    )
+def test_files_equal_their_plan_to_the_byte(built, tmp_path):
+    quants = ["F16", "Q4_K_M", "Q4_K_L", "MXFP4_MOE", "CD-Q2_K"]
+    inputs = ["--source", built / "F16.gguf", "--imatrix", built / "imatrix.gguf", "--cd-tiers", TIERS]
+    call(plan_quants.main, *inputs, "--types", *quants, "--output", tmp_path / "plan.json")
     plan = {row["name"]: row for row in json.loads((tmp_path / "plan.json").read_text())["quants"]}
     for quant in quants:
         output = tmp_path / f"{quant}.gguf"
-        quantize_gguf.main(arguments_of(built, quant, output, "--cd-tiers", TIERS))
+        quantize_gguf.main(quantize_arguments(built, quant, output, "--cd-tiers", TIERS))
         assert output.stat().st_size == plan[quant]["bytes"], quant
         assert {t.name: t.kind.name for t in read_header(output).tensors} == plan[quant]["types"], quant
-        record = json.loads(Path(f"{output}.json").read_text())
-        assert record["sha256"] == sha256_file(output) and record["source_sha256"] == sha256_file(built / "F16.gguf")
-        if quant != "F16":
-            assert record["calibration_sha256"] == sha256_file(built / "text.txt")
-            assert read_header(output).value("quantize.imatrix.file") == "imatrix.gguf"
-            assert read_header(output).value("quantize.imatrix.dataset") == "text.txt"
+        check_record(built, output, quant)
+    assert "IQ2_S" in plan["CD-Q2_K"]["types"].values()
     assert (tmp_path / "F16.gguf").samefile(built / "F16.gguf")
     assert {path.suffix for path in tmp_path.iterdir()} == {".gguf", ".json"}
-    content = (tmp_path / "Q4_K_M.gguf").read_bytes()
-    os.utime(tmp_path / "Q4_K_M.gguf", (1, 1))
+
+
+def check_record(built: Path, output: Path, quant: str) -> None:
+    """Hold the record of a quant against the file, and its header against the imatrix's names."""
+    record = json.loads(Path(f"{output}.json").read_text())
+    assert (record["type"], record["bytes"], record["sha256"]) == (quant, output.stat().st_size, sha256_file(output))
+    assert record["llama_cpp"] and record["source_sha256"] == sha256_file(built / "F16.gguf")
+    if quant == "F16":
+        return
+    assert record["bytes"] < (built / "F16.gguf").stat().st_size
+    assert record["calibration_sha256"] == sha256_file(built / "text.txt")
+    header = read_header(output)
+    assert header.value("quantize.imatrix.file") == "imatrix.gguf"
+    assert header.value("quantize.imatrix.dataset") == "text.txt"
+    for folder in (built, output.parent):  # a released file shows no folder of whoever made it
+        assert str(folder).encode() not in output.read_bytes()
+
+
+def test_a_second_run_builds_nothing_but_what_is_not_whole(built, tmp_path, capsys):
+    output, side = tmp_path / "q.gguf", tmp_path / "q.gguf.json"
+    arguments = quantize_arguments(built, "Q8_0", output)
+    quantize_gguf.main(arguments)
+    content, record = output.read_bytes(), json.loads(side.read_text())
+    os.utime(output, (1, 1))
     capsys.readouterr()
-    quantize_gguf.main(arguments_of(built, "Q4_K_M", tmp_path / "Q4_K_M.gguf"))
-    assert (
-        "built already" in capsys.readouterr().out
-        and (tmp_path / "Q4_K_M.gguf").stat().st_mtime > (built / "F16.gguf").stat().st_mtime
-    )
-    record = json.loads((tmp_path / "Q4_K_M.gguf.json").read_text())
-    (tmp_path / "Q4_K_M.gguf.json").write_text(
-        json.dumps({key: value for key, value in record.items() if key != "sha256"})
-    )
-    quantize_gguf.main(arguments_of(built, "Q4_K_M", tmp_path / "Q4_K_M.gguf"))
-    assert json.loads((tmp_path / "Q4_K_M.gguf.json").read_text()) == record
-    (tmp_path / "Q4_K_M.gguf").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # whole in size only
-    quantize_gguf.main(arguments_of(built, "Q4_K_M", tmp_path / "Q4_K_M.gguf"))
-    assert (tmp_path / "Q4_K_M.gguf").read_bytes() == content
+    quantize_gguf.main(arguments)
+    assert "built already" in capsys.readouterr().out
+    assert output.stat().st_mtime > (built / "F16.gguf").stat().st_mtime
+    for lost in ("sha256", "version"):  # an older record, too, is made again
+        side.write_text(json.dumps({key: value for key, value in record.items() if key != lost}))
+        quantize_gguf.main(arguments)
+        assert json.loads(side.read_text()) == record
+    output.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # whole in size only
+    quantize_gguf.main(arguments)
+    assert output.read_bytes() == content
+
+
+def test_an_unknown_quant_is_refused_with_the_nearest_names():
+    with pytest.raises(InputError, match="Q4_K_M"):
+        find_recipe("Q4_KM")
+
+
+def test_a_source_or_a_recipe_that_cannot_be_is_refused(tiny_text_model, tmp_path, tmp_path_factory, refusal):
+    shared = tiny_ggufs(tmp_path_factory, tiny_text_model)
+
+    def refuse(*words: object, source: Path | None = None, quant: str = "Q4_K_M") -> None:
+        refusal(quantize_gguf.main, quantize_arguments(shared, quant, tmp_path / "out.gguf", source=source), *words)
+        assert not list(tmp_path.glob("out*"))
+
+    refuse(tmp_path / "none.gguf", source=tmp_path / "none.gguf")
+    refuse("more than", "Q4_K_M", quant="Q4_K_L")  # rows too narrow for Q6_K: Q4_K_M has a Q8_0 embedding, too
+    refuse("Q4_K_M", quant="Q4_KM")
+    (tmp_path / "cut.gguf").write_bytes((shared / "F16.gguf").read_bytes()[:5000])
+    refuse(tmp_path / "cut.gguf", "whole", source=tmp_path / "cut.gguf")
+    (tmp_path / "text.gguf").write_text("hello, this is no model")
+    refuse("GGUF file", source=tmp_path / "text.gguf")
+    (tmp_path / "map.json").write_text(json.dumps(random_drop_map(12)))
+    flags = ["--drop-map", tmp_path / "map.json", "--output", tmp_path / "pruned.gguf"]
+    call(expert_drop.main, "--source", shared / "F16.gguf", *flags)
+    refuse("12 experts", str(EXPERTS), source=tmp_path / "pruned.gguf")
 
 
 def test_contrib_dynamic_scopes_differ_where_they_say(built, tools):
-    header = read_header(built / "F16.gguf")
-    plans = {
-        scope: plan_quant(
-            tools.tool("llama-quantize"),
-            with_tiers(RECIPES["CD-Q4_K_M"], parse_tiers(TIERS), (0, 1, 2), scope),
-            header,
-            built / "imatrix.gguf",
-        ).types
-        for scope in ("all", "experts")
-    }
-    standard = plan_quant(tools.tool("llama-quantize"), RECIPES["Q3_K_M"], header, built / "imatrix.gguf").types
+    header, tool = read_header(built / "F16.gguf"), tools.tool("llama-quantize")
+    tiers, plans = parse_tiers(TIERS), {}
+    for scope in ("all", "experts"):
+        recipe = with_tiers(RECIPES["CD-Q4_K_M"], tiers, (0, 1, 2), scope)
+        plans[scope] = plan_quant(tool, recipe, header, built / "imatrix.gguf").types
+    standard = plan_quant(tool, RECIPES["Q3_K_M"], header, built / "imatrix.gguf").types
     for layer, kind in enumerate(("Q5_K", "Q4_K", "Q3_K")):
         assert plans["all"][f"blk.{layer}.attn_q.weight"].name == kind
         for types in plans.values():
@@ -138,147 +128,33 @@ def test_contrib_dynamic_scopes_differ_where_they_say(built, tools):
     assert plans["experts"]["blk.0.attn_v.weight"] == standard["blk.0.attn_v.weight"]
 
 
-def test_cd_q2_k_is_built_with_an_imatrix_and_refused_by_the_reason_without(built, tmp_path, refusal):
-    refusal(
-        quantize_gguf.main,
-        arguments_of(built, "CD-Q2_K", tmp_path / "x.gguf", "--cd-tiers", TIERS, imatrix=None),
-        "CD-Q2_K",
-        "imatrix",
-        "IQ2_S",
-    )
-    refusal(quantize_gguf.main, arguments_of(built, "CD-Q2_K", tmp_path / "x.gguf"), "--stats", "--cd-tiers")
-    refusal(quantize_gguf.main, arguments_of(built, "CD-Q2_K", tmp_path / "x.gguf", "--cd-tiers", "0/1/2-3"), "layer 3")
+def test_a_cd_quant_without_an_imatrix_or_tiers_that_fit_is_refused_by_the_reason(built, tmp_path, refusal):
+    def refuse(*words: str, more: tuple = (), **changes: None) -> None:
+        refusal(quantize_gguf.main, quantize_arguments(built, "CD-Q2_K", tmp_path / "x.gguf", *more, **changes), *words)
+
+    refuse("CD-Q2_K", "imatrix", "IQ2_S", more=("--cd-tiers", TIERS), imatrix=None)
+    refuse("--stats", "--cd-tiers")
+    refuse("layer 3", more=("--cd-tiers", "0/1/2-3"))
     assert not list(tmp_path.iterdir())
-    quantize_gguf.main(arguments_of(built, "CD-Q2_K", tmp_path / "x.gguf", "--cd-tiers", TIERS))
-    assert "IQ2_S" in {tensor.kind.name for tensor in read_header(tmp_path / "x.gguf").tensors}
-
-
-def changed_imatrix(built: Path, output: Path, change) -> Path:
-    """Write the imatrix again without the tensors that `change` names, and with its raw data for others."""
-    header = read_header(built / "imatrix.gguf")
-    data = (built / "imatrix.gguf").read_bytes()
-    kept = [(t, change(t, data[t.offset : t.offset + t.size])) for t in header.tensors]
-    kept = [(t, raw) for t, raw in kept if raw is not None]
-    top = header_bytes(header, [pair.raw for pair in header.key_values], [(t.name, t.dims, t.kind) for t, _ in kept])
-    output.write_bytes(top + b"".join(raw + bytes(-len(raw) % header.alignment) for _, raw in kept))
-    return output
-
-
-def test_an_imatrix_that_does_not_fit_is_refused_before_the_first_byte(built, tmp_path, refusal):
-    def refuse(imatrix: Path, *words: object, more: tuple = ()) -> None:
-        refusal(quantize_gguf.main, arguments_of(built, "Q4_K_M", tmp_path / "x.gguf", *more, imatrix=imatrix), *words)
-
-    lacking = changed_imatrix(
-        built, tmp_path / "lacking.gguf", lambda t, raw: None if t.name.startswith("blk.1.attn_q.") else raw
-    )
-    refuse(lacking, lacking, "blk.1.attn_q.weight")
-    (tmp_path / "old.dat").write_bytes(struct.pack("<i", 3) + b"blk.0.attn_q.weight")
-    refuse(tmp_path / "old.dat", "old.dat", "GGUF form", "make imatrix")
-    refuse(tmp_path / "none.gguf", "none.gguf", "nothing")
-    refuse(built / "F16.gguf", "imatrix", "general.type")
-    shutil.copyfile(built / "imatrix.gguf", tmp_path / "other.gguf")
-    record = json.loads((built / "imatrix.gguf.json").read_text())
-    (tmp_path / "other.gguf.json").write_text(json.dumps({**record, "model_sha256": "0" * 64}))
-    refuse(tmp_path / "other.gguf", "other.gguf", "sha256", "remove")
-    (tmp_path / "other.gguf.json").write_text(json.dumps({**record, "sha256": "1" * 64}))
-    refuse(tmp_path / "other.gguf", "other.gguf", "111111111111", "build it again")
-    (tmp_path / "other.gguf.json").write_text(json.dumps({"sha256": record["sha256"]}))
-    refuse(tmp_path / "other.gguf", "other.gguf.json", "version 1, found no version")
-    refuse(built / "imatrix.gguf", "1000000", "expert", "layer 0", more=("--min-expert-tokens", 1000000))
-    refusal(
-        quantize_gguf.main,
-        arguments_of(built, "Q4_K_M", tmp_path / "x.gguf", "--min-expert-tokens", 1, imatrix=None),
-        "--min-expert-tokens",
-        "none",
-    )
-    for number in (np.nan, np.inf, -1.0):
-        wrong = changed_imatrix(
-            built,
-            tmp_path / "wrong.gguf",
-            lambda t, raw, number=number: (
-                np.float32(number).tobytes() + raw[4:] if t.name == ("blk.0.ffn_down_exps.weight.in_sum2") else raw
-            ),
-        )
-        refuse(wrong, "wrong.gguf", "finite", "blk.0.ffn_down_exps.weight.in_sum2")
-    assert not list(tmp_path.glob("x.*"))
-    unreached = changed_imatrix(
-        built,
-        tmp_path / "unreached.gguf",
-        lambda t, raw: bytes(len(raw)) if t.name == ("blk.2.ffn_down_exps.weight.counts") else raw,
-    )
-    assert "layer 2: 128 = 100.0%" in check_reached(read_imatrix(unreached), 0)
-
-
-def test_an_imatrix_of_an_unknown_model_is_said_to_be_one(built, tmp_path, capsys):
-    shutil.copyfile(built / "imatrix.gguf", tmp_path / "other.gguf")
-    quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "x.gguf", imatrix=tmp_path / "other.gguf"))
-    assert "no record other.gguf.json" in capsys.readouterr().out
-    assert json.loads((tmp_path / "x.gguf.json").read_text())["calibration_sha256"] is None
 
 
 @pytest.mark.parametrize("name", ["ä" * 63 + "bc", "b" + "ä" * 70])  # cut after a character, and in one
 def test_a_long_imatrix_name_is_planned_as_it_is_cut(built, tmp_path, name):
     imatrix = Path(shutil.copyfile(built / "imatrix.gguf", tmp_path / f"{name}.gguf"))
-    quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "x.gguf", imatrix=imatrix))
+    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "x.gguf", imatrix=imatrix))
     assert os.fsencode(read_header(tmp_path / "x.gguf").value("quantize.imatrix.file")) == imatrix.name.encode()[:127]
-
-
-def test_an_imatrix_is_not_written_over_its_inputs_or_another_file(built, tmp_path, refusal, capsys):
-    def refuse(*words: object, **changes: object) -> None:
-        flags = {
-            "model": built / "F16.gguf",
-            "calibration": built / "text.txt",
-            "output": tmp_path / "x.gguf",
-            **changes,
-        }
-        refusal(build_imatrix.main, [part for name, value in flags.items() for part in (f"--{name}", value)], *words)
-
-    before = {path: sha256_file(path) for path in built.iterdir()}
-    os.utime(built / "imatrix.gguf", (1, 1))
-    capsys.readouterr()
-    build_imatrix.main(
-        [
-            str(part)
-            for part in (
-                "--model",
-                built / "F16.gguf",
-                "--calibration",
-                built / "text.txt",
-                "--output",
-                built / "imatrix.gguf",
-            )
-        ]
-    )
-    assert "built already" in capsys.readouterr().out and (built / "imatrix.gguf").stat().st_mtime > 1
-    for name in ("F16.gguf", "text.txt"):
-        refuse(name, "would overwrite", output=built / name)
-    (tmp_path / "mine.gguf").write_text("something dear")
-    refuse("mine.gguf", "another file", output=tmp_path / "mine.gguf")
-    (tmp_path / "short.txt").write_text((built / "text.txt").read_text()[:1500])
-    refuse("short.txt: expected 1024 tokens or more", "found ", calibration=tmp_path / "short.txt")
-    (tmp_path / "shorter.txt").write_text("short")
-    refuse("shorter.txt", "5 bytes", calibration=tmp_path / "shorter.txt")
-    (tmp_path / "latin.txt").write_bytes("ä".encode("latin-1") * 2000)
-    refuse("latin.txt", "UTF-8", calibration=tmp_path / "latin.txt")
-    refuse("none.txt", "nothing", calibration=tmp_path / "none.txt")
-    assert {path: sha256_file(path) for path in built.iterdir()} == before
-    assert {path.name for path in tmp_path.iterdir()} == {"mine.gguf", "short.txt", "shorter.txt", "latin.txt"}
 
 
 def test_nothing_else_is_overwritten(built, tmp_path, refusal):
     (tmp_path / "mine.gguf").write_text("something dear")
-    refusal(quantize_gguf.main, arguments_of(built, "Q8_0", tmp_path / "mine.gguf"), "mine.gguf", "another file")
+    refusal(quantize_gguf.main, quantize_arguments(built, "Q8_0", tmp_path / "mine.gguf"), "mine.gguf", "another file")
     assert (tmp_path / "mine.gguf").read_text() == "something dear"
-    refusal(quantize_gguf.main, arguments_of(built, "Q8_0", built / "F16.gguf"), "F16.gguf", "its source")
-    quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "q.gguf"))
+    refusal(quantize_gguf.main, quantize_arguments(built, "Q8_0", built / "F16.gguf"), "F16.gguf", "its source")
+    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "q.gguf"))
     before = (tmp_path / "q.gguf").read_bytes()
-    refusal(quantize_gguf.main, arguments_of(built, "Q4_0", tmp_path / "q.gguf"), "q.gguf", "Q4_0")
-    refusal(
-        quantize_gguf.main,
-        arguments_of(built, "Q4_0", tmp_path / "y.gguf", source=tmp_path / "q.gguf"),
-        "unquantised",
-        "Q8_0",
-    )
+    refusal(quantize_gguf.main, quantize_arguments(built, "Q4_0", tmp_path / "q.gguf"), "q.gguf", "Q4_0")
+    arguments = quantize_arguments(built, "Q4_0", tmp_path / "y.gguf", source=tmp_path / "q.gguf")
+    refusal(quantize_gguf.main, arguments, "unquantised", "Q8_0")
     assert (tmp_path / "q.gguf").read_bytes() == before and not (tmp_path / "y.gguf").exists()
 
 
@@ -289,102 +165,70 @@ def test_a_model_that_computes_no_finite_number_is_not_kept(built, tmp_path, ref
     with open(broken, "r+b") as file:  # finite in itself, overflows in the product
         file.seek(norm.offset)
         file.write(struct.pack("<f", 3e38) * 64)
-    refusal(
-        quantize_gguf.main,
-        arguments_of(built, "Q8_0", tmp_path / "x.gguf", source=broken, imatrix=None),
-        "x.gguf",
-        "finite",
-    )
+    arguments = quantize_arguments(built, "Q8_0", tmp_path / "x.gguf", source=broken, imatrix=None)
+    refusal(quantize_gguf.main, arguments, "x.gguf", "finite")
     assert {path.name for path in tmp_path.iterdir()} == {"broken.gguf"}
 
 
 def test_a_file_that_is_not_as_planned_is_noticed(built, tools, tmp_path):
-    header = read_header(built / "F16.gguf")
-    plans = {
-        name: plan_quant(tools.tool("llama-quantize"), RECIPES[name], header, built / "imatrix.gguf")
-        for name in ("Q4_K_M", "Q4_K_L")
-    }
-    quantize_gguf.main(arguments_of(built, "Q4_K_M", tmp_path / "m.gguf"))
-    quantize_gguf.check_written(tmp_path / "m.gguf", tmp_path / "m.gguf", header, plans["Q4_K_M"])
+    header, tool, path = read_header(built / "F16.gguf"), tools.tool("llama-quantize"), tmp_path / "m.gguf"
+    medium, large = (plan_quant(tool, RECIPES[name], header, built / "imatrix.gguf") for name in ("Q4_K_M", "Q4_K_L"))
+    quantize_gguf.main(quantize_arguments(built, "Q4_K_M", path))
+    quantize_gguf.check_written(path, path, header, medium)
     with pytest.raises(InputError, match="token_embd.weight in Q8_0, as planned"):
-        quantize_gguf.check_written(tmp_path / "m.gguf", tmp_path / "m.gguf", header, plans["Q4_K_L"])
-    with open(tmp_path / "m.gguf", "ab") as file:
+        quantize_gguf.check_written(path, path, header, large)
+    with open(path, "ab") as file:
         file.write(b"\0")
-    with pytest.raises(InputError, match=f"{plans['Q4_K_M'].size} bytes, as planned"):
-        quantize_gguf.check_written(tmp_path / "m.gguf", tmp_path / "m.gguf", header, plans["Q4_K_M"])
-    check_larger(plans["Q4_K_L"], plans["Q4_K_M"])
+    with pytest.raises(InputError, match=f"{medium.size} bytes, as planned"):
+        quantize_gguf.check_written(path, path, header, medium)
+    check_larger(large, medium)
     with pytest.raises(InputError, match="Q4_K_M: expected more than"):
-        check_larger(plans["Q4_K_M"], plans["Q4_K_L"])
+        check_larger(medium, large)
 
 
 def test_a_write_that_fails_in_mid_file_leaves_nothing_and_keeps_finished_files(built, tmp_path, refused):
-    quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "done.gguf"))
+    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "done.gguf"))
     before = sha256_file(tmp_path / "done.gguf")
-    done = subprocess.run(
-        [sys.executable, REPO / "scripts/quantize_gguf.py", *arguments_of(built, "Q8_0", tmp_path / "x.gguf")],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
-    )
+    command = [
+        sys.executable,
+        REPO / "scripts/quantize_gguf.py",
+        *quantize_arguments(built, "Q8_0", tmp_path / "x.gguf"),
+    ]
+    limit = resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(*limit))
     refused(done, "llama-quantize", "SIGXFSZ")
-    assert {path.name for path in tmp_path.iterdir()} == {"done.gguf", "done.gguf.json"} and sha256_file(
-        tmp_path / "done.gguf"
-    ) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"done.gguf", "done.gguf.json"}
+    assert sha256_file(tmp_path / "done.gguf") == before
 
 
-def test_no_room_for_the_check_is_told_and_a_killed_builds_leftover_does_not_count(
-    built, tmp_path, refusal, monkeypatch
-):
-    header, known = read_header(built / "F16.gguf"), quantize_gguf.run_tool
-    size = quantize_gguf.logits_bytes(header)
+def test_logits_that_were_cut_short_are_noticed(built, tmp_path, refusal, monkeypatch):
+    real, size = quantize_gguf.run_tool, quantize_gguf.logits_bytes(read_header(built / "F16.gguf"))
 
-    def cut_logits(command: list[object], **others: object) -> str:
-        said = known(command, **others)
+    def cut_logits(command: list, **others: object) -> None:
+        real(command, **others)
         if "--save-all-logits" in command:  # what a full disk does to it
             os.truncate(command[command.index("--save-all-logits") + 1], size // 2)
-        return said
 
     monkeypatch.setattr(quantize_gguf, "run_tool", cut_logits)
-    refusal(quantize_gguf.main, arguments_of(built, "Q8_0", tmp_path / "x.gguf"), "x.gguf", str(size), str(size // 2))
+    arguments = quantize_arguments(built, "Q8_0", tmp_path / "x.gguf")
+    refusal(quantize_gguf.main, arguments, "x.gguf", str(size), str(size // 2))
     assert not list(tmp_path.iterdir())
-    monkeypatch.undo()
-    (tmp_path / "x.partial.gguf").write_bytes(b"left by a killed build")
-    monkeypatch.setattr(
-        quantize_gguf,
-        "require_disk_space",
-        lambda place, needed: pytest.fail("counted") if (tmp_path / "x.partial.gguf").exists() else None,
-    )
-    quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "x.gguf"))
-    monkeypatch.setattr(
-        quantize_gguf, "require_disk_space", lambda place, needed: pytest.fail("a finished file needs no room")
-    )
-    quantize_gguf.main(arguments_of(built, "Q8_0", tmp_path / "x.gguf"))
-    needed: list[int] = []
-    monkeypatch.setattr(quantize_gguf, "require_disk_space", lambda place, bytes_: needed.append(bytes_))
-    quantize_gguf.main(arguments_of(built, "F16", tmp_path / "F16.gguf", imatrix=None))
-    assert needed == [size]  # a link
 
 
-def test_coverage_is_told_as_table_and_picture(built, tmp_path, refusal):
-    import report_imatrix
+def test_room_is_asked_for_what_a_build_takes_and_no_more(built, tmp_path, monkeypatch):
+    asked: list[int] = []
+    leftover = tmp_path / "x.partial.gguf"
 
-    shown = report_imatrix.coverage_table({3: np.array([0, 2, 7, 10]), 5: np.array([1, 1, 1, 1])}).splitlines()
-    assert shown[2] == "| 3 | 4 | 0 | 4 | 10 | 1 (25.0%) |" and shown[-1] == "| all | 8 | 0 | 1 | 10 | 1 (12.5%) |"
-    report_imatrix.main(["--imatrix", str(built / "imatrix.gguf"), "--output-prefix", str(tmp_path / "coverage")])
-    for row, top in (([5, 6], 1.05), ([0, 0], 2.1)):  # whole experts on the axis, also where none was missed
-        figure = report_imatrix.draw_coverage_of({layer: np.array(row) for layer in range(2)})
-        assert figure.axes[1].get_ylim() == (0, top)
-        report_imatrix.plt.close(figure)
-    refusal(
-        report_imatrix.main,
-        ["--imatrix", built / "imatrix.gguf", "--output-prefix", tmp_path / "few", "--min-expert-tokens", 1000000],
-        "1000000 tokens or more",
-    )
-    assert not list(tmp_path.glob("few*"))
-    assert (tmp_path / "coverage.png").read_bytes()[:4] == b"\x89PNG" and len(
-        (tmp_path / "coverage.md").read_text().splitlines()
-    ) == 6
-    counts = read_imatrix(built / "imatrix.gguf").expert_counts()
-    assert {int(row.sum()) for row in counts.values()} == {counts[0].sum()} and counts[0].sum() % (
-        8 * 512
-    ) == 0  # top-8, whole chunks
+    def ask(_: Path, needed: int) -> None:
+        assert not leftover.exists(), "what a killed build left would count"
+        asked.append(needed)
+
+    monkeypatch.setattr(quantize_gguf, "require_disk_space", ask)
+    leftover.write_bytes(b"left by a killed build")
+    logits = quantize_gguf.logits_bytes(read_header(built / "F16.gguf"))
+    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "x.gguf"))
+    assert asked.pop() == (tmp_path / "x.gguf").stat().st_size + logits and not asked
+    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "x.gguf"))
+    assert not asked  # the file is finished
+    quantize_gguf.main(quantize_arguments(built, "F16", tmp_path / "F16.gguf", imatrix=None))
+    assert asked == [logits]  # the file is a link
