@@ -1,11 +1,19 @@
 """The plan: the model card's sizes, sparse headers against the real converter, what is refused."""
 
+import contextlib
+import io
 import json
 import os
+import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import plan_quants
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import REPO
 from files.safe_files import GIB, InputError
 from ggufs.gguf_header import GgufHeader, read_header
@@ -13,6 +21,8 @@ from quants.layer_tiers import DEFAULT_CUTS, RULES, cut, parse_tiers, tiers_from
 from quants.quant_plan import plan_quant, write_imatrix_stand_in
 from quants.recipes import RECIPES
 from quants.sparse_gguf import from_checkpoint, from_config
+from release_inputs import call
+from shared_ggufs import demo_ggufs, tiny_ggufs
 
 import pytest
 
@@ -48,14 +58,13 @@ CARD_CD = {"CD-Q6_K": 15.80, "CD-Q5_K_M": 13.51, "CD-Q4_K_M": 11.08}
 
 
 @pytest.fixture(scope="module")
-def card_plan(tmp_path_factory, script) -> dict:
+def card_plan(tmp_path_factory) -> dict:
     """The plan of the 109-expert 26B: quant name -> row; "stdout" -> the page."""
-    path = tmp_path_factory.mktemp("plan") / "plan.json"
-    done = script(
-        "plan_quants.py", "--shape", "gemma-4-26b-a4b", "--keep", 109, "--cd-tiers", "0/1-10/11-29", "--output", path
-    )
-    assert done.returncode == 0, done.stderr
-    return {row["name"]: row for row in json.loads(path.read_text())["quants"]} | {"stdout": done.stdout}
+    path, page = tmp_path_factory.mktemp("plan") / "plan.json", io.StringIO()
+    with contextlib.redirect_stdout(page):
+        flags = ["--shape", "gemma-4-26b-a4b", "--keep", 109, "--cd-tiers", "0/1-10/11-29"]
+        call(plan_quants.main, *flags, "--output", path)
+    return {row["name"]: row for row in json.loads(path.read_text())["quants"]} | {"stdout": page.getvalue()}
 
 
 def test_the_cards_sizes_are_planned(card_plan):
@@ -72,22 +81,14 @@ def test_the_cards_contrib_dynamic_sizes_are_planned(card_plan):
     for name, size in CARD_CD.items():
         assert card_plan[name]["bytes"] / GIB == pytest.approx(size, abs=0.25), name
     types = card_plan["CD-Q5_K_M"]["types"]
-    assert [types[f"blk.{layer}.ffn_gate_up_exps.weight"] for layer in (0, 1, 10, 11, 29)] == [
-        "Q6_K",
-        "Q5_K",
-        "Q5_K",
-        "Q4_K",
-        "Q4_K",
-    ]
+    tiers = [types[f"blk.{layer}.ffn_gate_up_exps.weight"] for layer in (0, 1, 10, 11, 29)]
+    assert tiers == ["Q6_K", "Q5_K", "Q5_K", "Q4_K", "Q4_K"]
     assert types["blk.11.ffn_down_exps.weight"] == "Q5_0" and types["token_embd.weight"] == "Q8_0"
 
 
 def test_rows_that_no_256_block_fits_are_named_with_the_type_they_miss(card_plan):
-    row = card_plan["Q4_K_M"]
-    assert (
-        row["types"]["blk.4.ffn_down_exps.weight"] == "Q5_0"
-        and row["fallback_of"]["blk.4.ffn_down_exps.weight"] == "Q4_K"
-    )
+    row, name = card_plan["Q4_K_M"], "blk.4.ffn_down_exps.weight"
+    assert (row["types"][name], row["fallback_of"][name]) == ("Q5_0", "Q4_K")
     assert len(row["fallback_of"]) == 60 and "Q5_0<Q4_K 32" in card_plan["stdout"]
 
 
@@ -117,29 +118,30 @@ def test_a_config_alone_gives_the_tensors_that_the_converter_writes(tiny_text_mo
         assert pair.value is None or scalars[pair.key] == pytest.approx(pair.value), pair.key
 
 
-def test_the_header_without_data_is_the_converters_and_takes_no_room(tiny_text_model, sparse, tmp_path, script):
-    assert (
-        script(
-            "convert_to_gguf.py", "--model", tiny_text_model, "--name", "tiny", "--output", tmp_path / "real.gguf"
-        ).returncode
-        == 0
-    )
-    real = read_header(tmp_path / "real.gguf")
+def test_the_header_without_data_is_the_converters_and_takes_no_room(tiny_text_model, sparse, tmp_path_factory):
+    real = read_header(tiny_ggufs(tmp_path_factory, tiny_text_model) / "F16.gguf")
     first = min(tensor.offset for tensor in real.tensors)
     assert sparse.path.read_bytes()[:first] == real.path.read_bytes()[:first]
     assert sparse.path.stat().st_size == real.path.stat().st_size
     assert os.stat(sparse.path).st_blocks * 512 < first + 65536
 
 
-def test_without_an_imatrix_a_recipe_is_refused_in_the_table_with_the_tensor(demo_model, tiny_text_model, script):
+def plan_page(capsys, *arguments: object) -> str:
+    """Return the page that plan_quants.py prints."""
+    capsys.readouterr()
+    call(plan_quants.main, *arguments)
+    return capsys.readouterr().out
+
+
+def test_without_an_imatrix_a_recipe_is_refused_in_the_table_with_the_tensor(demo_model, tiny_text_model, capsys):
     types = ("--types", "Q4_K_M", "CD-Q2_K", "--no-imatrix")
-    done = script("plan_quants.py", "--source", demo_model / "config.json", "--keep", 109, *types)
-    row = next(line for line in done.stdout.splitlines() if line.startswith("| CD-Q2_K"))
-    assert done.returncode == 0 and "refused: expected an imatrix" in row and "IQ2_S" in row and "blk.2." in row
-    assert "Disk in all" in done.stdout
+    page = plan_page(capsys, "--source", demo_model / "config.json", "--keep", 109, *types)
+    row = next(line for line in page.splitlines() if line.startswith("| CD-Q2_K"))
+    assert "refused: expected an imatrix" in row and "IQ2_S" in row and "blk.2." in row
+    assert "Disk in all" in page
     # All rows of the tiny model are too narrow for IQ2_S and fall back, so there the same recipe needs none.
-    done = script("plan_quants.py", "--source", tiny_text_model / "config.json", *types)
-    assert done.returncode == 0 and "refused" not in done.stdout and "IQ4_NL<IQ2_S" in done.stdout
+    page = plan_page(capsys, "--source", tiny_text_model / "config.json", *types)
+    assert "refused" not in page and "IQ4_NL<IQ2_S" in page
 
 
 def test_bad_plans_are_refused_in_one_line(tiny_text_model, tmp_path, refusal):
@@ -155,84 +157,62 @@ def test_bad_plans_are_refused_in_one_line(tiny_text_model, tmp_path, refusal):
     config = json.loads((tiny_text_model / "config.json").read_text())
     (tmp_path / "part.json").write_text(json.dumps({key: value for key, value in config.items() if key != "head_dim"}))
     plan("--source", tmp_path / "part.json", words=("part.json", "head_dim"))
-    for key, value in {
-        "num_experts": "16",
-        "hidden_size": -5,
-        "vocab_size": 0,
-        "moe_intermediate_size": 70.5,
-        "num_key_value_heads": None,
-        "intermediate_size": 1 << 40,
-        "rms_norm_eps": None,
-        "layer_types": config["layer_types"][:1],
-    }.items():
-        (tmp_path / "part.json").write_text(json.dumps({**config, key: value}))
-        plan("--source", tmp_path / "part.json", words=("part.json", key, str(value)[:10]))
     plan("--source", REPO / "README.md", words=("README.md", "GGUF"))
     refusal(plan_quants.main, ["--shape", "gemma-4-26b-a4b", "--types", "Q4_KM"], "Q4_K_M", "Q4_KM")
     refusal(plan_quants.main, ["--shape", "gemma-4-26b-a4b", "--types", "CD-Q6_K", "--cd-tiers", "0,1"], "0/1-10/11-29")
 
 
-def test_an_imatrix_that_would_be_refused_is_refused_in_the_plan(demo_model, tmp_path, script, refusal):
-    (tmp_path / "text.txt").write_text("One line of text.\n" * 400)
-    for step in (
-        ("convert_to_gguf.py", "--model", demo_model, "--name", "demo", "--output", tmp_path / "F16.gguf"),
-        (
-            "build_imatrix.py",
-            "--model",
-            tmp_path / "F16.gguf",
-            "--calibration",
-            tmp_path / "text.txt",
-            "--output",
-            tmp_path / "imatrix.gguf",
-        ),
-    ):
-        assert script(*step).returncode == 0
-    flags = (
-        "--source",
-        tmp_path / "F16.gguf",
-        "--imatrix",
-        tmp_path / "imatrix.gguf",
-        "--types",
-        "F16",
-        "Q4_K_M",
-        "Q4_K_M",
-    )
-    whole, pruned = (script("plan_quants.py", *flags, *more).stdout for more in ((), ("--keep", 109)))
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("num_experts", "16"),
+        ("hidden_size", -5),
+        ("vocab_size", 0),
+        ("moe_intermediate_size", 70.5),
+        ("num_key_value_heads", None),
+        ("intermediate_size", 1 << 40),
+        ("rms_norm_eps", None),
+        ("layer_types", ["full_attention"]),
+    ],
+)
+def test_an_impossible_value_of_a_config_is_refused(tiny_text_model, tmp_path, refusal, key, value):
+    config = json.loads((tiny_text_model / "config.json").read_text())
+    (tmp_path / "part.json").write_text(json.dumps({**config, key: value}))
+    arguments = ["--source", tmp_path / "part.json", "--types", "Q4_K_M"]
+    refusal(plan_quants.main, arguments, "part.json", key, str(value)[:10])
+
+
+def test_an_imatrix_that_would_be_refused_is_refused_in_the_plan(tmp_path_factory, capsys, refusal):
+    shared = demo_ggufs(tmp_path_factory)
+    inputs = ("--source", shared / "F16.gguf", "--imatrix", shared / "imatrix.gguf")
+    flags = (*inputs, "--types", "F16", "Q4_K_M", "Q4_K_M")
+    whole, pruned = plan_page(capsys, *flags), plan_page(capsys, *flags, "--keep", 109)
     assert "refused" not in whole and whole.count("| Q4_K_M |") == 1
     rows = {line.split(" | ")[0]: line for line in pruned.splitlines()}
     assert "109 experts" in rows["| Q4_K_M"] and "another model" in rows["| Q4_K_M"] and "refused" not in rows["| F16"]
-    refusal(
-        plan_quants.main,
-        ["--source", tmp_path / "F16.gguf", "--imatrix", tmp_path / "text.txt"],
-        "text.txt",
-        "GGUF form",
-    )
-    refusal(plan_quants.main, ["--source", tmp_path / "F16.gguf", "--output", tmp_path / "F16.gguf"], "would overwrite")
+    source = ["--source", shared / "F16.gguf"]
+    refusal(plan_quants.main, [*source, "--imatrix", shared / "text.txt"], "text.txt", "GGUF form")
+    refusal(plan_quants.main, [*source, "--output", shared / "F16.gguf"], "would overwrite")
 
 
-def test_tiers_that_leave_a_layer_out_are_refused_in_the_table(tiny_text_model, script):
-    done = script("plan_quants.py", "--shape", "gemma-4-26b-a4b", "--types", "CD-Q6_K", "--cd-tiers", "0/1-10/11-28")
-    assert "refused" in done.stdout and "layer 29" in done.stdout
+def test_tiers_that_leave_a_layer_out_are_refused_in_the_table(capsys):
+    page = plan_page(capsys, "--shape", "gemma-4-26b-a4b", "--types", "CD-Q6_K", "--cd-tiers", "0/1-10/11-28")
+    assert "refused" in page and "layer 29" in page
+
+
+def test_make_knows_every_recipe():
+    """The Makefile reads the names from the table of recipes, so the table must stay readable for it."""
+    done = subprocess.run(["make", "-n", "quants", "QUANTS=Q9"], cwd=REPO, capture_output=True, text=True)
+    known = re.search(r"quants among ([\w -]+), found Q9", done.stderr)
+    assert known and known[1].split() == list(RECIPES), done.stderr
 
 
 def test_make_plan_needs_no_file(tmp_path):
-    done = subprocess.run(
-        [
-            "make",
-            "--no-print-directory",
-            "plan",
-            "SHAPE=gemma-4-26b-a4b",
-            "KEEP=109",
-            "QUANTS=Q6_K",
-            f"BUILD={tmp_path}",
-        ],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and "| F16 | 43,702," in done.stdout and "| Q6_K | 19,561," in done.stdout, (
-        done.stdout + done.stderr
-    )
+    settings = ("SHAPE=gemma-4-26b-a4b", "KEEP=109", "QUANTS=Q6_K", f"BUILD={tmp_path}")
+    command = ["make", "--no-print-directory", "plan", *settings]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| F16 | 43,702," in done.stdout and "| Q6_K | 19,561," in done.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -244,10 +224,6 @@ def test_layers_are_cut_into_tiers_by_rank():
 
 
 def test_layers_rank_by_what_their_experts_contribute(tmp_path):
-    from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
-
-    import numpy as np
-
     arrays = {name: np.zeros((1, 3, 2)) for name in EXPERT_SUMS} | {name: np.full((1, 3), 10) for name in LAYER_SUMS}
     arrays["weighted_norm_sum"][0] = [[1, 1], [5, 5], [2, 2]]  # per token: 0.2, 1.0, 0.4
     arrays["moe_output_norm_sum"] = np.array([[30.0, 10.0, 20.0]])
@@ -261,8 +237,6 @@ def test_layers_rank_by_what_their_experts_contribute(tmp_path):
 
 def test_an_override_to_a_type_that_needs_an_imatrix_counts(tools, tmp_path):
     """The need follows from what tensors end in: a Q4_0 recipe with one override to IQ2_S needs an imatrix."""
-    from dataclasses import replace
-
     config = json.loads((REPO / "data/shapes/gemma-4-26b-a4b.json").read_text())
     header = from_config(Path("shape"), config, "x", tmp_path / "x.gguf")
     tool = tools.tool("llama-quantize")
