@@ -1,6 +1,7 @@
 """Copies of models with a known defect of behaviour, for the evaluation's faults."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from transformers import AutoTokenizer
 EMBEDDING = "model.embed_tokens.weight"
 
 
-def edit_tensors(source: Path, directory: Path, edit) -> Path:
+def edit_tensors(source: Path, directory: Path, edit: Callable[[str, torch.Tensor], torch.Tensor]) -> Path:
     """Copy a checkpoint; `edit(name, tensor)` returns what takes a tensor's place."""
     shutil.copytree(source, directory)
     for path in directory.glob("*.safetensors"):
@@ -20,7 +21,7 @@ def edit_tensors(source: Path, directory: Path, edit) -> Path:
 
 
 def always_saying(token: str, source: Path, directory: Path) -> Path:
-    """A model that says one token whatever it reads: its layers add nothing, and that token's row is longest."""
+    """A model that says one token whatever it reads: attention and experts add nothing, and its row is the longest."""
     ident = AutoTokenizer.from_pretrained(source).convert_tokens_to_ids(token)
 
     def edit(name: str, tensor: torch.Tensor) -> torch.Tensor:

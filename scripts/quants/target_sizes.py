@@ -136,9 +136,9 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
     # Among equal costs (0 where a measured value is negative) the smaller option: too little to outweigh any real cost.
     tie_break = 1e-12 * sizes / sizes.max()
     one_each = np.array([[float(group == row) for group, _ in flat] for row in range(len(options))])
-    starts, limit = np.cumsum([0, *map(len, options)]), room
+    starts, limit, step = np.cumsum([0, *map(len, options)]), room, 0
     # A solution may exceed the limit by the solver's tolerance, some kilobytes of 10 GB, but a file may not: the limit
-    # goes down by the excess until the sizes themselves, whole numbers, fit.
+    # goes down until the sizes themselves, whole numbers, fit. The step doubles: an excess can be as small as a byte.
     while True:
         found = milp(
             costs / scale + tie_break,
@@ -154,7 +154,8 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
         excess = sum(flat[place][1].size for place in picked) - room
         if excess <= 0:
             return [place - int(starts[flat[place][0]]) for place in picked]
-        limit -= excess
+        step = max(excess, 2 * step)
+        limit -= step
 
 
 def check_numbers(path: Path, part: str, values: object) -> None:
