@@ -16,8 +16,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import (
     InputError,

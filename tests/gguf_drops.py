@@ -3,9 +3,9 @@
 import subprocess
 from pathlib import Path
 
-import numpy as np
-
 from expert_drop import main
+
+import numpy as np
 
 DEMO_EXPERTS, DEMO_LAYERS, KEEP = 128, 3, 109
 

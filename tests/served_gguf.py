@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import torch
-
 from llama.llama_server import LlamaServer, request_json, server_command
+
+import torch
 
 EXACT = ["-c", "512", "-np", "1", "-fa", "off", "-ctk", "f32", "-ctv", "f32"]
 

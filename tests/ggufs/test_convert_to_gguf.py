@@ -5,11 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-import pytest
-import torch
-import transformers
-from gguf import GGMLQuantizationType
-
 import convert_to_gguf
 from chats.chat_sequences import chat_answer, chat_prompt
 from chats.chat_tokenizer import load_tokenizer
@@ -24,6 +19,11 @@ from release_inputs import call
 from served_gguf import next_token_logprobs, serve
 from shared_ggufs import demo_ggufs, tiny_ggufs
 from tiny_models import EXPERTS, LAYERS
+
+import pytest
+import torch
+import transformers
+from gguf import GGMLQuantizationType
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,6 @@ import json
 import subprocess
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from gguf import GGUFReader, GGUFWriter
-from safetensors.torch import load_file
-
 import convert_to_gguf
 import quantize_gguf
 from chats.questions import load_questions
@@ -22,6 +16,12 @@ from release_inputs import call
 from served_gguf import next_token_logprobs, serve
 from shared_ggufs import demo_ggufs
 from tiny_models import build_family_model, random_drop_map
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader, GGUFWriter
+from safetensors.torch import load_file
 
 QUANTS = ("Q8_0", "Q6_K", "Q4_K_M", "IQ4_XS", "IQ2_XXS")
 

@@ -8,16 +8,16 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import pytest
-from gguf import GGUFWriter
-
 from conftest import DEMO, REPO
 from expert_drop import main
 from files.safe_files import sha256_file
 from gguf_drops import demo_map, drop, split_gguf
 from shared_ggufs import copy_demo_ggufs
 from tiny_models import EXPERTS, TOP_K
+
+import numpy as np
+import pytest
+from gguf import GGUFWriter
 
 FLAGS = ("--source", "--drop-map", "--output", "--imatrix", "--imatrix-output")
 

@@ -5,11 +5,11 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from conftest import REPO
 from files.safe_files import InputError
 from llama.llama_tools import how_ended, last_words, run_tool
+
+import pytest
 
 CONTROL = (
     "load: control-looking token:     14 '<|tool_response>' was not control-type; this is probably a bug in the model. "

@@ -7,9 +7,6 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pytest
-
 import build_imatrix
 import quantize_gguf
 import report_imatrix
@@ -21,6 +18,9 @@ from ggufs.imatrix import check_reached, read_imatrix
 from quantize_runs import quantize_arguments
 from release_inputs import call
 from shared_ggufs import copy_demo_ggufs
+
+import numpy as np
+import pytest
 
 
 @pytest.fixture(scope="module")

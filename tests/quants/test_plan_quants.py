@@ -9,9 +9,6 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pytest
-
 import plan_quants
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import REPO
@@ -24,6 +21,7 @@ from quants.sparse_gguf import from_checkpoint, from_config
 from release_inputs import call
 from shared_ggufs import demo_ggufs, tiny_ggufs
 
+import numpy as np
 import pytest
 
 # GiB, from the model card (there "GB")

@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import expert_drop
 import plan_quants
 import quantize_gguf
@@ -25,7 +23,6 @@ from release_inputs import call
 from shared_ggufs import copy_demo_ggufs, tiny_ggufs
 from tiny_models import EXPERTS, random_drop_map
 
-import numpy as np
 import pytest
 
 TIERS = "0/1/2"
