@@ -30,13 +30,15 @@ compiler_version() { "${CXX:-c++}" --version 2>/dev/null | head -n 1 || printf '
 
 entry_name() {
   local cpu
-  cpu=$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || sysctl -n machdep.cpu.features 2>/dev/null || uname -m)
+  # The compiler uses what this processor has, so an entry in a shared cache must not be taken on another one.
+  cpu=$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null ||
+        sysctl -n machdep.cpu.features 2>/dev/null || uname -m)
   printf 'llama.cpp-%s-%s\n' "$VERSION" \
     "$(printf '%s\n' "$ARCHIVE_SHA256" "$FLAGS" "${CMAKE_ARGS:-}" "$TOOLS" "$(compiler_version)" "$cpu" |
        { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-12)"
 }
 
-# Source tree in $1/src: downloaded by pip (so that mirrors and proxies of the user's pip hold), checked, unpacked.
+# Source tree in $1/src: downloaded, checked, unpacked. By pip, whose mirrors and proxies a user has set up already.
 fetch_source() {
   local work=$1
   [ -d "$work/src" ] && return
@@ -46,7 +48,7 @@ fetch_source() {
   printf 'Fetching the llama.cpp source (llama-cpp-python %s, 77 MB) ...\n' "$VERSION" >&2
   "$PYTHON" -m pip download --quiet --no-deps --no-binary :all: --require-hashes \
     -r "$work/download/requirements.txt" -d "$work/download" >&2 ||
-    die "llama-cpp-python==$VERSION: expected the source archive with sha256 $ARCHIVE_SHA256 from PyPI, pip could not get it"
+    die "llama-cpp-python==$VERSION: expected the archive with sha256 $ARCHIVE_SHA256 from PyPI, pip could not get it"
   tar -xzf "$work/download/llama_cpp_python-$VERSION.tar.gz" -C "$work/unpack"
   mv "$work/unpack/llama_cpp_python-$VERSION/vendor/llama.cpp" "$work/src"
   rm -rf "$work/download" "$work/unpack"
@@ -83,12 +85,14 @@ PY
 
 build() {
   local entry=$1 work=$1.build cmake jobs
-  command -v "${CXX:-c++}" >/dev/null || die "${CXX:-c++}: expected a C++ compiler on PATH (Debian: apt-get install g++)"
+  command -v "${CXX:-c++}" >/dev/null ||
+    die "${CXX:-c++}: expected a C++ compiler on PATH (Debian: apt-get install g++)"
   mkdir -p "$work"
   fetch_source "$work"
   cmake=$(find_cmake)
   jobs=$(getconf _NPROCESSORS_ONLN)
-  printf 'Building the llama.cpp tools with %s jobs (about 10 minutes on 2 cores; log: %s) ...\n' "$jobs" "$work/log" >&2
+  printf 'Building the llama.cpp tools with %s jobs (about 10 minutes on 2 cores) ...\n' "$jobs" >&2
+  printf '  log: %s\n' "$work/log" >&2
   # shellcheck disable=SC2086  # both are lists of flags
   "$cmake" -S "$work/src" -B "$work/build" $FLAGS ${CMAKE_ARGS:-} >"$work/log" 2>&1 ||
     die "cmake: configuration failed, see $work/log: $(tail -n 1 "$work/log")"
