@@ -163,7 +163,7 @@ def plan_table(rows: list[dict]) -> str:
         "imatrix",
         "tensors per type (T<W: T where the row width forbids W)",
     ]
-    return markdown_table(heads, [plan_cells(row) for row in rows])
+    return markdown_table(heads, [plan_cells(row) for row in rows], last_words=2)
 
 
 def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
