@@ -269,14 +269,15 @@ show-results:
 test: $(TOOLS) ## set up and run the tests
 	$(PYTHON) -m pytest tests -n 2 --dist loadfile
 
-GO := $(wildcard .venv/lib/python3*/site-packages/go/bin)
 lint: $(SETUP) ## names, types, shell scripts and the Go file: what `make test` does not run (settings: pyproject.toml)
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy scripts
 	.venv/bin/shellcheck scripts/*.sh .ci/run
-	@unformatted=$$($(GO)/gofmt -l scripts); [ -z "$$unformatted" ] || { printf 'error: %s: expected the form of gofmt\n' $$unformatted >&2; exit 1; }
-	cd scripts/ollama/go_template && GOFLAGS=-mod=mod GOTOOLCHAIN=local $(CURDIR)/$(GO)/go vet main.go tags.go
+	@# Found by the shell: make's own wildcard is asked before the environment exists.
+	go=$$(echo $(CURDIR)/.venv/lib/python3*/site-packages/go/bin) && unformatted=$$($$go/gofmt -l scripts) && \
+	  if [ -n "$$unformatted" ]; then printf 'error: %s: expected the form of gofmt\n' $$unformatted >&2; exit 1; fi && \
+	  cd scripts/ollama/go_template && GOFLAGS=-mod=mod GOTOOLCHAIN=local $$go/go vet main.go tags.go
 
 # ---- benchmarks, on generated layers of the 26B's sizes
 BENCH := $(BUILD)/bench
