@@ -1,4 +1,4 @@
-"""Copying runs of bytes between files at the speed of `cp`, and comparing them.
+"""Copying runs of bytes, such as those of one expert, between files at the speed of `cp`, and comparing them.
 
 The kernel copies (copy_file_range), so nothing is held in memory. Another thread maps what was written into memory and
 takes its sha256.

@@ -45,6 +45,8 @@ def questions(tmp_path) -> Path:
         ("on 192.168.0.4.", "192.168.0.4"),
         ("by 10.0.0.9", "10.0.0.9"),
         ("gh" + "p_" + "a1B2" * 9, "found ghp_..."),
+        ("gh" + "r_" + "a1B2" * 9, "found ghr_..."),
+        ("github" + "_pat_" + "11A_b2" * 9, "found github_..."),
         ("-----BEGIN PRIVATE" + " KEY-----", "no token"),
         ("build on box-7", "the host's name"),
         ("in /very/own/place/build", "the home directory"),
