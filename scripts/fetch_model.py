@@ -2,25 +2,44 @@
 """Put a model where the pipeline reads it: link a local checkpoint directory, or download a repository of the Hub.
 
 Inputs:  a directory, or a Hub id OWNER/NAME.
-Output:  DIR, a link to the directory or the downloaded snapshot.
-Use:     scripts/fetch_model.py --model google/gemma-4-26B-A4B-it --output DIR
+Output:  DIR, a link to the directory or the downloaded snapshot; with --record a JSON file that knows the model by the
+         digests of its config and weights (schema: ModelRecord).
+Use:     scripts/fetch_model.py --model data/demo/model --output build/gemma-4-demo/full/checkpoint
+
+A model is known by its digests and not by where it lies. A record that is there already is only compared: a moved or
+downloaded copy of the same model passes, another model is refused.
 """
 
 import argparse
 import os
 import re
 from pathlib import Path
+from typing import ClassVar
 
 from chats.chat_tokenizer import load_tokenizer
-from checkpoints.checkpoint import read_checkpoint, read_config
+from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from files.option_types import command_parser
-from files.safe_files import InputError, run
+from files.safe_files import InputError, Record, read_record, run, sha256_file, write_record
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # no second copy of the weights in another format
+
+
+SHOWN_DIGITS = 12
+
+
+class ModelRecord(Record):
+    """What a folder of outputs was made from: the model's family, its layers with experts and its digests."""
+
+    what: ClassVar[str] = "the record of a full model"
+    model_type: str
+    experts: int
+    layers: int
+    config_sha256: str
+    weights_sha256: str
 
 
 def download_model(model_id: str, directory: Path) -> None:
@@ -38,15 +57,40 @@ def download_model(model_id: str, directory: Path) -> None:
         ) from error
 
 
-def check_model_directory(directory: Path) -> None:
-    """Raise InputError when a checkpoint is of an unknown family, incomplete, or without a tokenizer that can chat.
+def check_model_directory(directory: Path) -> dict:
+    """Return what tells a checkpoint from others, as ModelRecord has it.
 
-    What is wrong shows here, in seconds, and not in the middle of the analysis.
+    Raises InputError when it is of an unknown family, incomplete, or without a tokenizer that can chat. What is wrong
+    shows here, in seconds, and not in the middle of the analysis.
     """
     config, tensors = read_config(directory), read_checkpoint(directory)
     family = family_of(directory, config, list(tensors))
-    expert_tensors(directory, family, tensors, shape_of(directory, family, config))
+    shape = shape_of(directory, family, config)
+    expert_tensors(directory, family, tensors, shape)
     load_tokenizer(directory)
+    return {
+        "model_type": str(config.get("model_type")),
+        "experts": shape.experts,
+        "layers": len(shape.layers),
+        "config_sha256": sha256_file(directory / "config.json"),
+        "weights_sha256": weights_digest(tensors),
+    }
+
+
+def keep_record(path: Path, model: str, found: dict) -> None:
+    """Write the record of a model; raise InputError when there is one and it is of another model."""
+    if not path.exists():
+        write_record(path, found, ModelRecord)
+        return
+    known = read_record(path, ModelRecord)
+    for key in ("weights_sha256", "config_sha256"):
+        if known[key] != found[key]:
+            raise InputError(
+                path,
+                f"outputs of {model} ({key} {found[key][:SHOWN_DIGITS]})",
+                f"those of another model ({known[key][:SHOWN_DIGITS]})",
+                "choose another NAME, or add REPLACE=model to make all of it again",
+            )
 
 
 def link_model(source: Path, target: Path) -> None:
@@ -63,6 +107,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--model", required=True, help="checkpoint directory or Hub id")
     parser.add_argument("--output", type=Path, required=True, help="where to put the link or the download")
+    parser.add_argument("--record", type=Path, help="JSON file to know the model by; one that is there is compared")
     return parser.parse_args(argv)
 
 
@@ -70,14 +115,17 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     local = Path(args.model)
     if local.is_dir():
-        check_model_directory(local)
-        link_model(local, args.output)
+        found = check_model_directory(local)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", args.model):
         download_model(args.model, args.output)
-        check_model_directory(args.output)
+        found = check_model_directory(args.output)
     else:
         raise InputError(args.model, "a checkpoint directory or a Hub id OWNER/NAME", "neither")
-    print(f"{args.output}: {args.model}")
+    if args.record:
+        keep_record(args.record, args.model, found)
+    if local.is_dir():  # last: another model must not take the place of the one that the outputs were made from
+        link_model(local, args.output)
+    print(f"{args.output}: {found['model_type']}, {found['experts']} experts in {found['layers']} layers")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,23 @@
+# Measurements against the limits, on generated layers of the 26B's sizes: ratios and peak memory, as tables and in
+# build/bench/. They take 30 GB of disk; make -k goes on after a broken limit.
+
+BENCH := $(BUILD)/bench
+
+bench: bench-analysis bench-drop bench-quantize bench-eval ## measure speed and memory against the limits (30 GB of disk)
+
+bench-layers: $(TOOLS)
+	$(PYTHON) bench/generate_checkpoint.py --tokenizer data/demo/model --output $(BENCH)/checkpoints
+
+bench-analysis: bench-layers ## the analysis against a plain forward pass
+	$(PYTHON) bench/bench_analysis.py --checkpoints $(BENCH)/checkpoints --output $(BENCH)/analysis.json
+
+bench-drop: bench-layers ## dropping against cp
+	$(PYTHON) bench/bench_drop.py --checkpoint $(BENCH)/checkpoints/4 --output $(BENCH)/drop.json
+
+bench-quantize: bench-layers ## quantize_gguf.py against llama-quantize alone
+	$(PYTHON) bench/bench_quantize.py --checkpoint $(BENCH)/checkpoints/2 --output $(BENCH)/quantize.json
+
+bench-eval: $(TOOLS) ## the evaluation against bare requests
+	$(PYTHON) scripts/convert_to_gguf.py --model data/demo/model --name gemma-4-demo --output $(BENCH)/demo-F16.gguf
+	$(PYTHON) bench/bench_eval.py --gguf $(BENCH)/demo-F16.gguf --tokenizer data/demo/model \
+	  --questions data/demo/eval_questions.csv --output $(BENCH)/eval.json

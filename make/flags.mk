@@ -1,0 +1,89 @@
+# The flags of each step, by name, and what a quick step depends on.
+
+# A command and the rooms that it imports; tests/test_rooms.py holds each list against the imports.
+code = scripts/$(1).py $(foreach room,$(2),$(wildcard scripts/$(room)/*.py))
+CHOOSE := $(call code,generate_drop_map,chats choice files ggufs)
+DRAW := $(call code,plot_expert_stats,choice files)
+DROP := $(call code,expert_drop,checkpoints choice files ggufs)
+RENDER := $(call code,render_calibration,chats files)
+REACHED := $(call code,report_imatrix,files ggufs)
+POOL := $(call code,pool_heldout,files scoring)
+COMPARE := $(call code,compare_scores,files quants scoring)
+PACK := $(call code,build_release,choice files ggufs llama losses ollama quants release scoring)
+PAGE := $(call code,build_report,choice files ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
+
+# ---- fetch and analyse
+# The model is looked at again when it is named otherwise, its link leads nowhere, or its files are newer.
+NEW_MODEL := $(call again,model) $(if $(filter-out $(file <$(MODEL_SOURCE)),$(MODEL)),FORCE) $(if $(wildcard $(FULL)/checkpoint/config.json),,FORCE)
+MODEL_FILES := $(wildcard $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*.safetensors.index.json)
+ANALYZE := $(PYTHON) $(if $(filter-out 1,$(RANKS)),-m torch.distributed.run --standalone --nproc-per-node $(RANKS)) scripts/teacher_force_analysis.py
+ANALYSIS_FLAGS := --questions $(QUESTIONS) $(KEEP:%=--check-keep %) $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) $(SPILL:%=--spill %)
+
+# ---- choose: by the statistics, or by an own map, which needs none
+CHOICE_SETTINGS := $(call setting,$(if $(DROP_MAP),,KEEP CRITERION PROTECT_TOP FOLD) PRUNED_NAME) \
+  $(if $(DROP_MAP),DROP_MAP=$(call digest,$(DROP_MAP)),QUESTIONS=$(call digest,$(QUESTIONS)))
+CHOICE_SOURCE := $(if $(DROP_MAP),$(DROP_MAP),$(STATS))
+CHOICE_FLAGS := $(if $(DROP_MAP),--map $(DROP_MAP) --model $(FULL)/checkpoint,--stats $(STATS) --keep $(KEEP) --criterion $(CRITERION) \
+  --protect-top $(PROTECT_TOP) $(FOLD:%=--fold %))
+CHOSEN_FILES := $(patsubst %,$(PRUNED)/%,drop_map.json pictures checkpoint f16 report.html plan.json)
+# An own map is drawn only where there are statistics already: it needs no analysis.
+DRAWN := $(if $(DROP_MAP),$(if $(wildcard $(STATS)),$(PICTURES)),$(PICTURES))
+
+# ---- imatrix and quantise
+CALIBRATION_SETTING := CALIBRATION=$(if $(filter v5,$(CALIBRATION)),v5,$(if $(CALIBRATION),$(call digest,$(CALIBRATION)),QUESTIONS:$(call digest,$(QUESTIONS))))
+CD_OPTIONS := --cd-rule $(CD_RULE) --cd-cuts $(CD_CUTS) --cd-scope $(CD_SCOPE) $(CD_TIERS:%=--cd-tiers %)
+AUTO_SETTINGS := $(call setting,SENSITIVITY_CHATS) QUESTIONS=$(call digest,$(QUESTIONS))
+SENSITIVITY := $(PRUNED)/gguf/sensitivity.json
+QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $(filter %-F16.gguf,$^) $(if $(filter F16,$*),,--imatrix $(@D)/imatrix.gguf) \
+  --min-expert-tokens $(MIN_EXPERT_TOKENS) $(if $(filter CD-%,$*),$(if $(CD_TIERS),,--stats $(STATS)) $(CD_OPTIONS)) \
+  $(if $(filter AUTO-%,$*),--sensitivity $(@D)/sensitivity.json) --type $* --output $@
+CHECK_REACHED = @$(PYTHON) scripts/report_imatrix.py --imatrix $(PRUNED)/gguf/imatrix.gguf --min-expert-tokens $(MIN_EXPERT_TOKENS) \
+  --output-prefix $(PRUNED)/gguf/imatrix-coverage >/dev/null
+PLAN_IMATRIX = $(if $(wildcard $(PRUNED)/gguf/imatrix.gguf),--imatrix $(PRUNED)/gguf/imatrix.gguf,--dataset $(notdir $(CALIBRATION_TEXT)))
+
+# ---- evaluate, compare, measure
+PROTOCOL := $(call setting,CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS)
+EVAL_SETTINGS := EVAL_QUESTIONS=$(call digest,$(EVAL_QUESTIONS)) $(call setting,EVAL_QUANT) $(PROTOCOL)
+EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) MAX_GEN_TOKS=$(MAX_GEN_TOKS) \
+  SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
+HELDOUT_SETTINGS := $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) QUESTIONS=$(call digest,$(QUESTIONS)) $(PROTOCOL)
+records_in = $(wildcard $(1)/gguf/*.gguf.json)
+QUALITY_SETTINGS := EVAL_QUESTIONS=$(call digest,$(EVAL_QUESTIONS)) $(call setting,QUALITY_CHATS QUALITY_SCORE)
+MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
+  --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) --calibration $(CALIBRATION_TEXT) \
+  --chose $(QUESTIONS) $(QUALITY_CHATS:%=--limit %) --score $(QUALITY_SCORE) --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
+COMPARISON_SETTINGS := EVAL_QUESTIONS=$(call digest,$(EVAL_QUESTIONS)) QUESTIONS=$(call digest,$(QUESTIONS)) $(call setting,COMPARE_KEEP COMPARE_SEEDS)
+
+# A run by its name stands for its summary, after that of the full model of the first one.
+summaries_of = $(shell $(MAKE) -s --no-print-directory RUN=$(1) BUILD=$(BUILD) print-summaries)
+RUN_SUMMARIES := $(if $(filter $(firstword $(RUNS)),$(KNOWN_RUNS)),$(firstword $(call summaries_of,$(firstword $(RUNS))))) \
+  $(foreach r,$(RUNS),$(if $(filter $r,$(KNOWN_RUNS)),$(word 2,$(call summaries_of,$r)),$(if $(filter %.json,$r),$r,$(patsubst %/,%,$r)/summary.json)))
+$(foreach s,$(RUN_SUMMARIES),$(if $(filter compare,$(MAKECMDGOALS)),$(if $(wildcard $s),,$(error RUNS: expected $s, scores of a finished run, found nothing; make eval first))))
+
+# ---- release and report
+RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
+RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
+RELEASE_SETTINGS := $(call setting,BASE LICENSE QUANTIZED_BY SCORED EVAL_NAME) $(ASKED_QUANTS) $(if $(RELEASE_QUALITY),quality)
+CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) $(if $(filter %/checkpoint,$(@D)),,$(PRUNED)/gguf/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png))
+BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) $(QUANTIZED_BY:%=--quantized-by %) \
+  --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
+  $(if $(filter %/checkpoint,$(@D)),,$(RELEASE_QUALITY:%=--quality %)) --output $(@D)
+SIDECARS := --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json
+
+# The page is made of the records that there are when its turn comes: asking for one would make it, and that may take days.
+# What this very call makes comes first.
+FIRST_analyze := $(DROP_MAP_FILE)
+FIRST_quants := $(QUANT_FILES)
+FIRST_eval := $(SCORES:.md=.json)
+FIRST_quality := $(QUALITY)
+FIRST_release := $(RELEASES:%=%/manifest.json)
+FIRST_demo := $(FIRST_release)
+REPORT_RECORDS := $(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json $(PRUNED)/gguf/imatrix.gguf $(PRUNED)/gguf/*.gguf.json \
+  $(QUALITY:.md=.json) $(SCORES:.md=.json) $(FULL_EVAL) $(PRUNED_EVAL)) $(sort $(foreach g,$(MAKECMDGOALS),$(FIRST_$g)))
+there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
+all_there = $(shell compgen -G '$(2)' | sort | { mapfile -t found; [ $${#found[@]} -eq 0 ] || echo '$(1)' "$${found[@]}"; })
+REPORT_FLAGS = $(if $(call there,,$(STATS)),$(if $(call there,,$(DROP_MAP_FILE)),--stats $(STATS) --drop-map $(DROP_MAP_FILE))) \
+  $(call there,--metadata,$(METADATA)) $(call there,--f16,$(PRUNED_F16).json) $(call there,--imatrix,$(PRUNED)/gguf/imatrix.gguf) \
+  $(call all_there,--quants,$(PRUNED)/gguf/$(PRUNED_NAME)-*.gguf.json) \
+  $(call there,--quality,$(QUALITY:.md=.json)) $(call there,--scores,$(SCORES:.md=.json)) \
+  $(if $(call there,,$(FULL_EVAL)),$(if $(call there,,$(PRUNED_EVAL)),--summaries $(FULL_EVAL) $(PRUNED_EVAL)))

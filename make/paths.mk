@@ -1,0 +1,63 @@
+# Where outputs go: the only place that names them. Short names; what a folder's bytes depend on is in its settings.txt.
+
+DOWNLOADS = $(BUILD)/downloads
+FULL = $(BUILD)/$(NAME)/full
+PRUNED = $(BUILD)/$(NAME)/$(VARIANT)
+LOGS = $(PRUNED)/logs
+
+# A file that was chosen by hand names its variant; else what chose the experts does.
+DEFAULT_VARIANT = $(if $(DROP_MAP),$(basename $(notdir $(DROP_MAP))),$(KEEP)e$(CHOICE_ENDING))
+CHOICE_ENDING = $(if $(filter-out coverage,$(CRITERION)),-$(subst :,,$(CRITERION)))$(PROTECT_ENDING)$(if $(FOLD),-fold$(subst /,of,$(FOLD)))
+PROTECT_ENDING = $(if $(filter-out $(if $(filter coverage,$(CRITERION)),16,0),$(PROTECT_TOP)),-top$(PROTECT_TOP))
+
+# ---- fetch
+MODEL_SOURCE := $(FULL)/source.txt
+MODEL_RECORD := $(FULL)/model.json
+CHECKED := $(PRUNED)/machine.txt
+QUESTION_SET := $(basename $(notdir $(QUESTIONS)))
+EVAL_SET := $(basename $(notdir $(EVAL_QUESTIONS)))
+
+# ---- analyse, choose, drop
+STATISTICS := $(FULL)/statistics/$(QUESTION_SET)
+STATS := $(STATISTICS)/expert_stats.safetensors
+CHAT_TEXT := $(STATISTICS)/$(QUESTION_SET).txt
+DROP_MAP_FILE := $(PRUNED)/drop_map.json
+PICTURES := $(patsubst %,$(PRUNED)/pictures/experts-%.png,heatmap coverage layers)
+CHECKPOINT := $(PRUNED)/checkpoint
+METADATA := $(CHECKPOINT)/expert_drop_metadata.json
+
+# ---- convert, imatrix, quantise
+CALIBRATION_TEXT := $(or $(if $(filter v5,$(CALIBRATION)),$(DOWNLOADS)/calibration_datav5.txt,$(CALIBRATION)),$(CHAT_TEXT))
+FULL_F16 := $(FULL)/f16/$(NAME)-F16.gguf
+PRUNED_F16 := $(PRUNED)/f16/$(PRUNED_NAME)-F16.gguf
+full_quant = $(patsubst %,$(FULL)/gguf/$(NAME)-%.gguf,$(1))
+pruned_quant = $(patsubst %,$(PRUNED)/gguf/$(PRUNED_NAME)-%.gguf,$(1))
+IMATRIX_COVERAGE := $(PRUNED)/gguf/imatrix-coverage.md
+QUANT_FILES := $(call pruned_quant,$(ASKED_QUANTS))
+DYNAMIC_FILES := $(call pruned_quant,$(filter CD-% AUTO-%,$(ASKED_QUANTS)))
+STANDARD_FILES := $(filter-out $(DYNAMIC_FILES),$(QUANT_FILES))
+PLAN := $(PRUNED)/plan.json
+
+# ---- evaluate and compare
+FULL_EVAL := $(FULL)/eval/$(EVAL_NAME)/summary.json
+PRUNED_EVAL := $(PRUNED)/eval/$(EVAL_NAME)/summary.json
+SCORES := $(PRUNED)/eval/$(EVAL_NAME)/scores.md
+HELDOUT := $(PRUNED)/heldout
+HELDOUT_SOURCE := $(if $(filter F16,$(HELDOUT_QUANT)),$(FULL_F16),$(call full_quant,$(HELDOUT_QUANT)))
+HELDOUT_EVALS := $(patsubst %,$(HELDOUT)/fold%/eval/summary.json,$(shell seq $(FOLDS)))
+HELDOUT_REFERENCE := $(HELDOUT)/full/summary.json
+HELDOUT_SUMMARY := $(HELDOUT)/summary.json
+HELDOUT_SCORES := $(HELDOUT)/scores.md
+
+# ---- measure
+QUALITY := $(PRUNED)/quality$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))/quality.md
+CD_SCOPES := $(PRUNED)/cd-scopes$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))/quality.md
+SCOPE_FILES := $(foreach scope,all experts,$(patsubst %,$(PRUNED)/cd-scopes/$(scope)/$(PRUNED_NAME)-%.gguf,$(filter CD-%,$(KNOWN_QUANTS))))
+COMPARISON := $(FULL)/criteria/$(EVAL_SET)/criteria.md
+
+RUNS_SCORES := $(if $(RUNS),$(BUILD)/comparison/$(call words_of,$(subst /,-,$(RUNS)))/scores.md)
+
+# ---- release and report
+GGUF_RELEASES := $(if $(STANDARD_FILES),$(PRUNED)/release/GGUF) $(if $(DYNAMIC_FILES),$(PRUNED)/release/dynamic-GGUF)
+RELEASES := $(GGUF_RELEASES) $(PRUNED)/release/checkpoint
+REPORT := $(PRUNED)/report.html

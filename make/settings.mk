@@ -1,0 +1,76 @@
+# Every setting and its default, by stage. A run's file (runs/RUN.mk) sets what it wants otherwise, and the command line
+# wins over both. The environment sets none of them: a MODEL or SEED exported for another tool must not change a run.
+
+# ---- the run
+RUN = demo#                               the settings file runs/RUN.mk
+FROM =#                                   new: the run whose settings are copied
+BUILD = build#                            where outputs go
+REPLACE =#                                stages to make again with other settings: model statistics choice imatrix cd auto eval heldout quality
+V =#                                      1 shows every command and its whole output
+YES =#                                    clean: 1 deletes; without it clean only lists
+
+# ---- fetch
+MODEL =#                                  checkpoint of the full model: a directory or a Hub id
+NAME = $(notdir $(patsubst %/,%,$(MODEL)))#  name of the full model in paths and tables
+QUESTIONS = $(DOWNLOADS)/gpqa_diamond.csv#  questions that choose the experts (GPQA's columns)
+EVAL_QUESTIONS = $(QUESTIONS)#            questions that are scored
+CALIBRATION =#                            text of the imatrix: a file, or v5 to download it; empty: QUESTIONS as chats
+
+# ---- analyse
+STREAM_LAYERS =#                          yes holds one layer of the model in memory, not all
+SPILL =#                                  with STREAM_LAYERS: a directory to hold hidden states in
+RANKS = 1#                                processes (torchrun) that share the questions
+
+# ---- choose and drop
+KEEP =#                                   experts to keep in every layer
+CRITERION = coverage#                     what ranks the experts (scripts/choice/criteria.py)
+PROTECT_TOP = $(if $(filter coverage,$(CRITERION)),16,0)#  experts protected per question and layer
+FOLD =#                                   I/K: choose without every K-th question, from the I-th on
+DROP_MAP =#                               an own map in place of a choice: ours, or {"0": [dropped ids], ...}
+VARIANT = $(DEFAULT_VARIANT)#             folder of what was pruned, such as 109e or 109e-reap
+PRUNED_NAME = $(NAME)-$(VARIANT)#         name of the pruned model
+
+# ---- quantise
+QUANTS = all#                             quants of the pruned model: all, or some by name; AUTO-<GiB> is the best file of a size
+MIN_EXPERT_TOKENS = 0#                    least calibration tokens for every expert
+KEEP_F16 = yes#                           no removes the pruned F16 GGUF once all quants are built
+CD_RULE = weighted-norm#                  CD quants: what ranks the layers (weighted-norm, output-norm)
+CD_CUTS = 1/30,11/30#                     CD quants: shares of the layers where the high and the middle tier end
+CD_TIERS =#                               CD quants: tiers by hand instead, such as 0/1-10/11-29
+CD_SCOPE = all#                           CD quants: tensors that the tiers type (all, experts)
+SENSITIVITY_CHATS = 64#                   AUTO quants: first so many chats of QUESTIONS that say what each type costs where
+SHAPE =#                                  plan: a shape of data/shapes instead of MODEL, such as gemma-4-26b-a4b
+
+# ---- evaluate and compare
+EVAL_QUANT = Q6_K#                        quant that is scored, of both models
+EVAL_NAME = $(EVAL_QUANT)$(if $(filter-out 42,$(SEED)),-seed$(SEED))#  folder of the scores of one protocol
+CTX = 32768#                              context tokens
+REASONING_BUDGET = 16384#                 tokens of thought
+MAX_GEN_TOKS = 24576#                     tokens of one answer
+SEED = 42#                                sampling and order of choices
+NP = 1#                                   requests at once
+GPU_LAYERS = 99#                          layers on the GPU, if there is one
+FOLDS = 5#                                eval-heldout: folds
+HELDOUT_QUANT = F16#                      eval-heldout: quant of the full model that is pruned and scored
+RUNS =#                                   compare: runs by name (or their folders), such as "a b c"
+
+# ---- measure
+QUALITY_CHATS =#                          quality: first so many held-out chats of EVAL_QUESTIONS; empty: all
+QUALITY_SCORE = reply#                    quality: tokens that count (reply, all)
+COMPARE_KEEP = 109 96 64#                 compare-criteria: keep counts
+COMPARE_SEEDS = 5#                        compare-criteria: random choices per keep count
+RECOMPUTE_FULL =#                         compare-criteria: yes holds both models in memory, keeps no logits on disk
+
+# ---- release
+BASE = $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card (a Hub id, where there is one)
+LICENSE =#                                the Hub's identifier of the base model's licence; empty: the cards say none was given
+QUANTIZED_BY =#                           who quantised, for the cards' front matter
+SCORED = yes#                             no leaves the evaluation out, and the cards say so
+RELEASE = $(PRUNED)/release/GGUF#       upload, release-ollama: the folder that is meant
+REPO =#                                   upload, release-ollama: repository on the Hub, USER/NAME
+UPLOAD = no#                              upload: yes sends; without it the files are only listed
+
+# ---- tools
+LLAMA_CPP ?=#                             an existing llama.cpp build; empty: built once into a cache
+CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
+MOE_TOOLS_CACHE ?=#                       where that cache is; empty: ~/.cache/moe-tools

@@ -1,0 +1,118 @@
+# Side branches: what is measured of a run beside the main line. Each is long, each can be killed and goes on.
+
+# ---- plan and check: before anything is built
+plan: $(TOOLS) ## size to the byte, types, disk and refusals of QUANTS, before anything is built
+	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL) --output $(PLAN)) $(KEEP:%=--keep %) \
+	  --name $(PRUNED_NAME) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_IMATRIX) $(if $(wildcard $(STATS)),--stats $(STATS)) \
+	  $(CD_OPTIONS) $(if $(wildcard $(SENSITIVITY)),--sensitivity $(SENSITIVITY)) --disk $(BUILD)
+
+verify reproduce: $(METADATA)
+verify: ## check every tensor of the pruned checkpoint against the full one
+	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output $(CHECKPOINT) --verify
+
+reproduce: ## build the pruned checkpoint again in another place, and compare the sha256 of every file
+	rm -rf $(PRUNED)/reproduced
+	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output $(PRUNED)/reproduced
+	cd $(CHECKPOINT) && find . -type f | sort | xargs sha256sum >$(abspath $(PRUNED))/reproduced.sha256
+	cd $(PRUNED)/reproduced && sha256sum --check --strict $(abspath $(PRUNED))/reproduced.sha256
+	[ "$$(find $(PRUNED)/reproduced -type f | wc -l)" -eq "$$(wc -l <$(PRUNED)/reproduced.sha256)" ]
+	rm -rf $(PRUNED)/reproduced
+
+# ---- CD and AUTO quants: what else their bytes depend on
+$(foreach d,$(FULL) $(PRUNED),$(eval $(call guard,cd,$d/gguf/cd-settings.txt,$(call setting,CD_RULE CD_CUTS CD_TIERS CD_SCOPE),$d/gguf/*-CD-*)))
+$(foreach d,$(FULL) $(PRUNED),$(eval $(call guard,auto,$d/gguf/auto-settings.txt,$(AUTO_SETTINGS),$d/gguf/*-AUTO-* $d/gguf/sensitivity.json)))
+ALL_CD_FILES := $(foreach q,$(filter CD-%,$(KNOWN_QUANTS)),$(call full_quant,$q) $(call pruned_quant,$q))
+ALL_AUTO_FILES := $(foreach q,$(filter AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT)),$(call full_quant,$q) $(call pruned_quant,$q))
+
+# All but F16, a link to its source, need the imatrix.
+$(foreach q,$(filter-out F16,$(KNOWN_QUANTS)),$(call full_quant,$q)) $(filter $(FULL)/%,$(ALL_AUTO_FILES)): $(FULL)/gguf/imatrix.gguf
+$(foreach q,$(filter-out F16,$(KNOWN_QUANTS)),$(call pruned_quant,$q)) $(filter $(PRUNED)/%,$(ALL_AUTO_FILES)): $(PRUNED)/gguf/imatrix.gguf
+$(foreach f,$(ALL_CD_FILES),$(eval $f: $(if $(CD_TIERS),,$(STATS)) $(call again,cd) | $(dir $f)cd-settings.txt))
+$(foreach f,$(ALL_AUTO_FILES),$(eval $f: $(dir $f)sensitivity.json $(call again,auto)))
+
+$(FULL)/gguf/sensitivity.json: $(FULL_F16) $(FULL)/gguf/imatrix.gguf | $(FULL)/gguf/auto-settings.txt
+$(PRUNED)/gguf/sensitivity.json: $(PRUNED_F16) $(PRUNED)/gguf/imatrix.gguf | $(PRUNED)/gguf/auto-settings.txt
+%/gguf/sensitivity.json: $(call again,auto) | $(QUESTIONS) $(TOOLS)
+	$(call step,quants,Measure what each type costs) $(PYTHON) scripts/measure_sensitivity.py \
+	  --input $(filter %-F16.gguf,$^) --imatrix $(@D)/imatrix.gguf --model $(FULL)/checkpoint \
+	  --questions $(QUESTIONS) --limit $(SENSITIVITY_CHATS) --gpu-layers $(GPU_LAYERS) --output $@
+
+# ---- quality: what pruning and each quant cost
+$(foreach f,$(QUALITY) $(CD_SCOPES),$(eval $(call guard,quality,$(dir $f)settings.txt,$(QUALITY_SETTINGS),$(dir $f)*)))
+$(foreach f,$(QUALITY) $(CD_SCOPES),$(eval $(call remember,$(dir $f)files.txt,$(ASKED_QUANTS))))
+$(QUALITY): $(QUANT_FILES)
+$(CD_SCOPES): $(filter-out $(DYNAMIC_FILES),$(QUANT_FILES)) $(SCOPE_FILES)
+.PRECIOUS: $(foreach f,$(QUALITY) $(CD_SCOPES),$f $(f:.md=.json) $(f:.md=.png))
+$(QUALITY) $(CD_SCOPES): %/quality.md: $(FULL_F16) $(PRUNED_F16) $(CALIBRATION_TEXT) %/files.txt $(call again,quality) \
+    | $(QUESTIONS) $(EVAL_QUESTIONS) %/settings.txt $(TOOLS)
+	$(call step,quality,Measure the losses) $(MEASURE_QUALITY)
+
+quality: $(QUALITY) $(REPORT) ## KLD, top token and probabilities of QUANTS on held-out chats, with errors
+	@cat $<
+compare-cd-scopes: $(CD_SCOPES) ## the CD quants in both scopes, held against the standard ones
+	@cat $<
+
+$(SCOPE_FILES): $(PRUNED)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED)/gguf/imatrix.gguf $(if $(CD_TIERS),,$(STATS)) \
+    $(call again,cd) | $(PRUNED)/gguf/cd-settings.txt $(TOOLS)
+	$(call step,quality,Quantise $(@F:.gguf=) by $(notdir $(@D))) $(PYTHON) scripts/quantize_gguf.py \
+	  --input $(PRUNED_F16) --imatrix $(PRUNED)/gguf/imatrix.gguf $(if $(CD_TIERS),,--stats $(STATS)) \
+	  $(CD_OPTIONS) --cd-scope $(notdir $(@D)) --type $(patsubst $(PRUNED_NAME)-%,%,$(basename $(@F))) --output $@
+
+# ---- what each criterion costs. If the control does not cost most, the script fails after writing; the files stay.
+$(eval $(call guard,quality,$(dir $(COMPARISON))settings.txt,$(COMPARISON_SETTINGS),$(dir $(COMPARISON))*))
+.PRECIOUS: $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png)
+$(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(STATS) $(call again,quality) \
+    scripts/generate_drop_map.py scripts/choice/criteria.py | $(EVAL_QUESTIONS) $(dir $(COMPARISON))settings.txt $(TOOLS)
+	$(call step,quality,Compare the criteria) $(PYTHON) scripts/compare_criteria.py \
+	  --gguf $(FULL_F16) --stats $(STATS) --model $(FULL)/checkpoint \
+	  --questions $(EVAL_QUESTIONS) --keep $(COMPARE_KEEP) --seeds $(COMPARE_SEEDS) \
+	  --gpu-layers $(GPU_LAYERS) $(if $(filter yes,$(RECOMPUTE_FULL)),--recompute-full) --output $(COMPARISON)
+
+compare-criteria: $(COMPARISON) ## KLD of every criterion and of random drops on EVAL_QUESTIONS
+	@cat $<
+
+# ---- held out: of QUESTIONS each fold leaves out every FOLDS-th; its map is made from the others, inside the GGUF
+$(eval $(call guard,heldout,$(HELDOUT)/settings.txt,$(HELDOUT_SETTINGS),$(HELDOUT)/*))
+$(HELDOUT)/fold%/drop_map.json: $(STATS) $(CHOOSE) $(call again,heldout) | $(HELDOUT)/settings.txt
+	$(call step,heldout,Choose for fold $*) $(PYTHON) scripts/generate_drop_map.py --stats $< --keep $(KEEP) --criterion $(CRITERION) \
+	  --protect-top $(PROTECT_TOP) --fold $*/$(FOLDS) --output $@
+
+$(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf: $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE)
+	$(call step,heldout,Drop for fold $*) $(PYTHON) scripts/expert_drop.py \
+	  --source $(HELDOUT_SOURCE) --drop-map $< --output $@
+
+$(HELDOUT_EVALS): $(HELDOUT)/fold%/eval/summary.json: $(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf | $(QUESTIONS) $(TOOLS)
+	$(call step,heldout,Score fold $*) env QUESTIONS=$(QUESTIONS) HELD_OUT_OF=$(HELDOUT)/fold$*/drop_map.json \
+	  CHOSEN_BY=$(HELDOUT)/fold$*/drop_map.json $(EVALUATE) $(PRUNED_NAME)-fold$* $<
+
+$(HELDOUT_REFERENCE): $(HELDOUT_SOURCE) $(call again,heldout) | $(QUESTIONS) $(HELDOUT)/settings.txt $(TOOLS)
+	$(call step,heldout,Score $(NAME)) env QUESTIONS=$(QUESTIONS) $(EVALUATE) $(NAME) $<
+
+$(HELDOUT_SUMMARY): $(HELDOUT_EVALS) $(POOL)
+	$(call step,heldout,Pool the folds) $(PYTHON) scripts/pool_heldout.py \
+	  --name $(PRUNED_NAME)-held-out --summary $(HELDOUT_EVALS) --output $@
+
+$(HELDOUT_SCORES): $(HELDOUT_REFERENCE) $(HELDOUT_SUMMARY) $(COMPARE)
+	$(call step,heldout,Compare the scores) $(PYTHON) scripts/compare_scores.py \
+	  --runs $(HELDOUT_REFERENCE) $(HELDOUT_SUMMARY) --output $@
+
+eval-heldout: $(HELDOUT_SCORES) ## score the choice of experts on QUESTIONS it has not seen: FOLDS maps and GGUFs, pooled
+	@cat $<
+
+# ---- several runs in one table
+compare: $(RUNS_SCORES) ## put RUNS="a b c" in one table, question by question: intervals, paired tests, picture
+	$(if $(RUNS),@cat $<,$(error RUNS: expected runs by name or their folders, such as RUNS="a b", found none))
+
+ifneq ($(RUNS_SCORES),)
+$(RUNS_SCORES): $(RUN_SUMMARIES) $(COMPARE) | $(SETUP)
+	$(call step,eval,Compare the runs) $(PYTHON) scripts/compare_scores.py --runs $(RUN_SUMMARIES) --output $@
+endif
+print-summaries:
+	@printf '%s\n' '$(FULL_EVAL)' '$(PRUNED_EVAL)'
+
+# ---- report: of the records that there are
+report: $(REPORT) ## one page of what is known of this run, for a browser
+	@printf '%s\n' $(REPORT)
+
+$(REPORT): $(REPORT_RECORDS) $(PAGE) | $(SETUP)
+	$(call step,report,Write the report page) $(PYTHON) scripts/build_report.py --name $(PRUNED_NAME) $(REPORT_FLAGS) --output $@

@@ -1,0 +1,62 @@
+# Where a run stands, and what a person asks about it: help, settings, a new run, the machine, status, cleaning up.
+
+EVERY_DAY := doctor plan analyze drop quants eval release report compare status
+EVERY_DAY_SETTINGS := RUN MODEL KEEP QUESTIONS CALIBRATION QUANTS EVAL_QUANT REPLACE
+# A target's or a setting's name and its comment, a line each.
+DESCRIBED := sed -nE 's/^([a-z][a-z-]*):.*[^\#]\#\# (.*)/\1|\2/p' Makefile make/*.mk
+DESCRIBED_SETTINGS := sed -nE 's/^([A-Z0-9_]+) \??=[^\#]*\#+ *(.*)/\1|\2/p' make/settings.mk
+IN_COLUMNS := awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
+
+help: ## the targets and settings of every day
+	@printf 'make TARGET [RUN=name] [SETTING=value]     without RUN: the embedded demo\n\nEvery day\n'
+	@for name in $(EVERY_DAY); do $(DESCRIBED) | grep "^$$name|"; done | $(IN_COLUMNS)
+	@printf '\nSettings (runs/NAME.mk holds those of a run; make new RUN=my-run FROM=demo writes one)\n'
+	@for name in $(EVERY_DAY_SETTINGS); do $(DESCRIBED_SETTINGS) | grep "^$$name|"; done | $(IN_COLUMNS)
+	@printf '\nRuns: $(KNOWN_RUNS)\nAll others: make help-all. Start with: make analyze\n'
+
+help-all: ## every target and every setting
+	@printf 'Targets\n'
+	@$(DESCRIBED) | sort | $(IN_COLUMNS)
+	@printf '\nSettings, by stage (make settings prints their values)\n'
+	@sed -nE -e 's/^# ---- (.*)/\n\1/p' -e 's/^([A-Z0-9_]+) \??=([^#]*)#+ *(.*)/  \1|\3 [\2]/p' make/settings.mk | \
+	  sed -E 's/ \[\]$$//' | awk -F'|' 'NF > 1 {printf "%-20s %s\n", $$1, $$2; next} {print}'
+
+# Marked with *: what the run's file or the command line sets.
+settings: ## every setting's value for this run; * marks those that the run or the command line sets
+	@$(foreach v,$(SETTINGS),printf '%s %-18s = %s\n' '$(if $(or $(filter command,$(firstword $(origin $v))),$(filter $v,$(SET_BY_RUN))),*, )' '$v' '$($v)';)
+
+new: $(SETUP) ## write the settings file of a run: make new RUN=my-run FROM=demo
+	@$(PYTHON) scripts/new_run.py --from $(RUN_FILE) --output runs/$(RUN).mk
+
+doctor: $(SETUP) ## is this machine fit for the run: tools, disk, memory, GPU, access to model and questions
+	@$(CHECK_MACHINE)
+
+CHECK_MACHINE = $(PYTHON) scripts/check_machine.py --model $(MODEL) --questions $(if $(filter $(DOWNLOADS)/%,$(QUESTIONS)),gpqa,$(QUESTIONS)) \
+  --build $(BUILD) --stream-layers $(or $(STREAM_LAYERS),no) --llama-cpp '$(LLAMA_CPP)' --cmake-args '$(CMAKE_ARGS)' \
+  $(if $(wildcard $(PLAN)),--plan $(PLAN))
+# By itself before the first long step. Its report stays beside the run.
+$(CHECKED): | $(SETUP) $(BUILD)/.built-by-this-project
+	@mkdir -p $(@D)
+	$(call step,model,Check this machine) $(CHECK_MACHINE) --output $@
+
+$(BUILD)/.built-by-this-project:
+	@mkdir -p $(@D) && touch $@
+
+STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(MAKEOVERRIDES) | sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
+status: $(SETUP) ## each stage: done, stale, missing or running; what comes next and what it needs
+	@$(STEPS_LEFT) | $(PYTHON) scripts/show_status.py --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
+	  --stage model=$(MODEL_RECORD) --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) --stage drop=$(METADATA) \
+	  --stage imatrix=$(PRUNED)/gguf/imatrix.gguf --stage quants=$(subst $() ,$(,),$(strip $(QUANT_FILES))) \
+	  --stage eval=$(SCORES) --stage release=$(subst $() ,$(,),$(strip $(RELEASES:%=%/manifest.json))) --stage report=$(REPORT)
+
+demo: release ## everything on the embedded demo
+
+clean: $(SETUP) ## list what the runs have built; with YES=1 delete it (.venv and the tools stay)
+	@$(PYTHON) scripts/clean_build.py --build $(BUILD) --what all $(if $(filter 1 yes,$(YES)),--yes)
+
+clean-gguf: $(SETUP) ## list this model's GGUF files; with YES=1 delete them, their records stay
+	@$(PYTHON) scripts/clean_build.py --build $(BUILD) --what gguf $(if $(filter 1 yes,$(YES)),--yes)
+
+clean-tools: ## show where the llama.cpp tools lie; with YES=1 delete them
+	@printf '%s\n' '$(or $(TOOLS_PLACE),$(LLAMA_CPP): yours, left alone)'
+	$(if $(and $(filter 1 yes,$(YES)),$(TOOLS_PLACE)),@rm -rf $(TOOLS_PLACE))

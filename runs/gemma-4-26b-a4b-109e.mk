@@ -1,0 +1,22 @@
+# The reference case: Gemma 4 26B-A4B, pruned from 128 to 109 experts per layer, as its model card describes it.
+# Copy it for a run of your own: make new RUN=my-26b FROM=gemma-4-26b-a4b-109e
+
+MODEL = google/gemma-4-26B-A4B-it      # 52 GB from the Hub; or a directory that holds it
+KEEP = 109                             # of 128
+
+# GPQA Diamond is gated: accept its terms on the Hub and log in first (make doctor says whether that is done).
+# As in the card, the questions that choose the experts are those that are scored, so the scores are in-sample.
+# make eval-heldout scores the choice on questions that it has not seen.
+QUESTIONS = $(DOWNLOADS)/gpqa_diamond.csv
+
+# Text of the imatrix: calibration data v5. Left empty it would be the scored questions, answers included.
+CALIBRATION = v5
+
+# All quants are 321 GiB. Name a few to begin with, such as: QUANTS = Q6_K Q4_K_M
+QUANTS = all
+EVAL_QUANT = Q6_K
+
+# STREAM_LAYERS = yes                  # one layer in memory (1.6 GB) in place of the whole model (52 GB)
+# CMAKE_ARGS = -DGGML_CUDA=ON          # llama.cpp's tools with CUDA; or LLAMA_CPP = /path/to/a/build
+
+LICENSE = apache-2.0                   # Gemma 4's, unlike that of Gemma 1 to 3

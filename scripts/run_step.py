@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Run one step of the pipeline: one line on the screen when it is done, its command and full output in a log.
+
+Inputs:  a command with its arguments; the step's words and its place among all steps.
+Output:  LOGS/WORDS.log; on the screen the place, the words, the last line of the command's output and the time.
+         On a terminal what the command reports meanwhile (its progress bar) stands there until then.
+Use:     scripts/run_step.py --place 1/2 --logs build/logs --words 'Say hello' -- echo hello
+
+When the command fails, its error line is shown, then where the log is. The exit code is the command's own.
+"""
+
+import argparse
+import fcntl
+import os
+import pty
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+from files.option_types import command_parser
+from files.safe_files import InputError, run
+
+LINE_WIDTH = 100  # of a finished step's line
+WORDS_WIDTH = 38
+READ_BYTES = 1 << 16
+SHOWN_LINES = 5  # of a failed command that printed no error line
+CLEAR_LINE = "\r\x1b[K"
+PATH_BEFORE_RESULT = re.compile(r"^\S*/\S*: ")  # commands end with "PATH: result"; the path is in the log
+
+
+def log_path(logs: Path, words: str) -> Path:
+    """Return the log of a step: its words in lower case, joined by dashes."""
+    return logs / f"{re.sub(r'[^A-Za-z0-9._]+', '-', words).strip('-').lower()}.log"
+
+
+def time_in_words(seconds: float) -> str:
+    """Return a duration as a person says it: seconds, then minutes, then hours."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def result_of(output: str) -> str:
+    """Return what a command came to: the last line of its output that is no table, without the path before it."""
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith(("|", "#"))]
+    return PATH_BEFORE_RESULT.sub("", lines[-1].strip()) if lines else ""
+
+
+def step_line(place: str, words: str, result: str, seconds: float) -> str:
+    """Return the line of a finished step, at most LINE_WIDTH wide; what is too long in it is the result."""
+    begin, end = f"[{place}] {words}".ljust(WORDS_WIDTH), f"   {time_in_words(seconds)}"
+    room = LINE_WIDTH - len(begin) - len(end) - 3
+    shown = result if len(result) <= room else f"{result[: max(0, room - 3)]}..."
+    return f"{begin}   {shown}{end}"
+
+
+def error_lines(text: str) -> list[str]:
+    """Return the lines of a failed command that say why: its `error: ` lines, else its last lines."""
+    lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    return [line for line in lines if re.match(r"error\b.*: |\S+: error: ", line)] or lines[-SHOWN_LINES:]
+
+
+class Screen:
+    """The line at the bottom of a terminal while a step runs; nothing where the output is no terminal."""
+
+    def __init__(self, beginning: str, live: bool) -> None:
+        self.beginning, self.live = beginning, live
+        self.show("")
+
+    def show(self, report: str) -> None:
+        """Put what the command reports behind the beginning of the line."""
+        if self.live:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"{CLEAR_LINE}{f'{self.beginning}   {report}'[:width]}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self.live:
+            print(CLEAR_LINE, end="", file=sys.stderr, flush=True)
+
+
+def follow(stream: IO[bytes] | int, kept: list[bytes], log: IO[bytes], screen: Screen | None, echo: bool) -> None:
+    """Read a stream of the command to its end: into the log and `kept`, and its last line onto the screen."""
+    handle = stream if isinstance(stream, int) else stream.fileno()
+    while True:
+        try:
+            chunk = os.read(handle, READ_BYTES)
+        except OSError:  # how a terminal's other end says that it was closed
+            return
+        if not chunk:
+            return
+        kept.append(chunk)
+        log.write(chunk)
+        if echo:
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.flush()
+        elif screen and (parts := re.split(rb"[\r\n]+", chunk.strip(b"\r\n"))):
+            screen.show(parts[-1].decode(errors="replace"))
+
+
+def run_logged(command: list[str], log: IO[bytes], screen: Screen, echo: bool) -> tuple[int, str, str]:
+    """Run a command; return its exit code, what it wrote to stdout and what it wrote to stderr."""
+    # A terminal of its own for stderr: progress bars draw themselves only where they see one.
+    reader, writer = pty.openpty() if screen.live else os.pipe()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=writer) as process:
+        os.close(writer)
+        # make ends a step by SIGTERM, sent to this process alone.
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        out: list[bytes] = []
+        err: list[bytes] = []
+        assert process.stdout is not None  # it is a pipe
+        threads = [
+            threading.Thread(target=follow, args=(process.stdout, out, log, None, echo)),
+            threading.Thread(target=follow, args=(reader, err, log, screen, echo)),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # the command has got Ctrl-C as well, and tidies up
+            code = process.wait()
+        for thread in threads:
+            thread.join()
+    os.close(reader)
+    return code, b"".join(out).decode(errors="replace"), b"".join(err).decode(errors="replace")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument_group("the step").add_argument
+    add("--place", required=True, metavar="N/ALL", help="its place among the steps of this call of make")
+    add("--words", required=True, help="what it does, for the screen and the log's name")
+    add("command", nargs="+", help="the command and its arguments, after --")
+    add = parser.add_argument_group("what is shown").add_argument
+    add("--logs", type=Path, required=True, help="directory of the logs")
+    add("--echo", action="store_true", help="show the command and its whole output, too")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    path, began = log_path(args.logs, args.words), time.monotonic()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = shlex.join(args.command)
+    if args.echo:
+        print(line, flush=True)
+    screen = Screen(f"[{args.place}] {args.words}", sys.stderr.isatty() and not args.echo)
+    with open(path, "ab", buffering=0) as log:
+        # Held while the step works: `make status` sees by it what is running.
+        fcntl.flock(log, fcntl.LOCK_SH)
+        log.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} $ {line}\n".encode())
+        try:
+            code, out, err = run_logged(args.command, log, screen, args.echo)
+        except OSError as error:
+            raise InputError(args.command[0], "a command that can be run", str(error.strerror)) from error
+    screen.clear()
+    if code == 0:
+        print(step_line(args.place, args.words, result_of(out), time.monotonic() - began), flush=True)
+        return
+    for shown in error_lines(err or out):
+        print(shown, file=sys.stderr)
+    if code not in (-signal.SIGINT, 130):
+        print(f"[{args.place}] {args.words}: failed; full output: {path}", file=sys.stderr)
+    print("The same command goes on from here.", file=sys.stderr)
+    sys.exit(code if code > 0 else 128 - code)
+
+
+if __name__ == "__main__":
+    run(main)
