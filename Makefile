@@ -49,7 +49,7 @@ $(DROP_MAP_FILE): $(CHOICE_SOURCE) $(CHOOSE) $(call again,choice) | $(MODEL_RECO
 
 $(PICTURES) &: $(DROP_MAP_FILE) $(STATS) $(DRAW)
 	$(call step,choice,Draw the experts) $(PYTHON) scripts/plot_expert_stats.py \
-	  --name $(NAME) --stats $(STATS) --drop-map $< --output-prefix $(PRUNED)/pictures/experts
+	  --stats $(STATS) --drop-map $< --output-prefix $(PRUNED)/pictures/experts
 
 # ---- 4. drop: copy the experts that stay
 $(METADATA): $(DROP_MAP_FILE) $(DROP) | $(MODEL_RECORD)
@@ -100,7 +100,7 @@ $(PRUNED)/gguf/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) | $(PRUNED)/gguf/settings.tx
 quants: $(QUANT_FILES) $(REPORT) ## build QUANTS of the pruned model
 	$(if $(filter-out 0,$(MIN_EXPERT_TOKENS)),$(CHECK_REACHED))
 	$(if $(filter no,$(KEEP_F16)),@rm -f $(PRUNED_F16))
-	$(call closing,quants,--quants $(wildcard $(PRUNED)/gguf/*.gguf.json) --report $(REPORT))
+	$(call closing,quants,--quants $(PRUNED_RECORDS) --report $(REPORT))
 
 # ---- 8. evaluate: both models under one protocol
 $(foreach e,$(FULL_EVAL) $(PRUNED_EVAL),$(eval $(call guard,eval,$(dir $e)settings.txt,$(EVAL_SETTINGS),$(dir $e)*)))
@@ -113,7 +113,7 @@ $(PRUNED_EVAL): $(call pruned_quant,$(EVAL_QUANT)) $(call again,eval) | $(EVAL_Q
 # ---- 9. compare: question by question
 $(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(COMPARE)
 	$(call step,eval,Compare the scores) $(PYTHON) scripts/compare_scores.py --output $(SCORES) \
-	  --model $(FULL_EVAL) $(call records_in,$(FULL)) --model $(PRUNED_EVAL) $(call records_in,$(PRUNED))
+	  --model $(FULL_EVAL) $(FULL_RECORDS) --model $(PRUNED_EVAL) $(PRUNED_RECORDS)
 
 eval: $(SCORES) $(REPORT) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compare them
 	$(call closing,eval,--scores $(SCORES:.md=.json) --report $(REPORT))
@@ -124,15 +124,15 @@ $(RELEASES:%=%/manifest.json): $(RELEASE_RECORDS) $(METADATA) $(DRAWN) $(PRUNED)
 $(GGUF_RELEASES:%=%/manifest.json): $(PRUNED)/gguf/imatrix-coverage.png $(wildcard modelfiles/gemma4.*)
 
 $(PRUNED)/release/GGUF/manifest.json: $(STANDARD_FILES)
-	$(call step,release,Release of GGUF files) $(BUILD_RELEASE) --kind standard --repository $(PRUNED_NAME)-GGUF \
+	$(call step,release,Release of GGUF files) $(BUILD_RELEASE) --kind standard \
 	  --gguf $(STANDARD_FILES) $(SIDECARS) $(if $(DYNAMIC_FILES),--sibling $(PRUNED_NAME)-dynamic-GGUF)
 
 $(PRUNED)/release/dynamic-GGUF/manifest.json: $(DYNAMIC_FILES)
-	$(call step,release,Release of dynamic GGUF files) $(BUILD_RELEASE) --kind dynamic --repository $(PRUNED_NAME)-dynamic-GGUF \
+	$(call step,release,Release of dynamic GGUF files) $(BUILD_RELEASE) --kind dynamic \
 	  --gguf $(DYNAMIC_FILES) $(SIDECARS)
 
 $(PRUNED)/release/checkpoint/manifest.json:
-	$(call step,release,Release of the checkpoint) $(BUILD_RELEASE) --kind checkpoint --repository $(PRUNED_NAME) --checkpoint $(CHECKPOINT)
+	$(call step,release,Release of the checkpoint) $(BUILD_RELEASE) --kind checkpoint --checkpoint $(CHECKPOINT)
 
 release: $(RELEASES:%=%/manifest.json) $(REPORT) ## folders ready to publish: GGUF files, checkpoint, cards, manifests
 	$(call closing,release,--releases $(RELEASES) --report $(REPORT))

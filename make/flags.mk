@@ -30,6 +30,10 @@ CHOSEN_FILES := $(patsubst %,$(PRUNED)/%,drop_map.json pictures checkpoint f16 r
 DRAWN := $(if $(DROP_MAP),$(if $(wildcard $(STATS)),$(PICTURES)),$(PICTURES))
 
 # ---- imatrix and quantise
+# Asked of the shell when their turn comes: make itself remembers folders as they were when it began.
+quant_records = $(shell compgen -G '$(1)/gguf/$(2)-*.gguf.json' | sort)
+FULL_RECORDS = $(call quant_records,$(FULL),$(NAME))
+PRUNED_RECORDS = $(call quant_records,$(PRUNED),$(PRUNED_NAME))
 CALIBRATION_SETTING := CALIBRATION=$(if $(filter v5,$(CALIBRATION)),v5,$(if $(CALIBRATION),$(call digest,$(CALIBRATION)),QUESTIONS:$(call digest,$(QUESTIONS))))
 CD_OPTIONS := --cd-rule $(CD_RULE) --cd-cuts $(CD_CUTS) --cd-scope $(CD_SCOPE) $(CD_TIERS:%=--cd-tiers %)
 AUTO_SETTINGS := $(call setting,SENSITIVITY_CHATS) QUESTIONS=$(call digest,$(QUESTIONS))
@@ -47,7 +51,6 @@ EVAL_SETTINGS := EVAL_QUESTIONS=$(call digest,$(EVAL_QUESTIONS)) $(call setting,
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) MAX_GEN_TOKS=$(MAX_GEN_TOKS) \
   SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
 HELDOUT_SETTINGS := $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) QUESTIONS=$(call digest,$(QUESTIONS)) $(PROTOCOL)
-records_in = $(wildcard $(1)/gguf/*.gguf.json)
 QUALITY_SETTINGS := EVAL_QUESTIONS=$(call digest,$(EVAL_QUESTIONS)) $(call setting,QUALITY_CHATS QUALITY_SCORE)
 MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
   --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) --calibration $(CALIBRATION_TEXT) \
@@ -81,9 +84,8 @@ FIRST_demo := $(FIRST_release)
 REPORT_RECORDS := $(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json $(PRUNED)/gguf/imatrix.gguf $(PRUNED)/gguf/*.gguf.json \
   $(QUALITY:.md=.json) $(SCORES:.md=.json) $(FULL_EVAL) $(PRUNED_EVAL)) $(sort $(foreach g,$(MAKECMDGOALS),$(FIRST_$g)))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
-all_there = $(shell compgen -G '$(2)' | sort | { mapfile -t found; [ $${#found[@]} -eq 0 ] || echo '$(1)' "$${found[@]}"; })
 REPORT_FLAGS = $(if $(call there,,$(STATS)),$(if $(call there,,$(DROP_MAP_FILE)),--stats $(STATS) --drop-map $(DROP_MAP_FILE))) \
   $(call there,--metadata,$(METADATA)) $(call there,--f16,$(PRUNED_F16).json) $(call there,--imatrix,$(PRUNED)/gguf/imatrix.gguf) \
-  $(call all_there,--quants,$(PRUNED)/gguf/$(PRUNED_NAME)-*.gguf.json) \
+  $(if $(PRUNED_RECORDS),--quants $(PRUNED_RECORDS)) \
   $(call there,--quality,$(QUALITY:.md=.json)) $(call there,--scores,$(SCORES:.md=.json)) \
   $(if $(call there,,$(FULL_EVAL)),$(if $(call there,,$(PRUNED_EVAL)),--summaries $(FULL_EVAL) $(PRUNED_EVAL)))

@@ -32,7 +32,7 @@ WORDS_WIDTH = 38
 READ_BYTES = 1 << 16
 SHOWN_LINES = 5  # of a failed command that printed no error line
 CLEAR_LINE = "\r\x1b[K"
-PATH_BEFORE_RESULT = re.compile(r"^\S*/\S*: ")  # commands end with "PATH: result"; the path is in the log
+PATH_BEFORE_RESULT = re.compile(r"^\S+: ")  # commands end with "PATH: result" or "NAME: result"
 
 
 def log_path(logs: Path, words: str) -> Path:
