@@ -76,10 +76,10 @@ $(CHAT_TEXT): $(RENDER) | $(MODEL_RECORD) $(QUESTIONS)
 $(DOWNLOADS)/calibration_datav5.txt: | $(SETUP)
 	$(call step,imatrix,Fetch calibration data v5) $(PYTHON) scripts/fetch_calibration.py --output $@
 
-$(foreach d,$(FULL) $(PRUNED),$(eval $(call guard,imatrix,$d/gguf/settings.txt,$(CALIBRATION_SETTING),$d/gguf/*)))
-$(FULL)/gguf/imatrix.gguf: $(FULL_F16)
-$(PRUNED)/gguf/imatrix.gguf: $(PRUNED_F16)
-%/gguf/imatrix.gguf: $(CALIBRATION_TEXT) $(call again,imatrix) | %/gguf/settings.txt $(TOOLS)
+$(foreach d,$(FULL_GGUF) $(PRUNED_GGUF),$(eval $(call guard,imatrix,$d/settings.txt,$(CALIBRATION_SETTING),$d/*)))
+$(FULL_GGUF)/imatrix.gguf: $(FULL_F16)
+$(PRUNED_GGUF)/imatrix.gguf: $(PRUNED_F16)
+%/imatrix.gguf: $(CALIBRATION_TEXT) $(call again,imatrix) | %/settings.txt $(TOOLS)
 	$(call step,imatrix,Imatrix of $(patsubst %-F16.gguf,%,$(notdir $(filter %-F16.gguf,$^)))) $(PYTHON) scripts/build_imatrix.py \
 	  --model $(filter %-F16.gguf,$^) --calibration $(CALIBRATION_TEXT) --output $@
 
@@ -91,10 +91,10 @@ imatrix: $(IMATRIX_COVERAGE) ## the imatrix, and which experts its text reached
 	@cat $<
 
 # ---- 7. quantise
-$(FULL)/gguf/$(NAME)-%.gguf: $(FULL_F16) | $(FULL)/gguf/settings.txt $(TOOLS)
+$(FULL_GGUF)/$(NAME)-%.gguf: $(FULL_F16) | $(FULL_GGUF)/settings.txt $(TOOLS)
 	$(call step,quants,Quantise $(@F:.gguf=)) $(QUANTIZE)
 
-$(PRUNED)/gguf/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) | $(PRUNED)/gguf/settings.txt $(TOOLS)
+$(PRUNED_GGUF)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) | $(PRUNED_GGUF)/settings.txt $(TOOLS)
 	$(call step,quants,Quantise $(@F:.gguf=)) $(QUANTIZE)
 
 quants: $(QUANT_FILES) $(REPORT) ## build QUANTS of the pruned model
@@ -121,7 +121,7 @@ eval: $(SCORES) $(REPORT) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, 
 # ---- 10. release: a folder per repository, whole or not at all
 $(eval $(call remember,$(PRUNED)/release/settings.txt,$(RELEASE_SETTINGS)))
 $(RELEASES:%=%/manifest.json): $(RELEASE_RECORDS) $(METADATA) $(DRAWN) $(PRUNED)/release/settings.txt $(PACK) | $(TOOLS)
-$(GGUF_RELEASES:%=%/manifest.json): $(PRUNED)/gguf/imatrix-coverage.png $(wildcard modelfiles/gemma4.*)
+$(GGUF_RELEASES:%=%/manifest.json): $(PRUNED_GGUF)/imatrix-coverage.png $(wildcard modelfiles/gemma4.*)
 
 $(PRUNED)/release/GGUF/manifest.json: $(STANDARD_FILES)
 	$(call step,release,Release of GGUF files) $(BUILD_RELEASE) --kind standard \

@@ -51,10 +51,13 @@ again = $(if $(filter $(1),$(REPLACED)),FORCE)
 digest = $(notdir $(1))$(if $(filter $(DOWNLOADS)/%,$(1)),,$(if $(wildcard $(1)),:$(shell sha256sum <'$(1)' | cut -c 1-12)))
 words_of = $(subst $() ,_,$(strip $(1)))
 setting = $(foreach v,$(1),$v=$(call words_of,$($v)))
-ways_out = choose another RUN or $(1), or add REPLACE=$(2) to make it again
-differs = $(if $(and $(WORK),$(wildcard $(2)),$(filter-out $(REPLACED),$(1))),$(call compare,$(1),$(2),$(3),$(filter-out $(3),$(file <$(2)))))
-compare = $(if $(4),$(error $(2): expected $(or $(filter-out $(file <$(2)),$(3)),nothing else), found $(4); \
-  $(call ways_out,$(if $(filter eval heldout,$(1)),EVAL_NAME,VARIANT),$(1))))
+WAY_OUT_statistics := give the question file another name
+WAY_OUT_eval := choose another RUN or EVAL_NAME
+ways_out = $(or $(WAY_OUT_$(1)),choose another RUN or VARIANT), or add REPLACE=$(1) to make it again
+# A kill can leave an empty file; nothing was made by it yet.
+differs = $(if $(and $(WORK),$(file <$(2)),$(filter-out $(REPLACED),$(1))),$(call compare,$(1),$(2),$(3),$(file <$(2))))
+compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): expected $(or $(filter-out $(4),$(3)),nothing else)$(,) \
+  found $(or $(filter-out $(3),$(4)),nothing of it); $(call ways_out,$(1))))
 
 define guard
 $(call differs,$(1),$(2),$(3))

@@ -31,26 +31,26 @@ DRAWN := $(if $(DROP_MAP),$(if $(wildcard $(STATS)),$(PICTURES)),$(PICTURES))
 
 # ---- imatrix and quantise
 # Asked of the shell when their turn comes: make itself remembers folders as they were when it began.
-quant_records = $(shell compgen -G '$(1)/gguf/$(2)-*.gguf.json' | sort)
-FULL_RECORDS = $(call quant_records,$(FULL),$(NAME))
-PRUNED_RECORDS = $(call quant_records,$(PRUNED),$(PRUNED_NAME))
+quant_records = $(shell compgen -G '$(1)/$(2)-*.gguf.json' | sort)
+FULL_RECORDS = $(call quant_records,$(FULL_GGUF),$(NAME))
+PRUNED_RECORDS = $(call quant_records,$(PRUNED_GGUF),$(PRUNED_NAME))
 CALIBRATION_SETTING := CALIBRATION=$(if $(filter v5,$(CALIBRATION)),v5,$(if $(CALIBRATION),$(call digest,$(CALIBRATION)),QUESTIONS:$(call digest,$(QUESTIONS))))
 CD_OPTIONS := --cd-rule $(CD_RULE) --cd-cuts $(CD_CUTS) --cd-scope $(CD_SCOPE) $(CD_TIERS:%=--cd-tiers %)
 AUTO_SETTINGS := $(call setting,SENSITIVITY_CHATS) QUESTIONS=$(call digest,$(QUESTIONS))
-SENSITIVITY := $(PRUNED)/gguf/sensitivity.json
+SENSITIVITY := $(PRUNED_GGUF)/sensitivity.json
 QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $(filter %-F16.gguf,$^) $(if $(filter F16,$*),,--imatrix $(@D)/imatrix.gguf) \
   --min-expert-tokens $(MIN_EXPERT_TOKENS) $(if $(filter CD-%,$*),$(if $(CD_TIERS),,--stats $(STATS)) $(CD_OPTIONS)) \
   $(if $(filter AUTO-%,$*),--sensitivity $(@D)/sensitivity.json) --type $* --output $@
-CHECK_REACHED = @$(PYTHON) scripts/report_imatrix.py --imatrix $(PRUNED)/gguf/imatrix.gguf --min-expert-tokens $(MIN_EXPERT_TOKENS) \
-  --output-prefix $(PRUNED)/gguf/imatrix-coverage >/dev/null
-PLAN_IMATRIX = $(if $(wildcard $(PRUNED)/gguf/imatrix.gguf),--imatrix $(PRUNED)/gguf/imatrix.gguf,--dataset $(notdir $(CALIBRATION_TEXT)))
+CHECK_REACHED = @$(PYTHON) scripts/report_imatrix.py --imatrix $(PRUNED_GGUF)/imatrix.gguf --min-expert-tokens $(MIN_EXPERT_TOKENS) \
+  --output-prefix $(PRUNED_GGUF)/imatrix-coverage >/dev/null
+PLAN_IMATRIX = $(if $(wildcard $(PRUNED_GGUF)/imatrix.gguf),--imatrix $(PRUNED_GGUF)/imatrix.gguf,--dataset $(notdir $(CALIBRATION_TEXT)))
 
 # ---- evaluate, compare, measure
 PROTOCOL := $(call setting,CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS)
-EVAL_SETTINGS := EVAL_QUESTIONS=$(call digest,$(EVAL_QUESTIONS)) $(call setting,EVAL_QUANT) $(PROTOCOL)
+EVAL_SETTINGS := $(CALIBRATION_SETTING) EVAL_QUESTIONS=$(call digest,$(EVAL_QUESTIONS)) $(call setting,EVAL_QUANT) $(PROTOCOL)
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) MAX_GEN_TOKS=$(MAX_GEN_TOKS) \
   SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
-HELDOUT_SETTINGS := $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) QUESTIONS=$(call digest,$(QUESTIONS)) $(PROTOCOL)
+HELDOUT_SETTINGS := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(CALIBRATION_SETTING)) $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) QUESTIONS=$(call digest,$(QUESTIONS)) $(PROTOCOL)
 QUALITY_SETTINGS := EVAL_QUESTIONS=$(call digest,$(EVAL_QUESTIONS)) $(call setting,QUALITY_CHATS QUALITY_SCORE)
 MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
   --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) --calibration $(CALIBRATION_TEXT) \
@@ -67,7 +67,7 @@ $(foreach s,$(RUN_SUMMARIES),$(if $(filter compare,$(MAKECMDGOALS)),$(if $(wildc
 RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
 RELEASE_SETTINGS := $(call setting,BASE LICENSE QUANTIZED_BY SCORED EVAL_NAME) $(ASKED_QUANTS) $(if $(RELEASE_QUALITY),quality)
-CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) $(if $(filter %/checkpoint,$(@D)),,$(PRUNED)/gguf/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png))
+CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) $(if $(filter %/checkpoint,$(@D)),,$(PRUNED_GGUF)/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png))
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) $(QUANTIZED_BY:%=--quantized-by %) \
   --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
   $(if $(filter %/checkpoint,$(@D)),,$(RELEASE_QUALITY:%=--quality %)) --output $(@D)
@@ -81,11 +81,11 @@ FIRST_eval := $(SCORES:.md=.json)
 FIRST_quality := $(QUALITY)
 FIRST_release := $(RELEASES:%=%/manifest.json)
 FIRST_demo := $(FIRST_release)
-REPORT_RECORDS := $(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json $(PRUNED)/gguf/imatrix.gguf $(PRUNED)/gguf/*.gguf.json \
+REPORT_RECORDS := $(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json $(PRUNED_GGUF)/imatrix.gguf $(PRUNED_GGUF)/*.gguf.json \
   $(QUALITY:.md=.json) $(SCORES:.md=.json) $(FULL_EVAL) $(PRUNED_EVAL)) $(sort $(foreach g,$(MAKECMDGOALS),$(FIRST_$g)))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
 REPORT_FLAGS = $(if $(call there,,$(STATS)),$(if $(call there,,$(DROP_MAP_FILE)),--stats $(STATS) --drop-map $(DROP_MAP_FILE))) \
-  $(call there,--metadata,$(METADATA)) $(call there,--f16,$(PRUNED_F16).json) $(call there,--imatrix,$(PRUNED)/gguf/imatrix.gguf) \
+  $(call there,--metadata,$(METADATA)) $(call there,--f16,$(PRUNED_F16).json) $(call there,--imatrix,$(PRUNED_GGUF)/imatrix.gguf) \
   $(if $(PRUNED_RECORDS),--quants $(PRUNED_RECORDS)) \
   $(call there,--quality,$(QUALITY:.md=.json)) $(call there,--scores,$(SCORES:.md=.json)) \
   $(if $(call there,,$(FULL_EVAL)),$(if $(call there,,$(PRUNED_EVAL)),--summaries $(FULL_EVAL) $(PRUNED_EVAL)))

@@ -28,11 +28,13 @@ METADATA := $(CHECKPOINT)/expert_drop_metadata.json
 
 # ---- convert, imatrix, quantise
 CALIBRATION_TEXT := $(or $(if $(filter v5,$(CALIBRATION)),$(DOWNLOADS)/calibration_datav5.txt,$(CALIBRATION)),$(CHAT_TEXT))
+FULL_GGUF := $(FULL)/gguf/$(basename $(notdir $(CALIBRATION_TEXT)))
+PRUNED_GGUF := $(PRUNED)/gguf
 FULL_F16 := $(FULL)/f16/$(NAME)-F16.gguf
 PRUNED_F16 := $(PRUNED)/f16/$(PRUNED_NAME)-F16.gguf
-full_quant = $(patsubst %,$(FULL)/gguf/$(NAME)-%.gguf,$(1))
-pruned_quant = $(patsubst %,$(PRUNED)/gguf/$(PRUNED_NAME)-%.gguf,$(1))
-IMATRIX_COVERAGE := $(PRUNED)/gguf/imatrix-coverage.md
+full_quant = $(patsubst %,$(FULL_GGUF)/$(NAME)-%.gguf,$(1))
+pruned_quant = $(patsubst %,$(PRUNED_GGUF)/$(PRUNED_NAME)-%.gguf,$(1))
+IMATRIX_COVERAGE := $(PRUNED_GGUF)/imatrix-coverage.md
 QUANT_FILES := $(call pruned_quant,$(ASKED_QUANTS))
 DYNAMIC_FILES := $(call pruned_quant,$(filter CD-% AUTO-%,$(ASKED_QUANTS)))
 STANDARD_FILES := $(filter-out $(DYNAMIC_FILES),$(QUANT_FILES))

@@ -19,20 +19,20 @@ reproduce: ## build the pruned checkpoint again in another place, and compare th
 	rm -rf $(PRUNED)/reproduced
 
 # ---- CD and AUTO quants: what else their bytes depend on
-$(foreach d,$(FULL) $(PRUNED),$(eval $(call guard,cd,$d/gguf/cd-settings.txt,$(call setting,CD_RULE CD_CUTS CD_TIERS CD_SCOPE),$d/gguf/*-CD-*)))
-$(foreach d,$(FULL) $(PRUNED),$(eval $(call guard,auto,$d/gguf/auto-settings.txt,$(AUTO_SETTINGS),$d/gguf/*-AUTO-* $d/gguf/sensitivity.json)))
+$(foreach d,$(FULL_GGUF) $(PRUNED_GGUF),$(eval $(call guard,cd,$d/cd-settings.txt,$(call setting,CD_RULE CD_CUTS CD_TIERS CD_SCOPE),$d/*-CD-*)))
+$(foreach d,$(FULL_GGUF) $(PRUNED_GGUF),$(eval $(call guard,auto,$d/auto-settings.txt,$(AUTO_SETTINGS),$d/*-AUTO-* $d/sensitivity.json)))
 ALL_CD_FILES := $(foreach q,$(filter CD-%,$(KNOWN_QUANTS)),$(call full_quant,$q) $(call pruned_quant,$q))
 ALL_AUTO_FILES := $(foreach q,$(filter AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT)),$(call full_quant,$q) $(call pruned_quant,$q))
 
 # All but F16, a link to its source, need the imatrix.
-$(foreach q,$(filter-out F16,$(KNOWN_QUANTS)),$(call full_quant,$q)) $(filter $(FULL)/%,$(ALL_AUTO_FILES)): $(FULL)/gguf/imatrix.gguf
-$(foreach q,$(filter-out F16,$(KNOWN_QUANTS)),$(call pruned_quant,$q)) $(filter $(PRUNED)/%,$(ALL_AUTO_FILES)): $(PRUNED)/gguf/imatrix.gguf
+$(foreach q,$(filter-out F16,$(KNOWN_QUANTS)),$(call full_quant,$q)) $(filter $(FULL)/%,$(ALL_AUTO_FILES)): $(FULL_GGUF)/imatrix.gguf
+$(foreach q,$(filter-out F16,$(KNOWN_QUANTS)),$(call pruned_quant,$q)) $(filter $(PRUNED)/%,$(ALL_AUTO_FILES)): $(PRUNED_GGUF)/imatrix.gguf
 $(foreach f,$(ALL_CD_FILES),$(eval $f: $(if $(CD_TIERS),,$(STATS)) $(call again,cd) | $(dir $f)cd-settings.txt))
 $(foreach f,$(ALL_AUTO_FILES),$(eval $f: $(dir $f)sensitivity.json $(call again,auto)))
 
-$(FULL)/gguf/sensitivity.json: $(FULL_F16) $(FULL)/gguf/imatrix.gguf | $(FULL)/gguf/auto-settings.txt
-$(PRUNED)/gguf/sensitivity.json: $(PRUNED_F16) $(PRUNED)/gguf/imatrix.gguf | $(PRUNED)/gguf/auto-settings.txt
-%/gguf/sensitivity.json: $(call again,auto) | $(QUESTIONS) $(TOOLS)
+$(FULL_GGUF)/sensitivity.json: $(FULL_F16) $(FULL_GGUF)/imatrix.gguf | $(FULL_GGUF)/auto-settings.txt
+$(PRUNED_GGUF)/sensitivity.json: $(PRUNED_F16) $(PRUNED_GGUF)/imatrix.gguf | $(PRUNED_GGUF)/auto-settings.txt
+%/sensitivity.json: $(call again,auto) | $(QUESTIONS) $(TOOLS)
 	$(call step,quants,Measure what each type costs) $(PYTHON) scripts/measure_sensitivity.py \
 	  --input $(filter %-F16.gguf,$^) --imatrix $(@D)/imatrix.gguf --model $(FULL)/checkpoint \
 	  --questions $(QUESTIONS) --limit $(SENSITIVITY_CHATS) --gpu-layers $(GPU_LAYERS) --output $@
@@ -52,10 +52,10 @@ quality: $(QUALITY) $(REPORT) ## KLD, top token and probabilities of QUANTS on h
 compare-cd-scopes: $(CD_SCOPES) ## the CD quants in both scopes, held against the standard ones
 	@cat $<
 
-$(SCOPE_FILES): $(PRUNED)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED)/gguf/imatrix.gguf $(if $(CD_TIERS),,$(STATS)) \
-    $(call again,cd) | $(PRUNED)/gguf/cd-settings.txt $(TOOLS)
+$(SCOPE_FILES): $(PRUNED)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED_GGUF)/imatrix.gguf $(if $(CD_TIERS),,$(STATS)) \
+    $(call again,cd) | $(PRUNED_GGUF)/cd-settings.txt $(TOOLS)
 	$(call step,quality,Quantise $(@F:.gguf=) by $(notdir $(@D))) $(PYTHON) scripts/quantize_gguf.py \
-	  --input $(PRUNED_F16) --imatrix $(PRUNED)/gguf/imatrix.gguf $(if $(CD_TIERS),,--stats $(STATS)) \
+	  --input $(PRUNED_F16) --imatrix $(PRUNED_GGUF)/imatrix.gguf $(if $(CD_TIERS),,--stats $(STATS)) \
 	  $(CD_OPTIONS) --cd-scope $(notdir $(@D)) --type $(patsubst $(PRUNED_NAME)-%,%,$(basename $(@F))) --output $@
 
 # ---- what each criterion costs. If the control does not cost most, the script fails after writing; the files stay.

@@ -46,7 +46,7 @@ STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(MAKEOVERRIDES) | sed -nE "s/^: '(
 status: $(SETUP) ## each stage: done, stale, missing or running; what comes next and what it needs
 	@$(STEPS_LEFT) | $(PYTHON) scripts/show_status.py --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
 	  --stage model=$(MODEL_RECORD) --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) --stage drop=$(METADATA) \
-	  --stage imatrix=$(PRUNED)/gguf/imatrix.gguf --stage quants=$(subst $() ,$(,),$(strip $(QUANT_FILES))) \
+	  --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(subst $() ,$(,),$(strip $(QUANT_FILES))) \
 	  --stage eval=$(SCORES) --stage release=$(subst $() ,$(,),$(strip $(RELEASES:%=%/manifest.json))) --stage report=$(REPORT)
 
 demo: release ## everything on the embedded demo
