@@ -2,9 +2,9 @@
 """Ask one model all frozen questions: llama-server, a recording proxy, and lm-eval's own run over it.
 
 Inputs:  a GGUF file; the frozen questions and task of freeze_questions.py in RUN/task; the tokenizer of the unmodified
-         base (directory or Hub id); the protocol's open values (eval_protocol.py).
+         base (directory or Hub id); the protocol's open values (scoring/eval_protocol.py).
 Output:  RUN/run.json: name, digests of model, questions and protocol, and the protocol; RUN/answers.jsonl: one line per
-         question as it happens (answer_record.py); RUN/lm_eval/: lm-eval's results and samples; RUN/server.log.
+         question as it happens (scoring/answer_record.py); RUN/lm_eval/: lm-eval's results and samples; RUN/server.log.
 Example: .venv/bin/python scripts/ask_questions.py --name gemma-4-demo --tokenizer data/demo/model \\
              --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-Q6_K.gguf --run build/try/eval \\
              --context 4096 --reasoning-budget 1024 --max-gen-toks 2048

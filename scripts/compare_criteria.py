@@ -9,9 +9,9 @@ Example: .venv/bin/python scripts/compare_criteria.py --gguf build/gemma-4-demo/
              --model data/demo/model --questions data/demo/eval_questions.csv --limit 16 --keep 109 --seeds 2 \\
              --output build/try/criteria.md
 
-Every criterion of criteria.py is compared at every keep count, and with it some random choices and the reverse of the
-default (worst first), a control that must cost most. The pipeline's own scripts make each drop map and drop the experts
-inside the GGUF. Each criterion is used with its own default of generate_drop_map.py for --protect-top.
+Every criterion of choice/criteria.py is compared at every keep count, and with it some random choices and the reverse
+of the default (worst first), a control that must cost most. The pipeline's own scripts make each drop map and drop the
+experts inside the GGUF. Each criterion is used with its own default of generate_drop_map.py for --protect-top.
 
 KL(full || pruned) is taken at every position that predicts a token of the chat (prompt, reasoning, answer), and over
 the reply (reasoning, answer) alone. Errors are standard errors over questions, for the tokens of one are not

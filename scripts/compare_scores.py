@@ -4,12 +4,12 @@
 Inputs:  summaries of eval_gpqa_v3.sh. Either --runs: run directories or summary.json files; the runs of one GGUF file
          with several seeds are one model. Or --model, once for each model: its summaries and the FILE.gguf.json records
          of its quants. The first model is the reference.
-Output:  OUTPUT.md, OUTPUT.json (score_records.py) and OUTPUT.png.
+Output:  OUTPUT.md, OUTPUT.json (scoring/score_records.py) and OUTPUT.png.
 Example: .venv/bin/python scripts/compare_scores.py \\
              --runs build/gemma-4-demo/full/eval/Q6_K build/gemma-4-demo/109e/eval/Q6_K --output build/try/scores.md
 
 Refused: different protocols (but for the seeds), orders of choices or question sets, and patched beside unpatched
-scores. Statistics: paired_statistics.py.
+scores. Statistics: scoring/paired_statistics.py.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Drop experts from a checkpoint or inside a GGUF file: a deterministic copy of the byte ranges that stay.
 
-Inputs:  a safetensors checkpoint directory (family: moe_families.py), or a GGUF file of any quantisation (the first
-         one of a split); a drop map (schema: drop_map.py).
+Inputs:  a safetensors checkpoint directory (families: checkpoints/moe_families.py), or a GGUF file of any quantisation
+         (the first one of a split); a drop map (schema: choice/drop_map.py).
 Output:  from a checkpoint, a directory: model-0000N-of-0000M.safetensors of at most 5 GB, model.safetensors.index.json,
          config.json with the new expert count, every other small file of the source, and expert_drop_metadata.json
          (keep and drop per layer, method, digests of inputs and of every output shard).

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Download GPQA Diamond, a gated dataset, with the user's own Hub token.
 
+Inputs:  a token of an account that has accepted the dataset's terms, in HF_TOKEN or from `hf auth login`.
 Output:  a CSV file in GPQA's columns. Its text must never be published: keep it in build/.
 Example: .venv/bin/python scripts/fetch_gpqa.py --output build/downloads/gpqa_diamond.csv
 

@@ -14,7 +14,7 @@ Example: .venv/bin/python scripts/measure_quality.py --full build/gemma-4-demo/f
 
 Three losses per file: pruning (pruned F16 against full F16), quantisation (quant against pruned F16), total (quant
 against full F16). Chats are teacher-forced, with special tokens as tokens. The tokens of the replies count, or all
-(--score). Statistics: kld_statistics.py.
+(--score). Statistics: losses/kld_statistics.py.
 
 Both F16 models run once. Their logits stay in the cache, 4 bytes per token and vocabulary entry, and so do each file's
 results, by its digest. So a killed run continues, and a further quant costs its own pass alone.

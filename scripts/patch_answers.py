@@ -8,8 +8,8 @@ Example: .venv/bin/python scripts/patch_answers.py --run build/try/eval \\
              --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-Q6_K.gguf
          after the example of ask_questions.py.
 
-Every invalid answer (anything but "answered", see answer_record.py) goes through /completion: the exact chat prompt
-(/apply-template), the thought closed, then "The answer is (", 10 tokens, greedy. No parser stands in between.
+Every invalid answer (anything but "answered", see scoring/answer_record.py) goes through /completion: the exact chat
+prompt (/apply-template), the thought closed, then "The answer is (", 10 tokens, greedy. No parser stands in between.
 """
 
 import argparse

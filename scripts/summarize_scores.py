@@ -10,8 +10,8 @@ Example: .venv/bin/python scripts/summarize_scores.py --run build/try/eval \\
          after the example of patch_answers.py.
 
 The raw score is lm-eval's own number; it is refused if the recorded answers do not give the same. The strict score
-reads the letter that a finished answer commits to (answer_record.py). In the patched score every invalid answer counts
-as the patch step left it.
+reads the letter that a finished answer commits to (scoring/answer_record.py). In the patched score every invalid answer
+counts as the patch step left it.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 
 Inputs:  a checkpoint directory of any mixture-of-experts family behind transformers' experts interface; questions in
          GPQA's columns.
-Output:  a statistics file (schema: expert_stats.py): per question, layer and expert the number of routed tokens, the
-         sums of routing weights, of output norms ||f||_2 and of weighted norms w ||f||_2. Norms are taken per token
+Output:  a statistics file (schema: choice/expert_stats.py): per question, layer and expert the number of routed tokens,
+         the sums of routing weights, of output norms ||f||_2 and of weighted norms w ||f||_2. Norms are taken per token
          in fp32 and summed in fp64; w is the routing weight as the model applies it.
 Example: .venv/bin/python scripts/teacher_force_analysis.py --model data/demo/model \\
              --questions data/demo/calibration_questions.csv --output build/try/expert_stats.safetensors
