@@ -3,7 +3,8 @@
 
 Inputs:  checkpoints of generate_checkpoint.py with 2, 4 and 6 layers.
 Output:  a table, and the same figures as JSON: ratios of runs taken in turn (medians), peak memory of whole processes.
-Use:     bench/bench_analysis.py --checkpoints build/bench/checkpoints --output build/bench/analysis.json
+Example: .venv/bin/python bench/bench_analysis.py --checkpoints build/bench/checkpoints \\
+             --output build/bench/analysis.json
 
 Observed / plain: seconds of one forward pass with the observer over one without, both through grouped_mm, on the same
 tokens. Recomputed / plain: the way the model card describes, where each routed expert runs a second time for its norm.
@@ -210,15 +211,14 @@ def measure(checkpoints: Path, work: Path, repeats: int, questions: Path) -> dic
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--checkpoints", type=Path, required=True, help="directory of generate_checkpoint.py")
-    parser.add_argument(
-        "--questions",
-        type=Path,
-        default=REPO / "data/demo/calibration_questions.csv",
-        help="questions whose reasoning is strung together",
-    )
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind, in turn (default 3)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--checkpoints", type=Path, required=True, help="directory of generate_checkpoint.py")
+    questions = REPO / "data/demo/calibration_questions.csv"
+    strung = "questions whose reasoning is strung together (default: the demo's calibration_questions.csv)"
+    add("--questions", type=Path, default=questions, help=strung)
+    add("--output", type=Path, required=True, help="JSON file to write")
+    add = parser.add_argument_group("how it is measured").add_argument
+    add("--repeats", type=int, default=3, help="runs of each kind, in turn")
     return parser.parse_args(argv)
 
 

@@ -5,7 +5,7 @@ Inputs:  a checkpoint of generate_checkpoint.py of at least 6 GB (4 layers), one
 Output:  a table, and the same figures as JSON. Every step is a process of its own, run in turn, and flushes its files
          to the disk within the time that counts. Peak memory is the process's, the interpreter included (ru_maxrss,
          which is at least that of this script).
-Use:     bench/bench_drop.py --checkpoint build/bench/checkpoints/4 --output build/bench/drop.json
+Example: .venv/bin/python bench/bench_drop.py --checkpoint build/bench/checkpoints/4 --output build/bench/drop.json
 
 cp: the pruned shards copied, then fsync. torch: safetensors load_file of each shard, rows indexed, saved in shards of
 5 GB. The sources are a many-shard checkpoint, the same in one shard, and a GGUF file with the same tensors.
@@ -201,11 +201,11 @@ def rows_of(name: str, runs: dict[str, list[dict[str, float]]]) -> list[dict]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="many-shard checkpoint of generate_checkpoint.py"
-    )
-    parser.add_argument("--repeats", type=int, default=3, help="counted turns (default 3)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--checkpoint", type=Path, required=True, help="many-shard checkpoint of generate_checkpoint.py")
+    add("--output", type=Path, required=True, help="JSON file to write")
+    add = parser.add_argument_group("how it is measured").add_argument
+    add("--repeats", type=int, default=3, help="counted turns")
     return parser.parse_args(argv)
 
 

@@ -3,7 +3,8 @@
 
 Inputs:  a GGUF file, its tokenizer, questions in GPQA's columns.
 Output:  a JSON of rows (bench_table.py) and a table on stdout.
-Use:     bench/bench_eval.py --gguf FILE.gguf --tokenizer DIR --questions FILE.csv --output build/bench/eval.json
+Example: .venv/bin/python bench/bench_eval.py --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-F16.gguf \\
+             --tokenizer data/demo/model --questions data/demo/eval_questions.csv --output build/bench/eval.json
 
 For one and for four requests at once: one server; lm-eval's run over the proxy, then the same requests again, bare and
 in the same order; in the next turn the bare ones first. The clock runs from the first request to the last answer.
@@ -130,11 +131,13 @@ def ratio(above: list[float], below: list[float]) -> float:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--gguf", type=Path, required=True, help="GGUF file")
-    parser.add_argument("--tokenizer", required=True, help="its tokenizer's directory")
-    parser.add_argument("--questions", type=Path, required=True, help="questions in GPQA's columns")
-    parser.add_argument("--repeat", type=int, default=3, help="turns (default 3)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--gguf", type=Path, required=True, help="GGUF file")
+    add("--tokenizer", required=True, help="its tokenizer's directory")
+    add("--questions", type=Path, required=True, help="questions in GPQA's columns")
+    add("--output", type=Path, required=True, help="JSON file to write")
+    add = parser.add_argument_group("how it is measured").add_argument
+    add("--repeat", type=int, default=3, help="turns")
     return parser.parse_args(argv)
 
 

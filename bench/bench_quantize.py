@@ -3,7 +3,8 @@
 
 Inputs:  a checkpoint of generate_checkpoint.py (random weights, the 26B's layer sizes).
 Output:  a JSON of rows (bench_table.py) and a table on stdout: seconds of both loops, their ratio, and the plan's time.
-Use:     bench/bench_quantize.py --checkpoint build/bench/checkpoints/2 --output build/bench/quantize.json
+Example: .venv/bin/python bench/bench_quantize.py --checkpoint build/bench/checkpoints/2 \\
+             --output build/bench/quantize.json
 
 The F16 GGUF, its digest and the imatrix are made once, before the clock starts. Both loops flush every file to the
 disk. Each type is built bare and then by the script, so that both meet the same load; with --repeat the order changes.
@@ -112,13 +113,14 @@ def rows_of(times: dict[str, list[tuple[float, float]]], what: str, plan: float)
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of generate_checkpoint.py")
-    parser.add_argument(
-        "--types", nargs="+", default=TYPES, choices=[name for name, recipe in RECIPES.items() if not recipe.tiers]
-    )
-    parser.add_argument("--repeat", type=int, default=1, help="times that every type is built (default 1)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads (default: all)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--checkpoint", type=Path, required=True, help="checkpoint of generate_checkpoint.py")
+    add("--output", type=Path, required=True, help="JSON file to write")
+    add = parser.add_argument_group("how it is measured").add_argument
+    known = [name for name, recipe in RECIPES.items() if not recipe.tiers]
+    add("--types", nargs="+", default=TYPES, choices=known, metavar="QUANT", help="quants to build")
+    add("--repeat", type=int, default=1, help="times that every quant is built")
+    add("--threads", type=int, default=os.cpu_count(), help="threads (default: all)")
     return parser.parse_args(argv)
 
 

@@ -4,7 +4,8 @@
 Inputs:  a directory with a tokenizer (the demo model): its vocabulary keeps the embedding small.
 Output:  OUTPUT/L for every L of --layers: a checkpoint of L layers, one shard per layer; the smaller ones link to the
          shards of the largest. A layer holds 128 experts of width 704 over hidden size 2816, top-8, as the 26B's.
-Use:     bench/generate_checkpoint.py --tokenizer data/demo/model --layers 2 4 6 --output build/bench/checkpoints
+Example: .venv/bin/python bench/generate_checkpoint.py --tokenizer data/demo/model --layers 2 4 6 \\
+             --output build/bench/checkpoints
 
 Sizes: the 26B's config.json, https://huggingface.co/google/gemma-4-26B-A4B-it
 """
@@ -120,11 +121,11 @@ def write_layers(directory: Path, config: dict, tokenizer: Path, linked: Path | 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument(
-        "--tokenizer", type=Path, required=True, help="model directory whose tokenizer and config are the base"
-    )
-    parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 6], help="layer counts, one checkpoint each")
-    parser.add_argument("--output", type=Path, required=True, help="directory to write the checkpoints into")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--tokenizer", type=Path, required=True, help="model directory whose tokenizer and config are the base")
+    add("--output", type=Path, required=True, help="directory to write the checkpoints into")
+    add = parser.add_argument_group("what is generated").add_argument
+    add("--layers", type=int, nargs="+", default=[2, 4, 6], help="layer counts, one checkpoint each")
     return parser.parse_args(argv)
 
 

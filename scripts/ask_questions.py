@@ -2,10 +2,13 @@
 """Ask one model all frozen questions: llama-server, a recording proxy, and lm-eval's own run over it.
 
 Inputs:  a GGUF file; the frozen questions and task of freeze_questions.py in RUN/task; the tokenizer of the unmodified
-         base (directory or Hub id); the protocol's open values (eval_protocol.py).
+         base (directory or Hub id); the protocol's open values (scoring/eval_protocol.py).
 Output:  RUN/run.json: name, digests of model, questions and protocol, and the protocol; RUN/answers.jsonl: one line per
-         question as it happens (answer_record.py); RUN/lm_eval/: lm-eval's results and samples; RUN/server.log.
-Use:     scripts/ask_questions.py --name NAME --gguf FILE.gguf --tokenizer DIR --run RUN
+         question as it happens (scoring/answer_record.py); RUN/lm_eval/: lm-eval's results and samples; RUN/server.log.
+Example: .venv/bin/python scripts/ask_questions.py --name gemma-4-demo --tokenizer data/demo/model \\
+             --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-Q6_K.gguf --run build/try/eval \\
+             --context 4096 --reasoning-budget 1024 --max-gen-toks 2048
+         after the example of freeze_questions.py.
 
 The same command goes on with the answers that RUN holds; a RUN of another model, protocol or question set is refused.
 """
@@ -165,12 +168,14 @@ def ask_all(args: argparse.Namespace, tools: LlamaCpp, protocol: Protocol, docum
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--name", required=True, help="name of the model in tables")
-    parser.add_argument("--gguf", type=Path, required=True, help="GGUF file to evaluate")
-    parser.add_argument("--tokenizer", required=True, help="tokenizer of the unmodified base: directory or Hub id")
-    parser.add_argument("--run", type=Path, required=True, help="run directory with the frozen task")
-    parser.add_argument("--port", default="0", help="port of llama-server on 127.0.0.1 (default: a free one)")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--name", required=True, help="name of the model in tables")
+    add("--gguf", type=Path, required=True, help="GGUF file to evaluate")
+    add("--tokenizer", required=True, help="tokenizer of the unmodified base: directory or Hub id")
+    add("--run", type=Path, required=True, help="run directory with the frozen task")
     add_protocol_arguments(parser)
+    add = parser.add_argument_group("how the server runs").add_argument
+    add("--port", default="0", help="port of llama-server on 127.0.0.1 (default: a free one)")
     return parser.parse_args(argv)
 
 

@@ -4,7 +4,9 @@
 Inputs:  an unquantised GGUF file; a text in which special tokens are written out.
 Output:  an imatrix in GGUF form: per tensor and expert, sums of squared activations and token counts. Beside it,
          FILE.json: digests of the model, the text and the imatrix, context, tool version.
-Use:     scripts/build_imatrix.py --model F16.gguf --calibration TEXT --output imatrix.gguf
+Example: .venv/bin/python scripts/build_imatrix.py --model build/gemma-4-demo/full/gguf/gemma-4-demo-F16.gguf \\
+             --calibration build/gemma-4-demo/full/statistics/calibration_questions/calibration_questions.txt \\
+             --output build/try/imatrix.gguf
 
 An output whose record names the same inputs and tools is left as it is. Upstream: llama.cpp tools/imatrix/README.md.
 """
@@ -101,11 +103,13 @@ def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, c
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="unquantised GGUF file")
-    parser.add_argument("--calibration", type=Path, required=True, help="calibration text")
-    parser.add_argument("--output", type=Path, required=True, help="imatrix to write")
-    parser.add_argument("--context", type=positive, default=CONTEXT_TOKENS, help="tokens per chunk (default 512)")
-    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--model", type=Path, required=True, help="unquantised GGUF file")
+    add("--calibration", type=Path, required=True, help="calibration text")
+    add("--output", type=Path, required=True, help="imatrix to write")
+    add = parser.add_argument_group("how it is measured").add_argument
+    add("--context", type=positive, default=CONTEXT_TOKENS, help="tokens per chunk")
+    add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     return parser.parse_args(argv)
 
 

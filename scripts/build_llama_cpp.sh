@@ -1,18 +1,32 @@
 #!/usr/bin/env bash
 # Build the llama.cpp tools once, from a pinned source archive, into a cache outside the checkout.
 #
+# usage: scripts/build_llama_cpp.sh             build if needed, print the directory
+#        scripts/build_llama_cpp.sh --where     print the directory, build nothing
+#        scripts/build_llama_cpp.sh --help | --version
+#
+# from the environment:
+#   CMAKE_ARGS       further flags, such as -DGGML_CUDA=ON (default: none)
+#   CXX              C++ compiler (default c++)
+#   MOE_TOOLS_CACHE  where builds are kept (default $XDG_CACHE_HOME/moe-tools, or ~/.cache/moe-tools)
+#   PYTHON           interpreter whose pip fetches the archive (default .venv/bin/python beside scripts/)
+#
 # Inputs:  the source archive of llama-cpp-python on PyPI (it carries the whole llama.cpp tree), checked by sha256.
 # Output:  CACHE/llama.cpp-VERSION-KEY/ with bin/ (llama-quantize, llama-imatrix, llama-perplexity, llama-server,
 #          llama-gguf-split and their libraries), convert_hf_to_gguf.py with its modules, models/templates/ and,
 #          written last, llama_cpp.json (source, commit, compiler, flags).
-#          CACHE is $MOE_TOOLS_CACHE, or $XDG_CACHE_HOME/moe-tools, or ~/.cache/moe-tools.
-#          KEY is made from version, archive digest, flags ($CMAKE_ARGS included), compiler and processor.
-# Use:     scripts/build_llama_cpp.sh            # build if needed, print the directory
-#          scripts/build_llama_cpp.sh --where    # print the directory, build nothing
+#          KEY is made from version, archive digest, flags (CMAKE_ARGS included), compiler and processor.
+# Example: scripts/build_llama_cpp.sh --where
 #
 # A killed build goes on where it stopped; two builds at once wait for each other. An entry without
 # llama_cpp.json is never used. Upstream: https://github.com/ggml-org/llama.cpp (docs/build.md)
 set -euo pipefail
+
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+case ${1:-} in # before anything else, so that it needs no environment
+  -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+  --version) cat "$REPO/VERSION"; exit ;;
+esac
 
 VERSION=0.3.36
 ARCHIVE_SHA256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
@@ -20,7 +34,6 @@ TOOLS="llama-quantize llama-imatrix llama-perplexity llama-server llama-gguf-spl
 FLAGS="-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DCMAKE_BUILD_RPATH_USE_ORIGIN=ON -DLLAMA_CURL=OFF
   -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF
   -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON"
-REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PYTHON=${PYTHON:-$REPO/.venv/bin/python}
 CACHE=${MOE_TOOLS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/moe-tools}
 
@@ -116,6 +129,6 @@ case ${1:-} in
       flock 9
       if [ ! -f "$entry/llama_cpp.json" ]; then build "$entry"; fi
     fi ;;
-  *) die "${1}: expected --where or nothing" ;;
+  *) die "${1}: expected --where, --help, --version or nothing" ;;
 esac
 printf '%s\n' "$entry"

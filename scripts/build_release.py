@@ -7,8 +7,11 @@ Inputs:  quantised GGUF files with their records (FILE.gguf.json), or the pruned
 Output:  a folder: the files (linked; those above --max-file-bytes in parts), README.md, manifest.json (schema:
          release/manifest.py), expert_drop_metadata.json, scores.json, quality.json, *.png and, with GGUF files,
          template, params, Modelfile. Beside it FOLDER.sources.json for check_release.py, which is never published.
-Use:     scripts/build_release.py --kind standard --name NAME --base ID --gguf FILE... --metadata FILE
-         --template FILE --params FILE [--scores TABLE.json] [--quality quality.json] --output DIR
+Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --base gemma-4-demo \\
+             --gguf build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-Q6_K.gguf \\
+             --metadata build/gemma-4-demo/109e/checkpoint/expert_drop_metadata.json \\
+             --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json \\
+             --output build/try/gemma-4-demo-109e-GGUF
 
 Refused: names that shadow each other (release/names.py), inputs of another build. Every number in the card comes from a
 record. What is missing is listed there.
@@ -168,33 +171,27 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    what = parser.add_argument_group("what is released")
-    kind_help = "what the folder holds (default standard: llama.cpp's own types)"
-    what.add_argument("--kind", choices=KINDS, default=STANDARD, help=kind_help)
-    what.add_argument("--name", required=True, help="name of the pruned model")
-    what.add_argument("--base", required=True, help="Hub id of the base model, or its name when it is local")
-    what.add_argument("--license", default="", help="the Hub's identifier of the licence, such as gemma")
-    what.add_argument("--quantized-by", default="", help="who quantised, for the front matter")
-    sibling_help = "name of the repository of the CD-* and AUTO-* files, for the card"
-    what.add_argument("--sibling", default="", help=sibling_help)
-    files = parser.add_argument_group("files")
-    files.add_argument("--gguf", type=Path, nargs="+", default=[], help="quantised GGUF files")
-    files.add_argument("--checkpoint", type=Path, help=f"pruned checkpoint directory (kind {CHECKPOINT})")
-    files.add_argument("--metadata", type=Path, required=True, help=METADATA_NAME)
-    files.add_argument("--scores", type=Path, help="JSON of compare_scores.py (without: the card says so)")
-    files.add_argument("--quality", type=Path, help="quality.json of measure_quality.py (without: the card says so)")
-    files.add_argument("--pictures", type=Path, nargs="*", default=[], help=f"pictures: {', '.join(PICTURES)}")
-    files.add_argument("--template", type=Path, help="Ollama template")
-    files.add_argument("--params", type=Path, help="Ollama params (JSON)")
-    questions_help = "question files whose text must not be published"
-    files.add_argument("--questions", type=Path, nargs="*", default=[], help=questions_help)
-    output = parser.add_argument_group("output")
-    output_help = "release folder to write; its name is the repository's"
-    output.add_argument("--output", type=Path, required=True, help=output_help)
-    split_help = f"split larger files (default {MAX_FILE_BYTES})"
-    output.add_argument("--max-file-bytes", type=positive, default=MAX_FILE_BYTES, help=split_help)
-    tools_help = "llama.cpp directory (default: $LLAMA_CPP, else the built one)"
-    output.add_argument("--llama-cpp", type=Path, help=tools_help)
+    add = parser.add_argument_group("what is released").add_argument
+    add("--kind", choices=KINDS, default=STANDARD, help="what the folder holds; standard: llama.cpp's own types")
+    add("--name", required=True, help="name of the pruned model")
+    add("--base", required=True, help="Hub id of the base model, or its name when it is local")
+    add("--license", default="", help="the Hub's identifier of the licence, such as gemma")
+    add("--quantized-by", default="", help="who quantised, for the front matter")
+    add("--sibling", default="", help="name of the repository of the CD-* and AUTO-* files, for the card")
+    add = parser.add_argument_group("inputs").add_argument
+    add("--gguf", type=Path, nargs="+", default=[], help="quantised GGUF files")
+    add("--checkpoint", type=Path, help=f"pruned checkpoint directory (kind {CHECKPOINT})")
+    add("--metadata", type=Path, required=True, help=METADATA_NAME)
+    add("--scores", type=Path, help="JSON of compare_scores.py (without: the card says so)")
+    add("--quality", type=Path, help="quality.json of measure_quality.py (without: the card says so)")
+    add("--pictures", type=Path, nargs="*", default=[], help=f"pictures: {', '.join(PICTURES)}")
+    add("--template", type=Path, help="Ollama template")
+    add("--params", type=Path, help="Ollama params (JSON)")
+    add("--questions", type=Path, nargs="*", default=[], help="question files whose text must not be published")
+    add = parser.add_argument_group("output").add_argument
+    add("--output", type=Path, required=True, help="release folder to write; its name is the repository's")
+    add("--max-file-bytes", type=positive, default=MAX_FILE_BYTES, help="split larger files")
+    add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     args = parser.parse_args(argv)
     if (args.kind == CHECKPOINT) != (args.checkpoint is not None) or (args.kind == CHECKPOINT) == bool(args.gguf):
         parser.error(f"expected --gguf with --kind {STANDARD} or {DYNAMIC}, --checkpoint with --kind {CHECKPOINT}")

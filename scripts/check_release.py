@@ -4,7 +4,7 @@
 Inputs:  a folder of build_release.py, and what it was made from, by FOLDER.sources.json beside it.
 Output:  a line for each check (pass, FAIL, n/a: does not apply), below it what is wrong; a summary. The exit code is 0
          only if no check fails.
-Use:     scripts/check_release.py RELEASE [--questions FILE ...]
+Example: .venv/bin/python scripts/check_release.py build/gemma-4-demo/109e/release/GGUF
 
 Checked: sizes and sha256 of all files; the build's own records and copied files; card, params and Modelfile made again
 from them; tensor types; names that shadow each other; order of size and KLD; the label of in-sample scores; front
@@ -59,17 +59,13 @@ def check_lines(name: str, outcome: Outcome) -> list[str]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("release", type=Path, help="release folder")
-    parser.add_argument(
-        "--questions",
-        type=Path,
-        nargs="+",
-        help="question files whose text must not be published (default: the build's)",
-    )
-    parser.add_argument(
-        "--gpu-layers", type=whole_number, default=99, help="layers on the GPU, if there is one (default 99)"
-    )
-    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    add = parser.add_argument_group("inputs").add_argument
+    add("release", type=Path, help="release folder")
+    questions = "question files whose text must not be published (default: the build's)"
+    add("--questions", type=Path, nargs="+", help=questions)
+    add = parser.add_argument_group("how the smallest file is asked").add_argument
+    add("--gpu-layers", type=whole_number, default=99, help="layers on the GPU, if there is one")
+    add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     return parser.parse_args(argv)
 
 

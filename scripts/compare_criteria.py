@@ -4,11 +4,14 @@
 Inputs:  the full model's F16 GGUF; its statistics file; its checkpoint directory (tokenizer, chat template); questions
          in GPQA's columns to measure on.
 Output:  TABLE.md and beside it the same name as .json (every number, digests, versions) and .png.
-Use:     scripts/compare_criteria.py --gguf FULL-F16.gguf --stats STATS --model DIR --questions FILE --output TABLE.md
+Example: .venv/bin/python scripts/compare_criteria.py --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-F16.gguf \\
+             --stats build/gemma-4-demo/full/statistics/calibration_questions/expert_stats.safetensors \\
+             --model data/demo/model --questions data/demo/eval_questions.csv --limit 16 --keep 109 --seeds 2 \\
+             --output build/try/criteria.md
 
-Every criterion of criteria.py is compared at every keep count, and with it some random choices and the reverse of the
-default (worst first), a control that must cost most. The pipeline's own scripts make each drop map and drop the experts
-inside the GGUF. Each criterion is used with its own default of generate_drop_map.py for --protect-top.
+Every criterion of choice/criteria.py is compared at every keep count, and with it some random choices and the reverse
+of the default (worst first), a control that must cost most. The pipeline's own scripts make each drop map and drop the
+experts inside the GGUF. Each criterion is used with its own default of generate_drop_map.py for --protect-top.
 
 KL(full || pruned) is taken at every position that predicts a token of the chat (prompt, reasoning, answer), and over
 the reply (reasoning, answer) alone. Errors are standard errors over questions, for the tokens of one are not
@@ -217,23 +220,20 @@ def write_results(
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--gguf", type=Path, required=True, help="F16 GGUF of the full model")
+    add("--stats", type=Path, required=True, help="statistics file of the full model")
+    add("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
+    add = parser.add_argument_group("what is compared").add_argument
+    add("--keep", type=positive, nargs="+", default=list(DEFAULT_KEEP), help="keep counts")
+    add("--seeds", type=positive, default=RANDOM_SEEDS, help="random choices per keep count")
     add_chat_arguments(parser)
-    parser.add_argument("--gguf", type=Path, required=True, help="F16 GGUF of the full model")
-    parser.add_argument("--stats", type=Path, required=True, help="statistics file of the full model")
-    parser.add_argument(
-        "--keep", type=positive, nargs="+", default=list(DEFAULT_KEEP), help="keep counts (default 109 96 64)"
-    )
-    parser.add_argument(
-        "--seeds", type=positive, default=RANDOM_SEEDS, help="random choices per keep count (default 5)"
-    )
-    parser.add_argument(
+    add = parser.add_argument_group("memory and disk").add_argument
+    add(
         "--recompute-full",
         action="store_true",
         help="keep the full model in memory beside the pruned one and compute its logits again for every choice; the "
         "default computes them once, into files (4 bytes per token and vocabulary entry)",
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it"
     )
     args = parser.parse_args(argv)
     if args.output.suffix != ".md":

@@ -4,11 +4,12 @@
 Inputs:  summaries of eval_gpqa_v3.sh. Either --runs: run directories or summary.json files; the runs of one GGUF file
          with several seeds are one model. Or --model, once for each model: its summaries and the FILE.gguf.json records
          of its quants. The first model is the reference.
-Output:  OUTPUT.md, OUTPUT.json (score_records.py) and OUTPUT.png.
-Use:     scripts/compare_scores.py --runs RUN RUN ... --output TABLE.md
+Output:  OUTPUT.md, OUTPUT.json (scoring/score_records.py) and OUTPUT.png.
+Example: .venv/bin/python scripts/compare_scores.py \\
+             --runs build/gemma-4-demo/full/eval/Q6_K build/gemma-4-demo/109e/eval/Q6_K --output build/try/scores.md
 
 Refused: different protocols (but for the seeds), orders of choices or question sets, and patched beside unpatched
-scores. Statistics: paired_statistics.py.
+scores. Statistics: scoring/paired_statistics.py.
 """
 
 import argparse
@@ -200,17 +201,12 @@ def read_models(files: list[list[Path]]) -> tuple[list[list[dict]], list[list[di
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
+    group = parser.add_argument_group("inputs and output")
+    source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="run directories or summary.json files")
-    source.add_argument(
-        "--model",
-        type=Path,
-        nargs="+",
-        action="append",
-        metavar="FILE",
-        help="summaries and quant records of one model; the first --model is the reference",
-    )
-    parser.add_argument("--output", type=Path, required=True, help="Markdown file to write; JSON and PNG go beside it")
+    one = "summaries and quant records of one model; the first --model is the reference"
+    source.add_argument("--model", type=Path, nargs="+", action="append", metavar="FILE", help=one)
+    group.add_argument("--output", type=Path, required=True, help="Markdown file to write; JSON and PNG go beside it")
     return parser.parse_args(argv)
 
 

@@ -3,7 +3,8 @@
 
 Inputs:  a checkpoint directory; the name to write into the header.
 Output:  one GGUF file (F16 unless --outtype says otherwise) and, beside it, FILE.json: size, sha256, tool version.
-Use:     scripts/convert_to_gguf.py --model DIR --name NAME --output F16.gguf
+Example: .venv/bin/python scripts/convert_to_gguf.py --model data/demo/model --name gemma-4-demo \\
+             --output build/try/gemma-4-demo-F16.gguf
 
 Checked: the expert count is the config's, and a model with per-expert router scales has them as ffn_down_exps.scale
 (llama.cpp loads a file without them in silence and computes something else). An output whose record names the same
@@ -112,11 +113,13 @@ def write_conversion_record(output: Path, model: Path, content: dict, was_remove
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint directory")
-    parser.add_argument("--name", required=True, help="model name for the header")
-    parser.add_argument("--output", type=Path, required=True, help="GGUF file to write")
-    parser.add_argument("--outtype", choices=BYTES_PER_WEIGHT, default="f16", help="float type (default f16)")
-    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--model", type=Path, required=True, help="checkpoint directory")
+    add("--output", type=Path, required=True, help="GGUF file to write")
+    add = parser.add_argument_group("what is written, and with what").add_argument
+    add("--name", required=True, help="model name for the header")
+    add("--outtype", choices=BYTES_PER_WEIGHT, default="f16", help="float type")
+    add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     return parser.parse_args(argv)
 
 

@@ -2,28 +2,58 @@
 # Evaluate one GGUF file on GPQA Diamond under one locked protocol (scoring/eval_protocol.py): llama-server, lm-eval,
 # patch step, summary.
 #
-# Use:     scripts/eval_gpqa_v3.sh NAME FILE.gguf
-# Inputs:  a GGUF file, and by environment: QUESTIONS (GPQA's columns), TOKENIZER (directory or Hub id of the unmodified
-#          base), OUTPUT (run directory). A smaller model may set CTX, REASONING_BUDGET and MAX_GEN_TOKS. SEED, NP
-#          (requests at once) and GPU_LAYERS are open, too. PORT: llama-server's, by default a free one. CHOSEN_BY: drop
-#          map or expert_drop_metadata.json of a pruned model, for the in-sample label. HELD_OUT_OF: a drop map of one
-#          fold, to score only what it held out. PATCH=no leaves the patch step out.
+# usage: scripts/eval_gpqa_v3.sh NAME FILE.gguf
+#        scripts/eval_gpqa_v3.sh --help | --version
+#
+# inputs and output:
+#   NAME              name of the model in tables
+#   FILE.gguf         GGUF file to evaluate
+#
+# inputs and output, from the environment:
+#   QUESTIONS         questions in GPQA's columns (default build/downloads/gpqa_diamond.csv)
+#   TOKENIZER         directory or Hub id of the unmodified base (default google/gemma-4-26B-A4B-it)
+#   OUTPUT            run directory (default build/eval/NAME)
+#   CHOSEN_BY         drop map or expert_drop_metadata.json of a pruned model, for the in-sample label
+#   HELD_OUT_OF       drop map of one fold: score only what it held out
+#
+# open values of the protocol, from the environment (a smaller model may set the first three):
+#   CTX               tokens of context for each request (default 32768)
+#   REASONING_BUDGET  most tokens of thought (default 16384)
+#   MAX_GEN_TOKS      most tokens of an answer, its thought included (default 24576)
+#   SEED              seed of sampling and of the order of choices (default 42)
+#   NP                requests at once (default 1)
+#   GPU_LAYERS        layers on the GPU, if there is one (default 99)
+#
+# how it runs, from the environment:
+#   PATCH             no leaves the patch step out (default yes)
+#   PORT              port of llama-server on 127.0.0.1 (default 0: a free one)
+#   PYTHON            interpreter of the steps (default .venv/bin/python beside scripts/)
+#   LLAMA_CPP         directory of an existing llama.cpp build (default: the one of build_llama_cpp.sh)
+#
 # Output:  OUTPUT/summary.json, written last; beside it run.json (protocol and digests), answers.jsonl (as it happens),
 #          patched.json, lm-eval's results and samples, logs. They hold question text: keep OUTPUT in build/.
+# Example: QUESTIONS=data/demo/eval_questions.csv TOKENIZER=data/demo/model OUTPUT=build/try/evaluation \
+#              CTX=4096 REASONING_BUDGET=1024 MAX_GEN_TOKS=2048 scripts/eval_gpqa_v3.sh gemma-4-demo \
+#              build/gemma-4-demo/full/gguf/gemma-4-demo-Q6_K.gguf
 #
 # The same command goes on where a killed run stopped; a finished run is only summed up again. Whatever ends this script
 # ends its server, too.
 set -euo pipefail
 
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+case ${1:-} in # before anything else, so that it needs no environment
+  -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;;
+  --version) cat "$SCRIPTS/../VERSION"; exit ;;
+esac
 PYTHON=${PYTHON:-$SCRIPTS/../.venv/bin/python}
 refuse() { printf 'error: %s\n' "$1" >&2; exit 1; }
-[ $# -eq 2 ] || refuse "usage: scripts/eval_gpqa_v3.sh NAME FILE.gguf: expected 2 arguments, found $#"
+[ $# -eq 2 ] ||
+  refuse "usage: scripts/eval_gpqa_v3.sh NAME FILE.gguf: expected 2 arguments, found $#; see --help"
 name=$1
 gguf=$2
 [ -f "$gguf" ] || refuse "$gguf: expected a GGUF file, found nothing"
 
-QUESTIONS=${QUESTIONS:-build/questions/gpqa_diamond.csv}
+QUESTIONS=${QUESTIONS:-build/downloads/gpqa_diamond.csv}
 OUTPUT=${OUTPUT:-build/eval/$name}
 PORT=${PORT:-0}
 mkdir -p "$OUTPUT"

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Drop experts from a checkpoint or inside a GGUF file: a deterministic copy of the byte ranges that stay.
 
-Inputs:  a safetensors checkpoint directory (family: moe_families.py), or a GGUF file of any quantisation (the first
-         one of a split); a drop map (schema: drop_map.py).
+Inputs:  a safetensors checkpoint directory (families: checkpoints/moe_families.py), or a GGUF file of any quantisation
+         (the first one of a split); a drop map (schema: choice/drop_map.py).
 Output:  from a checkpoint, a directory: model-0000N-of-0000M.safetensors of at most 5 GB, model.safetensors.index.json,
          config.json with the new expert count, every other small file of the source, and expert_drop_metadata.json
          (keep and drop per layer, method, digests of inputs and of every output shard).
          From a GGUF, a GGUF (split as the source is): experts, router rows, per-expert scales and biases sliced,
          expert_count set, nothing decoded. With --imatrix, that imatrix sliced by the same map, too.
-Use:     scripts/expert_drop.py --source DIR --drop-map DROP_MAP.json --output DIR
-         scripts/expert_drop.py --source FULL.gguf --drop-map DROP_MAP.json --output PRUNED.gguf
-         scripts/expert_drop.py ... --verify        check an output against its source, write nothing
+Example: .venv/bin/python scripts/expert_drop.py --source data/demo/model \\
+             --drop-map build/gemma-4-demo/109e/drop_map.json --output build/try/checkpoint
+         .venv/bin/python scripts/expert_drop.py --source build/gemma-4-demo/full/gguf/gemma-4-demo-F16.gguf \\
+             --drop-map build/gemma-4-demo/109e/drop_map.json --output build/try/pruned-F16.gguf
+         Either with --verify checks the output against its source and writes nothing.
 
 Experts are the slowest axis of their tensors, so an expert is one run of bytes: it is copied and never decoded. Equal
 inputs give equal bytes; no time, host or path is written. Dropping an expert equals masking its router logit to -inf.
@@ -23,7 +25,7 @@ from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
 from checkpoints.checkpoint_drop import plan_tensors, pruned_config, verify_checkpoint, write_checkpoint
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_map import METADATA_NAME, DropMap, read_drop_map
-from files.option_types import positive
+from files.option_types import command_parser, positive
 from files.safe_files import InputError, check_apart, check_replaceable, gib, run, sha256_file
 from ggufs.gguf_drop import (
     drop_in_gguf,
@@ -107,7 +109,7 @@ def drop_in_file(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
     add("--source", type=Path, required=True, help="checkpoint directory or GGUF file of the full model")
     add("--drop-map", type=Path, required=True, help="drop map (JSON)")

@@ -3,7 +3,7 @@
 
 Inputs:  a URL with a revision in it (default: bartowski's calibration_datav5.txt); its sha256, where it is known.
 Output:  the text and, beside it, FILE.json: URL, size, sha256. The text is its author's and no part of this project.
-Use:     scripts/fetch_calibration.py --output build/calibration/calibration_datav5.txt
+Example: .venv/bin/python scripts/fetch_calibration.py --output build/downloads/calibration_datav5.txt
 
 The digest is recorded with the first download; later ones, and other machines given --sha256, must get the same bytes.
 """
@@ -50,9 +50,10 @@ def check_text(url: str, content: bytes, expected: str | None) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--url", default=URL, help="URL with a revision in it (default: that of bartowski's gist)")
-    parser.add_argument("--sha256", help="its digest (default: that of an earlier download, if there was one)")
-    parser.add_argument("--output", type=Path, required=True, help="text file to write")
+    add = parser.add_argument_group("source and output").add_argument
+    add("--url", default=URL, help="URL with a revision in it (default: that of bartowski's gist)")
+    add("--sha256", help="its digest (default: that of an earlier download, if there was one)")
+    add("--output", type=Path, required=True, help="text file to write")
     return parser.parse_args(argv)
 
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Download GPQA Diamond, a gated dataset, with the user's own Hub token.
 
+Inputs:  a token of an account that has accepted the dataset's terms, in HF_TOKEN or from `hf auth login`.
 Output:  a CSV file in GPQA's columns. Its text must never be published: keep it in build/.
-Use:     scripts/fetch_gpqa.py --output build/questions/gpqa_diamond.csv
+Example: .venv/bin/python scripts/fetch_gpqa.py --output build/downloads/gpqa_diamond.csv
 
 Source: https://huggingface.co/datasets/Idavidrein/gpqa (Rein et al., 2023).
 """
@@ -41,7 +42,8 @@ def download_questions(folder: Path) -> Path:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    add = parser.add_argument_group("output").add_argument
+    add("--output", type=Path, required=True, help="CSV file to write")
     return parser.parse_args(argv)
 
 

@@ -6,7 +6,8 @@ Output:  DIR/frozen.jsonl (Record ID, Question, choice1..4, choices, order, answ
          DIR/gpqa_diamond_cot_zeroshot_frozen.yaml, lm-eval's own gpqa_diamond_cot_zeroshot without the shuffle.
          `order` is the place of each shown choice in [incorrect 1, 2, 3, correct]. The files hold question text: keep
          them in build/.
-Use:     scripts/freeze_questions.py --questions FILE --seed 42 --output DIR
+Example: .venv/bin/python scripts/freeze_questions.py --questions data/demo/eval_questions.csv \\
+             --output build/try/eval/task
 
 Why: lm-eval's task shuffles with the global random state inside datasets.map. So the order depends on the cache of
 `datasets`, and prompts can disagree with targets.
@@ -76,12 +77,12 @@ def task_yaml(base: Path, data: Path) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--questions", type=Path, required=True, help="questions in GPQA's columns")
-    parser.add_argument(
-        "--seed", type=int, default=QUESTION_SEED, help="seed of the order of choices (default %(default)s)"
-    )
-    parser.add_argument("--held-out-of", type=Path, metavar="MAP", help="keep the questions that this map held out")
-    parser.add_argument("--output", type=Path, required=True, help="directory to write into")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--questions", type=Path, required=True, help="questions in GPQA's columns")
+    add("--output", type=Path, required=True, help="directory to write into")
+    add = parser.add_argument_group("what is frozen").add_argument
+    add("--seed", type=int, default=QUESTION_SEED, help="seed of the order of choices")
+    add("--held-out-of", type=Path, metavar="MAP", help="keep only the questions that this drop map held out")
     return parser.parse_args(argv)
 
 

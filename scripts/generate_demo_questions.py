@@ -5,7 +5,7 @@ Inputs:  data/demo/facts.json (relations and formulas: see demo/demo_corpus.py).
 Output:  OUTPUT/eval_questions.csv (198 rows) and OUTPUT/calibration_questions.csv (196 rows), with the columns
          Record ID, Question, Correct Answer, Incorrect Answer 1-3, Explanation, Subdomain, High-level domain. With
          --training FILE the training questions, too. The same facts give the same bytes.
-Use:     scripts/generate_demo_questions.py --facts data/demo/facts.json --output data/demo
+Example: .venv/bin/python scripts/generate_demo_questions.py --facts data/demo/facts.json --output build/try/demo
 """
 
 import argparse
@@ -26,9 +26,10 @@ def question_rows(questions: list[DemoQuestion], split: str) -> list[dict[str, s
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--facts", type=Path, required=True, help="table of relations and formulas (JSON)")
-    parser.add_argument("--output", type=Path, required=True, help="directory of the two CSV files")
-    parser.add_argument("--training", type=Path, help="also write the training questions to this CSV file")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--facts", type=Path, required=True, help="table of relations and formulas (JSON)")
+    add("--output", type=Path, required=True, help="directory of the two CSV files")
+    add("--training", type=Path, help="also write the training questions to this CSV file")
     return parser.parse_args(argv)
 
 

@@ -5,9 +5,10 @@ Inputs:  a statistics file of teacher_force_analysis.py; the number of experts t
          is no checkpoint to analyse, an imatrix: its token counts per expert give the criterion `frequency`, which is
          weaker evidence.
 Output:  a drop map (schema: choice/drop_map.py): keep, drop, score and margin per layer, and how stable the choice is.
-Use:     scripts/generate_drop_map.py --stats STATS --keep 109 --output DROP_MAP.json
-         scripts/generate_drop_map.py --stats STATS --keep 109 --criterion reap --fold 1/5 --output DROP_MAP.json
-         scripts/generate_drop_map.py --imatrix IMATRIX.gguf --keep 109 --output DROP_MAP.json
+Example: .venv/bin/python scripts/generate_drop_map.py \\
+             --stats build/gemma-4-demo/full/statistics/calibration_questions/expert_stats.safetensors \\
+             --keep 96 --output build/try/drop_map.json
+         The same with --criterion reap --fold 1/5, or with --imatrix IMATRIX.gguf in place of --stats.
 
 Method: the model card. For each question and layer the `--protect-top` experts with the largest weighted norm are
 protected; an expert's coverage is the number of questions that protect it; the experts of highest coverage stay. Other
@@ -76,17 +77,16 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
+    files = parser.add_argument_group("inputs and output")
+    source = files.add_mutually_exclusive_group(required=True)
     source.add_argument("--stats", type=Path, help="statistics file of teacher_force_analysis.py")
     source.add_argument("--imatrix", type=Path, help="imatrix (GGUF) whose token counts choose; weaker evidence")
-    parser.add_argument("--keep", type=int, required=True, help="experts to keep in every layer")
-    parser.add_argument("--output", type=Path, required=True, help="drop map to write (JSON)")
+    files.add_argument("--output", type=Path, required=True, help="drop map to write (JSON)")
     add_choice_options(parser.add_argument_group("how experts are chosen"))
-    sure = parser.add_argument_group("what is printed")
-    resamples = f"resamples of the bootstrap (default {RESAMPLES}; 0: none)"
-    sure.add_argument("--bootstrap", type=whole_number, default=RESAMPLES, metavar="N", help=resamples)
-    sure.add_argument("--seed", type=whole_number, default=SEED, help=f"seed of the bootstrap (default {SEED})")
-    sure.add_argument("--compare", type=Path, metavar="MAP", help="print the overlap with another map")
+    add = parser.add_argument_group("what is printed").add_argument
+    add("--bootstrap", type=whole_number, default=RESAMPLES, metavar="N", help="resamples of the bootstrap; 0: none")
+    add("--seed", type=whole_number, default=SEED, help="seed of the bootstrap")
+    add("--compare", type=Path, metavar="MAP", help="print the overlap with another map")
     args = parser.parse_args(argv)
     args.criterion = args.criterion or ("frequency" if args.imatrix else "coverage")
     if args.imatrix and (args.criterion != "frequency" or args.questions_in or args.fold or args.protect_top):
@@ -98,24 +98,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def add_choice_options(group: argparse._ArgumentGroup) -> None:
     """Add the options that decide which experts stay."""
-    group.add_argument("--criterion", help="one of choice/criteria.py (default coverage; frequency with --imatrix)")
-    group.add_argument(
-        "--protect-top",
-        type=int,
-        metavar="N",
-        help="drop no expert that is among the top N of a question while another can go "
-        f"(default {PROTECT_TOP} for coverage, else 0: the criterion alone)",
+    add = group.add_argument
+    add("--keep", type=int, required=True, help="experts to keep in every layer")
+    add("--criterion", help="one of choice/criteria.py (default coverage; frequency with --imatrix)")
+    protected = (
+        "drop no expert that is among the top N of a question while another can go "
+        f"(default {PROTECT_TOP} for coverage, else 0: the criterion alone)"
     )
-    group.add_argument("--worst-first", action="store_true", help="a control: drop the experts that rank best")
-    group.add_argument(
-        "--questions-in",
-        type=Path,
-        metavar="FILE",
-        help="choose by these questions only: a question file, or Record IDs, one per line",
-    )
-    group.add_argument(
-        "--fold", type=parse_fold, metavar="I/K", help="hold out every K-th question, beginning with the I-th"
-    )
+    add("--protect-top", type=int, metavar="N", help=protected)
+    add("--worst-first", action="store_true", help="a control: drop the experts that rank best")
+    only = "choose by these questions only: a question file, or Record IDs, one per line"
+    add("--questions-in", type=Path, metavar="FILE", help=only)
+    add("--fold", type=parse_fold, metavar="I/K", help="hold out every K-th question, beginning with the I-th")
 
 
 def read_chosen(args: argparse.Namespace) -> tuple[Arrays, list[int], dict]:

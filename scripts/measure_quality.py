@@ -5,12 +5,16 @@ Inputs:  the F16 GGUF of the full model and of the pruned one; quants of the pru
          the full checkpoint's tokenizer and chat template; questions in GPQA's columns; the calibration text and the
          questions that chose the experts, whose chats are left out.
 Output:  TABLE.md and beside it the same name as .json (every number, digests, versions) and .png (size against loss).
-Use:     scripts/measure_quality.py --full F16.gguf --pruned F16.gguf --gguf FILE... --model DIR --questions FILE
-         --calibration TEXT --chose FILE --cache DIR --output TABLE.md
+Example: .venv/bin/python scripts/measure_quality.py --full build/gemma-4-demo/full/gguf/gemma-4-demo-F16.gguf \\
+             --pruned build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-F16.gguf \\
+             --gguf build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-Q6_K.gguf \\
+             --model data/demo/model --questions data/demo/eval_questions.csv --limit 16 \\
+             --calibration build/gemma-4-demo/full/statistics/calibration_questions/calibration_questions.txt \\
+             --chose data/demo/calibration_questions.csv --cache build/try/quality-cache --output build/try/quality.md
 
 Three losses per file: pruning (pruned F16 against full F16), quantisation (quant against pruned F16), total (quant
 against full F16). Chats are teacher-forced, with special tokens as tokens. The tokens of the replies count, or all
-(--score). Statistics: kld_statistics.py.
+(--score). Statistics: losses/kld_statistics.py.
 
 Both F16 models run once. Their logits stay in the cache, 4 bytes per token and vocabulary entry, and so do each file's
 results, by its digest. So a killed run continues, and a further quant costs its own pass alone.
@@ -185,25 +189,21 @@ def read_questions(args: argparse.Namespace) -> tuple[list[Question], int]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--full", type=Path, required=True, help="F16 GGUF of the full model")
+    add("--pruned", type=Path, required=True, help="F16 GGUF of the pruned model")
+    add("--gguf", type=Path, nargs="+", required=True, help="quants of the pruned model")
+    add("--calibration", type=Path, required=True, help="calibration text of the imatrix: its chats are left out")
+    add("--chose", type=Path, help="questions that chose the experts: left out, too")
+    add("--cache", type=Path, required=True, help="directory that keeps logits and results")
+    add("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
     add_chat_arguments(parser)
-    parser.add_argument("--full", type=Path, required=True, help="F16 GGUF of the full model")
-    parser.add_argument("--pruned", type=Path, required=True, help="F16 GGUF of the pruned model")
-    parser.add_argument("--gguf", type=Path, nargs="+", required=True, help="quants of the pruned model")
-    parser.add_argument(
-        "--calibration", type=Path, required=True, help="calibration text of the imatrix: its chats are left out"
+    add = parser.add_argument_group("what counts").add_argument
+    score = (
+        "tokens that count (default reply: what the model writes; many tokens of the prompt are the same in every "
+        "chat, so they are one sample and not as many as there are chats)"
     )
-    parser.add_argument("--chose", type=Path, help="questions that chose the experts: left out, too")
-    parser.add_argument(
-        "--score",
-        choices=("reply", "all"),
-        default="reply",
-        help="tokens that count (default reply: what the model writes; many tokens of the prompt are the same in every "
-        "chat, so they are one sample and not as many as there are chats)",
-    )
-    parser.add_argument("--cache", type=Path, required=True, help="directory that keeps logits and results")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it"
-    )
+    add("--score", choices=("reply", "all"), default="reply", help=score)
     return parser.parse_args(argv)
 
 

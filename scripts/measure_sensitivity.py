@@ -6,7 +6,10 @@ Inputs:  an F16 GGUF and its imatrix; a tokenizer with a chat template; question
 Output:  a JSON file, KLD in nats per token: `roles` (each role of quants/target_sizes.py at each legal type, in all
          layers at once), `layers` (one layer of a role at a low type, named in `low_types`), `errors` (standard errors
          over chats), `inputs` (digests, versions, chats).
-Use:     scripts/measure_sensitivity.py --input F16.gguf --imatrix FILE --model DIR --questions FILE --output FILE.json
+Example: .venv/bin/python scripts/measure_sensitivity.py \\
+             --input build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-F16.gguf \\
+             --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf --model data/demo/model \\
+             --questions data/demo/calibration_questions.csv --limit 16 --output build/try/sensitivity.json
 
 Each value is measured on a GGUF file of its own that llama-quantize builds, all else left at F16; the file is removed
 again. Tokens: those of the replies. Finished values stay in FILE.json.state, and the same command goes on from there;
@@ -204,10 +207,11 @@ def inputs_of(args: argparse.Namespace, tools: LlamaCpp, questions: list[Questio
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--input", type=Path, required=True, help="unquantised GGUF file")
+    add("--imatrix", type=Path, required=True, help="imatrix of the same model (GGUF form)")
+    add("--output", type=Path, required=True, help="JSON file to write")
     add_chat_arguments(parser)
-    parser.add_argument("--input", type=Path, required=True, help="unquantised GGUF file")
-    parser.add_argument("--imatrix", type=Path, required=True, help="imatrix of the same model (GGUF form)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     return parser.parse_args(argv)
 
 

@@ -4,10 +4,12 @@
 Inputs:  a run directory of ask_questions.py; the GGUF file that gave the answers.
 Output:  RUN/patched.json: for each invalid question its class, the completion, its letter, and right or wrong; written
          as it happens.
-Use:     scripts/patch_answers.py --run RUN --gguf FILE.gguf
+Example: .venv/bin/python scripts/patch_answers.py --run build/try/eval \\
+             --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-Q6_K.gguf
+         after the example of ask_questions.py.
 
-Every invalid answer (anything but "answered", see answer_record.py) goes through /completion: the exact chat prompt
-(/apply-template), the thought closed, then "The answer is (", 10 tokens, greedy. No parser stands in between.
+Every invalid answer (anything but "answered", see scoring/answer_record.py) goes through /completion: the exact chat
+prompt (/apply-template), the thought closed, then "The answer is (", 10 tokens, greedy. No parser stands in between.
 """
 
 import argparse
@@ -97,9 +99,11 @@ def patched_before(path: Path, head: dict, invalid: list[Answer]) -> list[dict]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="run directory of ask_questions.py")
-    parser.add_argument("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
-    parser.add_argument("--port", default="0", help="port of llama-server on 127.0.0.1 (default: a free one)")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--run", type=Path, required=True, help="run directory of ask_questions.py")
+    add("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
+    add = parser.add_argument_group("how the server runs").add_argument
+    add("--port", default="0", help="port of llama-server on 127.0.0.1 (default: a free one)")
     return parser.parse_args(argv)
 
 

@@ -4,7 +4,7 @@
 Inputs:  a float GGUF, a checkpoint directory, a config.json (a path, or a Hub id of which that one file is fetched), or
          --shape NAME (data/shapes/NAME.json); with --keep, that many experts; quants by name (quants/recipes.py).
 Output:  a table on stdout; with --output the same as JSON, with every tensor's type.
-Use:     scripts/plan_quants.py --shape gemma-4-26b-a4b --keep 109
+Example: .venv/bin/python scripts/plan_quants.py --shape gemma-4-26b-a4b --keep 109
 
 It asks `llama-quantize --dry-run` over a header without data. Sizes are those of builds with an imatrix, unless
 --no-imatrix. A config alone says nothing of the tokenizer: a real file is larger by it (about 15 MB for Gemma 4).
@@ -177,22 +177,25 @@ def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
+    group = parser.add_argument_group("what is planned")
+    source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--source", help="float GGUF, checkpoint directory, config.json, or Hub id")
     source.add_argument("--shape", help="name of a known shape (data/shapes)")
-    parser.add_argument("--keep", type=int, help="experts that stay in each layer (default: all)")
-    parser.add_argument("--name", default="model", help="model name in the header")
-    parser.add_argument("--types", nargs="+", help="quants (default: all that are not opt-in)")
-    matrix = parser.add_mutually_exclusive_group()
-    matrix.add_argument("--imatrix", type=Path, help="the imatrix of the build (its names go into the header)")
+    group.add_argument("--keep", type=int, help="experts that stay in each layer (default: all)")
+    group.add_argument("--types", nargs="+", help="quants (default: all that are not opt-in)")
+    group.add_argument("--name", default="model", help="model name in the header")
+    group = parser.add_argument_group("imatrix of the build")
+    matrix = group.add_mutually_exclusive_group()
+    matrix.add_argument("--imatrix", type=Path, help="the imatrix (its names go into the header)")
     matrix.add_argument("--no-imatrix", action="store_true", help="plan a build without an imatrix")
-    parser.add_argument(
-        "--dataset", default="calibration.txt", help="without --imatrix: file name of the calibration text"
-    )
-    parser.add_argument("--disk", type=Path, default=Path("."), help="where the files would go")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
-    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    text = "without --imatrix: file name of the calibration text"
+    group.add_argument("--dataset", default="calibration.txt", help=text)
     add_recipe_arguments(parser)
+    group = parser.add_argument_group("disk, output and tools")
+    group.add_argument("--disk", type=Path, default=Path("."), help="where the files would go")
+    group.add_argument("--output", type=Path, help="JSON file to write")
+    tools = "llama.cpp directory (default: $LLAMA_CPP, else the built one)"
+    group.add_argument("--llama-cpp", type=Path, help=tools)
     return parser.parse_args(argv)
 
 

@@ -4,7 +4,9 @@
 Inputs:  the summary.json of each fold (eval_gpqa_v3.sh with HELD_OUT_OF); a name for the pooled model.
 Output:  a summary.json of the same schema over all questions, for compare_scores.py; gguf_sha256 is over the digests of
          the folds.
-Use:     scripts/pool_heldout.py --name NAME --summary SUMMARY.json ... --output POOLED.json
+Example: .venv/bin/python scripts/pool_heldout.py --name gemma-4-demo-109e \\
+             --summary build/gemma-4-demo/109e/heldout/fold*/eval/summary.json --output build/try/heldout.json
+         after make eval-heldout.
 
 Refused: folds with different protocols or patch steps, a question in two folds, a fold that was scored on questions
 which chose its experts.
@@ -53,9 +55,10 @@ def pool(name: str, folds: list[dict]) -> dict:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--name", required=True, help="name of the pooled model")
-    parser.add_argument("--summary", type=Path, nargs="+", required=True, help="summary.json of each fold")
-    parser.add_argument("--output", type=Path, required=True, help="summary to write")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--name", required=True, help="name of the pooled model")
+    add("--summary", type=Path, nargs="+", required=True, help="summary.json of each fold")
+    add("--output", type=Path, required=True, help="summary to write")
     return parser.parse_args(argv)
 
 

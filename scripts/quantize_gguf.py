@@ -4,7 +4,8 @@
 Inputs:  an F16, BF16 or F32 GGUF file; an imatrix of the same model; a quant's name (table: quants/recipes.py); for the
          ContribDynamic ones the statistics of the analysis, or tiers of layers; for AUTO-<GiB> a file of sensitivities.
 Output:  the quantised GGUF file and, beside it, FILE.json: recipe, tool version, digests, size, bits per weight.
-Use:     scripts/quantize_gguf.py --input F16.gguf --imatrix FILE --type Q4_K_M --output FILE.gguf
+Example: .venv/bin/python scripts/quantize_gguf.py --input build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-F16.gguf \\
+             --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf --type Q4_K_M --output build/try/demo-Q4_K_M.gguf
 
 Checked before: the plan (quants/quant_plan.py), the imatrix against it, room on disk, and that nothing else is in the
 file's place. Checked after: types and size equal the plan, and a short forward pass of llama-perplexity is finite. An
@@ -189,22 +190,17 @@ def build_quant(
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--input", type=Path, required=True, help="unquantised GGUF file")
-    parser.add_argument("--imatrix", type=Path, help="imatrix of the same model (GGUF form)")
-    parser.add_argument(
-        "--min-expert-tokens",
-        type=whole_number,
-        default=0,
-        metavar="N",
-        help="refuse an imatrix in which fewer tokens reached some expert (default 0: list those that none reached)",
-    )
-    parser.add_argument("--type", required=True, help=f"quant: {', '.join(RECIPES)}, or AUTO-<GiB>")
-    parser.add_argument("--output", type=Path, required=True, help="GGUF file to write")
-    parser.add_argument(
-        "--threads", type=positive, default=len(os.sched_getaffinity(0)), help="threads (default: all processors)"
-    )
-    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--input", type=Path, required=True, help="unquantised GGUF file")
+    add("--imatrix", type=Path, help="imatrix of the same model (GGUF form)")
+    add("--type", required=True, help=f"quant: {', '.join(RECIPES)}, or AUTO-<GiB>")
+    add("--output", type=Path, required=True, help="GGUF file to write")
     add_recipe_arguments(parser)
+    add = parser.add_argument_group("what is refused, and how it runs").add_argument
+    least = "refuse an imatrix in which fewer tokens reached some expert (default 0: list those that none reached)"
+    add("--min-expert-tokens", type=whole_number, default=0, metavar="N", help=least)
+    add("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="threads (default: all processors)")
+    add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     return parser.parse_args(argv)
 
 

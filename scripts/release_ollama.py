@@ -3,7 +3,7 @@
 
 Inputs:  a release folder (manifest.json, params, GGUF files), or with --repo its name on the Hub once it is there.
 Output:  the commands, one `ollama create` for each file. If `ollama` is on PATH they are run, unless --print.
-Use:     scripts/release_ollama.py RELEASE [--repo USER/NAME] [--print]
+Example: .venv/bin/python scripts/release_ollama.py build/gemma-4-demo/109e/release/GGUF --print
 
 Run it again, and it replaces what it made: `ollama create` stores each layer by its digest.
 """
@@ -36,9 +36,11 @@ def create(ollama: str, wrap: Wrap) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("release", type=Path, help="release folder")
-    parser.add_argument("--repo", default="", help="USER/NAME on the Hub: wrap the files there, not the folder's")
-    parser.add_argument("--print", action="store_true", help="only print the commands, even where there is an ollama")
+    add = parser.add_argument_group("inputs").add_argument
+    add("release", type=Path, help="release folder")
+    add("--repo", default="", help="USER/NAME on the Hub: wrap the files there, not the folder's")
+    add = parser.add_argument_group("what is done").add_argument
+    add("--print", action="store_true", help="only print the commands, even where there is an ollama")
     return parser.parse_args(argv)
 
 

@@ -3,7 +3,8 @@
 
 Inputs:  a checkpoint directory (its tokenizer's chat template); questions in GPQA's columns.
 Output:  a text file with special tokens as text, for `llama-imatrix --parse-special`.
-Use:     scripts/render_calibration.py --model DIR --questions FILE --output TEXT
+Example: .venv/bin/python scripts/render_calibration.py --model data/demo/model \\
+             --questions data/demo/calibration_questions.csv --output build/try/calibration.txt
 """
 
 import argparse
@@ -18,12 +19,12 @@ from files.safe_files import check_apart, replace_when_done, run
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint directory with the tokenizer")
-    parser.add_argument("--questions", type=Path, required=True, help="questions in GPQA's columns")
-    parser.add_argument(
-        "--seed", type=int, default=QUESTION_SEED, help="seed of the order of choices (default %(default)s)"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="text file to write")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--model", type=Path, required=True, help="checkpoint directory with the tokenizer")
+    add("--questions", type=Path, required=True, help="questions in GPQA's columns")
+    add("--output", type=Path, required=True, help="text file to write")
+    add = parser.add_argument_group("how questions are shown").add_argument
+    add("--seed", type=int, default=QUESTION_SEED, help="seed of the order of choices")
     return parser.parse_args(argv)
 
 

@@ -3,7 +3,8 @@
 
 Inputs:  an imatrix in GGUF form.
 Output:  PREFIX.md (per layer: least, median and most tokens per expert, number of experts without any) and PREFIX.png.
-Use:     scripts/report_imatrix.py --imatrix imatrix.gguf --output-prefix build/imatrix-coverage
+Example: .venv/bin/python scripts/report_imatrix.py --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf \\
+             --output-prefix build/try/imatrix-coverage
 
 llama-quantize treats all inputs of an expert without tokens alike, so such experts gain nothing from an imatrix. Counts
 are those of ffn_down_exps; gate and up see the same tokens.
@@ -73,15 +74,12 @@ def draw_coverage_of(counts: dict[int, np.ndarray]) -> plt.Figure:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--imatrix", type=Path, required=True, help="imatrix in GGUF form")
-    parser.add_argument(
-        "--min-expert-tokens",
-        type=whole_number,
-        default=0,
-        metavar="N",
-        help="refuse an imatrix in which fewer tokens reached some expert (default 0)",
-    )
-    parser.add_argument("--output-prefix", type=Path, required=True, help="path that .md and .png are put to")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--imatrix", type=Path, required=True, help="imatrix in GGUF form")
+    add("--output-prefix", type=Path, required=True, help="path that .md and .png are put to")
+    add = parser.add_argument_group("what is refused").add_argument
+    least = "refuse an imatrix in which fewer tokens reached some expert"
+    add("--min-expert-tokens", type=whole_number, default=0, metavar="N", help=least)
     return parser.parse_args(argv)
 
 

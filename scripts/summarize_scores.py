@@ -5,11 +5,13 @@ Inputs:  a run directory of ask_questions.py with its answers, lm-eval's results
          stay unpatched, patched.json; for a pruned model its drop map or expert_drop_metadata.json.
 Output:  RUN/summary.json: scores and for each question Record ID, order of choices, digests, letters, class and tokens;
          no text.
-Use:     scripts/summarize_scores.py --run RUN --gguf FILE.gguf [--chosen-by FILE]
+Example: .venv/bin/python scripts/summarize_scores.py --run build/try/eval \\
+             --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-Q6_K.gguf
+         after the example of patch_answers.py.
 
 The raw score is lm-eval's own number; it is refused if the recorded answers do not give the same. The strict score
-reads the letter that a finished answer commits to (answer_record.py). In the patched score every invalid answer counts
-as the patch step left it.
+reads the letter that a finished answer commits to (scoring/answer_record.py). In the patched score every invalid answer
+counts as the patch step left it.
 """
 
 import argparse
@@ -137,10 +139,12 @@ def summed_up(args: argparse.Namespace) -> dict:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="run directory of ask_questions.py")
-    parser.add_argument("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
-    parser.add_argument("--chosen-by", type=Path, help="drop map or expert_drop_metadata.json of the model")
-    parser.add_argument("--unpatched", action="store_true", help="leave the patch step out")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--run", type=Path, required=True, help="run directory of ask_questions.py")
+    add("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
+    add("--chosen-by", type=Path, help="drop map or expert_drop_metadata.json of a pruned model")
+    add = parser.add_argument_group("what is summed up").add_argument
+    add("--unpatched", action="store_true", help="leave the patch step out")
     return parser.parse_args(argv)
 
 

@@ -3,11 +3,12 @@
 
 Inputs:  a checkpoint directory of any mixture-of-experts family behind transformers' experts interface; questions in
          GPQA's columns.
-Output:  a statistics file (schema: expert_stats.py): per question, layer and expert the number of routed tokens, the
-         sums of routing weights, of output norms ||f||_2 and of weighted norms w ||f||_2. Norms are taken per token
+Output:  a statistics file (schema: choice/expert_stats.py): per question, layer and expert the number of routed tokens,
+         the sums of routing weights, of output norms ||f||_2 and of weighted norms w ||f||_2. Norms are taken per token
          in fp32 and summed in fp64; w is the routing weight as the model applies it.
-Use:     scripts/teacher_force_analysis.py --model DIR --questions FILE --output STATS [--stream-layers]
-         torchrun --nproc-per-node 4 scripts/teacher_force_analysis.py ...       the questions split over 4 processes
+Example: .venv/bin/python scripts/teacher_force_analysis.py --model data/demo/model \\
+             --questions data/demo/calibration_questions.csv --output build/try/expert_stats.safetensors
+         With .venv/bin/torchrun --nproc-per-node 4 for .venv/bin/python the questions are split over 4 processes.
 
 By default the whole model is in memory. With --stream-layers only one layer is: all questions pass layer 0, then layer
 1, and so on; the statistics file is the same, byte for byte. Either way what is finished is kept in OUTPUT.state (or in
@@ -33,7 +34,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from checkpoints.checkpoint import TensorRange, file_versions, read_checkpoint, read_config, weights_digest
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
-from files.option_types import fraction, positive
+from files.option_types import command_parser, fraction, positive
 from files.safe_files import InputError, require_disk_space, run, sha256_file
 
 import numpy as np
@@ -142,29 +143,28 @@ def finish(
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
     add("--model", type=Path, required=True, help="checkpoint directory of the full model")
     add("--questions", type=Path, required=True, help="questions in GPQA's columns (csv, parquet, jsonl)")
     add("--output", type=Path, required=True, help="statistics file to write (safetensors)")
     add = parser.add_argument_group("what is measured").add_argument
-    add("--seed", type=int, default=QUESTION_SEED, help=f"seed of the order of choices (default {QUESTION_SEED})")
+    add("--seed", type=int, default=QUESTION_SEED, help="seed of the order of choices")
     add("--limit", type=positive, help="take only the first N questions")
-    add("--tokens", choices=("all", "answer"), default="all", help="tokens that count (default all)")
-    most = f"cut inputs after this many tokens (default {MAX_TOKENS})"
-    add("--max-tokens", type=positive, default=MAX_TOKENS, help=most)
-    share = "largest share of a layer's tokens that may be non-finite (default 0)"
+    add("--tokens", choices=("all", "answer"), default="all", help="tokens that count")
+    add("--max-tokens", type=positive, default=MAX_TOKENS, help="cut inputs after this many tokens")
+    share = "largest share of a layer's tokens that may be non-finite"
     add("--allow-nonfinite", type=fraction, default=0.0, metavar="FRACTION", help=share)
     add("--check-keep", type=int, metavar="N", help="refuse at once if N experts cannot be kept later")
     add = parser.add_argument_group("how the model runs").add_argument
-    add("--batch-size", type=positive, default=1, help="questions that run together (default 1)")
+    add("--batch-size", type=positive, default=1, help="questions that run together")
     add("--stream-layers", action="store_true", help="hold one layer of the model in memory, not all")
     add("--spill", type=Path, metavar="DIR", help="with --stream-layers: hold hidden states in DIR only")
     dtypes = ("auto", *RUN_DTYPES)
-    add("--dtype", choices=dtypes, default="auto", help="dtype to compute in (default: as stored)")
+    add("--dtype", choices=dtypes, default="auto", help="dtype to compute in; auto: as stored")
     # Gemma 4's full layers have 512 values per head; flash attention takes at most 256.
-    add("--attention", default="eager", help="attention implementation (default eager)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    add("--attention", default="eager", help="attention implementation")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
     args = parser.parse_args(argv)
     if args.spill and not args.stream_layers:
         parser.error("--spill: expected --stream-layers with it")

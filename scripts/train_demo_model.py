@@ -5,8 +5,8 @@ Inputs:  data/demo/facts.json; a chat template, which is copied.
 Output:  OUTPUT/model/ (config.json, model.safetensors in bf16, generation_config.json, tokenizer.json,
          tokenizer_config.json, chat_template.jinja) and OUTPUT/training_curve.csv (step, seconds, loss, value_accuracy,
          letter_accuracy on a small dev split). All from fixed seeds.
-Use:     scripts/train_demo_model.py --facts data/demo/facts.json \\
-             --chat-template data/demo/chat_template.jinja --output data/demo
+Example: .venv/bin/python scripts/train_demo_model.py --facts data/demo/facts.json \\
+             --chat-template data/demo/chat_template.jinja --output build/try/demo
 
 The first steps train a dense twin, without its experts, on look-up drills. They teach attention to match an answer with
 its option: first with the letter right behind the value, which needs one attention step after another, then in the form
@@ -192,13 +192,14 @@ def train(
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--facts", type=Path, required=True, help="table of relations and formulas (JSON)")
-    parser.add_argument("--chat-template", type=Path, required=True, help="Jinja template that goes with the model")
-    parser.add_argument("--output", type=Path, required=True, help="directory of model/ and training_curve.csv")
-    steps = "optimizer steps (default %(default)s)"
-    parser.add_argument("--drill-steps", type=whole_number, default=DRILL_STEPS, help=f"{steps} on look-up drills")
-    parser.add_argument("--question-steps", type=positive, default=QUESTION_STEPS, help=f"{steps} on questions")
-    parser.add_argument("--threads", type=positive, default=2, help="threads of torch (default %(default)s)")
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--facts", type=Path, required=True, help="table of relations and formulas (JSON)")
+    add("--chat-template", type=Path, required=True, help="Jinja template that goes with the model")
+    add("--output", type=Path, required=True, help="directory of model/ and training_curve.csv")
+    add = parser.add_argument_group("how it is trained").add_argument
+    add("--drill-steps", type=whole_number, default=DRILL_STEPS, help="optimizer steps on look-up drills")
+    add("--question-steps", type=positive, default=QUESTION_STEPS, help="optimizer steps on questions")
+    add("--threads", type=positive, default=2, help="threads of torch")
     return parser.parse_args(argv)
 
 

@@ -5,7 +5,9 @@ Inputs:  a release folder of build_release.py; a repository USER/NAME; to send, 
          `hf auth login`.
 Output:  a line per file (new, changed, same) and a summary; with --send one commit, whose message carries the
          manifest's sha256.
-Use:     scripts/upload_release.py --release DIR --repo USER/NAME [--send]
+Example: .venv/bin/python scripts/upload_release.py --release build/gemma-4-demo/109e/release/GGUF \\
+             --repo USER/gemma-4-demo-109e-GGUF
+         with your name on the Hub for USER; nothing is sent without --send.
 
 The folder must be that of its manifest, file by file, and the gates (check_release.py) must pass, in a dry run, too.
 After a break or a kill the same command goes on. HF_ENDPOINT names another server. The token is never printed or
@@ -95,13 +97,13 @@ def look(repo: str, token: str | None, needed: bool) -> RemoteFiles | None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--release", type=Path, required=True, help="release folder")
-    parser.add_argument("--repo", required=True, help="repository on the Hub, USER/NAME")
-    parser.add_argument("--name", default="", help="model that the manifest must be of")
-    parser.add_argument("--send", action="store_true", help="send; without it only list what would go")
-    parser.add_argument(
-        "--gates", type=Path, default=GATES, help="program that checks a release (default: check_release.py)"
-    )
+    add = parser.add_argument_group("what is uploaded, and where").add_argument
+    add("--release", type=Path, required=True, help="release folder")
+    add("--repo", required=True, help="repository on the Hub, USER/NAME")
+    add("--name", default="", help="model that the manifest must be of")
+    add("--send", action="store_true", help="send; without it only list what would go")
+    add = parser.add_argument_group("checks").add_argument
+    add("--gates", type=Path, default=GATES, help="program that checks a release (default: check_release.py)")
     return parser.parse_args(argv)
 
 

@@ -123,6 +123,16 @@ def test_the_makefile_knows_the_rooms_of_each_quick_step():
         assert rooms.split() == sorted({room_of(name) for name in all_imports(command)}), command
 
 
+def test_a_module_of_another_room_is_named_with_its_room():
+    rooms = {path.name: path.parent.name for room in ROOMS for path in (SCRIPTS / room).glob("*.py")}
+    wrong = []
+    for path in [*SCRIPTS.glob("**/*.py"), *SCRIPTS.glob("*.sh"), *(REPO / "modelfiles").iterdir()]:
+        for folder, name in re.findall(r"((?:\w+/)*)(\w+\.py)\b", path.read_text()):
+            if name in rooms and rooms[name] not in (*folder.split("/"), path.parent.name):
+                wrong.append((str(path.relative_to(REPO)), folder + name))
+    assert not wrong
+
+
 @pytest.mark.parametrize("command", commands())
 def test_a_command_outside_of_the_environment_says_so(command):
     done = subprocess.run(

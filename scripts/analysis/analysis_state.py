@@ -1,4 +1,4 @@
-"""The state of an analysis (run_state.py): a safetensors file per batch of questions, named for its first question.
+"""The state of an analysis (files/run_state.py): a safetensors file per batch of questions, named for its first one.
 
 It holds the sums so far, the number of decoder layers done (metadata key `layers_done`) and, while layers are left, the
 `hidden` states that enter the next one.

@@ -1,7 +1,7 @@
 """Dropping experts from a safetensors checkpoint: which bytes stay, how they fill shards, and the check of it.
 
 Experts are the slowest axis of their tensors, so an expert is one run of bytes. Nothing is decoded. Equal inputs give
-equal bytes, and no time, host or path is written. gguf_drop.py does the same inside a GGUF file.
+equal bytes, and no time, host or path is written. ggufs/gguf_drop.py does the same inside a GGUF file.
 """
 
 import json

@@ -1,15 +1,44 @@
 """Command lines: the parser of a command, made from its docstring, and numbers as types for argparse."""
 
 import argparse
+from pathlib import Path
+
+# One line, in a file of its own: the shell scripts read it, too, and a new number remakes no output of make.
+VERSION_FILE = Path(__file__).resolve().parents[2] / "VERSION"
+HELP_COLUMN = 32  # where help begins; an option longer than that has a line of its own
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Docstrings as they are written (argparse would run their lines together), and every option with its default."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=HELP_COLUMN)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # Where the help itself names a default, that one is worked out later.
+        if not action.help or "default" in action.help or not has_shown_default(action.default):
+            return action.help
+        default = action.default
+        shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+        return f"{action.help} (default {shown.replace('%', '%%')})"
+
+
+def has_shown_default(default: object) -> bool:
+    """Return whether a default is a value that a person could type: not absent, not off, not empty."""
+    return default is not None and default is not False and default not in ("", [], (), argparse.SUPPRESS)
 
 
 def command_parser(doc: str) -> argparse.ArgumentParser:
-    """Return a parser whose --help prints a command's docstring: its first line above the options, the rest below."""
+    """Return the parser of a command. The command adds its groups of options.
+
+    --help prints the docstring (its first line above the options, the rest below) and every default; --version prints
+    the project's version.
+    """
     first, _, rest = doc.partition("\n")
-    # Raw: argparse would run the lines of Inputs, Output and Use together.
-    return argparse.ArgumentParser(
-        description=first, epilog=rest.strip(), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=first, epilog=rest.strip(), formatter_class=HelpFormatter)
+    version = VERSION_FILE.read_text().strip()
+    parser.add_argument("--version", action="version", version=version, help="print the project's version and exit")
+    return parser
 
 
 def whole_number(text: str) -> int:

@@ -67,18 +67,14 @@ def against(
 
 
 def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a script that runs models over chats."""
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint directory (tokenizer, chat template)")
-    parser.add_argument("--questions", type=Path, required=True, help="questions to measure on")
-    parser.add_argument("--limit", type=positive, metavar="N", help="measure on the first N questions only")
-    parser.add_argument(
-        "--max-tokens", type=positive, default=MAX_TOKENS, help=f"cut longer chats (default {MAX_TOKENS})"
-    )
-    parser.add_argument(
-        "--threads",
-        type=positive,
-        default=len(os.sched_getaffinity(0)),
-        help="threads of llama.cpp (default: all processors; the results do not depend on it)",
-    )
-    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU (default 0)")
-    parser.add_argument("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    """Add the groups of options of a command that runs models over chats."""
+    add = parser.add_argument_group("chats that are measured").add_argument
+    add("--model", type=Path, required=True, help="checkpoint directory (tokenizer, chat template)")
+    add("--questions", type=Path, required=True, help="questions to measure on, in GPQA's columns")
+    add("--limit", type=positive, metavar="N", help="measure on the first N questions only")
+    add("--max-tokens", type=positive, default=MAX_TOKENS, help="cut longer chats")
+    add = parser.add_argument_group("how the models run").add_argument
+    threads = "threads of llama.cpp (default: all processors; the results do not depend on it)"
+    add("--threads", type=positive, default=len(os.sched_getaffinity(0)), help=threads)
+    add("--gpu-layers", type=int, default=0, help="layers on the GPU")
+    add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")

@@ -105,20 +105,13 @@ def with_tiers(recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str
 
 def add_tier_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose tiers."""
-    group = parser.add_argument_group("ContribDynamic (CD-*)")
-    group.add_argument("--stats", type=Path, help="statistics file that ranks the layers")
-    group.add_argument(
-        "--cd-rule", choices=RULES, default="weighted-norm", help="a layer's contribution (default weighted-norm)"
-    )
-    group.add_argument(
-        "--cd-cuts",
-        type=parse_cuts,
-        default=DEFAULT_CUTS,
-        metavar="A,B",
-        help="shares of the layers where the high and the middle tier end (default 1/30,11/30)",
-    )
-    group.add_argument("--cd-tiers", type=parse_tiers, metavar="TIERS", help="tiers by hand, such as 0/1-10/11-29")
-    group.add_argument("--cd-scope", choices=SCOPES, default="all", help="tensors that the tiers type (default all)")
+    add = parser.add_argument_group("ContribDynamic (CD-*)").add_argument
+    add("--stats", type=Path, help="statistics file that ranks the layers")
+    add("--cd-rule", choices=RULES, default="weighted-norm", help="a layer's contribution")
+    cuts = "shares of the layers where the high and the middle tier end (default 1/30,11/30)"
+    add("--cd-cuts", type=parse_cuts, default=DEFAULT_CUTS, metavar="A,B", help=cuts)
+    add("--cd-tiers", type=parse_tiers, metavar="TIERS", help="tiers by hand, such as 0/1-10/11-29")
+    add("--cd-scope", choices=SCOPES, default="all", help="tensors that the tiers type")
 
 
 def resolve_tiers(

@@ -1,7 +1,7 @@
 """FILE.gguf.json: the record of a GGUF file that this project built, beside the file.
 
 `QuantRecord` is quantize_gguf.py's. `ConversionRecord` is convert_to_gguf.py's, of an F16 file. Both hold `bytes` and
-`sha256`, by which `recorded_sha256` of safe_files.py spares reading the file again.
+`sha256`, by which `recorded_sha256` of files/safe_files.py spares reading the file again.
 """
 
 from pathlib import Path

@@ -15,9 +15,10 @@ from quants.recipes import Recipe, find_recipe, target_bytes
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that CD-* and AUTO-<GiB> need."""
+    """Add the groups of options that CD-* and AUTO-<GiB> need."""
     add_tier_arguments(parser)
-    parser.add_argument("--sensitivity", type=Path, help="file of measure_sensitivity.py, for AUTO-<GiB>")
+    add = parser.add_argument_group("target sizes (AUTO-<GiB>)").add_argument
+    add("--sensitivity", type=Path, help="file of measure_sensitivity.py")
 
 
 def recipe_for(

@@ -1,8 +1,8 @@
 """Which files of a release are out of order: larger than one with a higher-ranking name, or worse than a smaller one.
 
-Names rank as in RECIPES of recipes.py, which is the model card's order. KLD: quality.json of measure_quality.py, whose
-`dominated` names, for each loss, the files that another one of no more bytes beats, and whether that is significant
-(paired by chat).
+Names rank as in RECIPES of quants/recipes.py, which is the model card's order. KLD: quality.json of measure_quality.py,
+whose `dominated` names, for each loss, the files that another one of no more bytes beats, and whether that is
+significant (paired by chat).
 """
 
 from losses.quality_record import LOSSES

@@ -87,15 +87,22 @@ class Protocol:
 
 # What a smaller model, another seed or another machine may set, and the least value; everything else is locked.
 OPEN = {"context": 1, "reasoning_budget": 0, "max_gen_toks": 1, "seed": 0, "concurrency": 1, "gpu_layers": 0}
+OPEN_HELP = {
+    "context": "tokens of context for each request",
+    "reasoning_budget": "most tokens of thought",
+    "max_gen_toks": "most tokens of an answer, its thought included",
+    "seed": "seed of sampling and of the order of choices",
+    "concurrency": "requests at once",
+    "gpu_layers": "layers on the GPU, if there is one",
+}
 
 
 def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every value that is not locked. They stay texts: `protocol_of` refuses bad ones in one line."""
+    add = parser.add_argument_group("open values of the protocol").add_argument
     for field in fields(Protocol):
         if field.name in OPEN:
-            parser.add_argument(
-                f"--{field.name.replace('_', '-')}", default=str(field.default), help=f"default {field.default}"
-            )
+            add(f"--{field.name.replace('_', '-')}", default=str(field.default), help=OPEN_HELP[field.name])
 
 
 def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str) -> Protocol:

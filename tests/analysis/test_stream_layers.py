@@ -70,7 +70,7 @@ def test_one_layer_at_a_time_has_weights(tiny_text_model, prefetch):
 
 
 def test_fp32_bits_depend_neither_on_place_nor_on_threads():
-    """Such shapes gave other last bits before MKL was set to be reproducible (decoder.py)."""
+    """Such shapes gave other last bits before MKL was set to be reproducible (analysis/decoder.py)."""
     generator = torch.Generator().manual_seed(0)
     threads = torch.get_num_threads()
     try:

@@ -1,0 +1,112 @@
+"""Command lines: what --help and --version of every command print, and how defaults are shown."""
+
+import importlib
+import os
+import re
+import subprocess
+
+from conftest import REPO
+from files.option_types import command_parser
+
+import pytest
+
+VERSION = (REPO / "VERSION").read_text().strip()
+SHELF = [*sorted(REPO.glob("scripts/*.py")), *sorted(REPO.glob("bench/*.py"))]
+COMMANDS = [path for path in SHELF if "def parse_args" in path.read_text()]
+SHELL_SCRIPTS = sorted(REPO.glob("scripts/*.sh"))
+EXAMPLE = r"^(?:Example|Use): +"
+
+
+def named(path: object) -> str:
+    """The name of a test's case."""
+    return str(path.relative_to(REPO))
+
+
+def groups_of(text: str) -> dict[str, str]:
+    """The groups of options in a --help: their lines by title."""
+    return dict(re.findall(r"^(\S.*):\n((?:  .*\n)+)", text, re.M))
+
+
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """Return what a command prints for one option. In this process: sixty starts would take minutes."""
+
+    def call(path: object, option: str) -> str:
+        monkeypatch.syspath_prepend(str(path.parent))
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(path.stem).parse_args([option])
+        out, err = capsys.readouterr()
+        assert ended.value.code == 0 and not err
+        return out
+
+    return call
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=named)
+def test_help_of_a_command(path, printed, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    text = printed(path, "--help")
+    assert re.search(rf"{EXAMPLE}.*{re.escape(named(path))}\b", text, re.M), "no example"
+    groups = groups_of(text)
+    assert re.findall(r"^  -[^ ,]+", groups.pop("options"), re.M) == ["  -h", "  --version"], "options without a group"
+    assert groups and "positional arguments" not in groups
+    for lines in groups.values():
+        for option in re.split(r"^(?=  \S)", lines, flags=re.M)[1:]:
+            assert re.search(r"\S\s{2,}\S", option), f"{option} without help"
+            assert option.count("(default") <= 1, f"{option} with two defaults"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=named)
+def test_version_of_a_command(path, printed):
+    assert printed(path, "--version") == f"{VERSION}\n"
+
+
+@pytest.mark.parametrize("path", SHELL_SCRIPTS, ids=named)
+def test_a_shell_script_answers_without_the_environment(path):
+    def ask(option: str) -> str:
+        # Nothing but the shell's own tools: the answer must come before any step that needs more.
+        environment = {"PATH": os.defpath, "PYTHON": "/nowhere/python"}
+        done = subprocess.run([path, option], capture_output=True, text=True, env=environment, cwd="/")
+        assert done.returncode == 0 and not done.stderr
+        return done.stdout
+
+    assert ask("--version") == f"{VERSION}\n"
+    text = ask("--help")
+    assert ask("-h") == text and "#" not in text
+    # The example may begin with variables, and go over several lines.
+    assert re.search(rf"{EXAMPLE}(?:.*\\\n)*.*{re.escape(named(path))}\b", text, re.M), "no example"
+    described = {name for lines in groups_of(text).values() for name in re.findall(r"^  ([A-Z_]+) ", lines, re.M)}
+    read = set(re.findall(r"\$\{([A-Z_]+):[-+]", path.read_text())) - {"XDG_CACHE_HOME", "BASH_SOURCE"}
+    assert read <= described, f"variables that --help does not list: {read - described}"
+
+
+def test_the_newest_heading_of_the_changelog_is_the_version():
+    headings = re.findall(r"^## (\d\S*)", (REPO / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] == VERSION and re.fullmatch(r"\d+\.\d+\.\d+", VERSION)
+
+
+def test_defaults_are_shown_once_and_only_where_there_are_any(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    parser = command_parser("Do a thing.\n\nInputs:  a file.\nExample: thing.py 1")
+    add = parser.add_argument_group("how").add_argument
+    add("--zero", type=int, default=0, help="a number")
+    add("--several", nargs="+", default=[109, 96], help="numbers")
+    add("--share", default="100%", help="a share")
+    add("--threads", default=4, help="threads (default: all)")
+    add("--nothing", help="a path")
+    add("--empty", default="", help="a text")
+    add("--none-yet", nargs="*", default=[], help="paths")
+    add("--switch", action="store_true", help="turn it on")
+    text = parser.format_help()
+    lines = re.sub(r"\n {10,}", "  ", groups_of(text)["how"])  # help below a long option
+    assert re.findall(r"^  --(\S+).*?  (\S.*)", lines, re.M) == [
+        ("zero", "a number (default 0)"),
+        ("several", "numbers (default 109 96)"),
+        ("share", "a share (default 100%)"),
+        ("threads", "threads (default: all)"),
+        ("nothing", "a path"),
+        ("empty", "a text"),
+        ("none-yet", "paths"),
+        ("switch", "turn it on"),
+    ]
+    assert text.endswith("\n\nInputs:  a file.\nExample: thing.py 1\n") and "\n\nDo a thing.\n\n" in text
