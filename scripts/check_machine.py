@@ -36,7 +36,7 @@ from stages.machine_checks import (
     tools_are_built,
     tools_folder,
 )
-from stages.needs import RunSizes, all_quants, disk_of_run, estimated_sizes, memory_of_analysis, sizes_of_plan
+from stages.needs import RunSizes, all_quants, disk_of_run, memory_of_analysis, sizes_of_plan, with_estimated_quants
 
 import yaml
 from huggingface_hub import ModelCard
@@ -45,8 +45,8 @@ GPQA = "gpqa"
 NAME_WIDTH = 15
 
 
-def parts_of(directory: Path, keep: int | None) -> tuple[Check, list[int]]:
-    """Check a checkpoint by its headers; return also its bytes, those after the drop, of its largest layer, of the rest.
+def check_headers(directory: Path, keep: int | None) -> tuple[Check, RunSizes]:
+    """Check a checkpoint by its config and headers; return also its sizes.
 
     Raises InputError when it is of no known family or incomplete, or cannot keep so many experts.
     """
@@ -61,7 +61,7 @@ def parts_of(directory: Path, keep: int | None) -> tuple[Check, list[int]]:
     pruned = full - of_experts * (shape.experts - (keep or shape.experts)) // shape.experts
     layers = layer_bytes(tensors)
     found = f"{family.name}, {shape.experts} experts in {len(shape.layers)} layers, {gib(full)} GiB"
-    return Check(OK, "model", found), [full, pruned, max(layers), full - sum(layers)]
+    return Check(OK, "model", found), RunSizes(full, pruned, max(layers), full - sum(layers), {})
 
 
 def layer_bytes(tensors: dict[str, TensorRange]) -> list[int]:
@@ -91,11 +91,12 @@ def local_licence(directory: Path) -> Check:
     return check_licence(f"see {files[0]}" if files else None, "in its folder")
 
 
-def check_local_model(directory: Path, keep: int | None) -> tuple[list[Check], list[int]]:
-    """Check a checkpoint directory: headers, tokenizer, licence; return also its sizes, none if it is refused."""
-    checks, sizes = [], []
+def check_local_model(directory: Path, keep: int | None) -> tuple[list[Check], RunSizes | None]:
+    """Check a checkpoint directory: headers, tokenizer, licence; return also its sizes, None if it is refused."""
+    checks: list[Check] = []
+    sizes: RunSizes | None = None
     try:
-        check, sizes = parts_of(directory, keep)
+        check, sizes = check_headers(directory, keep)
         checks.append(check)
     except InputError as error:
         checks.append(Check(FAIL, "model", str(error)))
@@ -109,14 +110,15 @@ def check_local_model(directory: Path, keep: int | None) -> tuple[list[Check], l
     return checks, sizes
 
 
-def check_model(args: argparse.Namespace, hub: Hub | None) -> tuple[list[Check], list[int]]:
+def check_model(args: argparse.Namespace, hub: Hub | None) -> tuple[list[Check], RunSizes | None]:
     """Check the model, a directory or one of the Hub; return also its sizes as far as they are known."""
     if hub is None or Path(args.model).exists():
         return check_local_model(Path(args.model), args.keep)
     if not is_hub_id(args.model):
-        return [Check(FAIL, "model", f"{args.model}: no directory and no Hub id OWNER/NAME", "check MODEL")], []
+        return [Check(FAIL, "model", f"{args.model}: no directory and no Hub id OWNER/NAME", "check MODEL")], None
     checks, size = check_hub_model(hub, args.model)
-    return checks, [size, size, 0, 0] if size else []
+    # Of a model that is not here only the size is known. The pruned one counts as large: that is on the safe side.
+    return checks, RunSizes(size, size, 0, 0, {}) if size else None
 
 
 def check_questions(name: str, hub: Hub | None) -> Check:
@@ -144,28 +146,24 @@ def check_programs(args: argparse.Namespace) -> list[Check]:
     ]
 
 
-def check_room(args: argparse.Namespace, sizes: list[int]) -> list[Check]:
-    """Check disk and memory, by the plan where there is one, else by the sizes of the model as far as they are known."""
+def check_room(args: argparse.Namespace, sizes: RunSizes | None) -> list[Check]:
+    """Check disk and memory, by the plan where there is one, else by the sizes of the model where they are known."""
     plan = sizes_of_plan(args.plan) if args.plan and args.plan.exists() else None
-    if plan is None and not sizes:
+    if plan is None and sizes is None:
         return [Check(WARN, "disk and memory", "not known without the model", "run `make plan`, then this again")]
-    room = plan or estimated_sizes(*sizes, args.quants or all_quants())
+    room = plan or with_estimated_quants(sizes, args.quants or all_quants())
     downloads = not Path(args.model).exists()
     wanted = args.needed_bytes or disk_of_run(room, downloads, args.gguf_needed, args.reference_quants)
     how = "given" if args.needed_bytes else "by the plan" if plan else "an estimate: there is no plan yet"
-    return [
-        check_disk(args.build, wanted, how, exact=plan is not None),
-        check_analysis(room, sizes, args.stream_layers),
-    ]
+    # The checkpoint itself says best what it takes in memory: it need not be stored at 16 bits, as the plan has it.
+    held = sizes if sizes and sizes.layer else room
+    return [check_disk(args.build, wanted, how, exact=plan is not None), check_analysis(held, args.stream_layers)]
 
 
-def check_analysis(room: RunSizes, sizes: list[int], streams: bool) -> Check:
-    """Check the memory of the analysis; sizes: of the checkpoint itself, which need not be stored at 16 bits."""
-    if streams and not room.layer:
-        return Check(WARN, "memory", "the size of a layer is not known yet", "run `make plan`, then this again")
-    if sizes and sizes[2]:
-        room = RunSizes(sizes[0], sizes[1], sizes[2], sizes[3], room.quants)
-    return check_memory(memory_of_analysis(room, False), memory_of_analysis(room, True), streams)
+def check_analysis(sizes: RunSizes, streams: bool) -> Check:
+    """Check the memory of the analysis."""
+    streamed = memory_of_analysis(sizes, True) if sizes.layer else None
+    return check_memory(memory_of_analysis(sizes, False), streamed, streams)
 
 
 def yes_or_no(text: str) -> bool:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Print the known name that is nearest to a word which is none: what was meant, most likely. Print nothing if none is near.
+"""Print the known name that is nearest to a word which is none, most likely what was meant.
 
 Inputs:  a word, and the known names (variables, targets, quants or runs).
-Output:  one line on stdout, or nothing. The exit code is 0 either way.
+Output:  one line on stdout, or nothing where no name is near. The exit code is 0 either way.
 Use:     scripts/nearest_name.py analyse analyze quants eval
 
 It needs Python alone: make calls it before there is an environment.

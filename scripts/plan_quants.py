@@ -234,7 +234,7 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
 
 
 def memory_parts(header: GgufHeader) -> dict:
-    """Return what an analysis holds of a model at once if it streams: the largest layer, and all that is in no layer."""
+    """Return the bytes that a streaming analysis holds at once: the largest layer, and all that is in no layer."""
     sizes: Counter[str | None] = Counter()
     for tensor in header.tensors:
         match = BLOCK_TENSOR.match(tensor.name)

@@ -90,10 +90,9 @@ def check_tools(folder: Path, given: bool, ggufs: bool) -> Check:
 
 def check_compiler(tools_built: bool, ggufs: bool) -> Check:
     """Check that there is a C++ compiler, which only a build of the tools needs."""
-    if tools_built or not ggufs:
-        found = said(os.environ.get("CXX") or "c++", "--version") or "none, and none is needed"
-        return Check(OK, "C++ compiler", found)
     found = said(os.environ.get("CXX") or "c++", "--version")
+    if found is None and (tools_built or not ggufs):
+        return Check(OK, "C++ compiler", "none, and none is needed")
     return needed("C++ compiler", found, "install one (Debian: apt-get install g++): it builds the llama.cpp tools")
 
 
@@ -135,15 +134,22 @@ def check_disk(build: Path, needed_bytes: int, how: str, exact: bool) -> Check:
     return Check(WARN if short else FAIL, "disk", found, advice)
 
 
-def check_memory(resident: int, streamed: int, streams: bool) -> Check:
-    """Check that an analysis fits the memory: it takes `streamed` bytes with STREAM_LAYERS=yes, else `resident`."""
+def check_memory(resident: int, streamed: int | None, streams: bool) -> Check:
+    """Check that an analysis fits the memory: it takes `streamed` bytes with STREAM_LAYERS=yes, else `resident`.
+
+    streamed is None where the size of a layer is not known yet.
+    """
+    if streams and streamed is None:
+        return Check(WARN, "memory", "the size of a layer is not known yet", "run `make plan`, then this again")
     total, free = machine_memory()
     wanted, how = (streamed, "one layer at a time") if streams else (resident, "the whole model")
+    assert wanted is not None  # see above
     found = f"{gib(wanted)} GiB for the analysis ({how}), {gib(total)} GiB here, {gib(free)} GiB free"
     if wanted <= free:
         return Check(OK, "memory", found)
     if wanted <= total:
         return Check(WARN, "memory", found, "end other programs first")
-    if not streams and streamed <= total:
-        return Check(FAIL, "memory", found, f"give STREAM_LAYERS=yes, which takes {gib(streamed)} GiB")
+    if not streams and (streamed is None or streamed <= total):
+        takes = f", which takes {gib(streamed)} GiB" if streamed else ""
+        return Check(FAIL, "memory", found, f"give STREAM_LAYERS=yes{takes}")
     return Check(FAIL, "memory", found, "a machine with more memory is needed")

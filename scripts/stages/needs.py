@@ -1,4 +1,4 @@
-"""How much disk and memory a run needs: from its plan (plan.json of plan_quants.py), else estimated from the checkpoint.
+"""How much disk and memory a run needs: from its plan (plan.json of plan_quants.py), else estimated by the checkpoint.
 
 Sizes in bytes. Text, pictures and scores are not counted: they are small.
 """
@@ -6,7 +6,7 @@ Sizes in bytes. Text, pictures and scores are not counted: they are small.
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
@@ -57,7 +57,8 @@ def sizes_of_plan(path: Path) -> RunSizes:
         raise InputError(path, "a plan of plan_quants.py, sizes in bytes", "other values", PLAN_AGAIN)
     quants = {row["name"]: row["bytes"] for row in rows if isinstance(row, dict) and "bytes" in row}
     quants.pop("F16", None)
-    return RunSizes(*numbers, quants)
+    full, pruned, layer, rest = numbers
+    return RunSizes(full, pruned, layer, rest, quants)
 
 
 def estimated_quant(name: str, float_bytes: int) -> int:
@@ -74,16 +75,16 @@ def all_quants() -> list[str]:
     return [name for name, recipe in RECIPES.items() if not recipe.opt_in]
 
 
-def estimated_sizes(full: int, pruned: int, layer: int, rest: int, quants: Iterable[str]) -> RunSizes:
-    """Return the sizes of a run that has no plan yet."""
-    return RunSizes(full, pruned, layer, rest, {q: estimated_quant(q, pruned) for q in quants if q != "F16"})
+def with_estimated_quants(sizes: RunSizes, quants: Iterable[str]) -> RunSizes:
+    """Return sizes with those of quants, for a run that has no plan yet."""
+    return replace(sizes, quants={name: estimated_quant(name, sizes.pruned) for name in quants if name != "F16"})
 
 
 def disk_of_run(sizes: RunSizes, downloads: bool, ggufs: bool, references: Iterable[str]) -> int:
     """Return the bytes that a whole run writes.
 
-    downloads: whether the full checkpoint is fetched; ggufs: whether F16 files and quants are made; references: quants of
-    the full model.
+    downloads: whether the full checkpoint is fetched; ggufs: whether F16 files and quants are made; references: quants
+    of the full model.
     """
     checkpoints = sizes.pruned + (sizes.full if downloads else 0)
     if not ggufs:

@@ -1,7 +1,7 @@
 """The log of a step: its name, and whether the step is at work.
 
-run_step.py holds flock on the log while its step runs. The kernel drops that lock when the process ends, also by a kill,
-so a lock means a step at work and nothing else does.
+run_step.py holds flock on the log while its step runs. The kernel drops that lock when the process ends, also by a
+kill, so a lock means a step at work and nothing else does.
 """
 
 import fcntl
