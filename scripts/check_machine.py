@@ -149,9 +149,9 @@ def check_programs(args: argparse.Namespace) -> list[Check]:
 def check_room(args: argparse.Namespace, sizes: RunSizes | None) -> list[Check]:
     """Check disk and memory, by the plan where there is one, else by the sizes of the model where they are known."""
     plan = sizes_of_plan(args.plan) if args.plan and args.plan.exists() else None
-    if plan is None and sizes is None:
+    room = plan or (with_estimated_quants(sizes, args.quants or all_quants()) if sizes else None)
+    if room is None:
         return [Check(WARN, "disk and memory", "not known without the model", "run `make plan`, then this again")]
-    room = plan or with_estimated_quants(sizes, args.quants or all_quants())
     downloads = not Path(args.model).exists()
     wanted = args.needed_bytes or disk_of_run(room, downloads, args.gguf_needed, args.reference_quants)
     how = "given" if args.needed_bytes else "by the plan" if plan else "an estimate: there is no plan yet"
