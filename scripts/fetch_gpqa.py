@@ -13,15 +13,12 @@ import os
 import shutil
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, load_questions
+from chats.questions import GPQA_DATASET, GPQA_FILE, QUESTION_SEED, load_questions
 from files.option_types import command_parser
 from files.safe_files import InputError, partial_directory, remove, replace_when_done, run
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-DATASET = "Idavidrein/gpqa"
-FILE = "gpqa_diamond.csv"
 
 
 def download_questions(folder: Path) -> Path:
@@ -30,10 +27,10 @@ def download_questions(folder: Path) -> Path:
     os.environ["HF_XET_CHUNK_CACHE_SIZE_BYTES"] = "0"
     try:
         # With local_dir the file does not go through the Hub's cache in the home directory either.
-        return Path(hf_hub_download(DATASET, FILE, repo_type="dataset", local_dir=folder))
+        return Path(hf_hub_download(GPQA_DATASET, GPQA_FILE, repo_type="dataset", local_dir=folder))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
-            f"{DATASET}/{FILE}",
+            f"{GPQA_DATASET}/{GPQA_FILE}",
             "access to the gated dataset",
             str(error).splitlines()[0][:200],
             "accept its terms on the Hub and run `hf auth login`, or give QUESTIONS=FILE",

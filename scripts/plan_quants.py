@@ -14,12 +14,13 @@ import argparse
 import re
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from files.display import markdown_table
 from files.option_types import command_parser
 from files.safe_files import InputError, check_apart, existing_parent, gib, read_json, run, write_json
-from ggufs.gguf_header import GgufHeader
+from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader
 from ggufs.imatrix import Imatrix, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp
 from quants.quant_plan import (
@@ -222,14 +223,27 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
         if imatrix and not args.imatrix:
             write_imatrix_stand_in(imatrix, args.dataset)
         rows = [plan_row(name, args, llama_cpp.tool("llama-quantize"), header, imatrix, measured) for name in names]
-        f16_bytes = header.path.stat().st_size
+        f16_bytes, full_bytes = header.path.stat().st_size, full.path.stat().st_size
+        memory = memory_parts(full)
     return {
         "experts": args.keep,
         "f16_bytes": f16_bytes,
+        "full_f16_bytes": full_bytes,
+        **memory,
         "tokenizer_counted": has_tokenizer,
         "llama_cpp": llama_cpp.version(),
         "quants": rows,
     }
+
+
+def memory_parts(header: GgufHeader) -> dict:
+    """Return the bytes that a streaming analysis holds at once: the largest layer, and all that is in no layer."""
+    sizes: Counter[str | None] = Counter()
+    for tensor in header.tensors:
+        match = BLOCK_TENSOR.match(tensor.name)
+        sizes[match[1] if match else None] += tensor.size
+    outside = sizes.pop(None, 0)
+    return {"largest_layer_bytes": max(sizes.values(), default=0), "vocabulary_bytes": outside}
 
 
 def notes_of(args: argparse.Namespace, names: list[str], has_tokenizer: bool) -> list[str]:

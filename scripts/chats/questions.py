@@ -15,6 +15,7 @@ from pathlib import Path
 from files.safe_files import InputError
 
 COLUMNS = ("Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+GPQA_DATASET, GPQA_FILE = "Idavidrein/gpqa", "gpqa_diamond.csv"  # on the Hub, gated
 EXPLANATION = "Explanation"
 LETTERS = "ABCD"
 QUESTION_SEED = 42  # default seed of the order of choices

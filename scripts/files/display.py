@@ -10,6 +10,7 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, GREY = "#0072b2", "#e69f00", "#009e73", "#d
 KEPT, DROPPED = BLUE, ORANGE  # of experts, in every picture and on the page
 KIND_COLORS = {"standard": BLUE, "ContribDynamic": VERMILION, "target size": GREEN}  # of quants, likewise
 MOST_DECIMALS = 8  # a tiny error must not fill the cell of a table
+SCREEN_WIDTH = 100  # characters of a line that a person reads on a screen
 
 
 def digits(value: float, error: float) -> tuple[str, str]:
@@ -35,3 +36,27 @@ def markdown_table(heads: list[str], rows: list[list[str]], left: int = 1, last_
     numbers = len(heads) - left - last_words
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * left}{' ---: |' * numbers}{' --- |' * last_words}"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text that fits a width: of a longer one the middle goes, since names of models differ at both ends."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def screen_table(heads: list[str], rows: list[list[str]], left: int = 1, width: int = SCREEN_WIDTH) -> str:
+    """Return a table for a screen, columns aligned, no line wider than `width`: the first column gives way.
+
+    The first `left` columns are words, the others numbers.
+    """
+    lines = [heads, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    widths[0] = max(1, min(widths[0], width - sum(widths[1:]) - 2 * (len(heads) - 1)))
+    shown = []
+    for line in lines:
+        cells = [shortened(line[0], widths[0]), *line[1:]]
+        padded = [cell.ljust(n) if i < left else cell.rjust(n) for i, (cell, n) in enumerate(zip(cells, widths))]
+        shown.append("  ".join(padded).rstrip())
+    return "\n".join(shown)

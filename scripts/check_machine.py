@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""Check whether this machine, its programs and its access to the Hub are up to a run, before any work is done.
+
+Inputs:  the run's model (a directory or a Hub id), its questions (a file, or gpqa), its plan if there is one.
+Output:  a line per check on stdout: ok, warn or FAIL, what, found, and what to do; then a summary.
+         The exit code is 1 if a check failed.
+Use:     scripts/check_machine.py --model data/demo/model --questions data/demo/calibration_questions.csv --build build
+
+Nothing is downloaded or written. Of a local model and local questions nothing is asked on the Hub. A network fault, a
+missing permission and a name that does not exist are told apart.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from chats.chat_tokenizer import load_tokenizer
+from chats.questions import QUESTION_SEED, load_questions
+from checkpoints.checkpoint import TensorRange, read_checkpoint, read_config
+from checkpoints.moe_families import expert_tensors, family_of, shape_of
+from files.option_types import command_parser, positive
+from files.safe_files import InputError, gib, run
+from release.front_matter import is_hub_id
+from stages.checks import FAIL, OK, WARN, Check
+from stages.hub_checks import Hub, check_gpqa, check_hub_model, check_licence, check_token
+from stages.machine_checks import (
+    check_compiler,
+    check_disk,
+    check_gpu,
+    check_make,
+    check_memory,
+    check_python,
+    check_tools,
+    needed,
+    said,
+    tools_are_built,
+    tools_folder,
+)
+from stages.needs import RunSizes, all_quants, disk_of_run, memory_of_analysis, sizes_of_plan, with_estimated_quants
+
+import yaml
+from huggingface_hub import ModelCard
+
+GPQA = "gpqa"
+NAME_WIDTH = 15
+
+
+def check_headers(directory: Path, keep: int | None) -> tuple[Check, RunSizes]:
+    """Check a checkpoint by its config and headers; return also its sizes.
+
+    Raises InputError when it is of no known family or incomplete, or cannot keep so many experts.
+    """
+    config, tensors = read_config(directory), read_checkpoint(directory)
+    family = family_of(directory, config, list(tensors))
+    shape = shape_of(directory, family, config)
+    experts = expert_tensors(directory, family, tensors, shape)
+    if keep is not None and not shape.top_k <= keep <= shape.experts:
+        raise InputError("KEEP", f"{shape.top_k} to {shape.experts} experts", str(keep))
+    full = sum(tensor.size for tensor in tensors.values())
+    of_experts = sum(tensors[name].size for name in experts)
+    pruned = full - of_experts * (shape.experts - (keep or shape.experts)) // shape.experts
+    layers = layer_bytes(tensors)
+    found = f"{family.name}, {shape.experts} experts in {len(shape.layers)} layers, {gib(full)} GiB"
+    return Check(OK, "model", found), RunSizes(full, pruned, max(layers), full - sum(layers), {})
+
+
+def layer_bytes(tensors: dict[str, TensorRange]) -> list[int]:
+    """Return the bytes of every layer, by the number behind "layers." in the names of its tensors."""
+    sizes: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        place, mark, rest = name.partition("layers.")
+        if mark:
+            key = place + rest.partition(".")[0]
+            sizes[key] = sizes.get(key, 0) + tensor.size
+    return list(sizes.values()) or [0]
+
+
+def local_licence(directory: Path) -> Check:
+    """Check the licence of a checkpoint directory: its card names it, else its config, else a file LICENSE is there."""
+    card, config = directory / "README.md", read_config(directory)
+    if card.is_file():
+        try:
+            name = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("license")
+        except (ValueError, TypeError, yaml.YAMLError):  # a card is a person's text
+            name = None
+        if isinstance(name, str):
+            return check_licence(name, "from its README.md")
+    if isinstance(config.get("license"), str):
+        return check_licence(config["license"], "from its config.json")
+    files = sorted(path.name for path in directory.glob("LICENSE*"))
+    return check_licence(f"see {files[0]}" if files else None, "in its folder")
+
+
+def check_local_model(directory: Path, keep: int | None) -> tuple[list[Check], RunSizes | None]:
+    """Check a checkpoint directory: headers, tokenizer, licence; return also its sizes, None if it is refused."""
+    checks: list[Check] = []
+    sizes: RunSizes | None = None
+    try:
+        check, sizes = check_headers(directory, keep)
+        checks.append(check)
+    except InputError as error:
+        checks.append(Check(FAIL, "model", str(error)))
+    try:
+        load_tokenizer(directory)
+        checks.append(Check(OK, "tokenizer", "loads, and its chat template renders"))
+    except InputError as error:
+        checks.append(Check(FAIL, "tokenizer", str(error)))
+    if (directory / "config.json").is_file():
+        checks.append(local_licence(directory))
+    return checks, sizes
+
+
+def check_model(args: argparse.Namespace, hub: Hub | None) -> tuple[list[Check], RunSizes | None]:
+    """Check the model, a directory or one of the Hub; return also its sizes as far as they are known."""
+    if hub is None or Path(args.model).exists():
+        return check_local_model(Path(args.model), args.keep)
+    if not is_hub_id(args.model):
+        return [Check(FAIL, "model", f"{args.model}: no directory and no Hub id OWNER/NAME", "check MODEL")], None
+    checks, size = check_hub_model(hub, args.model)
+    # Of a model that is not here only the size is known. The pruned one counts as large: that is on the safe side.
+    return checks, RunSizes(size, size, 0, 0, {}) if size else None
+
+
+def check_questions(name: str, hub: Hub | None) -> Check:
+    """Check the questions: a file that can be read, or GPQA, which the user must have access to."""
+    if name == GPQA and hub:
+        return check_gpqa(hub)
+    try:
+        return Check(OK, "questions", f"{name}: {len(load_questions(Path(name), QUESTION_SEED))} questions")
+    except InputError as error:
+        return Check(FAIL, "questions", str(error))
+
+
+def check_programs(args: argparse.Namespace) -> list[Check]:
+    """Check compiler, make, git, Python, the tools and the GPU."""
+    ggufs = args.gguf_needed
+    folder = tools_folder(args.llama_cpp, args.cmake_args)
+    built = tools_are_built(folder, args.llama_cpp is not None)
+    return [
+        check_python(),
+        check_make(),
+        needed("git", said("git", "--version"), "only needed to fetch newer versions of this project", WARN),
+        check_compiler(built, ggufs),
+        check_tools(folder, args.llama_cpp is not None, ggufs),
+        check_gpu(folder, args.cmake_args, built, ggufs),
+    ]
+
+
+def check_room(args: argparse.Namespace, sizes: RunSizes | None) -> list[Check]:
+    """Check disk and memory, by the plan where there is one, else by the sizes of the model where they are known."""
+    plan = sizes_of_plan(args.plan) if args.plan and args.plan.exists() else None
+    room = plan or (with_estimated_quants(sizes, args.quants or all_quants()) if sizes else None)
+    if room is None:
+        return [Check(WARN, "disk and memory", "not known without the model", "run `make plan`, then this again")]
+    downloads = not Path(args.model).exists()
+    wanted = args.needed_bytes or disk_of_run(room, downloads, args.gguf_needed, args.reference_quants)
+    how = "given" if args.needed_bytes else "by the plan" if plan else "an estimate: there is no plan yet"
+    # The checkpoint itself says best what it takes in memory: it need not be stored at 16 bits, as the plan has it.
+    held = sizes if sizes and sizes.layer else room
+    return [check_disk(args.build, wanted, how, exact=plan is not None), check_analysis(held, args.stream_layers)]
+
+
+def check_analysis(sizes: RunSizes, streams: bool) -> Check:
+    """Check the memory of the analysis."""
+    streamed = memory_of_analysis(sizes, True) if sizes.layer else None
+    return check_memory(memory_of_analysis(sizes, False), streamed, streams)
+
+
+def yes_or_no(text: str) -> bool:
+    """Parse yes, no or nothing, which is no."""
+    if text not in ("yes", "no", ""):
+        raise argparse.ArgumentTypeError(f"expected yes or no, found {text!r}")
+    return text == "yes"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    what = parser.add_argument_group("the run")
+    what.add_argument("--model", required=True, help="checkpoint directory or Hub id")
+    what.add_argument("--questions", required=True, help=f"question file, or {GPQA} if it is to be downloaded")
+    what.add_argument("--build", type=Path, required=True, help="where its files go; those there already are counted")
+    what.add_argument("--stream-layers", type=yes_or_no, default=False, metavar="YES-NO", help="one layer in memory")
+    what.add_argument("--gguf-needed", type=yes_or_no, default=True, metavar="YES-NO", help="whether quants are made")
+    size = parser.add_argument_group("its size")
+    size.add_argument("--plan", type=Path, help="plan.json of plan_quants.py; without it sizes are estimated")
+    size.add_argument("--needed-bytes", type=positive, help="disk for the whole run, in place of plan and estimate")
+    size.add_argument("--keep", type=positive, help="experts that stay in each layer, for the estimate")
+    size.add_argument("--quants", nargs="*", default=[], help="quants, for the estimate (default: all not opt-in)")
+    size.add_argument("--reference-quants", nargs="*", default=[], help="quants of the full model")
+    tools = parser.add_argument_group("tools")
+    tools.add_argument("--llama-cpp", default="", help="folder of a llama.cpp build (default: the one built here)")
+    tools.add_argument("--cmake-args", default="", help="extra flags of the tools' build")
+    output = parser.add_argument_group("output")
+    output.add_argument("--problems-only", action="store_true", help="print no line of a check that is ok")
+    args = parser.parse_args(argv)
+    args.llama_cpp = Path(args.llama_cpp) if args.llama_cpp else None
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    local_model, local_questions = Path(args.model).exists(), args.questions != GPQA
+    hub = None if local_model and local_questions else Hub()
+    checks = check_programs(args)
+    if hub:
+        checks.append(check_token(hub))
+    of_model, sizes = check_model(args, hub)
+    checks += [*of_model, check_questions(args.questions, hub), *check_room(args, sizes)]
+    for check in checks:
+        if not (args.problems_only and check.state == OK):
+            print(check.line(NAME_WIDTH))
+    states = [check.state for check in checks]
+    print(f"{len(checks)} checks: {', '.join(f'{states.count(state)} {state}' for state in (OK, WARN, FAIL))}")
+    if FAIL in states:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

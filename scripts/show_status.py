@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Show how far a run is: each stage done, stale, missing or running, what comes next, and what the rest needs.
+
+Inputs:  on stdin a dry run: of its lines only those of the form "@step<TAB>STAGE<TAB>WORDS<TAB>TARGET" count, the steps
+         that would run now, in order. The files or folders that each stage finally makes; the folder of the logs.
+Output:  a table and at most three lines on stdout.
+Use:     make -n release | scripts/show_status.py --stage choice=DROP_MAP.json --logs build/NAME/109e/logs
+
+done: all is there and no step of it would run. stale: all is there, but steps of it would run. missing: something is
+not there. running: a step of it holds the lock on its log.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from files.display import plural, screen_table
+from files.option_types import command_parser
+from files.safe_files import InputError, existing_parent, gib, run
+from stages.needs import RunSizes, disk_of_step, machine_memory, memory_of_step, sizes_of_plan
+from stages.step_logs import is_at_work, log_of
+
+STEP_MARK, STEP_PARTS = "@step", 4
+DONE, STALE, MISSING, RUNNING = "done", "stale", "missing", "running"
+HEADS = ["stage", "state", "made", "files", "GiB"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that would run now: its stage, what a person reads of it, and what it makes."""
+
+    stage: str
+    words: str
+    target: Path
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is there of a stage: how many of its outputs, their bytes, and the time of the newest, 0 of none."""
+
+    outputs: int
+    bytes: int
+    newest: float
+
+
+def read_steps(lines: list[str]) -> list[Step]:
+    """Return the steps among the lines of a dry run; raise InputError for a step with missing parts."""
+    steps = []
+    for line in lines:
+        mark, *parts = line.rstrip("\n").split("\t")
+        if mark.strip() != STEP_MARK:
+            continue
+        if len(parts) != STEP_PARTS - 1:
+            raise InputError("stdin", f"stage, words and target behind {STEP_MARK}, with tabs between", repr(line)[:80])
+        steps.append(Step(parts[0], parts[1], Path(parts[2])))
+    return steps
+
+
+def found_of(paths: list[Path]) -> Found:
+    """Return what is there of a stage. A folder counts with all files below it; links are not followed."""
+    there = [path for path in paths if path.exists()]
+    files = {(stat.st_dev, stat.st_ino): stat for path in there for stat in stats_of(path)}.values()
+    return Found(len(there), sum(stat.st_size for stat in files), max((stat.st_mtime for stat in files), default=0.0))
+
+
+def stats_of(path: Path) -> list[os.stat_result]:
+    """Return the stat of a file, or of all files below a folder."""
+    if not path.is_dir():
+        return [path.stat()]
+    return [os.lstat(os.path.join(place, name)) for place, _, names in os.walk(path) for name in names]
+
+
+def state_of(found: Found, wanted: int, steps: list[Step], logs: Path) -> str:
+    """Return the state of a stage; steps: those of it that would run now."""
+    if any(is_at_work(log_of(logs, step.words)) for step in steps):
+        return RUNNING
+    if found.outputs < wanted:
+        return MISSING
+    return STALE if steps else DONE
+
+
+def stage_row(name: str, paths: list[Path], steps: list[Step], logs: Path) -> list[str]:
+    """Return the cells of one stage."""
+    found = found_of(paths)
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.newest)) if found.newest else ""
+    size = gib(found.bytes) if found.outputs else ""
+    return [name, state_of(found, len(paths), steps, logs), made, f"{found.outputs} of {len(paths)}", size]
+
+
+def next_lines(steps: list[Step], logs: Path) -> list[str]:
+    """Return what is at work, and what would run next."""
+    busy = [step for step in steps if is_at_work(log_of(logs, step.words))]
+    lines = [f"Running: {step.words}, log {log_of(logs, step.words)}" for step in busy[:1]]
+    left = [step for step in steps if step not in busy]
+    if not steps:
+        return ["Nothing is left to do."]
+    if left:
+        more = f", then {plural(len(left) - 1, 'more step')}" if left[1:] else ", the last step"
+        lines.append(f"Next: {left[0].words} ({left[0].stage}){more}.")
+    return lines
+
+
+def needs_line(steps: list[Step], sizes: RunSizes, streams: bool, place: Path) -> str:
+    """Return what disk and memory the steps need, by the plan, beside what this machine has."""
+    disk = sum(disk_of_step(step.target, sizes) for step in steps)
+    memory = max((memory_of_step(step.target, sizes, streams) for step in steps), default=0)
+    free, (total, _) = shutil.disk_usage(existing_parent(place)).free, machine_memory()
+    held = f"{gib(memory)} GiB of memory at once ({amount(total, memory)})" if memory else "little memory"
+    return f"By the plan the rest needs {gib(disk)} GiB of disk ({amount(free, disk)}) and {held}."
+
+
+def amount(there: int, wanted: int) -> str:
+    """Return how much of something there is, and that it is too little where it is."""
+    return f"{gib(there)} there{'' if there >= wanted else ': too little'}"
+
+
+def parse_stage(text: str) -> tuple[str, list[Path]]:
+    """Parse NAME=PATH[,PATH...]."""
+    name, mark, paths = text.partition("=")
+    found = [Path(path) for path in paths.split(",") if path]
+    if not (name and mark and found):
+        raise argparse.ArgumentTypeError(f"expected NAME=PATH[,PATH...], found {text!r}")
+    return name, found
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    what = parser.add_argument_group("the run")
+    stage_help = "a stage and what it finally makes, with commas between; once for each stage, in order"
+    what.add_argument(
+        "--stage", type=parse_stage, action="append", required=True, metavar="NAME=PATHS", help=stage_help
+    )
+    what.add_argument("--logs", type=Path, required=True, help="folder of the logs of the steps")
+    size = parser.add_argument_group("what the rest needs")
+    size.add_argument("--plan", type=Path, help="plan.json of plan_quants.py; without it the needs are not known")
+    size.add_argument("--stream-layers", choices=("yes", "no", ""), default="no", help="yes: one layer in memory")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    steps = read_steps(sys.stdin.read().splitlines())
+    rows = [stage_row(name, paths, [s for s in steps if s.stage == name], args.logs) for name, paths in args.stage]
+    print(screen_table(HEADS, rows, left=3))
+    print("", *next_lines(steps, args.logs), sep="\n")
+    if steps and args.plan and args.plan.exists():
+        print(needs_line(steps, sizes_of_plan(args.plan), args.stream_layers == "yes", args.logs))
+    elif steps:
+        print("What the rest needs is not known yet: run `make plan`.")
+
+
+if __name__ == "__main__":
+    run(main)

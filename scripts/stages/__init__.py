@@ -1,0 +1,1 @@
+"""What the work on a run looks like from outside: the machine it needs, its steps and logs, what they have made."""

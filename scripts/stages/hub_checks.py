@@ -1,0 +1,192 @@
+"""What a run needs of the Hub: a token, the model, GPQA. A network fault is told from a missing permission.
+
+Each question is one short request, the one that the download would begin with. After a network fault nothing more is
+asked: every further request would wait for the same end.
+"""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from chats.chat_tokenizer import TOKENIZER_FILES
+from chats.questions import GPQA_DATASET, GPQA_FILE
+from stages.checks import FAIL, OK, WARN, Check
+
+import httpx2
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub.utils import get_session
+
+SECONDS_TO_ANSWER = 6.0
+NETWORK, PERMISSION, ABSENT, SERVER = "network fault", "no permission", "not there", "server fault"
+LOG_IN = "make a token on the Hub's page of settings, then `hf auth login`"
+NOT_ASKED = "not asked: the Hub was not reached"
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a request had no answer: one of the four kinds, and the reason in words."""
+
+    kind: str
+    reason: str
+
+    @property
+    def words(self) -> str:
+        """The kind and the reason."""
+        return f"{self.kind}: {self.reason}"
+
+
+def network_reason(error: BaseException) -> str:
+    """Return in words why the Hub was not reached."""
+    root = error
+    while deeper := root.__cause__ or root.__context__:  # httpcore names only the context of what the system said
+        root = deeper
+    reasons: list[tuple[type[BaseException], str]] = [
+        (OfflineModeIsEnabled, "HF_HUB_OFFLINE is set"),
+        (httpx2.TimeoutException, f"no answer in {SECONDS_TO_ANSWER:g} seconds"),
+        (httpx2.ProxyError, "the proxy refused"),
+        (socket.gaierror, "its name is not found (DNS)"),
+        (ConnectionRefusedError, "connection refused"),
+    ]
+    named = (words for kind, words in reasons if isinstance(error, kind) or isinstance(root, kind))
+    return next(named, type(root).__name__)
+
+
+def fault_of(error: Exception, has_token: bool) -> Fault:
+    """Return what an exception of huggingface_hub means."""
+    if not isinstance(error, HfHubHTTPError):
+        return Fault(NETWORK, f"{constants.ENDPOINT}: {network_reason(error)}")
+    status = error.response.status_code
+    if isinstance(error, GatedRepoError):  # before its parent, RepositoryNotFoundError
+        who = "this token has" if has_token else "without a token there is"
+        return Fault(PERMISSION, f"it is gated, and {who} no access")
+    if isinstance(error, (RepositoryNotFoundError, RemoteEntryNotFoundError)) and status == 404:
+        return Fault(ABSENT, "the Hub has none of that name (404)")
+    if isinstance(error, RepositoryNotFoundError):
+        # Of a name that it does not have the Hub says 401, too: strangers shall not learn which private ones there are.
+        return Fault(PERMISSION, f"none of that name, or a private one ({status})")
+    if status in (401, 403):
+        return Fault(
+            PERMISSION, f"the Hub refuses this token ({status})" if has_token else f"a token is needed ({status})"
+        )
+    return Fault(SERVER, f"the Hub answered {status}; try again later")
+
+
+class Hub:
+    """The Hub as the user's token sees it."""
+
+    def __init__(self) -> None:
+        self.token = get_token()
+        self.unreachable: Fault | None = None
+        get_session().timeout = httpx2.Timeout(SECONDS_TO_ANSWER)  # huggingface_hub's own client waits for ever
+
+    def ask(self, request: Callable[[], Answer]) -> Answer | Fault:
+        """Return the answer to a request, or why there is none."""
+        if self.unreachable:
+            return self.unreachable
+        try:
+            return request()
+        except (HfHubHTTPError, httpx2.HTTPError, OfflineModeIsEnabled) as error:
+            fault = fault_of(error, bool(self.token))
+            if fault.kind == NETWORK:
+                self.unreachable = fault
+            return fault
+
+    def model_info(self, model_id: str) -> ModelInfo | Fault:
+        """Return what the Hub tells about a model: files with sizes, licence."""
+        # False: else huggingface_hub would look for a token by itself.
+        return self.ask(lambda: HfApi().model_info(model_id, files_metadata=True, token=self.token or False))
+
+    def file_access(self, repository: str, name: str, kind: str) -> Fault | None:
+        """Return why a file of a repository cannot be downloaded, None when it can."""
+        url = hf_hub_url(repository, name, repo_type=kind)
+        answer = self.ask(lambda: get_hf_file_metadata(url, token=self.token or False, timeout=SECONDS_TO_ANSWER))
+        return answer if isinstance(answer, Fault) else None
+
+
+def failed(what: str, name: str, fault: Fault, terms: str) -> Check:
+    """Return the check of something of the Hub that cannot be had; terms: where its terms can be accepted."""
+    advice = {
+        NETWORK: "check the network or HF_ENDPOINT; a token would not help",
+        PERMISSION: f"accept its terms at {terms} and run `hf auth login`",
+        ABSENT: "check the spelling",
+        SERVER: "",
+    }
+    return Check(FAIL, what, f"{name}: {fault.words}", advice[fault.kind])
+
+
+def check_token(hub: Hub) -> Check:
+    """Check the user's token, which is never printed."""
+    if not hub.token:
+        return Check(WARN, "Hub token", "none", f"gated models and GPQA need one: {LOG_IN}")
+    answer = hub.ask(lambda: HfApi().whoami(token=hub.token))
+    if not isinstance(answer, Fault):
+        return Check(OK, "Hub token", f"that of {answer.get('name', 'a user without a name')}")
+    if answer.kind == NETWORK:
+        return Check(FAIL, "Hub token", answer.words, "check the network or HF_ENDPOINT; a token would not help")
+    return Check(FAIL, "Hub token", answer.words, LOG_IN)
+
+
+def check_gpqa(hub: Hub) -> Check:
+    """Check that GPQA, a gated data set, can be downloaded."""
+    already_known = hub.unreachable is not None
+    fault = hub.file_access(GPQA_DATASET, GPQA_FILE, "dataset")
+    if fault is None:
+        return Check(OK, "GPQA", f"{GPQA_DATASET} can be downloaded")
+    if already_known:
+        return Check(WARN, "GPQA", NOT_ASKED)
+    check = failed("GPQA", GPQA_DATASET, fault, f"{constants.ENDPOINT}/datasets/{GPQA_DATASET}")
+    return Check(check.state, check.what, check.found, f"{check.advice}, or give QUESTIONS=FILE")
+
+
+def licence_of(info: ModelInfo) -> str | None:
+    """Return the licence that a model's card names."""
+    card = info.card_data
+    found = card.get("license_name") or card.get("license") if card else None
+    return found if isinstance(found, str) else None
+
+
+def check_hub_model(hub: Hub, model_id: str) -> tuple[list[Check], int]:
+    """Check a model of the Hub: access, tokenizer, licence. Return also the bytes of its weights, 0 if not known."""
+    already_known = hub.unreachable is not None
+    info = hub.model_info(model_id)
+    if isinstance(info, Fault):
+        if already_known:
+            return [Check(WARN, "model", f"{model_id}: {NOT_ASKED}")], 0
+        return [failed("model", model_id, info, f"{constants.ENDPOINT}/{model_id}")], 0
+    files = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    size = sum(count for name, count in files.items() if name.endswith(".safetensors"))
+    # The list of files is public for a gated model as well; its files are not.
+    fault = hub.file_access(model_id, "config.json", "model")
+    terms = f"{constants.ENDPOINT}/{model_id}"
+    model = failed("model", model_id, fault, terms) if fault else Check(OK, "model", f"{model_id} can be downloaded")
+    tokenizer = next((name for name in TOKENIZER_FILES if name in files), None)
+    advice = "its chats could not be rendered: choose a model that was trained to chat"
+    checks = [
+        model,
+        Check(OK, "tokenizer", f"{tokenizer}; its chat template is tried after the download")
+        if tokenizer
+        else Check(FAIL, "tokenizer", f"none of {', '.join(TOKENIZER_FILES)}", advice),
+        check_licence(licence_of(info), "from its card on the Hub"),
+    ]
+    if not size:
+        checks.append(Check(FAIL, "weights", "no .safetensors file", "only checkpoints in safetensors are read"))
+    return checks, size
+
+
+def check_licence(name: str | None, where: str) -> Check:
+    """Check that the licence of the base is known; where: what names it."""
+    if name:
+        return Check(OK, "licence of base", f"{name} ({where})")
+    return Check(
+        WARN, "licence of base", "not known: no card names it", "look it up before a release, and give LICENSE"
+    )
