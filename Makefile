@@ -39,7 +39,7 @@ $(STATS): $(call again,statistics) | $(MODEL_RECORD) $(QUESTIONS) $(STATISTICS)/
 	$(call step,statistics,Analyse $(NAME)) $(ANALYZE) $(ANALYSIS_FLAGS) --model $(FULL)/checkpoint --output $@
 
 analyze: $(DROP_MAP_FILE) $(DRAWN) $(REPORT) ## measure every expert over QUESTIONS, choose which stay, draw both
-	$(call closing,analyze,--drop-map $(DROP_MAP_FILE) --report $(REPORT))
+	$(call closing,analyze,$(DROP_MAP_FILE))
 
 # ---- 3. choose: which experts stay
 $(eval $(call guard,choice,$(PRUNED)/settings.txt,$(CHOICE_SETTINGS),$(CHOSEN_FILES)))
@@ -57,7 +57,7 @@ $(METADATA): $(DROP_MAP_FILE) $(DROP) | $(MODEL_RECORD)
 	  --source $(FULL)/checkpoint --drop-map $< --output $(@D)
 
 drop: $(METADATA) ## the pruned checkpoint
-	$(call closing,drop,--metadata $<)
+	$(call closing,drop,$<)
 
 # ---- 5. convert: F16 GGUF files
 $(FULL_F16): | $(MODEL_RECORD) $(TOOLS)
@@ -100,7 +100,7 @@ $(PRUNED_GGUF)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) | $(PRUNED_GGUF)/settings.tx
 quants: $(QUANT_FILES) $(REPORT) ## build QUANTS of the pruned model
 	$(if $(filter-out 0,$(MIN_EXPERT_TOKENS)),$(CHECK_REACHED))
 	$(if $(filter no,$(KEEP_F16)),@rm -f $(PRUNED_F16))
-	$(call closing,quants,--quants $(PRUNED_RECORDS) --report $(REPORT))
+	$(call closing,quants,$(QUANT_FILES))
 
 # ---- 8. evaluate: both models under one protocol
 $(foreach e,$(FULL_EVAL) $(PRUNED_EVAL),$(eval $(call guard,eval,$(dir $e)settings.txt,$(EVAL_SETTINGS),$(dir $e)*)))
@@ -116,7 +116,7 @@ $(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) 
 	  --model $(FULL_EVAL) $(FULL_RECORDS) --model $(PRUNED_EVAL) $(PRUNED_RECORDS)
 
 eval: $(SCORES) $(REPORT) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compare them
-	$(call closing,eval,--scores $(SCORES:.md=.json) --report $(REPORT))
+	$(call closing,eval,$(SCORES:.md=.json))
 
 # ---- 10. release: a folder per repository, whole or not at all
 $(eval $(call remember,$(PRUNED)/release/settings.txt,$(RELEASE_SETTINGS)))
@@ -135,7 +135,7 @@ $(PRUNED)/release/checkpoint/manifest.json:
 	$(call step,release,Release of the checkpoint) $(BUILD_RELEASE) --kind checkpoint --checkpoint $(CHECKPOINT)
 
 release: $(RELEASES:%=%/manifest.json) $(REPORT) ## folders ready to publish: GGUF files, checkpoint, cards, manifests
-	$(call closing,release,--releases $(RELEASES) --report $(REPORT))
+	$(call closing,release,$(RELEASES))
 
 include make/side.mk
 include make/publish.mk

@@ -32,12 +32,12 @@ doctor: $(SETUP) ## is this machine fit for the run: tools, disk, memory, GPU, a
 	@$(CHECK_MACHINE)
 
 CHECK_MACHINE = $(PYTHON) scripts/check_machine.py --model $(MODEL) --questions $(if $(filter $(DOWNLOADS)/%,$(QUESTIONS)),gpqa,$(QUESTIONS)) \
-  --build $(BUILD) --stream-layers $(or $(STREAM_LAYERS),no) --llama-cpp '$(LLAMA_CPP)' --cmake-args '$(CMAKE_ARGS)' \
-  $(if $(wildcard $(PLAN)),--plan $(PLAN))
-# By itself before the first long step. Its report stays beside the run.
+  --build $(BUILD) --stream-layers $(or $(STREAM_LAYERS),no) $(KEEP:%=--keep %) --quants $(ASKED_QUANTS) \
+  --reference-quants $(EVAL_QUANT) $(LLAMA_CPP:%=--llama-cpp %) --cmake-args='$(CMAKE_ARGS)' $(if $(wildcard $(PLAN)),--plan $(PLAN))
+# Before the first long step, without being asked; its report is in the log.
 $(CHECKED): | $(SETUP) $(BUILD)/.built-by-this-project
-	@mkdir -p $(@D)
-	$(call step,model,Check this machine) $(CHECK_MACHINE) --output $@
+	$(call step,model,Check this machine) $(CHECK_MACHINE)
+	@mkdir -p $(@D) && touch $@
 
 $(BUILD)/.built-by-this-project:
 	@mkdir -p $(@D) && touch $@

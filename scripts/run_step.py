@@ -67,7 +67,7 @@ def step_line(place: str, words: str, result: str, seconds: float) -> str:
 def error_lines(text: str) -> list[str]:
     """Return the lines of a failed command that say why: its `error: ` lines, else its last lines."""
     lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    return [line for line in lines if re.match(r"error\b.*: |\S+: error: ", line)] or lines[-SHOWN_LINES:]
+    return [line for line in lines if re.match(r"error\b.*: |\S+: error: |FAIL ", line)] or lines[-SHOWN_LINES:]
 
 
 class Screen:
