@@ -38,7 +38,7 @@ $(eval $(call guard,statistics,$(STATISTICS)/settings.txt,QUESTIONS=$(call diges
 $(STATS): $(call again,statistics) | $(MODEL_RECORD) $(QUESTIONS) $(STATISTICS)/settings.txt
 	$(call step,statistics,Analyse $(NAME)) $(ANALYZE) $(ANALYSIS_FLAGS) --model $(FULL)/checkpoint --output $@
 
-analyze: $(DROP_MAP_FILE) $(DRAWN) $(REPORT) ## measure every expert over QUESTIONS, choose which stay, draw both
+analyze: $(DROP_MAP_FILE) $(DRAWN) ## measure every expert over QUESTIONS, choose which stay, draw both
 	$(call closing,analyze,$(DROP_MAP_FILE))
 
 # ---- 3. choose: which experts stay
@@ -97,7 +97,7 @@ $(FULL_GGUF)/$(NAME)-%.gguf: $(FULL_F16) | $(FULL_GGUF)/settings.txt $(TOOLS)
 $(PRUNED_GGUF)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) | $(PRUNED_GGUF)/settings.txt $(TOOLS)
 	$(call step,quants,Quantise $(@F:.gguf=)) $(QUANTIZE)
 
-quants: $(QUANT_FILES) $(REPORT) ## build QUANTS of the pruned model
+quants: $(QUANT_FILES) ## build QUANTS of the pruned model
 	$(if $(filter-out 0,$(MIN_EXPERT_TOKENS)),$(CHECK_REACHED))
 	$(if $(filter no,$(KEEP_F16)),@rm -f $(PRUNED_F16))
 	$(call closing,quants,$(QUANT_FILES))

@@ -73,16 +73,12 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   $(if $(filter %/checkpoint,$(@D)),,$(RELEASE_QUALITY:%=--quality %)) --output $(@D)
 SIDECARS := --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json
 
-# The page is made of the records that there are when its turn comes: asking for one would make it, and that may take days.
-# What this very call makes comes first.
-FIRST_analyze := $(DROP_MAP_FILE)
-FIRST_quants := $(QUANT_FILES)
-FIRST_eval := $(SCORES:.md=.json)
-FIRST_quality := $(QUALITY)
-FIRST_release := $(RELEASES:%=%/manifest.json)
-FIRST_demo := $(FIRST_release)
-REPORT_RECORDS := $(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json $(PRUNED_GGUF)/imatrix.gguf $(PRUNED_GGUF)/*.gguf.json \
-  $(QUALITY:.md=.json) $(SCORES:.md=.json) $(FULL_EVAL) $(PRUNED_EVAL)) $(sort $(foreach g,$(MAKECMDGOALS),$(FIRST_$g)))
+# The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to
+# date, and that may be days of work. What this very call of make is asked for comes first.
+REPORT_AFTER := $(if $(filter eval,$(MAKECMDGOALS)),$(SCORES)) $(if $(filter quality,$(MAKECMDGOALS)),$(QUALITY)) \
+  $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
+REPORT_RECORDS := $(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(SCORES))
+NEW_RECORDS := $(if $(and $(REPORT_RECORDS),$(wildcard $(REPORT))),$(shell find $(REPORT_RECORDS) -newer $(REPORT) -print -quit))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
 REPORT_FLAGS = $(if $(call there,,$(STATS)),$(if $(call there,,$(DROP_MAP_FILE)),--stats $(STATS) --drop-map $(DROP_MAP_FILE))) \
   $(call there,--metadata,$(METADATA)) $(call there,--f16,$(PRUNED_F16).json) $(call there,--imatrix,$(PRUNED_GGUF)/imatrix.gguf) \

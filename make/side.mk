@@ -114,5 +114,5 @@ print-summaries:
 report: $(REPORT) ## one page of what is known of this run, for a browser
 	@printf '%s\n' $(REPORT)
 
-$(REPORT): $(REPORT_RECORDS) $(PAGE) | $(SETUP)
+$(REPORT): $(REPORT_AFTER) $(if $(NEW_RECORDS),FORCE) $(PAGE) | $(SETUP)
 	$(call step,report,Write the report page) $(PYTHON) scripts/build_report.py --name $(PRUNED_NAME) $(REPORT_FLAGS) --output $@

@@ -22,4 +22,4 @@ ifneq ($(WORK),)
     $(if $(wildcard $(BUILD)/$(NAME)/*/keep*),$(info $(BUILD)/$(NAME)/*/keep*: outputs of an older version; they are left alone))
   endif
 endif
-closing = $(if $(DRY),@:,@$(PYTHON) scripts/show_results.py --after $(1) --page $(REPORT) $(if $(filter command,$(firstword $(origin RUN))),--run $(RUN)) $(2))
+closing = $(if $(DRY),,@$(PYTHON) scripts/show_results.py --after $(1) --page $(REPORT) $(if $(filter command,$(firstword $(origin RUN))),--run $(RUN)) $(2))

@@ -1,4 +1,4 @@
-"""The Makefile: a whole release of a tiny model, no-op, what follows from what, kill and resume, other variables.
+"""The Makefile: a whole release of a tiny model, no-op, what follows from what, kill and resume, other settings.
 
 One release is built for all tests of this file. A test that changes anything works on a copy of it.
 """
@@ -29,7 +29,9 @@ def variables_of(model: Path, questions: Path, build: Path) -> list[str]:
         "NAME=tiny",
         "KEEP=12",
         "PROTECT_TOP=4",
+        "VARIANT=12e",
         f"QUESTIONS={questions}",
+        f"EVAL_QUESTIONS={questions}",
         f"CALIBRATION={REPO / 'data/demo/calibration_questions.csv'}",
         "QUANTS=F16 Q8_0 IQ2_M CD-Q4_K_M",
         "EVAL_QUANT=Q8_0",
@@ -63,35 +65,41 @@ def copied(variables, folders, request) -> list[str]:
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["make", "--no-print-directory", *arguments], cwd=REPO, capture_output=True, text=True)
+    """Run make; V=1 shows the commands of the steps."""
+    return subprocess.run(["make", "V=1", *arguments], cwd=REPO, capture_output=True, text=True)
+
+
+def scripts_in_text(text: str) -> set[str]:
+    return set(re.findall(r"scripts/(\w+)\.(?:py|sh)", text))
 
 
 def scripts_in(done: subprocess.CompletedProcess) -> set[str]:
     """The scripts that a (dry) run names as commands."""
     assert done.returncode == 0, done.stdout + done.stderr
-    return set(re.findall(r"scripts/(\w+)\.(?:py|sh)", done.stdout))
+    return scripts_in_text(done.stdout)
 
 
 def build_of(variables: list[str]) -> Path:
     return Path(variables[-1].removeprefix("BUILD="))
 
 
-def test_make_alone_prints_targets_and_variables():
+def test_make_alone_prints_what_is_used_every_day_and_help_all_the_rest():
     shown = make().stdout
-    for word in (
-        "analyze",
-        "quants",
-        "eval",
-        "release",
-        "demo",
-        "MODEL",
-        "NAME",
-        "KEEP",
-        "QUESTIONS",
-        "CALIBRATION",
-        "QUANTS",
-    ):
-        assert re.search(rf"^  {word} ", shown, re.MULTILINE), word
+    every_day = re.findall(r"^  (\w+) +\S", shown, re.MULTILINE)
+    assert every_day[:10] == "doctor plan analyze drop quants eval release report compare status".split()
+    assert every_day[10:] == "RUN MODEL KEEP QUESTIONS CALIBRATION QUANTS EVAL_QUANT REPLACE".split()
+    everything = make("help-all").stdout
+    for word in (*every_day, "eval-heldout", "clean", "CTX", "CMAKE_ARGS", "DROP_MAP"):
+        assert re.search(rf"^  {word} ", everything, re.MULTILINE), word
+
+
+def test_settings_mark_what_the_run_or_the_command_line_sets():
+    shown = make("settings", "SEED=7").stdout
+    assert "* KEEP               = 109" in shown and "* SEED               = 7" in shown
+    assert "  NP                 = 1" in shown and "* EVAL_NAME" not in shown
+    environment = {**os.environ, "KEEP": "5", "SEED": "6"}  # of another tool: they change nothing
+    done = subprocess.run(["make", "settings"], cwd=REPO, capture_output=True, text=True, env=environment)
+    assert "* KEEP               = 109" in done.stdout and "  SEED               = 42" in done.stdout
 
 
 def test_a_dry_run_is_a_transcript_and_makes_nothing(unbuilt):
@@ -119,8 +127,8 @@ def test_a_killed_analysis_leaves_no_target_and_the_next_run_goes_on(tiny_text_m
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    source = build_of(variables) / "tiny/full/source.txt"
-    while not source.exists():
+    log = build_of(variables) / "tiny/12e/logs/analyse-tiny.log"
+    while not log.exists():
         assert process.poll() is None
         time.sleep(0.05)
     time.sleep(1)
@@ -134,9 +142,9 @@ def test_a_killed_analysis_leaves_no_target_and_the_next_run_goes_on(tiny_text_m
 
 def test_a_whole_release_then_nothing_left_to_do(variables):
     folders = {path.parent.name: path.parent for path in build_of(variables).rglob("manifest.json")}
-    assert set(folders) == {"tiny-12e-GGUF", "tiny-12e-dynamic-GGUF", "tiny-12e"}
+    assert set(folders) == {"GGUF", "dynamic-GGUF", "checkpoint"}
     release, names = (
-        folders["tiny-12e-GGUF"],
+        folders["GGUF"],
         {name: {path.name for path in folder.iterdir()} for name, folder in folders.items()},
     )
     beside = {"README.md", "expert_drop_metadata.json", "scores.json", "scores.png", "experts-heatmap.png"}
@@ -149,9 +157,9 @@ def test_a_whole_release_then_nothing_left_to_do(variables):
         "tiny-12e-F16.gguf",
         "tiny-12e-Q8_0.gguf",
         "tiny-12e-IQ2_M.gguf",
-    } <= names["tiny-12e-GGUF"]
-    assert {path for path in names["tiny-12e-dynamic-GGUF"] if path.endswith(".gguf")} == {"tiny-12e-CD-Q4_K_M.gguf"}
-    assert beside < names["tiny-12e"] and "model-00001-of-00001.safetensors" in names["tiny-12e"]
+    } <= names["GGUF"]
+    assert {path for path in names["dynamic-GGUF"] if path.endswith(".gguf")} == {"tiny-12e-CD-Q4_K_M.gguf"}
+    assert beside < names["checkpoint"] and "model-00001-of-00001.safetensors" in names["checkpoint"]
     card = (release / "README.md").read_text()
     assert "tiny-12e-Q8_0.gguf" in card and "12 of 16 experts" in card and "In-sample" in card
     assert (
@@ -168,13 +176,14 @@ def test_a_whole_release_then_nothing_left_to_do(variables):
 def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copied):
     shown = make("-n", "check-release", *copied).stdout
     assert shown.count("scripts/check_release.py") == 1 and all(
-        f"/release/tiny-12e{end}" in shown for end in ("-GGUF ", "-dynamic-GGUF ", ";")
+        f"/12e/release/{end}" in shown for end in ("GGUF ", "dynamic-GGUF ", "checkpoint;")
     )
-    assert scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", *copied)) == {"build_release"}
+    made = scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", *copied))
+    assert made == {"build_release", "build_report"}
     cards = {path.parent.name: path.read_text() for path in build_of(copied).rglob("release/*/README.md")}
     assert (
         all("no evaluation belongs to this build" in card for card in cards.values())
-        and "quantized_by: someone" in cards["tiny-12e-GGUF"]
+        and "quantized_by: someone" in cards["GGUF"]
     )
     assert not list(build_of(copied).rglob("release/*/scores.json"))
     done = make("release", "LICENSE=two words", *copied)
@@ -182,14 +191,14 @@ def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copie
 
 
 def test_the_f16_can_be_removed_and_only_what_changes_calls_for_it(copied):
-    f16 = next(path for path in build_of(copied).rglob("tiny-12e-F16.gguf") if path.parent.name == "gguf")
+    f16 = build_of(copied) / "tiny/12e/f16/tiny-12e-F16.gguf"
     scripts_in(make("quants", "KEEP_F16=no", *copied))
     assert not f16.exists() and not scripts_in(make("-n", "quants", "KEEP_F16=no", *copied))
     assert not scripts_in(make("-n", "release", *copied))
-    before = {path: path.stat().st_mtime_ns for path in f16.parent.rglob("*.gguf")}
-    remade = make("-j2", "quants", "CD_SCOPE=experts", *copied)
-    assert {"convert_to_gguf", "quantize_gguf"} == scripts_in(remade), remade.stdout + remade.stderr
-    after = {path: path.stat().st_mtime_ns for path in f16.parent.rglob("*.gguf")}
+    before = {path: path.stat().st_mtime_ns for path in f16.parents[1].rglob("*.gguf")}
+    remade = make("-j2", "quants", "CD_SCOPE=experts", "REPLACE=cd", *copied)
+    assert {"convert_to_gguf", "quantize_gguf"} <= scripts_in(remade), remade.stdout + remade.stderr
+    after = {path: path.stat().st_mtime_ns for path in f16.parents[1].rglob("*.gguf")}
     assert {path.name for path in after if after[path] != before.get(path)} == {
         "tiny-12e-F16.gguf",
         "tiny-12e-CD-Q4_K_M.gguf",
@@ -206,13 +215,6 @@ def test_quants_are_those_asked_for_and_a_raised_gate_is_heeded_later(copied):
     assert refused.returncode != 0 and "1000000 tokens or more" in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_settings_that_change_no_type_build_nothing_again(copied):
-    cuts = "CD_CUTS=0.03,0.37"  # the tiers of 1/30,11/30
-    done = make("quants", cuts, *copied)
-    assert scripts_in(done) == {"quantize_gguf"} and "built already" in done.stdout
-    assert not scripts_in(make("quants", cuts, *copied))
-
-
 def test_calibration_data_v5_is_fetched_by_its_rule(variables):
     shown = make(
         "-n", "imatrix", *[value for value in variables if not value.startswith("CALIBRATION=")], "CALIBRATION=v5"
@@ -221,7 +223,7 @@ def test_calibration_data_v5_is_fetched_by_its_rule(variables):
     assert "calibration/calibration_datav5.txt" in shown.stdout
 
 
-AFTER_SCORES = {"compare_scores", "build_release"}
+AFTER_SCORES = {"compare_scores", "build_release", "build_report"}
 AFTER_DROP = {
     "expert_drop",
     "convert_to_gguf",
@@ -244,10 +246,10 @@ AFTER_MAP = {"generate_drop_map", "plot_expert_stats", *AFTER_DROP}
         ("ggufs/gguf_drop.py", AFTER_MAP),
         ("checkpoints/moe_families.py", AFTER_DROP),
         ("scoring/score_tables.py", AFTER_SCORES),
-        ("release/gates.py", {"build_release"}),
-        ("ollama/ollama_template.py", {"build_release"}),
+        ("release/gates.py", {"build_release", "build_report"}),
+        ("ollama/ollama_template.py", {"build_release", "build_report"}),
         ("analysis/decoder.py", set()),
-        ("page/sections.py", set()),
+        ("page/sections.py", {"build_report"}),
         ("demo/demo_corpus.py", set()),
     ],
 )
@@ -284,52 +286,123 @@ def test_held_out_folds_and_comparisons_of_runs_follow_from_their_parts(variable
         shown.stdout.count("eval_gpqa_v3.sh") == 4 and shown.stdout.count("HELD_OUT_OF=") == 3
     )  # the reference sees all
     shown = make("-n", "eval-heldout", "FOLDS=3", "HELDOUT_QUANT=Q8_0", *variables)
-    assert len(re.findall(r"expert_drop.py --source \S+/tiny-Q8_0.gguf", shown.stdout)) == 3, shown.stderr
-    assert shown.stdout.count("eval_gpqa_v3.sh") == 3  # the reference is what `make eval` has scored
-    assert "HELDOUT_QUANT: expected" in make("-n", "eval-heldout", "HELDOUT_QUANT=Q2_K", *variables).stderr
-    runs = sorted(
-        (path.parent for path in build_of(variables).rglob("summary.json")), key=lambda run: "keep12" in str(run)
-    )
+    assert len(re.findall(r"--source \S+/tiny-Q8_0.gguf", shown.stdout)) == 3, shown.stderr
+    assert "Q9_X: unknown quant" in make("-n", "eval-heldout", "HELDOUT_QUANT=Q9_X", *variables).stderr
+    runs = [build_of(variables) / f"tiny/{folder}/eval/Q8_0" for folder in ("full", "12e")]
     done = make("compare", f"RUNS={' '.join(map(str, runs))}", *variables)
     assert "tiny-12e against tiny: " in done.stdout and "**In-sample:** 6 of the 6" in done.stdout, done.stderr
     scores = next((build_of(variables) / "comparison").rglob("scores.md"))
-    assert (
-        scores.read_text() in done.stdout
-        and scores.with_suffix(".png").exists()
-        and scores.with_suffix(".json").exists()
-    )
+    assert scores.read_text() in done.stdout
+    assert scores.with_suffix(".png").exists() and scores.with_suffix(".json").exists()
     refused = make("compare", *variables)
     assert refused.returncode != 0 and "RUNS: expected" in refused.stderr
 
 
-def test_another_keep_count_never_reuses_a_file_of_the_first(variables):
-    other = [value if not value.startswith("KEEP=") else "KEEP=11" for value in variables]
-    ran = scripts_in(make("-n", "release", *other))
-    assert "teacher_force_analysis" not in ran
+def test_another_keep_count_stands_beside_the_first_and_shares_what_is_the_full_models(variables):
+    ran = scripts_in(make("-n", "release", *variables, "KEEP=11", "VARIANT=11e"))
+    assert not {"teacher_force_analysis", "fetch_model"} & ran
     assert {"generate_drop_map", "expert_drop", "convert_to_gguf", "quantize_gguf", "eval_gpqa_v3"} <= ran
 
 
-def test_other_inputs_under_the_same_name_are_refused(variables, demo_model):
-    other = [value if not value.startswith("MODEL=") else f"MODEL={demo_model}" for value in variables]
-    done = make("-n", "release", *other)
-    assert done.returncode != 0 and "expected an output of" in done.stderr
+# What is asked, the folder that holds the other one's outputs, what is found there, and a way out that works.
+OTHER_SETTINGS = [
+    ("KEEP=11", "12e/settings.txt", "KEEP=12", "VARIANT=11e"),
+    ("CTX=512", "full/eval/Q8_0/settings.txt", "CTX=1024", "EVAL_NAME=short"),
+    ("CD_SCOPE=experts", "cd-settings.txt", "CD_SCOPE=all", "REPLACE=cd"),
+    ("CALIBRATION=", "12e/gguf/settings.txt", "calibration_questions.csv", "VARIANT=own"),
+    ("PRUNED_NAME=other", "12e/settings.txt", "PRUNED_NAME=tiny-12e", "REPLACE=choice"),
+]
+
+
+@pytest.mark.parametrize("asked, folder, found, way_out", OTHER_SETTINGS)
+def test_other_settings_in_a_folder_are_refused_before_work_with_a_way_out(variables, asked, folder, found, way_out):
+    done = make("release", *variables, asked)
+    assert done.returncode != 0 and not scripts_in_text(done.stdout), done.stdout
+    assert folder in done.stderr and found in done.stderr and "REPLACE=" in done.stderr, done.stderr
+    name = asked.partition("=")[0]
+    eval_name = ["EVAL_NAME=own"] if asked.startswith("CALIBRATION") else []
+    allowed = make("-n", "release", *variables, asked, way_out, *eval_name)
+    assert scripts_in(allowed), (name, allowed.stderr)
+
+
+def test_a_moved_copied_or_renamed_model_goes_on_and_another_one_is_refused(
+    tiny_text_model, few_questions, folders, copied, tmp_path, demo_model
+):
+    moved = shutil.copytree(tiny_text_model, tmp_path / "elsewhere")  # other place, other times, same weights
+    done = make("release", *copied, f"MODEL={moved}")
+    assert scripts_in(done) <= {"fetch_model"}, done.stdout
+    assert not scripts_in(make("-n", "release", *copied, f"MODEL={moved}"))
+    refused = make("release", *copied, f"MODEL={demo_model}")
+    assert refused.returncode != 0 and "those of another model" in refused.stderr and "REPLACE=model" in refused.stderr
+    link = build_of(copied) / "tiny/full/checkpoint"
+    assert link.resolve() == moved.resolve()  # the refused model did not take its place
+
+
+def test_a_replaced_evaluation_is_made_again_and_nothing_else(copied):
+    before = {path: path.stat().st_mtime_ns for path in build_of(copied).rglob("*.gguf")}
+    done = make("eval", *copied, "CTX=512", "REPLACE=eval")
+    assert scripts_in(done) == {"eval_gpqa_v3", "compare_scores", "build_report"}, done.stdout
+    settings = build_of(copied) / "tiny/12e/eval/Q8_0/settings.txt"
+    assert "CTX=512" in settings.read_text()
+    assert before == {path: path.stat().st_mtime_ns for path in build_of(copied).rglob("*.gguf")}
+    assert not scripts_in(make("-n", "eval", *copied, "CTX=512"))
+
+
+def test_the_evaluation_needs_the_quant_that_it_scores_and_no_other(unbuilt):
+    shown = make("-n", "eval", *unbuilt).stdout
+    assert set(re.findall(r"--type (\S+)", shown)) == {"Q8_0"}
+
+
+def test_settings_are_written_before_what_they_are_for(variables):
+    for settings in build_of(variables).rglob("*settings.txt"):
+        later = [path for path in settings.parent.glob("*") if path.suffix in (".gguf", ".safetensors", ".json", ".md")]
+        assert settings.read_text() and later
+        if settings.parent.name != "release":  # what may change freely is written again
+            assert all(settings.stat().st_mtime_ns <= path.stat().st_mtime_ns for path in later), settings
+
+
+def test_no_path_is_longer_than_a_person_reads(variables):
+    paths = [str(path.relative_to(build_of(variables))) for path in build_of(variables).rglob("*")]
+    # With the longest names of the reference case in place of tiny's.
+    longest = max((path.replace("tiny", "gemma-4-26B-A4B-it").replace("12e", "109e") for path in paths), key=len)
+    assert len(longest) <= 100, longest
+
+
+def test_every_step_shows_in_one_line_and_a_failed_one_says_why_and_where(variables, tmp_path):
+    quiet = ["make", *variables[:-1], f"BUILD={tmp_path}"]
+    done = subprocess.run([*quiet, "drop"], cwd=REPO, capture_output=True, text=True)
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith("Run demo (no RUN given)") and not done.stderr
+    steps = [line for line in lines if line.startswith("[")]
+    assert [re.match(r"\[(\d+)/(\d+)\] ", line).groups() for line in steps] == [(str(n), "5") for n in range(1, 6)]
+    assert all(len(line) <= 100 and re.search(r" \d+ s$", line) for line in steps) and "\r" not in done.stdout
+    (tmp_path / "tiny/12e/drop_map.json").write_text("{}")
+    failed = subprocess.run([*quiet, "drop", "-B"], cwd=REPO, capture_output=True, text=True, env={**os.environ})
+    assert failed.returncode == 0  # -B makes the map again
+    shutil.rmtree(tmp_path / "tiny/12e/checkpoint")
+    (tmp_path / "tiny/12e/drop_map.json").write_text("{}")
+    failed = subprocess.run([*quiet, "drop"], cwd=REPO, capture_output=True, text=True)
+    words = failed.stderr.splitlines()
+    assert failed.returncode != 0 and len(words) == 4 and words[0].startswith("error: ")
+    assert words[1].endswith("logs/drop-experts.log") and words[2] == "The same command goes on from here."
+    assert (
+        words[3].startswith("make: ***")
+        and "expert_drop.py" in (tmp_path / "tiny/12e/logs/drop-experts.log").read_text()
+    )
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
         ("MODEL=no/such/place", "neither"),
-        ("MODEL=nobody/nothing", "Hub repository"),
+        ("MODEL=nobody/nothing", "Hub"),
         ("KEEP=17", "16 (experts)"),
         ("KEEP=3", "from 4"),
-        ("QUESTIONS=nowhere.csv", "nowhere.csv"),
     ],
 )
-def test_bad_variables_end_in_one_clear_line(variables, change, words, tmp_path):
-    name = change.split("=")[0]
-    changed = [change if value.startswith(f"{name}=") else value for value in variables[:-1]]
-    done = make("drop", *changed, f"BUILD={tmp_path}")
-    assert done.returncode != 0 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+def test_a_bad_model_or_keep_count_ends_in_one_clear_line(variables, change, words, tmp_path):
+    done = make("drop", *variables[:-1], change, f"BUILD={tmp_path}")
+    assert done.returncode != 0 and words in done.stderr + done.stdout and "Traceback" not in done.stderr, done.stderr
     assert not list(tmp_path.rglob("drop_map.json"))
 
 
@@ -342,24 +415,38 @@ def test_flags_of_the_tools_change_where_they_are_built(variables, tmp_path):
     assert "build_llama_cpp.sh" in make("-n", "setup", "LLAMA_CPP=", "CMAKE_ARGS=-DX=1").stdout
 
 
-def test_a_question_file_of_the_same_name_has_paths_of_its_own(variables, few_questions, tmp_path):
-    twin = tmp_path / few_questions.name
-    twin.write_text("".join(few_questions.read_text().splitlines(keepends=True)[:5]))
-    other = [f"QUESTIONS={twin}" if value.startswith("QUESTIONS=") else value for value in variables]
-    assert "teacher_force_analysis" in scripts_in(make("-n", "release", *other))
-
-
 @pytest.mark.parametrize(
-    "change, words",
+    "arguments, words",
     [
-        ("KEEP=12a", "whole number"),
-        ("NAME=a b", "letters"),
-        ("QUANTS=Q9_X", "found Q9_X"),
-        ("CALIBRATION=a b.txt", "without blanks"),
-        ("BUILD=/tmp/a b", "without blanks"),
+        (["release", "KEEP=12a"], "KEEP: expected a whole number above 0, found '12a'"),
+        (["release", "NAME=a b"], "NAME: expected letters"),
+        (["release", "QUANTS=Q9_X"], "Q9_X: unknown quant"),
+        (["release", "QUANTS=AUTO-x"], "AUTO-<GiB>"),
+        (["release", "CALIBRATION=a b.txt"], "without blanks"),
+        (["release", "BUILD=/tmp/a b"], "without blanks"),
+        (["release", "QUESTIONS=nowhere.csv"], "nowhere.csv: expected a file, found nothing"),
+        (["release", "LICENSE=two words"], "LICENSE: expected"),
+        (["quants", "QUANT=Q6_K"], "QUANT: unknown variable; did you mean QUANTS?"),
+        (["analyse"], "analyse: unknown target; did you mean analyze?"),
+        (["analyze", "RUN=demmo"], "RUN: unknown run demmo"),
+        (["eval", "REPLACE=evals"], "evals: unknown stage in REPLACE; did you mean eval?"),
+        (["quants", "QUANTS=Q6K"], "Q6K: unknown quant; did you mean Q6_K?"),
+        (["release", "NAME=it's"], "no quotation mark"),
     ],
 )
-def test_malformed_variables_stop_make_before_anything_runs(variables, change, words):
-    name = change.split("=")[0]
-    done = make("-n", "release", *[change if value.startswith(f"{name}=") else value for value in variables])
-    assert done.returncode != 0 and words in done.stderr and not done.stdout
+def test_what_is_misspelt_or_out_of_range_stops_make_before_anything_runs(arguments, words):
+    done = make("-n", *arguments)
+    assert done.returncode != 0 and words in done.stderr and not done.stdout, done.stderr
+
+
+def test_a_run_of_ones_own_is_a_copy_that_make_reads_and_is_not_written_over(tmp_path):
+    place = REPO / "runs/test-own-run.mk"
+    try:
+        assert make("new", "RUN=test-own-run", "FROM=demo").returncode == 0
+        assert "* KEEP               = 109" in make("settings", "RUN=test-own-run").stdout
+        again = make("new", "RUN=test-own-run", "FROM=demo")
+        assert again.returncode != 0 and "error: " in again.stderr
+        place.write_text(place.read_text() + "KEPE = 5\n")
+        assert "unknown setting KEPE" in make("-n", "analyze", "RUN=test-own-run").stderr
+    finally:
+        place.unlink(missing_ok=True)
