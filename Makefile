@@ -3,9 +3,9 @@
 #   make TARGET RUN=name         settings: runs/name.mk (without RUN: the demo)      make help, make help-all
 #
 # Settings and their defaults: make/settings.mk. Where outputs go: make/paths.mk. What is refused: make/checks.mk.
-# Quick steps depend on their command and on the rooms of scripts/ that it imports, so an edited formula remakes what follows.
-# Long steps (analysis, conversion, imatrix, quants, evaluation) are not made again by an edit: their commands compare what
-# they recorded with what is asked, and do nothing where that is the same. make -B forces them.
+# Quick steps depend on their command and on the rooms of scripts/ that it imports, so an edited formula remakes what
+# follows. Long steps (analysis, conversion, imatrix, quants, evaluation) are not made again by an edit: their commands
+# compare what they recorded with what is asked, and do nothing where that is the same. make -B forces them.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -80,8 +80,8 @@ $(foreach d,$(FULL_GGUF) $(PRUNED_GGUF),$(eval $(call guard,imatrix,$d/settings.
 $(FULL_GGUF)/imatrix.gguf: $(FULL_F16)
 $(PRUNED_GGUF)/imatrix.gguf: $(PRUNED_F16)
 %/imatrix.gguf: $(CALIBRATION_TEXT) $(call again,imatrix) | %/settings.txt $(TOOLS)
-	$(call step,imatrix,Imatrix of $(patsubst %-F16.gguf,%,$(notdir $(filter %-F16.gguf,$^)))) $(PYTHON) scripts/build_imatrix.py \
-	  --model $(filter %-F16.gguf,$^) --calibration $(CALIBRATION_TEXT) --output $@
+	$(call step,imatrix,Imatrix of $(patsubst %-F16.gguf,%,$(notdir $(filter %-F16.gguf,$^)))) \
+	  $(PYTHON) scripts/build_imatrix.py --model $(filter %-F16.gguf,$^) --calibration $(CALIBRATION_TEXT) --output $@
 
 %/imatrix-coverage.md %/imatrix-coverage.png: %/imatrix.gguf $(REACHED)
 	$(call step,imatrix,Count tokens per expert) $(PYTHON) scripts/report_imatrix.py \
@@ -104,11 +104,13 @@ quants: $(QUANT_FILES) ## build QUANTS of the pruned model
 
 # ---- 8. evaluate: both models under one protocol
 $(foreach e,$(FULL_EVAL) $(PRUNED_EVAL),$(eval $(call guard,eval,$(dir $e)settings.txt,$(EVAL_SETTINGS),$(dir $e)*)))
-$(FULL_EVAL): $(call full_quant,$(EVAL_QUANT)) $(call again,eval) | $(EVAL_QUESTIONS) $(FULL)/eval/$(EVAL_NAME)/settings.txt
+$(FULL_EVAL): $(call full_quant,$(EVAL_QUANT)) $(call again,eval) | $(EVAL_QUESTIONS) $(dir $(FULL_EVAL))settings.txt
 	$(call step,eval,Score $(NAME)) env QUESTIONS=$(EVAL_QUESTIONS) $(EVALUATE) $(NAME) $<
 
-$(PRUNED_EVAL): $(call pruned_quant,$(EVAL_QUANT)) $(call again,eval) | $(EVAL_QUESTIONS) $(METADATA) $(PRUNED)/eval/$(EVAL_NAME)/settings.txt
-	$(call step,eval,Score $(PRUNED_NAME)) env QUESTIONS=$(EVAL_QUESTIONS) CHOSEN_BY=$(METADATA) $(EVALUATE) $(PRUNED_NAME) $<
+$(PRUNED_EVAL): $(call pruned_quant,$(EVAL_QUANT)) $(call again,eval) \
+    | $(EVAL_QUESTIONS) $(dir $(PRUNED_EVAL))settings.txt
+	$(call step,eval,Score $(PRUNED_NAME)) env QUESTIONS=$(EVAL_QUESTIONS) CHOSEN_BY=$(METADATA) \
+	  $(EVALUATE) $(PRUNED_NAME) $<
 
 # ---- 9. compare: question by question
 $(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(COMPARE)

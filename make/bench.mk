@@ -3,7 +3,7 @@
 
 BENCH := $(BUILD)/bench
 
-bench: bench-analysis bench-drop bench-quantize bench-eval ## measure speed and memory against the limits (30 GB of disk)
+bench: bench-analysis bench-drop bench-quantize bench-eval ## speed and memory against the limits (30 GB of disk)
 
 bench-layers: $(TOOLS)
 	$(PYTHON) bench/generate_checkpoint.py --tokenizer data/demo/model --output $(BENCH)/checkpoints

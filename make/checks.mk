@@ -1,7 +1,7 @@
-# What can be refused before anything runs: names, values, files, and settings other than those that a folder was made by.
+# What can be refused before anything runs: names, values, files, and settings other than those a folder was made by.
 
 DRY := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
-ASIDE := help help-all settings new status setup test lint clean clean-gguf clean-tools bench $(filter bench-%,$(MAKECMDGOALS))
+ASIDE := help help-all settings new status setup test lint clean clean-gguf clean-tools bench% print-%
 WORK := $(filter-out $(ASIDE),$(MAKECMDGOALS))
 quote := '
 , := ,
@@ -12,14 +12,17 @@ unknown = $(error $(1): unknown $(3)$(if $(4),; did you mean $(4)?,; known: $(2)
 check_name = $(if $(filter $(1),$(2)),,$(call unknown,$(1),$(2),$(3),$(call nearest,$(1),$(2))))
 
 COMMAND_LINE := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))
-$(foreach v,$(filter-out MAKEFLAGS MAKEOVERRIDES COUNTING -*,$(COMMAND_LINE)),$(call check_name,$v,$(SETTINGS),variable))
+NOT_OURS := MAKEFLAGS MAKEOVERRIDES COUNTING -*
+$(foreach v,$(filter-out $(NOT_OURS),$(COMMAND_LINE)),$(call check_name,$v,$(SETTINGS),variable))
 $(foreach g,$(MAKECMDGOALS),$(if $(or $(findstring /,$g),$(wildcard $g)),,$(call check_name,$g,$(TARGETS),target)))
 $(foreach s,$(REPLACE),$(call check_name,$s,$(STAGES),stage in REPLACE))
-$(foreach q,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT),$(if $(filter AUTO-%,$q),,$(call check_name,$q,$(KNOWN_QUANTS),quant)))
+NAMED_QUANTS := $(filter-out AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT))
+$(foreach q,$(NAMED_QUANTS),$(call check_name,$q,$(KNOWN_QUANTS),quant))
 
 # ---- values
 $(foreach v,$(SETTINGS),$(if $(findstring $(quote),$($v)),$(error $v: expected no quotation mark, found $($v))))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
+COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS SENSITIVITY_CHATS
 NAME_CHARACTERS := letters, digits, dots, dashes, underscores
 RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,STREAM_LAYERS RECOMPUTE_FULL,^(yes|no)?$$,yes$(,) no or nothing) \
@@ -27,28 +30,31 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,LICENSE QUANTIZED_BY,^[A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)) \
   $(call must_be,MODEL BASE BUILD QUESTIONS EVAL_QUESTIONS,^[^[:space:]]+$$,a path without blanks) \
   $(call must_be,CALIBRATION SPILL DROP_MAP LLAMA_CPP,^[^[:space:]]*$$,a path without blanks) \
-  $(call must_be,$(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS SENSITIVITY_CHATS,^[1-9][0-9]*$$,a whole number above 0) \
+  $(call must_be,$(COUNTS),^[1-9][0-9]*$$,a whole number above 0) \
   $(call must_be,PROTECT_TOP REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,^[0-9]+$$,a whole number) \
   $(call must_be,QUALITY_CHATS,^([1-9][0-9]*)?$$,a whole number above 0$(,) or nothing) \
   $(call must_be,COMPARE_KEEP,^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0) \
   $(call must_be,CRITERION,^[a-z-]+(:[0-9]+)?$$,a criterion of scripts/choice/criteria.py) \
   $(call must_be,FOLD,^([0-9]+/[0-9]+)?$$,I/K) \
   $(call must_be,QUALITY_SCORE,^(reply|all)$$,reply or all) \
-  $(foreach q,$(filter AUTO-%,$(ASKED_QUANTS)),'QUANTS' '$q' '^AUTO-[0-9]+([.][0-9]+)?$$' 'AUTO-<GiB>, such as AUTO-10.5')
+  $(patsubst %,'QUANTS' '%' '^AUTO-[0-9]+([.][0-9]+)?$$' 'AUTO-<GiB>',$(filter AUTO-%,$(ASKED_QUANTS)))
 broken_rule = $(shell set -- $(RULES); while [ $$# -gt 0 ]; do \
   if ! [[ "$$2" =~ $$3 ]]; then printf "%s: expected %s, found '%s'" "$$1" "$$4" "$$2"; break; fi; shift 4; done)
 
 ifneq ($(WORK),)
   BROKEN := $(broken_rule)
   $(if $(BROKEN),$(error $(BROKEN)$(if $(filter-out command,$(firstword $(origin RUN)))$(RUN), (run $(RUN)))))
-  $(foreach f,$(QUESTIONS) $(EVAL_QUESTIONS) $(filter-out v5,$(CALIBRATION)) $(DROP_MAP),$(if $(filter $(DOWNLOADS)/%,$f)$(wildcard $f),,$(error $f: expected a file, found nothing)))
+  OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) $(DROP_MAP))
+  $(foreach f,$(OWN_FILES),$(if $(wildcard $f),,$(error $f: expected a file, found nothing)))
 endif
 
 # ---- settings: each stage folder says what its bytes depend on. A run that asks for others is refused, or replaces it.
-# $(call guard,STAGE,FILE,SETTINGS,WHAT REPLACE REMOVES) keeps SETTINGS, words KEY=value, in FILE, written before the stage's
-# outputs. These depend on it order-only and on $(call again,STAGE): a time alone (of a copied folder) makes nothing again.
+# $(call guard,STAGE,FILE,SETTINGS,WHAT REPLACE REMOVES) keeps SETTINGS, words KEY=value, in FILE, written before the
+# stage's outputs. These depend on it order-only and on $(call again,STAGE): its time alone, which a copy of the folder
+# changes, makes nothing again.
 again = $(if $(filter $(1),$(REPLACED)),FORCE)
-digest = $(notdir $(1))$(if $(filter $(DOWNLOADS)/%,$(1)),,$(if $(wildcard $(1)),:$(shell sha256sum <'$(1)' | cut -c 1-12)))
+# A file that is downloaded by a pinned revision is known by its name.
+digest = $(notdir $(1))$(if $(filter-out $(DOWNLOADS)/%,$(wildcard $(1))),:$(shell sha256sum <'$(1)' | cut -c 1-12))
 words_of = $(subst $() ,_,$(strip $(1)))
 setting = $(foreach v,$(1),$v=$(call words_of,$($v)))
 WAY_OUT_statistics := give the question file another name
@@ -56,18 +62,19 @@ WAY_OUT_eval := choose another RUN or EVAL_NAME
 ways_out = $(or $(WAY_OUT_$(1)),choose another RUN or VARIANT), or add REPLACE=$(1) to make it again
 # A kill can leave an empty file; nothing was made by it yet.
 differs = $(if $(and $(WORK),$(file <$(2)),$(filter-out $(REPLACED),$(1))),$(call compare,$(1),$(2),$(3),$(file <$(2))))
-compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): expected $(or $(filter-out $(4),$(3)),nothing else)$(,) \
-  found $(or $(filter-out $(3),$(4)),nothing of it); $(call ways_out,$(1))))
+compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): \
+  expected $(or $(filter-out $(4),$(3)),nothing else)$(,) found $(or $(filter-out $(3),$(4)),nothing of it); \
+  $(call ways_out,$(1))))
 
 define guard
 $(call differs,$(1),$(2),$(3))
 $(2): $(call again,$(1))
-	@mkdir -p $$(@D)$(if $(call again,$(1)), && rm -rf $(4)) && printf '%s\n' $(foreach word,$(3),'$(word)') >$$@
+	@mkdir -p $$(@D)$(if $(call again,$(1)), && rm -rf $(4)) && printf '%s\n' $(3:%='%') >$$@
 endef
 
-# What may change freely (lists, names on a card) stands in such a file, too; it is written anew when it changes, and what
-# depends on it follows. $(call remember,FILE,WORDS)
+# What may change freely (lists, names on a card) stands in such a file, too; it is written anew when it changes, and
+# what depends on it follows. $(call remember,FILE,WORDS)
 define remember
-$(1): $(if $(filter-out $(2),$(file <$(1)))$(filter-out $(file <$(1)),$(2))$(if $(wildcard $(1)),,missing),FORCE)
-	@mkdir -p $$(@D) && printf '%s\n' $(foreach word,$(2),'$(word)') >$$@
+$(1): $(if $(filter-out $(2),$(file <$(1)))$(filter-out $(file <$(1)),$(2))$(if $(wildcard $(1)),,none),FORCE)
+	@mkdir -p $$(@D) && printf '%s\n' $(2:%='%') >$$@
 endef

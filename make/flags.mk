@@ -14,17 +14,21 @@ PAGE := $(call code,build_report,choice files ggufs losses page quants scoring) 
 
 # ---- fetch and analyse
 # The model is looked at again when it is named otherwise, its link leads nowhere, or its files are newer.
-NEW_MODEL := $(call again,model) $(if $(filter-out $(file <$(MODEL_SOURCE)),$(MODEL)),FORCE) $(if $(wildcard $(FULL)/checkpoint/config.json),,FORCE)
+NEW_MODEL := $(call again,model) $(if $(filter-out $(file <$(MODEL_SOURCE)),$(MODEL)),FORCE) \
+  $(if $(wildcard $(FULL)/checkpoint/config.json),,FORCE)
 MODEL_FILES := $(wildcard $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*.safetensors.index.json)
-ANALYZE := $(PYTHON) $(if $(filter-out 1,$(RANKS)),-m torch.distributed.run --standalone --nproc-per-node $(RANKS)) scripts/teacher_force_analysis.py
-ANALYSIS_FLAGS := --questions $(QUESTIONS) $(KEEP:%=--check-keep %) $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) $(SPILL:%=--spill %)
+ANALYZE := $(PYTHON) $(if $(filter-out 1,$(RANKS)),-m torch.distributed.run --standalone --nproc-per-node $(RANKS)) \
+  scripts/teacher_force_analysis.py
+ANALYSIS_FLAGS := --questions $(QUESTIONS) $(KEEP:%=--check-keep %) \
+  $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) $(SPILL:%=--spill %)
+QUESTIONS_DIGEST := $(call digest,$(QUESTIONS))
 
 # ---- choose: by the statistics, or by an own map, which needs none
 CHOICE_SETTINGS := $(call setting,$(if $(DROP_MAP),,KEEP CRITERION PROTECT_TOP FOLD) PRUNED_NAME) \
-  $(if $(DROP_MAP),DROP_MAP=$(call digest,$(DROP_MAP)),QUESTIONS=$(call digest,$(QUESTIONS)))
+  $(if $(DROP_MAP),DROP_MAP=$(call digest,$(DROP_MAP)),QUESTIONS=$(QUESTIONS_DIGEST))
 CHOICE_SOURCE := $(if $(DROP_MAP),$(DROP_MAP),$(STATS))
-CHOICE_FLAGS := $(if $(DROP_MAP),--map $(DROP_MAP) --model $(FULL)/checkpoint,--stats $(STATS) --keep $(KEEP) --criterion $(CRITERION) \
-  --protect-top $(PROTECT_TOP) $(FOLD:%=--fold %))
+CHOICE_FLAGS := $(if $(DROP_MAP),--map $(DROP_MAP) --model $(FULL)/checkpoint,--stats $(STATS) --keep $(KEEP) \
+  --criterion $(CRITERION) --protect-top $(PROTECT_TOP) $(FOLD:%=--fold %))
 CHOSEN_FILES := $(patsubst %,$(PRUNED)/%,drop_map.json pictures checkpoint f16 report.html plan.json)
 # An own map is drawn only where there are statistics already: it needs no analysis.
 DRAWN := $(if $(DROP_MAP),$(if $(wildcard $(STATS)),$(PICTURES)),$(PICTURES))
@@ -34,54 +38,75 @@ DRAWN := $(if $(DROP_MAP),$(if $(wildcard $(STATS)),$(PICTURES)),$(PICTURES))
 quant_records = $(shell compgen -G '$(1)/$(2)-*.gguf.json' | sort)
 FULL_RECORDS = $(call quant_records,$(FULL_GGUF),$(NAME))
 PRUNED_RECORDS = $(call quant_records,$(PRUNED_GGUF),$(PRUNED_NAME))
-CALIBRATION_SETTING := CALIBRATION=$(if $(filter v5,$(CALIBRATION)),v5,$(if $(CALIBRATION),$(call digest,$(CALIBRATION)),QUESTIONS:$(call digest,$(QUESTIONS))))
+CALIBRATION_SETTING := CALIBRATION=$(if $(CALIBRATION),$(call digest,$(CALIBRATION)),QUESTIONS:$(QUESTIONS_DIGEST))
 CD_OPTIONS := --cd-rule $(CD_RULE) --cd-cuts $(CD_CUTS) --cd-scope $(CD_SCOPE) $(CD_TIERS:%=--cd-tiers %)
-AUTO_SETTINGS := $(call setting,SENSITIVITY_CHATS) QUESTIONS=$(call digest,$(QUESTIONS))
+CD_SETTINGS := $(call setting,CD_RULE CD_CUTS CD_TIERS CD_SCOPE)
+AUTO_SETTINGS := $(call setting,SENSITIVITY_CHATS) QUESTIONS=$(QUESTIONS_DIGEST)
 SENSITIVITY := $(PRUNED_GGUF)/sensitivity.json
-QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $(filter %-F16.gguf,$^) $(if $(filter F16,$*),,--imatrix $(@D)/imatrix.gguf) \
-  --min-expert-tokens $(MIN_EXPERT_TOKENS) $(if $(filter CD-%,$*),$(if $(CD_TIERS),,--stats $(STATS)) $(CD_OPTIONS)) \
+QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $(filter %-F16.gguf,$^) \
+  $(if $(filter F16,$*),,--imatrix $(@D)/imatrix.gguf) --min-expert-tokens $(MIN_EXPERT_TOKENS) \
+  $(if $(filter CD-%,$*),$(if $(CD_TIERS),,--stats $(STATS)) $(CD_OPTIONS)) \
   $(if $(filter AUTO-%,$*),--sensitivity $(@D)/sensitivity.json) --type $* --output $@
-CHECK_REACHED = @$(PYTHON) scripts/report_imatrix.py --imatrix $(PRUNED_GGUF)/imatrix.gguf --min-expert-tokens $(MIN_EXPERT_TOKENS) \
-  --output-prefix $(PRUNED_GGUF)/imatrix-coverage >/dev/null
-PLAN_IMATRIX = $(if $(wildcard $(PRUNED_GGUF)/imatrix.gguf),--imatrix $(PRUNED_GGUF)/imatrix.gguf,--dataset $(notdir $(CALIBRATION_TEXT)))
+CHECK_REACHED = @$(PYTHON) scripts/report_imatrix.py --imatrix $(PRUNED_GGUF)/imatrix.gguf \
+  --min-expert-tokens $(MIN_EXPERT_TOKENS) --output-prefix $(PRUNED_GGUF)/imatrix-coverage >/dev/null
+PLAN_IMATRIX = $(or $(patsubst %,--imatrix %,$(wildcard $(PRUNED_GGUF)/imatrix.gguf)),\
+  --dataset $(notdir $(CALIBRATION_TEXT)))
 
 # ---- evaluate, compare, measure
 PROTOCOL := $(call setting,CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS)
-EVAL_SETTINGS := $(CALIBRATION_SETTING) EVAL_QUESTIONS=$(call digest,$(EVAL_QUESTIONS)) $(call setting,EVAL_QUANT) $(PROTOCOL)
-EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) MAX_GEN_TOKS=$(MAX_GEN_TOKS) \
-  SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
-HELDOUT_SETTINGS := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(CALIBRATION_SETTING)) $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) QUESTIONS=$(call digest,$(QUESTIONS)) $(PROTOCOL)
-QUALITY_SETTINGS := EVAL_QUESTIONS=$(call digest,$(EVAL_QUESTIONS)) $(call setting,QUALITY_CHATS QUALITY_SCORE)
-MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
-  --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) --calibration $(CALIBRATION_TEXT) \
-  --chose $(QUESTIONS) $(QUALITY_CHATS:%=--limit %) --score $(QUALITY_SCORE) --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
-COMPARISON_SETTINGS := EVAL_QUESTIONS=$(call digest,$(EVAL_QUESTIONS)) QUESTIONS=$(call digest,$(QUESTIONS)) $(call setting,COMPARE_KEEP COMPARE_SEEDS)
+EVAL_DIGEST := $(call digest,$(EVAL_QUESTIONS))
+EVAL_SETTINGS := $(CALIBRATION_SETTING) EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,EVAL_QUANT) $(PROTOCOL)
+EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) \
+  MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
+HELDOUT_SETTINGS := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(CALIBRATION_SETTING)) QUESTIONS=$(QUESTIONS_DIGEST) \
+  $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) $(PROTOCOL)
+QUALITY_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,QUALITY_CHATS QUALITY_SCORE)
+MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
+  --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
+  --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) \
+  --calibration $(CALIBRATION_TEXT) --chose $(QUESTIONS) $(QUALITY_CHATS:%=--limit %) --score $(QUALITY_SCORE) \
+  --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
+COMPARISON_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) QUESTIONS=$(QUESTIONS_DIGEST) \
+  $(call setting,COMPARE_KEEP COMPARE_SEEDS)
 
 # A run by its name stands for its summary, after that of the full model of the first one.
 summaries_of = $(shell $(MAKE) -s --no-print-directory RUN=$(1) BUILD=$(BUILD) print-summaries)
-RUN_SUMMARIES := $(if $(filter $(firstword $(RUNS)),$(KNOWN_RUNS)),$(firstword $(call summaries_of,$(firstword $(RUNS))))) \
-  $(foreach r,$(RUNS),$(if $(filter $r,$(KNOWN_RUNS)),$(word 2,$(call summaries_of,$r)),$(if $(filter %.json,$r),$r,$(patsubst %/,%,$r)/summary.json)))
-$(foreach s,$(RUN_SUMMARIES),$(if $(filter compare,$(MAKECMDGOALS)),$(if $(wildcard $s),,$(error RUNS: expected $s, scores of a finished run, found nothing; make eval first))))
+summary_in = $(if $(filter %.json,$(1)),$(1),$(patsubst %/,%,$(1))/summary.json)
+summary_of = $(if $(filter $(1),$(KNOWN_RUNS)),$(word 2,$(call summaries_of,$(1))),$(call summary_in,$(1)))
+FIRST_RUN := $(filter $(firstword $(RUNS)),$(KNOWN_RUNS))
+RUN_SUMMARIES := $(if $(FIRST_RUN),$(firstword $(call summaries_of,$(FIRST_RUN)))) \
+  $(foreach r,$(RUNS),$(call summary_of,$r))
+UNFINISHED := $(if $(filter compare,$(MAKECMDGOALS)),$(filter-out $(wildcard $(RUN_SUMMARIES)),$(RUN_SUMMARIES)))
+$(if $(UNFINISHED),$(error RUNS: expected $(firstword $(UNFINISHED)), found nothing; make eval of that run first))
 
 # ---- release and report
 RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
-RELEASE_SETTINGS := $(call setting,BASE LICENSE QUANTIZED_BY SCORED EVAL_NAME) $(ASKED_QUANTS) $(if $(RELEASE_QUALITY),quality)
-CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) $(if $(filter %/checkpoint,$(@D)),,$(PRUNED_GGUF)/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png))
-BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) $(QUANTIZED_BY:%=--quantized-by %) \
-  --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
-  $(if $(filter %/checkpoint,$(@D)),,$(RELEASE_QUALITY:%=--quality %)) --output $(@D)
+RELEASE_SETTINGS := $(call setting,BASE LICENSE QUANTIZED_BY SCORED EVAL_NAME) $(ASKED_QUANTS) \
+  $(if $(RELEASE_QUALITY),quality)
+# What is said of GGUF files has no place in the checkpoint's folder.
+of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
+CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
+  $(call of_ggufs,$(PRUNED_GGUF)/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png))
+BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) \
+  $(QUANTIZED_BY:%=--quantized-by %) --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) \
+  --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
+  $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %)) --output $(@D)
 SIDECARS := --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json
 
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to
 # date, and that may be days of work. What this very call of make is asked for comes first.
 REPORT_AFTER := $(if $(filter eval,$(MAKECMDGOALS)),$(SCORES)) $(if $(filter quality,$(MAKECMDGOALS)),$(QUALITY)) \
   $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
-REPORT_RECORDS := $(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(SCORES))
-NEW_RECORDS := $(if $(and $(REPORT_RECORDS),$(wildcard $(REPORT))),$(shell find $(REPORT_RECORDS) -newer $(REPORT) -print -quit))
+REPORT_RECORDS := $(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json $(PRUNED_GGUF)/*.gguf.json \
+  $(QUALITY) $(SCORES))
+NEW_RECORDS := $(if $(wildcard $(REPORT)),$(if $(REPORT_RECORDS),\
+  $(shell find $(REPORT_RECORDS) -newer $(REPORT) -print -quit)))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
-REPORT_FLAGS = $(if $(call there,,$(STATS)),$(if $(call there,,$(DROP_MAP_FILE)),--stats $(STATS) --drop-map $(DROP_MAP_FILE))) \
-  $(call there,--metadata,$(METADATA)) $(call there,--f16,$(PRUNED_F16).json) $(call there,--imatrix,$(PRUNED_GGUF)/imatrix.gguf) \
+all_there = $(if $(word $(words $(2)),$(call there,,$(2))),$(1))
+REPORT_FLAGS = $(call all_there,--stats $(STATS) --drop-map $(DROP_MAP_FILE),$(STATS) $(DROP_MAP_FILE)) \
+  $(call there,--metadata,$(METADATA)) $(call there,--f16,$(PRUNED_F16).json) \
+  $(call there,--imatrix,$(PRUNED_GGUF)/imatrix.gguf) \
   $(if $(PRUNED_RECORDS),--quants $(PRUNED_RECORDS)) \
   $(call there,--quality,$(QUALITY:.md=.json)) $(call there,--scores,$(SCORES:.md=.json)) \
-  $(if $(call there,,$(FULL_EVAL)),$(if $(call there,,$(PRUNED_EVAL)),--summaries $(FULL_EVAL) $(PRUNED_EVAL)))
+  $(call all_there,--summaries $(FULL_EVAL) $(PRUNED_EVAL),$(FULL_EVAL) $(PRUNED_EVAL))

@@ -7,7 +7,8 @@ LOGS = $(PRUNED)/logs
 
 # A file that was chosen by hand names its variant; else what chose the experts does.
 DEFAULT_VARIANT = $(if $(DROP_MAP),$(basename $(notdir $(DROP_MAP))),$(KEEP)e$(CHOICE_ENDING))
-CHOICE_ENDING = $(if $(filter-out coverage,$(CRITERION)),-$(subst :,,$(CRITERION)))$(PROTECT_ENDING)$(if $(FOLD),-fold$(subst /,of,$(FOLD)))
+CRITERION_ENDING = $(if $(filter-out coverage,$(CRITERION)),-$(subst :,,$(CRITERION)))
+CHOICE_ENDING = $(CRITERION_ENDING)$(PROTECT_ENDING)$(if $(FOLD),-fold$(subst /,of,$(FOLD)))
 PROTECT_ENDING = $(if $(filter-out $(if $(filter coverage,$(CRITERION)),16,0),$(PROTECT_TOP)),-top$(PROTECT_TOP))
 
 # ---- fetch
@@ -27,7 +28,7 @@ CHECKPOINT := $(PRUNED)/checkpoint
 METADATA := $(CHECKPOINT)/expert_drop_metadata.json
 
 # ---- convert, imatrix, quantise
-CALIBRATION_TEXT := $(or $(if $(filter v5,$(CALIBRATION)),$(DOWNLOADS)/calibration_datav5.txt,$(CALIBRATION)),$(CHAT_TEXT))
+CALIBRATION_TEXT := $(or $(patsubst v5,$(DOWNLOADS)/calibration_datav5.txt,$(CALIBRATION)),$(CHAT_TEXT))
 FULL_GGUF := $(FULL)/gguf/$(basename $(notdir $(CALIBRATION_TEXT)))
 PRUNED_GGUF := $(PRUNED)/gguf
 FULL_F16 := $(FULL)/f16/$(NAME)-F16.gguf
@@ -54,7 +55,8 @@ HELDOUT_SCORES := $(HELDOUT)/scores.md
 # ---- measure
 QUALITY := $(PRUNED)/quality$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))/quality.md
 CD_SCOPES := $(PRUNED)/cd-scopes$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))/quality.md
-SCOPE_FILES := $(foreach scope,all experts,$(patsubst %,$(PRUNED)/cd-scopes/$(scope)/$(PRUNED_NAME)-%.gguf,$(filter CD-%,$(KNOWN_QUANTS))))
+CD_QUANTS := $(filter CD-%,$(KNOWN_QUANTS))
+SCOPE_FILES := $(foreach scope,all experts,$(CD_QUANTS:%=$(PRUNED)/cd-scopes/$(scope)/$(PRUNED_NAME)-%.gguf))
 COMPARISON := $(FULL)/criteria/$(EVAL_SET)/criteria.md
 
 RUNS_SCORES := $(if $(RUNS),$(BUILD)/comparison/$(call words_of,$(subst /,-,$(RUNS)))/scores.md)

@@ -1,11 +1,12 @@
 # What leaves the machine. Nothing is built here: what is sent is what was checked.
 
-check-release: release ## what holds of the release folders and what does not: files, names, sizes, KLD, texts, an answer
-	@failed=0; for folder in $(RELEASES); do $(PYTHON) scripts/check_release.py $$folder --gpu-layers $(GPU_LAYERS) || failed=1; done; exit $$failed
+check-release: release ## pass or fail for each check of the release folders: files, names, sizes, texts, an answer
+	@failed=0; for folder in $(RELEASES); do \
+	  $(PYTHON) scripts/check_release.py $$folder --gpu-layers $(GPU_LAYERS) || failed=1; done; exit $$failed
 
 upload: | $(SETUP) ## check and list what REPO=USER/NAME would get of RELEASE=folder; with UPLOAD=yes send it
-	@$(PYTHON) scripts/upload_release.py --release $(RELEASE) --repo '$(REPO)' $(if $(filter command,$(origin RELEASE)),,--name $(PRUNED_NAME)) \
-	  $(if $(filter yes,$(UPLOAD)),--send)
+	@$(PYTHON) scripts/upload_release.py --release $(RELEASE) --repo '$(REPO)' \
+	  $(if $(filter command,$(firstword $(origin RELEASE))),,--name $(PRUNED_NAME)) $(if $(filter yes,$(UPLOAD)),--send)
 
-release-ollama: | $(SETUP) ## print (or run, where there is an ollama) the commands that wrap RELEASE for Ollama's tool calls
+release-ollama: | $(SETUP) ## print, or run where there is an ollama, what wraps RELEASE for Ollama's tool calls
 	@$(PYTHON) scripts/release_ollama.py $(RELEASE) $(if $(REPO),--repo '$(REPO)')

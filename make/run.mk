@@ -8,18 +8,21 @@ KNOWN_QUANTS := $(shell sed -nE 's/^    Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/q
 OPTIONAL_QUANTS := $(shell sed -nE 's/^    Recipe."([A-Z0-9_-]+)".*opt_in=True.*/\1/p' scripts/quants/recipes.py)
 
 ifeq ($(filter new,$(MAKECMDGOALS))$(filter $(RUN),$(KNOWN_RUNS)),)
-  $(error RUN: unknown run $(RUN); known: $(KNOWN_RUNS); make new RUN=$(RUN) FROM=demo writes one)
+  $(error RUN: unknown run $(RUN); known: $(KNOWN_RUNS); to write one: make new RUN=$(RUN) FROM=demo)
 endif
 RUN_FILE := runs/$(if $(filter new,$(MAKECMDGOALS)),$(or $(FROM),demo),$(RUN)).mk
 include $(RUN_FILE)
 SET_BY_RUN := $(shell sed -nE 's/^([A-Z0-9_]+) *[:?]?=.*/\1/p' $(RUN_FILE))
-$(foreach v,$(SET_BY_RUN),$(if $(filter $v,$(SETTINGS)),,$(error $(RUN_FILE): unknown setting $v; make help-all lists them)))
+$(foreach v,$(filter-out $(SETTINGS),$(SET_BY_RUN)),$(error $(RUN_FILE): unknown setting $v; make help-all lists them))
 
 # A comment behind a value leaves blanks at its end.
 $(foreach v,$(SETTINGS),$(if $(filter file environment,$(origin $v)),$(eval $v = $$(strip $(value $v)))))
 
-ASKED_QUANTS := $(sort $(if $(filter all,$(QUANTS)),$(filter-out $(OPTIONAL_QUANTS),$(KNOWN_QUANTS))) $(filter-out all,$(QUANTS)))
+ALL_QUANTS := $(filter-out $(OPTIONAL_QUANTS),$(KNOWN_QUANTS))
+ASKED_QUANTS := $(sort $(if $(filter all,$(QUANTS)),$(ALL_QUANTS)) $(filter-out all,$(QUANTS)))
 # What follows from a replaced stage is replaced with it.
-REPLACED := $(sort $(REPLACE) $(if $(filter model,$(REPLACE)),$(STAGES)) \
-  $(if $(filter statistics,$(REPLACE)),choice imatrix cd auto eval heldout quality) \
-  $(if $(filter choice,$(REPLACE)),imatrix cd auto eval heldout quality) $(if $(filter imatrix,$(REPLACE)),cd auto eval heldout quality))
+AFTER_model := $(STAGES)
+AFTER_imatrix := cd auto eval heldout quality
+AFTER_choice := imatrix $(AFTER_imatrix)
+AFTER_statistics := choice $(AFTER_choice)
+REPLACED := $(sort $(REPLACE) $(foreach s,$(REPLACE),$(AFTER_$s)))

@@ -5,7 +5,7 @@
 RUN = demo#                               the settings file runs/RUN.mk
 FROM =#                                   new: the run whose settings are copied
 BUILD = build#                            where outputs go
-REPLACE =#                                stages to make again with other settings: model statistics choice imatrix cd auto eval heldout quality
+REPLACE =#                            stages to make again: model statistics choice imatrix cd auto eval heldout quality
 V =#                                      1 shows every command and its whole output
 YES =#                                    clean: 1 deletes; without it clean only lists
 
@@ -31,14 +31,14 @@ VARIANT = $(DEFAULT_VARIANT)#             folder of what was pruned, such as 109
 PRUNED_NAME = $(NAME)-$(VARIANT)#         name of the pruned model
 
 # ---- quantise
-QUANTS = all#                             quants of the pruned model: all, or some by name; AUTO-<GiB> is the best file of a size
+QUANTS = all#                         quants of the pruned model: all, or by name; AUTO-<GiB> is the best file of a size
 MIN_EXPERT_TOKENS = 0#                    least calibration tokens for every expert
 KEEP_F16 = yes#                           no removes the pruned F16 GGUF once all quants are built
 CD_RULE = weighted-norm#                  CD quants: what ranks the layers (weighted-norm, output-norm)
 CD_CUTS = 1/30,11/30#                     CD quants: shares of the layers where the high and the middle tier end
 CD_TIERS =#                               CD quants: tiers by hand instead, such as 0/1-10/11-29
 CD_SCOPE = all#                           CD quants: tensors that the tiers type (all, experts)
-SENSITIVITY_CHATS = 64#                   AUTO quants: first so many chats of QUESTIONS that say what each type costs where
+SENSITIVITY_CHATS = 64#                   AUTO quants: first so many chats of QUESTIONS that they are made from
 SHAPE =#                                  plan: a shape of data/shapes instead of MODEL, such as gemma-4-26b-a4b
 
 # ---- evaluate and compare
@@ -62,8 +62,8 @@ COMPARE_SEEDS = 5#                        compare-criteria: random choices per k
 RECOMPUTE_FULL =#                         compare-criteria: yes holds both models in memory, keeps no logits on disk
 
 # ---- release
-BASE = $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card (a Hub id, where there is one)
-LICENSE =#                                the Hub's identifier of the base model's licence; empty: the cards say none was given
+BASE = $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card
+LICENSE =#                                the Hub's identifier of the base model's licence; empty: none is named
 QUANTIZED_BY =#                           who quantised, for the cards' front matter
 SCORED = yes#                             no leaves the evaluation out, and the cards say so
 RELEASE = $(PRUNED)/release/GGUF#       upload, release-ollama: the folder that is meant

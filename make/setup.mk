@@ -1,16 +1,17 @@
-# What the steps run with: the environment in .venv, and llama.cpp's tools in a cache. Each target installs what it needs.
+# What the steps run with: the environment in .venv, llama.cpp's tools in a cache. Each target installs what it needs.
 
 PYTHON := .venv/bin/python
 # Waiting threads yield the processor: two steps at once (make -j2) would else starve each other.
 OMP_WAIT_POLICY ?= PASSIVE
 export PYTHON LLAMA_CPP CMAKE_ARGS MOE_TOOLS_CACHE OMP_WAIT_POLICY
 SETUP := .venv/.installed
-TOOLS_PLACE := $(if $(LLAMA_CPP),,$(shell CMAKE_ARGS='$(CMAKE_ARGS)' MOE_TOOLS_CACHE='$(MOE_TOOLS_CACHE)' scripts/build_llama_cpp.sh --where))
+WHERE_TOOLS_ARE := CMAKE_ARGS='$(CMAKE_ARGS)' MOE_TOOLS_CACHE='$(MOE_TOOLS_CACHE)' scripts/build_llama_cpp.sh --where
+TOOLS_PLACE := $(if $(LLAMA_CPP),,$(shell $(WHERE_TOOLS_ARE)))
 LLAMA_READY := $(TOOLS_PLACE:%=%/llama_cpp.json)
 TOOLS := $(SETUP) $(LLAMA_READY)
 
-# Of llama-cpp-python only the declarations are wanted, of the version that the tools are built from. pip's cache must not
-# keep them: it would hand them to whoever asks for that package with its library.
+# Of llama-cpp-python only the declarations are wanted, of the version that the tools are built from. pip's cache must
+# not keep them: it would hand them to whoever asks for that package with its library.
 BINDINGS := llama-cpp-python==$(shell sed -n 's/^VERSION=//p' scripts/build_llama_cpp.sh)
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 TOO_OLD := error: python3: expected 3.11 or newer, found

@@ -2,13 +2,15 @@
 
 # ---- plan and check: before anything is built
 plan: $(TOOLS) ## size to the byte, types, disk and refusals of QUANTS, before anything is built
-	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL) --output $(PLAN)) $(KEEP:%=--keep %) \
-	  --name $(PRUNED_NAME) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_IMATRIX) $(if $(wildcard $(STATS)),--stats $(STATS)) \
-	  $(CD_OPTIONS) $(if $(wildcard $(SENSITIVITY)),--sensitivity $(SENSITIVITY)) --disk $(BUILD)
+	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL) --output $(PLAN)) \
+	  $(KEEP:%=--keep %) --name $(PRUNED_NAME) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_IMATRIX) \
+	  $(if $(wildcard $(STATS)),--stats $(STATS)) $(CD_OPTIONS) \
+	  $(if $(wildcard $(SENSITIVITY)),--sensitivity $(SENSITIVITY)) --disk $(BUILD)
 
 verify reproduce: $(METADATA)
 verify: ## check every tensor of the pruned checkpoint against the full one
-	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output $(CHECKPOINT) --verify
+	$(PYTHON) scripts/expert_drop.py --verify \
+	  --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output $(CHECKPOINT)
 
 reproduce: ## build the pruned checkpoint again in another place, and compare the sha256 of every file
 	rm -rf $(PRUNED)/reproduced
@@ -19,14 +21,18 @@ reproduce: ## build the pruned checkpoint again in another place, and compare th
 	rm -rf $(PRUNED)/reproduced
 
 # ---- CD and AUTO quants: what else their bytes depend on
-$(foreach d,$(FULL_GGUF) $(PRUNED_GGUF),$(eval $(call guard,cd,$d/cd-settings.txt,$(call setting,CD_RULE CD_CUTS CD_TIERS CD_SCOPE),$d/*-CD-*)))
-$(foreach d,$(FULL_GGUF) $(PRUNED_GGUF),$(eval $(call guard,auto,$d/auto-settings.txt,$(AUTO_SETTINGS),$d/*-AUTO-* $d/sensitivity.json)))
-ALL_CD_FILES := $(foreach q,$(filter CD-%,$(KNOWN_QUANTS)),$(call full_quant,$q) $(call pruned_quant,$q))
-ALL_AUTO_FILES := $(foreach q,$(filter AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT)),$(call full_quant,$q) $(call pruned_quant,$q))
+GGUF_FOLDERS := $(FULL_GGUF) $(PRUNED_GGUF)
+$(foreach d,$(GGUF_FOLDERS),$(eval $(call guard,cd,$d/cd-settings.txt,$(CD_SETTINGS),$d/*-CD-*)))
+made_from_auto = $(1)/*-AUTO-* $(1)/sensitivity.json
+$(foreach d,$(GGUF_FOLDERS),$(eval $(call guard,auto,$d/auto-settings.txt,$(AUTO_SETTINGS),$(call made_from_auto,$d))))
+AUTO_QUANTS := $(filter AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT))
+WITH_IMATRIX := $(filter-out F16,$(KNOWN_QUANTS)) $(AUTO_QUANTS)
+ALL_CD_FILES := $(call full_quant,$(CD_QUANTS)) $(call pruned_quant,$(CD_QUANTS))
+ALL_AUTO_FILES := $(call full_quant,$(AUTO_QUANTS)) $(call pruned_quant,$(AUTO_QUANTS))
 
 # All but F16, a link to its source, need the imatrix.
-$(foreach q,$(filter-out F16,$(KNOWN_QUANTS)),$(call full_quant,$q)) $(filter $(FULL)/%,$(ALL_AUTO_FILES)): $(FULL_GGUF)/imatrix.gguf
-$(foreach q,$(filter-out F16,$(KNOWN_QUANTS)),$(call pruned_quant,$q)) $(filter $(PRUNED)/%,$(ALL_AUTO_FILES)): $(PRUNED_GGUF)/imatrix.gguf
+$(call full_quant,$(WITH_IMATRIX)): $(FULL_GGUF)/imatrix.gguf
+$(call pruned_quant,$(WITH_IMATRIX)): $(PRUNED_GGUF)/imatrix.gguf
 $(foreach f,$(ALL_CD_FILES),$(eval $f: $(if $(CD_TIERS),,$(STATS)) $(call again,cd) | $(dir $f)cd-settings.txt))
 $(foreach f,$(ALL_AUTO_FILES),$(eval $f: $(dir $f)sensitivity.json $(call again,auto)))
 
@@ -62,7 +68,7 @@ $(SCOPE_FILES): $(PRUNED)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED_GGUF)/imatrix
 $(eval $(call guard,quality,$(dir $(COMPARISON))settings.txt,$(COMPARISON_SETTINGS),$(dir $(COMPARISON))*))
 .PRECIOUS: $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png)
 $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(STATS) $(call again,quality) \
-    scripts/generate_drop_map.py scripts/choice/criteria.py | $(EVAL_QUESTIONS) $(dir $(COMPARISON))settings.txt $(TOOLS)
+    scripts/choice/criteria.py | $(EVAL_QUESTIONS) $(dir $(COMPARISON))settings.txt $(TOOLS)
 	$(call step,quality,Compare the criteria) $(PYTHON) scripts/compare_criteria.py \
 	  --gguf $(FULL_F16) --stats $(STATS) --model $(FULL)/checkpoint \
 	  --questions $(EVAL_QUESTIONS) --keep $(COMPARE_KEEP) --seeds $(COMPARE_SEEDS) \
@@ -74,14 +80,15 @@ compare-criteria: $(COMPARISON) ## KLD of every criterion and of random drops on
 # ---- held out: of QUESTIONS each fold leaves out every FOLDS-th; its map is made from the others, inside the GGUF
 $(eval $(call guard,heldout,$(HELDOUT)/settings.txt,$(HELDOUT_SETTINGS),$(HELDOUT)/*))
 $(HELDOUT)/fold%/drop_map.json: $(STATS) $(CHOOSE) $(call again,heldout) | $(HELDOUT)/settings.txt
-	$(call step,heldout,Choose for fold $*) $(PYTHON) scripts/generate_drop_map.py --stats $< --keep $(KEEP) --criterion $(CRITERION) \
-	  --protect-top $(PROTECT_TOP) --fold $*/$(FOLDS) --output $@
+	$(call step,heldout,Choose for fold $*) $(PYTHON) scripts/generate_drop_map.py \
+	  --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) --fold $*/$(FOLDS) --output $@
 
 $(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf: $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE)
 	$(call step,heldout,Drop for fold $*) $(PYTHON) scripts/expert_drop.py \
 	  --source $(HELDOUT_SOURCE) --drop-map $< --output $@
 
-$(HELDOUT_EVALS): $(HELDOUT)/fold%/eval/summary.json: $(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf | $(QUESTIONS) $(TOOLS)
+$(HELDOUT_EVALS): $(HELDOUT)/fold%/eval/summary.json: $(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf \
+    | $(QUESTIONS) $(TOOLS)
 	$(call step,heldout,Score fold $*) env QUESTIONS=$(QUESTIONS) HELD_OUT_OF=$(HELDOUT)/fold$*/drop_map.json \
 	  CHOSEN_BY=$(HELDOUT)/fold$*/drop_map.json $(EVALUATE) $(PRUNED_NAME)-fold$* $<
 
@@ -96,7 +103,7 @@ $(HELDOUT_SCORES): $(HELDOUT_REFERENCE) $(HELDOUT_SUMMARY) $(COMPARE)
 	$(call step,heldout,Compare the scores) $(PYTHON) scripts/compare_scores.py \
 	  --runs $(HELDOUT_REFERENCE) $(HELDOUT_SUMMARY) --output $@
 
-eval-heldout: $(HELDOUT_SCORES) ## score the choice of experts on QUESTIONS it has not seen: FOLDS maps and GGUFs, pooled
+eval-heldout: $(HELDOUT_SCORES) ## score the choice on QUESTIONS it has not seen: FOLDS maps and GGUFs, pooled
 	@cat $<
 
 # ---- several runs in one table
@@ -115,4 +122,5 @@ report: $(REPORT) ## one page of what is known of this run, for a browser
 	@printf '%s\n' $(REPORT)
 
 $(REPORT): $(REPORT_AFTER) $(if $(NEW_RECORDS),FORCE) $(PAGE) | $(SETUP)
-	$(call step,report,Write the report page) $(PYTHON) scripts/build_report.py --name $(PRUNED_NAME) $(REPORT_FLAGS) --output $@
+	$(call step,report,Write the report page) $(PYTHON) scripts/build_report.py \
+	  --name $(PRUNED_NAME) $(REPORT_FLAGS) --output $@

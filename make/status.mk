@@ -23,7 +23,7 @@ help-all: ## every target and every setting
 
 # Marked with *: what the run's file or the command line sets.
 settings: ## every setting's value for this run; * marks those that the run or the command line sets
-	@$(foreach v,$(SETTINGS),printf '%s %-18s = %s\n' '$(if $(or $(filter command,$(firstword $(origin $v))),$(filter $v,$(SET_BY_RUN))),*, )' '$v' '$($v)';)
+	@$(foreach v,$(SETTINGS),printf '%s %-18s = %s\n' '$(if $(filter $v,$(SET_BY_RUN) $(COMMAND_LINE)),*, )' '$v' '$($v)';)
 
 new: $(SETUP) ## write the settings file of a run: make new RUN=my-run FROM=demo
 	@$(PYTHON) scripts/new_run.py --from $(RUN_FILE) --output runs/$(RUN).mk
@@ -31,9 +31,11 @@ new: $(SETUP) ## write the settings file of a run: make new RUN=my-run FROM=demo
 doctor: $(SETUP) ## is this machine fit for the run: tools, disk, memory, GPU, access to model and questions
 	@$(CHECK_MACHINE)
 
-CHECK_MACHINE = $(PYTHON) scripts/check_machine.py --model $(MODEL) --questions $(if $(filter $(DOWNLOADS)/%,$(QUESTIONS)),gpqa,$(QUESTIONS)) \
+CHECK_MACHINE = $(PYTHON) scripts/check_machine.py --model $(MODEL) \
+  --questions $(if $(filter $(DOWNLOADS)/%,$(QUESTIONS)),gpqa,$(QUESTIONS)) \
   --build $(BUILD) --stream-layers $(or $(STREAM_LAYERS),no) $(KEEP:%=--keep %) --quants $(ASKED_QUANTS) \
-  --reference-quants $(EVAL_QUANT) $(LLAMA_CPP:%=--llama-cpp %) --cmake-args='$(CMAKE_ARGS)' $(if $(wildcard $(PLAN)),--plan $(PLAN))
+  --reference-quants $(EVAL_QUANT) $(LLAMA_CPP:%=--llama-cpp %) --cmake-args='$(CMAKE_ARGS)' \
+  $(if $(wildcard $(PLAN)),--plan $(PLAN))
 # Before the first long step, without being asked; its report is in the log.
 $(CHECKED): | $(SETUP) $(BUILD)/.built-by-this-project
 	$(call step,model,Check this machine) $(CHECK_MACHINE)
@@ -47,7 +49,8 @@ status: $(SETUP) ## each stage: done, stale, missing or running; what comes next
 	@$(STEPS_LEFT) | $(PYTHON) scripts/show_status.py --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
 	  --stage model=$(MODEL_RECORD) --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) --stage drop=$(METADATA) \
 	  --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(subst $() ,$(,),$(strip $(QUANT_FILES))) \
-	  --stage eval=$(SCORES) --stage release=$(subst $() ,$(,),$(strip $(RELEASES:%=%/manifest.json))) --stage report=$(REPORT)
+	  --stage eval=$(SCORES) --stage report=$(REPORT) \
+	  --stage release=$(subst $() ,$(,),$(strip $(RELEASES:%=%/manifest.json)))
 
 demo: release ## everything on the embedded demo
 

@@ -4,7 +4,7 @@
 STEP_NUMBER :=
 next_step = $(eval STEP_NUMBER += x)$(words $(STEP_NUMBER))
 # Counted once, when the first step begins: how many a dry run of the same goals would take.
-count_steps = $(shell $(MAKE) -n --no-print-directory COUNTING=yes $(MAKECMDGOALS) $(MAKEOVERRIDES) 2>/dev/null | grep -c "^: 'step")
+count_steps = $(shell $(MAKE) -n COUNTING=yes $(MAKECMDGOALS) $(MAKEOVERRIDES) 2>/dev/null | grep -c "^: 'step")
 STEP_COUNT = $(eval STEP_COUNT := $(count_steps))$(STEP_COUNT)
 
 ifdef COUNTING
@@ -12,14 +12,18 @@ ifdef COUNTING
 else ifdef DRY
   step =
 else
-  step = @$(PYTHON) scripts/run_step.py --place $(next_step)/$(STEP_COUNT) --logs $(LOGS) $(if $(V),--echo) --words '$(2)' --
+  RUN_STEP := $(PYTHON) scripts/run_step.py
+  step = @$(RUN_STEP) --place $(next_step)/$(STEP_COUNT) --logs $(LOGS) $(V:%=--echo) --words '$(2)' --
 endif
 
 # What is said only when something was really asked for: the first line names the run, the last ones what came out.
 ifneq ($(WORK),)
   ifeq ($(MAKELEVEL)$(COUNTING)$(DRY),0)
-    $(info Run $(RUN)$(if $(filter file,$(origin RUN)), (no RUN given)): $(MODEL)$(if $(KEEP), with $(KEEP) experts kept per layer); settings: $(RUN_FILE))
-    $(if $(wildcard $(BUILD)/$(NAME)/*/keep*),$(info $(BUILD)/$(NAME)/*/keep*: outputs of an older version; they are left alone))
+    RUN_IN_WORDS := $(RUN)$(if $(filter file,$(origin RUN)), (no RUN given))
+    $(info Run $(RUN_IN_WORDS): $(MODEL)$(if $(KEEP), with $(KEEP) experts kept per layer); settings: $(RUN_FILE))
+    OLD_BUILDS := $(wildcard $(BUILD)/$(NAME)/*/keep*)
+    $(if $(OLD_BUILDS),$(info $(firstword $(OLD_BUILDS)): outputs of an older version; they are left alone))
   endif
 endif
-closing = $(if $(DRY),,@$(PYTHON) scripts/show_results.py --after $(1) --page $(REPORT) $(if $(filter command,$(firstword $(origin RUN))),--run $(RUN)) $(2))
+RUN_NAMED := $(if $(filter RUN,$(COMMAND_LINE)),--run $(RUN))
+closing = $(if $(DRY),,@$(PYTHON) scripts/show_results.py --after $(1) --page $(REPORT) $(RUN_NAMED) $(2))
