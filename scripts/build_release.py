@@ -8,7 +8,8 @@ Output:  a folder: the files (linked; those above --max-file-bytes in parts), RE
          release/manifest.py), expert_drop_metadata.json, scores.json, quality.json, *.png and, with GGUF files,
          template, params, Modelfile. Beside it FOLDER.sources.json for check_release.py, which is never published.
 Use:     scripts/build_release.py --kind standard --name NAME --base ID --gguf FILE... --metadata FILE
-         --template FILE --params FILE [--scores TABLE.json] [--quality quality.json] --output DIR
+         --template FILE --params FILE [--scores TABLE.json] [--quality quality.json]
+         [--repository NAME-GGUF] --output DIR
 
 Refused: names that shadow each other (release/names.py), inputs of another build. Every number in the card comes from a
 record. What is missing is listed there.
@@ -26,6 +27,7 @@ from losses.quality_record import QUALITY_NAME
 from quants.quant_record import read_whole_quant, record_path
 from quants.recipes import RECIPES
 from release.card_sections import PICTURES
+from release.front_matter import REPOSITORY_NAME, is_repository
 from release.gguf_parts import split_gguf
 from release.made_texts import CARD, made_texts
 from release.manifest import CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
@@ -141,7 +143,7 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
     place_copies(args, output)
     manifest = {
         "name": args.name,
-        "repository": args.output.name,
+        "repository": args.repository,
         "kind": args.kind,
         "base": args.base,
         "license": args.license,
@@ -175,6 +177,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--base", required=True, help="Hub id of the base model, or its name when it is local")
     what.add_argument("--license", default="", help="the Hub's identifier of the licence, such as gemma")
     what.add_argument("--quantized-by", default="", help="who quantised, for the front matter")
+    repository_help = "name of its repository on the Hub, without the user (default: the name of the output folder)"
+    what.add_argument("--repository", metavar="NAME", help=repository_help)
     sibling_help = "name of the repository of the CD-* and AUTO-* files, for the card"
     what.add_argument("--sibling", default="", help=sibling_help)
     files = parser.add_argument_group("files")
@@ -189,8 +193,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     questions_help = "question files whose text must not be published"
     files.add_argument("--questions", type=Path, nargs="*", default=[], help=questions_help)
     output = parser.add_argument_group("output")
-    output_help = "release folder to write; its name is the repository's"
-    output.add_argument("--output", type=Path, required=True, help=output_help)
+    output.add_argument("--output", type=Path, required=True, help="release folder to write")
     split_help = f"split larger files (default {MAX_FILE_BYTES})"
     output.add_argument("--max-file-bytes", type=positive, default=MAX_FILE_BYTES, help=split_help)
     tools_help = "llama.cpp directory (default: $LLAMA_CPP, else the built one)"
@@ -200,11 +203,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"expected --gguf with --kind {STANDARD} or {DYNAMIC}, --checkpoint with --kind {CHECKPOINT}")
     if args.gguf and not (args.template and args.params):
         parser.error("expected --template and --params with --gguf")
+    args.repository = args.repository or args.output.resolve().name
     return args
+
+
+def check_names(repository: str, sibling: str) -> None:
+    """Raise InputError unless the Hub can have repositories of these names, and they are two; sibling: "" for none."""
+    for option, name in (("--repository", repository), ("--sibling", sibling or repository)):
+        if not is_repository(name):
+            raise InputError(option, REPOSITORY_NAME, repr(name)[:100])
+    if sibling == repository:
+        raise InputError("--sibling", f"another repository than {repository}", "the same")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    check_names(args.repository, args.sibling)
     inputs = (*args.gguf, args.checkpoint, args.metadata, args.scores, args.quality)
     check_apart([path for path in inputs if path], [args.output])
     records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}

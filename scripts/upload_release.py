@@ -20,7 +20,7 @@ from pathlib import Path
 
 from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, run
-from release.front_matter import check_repo
+from release.front_matter import check_repo, check_same_repository
 from release.hub_upload import (
     Payload,
     RemoteFiles,
@@ -55,6 +55,7 @@ def checked_payload(args: argparse.Namespace) -> Payload:
         raise InputError(args.release / MANIFEST, f"the manifest of {args.name}", f"that of {manifest['name']}")
     for difference in folder_differences(args.release, manifest):
         raise difference
+    check_same_repository(args.repo, manifest)
     check_gates(args.gates, args.release)
     return payload_of(args.release, manifest)
 
@@ -96,7 +97,7 @@ def look(repo: str, token: str | None, needed: bool) -> RemoteFiles | None:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--release", type=Path, required=True, help="release folder")
-    parser.add_argument("--repo", required=True, help="repository on the Hub, USER/NAME")
+    parser.add_argument("--repo", required=True, help="repository on the Hub, USER/NAME; NAME is the manifest's")
     parser.add_argument("--name", default="", help="model that the manifest must be of")
     parser.add_argument("--send", action="store_true", help="send; without it only list what would go")
     parser.add_argument(
