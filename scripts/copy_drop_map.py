@@ -17,10 +17,19 @@ from pathlib import Path
 
 from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
 from checkpoints.moe_families import family_of, shape_of
-from choice.drop_map import ANOTHER_MODEL, OWN_MAP, DropMap, Shape, check_digests, question_ids_of, read_drop_map
+from choice.drop_map import (
+    ANOTHER_MODEL,
+    OWN_MAP,
+    DropMap,
+    Shape,
+    check_digests,
+    criterion_of,
+    question_ids_of,
+    read_drop_map,
+)
 from choice.expert_stats import read_stats
 from files.option_types import command_parser, positive
-from files.safe_files import InputError, check_apart, run, sha256_file, write_json
+from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha256_file, write_json
 
 # What a map of ours records of its origin. Its scores, margins and bootstrap are left out: nothing shows that they
 # still belong to the dropped ids of a file that anybody can edit.
@@ -30,14 +39,17 @@ ORIGIN = ("questions_sha256", "config_sha256", "weights_sha256", "imatrix_sha256
 def own_map(drop_map: DropMap, question_ids: list[str], shape: Shape, stats_sha256: str | None) -> dict:
     """Return the copy of a user's map; stats_sha256: of the statistics that it is shown against, None without any."""
     said = drop_map.details
+    given = {"sha256": drop_map.sha256}
+    if (criterion := criterion_of(said)) != OWN_MAP:
+        given["criterion"] = " ".join(criterion.split())[:SHOWN_CHARACTERS]  # cards print it, and anybody may write it
     content = {
         "criterion": OWN_MAP,
-        "own_map": {"sha256": drop_map.sha256, **{key: said[key] for key in ("criterion",) if key in said}},
+        "own_map": given,
         "experts": drop_map.experts,
         "keep_count": drop_map.keep_count,
         "drop_count": drop_map.experts - drop_map.keep_count,
         "top_k": shape.top_k,
-        **{key: said[key] for key in ORIGIN if key in said},
+        **{key: said[key] for key in ORIGIN if isinstance(said.get(key), str)},
     }
     if question_ids:
         content |= {"questions": len(question_ids), "question_ids": question_ids}
