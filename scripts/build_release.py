@@ -29,6 +29,7 @@ from losses.quality_record import QUALITY_NAME
 from quants.quant_record import read_whole_quant, record_path
 from quants.recipes import RECIPES
 from release.card_sections import PICTURES
+from release.front_matter import REPOSITORY_NAME, is_repository
 from release.gguf_parts import split_gguf
 from release.made_texts import CARD, made_texts
 from release.manifest import CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
@@ -144,7 +145,7 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
     place_copies(args, output)
     manifest = {
         "name": args.name,
-        "repository": args.output.name,
+        "repository": args.repository,
         "kind": args.kind,
         "base": args.base,
         "license": args.license,
@@ -177,6 +178,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--base", required=True, help="Hub id of the base model, or its name when it is local")
     add("--license", default="", help="the Hub's identifier of the licence, such as gemma")
     add("--quantized-by", default="", help="who quantised, for the front matter")
+    repository_help = "name of its repository on the Hub, without the user (default: the name of the output folder)"
+    add("--repository", metavar="NAME", help=repository_help)
     add("--sibling", default="", help="name of the repository of the CD-* and AUTO-* files, for the card")
     add = parser.add_argument_group("inputs").add_argument
     add("--gguf", type=Path, nargs="+", default=[], help="quantised GGUF files")
@@ -189,7 +192,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--params", type=Path, help="Ollama params (JSON)")
     add("--questions", type=Path, nargs="*", default=[], help="question files whose text must not be published")
     add = parser.add_argument_group("output").add_argument
-    add("--output", type=Path, required=True, help="release folder to write; its name is the repository's")
+    add("--output", type=Path, required=True, help="release folder to write")
     add("--max-file-bytes", type=positive, default=MAX_FILE_BYTES, help="split larger files")
     add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     args = parser.parse_args(argv)
@@ -197,11 +200,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"expected --gguf with --kind {STANDARD} or {DYNAMIC}, --checkpoint with --kind {CHECKPOINT}")
     if args.gguf and not (args.template and args.params):
         parser.error("expected --template and --params with --gguf")
+    args.repository = args.repository or args.output.resolve().name
     return args
+
+
+def check_names(repository: str, sibling: str) -> None:
+    """Raise InputError unless the Hub can have repositories of these names, and they are two; sibling: "" for none."""
+    for option, name in (("--repository", repository), ("--sibling", sibling or repository)):
+        if not is_repository(name):
+            raise InputError(option, REPOSITORY_NAME, repr(name)[:100])
+    if sibling == repository:
+        raise InputError("--sibling", f"another repository than {repository}", "the same")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    check_names(args.repository, args.sibling)
     inputs = (*args.gguf, args.checkpoint, args.metadata, args.scores, args.quality)
     check_apart([path for path in inputs if path], [args.output])
     records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}

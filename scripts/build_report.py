@@ -64,7 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="name of the pruned model")
     parser.add_argument("--stats", type=Path, help="statistics file of teacher_force_analysis.py")
-    parser.add_argument("--drop-map", type=Path, help="drop map chosen from it")
+    parser.add_argument("--drop-map", type=Path, help="drop map chosen from it, or one that you brought")
     parser.add_argument("--metadata", type=Path, help="expert_drop_metadata.json")
     parser.add_argument("--f16", type=Path, help="record of the pruned F16 GGUF (FILE.gguf.json)")
     parser.add_argument("--imatrix", type=Path, help="imatrix of the pruned model, its record beside it")
@@ -78,8 +78,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if len(args.summaries) not in (0, 2):
         parser.error("--summaries: expected two models, or none")
-    if (args.stats is None) != (args.drop_map is None):
-        parser.error("--stats, --drop-map: expected both, or none")
+    if args.stats and not args.drop_map:
+        parser.error("--stats: expected --drop-map with it")
     return args
 
 

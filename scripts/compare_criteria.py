@@ -32,6 +32,7 @@ from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from choice.criteria import CRITERIA
+from choice.drop_map import check_keep_count
 from choice.expert_stats import read_stats
 from files.option_types import command_parser, positive
 from files.run_state import RunState
@@ -174,8 +175,7 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
     if sha256_file(args.model / "config.json") != metadata["config_sha256"]:
         raise InputError(args.model, f"the checkpoint that {args.stats} was measured on", "another config.json")
     for keep in args.keep:
-        if not metadata["top_k"] <= keep < experts:
-            raise InputError("--keep", f"{metadata['top_k']} (experts per token) to {experts - 1} experts", str(keep))
+        check_keep_count("--keep", keep, experts, metadata["top_k"])
     if len(questions) < 2:
         raise InputError(args.questions, "two questions or more", str(len(questions)))
     chose = {question["id"] for question in metadata["questions"]}

@@ -127,6 +127,7 @@ def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> di
     patched = sum(summary["patched_correct"] for summary in runs) if first["patch"] else None
     kinds = sorted({kind for summary in runs for kind in summary["invalid"]})  # a run names only those that it has
     against: dict[str, Any] = {} if runs is reference else paired_figures(reference, runs)
+    labels = [summary["in_sample"] for summary in runs if summary["in_sample"]]
     return {
         "name": first["name"],
         "experts": first["experts"],
@@ -143,8 +144,8 @@ def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> di
         "patched": None if patched is None else patched / asked,
         "score": float(scores.mean()),
         "interval": wilson(scores),
-        # One model has one choice of experts: a run without CHOSEN_BY says nothing against a run with it.
-        "in_sample": next((s["in_sample"] for s in runs if s["in_sample"]), None),
+        # One model has one choice of experts: a run that does not know it says nothing against one that does.
+        "in_sample": min(labels, key=lambda label: label["chosen_on"] is None, default=None),
         "invalid": sum(summary["invalid_total"] for summary in runs),
         "invalid_classes": {kind: sum(summary["invalid"].get(kind, 0) for summary in runs) for kind in kinds},
         "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),

@@ -24,9 +24,9 @@ from pathlib import Path
 from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
 from checkpoints.checkpoint_drop import plan_tensors, pruned_config, verify_checkpoint, write_checkpoint
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
-from choice.drop_map import METADATA_NAME, DropMap, read_drop_map
+from choice.drop_map import METADATA_NAME, check_digests, read_drop_map
 from files.option_types import command_parser, positive
-from files.safe_files import InputError, check_apart, check_replaceable, gib, run, sha256_file
+from files.safe_files import check_apart, check_replaceable, gib, run, sha256_file
 from ggufs.gguf_drop import (
     drop_in_gguf,
     drop_in_imatrix,
@@ -38,19 +38,7 @@ from ggufs.gguf_drop import (
 )
 
 SHARD_BYTES = 5_000_000_000  # the usual size on the Hub: one that breaks off is soon fetched again
-SHOWN_DIGITS = 12
-
-
-def check_digests(drop_map_path: Path, drop_map: DropMap, source: Path, digests: dict[str, str]) -> None:
-    """Raise InputError when a digest that the map records is not that of `source`."""
-    for key, actual in digests.items():
-        if key in drop_map.details and drop_map.details[key] != actual:
-            raise InputError(
-                drop_map_path,
-                f"the map of {source} ({key} {actual[:SHOWN_DIGITS]})",
-                f"that of another model ({str(drop_map.details[key])[:SHOWN_DIGITS]})",
-                "use it with --force if you mean it",
-            )
+IF_MEANT = "use it with --force if you mean it"
 
 
 def drop_in_checkpoint(args: argparse.Namespace) -> None:
@@ -66,7 +54,7 @@ def drop_in_checkpoint(args: argparse.Namespace) -> None:
     weights_sha256 = weights_digest(tensors)
     if not args.force:
         digests = {"config_sha256": sha256_file(args.source / "config.json"), "weights_sha256": weights_sha256}
-        check_digests(args.drop_map, drop_map, args.source, digests)
+        check_digests(args.drop_map, drop_map, args.source, digests, IF_MEANT)
     planned, pruned = plan_tensors(tensors, experts, drop_map.keep), pruned_config(config, family, drop_map.keep_count)
     what = f"{drop_map.keep_count} of {shape.experts} experts in {len(shape.layers)} layers"
     if args.verify:
@@ -91,7 +79,8 @@ def drop_in_file(args: argparse.Namespace) -> None:
     inputs = [args.drop_map, *(header.path for header in model.headers), *([args.imatrix] if imatrix else [])]
     check_apart(inputs, outputs + ([args.imatrix_output] if imatrix else []))
     if imatrix and not args.force:
-        check_digests(args.drop_map, drop_map, args.imatrix, {"imatrix_sha256": sha256_file(args.imatrix)})
+        digests = {"imatrix_sha256": sha256_file(args.imatrix)}
+        check_digests(args.drop_map, drop_map, args.imatrix, digests, IF_MEANT)
     what = f"{drop_map.keep_count} of {model.shape.experts} experts"
     if args.verify:
         verify_gguf(model, drop_map, outputs)

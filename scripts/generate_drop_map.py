@@ -44,11 +44,9 @@ def compare_lines(name: str, layers: dict[int, list[int]], other: dict[int, list
         lines.append(f"  layer {layer:3d}: {both:3d} of {len(drop)} dropped experts are dropped by both")
         common, total = common + both, total + len(drop)
     kept = sum(experts - len(set(drop) | set(other[layer])) for layer, drop in layers.items())
-    share = f" ({common / total:.1%})" if total else ""  # a map that keeps every expert drops none
-    differ = f", {1 - common / total:.1%} differ" if total else ""
     lines.append(
-        f"  all layers: {common} of {total} dropped experts{share} are dropped by both{differ}; "
-        f"{kept} experts are kept by both"
+        f"  all layers: {common} of {total} dropped experts ({common / total:.1%}) are dropped by both, "
+        f"{1 - common / total:.1%} differ; {kept} experts are kept by both"
     )
     return lines
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw what the analysis found and what the drop map makes of it.
 
-Inputs:  a statistics file of teacher_force_analysis.py and a drop map chosen from it.
+Inputs:  a statistics file of teacher_force_analysis.py, and a drop map chosen from it or one that a user brought.
 Output:  three PNG files: PREFIX-heatmap.png (each expert's share of its layer's weighted norm, dropped experts marked),
          PREFIX-coverage.png (in how many questions an expert is protected, kept and dropped ones apart) and
          PREFIX-layers.png (what each layer's experts contribute, and the dropped experts' share of it).
@@ -11,11 +11,12 @@ Use:     scripts/plot_expert_stats.py --stats STATS --drop-map DROP_MAP.json --o
 import argparse
 from pathlib import Path
 
+from choice.drop_map import Shape, read_drop_map, rows_that_chose
 from choice.expert_stats import protected, read_stats
 from files.display import DROPPED, KEPT
 from files.option_types import command_parser
 from files.pictures import WIDTH_INCHES, plt, save_picture
-from files.safe_files import InputError, read_json, run, sha256_file
+from files.safe_files import run, sha256_file
 
 import numpy as np
 from matplotlib.colors import LogNorm
@@ -33,11 +34,11 @@ def layer_shares(weighted_norm_sum: np.ndarray) -> np.ndarray:
     return total / total.sum(axis=1, keepdims=True)
 
 
-def dropped_mask(drop_map: dict, layers: list[int], experts: int) -> np.ndarray:
-    """Return a boolean [layers, experts], true where an expert is dropped."""
+def dropped_mask(drop: dict[int, list[int]], layers: list[int], experts: int) -> np.ndarray:
+    """Return a boolean [layers, experts], true where an expert is dropped; drop: ids by layer."""
     mask = np.zeros((len(layers), experts), bool)
     for row, layer in enumerate(layers):
-        mask[row, drop_map["layers"][str(layer)]["drop"]] = True
+        mask[row, drop[layer]] = True
     return mask
 
 
@@ -128,16 +129,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     arrays, metadata = read_stats(args.stats)
-    drop_map = read_json(args.drop_map)
-    if drop_map.get("stats_sha256") != sha256_file(args.stats):  # its scores and layers would not fit these arrays
-        raise InputError(args.drop_map, f"a map chosen from {args.stats}", "one of other statistics")
     layers = arrays["layer_numbers"].tolist()
     shares = layer_shares(arrays["weighted_norm_sum"])
-    dropped = dropped_mask(drop_map, layers, shares.shape[1])
+    drop_map = read_drop_map(args.drop_map, Shape(shares.shape[1], metadata["top_k"], tuple(layers)))
+    dropped = dropped_mask(drop_map.drop, layers, shares.shape[1])
+    ids = [question["id"] for question in metadata["questions"]]
+    rows = rows_that_chose(args.drop_map, drop_map.details, args.stats, sha256_file(args.stats), ids)
     # Counted here and not taken from the map: its scores are those of its criterion, which need not be coverage.
-    chose = set(drop_map["question_ids"])
-    rows = [row for row, question in enumerate(metadata["questions"]) if question["id"] in chose]
-    top = drop_map["protect_top"] or min(SHOWN_TOP, shares.shape[1])
+    top = drop_map.details.get("protect_top") or min(SHOWN_TOP, shares.shape[1])
     marked = protected(arrays["weighted_norm_sum"][rows], top)
     norms = arrays["moe_output_norm_sum"].sum(axis=0) / np.maximum(arrays["tokens"].sum(axis=0), 1)
     figures = {

@@ -29,7 +29,7 @@ def check_folds(paths: list[Path], folds: list[dict]) -> None:
             raise InputError(path, f"the first fold's {key}", str(fold["protocol"].get(key)))
         if fold["patch"] != folds[0]["patch"]:
             raise InputError(path, "the first fold's patch step", "another, or none")
-        if fold["in_sample"] is None or fold["in_sample"]["scored_and_chosen_on"]:
+        if fold["in_sample"] is None or fold["in_sample"]["scored_and_chosen_on"] != 0:  # None: not known
             raise InputError(path, "questions that did not choose the experts", str(fold["in_sample"]))
         for answer in fold["answers"]:
             if (other := seen.setdefault(answer["record_id"], path)) is not path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from files.option_types import command_parser
 from files.safe_files import InputError, run
 from ollama.ollama_files import Wrap, ollama_params, wrap_commands, wraps
-from release.front_matter import check_repo
+from release.front_matter import check_repo, check_same_repository
 from release.manifest import read_manifest
 
 
@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     manifest = read_manifest(args.release)
     if args.repo:
         check_repo(args.repo)
+        check_same_repository(args.repo, manifest)
     ggufs = [name for name in manifest["files"] if name.endswith(".gguf")]
     found = wraps(manifest["name"], ggufs, {}, args.repo)
     if not found:

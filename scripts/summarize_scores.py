@@ -17,6 +17,7 @@ counts as the patch step left it.
 import argparse
 from pathlib import Path
 
+from choice.drop_map import question_ids_of, read_layers
 from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_record
 from ggufs.gguf_header import read_header
@@ -89,15 +90,16 @@ def answer_row(answer: Answer, document: dict, patched: dict | None) -> dict:
 def in_sample(record_ids: list[str], chosen_by: Path | None) -> dict | None:
     """Return how many questions chose the experts, and how many of the scored ones are among them; None for no pruning.
 
-    Raises InputError when the file does not name its questions.
+    Both numbers are None for a map that does not name its questions. Raises InputError when the file is no map.
     """
     if chosen_by is None:
         return None
     content = read_json(chosen_by)
     # expert_drop_metadata.json holds under "method" what a drop map holds at the top.
-    chosen = set(content.get("method", content).get("question_ids") or [])
+    chosen = set(question_ids_of(chosen_by, content.get("method", content)))
     if not chosen:
-        raise InputError(chosen_by, "the question ids that chose the experts", "none")
+        read_layers(chosen_by)  # refuses a file that is neither map nor metadata: it would say that nothing is known
+        return {"chosen_on": None, "scored_and_chosen_on": None}
     return {"chosen_on": len(chosen), "scored_and_chosen_on": len(chosen & set(record_ids))}
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, run
-from release.front_matter import check_repo
+from release.front_matter import check_repo, check_same_repository
 from release.hub_upload import (
     Payload,
     RemoteFiles,
@@ -57,6 +57,7 @@ def checked_payload(args: argparse.Namespace) -> Payload:
         raise InputError(args.release / MANIFEST, f"the manifest of {args.name}", f"that of {manifest['name']}")
     for difference in folder_differences(args.release, manifest):
         raise difference
+    check_same_repository(args.repo, manifest)
     check_gates(args.gates, args.release)
     return payload_of(args.release, manifest)
 
@@ -99,7 +100,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("what is uploaded, and where").add_argument
     add("--release", type=Path, required=True, help="release folder")
-    add("--repo", required=True, help="repository on the Hub, USER/NAME")
+    add("--repo", required=True, help="repository on the Hub, USER/NAME; NAME is the manifest's")
     add("--name", default="", help="model that the manifest must be of")
     add("--send", action="store_true", help="send; without it only list what would go")
     add = parser.add_argument_group("checks").add_argument

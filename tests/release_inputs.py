@@ -209,7 +209,7 @@ def write_manifest(folder: Path, name: str = "tiny-12e") -> None:
     """Write a manifest of every file of a folder, which has no records of quants."""
     (folder / MANIFEST).unlink(missing_ok=True)
     texts = dict.fromkeys(("license", "quantized_by", "sibling"), "")
-    head = {"name": name, "repository": folder.name, "kind": STANDARD, "base": "tiny", **texts}
+    head = {"name": name, "repository": f"{name}-GGUF", "kind": STANDARD, "base": "tiny", **texts}
     write_record(folder / MANIFEST, {**head, "records": {}, "files": file_entries(folder)}, Manifest)
 
 

@@ -5,6 +5,9 @@ made from, `bootstrap`, and `layers`: {"0": {"keep": [...], "drop": [...], "scor
 "expected_overlap": ..., "coin_toss": [...]}, ...}, ids sorted, one entry per layer with experts. The plain
 {"0": [dropped ids], ...} of other tools is read, too.
 
+A map that a user brings (copy_drop_map.py) has `criterion` "own map" and `own_map`: the sha256 of the user's file and
+the criterion that the file names, if any. It has no scores, and `question_ids` only if the user's file has them.
+
 expert_drop_metadata.json (`DropMetadata`): how a pruned checkpoint was made. `method` is the map without its layers.
 """
 
@@ -16,8 +19,10 @@ from typing import ClassVar
 from files.safe_files import SHOWN_CHARACTERS, InputError, Record, read_json, read_record, sha256_file
 
 METADATA_NAME = "expert_drop_metadata.json"
+OWN_MAP = "own map"  # the criterion of a map that was given, not chosen here
 LAYER_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")  # one spelling per number: "01" beside "1" would be one layer twice
 ANOTHER_MODEL = "is it the map of another model?"
+SHOWN_DIGITS = 12  # of a digest
 
 
 class DropMetadata(Record):
@@ -68,10 +73,52 @@ class DropMap:
 
 
 def check_keep_count(path: object, keep_count: int, experts: int, top_k: int) -> None:
-    """Raise InputError when fewer experts than the router chooses per token, or more than there are, would be kept."""
-    if not top_k <= keep_count <= experts:
-        wanted = f"a number of kept experts from {top_k} (experts per token) to {experts} (experts)"
+    """Raise InputError when fewer experts than the router chooses per token would be kept, or none would be dropped."""
+    if not top_k <= keep_count < experts:
+        wanted = f"a number of kept experts from {top_k} (experts per token) to {experts - 1} (of {experts} experts)"
         raise InputError(path, wanted, str(keep_count))
+
+
+def criterion_of(method: dict) -> str:
+    """Return what chose the experts; method: a map without its layers. Our own maps always name their criterion."""
+    return str(method.get("criterion") or OWN_MAP)
+
+
+def question_ids_of(path: Path, method: dict) -> list[str]:
+    """Return the Record IDs of the questions that chose the experts, [] where a map does not name them.
+
+    Raises InputError when they are no list of texts: one text would be taken for as many ids as it has letters.
+    """
+    ids = method.get("question_ids") or []
+    if not isinstance(ids, list) or not all(isinstance(record_id, str) for record_id in ids):
+        raise InputError(path, "a list of Record IDs as question_ids", repr(ids)[:SHOWN_CHARACTERS])
+    return ids
+
+
+def rows_that_chose(path: Path, method: dict, stats: Path, stats_sha256: str, ids: list[str]) -> list[int]:
+    """Return the rows of a statistics file whose questions chose the experts of a map; all rows where none did.
+
+    ids: of the file's questions. A map that names no stats_sha256 was not chosen from statistics. Raises InputError
+    when it was chosen from others.
+    """
+    named = method.get("stats_sha256")
+    if named not in (None, stats_sha256):
+        raise InputError(path, f"a map chosen from {stats}", "one of other statistics", "run make analyze")
+    # A fold chose by some of the questions, so only those count.
+    chose = set(question_ids_of(path, method)) if named else set()
+    return [row for row, record_id in enumerate(ids) if not chose or record_id in chose]
+
+
+def check_digests(path: Path, drop_map: DropMap, source: Path, digests: dict[str, str], advice: str) -> None:
+    """Raise InputError when a digest that the map records is not that of `source`; digests: by their keys in a map."""
+    for key, actual in digests.items():
+        if key in drop_map.details and drop_map.details[key] != actual:
+            raise InputError(
+                path,
+                f"the map of {source} ({key} {actual[:SHOWN_DIGITS]})",
+                f"that of another model ({str(drop_map.details[key])[:SHOWN_DIGITS]})",
+                advice,
+            )
 
 
 def read_layers(path: Path) -> dict[int, list[int]]:
@@ -120,6 +167,7 @@ def read_drop_map(path: Path, shape: Shape) -> DropMap:
             )
     check_keep_count(path, len(keep[first]), shape.experts, shape.top_k)
     details = {key: value for key, value in content.items() if key != "layers"} if "layers" in content else {}
+    question_ids_of(path, details)  # refused here and not after the evaluation, which takes days
     return DropMap(keep, drop, sha256_file(path), details)
 
 

@@ -46,9 +46,11 @@ def checkpoint_steps(records: Records) -> list[Step]:
     ]
     sets = f"{chosen.get('questions')} questions, {chosen.get('experts')} experts per layer"
     kept = f"{chosen.get('keep_count')} of {chosen.get('experts')} experts per layer, by {chosen.get('criterion')}"
+    if "keep_count" not in chosen:  # a plain map where nothing was analysed
+        kept = f"by {chosen.get('criterion')}"
     shards = metadata.get("shards", {})
     return [
-        step_of("Analyse", bool(chosen), "make analyze", sets, analysed),
+        step_of("Analyse", bool(records.stats_sha256), "make analyze", sets, analysed),
         step_of("Choose", bool(chosen), "make analyze", kept, [("drop_map.json", records.drop_map_sha256)]),
         step_of("Drop", bool(metadata), "make drop", f"shards: {len(shards)}", list(shards.items())),
     ]

@@ -6,7 +6,7 @@ A record that was not made is None or empty; the report then says so. One of ano
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from choice.drop_map import Shape, read_drop_map, read_metadata
+from choice.drop_map import Shape, criterion_of, read_drop_map, read_layers, read_metadata, rows_that_chose
 from choice.expert_stats import protected, read_stats
 from files.safe_files import InputError, read_json, read_record, sha256_file
 from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
@@ -24,12 +24,14 @@ DIGITS = 12  # of a digest, in messages
 class Experts:
     """The statistics of every expert, summed over the questions that chose; arrays [layers, experts].
 
+    over: which questions those are, in words; all of the statistics where the map was not chosen from them.
     weighted_norm: routing weight times norm of the output, fp64; tokens: int64; coverage: questions in which the expert
     is among the `top` of its layer, int64; dropped: bool.
     """
 
     layers: list[int]
     questions: int
+    over: str
     top: int
     weighted_norm: np.ndarray
     tokens: np.ndarray
@@ -66,34 +68,44 @@ def check_same(path: Path | str | None, what: str, expected: str | None, found: 
 def read_experts(stats: Path, drop_map: Path) -> tuple[Experts, dict, str]:
     """Return the statistics of every expert, the drop map, and the sha256 of the statistics file.
 
-    Raises InputError when the map was not chosen from these statistics.
+    What a user's map does not record of counts and origin is added to it. Raises InputError when the map does not fit
+    the statistics, or was chosen from others.
     """
     arrays, metadata = read_stats(stats)
-    content, sha256 = read_json(drop_map), sha256_file(stats)
-    if content.get("stats_sha256") != sha256:
-        raise InputError(drop_map, f"a map chosen from {stats}", "one of other statistics", "run make analyze")
-    # A fold chose by some of the questions, so only those are shown.
-    ids, chose = [question["id"] for question in metadata["questions"]], set(content["question_ids"])
-    rows = [row for row, record_id in enumerate(ids) if record_id in chose]
+    sha256, ids = sha256_file(stats), [question["id"] for question in metadata["questions"]]
     layers, experts = arrays["layer_numbers"].tolist(), arrays["token_count"].shape[2]
-    drop = read_drop_map(drop_map, Shape(experts, metadata["top_k"], tuple(layers))).drop
+    found = read_drop_map(drop_map, Shape(experts, metadata["top_k"], tuple(layers)))
+    rows = rows_that_chose(drop_map, found.details, stats, sha256, ids)
+    chose = found.details.get("stats_sha256") and found.details.get("question_ids")
     dropped = np.zeros((len(layers), experts), bool)
     for row, layer in enumerate(layers):
-        dropped[row, drop[layer]] = True
-    norms, top = arrays["weighted_norm_sum"][rows], content["protect_top"] or min(SHOWN_TOP, experts)
+        dropped[row, found.drop[layer]] = True
+    norms, top = arrays["weighted_norm_sum"][rows], found.details.get("protect_top") or min(SHOWN_TOP, experts)
+    known = {key: metadata[key] for key in ("questions_sha256", "weights_sha256")}
+    counts = {"questions": len(rows), "experts": experts, "keep_count": found.keep_count}
     return (
         Experts(
             layers,
             len(rows),
+            f"the {len(rows)} questions that chose the experts" if chose else f"all {len(rows)} questions analysed",
             top,
             norms.sum(axis=0),
             arrays["token_count"][rows].sum(axis=0),
             protected(norms, top).sum(axis=0),
             dropped,
         ),
-        content,
+        known | read_json(drop_map) | counts | {"criterion": criterion_of(found.details)},
         sha256,
     )
+
+
+def read_map_alone(path: Path) -> dict:
+    """Return a drop map where nothing was analysed; what a user's plain map does not record is left out."""
+    dropped, content = read_layers(path), read_json(path)
+    return content | {
+        "criterion": criterion_of(content),
+        "layers": {str(layer): {"drop": dropped[layer]} for layer in dropped},
+    }
 
 
 def read_imatrix_of(path: Path, experts: Experts | None) -> tuple[Imatrix, dict]:
@@ -174,13 +186,14 @@ def check_together(paths: dict[str, Path], records: Records) -> None:
 def read_records(name: str, paths: dict[str, Path], quants: list[Path], summaries: list[Path]) -> Records:
     """Read the records of a build and check that they belong together.
 
-    paths: stats, drop_map, metadata, f16, imatrix, quality, scores, those that exist; quants: FILE.gguf.json;
-    summaries: the summary.json of two models, the reference first, or none. Raises InputError for what is no such
-    record, or one of another build.
+    paths: stats, drop_map, metadata, f16, imatrix, quality, scores, those that exist, stats only with drop_map; quants:
+    FILE.gguf.json; summaries: the summary.json of two models, the reference first, or none. Raises InputError for what
+    is no such record, or one of another build.
     """
-    experts, drop_map, stats_sha256 = (
-        read_experts(paths["stats"], paths["drop_map"]) if "drop_map" in paths else (None, {}, None)
-    )
+    experts, stats_sha256 = None, None
+    drop_map = read_map_alone(paths["drop_map"]) if "drop_map" in paths else {}
+    if "stats" in paths:
+        experts, drop_map, stats_sha256 = read_experts(paths["stats"], paths["drop_map"])
     imatrix, imatrix_record = read_imatrix_of(paths["imatrix"], experts) if "imatrix" in paths else (None, {})
     quality = read_record(paths["quality"], Quality) if "quality" in paths else {}
     records = Records(

@@ -108,8 +108,8 @@ def experts_part(records: Records) -> Section:
     if experts is None:
         return Section("experts", title, command="make analyze", waits_for="expert_stats.safetensors and drop_map.json")
     text = (
-        f"Over the {experts.questions} questions that chose the experts. Weighted norm: routing weight times the norm "
-        "of the expert's output, summed over its tokens. Coverage: questions in which the expert is among the "
+        f"Over {experts.over}. Weighted norm: routing weight times the norm of the expert's output, summed over its "
+        "tokens. Coverage: questions in which the expert is among the "
         f"{experts.top} of its layer with the largest weighted norm. Grey: zero."
     )
     chart = grid_chart(expert_grid(experts), "Layers and experts")

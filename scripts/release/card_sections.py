@@ -6,6 +6,7 @@ the tables and listed under "Missing from this card"; nothing is filled in.
 
 from dataclasses import dataclass, field
 
+from choice.drop_map import OWN_MAP, criterion_of
 from files.display import markdown_table
 from release.card_tables import card_scores, digest_table, sample_sentences
 from release.front_matter import is_hub_id
@@ -24,6 +25,15 @@ PICTURES = {
 TAGS = ["moe", "expert-pruning"]
 TERMS = "(for Gemma models: https://ai.google.dev/gemma/terms)"
 NO_LICENCE = "licence: none was given"
+HOW_CHOSEN = (
+    "The full model is teacher-forced through question, reasoning and answer. Experts are ranked by the norms of their "
+    "outputs, weighted by the router. The experts ranked last are dropped."
+)
+HOW_COUNTED = (
+    "Experts are ranked by the calibration tokens that reach them, as an importance matrix counts them. The experts "
+    "ranked last are dropped."
+)
+HOW_GIVEN = "The experts to drop were given as a drop map. No analysis of this build chose them."
 LOCAL_BASE = "base model on the Hub: the base model is a local one"
 
 
@@ -91,7 +101,7 @@ def method_rows(metadata: dict) -> list[list[str]]:
     rows = [
         ["Experts kept per layer", f"{metadata['keep_count']} of {metadata['experts']}"],
         ["Layers", str(len(metadata["layers"]))],
-        ["Criterion", str(method.get("criterion", absent))],
+        ["Criterion", criterion_of(method)],
         ["Experts protected per question and layer", str(method.get("protect_top", absent))],
         ["Questions that chose the experts", str(method.get("questions", absent))],
     ]
@@ -100,13 +110,20 @@ def method_rows(metadata: dict) -> list[list[str]]:
     return rows
 
 
+def how_chosen(method: dict) -> str:
+    """Return how the experts were chosen, in sentences."""
+    if criterion_of(method) == OWN_MAP:
+        said = str(method.get("own_map", {}).get("criterion", ""))
+        return HOW_GIVEN + (f' The given map names the criterion "{said}".' if said else "")
+    return HOW_COUNTED if "imatrix_sha256" in method else HOW_CHOSEN
+
+
 def method_section(release: Release, *more: str) -> str:
     """Return how the experts were chosen, and more paragraphs on how files were made of that."""
     return section(
         "Method",
-        "The full model is teacher-forced through question, reasoning and answer. Experts are ranked by the norms of "
-        "their outputs, weighted by the router. The experts ranked last are dropped. The others are copied byte for "
-        "byte, and nothing is trained. `expert_drop_metadata.json` lists kept and dropped experts of each layer.",
+        f"{how_chosen(release.metadata['method'])} The others are copied byte for byte, and nothing is trained. "
+        "`expert_drop_metadata.json` lists kept and dropped experts of each layer.",
         markdown_table(["What", "Value"], method_rows(release.metadata), left=2),
         *more,
     )
@@ -124,9 +141,11 @@ def make_command(release: Release) -> str:
         "MODEL": release.base if is_hub_id(release.base) else "DIRECTORY",
         "PRUNED_NAME": release.name,
         "KEEP": release.metadata["keep_count"],
-        "CRITERION": method.get("criterion", "..."),
-        "PROTECT_TOP": method.get("protect_top", "..."),
     }
+    if criterion_of(method) == OWN_MAP:
+        variables["DROP_MAP"] = "MAP.json"
+    else:
+        variables |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top", "...")}
     if method.get("held_out_question_ids"):
         variables["FOLD"] = "I/K"
     if release.records:
@@ -142,6 +161,7 @@ def input_digests(release: Release) -> dict[str, str | None]:
         "Base checkpoint, config": metadata["source"].get("config_sha256"),
         "Questions that chose the experts": method.get("questions_sha256"),
         "Statistics": method.get("stats_sha256"),
+        "Drop map, as it was given": method.get("own_map", {}).get("sha256"),
         "Drop map": metadata["drop_map_sha256"],
         **{f"Pruned checkpoint, {name}": digest for name, digest in metadata["shards"].items()},
     }
@@ -173,12 +193,14 @@ def reproduce_section(release: Release) -> str:
 def missing_section(release: Release) -> str:
     """Return what this build does not know."""
     found, checkpoint = measured(release.records, release.quality), release.kind == CHECKPOINT
+    chose = release.metadata["method"].get("question_ids")
     unmeasured = [record["type"] for name, record in release.records.items() if name not in found]
     # A checkpoint's card shows what is known of its experts; the other pictures are of quants.
     pictures = [name for name in PICTURES if not checkpoint or "experts" in name]
     absent = [
         ("scores: no evaluation belongs to this build", not release.scores),
         ("patched score: the evaluation was not patched", release.scores and not release.scores["patched"]),
+        ("questions that chose the experts: the drop map does not name them", not chose),
         (f"KLD of {', '.join(unmeasured)}: not measured", unmeasured),
         ("context cache: not known exactly for this architecture", release.records and not release.caches),
         (NO_LICENCE, not release.license),

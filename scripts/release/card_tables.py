@@ -4,7 +4,7 @@ from files.display import markdown_table, with_error
 from files.safe_files import GIB, gib, in_unit
 from losses.quality_conclusions import BETTER, NO_DIFFERENCE, SMALLER, WORSE
 from release.order import measured
-from scoring.score_tables import SCORE_HEADS, sample_labels, score_cells
+from scoring.score_tables import NOT_KNOWN, SCORE_HEADS, sample_labels, score_cells
 
 GB = 10**9  # in which the Hub shows sizes
 MEMORY_GIB = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)  # graphics cards and computers as sold
@@ -82,17 +82,23 @@ def in_sample_note(scores: dict, metadata: dict) -> str:
     """Return a sentence on whether the scored questions also chose the experts."""
     chosen, scored = set(metadata["method"].get("question_ids") or []), set(scores["question_ids"])
     if not chosen:
-        return "**Perhaps in-sample:** the drop map does not say which questions chose the experts."
+        return f"{NOT_KNOWN} the drop map does not say which questions chose the experts."
     if chosen & scored:
         return f"**In-sample:** {len(chosen & scored)} of the {len(scored)} scored questions also chose the experts."
     return f"Held out: {len(chosen)} other questions chose the experts, and none of the {len(scored)} scored ones did."
 
 
+def row_is_known(row: dict) -> bool:
+    """Tell whether a row of scores says how many of its questions chose the experts."""
+    return bool(row["in_sample"]) and row["in_sample"]["scored_and_chosen_on"] is not None
+
+
 def sample_sentences(scores: dict, metadata: dict, name: str) -> list[str]:
     """Return the label of the model `name` by its metadata, and those of all others as compare_scores.py has them."""
     known = bool(metadata["method"].get("question_ids"))
-    # The row of the model itself is left out where its metadata know: the card would say the same thing twice.
-    others = [row for row in scores["rows"] if not (known and row["name"] == name)]
+    # The row of the model itself is left out unless it knows what the metadata do not: the card would say the same
+    # thing twice.
+    others = [row for row in scores["rows"] if row["name"] != name or not known and row_is_known(row)]
     return [in_sample_note(scores, metadata), *sample_labels(others)]
 
 

@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
 PIPELINE = "text-generation"
+REPOSITORY_NAME = "a repository's name on the Hub (letters, digits, dots, dashes)"
 LIBRARIES = {STANDARD: "gguf", DYNAMIC: "gguf", CHECKPOINT: "transformers"}
 REQUIRED_KEYS = {"library_name": str, "pipeline_tag": str, "tags": list}
 OPTIONAL_KEYS = {"license": str, "base_model": str, "base_model_relation": str, "quantized_by": str}
@@ -31,10 +32,21 @@ def is_hub_id(base: str) -> bool:
     return base.count("/") == 1  # validate_repo_id takes a bare name, too
 
 
+def is_repository(name: str) -> bool:
+    """Tell whether a repository on the Hub can have that name, which comes after USER/."""
+    return is_hub_id(f"user/{name}")
+
+
 def check_repo(repo: str) -> None:
     """Raise InputError unless `repo` can be the name of a repository on the Hub, USER/NAME."""
     if not is_hub_id(repo):
         raise InputError("REPO", "a repository on the Hub, USER/NAME (letters, digits, dots, dashes)", repr(repo)[:100])
+
+
+def check_same_repository(repo: str, manifest: dict) -> None:
+    """Raise InputError unless USER/NAME names the repository of a release: its card has commands with that name."""
+    if repo.split("/")[-1] != manifest["repository"]:
+        raise InputError("REPO", f"USER/{manifest['repository']}, as the card of this release has it", repo)
 
 
 def front_matter(kind: str, base: str, license_id: str, quantized_by: str, tags: list[str]) -> str:

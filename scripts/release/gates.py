@@ -6,6 +6,7 @@ running_gates.py.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -85,15 +86,30 @@ class Checked:
 
 
 def files_gate(checked: Checked) -> Outcome:
-    """Every file is in the manifest with its size and sha256, and every file of the manifest is there."""
-    outcome = Outcome(f"{len(checked.manifest['files'])} files, their sizes and sha256")
-    name, named = checked.folder.resolve().name, checked.manifest["repository"]
-    if name != named:
-        outcome.deviations.append(
-            f"{checked.folder / MANIFEST}: expected the manifest of {name}, found that of {named}"
-        )
+    """Every file is in the manifest with its size and sha256, and every file of the manifest is there.
+
+    The card names the manifest's repository, and no GGUF file is of another model. The folder may have any name.
+    """
+    outcome = Outcome(f"{len(checked.manifest['files'])} files, their sizes and sha256, and whose they are")
+    outcome.deviations = owner_differences(checked)
     outcome.deviations += map(str, folder_differences(checked.folder, checked.manifest))
     return outcome
+
+
+def owner_differences(checked: Checked) -> list[str]:
+    """Return a line for each name in the card, or of a GGUF file, that is not of the manifest's repository or model."""
+    card, begin = checked.folder / CARD, f"{checked.manifest['name']}-"
+    repository, text = checked.manifest["repository"], checked.card if card.is_file() else ""
+    named = {*re.findall(r"^# (.+)$", text, re.MULTILINE)[:1], *re.findall(r"\bUSER/([\w.-]*\w)", text)}
+    found = [
+        f"{card}: expected the repository {repository}, as {MANIFEST} says, found {other}"
+        for other in sorted(named - {repository, "REPO"})  # hf.co/USER/REPO:FILE explains how Ollama reads any of them
+    ]
+    return found + [
+        f"{checked.folder / part}: expected a name that begins with {begin}, as {MANIFEST} says, found another"
+        for part in checked.types
+        if not Path(part).name.startswith(begin)
+    ]
 
 
 def record_differences(checked: Checked) -> list[str]:

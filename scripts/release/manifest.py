@@ -1,8 +1,9 @@
 """A release folder and its manifest: what the folder holds, and where a folder differs from its manifest.
 
-manifest.json (`Manifest`, written by build_release.py): `name` of the model, `repository` (the folder's own name),
-`kind`, `base`, `license`, `quantized_by`, `sibling` (the repository of the CD-* and AUTO-* files), `records` (each
-quant's record, with the `files` that it lies in) and `files` (bytes and sha256 of every file but the manifest).
+manifest.json (`Manifest`, written by build_release.py): `name` of the model, `repository` (its name on the Hub,
+without the user; the folder may have any name), `kind`, `base`, `license`, `quantized_by`, `sibling` (the repository of
+the CD-* and AUTO-* files), `records` (each quant's record, with the `files` that it lies in) and `files` (bytes and
+sha256 of every file but the manifest).
 """
 
 import re

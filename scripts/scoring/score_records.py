@@ -16,7 +16,11 @@ CHOICES = 4  # of a question, all as likely when one guesses
 
 
 class Summary(Record):
-    """One run. patch: the head of patched.json, None for a run without the patch step; invalid: counts by class."""
+    """One run. patch: the head of patched.json, None for a run without the patch step; invalid: counts by class.
+
+    in_sample: `chosen_on`, the number of questions that chose the experts, and `scored_and_chosen_on`, those of them
+    that were scored, both None where the drop map does not name them. None for a model that was not pruned.
+    """
 
     what: ClassVar[str] = "a summary of eval_gpqa_v3.sh"
     name: str

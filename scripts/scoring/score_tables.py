@@ -4,6 +4,7 @@ from files.display import markdown_table, plural
 from files.safe_files import gib
 
 SIGNIFICANT_P = 0.05  # as the 95% intervals; paired_statistics.LEVEL is not imported: it would bring in scipy
+NOT_KNOWN = "**Not known whether in-sample:**"
 SCORE_HEADS = ["Raw score", "Strict A-D", "Patched score", "95% interval", "Invalid (right by chance)", "Change"]
 
 
@@ -78,10 +79,9 @@ def sample_label(row: dict, experts: int) -> str | None:
     if known is None and row["experts"] >= experts:
         return None
     if known is None:
-        return (
-            f"**Perhaps in-sample:** {name} has fewer experts than the reference, and its run names no questions that "
-            f"chose them (CHOSEN_BY)."
-        )
+        return f"{NOT_KNOWN} {name} has fewer experts than the reference, and its run was given no CHOSEN_BY."
+    if known["scored_and_chosen_on"] is None:
+        return f"{NOT_KNOWN} the drop map of {name} does not say which questions chose the experts."
     asked = row["questions"] // len(row["seeds"])  # a row's counts are sums over its seeds
     if known["scored_and_chosen_on"]:
         both = f"{known['scored_and_chosen_on']} of the {asked} scored questions"

@@ -226,9 +226,9 @@ def test_damaged_statistics_are_refused(stats, tmp_path, refusal, damage, word):
     assert not (tmp_path / "map.json").exists()
 
 
-@pytest.mark.parametrize("keep", [1, 7, 0, -3])
-def test_keep_outside_top_k_to_experts_is_refused(stats, tmp_path, keep):
-    with pytest.raises(InputError, match=f"from 2 .* to 6 .*, found {keep}"):
+@pytest.mark.parametrize("keep", [1, 7, 6, 0, -3])
+def test_keep_outside_top_k_to_one_fewer_than_all_is_refused(stats, tmp_path, keep):
+    with pytest.raises(InputError, match=f"from 2 .* to 5 .*, found {keep}"):
         main(["--stats", str(stats), "--keep", str(keep), "--output", str(tmp_path / "map.json")])
     assert not (tmp_path / "map.json").exists()
 
@@ -249,7 +249,10 @@ def test_a_plain_map_as_found_in_the_wild_is_read(tmp_path):
         ('{"0": [1], "1": [0], "2": [0]}', "layers 0 to 1"),
         ('{"1": [1], "2": [0]}', "layers 0 to 1"),
         ('{"0": [1], "1": [0, 2]}', "uniform"),
-        ('{"0": [1, 2, 3], "1": [0, 1, 2]}', "from 2 .* to 4"),
+        ('{"0": [1, 2, 3], "1": [0, 1, 2]}', "from 2 .* to 3 .*, found 1"),
+        ('{"0": [], "1": []}', "from 2 .* to 3 .*, found 4"),
+        ('{"question_ids": "q1", "layers": {"0": [1], "1": [0]}}', "a list of Record IDs as question_ids, found 'q1'"),
+        ('{"question_ids": [1], "layers": {"0": [1], "1": [0]}}', "a list of Record IDs"),
         ('{"0": "all", "1": [0]}', "list of dropped"),
         ('{"0": [true], "1": [0]}', "list of dropped"),
         ('{"experts": 8, "layers": {"0": {"drop": [1]}, "1": {"drop": [0]}}}', "4 experts per layer"),

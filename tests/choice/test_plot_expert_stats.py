@@ -19,8 +19,7 @@ def test_shares_by_hand():
 
 
 def test_dropped_experts_of_layers_that_do_not_start_at_0():
-    drop_map = {"layers": {"1": {"drop": [0]}, "3": {"drop": [2]}}}
-    assert dropped_mask(drop_map, [1, 3], 3).tolist() == [[True, False, False], [False, False, True]]
+    assert dropped_mask({1: [0], 3: [2]}, [1, 3], 3).tolist() == [[True, False, False], [False, False, True]]
 
 
 def test_coverage_is_counted_by_hand():
@@ -42,6 +41,26 @@ def test_a_map_by_another_criterion_has_its_pictures(tmp_path):
         + ["--output-prefix", str(tmp_path / "experts")]
     )
     assert all((tmp_path / file).stat().st_size > 10_000 for file in FILES)
+
+
+def test_a_map_that_nobody_chose_here_is_drawn_over_all_questions(tmp_path, refusal):
+    """The same experts give the same pictures as a map that all questions chose, whatever form the map has."""
+    write(tmp_path / "stats", 2, 8)
+    options = ["--keep", "5", "--protect-top", "8", "--output", str(tmp_path / "ours.json")]
+    choose(["--stats", str(tmp_path / "stats"), *options])
+    layers = json.loads((tmp_path / "ours.json").read_text())["layers"]
+    (tmp_path / "plain.json").write_text(json.dumps({layer: entry["drop"] for layer, entry in layers.items()}))
+
+    def arguments(name: str) -> list[str]:
+        files = ["--stats", tmp_path / "stats", "--drop-map", tmp_path / f"{name}.json"]
+        return [*map(str, files), "--output-prefix", str(tmp_path / name / "experts")]
+
+    for name in ("ours", "plain"):
+        main(arguments(name))
+    for file in FILES:
+        assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
+    (tmp_path / "plain.json").write_text(json.dumps({"0": [1]}))
+    refusal(main, arguments("plain"), "plain.json", "the 2 layers 0 to 1")
 
 
 def write(path, layers, experts):
@@ -84,7 +103,7 @@ def test_three_pictures_at_card_width_with_equal_bytes(tmp_path):
 
 def test_a_map_of_other_statistics_is_refused(tmp_path, refusal):
     write(tmp_path / "stats", 2, 8)
-    (tmp_path / "map.json").write_text(json.dumps({"stats_sha256": "0", "layers": {}}))
+    (tmp_path / "map.json").write_text(json.dumps({"stats_sha256": "0", "layers": {"0": [1], "1": [2]}}))
     refusal(
         main,
         ["--stats", tmp_path / "stats", "--drop-map", tmp_path / "map.json", "--output-prefix", tmp_path / "x"],

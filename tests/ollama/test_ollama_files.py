@@ -188,14 +188,15 @@ def test_release_ollama_prints_without_an_ollama_and_runs_with_one(release, with
     given = (bin_folder / "given").read_text()
     assert given.startswith(f"tiny-12e:Q4_K_M\nFROM {release}/tiny-12e-Q4_K_M.gguf\nRENDERER gemma4\n")
     assert "PARAMETER num_ctx 4096" in given
-    release_ollama.main([str(release), "--repo", "me/tiny"])
-    assert "FROM hf.co/me/tiny:tiny-12e-Q8_0.gguf\n" in (bin_folder / "given").read_text().removeprefix(given)
+    release_ollama.main([str(release), "--repo", "me/tiny-12e-GGUF"])
+    assert "FROM hf.co/me/tiny-12e-GGUF:tiny-12e-Q8_0.gguf\n" in (bin_folder / "given").read_text().removeprefix(given)
     assert set(release.iterdir()) == files  # a release folder holds what its manifest lists, and no Modelfile of ours
 
 
 def test_release_ollama_refuses_in_one_line(script, refused, refusal, release, with_ollama, tmp_path):
     refused(script("release_ollama.py", tmp_path / "nowhere"), "nowhere", "a release folder")
     refusal(release_ollama.main, [release, "--repo", "me"], "REPO", "USER/NAME")
+    refusal(release_ollama.main, [release, "--repo", "me/other"], "REPO", "USER/tiny-12e-GGUF", "found me/other")
     with_ollama(3)
     refusal(release_ollama.main, [release], "ollama create tiny-12e", "no room")
     for path in release.glob("*.gguf"):

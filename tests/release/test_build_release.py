@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -76,6 +77,22 @@ def test_cd_files_get_a_repository_of_their_own(pruned_demo, tmp_path, refusal):
     arguments = release_arguments(pruned_demo, tmp_path / "s", quants=("Q4_K_M", "CD-Q4_K_M"))
     refusal(build_release.main, arguments, "CD-Q4_K_M", "standard types")
     assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_by_kind_names_the_repository_it_is_told(pruned_demo, tmp_path, refusal):
+    names = ["--repository", f"{NAME}-GGUF", "--sibling", f"{NAME}-dynamic-GGUF"]
+    card = build(pruned_demo, tmp_path / "GGUF", *names, quants=("Q6_K", "Q4_K_M"))
+    assert read_manifest(tmp_path / "GGUF")["repository"] == f"{NAME}-GGUF"
+    assert f"\n# {NAME}-GGUF\n" in card and f"are in {NAME}-dynamic-GGUF." in card
+    assert set(re.findall(r"USER/([\w.-]+)", card)) == {f"{NAME}-GGUF", "REPO"}
+    for options, words in (
+        (["--repository", "me/x"], ("--repository", "a repository's name", "'me/x'")),
+        (["--repository", "x", "--sibling", "a b"], ("--sibling", "a repository's name", "'a b'")),
+        (["--repository", "x", "--sibling", "x"], ("--sibling", "another repository than x")),
+    ):
+        arguments = release_arguments(pruned_demo, tmp_path / "s", *options, quants=("Q4_K_M",))
+        refusal(build_release.main, arguments, *words)
+    assert not list(tmp_path.glob("s*"))
 
 
 def test_a_clash_of_names_stops_the_release(pruned_demo, tmp_path, refusal):

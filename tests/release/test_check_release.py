@@ -74,6 +74,17 @@ def test_all_that_holds_passes_line_by_line(release, script):
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 13 checks pass, 0 do not apply"
 
 
+def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copy):
+    folder = copy.parent / "GGUF"
+    sources_path(copy).rename(sources_path(folder))
+    copy.rename(folder)
+    assert not failing(folder)
+    edit(folder / "README.md", f"hf.co/USER/{NAME}-GGUF:", "hf.co/USER/elsewhere:")
+    assert failing(folder, "files")["files"][0].endswith(
+        f"expected the repository {NAME}-GGUF, as manifest.json says, found elsewhere"
+    )
+
+
 def test_a_split_file_and_a_checkpoint_pass_the_gates(pruned_demo, tmp_path, capsys):
     checkpoint, parts = pruned_demo / "checkpoint", tmp_path / "parts"
     metadata = checkpoint / "expert_drop_metadata.json"
@@ -122,9 +133,12 @@ def test_a_manifest_of_another_build_fails(copy, refusal):
     lines = failing(copy, "build")["build"]
     assert "it is of another build" in lines[0] and name in lines[0]
     reseal(copy, records=records, repository="other-GGUF")
-    line = f"{copy / 'manifest.json'}: expected the manifest of {copy.name}, found that of other-GGUF"
+    line = f"{copy / 'README.md'}: expected the repository other-GGUF, as manifest.json says, found {NAME}-GGUF"
     assert failing(copy, "files") == {"files": [line]}
-    reseal(copy, repository=copy.name)
+    reseal(copy, repository=f"{NAME}-GGUF", name="other-9e")
+    lines = failing(copy, "files")["files"]
+    assert len(lines) == 4 and "expected a name that begins with other-9e-" in lines[0]
+    reseal(copy, name=NAME)
     (copy / "expert_drop_metadata.json").write_text((copy / "expert_drop_metadata.json").read_text() + " ")
     reseal(copy)
     assert list(failing(copy)) == ["build"]

@@ -363,6 +363,12 @@ def test_a_name_that_is_no_repository_is_refused(hub, refused_upload, repo):
     assert not hub.requests
 
 
+def test_a_repository_that_the_card_does_not_name_is_refused(hub, refused_upload):
+    """Else the dynamic quants could land beside the standard ones, whose labels they take."""
+    refused_upload(["--send"], "REPO", "USER/tiny-12e-GGUF", repo="me/tiny-12e-dynamic-GGUF")
+    assert not hub.requests
+
+
 def test_without_a_token_nothing_is_sent(hub, refused_upload):
     refused_upload(["--send"], "token", "hf auth login", "none", token="")
     assert not hub.requests

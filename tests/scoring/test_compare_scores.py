@@ -213,8 +213,15 @@ def test_a_pruned_model_that_does_not_say_what_chose_its_experts_is_labelled(com
             summary("full", "1100", seed=7),
         ]
 
-    assert "**Perhaps in-sample:** pruned has fewer experts" in compared(*runs(None))[0]
+    assert "**Not known whether in-sample:** pruned has fewer experts" in compared(*runs(None))[0]
+    own_map = {"chosen_on": None, "scored_and_chosen_on": None}
+    text, result = compared(*runs(own_map))
+    assert "**Not known whether in-sample:** the drop map of pruned does not say which questions" in text
+    assert result["rows"][1]["in_sample"] == own_map and "Held out" not in text and "**In-sample" not in text
     known = {"chosen_on": 9, "scored_and_chosen_on": 4}
+    both = runs(known)
+    both[1]["in_sample"] = own_map  # the run that knows decides, whatever the other one was given
+    assert "**In-sample:** 4 of the 4 scored questions" in compared(*both)[0]
     assert "**In-sample:** 4 of the 4 scored questions" in compared(*runs(known))[0]
 
 
@@ -235,6 +242,7 @@ def test_folds_are_pooled_and_what_was_not_held_out_is_refused(saved, tmp_path, 
     for other, words in (
         (summary("f2", "11", in_sample=held), "q0 in"),
         (summary("f2", "11"), "did not choose"),
+        (summary("f2", "11", in_sample={"chosen_on": None, "scored_and_chosen_on": None}), "did not choose"),
         (summary("f2", "11", in_sample=held, patch=None), "patch step"),
     ):
         refusal(pool_heldout.main, arguments(first, other), words)

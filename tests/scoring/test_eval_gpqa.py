@@ -131,6 +131,21 @@ def test_a_random_model_is_scored_patched_and_summed_up(evaluation, few_question
         assert (sample.prompt, sample.target) == (question.prompt, question.letter)
 
 
+def test_a_map_that_names_no_questions_leaves_the_label_open(run_copy, tiny_gguf, tmp_path, refusal):
+    """It is known only after the evaluation, so it must not fail there."""
+    arguments = ["--run", run_copy, "--gguf", tiny_gguf, "--chosen-by", tmp_path / "mine.json"]
+    (tmp_path / "mine.json").write_text('{"0": [1, 2], "1": [3, 4]}')
+    summarize_scores.main(list(map(str, arguments)))
+    result = read_record(run_copy / "summary.json", Summary)
+    assert result["in_sample"] == {"chosen_on": None, "scored_and_chosen_on": None}
+    for content, words in (
+        ('{"name": 3}', "layers keyed by number"),
+        ('{"question_ids": "rec1"}', "a list of Record IDs"),
+    ):
+        (tmp_path / "mine.json").write_text(content)
+        refusal(summarize_scores.main, arguments, "mine.json", words)
+
+
 def snapshot(directory: Path) -> dict[Path, tuple[int, bytes]]:
     """When each file of a directory was written, and its bytes."""
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in directory.rglob("*") if path.is_file()}
