@@ -3,7 +3,10 @@
 import importlib
 import os
 import re
+import shlex
 import subprocess
+import sys
+from pathlib import Path
 
 from conftest import REPO
 from files.option_types import command_parser
@@ -14,10 +17,9 @@ VERSION = (REPO / "VERSION").read_text().strip()
 SHELF = [*sorted(REPO.glob("scripts/*.py")), *sorted(REPO.glob("bench/*.py"))]
 COMMANDS = [path for path in SHELF if "def parse_args" in path.read_text()]
 SHELL_SCRIPTS = sorted(REPO.glob("scripts/*.sh"))
-EXAMPLE = r"^(?:Example|Use): +"
 
 
-def named(path: object) -> str:
+def named(path: Path) -> str:
     """The name of a test's case."""
     return str(path.relative_to(REPO))
 
@@ -27,11 +29,18 @@ def groups_of(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(\S.*):\n((?:  .*\n)+)", text, re.M))
 
 
+def examples_of(text: str, path: Path) -> list[str]:
+    """The commands of a --help's example that call `path`, each as one line."""
+    block = re.search(r"^Example: (.*?)(?=\n\n|\Z)", text, re.M | re.S)
+    lines = re.sub(r"\\\n\s+", "", block[1]).splitlines() if block else []
+    return [line for line in lines if f"{named(path)} " in line]
+
+
 @pytest.fixture
 def printed(monkeypatch, capsys):
     """Return what a command prints for one option. In this process: sixty starts would take minutes."""
 
-    def call(path: object, option: str) -> str:
+    def call(path: Path, option: str) -> str:
         monkeypatch.syspath_prepend(str(path.parent))
         with pytest.raises(SystemExit) as ended:
             importlib.import_module(path.stem).parse_args([option])
@@ -46,7 +55,6 @@ def printed(monkeypatch, capsys):
 def test_help_of_a_command(path, printed, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     text = printed(path, "--help")
-    assert re.search(rf"{EXAMPLE}.*{re.escape(named(path))}\b", text, re.M), "no example"
     groups = groups_of(text)
     assert re.findall(r"^  -[^ ,]+", groups.pop("options"), re.M) == ["  -h", "  --version"], "options without a group"
     assert groups and "positional arguments" not in groups
@@ -54,6 +62,26 @@ def test_help_of_a_command(path, printed, monkeypatch):
         for option in re.split(r"^(?=  \S)", lines, flags=re.M)[1:]:
             assert re.search(r"\S\s{2,}\S", option), f"{option} without help"
             assert option.count("(default") <= 1, f"{option} with two defaults"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=named)
+def test_the_example_of_a_command_has_options_that_it_knows(path, printed):
+    examples = examples_of(printed(path, "--help"), path)
+    assert examples
+    for line in examples:
+        arguments = line.split(named(path), 1)[1].split(" | ")[0]
+        importlib.import_module(path.stem).parse_args(shlex.split(arguments, comments=True))
+
+
+@pytest.mark.parametrize("name", ["freeze_questions", "generate_demo_questions"])
+def test_an_example_runs_as_printed(name, printed, tmp_path):
+    # The others need files of a finished demo.
+    for name_there, place in ((".venv", sys.prefix), ("data", REPO / "data"), ("scripts", REPO / "scripts")):
+        (tmp_path / name_there).symlink_to(place)
+    path = REPO / f"scripts/{name}.py"
+    for line in examples_of(printed(path, "--help"), path):
+        subprocess.run(line, shell=True, cwd=tmp_path, check=True, capture_output=True)
+    assert any((tmp_path / "build/try").iterdir())
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=named)
@@ -73,8 +101,7 @@ def test_a_shell_script_answers_without_the_environment(path):
     assert ask("--version") == f"{VERSION}\n"
     text = ask("--help")
     assert ask("-h") == text and "#" not in text
-    # The example may begin with variables, and go over several lines.
-    assert re.search(rf"{EXAMPLE}(?:.*\\\n)*.*{re.escape(named(path))}\b", text, re.M), "no example"
+    assert examples_of(text, path)
     described = {name for lines in groups_of(text).values() for name in re.findall(r"^  ([A-Z_]+) ", lines, re.M)}
     read = set(re.findall(r"\$\{([A-Z_]+):[-+]", path.read_text())) - {"XDG_CACHE_HOME", "BASH_SOURCE"}
     assert read <= described, f"variables that --help does not list: {read - described}"
