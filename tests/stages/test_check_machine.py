@@ -1,4 +1,4 @@
-"""The checks of a machine: against a local server in the Hub's place, a closed port, too little room, damaged models."""
+"""The checks of a machine: a local server in the Hub's place, a closed port, too little room, damaged models."""
 
 import json
 import shutil
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import check_machine
 from chats.questions import GPQA_DATASET
-from checkpoints.checkpoint import SINGLE_NAME
 from conftest import DEMO
 from files.safe_files import GIB
 from hub_server import TOKEN, Handler, Hub
@@ -24,11 +23,12 @@ FROM_HUB = ["--model", MODEL, "--questions", "gpqa", "--gguf-needed", "no"]
 
 
 class GatedHub(Handler):
-    """The Hub with heads of files: of `gated` repositories only those with the token get any, `broken` answers 503."""
+    """The Hub with heads of files: of `gated` repositories only those with the token get any, `broken` answers 503;
+    where it `hides`, it says 401 of every model."""
 
     gated: set[str] = set()
     broken: set[str] = set()
-    slow = False
+    slow = hides = False
 
     def do_HEAD(self) -> None:
         self.server.requests.append(f"HEAD {self.path}")
@@ -45,7 +45,10 @@ class GatedHub(Handler):
     def do_GET(self) -> None:
         if self.slow:
             time.sleep(60)
-        super().do_GET()
+        if self.hides:
+            self.answer({"error": "Invalid username or password."}, 401)
+        else:
+            super().do_GET()
 
 
 @pytest.fixture
@@ -60,11 +63,18 @@ def hub(monkeypatch):
         server.shutdown()
 
 
-@pytest.fixture
-def checked(script, tmp_path):
-    """Return exit code, error line and the checks that the command prints, found and advice by name, against a Hub."""
+def checks_in(stdout: str) -> dict[str, str]:
+    """Return the printed checks: state, found and advice by name."""
+    *lines, last = stdout.splitlines()
+    assert f"{len(lines)} checks: " in last
+    return {line[6:21].strip(): f"{line[:4].strip()} {line[23:]}" for line in lines}
 
-    def check(arguments: list, endpoint: str = "http://127.0.0.1:9", token: str = "") -> tuple[int, str, dict]:
+
+@pytest.fixture
+def from_hub(script, tmp_path):
+    """Return exit code, error line and checks of a run of the command against a Hub, in a process of its own."""
+
+    def check(arguments: list, endpoint: str, token: str = "") -> tuple[int, str, dict]:
         done = script(
             *("check_machine.py", *arguments, "--build", tmp_path / "build"),
             HF_HUB_OFFLINE=0,
@@ -74,15 +84,28 @@ def checked(script, tmp_path):
         )
         assert "Traceback" not in done.stderr and not (tmp_path / "build").exists(), done.stderr
         assert not token or token not in done.stdout + done.stderr
-        *lines, last = done.stdout.splitlines()
-        assert f"{len(lines)} checks: " in last
-        return done.returncode, done.stderr, {line[6:21].strip(): f"{line[:4].strip()} {line[23:]}" for line in lines}
+        return done.returncode, done.stderr, checks_in(done.stdout)
 
     return check
 
 
-def test_a_local_run_asks_nothing_of_the_hub_and_is_ready(checked, hub):
-    code, error, found = checked([*LOCAL, "--keep", "109", "--quants", "Q6_K"], hub.url)
+@pytest.fixture
+def checked(capsys, tmp_path):
+    """Return the error line and the checks of a local run; in this process, where the tokenizer's library is loaded."""
+
+    def check(arguments: list) -> tuple[str, dict]:
+        error = ""
+        try:
+            check_machine.main([*map(str, arguments), "--build", str(tmp_path / "build")])
+        except SystemExit as end:
+            error = str(end.code)
+        return error, checks_in(capsys.readouterr().out)
+
+    return check
+
+
+def test_a_local_run_asks_nothing_of_the_hub_and_is_ready(from_hub, hub):
+    code, error, found = from_hub([*LOCAL, "--keep", "109", "--quants", "Q6_K"], hub.url)
     assert code == 0 and not error and not hub.requests and "Hub token" not in found and "GPQA" not in found
     assert found["model"] == "ok Gemma 4, 128 experts in 3 layers, 0.0212 GiB"
     assert found["tokenizer"].startswith("ok") and "196 questions" in found["questions"]
@@ -91,8 +114,8 @@ def test_a_local_run_asks_nothing_of_the_hub_and_is_ready(checked, hub):
     assert found["licence of base"].startswith("warn not known") and "LICENSE" in found["licence of base"]
 
 
-def test_with_a_token_and_access_all_of_the_hub_is_ok(checked, hub):
-    code, error, found = checked(FROM_HUB, hub.url, TOKEN)
+def test_with_a_token_and_access_all_of_the_hub_is_ok(from_hub, hub):
+    code, error, found = from_hub(FROM_HUB, hub.url, TOKEN)
     assert code == 0, error
     assert found["Hub token"] == "ok that of me" and found["model"] == f"ok {MODEL} can be downloaded"
     assert found["GPQA"].startswith("ok") and "after the download" in found["tokenizer"]
@@ -100,9 +123,9 @@ def test_with_a_token_and_access_all_of_the_hub_is_ok(checked, hub):
     assert all(request.split()[0] in ("GET", "HEAD") for request in hub.requests)  # nothing is sent or fetched
 
 
-def test_a_missing_permission_says_where_to_get_it(checked, hub, monkeypatch):
+def test_a_missing_permission_says_where_to_get_it(from_hub, hub, monkeypatch):
     monkeypatch.setattr(GatedHub, "gated", {GPQA_DATASET, MODEL})
-    code, error, found = checked(FROM_HUB, hub.url)
+    code, error, found = from_hub(FROM_HUB, hub.url)
     assert code == 1 and error.startswith("error: model: ") and "(failed, too: GPQA)" in error
     assert found["Hub token"].startswith("warn none; ") and "hf auth login" in found["Hub token"]
     for what, place in (("model", MODEL), ("GPQA", f"datasets/{GPQA_DATASET}")):
@@ -111,40 +134,47 @@ def test_a_missing_permission_says_where_to_get_it(checked, hub, monkeypatch):
     assert "QUESTIONS=FILE" in found["GPQA"]
 
 
-def test_a_token_that_the_hub_refuses(checked, hub):
-    _, _, found = checked(FROM_HUB, hub.url, "hf_" + "wrong" * 6)
+def test_a_token_that_the_hub_refuses(from_hub, hub):
+    _, _, found = from_hub(FROM_HUB, hub.url, "hf_" + "wrong" * 6)
     assert found["Hub token"].startswith("FAIL no permission: the Hub refuses this token (401)")
     assert "this token has no access" in found["GPQA"]
 
 
-def test_a_name_that_does_not_exist(checked, hub):
-    code, error, found = checked(["--model", "someone/mode1", *FROM_HUB[2:]], hub.url, TOKEN)
+def test_a_name_that_does_not_exist(from_hub, hub):
+    code, error, found = from_hub(["--model", "someone/mode1", *FROM_HUB[2:]], hub.url, TOKEN)
     assert code == 1 and found["model"].startswith("FAIL someone/mode1: not there: ") and "spelling" in found["model"]
     assert "permission" not in found["model"] and found["GPQA"].startswith("ok")
     assert found["disk and memory"].startswith("warn")
 
 
-def test_a_server_that_is_down_is_no_question_of_permission(checked, hub, monkeypatch):
+def test_without_a_token_a_private_name_is_as_good_as_none(from_hub, hub, monkeypatch):
+    monkeypatch.setattr(GatedHub, "hides", True)
+    code, _, found = from_hub(FROM_HUB, hub.url)
+    assert code == 1 and found["model"].startswith(f"FAIL {MODEL}: not there or private: ")
+    assert "check the spelling; for a private one run `hf auth login`" in found["model"]
+
+
+def test_a_server_that_is_down_is_no_question_of_permission(from_hub, hub, monkeypatch):
     monkeypatch.setattr(GatedHub, "broken", {MODEL})
-    code, _, found = checked(FROM_HUB, hub.url, TOKEN)
+    code, _, found = from_hub(FROM_HUB, hub.url, TOKEN)
     assert code == 1 and found["model"] == f"FAIL {MODEL}: server fault: the Hub answered 503; try again later"
 
 
-def test_network_faults_are_named_and_nothing_more_is_asked(checked, monkeypatch):
+def test_network_faults_are_named_and_nothing_more_is_asked(from_hub, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: refused
-        code, error, found = checked(FROM_HUB, f"http://127.0.0.1:{closed.getsockname()[1]}", TOKEN)
+        code, error, found = from_hub(FROM_HUB, f"http://127.0.0.1:{closed.getsockname()[1]}", TOKEN)
     assert code == 1 and "connection refused" in error and "a token would not help" in error
     assert found["Hub token"].startswith("FAIL network fault: http://127.0.0.1:")
     assert found["model"] == f"warn {MODEL}: not asked: the Hub was not reached" and "not asked" in found["GPQA"]
-    _, error, found = checked(FROM_HUB, "http://nowhere.invalid")
+    _, error, found = from_hub(FROM_HUB, "http://nowhere.invalid")
     assert "its name is not found (DNS)" in found["model"] and found["Hub token"].startswith("warn none")
 
 
-def test_a_server_that_is_silent_is_left_after_seconds(checked, hub, monkeypatch):
+def test_a_server_that_is_silent_is_left_after_seconds(from_hub, hub, monkeypatch):
     monkeypatch.setattr(GatedHub, "slow", True)
     began = time.monotonic()
-    _, error, _ = checked(FROM_HUB, hub.url, TOKEN)
+    _, error, _ = from_hub(FROM_HUB, hub.url, TOKEN)
     assert "network fault" in error and "no answer in 6 seconds" in error
     assert 6 <= time.monotonic() - began < 30
 
@@ -153,15 +183,16 @@ def test_a_damaged_model_and_questions_that_are_none(checked, model_copy, tmp_pa
     (model_copy / "tokenizer.json").unlink()
     (model_copy / "README.md").write_text("---\nlicense: apache-2.0\n---\nA card.\n")
     (tmp_path / "text.csv").write_text("a,b\n1,2\n")
-    code, error, found = checked(["--model", model_copy, "--questions", tmp_path / "text.csv", "--keep", "2"])
-    assert code == 1 and "KEEP: expected 4 to 16 experts, found 2" in found["model"]
+    error, found = checked(["--model", model_copy, "--questions", tmp_path / "text.csv", "--keep", "2"])
+    assert error and "KEEP: expected 4 to 16 experts, found 2" in found["model"]
     assert found["tokenizer"].startswith("FAIL") and "'Record ID'" in found["questions"]
     assert found["licence of base"] == "ok apache-2.0 (from its README.md)"
     assert "failed, too: tokenizer, questions" in error
-    with open(model_copy / SINGLE_NAME, "r+b") as file:
+    shard = next(model_copy.glob("*.safetensors"))
+    with open(shard, "r+b") as file:
         file.truncate(5000)
-    _, _, found = checked(["--model", model_copy, *LOCAL[2:]])
-    assert found["model"].startswith("FAIL") and SINGLE_NAME in found["model"]
+    _, found = checked(["--model", model_copy, *LOCAL[2:]])
+    assert found["model"].startswith("FAIL") and shard.name in found["model"]
 
 
 @pytest.mark.parametrize(
@@ -227,27 +258,27 @@ def test_a_plan_is_exact_and_counts_what_is_there(checked, script, tmp_path):
     assert sizes.quants.keys() == {"Q6_K", "Q4_K_M"} and sizes.pruned < sizes.full
     assert 1.5 < sizes.layer / GIB < 1.6 and 1.3 < sizes.rest / GIB < 1.4  # the bench measured a layer of 1.54 GiB
     wanted = disk_of_run(sizes, False, True, ["Q6_K"])
-    _, _, found = checked([*LOCAL, "--plan", plan, "--reference-quants", "Q6_K"])
+    _, found = checked([*LOCAL, "--plan", plan, "--reference-quants", "Q6_K"])
     assert f"{wanted / GIB:.2f} GiB for the whole run (by the plan)" in found["disk"]
-    _, _, found = checked([*LOCAL, "--plan", plan, "--needed-bytes", "1000"])
+    _, found = checked([*LOCAL, "--plan", plan, "--needed-bytes", "1000"])
     assert "0.0000 GiB for the whole run (given)" in found["disk"]
 
 
 def test_tools_that_are_not_there(checked, tmp_path):
     (tmp_path / "llama.cpp").mkdir()
-    code, _, found = checked([*LOCAL, "--llama-cpp", tmp_path / "llama.cpp"])
-    assert code == 1 and "no llama-quantize" in found["llama.cpp tools"] and "LLAMA_CPP" in found["llama.cpp tools"]
+    error, found = checked([*LOCAL, "--llama-cpp", tmp_path / "llama.cpp"])
+    assert error and "no llama-quantize" in found["llama.cpp tools"] and "LLAMA_CPP" in found["llama.cpp tools"]
 
 
 def test_tools_that_are_not_built_yet(checked, tmp_path, monkeypatch):
     monkeypatch.setenv("MOE_TOOLS_CACHE", str(tmp_path / "cache"))
-    code, _, found = checked(LOCAL)
-    assert code == 0 and found["llama.cpp tools"].startswith("warn not built yet; `make setup`")
+    error, found = checked(LOCAL)
+    assert not error and found["llama.cpp tools"].startswith("warn not built yet; `make setup`")
     monkeypatch.setenv("CXX", "no-such-compiler")
-    code, error, found = checked(LOCAL)
-    assert code == 1 and "error: C++ compiler: not found; install one" in error
-    code, _, found = checked([*LOCAL, "--gguf-needed", "no"])
-    assert code == 0 and found["C++ compiler"] == "ok none, and none is needed"
+    error, found = checked(LOCAL)
+    assert "error: C++ compiler: not found; install one" in error
+    error, found = checked([*LOCAL, "--gguf-needed", "no"])
+    assert not error and found["C++ compiler"] == "ok none, and none is needed"
 
 
 def test_a_gpu_that_the_tools_do_not_use(checked, tmp_path, monkeypatch):
@@ -256,15 +287,15 @@ def test_a_gpu_that_the_tools_do_not_use(checked, tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771 MiB'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{Path(sys.executable).parent}:/usr/bin:/bin")
-    code, _, found = checked(LOCAL)
-    assert code == 0 and found["GPU"].startswith("warn NVIDIA H200, 143771 MiB, but llama.cpp is built without it")
+    error, found = checked(LOCAL)
+    assert not error and found["GPU"].startswith("warn NVIDIA H200, 143771 MiB, but llama.cpp is built without it")
     assert "CMAKE_ARGS=-DGGML_CUDA=ON" in found["GPU"]
 
 
-def test_only_problems(script, tmp_path):
-    done = script("check_machine.py", *LOCAL, "--build", tmp_path, "--problems-only")
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0 and lines[-1].startswith("12 checks: ") and lines[-1].endswith(" 0 FAIL")
+def test_only_problems(capsys, tmp_path):
+    check_machine.main([*map(str, LOCAL), "--build", str(tmp_path), "--problems-only"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("12 checks: ") and lines[-1].endswith(" 0 FAIL")
     assert not [line for line in lines if line.startswith("ok")]
 
 
