@@ -3,8 +3,8 @@
 
 Inputs:  a build folder, known by the file .built-by-this-project in it; what of it: all, gguf, or paths inside it.
 Output:  a line per file or folder, and a summary, on stdout.
-Use:     scripts/clean_build.py --build build --what gguf          # list
-         scripts/clean_build.py --build build --what gguf --yes    # delete
+Example: .venv/bin/python scripts/clean_build.py --build build --what gguf          # list
+         .venv/bin/python scripts/clean_build.py --build build --what gguf --yes    # delete
 
 gguf: every GGUF file with its record, but not the imatrix, which is small and takes hours; a release folder that holds
 such files goes whole. all: everything but files of others that lie in the build folder. Symbolic links are deleted and
