@@ -5,7 +5,7 @@ Inputs:  the run's model (a directory or a Hub id), its questions (a file, or gp
 Output:  a line per check on stdout: ok, warn or FAIL, what, found, and what to do; then a summary.
          The exit code is 1 if a check failed.
 Example: .venv/bin/python scripts/check_machine.py --model data/demo/model \\
-           --questions data/demo/calibration_questions.csv --build build
+             --questions data/demo/calibration_questions.csv --build build
 
 Nothing is downloaded or written. Of a local model and local questions nothing is asked on the Hub. A network fault, a
 missing permission and a name that does not exist are told apart.

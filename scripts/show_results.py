@@ -8,7 +8,7 @@ Inputs:  --after STAGE and the records of that stage:
          eval     scores.json of compare_scores.py
          release  the release folders
 Output:  at most six lines on stdout, and for quants, eval and release a table of at most 100 columns.
-Example: .venv/bin/python scripts/show_results.py --after eval build/NAME/109e/eval/Q6_K/scores.json --page build/NAME/109e/report.html
+Example: .venv/bin/python scripts/show_results.py --after eval build/NAME/109e/eval/Q6_K/scores.json
 
 Every figure is one of those records, or the size of a file that is there.
 """

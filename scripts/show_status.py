@@ -4,7 +4,7 @@
 Inputs:  on stdin a dry run: of its lines only those of the form "@step<TAB>STAGE<TAB>WORDS<TAB>TARGET" count, the steps
          that would run now, in order. The files or folders that each stage finally makes; the folder of the logs.
 Output:  a table and at most three lines on stdout.
-Example: make -n release | .venv/bin/python scripts/show_status.py --stage choice=DROP_MAP.json --logs build/NAME/109e/logs
+Example: make -n release | .venv/bin/python scripts/show_status.py --stage choice=DROP_MAP.json --logs LOGS
 
 done: all is there and no step of it would run. stale: all is there, but steps of it would run. missing: something is
 not there. running: a step of it holds the lock on its log.
