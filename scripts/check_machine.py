@@ -4,7 +4,8 @@
 Inputs:  the run's model (a directory or a Hub id), its questions (a file, or gpqa), its plan if there is one.
 Output:  a line per check on stdout: ok, warn or FAIL, what, found, and what to do; then a summary.
          The exit code is 1 if a check failed.
-Use:     scripts/check_machine.py --model data/demo/model --questions data/demo/calibration_questions.csv --build build
+Example: .venv/bin/python scripts/check_machine.py --model data/demo/model \\
+             --questions data/demo/calibration_questions.csv --build build
 
 Nothing is downloaded or written. Of a local model and local questions nothing is asked on the Hub. A network fault, a
 missing permission and a name that does not exist are told apart.
@@ -110,7 +111,7 @@ def check_local_model(directory: Path, keep: int | None) -> tuple[list[Check], R
     return checks, sizes
 
 
-def check_model(args: argparse.Namespace, hub: Hub | None) -> tuple[list[Check], RunSizes | None]:
+def check_run_model(args: argparse.Namespace, hub: Hub | None) -> tuple[list[Check], RunSizes | None]:
     """Check the model, a directory or one of the Hub; return also its sizes as far as they are known."""
     if hub is None or Path(args.model).exists():
         return check_local_model(Path(args.model), args.keep)
@@ -121,7 +122,7 @@ def check_model(args: argparse.Namespace, hub: Hub | None) -> tuple[list[Check],
     return checks, RunSizes(size, size, 0, 0, {}) if size else None
 
 
-def check_questions(name: str, hub: Hub | None) -> Check:
+def check_question_source(name: str, hub: Hub | None) -> Check:
     """Check the questions: a file that can be read, or GPQA, which the user must have access to."""
     if name == GPQA and hub:
         return check_gpqa(hub)
@@ -204,15 +205,17 @@ def main(argv: list[str] | None = None) -> None:
     checks = check_programs(args)
     if hub:
         checks.append(check_token(hub))
-    of_model, sizes = check_model(args, hub)
-    checks += [*of_model, check_questions(args.questions, hub), *check_room(args, sizes)]
+    of_model, sizes = check_run_model(args, hub)
+    checks += [*of_model, check_question_source(args.questions, hub), *check_room(args, sizes)]
     for check in checks:
         if not (args.problems_only and check.state == OK):
             print(check.line(NAME_WIDTH))
     states = [check.state for check in checks]
     print(f"{len(checks)} checks: {', '.join(f'{states.count(state)} {state}' for state in (OK, WARN, FAIL))}")
-    if FAIL in states:
-        sys.exit(1)
+    if failed := [check for check in checks if check.state == FAIL]:
+        first, *more = failed
+        others = f" (failed, too: {', '.join(check.what for check in more)})" if more else ""
+        sys.exit(f"error: {first.what}: {first.found}{f'; {first.advice}' if first.advice else ''}{others}")
 
 
 if __name__ == "__main__":

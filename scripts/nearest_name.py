@@ -3,7 +3,7 @@
 
 Inputs:  a word, and the known names (variables, targets, quants or runs).
 Output:  one line on stdout, or nothing where no name is near. The exit code is 0 either way.
-Use:     scripts/nearest_name.py analyse analyze quants eval
+Example: python3 scripts/nearest_name.py analyse analyze quants eval
 
 It needs Python alone: make calls it before there is an environment.
 """

@@ -3,7 +3,7 @@
 
 Inputs:  the settings file of a run, runs/NAME.mk.
 Output:  another one. A file that is there already is never replaced.
-Use:     scripts/new_run.py --from runs/gemma-4-26b-a4b-109e.mk --output runs/my-26b.mk
+Example: .venv/bin/python scripts/new_run.py --from runs/gemma-4-26b-a4b-109e.mk --output runs/my-26b.mk
 """
 
 import argparse

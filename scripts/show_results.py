@@ -8,7 +8,7 @@ Inputs:  --after STAGE and the records of that stage:
          eval     scores.json of compare_scores.py
          release  the release folders
 Output:  at most six lines on stdout, and for quants, eval and release a table of at most 100 columns.
-Use:     scripts/show_results.py --after eval build/NAME/109e/eval/Q6_K/scores.json --page build/NAME/109e/report.html
+Example: .venv/bin/python scripts/show_results.py --after eval build/NAME/109e/eval/Q6_K/scores.json
 
 Every figure is one of those records, or the size of a file that is there.
 """
@@ -43,11 +43,11 @@ def stability_line(content: dict) -> str:
 def after_analyze(paths: list[Path], make: str) -> list[str]:
     """Return what a drop map keeps, and how sure that is."""
     layers, content = read_layers(paths[0]), read_json(paths[0])
-    drops = {len(ids) for ids in layers.values()}
+    drops = sorted({len(ids) for ids in layers.values()})
     if isinstance(content.get("experts"), int) and len(drops) == 1:
-        kept = f"{content['experts'] - max(drops)} of {content['experts']} experts stay"
-    else:
-        kept = f"{'-'.join(map(str, sorted({min(drops), max(drops)})))} experts go"
+        kept = f"{content['experts'] - drops[0]} of {content['experts']} experts stay"
+    else:  # a plain map does not say how many experts there are
+        kept = "1 expert goes" if drops == [1] else f"{' to '.join(map(str, drops[:: len(drops) - 1 or 1]))} experts go"
     how = f", by {content['criterion']}" if "criterion" in content else ""
     evidence = f" over {plural(content['questions'], 'question')}" if "questions" in content else ""
     return [
@@ -123,7 +123,7 @@ def paired_sentence(pair: dict) -> str:
     found = "a" if pair["mcnemar_p"] < SIGNIFICANT_P else "no"
     return (
         f"{plural(pair['lost'], 'question')} of {pair['questions']} lost, {pair['won']} won: {found} significant "
-        f"difference (p = {pair['mcnemar_p']:.2g}; 95% interval {low:+.1f} to {high:+.1f} points)."
+        f"difference (McNemar p = {pair['mcnemar_p']:.2g}, 95% interval {low:+.1f} to {high:+.1f} points)."
     )
 
 

@@ -4,7 +4,7 @@
 Inputs:  on stdin a dry run: of its lines only those of the form "@step<TAB>STAGE<TAB>WORDS<TAB>TARGET" count, the steps
          that would run now, in order. The files or folders that each stage finally makes; the folder of the logs.
 Output:  a table and at most three lines on stdout.
-Use:     make -n release | scripts/show_status.py --stage choice=DROP_MAP.json --logs build/NAME/109e/logs
+Example: make -n release | .venv/bin/python scripts/show_status.py --stage choice=DROP_MAP.json --logs LOGS
 
 done: all is there and no step of it would run. stale: all is there, but steps of it would run. missing: something is
 not there. running: a step of it holds the lock on its log.
@@ -30,7 +30,7 @@ HEADS = ["stage", "state", "made", "files", "GiB"]
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedStep:
     """A step that would run now: its stage, what a person reads of it, and what it makes."""
 
     stage: str
@@ -47,7 +47,7 @@ class Found:
     newest: float
 
 
-def read_steps(lines: list[str]) -> list[Step]:
+def read_steps(lines: list[str]) -> list[PlannedStep]:
     """Return the steps among the lines of a dry run; raise InputError for a step with missing parts."""
     steps = []
     for line in lines:
@@ -56,7 +56,7 @@ def read_steps(lines: list[str]) -> list[Step]:
             continue
         if len(parts) != STEP_PARTS - 1:
             raise InputError("stdin", f"stage, words and target behind {STEP_MARK}, with tabs between", repr(line)[:80])
-        steps.append(Step(parts[0], parts[1], Path(parts[2])))
+        steps.append(PlannedStep(parts[0], parts[1], Path(parts[2])))
     return steps
 
 
@@ -74,7 +74,7 @@ def stats_of(path: Path) -> list[os.stat_result]:
     return [os.lstat(os.path.join(place, name)) for place, _, names in os.walk(path) for name in names]
 
 
-def state_of(found: Found, wanted: int, steps: list[Step], logs: Path) -> str:
+def state_of(found: Found, wanted: int, steps: list[PlannedStep], logs: Path) -> str:
     """Return the state of a stage; steps: those of it that would run now."""
     if any(is_at_work(log_of(logs, step.words)) for step in steps):
         return RUNNING
@@ -83,7 +83,7 @@ def state_of(found: Found, wanted: int, steps: list[Step], logs: Path) -> str:
     return STALE if steps else DONE
 
 
-def stage_row(name: str, paths: list[Path], steps: list[Step], logs: Path) -> list[str]:
+def stage_row(name: str, paths: list[Path], steps: list[PlannedStep], logs: Path) -> list[str]:
     """Return the cells of one stage."""
     found = found_of(paths)
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.newest)) if found.newest else ""
@@ -91,7 +91,7 @@ def stage_row(name: str, paths: list[Path], steps: list[Step], logs: Path) -> li
     return [name, state_of(found, len(paths), steps, logs), made, f"{found.outputs} of {len(paths)}", size]
 
 
-def next_lines(steps: list[Step], logs: Path) -> list[str]:
+def next_lines(steps: list[PlannedStep], logs: Path) -> list[str]:
     """Return what is at work, and what would run next."""
     busy = [step for step in steps if is_at_work(log_of(logs, step.words))]
     lines = [f"Running: {step.words}, log {log_of(logs, step.words)}" for step in busy[:1]]
@@ -104,7 +104,7 @@ def next_lines(steps: list[Step], logs: Path) -> list[str]:
     return lines
 
 
-def needs_line(steps: list[Step], sizes: RunSizes, streams: bool, place: Path) -> str:
+def needs_line(steps: list[PlannedStep], sizes: RunSizes, streams: bool, place: Path) -> str:
     """Return what disk and memory the steps need, by the plan, beside what this machine has."""
     disk = sum(disk_of_step(step.target, sizes) for step in steps)
     memory = max((memory_of_step(step.target, sizes, streams) for step in steps), default=0)

@@ -21,6 +21,7 @@ MOST_MODULES = {
     "quantize_gguf": 12,
 }  # that a command imports
 MOST_FILES = 36  # of a folder: more is a corridor
+WITHOUT_PACKAGES = ["nearest_name"]  # commands that make calls before there is an environment: they must work there
 
 
 @cache
@@ -138,5 +139,8 @@ def test_a_command_outside_of_the_environment_says_so(command):
     done = subprocess.run(
         [sys.executable, "-E", "-s", "-S", SCRIPTS / f"{command}.py", "--help"], capture_output=True, text=True
     )
+    if command in WITHOUT_PACKAGES:
+        assert done.returncode == 0 and f"{command}.py" in done.stdout, done.stderr
+        return
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1 and "make setup" in done.stderr

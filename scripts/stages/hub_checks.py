@@ -27,6 +27,9 @@ from huggingface_hub.utils import get_session
 
 SECONDS_TO_ANSWER = 6.0
 NETWORK, PERMISSION, ABSENT, SERVER = "network fault", "no permission", "not there", "server fault"
+HIDDEN = (
+    "not there or private"  # the Hub answers both alike, so that strangers do not learn which private ones there are
+)
 LOG_IN = "make a token on the Hub's page of settings, then `hf auth login`"
 NOT_ASKED = "not asked: the Hub was not reached"
 Answer = TypeVar("Answer")
@@ -34,7 +37,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a request had no answer: one of the four kinds, and the reason in words."""
+    """Why a request had no answer: one of the kinds above, and the reason in words."""
 
     kind: str
     reason: str
@@ -71,9 +74,8 @@ def fault_of(error: Exception, has_token: bool) -> Fault:
         return Fault(PERMISSION, f"it is gated, and {who} no access")
     if isinstance(error, (RepositoryNotFoundError, RemoteEntryNotFoundError)) and status == 404:
         return Fault(ABSENT, "the Hub has none of that name (404)")
-    if isinstance(error, RepositoryNotFoundError):
-        # Of a name that it does not have the Hub says 401, too: strangers shall not learn which private ones there are.
-        return Fault(PERMISSION, f"none of that name, or a private one ({status})")
+    if isinstance(error, RepositoryNotFoundError) or (status == 401 and not has_token):
+        return Fault(HIDDEN, f"the Hub does not say which ({status})")
     if status in (401, 403):
         return Fault(
             PERMISSION, f"the Hub refuses this token ({status})" if has_token else f"a token is needed ({status})"
@@ -119,6 +121,7 @@ def failed(what: str, name: str, fault: Fault, terms: str) -> Check:
         NETWORK: "check the network or HF_ENDPOINT; a token would not help",
         PERMISSION: f"accept its terms at {terms} and run `hf auth login`",
         ABSENT: "check the spelling",
+        HIDDEN: "check the spelling; for a private one run `hf auth login`",
         SERVER: "",
     }
     return Check(FAIL, what, f"{name}: {fault.words}", advice[fault.kind])

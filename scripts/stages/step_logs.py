@@ -10,8 +10,8 @@ from pathlib import Path
 
 
 def slug(words: str) -> str:
-    """Return the words of a step as a file name: "Quantise Q6_K" is Quantise-Q6_K."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.") or "step"
+    """Return the words of a step as a file name: "Quantise Q6_K" is quantise-q6_k."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-").lower()
 
 
 def log_of(logs: Path, words: str) -> Path:
@@ -20,10 +20,10 @@ def log_of(logs: Path, words: str) -> Path:
 
 
 def is_at_work(log: Path) -> bool:
-    """Tell whether a step holds the lock on its log."""
+    """Tell whether a step holds a lock on its log, of either kind."""
     try:
         with open(log, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # dropped at once: the file is closed
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # dropped at once: the file is closed
     except BlockingIOError:
         return True
     except FileNotFoundError:  # not begun, or made anew at this moment

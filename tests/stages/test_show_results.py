@@ -1,0 +1,157 @@
+"""The closing lines of a stage: figures of its records only, in few lines."""
+
+import json
+from pathlib import Path
+
+import show_results
+from choice.drop_map import METADATA_NAME, DropMetadata
+from files.safe_files import Record, write_record
+from quants.quant_record import ConversionRecord, QuantRecord, record_path
+from scoring.score_records import Scores
+
+import pytest
+
+
+@pytest.fixture
+def shown(capsys):
+    """Return the lines that the command prints."""
+
+    def show(*arguments: object) -> list[str]:
+        show_results.main(list(map(str, arguments)))
+        return capsys.readouterr().out.splitlines()
+
+    return show
+
+
+def scores(names: tuple[str, str], patched: bool) -> dict:
+    """Return a comparison of two models on 198 questions, by hand."""
+    first = {
+        "name": names[0],
+        "experts": 128,
+        "questions": 198,
+        "seeds": [42],
+        "gguf": f"{names[0]}-Q6_K.gguf",
+        "bytes": {"Q8_0": 12 << 30, "Q6_K": 10 << 30},
+        "raw": 0.8,
+        "patched": 0.825 if patched else None,
+        "interval": [0.75, 0.875],
+        "in_sample": None,
+        "points_vs_reference": 0.0,
+    }
+    in_sample = {"scored_and_chosen_on": 198}
+    changes = {"name": names[1], "experts": 109, "bytes": {"Q6_K": 9 << 30}, "points_vs_reference": -1.5251}
+    second = first | changes | {"gguf": f"{names[1]}-CD-Q6_K.gguf", "in_sample": in_sample}
+    pair = {"reference": names[0], "model": names[1], "questions": 198, "seeds": 1, "lost": 5, "won": 2}
+    tested = {"mcnemar_p": 0.453, "difference": -0.01515, "difference_interval": [-0.041, 0.011]}
+    limits = {"smallest_shown": 0.03, "smallest_likely": 0.04}
+    return {
+        "version": Scores.current,
+        "evaluated": "both",
+        "protocol": {},
+        "patched": patched,
+        "question_ids": [],
+        "rows": [first, second],
+        "pairs": [pair | tested | limits],
+    }
+
+
+def test_after_eval_a_narrow_table_a_test_and_what_next(shown, tmp_path):
+    path, page = tmp_path / "scores.json", tmp_path / "report.html"
+    path.write_text(json.dumps(scores(("gemma", "gemma-109e"), True)))
+    page.write_text("")
+    lines = shown("--after", "eval", path, "--page", page, "--run", "my-26b")
+    assert lines[1].split() == ["gemma", "128", "10.00", "80.00%", "82.50%", "75.0%", "to", "87.5%", "reference"]
+    assert lines[2].split()[-2:] == ["-1.53", "points"] and lines[2].split()[:3] == ["gemma-109e", "109", "9.00"]
+    assert lines[4].startswith("5 questions of 198 lost, 2 won: no significant difference (McNemar p = 0.45")
+    assert lines[5] == "In-sample: 198 of the 198 scored questions also chose the experts of gemma-109e."
+    assert lines[6:8] == [f"Results: {path}", f"Page: {page}"]
+    assert "`make release RUN=my-26b`" in lines[8] and len(lines) == 9
+
+
+def test_a_significant_difference_an_unpatched_score_and_long_names(shown, tmp_path):
+    names = ("gemma-4-26B-A4B-it-with-a-name-that-is-much-too-long-for-a-screen", "another-model-109e")
+    content = scores(names, False)
+    content["pairs"][0]["mcnemar_p"] = 0.001
+    content["rows"][0]["bytes"] = {}  # a comparison of runs has no sizes
+    (tmp_path / "scores.json").write_text(json.dumps(content))
+    lines = shown("--after", "eval", tmp_path / "scores.json", "--page", tmp_path / "none.html")
+    assert max(map(len, lines[:3])) <= 100
+    assert lines[1].startswith("gemma-4-26B") and "…" in lines[1] and lines[1].split()[2:5] == ["-", "80.00%", "-"]
+    assert ": a significant difference (" in lines[4] and "Page" not in "".join(lines)
+    assert "`make release`" in lines[-1]
+
+
+def build_quant(folder: Path, name: str, record: dict, kind: type[Record]) -> Path:
+    """Write a file as large as its record says, and the record."""
+    path = folder / f"{name}.gguf"
+    path.write_bytes(b"x" * record["bytes"])
+    write_record(record_path(path), record, kind)
+    return path
+
+
+def test_after_quants_the_files_that_are_there(shown, refusal, tmp_path):
+    tool = {"llama_cpp": "x", "sha256": "0", "source_sha256": "0"}
+    words = dict.fromkeys(("type", "base", "note"), "x") | dict.fromkeys(("imatrix_sha256", "calibration_sha256"))
+    quant = tool | words | {"arguments": [], "parameters": 1, "experts": 4, "tensors_per_type": {}}
+    names = {"x-Q4_K_M": (1 << 18, 4.567), "x-Q8_0": (1 << 20, 8.5)}
+    built = [
+        build_quant(tmp_path, name, quant | {"bytes": size, "bits_per_weight": bits}, QuantRecord)
+        for name, (size, bits) in names.items()
+    ]
+    f16 = tool | {"name": "x", "outtype": "f16", "bytes": 2 << 20}
+    built.append(build_quant(tmp_path, "x-F16", f16, ConversionRecord))
+    (tmp_path / "x-Q2_K.gguf").write_text("of another tool, without a record")
+    lines = shown("--after", "quants", *built, tmp_path / "x-Q2_K.gguf", tmp_path / "x-Q3_K_M.gguf")
+    assert [line.split() for line in lines[1:4]] == [
+        ["x-F16.gguf", "0.0020", "-"],
+        ["x-Q8_0.gguf", "0.0010", "8.50"],
+        ["x-Q4_K_M.gguf", "0.0002", "4.57"],
+    ]
+    assert lines[4:7] == ["", "3 of 5 files that were asked for, 0.0032 GiB.", f"Results: {tmp_path}"]
+    assert "`make eval`" in lines[7] and len(lines) == 8
+    refusal(show_results.main, ["--after", "quants", tmp_path / "no.gguf"], "no.gguf", "make quants")
+
+
+def test_after_drop_the_size_of_the_checkpoint(shown, tmp_path):
+    record = {"method": {}, "experts": 128, "keep_count": 112, "drop_map_sha256": "0", "source": {}}
+    kept = {"layers": {"0": {"keep": [], "drop": []}}, "shards": {"a.safetensors": "0"}}
+    (tmp_path / "a.safetensors").write_bytes(b"x" * (1 << 24))
+    write_record(tmp_path / METADATA_NAME, record | kept, DropMetadata)
+    lines = shown("--after", "drop", tmp_path / METADATA_NAME)
+    assert lines[0] == "112 of 128 experts are kept in each of 1 layer; 0.0156 GiB in 1 shard."
+    assert lines[1] == f"Results: {tmp_path}" and "`make quants`" in lines[2] and len(lines) == 3
+
+
+def test_after_analyze_how_sure_the_choice_is(shown, tmp_path, refusal):
+    layers = {"0": {"keep": [0, 1], "drop": [2]}, "1": {"keep": [1, 2], "drop": [0]}}
+    content = {"experts": 3, "keep_count": 2, "criterion": "coverage", "questions": 6, "layers": layers}
+    path = tmp_path / "drop_map.json"
+    path.write_text(json.dumps(content | {"bootstrap": {"expected_overlap": 0.9, "coin_toss": 4}}))
+    lines = shown("--after", "analyze", path, "--run", "b")
+    assert lines[0] == "2 of 3 experts stay in each of 2 layers, by coverage over 6 questions."
+    assert "90.0%" in lines[1] and "4 are a coin toss" in lines[1] and "`make quants RUN=b`" in lines[-1]
+    path.write_text('{"0": [2], "1": [0]}')  # a map of the user's
+    lines = shown("--after", "analyze", path)
+    assert lines[:2] == ["1 expert goes in each of 2 layers.", "How sure the choice is, the map does not say."]
+    path.write_text("[]")
+    refusal(show_results.main, ["--after", "analyze", path], path)
+
+
+def test_after_release_each_folder_with_its_files(shown, tmp_path, refusal):
+    folder = tmp_path / "GGUF"
+    folder.mkdir()
+    (folder / "a.gguf").write_bytes(b"x" * (1 << 20))
+    refusal(show_results.main, ["--after", "release", folder], "manifest.json")
+    words = dict.fromkeys(("name", "repository", "base", "license", "quantized_by", "sibling"), "x")
+    entry = {"bytes": 1 << 20, "sha256": "0" * 64}
+    manifest = {"version": 1, **words, "kind": "standard", "records": {}, "files": {"a.gguf": entry}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    lines = shown("--after", "release", folder, "--run", "b")
+    assert lines[1].split()[-3:] == ["standard", "2", "0.0010"]
+    assert lines[-1].endswith("`make upload RUN=b REPO=USER/NAME`.")
+
+
+def test_one_file_of_a_stage_that_has_one(capsys):
+    with pytest.raises(SystemExit):
+        show_results.main(["--after", "eval", "a.json", "b.json"])
+    assert "expected one file, found 2" in capsys.readouterr().err
