@@ -43,9 +43,8 @@ analyze: $(DROP_MAP_FILE) $(DRAWN) ## measure every expert over QUESTIONS, choos
 
 # ---- 3. choose: which experts stay
 $(eval $(call guard,choice,$(PRUNED)/settings.txt,$(CHOICE_SETTINGS),$(CHOSEN_FILES)))
-$(DROP_MAP_FILE): $(CHOICE_SOURCE) $(CHOOSE) $(call again,choice) | $(MODEL_RECORD) $(PRUNED)/settings.txt
-	$(call step,choice,Choose $(if $(DROP_MAP),by $(DROP_MAP),$(KEEP) experts)) $(PYTHON) scripts/generate_drop_map.py \
-	  $(CHOICE_FLAGS) --output $@
+$(DROP_MAP_FILE): $(CHOICE_SOURCE) $(call again,choice) | $(MODEL_RECORD) $(PRUNED)/settings.txt
+	$(call step,choice,Choose $(if $(DROP_MAP),by $(DROP_MAP),$(KEEP) experts)) $(PYTHON) $(CHOICE_COMMAND) --output $@
 
 $(PICTURES) &: $(DROP_MAP_FILE) $(STATS) $(DRAW)
 	$(call step,choice,Draw the experts) $(PYTHON) scripts/plot_expert_stats.py \
@@ -126,15 +125,16 @@ $(RELEASES:%=%/manifest.json): $(RELEASE_RECORDS) $(METADATA) $(DRAWN) $(PRUNED)
 $(GGUF_RELEASES:%=%/manifest.json): $(PRUNED_GGUF)/imatrix-coverage.png $(wildcard modelfiles/gemma4.*)
 
 $(PRUNED)/release/GGUF/manifest.json: $(STANDARD_FILES)
-	$(call step,release,Release of GGUF files) $(BUILD_RELEASE) --kind standard \
+	$(call step,release,Release of GGUF files) $(BUILD_RELEASE) --kind standard --repository $(PRUNED_NAME)-GGUF \
 	  --gguf $(STANDARD_FILES) $(SIDECARS) $(if $(DYNAMIC_FILES),--sibling $(PRUNED_NAME)-dynamic-GGUF)
 
 $(PRUNED)/release/dynamic-GGUF/manifest.json: $(DYNAMIC_FILES)
 	$(call step,release,Release of dynamic GGUF files) $(BUILD_RELEASE) --kind dynamic \
-	  --gguf $(DYNAMIC_FILES) $(SIDECARS)
+	  --repository $(PRUNED_NAME)-dynamic-GGUF --gguf $(DYNAMIC_FILES) $(SIDECARS)
 
 $(PRUNED)/release/checkpoint/manifest.json:
-	$(call step,release,Release of the checkpoint) $(BUILD_RELEASE) --kind checkpoint --checkpoint $(CHECKPOINT)
+	$(call step,release,Release of the checkpoint) $(BUILD_RELEASE) --kind checkpoint \
+	  --repository $(PRUNED_NAME) --checkpoint $(CHECKPOINT)
 
 release: $(RELEASES:%=%/manifest.json) $(REPORT) ## folders ready to publish: GGUF files, checkpoint, cards, manifests
 	$(call closing,release,$(RELEASES))

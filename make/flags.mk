@@ -3,6 +3,7 @@
 # A command and the rooms that it imports; tests/test_rooms.py holds each list against the imports.
 code = scripts/$(1).py $(foreach room,$(2),$(wildcard scripts/$(room)/*.py))
 CHOOSE := $(call code,generate_drop_map,chats choice files ggufs)
+COPY_MAP := $(call code,copy_drop_map,checkpoints choice files)
 DRAW := $(call code,plot_expert_stats,choice files)
 DROP := $(call code,expert_drop,checkpoints choice files ggufs)
 RENDER := $(call code,render_calibration,chats files)
@@ -26,8 +27,9 @@ QUESTIONS_DIGEST := $(call digest,$(QUESTIONS))
 # ---- choose: by the statistics, or by an own map, which needs none
 CHOICE_SETTINGS := $(call setting,$(if $(DROP_MAP),,KEEP CRITERION PROTECT_TOP FOLD) PRUNED_NAME) \
   $(if $(DROP_MAP),DROP_MAP=$(call digest,$(DROP_MAP)),QUESTIONS=$(QUESTIONS_DIGEST))
-CHOICE_SOURCE := $(if $(DROP_MAP),$(DROP_MAP),$(STATS))
-CHOICE_FLAGS := $(if $(DROP_MAP),--map $(DROP_MAP) --model $(FULL)/checkpoint,--stats $(STATS) --keep $(KEEP) \
+CHOICE_SOURCE := $(if $(DROP_MAP),$(DROP_MAP) $(COPY_MAP),$(STATS) $(CHOOSE))
+OWN_MAP_COMMAND := scripts/copy_drop_map.py --map $(DROP_MAP) --model $(FULL)/checkpoint
+CHOICE_COMMAND := $(if $(DROP_MAP),$(OWN_MAP_COMMAND),scripts/generate_drop_map.py --stats $(STATS) --keep $(KEEP) \
   --criterion $(CRITERION) --protect-top $(PROTECT_TOP) $(FOLD:%=--fold %))
 CHOSEN_FILES := $(patsubst %,$(PRUNED)/%,drop_map.json pictures checkpoint f16 report.html plan.json)
 # An own map is drawn only where there are statistics already: it needs no analysis.

@@ -15,7 +15,7 @@ RUNS = ["demo", "gemma-4-26b-a4b-109e"]
 
 def nearest(word: str, *known: str) -> str:
     """Return what the command prints, started by a Python without packages."""
-    command = [sys.executable, "-E", "-s", "-S", REPO / "scripts/nearest_name.py", word, *known]
+    command = [sys.executable, "-E", "-s", "-S", REPO / "make/nearest_name.py", word, *known]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr
     return done.stdout

@@ -3,15 +3,13 @@
 
 Inputs:  a word, and the known names (variables, targets, quants or runs).
 Output:  one line on stdout, or nothing where no name is near. The exit code is 0 either way.
-Example: python3 scripts/nearest_name.py analyse analyze quants eval
+Example: python3 make/nearest_name.py analyse analyze quants eval
 
-It needs Python alone: make calls it before there is an environment.
+It needs Python alone: make calls it before there is an environment. It is no command of the pipeline, so it lies here.
 """
 
-import argparse
 import difflib
-
-from files.option_types import command_parser
+import sys
 
 LEAST_LIKENESS = 0.6  # of two names, from 0 to 1, as difflib counts it; below it a proposal would puzzle
 # Words that people type for ours and that are spelt too differently to be found.
@@ -55,19 +53,6 @@ def nearest(word: str, known: list[str]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = command_parser(__doc__)
-    names = parser.add_argument_group("names")
-    names.add_argument("word", metavar="WORD", help="what was typed")
-    names.add_argument("known", metavar="KNOWN", nargs="*", help="the names that there are")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    if name := nearest(args.word, args.known):
-        print(name)
-
-
 if __name__ == "__main__":
-    main()
+    if name := nearest(sys.argv[1], sys.argv[2:]):
+        print(name)
