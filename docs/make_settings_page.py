@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write docs/settings.md from make/settings.mk: a table of variables under each of its headings.
 
-Inputs:  a settings file. Headings: `# ---- words`. Settings: `NAME = default#  meaning`, on one line or continued by \\.
+Inputs:  a file of settings. Headings: `# ---- words`. Settings: `NAME = default#  meaning`. A backslash continues a line.
 Output:  a Markdown page.
 Use:     .venv/bin/python docs/make_settings_page.py --settings make/settings.mk --output docs/settings.md
 """
@@ -22,9 +22,9 @@ INTRODUCTION = """# Settings
 
 <!-- Made from make/settings.mk by docs/make_settings_page.py. Do not edit: change the comment there. -->
 
-`make TARGET NAME=value` sets a variable for one command. A run's file, `runs/NAME.mk`, sets it for a run, in lines such as
-`KEEP = 109  # why`. The command line wins. The environment sets none of them. `make settings` prints every value and marks
-those that differ from the default.
+`make TARGET KEEP=96` sets a variable for one command. The settings file of a run, such as `runs/demo.mk`, sets it for
+that run, in lines such as `KEEP = 96  # why`. The command line wins. The environment sets none of them, but for those
+of the tools. `make settings` prints every value and marks what differs from the default.
 """
 
 
@@ -59,7 +59,9 @@ def settings_page(settings: dict[str, list[tuple[str, str, str]]]) -> str:
     parts = [INTRODUCTION]
     for heading, rows in settings.items():
         if rows:
-            parts += [f"\n## {heading[0].upper()}{heading[1:]}\n\n| variable | default | meaning |\n| --- | --- | --- |\n"]
+            parts += [
+                f"\n## {heading[0].upper()}{heading[1:]}\n\n| variable | default | meaning |\n| --- | --- | --- |\n"
+            ]
             parts += [f"| `{name}` | {code(default)} | {cell(meaning)} |\n" for name, default, meaning in rows]
     return "".join(parts)
 
