@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write docs/settings.md from make/settings.mk: a table of variables under each of its headings.
 
-Inputs:  a file of settings. Headings: `# ---- words`. Settings: `NAME = default#  meaning`. A backslash continues a line.
+Inputs:  a settings file. Headings: `# ---- words`. Settings: `NAME = default#  meaning`; a backslash continues one.
 Output:  a Markdown page.
 Use:     .venv/bin/python docs/make_settings_page.py --settings make/settings.mk --output docs/settings.md
 """
