@@ -209,6 +209,7 @@ def test_every_link_leads_somewhere(page):
             assert anchor in map(slug, headings), f"{target}: headings are {headings}"
 
 
+@needs_settings
 def test_the_tree_names_every_command_and_room():
     tree = (REPO / "docs/tree.md").read_text(encoding="utf-8")
     rows = set(re.findall(r"^\| `([\w./]+)` \|", tree, re.MULTILINE))
