@@ -279,9 +279,8 @@ def checkout(tmp_path_factory) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPO / name, folder / name)
     (folder / ".venv").symlink_to((REPO / ".venv").resolve())
-    os.utime(
-        folder / "requirements.txt", (0, 0)
-    )  # the environment is shared with this test: nothing may install into it
+    # The environment is the one that runs this test: a newer list of packages would make it anew.
+    os.utime(folder / "requirements.txt", (0, 0))
     if (REPO / FINISHED).is_file():
         shutil.copytree(REPO / "build/gemma-4-demo", folder / "build/gemma-4-demo", symlinks=True)
     done = run(folder, "make demo")
