@@ -48,6 +48,23 @@ ifneq ($(WORK),)
   $(foreach f,$(OWN_FILES),$(if $(wildcard $f),,$(error $f: expected a file, found nothing)))
 endif
 
+# ---- the stages that each target comes by
+SPECIAL_QUANTS = $(if $(filter CD-%,$(1)),cd) $(if $(filter AUTO-%,$(1)),auto)
+TOUCHED_BY_analyze := statistics choice
+TOUCHED_BY_drop := $(TOUCHED_BY_analyze)
+TOUCHED_BY_verify := $(TOUCHED_BY_analyze)
+TOUCHED_BY_reproduce := $(TOUCHED_BY_analyze)
+TOUCHED_BY_imatrix := $(TOUCHED_BY_analyze) imatrix
+TOUCHED_BY_quants := $(TOUCHED_BY_imatrix) $(call SPECIAL_QUANTS,$(ASKED_QUANTS))
+TOUCHED_BY_eval := $(TOUCHED_BY_imatrix) eval $(call SPECIAL_QUANTS,$(EVAL_QUANT))
+TOUCHED_BY_release := $(TOUCHED_BY_quants) $(TOUCHED_BY_eval)
+TOUCHED_BY_demo := $(TOUCHED_BY_release)
+TOUCHED_BY_check-release := $(TOUCHED_BY_release)
+TOUCHED_BY_quality := $(TOUCHED_BY_quants) quality
+TOUCHED_BY_compare-cd-scopes := $(TOUCHED_BY_quants) cd quality
+TOUCHED_BY_compare-criteria := statistics quality
+TOUCHED_BY_eval-heldout := statistics imatrix heldout $(call SPECIAL_QUANTS,$(HELDOUT_QUANT))
+
 # ---- settings: each stage folder says what its bytes depend on. A run that asks for others is refused, or replaces it.
 # $(call guard,STAGE,FILE,SETTINGS,WHAT REPLACE REMOVES) keeps SETTINGS, words KEY=value, in FILE, written before the
 # stage's outputs. These depend on it order-only and on $(call again,STAGE): its time alone, which a copy of the folder
@@ -60,8 +77,10 @@ setting = $(foreach v,$(1),$v=$(call words_of,$($v)))
 WAY_OUT_statistics := give the question file another name
 WAY_OUT_eval := choose another RUN or EVAL_NAME
 ways_out = $(or $(WAY_OUT_$(1)),choose another RUN or VARIANT), or add REPLACE=$(1) to make it again
-# A kill can leave an empty file; nothing was made by it yet.
-differs = $(if $(and $(WORK),$(file <$(2)),$(filter-out $(REPLACED),$(1))),$(call compare,$(1),$(2),$(3),$(file <$(2))))
+# Only the stages that are asked for are compared; a kill can leave an empty file, by which nothing was made yet.
+TOUCHED = $(foreach g,$(or $(WORK),none),$(if $(findstring /,$g),$(STAGES),$(TOUCHED_BY_$g)))
+TO_COMPARE := $(filter-out $(REPLACED),$(TOUCHED))
+differs = $(if $(filter $(TO_COMPARE),$(1)),$(if $(file <$(2)),$(call compare,$(1),$(2),$(3),$(file <$(2)))))
 compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): \
   expected $(or $(filter-out $(4),$(3)),nothing else)$(,) found $(or $(filter-out $(3),$(4)),nothing of it); \
   $(call ways_out,$(1))))

@@ -51,8 +51,10 @@ QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $(filter %-F16.gguf,$^) \
   $(if $(filter AUTO-%,$*),--sensitivity $(@D)/sensitivity.json) --type $* --output $@
 CHECK_REACHED = @$(PYTHON) scripts/report_imatrix.py --imatrix $(PRUNED_GGUF)/imatrix.gguf \
   --min-expert-tokens $(MIN_EXPERT_TOKENS) --output-prefix $(PRUNED_GGUF)/imatrix-coverage >/dev/null
-PLAN_IMATRIX = $(or $(patsubst %,--imatrix %,$(wildcard $(PRUNED_GGUF)/imatrix.gguf)),\
-  --dataset $(notdir $(CALIBRATION_TEXT)))
+# A shape, or a model that this very command names, is not the one that the run's files were measured on.
+MEASURED = $(if $(SHAPE)$(filter MODEL,$(COMMAND_LINE)),,$(wildcard $(1)))
+PLAN_FLAGS = $(or $(patsubst %,--imatrix %,$(call MEASURED,$(PRUNED_GGUF)/imatrix.gguf)),--dataset $(notdir $(CALIBRATION_TEXT))) \
+  $(patsubst %,--stats %,$(call MEASURED,$(STATS))) $(patsubst %,--sensitivity %,$(call MEASURED,$(SENSITIVITY)))
 
 # ---- evaluate, compare, measure
 PROTOCOL := $(call setting,CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS)

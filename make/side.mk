@@ -3,9 +3,8 @@
 # ---- plan and check: before anything is built
 plan: $(TOOLS) ## size to the byte, types, disk and refusals of QUANTS, before anything is built
 	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL) --output $(PLAN)) \
-	  $(KEEP:%=--keep %) --name $(PRUNED_NAME) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_IMATRIX) \
-	  $(if $(wildcard $(STATS)),--stats $(STATS)) $(CD_OPTIONS) \
-	  $(if $(wildcard $(SENSITIVITY)),--sensitivity $(SENSITIVITY)) --disk $(BUILD)
+	  $(KEEP:%=--keep %) --name $(PRUNED_NAME) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_FLAGS) \
+	  $(CD_OPTIONS) --disk $(BUILD)
 
 verify reproduce: $(METADATA)
 verify: ## check every tensor of the pruned checkpoint against the full one

@@ -6,7 +6,7 @@ Inputs:  a GGUF file; the frozen questions and task of freeze_questions.py in RU
 Output:  RUN/run.json: name, digests of model, questions and protocol, and the protocol; RUN/answers.jsonl: one line per
          question as it happens (scoring/answer_record.py); RUN/lm_eval/: lm-eval's results and samples; RUN/server.log.
 Example: .venv/bin/python scripts/ask_questions.py --name gemma-4-demo --tokenizer data/demo/model \\
-             --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-Q6_K.gguf --run build/try/eval \\
+             --gguf build/gemma-4-demo/full/gguf/calibration_questions/gemma-4-demo-Q6_K.gguf --run build/try/eval \\
              --context 4096 --reasoning-budget 1024 --max-gen-toks 2048
          after the example of freeze_questions.py.
 

@@ -5,8 +5,8 @@ Inputs:  a drop map: the plain {"0": [dropped ids], ...}, or one of ours (choice
          statistics file of teacher_force_analysis.py, or the checkpoint directory where nothing was analysed.
 Output:  a drop map with criterion "own map", kept and dropped experts per layer, and the sha256 of your file. It has no
          scores, and names the questions that chose the experts only if your file does ("question_ids" beside "layers").
-Use:     scripts/copy_drop_map.py --map mine.json --stats STATS --output DROP_MAP.json
-         scripts/copy_drop_map.py --map mine.json --model DIR --output DROP_MAP.json
+Example: .venv/bin/python scripts/copy_drop_map.py --map build/gemma-4-demo/109e/drop_map.json --model data/demo/model \\
+             --output build/try/drop_map.json
 
 Your file is read and never written. Without question ids all later steps say that it is not known whether scores are
 in-sample. A map of ours that was made from other weights is refused.
@@ -78,12 +78,15 @@ def shape_in_checkpoint(directory: Path) -> tuple[Shape, dict[str, str]]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--map", type=Path, required=True, help="your drop map (JSON)")
-    fits = parser.add_mutually_exclusive_group(required=True)
+    group = parser.add_argument_group("the map, and what it must fit")
+    group.add_argument("--map", type=Path, required=True, help="your drop map (JSON)")
+    fits = group.add_mutually_exclusive_group(required=True)
     fits.add_argument("--stats", type=Path, help="statistics file of the model that it must fit")
     fits.add_argument("--model", type=Path, help="checkpoint directory that it must fit, where there are no statistics")
-    parser.add_argument("--keep", type=positive, help="experts that it must keep in every layer (default: any number)")
-    parser.add_argument("--output", type=Path, required=True, help="drop map to write (JSON)")
+    group.add_argument("--keep", type=positive, help="experts that it must keep in every layer (default: any number)")
+    parser.add_argument_group("output").add_argument(
+        "--output", type=Path, required=True, help="drop map to write (JSON)"
+    )
     return parser.parse_args(argv)
 
 

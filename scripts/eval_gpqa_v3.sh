@@ -34,7 +34,7 @@
 #          patched.json, lm-eval's results and samples, logs. They hold question text: keep OUTPUT in build/.
 # Example: QUESTIONS=data/demo/eval_questions.csv TOKENIZER=data/demo/model OUTPUT=build/try/evaluation \
 #              CTX=4096 REASONING_BUDGET=1024 MAX_GEN_TOKS=2048 scripts/eval_gpqa_v3.sh gemma-4-demo \
-#              build/gemma-4-demo/full/gguf/gemma-4-demo-Q6_K.gguf
+#              build/gemma-4-demo/full/gguf/calibration_questions/gemma-4-demo-Q6_K.gguf
 #
 # The same command goes on where a killed run stopped; a finished run is only summed up again. Whatever ends this script
 # ends its server, too.

@@ -4,7 +4,7 @@
 Inputs:  a directory, or a Hub id OWNER/NAME.
 Output:  DIR, a link to the directory or the downloaded snapshot; with --record a JSON file that knows the model by the
          digests of its config and weights (schema: ModelRecord).
-Use:     scripts/fetch_model.py --model data/demo/model --output build/gemma-4-demo/full/checkpoint
+Example: .venv/bin/python scripts/fetch_model.py --model data/demo/model --output build/try/checkpoint
 
 A model is known by its digests and not by where it lies. A record that is there already is only compared: a moved or
 downloaded copy of the same model passes, another model is refused.
@@ -105,9 +105,10 @@ def link_model(source: Path, target: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--model", required=True, help="checkpoint directory or Hub id")
-    parser.add_argument("--output", type=Path, required=True, help="where to put the link or the download")
-    parser.add_argument("--record", type=Path, help="JSON file to know the model by; one that is there is compared")
+    add = parser.add_argument_group("the model, and where it goes").add_argument
+    add("--model", required=True, help="checkpoint directory or Hub id")
+    add("--output", type=Path, required=True, help="where to put the link or the download")
+    add("--record", type=Path, help="JSON file to know the model by; one that is there is compared")
     return parser.parse_args(argv)
 
 

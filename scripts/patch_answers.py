@@ -5,7 +5,7 @@ Inputs:  a run directory of ask_questions.py; the GGUF file that gave the answer
 Output:  RUN/patched.json: for each invalid question its class, the completion, its letter, and right or wrong; written
          as it happens.
 Example: .venv/bin/python scripts/patch_answers.py --run build/try/eval \\
-             --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-Q6_K.gguf
+             --gguf build/gemma-4-demo/full/gguf/calibration_questions/gemma-4-demo-Q6_K.gguf
          after the example of ask_questions.py.
 
 Every invalid answer (anything but "answered", see scoring/answer_record.py) goes through /completion: the exact chat

@@ -4,7 +4,7 @@
 Inputs:  a command with its arguments; the step's words and its place among all steps.
 Output:  LOGS/WORDS.log; on the screen the place, the words, the last line of the command's output and the time.
          On a terminal what the command reports meanwhile (its progress bar) stands there until then.
-Use:     scripts/run_step.py --place 1/2 --logs build/logs --words 'Say hello' -- echo hello
+Example: .venv/bin/python scripts/run_step.py --place 1/2 --logs build/logs --words 'Say hello' -- echo hello
 
 When the command fails, its error line is shown, then where the log is. The exit code is the command's own.
 """

@@ -6,7 +6,7 @@ Inputs:  a run directory of ask_questions.py with its answers, lm-eval's results
 Output:  RUN/summary.json: scores and for each question Record ID, order of choices, digests, letters, class and tokens;
          no text.
 Example: .venv/bin/python scripts/summarize_scores.py --run build/try/eval \\
-             --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-Q6_K.gguf
+             --gguf build/gemma-4-demo/full/gguf/calibration_questions/gemma-4-demo-Q6_K.gguf
          after the example of patch_answers.py.
 
 The raw score is lm-eval's own number; it is refused if the recorded answers do not give the same. The strict score
