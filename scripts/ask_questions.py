@@ -39,7 +39,7 @@ from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
 from scoring.eval_protocol import Protocol, add_protocol_arguments, first_differing_key, protocol_of
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
-from scoring.lm_eval_samples import missing_results, read_frozen
+from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
 from scoring.run_files import ANSWERS, LM_EVAL, RUN, TASK_FOLDER
 from scoring.score_records import SUMMARY_NAME
 
@@ -153,8 +153,11 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaSe
                     raise InputError(
                         "lm-eval", missing, "none", f"the same command goes on; log: {args.run}/lm_eval.log"
                     )
+                shorten_names(partial)
     finally:
         progress.bar.close()
+    # The copy of the questions that lm-eval's loader makes, under names of 200 characters: it would make it again.
+    remove(task_folder / "datasets")
 
 
 def ask_all(args: argparse.Namespace, tools: LlamaCpp, protocol: Protocol, documents: list[dict]) -> int:

@@ -5,8 +5,8 @@ Inputs:  a drop map: the plain {"0": [dropped ids], ...}, or one of ours (choice
          statistics file of teacher_force_analysis.py, or the checkpoint directory where nothing was analysed.
 Output:  a drop map with criterion "own map", kept and dropped experts per layer, and the sha256 of your file. It has no
          scores, and names the questions that chose the experts only if your file does ("question_ids" beside "layers").
-Example: .venv/bin/python scripts/copy_drop_map.py --map build/gemma-4-demo/109e/drop_map.json --model data/demo/model \\
-             --output build/try/drop_map.json
+Example: .venv/bin/python scripts/copy_drop_map.py --map build/gemma-4-demo/109e/drop_map.json \\
+             --model data/demo/model --output build/try/drop_map.json
 
 Your file is read and never written. Without question ids all later steps say that it is not known whether scores are
 in-sample. A map of ours that was made from other weights is refused.

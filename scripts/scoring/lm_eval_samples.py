@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, read_json
+from files.safe_files import InputError, read_json, remove
 from scoring.answer_record import letter_of
 from scoring.run_files import LM_EVAL
 
 TASK = "gpqa_diamond_cot_zeroshot_frozen"
-RESULTS_FILES, SAMPLES_FILES = "results_*.json", "samples_*.jsonl"
+RESULTS_FILES, SAMPLES_FILES = "results*.json", "samples*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,18 @@ def missing_results(folder: Path) -> str | None:
     """
     wanted = {"results": RESULTS_FILES, "samples": SAMPLES_FILES}
     return next((what for what, pattern in wanted.items() if not any(folder.rglob(pattern))), None)
+
+
+def shorten_names(folder: Path) -> None:
+    """Move lm-eval's results and samples to results.json and samples.jsonl of their folder.
+
+    lm-eval puts the model, the task and the time into their paths, which then are longer than a person reads.
+    """
+    for pattern in (RESULTS_FILES, SAMPLES_FILES):
+        for path in sorted(folder.rglob(pattern)):
+            path.rename(folder / pattern.replace("*", ""))
+    for left in [path for path in folder.iterdir() if path.is_dir()]:
+        remove(left)
 
 
 def lm_eval_score(run_directory: Path) -> float:

@@ -173,7 +173,7 @@ def test_a_run_killed_between_its_last_answer_and_lm_eval_s_end_goes_on(
     """lm-eval writes its results before its samples: the kill may come between them."""
     before = snapshot(run_copy)
     (run_copy / "lm_eval").rename(run_copy / "lm_eval.partial")
-    for samples in run_copy.rglob("samples_*.jsonl"):
+    for samples in run_copy.rglob("samples*.jsonl"):
         samples.unlink()
     (run_copy / "summary.json").unlink()
     ask_again(run_copy)
@@ -193,8 +193,8 @@ def without_last_answer(run: Path) -> None:
     [
         lambda run: shutil.rmtree(run / "lm_eval"),
         lambda run: (run / "lm_eval").rename(run / "lm_eval.partial"),
-        lambda run: next(run.rglob("samples_*.jsonl")).unlink(),
-        lambda run: next(run.rglob("results_*.json")).unlink(),
+        lambda run: next(run.rglob("samples*.jsonl")).unlink(),
+        lambda run: next(run.rglob("results*.json")).unlink(),
         lambda run: (run / "answers.jsonl").unlink(),
         lambda run: (run / "run.json").unlink(),
         without_last_answer,

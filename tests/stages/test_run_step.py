@@ -1,0 +1,114 @@
+"""One line a step: what it shows when all is well, when it fails, on a terminal and when it is told to stop."""
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from conftest import REPO
+from run_step import error_lines, log_path, result_of, step_line, time_in_words
+
+import pytest
+
+
+def start(logs: Path, *command: str, options: tuple[str, ...] = (), **how: object) -> subprocess.Popen:
+    """Start a step in a process of its own."""
+    line = [sys.executable, REPO / "scripts/run_step.py", "--place", "2/7", "--words", "Say Hello", "--logs", logs]
+    return subprocess.Popen([*line, *options, "--", *command], text=True, **how)
+
+
+def run(logs: Path, *command: str, options: tuple[str, ...] = ()) -> tuple[int, str, str]:
+    """Run a step; return its exit code, stdout and stderr."""
+    process = start(logs, *command, options=options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    "output, result",
+    [
+        ("build/x/y.gguf: Q6_K, 0.01 GiB\n", "Q6_K, 0.01 GiB"),
+        ("first\nname: raw 3/4\n", "raw 3/4"),
+        ("| a | b |\n| --- | --- |\nthe last words: these\n| 1 | 2 |\n", "the last words: these"),
+        ("\n\n", ""),
+    ],
+)
+def test_the_result_is_the_last_line_without_its_path(output, result):
+    assert result_of(output) == result
+
+
+def test_a_line_is_never_wider_than_a_hundred_columns():
+    line = step_line("3/11", "Quantise Q6_K", "w" * 200, 3725)
+    assert len(line) == 100 and line.startswith("[3/11] Quantise Q6_K ") and line.endswith("...   1 h 02 min")
+    assert [time_in_words(s) for s in (0.4, 59.6, 61, 3600)] == ["0 s", "1 min 00 s", "1 min 01 s", "1 h 00 min"]
+
+
+def test_a_failure_shows_the_error_line_and_else_the_last_lines():
+    assert error_lines("a\r\nerror: x: expected y, found z\nb\n") == ["error: x: expected y, found z"]
+    assert error_lines("tool.py: error: no such option\n") == ["tool.py: error: no such option"]
+    assert error_lines("".join(f"{n}\n" for n in range(9))) == ["4", "5", "6", "7", "8"]
+
+
+def test_a_step_is_one_line_and_its_output_is_in_the_log(tmp_path):
+    code, out, err = run(tmp_path, "sh", "-c", "echo much; echo noise >&2; echo 'path/x: the result'")
+    assert code == 0 and re.fullmatch(r"\[2/7\] Say Hello +the result   \d s\n", out) and not err
+    log = (tmp_path / "say-hello.log").read_text()
+    assert "$ sh -c" in log and "much\n" in log and "noise\n" in log and log_path(tmp_path, "Say Hello").exists()
+
+
+def test_echo_shows_command_and_output(tmp_path):
+    code, out, _ = run(tmp_path, "echo", "hello there", options=("--echo",))
+    assert code == 0 and out.startswith("echo 'hello there'\nhello there\n[2/7] ")
+
+
+def test_a_failed_step_says_why_where_the_log_is_and_that_it_goes_on(tmp_path):
+    code, out, err = run(tmp_path, "sh", "-c", "echo before; echo 'error: a: expected b, found c' >&2; exit 3")
+    assert code == 3 and not out
+    assert err.splitlines() == [
+        "error: a: expected b, found c",
+        f"[2/7] Say Hello: failed; full output: {tmp_path / 'say-hello.log'}",
+        "The same command goes on from here.",
+    ]
+    code, _, err = run(tmp_path, "no-such-command-at-all")
+    assert code == 1 and "error: no-such-command-at-all: expected a command that can be run" in err
+
+
+def test_a_terminal_shows_progress_and_then_the_line_alone(tmp_path):
+    reader, writer = pty.openpty()
+    program = (
+        "import sys, time\nassert sys.stderr.isatty()\nprint('\\rhalf 50%', end='', file=sys.stderr, flush=True)\n"
+    )
+    process = start(
+        tmp_path, sys.executable, "-c", program + "time.sleep(0.3)\nprint('x: done')", stdout=writer, stderr=writer
+    )
+    os.close(writer)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(reader, 1000)
+        except OSError:
+            break
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "[2/7] Say Hello   half 50%" in text
+    assert re.fullmatch(r"\[2/7\] Say Hello +done   \d s\s*", text.rsplit("\x1b[K", 1)[1])
+
+
+def test_a_running_step_holds_its_log_and_ends_its_command_when_it_is_told_to_stop(tmp_path):
+    process = start(
+        tmp_path, "sh", "-c", "echo begun; exec sleep 60", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    log = tmp_path / "say-hello.log"
+    while not (log.exists() and "begun\n" in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    with open(log) as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert not subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True).stdout
