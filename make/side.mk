@@ -67,7 +67,7 @@ $(SCOPE_FILES): $(PRUNED)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED_GGUF)/imatrix
 $(eval $(call guard,quality,$(dir $(COMPARISON))settings.txt,$(COMPARISON_SETTINGS),$(dir $(COMPARISON))*))
 .PRECIOUS: $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png)
 $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(STATS) $(call again,quality) \
-    scripts/choice/criteria.py | $(EVAL_QUESTIONS) $(dir $(COMPARISON))settings.txt $(TOOLS)
+    $(wildcard scripts/choice/*.py) | $(EVAL_QUESTIONS) $(dir $(COMPARISON))settings.txt $(TOOLS)
 	$(call step,quality,Compare the criteria) $(PYTHON) scripts/compare_criteria.py \
 	  --gguf $(FULL_F16) --stats $(STATS) --model $(FULL)/checkpoint \
 	  --questions $(EVAL_QUESTIONS) --keep $(COMPARE_KEEP) --seeds $(COMPARE_SEEDS) \
@@ -82,16 +82,16 @@ $(HELDOUT)/fold%/drop_map.json: $(STATS) $(CHOOSE) $(call again,heldout) | $(HEL
 	$(call step,heldout,Choose for fold $*) $(PYTHON) scripts/generate_drop_map.py \
 	  --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) --fold $*/$(FOLDS) --output $@
 
-$(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf: $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE)
+$(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf: $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE) $(DROP)
 	$(call step,heldout,Drop for fold $*) $(PYTHON) scripts/expert_drop.py \
 	  --source $(HELDOUT_SOURCE) --drop-map $< --output $@
 
-$(HELDOUT_EVALS): $(HELDOUT)/fold%/eval/summary.json: $(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf \
+$(HELDOUT_EVALS): $(HELDOUT)/fold%/eval/summary.json: $(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf $(SUM_UP) \
     | $(QUESTIONS) $(TOOLS)
 	$(call step,heldout,Score fold $*) env QUESTIONS=$(QUESTIONS) HELD_OUT_OF=$(HELDOUT)/fold$*/drop_map.json \
 	  CHOSEN_BY=$(HELDOUT)/fold$*/drop_map.json $(EVALUATE) $(PRUNED_NAME)-fold$* $<
 
-$(HELDOUT_REFERENCE): $(HELDOUT_SOURCE) $(call again,heldout) | $(QUESTIONS) $(HELDOUT)/settings.txt $(TOOLS)
+$(HELDOUT_REFERENCE): $(HELDOUT_SOURCE) $(SUM_UP) $(call again,heldout) | $(QUESTIONS) $(HELDOUT)/settings.txt $(TOOLS)
 	$(call step,heldout,Score $(NAME)) env QUESTIONS=$(QUESTIONS) $(EVALUATE) $(NAME) $<
 
 $(HELDOUT_SUMMARY): $(HELDOUT_EVALS) $(POOL)

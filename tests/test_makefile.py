@@ -224,6 +224,7 @@ def test_calibration_data_v5_is_fetched_by_its_rule(variables):
 
 
 AFTER_SCORES = {"compare_scores", "build_release", "build_report"}
+AFTER_COUNTING = {"eval_gpqa_v3", *AFTER_SCORES}  # finished answers are only summed up again
 AFTER_DROP = {
     "expert_drop",
     "convert_to_gguf",
@@ -245,7 +246,8 @@ AFTER_MAP = {"generate_drop_map", "plot_expert_stats", *AFTER_DROP}
         ("files/byte_ranges.py", AFTER_MAP),
         ("ggufs/gguf_drop.py", AFTER_MAP),
         ("checkpoints/moe_families.py", AFTER_DROP),
-        ("scoring/score_tables.py", AFTER_SCORES),
+        ("scoring/answer_record.py", AFTER_COUNTING),
+        ("quants/quant_record.py", AFTER_SCORES),
         ("release/gates.py", {"build_release", "build_report"}),
         ("ollama/ollama_template.py", {"build_release", "build_report"}),
         ("analysis/decoder.py", set()),
