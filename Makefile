@@ -104,7 +104,8 @@ quants: $(QUANT_FILES) ## build QUANTS of the pruned model
 # ---- 8. evaluate: both models under one protocol
 $(foreach e,$(FULL_EVAL) $(PRUNED_EVAL),$(eval $(call guard,eval,$(dir $e)settings.txt,$(EVAL_SETTINGS),$(dir $e)*)))
 # An answered run is only summed up again when the way of counting changes, which takes seconds.
-$(FULL_EVAL): $(call full_quant,$(EVAL_QUANT)) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS) $(dir $(FULL_EVAL))settings.txt
+$(FULL_EVAL): $(call full_quant,$(EVAL_QUANT)) $(SUM_UP) $(call again,eval) \
+    | $(EVAL_QUESTIONS) $(dir $(FULL_EVAL))settings.txt
 	$(call step,eval,Score $(NAME)) env QUESTIONS=$(EVAL_QUESTIONS) $(EVALUATE) $(NAME) $<
 
 $(PRUNED_EVAL): $(call pruned_quant,$(EVAL_QUANT)) $(SUM_UP) $(call again,eval) \

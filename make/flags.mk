@@ -69,7 +69,7 @@ QUALITY_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,QUALITY_CHATS Q
 MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
   --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) \
-  --calibration $(CALIBRATION_TEXT) --chose $(QUESTIONS) $(QUALITY_CHATS:%=--limit %) --score $(QUALITY_SCORE) \
+  --calibration $(CALIBRATION_TEXT) --chose $(DROP_MAP_FILE) $(QUALITY_CHATS:%=--limit %) --score $(QUALITY_SCORE) \
   --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
 COMPARISON_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) QUESTIONS=$(QUESTIONS_DIGEST) \
   $(call setting,COMPARE_KEEP COMPARE_SEEDS)
@@ -109,7 +109,8 @@ NEW_RECORDS := $(if $(wildcard $(REPORT)),$(if $(REPORT_RECORDS),\
   $(shell find $(REPORT_RECORDS) -newer $(REPORT) -print -quit)))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
 all_there = $(if $(word $(words $(2)),$(call there,,$(2))),$(1))
-REPORT_FLAGS = $(call all_there,--stats $(STATS) --drop-map $(DROP_MAP_FILE),$(STATS) $(DROP_MAP_FILE)) \
+REPORT_FLAGS = $(call all_there,--stats $(STATS),$(STATS) $(DROP_MAP_FILE)) \
+  $(call there,--drop-map,$(DROP_MAP_FILE)) \
   $(call there,--metadata,$(METADATA)) $(call there,--f16,$(PRUNED_F16).json) \
   $(call there,--imatrix,$(PRUNED_GGUF)/imatrix.gguf) \
   $(if $(PRUNED_RECORDS),--quants $(PRUNED_RECORDS)) \

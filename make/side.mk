@@ -49,7 +49,7 @@ $(QUALITY): $(QUANT_FILES)
 $(CD_SCOPES): $(filter-out $(DYNAMIC_FILES),$(QUANT_FILES)) $(SCOPE_FILES)
 .PRECIOUS: $(foreach f,$(QUALITY) $(CD_SCOPES),$f $(f:.md=.json) $(f:.md=.png))
 $(QUALITY) $(CD_SCOPES): %/quality.md: $(FULL_F16) $(PRUNED_F16) $(CALIBRATION_TEXT) %/files.txt $(call again,quality) \
-    | $(QUESTIONS) $(EVAL_QUESTIONS) %/settings.txt $(TOOLS)
+    | $(DROP_MAP_FILE) $(EVAL_QUESTIONS) %/settings.txt $(TOOLS)
 	$(call step,quality,Measure the losses) $(MEASURE_QUALITY)
 
 quality: $(QUALITY) $(REPORT) ## KLD, top token and probabilities of QUANTS on held-out chats, with errors

@@ -3,7 +3,7 @@
 
 Inputs:  the F16 GGUF of the full model and of the pruned one; quants of the pruned one with their records (FILE.json);
          the full checkpoint's tokenizer and chat template; questions in GPQA's columns; the calibration text and the
-         questions that chose the experts, whose chats are left out.
+         questions that chose the experts, whose chats are left out: a question file, or the drop map that names them.
 Output:  TABLE.md and beside it the same name as .json (every number, digests, versions) and .png (size against loss).
 Example: .venv/bin/python scripts/measure_quality.py --full build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf \\
              --pruned build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf \\
@@ -31,6 +31,7 @@ from pathlib import Path
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
+from choice.drop_map import read_question_ids
 from files.option_types import command_parser
 from files.run_state import RunState
 from files.safe_files import (
@@ -170,12 +171,18 @@ def plan_room(args: argparse.Namespace, folders: dict[str, Path], chats: Chats) 
     require_disk_space(args.cache, missing)
 
 
-def read_questions(args: argparse.Namespace) -> tuple[list[Question], int]:
+def read_chose(path: Path | None) -> set[str]:
+    """Return the Record IDs of the questions that chose the experts, none where that is not known."""
+    if path is None:
+        return set()
+    return set(read_question_ids(path)) if path.suffix == ".json" else read_ids(path)
+
+
+def read_questions(args: argparse.Namespace, chose: set[str]) -> tuple[list[Question], int]:
     """Return the held-out questions and how many were left out; raise InputError when fewer than two are held out."""
     if not args.calibration.is_file():
         raise InputError(args.calibration, "the calibration text", "nothing")
     questions = load_questions(args.questions, QUESTION_SEED)
-    chose = read_ids(args.chose) if args.chose else set()
     left = unseen_questions(questions, args.calibration.read_text(encoding="utf-8", errors="replace"), chose)
     if len(left[: args.limit]) < 2:
         raise InputError(
@@ -194,7 +201,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--pruned", type=Path, required=True, help="F16 GGUF of the pruned model")
     add("--gguf", type=Path, nargs="+", required=True, help="quants of the pruned model")
     add("--calibration", type=Path, required=True, help="calibration text of the imatrix: its chats are left out")
-    add("--chose", type=Path, help="questions that chose the experts: left out, too")
+    add("--chose", type=Path, help="questions that chose, or the drop map (.json) that names them: left out, too")
     add("--cache", type=Path, required=True, help="directory that keeps logits and results")
     add("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
     add_chat_arguments(parser)
@@ -278,7 +285,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_outputs(args)
     tools = find_llama_cpp(args.llama_cpp)
-    questions, left_out = read_questions(args)
+    chose = read_chose(args.chose)
+    questions, left_out = read_questions(args, chose)
     tokenizer = load_tokenizer(args.model)
     sequences = [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
     chats = chats_of(sequences)
@@ -289,6 +297,7 @@ def main(argv: list[str] | None = None) -> None:
         "inputs": inputs,
         "chats": len(questions),
         "left_out": left_out,
+        "choice_known": bool(chose),
         "score": args.score,
         "tokens": {name: int(counts.sum()) for name, counts in chats.counts.items()},
         "cut": sum(sequence.truncated for sequence in sequences),

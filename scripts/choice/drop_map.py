@@ -95,6 +95,19 @@ def question_ids_of(path: Path, method: dict) -> list[str]:
     return ids
 
 
+def read_question_ids(path: Path) -> list[str]:
+    """Return the questions that chose the experts from a drop map or expert_drop_metadata.json, [] if it names none.
+
+    Raises InputError for a file that is neither: it would say that nothing is known.
+    """
+    content = read_json(path)
+    # The metadata hold under "method" what a drop map holds at the top.
+    ids = question_ids_of(path, content.get("method", content))
+    if not ids:
+        read_layers(path)
+    return ids
+
+
 def rows_that_chose(path: Path, method: dict, stats: Path, stats_sha256: str, ids: list[str]) -> list[int]:
     """Return the rows of a statistics file whose questions chose the experts of a map; all rows where none did.
 

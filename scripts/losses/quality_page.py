@@ -4,7 +4,7 @@ from files.display import markdown_table, with_error
 from files.safe_files import gib
 from losses.kld_statistics import PERCENT, SIGNIFICANT_ERRORS
 from losses.quality_conclusions import BETTER, NO_DIFFERENCE, SMALLER, WORSE, Measured
-from losses.quality_record import LOSSES
+from losses.quality_record import LOSSES, chats_in_words
 
 import numpy as np
 
@@ -89,12 +89,11 @@ def introduction(content: dict, pruning: dict[str, list[float]]) -> list[str]:
     return [
         "# What each quant costs",
         "",
-        f"KL divergence in nats per token over {content['chats']} chats that neither calibration nor the choice of "
-        f"experts has seen ({content['left_out']} seen ones left out): {content['tokens'][content['score']]} "
-        f"tokens{of_all}. ± one standard error over chats. Pruning loss: pruned F16 against full F16; quantisation "
-        "loss: quant against pruned F16; total: quant against full F16. Same top: share of positions with the same "
-        "most likely token. RMS Δp: root mean square of the change in the next token's probability, in percentage "
-        "points.",
+        f"KL divergence in nats per token over {chats_in_words(content)} ({content['left_out']} seen ones left out): "
+        f"{content['tokens'][content['score']]} tokens{of_all}. ± one standard error over chats. Pruning loss: pruned "
+        "F16 against full F16; quantisation loss: quant against pruned F16; total: quant against full F16. Same top: "
+        "share of positions with the same most likely token. RMS Δp: root mean square of the change in the next "
+        "token's probability, in percentage points.",
         "",
         f"Pruning loss, the same for every file: {values}.",
     ]

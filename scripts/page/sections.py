@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from files.display import DROPPED, GREEN, GREY, KEPT, SKY, VERMILION, with_error
 from files.safe_files import InputError, gib
-from losses.quality_record import LOSSES
+from losses.quality_record import LOSSES, chats_in_words
 from page.charts import Grid, Measure, grid_figure, loss_figure, score_figure, to_json
 from page.pipeline import Table
 from page.records import Experts, Records
@@ -175,8 +175,8 @@ def quality_part(records: Records) -> Section:
         return Section("quality", title, command="make quality", waits_for="quality.json")
     tokens = f"{quality['tokens'][quality['score']]} tokens" + ("" if quality["score"] == "all" else " of the replies")
     text = (
-        f"Mean KL divergence, nats per token, over {tokens} in {quality['chats']} chats that neither calibration nor "
-        "the choice of experts has seen. Total: quant against full F16; quantisation: quant against pruned F16. A file "
+        f"Mean KL divergence, nats per token, over {tokens} in {chats_in_words(quality)}. "
+        "Total: quant against full F16; quantisation: quant against pruned F16. A file "
         "without any loss is in the table alone."
     )
     return Section("quality", title, [text], loss_charts(quality), [quality_table(quality)])

@@ -33,7 +33,7 @@ HOW_COUNTED = (
     "Experts are ranked by the calibration tokens that reach them, as an importance matrix counts them. The experts "
     "ranked last are dropped."
 )
-HOW_GIVEN = "The experts to drop were given as a drop map. No analysis of this build chose them."
+HOW_GIVEN = "The experts to drop were given as a drop map."
 LOCAL_BASE = "base model on the Hub: the base model is a local one"
 
 
@@ -114,7 +114,7 @@ def how_chosen(method: dict) -> str:
     """Return how the experts were chosen, in sentences."""
     if criterion_of(method) == OWN_MAP:
         said = str(method.get("own_map", {}).get("criterion", ""))
-        return HOW_GIVEN + (f' The given map names the criterion "{said}".' if said else "")
+        return f"{HOW_GIVEN} {f'It names the criterion {said}.' if said else 'How they were chosen is not known.'}"
     return HOW_COUNTED if "imatrix_sha256" in method else HOW_CHOSEN
 
 

@@ -1,6 +1,7 @@
 """The card of a repository of GGUF files (its README.md), made from records of this build."""
 
 from files.safe_files import gib
+from losses.quality_record import chats_in_words
 from ollama.ollama_files import ollama_note, wrap_commands
 from release.card_sections import (
     TAGS,
@@ -29,7 +30,7 @@ def kld_text(release: Release) -> str:
     tokens = quality["tokens"][quality["score"]]
     return (
         "KLD is the mean KL divergence in nats per token, ± one standard error over chats. It was measured on "
-        f"{tokens} tokens of {quality['chats']} chats used neither for calibration nor to choose the experts. "
+        f"{tokens} tokens of {chats_in_words(quality)}. "
         "Quantisation KLD compares a file with the pruned model at F16, total KLD with the full model at F16. All "
         "numbers are in `quality.json`."
     )

@@ -207,6 +207,21 @@ def finished(inputs, tmp_path_factory) -> Path:
     return folder
 
 
+def test_a_map_that_names_no_questions_leaves_open_what_the_chats_are(finished, inputs, tmp_path, refusal):
+    plain, output = inputs["--full"].with_name("map.json"), tmp_path / "quality.md"
+    measure_quality.main(arguments(inputs, finished, chose=plain, output=output))  # all from the cache
+    record = read_record(tmp_path / "quality.json", Quality)
+    assert record == read_record(finished / "quality.json", Quality) | {"choice_known": False}
+    assert "6 chats that calibration has not seen (not known whether the choice of experts has)" in output.read_text()
+    assert (
+        "6 chats that neither calibration nor the choice of experts has seen" in (finished / "quality.md").read_text()
+    )
+    (tmp_path / "named.json").write_text(json.dumps({"question_ids": ["a"], "layers": {"0": [1]}}))
+    assert measure_quality.read_chose(tmp_path / "named.json") == {"a"} and measure_quality.read_chose(plain) == set()
+    (tmp_path / "named.json").write_text('{"chats": 6}')
+    refusal(measure_quality.main, arguments(inputs, finished, chose=tmp_path / "named.json"), "named.json", "layers")
+
+
 def test_three_losses_are_those_of_the_models(finished, inputs, tiny_text_model, tools):
     content = read_record(finished / "quality.json", Quality)
     assert {entry["label"] for entry in content["files"]} == set(QUANTS)

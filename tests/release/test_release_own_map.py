@@ -8,6 +8,7 @@ import expert_drop
 from choice.drop_map import METADATA_NAME
 from conftest import DEMO
 from files.safe_files import read_json, sha256_file, write_json
+from release.card_sections import how_chosen
 from release.gates import GATES, Checked
 from release.manifest import read_manifest
 from release.sources import read_sources
@@ -75,7 +76,7 @@ def test_an_own_map_goes_all_the_way_to_a_release(pruned_demo, inputs, tmp_path,
     label = "**In-sample:** 1 of the 4 scored questions also chose the experts." if known else unknown
     for words in (
         label,
-        "The experts to drop were given as a drop map.",
+        "The experts to drop were given as a drop map. How they were chosen is not known.",
         "| Criterion | own map |",
         f"KEEP={KEPT} DROP_MAP=MAP.json QUANTS=",
         f"| Drop map, as it was given | `{sha256_file(mine)}` |",
@@ -99,3 +100,11 @@ def test_scores_that_know_more_than_the_metadata_are_told(pruned_demo, inputs, t
     card = build(inputs, tmp_path / "GGUF", "--scores", scores, quants=("Q6_K", "Q4_K_M"))
     assert "**Not known whether in-sample:** the drop map" in card
     assert f"**In-sample:** 4 of the 4 scored questions also chose the experts of {NAME}." in card
+
+
+def test_the_card_tells_how_the_experts_were_chosen_by_what_the_map_says():
+    assert how_chosen({"criterion": "reap"}).startswith("The full model is teacher-forced")
+    assert "calibration tokens that reach them" in how_chosen({"criterion": "frequency", "imatrix_sha256": "0"})
+    assert how_chosen({}).endswith("How they were chosen is not known.")  # a plain map, dropped by without a copy
+    own = {"criterion": "own map", "own_map": {"sha256": "0", "criterion": "reap"}}
+    assert how_chosen(own).endswith("It names the criterion reap.")
