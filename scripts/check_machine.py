@@ -19,6 +19,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
 from checkpoints.checkpoint import TensorRange, read_checkpoint, read_config
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
+from choice.drop_map import check_keep_count
 from files.option_types import command_parser, positive
 from files.safe_files import InputError, gib, run
 from release.front_matter import is_hub_id
@@ -55,8 +56,8 @@ def check_headers(directory: Path, keep: int | None) -> tuple[Check, RunSizes]:
     family = family_of(directory, config, list(tensors))
     shape = shape_of(directory, family, config)
     experts = expert_tensors(directory, family, tensors, shape)
-    if keep is not None and not shape.top_k <= keep <= shape.experts:
-        raise InputError("KEEP", f"{shape.top_k} to {shape.experts} experts", str(keep))
+    if keep is not None:
+        check_keep_count("KEEP", keep, shape.experts, shape.top_k)
     full = sum(tensor.size for tensor in tensors.values())
     of_experts = sum(tensors[name].size for name in experts)
     pruned = full - of_experts * (shape.experts - (keep or shape.experts)) // shape.experts
