@@ -96,7 +96,8 @@ def total_line(paths: list[Path], deleted: bool) -> str:
     for path in paths:
         inodes |= inodes_of(path)
     size = gib(sum(stat.st_size for stat in inodes.values()))
-    return f"{size} GiB in {plural(len(paths), 'place')} {'is deleted' if deleted else 'would be deleted with YES=1'}"
+    size_of_all = f"{size} GiB in {plural(len(paths), 'place')}"
+    return f"deleted {size_of_all}" if deleted else f"{size_of_all} would be deleted with YES=1"
 
 
 def entry_line(path: Path) -> str:
