@@ -13,6 +13,7 @@ missing permission and a name that does not exist are told apart.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from chats.chat_tokenizer import load_tokenizer
@@ -37,8 +38,17 @@ from stages.machine_checks import (
     said,
     tools_are_built,
     tools_folder,
+    torch_has_gpu,
 )
-from stages.needs import RunSizes, all_quants, disk_of_run, memory_of_analysis, sizes_of_plan, with_estimated_quants
+from stages.needs import (
+    RunSizes,
+    all_quants,
+    disk_of_run,
+    machine_memory,
+    memory_of_analysis,
+    sizes_of_plan,
+    with_estimated_quants,
+)
 
 import yaml
 from huggingface_hub import ModelCard
@@ -154,18 +164,28 @@ def check_room(args: argparse.Namespace, sizes: RunSizes | None) -> list[Check]:
     room = plan or (with_estimated_quants(sizes, args.quants or all_quants()) if sizes else None)
     if room is None:
         return [Check(WARN, "disk and memory", "not known without the model", "run `make plan`, then this again")]
-    downloads = not Path(args.model).exists()
+    # What was fetched lies in the build folder: it is part of what the run needs, and of what is there already.
+    fetched = Path(args.model).resolve().is_relative_to(args.build.resolve())
+    downloads = fetched or not Path(args.model).exists()
     wanted = args.needed_bytes or disk_of_run(room, downloads, args.gguf_needed, args.reference_quants)
     how = "given" if args.needed_bytes else "by the plan" if plan else "an estimate: there is no plan yet"
     # The checkpoint itself says best what it takes in memory: it need not be stored at 16 bits, as the plan has it.
     held = sizes if sizes and sizes.layer else room
-    return [check_disk(args.build, wanted, how, exact=plan is not None), check_analysis(held, args.stream_layers)]
+    return [
+        check_disk(args.build, wanted, how, exact=plan is not None),
+        check_analysis(held, args.stream_layers, torch_has_gpu()),
+    ]
 
 
-def check_analysis(sizes: RunSizes, streams: bool) -> Check:
-    """Check the memory of the analysis."""
+def check_analysis(sizes: RunSizes, streams: bool, gpu: bool) -> Check:
+    """Check the memory of the analysis; gpu: whether the model would lie on one."""
     streamed = memory_of_analysis(sizes, True) if sizes.layer else None
-    return check_memory(memory_of_analysis(sizes, False), streamed, streams)
+    check = check_memory(memory_of_analysis(sizes, False), streamed, streams, machine_memory())
+    if (
+        check.state == FAIL and torch_has_gpu()
+    ):  # then the model lies there: how much of it fits, only the analysis knows
+        return replace(check, state=WARN, advice=f"{check.advice}, unless the GPU holds the model")
+    return check
 
 
 def yes_or_no(text: str) -> bool:
