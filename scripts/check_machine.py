@@ -181,9 +181,7 @@ def check_analysis(sizes: RunSizes, streams: bool, gpu: bool) -> Check:
     """Check the memory of the analysis; gpu: whether the model would lie on one."""
     streamed = memory_of_analysis(sizes, True) if sizes.layer else None
     check = check_memory(memory_of_analysis(sizes, False), streamed, streams, machine_memory())
-    if (
-        check.state == FAIL and torch_has_gpu()
-    ):  # then the model lies there: how much of it fits, only the analysis knows
+    if check.state == FAIL and gpu:  # how much of it fits there only the analysis can tell
         return replace(check, state=WARN, advice=f"{check.advice}, unless the GPU holds the model")
     return check
 
