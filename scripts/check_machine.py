@@ -13,12 +13,14 @@ missing permission and a name that does not exist are told apart.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
 from checkpoints.checkpoint import TensorRange, read_checkpoint, read_config
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
+from choice.drop_map import check_keep_count
 from files.option_types import command_parser, positive
 from files.safe_files import InputError, gib, run
 from release.front_matter import is_hub_id
@@ -36,8 +38,17 @@ from stages.machine_checks import (
     said,
     tools_are_built,
     tools_folder,
+    torch_has_gpu,
 )
-from stages.needs import RunSizes, all_quants, disk_of_run, memory_of_analysis, sizes_of_plan, with_estimated_quants
+from stages.needs import (
+    RunSizes,
+    all_quants,
+    disk_of_run,
+    machine_memory,
+    memory_of_analysis,
+    sizes_of_plan,
+    with_estimated_quants,
+)
 
 import yaml
 from huggingface_hub import ModelCard
@@ -55,8 +66,8 @@ def check_headers(directory: Path, keep: int | None) -> tuple[Check, RunSizes]:
     family = family_of(directory, config, list(tensors))
     shape = shape_of(directory, family, config)
     experts = expert_tensors(directory, family, tensors, shape)
-    if keep is not None and not shape.top_k <= keep <= shape.experts:
-        raise InputError("KEEP", f"{shape.top_k} to {shape.experts} experts", str(keep))
+    if keep is not None:
+        check_keep_count("KEEP", keep, shape.experts, shape.top_k)
     full = sum(tensor.size for tensor in tensors.values())
     of_experts = sum(tensors[name].size for name in experts)
     pruned = full - of_experts * (shape.experts - (keep or shape.experts)) // shape.experts
@@ -153,18 +164,26 @@ def check_room(args: argparse.Namespace, sizes: RunSizes | None) -> list[Check]:
     room = plan or (with_estimated_quants(sizes, args.quants or all_quants()) if sizes else None)
     if room is None:
         return [Check(WARN, "disk and memory", "not known without the model", "run `make plan`, then this again")]
-    downloads = not Path(args.model).exists()
+    # What was fetched lies in the build folder: it is part of what the run needs, and of what is there already.
+    fetched = Path(args.model).resolve().is_relative_to(args.build.resolve())
+    downloads = fetched or not Path(args.model).exists()
     wanted = args.needed_bytes or disk_of_run(room, downloads, args.gguf_needed, args.reference_quants)
     how = "given" if args.needed_bytes else "by the plan" if plan else "an estimate: there is no plan yet"
     # The checkpoint itself says best what it takes in memory: it need not be stored at 16 bits, as the plan has it.
     held = sizes if sizes and sizes.layer else room
-    return [check_disk(args.build, wanted, how, exact=plan is not None), check_analysis(held, args.stream_layers)]
+    return [
+        check_disk(args.build, wanted, how, exact=plan is not None),
+        check_analysis(held, args.stream_layers, torch_has_gpu()),
+    ]
 
 
-def check_analysis(sizes: RunSizes, streams: bool) -> Check:
-    """Check the memory of the analysis."""
+def check_analysis(sizes: RunSizes, streams: bool, gpu: bool) -> Check:
+    """Check the memory of the analysis; gpu: whether the model would lie on one."""
     streamed = memory_of_analysis(sizes, True) if sizes.layer else None
-    return check_memory(memory_of_analysis(sizes, False), streamed, streams)
+    check = check_memory(memory_of_analysis(sizes, False), streamed, streams, machine_memory())
+    if check.state == FAIL and gpu:  # how much of it fits there only the analysis can tell
+        return replace(check, state=WARN, advice=f"{check.advice}, unless the GPU holds the model")
+    return check
 
 
 def yes_or_no(text: str) -> bool:

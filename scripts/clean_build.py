@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """List what would be deleted of a build folder, with sizes, and with --yes delete it: only what this project built.
 
-Inputs:  a build folder, known by the file .built-by-this-project in it; what of it: all, gguf, or paths inside it.
+Inputs:  a build folder, known by the file .built-by-this-project in it; what of it: all, gguf (or gguf and paths inside
+         it: the GGUF files there), or paths inside it.
 Output:  a line per file or folder, and a summary, on stdout.
 Example: .venv/bin/python scripts/clean_build.py --build build --what gguf          # list
          .venv/bin/python scripts/clean_build.py --build build --what gguf --yes    # delete
 
-gguf: every GGUF file with its record, but not the imatrix, which is small and takes hours; a release folder that holds
-such files goes whole. all: everything but files of others that lie in the build folder. Symbolic links are deleted and
-never followed: build/NAME/full/checkpoint is a link to the user's own model.
+gguf: every GGUF file but the imatrix, which is small and takes hours; the records of the files stay, a release folder
+that holds such files goes whole. all: everything but files of others that lie in the build folder. Symbolic links are
+deleted and never followed: build/NAME/full/checkpoint is a link to the user's own model.
 """
 
 import argparse
@@ -58,20 +59,14 @@ def everything(build: Path) -> tuple[list[Path], list[Path]]:
     return [entry for entry in ours if not (others and entry.name == MARKER)], others
 
 
-def gguf_files(build: Path) -> list[Path]:
-    """Return the GGUF files below a folder and their records; of a release that holds such files its folder."""
-    found: dict[Path, None] = {}
-    for place, _, names in os.walk(build):  # links are not followed
-        folder = Path(place)
-        ggufs = [name for name in sorted(names) if name.endswith(".gguf") and name != IMATRIX]
-        if ggufs and MANIFEST in names:  # without its files it would be half a release
-            found[folder] = None
-            continue
-        for name in ggufs:
-            found[folder / name] = None
-            if f"{name}.json" in names:
-                found[folder / f"{name}.json"] = None
-    return list(found)
+def gguf_files(folder: Path) -> list[Path]:
+    """Return the GGUF files below a folder; in place of those of a release its folder."""
+    found: list[Path] = []
+    for place, _, names in os.walk(folder):  # links are not followed
+        ggufs = [Path(place) / name for name in sorted(names) if name.endswith(".gguf") and name != IMATRIX]
+        # Without its files a release would be half a one; with them, links to the same bytes, no room would be free.
+        found += [Path(place)] if ggufs and MANIFEST in names else ggufs
+    return found
 
 
 def path_inside(build: Path, path: Path) -> Path:
@@ -101,7 +96,8 @@ def total_line(paths: list[Path], deleted: bool) -> str:
     for path in paths:
         inodes |= inodes_of(path)
     size = gib(sum(stat.st_size for stat in inodes.values()))
-    return f"{size} GiB in {plural(len(paths), 'place')} {'is deleted' if deleted else 'would be deleted with YES=1'}"
+    size_of_all = f"{size} GiB in {plural(len(paths), 'place')}"
+    return f"deleted {size_of_all}" if deleted else f"{size_of_all} would be deleted with YES=1"
 
 
 def entry_line(path: Path) -> str:
@@ -124,9 +120,10 @@ def chosen_paths(build: Path, what: list[str]) -> tuple[list[Path], list[Path]]:
     """Return what is to be deleted, and what is left alone although all was asked for."""
     if what == [ALL]:
         return everything(build)
-    if what == [GGUF]:
-        return gguf_files(build), []
-    paths = list(dict.fromkeys(path_inside(build, Path(text)) for text in what))
+    asked = what[1:] if what[0] == GGUF else what
+    paths = list(dict.fromkeys(path_inside(build, Path(text)) for text in asked))
+    if what[0] == GGUF:
+        return [file for folder in paths or [build] for file in gguf_files(folder)], []
     return [path for path in paths if not any(other in path.parents for other in paths)], []
 
 

@@ -48,7 +48,7 @@ def after_analyze(paths: list[Path], make: str) -> list[str]:
         kept = f"{content['experts'] - drops[0]} of {content['experts']} experts stay"
     else:  # a plain map does not say how many experts there are
         kept = "1 expert goes" if drops == [1] else f"{' to '.join(map(str, drops[:: len(drops) - 1 or 1]))} experts go"
-    how = f", by {content['criterion']}" if "criterion" in content else ""
+    how = f", by {content['criterion']}" if "criterion" in content and "own_map" not in content else ""
     evidence = f" over {plural(content['questions'], 'question')}" if "questions" in content else ""
     return [
         f"{kept} in each of {plural(len(layers), 'layer')}{how}{evidence}.",

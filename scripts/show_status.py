@@ -51,8 +51,8 @@ def read_steps(lines: list[str]) -> list[PlannedStep]:
     """Return the steps among the lines of a dry run; raise InputError for a step with missing parts."""
     steps = []
     for line in lines:
-        mark, *parts = line.rstrip("\n").split("\t")
-        if mark.strip() != STEP_MARK:
+        mark, *parts = line.strip().split("\t")
+        if mark != STEP_MARK:
             continue
         if len(parts) != STEP_PARTS - 1:
             raise InputError("stdin", f"stage, words and target behind {STEP_MARK}, with tabs between", repr(line)[:80])

@@ -11,7 +11,7 @@ from pathlib import Path
 from files.safe_files import InputError, existing_parent, gib
 from llama.llama_tools import SCRIPTS, LlamaCpp, find_llama_cpp
 from stages.checks import FAIL, OK, WARN, Check, needed
-from stages.needs import bytes_below, machine_memory
+from stages.needs import bytes_below
 
 LEAST_PYTHON, LEAST_MAKE = (3, 11), (4, 3)  # make 4.3 brought the grouped targets (&:) that the Makefile uses
 SECONDS = 10  # that a program may take to say its version
@@ -104,14 +104,24 @@ def sees_gpu(folder: Path, cmake_args: str, built: bool) -> bool:
     return bool(DEVICE_LINE.search(done.stdout))
 
 
+def gpu_name() -> str | None:
+    """Return name and memory of the first GPU of NVIDIA, None without one."""
+    return said("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+
+
+def torch_has_gpu() -> bool:
+    """Tell whether there is a GPU and a torch that was built for one. By its version: to import it takes seconds."""
+    return gpu_name() is not None and "+cpu" not in importlib.metadata.version("torch")
+
+
 def check_gpu(folder: Path, cmake_args: str, built: bool, ggufs: bool) -> Check:
     """Check whether what uses the processor could use a GPU that is there."""
-    gpu = said("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    gpu = gpu_name()
     if gpu is None:
         return Check(OK, "GPU", "none (nvidia-smi finds none): the CPU does the work")
     if ggufs and not sees_gpu(folder, cmake_args, built):
         return Check(WARN, "GPU", f"{gpu}, but llama.cpp is built without it", f"give CMAKE_ARGS=-D{CUDA}")
-    if "+cpu" in importlib.metadata.version("torch"):
+    if not torch_has_gpu():
         return Check(
             WARN,
             "GPU",
@@ -134,14 +144,14 @@ def check_disk(build: Path, needed_bytes: int, how: str, exact: bool) -> Check:
     return Check(WARN if short else FAIL, "disk", found, advice)
 
 
-def check_memory(resident: int, streamed: int | None, streams: bool) -> Check:
+def check_memory(resident: int, streamed: int | None, streams: bool, memory: tuple[int, int]) -> Check:
     """Check that an analysis fits the memory: it takes `streamed` bytes with STREAM_LAYERS=yes, else `resident`.
 
-    streamed is None where the size of a layer is not known yet.
+    streamed is None where the size of a layer is not known yet; memory: all of this machine's, and what of it is free.
     """
     if streams and streamed is None:
         return Check(WARN, "memory", "the size of a layer is not known yet", "run `make plan`, then this again")
-    total, free = machine_memory()
+    total, free = memory
     wanted, how = (streamed, "one layer at a time") if streams else (resident, "the whole model")
     assert wanted is not None  # see above
     found = f"{gib(wanted)} GiB for the analysis ({how}), {gib(total)} GiB here, {gib(free)} GiB free"

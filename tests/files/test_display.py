@@ -2,7 +2,7 @@
 
 import argparse
 
-from files.display import markdown_table, plural, with_error
+from files.display import markdown_table, plural, screen_table, shortened, with_error
 from files.option_types import fraction, positive, whole_number
 
 import pytest
@@ -18,6 +18,18 @@ def test_two_digits_of_the_error_decide_the_decimals():
 def test_plurals_and_tables():
     assert [plural(count, "file") for count in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
     assert markdown_table(["name", "size"], [["a", "1.00"]]) == "| name | size |\n| --- | ---: |\n| a | 1.00 |"
+
+
+def test_a_table_for_a_screen_is_aligned_and_only_its_first_column_gives_way():
+    assert screen_table(["name", "GiB"], [["a", "1.00"], ["long", "10.00"]]) == (
+        "name    GiB\na      1.00\nlong  10.00"
+    )
+    rows = [["gemma-4-26B-A4B-it-109e", "18.22", "97.47%"]]
+    assert screen_table(["model", "GiB", "raw"], rows, width=29).splitlines() == [
+        "model             GiB     raw",
+        "gemma-…it-109e  18.22  97.47%",
+    ]
+    assert shortened("abcdef", 6) == "abcdef" and shortened("abcdefg", 6) == "ab…efg"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from conftest import DEMO
 from files.safe_files import GIB
 from hub_server import TOKEN, Handler, Hub
 from stages import machine_checks
+from stages.checks import Check
 from stages.needs import RunSizes, disk_of_run, estimated_quant, memory_of_analysis, sizes_of_plan
 
 import pytest
@@ -184,7 +185,7 @@ def test_a_damaged_model_and_questions_that_are_none(checked, model_copy, tmp_pa
     (model_copy / "README.md").write_text("---\nlicense: apache-2.0\n---\nA card.\n")
     (tmp_path / "text.csv").write_text("a,b\n1,2\n")
     error, found = checked(["--model", model_copy, "--questions", tmp_path / "text.csv", "--keep", "2"])
-    assert error and "KEEP: expected 4 to 16 experts, found 2" in found["model"]
+    assert error and "KEEP: expected a number of kept experts from 4" in found["model"]
     assert found["tokenizer"].startswith("FAIL") and "'Record ID'" in found["questions"]
     assert found["licence of base"] == "ok apache-2.0 (from its README.md)"
     assert "failed, too: tokenizer, questions" in error
@@ -221,9 +222,10 @@ def test_too_little_disk_fails_by_plan_and_only_warns_by_a_close_estimate(tmp_pa
     assert machine_checks.check_disk(tmp_path, free * 11 // 10, "by the plan", True).state == "ok"
 
 
-def test_too_little_memory_proposes_one_layer_at_a_time(monkeypatch):
-    monkeypatch.setattr(machine_checks, "machine_memory", lambda: (10 * GIB, 8 * GIB))
-    check = machine_checks.check_memory
+def test_too_little_memory_proposes_one_layer_at_a_time():
+    def check(resident: int, streamed: int | None, streams: bool) -> Check:
+        return machine_checks.check_memory(resident, streamed, streams, (10 * GIB, 8 * GIB))
+
     assert check(8 * GIB, GIB, False).state == "ok"
     assert check(9 * GIB, GIB, False).advice == "end other programs first"
     assert check(11 * GIB, 2 * GIB, False).advice == "give STREAM_LAYERS=yes, which takes 2.00 GiB"
@@ -262,6 +264,25 @@ def test_a_plan_is_exact_and_counts_what_is_there(checked, script, tmp_path):
     assert f"{wanted / GIB:.2f} GiB for the whole run (by the plan)" in found["disk"]
     _, found = checked([*LOCAL, "--plan", plan, "--needed-bytes", "1000"])
     assert "0.0000 GiB for the whole run (given)" in found["disk"]
+
+
+def test_a_model_that_was_fetched_counts_on_both_sides(capsys, tmp_path):
+    model = tmp_path / "x/full/checkpoint"
+    shutil.copytree(DEMO / "model", model)
+    size = (model / "model.safetensors").stat().st_size
+    wanted = []
+    for path in (DEMO / "model", model):
+        check_machine.main(
+            ["--model", str(path), *map(str, LOCAL[2:]), "--build", str(tmp_path), "--gguf-needed", "no"]
+        )
+        wanted.append(float(checks_in(capsys.readouterr().out)["disk"].split()[1]))
+    assert wanted[1] - wanted[0] == pytest.approx(size / GIB, abs=2e-4)
+
+
+def test_with_a_gpu_the_memory_only_warns():
+    sizes = RunSizes(full=10**18, pruned=1, layer=1, rest=1, quants={})
+    assert check_machine.check_analysis(sizes, False, gpu=False).state == "FAIL"
+    assert check_machine.check_analysis(sizes, False, gpu=True).state == "warn"
 
 
 def test_tools_that_are_not_there(checked, tmp_path):

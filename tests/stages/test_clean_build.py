@@ -84,11 +84,16 @@ def test_a_build_folder_that_is_a_link_is_emptied_and_stays(build, tmp_path):
     assert (tmp_path / "link").is_symlink() and not list(build.iterdir())
 
 
-def test_gguf_keeps_the_imatrix_and_takes_a_release_whole(build):
+def test_gguf_keeps_imatrix_and_records_and_takes_a_release_whole(build):
+    (build / "y/full/gguf").mkdir(parents=True)
+    (build / "y/full/gguf/y-F16.gguf").write_text("of another model")
+    clean(build, "gguf", build / "x", yes=True)
+    left = files_of(build)
+    kept = {"x/full/gguf/imatrix.gguf", "x/109e/release/checkpoint/manifest.json", "y/full/gguf/y-F16.gguf"}
+    assert kept | {"x/109e/gguf/x-109e-Q6_K.gguf.json"} <= left
+    assert "x/109e/gguf/x-109e-Q6_K.gguf" not in left and not (build / "x/109e/release/GGUF").exists()
     clean(build, "gguf", yes=True)
-    left = files_of(build / "x")
-    assert {"full/gguf/imatrix.gguf", "full/gguf/imatrix.gguf.json", "109e/release/checkpoint/manifest.json"} <= left
-    assert not [name for name in left if "Q6_K" in name] and not (build / "x/109e/release/GGUF").exists()
+    assert not (build / "y/full/gguf/y-F16.gguf").exists()
 
 
 def test_a_link_is_deleted_and_not_what_it_points_to(build, model, capsys):

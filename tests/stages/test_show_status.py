@@ -30,7 +30,7 @@ PLAN = {
 
 def step(stage: str, words: str, target: str) -> str:
     """Return a line of a dry run."""
-    return f"@step\t{stage}\t{words}\t{target}\n"
+    return f"@step\t{stage}\t{words}\t{target}\t\n"  # make leaves a tab at the end
 
 
 @pytest.fixture
