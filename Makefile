@@ -52,7 +52,7 @@ $(PICTURES) &: $(DROP_MAP_FILE) $(STATS) $(DRAW)
 
 # ---- 4. drop: copy the experts that stay
 $(METADATA): $(DROP_MAP_FILE) $(DROP) | $(MODEL_RECORD)
-	$(call step,choice,Drop experts) $(PYTHON) scripts/expert_drop.py \
+	$(call step,drop,Drop experts) $(PYTHON) scripts/expert_drop.py \
 	  --source $(FULL)/checkpoint --drop-map $< --output $(@D)
 
 drop: $(METADATA) ## the pruned checkpoint

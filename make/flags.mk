@@ -54,7 +54,8 @@ CHECK_REACHED = @$(PYTHON) scripts/report_imatrix.py --imatrix $(PRUNED_GGUF)/im
   --min-expert-tokens $(MIN_EXPERT_TOKENS) --output-prefix $(PRUNED_GGUF)/imatrix-coverage >/dev/null
 # A shape, or a model that this very command names, is not the one that the run's files were measured on.
 MEASURED = $(if $(SHAPE)$(filter MODEL,$(COMMAND_LINE)),,$(wildcard $(1)))
-PLAN_FLAGS = $(or $(patsubst %,--imatrix %,$(call MEASURED,$(PRUNED_GGUF)/imatrix.gguf)),--dataset $(notdir $(CALIBRATION_TEXT))) \
+PLAN_FLAGS = $(or $(patsubst %,--imatrix %,$(call MEASURED,$(PRUNED_GGUF)/imatrix.gguf)),\
+  --dataset $(notdir $(CALIBRATION_TEXT))) \
   $(patsubst %,--stats %,$(call MEASURED,$(STATS))) $(patsubst %,--sensitivity %,$(call MEASURED,$(SENSITIVITY)))
 
 # ---- evaluate, compare, measure
