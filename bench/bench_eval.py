@@ -3,7 +3,7 @@
 
 Inputs:  a GGUF file, its tokenizer, questions in GPQA's columns.
 Output:  a JSON of rows (bench_table.py) and a table on stdout.
-Example: .venv/bin/python bench/bench_eval.py --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-F16.gguf \\
+Example: .venv/bin/python bench/bench_eval.py --gguf build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf \\
              --tokenizer data/demo/model --questions data/demo/eval_questions.csv --output build/bench/eval.json
 
 For one and for four requests at once: one server; lm-eval's run over the proxy, then the same requests again, bare and

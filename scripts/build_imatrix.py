@@ -4,7 +4,7 @@
 Inputs:  an unquantised GGUF file; a text in which special tokens are written out.
 Output:  an imatrix in GGUF form: per tensor and expert, sums of squared activations and token counts. Beside it,
          FILE.json: digests of the model, the text and the imatrix, context, tool version.
-Example: .venv/bin/python scripts/build_imatrix.py --model build/gemma-4-demo/full/gguf/gemma-4-demo-F16.gguf \\
+Example: .venv/bin/python scripts/build_imatrix.py --model build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf \\
              --calibration build/gemma-4-demo/full/statistics/calibration_questions/calibration_questions.txt \\
              --output build/try/imatrix.gguf
 

@@ -4,7 +4,7 @@
 Inputs:  the full model's F16 GGUF; its statistics file; its checkpoint directory (tokenizer, chat template); questions
          in GPQA's columns to measure on.
 Output:  TABLE.md and beside it the same name as .json (every number, digests, versions) and .png.
-Example: .venv/bin/python scripts/compare_criteria.py --gguf build/gemma-4-demo/full/gguf/gemma-4-demo-F16.gguf \\
+Example: .venv/bin/python scripts/compare_criteria.py --gguf build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf \\
              --stats build/gemma-4-demo/full/statistics/calibration_questions/expert_stats.safetensors \\
              --model data/demo/model --questions data/demo/eval_questions.csv --limit 4 --keep 109 --seeds 1 \\
              --output build/try/criteria.md

@@ -10,7 +10,7 @@ Output:  from a checkpoint, a directory: model-0000N-of-0000M.safetensors of at 
          expert_count set, nothing decoded. With --imatrix, that imatrix sliced by the same map, too.
 Example: .venv/bin/python scripts/expert_drop.py --source data/demo/model \\
              --drop-map build/gemma-4-demo/109e/drop_map.json --output build/try/checkpoint
-         .venv/bin/python scripts/expert_drop.py --source build/gemma-4-demo/full/gguf/gemma-4-demo-F16.gguf \\
+         .venv/bin/python scripts/expert_drop.py --source build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf \\
              --drop-map build/gemma-4-demo/109e/drop_map.json --output build/try/pruned-F16.gguf
          Either with --verify checks the output against its source and writes nothing.
 

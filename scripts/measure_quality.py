@@ -5,8 +5,8 @@ Inputs:  the F16 GGUF of the full model and of the pruned one; quants of the pru
          the full checkpoint's tokenizer and chat template; questions in GPQA's columns; the calibration text and the
          questions that chose the experts, whose chats are left out.
 Output:  TABLE.md and beside it the same name as .json (every number, digests, versions) and .png (size against loss).
-Example: .venv/bin/python scripts/measure_quality.py --full build/gemma-4-demo/full/gguf/gemma-4-demo-F16.gguf \\
-             --pruned build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-F16.gguf \\
+Example: .venv/bin/python scripts/measure_quality.py --full build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf \\
+             --pruned build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf \\
              --gguf build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-Q6_K.gguf \\
              --model data/demo/model --questions data/demo/eval_questions.csv --limit 16 \\
              --calibration build/gemma-4-demo/full/statistics/calibration_questions/calibration_questions.txt \\

@@ -7,7 +7,7 @@ Output:  a JSON file, KLD in nats per token: `roles` (each role of quants/target
          layers at once), `layers` (one layer of a role at a low type, named in `low_types`), `errors` (standard errors
          over chats), `inputs` (digests, versions, chats).
 Example: .venv/bin/python scripts/measure_sensitivity.py \\
-             --input build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-F16.gguf \\
+             --input build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf \\
              --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf --model data/demo/model \\
              --questions data/demo/calibration_questions.csv --limit 4 --output build/try/sensitivity.json
 

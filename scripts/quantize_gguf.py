@@ -4,7 +4,7 @@
 Inputs:  an F16, BF16 or F32 GGUF file; an imatrix of the same model; a quant's name (table: quants/recipes.py); for the
          ContribDynamic ones the statistics of the analysis, or tiers of layers; for AUTO-<GiB> a file of sensitivities.
 Output:  the quantised GGUF file and, beside it, FILE.json: recipe, tool version, digests, size, bits per weight.
-Example: .venv/bin/python scripts/quantize_gguf.py --input build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-F16.gguf \\
+Example: .venv/bin/python scripts/quantize_gguf.py --input build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf \\
              --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf --type Q4_K_M --output build/try/demo-Q4_K_M.gguf
 
 Checked before: the plan (quants/quant_plan.py), the imatrix against it, room on disk, and that nothing else is in the
