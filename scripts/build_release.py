@@ -11,6 +11,7 @@ Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --ba
              --gguf build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-Q6_K.gguf \\
              --metadata build/gemma-4-demo/109e/checkpoint/expert_drop_metadata.json \\
              --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json \\
+             --questions data/demo/calibration_questions.csv data/demo/eval_questions.csv \\
              --output build/try/gemma-4-demo-109e-GGUF
 
 Refused: names that shadow each other (release/names.py), inputs of another build. Every number in the card comes from a

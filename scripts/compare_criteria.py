@@ -6,7 +6,7 @@ Inputs:  the full model's F16 GGUF; its statistics file; its checkpoint director
 Output:  TABLE.md and beside it the same name as .json (every number, digests, versions) and .png.
 Example: .venv/bin/python scripts/compare_criteria.py --gguf build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf \\
              --stats build/gemma-4-demo/full/statistics/calibration_questions/expert_stats.safetensors \\
-             --model data/demo/model --questions data/demo/eval_questions.csv --limit 16 --keep 109 --seeds 2 \\
+             --model data/demo/model --questions data/demo/eval_questions.csv --limit 4 --keep 109 --seeds 1 \\
              --output build/try/criteria.md
 
 Every criterion of choice/criteria.py is compared at every keep count, and with it some random choices and the reverse

@@ -9,7 +9,7 @@ Output:  a JSON file, KLD in nats per token: `roles` (each role of quants/target
 Example: .venv/bin/python scripts/measure_sensitivity.py \\
              --input build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf \\
              --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf --model data/demo/model \\
-             --questions data/demo/calibration_questions.csv --limit 16 --output build/try/sensitivity.json
+             --questions data/demo/calibration_questions.csv --limit 4 --output build/try/sensitivity.json
 
 Each value is measured on a GGUF file of its own that llama-quantize builds, all else left at F16; the file is removed
 again. Tokens: those of the replies. Finished values stay in FILE.json.state, and the same command goes on from there;
