@@ -31,8 +31,10 @@ new: $(SETUP) ## write the settings file of a run: make new RUN=my-run FROM=demo
 doctor: $(SETUP) ## is this machine fit for the run: tools, disk, memory, GPU, access to model and questions
 	@$(CHECK_MACHINE)
 
-CHECK_MACHINE = $(PYTHON) scripts/check_machine.py --model $(MODEL) \
-  --questions $(if $(filter $(DOWNLOADS)/%,$(QUESTIONS)),gpqa,$(QUESTIONS)) \
+# What has been fetched is looked at where it lies: no network is needed for it any more.
+CHECK_MACHINE = $(PYTHON) scripts/check_machine.py \
+  --model $(patsubst %/config.json,%,$(or $(wildcard $(FULL)/checkpoint/config.json),$(MODEL))) \
+  --questions $(or $(wildcard $(QUESTIONS)),gpqa) \
   --build $(BUILD) --stream-layers $(or $(STREAM_LAYERS),no) $(KEEP:%=--keep %) --quants $(ASKED_QUANTS) \
   --reference-quants $(EVAL_QUANT) $(LLAMA_CPP:%=--llama-cpp %) --cmake-args='$(CMAKE_ARGS)' \
   $(if $(wildcard $(PLAN)),--plan $(PLAN))
@@ -47,10 +49,11 @@ $(BUILD)/.built-by-this-project:
 STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(MAKEOVERRIDES) | sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
 status: $(SETUP) ## each stage: done, stale, missing or running; what comes next and what it needs
 	@$(STEPS_LEFT) | $(PYTHON) scripts/show_status.py --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
-	  --stage model=$(MODEL_RECORD) --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) --stage drop=$(METADATA) \
+	  --stream-layers $(or $(STREAM_LAYERS),no) \
+	  --stage model=$(FULL)/checkpoint --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) --stage drop=$(CHECKPOINT) \
 	  --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(subst $() ,$(,),$(strip $(QUANT_FILES))) \
 	  --stage eval=$(SCORES) --stage report=$(REPORT) \
-	  --stage release=$(subst $() ,$(,),$(strip $(RELEASES:%=%/manifest.json)))
+	  --stage release=$(subst $() ,$(,),$(strip $(RELEASES)))
 
 demo: release ## everything on the embedded demo
 
@@ -58,7 +61,7 @@ clean: $(SETUP) ## list what the runs have built; with YES=1 delete it (.venv an
 	@$(PYTHON) scripts/clean_build.py --build $(BUILD) --what all $(if $(filter 1 yes,$(YES)),--yes)
 
 clean-gguf: $(SETUP) ## list this model's GGUF files; with YES=1 delete them, their records stay
-	@$(PYTHON) scripts/clean_build.py --build $(BUILD) --what gguf $(if $(filter 1 yes,$(YES)),--yes)
+	@$(PYTHON) scripts/clean_build.py --build $(BUILD) --what gguf $(BUILD)/$(NAME) $(if $(filter 1 yes,$(YES)),--yes)
 
 clean-tools: ## show where the llama.cpp tools lie; with YES=1 delete them
 	@printf '%s\n' '$(or $(TOOLS_PLACE),$(LLAMA_CPP): yours, left alone)'

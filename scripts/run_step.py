@@ -26,6 +26,7 @@ from typing import IO
 
 from files.option_types import command_parser
 from files.safe_files import InputError, run
+from stages.step_logs import log_of
 
 LINE_WIDTH = 100  # of a finished step's line
 WORDS_WIDTH = 38
@@ -33,11 +34,6 @@ READ_BYTES = 1 << 16
 SHOWN_LINES = 5  # of a failed command that printed no error line
 CLEAR_LINE = "\r\x1b[K"
 PATH_BEFORE_RESULT = re.compile(r"^\S+: ")  # commands end with "PATH: result" or "NAME: result"
-
-
-def log_path(logs: Path, words: str) -> Path:
-    """Return the log of a step: its words in lower case, joined by dashes."""
-    return logs / f"{re.sub(r'[^A-Za-z0-9._]+', '-', words).strip('-').lower()}.log"
 
 
 def time_in_words(seconds: float) -> str:
@@ -149,7 +145,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    path, began = log_path(args.logs, args.words), time.monotonic()
+    path, began = log_of(args.logs, args.words), time.monotonic()
     path.parent.mkdir(parents=True, exist_ok=True)
     line = shlex.join(args.command)
     if args.echo:

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from conftest import REPO
-from run_step import error_lines, log_path, result_of, step_line, time_in_words
+from run_step import error_lines, result_of, step_line, time_in_words
+from stages.step_logs import log_of
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_a_step_is_one_line_and_its_output_is_in_the_log(tmp_path):
     code, out, err = run(tmp_path, "sh", "-c", "echo much; echo noise >&2; echo 'path/x: the result'")
     assert code == 0 and re.fullmatch(r"\[2/7\] Say Hello +the result   \d s\n", out) and not err
     log = (tmp_path / "say-hello.log").read_text()
-    assert "$ sh -c" in log and "much\n" in log and "noise\n" in log and log_path(tmp_path, "Say Hello").exists()
+    assert "$ sh -c" in log and "much\n" in log and "noise\n" in log and log_of(tmp_path, "Say Hello").exists()
 
 
 def test_echo_shows_command_and_output(tmp_path):
