@@ -162,7 +162,7 @@ def run_summary(name: str, experts: int, gguf_sha256: str, questions: int, seed:
         "name": name,
         "gguf": f"{name}-Q6_K.gguf",
         "gguf_sha256": gguf_sha256,
-        "gguf_bytes": 1,
+        "gguf_bytes": 200_000_000 * experts,
         "experts": experts,
         "protocol": protocol,
         "protocol_sha256": Protocol(**protocol).digest,
