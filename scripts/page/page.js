@@ -71,13 +71,13 @@ function onClick(element, chart, call) {
   });
 }
 
-// Set one axis to `factor` times its length (0: all of it), around the pixel `at`, within what there is.
-function zoomAxis(range, scale, factor, at) {
-  const [from, to] = [range.reset_start, range.reset_end].map((value) => scale.compute(value));
+// Set one axis to `factor` times its length (0: all of it), around the pixel `at`, within its whole.
+function zoomAxis(range, whole, scale, factor, at) {
+  const [from, to] = whole.map((value) => scale.compute(value));
   const [start, end] = [range.start, range.end].map((value) => scale.compute(value));
   const length = (end - start) * factor;
   if (!factor || Math.abs(length) >= Math.abs(to - from)) {
-    range.setv({start: range.reset_start, end: range.reset_end});
+    range.setv({start: whole[0], end: whole[1]});
     return;
   }
   const wanted = (at ?? (start + end) / 2) - length / 2, limits = [from, to - length].sort((a, b) => a - b);
@@ -86,13 +86,13 @@ function zoomAxis(range, scale, factor, at) {
 }
 
 // Around the chosen cell or mark, where there is one in sight.
-function zoom({model, view}, factor) {
+function zoom({model, view, whole}, factor) {
   const {x_scale: across, y_scale: up} = view.frame, find = (name) => model.document.get_model_by_name(name);
   const cell = find("cursor")?.data, ring = find("chosen")?.data;
   const [x, y] = [cell?.column[0] ?? ring?.x[0], cell?.row[0] ?? ring?.y[0]];
   const seen = x !== undefined && inRange(model.x_range, x) && inRange(model.y_range, y);
-  zoomAxis(model.x_range, across, factor, seen ? across.compute(x) : null);
-  zoomAxis(model.y_range, up, factor, seen ? up.compute(y) : null);
+  zoomAxis(model.x_range, whole.x, across, factor, seen ? across.compute(x) : null);
+  zoomAxis(model.y_range, whole.y, up, factor, seen ? up.compute(y) : null);
 }
 
 function inRange(range, value) {
@@ -137,9 +137,9 @@ function walkOver(figure) {
   walker.addEventListener("focus", () => walker.matches(":focus-visible") && go(at));
   walker.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
-    if (event.key === "Enter") window.report.toRow(figure.dataset.of, cells.data.link[places.get(at)]);
-    if (!(event.key in moves)) return;
-    event.preventDefault();
+    if (!(event.key in moves) && event.key !== "Enter") return;
+    event.preventDefault(); // Enter, too: it would press the button of the row that has the focus by then
+    if (event.key === "Enter") return window.report.toRow(figure.dataset.of, cells.data.link[places.get(at)]);
     tip.hidden = true;
     go(moves[event.key]());
   });
@@ -324,7 +324,8 @@ async function start() {
   for (const item of JSON.parse(document.getElementById("items").textContent)) {
     const views = await Bokeh.embed.embed_item(item);
     const view = views.get_by_id(item.root_id);
-    charts.set(item.target_id, {model: view.model, view});
+    const {x_range: x, y_range: y} = view.model;
+    charts.set(item.target_id, {model: view.model, view, whole: {x: [x.start, x.end], y: [y.start, y.end]}});
     // Bokeh lets the keyboard stop on its canvas, where it can do nothing: the page's own grids and buttons can.
     view.canvas_view.events_el.tabIndex = -1;
     // A finger that drags scrolls the page; for zoom it has the buttons.
