@@ -75,5 +75,3 @@ def settle(page) -> None:
 
 def pixels(page, selector: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")).astype(int)
-
-

@@ -103,7 +103,7 @@ def experts_part(records: Records) -> Section:
         f"{experts.top} of its layer with the largest weighted norm. Grey: zero."
     )
     chart = grid_chart(expert_grid(experts, records.drop_map), "Layers and experts")
-    words = ("expert", "coverage", "weighted-norm", "coin-toss")
+    words = ("expert", "coverage", "weighted norm", "coin toss")
     return Section("experts", title, [text], [chart], [dropped_table(experts)], terms=words)
 
 

@@ -169,7 +169,7 @@ def files_part(records: Records) -> Section:
         "the standard quants at the same size, and against all files that are no larger. A difference of less than "
         "two standard errors, paired by chat, is not significant."
     )
-    words = ("quant", "bits-per-weight", "kld", "total-loss", "line", "contribdynamic", "target-size", "dominated")
+    words = ("quant", "bits per weight", "KLD", "total loss", "line", "ContribDynamic", "target size", "dominated")
     return Section("quality", title, [text], loss_charts(quality), [files_table(quality)], terms=words)
 
 
@@ -230,7 +230,7 @@ def scores_part(records: Records) -> Section:
     links = [row["name"] for row in scores["rows"]]
     tables = [Table("scores", "Scores of one protocol", heads, rows, (0, 1), links=links, data=scores["rows"])]
     tables += [pairs_table(pairs)] if pairs else []
-    words = ("score", "in-sample", "interval", "mcnemar")
+    words = ("score", "in-sample", "interval", "McNemar")
     return Section("scores", title, texts, score_charts(scores), tables, terms=words)
 
 
@@ -322,4 +322,4 @@ def questions_part(records: Records) -> Section:
         f"{second['name']} against {first['name']}, {plural(len(found), 'question')} by Record ID: {', '.join(counts)}."
     )
     chart = grid_chart(question_grid(found), "Wins and losses", "questions")
-    return Section("questions", title, [text], [chart], [questions_table(found, runs)], terms=("mcnemar",))
+    return Section("questions", title, [text], [chart], [questions_table(found, runs)], terms=("McNemar",))

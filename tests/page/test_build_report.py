@@ -1,5 +1,7 @@
 """The report page: its bytes, its opening, what it says of missing records, and what it refuses."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -48,6 +50,58 @@ def test_the_page_is_small_and_the_same_every_time(build, report, tmp_path, scri
     assert (moved / "report.html").read_bytes() == text
     assert str(build).encode() not in text and str(REPO).encode() not in text
     assert not [path for path in moved.iterdir() if "partial" in path.name]
+
+
+def test_the_page_opens_with_what_a_reader_wants(browser, build, tmp_path):
+    copied = shutil.copytree(build, tmp_path / "copied")
+    full = read_json(copied / "pruned-F16.gguf.json") | {"sha256": "0" * 64, "bytes": 50_000_000_000}
+    (copied / "full-F16.gguf.json").write_text(json.dumps(full))
+    known = {"chosen_on": 198, "scored_and_chosen_on": 12}
+    change(copied / "scores.json", "rows", 1, "in_sample", value=known)
+    for day, path in enumerate(sorted(copied.rglob("*.json"))):
+        os.utime(path, (day * 86400, day * 86400))
+    os.utime(copied / "imatrix.gguf", (5e8, 5e8))  # 1985-11-05
+    os.utime(copied / "expert_stats.safetensors", (4e8, 4e8))
+    flags = [*options(copied), "--full-f16", str(copied / "full-F16.gguf.json"), "--base", "the base"]
+    main([*flags, "--output", str(tmp_path / "report.html")])
+    pruned = read_json(copied / "scores.json")["rows"][1]
+    with opened(browser, tmp_path / "report.html") as found:
+        facts = dict(
+            found.page.locator(".facts > div").evaluate_all(
+                "all => all.map((each) => [each.querySelector('dt').textContent, each.querySelector('dd').innerText])"
+            )
+        )
+        best = found.page.locator("[data-table=best] tbody th").all_inner_texts()
+    assert facts["Base model"].startswith("the base") and "30 layers" in facts["Base model"]
+    assert facts["Experts kept"].startswith("109 of 128") and "coverage over 198 questions" in facts["Experts kept"]
+    assert "14.8% saved" in facts["Size, full to pruned"]  # of the scored files: 109 of 128 parts
+    assert "46.57 to 37.25 GiB, 20.0% saved" in facts["Size, full to pruned"]
+    low, high = (100 * limit for limit in pruned["interval"])
+    assert facts["Score"].startswith(f"{100 * pruned['score']:.1f}% ({low:.1f} to {high:.1f})")
+    assert "In-sample: 12 of the 198 scored questions also chose the experts of pruned" in facts["Score"]
+    assert facts["Records of"].startswith("1970-01-01 to 1985-11-05") and "llama.cpp 1 (made up)" in facts["Records of"]
+    files = read_json(copied / "quality.json")["files"]
+    assert best == [
+        entry["label"]
+        for entry in files
+        if not any(
+            other["bytes"] <= entry["bytes"] and other["losses"]["total"]["kld"] < entry["losses"]["total"]["kld"]
+            for other in files
+        )
+    ]
+
+
+def test_a_difference_that_is_not_significant_dominates_no_file(browser, build, report):
+    dominated = read_json(build / "quality.json")["conclusions"]["total"]["dominated"]
+    assert {by["significant"] for by in dominated.values()} == {True, False}
+    with opened(browser, report) as found:
+        rows = found.page.locator("[data-table=files] tbody tr").evaluate_all(
+            "rows => rows.map((row) => [row.cells[0].textContent, row.cells[7].textContent])"
+        )
+    for label, said in rows:
+        by = dominated.get(label)
+        words = "dominated by" if by and by["significant"] else "no significant difference from"
+        assert said == (f"{words} {by['by']}" if by else "none has less loss")
 
 
 def test_what_was_not_made_is_said_to_be_missing_and_not_filled_in(browser, build, tmp_path, capsys):
@@ -118,6 +172,49 @@ def test_records_of_another_build_are_refused(small_build, refusal, file, keys, 
     change(small_build / file, *keys, value=value)
     refusal(main, [*options(small_build), "--output", small_build / "report.html"], *words)
     assert not (small_build / "report.html").exists()
+
+
+def without(flags: list[str], option: str) -> list[str]:
+    """The options without one that has one value."""
+    place = flags.index(option)
+    return flags[:place] + flags[place + 2 :]
+
+
+def test_a_fuller_page_is_never_replaced_by_a_poorer_one(small_build, refusal):
+    flags, output = options(small_build), small_build / "report.html"
+    bare = ["--name", "pruned", *flags[2:6]]
+    assert bare[2::2] == ["--stats", "--drop-map"]
+    main([*bare, "--output", str(output)])
+    main([*flags, "--output", str(output)])  # a fuller one may
+    before = output.read_bytes()
+    for option, target in (
+        ("--quality", "quality"),
+        ("--scores", "eval"),
+        ("--imatrix", "imatrix"),
+        ("--f16", "quants"),
+    ):
+        fewer = [*without(flags, option), "--output", output]
+        refusal(main, fewer, "report.html", f"the record {option}", "found none", f"make {target}", "--replace")
+        assert output.read_bytes() == before
+    main([*without(flags, "--quality"), "--output", str(output), "--replace"])
+    assert output.read_bytes() != before
+    refusal(main, [*bare, "--output", output], "--metadata", "make drop")
+
+
+def test_the_page_of_another_choice_of_experts_may_be_replaced(small_build):
+    output, again = small_build / "report.html", small_build / "again.json"
+    main([*options(small_build), "--output", str(output)])
+    stats = ["--stats", str(small_build / "expert_stats.safetensors")]
+    choose([*stats, "--keep", "12", "--bootstrap", "0", "--output", str(again)])
+    main(["--name", "pruned", *stats, "--drop-map", str(again), "--output", str(output)])
+    assert "12 of 20" in output.read_text()
+
+
+def test_a_file_that_is_no_page_of_ours_stays(small_build, refusal):
+    output = small_build / "notes.html"
+    output.write_text("<p>mine</p>")
+    refusal(main, [*options(small_build), "--output", output], "notes.html", "another file", "move it away")
+    assert output.read_text() == "<p>mine</p>"
 
 
 def test_a_fold_shows_the_questions_that_chose_and_nothing_of_the_others(small_build, tmp_path):
