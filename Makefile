@@ -5,7 +5,7 @@
 # Settings and their defaults: make/settings.mk. Where outputs go: make/paths.mk. What is refused: make/checks.mk.
 # Quick steps depend on their command and on the rooms of scripts/ that it imports, so an edited formula remakes what
 # follows. Long steps (analysis, conversion, imatrix, quants, evaluation) are not made again by an edit: their commands
-# compare what they recorded with what is asked, and do nothing where that is the same. make -B forces them.
+# compare what they recorded with what is asked, and do nothing where that is the same. REPLACE=STAGE forces them.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -48,7 +48,7 @@ $(DROP_MAP_FILE): $(CHOICE_SOURCE) $(call again,choice) | $(MODEL_RECORD) $(PRUN
 
 $(PICTURES) &: $(DROP_MAP_FILE) $(STATS) $(DRAW)
 	$(call step,choice,Draw the experts) $(PYTHON) scripts/plot_expert_stats.py \
-	  --stats $(STATS) --drop-map $< --output-prefix $(PRUNED)/pictures/experts
+	  --name $(PRUNED_NAME) --stats $(STATS) --drop-map $< --output-prefix $(PRUNED)/pictures/experts
 
 # ---- 4. drop: copy the experts that stay
 $(METADATA): $(DROP_MAP_FILE) $(DROP) | $(MODEL_RECORD)

@@ -106,13 +106,14 @@ REPORT_AFTER := $(if $(filter eval,$(MAKECMDGOALS)),$(SCORES)) $(if $(filter qua
   $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
 REPORT_RECORDS := $(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json $(PRUNED_GGUF)/*.gguf.json \
   $(QUALITY) $(SCORES))
-NEW_RECORDS := $(if $(wildcard $(REPORT)),$(if $(REPORT_RECORDS),\
-  $(shell find $(REPORT_RECORDS) -newer $(REPORT) -print -quit)))
+newer_than = $(if $(and $(1),$(2)),$(shell find $(2) -newer $(1) -print -quit))
+NEW_RECORDS := $(call newer_than,$(wildcard $(REPORT)),$(REPORT_RECORDS))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
 all_there = $(if $(word $(words $(2)),$(call there,,$(2))),$(1))
 REPORT_FLAGS = $(call all_there,--stats $(STATS),$(STATS) $(DROP_MAP_FILE)) \
   $(call there,--drop-map,$(DROP_MAP_FILE)) \
   $(call there,--metadata,$(METADATA)) $(call there,--f16,$(PRUNED_F16).json) \
+  $(call there,--full-f16,$(FULL_F16).json) \
   $(call there,--imatrix,$(PRUNED_GGUF)/imatrix.gguf) \
   $(if $(PRUNED_RECORDS),--quants $(PRUNED_RECORDS)) \
   $(call there,--quality,$(QUALITY:.md=.json)) $(call there,--scores,$(SCORES:.md=.json)) \

@@ -122,4 +122,4 @@ report: $(REPORT) ## one page of what is known of this run, for a browser
 
 $(REPORT): $(REPORT_AFTER) $(if $(NEW_RECORDS),FORCE) $(PAGE) | $(SETUP)
 	$(call step,report,Write the report page) $(PYTHON) scripts/build_report.py \
-	  --name $(PRUNED_NAME) $(REPORT_FLAGS) --output $@
+	  --name $(PRUNED_NAME) --base $(NAME) $(REPORT_FLAGS) --output $@

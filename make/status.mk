@@ -50,8 +50,8 @@ STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(MAKEOVERRIDES) | sed -nE "s/^: '(
 status: $(SETUP) ## each stage: done, stale, missing or running; what comes next and what it needs
 	@$(STEPS_LEFT) | $(PYTHON) scripts/show_status.py --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
 	  --stream-layers $(or $(STREAM_LAYERS),no) \
-	  --stage model=$(FULL)/checkpoint --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) --stage drop=$(CHECKPOINT) \
-	  --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(subst $() ,$(,),$(strip $(QUANT_FILES))) \
+	  --stage model=$(FULL)/checkpoint --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) \
+	  --stage drop=$(CHECKPOINT) --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(subst $() ,$(,),$(strip $(QUANT_FILES))) \
 	  --stage eval=$(SCORES) --stage report=$(REPORT) \
 	  --stage release=$(subst $() ,$(,),$(strip $(RELEASES)))
 

@@ -1,30 +1,50 @@
 #!/usr/bin/env python3
-"""Put what is known of a build on one page: pipeline, experts, size against quality, scores, questions, calibration.
+"""Put what is known of a build on one page: sizes, scores, files, questions, experts, calibration, digests.
 
 Inputs:  the records of a build, those that there are: statistics and drop map, expert_drop_metadata.json, the records
-of
-         the pruned F16 GGUF and of its quants (FILE.gguf.json), imatrix, quality.json, scores.json, and the
-         summary.json of two models.
-Output:  one HTML file that holds everything and asks nothing of any network; equal records give equal bytes.
-Use:     scripts/build_report.py --name NAME --stats STATS --drop-map DROP_MAP.json --output REPORT.html
+         of the F16 GGUFs and of the quants (FILE.gguf.json), imatrix, quality.json, scores.json, and the summary.json
+         of two models.
+Output:  one HTML file that holds everything and asks nothing of any network. Equal records of equal times give equal
+         bytes: the page names the days on which its records were written.
+Example: .venv/bin/python scripts/build_report.py --name gemma-4-demo-109e \\
+             --scores build/gemma-4-demo/109e/eval/Q6_K/scores.json --output build/try/report.html
 
-A section whose records are not given says so and names the make target. Records of different builds are refused.
+A section whose records are not given says so and names the make target. Records of different builds are refused. So is
+a page that would lose a part which the page in its place was made from (--replace writes it nevertheless).
 """
 
 import argparse
 import json
+import re
 from pathlib import Path
 
-from files.safe_files import InputError, check_apart, in_unit, replace_when_done, run
-from page.pipeline import Step, all_digests, pipeline
-from page.records import read_records
-from page.sections import Section, number, sections
+from files.option_types import command_parser
+from files.safe_files import InputError, check_apart, in_unit, replace_when_done, run, sha256_file
+from page.layers import experts_part, imatrix_part
+from page.pipeline import Table, all_digests, pipeline
+from page.records import Records, dates_of, read_records
+from page.sections import Section, files_part, number, questions_part, scores_part
+from page.summary import best_files, facts
 
 from bokeh.resources import Resources
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-PARTS = ("stats", "drop_map", "metadata", "f16", "imatrix", "quality", "scores")
+# What a page can be made from, and the target of make that writes it.
+MADE_BY = {
+    "stats": "analyze",
+    "drop_map": "analyze",
+    "metadata": "drop",
+    "f16": "quants",
+    "full_f16": "quants",
+    "imatrix": "imatrix",
+    "quants": "quants",
+    "quality": "quality",
+    "scores": "eval",
+    "summaries": "eval",
+}
+SECTIONS = (files_part, scores_part, questions_part, experts_part, imatrix_part)  # in the order of the page
+MADE_FROM = re.compile(r'<script type="application/json" id="made-from">(.*?)</script>')
 MB = 10**6
 PAGE = Path(__file__).resolve().parent / "page"
 
@@ -40,41 +60,72 @@ def inline_script(text: str) -> Markup:
     return Markup(text.replace("</script", "<\\/script"))
 
 
-def page(name: str, steps: list[Step], parts: list[Section]) -> str:
+def page(records: Records, parts: list[Section], base: str | None, dates: tuple[str, str], made_from: dict) -> str:
     """Return the HTML of the page."""
     # An undefined name fails instead of showing as nothing; everything but our own style and scripts is escaped.
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     library = Resources(mode="inline", components=["bokeh"]).js_raw
+    steps, best = pipeline(records), best_files(records)
+    digests = all_digests(steps)
+    tables: list[Table] = [table for part in parts for table in part.tables] + [digests] + ([best] if best else [])
     return environment.get_template("page.html").render(
-        name=name,
+        name=records.name,
         number=number,
+        facts=facts(records, base, dates),
+        best=best,
         steps=steps,
-        digests=all_digests(steps),
+        digests=digests,
         sections=parts,
         bokeh=inline_script("\n".join(library)),
         style=Markup((PAGE / "page.css").read_text()),
-        script=inline_script((PAGE / "page.js").read_text()),
+        scripts=[inline_script((PAGE / name).read_text()) for name in ("page.js", "page.tables.js")],
         items=inline_json([chart.item for section in parts for chart in section.charts]),
+        tables=inline_json({table.key: table.downloads() for table in tables}),
+        made_from=inline_json(made_from),
     )
+
+
+def check_not_poorer(output: Path, made_from: dict) -> None:
+    """Raise InputError when the page at `output` was made from a part that `made_from` lacks, or is no page of ours."""
+    if not output.is_file():
+        return
+    found = MADE_FROM.search(output.read_text(encoding="utf-8", errors="replace"))
+    if not found:
+        raise InputError(output, "nothing, or a report page", "another file", "move it away, or add --replace")
+    before = json.loads(found[1])
+    # Of another choice of experts nothing that the old page shows is still true, so it may go.
+    if before["drop_map_sha256"] != made_from["drop_map_sha256"]:
+        return
+    if lost := [part for part in before["parts"] if part not in made_from["parts"]]:
+        option, target = f"--{lost[0].replace('_', '-')}", MADE_BY[lost[0]]
+        wanted = f"the record {option}, which the page there was made from"
+        raise InputError(output, wanted, "none", f"run make {target}, or add --replace to lose that part of the page")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", required=True, help="name of the pruned model")
-    parser.add_argument("--stats", type=Path, help="statistics file of teacher_force_analysis.py")
-    parser.add_argument("--drop-map", type=Path, help="drop map chosen from it, or one that you brought")
-    parser.add_argument("--metadata", type=Path, help="expert_drop_metadata.json")
-    parser.add_argument("--f16", type=Path, help="record of the pruned F16 GGUF (FILE.gguf.json)")
-    parser.add_argument("--imatrix", type=Path, help="imatrix of the pruned model, its record beside it")
-    parser.add_argument("--quants", type=Path, nargs="*", default=[], help="records of the quants (FILE.gguf.json)")
-    parser.add_argument("--quality", type=Path, help="quality.json of measure_quality.py")
-    parser.add_argument("--scores", type=Path, help="scores.json of compare_scores.py")
-    parser.add_argument(
-        "--summaries", type=Path, nargs="*", default=[], help="summary.json of the reference and of the pruned model"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
+    parser = command_parser(__doc__)
+    model = parser.add_argument_group("the model")
+    model.add_argument("--name", required=True, help="name of the pruned model")
+    model.add_argument("--base", help="name of the full model (default: the reference of the scores)")
+    chosen = parser.add_argument_group("records of the choice of experts")
+    chosen.add_argument("--stats", type=Path, help="statistics file of teacher_force_analysis.py")
+    chosen.add_argument("--drop-map", type=Path, help="drop map chosen from it, or one that you brought")
+    chosen.add_argument("--metadata", type=Path, help="expert_drop_metadata.json")
+    built = parser.add_argument_group("records of the files")
+    built.add_argument("--f16", type=Path, help="record of the pruned F16 GGUF (FILE.gguf.json)")
+    built.add_argument("--full-f16", type=Path, help="record of the full F16 GGUF, for its size")
+    built.add_argument("--imatrix", type=Path, help="imatrix of the pruned model, its record beside it")
+    built.add_argument("--quants", type=Path, nargs="*", default=[], help="records of the quants (FILE.gguf.json)")
+    built.add_argument("--quality", type=Path, help="quality.json of measure_quality.py")
+    scored = parser.add_argument_group("records of the evaluation")
+    scored.add_argument("--scores", type=Path, help="scores.json of compare_scores.py")
+    both = "summary.json of the reference and of the pruned model"
+    scored.add_argument("--summaries", type=Path, nargs="*", default=[], help=both)
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", type=Path, required=True, help="HTML file to write")
+    output.add_argument("--replace", action="store_true", help="write the page even if it loses a part of the old one")
     args = parser.parse_args(argv)
     if len(args.summaries) not in (0, 2):
         parser.error("--summaries: expected two models, or none")
@@ -85,7 +136,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    paths = {part: path for part in PARTS if (path := getattr(args, part))}
+    paths = {part: path for part in MADE_BY if isinstance(path := getattr(args, part), Path)}
     inputs = [*paths.values(), *args.quants, *args.summaries]
     if not inputs:
         raise InputError(
@@ -93,9 +144,15 @@ def main(argv: list[str] | None = None) -> None:
         )
     check_apart(inputs, [args.output])
     records = read_records(args.name, paths, args.quants, args.summaries)
-    parts = sections(records)
+    made_from = {
+        "parts": [part for part in MADE_BY if getattr(args, part)],
+        "drop_map_sha256": sha256_file(args.drop_map) if args.drop_map else None,
+    }
+    if not args.replace:
+        check_not_poorer(args.output, made_from)
+    parts = [section(records) for section in SECTIONS]
     with replace_when_done(args.output) as partial:
-        partial.write_text(page(args.name, pipeline(records), parts), encoding="utf-8")
+        partial.write_text(page(records, parts, args.base, dates_of(inputs), made_from), encoding="utf-8")
     missing = [f"{part.title} ({part.command})" for part in parts if part.command]
     size = in_unit(args.output.stat().st_size, MB)
     print(f"{args.output}: {size} MB{'; missing: ' + ', '.join(missing) if missing else ''}")

@@ -305,7 +305,7 @@ def main(argv: list[str] | None = None) -> None:
         "files": [entry.described() for entry in measured],
     }
     write_record(args.output.with_suffix(".json"), content, Quality)
-    draw_quality(measured, args.output.with_suffix(".png"))
+    draw_quality(args.pruned.stem.removesuffix("-F16"), measured, args.output.with_suffix(".png"))
     with replace_when_done(args.output) as partial:  # last: it is the file that make looks for
         partial.write_text(quality_page(content, measured))
     print(f"{args.output}: {len(measured)} files over {len(questions)} chats")

@@ -162,7 +162,7 @@ def run_summary(name: str, experts: int, gguf_sha256: str, questions: int, seed:
         "name": name,
         "gguf": f"{name}-Q6_K.gguf",
         "gguf_sha256": gguf_sha256,
-        "gguf_bytes": 1,
+        "gguf_bytes": 200_000_000 * experts,
         "experts": experts,
         "protocol": protocol,
         "protocol_sha256": Protocol(**protocol).digest,
@@ -205,7 +205,7 @@ def write_build(folder: Path, questions: int, layers: int, experts: int, keep: i
     """Write every record of a build to a folder; return the options that give them to build_report.py."""
     statistics, drop_map = str(folder / "expert_stats.safetensors"), str(folder / "drop_map.json")
     write_statistics(folder / "expert_stats.safetensors", questions, layers, experts)
-    choose(["--stats", statistics, "--keep", str(keep), "--bootstrap", "0", "--output", drop_map])
+    choose(["--stats", statistics, "--keep", str(keep), "--bootstrap", "20", "--output", drop_map])
     write_imatrix(folder / "imatrix.gguf", layers, keep)
     (folder / "quants").mkdir(exist_ok=True)
     write_made_up_records(folder, questions, experts, keep)

@@ -215,12 +215,10 @@ def test_quants_are_those_asked_for_and_a_raised_gate_is_heeded_later(copied):
     assert refused.returncode != 0 and "1000000 tokens or more" in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_calibration_data_v5_is_fetched_by_its_rule(variables):
-    shown = make(
-        "-n", "imatrix", *[value for value in variables if not value.startswith("CALIBRATION=")], "CALIBRATION=v5"
-    )
+def test_calibration_data_v5_is_fetched_by_its_rule(unbuilt):
+    shown = make("-n", "imatrix", *unbuilt, "CALIBRATION=v5")
     assert {"fetch_calibration", "build_imatrix", "report_imatrix"} <= scripts_in(shown)
-    assert "calibration/calibration_datav5.txt" in shown.stdout
+    assert "downloads/calibration_datav5.txt" in shown.stdout
 
 
 AFTER_SCORES = {"compare_scores", "build_release", "build_report"}
@@ -358,6 +356,7 @@ def test_the_evaluation_needs_the_quant_that_it_scores_and_no_other(unbuilt):
 def test_settings_are_written_before_what_they_are_for(variables):
     for settings in build_of(variables).rglob("*settings.txt"):
         later = [path for path in settings.parent.glob("*") if path.suffix in (".gguf", ".safetensors", ".json", ".md")]
+        later = [path for path in later if not path.name.endswith("-F16.gguf")]  # a link to an older file
         assert settings.read_text() and later
         if settings.parent.name != "release":  # what may change freely is written again
             assert all(settings.stat().st_mtime_ns <= path.stat().st_mtime_ns for path in later), settings
@@ -378,9 +377,6 @@ def test_every_step_shows_in_one_line_and_a_failed_one_says_why_and_where(variab
     steps = [line for line in lines if line.startswith("[")]
     assert [re.match(r"\[(\d+)/(\d+)\] ", line).groups() for line in steps] == [(str(n), "5") for n in range(1, 6)]
     assert all(len(line) <= 100 and re.search(r" \d+ s$", line) for line in steps) and "\r" not in done.stdout
-    (tmp_path / "tiny/12e/drop_map.json").write_text("{}")
-    failed = subprocess.run([*quiet, "drop", "-B"], cwd=REPO, capture_output=True, text=True, env={**os.environ})
-    assert failed.returncode == 0  # -B makes the map again
     shutil.rmtree(tmp_path / "tiny/12e/checkpoint")
     (tmp_path / "tiny/12e/drop_map.json").write_text("{}")
     failed = subprocess.run([*quiet, "drop"], cwd=REPO, capture_output=True, text=True)
@@ -396,10 +392,11 @@ def test_every_step_shows_in_one_line_and_a_failed_one_says_why_and_where(variab
 @pytest.mark.parametrize(
     "change, words",
     [
-        ("MODEL=no/such/place", "neither"),
+        ("MODEL=no/such/place", "no directory and no Hub id"),
         ("MODEL=nobody/nothing", "Hub"),
-        ("KEEP=17", "16 (experts)"),
-        ("KEEP=3", "from 4"),
+        ("KEEP=17", "4 to 15"),
+        ("KEEP=16", "4 to 15"),
+        ("KEEP=3", "4 to 15"),
     ],
 )
 def test_a_bad_model_or_keep_count_ends_in_one_clear_line(variables, change, words, tmp_path):

@@ -17,7 +17,7 @@ LONGEST_CHAIN = 10
 MOST_MODULES = {
     "report_imatrix": 7,
     "build_imatrix": 7,
-    "build_report": 14,
+    "build_report": 18,
     "quantize_gguf": 12,
 }  # that a command imports
 MOST_FILES = 36  # of a folder: more is a corridor

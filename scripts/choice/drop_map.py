@@ -151,6 +151,14 @@ def read_layers(path: Path) -> dict[int, list[int]]:
     return dropped
 
 
+def values_by_layer(content: dict, layers: list[int], key: str) -> list[list] | None:
+    """Return a list per layer, such as `score` or `coin_toss`, from the content of a map; None where it has none."""
+    entries = [content.get("layers", {}).get(str(layer)) for layer in layers]
+    # A plain map has a list of ids per layer and nothing else; a map without a bootstrap knows no coin toss.
+    found = [entry[key] for entry in entries if isinstance(entry, dict) and isinstance(entry.get(key), list)]
+    return found if len(found) == len(layers) else None
+
+
 def read_drop_map(path: Path, shape: Shape) -> DropMap:
     """Read a drop map and check it against a model's shape.
 

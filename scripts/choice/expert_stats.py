@@ -105,6 +105,17 @@ def protected(weighted_norm_sum: np.ndarray, top: int) -> np.ndarray:
     return marked & (weighted_norm_sum > 0)
 
 
+def kept_first(dropped: np.ndarray, score: np.ndarray, weighted_norm: np.ndarray) -> np.ndarray:
+    """Order each layer's experts for pictures: kept ones first, then by score, total weighted norm, lower index.
+
+    All arguments: [layers, experts]. Returns expert ids [layers, experts].
+    """
+    # The fate comes first, and not the protection that `rank` of ranking.py begins with: so the cut between kept and
+    # dropped experts lies at one rank in all layers, whatever chose them, a map without scores included.
+    experts = np.broadcast_to(np.arange(dropped.shape[1]), dropped.shape)
+    return np.lexsort((experts, -weighted_norm, -score, dropped))
+
+
 def top_k_of(arrays: dict[str, np.ndarray]) -> int:
     """Return the experts per token, from the counts (non-finite outputs are not counted, hence the largest ratio)."""
     tokens = np.maximum(arrays["tokens"], 1)

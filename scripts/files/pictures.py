@@ -1,4 +1,7 @@
-"""PNG pictures: one size, one way to write them, equal bytes for equal figures."""
+"""PNG pictures: one size, one way to write them, equal bytes for equal figures.
+
+A card or a page shows them 760 pixels wide, so no text is smaller than SMALLEST_POINTS: that leaves it 10 pixels high.
+"""
 
 from pathlib import Path
 
@@ -10,6 +13,10 @@ matplotlib.use("Agg")  # before pyplot is imported, which else looks for a scree
 from matplotlib import pyplot as plt  # noqa: E402
 
 WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
+SHOWN_PIXELS = 760
+SMALLEST_POINTS, TEXT_POINTS = 9.5, 11.5
+# Every size but the title's follows from this one; ticks keep the size of the text, where matplotlib's own are smaller.
+plt.rcParams.update({"font.size": TEXT_POINTS, "axes.titlesize": "medium", "figure.titlesize": "large"})
 
 
 def save_picture(figure: plt.Figure, path: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from files.display import KIND_COLORS
-from files.pictures import DOTS_PER_INCH, plt, save_picture
+from files.pictures import DOTS_PER_INCH, SMALLEST_POINTS, WIDTH_INCHES, plt, save_picture
 from files.safe_files import GIB
 from losses.quality_conclusions import CONTRIB, STANDARD, TARGET, Measured, line_of
 from losses.quality_record import LOSSES
@@ -11,9 +11,13 @@ from losses.quality_record import LOSSES
 import numpy as np
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 MARKERS = {STANDARD: "o", CONTRIB: "D", TARGET: "^"}
-WIDE_INCHES, HEIGHT_INCHES = 18.0, 8.0
+# Height of a panel, growing with the names that it holds. They stand below each other: beside each other, names of a
+# size that can be read on a card would find no room.
+LEAST_PANEL_INCHES, NAME_INCHES, MOST_PANEL_INCHES = 3.5, 0.12, 7.0
+LINE_STEP_PIXELS = 6.0
 MARKER_PIXELS, CROWD_PIXELS = 5.0, 60.0  # half of a marker's width; points nearer than this crowd each other
 LABEL_REACHES = (8, 16, 28, 44, 64, 90, 120)  # pixels from a point to its label's edge
 LABEL_TURNS = 16  # directions in which a label is tried
@@ -44,12 +48,13 @@ def draw_loss(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
                 linewidth=0.8,
                 label=kind,
             )
-    # Plain numbers: matplotlib would write the sizes of one decade as powers of ten.
     axes.set_xscale("log")
+    # Plain numbers in even steps: on its own matplotlib names hardly anything between 10 and 20.
+    axes.xaxis.set_major_locator(MaxNLocator(8))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:.3g}")
-    axes.xaxis.set_minor_formatter("{x:.3g}")
     axes.set_yscale("log" if shown else "linear")  # F16 alone has no quantisation loss, and nothing to show
-    axes.set(xlabel="size, GiB", title=f"{loss} loss")
+    axes.set(xlabel="size, GiB", ylabel="mean KLD, nats per token", title=f"{loss.capitalize()} loss")
     axes.grid(which="both", linewidth=0.3)
     axes.set_axisbelow(True)
 
@@ -119,6 +124,16 @@ def error_bars(axes: plt.Axes, shown: list[Measured], loss: str, frame: np.ndarr
     return np.array(boxes)
 
 
+def line_boxes(points: np.ndarray) -> np.ndarray:
+    """Return small boxes along a line through points [points, 2], in pixels: [boxes, 4] (left, bottom, right, top)."""
+    steps = [np.zeros((0, 2))]
+    for start, end in zip(points, points[1:]):
+        count = int(np.linalg.norm(end - start) / LINE_STEP_PIXELS) + 1
+        steps.append(start + np.linspace(0, 1, count)[:, None] * (end - start))
+    middles = np.vstack(steps)
+    return np.hstack([middles - LINE_STEP_PIXELS / 3, middles + LINE_STEP_PIXELS / 3])
+
+
 def write_labels(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
     """Write every file's name beside its point, with a thin line to it; the layout of the figure must be settled."""
     shown = sorted((entry for entry in measured if entry.kld(loss) > 0), key=lambda entry: entry.size)
@@ -131,7 +146,7 @@ def write_labels(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
             (entry.size / GIB, entry.kld(loss)),
             point,
             textcoords="figure pixels",
-            fontsize=6.5,
+            fontsize=SMALLEST_POINTS,
             ha="center",
             va="center",
             color=KIND_COLORS[entry.kind],
@@ -143,20 +158,24 @@ def write_labels(axes: plt.Axes, measured: list[Measured], loss: str) -> None:
     # Text's own method: that of Annotation would measure the line to the point as well.
     sizes = np.array([Text.get_window_extent(text).size for text in texts])
     frame = np.array(axes.get_window_extent().extents)
-    places = label_places(points, sizes, error_bars(axes, shown, loss, frame), frame)
+    line = [(entry.size / GIB, entry.kld(loss)) for entry in line_of(measured, loss)]
+    lines = line_boxes(axes.transData.transform(line) if line else np.zeros((0, 2)))
+    places = label_places(points, sizes, np.vstack([error_bars(axes, shown, loss, frame), lines]), frame)
     for text, (x, y) in zip(texts, places):
         text.set_position((x, y))
 
 
-def draw_quality(measured: list[Measured], path: Path) -> None:
+def draw_quality(name: str, measured: list[Measured], path: Path) -> None:
     """Write the picture: size against total and against quantisation loss; equal bytes for equal results."""
-    figure, panels = plt.subplots(1, len(LOSSES), figsize=(WIDE_INCHES, HEIGHT_INCHES), layout="constrained")
+    height = min(MOST_PANEL_INCHES, LEAST_PANEL_INCHES + NAME_INCHES * len(measured))
+    size = (WIDTH_INCHES, height * len(LOSSES))
+    figure, panels = plt.subplots(len(LOSSES), 1, figsize=size, layout="constrained")
     for axes, loss in zip(panels, LOSSES):
         draw_loss(axes, measured, loss)
     if pruning := measured[0].losses["pruning"]["kld"][0]:
         panels[0].axhline(pruning, color="black", linewidth=0.6, linestyle=":", label="pruning loss")
-    panels[0].set_ylabel("mean KL divergence, nats per token (bar: ± 1 standard error)")
     panels[0].legend(frameon=False)
+    figure.suptitle(f"{name}: size against loss (bars: ± 1 standard error)")
     # Labels are placed in pixels, so the figure is laid out first, at the resolution that it is saved in, and stays so.
     figure.set_dpi(DOTS_PER_INCH)
     figure.canvas.draw()

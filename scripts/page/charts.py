@@ -1,94 +1,36 @@
-"""The report's charts, as Bokeh figures in JSON: grids of cells, size against loss, scores with intervals.
+"""The report's charts, as Bokeh figures in JSON: size against loss, scores and differences with their intervals.
 
-The page sets the colours of its theme, the measure that a grid shows, the cell cursor and the places of labels
-(page.js); it finds these models by their names. Equal records give equal JSON: Bokeh's ids are numbered anew.
+The page sets the colours of its theme, the places of labels and the ring around a chosen mark (page.js); it finds these
+models by their names. Equal records give equal JSON: Bokeh's ids are numbered anew.
 """
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from files.display import GREY
 from files.safe_files import GIB
 
 import numpy as np
 from bokeh.embed import json_item
 from bokeh.models import (
     BasicTicker,
+    BoxZoomTool,
     ColumnDataSource,
     CustomJS,
     FixedTicker,
     HoverTool,
-    LinearColorMapper,
-    LogColorMapper,
     LogTicker,
     PrintfTickFormatter,
     Range1d,
+    WheelZoomTool,
 )
 from bokeh.models.renderers import GlyphRenderer
-from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 
-CELL_PIXELS, FEW_ROWS, FEW_CELL_PIXELS, MARGIN_PIXELS = 15, 8, 32, 58
-ROW_TICKS, COLUMN_TICKS, STOPS = 16, 8, 8
-MARK_PIXELS, WIDE_MARK_PIXELS, WIDE_COLUMNS = 6, 8, 64
-NOTHING = GREY  # a value of zero, which a log scale has no place for
 KIND_MARKERS = {"standard": "circle", "ContribDynamic": "diamond", "target size": "triangle"}
 CHART_PIXELS = 460
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One thing that a grid can show: values [rows, columns] on a log or linear scale, or numbers of classes.
-
-    classes: colours by name; values then count them from 0.
-    """
-
-    key: str
-    name: str
-    values: np.ndarray
-    log: bool = False
-    classes: dict[str, str] = field(default_factory=dict)
-
-    def limits(self) -> tuple[float, float]:
-        """Return the least and the largest value of the scale; zero is not part of a log scale."""
-        shown = self.values[self.values > 0] if self.log else self.values
-        low, high = (float(shown.min()), float(shown.max())) if shown.size else (1.0, 1.0)
-        return (low, high) if low < high else (low, low + 1)  # Bokeh draws no scale of no length
-
-    def stops(self) -> list[str]:
-        """Return colours of the scale, from its lower end to its upper one."""
-        return [Viridis256[place * (len(Viridis256) - 1) // STOPS] for place in range(STOPS + 1)]
-
-    def mapper(self) -> LinearColorMapper | LogColorMapper:
-        """Return what turns values into colours."""
-        if self.classes:
-            return LinearColorMapper(palette=list(self.classes.values()), low=-0.5, high=len(self.classes) - 0.5)
-        low, high = self.limits()
-        kind = LogColorMapper if self.log else LinearColorMapper
-        return kind(palette=Viridis256, low=low, high=high, low_color=NOTHING)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Rows and columns of cells: their names, the measures to show, a sentence and a mark for every cell.
-
-    texts, marks: row by row. A place with the text "" has no cell (the end of the last row). Marks are names of Bokeh's
-    markers, "" for no mark.
-    """
-
-    key: str
-    row_name: str
-    column_name: str
-    rows: list[str]
-    columns: int
-    measures: list[Measure]
-    texts: list[str]
-    marks: list[str]
-    mark_name: str = ""
-    first: int = 0  # number of the first column
 
 
 def to_json(plot: figure) -> dict:
@@ -125,94 +67,16 @@ def add_hover(plot: figure, renderers: Sequence[GlyphRenderer]) -> None:
     )
 
 
-def cells_of(grid: Grid) -> ColumnDataSource:
-    """Return the cells of a grid: place, sentence and the value of every measure."""
-    there = [place for place, text in enumerate(grid.texts) if text]
-    return ColumnDataSource(
-        {
-            "column": [place % grid.columns for place in there],
-            "row": [place // grid.columns for place in there],
-            "text": [grid.texts[place] for place in there],
-            **{measure.key: measure.values.reshape(-1)[there].tolist() for measure in grid.measures},
-        },
-        name="cells",
-    )
+def add_zoom(plot: figure) -> None:
+    """Let a drag choose what to see larger, and the wheel with Ctrl; the page has buttons that do the same."""
+    # The wheel alone goes on scrolling the page.
+    plot.add_tools(BoxZoomTool(), WheelZoomTool(modifiers={"ctrl": True}))
 
 
-def grid_figure(grid: Grid) -> figure:
-    """Return a grid of cells; the first measure is shown, the page can show the others."""
-    rows, columns = len(grid.rows), grid.columns
-    pixels = FEW_CELL_PIXELS if rows <= FEW_ROWS else CELL_PIXELS
-    plot = empty_figure(
-        f"grid-{grid.key}",
-        MARGIN_PIXELS + pixels * rows,
-        x_range=Range1d(start=-0.5, end=columns - 0.5),
-        y_range=Range1d(start=rows - 0.5, end=-0.5),  # the first row on top
-        x_axis_label=grid.column_name,
-        y_axis_label=grid.row_name,
-    )
-    source = cells_of(grid)
-    # A layer of cells per measure, of which one is visible: to switch is to show another layer, at once and without a
-    # sum.
-    renderers = [
-        plot.rect(
-            "column",
-            "row",
-            0.94,
-            0.92,
-            source=source,
-            line_color=None,
-            name=f"measure-{measure.key}",
-            fill_color={"field": measure.key, "transform": measure.mapper()},
-            visible=place == 0,
-        )
-        for place, measure in enumerate(grid.measures)
-    ]
-    add_marks(plot, grid)
-    cursor = ColumnDataSource({"column": [], "row": []}, name="cursor")
-    for color, width in (("#000000", 7), ("#ffffff", 3)):  # white on black, like the marks: it shows on every colour
-        plot.rect("column", "row", 1, 1, source=cursor, fill_color=None, line_color=color, line_width=width)
-    add_hover(plot, renderers)
-    label_grid(plot, grid)
-    return plot
-
-
-def label_grid(plot: figure, grid: Grid) -> None:
-    """Name rows and columns on the axes, so many that the names do not touch."""
-    rows, columns = len(grid.rows), grid.columns
-    plot.grid.visible = False
-    plot.axis.major_tick_line_color = plot.axis.minor_tick_line_color = plot.axis.axis_line_color = None
-    plot.yaxis.ticker = FixedTicker(ticks=list(range(0, rows, max(1, rows // ROW_TICKS))))
-    plot.yaxis.major_label_overrides = dict(enumerate(grid.rows))
-    plot.xaxis.ticker = FixedTicker(ticks=list(range(0, columns, max(1, columns // COLUMN_TICKS))))
-    plot.xaxis.major_label_overrides = (
-        {place: str(place + grid.first) for place in range(columns)} if grid.first else {}
-    )
-
-
-def add_marks(plot: figure, grid: Grid) -> None:
-    """Mark cells in white on black, which shows on every colour of a cell."""
-    marked = [place for place, mark in enumerate(grid.marks) if mark]
-    source = ColumnDataSource(
-        {
-            "column": [place % grid.columns for place in marked],
-            "row": [place // grid.columns for place in marked],
-            "mark": [grid.marks[place] for place in marked],
-        },
-        name="marked",
-    )
-    size = WIDE_MARK_PIXELS if grid.columns < WIDE_COLUMNS else MARK_PIXELS
-    for color, width in (("#000000", 4), ("#ffffff", 1.6)):
-        plot.scatter(
-            "column",
-            "row",
-            marker={"field": "mark"},
-            source=source,
-            size=size,
-            line_color=color,
-            line_width=width,
-            name="marks",
-        )
+def add_chosen(plot: figure) -> None:
+    """Add the ring that the page puts around a mark whose row of the table is chosen."""
+    ring = ColumnDataSource({"x": [], "y": []}, name="chosen")
+    plot.scatter("x", "y", source=ring, size=22, fill_color=None, line_width=3, name="chosen-ring")
 
 
 def log_limits(low: float, high: float, room: float) -> tuple[float, float]:
@@ -258,9 +122,10 @@ def loss_figure(files: list[dict], line: list[str], loss: str) -> figure:
         y_axis_type="log",
         x_axis_label="size, GiB",
         y_axis_label="mean KLD, nats per token",
-        x_range=Range1d(start=left, end=right),
-        y_range=Range1d(start=bottom, end=top),
+        x_range=Range1d(start=left, end=right, bounds="auto"),
+        y_range=Range1d(start=bottom, end=top, bounds="auto"),
     )
+    add_zoom(plot)
     if pruning:
         plot.line([sizes.min() / 2, sizes.max() * 2], [pruning] * 2, line_dash="dotted", name="pruning")
     by_label = {entry["label"]: place for place, entry in enumerate(files)}
@@ -269,6 +134,7 @@ def loss_figure(files: list[dict], line: list[str], loss: str) -> figure:
     places = {kind: [place for place, entry in enumerate(files) if entry["kind"] == kind] for kind in KIND_MARKERS}
     add_hover(plot, [add_kind(plot, kind, own, files, points) for kind, own in places.items() if own])
     add_labels(plot, files, points)
+    add_chosen(plot)
     plot.xaxis.formatter, plot.yaxis.formatter = PrintfTickFormatter(format="%.3g"), PrintfTickFormatter(format="%.1e")
     plot.xaxis.ticker = plot.xgrid.ticker = LogTicker(desired_num_ticks=5)
     return plot
@@ -283,6 +149,7 @@ def add_kind(plot: figure, kind: str, own: list[int], files: list[dict], points:
             "low": points.low[own].tolist(),
             "high": points.high[own].tolist(),
             "text": [files[place]["sentence"] for place in own],
+            "link": [files[place]["label"] for place in own],
         }
     )
     name = kind.replace(" ", "-")
@@ -329,28 +196,43 @@ def add_labels(plot: figure, files: list[dict], points: Points) -> None:
     plot.scatter("size", "kld", source=anchors, size=0, alpha=0, name="label-anchors")
 
 
-def score_figure(rows: list[dict]) -> figure:
-    """Return each model's score in per cent with its 95% interval; rows: those of scores.json, the first on top."""
-    places, values = list(range(len(rows))), [100 * row["score"] for row in rows]
-    low, high = ([100 * row["interval"][end] for row in rows] for end in (0, 1))
-    room = 0.15 * max(max(high) - min(low), 1)
+@dataclass(frozen=True)
+class Interval:
+    """One line of a chart of intervals: name, value and ends, its sentence, and the row of the table it belongs to."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    text: str
+    link: str
+
+
+def interval_figure(key: str, lines: list[Interval], label: str, limits: tuple[float, float]) -> figure:
+    """Return values with their 95% intervals, the first on top; limits: what the values lie between at all."""
+    places = list(range(len(lines)))
+    low, high = min(line.low for line in lines), max(line.high for line in lines)
+    signed = limits[0] < 0  # differences: then zero is shown, too
+    low, high = (min(low, 0), max(high, 0)) if signed else (low, high)
+    room = 0.15 * max(high - low, 1)
     plot = empty_figure(
-        "score-intervals",
-        70 + 46 * len(rows),
-        x_range=Range1d(start=max(0, min(low) - room), end=min(100, max(high) + room)),
-        y_range=Range1d(start=len(rows) - 0.4, end=-0.6),
-        x_axis_label="score, %",
+        key,
+        70 + 46 * len(lines),
+        x_range=Range1d(start=max(limits[0], low - room), end=min(limits[1], high + room), bounds="auto"),
+        y_range=Range1d(start=len(lines) - 0.4, end=-0.6, bounds="auto"),
+        x_axis_label=label,
     )
-    texts = [
-        f"{row['name']}: {value:.2f}%, 95% interval {a:.1f}% to {b:.1f}%"
-        for row, value, a, b in zip(rows, values, low, high)
-    ]
-    source = ColumnDataSource({"place": places, "score": values, "low": low, "high": high, "text": texts})
+    source = ColumnDataSource(
+        {"place": places} | {part: [getattr(line, part) for line in lines] for part in Interval.__annotations__}
+    )
+    if signed:
+        plot.line([0, 0], [-0.6, len(lines) - 0.4], line_dash="dotted", name="zero")
     plot.segment("low", "place", "high", "place", source=source, name="error-standard", line_width=1.5)
     for end in ("low", "high"):
         plot.scatter(end, "place", source=source, marker="dash", angle=np.pi / 2, size=12, name="error-standard")
-    add_hover(plot, [plot.scatter("score", "place", source=source, size=12, name="kind-standard")])
+    add_hover(plot, [plot.scatter("value", "place", source=source, size=12, name="kind-standard")])
+    add_chosen(plot)
     plot.yaxis.ticker, plot.xaxis.ticker = FixedTicker(ticks=places), BasicTicker(desired_num_ticks=5)
-    plot.yaxis.major_label_overrides = {place: row["name"] for place, row in enumerate(rows)}
+    plot.yaxis.major_label_overrides = {place: line.name for place, line in enumerate(lines)}
     plot.ygrid.visible = False
     return plot

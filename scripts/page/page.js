@@ -1,16 +1,20 @@
 "use strict";
-// Embeds the charts and adds what they need from the page: the colours of the theme, the choice of a grid's measure, a
-// cell cursor for the keyboard, the sentence of what is under the pointer, and names beside points where there is room.
-// charts.py gives the names by which models of Bokeh are found here.
+// Embeds the charts and adds what they need from the page: the colours of the theme, the choice of a grid's measure and
+// order, a cell cursor for the keyboard, zoom by buttons, the sentence of what is under the pointer, a ring around the
+// mark of a chosen row, and names beside points where there is room. Tables: page.tables.js.
+// charts.py and grids.py give the names by which models of Bokeh are found here.
 
 // Variables of page.css by the name of a model.
 const COLORS = {
   "kind-standard": "--standard", "kind-ContribDynamic": "--contrib", "kind-target-size": "--target",
   "error-standard": "--standard", "error-ContribDynamic": "--contrib", "error-target-size": "--target",
-  "line": "--standard", "pruning": "--ink", "label-text": "--ink", "label-leaders": "--muted"};
+  "line": "--standard", "pruning": "--ink", "zero": "--ink", "chosen-ring": "--ink",
+  "label-text": "--ink", "label-leaders": "--muted"};
 // Pixels. A label is tried at each of DISTANCES from its point; on a narrow chart a far one would cross all the others.
 const TIP_GAP = 14, LABEL_HEIGHT = 13, POINT_RADIUS = 7, ANGLES = 16, DISTANCES = [6, 14, 24, 36, 50, 66, 84, 104];
 const NARROW = 420, NARROW_DISTANCE = 36;
+const CLICK_PIXELS = 5, REACH_PIXELS = 16; // a drag is no click; a finger is wide
+const LEAST_MARK = 2, MOST_MARK = 8;
 const charts = new Map();
 const tip = document.getElementById("tip");
 let pointer = {x: 0, y: 0};
@@ -34,7 +38,7 @@ function paintModel(model) {
   if (!color || !glyph) return;
   if ("text_color" in glyph) glyph.text_color = {value: color};
   if ("line_color" in glyph) glyph.line_color = {value: color};
-  if ("fill_color" in glyph) glyph.fill_color = {value: color};
+  if ("fill_color" in glyph && model.name !== "chosen-ring") glyph.fill_color = {value: color};
 }
 
 function paint() {
@@ -51,28 +55,78 @@ function showTip(text) {
 }
 
 // Bokeh calls this for what lies under the pointer. Its own tooltips are HTML of its own style, and cover the cell.
-window.report = {hover(plot, found) {
+window.report = {charts, themeColor, hover(plot, found) {
   const index = found.index.indices[0];
   if (index !== undefined) showTip(found.renderer.data_source.data.text[index]);
 }};
 
+// Call with the place in a chart of every click or tap that is not the end of a drag.
+function onClick(element, chart, call) {
+  let down = {x: 0, y: 0};
+  element.addEventListener("pointerdown", (event) => { down = {x: event.clientX, y: event.clientY}; }, true);
+  element.addEventListener("click", (event) => {
+    if (Math.hypot(event.clientX - down.x, event.clientY - down.y) > CLICK_PIXELS) return;
+    const box = chart.view.el.getBoundingClientRect();
+    call(event.clientX - box.left, event.clientY - box.top);
+  });
+}
+
+// Set one axis to `factor` times its length (0: all of it), around the pixel `at`, within its whole.
+function zoomAxis(range, whole, scale, factor, at) {
+  const [from, to] = whole.map((value) => scale.compute(value));
+  const [start, end] = [range.start, range.end].map((value) => scale.compute(value));
+  const length = (end - start) * factor;
+  if (!factor || Math.abs(length) >= Math.abs(to - from)) {
+    range.setv({start: whole[0], end: whole[1]});
+    return;
+  }
+  const wanted = (at ?? (start + end) / 2) - length / 2, limits = [from, to - length].sort((a, b) => a - b);
+  const first = Math.min(Math.max(wanted, limits[0]), limits[1]);
+  range.setv({start: scale.invert(first), end: scale.invert(first + length)});
+}
+
+// Around the chosen cell or mark, where there is one in sight.
+function zoom({model, view, whole}, factor) {
+  const {x_scale: across, y_scale: up} = view.frame, find = (name) => model.document.get_model_by_name(name);
+  const cell = find("cursor")?.data, ring = find("chosen")?.data;
+  const [x, y] = [cell?.column[0] ?? ring?.x[0], cell?.row[0] ?? ring?.y[0]];
+  const seen = x !== undefined && inRange(model.x_range, x) && inRange(model.y_range, y);
+  zoomAxis(model.x_range, whole.x, across, factor, seen ? across.compute(x) : null);
+  zoomAxis(model.y_range, whole.y, up, factor, seen ? up.compute(y) : null);
+}
+
+function inRange(range, value) {
+  return value >= Math.min(range.start, range.end) && value <= Math.max(range.start, range.end);
+}
+
+// Move an axis that shows a part of its whole, until it shows the cell.
+function follow(range, cell) {
+  const [low, high] = [Math.min(range.start, range.end), Math.max(range.start, range.end)];
+  const move = cell - 0.5 < low ? cell - 0.5 - low : cell + 0.5 > high ? cell + 0.5 - high : 0;
+  if (move) range.setv({start: range.start + move, end: range.end + move});
+}
+
 // Let the keyboard, and a tap, choose a cell of a grid; the status line says its sentence, also to a screen reader.
 function walkOver(figure) {
-  const {model, view} = charts.get(figure.dataset.grid);
+  const chart = charts.get(figure.dataset.grid), {model, view} = chart;
   const find = (name) => model.document.get_model_by_name(name);
-  const cells = find("cells").data, cursor = find("cursor"), columns = Number(figure.dataset.columns);
-  const places = new Map(Array.from(cells.row, (row, index) => [row * columns + cells.column[index], index]));
-  const scroller = figure.querySelector(".scroll"), status = figure.querySelector(".status");
-  let at = 0;
+  const cells = find("cells"), cursor = find("cursor"), columns = Number(figure.dataset.columns);
+  const walker = figure.querySelector(".walk"), status = figure.querySelector(".status");
+  let places = new Map(), at = 0;
+  const findPlaces = () => {
+    const {row, column} = cells.data;
+    places = new Map(Array.from(row, (line, index) => [line * columns + column[index], index]));
+  };
   const go = (place) => {
     if (!places.has(place)) return;
     at = place;
     cursor.data = {column: [place % columns], row: [Math.floor(place / columns)]};
-    status.textContent = cells.text[places.get(place)];
-    // A grid may be wider than its window: scroll until the cell is in sight, right of the axis.
-    const x = view.frame.x_scale.compute(place % columns);
-    if (x < scroller.scrollLeft + 60) scroller.scrollLeft = x - 60;
-    if (x > scroller.scrollLeft + scroller.clientWidth - 20) scroller.scrollLeft = x + 20 - scroller.clientWidth;
+    status.textContent = cells.data.text[places.get(place)];
+    follow(model.x_range, place % columns);
+    follow(model.y_range, Math.floor(place / columns));
+  };
+  chart.show = (link) => {
+    for (const [place, index] of places) if (cells.data.link[index] === link) go(place);
   };
   const row = () => Math.floor(at / columns) * columns;
   const inRow = (start) => [...places.keys()].filter((place) => place >= start && place < start + columns);
@@ -80,24 +134,88 @@ function walkOver(figure) {
     ArrowLeft: () => at === row() ? at : at - 1, ArrowRight: () => at === row() + columns - 1 ? at : at + 1,
     ArrowUp: () => at - columns, ArrowDown: () => at + columns,
     Home: row, End: () => Math.max(...inRow(row()))}; // the last row may be short
-  scroller.addEventListener("focus", () => scroller.matches(":focus-visible") && go(at));
-  scroller.addEventListener("keydown", (event) => {
-    if (!(event.key in moves) || event.ctrlKey || event.altKey || event.metaKey) return;
-    event.preventDefault();
+  walker.addEventListener("focus", () => walker.matches(":focus-visible") && go(at));
+  walker.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    if (!(event.key in moves) && event.key !== "Enter") return;
+    event.preventDefault(); // Enter, too: it would press the button of the row that has the focus by then
+    if (event.key === "Enter") return window.report.toRow(figure.dataset.of, cells.data.link[places.get(at)]);
     tip.hidden = true;
     go(moves[event.key]());
   });
-  scroller.addEventListener("click", (event) => {
-    const box = view.el.getBoundingClientRect();
-    const column = Math.round(view.frame.x_scale.invert(event.clientX - box.left));
-    const line = Math.round(view.frame.y_scale.invert(event.clientY - box.top));
-    if (column >= 0 && column < columns && line >= 0) go(line * columns + column);
+  onClick(walker, chart, (x, y) => {
+    const column = Math.round(view.frame.x_scale.invert(x)), line = Math.round(view.frame.y_scale.invert(y));
+    if (column < 0 || column >= columns || line < 0 || !places.has(line * columns + column)) return;
+    go(line * columns + column);
+    window.report.toRow(figure.dataset.of, cells.data.link[places.get(at)]);
   });
   for (const input of figure.querySelectorAll("fieldset.switch input")) input.addEventListener("change", () => {
+    if (input.name.endsWith("-order")) {
+      const chosen = cursor.data.column.length ? places.get(at) : undefined;
+      setOrder(figure, model, input.value);
+      findPlaces();
+      if (chosen !== undefined) go(cells.data.row[chosen] * columns + cells.data.column[chosen]);
+    } else setMeasure(figure, model, input.value);
+  });
+  findPlaces();
+  keepMarksSmall(model, columns);
+}
+
+function setMeasure(figure, model, measure) {
+  for (const each of model.renderers) {
+    if (each.name?.startsWith("measure-")) each.visible = each.name === `measure-${measure}`;
+  }
+  for (const each of figure.querySelectorAll(".legend")) each.hidden = each.dataset.measure !== measure;
+}
+
+// Put the columns of a grid in the order of ranks or of numbers. The cut, and what it tells, hold for ranks alone.
+function setOrder(figure, model, order) {
+  const byRank = order === "rank", {first, rankName, columnName, columns} = figure.dataset;
+  for (const each of model.renderers) {
+    const source = each.data_source;
+    if (source?.data[order]) source.data = {...source.data, column: source.data[order]};
+    if (each.name === "cut") each.visible = byRank;
+    if (each.name?.endsWith("-told")) each.visible = !byRank;
+  }
+  const start = byRank ? 1 : Number(first);
+  const names = Array.from({length: Number(columns)}, (_, place) => [place, String(place + start)]);
+  model.below[0].setv({axis_label: byRank ? rankName : columnName, major_label_overrides: new Map(names)});
+  for (const each of figure.querySelectorAll("[data-order]")) each.hidden = each.dataset.order !== order;
+}
+
+// Marks as wide as cells at most: on a narrow screen they would cover their neighbours.
+function keepMarksSmall(model, columns) {
+  const fit = () => {
+    const share = Math.abs(model.x_range.end - model.x_range.start);
+    const size = Math.min(MOST_MARK, Math.max(LEAST_MARK, model.inner_width / share - 2));
     for (const each of model.renderers) {
-      if (each.name?.startsWith("measure-")) each.visible = each.name === `measure-${input.value}`;
+      if (each.name?.startsWith("mark-")) each.glyph.setv({size: {value: size}});
     }
-    for (const each of figure.querySelectorAll(".legend")) each.hidden = each.dataset.measure !== input.value;
+  };
+  model.properties.inner_width.change.connect(fit);
+  model.x_range.change.connect(fit);
+  fit();
+}
+
+// Marks of a chart of points by the rows of its table: a click goes to the row, a row's button to its mark.
+function linkPoints(figure) {
+  const chart = charts.get(figure.dataset.chart), {model, view} = chart;
+  const ring = model.document.get_model_by_name("chosen"), marks = [];
+  for (const {glyph, data_source: source} of model.renderers) {
+    if (!source.data.link || marks.some((mark) => mark.source === source)) continue;
+    const [x, y] = source.data.kld ? ["size", "kld"] : ["value", "place"];
+    Array.from(source.data.link, (link, index) => marks.push({
+      source, link, x: source.data[x][index], y: source.data[y][index]}));
+  }
+  chart.show = (link) => {
+    const found = marks.filter((mark) => mark.link === link);
+    ring.data = {x: found.map((mark) => mark.x), y: found.map((mark) => mark.y)};
+  };
+  onClick(figure.querySelector(".canvas"), chart, (x, y) => {
+    const {x_scale: across, y_scale: up} = view.frame;
+    const away = marks.map((mark) => Math.hypot(across.compute(mark.x) - x, up.compute(mark.y) - y));
+    const least = Math.min(...away);
+    if (least <= REACH_PIXELS) window.report.toRow(figure.dataset.of, marks[away.indexOf(least)].link);
   });
 }
 
@@ -180,7 +298,8 @@ function placeLabels({model}) {
   };
   // A label that finds no place clear of everything may cover drawn lines, then whiskers. One that still finds none is
   // left out; its file is in the table.
-  for (const point of points) put(point, [...whiskers, ...lines]) || put(point, whiskers) || put(point, []);
+  const seen = points.filter((p) => p.x >= 0 && p.x <= width && p.y >= 0 && p.y <= height); // all, unless zoomed
+  for (const point of seen) put(point, [...whiskers, ...lines]) || put(point, whiskers) || put(point, []);
   find("labels").data = labels;
   find("leaders").data = leaders;
 }
@@ -197,6 +316,7 @@ function keepLabelsPlaced(chart) {
     waiting = requestAnimationFrame(() => placeLabels(chart));
   };
   for (const part of ["inner_width", "inner_height"]) chart.model.properties[part].change.connect(again);
+  for (const range of [chart.model.x_range, chart.model.y_range]) range.change.connect(again);
   again();
 }
 
@@ -204,11 +324,22 @@ async function start() {
   for (const item of JSON.parse(document.getElementById("items").textContent)) {
     const views = await Bokeh.embed.embed_item(item);
     const view = views.get_by_id(item.root_id);
-    charts.set(item.target_id, {model: view.model, view});
+    const {x_range: x, y_range: y} = view.model;
+    charts.set(item.target_id, {model: view.model, view, whole: {x: [x.start, x.end], y: [y.start, y.end]}});
+    // Bokeh lets the keyboard stop on its canvas, where it can do nothing: the page's own grids and buttons can.
+    view.canvas_view.events_el.tabIndex = -1;
+    // A finger that drags scrolls the page; for zoom it has the buttons.
+    if (matchMedia("(pointer: coarse)").matches) view.model.toolbar.active_drag = null;
   }
   paint();
   for (const chart of charts.values()) keepLabelsPlaced(chart);
-  for (const figure of document.querySelectorAll("[data-grid]")) walkOver(figure);
+  for (const figure of document.querySelectorAll("[data-chart]")) {
+    if (figure.dataset.grid) walkOver(figure); else linkPoints(figure);
+    for (const button of figure.querySelectorAll("[data-zoom]")) {
+      button.addEventListener("click", () => zoom(charts.get(figure.dataset.chart), Number(button.dataset.zoom)));
+    }
+  }
+  window.report.setUpTables();
   document.documentElement.dataset.ready = "yes";
 }
 
@@ -224,4 +355,4 @@ for (const input of document.querySelectorAll("input[name=theme]")) input.addEve
   document.documentElement.style.colorScheme = input.value;
   paint();
 });
-start();
+addEventListener("load", start); // when page.tables.js is there, too

@@ -1,4 +1,4 @@
-"""The first part of the report: the steps of a build, what each made, and the digests of that."""
+"""The last part of the report: the steps of a build, what each made, and the digests of that. And what a table is."""
 
 from dataclasses import dataclass, field
 
@@ -10,13 +10,30 @@ Digests = list[tuple[str, str | None]]  # what it is the digest of, sha256 or No
 
 @dataclass(frozen=True)
 class Table:
-    """A table: caption, heads, rows of texts; the first column heads its row, columns in `words` are not numbers."""
+    """A table: caption, heads, rows of texts; the first column heads its row, columns in `words` are not numbers.
 
+    key: its name in the page and of its downloads. links: for each row the mark in a chart that belongs to it, "" for
+    none. data: rows of the downloads, exact figures; without any they are the texts. choice: the column by whose values
+    a reader may choose rows.
+    """
+
+    key: str
     caption: str
     heads: list[str]
     rows: list[list[str]]
     words: tuple[int, ...] = (0,)
     folded: bool = False
+    links: list[str] = field(default_factory=list)
+    data: list[dict] = field(default_factory=list)
+    choice: int | None = None
+
+    def downloads(self) -> list[dict]:
+        """Return the rows of the downloads, one object each."""
+        return self.data or [dict(zip(self.heads, row)) for row in self.rows]
+
+    def choices(self) -> list[str]:
+        """Return the values by which rows may be chosen, in the order of the table."""
+        return [] if self.choice is None else list(dict.fromkeys(row[self.choice] for row in self.rows))
 
 
 @dataclass(frozen=True)
@@ -93,4 +110,4 @@ def pipeline(records: Records) -> list[Step]:
 def all_digests(steps: list[Step]) -> Table:
     """Return every digest of the pipeline in full."""
     rows = [[each.name, what, sha256] for each in steps for what, sha256 in each.digests]
-    return Table("All digests (sha256)", ["step", "of", "sha256"], rows, words=(0, 1, 2), folded=True)
+    return Table("digests", "All digests (sha256)", ["step", "of", "sha256"], rows, words=(0, 1, 2), folded=True)

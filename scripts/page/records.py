@@ -4,6 +4,7 @@ A record that was not made is None or empty; the report then says so. One of ano
 """
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from choice.drop_map import Shape, criterion_of, read_drop_map, read_layers, read_metadata, rows_that_chose
@@ -57,6 +58,8 @@ class Records:
     quality_sha256: str | None = None
     scores: dict = field(default_factory=dict)
     summaries: list[dict] = field(default_factory=list)
+    full_f16: dict = field(default_factory=dict)
+    analysis: dict = field(default_factory=dict)  # metadata of the statistics file
 
 
 def check_same(path: Path | str | None, what: str, expected: str | None, found: str | None, advice: str) -> None:
@@ -129,6 +132,13 @@ def check_quality(path: Path, quality: dict, records: Records) -> None:
         quality["inputs"].get("pruned_sha256"),
         "run make quality",
     )
+    check_same(
+        path,
+        "the full F16 GGUF",
+        records.full_f16.get("sha256"),
+        quality["inputs"].get("full_sha256"),
+        "run make quality",
+    )
     built = {quant["type"]: quant["sha256"] for quant in records.quants.values()}
     for entry in quality["files"]:
         check_same(
@@ -183,12 +193,22 @@ def check_together(paths: dict[str, Path], records: Records) -> None:
         check_scores(paths["scores"], records.scores, records)
 
 
+def dates_of(paths: list[Path]) -> tuple[str, str]:
+    """Return the days of the oldest and of the newest of some files, in UTC.
+
+    Records hold no time, so that equal inputs give equal records: when they were written, only the file system knows.
+    """
+    times = sorted(path.stat().st_mtime for path in paths)
+    oldest, newest = (datetime.fromtimestamp(time, UTC).date().isoformat() for time in (times[0], times[-1]))
+    return oldest, newest
+
+
 def read_records(name: str, paths: dict[str, Path], quants: list[Path], summaries: list[Path]) -> Records:
     """Read the records of a build and check that they belong together.
 
-    paths: stats, drop_map, metadata, f16, imatrix, quality, scores, those that exist, stats only with drop_map; quants:
-    FILE.gguf.json; summaries: the summary.json of two models, the reference first, or none. Raises InputError for what
-    is no such record, or one of another build.
+    paths: stats, drop_map, metadata, f16, full_f16, imatrix, quality, scores, those that exist, stats only with
+    drop_map; quants: FILE.gguf.json; summaries: the summary.json of two models, the reference first, or none. Raises
+    InputError for what is no such record, or one of another build.
     """
     experts, stats_sha256 = None, None
     drop_map = read_map_alone(paths["drop_map"]) if "drop_map" in paths else {}
@@ -211,6 +231,8 @@ def read_records(name: str, paths: dict[str, Path], quants: list[Path], summarie
         sha256_file(paths["quality"]) if quality else None,
         read_record(paths["scores"], Scores) if "scores" in paths else {},
         [read_summary(path) for path in summaries],
+        read_record(paths["full_f16"], ConversionRecord) if "full_f16" in paths else {},
+        read_stats(paths["stats"])[1] if "stats" in paths else {},
     )
     check_together(paths, records)
     return records

@@ -1,40 +1,49 @@
-"""The report's sections below the pipeline, made from the records of a build.
+"""The report's sections on files, scores and questions, and what a section is made of.
 
 A section whose records are missing says so and names the command that makes them. Nothing is filled in.
 """
 
 from dataclasses import dataclass, field
 
-from files.display import DROPPED, GREEN, GREY, KEPT, SKY, VERMILION, with_error
+from files.display import GREEN, GREY, SKY, VERMILION, plural, with_error
 from files.safe_files import InputError, gib
 from losses.quality_record import LOSSES, chats_in_words
-from page.charts import Grid, Measure, grid_figure, loss_figure, score_figure, to_json
+from page.charts import Interval, interval_figure, loss_figure, to_json
+from page.grids import Grid, Mark, Measure, grid_figure
 from page.pipeline import Table
-from page.records import Experts, Records
+from page.records import Records
 from scoring.score_records import final_letter, finally_correct
 from scoring.score_tables import SCORE_HEADS, sample_labels, score_cells, verdict
 
 import numpy as np
 
 OUTCOMES = {"both right": SKY, "lost": VERMILION, "won": GREEN, "both wrong": GREY}
-OUTCOME_MARKS = {"lost": "dash", "won": "cross"}
-QUESTION_COLUMNS, OPEN_ROWS = 33, 12
+OUTCOME_MARKS = {"lost": ("dash", "−"), "won": ("cross", "+")}
+DIFFERENCES = {"lost": "−1", "won": "+1"}
+QUESTION_COLUMNS = 33
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure as JSON, its title and, where it is a grid, what the page needs to let a user walk over its cells."""
+    """A figure as JSON, its title and, where it is a grid, what the page needs to let a user walk over its cells.
+
+    table: key of the table whose rows belong to the chart's marks, "" for none.
+    """
 
     item: dict
     title: str
     note: str = ""
     grid: Grid | None = None
-    legend: list[tuple[str, str, str]] = field(default_factory=list)  # mark, class in the page, text
+    legend: list[tuple[str, str, str]] = field(default_factory=list)  # shape, colour, text
+    table: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section: title, paragraphs, charts and tables; or the command that makes the records that it waits for."""
+    """A section: title, paragraphs, charts and tables; or the command that makes the records that it waits for.
+
+    terms: entries of the glossary that a reader of the section may look up.
+    """
 
     key: str
     title: str
@@ -43,6 +52,7 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     command: str | None = None
     waits_for: str = ""
+    terms: tuple[str, ...] = ()
 
 
 def number(value: float) -> str:
@@ -50,70 +60,9 @@ def number(value: float) -> str:
     return f"{value:.6g}" if value < 1e6 else f"{value:.0f}"
 
 
-def grid_chart(grid: Grid, title: str) -> Chart:
+def grid_chart(grid: Grid, title: str, table: str = "") -> Chart:
     """Return a grid as a chart."""
-    return Chart(to_json(grid_figure(grid)), title, grid=grid)
-
-
-def expert_texts(experts: Experts) -> list[str]:
-    """Return the sentence of every expert, layer by layer."""
-    texts = []
-    for row, column in np.ndindex(experts.dropped.shape):
-        norm = float(experts.weighted_norm[row, column])
-        texts.append(
-            f"Layer {experts.layers[row]}, expert {column}: "
-            f"weighted norm {number(norm)}; {experts.tokens[row, column]} tokens; "
-            f"coverage {experts.coverage[row, column]} of {experts.questions} questions; "
-            f"{'dropped' if experts.dropped[row, column] else 'kept'}"
-        )
-    return texts
-
-
-def expert_grid(experts: Experts) -> Grid:
-    """Return layers x experts with the statistics that experts are chosen by, and which were dropped."""
-    fates = {"kept": KEPT, "dropped": DROPPED}
-    measures = [
-        Measure("weighted_norm", "weighted norm", experts.weighted_norm, log=True),
-        Measure("tokens", "tokens", experts.tokens, log=True),
-        Measure("coverage", "coverage", experts.coverage),
-        Measure("dropped", "kept or dropped", experts.dropped.astype(int), classes=fates),
-    ]
-    layers = [str(layer) for layer in experts.layers]
-    marks = ["x" if dropped else "" for dropped in experts.dropped.reshape(-1)]
-    columns = experts.dropped.shape[1]
-    return Grid("experts", "layer", "expert", layers, columns, measures, expert_texts(experts), marks, "× dropped")
-
-
-def dropped_table(experts: Experts) -> Table:
-    """Return what the dropped experts contribute to each layer."""
-    share = (experts.weighted_norm * experts.dropped).sum(axis=1) / experts.weighted_norm.sum(axis=1)
-    rows = [
-        [
-            str(layer),
-            number(experts.weighted_norm[row].sum()),
-            str((~experts.dropped[row]).sum()),
-            str(experts.dropped[row].sum()),
-            f"{share[row]:.2%}",
-            str((experts.tokens[row] == 0).sum()),
-        ]
-        for row, layer in enumerate(experts.layers)
-    ]
-    heads = ["layer", "weighted norm", "kept", "dropped", "share of the dropped", "never used"]
-    return Table("What the dropped experts contribute, by layer", heads, rows, folded=True)
-
-
-def experts_part(records: Records) -> Section:
-    """Return the heat-map of layers x experts and a table by layer."""
-    title, experts = "What each expert contributes", records.experts
-    if experts is None:
-        return Section("experts", title, command="make analyze", waits_for="expert_stats.safetensors and drop_map.json")
-    text = (
-        f"Over {experts.over}. Weighted norm: routing weight times the norm of the expert's output, summed over its "
-        "tokens. Coverage: questions in which the expert is among the "
-        f"{experts.top} of its layer with the largest weighted norm. Grey: zero."
-    )
-    chart = grid_chart(expert_grid(experts), "Layers and experts")
-    return Section("experts", title, [text], [chart], [dropped_table(experts)])
+    return Chart(to_json(grid_figure(grid)), title, grid=grid, table=table)
 
 
 def kld_cell(entry: dict, loss: str) -> str:
@@ -124,10 +73,16 @@ def kld_cell(entry: dict, loss: str) -> str:
 def loss_legend(files: list[dict], loss: str) -> list[tuple[str, str, str]]:
     """Return what the marks of a chart of losses mean."""
     kinds = {entry["kind"] for entry in files}
-    marks = [("●", "standard", "standard"), ("◆", "contrib", "ContribDynamic"), ("▲", "target", "target size")]
+    marks = [("circle", "standard", "standard"), ("diamond", "contrib", "ContribDynamic")]
+    marks.append(("triangle", "target", "target size"))
     shown = [mark for mark in marks if mark[2] in kinds]
-    shown.append(("─", "standard", "line of the standard quants"))
-    return [*shown, ("┄", "ink", "pruning alone")] if loss == "total" else shown
+    shown.append(("line", "standard", "line of the standard quants"))
+    return [*shown, ("dots", "ink", "pruning alone")] if loss == "total" else shown
+
+
+def drawn(entry: dict, loss: str) -> bool:
+    """Tell whether a file has a place in the chart of a loss: 0 has none on a log axis."""
+    return entry["losses"][loss]["kld"][0] > 0
 
 
 def loss_charts(quality: dict) -> list[Chart]:
@@ -136,18 +91,40 @@ def loss_charts(quality: dict) -> list[Chart]:
     for loss in LOSSES:
         files = []
         for entry in quality["files"]:
-            if entry["losses"][loss]["kld"][0] > 0:  # 0 has no place on a log axis
+            if drawn(entry, loss):
                 size, value = gib(entry["bytes"]), kld_cell(entry, loss)
                 sentence = f"{entry['label']} ({entry['kind']}), {size} GiB: {loss} loss {value} nats per token"
                 files.append(entry | {"sentence": sentence})
         if files:
             figure = loss_figure(files, quality["conclusions"][loss]["line"], loss)
             note = "Whiskers: ± one standard error over chats. Names that do not fit are in the table."
-            charts.append(Chart(to_json(figure), f"{loss.capitalize()} loss", note, legend=loss_legend(files, loss)))
+            legend = loss_legend(files, loss)
+            charts.append(Chart(to_json(figure), f"{loss.capitalize()} loss", note, legend=legend, table="files"))
     return charts
 
 
-def quality_table(quality: dict) -> Table:
+def against_no_larger(by: dict | None) -> str:
+    """Return how a file compares with the best of those that are no larger; by: its entry of `dominated`."""
+    if by is None:
+        return "none has less loss"
+    # The mean alone may lie below by chance: only a significant difference dominates.
+    return f"dominated by {by['by']}" if by["significant"] else f"no significant difference from {by['by']}"
+
+
+def file_figures(entry: dict, found: dict) -> dict:
+    """Return the exact figures of a file, for the downloads; found: the conclusions by total loss."""
+    by = found["dominated"].get(entry["label"])
+    figures = {key: entry[key] for key in ("label", "kind", "bytes", "bits_per_weight", "sha256")}
+    for loss in LOSSES:
+        figures |= dict(zip((f"{loss}_kld", f"{loss}_kld_error"), entry["losses"][loss]["kld"]))
+    return figures | {
+        "against_standard": found["verdicts"].get(entry["label"], {}).get("verdict"),
+        "less_loss_in_no_more_bytes": by and by["by"],
+        "significant": by and by["significant"],
+    }
+
+
+def files_table(quality: dict) -> Table:
     """Return size, losses and verdict of every file."""
     found = quality["conclusions"]["total"]
     rows = [
@@ -159,27 +136,85 @@ def quality_table(quality: dict) -> Table:
             kld_cell(entry, "quantisation"),
             kld_cell(entry, "total"),
             found["verdicts"].get(entry["label"], {}).get("verdict", ""),
-            found["dominated"].get(entry["label"], {}).get("by", ""),
+            against_no_larger(found["dominated"].get(entry["label"])),
         ]
         for entry in quality["files"]
     ]
     heads = ["file", "kind", "GiB", "bits per weight", "quantisation loss", "total loss"]
-    heads += ["against standard quants of its size, by total", "dominated by"]
-    return Table("Size and loss of every file", heads, rows, words=(0, 1, 6, 7))
+    heads += ["against the line at its size", "against files no larger"]
+    links = [entry["label"] if any(drawn(entry, loss) for loss in LOSSES) else "" for entry in quality["files"]]
+    data = [file_figures(entry, found) for entry in quality["files"]]
+    return Table("files", "Size and loss of every file", heads, rows, (0, 1, 6, 7), links=links, data=data, choice=1)
 
 
-def quality_part(records: Records) -> Section:
+def sizes_table(quants: dict[str, dict]) -> Table:
+    """Return the size of every quant, the largest first, where no loss was measured."""
+    built = sorted(quants.values(), key=lambda quant: (-quant["bytes"], quant["type"]))
+    rows = [[quant["type"], gib(quant["bytes"]), f"{quant['bits_per_weight']:.2f}"] for quant in built]
+    data = [{key: quant[key] for key in ("type", "bytes", "bits_per_weight", "sha256")} for quant in built]
+    return Table("files", "Size of every file", ["file", "GiB", "bits per weight"], rows, data=data)
+
+
+def files_part(records: Records) -> Section:
     """Return size against the total and the quantisation loss, and a table of all files."""
-    title, quality = "Size against quality", records.quality
+    title, quality = "Files: size against quality", records.quality
     if not quality:
-        return Section("quality", title, command="make quality", waits_for="quality.json")
+        tables = [sizes_table(records.quants)] if records.quants else []
+        return Section("quality", title, tables=tables, command="make quality", waits_for="quality.json")
     tokens = f"{quality['tokens'][quality['score']]} tokens" + ("" if quality["score"] == "all" else " of the replies")
     text = (
         f"Mean KL divergence, nats per token, over {tokens} in {chats_in_words(quality)}. "
         "Total: quant against full F16; quantisation: quant against pruned F16. A file "
-        "without any loss is in the table alone."
+        "without any loss is in the table alone. The table's last two columns go by total loss: against the line of "
+        "the standard quants at the same size, and against all files that are no larger. A difference of less than "
+        "two standard errors, paired by chat, is not significant."
     )
-    return Section("quality", title, [text], loss_charts(quality), [quality_table(quality)])
+    words = ("quant", "bits per weight", "KLD", "total loss", "line", "ContribDynamic", "target size", "dominated")
+    return Section("quality", title, [text], loss_charts(quality), [files_table(quality)], terms=words)
+
+
+def percent_interval(interval: list[float]) -> str:
+    """Return an interval of differences in points."""
+    return f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
+
+
+def pairs_table(pairs: list[dict]) -> Table:
+    """Return the paired difference of every two models."""
+    rows = [
+        [
+            f"{pair['model']} less {pair['reference']}",
+            str(pair["lost"]),
+            str(pair["won"]),
+            f"{100 * pair['difference']:+.2f}",
+            percent_interval(pair["difference_interval"]),
+            f"{pair['mcnemar_p']:.2g}",
+        ]
+        for pair in pairs
+    ]
+    heads = ["pair", "lost", "won", "difference, points", "95% interval", "McNemar p"]
+    links = [row[0] for row in rows]
+    return Table("pairs", "Paired differences", heads, rows, links=links, data=pairs)
+
+
+def score_charts(scores: dict) -> list[Chart]:
+    """Return the charts of scores and of paired differences, with their 95% intervals."""
+    lines = []
+    for row in scores["rows"]:
+        value, (low, high) = 100 * row["score"], (100 * limit for limit in row["interval"])
+        text = f"{row['name']}: {value:.2f}%, 95% interval {low:.1f}% to {high:.1f}%"
+        lines.append(Interval(row["name"], value, low, high, text, row["name"]))
+    figure = interval_figure("score-intervals", lines, "score, %", (0, 100))
+    charts = [Chart(to_json(figure), "Scores with 95% intervals (Wilson)", table="scores")]
+    pairs = []
+    for pair in scores["pairs"]:
+        value, (low, high) = 100 * pair["difference"], (100 * limit for limit in pair["difference_interval"])
+        link = f"{pair['model']} less {pair['reference']}"
+        text = f"{link}: {value:+.2f} points, 95% interval {low:+.1f} to {high:+.1f}"
+        pairs.append(Interval(f"{pair['model']}\nless {pair['reference']}", value, low, high, text, link))
+    if pairs:
+        figure = interval_figure("pair-intervals", pairs, "difference, points", (-100, 100))
+        charts.append(Chart(to_json(figure), "Paired differences with 95% intervals", table="pairs"))
+    return charts
 
 
 def scores_part(records: Records) -> Section:
@@ -187,13 +222,16 @@ def scores_part(records: Records) -> Section:
     title, scores = "Scores", records.scores
     if not scores:
         return Section("scores", title, command="make eval", waits_for="scores.json")
-    reference = scores["rows"][0]
+    reference, pairs = scores["rows"][0], scores["pairs"]
     rows = [[row["name"], row["gguf"], str(row["experts"]), *score_cells(row, reference)] for row in scores["rows"]]
     heads = ["model", "file", "experts", *(head[0].lower() + head[1:] for head in SCORE_HEADS)]
-    texts = [verdict(pair) for pair in scores["pairs"]]
+    texts = [verdict(pair) for pair in pairs]
     texts += [label.replace("**", "") for label in sample_labels(scores["rows"])]  # bold in Markdown; the page is HTML
-    chart = Chart(to_json(score_figure(scores["rows"])), "Scores with 95% intervals (Wilson)")
-    return Section("scores", title, texts, [chart], [Table("Scores of one protocol", heads, rows, words=(0, 1))])
+    links = [row["name"] for row in scores["rows"]]
+    tables = [Table("scores", "Scores of one protocol", heads, rows, (0, 1), links=links, data=scores["rows"])]
+    tables += [pairs_table(pairs)] if pairs else []
+    words = ("score", "in-sample", "interval", "McNemar")
+    return Section("scores", title, texts, score_charts(scores), tables, terms=words)
 
 
 def shown_letter(answer: dict) -> str:
@@ -249,23 +287,27 @@ def question_grid(found: list[tuple[str, str, str]]) -> Grid:
         QUESTION_COLUMNS,
         [Measure("outcome", "outcome", values, classes=OUTCOMES)],
         [text for *_, text in found] + [""] * padding,
-        [OUTCOME_MARKS.get(kind, "") for _, kind, _ in found] + [""] * padding,
-        "− lost, + won",
+        [
+            Mark(marker, [kind == name for _, kind, _ in found], sign, name)
+            for name, (marker, sign) in OUTCOME_MARKS.items()
+        ],
+        links=[record_id for record_id, *_ in found] + [""] * padding,
         first=1,
     )
 
 
-def changed_table(found: list[tuple[str, str, str]], runs: list[dict]) -> Table:
-    """Return the questions that were lost and won, with the answers of both models."""
+def questions_table(found: list[tuple[str, str, str]], runs: list[dict]) -> Table:
+    """Return the answers of both models to every question and their paired difference, those that differ first."""
     answers = [answers_by_id(run) for run in runs]
     rows = []
-    for record_id, kind, _ in found:
-        if kind in OUTCOME_MARKS:
-            both = [each[record_id] for each in answers]
-            letters = [f"{shown_letter(answer)} ({answer['class']})" for answer in both]
-            rows.append([record_id, kind, both[0]["target"], *letters])
-    heads = ["Record ID", "outcome", "right answer", *(run["name"] for run in runs)]
-    return Table("Questions lost and won", heads, rows, words=(0, 1, 2, 3, 4), folded=len(rows) > OPEN_ROWS)
+    for record_id, kind, _ in sorted(found, key=lambda each: each[1] not in OUTCOME_MARKS):
+        both = [each[record_id] for each in answers]
+        letters = [f"{shown_letter(answer)} ({answer['class']})" for answer in both]
+        rows.append([record_id, kind, DIFFERENCES.get(kind, "0"), both[0]["target"], *letters])
+    heads = ["Record ID", "outcome", "difference", "right answer", *(run["name"] for run in runs)]
+    links, words = [row[0] for row in rows], (0, 1, 3, 4, 5)
+    caption = "Paired differences, question by question"
+    return Table("questions", caption, heads, rows, words, folded=True, links=links, choice=1)
 
 
 def questions_part(records: Records) -> Section:
@@ -276,57 +318,8 @@ def questions_part(records: Records) -> Section:
     first, second = runs
     found = outcomes(first, second)
     counts = [f"{sum(kind == name for _, kind, _ in found)} {name}" for name in OUTCOMES]
-    text = f"{second['name']} against {first['name']}, questions by Record ID: {', '.join(counts)}."
-    chart = grid_chart(question_grid(found), "Wins and losses")
-    return Section("questions", title, [text], [chart], [changed_table(found, runs)])
-
-
-def imatrix_texts(counts: dict[int, np.ndarray], experts: Experts | None) -> list[str]:
-    """Return the sentence of every expert of the pruned model; counts: tokens [experts] by layer."""
-    kept = {}
-    if experts:  # the pruned model numbers its experts anew
-        kept = {layer: np.nonzero(~row)[0] for layer, row in zip(experts.layers, experts.dropped)}
-    texts = []
-    for layer, row in counts.items():
-        for place, count in enumerate(row):
-            before = f" (expert {kept[layer][place]} of the full model)" if kept else ""
-            texts.append(f"Layer {layer}, expert {place}{before}: {count} calibration tokens")
-    return texts
-
-
-def imatrix_part(records: Records) -> Section:
-    """Return how many calibration tokens reached each expert of the pruned model."""
-    title = "What calibration reached"
-    if records.imatrix is None:
-        return Section("imatrix", title, command="make imatrix", waits_for="imatrix.gguf")
-    counts = dict(sorted(records.imatrix.expert_counts().items()))
-    values = np.array(list(counts.values()))
-    grid = Grid(
-        "imatrix",
-        "layer",
-        "expert of the pruned model",
-        [str(layer) for layer in counts],
-        values.shape[1],
-        [Measure("tokens", "calibration tokens", values, log=True)],
-        imatrix_texts(counts, records.experts),
-        ["x" if count == 0 else "" for count in values.reshape(-1)],
-        "× never reached",
-    )
-    rows = [
-        [str(layer), str(row.min()), f"{np.median(row):g}", str(row.max()), str((row == 0).sum())]
-        for layer, row in counts.items()
-    ]
-    heads = ["layer", "least", "median", "most", "never reached"]
     text = (
-        f"The calibration text never reached {int((values == 0).sum())} of {values.size} experts. For such an expert "
-        "llama-quantize takes all inputs as equally important. Counts are those of ffn_down_exps; gate and up see the "
-        "same tokens."
+        f"{second['name']} against {first['name']}, {plural(len(found), 'question')} by Record ID: {', '.join(counts)}."
     )
-    table = Table("Calibration tokens per expert, by layer", heads, rows, folded=True)
-    return Section("imatrix", title, [text], [grid_chart(grid, "Calibration tokens per expert")], [table])
-
-
-def sections(records: Records) -> list[Section]:
-    """Return the sections below the pipeline, in the order of the page."""
-    parts = (experts_part, quality_part, scores_part, questions_part, imatrix_part)
-    return [part(records) for part in parts]
+    chart = grid_chart(question_grid(found), "Wins and losses", "questions")
+    return Section("questions", title, [text], [chart], [questions_table(found, runs)], terms=("McNemar",))

@@ -2,13 +2,23 @@
 
 import json
 
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
-from files.pictures import plt
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, kept_first, write_stats
+from files.pictures import SHOWN_PIXELS, WIDTH_INCHES, plt
 from generate_drop_map import main as choose
-from plot_expert_stats import draw_coverage, dropped_mask, layer_shares, main
+from plot_expert_stats import (
+    Ranked,
+    draw_coverage,
+    draw_heatmap,
+    draw_layers,
+    dropped_mask,
+    layer_shares,
+    main,
+    ranked_experts,
+)
 
 import numpy as np
 from matplotlib import image
+from matplotlib.text import Text
 
 FILES = ("experts-heatmap.png", "experts-coverage.png", "experts-layers.png")
 
@@ -22,14 +32,82 @@ def test_dropped_experts_of_layers_that_do_not_start_at_0():
     assert dropped_mask({1: [0], 3: [2]}, [1, 3], 3).tolist() == [[True, False, False], [False, False, True]]
 
 
-def test_coverage_is_counted_by_hand():
-    """Whatever criterion chose: its scores are no counts of questions."""
-    marked = np.array([[[True, True, False]], [[True, False, False]]])  # 2 questions, 1 layer, 3 experts
-    figure = draw_coverage(marked, np.array([[False, False, True]]), top=2)
-    kept, dropped = figure.axes[0].containers
-    assert [bar.get_height() for bar in kept] == [0, 1, 1]  # one kept expert in 1 question, one in 2
-    assert [bar.get_height() for bar in dropped] == [1, 0, 0]  # the dropped one in none
+def test_experts_by_rank_are_the_kept_ones_by_score_then_the_dropped_ones():
+    dropped = np.array([[False, True, False, False, True]])
+    score, norms = np.array([[1.0, 9.0, 2.0, 2.0, 3.0]]), np.array([[1.0, 1.0, 4.0, 5.0, 1.0]])
+    assert kept_first(dropped, score, norms).tolist() == [[3, 2, 0, 1, 4]]  # equal scores: by weighted norm
+
+
+def ranked(drop_map: dict) -> Ranked:
+    """Two layers of four experts, by hand; experts 0 and 3 of each are dropped."""
+    coverage = np.array([[0, 5, 3, 1], [2, 4, 6, 0]])
+    shares = np.array([[0.1, 0.4, 0.3, 0.2], [0.2, 0.3, 0.5, 0.0]])
+    return ranked_experts("a model", [1, 4], drop_map, coverage, shares, np.array([[True, False, False, True]] * 2))
+
+
+def test_the_map_ranks_by_its_own_scores_and_a_map_without_by_coverage():
+    plain = {"layers": {"1": {"drop": [0, 3]}, "4": {"drop": [0, 3]}}}
+    assert ranked(plain).coverage.tolist() == [[5, 3, 1, 0], [6, 4, 2, 0]]
+    assert not ranked(plain).tosses.any() and ranked(plain).kept == 2
+    scored = {"layers": {layer: {"drop": [0, 3], "score": [4, 1, 2, 3], "coin_toss": [2, 3]} for layer in "14"}}
+    assert ranked(scored).coverage.tolist() == [[3, 5, 0, 1], [6, 4, 2, 0]]
+    assert ranked(scored).shares.tolist() == [[0.3, 0.4, 0.1, 0.2], [0.5, 0.3, 0.2, 0.0]]
+    assert ranked(scored).tosses.tolist() == [[True, False, False, True]] * 2
+    assert ranked({"1": [0, 3], "4": [0, 3]}).kept == 2  # of another tool, without entries
+
+
+def test_coverage_shows_each_layer_by_rank_with_the_cut_and_the_band_of_coin_tosses():
+    scored = {"layers": {layer: {"drop": [0, 3], "score": [4, 1, 2, 3], "coin_toss": [2, 3]} for layer in "14"}}
+    figure = draw_coverage(ranked(scored), questions=7, top=2)
+    first = figure.axes[0]
+    kept, dropped = first.containers
+    assert [(bar.get_center()[0], bar.get_height()) for bar in (*kept, *dropped)] == [(1, 3), (2, 5), (3, 0), (4, 1)]
+    assert [line.get_xdata()[0] for line in first.lines] == [2.5]
+    bars = {*kept, *dropped}
+    assert [(band.get_x(), band.get_width()) for band in first.patches if band not in bars] == [(0.5, 1), (3.5, 1)]
+    assert [axes.get_title("left") for axes in figure.axes] == ["layer 1", "layer 4"]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["kept: 2 of 4 in each layer", "dropped: 2", "a coin toss: 4 in all", "the cut"]
     plt.close(figure)
+
+
+def test_the_heat_map_is_by_rank_with_the_cut():
+    figure = draw_heatmap(ranked({"layers": {"1": {"drop": [0, 3]}, "4": {"drop": [0, 3]}}}))
+    assert figure.axes[0].images[0].get_array().tolist() == [[0.4, 0.3, 0.2, 0.1], [0.5, 0.3, 0.2, None]]
+    assert {line.get_xdata()[0] for line in figure.axes[0].lines} == {2.5}
+    plt.close(figure)
+
+
+def test_the_pictures_name_the_model_in_letters_that_can_be_read_760_pixels_wide():
+    """The figures of a model of the reference case's size."""
+    draw = np.random.default_rng(0)
+    shares, coverage, dropped = draw.random((30, 128)), draw.integers(0, 99, (30, 128)), np.arange(128) >= 109
+    dropped, layers = np.broadcast_to(dropped, shares.shape), list(range(30))
+    experts = ranked_experts("my-model-109e", layers, {}, coverage, shares, dropped)
+    share = (shares * dropped).sum(axis=1)
+    figures = [
+        draw_coverage(experts, questions=198, top=16),
+        draw_heatmap(experts),
+        draw_layers("my-model-109e", shares.sum(axis=1), share, dropped.mean(), layers),
+    ]
+    for figure in figures:
+        texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+        assert any(text.get_text().startswith("my-model-109e") for text in texts)
+        pixels_per_point = SHOWN_PIXELS / (WIDTH_INCHES * 72)
+        assert min(text.get_fontsize() for text in texts) * pixels_per_point >= 10
+        plt.close(figure)
+
+
+def test_the_name_is_that_of_the_option_or_the_start_of_the_paths(tmp_path):
+    write(tmp_path / "stats", 2, 8)
+    few = ["--keep", "5", "--protect-top", "4"]
+    choose(["--stats", str(tmp_path / "stats"), *few, "--output", str(tmp_path / "map.json")])
+    paths = ["--stats", str(tmp_path / "stats"), "--drop-map", str(tmp_path / "map.json"), "--output-prefix"]
+    for folder, name in (("a", ["--name", "experts"]), ("b", []), ("c", ["--name", "another"])):
+        main([*paths, str(tmp_path / folder / "experts"), *name])
+    for file in FILES:
+        a, b, c = ((tmp_path / folder / file).read_bytes() for folder in "abc")
+        assert a == b != c
 
 
 def test_a_map_by_another_criterion_has_its_pictures(tmp_path):

@@ -1,98 +1,42 @@
-"""The report page: in headless Chromium with a build of the reference case's size, in bytes, and what it refuses."""
+"""The report page: its bytes, its opening, what it says of missing records, and what it refuses."""
 
-import io
+import json
+import os
 import re
 import shutil
 import subprocess
-from itertools import combinations
 from pathlib import Path
 
 from browser import chromium, opened
 from build_report import main
-from choice.expert_stats import protected, read_stats
+from choice.expert_stats import read_stats
 from conftest import REPO
 from files.display import KIND_COLORS
 from files.safe_files import read_json
 from generate_drop_map import main as choose
-from ggufs.imatrix import read_imatrix
-from install_browser import LOAD_MS
 from page.charts import KIND_MARKERS
 from page.records import read_experts
+from report_pages import write_page
 from synthetic_build import change, options, write_build
 
 import numpy as np
 import pytest
-from PIL import Image
-
-QUESTIONS, LAYERS, EXPERTS, KEEP = 198, 30, 128, 109
-GRID = '[data-grid="grid-experts"]'
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory) -> Path:
-    """The records of a build of 198 questions, 30 layers and 128 experts."""
-    folder = tmp_path_factory.mktemp("build")
-    write_build(folder, QUESTIONS, LAYERS, EXPERTS, KEEP)
-    return folder
+def report(tmp_path_factory) -> Path:
+    return write_page(tmp_path_factory.mktemp("build"))
 
 
 @pytest.fixture(scope="module")
-def report(build) -> Path:
-    main([*options(build), "--output", str(build / "report.html")])
-    return build / "report.html"
+def build(report) -> Path:
+    return report.parent
 
 
 @pytest.fixture(scope="module")
 def browser():
     with chromium() as browser:
         yield browser
-
-
-def figures_of(text: str) -> tuple[float, int, int, str]:
-    """The weighted norm, tokens, coverage and fate in the sentence of an expert."""
-    match = re.fullmatch(
-        r"Layer \d+, expert \d+: weighted norm (\S+); (\d+) tokens; coverage (\d+) of 198 questions; (kept|dropped)",
-        text,
-    )
-    assert match, text
-    return float(match[1]), int(match[2]), int(match[3]), match[4]
-
-
-def check_figures(text: str, build: Path, layer: int, expert: int) -> None:
-    """Hold an expert's sentence against the statistics file and the drop map."""
-    arrays, _ = read_stats(build / "expert_stats.safetensors")
-    norm, tokens, coverage, fate = figures_of(text)
-    assert text.startswith(f"Layer {layer}, expert {expert}:")
-    assert norm == pytest.approx(arrays["weighted_norm_sum"][:, layer, expert].sum(), rel=1e-5)
-    assert tokens == arrays["token_count"][:, layer, expert].sum()
-    assert coverage == protected(arrays["weighted_norm_sum"], 16)[:, layer, expert].sum()
-    dropped = read_json(build / "drop_map.json")["layers"][str(layer)]["drop"]
-    assert fate == ("dropped" if expert in dropped else "kept")
-
-
-def centre(page, grid: str, row: int, column: int) -> tuple[float, float]:
-    """Where a cell's centre is in the window, after it was scrolled there."""
-    page.locator(f"#{grid}").scroll_into_view_if_needed()
-    return tuple(
-        page.evaluate(
-            """([grid, row, column]) => {
-        const {view} = charts.get(grid), scroller = document.getElementById(grid).parentElement;
-        scroller.scrollLeft = view.frame.x_scale.compute(column) - scroller.clientWidth / 2;
-        const box = view.el.getBoundingClientRect();
-        return [box.left + view.frame.x_scale.compute(column), box.top + view.frame.y_scale.compute(row)];
-    }""",
-            [grid, row, column],
-        )
-    )
-
-
-def settle(page) -> None:
-    """Wait until the page has painted what was asked for: some frames, however long a busy machine takes for one."""
-    page.evaluate("async () => { for (let i = 0; i < 15; i++) await new Promise(requestAnimationFrame); }")
-
-
-def pixels(page, selector: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("RGB")).astype(int)
 
 
 def test_the_page_is_small_and_the_same_every_time(build, report, tmp_path, script):
@@ -108,206 +52,56 @@ def test_the_page_is_small_and_the_same_every_time(build, report, tmp_path, scri
     assert not [path for path in moved.iterdir() if "partial" in path.name]
 
 
-@pytest.mark.parametrize("width", [360, 1440])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_renders_asks_for_nothing_and_fits(browser, report, width, scheme):
-    with opened(browser, report, width, scheme) as found:
-        page = found.page
-        settle(page)
-        assert found.complaints == [] and found.requests == [report.resolve().as_uri()]
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        assert page.evaluate(
-            "[...document.querySelectorAll('main *')].every((e) => e.closest('.scroll, details, .canvas') || "
-            "e.getBoundingClientRect().right <= innerWidth)"
-        )
-        canvases = page.locator(".canvas").evaluate_all("all => all.map((one) => one.id)")
-        assert canvases == [
-            "grid-experts",
-            "loss-total",
-            "loss-quantisation",
-            "score-intervals",
-            "grid-questions",
-            "grid-imatrix",
-        ]
-        for canvas in canvases:
-            assert pixels(page, f"#{canvas}").std() > 5, canvas
-        assert page.locator(".missing:visible").count() == 0
-
-
-@pytest.mark.parametrize("width", [360, 1440])
-def test_the_hover_shows_the_experts_own_figures(browser, build, report, width):
-    with opened(browser, report, width) as found:
-        for layer, expert in ((0, 0), (0, 3), (17, 60), (29, 127)):
-            x, y = centre(found.page, "grid-experts", layer, expert)
-            found.page.mouse.move(x - 1, y - 1)
-            found.page.mouse.move(x, y)
-            found.page.wait_for_selector("#tip:visible", timeout=LOAD_MS)
-            check_figures(found.page.locator("#tip").inner_text(), build, layer, expert)
-            found.page.keyboard.press("Escape")
-            assert not found.page.locator("#tip").is_visible()
-
-
-def test_the_keyboard_walks_over_the_heat_map_and_says_its_figures(browser, build, report):
-    with opened(browser, report) as found:
-        page, status = found.page, found.page.locator(f"{GRID} .status")
-        for _ in range(40):
-            page.keyboard.press("Tab")
-            if page.evaluate(f"document.activeElement === document.querySelector('{GRID} .walk')"):
-                break
-        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-        assert status.get_attribute("aria-live") == "polite"
-        check_figures(status.inner_text(), build, 0, 0)
-        for key, layer, expert in (
-            ("ArrowUp", 0, 0),
-            ("ArrowLeft", 0, 0),
-            ("ArrowRight", 0, 1),
-            ("ArrowDown", 1, 1),
-            ("End", 1, 127),
-            ("ArrowRight", 1, 127),
-            ("ArrowDown", 2, 127),
-            ("Home", 2, 0),
-            ("ArrowUp", 1, 0),
-        ):
-            page.keyboard.press(key)
-            check_figures(status.inner_text(), build, layer, expert)
-            assert page.evaluate(
-                "(() => { const {document} = charts.get('grid-experts').model;"
-                " const {column, row} = document.get_model_by_name('cursor').data;"
-                " return [row[0], column[0]]; })()"
-            ) == [layer, expert]
-
-
-def test_a_tap_chooses_a_cell(browser, build, report):
-    with opened(browser, report, 360) as found:
-        found.page.mouse.click(*centre(found.page, "grid-experts", 11, 90))
-        check_figures(found.page.locator(f"{GRID} .status").inner_text(), build, 11, 90)
-
-
-def test_the_switch_of_measures_works_by_keyboard_and_changes_the_colours(browser, build, report):
-    with opened(browser, report) as found:
-        page = found.page
-        dropped = read_json(build / "drop_map.json")["layers"]["5"]["drop"][0]
-        seen = []
-        page.locator(f"{GRID} input[value=weighted_norm]").focus()
-        for measure in ("weighted_norm", "tokens", "coverage", "dropped"):
-            assert page.locator(f"{GRID} input:checked").get_attribute("value") == measure
-            assert page.locator(f"{GRID} .legend:visible").get_attribute("data-measure") == measure
-            settle(page)
-            seen.append(pixels(page, "#grid-experts"))
-            page.keyboard.press("ArrowRight")
-        assert all(np.abs(one - other).mean() > 1 for one, other in combinations(seen, 2))
-        x, y = centre(page, "grid-experts", 5, dropped)
-        left, top = page.locator("#grid-experts").evaluate(
-            "e => { const b = e.getBoundingClientRect(); return [b.left, b.top]; }"
-        )
-        around = seen[3][int(y - top) - 7 : int(y - top) + 7, int(x - left) - 4 : int(x - left) + 4].reshape(-1, 3)
-        assert (np.abs(around - (0xE6, 0x9F, 0)).max(axis=1) < 8).any()  # the colour of dropped, under its mark
-
-
-def test_dark_follows_the_system_and_the_switch(browser, report):
-    with opened(browser, report) as found:
-        page, seen = found.page, {}
-        for name, scheme, choice in (
-            ("light", "light", "light dark"),
-            ("system", "dark", "light dark"),
-            ("forced light", "dark", "light"),
-            ("forced dark", "light", "dark"),
-        ):
-            page.emulate_media(color_scheme=scheme)
-            page.locator(f"input[name=theme][value='{choice}']").check(force=True)
-            settle(page)
-            axis = page.evaluate("charts.get('loss-total').model.below[0].major_label_text_color")
-            seen[name] = (
-                page.evaluate("getComputedStyle(document.body).backgroundColor"),
-                axis,
-                pixels(page, "#loss-total").mean() > 127,
+def test_the_page_opens_with_what_a_reader_wants(browser, build, tmp_path):
+    copied = shutil.copytree(build, tmp_path / "copied")
+    full = read_json(copied / "pruned-F16.gguf.json") | {"sha256": "0" * 64, "bytes": 50_000_000_000}
+    (copied / "full-F16.gguf.json").write_text(json.dumps(full))
+    known = {"chosen_on": 198, "scored_and_chosen_on": 12}
+    change(copied / "scores.json", "rows", 1, "in_sample", value=known)
+    for day, path in enumerate(sorted(copied.rglob("*.json"))):
+        os.utime(path, (day * 86400, day * 86400))
+    os.utime(copied / "imatrix.gguf", (5e8, 5e8))  # 1985-11-05
+    os.utime(copied / "expert_stats.safetensors", (4e8, 4e8))
+    flags = [*options(copied), "--full-f16", str(copied / "full-F16.gguf.json"), "--base", "the base"]
+    main([*flags, "--output", str(tmp_path / "report.html")])
+    pruned = read_json(copied / "scores.json")["rows"][1]
+    with opened(browser, tmp_path / "report.html") as found:
+        facts = dict(
+            found.page.locator(".facts > div").evaluate_all(
+                "all => all.map((each) => [each.querySelector('dt').textContent, each.querySelector('dd').innerText])"
             )
-        assert seen["light"] == seen["forced light"] and seen["system"] == seen["forced dark"]
-        assert all(one != other for one, other in zip(seen["light"], seen["system"]))
-
-
-@pytest.mark.parametrize("width, least", [(360, 12), (1440, 30)])
-def test_labels_of_the_pareto_charts_do_not_overlap(browser, build, report, width, least):
-    with opened(browser, report, width) as found:
-        settle(found.page)
-        for loss in ("total", "quantisation"):
-            boxes = found.page.evaluate(
-                """(chart) => {
-                const {model, view} = charts.get(chart);
-                const {x, y, label} = model.document.get_model_by_name("labels").data;
-                const pen = document.createElement("canvas").getContext("2d");
-                pen.font = "11px sans-serif";
-                const {x_scale, y_scale} = view.frame, width = (text) => pen.measureText(text).width;
-                return Array.from(label, (text, i) => [x_scale.compute(x[i]), y_scale.compute(y[i]), width(text)]);
-            }""",
-                f"loss-{loss}",
-            )
-            assert len(boxes) >= least
-            for (x, y, width_1), (other_x, other_y, width_2) in combinations(boxes, 2):
-                assert abs(x - other_x) >= (width_1 + width_2) / 2 or abs(y - other_y) >= 11
-        table = found.page.locator("#quality table").inner_text()
-        assert all(
-            re.search(rf"^{re.escape(entry['label'])}\s", table, re.MULTILINE)
-            for entry in read_json(build / "quality.json")["files"]
         )
+        best = found.page.locator("[data-table=best] tbody th").all_inner_texts()
+    assert facts["Base model"].startswith("the base") and "30 layers" in facts["Base model"]
+    assert facts["Experts kept"].startswith("109 of 128") and "coverage over 198 questions" in facts["Experts kept"]
+    assert "14.8% saved" in facts["Size, full to pruned"]  # of the scored files: 109 of 128 parts
+    assert "46.57 to 37.25 GiB, 20.0% saved" in facts["Size, full to pruned"]
+    low, high = (100 * limit for limit in pruned["interval"])
+    assert facts["Score"].startswith(f"{100 * pruned['score']:.1f}% ({low:.1f} to {high:.1f})")
+    assert "In-sample: 12 of the 198 scored questions also chose the experts of pruned" in facts["Score"]
+    assert facts["Records of"].startswith("1970-01-01 to 1985-11-05") and "llama.cpp 1 (made up)" in facts["Records of"]
+    files = read_json(copied / "quality.json")["files"]
+    assert best == [
+        entry["label"]
+        for entry in files
+        if not any(
+            other["bytes"] <= entry["bytes"] and other["losses"]["total"]["kld"] < entry["losses"]["total"]["kld"]
+            for other in files
+        )
+    ]
 
 
-def test_points_and_tables_say_what_the_records_say(browser, build, report):
-    quality, scores = read_json(build / "quality.json"), read_json(build / "scores.json")
+def test_a_difference_that_is_not_significant_dominates_no_file(browser, build, report):
+    dominated = read_json(build / "quality.json")["conclusions"]["total"]["dominated"]
+    assert {by["significant"] for by in dominated.values()} == {True, False}
     with opened(browser, report) as found:
-        page = found.page
-        entry = next(entry for entry in quality["files"] if entry["label"] == "IQ2_M")
-        page.locator("#loss-total").scroll_into_view_if_needed()
-        x, y = page.evaluate(
-            """([size, kld]) => { const {view} = charts.get("loss-total"), box = view.el.getBoundingClientRect();
-            return [box.left + view.frame.x_scale.compute(size), box.top + view.frame.y_scale.compute(kld)]; }""",
-            [entry["bytes"] / 2**30, entry["losses"]["total"]["kld"][0]],
+        rows = found.page.locator("[data-table=files] tbody tr").evaluate_all(
+            "rows => rows.map((row) => [row.cells[0].textContent, row.cells[7].textContent])"
         )
-        page.mouse.move(x - 1, y)
-        page.mouse.move(x, y)
-        page.wait_for_selector("#tip:visible", timeout=LOAD_MS)
-        assert page.locator("#tip").inner_text().startswith("IQ2_M (standard)")
-        text = page.locator("#scores").inner_text()
-        for row in scores["rows"]:
-            low, high = row["interval"]
-            assert f"{row['patched_correct']}/198 = {row['patched']:.2%}" in text and f"{low:.1%} to {high:.1%}" in text
-            assert f"{row['invalid']}: {row['invalid']} empty" in text
-        pair, text = scores["pairs"][0], page.locator("#questions").inner_text()
-        assert f"{pair['lost']} lost, {pair['won']} won" in text and pair["lost"] > 0 < pair["won"]
-        page.locator("#questions summary").click()
-        assert page.locator("#questions tbody tr").count() == pair["lost"] + pair["won"]
-        assert "rec<" in page.locator("#questions table").inner_text()  # a Record ID with a letter that HTML knows
-        pipeline = page.locator("#pipeline").inner_text()
-        for digest in (
-            read_json(build / "imatrix.gguf.json")["sha256"],
-            read_json(build / "expert_drop_metadata.json")["drop_map_sha256"],
-        ):
-            assert digest[:12] in pipeline
-
-
-def test_layers_of_the_imatrix_are_in_order_with_their_own_figures(browser, build, report):
-    with opened(browser, report) as found:
-        counts = read_imatrix(build / "imatrix.gguf").expert_counts()
-        kept = read_json(build / "drop_map.json")["layers"]["10"]["keep"]
-        found.page.mouse.click(*centre(found.page, "grid-imatrix", 10, 7))
-        assert found.page.locator('[data-grid="grid-imatrix"] .status').inner_text() == (
-            f"Layer 10, expert 7 (expert {kept[7]} of the full model): {counts[10][7]} calibration tokens"
-        )
-        assert "The calibration text never reached 1 of 3270 experts." in found.page.locator("#imatrix").inner_text()
-
-
-def test_tables_and_controls_are_named(browser, report):
-    with opened(browser, report) as found:
-        assert found.page.evaluate(
-            "[...document.querySelectorAll('table')].every((table) => "
-            "table.caption.textContent.trim() && table.querySelector('th[scope=col]'))"
-        )
-        ids = found.page.evaluate("[...document.querySelectorAll('[id]')].map((each) => each.id)")
-        assert len(ids) == len(set(ids))
-        assert found.page.evaluate(
-            "[...document.querySelectorAll('fieldset')].every((each) => each.querySelector('legend'))"
-        )
-        assert found.page.evaluate("document.documentElement.lang") == "en"
+    for label, said in rows:
+        by = dominated.get(label)
+        words = "dominated by" if by and by["significant"] else "no significant difference from"
+        assert said == (f"{words} {by['by']}" if by else "none has less loss")
 
 
 def test_what_was_not_made_is_said_to_be_missing_and_not_filled_in(browser, build, tmp_path, capsys):
@@ -378,6 +172,49 @@ def test_records_of_another_build_are_refused(small_build, refusal, file, keys, 
     change(small_build / file, *keys, value=value)
     refusal(main, [*options(small_build), "--output", small_build / "report.html"], *words)
     assert not (small_build / "report.html").exists()
+
+
+def without(flags: list[str], option: str) -> list[str]:
+    """The options without one that has one value."""
+    place = flags.index(option)
+    return flags[:place] + flags[place + 2 :]
+
+
+def test_a_fuller_page_is_never_replaced_by_a_poorer_one(small_build, refusal):
+    flags, output = options(small_build), small_build / "report.html"
+    bare = ["--name", "pruned", *flags[2:6]]
+    assert bare[2::2] == ["--stats", "--drop-map"]
+    main([*bare, "--output", str(output)])
+    main([*flags, "--output", str(output)])  # a fuller one may
+    before = output.read_bytes()
+    for option, target in (
+        ("--quality", "quality"),
+        ("--scores", "eval"),
+        ("--imatrix", "imatrix"),
+        ("--f16", "quants"),
+    ):
+        fewer = [*without(flags, option), "--output", output]
+        refusal(main, fewer, "report.html", f"the record {option}", "found none", f"make {target}", "--replace")
+        assert output.read_bytes() == before
+    main([*without(flags, "--quality"), "--output", str(output), "--replace"])
+    assert output.read_bytes() != before
+    refusal(main, [*bare, "--output", output], "--metadata", "make drop")
+
+
+def test_the_page_of_another_choice_of_experts_may_be_replaced(small_build):
+    output, again = small_build / "report.html", small_build / "again.json"
+    main([*options(small_build), "--output", str(output)])
+    stats = ["--stats", str(small_build / "expert_stats.safetensors")]
+    choose([*stats, "--keep", "12", "--bootstrap", "0", "--output", str(again)])
+    main(["--name", "pruned", *stats, "--drop-map", str(again), "--output", str(output)])
+    assert "12 of 20" in output.read_text()
+
+
+def test_a_file_that_is_no_page_of_ours_stays(small_build, refusal):
+    output = small_build / "notes.html"
+    output.write_text("<p>mine</p>")
+    refusal(main, [*options(small_build), "--output", output], "notes.html", "another file", "move it away")
+    assert output.read_text() == "<p>mine</p>"
 
 
 def test_a_fold_shows_the_questions_that_chose_and_nothing_of_the_others(small_build, tmp_path):
