@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     picture, page = (args.output_prefix.with_name(f"{args.output_prefix.name}.{kind}") for kind in ("png", "md"))
     check_apart([args.imatrix], [picture, page])
     imatrix = read_imatrix(args.imatrix)
-    check_reached(imatrix, args.min_expert_tokens)
+    reached = check_reached(imatrix, args.min_expert_tokens)
     counts = imatrix.expert_counts()
     if not counts:
         raise InputError(args.imatrix, "an imatrix of a mixture-of-experts model", "none of its weights has experts")
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     save_picture(figure, picture)
     with replace_when_done(page) as partial:
         partial.write_text(coverage_table(counts))
-    print(coverage_table(counts).splitlines()[-1])
+    print(f"{page}: {reached}")
 
 
 if __name__ == "__main__":
