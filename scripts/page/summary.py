@@ -40,9 +40,7 @@ def kept_fact(records: Records) -> Fact:
     if experts is None:
         return Fact("Experts kept", "not known", ["Run make analyze."])
     whole, kept = experts.dropped.shape[1], int((~experts.dropped[0]).sum())
-    # A map that a user brought may name no questions that chose the experts.
-    over = f" over {experts.questions} questions" if chosen.get("question_ids") else ""
-    notes = [f"in each layer, by {chosen.get('criterion')}{over}"]
+    notes = [f"in each layer, by {chosen.get('criterion')} over {experts.questions} questions"]
     if sure := chosen.get("bootstrap"):
         notes.append(
             f"With other questions {PERCENT * sure['expected_overlap']:.1f}% of them would be kept again; "
