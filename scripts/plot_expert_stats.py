@@ -129,6 +129,8 @@ def draw_panel(axes: plt.Axes, ranked: Ranked, row: int) -> None:
         axes.axvspan(rank - 0.5, rank + 0.5, **TOSS, linewidth=0, zorder=0)
     for mask, color in ((~dropped, KEPT), (dropped, DROPPED)):
         axes.bar(ranks[mask], coverage[mask], width=1, color=color)
+    # Dropped experts may have no coverage at all, so that no bar would show where they are.
+    axes.axvspan(ranked.kept + 0.5, coverage.size + 0.5, color=DROPPED, alpha=0.18, linewidth=0, zorder=-1)
     axes.axvline(ranked.kept + 0.5, color="black", linewidth=1.2)
     axes.set_title(f"layer {ranked.layers[row]}", loc="left", pad=2)
     axes.set_xlim(0.5, coverage.size + 0.5)

@@ -18,11 +18,14 @@ def ranks_by_order(order: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def expert_ranks(experts: Experts, drop_map: dict) -> np.ndarray:
-    """Return the rank of every expert in its layer [layers, experts], by the map's own scores, else by coverage."""
+def expert_ranks(experts: Experts, drop_map: dict) -> tuple[np.ndarray, str]:
+    """Return the rank of every expert in its layer [layers, experts], and what it goes by.
+
+    That is the criterion of the map, by its own scores, or coverage where it has none.
+    """
     own = values_by_layer(drop_map, experts.layers, "score")
-    score = experts.coverage if own is None else np.array(own)
-    return ranks_by_order(kept_first(experts.dropped, score, experts.weighted_norm))
+    score, name = (experts.coverage, "coverage") if own is None else (np.array(own), drop_map["criterion"])
+    return ranks_by_order(kept_first(experts.dropped, score, experts.weighted_norm)), name
 
 
 def coin_tosses(experts: Experts, drop_map: dict) -> np.ndarray:
@@ -49,7 +52,7 @@ def expert_texts(experts: Experts, ranks: np.ndarray, tosses: np.ndarray) -> lis
 
 def expert_grid(experts: Experts, drop_map: dict) -> Grid:
     """Return layers x experts with the statistics that experts are chosen by, and which were dropped."""
-    ranks, tosses = expert_ranks(experts, drop_map), coin_tosses(experts, drop_map)
+    (ranks, ranked_by), tosses = expert_ranks(experts, drop_map), coin_tosses(experts, drop_map)
     measures = [
         Measure("coverage", "coverage", experts.coverage),
         Measure("weighted_norm", "weighted norm", experts.weighted_norm, log=True),
@@ -69,7 +72,7 @@ def expert_grid(experts: Experts, drop_map: dict) -> Grid:
         expert_texts(experts, ranks, tosses),
         marks,
         ranks=ranks,
-        rank_name=f"rank by {drop_map.get('criterion', 'coverage')}, kept experts first",
+        rank_name=f"rank by {ranked_by}, kept experts first",
         cut=int((~experts.dropped[0]).sum()),
     )
 

@@ -64,7 +64,8 @@ def test_coverage_shows_each_layer_by_rank_with_the_cut_and_the_band_of_coin_tos
     assert [(bar.get_center()[0], bar.get_height()) for bar in (*kept, *dropped)] == [(1, 3), (2, 5), (3, 0), (4, 1)]
     assert [line.get_xdata()[0] for line in first.lines] == [2.5]
     bars = {*kept, *dropped}
-    assert [(band.get_x(), band.get_width()) for band in first.patches if band not in bars] == [(0.5, 1), (3.5, 1)]
+    bands = [(band.get_x(), band.get_width()) for band in first.patches if band not in bars]
+    assert bands == [(0.5, 1), (3.5, 1), (2.5, 2)]  # two coin tosses, and where the dropped ones are
     assert [axes.get_title("left") for axes in figure.axes] == ["layer 1", "layer 4"]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["kept: 2 of 4 in each layer", "dropped: 2", "a coin toss: 4 in all", "the cut"]

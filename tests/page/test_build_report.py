@@ -129,7 +129,7 @@ def test_what_was_not_made_is_said_to_be_missing_and_not_filled_in(browser, buil
             ("imatrix", "make imatrix"),
         ):
             assert (
-                f"Run {command} with the variables of this build"
+                f"Run {command} with the same RUN"
                 in found.page.locator(f"#{section} .missing").inner_text()
             )
             assert found.page.locator(f"#{section} :is(table, figure)").count() == 0

@@ -279,6 +279,23 @@ def test_zoom_by_buttons_by_drag_and_by_the_wheel_with_ctrl(browser, report):
         assert start <= 2.5 and end - start == pytest.approx(40, abs=1)  # the part that is seen follows the cursor
 
 
+def test_a_finger_scrolls_over_a_chart_and_zooms_by_its_buttons(browser, report):
+    context = browser.new_context(viewport={"width": 360, "height": 800}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(report.resolve().as_uri())
+    page.wait_for_selector("html[data-ready]", state="attached", timeout=LOAD_MS)
+    assert page.evaluate("getComputedStyle(charts.get('loss-total').view.canvas_view.events_el).touchAction") == (
+        "pan-x pan-y"
+    )
+    page.locator('[data-tools="grid-experts"]').get_by_label("Zoom in").tap()
+    assert page.evaluate(
+        "charts.get('grid-experts').model.x_range.end - charts.get('grid-experts').model.x_range.start"
+    ) == (pytest.approx(64))
+    page.touchscreen.tap(*centre(page, "grid-experts", 11, 60))
+    assert page.locator(f"{GRID} .status").inner_text().startswith("Layer 11, expert")
+    context.close()
+
+
 def test_a_saved_picture_has_the_name_the_legend_and_the_chart(browser, report, tmp_path):
     with opened(browser, report) as found:
         for chart in ("loss-total", "grid-experts"):
