@@ -269,14 +269,15 @@ def test_make_compares_on_the_demo_where_no_model_is_given(tiny_text_model, few_
 
     shown = dry_run()
     assert "--questions data/demo/eval_questions.csv --keep 109 96 64 --seeds 5" in shown
-    assert "keep109-96-64-seeds5/criteria.md" in shown
+    assert "gemma-4-demo/full/criteria/eval_questions/criteria.md" in shown
     own = dry_run(
         f"MODEL={tiny_text_model}",
         "NAME=tiny",
         f"QUESTIONS={few_questions}",
+        f"EVAL_QUESTIONS={few_questions}",
         "COMPARE_KEEP=12 8",
         "COMPARE_SEEDS=7",
         "RECOMPUTE_FULL=yes",
     )
-    assert f"--questions {few_questions} --keep 12 8 --seeds 7" in own and "keep12-8-seeds7/criteria.md" in own
+    assert f"--questions {few_questions} --keep 12 8 --seeds 7" in own and "criteria/few/criteria.md" in own
     assert "--recompute-full" in own and "data/demo" not in own
