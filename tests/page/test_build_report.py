@@ -128,10 +128,7 @@ def test_what_was_not_made_is_said_to_be_missing_and_not_filled_in(browser, buil
             ("questions", "make eval"),
             ("imatrix", "make imatrix"),
         ):
-            assert (
-                f"Run {command} with the same RUN"
-                in found.page.locator(f"#{section} .missing").inner_text()
-            )
+            assert f"Run {command} with the same RUN" in found.page.locator(f"#{section} .missing").inner_text()
             assert found.page.locator(f"#{section} :is(table, figure)").count() == 0
         assert found.page.locator("#experts .missing").count() == 0
         assert found.page.locator("#pipeline .waits").count() == 6
