@@ -1,5 +1,5 @@
 "use strict";
-// Tables that can be sorted, filtered and saved; rows and marks that lead to each other; pictures of charts; navigation.
+// Tables that can be sorted, filtered and saved; rows and marks that lead to each other; saved pictures; navigation.
 // page.js gives the charts.
 
 const tables = JSON.parse(document.getElementById("tables").textContent);
@@ -20,7 +20,7 @@ function fileName(what, ending) {
 
 // A cell that a spreadsheet reads as it is: text in quotes where it needs them, lists and objects as JSON.
 function csvCell(value) {
-  const text = value === null || value === undefined ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+  const text = typeof value === "object" && value !== null ? JSON.stringify(value) : String(value ?? "");
   return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
@@ -46,7 +46,8 @@ function addSorting(table) {
     button.textContent = head.textContent;
     head.replaceChildren(button);
     button.addEventListener("click", () => {
-      const up = head.hasAttribute("aria-sort") ? head.getAttribute("aria-sort") === "descending" : isWord; // numbers: the largest first
+      const before = head.getAttribute("aria-sort");
+      const up = before ? before === "descending" : isWord; // large numbers come first, words by the alphabet
       for (const each of heads) each.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const compare = (one, other) => isWord
@@ -63,8 +64,9 @@ function addFilter(holder) {
   const apply = () => {
     const words = filter.value.toLowerCase().split(/\s+/);
     for (const row of rows) {
-      const text = row.textContent.toLowerCase(), kind = chosen?.value && row.cells[holder.dataset.choice].textContent;
-      row.hidden = !words.every((word) => text.includes(word)) || kind !== (chosen?.value || undefined) && Boolean(kind);
+      const text = row.textContent.toLowerCase();
+      const isChosen = !chosen?.value || row.cells[holder.dataset.choice].textContent === chosen.value;
+      row.hidden = !isChosen || !words.every((word) => text.includes(word));
     }
     const shown = rows.filter((row) => !row.hidden).length;
     count.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`;
@@ -193,7 +195,8 @@ function savePicture(figure) {
   pen.scale(ratio, ratio);
   pen.fillStyle = report.themeColor("--ink");
   pen.font = "600 15px system-ui, sans-serif";
-  pen.fillText(`${document.querySelector("h1").textContent}: ${figure.querySelector("figcaption").textContent}`, PAD_PIXELS, 20);
+  const [name, title] = [document.querySelector("h1"), figure.querySelector("figcaption")];
+  pen.fillText(`${name.textContent}: ${title.textContent}`, PAD_PIXELS, 20);
   pen.font = "13px system-ui, sans-serif";
   if (legend) drawLegend(pen, legend, TITLE_PIXELS);
   picture.toBlob((blob) => save(fileName(figure.dataset.chart, "png"), blob));
@@ -221,7 +224,8 @@ report.setUpTables = () => {
 // Which section is read: the last one whose head has passed under the navigation.
 const menu = document.getElementById("menu"), links = [...document.querySelectorAll("#links a")];
 function showPlace() {
-  const passed = links.filter((link) => document.querySelector(link.hash).getBoundingClientRect().top < innerHeight / 3);
+  const top = (link) => document.querySelector(link.hash).getBoundingClientRect().top;
+  const passed = links.filter((link) => top(link) < innerHeight / 3);
   const here = passed.at(-1) ?? links[0];
   for (const link of links) link.toggleAttribute("aria-current", link === here);
   here.setAttribute("aria-current", "location");
