@@ -32,7 +32,7 @@ from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from choice.criteria import CRITERIA
-from choice.drop_map import check_keep_count
+from choice.drop_map import check_keep_count, read_map
 from choice.expert_stats import read_stats
 from files.option_types import command_parser, positive
 from files.run_state import RunState
@@ -139,7 +139,7 @@ def prune_and_measure(
         return {
             "criterion": choice.criterion,
             "worst_first": choice.worst_first,
-            "protect_top": read_json(drop_map)["protect_top"],
+            "protect_top": read_map(drop_map)["protect_top"],
             "drop_map_sha256": sha256_file(drop_map),
             "pruned_sha256": sha256_file(pruned),
             "per_question": columns,

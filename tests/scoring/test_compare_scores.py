@@ -60,10 +60,10 @@ def quant(kind: str, size: int) -> dict:
         "bytes": size,
         "bits_per_weight": 8.0,
         "tensors_per_type": {kind: 1},
-        "source_sha256": "0",
+        "source_sha256": "0" * 64,
         "imatrix_sha256": None,
         "calibration_sha256": None,
-        "sha256": "0",
+        "sha256": "0" * 64,
     }
 
 

@@ -90,7 +90,7 @@ def build_quant(folder: Path, name: str, record: dict, kind: type[Record]) -> Pa
 
 
 def test_after_quants_the_files_that_are_there(shown, refusal, tmp_path):
-    tool = {"llama_cpp": "x", "sha256": "0", "source_sha256": "0"}
+    tool = {"llama_cpp": "x", "sha256": "0" * 64, "source_sha256": "0" * 64}
     words = dict.fromkeys(("type", "base", "note"), "x") | dict.fromkeys(("imatrix_sha256", "calibration_sha256"))
     quant = tool | words | {"arguments": [], "parameters": 1, "experts": 4, "tensors_per_type": {}}
     names = {"x-Q4_K_M": (1 << 18, 4.567), "x-Q8_0": (1 << 20, 8.5)}
@@ -125,8 +125,8 @@ def test_after_drop_the_size_of_the_checkpoint(shown, tmp_path):
 def test_after_analyze_how_sure_the_choice_is(shown, tmp_path, refusal):
     layers = {"0": {"keep": [0, 1], "drop": [2]}, "1": {"keep": [1, 2], "drop": [0]}}
     content = {"experts": 3, "keep_count": 2, "criterion": "coverage", "questions": 6, "layers": layers}
-    path = tmp_path / "drop_map.json"
-    path.write_text(json.dumps(content | {"bootstrap": {"expected_overlap": 0.9, "coin_toss": 4}}))
+    path, sure = tmp_path / "drop_map.json", {"resamples": 9, "seed": 1, "expected_overlap": 0.9, "coin_toss": 4}
+    path.write_text(json.dumps(content | {"bootstrap": sure}))
     lines = shown("--after", "analyze", path, "--run", "b")
     assert lines[0] == "2 of 3 experts stay in each of 2 layers, by coverage over 6 questions."
     assert "90.0%" in lines[1] and "4 are a coin toss" in lines[1] and "`make quants RUN=b`" in lines[-1]
