@@ -25,7 +25,8 @@ def made(tmp_path_factory) -> Path:
     """A folder with statistics of four questions and a map that was chosen from them; no test may change it."""
     folder = tmp_path_factory.mktemp("made")
     write_statistics(folder / "stats", 4, LAYERS, EXPERTS)
-    choose(["--stats", str(folder / "stats"), "--keep", str(KEEP), "--protect-top", "2", "--bootstrap", "9", "--output", f"{folder}/map.json"])
+    how = ["--keep", str(KEEP), "--protect-top", "2", "--bootstrap", "9"]
+    choose(["--stats", str(folder / "stats"), *how, "--output", str(folder / "map.json")])
     return folder
 
 

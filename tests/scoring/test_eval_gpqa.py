@@ -77,7 +77,8 @@ def evaluate(tiny_gguf, tiny_text_model, few_questions, script) -> Callable[...,
 def drop_map(few_questions, tmp_path_factory) -> Path:
     """A drop map as an evaluation reads it: two questions chose the experts, and the first of them is scored."""
     path = tmp_path_factory.mktemp("map") / "drop_map.json"
-    path.write_text(json.dumps({"question_ids": [read_rows(few_questions)[0]["Record ID"], "other"], "layers": {"0": [1]}}))
+    chose = [read_rows(few_questions)[0]["Record ID"], "other"]
+    path.write_text(json.dumps({"question_ids": chose, "layers": {"0": [1]}}))
     return path
 
 
