@@ -143,7 +143,7 @@ def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> di
         "patched_correct": patched,
         "patched": None if patched is None else patched / asked,
         "score": float(scores.mean()),
-        "interval": wilson(scores),
+        "interval": list(wilson(scores)),
         # One model has one choice of experts: a run that does not know it says nothing against one that does.
         "in_sample": min(labels, key=lambda label: label["chosen_on"] is None, default=None),
         "invalid": sum(summary["invalid_total"] for summary in runs),

@@ -115,6 +115,7 @@ def answer_rows(ids: list[str], marks: str, patch: dict | None) -> list[dict]:
             "record_id": record_id,
             "order": [0, 1, 2, 3],
             "prompt_sha256": f"{i}",
+            "target": "A",
             "class": "empty" if mark in "pe" else "answered",
             "correct": mark == "1",
             "strict_correct": mark == "1",

@@ -6,9 +6,11 @@ errors.
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 from files.display import BLUE, GREY, VERMILION, digits, markdown_table, with_error
 from files.pictures import WIDTH_INCHES, plt, save_picture
+from files.safe_files import Fields, Record, Sha256
 from losses.kld_statistics import PERCENT, SIGNIFICANT_ERRORS, mean_and_error
 
 import numpy as np
@@ -25,6 +27,39 @@ DIVERGENCES = {"kld": "all tokens", "reply_kld": "replies alone"}  # the METRICS
 COLORS = {"named": BLUE, "default": "black", "random": GREY, "control": VERMILION}
 
 Results = dict[int, dict[str, dict]]
+
+
+class PerQuestion(Fields):
+    """Columns with a value per question: counts of predicted tokens, and sums over them."""
+
+    tokens: list[int]
+    kld: list[float]
+    same_top: list[int]
+    reply_tokens: list[int]
+    reply_kld: list[float]
+    reply_same_top: list[int]
+
+
+class ChoiceResult(Fields):
+    """What one choice of experts costs; `add_comparisons` adds its means."""
+
+    criterion: str
+    worst_first: bool
+    protect_top: int
+    drop_map_sha256: Sha256
+    pruned_sha256: Sha256
+    per_question: PerQuestion
+
+
+class Criteria(Record):
+    """The JSON file of compare_criteria.py; keep: results by keep count and label."""
+
+    what: ClassVar[str] = "a comparison of compare_criteria.py"
+    inputs: dict
+    truncated: int
+    seeds: int
+    conclusions: dict
+    keep: dict[str, dict[str, ChoiceResult]]
 
 
 def named(entries: dict[str, dict]) -> list[str]:

@@ -11,8 +11,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from files.safe_files import GIB, InputError, read_json, recorded_sha256, sha256_file
+from files.safe_files import GIB, Fields, InputError, Record, Sha256, read_record, recorded_sha256, sha256_file
 from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, TensorInfo, aligned, tensor_bytes
 from ggufs.imatrix import NOT_MEASURED
 from quants.quant_plan import plan_quant, planned_size
@@ -21,6 +22,7 @@ from quants.recipes import RECIPES, Recipe
 import numpy as np
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
+from pydantic import FiniteFloat
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 WIDE = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS")
@@ -40,6 +42,27 @@ ROLES = {
 # llama-quantize's mixture that a file is labelled by, after the type that most weights have. Over a float base it takes
 # no overrides, so there it is Q8_0.
 BASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M", "F16": "Q8_0", "BF16": "Q8_0", "F32": "Q8_0"}
+
+
+class MeasuredOn(Fields):
+    """What sensitivities depend on: the model, the imatrix; and more, which is only compared."""
+
+    source_sha256: Sha256
+    imatrix_sha256: Sha256
+
+
+class Sensitivity(Record):
+    """The file of measure_sensitivity.py: KLD in nats per token.
+
+    low_types: by role; roles: by role and type; layers: by role and layer, at the role's low type; errors: by name.
+    """
+
+    what: ClassVar[str] = "sensitivities of measure_sensitivity.py"
+    inputs: MeasuredOn
+    low_types: dict[str, str]
+    roles: dict[str, dict[str, FiniteFloat]]
+    layers: dict[str, dict[str, FiniteFloat]]
+    errors: dict[str, FiniteFloat]
 
 
 @dataclass(frozen=True)
@@ -158,23 +181,9 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
         limit -= step
 
 
-def check_numbers(path: Path, part: str, values: object) -> None:
-    """Raise InputError unless `values` are numbers by role and by type or layer."""
-    if not isinstance(values, dict) or not all(isinstance(each, dict) for each in values.values()):
-        raise InputError(path, f"{part} with values by role", repr(values)[:80])
-    for role, each in values.items():
-        for what, value in each.items():
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise InputError(path, f"a number for {part}, {role}, {what}", repr(value)[:80])
-
-
 def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, groups: list[Group]) -> dict:
     """Return a sensitivity file; raise InputError unless it is of these groups and, where given, of the very source."""
-    found = read_json(path)
-    if not {"inputs", "roles", "layers"} <= found.keys() or not isinstance(found["inputs"], dict):
-        raise InputError(path, "a file of measure_sensitivity.py", f"keys {', '.join(found)}"[:200])
-    for part in ("roles", "layers"):
-        check_numbers(path, part, found[part])
+    found = read_record(path, Sensitivity, "measure them again")
     if source:
         check_measured_on(path, found["inputs"], source, imatrix)
     for group in groups:
@@ -192,12 +201,12 @@ def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, grou
 
 def check_measured_on(path: Path, inputs: dict, source: Path, imatrix: Path | None) -> None:
     """Raise InputError unless the inputs of a sensitivity file are this model and this imatrix."""
-    model, matrix = inputs.get("source_sha256"), inputs.get("imatrix_sha256")
+    model, matrix = inputs["source_sha256"], inputs["imatrix_sha256"]
     if model != (digest := recorded_sha256(source)):
         raise InputError(
             path,
             f"sensitivities of the model with sha256 {digest[:12]}",
-            f"those of {str(model)[:12]}",
+            f"those of {model[:12]}",
             "measure them again",
         )
     if matrix != (wanted := sha256_file(imatrix) if imatrix else None):

@@ -26,6 +26,7 @@ def summary(name: str, right: str, seed: int = 42, patch: dict | None = PATCH, *
             "record_id": f"q{i}",
             "order": [0, 1, 2, 3],
             "prompt_sha256": f"{i}",
+            "target": "A",
             "class": "empty" if mark in "pe" else "answered",
             "correct": mark == "1",
             "strict_correct": mark == "1",

@@ -252,7 +252,7 @@ def test_patched_answers_of_another_run_count_for_nothing(run_copy, tiny_gguf, r
     refusal(summarize_scores.main, arguments, "patched answers of this run")
     patch_answers.main(arguments)
     assert read_json(path) == whole
-    one_missing_one_too_many = [*whole["answers"][1:], {"record_id": "unknown", "class": "empty"}]
+    one_missing_one_too_many = [*whole["answers"][1:], whole["answers"][0] | {"record_id": "unknown"}]
     path.write_text(json.dumps(whole | {"answers": one_missing_one_too_many}))
     patch_answers.main(arguments)
     assert sorted(read_json(path)["answers"], key=str) == sorted(whole["answers"], key=str)

@@ -31,14 +31,23 @@ def scores(names: tuple[str, str], patched: bool) -> dict:
         "questions": 198,
         "seeds": [42],
         "gguf": f"{names[0]}-Q6_K.gguf",
+        "gguf_sha256": "0" * 64,
         "bytes": {"Q8_0": 12 << 30, "Q6_K": 10 << 30},
+        "raw_correct": 158,
         "raw": 0.8,
+        "strict_correct": 150,
+        "strict": 0.75,
+        "patched_correct": 163 if patched else None,
         "patched": 0.825 if patched else None,
+        "score": 0.825,
         "interval": [0.75, 0.875],
         "in_sample": None,
+        "invalid": 0,
+        "invalid_classes": {},
+        "expected_by_chance": 0.0,
         "points_vs_reference": 0.0,
     }
-    in_sample = {"scored_and_chosen_on": 198}
+    in_sample = {"chosen_on": 198, "scored_and_chosen_on": 198}
     changes = {"name": names[1], "experts": 109, "bytes": {"Q6_K": 9 << 30}, "points_vs_reference": -1.5251}
     second = first | changes | {"gguf": f"{names[1]}-CD-Q6_K.gguf", "in_sample": in_sample}
     pair = {"reference": names[0], "model": names[1], "questions": 198, "seeds": 1, "lost": 5, "won": 2}
