@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from choice.drop_map import METADATA_NAME
-from files.safe_files import InputError, read_json, sha256_file
+from files.safe_files import InputError, read_record, sha256_file
 from ggufs.gguf_header import read_header
 from losses.quality_record import QUALITY_NAME
+from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
 from release.card_sections import LOCAL_BASE, NO_LICENCE
 from release.card_tables import sample_sentences
@@ -114,7 +115,7 @@ def owner_differences(checked: Checked) -> list[str]:
 
 def record_differences(checked: Checked) -> list[str]:
     """Return a line for each quant whose record in the manifest is not the build's."""
-    own = {name: read_json(path) for name, path in checked.sources["records"].items()}
+    own = {name: read_record(path, QuantRecord) for name, path in checked.sources["records"].items()}
     # `files` is the manifest's own addition to a record.
     theirs = {
         name: {key: value for key, value in record.items() if key != "files"}

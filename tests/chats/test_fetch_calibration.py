@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fetch_calibration
-from files.safe_files import sha256_file
+from files.safe_files import sha256_file, write_json
 
 import pytest
 
@@ -69,6 +69,9 @@ def test_other_bytes_than_recorded_or_asked_for_are_refused(site, tmp_path, refu
     (folder / "v5.txt").write_bytes(TEXT + b"more")
     refusal(fetch_calibration.main, arguments, sha256_file(folder / "v5.txt"))
     assert {path.name for path in tmp_path.iterdir()} == {"site", "v5.txt.json"}
+    for damage in ({"version": 1, "url": url, "bytes": 5, "sha256": "aaaa"}, {"sha256": "0" * 64}):
+        write_json(tmp_path / "v5.txt.json", damage)  # a digest that would let any text through, or none
+        refusal(fetch_calibration.main, arguments, "v5.txt.json", "the record of a calibration text", "move it away")
 
 
 def test_what_is_no_text_is_refused(site, tmp_path, refusal):
