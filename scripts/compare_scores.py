@@ -13,6 +13,7 @@ scores. Statistics: scoring/paired_statistics.py.
 """
 
 import argparse
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,14 @@ def check_protocol(reference: dict, other: dict) -> None:
         )
 
 
+def by_record_id(run: dict) -> dict[str, dict]:
+    """Return a run's answers by Record ID: two runs need not have them in one order."""
+    return {answer["record_id"]: answer for answer in run["answers"]}
+
+
 def check_questions(reference: dict, other: dict) -> None:
     """Raise InputError unless two runs answer the same questions, with the same prompts and orders of choices."""
-    expected, found = ({answer["record_id"]: answer for answer in run["answers"]} for run in (reference, other))
+    expected, found = by_record_id(reference), by_record_id(other)
     if set(expected) != set(found):
         raise InputError(
             other["name"],
@@ -94,8 +100,11 @@ def check_comparable(reference: list[dict], other: list[dict]) -> None:
 
 def right_by_question(runs: list[dict]) -> np.ndarray:
     """Return how many of a model's runs got each question right: int [questions], in the order of Record IDs."""
-    rights = [{answer["record_id"]: finally_correct(answer) for answer in summary["answers"]} for summary in runs]
-    return np.array([sum(right[record_id] for right in rights) for record_id in sorted(rights[0])])
+    rights = []
+    for summary in runs:
+        answers = by_record_id(summary)
+        rights.append([finally_correct(answers[record_id]) for record_id in sorted(answers)])
+    return np.array(rights, int).sum(axis=0)
 
 
 def paired_figures(first: list[dict], second: list[dict]) -> dict:
@@ -119,13 +128,20 @@ def paired_figures(first: list[dict], second: list[dict]) -> dict:
     }
 
 
+def invalid_by_class(runs: list[dict]) -> dict[str, int]:
+    """Return a model's invalid answers by class, sums over its runs; a run names only the classes that it has."""
+    counts: Counter[str] = Counter()
+    for summary in runs:
+        counts.update(summary["invalid"])
+    return dict(sorted(counts.items()))
+
+
 def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
     """Return one model's figures; counts are sums over its seeds, `bytes` are its quants' by type."""
     scores = right_by_question(runs) / len(runs)
     first, asked = runs[0], sum(summary["questions"] for summary in runs)
     raw, strict = (sum(summary[f"{kind}_correct"] for summary in runs) for kind in ("raw", "strict"))
     patched = sum(summary["patched_correct"] for summary in runs) if first["patch"] else None
-    kinds = sorted({kind for summary in runs for kind in summary["invalid"]})  # a run names only those that it has
     against: dict[str, Any] = {} if runs is reference else paired_figures(reference, runs)
     labels = [summary["in_sample"] for summary in runs if summary["in_sample"]]
     return {
@@ -147,7 +163,7 @@ def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> di
         # One model has one choice of experts: a run that does not know it says nothing against one that does.
         "in_sample": min(labels, key=lambda label: label["chosen_on"] is None, default=None),
         "invalid": sum(summary["invalid_total"] for summary in runs),
-        "invalid_classes": {kind: sum(summary["invalid"].get(kind, 0) for summary in runs) for kind in kinds},
+        "invalid_classes": invalid_by_class(runs),
         "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),
         "points_vs_reference": 100 * against.get("difference", 0.0),
         **{key: against[key] for key in ("lost", "won", "mcnemar_p") if against},
@@ -181,11 +197,14 @@ def group_runs(paths: list[Path]) -> list[list[dict]]:
 
 
 def check_group(runs: list[dict]) -> list[dict]:
-    """Return a model's runs; raise InputError when there is none or a seed occurs twice."""
+    """Return a model's runs; raise InputError when there is none, a seed occurs twice, or questions differ."""
     if not runs:
         raise InputError("--model", "a summary of eval_gpqa_v3.sh for every model", "none")
     if len({seed_of(summary) for summary in runs}) < len(runs):
         raise InputError(runs[0]["name"], "another seed in every run of one model", "one seed twice")
+    for summary in runs[1:]:  # their scores are added up question by question
+        if by_record_id(summary).keys() != by_record_id(runs[0]).keys():
+            raise InputError(runs[0]["name"], "the same questions in every run of one model", "others")
     return runs
 
 

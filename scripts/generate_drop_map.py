@@ -26,7 +26,7 @@ from choice.drop_map import check_keep_count, dropped_ids, read_map, write_map
 from choice.expert_stats import EXPERT_SUMS, protected, read_stats
 from choice.ranking import bootstrap, choose_questions, layer_entry, ranks_of, stability
 from files.option_types import command_parser, whole_number
-from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha256_file
+from files.safe_files import InputError, check_apart, run, sha256_file, shown
 from ggufs.imatrix import read_expert_counts
 
 import numpy as np
@@ -59,7 +59,7 @@ def read_other(path: Path, layers: list[int], experts: int) -> dict[int, list[in
         raise InputError(path, f"a map of the layers {ours}"[:200], f"one of {theirs}"[:200])
     for layer, drop in other.items():
         if not all(0 <= expert < experts for expert in drop):
-            raise InputError(path, f"ids from 0 to {experts - 1} in layer {layer}", repr(drop)[:SHOWN_CHARACTERS])
+            raise InputError(path, f"ids from 0 to {experts - 1} in layer {layer}", shown(drop))
     return other
 
 

@@ -36,6 +36,7 @@ from files.safe_files import (
     run,
     sha256_file,
     sha256_json,
+    shown,
     write_json,
     write_record,
 )
@@ -158,7 +159,7 @@ def kept_value(path: Path) -> list[float]:
         or len(pair) != 2
         or not all(type(number) is float and math.isfinite(number) for number in pair)
     ):
-        raise InputError(path, "kld, a value and its error", repr(pair)[:80], "remove it")
+        raise InputError(path, "kld, a value and its error", shown(pair), "remove it")
     return pair
 
 

@@ -30,6 +30,7 @@ from files.safe_files import (
     read_json,
     read_record,
     sha256_file,
+    shown,
     write_json,
 )
 
@@ -79,7 +80,7 @@ class MapDetails(Fields):
     weights_sha256: str = ""
     imatrix_sha256: str = ""
     bootstrap: Bootstrap | None = None
-    own_map: OwnMap | None = None
+    own_map: OwnMap = OwnMap(sha256="")
 
 
 class LayerEntry(Fields):
@@ -247,7 +248,7 @@ def _in_our_form(path: Path, content: dict) -> dict:
     """Return the map of another tool with its layers under "layers"; raise InputError when it has none."""
     layers = content.get("layers", content)
     if not isinstance(layers, dict) or not layers:
-        raise InputError(path, "an object of layers keyed by number", repr(layers)[:SHOWN_CHARACTERS])
+        raise InputError(path, "an object of layers keyed by number", shown(layers))
     entries = {number: entry if isinstance(entry, dict) else {"drop": entry} for number, entry in layers.items()}
     return (content if "layers" in content else {}) | {"layers": entries}
 
@@ -259,7 +260,7 @@ def check_map(path: Path, content: dict) -> None:
     else:
         check_fields(path, content, MapDetails, DropMapRecord.what, "correct it or leave it out")
     if not content["layers"] or not all(map(LAYER_NUMBER.fullmatch, content["layers"])):
-        raise InputError(path, "an object of layers keyed by number", repr(content["layers"])[:SHOWN_CHARACTERS])
+        raise InputError(path, "an object of layers keyed by number", shown(content["layers"]))
     for number, entry in content["layers"].items():
         _check_layer(path, number, entry, content)
     _check_origin(path, content)
@@ -284,7 +285,7 @@ def _check_layer(path: Path, number: str, entry: dict, content: dict) -> None:
     """Raise InputError unless a layer has ids of dropped experts, and kept ones, where named, are all the others."""
     ids, kept, experts = entry.get("drop"), entry.get("keep"), content.get("experts")
     if not isinstance(ids, list) or not all(type(expert) is int for expert in ids):  # true is an int, too
-        raise InputError(path, f"a list of dropped expert ids in layer {number}", repr(ids)[:SHOWN_CHARACTERS])
+        raise InputError(path, f"a list of dropped expert ids in layer {number}", shown(ids))
     if len(set(ids)) != len(ids):
         raise InputError(path, f"every dropped id of layer {number} once", "an id twice")
     if experts is not None and ids and not 0 <= min(ids) <= max(ids) < experts:

@@ -40,7 +40,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError  # noqa: E402
 
 COPY_BYTES = 8 << 20
 GIB = 1 << 30
-SHOWN_CHARACTERS = 60  # of a refused value: an error stays one line
+GB = 10**9  # in which the Hub shows sizes
+SHOWN_CHARACTERS = 60  # of a refused value
 REASON_CHARACTERS = 200
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk; it gives no errno
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
@@ -71,6 +72,11 @@ class InputError(Exception):
 def reason_of(error: BaseException) -> str:
     """Return the class and the words of another library's error, in one line of at most REASON_CHARACTERS."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_CHARACTERS]
+
+
+def shown(value: object) -> str:
+    """Return a refused value as a message names it: at most SHOWN_CHARACTERS, so that an error stays one line."""
+    return repr(value)[:SHOWN_CHARACTERS]
 
 
 def run(main: Callable[[], None]) -> None:
@@ -400,7 +406,7 @@ def _refused_field(path: object, what: str, again: str, error: ValidationError) 
     field = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
         return InputError(path, f"{what} with the field {field!r}", "none", again)
-    found = repr(first["input"])[:SHOWN_CHARACTERS]
+    found = shown(first["input"])
     if first["type"] == "string_pattern_mismatch":  # of digests alone; the words of pydantic show the expression
         return InputError(path, f"{what} whose {field!r} is 64 hex digits", found, again)
     words = first["msg"]  # of pydantic, mostly "Input should be a valid integer" and the like

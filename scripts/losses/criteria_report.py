@@ -8,10 +8,10 @@ errors.
 from pathlib import Path
 from typing import ClassVar
 
-from files.display import BLUE, GREY, VERMILION, digits, markdown_table, with_error
+from files.display import BLUE, GREY, VERMILION, digits, markdown_table, percent_with_error, with_error
 from files.pictures import WIDTH_INCHES, plt, save_picture
 from files.safe_files import Fields, Record, Sha256
-from losses.kld_statistics import PERCENT, SIGNIFICANT_ERRORS, mean_and_error
+from losses.kld_statistics import SIGNIFICANT_ERRORS, mean_and_error
 
 import numpy as np
 
@@ -166,7 +166,7 @@ def criteria_table(entries: dict[str, dict]) -> str:
         rows.append([f"{label} (default)" if label == DEFAULT else label])
         rows[-1] += [with_error(entry[metric], entry[f"{metric}_error"]) for metric in DIVERGENCES]
         for metric in ("same_top", "reply_same_top"):
-            rows[-1].append(f"{PERCENT * entry[metric]:.2f}% ± {PERCENT * entry[f'{metric}_error']:.2f}")
+            rows[-1].append(percent_with_error(entry[metric], entry[f"{metric}_error"]))
     heads = ["choice", "KLD, all tokens", "KLD, replies", "same top, all tokens", "same top, replies"]
     return markdown_table(heads, rows)
 

@@ -17,16 +17,19 @@ class QuantRecord(FileRecord):
     """
 
     what: ClassVar[str] = "a record of quantize_gguf.py"
+    # What was asked for. llama-quantize is given `base` and `arguments`; `type` is the name in the file's name.
     type: str
     base: str
     arguments: list[str]
     note: str
     cd_scope: str | None = None
     llama_cpp: str
+    # What came out. Cards and pages take their numbers from here, so that all of them show the same.
     parameters: int
     experts: int
     bits_per_weight: float
     tensors_per_type: dict[str, int]
+    # The chain of digests: a file is out of date when one of its inputs has another digest, whatever its time says.
     source_sha256: Sha256
     imatrix_sha256: Sha256 | None
     calibration_sha256: Sha256 | None
@@ -44,6 +47,7 @@ class ConversionRecord(FileRecord):
 
 def record_path(gguf: Path) -> Path:
     """Return where the record of a GGUF file lies."""
+    # Behind the whole name, not in place of the ending: NAME-Q6_K.json could belong to any kind of file.
     return Path(f"{gguf}.json")
 
 

@@ -261,7 +261,7 @@ def target_recipe(
     return Recipe(
         name,
         base_of(picked),
-        f"cheapest types under {target} bytes, expected KLD {cost:.3g} nats a token",
+        f"cheapest types under {target} bytes, expected KLD {cost:.3g} nats per token",
         overrides=overrides_of([(group, option.kind) for group, option in picked]),
     )
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from files.safe_files import SHOWN_CHARACTERS, InputError, sha256_json
+from files.safe_files import InputError, sha256_json, shown
 
 SECONDS_PER_TOKEN = 0.5  # a request may be this slow before it counts as hung: 24,576 tokens may take 3.4 hours
 LEAST_TIMEOUT_SECONDS = 600
@@ -125,10 +125,10 @@ def recorded_protocol(path: Path, values: dict) -> Protocol:
     for field in fields(Protocol):
         kind, value = type(field.default), values.get(field.name)
         if type(value) is not kind:
-            found = repr(value)[:SHOWN_CHARACTERS] if field.name in values else "none"
+            found = shown(value) if field.name in values else "none"
             raise InputError(path, f"a protocol whose {field.name!r} is of type {kind.__name__}", found)
     if unknown := sorted(values.keys() - {field.name for field in fields(Protocol)}):
-        raise InputError(path, "the values of scoring/eval_protocol.py", f"{unknown[0]!r}"[:SHOWN_CHARACTERS])
+        raise InputError(path, "the values of scoring/eval_protocol.py", shown(unknown[0]))
     return Protocol(**values)
 
 

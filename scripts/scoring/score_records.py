@@ -44,7 +44,7 @@ class AnswerRow(Fields):
 
 
 class RunProtocol(Fields):
-    """The values of scoring/eval_protocol.py; all are compared as they are, and this one tells runs apart, too."""
+    """The values of scoring/eval_protocol.py; the runs of one model may differ in this one."""
 
     seed: int
 

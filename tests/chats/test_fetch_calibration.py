@@ -42,7 +42,8 @@ def test_the_text_and_its_digest_are_kept(site, tmp_path):
     fetch_calibration.main(["--url", f"{url}/v5.txt", "--output", str(tmp_path / "v5.txt")])
     assert (tmp_path / "v5.txt").read_bytes() == TEXT
     record = json.loads((tmp_path / "v5.txt.json").read_text())
-    assert record == {"url": f"{url}/v5.txt", "bytes": len(TEXT), "sha256": sha256_file(folder / "v5.txt")}
+    known = {"url": f"{url}/v5.txt", "bytes": len(TEXT), "sha256": sha256_file(folder / "v5.txt")}
+    assert record == {"version": 1, **known}
 
 
 def test_a_kill_between_record_and_text_leaves_no_text_without_a_record(site, tmp_path, monkeypatch):

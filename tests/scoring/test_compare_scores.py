@@ -145,6 +145,7 @@ def other_order(run: dict) -> dict:
         (other_order(summary("b", "1111")), "order of choices"),
         (summary("a", "1111", gguf_sha256="x"), "a name of its own"),
         (summary("a", "1111"), "one seed twice"),
+        (summary("a", "111", seed=7), "the same questions in every run of one model"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(saved, tmp_path, refusal, other, words):

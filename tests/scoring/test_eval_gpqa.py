@@ -44,7 +44,7 @@ def test_the_protocol_is_the_cards_and_every_value_is_in_its_digest():
     assert "-c 32768 -np 1 -ngl 99 --reasoning-format deepseek --reasoning-budget 16384" in flags
     assert "--no-cache-prompt" in flags
     assert protocol.gen_kwargs == "temperature=1.0,top_p=0.95,top_k=64,seed=42,dry_multiplier=0.5,max_gen_toks=24576"
-    assert protocol.choice_order_seed == 42 and protocol.timeout_seconds > 24576 / 10  # fits ten tokens a second
+    assert protocol.choice_order_seed == 42 and protocol.timeout_seconds > 24576 / 10  # fits ten tokens per second
     assert "-c 131072 -np 4" in " ".join(replace(protocol, concurrency=4).server_flags)
     changes = {
         key: value + 1 if isinstance(value, (int, float)) else f"{value}x" for key, value in vars(protocol).items()
@@ -141,7 +141,7 @@ def test_a_map_that_names_no_questions_leaves_the_label_open(run_copy, tiny_gguf
     assert result["in_sample"] == {"chosen_on": None, "scored_and_chosen_on": None}
     for content, words in (
         ('{"name": 3}', "layers keyed by number"),
-        ('{"question_ids": "rec1"}', "a list of Record IDs"),
+        ('{"question_ids": "rec1", "layers": {"0": [1]}}', "'question_ids' is a valid list, found 'rec1'"),
     ):
         (tmp_path / "mine.json").write_text(content)
         refusal(summarize_scores.main, arguments, "mine.json", words)
