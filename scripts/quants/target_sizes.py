@@ -76,15 +76,16 @@ class Group:
     @property
     def legal(self) -> tuple[str, ...]:
         """The types that it can have: whole blocks in every row, no imatrix where there is none."""
-        ragged = any(tensor.dims[0] % 256 for tensor in self.tensors)
+        rows = [tensor.dims[0] for tensor in self.tensors]
+        ragged = any(row % 256 for row in rows)
         # llama-quantize refuses these types where it has no imatrix.
         blind = any(tensor.name in NOT_MEASURED for tensor in self.tensors)
-        return tuple(
-            name
-            for name in (RAGGED if ragged else WIDE)
-            if not (blind and name in NEED_IMATRIX)
-            and all(tensor.dims[0] % GGML_QUANT_SIZES[Kind[name]][0] == 0 for tensor in self.tensors)
-        )
+        found = []
+        for name in RAGGED if ragged else WIDE:
+            block = GGML_QUANT_SIZES[Kind[name]][0]
+            if not (blind and name in NEED_IMATRIX) and all(row % block == 0 for row in rows):
+                found.append(name)
+        return tuple(found)
 
     def bytes_at(self, kind: str, alignment: int) -> int:
         """Return its bytes in a file at a type, padding included."""
@@ -143,12 +144,17 @@ def cost_of(sensitivity: dict, group: Group, kind: str) -> float:
     return whole * (max(layers[str(group.layer)], 0.0) / total if total else 1 / len(layers))
 
 
+def smallest_sum(options: list[list[Option]]) -> int:
+    """Return the bytes of all groups at their smallest options."""
+    return sum(min(option.size for option in each) for each in options)
+
+
 def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
     """Return which option each group takes, so that the sum of costs is least and that of sizes at most `room` bytes.
 
     None when even the smallest options do not fit. Equal costs go to the smaller option.
     """
-    if sum(min(option.size for option in each) for each in options) > room:
+    if smallest_sum(options) > room:
         return None
     flat = [(group, option) for group, each in enumerate(options) for option in each]
     sizes = np.array([option.size for _, option in flat], np.float64)
@@ -158,7 +164,8 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
     scale = costs.max() or 1.0
     # Among equal costs (0 where a measured value is negative) the smaller option: too little to outweigh any real cost.
     tie_break = 1e-12 * sizes / sizes.max()
-    one_each = np.array([[float(group == row) for group, _ in flat] for row in range(len(options))])
+    group_of = np.array([group for group, _ in flat])
+    one_each = (group_of == np.arange(len(options))[:, None]).astype(np.float64)  # [groups, options of all]
     starts, limit, step = np.cumsum([0, *map(len, options)]), room, 0
     # A solution may exceed the limit by the solver's tolerance, some kilobytes of 10 GB, but a file may not: the limit
     # goes down until the sizes themselves, whole numbers, fit. The step doubles: an excess can be as small as a byte.
@@ -252,7 +259,7 @@ def target_recipe(
     fixed = whole - sum(each[0].size for each in options)
     chosen = cheapest(options, target - fixed)
     if chosen is None:
-        least = fixed + sum(min(option.size for option in each) for each in options)
+        least = fixed + smallest_sum(options)
         raise InputError(
             name, f"AUTO-{math.ceil(least / GIB * 1e5) / 1e5:g} or more, the size at the lowest types", name
         )

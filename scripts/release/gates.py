@@ -116,12 +116,9 @@ def owner_differences(checked: Checked) -> list[str]:
 def record_differences(checked: Checked) -> list[str]:
     """Return a line for each quant whose record in the manifest is not the build's."""
     own = {name: read_record(path, QuantRecord) for name, path in checked.sources["records"].items()}
-    # `files` is the manifest's own addition to a record.
-    theirs = {
-        name: {key: value for key, value in record.items() if key != "files"}
-        for name, record in checked.records.items()
-    }
-    found = []
+    theirs, found = {}, []
+    for name, record in checked.records.items():
+        theirs[name] = {key: value for key, value in record.items() if key != "files"}  # the manifest's own addition
     for name in sorted(own.keys() | theirs.keys()):
         if own.get(name) != theirs.get(name):
             mine, other = (str(side.get(name, {}).get("sha256", "none"))[:DIGITS] for side in (own, theirs))
