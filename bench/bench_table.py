@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from files.display import markdown_table  # every benchmark puts scripts/ on the path before it comes here
+
 
 def row(name: str, value: float, unit: str, limit: float | None = None, at_least: bool = False) -> dict:
     """Return one line of the table; the limit is the largest allowed value, or the smallest."""
@@ -14,12 +16,12 @@ def row(name: str, value: float, unit: str, limit: float | None = None, at_least
 
 def table(rows: list[dict]) -> str:
     """Return rows of measure, value, unit, limit (or None) and holds (None without a limit) as Markdown."""
-    lines = ["| measure | value | limit | holds |", "| --- | ---: | ---: | --- |"]
+    cells = []
     for entry in rows:
         limit = "" if entry["limit"] is None else f"{entry['limit']:.2f} {entry['unit']}"
         holds = {None: "", True: "yes", False: "NO"}[entry["holds"]]
-        lines.append(f"| {entry['measure']} | {entry['value']:.2f} {entry['unit']} | {limit} | {holds} |")
-    return "\n".join(lines)
+        cells.append([entry["measure"], f"{entry['value']:.2f} {entry['unit']}", limit, holds])
+    return markdown_table(["measure", "value", "limit", "holds"], cells, last_words=1)
 
 
 def end_on_broken_limit(output: Path, rows: list[dict]) -> None:

@@ -26,12 +26,11 @@ from files.safe_files import (
     InputError,
     directory_when_done,
     only_writer,
-    read_json,
     recorded_sha256,
     remove,
     run,
     sha256_file,
-    write_json,
+    write_record,
 )
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
@@ -40,7 +39,7 @@ from scoring.answer_record import Answer, prompt_sha256, read_answers
 from scoring.eval_protocol import Protocol, add_protocol_arguments, first_differing_key, protocol_of
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
 from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
-from scoring.run_files import ANSWERS, LM_EVAL, RUN, TASK_FOLDER
+from scoring.run_files import ANOTHER_OUTPUT, ANSWERS, LM_EVAL, RUN, TASK_FOLDER, RunRecord, read_run
 from scoring.score_records import SUMMARY_NAME
 
 from tqdm import tqdm
@@ -74,15 +73,15 @@ def check_run(directory: Path, mine: dict) -> None:
     if not (directory / ANSWERS).exists() or not (directory / ANSWERS).stat().st_size:
         return
     # Answers that took hours are never mixed with others, and never deleted here.
-    advice = "remove the directory or give another OUTPUT"
+    advice = ANOTHER_OUTPUT
     if not (directory / RUN).exists():
         raise InputError(directory, f"{RUN} beside {ANSWERS}", "none", advice)
-    found = read_json(directory / RUN)
+    found = read_run(directory)
     for key, what in (("gguf_sha256", "answers of the model"), ("questions_sha256", "answers to the questions")):
-        if found.get(key) != mine[key]:
-            expected, other = mine[key][:12], str(found.get(key))[:12]
+        if found[key] != mine[key]:
+            expected, other = mine[key][:12], found[key][:12]
             raise InputError(directory, f"{what} with sha256 {expected}", f"those of {other}", advice)
-    protocol, other_protocol = mine["protocol"], found.get("protocol", {})
+    protocol, other_protocol = mine["protocol"], found["protocol"]
     if differing := first_differing_key(protocol, other_protocol):
         expected, other = protocol.get(differing), other_protocol.get(differing)
         raise InputError(directory, f"answers under {differing} {expected}", f"those under {other}", advice)
@@ -94,7 +93,9 @@ def is_asked(directory: Path, mine: dict, documents: list[dict]) -> bool:
     lm-eval writes results and samples one after the other and bit by bit. `evaluate` gives them their place only when
     both are whole, so a run that was killed between the last answer and lm-eval's end is not taken for finished.
     """
-    if not (directory / RUN).is_file() or read_json(directory / RUN) != mine or missing_results(directory / LM_EVAL):
+    if missing_results(directory / LM_EVAL) or not (directory / RUN).is_file():
+        return False
+    if read_run(directory) != {"version": RunRecord.current, **mine}:
         return False
     return read_answers(directory / ANSWERS).keys() == {document["Record ID"] for document in documents}
 
@@ -199,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
         # The old results go first: a run that is killed from here on must not look finished.
         for old in (SUMMARY_NAME, LM_EVAL):
             remove(args.run / old)
-        write_json(args.run / RUN, mine)
+        write_record(args.run / RUN, mine, RunRecord)
         starts = ask_all(args, tools, protocol, documents)
     answers = read_answers(args.run / ANSWERS).values()
     # The proxy answers what it is asked; this shows that lm-eval has asked every question.

@@ -118,7 +118,8 @@ def is_imatrix_of(output: Path, record: dict) -> bool:
     if not output.exists():
         return False
     known = read_json(Path(f"{output}.json"))
-    return record.items() <= known.items() and known.get("sha256") == sha256_file(output)
+    wanted = {"version": ImatrixRecord.current, **record}
+    return wanted.items() <= known.items() and known.get("sha256") == sha256_file(output)
 
 
 def check_imatrix_inputs(args: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
 from files.option_types import command_parser, positive
-from files.safe_files import InputError, check_apart, directory_when_done, link_or_copy, run, write_record
+from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, run, write_record
 from llama.llama_tools import find_llama_cpp
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import read_whole_quant, record_path
@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     with directory_when_done(args.output, MANIFEST) as output:
         fill_folder(args, records, output)
         sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
-    print(f"{args.output}: {args.kind} release of {args.name}, {len(sizes)} files, {sum(sizes) / 1e9:.3f} GB")
+    print(f"{args.output}: {args.kind} release of {args.name}, {len(sizes)} files, {in_unit(sum(sizes), GB)} GB")
 
 
 if __name__ == "__main__":

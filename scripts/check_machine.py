@@ -8,7 +8,7 @@ Example: .venv/bin/python scripts/check_machine.py --model data/demo/model \\
              --questions data/demo/calibration_questions.csv --build build
 
 Nothing is downloaded or written. Of a local model and local questions nothing is asked on the Hub. A network fault, a
-missing permission and a name that does not exist are told apart.
+missing permission and a name that does not exist are two different lines.
 """
 
 import argparse

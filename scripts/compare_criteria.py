@@ -32,14 +32,33 @@ from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from choice.criteria import CRITERIA
-from choice.drop_map import check_keep_count
+from choice.drop_map import check_keep_count, read_map
 from choice.expert_stats import read_stats
 from files.option_types import command_parser, positive
 from files.run_state import RunState
-from files.safe_files import InputError, read_json, remove, replace_when_done, run, sha256_file, write_json
+from files.safe_files import (
+    InputError,
+    check_fields,
+    read_json,
+    remove,
+    replace_when_done,
+    run,
+    sha256_file,
+    write_json,
+    write_record,
+)
 from ggufs.gguf_header import read_header
 from llama.llama_tools import SCRIPTS, LlamaCpp, find_llama_cpp
-from losses.criteria_report import CONTROL, DEFAULT, add_comparisons, criteria_conclusions, criteria_page, draw_criteria
+from losses.criteria_report import (
+    CONTROL,
+    DEFAULT,
+    ChoiceResult,
+    Criteria,
+    add_comparisons,
+    criteria_conclusions,
+    criteria_page,
+    draw_criteria,
+)
 from losses.gguf_logits import GgufLogits, bindings_version
 from losses.kld_statistics import kl_divergence
 from losses.scored_chats import add_chat_arguments
@@ -139,13 +158,20 @@ def prune_and_measure(
         return {
             "criterion": choice.criterion,
             "worst_first": choice.worst_first,
-            "protect_top": read_json(drop_map)["protect_top"],
+            "protect_top": read_map(drop_map)["protect_top"],
             "drop_map_sha256": sha256_file(drop_map),
             "pruned_sha256": sha256_file(pruned),
             "per_question": columns,
         }
     finally:
         remove(pruned)  # as large as the model, once per choice: kept, they would fill a disk
+
+
+def read_result(path: Path) -> dict:
+    """Return a finished choice's result; raise InputError when the file holds something else."""
+    content = read_json(path)
+    check_fields(path, content, ChoiceResult, "the result of a choice", "remove it")
+    return content
 
 
 def measure_choices(
@@ -162,7 +188,7 @@ def measure_choices(
             write_json(folder / choice.file, prune_and_measure(choice, args, tools, full, sequences, folder))
     results: dict[int, dict[str, dict]] = {keep: {} for keep in args.keep}
     for choice in choices:
-        results[choice.keep][choice.label] = read_json(folder / choice.file)
+        results[choice.keep][choice.label] = read_result(folder / choice.file)
     return results
 
 
@@ -211,7 +237,7 @@ def write_results(
         "conclusions": conclusions,
         "keep": {str(keep): entries for keep, entries in results.items()},
     }
-    write_json(output.with_suffix(".json"), content)
+    write_record(output.with_suffix(".json"), content, Criteria)
     draw_criteria(results, output.with_suffix(".png"))
     with replace_when_done(output) as partial:  # last: it is the file that the next run, and make, look for
         partial.write_text(criteria_page(content, results))

@@ -13,6 +13,7 @@ scores. Statistics: scoring/paired_statistics.py.
 """
 
 import argparse
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,16 @@ def seed_of(summary: dict) -> int:
     return summary["protocol"]["seed"]
 
 
+def seeds_of(runs: list[dict]) -> list[int]:
+    """Return the seeds of a model's runs."""
+    return [seed_of(summary) for summary in runs]
+
+
+def total(runs: list[dict], key: str) -> int:
+    """Return the sum of one count over a model's runs."""
+    return sum(summary[key] for summary in runs)
+
+
 def check_protocol(reference: dict, other: dict) -> None:
     """Raise InputError unless a run has the reference's protocol, seeds aside, and its patch step."""
     if key := first_differing_key(locked(reference), locked(other)):
@@ -60,9 +71,14 @@ def check_protocol(reference: dict, other: dict) -> None:
         )
 
 
+def by_record_id(run: dict) -> dict[str, dict]:
+    """Return a run's answers by Record ID: two runs need not have them in one order."""
+    return {answer["record_id"]: answer for answer in run["answers"]}
+
+
 def check_questions(reference: dict, other: dict) -> None:
     """Raise InputError unless two runs answer the same questions, with the same prompts and orders of choices."""
-    expected, found = ({answer["record_id"]: answer for answer in run["answers"]} for run in (reference, other))
+    expected, found = by_record_id(reference), by_record_id(other)
     if set(expected) != set(found):
         raise InputError(
             other["name"],
@@ -81,7 +97,7 @@ def check_comparable(reference: list[dict], other: list[dict]) -> None:
     """Raise InputError unless two models' runs have one protocol, the same seeds, questions, orders and patch step."""
     for summary in [*reference, *other]:
         check_protocol(reference[0], summary)
-    seeds, others = ([seed_of(summary) for summary in runs] for runs in (reference, other))
+    seeds, others = seeds_of(reference), seeds_of(other)
     if seeds != others:
         raise InputError(
             other[0]["name"],
@@ -94,8 +110,11 @@ def check_comparable(reference: list[dict], other: list[dict]) -> None:
 
 def right_by_question(runs: list[dict]) -> np.ndarray:
     """Return how many of a model's runs got each question right: int [questions], in the order of Record IDs."""
-    rights = [{answer["record_id"]: finally_correct(answer) for answer in summary["answers"]} for summary in runs]
-    return np.array([sum(right[record_id] for right in rights) for record_id in sorted(rights[0])])
+    rights = []
+    for summary in runs:
+        answers = by_record_id(summary)
+        rights.append([finally_correct(answers[record_id]) for record_id in sorted(answers)])
+    return np.array(rights, int).sum(axis=0)
 
 
 def paired_figures(first: list[dict], second: list[dict]) -> dict:
@@ -119,20 +138,27 @@ def paired_figures(first: list[dict], second: list[dict]) -> dict:
     }
 
 
+def invalid_by_class(runs: list[dict]) -> dict[str, int]:
+    """Return a model's invalid answers by class, sums over its runs; a run names only the classes that it has."""
+    counts: Counter[str] = Counter()
+    for summary in runs:
+        counts.update(summary["invalid"])
+    return dict(sorted(counts.items()))
+
+
 def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
     """Return one model's figures; counts are sums over its seeds, `bytes` are its quants' by type."""
     scores = right_by_question(runs) / len(runs)
-    first, asked = runs[0], sum(summary["questions"] for summary in runs)
-    raw, strict = (sum(summary[f"{kind}_correct"] for summary in runs) for kind in ("raw", "strict"))
-    patched = sum(summary["patched_correct"] for summary in runs) if first["patch"] else None
-    kinds = sorted({kind for summary in runs for kind in summary["invalid"]})  # a run names only those that it has
+    first, asked = runs[0], total(runs, "questions")
+    raw, strict = total(runs, "raw_correct"), total(runs, "strict_correct")
+    patched = total(runs, "patched_correct") if first["patch"] else None
     against: dict[str, Any] = {} if runs is reference else paired_figures(reference, runs)
     labels = [summary["in_sample"] for summary in runs if summary["in_sample"]]
     return {
         "name": first["name"],
         "experts": first["experts"],
         "questions": asked,
-        "seeds": [seed_of(s) for s in runs],
+        "seeds": seeds_of(runs),
         "gguf": first["gguf"],
         "gguf_sha256": first["gguf_sha256"],
         "bytes": {quant["type"]: quant["bytes"] for quant in quants},
@@ -143,11 +169,11 @@ def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> di
         "patched_correct": patched,
         "patched": None if patched is None else patched / asked,
         "score": float(scores.mean()),
-        "interval": wilson(scores),
+        "interval": list(wilson(scores)),
         # One model has one choice of experts: a run that does not know it says nothing against one that does.
         "in_sample": min(labels, key=lambda label: label["chosen_on"] is None, default=None),
-        "invalid": sum(summary["invalid_total"] for summary in runs),
-        "invalid_classes": {kind: sum(summary["invalid"].get(kind, 0) for summary in runs) for kind in kinds},
+        "invalid": total(runs, "invalid_total"),
+        "invalid_classes": invalid_by_class(runs),
         "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),
         "points_vs_reference": 100 * against.get("difference", 0.0),
         **{key: against[key] for key in ("lost", "won", "mcnemar_p") if against},
@@ -181,11 +207,14 @@ def group_runs(paths: list[Path]) -> list[list[dict]]:
 
 
 def check_group(runs: list[dict]) -> list[dict]:
-    """Return a model's runs; raise InputError when there is none or a seed occurs twice."""
+    """Return a model's runs; raise InputError when there is none, a seed occurs twice, or questions differ."""
     if not runs:
         raise InputError("--model", "a summary of eval_gpqa_v3.sh for every model", "none")
-    if len({seed_of(summary) for summary in runs}) < len(runs):
+    if len(set(seeds_of(runs))) < len(runs):
         raise InputError(runs[0]["name"], "another seed in every run of one model", "one seed twice")
+    for summary in runs[1:]:  # their scores are added up question by question
+        if by_record_id(summary).keys() != by_record_id(runs[0]).keys():
+            raise InputError(runs[0]["name"], "the same questions in every run of one model", "others")
     return runs
 
 

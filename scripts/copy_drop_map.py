@@ -26,10 +26,11 @@ from choice.drop_map import (
     criterion_of,
     question_ids_of,
     read_drop_map,
+    write_map,
 )
 from choice.expert_stats import read_stats
 from files.option_types import command_parser, positive
-from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha256_file, write_json
+from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha256_file
 
 # What a map of ours records of its origin. Its scores, margins and bootstrap are left out: nothing shows that they
 # still belong to the dropped ids of a file that anybody can edit.
@@ -49,7 +50,7 @@ def own_map(drop_map: DropMap, question_ids: list[str], shape: Shape, stats_sha2
         "keep_count": drop_map.keep_count,
         "drop_count": drop_map.experts - drop_map.keep_count,
         "top_k": shape.top_k,
-        **{key: said[key] for key in ORIGIN if isinstance(said.get(key), str)},
+        **{key: said[key] for key in ORIGIN if key in said},
     }
     if question_ids:
         content |= {"questions": len(question_ids), "question_ids": question_ids}
@@ -100,8 +101,8 @@ def main(argv: list[str] | None = None) -> None:
     kept = drop_map.keep_count
     if args.keep not in (None, kept):
         raise InputError(args.map, f"a map that keeps {args.keep} experts per layer", str(kept), f"set KEEP={kept}")
-    ids = question_ids_of(args.map, drop_map.details)
-    write_json(args.output, own_map(drop_map, ids, shape, sha256_file(args.stats) if args.stats else None))
+    ids = question_ids_of(drop_map.details)
+    write_map(args.output, own_map(drop_map, ids, shape, sha256_file(args.stats) if args.stats else None))
     chose = f"{len(ids)} questions chose them" if ids else "it does not say which questions chose them"
     print(f"{args.output}: {kept} of {shape.experts} experts stay in each of {len(shape.layers)} layers; {chose}")
 

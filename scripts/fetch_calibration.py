@@ -12,9 +12,10 @@ import argparse
 import hashlib
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 
 from files.option_types import command_parser
-from files.safe_files import InputError, read_json, replace_when_done, run, write_json
+from files.safe_files import FileRecord, InputError, read_record, replace_when_done, run, write_record
 
 URL = (
     "https://gist.githubusercontent.com/bartowski1182/82ae9b520227f57d79ba04add13d0d0d/raw/"
@@ -22,6 +23,13 @@ URL = (
 )
 TIMEOUT_SECONDS = 60
 LEAST_BYTES = 100_000  # less is an error page
+
+
+class CalibrationRecord(FileRecord):
+    """Where a text came from, and its digest: later downloads must get the same."""
+
+    what: ClassVar[str] = "the record of a calibration text"
+    url: str
 
 
 def download_text(url: str) -> bytes:
@@ -60,12 +68,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     record = Path(f"{args.output}.json")
-    known = read_json(record).get("sha256") if record.is_file() else None
+    known = read_record(record, CalibrationRecord, "move it away")["sha256"] if record.is_file() else None
     content = download_text(args.url)
     sha256 = check_text(args.url, content, args.sha256 or known)
     # The record comes first. A kill between the two then leaves no text without a record, which make would take for
     # finished and which the next download could not be compared with.
-    write_json(record, {"url": args.url, "bytes": len(content), "sha256": sha256})
+    write_record(record, {"url": args.url, "bytes": len(content), "sha256": sha256}, CalibrationRecord)
     with replace_when_done(args.output) as partial:
         partial.write_bytes(content)
     print(f"{args.output}: {len(content)} bytes, sha256 {sha256}")

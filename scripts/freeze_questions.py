@@ -19,8 +19,9 @@ import json
 from pathlib import Path
 
 from chats.questions import QUESTION_SEED, Question, clean_choice, load_questions, read_rows
+from choice.drop_map import read_map
 from files.option_types import command_parser
-from files.safe_files import InputError, read_json, replace_when_done, run
+from files.safe_files import InputError, replace_when_done, run
 from scoring.lm_eval_samples import TASK
 
 DATA_NAME = "frozen.jsonl"
@@ -47,7 +48,7 @@ def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
 
     Raises InputError when the map held out no questions, or some that are not among the documents.
     """
-    wanted = set(read_json(drop_map).get("held_out_question_ids") or [])
+    wanted = set(read_map(drop_map).get("held_out_question_ids", []))
     kept = [document for document in documents if document["Record ID"] in wanted]
     if not wanted or len(kept) != len(wanted):
         found = f"{len(wanted)}, {len(kept)} of them in it"

@@ -22,11 +22,11 @@ from pathlib import Path
 
 from chats.questions import read_ids
 from choice.criteria import Arrays, check_criterion
-from choice.drop_map import check_keep_count, read_layers
+from choice.drop_map import check_keep_count, dropped_ids, read_map, write_map
 from choice.expert_stats import EXPERT_SUMS, protected, read_stats
 from choice.ranking import bootstrap, choose_questions, layer_entry, ranks_of, stability
 from files.option_types import command_parser, whole_number
-from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha256_file, write_json
+from files.safe_files import InputError, check_apart, run, sha256_file, shown
 from ggufs.imatrix import read_expert_counts
 
 import numpy as np
@@ -53,15 +53,13 @@ def compare_lines(name: str, layers: dict[int, list[int]], other: dict[int, list
 
 def read_other(path: Path, layers: list[int], experts: int) -> dict[int, list[int]]:
     """Return the dropped ids of a map to compare with; raise InputError when it is the map of another model."""
-    other = read_layers(path)
+    other = dropped_ids(read_map(path))
     if sorted(other) != sorted(layers):
         ours, theirs = (", ".join(map(str, sorted(numbers))) for numbers in (layers, other))
         raise InputError(path, f"a map of the layers {ours}"[:200], f"one of {theirs}"[:200])
     for layer, drop in other.items():
-        if len(set(drop)) < len(drop) or not all(0 <= expert < experts for expert in drop):
-            raise InputError(
-                path, f"ids from 0 to {experts - 1}, each once, in layer {layer}", repr(drop)[:SHOWN_CHARACTERS]
-            )
+        if not all(0 <= expert < experts for expert in drop):
+            raise InputError(path, f"ids from 0 to {experts - 1} in layer {layer}", shown(drop))
     return other
 
 
@@ -230,7 +228,7 @@ def main(argv: list[str] | None = None) -> None:
         **provenance,
         **sure,
     }
-    write_json(args.output, content | {"layers": entries})
+    write_map(args.output, content | {"layers": entries})
     print("\n".join(report(args, content, entries, other)))
 
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
-from choice.drop_map import read_question_ids
+from choice.drop_map import question_ids_of, read_method
 from files.option_types import command_parser
 from files.run_state import RunState
 from files.safe_files import (
@@ -175,7 +175,7 @@ def read_chose(path: Path | None) -> set[str]:
     """Return the Record IDs of the questions that chose the experts, none where that is not known."""
     if path is None:
         return set()
-    return set(read_question_ids(path)) if path.suffix == ".json" else read_ids(path)
+    return set(question_ids_of(read_method(path))) if path.suffix == ".json" else read_ids(path)
 
 
 def read_questions(args: argparse.Namespace, chose: set[str]) -> tuple[list[Question], int]:

@@ -3,9 +3,9 @@
 
 Inputs:  an F16 GGUF and its imatrix; a tokenizer with a chat template; questions (those of calibration: what is scored
          later should not choose).
-Output:  a JSON file, KLD in nats per token: `roles` (each role of quants/target_sizes.py at each legal type, in all
-         layers at once), `layers` (one layer of a role at a low type, named in `low_types`), `errors` (standard errors
-         over chats), `inputs` (digests, versions, chats).
+Output:  a JSON file (`Sensitivity` of quants/target_sizes.py), KLD in nats per token: `roles` (each role at each legal
+         type, in all layers at once), `layers` (one layer of a role at a low type, named in `low_types`), `errors`
+         (standard errors over chats), `inputs` (digests, versions, chats).
 Example: .venv/bin/python scripts/measure_sensitivity.py \\
              --input build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf \\
              --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf --model data/demo/model \\
@@ -36,7 +36,9 @@ from files.safe_files import (
     run,
     sha256_file,
     sha256_json,
+    shown,
     write_json,
+    write_record,
 )
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
@@ -47,7 +49,7 @@ from losses.scored_chats import Chats, add_chat_arguments, against, chats_of
 from losses.stored_logits import StoredLogits, open_model, progress
 from quants.quant_plan import check_covers, check_float, plan_quant, run_quantize
 from quants.recipes import RECIPES
-from quants.target_sizes import Group, groups_of, low_type, overrides_of, read_sensitivity, tensor_kind
+from quants.target_sizes import Group, Sensitivity, groups_of, low_type, overrides_of, read_sensitivity, tensor_kind
 
 REFERENCE = "f16"
 LAYER = "layer "  # begins the name of a probe of one layer
@@ -157,13 +159,15 @@ def kept_value(path: Path) -> list[float]:
         or len(pair) != 2
         or not all(type(number) is float and math.isfinite(number) for number in pair)
     ):
-        raise InputError(path, "kld, a value and its error", repr(pair)[:80], "remove it")
+        raise InputError(path, "kld, a value and its error", shown(pair), "remove it")
     return pair
 
 
 def is_measured(output: Path, inputs: dict, groups: list[Group]) -> bool:
     """Tell whether the output is there, of the same inputs; raise InputError when it is of them but not whole."""
-    if not output.is_file() or read_json(output).get("inputs") != inputs:
+    known = read_json(output) if output.is_file() else {}
+    # A file of an older form counts for nothing: this is the step that makes it again.
+    if (known.get("version"), known.get("inputs")) != (Sensitivity.current, inputs):
         return False
     read_sensitivity(output, None, None, groups)
     return True
@@ -228,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     with RunState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
         found = measure_probes(args, tools, header, groups, chats, state.directory)
-        write_json(args.output, {"inputs": inputs, **sensitivities(found, groups)})
+        write_record(args.output, {"inputs": inputs, **sensitivities(found, groups)}, Sensitivity)
         state.discard()
     print(f"{args.output}: {len(found)} values over {len(questions)} chats")
 

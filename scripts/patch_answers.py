@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from files.option_types import command_parser
-from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_json
+from files.safe_files import InputError, only_writer, read_record, recorded_sha256, run, write_record
 from llama.llama_server import LlamaServer, request_json, server_command
 from llama.llama_tools import die_with_parent, find_llama_cpp
 from scoring.answer_record import Answer, read_answers
-from scoring.eval_protocol import Protocol
+from scoring.eval_protocol import recorded_protocol
 from scoring.lm_eval_samples import read_frozen
-from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, run_digests
+from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, Patched, read_run, run_digests
 
 from tqdm import tqdm
 
@@ -78,7 +78,7 @@ def patch_answer(server: LlamaServer, answer: Answer, prompt: str, attempts: int
 
 def patch_all(args: argparse.Namespace, run_record: dict, invalid: list[Answer]) -> Iterator[dict]:
     """Start the server and yield each invalid answer as it is patched."""
-    protocol = Protocol(**run_record["protocol"])
+    protocol = recorded_protocol(args.run / RUN, run_record["protocol"])
     prompts = {document["Record ID"]: document["prompt"] for document in read_frozen(args.run / TASK_FOLDER)}
     tool = find_llama_cpp(None).tool("llama-server")
     command = server_command(tool, args.gguf, run_record["name"], args.port, protocol.server_flags)
@@ -89,7 +89,7 @@ def patch_all(args: argparse.Namespace, run_record: dict, invalid: list[Answer])
 
 def patched_before(path: Path, head: dict, invalid: list[Answer]) -> list[dict]:
     """Return what a killed patch step left for these invalid answers; what another run left counts for nothing."""
-    content = read_json(path) if path.exists() else {}
+    content = read_record(path, Patched, "remove it") if path.exists() else {}
     if {key: content.get(key) for key in head} != head:
         return []
     done = {entry["record_id"]: entry for entry in content["answers"]}
@@ -109,7 +109,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    run_record, path = read_json(args.run / RUN), args.run / PATCHED
+    run_record, path = read_run(args.run), args.run / PATCHED
     if recorded_sha256(args.gguf) != run_record["gguf_sha256"]:
         raise InputError(args.gguf, f"the model that gave the answers of {args.run}", "another one")
     with only_writer(args.run / ANSWERS):
@@ -122,8 +122,8 @@ def main(argv: list[str] | None = None) -> None:
         if left:  # a server takes its time to load: none is started for nothing
             for entry in patch_all(args, run_record, left):
                 done.append(entry)
-                write_json(path, head | {"answers": done})
-        write_json(path, head | {"answers": done})
+                write_record(path, head | {"answers": done}, Patched)
+        write_record(path, head | {"answers": done}, Patched)
     right = sum(entry["correct"] for entry in done)
     print(f"{args.run}: {len(invalid)} of {len(answers)} answers invalid, {right} of them right after the patch")
 

@@ -68,6 +68,7 @@ def fetch_config(model_id: str) -> Path:
 def open_source(source: str, name: str, llama_cpp: LlamaCpp, work: Path) -> tuple[GgufHeader, bool]:
     """Return the header of the source's sparse F16 GGUF, and whether it has a tokenizer."""
     path, output = Path(source), work / "full.gguf"
+    # From what is known exactly to what is estimated: a GGUF has every size, a config lacks the tokenizer.
     if path.is_file() and path.suffix != ".json":
         header = from_gguf(path, None, output)
         check_float(path, header)
@@ -77,6 +78,7 @@ def open_source(source: str, name: str, llama_cpp: LlamaCpp, work: Path) -> tupl
     if path.is_dir():
         path /= "config.json"
     elif not path.exists():
+        # A mistyped path would otherwise be looked for on the Hub, and the message would be about the network.
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
             raise InputError(
                 source, "a float GGUF, a checkpoint directory, a config.json or a Hub id OWNER/NAME", "nothing"
@@ -143,6 +145,7 @@ def plan_cells(row: dict) -> list[str]:
     """Return one quant's cells."""
     if "refused" in row:
         return [row["name"], "", "", "", "", f"refused: {row['refused']}"]
+    # F32 is left out: norms and the router have it in every quant, so it tells nothing.
     kinds = ", ".join(f"{kind} {count}" for kind, count in row["tensors_per_type"].items() if kind != "F32")
     return [
         row["name"],
@@ -169,6 +172,7 @@ def plan_table(rows: list[dict]) -> str:
 
 def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
     """Return a line on the disk needed for the F16 file and all others, and on the room there is."""
+    # The F16 file counts although it may be removed later (KEEP_F16=no): while quants are made it is there.
     total = f16_bytes + sum(row.get("bytes", 0) for row in rows if row["name"] != "F16")
     free = shutil.disk_usage(existing_parent(place)).free
     return f"Disk in all, F16 included: {total:,} bytes, {gib(total)} GiB; free here: {gib(free)} GiB" + (
@@ -219,10 +223,13 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
         else:
             full, has_tokenizer = open_source(args.source, args.name, llama_cpp, work)
         header = keep_experts(full, args.source or args.shape, args.keep, work)
+        # With an imatrix llama-quantize picks other types for some tensors, and its name goes into the header. So where
+        # there is none yet, a stand-in of the same names makes the plan that of the build.
         imatrix = None if args.no_imatrix else args.imatrix or work / "imatrix.gguf"
         if imatrix and not args.imatrix:
             write_imatrix_stand_in(imatrix, args.dataset)
         rows = [plan_row(name, args, llama_cpp.tool("llama-quantize"), header, imatrix, measured) for name in names]
+        # Read here: the sparse files go with the folder.
         f16_bytes, full_bytes = header.path.stat().st_size, full.path.stat().st_size
         memory = memory_parts(full)
     return {

@@ -98,8 +98,8 @@ def check_imatrix_source(imatrix: Path, source_sha256: str) -> dict:
 def check_written(output: Path, path: Path, header: GgufHeader, plan: QuantPlan) -> None:
     """Raise InputError when a file's tensors, their types or its size are not those of the plan."""
     found = read_header(path)
-    shapes, expected = ({tensor.name: tensor.dims for tensor in each.tensors} for each in (found, header))
-    if shapes != expected:
+    shapes = {tensor.name: tensor.dims for tensor in found.tensors}
+    if shapes != {tensor.name: tensor.dims for tensor in header.tensors}:
         raise InputError(output, "the tensors of its source", "other ones")
     for tensor in found.tensors:
         if tensor.kind != plan.types[tensor.name]:

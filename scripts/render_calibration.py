@@ -33,7 +33,9 @@ def main(argv: list[str] | None = None) -> None:
     check_apart([args.questions], [args.output])
     tokenizer = load_tokenizer(args.model)
     questions = load_questions(args.questions, args.seed)
+    # Whole chats and not bare text: the model is asked in this form, so inputs of its frame should be measured, too.
     chats = [chat_prompt(tokenizer, question) + chat_answer(tokenizer, question) for question in questions]
+    # llama-imatrix refuses a text of fewer than two chunks; here one sees how much there is before any model is loaded.
     tokens = sum(len(tokenizer(chat, add_special_tokens=False)["input_ids"]) for chat in chats)
     with replace_when_done(args.output) as partial:
         partial.write_text("\n".join(chats) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ Every figure is one of those records, or the size of a file that is there.
 import argparse
 from pathlib import Path
 
-from choice.drop_map import read_layers, read_metadata
+from choice.drop_map import dropped_ids, read_map, read_metadata
 from files.display import plural, screen_table
 from files.option_types import command_parser
 from files.safe_files import InputError, check_record, gib, read_json, read_record, run
@@ -32,7 +32,7 @@ ONE_FILE = ("analyze", "drop", "eval")
 def stability_line(content: dict) -> str:
     """Return how sure a choice of experts is, by the drop map's own figures."""
     sure = content.get("bootstrap")
-    if isinstance(sure, dict) and {"expected_overlap", "coin_toss"} <= sure.keys():
+    if sure:
         return (
             f"With other questions of the kind {sure['expected_overlap']:.1%} of the kept experts would be kept again; "
             f"{sure['coin_toss']} are a coin toss."
@@ -42,9 +42,10 @@ def stability_line(content: dict) -> str:
 
 def after_analyze(paths: list[Path], make: str) -> list[str]:
     """Return what a drop map keeps, and how sure that is."""
-    layers, content = read_layers(paths[0]), read_json(paths[0])
+    content = read_map(paths[0])
+    layers = dropped_ids(content)
     drops = sorted({len(ids) for ids in layers.values()})
-    if isinstance(content.get("experts"), int) and len(drops) == 1:
+    if "experts" in content and len(drops) == 1:
         kept = f"{content['experts'] - drops[0]} of {content['experts']} experts stay"
     else:  # a plain map does not say how many experts there are
         kept = "1 expert goes" if drops == [1] else f"{' to '.join(map(str, drops[:: len(drops) - 1 or 1]))} experts go"

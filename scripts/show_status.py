@@ -20,7 +20,7 @@ from pathlib import Path
 
 from files.display import plural, screen_table
 from files.option_types import command_parser
-from files.safe_files import InputError, existing_parent, gib, run
+from files.safe_files import InputError, existing_parent, gib, run, shown
 from stages.needs import RunSizes, disk_of_step, machine_memory, memory_of_step, sizes_of_plan
 from stages.step_logs import is_at_work, log_of
 
@@ -55,7 +55,7 @@ def read_steps(lines: list[str]) -> list[PlannedStep]:
         if mark != STEP_MARK:
             continue
         if len(parts) != STEP_PARTS - 1:
-            raise InputError("stdin", f"stage, words and target behind {STEP_MARK}, with tabs between", repr(line)[:80])
+            raise InputError("stdin", f"stage, words and target behind {STEP_MARK}, with tabs between", shown(line))
         steps.append(PlannedStep(parts[0], parts[1], Path(parts[2])))
     return steps
 

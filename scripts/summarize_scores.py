@@ -17,13 +17,13 @@ counts as the patch step left it.
 import argparse
 from pathlib import Path
 
-from choice.drop_map import read_question_ids
+from choice.drop_map import question_ids_of, read_method
 from files.option_types import command_parser
-from files.safe_files import InputError, only_writer, read_json, recorded_sha256, run, write_record
+from files.safe_files import InputError, only_writer, read_record, recorded_sha256, run, write_record
 from ggufs.gguf_header import read_header
 from scoring.answer_record import Answer, class_of, prompt_sha256, read_answers, strict_letter
 from scoring.lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples
-from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, run_digests
+from scoring.run_files import ANSWERS, PATCHED, TASK_FOLDER, Patched, read_run, run_digests
 from scoring.score_records import SUMMARY_NAME, Summary, figures, scores_in_words
 
 
@@ -94,26 +94,27 @@ def in_sample(record_ids: list[str], chosen_by: Path | None) -> dict | None:
     """
     if chosen_by is None:
         return None
-    chosen = set(read_question_ids(chosen_by))
+    chosen = set(question_ids_of(read_method(chosen_by)))
     if not chosen:
         return {"chosen_on": None, "scored_and_chosen_on": None}
     return {"chosen_on": len(chosen), "scored_and_chosen_on": len(chosen & set(record_ids))}
 
 
 def read_patched(path: Path, run_record: dict) -> tuple[dict, dict[str, dict]]:
-    """Return the head of patched.json without its run, and the patched answers by Record ID.
+    """Return how the answers of patched.json were begun, and the patched answers by Record ID.
 
     Raises InputError when they belong to another run.
     """
-    head = read_json(path)
-    if head.pop("run", None) != run_digests(run_record):
+    head = read_record(path, Patched, "run patch_answers.py")
+    if head.pop("run") != run_digests(run_record):
         raise InputError(path, "patched answers of this run", "those of another", "run patch_answers.py")
-    return head, {entry["record_id"]: entry for entry in head.pop("answers", [])}
+    del head["version"]
+    return head, {entry["record_id"]: entry for entry in head.pop("answers")}
 
 
 def summed_up(args: argparse.Namespace) -> dict:
     """Return the run's summary; raise InputError where its files contradict each other."""
-    record, documents = read_json(args.run / RUN), read_frozen(args.run / TASK_FOLDER)
+    record, documents = read_run(args.run), read_frozen(args.run / TASK_FOLDER)
     with only_writer(args.run / ANSWERS):
         answers = read_answers(args.run / ANSWERS)
     head, patched = (None, {}) if args.unpatched else read_patched(args.run / PATCHED, record)

@@ -21,7 +21,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from files.option_types import command_parser
-from files.safe_files import InputError, only_writer, run
+from files.safe_files import GB, InputError, in_unit, only_writer, run
 from release.front_matter import check_repo, check_same_repository
 from release.hub_upload import (
     Payload,
@@ -64,7 +64,7 @@ def checked_payload(args: argparse.Namespace) -> Payload:
 
 def file_line(state: str, size: int, path: str) -> str:
     """Return the line of one file; GB are 10^9 bytes, as the Hub counts them."""
-    return f"{state:8} {size / 1e9:10.6f} GB  {path}"
+    return f"{state:8} {in_unit(size, GB):>10} GB  {path}"
 
 
 def plan_lines(payload: Payload, repo: str, states: dict[str, str], there: RemoteFiles) -> list[str]:
@@ -79,7 +79,7 @@ def plan_lines(payload: Payload, repo: str, states: dict[str, str], there: Remot
     most = "at most " if "unknown" in states.values() else ""
     return [
         *lines,
-        f"{repo}: {len(sizes)} files ({counted}), {most}{bytes_to_send / 1e9:.6f} GB to send; manifest sha256 "
+        f"{repo}: {len(sizes)} files ({counted}), {most}{in_unit(bytes_to_send, GB)} GB to send; manifest sha256 "
         f"{payload.sha256[MANIFEST]}",
     ]
 

@@ -14,6 +14,7 @@ import compare_scores
 import expert_drop
 import quantize_gguf
 import render_calibration
+from choice import drop_map
 from conftest import DEMO, REPO
 from files.safe_files import sha256_file, write_record
 from losses.quality_conclusions import quant_kind
@@ -52,15 +53,18 @@ def write_map(path: Path, questions: Path) -> None:
     """Write a drop map that keeps the first experts of every layer, chosen on the first six questions."""
     layer = {"keep": list(range(KEPT)), "drop": list(range(KEPT, EXPERTS))}
     content = {
+        "criterion": "coverage",
+        "worst_first": False,
+        "protect_top": 16,
         "experts": EXPERTS,
         "keep_count": KEPT,
-        "criterion": "coverage",
-        "protect_top": 16,
+        "drop_count": EXPERTS - KEPT,
         "questions": 6,
         "question_ids": first_ids(questions, 6),
+        "stats_sha256": "0" * 64,
         "layers": {str(number): layer for number in range(LAYERS)},
     }
-    path.write_text(json.dumps(content))
+    drop_map.write_map(path, content)
 
 
 @contextmanager
@@ -111,6 +115,7 @@ def answer_rows(ids: list[str], marks: str, patch: dict | None) -> list[dict]:
             "record_id": record_id,
             "order": [0, 1, 2, 3],
             "prompt_sha256": f"{i}",
+            "target": "A",
             "class": "empty" if mark in "pe" else "answered",
             "correct": mark == "1",
             "strict_correct": mark == "1",

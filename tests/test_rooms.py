@@ -2,12 +2,16 @@
 
 import ast
 import importlib.metadata
+import importlib.util
+import os
 import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 from conftest import REPO
+from files.safe_files import PACKAGES
 
 import pytest
 
@@ -140,3 +144,32 @@ def test_a_command_outside_of_the_environment_says_so(command):
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1 and "make setup" in done.stderr
+
+
+def test_the_guard_knows_every_package_that_is_imported():
+    asked: set[str] = set()
+    for tree in trees().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                asked |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                asked.add(node.module)
+    ours = {*ROOMS, *commands(), *sys.stdlib_module_names}
+    assert {name.split(".")[0] for name in asked} - ours == set(PACKAGES) - {"lm_eval"}  # which is run, not imported
+
+
+@pytest.mark.parametrize("command", ["ask_questions", "plot_expert_stats", "teacher_force_analysis"])
+def test_an_environment_that_has_pydantic_alone_is_refused(command, tmp_path):
+    """Another project's: what it has must not lead to a traceback over what it lacks."""
+    for package in ("pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"):
+        place = Path(importlib.util.find_spec(package).origin)
+        place = place.parent if place.name == "__init__.py" else place
+        (tmp_path / place.name).symlink_to(place)
+    done = subprocess.run(
+        [sys.executable, "-s", "-S", SCRIPTS / f"{command}.py", "--help"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"found one without aiohttp and {len(PACKAGES) - 2} more; run `make setup`" in done.stderr

@@ -7,14 +7,13 @@ from analysis.layer_reader import TORCH_DTYPES, WEIGHT_DTYPES
 from chats.chat_sequences import Sequence
 from checkpoints.checkpoint import TensorRange
 from choice.drop_map import check_keep_count
-from files.safe_files import InputError
+from files.safe_files import InputError, shown
 
 import torch
 from transformers import PreTrainedConfig
 
 RUN_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOP_K_KEYS = ("num_experts_per_tok", "top_k_experts", "moe_topk")
-SHOWN_CHARACTERS = 80
 
 
 def stored_dtype(directory: Path, config: dict, tensors: dict[str, TensorRange]) -> torch.dtype:
@@ -34,7 +33,7 @@ def stored_dtype(directory: Path, config: dict, tensors: dict[str, TensorRange])
         raise InputError(
             directory / "config.json",
             f"a checkpoint in {', '.join(RUN_DTYPES)}",
-            f"dtype {name!r}"[:SHOWN_CHARACTERS],
+            f"dtype {shown(name)}",
             "choose one of them with --dtype",
         )
     return RUN_DTYPES[name]
@@ -45,9 +44,7 @@ def check_unquantised(directory: Path, config: dict, tensors: dict[str, TensorRa
     advice = "quantised checkpoints are not analysed"
     for part in (config, config.get("text_config")):
         if isinstance(part, dict) and (found := part.get("quantization_config")):
-            raise InputError(
-                directory / "config.json", "no quantization_config", repr(found)[:SHOWN_CHARACTERS], advice
-            )
+            raise InputError(directory / "config.json", "no quantization_config", shown(found), advice)
     for name, tensor in tensors.items():
         # GPTQ and AWQ pack eight 4-bit weights into each I32 of a matrix; a vector of I32 is a plain index.
         packed = tensor.dtype == "I32" and len(tensor.shape) > 1

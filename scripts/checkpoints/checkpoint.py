@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, read_json, sha256_json
+from files.safe_files import InputError, read_json, sha256_json, shown
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -20,7 +20,6 @@ SINGLE_NAME = "model.safetensors"
 # each MiB is read: 0.4 % of the file.
 SMALL_TENSOR_BYTES = 2 << 20
 SAMPLE_BYTES, SAMPLE_EVERY_BYTES = 4 << 10, 1 << 20
-SHOWN_CHARACTERS = 200
 HEADER_LIMIT_BYTES = 100_000_000  # the limit of the safetensors library
 DTYPE_BYTES = {
     "BOOL": 1,
@@ -90,9 +89,9 @@ def _tensor_range(path: Path, name: str, entry: dict, start: int) -> TensorRange
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(path, f"dtype, shape and data_offsets of {name}", repr(entry)[:SHOWN_CHARACTERS]) from error
+        raise InputError(path, f"dtype, shape and data_offsets of {name}", shown(entry)) from error
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):  # a bool is an int as well
-        raise InputError(path, f"whole numbers in shape and data_offsets of {name}", repr(entry)[:SHOWN_CHARACTERS])
+        raise InputError(path, f"whole numbers in shape and data_offsets of {name}", shown(entry))
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         raise InputError(path, f"a known dtype of {name}", dtype)
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
@@ -141,7 +140,7 @@ def _weight_map(index_path: Path) -> dict[str, str]:
     weight_map = read_json(index_path).get("weight_map")
     named = isinstance(weight_map, dict) and all(isinstance(shard, str) for shard in weight_map.values())
     if not weight_map or not named:
-        raise InputError(index_path, "a weight_map from tensors to shards", repr(weight_map)[:SHOWN_CHARACTERS])
+        raise InputError(index_path, "a weight_map from tensors to shards", shown(weight_map))
     return weight_map
 
 

@@ -21,6 +21,7 @@ from files.safe_files import (
     read_json,
     require_disk_space,
     sha256_file,
+    shown,
     write_json,
     write_record,
 )
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 HEADER_ENTRY_BYTES = 200  # more than a tensor's entry takes beside its name
 HEADER_ALIGN_BYTES = 8  # so that the tensors of a mapped file start at a multiple of any dtype's size
-SHOWN_CHARACTERS, SHOWN_DIGITS = 80, 12
+SHOWN_DIGITS = 12
 TEMPLATES_NAME = "additional_chat_templates"
 # Weights in any format: a copy of the full model's beside the pruned ones would be loaded in their place.
 NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
@@ -214,13 +215,11 @@ def verify_files(source: Path, output: Path, planned: dict[str, OutputTensor], f
     size = sum(tensor.size for tensor in planned.values())
     metadata = read_json(output / INDEX_NAME).get("metadata")
     if metadata != {"total_size": size}:
-        raise InputError(output / INDEX_NAME, f"total_size {size}", str(metadata)[:SHOWN_CHARACTERS])
+        raise InputError(output / INDEX_NAME, f"total_size {size}", shown(metadata))
     shards = read_metadata(output / METADATA_NAME)["shards"]
     files = sorted({tensor.file.name for tensor in found.values()})
     if sorted(shards) != files:
-        raise InputError(
-            output / METADATA_NAME, f"digests of {', '.join(files)}"[:200], repr(shards)[:SHOWN_CHARACTERS]
-        )
+        raise InputError(output / METADATA_NAME, f"digests of {', '.join(files)}"[:200], shown(shards))
     for file, digest in shards.items():
         if sha256_file(output / file) != digest:
             raise InputError(output / file, f"sha256 {digest[:SHOWN_DIGITS]}, as {METADATA_NAME} says", "another")

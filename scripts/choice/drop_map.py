@@ -1,14 +1,18 @@
 """The drop map: which experts of each layer stay and which go.
 
-JSON: `experts`, `keep_count`, `top_k`, `criterion`, `protect_top`, the questions that chose, digests of what it was
-made from, `bootstrap`, and `layers`: {"0": {"keep": [...], "drop": [...], "score": [...], "margin": ...,
-"expected_overlap": ..., "coin_toss": [...]}, ...}, ids sorted, one entry per layer with experts. The plain
-{"0": [dropped ids], ...} of other tools is read, too.
+JSON (`DropMapRecord`): `version`, `experts`, `keep_count`, `drop_count`, `top_k`, `criterion`, `protect_top`, the
+questions that chose, digests of what it was made from, `bootstrap`, and `layers`: {"0": {"keep": [...], "drop": [...],
+"score": [...], "margin": ..., "expected_overlap": ..., "coin_toss": [...]}, ...}, ids sorted, one entry per layer with
+experts.
+
+Maps of other tools are read, too. They have no version: the plain {"0": [dropped ids], ...}, or one with "layers" and
+any of the other fields beside it, each checked where it is there.
 
 A map that a user brings (copy_drop_map.py) has `criterion` "own map" and `own_map`: the sha256 of the user's file and
 the criterion that the file names, if any. It has no scores, and `question_ids` only if the user's file has them.
 
-expert_drop_metadata.json (`DropMetadata`): how a pruned checkpoint was made. `method` is the map without its layers.
+expert_drop_metadata.json (`DropMetadata`): how a pruned checkpoint was made. `method` is the map without its version
+and its layers.
 """
 
 import re
@@ -16,20 +20,103 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import SHOWN_CHARACTERS, InputError, Record, read_json, read_record, sha256_file
+from files.safe_files import (
+    SHOWN_CHARACTERS,
+    Fields,
+    InputError,
+    Record,
+    check_fields,
+    check_record,
+    read_json,
+    read_record,
+    sha256_file,
+    shown,
+    write_json,
+)
 
 METADATA_NAME = "expert_drop_metadata.json"
 OWN_MAP = "own map"  # the criterion of a map that was given, not chosen here
 LAYER_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")  # one spelling per number: "01" beside "1" would be one layer twice
 ANOTHER_MODEL = "is it the map of another model?"
+MAKE_AGAIN = "choose again"
 SHOWN_DIGITS = 12  # of a digest
+
+
+class Bootstrap(Fields):
+    """How sure the choice is, over all layers; see `stability` of choice/ranking.py."""
+
+    resamples: int
+    seed: int
+    coin_toss: int
+    expected_overlap: float
+
+
+class OwnMap(Fields):
+    """The user's file that a map was copied from, and the criterion that it names."""
+
+    sha256: str
+    criterion: str = ""
+
+
+class MapDetails(Fields):
+    """What a map may say beside its layers. Every field may be missing: maps of other tools have few of them.
+
+    top_k: experts per token; questions: number of `question_ids`, those that chose.
+    """
+
+    criterion: str = OWN_MAP
+    worst_first: bool = False
+    protect_top: int = 0
+    experts: int = 0
+    keep_count: int = 0
+    drop_count: int = 0
+    top_k: int = 0
+    questions: int = 0
+    question_ids: list[str] = []
+    held_out_question_ids: list[str] = []
+    questions_sha256: str = ""
+    stats_sha256: str = ""
+    config_sha256: str = ""
+    weights_sha256: str = ""
+    imatrix_sha256: str = ""
+    bootstrap: Bootstrap | None = None
+    own_map: OwnMap = OwnMap(sha256="")
+
+
+class LayerEntry(Fields):
+    """One layer of a map of ours; see `layer_entry` and `stability` of choice/ranking.py."""
+
+    keep: list[int]
+    drop: list[int]
+    score: list[float] = []
+    margin: float | None = None
+    expected_overlap: float = 0
+    coin_toss: list[int] = []
+
+
+class DropMapRecord(Record, MapDetails):
+    """A map that generate_drop_map.py or copy_drop_map.py wrote."""
+
+    what: ClassVar[str] = "a drop map"
+    criterion: str
+    experts: int
+    keep_count: int
+    drop_count: int
+    layers: dict[str, LayerEntry]
+
+
+class ChosenMap(DropMapRecord):
+    """One of generate_drop_map.py."""
+
+    worst_first: bool
+    protect_top: int
 
 
 class DropMetadata(Record):
     """What expert_drop.py records in a pruned checkpoint: digests of its source, sha256 by shard, ids by layer."""
 
     what: ClassVar[str] = METADATA_NAME
-    method: dict
+    method: MapDetails
     experts: int
     keep_count: int
     drop_map_sha256: str
@@ -41,6 +128,13 @@ class DropMetadata(Record):
 def read_metadata(path: Path) -> dict:
     """Read expert_drop_metadata.json; raise InputError when it is missing or is no such record."""
     return read_record(path, DropMetadata)
+
+
+def read_method(path: Path) -> dict:
+    """Return what chose the experts, a map without its layers, from a drop map or an expert_drop_metadata.json."""
+    if "method" in read_json(path):
+        return read_metadata(path)["method"]
+    return details_of(read_map(path))
 
 
 @dataclass(frozen=True)
@@ -81,45 +175,31 @@ def check_keep_count(path: object, keep_count: int, experts: int, top_k: int) ->
 
 def criterion_of(method: dict) -> str:
     """Return what chose the experts; method: a map without its layers. Our own maps always name their criterion."""
-    return str(method.get("criterion") or OWN_MAP)
+    return method.get("criterion") or OWN_MAP
 
 
-def question_ids_of(path: Path, method: dict) -> list[str]:
-    """Return the Record IDs of the questions that chose the experts, [] where a map does not name them.
-
-    Raises InputError when they are no list of texts: one text would be taken for as many ids as it has letters.
-    """
-    ids = method.get("question_ids") or []
-    if not isinstance(ids, list) or not all(isinstance(record_id, str) for record_id in ids):
-        raise InputError(path, "a list of Record IDs as question_ids", repr(ids)[:SHOWN_CHARACTERS])
-    return ids
-
-
-def read_question_ids(path: Path) -> list[str]:
-    """Return the questions that chose the experts from a drop map or expert_drop_metadata.json, [] if it names none.
-
-    Raises InputError for a file that is neither: it would say that nothing is known.
-    """
-    content = read_json(path)
-    # The metadata hold under "method" what a drop map holds at the top.
-    ids = question_ids_of(path, content.get("method", content))
-    if not ids:
-        read_layers(path)
-    return ids
+def question_ids_of(method: dict) -> list[str]:
+    """Return the Record IDs of the questions that chose the experts, [] where a map does not name them."""
+    return method.get("question_ids", [])
 
 
 def rows_that_chose(path: Path, method: dict, stats: Path, stats_sha256: str, ids: list[str]) -> list[int]:
     """Return the rows of a statistics file whose questions chose the experts of a map; all rows where none did.
 
     ids: of the file's questions. A map that names no stats_sha256 was not chosen from statistics. Raises InputError
-    when it was chosen from others.
+    when it was chosen from others, or names a question that they do not have.
     """
     named = method.get("stats_sha256")
-    if named not in (None, stats_sha256):
+    if named is None:
+        return list(range(len(ids)))
+    if named != stats_sha256:
         raise InputError(path, f"a map chosen from {stats}", "one of other statistics", "run make analyze")
     # A fold chose by some of the questions, so only those count.
-    chose = set(question_ids_of(path, method)) if named else set()
-    return [row for row, record_id in enumerate(ids) if not chose or record_id in chose]
+    chose = set(question_ids_of(method))
+    if unknown := sorted(chose - set(ids)):
+        found = f"{len(unknown)} others, such as {unknown[0]!r}"[:SHOWN_CHARACTERS]
+        raise InputError(path, f"question_ids of the questions of {stats}", found, MAKE_AGAIN)
+    return [row for row, record_id in enumerate(ids) if record_id in chose]
 
 
 def check_digests(path: Path, drop_map: DropMap, source: Path, digests: dict[str, str], advice: str) -> None:
@@ -129,26 +209,95 @@ def check_digests(path: Path, drop_map: DropMap, source: Path, digests: dict[str
             raise InputError(
                 path,
                 f"the map of {source} ({key} {actual[:SHOWN_DIGITS]})",
-                f"that of another model ({str(drop_map.details[key])[:SHOWN_DIGITS]})",
+                f"that of another model ({drop_map.details[key][:SHOWN_DIGITS]})",
                 advice,
             )
 
 
-def read_layers(path: Path) -> dict[int, list[int]]:
-    """Return the dropped ids of each layer of a map, not checked against any model."""
+def details_of(content: dict) -> dict:
+    """Return what a map says beside its layers, its version left out."""
+    return {key: value for key, value in content.items() if key not in ("version", "layers")}
+
+
+def dropped_ids(content: dict) -> dict[int, list[int]]:
+    """Return the dropped ids by layer, in the order of the layers; content: from `read_map`."""
+    layers = content["layers"]
+    return {number: layers[str(number)]["drop"] for number in sorted(map(int, layers))}
+
+
+def read_map(path: Path) -> dict:
+    """Return the content of a map in our form; of another tool's map only what it says, its layers as {"drop": ids}.
+
+    Raises InputError when it is no map or contradicts itself. It is not held against any model.
+    """
     content = read_json(path)
+    if "version" not in content:
+        content = _in_our_form(path, content)
+    check_map(path, content)
+    return content
+
+
+def write_map(path: Path, content: dict) -> None:
+    """Write a map, its version first; raise InputError rather than write what `read_map` would refuse."""
+    content = {"version": DropMapRecord.current, **content}
+    check_map(path, content)
+    write_json(path, content)
+
+
+def _in_our_form(path: Path, content: dict) -> dict:
+    """Return the map of another tool with its layers under "layers"; raise InputError when it has none."""
     layers = content.get("layers", content)
-    if not isinstance(layers, dict) or not layers or not all(map(LAYER_NUMBER.fullmatch, layers)):
-        raise InputError(path, "an object of layers keyed by number", repr(layers)[:SHOWN_CHARACTERS])
-    dropped: dict[int, list[int]] = {}
-    for number in sorted(map(int, layers)):
-        entry = layers[str(number)]
-        ids = entry.get("drop") if isinstance(entry, dict) else entry
-        if not isinstance(ids, list) or not all(type(expert) is int for expert in ids):  # true is an int, too
-            found = repr(ids)[:SHOWN_CHARACTERS]
-            raise InputError(path, f"a list of dropped expert ids in layer {number}", found)
-        dropped[number] = ids
-    return dropped
+    if not isinstance(layers, dict) or not layers:
+        raise InputError(path, "an object of layers keyed by number", shown(layers))
+    entries = {number: entry if isinstance(entry, dict) else {"drop": entry} for number, entry in layers.items()}
+    return (content if "layers" in content else {}) | {"layers": entries}
+
+
+def check_map(path: Path, content: dict) -> None:
+    """Raise InputError when a field of a map is of another type, or when fields contradict each other."""
+    if "version" in content:
+        check_record(path, content, DropMapRecord if "own_map" in content else ChosenMap, MAKE_AGAIN)
+    else:
+        check_fields(path, content, MapDetails, DropMapRecord.what, "correct it or leave it out")
+    if not content["layers"] or not all(map(LAYER_NUMBER.fullmatch, content["layers"])):
+        raise InputError(path, "an object of layers keyed by number", shown(content["layers"]))
+    for number, entry in content["layers"].items():
+        _check_layer(path, number, entry, content)
+    _check_origin(path, content)
+    if not 0 <= (top := content.get("protect_top", 0)) <= content.get("experts", top):
+        raise InputError(path, f"protect_top from 0 to {content.get('experts', 'all')}", str(top), MAKE_AGAIN)
+
+
+def _check_origin(path: Path, content: dict) -> None:
+    """Raise InputError when a map does not say what chose its experts, or says it twice and differently."""
+    ids = question_ids_of(content)
+    if "stats_sha256" in content and not ids:
+        # Without them pictures and page would be drawn over questions that did not choose.
+        raise InputError(path, "question_ids beside stats_sha256, the questions that chose", "none", MAKE_AGAIN)
+    if ids and content.get("questions", len(ids)) != len(ids):
+        raise InputError(path, f"{content['questions']} question_ids, as questions says", str(len(ids)), MAKE_AGAIN)
+    ours = "version" in content and "own_map" not in content
+    if ours and not {"stats_sha256", "imatrix_sha256"} & content.keys():
+        raise InputError(path, "stats_sha256 or imatrix_sha256, what the map was chosen from", "none", MAKE_AGAIN)
+
+
+def _check_layer(path: Path, number: str, entry: dict, content: dict) -> None:
+    """Raise InputError unless a layer has ids of dropped experts, and kept ones, where named, are all the others."""
+    ids, kept, experts = entry.get("drop"), entry.get("keep"), content.get("experts")
+    if not isinstance(ids, list) or not all(type(expert) is int for expert in ids):  # true is an int, too
+        raise InputError(path, f"a list of dropped expert ids in layer {number}", shown(ids))
+    if len(set(ids)) != len(ids):
+        raise InputError(path, f"every dropped id of layer {number} once", "an id twice")
+    if experts is not None and ids and not 0 <= min(ids) <= max(ids) < experts:
+        wanted = f"ids from 0 to {experts - 1} in layer {number}"
+        raise InputError(path, wanted, f"{min(ids)} to {max(ids)}", ANOTHER_MODEL)
+    if experts is None or kept is None:  # a map need not say how many there are, nor which stay
+        return
+    if kept != sorted(set(range(experts)) - set(ids)):
+        raise InputError(path, f"keep and drop of layer {number} to partition {experts} experts", "other ids in keep")
+    if len(kept) != content.get("keep_count", len(kept)):
+        wanted = f"{content['keep_count']} kept experts in layer {number}, as keep_count says"
+        raise InputError(path, wanted, str(len(kept)))
 
 
 def values_by_layer(content: dict, layers: list[int], key: str) -> list[list] | None:
@@ -165,7 +314,8 @@ def read_drop_map(path: Path, shape: Shape) -> DropMap:
     Raises InputError when a layer is missing or too many, an id is out of range or occurs twice, keep and drop do not
     partition the experts, layers keep different numbers, or fewer experts than top-k are kept.
     """
-    dropped, content = read_layers(path), read_json(path)
+    content = read_map(path)
+    dropped = dropped_ids(content)
     if tuple(dropped) != shape.layers:
         wanted = f"the {len(shape.layers)} layers {shape.layers[0]} to {shape.layers[-1]} that have experts"
         found = f"{len(dropped)} layers, {min(dropped)} to {max(dropped)}"
@@ -173,32 +323,21 @@ def read_drop_map(path: Path, shape: Shape) -> DropMap:
     if content.get("experts", shape.experts) != shape.experts:
         wanted = f"{shape.experts} experts per layer, as the model has"
         raise InputError(path, wanted, repr(content["experts"]), ANOTHER_MODEL)
-    entries = content.get("layers", {})
-    keep: dict[int, list[int]] = {}
-    drop: dict[int, list[int]] = {}
-    first = shape.layers[0]
-    for number, ids in dropped.items():
-        keep[number], drop[number] = _layer(path, number, ids, entries.get(str(number)), shape.experts)
-        if len(keep[number]) != len(keep[first]):  # config.json and GGUF have one expert count for all layers
+    check_map(path, {"experts": shape.experts} | content)  # again: a map need not say how many experts there are
+    keep = {number: sorted(set(range(shape.experts)) - set(ids)) for number, ids in dropped.items()}
+    _check_uniform(path, keep)
+    check_keep_count(path, len(keep[shape.layers[0]]), shape.experts, shape.top_k)
+    drop = {number: sorted(ids) for number, ids in dropped.items()}
+    return DropMap(keep, drop, sha256_file(path), details_of(content))
+
+
+def _check_uniform(path: Path, keep: dict[int, list[int]]) -> None:
+    first = next(iter(keep))
+    for number, kept in keep.items():
+        if len(kept) != len(keep[first]):  # config.json and GGUF have one expert count for all layers
             raise InputError(
                 path,
                 f"{len(keep[first])} kept experts in layer {number}, as in layer {first}",
-                str(len(keep[number])),
+                str(len(kept)),
                 "experts must be uniform over layers",
             )
-    check_keep_count(path, len(keep[first]), shape.experts, shape.top_k)
-    details = {key: value for key, value in content.items() if key != "layers"} if "layers" in content else {}
-    question_ids_of(path, details)  # refused here and not after the evaluation, which takes days
-    return DropMap(keep, drop, sha256_file(path), details)
-
-
-def _layer(path: Path, number: int, dropped: list[int], entry: object, experts: int) -> tuple[list[int], list[int]]:
-    if len(set(dropped)) != len(dropped):
-        raise InputError(path, f"every dropped id of layer {number} once", "an id twice")
-    if dropped and not 0 <= min(dropped) <= max(dropped) < experts:
-        wanted = f"ids from 0 to {experts - 1} in layer {number}"
-        raise InputError(path, wanted, f"{min(dropped)} to {max(dropped)}", ANOTHER_MODEL)
-    keep = sorted(set(range(experts)) - set(dropped))
-    if isinstance(entry, dict) and "keep" in entry and entry["keep"] != keep:
-        raise InputError(path, f"keep and drop of layer {number} to partition {experts} experts", "other ids in keep")
-    return keep, sorted(dropped)

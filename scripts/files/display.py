@@ -26,6 +26,11 @@ def with_error(value: float, error: float) -> str:
     return " ± ".join(digits(value, error))
 
 
+def percent_with_error(share: float, error: float) -> str:
+    """Return a share and its error in per cent, two decimals."""
+    return f"{100 * share:.2f}% ± {100 * error:.2f}"
+
+
 def plural(count: int, word: str) -> str:
     """Return a count and its word, with an s unless the count is 1."""
     return f"{count} {word}{'' if count == 1 else 's'}"

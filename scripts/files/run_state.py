@@ -12,7 +12,7 @@ from pathlib import Path
 from files.safe_files import InputError, partial_file, read_json, remove, write_json
 
 INPUTS_NAME = "inputs.json"
-SHOWN_CHARACTERS = 200
+VALUE_CHARACTERS = 200
 
 
 def difference_in_words(old: dict, new: dict) -> tuple[str, str] | None:
@@ -33,7 +33,7 @@ def difference_in_words(old: dict, new: dict) -> tuple[str, str] | None:
 
 
 def _value_in_words(key: str, value: object) -> str:
-    return f"{key} {json.dumps(value)}"[:SHOWN_CHARACTERS]
+    return f"{key} {json.dumps(value)}"[:VALUE_CHARACTERS]
 
 
 class RunState:

@@ -9,6 +9,7 @@ import csv
 import errno
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -18,19 +19,29 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-try:
-    from pydantic import BaseModel, ConfigDict, ValidationError
-except ModuleNotFoundError:  # every command comes by here before it imports any other package
+# What the commands import, and lm_eval, which they run: `make setup` installs all of it. Another project's environment
+# may have some of these. Looked up and not imported, so nothing is loaded for it.
+PACKAGES = (
+    *("aiohttp", "bokeh", "gguf", "httpx2", "huggingface_hub", "jinja2", "llama_cpp", "lm_eval", "markupsafe"),
+    *("matplotlib", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "tokenizers", "torch", "tqdm"),
+    *("transformers", "yaml"),
+)
+if absent := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
+    # Here, because every command comes by here before it imports any other package.
+    more = "" if len(absent) == 1 else f" and {len(absent) - 1} more"
     sys.exit(
-        f"error: {sys.executable}: expected this project's environment, found none of its packages; run `make setup`, "
-        f"then .venv/bin/python {sys.argv[0]}"
+        f"error: {sys.executable}: expected this project's environment, found one without {absent[0]}{more}; "
+        f"run `make setup`, then .venv/bin/python {sys.argv[0]}"
     )
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError  # noqa: E402
 
 COPY_BYTES = 8 << 20
 GIB = 1 << 30
-SHOWN_CHARACTERS = 60  # of a refused value: an error stays one line
+GB = 10**9  # in which the Hub shows sizes
+SHOWN_CHARACTERS = 60  # of a refused value
 REASON_CHARACTERS = 200
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk; it gives no errno
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
@@ -63,6 +74,11 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_CHARACTERS]
 
 
+def shown(value: object) -> str:
+    """Return a refused value as a message names it: at most SHOWN_CHARACTERS, so that an error stays one line."""
+    return repr(value)[:SHOWN_CHARACTERS]
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`; print an InputError, a full disk or an unusable path as one line and exit with code 1."""
     rank = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""  # set by torchrun
@@ -91,12 +107,12 @@ def recorded_sha256(path: Path) -> str:
     """Return the hex sha256 of a file: from its record FILE.json, or from its bytes if those are newer.
 
     A digest of 50 GB takes minutes, so a recorded one is used where that is safe: a file that was replaced or edited
-    later has a newer time or another size.
+    later has a newer time or another size, and what is no record of ours has not the fields of one.
     """
     record = Path(f"{path}.json")
     if record.is_file() and record.stat().st_mtime_ns >= path.stat().st_mtime_ns:
         known = read_json(record)
-        if known.get("bytes") == path.stat().st_size and "sha256" in known:
+        if is_file_record(known) and known["bytes"] == path.stat().st_size:
             return known["sha256"]
     return sha256_file(path)
 
@@ -327,46 +343,80 @@ def write_json(path: Path, value: dict) -> None:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-class Record(BaseModel):
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of a file's bytes, in hex
+
+
+class Fields(BaseModel):
+    """A part of a record: named fields of a JSON object, with their types. Other fields are kept as they are."""
+
+    model_config = ConfigDict(extra="allow", strict=True)  # strict: "5" and true are no numbers
+
+
+class Record(Fields):
     """A JSON file that one step writes and others read. A subclass names its fields and belongs to one module.
 
     `what` names the file in messages. `current` is the version of its form. It goes up when a field changes its name or
-    meaning, so that an older file is refused and never misread. Fields beyond the named ones are kept as they are.
+    meaning, so that an older file is refused and never misread.
     """
 
-    model_config = ConfigDict(extra="allow", strict=True)  # strict: "5" and true are no numbers
     what: ClassVar[str]
     current: ClassVar[int] = 1
     version: int
 
 
-def check_record(path: object, content: dict, kind: type[Record]) -> dict:
-    """Return a record's content unchanged; raise InputError when its version or a field is not as `kind` defines it."""
+class FileRecord(Record):
+    """The record FILE.json beside a large file: its size and digest, by which reading the file again is spared."""
+
+    bytes: int
+    sha256: Sha256
+
+
+def is_file_record(content: dict) -> bool:
+    """Tell whether an object has the fields of a FileRecord, of any owner and version."""
+    try:
+        FileRecord.model_validate(content)
+    except ValidationError:
+        return False
+    return True
+
+
+def check_record(path: object, content: dict, kind: type[Record], again: str = "make it again") -> dict:
+    """Return a record's content unchanged; raise InputError when its version or a field is not as `kind` defines it.
+
+    again: what to do about it.
+    """
     # The version comes first: of an older file that is the reason, and a missing field only follows from it.
     if content.get("version") != kind.current:
         found = f"version {content['version']!r}"[:SHOWN_CHARACTERS] if "version" in content else "no version"
-        raise InputError(path, f"{kind.what}, version {kind.current}", found, "make it again")
-    try:
-        kind.model_validate(content)
-    except ValidationError as error:
-        raise _refused_field(path, kind, error) from error
+        raise InputError(path, f"{kind.what}, version {kind.current}", found, again)
+    check_fields(path, content, kind, kind.what, again)
     return content
 
 
-def _refused_field(path: object, kind: type[Record], error: ValidationError) -> InputError:
+def check_fields(path: object, content: dict, kind: type[Fields], what: str, again: str = "make it again") -> None:
+    """Raise InputError when a field is not as `kind` defines it; what: the file, in the message."""
+    try:
+        kind.model_validate(content)
+    except ValidationError as error:
+        raise _refused_field(path, what, again, error) from error
+
+
+def _refused_field(path: object, what: str, again: str, error: ValidationError) -> InputError:
     first = error.errors(include_url=False)[0]  # one line, so the first of them
     field = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
-        return InputError(path, f"{kind.what} with the field {field!r}", "none", "make it again")
+        return InputError(path, f"{what} with the field {field!r}", "none", again)
+    found = shown(first["input"])
+    if first["type"] == "string_pattern_mismatch":  # of digests alone; the words of pydantic show the expression
+        return InputError(path, f"{what} whose {field!r} is 64 hex digits", found, again)
     words = first["msg"]  # of pydantic, mostly "Input should be a valid integer" and the like
     rule = words.removeprefix("Input should be ") if words.startswith("Input should be ") else f"valid ({words})"
-    found = repr(first["input"])[:SHOWN_CHARACTERS]
-    return InputError(path, f"{kind.what} whose {field!r} is {rule}", found, "make it again")
+    return InputError(path, f"{what} whose {field!r} is {rule}", found, again)
 
 
-def read_record(path: Path, kind: type[Record]) -> dict:
-    """Read a record; raise InputError when it is missing or is not one of that kind."""
-    return check_record(path, read_json(path), kind)
+def read_record(path: Path, kind: type[Record], again: str = "make it again") -> dict:
+    """Read a record; raise InputError when it is missing or is not one of that kind. again: what to do about it."""
+    return check_record(path, read_json(path), kind, again)
 
 
 def write_record(path: Path, content: dict, kind: type[Record]) -> None:

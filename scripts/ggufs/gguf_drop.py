@@ -20,7 +20,7 @@ from files.byte_ranges import Run, runs_of, same_bytes, write_runs
 from files.safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space
 from ggufs.gguf_header import (
     EXPERT_TENSOR,
-    SPLIT_NAME,
+    PART_ENDING,
     UINT32,
     GgufHeader,
     TensorInfo,
@@ -146,8 +146,8 @@ def output_paths(output: Path, count: int) -> list[Path]:
         raise InputError(output, "a name that ends in .gguf", repr(output.suffix))
     if count == 1:
         return [output]
-    match = SPLIT_NAME.fullmatch(output.name)
-    stem = match[1] if match else output.stem
+    match = PART_ENDING.search(output.name)
+    stem = output.name[: match.start()] if match else output.stem
     return [output.with_name(f"{stem}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
 
 

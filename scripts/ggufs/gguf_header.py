@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from files.safe_files import InputError
+from files.safe_files import InputError, shown
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -28,7 +28,8 @@ SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?
 UINT32, STRING, ARRAY = 4, 8, 9
 ARRAY_HEAD_BYTES = 12  # the items' type and their number
 SCALAR_KINDS = {bool: 7, int: UINT32, float: 6}  # how key_value() writes Python's types
-SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # llama-gguf-split's, part 1 first
+# The end of the names that llama-gguf-split gives: a part's number, from 1, and how many there are.
+PART_ENDING = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 TensorPlan = tuple[str, tuple[int, ...], GGMLQuantizationType]  # name, dims (the slowest axis last), type
 
@@ -287,15 +288,16 @@ def split_paths(path: Path) -> list[Path]:
     header = read_header(path)
     count = header.value("split.count") or 1
     if type(count) is not int:
-        raise InputError(path, "a whole number split.count", repr(count)[:80])
+        raise InputError(path, "a whole number split.count", shown(count))
     if count == 1:
         return [path]
-    match = SPLIT_NAME.fullmatch(path.name)
-    if not match or header.value("split.no") != 0 or int(match[3]) != count:
+    match = PART_ENDING.search(path.name)
+    if not match or header.value("split.no") != 0 or int(match[2]) != count:
         raise InputError(
             path, f"the first file of a split, NAME-00001-of-{count:05d}.gguf", f"part {header.value('split.no')}"
         )
-    paths = [path.with_name(f"{match[1]}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+    stem = path.name[: match.start()]
+    paths = [path, *(path.with_name(f"{stem}-{number:05d}-of-{count:05d}.gguf") for number in range(2, count + 1))]
     # A part of another split of the same name would give a model of two.
     for number, part in enumerate(paths[1:], start=1):
         found = read_header(part)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import InputError, Record
+from files.safe_files import FileRecord, InputError, Sha256
 from ggufs.gguf_header import TensorInfo, read_header
 
 import numpy as np
@@ -20,17 +20,15 @@ NOT_MEASURED = {"token_embd.weight", "output.weight", "per_layer_token_embd.weig
 BUILD_AGAIN = "build it again with `make imatrix`"
 
 
-class ImatrixRecord(Record):
+class ImatrixRecord(FileRecord):
     """What build_imatrix.py records beside an imatrix; context: tokens per chunk."""
 
     what: ClassVar[str] = "the record of an imatrix"
-    model_sha256: str
+    model_sha256: Sha256
     calibration: str
-    calibration_sha256: str
+    calibration_sha256: Sha256
     context: int
     llama_cpp: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 READ_BYTES = 65536
 KEPT_CHARACTERS = 20000  # of a tool's output: enough for a stack of calls and the error before it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-SHOWN_CHARACTERS = 300
+LINE_CHARACTERS = 300
 LOG_PREFIX = re.compile(r"\d+(?:\.\d+){3} ([EWID])(?: |$)")  # llama.cpp's log: minutes.s.ms.us, then the level
 # Warnings whose words an error may have, too. The log of libllama reaches Python without levels, so words must do.
 WARNING = re.compile(r"^warning\b|control-looking token|is not marked as EOG|special_eo[sg]_id", re.IGNORECASE)
@@ -166,4 +166,4 @@ def last_words(text: str) -> str:
     reasons = [line for line in errors if not AFTERMATH.search(line)]
     others = [line for line in lines if level_of(line) != "W"]
     found = (reasons or errors or others or lines or ["no output"])[-1]
-    return LOG_PREFIX.sub("", found, count=1)[:SHOWN_CHARACTERS]
+    return LOG_PREFIX.sub("", found, count=1)[:LINE_CHARACTERS]

@@ -6,10 +6,12 @@ errors.
 """
 
 from pathlib import Path
+from typing import ClassVar
 
-from files.display import BLUE, GREY, VERMILION, digits, markdown_table, with_error
+from files.display import BLUE, GREY, VERMILION, digits, markdown_table, percent_with_error, with_error
 from files.pictures import WIDTH_INCHES, plt, save_picture
-from losses.kld_statistics import PERCENT, SIGNIFICANT_ERRORS, mean_and_error
+from files.safe_files import Fields, Record, Sha256
+from losses.kld_statistics import SIGNIFICANT_ERRORS, mean_and_error
 
 import numpy as np
 
@@ -25,6 +27,39 @@ DIVERGENCES = {"kld": "all tokens", "reply_kld": "replies alone"}  # the METRICS
 COLORS = {"named": BLUE, "default": "black", "random": GREY, "control": VERMILION}
 
 Results = dict[int, dict[str, dict]]
+
+
+class PerQuestion(Fields):
+    """Columns with a value per question: counts of predicted tokens, and sums over them."""
+
+    tokens: list[int]
+    kld: list[float]
+    same_top: list[int]
+    reply_tokens: list[int]
+    reply_kld: list[float]
+    reply_same_top: list[int]
+
+
+class ChoiceResult(Fields):
+    """What one choice of experts costs; `add_comparisons` adds its means."""
+
+    criterion: str
+    worst_first: bool
+    protect_top: int
+    drop_map_sha256: Sha256
+    pruned_sha256: Sha256
+    per_question: PerQuestion
+
+
+class Criteria(Record):
+    """The JSON file of compare_criteria.py; keep: results by keep count and label."""
+
+    what: ClassVar[str] = "a comparison of compare_criteria.py"
+    inputs: dict
+    truncated: int
+    seeds: int
+    conclusions: dict
+    keep: dict[str, dict[str, ChoiceResult]]
 
 
 def named(entries: dict[str, dict]) -> list[str]:
@@ -131,7 +166,7 @@ def criteria_table(entries: dict[str, dict]) -> str:
         rows.append([f"{label} (default)" if label == DEFAULT else label])
         rows[-1] += [with_error(entry[metric], entry[f"{metric}_error"]) for metric in DIVERGENCES]
         for metric in ("same_top", "reply_same_top"):
-            rows[-1].append(f"{PERCENT * entry[metric]:.2f}% ± {PERCENT * entry[f'{metric}_error']:.2f}")
+            rows[-1].append(percent_with_error(entry[metric], entry[f"{metric}_error"]))
     heads = ["choice", "KLD, all tokens", "KLD, replies", "same top, all tokens", "same top, replies"]
     return markdown_table(heads, rows)
 

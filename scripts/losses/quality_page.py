@@ -1,6 +1,6 @@
 """The page of measure_quality.py: tables of every file's losses, and the conclusions in words."""
 
-from files.display import markdown_table, with_error
+from files.display import markdown_table, percent_with_error, with_error
 from files.safe_files import gib
 from losses.kld_statistics import PERCENT, SIGNIFICANT_ERRORS
 from losses.quality_conclusions import BETTER, NO_DIFFERENCE, SMALLER, WORSE, Measured
@@ -17,7 +17,7 @@ COLUMNS = {
     "rms_delta_p": "RMS Δp",
     "kld_all_tokens": "mean KLD, prompts included",
 }
-VERDICTS = {  # one word in capitals: what a reader who skims the page must not miss
+IN_WORDS = {  # one word in capitals: what a reader who skims the page must not miss
     BETTER: "is better than the standard quants of its size",
     WORSE: "is WORSE than the standard quants of its size",
     NO_DIFFERENCE: "shows no significant difference from the standard quants of its size",
@@ -27,7 +27,7 @@ VERDICTS = {  # one word in capitals: what a reader who skims the page must not 
 def measure_cell(measure: str, pair: list[float]) -> str:
     """Return the value and error of one of COLUMNS as a table shows them."""
     if measure == "same_top":
-        return f"{PERCENT * pair[0]:.2f}% ± {PERCENT * pair[1]:.2f}"
+        return percent_with_error(*pair)
     return with_error(*pair)
 
 
@@ -45,7 +45,7 @@ def verdict_sentence(entry: Measured, found: dict) -> str:
     # d exp(x) = exp(x) dx: the error of the ratio from that of its logarithm.
     ratio, error = np.exp(found["log_ratio"]), np.exp(found["log_ratio"]) * found["log_ratio_error"]
     return (
-        f"**{entry.label}**, {gib(entry.size)} GiB, {VERDICTS[found['verdict']]}: {ratio:.2f} ± {error:.2f} times the "
+        f"**{entry.label}**, {gib(entry.size)} GiB, {IN_WORDS[found['verdict']]}: {ratio:.2f} ± {error:.2f} times the "
         f"line's KLD there ({' to '.join(found['between'])}). {nearest}"
     )
 

@@ -2,18 +2,15 @@
 
 from typing import ClassVar
 
-from files.safe_files import Record
-
-from pydantic import BaseModel, ConfigDict
+from files.safe_files import Fields, Record
 
 QUALITY_NAME = "quality.json"
 LOSSES = ("total", "quantisation")  # what files are compared by; the pruning loss is the same for all
 
 
-class MeasuredFile(BaseModel):
+class MeasuredFile(Fields):
     """One file of the measurement. losses: {loss: {measure: [value, standard error over chats]}}."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
     label: str
     kind: str
     bytes: int

@@ -29,7 +29,9 @@ def declared(name: str, why: str, schema: dict, jinja: str, go: str) -> KnownDif
     return KnownDifference(name, why, Case(name, [ASK], [tool("book", {"p": schema})]), jinja, go)
 
 
+# Each difference has a chat of its own: one in a longer chat would hide whatever else goes wrong beside it.
 KNOWN_DIFFERENCES = [
+    # Numbers, and the order of names, are Go's own before the template sees them.
     argued(
         "whole number with a fraction",
         "Ollama reads every number of JSON as a float64: 2.0 and 2 are one",
@@ -51,6 +53,7 @@ KNOWN_DIFFERENCES = [
         "{beta:1,Zeta:2}",
         "{Zeta:2,beta:1}",
     ),
+    # What Ollama drops, or may drop, of a tool's declaration before the template runs.
     declared(
         "required names of an object in an object",
         "not every Ollama that knows Gemma 4 is known to keep them",
@@ -79,6 +82,7 @@ KNOWN_DIFFERENCES = [
         "<|\"|>['STRING']<|\"|>",
         '<|"|>STRING<|"|>',
     ),
+    # Go's templates have few functions for texts: no capitals here, no trim and no search further below.
     declared(
         "type unknown to JSON Schema",
         "Go's templates cannot turn letters into capitals; the seven types are listed",
@@ -97,6 +101,7 @@ KNOWN_DIFFERENCES = [
         ',response:{description:<|"|>A ticket<|"|>,type:<|"|>OBJECT<|"|>}',
         "",
     ),
+    # Here it is the chat template that is odd. It stays the reference: its texts are what the model knows.
     KnownDifference(
         "several calls without ids",
         "the chat template names each answer after the last call, the Ollama template "

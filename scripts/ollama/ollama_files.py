@@ -5,16 +5,16 @@ Only a wrap sets Ollama's Gemma 4 renderer and parser (see `ollama_note`).
 
 import json
 import math
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from files.safe_files import InputError, read_json
-from ggufs.gguf_header import read_header
+from ggufs.gguf_header import PART_ENDING, read_header
 
-# Names and types of Ollama's options: the structs Options and Runner in api/types.go of https://github.com/ollama/ollama
-# (described in its docs/modelfile.md). Ollama only warns about a name that it does not know; here it is refused.
+# Names and types of Ollama's options: the structs Options and Runner in api/types.go of
+# https://github.com/ollama/ollama (described in its docs/modelfile.md). Ollama only warns about a name that it does not
+# know; here it is refused.
 OPTIONS = {
     "num_keep": int,
     "seed": int,
@@ -39,7 +39,6 @@ OPTIONS = {
 DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts"}
 REQUIRED = ("num_ctx", "stop")
 RENDERER = "RENDERER gemma4\nPARSER gemma4\n"
-PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")  # Ollama takes no file in parts
 
 
 def fits(value: object, kind: type) -> bool:
@@ -114,7 +113,7 @@ def wraps(name: str, gguf_names: list[str], params: dict, repo: str = "", folder
     """
     made = []
     for gguf in gguf_names:
-        if PART.search(gguf):
+        if PART_ENDING.search(gguf):  # Ollama takes no file in parts
             continue
         tag = Path(gguf).name.removesuffix(".gguf").removeprefix(f"{name}-")
         source = f"hf.co/{repo}:{Path(gguf).name}" if repo else str(folder / gguf)

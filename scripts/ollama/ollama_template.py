@@ -19,7 +19,7 @@ from ollama.template_cases import CASES, Case
 from transformers.utils.chat_template_utils import render_jinja_template
 
 TAGS = {"thinking": ("<|channel>thought", "<channel|>"), "tool call": "<|tool_call>call:"}
-SHOWN_CHARACTERS = 60
+WINDOW_CHARACTERS = 60
 
 
 def chat_template_of(model: Path) -> tuple[str, str]:
@@ -72,7 +72,7 @@ def render_jinja(template: str, bos: str, case: Case) -> str:
 def where_texts_differ(name: str, expected: str, found: str) -> str:
     """Return one line with the first place where two texts differ."""
     at = next((i for i, (a, b) in enumerate(zip(expected, found)) if a != b), min(len(expected), len(found)))
-    shown = [repr(text[at : at + SHOWN_CHARACTERS]) for text in (expected, found)]
+    shown = [repr(text[at : at + WINDOW_CHARACTERS]) for text in (expected, found)]
     return f"{name}, character {at}: the chat template has {shown[0]}, the Ollama template {shown[1]}"
 
 

@@ -21,6 +21,7 @@ class Case:
 
     def request(self) -> dict:
         """Return the chat as a request to Ollama's /api/chat, of the parts that the template sees."""
+        # Ollama has its own words for two fields. An unknown one is dropped without a word, and the texts would differ.
         renamed = {"name": "tool_name", "reasoning_content": "thinking"}
         messages = [{renamed.get(key, key): value for key, value in message.items()} for message in self.messages]
         return {"messages": messages, "tools": self.tools, "think": self.thinking}
@@ -48,6 +49,7 @@ def assistant(text: str | None, *calls: dict, thought: str = "") -> dict:
 
 def call(name: str, arguments: dict, number: int | None = 1) -> dict:
     """Return a tool call; its id is made from a number (None: it has none)."""
+    # A request may leave the ids out. Then answers can be matched by name and place alone, so both forms are cases.
     made = {"type": "function", "function": {"name": name, "arguments": arguments}}
     return made if number is None else {"id": f"call_{number}", **made}
 
@@ -63,6 +65,7 @@ def tool(
 ) -> dict:
     """Return a tool's declaration; without properties it has no parameters at all."""
     function = {"name": name, "description": description, **more}
+    # No parameters and an object of none are two declarations; the case "tool without parameters" has both.
     if properties is not None:
         function["parameters"] = {
             "type": "object",
@@ -153,12 +156,14 @@ ARGUMENTS = {
 # Beyond ASCII in every way: signs of several bytes, a joined emoji, and a line separator, which JSON may escape.
 UNICODE = "Größe 30 µm, 東京, Ελλάδα, 🌞‍🧪, \u2028."
 
+# From the plain to the odd: the first case that fails names the feature, and those before it show what still works.
 CASES = [
     Case("plain", [user("What is H2O?")]),
     Case("space around", [user(" \n What is\n H2O?\t\n")]),
     Case("empty", [user("")]),
     Case("system", [system(" Be brief.\n"), user("What is H2O?")]),
     Case("developer", [{"role": "developer", "content": "Be brief."}, user("What is H2O?")]),
+    # On, off and not said are three requests; a template that takes "not said" for "off" would pass with two of them.
     Case("thinking on", [user("What is H2O?")], thinking=True),
     Case("thinking off", [user("What is H2O?")], thinking=False),
     Case("thinking on, system", [system("Be brief."), user("What is H2O?")], thinking=True),
@@ -170,6 +175,7 @@ CASES = [
     ),
     Case("system in mid-chat", [user("H2O?"), assistant("Water."), system("Be brief."), user("NH3?")]),
     Case("answer begun", [user("What is H2O?"), assistant("It is")]),
+    # Whether a thought stays in the text depends on where its turn ended, so there is a case for each place.
     Case(
         "thought of an earlier turn",
         [user("H2O?"), assistant("Water.", thought="Two of H."), user("NH3?")],
@@ -205,6 +211,7 @@ CASES = [
         [WEATHER, CLOCK],
         True,
     ),
+    # Answers come back in any order, so they are matched by id and not by place.
     Case(
         "several calls in one turn",
         [

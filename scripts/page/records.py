@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from choice.drop_map import Shape, criterion_of, read_drop_map, read_layers, read_metadata, rows_that_chose
+from choice.drop_map import Shape, criterion_of, read_drop_map, read_map, read_metadata, rows_that_chose
 from choice.expert_stats import protected, read_stats
-from files.safe_files import InputError, read_json, read_record, sha256_file
+from files.safe_files import InputError, read_record, sha256_file
 from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
 from losses.quality_record import Quality
 from quants.quant_record import ConversionRecord, QuantRecord
@@ -97,18 +97,15 @@ def read_experts(stats: Path, drop_map: Path) -> tuple[Experts, dict, str]:
             protected(norms, top).sum(axis=0),
             dropped,
         ),
-        known | read_json(drop_map) | counts | {"criterion": criterion_of(found.details)},
+        known | read_map(drop_map) | counts | {"criterion": criterion_of(found.details)},
         sha256,
     )
 
 
 def read_map_alone(path: Path) -> dict:
     """Return a drop map where nothing was analysed; what a user's plain map does not record is left out."""
-    dropped, content = read_layers(path), read_json(path)
-    return content | {
-        "criterion": criterion_of(content),
-        "layers": {str(layer): {"drop": dropped[layer]} for layer in dropped},
-    }
+    content = read_map(path)
+    return content | {"criterion": criterion_of(content)}
 
 
 def read_imatrix_of(path: Path, experts: Experts | None) -> tuple[Imatrix, dict]:

@@ -1,53 +1,53 @@
 """FILE.gguf.json: the record of a GGUF file that this project built, beside the file.
 
-`QuantRecord` is quantize_gguf.py's. `ConversionRecord` is convert_to_gguf.py's, of an F16 file. Both hold `bytes` and
-`sha256`, by which `recorded_sha256` of files/safe_files.py spares reading the file again.
+`QuantRecord` is quantize_gguf.py's. `ConversionRecord` is convert_to_gguf.py's, of an F16 file. Both are
+`FileRecord`s: `recorded_sha256` of files/safe_files.py takes their digest and spares reading the file again.
 """
 
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import InputError, Record, read_record, sha256_file
+from files.safe_files import FileRecord, InputError, Sha256, read_record, sha256_file
 
 
-class QuantRecord(Record):
+class QuantRecord(FileRecord):
     """A quant: recipe, tool, inputs, and what came out.
 
     tensors_per_type: by type; TYPE<WANTED where rows do not fit the wanted type. cd_scope: of CD-* files only.
     """
 
     what: ClassVar[str] = "a record of quantize_gguf.py"
+    # What was asked for. llama-quantize is given `base` and `arguments`; `type` is the name in the file's name.
     type: str
     base: str
     arguments: list[str]
     note: str
     cd_scope: str | None = None
     llama_cpp: str
+    # What came out. Cards and pages take their numbers from here, so that all of them show the same.
     parameters: int
     experts: int
-    bytes: int
     bits_per_weight: float
     tensors_per_type: dict[str, int]
-    source_sha256: str
-    imatrix_sha256: str | None
-    calibration_sha256: str | None
-    sha256: str
+    # The chain of digests: a file is out of date when one of its inputs has another digest, whatever its time says.
+    source_sha256: Sha256
+    imatrix_sha256: Sha256 | None
+    calibration_sha256: Sha256 | None
 
 
-class ConversionRecord(Record):
+class ConversionRecord(FileRecord):
     """A converted checkpoint; source_sha256: over the sha256 of every file of it that a converter may read."""
 
     what: ClassVar[str] = "a record of convert_to_gguf.py"
     name: str
     outtype: str
-    source_sha256: str
+    source_sha256: Sha256
     llama_cpp: str
-    bytes: int
-    sha256: str
 
 
 def record_path(gguf: Path) -> Path:
     """Return where the record of a GGUF file lies."""
+    # Behind the whole name, not in place of the ending: NAME-Q6_K.json could belong to any kind of file.
     return Path(f"{gguf}.json")
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from checkpoints.moe_families import GEMMA4, text_config
-from files.safe_files import InputError
+from files.safe_files import InputError, shown
 from ggufs.gguf_drop import key_value_bytes
 from ggufs.gguf_header import (
     EXPERT_TENSOR,
@@ -119,7 +119,7 @@ def check_config(source: Path, values: dict) -> None:
         or not {*map(str, kinds)} <= {"full_attention", "sliding_attention"}
     ):
         raise InputError(
-            source, f"layer_types of {layers} layers, each full_attention or sliding_attention", repr(kinds)[:80]
+            source, f"layer_types of {layers} layers, each full_attention or sliding_attention", shown(kinds)
         )
 
 

@@ -11,8 +11,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from files.safe_files import GIB, InputError, read_json, recorded_sha256, sha256_file
+from files.safe_files import GIB, Fields, InputError, Record, Sha256, read_record, recorded_sha256, sha256_file
 from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, TensorInfo, aligned, tensor_bytes
 from ggufs.imatrix import NOT_MEASURED
 from quants.quant_plan import plan_quant, planned_size
@@ -21,6 +22,7 @@ from quants.recipes import RECIPES, Recipe
 import numpy as np
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
+from pydantic import FiniteFloat
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 WIDE = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS")
@@ -42,6 +44,27 @@ ROLES = {
 BASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M", "F16": "Q8_0", "BF16": "Q8_0", "F32": "Q8_0"}
 
 
+class MeasuredOn(Fields):
+    """What sensitivities depend on: the model, the imatrix; and more, which is only compared."""
+
+    source_sha256: Sha256
+    imatrix_sha256: Sha256
+
+
+class Sensitivity(Record):
+    """The file of measure_sensitivity.py: KLD in nats per token.
+
+    low_types: by role; roles: by role and type; layers: by role and layer, at the role's low type; errors: by name.
+    """
+
+    what: ClassVar[str] = "sensitivities of measure_sensitivity.py"
+    inputs: MeasuredOn
+    low_types: dict[str, str]
+    roles: dict[str, dict[str, FiniteFloat]]
+    layers: dict[str, dict[str, FiniteFloat]]
+    errors: dict[str, FiniteFloat]
+
+
 @dataclass(frozen=True)
 class Group:
     """The weights of one role in one layer (None outside of the blocks)."""
@@ -53,15 +76,16 @@ class Group:
     @property
     def legal(self) -> tuple[str, ...]:
         """The types that it can have: whole blocks in every row, no imatrix where there is none."""
-        ragged = any(tensor.dims[0] % 256 for tensor in self.tensors)
+        rows = [tensor.dims[0] for tensor in self.tensors]
+        ragged = any(row % 256 for row in rows)
         # llama-quantize refuses these types where it has no imatrix.
         blind = any(tensor.name in NOT_MEASURED for tensor in self.tensors)
-        return tuple(
-            name
-            for name in (RAGGED if ragged else WIDE)
-            if not (blind and name in NEED_IMATRIX)
-            and all(tensor.dims[0] % GGML_QUANT_SIZES[Kind[name]][0] == 0 for tensor in self.tensors)
-        )
+        found = []
+        for name in RAGGED if ragged else WIDE:
+            block = GGML_QUANT_SIZES[Kind[name]][0]
+            if not (blind and name in NEED_IMATRIX) and all(row % block == 0 for row in rows):
+                found.append(name)
+        return tuple(found)
 
     def bytes_at(self, kind: str, alignment: int) -> int:
         """Return its bytes in a file at a type, padding included."""
@@ -120,12 +144,17 @@ def cost_of(sensitivity: dict, group: Group, kind: str) -> float:
     return whole * (max(layers[str(group.layer)], 0.0) / total if total else 1 / len(layers))
 
 
+def smallest_sum(options: list[list[Option]]) -> int:
+    """Return the bytes of all groups at their smallest options."""
+    return sum(min(option.size for option in each) for each in options)
+
+
 def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
     """Return which option each group takes, so that the sum of costs is least and that of sizes at most `room` bytes.
 
     None when even the smallest options do not fit. Equal costs go to the smaller option.
     """
-    if sum(min(option.size for option in each) for each in options) > room:
+    if smallest_sum(options) > room:
         return None
     flat = [(group, option) for group, each in enumerate(options) for option in each]
     sizes = np.array([option.size for _, option in flat], np.float64)
@@ -135,7 +164,8 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
     scale = costs.max() or 1.0
     # Among equal costs (0 where a measured value is negative) the smaller option: too little to outweigh any real cost.
     tie_break = 1e-12 * sizes / sizes.max()
-    one_each = np.array([[float(group == row) for group, _ in flat] for row in range(len(options))])
+    group_of = np.array([group for group, _ in flat])
+    one_each = (group_of == np.arange(len(options))[:, None]).astype(np.float64)  # [groups, options of all]
     starts, limit, step = np.cumsum([0, *map(len, options)]), room, 0
     # A solution may exceed the limit by the solver's tolerance, some kilobytes of 10 GB, but a file may not: the limit
     # goes down until the sizes themselves, whole numbers, fit. The step doubles: an excess can be as small as a byte.
@@ -158,23 +188,9 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
         limit -= step
 
 
-def check_numbers(path: Path, part: str, values: object) -> None:
-    """Raise InputError unless `values` are numbers by role and by type or layer."""
-    if not isinstance(values, dict) or not all(isinstance(each, dict) for each in values.values()):
-        raise InputError(path, f"{part} with values by role", repr(values)[:80])
-    for role, each in values.items():
-        for what, value in each.items():
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise InputError(path, f"a number for {part}, {role}, {what}", repr(value)[:80])
-
-
 def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, groups: list[Group]) -> dict:
     """Return a sensitivity file; raise InputError unless it is of these groups and, where given, of the very source."""
-    found = read_json(path)
-    if not {"inputs", "roles", "layers"} <= found.keys() or not isinstance(found["inputs"], dict):
-        raise InputError(path, "a file of measure_sensitivity.py", f"keys {', '.join(found)}"[:200])
-    for part in ("roles", "layers"):
-        check_numbers(path, part, found[part])
+    found = read_record(path, Sensitivity, "measure them again")
     if source:
         check_measured_on(path, found["inputs"], source, imatrix)
     for group in groups:
@@ -192,12 +208,12 @@ def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, grou
 
 def check_measured_on(path: Path, inputs: dict, source: Path, imatrix: Path | None) -> None:
     """Raise InputError unless the inputs of a sensitivity file are this model and this imatrix."""
-    model, matrix = inputs.get("source_sha256"), inputs.get("imatrix_sha256")
+    model, matrix = inputs["source_sha256"], inputs["imatrix_sha256"]
     if model != (digest := recorded_sha256(source)):
         raise InputError(
             path,
             f"sensitivities of the model with sha256 {digest[:12]}",
-            f"those of {str(model)[:12]}",
+            f"those of {model[:12]}",
             "measure them again",
         )
     if matrix != (wanted := sha256_file(imatrix) if imatrix else None):
@@ -243,7 +259,7 @@ def target_recipe(
     fixed = whole - sum(each[0].size for each in options)
     chosen = cheapest(options, target - fixed)
     if chosen is None:
-        least = fixed + sum(min(option.size for option in each) for each in options)
+        least = fixed + smallest_sum(options)
         raise InputError(
             name, f"AUTO-{math.ceil(least / GIB * 1e5) / 1e5:g} or more, the size at the lowest types", name
         )
@@ -252,7 +268,7 @@ def target_recipe(
     return Recipe(
         name,
         base_of(picked),
-        f"cheapest types under {target} bytes, expected KLD {cost:.3g} nats a token",
+        f"cheapest types under {target} bytes, expected KLD {cost:.3g} nats per token",
         overrides=overrides_of([(group, option.kind) for group, option in picked]),
     )
 

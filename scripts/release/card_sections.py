@@ -14,6 +14,8 @@ from release.manifest import CHECKPOINT
 from release.order import measured
 from scoring.score_tables import verdict
 
+# In the order of the pipeline, which is that of the card. A picture that is not in here is refused by build_release.py:
+# it would lie in the folder without a word on what it shows.
 PICTURES = {
     "experts-heatmap.png": "What each expert of each layer contributes",
     "experts-coverage.png": "Coverage of kept and dropped experts",
@@ -61,6 +63,8 @@ class Release:
     @property
     def example(self) -> dict:
         """The record that commands are shown for: Q4_K_M's, else that of the middle one by size."""
+        # Most people want the file that llama.cpp takes by default; in a folder without it, neither the largest nor the
+        # smallest is a good first try.
         ordered = sorted(self.records.values(), key=lambda record: record["bytes"])
         return next((record for record in ordered if record["type"] == "Q4_K_M"), ordered[len(ordered) // 2])
 
@@ -113,6 +117,7 @@ def method_rows(metadata: dict) -> list[list[str]]:
 def how_chosen(method: dict) -> str:
     """Return how the experts were chosen, in sentences."""
     if criterion_of(method) == OWN_MAP:
+        # Quoted and not stated: nothing here has checked what somebody wrote into their map.
         said = str(method.get("own_map", {}).get("criterion", ""))
         return f"{HOW_GIVEN} {f'It names the criterion {said}.' if said else 'How they were chosen is not known.'}"
     return HOW_COUNTED if "imatrix_sha256" in method else HOW_CHOSEN
@@ -142,6 +147,7 @@ def make_command(release: Release) -> str:
         "PRUNED_NAME": release.name,
         "KEEP": release.metadata["keep_count"],
     }
+    # DIRECTORY, MAP.json and I/K stand for what only its owner has; the digests below tell whether it is the right one.
     if criterion_of(method) == OWN_MAP:
         variables["DROP_MAP"] = "MAP.json"
     else:

@@ -1,12 +1,11 @@
 """The tables of a card: files, memory, scores, digests. Every number comes from a record."""
 
 from files.display import markdown_table, with_error
-from files.safe_files import GIB, gib, in_unit
+from files.safe_files import GB, GIB, gib, in_unit
 from losses.quality_conclusions import BETTER, NO_DIFFERENCE, SMALLER, WORSE
 from release.order import measured
 from scoring.score_tables import NOT_KNOWN, SCORE_HEADS, sample_labels, score_cells
 
-GB = 10**9  # in which the Hub shows sizes
 MEMORY_GIB = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)  # graphics cards and computers as sold
 FREE_GIB = 1
 CONTEXTS = (8192, 32768, 131072)

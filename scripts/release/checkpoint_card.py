@@ -1,7 +1,7 @@
 """The card of the pruned checkpoint's repository (safetensors), made from records of this build."""
 
 from files.display import markdown_table
-from files.safe_files import gib, in_unit
+from files.safe_files import GB, gib, in_unit
 from release.card_sections import (
     TAGS,
     Release,
@@ -13,7 +13,6 @@ from release.card_sections import (
     scores_section,
     section,
 )
-from release.card_tables import GB
 from release.front_matter import front_matter
 
 FLASH_ATTENTION_MOST = 256  # values per head that flash attention can do

@@ -19,7 +19,8 @@ from release.published_texts import Published
 NGRAM_WORDS, LEAST_WORDS = 8, 6
 # Tokens of the Hub, GitHub, GitLab and the services whose tokens begin with sk-; keys of AWS; private keys.
 TOKEN = re.compile(
-    r"hf_[A-Za-z0-9]{20,}|gh[oprsu]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|\b(?:glpat-[\w-]{20,}|sk-[\w-]{32,}|AKIA[A-Z0-9]{16}\b)|"
+    r"hf_[A-Za-z0-9]{20,}|gh[oprsu]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|"
+    r"\b(?:glpat-[\w-]{20,}|sk-[\w-]{32,}|AKIA[A-Z0-9]{16}\b)|"
     r"-----BEGIN [A-Z ]*PRIVATE KEY"
 )
 # Paths in the folders where people keep their files; /usr and the like are the same everywhere. A path within a longer

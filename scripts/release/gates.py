@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from choice.drop_map import METADATA_NAME
-from files.safe_files import InputError, read_json, sha256_file
+from files.safe_files import InputError, read_record, sha256_file
 from ggufs.gguf_header import read_header
 from losses.quality_record import QUALITY_NAME
+from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
 from release.card_sections import LOCAL_BASE, NO_LICENCE
 from release.card_tables import sample_sentences
@@ -114,13 +115,10 @@ def owner_differences(checked: Checked) -> list[str]:
 
 def record_differences(checked: Checked) -> list[str]:
     """Return a line for each quant whose record in the manifest is not the build's."""
-    own = {name: read_json(path) for name, path in checked.sources["records"].items()}
-    # `files` is the manifest's own addition to a record.
-    theirs = {
-        name: {key: value for key, value in record.items() if key != "files"}
-        for name, record in checked.records.items()
-    }
-    found = []
+    own = {name: read_record(path, QuantRecord) for name, path in checked.sources["records"].items()}
+    theirs, found = {}, []
+    for name, record in checked.records.items():
+        theirs[name] = {key: value for key, value in record.items() if key != "files"}  # the manifest's own addition
     for name in sorted(own.keys() | theirs.keys()):
         if own.get(name) != theirs.get(name):
             mine, other = (str(side.get(name, {}).get("sha256", "none"))[:DIGITS] for side in (own, theirs))

@@ -1,22 +1,35 @@
 """A GGUF file above the size limit, split by llama.cpp's own tool. The parts are compared with the whole."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from files.byte_ranges import Run, same_bytes
 from files.safe_files import (
     InputError,
+    Record,
+    Sha256,
     check_replaceable,
     directory_when_done,
-    read_json,
+    read_record,
     require_disk_space,
     sha256_file,
-    write_json,
+    write_record,
 )
 from ggufs.gguf_header import TensorInfo, read_header, split_paths
 from llama.llama_tools import LlamaCpp, run_tool
 
 SPLIT_RECORD = "split.json"
 SPLIT_UNIT_BYTES = 1_000_000  # llama-gguf-split's M
+
+
+class Split(Record):
+    """What parts were made from, and their digests by file name."""
+
+    what: ClassVar[str] = "the record of a split GGUF file"
+    sha256: Sha256
+    limit_bytes: int
+    llama_cpp: str
+    parts: dict[str, Sha256]
 
 
 def tensors_of(first: Path) -> dict[str, tuple[Path, TensorInfo]]:
@@ -58,7 +71,8 @@ def split_command(tool: Path, whole: Path, prefix: Path, limit: int) -> list[obj
 
 def kept_parts(folder: Path, made_from: dict) -> list[Path]:
     """Return the parts of an earlier run, [] unless all of them are there, whole, and made from the same."""
-    known = read_json(folder / SPLIT_RECORD) if (folder / SPLIT_RECORD).is_file() else {}
+    record = folder / SPLIT_RECORD
+    known = read_record(record, Split, f"remove {folder}") if record.is_file() else {}
     if {key: known.get(key) for key in made_from} != made_from:
         return []
     parts = {folder / name: digest for name, digest in known["parts"].items()}
@@ -83,5 +97,6 @@ def split_gguf(tools: LlamaCpp, whole: Path, sha256: str, limit: int, folder: Pa
         if not parts:
             raise InputError(whole, "parts by llama-gguf-split", "none")
         check_parts(whole, parts, limit)
-        write_json(partial / SPLIT_RECORD, {**made_from, "parts": {part.name: sha256_file(part) for part in parts}})
+        digests = {part.name: sha256_file(part) for part in parts}
+        write_record(partial / SPLIT_RECORD, {**made_from, "parts": digests}, Split)
     return [folder / part.name for part in parts]

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import InputError, Record, check_record, read_json, sha256_file
+from files.safe_files import InputError, Record, check_record, read_json, sha256_file, shown
 from quants.quant_record import QuantRecord
 
 MANIFEST = "manifest.json"
@@ -62,13 +62,13 @@ def read_manifest(folder: Path) -> dict:
         raise InputError(folder, "a release folder", "nothing" if not folder.exists() else "a file", BUILD_AGAIN)
     manifest = check_record(path, read_json(path), Manifest)
     if manifest["kind"] not in KINDS:
-        raise InputError(path, f"a kind among {', '.join(KINDS)}", repr(manifest["kind"])[:60])
+        raise InputError(path, f"a kind among {', '.join(KINDS)}", shown(manifest["kind"]))
     for part in ("records", "files"):
         check_entries(path, part, manifest[part])
     for record in manifest["records"].values():
         check_record(path, record, PlacedQuant)
         if not record["files"] or not set(record["files"]) <= manifest["files"].keys():
-            raise InputError(path, "the files of every record among its files", repr(record["files"])[:120])
+            raise InputError(path, "the files of every record among its files", shown(record["files"]))
     return manifest
 
 

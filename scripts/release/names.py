@@ -18,8 +18,9 @@ whose types are chosen per layer (CD-*, AUTO-*) have a repository of their own.
 import re
 from collections.abc import Callable
 
+from ggufs.gguf_header import PART_ENDING
+
 OWN_REPOSITORY = ("CD-", "AUTO-")
-PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$", re.IGNORECASE)
 NOT_A_MODEL = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")  # llama.cpp's -hf skips these
 LABEL = re.compile(r"(?:UD-)?(?:I?Q\d+_[A-Z0-9]+(?:_[A-Z0-9]+)*|TQ\d_\d|MXFP4(?:_[A-Z]+)?|NVFP4|BF16|F16|F32)")
 TAKES_OVER = "preset.ini"  # llama.cpp fetches it in place of a model where a repository has one
@@ -36,13 +37,13 @@ def first_parts(paths: list[str]) -> list[str]:
     return [
         path
         for path in paths
-        if path.lower().endswith(".gguf") and (not (part := PART.search(path)) or part[1] == "00001")
+        if path.lower().endswith(".gguf") and (not (part := PART_ENDING.search(path)) or part[1] == "00001")
     ]
 
 
 def stem(path: str) -> str:
     """Return a file's name without folder, ending and part number."""
-    return PART.sub(".gguf", path.rsplit("/", 1)[-1])[: -len(".gguf")]
+    return PART_ENDING.sub(".gguf", path.rsplit("/", 1)[-1])[: -len(".gguf")]
 
 
 def hub_label(path: str) -> str | None:

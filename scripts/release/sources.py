@@ -49,10 +49,9 @@ def write_sources(folder: Path, sources: dict[str, dict[str, Path]]) -> None:
     place = sources_path(folder)
     # Relative, so that a build folder can be moved or mounted elsewhere and still be checked.
     start = place.parent.resolve()
-    listed = {
-        kind: {name: os.path.relpath(path.resolve(), start) for name, path in paths.items()}
-        for kind, paths in sources.items()
-    }
+    listed: dict[str, dict[str, str]] = {}
+    for kind, paths in sources.items():
+        listed[kind] = {name: os.path.relpath(path.resolve(), start) for name, path in paths.items()}
     write_record(place, listed, Sources)
 
 
@@ -62,7 +61,7 @@ def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
     if not place.is_file():
         raise InputError(place, Sources.what, "nothing", BUILD_AGAIN)
     content = read_record(place, Sources)
-    return {
-        kind: {name: place.parent / path for name, path in content[kind].items()}
-        for kind in ("records", "copies", "params", "questions")
-    }
+    found = {}
+    for kind in ("records", "copies", "params", "questions"):
+        found[kind] = {name: place.parent / path for name, path in content[kind].items()}
+    return found

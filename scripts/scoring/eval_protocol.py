@@ -8,9 +8,10 @@ question before it, and a run that was interrupted could not end like one that w
 import argparse
 import importlib.metadata
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from files.safe_files import InputError, sha256_json
+from files.safe_files import InputError, sha256_json, shown
 
 SECONDS_PER_TOKEN = 0.5  # a request may be this slow before it counts as hung: 24,576 tokens may take 3.4 hours
 LEAST_TIMEOUT_SECONDS = 600
@@ -117,6 +118,18 @@ def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str) -> Pro
             raise InputError(f"--{name.replace('_', '-')}", f"a whole number, {least} or more", repr(text))
         values[name] = int(text)
     return Protocol(**values, choice_order_seed=values["seed"], tokenizer=tokenizer, llama_cpp=llama_cpp)
+
+
+def recorded_protocol(path: Path, values: dict) -> Protocol:
+    """Return the protocol of a record; raise InputError when it lacks a value or has one of another type."""
+    for field in fields(Protocol):
+        kind, value = type(field.default), values.get(field.name)
+        if type(value) is not kind:
+            found = shown(value) if field.name in values else "none"
+            raise InputError(path, f"a protocol whose {field.name!r} is of type {kind.__name__}", found)
+    if unknown := sorted(values.keys() - {field.name for field in fields(Protocol)}):
+        raise InputError(path, "the values of scoring/eval_protocol.py", shown(unknown[0]))
+    return Protocol(**values)
 
 
 def first_differing_key(expected: dict, found: dict) -> str | None:

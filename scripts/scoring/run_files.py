@@ -1,12 +1,60 @@
-"""The directory of one evaluation: the names of its files, and the digests by which two runs are compared.
+"""The directory of one evaluation: the names of its files, and the records of the run and of its patch step.
 
-RUN: model, questions and protocol, written by ask_questions.py. ANSWERS: see answer_record.py. PATCHED: the patch
-step's answers. LM_EVAL: lm-eval's own results and samples. TASK_FOLDER: the frozen questions of freeze_questions.py.
+RUN (`RunRecord`): model, questions and protocol, written by ask_questions.py. ANSWERS: see answer_record.py. PATCHED
+(`Patched`): the patch step's answers, written by patch_answers.py. LM_EVAL: lm-eval's own results and samples.
+TASK_FOLDER: the frozen questions of freeze_questions.py.
 """
 
+from pathlib import Path
+from typing import ClassVar
+
+from files.safe_files import Fields, Record, Sha256, read_record
+
+from pydantic import Field
+
 RUN, ANSWERS, PATCHED, LM_EVAL, TASK_FOLDER = "run.json", "answers.jsonl", "patched.json", "lm_eval", "task"
+# Answers take hours and are never deleted here, nor mixed with those of another run.
+ANOTHER_OUTPUT = "remove the directory or give another OUTPUT"
+
+
+class RunRecord(Record):
+    """What makes a run another than the next one; protocol: the values of eval_protocol.py, which has their types."""
+
+    what: ClassVar[str] = "the run of ask_questions.py"
+    name: str
+    gguf_sha256: Sha256
+    protocol_sha256: Sha256
+    questions_sha256: Sha256
+    protocol: dict
+
+
+class PatchedAnswer(Fields):
+    """One invalid answer after the patch step; kind: its class before it."""
+
+    record_id: str
+    kind: str = Field(alias="class")
+    completion: str
+    letter: str | None
+    correct: bool
+    errors: list[str]
+
+
+class Patched(Record):
+    """The patch step of one run: how the answers were begun, the run's digests, and the answers."""
+
+    what: ClassVar[str] = "the patched answers of patch_answers.py"
+    prefill: str
+    n_predict: int
+    temperature: int
+    run: dict[str, str]
+    answers: list[PatchedAnswer]
+
+
+def read_run(directory: Path) -> dict:
+    """Return the record of a run directory; raise InputError when it is missing or is none."""
+    return read_record(directory / RUN, RunRecord, ANOTHER_OUTPUT)
 
 
 def run_digests(record: dict) -> dict:
-    """Return the digests of model, questions and protocol from the content of RUN; None for each that it lacks."""
-    return {key: record.get(key) for key in ("gguf_sha256", "questions_sha256", "protocol_sha256")}
+    """Return the digests of model, questions and protocol, by which two runs are compared, from a run's record."""
+    return {key: record[key] for key in ("gguf_sha256", "questions_sha256", "protocol_sha256")}

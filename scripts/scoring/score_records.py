@@ -6,20 +6,53 @@ scores.json (`Scores`, written by compare_scores.py): a row per model, a pair pe
 
 from collections import Counter
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from files.safe_files import InputError, Record, read_record
+from files.safe_files import Fields, InputError, Record, read_record
+
+from pydantic import Field
 
 SUMMARY_NAME, SCORES_NAME = "summary.json", "scores.json"
 CLASSES = ("answered", "empty", "truncated", "no letter", "server error")  # of an answer
 CHOICES = 4  # of a question, all as likely when one guesses
 
 
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class InSample(Fields):
+    """How many questions chose the experts, and how many of the scored ones are among them; None: not known."""
+
+    chosen_on: int | None
+    scored_and_chosen_on: int | None
+
+
+class AnswerRow(Fields):
+    """One question. kind: one of CLASSES; order: of the choices; patched_*: of invalid answers after the patch step."""
+
+    record_id: str
+    order: list[int]
+    prompt_sha256: str
+    target: str
+    kind: str = Field(alias="class")
+    letter: str | None = None
+    correct: bool
+    strict_correct: bool
+    completion_tokens: int
+    patched_letter: str | None = None
+    patched_correct: bool = False
+
+
+class RunProtocol(Fields):
+    """The values of scoring/eval_protocol.py; the runs of one model may differ in this one."""
+
+    seed: int
+
+
 class Summary(Record):
     """One run. patch: the head of patched.json, None for a run without the patch step; invalid: counts by class.
 
-    in_sample: `chosen_on`, the number of questions that chose the experts, and `scored_and_chosen_on`, those of them
-    that were scored, both None where the drop map does not name them. None for a model that was not pruned.
+    in_sample: None for a model that was not pruned.
     """
 
     what: ClassVar[str] = "a summary of eval_gpqa_v3.sh"
@@ -28,9 +61,9 @@ class Summary(Record):
     gguf_sha256: str
     gguf_bytes: int
     experts: int
-    protocol: dict
+    protocol: RunProtocol
     protocol_sha256: str
-    in_sample: dict | None
+    in_sample: InSample | None
     questions: int
     raw_correct: int
     strict_correct: int
@@ -40,7 +73,48 @@ class Summary(Record):
     invalid_total: int
     patch_expected_by_chance: float
     completion_tokens: int
-    answers: list[dict]
+    answers: list[AnswerRow]
+
+
+class ScoreRow(Fields):
+    """One model; counts are sums over its seeds, `bytes` are its quants' by type. in_sample: as in Summary."""
+
+    name: str
+    experts: int
+    questions: int
+    seeds: Annotated[list[int], Field(min_length=1)]
+    gguf: str
+    gguf_sha256: str
+    bytes: dict[str, int]
+    raw_correct: int
+    raw: float
+    strict_correct: int
+    strict: float
+    patched_correct: int | None
+    patched: float | None
+    score: float
+    interval: Interval
+    in_sample: InSample | None
+    invalid: int
+    invalid_classes: dict[str, int]
+    expected_by_chance: float
+    points_vs_reference: float
+
+
+class ScorePair(Fields):
+    """Two models, the second against the first; see `paired_figures` of compare_scores.py."""
+
+    reference: str
+    model: str
+    questions: int
+    seeds: int
+    lost: int
+    won: int
+    mcnemar_p: float
+    difference: float
+    difference_interval: Interval
+    smallest_shown: float | None
+    smallest_likely: float
 
 
 class Scores(Record):
@@ -54,8 +128,8 @@ class Scores(Record):
     protocol: dict
     patched: bool
     question_ids: list[str]
-    rows: list[dict]
-    pairs: list[dict]
+    rows: Annotated[list[ScoreRow], Field(min_length=1)]
+    pairs: list[ScorePair]
 
 
 def figures(rows: list[dict], patch: dict | None) -> dict:
@@ -85,10 +159,12 @@ def read_summary(path: Path) -> dict:
     content = read_record(path, Summary)
     # The comparison pairs two runs by Record ID; one question twice or none would shift every figure.
     answers, count = content["answers"], content["questions"]
-    whole = [answer for answer in answers if {"record_id", "correct", "order"} <= answer.keys()]
-    ids = {answer["record_id"] for answer in whole}
-    if not whole or not len(whole) == len(answers) == len(ids) == count:
-        raise InputError(path, f"{count} answered questions, every Record ID once", f"{len(whole)} answers")
+    ids = {answer["record_id"] for answer in answers}
+    if not answers or not len(answers) == len(ids) == count:
+        found = f"{len(answers)} answers, {len(ids)} Record IDs"
+        raise InputError(path, f"{count} answered questions, every Record ID once", found)
+    if (content["patch"] is None) != (content["patched_correct"] is None):
+        raise InputError(path, "patched_correct with patch, and neither without", "one of the two", "make it again")
     return content
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fetch_calibration
-from files.safe_files import sha256_file
+from files.safe_files import sha256_file, write_json
 
 import pytest
 
@@ -42,7 +42,8 @@ def test_the_text_and_its_digest_are_kept(site, tmp_path):
     fetch_calibration.main(["--url", f"{url}/v5.txt", "--output", str(tmp_path / "v5.txt")])
     assert (tmp_path / "v5.txt").read_bytes() == TEXT
     record = json.loads((tmp_path / "v5.txt.json").read_text())
-    assert record == {"url": f"{url}/v5.txt", "bytes": len(TEXT), "sha256": sha256_file(folder / "v5.txt")}
+    known = {"url": f"{url}/v5.txt", "bytes": len(TEXT), "sha256": sha256_file(folder / "v5.txt")}
+    assert record == {"version": 1, **known}
 
 
 def test_a_kill_between_record_and_text_leaves_no_text_without_a_record(site, tmp_path, monkeypatch):
@@ -69,6 +70,9 @@ def test_other_bytes_than_recorded_or_asked_for_are_refused(site, tmp_path, refu
     (folder / "v5.txt").write_bytes(TEXT + b"more")
     refusal(fetch_calibration.main, arguments, sha256_file(folder / "v5.txt"))
     assert {path.name for path in tmp_path.iterdir()} == {"site", "v5.txt.json"}
+    for damage in ({"version": 1, "url": url, "bytes": 5, "sha256": "aaaa"}, {"sha256": "0" * 64}):
+        write_json(tmp_path / "v5.txt.json", damage)  # a digest that would let any text through, or none
+        refusal(fetch_calibration.main, arguments, "v5.txt.json", "the record of a calibration text", "move it away")
 
 
 def test_what_is_no_text_is_refused(site, tmp_path, refusal):

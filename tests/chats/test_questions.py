@@ -108,9 +108,10 @@ def test_the_frozen_order_is_kept_by_record_id_and_held_out_questions_keep_it(fe
         unshuffled = [row[column] for column in freeze_questions.GPQA_ORDER]
         assert [unshuffled[place] for place in document["order"]] == document["choices"]
     held_out = [document["Record ID"] for document in documents[1::2]]
-    (tmp_path / "map.json").write_text(json.dumps({"held_out_question_ids": held_out}))
+    (tmp_path / "map.json").write_text(json.dumps({"held_out_question_ids": held_out, "layers": {"0": [1]}}))
     arguments = ["--questions", few_questions, "--output", tmp_path / "part", "--held-out-of", tmp_path / "map.json"]
     freeze_questions.main(list(map(str, arguments)))
     assert read_frozen(tmp_path / "part") == documents[1::2]
-    (tmp_path / "map.json").write_text(json.dumps({"held_out_question_ids": [*held_out, "unknown"]}))
-    refusal(freeze_questions.main, arguments, tmp_path / "map.json", "held-out questions")
+    for ids, words in (([*held_out, "unknown"], "held-out questions"), (5, "'held_out_question_ids' is a valid list")):
+        (tmp_path / "map.json").write_text(json.dumps({"held_out_question_ids": ids, "layers": {"0": [1]}}))
+        refusal(freeze_questions.main, arguments, tmp_path / "map.json", words)

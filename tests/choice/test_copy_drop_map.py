@@ -57,7 +57,7 @@ def test_a_plain_map_becomes_ours_and_nothing_is_made_up(stats, plain, tiny_text
         layer: {"keep": sorted(set(range(EXPERTS)) - set(ids)), "drop": ids} for layer, ids in dropped.items()
     }
     own = {"criterion": "own map", "own_map": {"sha256": sha256_file(plain)}, "experts": EXPERTS, "keep_count": KEEP}
-    assert copy == {**own, "drop_count": EXPERTS - KEEP, "top_k": 2}
+    assert copy == {"version": 1, **own, "drop_count": EXPERTS - KEEP, "top_k": 2}
     # Without statistics the checkpoint says what fits: nothing else differs but the experts per token.
     assert copied(plain, "--model", tiny_text_model) == {**copied(plain, "--stats", stats), "top_k": TOP_K}
     named = copied(with_questions(plain), "--model", tiny_text_model)

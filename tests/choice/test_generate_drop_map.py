@@ -179,7 +179,7 @@ def test_a_wrong_choice_is_refused(stats, tmp_path, refusal):
     refuse("ids.txt", options=["--protect-top", 2, "--questions-in", tmp_path / "ids.txt"])
     for content, word in (
         ({"0": [1], "2": [1]}, "layers 0, 1"),
-        ({"0": [1, 1], "1": [1]}, "each once"),
+        ({"0": [1, 1], "1": [1]}, "once"),
         ({"0": [9], "1": [1]}, "0 to 5"),
     ):
         (tmp_path / "other.json").write_text(json.dumps(content))
@@ -251,8 +251,8 @@ def test_a_plain_map_as_found_in_the_wild_is_read(tmp_path):
         ('{"0": [1], "1": [0, 2]}', "uniform"),
         ('{"0": [1, 2, 3], "1": [0, 1, 2]}', "from 2 .* to 3 .*, found 1"),
         ('{"0": [], "1": []}', "from 2 .* to 3 .*, found 4"),
-        ('{"question_ids": "q1", "layers": {"0": [1], "1": [0]}}', "a list of Record IDs as question_ids, found 'q1'"),
-        ('{"question_ids": [1], "layers": {"0": [1], "1": [0]}}', "a list of Record IDs"),
+        ('{"question_ids": "q1", "layers": {"0": [1], "1": [0]}}', "'question_ids' is a valid list, found 'q1'"),
+        ('{"question_ids": [1], "layers": {"0": [1], "1": [0]}}', "'question_ids.0' is a valid string, found 1"),
         ('{"0": "all", "1": [0]}', "list of dropped"),
         ('{"0": [true], "1": [0]}', "list of dropped"),
         ('{"experts": 8, "layers": {"0": {"drop": [1]}, "1": {"drop": [0]}}}', "4 experts per layer"),

@@ -183,7 +183,8 @@ def test_three_pictures_at_card_width_with_equal_bytes(tmp_path):
 
 def test_a_map_of_other_statistics_is_refused(tmp_path, refusal):
     write(tmp_path / "stats", 2, 8)
-    (tmp_path / "map.json").write_text(json.dumps({"stats_sha256": "0", "layers": {"0": [1], "1": [2]}}))
+    others = {"stats_sha256": "0", "question_ids": ["q0"], "layers": {"0": [1], "1": [2]}}
+    (tmp_path / "map.json").write_text(json.dumps(others))
     refusal(
         main,
         ["--stats", tmp_path / "stats", "--drop-map", tmp_path / "map.json", "--output-prefix", tmp_path / "x"],

@@ -14,11 +14,11 @@ from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from choice.criteria import CRITERIA
-from compare_criteria import Choice, choices_at, main, question_row
+from compare_criteria import Choice, choices_at, main, question_row, read_result
 from conftest import REPO
 from convert_to_gguf import main as convert
 from expert_drop import main as drop
-from files.safe_files import read_json, sha256_file
+from files.safe_files import InputError, check_record, read_json, sha256_file, write_json
 from generate_drop_map import main as choose
 from losses import criteria_report as report
 from losses.kld_statistics import kl_divergence
@@ -104,6 +104,31 @@ def test_mean_and_error_by_hand():
     assert report.mean_and_error(np.array([2.0, 4.0]), np.array([1, 1])) == (3.0, 1.0)  # as std / sqrt(2)
     mean, error = report.mean_and_error(np.array([3.0, 3.0, 6.0]), np.array([1, 2, 3]))  # residuals 1, -1, 0 about 2
     assert mean == 2.0 and error == pytest.approx(np.sqrt(2 * 3 / 2) / 6)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"protect_top": None}, "'protect_top' is a valid integer, found None"),
+        ({"pruned_sha256": "0"}, "'pruned_sha256' is 64 hex digits, found '0'"),
+        ({"per_question": {}}, "with the field 'per_question.tokens', found none"),
+    ],
+)
+def test_a_damaged_result_of_a_choice_is_refused(tmp_path, change, words):
+    digests = {"drop_map_sha256": "0" * 64, "pruned_sha256": "1" * 64}
+    columns: dict[str, list] = {name: [1] for name in ("tokens", "same_top", "reply_tokens", "reply_same_top")}
+    columns |= {"kld": [0.5], "reply_kld": [0.25]}
+    content = {"criterion": "reap", "worst_first": False, "protect_top": 0, **digests, "per_question": columns}
+    write_json(tmp_path / "result.json", content)
+    assert read_result(tmp_path / "result.json") == content
+    comparison = {"version": 1, "inputs": {}, "truncated": 0, "seeds": 1, "conclusions": {}}
+    check_record("criteria.json", comparison | {"keep": {"9": {"reap": content}}}, report.Criteria)
+    write_json(tmp_path / "result.json", content | change)
+    with pytest.raises(InputError) as caught:
+        read_result(tmp_path / "result.json")
+    assert words in str(caught.value)
+    with pytest.raises(InputError):
+        check_record("criteria.json", comparison | {"keep": {"9": {"reap": content | change}}}, report.Criteria)
 
 
 def made_up(**sums: list[float]) -> dict[str, dict]:

@@ -217,13 +217,16 @@ def test_sensitivities_of_another_model_or_with_impossible_values_are_refused(re
     for part, damage, *words in (
         ("inputs", other_model, "000000000000", "measure them again"),
         ("inputs", {**found["inputs"], "imatrix_sha256": "1" * 64}, "111111111111", "measure them again"),
+        ("version", 2, "sensitivities of measure_sensitivity.py, version 1, found version 2"),
         ("inputs", 3, "measure_sensitivity.py"),
-        ("inputs", {}, "those of None"),
+        ("inputs", {}, "the field 'inputs.source_sha256', found none"),
+        ("inputs", {**found["inputs"], "source_sha256": "0"}, "'inputs.source_sha256' is 64 hex digits, found '0'"),
         ("roles", {}, "another model"),
-        ("roles", [], "roles with values"),
-        ("layers", {"attention": 7}, "layers with values"),
-        ("roles", {"attention": {"Q4_K": float("nan")}}, "attention, Q4_K"),
-        ("layers", {"attention": {"0": None}}, "attention, 0"),
+        ("roles", [], "'roles' is a valid dictionary"),
+        ("layers", {"attention": 7}, "'layers.attention' is a valid dictionary"),
+        ("roles", {"attention": {"Q4_K": float("nan")}}, "'roles.attention.Q4_K' is a finite number, found nan"),
+        ("layers", {"attention": {"0": None}}, "'layers.attention.0' is a valid number, found None"),
+        ("errors", [], "'errors' is a valid dictionary"),
     ):
         path.write_text(json.dumps({**found, part: damage}))
         refuse("AUTO-1", "map.json", *words, sensitivity=path)

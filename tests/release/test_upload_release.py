@@ -13,7 +13,7 @@ from pathlib import Path
 
 import upload_release
 from conftest import REPO
-from files.safe_files import InputError, directory_when_done
+from files.safe_files import GB, InputError, directory_when_done, in_unit
 from hub_server import PART_BYTES, TOKEN, Hub
 from release_inputs import change_json, write_manifest
 
@@ -167,7 +167,7 @@ def assert_published(hub: Hub, release: Path) -> None:
 def test_a_dry_run_lists_everything_and_sends_nothing(upload, hub, release, tmp_path):
     listing = upload()
     for path in release.iterdir():
-        assert f"new      {path.stat().st_size / 1e9:10.6f} GB  {path.name}\n" in listing
+        assert f"new      {in_unit(path.stat().st_size, GB):>10} GB  {path.name}\n" in listing
     assert "9 files (9 new)" in listing and "Nothing was sent" in listing
     assert (tmp_path / "gates.log").read_text() == f"{release}\n"
     assert not hub.commits and not hub.repositories and all(request.startswith("GET ") for request in hub.requests)

@@ -26,6 +26,7 @@ def summary(name: str, right: str, seed: int = 42, patch: dict | None = PATCH, *
             "record_id": f"q{i}",
             "order": [0, 1, 2, 3],
             "prompt_sha256": f"{i}",
+            "target": "A",
             "class": "empty" if mark in "pe" else "answered",
             "correct": mark == "1",
             "strict_correct": mark == "1",
@@ -60,10 +61,10 @@ def quant(kind: str, size: int) -> dict:
         "bytes": size,
         "bits_per_weight": 8.0,
         "tensors_per_type": {kind: 1},
-        "source_sha256": "0",
+        "source_sha256": "0" * 64,
         "imatrix_sha256": None,
         "calibration_sha256": None,
-        "sha256": "0",
+        "sha256": "0" * 64,
     }
 
 
@@ -144,6 +145,7 @@ def other_order(run: dict) -> dict:
         (other_order(summary("b", "1111")), "order of choices"),
         (summary("a", "1111", gguf_sha256="x"), "a name of its own"),
         (summary("a", "1111"), "one seed twice"),
+        (summary("a", "111", seed=7), "the same questions in every run of one model"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(saved, tmp_path, refusal, other, words):

@@ -44,7 +44,7 @@ def test_the_protocol_is_the_cards_and_every_value_is_in_its_digest():
     assert "-c 32768 -np 1 -ngl 99 --reasoning-format deepseek --reasoning-budget 16384" in flags
     assert "--no-cache-prompt" in flags
     assert protocol.gen_kwargs == "temperature=1.0,top_p=0.95,top_k=64,seed=42,dry_multiplier=0.5,max_gen_toks=24576"
-    assert protocol.choice_order_seed == 42 and protocol.timeout_seconds > 24576 / 10  # fits ten tokens a second
+    assert protocol.choice_order_seed == 42 and protocol.timeout_seconds > 24576 / 10  # fits ten tokens per second
     assert "-c 131072 -np 4" in " ".join(replace(protocol, concurrency=4).server_flags)
     changes = {
         key: value + 1 if isinstance(value, (int, float)) else f"{value}x" for key, value in vars(protocol).items()
@@ -77,7 +77,8 @@ def evaluate(tiny_gguf, tiny_text_model, few_questions, script) -> Callable[...,
 def drop_map(few_questions, tmp_path_factory) -> Path:
     """A drop map as an evaluation reads it: two questions chose the experts, and the first of them is scored."""
     path = tmp_path_factory.mktemp("map") / "drop_map.json"
-    path.write_text(json.dumps({"question_ids": [read_rows(few_questions)[0]["Record ID"], "other"]}))
+    chose = [read_rows(few_questions)[0]["Record ID"], "other"]
+    path.write_text(json.dumps({"question_ids": chose, "layers": {"0": [1]}}))
     return path
 
 
@@ -140,7 +141,7 @@ def test_a_map_that_names_no_questions_leaves_the_label_open(run_copy, tiny_gguf
     assert result["in_sample"] == {"chosen_on": None, "scored_and_chosen_on": None}
     for content, words in (
         ('{"name": 3}', "layers keyed by number"),
-        ('{"question_ids": "rec1"}', "a list of Record IDs"),
+        ('{"question_ids": "rec1", "layers": {"0": [1]}}', "'question_ids' is a valid list, found 'rec1'"),
     ):
         (tmp_path / "mine.json").write_text(content)
         refusal(summarize_scores.main, arguments, "mine.json", words)
@@ -251,7 +252,7 @@ def test_patched_answers_of_another_run_count_for_nothing(run_copy, tiny_gguf, r
     refusal(summarize_scores.main, arguments, "patched answers of this run")
     patch_answers.main(arguments)
     assert read_json(path) == whole
-    one_missing_one_too_many = [*whole["answers"][1:], {"record_id": "unknown", "class": "empty"}]
+    one_missing_one_too_many = [*whole["answers"][1:], whole["answers"][0] | {"record_id": "unknown"}]
     path.write_text(json.dumps(whole | {"answers": one_missing_one_too_many}))
     patch_answers.main(arguments)
     assert sorted(read_json(path)["answers"], key=str) == sorted(whole["answers"], key=str)

@@ -31,14 +31,23 @@ def scores(names: tuple[str, str], patched: bool) -> dict:
         "questions": 198,
         "seeds": [42],
         "gguf": f"{names[0]}-Q6_K.gguf",
+        "gguf_sha256": "0" * 64,
         "bytes": {"Q8_0": 12 << 30, "Q6_K": 10 << 30},
+        "raw_correct": 158,
         "raw": 0.8,
+        "strict_correct": 150,
+        "strict": 0.75,
+        "patched_correct": 163 if patched else None,
         "patched": 0.825 if patched else None,
+        "score": 0.825,
         "interval": [0.75, 0.875],
         "in_sample": None,
+        "invalid": 0,
+        "invalid_classes": {},
+        "expected_by_chance": 0.0,
         "points_vs_reference": 0.0,
     }
-    in_sample = {"scored_and_chosen_on": 198}
+    in_sample = {"chosen_on": 198, "scored_and_chosen_on": 198}
     changes = {"name": names[1], "experts": 109, "bytes": {"Q6_K": 9 << 30}, "points_vs_reference": -1.5251}
     second = first | changes | {"gguf": f"{names[1]}-CD-Q6_K.gguf", "in_sample": in_sample}
     pair = {"reference": names[0], "model": names[1], "questions": 198, "seeds": 1, "lost": 5, "won": 2}
@@ -90,7 +99,7 @@ def build_quant(folder: Path, name: str, record: dict, kind: type[Record]) -> Pa
 
 
 def test_after_quants_the_files_that_are_there(shown, refusal, tmp_path):
-    tool = {"llama_cpp": "x", "sha256": "0", "source_sha256": "0"}
+    tool = {"llama_cpp": "x", "sha256": "0" * 64, "source_sha256": "0" * 64}
     words = dict.fromkeys(("type", "base", "note"), "x") | dict.fromkeys(("imatrix_sha256", "calibration_sha256"))
     quant = tool | words | {"arguments": [], "parameters": 1, "experts": 4, "tensors_per_type": {}}
     names = {"x-Q4_K_M": (1 << 18, 4.567), "x-Q8_0": (1 << 20, 8.5)}
@@ -125,8 +134,8 @@ def test_after_drop_the_size_of_the_checkpoint(shown, tmp_path):
 def test_after_analyze_how_sure_the_choice_is(shown, tmp_path, refusal):
     layers = {"0": {"keep": [0, 1], "drop": [2]}, "1": {"keep": [1, 2], "drop": [0]}}
     content = {"experts": 3, "keep_count": 2, "criterion": "coverage", "questions": 6, "layers": layers}
-    path = tmp_path / "drop_map.json"
-    path.write_text(json.dumps(content | {"bootstrap": {"expected_overlap": 0.9, "coin_toss": 4}}))
+    path, sure = tmp_path / "drop_map.json", {"resamples": 9, "seed": 1, "expected_overlap": 0.9, "coin_toss": 4}
+    path.write_text(json.dumps(content | {"bootstrap": sure}))
     lines = shown("--after", "analyze", path, "--run", "b")
     assert lines[0] == "2 of 3 experts stay in each of 2 layers, by coverage over 6 questions."
     assert "90.0%" in lines[1] and "4 are a coin toss" in lines[1] and "`make quants RUN=b`" in lines[-1]

@@ -1,0 +1,102 @@
+"""run.json and patched.json: their owner refuses what is none in one line, before any server starts."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from ask_questions import check_run, is_asked
+from files.safe_files import InputError, read_json, write_json, write_record
+from patch_answers import patched_before
+from scoring.eval_protocol import Protocol, recorded_protocol
+from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, Patched, RunRecord, read_run, run_digests
+from summarize_scores import read_patched
+
+import pytest
+
+DIGESTS = dict.fromkeys(("gguf_sha256", "protocol_sha256", "questions_sha256"), "a" * 64)
+MINE = {"name": "model", **DIGESTS, "protocol": asdict(Protocol())}
+HEAD = {"prefill": "The answer is (", "n_predict": 10, "temperature": 0, "run": DIGESTS}
+PATCHED_ANSWER = {"record_id": "q", "class": "empty", "completion": "A", "letter": "A", "correct": True, "errors": []}
+
+
+@pytest.fixture
+def asked(tmp_path) -> Path:
+    """A run directory with answers, lm-eval's results, and the records of the run and of its patch step."""
+    (tmp_path / LM_EVAL).mkdir()
+    for name in (ANSWERS, f"{LM_EVAL}/results.json", f"{LM_EVAL}/samples.jsonl"):
+        (tmp_path / name).write_text("x")
+    write_record(tmp_path / RUN, MINE, RunRecord)
+    write_record(tmp_path / PATCHED, HEAD | {"answers": [PATCHED_ANSWER]}, Patched)
+    return tmp_path
+
+
+def change(path: Path, key: str, value: object) -> None:
+    """Change one field; None takes it away."""
+    content = read_json(path) | {key: value}
+    path.write_text(json.dumps({name: entry for name, entry in content.items() if entry is not None}))
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("version", None, "the run of ask_questions.py, version 1, found no version"),
+        ("version", 2, "version 1, found version 2"),
+        ("name", 5, "'name' is a valid string, found 5"),
+        ("gguf_sha256", None, "with the field 'gguf_sha256', found none"),
+        ("gguf_sha256", "aaaa", "'gguf_sha256' is 64 hex digits, found 'aaaa'"),
+        ("questions_sha256", 5, "'questions_sha256' is a valid string, found 5"),
+        ("protocol", [], "'protocol' is a valid dictionary, found []"),
+    ],
+)
+def test_a_damaged_run_is_refused_and_not_asked_again(asked, key, value, words):
+    check_run(asked, MINE)
+    change(asked / RUN, key, value)
+    for read in (lambda: read_run(asked), lambda: check_run(asked, MINE), lambda: is_asked(asked, MINE, [])):
+        with pytest.raises(InputError) as caught:
+            read()
+        assert words in str(caught.value) and "give another OUTPUT" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("version", 2, "the patched answers of patch_answers.py, version 1, found version 2"),
+        ("run", "x", "'run' is a valid dictionary"),
+        ("answers", None, "with the field 'answers', found none"),
+        ("answers", [{"record_id": "q"}], "with the field 'answers.0.class', found none"),
+        ("answers", [PATCHED_ANSWER | {"letter": 5}], "'answers.0.letter' is a valid string, found 5"),
+    ],
+)
+def test_damaged_patched_answers_are_refused(asked, key, value, words):
+    head, answers = read_patched(asked / PATCHED, MINE)
+    assert head == {key: HEAD[key] for key in ("prefill", "n_predict", "temperature")}
+    assert answers == {"q": PATCHED_ANSWER} and run_digests(MINE) == DIGESTS
+    change(asked / PATCHED, key, value)
+    for read in (lambda: read_patched(asked / PATCHED, MINE), lambda: patched_before(asked / PATCHED, HEAD, [])):
+        with pytest.raises(InputError) as caught:
+            read()
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change_of, words",
+    [
+        ({"seed": "42"}, "'seed' is of type int, found '42'"),
+        ({"seed": True}, "'seed' is of type int, found True"),
+        ({"no_prompt_cache": 1}, "'no_prompt_cache' is of type bool, found 1"),
+        ({"later": 1}, "the values of scoring/eval_protocol.py, found 'later'"),
+    ],
+)
+def test_a_recorded_protocol_has_every_value_and_no_other(tmp_path, change_of, words):
+    assert recorded_protocol(tmp_path, MINE["protocol"]) == Protocol()
+    with pytest.raises(InputError) as caught:
+        recorded_protocol(tmp_path, MINE["protocol"] | change_of)
+    assert words in str(caught.value)
+    without = {key: value for key, value in MINE["protocol"].items() if key != "context"}
+    with pytest.raises(InputError, match="'context' is of type int, found none"):
+        recorded_protocol(tmp_path, without)
+
+
+def test_what_another_run_left_of_the_patch_step_counts_for_nothing(asked):
+    write_json(asked / PATCHED, {"version": 1, **HEAD, "prefill": "another", "answers": [PATCHED_ANSWER]})
+    assert patched_before(asked / PATCHED, HEAD, []) == []

@@ -1,0 +1,115 @@
+"""The records of scores: no inner field may be missing or of another type where a page or a table needs it."""
+
+import copy
+import json
+from collections.abc import Iterator
+
+import compare_scores
+import show_results
+from files.safe_files import InputError, check_record
+from scoring.score_records import Scores, Summary, figures, read_summary
+from scoring.score_tables import scores_page
+
+import pytest
+
+PATCH = {"prefill": "x", "n_predict": 1, "temperature": 0}
+
+
+def summary(name: str, chosen_on: int | None) -> dict:
+    """A complete run of three questions, the last of them invalid and right after the patch step."""
+    row = {"order": [0, 1, 2, 3], "prompt_sha256": "p", "target": "A", "strict_correct": True, "completion_tokens": 1}
+    right = row | {"class": "answered", "letter": "A", "correct": True}
+    empty = row | {"class": "empty", "letter": None, "correct": False, "patched_letter": "A", "patched_correct": True}
+    rows = [right | {"record_id": "q0"}, right | {"record_id": "q1"}, empty | {"record_id": "q2"}]
+    return {
+        "version": Summary.current,
+        "name": name,
+        "gguf": f"{name}.gguf",
+        "gguf_sha256": name,
+        "gguf_bytes": 1,
+        "experts": 4,
+        "protocol": {"seed": 42, "context": 8},
+        "protocol_sha256": "0",
+        "in_sample": {"chosen_on": chosen_on, "scored_and_chosen_on": chosen_on},
+        **figures(rows, PATCH),
+    }
+
+
+def comparison(runs: list[dict]) -> dict:
+    return {"version": Scores.current, **compare_scores.compare([[run] for run in runs], [[] for _ in runs])}
+
+
+def damages(content: object, path: tuple = ()) -> Iterator[tuple]:
+    """The path of every value inside a record."""
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in inner:
+        yield (*path, key)
+        yield from damages(value, (*path, key))
+
+
+def damaged(content: dict, path: tuple, *value: object) -> dict:
+    """A copy with another value at a path; with none there where no value is given."""
+    content = copy.deepcopy(content)
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    if value:
+        place[path[-1]] = value[0]
+    else:
+        del place[path[-1]]
+    return content
+
+
+@pytest.fixture
+def every_damage(tmp_path):
+    """Use a record with each value taken away, and with each of another type; count what its owner refuses."""
+
+    def check(content: dict, use) -> int:
+        refused, path = 0, tmp_path / "record.json"
+        for place in damages(content):
+            for value in ((), ({"of": ["another", "type"]},), (None,)):
+                path.write_text(json.dumps(damaged(content, place, *value)))
+                try:
+                    use(path)  # any other error is a defect: a field that is needed and not checked
+                except InputError:
+                    refused += 1
+        return refused
+
+    return check
+
+
+def test_no_damage_of_scores_is_a_traceback(every_damage, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def use(path) -> None:
+        show_results.main(["--after", "eval", str(path)])
+        scores_page(check_record(path, json.loads(path.read_text()), Scores))
+
+    content = comparison([summary("full", None), summary("pruned", 3)])
+    assert every_damage(content, use) > len(list(damages(content)))
+
+
+def test_no_damage_of_a_summary_is_a_traceback(every_damage):
+    first, second = summary("full", None), summary("pruned", 3)
+
+    def use(path) -> None:
+        comparison([first, read_summary(path)])
+
+    assert every_damage(second, use) > len(list(damages(second)))
+
+
+@pytest.mark.parametrize(
+    "path, value, words",
+    [
+        (("rows",), [], "'rows'"),
+        (("rows", 0, "interval"), [0.5], "'rows.0.interval'"),
+        (("rows", 0, "seeds"), [], "'rows.0.seeds'"),
+        (("rows", 1, "in_sample"), {"chosen_on": 3}, "'rows.1.in_sample.scored_and_chosen_on'"),
+        (("pairs", 0, "mcnemar_p"), "0.5", "'pairs.0.mcnemar_p' is a valid number, found '0.5'"),
+    ],
+)
+def test_the_owner_names_the_field_of_the_scores(path, value, words):
+    content = damaged(comparison([summary("full", None), summary("pruned", 3)]), path, value)
+    with pytest.raises(InputError) as caught:
+        check_record("scores.json", content, Scores)
+    assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
