@@ -227,7 +227,7 @@ def test_three_losses_are_those_of_the_models(finished, inputs, tiny_text_model,
         assert found[name]["kld"][0] == pytest.approx(np.concatenate(values).mean(), rel=1e-6), name
         assert found[name]["kld_99"][0] == pytest.approx(np.quantile(np.concatenate(values), 0.99), rel=1e-6), name
         assert found[name]["kld"][1] > 0
-    assert image.imread(finished / "quality.png").shape[1] == 2160
+    assert image.imread(finished / "quality.png").shape[1] == 1200
     for name in FILES:
         assert str(finished).encode() not in (finished / name).read_bytes()
 
