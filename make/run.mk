@@ -2,7 +2,7 @@
 
 SETTINGS := $(shell sed -nE 's/^([A-Z0-9_]+) \??=.*\#.*/\1/p' make/settings.mk)
 TARGETS := $(shell sed -nE 's/^([a-z][a-z-]*):.*/\1/p' Makefile make/*.mk | sort -u)
-STAGES := model statistics choice imatrix cd auto eval heldout quality
+STAGES := model statistics choice imatrix cd auto eval heldout quality report
 KNOWN_RUNS := $(sort $(basename $(notdir $(wildcard runs/*.mk))))
 KNOWN_QUANTS := $(shell sed -nE 's/^    Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quants/recipes.py)
 OPTIONAL_QUANTS := $(shell sed -nE 's/^    Recipe."([A-Z0-9_-]+)".*opt_in=True.*/\1/p' scripts/quants/recipes.py)

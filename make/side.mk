@@ -120,6 +120,6 @@ print-summaries:
 report: $(REPORT) ## one page of what is known of this run, for a browser
 	@printf '%s\n' $(REPORT)
 
-$(REPORT): $(REPORT_AFTER) $(if $(NEW_RECORDS),FORCE) $(PAGE) | $(SETUP)
+$(REPORT): $(REPORT_AFTER) $(call again,report) $(if $(NEW_RECORDS),FORCE) $(PAGE) | $(SETUP)
 	$(call step,report,Write the report page) $(PYTHON) scripts/build_report.py \
-	  --name $(PRUNED_NAME) --base $(NAME) $(REPORT_FLAGS) --output $@
+	  --name $(PRUNED_NAME) --base $(NAME) $(REPORT_FLAGS) $(if $(REPLACE),--replace) --output $@

@@ -93,7 +93,7 @@ def check_not_poorer(output: Path, made_from: dict) -> None:
         return
     found = MADE_FROM.search(output.read_text(encoding="utf-8", errors="replace"))
     if not found:
-        raise InputError(output, "nothing, or a report page", "another file", "move it away, or add --replace")
+        raise InputError(output, "nothing, or a report page", "another file", "move it away, or REPLACE=report")
     before = json.loads(found[1])
     # Of another choice of experts nothing that the old page shows is still true, so it may go.
     if before["drop_map_sha256"] != made_from["drop_map_sha256"]:
@@ -101,7 +101,7 @@ def check_not_poorer(output: Path, made_from: dict) -> None:
     if lost := [part for part in before["parts"] if part not in made_from["parts"]]:
         option, target = f"--{lost[0].replace('_', '-')}", MADE_BY[lost[0]]
         wanted = f"the record {option}, which the page there was made from"
-        raise InputError(output, wanted, "none", f"run make {target}, or add --replace to lose that part of the page")
+        raise InputError(output, wanted, "none", f"run make {target}, or REPLACE=report to lose that part of the page")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
