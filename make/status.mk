@@ -46,14 +46,15 @@ $(CHECKED): | $(SETUP) $(BUILD)/.built-by-this-project
 $(BUILD)/.built-by-this-project:
 	@mkdir -p $(@D) && touch $@
 
+joined = $(subst $() ,$(,),$(strip $(1)))
 STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(MAKEOVERRIDES) | sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
 status: $(SETUP) ## each stage: done, stale, missing or running; what comes next and what it needs
 	@$(STEPS_LEFT) | $(PYTHON) scripts/show_status.py --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
 	  --stream-layers $(or $(STREAM_LAYERS),no) \
 	  --stage model=$(FULL)/checkpoint --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) \
-	  --stage drop=$(CHECKPOINT) --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(subst $() ,$(,),$(strip $(QUANT_FILES))) \
+	  --stage drop=$(CHECKPOINT) --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(call joined,$(QUANT_FILES)) \
 	  --stage eval=$(SCORES) --stage report=$(REPORT) \
-	  --stage release=$(subst $() ,$(,),$(strip $(RELEASES)))
+	  --stage release=$(call joined,$(RELEASES))
 
 demo: release ## everything on the embedded demo
 
