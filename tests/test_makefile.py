@@ -354,12 +354,17 @@ def test_the_evaluation_needs_the_quant_that_it_scores_and_no_other(unbuilt):
 
 
 def test_settings_are_written_before_what_they_are_for(variables):
-    for settings in build_of(variables).rglob("*settings.txt"):
-        later = [path for path in settings.parent.glob("*") if path.suffix in (".gguf", ".safetensors", ".json", ".md")]
-        later = [path for path in later if not path.name.endswith("-F16.gguf")]  # a link to an older file
-        assert settings.read_text() and later
-        if settings.parent.name != "release":  # what may change freely is written again
-            assert all(settings.stat().st_mtime_ns <= path.stat().st_mtime_ns for path in later), settings
+    model = build_of(variables) / "tiny"
+    for settings, output in (
+        ("full/statistics/few/settings.txt", "expert_stats.safetensors"),
+        ("12e/settings.txt", "drop_map.json"),
+        ("12e/gguf/settings.txt", "imatrix.gguf"),
+        ("12e/gguf/cd-settings.txt", "tiny-12e-CD-Q4_K_M.gguf"),
+        ("full/eval/Q8_0/settings.txt", "summary.json"),
+        ("12e/eval/Q8_0/settings.txt", "summary.json"),
+    ):
+        written, made = (model / settings), (model / settings).with_name(output)
+        assert written.read_text() and written.stat().st_mtime_ns <= made.stat().st_mtime_ns, settings
 
 
 def test_no_path_is_longer_than_a_person_reads(variables):
@@ -394,9 +399,9 @@ def test_every_step_shows_in_one_line_and_a_failed_one_says_why_and_where(variab
     [
         ("MODEL=no/such/place", "no directory and no Hub id"),
         ("MODEL=nobody/nothing", "Hub"),
-        ("KEEP=17", "4 to 15"),
-        ("KEEP=16", "4 to 15"),
-        ("KEEP=3", "4 to 15"),
+        ("KEEP=17", "from 4 (experts per token) to 15"),
+        ("KEEP=16", "from 4 (experts per token) to 15"),
+        ("KEEP=3", "from 4 (experts per token) to 15"),
     ],
 )
 def test_a_bad_model_or_keep_count_ends_in_one_clear_line(variables, change, words, tmp_path):
