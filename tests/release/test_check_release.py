@@ -351,8 +351,12 @@ def test_a_file_that_does_not_load_fails(copy, tools):
 def test_many_deviations_are_cut_and_a_broken_form_is_one_line(copy):
     lines = check_release.check_lines("files", Outcome("x", [f"line {i}" for i in range(25)]))
     assert len(lines) == 22 and lines[-1].endswith("and 5 more")
+    whole = (copy / "scores.json").read_text()
     change_json(copy / "scores.json", question_ids=[[]])
     line = failing(copy, "in-sample")["in-sample"][0]
     assert "question_ids" in line and "\n" not in line
     change_json(copy / "scores.json", question_ids=["a"], rows=[{}])
-    assert "expected files as build_release.py writes them" in failing(copy, "in-sample")["in-sample"][0]
+    assert "with the field 'rows.0.name', found none" in failing(copy, "in-sample")["in-sample"][0]
+    (copy / "scores.json").write_text(whole)
+    change_json(copy / "quality.json", conclusions={})
+    assert "expected files as build_release.py writes them" in failing(copy, "made")["made"][0]
