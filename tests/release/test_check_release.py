@@ -127,6 +127,19 @@ def test_files_too_many_or_too_few_fail(copy, capsys, refusal):
     assert "a symbolic link" in failing(copy, "files")["files"][0]
 
 
+def test_a_build_s_record_that_is_none_is_refused_by_its_owner(copy):
+    sources, name = json.loads(sources_path(copy).read_text()), f"{NAME}-Q6_K.gguf"
+    record = json.loads(Path(sources["records"][name]).read_text())
+    mine = copy.with_name("mine.json")
+    change_json(sources_path(copy), records={**sources["records"], name: str(mine)})
+    mine.write_text(json.dumps(record))
+    assert not failing(copy, "build")
+    for change, words in (({"version": 9}, "version 1, found version 9"), ({"sha256": "aaaa"}, "is 64 hex digits")):
+        mine.write_text(json.dumps(record | change))
+        (line,) = failing(copy, "build")["build"]
+        assert line.startswith(f"{mine}: expected a record of quantize_gguf.py") and words in line
+
+
 def test_a_manifest_of_another_build_fails(copy, refusal):
     records, name = read_manifest(copy)["records"], f"{NAME}-Q6_K.gguf"
     reseal(copy, records={**records, name: {**records[name], "source_sha256": "1" * 64}})
