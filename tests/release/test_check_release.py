@@ -127,6 +127,19 @@ def test_files_too_many_or_too_few_fail(copy, capsys, refusal):
     assert "a symbolic link" in failing(copy, "files")["files"][0]
 
 
+def test_a_build_s_record_that_is_none_is_refused_by_its_owner(copy):
+    sources, name = json.loads(sources_path(copy).read_text()), f"{NAME}-Q6_K.gguf"
+    record = json.loads(Path(sources["records"][name]).read_text())
+    mine = copy.with_name("mine.json")
+    change_json(sources_path(copy), records={**sources["records"], name: str(mine)})
+    mine.write_text(json.dumps(record))
+    assert not failing(copy, "build")
+    for change, words in (({"version": 9}, "version 1, found version 9"), ({"sha256": "aaaa"}, "is 64 hex digits")):
+        mine.write_text(json.dumps(record | change))
+        (line,) = failing(copy, "build")["build"]
+        assert line.startswith(f"{mine}: expected a record of quantize_gguf.py") and words in line
+
+
 def test_a_manifest_of_another_build_fails(copy, refusal):
     records, name = read_manifest(copy)["records"], f"{NAME}-Q6_K.gguf"
     reseal(copy, records={**records, name: {**records[name], "source_sha256": "1" * 64}})
@@ -351,8 +364,12 @@ def test_a_file_that_does_not_load_fails(copy, tools):
 def test_many_deviations_are_cut_and_a_broken_form_is_one_line(copy):
     lines = check_release.check_lines("files", Outcome("x", [f"line {i}" for i in range(25)]))
     assert len(lines) == 22 and lines[-1].endswith("and 5 more")
+    whole = (copy / "scores.json").read_text()
     change_json(copy / "scores.json", question_ids=[[]])
     line = failing(copy, "in-sample")["in-sample"][0]
     assert "question_ids" in line and "\n" not in line
     change_json(copy / "scores.json", question_ids=["a"], rows=[{}])
-    assert "expected files as build_release.py writes them" in failing(copy, "in-sample")["in-sample"][0]
+    assert "with the field 'rows.0.name', found none" in failing(copy, "in-sample")["in-sample"][0]
+    (copy / "scores.json").write_text(whole)
+    change_json(copy / "quality.json", conclusions={})
+    assert "expected files as build_release.py writes them" in failing(copy, "made")["made"][0]
