@@ -153,7 +153,7 @@ def small_build(pristine_build, tmp_path) -> Path:
         ("drop_map.json", ("stats_sha256",), "0", ("drop_map.json", "other statistics")),
         ("drop_map.json", ("layers", "1", "drop"), [99, 98], ("drop_map.json", "layer 1")),
         ("quality.json", ("files", 0), {"label": "Q8_0"}, ("quality.json", "the field 'files.0.kind'")),
-        ("pruned.json", ("answers", 0), {}, ("pruned.json", "12 answered questions")),
+        ("pruned.json", ("answers", 0), {}, ("pruned.json", "the field 'answers.0.record_id'")),
         ("expert_drop_metadata.json", ("drop_map_sha256",), "0" * 64, ("expert_drop_metadata.json", "make drop")),
         ("pruned-F16.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf", "an imatrix of the F16 GGUF", "make imatrix")),
         ("imatrix.gguf.json", ("sha256",), "0" * 64, ("imatrix.gguf.json", "make imatrix")),
@@ -191,7 +191,7 @@ def test_a_fuller_page_is_never_replaced_by_a_poorer_one(small_build, refusal):
         ("--f16", "quants"),
     ):
         fewer = [*without(flags, option), "--output", output]
-        refusal(main, fewer, "report.html", f"the record {option}", "found none", f"make {target}", "--replace")
+        refusal(main, fewer, "report.html", f"the record {option}", "found none", f"make {target}", "REPLACE=report")
         assert output.read_bytes() == before
     main([*without(flags, "--quality"), "--output", str(output), "--replace"])
     assert output.read_bytes() != before
