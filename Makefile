@@ -25,10 +25,11 @@ include make/flags.mk
 # ---- 1. fetch: the full model and the questions
 $(MODEL_SOURCE): $(NEW_MODEL) $(MODEL_FILES) | $(SETUP) $(CHECKED)
 	$(call step,model,Fetch $(MODEL)) $(PYTHON) scripts/fetch_model.py \
-	  --model $(MODEL) --output $(FULL)/checkpoint --record $(MODEL_RECORD)
+	  --model $(MODEL) --output $(FULL)/checkpoint --record $(MODEL_RECORD) $(if $(call again,model),--replace)
 	@printf '%s\n' '$(MODEL)' >$@
 
-$(MODEL_RECORD): | $(MODEL_SOURCE) ;
+# Its time is that of the model: a look at the same model again makes nothing else new.
+$(MODEL_RECORD): $(if $(wildcard $(MODEL_SOURCE)),,FORCE) | $(MODEL_SOURCE) ;
 
 $(DOWNLOADS)/gpqa_diamond.csv: | $(SETUP) $(CHECKED)
 	$(call step,model,Fetch GPQA Diamond) $(PYTHON) scripts/fetch_gpqa.py --output $@
@@ -90,11 +91,11 @@ imatrix: $(IMATRIX_COVERAGE) ## the imatrix, and which experts its text reached
 	@cat $<
 
 # ---- 7. quantise
-$(FULL_GGUF)/$(NAME)-%.gguf: $(FULL_F16) | $(FULL_GGUF)/settings.txt $(TOOLS)
-	$(call step,quants,Quantise $(@F:.gguf=)) $(QUANTIZE)
+$(FULL_GGUF)/$(NAME)-%.gguf: $(FULL_F16) $(call again,quants) | $(FULL_GGUF)/settings.txt $(TOOLS)
+	$(call step,quants,Quantise $* of the full model) $(QUANTIZE)
 
-$(PRUNED_GGUF)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) | $(PRUNED_GGUF)/settings.txt $(TOOLS)
-	$(call step,quants,Quantise $(@F:.gguf=)) $(QUANTIZE)
+$(PRUNED_GGUF)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) $(call again,quants) | $(PRUNED_GGUF)/settings.txt $(TOOLS)
+	$(call step,quants,Quantise $*) $(QUANTIZE)
 
 quants: $(QUANT_FILES) ## build QUANTS of the pruned model
 	$(if $(filter-out 0,$(MIN_EXPERT_TOKENS)),$(CHECK_REACHED))
@@ -103,13 +104,13 @@ quants: $(QUANT_FILES) ## build QUANTS of the pruned model
 
 # ---- 8. evaluate: both models under one protocol
 $(foreach e,$(FULL_EVAL) $(PRUNED_EVAL),$(eval $(call guard,eval,$(dir $e)settings.txt,$(EVAL_SETTINGS),$(dir $e)*)))
+# Both folders are replaced before either is scored: a broken-off REPLACE=eval goes on without it.
+$(FULL_EVAL) $(PRUNED_EVAL): | $(dir $(FULL_EVAL))settings.txt $(dir $(PRUNED_EVAL))settings.txt
 # An answered run is only summed up again when the way of counting changes, which takes seconds.
-$(FULL_EVAL): $(call full_quant,$(EVAL_QUANT)) $(SUM_UP) $(call again,eval) \
-    | $(EVAL_QUESTIONS) $(dir $(FULL_EVAL))settings.txt
+$(FULL_EVAL): $(call full_quant,$(EVAL_QUANT)) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS)
 	$(call step,eval,Score $(NAME)) env QUESTIONS=$(EVAL_QUESTIONS) $(EVALUATE) $(NAME) $<
 
-$(PRUNED_EVAL): $(call pruned_quant,$(EVAL_QUANT)) $(SUM_UP) $(call again,eval) \
-    | $(EVAL_QUESTIONS) $(dir $(PRUNED_EVAL))settings.txt
+$(PRUNED_EVAL): $(call pruned_quant,$(EVAL_QUANT)) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS)
 	$(call step,eval,Score $(PRUNED_NAME)) env QUESTIONS=$(EVAL_QUESTIONS) CHOSEN_BY=$(METADATA) \
 	  $(EVALUATE) $(PRUNED_NAME) $<
 

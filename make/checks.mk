@@ -15,12 +15,15 @@ COMMAND_LINE := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(or
 NOT_OURS := MAKEFLAGS MAKEOVERRIDES COUNTING -*
 $(foreach v,$(filter-out $(NOT_OURS),$(COMMAND_LINE)),$(call check_name,$v,$(SETTINGS),variable))
 $(foreach g,$(MAKECMDGOALS),$(if $(or $(findstring /,$g),$(wildcard $g)),,$(call check_name,$g,$(TARGETS),target)))
+$(foreach r,$(RUNS) $(FROM),$(if $(or $(findstring /,$r),$(wildcard $r)),,$(call check_name,$r,$(KNOWN_RUNS),run)))
 $(foreach s,$(REPLACE),$(call check_name,$s,$(STAGES),stage in REPLACE))
+$(call check_name,$(firstword $(subst :, ,$(CRITERION))),$(KNOWN_CRITERIA),criterion)
 NAMED_QUANTS := $(filter-out AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT))
 $(foreach q,$(NAMED_QUANTS),$(call check_name,$q,$(KNOWN_QUANTS),quant))
 
 # ---- values
 $(foreach v,$(SETTINGS),$(if $(findstring $(quote),$($v)),$(error $v: expected no quotation mark, found $($v))))
+$(if $(filter new,$(MAKECMDGOALS)),$(if $(filter RUN,$(COMMAND_LINE)),,$(error new: expected RUN=name$(,) found none)))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
 COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS SENSITIVITY_CHATS
 NAME_CHARACTERS := letters, digits, dots, dashes, underscores
@@ -34,7 +37,7 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,PROTECT_TOP REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,^[0-9]+$$,a whole number) \
   $(call must_be,QUALITY_CHATS,^([1-9][0-9]*)?$$,a whole number above 0$(,) or nothing) \
   $(call must_be,COMPARE_KEEP,^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0) \
-  $(call must_be,CRITERION,^[a-z-]+(:[0-9]+)?$$,a criterion of scripts/choice/criteria.py) \
+  $(call must_be,CRITERION,^[a-z-]+(:[0-9]+)?$$,a criterion such as coverage or random:1) \
   $(call must_be,FOLD,^([0-9]+/[0-9]+)?$$,I/K) \
   $(call must_be,QUALITY_SCORE,^(reply|all)$$,reply or all) \
   $(patsubst %,'QUANTS' '%' '^AUTO-[0-9]+([.][0-9]+)?$$' 'AUTO-<GiB>',$(filter AUTO-%,$(ASKED_QUANTS)))
@@ -72,18 +75,18 @@ TOUCHED_BY_eval-heldout := statistics imatrix heldout $(call SPECIAL_QUANTS,$(HE
 again = $(if $(filter $(1),$(REPLACED)),FORCE)
 # A file that is downloaded by a pinned revision is known by its name.
 digest = $(notdir $(1))$(if $(filter-out $(DOWNLOADS)/%,$(wildcard $(1))),:$(shell sha256sum <'$(1)' | cut -c 1-12))
-words_of = $(subst $() ,_,$(strip $(1)))
 setting = $(foreach v,$(1),$v=$(call words_of,$($v)))
 WAY_OUT_statistics := give the question file another name
-WAY_OUT_eval := choose another RUN or EVAL_NAME
-ways_out = $(or $(WAY_OUT_$(1)),choose another RUN or VARIANT), or add REPLACE=$(1) to make it again
+WAY_OUT_eval = give it a name of its own, such as EVAL_NAME=$(EVAL_QUANT)-2
+SHARED_BY = $(if $(filter $(FULL)/%,$(2)),$(,) for all runs of $(NAME))
+ways_out = $(or $(WAY_OUT_$(1)),choose another RUN or VARIANT), or add REPLACE=$(1) to make it again$(SHARED_BY)
 # Only the stages that are asked for are compared; a kill can leave an empty file, by which nothing was made yet.
 TOUCHED = $(foreach g,$(or $(WORK),none),$(if $(findstring /,$g),$(STAGES),$(TOUCHED_BY_$g)))
 TO_COMPARE := $(filter-out $(REPLACED),$(TOUCHED))
 differs = $(if $(filter $(TO_COMPARE),$(1)),$(if $(file <$(2)),$(call compare,$(1),$(2),$(3),$(file <$(2)))))
 compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): \
   expected $(or $(filter-out $(4),$(3)),nothing else)$(,) found $(or $(filter-out $(3),$(4)),nothing of it); \
-  $(call ways_out,$(1))))
+  $(call ways_out,$(1),$(2))))
 
 define guard
 $(call differs,$(1),$(2),$(3))

@@ -29,7 +29,7 @@ QUESTIONS_DIGEST := $(call digest,$(QUESTIONS))
 CHOICE_SETTINGS := $(call setting,$(if $(DROP_MAP),,KEEP CRITERION PROTECT_TOP FOLD) PRUNED_NAME) \
   $(if $(DROP_MAP),DROP_MAP=$(call digest,$(DROP_MAP)),QUESTIONS=$(QUESTIONS_DIGEST))
 CHOICE_SOURCE := $(if $(DROP_MAP),$(DROP_MAP) $(COPY_MAP),$(STATS) $(CHOOSE))
-OWN_MAP_COMMAND := scripts/copy_drop_map.py --map $(DROP_MAP) --model $(FULL)/checkpoint
+OWN_MAP_COMMAND := scripts/copy_drop_map.py --map $(DROP_MAP) --model $(FULL)/checkpoint $(KEEP:%=--keep %)
 CHOICE_COMMAND := $(if $(DROP_MAP),$(OWN_MAP_COMMAND),scripts/generate_drop_map.py --stats $(STATS) --keep $(KEEP) \
   --criterion $(CRITERION) --protect-top $(PROTECT_TOP) $(FOLD:%=--fold %))
 CHOSEN_FILES := $(patsubst %,$(PRUNED)/%,drop_map.json pictures checkpoint f16 report.html plan.json)

@@ -3,7 +3,7 @@
 DOWNLOADS = $(BUILD)/downloads
 FULL = $(BUILD)/$(NAME)/full
 PRUNED = $(BUILD)/$(NAME)/$(VARIANT)
-LOGS = $(PRUNED)/logs
+LOGS = $(if $(filter compare,$(MAKECMDGOALS)),$(BUILD)/comparison,$(PRUNED))/logs
 
 # A file that was chosen by hand names its variant; else what chose the experts does.
 DEFAULT_VARIANT = $(if $(DROP_MAP),$(basename $(notdir $(DROP_MAP))),$(KEEP)e$(CHOICE_ENDING))
@@ -59,7 +59,8 @@ CD_QUANTS := $(filter CD-%,$(KNOWN_QUANTS))
 SCOPE_FILES := $(foreach scope,all experts,$(CD_QUANTS:%=$(PRUNED)/cd-scopes/$(scope)/$(PRUNED_NAME)-%.gguf))
 COMPARISON := $(FULL)/criteria/$(EVAL_SET)/criteria.md
 
-RUNS_SCORES := $(if $(RUNS),$(BUILD)/comparison/$(call words_of,$(subst /,-,$(RUNS)))/scores.md)
+RUNS_WORD := $(call words_of,$(subst /,-,$(patsubst $(BUILD)/%,%,$(RUNS))))
+RUNS_SCORES := $(if $(RUNS),$(BUILD)/comparison/$(RUNS_WORD)/scores.md)
 
 # ---- release and report
 GGUF_RELEASES := $(if $(STANDARD_FILES),$(PRUNED)/release/GGUF) $(if $(DYNAMIC_FILES),$(PRUNED)/release/dynamic-GGUF)

@@ -1,6 +1,6 @@
 # What leaves the machine. Nothing is built here: what is sent is what was checked.
 
-check-release: release ## pass or fail for each check of the release folders: files, names, sizes, texts, an answer
+check-release: $(RELEASES:%=%/manifest.json) ## pass or fail for each check of the release folders
 	@failed=0; for folder in $(RELEASES); do \
 	  $(PYTHON) scripts/check_release.py $$folder --gpu-layers $(GPU_LAYERS) || failed=1; done; exit $$failed
 

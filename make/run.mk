@@ -2,22 +2,25 @@
 
 SETTINGS := $(shell sed -nE 's/^([A-Z0-9_]+) \??=.*\#.*/\1/p' make/settings.mk)
 TARGETS := $(shell sed -nE 's/^([a-z][a-z-]*):.*/\1/p' Makefile make/*.mk | sort -u)
-STAGES := model statistics choice imatrix cd auto eval heldout quality report
+STAGES := model statistics choice imatrix cd auto eval heldout quality quants report
 KNOWN_RUNS := $(sort $(basename $(notdir $(wildcard runs/*.mk))))
 KNOWN_QUANTS := $(shell sed -nE 's/^    Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quants/recipes.py)
+KNOWN_CRITERIA := $(shell sed -nE 's/^    "([a-z-]+)": [a-z_]+,.*/\1/p' scripts/choice/criteria.py) random
 OPTIONAL_QUANTS := $(shell sed -nE 's/^    Recipe."([A-Z0-9_-]+)".*opt_in=True.*/\1/p' scripts/quants/recipes.py)
 
 ifeq ($(filter new,$(MAKECMDGOALS))$(filter $(RUN),$(KNOWN_RUNS)),)
   $(error RUN: unknown run $(RUN); known: $(KNOWN_RUNS); to write one: make new RUN=$(RUN) FROM=demo)
 endif
 RUN_FILE := runs/$(if $(filter new,$(MAKECMDGOALS)),$(or $(FROM),demo),$(RUN)).mk
-include $(RUN_FILE)
-SET_BY_RUN := $(shell sed -nE 's/^([A-Z0-9_]+) *[:?]?=.*/\1/p' $(RUN_FILE))
+-include $(RUN_FILE)
+SET_BY_RUN := $(if $(wildcard $(RUN_FILE)),$(shell sed -nE 's/^([A-Z0-9_]+) *[:?]?=.*/\1/p' $(RUN_FILE)))
 $(foreach v,$(filter-out $(SETTINGS),$(SET_BY_RUN)),$(error $(RUN_FILE): unknown setting $v; make help-all lists them))
 
 # A comment behind a value leaves blanks at its end.
 $(foreach v,$(SETTINGS),$(if $(filter file environment,$(origin $v)),$(eval $v = $$(strip $(value $v)))))
 
+# A list or a text as one word, for a path or a settings file.
+words_of = $(subst $() ,_,$(strip $(1)))
 ALL_QUANTS := $(filter-out $(OPTIONAL_QUANTS),$(KNOWN_QUANTS))
 ASKED_QUANTS := $(sort $(if $(filter all,$(QUANTS)),$(ALL_QUANTS)) $(filter-out all,$(QUANTS)))
 # What follows from a replaced stage is replaced with it.

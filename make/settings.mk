@@ -5,7 +5,7 @@
 RUN = demo#                               the settings file runs/RUN.mk
 FROM =#                                   new: the run whose settings are copied
 BUILD = build#                            where outputs go
-REPLACE =#                 stages to make again: model statistics choice imatrix cd auto eval heldout quality report
+REPLACE =#         stages to make again: model statistics choice imatrix quants cd auto eval heldout quality report
 V =#                                      1 shows every command and its whole output
 YES =#                                    clean: 1 deletes; without it clean only lists
 

@@ -13,13 +13,14 @@ TOOLS := $(SETUP) $(LLAMA_READY)
 # Of llama-cpp-python only the declarations are wanted, of the version that the tools are built from. pip's cache must
 # not keep them: it would hand them to whoever asks for that package with its library.
 BINDINGS := llama-cpp-python==$(shell sed -n 's/^VERSION=//p' scripts/build_llama_cpp.sh)
-PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check
+# Twice quiet: warnings of an index's configuration would fill the screen.
+PIP_INSTALL := $(PYTHON) -m pip install --quiet --quiet --disable-pip-version-check
 TOO_OLD := error: python3: expected 3.11 or newer, found
 
 setup: $(TOOLS) ## create .venv and build the llama.cpp tools (every other target does so, too)
 
 .venv/.installed: requirements.txt
-	@printf 'Setting up .venv (a few minutes) ...\n'
+	@printf 'Setting up .venv (a few minutes, 2.6 GB) ...\n'
 	@python3 -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "$(TOO_OLD) " + sys.version.split()[0])'
 	@python3 -m venv .venv
 	@$(PIP_INSTALL) -r requirements.txt

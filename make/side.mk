@@ -107,10 +107,12 @@ eval-heldout: $(HELDOUT_SCORES) ## score the choice on QUESTIONS it has not seen
 
 # ---- several runs in one table
 compare: $(RUNS_SCORES) ## put RUNS="a b c" in one table, question by question: intervals, paired tests, picture
-	$(if $(RUNS),@cat $<,$(error RUNS: expected runs by name or their folders, such as RUNS="a b", found none))
+	$(if $(RUNS),,$(error RUNS: expected runs by name or their folders, such as RUNS="a b", found none))
+	@cat $<; printf '\nResults: %s\n' $<
 
 ifneq ($(RUNS_SCORES),)
-$(RUNS_SCORES): $(RUN_SUMMARIES) $(COMPARE) | $(SETUP)
+# The runs' scores are taken as they are: making one again may take days.
+$(RUNS_SCORES): $(if $(call newer_than,$(wildcard $(RUNS_SCORES)),$(RUN_SUMMARIES)),FORCE) $(COMPARE) | $(SETUP)
 	$(call step,eval,Compare the runs) $(PYTHON) scripts/compare_scores.py --runs $(RUN_SUMMARIES) --output $@
 endif
 print-summaries:

@@ -19,7 +19,8 @@ help-all: ## every target and every setting
 	@$(DESCRIBED) | sort | $(IN_COLUMNS)
 	@printf '\nSettings, by stage (make settings prints their values)\n'
 	@sed -nE -e 's/^# ---- (.*)/\n\1/p' -e 's/^([A-Z0-9_]+) \??=([^#]*)#+ *(.*)/  \1|\3 [\2]/p' make/settings.mk | \
-	  sed -E 's/ \[\]$$//' | awk -F'|' 'NF > 1 {printf "%-20s %s\n", $$1, $$2; next} {print}'
+	  sed -E -e 's/ \[ +/ [/' -e 's/ \[([^]]*\$$.*)?\]$$//' | \
+	  awk -F'|' 'NF > 1 {printf "%-20s %s\n", $$1, $$2; next} {print}'
 
 # Marked with *: what the run's file or the command line sets.
 settings: ## every setting's value for this run; * marks those that the run or the command line sets
@@ -35,7 +36,10 @@ doctor: $(SETUP) ## is this machine fit for the run: tools, disk, memory, GPU, a
 CHECK_MACHINE = $(PYTHON) scripts/check_machine.py \
   --model $(patsubst %/config.json,%,$(or $(wildcard $(FULL)/checkpoint/config.json),$(MODEL))) \
   --questions $(or $(wildcard $(QUESTIONS)),gpqa) \
-  --build $(BUILD) --stream-layers $(or $(STREAM_LAYERS),no) $(KEEP:%=--keep %) --quants $(ASKED_QUANTS) \
+  $(addprefix --eval-questions ,$(filter-out $(QUESTIONS),$(EVAL_QUESTIONS))) \
+  --build $(BUILD) --stream-layers $(or $(STREAM_LAYERS),no) \
+  $(if $(DROP_MAP),,$(KEEP:%=--keep %) --protect-top $(PROTECT_TOP)) \
+  --quants $(ASKED_QUANTS) \
   --reference-quants $(EVAL_QUANT) $(LLAMA_CPP:%=--llama-cpp %) --cmake-args='$(CMAKE_ARGS)' \
   $(if $(wildcard $(PLAN)),--plan $(PLAN))
 # Before the first long step, without being asked; its report is in the log.
@@ -49,17 +53,21 @@ $(BUILD)/.built-by-this-project:
 joined = $(subst $() ,$(,),$(strip $(1)))
 STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(MAKEOVERRIDES) | sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
 status: $(SETUP) ## each stage: done, stale, missing or running; what comes next and what it needs
-	@$(STEPS_LEFT) | $(PYTHON) scripts/show_status.py --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
+	@steps=$$($(STEPS_LEFT)); printf '%s\n' "$$steps" | $(PYTHON) scripts/show_status.py \
+	  --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
 	  --stream-layers $(or $(STREAM_LAYERS),no) \
 	  --stage model=$(FULL)/checkpoint --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) \
 	  --stage drop=$(CHECKPOINT) --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(call joined,$(QUANT_FILES)) \
 	  --stage eval=$(SCORES) --stage report=$(REPORT) \
 	  --stage release=$(call joined,$(RELEASES))
 
-demo: release ## everything on the embedded demo
+demo: $(RELEASES:%=%/manifest.json) $(REPORT) ## everything on the embedded demo
+	$(call closing,eval,$(SCORES:.md=.json))
+	$(call closing,release,$(RELEASES))
 
-clean: $(SETUP) ## list what the runs have built; with YES=1 delete it (.venv and the tools stay)
-	@$(PYTHON) scripts/clean_build.py --build $(BUILD) --what all $(if $(filter 1 yes,$(YES)),--yes)
+clean: $(SETUP) ## list what has been built (by RUN alone, where it is given); with YES=1 delete it
+	@$(PYTHON) scripts/clean_build.py --build $(BUILD) \
+	  --what $(if $(filter RUN VARIANT,$(COMMAND_LINE)),$(PRUNED),all) $(if $(filter 1 yes,$(YES)),--yes)
 
 clean-gguf: $(SETUP) ## list this model's GGUF files; with YES=1 delete them, their records stay
 	@$(PYTHON) scripts/clean_build.py --build $(BUILD) --what gguf $(BUILD)/$(NAME) $(if $(filter 1 yes,$(YES)),--yes)

@@ -12,15 +12,18 @@ ifdef COUNTING
 else ifdef DRY
   step =
 else
+  STEP_FLAGS = --logs $(LOGS) $(V:%=--echo) $(if $(REPLACE),--replacing)
   RUN_STEP := $(PYTHON) scripts/run_step.py
-  step = @$(RUN_STEP) --place $(next_step)/$(STEP_COUNT) --logs $(LOGS) $(V:%=--echo) --words '$(2)' --
+  step = @$(RUN_STEP) --place $(next_step)/$(STEP_COUNT) $(STEP_FLAGS) --words '$(2)' --
 endif
 
 # What is said only when something was really asked for: the first line names the run, the last ones what came out.
 ifneq ($(WORK),)
   ifeq ($(MAKELEVEL)$(COUNTING)$(DRY),0)
     RUN_IN_WORDS := $(RUN)$(if $(filter file,$(origin RUN)), (no RUN given))
-    $(info Run $(RUN_IN_WORDS): $(MODEL)$(if $(KEEP), with $(KEEP) experts kept per layer); settings: $(RUN_FILE))
+    COMPARED := $(if $(filter compare,$(MAKECMDGOALS)),$(RUNS))
+    KEEP_IN_WORDS := $(if $(KEEP), with $(KEEP) experts kept per layer)
+    $(info $(if $(COMPARED),Runs $(COMPARED),Run $(RUN_IN_WORDS): $(MODEL)$(KEEP_IN_WORDS); settings: $(RUN_FILE)))
     OLD_BUILDS := $(wildcard $(BUILD)/$(NAME)/*/keep*)
     $(if $(OLD_BUILDS),$(info $(firstword $(OLD_BUILDS)): outputs of an older version; they are left alone))
   endif

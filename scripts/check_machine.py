@@ -21,7 +21,7 @@ from chats.questions import QUESTION_SEED, load_questions
 from checkpoints.checkpoint import TensorRange, read_checkpoint, read_config
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_map import check_keep_count
-from files.option_types import command_parser, positive
+from files.option_types import command_parser, positive, whole_number
 from files.safe_files import InputError, gib, run
 from release.front_matter import is_hub_id
 from stages.checks import FAIL, OK, WARN, Check
@@ -57,7 +57,7 @@ GPQA = "gpqa"
 NAME_WIDTH = 15
 
 
-def check_headers(directory: Path, keep: int | None) -> tuple[Check, RunSizes]:
+def check_headers(directory: Path, keep: int | None, protect_top: int) -> tuple[Check, RunSizes]:
     """Check a checkpoint by its config and headers; return also its sizes.
 
     Raises InputError when it is of no known family or incomplete, or cannot keep so many experts.
@@ -68,6 +68,9 @@ def check_headers(directory: Path, keep: int | None) -> tuple[Check, RunSizes]:
     experts = expert_tensors(directory, family, tensors, shape)
     if keep is not None:
         check_keep_count("KEEP", keep, shape.experts, shape.top_k)
+        # Where each question protects as many as stay, nearly all experts have the same coverage, and ties decide.
+        if protect_top >= keep:
+            raise InputError("PROTECT_TOP", f"fewer than the {keep} experts that stay", str(protect_top))
     full = sum(tensor.size for tensor in tensors.values())
     of_experts = sum(tensors[name].size for name in experts)
     pruned = full - of_experts * (shape.experts - (keep or shape.experts)) // shape.experts
@@ -103,12 +106,12 @@ def local_licence(directory: Path) -> Check:
     return check_licence(f"see {files[0]}" if files else None, "in its folder")
 
 
-def check_local_model(directory: Path, keep: int | None) -> tuple[list[Check], RunSizes | None]:
+def check_local_model(directory: Path, keep: int | None, protect_top: int) -> tuple[list[Check], RunSizes | None]:
     """Check a checkpoint directory: headers, tokenizer, licence; return also its sizes, None if it is refused."""
     checks: list[Check] = []
     sizes: RunSizes | None = None
     try:
-        check, sizes = check_headers(directory, keep)
+        check, sizes = check_headers(directory, keep, protect_top)
         checks.append(check)
     except InputError as error:
         checks.append(Check(FAIL, "model", str(error)))
@@ -125,7 +128,7 @@ def check_local_model(directory: Path, keep: int | None) -> tuple[list[Check], R
 def check_run_model(args: argparse.Namespace, hub: Hub | None) -> tuple[list[Check], RunSizes | None]:
     """Check the model, a directory or one of the Hub; return also its sizes as far as they are known."""
     if hub is None or Path(args.model).exists():
-        return check_local_model(Path(args.model), args.keep)
+        return check_local_model(Path(args.model), args.keep, args.protect_top)
     if not is_hub_id(args.model):
         return [Check(FAIL, "model", f"{args.model}: no directory and no Hub id OWNER/NAME", "check MODEL")], None
     checks, size = check_hub_model(hub, args.model)
@@ -198,6 +201,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what = parser.add_argument_group("the run")
     what.add_argument("--model", required=True, help="checkpoint directory or Hub id")
     what.add_argument("--questions", required=True, help=f"question file, or {GPQA} if it is to be downloaded")
+    what.add_argument("--eval-questions", help="question file that is scored, if it is another")
     what.add_argument("--build", type=Path, required=True, help="where its files go; those there already are counted")
     what.add_argument("--stream-layers", type=yes_or_no, default=False, metavar="YES-NO", help="one layer in memory")
     what.add_argument("--gguf-needed", type=yes_or_no, default=True, metavar="YES-NO", help="whether quants are made")
@@ -205,6 +209,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     size.add_argument("--plan", type=Path, help="plan.json of plan_quants.py; without it sizes are estimated")
     size.add_argument("--needed-bytes", type=positive, help="disk for the whole run, in place of plan and estimate")
     size.add_argument("--keep", type=positive, help="experts that stay in each layer, for the estimate")
+    size.add_argument("--protect-top", type=whole_number, default=0, help="experts protected per question and layer")
     size.add_argument("--quants", nargs="*", default=[], help="quants, for the estimate (default: all not opt-in)")
     size.add_argument("--reference-quants", nargs="*", default=[], help="quants of the full model")
     tools = parser.add_argument_group("tools")
@@ -225,7 +230,9 @@ def main(argv: list[str] | None = None) -> None:
     if hub:
         checks.append(check_token(hub))
     of_model, sizes = check_run_model(args, hub)
-    checks += [*of_model, check_question_source(args.questions, hub), *check_room(args, sizes)]
+    # Both files: a wrong column of the scored ones would else show after the analysis and the quants.
+    sources = [args.questions, *([args.eval_questions] if args.eval_questions else [])]
+    checks += [*of_model, *(check_question_source(name, hub) for name in sources), *check_room(args, sizes)]
     for check in checks:
         if not (args.problems_only and check.state == OK):
             print(check.line(NAME_WIDTH))

@@ -31,13 +31,17 @@ SHOWN = 40  # lines of a list; of 200 quants the sum says more
 
 
 def check_ours(build: Path) -> None:
-    """Raise InputError unless a folder holds the marker and no step is at work in it."""
+    """Raise InputError unless a folder holds the marker."""
     if not build.is_dir():
         raise InputError(build, "a build folder", "nothing" if not build.exists() else "a file")
     if not (build / MARKER).is_file():
         raise InputError(
             build, f"a build folder of this project, with {MARKER} in it", "none", "nothing of it is deleted"
         )
+
+
+def check_idle(build: Path) -> None:
+    """Raise InputError when a step is at work in a build folder."""
     if busy := next((log for log in build.glob("*/*/logs/*.log") if is_at_work(log)), None):
         raise InputError(build, "no step at work", f"one that writes {busy}", "end it first")
 
@@ -141,6 +145,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_ours(args.build)
+    if args.yes:  # a list does no harm
+        check_idle(args.build)
     paths, others = chosen_paths(args.build, args.what)
     for path in paths[:SHOWN]:
         print(entry_line(path))

@@ -77,9 +77,9 @@ def check_model_directory(directory: Path) -> dict:
     }
 
 
-def keep_record(path: Path, model: str, found: dict) -> None:
-    """Write the record of a model; raise InputError when there is one and it is of another model."""
-    if not path.exists():
+def keep_record(path: Path, model: str, found: dict, replace: bool) -> None:
+    """Write the record of a model; unless `replace`, raise InputError when there is one and it is of another model."""
+    if replace or not path.exists():
         write_record(path, found, ModelRecord)
         return
     known = read_record(path, ModelRecord)
@@ -109,6 +109,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model", required=True, help="checkpoint directory or Hub id")
     add("--output", type=Path, required=True, help="where to put the link or the download")
     add("--record", type=Path, help="JSON file to know the model by; one that is there is compared")
+    add("--replace", action="store_true", help="write the record of another model over it")
     return parser.parse_args(argv)
 
 
@@ -123,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         raise InputError(args.model, "a checkpoint directory or a Hub id OWNER/NAME", "neither")
     if args.record:
-        keep_record(args.record, args.model, found)
+        keep_record(args.record, args.model, found, args.replace)
     if local.is_dir():  # last: another model must not take the place of the one that the outputs were made from
         link_model(local, args.output)
     print(f"{args.output}: {found['model_type']}, {found['experts']} experts in {found['layers']} layers")

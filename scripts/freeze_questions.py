@@ -23,6 +23,7 @@ from choice.drop_map import read_map
 from files.option_types import command_parser
 from files.safe_files import InputError, replace_when_done, run
 from scoring.lm_eval_samples import TASK
+from scoring.run_files import ANOTHER_OUTPUT
 
 DATA_NAME = "frozen.jsonl"
 GPQA_ORDER = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Correct Answer")
@@ -93,9 +94,7 @@ def check_unanswered(output: Path, content: str, what: str) -> None:
     data, answers = output / DATA_NAME, output.parent / "answers.jsonl"
     answered = answers.exists() and answers.stat().st_size > 0
     if answered and data.exists() and data.read_text(encoding="utf-8") != content:
-        raise InputError(
-            output.parent, f"answers to {what}", "those to others", "remove the directory or give another OUTPUT"
-        )
+        raise InputError(output.parent, f"answers to {what}", "those to others", ANOTHER_OUTPUT)
 
 
 def main(argv: list[str] | None = None) -> None:

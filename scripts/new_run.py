@@ -35,6 +35,15 @@ def without_heading(text: str) -> str:
     return rest if mark and all(line.startswith("#") for line in heading.splitlines()) else text
 
 
+def without_first_comment(text: str) -> str:
+    """Return the text without the comment that says what the copied run is: it is not true of the new one."""
+    lines = text.splitlines(keepends=True)
+    first = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    if first == len(lines) or lines[first].strip():  # a comment on the setting below it: the user's, or still true
+        return text
+    return "".join(lines[first:]).lstrip("\n")
+
+
 def check_run_file(path: Path) -> None:
     """Raise InputError unless a path can be that of a new run's settings file."""
     if path.suffix != ".mk" or not RUN_NAME.fullmatch(path.stem) or len(path.stem) > MOST_CHARACTERS:
@@ -69,7 +78,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_run_file(args.output)
-    text = without_heading(read_settings(args.source))
+    text = without_first_comment(without_heading(read_settings(args.source)))
     heading = HEADING.format(name=args.output.stem, source=args.source.stem)
     with replace_when_done(args.output) as partial:
         partial.write_text(heading + text, encoding="utf-8")

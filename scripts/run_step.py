@@ -10,6 +10,7 @@ When the command fails, its error line is shown, then where the log is. The exit
 """
 
 import argparse
+import ctypes
 import fcntl
 import os
 import pty
@@ -33,6 +34,13 @@ WORDS_WIDTH = 38
 READ_BYTES = 1 << 16
 SHOWN_LINES = 5  # of a failed command that printed no error line
 CLEAR_LINE = "\r\x1b[K"
+# How a step was stopped from outside, by its exit code, and what must be mended first.
+STOPPED = {
+    128 + signal.SIGINT: ("stopped by Ctrl-C", ""),
+    128 + signal.SIGTERM: ("told to stop (SIGTERM)", ""),
+    128 + signal.SIGKILL: ("killed (SIGKILL), by somebody or for want of memory", ""),
+}
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 PATH_BEFORE_RESULT = re.compile(r"^\S+: ")  # commands end with "PATH: result" or "NAME: result"
 
 
@@ -140,6 +148,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("what is shown").add_argument
     add("--logs", type=Path, required=True, help="directory of the logs")
     add("--echo", action="store_true", help="show the command and its whole output, too")
+    add("--replacing", action="store_true", help="make has REPLACE: what goes on is the command without it")
     return parser.parse_args(argv)
 
 
@@ -147,6 +156,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     path, began = log_of(args.logs, args.words), time.monotonic()
     path.parent.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "linux":  # a killed make must not leave a step at work, which would refuse the next make
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     line = shlex.join(args.command)
     if args.echo:
         print(line, flush=True)
@@ -163,12 +174,16 @@ def main(argv: list[str] | None = None) -> None:
     if code == 0:
         print(step_line(args.place, args.words, result_of(out), time.monotonic() - began), flush=True)
         return
-    for shown in error_lines(err or out):
-        print(shown, file=sys.stderr)
-    if code not in (-signal.SIGINT, 130):
-        print(f"[{args.place}] {args.words}: failed; full output: {path}", file=sys.stderr)
-    print("The same command goes on from here.", file=sys.stderr)
-    sys.exit(code if code > 0 else 128 - code)
+    code = code if code > 0 else 128 - code  # as a shell reports an end by a signal
+    if code not in STOPPED:
+        for shown in error_lines(err or out):
+            print(shown, file=sys.stderr)
+    how, mended = STOPPED.get(code, ("failed", "When that is mended, "))
+    print(f"[{args.place}] {args.words}: {how}; full output: {path}", file=sys.stderr)
+    command = "the same command without REPLACE" if args.replacing else "the same command"
+    words = f"{mended}{command} goes on from here."
+    print(f"{words[0].upper()}{words[1:]}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,17 @@ def stability_line(content: dict) -> str:
     return "How sure the choice is, the map does not say."
 
 
+def ties_line(content: dict) -> list[str]:
+    """Return a line where the cut lies between experts of one score, so that the tie-break has decided."""
+    margins = [layer["margin"] for layer in content["layers"].values() if isinstance(layer, dict) and "margin" in layer]
+    tied = sum(margin == 0 for margin in margins)
+    if not tied:
+        return []
+    return [
+        f"In {tied} of {plural(len(margins), 'layer')} both sides of the cut score alike; total weighted norm decided."
+    ]
+
+
 def after_analyze(paths: list[Path], make: str) -> list[str]:
     """Return what a drop map keeps, and how sure that is."""
     content = read_map(paths[0])
@@ -54,6 +65,7 @@ def after_analyze(paths: list[Path], make: str) -> list[str]:
     return [
         f"{kept} in each of {plural(len(layers), 'layer')}{how}{evidence}.",
         stability_line(content),
+        *ties_line(content),
         f"Results: {paths[0]}",
         f"Next: {make.format('quants')} builds the files of the pruned model; {make.format('plan')} says their sizes.",
     ]
@@ -79,6 +91,9 @@ def quant_cells(gguf: Path) -> tuple[int, list[str]]:
         content = check_record(path, content, ConversionRecord)
         return content["bytes"], [gguf.name, gib(content["bytes"]), "-"]
     content = check_record(path, content, QuantRecord)
+    if gguf.stat().st_size != content["bytes"]:
+        wanted, found = f"{content['bytes']} bytes, as its record says", f"{gguf.stat().st_size} bytes"
+        raise InputError(gguf, wanted, found, "add REPLACE=quants to build it again")
     return content["bytes"], [gguf.name, gib(content["bytes"]), f"{content['bits_per_weight']:.2f}"]
 
 
@@ -86,14 +101,19 @@ def after_quants(paths: list[Path], make: str) -> list[str]:
     """Return the table of the files that are there, the largest first."""
     built = [path for path in paths if path.is_file() and record_path(path).is_file()]
     if not built:
-        raise InputError(paths[0], "a GGUF file with its record beside it", "none", f"run {make.format('quants')}")
+        raise InputError(
+            paths[0],
+            "a GGUF file with its record beside it",
+            "none",
+            f"run {make.format('quants')}; a GGUF file without its record must be moved away first",
+        )
     rows = sorted(map(quant_cells, built), key=lambda entry: (-entry[0], entry[1]))
     table = screen_table(["file", "GiB", "bits per weight"], [cells for _, cells in rows])
     total = gib(sum(size for size, _ in rows))
     return [
         table,
         "",
-        f"{len(built)} of {plural(len(paths), 'file')} that were asked for, {total} GiB.",
+        f"{len(built)} of {plural(len(paths), 'file')} asked for, {total} GiB.",
         f"Results: {', '.join(sorted({str(path.parent) for path in built}))}",
         f"Next: {make.format('eval')} scores one of them; {make.format('quality')} measures what each costs.",
     ]
@@ -140,7 +160,7 @@ def after_eval(paths: list[Path], make: str) -> list[str]:
         *[paired_sentence(pair) for pair in pairs[:1]],
         *[label.replace("*", "") for label in sample_labels(rows)[:1]],
         f"Results: {page if page.exists() else paths[0]}",
-        f"Next: {make.format('report')} makes a page of all records; {make.format('release')} packs the files.",
+        f"Next: {make.format('quality')} measures what each file costs; {make.format('release')} packs them.",
     ]
 
 

@@ -74,13 +74,20 @@ def stats_of(path: Path) -> list[os.stat_result]:
     return [os.lstat(os.path.join(place, name)) for place, _, names in os.walk(path) for name in names]
 
 
-def state_of(found: Found, wanted: int, steps: list[PlannedStep], logs: Path) -> str:
-    """Return the state of a stage; steps: those of it that would run now."""
+def makes(step: PlannedStep, paths: list[Path]) -> bool:
+    """Tell whether a step makes one of these paths, or a file below one."""
+    target = Path(step.target)
+    return any(path == target or path in target.parents for path in paths)
+
+
+def state_of(found: Found, paths: list[Path], steps: list[PlannedStep], logs: Path) -> str:
+    """Return the state of a stage that makes `paths`; steps: those of it that would run now."""
     if any(is_at_work(log_of(logs, step.words)) for step in steps):
         return RUNNING
-    if found.outputs < wanted:
+    if found.outputs < len(paths):
         return MISSING
-    return STALE if steps else DONE
+    # Others of its steps may be left, such as pictures: what it is for is there all the same.
+    return STALE if any(makes(step, paths) for step in steps) else DONE
 
 
 def stage_row(name: str, paths: list[Path], steps: list[PlannedStep], logs: Path) -> list[str]:
@@ -88,7 +95,7 @@ def stage_row(name: str, paths: list[Path], steps: list[PlannedStep], logs: Path
     found = found_of(paths)
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.newest)) if found.newest else ""
     size = gib(found.bytes) if found.outputs else ""
-    return [name, state_of(found, len(paths), steps, logs), made, f"{found.outputs} of {len(paths)}", size]
+    return [name, state_of(found, paths, steps, logs), made, f"{found.outputs} of {len(paths)}", size]
 
 
 def next_lines(steps: list[PlannedStep], logs: Path) -> list[str]:

@@ -387,7 +387,10 @@ def test_every_step_shows_in_one_line_and_a_failed_one_says_why_and_where(variab
     failed = subprocess.run([*quiet, "drop"], cwd=REPO, capture_output=True, text=True)
     words = failed.stderr.splitlines()
     assert failed.returncode != 0 and len(words) == 4 and words[0].startswith("error: ")
-    assert words[1].endswith("logs/drop-experts.log") and words[2] == "The same command goes on from here."
+    assert (
+        words[1].endswith("logs/drop-experts.log")
+        and words[2] == "When that is mended, the same command goes on from here."
+    )
     assert (
         words[3].startswith("make: ***")
         and "expert_drop.py" in (tmp_path / "tiny/12e/logs/drop-experts.log").read_text()

@@ -92,7 +92,7 @@ class RunState:
                 self.directory,
                 f"the state of a run with {difference[1]}",
                 difference[0],
-                "finish that run with its own inputs, or remove the directory to start again",
+                "finish that run with its own inputs; with make, REPLACE of that stage begins anew",
             )
 
     def discard(self) -> None:

@@ -103,7 +103,7 @@ def experts_part(records: Records) -> Section:
     text = (
         f"Over {experts.over}. Weighted norm: routing weight times the norm "
         "of the expert's output, summed over its tokens. Coverage: questions in which the expert is among the "
-        f"{experts.top} of its layer with the largest weighted norm. Grey: zero."
+        f"{experts.top} of its layer with the largest weighted norm. Grey, where the scale is a log scale: zero."
     )
     chart = grid_chart(expert_grid(experts, records.drop_map), "Layers and experts")
     words = ("expert", "coverage", "weighted norm", "coin toss")

@@ -25,7 +25,14 @@ PICTURES = {
     "scores.png": "Scores and paired differences with 95% intervals",
 }
 TAGS = ["moe", "expert-pruning"]
-TERMS = "(for Gemma models: https://ai.google.dev/gemma/terms)"
+# Settings of make by the keys of the protocol that they set.
+PROTOCOL_SETTINGS = {
+    "CTX": "context",
+    "REASONING_BUDGET": "reasoning_budget",
+    "MAX_GEN_TOKS": "max_gen_toks",
+    "SEED": "seed",
+    "NP": "concurrency",
+}
 NO_LICENCE = "licence: none was given"
 HOW_CHOSEN = (
     "The full model is teacher-forced through question, reasoning and answer. Experts are ranked by the norms of their "
@@ -144,6 +151,7 @@ def make_command(release: Release) -> str:
     method = release.metadata["method"]
     variables = {
         "MODEL": release.base if is_hub_id(release.base) else "DIRECTORY",
+        "NAME": release.base.rsplit("/", 1)[-1],
         "PRUNED_NAME": release.name,
         "KEEP": release.metadata["keep_count"],
     }
@@ -154,6 +162,9 @@ def make_command(release: Release) -> str:
         variables |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top", "...")}
     if method.get("held_out_question_ids"):
         variables["FOLD"] = "I/K"
+    if release.scores:  # the run's own, which need not be those of the run that the command falls back to
+        protocol = release.scores["protocol"]
+        variables |= {name: protocol[key] for name, key in PROTOCOL_SETTINGS.items() if key in protocol}
     if release.records:
         variables["QUANTS"] = f'"{" ".join(record["type"] for record in release.records.values())}"'
     return " ".join(["make release", *(f"{name}={value}" for name, value in variables.items())])
@@ -219,4 +230,4 @@ def missing_section(release: Release) -> str:
 
 def licence_section(release: Release) -> str:
     """Return which terms the weights are under."""
-    return section("Licence", f"The weights are derived from {release.base} and are under its licence terms {TERMS}.")
+    return section("Licence", f"The weights are derived from {release.base} and are under its licence terms.")

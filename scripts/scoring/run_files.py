@@ -14,7 +14,7 @@ from pydantic import Field
 
 RUN, ANSWERS, PATCHED, LM_EVAL, TASK_FOLDER = "run.json", "answers.jsonl", "patched.json", "lm_eval", "task"
 # Answers take hours and are never deleted here, nor mixed with those of another run.
-ANOTHER_OUTPUT = "remove the directory or give another OUTPUT"
+ANOTHER_OUTPUT = "give another OUTPUT; with make another EVAL_NAME, or REPLACE=eval to make it again"
 
 
 class RunRecord(Record):

@@ -91,7 +91,7 @@ def test_commands_of_the_card_hold_the_thought_and_can_be_run(pruned_demo, tmp_p
     # All of the demo's context, half of it for the thought.
     assert card.count("-c 4096 -ngl 99 --reasoning-format deepseek --reasoning-budget 2048") == 2
     manifest = read_manifest(tmp_path / "r")
-    assert f"make release MODEL=DIRECTORY PRUNED_NAME={NAME} KEEP={KEPT} " in card
+    assert f" PRUNED_NAME={NAME} KEEP={KEPT} " in card and "make release MODEL=DIRECTORY NAME=" in card
     of_26b = replace(release_of(tmp_path / "r", manifest), caches={8192: 1, 32768: 2, 131072: 3}, base="google/x")
     assert "-c 32768 -ngl 99 --reasoning-format deepseek --reasoning-budget 16384" in run_section(of_26b)
     assert "-c 32768 " in run_section(replace(of_26b, caches={})) and "MODEL=google/x " in reproduce_section(of_26b)

@@ -266,7 +266,7 @@ def test_results_of_another_model_protocol_or_question_set_are_refused(
     before = [path.read_bytes() for path in kept]
     other = tmp_path / "other.gguf"
     other.write_bytes(tiny_gguf.read_bytes() + bytes(32))
-    refused(evaluate(run_copy, gguf=other), "answers of the model", "remove the directory")
+    refused(evaluate(run_copy, gguf=other), "answers of the model", "REPLACE=eval")
     refused(evaluate(run_copy, NP=2), "concurrency 2", "under 1")
     refused(evaluate(run_copy, SEED=7), "answers to the questions", "by seed 7")
     (tmp_path / "fewer.csv").write_text("".join(few_questions.read_text().splitlines(keepends=True)[:6]))

@@ -4,7 +4,8 @@ import new_run
 
 import pytest
 
-DEMO = "# The demo.\n\nKEEP = 109  # why\nQUANTS = Q6_K\n"
+SETTINGS = "KEEP = 109  # why\n\n# More.\nQUANTS = Q6_K\n"
+DEMO = f"# The demo.\n\n{SETTINGS}"
 
 
 @pytest.fixture
@@ -17,11 +18,12 @@ def copy(runs, source: str, output: str) -> None:
     new_run.main(["--from", str(runs / source), "--output", str(runs / output)])
 
 
-def test_a_new_run_keeps_every_comment_and_says_where_it_is_from(runs, capsys):
+def test_a_new_run_keeps_the_settings_comments_and_says_where_it_is_from(runs, capsys):
     copy(runs, "demo.mk", "my-26b.mk")
     text = (runs / "my-26b.mk").read_text()
-    heading = text.removesuffix(DEMO)
-    assert text.endswith(DEMO) and all(line.startswith("#") for line in heading.splitlines())
+    heading = text.removesuffix(SETTINGS)
+    assert text.endswith(SETTINGS) and all(line.startswith("#") for line in heading.splitlines())
+    assert "The demo." not in text  # what the copied run is
     assert "copied from demo" in heading and "make plan RUN=my-26b" in heading
     assert capsys.readouterr().out.endswith("edit it, then `make doctor RUN=my-26b`\n")
 
@@ -30,7 +32,7 @@ def test_a_copy_of_a_copy_has_one_heading(runs):
     copy(runs, "demo.mk", "one.mk")
     copy(runs, "one.mk", "two.mk")
     text = (runs / "two.mk").read_text()
-    assert text.startswith("# Run two: copied from one.") and text.count("copied from") == 1 and text.endswith(DEMO)
+    assert text.startswith("# Run two: copied from one.") and text.count("copied from") == 1 and text.endswith(SETTINGS)
 
 
 def test_a_comment_that_only_begins_like_a_heading_stays(runs):

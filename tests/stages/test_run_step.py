@@ -73,7 +73,7 @@ def test_a_failed_step_says_why_where_the_log_is_and_that_it_goes_on(tmp_path):
     assert err.splitlines() == [
         "error: a: expected b, found c",
         f"[2/7] Say Hello: failed; full output: {tmp_path / 'say-hello.log'}",
-        "The same command goes on from here.",
+        "When that is mended, the same command goes on from here.",
     ]
     code, _, err = run(tmp_path, "no-such-command-at-all")
     assert code == 1 and "error: no-such-command-at-all: expected a command that can be run" in err

@@ -116,7 +116,7 @@ def test_after_quants_the_files_that_are_there(shown, refusal, tmp_path):
         ["x-Q8_0.gguf", "0.0010", "8.50"],
         ["x-Q4_K_M.gguf", "0.0002", "4.57"],
     ]
-    assert lines[4:7] == ["", "3 of 5 files that were asked for, 0.0032 GiB.", f"Results: {tmp_path}"]
+    assert lines[4:7] == ["", "3 of 5 files asked for, 0.0032 GiB.", f"Results: {tmp_path}"]
     assert "`make eval`" in lines[7] and len(lines) == 8
     refusal(show_results.main, ["--after", "quants", tmp_path / "no.gguf"], "no.gguf", "make quants")
 
