@@ -30,7 +30,7 @@ from files.safe_files import InputError, run
 from stages.step_logs import log_of
 
 LINE_WIDTH = 100  # of a finished step's line
-WORDS_WIDTH = 38
+WORDS_WIDTH = 40
 READ_BYTES = 1 << 16
 SHOWN_LINES = 5  # of a failed command that printed no error line
 CLEAR_LINE = "\r\x1b[K"
