@@ -33,7 +33,7 @@ $(LLAMA_READY): | $(SETUP)
 endif
 
 test: $(TOOLS) ## set up and run the tests
-	$(PYTHON) -m pytest tests -n 2 --dist loadfile
+	$(PYTHON) -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(SETUP) ## names, types, shell scripts and the Go file: what `make test` does not run (settings: pyproject.toml)
 	$(PYTHON) -m ruff check

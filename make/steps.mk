@@ -19,7 +19,7 @@ endif
 
 # What is said only when something was really asked for: the first line names the run, the last ones what came out.
 ifneq ($(WORK),)
-  ifeq ($(MAKELEVEL)$(COUNTING)$(DRY),0)
+  ifeq ($(COUNTING)$(DRY),)
     RUN_IN_WORDS := $(RUN)$(if $(filter file,$(origin RUN)), (no RUN given))
     COMPARED := $(if $(filter compare,$(MAKECMDGOALS)),$(RUNS))
     KEEP_IN_WORDS := $(if $(KEEP), with $(KEEP) experts kept per layer)

@@ -38,6 +38,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(reason, returncode=1)
 
 
+# The files that take longest, the longest first. Two workers share the files: a long one that is begun last would keep
+# one of them waiting.
+LONG_FILES = ["test_eval_faults", "test_docs", "test_makefile", "test_compare_criteria", "test_measure_quality"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    items.sort(key=lambda item: LONG_FILES.index(item.path.stem) if item.path.stem in LONG_FILES else len(LONG_FILES))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Skip the tests of the browser where there is none. Asked only here, as most tests need no download."""
     users = [item for item in session.items if "browser" in getattr(item, "fixturenames", ())]

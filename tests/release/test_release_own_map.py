@@ -78,7 +78,7 @@ def test_an_own_map_goes_all_the_way_to_a_release(pruned_demo, inputs, tmp_path,
         label,
         "The experts to drop were given as a drop map. How they were chosen is not known.",
         "| Criterion | own map |",
-        f"KEEP={KEPT} DROP_MAP=MAP.json QUANTS=",
+        f"KEEP={KEPT} DROP_MAP=MAP.json CTX=",
         f"| Drop map, as it was given | `{sha256_file(mine)}` |",
     ):
         assert words in card, words
