@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
@@ -32,6 +33,7 @@ from stages.step_logs import log_of
 LINE_WIDTH = 100  # of a finished step's line
 WORDS_WIDTH = 40
 READ_BYTES = 1 << 16
+LEAST_ROOM = 20  # columns for what a command reports, however narrow the terminal is
 SHOWN_LINES = 5  # of a failed command that printed no error line
 CLEAR_LINE = "\r\x1b[K"
 # How a step was stopped from outside, by its exit code, and what must be mended first.
@@ -116,6 +118,9 @@ def run_logged(command: list[str], log: IO[bytes], screen: Screen, echo: bool) -
     """Run a command; return its exit code, what it wrote to stdout and what it wrote to stderr."""
     # A terminal of its own for stderr: progress bars draw themselves only where they see one.
     reader, writer = pty.openpty() if screen.live else os.pipe()
+    if screen.live:  # a new one has no width, and a progress bar would be cut to nothing
+        room = shutil.get_terminal_size().columns - len(screen.beginning) - 4
+        termios.tcsetwinsize(writer, (24, max(room, LEAST_ROOM)))
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=writer) as process:
         os.close(writer)
         # make ends a step by SIGTERM, sent to this process alone.
