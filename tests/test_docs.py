@@ -21,7 +21,6 @@ from conftest import REPO
 import pytest
 
 SETTINGS = REPO / "make/settings.mk"
-needs_settings = pytest.mark.skipif(not SETTINGS.is_file(), reason="make/settings.mk is not there yet")
 
 README = REPO / "README.md"
 RUN_PAGES = [README, *sorted((REPO / "docs").glob("*.md"))]
@@ -161,7 +160,6 @@ def test_every_block_says_what_it_is(page):
     assert marks == sum(block.planned and block.kind == "sh" for block in blocks), "a mark that is above no sh block"
 
 
-@needs_settings
 @pytest.mark.parametrize("page", **by_name(PAGES))
 def test_every_target_and_setting_exists(page):
     targets, settings = known_targets(), known_settings()
@@ -189,7 +187,6 @@ def test_every_command_file_exists_and_takes_the_options_shown(page):
             loaded(REPO / words[0]).parse_args(words[1:])
 
 
-@needs_settings
 @pytest.mark.parametrize("page", **by_name(PAGES))
 def test_every_option_in_prose_is_one_of_ours(page):
     sources = "".join(file.read_text(encoding="utf-8") for file in (REPO / "scripts").rglob("*.py"))
@@ -211,7 +208,6 @@ def test_every_link_leads_somewhere(page):
     assert not broken
 
 
-@needs_settings
 def test_the_tree_names_every_command_and_room():
     tree = (REPO / "docs/tree.md").read_text(encoding="utf-8")
     rows = set(re.findall(r"^\| `([\w./]+)` \|", tree, re.MULTILINE))
@@ -253,7 +249,6 @@ def test_a_settings_file_that_explains_nothing_is_refused(text, words, tmp_path)
     assert not (tmp_path / "page.md").exists()
 
 
-@needs_settings
 def test_the_settings_page_is_the_one_of_the_settings():
     page = settings_page()
     expected = page.settings_page(page.read_settings(SETTINGS))
@@ -298,7 +293,6 @@ def planned(line: str) -> str:
     return ":"
 
 
-@needs_settings
 @pytest.mark.parametrize("page", **by_name(RUN_PAGES))
 def test_every_command_runs_as_printed(page, checkout):
     for block in blocks_of(page):
