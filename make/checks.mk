@@ -80,16 +80,20 @@ WAY_OUT_statistics := give the question file another name
 WAY_OUT_eval = give it a name of its own, such as EVAL_NAME=$(EVAL_QUANT)-2
 SHARED_BY = $(if $(filter $(FULL)/%,$(2)),$(,) for all runs of $(NAME))
 ways_out = $(or $(WAY_OUT_$(1)),choose another RUN or VARIANT), or add REPLACE=$(1) to make it again$(SHARED_BY)
-# Only the stages that are asked for are compared; a kill can leave an empty file, by which nothing was made yet.
+# Only the stages that are asked for are compared.
 TOUCHED = $(foreach g,$(or $(WORK),none),$(if $(findstring /,$g),$(STAGES),$(TOUCHED_BY_$g)))
 TO_COMPARE := $(filter-out $(REPLACED),$(TOUCHED))
-differs = $(if $(filter $(TO_COMPARE),$(1)),$(if $(file <$(2)),$(call compare,$(1),$(2),$(3),$(file <$(2)))))
+differs = $(if $(filter $(TO_COMPARE),$(1)),$(if $(file <$(2)),\
+  $(call compare,$(1),$(2),$(3),$(file <$(2))),$(call lost,$(1),$(2),$(4))))
+# A kill can leave an empty file, by which nothing was made yet. Where something was, what made it is not known.
+lost = $(if $(filter-out %.txt %/plan.json,$(wildcard $(3))),$(error $(2): expected the settings of what lies there$(,) \
+  found none; $(call ways_out,$(1),$(2))))
 compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): \
   expected $(or $(filter-out $(4),$(3)),nothing else)$(,) found $(or $(filter-out $(3),$(4)),nothing of it); \
   $(call ways_out,$(1),$(2))))
 
 define guard
-$(call differs,$(1),$(2),$(3))
+$(call differs,$(1),$(2),$(3),$(4))
 $(2): $(call again,$(1))
 	@mkdir -p $$(@D)$(if $(call again,$(1)), && rm -rf $(4)) && printf '%s\n' $(3:%='%') >$$@
 endef

@@ -325,6 +325,15 @@ def test_other_settings_in_a_folder_are_refused_before_work_with_a_way_out(varia
     assert scripts_in(allowed), (name, allowed.stderr)
 
 
+@pytest.mark.parametrize("settings", ["12e/settings.txt", "12e/gguf/settings.txt", "full/eval/Q8_0/settings.txt"])
+def test_outputs_that_have_lost_their_settings_are_refused(copied, settings):
+    path = build_of(copied) / "tiny" / settings
+    for lose in (lambda: path.write_text(""), path.unlink):
+        lose()
+        done = make("-n", "release", *copied)
+        assert done.returncode != 0 and f"{path}: expected the settings" in done.stderr, done.stderr
+
+
 def test_a_moved_copied_or_renamed_model_goes_on_and_another_one_is_refused(
     tiny_text_model, few_questions, folders, copied, tmp_path, demo_model
 ):
