@@ -86,8 +86,8 @@ TO_COMPARE := $(filter-out $(REPLACED),$(TOUCHED))
 differs = $(if $(filter $(TO_COMPARE),$(1)),$(if $(file <$(2)),\
   $(call compare,$(1),$(2),$(3),$(file <$(2))),$(call lost,$(1),$(2),$(4))))
 # A kill can leave an empty file, by which nothing was made yet. Where something was, what made it is not known.
-lost = $(if $(filter-out %.txt %/plan.json,$(wildcard $(3))),$(error $(2): expected the settings of what lies there$(,) \
-  found none; $(call ways_out,$(1),$(2))))
+lost = $(if $(filter-out %.txt %/plan.json,$(wildcard $(3))),$(error $(2): \
+  expected the settings of what lies there$(,) found none; $(call ways_out,$(1),$(2))))
 compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): \
   expected $(or $(filter-out $(4),$(3)),nothing else)$(,) found $(or $(filter-out $(3),$(4)),nothing of it); \
   $(call ways_out,$(1),$(2))))
