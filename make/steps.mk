@@ -18,7 +18,7 @@ else
 endif
 
 # What is said only when something was really asked for: the first line names the run, the last ones what came out.
-ifneq ($(WORK),)
+ifneq ($(WORK)$(filter status,$(MAKECMDGOALS)),)
   ifeq ($(COUNTING)$(DRY),)
     RUN_IN_WORDS := $(RUN)$(if $(filter file,$(origin RUN)), (no RUN given))
     COMPARED := $(if $(filter compare,$(MAKECMDGOALS)),$(RUNS))
