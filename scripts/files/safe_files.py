@@ -88,6 +88,9 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(f"error{rank}: {error}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end, and would complain again
+        sys.exit(f"error{rank}: output: expected a reader to the end, found a closed pipe")
     except OSError as error:
         place = error.filename or "output"
         if error.errno == errno.ENOSPC:

@@ -2,8 +2,11 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+from conftest import REPO
 from files.safe_files import (
     GIB,
     InputError,
@@ -185,3 +188,15 @@ def test_sizes_are_printed_one_way_and_small_ones_are_not_zero(tmp_path):
     assert in_unit(1_230_000_000, 10**9) == "1.23"
     with pytest.raises(InputError, match=r"expected 1073741824\.00 GiB of free disk space, found [0-9.]+ GiB"):
         require_disk_space(tmp_path / "not/yet/there", GIB * GIB)
+
+
+def test_a_reader_that_goes_away_ends_a_command_in_one_line(tmp_path):
+    program = tmp_path / "much.py"
+    program.write_text(
+        "from files.safe_files import run\nrun(lambda: [print('x' * 9999, flush=True) for _ in range(99)])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPO / "scripts")}
+    line = f"{sys.executable} {program} | head -c 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment)
+    assert done.stdout == "x"
+    assert done.stderr == "error: output: expected a reader to the end, found a closed pipe\n"
