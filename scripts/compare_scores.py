@@ -24,7 +24,7 @@ from quants.quant_record import QuantRecord
 from scoring.eval_protocol import first_differing_key
 from scoring.paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
 from scoring.score_picture import draw_scores
-from scoring.score_records import SUMMARY_NAME, Scores, finally_correct, read_summary
+from scoring.score_records import SUMMARY_NAME, Scores, by_record_id, finally_correct, read_summary
 from scoring.score_tables import scores_page
 
 import numpy as np
@@ -69,11 +69,6 @@ def check_protocol(reference: dict, other: dict) -> None:
             "another patch step" if other["patch"] else "an unpatched score",
             "patch all or none",
         )
-
-
-def by_record_id(run: dict) -> dict[str, dict]:
-    """Return a run's answers by Record ID: two runs need not have them in one order."""
-    return {answer["record_id"]: answer for answer in run["answers"]}
 
 
 def check_questions(reference: dict, other: dict) -> None:

@@ -12,7 +12,7 @@ from page.charts import Interval, interval_figure, loss_figure, to_json
 from page.grids import Grid, Mark, Measure, grid_figure
 from page.pipeline import Table
 from page.records import Records
-from scoring.score_records import final_letter, finally_correct
+from scoring.score_records import by_record_id, final_letter, finally_correct
 from scoring.score_tables import SCORE_HEADS, sample_labels, score_cells, verdict
 
 import numpy as np
@@ -246,17 +246,12 @@ def outcome(before: bool, after: bool) -> str:
     return "won" if after else "both wrong"
 
 
-def answers_by_id(run: dict) -> dict[str, dict]:
-    """Return a run's answers by Record ID."""
-    return {answer["record_id"]: answer for answer in run["answers"]}
-
-
 def outcomes(first: dict, second: dict) -> list[tuple[str, str, str]]:
     """Return Record ID, outcome and sentence of every question, by Record ID.
 
     Raises InputError when the two runs answered other questions.
     """
-    mine, theirs = answers_by_id(first), answers_by_id(second)
+    mine, theirs = by_record_id(first), by_record_id(second)
     if set(mine) != set(theirs):
         raise InputError(
             second["name"], f"the {len(mine)} questions of {first['name']}", f"{len(set(mine) ^ set(theirs))} others"
@@ -298,7 +293,7 @@ def question_grid(found: list[tuple[str, str, str]]) -> Grid:
 
 def questions_table(found: list[tuple[str, str, str]], runs: list[dict]) -> Table:
     """Return the answers of both models to every question and their paired difference, those that differ first."""
-    answers = [answers_by_id(run) for run in runs]
+    answers = [by_record_id(run) for run in runs]
     rows = []
     for record_id, kind, _ in sorted(found, key=lambda each: each[1] not in OUTCOME_MARKS):
         both = [each[record_id] for each in answers]

@@ -168,6 +168,11 @@ def read_summary(path: Path) -> dict:
     return content
 
 
+def by_record_id(run: dict) -> dict[str, dict]:
+    """Return a run's answers by Record ID: two runs need not have them in one order."""
+    return {answer["record_id"]: answer for answer in run["answers"]}
+
+
 def final_letter(answer: dict) -> str | None:
     """Return the letter of an answer, after the patch step if there was one."""
     return answer.get("patched_letter", answer.get("letter"))
