@@ -5,14 +5,13 @@ Nothing here decodes a tensor; values are handled by whoever needs them.
 """
 
 import hashlib
-import json
 import math
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, read_json, sha256_json, shown
+from files.safe_files import InputError, parse_json, read_json, sha256_json, shown
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -65,7 +64,7 @@ def read_shard(path: Path) -> dict[str, TensorRange]:
         if header_size > min(HEADER_LIMIT_BYTES, file_size - 8):
             raise InputError(path, "a safetensors header inside the file", f"a header of {header_size} bytes")
         try:
-            header = json.loads(file.read(header_size))
+            header = parse_json(file.read(header_size))
         except (ValueError, RecursionError) as error:
             raise InputError(path, "a safetensors header in JSON", str(error)) from error
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):

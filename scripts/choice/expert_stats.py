@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from files.safe_files import InputError, reason_of, replace_when_done
+from files.safe_files import InputError, parse_json, reason_of, replace_when_done
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -61,7 +61,7 @@ def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         raise InputError(path, f"the metadata key {METADATA_KEY!r}", "none")
     check_arrays(path, arrays)
     try:
-        metadata = json.loads(text)
+        metadata = parse_json(text)
         ids = [question["id"] for question in metadata["questions"]]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise InputError(path, "metadata with the questions", reason_of(error)) from error

@@ -39,6 +39,8 @@ def plural(count: int, word: str) -> str:
 def markdown_table(heads: list[str], rows: list[list[str]], left: int = 1, last_words: int = 0) -> str:
     """Return a Markdown table; the first `left` and the last `last_words` columns are words, the others numbers."""
     numbers = len(heads) - left - last_words
+    # A bar or a line end inside a cell would begin another cell or end the table.
+    rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * left}{' ---: |' * numbers}{' --- |' * last_words}"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 

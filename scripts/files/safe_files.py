@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 # What the commands import, and lm_eval, which they run: `make setup` installs all of it. Another project's environment
 # may have some of these. Looked up and not imported, so nothing is loaded for it.
@@ -45,20 +46,20 @@ SHOWN_CHARACTERS = 60  # of a refused value
 REASON_CHARACTERS = 200
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk; it gives no errno
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
-# What a path given by a user can cause. Any other OSError is a defect of ours and keeps its traceback.
+# Control characters as json.dumps writes them, but for line ends and tabs; a backslash of a text itself is doubled.
+CONTROL = re.compile(r"(?<!\\)(?:\\\\)*(\\u00(?:[01][0-9a-f]|7f)|\\[bf])|[\x7f-\x9f]")
+MAX_JSON_INTEGER = 1 << 64  # no count, size or offset of ours is larger; 60 digits would overflow a float later
+# What a path, a disk or a machine can cause. Any other OSError is a defect of ours and keeps its traceback.
 UNUSABLE_PATH = (
-    errno.EACCES,
-    errno.EROFS,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENOENT,
-    errno.EPERM,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-    errno.EIO,
-    errno.EFBIG,
+    *(errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBUSY, errno.ENOMEM),
+    *(errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETXTBSY, errno.EMFILE, errno.ENFILE, errno.EXDEV, errno.ENOTEMPTY),
 )
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters and line ends escaped: a file's words must not move the cursor."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 class InputError(Exception):
@@ -66,7 +67,7 @@ class InputError(Exception):
 
     def __init__(self, path: object, expected: str, found: str, advice: str = "") -> None:
         line = f"{path}: expected {expected}, found {found}"
-        super().__init__(f"{line}; {advice}" if advice else line)
+        super().__init__(printable(f"{line}; {advice}" if advice else line))
 
 
 def reason_of(error: BaseException) -> str:
@@ -327,12 +328,37 @@ def _flush_tree(directory: Path) -> None:
     flush_to_disk(directory)  # a directory holds the names of its files, so it is flushed as well
 
 
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):  # NaN and Infinity are Python's own; 1e999 becomes infinite
+        raise ValueError(f"expected a finite number, found {shown(text)}")
+    return value
+
+
+def _bounded(text: str) -> int:
+    if len(text) > len(str(MAX_JSON_INTEGER)) or abs(value := int(text)) > MAX_JSON_INTEGER:
+        raise ValueError(f"expected a whole number of at most 64 bits, found {shown(text)}")
+    return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; raise ValueError where Python would take more than JSON and a file can hold.
+
+    That is: NaN and infinite numbers, whole numbers over 64 bits, half of a surrogate pair (no file can be written with
+    one). Raises RecursionError on brackets nested thousands deep.
+    """
+    decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    value = json.loads(decoded, parse_constant=_finite, parse_float=_finite, parse_int=_bounded)
+    if "\\ud" in decoded.lower():  # only an escape can bring half a pair in; most texts have none and are not walked
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def read_json(path: Path) -> dict:
     """Read a JSON object; raise InputError when the file is missing, is not JSON or is not an object."""
     if not path.is_file():
         raise InputError(path, "a JSON file", "nothing" if not path.exists() else "no file")
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested thousands deep
         raise InputError(path, "valid JSON", str(error)) from error
     if not isinstance(value, dict):
@@ -393,6 +419,9 @@ def check_record(path: object, content: dict, kind: type[Record], again: str = "
         found = f"version {content['version']!r}"[:SHOWN_CHARACTERS] if "version" in content else "no version"
         raise InputError(path, f"{kind.what}, version {kind.current}", found, again)
     check_fields(path, content, kind, kind.what, again)
+    # Some of what a record holds is printed: an escape sequence in a name would reach the terminal or a card.
+    if control := CONTROL.search(json.dumps(content, ensure_ascii=False)):
+        raise InputError(path, f"{kind.what} without control characters", repr(control[0]), again)
     return content
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chats.questions import LETTERS
-from files.safe_files import InputError
+from files.safe_files import InputError, parse_json
 
 
 def prompt_sha256(prompt: str) -> str:
@@ -131,7 +131,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     for number, line in enumerate(content[:whole].decode(errors="replace").split("\n")[:-1], start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             answer = Answer(**{field.name: row[field.name] for field in fields(Answer)})
             check_types(answer)
         except (ValueError, KeyError, TypeError) as error:

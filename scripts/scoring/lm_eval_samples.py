@@ -1,12 +1,16 @@
 """What lm-eval reads and writes: the frozen questions of its task, and the samples and score of its run."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from files.safe_files import InputError, read_json, remove
+from files.safe_files import Fields, InputError, check_fields, parse_json, read_json, reason_of, remove
 from scoring.answer_record import letter_of
 from scoring.run_files import LM_EVAL
+
+from pydantic import Field
 
 TASK = "gpqa_diamond_cot_zeroshot_frozen"
 RESULTS_FILES, SAMPLES_FILES = "results*.json", "samples*.jsonl"
@@ -24,19 +28,50 @@ class Sample:
     correct: bool
 
 
+class FrozenQuestion(Fields):
+    """A row of frozen.jsonl, as far as we read it; lm-eval's templates read the other fields."""
+
+    record_id: str = Field(alias="Record ID", min_length=1)
+    prompt: str = Field(min_length=1)
+    choices: Annotated[list[str], Field(min_length=4, max_length=4)]
+    answer: str = Field(pattern=r"^\([A-D]\)$")
+
+
+def _rows(path: Path, what: str) -> Iterator[tuple[str, dict]]:
+    """Yield the JSON objects of a JSONL file, each with its place for a message; raise InputError on others."""
+    try:
+        # Not splitlines(): lm-eval writes U+2028 and the like as they are, inside of a line.
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except ValueError as error:
+        raise InputError(path, what, reason_of(error)) from error
+    for number, line in enumerate(lines, start=1):
+        if line:
+            try:
+                row = parse_json(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(path, f"{what} in line {number}", reason_of(error)) from error
+            if not isinstance(row, dict):
+                raise InputError(path, f"{what} in line {number}", type(row).__name__)
+            yield f"{path}, line {number}", row
+
+
 def read_frozen(task: Path) -> list[dict]:
     """Return the frozen documents of a task directory; raise InputError when two have the same prompt."""
     path = task / "frozen.jsonl"
     if not path.is_file():
         raise InputError(path, "the frozen questions of freeze_questions.py", "nothing")
-    documents = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    documents = []
     seen: dict[str, str] = {}
-    for document in documents:
+    for place, document in _rows(path, "a frozen question"):
+        check_fields(place, document, FrozenQuestion, "a frozen question", "freeze the questions again")
+        documents.append(document)
         # The proxy knows a question by its prompt alone: lm-eval sends no Record ID.
         if (other := seen.setdefault(document["prompt"], document["Record ID"])) != document["Record ID"]:
             raise InputError(
                 path, "a prompt of its own for every question", f"that of {other} in {document['Record ID']}, too"
             )
+    if not documents:
+        raise InputError(path, "frozen questions", "none", "freeze the questions again")
     return documents
 
 
@@ -71,22 +106,30 @@ def shorten_names(folder: Path) -> None:
 
 def lm_eval_score(run_directory: Path) -> float:
     """Return lm-eval's own flexible-extract score, 0 to 1."""
-    (scores,) = read_json(_newest(run_directory, RESULTS_FILES, "results"))["results"].values()
-    return scores["exact_match,flexible-extract"]
+    path = _newest(run_directory, RESULTS_FILES, "results")
+    match read_json(path):
+        case {"results": dict(results)} if len(results) == 1:
+            (scores,) = results.values()
+            score = scores.get("exact_match,flexible-extract") if isinstance(scores, dict) else None
+            if isinstance(score, float) and 0 <= score <= 1:
+                return score
+    raise InputError(path, "lm-eval's flexible-extract score of one task, 0 to 1", "none")
 
 
 def read_samples(run_directory: Path) -> list[Sample]:
     """Return the logged samples of a run, in question order; raise InputError when there are none."""
     path = _newest(run_directory, SAMPLES_FILES, "samples")
-    # Not splitlines(): lm-eval writes U+2028 and the like as they are, inside of a line.
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    rows = [row for row in rows if row["filter"] == "flexible-extract"]
+    rows = [row for _, row in _rows(path, "a sample") if row.get("filter") == "flexible-extract"]
     if not rows:
         raise InputError(path, "samples with the filter flexible-extract", "none")
-    return [_sample(row) for row in sorted(rows, key=lambda row: row["doc_id"])]
+    try:
+        return [_sample(row) for row in sorted(rows, key=lambda row: row["doc_id"])]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        # lm-eval's own form, which is not ours to define: what does not read as one of its samples is none.
+        raise InputError(path, "samples as lm-eval writes them", reason_of(error)) from error
 
 
-def _sample(row: dict) -> Sample:
+def _sample(row: dict[str, Any]) -> Sample:
     # lm-eval logs a chat as JSON text, alone or in a list of one.
     prompt = row["arguments"]["gen_args_0"]["arg_0"]
     prompt = prompt[0] if isinstance(prompt, list) else prompt

@@ -67,6 +67,28 @@ def test_what_would_be_refused_is_not_written(tmp_path, case):
     assert str(caught.value) == f"{path}: expected {line}" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "text", ['"\\u001b[2J"', '"\\ud800"', "NaN", "-Infinity", "1e999", "9" * 60, '"\\u0000"', '"a\\\\\\u0007"', '"\\b"']
+)
+def test_what_no_record_of_ours_holds_is_refused(tmp_path, text):
+    path = tmp_path / "record.json"
+    path.write_text(f'{{"version": 2, "tokens": 3, "shares": {{}}, "note": {text}}}')
+    with pytest.raises(InputError) as caught:
+        read_record(path, Measurement)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["C:\\bin\\u001b", "two\nlines\tand a tab", "😀", "\\\\f"])
+def test_ordinary_texts_are_kept(tmp_path, text):
+    write_record(tmp_path / "record.json", {**CONTENT, "note": text}, Measurement)
+    assert read_record(tmp_path / "record.json", Measurement)["note"] == text
+
+
+def test_a_refusal_is_one_printable_line():
+    line = str(InputError("a\x1b[2J\nb", "x", "y\r"))
+    assert line == "a\\x1b[2J\\nb: expected x, found y\\r"
+
+
 def test_long_values_are_cut(tmp_path):
     path = tmp_path / "record.json"
     for field in ("version", "tokens"):
