@@ -143,7 +143,7 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaSe
     task_folder = args.run / TASK_FOLDER
     progress = Progress(read_answers(args.run / ANSWERS), len(documents))
     proxy = AnswerProxy(server, protocol, by_prompt, args.run / ANSWERS, progress)
-    environment = lm_eval_environment(dict(os.environ), task_folder / "datasets")
+    environment = lm_eval_environment(dict(os.environ), task_folder / "datasets", proxy.key)
     try:
         async with proxy.listening() as url:
             # No marker: there is no old directory to replace.

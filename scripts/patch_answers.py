@@ -19,7 +19,7 @@ from pathlib import Path
 
 from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, read_record, recorded_sha256, run, write_record
-from llama.llama_server import LlamaServer, request_json, server_command
+from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import die_with_parent, find_llama_cpp
 from scoring.answer_record import Answer, read_answers
 from scoring.eval_protocol import recorded_protocol
@@ -47,11 +47,11 @@ def completion_letter(text: str) -> str | None:
 
 def complete(server: LlamaServer, prompt: str) -> str:
     """Return the server's completion of the begun answer. Raises OSError and ValueError when the server fails."""
-    thought = closed_thought(request_json(f"{server.url}/props").get("chat_template", ""))
-    chat = request_json(f"{server.url}/apply-template", {"messages": [{"role": "user", "content": prompt}]})["prompt"]
+    thought = closed_thought(server.request("/props").get("chat_template", ""))
+    chat = server.request("/apply-template", {"messages": [{"role": "user", "content": prompt}]})["prompt"]
     # cache_prompt false, as in the protocol: the answer must not depend on the question before it.
     body = {"prompt": chat + thought + PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0, "cache_prompt": False}
-    return request_json(f"{server.url}/completion", body)["content"]
+    return server.request("/completion", body)["content"]
 
 
 def patch_answer(server: LlamaServer, answer: Answer, prompt: str, attempts: int) -> dict:

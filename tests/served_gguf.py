@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llama.llama_server import LlamaServer, request_json, server_command
+from llama.llama_server import LlamaServer, server_command
 
 import torch
 
@@ -14,10 +14,10 @@ def serve(tools, gguf: Path, log: Path) -> LlamaServer:
     return LlamaServer(server_command(tools.tool("llama-server"), gguf, gguf.stem, 0, EXACT), gguf, log)
 
 
-def next_token_logprobs(url: str, ids: list[int], vocab: int) -> torch.Tensor:
+def next_token_logprobs(server: LlamaServer, ids: list[int], vocab: int) -> torch.Tensor:
     """Return the log-probabilities [vocab] that llama.cpp gives the token after `ids`; -inf where it lists none."""
     body = {"prompt": ids, "n_predict": 1, "n_probs": vocab, "temperature": 0, "cache_prompt": False}
-    entries = request_json(f"{url}/completion", body)["completion_probabilities"][0]["top_logprobs"]
+    entries = server.request("/completion", body)["completion_probabilities"][0]["top_logprobs"]
     logprobs = torch.full((vocab,), -torch.inf)
     for entry in entries:
         logprobs[entry["id"]] = entry["logprob"]

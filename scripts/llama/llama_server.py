@@ -1,13 +1,15 @@
 """One llama-server of our own: started on a port of its own on 127.0.0.1, watched, restarted, stopped.
 
 Only the process that was started here is ever stopped. It dies with its parent (Linux), so that a killed evaluation
-leaves no server running.
+leaves no server running. It serves only who knows its key, which is made anew for each server: others on the machine
+can connect to 127.0.0.1, too. The key goes through the environment, since everybody can read a command line.
 """
 
 import http.client
 import json
 import os
 import re
+import secrets
 import subprocess
 import time
 import urllib.error
@@ -20,6 +22,10 @@ from llama.llama_tools import die_with_parent, last_words
 LOAD_TIMEOUT_SECONDS = 1800  # 50 GB from a slow disk
 POLL_SECONDS = 0.05
 LAST_PORT = 65535
+KEY_BYTES = 32
+MAX_ANSWER_BYTES = 64 << 20  # of one answer; a thought of 24,576 tokens takes 100 KB
+# Slots show the prompts that are being worked on; metrics and the change of properties are off by themselves.
+CLOSED = ("--no-ui", "--no-slots")
 # llama-server takes options from LLAMA_* as well. Those that say where the work is done may stay. The others would
 # change the protocol behind its back, or, as LLAMA_API_KEY does, turn every request away.
 PLACEMENT = {
@@ -40,20 +46,25 @@ def server_command(tool: Path, gguf: Path, name: str, port: int | str, flags: li
     """
     if not str(port).isdecimal() or int(port) > LAST_PORT:
         raise InputError("PORT", f"a whole number, 0 to {LAST_PORT}", repr(port))
-    return [str(tool), "-m", str(gguf), "--alias", name, "--host", "127.0.0.1", "--port", str(port), "--no-ui", *flags]
+    return [str(tool), "-m", str(gguf), "--alias", name, "--host", "127.0.0.1", "--port", str(port), *CLOSED, *flags]
 
 
-def request_json(url: str, body: dict | None = None, timeout: float = 600) -> dict:
+def authorization(key: str) -> dict[str, str]:
+    """Return the header by which a client shows the key."""
+    return {"Authorization": f"Bearer {key}"}
+
+
+def request_json(url: str, body: dict | None = None, timeout: float = 600, key: str = "") -> dict:
     """GET, or POST a JSON body; return the JSON answer. Raises OSError and ValueError as urllib and json do.
 
     A proxy in the environment (http_proxy) is passed by: the server is on this machine.
     """
     data = None if body is None else json.dumps(body).encode()
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **authorization(key)})
     try:
         with direct.open(request, timeout=timeout) as answer:
-            return json.loads(answer.read())
+            return json.loads(answer.read(MAX_ANSWER_BYTES))
     except http.client.HTTPException as error:  # a server that was killed amid its answer
         raise ConnectionError(f"{type(error).__name__}: {error}") from error
 
@@ -65,6 +76,7 @@ class LlamaServer:
         self.command, self.gguf, self.log = command, gguf, log
         self.process: subprocess.Popen | None = None
         self.url, self.starts = "", 0
+        self.key = secrets.token_urlsafe(KEY_BYTES)
 
     def __enter__(self) -> "LlamaServer":
         self.log.unlink(missing_ok=True)
@@ -91,7 +103,7 @@ class LlamaServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=server_environment(dict(os.environ)),
+                env=server_environment(dict(os.environ)) | {"LLAMA_API_KEY": self.key},
                 preexec_fn=die_with_parent,
                 start_new_session=True,  # Ctrl-C is for the script, which stops the server
             )
@@ -120,10 +132,14 @@ class LlamaServer:
             return False
         self.url = match[1].decode()
         try:
-            request_json(f"{self.url}/health", timeout=5)
+            self.request("/health", timeout=5)
         except (OSError, ValueError):
             return False
         return self.alive
+
+    def request(self, path: str, body: dict | None = None, timeout: float = 600) -> dict:
+        """GET a path of this server, or POST a JSON body to it; return the JSON answer, as `request_json` does."""
+        return request_json(f"{self.url}{path}", body, timeout, self.key)
 
     def restart(self) -> None:
         """Stop the process, if it runs, and start it anew."""

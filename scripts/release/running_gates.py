@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chats.questions import Question
 from files.safe_files import InputError, read_json
-from llama.llama_server import LlamaServer, request_json, server_command
+from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from ollama.ollama_files import ollama_params
 from ollama.ollama_template import template_differences
@@ -93,7 +93,7 @@ def ask(server: LlamaServer) -> str:
     }
     expected = "an answer of llama-server"
     try:
-        message = request_json(f"{server.url}/v1/chat/completions", body, ANSWER_SECONDS)["choices"][0]["message"]
+        message = server.request("/v1/chat/completions", body, ANSWER_SECONDS)["choices"][0]["message"]
     except urllib.error.HTTPError as error:
         words = error.read()[:200].decode(errors="replace")
         raise InputError(server.gguf, expected, f"HTTP {error.code}: {words}") from error

@@ -7,6 +7,8 @@ gets an empty answer, which counts as invalid. lm-eval's run and score stay its 
 """
 
 import asyncio
+import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from files.safe_files import InputError, flush_to_disk, sha256_json
-from llama.llama_server import LlamaServer
+from llama.llama_server import KEY_BYTES, MAX_ANSWER_BYTES, LlamaServer, authorization
 from scoring.answer_record import Answer, append_answer, class_of, flexible_letter, prompt_sha256, read_answers
 from scoring.eval_protocol import Protocol
 
@@ -71,6 +73,16 @@ def recorded(document: dict, digest: str, request_sha256: str, asked: Attempts) 
     )
 
 
+async def bounded(answer: aiohttp.ClientResponse) -> bytes:
+    """Return an answer's body; raise ValueError when it is larger than any answer of ours."""
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            raise ValueError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
 class AnswerProxy:
     """The proxy's state. `documents`: the frozen rows by digest of their prompt; `record`: answers.jsonl.
 
@@ -89,6 +101,8 @@ class AnswerProxy:
         self.server, self.protocol, self.documents = server, protocol, documents
         self.record, self.on_answer = record, on_answer
         self.answers = read_answers(record)
+        # Others on this machine can connect, too. Without the key nobody reads a question or puts an answer in.
+        self.key = secrets.token_urlsafe(KEY_BYTES)
         # The record's name is forced to the disk once, its content after each answer.
         record.touch()
         flush_to_disk(record.parent)
@@ -106,7 +120,8 @@ class AnswerProxy:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         timeout = aiohttp.ClientTimeout(total=self.protocol.timeout_seconds)
-        async with aiohttp.ClientSession(timeout=timeout) as self.session:
+        headers = authorization(self.server.key)
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as self.session:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             try:
                 yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1/chat/completions"
@@ -115,6 +130,9 @@ class AnswerProxy:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one chat completion from the record or from the server."""
+        shown = request.headers.get("Authorization", "").encode()
+        if not secrets.compare_digest(shown, authorization(self.key)["Authorization"].encode()):
+            return web.json_response({"error": "no key of this run"}, status=401)
         body = await request.json()
         digest = prompt_sha256(body["messages"][-1]["content"])
         if digest not in self.documents:
@@ -224,8 +242,9 @@ class AnswerProxy:
             async with self.session.post(f"{self.server.url}/v1/chat/completions", json=body) as answer:
                 if answer.status != 200:
                     return None, f"HTTP {answer.status}: {(await answer.text())[:300]}"
-                reply = await answer.json()
+                reply = json.loads(await bounded(answer))
                 reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]  # a reply without them is an error
-                return reply, ""
+                # Of a server that has ended meanwhile, somebody else may have taken the port.
+                return (reply, "") if self.server.alive else (None, "the server has ended")
         except (*NO_ANSWER, *NO_COMPLETION) as error:
             return None, f"{type(error).__name__}: {error}"[:300]

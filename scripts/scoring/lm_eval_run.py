@@ -46,12 +46,16 @@ def lm_eval_command(
     return [sys.executable, "-m", "lm_eval", "run", *values, "--apply_chat_template", "--log_samples"]
 
 
-def lm_eval_environment(environment: dict[str, str], datasets_cache: Path) -> dict[str, str]:
-    """Return the environment of an lm-eval run: few words, a cache of its own, and no proxy before 127.0.0.1."""
+def lm_eval_environment(environment: dict[str, str], datasets_cache: Path, key: str) -> dict[str, str]:
+    """Return the environment of an lm-eval run: few words, a cache of its own, no proxy before 127.0.0.1, the key.
+
+    lm-eval sends OPENAI_API_KEY to the server that it asks. Here that is ours, so the user's own key stays out of it.
+    """
     # aiohttp and requests read either spelling; the proxy of a company would get the requests to this machine.
     direct = ",".join(filter(None, (environment.get("no_proxy") or environment.get("NO_PROXY"), "127.0.0.1")))
     return environment | {
         "LMEVAL_LOG_LEVEL": "WARNING",
+        "OPENAI_API_KEY": key,
         "HF_DATASETS_CACHE": str(datasets_cache),
         "no_proxy": direct,
         "NO_PROXY": direct,

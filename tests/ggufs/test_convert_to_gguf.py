@@ -13,7 +13,6 @@ from checkpoints.moe_families import GEMMA4
 from choice.drop_map import Shape
 from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import empty_header, key_value, read_header, write_header_only
-from llama.llama_server import request_json
 from llama.llama_tools import LlamaCpp
 from release_inputs import call
 from served_gguf import next_token_logprobs, serve
@@ -45,7 +44,7 @@ def assert_logits_agree(gguf: Path, checkpoint: Path, tools, log: Path, toleranc
         for length in (1, 7, 60):
             ids = [2, *torch.randint(300, vocab, (length,), generator=generator).tolist()]
             expected = model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
-            actual = next_token_logprobs(server.url, ids, vocab)
+            actual = next_token_logprobs(server, ids, vocab)
             seen = torch.isfinite(actual)
             assert seen.sum() > vocab * 0.9 and expected.std() > 0.1
             assert (actual - expected)[seen].abs().max() < tolerance, length
@@ -67,10 +66,10 @@ def test_the_tokenizer_agrees_with_transformers_on_every_chat(demo_model, tools,
         for question in load_questions(demo_model.parent / "eval_questions.csv", 42):
             text = chat_prompt(tokenizer, question) + chat_answer(tokenizer, question)
             body: dict = {"content": text, "add_special": False, "parse_special": True}
-            ids = request_json(f"{server.url}/tokenize", body)["tokens"]
+            ids = server.request("/tokenize", body)["tokens"]
             assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
             body = {"messages": [{"role": "user", "content": question.prompt}]}
-            chat = request_json(f"{server.url}/apply-template", body)["prompt"]
+            chat = server.request("/apply-template", body)["prompt"]
             assert chat.removeprefix("<bos>") == chat_prompt(tokenizer, question).removeprefix("<bos>")
 
 

@@ -11,7 +11,6 @@ from conftest import DEMO
 from generate_drop_map import main as choose
 from gguf_drops import DEMO_LAYERS, KEEP, demo_map, drop, split_gguf
 from ggufs.gguf_header import header_bytes, read_header
-from llama.llama_server import request_json
 from release_inputs import call
 from served_gguf import next_token_logprobs, serve
 from shared_ggufs import demo_ggufs
@@ -117,7 +116,7 @@ def test_a_pruned_quant_answers_in_llama_server(built, tools, tmp_path):
     question = load_questions(DEMO / "eval_questions.csv", 42)[0]
     with serve(tools, tmp_path / "cut.gguf", tmp_path / "log") as server:
         body = {"messages": [{"role": "user", "content": question.prompt}], "max_tokens": 100, "temperature": 0}
-        message = request_json(f"{server.url}/v1/chat/completions", body)["choices"][0]["message"]
+        message = server.request("/v1/chat/completions", body)["choices"][0]["message"]
     assert message["reasoning_content"] and "The answer is (" in message["content"], message
 
 
@@ -197,7 +196,7 @@ def test_another_family_by_the_uniform_names(built, tools, tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32).eval()
     ids = [2, *torch.randint(300, 3000, (20,), generator=torch.Generator().manual_seed(0)).tolist()]
     with serve(tools, actual, tmp_path / "log") as server, torch.inference_mode():
-        logprobs = next_token_logprobs(server.url, ids, 3001)
+        logprobs = next_token_logprobs(server, ids, 3001)
         reference = model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
     seen = torch.isfinite(logprobs)
     assert seen.sum() > 2700 and (logprobs - reference)[seen].abs().max() < 1e-2

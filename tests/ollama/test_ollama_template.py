@@ -13,7 +13,7 @@ from pathlib import Path
 import convert_to_gguf
 from conftest import DEMO, REPO
 from files.safe_files import InputError
-from llama.llama_server import LlamaServer, request_json, server_command
+from llama.llama_server import LlamaServer, server_command
 from ollama import go_runner
 from ollama.go_runner import render_go
 from ollama.known_differences import KNOWN_DIFFERENCES
@@ -164,7 +164,7 @@ def test_llama_server_renders_the_gguf_s_template_as_go_renders_the_ollama_templ
                 **({"tools": case.tools} if case.tools else {}),
             }
             try:
-                prompt = request_json(f"{server.url}/apply-template", body)["prompt"]
+                prompt = server.request("/apply-template", body)["prompt"]
             except urllib.error.HTTPError:
                 refused.add(case.name)
             else:

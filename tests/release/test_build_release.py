@@ -14,7 +14,7 @@ import build_release
 import expert_drop
 from conftest import DEMO, REPO
 from files.safe_files import sha256_file
-from llama.llama_server import LlamaServer, request_json, server_command
+from llama.llama_server import LlamaServer, server_command
 from release.front_matter import check_front_matter
 from release.gguf_parts import shapes_and_types, tensors_of
 from release.manifest import read_manifest
@@ -115,7 +115,7 @@ def test_a_large_file_is_split_and_its_parts_load(pruned_demo, tmp_path, tools):
     assert f"in {len(parts)} parts" in card
     command = server_command(tools.tool("llama-server"), parts[0], "parts", 0, ["-c", "512", "-np", "1"])
     with LlamaServer(command, parts[0], tmp_path / "log") as server:
-        assert request_json(f"{server.url}/completion", {"prompt": "What is", "n_predict": 4})["tokens_predicted"] == 4
+        assert server.request("/completion", {"prompt": "What is", "n_predict": 4})["tokens_predicted"] == 4
 
     def split_times() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "r.split").rglob("*.gguf")}

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import freeze_questions
 from conftest import REPO
 from damaged_models import always_saying, never_saying
 from files.safe_files import read_record
-from llama.llama_server import LlamaServer, server_command, server_environment
+from llama.llama_server import LlamaServer, authorization, request_json, server_command, server_environment
 from scoring import answer_proxy
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
@@ -204,7 +205,12 @@ def ask_directly(
     async def ask(server: LlamaServer) -> list[int]:
         record = output / "answers.jsonl"
         proxy = AnswerProxy(server, protocol, documents, record, lambda answer: on_answer(answer, server))
-        async with proxy.listening() as url, aiohttp.ClientSession() as session:
+        key = authorization(proxy.key)
+        async with (
+            proxy.listening() as url,
+            aiohttp.ClientSession() as stranger,
+            aiohttp.ClientSession(headers=key) as session,
+        ):
 
             async def post(prompt: str) -> int:
                 body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 64, "seed": 42}
@@ -212,6 +218,11 @@ def ask_directly(
                     return reply.status
 
             prompts = [document["prompt"] for document in documents.values()]
+            for header in ({}, authorization(server.key), authorization("é")):
+                async with stranger.post(url, json={"messages": []}, headers=header) as reply:
+                    assert reply.status == 401
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                request_json(f"{server.url}/completion", {"prompt": "x", "n_predict": 1})
             return await asyncio.gather(*map(post, [*prompts, "no question of ours"]))
 
     with LlamaServer(command, gguf, output / "server.log") as server:
