@@ -13,19 +13,40 @@ TOOLS := $(SETUP) $(LLAMA_READY)
 # Of llama-cpp-python only the declarations are wanted, of the version that the tools are built from. pip's cache must
 # not keep them: it would hand them to whoever asks for that package with its library.
 BINDINGS := llama-cpp-python==$(shell sed -n 's/^VERSION=//p' scripts/build_llama_cpp.sh)
+# torch comes first and without digests: it is another file, with other CUDA libraries, for each kind of machine.
+TORCH := $(shell sed -n '/^torch==/p' requirements.txt)
 # Twice quiet: warnings of an index's configuration would fill the screen.
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --quiet --disable-pip-version-check
 TOO_OLD := error: python3: expected 3.11 or newer, found
 
 setup: $(TOOLS) ## create .venv and build the llama.cpp tools (every other target does so, too)
 
-.venv/.installed: requirements.txt
+.venv/.installed: requirements.txt requirements.lock
 	@printf 'Setting up .venv (a few minutes, 2.6 GB) ...\n'
 	@python3 -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "$(TOO_OLD) " + sys.version.split()[0])'
 	@python3 -m venv .venv
-	@$(PIP_INSTALL) -r requirements.txt
+	@$(PIP_INSTALL) $(TORCH)
+	@$(PIP_INSTALL) --no-deps --require-hashes -r requirements.lock
 	@$(PIP_INSTALL) --no-deps --no-cache-dir --config-settings cmake.define.LLAMA_BUILD=OFF $(BINDINGS)
 	@touch $@
+
+# Tools that only those who work on this project need, each in an environment of its own that goes again.
+define with_tool
+	@python3 -m venv build/tool && build/tool/bin/pip install --quiet --disable-pip-version-check $(1)
+	@build/tool/bin/$(2); status=$$?; rm -r build/tool; exit $$status
+endef
+
+lock: ## renew requirements.lock: versions and digests of all packages (about 7 minutes, needs the network)
+	$(call with_tool,pip-tools==7.6.2,pip-compile --quiet --generate-hashes --no-header --no-annotate --strip-extras \
+	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --unsafe-package torch \
+	  --unsafe-package setuptools --output-file requirements.lock requirements.txt)
+
+audit: ## ask for known weaknesses of the pinned packages (pip-audit, needs the network)
+	$(call with_tool,pip-audit==2.10.1,pip-audit --disable-pip --requirement requirements.lock)
+
+sbom: ## write build/sbom.json: the packages as a bill of materials (CycloneDX)
+	$(call with_tool,cyclonedx-bom==7.5.0,cyclonedx-py requirements requirements.lock --output-file build/sbom.json)
+	@echo build/sbom.json
 
 ifneq ($(LLAMA_READY),)
 $(LLAMA_READY): | $(SETUP)
