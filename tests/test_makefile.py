@@ -362,6 +362,27 @@ def test_the_evaluation_needs_the_quant_that_it_scores_and_no_other(unbuilt):
     assert set(re.findall(r"--type (\S+)", shown)) == {"Q8_0"}
 
 
+def test_make_report_takes_what_is_there_and_builds_nothing_else(copied, tmp_path):
+    done = make("report", *copied[:-1], f"BUILD={tmp_path}")
+    assert done.returncode != 0 and "run make analyze" in done.stderr and "build_report" in done.stdout
+    assert not list(tmp_path.rglob("*.html")) and not list(tmp_path.rglob("*.safetensors"))
+    model = build_of(copied) / "tiny"
+    for name in ("full/gguf", "full/eval", "12e/checkpoint", "12e/f16", "12e/gguf", "12e/eval", "12e/release"):
+        shutil.rmtree(model / name)  # only what `make analyze` has made is left
+    page, drop_map = model / "12e/report.html", model / "12e/drop_map.json"
+    page.unlink()
+    done = make("report", *copied)
+    assert done.returncode == 0, done.stderr
+    assert scripts_in(done) == {"build_report"} and "make quality" in done.stdout
+    before = page.stat().st_mtime_ns
+    assert "build_report" not in make("report", *copied).stdout and page.stat().st_mtime_ns == before
+    drop_map.touch()  # what follows from the map is out of date now
+    assert scripts_in(make("report", *copied)) == {"build_report"} and page.stat().st_mtime_ns > before
+    drop_map.unlink()
+    page.unlink()
+    assert "run make analyze" in make("report", *copied).stderr
+
+
 def test_settings_are_written_before_what_they_are_for(variables):
     model = build_of(variables) / "tiny"
     for settings, output in (
