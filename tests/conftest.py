@@ -40,7 +40,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 # The files that take longest, the longest first. Two workers share the files: a long one that is begun last would keep
 # one of them waiting.
-LONG_FILES = ["test_eval_faults", "test_docs", "test_makefile", "test_compare_criteria", "test_measure_quality"]
+LONG_FILES = [
+    *("test_makefile", "test_docs", "test_interrupted_analysis", "test_eval_faults", "test_convert_to_gguf"),
+    *("test_compare_criteria", "test_gguf_drop", "test_measure_quality", "test_eval_gpqa"),
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -31,6 +31,13 @@ def tiny_ggufs(factory, model: Path) -> Path:
     return made_in(shared_folder(factory, "tiny-ggufs"), model, "tiny")
 
 
+def link_f16(folder: Path, path: Path) -> Path:
+    """Give a folder's F16.gguf and its record another place, as links that no test writes through; return the place."""
+    for end in ("", ".json"):
+        Path(f"{path}{end}").symlink_to(folder / f"F16.gguf{end}")
+    return path
+
+
 def shared_folder(factory, name: str) -> Path:
     """Where a worker of pytest-xdist and its fellows meet; of a run without workers, in its own folder."""
     base = factory.getbasetemp()

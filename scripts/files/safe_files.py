@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-# What the commands import, and lm_eval, which they run: `make setup` installs all of it. Another project's environment
+# What the commands import: `make setup` installs all of it. Another project's environment
 # may have some of these. Looked up and not imported, so nothing is loaded for it.
 PACKAGES = (
     *("aiohttp", "bokeh", "gguf", "httpx2", "huggingface_hub", "jinja2", "llama_cpp", "lm_eval", "markupsafe"),

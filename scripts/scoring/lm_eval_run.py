@@ -11,6 +11,7 @@ from llama.llama_tools import die_with_parent, last_words
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import TASK
 
+OWN_TASK = str(Path(__file__).with_name("lm_eval_own_task.py"))
 LM_EVAL_TIMEOUT_SECONDS = 10**7  # the proxy keeps the time
 
 
@@ -43,7 +44,8 @@ def lm_eval_command(
         "--output_path": str(output),
     }
     values = [part for option in options.items() for part in option]
-    return [sys.executable, "-m", "lm_eval", "run", *values, "--apply_chat_template", "--log_samples"]
+    # -P keeps this folder out of the places where lm-eval finds its own modules.
+    return [sys.executable, "-P", OWN_TASK, "run", *values, "--apply_chat_template", "--log_samples"]
 
 
 def lm_eval_environment(environment: dict[str, str], datasets_cache: Path, key: str) -> dict[str, str]:

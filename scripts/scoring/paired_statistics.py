@@ -4,12 +4,14 @@ Everything is per question. With several seeds the score of a question is its me
 asked three times does not count as three questions.
 """
 
-import numpy as np
-from scipy.stats import norm
+from statistics import NormalDist
 
+import numpy as np
+
+NORMAL = NormalDist()  # not scipy's, whose import takes most of a second
 LEVEL = 0.95
 POWER = 0.8
-Z = float(norm.ppf(0.5 + LEVEL / 2))  # 1.96: half of what the level leaves out lies on each side
+Z = NORMAL.inv_cdf(0.5 + LEVEL / 2)  # 1.96: half of what the level leaves out lies on each side
 
 
 def wilson(scores: np.ndarray) -> tuple[float, float]:
@@ -75,4 +77,4 @@ def smallest_likely(differences: np.ndarray) -> float:
     with no true difference.
     """
     n = differences.size + 2
-    return float((Z + norm.ppf(POWER)) * np.sqrt(((differences**2).sum() + 1) / n / n))
+    return float((Z + NORMAL.inv_cdf(POWER)) * np.sqrt(((differences**2).sum() + 1) / n / n))

@@ -89,7 +89,8 @@ def layers_done(file: Path) -> int:
 
 
 @pytest.mark.parametrize("mode", ["resident", "streamed", "spilled"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(mode, undisturbed, tmp_path, capsys, monkeypatch):
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(mode, undisturbed, tmp_path, capsys, monkeypatch, refusal):
+    """Until it is killed, no other run gets at its state."""
     output, spill = tmp_path / "stats", tmp_path / "spill" if mode == "spilled" else None
     options = [] if mode == "resident" else ["--stream-layers"]
     options += ["--spill", str(spill)] if spill else []
@@ -103,8 +104,12 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(mode, undisturbed, tm
         return len(files) == MANY and layers_done(files[20]) >= 2
 
     process = start_until(command, state, far_enough)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(signal.SIGSTOP)
+    try:
+        refusal(analysis.main, command, "stats.state", "in use")
+    finally:
+        process.kill()
+        process.wait()
     assert not output.exists()
     finished = {file: layers_done(file) for file in state.glob("questions-*.safetensors")}
     saved = []
@@ -205,17 +210,6 @@ def test_a_state_of_other_inputs_is_refused_by_name(state, tmp_path, refusal):
     (state / "mine.txt").write_text("?")
     refusal(analysis.main, arguments(output), state, "something else")
     assert (state / "mine.txt").exists() and not output.exists()
-
-
-def test_two_runs_at_once_do_not_share_a_state(tmp_path, refusal):
-    command = arguments(tmp_path / "stats", limit=MANY)
-    process = start_until(command, tmp_path / "stats.state", ready=bool)
-    process.send_signal(signal.SIGSTOP)
-    try:
-        refusal(analysis.main, command, "stats.state", "in use")
-    finally:
-        process.kill()
-        process.wait()
 
 
 def two_processes(output: Path, *options: object) -> subprocess.CompletedProcess:

@@ -16,12 +16,12 @@ from chats.questions import load_questions
 from choice.criteria import CRITERIA
 from compare_criteria import Choice, choices_at, main, question_row, read_result
 from conftest import REPO
-from convert_to_gguf import main as convert
 from expert_drop import main as drop
 from files.safe_files import InputError, check_record, read_json, sha256_file, write_json
 from generate_drop_map import main as choose
 from losses import criteria_report as report
 from losses.kld_statistics import kl_divergence
+from shared_ggufs import link_f16, tiny_ggufs
 from teacher_force_analysis import main as analyse
 
 import numpy as np
@@ -42,7 +42,7 @@ def inputs(tiny_text_model, few_questions, tmp_path_factory) -> dict[str, Path]:
     lines = (REPO / "data/demo/calibration_questions.csv").read_text().splitlines(keepends=True)
     (folder / "chose.csv").write_text("".join(lines[:5]))
     analyse(["--model", model, "--questions", str(folder / "chose.csv"), "--output", str(stats)])
-    convert(["--model", model, "--name", "tiny", "--output", str(gguf)])
+    link_f16(tiny_ggufs(tmp_path_factory, tiny_text_model), gguf)
     return {"--gguf": gguf, "--stats": stats, "--model": tiny_text_model, "--questions": few_questions}
 
 

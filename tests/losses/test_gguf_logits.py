@@ -14,6 +14,7 @@ from files.safe_files import InputError
 from llama.llama_tools import LlamaCpp
 from losses.gguf_logits import CHUNK_TOKENS, GgufLogits
 from losses.kld_statistics import MEASURES, kl_divergence, logit_differences, summary, token_log_probabilities
+from shared_ggufs import demo_ggufs, link_f16
 
 import numpy as np
 import psutil
@@ -29,6 +30,7 @@ WINDOW_TOKENS = 128  # of llama-perplexity: it scores the second half of each wi
 def gguf(demo_model, tmp_path_factory, script):
     """Convert the demo model to a GGUF of a type, once."""
     folder = tmp_path_factory.mktemp("gguf")
+    link_f16(demo_ggufs(tmp_path_factory), folder / "demo-f16.gguf")
 
     def convert(outtype: str) -> Path:
         path = folder / f"demo-{outtype}.gguf"

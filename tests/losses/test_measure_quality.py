@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import build_imatrix
-import convert_to_gguf
 import expert_drop
 import measure_quality
 import quantize_gguf
@@ -44,6 +43,7 @@ from losses.quality_page import quality_page
 from losses.quality_picture import label_places, overlap
 from losses.quality_record import Quality
 from losses.scored_chats import chats_of
+from shared_ggufs import link_f16, tiny_ggufs
 
 import numpy as np
 import pytest
@@ -167,7 +167,7 @@ def inputs(tiny_text_model, few_questions, tmp_path_factory) -> dict[str, object
     lines = (REPO / "data/demo/calibration_questions.csv").read_text().splitlines(keepends=True)
     (folder / "chose.csv").write_text("".join(lines[:30]))
     model = str(tiny_text_model)
-    convert_to_gguf.main(["--model", model, "--name", "tiny", "--output", full])
+    link_f16(tiny_ggufs(tmp_path_factory, tiny_text_model), folder / "full.gguf")
     expert_drop.main(["--source", full, "--drop-map", drop_map, "--output", pruned])
     render_calibration.main(["--model", model, "--questions", chose, "--output", text])
     build_imatrix.main(["--model", pruned, "--calibration", text, "--output", imatrix])

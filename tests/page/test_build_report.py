@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 from browser import chromium, opened
@@ -278,37 +277,3 @@ def test_kinds_have_the_colours_of_the_pictures_and_can_be_seen_on_the_page():
         for name in names.values():
             low, high = sorted((panel, luminance(colors[name][scheme])))
             assert (high + 0.05) / (low + 0.05) >= 3, name  # WCAG 2.2, 1.4.11: graphics
-
-
-def test_make_report_takes_what_is_there_and_builds_nothing_else(tiny_text_model, few_questions, tmp_path):
-    variables = [
-        f"MODEL={tiny_text_model}",
-        "NAME=tiny",
-        "KEEP=12",
-        "PROTECT_TOP=4",
-        f"QUESTIONS={few_questions}",
-        "V=1",
-        f"BUILD={tmp_path}/build",
-    ]
-
-    def make(*goals: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            ["make", "--no-print-directory", *goals, *variables], cwd=REPO, capture_output=True, text=True
-        )
-
-    done = make("report")
-    assert done.returncode != 0 and "run make analyze" in done.stderr and "build_report" in done.stdout
-    assert not list(tmp_path.rglob("*.html")) and not list(tmp_path.rglob("*.safetensors"))
-    assert make("analyze").returncode == 0
-    done = make("report")
-    assert done.returncode == 0, done.stderr
-    assert re.findall(r"scripts/(\w+)\.py", done.stdout) == ["build_report"] and "make quality" in done.stdout
-    page = next(tmp_path.rglob("report.html"))
-    before = page.stat().st_mtime_ns
-    assert "build_report" not in make("report").stdout and page.stat().st_mtime_ns == before
-    next(tmp_path.rglob("drop_map.json")).touch()  # what follows from the map is out of date now
-    done = make("report")
-    assert re.findall(r"scripts/(\w+)\.py", done.stdout) == ["build_report"] and page.stat().st_mtime_ns > before
-    next(tmp_path.rglob("drop_map.json")).unlink()
-    page.unlink()
-    assert "run make analyze" in make("report").stderr

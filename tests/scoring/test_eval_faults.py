@@ -23,6 +23,7 @@ from scoring.answer_record import Answer, prompt_sha256, read_answers
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen
 from scoring.score_records import Summary
+from shared_ggufs import demo_ggufs, link_f16
 
 import aiohttp
 import psutil
@@ -39,13 +40,13 @@ def convert(model: Path, gguf: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory, demo_model) -> Path:
+def workshop(tmp_path_factory) -> Path:
     """A directory with the demo's F16 GGUF and its first questions."""
     directory = tmp_path_factory.mktemp("faults")
     lines = (REPO / "data/demo/eval_questions.csv").read_text().splitlines(keepends=True)
     for count in (FEW, QUESTIONS):
         (directory / f"{count}.csv").write_text("".join(lines[: count + 1]))
-    convert(demo_model, directory / "demo.gguf")
+    link_f16(demo_ggufs(tmp_path_factory), directory / "demo.gguf")
     return directory
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import ask_questions
-import convert_to_gguf
 import freeze_questions
 import patch_answers
 import summarize_scores
@@ -20,6 +19,7 @@ from patch_answers import closed_thought, completion_letter
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen, read_samples
 from scoring.score_records import Summary
+from shared_ggufs import link_f16, tiny_ggufs
 from tiny_models import EXPERTS
 
 import pytest
@@ -55,9 +55,7 @@ def test_the_protocol_is_the_cards_and_every_value_is_in_its_digest():
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tiny_text_model, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("eval") / "tiny-F16.gguf"
-    convert_to_gguf.main(["--model", str(tiny_text_model), "--name", "tiny", "--output", str(path)])
-    return path
+    return link_f16(tiny_ggufs(tmp_path_factory, tiny_text_model), tmp_path_factory.mktemp("eval") / "tiny-F16.gguf")
 
 
 @pytest.fixture(scope="session")
