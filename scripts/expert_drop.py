@@ -3,9 +3,9 @@
 
 Inputs:  a safetensors checkpoint directory (families: checkpoints/moe_families.py), or a GGUF file of any quantisation
          (the first one of a split); a drop map (schema: choice/drop_map.py).
-Output:  from a checkpoint, a directory: model-0000N-of-0000M.safetensors of at most 5 GiB, model.safetensors.index.json,
-         config.json with the new expert count, every other small file of the source, and expert_drop_metadata.json
-         (keep and drop per layer, method, digests of inputs and of every output shard).
+Output:  from a checkpoint, a directory: model-0000N-of-0000M.safetensors of at most 5 GiB, an index, config.json with
+         the new expert count, every other small file of the source, and expert_drop_metadata.json (how the experts
+         were chosen, keep and drop per layer, digests of inputs and of every output shard).
          From a GGUF, a GGUF (split as the source is): experts, router rows, per-expert scales and biases sliced,
          expert_count set, nothing decoded. With --imatrix, that imatrix sliced by the same map, too.
 Example: .venv/bin/python scripts/expert_drop.py --source data/demo/model \\
