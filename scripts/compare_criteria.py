@@ -47,6 +47,7 @@ from files.safe_files import (
     write_json,
     write_record,
 )
+from ggufs.gguf_drop import metadata_beside
 from ggufs.gguf_header import read_header
 from llama.bindings import bindings_version
 from llama.llama_tools import SCRIPTS, LlamaCpp, find_llama_cpp
@@ -166,6 +167,7 @@ def prune_and_measure(
         }
     finally:
         remove(pruned)  # as large as the model, once per choice: kept, they would fill a disk
+        remove(metadata_beside(pruned))
 
 
 def read_result(path: Path) -> dict:

@@ -39,6 +39,7 @@ from quants.quant_record import ConversionRecord, record_path
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
 OTHER_TEMPLATES = "additional_chat_templates/*.jinja"
+READ_AS_JSON = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 # Weights, config, tokenizer, chat template, and the model card, whose front matter goes into the header.
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
 
@@ -157,6 +158,9 @@ def main(argv: list[str] | None = None) -> None:
     tensors = read_checkpoint(args.model)
     family = family_of(args.model, config, list(tensors))
     shape = shape_of(args.model, family, config)
+    for name in READ_AS_JSON:  # the converter's own error over one does not name the file
+        if (args.model / name).exists():
+            read_json(args.model / name)
     llama_cpp = find_llama_cpp(args.llama_cpp)
     content = {
         "name": args.name,

@@ -7,7 +7,8 @@ Output:  from a checkpoint, a directory: model-0000N-of-0000M.safetensors of at 
          the new expert count, every other small file of the source, and expert_drop_metadata.json (how the experts
          were chosen, keep and drop per layer, digests of inputs and of every output shard).
          From a GGUF, a GGUF (split as the source is): experts, router rows, per-expert scales and biases sliced,
-         expert_count set, nothing decoded. With --imatrix, that imatrix sliced by the same map, too.
+         expert_count set, nothing decoded; beside it NAME.expert_drop_metadata.json. With --imatrix, that imatrix
+         sliced by the same map, too.
 Example: .venv/bin/python scripts/expert_drop.py --source data/demo/model \\
              --drop-map build/gemma-4-demo/109e/drop_map.json --output build/try/checkpoint
          .venv/bin/python scripts/expert_drop.py --source build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf \\
@@ -30,6 +31,7 @@ from files.safe_files import check_apart, check_replaceable, gib, run, sha256_fi
 from ggufs.gguf_drop import (
     drop_in_gguf,
     drop_in_imatrix,
+    metadata_beside,
     output_paths,
     read_imatrix_header,
     read_model,
@@ -77,7 +79,7 @@ def drop_in_file(args: argparse.Namespace) -> None:
     outputs = output_paths(args.output, len(model.headers))
     imatrix = read_imatrix_header(args.imatrix, model.shape) if args.imatrix else None
     inputs = [args.drop_map, *(header.path for header in model.headers), *([args.imatrix] if imatrix else [])]
-    check_apart(inputs, outputs + ([args.imatrix_output] if imatrix else []))
+    check_apart(inputs, [*outputs, metadata_beside(outputs[0])] + ([args.imatrix_output] if imatrix else []))
     if imatrix and not args.force:
         digests = {"imatrix_sha256": sha256_file(args.imatrix)}
         check_digests(args.drop_map, drop_map, args.imatrix, digests, IF_MEANT)

@@ -14,7 +14,7 @@ from pathlib import Path
 from files.safe_files import InputError, run
 from llama.bindings import LOG, load_bindings
 from llama.llama_server import LlamaServer, server_command
-from llama.llama_tools import SCRIPTS, LlamaCpp, how_ended, last_words
+from llama.llama_tools import NO_BACKTRACE, SCRIPTS, LlamaCpp, how_ended, last_words
 
 NOT_LOADED = 3  # exit code of the process that loads
 LOADABLE = "a GGUF model that llama.cpp loads"
@@ -31,9 +31,8 @@ def check_loads(gguf: Path, tools: LlamaCpp, named: Path) -> None:
         command = [sys.executable, "-m", "llama.load_check", str(tools.library_folder), str(gguf.resolve())]
     except InputError:  # a static build: there is no libllama
         return _check_serves(gguf, tools, named)
-    environment = os.environ | {"GGML_NO_BACKTRACE": "1"}  # a failed assertion would call gdb, if there is one
     done = subprocess.run(
-        command, cwd=SCRIPTS, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        command, cwd=SCRIPTS, env=os.environ | NO_BACKTRACE, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     if done.returncode == NOT_LOADED or done.returncode < 0:
         ended = "" if done.returncode == NOT_LOADED else f"{how_ended(done.returncode)}: "

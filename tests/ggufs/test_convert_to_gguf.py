@@ -113,6 +113,12 @@ def test_a_vocabulary_that_does_not_fit_the_embedding_leaves_no_output(demo_mode
     assert not list(tmp_path.glob("out*"))
 
 
+def test_a_damaged_tokenizer_is_refused_by_its_name(model_copy, tmp_path, refusal):
+    path = model_copy / "tokenizer.json"
+    path.write_text(path.read_text()[:1000])
+    refusal(convert_to_gguf.main, ["--model", model_copy, "--name", "x", "--output", tmp_path / "x.gguf"], path, "JSON")
+
+
 def test_a_file_that_llama_cpp_does_not_load_is_refused_with_its_reason(f16, tools, tmp_path, monkeypatch):
     """By the loader alone, and by the server, which takes its place where the bindings are of another version."""
     cut, named = tmp_path / "cut.gguf", tmp_path / "named.gguf"
