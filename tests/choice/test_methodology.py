@@ -47,7 +47,7 @@ def odd_questions(path: Path, explained: int) -> Path:
 def made(tmp_path_factory, tiny_text_model) -> Path:
     """A folder with statistics of three questions, one of them unexplained, and a map of two of them."""
     folder = tmp_path_factory.mktemp("made")
-    analyse(tiny_text_model, odd_questions(folder / "odd.csv", 2), folder / "stats", "--max-tokens", 100)
+    analyse(tiny_text_model, odd_questions(folder / "odd.csv", 2), folder / "stats", "--max-tokens", 60)
     how = ["--keep", KEEP, "--protect-top", 3, "--fold", "1/3", "--bootstrap", 0]
     call(generate_drop_map.main, "--stats", folder / "stats", *how, "--output", folder / "map.json")
     return folder
@@ -67,7 +67,7 @@ def methodology(folder: Path, template: str) -> dict:
         "questions": 2,
         "empty_reasonings": 1,
         "cut_questions": sum(question["truncated"] for question in questions),
-        "cut_tokens": 100,
+        "cut_tokens": 60,
         "counted_tokens": "all",
         "reasoning": "column Explanation, a reference's reasoning, not the model's own",
         "chat_template_sha256": template,
