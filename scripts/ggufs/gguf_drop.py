@@ -207,7 +207,7 @@ def read_imatrix_header(path: Path, shape: Shape) -> GgufHeader:
 
 
 def verify_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> None:
-    """Raise InputError unless a pruned GGUF holds the header and the kept bytes of its source, and its record fits."""
+    """Raise InputError unless a pruned GGUF has its source's header and kept bytes, and its record, if there, fits."""
     if (record := metadata_beside(outputs[0])).exists():
         wanted = {"version": DropMetadata.current, **metadata_of(drop_map, {}, {})}
         if read_metadata(record) != wanted:
