@@ -28,7 +28,7 @@ must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
 COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS SENSITIVITY_CHATS
 NAME_CHARACTERS := letters, digits, dots, dashes, underscores
 RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
-  $(call must_be,STREAM_LAYERS RECOMPUTE_FULL,^(yes|no)?$$,yes$(,) no or nothing) \
+  $(call must_be,STREAM_LAYERS ALLOW_EMPTY_REASONING RECOMPUTE_FULL,^(yes|no)?$$,yes$(,) no or nothing) \
   $(call must_be,NAME PRUNED_NAME VARIANT EVAL_NAME,^[A-Za-z0-9._-]+$$,$(NAME_CHARACTERS)) \
   $(call must_be,LICENSE QUANTIZED_BY,^[A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)) \
   $(call must_be,MODEL BASE BUILD QUESTIONS EVAL_QUESTIONS,^[^[:space:]]+$$,a path without blanks) \

@@ -22,7 +22,8 @@ MODEL_FILES := $(wildcard $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*
 ANALYZE := $(PYTHON) $(if $(filter-out 1,$(RANKS)),-m torch.distributed.run --standalone --nproc-per-node $(RANKS)) \
   scripts/teacher_force_analysis.py
 ANALYSIS_FLAGS := --questions $(QUESTIONS) $(KEEP:%=--check-keep %) \
-  $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) $(SPILL:%=--spill %)
+  $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) $(SPILL:%=--spill %) \
+  $(if $(filter yes,$(ALLOW_EMPTY_REASONING)),--allow-empty-reasoning)
 QUESTIONS_DIGEST := $(call digest,$(QUESTIONS))
 
 # ---- choose: by the statistics, or by an own map, which needs none

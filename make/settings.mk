@@ -19,6 +19,7 @@ CALIBRATION =#                            text of the imatrix: a file, or v5 to 
 # ---- analyse
 STREAM_LAYERS =#                          yes holds one layer of the model in memory, not all
 SPILL =#                                  with STREAM_LAYERS: a directory to hold hidden states in
+ALLOW_EMPTY_REASONING =#                  yes takes questions of which none has an Explanation
 RANKS = 1#                                processes (torchrun) that share the questions
 
 # ---- choose and drop

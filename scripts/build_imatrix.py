@@ -29,8 +29,9 @@ from files.safe_files import (
 )
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
+from llama.bindings import load_bindings
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
-from losses.gguf_logits import load_bindings
+from llama.load_check import check_loads
 
 CONTEXT_TOKENS = 512
 
@@ -75,7 +76,9 @@ def count_tokens(tools: LlamaCpp, model: Path, text: bytes) -> int:
 
 
 def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, context: int) -> None:
-    """Run llama-imatrix; raise InputError when it fails, by the text's name when that has too few tokens."""
+    """Run llama-imatrix; raise InputError when it fails: by the model's name if that does not load, by the text's if
+    that has too few tokens.
+    """
     try:
         run_tool(
             imatrix_command(tools.tool("llama-imatrix"), model, calibration, output, context),
@@ -86,7 +89,8 @@ def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, c
         )
     except InputError as error:
         # Its log is written by a thread that it does not wait for, and what is not written at the end is lost: on a
-        # loaded machine often just the line with the reason. So the tokens are counted here and not read there.
+        # loaded machine often just the line with the reason. So the model is loaded and the tokens are counted here.
+        check_loads(model, tools, model)
         try:
             tokens = count_tokens(tools, model, calibration.read_bytes())
         except InputError:  # a llama.cpp of another version than the bindings': what the tool printed must do

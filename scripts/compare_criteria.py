@@ -47,7 +47,9 @@ from files.safe_files import (
     write_json,
     write_record,
 )
+from ggufs.gguf_drop import metadata_beside
 from ggufs.gguf_header import read_header
+from llama.bindings import bindings_version
 from llama.llama_tools import SCRIPTS, LlamaCpp, find_llama_cpp
 from losses.criteria_report import (
     CONTROL,
@@ -59,7 +61,7 @@ from losses.criteria_report import (
     criteria_page,
     draw_criteria,
 )
-from losses.gguf_logits import GgufLogits, bindings_version
+from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence
 from losses.scored_chats import add_chat_arguments
 from losses.stored_logits import StoredLogits, open_model, progress
@@ -165,6 +167,7 @@ def prune_and_measure(
         }
     finally:
         remove(pruned)  # as large as the model, once per choice: kept, they would fill a disk
+        remove(metadata_beside(pruned))
 
 
 def read_result(path: Path) -> dict:

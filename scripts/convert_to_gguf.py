@@ -6,9 +6,10 @@ Output:  one GGUF file (F16 unless --outtype says otherwise) and, beside it, FIL
 Example: .venv/bin/python scripts/convert_to_gguf.py --model data/demo/model --name gemma-4-demo \\
              --output build/try/gemma-4-demo-F16.gguf
 
-Checked: the expert count is the config's, and a model with per-expert router scales has them as ffn_down_exps.scale
-(llama.cpp loads a file without them in silence and computes something else). An output whose record names the same
-checkpoint, name, type and tools is left as it is.
+Checked: experts and layers are the config's, there is a token for every row of the embedding, and a model with
+per-expert router scales has them as ffn_down_exps.scale (llama.cpp loads a file without them in silence and computes
+something else). Then llama.cpp's own loader must take the file. One that fails is not kept. An output whose record
+names the same checkpoint, name, type and tools is left as it is.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sys
 from pathlib import Path
 
 from checkpoints.checkpoint import read_checkpoint, read_config
-from checkpoints.moe_families import Family, family_of, shape_of
+from checkpoints.moe_families import Family, family_of, shape_of, text_config
 from choice.drop_map import Shape
 from files.option_types import command_parser
 from files.safe_files import (
@@ -31,12 +32,14 @@ from files.safe_files import (
     sha256_json,
     write_record,
 )
-from ggufs.gguf_header import read_header
+from ggufs.gguf_header import GgufHeader, read_header
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
+from llama.load_check import check_loads
 from quants.quant_record import ConversionRecord, record_path
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
 OTHER_TEMPLATES = "additional_chat_templates/*.jinja"
+READ_AS_JSON = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 # Weights, config, tokenizer, chat template, and the model card, whose front matter goes into the header.
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
 
@@ -47,16 +50,37 @@ def converter_command(converter: Path, model: Path, name: str, output: Path, out
     return [sys.executable, converter, model.resolve(), *flags]
 
 
-def check_converted(path: Path, family: Family, shape: Shape, tensor_names: list[str]) -> None:
-    """Raise InputError when the GGUF lacks experts or per-expert scales that the checkpoint has."""
-    header = read_header(path)
+def check_converted(
+    named: Path, header: GgufHeader, layers: int, family: Family, shape: Shape, tensor_names: list[str]
+) -> None:
+    """Raise InputError when the GGUF lacks layers, experts or per-expert scales that the checkpoint has.
+
+    named: the file, in messages; layers: of the config; tensor_names: of the checkpoint.
+    """
     if header.experts != shape.experts:
-        raise InputError(path, f"{shape.experts} experts, as the checkpoint has", str(header.experts))
+        raise InputError(named, f"{shape.experts} experts, as the checkpoint has", str(header.experts))
+    count, names = header.value(f"{header.architecture}.block_count"), {tensor.name for tensor in header.tensors}
+    if count != layers:
+        raise InputError(named, f"{layers} layers, as the checkpoint has", repr(count))
+    for layer in shape.layers:
+        if not any(name.startswith(f"blk.{layer}.ffn_") and "_exps." in name for name in names):
+            raise InputError(named, f"experts in layer {layer}, as the checkpoint has", "none")
     if any(name.endswith(".per_expert_scale") for name in tensor_names):
-        names = {tensor.name for tensor in header.tensors}
         missing = [layer for layer in shape.layers if f"blk.{layer}.ffn_down_exps.scale" not in names]
         if missing:
-            raise InputError(path, f"blk.{missing[0]}.ffn_down_exps.scale of {family.name}", "no such tensor")
+            raise InputError(named, f"blk.{missing[0]}.ffn_down_exps.scale of {family.name}", "no such tensor")
+
+
+def check_vocabulary(model: Path, header: GgufHeader) -> None:
+    """Raise InputError when the tokenizer has another number of tokens than the embedding has rows."""
+    tokens = header.array("tokenizer.ggml.tokens")
+    if tokens is not None and len(tokens) != header.vocabulary:
+        raise InputError(
+            model,
+            f"{header.vocabulary} tokens in its tokenizer, one for every row of the embedding",
+            str(len(tokens)),
+            "give it the tokenizer that the model was trained with",
+        )
 
 
 def source_digest(model: Path) -> str:
@@ -79,8 +103,10 @@ def is_converted(output: Path, content: dict) -> bool:
     return wanted.items() <= known.items() and known.get("sha256") == sha256_file(output)
 
 
-def convert(args: argparse.Namespace, llama_cpp: LlamaCpp, family: Family, shape: Shape, names: list[str]) -> dict:
-    """Convert and check; return size and sha256 of the output."""
+def convert(
+    args: argparse.Namespace, config: dict, llama_cpp: LlamaCpp, family: Family, shape: Shape, names: list[str]
+) -> dict:
+    """Convert, check and load; return size and sha256 of the output."""
     with replace_when_done(args.output) as partial:
         run_tool(
             converter_command(llama_cpp.converter, args.model, args.name, partial, args.outtype),
@@ -89,7 +115,10 @@ def convert(args: argparse.Namespace, llama_cpp: LlamaCpp, family: Family, shape
             step=r"Writing:\s+(\d+)%",
         )
         # Under its final name a later step would take the file for a good one.
-        check_converted(partial, family, shape, names)
+        header, layers = read_header(partial), text_config(config)["num_hidden_layers"]
+        check_converted(args.output, header, layers, family, shape, names)
+        check_vocabulary(args.model, header)
+        check_loads(partial, llama_cpp, args.output)
         return {"bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
 
 
@@ -129,6 +158,9 @@ def main(argv: list[str] | None = None) -> None:
     tensors = read_checkpoint(args.model)
     family = family_of(args.model, config, list(tensors))
     shape = shape_of(args.model, family, config)
+    for name in READ_AS_JSON:  # the converter's own error over one does not name the file
+        if (args.model / name).exists():
+            read_json(args.model / name)
     llama_cpp = find_llama_cpp(args.llama_cpp)
     content = {
         "name": args.name,
@@ -144,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     stored = sum(tensor.size for tensor in tensors.values())  # 2 bytes per weight, as checkpoints are in BF16
     require_disk_space(args.output.parent, stored * BYTES_PER_WEIGHT[args.outtype] // 2)
     was_removed = not args.output.exists()
-    content |= convert(args, llama_cpp, family, shape, list(tensors))
+    content |= convert(args, config, llama_cpp, family, shape, list(tensors))
     write_conversion_record(args.output, args.model, content, was_removed)
     print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {gib(content['bytes'])} GiB")
 

@@ -34,15 +34,17 @@ from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha
 
 # What a map of ours records of its origin. Its scores, margins and bootstrap are left out: nothing shows that they
 # still belong to the dropped ids of a file that anybody can edit.
-ORIGIN = ("questions_sha256", "config_sha256", "weights_sha256", "imatrix_sha256")
+ORIGIN = ("questions_sha256", "config_sha256", "weights_sha256", "imatrix_sha256", "analysis")
 
 
 def own_map(drop_map: DropMap, question_ids: list[str], shape: Shape, stats_sha256: str | None) -> dict:
     """Return the copy of a user's map; stats_sha256: of the statistics that it is shown against, None without any."""
     said = drop_map.details
-    given = {"sha256": drop_map.sha256}
+    given: dict[str, object] = {"sha256": drop_map.sha256}
     if (criterion := criterion_of(said)) != OWN_MAP:
         given["criterion"] = " ".join(criterion.split())[:SHOWN_CHARACTERS]  # cards print it, and anybody may write it
+    if "protect_top" in said:
+        given["protect_top"] = said["protect_top"]
     content = {
         "criterion": OWN_MAP,
         "own_map": given,

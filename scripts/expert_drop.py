@@ -3,11 +3,12 @@
 
 Inputs:  a safetensors checkpoint directory (families: checkpoints/moe_families.py), or a GGUF file of any quantisation
          (the first one of a split); a drop map (schema: choice/drop_map.py).
-Output:  from a checkpoint, a directory: model-0000N-of-0000M.safetensors of at most 5 GB, model.safetensors.index.json,
-         config.json with the new expert count, every other small file of the source, and expert_drop_metadata.json
-         (keep and drop per layer, method, digests of inputs and of every output shard).
+Output:  from a checkpoint, a directory: model-0000N-of-0000M.safetensors of at most 5 GiB, an index, config.json with
+         the new expert count, every other small file of the source, and expert_drop_metadata.json (how the experts
+         were chosen, keep and drop per layer, digests of inputs and of every output shard).
          From a GGUF, a GGUF (split as the source is): experts, router rows, per-expert scales and biases sliced,
-         expert_count set, nothing decoded. With --imatrix, that imatrix sliced by the same map, too.
+         expert_count set, nothing decoded; beside it NAME.expert_drop_metadata.json. With --imatrix, that imatrix
+         sliced by the same map, too.
 Example: .venv/bin/python scripts/expert_drop.py --source data/demo/model \\
              --drop-map build/gemma-4-demo/109e/drop_map.json --output build/try/checkpoint
          .venv/bin/python scripts/expert_drop.py --source build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf \\
@@ -30,6 +31,7 @@ from files.safe_files import check_apart, check_replaceable, gib, run, sha256_fi
 from ggufs.gguf_drop import (
     drop_in_gguf,
     drop_in_imatrix,
+    metadata_beside,
     output_paths,
     read_imatrix_header,
     read_model,
@@ -37,7 +39,7 @@ from ggufs.gguf_drop import (
     verify_imatrix,
 )
 
-SHARD_BYTES = 5_000_000_000  # the usual size on the Hub: one that breaks off is soon fetched again
+SHARD_BYTES = 5 << 30  # what the Hub's libraries call 5 GB; the 26B at 109 experts has the card's nine
 IF_MEANT = "use it with --force if you mean it"
 
 
@@ -77,7 +79,7 @@ def drop_in_file(args: argparse.Namespace) -> None:
     outputs = output_paths(args.output, len(model.headers))
     imatrix = read_imatrix_header(args.imatrix, model.shape) if args.imatrix else None
     inputs = [args.drop_map, *(header.path for header in model.headers), *([args.imatrix] if imatrix else [])]
-    check_apart(inputs, outputs + ([args.imatrix_output] if imatrix else []))
+    check_apart(inputs, [*outputs, metadata_beside(outputs[0])] + ([args.imatrix_output] if imatrix else []))
     if imatrix and not args.force:
         digests = {"imatrix_sha256": sha256_file(args.imatrix)}
         check_digests(args.drop_map, drop_map, args.imatrix, digests, IF_MEANT)

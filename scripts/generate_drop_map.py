@@ -136,6 +136,19 @@ def map_provenance(stats: Path, metadata: dict, rows: list[int]) -> dict:
         "stats_sha256": sha256_file(stats),
         "config_sha256": metadata["config_sha256"],
         "weights_sha256": metadata["weights_sha256"],
+        "analysis": analysis_of(metadata, rows),
+    }
+
+
+def analysis_of(metadata: dict, rows: list[int]) -> dict:
+    """Return how statistics were taken, as a map records it; rows: of the questions that chose."""
+    chose = [metadata["questions"][row] for row in rows]
+    known = ("counted_tokens", "reasoning", "chat_template_sha256", "dtype", "attention")
+    return {
+        "empty_reasonings": sum(question.get("empty_reasoning", False) for question in chose),
+        "cut_questions": sum(question.get("truncated", False) for question in chose),
+        "cut_tokens": metadata.get("max_tokens"),
+        **{key: metadata.get(key) for key in known},
     }
 
 

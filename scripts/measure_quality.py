@@ -45,8 +45,8 @@ from files.safe_files import (
     sha256_json,
     write_record,
 )
+from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp
-from losses.gguf_logits import bindings_version
 from losses.kld_statistics import MEASURES, mean_and_error, per_chat, summary
 from losses.quality_conclusions import EXPERTS_ONLY, Measured, quality_conclusions, quant_kind
 from losses.quality_page import quality_page

@@ -42,8 +42,8 @@ from files.safe_files import (
 )
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
+from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp, last_words
-from losses.gguf_logits import bindings_version
 from losses.kld_statistics import mean_and_error, per_chat
 from losses.scored_chats import Chats, add_chat_arguments, against, chats_of
 from losses.stored_logits import StoredLogits, open_model, progress

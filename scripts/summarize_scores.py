@@ -21,7 +21,7 @@ from choice.drop_map import question_ids_of, read_method
 from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, read_record, recorded_sha256, run, write_record
 from ggufs.gguf_header import read_header
-from scoring.answer_record import Answer, class_of, prompt_sha256, read_answers, strict_letter
+from scoring.answer_record import Answer, class_of, class_of_failure, prompt_sha256, read_answers, strict_letter
 from scoring.lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples
 from scoring.run_files import ANSWERS, PATCHED, TASK_FOLDER, Patched, read_run, run_digests
 from scoring.score_records import SUMMARY_NAME, Summary, figures, scores_in_words
@@ -31,7 +31,7 @@ def check_class(answer: Answer, prompt: str) -> None:
     """Raise InputError when an answer's recorded class or prompt digest does not follow from what is recorded of it."""
     # No text and an error for every attempt: nothing else is recorded of a server that never answered.
     failed = not answer.answer and answer.attempts == len(answer.errors) > 0
-    kind = "server error" if failed else class_of(answer.answer, answer.finish_reason, answer.letter)
+    kind = class_of_failure(answer.errors) if failed else class_of(answer.answer, answer.finish_reason, answer.letter)
     if answer.kind != kind:
         raise InputError(f"recorded answer {answer.record_id}", f"the class {kind!r}", repr(answer.kind))
     if answer.prompt_sha256 != prompt_sha256(prompt):

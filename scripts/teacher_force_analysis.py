@@ -2,7 +2,7 @@
 """Measure what each expert contributes when the full model is teacher-forced through question, reasoning and answer.
 
 Inputs:  a checkpoint directory of any mixture-of-experts family behind transformers' experts interface; questions in
-         GPQA's columns.
+         GPQA's columns. Their reasoning is the column Explanation; a file that has none anywhere is refused.
 Output:  a statistics file (schema: choice/expert_stats.py): per question, layer and expert the number of routed tokens,
          the sums of routing weights, of output norms ||f||_2 and of weighted norms w ||f||_2. Norms are taken per token
          in fp32 and summed in fp64; w is the routing weight as the model applies it.
@@ -18,6 +18,7 @@ Method: the model card's teacher-forced analysis; saliency of this kind: REAP, h
 """
 
 import argparse
+import hashlib
 import os
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from analysis.passes import analyze_batches
 from analysis.ranks import Ranks, join_ranks
 from chats.chat_sequences import MAX_TOKENS, Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from chats.questions import EXPLANATION, QUESTION_SEED, Question, check_reasonings, load_questions, question_set_digest
 from checkpoints.checkpoint import TensorRange, file_versions, read_checkpoint, read_config, weights_digest
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
 from files.option_types import command_parser, fraction, positive
@@ -43,6 +44,7 @@ import transformers
 from transformers import PreTrainedModel
 
 SHOWN_IDS = 5
+REASONING_BY = {"reference": "a reference's reasoning, not the model's own", "model": "the model's own reasoning"}
 
 
 def analysis_inputs(
@@ -52,6 +54,7 @@ def analysis_inputs(
     model: PreTrainedModel,
     questions: list[Question],
     sequences: list[Sequence],
+    chat_template: str,
     device: str,
 ) -> dict:
     """Return everything that the statistics depend on: their metadata, and the identity of a state."""
@@ -63,6 +66,7 @@ def analysis_inputs(
                 "sha256": question.digest,
                 "tokens": len(sequence.ids),
                 "truncated": sequence.truncated,
+                "empty_reasoning": not question.explanation,
                 # Beside the question's digest: a changed chat template or tokenizer gives other ids for the same text.
                 "token_ids_sha256": sequence.digest,
             }
@@ -73,6 +77,8 @@ def analysis_inputs(
         "config_sha256": sha256_file(args.model / "config.json"),
         "weights_sha256": weights_digest(tensors),
         "model_type": config.get("model_type"),
+        "reasoning": f"column {EXPLANATION}, {REASONING_BY[args.reasoning_by]}",
+        "chat_template_sha256": hashlib.sha256(chat_template.encode()).hexdigest(),
         "seed": args.seed,
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": args.attention,
@@ -113,12 +119,14 @@ def build_checked(args: argparse.Namespace, config: dict, tensors: dict[str, Ten
     return model
 
 
-def read_sequences(args: argparse.Namespace, model: PreTrainedModel, questions: list[Question]) -> list[Sequence]:
-    """Return the token ids of every question; raise InputError when the model cannot take them."""
+def read_sequences(
+    args: argparse.Namespace, model: PreTrainedModel, questions: list[Question]
+) -> tuple[list[Sequence], str]:
+    """Return the questions' token ids and the chat template; raise InputError when the model cannot take them."""
     tokenizer = load_tokenizer(args.model)
     sequences = [teacher_forced_sequence(tokenizer, q, args.max_tokens, args.tokens) for q in questions]
     check_sequences(args.model, model.config.get_text_config(), sequences)
-    return sequences
+    return sequences, str(tokenizer.chat_template)
 
 
 def finish(
@@ -136,9 +144,11 @@ def finish(
     write_stats(args.output, arrays, inputs | {"experts": experts, "top_k": top_k})
     questions = inputs["questions"]
     truncated = [question["id"] for question in questions if question["truncated"]]
+    empty = sum(question["empty_reasoning"] for question in questions)
     print(
-        f"{args.output}: {len(questions)} questions, {sum(question['tokens'] for question in questions)} tokens, "
-        f"{len(truncated)} cut at {args.max_tokens} tokens{': ' if truncated else ''}{', '.join(truncated[:SHOWN_IDS])}"
+        f"{args.output}: {len(questions)} questions, {empty} of them with an empty reasoning, "
+        f"{sum(question['tokens'] for question in questions)} tokens, {len(truncated)} cut at "
+        f"{args.max_tokens} tokens{': ' if truncated else ''}{', '.join(truncated[:SHOWN_IDS])}"
     )
 
 
@@ -153,6 +163,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--limit", type=positive, help="take only the first N questions")
     add("--tokens", choices=("all", "answer"), default="all", help="tokens that count")
     add("--max-tokens", type=positive, default=MAX_TOKENS, help="cut inputs after this many tokens")
+    add("--allow-empty-reasoning", action="store_true", help="take questions of which none has a reasoning")
+    whose = "whose reasoning the questions hold: a reference's or this model's own; it is only recorded"
+    add("--reasoning-by", choices=REASONING_BY, default="reference", help=whose)
     share = "largest share of a layer's tokens that may be non-finite"
     add("--allow-nonfinite", type=fraction, default=0.0, metavar="FRACTION", help=share)
     add("--check-keep", type=int, metavar="N", help="refuse at once if N experts cannot be kept later")
@@ -178,11 +191,13 @@ def main(argv: list[str] | None = None) -> None:
     check_output(args.output)
     tensors = read_checkpoint(args.model)
     questions = load_questions(args.questions, args.seed)[: args.limit]
+    if not args.allow_empty_reasoning:
+        check_reasonings(args.questions, questions)
     model = build_checked(args, config, tensors)
-    sequences = read_sequences(args, model, questions)
+    sequences, chat_template = read_sequences(args, model, questions)
     device = "cpu" if args.device == "cpu" or not torch.cuda.is_available() else "cuda"
     ranks = join_ranks(device)
-    inputs = analysis_inputs(args, config, tensors, model, questions, sequences, device)
+    inputs = analysis_inputs(args, config, tensors, model, questions, sequences, chat_template, device)
     batches = ranks.mine(batches_of(sequences, args.batch_size))
     place = torch.device(device, ranks.local) if device == "cuda" else torch.device(device)
     # Before the state, which a family that cannot be streamed must not leave behind. The whole model is loaded after

@@ -131,6 +131,20 @@ def _check_text(path: Path, number: int, row: dict[str, str]) -> None:
             raise InputError(path, f"a value of {column!r} in question {number}", "an empty field")
 
 
+def check_reasonings(path: Path, questions: list[Question]) -> None:
+    """Raise InputError when none of a file's questions has a reasoning."""
+    if not any(question.explanation for question in questions):
+        columns = list(read_rows(path)[0])
+        others = f"columns {', '.join(map(repr, columns))}"[:300]
+        raise InputError(
+            path,
+            f"reasonings in the column {EXPLANATION!r} of {len(questions)} questions",
+            "none but empty ones" if EXPLANATION in columns else others,
+            "the model would read answers alone; if you mean it, --allow-empty-reasoning, "
+            "with make ALLOW_EMPTY_REASONING=yes",
+        )
+
+
 def read_ids(path: Path) -> set[str]:
     """Return the Record IDs that a question file holds, or that a text file lists, one per line."""
     if path.suffix in (".csv", ".parquet", ".jsonl"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from checkpoints.checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config
 from checkpoints.moe_families import ExpertTensor, Family, text_config
-from choice.drop_map import METADATA_NAME, DropMap, DropMetadata, read_metadata
+from choice.drop_map import METADATA_NAME, DropMap, DropMetadata, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_hashed
 from files.safe_files import (
     InputError,
@@ -191,19 +191,6 @@ def write_shards(output: Path, shards: dict[str, list[str]], planned: dict[str, 
     with tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress:
         digests = write_hashed(contents, progress.update)
     return {path.name: digest for path, digest in digests.items()}
-
-
-def metadata_of(drop_map: DropMap, source: dict[str, str], shards: dict[str, str]) -> dict:
-    """Return what expert_drop_metadata.json records; source: digests of the full model; shards: sha256 by file name."""
-    return {
-        "method": drop_map.details,
-        "experts": drop_map.experts,
-        "keep_count": drop_map.keep_count,
-        "drop_map_sha256": drop_map.sha256,
-        "source": source,
-        "shards": shards,
-        "layers": {str(i): {"keep": drop_map.keep[i], "drop": drop_map.drop[i]} for i in drop_map.keep},
-    }
 
 
 def verify_files(source: Path, output: Path, planned: dict[str, OutputTensor], found: dict[str, TensorRange]) -> None:

@@ -12,7 +12,8 @@ A map that a user brings (copy_drop_map.py) has `criterion` "own map" and `own_m
 the criterion that the file names, if any. It has no scores, and `question_ids` only if the user's file has them.
 
 expert_drop_metadata.json (`DropMetadata`): how a pruned checkpoint was made. `method` is the map without its version
-and its layers.
+and its layers, `methodology` a summary of it for people. Beside a pruned GGUF file it is NAME.expert_drop_metadata.json
+with neither `source` nor `shards`.
 """
 
 import re
@@ -38,7 +39,8 @@ METADATA_NAME = "expert_drop_metadata.json"
 OWN_MAP = "own map"  # the criterion of a map that was given, not chosen here
 LAYER_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")  # one spelling per number: "01" beside "1" would be one layer twice
 ANOTHER_MODEL = "is it the map of another model?"
-MAKE_AGAIN = "choose again"
+MAKE_AGAIN = "choose again: make analyze"
+DROP_AGAIN = "drop again: make drop"
 SHOWN_DIGITS = 12  # of a digest
 
 
@@ -51,17 +53,45 @@ class Bootstrap(Fields):
     expected_overlap: float
 
 
+class Analysis(Fields):
+    """How the statistics were taken by which a map was chosen; None: not known.
+
+    empty_reasonings, cut_questions: of the questions that chose, those without a reasoning and those cut after
+    cut_tokens; reasoning: the column that was read, and whose words they are.
+    """
+
+    empty_reasonings: int | None = None
+    cut_questions: int | None = None
+    cut_tokens: int | None = None
+    counted_tokens: str | None = None
+    reasoning: str | None = None
+    chat_template_sha256: str | None = None
+    dtype: str | None = None
+    attention: str | None = None
+
+
+class Methodology(Analysis):
+    """How the experts were chosen, as far as the map says; not_known: the names of the fields that are None."""
+
+    chosen_by: str = OWN_MAP
+    criterion: str | None = None
+    protect_top: int | None = None
+    questions: int | None = None
+    not_known: list[str] = []
+
+
 class OwnMap(Fields):
-    """The user's file that a map was copied from, and the criterion that it names."""
+    """The user's file that a map was copied from, and the criterion and protection that it names."""
 
     sha256: str
     criterion: str = ""
+    protect_top: int | None = None
 
 
 class MapDetails(Fields):
     """What a map may say beside its layers. Every field may be missing: maps of other tools have few of them.
 
-    top_k: experts per token; questions: number of `question_ids`, those that chose.
+    top_k: experts per token; questions: number of `question_ids`, those that chose; analysis: see `Analysis`.
     """
 
     criterion: str = OWN_MAP
@@ -79,6 +109,7 @@ class MapDetails(Fields):
     config_sha256: str = ""
     weights_sha256: str = ""
     imatrix_sha256: str = ""
+    analysis: Analysis | None = None
     bootstrap: Bootstrap | None = None
     own_map: OwnMap = OwnMap(sha256="")
 
@@ -98,6 +129,7 @@ class DropMapRecord(Record, MapDetails):
     """A map that generate_drop_map.py or copy_drop_map.py wrote."""
 
     what: ClassVar[str] = "a drop map"
+    current: ClassVar[int] = 2
     criterion: str
     experts: int
     keep_count: int
@@ -116,7 +148,9 @@ class DropMetadata(Record):
     """What expert_drop.py records in a pruned checkpoint: digests of its source, sha256 by shard, ids by layer."""
 
     what: ClassVar[str] = METADATA_NAME
+    current: ClassVar[int] = 2
     method: MapDetails
+    methodology: Methodology = Methodology()
     experts: int
     keep_count: int
     drop_map_sha256: str
@@ -127,7 +161,7 @@ class DropMetadata(Record):
 
 def read_metadata(path: Path) -> dict:
     """Read expert_drop_metadata.json; raise InputError when it is missing or is no such record."""
-    return read_record(path, DropMetadata)
+    return read_record(path, DropMetadata, DROP_AGAIN)
 
 
 def read_method(path: Path) -> dict:
@@ -176,6 +210,35 @@ def check_keep_count(path: object, keep_count: int, experts: int, top_k: int) ->
 def criterion_of(method: dict) -> str:
     """Return what chose the experts; method: a map without its layers. Our own maps always name their criterion."""
     return method.get("criterion") or OWN_MAP
+
+
+def methodology_of(method: dict) -> dict:
+    """Return how the experts were chosen, as `Methodology` has it; method: a map without its layers."""
+    own, analysis = method.get("own_map", {}), method.get("analysis") or {}
+    found = {
+        "criterion": own.get("criterion") or (method.get("criterion") if "own_map" not in method else None),
+        "protect_top": own.get("protect_top") if "own_map" in method else method.get("protect_top"),
+        "questions": len(question_ids_of(method)) or None,
+        **{name: analysis.get(name) for name in Analysis.model_fields},
+    }
+    chosen_by = "statistics of the full model" if "stats_sha256" in method else "an imatrix's token counts"
+    if "own_map" in method or not {"stats_sha256", "imatrix_sha256"} & method.keys():
+        chosen_by = OWN_MAP
+    return {"chosen_by": chosen_by, **found, "not_known": [name for name, value in found.items() if value is None]}
+
+
+def metadata_of(drop_map: DropMap, source: dict[str, str], shards: dict[str, str]) -> dict:
+    """Return what expert_drop_metadata.json records; source: digests of the full model; shards: sha256 by file name."""
+    return {
+        "method": drop_map.details,
+        "methodology": methodology_of(drop_map.details),
+        "experts": drop_map.experts,
+        "keep_count": drop_map.keep_count,
+        "drop_map_sha256": drop_map.sha256,
+        "source": source,
+        "shards": shards,
+        "layers": {str(i): {"keep": drop_map.keep[i], "drop": drop_map.drop[i]} for i in drop_map.keep},
+    }
 
 
 def question_ids_of(method: dict) -> list[str]:

@@ -4,10 +4,11 @@ One safetensors file. Arrays [questions, layers, experts]: token_count (int64); 
 norm_sq_sum, weighted_norm_sum, weighted_norm_sq_sum, norm_max. Arrays [questions, layers]: tokens, nonfinite_tokens,
 skipped_tokens (int64), moe_output_norm_sum (fp64). `layer_numbers` [layers] int64: the model's numbers of these layers.
 
-Its metadata has one key, "expert_stats", with a JSON object: `questions` (of each its id, digest, tokens, truncated,
-digest of the token ids), `config_sha256`, `weights_sha256`, `questions_sha256`, `experts`, `top_k`, `dtype`,
-`attention`, `max_tokens`, `counted_tokens` (all or answer), `batch_size`, `device`, `seed` and the versions of `torch`
-and `transformers`. No time, host or path is recorded, so equal inputs give equal bytes.
+Its metadata has one key, "expert_stats", with a JSON object (`StatsRecord`): `version`, `questions` (of each its id,
+digest, tokens, truncated, empty_reasoning, digest of the token ids), `reasoning` (the column that was read, and whose
+words they are), `chat_template_sha256`, `config_sha256`, `weights_sha256`, `questions_sha256`, `experts`, `top_k`,
+`dtype`, `attention`, `max_tokens`, `counted_tokens` (all or answer), `batch_size`, `device`, `seed` and the versions of
+`torch` and `transformers`. No time, host or path is recorded, so equal inputs give equal bytes.
 
 The counted tokens are tokens + skipped_tokens. The hidden state of skipped_tokens was not finite before the layer.
 nonfinite_tokens are those of `tokens` where an expert's output, its norm, a routing weight or the sum of the outputs is
@@ -17,8 +18,9 @@ not finite. Of such a token the finite experts are in the sums; the other expert
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
-from files.safe_files import InputError, parse_json, reason_of, replace_when_done
+from files.safe_files import Fields, InputError, Record, check_record, parse_json, reason_of, replace_when_done
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -35,10 +37,38 @@ EXPERT_SUMS = (
     "norm_max",
 )
 LAYER_SUMS = ("tokens", "nonfinite_tokens", "skipped_tokens", "moe_output_norm_sum")
+MEASURE_AGAIN = "measure again: make analyze REPLACE=statistics"
+
+
+class AnalysedQuestion(Fields):
+    """One question. truncated: cut after max_tokens; empty_reasoning: the model read the answer without a thought."""
+
+    id: str
+    truncated: bool = False
+    empty_reasoning: bool = False
+
+
+class StatsRecord(Record):
+    """The metadata. What is None, a test or another writer has left out."""
+
+    what: ClassVar[str] = "statistics of teacher_force_analysis.py"
+    current: ClassVar[int] = 2
+    questions: list[AnalysedQuestion]
+    top_k: int
+    questions_sha256: str
+    config_sha256: str
+    weights_sha256: str
+    reasoning: str | None = None
+    chat_template_sha256: str | None = None
+    max_tokens: int | None = None
+    counted_tokens: str | None = None
+    dtype: str | None = None
+    attention: str | None = None
 
 
 def write_stats(path: Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
     """Write a statistics file atomically."""
+    metadata = {"version": StatsRecord.current, **metadata}
     with replace_when_done(path) as partial:
         # One key: safetensors writes several in an order that changes from run to run, and the bytes with it.
         partial.write_bytes(save(arrays, {METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
@@ -62,12 +92,12 @@ def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     check_arrays(path, arrays)
     try:
         metadata = parse_json(text)
-        ids = [question["id"] for question in metadata["questions"]]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise InputError(path, "metadata with the questions", reason_of(error)) from error
-    for key in ("top_k", "questions_sha256", "config_sha256", "weights_sha256"):
-        if key not in metadata:
-            raise InputError(path, f"{key} in the metadata", "none")
+    except (ValueError, RecursionError) as error:
+        raise InputError(path, "metadata in JSON", reason_of(error)) from error
+    if not isinstance(metadata, dict):
+        raise InputError(path, "metadata with the questions", type(metadata).__name__)
+    check_record(path, metadata, StatsRecord, MEASURE_AGAIN)
+    ids = [question["id"] for question in metadata["questions"]]
     if len(ids) != len(arrays["tokens"]) or len(set(ids)) < len(ids):
         raise InputError(path, f"ids of {len(arrays['tokens'])} questions, each once", f"{len(set(ids))} ids")
     return arrays, metadata

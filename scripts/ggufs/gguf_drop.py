@@ -15,9 +15,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from choice.drop_map import DropMap, Shape
+from choice.drop_map import METADATA_NAME, DropMap, DropMetadata, Shape, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_runs
-from files.safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space
+from files.safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space, write_record
 from ggufs.gguf_header import (
     EXPERT_TENSOR,
     PART_ENDING,
@@ -151,12 +151,23 @@ def output_paths(output: Path, count: int) -> list[Path]:
     return [output.with_name(f"{stem}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
 
 
+def metadata_beside(output: Path) -> Path:
+    """Return where the record of a pruned GGUF lies: beside its (first) file, under the file's name."""
+    match = PART_ENDING.search(output.name)
+    return output.with_name(f"{output.name[: match.start()] if match else output.stem}.{METADATA_NAME}")
+
+
 def drop_in_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> int:
-    """Write the pruned GGUF; return its bytes of tensors. The file of a split that loaders open is absent meanwhile."""
+    """Write the pruned GGUF and its record; return its bytes of tensors.
+
+    The record, and the file of a split that loaders open, are absent meanwhile. Neither source nor output is hashed for
+    the record: that would take longer than the copy.
+    """
     cuts = [cut for header in model.headers for cut in sliced(header, EXPERT_TENSOR, drop_map.keep)]
     total = sum(run.size for _, _, runs in cuts for run in runs)
     require_disk_space(outputs[0].parent, total)
     changes = {model.count_key: drop_map.keep_count}
+    metadata_beside(outputs[0]).unlink(missing_ok=True)
     with tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress, ExitStack() as renames:
         # The stack renames in reverse order, the first file last: until then a loader finds no model.
         for header, path in zip(model.headers, outputs):
@@ -165,6 +176,7 @@ def drop_in_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> in
         if len(outputs) > 1:  # an older first file would make a model of old and new parts
             outputs[0].unlink(missing_ok=True)
             flush_to_disk(outputs[0].parent)
+    write_record(metadata_beside(outputs[0]), metadata_of(drop_map, {}, {}), DropMetadata)
     return total
 
 
@@ -195,7 +207,11 @@ def read_imatrix_header(path: Path, shape: Shape) -> GgufHeader:
 
 
 def verify_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> None:
-    """Raise InputError unless a pruned GGUF holds the header and the kept bytes of its source."""
+    """Raise InputError unless a pruned GGUF has its source's header and kept bytes, and its record, if there, fits."""
+    if (record := metadata_beside(outputs[0])).exists():
+        wanted = {"version": DropMetadata.current, **metadata_of(drop_map, {}, {})}
+        if read_metadata(record) != wanted:
+            raise InputError(record, "the record of this drop", "that of another map")
     for header, path in zip(model.headers, outputs):
         _verify_file(header, path, EXPERT_TENSOR, drop_map.keep, {model.count_key: drop_map.keep_count})
 

@@ -25,11 +25,13 @@ LINE_CHARACTERS = 300
 LOG_PREFIX = re.compile(r"\d+(?:\.\d+){3} ([EWID])(?: |$)")  # llama.cpp's log: minutes.s.ms.us, then the level
 # Warnings whose words an error may have, too. The log of libllama reaches Python without levels, so words must do.
 WARNING = re.compile(r"^warning\b|control-looking token|is not marked as EOG|special_eo[sg]_id", re.IGNORECASE)
-FAILURE = re.compile(r"error|fail|invalid|unable|missing|abort", re.IGNORECASE)
+FAILURE = re.compile(r"error|fail|invalid|unable|missing|abort|what\(\):", re.IGNORECASE)
 # What follows the reason: that the caller, and the caller's caller, could not go on either.
 AFTERMATH = re.compile(
-    r"failed to (?:quantize model from|load model|init\b)|unable to load model|exiting due to|trying to fit params"
+    r"failed to (?:quantize model from|load model|create_?\s?context with|init\b)|unable to load model|exiting due to"
+    r"|trying to fit params|chat template is not supported|failed to (?:initialize chat|apply) template|please consider"
 )
+NO_BACKTRACE = {"GGML_NO_BACKTRACE": "1"}  # a failed assertion of llama.cpp would call gdb, which prints after it
 STACK_OF_CALLS = re.compile(r"#\d+ +0x")
 
 
@@ -111,6 +113,7 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=os.environ | NO_BACKTRACE,
         preexec_fn=die_with_parent,
     )
     try:
@@ -120,9 +123,9 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
                 text = text[-KEPT_CHARACTERS:] + chunk.decode(errors="replace")
                 _show_steps(progress, text, step, total)
         if process.wait() != 0:
-            raise InputError(
-                Path(str(command[0])).name, "success", f"{how_ended(process.returncode)}: {last_words(text)}"
-            )
+            # Of a script that Python runs, such as the converter, its own name says more than "python".
+            tool = Path(str(command[str(command[0]) == sys.executable])).name
+            raise InputError(tool, "success", f"{how_ended(process.returncode)}: {last_words(text)}")
     finally:
         # Ctrl-C too ends here. The tool must be gone before its half-written output is removed.
         if process.poll() is None:

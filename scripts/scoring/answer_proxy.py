@@ -3,7 +3,8 @@
 lm-eval drops reasoning, finish reason and token counts, and loses a whole run to one HTTP 500. So it talks to this
 proxy. A recorded question is answered from the record, any other one by the server. A server that dies, hangs or
 answers with an error is restarted, and the question is asked again, by itself. When the attempts are used up, lm-eval
-gets an empty answer, which counts as invalid. lm-eval's run and score stay its own.
+gets an empty answer, which counts as invalid; so it does at once when the server's parser fails on what the model
+wrote: with one seed the model writes the same again. lm-eval's run and score stay its own.
 """
 
 import asyncio
@@ -18,7 +19,16 @@ from typing import Any
 
 from files.safe_files import InputError, flush_to_disk, sha256_json
 from llama.llama_server import KEY_BYTES, MAX_ANSWER_BYTES, LlamaServer, authorization
-from scoring.answer_record import Answer, append_answer, class_of, flexible_letter, prompt_sha256, read_answers
+from scoring.answer_record import (
+    Answer,
+    append_answer,
+    class_of,
+    class_of_failure,
+    flexible_letter,
+    is_parser_error,
+    prompt_sha256,
+    read_answers,
+)
 from scoring.eval_protocol import Protocol
 
 import aiohttp
@@ -27,6 +37,7 @@ from aiohttp import web
 MAX_REQUEST_BYTES = 64 << 20
 SHUTDOWN_SECONDS = 0.1  # for requests that still run at the end, which is then that of a failure or of Ctrl-C
 WATCH_SECONDS = 5  # how often a server that has not answered yet is asked whether it still listens
+ERROR_CHARACTERS = 300  # of a failed attempt, as recorded
 NO_ANSWER = (aiohttp.ClientError, ConnectionError, TimeoutError)
 NO_COMPLETION = (ValueError, KeyError, IndexError, TypeError)  # an answer that is no JSON, or another JSON
 
@@ -69,7 +80,7 @@ def recorded(document: dict, digest: str, request_sha256: str, asked: Attempts) 
         letter=letter,
         target=target,
         correct=letter == target,
-        kind="server error" if asked.reply is None else class_of(text, finish_reason, letter),
+        kind=class_of_failure(asked.errors) if asked.reply is None else class_of(text, finish_reason, letter),
     )
 
 
@@ -176,7 +187,7 @@ class AnswerProxy:
         return known
 
     async def ask(self, body: dict) -> Attempts:
-        """Ask the server, and again after each failure, up to the protocol's attempts."""
+        """Ask the server, and again after each failure that another attempt may mend, up to the protocol's attempts."""
         asked_at, begin, reply, starts = 0.0, 0.0, None, self.server.starts
         errors: list[str] = []
         while reply is None and len(errors) < self.protocol.attempts:
@@ -191,6 +202,8 @@ class AnswerProxy:
                 reply, error = await self.attempt(body)
                 if reply is None:
                     errors.append(error)
+            if is_parser_error(error):  # each attempt would be a whole generation, to the same end
+                break
         return Attempts(reply, errors, asked_at, time.monotonic() - begin)
 
     @asynccontextmanager
@@ -241,10 +254,11 @@ class AnswerProxy:
         try:
             async with self.session.post(f"{self.server.url}/v1/chat/completions", json=body) as answer:
                 if answer.status != 200:
-                    return None, f"HTTP {answer.status}: {(await answer.text())[:300]}"
+                    said = (await bounded(answer)).decode(errors="replace")
+                    return None, f"HTTP {answer.status}: {said[:ERROR_CHARACTERS]}"
                 reply = json.loads(await bounded(answer))
                 reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]  # a reply without them is an error
                 # Of a server that has ended meanwhile, somebody else may have taken the port.
                 return (reply, "") if self.server.alive else (None, "the server has ended")
         except (*NO_ANSWER, *NO_COMPLETION) as error:
-            return None, f"{type(error).__name__}: {error}"[:300]
+            return None, f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]

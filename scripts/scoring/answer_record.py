@@ -11,7 +11,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,11 @@ from files.safe_files import InputError, parse_json
 def prompt_sha256(prompt: str) -> str:
     """Return the hex sha256 of a user message."""
     return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+# llama-server's parsers follow the chat template's format, here "peg-gemma4". The text that does not match it is the
+# model's own and follows from the seed.
+PARSER_ERROR = re.compile(r"HTTP 500: .*does not match the expected \S+ format", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def strict_letter(text: str, finish_reason: str | None) -> str | None:
 
 
 def class_of(answer: str, finish_reason: str | None, letter: str | None) -> str:
-    """Return the class of an answer that the server gave: one of score_records.CLASSES but "server error"."""
+    """Return the class of an answer that the server gave: one of score_records.CLASSES but the two of failures."""
     # First of all: a thought that was cut off leaves an empty answer, too, and a letter in half an answer may be
     # anything.
     if finish_reason == "length":
@@ -114,6 +119,16 @@ def class_of(answer: str, finish_reason: str | None, letter: str | None) -> str:
     if not answer.strip():
         return "empty"
     return "answered" if letter else "no letter"
+
+
+def is_parser_error(error: str) -> bool:
+    """Tell whether a recorded error is llama-server's parser failing on what the model wrote."""
+    return PARSER_ERROR.match(error) is not None
+
+
+def class_of_failure(errors: list[str]) -> str:
+    """Return the class of a question without an answer, from the errors of its attempts."""
+    return "parser error" if is_parser_error(errors[-1]) else "server error"
 
 
 def read_answers(path: Path) -> dict[str, Answer]:
@@ -134,6 +149,8 @@ def read_answers(path: Path) -> dict[str, Answer]:
             row = parse_json(line)
             answer = Answer(**{field.name: row[field.name] for field in fields(Answer)})
             check_types(answer)
+            if answer.kind == "server error" and answer.errors:  # all that an older version called a failure
+                answer = replace(answer, kind=class_of_failure(answer.errors))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 path, f"a recorded answer in line {number}", f"{type(error).__name__}: {error}"[:120]

@@ -13,7 +13,7 @@ from files.safe_files import Fields, InputError, Record, read_record
 from pydantic import Field
 
 SUMMARY_NAME, SCORES_NAME = "summary.json", "scores.json"
-CLASSES = ("answered", "empty", "truncated", "no letter", "server error")  # of an answer
+CLASSES = ("answered", "empty", "truncated", "no letter", "parser error", "server error")  # of an answer
 CHOICES = 4  # of a question, all as likely when one guesses
 
 

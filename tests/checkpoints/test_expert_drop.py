@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-from checkpoints.checkpoint import read_checkpoint
-from checkpoints.checkpoint_drop import plan_shards, pruned_config
-from checkpoints.moe_families import GEMMA4
-from choice.drop_map import read_metadata
-from conftest import DEMO
+from checkpoints.checkpoint import TensorRange, read_checkpoint
+from checkpoints.checkpoint_drop import plan_shards, plan_tensors, pruned_config
+from checkpoints.moe_families import GEMMA4, expert_tensors
+from choice.drop_map import Shape, read_metadata
+from conftest import DEMO, REPO
 from drop_runs import KEEP, digests, drop
-from expert_drop import main
+from expert_drop import SHARD_BYTES, main
 from tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model, random_drop_map
 
 import pytest
@@ -45,6 +45,26 @@ def test_shards_are_filled_in_order_and_a_large_tensor_gets_its_own():
 
 def test_shards_are_as_equal_as_their_number_allows():
     assert plan_shards(dict.fromkeys("abcdef", 1000), 5000) == [["a", "b", "c"], ["d", "e", "f"]]
+
+
+def test_the_26b_at_109_experts_has_the_cards_nine_shards():
+    """Its tensors by name and shape, vision tower included, made from the config alone: no weights."""
+    text = json.loads((REPO / "data/shapes/gemma-4-26b-a4b.json").read_text()) | {"enable_moe_block": True}
+    vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "head_dim": 72}
+    config = transformers.Gemma4Config(text_config=text, vision_config=vision)
+    with torch.device("meta"):
+        model = transformers.Gemma4ForConditionalGeneration(config)
+    tensors = {
+        name: TensorRange("BF16", tuple(tensor.shape), Path("full"), 0, 2 * tensor.numel())
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"  # tied to the embedding, so it is not on the disk
+    }
+    shape = Shape(128, 8, tuple(range(30)))
+    experts = expert_tensors(Path("full"), GEMMA4, tensors, shape)
+    planned = plan_tensors(tensors, experts, dict.fromkeys(range(30), list(range(109))))
+    sizes = {name: tensor.size for name, tensor in planned.items()}
+    assert sum(sizes.values()) == pytest.approx(44.83e9, rel=0.01)
+    assert (len(plan_shards(sizes, SHARD_BYTES)), len(plan_shards(sizes, 5 * 10**9))) == (9, 11)
 
 
 def test_no_shard_is_larger_than_asked(tiny_model, tmp_path):
@@ -179,7 +199,7 @@ def test_verify_finds_changes_of_weights_config_template_and_index(tiny_model, t
     for name, old, new in (
         ("chat_template.jinja", "{", "{ "),
         ("model.safetensors.index.json", '"total_size": ', '"total_size": 1'),
-        ("expert_drop_metadata.json", '"version": 1', '"version": 0'),
+        ("expert_drop_metadata.json", '"version": 2', '"version": 0'),
     ):
         text = (output / name).read_text()
         (output / name).write_text(text.replace(old, new, 1))

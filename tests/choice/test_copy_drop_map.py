@@ -57,7 +57,7 @@ def test_a_plain_map_becomes_ours_and_nothing_is_made_up(stats, plain, tiny_text
         layer: {"keep": sorted(set(range(EXPERTS)) - set(ids)), "drop": ids} for layer, ids in dropped.items()
     }
     own = {"criterion": "own map", "own_map": {"sha256": sha256_file(plain)}, "experts": EXPERTS, "keep_count": KEEP}
-    assert copy == {"version": 1, **own, "drop_count": EXPERTS - KEEP, "top_k": 2}
+    assert copy == {"version": 2, **own, "drop_count": EXPERTS - KEEP, "top_k": 2}
     # Without statistics the checkpoint says what fits: nothing else differs but the experts per token.
     assert copied(plain, "--model", tiny_text_model) == {**copied(plain, "--stats", stats), "top_k": TOP_K}
     named = copied(with_questions(plain), "--model", tiny_text_model)
@@ -81,8 +81,9 @@ def test_a_map_of_ours_keeps_its_origin_and_not_its_scores(stats, tmp_path):
         ours,
     )
     said, copy = json.loads(ours.read_text()), copied(ours, "--stats", stats)
-    assert copy["own_map"] == {"sha256": sha256_file(ours), "criterion": "reap"} and criterion_of(copy) == "own map"
-    for key in ("question_ids", "stats_sha256", "weights_sha256", "config_sha256", "questions_sha256"):
+    assert copy["own_map"] == {"sha256": sha256_file(ours), "criterion": "reap", "protect_top": 0}
+    assert criterion_of(copy) == "own map"
+    for key in ("analysis", "question_ids", "stats_sha256", "weights_sha256", "config_sha256", "questions_sha256"):
         assert copy[key] == said[key], key
     assert {key for entry in copy["layers"].values() for key in entry} == {"keep", "drop"}
     assert not {"bootstrap", "protect_top", "held_out_question_ids"} & copy.keys()

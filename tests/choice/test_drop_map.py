@@ -43,8 +43,8 @@ def changed(content: dict, keys: tuple[object, ...], value: object) -> dict:
 
 
 DAMAGE = [
-    (("version",), 99, "a drop map, version 1, found version 99"),
-    (("version",), "1", "a drop map, version 1, found version '1'"),
+    (("version",), 99, "a drop map, version 2, found version 99"),
+    (("version",), "1", "a drop map, version 2, found version '1'"),
     (("criterion",), GONE, "a drop map with the field 'criterion', found none"),
     (("criterion",), [], "'criterion' is a valid string, found []"),
     (("protect_top",), GONE, "a drop map with the field 'protect_top', found none"),
@@ -136,7 +136,7 @@ def test_a_map_of_another_tool_may_lack_fields_but_not_have_wrong_ones(tmp_path,
 
 def test_the_version_is_the_first_field_and_no_part_of_what_chose(made):
     content = read_json(made / "map.json")
-    assert next(iter(content.items())) == ("version", 1) and read_map(made / "map.json") == content
+    assert next(iter(content.items())) == ("version", 2) and read_map(made / "map.json") == content
     details = read_drop_map(made / "map.json", Shape(EXPERTS, 2, (0, 1))).details
     assert details == {key: value for key, value in content.items() if key not in ("version", "layers")}
 
@@ -144,8 +144,8 @@ def test_the_version_is_the_first_field_and_no_part_of_what_chose(made):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"version": 99}, "version 1, found version 99"),
-        ({"version": None}, "version 1, found version None"),
+        ({"version": 99}, "version 2, found version 99"),
+        ({"version": None}, "version 2, found version None"),
         ({"method": 5}, "'method' is a valid dictionary"),
         ({"method": []}, "'method' is a valid dictionary"),
         ({"method": {"question_ids": 5}}, "'method.question_ids' is a valid list, found 5"),
@@ -153,7 +153,7 @@ def test_the_version_is_the_first_field_and_no_part_of_what_chose(made):
     ],
 )
 def test_the_metadata_of_a_checkpoint_is_refused_by_its_owner(tmp_path, change, words):
-    numbers = {"version": 1, "experts": 8, "keep_count": 5, "drop_map_sha256": "0"}
+    numbers = {"version": 2, "experts": 8, "keep_count": 5, "drop_map_sha256": "0"}
     content = numbers | {"method": {"question_ids": ["a", "b"]}, "source": {}, "shards": {}, "layers": {}}
     write_json(tmp_path / "metadata.json", content)
     assert in_sample(["b", "c"], tmp_path / "metadata.json") == {"chosen_on": 2, "scored_and_chosen_on": 1}

@@ -13,11 +13,13 @@ from checkpoints.moe_families import GEMMA4
 from choice.drop_map import Shape
 from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import empty_header, key_value, read_header, write_header_only
+from llama import load_check
 from llama.llama_tools import LlamaCpp
+from llama.load_check import check_loads
 from release_inputs import call
 from served_gguf import next_token_logprobs, serve
 from shared_ggufs import demo_ggufs, tiny_ggufs
-from tiny_models import EXPERTS, LAYERS
+from tiny_models import EXPERTS, LAYERS, build_tiny_model
 
 import pytest
 import torch
@@ -82,21 +84,51 @@ def test_the_f16_file_has_the_checkpoints_experts_and_scales(f16):
         assert dims[f"blk.{layer}.ffn_gate_up_exps.weight"][-1] == EXPERTS
 
 
-def test_a_file_that_lacks_experts_or_their_scales_is_refused(tmp_path):
-    def write(experts: int, layers: tuple[int, ...]) -> Path:
-        pairs = [key_value("general.architecture", "gemma4"), key_value("gemma4.expert_count", experts)]
-        scales = [(f"blk.{layer}.ffn_down_exps.scale", (4,), GGMLQuantizationType.F32) for layer in layers]
+def test_a_file_that_lacks_layers_experts_or_their_scales_is_refused(tmp_path):
+    def check(experts: int, layers: int, scaled: tuple[int, ...], names: list[str]) -> None:
+        pairs = {"general.architecture": "gemma4", "gemma4.expert_count": experts, "gemma4.block_count": layers}
+        tensors = [(f"blk.{layer}.ffn_down_exps.weight", (1, 1, 4), GGMLQuantizationType.F32) for layer in (0, 1)]
+        tensors += [(f"blk.{layer}.ffn_down_exps.scale", (4,), GGMLQuantizationType.F32) for layer in scaled]
         path = tmp_path / "file.gguf"
-        write_header_only(empty_header(path), pairs, scales, path)
-        return path
+        header = write_header_only(empty_header(path), [key_value(*pair) for pair in pairs.items()], tensors, path)
+        last = 1 if layers == 2 else 2
+        convert_to_gguf.check_converted(path, header, 2, GEMMA4, Shape(4, 2, (0, last)), names)
 
-    shape, scaled = Shape(4, 2, (0, 1)), ["model.layers.0.router.per_expert_scale"]
-    convert_to_gguf.check_converted(write(4, (0, 1)), GEMMA4, shape, scaled)
-    convert_to_gguf.check_converted(write(4, ()), GEMMA4, shape, [])
+    names = ["model.layers.0.router.per_expert_scale"]
+    check(4, 2, (0, 1), names)
+    check(4, 2, (), [])
     with pytest.raises(InputError, match="expected 4 experts, as the checkpoint has, found 3"):
-        convert_to_gguf.check_converted(write(3, (0, 1)), GEMMA4, shape, scaled)
+        check(3, 2, (0, 1), names)
+    with pytest.raises(InputError, match="expected 2 layers, as the checkpoint has, found 3"):
+        check(4, 3, (0, 1), names)
     with pytest.raises(InputError, match=r"blk\.1\.ffn_down_exps\.scale of .*, found no such tensor"):
-        convert_to_gguf.check_converted(write(4, (0,)), GEMMA4, shape, scaled)
+        check(4, 2, (0,), names)
+
+
+def test_a_vocabulary_that_does_not_fit_the_embedding_leaves_no_output(demo_model, tmp_path, refusal):
+    model, output = build_tiny_model(tmp_path / "model", "text", demo_model, vocab_size=3100), tmp_path / "out.gguf"
+    words = (model, "tokens in its tokenizer", "one for every row of the embedding", "3001")
+    refusal(convert_to_gguf.main, ["--model", model, "--name", "tiny", "--output", output], *words)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_damaged_tokenizer_is_refused_by_its_name(model_copy, tmp_path, refusal):
+    path = model_copy / "tokenizer.json"
+    path.write_text(path.read_text()[:1000])
+    refusal(convert_to_gguf.main, ["--model", model_copy, "--name", "x", "--output", tmp_path / "x.gguf"], path, "JSON")
+
+
+def test_a_file_that_llama_cpp_does_not_load_is_refused_with_its_reason(f16, tools, tmp_path, monkeypatch):
+    """By the loader alone, and by the server, which takes its place where the bindings are of another version."""
+    cut, named = tmp_path / "cut.gguf", tmp_path / "named.gguf"
+    cut.write_bytes(f16.read_bytes()[:-100_000])
+    check_loads(f16, tools, named)
+    with pytest.raises(InputError, match=r"named\.gguf: expected .* data is not within the file bounds"):
+        check_loads(cut, tools, named)
+    monkeypatch.setattr(load_check, "NOT_LOADED", -1)  # as if the process had ended for another reason
+    check_loads(f16, tools, named)
+    with pytest.raises(InputError, match=r"named\.gguf: expected .* data is not within the file bounds"):
+        check_loads(cut, tools, named)
 
 
 @pytest.fixture(scope="module")

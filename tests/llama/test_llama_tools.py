@@ -1,5 +1,7 @@
 """Running llama.cpp's tools: the line shown of a failed one says why, and a tool ends with the command that runs it."""
 
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -7,7 +9,9 @@ from pathlib import Path
 
 from conftest import REPO
 from files.safe_files import InputError
+from ggufs.gguf_header import read_header, write_header_only
 from llama.llama_tools import how_ended, last_words, run_tool
+from shared_ggufs import demo_ggufs, tiny_ggufs
 
 import pytest
 
@@ -68,6 +72,10 @@ load: special_eog_ids contains an invalid token: missing
         (f"0.00.0.1 I loading\n0.00.0.2 W {CONTROL}", "loading"),  # no error: a warning only if there is nothing else
         (f"first\n{CONTROL}", "first"),
         (CONTROL, CONTROL),
+        (
+            "terminate called after throwing an instance of 'std::length_error'\n  what():  too long",
+            "what():  too long",
+        ),
         ("", "no output"),
     ],
 )
@@ -79,12 +87,93 @@ def test_a_line_is_not_shown_without_end():
     assert len(last_words("error " * 1000)) == 300
 
 
+MISSING = "blk.0.attn_k.weight"
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory, tiny_text_model) -> Path:
+    """A folder with a good F16.gguf of a tiny model and what is wrong: see FAILURES."""
+    folder, shared = tmp_path_factory.mktemp("damaged"), tiny_ggufs(tmp_path_factory, tiny_text_model)
+    content = (shared / "F16.gguf").read_bytes()
+    (folder / "F16.gguf").write_bytes(content)
+    os.link(demo_ggufs(tmp_path_factory) / "F16.gguf", folder / "demo.gguf")
+    (folder / "cut.gguf").write_bytes(content[:-100_000])
+    (folder / "text.gguf").write_text("no GGUF file")
+    (folder / "text.txt").write_bytes((shared / "text.txt").read_bytes())
+    header = read_header(folder / "F16.gguf")
+    rows = [
+        (tensor.name, (tensor.dims[0], 9) if tensor.name == "token_embd.weight" else tensor.dims, tensor.kind)
+        for tensor in header.tensors
+    ]
+    write_header_only(header, [pair.raw for pair in header.key_values], rows, folder / "rows.gguf")
+    matrix = read_header(demo_ggufs(tmp_path_factory) / "imatrix.gguf")
+    lacking = [
+        (tensor.name, tensor.dims, tensor.kind) for tensor in matrix.tensors if not tensor.name.startswith(MISSING)
+    ]
+    write_header_only(matrix, [pair.raw for pair in matrix.key_values], lacking, folder / "imatrix.gguf")
+    return folder
+
+
+SERVE = ("llama-server", "--port", "0", "--no-ui", "-m")
+FAILURES = {
+    "a cut file, quantised": (("llama-quantize", "cut.gguf", "o.gguf", "Q8_0"), "data is not within the file bounds"),
+    "a cut file, served": ((*SERVE, "cut.gguf"), "data is not within the file bounds"),
+    "too few rows for the vocabulary": ((*SERVE, "rows.gguf"), "tensor 'token_embd.weight' has wrong shape"),
+    "no GGUF file": ((*SERVE, "text.gguf"), "invalid magic characters"),
+    "an unknown quant": (("llama-quantize", "F16.gguf", "o.gguf", "Q99"), "invalid ftype 'Q99'"),
+    "an unknown type": (("llama-quantize", "--tensor-type", "x=q99", "F16.gguf", "o.gguf", "Q8_0"), "'q99'"),
+    "an unknown cache type": ((*SERVE, "F16.gguf", "-ctk", "q99"), "Unsupported cache type: q99"),
+    "no memory for the context": (
+        (*SERVE, "F16.gguf", "-c", "20000000", "-fit", "off"),
+        "llama_init_from_model: failed to initialize the context: ",
+    ),
+    "no imatrix": (("llama-quantize", "demo.gguf", "o.gguf", "IQ2_XXS"), "requires an imatrix"),
+    "a missing entry of the imatrix": (
+        ("llama-quantize", "--imatrix", "imatrix.gguf", "demo.gguf", "o.gguf", "IQ2_XXS"),
+        f"Missing importance matrix for tensor {MISSING}",
+    ),
+    "an imatrix that is not there": (
+        ("llama-quantize", "--imatrix", "none.gguf", "demo.gguf", "o.gguf", "Q4_K_M"),
+        "failed to load imatrix from 'none.gguf'",
+    ),
+    "no text": (("llama-imatrix", "-m", "F16.gguf", "-f", "none.txt", "-o", "o"), "failed to open file 'none.txt'"),
+    "bad JSON": ((*SERVE, "F16.gguf", "--chat-template-kwargs", "{bad"), "syntax error while parsing object key"),
+}
+
+
+def little_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_real_failures_of_the_real_tools_show_why(damaged, tools, failure):
+    (name, *arguments), reason = FAILURES[failure]
+    done = subprocess.run(
+        [tools.tool(name), *arguments],
+        cwd=damaged,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=little_memory,
+        timeout=60,
+    )
+    assert done.returncode != 0 and reason in last_words(done.stdout), done.stdout[-3000:]
+
+
+def test_the_converter_s_failure_shows_why_by_its_own_name(tools, tiny_text_model, tmp_path):
+    (tmp_path / "config.json").write_text((tiny_text_model / "config.json").read_text().replace("Gemma4", "Nonsense"))
+    command = [sys.executable, tools.converter, tmp_path, "--outfile", tmp_path / "o.gguf"]
+    with pytest.raises(InputError, match=r"^convert_hf_to_gguf\.py: .* code 1: .*NonsenseForCausalLM is not supported"):
+        run_tool(command, cwd=tmp_path, what="test", step="x")
+
+
 def run_python(code: str) -> None:
     run_tool([sys.executable, "-c", code], cwd=Path.cwd(), what="test", step=r"\[(\d+)/(\d+)\]")
 
 
 def test_a_tool_that_fails_is_named_with_its_exit_and_its_reason():
-    with pytest.raises(InputError, match=r"python.*: expected success, found exit code 3: out of luck, an error"):
+    with pytest.raises(InputError, match=r"^-c: expected success, found exit code 3: out of luck, an error"):
         run_python(f"print('[1/2] out of luck, an error'[6:]); print({CONTROL!r}); raise SystemExit(3)")
     with pytest.raises(InputError, match=r"an end by SIGTERM \(Terminated\): no output"):
         run_python("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")

@@ -237,8 +237,8 @@ def test_a_library_of_another_version_is_refused(gguf, tools, tmp_path):
 
 
 def test_other_defaults_betray_another_version(tools, monkeypatch):
-    from losses import gguf_logits
+    from llama import bindings
 
-    monkeypatch.setitem(gguf_logits.CONTEXT_DEFAULTS, "type_v", 8)
+    monkeypatch.setitem(bindings.CONTEXT_DEFAULTS, "type_v", 8)
     with pytest.raises(InputError, match="another version \\(type_v 1\\)"):
-        gguf_logits.load_bindings(tools.library_folder)
+        bindings.load_bindings(tools.library_folder)

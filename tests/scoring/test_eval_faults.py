@@ -15,6 +15,7 @@ import convert_to_gguf
 import freeze_questions
 from conftest import REPO
 from damaged_models import always_saying, never_saying
+from faulty_server import PARSER
 from files.safe_files import read_record
 from llama.llama_server import LlamaServer, authorization, request_json, server_command, server_environment
 from scoring import answer_proxy
@@ -198,10 +199,23 @@ def ask_directly(
     count: int,
     on_answer: Callable[[Answer, LlamaServer], None] = lambda answer, server: None,
 ) -> tuple[list[int], int]:
-    """Send every question to the proxy at once, without lm-eval; return HTTP states and starts of the server."""
-    freeze_questions.main(["--questions", str(workshop / f"{count}.csv"), "--output", str(output)])
-    documents = {prompt_sha256(document["prompt"]): document for document in read_frozen(output)}
+    """Serve a model and ask it as `ask_server` does."""
     command = server_command(tools.tool("llama-server"), gguf, "demo", 0, protocol.server_flags)
+    return ask_server(workshop, command, gguf, output, protocol, count, on_answer)
+
+
+def ask_server(
+    questions: Path,
+    command: list[str],
+    gguf: Path,
+    output: Path,
+    protocol: Protocol,
+    count: int,
+    on_answer: Callable[[Answer, LlamaServer], None] = lambda answer, server: None,
+) -> tuple[list[int], int]:
+    """Send every question of COUNT.csv to the proxy at once, without lm-eval; return HTTP states and server starts."""
+    freeze_questions.main(["--questions", str(questions / f"{count}.csv"), "--output", str(output)])
+    documents = {prompt_sha256(document["prompt"]): document for document in read_frozen(output)}
 
     async def ask(server: LlamaServer) -> list[int]:
         record = output / "answers.jsonl"
@@ -272,17 +286,35 @@ def test_models_that_answer_nothing_or_never_stop_thinking(
     assert all(later.asked_at > end - 0.01 for end, later in zip(ends, answers[1:]))
 
 
-def test_http_500_is_tried_again_then_counts_as_invalid_and_is_patched(workshop, demo_model, tiny_text_model, tmp_path):
+def test_a_parser_error_is_asked_once_counts_as_invalid_and_is_patched(workshop, demo_model, tiny_text_model, tmp_path):
     """The parser of Gemma 4's format answers HTTP 500 to a channel that is no thought."""
     gguf = convert(always_saying("<|channel>", tiny_text_model, tmp_path / "model"), tmp_path / "damaged.gguf")
     done = finish(start(gguf, environment(workshop, tmp_path / "run", FEW, demo_model)))
-    assert done.returncode == 0 and "2 invalid (2 server error), chance alone would add 0.5" in done.stdout, done.stderr
+    assert done.returncode == 0 and "2 invalid (2 parser error), chance alone would add 0.5" in done.stdout, done.stderr
     summary = summary_of(tmp_path / "run")
-    assert summary["invalid"] == {"server error": FEW}
+    assert summary["invalid"] == {"parser error": FEW}
     assert (summary["raw_correct"], summary["patch_expected_by_chance"]) == (0, 0.5)
     assert all("patched_letter" in answer for answer in summary["answers"])
     for answer in read_answers(tmp_path / "run/answers.jsonl").values():
-        assert answer.attempts == len(answer.errors) == 3 and all("HTTP 500" in error for error in answer.errors)
+        assert answer.attempts == len(answer.errors) == 1 and PARSER in answer.errors[0]
+
+
+def test_other_http_500s_are_tried_again(tmp_path):
+    """A server that fails by the question's word: what is deterministic is asked once, all else three times."""
+    words, counts = ("parser", "busy", "broken"), tmp_path / "counts"
+    columns = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n"
+    (tmp_path / "3.csv").write_text(columns + "".join(f"{word},a {word} question,a,b,c,d\n" for word in words))
+    command = [sys.executable, str(REPO / "tests/faulty_server.py"), str(counts)]
+    states, starts = ask_server(tmp_path, command, tmp_path / "no.gguf", tmp_path, Protocol(), 3)
+    assert states == [200] * 3 + [400] and 3 <= starts <= 5  # two questions may share a restart
+    answers = read_answers(tmp_path / "answers.jsonl")
+    found = {word: (answer.kind, answer.attempts, len(answer.errors)) for word, answer in answers.items()}
+    assert found == {"parser": ("parser error", 1, 1), "busy": ("answered", 3, 2), "broken": ("server error", 3, 3)}
+    assert sorted(counts.read_text().split()) == ["broken"] * 3 + ["busy"] * 3 + ["parser"]
+    # An older version asked three times and called it a server error.
+    lines = (tmp_path / "answers.jsonl").read_text().replace('"kind": "parser error"', '"kind": "server error"')
+    (tmp_path / "answers.jsonl").write_text(lines)
+    assert read_answers(tmp_path / "answers.jsonl") == answers
 
 
 def test_a_port_that_is_taken_is_refused_and_its_owner_left_alone(workshop, demo_model, tmp_path, refused):

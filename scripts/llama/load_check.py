@@ -1,0 +1,69 @@
+"""Loading a GGUF file as llama.cpp does, without its data: a moment and little memory, whatever the file's size.
+
+libllama's own loader reads header and vocabulary and compares the shape and place of every tensor with what the
+architecture needs, but allocates nothing (`no_alloc`). It runs in a process of its own, because a failed assertion of
+llama.cpp ends the process that it happens in.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from files.safe_files import InputError, run
+from llama.bindings import LOG, load_bindings
+from llama.llama_server import LlamaServer, server_command
+from llama.llama_tools import NO_BACKTRACE, SCRIPTS, LlamaCpp, how_ended, last_words
+
+NOT_LOADED = 3  # exit code of the process that loads
+LOADABLE = "a GGUF model that llama.cpp loads"
+# A server on the CPU with next to no context, for a llama.cpp of another version than the bindings'.
+SERVER_FLAGS = ["-c", "64", "-b", "64", "-np", "1", "-ngl", "0", "--device", "none", "-fit", "off", "--no-warmup"]
+
+
+def check_loads(gguf: Path, tools: LlamaCpp, named: Path) -> None:
+    """Raise InputError with llama.cpp's reason when it does not load a file; named: the file, in the message.
+
+    Where the bindings do not know the tools' libllama, llama-server loads the file, data included.
+    """
+    try:
+        command = [sys.executable, "-m", "llama.load_check", str(tools.library_folder), str(gguf.resolve())]
+    except InputError:  # a static build: there is no libllama
+        return _check_serves(gguf, tools, named)
+    done = subprocess.run(
+        command, cwd=SCRIPTS, env=os.environ | NO_BACKTRACE, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode == NOT_LOADED or done.returncode < 0:
+        ended = "" if done.returncode == NOT_LOADED else f"{how_ended(done.returncode)}: "
+        raise InputError(named, LOADABLE, ended + last_words(done.stdout + done.stderr))
+    if done.returncode:
+        _check_serves(gguf, tools, named)
+
+
+def _check_serves(gguf: Path, tools: LlamaCpp, named: Path) -> None:
+    command = server_command(tools.tool("llama-server"), gguf, "check", 0, SERVER_FLAGS)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "server.log"
+        try:
+            with LlamaServer(command, gguf, log):
+                pass
+        except InputError as error:
+            raise InputError(named, LOADABLE, last_words(log.read_text(errors="replace"))) from error
+
+
+def main() -> None:
+    """Load argument 2 with the libllama in argument 1; exit with NOT_LOADED, the log printed, when it is refused."""
+    api = load_bindings(Path(sys.argv[1]))
+    params = api.llama_model_default_params()
+    params.no_alloc, params.load_mode, params.n_gpu_layers = True, api.LLAMA_LOAD_MODE_NONE, 0
+    LOG.clear()
+    model = api.llama_model_load_from_file(os.fsencode(sys.argv[2]), params)
+    if not model:
+        print("".join(LOG))
+        sys.exit(NOT_LOADED)
+    api.llama_model_free(model)
+
+
+if __name__ == "__main__":
+    run(main)
