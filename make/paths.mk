@@ -57,6 +57,12 @@ QUALITY := $(PRUNED)/quality$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY
 CD_SCOPES := $(PRUNED)/cd-scopes$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))/quality.md
 CD_QUANTS := $(filter CD-%,$(KNOWN_QUANTS))
 SCOPE_FILES := $(foreach scope,all experts,$(CD_QUANTS:%=$(PRUNED)/cd-scopes/$(scope)/$(PRUNED_NAME)-%.gguf))
+# Of each quant that is compared, the file of the release is one, and the other is built beside it.
+SWITCH_FOLDER := $(PRUNED)/imatrix-switch
+IMATRIX_SWITCH := $(SWITCH_FOLDER)$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))/quality.md
+built_with = $(patsubst %,$(SWITCH_FOLDER)/with/$(PRUNED_NAME)-%.gguf,$(filter $(1),$(NO_IMATRIX)))
+built_without = $(patsubst %,$(SWITCH_FOLDER)/without/$(PRUNED_NAME)-%.gguf,$(filter-out $(NO_IMATRIX),$(1)))
+SWITCH_FILES := $(foreach q,$(COMPARE_IMATRIX),$(call built_with,$q) $(call built_without,$q))
 COMPARISON := $(FULL)/criteria/$(EVAL_SET)/criteria.md
 
 RUNS_WORD := $(call words_of,$(subst /,-,$(patsubst $(BUILD)/%,%,$(RUNS))))

@@ -14,9 +14,9 @@ from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import REPO
 from files.safe_files import GIB, InputError
 from ggufs.gguf_header import GgufHeader, read_header
-from quants.layer_tiers import DEFAULT_CUTS, RULES, cut, parse_tiers, tiers_from_stats
+from quants.layer_tiers import RULES, cut, parse_tiers, tiers_from_stats, with_tiers
 from quants.quant_plan import plan_quant, write_imatrix_stand_in
-from quants.recipes import RECIPES
+from quants.recipes import CD_RECIPES, RECIPES
 from quants.sparse_gguf import from_checkpoint, from_config
 from release_inputs import call
 from shared_ggufs import demo_ggufs, tiny_ggufs
@@ -52,6 +52,7 @@ CARD = {
     "IQ2_XS": 7.94,
     "IQ2_XXS": 7.52,
 }
+CUTS = CD_RECIPES["ours"].cuts
 CARD_CD = {"CD-Q6_K": 15.80, "CD-Q5_K_M": 13.51, "CD-Q4_K_M": 11.08}
 
 
@@ -215,8 +216,8 @@ def test_make_plan_needs_no_file(tmp_path):
 
 
 def test_layers_are_cut_into_tiers_by_rank():
-    assert cut(list(range(30)), DEFAULT_CUTS) == ((0,), tuple(range(1, 11)), tuple(range(11, 30)))
-    assert cut([2, 0, 1], DEFAULT_CUTS) == ((2,), (0,), (1,))
+    assert cut(list(range(30)), CUTS) == ((0,), tuple(range(1, 11)), tuple(range(11, 30)))
+    assert cut([2, 0, 1], CUTS) == ((2,), (0,), (1,))
     assert cut([4, 3, 2, 1, 0], (0.4, 0.6)) == ((3, 4), (2,), (0, 1))
     assert parse_tiers("0/1-3,7/4-6") == ((0,), (1, 2, 3, 7), (4, 5, 6))
 
@@ -229,8 +230,8 @@ def test_layers_rank_by_what_their_experts_contribute(tmp_path):
     digests = dict.fromkeys(("questions_sha256", "config_sha256", "weights_sha256"), "0")
     write_stats(tmp_path / "stats.safetensors", arrays, {"questions": [{"id": "q"}], "top_k": 1, **digests})
     assert RULES["weighted-norm"](arrays) == pytest.approx([0.2, 1.0, 0.4])
-    assert tiers_from_stats(tmp_path / "stats.safetensors", "weighted-norm", DEFAULT_CUTS) == ((7,), (9,), (4,))
-    assert tiers_from_stats(tmp_path / "stats.safetensors", "output-norm", DEFAULT_CUTS) == ((4,), (9,), (7,))
+    assert tiers_from_stats(tmp_path / "stats.safetensors", "weighted-norm", CUTS) == ((7,), (9,), (4,))
+    assert tiers_from_stats(tmp_path / "stats.safetensors", "output-norm", CUTS) == ((4,), (9,), (7,))
 
 
 def test_an_override_to_a_type_that_needs_an_imatrix_counts(tools, tmp_path):
