@@ -26,12 +26,16 @@ ANALYSIS_FLAGS := --questions $(QUESTIONS) $(KEEP:%=--check-keep %) \
 QUESTIONS_DIGEST := $(call digest,$(QUESTIONS))
 
 # ---- choose: by the statistics, or by an own map, which needs none
-CHOICE_SETTINGS := $(call setting,$(if $(DROP_MAP),,KEEP CRITERION PROTECT_TOP FOLD) PRUNED_NAME) \
+# A domain may be a question file, which is known by its digest.
+DOMAIN_FILES := $(wildcard $(foreach d,$(DOMAINS),$(filter %.csv %.jsonl %.parquet,$(firstword $(subst :, ,$d)))))
+DOMAIN_SETTINGS := $(if $(DOMAINS),$(call setting,DOMAINS) $(foreach f,$(DOMAIN_FILES),DOMAIN=$(call digest,$f)))
+DOMAIN_FLAGS := $(if $(DOMAINS),--domains $(DOMAINS) --domain-questions $(QUESTIONS))
+CHOICE_SETTINGS := $(call setting,$(if $(DROP_MAP),,KEEP CRITERION PROTECT_TOP FOLD) PRUNED_NAME) $(if $(DROP_MAP),,$(DOMAIN_SETTINGS)) \
   $(if $(DROP_MAP),DROP_MAP=$(call digest,$(DROP_MAP)),QUESTIONS=$(QUESTIONS_DIGEST))
 CHOICE_SOURCE := $(if $(DROP_MAP),$(DROP_MAP) $(COPY_MAP),$(STATS) $(CHOOSE))
 OWN_MAP_COMMAND := scripts/copy_drop_map.py --map $(DROP_MAP) --model $(FULL)/checkpoint $(KEEP:%=--keep %)
 CHOICE_COMMAND := $(if $(DROP_MAP),$(OWN_MAP_COMMAND),scripts/generate_drop_map.py --stats $(STATS) --keep $(KEEP) \
-  --criterion $(CRITERION) --protect-top $(PROTECT_TOP) $(FOLD:%=--fold %))
+  --criterion $(CRITERION) --protect-top $(PROTECT_TOP) $(FOLD:%=--fold %) $(DOMAIN_FLAGS))
 CHOSEN_FILES := $(patsubst %,$(PRUNED)/%,drop_map.json pictures checkpoint f16 report.html plan.json)
 # An own map is drawn only where there are statistics already: it needs no analysis.
 DRAWN := $(if $(DROP_MAP),$(if $(wildcard $(STATS)),$(PICTURES)),$(PICTURES))
@@ -71,7 +75,7 @@ EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET
   MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
 HELDOUT_SETTINGS := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(call imatrix_setting,$(HELDOUT_QUANT))) \
   QUESTIONS=$(QUESTIONS_DIGEST) \
-  $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) $(PROTOCOL)
+  $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) $(DOMAIN_SETTINGS) $(PROTOCOL)
 QUALITY_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,QUALITY_CHATS QUALITY_SCORE)
 MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
@@ -79,7 +83,7 @@ MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --calibration $(CALIBRATION_TEXT) --chose $(DROP_MAP_FILE) $(QUALITY_CHATS:%=--limit %) --score $(QUALITY_SCORE) \
   --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
 COMPARISON_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) QUESTIONS=$(QUESTIONS_DIGEST) \
-  $(call setting,COMPARE_KEEP COMPARE_SEEDS)
+  $(call setting,COMPARE_KEEP COMPARE_SEEDS $(if $(DOMAINS),CRITERION)) $(DOMAIN_SETTINGS)
 
 # A run by its name stands for its summary, after that of the full model of the first one.
 summaries_of = $(shell $(MAKE) -s --no-print-directory RUN=$(1) BUILD=$(BUILD) print-summaries)

@@ -24,7 +24,8 @@ RANKS = 1#                                processes (torchrun) that share the qu
 # ---- choose and drop
 KEEP =#                                   experts to keep in every layer
 CRITERION = coverage#                     what ranks the experts (scripts/choice/criteria.py)
-PROTECT_TOP = $(if $(filter coverage,$(CRITERION)),16,0)#  experts protected per question and layer
+PROTECT_TOP = $(if $(filter coverage norm-plus-count,$(CRITERION)),16,0)#  experts protected per question and layer
+DOMAINS =#                                of QUESTIONS, as NAME:WEIGHT or NAME:WEIGHT:FLOOR, such as "Physics:2:0.9"
 FOLD =#                                   I/K: choose without every K-th question, from the I-th on
 DROP_MAP =#                               an own map in place of a choice: ours, or {"0": [dropped ids], ...}
 VARIANT = $(DEFAULT_VARIANT)#             folder of what was pruned, such as 109e or 109e-reap

@@ -87,6 +87,7 @@ $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(ST
 	$(call step,quality,Compare the criteria) $(PYTHON) scripts/compare_criteria.py \
 	  --gguf $(FULL_F16) --stats $(STATS) --model $(FULL)/checkpoint \
 	  --questions $(EVAL_QUESTIONS) --keep $(COMPARE_KEEP) --seeds $(COMPARE_SEEDS) \
+	  $(if $(DOMAINS),--criterion $(CRITERION) $(DOMAIN_FLAGS)) \
 	  --gpu-layers $(GPU_LAYERS) $(if $(filter yes,$(RECOMPUTE_FULL)),--recompute-full) --output $(COMPARISON)
 
 compare-criteria: $(COMPARISON) ## KLD of every criterion and of random drops on EVAL_QUESTIONS
@@ -96,7 +97,7 @@ compare-criteria: $(COMPARISON) ## KLD of every criterion and of random drops on
 $(eval $(call guard,heldout,$(HELDOUT)/settings.txt,$(HELDOUT_SETTINGS),$(HELDOUT)/*))
 $(HELDOUT)/fold%/drop_map.json: $(STATS) $(CHOOSE) $(call again,heldout) | $(HELDOUT)/settings.txt
 	$(call step,heldout,Choose for fold $*) $(PYTHON) scripts/generate_drop_map.py \
-	  --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) --fold $*/$(FOLDS) --output $@
+	  --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) --fold $*/$(FOLDS) $(DOMAIN_FLAGS) --output $@
 
 $(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf: $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE) $(DROP)
 	$(call step,heldout,Drop for fold $*) $(PYTHON) scripts/expert_drop.py \
