@@ -148,9 +148,8 @@ def read_members(args: argparse.Namespace, ids: list[str]) -> tuple[list[Domain]
     check_domains(domains)
     column, named = read_domains(args.domain_questions), {}
     for domain in domains:
-        is_file = Path(domain.name).suffix in (".csv", ".jsonl", ".parquet")
         of_column = {record_id for record_id, name in column.items() if name == domain.name}
-        named[domain.name] = read_ids(Path(domain.name)) if is_file else of_column
+        named[domain.name] = read_ids(domain.file) if domain.file else of_column
     return domains, rows_by_domain(domains, ids, named)
 
 
@@ -261,9 +260,11 @@ def report(
     for domain in content.get("domains", []):
         lines.append(
             f"{domain['name']} (weight {domain['weight']:g}, {domain['questions']} questions): every layer keeps "
-            f"{domain['least_coverage']:.2%} or more of its weighted norm (floor {domain['floor']:.0%}; least in layer "
+            f"{domain['least_coverage']:.2%} or more of its weighted norm (floor {domain['floor']:.2%}; least in layer "
             f"{domain['least_coverage_layer']})"
         )
+    if any(domain["floor"] for domain in content.get("domains", [])):
+        lines.append("with floors there are no resamples: how sure the choice is has not been computed")
     if other is not None:
         drops = {int(layer): entry["drop"] for layer, entry in entries.items()}
         lines += compare_lines(str(args.compare), drops, other, content["experts"])

@@ -7,24 +7,27 @@ miss a floor, those are kept that meet all floors at the least sum of ranks. Tha
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from choice.criteria import Arrays
 from files.safe_files import InputError
 
 import numpy as np
 
-MARGIN = 1e-6  # the solver may miss a bound by 1e-7; a floor is a promise
+TOLERANCE = 1e-6  # a floor is met to a millionth: sums round, and the solver may miss a bound by 1e-7
+QUESTION_FILES = (".csv", ".jsonl", ".parquet")
 UNSCALED = ("norm_max",)  # no sum over tokens
 HOW_TO_WRITE = "NAME:WEIGHT or NAME:WEIGHT:FLOOR, such as Physics:2:0.9"
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain: its name or its question file, its weight, and the least coverage in every layer (0: none)."""
+    """A domain: its name, weight, least coverage in every layer (0: none), and its question file if it has one."""
 
     name: str
     weight: float
     floor: float = 0.0
+    file: Path | None = None
 
 
 def parse_domain(text: str) -> Domain:
@@ -36,7 +39,9 @@ def parse_domain(text: str) -> Domain:
         raise InputError("DOMAINS", HOW_TO_WRITE, repr(text)) from None
     if not (name and 0 <= weight < np.inf and 0 <= floor <= 1):
         raise InputError("DOMAINS", f"{HOW_TO_WRITE}, a weight from 0 and a floor from 0 to 1", repr(text))
-    return Domain(name, weight, floor)
+    # Of a file, the bare name: maps are published, and a path there would be this machine's.
+    file = Path(name) if Path(name).suffix in QUESTION_FILES else None
+    return Domain(file.name if file else name, weight, floor, file)
 
 
 def check_domains(domains: list[Domain]) -> None:
@@ -99,7 +104,7 @@ def solve(cost: np.ndarray, shares: np.ndarray, floors: np.ndarray, keep: int, s
     # One more variable, by which all floors may be missed.
     experts, slack = len(cost), np.ones((len(floors), 1)) * shortfall
     count = LinearConstraint(np.append(np.ones(experts), 0), keep, keep)
-    covered = LinearConstraint(np.hstack([shares, slack]), np.minimum(floors + MARGIN, 1), np.inf)
+    covered = LinearConstraint(np.hstack([shares, slack]), floors, np.inf)
     costs = np.append(np.zeros(experts) if shortfall else cost, float(shortfall))
     kinds = np.append(np.ones(experts), 0)
     found = milp(
@@ -113,7 +118,7 @@ def keep_by_floors(order: np.ndarray, shares: np.ndarray, floors: np.ndarray, ke
 
     order: experts by rank [experts]. Where the best-ranked `keep` meet the floors, the order is as it was.
     """
-    if (shares[:, order[:keep]].sum(axis=1) >= floors).all():
+    if (shares[:, order[:keep]].sum(axis=1) >= floors - TOLERANCE).all():
         return order
     ranks = np.empty(len(order))
     ranks[order] = np.arange(len(order))
@@ -128,13 +133,15 @@ def unmet(layer: int, shares: np.ndarray, domains: list[Domain], keep: int) -> I
     best = np.sort(shares, axis=1)[:, -keep:].sum(axis=1)
     floors = np.array([domain.floor for domain in domains])
     advice = "keep more experts or lower the floor"
-    if (floors > best).any():
+    if (floors - TOLERANCE > best).any():
         worst = int((floors - best).argmax())
         wanted = f"{floors[worst]:.2%} of {domains[worst].name} kept in every layer"
         return InputError("DOMAINS", wanted, f"at most {best[worst]:.2%} with {keep} experts in layer {layer}", advice)
     kept = solve(np.zeros(shares.shape[1]), shares, floors, keep, shortfall=True)
     reached = shares[:, kept].sum(axis=1)
-    short = [f"{domain.name} {value:.2%}" for domain, value in zip(domains, reached) if value < domain.floor]
+    short = [
+        f"{domain.name} {value:.2%}" for domain, value in zip(domains, reached) if value < domain.floor - TOLERANCE
+    ]
     wanted = ", ".join(f"{domain.floor:.2%} of {domain.name}" for domain in domains if domain.floor)
     found = f"each alone can be met with {keep} experts in layer {layer}, all together not: {', '.join(short)} at best"
     return InputError("DOMAINS", f"{wanted} kept in every layer", found, advice)
