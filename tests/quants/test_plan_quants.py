@@ -83,24 +83,17 @@ def test_the_tiers_of_contrib_dynamic_are_typed(card_plan):
     assert types["blk.11.ffn_down_exps.weight"] == "Q5_0" and types["token_embd.weight"] == "Q8_0"
 
 
-def gib_of(rows: list[dict]) -> dict[str, float]:
-    return {row["name"]: row["bytes"] / GIB for row in rows if row["name"].startswith("CD-")}
-
-
 def test_the_table_of_cd_recipes_in_the_docs_is_planned(tmp_path):
     """docs/quants.md compares each recipe's sizes with the card's: each figure there is planned again."""
-    types, shape = [*CARD_CD, "CD-Q2_K"], ("--shape", "gemma-4-26b-a4b", "--keep", 109)
-    columns = []
+    shape, columns = ("--shape", "gemma-4-26b-a4b", "--keep", 109), []
     for flags in (("ours",), ("card",), ("card", "--cd-protect", "attention")):
         path = tmp_path / "plan.json"
-        call(plan_quants.main, *shape, "--cd-recipe", *flags, "--types", *types, "--output", path)
-        columns.append(gib_of(json.loads(path.read_text())["quants"]))
+        call(plan_quants.main, *shape, "--cd-recipe", *flags, "--types", *CARD_CD, "--output", path)
+        columns.append({row["name"]: row["bytes"] / GIB for row in json.loads(path.read_text())["quants"]})
     rows = []
-    for name in types:
-        cells = [f"{column[name]:.2f}" for column in columns]
-        if name in CARD_CD:
-            cells = [f"{cell} ({float(cell) - CARD_CD[name]:+.2f})" for cell in cells]
-        rows.append(f"| {name} | {CARD_CD.get(name, '')} | {' | '.join(cells)} |".replace("  ", " "))
+    for name, size in CARD_CD.items():
+        cells = [f"{column[name]:.2f} ({round(column[name], 2) - size:+.2f})" for column in columns]
+        rows.append(f"| {' | '.join([name, f'{size:.2f}', *cells])} |")
     page = (REPO / "docs/quants.md").read_text()
     assert not [row for row in rows if row not in page], "\n".join(rows)
     # The card's text names Q2_K for the low tier of CD-Q3_K_M. That file would be far smaller.
