@@ -162,7 +162,7 @@ def test_what_the_imatrix_gains_by_hand():
         }
     }
     page = "\n".join(imatrix_lines({"conclusions": {"total": {"imatrix": found}, "quantisation": {}}}))
-    assert "| Q4_0 | 1.50 ± 0 | 3.50 ± 0 | 2.0 ± 1.0 | with it costs less |" in page and "By quantisation" not in page
+    assert "| Q4_0 | 1.5 ± 0 | 3.5 ± 0 | 2.00 ± 1.00 | with it costs less |" in page and "By quantisation" not in page
     assert imatrix_lines({"conclusions": {"total": {"imatrix": {}}, "quantisation": {}}}) == []
 
 

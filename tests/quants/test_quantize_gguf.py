@@ -163,6 +163,25 @@ def test_make_builds_a_quant_again_whose_record_says_otherwise_than_no_imatrix(t
     }
 
 
+def test_make_compares_each_quant_both_ways_and_builds_the_other_file_beside_the_first(tmp_path):
+    settings = ("COMPARE_IMATRIX=Q6_K Q4_0", "NO_IMATRIX=Q4_0", f"BUILD={tmp_path}")
+    done = subprocess.run(["make", "-n", "compare-imatrix", *settings], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder, found = tmp_path / "gemma-4-demo/109e", {}
+    for line in done.stdout.splitlines():
+        if "quantize_gguf.py" in line:
+            found[line.split("--output ")[1].removeprefix(f"{folder}/")] = "--imatrix" in line
+    name = "gemma-4-demo-109e"
+    assert found == {
+        f"gguf/{name}-Q6_K.gguf": True,
+        f"imatrix-switch/without/{name}-Q6_K.gguf": False,
+        f"gguf/{name}-Q4_0.gguf": False,
+        f"imatrix-switch/with/{name}-Q4_0.gguf": True,
+    }
+    measured = next(line for line in done.stdout.splitlines() if "measure_quality.py" in line)
+    assert all(path in measured for path in found)
+
+
 def test_a_cd_quant_without_an_imatrix_or_tiers_that_fit_is_refused_by_the_reason(built, tmp_path, refusal):
     def refuse(*words: str, more: tuple = (), **changes: None) -> None:
         refusal(quantize_gguf.main, quantize_arguments(built, "CD-Q2_K", tmp_path / "x.gguf", *more, **changes), *words)
