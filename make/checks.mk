@@ -19,7 +19,7 @@ $(foreach r,$(RUNS) $(FROM),$(if $(or $(findstring /,$r),$(wildcard $r)),,$(call
 $(foreach s,$(REPLACE),$(call check_name,$s,$(STAGES),stage in REPLACE))
 $(call check_name,$(firstword $(subst :, ,$(CRITERION))),$(KNOWN_CRITERIA),criterion)
 NAMED_QUANTS := $(filter-out AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT))
-$(foreach q,$(NAMED_QUANTS),$(call check_name,$q,$(KNOWN_QUANTS),quant))
+$(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$q,$(KNOWN_QUANTS),quant))
 
 # ---- values
 $(foreach v,$(SETTINGS),$(if $(findstring $(quote),$($v)),$(error $v: expected no quotation mark, found $($v))))
@@ -39,6 +39,8 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,COMPARE_KEEP,^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0) \
   $(call must_be,CRITERION,^[a-z-]+(:[0-9]+)?$$,a criterion such as coverage or random:1) \
   $(call must_be,FOLD,^([0-9]+/[0-9]+)?$$,I/K) \
+  $(call must_be,CD_RECIPE,^(ours|card)$$,ours or card) \
+  $(call must_be,CD_PROTECT,^(attention)?$$,attention or nothing) \
   $(call must_be,QUALITY_SCORE,^(reply|all)$$,reply or all) \
   $(patsubst %,'QUANTS' '%' '^AUTO-[0-9]+([.][0-9]+)?$$' 'AUTO-<GiB>',$(filter AUTO-%,$(ASKED_QUANTS)))
 broken_rule = $(shell set -- $(RULES); while [ $$# -gt 0 ]; do \
@@ -65,6 +67,7 @@ TOUCHED_BY_demo := $(TOUCHED_BY_release)
 TOUCHED_BY_check-release := $(TOUCHED_BY_release)
 TOUCHED_BY_quality := $(TOUCHED_BY_quants) quality
 TOUCHED_BY_compare-cd-scopes := $(TOUCHED_BY_quants) cd quality
+TOUCHED_BY_compare-imatrix := $(TOUCHED_BY_imatrix) quality $(call SPECIAL_QUANTS,$(COMPARE_IMATRIX))
 TOUCHED_BY_compare-criteria := statistics quality
 TOUCHED_BY_eval-heldout := statistics imatrix heldout $(call SPECIAL_QUANTS,$(HELDOUT_QUANT))
 

@@ -27,12 +27,16 @@ ANALYSIS_FLAGS := --questions $(QUESTIONS) $(KEEP:%=--check-keep %) \
 QUESTIONS_DIGEST := $(call digest,$(QUESTIONS))
 
 # ---- choose: by the statistics, or by an own map, which needs none
-CHOICE_SETTINGS := $(call setting,$(if $(DROP_MAP),,KEEP CRITERION PROTECT_TOP FOLD) PRUNED_NAME) \
+# A domain may be a question file, which is known by its digest.
+DOMAIN_FILES := $(wildcard $(foreach d,$(DOMAINS),$(filter %.csv %.jsonl %.parquet,$(firstword $(subst :, ,$d)))))
+DOMAIN_SETTINGS := $(if $(DOMAINS),$(call setting,DOMAINS) $(foreach f,$(DOMAIN_FILES),DOMAIN=$(call digest,$f)))
+DOMAIN_FLAGS := $(if $(DOMAINS),--domains $(DOMAINS) --domain-questions $(QUESTIONS))
+CHOICE_SETTINGS := $(call setting,$(if $(DROP_MAP),,KEEP CRITERION PROTECT_TOP FOLD) PRUNED_NAME) $(if $(DROP_MAP),,$(DOMAIN_SETTINGS)) \
   $(if $(DROP_MAP),DROP_MAP=$(call digest,$(DROP_MAP)),QUESTIONS=$(QUESTIONS_DIGEST))
 CHOICE_SOURCE := $(if $(DROP_MAP),$(DROP_MAP) $(COPY_MAP),$(STATS) $(CHOOSE))
 OWN_MAP_COMMAND := scripts/copy_drop_map.py --map $(DROP_MAP) --model $(FULL)/checkpoint $(KEEP:%=--keep %)
 CHOICE_COMMAND := $(if $(DROP_MAP),$(OWN_MAP_COMMAND),scripts/generate_drop_map.py --stats $(STATS) --keep $(KEEP) \
-  --criterion $(CRITERION) --protect-top $(PROTECT_TOP) $(FOLD:%=--fold %))
+  --criterion $(CRITERION) --protect-top $(PROTECT_TOP) $(FOLD:%=--fold %) $(DOMAIN_FLAGS))
 CHOSEN_FILES := $(patsubst %,$(PRUNED)/%,drop_map.json pictures checkpoint f16 report.html plan.json)
 # An own map is drawn only where there are statistics already: it needs no analysis.
 DRAWN := $(if $(DROP_MAP),$(if $(wildcard $(STATS)),$(PICTURES)),$(PICTURES))
@@ -43,12 +47,14 @@ quant_records = $(shell compgen -G '$(1)/$(2)-*.gguf.json' | sort)
 FULL_RECORDS = $(call quant_records,$(FULL_GGUF),$(NAME))
 PRUNED_RECORDS = $(call quant_records,$(PRUNED_GGUF),$(PRUNED_NAME))
 CALIBRATION_SETTING := CALIBRATION=$(if $(CALIBRATION),$(call digest,$(CALIBRATION)),QUESTIONS:$(QUESTIONS_DIGEST))
-CD_OPTIONS := --cd-rule $(CD_RULE) --cd-cuts $(CD_CUTS) --cd-scope $(CD_SCOPE) $(CD_TIERS:%=--cd-tiers %)
-CD_SETTINGS := $(call setting,CD_RULE CD_CUTS CD_TIERS CD_SCOPE)
+CD_OPTIONS := --cd-recipe $(CD_RECIPE) --cd-rule $(CD_RULE) $(CD_CUTS:%=--cd-cuts %) --cd-scope $(CD_SCOPE) \
+  $(CD_TIERS:%=--cd-tiers %) $(CD_PROTECT:%=--cd-protect %)
+CD_SETTINGS := $(call setting,CD_RECIPE CD_RULE CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT)
 AUTO_SETTINGS := $(call setting,SENSITIVITY_CHATS) QUESTIONS=$(QUESTIONS_DIGEST)
 SENSITIVITY := $(PRUNED_GGUF)/sensitivity.json
+# A quant has the imatrix among its prerequisites, or is built without one.
 QUANTIZE = $(PYTHON) scripts/quantize_gguf.py --input $(filter %-F16.gguf,$^) \
-  $(if $(filter F16,$*),,--imatrix $(@D)/imatrix.gguf) --min-expert-tokens $(MIN_EXPERT_TOKENS) \
+  $(patsubst %,--imatrix % --min-expert-tokens $(MIN_EXPERT_TOKENS),$(filter %/imatrix.gguf,$^)) \
   $(if $(filter CD-%,$*),$(if $(CD_TIERS),,--stats $(STATS)) $(CD_OPTIONS)) \
   $(if $(filter AUTO-%,$*),--sensitivity $(@D)/sensitivity.json) --type $* --output $@
 CHECK_REACHED = @$(PYTHON) scripts/report_imatrix.py --imatrix $(PRUNED_GGUF)/imatrix.gguf \
@@ -57,16 +63,20 @@ CHECK_REACHED = @$(PYTHON) scripts/report_imatrix.py --imatrix $(PRUNED_GGUF)/im
 MEASURED = $(if $(SHAPE)$(filter MODEL,$(COMMAND_LINE)),,$(wildcard $(1)))
 PLAN_FLAGS = $(or $(patsubst %,--imatrix %,$(call MEASURED,$(PRUNED_GGUF)/imatrix.gguf)),\
   --dataset $(notdir $(CALIBRATION_TEXT))) \
-  $(patsubst %,--stats %,$(call MEASURED,$(STATS))) $(patsubst %,--sensitivity %,$(call MEASURED,$(SENSITIVITY)))
+  $(patsubst %,--stats %,$(call MEASURED,$(STATS))) $(patsubst %,--sensitivity %,$(call MEASURED,$(SENSITIVITY))) \
+  $(if $(NO_IMATRIX),--no-imatrix $(NO_IMATRIX))
 
 # ---- evaluate, compare, measure
 PROTOCOL := $(call setting,CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS)
 EVAL_DIGEST := $(call digest,$(EVAL_QUESTIONS))
-EVAL_SETTINGS := $(CALIBRATION_SETTING) EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,EVAL_QUANT) $(PROTOCOL)
+# Of the imatrix, what a scored quant's bytes depend on.
+imatrix_setting = $(CALIBRATION_SETTING) $(patsubst %,NO_IMATRIX=%,$(filter $(1),$(NO_IMATRIX)))
+EVAL_SETTINGS := $(call imatrix_setting,$(EVAL_QUANT)) EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,EVAL_QUANT) $(PROTOCOL)
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) \
   MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
-HELDOUT_SETTINGS := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(CALIBRATION_SETTING)) QUESTIONS=$(QUESTIONS_DIGEST) \
-  $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) $(PROTOCOL)
+HELDOUT_SETTINGS := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(call imatrix_setting,$(HELDOUT_QUANT))) \
+  QUESTIONS=$(QUESTIONS_DIGEST) \
+  $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) $(DOMAIN_SETTINGS) $(PROTOCOL)
 QUALITY_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,QUALITY_CHATS QUALITY_SCORE)
 MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
@@ -74,7 +84,7 @@ MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --calibration $(CALIBRATION_TEXT) --chose $(DROP_MAP_FILE) $(QUALITY_CHATS:%=--limit %) --score $(QUALITY_SCORE) \
   --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
 COMPARISON_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) QUESTIONS=$(QUESTIONS_DIGEST) \
-  $(call setting,COMPARE_KEEP COMPARE_SEEDS)
+  $(call setting,COMPARE_KEEP COMPARE_SEEDS $(if $(DOMAINS),CRITERION)) $(DOMAIN_SETTINGS)
 
 # A run by its name stands for its summary, after that of the full model of the first one.
 summaries_of = $(shell $(MAKE) -s --no-print-directory RUN=$(1) BUILD=$(BUILD) print-summaries)

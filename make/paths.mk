@@ -8,8 +8,8 @@ LOGS = $(if $(filter compare,$(MAKECMDGOALS)),$(BUILD)/comparison,$(PRUNED))/log
 # A file that was chosen by hand names its variant; else what chose the experts does.
 DEFAULT_VARIANT = $(if $(DROP_MAP),$(basename $(notdir $(DROP_MAP))),$(KEEP)e$(CHOICE_ENDING))
 CRITERION_ENDING = $(if $(filter-out coverage,$(CRITERION)),-$(subst :,,$(CRITERION)))
-CHOICE_ENDING = $(CRITERION_ENDING)$(PROTECT_ENDING)$(if $(FOLD),-fold$(subst /,of,$(FOLD)))
-PROTECT_ENDING = $(if $(filter-out $(if $(filter coverage,$(CRITERION)),16,0),$(PROTECT_TOP)),-top$(PROTECT_TOP))
+CHOICE_ENDING = $(CRITERION_ENDING)$(PROTECT_ENDING)$(if $(DOMAINS),-domains)$(if $(FOLD),-fold$(subst /,of,$(FOLD)))
+PROTECT_ENDING = $(if $(filter-out $(if $(filter coverage norm-plus-count,$(CRITERION)),16,0),$(PROTECT_TOP)),-top$(PROTECT_TOP))
 
 # ---- fetch
 MODEL_SOURCE := $(FULL)/source.txt
@@ -57,7 +57,13 @@ QUALITY := $(PRUNED)/quality$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY
 CD_SCOPES := $(PRUNED)/cd-scopes$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))/quality.md
 CD_QUANTS := $(filter CD-%,$(KNOWN_QUANTS))
 SCOPE_FILES := $(foreach scope,all experts,$(CD_QUANTS:%=$(PRUNED)/cd-scopes/$(scope)/$(PRUNED_NAME)-%.gguf))
-COMPARISON := $(FULL)/criteria/$(EVAL_SET)/criteria.md
+# Of each quant that is compared, the file of the release is one, and the other is built beside it.
+SWITCH_FOLDER := $(PRUNED)/imatrix-switch
+IMATRIX_SWITCH := $(SWITCH_FOLDER)$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))/quality.md
+built_with = $(patsubst %,$(SWITCH_FOLDER)/with/$(PRUNED_NAME)-%.gguf,$(filter $(1),$(NO_IMATRIX)))
+built_without = $(patsubst %,$(SWITCH_FOLDER)/without/$(PRUNED_NAME)-%.gguf,$(filter-out $(NO_IMATRIX),$(1)))
+SWITCH_FILES := $(foreach q,$(COMPARE_IMATRIX),$(call built_with,$q) $(call built_without,$q))
+COMPARISON := $(FULL)/criteria/$(EVAL_SET)$(if $(DOMAINS),-domains)/criteria.md
 
 RUNS_WORD := $(call words_of,$(subst /,-,$(patsubst $(BUILD)/%,%,$(RUNS))))
 RUNS_SCORES := $(if $(RUNS),$(BUILD)/comparison/$(RUNS_WORD)/scores.md)

@@ -25,7 +25,8 @@ RANKS = 1#                                processes (torchrun) that share the qu
 # ---- choose and drop
 KEEP =#                                   experts to keep in every layer
 CRITERION = coverage#                     what ranks the experts (scripts/choice/criteria.py)
-PROTECT_TOP = $(if $(filter coverage,$(CRITERION)),16,0)#  experts protected per question and layer
+PROTECT_TOP = $(if $(filter coverage norm-plus-count,$(CRITERION)),16,0)#  experts protected per question and layer
+DOMAINS =#                                of QUESTIONS, as NAME:WEIGHT or NAME:WEIGHT:FLOOR, such as "Physics:2:0.9"
 FOLD =#                                   I/K: choose without every K-th question, from the I-th on
 DROP_MAP =#                               an own map in place of a choice: ours, or {"0": [dropped ids], ...}
 VARIANT = $(DEFAULT_VARIANT)#             folder of what was pruned, such as 109e or 109e-reap
@@ -33,12 +34,15 @@ PRUNED_NAME = $(NAME)-$(VARIANT)#         name of the pruned model
 
 # ---- quantise
 QUANTS = all#                         quants of the pruned model: all, or by name; AUTO-<GiB> is the best file of a size
+NO_IMATRIX =#                             quants built without the imatrix, such as "Q6_K Q4_K_M"
 MIN_EXPERT_TOKENS = 0#                    least calibration tokens for every expert
 KEEP_F16 = yes#                           no removes the pruned F16 GGUF once all quants are built
 CD_RULE = weighted-norm#                  CD quants: what ranks the layers (weighted-norm, output-norm)
-CD_CUTS = 1/30,11/30#                     CD quants: shares of the layers where the high and the middle tier end
+CD_RECIPE = ours#                         CD quants: shares, types and edges of the tiers (ours, card)
+CD_CUTS =#                                CD quants: where the high and middle tiers end, such as 1/30,11/30
 CD_TIERS =#                               CD quants: tiers by hand instead, such as 0/1-10/11-29
 CD_SCOPE = all#                           CD quants: tensors that the tiers type (all, experts)
+CD_PROTECT =#                             CD quants: attention gets Q6_K or more in every layer
 SENSITIVITY_CHATS = 64#                   AUTO quants: first so many chats of QUESTIONS that they are made from
 SHAPE =#                                  plan: a shape of data/shapes instead of MODEL, such as gemma-4-26b-a4b
 
@@ -58,6 +62,7 @@ RUNS =#                                   compare: runs by name (or their folder
 # ---- measure
 QUALITY_CHATS =#                          quality: first so many held-out chats of EVAL_QUESTIONS; empty: all
 QUALITY_SCORE = reply#                    quality: tokens that count (reply, all)
+COMPARE_IMATRIX = Q6_K Q5_K_M Q4_K_M Q4_0 Q3_K_M Q2_K#  compare-imatrix: quants built both ways
 COMPARE_KEEP = 109 96 64#                 compare-criteria: keep counts
 COMPARE_SEEDS = 5#                        compare-criteria: random choices per keep count
 RECOMPUTE_FULL =#                         compare-criteria: yes holds both models in memory, keeps no logits on disk

@@ -25,13 +25,19 @@ $(foreach d,$(GGUF_FOLDERS),$(eval $(call guard,cd,$d/cd-settings.txt,$(CD_SETTI
 made_from_auto = $(1)/*-AUTO-* $(1)/sensitivity.json
 $(foreach d,$(GGUF_FOLDERS),$(eval $(call guard,auto,$d/auto-settings.txt,$(AUTO_SETTINGS),$(call made_from_auto,$d))))
 AUTO_QUANTS := $(filter AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT))
-WITH_IMATRIX := $(filter-out F16,$(KNOWN_QUANTS)) $(AUTO_QUANTS)
+WITH_IMATRIX := $(filter-out F16 $(NO_IMATRIX),$(KNOWN_QUANTS)) $(AUTO_QUANTS)
 ALL_CD_FILES := $(call full_quant,$(CD_QUANTS)) $(call pruned_quant,$(CD_QUANTS))
 ALL_AUTO_FILES := $(call full_quant,$(AUTO_QUANTS)) $(call pruned_quant,$(AUTO_QUANTS))
 
-# All but F16, a link to its source, need the imatrix.
+# All but F16, a link to its source, and NO_IMATRIX are built with the imatrix.
 $(call full_quant,$(WITH_IMATRIX)): $(FULL_GGUF)/imatrix.gguf
 $(call pruned_quant,$(WITH_IMATRIX)): $(PRUNED_GGUF)/imatrix.gguf
+# What was built otherwise than NO_IMATRIX says is built again; the records tell. $(1): path of a file up to its quant
+quants_built = $(patsubst $(1)%.gguf.json,%,$(wildcard $(1)*.gguf.json))
+built_plain = $(patsubst $(1)%.gguf.json,%,$(shell grep -ls '"imatrix_sha256": null' $(1)*.gguf.json))
+turned = $(filter-out F16,$(filter-out $(NO_IMATRIX),$(2)) $(filter $(NO_IMATRIX),$(filter-out $(2),$(quants_built))))
+$(foreach p,$(FULL_GGUF)/$(NAME)- $(PRUNED_GGUF)/$(PRUNED_NAME)-,\
+  $(foreach q,$(call turned,$p,$(call built_plain,$p)),$(eval $p$q.gguf: FORCE)))
 $(foreach f,$(ALL_CD_FILES),$(eval $f: $(if $(CD_TIERS),,$(STATS)) $(call again,cd) | $(dir $f)cd-settings.txt))
 $(foreach f,$(ALL_AUTO_FILES),$(eval $f: $(dir $f)sensitivity.json $(call again,auto)))
 
@@ -43,16 +49,21 @@ $(PRUNED_GGUF)/sensitivity.json: $(PRUNED_F16) $(PRUNED_GGUF)/imatrix.gguf | $(P
 	  --questions $(QUESTIONS) --limit $(SENSITIVITY_CHATS) --gpu-layers $(GPU_LAYERS) --output $@
 
 # ---- quality: what pruning and each quant cost
-$(foreach f,$(QUALITY) $(CD_SCOPES),$(eval $(call guard,quality,$(dir $f)settings.txt,$(QUALITY_SETTINGS),$(dir $f)*)))
+QUALITY_PAGES := $(QUALITY) $(CD_SCOPES) $(IMATRIX_SWITCH)
+$(foreach f,$(QUALITY_PAGES),$(eval $(call guard,quality,$(dir $f)settings.txt,$(QUALITY_SETTINGS),$(dir $f)*)))
 $(foreach f,$(QUALITY) $(CD_SCOPES),$(eval $(call remember,$(dir $f)files.txt,$(ASKED_QUANTS))))
+$(eval $(call remember,$(dir $(IMATRIX_SWITCH))files.txt,$(COMPARE_IMATRIX)))
 $(QUALITY): $(QUANT_FILES)
 $(CD_SCOPES): $(filter-out $(DYNAMIC_FILES),$(QUANT_FILES)) $(SCOPE_FILES)
-.PRECIOUS: $(foreach f,$(QUALITY) $(CD_SCOPES),$f $(f:.md=.json) $(f:.md=.png))
-$(QUALITY) $(CD_SCOPES): %/quality.md: $(FULL_F16) $(PRUNED_F16) $(CALIBRATION_TEXT) %/files.txt $(call again,quality) \
+$(IMATRIX_SWITCH): $(call pruned_quant,$(COMPARE_IMATRIX)) $(SWITCH_FILES)
+.PRECIOUS: $(foreach f,$(QUALITY_PAGES),$f $(f:.md=.json) $(f:.md=.png))
+$(QUALITY_PAGES): %/quality.md: $(FULL_F16) $(PRUNED_F16) $(CALIBRATION_TEXT) %/files.txt $(call again,quality) \
     | $(DROP_MAP_FILE) $(EVAL_QUESTIONS) %/settings.txt $(TOOLS)
 	$(call step,quality,Measure the losses) $(MEASURE_QUALITY)
 
 quality: $(QUALITY) $(REPORT) ## KLD, top token and probabilities of QUANTS on held-out chats, with errors
+	@cat $<
+compare-imatrix: $(IMATRIX_SWITCH) ## what the imatrix gains or costs: COMPARE_IMATRIX with and without it
 	@cat $<
 compare-cd-scopes: $(CD_SCOPES) ## the CD quants in both scopes, held against the standard ones
 	@cat $<
@@ -63,6 +74,11 @@ $(SCOPE_FILES): $(PRUNED)/cd-scopes/%.gguf: $(PRUNED_F16) $(PRUNED_GGUF)/imatrix
 	  --input $(PRUNED_F16) --imatrix $(PRUNED_GGUF)/imatrix.gguf $(if $(CD_TIERS),,--stats $(STATS)) \
 	  $(CD_OPTIONS) --cd-scope $(notdir $(@D)) --type $(patsubst $(PRUNED_NAME)-%,%,$(basename $(@F))) --output $@
 
+$(SWITCH_FOLDER)/with/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) $(PRUNED_GGUF)/imatrix.gguf $(call again,quality) | $(TOOLS)
+	$(call step,quality,Quantise $* with the imatrix) $(QUANTIZE)
+$(SWITCH_FOLDER)/without/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) $(call again,quality) | $(TOOLS)
+	$(call step,quality,Quantise $* without the imatrix) $(QUANTIZE)
+
 # ---- what each criterion costs. If the control does not cost most, the script fails after writing; the files stay.
 $(eval $(call guard,quality,$(dir $(COMPARISON))settings.txt,$(COMPARISON_SETTINGS),$(dir $(COMPARISON))*))
 .PRECIOUS: $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png)
@@ -71,6 +87,7 @@ $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(ST
 	$(call step,quality,Compare the criteria) $(PYTHON) scripts/compare_criteria.py \
 	  --gguf $(FULL_F16) --stats $(STATS) --model $(FULL)/checkpoint \
 	  --questions $(EVAL_QUESTIONS) --keep $(COMPARE_KEEP) --seeds $(COMPARE_SEEDS) \
+	  $(if $(DOMAINS),--criterion $(CRITERION) $(DOMAIN_FLAGS)) \
 	  --gpu-layers $(GPU_LAYERS) $(if $(filter yes,$(RECOMPUTE_FULL)),--recompute-full) --output $(COMPARISON)
 
 compare-criteria: $(COMPARISON) ## KLD of every criterion and of random drops on EVAL_QUESTIONS
@@ -80,7 +97,7 @@ compare-criteria: $(COMPARISON) ## KLD of every criterion and of random drops on
 $(eval $(call guard,heldout,$(HELDOUT)/settings.txt,$(HELDOUT_SETTINGS),$(HELDOUT)/*))
 $(HELDOUT)/fold%/drop_map.json: $(STATS) $(CHOOSE) $(call again,heldout) | $(HELDOUT)/settings.txt
 	$(call step,heldout,Choose for fold $*) $(PYTHON) scripts/generate_drop_map.py \
-	  --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) --fold $*/$(FOLDS) --output $@
+	  --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) --fold $*/$(FOLDS) $(DOMAIN_FLAGS) --output $@
 
 $(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf: $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE) $(DROP)
 	$(call step,heldout,Drop for fold $*) $(PYTHON) scripts/expert_drop.py \

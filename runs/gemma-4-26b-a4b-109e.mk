@@ -9,6 +9,8 @@ KEEP = 109                             # of 128
 # make eval-heldout scores the choice on questions that it has not seen.
 QUESTIONS = $(DOWNLOADS)/gpqa_diamond.csv
 
+# DOMAINS = Physics:1:0.9 Chemistry:1:0.9 Biology:1:0.9   # every layer keeps 90% or more of each domain's weighted norm
+
 # Text of the imatrix: calibration data v5. Left empty it would be the scored questions, answers included.
 CALIBRATION = v5
 

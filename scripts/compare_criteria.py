@@ -30,7 +30,7 @@ from pathlib import Path
 
 from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_domains
 from choice.criteria import CRITERIA
 from choice.drop_map import check_keep_count, read_map
 from choice.expert_stats import read_stats
@@ -61,6 +61,7 @@ from losses.criteria_report import (
     criteria_page,
     draw_criteria,
 )
+from losses.domain_losses import add_domain_losses, domain_lines
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence
 from losses.scored_chats import add_chat_arguments
@@ -79,18 +80,20 @@ class Choice:
     criterion: str
     keep: int
     worst_first: bool = False
+    domains: tuple[str, ...] = ()  # arguments of generate_drop_map.py
 
     @property
     def label(self) -> str:
         """The name in tables."""
-        return CONTROL if self.worst_first else self.criterion
+        by_domains = " by domains" if self.domains else ""
+        return CONTROL if self.worst_first else f"{self.criterion}{by_domains}"
 
     @property
     def flags(self) -> list[str]:
         """The arguments of generate_drop_map.py."""
         # No bootstrap: it says how certain a map is, which nothing here reads.
         reverse = ["--worst-first"] if self.worst_first else []
-        return ["--keep", str(self.keep), "--criterion", self.criterion, *reverse, "--bootstrap", "0"]
+        return ["--keep", str(self.keep), "--criterion", self.criterion, *reverse, *self.domains, "--bootstrap", "0"]
 
     @property
     def file(self) -> str:
@@ -98,10 +101,29 @@ class Choice:
         return f"{self.keep}-{self.label.replace(' ', '-').replace(':', '-')}.json"
 
 
-def choices_at(keep: int, seeds: int) -> list[Choice]:
-    """Return every criterion, `seeds` random ones and the control, at one keep count."""
+def choices_at(keep: int, seeds: int, criterion: str = DEFAULT, domains: tuple[str, ...] = ()) -> list[Choice]:
+    """Return every criterion, `seeds` random ones and the control, at one keep count.
+
+    domains: arguments of generate_drop_map.py; where there are any, `criterion` is compared by domains, too.
+    """
     names = [*CRITERIA, *(f"random:{seed}" for seed in range(1, seeds + 1))]
-    return [*(Choice(name, keep) for name in names), Choice(DEFAULT, keep, worst_first=True)]
+    by_domains = [Choice(criterion, keep, domains=domains)] if domains else []
+    return [*by_domains, *(Choice(name, keep) for name in names), Choice(DEFAULT, keep, worst_first=True)]
+
+
+def domain_arguments(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the arguments of generate_drop_map.py for a choice by domains, none where none is asked for."""
+    if not args.domains:
+        return ()
+    return ("--domains", *args.domains, "--domain-questions", str(args.domain_questions))
+
+
+def check_floors(args: argparse.Namespace, folder: Path) -> None:
+    """Raise InputError when a choice by domains cannot meet its floors: before hours of work."""
+    for keep in args.keep if args.domains else []:
+        drop_map = folder / "drop_map.json"
+        choice = Choice(args.criterion, keep, domains=domain_arguments(args))
+        run_script("generate_drop_map.py", "--stats", args.stats, *choice.flags, "--output", drop_map)
 
 
 def question_row(kld: np.ndarray, same_top: np.ndarray, sequence: Sequence) -> dict[str, float]:
@@ -181,9 +203,11 @@ def measure_choices(
     args: argparse.Namespace, tools: LlamaCpp, sequences: list[Sequence], folder: Path
 ) -> dict[int, dict[str, dict]]:
     """Return the result of every choice by keep count and label; those in `folder` are not measured again."""
-    choices = [choice for keep in args.keep for choice in choices_at(keep, args.seeds)]
+    domains = domain_arguments(args)
+    choices = [choice for keep in args.keep for choice in choices_at(keep, args.seeds, args.criterion, domains)]
     left = [choice for choice in choices if not (folder / choice.file).exists()]
     if left:
+        check_floors(args, folder)
         full = StoredLogits(
             args.gguf, tools, [sequence.ids for sequence in sequences], folder, args, "full", args.recompute_full
         )
@@ -219,6 +243,7 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
         "question_seed": QUESTION_SEED,
         "max_tokens": args.max_tokens,
         "gpu_layers": args.gpu_layers,
+        **({"criterion": args.criterion, "domains": args.domains} if args.domains else {}),
         "versions": {
             "llama_cpp": find_llama_cpp(args.llama_cpp).version(),
             "bindings": bindings_version(),
@@ -228,22 +253,34 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
 
 
 def write_results(
-    output: Path, inputs: dict, seeds: int, sequences: list[Sequence], results: dict[int, dict[str, dict]]
+    args: argparse.Namespace,
+    inputs: dict,
+    domains: list[str],
+    sequences: list[Sequence],
+    results: dict[int, dict[str, dict]],
 ) -> bool:
-    """Write the table, the numbers and the picture; return whether the control cost most at every keep count."""
+    """Write the table, the numbers and the picture; return whether the control cost most at every keep count.
+
+    domains: of every question.
+    """
+    output = args.output
     add_comparisons(results)
+    add_domain_losses(results, domains)
     conclusions = criteria_conclusions(results)
     content = {
         "inputs": inputs,
         "truncated": sum(sequence.truncated for sequence in sequences),
-        "seeds": seeds,
+        "seeds": args.seeds,
+        "domains": domains,
         "conclusions": conclusions,
         "keep": {str(keep): entries for keep, entries in results.items()},
     }
     write_record(output.with_suffix(".json"), content, Criteria)
     draw_criteria(results, output.with_suffix(".png"))
     with replace_when_done(output) as partial:  # last: it is the file that the next run, and make, look for
-        partial.write_text(criteria_page(content, results))
+        partial.write_text(
+            criteria_page(content, results) + "".join(f"{line}\n" for line in domain_lines(results, domains))
+        )
     return conclusions["control_last"]
 
 
@@ -256,6 +293,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("what is compared").add_argument
     add("--keep", type=positive, nargs="+", default=list(DEFAULT_KEEP), help="keep counts")
     add("--seeds", type=positive, default=RANDOM_SEEDS, help="random choices per keep count")
+    by_domains = "compare --criterion by these domains as well, as generate_drop_map.py has them"
+    add("--domains", nargs="+", metavar="D", help=by_domains)
+    add("--domain-questions", type=Path, metavar="FILE", help="question file whose column names the domains")
+    add("--criterion", default=DEFAULT, help="criterion of the choice by domains")
     add_chat_arguments(parser)
     add = parser.add_argument_group("memory and disk").add_argument
     add(
@@ -274,12 +315,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     questions = load_questions(args.questions, QUESTION_SEED)[: args.limit]
-    inputs = check_inputs(args, questions)
+    inputs, named = check_inputs(args, questions), read_domains(args.questions)
+    domains = [named[question.record_id] for question in questions]
     tokenizer = load_tokenizer(args.model)
     sequences = [teacher_forced_sequence(tokenizer, question, args.max_tokens, "answer") for question in questions]
     with RunState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
         results = measure_choices(args, find_llama_cpp(args.llama_cpp), sequences, state.directory)
-        control_last = write_results(args.output, inputs, args.seeds, sequences, results)
+        control_last = write_results(args, inputs, domains, sequences, results)
         state.discard()
     print(args.output.read_text(), end="")
     # The files stay, to be looked at: a control that does not cost most says that the measurement cannot be trusted.

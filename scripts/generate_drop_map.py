@@ -20,8 +20,18 @@ import argparse
 import re
 from pathlib import Path
 
-from chats.questions import read_ids
-from choice.criteria import Arrays, check_criterion
+from chats.questions import read_domains, read_ids
+from choice.criteria import PROTECTING, Arrays, check_criterion
+from choice.domains import (
+    Domain,
+    check_domains,
+    domain_entries,
+    order_by_floors,
+    parse_domain,
+    rows_by_domain,
+    scaled,
+    shares_of,
+)
 from choice.drop_map import check_keep_count, dropped_ids, read_map, write_map
 from choice.expert_stats import EXPERT_SUMS, protected, read_stats
 from choice.ranking import bootstrap, choose_questions, layer_entry, ranks_of, stability
@@ -87,8 +97,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.criterion = args.criterion or ("frequency" if args.imatrix else "coverage")
     if args.imatrix and (args.criterion != "frequency" or args.questions_in or args.fold or args.protect_top):
         parser.error("--imatrix: expected criterion frequency alone, without questions or protection")
+    if bool(args.domains) != bool(args.domain_questions):
+        parser.error("--domains: expected --domain-questions beside it, and the reverse")
+    if args.domains and (args.imatrix or args.worst_first):
+        parser.error("--domains: expected --stats, and no --worst-first")
     if args.protect_top is None:
-        args.protect_top = PROTECT_TOP if args.criterion == "coverage" else 0
+        args.protect_top = PROTECT_TOP if args.criterion in PROTECTING else 0
     return args
 
 
@@ -99,12 +113,15 @@ def add_choice_options(group: argparse._ArgumentGroup) -> None:
     add("--criterion", help="one of choice/criteria.py (default coverage; frequency with --imatrix)")
     protected = (
         "drop no expert that is among the top N of a question while another can go "
-        f"(default {PROTECT_TOP} for coverage, else 0: the criterion alone)"
+        f"(default {PROTECT_TOP} for {' and '.join(PROTECTING)}, else 0: the criterion alone)"
     )
     add("--protect-top", type=int, metavar="N", help=protected)
     add("--worst-first", action="store_true", help="a control: drop the experts that rank best")
     only = "choose by these questions only: a question file, or Record IDs, one per line"
     add("--questions-in", type=Path, metavar="FILE", help=only)
+    domain = "NAME:WEIGHT[:FLOOR]: a domain or its question file, its weight, its least coverage in every layer"
+    add("--domains", nargs="+", metavar="D", help=domain)
+    add("--domain-questions", type=Path, metavar="FILE", help="question file whose column names the domains")
     add("--fold", type=parse_fold, metavar="I/K", help="hold out every K-th question, beginning with the I-th")
 
 
@@ -121,6 +138,19 @@ def read_chosen(args: argparse.Namespace) -> tuple[Arrays, list[int], dict]:
         raise InputError(args.stats, "questions to choose by", "none left")
     chosen = {name: arrays[name][rows] for name in EXPERT_SUMS}
     return chosen, arrays["layer_numbers"].tolist(), map_provenance(args.stats, metadata, rows)
+
+
+def read_members(args: argparse.Namespace, ids: list[str]) -> tuple[list[Domain], dict[str, list[int]]]:
+    """Return the domains, none where none are asked for, and the rows of each one's questions."""
+    domains = [parse_domain(text) for text in args.domains or []]
+    if not domains:
+        return [], {}
+    check_domains(domains)
+    column, named = read_domains(args.domain_questions), {}
+    for domain in domains:
+        of_column = {record_id for record_id, name in column.items() if name == domain.name}
+        named[domain.name] = read_ids(domain.file) if domain.file else of_column
+    return domains, rows_by_domain(domains, ids, named)
 
 
 def map_provenance(stats: Path, metadata: dict, rows: list[int]) -> dict:
@@ -169,18 +199,42 @@ def check_arguments(args: argparse.Namespace, experts: int, top_k: int) -> None:
         raise InputError("--protect-top", f"{least} to {experts} experts", str(args.protect_top))
 
 
-def choose(args: argparse.Namespace, arrays: Arrays, layers: list[int]) -> tuple[dict[str, dict], dict]:
-    """Return the entries of the layers, and the bootstrap's figures over all of them (empty without one)."""
+def choose(
+    args: argparse.Namespace, arrays: Arrays, layers: list[int], domains: list[Domain], rows: dict[str, list[int]]
+) -> tuple[dict[str, dict], dict]:
+    """Return the entries of the layers, and the figures over all of them: bootstrap and domains, where there are any.
+
+    rows: of each domain's questions.
+    """
+    shares = shares_of(arrays, domains, rows) if domains else np.zeros(0)
     arrays = arrays | {"protected": protected(arrays["weighted_norm_sum"], args.protect_top)}
+    arrays = scaled(arrays, domains, rows) if domains else arrays
     score, guarded, order = ranks_of(arrays, args.criterion)
     if args.worst_first:
         order = order[:, ::-1]
+    order, moved = (
+        order_by_floors(order, layers, shares, domains, args.keep) if domains else (order, [False] * len(order))
+    )
     entries = {
         str(layer): layer_entry(order[row], guarded[row], score[row], args.keep) for row, layer in enumerate(layers)
     }
+    for entry, by_floors in zip(entries.values(), moved):
+        if by_floors:  # no score separates the kept from the dropped
+            entry["margin"] = None
+    figures = {}
+    if domains:
+        kept = [entry["keep"] for entry in entries.values()]
+        figures = {"domains": domain_entries(domains, rows, shares, layers, kept)}
+    return entries, figures | draw_again(args, arrays, entries)
+
+
+def draw_again(args: argparse.Namespace, arrays: Arrays, entries: dict[str, dict]) -> dict:
+    """Add to the entries of the layers how sure they are; return the bootstrap's figures, {} without one."""
     drawn = arrays["token_count"].shape[0]
     if not args.bootstrap or args.worst_first or args.imatrix or args.criterion.startswith("random") or drawn < 2:
-        return entries, {}  # nothing that other questions could change, or nothing to draw from
+        return {}  # nothing that other questions could change, or nothing to draw from
+    if any(parse_domain(text).floor for text in args.domains or []):
+        return {}  # each resample would need the solver for every layer: minutes for a large model
     share = bootstrap(arrays, args.criterion, args.keep, args.bootstrap, args.seed)
     found = stability(share, [entry["keep"] for entry in entries.values()])
     for entry, values in zip(entries.values(), found):
@@ -191,7 +245,7 @@ def choose(args: argparse.Namespace, arrays: Arrays, layers: list[int]) -> tuple
         "coin_toss": sum(len(values["coin_toss"]) for values in found),
         "expected_overlap": float(np.mean([values["expected_overlap"] for values in found])),
     }
-    return entries, {"bootstrap": sure}
+    return {"bootstrap": sure}
 
 
 def report(
@@ -216,6 +270,14 @@ def report(
             f"(layer {weakest}: {entries[weakest]['expected_overlap']:.1%}); {sure['coin_toss']} experts are a coin "
             f"toss ({args.bootstrap} resamples)"
         )
+    for domain in content.get("domains", []):
+        lines.append(
+            f"{domain['name']} (weight {domain['weight']:g}, {domain['questions']} questions): every layer keeps "
+            f"{domain['least_coverage']:.2%} or more of its weighted norm (floor {domain['floor']:.2%}; least in layer "
+            f"{domain['least_coverage_layer']})"
+        )
+    if any(domain["floor"] for domain in content.get("domains", [])):
+        lines.append("with floors there are no resamples: how sure the choice is has not been computed")
     if other is not None:
         drops = {int(layer): entry["drop"] for layer, entry in entries.items()}
         lines += compare_lines(str(args.compare), drops, other, content["experts"])
@@ -228,9 +290,11 @@ def main(argv: list[str] | None = None) -> None:
     experts = arrays["token_count"].shape[2]
     # An imatrix does not hold the experts per token. The drop knows the model and checks the map against it.
     check_arguments(args, experts, provenance.get("top_k", 1))
-    check_apart(filter(None, (args.stats, args.imatrix, args.compare, args.questions_in)), [args.output])
+    inputs = (args.stats, args.imatrix, args.compare, args.questions_in, args.domain_questions)
+    check_apart(filter(None, inputs), [args.output])
     other = read_other(args.compare, layers, experts) if args.compare else None
-    entries, sure = choose(args, arrays, layers)
+    domains, rows = read_members(args, provenance.get("question_ids", []))
+    entries, sure = choose(args, arrays, layers, domains, rows)
     content = {
         "criterion": args.criterion,
         "worst_first": args.worst_first,

@@ -24,6 +24,7 @@ import argparse
 import importlib.metadata
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,7 +49,7 @@ from files.safe_files import (
 from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp
 from losses.kld_statistics import MEASURES, mean_and_error, per_chat, summary
-from losses.quality_conclusions import EXPERTS_ONLY, Measured, quality_conclusions, quant_kind
+from losses.quality_conclusions import EXPERTS_ONLY, NO_IMATRIX, Measured, quality_conclusions, quant_kind
 from losses.quality_page import quality_page
 from losses.quality_picture import draw_quality
 from losses.quality_record import Quality
@@ -120,13 +121,23 @@ def read_quant_of(path: Path, source_sha256: str) -> dict:
     return record
 
 
-def quant_label(record: dict) -> str:
-    """Return the name of a quant in tables: its type, and its scope where that is the experts alone."""
-    return record["type"] + (EXPERTS_ONLY if record.get("cd_scope") == "experts" else "")
+def quant_labels(records: Iterable[dict]) -> list[str]:
+    """Return the names of quants in tables: the type, and the scope where that is the experts alone.
+
+    Of two with one name, that without an imatrix says so. Alone it does not: the release knows its file by the type.
+    """
+    names = [
+        (record["type"] + (EXPERTS_ONLY if record.get("cd_scope") == "experts" else ""), record) for record in records
+    ]
+    counts = Counter(name for name, _ in names)
+    return [
+        name + (NO_IMATRIX if counts[name] > 1 and record["imatrix_sha256"] is None else "") for name, record in names
+    ]
 
 
 def measure_file(
     path: Path,
+    label: str,
     record: dict,
     tools: LlamaCpp,
     references: dict[str, StoredLogits],
@@ -145,13 +156,7 @@ def measure_file(
     arrays = kept(folder / f"{record['sha256'][:DIGITS]}.npz", compute, references, int(chats.counts["all"].sum()))
     found, sums = losses(arrays, pruning, chats, args.score)
     return Measured(
-        quant_label(record),
-        quant_kind(record["type"]),
-        record["bytes"],
-        record["bits_per_weight"],
-        record["sha256"],
-        sums,
-        found,
+        label, quant_kind(record["type"]), record["bytes"], record["bits_per_weight"], record["sha256"], sums, found
     )
 
 
@@ -241,8 +246,9 @@ def measure_files(
             ["full"],
             int(chats.counts["all"].sum()),
         )
+        labels = dict(zip(records, quant_labels(records.values())))
         return [
-            measure_file(path, records[path], tools, references, chats, pruning, folders["results"], args)
+            measure_file(path, labels[path], records[path], tools, references, chats, pruning, folders["results"], args)
             for path in progress(records, "quality", "file")
         ]
 
@@ -258,7 +264,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 def read_quants(paths: list[Path], source_sha256: str) -> dict[Path, dict]:
     """Return the record of every quant; raise InputError when two have the same label."""
     records = {path: read_quant_of(path, source_sha256) for path in dict.fromkeys(paths)}
-    labels = [quant_label(record) for record in records.values()]
+    labels = quant_labels(records.values())
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise InputError("--gguf", "each quant once", f"{twice[0]} twice")
     return records

@@ -23,6 +23,7 @@ from files.safe_files import InputError, check_apart, existing_parent, gib, read
 from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader
 from ggufs.imatrix import Imatrix, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp
+from quants.layer_tiers import cd_choices
 from quants.quant_plan import (
     QuantPlan,
     check_covers,
@@ -33,7 +34,7 @@ from quants.quant_plan import (
     write_imatrix_stand_in,
 )
 from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
-from quants.recipes import RECIPES, check_quant
+from quants.recipes import CD_DEPTH, CD_RECIPES, RECIPES, check_quant
 from quants.sparse_gguf import from_checkpoint, from_config, from_gguf
 
 from huggingface_hub import hf_hub_download
@@ -125,7 +126,8 @@ def plan_row(
         reason = imatrix_reason(tool, recipe, header.path)
     except InputError as error:  # the other rows are still wanted
         return {**row, "refused": str(error).removeprefix(f"{name}: ")}
-    return {**row, **described(plan), "needs_imatrix": reason is not None, "imatrix_reason": reason}
+    imatrix_fields = {"needs_imatrix": reason is not None, "imatrix_reason": reason, "without_imatrix": not imatrix}
+    return {**row, **described(plan), **cd_choices(recipe, args), **imatrix_fields}
 
 
 def described(plan: QuantPlan) -> dict:
@@ -152,7 +154,7 @@ def plan_cells(row: dict) -> list[str]:
         f"{row['bytes']:,}",
         gib(row["bytes"]),
         f"{row['bits_per_weight']:.2f}",
-        "needed" if row["needs_imatrix"] else "",
+        "needed" if row["needs_imatrix"] else "off" if row["without_imatrix"] else "",
         kinds,
     ]
 
@@ -190,9 +192,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--types", nargs="+", help="quants (default: all that are not opt-in)")
     group.add_argument("--name", default="model", help="model name in the header")
     group = parser.add_argument_group("imatrix of the build")
-    matrix = group.add_mutually_exclusive_group()
-    matrix.add_argument("--imatrix", type=Path, help="the imatrix (its names go into the header)")
-    matrix.add_argument("--no-imatrix", action="store_true", help="plan a build without an imatrix")
+    group.add_argument("--imatrix", type=Path, help="the imatrix (its names go into the header)")
+    off = "plan these quants without an imatrix (none named: all)"
+    group.add_argument("--no-imatrix", nargs="*", metavar="QUANT", help=off)
     text = "without --imatrix: file name of the calibration text"
     group.add_argument("--dataset", default="calibration.txt", help=text)
     add_recipe_arguments(parser)
@@ -206,7 +208,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_args(args: argparse.Namespace, names: list[str]) -> None:
     """Raise InputError for unknown quants and for an output that would overwrite an input."""
-    for name in names:
+    for name in [*names, *(args.no_imatrix or [])]:
         check_quant(name)
     if args.output:
         inputs = (args.source and Path(args.source), args.imatrix, args.stats, args.sensitivity)
@@ -225,10 +227,14 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
         header = keep_experts(full, args.source or args.shape, args.keep, work)
         # With an imatrix llama-quantize picks other types for some tensors, and its name goes into the header. So where
         # there is none yet, a stand-in of the same names makes the plan that of the build.
-        imatrix = None if args.no_imatrix else args.imatrix or work / "imatrix.gguf"
-        if imatrix and not args.imatrix:
+        imatrix = args.imatrix or work / "imatrix.gguf"
+        if not args.imatrix:
             write_imatrix_stand_in(imatrix, args.dataset)
-        rows = [plan_row(name, args, llama_cpp.tool("llama-quantize"), header, imatrix, measured) for name in names]
+        tool, plain = llama_cpp.tool("llama-quantize"), without_imatrix(args, names)
+        rows = [
+            plan_row(name, args, tool, header, *((None, None) if name in plain else (imatrix, measured)))
+            for name in names
+        ]
         # Read here: the sparse files go with the folder.
         f16_bytes, full_bytes = header.path.stat().st_size, full.path.stat().st_size
         memory = memory_parts(full)
@@ -243,6 +249,13 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
     }
 
 
+def without_imatrix(args: argparse.Namespace, names: list[str]) -> list[str]:
+    """Return the quants that are planned without an imatrix."""
+    if args.no_imatrix is None:
+        return []
+    return args.no_imatrix or names
+
+
 def memory_parts(header: GgufHeader) -> dict:
     """Return the bytes that a streaming analysis holds at once: the largest layer, and all that is in no layer."""
     sizes: Counter[str | None] = Counter()
@@ -253,11 +266,22 @@ def memory_parts(header: GgufHeader) -> dict:
     return {"largest_layer_bytes": max(sizes.values(), default=0), "vocabulary_bytes": outside}
 
 
+def cd_note(args: argparse.Namespace) -> str:
+    """Return the line that says how the CD quants are made."""
+    high, middle, low = CD_RECIPES[args.cd_recipe].layers
+    tiers = "tiers by hand" if args.cd_tiers else "cuts by hand" if args.cd_cuts else f"tiers of {high}/{middle}/{low}"
+    of_depth = "" if args.cd_tiers or args.cd_cuts else f" of {CD_DEPTH} layers"
+    protect = f", {args.cd_protect} protected" if args.cd_protect else ""
+    return f"CD recipe: {args.cd_recipe} ({tiers}{of_depth}{protect})."
+
+
 def notes_of(args: argparse.Namespace, names: list[str], has_tokenizer: bool) -> list[str]:
     """Return the lines below the table: where its sizes differ from a build's or from the model card's."""
     notes = [] if has_tokenizer else [NO_TOKENIZER]
     if any(name.startswith("CD-") for name in names) and not (args.stats or args.cd_tiers):
         notes.append(LAYER_ORDER)
+    if any(name.startswith("CD-") for name in names):
+        notes.append(cd_note(args))
     return notes + [f"{name}: {note}." for name, note in CARD_NOTES.items() if args.shape and name in names]
 
 

@@ -36,6 +36,7 @@ from files.safe_files import (
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
+from quants.layer_tiers import cd_choices
 from quants.quant_plan import FLOAT_TYPES, QuantPlan, check_covers, check_float, check_larger, plan_quant
 from quants.quant_record import QuantRecord, record_path
 from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
@@ -237,7 +238,7 @@ def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader,
         "base": plan.recipe.base,
         "arguments": plan.recipe.arguments,
         "note": plan.recipe.note,
-        **({"cd_scope": args.cd_scope} if plan.recipe.tiers else {}),
+        **cd_choices(plan.recipe, args),
         "llama_cpp": llama_cpp.version(),
         "parameters": plan.parameters,
         "experts": header.experts,

@@ -17,6 +17,7 @@ from files.safe_files import InputError
 COLUMNS = ("Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 GPQA_DATASET, GPQA_FILE = "Idavidrein/gpqa", "gpqa_diamond.csv"  # on the Hub, gated
 EXPLANATION = "Explanation"
+DOMAIN = "High-level domain"
 LETTERS = "ABCD"
 QUESTION_SEED = 42  # default seed of the order of choices
 
@@ -143,6 +144,11 @@ def check_reasonings(path: Path, questions: list[Question]) -> None:
             "the model would read answers alone; if you mean it, --allow-empty-reasoning, "
             "with make ALLOW_EMPTY_REASONING=yes",
         )
+
+
+def read_domains(path: Path) -> dict[str, str]:
+    """Return the domain of each question by Record ID, blanks as underscores; "" where the file names none."""
+    return {row["Record ID"]: "_".join(row.get(DOMAIN, "").split()) for row in read_rows(path)}
 
 
 def read_ids(path: Path) -> set[str]:

@@ -71,6 +71,16 @@ def gate(arrays: Arrays) -> np.ndarray:
     return arrays["routing_weight_sum"].sum(axis=0)
 
 
+def norm_plus_count(arrays: Arrays) -> np.ndarray:
+    """2 x the sum of w_e(x) ||f_e(x)|| + n_e, over all tokens of all questions.
+
+    Source: what the model card's author really ran (his repository, August 2026): the sum over prompts of
+    2 x weighted norm + token count. Assumed: the plain sums of each prompt, scaled by nothing. How much the count
+    weighs beside the norm then depends on how large the model's norms are.
+    """
+    return (2 * arrays["weighted_norm_sum"] + arrays["token_count"]).sum(axis=0)
+
+
 def random_scores(arrays: Arrays, seed: int) -> np.ndarray:
     """Scores in [0, 1) that depend on seed, layer and expert alone: the control that a criterion must beat.
 
@@ -100,8 +110,10 @@ CRITERIA: dict[str, Callable[[Arrays], np.ndarray]] = {
     "man": man,
     "frequency": frequency,
     "gate": gate,
+    "norm-plus-count": norm_plus_count,
 }
 NAMES = (*CRITERIA, "random:SEED")
+PROTECTING = ("coverage", "norm-plus-count")  # used with a protected top of each question, unless told otherwise
 
 
 def check_criterion(name: str) -> None:

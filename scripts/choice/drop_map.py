@@ -1,9 +1,9 @@
 """The drop map: which experts of each layer stay and which go.
 
 JSON (`DropMapRecord`): `version`, `experts`, `keep_count`, `drop_count`, `top_k`, `criterion`, `protect_top`, the
-questions that chose, digests of what it was made from, `bootstrap`, and `layers`: {"0": {"keep": [...], "drop": [...],
-"score": [...], "margin": ..., "expected_overlap": ..., "coin_toss": [...]}, ...}, ids sorted, one entry per layer with
-experts.
+questions that chose, digests of what it was made from, `bootstrap`, `domains`, and `layers`: {"0": {"keep": [...],
+"drop": [...], "score": [...], "margin": ..., "expected_overlap": ..., "coin_toss": [...]}, ...}, ids sorted, one entry
+per layer with experts.
 
 Maps of other tools are read, too. They have no version: the plain {"0": [dropped ids], ...}, or one with "layers" and
 any of the other fields beside it, each checked where it is there.
@@ -88,6 +88,17 @@ class OwnMap(Fields):
     protect_top: int | None = None
 
 
+class DomainCoverage(Fields):
+    """A domain of the questions that chose; see choice/domains.py. least_coverage: over the layers, with its layer."""
+
+    name: str
+    weight: float
+    floor: float
+    questions: int
+    least_coverage: float
+    least_coverage_layer: int
+
+
 class MapDetails(Fields):
     """What a map may say beside its layers. Every field may be missing: maps of other tools have few of them.
 
@@ -111,6 +122,7 @@ class MapDetails(Fields):
     imatrix_sha256: str = ""
     analysis: Analysis | None = None
     bootstrap: Bootstrap | None = None
+    domains: list[DomainCoverage] = []
     own_map: OwnMap = OwnMap(sha256="")
 
 

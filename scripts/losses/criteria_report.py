@@ -52,12 +52,13 @@ class ChoiceResult(Fields):
 
 
 class Criteria(Record):
-    """The JSON file of compare_criteria.py; keep: results by keep count and label."""
+    """The JSON file of compare_criteria.py; keep: results by keep count and label; domains: of every chat."""
 
     what: ClassVar[str] = "a comparison of compare_criteria.py"
     inputs: dict
     truncated: int
     seeds: int
+    domains: list[str] = []
     conclusions: dict
     keep: dict[str, dict[str, ChoiceResult]]
 

@@ -18,6 +18,7 @@ STANDARD, CONTRIB, TARGET = "standard", "ContribDynamic", "target size"  # kinds
 BETTER, WORSE = "better", "worse"
 NO_DIFFERENCE, SMALLER = "no significant difference", "smaller than any standard quant"
 EXPERTS_ONLY = " (experts only)"
+NO_IMATRIX = " (no imatrix)"
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,32 @@ def dominated_files(measured: list[Measured], counts: np.ndarray, loss: str) -> 
     return found
 
 
+def imatrix_gains(measured: list[Measured], counts: np.ndarray, loss: str) -> dict[str, dict]:
+    """Return what the imatrix gains, by the label of every file that was measured without one, too; else {}.
+
+    difference: mean KLD without the imatrix less that with it, so above 0 the imatrix helps. Its error is over chats,
+    paired: both files read the same ones. counts: tokens per chat [chats].
+    """
+    by_label = {entry.label: entry for entry in measured}
+    found = {}
+    for label, entry in by_label.items():
+        if plain := by_label.get(label + NO_IMATRIX):
+            difference, error = mean_and_error(plain.sums[loss] - entry.sums[loss], counts)
+            found[label] = {
+                "with": entry.losses[loss]["kld"],
+                "without": plain.losses[loss]["kld"],
+                "difference": difference,
+                "difference_error": error,
+                "significant": abs(difference) > SIGNIFICANT_ERRORS * error,
+            }
+    return found
+
+
 def conclusion_of_loss(measured: list[Measured], counts: np.ndarray, loss: str) -> dict:
     """Return what follows by one loss.
 
     line: labels of its points. verdicts: of every file that is not standard. dominated: the dominated files. scopes: as
-    `scopes` returns.
+    `scopes` returns. imatrix: as `imatrix_gains` returns.
     """
     line = line_of(measured, loss)
     verdicts = {
@@ -191,6 +213,7 @@ def conclusion_of_loss(measured: list[Measured], counts: np.ndarray, loss: str) 
         "verdicts": verdicts,
         "dominated": dominated_files(measured, counts, loss),
         "scopes": scopes(measured, line, counts, loss),
+        "imatrix": imatrix_gains(measured, counts, loss),
     }
 
 

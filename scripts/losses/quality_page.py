@@ -73,6 +73,25 @@ def comparison_lines(loss: str, found: dict, measured: list[Measured]) -> list[s
     return [*lines, *(verdicts or ["No other files."]), *(scope_lines(found["scopes"]) if found["scopes"] else [])]
 
 
+def imatrix_lines(content: dict) -> list[str]:
+    """Return what the imatrix gains by each loss, as Markdown; nothing where no file was measured both ways."""
+    lines = []
+    for loss in LOSSES:
+        rows = []
+        for label, pair in content["conclusions"][loss].get("imatrix", {}).items():
+            costs = "with" if pair["difference"] > 0 else "without"
+            costs = f"{costs} it costs less" if pair["significant"] else "no significant difference"
+            gain = with_error(pair["difference"], pair["difference_error"])
+            rows.append([label, with_error(*pair["with"]), with_error(*pair["without"]), gain, costs])
+        if rows:
+            heads = ["quant", "with", "without", "without minus with", f"by {loss} loss"]
+            lines += ["", f"### By {loss} loss", "", markdown_table(heads, rows, last_words=1)]
+    if not lines:
+        return []
+    words = f"Mean KLD; significant: by more than {SIGNIFICANT_ERRORS} standard errors, paired by chat."
+    return ["", "## With and without the imatrix", "", words, *lines]
+
+
 def detail_lines(loss: str, measured: list[Measured]) -> list[str]:
     """Return one loss in all its measures, as Markdown."""
     rows = [
@@ -135,6 +154,7 @@ def quality_page(content: dict, measured: list[Measured]) -> str:
         "Dominated: another file is no larger and costs no more; within the error: by less than "
         f"{SIGNIFICANT_ERRORS} standard errors, paired by chat. By quantisation loss, beyond the error: "
         f"{', '.join(significant) or 'none'}.",
+        *imatrix_lines(content),
         "",
         "## Against the standard quants of the same size",
         "",

@@ -1,7 +1,8 @@
 """ContribDynamic: layers in three tiers by what their experts contribute, and the tensor types that follow from them.
 
 The model card gives layers of high contribution more bits than the rest. Its tiers are 0 / 1-6 and 10 / 11-29; it does
-not name 7 to 9. Here a rule ranks the layers by the analysis' statistics and two cuts make the tiers, or a user gives
+not name 7 to 9, and its author's files have them in the low tier. Here a rule ranks the layers by the analysis'
+statistics and two cuts make the tiers, those of the named recipe (CD_RECIPES of recipes.py) or others, or a user gives
 the tiers.
 """
 
@@ -14,12 +15,15 @@ from pathlib import Path
 
 from choice.expert_stats import read_stats
 from files.safe_files import InputError
-from quants.recipes import Recipe
+from quants.recipes import CD_RECIPES, Recipe
 
 import numpy as np
 
 Tiers = tuple[tuple[int, ...], ...]
-DEFAULT_CUTS = (1 / 30, 11 / 30)  # the card's: one layer of 30 is high, the next ten are middle
+DEFAULT_RECIPE = "ours"
+PROTECTED = {"attention": r"attn_\w+\.weight"}
+PROTECTED_TYPE = "q6_K"
+ABOVE_PROTECTED = (PROTECTED_TYPE, "q8_0")  # tiers of these types protect the tensors themselves
 SCOPES = {"all": r"(attn|ffn)_\w+\.weight", "experts": r"ffn_\w*_exps\.weight"}
 
 
@@ -82,10 +86,16 @@ def parse_cuts(text: str) -> tuple[float, float]:
     return cuts[0], cuts[1]
 
 
-def with_tiers(recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str) -> Recipe:
+def tier_override(tier: tuple[int, ...], tensors: str, kind: str) -> tuple[str, str]:
+    """Return the override that types the tensors of a pattern in the layers of a tier."""
+    return rf"^blk\.({'|'.join(map(str, tier))})\.{tensors}", kind
+
+
+def with_tiers(recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str, protect: str = "") -> Recipe:
     """Return a recipe whose tiers have become overrides; `layers` are the model's layers with experts.
 
-    Raises InputError when the tiers are not a partition of the layers, or when the recipe has none.
+    protect: a key of PROTECTED, whose tensors get at least PROTECTED_TYPE in every layer. Raises InputError when the
+    tiers are not a partition of the layers, or when the recipe has none.
     """
     placed = [layer for tier in tiers for layer in tier]
     if sorted(placed) != sorted(layers):
@@ -94,13 +104,15 @@ def with_tiers(recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str
         raise InputError(
             "tiers", f"each of the {len(layers)} layers in one tier", f"layer {odd[0]} in none, in two, or not there"
         )
-    overrides = tuple(
-        (rf"^blk\.({'|'.join(map(str, tier))})\.{SCOPES[scope]}", kind)
-        for tier, kind in zip(tiers, recipe.tiers, strict=True)
-        if tier
-    )
-    # The first match wins in llama-quantize, so a recipe's own overrides stay ahead of the tiers'.
-    return replace(recipe, overrides=recipe.overrides + overrides)
+    typed = [(tier, kind) for tier, kind in zip(tiers, recipe.tiers, strict=True) if tier]
+    # The first match wins in llama-quantize, so a recipe's own overrides and the protected tensors stay ahead.
+    overrides, note = list(recipe.overrides), recipe.note
+    if protect:
+        low = [layer for tier, kind in typed if kind not in ABOVE_PROTECTED for layer in tier]
+        overrides += [tier_override(tuple(sorted(low)), PROTECTED[protect], PROTECTED_TYPE)] if low else []
+        note += f", {protect} at {PROTECTED_TYPE.upper()} or more"
+    overrides += [tier_override(tier, SCOPES[scope], kind) for tier, kind in typed]
+    return replace(recipe, overrides=tuple(overrides), note=note)
 
 
 def add_tier_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,10 +120,12 @@ def add_tier_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("ContribDynamic (CD-*)").add_argument
     add("--stats", type=Path, help="statistics file that ranks the layers")
     add("--cd-rule", choices=RULES, default="weighted-norm", help="a layer's contribution")
-    cuts = "shares of the layers where the high and the middle tier end (default 1/30,11/30)"
-    add("--cd-cuts", type=parse_cuts, default=DEFAULT_CUTS, metavar="A,B", help=cuts)
+    add("--cd-recipe", choices=CD_RECIPES, default=DEFAULT_RECIPE, help="shares of the tiers, their types and edges")
+    cuts = "shares of the layers where the high and the middle tier end (default: those of the recipe)"
+    add("--cd-cuts", type=parse_cuts, metavar="A,B", help=cuts)
     add("--cd-tiers", type=parse_tiers, metavar="TIERS", help="tiers by hand, such as 0/1-10/11-29")
     add("--cd-scope", choices=SCOPES, default="all", help="tensors that the tiers type")
+    add("--cd-protect", choices=PROTECTED, help=f"tensors that get {PROTECTED_TYPE.upper()} or more in every layer")
 
 
 def resolve_tiers(
@@ -124,12 +138,21 @@ def resolve_tiers(
     """
     if not recipe.tiers:
         return recipe
+    way = CD_RECIPES[args.cd_recipe]
+    cuts = args.cd_cuts or way.cuts
     if args.cd_tiers:
         tiers = args.cd_tiers
     elif args.stats:
-        tiers = tiers_from_stats(args.stats, args.cd_rule, args.cd_cuts)
+        tiers = tiers_from_stats(args.stats, args.cd_rule, cuts)
     elif assume_order:
-        tiers = cut(list(layers), args.cd_cuts)
+        tiers = cut(list(layers), cuts)
     else:
         raise InputError(recipe.name, "--stats or --cd-tiers, which say how much each layer contributes", "neither")
-    return with_tiers(recipe, tiers, layers, args.cd_scope)
+    return with_tiers(way.of(recipe), tiers, layers, args.cd_scope, args.cd_protect or "")
+
+
+def cd_choices(recipe: Recipe, args: argparse.Namespace) -> dict:
+    """Return what a record says of a CD quant beside its command line, {} of other quants."""
+    if not recipe.tiers:
+        return {}
+    return {"cd_scope": args.cd_scope, "cd_recipe": args.cd_recipe, "cd_protect": args.cd_protect}

@@ -13,7 +13,8 @@ from files.safe_files import FileRecord, InputError, Sha256, read_record, sha256
 class QuantRecord(FileRecord):
     """A quant: recipe, tool, inputs, and what came out.
 
-    tensors_per_type: by type; TYPE<WANTED where rows do not fit the wanted type. cd_scope: of CD-* files only.
+    tensors_per_type: by type; TYPE<WANTED where rows do not fit the wanted type. cd_scope, cd_recipe, cd_protect: of
+    CD-* files only. imatrix_sha256: None for a file that was built without one, or that copies its source.
     """
 
     what: ClassVar[str] = "a record of quantize_gguf.py"
@@ -23,6 +24,8 @@ class QuantRecord(FileRecord):
     arguments: list[str]
     note: str
     cd_scope: str | None = None
+    cd_recipe: str | None = None
+    cd_protect: str | None = None
     llama_cpp: str
     # What came out. Cards and pages take their numbers from here, so that all of them show the same.
     parameters: int

@@ -3,12 +3,13 @@
 Names and notes follow the model card; what llama-quantize makes of a type: llama.cpp tools/quantize/README.md.
 `EDGES` puts embedding and output at Q8_0, as the card's _L and _XL quants have them. A recipe is a base type plus
 overrides (regular expression of tensor names, ggml type); a recipe with `tiers` gets its overrides from layer_tiers.py.
-Which recipes need an imatrix is not written here: llama-quantize is asked (quant_plan.py).
+Which recipes need an imatrix is not written here: llama-quantize is asked (quant_plan.py). `CD_RECIPES` are the named
+ways to make the ContribDynamic quants.
 """
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from files.safe_files import GIB, InputError
 
@@ -71,8 +72,8 @@ TABLE = (
     Recipe("IQ2_XS", "IQ2_XS", "2-bit i-quant, very low quality"),
     Recipe("IQ2_XXS", "IQ2_XXS", "2-bit i-quant, smallest"),
     # ContribDynamic. The base is the mixture of the low tier: it types what the tiers leave alone. With layers 0 /
-    # 1-10 / 11-29 of the 26B the first three have the card's sizes to 0.2 GiB. The card's CD-Q3_K_M (10.37) has not
-    # been reproduced.
+    # 1-10 / 11-29 of the 26B the first three have the card's sizes to 0.2 GiB. What the recipe `card` makes otherwise
+    # stands in CD_RECIPES.
     Recipe("CD-Q6_K", "Q5_K_M", "layers at Q8_0, Q6_K, Q5_K by contribution", tiers=("q8_0", "q6_K", "q5_K")),
     Recipe("CD-Q5_K_M", "Q4_K_M", "layers at Q6_K, Q5_K, Q4_K by contribution", EDGES, tiers=("q6_K", "q5_K", "q4_K")),
     Recipe("CD-Q4_K_M", "Q3_K_M", "layers at Q5_K, Q4_K, Q3_K by contribution", EDGES, tiers=("q5_K", "q4_K", "q3_K")),
@@ -82,6 +83,48 @@ TABLE = (
     Recipe("MXFP4_MOE", "MXFP4_MOE", "experts in MXFP4", opt_in=True),
 )
 RECIPES = {recipe.name: recipe for recipe in TABLE}
+
+
+@dataclass(frozen=True)
+class CdRecipe:
+    """A named way to make the CD quants.
+
+    layers: of CD_DEPTH layers, how many are of high, middle and low contribution; changes: by quant, what is otherwise
+    than in TABLE.
+    """
+
+    layers: tuple[int, int, int]
+    changes: dict[str, dict] = field(default_factory=dict)
+
+    @property
+    def cuts(self) -> tuple[float, float]:
+        """The shares of the layers at which the high and the middle tier end: so it scales to any depth."""
+        high, middle, _ = self.layers
+        return high / CD_DEPTH, (high + middle) / CD_DEPTH
+
+    def of(self, recipe: Recipe) -> Recipe:
+        """Return the quant of TABLE as this way makes it."""
+        return replace(recipe, **self.changes.get(recipe.name, {}))
+
+
+CD_DEPTH = 30  # layers of the 26B, which the card's tiers are given for
+CD_RECIPES = {
+    "ours": CdRecipe((1, 10, 19)),
+    # The card's tiers, and Q8_0 embedding and output in every file. Its text names Q2_K for the low tier of CD-Q3_K_M,
+    # but that file would have 9.12 GiB, and the card's has 10.37; with Q3_K (or IQ3_S, of the same size) it has 10.12,
+    # as much below the card as CD-Q5_K_M and CD-Q4_K_M are.
+    "card": CdRecipe(
+        (1, 7, 22),
+        {
+            "CD-Q6_K": {"flags": EDGES},
+            "CD-Q3_K_M": {
+                "base": "Q3_K_M",
+                "note": "layers at Q4_K, Q3_K, Q3_K by contribution",
+                "tiers": ("q4_K", "q3_K", "q3_K"),
+            },
+        },
+    ),
+}
 
 
 def find_recipe(name: str) -> Recipe:

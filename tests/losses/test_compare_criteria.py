@@ -20,6 +20,7 @@ from expert_drop import main as drop
 from files.safe_files import InputError, check_record, read_json, sha256_file, write_json
 from generate_drop_map import main as choose
 from losses import criteria_report as report
+from losses.domain_losses import add_domain_losses, domain_lines, domain_sentence, domain_table
 from losses.kld_statistics import kl_divergence
 from shared_ggufs import link_f16, tiny_ggufs
 from teacher_force_analysis import main as analyse
@@ -92,6 +93,45 @@ def test_every_criterion_random_choices_and_the_control_are_compared():
         "--bootstrap",
         "0",
     ]
+
+
+def test_a_choice_by_domains_is_one_more():
+    domains = ("--domains", "Physics:1:0.5", "--domain-questions", "questions.csv")
+    choices = choices_at(64, 1, "reap", domains)
+    assert [choice.label for choice in choices if choice.domains] == ["reap by domains"]
+    assert len(choices) == len(choices_at(64, 1)) + 1 == len({choice.file for choice in choices})
+    assert choices[0].flags == ["--keep", "64", "--criterion", "reap", *domains, "--bootstrap", "0"]
+
+
+def test_losses_by_domain_by_hand():
+    results = {9: made_up(coverage=[1.0, 3.0, 8.0], reap=[2.0, 2.0, 6.0], random1=[0.5, 0.5, 0.5])}
+    names = ["Physics", "Physics", "alone"]
+    for entry in results[9].values():  # of three questions, and not of two
+        entry["per_question"] |= {"tokens": [2, 2, 2], "reply_tokens": [1, 1, 1]}
+    add_domain_losses(results, names)
+    # Sums 1 and 3 over 2 tokens each: mean 1, deviations -1 and 1, so the error is sqrt(2 x 2 / 1) / 4.
+    assert results[9]["coverage"]["by_domain"]["kld"] == {"Physics": [1.0, 0.5]}
+    assert domain_lines(results, names) == []  # one domain is none to compare
+    four = {9: made_up(coverage=[1.0, 3.0, 8.0, 8.0], reap=[2.0, 2.0, 6.0, 7.0])}
+    for entry in four[9].values():
+        entry["per_question"] |= {"tokens": [2] * 4, "reply_tokens": [1] * 4}
+    names = ["Physics", "Physics", "Biology", "Biology"]
+    add_domain_losses(four, names)
+    page = "\n".join(domain_lines(four, names))
+    assert "(Biology 2, Physics 2 chats)" in page and "### 9 experts kept, replies alone" in page
+    assert "**9 experts kept, all tokens:** reap costs least in its worst domain (Biology, 3.25 ± 0.25)" in page
+    entries = {
+        label: {"by_domain": {"kld": dict(zip(("Biology", "Physics"), pairs))}}
+        for label, pairs in {
+            "coverage": [[1.0, 0.1], [4.0, 0.1]],
+            "reap": [[3.0, 0.1], [2.0, 0.1]],
+            "random:1": [[0.5, 0.1], [0.5, 0.1]],
+        }.items()
+    }
+    table = domain_table(entries, "kld").splitlines()
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| random:1", "| reap", "| coverage (default)"]
+    assert table[-1].endswith("| Physics |")
+    assert "reap costs least in its worst domain (Biology, 3.00 ± 0.10)" in domain_sentence(9, "kld", entries)
 
 
 def test_positions_by_hand():
@@ -198,6 +238,9 @@ def test_the_outcome_is_whole_and_says_how_it_ended(finished, inputs):
     assert finished.printed == table and "None of the chats is among the 4 questions" in table
     for label in (*CRITERIA, *(f"random:{seed}" for seed in range(1, SEEDS + 1)), "worst first"):
         assert f"| {label} " in table
+    # One of the six chats is of biology, which gives no error: so there is one domain, and nothing to compare.
+    assert sorted(content["domains"]) == ["Biology", *["Chemistry"] * 5] and "## By domain" not in table
+    assert set(content["keep"][str(KEEP)]["reap"]["by_domain"]["kld"]) == {"Chemistry"}
     assert image.imread(finished.folder / "table.png").shape[1] == 1200
     for name in FILES:
         assert str(finished.folder).encode() not in (finished.folder / name).read_bytes()
@@ -269,6 +312,13 @@ def test_bad_input_is_refused_before_anything_is_measured(inputs, demo_model, tm
     (tmp_path / "table.md.state/letter.txt").write_text("mine")
     refuse("table.md.state", "something else")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.gguf", "table.md.state"]
+
+
+def test_floors_that_cannot_be_met_are_refused_before_anything_is_measured(inputs, tmp_path, refusal):
+    questions = inputs["--stats"].parent / "chose.csv"
+    more = {"domain-questions": questions, "domains": "Chemistry:1"}
+    refusal(main, arguments(inputs, tmp_path / "table.md", **more), "generate_drop_map.py", "in one domain")
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_chats_that_chose_are_called_in_sample():

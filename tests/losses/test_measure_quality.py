@@ -34,12 +34,13 @@ from losses.quality_conclusions import (
     TARGET,
     WORSE,
     Measured,
+    imatrix_gains,
     line_of,
     quality_conclusions,
     quant_kind,
     weights_at,
 )
-from losses.quality_page import quality_page
+from losses.quality_page import imatrix_lines, quality_page
 from losses.quality_picture import label_places, overlap
 from losses.quality_record import Quality
 from losses.scored_chats import chats_of
@@ -145,6 +146,31 @@ def test_the_line_and_the_verdicts_by_hand():
     assert "**AUTO-2**, 0.0000 GiB: no standard quant is as small." in page
     assert "| by CD-Q5_K_M |" in page and "On average `all` costs less." in page
     assert [quant_kind(quant) for quant in ("CD-Q2_K", "AUTO-1", "Q2_K")] == [CONTRIB, TARGET, STANDARD]
+
+
+def test_what_the_imatrix_gains_by_hand():
+    measured = [file_of("Q4_0", 9, 1.0, 2.0), file_of("Q4_0 (no imatrix)", 9, 2.0, 5.0), file_of("Q8_0", 9, 1.0, 1.0)]
+    found = imatrix_gains(measured, np.array([1, 1]), "total")
+    # Differences 1 and 3 over a token each: 2, and an error of sqrt(2 x 2 / 1) / 2.
+    assert found == {
+        "Q4_0": {
+            "with": [1.5, 0.0],
+            "without": [3.5, 0.0],
+            "difference": 2.0,
+            "difference_error": 1.0,
+            "significant": True,
+        }
+    }
+    page = "\n".join(imatrix_lines({"conclusions": {"total": {"imatrix": found}, "quantisation": {}}}))
+    assert "| Q4_0 | 1.5 ± 0 | 3.5 ± 0 | 2.00 ± 1.00 | with it costs less |" in page and "By quantisation" not in page
+    assert imatrix_lines({"conclusions": {"total": {"imatrix": {}}, "quantisation": {}}}) == []
+
+
+def test_of_two_files_of_a_type_the_one_without_an_imatrix_says_so():
+    plain, matrix = {"type": "Q6_K", "imatrix_sha256": None}, {"type": "Q6_K", "imatrix_sha256": "0" * 64}
+    experts = {"type": "CD-Q6_K", "imatrix_sha256": "0" * 64, "cd_scope": "experts"}
+    assert measure_quality.quant_labels([plain, experts]) == ["Q6_K", "CD-Q6_K (experts only)"]
+    assert measure_quality.quant_labels([matrix, plain]) == ["Q6_K", "Q6_K (no imatrix)"]
 
 
 def test_seen_questions_are_left_out_and_the_last_position_scores_nothing():

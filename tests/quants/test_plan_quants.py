@@ -14,9 +14,9 @@ from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import REPO
 from files.safe_files import GIB, InputError
 from ggufs.gguf_header import GgufHeader, read_header
-from quants.layer_tiers import DEFAULT_CUTS, RULES, cut, parse_tiers, tiers_from_stats
+from quants.layer_tiers import RULES, cut, parse_tiers, tiers_from_stats, with_tiers
 from quants.quant_plan import plan_quant, write_imatrix_stand_in
-from quants.recipes import RECIPES
+from quants.recipes import CD_RECIPES, EDGES, RECIPES
 from quants.sparse_gguf import from_checkpoint, from_config
 from release_inputs import call
 from shared_ggufs import demo_ggufs, tiny_ggufs
@@ -52,7 +52,8 @@ CARD = {
     "IQ2_XS": 7.94,
     "IQ2_XXS": 7.52,
 }
-CARD_CD = {"CD-Q6_K": 15.80, "CD-Q5_K_M": 13.51, "CD-Q4_K_M": 11.08}
+CUTS = CD_RECIPES["ours"].cuts
+CARD_CD = {"CD-Q6_K": 15.80, "CD-Q5_K_M": 13.51, "CD-Q4_K_M": 11.08, "CD-Q3_K_M": 10.37}
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +76,48 @@ def test_the_cards_sizes_are_planned(card_plan):
     assert len(CARD) == 25
 
 
-def test_the_cards_contrib_dynamic_sizes_are_planned(card_plan):
-    for name, size in CARD_CD.items():
-        assert card_plan[name]["bytes"] / GIB == pytest.approx(size, abs=0.25), name
+def test_the_tiers_of_contrib_dynamic_are_typed(card_plan):
     types = card_plan["CD-Q5_K_M"]["types"]
     tiers = [types[f"blk.{layer}.ffn_gate_up_exps.weight"] for layer in (0, 1, 10, 11, 29)]
     assert tiers == ["Q6_K", "Q5_K", "Q5_K", "Q4_K", "Q4_K"]
     assert types["blk.11.ffn_down_exps.weight"] == "Q5_0" and types["token_embd.weight"] == "Q8_0"
+
+
+def test_the_table_of_cd_recipes_in_the_docs_is_planned(tmp_path):
+    """docs/quants.md compares each recipe's sizes with the card's: each figure there is planned again."""
+    shape, columns = ("--shape", "gemma-4-26b-a4b", "--keep", 109), []
+    for flags in (("ours",), ("card",), ("card", "--cd-protect", "attention")):
+        path = tmp_path / "plan.json"
+        call(plan_quants.main, *shape, "--cd-recipe", *flags, "--types", *CARD_CD, "--output", path)
+        columns.append({row["name"]: row["bytes"] / GIB for row in json.loads(path.read_text())["quants"]})
+    rows = []
+    for name, size in CARD_CD.items():
+        cells = [f"{column[name]:.2f} ({round(column[name], 2) - size:+.2f})" for column in columns]
+        rows.append(f"| {' | '.join([name, f'{size:.2f}', *cells])} |")
+    page = (REPO / "docs/quants.md").read_text()
+    assert not [row for row in rows if row not in page], "\n".join(rows)
+    # The card's text names Q2_K for the low tier of CD-Q3_K_M. That file would be far smaller.
+    low = RECIPES["CD-Q3_K_M"]
+    assert low.tiers[2] == "q2_K" and CD_RECIPES["card"].of(low).tiers == ("q4_K", "q3_K", "q3_K")
+    assert columns[0]["CD-Q3_K_M"] < CARD_CD["CD-Q3_K_M"] - 1 < columns[1]["CD-Q3_K_M"]
+
+
+def test_a_cd_recipe_scales_to_other_depths():
+    card = CD_RECIPES["card"].cuts
+    assert [len(tier) for tier in cut(list(range(30)), card)] == [1, 7, 22]
+    assert [len(tier) for tier in cut(list(range(48)), card)] == [2, 11, 35]  # 1.6, 12.8 rounded to 2, 13
+    assert [len(tier) for tier in cut(list(range(3)), card)] == [1, 1, 1]  # no tier is empty where there are layers
+    assert [len(tier) for tier in cut(list(range(30)), CUTS)] == [1, 10, 19]
+
+
+def test_protected_attention_is_typed_before_the_tiers():
+    tiers = ((1,), (0,), (2,))
+    recipe = with_tiers(CD_RECIPES["card"].of(RECIPES["CD-Q6_K"]), tiers, (0, 1, 2), "all", "attention")
+    # Layer 1 is at Q8_0 and layer 0 at Q6_K already.
+    assert recipe.overrides[0] == (r"^blk\.(2)\.attn_\w+\.weight", "q6_K") and len(recipe.overrides) == 4
+    assert recipe.flags == EDGES and recipe.note.endswith(", attention at Q6_K or more")
+    low = with_tiers(RECIPES["CD-Q4_K_M"], tiers, (0, 1, 2), "experts", "attention")
+    assert low.overrides[0] == (r"^blk\.(0|1|2)\.attn_\w+\.weight", "q6_K")
 
 
 def test_rows_that_no_256_block_fits_are_named_with_the_type_they_miss(card_plan):
@@ -137,6 +173,12 @@ def test_without_an_imatrix_a_recipe_is_refused_in_the_table_with_the_tensor(dem
     row = next(line for line in page.splitlines() if line.startswith("| CD-Q2_K"))
     assert "refused: expected an imatrix" in row and "IQ2_S" in row and "blk.2." in row
     assert "Disk in all" in page
+    types = ("--types", "Q4_K_M", "CD-Q2_K", "--no-imatrix", "CD-Q2_K")  # of one quant alone
+    page = plan_page(capsys, "--source", demo_model / "config.json", "--keep", 109, *types)
+    assert (
+        page.count("refused: expected an imatrix") == 1 and "CD recipe: ours (tiers of 1/10/19 of 30 layers)." in page
+    )
+    types = ("--types", "Q4_K_M", "CD-Q2_K", "--no-imatrix")
     # All rows of the tiny model are too narrow for IQ2_S and fall back, so there the same recipe needs none.
     page = plan_page(capsys, "--source", tiny_text_model / "config.json", *types)
     assert "refused" not in page and "IQ4_NL<IQ2_S" in page
@@ -215,8 +257,8 @@ def test_make_plan_needs_no_file(tmp_path):
 
 
 def test_layers_are_cut_into_tiers_by_rank():
-    assert cut(list(range(30)), DEFAULT_CUTS) == ((0,), tuple(range(1, 11)), tuple(range(11, 30)))
-    assert cut([2, 0, 1], DEFAULT_CUTS) == ((2,), (0,), (1,))
+    assert cut(list(range(30)), CUTS) == ((0,), tuple(range(1, 11)), tuple(range(11, 30)))
+    assert cut([2, 0, 1], CUTS) == ((2,), (0,), (1,))
     assert cut([4, 3, 2, 1, 0], (0.4, 0.6)) == ((3, 4), (2,), (0, 1))
     assert parse_tiers("0/1-3,7/4-6") == ((0,), (1, 2, 3, 7), (4, 5, 6))
 
@@ -229,8 +271,8 @@ def test_layers_rank_by_what_their_experts_contribute(tmp_path):
     digests = dict.fromkeys(("questions_sha256", "config_sha256", "weights_sha256"), "0")
     write_stats(tmp_path / "stats.safetensors", arrays, {"questions": [{"id": "q"}], "top_k": 1, **digests})
     assert RULES["weighted-norm"](arrays) == pytest.approx([0.2, 1.0, 0.4])
-    assert tiers_from_stats(tmp_path / "stats.safetensors", "weighted-norm", DEFAULT_CUTS) == ((7,), (9,), (4,))
-    assert tiers_from_stats(tmp_path / "stats.safetensors", "output-norm", DEFAULT_CUTS) == ((4,), (9,), (7,))
+    assert tiers_from_stats(tmp_path / "stats.safetensors", "weighted-norm", CUTS) == ((7,), (9,), (4,))
+    assert tiers_from_stats(tmp_path / "stats.safetensors", "output-norm", CUTS) == ((4,), (9,), (7,))
 
 
 def test_an_override_to_a_type_that_needs_an_imatrix_counts(tools, tmp_path):

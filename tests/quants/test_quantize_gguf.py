@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import struct
@@ -123,6 +124,62 @@ def test_contrib_dynamic_scopes_differ_where_they_say(built, tools):
             assert types[f"blk.{layer}.ffn_gate_up_exps.weight"].name == kind
         assert plans["experts"][f"blk.{layer}.attn_output.weight"] == standard[f"blk.{layer}.attn_output.weight"]
     assert plans["experts"]["blk.0.attn_v.weight"] == standard["blk.0.attn_v.weight"]
+
+
+def test_the_record_names_the_cd_recipe_and_whether_there_was_an_imatrix(built, tmp_path):
+    output, side = tmp_path / "x.gguf", tmp_path / "x.gguf.json"
+    flags = ("--cd-tiers", TIERS, "--cd-recipe", "card", "--cd-protect", "attention")
+    quantize_gguf.main(quantize_arguments(built, "CD-Q3_K_M", output, *flags))
+    record, types = json.loads(side.read_text()), {t.name: t.kind.name for t in read_header(output).tensors}
+    assert (record["cd_recipe"], record["cd_protect"], record["base"]) == ("card", "attention", "Q3_K_M")
+    assert types["blk.2.attn_q.weight"] == types["blk.0.attn_output.weight"] == "Q6_K"
+    assert [types[f"blk.{layer}.ffn_gate_up_exps.weight"] for layer in range(3)] == ["Q4_K", "Q3_K", "Q3_K"]
+    assert types["token_embd.weight"] == "Q8_0" and record["imatrix_sha256"] == sha256_file(built / "imatrix.gguf")
+    # Without the imatrix the same name is another file, and the one that is there is built again.
+    quantize_gguf.main(quantize_arguments(built, "CD-Q3_K_M", output, *flags, imatrix=None))
+    plain = json.loads(side.read_text())
+    assert plain["imatrix_sha256"] is None and plain["sha256"] != record["sha256"]
+    assert read_header(output).value("quantize.imatrix.file") is None
+
+
+def test_make_builds_a_quant_again_whose_record_says_otherwise_than_no_imatrix(tmp_path):
+    folder = tmp_path / "gemma-4-demo/109e/gguf"
+    folder.mkdir(parents=True)
+    for quant, matrix in (("Q6_K", '"0123"'), ("Q4_K_M", "null"), ("Q8_0", "null"), ("Q4_0", '"0123"')):
+        (folder / f"gemma-4-demo-109e-{quant}.gguf.json").write_text(f'{{"imatrix_sha256": {matrix}}}\n')
+    command = ["make", "-pnq", "help", f"BUILD={tmp_path}", "NO_IMATRIX=Q6_K Q8_0"]
+    lines = subprocess.run(command, cwd=REPO, capture_output=True, text=True).stdout.splitlines()
+    needs = {}
+    for line in lines:
+        if match := re.match(rf"{folder}/gemma-4-demo-109e-([A-Z0-9_]+)\.gguf: (.*)", line):
+            needs[match[1]] = match[2].split()
+    assert {quant for quant, words in needs.items() if "FORCE" in words} == {"Q6_K", "Q4_K_M"}
+    matrix = f"{folder}/imatrix.gguf"
+    assert {q: matrix in needs.get(q, []) for q in ("Q6_K", "Q8_0", "Q4_K_M", "Q4_0")} == {
+        "Q6_K": False,
+        "Q8_0": False,
+        "Q4_K_M": True,
+        "Q4_0": True,
+    }
+
+
+def test_make_compares_each_quant_both_ways_and_builds_the_other_file_beside_the_first(tmp_path):
+    settings = ("COMPARE_IMATRIX=Q6_K Q4_0", "NO_IMATRIX=Q4_0", f"BUILD={tmp_path}")
+    done = subprocess.run(["make", "-n", "compare-imatrix", *settings], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder, found = tmp_path / "gemma-4-demo/109e", {}
+    for line in done.stdout.splitlines():
+        if "quantize_gguf.py" in line:
+            found[line.split("--output ")[1].removeprefix(f"{folder}/")] = "--imatrix" in line
+    name = "gemma-4-demo-109e"
+    assert found == {
+        f"gguf/{name}-Q6_K.gguf": True,
+        f"imatrix-switch/without/{name}-Q6_K.gguf": False,
+        f"gguf/{name}-Q4_0.gguf": False,
+        f"imatrix-switch/with/{name}-Q4_0.gguf": True,
+    }
+    measured = next(line for line in done.stdout.splitlines() if "measure_quality.py" in line)
+    assert all(path in measured for path in found)
 
 
 def test_a_cd_quant_without_an_imatrix_or_tiers_that_fit_is_refused_by_the_reason(built, tmp_path, refusal):
