@@ -44,11 +44,13 @@ def cosines(products: np.ndarray) -> np.ndarray:
 def weight_figures(layer: int, matrix: str, weights: torch.Tensor) -> dict:
     """Return the cosines between a layer's experts by one matrix, as the record's `WeightLayer`.
 
-    A pair with an expert whose weights are all 0 is left out.
+    A pair with an expert whose weights are all 0 is left out. Raises InputError when no pair is left.
     """
     one, other = np.triu_indices(len(weights), 1)
     values = cosines(gram(weights))[one, other]
     there = np.flatnonzero(np.isfinite(values))
+    if not there.size:
+        raise InputError(f"layer {layer}", f"weights of {matrix} that are finite and not 0", "none of two experts")
     largest = there[np.abs(values[there]).argmax()]
     size = math.prod(weights.shape[1:])
     return {
