@@ -57,6 +57,8 @@ QUALITY := $(PRUNED)/quality$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY
 CD_SCOPES := $(PRUNED)/cd-scopes$(if $(filter-out reply,$(QUALITY_SCORE)),-$(QUALITY_SCORE))/quality.md
 CD_QUANTS := $(filter CD-%,$(KNOWN_QUANTS))
 SCOPE_FILES := $(foreach scope,all experts,$(CD_QUANTS:%=$(PRUNED)/cd-scopes/$(scope)/$(PRUNED_NAME)-%.gguf))
+FINDINGS := $(PRUNED)/findings/findings.md
+FINDINGS_PASS := $(STATISTICS)/measured.safetensors
 COMPARISON := $(FULL)/criteria/$(EVAL_SET)/criteria.md
 
 RUNS_WORD := $(call words_of,$(subst /,-,$(patsubst $(BUILD)/%,%,$(RUNS))))
