@@ -211,8 +211,8 @@ def read_records(name: str, paths: dict[str, Path], quants: list[Path], summarie
     """Read the records of a build and check that they belong together.
 
     paths: stats, drop_map, metadata, f16, full_f16, imatrix, quality, scores, findings, those that exist, stats only
-    with drop_map; quants: FILE.gguf.json; summaries: the summary.json of two models, the reference first, or none. Raises
-    InputError for what is no such record, or one of another build.
+    with drop_map; quants: FILE.gguf.json; summaries: the summary.json of two models, the reference first, or none.
+    Raises InputError for what is no such record, or one of another build.
     """
     experts, stats_sha256 = None, None
     drop_map = read_map_alone(paths["drop_map"]) if "drop_map" in paths else {}
