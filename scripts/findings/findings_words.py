@@ -22,6 +22,11 @@ def percent_span(interval: list[float], decimals: int = 1) -> str:
     return f"{100 * interval[0]:.{decimals}f}% to {100 * interval[1]:.{decimals}f}%"
 
 
+def points(share: float) -> str:
+    """Return a difference of shares in percentage points, with its sign; nothing is below zero after rounding."""
+    return f"{round(100 * share, 2) + 0.0:+.2f}"
+
+
 def with_span(values: list[float] | None, decimals: int = 4) -> str:
     """Return a value with its interval; values: [value, low, high], None where there is none."""
     return "none" if values is None else f"{values[0]:.{decimals}f} ({span(values[1:], decimals)})"
@@ -63,13 +68,13 @@ def topic_sentences(found: dict) -> list[str]:
 
 def penalty_sentence(found: dict) -> str:
     """Return what dropping by one domain costs the others; found: the record's `Specialisation`."""
-    penalty, (low, high) = found["penalty"], found["penalty_interval"]
+    penalty = found["penalty"]
+    value, low, high, chance = map(points, (penalty["value"], *found["penalty_interval"], penalty["chance"]))
     verdict = "" if is_significant(penalty["p"]) else " That is no more than chance gives."
     return (
-        f"When {found['keep_count']} experts are kept by {found['criterion']} on another domain's questions, a domain "
-        f"loses {100 * penalty['value']:+.2f} percentage points of its weighted norm against a map by its own "
-        f"questions, each held out of it ({100 * low:+.2f} to {100 * high:+.2f}; shuffled labels "
-        f"{100 * penalty['chance']:+.2f}; p = {penalty['p']:.2g}).{verdict}"
+        f"When {found['keep_count']} experts are kept by {found['criterion']} on another domain's questions, the share "
+        f"of weighted norm that a domain loses changes by {value} percentage points, against a map by its own "
+        f"questions, each held out of it ({low} to {high}; shuffled labels {chance}; p = {penalty['p']:.2g}).{verdict}"
     )
 
 
