@@ -203,7 +203,9 @@ def map_findings(
         pairs.append(pair)
     for path in args.maps:
         other = read_drop_map(path, shape)
-        pair = map_pair(path.stem, mine, sets_of(other.drop, read_map(path), layers, top), shape.experts)
+        # Of our own maps, which all have one name, the folder tells more.
+        name = path.resolve().parent.name if path.name == "drop_map.json" else path.stem
+        pair = map_pair(name, mine, sets_of(other.drop, read_map(path), layers, top), shape.experts)
         pairs.append(pair | {"sha256": other.sha256})
     return pairs
 

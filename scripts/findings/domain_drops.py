@@ -34,30 +34,29 @@ def folds_of(labels: np.ndarray) -> np.ndarray:
     return folds
 
 
-def lost_by(measures: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """Return what questions lose, mean over layers; measures: [kinds, questions, layers, experts], shares by layer.
-
-    dropped: bool [layers, experts]. Returns [kinds, questions].
-    """
-    return (measures * dropped).sum(axis=3).mean(axis=2)
-
-
 def losses_of(
     arrays: Arrays, measures: np.ndarray, labels: np.ndarray, folds: np.ndarray, criterion: str, keep: int
 ) -> np.ndarray:
     """Return what every question loses by each domain's map, and last by that of all: [kinds, domains + 1, questions].
 
-    measures: as in `lost_by`.
+    arrays: fp64 [questions, layers, experts]; measures: [kinds, questions, layers, experts], shares by layer. A loss is
+    the dropped experts' share, mean over the layers.
     """
-    domains = labels.max() + 1
-    lost = np.empty((len(measures), domains + 1, labels.size))
+    domains, (layers, experts) = labels.max() + 1, measures.shape[2:]
+    groups = np.arange(domains * FOLDS)
+    members = np.equal.outer(groups, labels * FOLDS + folds).astype(np.float64)
+    # Every criterion goes by sums over the questions. So those of a fold are added up once, and not for each map.
+    sums = {name: np.tensordot(members, values, axes=1) for name, values in arrays.items()}
+    flat, lost = measures.reshape(*measures.shape[:2], -1), np.empty((len(measures), domains + 1, labels.size))
     for source in range(domains + 1):
         own = labels == source if source < domains else np.ones(labels.size, bool)
+        theirs = groups // FOLDS == source if source < domains else np.ones(groups.size, bool)
         for fold in range(-1, FOLDS):  # -1: all of its questions choose, for the questions of other domains
-            choosing, asked = own & (folds != fold), own & (folds == fold) if fold >= 0 else ~own
+            asked = own & (folds == fold) if fold >= 0 else ~own
             if asked.any():
-                dropped = dropped_by({name: values[choosing] for name, values in arrays.items()}, criterion, keep)
-                lost[:, source, asked] = lost_by(measures[:, asked], dropped)
+                choosing = theirs & (groups % FOLDS != fold)
+                dropped = dropped_by({name: values[choosing] for name, values in sums.items()}, criterion, keep)
+                lost[:, source, asked] = flat[:, asked] @ dropped.reshape(layers * experts) / layers
     return lost
 
 
@@ -99,6 +98,7 @@ def domain_drops(
     resamples, seed.
     """
     (shuffles, resamples, seed), generator = draws, generator_of(draws[2], 2)
+    arrays = {name: values.astype(np.float64) for name, values in arrays.items()}  # products of whole numbers are slow
     measures = np.stack([question_shares(arrays["weighted_norm_sum"]), question_shares(guarded.astype(np.float64))])
     lost = losses_of(arrays, measures, labels, folds_of(labels), *choice)
     by_chance = np.empty(shuffles)
