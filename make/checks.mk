@@ -49,7 +49,7 @@ broken_rule = $(shell set -- $(RULES); while [ $$# -gt 0 ]; do \
 ifneq ($(WORK),)
   BROKEN := $(broken_rule)
   $(if $(BROKEN),$(error $(BROKEN)$(if $(filter-out command,$(firstword $(origin RUN)))$(RUN), (run $(RUN)))))
-  OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) $(DROP_MAP))
+  OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) $(DROP_MAP) $(OTHER_MAPS))
   $(foreach f,$(OWN_FILES),$(if $(wildcard $f),,$(error $f: expected a file, found nothing)))
 endif
 
@@ -66,6 +66,7 @@ TOUCHED_BY_release := $(TOUCHED_BY_quants) $(TOUCHED_BY_eval)
 TOUCHED_BY_demo := $(TOUCHED_BY_release)
 TOUCHED_BY_check-release := $(TOUCHED_BY_release)
 TOUCHED_BY_quality := $(TOUCHED_BY_quants) quality
+TOUCHED_BY_findings := $(TOUCHED_BY_analyze) findings
 TOUCHED_BY_compare-cd-scopes := $(TOUCHED_BY_quants) cd quality
 TOUCHED_BY_compare-imatrix := $(TOUCHED_BY_imatrix) quality $(call SPECIAL_QUANTS,$(COMPARE_IMATRIX))
 TOUCHED_BY_compare-criteria := statistics quality

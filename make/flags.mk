@@ -12,7 +12,7 @@ SUM_UP := $(call code,summarize_scores,chats choice files ggufs scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
 PACK := $(call code,build_release,choice files ggufs llama losses ollama quants release scoring)
-PAGE := $(call code,build_report,choice files ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
+PAGE := $(call code,build_report,choice files findings ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
 
 # ---- fetch and analyse
 # The model is looked at again when it is named otherwise, its link leads nowhere, or its files are newer.
@@ -83,6 +83,12 @@ MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) \
   --calibration $(CALIBRATION_TEXT) --chose $(DROP_MAP_FILE) $(QUALITY_CHATS:%=--limit %) --score $(QUALITY_SCORE) \
   --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
+FINDINGS_SETTINGS := QUESTIONS=$(QUESTIONS_DIGEST) $(call setting,DOMAIN_COLUMN) \
+  OTHER_MAPS=$(call words_of,$(foreach m,$(OTHER_MAPS),$(call digest,$m)))
+MEASURE_FINDINGS = $(PYTHON) scripts/measure_findings.py --name $(NAME) --model $(FULL)/checkpoint --stats $(STATS) \
+  --questions $(QUESTIONS) --drop-map $(DROP_MAP_FILE) $(if $(OTHER_MAPS),--maps $(OTHER_MAPS)) \
+  $(if $(DOMAIN_COLUMN),--domain-column '$(DOMAIN_COLUMN)') $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) \
+  $(SPILL:%=--spill %) $(if $(call again,findings),--again) --measured $(FINDINGS_PASS) --output $(FINDINGS)
 COMPARISON_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) QUESTIONS=$(QUESTIONS_DIGEST) \
   $(call setting,COMPARE_KEEP COMPARE_SEEDS $(if $(DOMAINS),CRITERION)) $(DOMAIN_SETTINGS)
 
@@ -114,9 +120,10 @@ SIDECARS := --template modelfiles/gemma4.template --params modelfiles/gemma4.par
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to
 # date, and that may be days of work. What this very call of make is asked for comes first.
 REPORT_AFTER := $(if $(filter eval,$(MAKECMDGOALS)),$(SCORES)) $(if $(filter quality,$(MAKECMDGOALS)),$(QUALITY)) \
+  $(if $(filter findings,$(MAKECMDGOALS)),$(FINDINGS)) \
   $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
 REPORT_RECORDS := $(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json $(PRUNED_GGUF)/*.gguf.json \
-  $(QUALITY) $(SCORES))
+  $(QUALITY) $(FINDINGS:.md=.json) $(SCORES))
 newer_than = $(if $(and $(1),$(2)),$(shell find $(2) -newer $(1) -print -quit))
 NEW_RECORDS := $(call newer_than,$(wildcard $(REPORT)),$(REPORT_RECORDS))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
@@ -127,5 +134,6 @@ REPORT_FLAGS = $(call all_there,--stats $(STATS),$(STATS) $(DROP_MAP_FILE)) \
   $(call there,--full-f16,$(FULL_F16).json) \
   $(call there,--imatrix,$(PRUNED_GGUF)/imatrix.gguf) \
   $(if $(PRUNED_RECORDS),--quants $(PRUNED_RECORDS)) \
+  $(call there,--findings,$(FINDINGS:.md=.json)) \
   $(call there,--quality,$(QUALITY:.md=.json)) $(call there,--scores,$(SCORES:.md=.json)) \
   $(call all_there,--summaries $(FULL_EVAL) $(PRUNED_EVAL),$(FULL_EVAL) $(PRUNED_EVAL))

@@ -64,6 +64,8 @@ built_with = $(patsubst %,$(SWITCH_FOLDER)/with/$(PRUNED_NAME)-%.gguf,$(filter $
 built_without = $(patsubst %,$(SWITCH_FOLDER)/without/$(PRUNED_NAME)-%.gguf,$(filter-out $(NO_IMATRIX),$(1)))
 SWITCH_FILES := $(foreach q,$(COMPARE_IMATRIX),$(call built_with,$q) $(call built_without,$q))
 COMPARISON := $(FULL)/criteria/$(EVAL_SET)$(if $(DOMAINS),-domains)/criteria.md
+FINDINGS := $(PRUNED)/findings/findings.md
+FINDINGS_PASS := $(STATISTICS)/measured.safetensors
 
 RUNS_WORD := $(call words_of,$(subst /,-,$(patsubst $(BUILD)/%,%,$(RUNS))))
 RUNS_SCORES := $(if $(RUNS),$(BUILD)/comparison/$(RUNS_WORD)/scores.md)

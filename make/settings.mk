@@ -5,7 +5,7 @@
 RUN = demo#                               the settings file runs/RUN.mk
 FROM =#                                   new: the run whose settings are copied
 BUILD = build#                            where outputs go
-REPLACE =#         stages to make again: model statistics choice imatrix quants cd auto eval heldout quality report
+REPLACE =#  stages to make again: model statistics choice imatrix quants cd auto eval heldout quality findings report
 V =#                                      1 shows every command and its whole output
 YES =#                                    clean: 1 deletes; without it clean only lists
 
@@ -65,6 +65,8 @@ QUALITY_SCORE = reply#                    quality: tokens that count (reply, all
 COMPARE_IMATRIX = Q6_K Q5_K_M Q4_K_M Q4_0 Q3_K_M Q2_K#  compare-imatrix: quants built both ways
 COMPARE_KEEP = 109 96 64#                 compare-criteria: keep counts
 COMPARE_SEEDS = 5#                        compare-criteria: random choices per keep count
+DOMAIN_COLUMN =#                          findings: column of QUESTIONS with the domains; empty: High-level domain
+OTHER_MAPS =#                             findings: drop maps of the model to compare the run's own with
 RECOMPUTE_FULL =#                         compare-criteria: yes holds both models in memory, keeps no logits on disk
 
 # ---- release

@@ -93,6 +93,16 @@ $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(ST
 compare-criteria: $(COMPARISON) ## KLD of every criterion and of random drops on EVAL_QUESTIONS
 	@cat $<
 
+# ---- what the experts are like. The passes through the model are kept beside the statistics, for all variants.
+$(eval $(call guard,findings,$(dir $(FINDINGS))settings.txt,$(FINDINGS_SETTINGS),$(dir $(FINDINGS))*))
+.PRECIOUS: $(FINDINGS) $(FINDINGS:.md=.json) $(FINDINGS:.md=.png)
+$(FINDINGS) $(FINDINGS:.md=.json) $(FINDINGS:.md=.png) &: $(DROP_MAP_FILE) $(STATS) $(OTHER_MAPS) $(call again,findings) \
+    | $(MODEL_RECORD) $(QUESTIONS) $(dir $(FINDINGS))settings.txt
+	$(call step,findings,Measure the findings) $(MEASURE_FINDINGS)
+
+findings: $(FINDINGS) $(REPORT) ## what the experts are like: topics, likeness, bf16, other maps; each with a control
+	@cat $<
+
 # ---- held out: of QUESTIONS each fold leaves out every FOLDS-th; its map is made from the others, inside the GGUF
 $(eval $(call guard,heldout,$(HELDOUT)/settings.txt,$(HELDOUT_SETTINGS),$(HELDOUT)/*))
 $(HELDOUT)/fold%/drop_map.json: $(STATS) $(CHOOSE) $(call again,heldout) | $(HELDOUT)/settings.txt

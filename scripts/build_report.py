@@ -2,8 +2,8 @@
 """Put what is known of a build on one page: sizes, scores, files, questions, experts, calibration, digests.
 
 Inputs:  the records of a build, those that there are: statistics and drop map, expert_drop_metadata.json, the records
-         of the F16 GGUFs and of the quants (FILE.gguf.json), imatrix, quality.json, scores.json, and the summary.json
-         of two models.
+         of the F16 GGUFs and of the quants (FILE.gguf.json), imatrix, quality.json, scores.json,
+         findings.json, and the summary.json of two models.
 Output:  one HTML file that holds everything and asks nothing of any network. Equal records of equal times give equal
          bytes: the page names the days on which its records were written.
 Example: .venv/bin/python scripts/build_report.py --name gemma-4-demo-109e \\
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from files.option_types import command_parser
 from files.safe_files import InputError, check_apart, in_unit, replace_when_done, run, sha256_file
+from page.findings_part import findings_part
 from page.layers import experts_part, imatrix_part
 from page.pipeline import Table, all_digests, pipeline
 from page.records import Records, dates_of, read_records
@@ -34,6 +35,7 @@ from markupsafe import Markup
 MADE_BY = {
     "stats": "analyze",
     "drop_map": "analyze",
+    "findings": "findings",
     "metadata": "drop",
     "f16": "quants",
     "full_f16": "quants",
@@ -43,7 +45,14 @@ MADE_BY = {
     "scores": "eval",
     "summaries": "eval",
 }
-SECTIONS = (files_part, scores_part, questions_part, experts_part, imatrix_part)  # in the order of the page
+SECTIONS = (
+    files_part,
+    scores_part,
+    questions_part,
+    experts_part,
+    findings_part,
+    imatrix_part,
+)  # in the order of the page
 MADE_FROM = re.compile(r'<script type="application/json" id="made-from">(.*?)</script>')
 MB = 10**6
 PAGE = Path(__file__).resolve().parent / "page"
@@ -112,6 +121,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     chosen = parser.add_argument_group("records of the choice of experts")
     chosen.add_argument("--stats", type=Path, help="statistics file of teacher_force_analysis.py")
     chosen.add_argument("--drop-map", type=Path, help="drop map chosen from it, or one that you brought")
+    chosen.add_argument("--findings", type=Path, help="findings.json of measure_findings.py")
     chosen.add_argument("--metadata", type=Path, help="expert_drop_metadata.json")
     built = parser.add_argument_group("records of the files")
     built.add_argument("--f16", type=Path, help="record of the pruned F16 GGUF (FILE.gguf.json)")

@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 
 from choice.drop_map import DropMetadata
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, protected, read_stats, write_stats
 from compare_scores import main as compare_scores
 from files.safe_files import sha256_file, write_record
+from findings.bf16_norms import bf16_figures
+from findings.domain_drops import domain_drops
+from findings.domains import specialisation
+from findings.findings_record import Findings
+from findings.map_overlap import map_pair
 from generate_drop_map import main as choose
 from ggufs.imatrix import ImatrixRecord
 from losses.quality_conclusions import Measured, quality_conclusions, quant_kind
@@ -171,6 +176,50 @@ def run_summary(name: str, experts: int, gguf_sha256: str, questions: int, seed:
     }
 
 
+def domains_found(norms: np.ndarray, layers: list[int], keep: int) -> dict:
+    """Return what a record holds of topics, for three made-up domains."""
+    labels, guarded = np.arange(len(norms)) % 3, protected(norms, 16)
+    arrays, domains = {"weighted_norm_sum": norms, "protected": guarded}, ["Biology", "Chemistry", "Physics"]
+    drops = domain_drops(arrays, guarded, domains, labels, ("coverage", keep), (3, 9, 1))
+    counts = {name: int((labels == number).sum()) for number, name in enumerate(domains)}
+    found = specialisation(norms, labels, layers, 16, 9, 9, 1)
+    return {"column": "High-level domain", "domains": counts, "left_out": 0, **found, **drops}
+
+
+def write_findings(folder: Path, keep: int) -> None:
+    """Write findings.json: by the folder's statistics and drop map, with made-up cosines and norms in bf16."""
+    arrays, metadata = read_stats(folder / "expert_stats.safetensors")
+    norms, layers = arrays["weighted_norm_sum"], arrays["layer_numbers"].tolist()
+    draw, experts = np.random.default_rng(4), norms.shape[2]
+    measured = {"weighted_norm_sum": norms, "norms": arrays["tokens"] * metadata["top_k"]}
+    measured |= {name: np.zeros_like(arrays["tokens"]) for name in ("nonfinite_norms", "bf16_nonfinite_norms")}
+    for name, error in (("weighted_norm_bf16", 1e-3), ("weighted_norm_bf16_sums", 1e-2)):
+        measured[name] = norms * draw.normal(1, error, norms.shape)
+    weight = {"size": 4000, "pairs": 8128, "mean": 0.0, "largest": -0.051, "pair": [0, 1], "above": 1, "chance": 0.016}
+    output = {"tokens": 396, "mean": [0.01, 0.0, 0.02], "chosen": None, "largest": [0.3, 0.2, 0.4], "pair": [1, 2]}
+    drop = {layer: list(range(experts - keep)) for layer in layers}
+    content = {
+        "inputs": {
+            "stats_sha256": sha256_file(folder / "expert_stats.safetensors"),
+            "drop_map_sha256": sha256_file(folder / "drop_map.json"),
+            "weights_sha256": metadata["weights_sha256"],
+            "questions": len(norms),
+            "shuffles": 9,
+            "resamples": 9,
+        },
+        "experts": experts,
+        "top_k": metadata["top_k"],
+        "keep_count": keep,
+        "missing": {},
+        "specialisation": domains_found(norms, layers, keep),
+        "weights": [weight | {"layer": layer, "matrix": name} for layer in layers for name in ("gate_up", "down")],
+        "outputs": [output | {"layer": layer} for layer in layers],
+        "bf16": bf16_figures(measured, layers, 16, keep, (9, 1)),
+        "maps": [map_pair("reap", (drop, None), ({layer: ids[1:] for layer, ids in drop.items()}, None), experts)],
+    }
+    write_record(folder / "findings.json", content, Findings)
+
+
 def write_made_up_records(folder: Path, questions: int, experts: int, keep: int) -> None:
     """Write the records that only a real build computes: the drop, the F16, quants, quality and two evaluations."""
     metadata = {
@@ -209,6 +258,7 @@ def write_build(folder: Path, questions: int, layers: int, experts: int, keep: i
     write_imatrix(folder / "imatrix.gguf", layers, keep)
     (folder / "quants").mkdir(exist_ok=True)
     write_made_up_records(folder, questions, experts, keep)
+    write_findings(folder, keep)
     runs = [str(folder / "full.json"), str(folder / "pruned.json")]
     compare_scores(["--runs", *runs, "--output", str(folder / "scores.md")])
     return options(folder)
@@ -220,6 +270,7 @@ def options(folder: Path) -> list[str]:
         "--stats": "expert_stats.safetensors",
         "--drop-map": "drop_map.json",
         "--metadata": "expert_drop_metadata.json",
+        "--findings": "findings.json",
         "--f16": "pruned-F16.gguf.json",
         "--imatrix": "imatrix.gguf",
         "--quality": "quality.json",

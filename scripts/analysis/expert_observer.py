@@ -193,7 +193,17 @@ class ExpertObserver:
             mixed[chunk] = (each * weights[chunk].unsqueeze(-1)).sum(dim=1)
         result = mixed.to(hidden.dtype)
         self._count(module, hidden, (index, weights, norms), mixed, result)
+        self._look(module, hidden, (index, weights, norms), (outputs, place))
         return result
+
+    def _look(
+        self,
+        module: ExpertsModule,
+        hidden: torch.Tensor,
+        routed: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        found: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        """Let a subclass look at a layer's batch: what `_count` gets, and what `routed_outputs` returned."""
 
     def _count(
         self,

@@ -1,6 +1,7 @@
 """All questions through the model, each batch saved when it is done: whole model, or layer after layer."""
 
 import sys
+from collections.abc import Callable
 
 from analysis.analysis_state import AnalysisState
 from analysis.batches import Batch
@@ -12,6 +13,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+Observe = Callable[[PreTrainedModel], ExpertObserver]
 TERMINAL_PAUSE_S, LOG_PAUSE_S = 0.1, 10  # between two lines of progress: in a log each one stays
 
 
@@ -32,13 +34,15 @@ def report_resumed(
 
 
 @torch.inference_mode()
-def analyze_resident(model: PreTrainedModel, batches: list[Batch], state: AnalysisState, progress: tqdm) -> None:
+def analyze_resident(
+    model: PreTrainedModel, batches: list[Batch], state: AnalysisState, progress: tqdm, observe: Observe
+) -> None:
     """Run every batch through the whole model."""
     decoder = decoder_of(model)[1]
     device = decoder.get_input_embeddings().get_parameter("weight").device
     if device.type == "meta":  # offloaded by device_map: its hook brings the ids to where it computes
         device = torch.device("cpu")
-    observer = ExpertObserver(model)
+    observer = observe(model)
     layers = len(layers_of(decoder))
     found = {batch.first: state.load(batch.first, with_hidden=False) for batch in batches}
     # A batch that a streamed run left between two layers starts again: the whole model cannot be entered there.
@@ -56,10 +60,10 @@ def analyze_resident(model: PreTrainedModel, batches: list[Batch], state: Analys
 
 @torch.inference_mode()
 def analyze_streamed(
-    stream: LayerStream, batches: list[Batch], state: AnalysisState, spill: bool, progress: tqdm
+    stream: LayerStream, batches: list[Batch], state: AnalysisState, spill: bool, progress: tqdm, observe: Observe
 ) -> None:
     """Run all batches through layer 0, then layer 1, ...; with `spill` hidden states are only on the disk."""
-    observer = ExpertObserver(stream.model)
+    observer = observe(stream.model)
     layers = len(stream.layers)
     done, held = embed_batches(stream, observer, batches, state, spill)
     report_resumed(state, done, batches, layers, progress)
@@ -125,9 +129,17 @@ def embed_batches(
 
 
 def analyze_batches(
-    model: PreTrainedModel | LayerStream, batches: list[Batch], state: AnalysisState, spill: bool, quiet: bool
+    model: PreTrainedModel | LayerStream,
+    batches: list[Batch],
+    state: AnalysisState,
+    spill: bool,
+    quiet: bool,
+    observe: Observe = ExpertObserver,
 ) -> None:
-    """Bring this process's batches through the model, whole or streamed; the results are in the state."""
+    """Bring this process's batches through the model, whole or streamed; the results are in the state.
+
+    observe: makes the observer of a model, whose sums the state holds.
+    """
     with tqdm(
         total=sum(batch.tokens for batch in batches),
         unit="tok",
@@ -137,6 +149,6 @@ def analyze_batches(
         disable=quiet,
     ) as progress:
         if isinstance(model, LayerStream):
-            analyze_streamed(model, batches, state, spill, progress)
+            analyze_streamed(model, batches, state, spill, progress, observe)
         else:
-            analyze_resident(model, batches, state, progress)
+            analyze_resident(model, batches, state, progress, observe)

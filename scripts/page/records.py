@@ -10,6 +10,7 @@ from pathlib import Path
 from choice.drop_map import Shape, criterion_of, read_drop_map, read_map, read_metadata, rows_that_chose
 from choice.expert_stats import protected, read_stats
 from files.safe_files import InputError, read_record, sha256_file
+from findings.findings_record import Findings
 from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
 from losses.quality_record import Quality
 from quants.quant_record import ConversionRecord, QuantRecord
@@ -60,6 +61,7 @@ class Records:
     summaries: list[dict] = field(default_factory=list)
     full_f16: dict = field(default_factory=dict)
     analysis: dict = field(default_factory=dict)  # metadata of the statistics file
+    findings: dict = field(default_factory=dict)
 
 
 def check_same(path: Path | str | None, what: str, expected: str | None, found: str | None, advice: str) -> None:
@@ -188,6 +190,11 @@ def check_together(paths: dict[str, Path], records: Records) -> None:
         check_quality(paths["quality"], records.quality, records)
     if records.scores:
         check_scores(paths["scores"], records.scores, records)
+    for what, sha256 in (("drop_map", records.drop_map_sha256), ("stats", records.stats_sha256)):
+        found = records.findings.get("inputs", {}).get(f"{what}_sha256")
+        check_same(
+            paths.get("findings"), f"findings on the {what.replace('_', ' ')}", sha256, found, "run make findings"
+        )
 
 
 def dates_of(paths: list[Path]) -> tuple[str, str]:
@@ -203,9 +210,9 @@ def dates_of(paths: list[Path]) -> tuple[str, str]:
 def read_records(name: str, paths: dict[str, Path], quants: list[Path], summaries: list[Path]) -> Records:
     """Read the records of a build and check that they belong together.
 
-    paths: stats, drop_map, metadata, f16, full_f16, imatrix, quality, scores, those that exist, stats only with
-    drop_map; quants: FILE.gguf.json; summaries: the summary.json of two models, the reference first, or none. Raises
-    InputError for what is no such record, or one of another build.
+    paths: stats, drop_map, metadata, f16, full_f16, imatrix, quality, scores, findings, those that exist, stats only
+    with drop_map; quants: FILE.gguf.json; summaries: the summary.json of two models, the reference first, or none.
+    Raises InputError for what is no such record, or one of another build.
     """
     experts, stats_sha256 = None, None
     drop_map = read_map_alone(paths["drop_map"]) if "drop_map" in paths else {}
@@ -230,6 +237,7 @@ def read_records(name: str, paths: dict[str, Path], quants: list[Path], summarie
         [read_summary(path) for path in summaries],
         read_record(paths["full_f16"], ConversionRecord) if "full_f16" in paths else {},
         read_stats(paths["stats"])[1] if "stats" in paths else {},
+        read_record(paths["findings"], Findings) if "findings" in paths else {},
     )
     check_together(paths, records)
     return records

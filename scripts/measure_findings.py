@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""Measure what a model's experts are like: topics, likeness of weights and outputs, norms in bf16, other drop maps.
+
+Inputs:  the full checkpoint; the statistics and the questions of its analysis; the drop map; other maps, if any.
+Output:  TABLE.md and beside it the same name as .json (schema: findings/findings_record.py) and .png. What takes long,
+         the passes through the model, is kept in --measured and not made again.
+Example: .venv/bin/python scripts/measure_findings.py --model data/demo/model \\
+             --stats build/gemma-4-demo/full/statistics/calibration_questions/expert_stats.safetensors \\
+             --questions data/demo/calibration_questions.csv --drop-map build/gemma-4-demo/109e/drop_map.json \\
+             --measured build/try/measured.safetensors --output build/try/findings.md
+
+Each finding has its control. Topics: the domains' labels are shuffled, and no question is held against a map that it
+chose. Weights: the cosine of independent vectors. bf16: the fp32 norms of the same pass. Maps: sets drawn by chance.
+
+The model runs as the statistics say: dtype, attention, length and order of choices are taken from there. With
+--stream-layers one layer is in memory at a time. A killed run goes on from MEASURED.state (or from --spill).
+"""
+
+import argparse
+from pathlib import Path
+
+from analysis.analysis_state import state_directory
+from analysis.batches import Batch, batches_of
+from analysis.decoder import build_empty, check_complete, load_resident
+from analysis.layer_stream import LayerStream
+from analysis.model_checks import RUN_DTYPES, check_sequences, check_unquantised
+from chats.chat_sequences import teacher_forced_sequence
+from chats.chat_tokenizer import load_tokenizer
+from chats.questions import Question, load_questions, read_rows
+from checkpoints.checkpoint import file_versions, read_checkpoint, read_config, weights_digest
+from choice.criteria import CRITERIA
+from choice.drop_map import DropMap, Shape, criterion_of, dropped_ids, read_drop_map, read_map, values_by_layer
+from choice.expert_stats import protected, read_stats
+from files.option_types import command_parser, positive, whole_number
+from files.safe_files import InputError, check_apart, remove, replace_when_done, run, sha256_file, write_record
+from findings.bf16_norms import bf16_figures
+from findings.domain_drops import domain_drops, dropped_by
+from findings.domains import COLUMNS, LEAST_QUESTIONS, labels_of, specialisation
+from findings.findings_page import findings_page
+from findings.findings_picture import draw_findings
+from findings.findings_record import Findings
+from findings.map_overlap import Sets, best_experts, map_pair
+from findings.measured_model import Measured, measure_model, open_measurement, read_measured, write_measured
+
+import numpy as np
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+TOP = 16  # protected experts of a question and layer, where the map protects none; the model card's number
+RUN_AS = ("dtype", "attention", "max_tokens", "counted_tokens", "batch_size", "seed")
+DIGITS = 12
+
+
+def asked_questions(args: argparse.Namespace, metadata: dict) -> list[Question]:
+    """Return the questions of the statistics, from the question file; raise InputError when it holds other ones."""
+    known = {question.record_id: question for question in load_questions(args.questions, metadata["seed"])}
+    for described in metadata["questions"]:
+        question = known.get(described["id"])
+        if question is None or question.digest != described["sha256"]:
+            found = "another question" if question else "none"
+            wanted = f"the question {described['id']!r} of {args.stats}"
+            raise InputError(args.questions, wanted, found, "give the questions that were analysed")
+    return [known[described["id"]] for described in metadata["questions"]]
+
+
+def check_model_ran(args: argparse.Namespace, metadata: dict) -> None:
+    """Raise InputError when the statistics do not say how the model ran, or are those of another model."""
+    for key in RUN_AS:
+        if key not in metadata:
+            raise InputError(args.stats, f"{key} in the metadata", "none", "run make analyze")
+    found = sha256_file(args.model / "config.json")
+    if found != metadata["config_sha256"]:
+        wanted = f"the model of {args.stats} (config {metadata['config_sha256'][:DIGITS]})"
+        raise InputError(args.model, wanted, f"another ({found[:DIGITS]})")
+
+
+def measured_inputs(args: argparse.Namespace, metadata: dict, device: str) -> dict:
+    """Return what the measurement of the model depends on."""
+    same = ("questions", "questions_sha256", "config_sha256", "weights_sha256")
+    return {
+        **{key: metadata[key] for key in same},
+        "run_as": {key: metadata[key] for key in RUN_AS},
+        "tokens_per_question": args.tokens_per_question,
+        "resamples": args.resamples,
+        "seed": args.seed,
+        "device": device,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def prepared(args: argparse.Namespace, metadata: dict) -> tuple[PreTrainedModel, dict, list[Batch]]:
+    """Return the model without weights, the checkpoint's tensors, and the questions as the model reads them.
+
+    Raises InputError when the checkpoint or the chats are not those of the statistics.
+    """
+    config, tensors = read_config(args.model), read_checkpoint(args.model)
+    check_unquantised(args.model, config, tensors)
+    if (found := weights_digest(tensors)) != metadata["weights_sha256"]:
+        wanted = f"the weights of {args.stats} ({metadata['weights_sha256'][:DIGITS]})"
+        raise InputError(args.model, wanted, f"others ({found[:DIGITS]})")
+    model = build_empty(args.model, RUN_DTYPES[metadata["dtype"]], metadata["attention"])
+    check_complete(model, args.model, tensors)
+    tokenizer, questions = load_tokenizer(args.model), asked_questions(args, metadata)
+    limits = (metadata["max_tokens"], metadata["counted_tokens"])
+    sequences = [teacher_forced_sequence(tokenizer, question, *limits) for question in questions]
+    check_sequences(args.model, model.config.get_text_config(), sequences)
+    for sequence, described in zip(sequences, metadata["questions"]):
+        if sequence.digest != described["token_ids_sha256"]:
+            wanted = f"the tokens of question {described['id']} in {args.stats}"
+            raise InputError(args.model, wanted, "others", "did the tokenizer or the chat template change?")
+    return model, tensors, batches_of(sequences, metadata["batch_size"])
+
+
+def measure(args: argparse.Namespace, metadata: dict) -> Measured:
+    """Return what is measured of the model: from --measured, or by running it."""
+    device = "cpu" if args.device == "cpu" or not torch.cuda.is_available() else "cuda"
+    inputs = measured_inputs(args, metadata, device)
+    directory = state_directory(args.measured, args.spill, 0)
+    if args.again:
+        remove(directory)
+    elif found := read_measured(args.measured, inputs):
+        return found
+    model, tensors, batches = prepared(args, metadata)
+    stream = LayerStream(args.model, tensors, model, torch.device(device)) if args.stream_layers else None
+    identity = inputs | {"shards": file_versions(tensors)}
+    state = open_measurement(directory, identity, batches, model, args.stream_layers)
+    with state:
+        placed = "auto" if device == "cuda" else None
+        runner = stream or load_resident(args.model, model.dtype, metadata["attention"], placed)
+        write_measured(args.measured, inputs, measure_model(runner, batches, state, args.spill is not None, inputs))
+        state.discard()
+    found = read_measured(args.measured, inputs)
+    assert found, "it was written for these inputs"
+    return found
+
+
+def domains_of(args: argparse.Namespace, ids: list[str]) -> tuple[str, dict[str, int], np.ndarray]:
+    """Return the column of the domains, their numbers of questions and each question's domain.
+
+    Raises InputError when the question file has no such column, or fewer than two domains that are large enough.
+    """
+    rows = read_rows(args.questions)
+    wanted = [args.domain_column] if args.domain_column else COLUMNS
+    column = next((name for name in wanted if name in rows[0]), None)
+    if column is None:
+        found = f"columns {', '.join(map(repr, rows[0]))}"[:200]
+        advice = "name the column with each question's domain (DOMAIN_COLUMN)"
+        raise InputError(args.questions, f"a column {' or '.join(map(repr, wanted))}", found, advice)
+    domains, labels = labels_of(rows, ids, column)
+    if len(domains) < 2:
+        wanted_domains = f"two domains or more of {LEAST_QUESTIONS} questions in the column {column!r}"
+        raise InputError(args.questions, wanted_domains, str(len(domains)))
+    return column, domains, labels
+
+
+def domain_findings(
+    args: argparse.Namespace, arrays: dict[str, np.ndarray], ids: list[str], method: dict, keep: int, top: int
+) -> dict:
+    """Return the record's `Specialisation`; raise InputError as `domains_of` does."""
+    column, domains, labels = domains_of(args, ids)
+    there = labels >= 0
+    # By the run's own criterion; a map from elsewhere was chosen by none that is known here.
+    chosen_by = criterion_of(method)
+    criterion = chosen_by if chosen_by in CRITERIA else "coverage"
+    top_of_choice = method.get("protect_top", TOP) if chosen_by in CRITERIA else top
+    given = {name: values[there] for name, values in arrays.items() if values.ndim == 3}
+    given["protected"] = protected(given["weighted_norm_sum"], top_of_choice)
+    layers = arrays["layer_numbers"].tolist()
+    draws = (args.shuffles, args.resamples, args.seed)
+    distances = specialisation(given["weighted_norm_sum"], labels[there], layers, top, *draws)
+    print(f"domains: {', '.join(f'{name} {count}' for name, count in domains.items())}", flush=True)
+    guarded = protected(given["weighted_norm_sum"], top)
+    drops = domain_drops(given, guarded, list(domains), labels[there], (criterion, keep), draws)
+    return {"column": column, "domains": domains, "left_out": int((~there).sum()), **distances, **drops}
+
+
+def sets_of(drop: dict[int, list[int]], content: dict, layers: list[int], top: int) -> tuple[Sets, Sets | None]:
+    """Return the dropped experts of a map and its best ones by its own scores, None where it has none."""
+    scores = values_by_layer(content, layers, "score")
+    # A random choice has scores, too; they say nothing of importance, but as much as its drops do.
+    return drop, best_experts(scores, layers, top) if scores and all(scores) else None
+
+
+def map_findings(
+    args: argparse.Namespace, arrays: dict[str, np.ndarray], own: DropMap, shape: Shape, top: int
+) -> list[dict]:
+    """Return the maps by other criteria from the same statistics, and the maps given, against the run's own."""
+    layers, keep = list(shape.layers), own.keep_count
+    mine = sets_of(dropped_ids(read_map(args.drop_map)), read_map(args.drop_map), layers, top)
+    given = arrays | {"protected": protected(arrays["weighted_norm_sum"], top)}
+    given = {name: values for name, values in given.items() if values.ndim == 3}
+    pairs = []
+    for criterion, score in CRITERIA.items():
+        if criterion == criterion_of(own.details):
+            continue
+        # Protection is part of coverage alone; for another criterion `rank` would put the protected first.
+        free = given if criterion == "coverage" else given | {"protected": np.zeros_like(given["protected"])}
+        dropped = dropped_by(free, criterion, keep)
+        drop = {layer: np.flatnonzero(row).tolist() for layer, row in zip(layers, dropped)}
+        pair = map_pair(criterion, mine, (drop, best_experts(score(free).tolist(), layers, top)), shape.experts)
+        pairs.append(pair)
+    for path in args.maps:
+        other = read_drop_map(path, shape)
+        # Of our own maps, which all have one name, the folder tells more.
+        name = path.resolve().parent.name if path.name == "drop_map.json" else path.stem
+        pair = map_pair(name, mine, sets_of(other.drop, read_map(path), layers, top), shape.experts)
+        pairs.append(pair | {"sha256": other.sha256})
+    return pairs
+
+
+def all_findings(args: argparse.Namespace) -> dict:
+    """Return the content of the record; a line is printed for each finding that cannot be made."""
+    arrays, metadata = read_stats(args.stats)
+    check_model_ran(args, metadata)
+    shape = Shape(arrays["token_count"].shape[2], metadata["top_k"], tuple(arrays["layer_numbers"].tolist()))
+    own = read_drop_map(args.drop_map, shape)
+    top = min(own.details.get("protect_top") or TOP, shape.experts)
+    ids = [question["id"] for question in metadata["questions"]]
+    maps = map_findings(args, arrays, own, shape, top)  # first: what is refused is refused before the model runs
+    missing, found = {}, None
+    try:
+        found = domain_findings(args, arrays, ids, own.details, own.keep_count, top)
+    except InputError as error:
+        if args.domain_column:
+            raise
+        missing["specialisation"] = str(error).removeprefix(f"{args.questions}: ")
+        print(f"no topic specialisation: {error}", flush=True)
+    measured, layers = measure(args, metadata)
+    draws = (args.resamples, args.seed)
+    return {
+        "inputs": {
+            "stats_sha256": sha256_file(args.stats),
+            "drop_map_sha256": own.sha256,
+            **{key: metadata[key] for key in ("questions_sha256", "weights_sha256", "config_sha256", "dtype")},
+            "questions": len(ids),
+            **{key: getattr(args, key) for key in ("shuffles", "resamples", "seed", "tokens_per_question")},
+        },
+        "experts": shape.experts,
+        "top_k": shape.top_k,
+        "keep_count": own.keep_count,
+        "missing": missing,
+        "specialisation": found,
+        "weights": [entry for layer in layers for entry in layer["weights"]],
+        "outputs": [layer["outputs"] for layer in layers],
+        "bf16": bf16_figures(measured, list(shape.layers), top, own.keep_count, draws),
+        "maps": maps,
+    }
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--model", type=Path, required=True, help="checkpoint directory of the full model")
+    add("--stats", type=Path, required=True, help="statistics file of teacher_force_analysis.py")
+    add("--questions", type=Path, required=True, help="the questions of the statistics")
+    add("--drop-map", type=Path, required=True, help="the run's drop map")
+    add("--maps", type=Path, nargs="*", default=[], help="other drop maps of the model, to compare with")
+    add("--name", default="the model", help="name of the model in page and picture")
+    add("--measured", type=Path, required=True, help="file that keeps what was measured of the model")
+    add("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
+    add = parser.add_argument_group("what is measured").add_argument
+    column = f"column with each question's domain (default: {', else '.join(COLUMNS)})"
+    add("--domain-column", metavar="NAME", help=column)
+    add("--tokens-per-question", type=positive, default=2, help="tokens on which all experts' outputs are compared")
+    add("--shuffles", type=positive, default=999, help="shuffles of the domains")
+    add("--resamples", type=positive, default=999, help="draws of the questions anew, for intervals")
+    add("--seed", type=whole_number, default=1, help="seed of shuffles, draws and tokens")
+    add = parser.add_argument_group("how the model runs").add_argument
+    add("--stream-layers", action="store_true", help="hold one layer of the model in memory, not all")
+    add("--spill", type=Path, metavar="DIR", help="with --stream-layers: hold hidden states in DIR only")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    add("--again", action="store_true", help="measure the model anew, whatever --measured holds")
+    args = parser.parse_args(argv)
+    if args.spill and not args.stream_layers:
+        parser.error("--spill: expected --stream-layers with it")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    transformers.utils.logging.disable_progress_bar()
+    outputs = [args.measured, args.output, *(args.output.with_suffix(suffix) for suffix in (".json", ".png"))]
+    check_apart([args.model, args.stats, args.questions, args.drop_map, *args.maps], outputs)
+    content = all_findings(args)
+    with replace_when_done(args.output) as partial:
+        partial.write_text(findings_page(args.name, content), encoding="utf-8")
+    draw_findings(args.name, content, args.output.with_suffix(".png"))
+    # Last: the record is what the page of the run and the cards go by.
+    write_record(args.output.with_suffix(".json"), content, Findings)
+    missing = "".join(f"; without {name}" for name in content["missing"])
+    print(f"{args.output}: findings on {content['experts']} experts in {len(content['outputs'])} layers{missing}")
+
+
+if __name__ == "__main__":
+    run(main)

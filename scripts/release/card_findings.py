@@ -1,0 +1,61 @@
+"""The card's section on what the experts are like, from findings.json alone; whether that record is of this build."""
+
+from files.display import markdown_table
+from files.safe_files import InputError
+from findings.findings_record import FINDINGS_NAME
+from findings.findings_words import (
+    bf16_sentences,
+    map_sentence,
+    matrix_heads,
+    matrix_rows,
+    output_sentence,
+    penalty_sentence,
+    topic_sentences,
+    weight_sentences,
+)
+
+DIGITS = 12  # of a digest, in messages
+
+
+def check_findings_match(findings: dict, metadata: dict) -> None:
+    """Raise InputError unless the findings are of the model and the drop map that a release's metadata name.
+
+    findings: the record findings.json; metadata: expert_drop_metadata.json.
+    """
+    pairs = {
+        "drop map": (metadata["drop_map_sha256"], findings["inputs"]["drop_map_sha256"]),
+        "weights": (metadata["source"].get("weights_sha256"), findings["inputs"]["weights_sha256"]),
+    }
+    for what, (expected, found) in pairs.items():
+        if expected != found:
+            wanted = f"findings by the {what} with sha256 {str(expected)[:DIGITS]}"
+            raise InputError(FINDINGS_NAME, wanted, str(found)[:DIGITS], "run `make findings` again")
+
+
+def findings_section(findings: dict | None) -> str:
+    """Return the section as Markdown, "" where nothing was measured; findings: the record findings.json."""
+    if findings is None:
+        return ""
+    topics, inputs = findings.get("specialisation"), findings["inputs"]
+    lines = ["- Topics: not measured, as the questions name no domains."]
+    if topics:
+        lines = [f"- **Topics.** {' '.join(topic_sentences(topics))} {penalty_sentence(topics)}"]
+    lines += [
+        f"- **Weights.** {' '.join(weight_sentences(findings['weights']))}",
+        f"- **Outputs.** {output_sentence(findings['outputs'])}",
+        f"- **Norms in bf16.** {' '.join(bf16_sentences(findings['bf16']))}",
+        f"- **Other criteria.** {map_sentence(findings['maps'])}",
+    ]
+    parts = [
+        "## What the experts are like",
+        f"Measured on the full model and {inputs['questions']} questions by `make findings`; intervals cover 95%. "
+        f"All numbers are in `{FINDINGS_NAME}`.",
+        "\n".join(lines),
+    ]
+    if topics:
+        parts += [
+            f"What a domain loses of its weighted norm when {topics['keep_count']} experts are kept by the questions "
+            "of another:",
+            markdown_table(matrix_heads(topics), matrix_rows(topics, "norm_lost")),
+        ]
+    return "\n\n".join(parts)
