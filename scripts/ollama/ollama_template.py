@@ -47,6 +47,7 @@ def chat_template_of(model: Path) -> tuple[str, str]:
 def render_jinja(template: str, bos: str, case: Case) -> str:
     """Return what transformers makes of a chat with a Jinja template; raise InputError when that fails."""
     tools: list[Any] | None = case.tools or None
+    options: dict[str, Any] = {**case.options()}
     # Ollama lets the model go on with an assistant's text, but not with its tool call.
     continued = case.messages[-1]["role"] == "assistant" and not case.messages[-1].get("tool_calls")
     try:
@@ -57,7 +58,7 @@ def render_jinja(template: str, bos: str, case: Case) -> str:
             bos_token=bos,
             continue_final_message=continued,
             add_generation_prompt=not continued,
-            **case.options(),
+            **options,
         )
     except Exception as error:  # a template is a program: it can fail in any way
         raise InputError(
@@ -108,12 +109,12 @@ def template_differences(template: Path, model: Path) -> list[str]:
         if (expected := render_jinja(jinja, bos, case)) != bos + text:
             differences.append(where_texts_differ(case.name, expected, bos + text))
     for difference, text in zip(KNOWN_DIFFERENCES, rendered.texts[len(CASES) :]):
-        expected = jinja_or_refusal(jinja, bos, difference.case)
-        if not difference.accepts(expected, bos + text):
+        written = jinja_or_refusal(jinja, bos, difference.case)
+        if not difference.accepts(written, bos + text):
             differences.append(
                 f"{difference.name} (known difference): expected {' or '.join(map(repr, difference.jinja))} of the "
                 f"chat template, {difference.go!r} of the Ollama template, and no other difference; "
-                + where_texts_differ("first", expected or "", bos + text)
+                + where_texts_differ("first", written or "", bos + text)
             )
     return differences
 
