@@ -18,6 +18,8 @@ $(foreach g,$(MAKECMDGOALS),$(if $(or $(findstring /,$g),$(wildcard $g)),,$(call
 $(foreach r,$(RUNS) $(FROM),$(if $(or $(findstring /,$r),$(wildcard $r)),,$(call check_name,$r,$(KNOWN_RUNS),run)))
 $(foreach s,$(REPLACE),$(call check_name,$s,$(STAGES),stage in REPLACE))
 $(call check_name,$(firstword $(subst :, ,$(CRITERION))),$(KNOWN_CRITERIA),criterion)
+KNOWN_PARAMS := $(patsubst modelfiles/gemma4-%.params.json,%,$(wildcard modelfiles/gemma4-*.params.json))
+$(call check_name,$(OLLAMA_PARAMS),$(KNOWN_PARAMS),set of params)
 NAMED_QUANTS := $(filter-out AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT))
 $(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$q,$(KNOWN_QUANTS),quant))
 

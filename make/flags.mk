@@ -11,7 +11,7 @@ REACHED := $(call code,report_imatrix,files ggufs)
 SUM_UP := $(call code,summarize_scores,chats choice files ggufs scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
-PACK := $(call code,build_release,choice files ggufs llama losses ollama quants release scoring)
+PACK := $(call code,build_release,chats choice files ggufs llama losses ollama quants release scoring)
 PAGE := $(call code,build_report,choice files findings ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
 
 # ---- fetch and analyse
@@ -105,7 +105,7 @@ $(if $(UNFINISHED),$(error RUNS: expected $(firstword $(UNFINISHED)), found noth
 # ---- release and report
 RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
-RELEASE_SETTINGS := $(call setting,BASE LICENSE QUANTIZED_BY SCORED EVAL_NAME) $(ASKED_QUANTS) \
+RELEASE_SETTINGS := $(call setting,BASE LICENSE QUANTIZED_BY OLLAMA_PARAMS SCORED EVAL_NAME) $(ASKED_QUANTS) \
   $(if $(RELEASE_QUALITY),quality)
 # What is said of GGUF files has no place in the checkpoint's folder.
 of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
@@ -115,7 +115,7 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   $(QUANTIZED_BY:%=--quantized-by %) --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
   $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %)) --output $(@D)
-SIDECARS := --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json
+SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfiles/gemma4-$(OLLAMA_PARAMS).params.json
 
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to
 # date, and that may be days of work. What this very call of make is asked for comes first.

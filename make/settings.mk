@@ -73,6 +73,7 @@ RECOMPUTE_FULL =#                         compare-criteria: yes holds both model
 BASE = $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card
 LICENSE =#                                the Hub's identifier of the base model's licence; empty: none is named
 QUANTIZED_BY =#                           who quantised, for the cards' front matter
+OLLAMA_PARAMS = card#                     sampling params for Ollama: card (the reference card's), current
 SCORED = yes#                             no leaves the evaluation out, and the cards say so
 RELEASE = $(PRUNED)/release/GGUF#       upload, release-ollama: the folder that is meant
 REPO =#                                   upload, release-ollama: repository on the Hub, USER/NAME

@@ -10,7 +10,8 @@ Output:  a folder: the files (linked; those above --max-file-bytes in parts), RE
 Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --base gemma-4-demo \\
              --gguf build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-Q6_K.gguf \\
              --metadata build/gemma-4-demo/109e/checkpoint/expert_drop_metadata.json \\
-             --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json \\
+             --template modelfiles/gemma4-2026-04.template modelfiles/gemma4-2026-07.template \\
+             --params modelfiles/gemma4-card.params.json \\
              --questions data/demo/calibration_questions.csv data/demo/eval_questions.csv \\
              --output build/try/gemma-4-demo-109e-GGUF
 
@@ -27,6 +28,7 @@ from files.option_types import command_parser, positive
 from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, run, write_record
 from llama.llama_tools import find_llama_cpp
 from losses.quality_record import QUALITY_NAME
+from ollama.ollama_template import choose_template
 from quants.quant_record import read_whole_quant, record_path
 from quants.recipes import RECIPES
 from release.card_sections import PICTURES
@@ -189,8 +191,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--scores", type=Path, help="JSON of compare_scores.py (without: the card says so)")
     add("--quality", type=Path, help="quality.json of measure_quality.py (without: the card says so)")
     add("--pictures", type=Path, nargs="*", default=[], help=f"pictures: {', '.join(PICTURES)}")
-    add("--template", type=Path, help="Ollama template")
-    add("--params", type=Path, help="Ollama params (JSON)")
+    add("--template", type=Path, nargs="+", help="Ollama templates; the one that fits the GGUF's own is taken")
+    add("--params", type=Path, help="Ollama params, each with its reason (JSON)")
     add("--questions", type=Path, nargs="*", default=[], help="question files whose text must not be published")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, required=True, help="release folder to write")
@@ -220,6 +222,8 @@ def main(argv: list[str] | None = None) -> None:
     inputs = (*args.gguf, args.checkpoint, args.metadata, args.scores, args.quality)
     check_apart([path for path in inputs if path], [args.output])
     records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}
+    if args.gguf:
+        args.template = choose_template(args.template, args.gguf[0])
     # What the folder was made from comes first: a kill between the two leaves no folder without it.
     write_sources(args.output, sources_of(args))
     with directory_when_done(args.output, MANIFEST) as output:

@@ -25,7 +25,10 @@ from scoring.eval_protocol import Protocol
 from scoring.score_records import SUMMARY_NAME, Summary, figures
 
 QUESTIONS = [DEMO / "eval_questions.csv", DEMO / "calibration_questions.csv"]
-SIDECARS = ["--template", REPO / "modelfiles/gemma4.template", "--params", REPO / "modelfiles/gemma4.params.json"]
+SIDECARS = [
+    *("--template", *sorted((REPO / "modelfiles").glob("*.template"))),
+    *("--params", REPO / "modelfiles/gemma4-card.params.json"),
+]
 NAME, BASE = "gemma-4-demo-112e", "google/gemma-4-26B-A4B-it"
 KEPT, EXPERTS, LAYERS = 112, 128, 3
 STANDARD_QUANTS = ("F16", "Q8_0", "Q6_K_L", "Q6_K", "Q4_K_M")

@@ -46,8 +46,8 @@ def chat_template_of(model: Path) -> tuple[str, str]:
 
 def render_jinja(template: str, bos: str, case: Case) -> str:
     """Return what transformers makes of a chat with a Jinja template; raise InputError when that fails."""
-    options: dict[str, Any] = {} if case.thinking is None else {"enable_thinking": case.thinking}
     tools: list[Any] | None = case.tools or None
+    options: dict[str, Any] = {**case.options()}
     # Ollama lets the model go on with an assistant's text, but not with its tool call.
     continued = case.messages[-1]["role"] == "assistant" and not case.messages[-1].get("tool_calls")
     try:
@@ -67,6 +67,14 @@ def render_jinja(template: str, bos: str, case: Case) -> str:
             f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
         ) from error
     return rendered[0][0]
+
+
+def jinja_or_refusal(template: str, bos: str, case: Case) -> str | None:
+    """Return what transformers makes of a chat, None where the template refuses it."""
+    try:
+        return render_jinja(template, bos, case)
+    except InputError:
+        return None
 
 
 def where_texts_differ(name: str, expected: str, found: str) -> str:
@@ -101,12 +109,29 @@ def template_differences(template: Path, model: Path) -> list[str]:
         if (expected := render_jinja(jinja, bos, case)) != bos + text:
             differences.append(where_texts_differ(case.name, expected, bos + text))
     for difference, text in zip(KNOWN_DIFFERENCES, rendered.texts[len(CASES) :]):
-        expected = render_jinja(jinja, bos, difference.case)
-        if expected.count(difference.jinja) != 1:
+        written = jinja_or_refusal(jinja, bos, difference.case)
+        if not difference.accepts(written, bos + text):
             differences.append(
-                f"{difference.name}: expected the chat template to write {difference.jinja!r} once, "
-                f"found it {expected.count(difference.jinja)} times"
+                f"{difference.name} (known difference): expected {' or '.join(map(repr, difference.jinja))} of the "
+                f"chat template, {difference.go!r} of the Ollama template, and no other difference; "
+                + where_texts_differ("first", written or "", bos + text)
             )
-        elif (changed := expected.replace(difference.jinja, difference.go)) != bos + text:
-            differences.append(where_texts_differ(f"{difference.name} (known difference)", changed, bos + text))
     return differences
+
+
+def choose_template(templates: list[Path], model: Path) -> Path:
+    """Return the Ollama template that writes what a model's own chat template writes.
+
+    Raises InputError with the first difference of the nearest one when none does.
+    """
+    found = {path: template_differences(path, model) for path in templates}
+    nearest = min(found, key=lambda path: len(found[path]))
+    if found[nearest]:
+        names = " or ".join(path.name for path in templates)
+        raise InputError(
+            model,
+            f"a chat template whose rules {names} follows",
+            f"another; {len(found[nearest])} chats differ from {nearest.name}, the first: {found[nearest][0]}",
+            "write an Ollama template for it",
+        )
+    return nearest

@@ -1,43 +1,68 @@
 """Chats on which Ollama's template is compared with a model's own chat template.
 
 Messages are those of transformers' chat templates; Case.request turns a chat into a request to Ollama's /api/chat. Left
-out is what such a request cannot hold: contents in parts, tool answers that are no text, arguments that are no object,
-and pictures (the released files are text only).
+out is what Ollama refuses or hands over in another way than by the template: tool answers that are a number, a list or
+an object, and pictures, which it puts into the text itself.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Case:
-    """A chat: name, messages, tools (JSON schemas), and thinking (None: not said)."""
+    """A chat: name, messages, tools (JSON schemas), thinking and preserve_thinking (None: not said)."""
 
     name: str
     messages: list[dict]
     tools: list[dict] = field(default_factory=list)
     thinking: bool | None = None
+    preserve: bool | None = None
+
+    def options(self) -> dict[str, bool]:
+        """Return the switches of the chat template that are said."""
+        said = {"enable_thinking": self.thinking, "preserve_thinking": self.preserve}
+        return {name: value for name, value in said.items() if value is not None}
 
     def request(self) -> dict:
         """Return the chat as a request to Ollama's /api/chat, of the parts that the template sees."""
-        # Ollama has its own words for two fields. An unknown one is dropped without a word, and the texts would differ.
-        renamed = {"name": "tool_name", "reasoning_content": "thinking"}
-        messages = [{renamed.get(key, key): value for key, value in message.items()} for message in self.messages]
+        messages = [made for message in self.messages for made in ollama_messages(message)]
         return {"messages": messages, "tools": self.tools, "think": self.thinking}
 
 
-def user(text: str) -> dict:
+def ollama_messages(message: dict) -> list[dict]:
+    """Return a message as Ollama has it: parts of a content, and arguments as text, as its /v1/chat/completions does.
+
+    That turns each part into a message of its own, without the name and the id (FromChatRequest in openai/openai.go).
+    """
+    # Ollama has its own words for two fields. An unknown one is dropped without a word, and the texts would differ.
+    renamed = {"name": "tool_name", "reasoning_content": "thinking"}
+    made = {renamed.get(key, key): value for key, value in json.loads(json.dumps(message)).items()}
+    for function in (tool_call["function"] for tool_call in made.get("tool_calls", [])):
+        if isinstance(function["arguments"], str):
+            function["arguments"] = json.loads(function["arguments"])
+    if not isinstance(message["content"], list):
+        return [made]
+    return [{"role": message["role"], "content": part["text"]} for part in message["content"]]
+
+
+def parts(*texts: str) -> list[dict]:
+    """Return a content in parts."""
+    return [{"type": "text", "text": text} for text in texts]
+
+
+def user(text: str | list[dict]) -> dict:
     """Return a user's message."""
     return {"role": "user", "content": text}
 
 
-def system(text: str) -> dict:
+def system(text: str | list[dict]) -> dict:
     """Return a system message."""
     return {"role": "system", "content": text}
 
 
-def assistant(text: str | None, *calls: dict, thought: str = "") -> dict:
+def assistant(text: str | list[dict] | None, *calls: dict, thought: str = "") -> dict:
     """Return an assistant's message: text, tool calls, and the thought before them."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if calls:
@@ -47,14 +72,14 @@ def assistant(text: str | None, *calls: dict, thought: str = "") -> dict:
     return message
 
 
-def call(name: str, arguments: dict, number: int | None = 1) -> dict:
+def call(name: str, arguments: dict | str | None, number: int | None = 1) -> dict:
     """Return a tool call; its id is made from a number (None: it has none)."""
     # A request may leave the ids out. Then answers can be matched by name and place alone, so both forms are cases.
     made = {"type": "function", "function": {"name": name, "arguments": arguments}}
     return made if number is None else {"id": f"call_{number}", **made}
 
 
-def tool_answer(name: str, text: str, number: int | None = 1) -> dict:
+def tool_answer(name: str, text: str | list[dict] | None, number: int | None = 1) -> dict:
     """Return a tool's answer to the call of that number."""
     made = {"role": "tool", "name": name, "content": text}
     return made if number is None else {**made, "tool_call_id": f"call_{number}"}
@@ -156,48 +181,74 @@ ARGUMENTS = {
 # Beyond ASCII in every way: signs of several bytes, a joined emoji, and a line separator, which JSON may escape.
 UNICODE = "Größe 30 µm, 東京, Ελλάδα, 🌞‍🧪, \u2028."
 
+# Names that mean something in a JSON Schema, as names of parameters, in every place that has names.
+WORDS = {name: {"type": "string"} for name in ("type", "description", "nullable", "required", "properties")}
+SCHEMA_WORDS = tool(
+    "book",
+    {
+        **WORDS,
+        "trip": {"type": "object", "properties": WORDS},
+        "seats": {"type": "array", "items": {"type": "object", "properties": WORDS}},
+    },
+)
+TIME = call("get_time", {}, 2)
+NOON = tool_answer("get_time", "12:00", 2)
+
 # From the plain to the odd: the first case that fails names the feature, and those before it show what still works.
-CASES = [
+CHATS = [
     Case("plain", [user("What is H2O?")]),
     Case("space around", [user(" \n What is\n H2O?\t\n")]),
     Case("empty", [user("")]),
+    Case("one part", [user(parts(" What is H2O?")), assistant(parts("Water. ")), user(parts("And NH3?"))]),
     Case("system", [system(" Be brief.\n"), user("What is H2O?")]),
     Case("developer", [{"role": "developer", "content": "Be brief."}, user("What is H2O?")]),
-    # On, off and not said are three requests; a template that takes "not said" for "off" would pass with two of them.
-    Case("thinking on", [user("What is H2O?")], thinking=True),
-    Case("thinking off", [user("What is H2O?")], thinking=False),
-    Case("thinking on, system", [system("Be brief."), user("What is H2O?")], thinking=True),
     Case("multi-turn", [user("What is H2O?"), assistant(" Water.\n"), user("And NH3?")]),
     Case(
-        "multi-turn, thinking on, system",
+        "multi-turn, system",
         [system("Be brief."), user("H2O?"), assistant("Water."), user("NH3?"), assistant("Ammonia."), user("CO2?")],
-        thinking=True,
     ),
     Case("system in mid-chat", [user("H2O?"), assistant("Water."), system("Be brief."), user("NH3?")]),
     Case("answer begun", [user("What is H2O?"), assistant("It is")]),
     # Whether a thought stays in the text depends on where its turn ended, so there is a case for each place.
-    Case(
-        "thought of an earlier turn",
-        [user("H2O?"), assistant("Water.", thought="Two of H."), user("NH3?")],
-        thinking=True,
-    ),
+    Case("thought of an earlier turn", [user("H2O?"), assistant("Water.", thought="Two of H."), user("NH3?")]),
+    Case("thought of an answer begun", [user("What is H2O?"), assistant("It is", thought="Two of H.")]),
     Case("tools", [ASK], [WEATHER]),
-    Case("tools, system, thinking on", [system("Be brief."), ASK], [WEATHER, CLOCK], True),
-    Case("tools, thinking off", [ASK], [CLOCK, WEATHER], False),
+    Case("tools, system", [system("Be brief."), ASK], [WEATHER, CLOCK]),
     Case("tool without parameters", [ASK], [CLOCK, tool("go", {})]),
     Case("nested parameters", [ASK], [NESTED]),
+    Case("parameters named by words of JSON Schema", [ASK], [SCHEMA_WORDS]),
     Case("call", [ASK, assistant("", SUNNY[0])], [WEATHER]),
+    Case("call, then the user", [ASK, assistant("", SUNNY[0]), user("Well?")], [WEATHER]),
+    Case("call, null as arguments", [ASK, assistant("", call("get_time", None))], [CLOCK]),
     Case("call, no text at all", [ASK, assistant(None, SUNNY[0]), SUNNY[1]], [WEATHER]),
     Case("call, answer", [ASK, assistant("", SUNNY[0]), SUNNY[1]], [WEATHER]),
-    Case("call, answer, thinking on", [ASK, assistant("", SUNNY[0], thought="I ask.\n"), SUNNY[1]], [WEATHER], True),
+    Case("call, empty answer", [ASK, assistant("", SUNNY[0]), tool_answer("get_weather", "")], [WEATHER]),
+    Case("call, answer, then the user", [ASK, assistant("", SUNNY[0]), SUNNY[1], user("Well?")], [WEATHER]),
+    Case("thought, call, answer", [ASK, assistant("", SUNNY[0], thought="I ask.\n"), SUNNY[1]], [WEATHER]),
     Case(
         "call, answer, reply", [ASK, assistant("", SUNNY[0]), SUNNY[1], assistant("Clear."), user("Thanks.")], [WEATHER]
+    ),
+    Case("call, answer, reply begun", [ASK, assistant("", SUNNY[0]), SUNNY[1], assistant("It is")], [WEATHER]),
+    Case(
+        "call, answer, thought, reply begun",
+        [ASK, assistant("", SUNNY[0]), SUNNY[1], assistant("It is", thought="Clear.")],
+        [WEATHER],
     ),
     Case(
         "thought of an earlier call",
         [ASK, assistant("", SUNNY[0], thought="I ask."), SUNNY[1], assistant("Clear."), user("Thanks.")],
         [WEATHER],
-        True,
+    ),
+    Case(
+        "thought of an earlier call, not to be preserved",
+        [ASK, assistant("", SUNNY[0], thought="I ask."), SUNNY[1], assistant("Clear."), user("Thanks.")],
+        [WEATHER],
+        preserve=False,
+    ),
+    Case(
+        "thought of an earlier turn, though thoughts are to be preserved",
+        [user("H2O?"), assistant("Water.", thought="Two of H."), user("NH3?")],
+        preserve=True,
     ),
     Case(
         "call after call",
@@ -209,26 +260,20 @@ CASES = [
             tool_answer("get_weather", "clear", 2),
         ],
         [WEATHER, CLOCK],
-        True,
     ),
     # Answers come back in any order, so they are matched by id and not by place.
     Case(
         "several calls in one turn",
-        [
-            ASK,
-            assistant("", call("get_weather", {"city": "Paris"}, 1), call("get_time", {}, 2)),
-            tool_answer("get_time", "12:00", 2),
-            tool_answer("get_weather", "clear", 1),
-        ],
+        [ASK, assistant("", SUNNY[0], TIME), NOON, tool_answer("get_weather", "clear", 1)],
         [WEATHER, CLOCK],
     ),
     Case(
         "several calls, reply",
         [
             ASK,
-            assistant("", call("get_weather", {"city": "Paris"}, 1), call("get_time", {}, 2)),
+            assistant("", SUNNY[0], TIME),
             tool_answer("get_weather", "clear", 1),
-            tool_answer("get_time", "12:00", 2),
+            NOON,
             assistant("Noon."),
             user("Ah."),
         ],
@@ -241,6 +286,17 @@ CASES = [
         [WEATHER],
     ),
     Case("text beside an answered call, at the end", [ASK, assistant("I look.", SUNNY[0]), SUNNY[1]], [WEATHER]),
+    Case(
+        "text beside an answered call, then the user",
+        [ASK, assistant("I look.", SUNNY[0]), SUNNY[1], user("Well?")],
+        [WEATHER],
+    ),
+    Case("space beside an answered call", [ASK, assistant(" \n", SUNNY[0]), SUNNY[1]], [WEATHER]),
+    Case(
+        "texts beside two answered calls",
+        [ASK, assistant("I look.", SUNNY[0]), SUNNY[1], assistant("And the time.", TIME, thought="Then."), NOON],
+        [WEATHER, CLOCK],
+    ),
     Case(
         "answer to a call without an id",
         [ASK, assistant("", call("get_time", {}, None)), tool_answer("get_time", "12:00", None)],
@@ -266,6 +322,14 @@ CASES = [
             tool_answer("grüße", UNICODE),
         ],
         [tool("grüße", {"größe": {"type": "string", "description": UNICODE}}, ["größe"], UNICODE)],
-        True,
     ),
 ]
+
+
+def by_thinking(case: Case) -> list[Case]:
+    """Return a chat with thinking not said, on and off: three requests, and one passed by must not hide the others."""
+    on_and_off = [replace(case, name=f"{case.name}, thinking {word}", thinking=word == "on") for word in ("on", "off")]
+    return [case, *on_and_off]
+
+
+CASES = [made for case in CHATS for made in by_thinking(case)]

@@ -12,7 +12,7 @@ from files.safe_files import InputError, read_json
 from ggufs.context_cache import cache_bytes, context_length
 from ggufs.gguf_header import GgufHeader, read_header
 from losses.quality_record import QUALITY_NAME
-from ollama.ollama_files import modelfile, ollama_params
+from ollama.ollama_files import DRAFTS, MMPROJ, companion, fitted_params, modelfile, source_params
 from release.card_sections import PICTURES, Release
 from release.card_tables import CONTEXTS
 from release.checkpoint_card import checkpoint_card
@@ -64,11 +64,13 @@ def ollama_texts(folder: Path, records: dict[str, dict], params: Path) -> dict[s
     The Modelfile is one of the largest quant. One in parts is taken only where there is no other: Ollama cannot read
     it. Then F16, which is twice as large as Q8_0 and hardly better.
     """
-    values = ollama_params(params, folder / next(iter(records.values()))["files"][0])
+    values = fitted_params(params, source_params(params), folder / next(iter(records.values()))["files"][0])
     best = max(
         records.values(), key=lambda record: (len(record["files"]) == 1, record["type"] != "F16", record["bytes"])
     )
-    return {"params": json.dumps(values, indent=2) + "\n", "Modelfile": modelfile(best["files"][0], values)}
+    names = sorted(path.name for path in folder.glob("*.gguf"))
+    text = modelfile(best["files"][0], values, companion(names, MMPROJ), companion(names, DRAFTS))
+    return {"params": json.dumps(values, indent=2) + "\n", "Modelfile": text}
 
 
 def made_texts(folder: Path, manifest: dict, params: Path | None) -> dict[str, str]:

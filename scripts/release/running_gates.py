@@ -42,9 +42,13 @@ def modelfile_deviations(checked: Checked) -> list[str]:
     """Return what is wrong with the Modelfile: it must wrap a file of the folder with Gemma 4's renderer and parser."""
     path = checked.folder / "Modelfile"
     lines = path.read_text(encoding="utf-8").splitlines()
-    sources = [match[1] for line in lines if (match := re.fullmatch(r"FROM \./(\S+)", line))]
-    source = sources[0] if sources else None
-    found = []
+    named = [(match[1], match[2]) for line in lines if (match := re.fullmatch(r"(FROM|DRAFT) \./(\S+)", line))]
+    source = named[0][1] if named else None
+    found = [
+        f"{path}: expected {word} ./FILE of this folder, found {name}"
+        for word, name in named[1:]  # mmproj and draft
+        if not (checked.folder / name).is_file()
+    ]
     if source not in {record["files"][0] for record in checked.records.values()}:
         found.append(f"{path}: expected FROM ./FILE of this folder, found {source}")
     found += [

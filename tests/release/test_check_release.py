@@ -65,7 +65,7 @@ def test_all_that_holds_passes_line_by_line(release, script):
     done = script("check_release.py", release)
     lines = [line for line in done.stdout.splitlines() if line[:4] in ("pass", "FAIL", "n/a ")]
     verdicts = {line[6:].split(":")[0]: line[:4] for line in lines}
-    assert list(verdicts) == [*GATES, "sidecars", "template", "answer"]
+    assert list(verdicts) == [*GATES, "tokens", "sidecars", "template", "answer"]
     assert set(verdicts.values()) == {"pass"}, done.stdout
     sentence = "Q6_K has a significantly higher quantisation and total KLD than Q4_K_M, which is no larger."
     assert f"exception: {sentence}" in done.stdout and f"- {sentence}\n" in (release / "README.md").read_text()
