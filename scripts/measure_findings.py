@@ -35,12 +35,12 @@ from files.option_types import command_parser, positive, whole_number
 from files.safe_files import InputError, check_apart, remove, replace_when_done, run, sha256_file, write_record
 from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops, dropped_by
-from findings.domains import COLUMNS, LEAST_QUESTIONS, labels_of, specialisation
 from findings.findings_page import findings_page
 from findings.findings_picture import draw_findings
 from findings.findings_record import Findings
 from findings.map_overlap import Sets, best_experts, map_pair
 from findings.measured_model import Measured, measure_model, open_measurement, read_measured, write_measured
+from findings.specialisation import COLUMNS, LEAST_QUESTIONS, labels_of, specialisation
 
 import numpy as np
 import torch

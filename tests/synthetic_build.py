@@ -9,9 +9,9 @@ from compare_scores import main as compare_scores
 from files.safe_files import sha256_file, write_record
 from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops
-from findings.domains import specialisation
 from findings.findings_record import Findings
 from findings.map_overlap import map_pair
+from findings.specialisation import specialisation
 from generate_drop_map import main as choose
 from ggufs.imatrix import ImatrixRecord
 from losses.quality_conclusions import Measured, quality_conclusions, quant_kind

@@ -7,8 +7,8 @@ its own domain, and of the map by all domains, the questions of its fold do not 
 
 from choice.criteria import Arrays
 from choice.ranking import ranks_of
-from findings.domains import question_shares, tested
 from findings.sampling import draws_within, generator_of, interval_of_mean, percentiles
+from findings.specialisation import question_shares, tested
 
 import numpy as np
 

@@ -2,8 +2,15 @@
 
 from choice.expert_stats import protected
 from findings.domain_drops import domain_drops, folds_of, losses_of
-from findings.domains import domain_shares, jensen_shannon, labels_of, question_shares, specialisation, top_differs
 from findings.sampling import corrected, interval_of_mean, percentiles, tail_p
+from findings.specialisation import (
+    domain_shares,
+    jensen_shannon,
+    labels_of,
+    question_shares,
+    specialisation,
+    top_differs,
+)
 
 import numpy as np
 import pytest
