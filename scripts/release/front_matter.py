@@ -9,6 +9,7 @@ from typing import Any
 
 from files.safe_files import InputError
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
+from release.names import PLACEHOLDER_OWNER
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
@@ -33,20 +34,26 @@ def is_hub_id(base: str) -> bool:
 
 
 def is_repository(name: str) -> bool:
-    """Tell whether a repository on the Hub can have that name, which comes after USER/."""
+    """Tell whether a repository on the Hub can have that name, which comes after OWNER/."""
     return is_hub_id(f"user/{name}")
 
 
 def check_repo(repo: str) -> None:
-    """Raise InputError unless `repo` can be the name of a repository on the Hub, USER/NAME."""
+    """Raise InputError unless `repo` can be the name of a repository on the Hub, OWNER/NAME."""
     if not is_hub_id(repo):
-        raise InputError("REPO", "a repository on the Hub, USER/NAME (letters, digits, dots, dashes)", repr(repo)[:100])
+        raise InputError(
+            "REPO", "a repository on the Hub, OWNER/NAME (letters, digits, dots, dashes)", repr(repo)[:100]
+        )
 
 
 def check_same_repository(repo: str, manifest: dict) -> None:
-    """Raise InputError unless USER/NAME names the repository of a release: its card has commands with that name."""
+    """Raise InputError unless OWNER/NAME names the repository of a release: its card has commands with that name."""
+    expected = f"{manifest['owner'] or PLACEHOLDER_OWNER}/{manifest['repository']}"
+    if manifest["owner"] and repo.split("/")[0] != manifest["owner"]:
+        advice = f"run `make release OWNER={repo.split('/')[0]}`"
+        raise InputError("REPO", f"{expected}, as the card of this release has it", repo, advice)
     if repo.split("/")[-1] != manifest["repository"]:
-        raise InputError("REPO", f"USER/{manifest['repository']}, as the card of this release has it", repo)
+        raise InputError("REPO", f"{expected}, as the card of this release has it", repo)
 
 
 def front_matter(kind: str, base: str, license_id: str, quantized_by: str, tags: list[str]) -> str:

@@ -31,7 +31,7 @@ def copy(release, tmp_path) -> Path:
     folder = tmp_path / "place" / release.name
     shutil.copytree(release, folder)
     sources = json.loads(sources_path(release).read_text())
-    for kind in ("records", "copies", "params", "questions"):
+    for kind in ("records", "copies", "params", "questions", "calibration"):
         sources[kind] = {name: str((release.parent / path).resolve()) for name, path in sources[kind].items()}
     sources_path(folder).write_text(json.dumps(sources))
     return folder
