@@ -92,7 +92,7 @@ RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
 KNOWN_OWNER := $(or $(OWNER),$(patsubst OWNER=%,%,$(filter OWNER=%,$(file <$(RELEASE_SETTINGS_FILE)))))
 # What a card's command to reproduce names: the run, what no default can know, and all else that differs from a default.
-ALWAYS_NAMED := RUN MODEL QUESTIONS EVAL_QUESTIONS
+ALWAYS_NAMED := RUN MODEL QUESTIONS EVAL_QUESTIONS QUANTS
 BYTES_DEPEND_ON := CALIBRATION FOLD DROP_MAP MIN_EXPERT_TOKENS CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS \
   EVAL_QUANT EVAL_NAME GPU_LAYERS QUALITY_CHATS QUALITY_SCORE SCORED
 set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),$(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))

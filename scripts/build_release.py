@@ -30,13 +30,12 @@ from llama.llama_tools import find_llama_cpp
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import read_whole_quant, record_path
 from quants.recipes import RECIPES
-from release.card_sections import PICTURES
+from release.card_sections import OLLAMA_ARCHITECTURE, PICTURES
 from release.front_matter import REPOSITORY_NAME, is_repository
 from release.gguf_parts import split_gguf
 from release.input_facts import input_facts
 from release.made_texts import CARD, made_texts
 from release.manifest import CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
-from release.model_facts import OLLAMA_ARCHITECTURE
 from release.names import clashes, is_standard
 from release.sources import read_evidence, write_sources
 from scoring.score_records import SCORES_NAME

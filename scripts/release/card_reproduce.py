@@ -5,7 +5,7 @@ import shlex
 from choice.drop_map import OWN_MAP, criterion_of
 from release.card_sections import HELD_BY_CALIBRATION, Release, section
 from release.card_tables import digest_table
-from release.front_matter import is_hub_id
+from release.names import is_hub_id
 
 # Settings of make by the keys of the protocol that they set.
 PROTOCOL_SETTINGS = {
@@ -40,7 +40,7 @@ def variables_of(release: Release) -> dict[str, object]:
     if release.records:
         variables["QUANTS"] = " ".join(record["type"] for record in release.records.values())
     others = {name: value for name, value in settings.items() if name not in NOT_IN_THE_COMMAND and value}
-    return {**{name: value for name, value in others.items() if name not in variables}, **variables}
+    return {**variables, **{name: value for name, value in others.items() if name not in variables}}
 
 
 def make_command(release: Release) -> str:

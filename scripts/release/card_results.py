@@ -24,6 +24,11 @@ PROTOCOL_WORDS = {
     "dry_multiplier": "DRY multiplier",
     "seed": "Seed",
     "choice_order_seed": "Seed of the order of choices",
+    "concurrency": "Requests at once",
+    "attempts": "Attempts, where the server fails",
+    "no_prompt_cache": "Prompt cache off",
+    "gpu_layers": "Layers on the GPU, if there is one",
+    "model": "Backend of lm-evaluation-harness",
     "tokenizer": "Tokenizer",
     "llama_cpp": "llama.cpp",
     "lm_eval": "lm-evaluation-harness",
@@ -43,7 +48,7 @@ def count_in_words(count: int) -> str:
     return str(count)
 
 
-def quant_of(row: dict) -> str:
+def scored_type(row: dict) -> str:
     """Return the type of the file that a row of scores is of, by its name."""
     return str(row["gguf"]).removesuffix(".gguf").removeprefix(f"{row['name']}-")
 
@@ -61,7 +66,7 @@ def score_rows(release: Release) -> list[list[str]]:
     if not scores or not row:
         return []
     first = scores["rows"][0]
-    quant, reference = quant_of(row), first if first is not row else None
+    quant, reference = scored_type(row), first if first is not row else None
     found = []
     sizes = [entry["bytes"].get(quant) if entry else None for entry in (reference, row)]
     if all(sizes):
@@ -110,7 +115,10 @@ def protocol_table(protocol: dict) -> str:
     """Return the locked protocol, a value per row."""
     names = [*(name for name in PROTOCOL_WORDS if name in protocol), *(protocol.keys() - PROTOCOL_WORDS.keys())]
     ordered = sorted(names, key=lambda name: (list(PROTOCOL_WORDS).index(name) if name in PROTOCOL_WORDS else 99, name))
-    rows = [[PROTOCOL_WORDS.get(name, name.replace("_", " ").capitalize()), str(protocol[name])] for name in ordered]
+    rows = []
+    for name in ordered:
+        value = "yes" if protocol[name] is True else str(protocol[name])
+        rows.append([PROTOCOL_WORDS.get(name, name.replace("_", " ").capitalize()), value])
     return markdown_table(["Protocol", "Value"], rows, left=2)
 
 

@@ -33,7 +33,7 @@ def context_and_budget(release: Release, protocol: dict) -> tuple[int, int]:
     """
     context = protocol.get("context", Protocol.context)
     budget = protocol.get("reasoning_budget", Protocol.reasoning_budget)
-    longest = max(release.caches, default=context)
+    longest = release.facts.longest_context or context
     return (context, budget) if context <= longest else (longest, min(budget, longest // 2))
 
 
@@ -64,11 +64,11 @@ def llama_cpp_text(release: Release) -> str:
     first, repository = files[0], release.hub_id(release.repository)
     flags = server_flags(release)
     request = '{"messages": [{"role": "user", "content": "What is rust?"}]}'
-    same = " The sampling flags are those of the evaluation." if release.scores else ""
+    same = " The sampling flags are those of the evaluation:" if release.scores else ""
     return "\n\n".join(
         part
         for part in (
-            f"**llama.cpp** fetches the file itself:{same}",
+            f"**llama.cpp** fetches the file itself{'.' if same else ':'}{same}",
             f"```sh\nllama-server -hf {repository} --hf-file {first} \\\n    {flags}\n```",
             "Or fetch it first, and then serve it from the disk:",
             f"```sh\nhf download {repository} {' '.join(files)} --local-dir .\n"
@@ -103,17 +103,15 @@ def ollama_text(release: Release) -> str:
     )
 
 
-def attention_argument(config: dict) -> str:
-    """Return the argument of from_pretrained that a config needs, "" for none: wide heads rule out flash attention."""
-    text = config.get("text_config", config)
-    return ', attn_implementation="eager"' if (text.get("global_head_dim") or 0) > FLASH_ATTENTION_MOST else ""
-
-
-def transformers_code(release: Release, repository: str, attention: str) -> str:
-    """Return the Python program that loads a checkpoint's repository and answers a question."""
-    protocol = protocol_of_card(release)
+def transformers_text(release: Release, repository: str) -> str:
+    """Return the Python program that loads a checkpoint's repository and answers a question, and what it needs."""
+    protocol, eager = protocol_of_card(release), release.facts.widest_head > FLASH_ATTENTION_MOST
     sampling = "".join(f", {name}={protocol[name]}" for name in TRANSFORMERS_SAMPLING if name in protocol)
-    return f"""```python
+    attention = ', attn_implementation="eager"' if eager else ""
+    why = f"\n\nHeads wider than {FLASH_ATTENTION_MOST} values need eager attention." if eager else ""
+    return f"""**transformers** runs the checkpoint; `pip install torch transformers accelerate` brings what it needs:
+
+```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 name = "{repository}"
@@ -124,7 +122,7 @@ inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_
 inputs = inputs.to(model.device)
 answer = model.generate(**inputs, max_new_tokens={NEW_TOKENS}, do_sample=True{sampling})
 print(tokenizer.decode(answer[0][inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-```"""
+```{why}"""
 
 
 def convert_text(release: Release) -> str:
@@ -141,16 +139,13 @@ def convert_text(release: Release) -> str:
 def run_ggufs_section(release: Release) -> str:
     """Return how to run a repository of GGUF files."""
     checkpoint = release.siblings.get(CHECKPOINT)
-    transformers = f"**transformers** loads the checkpoint: see {release.link(checkpoint)}." if checkpoint else ""
+    transformers = transformers_text(release, release.hub_id(checkpoint)) if checkpoint else ""
     return section("Run it", llama_cpp_text(release), ollama_text(release), transformers)
 
 
-def run_checkpoint_section(release: Release, config: dict) -> str:
+def run_checkpoint_section(release: Release) -> str:
     """Return how to run a checkpoint's repository."""
     ggufs = release.siblings.get(STANDARD)
-    attention = attention_argument(config)
-    why = f"Heads wider than {FLASH_ATTENTION_MOST} values need eager attention." if attention else ""
     elsewhere = f"**llama.cpp and Ollama** run the GGUF files of {release.link(ggufs)}." if ggufs else ""
-    needs = "**transformers** (and accelerate, for `device_map`):"
-    code = transformers_code(release, release.hub_id(release.repository), attention)
-    return section("Run it", needs, code, why, elsewhere, convert_text(release))
+    code = transformers_text(release, release.hub_id(release.repository))
+    return section("Run it", code, elsewhere, convert_text(release))

@@ -9,12 +9,9 @@ from dataclasses import dataclass, field
 
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import markdown_table, plural
-from release.front_matter import is_hub_id
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
-from release.model_facts import ModelFacts
-from release.names import PLACEHOLDER_OWNER
+from release.names import PLACEHOLDER_OWNER, is_hub_id
 from release.order import measured
-from scoring.score_tables import NOT_KNOWN
 
 # In the order of the pipeline, which is that of the card. A picture that is not in here is refused by build_release.py:
 # it would lie in the folder without a word on what it shows.
@@ -27,6 +24,7 @@ PICTURES = {
     "scores.png": "Scores and paired differences with 95% intervals",
 }
 TAGS = ["moe", "expert-pruning"]
+OLLAMA_ARCHITECTURE = "gemma4"  # the one that the renderer, the parser and the template for Ollama are of
 KINDS_IN_WORDS = {
     CHECKPOINT: "the pruned checkpoint (safetensors)",
     STANDARD: "GGUF files of llama.cpp's standard types",
@@ -42,6 +40,27 @@ HOW_COUNTED = (
 )
 HOW_GIVEN = "The experts to drop were given as a drop map."
 HELD_BY_CALIBRATION = "the calibration text holds the scored questions"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """parameters, parameters_before: of the pruned and of the full model; top_k: experts per token, None: not said.
+
+    widest_head: values of the widest attention head, longest_context: tokens; 0 where the header does not say.
+    """
+
+    architecture: str
+    parameters: int
+    parameters_before: int
+    top_k: int | None
+    thinks: bool
+    widest_head: int
+    longest_context: int
+
+    @property
+    def for_ollama(self) -> bool:
+        """Whether Ollama's files of this project are made for this family."""
+        return self.architecture == OLLAMA_ARCHITECTURE
 
 
 @dataclass(frozen=True)
@@ -191,7 +210,7 @@ def score_limits(release: Release) -> list[str]:
         found.append(f"Scores are of one seed ({row['seeds'][0]}) and of {row['questions']} questions of one kind.")
     if not scores["patched"]:
         found.append("The evaluation was not patched: invalid answers count as wrong.")
-    if row["in_sample"] and row["in_sample"]["scored_and_chosen_on"]:
+    if {*question_ids_of(release.metadata["method"])} & {*scores["question_ids"]}:
         found.append("The scored questions also chose the experts, so the score may flatter the choice.")
     if release.held_and_scored:
         held = f"{release.held_and_scored} of {len(scores['question_ids'])}"
@@ -210,11 +229,16 @@ def limits_section(release: Release) -> str:
     if question_ids_of(method):
         lines.append(f"The experts were chosen on {chose}. What the drop costs on other subjects was not measured.")
     else:
-        lines.append(f"{NOT_KNOWN.strip('*:')}: the drop map does not name the questions that chose the experts.")
+        lines.append("The drop map does not name the questions that chose the experts.")
     if unmeasured:
         lines.append(f"KLD not measured: {', '.join(unmeasured)}.")
     if release.records and not release.caches:
         lines.append("The size of the context cache is not known exactly for this architecture.")
+    if release.records and release.facts.for_ollama:
+        lines.append(
+            "Ollama itself was not run for this card. Its template was executed by Go and writes what the model's own "
+            "chat template writes."
+        )
     return section("Limits", bullets(lines))
 
 
@@ -231,6 +255,7 @@ def credits_section(release: Release) -> str:
     if name := release.calibration.get("calibration"):
         author = "calibration data v5 by bartowski, " if name == "calibration_datav5.txt" else ""
         lines.append(f"Calibration text: {author}`{name}`.")
-    if release.records or release.scores:
-        lines.append("llama.cpp makes and runs the GGUF files; lm-evaluation-harness scores the answers.")
+    tools = ["llama.cpp (GGUF files)"] * bool(release.records or release.scores)
+    tools += ["lm-evaluation-harness (scores)"] * bool(release.scores)
+    lines += [f"Tools: {', '.join(tools)}."] * bool(tools)
     return section("Credits", bullets(lines))

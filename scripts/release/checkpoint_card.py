@@ -7,13 +7,14 @@ from release.card_results import headline, results_section
 from release.card_run import run_checkpoint_section
 from release.card_sections import TAGS, Release, credits_section, limits_section, method_section, section
 from release.front_matter import front_matter
+from release.manifest import DYNAMIC, STANDARD
 
 # Keys of a config, and their words: what a reader compares with the base model's card.
 ARCHITECTURE = {
     "num_hidden_layers": "Layers",
     "hidden_size": "Hidden size",
     "moe_intermediate_size": "Width of an expert",
-    "intermediate_size": "Width of the dense part (Mixtral: of an expert)",
+    "intermediate_size": "Width of the dense part",
     "head_dim": "Width of a head",
     "global_head_dim": "Width of a head, global attention",
     "sliding_window": "Sliding window (tokens)",
@@ -39,24 +40,31 @@ def files_section(sizes: dict[str, int], metadata: dict) -> str:
 def architecture_section(config: dict) -> str:
     """Return the architecture, which is the base model's but for the experts."""
     text = config.get("text_config", config)
-    rows = [[words, f"{text[key]:,}"] for key, words in ARCHITECTURE.items() if isinstance(text.get(key), int)]
+    words = ARCHITECTURE | ({} if "moe_intermediate_size" in text else {"intermediate_size": "Width of an expert"})
+    rows = [[words[key], f"{text[key]:,}"] for key in ARCHITECTURE if isinstance(text.get(key), int)]
     unchanged = "Unchanged from the base model, but for the number of experts per layer."
     return section("Architecture", unchanged, markdown_table(["What", "Value"], rows)) if rows else ""
+
+
+def where_quants_are(release: Release) -> str:
+    """Return where the quants are, and what is known of the text that the scored one was made with."""
+    links = [release.link(release.siblings[kind]) for kind in (STANDARD, DYNAMIC) if kind in release.siblings]
+    where = f"The quants are in {' and '.join(links)}, with sizes and losses." if links else ""
+    return section("Quants", where, calibration_text(release) if release.scores else "")
 
 
 def checkpoint_card(release: Release, sizes: dict[str, int], config: dict) -> str:
     """Return the card of a pruned checkpoint; sizes: bytes of each shard; config: its config.json."""
     head = front_matter(release.kind, release.base, release.license, release.quantized_by, TAGS)
-    quants = section("Quants", calibration_text(release)) if release.scores else ""
     parts = [
         f"{head}\n# {release.repository}",
         headline(release),
         files_section(sizes, release.metadata),
-        run_checkpoint_section(release, config),
+        run_checkpoint_section(release),
         method_section(release),
         architecture_section(config),
         results_section(release),
-        quants,
+        where_quants_are(release),
         limits_section(release),
         reproduce_section(release),
         credits_section(release),

@@ -9,12 +9,10 @@ from typing import Any
 
 from files.safe_files import InputError
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
-from release.names import PLACEHOLDER_OWNER
+from release.names import PLACEHOLDER_OWNER, is_hub_id
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
 PIPELINE = "text-generation"
@@ -22,15 +20,6 @@ REPOSITORY_NAME = "a repository's name on the Hub (letters, digits, dots, dashes
 LIBRARIES = {STANDARD: "gguf", DYNAMIC: "gguf", CHECKPOINT: "transformers"}
 REQUIRED_KEYS = {"library_name": str, "pipeline_tag": str, "tags": list}
 OPTIONAL_KEYS = {"license": str, "base_model": str, "base_model_relation": str, "quantized_by": str}
-
-
-def is_hub_id(base: str) -> bool:
-    """Tell whether a name can be one of the Hub's, OWNER/NAME."""
-    try:
-        validate_repo_id(base)
-    except HFValidationError:
-        return False
-    return base.count("/") == 1  # validate_repo_id takes a bare name, too
 
 
 def is_repository(name: str) -> bool:

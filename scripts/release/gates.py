@@ -21,15 +21,15 @@ from ggufs.gguf_header import read_header
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
+from release.card_sections import OLLAMA_ARCHITECTURE
 from release.card_tables import sample_sentences
 from release.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
-from release.front_matter import check_front_matter, is_hub_id
+from release.front_matter import check_front_matter
 from release.gguf_parts import tensors_of
 from release.input_facts import input_facts
 from release.made_texts import CARD, made_texts
 from release.manifest import BUILD_AGAIN, CHECKPOINT, DIGITS, MANIFEST, STANDARD, folder_differences, listed_paths
-from release.model_facts import OLLAMA_ARCHITECTURE
-from release.names import PLACEHOLDER_OWNER, clashes, is_standard
+from release.names import PLACEHOLDER_OWNER, clashes, is_hub_id, is_standard
 from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
 from release.sources import find_evidence, read_evidence

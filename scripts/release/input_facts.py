@@ -13,7 +13,7 @@ from files.safe_files import InputError, read_record, sha256_file
 from ggufs.imatrix import ImatrixRecord
 
 
-def one_line(text: str) -> str:
+def blanks_as_one(text: str) -> str:
     """Return a text with every run of blanks as one: a chat template may break lines elsewhere."""
     return " ".join(text.split())
 
@@ -21,9 +21,9 @@ def one_line(text: str) -> str:
 def held_questions(text: str, files: list[Path]) -> list[str]:
     """Return the Record IDs of the questions of some files whose text another text holds, sorted."""
     # A calibration text has no Record IDs: its questions are known by their text alone.
-    where = one_line(text)
+    where = blanks_as_one(text)
     rows = [row for path in files for row in read_rows(path)]
-    return sorted({row["Record ID"] for row in rows if one_line(row["Question"]) in where})
+    return sorted({row["Record ID"] for row in rows if blanks_as_one(row["Question"]) in where})
 
 
 def calibration_facts(record: Path, text: Path | None, questions: list[Path]) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from ggufs.context_cache import cache_bytes, context_length
 from ggufs.gguf_header import GgufHeader, read_header
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_files import modelfile, ollama_params
-from release.card_sections import PICTURES, Release
+from release.card_sections import PICTURES, ModelFacts, Release
 from release.card_tables import CONTEXTS
 from release.checkpoint_card import checkpoint_card
 from release.gguf_card import gguf_card
 from release.manifest import CHECKPOINT
-from release.model_facts import ModelFacts, checkpoint_facts, gguf_facts
+from release.model_facts import checkpoint_facts, gguf_facts
 from release.sources import find_evidence, read_evidence
 from scoring.score_records import SCORES_NAME
 

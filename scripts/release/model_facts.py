@@ -5,35 +5,18 @@ expert axis, so its number of parameters follows from the pruned model's shapes 
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.checkpoint import read_checkpoint
-from checkpoints.moe_families import expert_tensors, family_of, shape_of
+from checkpoints.moe_families import GEMMA4, expert_tensors, family_of, shape_of, text_config
 from files.safe_files import read_json
-from ggufs.gguf_header import EXPERT_TENSOR, read_header
-from release.gguf_parts import tensors_of
+from ggufs.context_cache import context_length
+from ggufs.gguf_header import EXPERT_TENSOR, read_header, split_paths
+from release.card_sections import OLLAMA_ARCHITECTURE, ModelFacts
 
-OLLAMA_ARCHITECTURE = "gemma4"  # the one that the renderer, the parser and the template for Ollama are of
 # What a chat template has if its model can think: the switch of a request, or the tags around a thought.
 THOUGHT_MARKS = ("enable_thinking", "<think>", "<|channel>thought")
 CHAT_TEMPLATE = "chat_template.jinja"
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """parameters, parameters_before: of the pruned and of the full model; top_k: experts per token, None: not said."""
-
-    architecture: str
-    parameters: int
-    parameters_before: int
-    top_k: int | None
-    thinks: bool
-
-    @property
-    def for_ollama(self) -> bool:
-        """Whether Ollama's files of this project are made for this family."""
-        return self.architecture == OLLAMA_ARCHITECTURE
 
 
 def thinks(template: str | None) -> bool:
@@ -49,10 +32,10 @@ def before_the_drop(after: int, with_experts: int, kept: int, experts: int) -> i
 def gguf_facts(first: Path, kept: int, experts: int) -> ModelFacts:
     """Return the facts of a GGUF file, of a split one by its first part; kept, experts: per layer, after and before."""
     header, sizes, with_experts = read_header(first), 0, 0
-    for name, (_, tensor) in tensors_of(first).items():
+    for tensor in [tensor for path in split_paths(first) for tensor in read_header(path).tensors]:
         count = math.prod(tensor.dims)
         sizes += count
-        if EXPERT_TENSOR.match(name) and tensor.dims[-1] == kept:  # the slowest axis comes last
+        if EXPERT_TENSOR.match(tensor.name) and tensor.dims[-1] == kept:  # the slowest axis comes last
             with_experts += count
     return ModelFacts(
         header.architecture,
@@ -60,6 +43,8 @@ def gguf_facts(first: Path, kept: int, experts: int) -> ModelFacts:
         before_the_drop(sizes, with_experts, kept, experts),
         header.value(f"{header.architecture}.expert_used_count"),
         thinks(header.value("tokenizer.chat_template")),
+        header.value(f"{header.architecture}.attention.key_length") or 0,
+        context_length(header) or 0,
     )
 
 
@@ -70,11 +55,14 @@ def checkpoint_facts(folder: Path, experts: int) -> ModelFacts:
     shape = shape_of(folder, family, config)
     counts = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
     with_experts = sum(counts[name] for name in expert_tensors(folder, family, tensors, shape))
+    text = text_config(config)
     template, total = folder / CHAT_TEMPLATE, sum(counts.values())
     return ModelFacts(
-        OLLAMA_ARCHITECTURE if family.name == "Gemma 4" else config["model_type"],
+        OLLAMA_ARCHITECTURE if family is GEMMA4 else config["model_type"],
         total,
         before_the_drop(total, with_experts, shape.experts, experts),
         shape.top_k,
         thinks(template.read_text(encoding="utf-8") if template.is_file() else None),
+        max(text.get("head_dim") or 0, text.get("global_head_dim") or 0),
+        text.get("max_position_embeddings") or 0,
     )
