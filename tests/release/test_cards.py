@@ -414,14 +414,6 @@ def test_another_family_has_no_file_of_ollama_and_no_flag_of_thoughts(of_another
     assert not checked.for_ollama
 
 
-def test_gemma_4_needs_the_sources_of_ollama_s_files(pruned_demo, tmp_path, refusal):
-    metadata = pruned_demo / "checkpoint/expert_drop_metadata.json"
-    named = ["--name", NAME, "--base", BASE, "--metadata", metadata, "--output", tmp_path / "r"]
-    refusal(
-        build_release.main, ["--gguf", pruned_demo / f"{NAME}-Q6_K.gguf", *named], "--template", "found one or none"
-    )
-
-
 def test_a_model_thinks_if_its_template_says_so():
     assert thinks("{% if enable_thinking %}") and thinks("<think>") and not thinks("[INST]") and not thinks(None)
 
