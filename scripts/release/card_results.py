@@ -37,6 +37,9 @@ PATCHED = (
     'Invalid answers were asked for again with the thought closed and the answer begun ("patched"), for every model '
     "alike. Guessing gets one in four of those right."
 )
+STRICT = (
+    "Strict: a finished answer that commits to one letter, A to D. Lost and won are questions, against the first model."
+)
 NOT_PATCHED = "Invalid answers count as wrong. Nothing was patched."
 
 
@@ -145,14 +148,17 @@ def paired_cells(row: dict, scores: dict) -> list[str]:
 
 def variants_table(release: Release, scores: dict) -> str:
     """Return every variant in one table: its map, its scores, and the paired test against the first one."""
-    rows = []
+    rows, main = [], "patched" if scores["patched"] else "raw"
+    others = ("raw", "strict") if scores["patched"] else ("strict",)
     for row in scores["rows"]:
         low, high = row["interval"]
         name = f"**{row['name']}** (this)" if row["name"] == release.name else row["name"]
-        shown = [score_cell(row, kind) for kind in ("raw", "strict", "patched")]
-        head = [name, map_of(row, release), str(row["experts"]), *shown]
-        rows.append([*head, f"{low:.1%} to {high:.1%}", *paired_cells(row, scores)])
-    heads = ["Model", "Drop map", "Experts", "Raw score", "Strict A-D", "Patched score", "95% interval"]
+        # The other two ways of counting are of the same questions: their number and per cent would only fill the row.
+        counts = [str(row[f"{kind}_correct"]) for kind in others]
+        head = [name, map_of(row, release), str(row["experts"]), f"{score_cell(row, main)} ({low:.1%} to {high:.1%})"]
+        rows.append([*head, *counts, *paired_cells(row, scores)])
+    heads = ["Model", "Drop map", "Experts", f"{main.capitalize()} score (95% interval)"]
+    heads += [kind.capitalize() for kind in others]
     return markdown_table([*heads, "Change in points (95% interval)", "Lost / won", "McNemar p"], rows, left=2)
 
 
@@ -182,6 +188,7 @@ def results_section(release: Release) -> str:
         "and differences are paired by question (exact McNemar test). All numbers are in `scores.json`.",
         protocol_table(scores["protocol"]),
         variants_table(release, scores),
+        STRICT,
         *map(verdict, pairs or scores["pairs"]),
         "\n\n".join(sample_sentences(scores, release.metadata, release.name)),
         seeds_sentence(scores["rows"]),

@@ -96,7 +96,8 @@ def test_the_card_has_every_number_from_its_record_in_the_reader_s_order(pruned_
         bits = f"{record['bits_per_weight']:.2f}"
         assert cells_of(card, quant)[1:] == [record["note"], in_gb, bits, kld, kld]
     assert "measured on 40 tokens of 4 chats" in card
-    assert cells_of(card, f"**{NAME}** (this)")[2:6] == [str(KEPT), "1/4 = 25.00%", "1/4 = 25.00%", "2/4 = 50.00%"]
+    score = "2/4 = 50.00% (15.0% to 85.0%)"
+    assert cells_of(card, f"**{NAME}** (this)")[2:6] == [str(KEPT), score, "1", "1"]  # patched, raw, strict
     assert cells_of(card, NAME) == [NAME, "2", "2", "1", "0.5"]  # the patch step: two empty answers, one right
     assert "Held out: 6 other questions chose the experts, and none of the 4 scored ones did. Licence: gemma." in card
     assert "- KLD not measured: Q6_K_L, Q4_K_M." in card
@@ -143,7 +144,8 @@ def test_without_evaluation_and_quality_the_card_says_so_and_has_no_number_of_th
 def test_an_evaluation_that_was_not_patched(pruned_demo, tmp_path):
     scores = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "calibration_questions.csv", 4), None)
     card = build(pruned_demo, tmp_path / "r", "--scores", scores, quants=("Q6_K", "Q4_K_M"))
-    assert cells_of(card, f"**{NAME}** (this)")[3:6] == ["1/4 = 25.00%", "1/4 = 25.00%", "-"]
+    assert cells_of(card, f"**{NAME}** (this)")[3] == "1/4 = 25.00% (4.6% to 69.9%)"
+    assert "| Raw score (95% interval) | Strict |" in card
     assert "Nothing was patched." in card and cells_of(card, NAME)[3] == "-"
     assert "- The evaluation was not patched: invalid answers count as wrong." in card
     assert "**In-sample:** 4 of the 4 scored questions also chose the experts." in card
@@ -221,7 +223,7 @@ def test_the_command_to_reproduce_names_all_that_differs(release):
     text = reproduce_section(replace(release, settings=settings, project_version="9.9.9"))
     assert "version 9.9.9. The run was `RUN=mine` (`runs/mine.mk`)" in text
     command = re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1]
-    words = dict(word.split("=", 1) for word in shlex.split(command)[3:])
+    words = dict(word.split("=", 1) for word in shlex.split(command.replace("\\\n", ""))[3:])
     assert words | {"QUANTS": ""} == {
         "MODEL": BASE,
         "NAME": BASE.split("/")[1],
@@ -234,6 +236,7 @@ def test_the_command_to_reproduce_names_all_that_differs(release):
         "MAX_GEN_TOKS": "24576",
         "SEED": "42",
         "NP": "1",
+        "LICENSE": "gemma",
         "QUANTS": "",
         "QUESTIONS": "a.csv",
         "EVAL_QUESTIONS": "b.csv",
