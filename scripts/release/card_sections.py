@@ -164,7 +164,11 @@ def method_rows(metadata: dict) -> list[list[str]]:
 
 def methodology_rows(methodology: dict) -> list[list[str]]:
     """Return what the metadata hold of how the choice was measured, a name and a value per row."""
-    shown = {key: value for key, value in methodology.items() if not isinstance(value, (dict, list))}
+    # Lists are too long for a card, and what the rows above have is not said twice.
+    known = ("criterion", "protect_top", "questions")
+    shown = {
+        key: value for key, value in methodology.items() if key not in known and not isinstance(value, dict | list)
+    }
     values = {key: "not known" if value in (None, "") else str(value) for key, value in shown.items()}
     return [[key.replace("_", " ").capitalize(), value] for key, value in values.items()]
 

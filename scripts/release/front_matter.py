@@ -30,9 +30,7 @@ def is_repository(name: str) -> bool:
 def check_repo(repo: str) -> None:
     """Raise InputError unless `repo` can be the name of a repository on the Hub, OWNER/NAME."""
     if not is_hub_id(repo):
-        raise InputError(
-            "REPO", "a repository on the Hub, OWNER/NAME (letters, digits, dots, dashes)", repr(repo)[:100]
-        )
+        raise InputError("REPO", "a repository on the Hub, USER/NAME (letters, digits, dots, dashes)", repr(repo)[:100])
 
 
 def check_same_repository(repo: str, manifest: dict) -> None:
