@@ -129,7 +129,7 @@ $(GGUF_RELEASES:%=%/manifest.json): $(PRUNED_GGUF)/imatrix-coverage.png $(wildca
 
 $(PRUNED)/release/GGUF/manifest.json: $(STANDARD_FILES)
 	$(call step,release,Release of GGUF files) $(BUILD_RELEASE) --kind standard --repository $(PRUNED_NAME)-GGUF \
-	  --gguf $(STANDARD_FILES) $(SIDECARS) $(if $(DYNAMIC_FILES),--sibling $(PRUNED_NAME)-dynamic-GGUF)
+	  --gguf $(STANDARD_FILES) $(SIDECARS)
 
 $(PRUNED)/release/dynamic-GGUF/manifest.json: $(DYNAMIC_FILES)
 	$(call step,release,Release of dynamic GGUF files) $(BUILD_RELEASE) --kind dynamic \

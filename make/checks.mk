@@ -32,7 +32,7 @@ NAME_CHARACTERS := letters, digits, dots, dashes, underscores
 RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,STREAM_LAYERS ALLOW_EMPTY_REASONING RECOMPUTE_FULL,^(yes|no)?$$,yes$(,) no or nothing) \
   $(call must_be,NAME PRUNED_NAME VARIANT EVAL_NAME,^[A-Za-z0-9._-]+$$,$(NAME_CHARACTERS)) \
-  $(call must_be,LICENSE QUANTIZED_BY,^[A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)) \
+  $(call must_be,LICENSE OWNER QUANTIZED_BY,^[A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)) \
   $(call must_be,MODEL BASE BUILD QUESTIONS EVAL_QUESTIONS,^[^[:space:]]+$$,a path without blanks) \
   $(call must_be,CALIBRATION SPILL DROP_MAP LLAMA_CPP,^[^[:space:]]*$$,a path without blanks) \
   $(call must_be,$(COUNTS),^[1-9][0-9]*$$,a whole number above 0) \

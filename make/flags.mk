@@ -11,7 +11,7 @@ REACHED := $(call code,report_imatrix,files ggufs)
 SUM_UP := $(call code,summarize_scores,chats choice files ggufs scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
-PACK := $(call code,build_release,chats choice files ggufs llama losses ollama quants release scoring)
+PACK := $(call code,build_release,chats checkpoints choice files ggufs llama losses ollama quants release scoring)
 PAGE := $(call code,build_report,choice files findings ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
 
 # ---- fetch and analyse
@@ -105,14 +105,31 @@ $(if $(UNFINISHED),$(error RUNS: expected $(firstword $(UNFINISHED)), found noth
 # ---- release and report
 RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
-RELEASE_SETTINGS := $(call setting,BASE LICENSE QUANTIZED_BY OLLAMA_PARAMS SCORED EVAL_NAME) $(ASKED_QUANTS) \
+# An owner once given stays until another is given: check-release must not make the cards without one again.
+RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
+KNOWN_OWNER := $(or $(OWNER),$(patsubst OWNER=%,%,$(filter OWNER=%,$(file <$(RELEASE_SETTINGS_FILE)))))
+# What a card's command to reproduce names: the run, what no default can know, and all else that differs from a default.
+ALWAYS_NAMED := RUN MODEL QUESTIONS EVAL_QUESTIONS QUANTS
+BYTES_DEPEND_ON := CALIBRATION FOLD DROP_MAP MIN_EXPERT_TOKENS NO_IMATRIX DOMAINS CD_RECIPE CD_PROTECT CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS \
+  EVAL_QUANT EVAL_NAME GPU_LAYERS QUALITY_CHATS QUALITY_SCORE SCORED
+set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),$(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))
+same = $(and $(findstring x$(strip $(1))x,x$(strip $(2))x),$(findstring x$(strip $(2))x,x$(strip $(1))x))
+NAMED_SETTINGS := $(ALWAYS_NAMED) $(foreach v,$(BYTES_DEPEND_ON),$(if $(call set_by_hand,$v),$v))
+RELEASE_SETTINGS := $(call setting,BASE LICENSE OLLAMA_PARAMS SCORED EVAL_NAME) OWNER=$(KNOWN_OWNER) \
+  QUANTIZED_BY=$(or $(QUANTIZED_BY),$(KNOWN_OWNER)) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
   $(if $(RELEASE_QUALITY),quality)
 # What is said of GGUF files has no place in the checkpoint's folder.
 of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
 CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
   $(call of_ggufs,$(PRUNED_GGUF)/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png))
+# The other folders of the release, as KIND=REPOSITORY.
+OTHERS := GGUF:standard=$(PRUNED_NAME)-GGUF dynamic-GGUF:dynamic=$(PRUNED_NAME)-dynamic-GGUF checkpoint:checkpoint=$(PRUNED_NAME)
+siblings_of = $(foreach f,$(filter-out $(1),$(notdir $(RELEASES))),$(patsubst $f:%,%,$(filter $f:%,$(OTHERS))))
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) \
-  $(QUANTIZED_BY:%=--quantized-by %) --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) \
+  $(KNOWN_OWNER:%=--owner %) $(patsubst %,--quantized-by %,$(or $(QUANTIZED_BY),$(KNOWN_OWNER))) \
+  --settings $(foreach v,$(NAMED_SETTINGS),'$v=$($v)') --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) \
+  $(patsubst %,--imatrix-record %,$(wildcard $(PRUNED_GGUF)/imatrix.gguf.json)) \
+  $(patsubst %,--calibration %,$(wildcard $(CALIBRATION_TEXT))) --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
   $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %)) --output $(@D)
 SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfiles/gemma4-$(OLLAMA_PARAMS).params.json

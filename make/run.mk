@@ -11,6 +11,8 @@ OPTIONAL_QUANTS := $(shell sed -nE 's/^    Recipe."([A-Z0-9_-]+)".*opt_in=True.*
 ifeq ($(filter new,$(MAKECMDGOALS))$(filter $(RUN),$(KNOWN_RUNS)),)
   $(error RUN: unknown run $(RUN); known: $(KNOWN_RUNS); to write one: make new RUN=$(RUN) FROM=demo)
 endif
+# The defaults, before a run changes them: the cards name what differs.
+$(foreach v,$(SETTINGS),$(eval DEFAULT_OF_$v = $$(strip $(value $v))))
 RUN_FILE := runs/$(if $(filter new,$(MAKECMDGOALS)),$(or $(FROM),demo),$(RUN)).mk
 -include $(RUN_FILE)
 SET_BY_RUN := $(if $(wildcard $(RUN_FILE)),$(shell sed -nE 's/^([A-Z0-9_]+) *[:?]?=.*/\1/p' $(RUN_FILE)))

@@ -72,11 +72,12 @@ RECOMPUTE_FULL =#                         compare-criteria: yes holds both model
 # ---- release
 BASE = $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card
 LICENSE =#                                the Hub's identifier of the base model's licence; empty: none is named
-QUANTIZED_BY =#                           who quantised, for the cards' front matter
+OWNER = $(if $(findstring /,$(REPO)),$(firstword $(subst /, ,$(REPO))))#  owner of the repositories on the Hub
+QUANTIZED_BY = $(OWNER)#                  who quantised, for the cards' front matter
 OLLAMA_PARAMS = card#                     sampling params for Ollama: card (the reference card's), current
 SCORED = yes#                             no leaves the evaluation out, and the cards say so
 RELEASE = $(PRUNED)/release/GGUF#       upload, release-ollama: the folder that is meant
-REPO =#                                   upload, release-ollama: repository on the Hub, USER/NAME
+REPO =#                                   upload, release-ollama: repository on the Hub, OWNER/NAME
 UPLOAD = no#                              upload: yes sends; without it the files are only listed
 
 # ---- tools

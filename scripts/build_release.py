@@ -5,8 +5,8 @@ Inputs:  quantised GGUF files with their records (FILE.gguf.json), or the pruned
          expert_drop_metadata.json; where they exist, the scores of compare_scores.py, the quality.json of
          measure_quality.py and pictures; for GGUF files the Ollama template and params.
 Output:  a folder: the files (linked; those above --max-file-bytes in parts), README.md, manifest.json (schema:
-         release/manifest.py), expert_drop_metadata.json, scores.json, quality.json, *.png and, with GGUF files,
-         template, params, Modelfile. Beside it FOLDER.sources.json for check_release.py, which is never published.
+         release/manifest.py), expert_drop_metadata.json, scores.json, quality.json, *.png and, with GGUF files of
+         Gemma 4, template, params, Modelfile. Beside it FOLDER.sources.json for check_release.py, never published.
 Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --base gemma-4-demo \\
              --gguf build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-Q6_K.gguf \\
              --metadata build/gemma-4-demo/109e/checkpoint/expert_drop_metadata.json \\
@@ -16,7 +16,7 @@ Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --ba
              --output build/try/gemma-4-demo-109e-GGUF
 
 Refused: names that shadow each other (release/names.py), inputs of another build. Every number in the card comes from a
-record. What is missing is listed there.
+record. What was not measured is listed there under "Limits".
 """
 
 import argparse
@@ -24,16 +24,18 @@ import shutil
 from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
-from files.option_types import command_parser, positive
+from files.option_types import VERSION_FILE, command_parser, positive
 from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, run, write_record
+from ggufs.gguf_header import read_header
 from llama.llama_tools import find_llama_cpp
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_template import choose_template
 from quants.quant_record import read_whole_quant, record_path
 from quants.recipes import RECIPES
-from release.card_sections import PICTURES
+from release.card_sections import OLLAMA_ARCHITECTURE, PICTURES
 from release.front_matter import REPOSITORY_NAME, is_repository
 from release.gguf_parts import split_gguf
+from release.input_facts import input_facts
 from release.made_texts import CARD, made_texts
 from release.manifest import CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
 from release.names import clashes, is_standard
@@ -110,13 +112,40 @@ def files_beside_weights(checkpoint: Path) -> dict[str, Path]:
     }
 
 
+def for_ollama(ggufs: list[Path]) -> bool:
+    """Tell whether Ollama's files are made for these GGUF files: template, renderer and parser are Gemma 4's."""
+    return bool(ggufs) and read_header(ggufs[0]).architecture == OLLAMA_ARCHITECTURE
+
+
+def public_value(value: str) -> str:
+    """Return a setting as it may be published: of a path that leads out of the project only its last part."""
+    return Path(value).name if value.startswith(("/", "~", "..")) else value
+
+
+def parse_setting(text: str) -> tuple[str, str]:
+    """Parse KEY=VALUE, a setting of make or a sibling by its kind."""
+    key, sign, value = text.partition("=")
+    if not (key and sign):
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, found {text!r}")
+    return key, value
+
+
+def check_calibration_matches(records: dict[str, dict], calibration: dict | None) -> None:
+    """Raise InputError when the imatrix whose text is named is not the one that the quants were made with."""
+    for name, record in records.items():
+        known, made_with = (calibration or {}).get("imatrix_sha256"), record["imatrix_sha256"]
+        if known and made_with and known != made_with:
+            expected = f"the record of {name}'s imatrix, sha256 {made_with[:DIGITS]}"
+            raise InputError("--imatrix-record", expected, f"one of {known[:DIGITS]}", "run `make quants` again")
+
+
 def copies_of(args: argparse.Namespace) -> dict[str, Path]:
     """Return what is copied into the folder, by name: records, pictures, template, a checkpoint's small files."""
     found = {
         METADATA_NAME: args.metadata,
         SCORES_NAME: args.scores,
         QUALITY_NAME: args.quality,
-        "template": args.template if args.gguf else None,
+        "template": args.template if for_ollama(args.gguf) else None,
     }
     for picture in args.pictures:
         if picture.name not in PICTURES:
@@ -148,14 +177,19 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
     place_copies(args, output)
     manifest = {
         "name": args.name,
+        "owner": args.owner,
         "repository": args.repository,
         "kind": args.kind,
         "base": args.base,
         "license": args.license,
         "quantized_by": args.quantized_by,
-        "sibling": args.sibling,
+        "siblings": dict(args.siblings),
+        "inputs": input_facts(sources_of(args)),
+        "settings": {key: public_value(value) for key, value in args.settings},
+        "project_version": VERSION_FILE.read_text().strip(),
         "records": place_gguf(args, records, output),
     }
+    check_calibration_matches(manifest["records"], manifest["inputs"]["calibration"])
     if args.gguf:
         check_labels(args.kind, manifest["records"], [path.name for path in output.iterdir()])
     for name, text in made_texts(output, manifest, args.params).items():
@@ -163,13 +197,20 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
     write_record(output / MANIFEST, {**manifest, "files": file_entries(output)}, Manifest)
 
 
+def calibration_sources(args: argparse.Namespace) -> dict[str, Path]:
+    """Return the record of the imatrix and its text, {} where the record was not given."""
+    found = {"record": args.imatrix_record, "text": args.calibration} if args.imatrix_record else {}
+    return {name: path for name, path in found.items() if path}
+
+
 def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     """Return what the folder is made from, paths by kind and name."""
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
         "copies": copies_of(args),
-        "params": {"params": args.params} if args.gguf else {},
+        "params": {"params": args.params} if for_ollama(args.gguf) else {},
         "questions": {str(number): path for number, path in enumerate(args.questions)},
+        "calibration": calibration_sources(args),
     }
 
 
@@ -181,9 +222,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--base", required=True, help="Hub id of the base model, or its name when it is local")
     add("--license", default="", help="the Hub's identifier of the licence, such as gemma")
     add("--quantized-by", default="", help="who quantised, for the front matter")
-    repository_help = "name of its repository on the Hub, without the user (default: the name of the output folder)"
+    add(
+        "--owner", default="", help="owner of the repositories on the Hub (without: a placeholder that no upload takes)"
+    )
+    repository_help = "name of its repository on the Hub, without the owner (default: the name of the output folder)"
     add("--repository", metavar="NAME", help=repository_help)
-    add("--sibling", default="", help="name of the repository of the CD-* and AUTO-* files, for the card")
+    siblings = "the release's other repositories, by kind, for the card"
+    add("--siblings", type=parse_setting, nargs="*", default=[], metavar="KIND=NAME", help=siblings)
+    settings = "settings of make that differ from the defaults, for the card"
+    add("--settings", type=parse_setting, nargs="*", default=[], metavar="KEY=VALUE", help=settings)
     add = parser.add_argument_group("inputs").add_argument
     add("--gguf", type=Path, nargs="+", default=[], help="quantised GGUF files")
     add("--checkpoint", type=Path, help=f"pruned checkpoint directory (kind {CHECKPOINT})")
@@ -194,6 +241,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--template", type=Path, nargs="+", help="Ollama templates; the one that fits the GGUF's own is taken")
     add("--params", type=Path, help="Ollama params, each with its reason (JSON)")
     add("--questions", type=Path, nargs="*", default=[], help="question files whose text must not be published")
+    add("--imatrix-record", type=Path, help="record beside the imatrix, which names the calibration text")
+    add("--calibration", type=Path, help="the calibration text, in which the questions are looked for")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, required=True, help="release folder to write")
     add("--max-file-bytes", type=positive, default=MAX_FILE_BYTES, help="split larger files")
@@ -201,28 +250,37 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.kind == CHECKPOINT) != (args.checkpoint is not None) or (args.kind == CHECKPOINT) == bool(args.gguf):
         parser.error(f"expected --gguf with --kind {STANDARD} or {DYNAMIC}, --checkpoint with --kind {CHECKPOINT}")
-    if args.gguf and not (args.template and args.params):
-        parser.error("expected --template and --params with --gguf")
     args.repository = args.repository or args.output.resolve().name
     return args
 
 
-def check_names(repository: str, sibling: str) -> None:
-    """Raise InputError unless the Hub can have repositories of these names, and they are two; sibling: "" for none."""
-    for option, name in (("--repository", repository), ("--sibling", sibling or repository)):
+def check_names(owner: str, repository: str, siblings: list[tuple[str, str]]) -> None:
+    """Raise InputError unless the Hub can have an owner and repositories of these names, and no two are the same."""
+    names = [("--owner", owner or "x"), ("--repository", repository), *(("--siblings", name) for _, name in siblings)]
+    for option, name in names:
         if not is_repository(name):
             raise InputError(option, REPOSITORY_NAME, repr(name)[:100])
-    if sibling == repository:
-        raise InputError("--sibling", f"another repository than {repository}", "the same")
+    for kind, name in siblings:
+        if kind not in KINDS:
+            raise InputError("--siblings", f"a kind among {', '.join(KINDS)}", repr(kind)[:100])
+        if name == repository:
+            raise InputError("--siblings", f"another repository than {repository}", "the same")
+
+
+def check_sidecars(args: argparse.Namespace) -> None:
+    """Raise InputError when the sources of Ollama's files are missing that GGUF files of Gemma 4 need."""
+    if for_ollama(args.gguf) and not (args.template and args.params):
+        raise InputError("--template, --params", "both with GGUF files of Gemma 4", "one or none")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    check_names(args.repository, args.sibling)
+    check_names(args.owner, args.repository, args.siblings)
     inputs = (*args.gguf, args.checkpoint, args.metadata, args.scores, args.quality)
     check_apart([path for path in inputs if path], [args.output])
     records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}
-    if args.gguf:
+    check_sidecars(args)
+    if for_ollama(args.gguf):
         args.template = choose_template(args.template, args.gguf[0])
     # What the folder was made from comes first: a kill between the two leaves no folder without it.
     write_sources(args.output, sources_of(args))

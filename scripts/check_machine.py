@@ -23,7 +23,7 @@ from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_map import check_keep_count
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import InputError, gib, run
-from release.front_matter import is_hub_id
+from release.names import is_hub_id
 from stages.checks import FAIL, OK, WARN, Check
 from stages.hub_checks import Hub, check_gpqa, check_hub_model, check_licence, check_token
 from stages.machine_checks import (

@@ -2,8 +2,8 @@
 """Check a release folder before it is public: print pass or fail for each check.
 
 Inputs:  a folder of build_release.py, and what it was made from, by FOLDER.sources.json beside it.
-Output:  a line for each check (pass, FAIL, n/a: does not apply), below it what is wrong; a summary. The exit code is 0
-         only if no check fails.
+Output:  a line for each check (pass, FAIL, n/a: does not apply), below it what is wrong; a line for each thing that
+         only the owner can still give; a summary. The exit code is 0 only if no check fails.
 Example: .venv/bin/python scripts/check_release.py build/gemma-4-demo/109e/release/GGUF
 
 Checked: sizes and sha256 of all files; the build's own records and copied files; card, params and Modelfile made again
@@ -20,6 +20,7 @@ from pathlib import Path
 from files.option_types import command_parser, whole_number
 from files.safe_files import InputError, run
 from llama.llama_tools import find_llama_cpp
+from release.chores import chores
 from release.gates import GATES, Checked, Outcome
 from release.manifest import read_manifest
 from release.running_gates import running_gates
@@ -74,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     manifest, sources = read_manifest(args.release), read_sources(args.release)
-    asked = {"questions": {str(path): path for path in args.questions}} if args.questions else {}
+    asked = {"asked": {str(path): path for path in args.questions}} if args.questions else {}
     checked = Checked(args.release, manifest, sources | asked)
     gates = {**GATES, "tokens": tokens_gate, **running_gates(find_llama_cpp(args.llama_cpp), args.gpu_layers)}
     failed, applied = [], 0
@@ -83,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         print("\n".join(check_lines(name, outcome)), flush=True)  # the answer of a large model takes minutes
         applied += outcome.applies or bool(outcome.deviations)
         failed += [name] * bool(outcome.deviations)
+    print("".join(f"owner {line}\n" for line in chores(manifest)), end="", flush=True)
     if failed:
         names = ", ".join(failed)
         raise InputError(args.release, f"all of {applied} checks to pass", f"{len(failed)} that fail: {names}")

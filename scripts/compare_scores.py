@@ -167,6 +167,7 @@ def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> di
         "interval": list(wilson(scores)),
         # One model has one choice of experts: a run that does not know it says nothing against one that does.
         "in_sample": min(labels, key=lambda label: label["chosen_on"] is None, default=None),
+        "drop_map": next((summary["drop_map"] for summary in runs if summary.get("drop_map")), None),
         "invalid": total(runs, "invalid_total"),
         "invalid_classes": invalid_by_class(runs),
         "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),

@@ -17,9 +17,18 @@ counts as the patch step left it.
 import argparse
 from pathlib import Path
 
-from choice.drop_map import question_ids_of, read_method
+from choice.drop_map import criterion_of, question_ids_of, read_method
 from files.option_types import command_parser
-from files.safe_files import InputError, only_writer, read_record, recorded_sha256, run, write_record
+from files.safe_files import (
+    InputError,
+    only_writer,
+    read_json,
+    read_record,
+    recorded_sha256,
+    run,
+    sha256_file,
+    write_record,
+)
 from ggufs.gguf_header import read_header
 from scoring.answer_record import Answer, class_of, class_of_failure, prompt_sha256, read_answers, strict_letter
 from scoring.lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples
@@ -100,6 +109,17 @@ def in_sample(record_ids: list[str], chosen_by: Path | None) -> dict | None:
     return {"chosen_on": len(chosen), "scored_and_chosen_on": len(chosen & set(record_ids))}
 
 
+def drop_map_of(chosen_by: Path | None) -> dict | None:
+    """Return criterion and sha256 of the drop map that a model was pruned by; None for no pruning.
+
+    chosen_by: the map, or the expert_drop_metadata.json that names it.
+    """
+    if chosen_by is None:
+        return None
+    digest = read_json(chosen_by).get("drop_map_sha256") or sha256_file(chosen_by)
+    return {"criterion": criterion_of(read_method(chosen_by)), "sha256": digest}
+
+
 def read_patched(path: Path, run_record: dict) -> tuple[dict, dict[str, dict]]:
     """Return how the answers of patched.json were begun, and the patched answers by Record ID.
 
@@ -133,6 +153,7 @@ def summed_up(args: argparse.Namespace) -> dict:
         "protocol_sha256": record["protocol_sha256"],
         "protocol": record["protocol"],
         "in_sample": in_sample(ids, args.chosen_by),
+        "drop_map": drop_map_of(args.chosen_by),
         **figures(rows, head),
     }
 

@@ -216,8 +216,9 @@ def build_with_evidence(pruned: Path, folder: Path) -> None:
 def write_manifest(folder: Path, name: str = "tiny-12e") -> None:
     """Write a manifest of every file of a folder, which has no records of quants."""
     (folder / MANIFEST).unlink(missing_ok=True)
-    texts = dict.fromkeys(("license", "quantized_by", "sibling"), "")
+    texts = dict.fromkeys(("owner", "license", "quantized_by", "project_version"), "")
     head = {"name": name, "repository": f"{name}-GGUF", "kind": STANDARD, "base": "tiny", **texts}
+    head |= {"siblings": {}, "settings": {}, "inputs": {"questions": {}, "calibration": None}}
     write_record(folder / MANIFEST, {**head, "records": {}, "files": file_entries(folder)}, Manifest)
 
 

@@ -1,18 +1,17 @@
-"""The sections that the cards of GGUF files and of checkpoints share, made from records of this build.
+"""What the cards of GGUF files and of checkpoints share: the release they are made of, and the sections of both.
 
 Card format: the Hub's model cards, https://huggingface.co/docs/hub/model-cards. What was not measured is left out of
-the tables and listed under "Missing from this card"; nothing is filled in.
+the tables and listed under "Limits"; nothing is filled in. What only the owner of a release can add is not the reader's
+business: release/chores.py lists it.
 """
 
 from dataclasses import dataclass, field
 
-from choice.drop_map import OWN_MAP, criterion_of
-from files.display import markdown_table
-from release.card_tables import card_scores, digest_table, sample_sentences
-from release.front_matter import is_hub_id
-from release.manifest import CHECKPOINT
+from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
+from files.display import markdown_table, plural
+from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
+from release.names import PLACEHOLDER_OWNER, is_hub_id
 from release.order import measured
-from scoring.score_tables import verdict
 
 # In the order of the pipeline, which is that of the card. A picture that is not in here is refused by build_release.py:
 # it would lie in the folder without a word on what it shows.
@@ -25,15 +24,12 @@ PICTURES = {
     "scores.png": "Scores and paired differences with 95% intervals",
 }
 TAGS = ["moe", "expert-pruning"]
-# Settings of make by the keys of the protocol that they set.
-PROTOCOL_SETTINGS = {
-    "CTX": "context",
-    "REASONING_BUDGET": "reasoning_budget",
-    "MAX_GEN_TOKS": "max_gen_toks",
-    "SEED": "seed",
-    "NP": "concurrency",
+OLLAMA_ARCHITECTURE = "gemma4"  # the one that the renderer, the parser and the template for Ollama are of
+KINDS_IN_WORDS = {
+    CHECKPOINT: "the pruned checkpoint (safetensors)",
+    STANDARD: "GGUF files of llama.cpp's standard types",
+    DYNAMIC: "GGUF files with types chosen per layer (`CD-*`, `AUTO-*`)",
 }
-NO_LICENCE = "licence: none was given"
 HOW_CHOSEN = (
     "The full model is teacher-forced through question, reasoning and answer. Experts are ranked by the norms of their "
     "outputs, weighted by the router. The experts ranked last are dropped."
@@ -43,17 +39,40 @@ HOW_COUNTED = (
     "ranked last are dropped."
 )
 HOW_GIVEN = "The experts to drop were given as a drop map."
-LOCAL_BASE = "base model on the Hub: the base model is a local one"
+HELD_BY_CALIBRATION = "the calibration text holds the scored questions"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """parameters, parameters_before: of the pruned and of the full model; top_k: experts per token, None: not said.
+
+    widest_head: values of the widest attention head, longest_context: tokens; 0 where the header does not say.
+    """
+
+    architecture: str
+    parameters: int
+    parameters_before: int
+    top_k: int | None
+    thinks: bool
+    widest_head: int
+    longest_context: int
+
+    @property
+    def for_ollama(self) -> bool:
+        """Whether Ollama's files of this project are made for this family."""
+        return self.architecture == OLLAMA_ARCHITECTURE
 
 
 @dataclass(frozen=True)
 class Release:
     """What a card is made of.
 
-    records: by file, with `files`, its parts. caches: bytes of the context cache by tokens.
+    owner: "" while it is not known. records: by file, with `files`, its parts. caches: bytes of the context cache by
+    tokens. siblings: the other repositories, by kind. inputs: of input_facts.py.
     """
 
     name: str
+    owner: str
     repository: str
     kind: str
     base: str
@@ -61,11 +80,15 @@ class Release:
     quantized_by: str
     records: dict[str, dict]
     metadata: dict
+    facts: ModelFacts
     scores: dict | None = None
     quality: dict | None = None
     pictures: list[str] = field(default_factory=list)
     caches: dict[int, int] = field(default_factory=dict)
-    sibling: str = ""
+    siblings: dict[str, str] = field(default_factory=dict)
+    inputs: dict = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    project_version: str = ""
 
     @property
     def example(self) -> dict:
@@ -76,9 +99,38 @@ class Release:
         return next((record for record in ordered if record["type"] == "Q4_K_M"), ordered[len(ordered) // 2])
 
     @property
-    def experts_kept(self) -> str:
-        """How many experts were kept, in words."""
-        return f"{self.metadata['keep_count']} of {self.metadata['experts']} experts per layer"
+    def row(self) -> dict | None:
+        """The scores of the released model, None where it was not evaluated."""
+        return next((row for row in (self.scores or {}).get("rows", []) if row["name"] == self.name), None)
+
+    @property
+    def calibration(self) -> dict:
+        """What is known of the calibration text, {} where nothing is."""
+        return self.inputs.get("calibration") or {}
+
+    @property
+    def held_and_scored(self) -> int | None:
+        """How many of the scored questions the calibration text holds; None where that is not known."""
+        held = self.calibration.get("held")
+        return None if held is None or not self.scores else len({*held} & {*self.scores["question_ids"]})
+
+    def hub_id(self, repository: str) -> str:
+        """Return OWNER/REPOSITORY, with the placeholder while the owner is not known."""
+        return f"{self.owner or PLACEHOLDER_OWNER}/{repository}"
+
+    def link(self, repository: str) -> str:
+        """Return a link to one of the release's repositories."""
+        return hub_link(self.hub_id(repository), repository)
+
+
+def hub_link(hub_id: str, words: str = "") -> str:
+    """Return a link to a repository on the Hub."""
+    return f"[{words or hub_id}](https://huggingface.co/{hub_id})"
+
+
+def base_link(base: str) -> str:
+    """Return the base model's name, as a link where it is on the Hub."""
+    return hub_link(base) if is_hub_id(base) else base
 
 
 def section(title: str, *parts: str) -> str:
@@ -87,23 +139,9 @@ def section(title: str, *parts: str) -> str:
     return "\n\n".join([f"## {title}", *body]) if body else ""
 
 
-def scores_section(release: Release) -> str:
-    """Return the scores, "" where there was no evaluation."""
-    if not (scores := release.scores):
-        return ""
-    patched = (
-        'Invalid answers were asked for again with the thought closed and the answer begun ("patched"). Guessing gets '
-        "one in four of those right."
-    )
-    return section(
-        "Scores",
-        f"Evaluated: {scores['evaluated']}. The questions have GPQA's form. All models ran under the same locked "
-        "protocol. All numbers are in `scores.json`.",
-        card_scores(scores),
-        patched if scores["patched"] else "Invalid answers count as wrong. Nothing was patched.",
-        *map(verdict, scores["pairs"]),
-        *sample_sentences(scores, release.metadata, release.name),
-    )
+def bullets(lines: list[str]) -> str:
+    """Return a list in Markdown."""
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def method_rows(metadata: dict) -> list[list[str]]:
@@ -111,14 +149,28 @@ def method_rows(metadata: dict) -> list[list[str]]:
     method, absent = metadata["method"], "not recorded"
     rows = [
         ["Experts kept per layer", f"{metadata['keep_count']} of {metadata['experts']}"],
-        ["Layers", str(len(metadata["layers"]))],
+        ["Layers with experts", str(len(metadata["layers"]))],
         ["Criterion", criterion_of(method)],
         ["Experts protected per question and layer", str(method.get("protect_top", absent))],
         ["Questions that chose the experts", str(method.get("questions", absent))],
     ]
     if held_out := method.get("held_out_question_ids"):
         rows.append(["Questions held out of the choice", str(len(held_out))])
-    return rows
+    if drawn := method.get("bootstrap"):
+        what = f"Kept experts that resampled questions keep, too (bootstrap, {drawn['resamples']} draws)"
+        rows.append([what, f"{drawn['expected_overlap']:.1%}"])
+    return rows + methodology_rows(metadata.get("methodology") or method.get("methodology") or {})
+
+
+def methodology_rows(methodology: dict) -> list[list[str]]:
+    """Return what the metadata hold of how the choice was measured, a name and a value per row."""
+    # Lists are too long for a card, and what the rows above have is not said twice.
+    known = ("criterion", "protect_top", "questions")
+    shown = {
+        key: value for key, value in methodology.items() if key not in known and not isinstance(value, dict | list)
+    }
+    values = {key: "not known" if value in (None, "") else str(value) for key, value in shown.items()}
+    return [[key.replace("_", " ").capitalize(), value] for key, value in values.items()]
 
 
 def how_chosen(method: dict) -> str:
@@ -130,104 +182,84 @@ def how_chosen(method: dict) -> str:
     return HOW_COUNTED if "imatrix_sha256" in method else HOW_CHOSEN
 
 
-def method_section(release: Release, *more: str) -> str:
-    """Return how the experts were chosen, and more paragraphs on how files were made of that."""
+def pictures_of(release: Release, *names: str) -> str:
+    """Return the pictures of these names that the release has."""
+    return "\n\n".join(f"![{PICTURES[name]}]({name})" for name in names if name in release.pictures)
+
+
+def method_section(release: Release) -> str:
+    """Return what was done: how the experts were chosen, and what the metadata hold."""
+    layers = plural(len(release.metadata["layers"]), "layer")
+    ids = "the ids of the questions that chose, " if question_ids_of(release.metadata["method"]) else ""
     return section(
-        "Method",
-        f"{how_chosen(release.metadata['method'])} The others are copied byte for byte, and nothing is trained. "
-        "`expert_drop_metadata.json` lists kept and dropped experts of each layer.",
+        "What was done",
+        f"{how_chosen(release.metadata['method'])} The others are copied byte for byte, and nothing is trained. The "
+        "router loses the rows of the dropped experts and is otherwise unchanged, which is the same as masking their "
+        "logits: a token goes to the best of the experts that are left.",
         markdown_table(["What", "Value"], method_rows(release.metadata), left=2),
-        *more,
+        "`expert_drop_metadata.json` is the drop map as it was applied: the kept and the dropped experts of each of "
+        f"the {layers}, how they were chosen, {ids}and the sha256 of the base checkpoint, of the map, and of every "
+        "shard of the pruned checkpoint.",
+        pictures_of(release, *(name for name in PICTURES if name.startswith("experts-"))),
     )
 
 
-def pictures_section(release: Release) -> str:
-    """Return the pictures of this build."""
-    return section("Pictures", *(f"![{PICTURES[name]}]({name})" for name in PICTURES if name in release.pictures))
-
-
-def make_command(release: Release) -> str:
-    """Return the command that makes this release again."""
-    method = release.metadata["method"]
-    variables = {
-        "MODEL": release.base if is_hub_id(release.base) else "DIRECTORY",
-        "NAME": release.base.rsplit("/", 1)[-1],
-        "PRUNED_NAME": release.name,
-        "KEEP": release.metadata["keep_count"],
-    }
-    # DIRECTORY, MAP.json and I/K stand for what only its owner has; the digests below tell whether it is the right one.
-    if criterion_of(method) == OWN_MAP:
-        variables["DROP_MAP"] = "MAP.json"
-    else:
-        variables |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top", "...")}
-    if method.get("held_out_question_ids"):
-        variables["FOLD"] = "I/K"
-    if release.scores:  # the run's own, which need not be those of the run that the command falls back to
-        protocol = release.scores["protocol"]
-        variables |= {name: protocol[key] for name, key in PROTOCOL_SETTINGS.items() if key in protocol}
-    if release.records:
-        variables["QUANTS"] = f'"{" ".join(record["type"] for record in release.records.values())}"'
-    return " ".join(["make release", *(f"{name}={value}" for name, value in variables.items())])
-
-
-def input_digests(release: Release) -> dict[str, str | None]:
-    """Return the sha256 of what the release was made from, None where it is not recorded."""
-    metadata, method = release.metadata, release.metadata["method"]
-    found = {
-        "Base checkpoint, weights": metadata["source"].get("weights_sha256"),
-        "Base checkpoint, config": metadata["source"].get("config_sha256"),
-        "Questions that chose the experts": method.get("questions_sha256"),
-        "Statistics": method.get("stats_sha256"),
-        "Drop map, as it was given": method.get("own_map", {}).get("sha256"),
-        "Drop map": metadata["drop_map_sha256"],
-        **{f"Pruned checkpoint, {name}": digest for name, digest in metadata["shards"].items()},
-    }
-    of_quants = {
-        "F16 GGUF": "source_sha256",
-        "Importance matrix": "imatrix_sha256",
-        "Calibration text": "calibration_sha256",
-    }
-    for what, key in of_quants.items():
-        digests = [record[key] for record in release.records.values() if record[key]]
-        if digests:  # the same for all quants of a release
-            found[what] = digests[-1]
+def score_limits(release: Release) -> list[str]:
+    """Return what a reader must know of the scores."""
+    scores, row = release.scores, release.row
+    if not scores or not row:
+        return ["Not evaluated: no score belongs to this build."]
+    found = [f"Only {row['gguf']} was scored. Files of other types have no score of their own."]
+    if len(row["seeds"]) == 1:
+        found.append(f"Scores are of one seed ({row['seeds'][0]}) and of {row['questions']} questions of one kind.")
+    if not scores["patched"]:
+        found.append("The evaluation was not patched: invalid answers count as wrong.")
+    if {*question_ids_of(release.metadata["method"])} & {*scores["question_ids"]}:
+        found.append("The scored questions also chose the experts, so the score may flatter the choice.")
+    if release.held_and_scored:
+        held = f"{release.held_and_scored} of {len(scores['question_ids'])}"
+        found.append(f"In-sample in a second way: {HELD_BY_CALIBRATION} ({held}).")
+    elif release.held_and_scored is None and release.calibration:
+        found.append("It is not known whether the calibration text holds the scored questions.")
     return found
 
 
-def reproduce_section(release: Release) -> str:
-    """Return the command and the digests of what went in."""
-    return section(
-        "How to reproduce",
-        f"```\n{make_command(release)}\n```",
-        "The inputs have the digests below. Set QUESTIONS and CALIBRATION if the questions or the calibration text are "
-        "not the defaults.",
-        digest_table(input_digests(release)),
-        "The pruned checkpoint comes out the same, bit for bit. Quants can differ in their last bits between compilers "
-        "and processors.",
-    )
-
-
-def missing_section(release: Release) -> str:
-    """Return what this build does not know."""
-    found, checkpoint = measured(release.records, release.quality), release.kind == CHECKPOINT
-    chose = release.metadata["method"].get("question_ids")
+def limits_section(release: Release) -> str:
+    """Return what a reader must know before relying on the model or on a number of this card."""
+    found, method = measured(release.records, release.quality), release.metadata["method"]
     unmeasured = [record["type"] for name, record in release.records.items() if name not in found]
-    # A checkpoint's card shows what is known of its experts; the other pictures are of quants.
-    pictures = [name for name in PICTURES if not checkpoint or "experts" in name]
-    absent = [
-        ("scores: no evaluation belongs to this build", not release.scores),
-        ("patched score: the evaluation was not patched", release.scores and not release.scores["patched"]),
-        ("questions that chose the experts: the drop map does not name them", not chose),
-        (f"KLD of {', '.join(unmeasured)}: not measured", unmeasured),
-        ("context cache: not known exactly for this architecture", release.records and not release.caches),
-        (NO_LICENCE, not release.license),
-        (LOCAL_BASE, not is_hub_id(release.base)),
-        ("quantized_by: no name was given", not checkpoint and not release.quantized_by),
-        *((f"picture {name}", name not in release.pictures) for name in pictures),
-    ]
-    return section("Missing from this card", "\n".join(f"- {what}" for what, holds in absent if holds))
+    chose = plural(len(question_ids_of(method)), "question")
+    lines = score_limits(release)
+    if question_ids_of(method):
+        lines.append(f"The experts were chosen on {chose}. What the drop costs on other subjects was not measured.")
+    else:
+        lines.append("The drop map does not name the questions that chose the experts.")
+    if unmeasured:
+        lines.append(f"KLD not measured: {', '.join(unmeasured)}.")
+    if release.records and not release.caches:
+        lines.append("The size of the context cache is not known exactly for this architecture.")
+    if release.records and release.facts.for_ollama:
+        lines.append(
+            "Ollama itself was not run for this card. Its template was executed by Go and writes what the model's own "
+            "chat template writes."
+        )
+    return section("Limits", bullets(lines))
 
 
-def licence_section(release: Release) -> str:
-    """Return which terms the weights are under."""
-    return section("Licence", f"The weights are derived from {release.base} and are under its licence terms.")
+def credits_section(release: Release) -> str:
+    """Return whose work the release rests on, and the terms of the weights."""
+    files = " ".join(release.inputs.get("questions", {})).lower()
+    lines = [f"Base model: {base_link(release.base)}. The weights are derived from it and are under its licence terms."]
+    if "gpqa" in files:
+        lines.append(
+            "Questions: GPQA (Rein et al., 2023, https://arxiv.org/abs/2311.12022), which are not repeated here."
+        )
+    elif files:
+        lines.append(f"Questions: {', '.join(release.inputs['questions'])}.")
+    if name := release.calibration.get("calibration"):
+        author = "calibration data v5 by bartowski, " if name == "calibration_datav5.txt" else ""
+        lines.append(f"Calibration text: {author}`{name}`.")
+    tools = ["llama.cpp (GGUF files)"] * bool(release.records or release.scores)
+    tools += ["lm-evaluation-harness (scores)"] * bool(release.scores)
+    lines += [f"Tools: {', '.join(tools)}."] * bool(tools)
+    return section("Credits", bullets(lines))

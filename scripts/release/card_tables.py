@@ -1,10 +1,16 @@
-"""The tables of a card: files, memory, scores, digests. Every number comes from a record."""
+"""The tables of a card, every number from a record, and quants in words.
 
-from files.display import markdown_table, with_error
+A word of quality for each file, types by tier, types that rows did not fit, what fits which memory, and whose questions
+chose the experts.
+"""
+
+import re
+
+from files.display import markdown_table, plural, with_error
 from files.safe_files import GB, GIB, gib, in_unit
 from losses.quality_conclusions import BETTER, NO_DIFFERENCE, SMALLER, WORSE
 from release.order import measured
-from scoring.score_tables import NOT_KNOWN, SCORE_HEADS, sample_labels, score_cells
+from scoring.score_tables import NOT_KNOWN, sample_labels
 
 MEMORY_GIB = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)  # graphics cards and computers as sold
 FREE_GIB = 1
@@ -15,6 +21,50 @@ VERDICTS = {
     NO_DIFFERENCE: "no significant difference from the standard quants of its size",
     SMALLER: "no standard quant is as small",
 }
+# The word of a file is the first whose limit it reaches: quantisation KLD (nats per token, at most), where that was
+# measured, else bits per weight (at least). The two were set side by side on the quants of Gemma 4 as the model card
+# names them: Q8_0 is near-lossless, Q6_K very high, Q5_K_M high, Q4_K_M good, Q3_K_M fair, 2 bits low.
+WORDS_BY_KLD = (
+    ("exact", 0.0),
+    ("near-lossless", 0.003),
+    ("very high", 0.01),
+    ("high", 0.03),
+    ("good", 0.08),
+    ("fair", 0.2),
+    ("low", 0.5),
+)
+WORDS_BY_BITS = (
+    ("exact", 16.0),
+    ("near-lossless", 8.0),
+    ("very high", 6.5),
+    ("high", 5.3),
+    ("good", 4.3),
+    ("fair", 3.7),
+    ("low", 2.6),
+)
+LEAST_WORD = "very low"
+PREDICTION = re.compile(r",? expected KLD (\S+) nats per token")  # in the note of an AUTO file
+TIER_PATTERN = re.compile(r"\^?blk\\\.\(([\d|]+)\)")
+EDGE_FLAGS = {"--token-embedding-type": "embedding", "--output-tensor-type": "output"}
+
+
+def quantisation_kld(entry: dict | None) -> float | None:
+    """Return the mean quantisation KLD of a file's entry in quality.json, None where it was not measured."""
+    return None if entry is None else entry["losses"]["quantisation"]["kld"][0]
+
+
+def quality_word(record: dict, entry: dict | None) -> str:
+    """Return a file's quality in a word, by its measured loss, or with "by size" where there is none."""
+    if (kld := quantisation_kld(entry)) is not None:
+        return next((word for word, most in WORDS_BY_KLD if kld <= most), LEAST_WORD)
+    bits = record["bits_per_weight"]
+    return f"{next((word for word, least in WORDS_BY_BITS if bits >= least), LEAST_WORD)} (by size)"
+
+
+def predicted_kld(record: dict) -> str | None:
+    """Return the loss that was expected when an AUTO file's types were picked, None for other files."""
+    match = PREDICTION.search(record["note"])
+    return match[1] if match else None
 
 
 def measured_kld(entry: dict | None, loss: str) -> str:
@@ -23,8 +73,8 @@ def measured_kld(entry: dict | None, loss: str) -> str:
 
 
 def note(record: dict, verdict: str | None) -> str:
-    """Return a file's note: its recipe's, the verdict on it against the standard files, its parts."""
-    parts = [record["note"]]
+    """Return a file's note: its recipe's without a prediction, the verdict against the standard files, its parts."""
+    parts = [PREDICTION.sub("", record["note"])]
     if verdict:
         parts.append(f"quantisation loss: {VERDICTS[verdict]}")
     if len(record["files"]) > 1:
@@ -32,49 +82,118 @@ def note(record: dict, verdict: str | None) -> str:
     return "; ".join(parts)
 
 
+def largest_first(records: dict[str, dict]) -> list[tuple[str, dict]]:
+    """Return names and records, the largest first; the name decides between files of one size."""
+    return sorted(records.items(), key=lambda item: (-item[1]["bytes"], item[0]))
+
+
+def choice_table(records: dict[str, dict], quality: dict | None) -> str:
+    """Return the short table of files: quality in a word, size, and the quantisation loss if any file was measured."""
+    entries = measured(records, quality)
+    rows = [
+        [
+            record["files"][0],
+            quality_word(record, entries.get(name)),
+            in_unit(record["bytes"], GB),
+            gib(record["bytes"]),
+            *([measured_kld(entries.get(name), "quantisation")] if entries else []),
+        ]
+        for name, record in largest_first(records)
+    ]
+    return markdown_table(["File", "Quality", "GB", "GiB", *(["KLD"] if entries else [])], rows, left=2)
+
+
 def file_table(records: dict[str, dict], quality: dict | None) -> str:
-    """Return the table of files, the largest first; with columns of KLD if any file was measured."""
+    """Return the table of quants, the largest first; with columns of KLD if any file was measured."""
     entries, rows = measured(records, quality), []
     losses = ("quantisation", "total") if entries else ()
     verdicts = quality["conclusions"]["quantisation"]["verdicts"] if quality else {}
-    # The name decides between files of one size, so that a card is the same each time.
-    for name, record in sorted(records.items(), key=lambda item: (-item[1]["bytes"], item[0])):
+    for name, record in largest_first(records):
         entry = entries.get(name)
         found = verdicts.get(entry["label"]) if entry else None
         rows.append(
             [
-                record["files"][0],
                 record["type"],
                 note(record, found and found["verdict"]),
                 in_unit(record["bytes"], GB),
-                gib(record["bytes"]),
                 f"{record['bits_per_weight']:.2f}",
                 *(measured_kld(entry, loss) for loss in losses),
             ]
         )
-    heads = ["File", "Type", "Note", "GB", "GiB", "Bits per weight", *(f"KLD, {loss}" for loss in losses)]
-    return markdown_table(heads, rows, left=3)
-
-
-def memory_table(records: dict[str, dict], caches: dict[int, int]) -> str:
-    """Return the table of the largest file that fits each memory; caches: bytes of the context cache by tokens."""
-    context = min(caches)
-    rows: list[list[str]] = []
-    by_size = sorted(records.values(), key=lambda record: record["bytes"])
-    for memory in MEMORY_GIB:
-        fits = [record for record in by_size if record["bytes"] + caches[context] <= (memory - FREE_GIB) * GIB]
-        if fits and (not rows or rows[-1][1] != fits[-1]["files"][0]):  # else more memory changes nothing
-            sizes = [gib(fits[-1]["bytes"] + cache) for cache in caches.values()]
-            rows.append([f"{memory} GiB or more", fits[-1]["files"][0], *sizes])
-    heads = ["Memory", "Largest file that fits", *(f"GiB with {tokens:,} tokens" for tokens in caches)]
+    heads = ["Type", "Note", "GB", "Bits per weight", *(f"KLD, {loss}" for loss in losses)]
     return markdown_table(heads, rows, left=2)
 
 
-def card_scores(scores: dict) -> str:
-    """Return the table of scores of a card. The quants' sizes are in its table of files."""
-    rows = scores["rows"]
-    cells = [[row["name"], str(row["experts"]), *score_cells(row, rows[0])] for row in rows]
-    return markdown_table(["Model", "Experts", *SCORE_HEADS], cells)
+def best_that_fits(fits: list[tuple[str, dict]], entries: dict[str, dict]) -> tuple[str, dict]:
+    """Return the name and record of the file to take among those that fit a memory, the largest first.
+
+    The largest, unless that one was measured: then the one of the least measured loss, which may be smaller.
+    """
+    losses = {name: kld for name, _ in fits if (kld := quantisation_kld(entries.get(name))) is not None}
+    if fits[0][0] not in losses:
+        return fits[0]
+    best = min(losses.values())
+    return next(item for item in reversed(fits) if losses.get(item[0]) == best)
+
+
+def memory_table(records: dict[str, dict], caches: dict[int, int], quality: dict | None = None) -> str:
+    """Return the table of the file to take by memory; caches: bytes of the context cache by tokens."""
+    context, entries = min(caches), measured(records, quality)
+    rows: list[list[str]] = []
+    for memory in MEMORY_GIB:
+        room = (memory - FREE_GIB) * GIB - caches[context]
+        fits = [item for item in largest_first(records) if item[1]["bytes"] <= room]
+        if not fits:
+            continue
+        name, record = best_that_fits(fits, entries)
+        if not rows or rows[-1][1] != record["files"][0]:  # else more memory changes nothing
+            by = "measured loss" if name in entries else "size"
+            sizes = [gib(record["bytes"] + cache) for cache in caches.values()]
+            rows.append([f"{memory} GiB or more", record["files"][0], by, *sizes])
+    heads = ["Memory", "Take", "Chosen by", *(f"GiB with {tokens:,} tokens" for tokens in caches)]
+    return markdown_table(heads, rows, left=3)
+
+
+def ranges(numbers: list[int]) -> str:
+    """Return numbers in words: "0, 3 to 5" for 0, 3, 4 and 5."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+
+
+def tiers_in_words(record: dict) -> str:
+    """Return the types of a CD file by its tiers of layers, from the arguments of llama-quantize."""
+    parts, edges = [], []
+    for flag, value in zip(record["arguments"], record["arguments"][1:]):
+        if flag in EDGE_FLAGS:
+            edges.append(f"{EDGE_FLAGS[flag]} {value.upper()}")
+        elif flag == "--tensor-type" and (match := TIER_PATTERN.match(value)):
+            layers = [int(number) for number in match[1].split("|")]
+            word = "layer" if len(layers) == 1 else "layers"
+            parts.append(f"{value.rsplit('=', 1)[1].upper()} in {word} {ranges(layers)}")
+    what = "the experts of a layer" if record.get("cd_scope") == "experts" else "attention, dense part and experts"
+    of_edges = f"; {', '.join(edges)}" if edges else ""
+    return f"{'; '.join(parts)} ({what}){of_edges}; what is left follows {record['base']}"
+
+
+def fallbacks_in_words(record: dict) -> str:
+    """Return which types a file has in place of others, "" where every row fits its type."""
+    pairs = [kind.split("<") + [count] for kind, count in record["tensors_per_type"].items() if "<" in kind]
+    words = [f"{plural(count, 'tensor')} {found} in place of {wanted}" for found, wanted, count in pairs]
+    return ", ".join(words)
+
+
+def types_in_words(record: dict) -> str:
+    """Return how many tensors of a file have which type."""
+    counts: dict[str, int] = {}
+    for kind, count in record["tensors_per_type"].items():
+        name = kind.split("<")[0]
+        counts[name] = counts.get(name, 0) + count
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def in_sample_note(scores: dict, metadata: dict) -> str:

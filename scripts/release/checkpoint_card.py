@@ -2,71 +2,71 @@
 
 from files.display import markdown_table
 from files.safe_files import GB, gib, in_unit
-from release.card_sections import (
-    TAGS,
-    Release,
-    licence_section,
-    method_section,
-    missing_section,
-    pictures_section,
-    reproduce_section,
-    scores_section,
-    section,
-)
+from release.card_reproduce import calibration_text, reproduce_section
+from release.card_results import headline, results_section
+from release.card_run import run_checkpoint_section
+from release.card_sections import TAGS, Release, credits_section, limits_section, method_section, section
 from release.front_matter import front_matter
+from release.manifest import DYNAMIC, STANDARD
 
-FLASH_ATTENTION_MOST = 256  # values per head that flash attention can do
+# Keys of a config, and their words: what a reader compares with the base model's card.
+ARCHITECTURE = {
+    "num_hidden_layers": "Layers",
+    "hidden_size": "Hidden size",
+    "moe_intermediate_size": "Width of an expert",
+    "intermediate_size": "Width of the dense part",
+    "head_dim": "Width of a head",
+    "global_head_dim": "Width of a head, global attention",
+    "sliding_window": "Sliding window (tokens)",
+    "max_position_embeddings": "Longest context (tokens)",
+    "vocab_size": "Vocabulary",
+}
 
 
-def shards_section(sizes: dict[str, int], metadata: dict) -> str:
+def files_section(sizes: dict[str, int], metadata: dict) -> str:
     """Return the table of shards; sizes: bytes by file name."""
     rows = [
         [name, in_unit(sizes[name], GB), gib(sizes[name]), f"`{digest}`"] for name, digest in metadata["shards"].items()
     ]
+    total = sum(sizes[name] for name in metadata["shards"])
     return section(
-        "Files",
+        "Which file to take",
+        f"All of them: {in_unit(total, GB)} GB ({gib(total)} GiB) of weights, in the base model's own types.",
         markdown_table(["Shard", "GB", "GiB", "sha256"], rows),
-        "`expert_drop_metadata.json` lists the kept and the dropped experts of each layer. Config, tokenizer and chat "
-        "template are the base model's, with the new number of experts.",
+        "Config, tokenizer and chat template are the base model's, with the new number of experts.",
     )
 
 
-def use_section(repository: str, attention: str) -> str:
-    """Return how to load it with transformers; attention: an argument for from_pretrained, or ""."""
-    code = f"""
-from transformers import AutoModelForCausalLM, AutoTokenizer
+def architecture_section(config: dict) -> str:
+    """Return the architecture, which is the base model's but for the experts."""
+    text = config.get("text_config", config)
+    words = ARCHITECTURE | ({} if "moe_intermediate_size" in text else {"intermediate_size": "Width of an expert"})
+    rows = [[words[key], f"{text[key]:,}"] for key in ARCHITECTURE if isinstance(text.get(key), int)]
+    unchanged = "Unchanged from the base model, but for the number of experts per layer."
+    return section("Architecture", unchanged, markdown_table(["What", "Value"], rows)) if rows else ""
 
-name = "USER/{repository}"
-model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", device_map="auto"{attention})
-tokenizer = AutoTokenizer.from_pretrained(name)
-chat = [{{"role": "user", "content": "What is rust?"}}]
-inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-inputs = inputs.to(model.device)
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=512)[0][inputs["input_ids"].shape[1]:]))
-"""
-    return section(
-        "How to use",
-        f"```{code}```",
-        "The router has fewer rows and is otherwise unchanged. Dropping an expert is the same as masking its logit.",
-    )
+
+def where_quants_are(release: Release) -> str:
+    """Return where the quants are, and what is known of the text that the scored one was made with."""
+    links = [release.link(release.siblings[kind]) for kind in (STANDARD, DYNAMIC) if kind in release.siblings]
+    where = f"The quants are in {' and '.join(links)}, with sizes and losses." if links else ""
+    return section("Quants", where, calibration_text(release) if release.scores else "")
 
 
 def checkpoint_card(release: Release, sizes: dict[str, int], config: dict) -> str:
     """Return the card of a pruned checkpoint; sizes: bytes of each shard; config: its config.json."""
-    text = config.get("text_config", config)
-    too_large = (text.get("global_head_dim") or 0) > FLASH_ATTENTION_MOST
-    attention = ', attn_implementation="eager"' if too_large else ""
     head = front_matter(release.kind, release.base, release.license, release.quantized_by, TAGS)
     parts = [
         f"{head}\n# {release.repository}",
-        f"{release.base} with {release.experts_kept}, as safetensors. Nothing was trained.",
-        shards_section(sizes, release.metadata),
+        headline(release),
+        files_section(sizes, release.metadata),
+        run_checkpoint_section(release),
         method_section(release),
-        pictures_section(release),
-        scores_section(release),
-        use_section(release.repository, attention),
+        architecture_section(config),
+        results_section(release),
+        where_quants_are(release),
+        limits_section(release),
         reproduce_section(release),
-        missing_section(release),
-        licence_section(release),
+        credits_section(release),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

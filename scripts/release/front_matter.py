@@ -9,11 +9,10 @@ from typing import Any
 
 from files.safe_files import InputError
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
+from release.names import PLACEHOLDER_OWNER, is_hub_id
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
 PIPELINE = "text-generation"
@@ -23,30 +22,25 @@ REQUIRED_KEYS = {"library_name": str, "pipeline_tag": str, "tags": list}
 OPTIONAL_KEYS = {"license": str, "base_model": str, "base_model_relation": str, "quantized_by": str}
 
 
-def is_hub_id(base: str) -> bool:
-    """Tell whether a name can be one of the Hub's, OWNER/NAME."""
-    try:
-        validate_repo_id(base)
-    except HFValidationError:
-        return False
-    return base.count("/") == 1  # validate_repo_id takes a bare name, too
-
-
 def is_repository(name: str) -> bool:
-    """Tell whether a repository on the Hub can have that name, which comes after USER/."""
+    """Tell whether a repository on the Hub can have that name, which comes after OWNER/."""
     return is_hub_id(f"user/{name}")
 
 
 def check_repo(repo: str) -> None:
-    """Raise InputError unless `repo` can be the name of a repository on the Hub, USER/NAME."""
+    """Raise InputError unless `repo` can be the name of a repository on the Hub, OWNER/NAME."""
     if not is_hub_id(repo):
         raise InputError("REPO", "a repository on the Hub, USER/NAME (letters, digits, dots, dashes)", repr(repo)[:100])
 
 
 def check_same_repository(repo: str, manifest: dict) -> None:
-    """Raise InputError unless USER/NAME names the repository of a release: its card has commands with that name."""
+    """Raise InputError unless OWNER/NAME names the repository of a release: its card has commands with that name."""
+    expected = f"{manifest['owner'] or PLACEHOLDER_OWNER}/{manifest['repository']}"
+    if manifest["owner"] and repo.split("/")[0] != manifest["owner"]:
+        advice = f"run `make release OWNER={repo.split('/')[0]}`"
+        raise InputError("REPO", f"{expected}, as the card of this release has it", repo, advice)
     if repo.split("/")[-1] != manifest["repository"]:
-        raise InputError("REPO", f"USER/{manifest['repository']}, as the card of this release has it", repo)
+        raise InputError("REPO", f"{expected}, as the card of this release has it", repo)
 
 
 def front_matter(kind: str, base: str, license_id: str, quantized_by: str, tags: list[str]) -> str:

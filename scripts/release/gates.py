@@ -21,14 +21,15 @@ from ggufs.gguf_header import read_header
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
-from release.card_sections import LOCAL_BASE, NO_LICENCE
+from release.card_sections import OLLAMA_ARCHITECTURE
 from release.card_tables import sample_sentences
 from release.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from release.front_matter import check_front_matter
 from release.gguf_parts import tensors_of
+from release.input_facts import input_facts
 from release.made_texts import CARD, made_texts
 from release.manifest import BUILD_AGAIN, CHECKPOINT, DIGITS, MANIFEST, STANDARD, folder_differences, listed_paths
-from release.names import clashes, is_standard
+from release.names import PLACEHOLDER_OWNER, clashes, is_hub_id, is_standard
 from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
 from release.sources import find_evidence, read_evidence
@@ -67,6 +68,12 @@ class Checked:
         return self.manifest["records"]
 
     @property
+    def for_ollama(self) -> bool:
+        """Whether the folder has GGUF files of the family that Ollama's files are made for."""
+        records = list(self.records.values())
+        return bool(records) and read_header(self.first_part(records[0])).architecture == OLLAMA_ARCHITECTURE
+
+    @property
     def types(self) -> dict[str, str]:
         """The type of every GGUF file, parts included, by file name."""
         return {part: record["type"] for record in self.records.values() for part in record["files"]}
@@ -101,10 +108,13 @@ def owner_differences(checked: Checked) -> list[str]:
     """Return a line for each name in the card, or of a GGUF file, that is not of the manifest's repository or model."""
     card, begin = checked.folder / CARD, f"{checked.manifest['name']}-"
     repository, text = checked.manifest["repository"], checked.card if card.is_file() else ""
-    named = {*re.findall(r"^# (.+)$", text, re.MULTILINE)[:1], *re.findall(r"\bUSER/([\w.-]*\w)", text)}
+    owner, base = checked.manifest["owner"] or PLACEHOLDER_OWNER, checked.manifest["base"]
+    named = {*re.findall(r"^# (.+)$", text, re.MULTILINE)[:1], *re.findall(rf"\b{re.escape(owner)}/([\w.-]*\w)", text)}
+    # hf.co/USER/REPO:FILE may explain how Ollama reads any of them, and the base may have the same owner.
+    known = {repository, *checked.manifest["siblings"].values(), "REPO", base.removeprefix(f"{owner}/")}
     found = [
         f"{card}: expected the repository {repository}, as {MANIFEST} says, found {other}"
-        for other in sorted(named - {repository, "REPO"})  # hf.co/USER/REPO:FILE explains how Ollama reads any of them
+        for other in sorted(named - known)
     ]
     return found + [
         f"{checked.folder / part}: expected a name that begins with {begin}, as {MANIFEST} says, found another"
@@ -142,6 +152,16 @@ def copy_differences(checked: Checked) -> list[str]:
     return found
 
 
+def input_differences(checked: Checked) -> list[str]:
+    """Return a line for each fact about questions and calibration text that this build's files do not give."""
+    mine, theirs = input_facts(checked.sources), checked.manifest["inputs"]
+    return [
+        f"{checked.folder / MANIFEST}: expected the {key} of this build under 'inputs', found others; {BUILD_AGAIN}"
+        for key in sorted(mine.keys() | theirs.keys())
+        if mine.get(key) != theirs.get(key)
+    ]
+
+
 def build_gate(checked: Checked) -> Outcome:
     """Records and copied files are those of the build that the folder was made from, and nothing else is there.
 
@@ -149,7 +169,7 @@ def build_gate(checked: Checked) -> Outcome:
     """
     copies = checked.sources["copies"]
     outcome = Outcome(f"{len(checked.records)} records and {len(copies)} copied files of this build")
-    outcome.deviations = record_differences(checked) + copy_differences(checked)
+    outcome.deviations = record_differences(checked) + copy_differences(checked) + input_differences(checked)
     shards = read_evidence(checked.folder / METADATA_NAME, METADATA_NAME)["shards"]
     known = {*copies, *MADE, *checked.types, *shards}
     outcome.deviations += [
@@ -312,10 +332,11 @@ def card_gate(checked: Checked) -> Outcome:
     if not path.is_file():
         raise InputError(path, "the card", "nothing")
     text, data = checked.card, check_front_matter(path, checked.kind)
+    given = {"license": checked.manifest["license"], "base_model": is_hub_id(checked.manifest["base"])}
     outcome.deviations = [
-        f"{path}: expected {key} in the front matter, or that it is missing, found neither"
-        for key, missing in (("license", NO_LICENCE), ("base_model", LOCAL_BASE))
-        if key not in data and missing not in text
+        f"{path}: expected {key} in the front matter, as {MANIFEST} says, found none"
+        for key, wanted in given.items()
+        if wanted and key not in data
     ]
     outcome.deviations += [
         f"{path}: expected {record['files'][0]} in the card, found it missing"
@@ -334,7 +355,7 @@ def private_gate(checked: Checked) -> Outcome:
 
 def questions_gate(checked: Checked) -> Outcome:
     """No text of the build's questions is in anything that is published."""
-    paths = list(checked.sources["questions"].values())
+    paths = list((checked.sources.get("asked") or checked.sources["questions"]).values())
     if not paths:
         # A pass would say more than is known.
         line = f"{checked.folder}: expected question files to compare with (--questions), found none"

@@ -1,29 +1,39 @@
 """The card of a repository of GGUF files (its README.md), made from records of this build."""
 
+from files.display import plural
 from files.safe_files import gib
 from losses.quality_record import chats_in_words
-from ollama.ollama_files import ollama_note, wrap_commands
+from release.card_reproduce import calibration_text, reproduce_section
+from release.card_results import headline, results_section
+from release.card_run import run_ggufs_section
 from release.card_sections import (
     TAGS,
     Release,
-    licence_section,
+    bullets,
+    credits_section,
+    limits_section,
     method_section,
-    missing_section,
-    pictures_section,
-    reproduce_section,
-    scores_section,
+    pictures_of,
     section,
 )
-from release.card_tables import FREE_GIB, file_table, memory_table
+from release.card_tables import (
+    FREE_GIB,
+    choice_table,
+    fallbacks_in_words,
+    file_table,
+    largest_first,
+    memory_table,
+    predicted_kld,
+    tiers_in_words,
+    types_in_words,
+)
 from release.front_matter import front_matter
-from release.manifest import DYNAMIC
+from release.manifest import CHECKPOINT, DYNAMIC
 from release.order import exceptions, measured
-
-BUDGET_TOKENS = 16384  # of thought, as in the reference card; a context must hold it and the answer
 
 
 def kld_text(release: Release) -> str:
-    """Return what the KLD of the table is; "" where no file was measured."""
+    """Return what the KLD of the tables is; "" where no file was measured."""
     quality = release.quality
     if not quality or not measured(release.records, quality):
         return ""
@@ -36,96 +46,109 @@ def kld_text(release: Release) -> str:
     )
 
 
-def files_section(release: Release) -> str:
-    """Return the table of files and what it needs to be understood."""
-    with_imatrix = [record for record in release.records.values() if record["imatrix_sha256"]]
-    versions = sorted({record["llama_cpp"] for record in release.records.values()})
-    made = (
-        f"llama.cpp ({'; '.join(versions)}) made the files, {len(with_imatrix)} of {len(release.records)} with an "
-        "importance matrix. The sha256 of every file is in `manifest.json`."
-    )
-    found = exceptions(release.records, release.quality)
-    out_of_order = "Out of order:\n\n" + "\n".join(f"- {sentence}" for sentence in found) if found else ""
-    return section("Files", file_table(release.records, release.quality), made, kld_text(release), out_of_order)
+def word_text(release: Release) -> str:
+    """Return where the words of quality come from."""
+    found = measured(release.records, release.quality)
+    by_loss = "by its measured quantisation loss (KLD)"
+    by_size = "by its bits per weight, since its loss was not measured"
+    if not found:
+        return f"The word of quality is given to each file {by_size}."
+    if len(found) == len(release.records):
+        return f"The word of quality is given to each file {by_loss}."
+    return f"The word of quality is given to a file {by_loss}; where it says (by size), {by_size}."
 
 
-def memory_section(release: Release) -> str:
-    """Return which file fits which memory; "" where the context cache is not known exactly."""
-    if not release.caches:
-        return ""
+def choice_section(release: Release) -> str:
+    """Return which file to take: by memory, and a word of quality for every file."""
     caches = ", ".join(f"{gib(count)} GiB for {tokens:,} tokens" for tokens, count in release.caches.items())
+    by_memory = memory_table(release.records, release.caches, release.quality) if release.caches else ""
+    fits = (
+        "The largest file that fits is named, unless it was measured: then the one of the least measured loss among "
+        "those that fit. Sizes are of the file and its context cache together (F16, one sequence: "
+        f"{caches}), computed from the GGUF header. A file fits if the memory holds it, the shortest of these "
+        f"contexts, and {FREE_GIB} GiB for llama.cpp's compute buffers and everything else, which were not measured."
+    )
     return section(
-        "Which file for which memory",
-        memory_table(release.records, release.caches),
-        f"Sizes are of the file and its context cache together (F16, one sequence: {caches}), computed from the GGUF "
-        "header. A file fits if the memory holds it, the shortest of these contexts, and "
-        f"{FREE_GIB} GiB for llama.cpp's compute buffers and everything else, which were not measured.",
+        "Which file to take",
+        by_memory,
+        fits if release.caches else "",
+        choice_table(release.records, release.quality),
+        word_text(release),
     )
 
 
 def dynamic_text(release: Release) -> str:
-    """Return how the types of ContribDynamic and AUTO files are chosen; "" for standard ones."""
+    """Return how the types of ContribDynamic and AUTO files are chosen, and which; "" for standard ones."""
     if release.kind != DYNAMIC:
         return ""
+    lines = []
+    for _, record in largest_first(release.records):
+        own = types_in_words(record) if record["type"].startswith("AUTO-") else tiers_in_words(record)
+        if (expected := predicted_kld(record)) is not None:
+            own += f". Predicted when its types were picked, not measured: {expected} nats per token"
+        lines.append(f"{record['type']}: {own}.")
     return (
-        "ContribDynamic files (CD-*) use higher types in the layers whose experts contribute most. AUTO files have a "
-        "target size. They use higher types in the layers and roles where that lowers the estimated loss most. Both "
-        "have a repository of their own, so that a label such as `:Q4_K_M` never fetches one of them instead of the "
-        "standard file. The arguments of llama-quantize are in `manifest.json` (`arguments`)."
+        "ContribDynamic files (`CD-*`) use higher types in the layers whose experts contribute most. AUTO files "
+        "(`AUTO-*`) have a target size. They use higher types in the layers and roles where that lowers the estimated "
+        f"loss most. Their types:\n\n{bullets(lines)}\n\nBoth kinds have a repository of their own, so that a label "
+        "such as `:Q4_K_M` never fetches one of them instead of the standard file. The arguments of llama-quantize are "
+        "in `manifest.json` (`arguments`)."
     )
 
 
-def ollama_text(release: Release, record: dict) -> str:
-    """Return how Ollama runs a file of this repository. The one place of a card that is about Ollama."""
-    if len(record["files"]) > 1:
-        return "Ollama does not take files in parts. Join them first, with `llama-gguf-split --merge`."
-    by_size = sorted(release.records.values(), key=lambda other: -other["bytes"])
-    whole = [other["files"][0] for other in by_size if len(other["files"]) == 1]
-    commands = wrap_commands(release.name, whole, {}, f"USER/{release.repository}")
-    return (
-        f"```\nollama run hf.co/USER/{release.repository}:{record['files'][0]}\n```\n\n{ollama_note()}\n\n"
-        f"<details><summary>Wrap commands, one pair per file</summary>\n\n```\n{commands}```\n\n</details>"
-    )
-
-
-def run_section(release: Release) -> str:
-    """Return how to run a file with llama.cpp and with Ollama."""
-    record = release.example
-    first = record["files"][0]
-    # The shortest context that holds a whole thought; where none of the model's does, its longest, half for the
-    # thought.
-    context = min(
-        [tokens for tokens in release.caches if tokens > BUDGET_TOKENS],
-        default=max(release.caches, default=2 * BUDGET_TOKENS),
-    )
-    serve = f"-c {context} -ngl 99 --reasoning-format deepseek --reasoning-budget {min(BUDGET_TOKENS, context // 2)}"
+def fallback_text(release: Release) -> str:
+    """Return which files have other types than asked for, as rows do not fit; "" where none has."""
     lines = [
-        "```",
-        f"llama-server -m {first} {serve}",
-        f"llama-server -hf USER/{release.repository} --hf-file {first} {serve}",
-        "```",
+        f"{record['type']}: {words}."
+        for _, record in largest_first(release.records)
+        if (words := fallbacks_in_words(record))
     ]
-    sibling = f"Files with types chosen per layer (CD-*, AUTO-*) are in {release.sibling}." if release.sibling else ""
-    return section("How to run", "\n".join(lines), ollama_text(release, record), sibling)
+    if not lines:
+        return ""
+    return (
+        "Rows of some tensors are no multiple of the 256 weights that the wanted type packs together. llama.cpp gives "
+        f"them another type:\n\n{bullets(lines)}"
+    )
+
+
+def quants_section(release: Release) -> str:
+    """Return the table of quants and what it needs to be understood."""
+    with_imatrix = [record for record in release.records.values() if record["imatrix_sha256"]]
+    versions = sorted({record["llama_cpp"] for record in release.records.values()})
+    made = (
+        f"llama.cpp ({'; '.join(versions)}) made {plural(len(release.records), 'file')}, {len(with_imatrix)} with an "
+        "importance matrix. The sha256 of every file is in `manifest.json`."
+    )
+    found = exceptions(release.records, release.quality)
+    return section(
+        "Quants",
+        file_table(release.records, release.quality),
+        kld_text(release),
+        f"{made} {calibration_text(release)}".strip(),
+        dynamic_text(release),
+        fallback_text(release),
+        f"Out of order:\n\n{bullets(found)}" if found else "",
+        pictures_of(release, "quality.png", "imatrix-coverage.png"),
+    )
 
 
 def gguf_card(release: Release) -> str:
     """Return the card of a repository of GGUF files."""
     with_imatrix = any(record["imatrix_sha256"] for record in release.records.values())
     tags = [*TAGS, "gguf", *(["imatrix"] if with_imatrix else [])]
-    head = front_matter(release.kind, release.base, release.license, release.quantized_by, tags)
-    types = "types chosen per layer (ContribDynamic, AUTO)" if release.kind == DYNAMIC else "llama.cpp's standard types"
+    # The files are quants of the pruned checkpoint. It is named where it has a place on the Hub.
+    checkpoint = release.siblings.get(CHECKPOINT)
+    made_of = release.hub_id(checkpoint) if checkpoint and release.owner else release.base
     parts = [
-        f"{head}\n# {release.repository}",
-        f"{release.base} with {release.experts_kept}, as GGUF files with {types}.",
-        files_section(release),
-        memory_section(release),
-        scores_section(release),
-        method_section(release, dynamic_text(release)),
-        pictures_section(release),
-        run_section(release),
+        f"{front_matter(release.kind, made_of, release.license, release.quantized_by, tags)}\n# {release.repository}",
+        headline(release),
+        choice_section(release),
+        run_ggufs_section(release),
+        method_section(release),
+        results_section(release),
+        quants_section(release),
+        limits_section(release),
         reproduce_section(release),
-        missing_section(release),
-        licence_section(release),
+        credits_section(release),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

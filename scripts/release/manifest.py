@@ -1,9 +1,10 @@
 """A release folder and its manifest: what the folder holds, and where a folder differs from its manifest.
 
-manifest.json (`Manifest`, written by build_release.py): `name` of the model, `repository` (its name on the Hub,
-without the user; the folder may have any name), `kind`, `base`, `license`, `quantized_by`, `sibling` (the repository of
-the CD-* and AUTO-* files), `records` (each quant's record, with the `files` that it lies in) and `files` (bytes and
-sha256 of every file but the manifest).
+manifest.json (`Manifest`, written by build_release.py): `name` of the model, `owner` of the repositories on the Hub,
+`repository` (its name there, without the owner; the folder may have any name), `kind`, `base`, `license`,
+`quantized_by`, `siblings` (the other repositories of the release, by kind), `inputs` (input_facts.py), `settings` (of
+make, those that the bytes depend on), `project_version`, `records` (each quant's record, with the `files` that it lies
+in) and `files` (bytes and sha256 of every file but the manifest).
 """
 
 import re
@@ -33,12 +34,16 @@ class Manifest(Record):
 
     what: ClassVar[str] = "a release's manifest"
     name: str
+    owner: str
     repository: str
     kind: str
     base: str
     license: str
     quantized_by: str
-    sibling: str
+    siblings: dict[str, str]
+    inputs: dict[str, dict | None]
+    settings: dict[str, str]
+    project_version: str
     records: dict[str, dict]
     files: dict[str, dict]
 

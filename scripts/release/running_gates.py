@@ -61,7 +61,7 @@ def modelfile_deviations(checked: Checked) -> list[str]:
 
 def sidecars_gate(checked: Checked) -> Outcome:
     """The params are options whose stops are tokens and whose context is the model's; the Modelfile wraps a file."""
-    outcome = Outcome("params and Modelfile against the smallest GGUF file", applies=checked.kind != CHECKPOINT)
+    outcome = Outcome("params and Modelfile against the smallest GGUF file", applies=checked.for_ollama)
     if outcome.applies:
         outcome.deviations = missing_sidecars(checked, *SIDECARS)
     if outcome.deviations or not outcome.applies:
@@ -80,7 +80,7 @@ def sidecars_gate(checked: Checked) -> Outcome:
 def template_gate(checked: Checked) -> Outcome:
     """The Go template renders what the GGUF's chat template does."""
     looked_at = "the Go template, run against the chat template of the smallest GGUF file"
-    if checked.kind == CHECKPOINT:
+    if not checked.for_ollama:
         return Outcome(looked_at, applies=False)
     if missing := missing_sidecars(checked, "template"):
         return Outcome(looked_at, missing)

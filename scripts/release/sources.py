@@ -2,7 +2,8 @@
 
 FOLDER.sources.json (`Sources`, written by build_release.py) lies beside the folder and is never published:
 check_release.py compares a release with the build by it. Paths are relative to the file, by name: `records` of the
-quants, `copies` by their names in the folder, `params` of Ollama, `questions`.
+quants, `copies` by their names in the folder, `params` of Ollama, `questions`, `calibration` (the record of the imatrix
+and its text).
 """
 
 import os
@@ -27,6 +28,7 @@ class Sources(Record):
     copies: dict[str, str]
     params: dict[str, str]
     questions: dict[str, str]
+    calibration: dict[str, str]
 
 
 def read_evidence(path: Path, name: str) -> dict:
@@ -62,6 +64,6 @@ def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
         raise InputError(place, Sources.what, "nothing", BUILD_AGAIN)
     content = read_record(place, Sources)
     found = {}
-    for kind in ("records", "copies", "params", "questions"):
+    for kind in ("records", "copies", "params", "questions", "calibration"):
         found[kind] = {name: place.parent / path for name, path in content[kind].items()}
     return found

@@ -27,6 +27,13 @@ class InSample(Fields):
     scored_and_chosen_on: int | None
 
 
+class ChosenBy(Fields):
+    """The drop map of a pruned model, in short; sha256: of the map's file."""
+
+    criterion: str
+    sha256: str
+
+
 class AnswerRow(Fields):
     """One question. kind: one of CLASSES; order: of the choices; patched_*: of invalid answers after the patch step."""
 
@@ -52,7 +59,7 @@ class RunProtocol(Fields):
 class Summary(Record):
     """One run. patch: the head of patched.json, None for a run without the patch step; invalid: counts by class.
 
-    in_sample: None for a model that was not pruned.
+    in_sample, drop_map: None for a model that was not pruned; drop_map also where it was not recorded.
     """
 
     what: ClassVar[str] = "a summary of eval_gpqa_v3.sh"
@@ -64,6 +71,7 @@ class Summary(Record):
     protocol: RunProtocol
     protocol_sha256: str
     in_sample: InSample | None
+    drop_map: ChosenBy | None = None
     questions: int
     raw_correct: int
     strict_correct: int
@@ -77,7 +85,7 @@ class Summary(Record):
 
 
 class ScoreRow(Fields):
-    """One model; counts are sums over its seeds, `bytes` are its quants' by type. in_sample: as in Summary."""
+    """One model; counts are sums over its seeds, `bytes` its quants' by type. in_sample, drop_map: as in Summary."""
 
     name: str
     experts: int
@@ -95,6 +103,7 @@ class ScoreRow(Fields):
     score: float
     interval: Interval
     in_sample: InSample | None
+    drop_map: ChosenBy | None = None
     invalid: int
     invalid_classes: dict[str, int]
     expected_by_chance: float

@@ -80,15 +80,17 @@ def test_cd_files_get_a_repository_of_their_own(pruned_demo, tmp_path, refusal):
 
 
 def test_a_folder_by_kind_names_the_repository_it_is_told(pruned_demo, tmp_path, refusal):
-    names = ["--repository", f"{NAME}-GGUF", "--sibling", f"{NAME}-dynamic-GGUF"]
+    names = ["--repository", f"{NAME}-GGUF", "--siblings", f"dynamic={NAME}-dynamic-GGUF"]
     card = build(pruned_demo, tmp_path / "GGUF", *names, quants=("Q6_K", "Q4_K_M"))
     assert read_manifest(tmp_path / "GGUF")["repository"] == f"{NAME}-GGUF"
-    assert f"\n# {NAME}-GGUF\n" in card and f"are in {NAME}-dynamic-GGUF." in card
-    assert set(re.findall(r"USER/([\w.-]+)", card)) == {f"{NAME}-GGUF", "REPO"}
+    assert f"\n# {NAME}-GGUF\n" in card and f"](https://huggingface.co/USER/{NAME}-dynamic-GGUF): GGUF files" in card
+    assert set(re.findall(r"USER/([\w.-]+)", card)) == {f"{NAME}-GGUF", f"{NAME}-dynamic-GGUF"}
     for options, words in (
         (["--repository", "me/x"], ("--repository", "a repository's name", "'me/x'")),
-        (["--repository", "x", "--sibling", "a b"], ("--sibling", "a repository's name", "'a b'")),
-        (["--repository", "x", "--sibling", "x"], ("--sibling", "another repository than x")),
+        (["--repository", "x", "--siblings", "dynamic=a b"], ("--siblings", "a repository's name", "'a b'")),
+        (["--repository", "x", "--siblings", "dynamic=x"], ("--siblings", "another repository than x")),
+        (["--repository", "x", "--siblings", "other=y"], ("--siblings", "a kind among", "'other'")),
+        (["--owner", "a/b"], ("--owner", "a repository's name", "'a/b'")),
     ):
         arguments = release_arguments(pruned_demo, tmp_path / "s", *options, quants=("Q4_K_M",))
         refusal(build_release.main, arguments, *words)
@@ -216,10 +218,8 @@ def test_inputs_of_another_build_end_in_one_line(inputs, refusal, name, damage, 
     assert not (output / "manifest.json").exists()
 
 
-def test_gguf_files_need_a_template_and_params(pruned_demo, tmp_path, capsys):
-    arguments = release_arguments(pruned_demo, tmp_path / "r")
+def test_gguf_files_of_gemma_4_need_a_template_and_params(pruned_demo, tmp_path, refusal):
+    arguments = release_arguments(pruned_demo, tmp_path / "r", quants=("Q6_K",))
     at = arguments.index("--template")
-    with pytest.raises(SystemExit):
-        call(build_release.main, *arguments[:at], *arguments[at + 2 :])
-    assert "expected --template and --params with --gguf" in capsys.readouterr().err
+    refusal(build_release.main, [*arguments[:at], *arguments[at + 2 :]], "--template", "found one or none")
     assert not (tmp_path / "r").exists()

@@ -31,7 +31,7 @@ def copy(release, tmp_path) -> Path:
     folder = tmp_path / "place" / release.name
     shutil.copytree(release, folder)
     sources = json.loads(sources_path(release).read_text())
-    for kind in ("records", "copies", "params", "questions"):
+    for kind in ("records", "copies", "params", "questions", "calibration"):
         sources[kind] = {name: str((release.parent / path).resolve()) for name, path in sources[kind].items()}
     sources_path(folder).write_text(json.dumps(sources))
     return folder
@@ -164,7 +164,7 @@ def test_a_manifest_of_another_build_fails(copy, refusal):
 @pytest.mark.parametrize(
     "name, old, new, gate",
     [
-        ("README.md", "1/4 = 25.00%", "4/4 = 100.00%", "made"),
+        ("README.md", "2/4 = 50.00%", "4/4 = 100.00%", "made"),
         ("README.md", "license: gemma", "license: mit", "made"),
         ("scores.json", '"raw_correct": 1', '"raw_correct": 3', "build"),
         ("quality.json", '"chats": 4', '"chats": 400', "build"),

@@ -1,0 +1,198 @@
+"""What the evaluations show: the headline, the protocol, every variant in one table, and the patch step."""
+
+from choice.drop_map import criterion_of
+from files.display import markdown_table, plural
+from files.safe_files import GB, in_unit
+from release.card_sections import KINDS_IN_WORDS, Release, base_link, bullets, pictures_of, section
+from release.card_tables import in_sample_note, sample_sentences
+from release.manifest import CHECKPOINT, DIGITS
+from scoring.score_tables import score_cell, seeds_sentence, verdict
+
+ALL_EXPERTS = "none (all experts)"
+NOT_RECORDED = "not recorded"
+# The values of the protocol in the words of the model card, in its order; those that are not here follow by their name.
+PROTOCOL_WORDS = {
+    "task": "Task of lm-evaluation-harness",
+    "filter": "How answers are read",
+    "context": "Context (tokens)",
+    "reasoning_format": "Reasoning format",
+    "reasoning_budget": "Reasoning budget (tokens)",
+    "max_gen_toks": "Most tokens of an answer",
+    "temperature": "Temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "dry_multiplier": "DRY multiplier",
+    "seed": "Seed",
+    "choice_order_seed": "Seed of the order of choices",
+    "concurrency": "Requests at once",
+    "attempts": "Attempts, where the server fails",
+    "no_prompt_cache": "Prompt cache off",
+    "gpu_layers": "Layers on the GPU, if there is one",
+    "model": "Backend of lm-evaluation-harness",
+    "tokenizer": "Tokenizer",
+    "llama_cpp": "llama.cpp",
+    "lm_eval": "lm-evaluation-harness",
+}
+PATCHED = (
+    'Invalid answers were asked for again with the thought closed and the answer begun ("patched"), for every model '
+    "alike. Guessing gets one in four of those right."
+)
+STRICT = (
+    "Strict: a finished answer that commits to one letter, A to D. Lost and won are questions, against the first model."
+)
+NOT_PATCHED = "Invalid answers count as wrong. Nothing was patched."
+
+
+def count_in_words(count: int) -> str:
+    """Return a number of parameters in three digits, such as 22.4B or 9.98M."""
+    for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= unit:
+            return f"{count / unit:.3g}{letter}"
+    return str(count)
+
+
+def scored_type(row: dict) -> str:
+    """Return the type of the file that a row of scores is of, by its name."""
+    return str(row["gguf"]).removesuffix(".gguf").removeprefix(f"{row['name']}-")
+
+
+def best_score(row: dict) -> str:
+    """Return a model's score, after the patch step if there was one, with its interval."""
+    low, high = row["interval"]
+    kind = "raw" if row["patched_correct"] is None else "patched"
+    return f"{score_cell(row, kind)} ({low:.1%} to {high:.1%})"
+
+
+def score_rows(release: Release) -> list[list[str]]:
+    """Return the rows of the headline that an evaluation gives, [] without one."""
+    scores, row = release.scores, release.row
+    if not scores or not row:
+        return []
+    first = scores["rows"][0]
+    quant, reference = scored_type(row), first if first is not row else None
+    found = []
+    sizes = [entry["bytes"].get(quant) if entry else None for entry in (reference, row)]
+    if all(sizes):
+        found.append([f"{quant} file", *(f"{in_unit(size or 0, GB)} GB" for size in sizes)])
+    of_reference = best_score(reference) if reference else "not scored"
+    asked = plural(len(scores["question_ids"]), "question")
+    return [*found, [f"Score as {quant}, {asked} (95% interval)", of_reference, best_score(row)]]
+
+
+def headline(release: Release) -> str:
+    """Return what the model is: parameters and experts before and after, size, score and its label, licence."""
+    facts, metadata = release.facts, release.metadata
+    less = 1 - facts.parameters / facts.parameters_before
+    before, after = count_in_words(facts.parameters_before), count_in_words(facts.parameters)
+    rows = [
+        ["Parameters", before, f"{after} (-{less:.1%})"],
+        ["Experts per layer", str(metadata["experts"]), str(metadata["keep_count"])],
+        *([["Experts per token", str(facts.top_k), str(facts.top_k)]] if facts.top_k else []),
+        *score_rows(release),
+    ]
+    licence = f"Licence: {release.license}." if release.license else f"Licence: that of {release.base}."
+    if release.scores and release.row:
+        label = in_sample_note(release.scores, metadata)
+    else:
+        label = "No score belongs to this build."
+    where = [
+        f"{release.link(name)}: {KINDS_IN_WORDS[kind]}"
+        for kind, name in {release.kind: release.repository, **release.siblings}.items()
+        if kind != release.kind
+    ]
+    form = "as safetensors" if release.kind == CHECKPOINT else f"as {KINDS_IN_WORDS[release.kind]}"
+    return "\n\n".join(
+        part
+        for part in (
+            f"{base_link(release.base)} with {metadata['keep_count']} of {metadata['experts']} experts per layer, "
+            f"{form}. Nothing was trained.",
+            markdown_table(["", release.base.rsplit("/", 1)[-1], "this model"], rows),
+            f"{label} {licence}",
+            f"Repositories of the same model:\n\n{bullets(where)}" if where else "",
+        )
+        if part
+    )
+
+
+def protocol_table(protocol: dict) -> str:
+    """Return the locked protocol, a value per row."""
+    names = [*(name for name in PROTOCOL_WORDS if name in protocol), *(protocol.keys() - PROTOCOL_WORDS.keys())]
+    ordered = sorted(names, key=lambda name: (list(PROTOCOL_WORDS).index(name) if name in PROTOCOL_WORDS else 99, name))
+    rows = []
+    for name in ordered:
+        value = "yes" if protocol[name] is True else str(protocol[name])
+        rows.append([PROTOCOL_WORDS.get(name, name.replace("_", " ").capitalize()), value])
+    return markdown_table(["Protocol", "Value"], rows, left=2)
+
+
+def map_of(row: dict, release: Release) -> str:
+    """Return what chose the experts of a row, with the first digits of its drop map."""
+    if row["name"] == release.name:
+        return f"{criterion_of(release.metadata['method'])}, `{release.metadata['drop_map_sha256'][:DIGITS]}`"
+    if known := row.get("drop_map"):
+        return f"{known['criterion']}, `{known['sha256'][:DIGITS]}`"
+    full = row["experts"] >= release.metadata["experts"] and row["in_sample"] is None
+    return ALL_EXPERTS if full else NOT_RECORDED
+
+
+def paired_cells(row: dict, scores: dict) -> list[str]:
+    """Return how a model compares with the first one: points with their interval, lost and won, McNemar's p."""
+    first = scores["rows"][0]
+    pairs = [pair for pair in scores["pairs"] if (pair["reference"], pair["model"]) == (first["name"], row["name"])]
+    if row is first or not pairs:
+        return ["reference", "-", "-"]
+    low, high = (100 * limit for limit in pairs[0]["difference_interval"])
+    change = f"{100 * pairs[0]['difference']:+.2f} ({low:+.1f} to {high:+.1f})"
+    return [change, f"{pairs[0]['lost']} / {pairs[0]['won']}", f"{pairs[0]['mcnemar_p']:.2g}"]
+
+
+def variants_table(release: Release, scores: dict) -> str:
+    """Return every variant in one table: its map, its scores, and the paired test against the first one."""
+    rows, main = [], "patched" if scores["patched"] else "raw"
+    others = ("raw", "strict") if scores["patched"] else ("strict",)
+    for row in scores["rows"]:
+        low, high = row["interval"]
+        name = f"**{row['name']}** (this)" if row["name"] == release.name else row["name"]
+        # The other two ways of counting are of the same questions: their number and per cent would only fill the row.
+        counts = [str(row[f"{kind}_correct"]) for kind in others]
+        head = [name, map_of(row, release), str(row["experts"]), f"{score_cell(row, main)} ({low:.1%} to {high:.1%})"]
+        rows.append([*head, *counts, *paired_cells(row, scores)])
+    heads = ["Model", "Drop map", "Experts", f"{main.capitalize()} score (95% interval)"]
+    heads += [kind.capitalize() for kind in others]
+    return markdown_table([*heads, "Change in points (95% interval)", "Lost / won", "McNemar p"], rows, left=2)
+
+
+def patch_table(scores: dict) -> str:
+    """Return the invalid answers of every model by class, and how many the patch step made right; "" without any."""
+    classes = sorted({kind for row in scores["rows"] for kind in row["invalid_classes"]})
+    if not classes:
+        return ""
+    rows = []
+    for row in scores["rows"]:
+        gained = "-" if row["patched_correct"] is None else str(row["patched_correct"] - row["raw_correct"])
+        counts = [str(row["invalid_classes"].get(kind, 0)) for kind in classes]
+        rows.append([row["name"], str(row["invalid"]), *counts, gained, f"{row['expected_by_chance']:.1f}"])
+    heads = ["Model", "Invalid answers", *(f"of these {kind}" for kind in classes)]
+    return markdown_table([*heads, "Right after the patch step", "Right by chance"], rows)
+
+
+def results_section(release: Release) -> str:
+    """Return the results, "" where there was no evaluation."""
+    if not (scores := release.scores):
+        return ""
+    patch = patch_table(scores) or "No answer of any model was invalid, so the patch step had nothing to do."
+    pairs = [pair for pair in scores["pairs"] if release.name in (pair["reference"], pair["model"])]
+    return section(
+        "Results",
+        f"Evaluated: {scores['evaluated']}. The questions have GPQA's form. All models ran under one locked protocol, "
+        "and differences are paired by question (exact McNemar test). All numbers are in `scores.json`.",
+        protocol_table(scores["protocol"]),
+        variants_table(release, scores),
+        STRICT,
+        *map(verdict, pairs or scores["pairs"]),
+        "\n\n".join(sample_sentences(scores, release.metadata, release.name)),
+        seeds_sentence(scores["rows"]),
+        f"{PATCHED if scores['patched'] else NOT_PATCHED} {patch if not patch.startswith('|') else ''}".strip(),
+        patch if patch.startswith("|") else "",
+        pictures_of(release, "scores.png"),
+    )

@@ -1,0 +1,53 @@
+"""What went into a release beside its records: question files and the calibration text, as the manifest keeps them.
+
+`questions`: sha256 by file name. `calibration`: of the imatrix record its text's name and digest and the imatrix's; and
+`held`, the Record IDs of the questions whose text the calibration text holds. None where they are not known. The gates
+make them again from the same files.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from chats.questions import read_rows
+from files.safe_files import InputError, read_record, sha256_file
+from ggufs.imatrix import ImatrixRecord
+
+
+def blanks_as_one(text: str) -> str:
+    """Return a text with every run of blanks as one: a chat template may break lines elsewhere."""
+    return " ".join(text.split())
+
+
+def held_questions(text: str, files: list[Path]) -> list[str]:
+    """Return the Record IDs of the questions of some files whose text another text holds, sorted."""
+    # A calibration text has no Record IDs: its questions are known by their text alone.
+    where = blanks_as_one(text)
+    rows = [row for path in files for row in read_rows(path)]
+    return sorted({row["Record ID"] for row in rows if blanks_as_one(row["Question"]) in where})
+
+
+def calibration_facts(record: Path, text: Path | None, questions: list[Path]) -> dict[str, Any]:
+    """Return what is known of the text that an imatrix was measured on; raise InputError when it is another text now.
+
+    record: beside the imatrix. `held` is None without the text or without questions to look for.
+    """
+    known = read_record(record, ImatrixRecord, "run `make imatrix`")
+    facts = {key: known[key] for key in ("calibration", "calibration_sha256")} | {"imatrix_sha256": known["sha256"]}
+    if text is None or not questions:
+        return facts | {"held": None}
+    if (digest := sha256_file(text)) != known["calibration_sha256"]:
+        expected = f"the text of the imatrix, sha256 {known['calibration_sha256'][:12]}"
+        raise InputError(text, expected, digest[:12], "run `make imatrix REPLACE=imatrix`")
+    return facts | {"held": held_questions(text.read_text(encoding="utf-8", errors="replace"), questions)}
+
+
+def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
+    """Return the facts of a release's sources (paths by kind and name): of questions and calibration."""
+    questions = list(sources["questions"].values())
+    calibration = sources["calibration"]
+    return {
+        "questions": {path.name: sha256_file(path) for path in questions},
+        "calibration": calibration_facts(calibration["record"], calibration.get("text"), questions)
+        if calibration
+        else None,
+    }
