@@ -110,8 +110,8 @@ RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
 KNOWN_OWNER := $(or $(OWNER),$(patsubst OWNER=%,%,$(filter OWNER=%,$(file <$(RELEASE_SETTINGS_FILE)))))
 # What a card's command to reproduce names: the run, what no default can know, and all else that differs from a default.
 ALWAYS_NAMED := RUN MODEL QUESTIONS EVAL_QUESTIONS QUANTS
-BYTES_DEPEND_ON := CALIBRATION FOLD DROP_MAP MIN_EXPERT_TOKENS NO_IMATRIX DOMAINS CD_RECIPE CD_PROTECT CD_RULE CD_CUTS CD_TIERS CD_SCOPE SENSITIVITY_CHATS \
-  EVAL_QUANT EVAL_NAME GPU_LAYERS QUALITY_CHATS QUALITY_SCORE SCORED
+BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_EXPERT_TOKENS NO_IMATRIX CD_RECIPE CD_RULE \
+  CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT SENSITIVITY_CHATS EVAL_QUANT EVAL_NAME GPU_LAYERS QUALITY_CHATS QUALITY_SCORE SCORED
 set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),$(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))
 same = $(and $(findstring x$(strip $(1))x,x$(strip $(2))x),$(findstring x$(strip $(2))x,x$(strip $(1))x))
 NAMED_SETTINGS := $(ALWAYS_NAMED) $(foreach v,$(BYTES_DEPEND_ON),$(if $(call set_by_hand,$v),$v))
