@@ -23,8 +23,15 @@ from ggufs.gguf_header import PART_ENDING
 OWN_REPOSITORY = ("CD-", "AUTO-")
 NOT_A_MODEL = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")  # llama.cpp's -hf skips these
 LABEL = re.compile(r"(?:UD-)?(?:I?Q\d+_[A-Z0-9]+(?:_[A-Z0-9]+)*|TQ\d_\d|MXFP4(?:_[A-Z]+)?|NVFP4|BF16|F16|F32)")
+# Stands for the owner of the repositories in commands until OWNER or REPO=OWNER/NAME says who it is.
+PLACEHOLDER_OWNER = "USER"
 TAKES_OVER = "preset.ini"  # llama.cpp fetches it in place of a model where a repository has one
 Rule = Callable[[list[str], str | None], str | None]
+
+
+def has_placeholder(text: str) -> bool:
+    """Tell whether a text names a repository of the placeholder owner, so that its commands run for nobody."""
+    return re.search(rf"\b{PLACEHOLDER_OWNER}/", text) is not None
 
 
 def is_standard(quant: str) -> bool:

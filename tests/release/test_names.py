@@ -1,7 +1,17 @@
 """The rules of llama.cpp, the Hub and a listing on real names: what shadows what, and where CD files may be."""
 
 from quants.recipes import RECIPES
-from release.names import RULES, clashes, hub_label, is_standard, label_pick, listing_pick, llama_cpp_pick, suffix_pick
+from release.names import (
+    RULES,
+    clashes,
+    has_placeholder,
+    hub_label,
+    is_standard,
+    label_pick,
+    listing_pick,
+    llama_cpp_pick,
+    suffix_pick,
+)
 
 import pytest
 
@@ -89,3 +99,17 @@ def test_rules_by_hand():
     assert listing_pick(parts, "6_K_L") == "m-Q6_K_L.gguf"
     assert label_pick(parts, "m-Q6_K_L.gguf") == "m-Q6_K_L.gguf"
     assert not clashes(dict.fromkeys(parts[:2], "F16"))
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("ollama run hf.co/USER/x-GGUF:x.gguf", True),
+        ('name = "USER/x"', True),
+        ("-hf me/x-GGUF --hf-file x.gguf", False),
+        ("SUPERUSER/x", False),
+        ("the USER of it", False),
+    ],
+)
+def test_a_placeholder_owner_is_found(text, found):
+    assert has_placeholder(text) == found
