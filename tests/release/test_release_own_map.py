@@ -25,7 +25,7 @@ from release_inputs import (
     first_ids,
     write_summary,
 )
-from summarize_scores import in_sample
+from scoring.run_summary import in_sample
 
 import pytest
 
