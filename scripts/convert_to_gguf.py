@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from checkpoints.checkpoint import read_checkpoint, read_config
+from checkpoints.checkpoint import read_checkpoint, read_config, source_digest
 from checkpoints.moe_families import Family, family_of, shape_of
 from choice.drop_map import Shape
 from files.option_types import command_parser
@@ -28,7 +28,6 @@ from files.safe_files import (
     require_disk_space,
     run,
     sha256_file,
-    sha256_json,
     write_record,
 )
 from ggufs.gguf_header import read_header
@@ -36,9 +35,6 @@ from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from quants.quant_record import ConversionRecord, record_path
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
-OTHER_TEMPLATES = "additional_chat_templates/*.jinja"
-# Weights, config, tokenizer, chat template, and the model card, whose front matter goes into the header.
-READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
 
 
 def converter_command(converter: Path, model: Path, name: str, output: Path, outtype: str) -> list[object]:
@@ -57,16 +53,6 @@ def check_converted(path: Path, family: Family, shape: Shape, tensor_names: list
         missing = [layer for layer in shape.layers if f"blk.{layer}.ffn_down_exps.scale" not in names]
         if missing:
             raise InputError(path, f"blk.{missing[0]}.ffn_down_exps.scale of {family.name}", "no such tensor")
-
-
-def source_digest(model: Path) -> str:
-    """Return the hex sha256 over name and sha256 of every file of a checkpoint that the converter may read.
-
-    All bytes are read: an output is left as it is only if it was made of just these. `weights_digest` takes samples.
-    """
-    files = [path for path in (*model.iterdir(), *model.glob(OTHER_TEMPLATES)) if path.suffix in READ_SUFFIXES]
-    digests = {str(path.relative_to(model)): sha256_file(path) for path in sorted(files) if path.is_file()}
-    return sha256_json(digests)
 
 
 def is_converted(output: Path, content: dict) -> bool:

@@ -40,6 +40,12 @@ def chats_of(sequences: list[Sequence]) -> Chats:
     )
 
 
+def masks_of(counts: Arrays) -> Arrays:
+    """Return the masks of chats by their counts: a reply is the end of its chat."""
+    reply = [np.arange(every) >= every - own for every, own in zip(counts["all"], counts["reply"])]
+    return {"reply": np.concatenate(reply), "all": np.ones(int(counts["all"].sum()), bool)}
+
+
 def against(
     references: dict[str, StoredLogits], chunks_of: Callable[[int], Iterator[np.ndarray]], texts: list[list[int]]
 ) -> Arrays:
