@@ -26,8 +26,10 @@ from release.card_tables import sample_sentences
 from release.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from release.front_matter import check_front_matter
 from release.gguf_parts import tensors_of
+from release.lineage import Lineage, lineage_breaks, lineage_in_words
 from release.made_texts import CARD, made_texts
 from release.manifest import BUILD_AGAIN, CHECKPOINT, DIGITS, MANIFEST, STANDARD, folder_differences, listed_paths
+from release.measured import quality_breaks, score_breaks
 from release.names import clashes, is_standard
 from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
@@ -65,6 +67,11 @@ class Checked:
     def records(self) -> dict[str, dict]:
         """The record of each quant, as the manifest has it."""
         return self.manifest["records"]
+
+    @property
+    def lineage(self) -> Lineage:
+        """What ties the release to its build."""
+        return Lineage(self.manifest["name"], self.records, self.sources)
 
     @property
     def types(self) -> dict[str, str]:
@@ -180,6 +187,29 @@ def made_gate(checked: Checked) -> Outcome:
                 f"{line[:SHOWN_LETTERS]!r}; {BUILD_AGAIN}"
             )
     return outcome
+
+
+def lineage_gate(checked: Checked) -> Outcome:
+    """Map, metadata, checkpoint, F16, imatrix and quants name each other by digest, without a gap."""
+    found = [str(error) for error in lineage_breaks(checked.lineage)]
+    return Outcome(lineage_in_words(checked.lineage), found)
+
+
+def scores_gate(checked: Checked) -> Outcome:
+    """The scores are of this build's own file, and come out the same from the recorded answers."""
+    if SCORES_NAME not in checked.sources["copies"]:
+        return Outcome("the release says that it has no scores", applies=False)
+    found = [str(error) for error in score_breaks(checked.lineage)]
+    runs = len(checked.sources["runs"])
+    return Outcome(f"answers of {runs} runs counted and compared again; one is of this build's own file", found)
+
+
+def quality_gate(checked: Checked) -> Outcome:
+    """The losses are of this build's files, and come out the same from the stored results."""
+    if QUALITY_NAME not in checked.sources["copies"]:
+        return Outcome("no losses were measured", applies=False)
+    found = [str(error) for error in quality_breaks(checked.lineage)]
+    return Outcome("losses per token of this build's files summed up and concluded from again", found)
 
 
 def tensor_counts(record: dict) -> Counter[str]:
@@ -353,6 +383,9 @@ GATES: dict[str, Callable[[Checked], Outcome]] = {
     "files": files_gate,
     "build": build_gate,
     "records": records_gate,
+    "lineage": lineage_gate,
+    "scores": scores_gate,
+    "quality": quality_gate,
     "made": made_gate,
     "names": names_gate,
     "order": order_gate,

@@ -13,8 +13,8 @@ from release.gates import GATES, Checked, Outcome
 from release.manifest import read_manifest
 from release.order import exceptions, must_exceed, size_exceptions
 from release.running_gates import running_gates, smallest
-from release.sources import read_sources, sources_path
-from release_inputs import BASE, DOMINATED, NAME, QUESTIONS, SIDECARS, call, change_json, shared_release
+from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
+from release_inputs import BASE, DOMINATED, NAME, QUESTIONS, SIDECARS, call, change_json, origins_of, shared_release
 
 import pytest
 
@@ -31,7 +31,7 @@ def copy(release, tmp_path) -> Path:
     folder = tmp_path / "place" / release.name
     shutil.copytree(release, folder)
     sources = json.loads(sources_path(release).read_text())
-    for kind in ("records", "copies", "params", "questions"):
+    for kind in KINDS_OF_SOURCES:
         sources[kind] = {name: str((release.parent / path).resolve()) for name, path in sources[kind].items()}
     sources_path(folder).write_text(json.dumps(sources))
     return folder
@@ -71,7 +71,7 @@ def test_all_that_holds_passes_line_by_line(release, script):
     assert f"exception: {sentence}" in done.stdout and f"- {sentence}\n" in (release / "README.md").read_text()
     assert "Q8_0 has a" not in done.stdout and "**In-sample:** 4 of the 4" in done.stdout
     assert 'loaded by llama-server, which answers "' in done.stdout
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 13 checks pass, 0 do not apply"
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 16 checks pass, 0 do not apply"
 
 
 def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copy):
@@ -88,7 +88,7 @@ def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copy):
 def test_a_split_file_and_a_checkpoint_pass_the_gates(pruned_demo, tmp_path, capsys):
     checkpoint, parts = pruned_demo / "checkpoint", tmp_path / "parts"
     metadata = checkpoint / "expert_drop_metadata.json"
-    common = ["--name", NAME, "--base", BASE, "--metadata", metadata, "--questions", *QUESTIONS]
+    common = ["--name", NAME, "--base", BASE, "--metadata", metadata, *origins_of(pruned_demo, ())]
     dynamic = ["--kind", "dynamic", "--gguf", pruned_demo / f"{NAME}-CD-Q4_K_M.gguf", *SIDECARS]
     call(build_release.main, *common, *dynamic, "--max-file-bytes", 3_000_000, "--output", parts)
     of_checkpoint = ["--kind", "checkpoint", "--checkpoint", checkpoint, "--output", tmp_path / NAME]
@@ -120,7 +120,7 @@ def test_files_too_many_or_too_few_fail(copy, capsys, refusal):
     lines = failing(copy, "files")["files"]
     assert [line.split(": expected")[0] for line in lines] == [str(copy / "notes.txt"), str(copy / "params")]
     failed = "4 that fail: files, build, made, sidecars"
-    refusal(check_release.main, [copy], copy, "all of 13 checks to pass", failed)
+    refusal(check_release.main, [copy], copy, "all of 16 checks to pass", failed)
     printed = capsys.readouterr().out
     assert "FAIL  files:" in printed and "pass  template:" in printed
     (copy / "link").symlink_to(copy / "template")
