@@ -13,7 +13,7 @@ Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --ba
              --map build/gemma-4-demo/109e/drop_map.json \\
              --statistics build/gemma-4-demo/full/statistics/calibration_questions/expert_stats.safetensors \\
              --f16 build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf.json \\
-             --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf.json \\
+             --imatrix-record build/gemma-4-demo/109e/gguf/imatrix.gguf.json \\
              --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json \\
              --questions data/demo/calibration_questions.csv data/demo/eval_questions.csv \\
              --output build/try/gemma-4-demo-109e-GGUF
@@ -149,7 +149,8 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
 
 def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     """Return what the folder is made from, paths by kind and name."""
-    origins = {name: getattr(args, name) for name in ("map", "statistics", "f16", "imatrix", "logits")}
+    origins = {name: getattr(args, name) for name in ("map", "statistics", "f16", "logits")}
+    origins["imatrix"] = args.imatrix_record
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
         "copies": copies_of(args),
@@ -186,7 +187,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--map", type=Path, required=True, help="drop map")
     add("--statistics", type=Path, help="what the map was chosen from; an own map needs none")
     add("--f16", type=Path, required=True, help="record of the pruned F16 file (FILE.gguf.json)")
-    add("--imatrix", type=Path, help="record of the imatrix of the quants (imatrix.gguf.json)")
+    add("--imatrix-record", type=Path, help="record of the imatrix of the quants (imatrix.gguf.json)")
     add("--runs", type=Path, nargs="*", default=[], help="summaries that --scores compares, in their directories")
     add("--quants", type=Path, nargs="*", default=[], help="records of the files that were scored or measured")
     add("--logits", type=Path, help="cache of measure_quality.py with the results of --quality")

@@ -288,7 +288,7 @@ def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
 
 def origins_of(pruned: Path, more: tuple[object, ...]) -> list[object]:
     """Return the arguments of build_release.py that name what its numbers come from; more: the others."""
-    origins = {"map": "map.json", "f16": "F16.gguf.json", "imatrix": "imatrix.gguf.json"}
+    origins = {"map": "map.json", "f16": "F16.gguf.json", "imatrix-record": "imatrix.gguf.json"}
     found: list[object] = [part for name, path in origins.items() for part in (f"--{name}", pruned / path)]
     if (pruned / "statistics.safetensors").exists():
         found += ["--statistics", pruned / "statistics.safetensors"]

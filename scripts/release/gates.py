@@ -26,15 +26,16 @@ from release.card_tables import sample_sentences
 from release.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from release.front_matter import check_front_matter
 from release.gguf_parts import tensors_of
-from release.lineage import Lineage, lineage_breaks, lineage_in_words
+from release.lineage import Lineage
 from release.made_texts import CARD, made_texts
 from release.manifest import BUILD_AGAIN, CHECKPOINT, DIGITS, MANIFEST, STANDARD, folder_differences, listed_paths
-from release.measured import quality_breaks, score_breaks
 from release.names import clashes, is_standard
 from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
 from release.sources import find_evidence, read_evidence
 from scoring.score_records import SCORES_NAME
+
+from gguf.constants import LlamaFileType
 
 SHOWN_LETTERS = 80  # of a line that differs
 MADE = (CARD, MANIFEST, "params", "Modelfile")
@@ -189,29 +190,6 @@ def made_gate(checked: Checked) -> Outcome:
     return outcome
 
 
-def lineage_gate(checked: Checked) -> Outcome:
-    """Map, metadata, checkpoint, F16, imatrix and quants name each other by digest, without a gap."""
-    found = [str(error) for error in lineage_breaks(checked.lineage)]
-    return Outcome(lineage_in_words(checked.lineage), found)
-
-
-def scores_gate(checked: Checked) -> Outcome:
-    """The scores are of this build's own file, and come out the same from the recorded answers."""
-    if SCORES_NAME not in checked.sources["copies"]:
-        return Outcome("the release says that it has no scores", applies=False)
-    found = [str(error) for error in score_breaks(checked.lineage)]
-    runs = len(checked.sources["runs"])
-    return Outcome(f"answers of {runs} runs counted and compared again; one is of this build's own file", found)
-
-
-def quality_gate(checked: Checked) -> Outcome:
-    """The losses are of this build's files, and come out the same from the stored results."""
-    if QUALITY_NAME not in checked.sources["copies"]:
-        return Outcome("no losses were measured", applies=False)
-    found = [str(error) for error in quality_breaks(checked.lineage)]
-    return Outcome("losses per token of this build's files summed up and concluded from again", found)
-
-
 def tensor_counts(record: dict) -> Counter[str]:
     """Return the number of tensors of each type that a record names; a ragged row's TYPE<WANTED counts as TYPE."""
     counts: Counter[str] = Counter()
@@ -234,9 +212,15 @@ def record_deviations(checked: Checked, record: dict) -> list[str]:
     experts = header.value(f"{header.value('general.architecture')}.expert_count") or 0
     weights = sum(math.prod(tensor.dims) for _, tensor in tensors.values())
     types = Counter(tensor.kind.name for _, tensor in tensors.values())
+    base, written = f"MOSTLY_{record['base']}", header.value("general.file_type")
+    recipe = RECIPES.get(record["type"])
     pairs: list[tuple[str, Any, Any]] = [
         ("experts", record["experts"], experts),
         ("weights", record["parameters"], weights),
+        ("bits per weight", record["bits_per_weight"], round(8 * record["bytes"] / max(weights, 1), 3)),
+        ("the type of llama-quantize", base, next((kind.name for kind in LlamaFileType if kind == written), written)),
+        ("the base of its type", record["base"], recipe.base if recipe else record["base"]),
+        ("the note of its type", record["note"], recipe.note if recipe else record["note"]),
         ("tensors per type", dict(tensor_counts(record)), dict(types)),
     ]
     if (
@@ -383,9 +367,6 @@ GATES: dict[str, Callable[[Checked], Outcome]] = {
     "files": files_gate,
     "build": build_gate,
     "records": records_gate,
-    "lineage": lineage_gate,
-    "scores": scores_gate,
-    "quality": quality_gate,
     "made": made_gate,
     "names": names_gate,
     "order": order_gate,

@@ -44,7 +44,7 @@ class Lineage:
         return self.sources["copies"][METADATA_NAME]
 
     def origin(self, name: str) -> Path:
-        """Return what the build was made from by name: map, f16, imatrix or statistics; raise InputError for none."""
+        """Return a path by name: map, f16, imatrix, statistics or logits; raise InputError where there is none."""
         if name not in self.sources["origins"]:
             raise InputError("the release", f"the build's {name}", "none", BUILD_AGAIN)
         return self.sources["origins"][name]

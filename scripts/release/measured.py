@@ -11,8 +11,9 @@ from typing import Any
 
 from choice.drop_map import METADATA_NAME, read_metadata
 from files.safe_files import InputError, read_record, sha256_file, shown
-from losses.quality_conclusions import quality_conclusions
+from losses.quality_conclusions import Measured, quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality
+from losses.scored_chats import Chats
 from losses.stored_results import measured_again
 from quants.quant_record import QuantRecord
 from release.lineage import Breaks, Lineage, breaks_of, broken
@@ -187,23 +188,26 @@ def score_breaks(lineage: Lineage) -> Breaks:
     return made_again(path, "the comparison of these runs", compare(models, quants), scores, EVALUATE)
 
 
+def quality_again(lineage: Lineage, quality: dict) -> tuple[list[Measured], Chats]:
+    """Return the losses of the files of quality.json by the stored results, in its order, and the chats."""
+    known = known_quants(lineage)
+    records = [known[entry["sha256"]][1] for entry in quality["files"]]
+    return measured_again(lineage.origin("logits"), quality["inputs"], quality["score"], records)
+
+
 def quality_breaks(lineage: Lineage) -> Breaks:
     """Return every way in which quality.json is not what the stored results of this build's files give."""
     path = lineage.sources["copies"][QUALITY_NAME]
     quality, known = read_record(path, Quality), known_quants(lineage)
     f16_sha256 = lineage.f16_sha256
     found = breaks_of(path, [("losses of the F16 file", f16_sha256, quality["inputs"].get("pruned_sha256"))], MEASURE)
-    records = []
     for entry in quality["files"]:
         _, record = known.get(entry["sha256"], ("", {}))
         if record.get("source_sha256") != f16_sha256:
             found.append(InputError(path, f"losses of this build's {entry['label']}", entry["sha256"][:12], MEASURE))
-        records.append(record)
     if found:
         return found
-    if "logits" not in lineage.sources["origins"]:
-        return [InputError("--logits", f"the stored results of {QUALITY_NAME}", "none", "give --logits")]
-    measured, chats = measured_again(lineage.origin("logits"), quality["inputs"], quality["score"], records)
+    measured, chats = quality_again(lineage, quality)
     again = {
         **{key: value for key, value in quality.items() if key != "version"},
         "chats": len(chats.counts["all"]),

@@ -12,6 +12,7 @@ from files.safe_files import sha256_file
 from release.gates import GATES, Checked, Outcome
 from release.manifest import read_manifest
 from release.order import exceptions, must_exceed, size_exceptions
+from release.remade_gates import COMMAND_GATES, RECORD_GATES
 from release.running_gates import running_gates, smallest
 from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
 from release_inputs import BASE, DOMINATED, NAME, QUESTIONS, SIDECARS, call, change_json, origins_of, shared_release
@@ -43,14 +44,14 @@ def checked(folder: Path) -> Checked:
 
 def failing(folder: Path, *names: str) -> dict[str, list[str]]:
     """Return the deviations of the gates that need no server, by name; names: only these."""
-    chosen = {name: gate for name, gate in GATES.items() if not names or name in names}
+    chosen = {name: gate for name, gate in {**GATES, **RECORD_GATES}.items() if not names or name in names}
     outcomes = {name: check_release.outcome_of(gate, checked(folder)) for name, gate in chosen.items()}
     return {name: outcome.deviations for name, outcome in outcomes.items() if outcome.deviations}
 
 
 def running(folder: Path, tools, name: str) -> list[str]:
     """Return the deviations of a gate that runs something."""
-    return check_release.outcome_of(running_gates(tools, 0)[name], checked(folder)).deviations
+    return check_release.outcome_of({**COMMAND_GATES, **running_gates(tools, 0)}[name], checked(folder)).deviations
 
 
 def reseal(folder: Path, **changes: object) -> None:
@@ -65,13 +66,13 @@ def test_all_that_holds_passes_line_by_line(release, script):
     done = script("check_release.py", release)
     lines = [line for line in done.stdout.splitlines() if line[:4] in ("pass", "FAIL", "n/a ")]
     verdicts = {line[6:].split(":")[0]: line[:4] for line in lines}
-    assert list(verdicts) == [*GATES, "sidecars", "template", "answer"]
+    assert list(verdicts) == [*GATES, *RECORD_GATES, *COMMAND_GATES, "sidecars", "template", "answer"]
     assert set(verdicts.values()) == {"pass"}, done.stdout
     sentence = "Q6_K has a significantly higher quantisation and total KLD than Q4_K_M, which is no larger."
     assert f"exception: {sentence}" in done.stdout and f"- {sentence}\n" in (release / "README.md").read_text()
     assert "Q8_0 has a" not in done.stdout and "**In-sample:** 4 of the 4" in done.stdout
     assert 'loaded by llama-server, which answers "' in done.stdout
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 16 checks pass, 0 do not apply"
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 18 checks pass, 0 do not apply"
 
 
 def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copy):
@@ -120,7 +121,7 @@ def test_files_too_many_or_too_few_fail(copy, capsys, refusal):
     lines = failing(copy, "files")["files"]
     assert [line.split(": expected")[0] for line in lines] == [str(copy / "notes.txt"), str(copy / "params")]
     failed = "4 that fail: files, build, made, sidecars"
-    refusal(check_release.main, [copy], copy, "all of 16 checks to pass", failed)
+    refusal(check_release.main, [copy], copy, "all of 18 checks to pass", failed)
     printed = capsys.readouterr().out
     assert "FAIL  files:" in printed and "pass  template:" in printed
     (copy / "link").symlink_to(copy / "template")
