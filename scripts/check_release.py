@@ -7,10 +7,11 @@ Output:  a line for each check (pass, FAIL, n/a: does not apply), below it what 
 Example: .venv/bin/python scripts/check_release.py build/gemma-4-demo/109e/release/GGUF
 
 Checked: sizes and sha256 of all files; the build's own records and copied files; card, params and Modelfile made again
-from them; the chain of digests from the statistics to the quants, scores, losses, choice of experts and pictures, made
-again from what was recorded (release/remade_gates.py); tensor types; names that shadow each other; order of size and KLD; the label of in-sample scores; front
-matter; tokens, paths, hosts and question texts in anything published (release/gates.py); Ollama's params, Modelfile and
-template; and an answer of the smallest file by llama-server (release/running_gates.py).
+from them; tensor types; names that shadow each other; order of size and KLD; the label of in-sample scores; front
+matter; tokens, paths, hosts and question texts in anything published (release/gates.py); the chain of digests from the
+statistics to the quants; scores, losses, choice of experts and pictures, made again from what was recorded
+(release/remade_gates.py); Ollama's params, Modelfile and template; and an answer of the smallest file by llama-server
+(release/running_gates.py).
 """
 
 import argparse
@@ -22,6 +23,7 @@ from files.safe_files import InputError, run
 from llama.llama_tools import find_llama_cpp
 from release.gates import GATES, Checked, Outcome
 from release.manifest import read_manifest
+from release.remade_gates import COMMAND_GATES, RECORD_GATES
 from release.running_gates import running_gates
 from release.sources import read_sources
 
@@ -75,12 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     manifest, sources = read_manifest(args.release), read_sources(args.release)
     asked = {"questions": {str(path): path for path in args.questions}} if args.questions else {}
     checked = Checked(args.release, manifest, sources | asked)
-    gates = {
-        **GATES,
-        "choice": choice_gate,
-        "pictures": pictures_gate,
-        **running_gates(find_llama_cpp(args.llama_cpp), args.gpu_layers),
-    }
+    running = running_gates(find_llama_cpp(args.llama_cpp), args.gpu_layers)
+    gates = {**GATES, **RECORD_GATES, **COMMAND_GATES, **running}
     failed, applied = [], 0
     for name, gate in gates.items():
         outcome = outcome_of(gate, checked)

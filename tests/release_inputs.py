@@ -256,18 +256,17 @@ def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
     tokens = {"same_top": np.ones(90), "delta_p": np.zeros(90)}
 
     def losses(kld: float) -> dict[str, np.ndarray]:
-        # From 0.9 to 1.1 of the mean, alike in every chat but for a little: so there is an error.
-        return {"kld": kld * (1 + 0.01 * np.repeat([1, -1, 1, -1], counts["all"])), **tokens}
+        # The chats differ, so that the error of the mean is a tenth of it.
+        return {"kld": kld * (1 + 0.1 * 3**0.5 * np.repeat([1, -1, 1, -1], counts["all"])), **tokens}
 
-    names = {"full": 0.004, "pruned": 0.0}
     pruning = {f"full_{measure}": values for measure, values in losses(0.004).items()}
     np.savez(results / PRUNING_NAME, **pruning)
     measured = []
     for quant, kld in klds.items():
         record = read_quant_record(pruned / f"{NAME}-{quant}.gguf")
         arrays = {}
-        for name, more in names.items():
-            arrays |= {f"{name}_{measure}": values for measure, values in losses(kld + more).items()}
+        for name in ("full", "pruned"):
+            arrays |= {f"{name}_{measure}": values for measure, values in losses(kld).items()}
         np.savez(results_path(results, record["sha256"]), **arrays)
         measured.append(measured_of(record, arrays, pruning, chats, "reply"))
         records.append(record)
