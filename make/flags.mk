@@ -11,7 +11,7 @@ REACHED := $(call code,report_imatrix,files ggufs)
 SUM_UP := $(call code,summarize_scores,chats choice files ggufs scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
-PACK := $(call code,build_release,choice files ggufs llama losses ollama quants release scoring)
+PACK := $(call code,build_release,chats checkpoints choice files ggufs llama losses ollama quants release scoring)
 PAGE := $(call code,build_report,choice files ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
 
 # ---- fetch and analyse
@@ -97,9 +97,9 @@ CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) \
   $(QUANTIZED_BY:%=--quantized-by %) --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
-  --map $(DROP_MAP_FILE) $(if $(DRAWN),--statistics $(STATS)) --f16 $(PRUNED_F16).json \
+  --map $(DROP_MAP_FILE) $(if $(DRAWN),--statistics $(STATS)) --f16 $(PRUNED_F16).json --full-f16 $(FULL_F16).json \
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json $(if $(RELEASE_RECORDS),--runs $(FULL_EVAL) $(PRUNED_EVAL)) \
-  --quants $(FULL_RECORDS) $(PRUNED_RECORDS) $(call of_ggufs,$(if $(RELEASE_QUALITY),--logits $(FULL)/logits)) \
+  --quants $(FULL_RECORDS) $(PRUNED_RECORDS) $(call of_ggufs,$(if $(RELEASE_QUALITY),--logits $(FULL)/logits --calibration $(CALIBRATION_TEXT))) \
   $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %)) --output $(@D)
 SIDECARS := --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json
 

@@ -13,6 +13,7 @@ Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --ba
              --map build/gemma-4-demo/109e/drop_map.json \\
              --statistics build/gemma-4-demo/full/statistics/calibration_questions/expert_stats.safetensors \\
              --f16 build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf.json \\
+             --full-f16 build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf.json \\
              --imatrix-record build/gemma-4-demo/109e/gguf/imatrix.gguf.json \\
              --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json \\
              --questions data/demo/calibration_questions.csv data/demo/eval_questions.csv \\
@@ -52,7 +53,7 @@ MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
     """Raise InputError unless quants, scores and losses are this build's, and come out the same when made again."""
     by_name = {gguf.name: record for gguf, record in records.items()}
-    lineage = Lineage(args.name, by_name, sources_of(args))
+    lineage = Lineage(args.name, by_name, {gguf.name: gguf for gguf in records}, sources_of(args))
     found = lineage_breaks(lineage)
     if not found and args.scores:
         found = score_breaks(lineage)
@@ -149,8 +150,8 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
 
 def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     """Return what the folder is made from, paths by kind and name."""
-    origins = {name: getattr(args, name) for name in ("map", "statistics", "f16", "logits")}
-    origins["imatrix"] = args.imatrix_record
+    origins = {name: getattr(args, name) for name in ("map", "statistics", "f16", "logits", "calibration")}
+    origins |= {"imatrix": args.imatrix_record, "full f16": args.full_f16}
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
         "copies": copies_of(args),
@@ -187,9 +188,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--map", type=Path, required=True, help="drop map")
     add("--statistics", type=Path, help="what the map was chosen from; an own map needs none")
     add("--f16", type=Path, required=True, help="record of the pruned F16 file (FILE.gguf.json)")
+    add("--full-f16", type=Path, required=True, help="record of the full model's F16 file (FILE.gguf.json)")
     add("--imatrix-record", type=Path, help="record of the imatrix of the quants (imatrix.gguf.json)")
     add("--runs", type=Path, nargs="*", default=[], help="summaries that --scores compares, in their directories")
     add("--quants", type=Path, nargs="*", default=[], help="records of the files that were scored or measured")
+    add("--calibration", type=Path, help="calibration text of the imatrix, for --quality")
     add("--logits", type=Path, help="cache of measure_quality.py with the results of --quality")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, required=True, help="release folder to write")

@@ -48,7 +48,7 @@ from losses.quality_conclusions import Measured, quality_conclusions
 from losses.quality_page import quality_page
 from losses.quality_picture import draw_quality
 from losses.quality_record import Quality
-from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of
+from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of, unseen_questions
 from losses.stored_logits import StoredLogits, missing_texts, open_model, progress, stored_bytes
 from losses.stored_results import (
     PRUNING_NAME,
@@ -62,16 +62,6 @@ from losses.stored_results import (
 from quants.quant_record import read_whole_quant
 
 DIGITS = 12  # of a digest, in names
-
-
-def unseen_questions(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
-    """Return the questions whose text the calibration text does not hold and whose id is not among those that chose."""
-    # The calibration text has no Record IDs, so its questions are known by their text.
-    return [
-        question
-        for question in questions
-        if question.record_id not in chose and question.text.strip() not in calibration
-    ]
 
 
 def read_quant_of(path: Path, source_sha256: str) -> dict:

@@ -15,12 +15,13 @@ import expert_drop
 import generate_drop_map
 import quantize_gguf
 import render_calibration
-from chats.questions import read_rows
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_rows
 from checkpoints.checkpoint import read_checkpoint, weights_digest
 from choice.drop_map import METADATA_NAME
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import DEMO, REPO
-from files.safe_files import read_record, sha256_file, write_record
+from files.run_state import INPUTS_NAME
+from files.safe_files import read_record, sha256_file, write_json, write_record
 from losses.quality_conclusions import quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality
 from losses.stored_results import PRUNING_NAME, measured_of, read_chats, results_folder, results_path, write_chats
@@ -108,9 +109,10 @@ def prune_and_quantise(script, demo: Path, folder: Path) -> None:
     choose_first(folder, questions)
     f16, imatrix, text, checkpoint = (folder / name for name in ("F16.gguf", "imatrix.gguf", "text.txt", "checkpoint"))
     call(expert_drop.main, "--source", demo / "model", "--drop-map", folder / "map.json", "--output", checkpoint)
-    # A process: llama.cpp's converter is one in any case.
-    done = script("convert_to_gguf.py", "--model", checkpoint, "--name", NAME, "--output", f16)
-    assert done.returncode == 0, done.stderr
+    # Processes: llama.cpp's converter is one in any case.
+    for model, name, output in ((checkpoint, NAME, f16), (demo / "model", "gemma-4-demo", folder / "full-F16.gguf")):
+        done = script("convert_to_gguf.py", "--model", model, "--name", name, "--output", output)
+        assert done.returncode == 0, done.stderr
     call(render_calibration.main, "--model", demo / "model", "--questions", few, "--output", text)
     call(build_imatrix.main, "--model", f16, "--calibration", text, "--output", imatrix)
     for quant in QUANTS:
@@ -226,7 +228,7 @@ def write_questions(path: Path, ids: list[str]) -> Path:
 def write_base_record(pruned: Path, folder: Path) -> Path:
     """Write the record of a quant of the full model, whose file is not there; return its path."""
     record = read_quant_record(pruned / f"{NAME}-Q6_K.gguf")
-    full = {"experts": EXPERTS, "sha256": "2" * 64, "source_sha256": "3" * 64}
+    full = {"experts": EXPERTS, "sha256": "2" * 64, "source_sha256": sha256_file(pruned / "full-F16.gguf")}
     write_record(folder / "gemma-4-demo-Q6_K.gguf.json", {**record, **full}, QuantRecord)
     return folder / "gemma-4-demo-Q6_K.gguf.json"
 
@@ -247,10 +249,16 @@ def write_scores(pruned: Path, folder: Path, ids: list[str], patch: bool = True,
 
 def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
     """Write stored results of made-up losses of the built files, and the quality.json of them."""
-    inputs = {"pruned_sha256": sha256_file(pruned / "F16.gguf")}
+    inputs = {
+        "full_sha256": sha256_file(pruned / "full-F16.gguf"),
+        "pruned_sha256": sha256_file(pruned / "F16.gguf"),
+        "questions_sha256": question_set_digest(load_questions(QUESTIONS[0], QUESTION_SEED)[:4]),
+        "max_tokens": 4096,
+    }
     results = results_folder(folder / "logits", "results", inputs)
     results.mkdir(parents=True)
     counts = {"reply": np.full(4, 10), "all": np.array([22, 23, 22, 23])}
+    write_json(results / INPUTS_NAME, inputs)
     write_chats(results, counts)
     chats, records = read_chats(results), []
     tokens = {"same_top": np.ones(90), "delta_p": np.zeros(90)}
@@ -287,7 +295,13 @@ def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
 
 def origins_of(pruned: Path, more: tuple[object, ...]) -> list[object]:
     """Return the arguments of build_release.py that name what its numbers come from; more: the others."""
-    origins = {"map": "map.json", "f16": "F16.gguf.json", "imatrix-record": "imatrix.gguf.json"}
+    origins = {
+        "map": "map.json",
+        "f16": "F16.gguf.json",
+        "full-f16": "full-F16.gguf.json",
+        "imatrix-record": "imatrix.gguf.json",
+        "calibration": "text.txt",
+    }
     found: list[object] = [part for name, path in origins.items() for part in (f"--{name}", pruned / path)]
     if (pruned / "statistics.safetensors").exists():
         found += ["--statistics", pruned / "statistics.safetensors"]
@@ -353,6 +367,7 @@ def change_json(path: Path, **values: object) -> None:
 def copy_of_quants(pruned: Path, folder: Path, *quants: str) -> Path:
     """Copy quants with their records, the F16 model and the metadata, which a test may damage; return the folder."""
     names = ["F16.gguf", "F16.gguf.json", "imatrix.gguf", "imatrix.gguf.json", "map.json", "statistics.safetensors"]
+    names += ["full-F16.gguf", "full-F16.gguf.json", "text.txt"]
     names += [f"checkpoint/{path.name}" for path in (pruned / "checkpoint").iterdir()]
     for quant in quants:
         gguf = Path(f"{NAME}-{quant}.gguf")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chats.chat_sequences import MAX_TOKENS, Sequence
+from chats.questions import Question
 from files.option_types import positive
 from losses.kld_statistics import MEASURES, logit_differences
 from losses.stored_logits import StoredLogits
@@ -27,6 +28,16 @@ class Chats:
     texts: list[list[int]]
     masks: dict[str, np.ndarray]  # [tokens] bool
     counts: dict[str, np.ndarray]  # [chats] int64
+
+
+def unseen_questions(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
+    """Return the questions whose text the calibration text does not hold and whose id is not among those that chose."""
+    # The calibration text has no Record IDs, so its questions are known by their text.
+    return [
+        question
+        for question in questions
+        if question.record_id not in chose and question.text.strip() not in calibration
+    ]
 
 
 def chats_of(sequences: list[Sequence]) -> Chats:

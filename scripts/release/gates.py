@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from choice.drop_map import METADATA_NAME
-from files.safe_files import InputError, read_record, sha256_file
-from ggufs.gguf_header import read_header
+from files.safe_files import InputError, Record, read_record, sha256_file
+from ggufs.gguf_header import read_header, split_paths
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
@@ -25,10 +25,20 @@ from release.card_sections import LOCAL_BASE, NO_LICENCE
 from release.card_tables import sample_sentences
 from release.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from release.front_matter import check_front_matter
-from release.gguf_parts import tensors_of
+from release.gguf_parts import check_parts, tensors_of
 from release.lineage import Lineage
 from release.made_texts import CARD, made_texts
-from release.manifest import BUILD_AGAIN, CHECKPOINT, DIGITS, MANIFEST, STANDARD, folder_differences, listed_paths
+from release.manifest import (
+    BUILD_AGAIN,
+    CHECKPOINT,
+    DIGITS,
+    MANIFEST,
+    STANDARD,
+    Manifest,
+    PlacedQuant,
+    folder_differences,
+    listed_paths,
+)
 from release.names import clashes, is_standard
 from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
@@ -37,6 +47,7 @@ from scoring.score_records import SCORES_NAME
 
 from gguf.constants import LlamaFileType
 
+MOST_PART_BYTES = 50_000_000_000  # the Hub's limit of one file
 SHOWN_LETTERS = 80  # of a line that differs
 MADE = (CARD, MANIFEST, "params", "Modelfile")
 
@@ -72,7 +83,8 @@ class Checked:
     @property
     def lineage(self) -> Lineage:
         """What ties the release to its build."""
-        return Lineage(self.manifest["name"], self.records, self.sources)
+        files = {name: self.first_part(record) for name, record in self.records.items()}
+        return Lineage(self.manifest["name"], self.records, files, self.sources)
 
     @property
     def types(self) -> dict[str, str]:
@@ -157,7 +169,7 @@ def build_gate(checked: Checked) -> Outcome:
     """
     copies = checked.sources["copies"]
     outcome = Outcome(f"{len(checked.records)} records and {len(copies)} copied files of this build")
-    outcome.deviations = record_differences(checked) + copy_differences(checked)
+    outcome.deviations = unknown_fields(checked) + record_differences(checked) + copy_differences(checked)
     shards = read_evidence(checked.folder / METADATA_NAME, METADATA_NAME)["shards"]
     known = {*copies, *MADE, *checked.types, *shards}
     outcome.deviations += [
@@ -198,6 +210,35 @@ def tensor_counts(record: dict) -> Counter[str]:
     return counts
 
 
+def recipe_arguments(record: dict) -> list[str]:
+    """Return llama-quantize's arguments of a record's type; its own where they are chosen per layer."""
+    recipe = RECIPES.get(record["type"])
+    return record["arguments"] if recipe is None or recipe.tiers else recipe.arguments
+
+
+def unknown_fields(checked: Checked) -> list[str]:
+    """Return a line for each field that no record of ours has: whatever it says was not measured."""
+    manifest, parts = checked.manifest, checked.manifest["files"].values()
+    known: list[tuple[str, dict, type[Record]]] = [(MANIFEST, manifest, Manifest)]
+    known += [(name, record, PlacedQuant) for name, record in checked.records.items()]
+    found = [(name, sorted(content.keys() - kind.model_fields.keys())) for name, content, kind in known]
+    found += [(MANIFEST, sorted(entry.keys() - {"bytes", "sha256"})) for entry in parts]
+    return [
+        f"{checked.folder / MANIFEST}: expected no field {fields[0]!r} of {name}, found one"
+        for name, fields in found
+        if fields
+    ]
+
+
+def whole_of(checked: Checked, record: dict) -> Path:
+    """Return the build's own file of a split quant; raise InputError when its bytes are not those of the record."""
+    name = next(name for name, other in checked.records.items() if other is record)
+    whole = checked.sources["records"][name].with_suffix("")
+    if not whole.is_file() or sha256_file(whole) != record["sha256"]:
+        raise InputError(whole, f"the whole file of sha256 {record['sha256'][:DIGITS]}", "another or none", BUILD_AGAIN)
+    return whole
+
+
 def record_deviations(checked: Checked, record: dict) -> list[str]:
     """Return how a GGUF file differs from its record in experts, weights, tensors per type, sha256 and size.
 
@@ -220,13 +261,14 @@ def record_deviations(checked: Checked, record: dict) -> list[str]:
         ("bits per weight", record["bits_per_weight"], round(8 * record["bytes"] / max(weights, 1), 3)),
         ("the type of llama-quantize", base, next((kind.name for kind in LlamaFileType if kind == written), written)),
         ("the base of its type", record["base"], recipe.base if recipe else record["base"]),
+        ("the arguments of its type", record["arguments"], recipe_arguments(record)),
         ("the note of its type", record["note"], recipe.note if recipe else record["note"]),
         ("tensors per type", dict(tensor_counts(record)), dict(types)),
     ]
-    if (
-        len(record["files"]) == 1
-    ):  # a record's digest is that of the whole file; parts were compared when they were made
+    if len(record["files"]) == 1:
         pairs += [(what, record[what], entry[what]) for what in ("sha256", "bytes")]
+    else:  # a record's digest is that of the whole file
+        check_parts(whole_of(checked, record), split_paths(first), MOST_PART_BYTES)
     return [
         f"{first}: expected {what} {expected}, as its record says, found {found}"
         for what, expected, found in pairs

@@ -22,8 +22,10 @@ from choice.drop_map import (
     read_metadata,
 )
 from files.safe_files import InputError, read_record, sha256_file
+from ggufs.gguf_header import TensorInfo, read_header
 from ggufs.imatrix import ImatrixRecord
 from quants.quant_record import ConversionRecord
+from release.gguf_parts import tensors_of
 from release.manifest import BUILD_AGAIN, DIGITS
 
 OTHER_BUILD = "it is of another build; run `make release`"
@@ -32,10 +34,14 @@ Breaks = list[InputError]
 
 @dataclass(frozen=True)
 class Lineage:
-    """A release's name, the records of its quants by file, and the paths of what it was made from, by kind and name."""
+    """A release's name, the records and the GGUF files of its quants, and what it was made from, by kind and name.
+
+    files: of a split quant its first part.
+    """
 
     name: str
     records: Mapping[str, dict]
+    files: dict[str, Path]
     sources: dict[str, dict[str, Path]]
 
     @property
@@ -44,10 +50,15 @@ class Lineage:
         return self.sources["copies"][METADATA_NAME]
 
     def origin(self, name: str) -> Path:
-        """Return a path by name: map, f16, imatrix, statistics or logits; raise InputError where there is none."""
+        """Return a path by name: map, f16, full f16, imatrix, statistics...; raise InputError where there is none."""
         if name not in self.sources["origins"]:
             raise InputError("the release", f"the build's {name}", "none", BUILD_AGAIN)
         return self.sources["origins"][name]
+
+    @property
+    def full(self) -> dict:
+        """The record of the full model's F16 file."""
+        return read_record(self.origin("full f16"), ConversionRecord)
 
     @property
     def f16_sha256(self) -> str:
@@ -74,6 +85,7 @@ def map_breaks(lineage: Lineage) -> Breaks:
     layers = {}
     for layer, ids in dropped_ids(content).items():
         layers[str(layer)] = {"keep": sorted(everything - set(ids)), "drop": sorted(ids)}
+    said = {key: metadata["method"].get(key, digest) for key, digest in metadata["source"].items()}
     counts = {len(entry["keep"]) for entry in layers.values()}
     pairs: list[tuple[str, object, object]] = [
         ("the drop map with sha256", sha256_file(place), metadata["drop_map_sha256"]),
@@ -83,6 +95,7 @@ def map_breaks(lineage: Lineage) -> Breaks:
     for what, mine, theirs in (
         ("experts", layers, metadata["layers"]),
         ("method", details_of(content), metadata["method"]),
+        ("base checkpoint", said, metadata["source"]),
     ):
         if mine != theirs:
             found.append(InputError(path, f"the {what} of {place.name}", "others", BUILD_AGAIN))
@@ -126,6 +139,35 @@ def checkpoint_breaks(lineage: Lineage) -> Breaks:
     return breaks_of(folder / "config.json", of_config) + breaks_of(place, of_f16)
 
 
+def router_rows(tensors: dict[str, tuple[Path, TensorInfo]], layer: str) -> list[bytes]:
+    """Return the rows of a layer's router, one per expert."""
+    path, tensor = tensors[f"blk.{layer}.ffn_gate_inp.weight"]
+    with open(path, "rb") as file:
+        file.seek(tensor.offset)
+        data = file.read(tensor.size)
+    width = tensor.size // tensor.dims[-1]
+    return [data[begin : begin + width] for begin in range(0, tensor.size, width)]
+
+
+def router_breaks(lineage: Lineage) -> Breaks:
+    """Every file routes to the experts that the metadata name: its routers have the full model's rows of these.
+
+    llama-quantize leaves routers as they are, so this is seen in the published bytes themselves.
+    """
+    layers, f16 = read_metadata(lineage.metadata_path)["layers"], lineage.origin("f16").with_suffix("")
+    full = tensors_of(lineage.origin("full f16").with_suffix(""))
+    found: Breaks = []
+    for path in [*lineage.files.values(), *([f16] if f16.is_file() else [])]:
+        tensors = tensors_of(path)
+        for layer, entry in layers.items():
+            every = router_rows(full, layer)
+            if router_rows(tensors, layer) != [every[expert] for expert in entry["keep"]]:
+                expected = f"the router's rows of the {len(entry['keep'])} kept experts in layer {layer}"
+                found.append(InputError(path, expected, "others", OTHER_BUILD))
+                break
+    return found
+
+
 def quant_breaks(lineage: Lineage) -> Breaks:
     """Every quant was made from that F16 file, has the kept experts, and was made with an imatrix of that file."""
     metadata, f16_sha256 = read_metadata(lineage.metadata_path), lineage.f16_sha256
@@ -143,14 +185,18 @@ def quant_breaks(lineage: Lineage) -> Breaks:
         if record["imatrix_sha256"]:
             pairs.append(("the imatrix", imatrix.get("sha256"), record["imatrix_sha256"]))
             pairs.append(("the calibration text", imatrix.get("calibration_sha256"), record["calibration_sha256"]))
-        found += breaks_of(name, pairs)
+        header = read_header(lineage.files[name])
+        measured = "with" if header.value("quantize.imatrix.entries_count") else "without"
+        pairs.append(("a quant made", "with" if record["imatrix_sha256"] else "without", measured))
+        pairs.append(("a model named", lineage.name, header.value("general.name")))
+        found += breaks_of(lineage.files[name], pairs)
     return found
 
 
 def lineage_breaks(lineage: Lineage) -> Breaks:
     """Return every break of the chain, from the statistics to the quants."""
     found: Breaks = []
-    for part in (map_breaks, choice_breaks, checkpoint_breaks, quant_breaks):
+    for part in (map_breaks, choice_breaks, checkpoint_breaks, quant_breaks, router_breaks):
         found += part(lineage)
     return found
 

@@ -9,12 +9,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from choice.drop_map import METADATA_NAME, read_metadata
-from files.safe_files import InputError, read_record, sha256_file, shown
+from files.run_state import INPUTS_NAME
+from files.safe_files import InputError, read_json, read_record, sha256_file, shown
 from losses.quality_conclusions import Measured, quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality
-from losses.scored_chats import Chats
-from losses.stored_results import measured_again
+from losses.scored_chats import Chats, unseen_questions
+from losses.stored_results import measured_again, results_folder
 from quants.quant_record import QuantRecord
 from release.lineage import Breaks, Lineage, breaks_of, broken
 from scoring.answer_record import completion_letter, flexible_letter, read_answers
@@ -140,7 +142,8 @@ def run_breaks(lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]])
 def whose_breaks(lineage: Lineage, scores: dict, known: dict[str, tuple[str, dict]]) -> Breaks:
     """The scores have a row of this build's own file, under its name; other models have other names."""
     found: Breaks = []
-    f16_sha256, own = lineage.f16_sha256, []
+    f16_sha256, full = lineage.f16_sha256, lineage.full
+    own: list[dict] = []
     for row in scores["rows"]:
         name, quant = known.get(row["gguf_sha256"], ("", {}))
         of_build = quant.get("source_sha256") == f16_sha256
@@ -156,6 +159,9 @@ def whose_breaks(lineage: Lineage, scores: dict, known: dict[str, tuple[str, dic
                     EVALUATE,
                 )
             )
+        elif (quant.get("source_sha256") == full["sha256"]) != (row["name"] == full["name"]):
+            expected = f"the name {full['name']} for the full model's file and for no other"
+            found.append(InputError("--scores", expected, f"{row['name']} for {row['gguf']}", EVALUATE))
         elif of_build != (row["name"] == lineage.name) or of_build and row["gguf"] != name:
             expected = f"the name {lineage.name} for this build's file and for no other"
             found.append(InputError("--scores", expected, f"{row['name']} for {row['gguf']}", EVALUATE))
@@ -195,12 +201,31 @@ def quality_again(lineage: Lineage, quality: dict) -> tuple[list[Measured], Chat
     return measured_again(lineage.origin("logits"), quality["inputs"], quality["score"], records)
 
 
+def chat_breaks(lineage: Lineage, path: Path, quality: dict) -> Breaks:
+    """The measured chats are the first unseen ones of a question file, and so many were left out."""
+    inputs, text = quality["inputs"], lineage.origin("calibration").read_text(encoding="utf-8", errors="replace")
+    kept = read_json(results_folder(lineage.origin("logits"), "results", inputs) / INPUTS_NAME)
+    if difference := first_difference(kept, inputs):
+        expected, other = difference.split(", found ", 1)
+        return [InputError(path, f"inputs: {expected}", other, MEASURE)]
+    chose = set(read_metadata(lineage.metadata_path)["method"].get("question_ids") or [])
+    for source in lineage.sources["questions"].values():
+        questions = load_questions(source, QUESTION_SEED)
+        unseen = unseen_questions(questions, text, chose)
+        if question_set_digest(unseen[: quality["chats"]]) == inputs["questions_sha256"]:
+            return breaks_of(path, [("chats left out:", len(questions) - len(unseen), quality["left_out"])], MEASURE)
+    expected = f"the first {quality['chats']} chats of the build's questions that it has not seen"
+    return [InputError(path, expected, "others", MEASURE)]
+
+
 def quality_breaks(lineage: Lineage) -> Breaks:
     """Return every way in which quality.json is not what the stored results of this build's files give."""
     path = lineage.sources["copies"][QUALITY_NAME]
     quality, known = read_record(path, Quality), known_quants(lineage)
     f16_sha256 = lineage.f16_sha256
-    found = breaks_of(path, [("losses of the F16 file", f16_sha256, quality["inputs"].get("pruned_sha256"))], MEASURE)
+    of_f16 = [("losses of the F16 file", f16_sha256, quality["inputs"].get("pruned_sha256"))]
+    of_f16.append(("losses against the F16 file", lineage.full["sha256"], quality["inputs"].get("full_sha256")))
+    found = breaks_of(path, of_f16, MEASURE)
     for entry in quality["files"]:
         _, record = known.get(entry["sha256"], ("", {}))
         if record.get("source_sha256") != f16_sha256:
@@ -208,12 +233,15 @@ def quality_breaks(lineage: Lineage) -> Breaks:
     if found:
         return found
     measured, chats = quality_again(lineage, quality)
+    longest = sum(int(count) + 1 >= quality["inputs"]["max_tokens"] for count in chats.counts["all"])
     again = {
-        **{key: value for key, value in quality.items() if key != "version"},
+        **{key: quality[key] for key in ("inputs", "left_out", "score")},
+        "cut": min(quality["cut"], longest),  # a chat that just fits is not cut
         "chats": len(chats.counts["all"]),
         "tokens": {name: int(counts.sum()) for name, counts in chats.counts.items()},
         "choice_known": bool(read_metadata(lineage.sources["copies"][METADATA_NAME])["method"].get("question_ids")),
         "conclusions": quality_conclusions(measured, chats.counts[quality["score"]]),
         "files": [entry.described() for entry in measured],
     }
-    return made_again(path, "the losses of the stored results", again, quality, MEASURE)
+    found = made_again(path, "the losses of the stored results", again, quality, MEASURE)
+    return found + chat_breaks(lineage, path, quality)
