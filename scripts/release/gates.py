@@ -5,19 +5,16 @@ expected X, found Y. An InputError raised by a gate is a deviation, too. The gat
 running_gates.py.
 """
 
-import math
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from choice.drop_map import METADATA_NAME
 from files.safe_files import InputError, Record, read_record, sha256_file
-from ggufs.gguf_header import read_header, split_paths
+from ggufs.gguf_header import split_paths
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
@@ -25,6 +22,7 @@ from release.card_sections import LOCAL_BASE, NO_LICENCE
 from release.card_tables import sample_sentences
 from release.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from release.front_matter import check_front_matter
+from release.gguf_facts import facts_of
 from release.gguf_parts import check_parts, tensors_of
 from release.lineage import Lineage
 from release.made_texts import CARD, made_texts
@@ -44,8 +42,6 @@ from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
 from release.sources import find_evidence, read_evidence
 from scoring.score_records import SCORES_NAME
-
-from gguf.constants import LlamaFileType
 
 MOST_PART_BYTES = 50_000_000_000  # the Hub's limit of one file
 SHOWN_LETTERS = 80  # of a line that differs
@@ -202,20 +198,6 @@ def made_gate(checked: Checked) -> Outcome:
     return outcome
 
 
-def tensor_counts(record: dict) -> Counter[str]:
-    """Return the number of tensors of each type that a record names; a ragged row's TYPE<WANTED counts as TYPE."""
-    counts: Counter[str] = Counter()
-    for kind, count in record["tensors_per_type"].items():
-        counts[kind.split("<")[0]] += count
-    return counts
-
-
-def recipe_arguments(record: dict) -> list[str]:
-    """Return llama-quantize's arguments of a record's type; its own where they are chosen per layer."""
-    recipe = RECIPES.get(record["type"])
-    return record["arguments"] if recipe is None or recipe.tiers else recipe.arguments
-
-
 def unknown_fields(checked: Checked) -> list[str]:
     """Return a line for each field that no record of ours has: whatever it says was not measured."""
     manifest, parts = checked.manifest, checked.manifest["files"].values()
@@ -245,26 +227,10 @@ def record_deviations(checked: Checked, record: dict) -> list[str]:
     Raises InputError when its parts are not those of the record.
     """
     first, entry = checked.first_part(record), checked.manifest["files"][record["files"][0]]
-    tensors = tensors_of(first)
-    parts = {path.name for path, _ in tensors.values()}
+    parts = {path.name for path, _ in tensors_of(first).values()}
     if parts != set(record["files"]):
         raise InputError(first, f"the parts {', '.join(record['files'])}", ", ".join(sorted(parts)))
-    header = read_header(first)
-    experts = header.value(f"{header.value('general.architecture')}.expert_count") or 0
-    weights = sum(math.prod(tensor.dims) for _, tensor in tensors.values())
-    types = Counter(tensor.kind.name for _, tensor in tensors.values())
-    base, written = f"MOSTLY_{record['base']}", header.value("general.file_type")
-    recipe = RECIPES.get(record["type"])
-    pairs: list[tuple[str, Any, Any]] = [
-        ("experts", record["experts"], experts),
-        ("weights", record["parameters"], weights),
-        ("bits per weight", record["bits_per_weight"], round(8 * record["bytes"] / max(weights, 1), 3)),
-        ("the type of llama-quantize", base, next((kind.name for kind in LlamaFileType if kind == written), written)),
-        ("the base of its type", record["base"], recipe.base if recipe else record["base"]),
-        ("the arguments of its type", record["arguments"], recipe_arguments(record)),
-        ("the note of its type", record["note"], recipe.note if recipe else record["note"]),
-        ("tensors per type", dict(tensor_counts(record)), dict(types)),
-    ]
+    pairs = facts_of(record, first)
     if len(record["files"]) == 1:
         pairs += [(what, record[what], entry[what]) for what in ("sha256", "bytes")]
     else:  # a record's digest is that of the whole file

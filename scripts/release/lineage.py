@@ -14,6 +14,8 @@ from checkpoints.checkpoint import read_config, source_digest
 from checkpoints.moe_families import family_of, shape_of
 from choice.drop_map import (
     METADATA_NAME,
+    DropMetadata,
+    MapDetails,
     criterion_of,
     details_of,
     dropped_ids,
@@ -92,6 +94,10 @@ def map_breaks(lineage: Lineage) -> Breaks:
         ("kept experts per layer, as the drop map says:", counts, {metadata["keep_count"]}),
     ]
     found = breaks_of(path, pairs)
+    unknown = metadata.keys() - DropMetadata.model_fields.keys()
+    unknown |= metadata["method"].keys() - MapDetails.model_fields.keys()
+    for name in sorted(unknown):
+        found.append(InputError(path, f"no field {name!r}, which nothing here writes", "one", BUILD_AGAIN))
     for what, mine, theirs in (
         ("experts", layers, metadata["layers"]),
         ("method", details_of(content), metadata["method"]),
