@@ -15,6 +15,7 @@ Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --ba
              --f16 build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf.json \\
              --full-f16 build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf.json \\
              --imatrix-record build/gemma-4-demo/109e/gguf/imatrix.gguf.json \\
+             --calibration build/gemma-4-demo/full/statistics/calibration_questions/calibration_questions.txt \\
              --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json \\
              --questions data/demo/calibration_questions.csv data/demo/eval_questions.csv \\
              --output build/try/gemma-4-demo-109e-GGUF
@@ -192,7 +193,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--imatrix-record", type=Path, help="record of the imatrix of the quants (imatrix.gguf.json)")
     add("--runs", type=Path, nargs="*", default=[], help="summaries that --scores compares, in their directories")
     add("--quants", type=Path, nargs="*", default=[], help="records of the files that were scored or measured")
-    add("--calibration", type=Path, help="calibration text of the imatrix, for --quality")
+    add("--calibration", type=Path, help="calibration text of the imatrix")
     add("--logits", type=Path, help="cache of measure_quality.py with the results of --quality")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, required=True, help="release folder to write")

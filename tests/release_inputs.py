@@ -346,7 +346,7 @@ def build_with_evidence(pruned: Path, folder: Path) -> None:
     """Build the shared release in a folder, beside its scores and quality."""
     scores = write_scores(pruned, folder, first_ids(QUESTIONS[1], 4))  # the questions that chose the experts
     quality = write_quality(pruned, folder, {"Q8_0": 0.001, "Q6_K": 0.02, "Q4_K_M": 0.01})
-    more = ["--license", "gemma", "--scores", scores, "--quality", quality]
+    more = ["--license", "gemma", "--scores", scores, "--quality", quality, "--pictures", scores.with_suffix(".png")]
     # Without F16: it is a third of the bytes that every gate of every test would read.
     build(pruned, folder / f"{NAME}-GGUF", *more, quants=STANDARD_QUANTS[1:])
 

@@ -179,14 +179,20 @@ def quant_breaks(lineage: Lineage) -> Breaks:
     metadata, f16_sha256 = read_metadata(lineage.metadata_path), lineage.f16_sha256
     imatrix: dict = {}
     found: Breaks = []
+    pairs: list[tuple[str, object, object]]
     if any(record["imatrix_sha256"] for record in lineage.records.values()):
         place = lineage.origin("imatrix")
         imatrix, file = read_record(place, ImatrixRecord), place.with_suffix("")
         measured = sha256_file(file) if file.is_file() else "no file"
-        of_f16 = ("an imatrix of the F16 file", f16_sha256, imatrix["model_sha256"])
-        found += breaks_of(place, [of_f16, (f"{file.name} with sha256", imatrix["sha256"], measured)])
+        text = lineage.origin("calibration")
+        pairs = [
+            ("an imatrix of the F16 file", f16_sha256, imatrix["model_sha256"]),
+            (f"{file.name} with sha256", imatrix["sha256"], measured),
+            (f"the text {text.name} with sha256", sha256_file(text), imatrix["calibration_sha256"]),
+        ]
+        found += breaks_of(place, pairs)
     for name, record in lineage.records.items():
-        pairs: list[tuple[str, object, object]] = [("a quant of the F16 file", f16_sha256, record["source_sha256"])]
+        pairs = [("a quant of the F16 file", f16_sha256, record["source_sha256"])]
         pairs.append(("experts:", metadata["keep_count"], record["experts"]))
         if record["imatrix_sha256"]:
             pairs.append(("the imatrix", imatrix.get("sha256"), record["imatrix_sha256"]))

@@ -21,7 +21,7 @@ from quants.quant_record import QuantRecord
 from release.lineage import Breaks, Lineage, breaks_of, broken
 from scoring.answer_record import completion_letter, flexible_letter, read_answers
 from scoring.comparison import compare, group_runs
-from scoring.eval_protocol import recorded_protocol
+from scoring.eval_protocol import locked_values, recorded_protocol
 from scoring.frozen_questions import frozen_documents
 from scoring.lm_eval_samples import read_frozen
 from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, read_run
@@ -124,6 +124,7 @@ def run_breaks(lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]])
         [
             ("questions with sha256", sha256_file(frozen), record["questions_sha256"]),
             ("a protocol with sha256", protocol.digest, record["protocol_sha256"]),
+            *((key, value, getattr(protocol, key)) for key, value in locked_values().items()),
         ],
         EVALUATE,
     )

@@ -229,7 +229,7 @@ def test_types_other_than_the_records_fail(copy):
     (copy / f"{NAME}-Q6_K.gguf.new").replace(copy / f"{NAME}-Q6_K.gguf")
     reseal(copy)
     lines = failing(copy, "records")["records"]
-    assert [line.split("expected ")[1].split(" ")[0] for line in lines] == ["tensors", "sha256", "bytes"]
+    assert [line.split("expected ")[1].split(" ")[0] for line in lines] == ["the", "tensors", "sha256", "bytes"]
     (copy / f"{NAME}-Q6_K.gguf").write_bytes(b"GGUF" + bytes(100))
     assert any("Q6_K.gguf: expected" in line for line in failing(copy, "records")["records"])
 

@@ -16,6 +16,7 @@ from release.manifest import read_manifest
 from release.remade_gates import COMMAND_GATES, RECORD_GATES
 from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
 from release_inputs import NAME, release_arguments, shared_release
+from scoring.eval_protocol import Protocol
 
 import numpy as np
 import pytest
@@ -96,8 +97,8 @@ def of_dropped_questions(build: Build) -> None:
     gone = json.loads((build.own / "answers.jsonl").read_text().splitlines()[1])["record_id"]
     for run in (build.full, build.own):
         build.change_lines(run / "task/frozen.jsonl", lambda row: row["Record ID"] != gone)
-        digest = sha256_file(run / "task/frozen.jsonl")
-        build.change(run / "run.json", lambda content: content.update(questions_sha256=digest))
+        digest = {"questions_sha256": sha256_file(run / "task/frozen.jsonl")}
+        build.change(run / "run.json", lambda content, digest=digest: content.update(digest))
 
 
 def of_patched_letters(build: Build) -> None:
@@ -106,6 +107,12 @@ def of_patched_letters(build: Build) -> None:
 
 def of_protocol(build: Build) -> None:
     build.change(build.own / "run.json", lambda run: run["protocol"].update(context=131072))
+
+
+def of_locked_protocol(build: Build) -> None:
+    protocol = read_json(build.own / "run.json")["protocol"] | {"temperature": 0.0}
+    digest = Protocol(**protocol).digest
+    build.change(build.own / "run.json", lambda run: run.update(protocol=protocol, protocol_sha256=digest))
 
 
 def of_label(build: Build) -> None:
@@ -143,6 +150,7 @@ def of_foreign_rows(build: Build) -> None:
         (of_dropped_questions, "all of them"),
         (of_patched_letters, "patched.json: expected letter"),
         (of_protocol, "a protocol with sha256"),
+        (of_locked_protocol, "temperature 1.0"),
         (of_label, "in_sample.scored_and_chosen_on 4, found 0"),
         (of_another_base, "the name gemma-4-demo for the full model's file and for no other"),
         (of_foreign_rows, "scores of this build's own file"),
@@ -227,9 +235,8 @@ def of_map(build: Build, change: Callable[[dict], object]) -> None:
 
     def follow(metadata: dict) -> None:
         metadata.update(method=details_of(content), drop_map_sha256=sha256_file(build.map))
-        metadata["layers"] = {
-            n: {key: layer[key] for key in ("keep", "drop")} for n, layer in content["layers"].items()
-        }
+        for number, layer in content["layers"].items():
+            metadata["layers"][number] = {key: layer[key] for key in ("keep", "drop")}
 
     of_metadata(build, follow)
 
@@ -257,8 +264,8 @@ def of_statistics(build: Build) -> None:
     path.write_bytes(content[:-8] + bytes(8))
 
 
-def of_record(name: str, **changes: object) -> Callable[[Build], None]:
-    return lambda build: build.change(build.pruned / name, lambda record: record.update(changes))
+def of_record(file: str, **changes: object) -> Callable[[Build], None]:
+    return lambda build: build.change(build.pruned / file, lambda record: record.update(changes))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +284,7 @@ def of_record(name: str, **changes: object) -> Callable[[Build], None]:
         (of_record("F16.gguf.json", sha256="4" * 64), "a quant of the F16 file"),
         (of_record("imatrix.gguf.json", model_sha256="4" * 64), "an imatrix of the F16 file"),
         (of_record("imatrix.gguf.json", sha256="4" * 64), "imatrix.gguf with sha256"),
-        (of_record("imatrix.gguf.json", calibration_sha256="4" * 64), "the calibration text"),
+        (of_record("imatrix.gguf.json", calibration_sha256="4" * 64), "the text text.txt with sha256"),
     ],
 )
 def test_the_chain_of_digests_has_no_gap(build, damage, words):
@@ -314,11 +321,10 @@ def test_the_experts_are_chosen_again(build):
     assert not build.failing("lineage") and "bootstrap.coin_toss" in build.failing("choice")[0]
 
 
-def test_pictures_are_drawn_again(build, tmp_path, refusal):
-    scores = build.evidence / "scores.png"
-    arguments = release_arguments(build.pruned, tmp_path / "r", "--scores", scores.with_suffix(".json"))
-    build_release.main([str(part) for part in [*arguments, "--pictures", scores]])
-    build.release = tmp_path / "r"
+def test_pictures_are_drawn_again(build):
     assert not build.failing("pictures")
-    (build.release / "scores.png").write_bytes((build.release / "scores.png").read_bytes() + b" ")
+    picture = build.release / "scores.png"
+    content = picture.read_bytes()
+    picture.unlink()
+    picture.write_bytes(content + b" ")
     assert "scores.png: expected the picture of this build's records" in build.failing("pictures")[0]
