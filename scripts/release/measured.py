@@ -19,6 +19,7 @@ from losses.scored_chats import Chats, unseen_questions
 from losses.stored_results import measured_again, results_folder
 from quants.quant_record import QuantRecord
 from release.lineage import Breaks, Lineage, breaks_of, broken
+from release.manifest import DIGITS
 from scoring.answer_record import completion_letter, flexible_letter, read_answers
 from scoring.comparison import compare, group_runs
 from scoring.eval_protocol import locked_values, recorded_protocol
@@ -115,7 +116,7 @@ def run_breaks(lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]])
     summary, run = read_summary(path), path.parent
     record, documents = read_run(run), read_frozen(run / TASK_FOLDER)
     if record["gguf_sha256"] not in known:
-        return [InputError(path, "the score of a file whose record is given", record["gguf_sha256"][:12], EVALUATE)]
+        return [InputError(path, "the score of a file whose record is given", record["gguf_sha256"][:DIGITS], EVALUATE)]
     name, quant = known[record["gguf_sha256"]]
     protocol = recorded_protocol(run / RUN, record["protocol"])
     frozen = run / TASK_FOLDER / "frozen.jsonl"
@@ -129,15 +130,16 @@ def run_breaks(lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]])
         EVALUATE,
     )
     found += question_breaks(run, documents, list(lineage.sources["questions"].values()), protocol.choice_order_seed)
+    # One after the other: what follows from a wrong answer would hide it.
+    found = found or answer_breaks(run, documents, summary["patch"] is not None)
     if found:
         return found
-    found += answer_breaks(run, documents, summary["patch"] is not None)
     own = quant["source_sha256"] == lineage.f16_sha256
     scored = {"gguf": name, "gguf_sha256": quant["sha256"], "gguf_bytes": quant["bytes"], "experts": quant["experts"]}
     again = summed_up(run, summary["patch"] is not None, lineage.metadata_path if own else None, scored)
     if not own and quant["experts"] < read_metadata(lineage.metadata_path)["experts"]:
         again["in_sample"] = summary["in_sample"]  # of another pruned model, whose map this build does not have
-    return found + made_again(path, "the summary of its answers", again, summary, EVALUATE)
+    return made_again(path, "the summary of its answers", again, summary, EVALUATE)
 
 
 def whose_breaks(lineage: Lineage, scores: dict, known: dict[str, tuple[str, dict]]) -> Breaks:
@@ -166,12 +168,11 @@ def whose_breaks(lineage: Lineage, scores: dict, known: dict[str, tuple[str, dic
         elif of_build != (row["name"] == lineage.name) or of_build and row["gguf"] != name:
             expected = f"the name {lineage.name} for this build's file and for no other"
             found.append(InputError("--scores", expected, f"{row['name']} for {row['gguf']}", EVALUATE))
-    if not own:
+    if not own:  # first of all: that other rows have names of other models is no news then
         names = ", ".join(row["name"] for row in scores["rows"])[:120]
-        what = f"scores of this build's own file (F16 sha256 {f16_sha256[:12]})"
-        found.append(
-            InputError("--scores", what, f"those of {names}", f"{EVALUATE}, or leave the scores out (SCORED=no)")
-        )
+        what = f"scores of this build's own file (F16 sha256 {f16_sha256[:DIGITS]})"
+        advice = f"{EVALUATE}, or leave the scores out (SCORED=no)"
+        found.insert(0, InputError("--scores", what, f"those of {names}", advice))
     return found
 
 
@@ -230,7 +231,9 @@ def quality_breaks(lineage: Lineage) -> Breaks:
     for entry in quality["files"]:
         _, record = known.get(entry["sha256"], ("", {}))
         if record.get("source_sha256") != f16_sha256:
-            found.append(InputError(path, f"losses of this build's {entry['label']}", entry["sha256"][:12], MEASURE))
+            found.append(
+                InputError(path, f"losses of this build's {entry['label']}", entry["sha256"][:DIGITS], MEASURE)
+            )
     if found:
         return found
     measured, chats = quality_again(lineage, quality)
