@@ -40,7 +40,7 @@ def write_chats(folder: Path, counts: Arrays) -> None:
 def read_arrays(path: Path) -> Arrays:
     """Return the arrays of a file of results; raise InputError when it is none."""
     if not path.is_file():
-        raise InputError(path, "results of an earlier run", "nothing", "run `make quality` again")
+        raise InputError(path, "results of an earlier run", "nothing", "run `make quality REPLACE=quality`")
     try:
         with np.load(path) as stored:
             return dict(stored)
