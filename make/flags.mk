@@ -94,10 +94,12 @@ RELEASE_SETTINGS := $(call setting,BASE LICENSE QUANTIZED_BY SCORED EVAL_NAME) $
 of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
 CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
   $(call of_ggufs,$(PRUNED_GGUF)/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png))
+# A release without scores and losses needs no F16 file of the full model.
+KNOWN_FULL = $(if $(RELEASE_RECORDS)$(RELEASE_QUALITY)$(wildcard $(FULL_F16).json),--full-f16 $(FULL_F16).json)
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) \
   $(QUANTIZED_BY:%=--quantized-by %) --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
-  --map $(DROP_MAP_FILE) $(if $(DRAWN),--statistics $(STATS)) --f16 $(PRUNED_F16).json --full-f16 $(FULL_F16).json \
+  --map $(DROP_MAP_FILE) $(if $(DRAWN),--statistics $(STATS)) --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \
   $(if $(RELEASE_RECORDS),--runs $(FULL_EVAL) $(PRUNED_EVAL)) \
   --quants $(FULL_RECORDS) $(PRUNED_RECORDS) $(call of_ggufs,$(if $(RELEASE_QUALITY),--logits $(FULL)/logits)) \

@@ -189,7 +189,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--map", type=Path, required=True, help="drop map")
     add("--statistics", type=Path, help="what the map was chosen from; an own map needs none")
     add("--f16", type=Path, required=True, help="record of the pruned F16 file (FILE.gguf.json)")
-    add("--full-f16", type=Path, required=True, help="record of the full model's F16 file (FILE.gguf.json)")
+    add("--full-f16", type=Path, help="record of the full model's F16 file, which --scores and --quality need")
     add("--imatrix-record", type=Path, help="record of the imatrix of the quants (imatrix.gguf.json)")
     add("--runs", type=Path, nargs="*", default=[], help="summaries that --scores compares, in their directories")
     add("--quants", type=Path, nargs="*", default=[], help="records of the files that were scored or measured")

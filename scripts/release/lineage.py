@@ -26,9 +26,11 @@ from choice.drop_map import (
 from files.safe_files import InputError, read_record, sha256_file
 from ggufs.gguf_header import TensorInfo, read_header
 from ggufs.imatrix import ImatrixRecord
+from losses.quality_record import QUALITY_NAME
 from quants.quant_record import ConversionRecord
 from release.gguf_parts import tensors_of
 from release.manifest import BUILD_AGAIN, DIGITS
+from scoring.score_records import SCORES_NAME
 
 OTHER_BUILD = "it is of another build; run `make release`"
 Breaks = list[InputError]
@@ -56,6 +58,12 @@ class Lineage:
         if name not in self.sources["origins"]:
             raise InputError("the release", f"the build's {name}", "none", BUILD_AGAIN)
         return self.sources["origins"][name]
+
+    @property
+    def knows_full(self) -> bool:
+        """Whether the full model's F16 file is to be asked: scores and losses are compared with it."""
+        compared = {SCORES_NAME, QUALITY_NAME} & self.sources["copies"].keys()
+        return bool(compared) or "full f16" in self.sources["origins"]
 
     @property
     def full(self) -> dict:
@@ -161,6 +169,8 @@ def router_breaks(lineage: Lineage) -> Breaks:
     llama-quantize leaves routers as they are, so this is seen in the published bytes themselves.
     """
     layers, f16 = read_metadata(lineage.metadata_path)["layers"], lineage.origin("f16").with_suffix("")
+    if not lineage.knows_full:
+        return []
     full = tensors_of(lineage.origin("full f16").with_suffix(""))
     found: Breaks = []
     for path in [*lineage.files.values(), *([f16] if f16.is_file() else [])]:
@@ -219,4 +229,5 @@ def lineage_in_words(lineage: Lineage) -> str:
     return (
         f"drop map ({criterion_of(method)}), metadata, checkpoint, F16 {lineage.f16_sha256[:DIGITS]}, "
         f"{len(lineage.records)} quants: digest by digest"
+        f"{'' if lineage.knows_full else ' (routers not compared: there is no F16 file of the full model)'}"
     )
