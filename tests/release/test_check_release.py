@@ -99,7 +99,14 @@ def test_a_split_file_and_a_checkpoint_pass_the_gates(pruned_demo, tmp_path, cap
     assert "n/a   names:" in capsys.readouterr().out
     (tmp_path / NAME / "config.json").write_text("{}")
     assert list(failing(tmp_path / NAME)) == ["files", "build"]
-    sorted(parts.glob("*-00002-of-*.gguf"))[0].unlink()
+    part = sorted(parts.glob("*-00002-of-*.gguf"))[0]
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.unlink()  # a link: the part that is kept beside the release stays as it is
+    part.write_bytes(content)
+    reseal(parts)
+    assert "expected the bytes of " in failing(parts, "records")["records"][0]
+    part.unlink()
     assert {"files", "records"} <= failing(parts).keys()
 
 
