@@ -173,7 +173,6 @@ def measure_files(
         for name, values in depends.items():
             state = RunState(results_folder(args.cache, name, values), values)
             folders[name] = stack.enter_context(state).directory
-        write_chats(folders["results"], chats.counts)
         plan_room(args, folders, chats)
         references = {
             name: StoredLogits(path, tools, chats.texts, folders[name], args, name)
@@ -185,10 +184,12 @@ def measure_files(
             ["full"],
             int(chats.counts["all"].sum()),
         )
-        return [
+        measured = [
             measure_file(path, records[path], tools, references, chats, pruning, folders["results"], args)
             for path in progress(records, "quality", "file")
         ]
+        write_chats(folders["results"], chats.counts)
+        return measured
 
 
 def check_outputs(args: argparse.Namespace) -> None:

@@ -32,7 +32,9 @@ def results_path(folder: Path, sha256: str) -> Path:
 
 
 def write_chats(folder: Path, counts: Arrays) -> None:
-    """Write the tokens of each chat by what counts, [chats] int64."""
+    """Write the tokens of each chat by what counts, [chats] int64; those of an earlier run are the same."""
+    if (folder / CHATS_NAME).exists():
+        return
     with replace_when_done(folder / CHATS_NAME) as partial:
         np.savez(partial, allow_pickle=False, **counts)
 
