@@ -124,7 +124,8 @@ eval: $(SCORES) $(REPORT) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, 
 
 # ---- 10. release: a folder per repository, whole or not at all
 $(eval $(call remember,$(PRUNED)/release/settings.txt,$(RELEASE_SETTINGS)))
-$(RELEASES:%=%/manifest.json): $(RELEASE_RECORDS) $(METADATA) $(DRAWN) $(PRUNED)/release/settings.txt $(PACK) | $(TOOLS)
+$(RELEASES:%=%/manifest.json): $(RELEASE_RECORDS) $(METADATA) $(DRAWN) $(PRUNED)/release/settings.txt $(PACK) \
+    | $(TOOLS) $(PRUNED_GGUF)/imatrix.gguf
 $(GGUF_RELEASES:%=%/manifest.json): $(PRUNED_GGUF)/imatrix-coverage.png $(wildcard modelfiles/gemma4-*)
 
 $(PRUNED)/release/GGUF/manifest.json: $(STANDARD_FILES)

@@ -125,12 +125,17 @@ CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
 # The other folders of the release, as KIND=REPOSITORY.
 OTHERS := GGUF:standard=$(PRUNED_NAME)-GGUF dynamic-GGUF:dynamic=$(PRUNED_NAME)-dynamic-GGUF checkpoint:checkpoint=$(PRUNED_NAME)
 siblings_of = $(foreach f,$(filter-out $(1),$(notdir $(RELEASES))),$(patsubst $f:%,%,$(filter $f:%,$(OTHERS))))
+# A release without scores and losses needs no F16 file of the full model.
+KNOWN_FULL = $(if $(RELEASE_RECORDS)$(RELEASE_QUALITY)$(wildcard $(FULL_F16).json),--full-f16 $(FULL_F16).json)
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) \
   $(KNOWN_OWNER:%=--owner %) $(patsubst %,--quantized-by %,$(or $(QUANTIZED_BY),$(KNOWN_OWNER))) \
   --settings $(foreach v,$(NAMED_SETTINGS),'$v=$($v)') --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) \
-  $(patsubst %,--imatrix-record %,$(wildcard $(PRUNED_GGUF)/imatrix.gguf.json)) \
-  $(patsubst %,--calibration %,$(wildcard $(CALIBRATION_TEXT))) --siblings $(call siblings_of,$(notdir $(@D))) \
+  --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
+  --map $(DROP_MAP_FILE) $(if $(DRAWN),--statistics $(STATS)) --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
+  --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \
+  $(if $(RELEASE_RECORDS),--runs $(FULL_EVAL) $(PRUNED_EVAL)) \
+  --quants $(FULL_RECORDS) $(PRUNED_RECORDS) $(call of_ggufs,$(if $(RELEASE_QUALITY),--logits $(FULL)/logits)) \
   $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %)) --output $(@D)
 SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfiles/gemma4-$(OLLAMA_PARAMS).params.json
 

@@ -10,13 +10,21 @@ Output:  a folder: the files (linked; those above --max-file-bytes in parts), RE
 Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --base gemma-4-demo \\
              --gguf build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-Q6_K.gguf \\
              --metadata build/gemma-4-demo/109e/checkpoint/expert_drop_metadata.json \\
+             --map build/gemma-4-demo/109e/drop_map.json \\
+             --statistics build/gemma-4-demo/full/statistics/calibration_questions/expert_stats.safetensors \\
+             --f16 build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf.json \\
+             --full-f16 build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf.json \\
+             --imatrix-record build/gemma-4-demo/109e/gguf/imatrix.gguf.json \\
+             --calibration build/gemma-4-demo/full/statistics/calibration_questions/calibration_questions.txt \\
              --template modelfiles/gemma4-2026-04.template modelfiles/gemma4-2026-07.template \\
              --params modelfiles/gemma4-card.params.json \\
              --questions data/demo/calibration_questions.csv data/demo/eval_questions.csv \\
              --output build/try/gemma-4-demo-109e-GGUF
 
-Refused: names that shadow each other (release/names.py), inputs of another build. Every number in the card comes from a
-record. What was not measured is listed there under "Limits".
+Refused before anything is written: inputs of another build (release/lineage.py), scores and losses that are not of this
+build's files or do not come out the same when made again (release/measured.py). Names that shadow each other
+(release/names.py) are refused, too. Every number in the card comes from a record. What was not measured is listed there
+under "Limits".
 """
 
 import argparse
@@ -36,8 +44,10 @@ from release.card_sections import OLLAMA_ARCHITECTURE, PICTURES
 from release.front_matter import REPOSITORY_NAME, is_repository
 from release.gguf_parts import split_gguf
 from release.input_facts import input_facts
+from release.lineage import Lineage, lineage_breaks
 from release.made_texts import CARD, made_texts
 from release.manifest import CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
+from release.measured import quality_breaks, score_breaks
 from release.names import clashes, is_standard
 from release.sources import read_evidence, write_sources
 from scoring.score_records import SCORES_NAME
@@ -45,34 +55,17 @@ from scoring.score_records import SCORES_NAME
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 
 
-def check_quants_match(records: dict[Path, dict], metadata: dict) -> None:
-    """Raise InputError unless all quants were made from one F16 model with the experts that the metadata say."""
-    first = next(iter(records.values()), {}).get("source_sha256")
-    for gguf, record in records.items():
-        if record["source_sha256"] != first:
-            found = record["source_sha256"][:DIGITS]
-            raise InputError(gguf, f"quants of one F16 model, sha256 {str(first)[:DIGITS]}", f"one of {found}")
-        if record["experts"] != metadata["keep_count"]:
-            raise InputError(gguf, f"{metadata['keep_count']} experts, as {METADATA_NAME} says", str(record["experts"]))
-
-
-def check_quality_matches(records: dict[Path, dict], quality: dict) -> None:
-    """Raise InputError unless the quality was measured on the F16 model of the quants."""
-    measured = quality["inputs"]["pruned_sha256"]
-    for record in records.values():
-        if record["source_sha256"] != measured:
-            expected = f"measurements of the model with sha256 {record['source_sha256'][:DIGITS]}"
-            raise InputError("--quality", expected, f"those of {measured[:DIGITS]}", "run `make quality` again")
-
-
-def check_scores_match(records: dict[Path, dict], scores: dict) -> None:
-    """Raise InputError when a file of the release was scored under its name, but with other bytes."""
-    by_name = {gguf.name: record["sha256"] for gguf, record in records.items()}
-    for row in scores["rows"]:
-        scored, expected = str(row.get("gguf_sha256")), by_name.get(row["gguf"])
-        if expected and scored != expected:  # other rows are of models outside of the release
-            what = f"an evaluation of {row['gguf']} with sha256 {expected[:DIGITS]}"
-            raise InputError("--scores", what, f"one of {scored[:DIGITS]}", "run `make eval` again")
+def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
+    """Raise InputError unless quants, scores and losses are this build's, and come out the same when made again."""
+    by_name = {gguf.name: record for gguf, record in records.items()}
+    lineage = Lineage(args.name, by_name, {gguf.name: gguf for gguf in records}, sources_of(args))
+    found = lineage_breaks(lineage)
+    if not found and args.scores:
+        found = score_breaks(lineage)
+    if not found and args.quality:
+        found = quality_breaks(lineage)
+    for first in found[:1]:
+        raise first
 
 
 def check_labels(kind: str, records: dict[str, dict], others: list[str]) -> None:
@@ -169,11 +162,6 @@ def place_copies(args: argparse.Namespace, output: Path) -> None:
 
 def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> None:
     """Fill the folder; its manifest comes last."""
-    check_quants_match(records, read_evidence(args.metadata, METADATA_NAME))
-    if args.quality:
-        check_quality_matches(records, read_evidence(args.quality, QUALITY_NAME))
-    if args.scores:
-        check_scores_match(records, read_evidence(args.scores, SCORES_NAME))
     place_copies(args, output)
     manifest = {
         "name": args.name,
@@ -197,20 +185,18 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
     write_record(output / MANIFEST, {**manifest, "files": file_entries(output)}, Manifest)
 
 
-def calibration_sources(args: argparse.Namespace) -> dict[str, Path]:
-    """Return the record of the imatrix and its text, {} where the record was not given."""
-    found = {"record": args.imatrix_record, "text": args.calibration} if args.imatrix_record else {}
-    return {name: path for name, path in found.items() if path}
-
-
 def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     """Return what the folder is made from, paths by kind and name."""
+    origins = {name: getattr(args, name) for name in ("map", "statistics", "f16", "logits", "calibration")}
+    origins |= {"imatrix": args.imatrix_record, "full f16": args.full_f16}
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
         "copies": copies_of(args),
         "params": {"params": args.params} if for_ollama(args.gguf) else {},
         "questions": {str(number): path for number, path in enumerate(args.questions)},
-        "calibration": calibration_sources(args),
+        "origins": {name: path for name, path in origins.items() if path},
+        "runs": {str(number): path for number, path in enumerate(args.runs)},
+        "quants": {str(number): path for number, path in enumerate(args.quants)},
     }
 
 
@@ -241,8 +227,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--template", type=Path, nargs="+", help="Ollama templates; the one that fits the GGUF's own is taken")
     add("--params", type=Path, help="Ollama params, each with its reason (JSON)")
     add("--questions", type=Path, nargs="*", default=[], help="question files whose text must not be published")
-    add("--imatrix-record", type=Path, help="record beside the imatrix, which names the calibration text")
-    add("--calibration", type=Path, help="the calibration text, in which the questions are looked for")
+    add = parser.add_argument_group("where the numbers come from (compared, never published)").add_argument
+    add("--map", type=Path, required=True, help="drop map")
+    add("--statistics", type=Path, help="what the map was chosen from; an own map needs none")
+    add("--f16", type=Path, required=True, help="record of the pruned F16 file (FILE.gguf.json)")
+    add("--full-f16", type=Path, help="record of the full model's F16 file, which --scores and --quality need")
+    add("--imatrix-record", type=Path, help="record of the imatrix (imatrix.gguf.json), which names its text")
+    add("--calibration", type=Path, help="calibration text of the imatrix, in which the questions are looked for")
+    add("--runs", type=Path, nargs="*", default=[], help="summaries that --scores compares, in their directories")
+    add("--quants", type=Path, nargs="*", default=[], help="records of the files that were scored or measured")
+    add("--logits", type=Path, help="cache of measure_quality.py with the results of --quality")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, required=True, help="release folder to write")
     add("--max-file-bytes", type=positive, default=MAX_FILE_BYTES, help="split larger files")
@@ -282,6 +276,7 @@ def main(argv: list[str] | None = None) -> None:
     check_sidecars(args)
     if for_ollama(args.gguf):
         args.template = choose_template(args.template, args.gguf[0])
+    check_evidence(args, records)
     # What the folder was made from comes first: a kill between the two leaves no folder without it.
     write_sources(args.output, sources_of(args))
     with directory_when_done(args.output, MANIFEST) as output:

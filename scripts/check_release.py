@@ -8,9 +8,10 @@ Example: .venv/bin/python scripts/check_release.py build/gemma-4-demo/109e/relea
 
 Checked: sizes and sha256 of all files; the build's own records and copied files; card, params and Modelfile made again
 from them; tensor types; names that shadow each other; order of size and KLD; the label of in-sample scores; front
-matter; secret tokens, paths, hosts and question texts in anything published (release/gates.py); the tokens that begin
-and end a text (release/token_gate.py); Ollama's params, Modelfile and template; and an answer of the smallest file by
-llama-server (release/running_gates.py).
+matter; secret tokens, paths, hosts and question texts in anything published (release/gates.py); the chain of digests
+from the statistics to the quants; scores, losses, choice of experts and pictures, made again from what was recorded
+(release/remade_gates.py); the tokens that begin and end a text (release/token_gate.py); Ollama's params, Modelfile and
+template; and an answer of the smallest file by llama-server (release/running_gates.py).
 """
 
 import argparse
@@ -23,6 +24,7 @@ from llama.llama_tools import find_llama_cpp
 from release.chores import chores
 from release.gates import GATES, Checked, Outcome
 from release.manifest import read_manifest
+from release.remade_gates import COMMAND_GATES, RECORD_GATES
 from release.running_gates import running_gates
 from release.sources import read_sources
 from release.token_gate import tokens_gate
@@ -77,7 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     manifest, sources = read_manifest(args.release), read_sources(args.release)
     asked = {"asked": {str(path): path for path in args.questions}} if args.questions else {}
     checked = Checked(args.release, manifest, sources | asked)
-    gates = {**GATES, "tokens": tokens_gate, **running_gates(find_llama_cpp(args.llama_cpp), args.gpu_layers)}
+    running = running_gates(find_llama_cpp(args.llama_cpp), args.gpu_layers)
+    gates = {**GATES, **RECORD_GATES, **COMMAND_GATES, "tokens": tokens_gate, **running}
     failed, applied = [], 0
     for name, gate in gates.items():
         outcome = outcome_of(gate, checked)

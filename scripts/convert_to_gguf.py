@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-from checkpoints.checkpoint import read_checkpoint, read_config
+from checkpoints.checkpoint import read_checkpoint, read_config, source_digest
 from checkpoints.moe_families import Family, family_of, shape_of, text_config
 from choice.drop_map import Shape
 from files.option_types import command_parser
@@ -29,7 +29,6 @@ from files.safe_files import (
     require_disk_space,
     run,
     sha256_file,
-    sha256_json,
     write_record,
 )
 from ggufs.gguf_header import GgufHeader, read_header
@@ -38,10 +37,7 @@ from llama.load_check import check_loads
 from quants.quant_record import ConversionRecord, record_path
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
-OTHER_TEMPLATES = "additional_chat_templates/*.jinja"
 READ_AS_JSON = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
-# Weights, config, tokenizer, chat template, and the model card, whose front matter goes into the header.
-READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
 
 
 def converter_command(converter: Path, model: Path, name: str, output: Path, outtype: str) -> list[object]:
@@ -81,16 +77,6 @@ def check_vocabulary(model: Path, header: GgufHeader) -> None:
             str(len(tokens)),
             "give it the tokenizer that the model was trained with",
         )
-
-
-def source_digest(model: Path) -> str:
-    """Return the hex sha256 over name and sha256 of every file of a checkpoint that the converter may read.
-
-    All bytes are read: an output is left as it is only if it was made of just these. `weights_digest` takes samples.
-    """
-    files = [path for path in (*model.iterdir(), *model.glob(OTHER_TEMPLATES)) if path.suffix in READ_SUFFIXES]
-    digests = {str(path.relative_to(model)): sha256_file(path) for path in sorted(files) if path.is_file()}
-    return sha256_json(digests)
 
 
 def is_converted(output: Path, content: dict) -> bool:

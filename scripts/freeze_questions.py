@@ -18,30 +18,15 @@ import importlib.util
 import json
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, Question, clean_choice, load_questions, read_rows
+from chats.questions import QUESTION_SEED
 from choice.drop_map import read_map
 from files.option_types import command_parser
 from files.safe_files import InputError, replace_when_done, run
+from scoring.frozen_questions import frozen_documents
 from scoring.lm_eval_samples import TASK
 from scoring.run_files import ANOTHER_OUTPUT
 
 DATA_NAME = "frozen.jsonl"
-GPQA_ORDER = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Correct Answer")
-
-
-def frozen_row(question: Question, row: dict[str, str]) -> dict:
-    """Return the document that the task's templates read, from a question and its row in the question file."""
-    choices = {f"choice{i}": choice for i, choice in enumerate(question.choices, start=1)}
-    unshuffled = [clean_choice(row[column]) for column in GPQA_ORDER]
-    return {
-        "Record ID": question.record_id,
-        "Question": question.text,
-        **choices,
-        "choices": list(question.choices),
-        "order": [unshuffled.index(choice) for choice in question.choices],
-        "answer": f"({question.letter})",
-        "prompt": question.prompt,
-    }
 
 
 def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
@@ -99,8 +84,7 @@ def check_unanswered(output: Path, content: str, what: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    questions, rows = load_questions(args.questions, args.seed), read_rows(args.questions)
-    documents = [frozen_row(question, row) for question, row in zip(questions, rows)]
+    documents = frozen_documents(args.questions, args.seed)
     if args.held_out_of:
         documents = held_out(documents, args.held_out_of)
     content = "".join(json.dumps(document) + "\n" for document in documents)

@@ -22,10 +22,6 @@ results, by its digest. So a killed run continues, and a further quant costs its
 
 import argparse
 import importlib.metadata
-import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -48,64 +44,24 @@ from files.safe_files import (
 )
 from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp
-from losses.kld_statistics import MEASURES, mean_and_error, per_chat, summary
-from losses.quality_conclusions import EXPERTS_ONLY, NO_IMATRIX, Measured, quality_conclusions, quant_kind
+from losses.quality_conclusions import Measured, quality_conclusions
 from losses.quality_page import quality_page
 from losses.quality_picture import draw_quality
 from losses.quality_record import Quality
-from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of
+from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of, unseen_questions
 from losses.stored_logits import StoredLogits, missing_texts, open_model, progress, stored_bytes
+from losses.stored_results import (
+    PRUNING_NAME,
+    kept,
+    measured_of,
+    quant_labels,
+    results_folder,
+    results_path,
+    write_chats,
+)
 from quants.quant_record import read_whole_quant
 
-import numpy as np
-
 DIGITS = 12  # of a digest, in names
-
-
-def unseen_questions(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
-    """Return the questions whose text the calibration text does not hold and whose id is not among those that chose."""
-    # The calibration text has no Record IDs, so its questions are known by their text.
-    return [
-        question
-        for question in questions
-        if question.record_id not in chose and question.text.strip() not in calibration
-    ]
-
-
-def kept(path: Path, compute: Callable[[], Arrays], references: Iterable[str], tokens: int) -> Arrays:
-    """Return the arrays in a file, REFERENCE_MEASURE each [tokens]; compute and write them first when there is no file.
-
-    Raises InputError when the file holds something else.
-    """
-    if not path.exists():
-        arrays = compute()
-        with replace_when_done(path) as partial:
-            np.savez(partial, allow_pickle=False, **arrays)
-    # Read back also when just written, so that a run that continues computes with the same bytes.
-    try:
-        with np.load(path) as stored:
-            arrays = dict(stored)
-    except (ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(path, "results of an earlier run", str(error)[:200], "remove it") from error
-    for name in (f"{reference}_{measure}" for reference in references for measure in MEASURES):
-        if name not in arrays or arrays[name].shape != (tokens,) or not np.isfinite(arrays[name]).all():
-            raise InputError(path, f"{name} of {tokens} tokens, all finite", "none or others", "remove it")
-    return arrays
-
-
-def losses(arrays: Arrays, pruning: Arrays, chats: Chats, score: str) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """Return the summary of each of the three losses, and their KLD summed over each chat [chats]."""
-    parts = {"pruning": (pruning, "full"), "quantisation": (arrays, "pruned"), "total": (arrays, "full")}
-    found: dict[str, dict] = {}
-    sums: dict[str, np.ndarray] = {}
-    mask, counts = chats.masks[score], chats.counts[score]
-    for loss, (source, name) in parts.items():
-        found[loss] = summary({measure: source[f"{name}_{measure}"][mask] for measure in MEASURES}, counts)
-        # Prompts included, whatever counts: the page shows this beside the mean that counts.
-        every = per_chat(source[f"{name}_kld"], chats.counts["all"])
-        found[loss]["kld_all_tokens"] = list(mean_and_error(every, chats.counts["all"]))
-        sums[loss] = per_chat(source[f"{name}_kld"][mask], counts)
-    return found, sums
 
 
 def read_quant_of(path: Path, source_sha256: str) -> dict:
@@ -119,20 +75,6 @@ def read_quant_of(path: Path, source_sha256: str) -> dict:
             "build it again",
         )
     return record
-
-
-def quant_labels(records: Iterable[dict]) -> list[str]:
-    """Return the names of quants in tables: the type, and the scope where that is the experts alone.
-
-    Of two with one name, that without an imatrix says so. Alone it does not: the release knows its file by the type.
-    """
-    names = [
-        (record["type"] + (EXPERTS_ONLY if record.get("cd_scope") == "experts" else ""), record) for record in records
-    ]
-    counts = Counter(name for name, _ in names)
-    return [
-        name + (NO_IMATRIX if counts[name] > 1 and record["imatrix_sha256"] is None else "") for name, record in names
-    ]
 
 
 def measure_file(
@@ -153,11 +95,8 @@ def measure_file(
         with open_model(path, tools, chats.texts, args) as model:
             return against(references, lambda number: model.chunks(chats.texts[number]), chats.texts)
 
-    arrays = kept(folder / f"{record['sha256'][:DIGITS]}.npz", compute, references, int(chats.counts["all"].sum()))
-    found, sums = losses(arrays, pruning, chats, args.score)
-    return Measured(
-        label, quant_kind(record["type"]), record["bytes"], record["bits_per_weight"], record["sha256"], sums, found
-    )
+    arrays = kept(results_path(folder, record["sha256"]), compute, references, int(chats.counts["all"].sum()))
+    return measured_of(label, record, arrays, pruning, chats, args.score)
 
 
 def plan_room(args: argparse.Namespace, folders: dict[str, Path], chats: Chats) -> None:
@@ -233,7 +172,7 @@ def measure_files(
     with ExitStack() as stack:
         folders = {}
         for name, values in depends.items():
-            state = RunState(args.cache / f"{name}-{sha256_json(values)[:DIGITS]}", values)
+            state = RunState(results_folder(args.cache, name, values), values)
             folders[name] = stack.enter_context(state).directory
         plan_room(args, folders, chats)
         references = {
@@ -241,16 +180,18 @@ def measure_files(
             for name, path in (("full", args.full), ("pruned", args.pruned))
         }
         pruning = kept(
-            folders["results"] / "pruning.npz",
+            folders["results"] / PRUNING_NAME,
             lambda: against({"full": references["full"]}, references["pruned"].chunks, chats.texts),
             ["full"],
             int(chats.counts["all"].sum()),
         )
         labels = dict(zip(records, quant_labels(records.values())))
-        return [
+        measured = [
             measure_file(path, labels[path], records[path], tools, references, chats, pruning, folders["results"], args)
             for path in progress(records, "quality", "file")
         ]
+        write_chats(folders["results"], chats.counts)
+        return measured
 
 
 def check_outputs(args: argparse.Namespace) -> None:

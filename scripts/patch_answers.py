@@ -13,7 +13,6 @@ prompt (/apply-template), the thought closed, then "The answer is (", 10 tokens,
 """
 
 import argparse
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, read_record, recorded_sha256, run, write_record
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import die_with_parent, find_llama_cpp
-from scoring.answer_record import Answer, read_answers
+from scoring.answer_record import Answer, completion_letter, read_answers
 from scoring.eval_protocol import recorded_protocol
 from scoring.lm_eval_samples import read_frozen
 from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, Patched, read_run, run_digests
@@ -37,12 +36,6 @@ def closed_thought(chat_template: str) -> str:
     if "<|channel>" in chat_template:
         return "<|channel>thought\n<channel|>"
     return "<think>\n\n</think>\n\n" if "<think>" in chat_template else ""
-
-
-def completion_letter(text: str) -> str | None:
-    """Return the letter that a completion of "The answer is (" begins with, or None."""
-    match = re.match(r"\s*([A-D])\b", text)
-    return match[1] if match else None
 
 
 def complete(server: LlamaServer, prompt: str) -> str:

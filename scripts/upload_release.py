@@ -10,6 +10,7 @@ Example: .venv/bin/python scripts/upload_release.py --release build/gemma-4-demo
          with your name on the Hub for USER; nothing is sent without --send.
 
 The folder must be that of its manifest, file by file, and the gates (check_release.py) must pass, in a dry run, too.
+A release whose card has USER for the owner of its repository is refused.
 After a break or a kill the same command goes on. HF_ENDPOINT names another server. The token is never printed or
 written.
 """
@@ -35,8 +36,11 @@ from release.hub_upload import (
     send,
     token_of,
 )
-from release.manifest import MANIFEST, folder_differences, read_manifest
+from release.manifest import MANIFEST, folder_differences, listed_paths, read_manifest
+from release.names import PLACEHOLDER_OWNER, has_placeholder
+from release.published_texts import texts_of
 
+WEIGHTS = (".gguf", ".safetensors")
 GATES = Path(__file__).resolve().parent / "check_release.py"
 
 
@@ -50,6 +54,18 @@ def check_gates(gates: Path, folder: Path) -> None:
         raise InputError(folder, "a release whose gates all pass", f"exit code {done.returncode} of {gates.name}")
 
 
+def check_owner(folder: Path, repo: str) -> None:
+    """Raise InputError when a text of the release still has the placeholder for the owner of the repository."""
+    paths = [name for name in listed_paths(folder) if not name.endswith(WEIGHTS)]
+    texts = [text for name in paths for text in texts_of(folder / name, name)]
+    # What is the base model's own, such as its vocabulary, may hold any letters.
+    named = [text.place for text in texts if not text.of_base and has_placeholder(text.text)]
+    if named:
+        owner, more = repo.split("/")[0], f", as in {len(named) - 1} other files" if len(named) > 1 else ""
+        advice = f"run `make release OWNER={owner}`, then upload again"
+        raise InputError(folder / named[0], f"commands for {owner}/...", f"{PLACEHOLDER_OWNER}/...{more}", advice)
+
+
 def checked_payload(args: argparse.Namespace) -> Payload:
     """Return what is to be sent; raise InputError unless the folder is that of its manifest and the gates pass."""
     manifest = read_manifest(args.release)
@@ -59,6 +75,7 @@ def checked_payload(args: argparse.Namespace) -> Payload:
         raise difference
     check_same_repository(args.repo, manifest)
     check_gates(args.gates, args.release)
+    check_owner(args.release, args.repo)
     return payload_of(args.release, manifest)
 
 

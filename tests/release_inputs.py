@@ -12,17 +12,29 @@ import build_imatrix
 import build_release
 import compare_scores
 import expert_drop
+import generate_drop_map
 import quantize_gguf
 import render_calibration
-from choice import drop_map
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_rows
+from checkpoints.checkpoint import read_checkpoint, weights_digest
+from choice.drop_map import METADATA_NAME
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import DEMO, REPO
-from files.safe_files import sha256_file, write_record
-from losses.quality_conclusions import quant_kind
+from files.run_state import INPUTS_NAME
+from files.safe_files import read_record, sha256_file, write_json, write_record
+from losses.quality_conclusions import quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality
-from quants.quant_record import read_quant_record, record_path
+from losses.stored_results import PRUNING_NAME, measured_of, read_chats, results_folder, results_path, write_chats
+from quants.quant_record import QuantRecord, read_quant_record, record_path
 from release.manifest import MANIFEST, STANDARD, Manifest, file_entries
+from scoring.answer_record import Answer, append_answer, prompt_sha256
 from scoring.eval_protocol import Protocol
-from scoring.score_records import SUMMARY_NAME, Summary, figures
+from scoring.frozen_questions import frozen_documents
+from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, Patched, RunRecord, run_digests
+from scoring.run_summary import summed_up
+from scoring.score_records import SUMMARY_NAME, Summary
+
+import numpy as np
 
 QUESTIONS = [DEMO / "eval_questions.csv", DEMO / "calibration_questions.csv"]
 SIDECARS = [
@@ -52,22 +64,24 @@ def call(main, *arguments: object) -> None:
     main([str(argument) for argument in arguments])
 
 
-def write_map(path: Path, questions: Path) -> None:
-    """Write a drop map that keeps the first experts of every layer, chosen on the first six questions."""
-    layer = {"keep": list(range(KEPT)), "drop": list(range(KEPT, EXPERTS))}
-    content = {
-        "criterion": "coverage",
-        "worst_first": False,
-        "protect_top": 16,
-        "experts": EXPERTS,
-        "keep_count": KEPT,
-        "drop_count": EXPERTS - KEPT,
-        "questions": 6,
-        "question_ids": first_ids(questions, 6),
-        "stats_sha256": "0" * 64,
-        "layers": {str(number): layer for number in range(LAYERS)},
+def choose_first(folder: Path, questions: Path) -> None:
+    """Write statistics of the first six questions and the map by them, which keeps the first experts of every layer."""
+    ids, model = first_ids(questions, 6), DEMO / "model"
+    shape = (len(ids), LAYERS, EXPERTS)
+    falling = np.broadcast_to(np.arange(EXPERTS, 0, -1.0), shape)
+    arrays: dict[str, np.ndarray] = {name: falling.copy() for name in EXPERT_SUMS}
+    arrays |= {name: np.full(shape[:2], 100) for name in LAYER_SUMS} | {"layer_numbers": np.arange(LAYERS)}
+    arrays |= {"token_count": falling.astype(np.int64), "moe_output_norm_sum": np.full(shape[:2], 9.0)}
+    metadata = {
+        "questions": [{"id": record_id} for record_id in ids],
+        "top_k": 8,
+        "questions_sha256": "0" * 64,
+        "config_sha256": sha256_file(model / "config.json"),
+        "weights_sha256": weights_digest(read_checkpoint(model)),
     }
-    drop_map.write_map(path, content)
+    write_stats(folder / "statistics.safetensors", arrays, metadata)
+    named = ["--stats", folder / "statistics.safetensors", "--output", folder / "map.json"]
+    call(generate_drop_map.main, *named, "--keep", KEPT)
 
 
 @contextmanager
@@ -95,12 +109,13 @@ def prune_and_quantise(script, demo: Path, folder: Path) -> None:
     """Fill a folder: drop map, checkpoint, F16.gguf, imatrix and quants with their records."""
     questions, few = demo / "calibration_questions.csv", folder / "few.csv"
     few.write_text("".join(questions.read_text().splitlines(keepends=True)[: 1 + CALIBRATION_QUESTIONS]))
-    write_map(folder / "map.json", questions)
+    choose_first(folder, questions)
     f16, imatrix, text, checkpoint = (folder / name for name in ("F16.gguf", "imatrix.gguf", "text.txt", "checkpoint"))
     call(expert_drop.main, "--source", demo / "model", "--drop-map", folder / "map.json", "--output", checkpoint)
-    # A process: llama.cpp's converter is one in any case.
-    done = script("convert_to_gguf.py", "--model", checkpoint, "--name", NAME, "--output", f16)
-    assert done.returncode == 0, done.stderr
+    # Processes: llama.cpp's converter is one in any case.
+    for model, name, output in ((checkpoint, NAME, f16), (demo / "model", "gemma-4-demo", folder / "full-F16.gguf")):
+        done = script("convert_to_gguf.py", "--model", model, "--name", name, "--output", output)
+        assert done.returncode == 0, done.stderr
     call(render_calibration.main, "--model", demo / "model", "--questions", few, "--output", text)
     call(build_imatrix.main, "--model", f16, "--calibration", text, "--output", imatrix)
     for quant in QUANTS:
@@ -110,73 +125,199 @@ def prune_and_quantise(script, demo: Path, folder: Path) -> None:
         call(quantize_gguf.main, "--input", f16, *more, "--type", quant, "--output", output)
 
 
-def answer_rows(ids: list[str], marks: str, patch: dict | None) -> list[dict]:
-    """Return rows of answers: "1" right, "0" wrong, "p" empty and right after the patch, "e" empty for good."""
-    rows = []
-    for i, (record_id, mark) in enumerate(zip(ids, marks, strict=True)):
-        row = {
-            "record_id": record_id,
-            "order": [0, 1, 2, 3],
-            "prompt_sha256": f"{i}",
-            "target": "A",
-            "class": "empty" if mark in "pe" else "answered",
-            "correct": mark == "1",
-            "strict_correct": mark == "1",
-            "completion_tokens": 1,
-        }
-        rows.append(row | ({"patched_correct": mark == "p"} if mark in "pe" and patch else {}))
-    return rows
+def answer_of(document: dict, mark: str) -> Answer:
+    """Return a recorded answer: "1" right, "0" wrong, "p" and "e" empty."""
+    target = document["answer"].strip("()")
+    letter = None if mark in "pe" else target if mark == "1" else wrong(target)
+    return Answer(
+        record_id=document["Record ID"],
+        prompt_sha256=prompt_sha256(document["prompt"]),
+        request_sha256="0" * 64,
+        answer=f"The answer is ({letter})." if letter else "",
+        reasoning="",
+        finish_reason="stop",
+        prompt_tokens=1,
+        completion_tokens=1,
+        asked_at=0.0,
+        seconds=0.0,
+        attempts=1,
+        errors=[],
+        letter=letter,
+        target=target,
+        correct=letter == target,
+        kind="answered" if letter else "empty",
+    )
 
 
-def write_summary(folder: Path, name: str, gguf: Path, rows: list[dict], patch: dict | None, experts: int) -> Path:
-    """Write the summary of a run into a folder of its own; return the folder."""
-    content = {
-        "name": name,
-        "gguf": gguf.name,
-        "gguf_sha256": sha256_file(gguf),
-        "gguf_bytes": gguf.stat().st_size,
-        "experts": experts,
-        "protocol_sha256": "0" * 64,
-        "protocol": vars(Protocol()),
-        "in_sample": None,
-        **figures(rows, patch),
+def wrong(target: str) -> str:
+    """Return a letter that is not the right one."""
+    return "A" if target != "A" else "B"
+
+
+def sample_of(number: int, document: dict, answer: Answer) -> dict:
+    """Return what lm-eval logs of an answer."""
+    return {
+        "filter": "flexible-extract",
+        "doc_id": number,
+        "doc": document,
+        "arguments": {"gen_args_0": {"arg_0": json.dumps([{"content": document["prompt"]}])}},
+        "resps": [[answer.answer]],
+        "filtered_resps": [f"({answer.letter})" if answer.letter else "[invalid]"],
+        "target": document["answer"],
+        "exact_match": float(answer.correct),
     }
-    write_record(folder / name / SUMMARY_NAME, content, Summary)
-    return folder / name
 
 
-def write_scores(pruned: Path, folder: Path, ids: list[str], patch: dict | None = PATCH) -> Path:
-    """Compare two made-up evaluations with compare_scores.py; return its JSON."""
-    f16, quant = pruned / "F16.gguf", pruned / f"{NAME}-Q6_K.gguf"
-    runs = [
-        write_summary(folder, "gemma-4-demo", f16, answer_rows(ids, "1110", patch), patch, EXPERTS),
-        write_summary(folder, NAME, quant, answer_rows(ids, "10pe", patch), patch, KEPT),
+def write_run(folder: Path, record: Path, questions: Path, marks: str, **options: object) -> Path:
+    """Write a made-up run of a quant over a question file as eval_gpqa_v3.sh leaves one; return its summary.
+
+    marks: by question as in `answer_of`; "p" is right after the patch, "e" wrong. options: name; patch: False for a run
+    without the patch step; chosen_by: a drop map or expert_drop_metadata.json.
+    """
+    quant, documents = read_record(record, QuantRecord), frozen_documents(questions, Protocol().choice_order_seed)
+    answers = [answer_of(document, mark) for document, mark in zip(documents, marks, strict=True)]
+    for name in (TASK_FOLDER, LM_EVAL):
+        (folder / name).mkdir(parents=True)
+    frozen, task = folder / TASK_FOLDER / "frozen.jsonl", folder / LM_EVAL
+    frozen.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    for answer in answers:
+        append_answer(folder / ANSWERS, answer)
+    samples = [json.dumps(sample_of(i, *pair)) + "\n" for i, pair in enumerate(zip(documents, answers))]
+    (task / "samples.jsonl").write_text("".join(samples))
+    score = sum(answer.correct for answer in answers) / len(answers)
+    (task / "results.json").write_text(json.dumps({"results": {"task": {"exact_match,flexible-extract": score}}}))
+    run = {
+        "name": options.get("name", NAME),
+        "gguf_sha256": quant["sha256"],
+        "protocol_sha256": Protocol().digest,
+        "questions_sha256": sha256_file(frozen),
+        "protocol": vars(Protocol()),
+    }
+    write_record(folder / RUN, run, RunRecord)
+    patched = [
+        {
+            "record_id": answer.record_id,
+            "class": answer.kind,
+            "completion": f"{answer.target if mark == 'p' else wrong(answer.target)})",
+            "letter": answer.target if mark == "p" else wrong(answer.target),
+            "correct": mark == "p",
+            "errors": [],
+        }
+        for answer, mark in zip(answers, marks)
+        if answer.invalid
     ]
-    call(compare_scores.main, "--runs", *runs, "--output", folder / "scores.md")
+    write_record(folder / PATCHED, {**PATCH, "run": run_digests(run), "answers": patched}, Patched)
+    scored = {
+        "gguf": record.name.removesuffix(".json"),
+        "gguf_sha256": quant["sha256"],
+        "gguf_bytes": quant["bytes"],
+        "experts": quant["experts"],
+    }
+    summary = summed_up(folder, bool(options.get("patch", True)), options.get("chosen_by"), scored)
+    write_record(folder / SUMMARY_NAME, summary, Summary)
+    return folder / SUMMARY_NAME
+
+
+def write_questions(path: Path, ids: list[str]) -> Path:
+    """Write a question file of some questions of the demo, in their order there."""
+    rows = [row for source in QUESTIONS for row in read_rows(source) if row["Record ID"] in ids]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_base_record(pruned: Path, folder: Path) -> Path:
+    """Write the record of a quant of the full model, whose file is not there; return its path."""
+    record = read_quant_record(pruned / f"{NAME}-Q6_K.gguf")
+    full = {"experts": EXPERTS, "sha256": "2" * 64, "source_sha256": sha256_file(pruned / "full-F16.gguf")}
+    write_record(folder / "gemma-4-demo-Q6_K.gguf.json", {**record, **full}, QuantRecord)
+    return folder / "gemma-4-demo-Q6_K.gguf.json"
+
+
+def write_scores(pruned: Path, folder: Path, ids: list[str], patch: bool = True, marks: str = "10pe") -> Path:
+    """Compare two made-up evaluations with compare_scores.py; return its JSON, beside the runs and their questions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    questions, base = write_questions(folder / "scored.csv", ids), write_base_record(pruned, folder)
+    own = record_path(pruned / f"{NAME}-Q6_K.gguf")
+    metadata = pruned / "checkpoint" / METADATA_NAME
+    runs = [
+        write_run(folder / "run-full", base, questions, "1110", patch=patch, name="gemma-4-demo"),
+        write_run(folder / "run-pruned", own, questions, marks, patch=patch, chosen_by=metadata),
+    ]
+    call(compare_scores.main, "--model", runs[0], base, "--model", runs[1], own, "--output", folder / "scores.md")
     return folder / "scores.json"
 
 
-def write_quality(pruned: Path, folder: Path, klds: dict[str, float], dominated: dict | None = None) -> Path:
-    """Write a quality.json of made-up losses of the built files."""
-    files = []
+def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
+    """Write stored results of made-up losses of the built files, and the quality.json of them."""
+    inputs = {
+        "full_sha256": sha256_file(pruned / "full-F16.gguf"),
+        "pruned_sha256": sha256_file(pruned / "F16.gguf"),
+        "questions_sha256": question_set_digest(load_questions(QUESTIONS[0], QUESTION_SEED)[:4]),
+        "max_tokens": 4096,
+    }
+    results = results_folder(folder / "logits", "results", inputs)
+    results.mkdir(parents=True)
+    counts = {"reply": np.full(4, 10), "all": np.array([22, 23, 22, 23])}
+    write_json(results / INPUTS_NAME, inputs)
+    write_chats(results, counts)
+    chats, records = read_chats(results), []
+    tokens = {"same_top": np.ones(90), "delta_p": np.zeros(90)}
+
+    def losses(kld: float) -> dict[str, np.ndarray]:
+        # The chats differ, so that the error of the mean is a tenth of it.
+        return {"kld": kld * (1 + 0.1 * 3**0.5 * np.repeat([1, -1, 1, -1], counts["all"])), **tokens}
+
+    pruning = {f"full_{measure}": values for measure, values in losses(0.004).items()}
+    np.savez(results / PRUNING_NAME, **pruning)
+    measured = []
     for quant, kld in klds.items():
         record = read_quant_record(pruned / f"{NAME}-{quant}.gguf")
-        same = {key: record[key] for key in ("bytes", "bits_per_weight", "sha256")}
-        losses = {loss: {"kld": [kld, kld / 10]} for loss in ("pruning", "quantisation", "total")}
-        files.append({"label": quant, "kind": quant_kind(quant), **same, "losses": losses})
-    found = {"line": [], "verdicts": {}, "dominated": dominated or {}, "scopes": None}
+        arrays = {}
+        for name in ("full", "pruned"):
+            arrays |= {f"{name}_{measure}": values for measure, values in losses(kld).items()}
+        np.savez(results_path(results, record["sha256"]), **arrays)
+        measured.append(measured_of(record, arrays, pruning, chats, "reply"))
+        records.append(record)
     content = {
-        "inputs": {"pruned_sha256": sha256_file(pruned / "F16.gguf")},
+        "inputs": inputs,
         "chats": 4,
         "left_out": 0,
+        "choice_known": True,
         "score": "reply",
         "tokens": {"reply": 40, "all": 90},
         "cut": 0,
-        "files": files,
-        "conclusions": {"total": found, "quantisation": found},
+        "files": [entry.described() for entry in measured],
+        "conclusions": quality_conclusions(measured, counts["reply"]),
     }
     write_record(folder / QUALITY_NAME, content, Quality)
     return folder / QUALITY_NAME
+
+
+def origins_of(pruned: Path, more: tuple[object, ...]) -> list[object]:
+    """Return the arguments of build_release.py that name what its numbers come from; more: the others."""
+    origins = {
+        "map": "map.json",
+        "f16": "F16.gguf.json",
+        "full-f16": "full-F16.gguf.json",
+        "imatrix-record": "imatrix.gguf.json",
+        "calibration": "text.txt",
+    }
+    found: list[object] = [part for name, path in origins.items() for part in (f"--{name}", pruned / path)]
+    if (pruned / "statistics.safetensors").exists():
+        found += ["--statistics", pruned / "statistics.safetensors"]
+    given = {str(part): more[i + 1] for i, part in enumerate(more[:-1]) if part in ("--scores", "--quality")}
+    questions: list[object] = [*QUESTIONS]
+    if scores := given.get("--scores"):
+        folder = Path(str(scores)).parent
+        found += ["--runs", folder / "run-full/summary.json", folder / "run-pruned/summary.json"]
+        found += ["--quants", folder / "gemma-4-demo-Q6_K.gguf.json", record_path(pruned / f"{NAME}-Q6_K.gguf")]
+        questions.append(folder / "scored.csv")
+    if quality := given.get("--quality"):
+        found += ["--logits", Path(str(quality)).parent / "logits"]
+    return [*found, "--questions", *questions]
 
 
 def release_arguments(
@@ -186,7 +327,7 @@ def release_arguments(
     files = [pruned / f"{NAME}-{quant}.gguf" for quant in quants]
     metadata = pruned / "checkpoint/expert_drop_metadata.json"
     named = ["--name", NAME, "--base", base, "--metadata", metadata, "--output", output]
-    return ["--gguf", *files, *named, *SIDECARS, *more]
+    return ["--gguf", *files, *named, *SIDECARS, *origins_of(pruned, more), *more]
 
 
 def build(pruned: Path, output: Path, *more: object, **options) -> str:
@@ -207,8 +348,8 @@ def shared_release(pruned: Path) -> Path:
 def build_with_evidence(pruned: Path, folder: Path) -> None:
     """Build the shared release in a folder, beside its scores and quality."""
     scores = write_scores(pruned, folder, first_ids(QUESTIONS[1], 4))  # the questions that chose the experts
-    quality = write_quality(pruned, folder, {"Q8_0": 0.001, "Q6_K": 0.02, "Q4_K_M": 0.01}, DOMINATED)
-    more = ["--license", "gemma", "--scores", scores, "--quality", quality, "--questions", *QUESTIONS]
+    quality = write_quality(pruned, folder, {"Q8_0": 0.001, "Q6_K": 0.02, "Q4_K_M": 0.01})
+    more = ["--license", "gemma", "--scores", scores, "--quality", quality, "--pictures", scores.with_suffix(".png")]
     # Without F16: it is a third of the bytes that every gate of every test would read.
     build(pruned, folder / f"{NAME}-GGUF", *more, quants=STANDARD_QUANTS[1:])
 
@@ -229,7 +370,9 @@ def change_json(path: Path, **values: object) -> None:
 
 def copy_of_quants(pruned: Path, folder: Path, *quants: str) -> Path:
     """Copy quants with their records, the F16 model and the metadata, which a test may damage; return the folder."""
-    names = ["F16.gguf", "checkpoint/expert_drop_metadata.json"]
+    names = ["F16.gguf", "F16.gguf.json", "imatrix.gguf", "imatrix.gguf.json", "map.json", "statistics.safetensors"]
+    names += ["full-F16.gguf", "full-F16.gguf.json", "text.txt"]
+    names += [f"checkpoint/{path.name}" for path in (pruned / "checkpoint").iterdir()]
     for quant in quants:
         gguf = Path(f"{NAME}-{quant}.gguf")
         names += [str(gguf), str(record_path(gguf))]

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, parse_json, read_json, sha256_json, shown
+from files.safe_files import InputError, parse_json, read_json, sha256_file, sha256_json, shown
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -37,6 +37,9 @@ DTYPE_BYTES = {
     "U64": 8,
     "F64": 8,
 }
+OTHER_TEMPLATES = "additional_chat_templates/*.jinja"
+# Weights, config, tokenizer, chat template, and the model card, whose front matter goes into the header.
+READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
 
 
 @dataclass(frozen=True)
@@ -170,3 +173,15 @@ def file_versions(tensors: dict[str, TensorRange]) -> dict[str, list[int]]:
     """Return size and time of change (ns) of every shard, by name: a sign that a file was changed between two runs."""
     shards = {tensor.file.name: tensor.file.stat() for tensor in tensors.values()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in sorted(shards.items())}
+
+
+def source_digest(model: Path, known: dict[str, str] | None = None) -> str:
+    """Return the hex sha256 over name and sha256 of every file of a checkpoint that the converter may read.
+
+    All bytes are read: an output is left as it is only if it was made of just these. `weights_digest` takes samples.
+    known: digests of files that need not be read.
+    """
+    files = [path for path in (*model.iterdir(), *model.glob(OTHER_TEMPLATES)) if path.suffix in READ_SUFFIXES]
+    names = [(str(path.relative_to(model)), path) for path in sorted(files) if path.is_file()]
+    digests = {name: (known or {}).get(name) or sha256_file(path) for name, path in names}
+    return sha256_json(digests)

@@ -5,19 +5,16 @@ expected X, found Y. An InputError raised by a gate is a deviation, too. The gat
 running_gates.py.
 """
 
-import math
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from choice.drop_map import METADATA_NAME
-from files.safe_files import InputError, read_record, sha256_file
-from ggufs.gguf_header import read_header
+from files.safe_files import InputError, Record, read_record, sha256_file
+from ggufs.gguf_header import read_header, split_paths
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
@@ -25,16 +22,29 @@ from release.card_sections import OLLAMA_ARCHITECTURE
 from release.card_tables import sample_sentences
 from release.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from release.front_matter import check_front_matter
-from release.gguf_parts import tensors_of
+from release.gguf_facts import facts_of
+from release.gguf_parts import check_parts, tensors_of
 from release.input_facts import input_facts
+from release.lineage import Lineage
 from release.made_texts import CARD, made_texts
-from release.manifest import BUILD_AGAIN, CHECKPOINT, DIGITS, MANIFEST, STANDARD, folder_differences, listed_paths
+from release.manifest import (
+    BUILD_AGAIN,
+    CHECKPOINT,
+    DIGITS,
+    MANIFEST,
+    STANDARD,
+    Manifest,
+    PlacedQuant,
+    folder_differences,
+    listed_paths,
+)
 from release.names import PLACEHOLDER_OWNER, clashes, is_hub_id, is_standard
 from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
 from release.sources import find_evidence, read_evidence
 from scoring.score_records import SCORES_NAME
 
+MOST_PART_BYTES = 50_000_000_000  # the Hub's limit of one file
 SHOWN_LETTERS = 80  # of a line that differs
 MADE = (CARD, MANIFEST, "params", "Modelfile")
 
@@ -72,6 +82,12 @@ class Checked:
         """Whether the folder has GGUF files of the family that Ollama's files are made for."""
         records = list(self.records.values())
         return bool(records) and read_header(self.first_part(records[0])).architecture == OLLAMA_ARCHITECTURE
+
+    @property
+    def lineage(self) -> Lineage:
+        """What ties the release to its build."""
+        files = {name: self.first_part(record) for name, record in self.records.items()}
+        return Lineage(self.manifest["name"], self.records, files, self.sources)
 
     @property
     def types(self) -> dict[str, str]:
@@ -169,7 +185,8 @@ def build_gate(checked: Checked) -> Outcome:
     """
     copies = checked.sources["copies"]
     outcome = Outcome(f"{len(checked.records)} records and {len(copies)} copied files of this build")
-    outcome.deviations = record_differences(checked) + copy_differences(checked) + input_differences(checked)
+    outcome.deviations = unknown_fields(checked) + record_differences(checked) + copy_differences(checked)
+    outcome.deviations += input_differences(checked)
     shards = read_evidence(checked.folder / METADATA_NAME, METADATA_NAME)["shards"]
     known = {*copies, *MADE, *checked.types, *shards}
     outcome.deviations += [
@@ -202,12 +219,27 @@ def made_gate(checked: Checked) -> Outcome:
     return outcome
 
 
-def tensor_counts(record: dict) -> Counter[str]:
-    """Return the number of tensors of each type that a record names; a ragged row's TYPE<WANTED counts as TYPE."""
-    counts: Counter[str] = Counter()
-    for kind, count in record["tensors_per_type"].items():
-        counts[kind.split("<")[0]] += count
-    return counts
+def unknown_fields(checked: Checked) -> list[str]:
+    """Return a line for each field that no record of ours has: whatever it says was not measured."""
+    manifest, parts = checked.manifest, checked.manifest["files"].values()
+    known: list[tuple[str, dict, type[Record]]] = [(MANIFEST, manifest, Manifest)]
+    known += [(name, record, PlacedQuant) for name, record in checked.records.items()]
+    found = [(name, sorted(content.keys() - kind.model_fields.keys())) for name, content, kind in known]
+    found += [(MANIFEST, sorted(entry.keys() - {"bytes", "sha256"})) for entry in parts]
+    return [
+        f"{checked.folder / MANIFEST}: expected no field {fields[0]!r} of {name}, found one"
+        for name, fields in found
+        if fields
+    ]
+
+
+def whole_of(checked: Checked, record: dict) -> Path:
+    """Return the build's own file of a split quant; raise InputError when its bytes are not those of the record."""
+    name = next(name for name, other in checked.records.items() if other is record)
+    whole = checked.sources["records"][name].with_suffix("")
+    if not whole.is_file() or sha256_file(whole) != record["sha256"]:
+        raise InputError(whole, f"the whole file of sha256 {record['sha256'][:DIGITS]}", "another or none", BUILD_AGAIN)
+    return whole
 
 
 def record_deviations(checked: Checked, record: dict) -> list[str]:
@@ -216,23 +248,14 @@ def record_deviations(checked: Checked, record: dict) -> list[str]:
     Raises InputError when its parts are not those of the record.
     """
     first, entry = checked.first_part(record), checked.manifest["files"][record["files"][0]]
-    tensors = tensors_of(first)
-    parts = {path.name for path, _ in tensors.values()}
+    parts = {path.name for path, _ in tensors_of(first).values()}
     if parts != set(record["files"]):
         raise InputError(first, f"the parts {', '.join(record['files'])}", ", ".join(sorted(parts)))
-    header = read_header(first)
-    experts = header.value(f"{header.value('general.architecture')}.expert_count") or 0
-    weights = sum(math.prod(tensor.dims) for _, tensor in tensors.values())
-    types = Counter(tensor.kind.name for _, tensor in tensors.values())
-    pairs: list[tuple[str, Any, Any]] = [
-        ("experts", record["experts"], experts),
-        ("weights", record["parameters"], weights),
-        ("tensors per type", dict(tensor_counts(record)), dict(types)),
-    ]
-    if (
-        len(record["files"]) == 1
-    ):  # a record's digest is that of the whole file; parts were compared when they were made
+    pairs = facts_of(record, first)
+    if len(record["files"]) == 1:
         pairs += [(what, record[what], entry[what]) for what in ("sha256", "bytes")]
+    else:  # a record's digest is that of the whole file
+        check_parts(whole_of(checked, record), split_paths(first), MOST_PART_BYTES)
     return [
         f"{first}: expected {what} {expected}, as its record says, found {found}"
         for what, expected, found in pairs

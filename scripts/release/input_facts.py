@@ -44,10 +44,10 @@ def calibration_facts(record: Path, text: Path | None, questions: list[Path]) ->
 def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     """Return the facts of a release's sources (paths by kind and name): of questions and calibration."""
     questions = list(sources["questions"].values())
-    calibration = sources["calibration"]
+    origins = sources["origins"]
     return {
         "questions": {path.name: sha256_file(path) for path in questions},
-        "calibration": calibration_facts(calibration["record"], calibration.get("text"), questions)
-        if calibration
+        "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
+        if "imatrix" in origins
         else None,
     }

@@ -2,8 +2,9 @@
 
 FOLDER.sources.json (`Sources`, written by build_release.py) lies beside the folder and is never published:
 check_release.py compares a release with the build by it. Paths are relative to the file, by name: `records` of the
-quants, `copies` by their names in the folder, `params` of Ollama, `questions`, `calibration` (the record of the imatrix
-and its text).
+quants, `copies` by their names in the folder, `params` of Ollama, `questions`, `origins` (map, statistics, f16 and
+imatrix records, calibration text, logits), `runs` (the summaries that the scores compare), `quants` (records of the
+files that were scored or measured).
 """
 
 import os
@@ -28,7 +29,12 @@ class Sources(Record):
     copies: dict[str, str]
     params: dict[str, str]
     questions: dict[str, str]
-    calibration: dict[str, str]
+    origins: dict[str, str]
+    runs: dict[str, str]
+    quants: dict[str, str]
+
+
+KINDS_OF_SOURCES = tuple(name for name in Sources.model_fields if name != "version")
 
 
 def read_evidence(path: Path, name: str) -> dict:
@@ -64,6 +70,6 @@ def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
         raise InputError(place, Sources.what, "nothing", BUILD_AGAIN)
     content = read_record(place, Sources)
     found = {}
-    for kind in ("records", "copies", "params", "questions", "calibration"):
+    for kind in KINDS_OF_SOURCES:
         found[kind] = {name: place.parent / path for name, path in content[kind].items()}
     return found

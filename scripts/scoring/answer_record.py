@@ -110,6 +110,12 @@ def strict_letter(text: str, finish_reason: str | None) -> str | None:
     return ("".join(found[-1]) if found else None) or None
 
 
+def completion_letter(text: str) -> str | None:
+    """Return the letter that a completion of "The answer is (" begins with, or None."""
+    match = re.match(r"\s*([A-D])\b", text)
+    return match[1] if match else None
+
+
 def class_of(answer: str, finish_reason: str | None, letter: str | None) -> str:
     """Return the class of an answer that the server gave: one of score_records.CLASSES but the two of failures."""
     # First of all: a thought that was cut off leaves an empty answer, too, and a letter in half an answer may be

@@ -88,6 +88,7 @@ class Protocol:
 
 # What a smaller model, another seed or another machine may set, and the least value; everything else is locked.
 OPEN = {"context": 1, "reasoning_budget": 0, "max_gen_toks": 1, "seed": 0, "concurrency": 1, "gpu_layers": 0}
+VERSIONS = ("tokenizer", "llama_cpp", "lm_eval")
 OPEN_HELP = {
     "context": "tokens of context for each request",
     "reasoning_budget": "most tokens of thought",
@@ -130,6 +131,12 @@ def recorded_protocol(path: Path, values: dict) -> Protocol:
     if unknown := sorted(values.keys() - {field.name for field in fields(Protocol)}):
         raise InputError(path, "the values of scoring/eval_protocol.py", shown(unknown[0]))
     return Protocol(**values)
+
+
+def locked_values() -> dict[str, object]:
+    """Return the values that every protocol has, by name."""
+    free = {*OPEN, *VERSIONS, "choice_order_seed"}
+    return {field.name: field.default for field in fields(Protocol) if field.name not in free}
 
 
 def first_differing_key(expected: dict, found: dict) -> str | None:

@@ -10,7 +10,7 @@ from choice.drop_map import METADATA_NAME, Shape, criterion_of, read_drop_map, r
 from copy_drop_map import main
 from files.safe_files import sha256_file, write_json
 from release_inputs import call
-from summarize_scores import in_sample
+from scoring.run_summary import in_sample
 from synthetic_build import write_statistics
 from tiny_models import EXPERTS, LAYERS, TOP_K, random_drop_map
 

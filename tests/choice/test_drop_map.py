@@ -10,7 +10,7 @@ from choice.drop_map import Shape, read_drop_map, read_map, write_map
 from files.safe_files import InputError, read_json, sha256_file, write_json
 from generate_drop_map import main as choose
 from page.records import read_experts
-from summarize_scores import in_sample
+from scoring.run_summary import in_sample
 from synthetic_build import write_statistics
 
 import pytest

@@ -291,7 +291,7 @@ def test_a_killed_measurement_goes_on_and_ends_in_the_same_bytes(finished, input
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes(), name
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.np?")}
-    assert len(times) == 6 + 6 + 1 + len(QUANTS)
+    assert len(times) == 6 + 6 + 1 + 1 + len(QUANTS)  # logits of both models, pruning, tokens per chat, quants
     measure_quality.main(arguments(inputs, tmp_path, score="all"))  # other positions of the same passes
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.np?")}
     assert (tmp_path / "quality.md").read_bytes() != (finished / "quality.md").read_bytes()

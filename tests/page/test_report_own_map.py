@@ -8,7 +8,7 @@ from build_report import main
 from compare_scores import main as compare_scores
 from files.safe_files import read_json, sha256_file
 from page.records import read_experts
-from summarize_scores import in_sample
+from scoring.run_summary import in_sample
 from synthetic_build import change, options, write_build
 
 import pytest

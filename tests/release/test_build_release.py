@@ -28,6 +28,7 @@ from release_inputs import (
     change_json,
     copy_of_quants,
     first_ids,
+    origins_of,
     release_arguments,
     write_quality,
     write_scores,
@@ -138,7 +139,8 @@ def test_the_checkpoint_has_a_card_of_its_own_and_stays_as_it_was(pruned_demo, t
     checkpoint, output = pruned_demo / "checkpoint", tmp_path / NAME
     metadata = checkpoint / "expert_drop_metadata.json"
     before = {path.name: sha256_file(path) for path in checkpoint.iterdir()}
-    named = ["--kind", "checkpoint", "--name", NAME, "--base", BASE, "--license", "gemma"]
+    origins = origins_of(pruned_demo, ())
+    named = ["--kind", "checkpoint", "--name", NAME, "--base", BASE, "--license", "gemma", *origins]
     call(build_release.main, *named, "--checkpoint", checkpoint, "--metadata", metadata, "--output", output)
     assert before == {path.name: sha256_file(path) for path in checkpoint.iterdir()}
     assert {path.name for path in output.iterdir()} == {*before, "README.md", "manifest.json"}
@@ -202,8 +204,8 @@ RECORD = f"{NAME}-Q6_K.gguf.json"
     [
         (RECORD, Path.unlink, (RECORD, "nothing")),
         (f"{NAME}-Q6_K.gguf", flip_the_last_byte, ("Q6_K.gguf", "other bytes")),
-        (RECORD, lambda path: change_json(path, source_sha256="1" * 64), ("quants of one F16 model",)),
-        (RECORD, lambda path: change_json(path, experts=111), ("112 experts",)),
+        (RECORD, lambda path: change_json(path, source_sha256="1" * 64), ("a quant of the F16 file",)),
+        (RECORD, lambda path: change_json(path, experts=111), ("experts: 112",)),
         ("quality.json", lambda path: change_json(path, inputs={"pruned_sha256": "1" * 64}), ("make quality",)),
         ("scores.json", score_another_file, ("--scores", "make eval")),
         ("checkpoint/expert_drop_metadata.json", forget_shards, ("inputs/checkpoint", "'shards'")),

@@ -142,7 +142,7 @@ def test_without_evaluation_and_quality_the_card_says_so_and_has_no_number_of_th
 
 
 def test_an_evaluation_that_was_not_patched(pruned_demo, tmp_path):
-    scores = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "calibration_questions.csv", 4), None)
+    scores = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "calibration_questions.csv", 4), False)
     card = build(pruned_demo, tmp_path / "r", "--scores", scores, quants=("Q6_K", "Q4_K_M"))
     assert cells_of(card, f"**{NAME}** (this)")[3] == "1/4 = 25.00% (4.6% to 69.9%)"
     assert "| Raw score (95% interval) | Strict |" in card

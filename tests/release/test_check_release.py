@@ -12,9 +12,10 @@ from files.safe_files import sha256_file
 from release.gates import GATES, Checked, Outcome
 from release.manifest import read_manifest
 from release.order import exceptions, must_exceed, size_exceptions
+from release.remade_gates import COMMAND_GATES, RECORD_GATES
 from release.running_gates import running_gates, smallest
-from release.sources import read_sources, sources_path
-from release_inputs import BASE, DOMINATED, NAME, QUESTIONS, SIDECARS, call, change_json, shared_release
+from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
+from release_inputs import BASE, DOMINATED, NAME, QUESTIONS, SIDECARS, call, change_json, origins_of, shared_release
 
 import pytest
 
@@ -31,7 +32,7 @@ def copy(release, tmp_path) -> Path:
     folder = tmp_path / "place" / release.name
     shutil.copytree(release, folder)
     sources = json.loads(sources_path(release).read_text())
-    for kind in ("records", "copies", "params", "questions", "calibration"):
+    for kind in KINDS_OF_SOURCES:
         sources[kind] = {name: str((release.parent / path).resolve()) for name, path in sources[kind].items()}
     sources_path(folder).write_text(json.dumps(sources))
     return folder
@@ -43,14 +44,14 @@ def checked(folder: Path) -> Checked:
 
 def failing(folder: Path, *names: str) -> dict[str, list[str]]:
     """Return the deviations of the gates that need no server, by name; names: only these."""
-    chosen = {name: gate for name, gate in GATES.items() if not names or name in names}
+    chosen = {name: gate for name, gate in {**GATES, **RECORD_GATES}.items() if not names or name in names}
     outcomes = {name: check_release.outcome_of(gate, checked(folder)) for name, gate in chosen.items()}
     return {name: outcome.deviations for name, outcome in outcomes.items() if outcome.deviations}
 
 
 def running(folder: Path, tools, name: str) -> list[str]:
     """Return the deviations of a gate that runs something."""
-    return check_release.outcome_of(running_gates(tools, 0)[name], checked(folder)).deviations
+    return check_release.outcome_of({**COMMAND_GATES, **running_gates(tools, 0)}[name], checked(folder)).deviations
 
 
 def reseal(folder: Path, **changes: object) -> None:
@@ -65,13 +66,13 @@ def test_all_that_holds_passes_line_by_line(release, script):
     done = script("check_release.py", release)
     lines = [line for line in done.stdout.splitlines() if line[:4] in ("pass", "FAIL", "n/a ")]
     verdicts = {line[6:].split(":")[0]: line[:4] for line in lines}
-    assert list(verdicts) == [*GATES, "tokens", "sidecars", "template", "answer"]
+    assert list(verdicts) == [*GATES, *RECORD_GATES, *COMMAND_GATES, "tokens", "sidecars", "template", "answer"]
     assert set(verdicts.values()) == {"pass"}, done.stdout
     sentence = "Q6_K has a significantly higher quantisation and total KLD than Q4_K_M, which is no larger."
     assert f"exception: {sentence}" in done.stdout and f"- {sentence}\n" in (release / "README.md").read_text()
     assert "Q8_0 has a" not in done.stdout and "**In-sample:** 4 of the 4" in done.stdout
     assert 'loaded by llama-server, which answers "' in done.stdout
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 13 checks pass, 0 do not apply"
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 18 checks pass, 0 do not apply"
 
 
 def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copy):
@@ -88,7 +89,7 @@ def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copy):
 def test_a_split_file_and_a_checkpoint_pass_the_gates(pruned_demo, tmp_path, capsys):
     checkpoint, parts = pruned_demo / "checkpoint", tmp_path / "parts"
     metadata = checkpoint / "expert_drop_metadata.json"
-    common = ["--name", NAME, "--base", BASE, "--metadata", metadata, "--questions", *QUESTIONS]
+    common = ["--name", NAME, "--base", BASE, "--metadata", metadata, *origins_of(pruned_demo, ())]
     dynamic = ["--kind", "dynamic", "--gguf", pruned_demo / f"{NAME}-CD-Q4_K_M.gguf", *SIDECARS]
     call(build_release.main, *common, *dynamic, "--max-file-bytes", 3_000_000, "--output", parts)
     of_checkpoint = ["--kind", "checkpoint", "--checkpoint", checkpoint, "--output", tmp_path / NAME]
@@ -98,7 +99,14 @@ def test_a_split_file_and_a_checkpoint_pass_the_gates(pruned_demo, tmp_path, cap
     assert "n/a   names:" in capsys.readouterr().out
     (tmp_path / NAME / "config.json").write_text("{}")
     assert list(failing(tmp_path / NAME)) == ["files", "build"]
-    sorted(parts.glob("*-00002-of-*.gguf"))[0].unlink()
+    part = sorted(parts.glob("*-00002-of-*.gguf"))[0]
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.unlink()  # a link: the part that is kept beside the release stays as it is
+    part.write_bytes(content)
+    reseal(parts)
+    assert "expected the bytes of " in failing(parts, "records")["records"][0]
+    part.unlink()
     assert {"files", "records"} <= failing(parts).keys()
 
 
@@ -120,7 +128,7 @@ def test_files_too_many_or_too_few_fail(copy, capsys, refusal):
     lines = failing(copy, "files")["files"]
     assert [line.split(": expected")[0] for line in lines] == [str(copy / "notes.txt"), str(copy / "params")]
     failed = "4 that fail: files, build, made, sidecars"
-    refusal(check_release.main, [copy], copy, "all of 13 checks to pass", failed)
+    refusal(check_release.main, [copy], copy, "all of 18 checks to pass", failed)
     printed = capsys.readouterr().out
     assert "FAIL  files:" in printed and "pass  template:" in printed
     (copy / "link").symlink_to(copy / "template")
@@ -228,7 +236,7 @@ def test_types_other_than_the_records_fail(copy):
     (copy / f"{NAME}-Q6_K.gguf.new").replace(copy / f"{NAME}-Q6_K.gguf")
     reseal(copy)
     lines = failing(copy, "records")["records"]
-    assert [line.split("expected ")[1].split(" ")[0] for line in lines] == ["tensors", "sha256", "bytes"]
+    assert [line.split("expected ")[1].split(" ")[0] for line in lines] == ["the", "tensors", "sha256", "bytes"]
     (copy / f"{NAME}-Q6_K.gguf").write_bytes(b"GGUF" + bytes(100))
     assert any("Q6_K.gguf: expected" in line for line in failing(copy, "records")["records"])
 

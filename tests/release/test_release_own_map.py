@@ -1,10 +1,12 @@
 """A release of a model whose drop map a user brought: card, label and gates, with and without question ids."""
 
+import shutil
 from pathlib import Path
 
-import compare_scores
+import build_release
 import copy_drop_map
 import expert_drop
+from checkpoints.checkpoint import source_digest
 from choice.drop_map import METADATA_NAME
 from conftest import DEMO
 from files.safe_files import read_json, sha256_file, write_json
@@ -13,19 +15,17 @@ from release.gates import GATES, Checked
 from release.manifest import read_manifest
 from release.sources import read_sources
 from release_inputs import (
-    EXPERTS,
     KEPT,
     NAME,
-    PATCH,
     QUESTIONS,
-    answer_rows,
     build,
     call,
+    change_json,
     copy_of_quants,
     first_ids,
-    write_summary,
+    release_arguments,
+    write_scores,
 )
-from summarize_scores import in_sample
 
 import pytest
 
@@ -35,28 +35,17 @@ def drop_by(folder: Path, own: dict, checkpoint: Path) -> Path:
     write_json(folder / "mine.json", own)
     call(copy_drop_map.main, "--map", folder / "mine.json", "--model", DEMO / "model", "--output", folder / "map.json")
     call(expert_drop.main, "--source", DEMO / "model", "--drop-map", folder / "map.json", "--output", checkpoint)
+    # As converted from this checkpoint, whose weights are those of the shared build and whose map is another.
+    change_json(folder / "F16.gguf.json", source_sha256=source_digest(checkpoint))
     return folder / "mine.json"
-
-
-def evaluated(folder: Path, ids: list[str], metadata: Path) -> Path:
-    """Compare a made-up evaluation of the quant with one of the full model; return the record of scores."""
-    rows = {"gemma-4-demo": (folder / "F16.gguf", "1110", EXPERTS), NAME: (folder / f"{NAME}-Q6_K.gguf", "1010", KEPT)}
-    runs = [
-        write_summary(folder, name, gguf, answer_rows(ids, marks, PATCH), PATCH, count)
-        for name, (gguf, marks, count) in rows.items()
-    ]
-    content = read_json(runs[1] / "summary.json")
-    write_json(runs[1] / "summary.json", content | {"in_sample": in_sample(ids, metadata)})
-    call(compare_scores.main, "--runs", *runs, "--output", folder / "scores.md")
-    return folder / "scores.json"
 
 
 @pytest.fixture
 def inputs(pruned_demo, tmp_path) -> Path:
     """Quants of the demo without its first experts' record of how they were chosen."""
     folder = copy_of_quants(pruned_demo, tmp_path / "inputs", "Q6_K", "Q4_K_M")
-    (folder / "checkpoint" / METADATA_NAME).unlink()
-    (folder / "checkpoint").rmdir()
+    shutil.rmtree(folder / "checkpoint")
+    (folder / "statistics.safetensors").unlink()
     return folder
 
 
@@ -70,7 +59,7 @@ def test_an_own_map_goes_all_the_way_to_a_release(pruned_demo, inputs, tmp_path,
     metadata = inputs / "checkpoint" / METADATA_NAME
     # The same experts as in the shared build, whose map was chosen: the checkpoint is the same to the byte.
     assert read_json(metadata)["shards"] == read_json(pruned_demo / "checkpoint" / METADATA_NAME)["shards"]
-    more = ["--scores", evaluated(inputs, scored, metadata), "--questions", *QUESTIONS, "--repository", f"{NAME}-GGUF"]
+    more = ["--scores", write_scores(inputs, inputs, scored, marks="1010"), "--repository", f"{NAME}-GGUF"]
     card = build(inputs, tmp_path / "GGUF", *more, quants=("Q6_K", "Q4_K_M"))
     unknown = "**Not known whether in-sample:** the drop map does not say which questions chose the experts."
     label = "**In-sample:** 1 of the 4 scored questions also chose the experts." if known else unknown
@@ -92,14 +81,15 @@ def test_an_own_map_goes_all_the_way_to_a_release(pruned_demo, inputs, tmp_path,
     assert label in GATES["in-sample"](checked).deviations[0]
 
 
-def test_scores_that_know_more_than_the_metadata_are_told(pruned_demo, inputs, tmp_path):
-    """A run may have been given another map of the same drops, one that names its questions."""
+def test_a_run_that_was_given_another_map_is_refused(pruned_demo, inputs, tmp_path, refusal):
+    """The label of its score would be by questions that this build's map does not name."""
     layers = {layer: entry["drop"] for layer, entry in read_json(pruned_demo / "map.json")["layers"].items()}
     drop_by(inputs, layers, inputs / "checkpoint")
-    scores = evaluated(inputs, first_ids(QUESTIONS[1], 4), pruned_demo / "map.json")
-    card = build(inputs, tmp_path / "GGUF", "--scores", scores, quants=("Q6_K", "Q4_K_M"))
-    assert "**Not known whether in-sample:** the drop map" in card
-    assert f"**In-sample:** 4 of the 4 scored questions also chose the experts of {NAME}." in card
+    scores = write_scores(inputs, inputs, first_ids(QUESTIONS[1], 4))
+    summary = inputs / "run-pruned/summary.json"
+    change_json(summary, in_sample={"chosen_on": 6, "scored_and_chosen_on": 0})
+    arguments = release_arguments(inputs, tmp_path / "GGUF", "--scores", scores, quants=("Q6_K", "Q4_K_M"))
+    refusal(build_release.main, arguments, summary, "in_sample.chosen_on None, found 6")
 
 
 def test_the_card_tells_how_the_experts_were_chosen_by_what_the_map_says():

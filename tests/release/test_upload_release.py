@@ -372,6 +372,14 @@ def test_a_repository_that_the_card_does_not_name_is_refused(hub, refused_upload
     assert not hub.requests
 
 
+@pytest.mark.parametrize("send", [[], ["--send"]])
+def test_a_card_without_its_owner_is_refused(hub, release, refused_upload, send):
+    (release / "README.md").write_text("ollama run hf.co/USER/tiny-12e-GGUF:Q4_K_M\n")
+    write_manifest(release)
+    refused_upload(send, release / "README.md", "commands for me/...", "USER/...", "OWNER=me")
+    assert not hub.requests
+
+
 def test_without_a_token_nothing_is_sent(hub, refused_upload):
     refused_upload(["--send"], "token", "hf auth login", "none", token="")
     assert not hub.requests

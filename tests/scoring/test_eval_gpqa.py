@@ -15,7 +15,8 @@ import summarize_scores
 from ask_questions import is_asked
 from chats.questions import COLUMNS, load_questions, read_rows
 from files.safe_files import read_json, read_record
-from patch_answers import closed_thought, completion_letter
+from patch_answers import closed_thought
+from scoring.answer_record import completion_letter
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen, read_samples
 from scoring.score_records import Summary

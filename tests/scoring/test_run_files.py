@@ -9,7 +9,7 @@ from files.safe_files import InputError, read_json, write_json, write_record
 from patch_answers import patched_before
 from scoring.eval_protocol import Protocol, recorded_protocol
 from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, Patched, RunRecord, read_run, run_digests
-from summarize_scores import read_patched
+from scoring.run_summary import read_patched
 
 import pytest
 

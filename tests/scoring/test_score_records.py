@@ -4,9 +4,9 @@ import copy
 import json
 from collections.abc import Iterator
 
-import compare_scores
 import show_results
 from files.safe_files import InputError, check_record
+from scoring.comparison import compare
 from scoring.score_records import Scores, Summary, figures, read_summary
 from scoring.score_tables import scores_page
 
@@ -36,7 +36,7 @@ def summary(name: str, chosen_on: int | None) -> dict:
 
 
 def comparison(runs: list[dict]) -> dict:
-    return {"version": Scores.current, **compare_scores.compare([[run] for run in runs], [[] for _ in runs])}
+    return {"version": Scores.current, **compare([[run] for run in runs], [[] for _ in runs])}
 
 
 def damages(content: object, path: tuple = ()) -> Iterator[tuple]:

@@ -1,0 +1,47 @@
+"""What a GGUF file itself says of what its record says: experts, weights, bits, types, recipe."""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ggufs.gguf_header import read_header
+from quants.recipes import RECIPES
+from release.gguf_parts import tensors_of
+
+from gguf.constants import LlamaFileType
+
+
+def tensor_counts(record: dict) -> Counter[str]:
+    """Return the number of tensors of each type that a record names; a ragged row's TYPE<WANTED counts as TYPE."""
+    counts: Counter[str] = Counter()
+    for kind, count in record["tensors_per_type"].items():
+        counts[kind.split("<")[0]] += count
+    return counts
+
+
+def recipe_arguments(record: dict) -> list[str]:
+    """Return llama-quantize's arguments of a record's type; its own where they are chosen per layer."""
+    recipe = RECIPES.get(record["type"])
+    return record["arguments"] if recipe is None or recipe.tiers else recipe.arguments
+
+
+def facts_of(record: dict, first: Path) -> list[tuple[str, Any, Any]]:
+    """Return (what, as the record says, as the file says); first: of a split file the first part."""
+    tensors = tensors_of(first)
+    header = read_header(first)
+    experts = header.value(f"{header.value('general.architecture')}.expert_count") or 0
+    weights = sum(math.prod(tensor.dims) for _, tensor in tensors.values())
+    types = Counter(tensor.kind.name for _, tensor in tensors.values())
+    base, written = f"MOSTLY_{record['base']}", header.value("general.file_type")
+    recipe = RECIPES.get(record["type"])
+    return [
+        ("experts", record["experts"], experts),
+        ("weights", record["parameters"], weights),
+        ("bits per weight", record["bits_per_weight"], round(8 * record["bytes"] / max(weights, 1), 3)),
+        ("the type of llama-quantize", base, next((kind.name for kind in LlamaFileType if kind == written), written)),
+        ("the base of its type", record["base"], recipe.base if recipe else record["base"]),
+        ("the arguments of its type", record["arguments"], recipe_arguments(record)),
+        ("the note of its type", record["note"], recipe.note if recipe else record["note"]),
+        ("tensors per type", dict(tensor_counts(record)), dict(types)),
+    ]

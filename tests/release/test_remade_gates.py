@@ -1,0 +1,330 @@
+"""What is made again: each damage of what a release was made from, with all that names its digest, fails its gate."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import build_release
+import check_release
+from checkpoints.checkpoint import source_digest
+from choice.drop_map import details_of
+from files.safe_files import read_json, sha256_file
+from release.gates import GATES, Checked
+from release.manifest import read_manifest
+from release.remade_gates import COMMAND_GATES, RECORD_GATES
+from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
+from release_inputs import NAME, release_arguments, shared_release
+from scoring.eval_protocol import Protocol
+
+import numpy as np
+import pytest
+
+EVERY_GATE = {**GATES, **RECORD_GATES, **COMMAND_GATES}
+
+
+class Build:
+    """A build that a test may damage: its release and all that the release was made from. Files are hard links.
+
+    So a damage writes a new file in the old one's place.
+    """
+
+    def __init__(self, pruned: Path, place: Path) -> None:
+        made = shared_release(pruned).parent
+        self.pruned, self.evidence = place / pruned.name, place / made.name
+        for source, target in ((pruned, self.pruned), (made, self.evidence)):
+            shutil.copytree(source, target, copy_function=os.link)
+        self.release = self.evidence / f"{NAME}-GGUF"
+        self.full, self.own = self.evidence / "run-full", self.evidence / "run-pruned"
+        self.map, self.f16 = self.pruned / "map.json", self.pruned / "F16.gguf.json"
+        self.metadata = self.pruned / "checkpoint/expert_drop_metadata.json"
+        sources, listed = read_sources(made / self.release.name), {}
+        for kind in KINDS_OF_SOURCES:
+            listed[kind] = {name: str(self.here(path.resolve())) for name, path in sources[kind].items()}
+        self.write(sources_path(self.release), json.dumps({"version": 1, **listed}))
+
+    def here(self, path: Path) -> Path:
+        """Return where a path of the shared build lies in this one; the project's own files stay where they are."""
+        for tree in (self.pruned, self.evidence):
+            if tree.name in path.parts:
+                return tree.joinpath(*path.parts[path.parts.index(tree.name) + 1 :])
+        return path
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a text in a file's place."""
+        path.unlink()
+        path.write_text(text, encoding="utf-8")
+
+    def change(self, path: Path, change: Callable[[dict], object]) -> None:
+        """Change a JSON file."""
+        content = read_json(path)
+        change(content)
+        self.write(path, json.dumps(content, indent=2) + "\n")
+
+    def change_lines(self, path: Path, change: Callable[[dict], object]) -> None:
+        """Change every line of a JSONL file; a line for which `change` returns False goes."""
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        self.write(path, "".join(json.dumps(row) + "\n" for row in rows if change(row) is not False))
+
+    def failing(self, name: str) -> list[str]:
+        """Return the deviations of one gate."""
+        checked = Checked(self.release, read_manifest(self.release), read_sources(self.release))
+        return check_release.outcome_of(EVERY_GATE[name], checked).deviations
+
+
+@pytest.fixture
+def build(pruned_demo, tmp_path) -> Build:
+    return Build(pruned_demo, tmp_path)
+
+
+def of_summary(build: Build) -> None:
+    build.change(build.own / "summary.json", lambda run: run["answers"][1].update(correct=True, strict_correct=True))
+
+
+def of_letters(build: Build) -> None:
+    build.change_lines(build.own / "answers.jsonl", lambda row: row.update(letter=row["target"], correct=True))
+
+
+def of_frozen_answers(build: Build) -> None:
+    build.change_lines(build.own / "task/frozen.jsonl", lambda row: row.update(answer="(A)"))
+    digest = sha256_file(build.own / "task/frozen.jsonl")
+    build.change(build.own / "run.json", lambda run: run.update(questions_sha256=digest))
+    build.change(build.own / "patched.json", lambda content: content["run"].update(questions_sha256=digest))
+
+
+def of_dropped_questions(build: Build) -> None:
+    gone = json.loads((build.own / "answers.jsonl").read_text().splitlines()[1])["record_id"]
+    for run in (build.full, build.own):
+        build.change_lines(run / "task/frozen.jsonl", lambda row: row["Record ID"] != gone)
+        digest = {"questions_sha256": sha256_file(run / "task/frozen.jsonl")}
+        build.change(run / "run.json", lambda content, digest=digest: content.update(digest))
+
+
+def of_patched_letters(build: Build) -> None:
+    build.change(build.own / "patched.json", lambda content: content["answers"][1].update(letter="A", correct=True))
+
+
+def of_protocol(build: Build) -> None:
+    build.change(build.own / "run.json", lambda run: run["protocol"].update(context=131072))
+
+
+def of_locked_protocol(build: Build) -> None:
+    protocol = read_json(build.own / "run.json")["protocol"] | {"temperature": 0.0}
+    digest = Protocol(**protocol).digest
+    build.change(build.own / "run.json", lambda run: run.update(protocol=protocol, protocol_sha256=digest))
+
+
+def of_label(build: Build) -> None:
+    held_out = {"chosen_on": 6, "scored_and_chosen_on": 0}
+    build.change(build.own / "summary.json", lambda run: run.update(in_sample=held_out))
+
+
+def of_another_base(build: Build) -> None:
+    """The score of some other model, under the full model's name."""
+    record = build.evidence / "gemma-4-demo-Q6_K.gguf.json"
+    build.change(record, lambda quant: quant.update(source_sha256="6" * 64))
+
+
+def of_rows(**changes: object) -> Callable[[Build], None]:
+    return lambda build: build.change(build.evidence / "scores.json", lambda scores: scores["rows"][1].update(changes))
+
+
+def of_foreign_rows(build: Build) -> None:
+    """Six models that this build never had."""
+
+    def six(scores: dict) -> None:
+        rows = [scores["rows"][0] | {"name": f"other-{i}", "gguf_sha256": f"{i}" * 64} for i in range(6)]
+        scores.update(rows=rows, pairs=[])
+
+    build.change(build.evidence / "scores.json", six)
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda build: None, ""),
+        (of_summary, "the summary of its answers"),
+        (of_letters, "as its text and the question say"),
+        (of_frozen_answers, "expected the questions of"),
+        (of_dropped_questions, "all of them"),
+        (of_patched_letters, "patched.json: expected letter"),
+        (of_protocol, "a protocol with sha256"),
+        (of_locked_protocol, "temperature 1.0"),
+        (of_label, "in_sample.scored_and_chosen_on 4, found 0"),
+        (of_another_base, "the name gemma-4-demo for the full model's file and for no other"),
+        (of_foreign_rows, "scores of this build's own file"),
+        (of_rows(gguf_sha256="5" * 64), "an evaluation of"),
+        (of_rows(name="other"), f"the name {NAME} for this build's file and for no other"),
+        (of_rows(mcnemar_p=0.01), "mcnemar_p"),
+        (of_rows(gpqa="99%"), "gpqa absent"),
+        (of_rows(bytes={"Q6_K": 1}), "bytes.Q6_K"),
+        (lambda build: build.change(sources_path(build.release), lambda s: s.update(runs={})), "--runs"),
+    ],
+)
+def test_scores_are_of_this_build_and_come_out_again(build, damage, words):
+    damage(build)
+    found = build.failing("scores")
+    assert any(words in line for line in found) if words else not found, found
+
+
+def test_scores_of_other_models_are_refused_before_anything_is_written(build, refusal, tmp_path):
+    of_foreign_rows(build)
+    arguments = release_arguments(build.pruned, tmp_path / "r", "--scores", build.evidence / "scores.json")
+    refusal(build_release.main, arguments, "--scores", "this build's own file", "SCORED=no")
+    assert not list(tmp_path.glob("r*"))
+
+
+def of_quality(**changes: object) -> Callable[[Build], None]:
+    return lambda build: build.change(build.evidence / "quality.json", lambda quality: quality.update(changes))
+
+
+def of_losses(build: Build) -> None:
+    build.change(build.evidence / "quality.json", lambda q: q["files"][0]["losses"]["total"].update(kld=[1e-5, 1e-6]))
+
+
+def of_conclusions(build: Build) -> None:
+    build.change(build.evidence / "quality.json", lambda quality: quality["conclusions"]["total"].update(dominated={}))
+
+
+def of_measured_file(build: Build) -> None:
+    build.change(build.evidence / "quality.json", lambda quality: quality["files"][0].update(sha256="4" * 64))
+
+
+def of_inputs(build: Build) -> None:
+    build.change(build.evidence / "quality.json", lambda quality: quality["inputs"].update(max_tokens=9))
+
+
+def of_full_model(build: Build) -> None:
+    build.change(build.evidence / "quality.json", lambda quality: quality["inputs"].update(full_sha256="4" * 64))
+
+
+def of_chats(build: Build) -> None:
+    (path,) = (build.evidence / "logits").rglob("chats.npz")
+    path.unlink()
+    np.savez(path, reply=np.full(4, 9), all=np.array([22, 23, 22, 23]))
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda build: None, ""),
+        (of_losses, "losses.total.kld[0]"),
+        (of_conclusions, "conclusions.total.dominated"),
+        (of_measured_file, "losses of this build's Q8_0"),
+        (of_inputs, "results of an earlier run"),
+        (of_full_model, "losses against the F16 file"),
+        (of_chats, "the losses of the stored results"),
+        (of_quality(chats=400), "chats 4, found 400"),
+        (of_quality(left_out=3), "chats left out: 0, found 3"),
+        (of_quality(cut=3), "cut 0, found 3"),
+        (of_quality(choice_known=False), "choice_known"),
+        (of_quality(gpqa="99%"), "gpqa absent"),
+    ],
+)
+def test_losses_are_of_this_build_and_come_out_again(build, damage, words):
+    damage(build)
+    found = build.failing("quality")
+    assert any(words in line for line in found) if words else not found, found
+
+
+def of_map(build: Build, change: Callable[[dict], object]) -> None:
+    """Change the map, and all that follows from it: metadata and the record of the F16 file."""
+    build.change(build.map, change)
+    content = read_json(build.map)
+
+    def follow(metadata: dict) -> None:
+        metadata.update(method=details_of(content), drop_map_sha256=sha256_file(build.map))
+        for number, layer in content["layers"].items():
+            metadata["layers"][number] = {key: layer[key] for key in ("keep", "drop")}
+
+    of_metadata(build, follow)
+
+
+def of_metadata(build: Build, change: Callable[[dict], object]) -> None:
+    """Change the metadata and the digest of the checkpoint that holds them."""
+    build.change(build.metadata, change)
+    digest = source_digest(build.metadata.parent)
+    build.change(build.f16, lambda record: record.update(source_sha256=digest))
+
+
+def as_own_map(content: dict) -> None:
+    """Make a map one that a user gave, with another expert in it."""
+    for key in ("stats_sha256", "questions_sha256"):
+        del content[key]
+    content.update(criterion="own map", own_map={"sha256": "0" * 64, "criterion": "magic"})
+    layer = content["layers"]["1"]
+    layer["keep"], layer["drop"] = sorted({*layer["keep"], 112} - {0}), sorted({*layer["drop"], 0} - {112})
+
+
+def of_statistics(build: Build) -> None:
+    path = build.pruned / "statistics.safetensors"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-8] + bytes(8))
+
+
+def of_record(file: str, **changes: object) -> Callable[[Build], None]:
+    return lambda build: build.change(build.pruned / file, lambda record: record.update(changes))
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda build: None, ""),
+        (lambda build: build.change(build.metadata, lambda m: m.update(keep_count=96)), "a checkpoint whose files"),
+        (lambda build: of_metadata(build, lambda m: m.update(keep_count=96)), "kept experts per layer"),
+        (lambda build: of_metadata(build, lambda m: m.update(gpqa="99%")), "no field 'gpqa'"),
+        (lambda build: of_metadata(build, lambda m: m["source"].update(weights_sha256="9" * 64)), "base checkpoint"),
+        (lambda build: of_metadata(build, lambda m: m["method"].update(questions=600)), "the method of map.json"),
+        (lambda build: build.change(build.map, lambda m: m.update(seed=1)), "the drop map with sha256"),
+        (lambda build: of_map(build, as_own_map), "the router's rows of the 112 kept experts in layer 1"),
+        (of_statistics, "a map chosen from statistics.safetensors"),
+        (of_record("F16.gguf.json", name="other"), "a model named"),
+        (of_record("F16.gguf.json", sha256="4" * 64), "a quant of the F16 file"),
+        (of_record("imatrix.gguf.json", model_sha256="4" * 64), "an imatrix of the F16 file"),
+        (of_record("imatrix.gguf.json", sha256="4" * 64), "imatrix.gguf with sha256"),
+        (of_record("imatrix.gguf.json", calibration_sha256="4" * 64), "the text text.txt with sha256"),
+    ],
+)
+def test_the_chain_of_digests_has_no_gap(build, damage, words):
+    damage(build)
+    found = build.failing("lineage")
+    assert any(words in line for line in found) if words else not found, found
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"bits_per_weight": 2.0}, "bits per weight 2.0"),
+        ({"note": "99% on GPQA"}, "the note of its type"),
+        ({"arguments": ["--pure"]}, "the arguments of its type"),
+        ({"type": "Q8_0", "base": "Q8_0", "note": "near-lossless, large"}, "the type of llama-quantize MOSTLY_Q8_0"),
+    ],
+)
+def test_what_a_record_says_is_what_the_file_says(build, change, words):
+    records = read_manifest(build.release)["records"]
+    name = f"{NAME}-Q6_K.gguf"
+    build.change(build.release / "manifest.json", lambda m: m.update(records={**records, name: records[name] | change}))
+    assert any(words in line for line in build.failing("records"))
+
+
+def test_a_field_that_no_record_has_is_refused(build):
+    manifest = build.release / "manifest.json"
+    build.change(manifest, lambda content: content.update(gpqa="99%"))
+    assert build.failing("build") == [f"{manifest}: expected no field 'gpqa' of manifest.json, found one"]
+
+
+def test_the_experts_are_chosen_again(build):
+    assert not build.failing("choice")
+    of_map(build, lambda content: content["bootstrap"].update(coin_toss=99))
+    assert not build.failing("lineage") and "bootstrap.coin_toss" in build.failing("choice")[0]
+
+
+def test_pictures_are_drawn_again(build):
+    assert not build.failing("pictures")
+    picture = build.release / "scores.png"
+    content = picture.read_bytes()
+    picture.unlink()
+    picture.write_bytes(content + b" ")
+    assert "scores.png: expected the picture of this build's records" in build.failing("pictures")[0]
