@@ -190,14 +190,14 @@ def test_a_changed_shard_is_noticed_by_the_state(model_copy, tmp_path, refusal):
 
 
 def test_a_changed_template_is_noticed_by_the_state(model_copy, tmp_path, refusal):
-    """The ids alone show it: there are as many as before."""
+    """There are as many ids as before: the template's digest shows it."""
     options = arguments(tmp_path / "stats", model=model_copy)
     leave_unfinished(options, saves=2)
     template = model_copy / "chat_template.jinja"
     before = template.read_text()
     template.write_text(before.replace("<|turn>model", "<|turn>user"))
     assert template.read_text() != before
-    refusal(analysis.main, options, "stats.state", "token_ids_sha256")
+    refusal(analysis.main, options, "stats.state", "chat_template_sha256")
 
 
 def test_a_state_of_other_inputs_is_refused_by_name(state, tmp_path, refusal):
