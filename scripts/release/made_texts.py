@@ -33,7 +33,7 @@ def caches_of(header: GgufHeader) -> dict[int, int]:
     return {tokens: count for tokens in contexts if tokens and (count := cache_bytes(header, tokens)) is not None}
 
 
-def facts_of(folder: Path, records: dict[str, dict], metadata: dict) -> ModelFacts:
+def model_facts_of(folder: Path, records: dict[str, dict], metadata: dict) -> ModelFacts:
     """Return what the headers of a release's weights tell of its model."""
     if not records:
         return checkpoint_facts(folder, metadata["experts"])
@@ -60,7 +60,7 @@ def release_of(folder: Path, manifest: dict) -> Release:
         quantized_by=manifest["quantized_by"],
         records=records,
         metadata=metadata,
-        facts=facts_of(folder, records, metadata),
+        facts=model_facts_of(folder, records, metadata),
         scores=find_evidence(folder, SCORES_NAME),
         quality=find_evidence(folder, QUALITY_NAME),
         pictures=[name for name in PICTURES if (folder / name).exists()],

@@ -139,7 +139,8 @@ def run_breaks(lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]])
     scored = {"gguf": name, "gguf_sha256": quant["sha256"], "gguf_bytes": quant["bytes"], "experts": quant["experts"]}
     again = summed_up(run, summary["patch"] is not None, lineage.metadata_path if own else None, scored)
     if not own and quant["experts"] < read_metadata(lineage.metadata_path)["experts"]:
-        again["in_sample"] = summary["in_sample"]  # of another pruned model, whose map this build does not have
+        for field in ("in_sample", "drop_map"):  # of another pruned model, whose map this build does not have
+            again[field] = summary[field]
     return made_again(path, "the summary of its answers", again, summary, EVALUATE)
 
 

@@ -88,7 +88,7 @@ def choice_gate(checked: Checked) -> Outcome:
     return outcome
 
 
-def draw_again(checked: Checked, names: list[str], folder: Path) -> None:
+def draw_pictures_again(checked: Checked, names: list[str], folder: Path) -> None:
     """Draw pictures of a release into a folder, from the records and statistics of the build."""
     lineage, copies = checked.lineage, checked.sources["copies"]
     if any(name.startswith(EXPERTS) for name in names):
@@ -109,7 +109,7 @@ def pictures_gate(checked: Checked) -> Outcome:
     names = sorted(name for name in checked.sources["copies"] if name.endswith(".png"))
     outcome = Outcome(f"{len(names)} pictures drawn again, byte for byte", applies=bool(names))
     with tempfile.TemporaryDirectory() as folder:
-        draw_again(checked, names, Path(folder))
+        draw_pictures_again(checked, names, Path(folder))
         for name in names:
             again, path = Path(folder) / name, checked.folder / name
             if not again.is_file():
