@@ -182,7 +182,7 @@ def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copie
     assert made == {"build_release", "build_report"}
     cards = {path.parent.name: path.read_text() for path in build_of(copied).rglob("release/*/README.md")}
     assert (
-        all("no evaluation belongs to this build" in card for card in cards.values())
+        all("no score belongs to this build" in card for card in cards.values())
         and "quantized_by: someone" in cards["GGUF"]
     )
     assert not list(build_of(copied).rglob("release/*/scores.json"))

@@ -98,7 +98,7 @@ def test_a_split_file_and_a_checkpoint_pass_the_gates(pruned_demo, tmp_path, cap
     check_release.main([str(tmp_path / NAME)])
     assert "n/a   names:" in capsys.readouterr().out
     (tmp_path / NAME / "config.json").write_text("{}")
-    assert list(failing(tmp_path / NAME)) == ["files", "build"]
+    assert list(failing(tmp_path / NAME)) == ["files", "build", "made"]
     part = sorted(parts.glob("*-00002-of-*.gguf"))[0]
     content = bytearray(part.read_bytes())
     content[-1] ^= 1

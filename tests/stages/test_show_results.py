@@ -151,7 +151,8 @@ def test_after_release_each_folder_with_its_files(shown, tmp_path, refusal):
     folder.mkdir()
     (folder / "a.gguf").write_bytes(b"x" * (1 << 20))
     refusal(show_results.main, ["--after", "release", folder], "manifest.json")
-    words = dict.fromkeys(("name", "repository", "base", "license", "quantized_by", "sibling"), "x")
+    words = dict.fromkeys(("name", "owner", "repository", "base", "license", "quantized_by", "project_version"), "x")
+    words |= {"siblings": {}, "settings": {}, "inputs": {}}
     entry = {"bytes": 1 << 20, "sha256": "0" * 64}
     manifest = {"version": 1, **words, "kind": "standard", "records": {}, "files": {"a.gguf": entry}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
