@@ -34,20 +34,26 @@ def folds_of(labels: np.ndarray) -> np.ndarray:
     return folds
 
 
+def sums_by_group(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """Return the sums of each group's questions, fp64 [count, layers, experts]; groups: int [questions], each there."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[order], np.arange(count))
+    return np.add.reduceat(values[order], starts, axis=0, dtype=np.float64)
+
+
 def losses_of(
     arrays: Arrays, measures: np.ndarray, labels: np.ndarray, folds: np.ndarray, criterion: str, keep: int
 ) -> np.ndarray:
     """Return what every question loses by each domain's map, and last by that of all: [kinds, domains + 1, questions].
 
-    arrays: fp64 [questions, layers, experts]; measures: [kinds, questions, layers, experts], shares by layer. A loss is
-    the dropped experts' share, mean over the layers.
+    measures: [kinds, questions, layers, experts], shares by layer. A loss is the dropped experts' share, mean over the
+    layers.
     """
-    domains, (layers, experts) = labels.max() + 1, measures.shape[2:]
+    domains, layers = labels.max() + 1, measures.shape[2]
     groups = np.arange(domains * FOLDS)
-    members = np.equal.outer(groups, labels * FOLDS + folds).astype(np.float64)
     # Every criterion goes by sums over the questions. So those of a fold are added up once, and not for each map.
-    sums = {name: np.tensordot(members, values, axes=1) for name, values in arrays.items()}
-    flat, lost = measures.reshape(*measures.shape[:2], -1), np.empty((len(measures), domains + 1, labels.size))
+    sums = {name: sums_by_group(values, labels * FOLDS + folds, groups.size) for name, values in arrays.items()}
+    maps, places = [], []
     for source in range(domains + 1):
         own = labels == source if source < domains else np.ones(labels.size, bool)
         theirs = groups // FOLDS == source if source < domains else np.ones(groups.size, bool)
@@ -55,8 +61,14 @@ def losses_of(
             asked = own & (folds == fold) if fold >= 0 else ~own
             if asked.any():
                 choosing = theirs & (groups % FOLDS != fold)
-                dropped = dropped_by({name: values[choosing] for name, values in sums.items()}, criterion, keep)
-                lost[:, source, asked] = flat[:, asked] @ dropped.reshape(layers * experts) / layers
+                maps.append(dropped_by({name: each[choosing] for name, each in sums.items()}, criterion, keep))
+                places.append((source, asked))
+    flat = measures.reshape(*measures.shape[:2], -1)
+    # One product for all maps: many small ones wait for each other's threads on a busy machine.
+    by_map = flat @ np.reshape(maps, (len(maps), -1)).T.astype(np.float64) / layers
+    lost = np.empty((len(measures), domains + 1, labels.size))
+    for number, (source, asked) in enumerate(places):
+        lost[:, source, asked] = by_map[:, asked, number]
     return lost
 
 
@@ -98,7 +110,6 @@ def domain_drops(
     resamples, seed.
     """
     (shuffles, resamples, seed), generator = draws, generator_of(draws[2], 2)
-    arrays = {name: values.astype(np.float64) for name, values in arrays.items()}  # products of whole numbers are slow
     measures = np.stack([question_shares(arrays["weighted_norm_sum"]), question_shares(guarded.astype(np.float64))])
     lost = losses_of(arrays, measures, labels, folds_of(labels), *choice)
     by_chance = np.empty(shuffles)

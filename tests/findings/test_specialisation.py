@@ -96,7 +96,7 @@ def arrays_of(values: np.ndarray) -> dict[str, np.ndarray]:
 
 def test_losses_equal_a_naive_recomputation():
     values = norms(3, 3.0)
-    arrays, folds = {name: array.astype(float) for name, array in arrays_of(values).items()}, folds_of(LABELS)
+    arrays, folds = arrays_of(values), folds_of(LABELS)
     measures = question_shares(values)[None]
     lost = losses_of(arrays, measures, LABELS, folds, "coverage", KEEP)[0]
     for source, question in ((0, 0), (1, 0), (2, 7), (3, 11)):
