@@ -3,18 +3,22 @@
 import csv
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import build_release
 import check_release
+from choice.drop_map import METADATA_NAME
 from files.safe_files import sha256_file
+from ggufs.gguf_header import UINT32
 from release.gates import GATES, Checked, Outcome
 from release.manifest import read_manifest
 from release.order import exceptions, must_exceed, size_exceptions
 from release.remade_gates import COMMAND_GATES, RECORD_GATES
 from release.running_gates import running_gates, smallest
 from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
+from release.token_gate import tokens_gate
 from release_inputs import BASE, DOMINATED, NAME, QUESTIONS, SIDECARS, call, change_json, origins_of, shared_release
 
 import pytest
@@ -72,7 +76,7 @@ def test_all_that_holds_passes_line_by_line(release, script):
     assert f"exception: {sentence}" in done.stdout and f"- {sentence}\n" in (release / "README.md").read_text()
     assert "Q8_0 has a" not in done.stdout and "**In-sample:** 4 of the 4" in done.stdout
     assert 'loaded by llama-server, which answers "' in done.stdout
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 18 checks pass, 0 do not apply"
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 19 checks pass, 0 do not apply"
 
 
 def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copy):
@@ -354,6 +358,32 @@ def test_sidecars_are_checked(copy, tools, name, damage: Callable[[Path], object
     damage(copy / name)
     lines = running(copy, tools, "sidecars")
     assert len(lines) == 1 and words in lines[0]
+
+
+def test_a_file_that_ends_elsewhere_than_its_checkpoint_fails(copy, tmp_path):
+    gguf, eos = smallest(checked(copy)), b"tokenizer.ggml.eos_token_id" + struct.pack("<I", UINT32)
+    whole = tokens_gate(checked(copy))
+    assert whole.deviations == [] and "against the tokens of the checkpoint: bos 2, ends 1, 6" in whole.looked_at
+    content = gguf.read_bytes()
+    assert content.count(eos + struct.pack("<I", 1)) == 1
+    gguf.write_bytes(content.replace(eos + struct.pack("<I", 1), eos + struct.pack("<I", 5)))
+    (line,) = tokens_gate(checked(copy)).deviations
+    assert line.startswith(
+        f"{gguf}: expected eos among 1 (<eos>), 6 (<turn|>), as the checkpoint says, found 5 (<|turn>)"
+    )
+    # A GGUF file that was pruned itself has no checkpoint: then the files of the release must agree.
+    alone = checked(copy)
+    alone.sources["copies"][METADATA_NAME] = tmp_path / METADATA_NAME
+    outcome = tokens_gate(alone)
+    assert "as there is no checkpoint" in outcome.looked_at and outcome.deviations
+
+
+def test_a_vision_tower_and_a_draft_of_the_modelfile_must_be_there(copy, tools):
+    edit(copy / "Modelfile", "RENDERER", "FROM ./mmproj-a-F16.gguf\nDRAFT ./draft-a.gguf\nRENDERER")
+    (copy / "mmproj-a-F16.gguf").touch()
+    assert running(copy, tools, "sidecars") == [
+        f"{copy / 'Modelfile'}: expected DRAFT ./FILE of this folder, found draft-a.gguf"
+    ]
 
 
 def test_a_template_edited_or_gone_fails_its_gate(copy, tools):
