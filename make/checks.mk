@@ -18,6 +18,7 @@ $(foreach g,$(MAKECMDGOALS),$(if $(or $(findstring /,$g),$(wildcard $g)),,$(call
 $(foreach r,$(RUNS) $(FROM),$(if $(or $(findstring /,$r),$(wildcard $r)),,$(call check_name,$r,$(KNOWN_RUNS),run)))
 $(foreach s,$(REPLACE),$(call check_name,$s,$(STAGES),stage in REPLACE))
 $(call check_name,$(firstword $(subst :, ,$(CRITERION))),$(KNOWN_CRITERIA),criterion)
+$(foreach q,$(MMPROJ),$(call check_name,$q,F16 BF16 F32 Q8_0,type in MMPROJ))
 NAMED_QUANTS := $(filter-out AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT))
 $(foreach q,$(NAMED_QUANTS),$(call check_name,$q,$(KNOWN_QUANTS),quant))
 

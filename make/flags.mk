@@ -89,6 +89,7 @@ $(if $(UNFINISHED),$(error RUNS: expected $(firstword $(UNFINISHED)), found noth
 RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
 RELEASE_SETTINGS := $(call setting,BASE LICENSE QUANTIZED_BY SCORED EVAL_NAME) $(ASKED_QUANTS) \
+  $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) \
   $(if $(RELEASE_QUALITY),quality)
 # What is said of GGUF files has no place in the checkpoint's folder.
 of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
@@ -97,7 +98,7 @@ CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) \
   $(QUANTIZED_BY:%=--quantized-by %) --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
-  $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %)) --output $(@D)
+  $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %) $(call there,--mmproj,$(MMPROJ_FILES))) --output $(@D)
 SIDECARS := --template modelfiles/gemma4.template --params modelfiles/gemma4.params.json
 
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to

@@ -27,6 +27,7 @@ from files.option_types import command_parser, positive
 from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, run, write_record
 from llama.llama_tools import find_llama_cpp
 from losses.quality_record import QUALITY_NAME
+from quants.mmproj_record import read_whole_mmproj
 from quants.quant_record import read_whole_quant, record_path
 from quants.recipes import RECIPES
 from release.card_sections import PICTURES
@@ -122,6 +123,7 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
         found[picture.name] = picture
     if args.checkpoint:
         found |= files_beside_weights(args.checkpoint)
+    found |= {path.name: path for path in args.mmproj}
     return {name: path for name, path in found.items() if path}
 
 
@@ -129,8 +131,10 @@ def place_copies(args: argparse.Namespace, output: Path) -> None:
     """Copy what is copied, and link the shards of a checkpoint that its metadata name."""
     for name, path in copies_of(args).items():
         (output / name).parent.mkdir(parents=True, exist_ok=True)
-        # Copied, since people edit such files; an edit of a link would change the build itself.
-        shutil.copyfile(path, output / name)
+        if path in args.mmproj:
+            link_or_copy(path, output / name)
+        else:  # Copied, since people edit such files; an edit of a link would change the build itself.
+            shutil.copyfile(path, output / name)
     if args.checkpoint:
         for shard in read_evidence(args.metadata, METADATA_NAME)["shards"]:
             link_or_copy(args.checkpoint / shard, output / shard)
@@ -154,6 +158,8 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
         "sibling": args.sibling,
         "records": place_gguf(args, records, output),
     }
+    if args.mmproj:
+        manifest["mmproj"] = {path.name: read_whole_mmproj(path) for path in args.mmproj}
     if args.gguf:
         check_labels(args.kind, manifest["records"], [path.name for path in output.iterdir()])
     for name, text in made_texts(output, manifest, args.params).items():
@@ -184,6 +190,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--sibling", default="", help="name of the repository of the CD-* and AUTO-* files, for the card")
     add = parser.add_argument_group("inputs").add_argument
     add("--gguf", type=Path, nargs="+", default=[], help="quantised GGUF files")
+    pictures = "file for pictures, to be given for each (convert_to_gguf.py --mmproj)"
+    add("--mmproj", type=Path, action="append", default=[], help=pictures)
     add("--checkpoint", type=Path, help=f"pruned checkpoint directory (kind {CHECKPOINT})")
     add("--metadata", type=Path, required=True, help=METADATA_NAME)
     add("--scores", type=Path, help="JSON of compare_scores.py (without: the card says so)")
@@ -217,7 +225,7 @@ def check_names(repository: str, sibling: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_names(args.repository, args.sibling)
-    inputs = (*args.gguf, args.checkpoint, args.metadata, args.scores, args.quality)
+    inputs = (*args.gguf, *args.mmproj, args.checkpoint, args.metadata, args.scores, args.quality)
     check_apart([path for path in inputs if path], [args.output])
     records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}
     # What the folder was made from comes first: a kill between the two leaves no folder without it.

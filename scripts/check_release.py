@@ -9,7 +9,8 @@ Example: .venv/bin/python scripts/check_release.py build/gemma-4-demo/109e/relea
 Checked: sizes and sha256 of all files; the build's own records and copied files; card, params and Modelfile made again
 from them; tensor types; names that shadow each other; order of size and KLD; the label of in-sample scores; front
 matter; tokens, paths, hosts and question texts in anything published (release/gates.py); Ollama's params, Modelfile and
-template; and an answer of the smallest file by llama-server (release/running_gates.py).
+template; an answer of the smallest file by llama-server (release/running_gates.py); of a release that sees, its files
+for pictures and an answer about one (release/sight_gate.py).
 """
 
 import argparse
@@ -22,6 +23,7 @@ from llama.llama_tools import find_llama_cpp
 from release.gates import GATES, Checked, Outcome
 from release.manifest import read_manifest
 from release.running_gates import running_gates
+from release.sight_gate import sight_gates
 from release.sources import read_sources
 
 MOST_LINES = 20  # of one check
@@ -74,7 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     manifest, sources = read_manifest(args.release), read_sources(args.release)
     asked = {"questions": {str(path): path for path in args.questions}} if args.questions else {}
     checked = Checked(args.release, manifest, sources | asked)
-    gates = {**GATES, **running_gates(find_llama_cpp(args.llama_cpp), args.gpu_layers)}
+    tools = find_llama_cpp(args.llama_cpp)
+    gates = {**GATES, **running_gates(tools, args.gpu_layers), **sight_gates(tools, args.gpu_layers)}
     failed, applied = [], 0
     for name, gate in gates.items():
         outcome = outcome_of(gate, checked)

@@ -111,7 +111,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="GGUF file to write")
     add = parser.add_argument_group("what is written, and with what").add_argument
     add("--name", required=True, help="model name for the header")
-    add("--outtype", choices=[*BYTES_PER_WEIGHT, "q8_0"], default="f16", help="float type; q8_0 with --mmproj only")
+    outtypes = [*BYTES_PER_WEIGHT, "q8_0"]
+    add("--outtype", type=str.lower, choices=outtypes, default="f16", help="float type; q8_0 with --mmproj only")
     add("--mmproj", action="store_true", help="convert what sees and hears, into a file of its own; or nothing")
     add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     args = parser.parse_args(argv)

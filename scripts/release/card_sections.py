@@ -51,6 +51,7 @@ class Release:
     """What a card is made of.
 
     records: by file, with `files`, its parts. caches: bytes of the context cache by tokens.
+    mmproj: records of the files for pictures, by file.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Release:
     quality: dict | None = None
     pictures: list[str] = field(default_factory=list)
     caches: dict[int, int] = field(default_factory=dict)
+    mmproj: dict[str, dict] = field(default_factory=dict)
     sibling: str = ""
 
     @property

@@ -56,7 +56,9 @@ def checkpoint_card(release: Release, sizes: dict[str, int], config: dict) -> st
     text = config.get("text_config", config)
     too_large = (text.get("global_head_dim") or 0) > FLASH_ATTENTION_MOST
     attention = ', attn_implementation="eager"' if too_large else ""
-    head = front_matter(release.kind, release.base, release.license, release.quantized_by, TAGS)
+    head = front_matter(
+        release.kind, release.base, release.license, release.quantized_by, TAGS, sees=bool(config.get("vision_config"))
+    )
     parts = [
         f"{head}\n# {release.repository}",
         f"{release.base} with {release.experts_kept}, as safetensors. Nothing was trained.",

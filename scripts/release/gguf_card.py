@@ -18,6 +18,7 @@ from release.card_tables import FREE_GIB, file_table, memory_table
 from release.front_matter import front_matter
 from release.manifest import DYNAMIC
 from release.order import exceptions, measured
+from release.sight_card import sight_section
 
 BUDGET_TOKENS = 16384  # of thought, as in the reference card; a context must hold it and the answer
 
@@ -113,7 +114,9 @@ def gguf_card(release: Release) -> str:
     """Return the card of a repository of GGUF files."""
     with_imatrix = any(record["imatrix_sha256"] for record in release.records.values())
     tags = [*TAGS, "gguf", *(["imatrix"] if with_imatrix else [])]
-    head = front_matter(release.kind, release.base, release.license, release.quantized_by, tags)
+    head = front_matter(
+        release.kind, release.base, release.license, release.quantized_by, tags, sees=bool(release.mmproj)
+    )
     types = "types chosen per layer (ContribDynamic, AUTO)" if release.kind == DYNAMIC else "llama.cpp's standard types"
     parts = [
         f"{head}\n# {release.repository}",
@@ -124,6 +127,7 @@ def gguf_card(release: Release) -> str:
         method_section(release, dynamic_text(release)),
         pictures_section(release),
         run_section(release),
+        sight_section(release),
         reproduce_section(release),
         missing_section(release),
         licence_section(release),

@@ -53,6 +53,7 @@ def release_of(folder: Path, manifest: dict) -> Release:
         quality=find_evidence(folder, QUALITY_NAME),
         pictures=[name for name in PICTURES if (folder / name).exists()],
         caches=caches,
+        mmproj=manifest.get("mmproj", {}),
         sibling=manifest["sibling"],
     )
 

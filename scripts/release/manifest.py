@@ -40,6 +40,7 @@ class Manifest(Record):
     quantized_by: str
     sibling: str
     records: dict[str, dict]
+    mmproj: dict[str, dict] = {}  # the record of each file for pictures (quants/mmproj_record.py)
     files: dict[str, dict]
 
 

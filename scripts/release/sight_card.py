@@ -1,0 +1,39 @@
+"""What a card says of a release that sees: its files for pictures, and how to run them."""
+
+from files.display import markdown_table
+from files.safe_files import gib
+from release.card_sections import Release, section
+from release.mmproj_choice import mmproj_pick
+
+CAN = {"vision": "pictures", "audio": "sound"}
+
+
+def sight_section(release: Release) -> str:
+    """Return the table of files for pictures and how they are used; "" for a release of text alone."""
+    if not release.mmproj:
+        return ""
+    rows = [
+        [f"`{name}`", gib(record["bytes"]), " and ".join(CAN[tower] for tower in record["towers"])]
+        for name, record in release.mmproj.items()
+    ]
+    model = release.example["files"][0]
+    taken = mmproj_pick(list(release.mmproj), model) or next(iter(release.mmproj))
+    lines = [
+        "```",
+        f"llama-server -m {model} --mmproj {taken} -c 8192 -ngl 99",
+        f"llama-mtmd-cli -m {model} --mmproj {taken} --image picture.png -p 'What is in this picture?'",
+        "```",
+    ]
+    added = any("clip.use_gelu" in record["added"] for record in release.mmproj.values())
+    return section(
+        "Pictures",
+        "The model sees with a second file. It is the base model's own tower: dropping experts leaves it as it is.",
+        markdown_table(["File", "GiB", "for"], rows, last_words=1),
+        "\n".join(lines),
+        "With `-hf` llama.cpp fetches the file itself: Q8_0 for the quants, F16 for an F16 model. Ollama takes it from "
+        "the repository, or from a second `FROM` line of a Modelfile.",
+        "The header key `clip.use_gelu` is set. Without it llama.cpp computes an approximation that the model was not "
+        "trained with."
+        if added
+        else "",
+    )
