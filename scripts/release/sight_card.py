@@ -5,6 +5,7 @@ from files.safe_files import gib
 from release.card_sections import Release, section
 from release.mmproj_choice import mmproj_pick
 
+CONTEXT_TOKENS = 8192  # a picture takes 70 to 1120 of them
 CAN = {"vision": "pictures", "audio": "sound"}
 
 
@@ -18,15 +19,16 @@ def sight_section(release: Release) -> str:
     ]
     model = release.example["files"][0]
     taken = mmproj_pick(list(release.mmproj), model) or next(iter(release.mmproj))
+    context = min(CONTEXT_TOKENS, max(release.caches, default=CONTEXT_TOKENS))
     lines = [
         "```",
-        f"llama-server -m {model} --mmproj {taken} -c 8192 -ngl 99",
-        f"llama-mtmd-cli -m {model} --mmproj {taken} --image picture.png -p 'What is in this picture?'",
+        f"llama-server -m {model} --mmproj {taken} -c {context} -ngl 99",
+        f"llama-mtmd-cli -m {model} --mmproj {taken} --jinja --image picture.png -p 'What is in this picture?'",
         "```",
     ]
     added = any("clip.use_gelu" in record["added"] for record in release.mmproj.values())
     return section(
-        "Pictures",
+        "Asking about pictures",
         "The model sees with a second file. It is the base model's own tower: dropping experts leaves it as it is.",
         markdown_table(["File", "GiB", "for"], rows, last_words=1),
         "\n".join(lines),
