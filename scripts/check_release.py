@@ -22,7 +22,7 @@ from files.safe_files import InputError, run
 from llama.llama_tools import find_llama_cpp
 from release.gates import GATES, Checked, Outcome
 from release.manifest import read_manifest
-from release.running_gates import running_gates
+from release.running_gates import running_gates, smallest
 from release.sight_gate import sight_gates
 from release.sources import read_sources
 
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     asked = {"questions": {str(path): path for path in args.questions}} if args.questions else {}
     checked = Checked(args.release, manifest, sources | asked)
     tools = find_llama_cpp(args.llama_cpp)
-    gates = {**GATES, **running_gates(tools, args.gpu_layers), **sight_gates(tools, args.gpu_layers)}
+    gates = {**GATES, **running_gates(tools, args.gpu_layers), **sight_gates(smallest, tools, args.gpu_layers)}
     failed, applied = [], 0
     for name, gate in gates.items():
         outcome = outcome_of(gate, checked)

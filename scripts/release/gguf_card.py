@@ -18,7 +18,7 @@ from release.card_tables import FREE_GIB, file_table, memory_table
 from release.front_matter import front_matter
 from release.manifest import DYNAMIC
 from release.order import exceptions, measured
-from release.sight_card import sight_section
+from release.sight_card import sight_parts
 
 BUDGET_TOKENS = 16384  # of thought, as in the reference card; a context must hold it and the answer
 
@@ -127,7 +127,9 @@ def gguf_card(release: Release) -> str:
         method_section(release, dynamic_text(release)),
         pictures_section(release),
         run_section(release),
-        sight_section(release),
+        section(*sight_parts(release.mmproj, release.example["files"][0], max(release.caches, default=None)))
+        if release.mmproj
+        else "",
         reproduce_section(release),
         missing_section(release),
         licence_section(release),

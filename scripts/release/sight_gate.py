@@ -22,8 +22,8 @@ from release.gates import Checked, Outcome
 from release.made_texts import CARD
 from release.manifest import CHECKPOINT, MANIFEST
 from release.mmproj_choice import mmproj_pick
-from release.running_gates import ANSWER_SECONDS, smallest
 
+ANSWER_SECONDS = 1800  # a large model without a GPU is slow
 SERVER_FLAGS = ["-c", "4096", "-np", "1"]
 ANSWER_TOKENS, LEAST_TOKENS = 64, 70  # the picture alone is that many tokens of the prompt, or it was not looked at
 SIDE_PIXELS = 144  # three soft tokens a side; llama.cpp enlarges it to its least size
@@ -139,12 +139,12 @@ def sight_gate(checked: Checked) -> Outcome:
     return outcome
 
 
-def picture_gate(checked: Checked, tools: LlamaCpp, gpu_layers: int) -> Outcome:
-    """llama-server loads the smallest model with the file for pictures that -hf would take, and answers about one."""
+def picture_gate(checked: Checked, choose: Callable[[Checked], Path], tools: LlamaCpp, gpu_layers: int) -> Outcome:
+    """llama-server loads the chosen model with the file for pictures that -hf would take, and answers about one."""
     sees = {name: record for name, record in checked.manifest.get("mmproj", {}).items() if "vision" in record["towers"]}
     if not sees:
         return Outcome("no file for pictures", applies=False)
-    model = smallest(checked)
+    model = choose(checked)
     picked = mmproj_pick(sorted(sees), model.name) or ""
     flags = [*SERVER_FLAGS, "-ngl", str(gpu_layers), "--mmproj", str(checked.folder / picked)]
     command = server_command(tools.tool("llama-server"), model, "release", 0, flags)
@@ -154,6 +154,8 @@ def picture_gate(checked: Checked, tools: LlamaCpp, gpu_layers: int) -> Outcome:
     return Outcome(f"{model.name} with {picked} loaded by llama-server, which says of a picture {shown}")
 
 
-def sight_gates(tools: LlamaCpp, gpu_layers: int) -> dict[str, Callable[[Checked], Outcome]]:
-    """Return the gates of this module by name."""
-    return {"sight": sight_gate, "picture": lambda checked: picture_gate(checked, tools, gpu_layers)}
+def sight_gates(
+    choose: Callable[[Checked], Path], tools: LlamaCpp, gpu_layers: int
+) -> dict[str, Callable[[Checked], Outcome]]:
+    """Return the gates of this module by name; choose: the model of a release that is asked about a picture."""
+    return {"sight": sight_gate, "picture": lambda checked: picture_gate(checked, choose, tools, gpu_layers)}

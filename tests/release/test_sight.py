@@ -15,6 +15,7 @@ from release.front_matter import check_front_matter
 from release.gates import Checked
 from release.manifest import MANIFEST, STANDARD, read_manifest
 from release.mmproj_choice import mmproj_pick, type_number
+from release.running_gates import smallest
 from release.sight_gate import picture_gate, picture_png, sight_gate
 from release.sources import read_sources
 from release_inputs import NAME, QUESTIONS, call, change_json, release_arguments
@@ -84,7 +85,7 @@ def test_llama_mtmd_cli_answers_about_a_picture(release, tools, tmp_path):
 def test_a_release_of_text_alone_needs_nothing(pruned_demo, tmp_path, tools):
     folder = tmp_path / f"{NAME}-GGUF"
     call(build_release.main, *release_arguments(pruned_demo, folder, quants=("Q4_K_M",)))
-    assert not sight_gate(checked(folder)).applies and not picture_gate(checked(folder), tools, 0).applies
+    assert not sight_gate(checked(folder)).applies and not picture_gate(checked(folder), smallest, tools, 0).applies
     assert check_front_matter(folder / "README.md", STANDARD)["pipeline_tag"] == "text-generation"
     assert "mmproj" not in (folder / MANIFEST).read_text()
 
