@@ -34,6 +34,7 @@ VISION = {
     "standardize": True,  # as the 26B's
     "initializer_range": 0.1,
 }
+AUDIO = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "output_proj_dims": 96}
 # What llama.cpp's converter and transformers' image processor read: pixels from 0 to 1, 70 tokens at most.
 PROCESSOR = {
     "image_processor": {
@@ -48,8 +49,8 @@ PROCESSOR = {
 COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
-def tower_tensors(text: dict, vision: dict, seed: int) -> dict[str, torch.Tensor]:
-    """Return the tensors of a random tower and its projection, bf16, by their names in a checkpoint."""
+def random_towers(text: dict, configs: dict, seed: int) -> dict[str, torch.Tensor]:
+    """Return the tensors of random towers and their projections, bf16, by their names in a checkpoint."""
     torch.manual_seed(seed)
     # One small layer of text is enough to have transformers build the tower as it does beside any text model.
     small = {
@@ -58,12 +59,10 @@ def tower_tensors(text: dict, vision: dict, seed: int) -> dict[str, torch.Tensor
         "layer_types": text["layer_types"][-1:],
         "num_experts": text["top_k_experts"],
     }
-    model = Gemma4ForConditionalGeneration(
-        Gemma4Config(text_config=Gemma4TextConfig(**small).to_dict(), vision_config=vision)
-    )
+    model = Gemma4ForConditionalGeneration(Gemma4Config(text_config=Gemma4TextConfig(**small).to_dict(), **configs))
     found = {}
     for name, tensor in model.state_dict().items():
-        if not name.startswith(("model.vision_tower.", "model.embed_vision.")):
+        if name.startswith(("model.language_model.", "lm_head.")):
             continue
         if name.endswith("std_bias"):
             tensor = torch.randn_like(tensor)
@@ -77,16 +76,16 @@ def tower_tensors(text: dict, vision: dict, seed: int) -> dict[str, torch.Tensor
     return found
 
 
-def write_twin(source: Path, output: Path, vision: dict | None = None, seed: int = 0) -> Path:
-    """Write the twin of a text-only checkpoint into a new directory; return it."""
-    vision = VISION | (vision or {})
+def write_twin(source: Path, output: Path, audio: bool = False, seed: int = 0) -> Path:
+    """Write the twin of a text-only checkpoint into a new directory; return it. audio: whether it hears, too."""
+    configs: dict = {"vision_config": VISION, "audio_config": AUDIO if audio else None}
     text = json.loads((source / "config.json").read_text())
     weights = {
         f"model.language_model.{name.removeprefix('model.')}": tensor
         for name, tensor in load_file(source / "model.safetensors").items()
     }
     output.mkdir(parents=True)
-    save_file(weights | tower_tensors(text, vision, seed), output / "model.safetensors", {"format": "pt"})
+    save_file(weights | random_towers(text, configs, seed), output / "model.safetensors", {"format": "pt"})
     config = {
         "architectures": ["Gemma4ForConditionalGeneration"],
         "model_type": "gemma4",
@@ -94,8 +93,7 @@ def write_twin(source: Path, output: Path, vision: dict | None = None, seed: int
         "text_config": {
             key: value for key, value in text.items() if key not in ("architectures", "transformers_version")
         },
-        "vision_config": {"model_type": "gemma4_vision", **vision},
-        "audio_config": None,
+        **configs,
         "tie_word_embeddings": True,
         **{key: text[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
     }
@@ -110,11 +108,12 @@ def write_twin(source: Path, output: Path, vision: dict | None = None, seed: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="text-only Gemma 4 checkpoint")
+    parser.add_argument("--audio", action="store_true", help="give it an audio tower, too")
     parser.add_argument("--output", type=Path, required=True, help="directory to write; it must not be there")
     args = parser.parse_args()
     if args.output.exists():
         sys.exit(f"error: {args.output}: expected nothing, found something; name another directory")
-    print(f"{write_twin(args.source, args.output)}: a multimodal twin of {args.source}")
+    print(f"{write_twin(args.source, args.output, args.audio)}: a multimodal twin of {args.source}")
 
 
 if __name__ == "__main__":

@@ -78,6 +78,14 @@ def test_nothing_is_made_of_a_text_only_checkpoint(demo_model, tmp_path, capsys)
     assert "text only" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
+def test_an_audio_tower_goes_into_the_same_file(demo_model, tmp_path):
+    twin = write_twin(demo_model, tmp_path / "twin", audio=True)
+    path = tmp_path / "mmproj.gguf"
+    make_mmproj_of(twin, path, "Q8_0")
+    assert projection_widths(read_header(path)) == {"vision": 256, "audio": 256}
+    assert read_whole_mmproj(path)["towers"] == ["vision", "audio"]
+
+
 def test_the_key_is_added_once_and_no_tensor_changes(seeing, tmp_path):
     path = seeing / mmproj_name(NAME, "Q8_0")
     header = read_header(path)
