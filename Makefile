@@ -97,7 +97,12 @@ $(FULL_GGUF)/$(NAME)-%.gguf: $(FULL_F16) $(call again,quants) | $(FULL_GGUF)/set
 $(PRUNED_GGUF)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) $(call again,quants) | $(PRUNED_GGUF)/settings.txt $(TOOLS)
 	$(call step,quants,Quantise $*) $(QUANTIZE)
 
-quants: $(QUANT_FILES) ## build QUANTS of the pruned model
+# What the model sees pictures with, as far as it does: no drop of experts touches it.
+$(PRUNED_GGUF)/mmproj-$(PRUNED_NAME)-%.gguf: $(METADATA) $(call again,quants) | $(PRUNED_GGUF)/settings.txt $(TOOLS)
+	$(call step,quants,Convert the vision tower to $*) $(PYTHON) scripts/convert_to_gguf.py --mmproj \
+	  --model $(CHECKPOINT) --name $(PRUNED_NAME) --outtype $* --output $@
+
+quants: $(QUANT_FILES) $(MMPROJ_FILES) ## build QUANTS of the pruned model
 	$(if $(filter-out 0,$(MIN_EXPERT_TOKENS)),$(CHECK_REACHED))
 	$(if $(filter no,$(KEEP_F16)),@rm -f $(PRUNED_F16))
 	$(call closing,quants,$(QUANT_FILES))
@@ -126,7 +131,7 @@ eval: $(SCORES) $(REPORT) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, 
 $(eval $(call remember,$(PRUNED)/release/settings.txt,$(RELEASE_SETTINGS)))
 $(RELEASES:%=%/manifest.json): $(RELEASE_RECORDS) $(METADATA) $(DRAWN) $(PRUNED)/release/settings.txt $(PACK) \
     | $(TOOLS) $(PRUNED_GGUF)/imatrix.gguf
-$(GGUF_RELEASES:%=%/manifest.json): $(PRUNED_GGUF)/imatrix-coverage.png $(wildcard modelfiles/gemma4-*)
+$(GGUF_RELEASES:%=%/manifest.json): $(MMPROJ_FILES) $(PRUNED_GGUF)/imatrix-coverage.png $(wildcard modelfiles/gemma4-*)
 
 $(PRUNED)/release/GGUF/manifest.json: $(STANDARD_FILES)
 	$(call step,release,Release of GGUF files) $(BUILD_RELEASE) --kind standard --repository $(PRUNED_NAME)-GGUF \

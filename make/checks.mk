@@ -20,6 +20,7 @@ $(foreach s,$(REPLACE),$(call check_name,$s,$(STAGES),stage in REPLACE))
 $(call check_name,$(firstword $(subst :, ,$(CRITERION))),$(KNOWN_CRITERIA),criterion)
 KNOWN_PARAMS := $(patsubst modelfiles/gemma4-%.params.json,%,$(wildcard modelfiles/gemma4-*.params.json))
 $(call check_name,$(OLLAMA_PARAMS),$(KNOWN_PARAMS),set of params)
+$(foreach q,$(MMPROJ),$(call check_name,$q,F16 BF16 F32 Q8_0,type in MMPROJ))
 NAMED_QUANTS := $(filter-out AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT))
 $(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$q,$(KNOWN_QUANTS),quant))
 

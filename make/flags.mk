@@ -11,7 +11,7 @@ REACHED := $(call code,report_imatrix,files ggufs)
 SUM_UP := $(call code,summarize_scores,chats choice files ggufs scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
-PACK := $(call code,build_release,chats checkpoints choice files ggufs llama losses ollama quants release scoring)
+PACK := $(call code,build_release,chats checkpoints choice files findings ggufs llama losses ollama quants release scoring)
 PAGE := $(call code,build_report,choice files findings ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
 
 # ---- fetch and analyse
@@ -105,6 +105,7 @@ $(if $(UNFINISHED),$(error RUNS: expected $(firstword $(UNFINISHED)), found noth
 # ---- release and report
 RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
+RELEASE_FINDINGS := $(wildcard $(FINDINGS:.md=.json))
 # An owner once given stays until another is given: check-release must not make the cards without one again.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
 KNOWN_OWNER := $(or $(OWNER),$(patsubst OWNER=%,%,$(filter OWNER=%,$(file <$(RELEASE_SETTINGS_FILE)))))
@@ -117,7 +118,8 @@ same = $(and $(findstring x$(strip $(1))x,x$(strip $(2))x),$(findstring x$(strip
 NAMED_SETTINGS := $(ALWAYS_NAMED) $(foreach v,$(BYTES_DEPEND_ON),$(if $(call set_by_hand,$v),$v))
 RELEASE_SETTINGS := $(call setting,BASE LICENSE OLLAMA_PARAMS SCORED EVAL_NAME) OWNER=$(KNOWN_OWNER) \
   QUANTIZED_BY=$(or $(QUANTIZED_BY),$(KNOWN_OWNER)) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
-  $(if $(RELEASE_QUALITY),quality)
+  $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) \
+  $(if $(RELEASE_QUALITY),quality) $(if $(RELEASE_FINDINGS),findings)
 # What is said of GGUF files has no place in the checkpoint's folder.
 of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
 CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
@@ -127,16 +129,19 @@ OTHERS := GGUF:standard=$(PRUNED_NAME)-GGUF dynamic-GGUF:dynamic=$(PRUNED_NAME)-
 siblings_of = $(foreach f,$(filter-out $(1),$(notdir $(RELEASES))),$(patsubst $f:%,%,$(filter $f:%,$(OTHERS))))
 # A release without scores and losses needs no F16 file of the full model.
 KNOWN_FULL = $(if $(RELEASE_RECORDS)$(RELEASE_QUALITY)$(wildcard $(FULL_F16).json),--full-f16 $(FULL_F16).json)
+OTHER_MAPS_BY_NUMBER = $(foreach n,$(wordlist 1,$(words $(OTHER_MAPS)),1 2 3 4 5 6 7 8 9),map-$n=$(word $n,$(OTHER_MAPS)))
+FINDINGS_FLAGS = $(if $(RELEASE_FINDINGS),--findings $(RELEASE_FINDINGS) --findings-from model=$(FULL)/checkpoint \
+  questions=$(QUESTIONS) measured=$(FINDINGS_PASS) $(OTHER_MAPS_BY_NUMBER))
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) \
   $(KNOWN_OWNER:%=--owner %) $(patsubst %,--quantized-by %,$(or $(QUANTIZED_BY),$(KNOWN_OWNER))) \
-  --settings $(foreach v,$(NAMED_SETTINGS),'$v=$($v)') --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) \
+  --settings $(foreach v,$(NAMED_SETTINGS),'$v=$($v)') --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) $(FINDINGS_FLAGS) \
   --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
   --map $(DROP_MAP_FILE) $(if $(DRAWN),--statistics $(STATS)) --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \
   $(if $(RELEASE_RECORDS),--runs $(FULL_EVAL) $(PRUNED_EVAL)) \
   --quants $(FULL_RECORDS) $(PRUNED_RECORDS) $(call of_ggufs,$(if $(RELEASE_QUALITY),--logits $(FULL)/logits)) \
-  $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %)) --output $(@D)
+  $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %) $(call there,--mmproj,$(MMPROJ_FILES))) --output $(@D)
 SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfiles/gemma4-$(OLLAMA_PARAMS).params.json
 
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to

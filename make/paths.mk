@@ -40,6 +40,10 @@ QUANT_FILES := $(call pruned_quant,$(ASKED_QUANTS))
 DYNAMIC_FILES := $(call pruned_quant,$(filter CD-% AUTO-%,$(ASKED_QUANTS)))
 STANDARD_FILES := $(filter-out $(DYNAMIC_FILES),$(QUANT_FILES))
 PLAN := $(PRUNED)/plan.json
+# Made where the config has a tower. That of a Hub id is not there before the fetch: then the step itself looks.
+MODEL_CONFIG := $(firstword $(wildcard $(MODEL)/config.json) $(wildcard $(FULL)/checkpoint/config.json))
+MAY_SEE := $(if $(MODEL_CONFIG),$(shell grep -lE '"(vision|audio)_config": *\{' $(MODEL_CONFIG)),unknown)
+MMPROJ_FILES := $(if $(MAY_SEE),$(MMPROJ:%=$(PRUNED_GGUF)/mmproj-$(PRUNED_NAME)-%.gguf))
 
 # ---- evaluate and compare
 FULL_EVAL := $(FULL)/eval/$(EVAL_NAME)/summary.json

@@ -35,6 +35,7 @@ PRUNED_NAME = $(NAME)-$(VARIANT)#         name of the pruned model
 # ---- quantise
 QUANTS = all#                         quants of the pruned model: all, or by name; AUTO-<GiB> is the best file of a size
 NO_IMATRIX =#                             quants built without the imatrix, such as "Q6_K Q4_K_M"
+MMPROJ = F16 Q8_0#                    files for pictures, where the model sees (F16 BF16 F32 Q8_0); empty: none
 MIN_EXPERT_TOKENS = 0#                    least calibration tokens for every expert
 KEEP_F16 = yes#                           no removes the pruned F16 GGUF once all quants are built
 CD_RULE = weighted-norm#                  CD quants: what ranks the layers (weighted-norm, output-norm)

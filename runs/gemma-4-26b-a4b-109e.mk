@@ -14,7 +14,7 @@ QUESTIONS = $(DOWNLOADS)/gpqa_diamond.csv
 # Text of the imatrix: calibration data v5. Left empty it would be the scored questions, answers included.
 CALIBRATION = v5
 
-# All quants and the F16 file are 393 GiB by make plan. Name a few to begin with, such as: QUANTS = Q6_K Q4_K_M
+# All quants and the F16 file are 395 GiB by make plan. Name a few to begin with, such as: QUANTS = Q6_K Q4_K_M
 QUANTS = all
 EVAL_QUANT = Q6_K
 

@@ -13,8 +13,8 @@
 #
 # Inputs:  the source archive of llama-cpp-python on PyPI (it carries the whole llama.cpp tree), checked by sha256.
 # Output:  CACHE/llama.cpp-VERSION-KEY/ with bin/ (llama-quantize, llama-imatrix, llama-perplexity, llama-server,
-#          llama-gguf-split and their libraries), convert_hf_to_gguf.py with its modules, models/templates/ and,
-#          written last, llama_cpp.json (source, commit, compiler, flags).
+#          llama-gguf-split, llama-mtmd-cli and their libraries), convert_hf_to_gguf.py with its modules,
+#          models/templates/ and, written last, llama_cpp.json (source, commit, compiler, flags).
 #          KEY is made from version, archive digest, flags (CMAKE_ARGS included), compiler and processor.
 # Example: scripts/build_llama_cpp.sh --where
 #
@@ -30,7 +30,7 @@ esac
 
 VERSION=0.3.36
 ARCHIVE_SHA256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
-TOOLS="llama-quantize llama-imatrix llama-perplexity llama-server llama-gguf-split"
+TOOLS="llama-quantize llama-imatrix llama-perplexity llama-server llama-gguf-split llama-mtmd-cli"
 FLAGS="-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DCMAKE_BUILD_RPATH_USE_ORIGIN=ON -DLLAMA_CURL=OFF
   -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF
   -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON"

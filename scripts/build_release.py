@@ -31,15 +31,18 @@ import argparse
 import shutil
 from pathlib import Path
 
-from choice.drop_map import METADATA_NAME
+from choice.drop_map import METADATA_NAME, read_metadata
 from files.option_types import VERSION_FILE, command_parser, positive
 from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, run, write_record
+from findings.findings_record import FINDINGS_NAME
 from ggufs.gguf_header import read_header
 from llama.llama_tools import find_llama_cpp
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_template import choose_template
+from quants.mmproj_record import read_whole_mmproj
 from quants.quant_record import read_whole_quant, record_path
 from quants.recipes import RECIPES
+from release.card_findings import check_findings_match
 from release.card_sections import OLLAMA_ARCHITECTURE, PICTURES
 from release.front_matter import REPOSITORY_NAME, is_repository
 from release.gguf_parts import split_gguf
@@ -52,6 +55,7 @@ from release.names import clashes, is_standard
 from release.sources import read_evidence, write_sources
 from scoring.score_records import SCORES_NAME
 
+FINDINGS_INPUTS = "what --findings were measured from: model, questions, measured, and map-1 and so on for other maps"
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 
 
@@ -64,6 +68,8 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
         found = score_breaks(lineage)
     if not found and args.quality:
         found = quality_breaks(lineage)
+    if args.findings:
+        check_findings_match(read_evidence(args.findings, FINDINGS_NAME), read_metadata(args.metadata))
     for first in found[:1]:
         raise first
 
@@ -138,6 +144,7 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
         METADATA_NAME: args.metadata,
         SCORES_NAME: args.scores,
         QUALITY_NAME: args.quality,
+        FINDINGS_NAME: args.findings,
         "template": args.template if for_ollama(args.gguf) else None,
     }
     for picture in args.pictures:
@@ -146,6 +153,7 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
         found[picture.name] = picture
     if args.checkpoint:
         found |= files_beside_weights(args.checkpoint)
+    found |= {path.name: path for path in args.mmproj}
     return {name: path for name, path in found.items() if path}
 
 
@@ -153,8 +161,10 @@ def place_copies(args: argparse.Namespace, output: Path) -> None:
     """Copy what is copied, and link the shards of a checkpoint that its metadata name."""
     for name, path in copies_of(args).items():
         (output / name).parent.mkdir(parents=True, exist_ok=True)
-        # Copied, since people edit such files; an edit of a link would change the build itself.
-        shutil.copyfile(path, output / name)
+        if path in args.mmproj:
+            link_or_copy(path, output / name)
+        else:  # Copied, since people edit such files; an edit of a link would change the build itself.
+            shutil.copyfile(path, output / name)
     if args.checkpoint:
         for shard in read_evidence(args.metadata, METADATA_NAME)["shards"]:
             link_or_copy(args.checkpoint / shard, output / shard)
@@ -178,6 +188,8 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
         "records": place_gguf(args, records, output),
     }
     check_calibration_matches(manifest["records"], manifest["inputs"]["calibration"])
+    if args.mmproj:
+        manifest["mmproj"] = {path.name: read_whole_mmproj(path) for path in args.mmproj}
     if args.gguf:
         check_labels(args.kind, manifest["records"], [path.name for path in output.iterdir()])
     for name, text in made_texts(output, manifest, args.params).items():
@@ -189,6 +201,7 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     """Return what the folder is made from, paths by kind and name."""
     origins = {name: getattr(args, name) for name in ("map", "statistics", "f16", "logits", "calibration")}
     origins |= {"imatrix": args.imatrix_record, "full f16": args.full_f16}
+    origins |= {f"findings {name}": Path(path) for name, path in args.findings_from}
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
         "copies": copies_of(args),
@@ -219,9 +232,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--settings", type=parse_setting, nargs="*", default=[], metavar="KEY=VALUE", help=settings)
     add = parser.add_argument_group("inputs").add_argument
     add("--gguf", type=Path, nargs="+", default=[], help="quantised GGUF files")
+    pictures = "file for pictures, to be given for each (convert_to_gguf.py --mmproj)"
+    add("--mmproj", type=Path, action="append", default=[], help=pictures)
     add("--checkpoint", type=Path, help=f"pruned checkpoint directory (kind {CHECKPOINT})")
     add("--metadata", type=Path, required=True, help=METADATA_NAME)
     add("--scores", type=Path, help="JSON of compare_scores.py (without: the card says so)")
+    add("--findings", type=Path, help="findings.json of measure_findings.py (without: the card has none)")
     add("--quality", type=Path, help="quality.json of measure_quality.py (without: the card says so)")
     add("--pictures", type=Path, nargs="*", default=[], help=f"pictures: {', '.join(PICTURES)}")
     add("--template", type=Path, nargs="+", help="Ollama templates; the one that fits the GGUF's own is taken")
@@ -236,6 +252,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--calibration", type=Path, help="calibration text of the imatrix, in which the questions are looked for")
     add("--runs", type=Path, nargs="*", default=[], help="summaries that --scores compares, in their directories")
     add("--quants", type=Path, nargs="*", default=[], help="records of the files that were scored or measured")
+    add("--findings-from", type=parse_setting, nargs="*", default=[], metavar="INPUT=PATH", help=FINDINGS_INPUTS)
     add("--logits", type=Path, help="cache of measure_quality.py with the results of --quality")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, required=True, help="release folder to write")
@@ -270,7 +287,7 @@ def check_sidecars(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_names(args.owner, args.repository, args.siblings)
-    inputs = (*args.gguf, args.checkpoint, args.metadata, args.scores, args.quality)
+    inputs = (*args.gguf, *args.mmproj, args.checkpoint, args.metadata, args.scores, args.quality, args.findings)
     check_apart([path for path in inputs if path], [args.output])
     records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}
     check_sidecars(args)

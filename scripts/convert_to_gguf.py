@@ -3,6 +3,8 @@
 
 Inputs:  a checkpoint directory; the name to write into the header.
 Output:  one GGUF file (F16 unless --outtype says otherwise) and, beside it, FILE.json: size, sha256, tool version.
+         With --mmproj the file is that of the vision tower, and of the audio tower where there is one
+         (quants/mmproj_conversion.py); of a text-only checkpoint nothing is made.
 Example: .venv/bin/python scripts/convert_to_gguf.py --model data/demo/model --name gemma-4-demo \\
              --output build/try/gemma-4-demo-F16.gguf
 
@@ -34,7 +36,8 @@ from files.safe_files import (
 from ggufs.gguf_header import GgufHeader, read_header
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from llama.load_check import check_loads
-from quants.quant_record import ConversionRecord, record_path
+from quants.mmproj_conversion import make_mmproj
+from quants.quant_record import ConversionRecord, is_made_of, record_path
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
 READ_AS_JSON = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
@@ -77,16 +80,6 @@ def check_vocabulary(model: Path, header: GgufHeader) -> None:
             str(len(tokens)),
             "give it the tokenizer that the model was trained with",
         )
-
-
-def is_converted(output: Path, content: dict) -> bool:
-    """Tell whether the output is there, of the same checkpoint, name, type and tools, and whole."""
-    record = record_path(output)
-    if not output.is_file() or not record.is_file():
-        return False
-    known = read_json(record)
-    wanted = {"version": ConversionRecord.current, **content}
-    return wanted.items() <= known.items() and known.get("sha256") == sha256_file(output)
 
 
 def convert(
@@ -133,15 +126,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="GGUF file to write")
     add = parser.add_argument_group("what is written, and with what").add_argument
     add("--name", required=True, help="model name for the header")
-    add("--outtype", choices=BYTES_PER_WEIGHT, default="f16", help="float type")
+    outtypes = [*BYTES_PER_WEIGHT, "q8_0"]
+    add("--outtype", type=str.lower, choices=outtypes, default="f16", help="float type; q8_0 with --mmproj only")
+    add("--mmproj", action="store_true", help="convert what sees and hears, into a file of its own; or nothing")
     add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.outtype == "q8_0" and not args.mmproj:
+        parser.error("--outtype q8_0: expected --mmproj with it, as quantize_gguf.py makes the quants of a model")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     config = read_config(args.model)
     tensors = read_checkpoint(args.model)
+    if args.mmproj:
+        tools, kind = find_llama_cpp(args.llama_cpp), args.outtype.upper()
+        print(make_mmproj(args.model, config, tensors, args.name, kind, args.output, tools))
+        return
     family = family_of(args.model, config, list(tensors))
     shape = shape_of(args.model, family, config)
     for name in READ_AS_JSON:  # the converter's own error over one does not name the file
@@ -154,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
         "source_sha256": source_digest(args.model),
         "llama_cpp": llama_cpp.version(),
     }
-    if is_converted(args.output, content):
+    if is_made_of(args.output, content, ConversionRecord):
         for path in (args.output, record_path(args.output)):
             os.utime(path)  # for make, which goes by time; the record stays the newer one
         print(f"{args.output}: converted already")

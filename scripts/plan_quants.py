@@ -3,7 +3,8 @@
 
 Inputs:  a float GGUF, a checkpoint directory, a config.json (a path, or a Hub id of which that one file is fetched), or
          --shape NAME (data/shapes/NAME.json); with --keep, that many experts; quants by name (quants/recipes.py).
-Output:  a table on stdout; with --output the same as JSON, with every tensor's type.
+Output:  a table on stdout; with --output the same as JSON, with every tensor's type. With --mmproj also the files for
+         pictures, if the model sees.
 Example: .venv/bin/python scripts/plan_quants.py --shape gemma-4-26b-a4b --keep 109
 
 It asks `llama-quantize --dry-run` over a header without data. Sizes are those of builds with an imatrix, unless
@@ -24,6 +25,7 @@ from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader
 from ggufs.imatrix import Imatrix, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp
 from quants.layer_tiers import cd_choices
+from quants.mmproj_plan import plan_mmproj
 from quants.quant_plan import (
     QuantPlan,
     check_covers,
@@ -40,6 +42,7 @@ from quants.sparse_gguf import from_checkpoint, from_config, from_gguf
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+MMPROJ_TYPES = ("F16", "BF16", "F32", "Q8_0")
 SHAPES = Path(__file__).resolve().parents[1] / "data/shapes"
 CARD_NOTES = {
     "Q3_K_XL": "the model card's Q3_K_XL (10.90 GiB) is smaller than its Q3_K_L (11.18): that file is Q3_K_M with "
@@ -86,6 +89,17 @@ def open_source(source: str, name: str, llama_cpp: LlamaCpp, work: Path) -> tupl
             )
         path = fetch_config(source)
     return from_config(path, read_json(path), name, output), False
+
+
+def config_of(source: str | None, shape: str | None) -> tuple[Path, dict]:
+    """Return the config of a source or a shape, {} for a GGUF, and the checkpoint directory or file that it is from."""
+    path = SHAPES / f"{shape}.json" if source is None else Path(source)
+    if path.is_dir():
+        return path, read_json(path / "config.json")
+    if path.is_file() and path.suffix != ".json":
+        return path, {}
+    path = path if path.exists() else fetch_config(str(source))
+    return path, read_json(path)
 
 
 def open_shape(shape: str, name: str, work: Path) -> GgufHeader:
@@ -172,6 +186,11 @@ def plan_table(rows: list[dict]) -> str:
     return markdown_table(heads, [plan_cells(row) for row in rows], last_words=2)
 
 
+def pictures_lines(rows: list[dict]) -> list[str]:
+    """Return a line for each file for pictures."""
+    return [f"{row['name']} (for pictures): {row['bytes']:,} bytes, {gib(row['bytes'])} GiB" for row in rows]
+
+
 def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
     """Return a line on the disk needed for the F16 file and all others, and on the room there is."""
     # The F16 file counts although it may be removed later (KEEP_F16=no): while quants are made it is there.
@@ -191,6 +210,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--keep", type=int, help="experts that stay in each layer (default: all)")
     group.add_argument("--types", nargs="+", help="quants (default: all that are not opt-in)")
     group.add_argument("--name", default="model", help="model name in the header")
+    pictures = "a file for pictures of this type"
+    group.add_argument("--mmproj", choices=MMPROJ_TYPES, action="append", default=[], help=pictures)
     group = parser.add_argument_group("imatrix of the build")
     group.add_argument("--imatrix", type=Path, help="the imatrix (its names go into the header)")
     off = "plan these quants without an imatrix (none named: all)"
@@ -238,6 +259,8 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
         # Read here: the sparse files go with the folder.
         f16_bytes, full_bytes = header.path.stat().st_size, full.path.stat().st_size
         memory = memory_parts(full)
+        path, config = config_of(args.source, args.shape)
+        pictures = plan_mmproj(path, config, args.name, args.mmproj, llama_cpp, work) if args.mmproj else []
     return {
         "experts": args.keep,
         "f16_bytes": f16_bytes,
@@ -246,6 +269,7 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
         "tokenizer_counted": has_tokenizer,
         "llama_cpp": llama_cpp.version(),
         "quants": rows,
+        "mmproj": pictures,
     }
 
 
@@ -291,7 +315,9 @@ def main(argv: list[str] | None = None) -> None:
     check_args(args, names)
     found = plan_all(args, names, find_llama_cpp(args.llama_cpp))
     notes = notes_of(args, names, found["tokenizer_counted"])
-    print(plan_table(found["quants"]), "", disk_line(found["quants"], found["f16_bytes"], args.disk), *notes, sep="\n")
+    files = [*found["quants"], *found["mmproj"]]
+    disk = disk_line(files, found["f16_bytes"], args.disk)
+    print(plan_table(found["quants"]), "", *pictures_lines(found["mmproj"]), disk, *notes, sep="\n")
     if args.output:
         write_json(args.output, found)
 

@@ -7,7 +7,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import FileRecord, InputError, Sha256, read_record, sha256_file
+from files.safe_files import FileRecord, InputError, Sha256, read_json, read_record, sha256_file
 
 
 class QuantRecord(FileRecord):
@@ -52,6 +52,15 @@ def record_path(gguf: Path) -> Path:
     """Return where the record of a GGUF file lies."""
     # Behind the whole name, not in place of the ending: NAME-Q6_K.json could belong to any kind of file.
     return Path(f"{gguf}.json")
+
+
+def is_made_of(output: Path, content: dict, kind: type[FileRecord]) -> bool:
+    """Tell whether a file is there, whole, and its record of that kind says what `content` does."""
+    record = record_path(output)
+    if not output.is_file() or not record.is_file():
+        return False
+    known, wanted = read_json(record), {"version": kind.current, **content}
+    return wanted.items() <= known.items() and known.get("sha256") == sha256_file(output)
 
 
 def read_quant_record(gguf: Path) -> dict:

@@ -68,7 +68,8 @@ class Release:
     """What a card is made of.
 
     owner: "" while it is not known. records: by file, with `files`, its parts. caches: bytes of the context cache by
-    tokens. siblings: the other repositories, by kind. inputs: of input_facts.py.
+    tokens. siblings: the other repositories, by kind. inputs: of input_facts.py. mmproj: records of the files for
+    pictures, by file.
     """
 
     name: str
@@ -85,6 +86,8 @@ class Release:
     quality: dict | None = None
     pictures: list[str] = field(default_factory=list)
     caches: dict[int, int] = field(default_factory=dict)
+    findings: dict | None = None
+    mmproj: dict[str, dict] = field(default_factory=dict)
     siblings: dict[str, str] = field(default_factory=dict)
     inputs: dict = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)

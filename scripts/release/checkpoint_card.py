@@ -2,6 +2,7 @@
 
 from files.display import markdown_table
 from files.safe_files import GB, gib, in_unit
+from release.card_findings import findings_section
 from release.card_reproduce import calibration_text, reproduce_section
 from release.card_results import headline, results_section
 from release.card_run import run_checkpoint_section
@@ -55,13 +56,15 @@ def where_quants_are(release: Release) -> str:
 
 def checkpoint_card(release: Release, sizes: dict[str, int], config: dict) -> str:
     """Return the card of a pruned checkpoint; sizes: bytes of each shard; config: its config.json."""
-    head = front_matter(release.kind, release.base, release.license, release.quantized_by, TAGS)
+    sees = bool(config.get("vision_config"))
+    head = front_matter(release.kind, release.base, release.license, release.quantized_by, TAGS, sees=sees)
     parts = [
         f"{head}\n# {release.repository}",
         headline(release),
         files_section(sizes, release.metadata),
         run_checkpoint_section(release),
         method_section(release),
+        findings_section(release.findings),
         architecture_section(config),
         results_section(release),
         where_quants_are(release),

@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
-PIPELINE = "text-generation"
+PIPELINE, SEEING_PIPELINE = "text-generation", "image-text-to-text"
 REPOSITORY_NAME = "a repository's name on the Hub (letters, digits, dots, dashes)"
 LIBRARIES = {STANDARD: "gguf", DYNAMIC: "gguf", CHECKPOINT: "transformers"}
 REQUIRED_KEYS = {"library_name": str, "pipeline_tag": str, "tags": list}
@@ -43,8 +43,15 @@ def check_same_repository(repo: str, manifest: dict) -> None:
         raise InputError("REPO", f"{expected}, as the card of this release has it", repo)
 
 
-def front_matter(kind: str, base: str, license_id: str, quantized_by: str, tags: list[str]) -> str:
-    """Return the front matter of a release of some kind, its dashes included."""
+def pipeline_of(sees: bool) -> str:
+    """Return the Hub's name of what a model does; sees: whether its repository holds what it sees pictures with."""
+    return SEEING_PIPELINE if sees else PIPELINE
+
+
+def front_matter(
+    kind: str, base: str, license_id: str, quantized_by: str, tags: list[str], *, sees: bool = False
+) -> str:
+    """Return the front matter of a release of some kind, its dashes included; sees: see `pipeline_of`."""
     values: dict[str, Any] = {"license": license_id or None, "library_name": LIBRARIES[kind], "tags": tags}
     if is_hub_id(base):
         values["base_model"] = base
@@ -52,7 +59,7 @@ def front_matter(kind: str, base: str, license_id: str, quantized_by: str, tags:
             values["base_model_relation"] = "quantized"
     if quantized_by and kind != CHECKPOINT:
         values["quantized_by"] = quantized_by
-    return f"---\n{ModelCardData(pipeline_tag=PIPELINE, **values).to_yaml()}\n---\n"
+    return f"---\n{ModelCardData(pipeline_tag=pipeline_of(sees), **values).to_yaml()}\n---\n"
 
 
 def check_values(path: Path, data: dict[str, Any], kind: str) -> None:
@@ -60,7 +67,7 @@ def check_values(path: Path, data: dict[str, Any], kind: str) -> None:
     relation, licence = data.get("base_model_relation", "quantized"), data.get("license", "gemma")
     rules = [
         ("library_name", data["library_name"] == LIBRARIES[kind], LIBRARIES[kind]),
-        ("pipeline_tag", data["pipeline_tag"] == PIPELINE, PIPELINE),
+        ("pipeline_tag", data["pipeline_tag"] in (PIPELINE, SEEING_PIPELINE), f"{PIPELINE} or {SEEING_PIPELINE}"),
         ("base_model", is_hub_id(data.get("base_model", "a/b")), "OWNER/NAME"),
         ("base_model_relation", relation in RELATIONS, f"one of {', '.join(RELATIONS)}"),
         ("license", re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence), "an identifier of the Hub, such as gemma"),

@@ -285,7 +285,7 @@ def records_gate(checked: Checked) -> Outcome:
     outcome.deviations = [
         f"{checked.folder / name}: expected a record in {MANIFEST}, found none"
         for name in ggufs
-        if name not in checked.types
+        if name not in checked.types and name not in checked.manifest.get("mmproj", {})
     ]
     if not checked.records:
         outcome.deviations.append(f"{checked.folder / MANIFEST}: expected records of GGUF files, found none")

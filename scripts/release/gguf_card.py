@@ -3,6 +3,7 @@
 from files.display import plural
 from files.safe_files import gib
 from losses.quality_record import chats_in_words
+from release.card_findings import findings_section
 from release.card_reproduce import calibration_text, reproduce_section
 from release.card_results import headline, results_section
 from release.card_run import run_ggufs_section
@@ -30,6 +31,7 @@ from release.card_tables import (
 from release.front_matter import front_matter
 from release.manifest import CHECKPOINT, DYNAMIC
 from release.order import exceptions, measured
+from release.sight_card import sight_parts
 
 
 def kld_text(release: Release) -> str:
@@ -139,12 +141,17 @@ def gguf_card(release: Release) -> str:
     # The files are quants of the pruned checkpoint. It is named where it has a place on the Hub.
     checkpoint = release.siblings.get(CHECKPOINT)
     made_of = release.hub_id(checkpoint) if checkpoint and release.owner else release.base
+    sees, longest = bool(release.mmproj), max(release.caches, default=None)
+    head = front_matter(release.kind, made_of, release.license, release.quantized_by, tags, sees=sees)
+    sight = section(*sight_parts(release.mmproj, release.example["files"][0], longest)) if sees else ""
     parts = [
-        f"{front_matter(release.kind, made_of, release.license, release.quantized_by, tags)}\n# {release.repository}",
+        f"{head}\n# {release.repository}",
         headline(release),
         choice_section(release),
         run_ggufs_section(release),
+        sight,
         method_section(release),
+        findings_section(release.findings),
         results_section(release),
         quants_section(release),
         limits_section(release),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
 from files.safe_files import InputError, read_json
+from findings.findings_record import FINDINGS_NAME
 from ggufs.context_cache import cache_bytes, context_length
 from ggufs.gguf_header import GgufHeader, read_header
 from losses.quality_record import QUALITY_NAME
@@ -65,6 +66,8 @@ def release_of(folder: Path, manifest: dict) -> Release:
         quality=find_evidence(folder, QUALITY_NAME),
         pictures=[name for name in PICTURES if (folder / name).exists()],
         caches=caches,
+        findings=find_evidence(folder, FINDINGS_NAME),
+        mmproj=manifest.get("mmproj", {}),
         siblings=manifest["siblings"],
         inputs=manifest["inputs"],
         settings=manifest["settings"],

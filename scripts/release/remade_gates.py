@@ -1,6 +1,6 @@
-"""The gates that make again what was measured: chain of digests, scores, losses, choice of experts, pictures.
+"""The gates that make again what was measured: chain of digests, scores, losses, choice, findings, pictures.
 
-What comes out must be what the release holds. The last two run this project's own commands.
+What comes out must be what the release holds. The last three run this project's own commands.
 """
 
 import subprocess
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from choice.drop_map import criterion_of, details_of, read_map
 from files.safe_files import InputError, read_json, read_record, sha256_file
+from findings.findings_record import FINDINGS_NAME, Findings
 from losses.quality_picture import draw_quality
 from losses.quality_record import QUALITY_NAME, Quality
 from release.gates import Checked, Outcome
@@ -88,6 +89,33 @@ def choice_gate(checked: Checked) -> Outcome:
     return outcome
 
 
+def findings_gate(checked: Checked) -> Outcome:
+    """The findings come out the same from the statistics and from what was measured of the model."""
+    if FINDINGS_NAME not in checked.sources["copies"]:
+        return Outcome("no findings were measured", applies=False)
+    path, lineage = checked.sources["copies"][FINDINGS_NAME], checked.lineage
+    record = read_record(path, Findings)
+    measured = lineage.origin("findings measured")
+    if not measured.is_file():  # else the command would run the model again
+        raise InputError(measured, "what was measured for the findings", "nothing", "run `make findings` again")
+    options: list[object] = ["--stats", lineage.origin("statistics"), "--drop-map", lineage.origin("map")]
+    for name in ("model", "questions", "measured"):
+        options += [f"--{name}", lineage.origin(f"findings {name}")]
+    for name in ("shuffles", "resamples", "seed", "tokens_per_question"):
+        options += [f"--{name.replace('_', '-')}", record["inputs"].get(name)]
+    if record["specialisation"]:
+        options += ["--domain-column", record["specialisation"]["column"]]
+    maps = [place for name, place in checked.sources["origins"].items() if name.startswith("findings map-")]
+    outcome = Outcome("topics, likeness, bf16 and other maps counted again from what was measured")
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "findings.md"
+        run_again("measure_findings.py", *options, *(["--maps", *maps] if maps else []), "--output", output)
+        difference = first_difference(read_json(output.with_suffix(".json")), record)
+    if difference:
+        outcome.deviations.append(f"{path}: expected {difference}; run `make findings` again")
+    return outcome
+
+
 def draw_pictures_again(checked: Checked, names: list[str], folder: Path) -> None:
     """Draw pictures of a release into a folder, from the records and statistics of the build."""
     lineage, copies = checked.lineage, checked.sources["copies"]
@@ -127,4 +155,8 @@ RECORD_GATES: dict[str, Callable[[Checked], Outcome]] = {
     "scores": scores_gate,
     "quality": quality_gate,
 }
-COMMAND_GATES: dict[str, Callable[[Checked], Outcome]] = {"choice": choice_gate, "pictures": pictures_gate}
+COMMAND_GATES: dict[str, Callable[[Checked], Outcome]] = {
+    "choice": choice_gate,
+    "findings": findings_gate,
+    "pictures": pictures_gate,
+}

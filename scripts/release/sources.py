@@ -13,12 +13,18 @@ from typing import ClassVar
 
 from choice.drop_map import METADATA_NAME, DropMetadata
 from files.safe_files import InputError, Record, read_record, write_record
+from findings.findings_record import FINDINGS_NAME, Findings
 from losses.quality_record import QUALITY_NAME, Quality
 from release.manifest import BUILD_AGAIN
 from scoring.score_records import SCORES_NAME, Scores
 
 # The build's records that a release may hold, by their names in it; each one's owner refuses what is not one.
-EVIDENCE: dict[str, type[Record]] = {METADATA_NAME: DropMetadata, SCORES_NAME: Scores, QUALITY_NAME: Quality}
+EVIDENCE: dict[str, type[Record]] = {
+    METADATA_NAME: DropMetadata,
+    SCORES_NAME: Scores,
+    QUALITY_NAME: Quality,
+    FINDINGS_NAME: Findings,
+}
 
 
 class Sources(Record):
@@ -43,7 +49,7 @@ def read_evidence(path: Path, name: str) -> dict:
 
 
 def find_evidence(folder: Path, name: str) -> dict | None:
-    """Return metadata, scores or quality of a release folder, None where it has none of that name."""
+    """Return metadata, scores, quality or findings of a release folder, None where it has none of that name."""
     return read_evidence(folder / name, name) if (folder / name).exists() else None
 
 

@@ -102,7 +102,7 @@ def memory_of_analysis(sizes: RunSizes, streams: bool) -> int:
 
 def quant_of(target: Path, sizes: RunSizes) -> str | None:
     """Return the quant that a GGUF file is named for, None of a file of another kind."""
-    if target.suffix != ".gguf":
+    if target.suffix != ".gguf" or target.name.startswith("mmproj-"):  # that is no quant, whatever its ending
         return None
     named = [name for name in sizes.quants if target.stem.endswith(f"-{name}")]
     return max(named, key=len, default=None)  # the longest: a CD-Q4_K_M ends with -Q4_K_M, too

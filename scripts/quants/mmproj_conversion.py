@@ -1,0 +1,119 @@
+"""Converting the towers of a checkpoint to a file for pictures, with llama.cpp's converter, and checking what came out.
+
+Checked: every tower of the checkpoint is in the file, with as many weights, and projects to the model's width; what
+llama.cpp takes for granted about Gemma 4's tower (tools/mtmd/clip.cpp) holds for this one.
+"""
+
+import math
+import os
+import sys
+from pathlib import Path
+
+from checkpoints.checkpoint import TensorRange
+from checkpoints.moe_families import text_config
+from checkpoints.towers import VISION, tower_tensors, towers_digest, towers_of
+from files.safe_files import (
+    InputError,
+    gib,
+    partial_file,
+    remove,
+    replace_when_done,
+    sha256_file,
+    sha256_json,
+    write_record,
+)
+from ggufs.gguf_header import GgufHeader, read_header
+from ggufs.mmproj import TRUE_GELU, projection_widths, types_of, write_with_true_gelu
+from llama.llama_tools import LlamaCpp, run_tool
+from quants.mmproj_record import MmprojRecord
+from quants.quant_record import is_made_of, record_path
+
+READ_FILES = ("config.json", "processor_config.json", "preprocessor_config.json", "generation_config.json", "README.md")
+TRUE_GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu")
+# Not in the header: llama.cpp has these numbers in its source, for every Gemma 4.
+TAKEN_FOR_GRANTED = {"pooling_kernel_size": 3, "rms_norm_eps": 1e-6}
+
+
+def mmproj_command(converter: Path, model: Path, name: str, output: Path, outtype: str) -> list[str]:
+    """Return the command line of convert_hf_to_gguf.py for a file for pictures."""
+    flags = ["--mmproj", "--outfile", str(output.resolve()), "--outtype", outtype, "--model-name", name]
+    return [sys.executable, str(converter), str(model.resolve()), *flags]
+
+
+def check_vision(path: Path, vision: dict) -> None:
+    """Raise InputError when llama.cpp would compute another tower than the config at `path` describes."""
+    for key, value in TAKEN_FOR_GRANTED.items():
+        if vision.get(key, value) != value:
+            raise InputError(path, f"{key} {value} in vision_config, as llama.cpp computes it", repr(vision[key]))
+
+
+def added_keys(config: dict) -> list[str]:
+    """Return the header keys that the converter leaves out and a checkpoint of this config needs."""
+    activation = (config.get("vision_config") or {}).get("hidden_activation", TRUE_GELUS[0])
+    return [TRUE_GELU] if activation in TRUE_GELUS else []
+
+
+def check_mmproj(named: Path, header: GgufHeader, towers: list[str], width: int, weights: int) -> None:
+    """Raise InputError unless a file has these towers, that width and so many weights; named: it, in messages."""
+    found = projection_widths(header)
+    if found != dict.fromkeys(towers, width):
+        raise InputError(named, f"{' and '.join(towers)} projected to {width} values, as the checkpoint's", str(found))
+    count = sum(math.prod(tensor.dims) for tensor in header.tensors)
+    if count != weights:
+        raise InputError(named, f"the checkpoint's {weights} weights of {' and '.join(towers)}", str(count))
+
+
+def convert_towers(
+    model: Path, config: dict, tensors: dict[str, TensorRange], content: dict, output: Path, llama_cpp: LlamaCpp
+) -> dict:
+    """Write the file and check it; return what its record says beside `content`."""
+    width = text_config(config)["hidden_size"]
+    weights = sum(math.prod(tensor.shape) for tensor in tower_tensors(tensors).values())
+    with replace_when_done(output) as partial:
+        converted = partial_file(partial)
+        remove(converted)  # of a run that was killed
+        try:
+            command = mmproj_command(llama_cpp.converter, model, content["name"], converted, content["type"].lower())
+            run_tool(list(command), cwd=Path.cwd(), what="convert the towers", step=r"Writing:\s+(\d+)%")
+            if content["added"]:
+                write_with_true_gelu(read_header(converted), partial)
+            else:
+                os.replace(converted, partial)
+        finally:
+            remove(converted)
+        header = read_header(partial)
+        check_mmproj(output, header, content["towers"], width, weights)
+        found = {"projection_width": width, "parameters": weights, "tensors_per_type": types_of(header)}
+        return found | {"bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
+
+
+def make_mmproj(
+    model: Path, config: dict, tensors: dict[str, TensorRange], name: str, kind: str, output: Path, llama_cpp: LlamaCpp
+) -> str:
+    """Convert the towers of a checkpoint, unless that was done or it has none; return a line that says so.
+
+    kind: F16, BF16, F32 or Q8_0. Raises InputError when the file would not see what the checkpoint does.
+    """
+    towers = towers_of(model, config, tensors)
+    if not towers:
+        return f"{model}: text only, so no file for pictures"
+    if VISION in towers:
+        check_vision(model / "config.json", config["vision_config"])
+    files = {path.name: sha256_file(path) for path in (model / name for name in READ_FILES) if path.is_file()}
+    digest = towers_digest(tensors)
+    content: dict = {
+        "name": name,
+        "type": kind,
+        "towers": towers,
+        "added": added_keys(config),
+        "towers_sha256": digest,
+        "source_sha256": sha256_json({**files, "towers": digest}),
+        "llama_cpp": llama_cpp.version(),
+    }
+    if is_made_of(output, content, MmprojRecord):
+        for path in (output, record_path(output)):
+            os.utime(path)  # for make, which goes by time; the record stays the newer one
+        return f"{output}: converted already"
+    content |= convert_towers(model, config, tensors, content, output, llama_cpp)
+    write_record(record_path(output), content, MmprojRecord)
+    return f"{output}: {kind}, {' and '.join(towers)}, {gib(content['bytes'])} GiB"

@@ -1,0 +1,34 @@
+"""A multimodal twin of the demo, pruned, with its files for pictures: made once for all tests and workers."""
+
+from pathlib import Path
+
+import convert_to_gguf
+import expert_drop
+from conftest import DEMO
+from ggufs.mmproj import mmproj_name
+from multimodal_twin import write_twin
+from release_inputs import NAME, call, made_once, write_map
+from shared_ggufs import shared_folder
+
+TYPES = ("F16", "Q8_0")
+
+
+def seeing_model(factory) -> Path:
+    """A folder with twin/, pruned/ (the experts of `pruned_demo`, whose name it has), and an mmproj of each type."""
+    folder = shared_folder(factory, "seeing-model")
+    with made_once(folder) as needed:
+        if needed:
+            folder.mkdir(exist_ok=True)
+            twin = write_twin(DEMO / "model", folder / "twin")
+            write_map(folder / "map.json", DEMO / "calibration_questions.csv")
+            # The map names no weights: those of the twin have other names than the demo's.
+            call(expert_drop.main, "--source", twin, "--drop-map", folder / "map.json", "--output", folder / "pruned")
+            for kind in TYPES:
+                make_mmproj_of(folder / "pruned", folder / mmproj_name(NAME, kind), kind)
+    return folder
+
+
+def make_mmproj_of(checkpoint: Path, output: Path, kind: str) -> None:
+    """Convert a checkpoint's towers, or do nothing where it has none."""
+    named = ["--name", NAME, "--outtype", kind, "--output", output]
+    call(convert_to_gguf.main, "--mmproj", "--model", checkpoint, *named)

@@ -1,0 +1,51 @@
+"""The Makefile and files for pictures: made where the model sees, asked for where that is not known, else absent."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from conftest import DEMO, REPO
+
+import pytest
+
+
+def planned(build: Path, *variables: str) -> subprocess.CompletedProcess:
+    """A dry run of a release without scores."""
+    arguments = ["make", "-n", "release", "NAME=m", "SCORED=no", f"BUILD={build}", *variables]
+    return subprocess.run(arguments, cwd=REPO, capture_output=True, text=True)
+
+
+def pictures_in(done: subprocess.CompletedProcess) -> list[str]:
+    """The names of the files for pictures that a dry run would make."""
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    return sorted(Path(word).name for word in words if "/mmproj-" in word)
+
+
+def model_with(folder: Path, **config: object) -> str:
+    """Write a model folder of a config alone; return the variable that names it."""
+    (folder / "config.json").write_text(json.dumps({"model_type": "gemma4", **config}, indent=2))
+    return f"MODEL={folder}"
+
+
+@pytest.mark.parametrize("tower", ["vision_config", "audio_config"])
+def test_a_model_with_a_tower_gets_the_types_asked_for(tower, tmp_path):
+    model = model_with(tmp_path, **{tower: {"hidden_size": 8}})
+    assert pictures_in(planned(tmp_path, model)) == ["mmproj-m-109e-F16.gguf", "mmproj-m-109e-Q8_0.gguf"]
+    assert pictures_in(planned(tmp_path, model, "MMPROJ=BF16")) == ["mmproj-m-109e-BF16.gguf"]
+    assert pictures_in(planned(tmp_path, model, "MMPROJ=")) == []
+
+
+def test_a_text_only_model_gets_none_and_remembers_nothing(tmp_path):
+    assert pictures_in(planned(tmp_path, f"MODEL={DEMO / 'model'}")) == []
+    assert pictures_in(planned(tmp_path, model_with(tmp_path, vision_config=None))) == []
+    assert "MMPROJ" not in planned(tmp_path, f"MODEL={DEMO / 'model'}").stdout
+
+
+def test_of_a_model_that_was_not_fetched_the_step_itself_finds_out(tmp_path):
+    assert len(pictures_in(planned(tmp_path, "MODEL=someone/something"))) == 2
+
+
+def test_an_unknown_type_is_refused_with_the_nearest(tmp_path):
+    done = planned(tmp_path, f"MODEL={DEMO / 'model'}", "MMPROJ=Q8")
+    assert done.returncode != 0 and "Q8: unknown type in MMPROJ; did you mean Q8_0?" in done.stderr
