@@ -21,3 +21,6 @@ bench-eval: $(TOOLS) ## the evaluation against bare requests
 	$(PYTHON) scripts/convert_to_gguf.py --model data/demo/model --name gemma-4-demo --output $(BENCH)/demo-F16.gguf
 	$(PYTHON) bench/bench_eval.py --gguf $(BENCH)/demo-F16.gguf --tokenizer data/demo/model \
 	  --questions data/demo/eval_questions.csv --output $(BENCH)/eval.json
+
+kill-test: $(TOOLS) ## kill the stages KILLS times in all at random moments, go on, and compare (an hour and more)
+	$(PYTHON) tests/kills/kill_stages.py --kills $(KILLS) --seed $(KILL_SEED) --folder $(BUILD)/kills

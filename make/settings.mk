@@ -80,6 +80,10 @@ RELEASE = $(PRUNED)/release/GGUF#       upload, release-ollama: the folder that 
 REPO =#                                   upload, release-ollama: repository on the Hub, OWNER/NAME
 UPLOAD = no#                              upload: yes sends; without it the files are only listed
 
+# ---- test
+KILLS = 200#                              kill-test: kills in all, shared by the stages
+KILL_SEED = 1#                            kill-test: seed of the moments and of what is killed
+
 # ---- tools
 LLAMA_CPP ?=#                             an existing llama.cpp build; empty: built once into a cache
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON
