@@ -10,7 +10,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 NAME = "gemma-4-demo"
-CHOOSING_QUESTIONS, SCORED_QUESTIONS = 16, 6
+CHOOSING_QUESTIONS, SCORED_QUESTIONS = 20, 6
 LOCKS = f"output-locks-{os.getuid()}"  # of files/safe_files.py: they stay, by design
 MARK = "KILL_TEST"  # in the environment of every process that a trial starts, also of those with a session of their own
 FULL, PRUNED = f"{NAME}/full", f"{NAME}/109e"

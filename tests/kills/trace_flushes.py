@@ -77,17 +77,35 @@ def whole_lines(text: str) -> list[str]:
     return lines
 
 
-def count_flushes(place: Place, stage: str) -> str:
-    """Run a stage under strace; return its renames and how many of them were not flushed, in words for the table."""
-    if not shutil.which("strace"):
-        return "no strace"
+def traced_calls(place: Place, stage: str) -> list[str]:
+    """Run a stage under strace; return the calls that write, flush and rename, a line each."""
     place.restore(stage)
     trace = place.folder / "trace.txt"
     words = ("strace", "-f", "-q", "-y", "-s", "0", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", str(trace))
     if code := place.start(stage, place.folder / "traced.txt", words).wait():
         raise SystemExit(f"error: {stage} under strace: expected exit code 0, found {code}")
-    renames, bare = unflushed_renames(whole_lines(trace.read_text(errors="replace")), place.work)
+    lines = whole_lines(trace.read_text(errors="replace"))
     trace.unlink()
+    return lines
+
+
+def files_by_call(lines: list[str], folder: Path) -> dict[str, set[str]]:
+    """Return the files inside a folder that each call of a trace wrote to, flushed or renamed."""
+    found: dict[str, set[str]] = {}
+    for line in lines:
+        if match := TRACED.match(line):
+            call, arguments = match[1], match[2]
+            path = TEXT.findall(arguments)[0] if call.startswith("rename") else written_by(call, arguments)
+            if path and path.startswith(f"{folder}/"):
+                found.setdefault(call, set()).add(path)
+    return found
+
+
+def count_flushes(place: Place, stage: str) -> str:
+    """Return the renames of a stage and how many of them were not flushed, in words for the table."""
+    if not shutil.which("strace"):
+        return "no strace"
+    renames, bare = unflushed_renames(traced_calls(place, stage), place.work)
     for line in bare:
         print(f"{stage}: {line}", flush=True)
     return f"{renames}, {len(bare)}"
