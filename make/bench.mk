@@ -24,3 +24,9 @@ bench-eval: $(TOOLS) ## the evaluation against bare requests
 
 kill-test: $(TOOLS) ## kill the stages KILLS times in all at random moments, go on, and compare (an hour and more)
 	$(PYTHON) tests/kills/kill_stages.py --kills $(KILLS) --seed $(KILL_SEED) --folder $(BUILD)/kills
+
+fault-test: $(TOOLS) ## let writes, flushes and renames of the stages fail FAULTS times (needs strace)
+	$(PYTHON) tests/kills/fault_stages.py --faults $(FAULTS) --seed $(KILL_SEED) --folder $(BUILD)/faults
+
+twice-test: $(TOOLS) ## start every stage twice at once, and a whole release by make -j4
+	$(PYTHON) tests/kills/run_at_once.py --folder $(BUILD)/at-once

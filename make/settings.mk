@@ -82,7 +82,8 @@ UPLOAD = no#                              upload: yes sends; without it the file
 
 # ---- test
 KILLS = 200#                              kill-test: kills in all, shared by the stages
-KILL_SEED = 1#                            kill-test: seed of the moments and of what is killed
+FAULTS = 100#                             fault-test: calls that fail
+KILL_SEED = 1#                            kill-test, fault-test: seed of the moments, of what is killed and of what fails
 
 # ---- tools
 LLAMA_CPP ?=#                             an existing llama.cpp build; empty: built once into a cache

@@ -71,6 +71,7 @@ UNUSABLE_PATH = (
     # Of network file systems, of those in user space and of damaged ones.
     *(errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EUCLEAN, errno.EMLINK, errno.ENOLCK, errno.EOPNOTSUPP),
 )
+OF_CONNECTIONS = (errno.ETIMEDOUT, errno.ENOTCONN)  # among them: a download fails by these, too
 
 
 def printable(text: str) -> str:
@@ -96,12 +97,20 @@ def shown(value: object) -> str:
     return repr(value)[:SHOWN_CHARACTERS]
 
 
+def check_arguments(arguments: list[str]) -> None:
+    """Raise InputError for an argument that is no text: a record could not hold it, and no digest be made of it."""
+    for argument in arguments:
+        if not argument.isascii() and argument != argument.encode(errors="ignore").decode():
+            raise InputError(argument, "a name in UTF-8", "other bytes", "in a locale of ASCII, set PYTHONUTF8=1")
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`; print an InputError, a full disk or an unusable path as one line and exit with code 1."""
     rank = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""  # set by torchrun
     try:
         if INTERRUPTIBLE:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            check_arguments(sys.argv[1:])
         main()
     except InputError as error:
         sys.exit(f"error{rank}: {error}")
@@ -302,7 +311,7 @@ def _refuse_failed_write(path: Path, error: BaseException) -> None:
     if error.errno is None and SHORT_WRITE.fullmatch(str(error)):
         raise InputError(path, "room to write it", f"a write cut short ({error})") from error
     # One that names no file is of a write or a flush: opening, renaming and deleting name theirs.
-    if error.errno in UNUSABLE_PATH and error.filename is None:
+    if error.errno in UNUSABLE_PATH and error.errno not in OF_CONNECTIONS and error.filename is None:
         raise InputError(path, "a file that can be written", str(error.strerror)) from error
 
 

@@ -78,11 +78,16 @@ class Place:
         outer = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
         return {**outer, **words, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", MARK: str(self.folder)}
 
-    def start(self, stage: str, output: Path, before: tuple[str, ...] = ()) -> subprocess.Popen:
-        """Start a stage in a process group of its own; its screen goes into a file. before: words before `make`."""
+    def start(
+        self, stage: str, output: Path, before: tuple[str, ...] = (), options: tuple[str, ...] = ()
+    ) -> subprocess.Popen:
+        """Start a stage in a process group of its own; its screen goes into a file.
+
+        before: words before `make`, such as strace and its options; options: more of make's.
+        """
         with open(output, "ab") as screen:
             return subprocess.Popen(
-                [*before, *self.command(stage)],
+                [*before, *self.command(stage), *options],
                 cwd=REPO,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
