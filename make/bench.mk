@@ -21,3 +21,12 @@ bench-eval: $(TOOLS) ## the evaluation against bare requests
 	$(PYTHON) scripts/convert_to_gguf.py --model data/demo/model --name gemma-4-demo --output $(BENCH)/demo-F16.gguf
 	$(PYTHON) bench/bench_eval.py --gguf $(BENCH)/demo-F16.gguf --tokenizer data/demo/model \
 	  --questions data/demo/eval_questions.csv --output $(BENCH)/eval.json
+
+kill-test: $(TOOLS) ## kill the stages KILLS times in all at random moments, go on, and compare (an hour and more)
+	$(PYTHON) tests/kills/kill_stages.py --kills $(KILLS) --seed $(KILL_SEED) --folder $(BUILD)/kills
+
+fault-test: $(TOOLS) ## let writes, flushes and renames of the stages fail FAULTS times (needs strace)
+	$(PYTHON) tests/kills/fault_stages.py --faults $(FAULTS) --seed $(KILL_SEED) --folder $(BUILD)/faults
+
+twice-test: $(TOOLS) ## start every stage twice at once, and a whole release by make -j4
+	$(PYTHON) tests/kills/run_at_once.py --folder $(BUILD)/at-once

@@ -81,6 +81,11 @@ RELEASE = $(PRUNED)/release/GGUF#       upload, release-ollama: the folder that 
 REPO =#                                   upload, release-ollama: repository on the Hub, OWNER/NAME
 UPLOAD = no#                              upload: yes sends; without it the files are only listed
 
+# ---- test
+KILLS = 200#                              kill-test: kills in all, shared by the stages
+FAULTS = 100#                             fault-test: calls that fail
+KILL_SEED = 1#                            kill-test, fault-test: seed of the moments, of what is killed and of what fails
+
 # ---- tools
 LLAMA_CPP ?=#                             an existing llama.cpp build; empty: built once into a cache
 CMAKE_ARGS ?=#                            extra flags for that build, such as -DGGML_CUDA=ON

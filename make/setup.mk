@@ -3,7 +3,9 @@
 PYTHON := .venv/bin/python
 # Waiting threads yield the processor: two steps at once (make -j2) would else starve each other.
 OMP_WAIT_POLICY ?= PASSIVE
-export PYTHON LLAMA_CPP CMAKE_ARGS MOE_TOOLS_CACHE OMP_WAIT_POLICY
+# In the locale of another encoding Python would write and print texts in that one, or fail.
+PYTHONUTF8 := 1
+export PYTHON LLAMA_CPP CMAKE_ARGS MOE_TOOLS_CACHE OMP_WAIT_POLICY PYTHONUTF8
 SETUP := .venv/.installed
 WHERE_TOOLS_ARE := CMAKE_ARGS='$(CMAKE_ARGS)' MOE_TOOLS_CACHE='$(MOE_TOOLS_CACHE)' scripts/build_llama_cpp.sh --where
 TOOLS_PLACE := $(if $(LLAMA_CPP),,$(shell $(WHERE_TOOLS_ARE)))

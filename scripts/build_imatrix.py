@@ -13,6 +13,7 @@ An output whose record names the same inputs and tools is left as it is. Upstrea
 
 import argparse
 import os
+import shutil
 from pathlib import Path
 
 from files.option_types import command_parser, positive
@@ -20,6 +21,7 @@ from files.safe_files import (
     InputError,
     check_apart,
     check_recorded,
+    gib,
     read_json,
     recorded_sha256,
     replace_when_done,
@@ -28,7 +30,7 @@ from files.safe_files import (
     write_record,
 )
 from ggufs.gguf_header import read_header
-from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
+from ggufs.imatrix import Imatrix, ImatrixRecord, check_reached, read_imatrix
 from llama.bindings import load_bindings
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from llama.load_check import check_loads
@@ -105,6 +107,20 @@ def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, c
         raise
 
 
+def read_whole(partial: Path, output: Path) -> Imatrix:
+    """Read what llama-imatrix wrote; raise InputError when it is cut short. The tool does not notice a failed write."""
+    try:
+        return read_imatrix(partial)
+    except InputError as error:
+        free = gib(shutil.disk_usage(output.parent).free)
+        raise InputError(
+            output,
+            "a whole imatrix from llama-imatrix",
+            f"{partial.stat().st_size if partial.exists() else 'no'} bytes that are none",
+            f"look for a full disk ({free} GiB are free), a quota or a limit on file sizes, then build it again",
+        ) from error
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
@@ -155,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     with replace_when_done(args.output) as partial:
         run_imatrix(llama_cpp, args.model, args.calibration, partial, args.context)
-        reached = check_reached(read_imatrix(partial), 0)
+        reached = check_reached(read_whole(partial, args.output), 0)
         # The record comes first: a kill between the two leaves no imatrix without one.
         write_record(side, {**record, "bytes": partial.stat().st_size, "sha256": sha256_file(partial)}, ImatrixRecord)
     print(f"{args.output}: {reached}")

@@ -33,7 +33,17 @@ from pathlib import Path
 
 from choice.drop_map import METADATA_NAME, read_metadata
 from files.option_types import VERSION_FILE, command_parser, positive
-from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, run, write_record
+from files.safe_files import (
+    GB,
+    InputError,
+    check_apart,
+    directory_when_done,
+    in_unit,
+    link_or_copy,
+    remove,
+    run,
+    write_record,
+)
 from findings.findings_record import FINDINGS_NAME
 from ggufs.gguf_header import read_header
 from llama.llama_tools import find_llama_cpp
@@ -45,7 +55,7 @@ from quants.recipes import RECIPES
 from release.card_findings import check_findings_match
 from release.card_sections import OLLAMA_ARCHITECTURE, PICTURES
 from release.front_matter import REPOSITORY_NAME, is_repository
-from release.gguf_parts import split_gguf
+from release.gguf_parts import SPLIT_RECORD, split_gguf
 from release.input_facts import input_facts
 from release.lineage import Lineage, lineage_breaks
 from release.made_texts import CARD, made_texts
@@ -87,14 +97,29 @@ def check_labels(kind: str, records: dict[str, dict], others: list[str]) -> None
         raise InputError(next(iter(records)), "names that no label takes for another", f"{found[0]}{count}")
 
 
+def split_folder(output: Path) -> Path:
+    """Return the folder that holds a release's parts until the release does."""
+    return output.with_name(f"{output.name}.split")
+
+
+def remove_parts(args: argparse.Namespace) -> None:
+    """Remove the folders of parts that are linked into the release now, and the folder around them if it is empty."""
+    folder = split_folder(args.output)
+    for gguf in args.gguf:
+        if (folder / gguf.stem / SPLIT_RECORD).is_file():
+            remove(folder / gguf.stem)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def place_gguf(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> dict[str, dict]:
     """Link every GGUF file, or its parts, into the folder; return the records by name, with the files each lies in."""
     placed = {}
     for gguf, record in records.items():
         parts = [gguf]
         if record["bytes"] > args.max_file_bytes:
-            # Beside the release: the parts outlive it, and a second release need not split again.
-            folder = args.output.with_name(f"{args.output.name}.split") / gguf.stem
+            # Beside the release: a run that is killed later need not split again.
+            folder = split_folder(args.output) / gguf.stem
             parts = split_gguf(find_llama_cpp(args.llama_cpp), gguf, record["sha256"], args.max_file_bytes, folder)
         for part in parts:
             link_or_copy(part, output / part.name)
@@ -299,6 +324,8 @@ def main(argv: list[str] | None = None) -> None:
     with directory_when_done(args.output, MANIFEST) as output:
         fill_folder(args, records, output)
         sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
+        # Before the release gets its name: make would not come by again to tidy up after a kill in between.
+        remove_parts(args)
     print(f"{args.output}: {args.kind} release of {args.name}, {len(sizes)} files, {in_unit(sum(sizes), GB)} GB")
 
 

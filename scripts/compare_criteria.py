@@ -278,9 +278,8 @@ def write_results(
     write_record(output.with_suffix(".json"), content, Criteria)
     draw_criteria(results, output.with_suffix(".png"))
     with replace_when_done(output) as partial:  # last: it is the file that the next run, and make, look for
-        partial.write_text(
-            criteria_page(content, results) + "".join(f"{line}\n" for line in domain_lines(results, domains))
-        )
+        lines = "".join(f"{line}\n" for line in domain_lines(results, domains))
+        partial.write_text(criteria_page(content, results) + lines, encoding="utf-8")
     return conclusions["control_last"]
 
 
@@ -323,7 +322,7 @@ def main(argv: list[str] | None = None) -> None:
         results = measure_choices(args, find_llama_cpp(args.llama_cpp), sequences, state.directory)
         control_last = write_results(args, inputs, domains, sequences, results)
         state.discard()
-    print(args.output.read_text(), end="")
+    print(args.output.read_text(encoding="utf-8"), end="")
     # The files stay, to be looked at: a control that does not cost most says that the measurement cannot be trusted.
     if not control_last:
         sys.exit(

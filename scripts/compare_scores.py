@@ -60,8 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     draw_scores(result, args.output.with_suffix(".png"))
     write_record(args.output.with_suffix(".json"), result, Scores)
     with replace_when_done(args.output) as partial:
-        partial.write_text(scores_page(result))
-    print(args.output.read_text(), end="")
+        partial.write_text(scores_page(result), encoding="utf-8")
+    print(args.output.read_text(encoding="utf-8"), end="")
 
 
 if __name__ == "__main__":

@@ -254,7 +254,7 @@ def main(argv: list[str] | None = None) -> None:
     write_record(args.output.with_suffix(".json"), content, Quality)
     draw_quality(args.pruned.stem.removesuffix("-F16"), measured, args.output.with_suffix(".png"))
     with replace_when_done(args.output) as partial:  # last: it is the file that make looks for
-        partial.write_text(quality_page(content, measured))
+        partial.write_text(quality_page(content, measured), encoding="utf-8")
     print(f"{args.output}: {len(measured)} files over {len(questions)} chats")
 
 

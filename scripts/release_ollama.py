@@ -25,7 +25,7 @@ def create(ollama: str, wrap: Wrap) -> None:
     """Run `ollama create`; raise InputError with its last words when it fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "Modelfile")
-        path.write_text(wrap.modelfile)
+        path.write_text(wrap.modelfile, encoding="utf-8")
         done = subprocess.run(
             [ollama, "create", wrap.model, "-f", path], stdin=subprocess.DEVNULL, capture_output=True, text=True
         )

@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     figure = draw_coverage_of(counts)
     save_picture(figure, picture)
     with replace_when_done(page) as partial:
-        partial.write_text(coverage_table(counts))
+        partial.write_text(coverage_table(counts), encoding="utf-8")
     print(f"{page}: {reached}")
 
 

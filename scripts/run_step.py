@@ -95,7 +95,21 @@ class Screen:
             print(CLEAR_LINE, end="", file=sys.stderr, flush=True)
 
 
-def follow(stream: IO[bytes] | int, kept: list[bytes], log: IO[bytes], screen: Screen | None, echo: bool) -> None:
+class Log:
+    """The log of a step. A full disk must not keep the step from being read to its end: the reason is kept instead."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.failed = file, ""
+
+    def write(self, chunk: bytes) -> None:
+        """Append to the file."""
+        try:
+            self.file.write(chunk)
+        except OSError as error:
+            self.failed = str(error.strerror)
+
+
+def follow(stream: IO[bytes] | int, kept: list[bytes], log: Log, screen: Screen | None, echo: bool) -> None:
     """Read a stream of the command to its end: into the log and `kept`, and its last line onto the screen."""
     handle = stream if isinstance(stream, int) else stream.fileno()
     while True:
@@ -114,7 +128,7 @@ def follow(stream: IO[bytes] | int, kept: list[bytes], log: IO[bytes], screen: S
             screen.show(parts[-1].decode(errors="replace"))
 
 
-def run_logged(command: list[str], log: IO[bytes], screen: Screen, echo: bool) -> tuple[int, str, str]:
+def run_logged(command: list[str], log: Log, screen: Screen, echo: bool) -> tuple[int, str, str]:
     """Run a command; return its exit code, what it wrote to stdout and what it wrote to stderr."""
     # A terminal of its own for stderr: progress bars draw themselves only where they see one.
     reader, writer = pty.openpty() if screen.live else os.pipe()
@@ -167,15 +181,18 @@ def main(argv: list[str] | None = None) -> None:
     if args.echo:
         print(line, flush=True)
     screen = Screen(f"[{args.place}] {args.words}", sys.stderr.isatty() and not args.echo)
-    with open(path, "ab", buffering=0) as log:
+    with open(path, "ab", buffering=0) as file:
         # Held while the step works: `make status` sees by it what is running.
-        fcntl.flock(log, fcntl.LOCK_SH)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        log = Log(file)
         log.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} $ {line}\n".encode())
         try:
             code, out, err = run_logged(args.command, log, screen, args.echo)
         except OSError as error:
             raise InputError(args.command[0], "a command that can be run", str(error.strerror)) from error
     screen.clear()
+    if log.failed:
+        print(f"warning: {path}: expected a log that can be written, found: {log.failed}", file=sys.stderr)
     if code == 0:
         print(step_line(args.place, args.words, result_of(out), time.monotonic() - began), flush=True)
         return

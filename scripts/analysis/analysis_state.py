@@ -1,11 +1,13 @@
 """The state of an analysis (files/run_state.py): a safetensors file per batch of questions, named for its first one.
 
 It holds the sums so far, the number of decoder layers done (metadata key `layers_done`) and, while layers are left, the
-`hidden` states that enter the next one.
+`hidden` states that enter the next one. Metadata key `crc32` holds a sum of each array's bytes.
 """
 
 import hashlib
+import json
 import os
+import zlib
 from pathlib import Path
 
 from analysis.batches import Batch
@@ -25,10 +27,16 @@ from transformers import PreTrainedModel
 
 LAYERS_DONE = "layers_done"
 HIDDEN = "hidden"
+CHECK_SUMS = "crc32"
 STATE_SLACK_BYTES = 64 << 20  # for the sums, which are small, and for a file that is written before it replaces another
 PATH_DIGITS = 12
 
 BatchState = tuple[dict[str, np.ndarray], int, torch.Tensor | None]  # sums, layers done, hidden states
+
+
+def check_sum(tensor: torch.Tensor) -> int:
+    """Return the CRC-32 of a contiguous tensor's bytes."""
+    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 class AnalysisState(RunState):
@@ -65,12 +73,13 @@ class AnalysisState(RunState):
             tensors[HIDDEN] = hidden.contiguous()
         partial = self._path(first).with_suffix(".partial")
         try:
-            save_file(tensors, partial, {LAYERS_DONE: str(layers_done)})
+            sums_of_bytes = json.dumps({name: check_sum(tensor) for name, tensor in tensors.items()})
+            save_file(tensors, partial, {LAYERS_DONE: str(layers_done), CHECK_SUMS: sums_of_bytes})
         except SafetensorError as error:
             partial.unlink(missing_ok=True)
             raise InputError(self.directory, "a place to keep the state in", str(error)) from error
         # No fsync: there is one file per batch and layer, and a flush each time would take longer than the layer. After
-        # a power failure `load` finds a file that is cut short, and its questions are done again.
+        # a power failure `load` finds a file that is cut short or has zeros in it, and its questions are done again.
         os.replace(partial, self._path(first))
 
     def load(self, first: int, with_hidden: bool) -> BatchState | None:
@@ -80,11 +89,16 @@ class AnalysisState(RunState):
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                names, done = set(file.keys()), (file.metadata() or {}).get(LAYERS_DONE, "")
+                names, notes = set(file.keys()), file.metadata() or {}
+                done, known = notes.get(LAYERS_DONE, ""), json.loads(notes.get(CHECK_SUMS, "null"))
                 shapes = {name: (file.get_slice(name).get_dtype(), file.get_slice(name).get_shape()) for name in names}
                 self._check(first, done, shapes)
-                sums = {name: file.get_tensor(name).numpy() for name in names - {HIDDEN}}
-                return sums, int(done), file.get_tensor(HIDDEN) if with_hidden and HIDDEN in names else None
+                read = names if with_hidden else names - {HIDDEN}
+                tensors = {name: file.get_tensor(name) for name in read}
+                if not isinstance(known, dict) or any(check_sum(tensors[name]) != known.get(name) for name in read):
+                    raise ValueError("bytes that were never written")
+                hidden = tensors.pop(HIDDEN, None)
+                return {name: tensor.numpy() for name, tensor in tensors.items()}, int(done), hidden
         except (SafetensorError, OSError, ValueError) as error:
             remove(path)
             print(f"{path}: unreadable ({error}), its questions are done again", flush=True)

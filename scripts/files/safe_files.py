@@ -15,12 +15,26 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
+
+
+def ours_to_interrupt() -> bool:
+    """Tell whether this process is one of our commands with Python's own handler of Ctrl-C; pytest keeps its own."""
+    started = getattr(sys.modules["__main__"], "__file__", None)
+    ours = started and Path(started).resolve().is_relative_to(Path(__file__).resolve().parents[1])
+    return bool(ours) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# While a command imports (seconds, with torch) nothing is open that needs tidying up. Ctrl-C then ends it at once: an
+# exception in the midst of an import would print a stack. `run` turns it into KeyboardInterrupt again.
+if INTERRUPTIBLE := ours_to_interrupt():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # What the commands import: `make setup` installs all of it. Another project's environment
 # may have some of these. Looked up and not imported, so nothing is loaded for it.
@@ -54,7 +68,10 @@ UNUSABLE_PATH = (
     *(errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBUSY, errno.ENOMEM),
     *(errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETXTBSY, errno.EMFILE, errno.ENFILE, errno.EXDEV, errno.ENOTEMPTY),
+    # Of network file systems, of those in user space and of damaged ones.
+    *(errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EUCLEAN, errno.EMLINK, errno.ENOLCK, errno.EOPNOTSUPP),
 )
+OF_CONNECTIONS = (errno.ETIMEDOUT, errno.ENOTCONN)  # among them: a download fails by these, too
 
 
 def printable(text: str) -> str:
@@ -80,10 +97,20 @@ def shown(value: object) -> str:
     return repr(value)[:SHOWN_CHARACTERS]
 
 
+def check_arguments(arguments: list[str]) -> None:
+    """Raise InputError for an argument that is no text: a record could not hold it, and no digest be made of it."""
+    for argument in arguments:
+        if not argument.isascii() and argument != argument.encode(errors="ignore").decode():
+            raise InputError(argument, "a name in UTF-8", "other bytes", "in a locale of ASCII, set PYTHONUTF8=1")
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`; print an InputError, a full disk or an unusable path as one line and exit with code 1."""
     rank = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""  # set by torchrun
     try:
+        if INTERRUPTIBLE:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            check_arguments(sys.argv[1:])
         main()
     except InputError as error:
         sys.exit(f"error{rank}: {error}")
@@ -99,6 +126,9 @@ def run(main: Callable[[], None]) -> None:
         if error.errno in UNUSABLE_PATH:
             sys.exit(f"error{rank}: {place}: expected a path that can be used, found: {error.strerror}")
         raise
+    finally:
+        if INTERRUPTIBLE:  # all is tidied up, and Python's own end would print a stack, too
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def sha256_file(path: Path) -> str:
@@ -268,16 +298,21 @@ def replace_when_done(path: Path) -> Iterator[Path]:
             flush_to_disk(path.parent)
         except BaseException as error:  # Ctrl-C, too
             remove(partial)
-            _refuse_full_disk(path, error)
+            _refuse_failed_write(path, error)
             raise
 
 
-def _refuse_full_disk(path: Path, error: BaseException) -> None:
-    """Raise InputError when an error means that the disk is full; name the output, not its temporary file."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+def _refuse_failed_write(path: Path, error: BaseException) -> None:
+    """Raise InputError when an error means that a write failed; name the output, not its temporary file."""
+    if not isinstance(error, OSError):
+        return
+    if error.errno == errno.ENOSPC:
         raise InputError(path, "enough disk space", "the disk full") from error
-    if isinstance(error, OSError) and error.errno is None and SHORT_WRITE.fullmatch(str(error)):
+    if error.errno is None and SHORT_WRITE.fullmatch(str(error)):
         raise InputError(path, "room to write it", f"a write cut short ({error})") from error
+    # One that names no file is of a write or a flush: opening, renaming and deleting name theirs.
+    if error.errno in UNUSABLE_PATH and error.errno not in OF_CONNECTIONS and error.filename is None:
+        raise InputError(path, "a file that can be written", str(error.strerror)) from error
 
 
 def check_replaceable(path: Path, marker: str) -> None:
@@ -316,8 +351,9 @@ def directory_when_done(path: Path, marker: str) -> Iterator[Path]:
             os.replace(partial, path)
             flush_to_disk(path.parent)
             remove(old)  # last: until here the old files could still be had
-        except BaseException:
+        except BaseException as error:
             remove(partial)
+            _refuse_failed_write(path, error)
             raise
 
 

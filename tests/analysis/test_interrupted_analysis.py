@@ -156,6 +156,17 @@ def test_a_state_file_cut_short_is_done_again(state, undisturbed, tmp_path, caps
     assert f"{cut}: unreadable" in capsys.readouterr().out
 
 
+def test_a_state_file_with_bytes_that_never_reached_the_disk_is_done_again(state, undisturbed, tmp_path, capsys):
+    """As a power cut leaves it: of the right size, with zeros in it."""
+    holed = state / "questions-000003.safetensors"
+    content = bytearray(holed.read_bytes())
+    content[-256:] = bytes(256)
+    holed.write_bytes(content)
+    analysis.main(arguments(tmp_path / "stats"))
+    assert (tmp_path / "stats").read_bytes() == undisturbed[FEW]
+    assert f"{holed}: unreadable (bytes that were never written)" in capsys.readouterr().out
+
+
 def test_a_kill_while_the_state_is_removed_leaves_one_that_opens(tmp_path, monkeypatch):
     def opened() -> AnalysisState:
         return AnalysisState(tmp_path / "state", {"a": 1}, owner=True, layers=LAYERS, arrays={})

@@ -62,6 +62,14 @@ def test_a_text_that_cannot_calibrate_is_refused_by_its_name(built, tmp_path, re
     assert {path.name for path in tmp_path.iterdir()} == {"short.txt", "shorter.txt", "latin.txt"}
 
 
+@pytest.mark.parametrize("size", [0, 3, 1000])
+def test_an_imatrix_that_the_tool_cut_short_names_the_disk(built, tmp_path, size):
+    """llama-imatrix ends with code 0 when a write fails."""
+    (tmp_path / "cut.gguf").write_bytes((built / "imatrix.gguf").read_bytes()[:size])
+    with pytest.raises(InputError, match=f"x.gguf: expected a whole imatrix .* found {size} bytes .*full disk .* GiB"):
+        build_imatrix.read_whole(tmp_path / "cut.gguf", tmp_path / "x.gguf")
+
+
 def test_tokens_are_counted_as_llama_imatrix_reads_them(built, tools):
     for text in (b"", b"one two", b"one two\n", b"<|turn>user\none two<turn|>\n\n"):
         words = load_tokenizer(DEMO / "model")(text.decode().removesuffix("\n"), add_special_tokens=False)["input_ids"]

@@ -120,12 +120,18 @@ def test_a_large_file_is_split_and_its_parts_load(pruned_demo, tmp_path, tools):
     with LlamaServer(command, parts[0], tmp_path / "log") as server:
         assert server.request("/completion", {"prompt": "What is", "n_predict": 4})["tokens_predicted"] == 4
 
-    def split_times() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in (tmp_path / "r.split").rglob("*.gguf")}
+    assert not (tmp_path / "r.split").exists()
 
-    before = split_times()
-    build(pruned_demo, output, "--max-file-bytes", limit, quants=("Q6_K", "Q4_K_M"))
-    assert before and before == split_times()  # the parts were kept
+
+def test_a_release_that_fails_keeps_the_parts_and_the_next_one_takes_them(pruned_demo, tmp_path, refusal):
+    limited = release_arguments(pruned_demo, tmp_path / "r", "--max-file-bytes", 4_000_000, quants=("Q6_K",))
+    arguments = [str(argument) for argument in limited]
+    (tmp_path / "params.json").write_text("{}")  # found out after the split
+    refusal(build_release.main, [*arguments, "--params", tmp_path / "params.json"], "params.json")
+    before = {path.name: path.stat().st_ino for path in (tmp_path / "r.split").rglob("*.gguf")}
+    build_release.main(arguments)
+    assert before == {path.name: path.stat().st_ino for path in (tmp_path / "r").glob("*.gguf")}
+    assert not (tmp_path / "r.split").exists()
 
 
 def test_a_limit_that_cannot_be_held_is_refused(pruned_demo, tmp_path, refusal):

@@ -107,6 +107,13 @@ def test_a_terminal_shows_the_progress_bar_and_then_the_line_alone(tmp_path):
     assert re.fullmatch(r"\[2/7\] Say Hello +done   \d s\s*", text.rsplit("\x1b[K", 1)[1])
 
 
+def test_a_full_disk_under_the_log_keeps_no_step_from_its_end(tmp_path):
+    (tmp_path / "say-hello.log").symlink_to("/dev/full")
+    code, out, err = run(tmp_path, "sh", "-c", "head -c 300000 /dev/zero >&2; echo done")  # more than a pipe holds
+    assert code == 0 and "done" in out and "Traceback" not in err
+    assert err == f"warning: {tmp_path}/say-hello.log: expected a log that can be written, found: {os.strerror(28)}\n"
+
+
 def test_a_running_step_holds_its_log_and_ends_its_command_when_it_is_told_to_stop(tmp_path):
     process = start(
         tmp_path, "sh", "-c", "echo begun; exec sleep 60", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,0 +1,184 @@
+"""A command in a world against it: failing calls, no room, read-only folders, odd names, another locale and umask."""
+
+import errno
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
+from conftest import REPO
+from files import safe_files
+from files.safe_files import InputError, directory_when_done, replace_when_done
+
+import numpy as np
+import pytest
+
+COMMAND = [sys.executable, str(REPO / "scripts/generate_drop_map.py")]
+ODD_NAMES = ["-x", "line\nend", "mäß-漢字 a'b\"c $(touch owned)`;& %s{0}\\n"]
+
+
+@pytest.fixture(scope="module")
+def stats(tmp_path_factory) -> Path:
+    """A statistics file of 5 questions, 2 layers, 6 experts."""
+    generator = np.random.default_rng(0)
+    arrays = {name: generator.random((5, 2, 6)) for name in EXPERT_SUMS}
+    arrays |= {name: np.ones((5, 2), np.int64) for name in LAYER_SUMS} | {"layer_numbers": np.arange(2)}
+    digests = {f"{name}_sha256": "0" * 64 for name in ("questions", "config", "weights")}
+    path = tmp_path_factory.mktemp("stats") / "stats.safetensors"
+    write_stats(path, arrays, {"questions": [{"id": f"q{i}"} for i in range(5)], "top_k": 2, **digests})
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(stats) -> bytes:
+    """The map that nothing disturbs."""
+    assert choose(stats, stats.with_name("map.json")).returncode == 0
+    return stats.with_name("map.json").read_bytes()
+
+
+def choose(
+    stats: Path, output: object, before: Callable[[], None] | None = None, **how: object
+) -> subprocess.CompletedProcess:
+    """Run the choice of experts in a process of its own."""
+    words = [*COMMAND, "--stats", str(stats), "--keep", "4", "--protect-top", "2", f"--output={output}"]
+    return subprocess.run(words, capture_output=True, preexec_fn=before, **how)
+
+
+def line_of(done: subprocess.CompletedProcess) -> str:
+    """The one line by which a command refuses."""
+    text = done.stderr.decode()
+    assert done.returncode == 1 and text.startswith("error: ") and len(text.splitlines()) == 1, text
+    return text
+
+
+@pytest.mark.parametrize("number", sorted({*safe_files.UNUSABLE_PATH, errno.ENOSPC} - {*safe_files.OF_CONNECTIONS}))
+def test_a_write_that_fails_is_told_in_one_line_by_the_outputs_name(tmp_path, number):
+    """As a write fails: the error names no file. A library may also have wrapped it up."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/marker").write_text("old")
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(InputError, match="file: expected .* found"), replace_when_done(tmp_path / "file") as partial:
+        partial.write_text("half")
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(InputError, match="folder: expected"), directory_when_done(tmp_path / "folder", "marker"):
+        raise OSError(number, os.strerror(number))
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder/marker").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_file_is_flushed_before_its_rename_and_its_folder_after(tmp_path, monkeypatch):
+    calls: list[tuple[str, str]] = []
+    flush, rename = os.fsync, os.replace
+
+    def seen_flush(handle: int) -> None:
+        calls.append(("flush", os.readlink(f"/proc/self/fd/{handle}").removeprefix(f"{tmp_path}/")))
+        flush(handle)
+
+    def seen_rename(old: Path, new: Path) -> None:
+        calls.append(("rename", str(old).removeprefix(f"{tmp_path}/")))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", seen_flush)
+    monkeypatch.setattr(os, "replace", seen_rename)
+    with replace_when_done(tmp_path / "a.txt") as partial:
+        partial.write_text("x")
+    assert calls == [("flush", "a.partial.txt"), ("rename", "a.partial.txt"), ("flush", str(tmp_path))]
+    for _ in range(2):
+        calls.clear()
+        with directory_when_done(tmp_path / "d", "marker") as partial:
+            (partial / "inner").mkdir()
+            (partial / "inner/file").write_text("x")
+            (partial / "marker").write_text("x")
+    first_rename = calls.index(("rename", "d"))  # the old folder is set aside after all of the new one is flushed
+    flushed = {path for call, path in calls[:first_rename] if call == "flush"}
+    assert flushed == {"d.partial", "d.partial/inner", "d.partial/inner/file", "d.partial/marker"}
+    assert calls[first_rename:] == [("rename", "d"), ("rename", "d.partial"), ("flush", str(tmp_path))]
+
+
+def test_a_limit_on_file_sizes_and_a_full_device(stats, tmp_path):
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    assert "map.json: expected a file that can be written, found File too large" in line_of(
+        choose(stats, tmp_path / "map.json", small_files)
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["/sys/kernel/map.json", "/proc/map.json", "/dev/null/map.json"])
+def test_a_folder_that_takes_no_files(stats, place):
+    assert f"{os.path.dirname(place)}" in line_of(choose(stats, place))
+
+
+def test_a_folder_without_the_right_to_write(tmp_path):
+    """As another user, since root may write everywhere; in a fork, since that user may not read the environment."""
+    with tempfile.TemporaryDirectory() as name:
+        locks, locked = Path(name, "locks"), Path(name, "locked")
+        locks.mkdir()
+        locked.mkdir()
+        locks.chmod(0o777)
+        locked.chmod(0o555)
+        Path(name).chmod(0o755)
+        reader, writer = os.pipe()
+        if not (child := os.fork()):
+            os.dup2(writer, 2)
+            try:
+                if not os.getuid():
+                    os.setuid(65534)
+                tempfile.tempdir = str(locks)
+                safe_files.run(lambda: safe_files.write_json(locked / "map.json", {}))
+            except SystemExit as error:
+                os.write(2, str(error).encode())
+            os._exit(0)
+        os.close(writer)
+        with open(reader) as said:
+            text = said.read()
+        os.waitpid(child, 0)
+        assert re.fullmatch(r"error: \S*/locked\S*: expected a path that can be used, found: Permission denied", text)
+        assert not list(locked.iterdir())
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_names_are_names(stats, expected, tmp_path, name):
+    (tmp_path / name).mkdir()
+    odd = tmp_path / name / f"{name}.safetensors"
+    odd.write_bytes(stats.read_bytes())
+    done = choose(odd, f"{name}.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / f"{name}.json").read_bytes() == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, f"{name}.json"])
+    absent = line_of(choose(tmp_path / name / "absent", tmp_path / "x.json"))  # one line, whatever is in the name
+    assert "absent: expected a statistics file" in absent
+
+
+@pytest.mark.parametrize("locale", ["C", "tr_TR.UTF-8"])
+def test_another_locale_and_umask_give_the_same_bytes(stats, expected, tmp_path, locale):
+    """Without these two variables Python takes UTF-8 for the locale C, which else means ASCII."""
+    ascii_only = {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "LC_ALL": locale, "LANG": locale}
+    environment = {**os.environ, **ascii_only}
+    done = choose(stats, tmp_path / "a.json", lambda: os.umask(0o077) and None, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.json").read_bytes() == expected
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o600
+    assert "UTF-8" in line_of(choose(stats, tmp_path / "ä.json", env=environment))
+
+
+def test_a_name_that_is_no_text_is_refused(stats, tmp_path):
+    assert "udcff.json" in line_of(choose(stats, os.fsdecode(b"\xff.json"), cwd=tmp_path)) and not list(
+        tmp_path.iterdir()
+    )
+
+
+def test_a_clock_that_jumps_back_only_has_a_digest_made_again(tmp_path):
+    """A record that seems older than its file is not believed, so the bytes are read."""
+    (tmp_path / "f").write_text("new")
+    record = {"version": 1, "bytes": 3, "sha256": "0" * 64}
+    (tmp_path / "f.json").write_text(json.dumps(record))
+    os.utime(tmp_path / "f", (2**33, 2**33))  # written before the clock was put back by centuries
+    assert safe_files.recorded_sha256(tmp_path / "f") == safe_files.sha256_file(tmp_path / "f")

@@ -1,0 +1,64 @@
+"""Ctrl-C in the first moments of a command: no stack is shown, and other programs keep their own handler."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from conftest import REPO
+from files.safe_files import INTERRUPTIBLE
+
+import pytest
+
+TORCH_LIKE = "import time; print('importing', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def slow_import(tmp_path) -> dict[str, str]:
+    """The environment in which a package that a command imports takes a minute."""
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy/__init__.py").write_text(TORCH_LIKE)
+    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+def test_ctrl_c_during_imports_shows_no_stack(slow_import):
+    process = subprocess.Popen(
+        [sys.executable, REPO / "scripts/plot_expert_stats.py", "--help"],
+        env=slow_import,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == -signal.SIGINT
+
+
+def test_within_a_command_it_is_an_exception_that_tidies_up(tmp_path):
+    """Under `run` the partial file goes, and the exit code is that of Ctrl-C."""
+    code = (
+        "import sys, time; from pathlib import Path; from files.safe_files import replace_when_done, run\n"
+        "def main():\n"
+        "    with replace_when_done(Path(sys.argv[1])) as partial:\n"
+        "        partial.write_text('half'); print('writing', flush=True); time.sleep(60)\n"
+        "run(main)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "file"],
+        cwd=REPO / "scripts",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout.readline() == "writing\n" and list(tmp_path.iterdir())
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20) == ("", "") and process.returncode == 130
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_commands_of_ours_take_the_handler():
+    assert not INTERRUPTIBLE  # pytest has its own way with Ctrl-C
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
