@@ -15,6 +15,7 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 include make/settings.mk
+include make/outside.mk
 include make/run.mk
 include make/paths.mk
 include make/checks.mk

@@ -3,16 +3,12 @@
 DRY := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
 ASIDE := help help-all settings new status setup test lint lock audit sbom clean clean-gguf clean-tools bench% kill-test fault-test twice-test print-%
 WORK := $(filter-out $(ASIDE),$(MAKECMDGOALS))
-quote := '
-, := ,
 
 # ---- names: an unknown one is refused with the nearest known one
 nearest = $(shell python3 make/nearest_name.py '$(1)' $(2))
 unknown = $(error $(1): unknown $(3)$(if $(4),; did you mean $(4)?,; known: $(2)))
 check_name = $(if $(filter $(1),$(2)),,$(call unknown,$(1),$(2),$(3),$(call nearest,$(1),$(2))))
 
-COMMAND_LINE := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))
-NOT_OURS := MAKEFLAGS MAKEOVERRIDES COUNTING -*
 $(foreach v,$(filter-out $(NOT_OURS),$(COMMAND_LINE)),$(call check_name,$v,$(SETTINGS),variable))
 $(foreach g,$(MAKECMDGOALS),$(if $(or $(findstring /,$g),$(wildcard $g)),,$(call check_name,$g,$(TARGETS),target)))
 $(foreach r,$(RUNS) $(FROM),$(if $(or $(findstring /,$r),$(wildcard $r)),,$(call check_name,$r,$(KNOWN_RUNS),run)))
@@ -25,7 +21,6 @@ NAMED_QUANTS := $(filter-out AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUAN
 $(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$q,$(KNOWN_QUANTS),quant))
 
 # ---- values
-$(foreach v,$(SETTINGS),$(if $(findstring $(quote),$($v)),$(error $v: expected no quotation mark, found $($v))))
 $(if $(filter new,$(MAKECMDGOALS)),$(if $(filter RUN,$(COMMAND_LINE)),,$(error new: expected RUN=name$(,) found none)))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
 COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS SENSITIVITY_CHATS

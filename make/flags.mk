@@ -18,7 +18,8 @@ PAGE := $(call code,build_report,choice files findings ggufs losses page quants 
 # The model is looked at again when it is named otherwise, its link leads nowhere, or its files are newer.
 NEW_MODEL := $(call again,model) $(if $(filter-out $(file <$(MODEL_SOURCE)),$(MODEL)),FORCE) \
   $(if $(wildcard $(FULL)/checkpoint/config.json),,FORCE)
-MODEL_FILES := $(wildcard $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*.safetensors.index.json)
+MODEL_FILES := $(call check_files,$(MODEL),$(wildcard \
+  $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*.safetensors.index.json))
 ANALYZE := $(PYTHON) $(if $(filter-out 1,$(RANKS)),-m torch.distributed.run --standalone --nproc-per-node $(RANKS)) \
   scripts/teacher_force_analysis.py
 ANALYSIS_FLAGS := --questions $(QUESTIONS) $(KEEP:%=--check-keep %) \
@@ -43,7 +44,7 @@ DRAWN := $(if $(DROP_MAP),$(if $(wildcard $(STATS)),$(PICTURES)),$(PICTURES))
 
 # ---- imatrix and quantise
 # Asked of the shell when their turn comes: make itself remembers folders as they were when it began.
-quant_records = $(shell compgen -G '$(1)/$(2)-*.gguf.json' | sort)
+quant_records = $(call check_files,$(1),$(shell compgen -G '$(1)/$(2)-*.gguf.json' | sort))
 FULL_RECORDS = $(call quant_records,$(FULL_GGUF),$(NAME))
 PRUNED_RECORDS = $(call quant_records,$(PRUNED_GGUF),$(PRUNED_NAME))
 CALIBRATION_SETTING := CALIBRATION=$(if $(CALIBRATION),$(call digest,$(CALIBRATION)),QUESTIONS:$(QUESTIONS_DIGEST))
@@ -108,7 +109,8 @@ RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
 RELEASE_FINDINGS := $(wildcard $(FINDINGS:.md=.json))
 # An owner once given stays until another is given: check-release must not make the cards without one again.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
-KNOWN_OWNER := $(or $(OWNER),$(patsubst OWNER=%,%,$(filter OWNER=%,$(file <$(RELEASE_SETTINGS_FILE)))))
+KNOWN_OWNER := $(or $(OWNER),$(call check_files,$(RELEASE_SETTINGS_FILE),\
+  $(patsubst OWNER=%,%,$(filter OWNER=%,$(file <$(RELEASE_SETTINGS_FILE))))))
 # What a card's command to reproduce names: the run, what no default can know, and all else that differs from a default.
 ALWAYS_NAMED := RUN MODEL QUESTIONS EVAL_QUESTIONS QUANTS
 BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_EXPERT_TOKENS NO_IMATRIX CD_RECIPE CD_RULE \
@@ -149,8 +151,8 @@ SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfi
 REPORT_AFTER := $(if $(filter eval,$(MAKECMDGOALS)),$(SCORES)) $(if $(filter quality,$(MAKECMDGOALS)),$(QUALITY)) \
   $(if $(filter findings,$(MAKECMDGOALS)),$(FINDINGS)) \
   $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
-REPORT_RECORDS := $(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json $(PRUNED_GGUF)/*.gguf.json \
-  $(QUALITY) $(FINDINGS:.md=.json) $(SCORES))
+REPORT_RECORDS := $(call check_files,$(PRUNED),$(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json \
+  $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(FINDINGS:.md=.json) $(SCORES)))
 newer_than = $(if $(and $(1),$(2)),$(shell find $(2) -newer $(1) -print -quit))
 NEW_RECORDS := $(call newer_than,$(wildcard $(REPORT)),$(REPORT_RECORDS))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))

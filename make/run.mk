@@ -1,6 +1,5 @@
 # The run: its settings file over the defaults of settings.mk, and what follows from both.
 
-SETTINGS := $(shell sed -nE 's/^([A-Z0-9_]+) \??=.*\#.*/\1/p' make/settings.mk)
 TARGETS := $(shell sed -nE 's/^([a-z][a-z-]*):.*/\1/p' Makefile make/*.mk | sort -u)
 STAGES := model statistics choice imatrix cd auto eval heldout quality findings quants report
 KNOWN_RUNS := $(sort $(basename $(notdir $(wildcard runs/*.mk))))
@@ -20,6 +19,9 @@ $(foreach v,$(filter-out $(SETTINGS),$(SET_BY_RUN)),$(error $(RUN_FILE): unknown
 
 # A comment behind a value leaves blanks at its end.
 $(foreach v,$(SETTINGS),$(if $(filter file environment,$(origin $v)),$(eval $v = $$(strip $(value $v)))))
+
+# What the run's file made of its settings goes where those of the command line go.
+$(foreach v,$(SETTINGS),$(call check_text,$v,$($v)))
 
 # A list or a text as one word, for a path or a settings file.
 words_of = $(subst $() ,_,$(strip $(1)))

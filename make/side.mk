@@ -14,7 +14,7 @@ verify: ## check every tensor of the pruned checkpoint against the full one
 reproduce: ## build the pruned checkpoint again in another place, and compare the sha256 of every file
 	rm -rf $(PRUNED)/reproduced
 	$(PYTHON) scripts/expert_drop.py --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output $(PRUNED)/reproduced
-	cd $(CHECKPOINT) && find . -type f | sort | xargs sha256sum >$(abspath $(PRUNED))/reproduced.sha256
+	cd $(CHECKPOINT) && find . -type f -print0 | sort -z | xargs -0 sha256sum >$(abspath $(PRUNED))/reproduced.sha256
 	cd $(PRUNED)/reproduced && sha256sum --check --strict $(abspath $(PRUNED))/reproduced.sha256
 	[ "$$(find $(PRUNED)/reproduced -type f | wc -l)" -eq "$$(wc -l <$(PRUNED)/reproduced.sha256)" ]
 	rm -rf $(PRUNED)/reproduced
@@ -37,7 +37,7 @@ quants_built = $(patsubst $(1)%.gguf.json,%,$(wildcard $(1)*.gguf.json))
 built_plain = $(patsubst $(1)%.gguf.json,%,$(shell grep -ls '"imatrix_sha256": null' $(1)*.gguf.json))
 turned = $(filter-out F16,$(filter-out $(NO_IMATRIX),$(2)) $(filter $(NO_IMATRIX),$(filter-out $(2),$(quants_built))))
 $(foreach p,$(FULL_GGUF)/$(NAME)- $(PRUNED_GGUF)/$(PRUNED_NAME)-,\
-  $(foreach q,$(call turned,$p,$(call built_plain,$p)),$(eval $p$q.gguf: FORCE)))
+  $(foreach q,$(call check_files,$p,$(call turned,$p,$(call built_plain,$p))),$(eval $p$q.gguf: FORCE)))
 $(foreach f,$(ALL_CD_FILES),$(eval $f: $(if $(CD_TIERS),,$(STATS)) $(call again,cd) | $(dir $f)cd-settings.txt))
 $(foreach f,$(ALL_AUTO_FILES),$(eval $f: $(dir $f)sensitivity.json $(call again,auto)))
 

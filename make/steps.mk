@@ -4,7 +4,7 @@
 STEP_NUMBER :=
 next_step = $(eval STEP_NUMBER += x)$(words $(STEP_NUMBER))
 # Counted once, when the first step begins: how many a dry run of the same goals would take.
-count_steps = $(shell $(MAKE) -n COUNTING=yes $(MAKECMDGOALS) $(MAKEOVERRIDES) 2>/dev/null | grep -c "^: 'step")
+count_steps = $(shell $(MAKE) -n COUNTING=yes $(MAKECMDGOALS) $(OVERRIDES) 2>/dev/null | grep -c "^: 'step")
 STEP_COUNT = $(eval STEP_COUNT := $(count_steps))$(STEP_COUNT)
 
 ifdef COUNTING

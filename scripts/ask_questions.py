@@ -34,6 +34,7 @@ from files.safe_files import (
 )
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
+from llama.template_check import check_gguf_template
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
 from scoring.eval_protocol import Protocol, add_protocol_arguments, first_differing_key, protocol_of
@@ -201,6 +202,8 @@ def main(argv: list[str] | None = None) -> None:
         for old in (SUMMARY_NAME, LM_EVAL):
             remove(args.run / old)
         write_record(args.run / RUN, mine, RunRecord)
+        # llama-server renders every question without limits, so each is rendered once with them.
+        check_gguf_template(args.gguf, [document["prompt"] for document in documents])
         starts = ask_all(args, tools, protocol, documents)
     answers = read_answers(args.run / ANSWERS).values()
     # The proxy answers what it is asked; this shows that lm-eval has asked every question.

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -155,6 +155,17 @@ def refusal() -> Callable[..., str]:
         return line
 
     return check
+
+
+@pytest.fixture
+def impatient(monkeypatch) -> Iterator[None]:
+    """Let a chat template that does not end be found out sooner; the process that renders is begun anew."""
+    from chats import template_sandbox
+
+    template_sandbox._renderers.clear()
+    monkeypatch.setattr(template_sandbox, "WORK_SECONDS", 0.2)
+    yield
+    template_sandbox._renderers.clear()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ggufs.gguf_header import header_bytes, key_value, read_header
 from llama.llama_server import LlamaServer, server_command
 
 import torch
@@ -22,3 +23,14 @@ def next_token_logprobs(server: LlamaServer, ids: list[int], vocab: int) -> torc
     for entry in entries:
         logprobs[entry["id"]] = entry["logprob"]
     return logprobs
+
+
+def with_template(source: Path, template: str, output: Path) -> Path:
+    """Write a copy of a GGUF file that holds another chat template; return its path."""
+    header, key = read_header(source), "tokenizer.chat_template"
+    pairs = [key_value(key, template) if pair.key == key else pair.raw for pair in header.key_values]
+    plans = [(tensor.name, tensor.dims, tensor.kind) for tensor in header.tensors]
+    with open(source, "rb") as file:
+        file.seek(min(tensor.offset for tensor in header.tensors))
+        output.write_bytes(header_bytes(header, pairs, plans) + file.read())
+    return output

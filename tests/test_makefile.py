@@ -470,7 +470,7 @@ def test_flags_of_the_tools_change_where_they_are_built(variables, tmp_path):
         (["quants", "CD_RECIPE=cards"], "CD_RECIPE: expected ours or card, found 'cards'"),
         (["quants", "CD_PROTECT=yes"], "CD_PROTECT: expected attention or nothing"),
         (["quants", "QUANTS=Q6K"], "Q6K: unknown quant; did you mean Q6_K?"),
-        (["release", "NAME=it's"], "no quotation mark"),
+        (["release", "NAME=it's"], "NAME: expected text without signs"),
     ],
 )
 def test_what_is_misspelt_or_out_of_range_stops_make_before_anything_runs(arguments, words):

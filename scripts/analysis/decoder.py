@@ -87,10 +87,10 @@ def layers_of(decoder: nn.Module) -> list[nn.Module]:
 def build_empty(directory: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
     """Build a checkpoint's model on the meta device: shapes, no weights. Raises InputError when transformers cannot."""
     try:
-        config = transformers.AutoConfig.from_pretrained(directory)
+        config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False)
         with torch.device("meta"):
             model: Any = transformers.AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation=attention
+                config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
             )
     except Exception as error:  # whatever the library makes of a user's file
         raise InputError(
@@ -104,7 +104,13 @@ def load_resident(directory: Path, dtype: torch.dtype, attention: str, device_ma
     placement = {"device_map": device_map} if device_map else {}
     try:
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, attn_implementation=attention, output_loading_info=True, **placement
+            directory,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,  # the other form of weights is pickle, which can run anything
+            **placement,
         )
     except Exception as error:  # whatever the library makes of a user's files
         raise InputError(directory, "a checkpoint that transformers loads", reason_of(error)) from error

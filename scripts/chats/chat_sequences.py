@@ -6,10 +6,11 @@ The analysis, the imatrix's calibration text and every measurement of loss read 
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from chats.questions import Question
-from files.safe_files import InputError, reason_of
+from chats.template_sandbox import TemplateFailure, render_chat
+from files.safe_files import InputError
 
 if TYPE_CHECKING:  # importing transformers takes seconds, and only the caller's tokenizer needs it
     from transformers import PreTrainedTokenizerBase
@@ -37,16 +38,11 @@ def chat_prompt(tokenizer: "PreTrainedTokenizerBase", question: Question) -> str
     Raises InputError when the template fails.
     """
     try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": question.prompt}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=True,
-        )
-    except Exception as error:  # a template is a program: it can fail in any way
+        chat = [{"role": "user", "content": question.prompt}]
+        return render_chat(tokenizer, chat, add_generation_prompt=True, enable_thinking=True)
+    except TemplateFailure as error:
         what = f"question {question.record_id}"
-        raise InputError(what, "a chat template that renders it", reason_of(error)) from error
-    return cast(str, text)  # with tokenize=False the library returns text
+        raise InputError(what, "a chat template that renders it", str(error)) from error
 
 
 def chat_answer(tokenizer: "PreTrainedTokenizerBase", question: Question) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from chats.template_sandbox import TemplateFailure, render_chat
 from files.safe_files import InputError, reason_of
 
 import transformers
@@ -16,14 +17,14 @@ def load_tokenizer(directory: Path) -> transformers.PreTrainedTokenizerBase:
     # Without these files the library looks for the name on the Hub, and its message is about the network.
     if not any((directory / name).exists() for name in TOKENIZER_FILES):
         raise InputError(directory, "a tokenizer (tokenizer.json)", "none")
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    try:  # false and not left out: the library would ask at a terminal whether to run code of the checkpoint
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # the library raises anything when a user's files are damaged
         raise InputError(directory, "a tokenizer that loads", reason_of(error)) from error
     if not tokenizer.chat_template:
         raise InputError(directory, "a tokenizer with a chat template (chat_template.jinja)", "none")
     try:  # one small chat, so that a broken template is refused here and not after an hour of work
-        tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
-    except Exception as error:  # a template is a program: it can fail in any way
-        raise InputError(directory, "a chat template that renders", reason_of(error)) from error
+        render_chat(tokenizer, [{"role": "user", "content": "?"}])
+    except TemplateFailure as error:
+        raise InputError(directory, "a chat template that renders", str(error)) from error
     return tokenizer

@@ -37,6 +37,8 @@ DTYPE_BYTES = {
     "U64": 8,
     "F64": 8,
 }
+# Where a checkpoint may name code of its own (auto_map), which transformers and llama.cpp's converter could run.
+MAY_NAME_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 OTHER_TEMPLATES = "additional_chat_templates/*.jinja"
 # Weights, config, tokenizer, chat template, and the model card, whose front matter goes into the header.
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
@@ -102,10 +104,26 @@ def _tensor_range(path: Path, name: str, entry: dict, start: int) -> TensorRange
 
 
 def read_config(directory: Path) -> dict:
-    """Return config.json of a checkpoint directory; raise InputError when the directory or the file is missing."""
+    """Return config.json of a checkpoint directory.
+
+    Raises InputError when the directory or the file is missing, and when the checkpoint wants code of its own run.
+    """
     if not directory.is_dir():
         raise InputError(directory, "a model directory", "nothing" if not directory.exists() else "a file")
+    check_no_code(directory)
     return read_json(directory / "config.json")
+
+
+def check_no_code(directory: Path) -> None:
+    """Raise InputError when a file of a checkpoint names code of its own to be run."""
+    for path in (directory / name for name in MAY_NAME_CODE):
+        if path.exists() and (named := read_json(path).get("auto_map")):
+            raise InputError(
+                path,
+                "a model of a family that transformers knows, without code of its own",
+                f"auto_map {shown(named)}",
+                "that code is never run: remove auto_map if the model needs none",
+            )
 
 
 def read_checkpoint(directory: Path) -> dict[str, TensorRange]:

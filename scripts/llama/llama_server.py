@@ -18,8 +18,12 @@ from pathlib import Path
 
 from files.safe_files import InputError
 from llama.llama_tools import die_with_parent, last_words
+from llama.template_check import check_gguf_template
 
 LOAD_TIMEOUT_SECONDS = 1800  # 50 GB from a slow disk
+# Once the weights are loaded, llama-server tries the file's chat template, without limits: a moment, or for ever.
+WEIGHTS_LOADED = b"load_model: initializing, n_slots"
+TEMPLATE_SECONDS, TEMPLATE_BYTES = 120, 4 << 30
 POLL_SECONDS = 0.05
 LAST_PORT = 65535
 KEY_BYTES = 32
@@ -47,6 +51,16 @@ def server_command(tool: Path, gguf: Path, name: str, port: int | str, flags: li
     if not str(port).isdecimal() or int(port) > LAST_PORT:
         raise InputError("PORT", f"a whole number, 0 to {LAST_PORT}", repr(port))
     return [str(tool), "-m", str(gguf), "--alias", name, "--host", "127.0.0.1", "--port", str(port), *CLOSED, *flags]
+
+
+def memory_held(pid: int) -> int:
+    """Return the bytes that a process holds in memory for itself alone; 0 where that cannot be told."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # no Linux, or the process has ended
+        return 0
+    found = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
 
 
 def authorization(key: str) -> dict[str, str]:
@@ -79,6 +93,8 @@ class LlamaServer:
         self.key = secrets.token_urlsafe(KEY_BYTES)
 
     def __enter__(self) -> "LlamaServer":
+        if self.gguf.is_file():  # else llama-server's own words say what is wrong
+            check_gguf_template(self.gguf, [])
         self.log.unlink(missing_ok=True)
         self.start()
         return self
@@ -108,14 +124,27 @@ class LlamaServer:
                 start_new_session=True,  # Ctrl-C is for the script, which stops the server
             )
         self.starts += 1
-        deadline = time.monotonic() + LOAD_TIMEOUT_SECONDS
+        deadline, tried = time.monotonic() + LOAD_TIMEOUT_SECONDS, None
         while not self._loaded(begin):
             if self.process.poll() is not None:
                 raise self._refusal(self.log.read_bytes()[begin:].decode(errors="replace"), self.process.returncode)
             if time.monotonic() > deadline:
                 self.stop()
                 raise InputError(self.gguf, f"to be loaded after {LOAD_TIMEOUT_SECONDS} s", "it still loading")
+            tried = self._watch_template(begin, tried)
             time.sleep(POLL_SECONDS)
+
+    def _watch_template(self, begin: int, tried: tuple[float, int] | None) -> tuple[float, int] | None:
+        """Stop a server that its chat template keeps; return the time and memory when it began with that, if it did."""
+        assert self.process is not None  # it was started
+        held = memory_held(self.process.pid)
+        if tried is None:
+            return (time.monotonic(), held) if WEIGHTS_LOADED in self.log.read_bytes()[begin:] else None
+        if time.monotonic() - tried[0] > TEMPLATE_SECONDS or held - tried[1] > TEMPLATE_BYTES:
+            self.stop()
+            limits = f"{TEMPLATE_SECONDS} s and {TEMPLATE_BYTES >> 30} GiB"
+            raise InputError(self.gguf, f"a chat template that llama-server renders within {limits}", "none that ends")
+        return tried
 
     def _refusal(self, log_text: str, code: int) -> InputError:
         """Return the error of a server that ended before it served."""

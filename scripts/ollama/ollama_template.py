@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from chats.chat_tokenizer import load_tokenizer
+from chats.template_sandbox import TemplateFailure, render_template
 from files.safe_files import InputError
 from ggufs.gguf_header import read_header
 from ollama.go_runner import Rendered, render_go
 from ollama.known_differences import KNOWN_DIFFERENCES
 from ollama.template_cases import CASES, Case
-
-from transformers.utils.chat_template_utils import render_jinja_template
 
 TAGS = {"thinking": ("<|channel>thought", "<channel|>"), "tool call": "<|tool_call>call:"}
 WINDOW_CHARACTERS = 60
@@ -46,27 +45,20 @@ def chat_template_of(model: Path) -> tuple[str, str]:
 
 def render_jinja(template: str, bos: str, case: Case) -> str:
     """Return what transformers makes of a chat with a Jinja template; raise InputError when that fails."""
-    tools: list[Any] | None = case.tools or None
-    options: dict[str, Any] = {**case.options()}
     # Ollama lets the model go on with an assistant's text, but not with its tool call.
     continued = case.messages[-1]["role"] == "assistant" and not case.messages[-1].get("tool_calls")
     try:
-        rendered: Any = render_jinja_template(  # its annotation has one text, it returns texts and positions
-            [case.messages],
-            tools=tools,
-            chat_template=template,
+        return render_template(
+            template,
+            case.messages,
+            tools=case.tools or None,
             bos_token=bos,
             continue_final_message=continued,
             add_generation_prompt=not continued,
-            **options,
+            **case.options(),
         )
-    except Exception as error:  # a template is a program: it can fail in any way
-        raise InputError(
-            "chat template",
-            f"one that renders the chat {case.name!r}",
-            f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
-        ) from error
-    return rendered[0][0]
+    except TemplateFailure as error:
+        raise InputError("chat template", f"one that renders the chat {case.name!r}", str(error)) from error
 
 
 def jinja_or_refusal(template: str, bos: str, case: Case) -> str | None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from checkpoints.checkpoint import check_no_code
 from checkpoints.moe_families import GEMMA4, text_config
 from files.safe_files import InputError, shown
 from ggufs.gguf_drop import key_value_bytes
@@ -159,6 +160,7 @@ def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHead
 
 def from_checkpoint(directory: Path, llama_cpp: LlamaCpp, name: str, output: Path) -> GgufHeader:
     """Let the converter write the F16 GGUF of a checkpoint without its data; return its header."""
+    check_no_code(directory)  # the converter would run it
     flags: list[str | Path] = ["--outfile", output.resolve(), "--outtype", "f16", "--model-name", name]
     command: list[str | Path] = [sys.executable, HEADER_ONLY, llama_cpp.converter, directory.resolve(), *flags]
     done = subprocess.run(command, capture_output=True, text=True)

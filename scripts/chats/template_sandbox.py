@@ -1,0 +1,130 @@
+"""Chat templates run in a process of their own, with limits of time and memory.
+
+A chat template is a program by whoever made the model. Jinja's sandbox, which transformers uses, keeps it from files
+and from Python's insides, but not from a loop without end or a text of 100 GB. The process is forked once, so that it
+has nothing to import, holds no file of ours open, and is asked for one chat after the other.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from files.safe_files import reason_of
+
+if TYPE_CHECKING:  # importing transformers takes seconds, and only the caller's tokenizer needs it
+    from transformers import PreTrainedTokenizerBase
+
+WORK_SECONDS = 2  # of processor time for one chat, which takes milliseconds; a loaded machine does not count
+WAIT_SECONDS = 300  # by the clock, for the case that the process neither works nor ends
+MEMORY_BYTES = 1 << 30  # beyond what the process has when it begins
+MAX_CHARACTERS = 1 << 24  # of one chat: four times the longest context of the families that we prune
+
+
+class TemplateFailure(Exception):
+    """A chat template that fails; its text is one line. `endless`: by more time or memory than a chat needs."""
+
+    def __init__(self, reason: str, endless: bool = False) -> None:
+        super().__init__(reason)
+        self.endless = endless
+
+
+class _Renderer:
+    """The process that renders, and the pipe to it. `owner` is the process that may ask it."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("fork")
+        self.pipe, other_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other_end,), daemon=True)
+        self.process.start()
+        other_end.close()
+        self.owner = os.getpid()
+
+    def ask(self, request: dict) -> dict:
+        """Return the process's answer. Raises TemplateFailure when there is none within the limits."""
+        try:
+            self.pipe.send_bytes(json.dumps(request).encode())
+            if self.pipe.poll(WAIT_SECONDS):
+                return json.loads(self.pipe.recv_bytes())
+        except (EOFError, OSError):  # how a pipe says that the other end has gone
+            pass
+        self.process.kill()
+        self.process.join()
+        code = self.process.exitcode or 0
+        if code in (-signal.SIGPROF, -signal.SIGKILL):
+            raise TemplateFailure(f"no end after {WORK_SECONDS} s of work", endless=True)
+        raise TemplateFailure(f"an end of its process by signal {-code}", endless=True)
+
+
+_renderers: list[_Renderer] = []  # one at most: of this process
+
+
+def render_template(template: str, chat: list[dict], **options: Any) -> str:
+    """Render a chat as transformers does, in a process with limits. Raises TemplateFailure.
+
+    options: those of transformers' render_jinja_template, and what else the template may ask for.
+    """
+    if _renderers and (_renderers[0].owner != os.getpid() or not _renderers[0].process.is_alive()):
+        _renderers.clear()  # of the process that forked this one, or ended by a template
+    if not _renderers:
+        _renderers.append(_Renderer())
+    answer = _renderers[0].ask({"template": template, "chat": chat, "options": options})
+    if "failure" in answer:
+        raise TemplateFailure(answer["failure"], answer["endless"])
+    return answer["text"]
+
+
+def render_chat(tokenizer: "PreTrainedTokenizerBase", chat: list[dict], **options: Any) -> str:
+    """Render a chat by a tokenizer's own template, as its apply_chat_template does. Raises TemplateFailure."""
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:  # several templates, and none is the default
+        raise TemplateFailure(reason_of(error)) from error
+    return render_template(template, chat, **{**tokenizer.special_tokens_map, **options})
+
+
+def _serve(pipe: Connection) -> None:
+    """Render what is asked, in the new process, until the pipe is closed."""
+    # A lock or a pipe of the parent must not outlive it here.
+    nothing, kept = os.open(os.devnull, os.O_RDWR), pipe.fileno()
+    for standard in (0, 1, 2):
+        os.dup2(nothing, standard)
+    os.closerange(3, kept)
+    os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end closes the pipe
+    for ending in (signal.SIGPROF, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_DFL)
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    _limit_memory()
+    try:
+        while True:
+            request = json.loads(pipe.recv_bytes())
+            signal.setitimer(signal.ITIMER_PROF, WORK_SECONDS)  # its signal ends even what never returns to Python
+            answer = _answer(render_jinja_template, request)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            pipe.send_bytes(json.dumps(answer).encode())
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _limit_memory() -> None:
+    with open("/proc/self/statm") as file:
+        held = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_BYTES, held + MEMORY_BYTES))
+
+
+def _answer(render: Any, request: dict) -> dict:
+    try:
+        texts = render([request["chat"]], chat_template=request["template"], **request["options"])[0]
+    except MemoryError:
+        return {"failure": f"more than {MEMORY_BYTES >> 30} GiB of memory taken", "endless": True}
+    except Exception as error:  # a template is a program: it can fail in any way
+        # Jinja's sandbox refuses a range of more than 100,000 numbers, which llama-server would make.
+        return {"failure": reason_of(error), "endless": isinstance(error, OverflowError | RecursionError)}
+    if len(texts[0]) > MAX_CHARACTERS:
+        return {"failure": f"a text of {len(texts[0])} characters", "endless": True}
+    return {"text": texts[0]}

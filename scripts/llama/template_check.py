@@ -1,0 +1,38 @@
+"""The chat template inside a GGUF file, tried with limits before llama-server runs it without any."""
+
+from pathlib import Path
+
+from chats.template_sandbox import TemplateFailure, render_template
+from files.safe_files import InputError
+from ggufs.gguf_header import read_header
+
+TEMPLATE_KEY = "tokenizer.chat_template"
+ASKED = {"role": "user", "content": "?"}
+TOOL = {"type": "function", "function": {"name": "f", "description": "f", "parameters": {"type": "object"}}}
+# What llama-server itself renders before it serves: with and without a system's words, an answer and tools.
+SYSTEM, ANSWER = {"role": "system", "content": "."}, {"role": "assistant", "content": "."}
+
+
+def check_gguf_template(gguf: Path, prompts: list[str]) -> None:
+    """Raise InputError when a GGUF file's chat template fails on these prompts, or loops or grows on any small chat.
+
+    A file without a template passes: llama-server has one of its own.
+    """
+    template = read_header(gguf).value(TEMPLATE_KEY)
+    if not template:
+        return
+    try:
+        for prompt in [str(ASKED["content"]), *prompts]:
+            _render(str(template), [{"role": "user", "content": prompt}], enable_thinking=True)
+    except TemplateFailure as error:
+        raise InputError(gguf, "a chat template that renders", str(error)) from error
+    for chat, tools in (([SYSTEM, ASKED, ANSWER, ASKED], None), ([ASKED], [TOOL])):
+        try:
+            _render(str(template), chat, tools=tools)
+        except TemplateFailure as error:
+            if error.endless:  # another failure is its right: not every model knows tools or a system's words
+                raise InputError(gguf, "a chat template that renders", str(error)) from error
+
+
+def _render(template: str, chat: list[dict], **options: object) -> None:
+    render_template(template, chat, bos_token="", eos_token="", add_generation_prompt=True, **options)

@@ -1,0 +1,92 @@
+"""A checkpoint that brings code: whatever it names or holds, none of it is run."""
+
+import json
+import pickle
+import shutil
+import types
+from pathlib import Path
+
+import convert_to_gguf
+import expert_drop
+import fetch_model
+import plan_quants
+import render_calibration
+import teacher_force_analysis
+from chats.chat_tokenizer import load_tokenizer
+
+import pytest
+
+CODE = "from pathlib import Path\nPath({!r}).touch()\n"
+
+
+class Touch:
+    """What touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def hostile(demo_model, tmp_path) -> types.SimpleNamespace:
+    """A copy of the demo model with code and a pickle in it, and the file that shows that either was run."""
+    model, canary = Path(shutil.copytree(demo_model, tmp_path / "model")), tmp_path / "canary"
+    (model / "own.py").write_text(CODE.format(str(canary)))
+    (model / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(canary)))
+    return types.SimpleNamespace(model=model, canary=canary, output=tmp_path / "output")
+
+
+def name_code(path: Path, classes: dict) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": classes}))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_checkpoint_that_names_code_is_refused_by_every_command(name, hostile, few_questions, refusal, tmp_path):
+    name_code(
+        hostile.model / name, {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M", "AutoTokenizer": ["own.T", None]}
+    )
+    model, output = ["--model", hostile.model], ["--output", hostile.output]
+    asked = ["--questions", few_questions]
+    drop_map = tmp_path / "map.json"
+    drop_map.write_text("{}")
+    for main, arguments in (
+        (fetch_model.main, [*model, *output]),
+        (teacher_force_analysis.main, [*model, *asked, *output]),
+        (convert_to_gguf.main, [*model, *output, "--name", "own"]),
+        (expert_drop.main, ["--source", hostile.model, "--drop-map", drop_map, *output]),
+        (plan_quants.main, ["--source", hostile.model, "--name", "own", "--types", "Q8_0", *output]),
+    ):
+        refusal(main, arguments, hostile.model / name, "found auto_map")
+    assert not hostile.canary.exists() and not hostile.output.exists()
+
+
+def test_a_tokenizer_s_code_is_not_run_where_only_the_tokenizer_is_read(hostile, few_questions):
+    name_code(hostile.model / "tokenizer_config.json", {"AutoTokenizer": ["own.T", "own.T"]})
+    arguments = ["--model", hostile.model, "--questions", few_questions, "--output", hostile.output]
+    render_calibration.main(list(map(str, arguments)))
+    assert hostile.output.exists() and not hostile.canary.exists()
+
+
+def test_a_tokenizer_that_is_only_code_is_refused(hostile, refusal):
+    name_code(hostile.model / "tokenizer_config.json", {"AutoTokenizer": ["own.T", "own.T"]})
+    settings = json.loads((hostile.model / "tokenizer_config.json").read_text()) | {"tokenizer_class": "OwnTokenizer"}
+    (hostile.model / "tokenizer_config.json").write_text(json.dumps(settings))
+    settings = json.loads((hostile.model / "config.json").read_text()) | {"model_type": "own"}
+    (hostile.model / "config.json").write_text(json.dumps(settings))
+    refusal(lambda _: load_tokenizer(hostile.model), [], hostile.model)
+    assert not hostile.canary.exists()
+
+
+def test_weights_in_pickle_are_not_read(hostile, few_questions, refusal):
+    for path in hostile.model.glob("*.safetensors*"):
+        path.unlink()
+    model, output = ["--model", hostile.model], ["--output", hostile.output]
+    for main, arguments in (
+        (fetch_model.main, [*model, *output]),
+        (teacher_force_analysis.main, [*model, "--questions", few_questions, *output]),
+        (convert_to_gguf.main, [*model, *output, "--name", "own"]),
+    ):
+        refusal(main, arguments, "model.safetensors")
+    assert not hostile.canary.exists()

@@ -1,0 +1,86 @@
+"""Words from outside that make and the shell would act on: no setting, target, run or file name runs anything."""
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from conftest import REPO
+
+import pytest
+
+SETTINGS = re.findall(r"^([A-Z0-9_]+) \??=", (REPO / "make/settings.mk").read_text(), re.MULTILINE)
+WORDS = [
+    "x$(shell touch {})",
+    "`touch {}`",
+    "x;touch {}",
+    "'; touch {}; '",
+    '"$$(touch {})"',
+    "x\ntouch {}",
+    "x | touch {}",
+    "-x",
+    "x --eval=$(shell touch {})",
+]
+# Options of cmake begin with a dash, and it takes lists with ";"; a column's name is always in quotation marks.
+HARMLESS = {"-x": ["CMAKE_ARGS"], "x;touch {}": ["CMAKE_ARGS", "DOMAIN_COLUMN"], "x | touch {}": ["DOMAIN_COLUMN"]}
+
+
+def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **environment}
+    return subprocess.run(["make", *arguments], cwd=REPO, capture_output=True, text=True, env=environment)
+
+
+def refused(done: subprocess.CompletedProcess, name: str, canary: Path) -> None:
+    """Assert that make stopped in one line that names the setting, and that nothing ran."""
+    assert done.returncode != 0 and not done.stdout and not canary.exists(), (name, done.stdout)
+    assert len(done.stderr.splitlines()) == 1 and f" {name}: expected " in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_no_setting_runs_anything(word, tmp_path):
+    canary = tmp_path / "canary"
+    harmless = HARMLESS.get(word, [])
+    tried = [name for name in SETTINGS if name not in harmless]
+    with ThreadPoolExecutor(2) as pool:
+        for name, done in zip(tried, pool.map(lambda name: make("release", f"{name}={word.format(canary)}"), tried)):
+            refused(done, name, canary)
+    for name in harmless:
+        make("-n", "quants", f"{name}={word.format(canary)}")
+        assert not canary.exists(), name
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_no_target_run_or_environment_runs_anything(word, tmp_path):
+    canary = tmp_path / "canary"
+    text = word.format(canary)
+    if not word.startswith("-"):
+        refused(make("-n", "release", text), "target", canary)
+        refused(make("-n", "quants", MOE_TOOLS_CACHE=text), "MOE_TOOLS_CACHE", canary)
+    refused(make("new", f"RUN={text}"), "RUN", canary)
+    refused(make("new", "RUN=own", f"FROM={text}"), "FROM", canary)
+
+
+@pytest.mark.parametrize("setting", ["RUN=../own", "RUN=a b", "FROM=/etc/own"])
+def test_a_run_is_a_name_and_no_path(setting):
+    done = make("new", "RUN=own", setting)
+    assert done.returncode != 0 and "expected a name" in done.stderr
+
+
+def test_what_a_run_file_makes_of_its_settings_is_looked_at_too(tmp_path):
+    run, canary = REPO / "runs/test-outside.mk", tmp_path / "canary"
+    try:
+        run.write_text(f"MODEL = data/demo/model\nBASE = x;touch {canary}\n")
+        refused(make("-n", "release", "RUN=test-outside"), "BASE", canary)
+    finally:
+        run.unlink()
+
+
+def test_names_of_a_models_files_run_nothing(demo_model, tmp_path):
+    model = shutil.copytree(demo_model, tmp_path / "model")
+    for name in ("x", "x;>canary.safetensors"):  # after the first make would find its prerequisite, and run the rest
+        (model / name).write_text("")
+    done = make("drop", f"MODEL={model}", "NAME=m", f"BUILD={tmp_path}")
+    assert done.returncode != 0 and "expected names of files" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (REPO / "canary.safetensors").exists()
