@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the demo's assistant: a small draft model that foretells the demo model's next tokens, for speculative decoding.
+"""Train the demo's assistant: a small draft model, which foretells the demo model's next tokens.
 
 Inputs:  data/demo/facts.json; the demo model.
 Output:  a checkpoint directory (config.json, model.safetensors in bf16, the demo model's tokenizer and template).
@@ -37,9 +37,7 @@ RATE, WARM_UP_STEPS, SHOWN_STEPS = 5e-3, 30, 50
 
 
 def draft_losses(
-    assistant: transformers.Gemma4AssistantForCausalLM,
-    target: transformers.Gemma4ForCausalLM,
-    examples: list[Example],
+    assistant: transformers.Gemma4AssistantForCausalLM, target: transformers.Gemma4ForCausalLM, examples: list[Example]
 ) -> tuple[torch.Tensor, list[float]]:
     """Return the loss over all drafted tokens of the replies, and for each the share where both choose the same."""
     ids, weights = collate(examples)
@@ -68,7 +66,8 @@ def train_assistant(
 ) -> list[float]:
     """Train in place; return the shares of the last SHOWN_STEPS steps, one for each drafted token."""
     optimizer = torch.optim.AdamW(assistant.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    begin, recent = time.monotonic(), []
+    begin = time.monotonic()
+    recent: list[list[float]] = []
     for step in range(steps):
         loss, shares = draft_losses(assistant, target, [examples.draw() for _ in range(BATCH_EXAMPLES)])
         loss.backward()

@@ -1,4 +1,4 @@
-"""The demo's assistant: a draft model in the form of Gemma 4's own, which reads the demo model's keys, values and states.
+"""The demo's assistant: a draft model of Gemma 4's own form, which reads the demo model's keys, values and states.
 
 It has no keys and values of its own. At each place it is given the token there, as the demo model embeds it, and the
 demo model's last state before it, and looks at the demo model's keys and values: of its last sliding and of its last
@@ -104,7 +104,7 @@ def drafts(
 
 
 def write_assistant(model: transformers.Gemma4AssistantForCausalLM, target: Path, directory: Path) -> None:
-    """Write the checkpoint directory atomically, in the form of published assistants; the model is bf16 from then on."""
+    """Write the checkpoint directory atomically, as published assistants are; the model is bf16 from then on."""
     with directory_when_done(directory, "config.json") as partial:
         model.bfloat16().save_pretrained(partial)
         config = json.loads((partial / "config.json").read_text())

@@ -1,7 +1,7 @@
 """Whether a draft model fits its target, by their GGUF headers. Gemma 4's assistants read the target's own cache.
 
-Source: src/models/gemma4-assistant.cpp and create_memory in src/llama-model.cpp of the pinned llama.cpp. An assistant is
-given the target's state and the embedding of the last token. Its sliding layers read keys and values of the target's
+Source: src/models/gemma4-assistant.cpp and create_memory in src/llama-model.cpp of the pinned llama.cpp. An assistant
+is given the target's state and the embedding of the last token. Its sliding layers read keys and values of the target's
 last layer but one, its full layers those of the target's last layer.
 """
 

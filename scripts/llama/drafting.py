@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-# Two, as Gemma 4's assistants are served with by default; each more is accepted less often and costs a pass all the same.
+# What Gemma 4's assistants are served with. A third token is accepted less often, and costs a pass all the same.
 DRAFT_TOKENS = 2
 
 

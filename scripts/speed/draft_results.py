@@ -5,16 +5,26 @@ from typing import ClassVar
 from files.display import markdown_table, plural
 from files.safe_files import Fields, InputError, Record, Sha256
 from losses.kld_statistics import mean_and_error
+from speed.round_speeds import factor_in_words, mean_speed
 
 import numpy as np
 
 DRAFT_NAME = "draft.json"
-SIGNIFICANT = 1.96  # standard errors: 95% of a normal distribution
-DRAFT_HEADS = ["Model", "Drafted tokens accepted", "Tokens per pass", "Tokens/s without", "Tokens/s with", "Times as fast"]
+DRAFT_HEADS = [
+    "Model",
+    "Drafted tokens accepted",
+    "Tokens per pass",
+    "Tokens/s without",
+    "Tokens/s with",
+    "Times as fast",
+]
 
 
 class Answers(Fields):
-    """One model's greedy answers, question by question: tokens, milliseconds without and with, drafted, accepted."""
+    """One model's greedy answers: of each question the tokens, and how many were drafted and accepted.
+
+    speeds, speeds_without: tokens per second in each round, with and without the draft model.
+    """
 
     name: str
     gguf: str
@@ -22,11 +32,10 @@ class Answers(Fields):
     source_sha256: Sha256  # of the F16 file that it was made from
     same: list[bool]  # whether the text with the draft model is the one without
     tokens: list[int]
-    tokens_without: list[int]
-    ms: list[float]
-    ms_without: list[float]
     drafted: list[int]
     accepted: list[int]
+    speeds: list[float]
+    speeds_without: list[float]
 
 
 class DraftResults(Record):
@@ -58,35 +67,19 @@ def tokens_per_pass(answers: dict) -> float:
     return tokens / max(1, tokens - accepted)
 
 
-def speeds(answers: dict) -> tuple[float, float]:
-    """Return tokens per second without and with the draft model."""
-    return (
-        1000 * sum(answers["tokens_without"]) / sum(answers["ms_without"]),
-        1000 * sum(answers["tokens"]) / sum(answers["ms"]),
-    )
-
-
-def speed_up(answers: dict) -> tuple[float, float]:
-    """Return how many times as fast the draft model makes a token, and the standard error over questions."""
-    without = np.array(answers["ms_without"]) / np.array(answers["tokens_without"]) * np.array(answers["tokens"])
-    return mean_and_error(without, np.array(answers["ms"]))
-
-
 def draft_rows(results: dict) -> list[list[str]]:
-    """Return a row of DRAFT_HEADS for each model; intervals cover 95%."""
+    """Return a row of DRAFT_HEADS for each model, ± one standard error."""
     rows = []
     for answers in results["models"]:
         share, error = acceptance(answers)
-        factor, spread = speed_up(answers)
-        without, with_draft = speeds(answers)
         rows.append(
             [
                 answers["name"],
-                f"{100 * share:.1f}% ± {100 * SIGNIFICANT * error:.1f}",
+                f"{100 * share:.1f}% ± {100 * error:.1f}",
                 f"{tokens_per_pass(answers):.2f}",
-                f"{without:.1f}",
-                f"{with_draft:.1f}",
-                f"{factor:.2f} ± {SIGNIFICANT * spread:.2f}",
+                mean_speed(answers["speeds_without"]),
+                mean_speed(answers["speeds"]),
+                factor_in_words(answers["speeds"], answers["speeds_without"]),
             ]
         )
     return rows
@@ -106,8 +99,8 @@ def draft_table(results: dict) -> str:
     asked = (
         f"Measured on {plural(results['questions'], 'question')} of the evaluation, greedily, at most "
         f"{results['max_tokens']} tokens of each answer, {plural(results['draft_tokens'], 'token')} drafted in a row. "
-        f"Both ways took turns, {plural(results['rounds'], 'round')}; ± covers 95% over questions. Tokens per pass does "
-        "not depend on the machine, tokens per second does."
+        f"Both ways took turns, {plural(results['rounds'], 'round')}. ± is one standard error: of the acceptance over "
+        "questions, of the speed over rounds. Tokens per pass does not depend on the machine, tokens per second does."
     )
     return f"{markdown_table(DRAFT_HEADS, draft_rows(results))}\n\n{same_text(results)} {asked}"
 
