@@ -50,7 +50,10 @@ from release.manifest import CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, STAND
 from release.measured import quality_breaks, score_breaks
 from release.names import clashes, is_standard
 from release.sources import read_evidence, write_sources
+from release.speed_gate import active_breaks, draft_breaks
 from scoring.score_records import SCORES_NAME
+from speed.active_experts import ACTIVE_NAME
+from speed.draft_results import DRAFT_NAME
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 
@@ -64,6 +67,10 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
         found = score_breaks(lineage)
     if not found and args.quality:
         found = quality_breaks(lineage)
+    if not found and args.active_experts:
+        found = active_breaks(read_evidence(args.active_experts, ACTIVE_NAME), lineage.f16_sha256)
+    if not found and args.draft:
+        found = draft_breaks(read_evidence(args.draft_results, DRAFT_NAME), args.draft, lineage.f16_sha256)
     for first in found[:1]:
         raise first
 
@@ -138,6 +145,8 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
         METADATA_NAME: args.metadata,
         SCORES_NAME: args.scores,
         QUALITY_NAME: args.quality,
+        DRAFT_NAME: args.draft_results,
+        ACTIVE_NAME: args.active_experts,
         "template": args.template if for_ollama(args.gguf) else None,
     }
     for picture in args.pictures:
@@ -146,6 +155,8 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
         found[picture.name] = picture
     if args.checkpoint:
         found |= files_beside_weights(args.checkpoint)
+    if args.draft:
+        found[args.draft.name] = args.draft
     return {name: path for name, path in found.items() if path}
 
 
@@ -153,8 +164,10 @@ def place_copies(args: argparse.Namespace, output: Path) -> None:
     """Copy what is copied, and link the shards of a checkpoint that its metadata name."""
     for name, path in copies_of(args).items():
         (output / name).parent.mkdir(parents=True, exist_ok=True)
-        # Copied, since people edit such files; an edit of a link would change the build itself.
-        shutil.copyfile(path, output / name)
+        if path == args.draft:
+            link_or_copy(path, output / name)
+        else:  # Copied, since people edit such files; an edit of a link would change the build itself.
+            shutil.copyfile(path, output / name)
     if args.checkpoint:
         for shard in read_evidence(args.metadata, METADATA_NAME)["shards"]:
             link_or_copy(args.checkpoint / shard, output / shard)
@@ -223,6 +236,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--metadata", type=Path, required=True, help=METADATA_NAME)
     add("--scores", type=Path, help="JSON of compare_scores.py (without: the card says so)")
     add("--quality", type=Path, help="quality.json of measure_quality.py (without: the card says so)")
+    add("--draft", type=Path, help="draft model (GGUF) with its record, and --draft-results")
+    add("--draft-results", type=Path, help="JSON of measure_draft.py")
+    add("--active-experts", type=Path, help="JSON of measure_active_experts.py (without: no such section)")
     add("--pictures", type=Path, nargs="*", default=[], help=f"pictures: {', '.join(PICTURES)}")
     add("--template", type=Path, nargs="+", help="Ollama templates; the one that fits the GGUF's own is taken")
     add("--params", type=Path, help="Ollama params, each with its reason (JSON)")
@@ -244,6 +260,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.kind == CHECKPOINT) != (args.checkpoint is not None) or (args.kind == CHECKPOINT) == bool(args.gguf):
         parser.error(f"expected --gguf with --kind {STANDARD} or {DYNAMIC}, --checkpoint with --kind {CHECKPOINT}")
+    if bool(args.draft) != bool(args.draft_results):
+        parser.error("expected --draft and --draft-results, both or neither")
     args.repository = args.repository or args.output.resolve().name
     return args
 
@@ -270,7 +288,7 @@ def check_sidecars(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_names(args.owner, args.repository, args.siblings)
-    inputs = (*args.gguf, args.checkpoint, args.metadata, args.scores, args.quality)
+    inputs = (*args.gguf, args.checkpoint, args.metadata, args.scores, args.quality, args.draft, args.draft_results)
     check_apart([path for path in inputs if path], [args.output])
     records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}
     check_sidecars(args)

@@ -16,9 +16,17 @@ from files.safe_files import InputError, Record, read_record, write_record
 from losses.quality_record import QUALITY_NAME, Quality
 from release.manifest import BUILD_AGAIN
 from scoring.score_records import SCORES_NAME, Scores
+from speed.active_experts import ACTIVE_NAME, ActiveExperts
+from speed.draft_results import DRAFT_NAME, DraftResults
 
 # The build's records that a release may hold, by their names in it; each one's owner refuses what is not one.
-EVIDENCE: dict[str, type[Record]] = {METADATA_NAME: DropMetadata, SCORES_NAME: Scores, QUALITY_NAME: Quality}
+EVIDENCE: dict[str, type[Record]] = {
+    METADATA_NAME: DropMetadata,
+    SCORES_NAME: Scores,
+    QUALITY_NAME: Quality,
+    DRAFT_NAME: DraftResults,
+    ACTIVE_NAME: ActiveExperts,
+}
 
 
 class Sources(Record):
