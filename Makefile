@@ -132,7 +132,8 @@ eval: $(SCORES) $(REPORT) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, 
 $(eval $(call remember,$(PRUNED)/release/settings.txt,$(RELEASE_SETTINGS)))
 $(RELEASES:%=%/manifest.json): $(RELEASE_RECORDS) $(METADATA) $(DRAWN) $(PRUNED)/release/settings.txt $(PACK) \
     | $(TOOLS) $(PRUNED_GGUF)/imatrix.gguf
-$(GGUF_RELEASES:%=%/manifest.json): $(MMPROJ_FILES) $(PRUNED_GGUF)/imatrix-coverage.png $(wildcard modelfiles/gemma4-*)
+$(GGUF_RELEASES:%=%/manifest.json): $(MMPROJ_FILES) $(DRAFT_FILE) $(DRAFT_GAIN) $(PRUNED_GGUF)/imatrix-coverage.png \
+    $(wildcard modelfiles/gemma4-*)
 
 $(PRUNED)/release/GGUF/manifest.json: $(STANDARD_FILES)
 	$(call step,release,Release of GGUF files) $(BUILD_RELEASE) --kind standard --repository $(PRUNED_NAME)-GGUF \

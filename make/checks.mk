@@ -23,18 +23,20 @@ $(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$
 # ---- values
 $(if $(filter new,$(MAKECMDGOALS)),$(if $(filter RUN,$(COMMAND_LINE)),,$(error new: expected RUN=name$(,) found none)))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
-COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS SENSITIVITY_CHATS
+COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS
 NAME_CHARACTERS := letters, digits, dots, dashes, underscores
 RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
-  $(call must_be,STREAM_LAYERS ALLOW_EMPTY_REASONING RECOMPUTE_FULL,^(yes|no)?$$,yes$(,) no or nothing) \
+  $(call must_be,STREAM_LAYERS ALLOW_EMPTY_REASONING RECOMPUTE_FULL ACTIVE_SCORED,^(yes|no)?$$,yes$(,) no or nothing) \
   $(call must_be,NAME PRUNED_NAME VARIANT EVAL_NAME,^[A-Za-z0-9._-]+$$,$(NAME_CHARACTERS)) \
   $(call must_be,LICENSE OWNER QUANTIZED_BY,^[A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)) \
   $(call must_be,MODEL BASE BUILD QUESTIONS EVAL_QUESTIONS,^[^[:space:]]+$$,a path without blanks) \
-  $(call must_be,CALIBRATION SPILL DROP_MAP LLAMA_CPP,^[^[:space:]]*$$,a path without blanks) \
+  $(call must_be,CALIBRATION SPILL DROP_MAP DRAFT LLAMA_CPP,^[^[:space:]]*$$,a path without blanks) \
   $(call must_be,$(COUNTS),^[1-9][0-9]*$$,a whole number above 0) \
   $(call must_be,PROTECT_TOP REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,^[0-9]+$$,a whole number) \
   $(call must_be,QUALITY_CHATS,^([1-9][0-9]*)?$$,a whole number above 0$(,) or nothing) \
   $(call must_be,COMPARE_KEEP,^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0) \
+  $(call must_be,DRAFT_TYPE,^(F16|Q8_0|Q4_0)$$,F16$(,) Q8_0 or Q4_0) \
+  $(call must_be,ACTIVE_EXPERTS,^([1-9][0-9]*( [1-9][0-9]*)*)?$$,whole numbers above 0) \
   $(call must_be,CRITERION,^[a-z-]+(:[0-9]+)?$$,a criterion such as coverage or random:1) \
   $(call must_be,FOLD,^([0-9]+/[0-9]+)?$$,I/K) \
   $(call must_be,CD_RECIPE,^(ours|card)$$,ours or card) \
@@ -47,7 +49,7 @@ broken_rule = $(shell set -- $(RULES); while [ $$# -gt 0 ]; do \
 ifneq ($(WORK),)
   BROKEN := $(broken_rule)
   $(if $(BROKEN),$(error $(BROKEN)$(if $(filter-out command,$(firstword $(origin RUN)))$(RUN), (run $(RUN)))))
-  OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) $(DROP_MAP) $(OTHER_MAPS))
+  OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) $(DROP_MAP) $(OTHER_MAPS) $(DRAFT))
   $(foreach f,$(OWN_FILES),$(if $(wildcard $f),,$(error $f: expected a file, found nothing)))
 endif
 
@@ -60,10 +62,12 @@ TOUCHED_BY_reproduce := $(TOUCHED_BY_analyze)
 TOUCHED_BY_imatrix := $(TOUCHED_BY_analyze) imatrix
 TOUCHED_BY_quants := $(TOUCHED_BY_imatrix) $(call SPECIAL_QUANTS,$(ASKED_QUANTS))
 TOUCHED_BY_eval := $(TOUCHED_BY_imatrix) eval $(call SPECIAL_QUANTS,$(EVAL_QUANT))
-TOUCHED_BY_release := $(TOUCHED_BY_quants) $(TOUCHED_BY_eval)
+TOUCHED_BY_release := $(TOUCHED_BY_quants) $(TOUCHED_BY_eval) $(if $(DRAFT),draft)
 TOUCHED_BY_demo := $(TOUCHED_BY_release)
 TOUCHED_BY_check-release := $(TOUCHED_BY_release)
 TOUCHED_BY_quality := $(TOUCHED_BY_quants) quality
+TOUCHED_BY_draft := $(TOUCHED_BY_imatrix) draft $(call SPECIAL_QUANTS,$(EVAL_QUANT))
+TOUCHED_BY_active-experts := $(TOUCHED_BY_draft)
 TOUCHED_BY_findings := $(TOUCHED_BY_analyze) findings
 TOUCHED_BY_compare-cd-scopes := $(TOUCHED_BY_quants) cd quality
 TOUCHED_BY_compare-imatrix := $(TOUCHED_BY_imatrix) quality $(call SPECIAL_QUANTS,$(COMPARE_IMATRIX))

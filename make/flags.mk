@@ -11,7 +11,7 @@ REACHED := $(call code,report_imatrix,files ggufs)
 SUM_UP := $(call code,summarize_scores,chats choice files ggufs scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
-PACK := $(call code,build_release,chats checkpoints choice files findings ggufs llama losses ollama quants release scoring)
+PACK := $(call code,build_release,chats checkpoints choice files findings ggufs llama losses ollama quants release scoring speed)
 PAGE := $(call code,build_report,choice files findings ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
 
 # ---- fetch and analyse
@@ -84,6 +84,19 @@ MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) \
   --calibration $(CALIBRATION_TEXT) --chose $(DROP_MAP_FILE) $(QUALITY_CHATS:%=--limit %) --score $(QUALITY_SCORE) \
   --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
+DRAFT_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,DRAFT DRAFT_TYPE DRAFT_TOKENS DRAFT_QUESTIONS EVAL_QUANT GPU_LAYERS)
+MEASURE_DRAFT = $(PYTHON) scripts/measure_draft.py --draft $(DRAFT_FILE) --draft-tokens $(DRAFT_TOKENS) \
+  --gguf $(NAME)=$(call full_quant,$(EVAL_QUANT)) $(PRUNED_NAME)=$(call pruned_quant,$(EVAL_QUANT)) \
+  --questions $(EVAL_QUESTIONS) --limit $(DRAFT_QUESTIONS) --gpu-layers $(GPU_LAYERS) --output $(DRAFT_GAIN)
+ACTIVE_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) \
+  $(call setting,EVAL_QUANT ACTIVE_EXPERTS ACTIVE_SCORED QUALITY_CHATS CTX REASONING_BUDGET MAX_GEN_TOKS GPU_LAYERS)
+# For speed alone short answers do. A score needs whole ones, thoughts included.
+ACTIVE_ANSWERS := $(if $(filter yes,$(ACTIVE_SCORED)),--scored --rounds 1 --context $(CTX) \
+  --answer-tokens $(MAX_GEN_TOKS) --reasoning-budget $(REASONING_BUDGET))
+MEASURE_ACTIVE = $(PYTHON) scripts/measure_active_experts.py --name $(PRUNED_NAME) --model $(FULL)/checkpoint \
+  --gguf $(call pruned_quant,$(EVAL_QUANT)) $(if $(ACTIVE_EXPERTS),--counts $(ACTIVE_EXPERTS)) \
+  --questions $(EVAL_QUESTIONS) $(QUALITY_CHATS:%=--limit %) --gpu-layers $(GPU_LAYERS) $(ACTIVE_ANSWERS) \
+  --cache $(FULL)/logits --output $(ACTIVE)
 FINDINGS_SETTINGS := QUESTIONS=$(QUESTIONS_DIGEST) $(call setting,DOMAIN_COLUMN) \
   OTHER_MAPS=$(call words_of,$(foreach m,$(OTHER_MAPS),$(call digest,$m)))
 MEASURE_FINDINGS = $(PYTHON) scripts/measure_findings.py --name $(NAME) --model $(FULL)/checkpoint --stats $(STATS) \
@@ -107,6 +120,7 @@ $(if $(UNFINISHED),$(error RUNS: expected $(firstword $(UNFINISHED)), found noth
 RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
 RELEASE_FINDINGS := $(wildcard $(FINDINGS:.md=.json))
+RELEASE_ACTIVE := $(wildcard $(ACTIVE:.md=.json))
 # An owner once given stays until another is given: check-release must not make the cards without one again.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
 KNOWN_OWNER := $(or $(OWNER),$(call check_files,$(RELEASE_SETTINGS_FILE),\
@@ -120,12 +134,12 @@ same = $(and $(findstring x$(strip $(1))x,x$(strip $(2))x),$(findstring x$(strip
 NAMED_SETTINGS := $(ALWAYS_NAMED) $(foreach v,$(BYTES_DEPEND_ON),$(if $(call set_by_hand,$v),$v))
 RELEASE_SETTINGS := $(call setting,BASE LICENSE OLLAMA_PARAMS SCORED EVAL_NAME) OWNER=$(KNOWN_OWNER) \
   QUANTIZED_BY=$(or $(QUANTIZED_BY),$(KNOWN_OWNER)) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
-  $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) \
-  $(if $(RELEASE_QUALITY),quality) $(if $(RELEASE_FINDINGS),findings)
+  $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) $(if $(RELEASE_QUALITY),quality) \
+  $(if $(RELEASE_FINDINGS),findings) $(if $(RELEASE_ACTIVE),active) $(DRAFT_FILE:%=draft)
 # What is said of GGUF files has no place in the checkpoint's folder.
 of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
 CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
-  $(call of_ggufs,$(PRUNED_GGUF)/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png))
+  $(call of_ggufs,$(PRUNED_GGUF)/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png) $(RELEASE_ACTIVE:.json=.png))
 # The other folders of the release, as KIND=REPOSITORY.
 OTHERS := GGUF:standard=$(PRUNED_NAME)-GGUF dynamic-GGUF:dynamic=$(PRUNED_NAME)-dynamic-GGUF checkpoint:checkpoint=$(PRUNED_NAME)
 siblings_of = $(foreach f,$(filter-out $(1),$(notdir $(RELEASES))),$(patsubst $f:%,%,$(filter $f:%,$(OTHERS))))
@@ -143,7 +157,9 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \
   $(if $(RELEASE_RECORDS),--runs $(FULL_EVAL) $(PRUNED_EVAL)) \
   --quants $(FULL_RECORDS) $(PRUNED_RECORDS) $(call of_ggufs,$(if $(RELEASE_QUALITY),--logits $(FULL)/logits)) \
-  $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %) $(call there,--mmproj,$(MMPROJ_FILES))) --output $(@D)
+  $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %) $(RELEASE_ACTIVE:%=--active-experts %) \
+  $(if $(DRAFT),--draft $(DRAFT_FILE) --draft-results $(DRAFT_GAIN:.md=.json)) \
+  $(call there,--mmproj,$(MMPROJ_FILES))) --output $(@D)
 SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfiles/gemma4-$(OLLAMA_PARAMS).params.json
 
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to

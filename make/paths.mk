@@ -71,6 +71,11 @@ COMPARISON := $(FULL)/criteria/$(EVAL_SET)$(if $(DOMAINS),-domains)/criteria.md
 FINDINGS := $(PRUNED)/findings/findings.md
 FINDINGS_PASS := $(STATISTICS)/measured.safetensors
 
+DRAFT_FOLDER := $(PRUNED)/draft
+DRAFT_FILE := $(if $(DRAFT),$(DRAFT_FOLDER)/mtp-$(PRUNED_NAME)-$(DRAFT_TYPE).gguf)
+DRAFT_GAIN := $(if $(DRAFT),$(DRAFT_FOLDER)/draft.md)
+ACTIVE := $(PRUNED)/active-experts/active-experts.md
+
 RUNS_WORD := $(call words_of,$(subst /,-,$(patsubst $(BUILD)/%,%,$(RUNS))))
 RUNS_SCORES := $(if $(RUNS),$(BUILD)/comparison/$(RUNS_WORD)/scores.md)
 

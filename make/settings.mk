@@ -5,7 +5,7 @@
 RUN = demo#                               the settings file runs/RUN.mk
 FROM =#                                   new: the run whose settings are copied
 BUILD = build#                            where outputs go
-REPLACE =#  stages to make again: model statistics choice imatrix quants cd auto eval heldout quality findings report
+REPLACE =#  stages to make again: model statistics choice imatrix quants cd auto eval heldout quality findings draft report
 V =#                                      1 shows every command and its whole output
 YES =#                                    clean: 1 deletes; without it clean only lists
 
@@ -69,6 +69,13 @@ COMPARE_SEEDS = 5#                        compare-criteria: random choices per k
 DOMAIN_COLUMN =#                          findings: column of QUESTIONS with the domains; empty: High-level domain
 OTHER_MAPS =#                             findings: drop maps of the model to compare the run's own with
 RECOMPUTE_FULL =#                         compare-criteria: yes holds both models in memory, keeps no logits on disk
+
+DRAFT =#                                  draft model for speculative decoding: directory of an assistant checkpoint
+DRAFT_TYPE = Q8_0#                        draft: type of its weights (F16, Q8_0, Q4_0)
+DRAFT_TOKENS = 2#                         draft: tokens drafted in a row
+DRAFT_QUESTIONS = 20#                     draft: first so many EVAL_QUESTIONS that are answered with and without it
+ACTIVE_EXPERTS =#                         active-experts: numbers to try; empty: the model's own down to 5/8 of it
+ACTIVE_SCORED =#                          active-experts: yes answers all EVAL_QUESTIONS and counts the right answers
 
 # ---- release
 BASE = $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card

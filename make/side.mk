@@ -103,6 +103,33 @@ $(FINDINGS) $(FINDINGS:.md=.json) $(FINDINGS:.md=.png) &: $(DROP_MAP_FILE) $(STA
 findings: $(FINDINGS) $(REPORT) ## what the experts are like: topics, likeness, bf16, other maps; each with a control
 	@cat $<
 
+# ---- speed: with a draft model, and with fewer active experts
+$(eval $(call guard,draft,$(DRAFT_FOLDER)/settings.txt,$(DRAFT_SETTINGS),$(DRAFT_FOLDER)/*))
+$(eval $(call guard,draft,$(dir $(ACTIVE))settings.txt,$(ACTIVE_SETTINGS),$(dir $(ACTIVE))*))
+ifneq ($(DRAFT),)
+$(DRAFT_FILE): $(PRUNED_F16) $(wildcard $(DRAFT)/config.json $(DRAFT)/*.safetensors) $(call again,draft) \
+    | $(DRAFT_FOLDER)/settings.txt $(TOOLS)
+	$(call step,draft,Build the draft model) $(PYTHON) scripts/build_draft.py --model $(DRAFT) --target $(PRUNED_F16) \
+	  --name $(PRUNED_NAME) --type $(DRAFT_TYPE) --gpu-layers $(GPU_LAYERS) --output $@
+
+# If an answer changes, the script fails after writing; the files stay.
+.PRECIOUS: $(DRAFT_GAIN) $(DRAFT_GAIN:.md=.json)
+$(DRAFT_GAIN) $(DRAFT_GAIN:.md=.json) &: $(DRAFT_FILE) $(call full_quant,$(EVAL_QUANT)) $(call pruned_quant,$(EVAL_QUANT)) \
+    $(call again,draft) | $(EVAL_QUESTIONS) $(DRAFT_FOLDER)/settings.txt $(TOOLS)
+	$(call step,draft,Measure the draft model) $(MEASURE_DRAFT)
+endif
+
+draft: $(DRAFT_GAIN) ## build DRAFT for the pruned model, and measure what it gains: acceptance, speed, the same text
+	$(if $(DRAFT),,$(error DRAFT: expected the directory of an assistant checkpoint$(,) found none))
+	@cat $<
+
+$(ACTIVE) $(ACTIVE:.md=.json) $(ACTIVE:.md=.png) &: $(call pruned_quant,$(EVAL_QUANT)) $(call again,draft) \
+    | $(MODEL_RECORD) $(EVAL_QUESTIONS) $(dir $(ACTIVE))settings.txt $(TOOLS)
+	$(call step,draft,Run with fewer experts) $(MEASURE_ACTIVE)
+
+active-experts: $(ACTIVE) ## loss and speed with fewer active experts per token; right answers with ACTIVE_SCORED=yes
+	@cat $<
+
 # ---- held out: of QUESTIONS each fold leaves out every FOLDS-th; its map is made from the others, inside the GGUF
 $(eval $(call guard,heldout,$(HELDOUT)/settings.txt,$(HELDOUT_SETTINGS),$(HELDOUT)/*))
 $(HELDOUT)/fold%/drop_map.json: $(STATS) $(CHOOSE) $(call again,heldout) | $(HELDOUT)/settings.txt

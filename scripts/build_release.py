@@ -63,7 +63,10 @@ from release.manifest import CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, STAND
 from release.measured import quality_breaks, score_breaks
 from release.names import clashes, is_standard
 from release.sources import read_evidence, write_sources
+from release.speed_gate import active_breaks, draft_breaks
 from scoring.score_records import SCORES_NAME
+from speed.active_experts import ACTIVE_NAME
+from speed.draft_results import DRAFT_NAME
 
 FINDINGS_INPUTS = "what --findings were measured from: model, questions, measured, and map-1 and so on for other maps"
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
@@ -78,6 +81,10 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
         found = score_breaks(lineage)
     if not found and args.quality:
         found = quality_breaks(lineage)
+    if not found and args.active_experts:
+        found = active_breaks(read_evidence(args.active_experts, ACTIVE_NAME), lineage.f16_sha256)
+    if not found and args.draft:
+        found = draft_breaks(read_evidence(args.draft_results, DRAFT_NAME), args.draft, lineage.f16_sha256)
     if args.findings:
         check_findings_match(read_evidence(args.findings, FINDINGS_NAME), read_metadata(args.metadata))
     for first in found[:1]:
@@ -170,6 +177,8 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
         SCORES_NAME: args.scores,
         QUALITY_NAME: args.quality,
         FINDINGS_NAME: args.findings,
+        DRAFT_NAME: args.draft_results,
+        ACTIVE_NAME: args.active_experts,
         "template": args.template if for_ollama(args.gguf) else None,
     }
     for picture in args.pictures:
@@ -179,6 +188,8 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
     if args.checkpoint:
         found |= files_beside_weights(args.checkpoint)
     found |= {path.name: path for path in args.mmproj}
+    if args.draft:
+        found[args.draft.name] = args.draft
     return {name: path for name, path in found.items() if path}
 
 
@@ -186,7 +197,7 @@ def place_copies(args: argparse.Namespace, output: Path) -> None:
     """Copy what is copied, and link the shards of a checkpoint that its metadata name."""
     for name, path in copies_of(args).items():
         (output / name).parent.mkdir(parents=True, exist_ok=True)
-        if path in args.mmproj:
+        if path in args.mmproj or path == args.draft:
             link_or_copy(path, output / name)
         else:  # Copied, since people edit such files; an edit of a link would change the build itself.
             shutil.copyfile(path, output / name)
@@ -264,6 +275,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--scores", type=Path, help="JSON of compare_scores.py (without: the card says so)")
     add("--findings", type=Path, help="findings.json of measure_findings.py (without: the card has none)")
     add("--quality", type=Path, help="quality.json of measure_quality.py (without: the card says so)")
+    add("--draft", type=Path, help="draft model (GGUF) with its record, and --draft-results")
+    add("--draft-results", type=Path, help="JSON of measure_draft.py")
+    add("--active-experts", type=Path, help="JSON of measure_active_experts.py (without: no such section)")
     add("--pictures", type=Path, nargs="*", default=[], help=f"pictures: {', '.join(PICTURES)}")
     add("--template", type=Path, nargs="+", help="Ollama templates; the one that fits the GGUF's own is taken")
     add("--params", type=Path, help="Ollama params, each with its reason (JSON)")
@@ -286,6 +300,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.kind == CHECKPOINT) != (args.checkpoint is not None) or (args.kind == CHECKPOINT) == bool(args.gguf):
         parser.error(f"expected --gguf with --kind {STANDARD} or {DYNAMIC}, --checkpoint with --kind {CHECKPOINT}")
+    if bool(args.draft) != bool(args.draft_results):
+        parser.error("expected --draft and --draft-results, both or neither")
     args.repository = args.repository or args.output.resolve().name
     return args
 
@@ -312,7 +328,8 @@ def check_sidecars(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_names(args.owner, args.repository, args.siblings)
-    inputs = (*args.gguf, *args.mmproj, args.checkpoint, args.metadata, args.scores, args.quality, args.findings)
+    evidence = (args.metadata, args.scores, args.quality, args.findings, args.draft, args.draft_results)
+    inputs = (*args.gguf, *args.mmproj, args.checkpoint, *evidence)
     check_apart([path for path in inputs if path], [args.output])
     records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}
     check_sidecars(args)

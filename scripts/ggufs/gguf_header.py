@@ -95,6 +95,11 @@ class GgufHeader:
         return rows
 
 
+def experts_used_key(header: GgufHeader) -> str:
+    """Return the key of the number of experts that a token uses."""
+    return f"{header.architecture}.expert_used_count"
+
+
 def empty_header(path: Path) -> GgufHeader:
     """Return the header of a new file: version 3, nothing in it."""
     return GgufHeader(path, 3, (), (), DEFAULT_ALIGNMENT)

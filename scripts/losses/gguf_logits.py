@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from files.safe_files import InputError
-from ggufs.gguf_header import read_header, split_paths
+from ggufs.gguf_header import experts_used_key, read_header, split_paths
 from llama.bindings import LOG, load_bindings
 from llama.llama_tools import LlamaCpp, last_words
 
@@ -23,14 +23,28 @@ TYPE_F32, FLASH_ATTENTION_OFF = 0, 0  # ggml.h, llama.h
 class GgufLogits:
     """A loaded GGUF model that returns its logits: exact attention, fp32 cache, one text at a time."""
 
-    def __init__(self, path: Path, tools: LlamaCpp, *, context: int, threads: int, gpu_layers: int = 0) -> None:
-        """Load a model for texts of up to `context` tokens; raise InputError when it is damaged or does not load."""
+    def __init__(
+        self,
+        path: Path,
+        tools: LlamaCpp,
+        *,
+        context: int,
+        threads: int,
+        gpu_layers: int = 0,
+        active_experts: int | None = None,
+    ) -> None:
+        """Load a model for texts of up to `context` tokens; raise InputError when it is damaged or does not load.
+
+        active_experts: per token, in place of the number that the file says.
+        """
         self.path, self.context, self.model, self.state = path, context, None, None
         for part in split_paths(path):
             read_header(part)  # names what is wrong with a damaged file; llama.cpp says only that it cannot load it
         self.api = load_bindings(tools.library_folder)
         params = self.api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        if active_experts is not None:
+            params.kv_overrides = self.override = self._experts_override(active_experts)
         LOG.clear()
         self.model = self.api.llama_model_load_from_file(os.fsencode(path), params)
         if self.model:
@@ -39,6 +53,14 @@ class GgufLogits:
             self.close()
             raise InputError(path, "a GGUF model that llama.cpp loads", last_words("".join(LOG)))
         self.vocabulary: int = self.api.llama_vocab_n_tokens(self.api.llama_model_get_vocab(self.model))
+
+    def _experts_override(self, count: int) -> ctypes.Array:
+        # llama.cpp reads entries up to one without a key. They are kept with the object: it holds a bare pointer.
+        entries = (self.api.llama_model_kv_override * 2)()
+        entries[0].tag = self.api.LLAMA_KV_OVERRIDE_TYPE_INT
+        entries[0].key = experts_used_key(read_header(split_paths(self.path)[0])).encode()
+        entries[0].value.val_i64 = count
+        return entries
 
     def _context_params(self, context: int, threads: int) -> ctypes.Structure:
         # Flash attention and the default 16-bit cache round keys and values, an error that the losses would hold. A

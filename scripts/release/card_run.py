@@ -92,8 +92,9 @@ def ollama_text(release: Release) -> str:
     name = record["files"][0]
     by_size = sorted(release.records.values(), key=lambda other: (-other["bytes"], other["type"]))
     whole = [other["files"][0] for other in by_size if len(other["files"]) == 1]
-    one = wrap_commands(release.name, [name], {}, repository)
-    every = wrap_commands(release.name, whole, {}, repository)
+    drafts = [release.draft["file"]] if release.draft else []
+    one = wrap_commands(release.name, [name, *drafts], {}, repository)
+    every = wrap_commands(release.name, [*whole, *drafts], {}, repository)
     model = f"{release.name.lower()}:{record['type']}"
     return (
         f"**Ollama** fetches it, too:\n\n```sh\nollama run hf.co/{repository}:{name}\n```\n\n{ollama_note()}\n\n"

@@ -21,6 +21,7 @@ PICTURES = {
     "experts-layers.png": "Contribution by layer",
     "imatrix-coverage.png": "Calibration tokens per expert",
     "quality.png": "Size against KL divergence",
+    "active-experts.png": "Loss and speed with fewer active experts",
     "scores.png": "Scores and paired differences with 95% intervals",
 }
 TAGS = ["moe", "expert-pruning"]
@@ -67,9 +68,9 @@ class ModelFacts:
 class Release:
     """What a card is made of.
 
-    owner: "" while it is not known. records: by file, with `files`, its parts. caches: bytes of the context cache by
-    tokens. siblings: the other repositories, by kind. inputs: of input_facts.py. mmproj: records of the files for
-    pictures, by file.
+    owner: "" while it is not known. records: by file, with `files`, its parts. draft, active: what was measured of a
+    draft model and of fewer active experts. caches: bytes of the context cache by tokens. siblings: the other
+    repositories, by kind. inputs: of input_facts.py. mmproj: records of the files for pictures, by file.
     """
 
     name: str
@@ -84,6 +85,8 @@ class Release:
     facts: ModelFacts
     scores: dict | None = None
     quality: dict | None = None
+    draft: dict | None = None
+    active: dict | None = None
     pictures: list[str] = field(default_factory=list)
     caches: dict[int, int] = field(default_factory=dict)
     findings: dict | None = None

@@ -3,6 +3,8 @@
 from files.display import plural
 from files.safe_files import gib
 from losses.quality_record import chats_in_words
+from release.card_active_experts import active_experts_section
+from release.card_draft import draft_section
 from release.card_findings import findings_section
 from release.card_reproduce import calibration_text, reproduce_section
 from release.card_results import headline, results_section
@@ -150,10 +152,12 @@ def gguf_card(release: Release) -> str:
         choice_section(release),
         run_ggufs_section(release),
         sight,
+        draft_section(release),
         method_section(release),
         findings_section(release.findings),
         results_section(release),
         quants_section(release),
+        active_experts_section(release),
         limits_section(release),
         reproduce_section(release),
         credits_section(release),

@@ -22,6 +22,8 @@ from release.manifest import CHECKPOINT
 from release.model_facts import checkpoint_facts, gguf_facts
 from release.sources import find_evidence, read_evidence
 from scoring.score_records import SCORES_NAME
+from speed.active_experts import ACTIVE_NAME
+from speed.draft_results import DRAFT_NAME
 
 CARD = "README.md"
 
@@ -64,6 +66,8 @@ def release_of(folder: Path, manifest: dict) -> Release:
         facts=model_facts_of(folder, records, metadata),
         scores=find_evidence(folder, SCORES_NAME),
         quality=find_evidence(folder, QUALITY_NAME),
+        draft=find_evidence(folder, DRAFT_NAME),
+        active=find_evidence(folder, ACTIVE_NAME),
         pictures=[name for name in PICTURES if (folder / name).exists()],
         caches=caches,
         findings=find_evidence(folder, FINDINGS_NAME),

@@ -17,6 +17,8 @@ from findings.findings_record import FINDINGS_NAME, Findings
 from losses.quality_record import QUALITY_NAME, Quality
 from release.manifest import BUILD_AGAIN
 from scoring.score_records import SCORES_NAME, Scores
+from speed.active_experts import ACTIVE_NAME, ActiveExperts
+from speed.draft_results import DRAFT_NAME, DraftResults
 
 # The build's records that a release may hold, by their names in it; each one's owner refuses what is not one.
 EVIDENCE: dict[str, type[Record]] = {
@@ -24,6 +26,8 @@ EVIDENCE: dict[str, type[Record]] = {
     SCORES_NAME: Scores,
     QUALITY_NAME: Quality,
     FINDINGS_NAME: Findings,
+    DRAFT_NAME: DraftResults,
+    ACTIVE_NAME: ActiveExperts,
 }
 
 

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Build the draft model of a pruned model: an assistant checkpoint of the full one, as a GGUF file, checked to fit.
+
+Inputs:  an assistant checkpoint (such as google/gemma-4-26B-A4B-it-assistant) and the GGUF file that it drafts for.
+Output:  one GGUF file and, beside it, FILE.json: digests of checkpoint and target, types, size, tool version.
+Example: .venv/bin/python scripts/build_draft.py --model data/demo/assistant --name gemma-4-demo-109e --type Q8_0 \\
+             --target build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf \\
+             --output build/try/mtp-gemma-4-demo-109e-Q8_0.gguf
+
+An assistant has no experts, so that of the full model also drafts for the pruned one. Checked: vocabulary, size of the
+states and shape of the caches (ggufs/draft_fit.py); then llama-server must load both together. A file that fails is not
+kept. An output whose record names the same checkpoint, target, type and tools is left as it is.
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from checkpoints.checkpoint import read_config, source_digest
+from files.option_types import command_parser, whole_number
+from files.safe_files import (
+    InputError,
+    gib,
+    read_json,
+    recorded_sha256,
+    replace_when_done,
+    run,
+    sha256_file,
+    write_record,
+)
+from ggufs.draft_fit import check_fits
+from ggufs.gguf_header import GgufHeader, read_header
+from llama.drafting import DRAFT_TOKENS, draft_flags
+from llama.llama_server import LlamaServer, server_command
+from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
+from quants.draft_record import DRAFT_TYPES, DraftRecord
+from quants.quant_record import record_path
+
+ASSISTANTS = ("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM")
+CHECK_FLAGS = ["-c", "512", "-np", "1"]
+
+
+def check_assistant(model: Path) -> None:
+    """Raise InputError unless a checkpoint is an assistant that llama.cpp drafts with."""
+    found = (read_config(model).get("architectures") or ["none"])[0]
+    if found not in ASSISTANTS:
+        raise InputError(model / "config.json", f"an assistant ({', '.join(ASSISTANTS)})", str(found))
+
+
+def conversion_command(converter: Path, model: Path, name: str, output: Path) -> list[object]:
+    """Return the command line of convert_hf_to_gguf.py for an assistant, to F16."""
+    flags = ["--outfile", output.resolve(), "--outtype", "f16", "--model-name", name]
+    return [sys.executable, converter, model.resolve(), *flags]
+
+
+def write_draft(args: argparse.Namespace, tools: LlamaCpp, output: Path) -> None:
+    """Convert the checkpoint, and quantise what came out unless F16 is asked for."""
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+        f16 = output if args.type == "F16" else Path(folder) / "F16.gguf"
+        command = conversion_command(tools.converter, args.model, args.name, f16)
+        run_tool(command, cwd=Path.cwd(), what="convert the draft model", step=r"Writing:\s+(\d+)%")
+        if args.type != "F16":
+            quantise: list[object] = [tools.tool("llama-quantize"), f16, output.resolve(), args.type]
+            run_tool(quantise, cwd=Path.cwd(), what=args.type, step=r"\[\s*(\d+)/\s*(\d+)\]")
+
+
+def check_serves_together(args: argparse.Namespace, tools: LlamaCpp, draft: Path) -> None:
+    """Raise InputError, with llama-server's own words, unless it loads the target with this draft model."""
+    flags = [*CHECK_FLAGS, "-ngl", str(args.gpu_layers), *draft_flags(draft, DRAFT_TOKENS)]
+    command = server_command(tools.tool("llama-server"), args.target, "check", 0, flags)
+    with tempfile.TemporaryDirectory() as folder, LlamaServer(command, args.output, Path(folder) / "server.log"):
+        pass
+
+
+def described(header: GgufHeader) -> dict:
+    """Return what a draft model's header tells for its record."""
+    return {
+        "architecture": header.architecture,
+        "parameters": sum(math.prod(tensor.dims) for tensor in header.tensors),
+        "tensors_per_type": dict(Counter(tensor.kind.name for tensor in header.tensors)),
+    }
+
+
+def is_made(output: Path, content: dict) -> bool:
+    """Tell whether the output is there, of the same checkpoint, target, type and tools, and whole."""
+    record = record_path(output)
+    if not output.is_file() or not record.is_file():
+        return False
+    known = read_json(record)
+    wanted = {"version": DraftRecord.current, **content}
+    return wanted.items() <= known.items() and known.get("sha256") == sha256_file(output)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--model", type=Path, required=True, help="assistant checkpoint directory")
+    add("--target", type=Path, required=True, help="GGUF file of the model that it drafts for")
+    add("--output", type=Path, required=True, help="GGUF file to write")
+    add = parser.add_argument_group("what is written, and with what").add_argument
+    add("--name", required=True, help="model name for the header: the target's")
+    add("--type", choices=DRAFT_TYPES, default="Q8_0", help="type of its weights")
+    add("--gpu-layers", type=whole_number, default=0, help="layers on the GPU, for the check")
+    add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    check_assistant(args.model)
+    tools, target = find_llama_cpp(args.llama_cpp), read_header(args.target)
+    content = {
+        "name": args.name,
+        "type": args.type,
+        "source_sha256": source_digest(args.model),
+        "target_sha256": recorded_sha256(args.target),
+        "llama_cpp": tools.version(),
+    }
+    if is_made(args.output, content):
+        for path in (args.output, record_path(args.output)):  # for make, which goes by time
+            path.touch()
+        print(f"{args.output}: built already")
+        return
+    with replace_when_done(args.output) as partial:
+        write_draft(args, tools, partial)
+        header = read_header(partial)
+        check_fits(header, target, args.model)
+        check_serves_together(args, tools, partial)
+        content |= {**described(header), "bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
+        # The record comes first: a kill between the two leaves no draft model without one.
+        write_record(record_path(args.output), content, DraftRecord)
+    print(f"{args.output}: {args.type} draft model, {content['parameters']:,} weights, {gib(content['bytes'])} GiB")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Measure what fewer active experts per token cost and gain: KL divergence, speed, and right answers where wanted.
+
+Inputs:  one GGUF file of a mixture of experts, with its record; the tokenizer and chat template of its checkpoint;
+         questions in GPQA's columns.
+Output:  TABLE.md and beside it the same name as .json (speed/active_experts.py) and .png.
+Example: .venv/bin/python scripts/measure_active_experts.py --name gemma-4-demo-109e \\
+             --gguf build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-Q6_K.gguf --model data/demo/model \\
+             --questions data/demo/eval_questions.csv --limit 16 --cache build/try/active-cache \\
+             --output build/try/active-experts.md
+
+llama.cpp runs the same file with fewer experts by --override-kv ARCH.expert_used_count=int:N; nothing is written into
+it. The loss is against the file's own number, over teacher-forced chats (as measure_quality.py's, the replies count).
+Speed is llama-server's, over greedy answers, all numbers in turn. A killed run goes on with the same command.
+"""
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+
+from chats.chat_sequences import teacher_forced_sequence
+from chats.chat_tokenizer import load_tokenizer
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from files.option_types import command_parser, positive
+from files.run_state import RunState
+from files.safe_files import InputError, check_apart, replace_when_done, require_disk_space, run, write_record
+from ggufs.gguf_header import experts_used_key, read_header
+from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
+from losses.gguf_logits import GgufLogits
+from losses.kld_statistics import mean_and_error, per_chat
+from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of
+from losses.stored_logits import StoredLogits, missing_texts, progress, stored_bytes
+from losses.stored_results import kept, results_folder
+from quants.quant_record import read_whole_quant
+from scoring.answer_record import flexible_letter
+from speed.active_experts import ActiveExperts, active_table, counts_to_try
+from speed.active_picture import draw_active
+from speed.greedy_answers import Greedy, greedy_answers, speed_of
+
+OWN = "own"  # the reference's name in files
+SPEED_QUESTIONS, SPEED_TOKENS = 8, 256
+
+
+def check_counts(gguf: Path, counts: list[int] | None) -> list[int]:
+    """Return the numbers to try, the file's own first; raise InputError for a dense model or too large a number."""
+    header = read_header(gguf)
+    own = header.value(experts_used_key(header))
+    if not isinstance(own, int) or own < 2:
+        raise InputError(gguf, f"two active experts or more ({experts_used_key(header)})", str(own))
+    found = counts or counts_to_try(own)
+    if max(found) > own:
+        raise InputError("--counts", f"at most {own}, as {gguf.name} has", str(max(found)))
+    return [own, *(count for count in sorted(set(found), reverse=True) if count != own)]
+
+
+def losses_of(
+    args: argparse.Namespace, tools: LlamaCpp, counts: list[int], chats: Chats, inputs: dict
+) -> dict[int, Arrays]:
+    """Return the losses per token of every number but the own; what the cache holds is not computed again."""
+    found, tokens = {}, int(chats.counts["all"].sum())
+    with ExitStack() as stack:
+        folder = stack.enter_context(RunState(results_folder(args.cache, "active", inputs), inputs)).directory
+        missing = missing_texts(folder, OWN, chats.texts)
+        require_disk_space(folder, stored_bytes(args.gguf, [chats.texts[number] for number in missing]))
+        reference = {OWN: StoredLogits(args.gguf, tools, chats.texts, folder, args, OWN)}
+        for count in progress(counts[1:], "active experts", "number"):
+
+            def compute(count: int = count) -> Arrays:
+                longest = max(map(len, chats.texts))
+                options = {"threads": args.threads, "gpu_layers": args.gpu_layers, "active_experts": count}
+                with GgufLogits(args.gguf, tools, context=longest, **options) as model:
+                    return against(reference, lambda number: model.chunks(chats.texts[number]), chats.texts)
+
+            found[count] = kept(folder / f"{count}.npz", compute, reference, tokens)
+    return found
+
+
+def loss_fields(arrays: Arrays | None, chats: Chats) -> dict:
+    """Return KLD and same top token over the replies, each with its standard error; of the own number none is lost."""
+    if arrays is None:
+        return {"kld": [0.0, 0.0], "same_top": [1.0, 0.0]}
+    mask, counts = chats.masks["reply"], chats.counts["reply"]
+    return {
+        measure: list(mean_and_error(per_chat(arrays[f"{OWN}_{measure}"][mask], counts), counts))
+        for measure in ("kld", "same_top")
+    }
+
+
+def answers_of(
+    args: argparse.Namespace, tools: LlamaCpp, counts: list[int], questions: list[Question]
+) -> dict[int, list[list[Greedy]]]:
+    """Return every number's answers, round by round, each [questions]; the numbers take turns."""
+    key = experts_used_key(read_header(args.gguf))
+    found: dict[int, list[list[Greedy]]] = {count: [] for count in counts}
+    for _ in range(args.rounds):
+        for count in counts:
+            flags = ["-c", args.context, "-ngl", args.gpu_layers, "-t", args.threads]
+            flags += ["--reasoning-budget", args.reasoning_budget, "--override-kv", f"{key}=int:{count}"]
+            found[count].append(list(greedy_answers(tools, args.gguf, questions, args.answer_tokens, flags)))
+    return found
+
+
+def answer_fields(rounds: list[list[Greedy]], questions: list[Question], scored: bool) -> dict:
+    """Return tokens per second in each round, and whether each answer of the first one is right."""
+    pairs = zip(rounds[0], questions)
+    return {
+        "speeds": [round(speed_of(answers), 3) for answers in rounds],
+        "right": [flexible_letter(answer.text, q.choices) == q.letter for answer, q in pairs] if scored else None,
+    }
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument_group("inputs and output").add_argument
+    add("--name", required=True, help="name of the model in table and picture")
+    add("--gguf", type=Path, required=True, help="GGUF file with its record")
+    add("--counts", type=positive, nargs="+", metavar="N", help="active experts to try (default: own number to 5/8)")
+    add("--cache", type=Path, required=True, help="directory that keeps logits and losses")
+    add("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
+    add_chat_arguments(parser)
+    add = parser.add_argument_group("answers that are timed").add_argument
+    add("--scored", action="store_true", help="answer all questions, and count the right answers")
+    questions = f"questions to answer (default {SPEED_QUESTIONS}; all with --scored)"
+    add("--answers", type=positive, metavar="N", help=questions)
+    add("--answer-tokens", type=positive, default=SPEED_TOKENS, help="most tokens of an answer")
+    add("--reasoning-budget", type=int, default=-1, help="most tokens of a thought (-1: as many as an answer has)")
+    add("--rounds", type=positive, default=4, help="how often the numbers take turns")
+    add("--context", type=positive, default=4096, help="tokens of context of an answer")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    check_apart([args.gguf, args.questions], [args.output.with_suffix(end) for end in (".md", ".json", ".png")])
+    tools, counts = find_llama_cpp(args.llama_cpp), check_counts(args.gguf, args.counts)
+    record = read_whole_quant(args.gguf)
+    questions = load_questions(args.questions, QUESTION_SEED)
+    asked = questions[: args.answers or (None if args.scored else SPEED_QUESTIONS)]
+    if len(questions[: args.limit]) < 2 or len(asked) < 2:
+        raise InputError(args.questions, "two questions or more, chats and answers", "fewer")
+    tokenizer = load_tokenizer(args.model)
+    chats = chats_of(
+        [teacher_forced_sequence(tokenizer, q, args.max_tokens, "answer") for q in questions[: args.limit]]
+    )
+    inputs = {
+        "gguf_sha256": record["sha256"],
+        "questions_sha256": question_set_digest(questions[: args.limit]),
+        "max_tokens": args.max_tokens,
+        "gpu_layers": args.gpu_layers,
+        "llama_cpp": tools.version(),
+    }
+    losses = losses_of(args, tools, counts, chats, inputs)
+    answers = answers_of(args, tools, counts, asked)
+    rows = []
+    for count in counts:
+        fields = loss_fields(losses.get(count), chats) | answer_fields(answers[count], asked, args.scored)
+        rows.append({"experts": count, **fields})
+    results = {
+        "name": args.name,
+        "gguf": args.gguf.name,
+        "gguf_sha256": record["sha256"],
+        "source_sha256": record["source_sha256"],
+        "key": experts_used_key(read_header(args.gguf)),
+        "own": counts[0],
+        "chats": len(chats.texts),
+        "chat_tokens": int(chats.counts["reply"].sum()),
+        "questions": len(asked),
+        "max_tokens": args.answer_tokens,
+        "rounds": args.rounds,
+        "llama_cpp": inputs["llama_cpp"],
+        "rows": rows,
+    }
+    write_results(args, results)
+
+
+def write_results(args: argparse.Namespace, results: dict) -> None:
+    """Write record, picture and, last, the table: it is the file that make looks for."""
+    write_record(args.output.with_suffix(".json"), results, ActiveExperts)
+    draw_active(results, args.output.with_suffix(".png"))
+    with replace_when_done(args.output) as partial:
+        partial.write_text(f"# {args.name} with fewer active experts\n\n{active_table(results)}\n")
+    print(f"{args.output}: {len(results['rows'])} numbers of active experts over {results['chats']} chats")
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    run(main)

@@ -1,0 +1,33 @@
+"""FILE.gguf.json of a draft model, written by build_draft.py, and the name of such a file."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from files.safe_files import FileRecord, Sha256
+
+# llama.cpp's `-hf` looks for this mark in the names of a repository's files (find_best_mtp of common/download.cpp)
+# when it is given --spec-type draft-mtp, and never takes such a file for a model.
+MARK = "mtp-"
+DRAFT_TYPES = ("F16", "Q8_0", "Q4_0")
+
+
+class DraftRecord(FileRecord):
+    """A draft model: what it was made of and for, and what came out.
+
+    source_sha256: of its checkpoint, target_sha256: of the GGUF file that it was checked against.
+    """
+
+    what: ClassVar[str] = "a record of build_draft.py"
+    name: str
+    type: str
+    architecture: str
+    parameters: int
+    tensors_per_type: dict[str, int]
+    source_sha256: Sha256
+    target_sha256: Sha256
+    llama_cpp: str
+
+
+def is_draft(path: Path) -> bool:
+    """Tell whether a file is a draft model, by its name."""
+    return path.name.startswith(MARK) and path.suffix == ".gguf"

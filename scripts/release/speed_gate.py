@@ -1,0 +1,118 @@
+"""What must be true of a release's draft model and of what was measured of its speed; an answer with that model."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from chats.questions import Question
+from files.safe_files import InputError, read_record, sha256_file
+from ggufs.draft_fit import check_fits
+from ggufs.gguf_header import read_header
+from llama.drafting import draft_flags
+from llama.llama_server import LlamaServer, server_command
+from llama.llama_tools import LlamaCpp
+from quants.draft_record import DraftRecord, is_draft
+from quants.quant_record import record_path
+from release.gates import Checked, Outcome
+from release.manifest import CHECKPOINT, DIGITS
+from release.sources import find_evidence
+from speed.active_experts import ACTIVE_NAME
+from speed.draft_results import DRAFT_NAME, check_same
+from speed.greedy_answers import ask
+
+SERVER_FLAGS = ["-c", "2048", "-np", "1", "--reasoning-format", "deepseek", "--reasoning-budget", "64"]
+ANSWER_TOKENS = 128
+MEASURE_DRAFT, MEASURE_ACTIVE = "run `make draft REPLACE=draft`", "run `make active-experts REPLACE=draft`"
+
+
+def active_breaks(results: dict, f16_sha256: str) -> list[InputError]:
+    """Return how active-experts.json is not of this build's model; f16_sha256: of the file all quants are made from."""
+    if results["source_sha256"] == f16_sha256:
+        return []
+    expected = f"a file of this build (F16 sha256 {f16_sha256[:DIGITS]})"
+    return [InputError(ACTIVE_NAME, expected, results["source_sha256"][:DIGITS], MEASURE_ACTIVE)]
+
+
+def draft_breaks(results: dict, draft: Path, f16_sha256: str) -> list[InputError]:
+    """Return how draft.json and the draft model are not of this build, or change an answer; draft: the build's file."""
+    record, found = read_record(record_path(draft), DraftRecord), []
+    pairs = [
+        ("the draft model", record["sha256"], results["sha256"]),
+        ("a draft model for the F16 file", f16_sha256, record["target_sha256"]),
+    ]
+    for what, expected, other in pairs:
+        if expected != other:
+            found.append(
+                InputError(DRAFT_NAME, f"{what} with sha256 {expected[:DIGITS]}", other[:DIGITS], MEASURE_DRAFT)
+            )
+    if f16_sha256 not in {answers["source_sha256"] for answers in results["models"]}:
+        expected = f"a file of this build (F16 sha256 {f16_sha256[:DIGITS]})"
+        found.append(InputError(DRAFT_NAME, expected, "others", MEASURE_DRAFT))
+    try:
+        check_same(results)
+    except InputError as error:
+        found.append(error)
+    return found
+
+
+def drafts_of(checked: Checked) -> list[str]:
+    """Return the draft models of a release, by name."""
+    return [name for name in sorted(checked.manifest["files"]) if is_draft(Path(name))]
+
+
+def speed_gate(checked: Checked) -> Outcome:
+    """The draft model is the one that was measured, and fits every file; fewer experts were measured on this model."""
+    drafts, results = drafts_of(checked), find_evidence(checked.folder, DRAFT_NAME)
+    active = find_evidence(checked.folder, ACTIVE_NAME)
+    outcome = Outcome("the draft model, and what was measured of speed", applies=bool(drafts or results or active))
+    f16_sha256 = checked.lineage.f16_sha256 if outcome.applies else ""
+    found = active_breaks(active, f16_sha256) if active else []
+    if bool(drafts) != bool(results) or results and drafts != [results["file"]]:
+        expected = f"one draft model and its {DRAFT_NAME}"
+        found.append(InputError(checked.folder, expected, ", ".join(drafts) or "no draft model"))
+    elif results:
+        draft = checked.folder / results["file"]
+        if (digest := sha256_file(draft)) != results["sha256"]:
+            found.append(
+                InputError(draft, f"sha256 {results['sha256'][:DIGITS]}, as {DRAFT_NAME} says", digest[:DIGITS])
+            )
+        found += draft_breaks(results, checked.sources["copies"][results["file"]], f16_sha256)
+        for record in checked.records.values():
+            check_fits(read_header(draft), read_header(checked.first_part(record)), draft)
+    outcome.deviations = [str(error) for error in found]
+    return outcome
+
+
+def drafted_gate(checked: Checked, model: Path, question: Question, tools: LlamaCpp, gpu_layers: int) -> Outcome:
+    """llama-server gives the same greedy answer of a file with the release's draft model and without it."""
+    drafts = drafts_of(checked)
+    looked_at = f"{model.name} by llama-server, with and without the draft model"
+    if not drafts:
+        return Outcome(looked_at, applies=False)
+    flags, answers = [*SERVER_FLAGS, "-ngl", str(gpu_layers)], []
+    for more in ([], draft_flags(checked.folder / drafts[0], 2)):
+        command = server_command(tools.tool("llama-server"), model, "release", 0, [*flags, *more])
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            LlamaServer(command, model, Path(folder) / "server.log") as server,
+        ):
+            answers.append(ask(server, question, ANSWER_TOKENS))
+    plain, drafted = answers
+    outcome = Outcome(f"{looked_at}: {drafted.accepted} of {drafted.drafted} drafted tokens accepted")
+    if plain.whole != drafted.whole or not drafted.drafted:
+        expected = f"{model}: expected the same greedy answer with {drafts[0]}, and tokens drafted"
+        outcome.deviations.append(f"{expected}, found {drafted.whole[:60]!r} for {plain.whole[:60]!r}")
+    return outcome
+
+
+def speed_gates(
+    choose: Callable[[Checked], Path], question: Question, tools: LlamaCpp, gpu_layers: int
+) -> dict[str, Callable[[Checked], Outcome]]:
+    """Return the gates of this module by name; choose: the model of a release that is asked."""
+
+    def drafted(checked: Checked) -> Outcome:
+        if checked.kind == CHECKPOINT:
+            return Outcome("no GGUF file to load", applies=False)
+        return drafted_gate(checked, choose(checked), question, tools, gpu_layers)
+
+    return {"speed": speed_gate, "drafted": drafted}

@@ -1,0 +1,95 @@
+"""active-experts.json: what fewer experts per token cost and gain; the same as a table and in words.
+
+Written by measure_active_experts.py. Every row is the same file, run with another number of active experts.
+"""
+
+import math
+from typing import ClassVar
+
+from files.display import markdown_table, percent_with_error, plural, with_error
+from files.safe_files import Fields, Record, Sha256
+from speed.round_speeds import factor_in_words, mean_speed
+
+ACTIVE_NAME = "active-experts.json"
+ACTIVE_PICTURE = "active-experts.png"
+LEAST_SHARE = 5 / 8  # of the model's own number of experts: as far as the sweep goes
+
+
+class ActiveRow(Fields):
+    """One number of active experts: losses with their standard errors, tokens per second in each round, right answers.
+
+    kld, same_top: against the same file with all its active experts. right: None where nothing was scored.
+    """
+
+    experts: int
+    kld: list[float]
+    same_top: list[float]
+    speeds: list[float]
+    right: list[bool] | None
+
+
+class ActiveExperts(Record):
+    """What was measured: the file, its own number of active experts, how, and a row for each number."""
+
+    what: ClassVar[str] = "the record of measure_active_experts.py"
+    name: str
+    gguf: str
+    gguf_sha256: Sha256
+    source_sha256: Sha256  # of the F16 file that it was made from
+    key: str
+    own: int
+    chats: int
+    chat_tokens: int
+    questions: int
+    max_tokens: int
+    rounds: int
+    llama_cpp: str
+    rows: list[ActiveRow]
+
+
+def counts_to_try(own: int) -> list[int]:
+    """Return the numbers of active experts of the sweep, from the model's own down to about 5/8 of it."""
+    least = max(1, min(own - 1, math.ceil(LEAST_SHARE * own)))
+    return list(range(own, least - 1, -1))
+
+
+def score_in_words(row: dict) -> str:
+    """Return how many questions were answered right."""
+    right = sum(row["right"])
+    asked = len(row["right"])
+    return f"{right}/{asked} = {100 * right / asked:.2f}%"
+
+
+def active_heads(results: dict) -> list[str]:
+    """Return the heads of the table; a score only where one was measured."""
+    heads = ["Active experts", "KLD", "Same top token", "Tokens/s", "Times as fast"]
+    return [*heads, *(["Right"] if results["rows"][0]["right"] is not None else [])]
+
+
+def active_rows(results: dict) -> list[list[str]]:
+    """Return a row for each number of active experts, ± one standard error."""
+    shown, own = [], results["rows"][0]
+    for row in results["rows"]:
+        cells = [str(row["experts"])]
+        if row is own:
+            cells += ["0 (reference)", "100%", mean_speed(row["speeds"]), "1"]
+        else:
+            cells += [with_error(*row["kld"]), percent_with_error(*row["same_top"])]
+            cells += [mean_speed(row["speeds"]), factor_in_words(row["speeds"], own["speeds"])]
+        shown.append([*cells, *([score_in_words(row)] if row["right"] is not None else [])])
+    return shown
+
+
+def active_table(results: dict) -> str:
+    """Return the table, and how it was measured."""
+    scored = ""
+    if results["rows"][0]["right"] is not None:
+        scored = " Right answers are greedy ones, not the evaluation's; a cut answer without a letter is wrong."
+    words = (
+        f"All rows are `{results['gguf']}`. KLD (nats per token, ± one standard error) is against the same file with "
+        f"its own {results['own']} active experts, over {results['chat_tokens']} tokens of "
+        f"{plural(results['chats'], 'chat')}. Speed: greedy answers to {plural(results['questions'], 'question')} of "
+        f"at most {results['max_tokens']} tokens, all numbers in turn, {plural(results['rounds'], 'round')}, ± one "
+        f"standard error over rounds.{scored}"
+    )
+    return f"{markdown_table(active_heads(results), active_rows(results), left=0)}\n\n{words}"

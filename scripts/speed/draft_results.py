@@ -1,0 +1,115 @@
+"""draft.json: what a draft model gains, written by measure_draft.py; and the same in words and as a table."""
+
+from typing import ClassVar
+
+from files.display import markdown_table, plural
+from files.safe_files import Fields, InputError, Record, Sha256
+from losses.kld_statistics import mean_and_error
+from speed.round_speeds import factor_in_words, mean_speed
+
+import numpy as np
+
+DRAFT_NAME = "draft.json"
+DRAFT_HEADS = [
+    "Model",
+    "Drafted tokens accepted",
+    "Tokens per pass",
+    "Tokens/s without",
+    "Tokens/s with",
+    "Times as fast",
+]
+
+
+class Answers(Fields):
+    """One model's greedy answers: of each question the tokens, and how many were drafted and accepted.
+
+    speeds, speeds_without: tokens per second in each round, with and without the draft model.
+    """
+
+    name: str
+    gguf: str
+    gguf_sha256: Sha256
+    source_sha256: Sha256  # of the F16 file that it was made from
+    same: list[bool]  # whether the text with the draft model is the one without
+    tokens: list[int]
+    drafted: list[int]
+    accepted: list[int]
+    speeds: list[float]
+    speeds_without: list[float]
+
+
+class DraftResults(Record):
+    """What was measured: the file, the settings, the full and the pruned model."""
+
+    what: ClassVar[str] = "the record of measure_draft.py"
+    file: str
+    type: str
+    bytes: int
+    parameters: int
+    sha256: Sha256
+    draft_tokens: int
+    max_tokens: int
+    rounds: int
+    questions: int
+    questions_sha256: Sha256
+    llama_cpp: str
+    models: list[Answers]
+
+
+def acceptance(answers: dict) -> tuple[float, float]:
+    """Return the share of drafted tokens that stayed, and its standard error over questions."""
+    return mean_and_error(np.array(answers["accepted"], float), np.array(answers["drafted"], float))
+
+
+def tokens_per_pass(answers: dict) -> float:
+    """Return how many tokens a pass of the target gives: one, and those of its draft that stayed."""
+    tokens, accepted = sum(answers["tokens"]), sum(answers["accepted"])
+    return tokens / max(1, tokens - accepted)
+
+
+def draft_rows(results: dict) -> list[list[str]]:
+    """Return a row of DRAFT_HEADS for each model, ± one standard error."""
+    rows = []
+    for answers in results["models"]:
+        share, error = acceptance(answers)
+        rows.append(
+            [
+                answers["name"],
+                f"{100 * share:.1f}% ± {100 * error:.1f}",
+                f"{tokens_per_pass(answers):.2f}",
+                mean_speed(answers["speeds_without"]),
+                mean_speed(answers["speeds"]),
+                factor_in_words(answers["speeds"], answers["speeds_without"]),
+            ]
+        )
+    return rows
+
+
+def same_text(results: dict) -> str:
+    """Return how many greedy answers are the same with and without the draft model, in words."""
+    same = [sum(answers["same"]) for answers in results["models"]]
+    if all(count == results["questions"] for count in same):
+        return f"All {len(same) * results['questions']} greedy answers are the same with and without it."
+    counts = ", ".join(f"{n} of {results['questions']} ({a['name']})" for n, a in zip(same, results["models"]))
+    return f"Greedy answers that are the same with and without it: {counts}."
+
+
+def draft_table(results: dict) -> str:
+    """Return the table of all models, and how it was measured."""
+    asked = (
+        f"Measured on {plural(results['questions'], 'question')} of the evaluation, greedily, at most "
+        f"{results['max_tokens']} tokens of each answer, {plural(results['draft_tokens'], 'token')} drafted in a row. "
+        f"Both ways took turns, {plural(results['rounds'], 'round')}. ± is one standard error: of the acceptance over "
+        "questions, of the speed over rounds. Tokens per pass does not depend on the machine, tokens per second does."
+    )
+    return f"{markdown_table(DRAFT_HEADS, draft_rows(results))}\n\n{same_text(results)} {asked}"
+
+
+def check_same(results: dict) -> None:
+    """Raise InputError unless every greedy answer is the same with and without the draft model."""
+    for answers in results["models"]:
+        if not all(answers["same"]):
+            others = answers["same"].count(False)
+            expected = f"the same greedy answers of {answers['gguf']} with and without {results['file']}"
+            advice = "llama.cpp may round a pass of several tokens otherwise; leave DRAFT out"
+            raise InputError(DRAFT_NAME, expected, f"{others} others of {results['questions']}", advice)

@@ -1,0 +1,68 @@
+"""Greedy answers of llama-server with their times, to compare two ways of running a model."""
+
+import tempfile
+import urllib.error
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from chats.questions import Question
+from files.safe_files import InputError
+from llama.drafting import drafted_and_accepted
+from llama.llama_server import LlamaServer, server_command
+from llama.llama_tools import LlamaCpp
+
+from tqdm import tqdm
+
+ANSWER_SECONDS = 3 * 3600  # 24,576 tokens without a GPU
+WARM_UP_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """An answer: thought and text, the text alone, tokens, milliseconds, and tokens drafted and accepted."""
+
+    whole: str
+    text: str
+    tokens: int
+    ms: float
+    drafted: int
+    accepted: int
+
+
+def speed_of(answers: list[Greedy]) -> float:
+    """Return tokens per second over all answers."""
+    return 1000 * sum(answer.tokens for answer in answers) / sum(answer.ms for answer in answers)
+
+
+def ask(server: LlamaServer, question: Question, most: int) -> Greedy:
+    """Return a greedy answer of at most so many tokens; raise InputError when there is none."""
+    # Without the prompt's cache: a part of a prompt that is not computed again would be computed in other pieces.
+    body = {
+        "messages": [{"role": "user", "content": question.prompt}],
+        **{"temperature": 0, "top_k": 1, "seed": 1, "max_tokens": most, "cache_prompt": False},
+    }
+    expected = f"an answer to {question.record_id}"
+    try:
+        answer = server.request("/v1/chat/completions", body, ANSWER_SECONDS)
+        message, times = answer["choices"][0]["message"], answer["timings"]
+        tokens, ms = int(times["predicted_n"]), float(times["predicted_ms"])
+    except urllib.error.HTTPError as error:
+        words = error.read()[:200].decode(errors="replace")
+        raise InputError(server.gguf, expected, f"HTTP {error.code}: {words}") from error
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise InputError(server.gguf, expected, f"{type(error).__name__}: {error}"[:200]) from error
+    text = message.get("content") or ""
+    return Greedy(f"{message.get('reasoning_content') or ''}\n{text}", text, tokens, ms, *drafted_and_accepted(times))
+
+
+def greedy_answers(
+    tools: LlamaCpp, gguf: Path, questions: list[Question], most: int, flags: list[object]
+) -> Iterator[Greedy]:
+    """Start a llama-server with these flags and yield its answer to every question."""
+    every = ["-np", "1", "--reasoning-format", "deepseek", "--cache-ram", "0", *map(str, flags)]
+    command = server_command(tools.tool("llama-server"), gguf, gguf.stem, 0, every)
+    with tempfile.TemporaryDirectory() as folder, LlamaServer(command, gguf, Path(folder) / "server.log") as server:
+        ask(server, questions[0], WARM_UP_TOKENS)  # the first answer of a server is slower
+        for question in tqdm(questions, desc=gguf.stem, leave=False):
+            yield ask(server, question, most)

@@ -1,0 +1,28 @@
+"""How many times as fast one way of running a model is as another, when both took turns.
+
+A machine's load changes from one start of a server to the next, and all answers of a round change with it: so the
+error is one over rounds, not over questions.
+"""
+
+from files.display import digits
+
+import numpy as np
+
+
+def factor_and_error(speeds: list[float], reference: list[float]) -> tuple[float, float | None]:
+    """Return the mean over rounds of speed / reference, and its standard error; None for one round alone."""
+    factors = np.array(speeds) / np.array(reference)
+    if len(factors) < 2:
+        return float(factors.mean()), None
+    return float(factors.mean()), float(factors.std(ddof=1) / np.sqrt(len(factors)))
+
+
+def factor_in_words(speeds: list[float], reference: list[float]) -> str:
+    """Return the factor with its standard error, where there is one."""
+    factor, error = factor_and_error(speeds, reference)
+    return f"{factor:.2f}" if error is None else " ± ".join(digits(factor, max(error, 0.01)))
+
+
+def mean_speed(speeds: list[float]) -> str:
+    """Return the mean over rounds, in tokens per second."""
+    return f"{sum(speeds) / len(speeds):.1f}"
