@@ -267,8 +267,8 @@ def with_calibration(pruned: Path, folder: Path, *more: object) -> str:
 def test_the_card_names_the_calibration_text_and_says_what_it_holds(pruned_demo, tmp_path, refusal):
     questions = ["--questions", DEMO / "calibration_questions.csv", DEMO / "eval_questions.csv"]
     # The first 20 calibration questions are the text: four of them scored, then four that it does not hold.
-    inside = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "calibration_questions.csv", 4))
-    card = with_calibration(pruned_demo, tmp_path / "r", "--scores", inside, *questions, tmp_path / "scored.csv")
+    inside = write_scores(pruned_demo, tmp_path / "in", first_ids(DEMO / "calibration_questions.csv", 4))
+    card = with_calibration(pruned_demo, tmp_path / "r", "--scores", inside, *questions, tmp_path / "in/scored.csv")
     digest = sha256_file(pruned_demo / "text.txt")
     assert (
         f"measured on `text.txt`, sha256 `{digest}`. The calibration text holds the scored questions: 4 of 4." in card
@@ -276,8 +276,8 @@ def test_the_card_names_the_calibration_text_and_says_what_it_holds(pruned_demo,
     assert "- In-sample in a second way: the calibration text holds the scored questions (4 of 4)." in card
     manifest = read_manifest(tmp_path / "r")
     assert len(manifest["inputs"]["calibration"]["held"]) == 20
-    outside = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "eval_questions.csv", 4))
-    card = with_calibration(pruned_demo, tmp_path / "s", "--scores", outside, *questions, tmp_path / "scored.csv")
+    outside = write_scores(pruned_demo, tmp_path / "out", first_ids(DEMO / "eval_questions.csv", 4))
+    card = with_calibration(pruned_demo, tmp_path / "s", "--scores", outside, *questions, tmp_path / "out/scored.csv")
     assert "It holds none of the 4 scored questions." in card and "second way" not in card
     with_calibration(pruned_demo, tmp_path / "r", *questions)
     manifest = read_manifest(tmp_path / "r")
