@@ -289,7 +289,7 @@ def test_the_card_names_the_calibration_text_and_says_what_it_holds(pruned_demo,
     other = tmp_path / "text.txt"
     other.write_text("another text")
     arguments = ["--calibration", other, *questions]
-    with pytest.raises(InputError, match="expected the text of the imatrix"):
+    with pytest.raises(InputError, match="expected the text"):
         with_calibration(pruned_demo, tmp_path / "t", *arguments)
     assert not (tmp_path / "t").exists()
 
