@@ -131,7 +131,8 @@ BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_E
   CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT SENSITIVITY_CHATS EVAL_QUANT EVAL_NAME GPU_LAYERS QUALITY_CHATS QUALITY_SCORE SCORED
 set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),$(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))
 same = $(and $(findstring x$(strip $(1))x,x$(strip $(2))x),$(findstring x$(strip $(2))x,x$(strip $(1))x))
-NAMED_SETTINGS := $(ALWAYS_NAMED) $(foreach v,$(BYTES_DEPEND_ON),$(if $(call set_by_hand,$v),$v))
+# A local model is known by its digests and not by its place, which may change.
+NAMED_SETTINGS := $(if $(wildcard $(MODEL)),$(filter-out MODEL,$(ALWAYS_NAMED)),$(ALWAYS_NAMED)) $(foreach v,$(BYTES_DEPEND_ON),$(if $(call set_by_hand,$v),$v))
 RELEASE_SETTINGS := $(call setting,BASE LICENSE OLLAMA_PARAMS SCORED EVAL_NAME) OWNER=$(KNOWN_OWNER) \
   QUANTIZED_BY=$(or $(QUANTIZED_BY),$(KNOWN_OWNER)) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
   $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) $(if $(RELEASE_QUALITY),quality) \

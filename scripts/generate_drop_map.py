@@ -190,7 +190,7 @@ def read_counts(path: Path) -> tuple[Arrays, list[int], dict]:
     return arrays, sorted(counts), {"imatrix_sha256": sha256_file(path)}
 
 
-def check_arguments(args: argparse.Namespace, experts: int, top_k: int) -> None:
+def check_choice_options(args: argparse.Namespace, experts: int, top_k: int) -> None:
     """Raise InputError when the numbers do not fit the model."""
     check_criterion(args.criterion)
     check_keep_count(f"--keep for {args.stats or args.imatrix}", args.keep, experts, top_k)
@@ -289,7 +289,7 @@ def main(argv: list[str] | None = None) -> None:
     arrays, layers, provenance = read_counts(args.imatrix) if args.imatrix else read_chosen(args)
     experts = arrays["token_count"].shape[2]
     # An imatrix does not hold the experts per token. The drop knows the model and checks the map against it.
-    check_arguments(args, experts, provenance.get("top_k", 1))
+    check_choice_options(args, experts, provenance.get("top_k", 1))
     inputs = (args.stats, args.imatrix, args.compare, args.questions_in, args.domain_questions)
     check_apart(filter(None, inputs), [args.output])
     other = read_other(args.compare, layers, experts) if args.compare else None

@@ -1,13 +1,15 @@
 """A multimodal twin of the demo, pruned, with its files for pictures: made once for all tests and workers."""
 
+import json
 from pathlib import Path
 
 import convert_to_gguf
 import expert_drop
+from choice.drop_map import dropped_ids, read_map
 from conftest import DEMO
 from ggufs.mmproj import mmproj_name
 from multimodal_twin import write_twin
-from release_inputs import NAME, call, made_once, write_map
+from release_inputs import NAME, call, choose_first, made_once
 from shared_ggufs import shared_folder
 
 TYPES = ("F16", "Q8_0")
@@ -20,9 +22,11 @@ def seeing_model(factory) -> Path:
         if needed:
             folder.mkdir(exist_ok=True)
             twin = write_twin(DEMO / "model", folder / "twin")
-            write_map(folder / "map.json", DEMO / "calibration_questions.csv")
-            # The map names no weights: those of the twin have other names than the demo's.
-            call(expert_drop.main, "--source", twin, "--drop-map", folder / "map.json", "--output", folder / "pruned")
+            choose_first(folder, DEMO / "calibration_questions.csv")
+            # A plain map names no weights: those of the twin have other names than the demo's.
+            plain = {str(layer): ids for layer, ids in dropped_ids(read_map(folder / "map.json")).items()}
+            (folder / "plain.json").write_text(json.dumps(plain))
+            call(expert_drop.main, "--source", twin, "--drop-map", folder / "plain.json", "--output", folder / "pruned")
             for kind in TYPES:
                 make_mmproj_of(folder / "pruned", folder / mmproj_name(NAME, kind), kind)
     return folder

@@ -13,7 +13,7 @@ from pathlib import Path
 from files.safe_files import InputError, check_record, read_record
 from ggufs.gguf_header import read_header
 from ggufs.mmproj import mmproj_name, projection_widths, types_of
-from llama.llama_server import LlamaServer, request_json, server_command
+from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from quants.mmproj_record import MmprojRecord
 from quants.quant_record import record_path
@@ -59,10 +59,10 @@ def ask_about_picture(server: LlamaServer, picture: bytes) -> str:
     messages = {"messages": [{"role": "user", "content": content}]}
     expected = "an answer of llama-server about a picture"
     try:
-        prompt = request_json(f"{server.url}/apply-template", messages, ANSWER_SECONDS)["prompt"]
+        prompt = server.request("/apply-template", messages, ANSWER_SECONDS)["prompt"]
         asked = {"prompt_string": prompt, "multimodal_data": [data]}
         body = {"prompt": asked, "n_predict": ANSWER_TOKENS, "temperature": 0}
-        answer = request_json(f"{server.url}/completion", body, ANSWER_SECONDS)
+        answer = server.request("/completion", body, ANSWER_SECONDS)
         text, tokens = answer["content"].strip(), answer["tokens_evaluated"]
     except urllib.error.HTTPError as error:
         words = error.read()[:200].decode(errors="replace")

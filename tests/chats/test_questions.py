@@ -10,6 +10,7 @@ import freeze_questions
 from chats.questions import load_questions, read_rows
 from conftest import REPO
 from files.safe_files import InputError
+from scoring.frozen_questions import GPQA_ORDER
 from scoring.lm_eval_samples import read_frozen
 
 import pandas
@@ -105,7 +106,7 @@ def test_the_frozen_order_is_kept_by_record_id_and_held_out_questions_keep_it(fe
     freeze_questions.main(["--questions", str(few_questions), "--output", str(tmp_path / "all")])
     documents = read_frozen(tmp_path / "all")
     for row, document in zip(read_rows(few_questions), documents):
-        unshuffled = [row[column] for column in freeze_questions.GPQA_ORDER]
+        unshuffled = [row[column] for column in GPQA_ORDER]
         assert [unshuffled[place] for place in document["order"]] == document["choices"]
     held_out = [document["Record ID"] for document in documents[1::2]]
     (tmp_path / "map.json").write_text(json.dumps({"held_out_question_ids": held_out, "layers": {"0": [1]}}))

@@ -96,7 +96,7 @@ def test_a_source_that_gives_no_reason_is_one_line(option, tmp_path):
         ({"top_k": 64.5}, ("a whole number for top_k", "64.5")),
         ({"top_k": True}, ("a whole number for top_k", "true")),
         ({"top_p": True}, ("a number for top_p",)),
-        ({"top_p": float("nan")}, ("a number for top_p", "NaN")),
+        ({"top_p": float("nan")}, ("a finite number", "NaN")),
         ({"use_mmap": 1}, ("true or false for use_mmap",)),
         ({"stop": "<turn|>"}, ("a list of texts for stop",)),
         ({"stop": [""]}, ("a list of texts",)),

@@ -194,7 +194,7 @@ def test_a_fuller_page_is_never_replaced_by_a_poorer_one(small_build, refusal):
         assert output.read_bytes() == before
     main([*without(flags, "--quality"), "--output", str(output), "--replace"])
     assert output.read_bytes() != before
-    refusal(main, [*bare, "--output", output], "--metadata", "make drop")
+    refusal(main, [*bare, "--output", output], "--findings", "make findings")
 
 
 def test_the_page_of_another_choice_of_experts_may_be_replaced(small_build):

@@ -46,6 +46,7 @@ def test_it_renders_and_asks_for_nothing(browser, report, width, scheme):
             "pair-intervals",
             "grid-questions",
             "grid-experts",
+            "topic-intervals",
             "grid-imatrix",
         ]
         for canvas in canvases:

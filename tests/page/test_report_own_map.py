@@ -28,6 +28,7 @@ def bring_own_map(build: Path) -> Path:
     layers = read_json(drop_map)["layers"]
     drop_map.write_text(json.dumps({layer: entry["drop"] for layer, entry in layers.items()}))
     change(build / "expert_drop_metadata.json", "drop_map_sha256", value=sha256_file(drop_map))
+    change(build / "findings.json", "inputs", "drop_map_sha256", value=sha256_file(drop_map))
     change(build / "pruned.json", "in_sample", value=in_sample([], drop_map))
     runs = ["--runs", build / "full.json", build / "pruned.json"]
     compare_scores(list(map(str, [*runs, "--output", build / "scores.md"])))

@@ -224,7 +224,7 @@ def test_sensitivities_of_another_model_or_with_impossible_values_are_refused(re
         ("roles", {}, "another model"),
         ("roles", [], "'roles' is a valid dictionary"),
         ("layers", {"attention": 7}, "'layers.attention' is a valid dictionary"),
-        ("roles", {"attention": {"Q4_K": float("nan")}}, "'roles.attention.Q4_K' is a finite number, found nan"),
+        ("roles", {"attention": {"Q4_K": float("nan")}}, "expected a finite number, found 'NaN'"),
         ("layers", {"attention": {"0": None}}, "'layers.attention.0' is a valid number, found None"),
         ("errors", [], "'errors' is a valid dictionary"),
     ):

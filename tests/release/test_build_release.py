@@ -228,6 +228,6 @@ def test_inputs_of_another_build_end_in_one_line(inputs, refusal, name, damage, 
 
 def test_gguf_files_of_gemma_4_need_a_template_and_params(pruned_demo, tmp_path, refusal):
     arguments = release_arguments(pruned_demo, tmp_path / "r", quants=("Q6_K",))
-    at = arguments.index("--template")
-    refusal(build_release.main, [*arguments[:at], *arguments[at + 2 :]], "--template", "found one or none")
+    at, end = arguments.index("--template"), arguments.index("--params")
+    refusal(build_release.main, [*arguments[:at], *arguments[end:]], "--template", "found one or none")
     assert not (tmp_path / "r").exists()

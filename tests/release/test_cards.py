@@ -39,6 +39,7 @@ from release_inputs import (
     call,
     copy_of_quants,
     first_ids,
+    origins_of,
     shared_release,
     write_quality,
     write_scores,
@@ -266,8 +267,8 @@ def with_calibration(pruned: Path, folder: Path, *more: object) -> str:
 def test_the_card_names_the_calibration_text_and_says_what_it_holds(pruned_demo, tmp_path, refusal):
     questions = ["--questions", DEMO / "calibration_questions.csv", DEMO / "eval_questions.csv"]
     # The first 20 calibration questions are the text: four of them scored, then four that it does not hold.
-    inside = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "calibration_questions.csv", 4))
-    card = with_calibration(pruned_demo, tmp_path / "r", "--scores", inside, *questions)
+    inside = write_scores(pruned_demo, tmp_path / "in", first_ids(DEMO / "calibration_questions.csv", 4))
+    card = with_calibration(pruned_demo, tmp_path / "r", "--scores", inside, *questions, tmp_path / "in/scored.csv")
     digest = sha256_file(pruned_demo / "text.txt")
     assert (
         f"measured on `text.txt`, sha256 `{digest}`. The calibration text holds the scored questions: 4 of 4." in card
@@ -275,8 +276,8 @@ def test_the_card_names_the_calibration_text_and_says_what_it_holds(pruned_demo,
     assert "- In-sample in a second way: the calibration text holds the scored questions (4 of 4)." in card
     manifest = read_manifest(tmp_path / "r")
     assert len(manifest["inputs"]["calibration"]["held"]) == 20
-    outside = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "eval_questions.csv", 4))
-    card = with_calibration(pruned_demo, tmp_path / "s", "--scores", outside, *questions)
+    outside = write_scores(pruned_demo, tmp_path / "out", first_ids(DEMO / "eval_questions.csv", 4))
+    card = with_calibration(pruned_demo, tmp_path / "s", "--scores", outside, *questions, tmp_path / "out/scored.csv")
     assert "It holds none of the 4 scored questions." in card and "second way" not in card
     with_calibration(pruned_demo, tmp_path / "r", *questions)
     manifest = read_manifest(tmp_path / "r")
@@ -288,7 +289,7 @@ def test_the_card_names_the_calibration_text_and_says_what_it_holds(pruned_demo,
     other = tmp_path / "text.txt"
     other.write_text("another text")
     arguments = ["--calibration", other, *questions]
-    with pytest.raises(InputError, match="expected the text of the imatrix"):
+    with pytest.raises(InputError, match="expected the text"):
         with_calibration(pruned_demo, tmp_path / "t", *arguments)
     assert not (tmp_path / "t").exists()
 
@@ -400,8 +401,7 @@ def of_another_family(pruned_demo, tmp_path) -> Path:
 
 def test_another_family_has_no_file_of_ollama_and_no_flag_of_thoughts(of_another_family, tmp_path, capsys):
     """Gemma 4's renderer, parser and template are for no other family."""
-    more = ["--questions", DEMO / "eval_questions.csv"]
-    card = build(of_another_family, tmp_path / "r", *more, quants=("Q6_K", "Q4_K_M"))
+    card = build(of_another_family, tmp_path / "r", quants=("Q6_K", "Q4_K_M"))
     assert {path.name for path in (tmp_path / "r").iterdir()} == {
         *(f"{NAME}-{quant}.gguf" for quant in ("Q6_K", "Q4_K_M")),
         "README.md",
@@ -434,7 +434,7 @@ def test_the_checkpoint_s_card_has_the_same_order(pruned_demo, tmp_path):
     named += ["--repository", NAME]
     metadata = checkpoint / "expert_drop_metadata.json"
     more = ["--checkpoint", checkpoint, "--metadata", metadata, "--scores", scores, "--output", output]
-    call(build_release.main, *named, *more)
+    call(build_release.main, *named, *more, *origins_of(pruned_demo, ("--scores", scores)))
     card = (output / "README.md").read_text()
     assert [name for name in headings(card) if name != "Architecture"] == SECTIONS
     assert cells_of(card, "Vocabulary")[1] == "3,001" and f"](https://huggingface.co/USER/{NAME}-GGUF)" in card

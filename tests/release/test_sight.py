@@ -7,6 +7,7 @@ from pathlib import Path
 
 import build_release
 import check_release
+import convert_to_gguf
 from checkpoints.checkpoint import read_config
 from files.safe_files import sha256_file
 from ggufs.mmproj import mmproj_name
@@ -137,6 +138,9 @@ def test_a_checkpoint_that_sees_has_the_tag_of_pictures(seeing, tmp_path):
     folder = tmp_path / NAME
     metadata = ["--metadata", seeing / "pruned/expert_drop_metadata.json"]
     named = ["--kind", "checkpoint", "--name", NAME, "--base", "gemma-4-demo-twin"]
+    f16 = tmp_path / "F16.gguf"
+    call(convert_to_gguf.main, "--model", seeing / "pruned", "--name", NAME, "--output", f16)
+    named += ["--map", seeing / "plain.json", "--f16", record_path(f16)]
     call(build_release.main, *named, "--checkpoint", seeing / "pruned", *metadata, "--output", folder)
     assert check_front_matter(folder / "README.md", "checkpoint")["pipeline_tag"] == "image-text-to-text"
 

@@ -140,6 +140,8 @@ def test_a_killed_server_and_a_killed_evaluator_change_nothing(undisturbed, work
     # A server of somebody else's, on the same model, must outlive all of it.
     command = server_command(tools.tool("llama-server"), gguf, "other", 0, ["-c", "256"])
     with LlamaServer(command, gguf, tmp_path / "bystander.log") as bystander:
+        with pytest.raises(urllib.error.HTTPError, match="401"):  # who does not know its key
+            request_json(f"{bystander.url}/completion", {"prompt": "x", "n_predict": 1})
         process = start(gguf, variables)
         (server,) = servers(wait_for_answers(process, run, 6))
         server.kill()
@@ -236,8 +238,6 @@ def ask_server(
             for header in ({}, authorization(server.key), authorization("é")):
                 async with stranger.post(url, json={"messages": []}, headers=header) as reply:
                     assert reply.status == 401
-            with pytest.raises(urllib.error.HTTPError, match="401"):
-                request_json(f"{server.url}/completion", {"prompt": "x", "n_predict": 1})
             return await asyncio.gather(*map(post, [*prompts, "no question of ours"]))
 
     with LlamaServer(command, gguf, output / "server.log") as server:
