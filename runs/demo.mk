@@ -7,6 +7,7 @@ KEEP = 109
 QUESTIONS = data/demo/calibration_questions.csv      # these choose the experts
 EVAL_QUESTIONS = data/demo/eval_questions.csv        # these are scored; none of them chooses an expert
 QUANTS = Q8_0 Q6_K Q4_K_M
+DRAFT = data/demo/assistant
 
 # The demo's context has 4096 tokens, and its answers are short.
 CTX = 4096

@@ -92,8 +92,8 @@ def answers_of(
     """Return every number's answers, round by round, each [questions]; the numbers take turns."""
     key = experts_used_key(read_header(args.gguf))
     found: dict[int, list[list[Greedy]]] = {count: [] for count in counts}
-    for _ in range(args.rounds):
-        for count in counts:
+    for number in range(args.rounds):
+        for count in counts if number % 2 == 0 else reversed(counts):  # as a machine may slow down within a round
             flags = ["-c", args.context, "-ngl", args.gpu_layers, "-t", args.threads]
             flags += ["--reasoning-budget", args.reasoning_budget, "--override-kv", f"{key}=int:{count}"]
             found[count].append(list(greedy_answers(tools, args.gguf, questions, args.answer_tokens, flags)))

@@ -47,9 +47,9 @@ def measure(args: argparse.Namespace, tools: LlamaCpp, name: str, gguf: Path, qu
     ways = {"without": common, "with": [*common, *draft_flags(args.draft, args.draft_tokens)]}
     speeds: dict[str, list[float]] = {way: [] for way in ways}
     last: dict[str, list[Greedy]] = {}
-    for _ in range(args.rounds):
-        for way, flags in ways.items():
-            last[way] = list(greedy_answers(tools, gguf, questions, args.max_tokens, flags))
+    for number in range(args.rounds):
+        for way in ways if number % 2 == 0 else reversed(ways):  # as a machine may slow down within a round
+            last[way] = list(greedy_answers(tools, gguf, questions, args.max_tokens, ways[way]))
             speeds[way].append(round(speed_of(last[way]), 3))
     return {
         "name": name,

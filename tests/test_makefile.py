@@ -38,6 +38,7 @@ def variables_of(model: Path, questions: Path, build: Path) -> list[str]:
         "CTX=1024",
         "REASONING_BUDGET=16",
         "MAX_GEN_TOKS=32",
+        "DRAFT=",  # that of the demo does not fit
         f"BUILD={build}",
     ]
 

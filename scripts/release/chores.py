@@ -3,6 +3,7 @@
 from release.card_sections import PICTURES
 from release.manifest import CHECKPOINT
 from release.names import is_hub_id
+from speed.active_experts import ACTIVE_PICTURE
 
 
 def chores(manifest: dict) -> list[str]:
@@ -19,7 +20,8 @@ def chores(manifest: dict) -> list[str]:
         ("KLD: not measured; run `make quality`", not checkpoint and "quality.json" not in there),
         ("calibration: its text is not recorded", with_imatrix and not manifest["inputs"]["calibration"]),
     ]
-    # A checkpoint's card shows what is known of its experts; the other pictures are of quants.
-    wanted = [name for name in PICTURES if not checkpoint or "experts" in name]
+    # A checkpoint's card shows what is known of its experts; the other pictures are of quants. Nobody needs that of
+    # fewer active experts.
+    wanted = [name for name in PICTURES if name != ACTIVE_PICTURE and (not checkpoint or "experts" in name)]
     pictures = [name for name in wanted if name not in there]
     return [line for line, holds in absent if holds] + ([f"pictures: {', '.join(pictures)}"] if pictures else [])

@@ -20,6 +20,8 @@ from release.manifest import BUILD_AGAIN
 from release.measured import first_difference, quality_again, quality_breaks, score_breaks
 from scoring.score_picture import draw_scores
 from scoring.score_records import SCORES_NAME, Scores
+from speed.active_experts import ACTIVE_NAME, ACTIVE_PICTURE, ActiveExperts
+from speed.active_picture import draw_active
 
 COMMANDS = Path(__file__).resolve().parents[1]
 EXPERTS, IMATRIX, SCORES, QUALITY = "experts-", "imatrix-coverage.png", "scores.png", "quality.png"  # pictures by name
@@ -130,6 +132,8 @@ def draw_pictures_again(checked: Checked, names: list[str], folder: Path) -> Non
     if QUALITY in names:
         measured, _ = quality_again(lineage, read_record(copies[QUALITY_NAME], Quality))
         draw_quality(lineage.name, measured, folder / QUALITY)
+    if ACTIVE_PICTURE in names:
+        draw_active(read_record(copies[ACTIVE_NAME], ActiveExperts), folder / ACTIVE_PICTURE)
 
 
 def pictures_gate(checked: Checked) -> Outcome:

@@ -1,0 +1,140 @@
+"""A draft model by the real tools: it fits or is refused, drafts what transformers drafts, and changes no answer."""
+
+import json
+import shutil
+from pathlib import Path
+
+import build_draft
+import measure_draft
+import quantize_gguf
+from conftest import DEMO
+from demo.demo_assistant import DRAFTED_TOKENS, drafts
+from files.safe_files import InputError, read_record, sha256_file
+from ggufs.draft_fit import check_fits
+from ggufs.gguf_header import GgufHeader, key_value, read_header, write_header_only
+from quantize_runs import quantize_arguments
+from quants.draft_record import DraftRecord
+from release_inputs import call
+from shared_ggufs import demo_ggufs, tiny_ggufs
+from speed.draft_results import DraftResults, acceptance, check_same, draft_rows, tokens_per_pass
+from speed.round_speeds import factor_and_error
+
+import pytest
+import torch
+import transformers
+
+ASSISTANT = DEMO / "assistant"
+DRAFT = "mtp-demo-Q8_0.gguf"
+
+
+def arguments(built: Path, output: Path, model: Path = ASSISTANT, target: str = "F16.gguf") -> list[object]:
+    return ["--model", model, "--target", built / target, "--name", "demo", "--output", output]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A folder with F16.gguf and Q8_0.gguf of the demo, and its draft model."""
+    folder, shared = tmp_path_factory.mktemp("draft"), demo_ggufs(tmp_path_factory)
+    for name in ("F16.gguf", "F16.gguf.json", "imatrix.gguf", "imatrix.gguf.json"):
+        shutil.copy2(shared / name, folder / name)
+    quantize_gguf.main(quantize_arguments(folder, "Q8_0", folder / "Q8_0.gguf"))
+    call(build_draft.main, *arguments(folder, folder / DRAFT))
+    return folder
+
+
+def test_an_assistant_becomes_a_file_with_a_record_and_is_not_built_twice(built, capsys):
+    record = read_record(Path(f"{built / DRAFT}.json"), DraftRecord)
+    assert (record["sha256"], record["bytes"]) == (sha256_file(built / DRAFT), (built / DRAFT).stat().st_size)
+    assert record["target_sha256"] == sha256_file(built / "F16.gguf") and record["architecture"] == "gemma4-assistant"
+    header = read_header(built / DRAFT)
+    assert {tensor.kind.name for tensor in header.tensors if len(tensor.dims) > 1} == {"Q8_0"}
+    before = (built / DRAFT).read_bytes()
+    call(build_draft.main, *arguments(built, built / DRAFT))
+    assert "built already" in capsys.readouterr().out and (built / DRAFT).read_bytes() == before
+
+
+def test_another_model_and_a_checkpoint_that_is_no_assistant_are_refused(
+    built, tiny_text_model, tmp_path_factory, refusal
+):
+    output, other = built / "mtp-other-Q8_0.gguf", tiny_ggufs(tmp_path_factory, tiny_text_model)
+    refusal(build_draft.main, arguments(built, output, model=DEMO / "model"), "config.json", "expected an assistant")
+    refusal(build_draft.main, arguments(other, output), ASSISTANT, "it is of another model")
+    assert not output.exists() and not Path(f"{output}.json").exists()
+
+
+def changed(header: GgufHeader, ending: str, value: object, output: Path) -> GgufHeader:
+    """Return a header whose key with this ending has another value."""
+    pairs = [key_value(p.key, value) if p.key.endswith(ending) else p.raw for p in header.key_values]
+    return write_header_only(header, pairs, [(t.name, t.dims, t.kind) for t in header.tensors], output)
+
+
+@pytest.mark.parametrize(
+    ("ending", "value", "words"),
+    [
+        ("gemma4.embedding_length", 512, "expected states of 512 values, as F16.gguf has, found 256"),
+        ("head_count_kv", [4, 2, 1], "expected keys of full layers .* 1 heads of 64 values, found 2 heads of 64"),
+        ("key_length_swa", 64, "expected keys of sliding layers .* 4 heads of 64 values, found 4 heads of 32"),
+        ("sliding_window_pattern", [True, False, True], "expected a last layer with full attention"),
+        ("sliding_window_pattern", [False, False, False], "expected a sliding layer before the last"),
+        ("tokenizer.ggml.tokens", ["a", "b"], "expected the vocabulary of F16.gguf, found 3001 tokens for 2"),
+    ],
+)
+def test_each_part_that_does_not_fit_is_named(built, tmp_path, ending, value, words):
+    draft, target = read_header(built / DRAFT), read_header(built / "F16.gguf")
+    check_fits(draft, target, "draft")
+    with pytest.raises(InputError, match=words):
+        check_fits(draft, changed(target, ending, value, tmp_path / "F16.gguf"), "draft")
+    with pytest.raises(InputError, match="expected a model of the architecture gemma4-assistant, found gemma4"):
+        check_fits(target, target, "draft")
+
+
+def test_the_training_sees_what_transformers_drafts():
+    target = transformers.Gemma4ForCausalLM.from_pretrained(DEMO / "model", dtype=torch.float32).eval()
+    assistant = transformers.Gemma4AssistantForCausalLM.from_pretrained(ASSISTANT, dtype=torch.float32).eval()
+    ids = torch.randint(20, 3000, (1, 12), generator=torch.Generator().manual_seed(1))
+    place = 7  # of the last token that is known
+    with torch.no_grad():
+        mine = [assistant.lm_head(states)[0] for states, _ in drafts(assistant, target, ids)]
+        seen = target.model(input_ids=ids[:, :place], use_cache=False, return_shared_kv_states=True)
+        state = seen.last_hidden_state[:, -1:]
+        for step in range(DRAFTED_TOKENS):
+            embedded = target.model.embed_tokens(ids[:, place + step : place + step + 1])
+            output = assistant(
+                inputs_embeds=torch.cat([embedded, state], dim=-1),
+                position_ids=torch.tensor([[place]]),
+                shared_kv_states=dict(seen.shared_kv_states),
+            )
+            torch.testing.assert_close(mine[step][place - 1], output.logits[0, 0], rtol=1e-4, atol=1e-3)
+            state = output.last_hidden_state
+
+
+def test_answers_stay_and_most_drafts_are_accepted(built, tmp_path):
+    output = tmp_path / "draft.md"
+    common = ["--draft", built / DRAFT, "--questions", DEMO / "eval_questions.csv", "--limit", 3, "--rounds", 1]
+    call(measure_draft.main, *common, "--gguf", f"demo={built / 'Q8_0.gguf'}", "--output", output)
+    results = read_record(output.with_suffix(".json"), DraftResults)
+    answers = results["models"][0]
+    assert answers["same"] == [True] * 3 and min(answers["tokens"]) > 5
+    assert acceptance(answers)[0] > 0.4 and tokens_per_pass(answers) > 1.4
+    assert f"| {' | '.join(draft_rows(results)[0])} |" in output.read_text()
+
+
+def test_figures_of_made_up_answers_and_a_changed_answer_is_refused():
+    answers = {"name": "a", "gguf": "a.gguf", "tokens": [12, 8], "drafted": [8, 8], "accepted": [6, 4]}
+    answers |= {"same": [True, False], "speeds": [30.0, 20.0], "speeds_without": [20.0, 20.0]}
+    assert acceptance(answers)[0] == 10 / 16 and tokens_per_pass(answers) == 20 / 10
+    assert factor_and_error([30, 20], [20, 20]) == pytest.approx((1.25, 0.25)) and factor_and_error([3], [2]) == (
+        1.5,
+        None,
+    )
+    with pytest.raises(InputError, match="expected the same greedy answers of a.gguf .*found 1 others of 2"):
+        check_same({"file": "d.gguf", "questions": 2, "models": [answers]})
+
+
+def test_a_damaged_draft_model_is_refused(built, tmp_path, refusal):
+    copy = tmp_path / DRAFT
+    copy.write_bytes((built / DRAFT).read_bytes()[:-1] + b"\1")
+    shutil.copy(f"{built / DRAFT}.json", f"{copy}.json")
+    asked = ["--draft", copy, "--questions", DEMO / "eval_questions.csv", "--output", tmp_path / "draft.md"]
+    refusal(measure_draft.main, [*asked, "--gguf", f"demo={built / 'Q8_0.gguf'}"], DRAFT, "build it again")
+    assert json.loads(Path(f"{copy}.json").read_text())["name"] == "demo"
