@@ -61,7 +61,7 @@ def try_fault(place: Place, fault: Fault) -> None:
     for path in (screen, last):
         path.unlink(missing_ok=True)
     inject = ("-e", f"trace={fault.call}", "-e", f"inject={fault.call}:error={fault.errno}:when={fault.when}")
-    words = ("strace", "-f", "-qq", "-o", "/dev/null", "-P", str(place.work / fault.path), *inject)
+    words = ("strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-P", str(place.work / fault.path), *inject)
     process = place.start(fault.stage, screen, words)
     seconds = SECONDS_TO_END + 4 * place.seconds[fault.stage]
     if not end_all(place, process, seconds):

@@ -81,7 +81,21 @@ def traced_calls(place: Place, stage: str) -> list[str]:
     """Run a stage under strace; return the calls that write, flush and rename, a line each."""
     place.restore(stage)
     trace = place.folder / "trace.txt"
-    words = ("strace", "-f", "-q", "-y", "-s", "0", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", str(trace))
+    words = (
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-q",
+        "-y",
+        "-s",
+        "0",
+        "-e",
+        f"trace={CALLS}",
+        "-e",
+        "signal=none",
+        "-o",
+        str(trace),
+    )
     if code := place.start(stage, place.folder / "traced.txt", words).wait():
         raise SystemExit(f"error: {stage} under strace: expected exit code 0, found {code}")
     lines = whole_lines(trace.read_text(errors="replace"))
