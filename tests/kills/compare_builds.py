@@ -4,8 +4,9 @@ import json
 import re
 from pathlib import Path
 
-# What holds times by design: how long each question took and when it was asked; lm-eval's own record of its run.
-TIMES = {"asked_at", "seconds", "date", "start_time", "end_time", "total_evaluation_time_seconds"}
+# What holds times by design: how long each question took and when it was asked; lm-eval's own record of its run, with
+# the speed of the processor at that moment and the port that the proxy got.
+TIMES = {"asked_at", "seconds", "date", "total_evaluation_time_seconds", "pretty_env_info", "base_url"}
 # Logs are appended to by each try, and the server's tells about its own process.
 LOGS = re.compile(r"(^|/)logs/|\.log$")
 

@@ -6,7 +6,7 @@ Output:  FOLDER/faults.md: a table of the errors; FOLDER/faults.json: each fault
 Example: .venv/bin/python tests/kills/fault_stages.py --faults 100 --seed 1 --folder build/faults
 
 A first run under strace shows which files a stage writes to. Then one kind of call fails for one of them with one
-errno, each time or from the second time on. The stage must end with an error line and without a traceback, or be done
+errno, from one of its calls on. The stage must end with an error line and without a traceback, or be done
 with the same bytes; it must not hang. The next run must end with the same bytes and leave nothing over.
 """
 
@@ -29,7 +29,7 @@ WRITES = ("ENOSPC", "EDQUOT", "EIO", "EBUSY", "ENOMEM", "EROFS", "EFBIG", "EPERM
 FLUSHES = ("EIO", "ENOSPC", "EDQUOT", "EROFS")
 RENAMES = ("EACCES", "EBUSY", "EPERM", "ENOSPC", "EDQUOT", "EROFS", "EIO", "ENOMEM")
 RANDOM_NAME = re.compile(r"/\.?tmp\w{6,}|/[0-9a-f]{16,}")  # another run has another one
-ERROR_LINE = re.compile(r"^error\b.*: expected .+, found.+|^\S+: error: .+", re.MULTILINE)
+ERROR_LINE = re.compile(r"^error\b.*: expected .+, found.+|^\S+: error: .+|^bash: line 1: .+ error: .+", re.MULTILINE)
 
 
 @dataclass
@@ -45,13 +45,14 @@ class Fault:
     faults: list[str] = field(default_factory=list)
 
 
-def choose_fault(stage: str, files: dict[str, set[str]], place: Place, choose: random.Random) -> Fault:
+def choose_fault(stage: str, files: dict[str, Counter[str]], place: Place, choose: random.Random) -> Fault:
     """Return a fault at random, of a file whose name is the same in every run."""
     call = choose.choice(sorted(files))
     errnos = FLUSHES if "sync" in call else RENAMES if call.startswith("rename") else WRITES
     path = choose.choice(sorted(files[call]))
     name = Path(path).relative_to(place.work).as_posix()
-    return Fault(stage, call, choose.choice(errnos), name, choose.choice(("1+", "2+")))
+    first = choose.randint(1, files[call][path])  # as when a disk runs full at some moment
+    return Fault(stage, call, choose.choice(errnos), name, f"{first}+")
 
 
 def try_fault(place: Place, fault: Fault) -> None:
@@ -61,7 +62,7 @@ def try_fault(place: Place, fault: Fault) -> None:
     for path in (screen, last):
         path.unlink(missing_ok=True)
     inject = ("-e", f"trace={fault.call}", "-e", f"inject={fault.call}:error={fault.errno}:when={fault.when}")
-    words = ("strace", "-f", "-qq", "-o", "/dev/null", "-P", str(place.work / fault.path), *inject)
+    words = ("strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-P", str(place.work / fault.path), *inject)
     process = place.start(fault.stage, screen, words)
     seconds = SECONDS_TO_END + 4 * place.seconds[fault.stage]
     if not end_all(place, process, seconds):
@@ -111,11 +112,13 @@ def main() -> None:
     place = Place(args.folder.resolve())
     prepare(place)
     run_undisturbed(place, max(args.stages, key=list(GOALS).index))
-    choose, files = random.Random(args.seed), {}
+    choose, files = random.Random(args.seed), dict[str, dict[str, Counter[str]]]()
     for stage in args.stages:
         found = files_by_call(traced_calls(place, stage), place.work)
-        named = {call: {path for path in paths if not RANDOM_NAME.search(path)} for call, paths in found.items()}
-        files[stage] = {call: paths for call, paths in named.items() if paths}
+        for call, counts in found.items():
+            named = Counter({path: times for path, times in counts.items() if not RANDOM_NAME.search(path)})
+            if named:
+                files.setdefault(stage, {})[call] = named
     while len(tried) < args.faults:
         stage = args.stages[len(tried) % len(args.stages)]
         fault = choose_fault(stage, files[stage], place, choose)

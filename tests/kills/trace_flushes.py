@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 from demo_stages import Place
@@ -81,7 +82,21 @@ def traced_calls(place: Place, stage: str) -> list[str]:
     """Run a stage under strace; return the calls that write, flush and rename, a line each."""
     place.restore(stage)
     trace = place.folder / "trace.txt"
-    words = ("strace", "-f", "-q", "-y", "-s", "0", "-e", f"trace={CALLS}", "-e", "signal=none", "-o", str(trace))
+    words = (
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-q",
+        "-y",
+        "-s",
+        "0",
+        "-e",
+        f"trace={CALLS}",
+        "-e",
+        "signal=none",
+        "-o",
+        str(trace),
+    )
     if code := place.start(stage, place.folder / "traced.txt", words).wait():
         raise SystemExit(f"error: {stage} under strace: expected exit code 0, found {code}")
     lines = whole_lines(trace.read_text(errors="replace"))
@@ -89,15 +104,15 @@ def traced_calls(place: Place, stage: str) -> list[str]:
     return lines
 
 
-def files_by_call(lines: list[str], folder: Path) -> dict[str, set[str]]:
-    """Return the files inside a folder that each call of a trace wrote to, flushed or renamed."""
-    found: dict[str, set[str]] = {}
+def files_by_call(lines: list[str], folder: Path) -> dict[str, Counter[str]]:
+    """Return the files inside a folder that each call of a trace wrote to, flushed or renamed, and how often."""
+    found: dict[str, Counter[str]] = {}
     for line in lines:
         if match := TRACED.match(line):
             call, arguments = match[1], match[2]
             path = TEXT.findall(arguments)[0] if call.startswith("rename") else written_by(call, arguments)
             if path and path.startswith(f"{folder}/"):
-                found.setdefault(call, set()).add(path)
+                found.setdefault(call, Counter())[path] += 1
     return found
 
 
