@@ -62,7 +62,7 @@ fetch_source() {
   "$PYTHON" -m pip download --quiet --no-deps --no-binary :all: --require-hashes \
     -r "$work/download/requirements.txt" -d "$work/download" >&2 ||
     die "llama-cpp-python==$VERSION: expected the archive with sha256 $ARCHIVE_SHA256 from PyPI, pip could not get it"
-  tar -xzf "$work/download/llama_cpp_python-$VERSION.tar.gz" -C "$work/unpack"
+  tar -xz --no-same-owner -f "$work/download/llama_cpp_python-$VERSION.tar.gz" -C "$work/unpack"
   mv "$work/unpack/llama_cpp_python-$VERSION/vendor/llama.cpp" "$work/src"
   rm -rf "$work/download" "$work/unpack"
 }

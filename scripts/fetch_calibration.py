@@ -22,7 +22,7 @@ URL = (
     "ce111d8971a07caebd8234ef336b2102d6c5fb85/calibration_datav5.txt"
 )
 TIMEOUT_SECONDS = 60
-LEAST_BYTES = 100_000  # less is an error page
+LEAST_BYTES, MOST_BYTES = 100_000, 100_000_000  # less is an error page, more no text to calibrate with
 
 
 class CalibrationRecord(FileRecord):
@@ -36,10 +36,13 @@ def download_text(url: str) -> bytes:
     """Return the bytes behind a URL; raise InputError when the download fails."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
-            return answer.read()
+            content = answer.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
         advice = "give a text of your own with CALIBRATION=FILE"
         raise InputError(url, "a text that can be downloaded", str(error), advice) from error
+    if len(content) > MOST_BYTES:
+        raise InputError(url, f"a text of at most {MOST_BYTES} bytes", "a longer one")
+    return content
 
 
 def check_text(url: str, content: bytes, expected: str | None) -> str:

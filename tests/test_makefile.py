@@ -3,12 +3,17 @@
 One release is built for all tests of this file. A test that changes anything works on a copy of it.
 """
 
+import getpass
 import os
+import platform
 import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from conftest import REPO
@@ -53,7 +58,8 @@ def unbuilt(tiny_text_model, few_questions, folders) -> list[str]:
 def variables(tiny_text_model, few_questions, folders) -> list[str]:
     """The variables of a whole release, built once; tests only read it."""
     found = variables_of(tiny_text_model, few_questions, folders / "build")
-    assert scripts_in(make("release", *found))
+    with secrets_looked_for():
+        assert scripts_in(make("release", *found, environment=SECRETS))
     return found
 
 
@@ -65,9 +71,43 @@ def copied(variables, folders, request) -> list[str]:
     return [*variables[:-1], f"BUILD={place}"]
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess:
+def make(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     """Run make; V=1 shows the commands of the steps."""
-    return subprocess.run(["make", "V=1", *arguments], cwd=REPO, capture_output=True, text=True)
+    environment = {**os.environ, **(environment or {})}
+    return subprocess.run(["make", "V=1", *arguments], cwd=REPO, capture_output=True, text=True, env=environment)
+
+
+# What the environment of a user has, and must be nowhere else: keys, and the names of user and machine.
+SECRETS = {
+    "HF_TOKEN": "hf_canaryOfTheTests",
+    "OPENAI_API_KEY": "sk-canary-of-the-tests",
+    **dict.fromkeys(("USER", "LOGNAME", "USERNAME"), "canary-user"),
+    **dict.fromkeys(("HOST", "HOSTNAME"), "canary-host"),
+}
+SECRETS_ON_COMMAND_LINES: list[str] = []
+
+
+@contextmanager
+def secrets_looked_for() -> Iterator[None]:
+    """Look at the command lines of all processes, ten times a second, for SECRETS."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    line = path.read_bytes().decode(errors="replace")
+                except OSError:  # it has ended
+                    continue
+                SECRETS_ON_COMMAND_LINES.extend(line for secret in SECRETS.values() if secret in line)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def scripts_in_text(text: str) -> set[str]:
@@ -356,6 +396,15 @@ def test_a_replaced_evaluation_is_made_again_and_nothing_else(copied):
     assert "CTX=512" in settings.read_text()
     assert before == {path: path.stat().st_mtime_ns for path in build_of(copied).rglob("*.gguf")}
     assert not scripts_in(make("-n", "eval", *copied, "CTX=512"))
+
+
+def test_no_key_and_no_name_of_user_or_machine_is_on_a_command_line_or_in_a_file(variables):
+    names = [name for name in (platform.node(), getpass.getuser()) if len(name) > 5]  # "root" is a word like others
+    secrets = [text.encode() for text in {*SECRETS.values(), *names}]
+    files = [path for path in build_of(variables).rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".log", ".json", ".md", ".html", ".gguf", ".safetensors"}
+    assert not [(path, secret) for path in files for secret in secrets if secret in path.read_bytes()]
+    assert not SECRETS_ON_COMMAND_LINES
 
 
 def test_the_evaluation_needs_the_quant_that_it_scores_and_no_other(unbuilt):

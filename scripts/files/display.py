@@ -4,12 +4,16 @@ Sizes are printed by `gib` and `in_unit` of safe_files.py.
 """
 
 import math
+import re
 
 # The palette of Okabe and Ito (Color Universal Design, 2008). Colour-blind readers see its colours as different, too.
 BLUE, ORANGE, GREEN, VERMILION, SKY, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#8a8a8a"
 KEPT, DROPPED = BLUE, ORANGE  # of experts, in every picture and on the page
 KIND_COLORS = {"standard": BLUE, "ContribDynamic": VERMILION, "target size": GREEN}  # of quants, likewise
 MOST_DECIMALS = 8  # a tiny error must not fill the cell of a table
+TAG_BEGIN = re.compile(r"<(?=[a-zA-Z/!?])")
+# Our own links go to the Hub or to a file beside the text.
+FOREIGN_LINK = re.compile(r"\]\s*\((?!(?:https://huggingface\.co/[\w./-]+|[\w.-]+)\))")
 SCREEN_WIDTH = 100  # characters of a line that a person reads on a screen
 
 
@@ -36,11 +40,19 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
+def cell_text(text: str) -> str:
+    """Return a text as a cell of a Markdown table: one line, without a tag or a link that was not ours.
+
+    A bar or a line end would begin another cell or end the table. Names of domains and files come from elsewhere.
+    """
+    one_line = " ".join(text.split()).replace("|", "\\|")
+    return FOREIGN_LINK.sub(r"]\\(", TAG_BEGIN.sub("&lt;", one_line))
+
+
 def markdown_table(heads: list[str], rows: list[list[str]], left: int = 1, last_words: int = 0) -> str:
     """Return a Markdown table; the first `left` and the last `last_words` columns are words, the others numbers."""
     numbers = len(heads) - left - last_words
-    # A bar or a line end inside a cell would begin another cell or end the table.
-    rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+    heads, *rows = [[cell_text(cell) for cell in row] for row in (heads, *rows)]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * left}{' ---: |' * numbers}{' --- |' * last_words}"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 

@@ -263,7 +263,10 @@ def only_writer(path: Path) -> Iterator[None]:
     # So they lie in the temporary directory, where they bother nobody, and not beside the output. Each user has a
     # directory of their own, because one user cannot open the lock files of another.
     directory = Path(tempfile.gettempdir()) / f"output-locks-{os.getuid()}"
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    # The temporary directory is everybody's: another user may have made a folder, or a link, of that name before.
+    if directory.is_symlink() or directory.stat().st_uid != os.getuid():
+        raise InputError(directory, "a folder of your own, for locks", "one of another user", "set TMPDIR to another")
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()  # a path has slashes and can be too long for a name
     handle = os.open(directory / name, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -95,3 +95,12 @@ def test_what_is_no_text_is_refused(site, tmp_path, refusal):
 
 def test_the_default_is_pinned_to_a_revision():
     assert "/raw/ce111d8971a07caebd8234ef336b2102d6c5fb85/" in fetch_calibration.URL
+
+
+def test_a_download_without_end_is_cut_off(site, tmp_path, refusal, monkeypatch):
+    url, folder = site
+    (folder / "v5.txt").write_bytes(TEXT)
+    monkeypatch.setattr(fetch_calibration, "MOST_BYTES", len(TEXT) - 1)
+    arguments = ["--url", f"{url}/v5.txt", "--output", tmp_path / "v5.txt"]
+    refusal(fetch_calibration.main, arguments, "at most", "a longer one")
+    assert not list(tmp_path.glob("v5.txt*"))

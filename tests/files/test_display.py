@@ -20,6 +20,14 @@ def test_plurals_and_tables():
     assert markdown_table(["name", "size"], [["a", "1.00"]]) == "| name | size |\n| --- | ---: |\n| a | 1.00 |"
 
 
+def test_a_cell_of_a_table_has_no_tag_link_or_bar_of_another_s():
+    name = "a|b\n<script>x</script> [x](javascript:x) [y] (http://z)"
+    inert = "a\\|b &lt;script>x&lt;/script> [x]\\(javascript:x) [y]\\(http://z)"
+    assert markdown_table([name], [[name]]) == f"| {inert} |\n| --- |\n| {inert} |"
+    ours = "[a](https://huggingface.co/a/b) [c](c.png) 1 < 2"
+    assert ours in markdown_table(["x"], [[ours]])
+
+
 def test_a_table_for_a_screen_is_aligned_and_only_its_first_column_gives_way():
     assert screen_table(["name", "GiB"], [["a", "1.00"], ["long", "10.00"]]) == (
         "name    GiB\na      1.00\nlong  10.00"

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from conftest import REPO
@@ -17,6 +18,7 @@ from files.safe_files import (
     gib,
     in_unit,
     link_or_copy,
+    only_writer,
     recorded_sha256,
     replace_when_done,
     require_disk_space,
@@ -200,3 +202,12 @@ def test_a_reader_that_goes_away_ends_a_command_in_one_line(tmp_path):
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment)
     assert done.stdout == "x"
     assert done.stderr == "error: output: expected a reader to the end, found a closed pipe\n"
+
+
+def test_locks_do_not_go_through_a_link_that_another_user_may_have_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"output-locks-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="a folder of your own, for locks"), only_writer(tmp_path / "output"):
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -19,6 +19,7 @@ from release.card_results import count_in_words, map_of, patch_table, variants_t
 from release.card_run import run_checkpoint_section, run_ggufs_section
 from release.card_sections import Release, limits_section, method_section
 from release.card_tables import fallbacks_in_words, file_table, memory_table, quality_word, ranges, tiers_in_words
+from release.card_words import check_words
 from release.chores import chores
 from release.front_matter import check_front_matter, check_same_repository, front_matter
 from release.gates import GATES, Checked
@@ -425,6 +426,22 @@ def test_the_methodology_of_the_metadata_is_shown(release):
     methodology = {"cut_tokens": 4096, "dtype": "float32", "attention": None, "not_known": ["a"], "questions": 9}
     text = method_section(replace(release, metadata={**release.metadata, "methodology": methodology}))
     assert text.count("| Cut tokens | 4096 |\n| Dtype | float32 |\n| Attention | not known |\n\n") == 1
+
+
+FOREIGN = ["<script>x</script>", "<img src=x>", "[x](javascript:x)", "\\\\[x](http://y)", "a\n\n[x]: http://y", "<!--"]
+
+
+@pytest.mark.parametrize("words", FOREIGN)
+def test_foreign_tags_and_links_are_shown_in_tables_and_refused_elsewhere(words, release):
+    def card(**changes: object) -> str:
+        return check_words("README.md", gguf_card(replace(release, metadata={**release.metadata, **changes})))
+
+    shown = card(methodology={"model": f"{words} | a"})
+    assert words not in shown and "\\| a |" in shown
+    method = {"criterion": "given", "own_map": {"criterion": words}}
+    assert card(method={**method, "own_map": {"criterion": "plain words"}})
+    with pytest.raises(InputError, match="README.md: expected a card without foreign tags and links"):
+        card(method=method)
 
 
 def test_the_checkpoint_s_card_has_the_same_order(pruned_demo, tmp_path):
