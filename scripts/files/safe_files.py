@@ -385,11 +385,13 @@ class Record(Fields):
     """A JSON file that one step writes and others read. A subclass names its fields and belongs to one module.
 
     `what` names the file in messages. `current` is the version of its form. It goes up when a field changes its name or
-    meaning, so that an older file is refused and never misread.
+    meaning, so that an older file is refused and never misread. `any_letters`: it holds a model's own words, in which a
+    control character may be; none of them is printed.
     """
 
     what: ClassVar[str]
     current: ClassVar[int] = 1
+    any_letters: ClassVar[bool] = False
     version: int
 
 
@@ -420,7 +422,7 @@ def check_record(path: object, content: dict, kind: type[Record], again: str = "
         raise InputError(path, f"{kind.what}, version {kind.current}", found, again)
     check_fields(path, content, kind, kind.what, again)
     # Some of what a record holds is printed: an escape sequence in a name would reach the terminal or a card.
-    if control := CONTROL.search(json.dumps(content, ensure_ascii=False)):
+    if not kind.any_letters and (control := CONTROL.search(json.dumps(content, ensure_ascii=False))):
         raise InputError(path, f"{kind.what} without control characters", repr(control[0]), again)
     return content
 
