@@ -39,6 +39,14 @@ HOW_COUNTED = (
     "ranked last are dropped."
 )
 HOW_GIVEN = "The experts to drop were given as a drop map."
+# Fields of `Methodology` whose names alone would mislead: "cut tokens 4096" reads as if so many had been cut away.
+METHODOLOGY_WORDS = {
+    "empty_reasonings": "Questions without a reasoning",
+    "cut_questions": "Questions that were cut",
+    "cut_tokens": "Longest input that is not cut (tokens)",
+    "counted_tokens": "Tokens that count",
+    "chat_template_sha256": "Chat template, sha256",
+}
 HELD_BY_CALIBRATION = "the calibration text holds the scored questions"
 
 
@@ -173,7 +181,7 @@ def methodology_rows(methodology: dict) -> list[list[str]]:
         key: value for key, value in methodology.items() if key not in known and not isinstance(value, dict | list)
     }
     values = {key: "not known" if value in (None, "") else str(value) for key, value in shown.items()}
-    return [[key.replace("_", " ").capitalize(), value] for key, value in values.items()]
+    return [[METHODOLOGY_WORDS.get(key, key.replace("_", " ").capitalize()), value] for key, value in values.items()]
 
 
 def how_chosen(method: dict) -> str:

@@ -19,6 +19,7 @@ from choice.drop_map import (
     criterion_of,
     details_of,
     dropped_ids,
+    methodology_of,
     question_ids_of,
     read_map,
     read_metadata,
@@ -109,6 +110,7 @@ def map_breaks(lineage: Lineage) -> Breaks:
     for what, mine, theirs in (
         ("experts", layers, metadata["layers"]),
         ("method", details_of(content), metadata["method"]),
+        ("methodology", methodology_of(details_of(content)), metadata.get("methodology", {})),
         ("base checkpoint", said, metadata["source"]),
     ):
         if mine != theirs:

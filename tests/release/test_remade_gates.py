@@ -277,6 +277,7 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (lambda build: of_metadata(build, lambda m: m.update(gpqa="99%")), "no field 'gpqa'"),
         (lambda build: of_metadata(build, lambda m: m["source"].update(weights_sha256="9" * 64)), "base checkpoint"),
         (lambda build: of_metadata(build, lambda m: m["method"].update(questions=600)), "the method of map.json"),
+        (lambda build: of_metadata(build, lambda m: m["methodology"].update(gpqa=9)), "the methodology of map.json"),
         (lambda build: build.change(build.map, lambda m: m.update(seed=1)), "the drop map with sha256"),
         (lambda build: of_map(build, as_own_map), "the router's rows of the 112 kept experts in layer 1"),
         (of_statistics, "a map chosen from statistics.safetensors"),
