@@ -340,14 +340,25 @@ def _bounded(text: str) -> int:
     return value
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:SHOWN_CHARACTERS]!r} twice")
+    return value
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text; raise ValueError where Python would take more than JSON and a file can hold.
 
     That is: NaN and infinite numbers, whole numbers over 64 bits, half of a surrogate pair (no file can be written with
-    one). Raises RecursionError on brackets nested thousands deep.
+    one), and a key twice, of which another reader may take the other value. Raises RecursionError on brackets nested
+    thousands deep.
     """
     decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-    value = json.loads(decoded, parse_constant=_finite, parse_float=_finite, parse_int=_bounded)
+    numbers: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite, "parse_int": _bounded}
+    value = json.loads(decoded, object_pairs_hook=_each_once, **numbers)
     if "\\ud" in decoded.lower():  # only an escape can bring half a pair in; most texts have none and are not walked
         json.dumps(value, ensure_ascii=False).encode()
     return value

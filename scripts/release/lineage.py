@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chats.questions import read_ids
-from checkpoints.checkpoint import read_config, source_digest
+from checkpoints.checkpoint import INDEX_NAME, read_config, source_digest
+from checkpoints.checkpoint_drop import pruned_config, small_files
 from checkpoints.moe_families import family_of, shape_of
 from choice.drop_map import (
     METADATA_NAME,
@@ -25,12 +26,12 @@ from choice.drop_map import (
     read_metadata,
 )
 from files.safe_files import InputError, read_record, sha256_file
-from ggufs.gguf_header import TensorInfo, read_header
+from ggufs.gguf_header import ARRAY, GgufHeader, TensorInfo, array_values, read_header
 from ggufs.imatrix import ImatrixRecord
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import ConversionRecord
 from release.gguf_parts import tensors_of
-from release.manifest import BUILD_AGAIN, DIGITS
+from release.manifest import BUILD_AGAIN, DIGITS, MANIFEST
 from scoring.score_records import SCORES_NAME
 
 OTHER_BUILD = "it is of another build; run `make release`"
@@ -186,6 +187,58 @@ def router_breaks(lineage: Lineage) -> Breaks:
     return found
 
 
+def header_breaks(lineage: Lineage) -> Breaks:
+    """Every file says of its architecture what the full model's F16 file says, but for the number of experts.
+
+    A card takes the longest context and the experts per token from a header.
+    """
+    if not lineage.knows_full:
+        return []
+    place, full = lineage.origin("full f16"), lineage.full
+    file = place.with_suffix("")
+    header = read_header(file)
+    named = [("a model named", header.value("general.name"), full["name"])]
+    found = breaks_of(place, [*named, ("bytes:", file.stat().st_size, full["bytes"])])
+    wanted = architecture_of(header)
+    for path in lineage.files.values():
+        mine = architecture_of(read_header(path))
+        pairs = [(f"{key} of the full model:", wanted.get(key), mine.get(key)) for key in sorted({*wanted, *mine})]
+        found += breaks_of(path, pairs)
+    return found
+
+
+def architecture_of(header: GgufHeader) -> dict[str, object]:
+    """Return what a header says of the architecture, by key, without the number of experts."""
+    begin = f"{header.architecture}."
+    own = [pair for pair in header.key_values if pair.key.startswith(begin) and pair.key != f"{begin}expert_count"]
+    return {pair.key: array_values(pair) if pair.kind == ARRAY else pair.value for pair in own}
+
+
+def source_breaks(lineage: Lineage) -> Breaks:
+    """Config and small files of the checkpoint are the full model's; of the config only the expert count is another."""
+    source, folder = lineage.sources["origins"].get("source"), lineage.metadata_path.parent
+    if source is None or not source.is_dir():
+        return []
+    metadata, config = read_metadata(lineage.metadata_path), read_config(source)
+    pairs: list[tuple[str, object, object]] = []
+    if "config_sha256" in metadata["source"]:
+        digest = sha256_file(source / "config.json")
+        pairs.append((f"the config of {source.name} with sha256", digest, metadata["source"]["config_sha256"]))
+    found = breaks_of(lineage.metadata_path, pairs)
+    if read_config(folder) != pruned_config(config, family_of(source, config, []), metadata["keep_count"]):
+        expected = "the full model's config with the new number of experts"
+        found.append(InputError(folder / "config.json", expected, "another", BUILD_AGAIN))
+    theirs = {path.relative_to(source).as_posix(): path for path in small_files(source)}
+    every = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    # Metadata and index are the drop's own, and a release takes neither card nor manifest from a checkpoint.
+    own = {"config.json", METADATA_NAME, INDEX_NAME, "README.md", MANIFEST, *metadata["shards"]}
+    for path in every:
+        name = path.relative_to(folder).as_posix()
+        if name not in own and (name not in theirs or sha256_file(path) != sha256_file(theirs[name])):
+            found.append(InputError(path, "a file of the full model's checkpoint", "another", OTHER_BUILD))
+    return found
+
+
 def quant_breaks(lineage: Lineage) -> Breaks:
     """Every quant was made from that F16 file, has the kept experts, and was made with an imatrix of that file."""
     metadata, f16_sha256 = read_metadata(lineage.metadata_path), lineage.f16_sha256
@@ -219,8 +272,8 @@ def quant_breaks(lineage: Lineage) -> Breaks:
 
 def lineage_breaks(lineage: Lineage) -> Breaks:
     """Return every break of the chain, from the statistics to the quants."""
-    found: Breaks = []
-    for part in (map_breaks, choice_breaks, checkpoint_breaks, quant_breaks, router_breaks):
+    found = map_breaks(lineage) + choice_breaks(lineage) + checkpoint_breaks(lineage) + source_breaks(lineage)
+    for part in (quant_breaks, header_breaks, router_breaks):
         found += part(lineage)
     return found
 
