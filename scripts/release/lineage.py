@@ -106,6 +106,7 @@ def map_breaks(lineage: Lineage) -> Breaks:
     found = breaks_of(path, pairs)
     unknown = metadata.keys() - DropMetadata.model_fields.keys()
     unknown |= metadata["method"].keys() - MapDetails.model_fields.keys()
+    unknown |= metadata["source"].keys() - {"config_sha256", "weights_sha256"}
     for name in sorted(unknown):
         found.append(InputError(path, f"no field {name!r}, which nothing here writes", "one", BUILD_AGAIN))
     for what, mine, theirs in (
@@ -254,6 +255,7 @@ def quant_breaks(lineage: Lineage) -> Breaks:
             ("an imatrix of the F16 file", f16_sha256, imatrix["model_sha256"]),
             (f"{file.name} with sha256", imatrix["sha256"], measured),
             (f"the text {text.name} with sha256", sha256_file(text), imatrix["calibration_sha256"]),
+            ("a text named", text.name, imatrix["calibration"]),
         ]
         found += breaks_of(place, pairs)
     for name, record in lineage.records.items():

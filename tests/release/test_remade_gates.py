@@ -286,6 +286,7 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (lambda build: build.change(build.metadata, lambda m: m.update(keep_count=96)), "a checkpoint whose files"),
         (lambda build: of_metadata(build, lambda m: m.update(keep_count=96)), "kept experts per layer"),
         (lambda build: of_metadata(build, lambda m: m.update(gpqa="99%")), "no field 'gpqa'"),
+        (lambda build: of_metadata(build, lambda m: m["source"].update(gpqa="99%")), "no field 'gpqa'"),
         (lambda build: of_metadata(build, lambda m: m["source"].update(weights_sha256="9" * 64)), "base checkpoint"),
         (lambda build: of_metadata(build, lambda m: m["method"].update(questions=600)), "the method of map.json"),
         (lambda build: of_metadata(build, lambda m: m["methodology"].update(gpqa=9)), "the methodology of map.json"),
@@ -298,6 +299,7 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (of_record("F16.gguf.json", sha256="4" * 64), "a quant of the F16 file"),
         (of_record("imatrix.gguf.json", model_sha256="4" * 64), "an imatrix of the F16 file"),
         (of_record("imatrix.gguf.json", sha256="4" * 64), "imatrix.gguf with sha256"),
+        (of_record("imatrix.gguf.json", calibration="calibration_datav5.txt"), "a text named text.txt"),
         (of_record("imatrix.gguf.json", calibration_sha256="4" * 64), "the text text.txt with sha256"),
     ],
 )
