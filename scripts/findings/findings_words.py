@@ -93,7 +93,8 @@ def weight_sentences(weights: list[dict]) -> list[str]:
         sentences.append(
             f"{matrix}: of the cosines between two experts' weights {most['largest']:.4f} is farthest from 0 (layer "
             f"{most['layer']}, experts {most['pair'][0]} and {most['pair'][1]}), the mean {mean:.4f}; independent ones "
-            f"would spread by {most['chance']:.4f}. {above} of {pairs} pairs are above {CARD_COSINE_WORDS}."
+            f"would spread by {most['chance']:.4f}. {above} of {pairs} pairs are farther from 0 than "
+            f"{CARD_COSINE_WORDS}."
         )
     return sentences
 
