@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chats.questions import read_ids
-from checkpoints.checkpoint import INDEX_NAME, read_config, source_digest
+from checkpoints.checkpoint import INDEX_NAME, read_checkpoint, read_config, source_digest, weights_digest
 from checkpoints.checkpoint_drop import pruned_config, small_files
 from checkpoints.moe_families import family_of, shape_of
 from choice.drop_map import (
@@ -126,6 +126,9 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     method = details_of(read_map(place))
     made_from = {method[key] for key in ("stats_sha256", "imatrix_sha256") if key in method}
     found: Breaks = []
+    for key in ("bootstrap", "domains") if "own_map" in method else ():
+        if key in method:  # copy_drop_map.py leaves them out: nothing shows that they belong to the map
+            found.append(InputError(place, f"no {key} in a map that was given", "one", BUILD_AGAIN))
     if made_from and "own_map" not in method:
         source = lineage.origin("statistics")
         found += breaks_of(place, [(f"a map chosen from {source.name}, sha256", sha256_file(source), *made_from)])
@@ -221,12 +224,15 @@ def source_breaks(lineage: Lineage) -> Breaks:
     if source is None or not source.is_dir():
         return []
     metadata, config = read_metadata(lineage.metadata_path), read_config(source)
-    pairs: list[tuple[str, object, object]] = []
-    if "config_sha256" in metadata["source"]:
-        digest = sha256_file(source / "config.json")
-        pairs.append((f"the config of {source.name} with sha256", digest, metadata["source"]["config_sha256"]))
+    tensors, said = read_checkpoint(source), metadata["source"]
+    family = family_of(source, config, list(tensors))
+    pairs: list[tuple[str, object, object]] = [
+        ("experts of the full model:", shape_of(source, family, config).experts, metadata["experts"]),
+        ("a full model whose config has sha256", sha256_file(source / "config.json"), said.get("config_sha256")),
+        ("a full model whose weights have sha256", weights_digest(tensors), said.get("weights_sha256")),
+    ]
     found = breaks_of(lineage.metadata_path, pairs)
-    if read_config(folder) != pruned_config(config, family_of(source, config, []), metadata["keep_count"]):
+    if read_config(folder) != pruned_config(config, family, metadata["keep_count"]):
         expected = "the full model's config with the new number of experts"
         found.append(InputError(folder / "config.json", expected, "another", BUILD_AGAIN))
     theirs = {path.relative_to(source).as_posix(): path for path in small_files(source)}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import build_release
 import check_release
+from choice.criteria import CRITERIA
 from conftest import DEMO
 from files.safe_files import GIB, InputError, read_json, sha256_file, write_json
 from ggufs.context_cache import cache_bytes
@@ -17,7 +18,7 @@ from quants.quant_record import record_path
 from release.card_reproduce import calibration_text, reproduce_section
 from release.card_results import count_in_words, map_of, patch_table, variants_table
 from release.card_run import run_checkpoint_section, run_ggufs_section
-from release.card_sections import Release, limits_section, method_section
+from release.card_sections import RANKED_BY, Release, how_chosen, limits_section, method_section
 from release.card_tables import fallbacks_in_words, file_table, memory_table, quality_word, ranges, tiers_in_words
 from release.chores import chores
 from release.front_matter import check_front_matter, check_same_repository, front_matter
@@ -419,6 +420,13 @@ def test_another_family_has_no_file_of_ollama_and_no_flag_of_thoughts(of_another
 
 def test_a_model_thinks_if_its_template_says_so():
     assert thinks("{% if enable_thinking %}") and thinks("<think>") and not thinks("[INST]") and not thinks(None)
+
+
+def test_every_criterion_says_what_it_ranks_by():
+    assert RANKED_BY.keys() == CRITERIA.keys()
+    assert "tokens that the router sends" in how_chosen({"criterion": "frequency"})
+    assert "chance" in how_chosen({"criterion": "random:1"})
+    assert "ranked first are dropped" in how_chosen({"criterion": "reap", "worst_first": True})
 
 
 def test_the_methodology_of_the_metadata_is_shown(release):

@@ -317,6 +317,23 @@ def of_tokenizer(build: Build) -> None:
     build.change(build.metadata.parent / "tokenizer_config.json", lambda config: config.update(gpqa=99))
 
 
+def of_base_digest(build: Build) -> None:
+    build.change(build.metadata, lambda metadata: metadata["source"].update(weights_sha256="9" * 64))
+
+
+def of_experts(build: Build) -> None:
+    """Twice as many experts as the full model had, so that the card shows twice the parameters before the drop."""
+
+    def twice(content: dict) -> None:
+        content.update(experts=256, drop_count=256 - content["keep_count"], bootstrap={"resamples": 9, "seed": 0})
+        content["bootstrap"] |= {"coin_toss": 0, "expected_overlap": 1.0}
+        for layer in content["layers"].values():
+            layer["drop"] = sorted({*layer["drop"], *range(128, 256)})
+
+    of_map(build, lambda content: (as_own_map(content), twice(content)))
+    of_metadata(build, lambda metadata: metadata.update(experts=256))
+
+
 def of_config(build: Build) -> None:
     build.change(build.metadata.parent / "config.json", lambda config: config.update(max_position_embeddings=131072))
 
@@ -327,6 +344,9 @@ def of_config(build: Build) -> None:
         (lambda build: None, ""),
         (of_added_file, "RESULTS.md: expected a file of the full model's checkpoint"),
         (of_tokenizer, "tokenizer_config.json: expected a file of the full model's checkpoint"),
+        (of_base_digest, "a full model whose weights have sha256"),
+        (of_experts, "experts of the full model: 128, found 256"),
+        (of_experts, "no bootstrap in a map that was given"),
         (of_config, "config.json: expected the full model's config with the new number of experts"),
     ],
 )
