@@ -99,7 +99,7 @@ def test_the_card_has_every_number_from_its_record_in_the_reader_s_order(pruned_
     assert "measured on 40 tokens of 4 chats" in card
     score = "2/4 = 50.00% (15.0% to 85.0%)"
     assert cells_of(card, f"**{NAME}** (this)")[2:6] == [str(KEPT), score, "1", "1"]  # patched, raw, strict
-    assert cells_of(card, NAME) == [NAME, "2", "2", "1", "0.5"]  # the patch step: two empty answers, one right
+    assert cells_of(card, NAME) == [NAME, "2", "2", "+1", "+0.5"]  # the patch step: two empty answers, one right
     assert "Held out: 6 other questions chose the experts, and none of the 4 scored ones did. Licence: gemma." in card
     assert "- KLD not measured: Q6_K_L, Q4_K_M." in card
 
