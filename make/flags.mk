@@ -154,7 +154,7 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   --settings $(foreach v,$(NAMED_SETTINGS),'$v=$($v)') --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) $(FINDINGS_FLAGS) \
   --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
-  --map $(DROP_MAP_FILE) $(if $(DRAWN),--statistics $(STATS)) --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
+  --source $(FULL)/checkpoint --map $(DROP_MAP_FILE) $(if $(DRAWN),--statistics $(STATS)) --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \
   $(if $(RELEASE_RECORDS),--runs $(FULL_EVAL) $(PRUNED_EVAL)) \
   --quants $(FULL_RECORDS) $(PRUNED_RECORDS) $(call of_ggufs,$(if $(RELEASE_QUALITY),--logits $(FULL)/logits)) \

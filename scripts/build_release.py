@@ -236,7 +236,7 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
 def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     """Return what the folder is made from, paths by kind and name."""
     origins = {name: getattr(args, name) for name in ("map", "statistics", "f16", "logits", "calibration")}
-    origins |= {"imatrix": args.imatrix_record, "full f16": args.full_f16}
+    origins |= {"imatrix": args.imatrix_record, "full f16": args.full_f16, "source": args.source}
     origins |= {f"findings {name}": Path(path) for name, path in args.findings_from}
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
@@ -287,6 +287,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--statistics", type=Path, help="what the map was chosen from; an own map needs none")
     add("--f16", type=Path, required=True, help="record of the pruned F16 file (FILE.gguf.json)")
     add("--full-f16", type=Path, help="record of the full model's F16 file, which --scores and --quality need")
+    add("--source", type=Path, help="checkpoint of the full model, whose config and tokenizer the pruned one has")
     add("--imatrix-record", type=Path, help="record of the imatrix (imatrix.gguf.json), which names its text")
     add("--calibration", type=Path, help="calibration text of the imatrix, in which the questions are looked for")
     add("--runs", type=Path, nargs="*", default=[], help="summaries that --scores compares, in their directories")

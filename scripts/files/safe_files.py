@@ -379,14 +379,25 @@ def _bounded(text: str) -> int:
     return value
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:SHOWN_CHARACTERS]!r} twice")
+    return value
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text; raise ValueError where Python would take more than JSON and a file can hold.
 
     That is: NaN and infinite numbers, whole numbers over 64 bits, half of a surrogate pair (no file can be written with
-    one). Raises RecursionError on brackets nested thousands deep.
+    one), and a key twice, of which another reader may take the other value. Raises RecursionError on brackets nested
+    thousands deep.
     """
     decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-    value = json.loads(decoded, parse_constant=_finite, parse_float=_finite, parse_int=_bounded)
+    numbers: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite, "parse_int": _bounded}
+    value = json.loads(decoded, object_pairs_hook=_each_once, **numbers)
     if "\\ud" in decoded.lower():  # only an escape can bring half a pair in; most texts have none and are not walked
         json.dumps(value, ensure_ascii=False).encode()
     return value
@@ -424,11 +435,13 @@ class Record(Fields):
     """A JSON file that one step writes and others read. A subclass names its fields and belongs to one module.
 
     `what` names the file in messages. `current` is the version of its form. It goes up when a field changes its name or
-    meaning, so that an older file is refused and never misread.
+    meaning, so that an older file is refused and never misread. `any_letters`: it holds a model's own words, in which a
+    control character may be; none of them is printed.
     """
 
     what: ClassVar[str]
     current: ClassVar[int] = 1
+    any_letters: ClassVar[bool] = False
     version: int
 
 
@@ -459,7 +472,7 @@ def check_record(path: object, content: dict, kind: type[Record], again: str = "
         raise InputError(path, f"{kind.what}, version {kind.current}", found, again)
     check_fields(path, content, kind, kind.what, again)
     # Some of what a record holds is printed: an escape sequence in a name would reach the terminal or a card.
-    if control := CONTROL.search(json.dumps(content, ensure_ascii=False)):
+    if not kind.any_letters and (control := CONTROL.search(json.dumps(content, ensure_ascii=False))):
         raise InputError(path, f"{kind.what} without control characters", repr(control[0]), again)
     return content
 

@@ -4,7 +4,7 @@ Every function takes the record findings.json, or a part of it.
 """
 
 Row = list[str]
-CARD_COSINE_WORDS = "0.05, the most that the reference model's card names"
+CARD_COSINE_WORDS = "0.05, the most that the card of gemma-4-A4B-109e-v3 names"
 
 
 def percent_of(share: float, decimals: int = 1) -> str:
@@ -91,9 +91,10 @@ def weight_sentences(weights: list[dict]) -> list[str]:
         most, pairs, above = extreme(own), sum(entry["pairs"] for entry in own), sum(entry["above"] for entry in own)
         mean = sum(entry["mean"] * entry["pairs"] for entry in own) / pairs
         sentences.append(
-            f"{matrix}: the largest cosine between two experts' weights is {most['largest']:.4f} (layer "
+            f"{matrix}: of the cosines between two experts' weights {most['largest']:.4f} is farthest from 0 (layer "
             f"{most['layer']}, experts {most['pair'][0]} and {most['pair'][1]}), the mean {mean:.4f}; independent ones "
-            f"would spread by {most['chance']:.4f}. {above} of {pairs} pairs are above {CARD_COSINE_WORDS}."
+            f"would spread by {most['chance']:.4f}. {above} of {pairs} pairs are farther from 0 than "
+            f"{CARD_COSINE_WORDS}."
         )
     return sentences
 

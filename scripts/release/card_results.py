@@ -163,17 +163,20 @@ def variants_table(release: Release, scores: dict) -> str:
 
 
 def patch_table(scores: dict) -> str:
-    """Return the invalid answers of every model by class, and how many the patch step made right; "" without any."""
+    """Return the invalid answers of every model by class, and what the patch step added to its score; "" without any.
+
+    That can be less than nothing: a truncated answer may hold the right letter, which lm-eval counts.
+    """
     classes = sorted({kind for row in scores["rows"] for kind in row["invalid_classes"]})
     if not classes:
         return ""
     rows = []
     for row in scores["rows"]:
-        gained = "-" if row["patched_correct"] is None else str(row["patched_correct"] - row["raw_correct"])
+        gained = "-" if row["patched_correct"] is None else f"{row['patched_correct'] - row['raw_correct']:+d}"
         counts = [str(row["invalid_classes"].get(kind, 0)) for kind in classes]
-        rows.append([row["name"], str(row["invalid"]), *counts, gained, f"{row['expected_by_chance']:.1f}"])
+        rows.append([row["name"], str(row["invalid"]), *counts, gained, f"{row['expected_by_chance']:+.1f}"])
     heads = ["Model", "Invalid answers", *(f"of these {kind}" for kind in classes)]
-    return markdown_table([*heads, "Right after the patch step", "Right by chance"], rows)
+    return markdown_table([*heads, "Right answers that the patch step added", "Guessing would have added"], rows)
 
 
 def results_section(release: Release) -> str:

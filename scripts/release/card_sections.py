@@ -31,15 +31,31 @@ KINDS_IN_WORDS = {
     STANDARD: "GGUF files of llama.cpp's standard types",
     DYNAMIC: "GGUF files with types chosen per layer (`CD-*`, `AUTO-*`)",
 }
-HOW_CHOSEN = (
-    "The full model is teacher-forced through question, reasoning and answer. Experts are ranked by the norms of their "
-    "outputs, weighted by the router. The experts ranked last are dropped."
-)
+HOW_CHOSEN = "The full model is teacher-forced through question, reasoning and answer."
+# What each criterion of choice/criteria.py ranks by; a random choice ranks by nothing that was measured.
+RANKED_BY = {
+    "coverage": "the number of questions in whose top they are by the norms of their outputs, weighted by the router",
+    "weighted-norm": "the norms of their outputs, weighted by the router and summed over all tokens",
+    "reap": "the mean norm of their outputs, weighted by the router",
+    "ean": "the norms of their outputs, summed over all tokens",
+    "man": "the mean norm of their outputs",
+    "frequency": "the number of tokens that the router sends to them",
+    "gate": "the weights that the router gives them, summed over all tokens",
+    "norm-plus-count": "twice the norms of their outputs, weighted by the router, and the number of their tokens",
+}
 HOW_COUNTED = (
     "Experts are ranked by the calibration tokens that reach them, as an importance matrix counts them. The experts "
     "ranked last are dropped."
 )
 HOW_GIVEN = "The experts to drop were given as a drop map."
+# Fields of `Methodology` whose names alone would mislead: "cut tokens 4096" reads as if so many had been cut away.
+METHODOLOGY_WORDS = {
+    "empty_reasonings": "Questions without a reasoning",
+    "cut_questions": "Questions that were cut",
+    "cut_tokens": "Longest input that is not cut (tokens)",
+    "counted_tokens": "Tokens that count",
+    "chat_template_sha256": "Chat template, sha256",
+}
 HELD_BY_CALIBRATION = "the calibration text holds the scored questions"
 
 
@@ -176,7 +192,7 @@ def methodology_rows(methodology: dict) -> list[list[str]]:
         key: value for key, value in methodology.items() if key not in known and not isinstance(value, dict | list)
     }
     values = {key: "not known" if value in (None, "") else str(value) for key, value in shown.items()}
-    return [[key.replace("_", " ").capitalize(), value] for key, value in values.items()]
+    return [[METHODOLOGY_WORDS.get(key, key.replace("_", " ").capitalize()), value] for key, value in values.items()]
 
 
 def how_chosen(method: dict) -> str:
@@ -185,7 +201,11 @@ def how_chosen(method: dict) -> str:
         # Quoted and not stated: nothing here has checked what somebody wrote into their map.
         said = str(method.get("own_map", {}).get("criterion", ""))
         return f"{HOW_GIVEN} {f'It names the criterion {said}.' if said else 'How they were chosen is not known.'}"
-    return HOW_COUNTED if "imatrix_sha256" in method else HOW_CHOSEN
+    if "imatrix_sha256" in method:
+        return HOW_COUNTED
+    by = RANKED_BY.get(criterion_of(method), "chance, as a control")
+    which = "first" if method.get("worst_first") else "last"
+    return f"{HOW_CHOSEN} Experts are ranked by {by}. The experts ranked {which} are dropped."
 
 
 def pictures_of(release: Release, *names: str) -> str:

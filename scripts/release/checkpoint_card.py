@@ -50,7 +50,7 @@ def architecture_section(config: dict) -> str:
 def where_quants_are(release: Release) -> str:
     """Return where the quants are, and what is known of the text that the scored one was made with."""
     links = [release.link(release.siblings[kind]) for kind in (STANDARD, DYNAMIC) if kind in release.siblings]
-    where = f"The quants are in {' and '.join(links)}, with sizes and losses." if links else ""
+    where = f"The quants are in {' and '.join(links)}, with their sizes." if links else ""
     return section("Quants", where, calibration_text(release) if release.scores else "")
 
 

@@ -25,7 +25,7 @@ from release.forbidden_texts import machine_names, question_runs, quoted_questio
 from release.front_matter import check_front_matter
 from release.gguf_facts import facts_of
 from release.gguf_parts import check_parts, tensors_of
-from release.input_facts import input_facts
+from release.input_facts import input_facts, project_differences
 from release.lineage import Lineage
 from release.made_texts import CARD, made_texts
 from release.manifest import (
@@ -170,9 +170,13 @@ def copy_differences(checked: Checked) -> list[str]:
 
 
 def input_differences(checked: Checked) -> list[str]:
-    """Return a line for each fact about questions and calibration text that this build's files do not give."""
+    """Return a line for each fact about questions, calibration and project that this build's files do not give."""
     mine, theirs = input_facts(checked.sources), checked.manifest["inputs"]
-    return [
+    found = [
+        f"{checked.folder / MANIFEST}: expected {expected}, found {other[:SHOWN_LETTERS]!r}; {BUILD_AGAIN}"
+        for expected, other in project_differences(checked.manifest)
+    ]
+    return found + [
         f"{checked.folder / MANIFEST}: expected the {key} of this build under 'inputs', found others; {BUILD_AGAIN}"
         for key in sorted(mine.keys() | theirs.keys())
         if mine.get(key) != theirs.get(key)

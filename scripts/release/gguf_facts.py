@@ -1,12 +1,13 @@
 """What a GGUF file itself says of what its record says: experts, weights, bits, types, recipe."""
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from ggufs.gguf_header import read_header
-from quants.recipes import RECIPES
+from quants.recipes import RECIPES, target_bytes
 from release.gguf_parts import tensors_of
 
 from gguf.constants import LlamaFileType
@@ -26,13 +27,38 @@ def recipe_arguments(record: dict) -> list[str]:
     return record["arguments"] if recipe is None or recipe.tiers else recipe.arguments
 
 
+def note_of(record: dict) -> str:
+    """Return the note that a record must have: its recipe's, or of an AUTO file what its target size makes of it."""
+    if recipe := RECIPES.get(record["type"]):
+        return recipe.note
+    # What it was expected to lose is the one number in it that the file does not show.
+    predicted = re.search(r", expected KLD [0-9.e+-]+ nats per token$", record["note"])
+    return f"cheapest types under {target_bytes(record['type'])} bytes{predicted[0] if predicted else ''}"
+
+
+def other_types(record: dict, kinds: dict[str, str]) -> list[str]:
+    """Return the tensors that have another type than a record's arguments ask for; kinds: types by tensor.
+
+    llama-quantize leaves vectors and routers in F32, and a row that does not fit falls back as the record says.
+    """
+    flags = zip(record["arguments"], record["arguments"][1:])
+    rules = [value.rsplit("=", 1) for flag, value in flags if flag == "--tensor-type"]
+    found = []
+    for name, kind in kinds.items():
+        wanted = next((type_.upper() for pattern, type_ in rules if re.search(pattern, name)), None)
+        if wanted not in (None, kind) and kind != "F32" and f"{kind}<{wanted}" not in record["tensors_per_type"]:
+            found.append(name)
+    return found
+
+
 def facts_of(record: dict, first: Path) -> list[tuple[str, Any, Any]]:
     """Return (what, as the record says, as the file says); first: of a split file the first part."""
     tensors = tensors_of(first)
     header = read_header(first)
     experts = header.value(f"{header.value('general.architecture')}.expert_count") or 0
     weights = sum(math.prod(tensor.dims) for _, tensor in tensors.values())
-    types = Counter(tensor.kind.name for _, tensor in tensors.values())
+    kinds = {name: tensor.kind.name for name, (_, tensor) in tensors.items()}
+    types = Counter(kinds.values())
     base, written = f"MOSTLY_{record['base']}", header.value("general.file_type")
     recipe = RECIPES.get(record["type"])
     return [
@@ -42,6 +68,7 @@ def facts_of(record: dict, first: Path) -> list[tuple[str, Any, Any]]:
         ("the type of llama-quantize", base, next((kind.name for kind in LlamaFileType if kind == written), written)),
         ("the base of its type", record["base"], recipe.base if recipe else record["base"]),
         ("the arguments of its type", record["arguments"], recipe_arguments(record)),
-        ("the note of its type", record["note"], recipe.note if recipe else record["note"]),
+        ("the note of its type", record["note"], note_of(record)),
+        ("tensors of other types than its arguments:", [], other_types(record, kinds)),
         ("tensors per type", dict(tensor_counts(record)), dict(types)),
     ]

@@ -2,15 +2,37 @@
 
 `questions`: sha256 by file name. `calibration`: of the imatrix record its text's name and digest and the imatrix's; and
 `held`, the Record IDs of the questions whose text the calibration text holds. None where they are not known. The gates
-make them again from the same files.
+make them again from the same files. The names of make's settings, and the version, must be this project's.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
 from chats.questions import read_rows
+from files.option_types import VERSION_FILE
 from files.safe_files import InputError, read_record, sha256_file
 from ggufs.imatrix import ImatrixRecord
+
+SETTINGS_FILE = VERSION_FILE.parent / "make" / "settings.mk"
+OF_QUESTIONS = ("QUESTIONS", "EVAL_QUESTIONS")
+
+
+def project_differences(manifest: dict) -> list[tuple[str, str]]:
+    """Return (expected, found) for what a manifest says of this project, and this project does not.
+
+    A card prints the settings and the version: a name that make does not know would be a line of anybody's own.
+    """
+    known = set(re.findall(r"^([A-Z_]+) \??=", SETTINGS_FILE.read_text(encoding="utf-8"), re.MULTILINE))
+    settings, files = manifest["settings"], manifest["inputs"].get("questions") or {}
+    found = [("settings of make", name) for name in sorted(settings.keys() - known)]
+    for name in OF_QUESTIONS:
+        if name in settings and files and Path(settings[name]).name not in files:
+            found.append((f"{name} among {', '.join(files)}", settings[name]))
+    version = VERSION_FILE.read_text(encoding="utf-8").strip()
+    if manifest["project_version"] != version:
+        found.append((f"project_version {version}", manifest["project_version"]))
+    return found
 
 
 def blanks_as_one(text: str) -> str:

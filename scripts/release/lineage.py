@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chats.questions import read_ids
-from checkpoints.checkpoint import read_config, source_digest
+from checkpoints.checkpoint import INDEX_NAME, read_checkpoint, read_config, source_digest, weights_digest
+from checkpoints.checkpoint_drop import pruned_config, small_files
 from checkpoints.moe_families import family_of, shape_of
 from choice.drop_map import (
     METADATA_NAME,
@@ -19,17 +20,18 @@ from choice.drop_map import (
     criterion_of,
     details_of,
     dropped_ids,
+    methodology_of,
     question_ids_of,
     read_map,
     read_metadata,
 )
 from files.safe_files import InputError, read_record, sha256_file
-from ggufs.gguf_header import TensorInfo, read_header
+from ggufs.gguf_header import ARRAY, GgufHeader, TensorInfo, array_values, read_header
 from ggufs.imatrix import ImatrixRecord
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import ConversionRecord
 from release.gguf_parts import tensors_of
-from release.manifest import BUILD_AGAIN, DIGITS
+from release.manifest import BUILD_AGAIN, DIGITS, MANIFEST
 from scoring.score_records import SCORES_NAME
 
 OTHER_BUILD = "it is of another build; run `make release`"
@@ -104,11 +106,13 @@ def map_breaks(lineage: Lineage) -> Breaks:
     found = breaks_of(path, pairs)
     unknown = metadata.keys() - DropMetadata.model_fields.keys()
     unknown |= metadata["method"].keys() - MapDetails.model_fields.keys()
+    unknown |= metadata["source"].keys() - {"config_sha256", "weights_sha256"}
     for name in sorted(unknown):
         found.append(InputError(path, f"no field {name!r}, which nothing here writes", "one", BUILD_AGAIN))
     for what, mine, theirs in (
         ("experts", layers, metadata["layers"]),
         ("method", details_of(content), metadata["method"]),
+        ("methodology", methodology_of(details_of(content)), metadata.get("methodology", {})),
         ("base checkpoint", said, metadata["source"]),
     ):
         if mine != theirs:
@@ -122,6 +126,9 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     method = details_of(read_map(place))
     made_from = {method[key] for key in ("stats_sha256", "imatrix_sha256") if key in method}
     found: Breaks = []
+    for key in ("bootstrap", "domains") if "own_map" in method else ():
+        if key in method:  # copy_drop_map.py leaves them out: nothing shows that they belong to the map
+            found.append(InputError(place, f"no {key} in a map that was given", "one", BUILD_AGAIN))
     if made_from and "own_map" not in method:
         source = lineage.origin("statistics")
         found += breaks_of(place, [(f"a map chosen from {source.name}, sha256", sha256_file(source), *made_from)])
@@ -184,6 +191,61 @@ def router_breaks(lineage: Lineage) -> Breaks:
     return found
 
 
+def header_breaks(lineage: Lineage) -> Breaks:
+    """Every file says of its architecture what the full model's F16 file says, but for the number of experts.
+
+    A card takes the longest context and the experts per token from a header.
+    """
+    if not lineage.knows_full:
+        return []
+    place, full = lineage.origin("full f16"), lineage.full
+    file = place.with_suffix("")
+    header = read_header(file)
+    named = [("a model named", header.value("general.name"), full["name"])]
+    found = breaks_of(place, [*named, ("bytes:", file.stat().st_size, full["bytes"])])
+    wanted = architecture_of(header)
+    for path in lineage.files.values():
+        mine = architecture_of(read_header(path))
+        pairs = [(f"{key} of the full model:", wanted.get(key), mine.get(key)) for key in sorted({*wanted, *mine})]
+        found += breaks_of(path, pairs)
+    return found
+
+
+def architecture_of(header: GgufHeader) -> dict[str, object]:
+    """Return what a header says of the architecture, by key, without the number of experts."""
+    begin = f"{header.architecture}."
+    own = [pair for pair in header.key_values if pair.key.startswith(begin) and pair.key != f"{begin}expert_count"]
+    return {pair.key: array_values(pair) if pair.kind == ARRAY else pair.value for pair in own}
+
+
+def source_breaks(lineage: Lineage) -> Breaks:
+    """Config and small files of the checkpoint are the full model's; of the config only the expert count is another."""
+    source, folder = lineage.sources["origins"].get("source"), lineage.metadata_path.parent
+    if source is None or not source.is_dir():
+        return []
+    metadata, config = read_metadata(lineage.metadata_path), read_config(source)
+    tensors, said = read_checkpoint(source), metadata["source"]
+    family = family_of(source, config, list(tensors))
+    pairs: list[tuple[str, object, object]] = [
+        ("experts of the full model:", shape_of(source, family, config).experts, metadata["experts"]),
+        ("a full model whose config has sha256", sha256_file(source / "config.json"), said.get("config_sha256")),
+        ("a full model whose weights have sha256", weights_digest(tensors), said.get("weights_sha256")),
+    ]
+    found = breaks_of(lineage.metadata_path, pairs)
+    if read_config(folder) != pruned_config(config, family, metadata["keep_count"]):
+        expected = "the full model's config with the new number of experts"
+        found.append(InputError(folder / "config.json", expected, "another", BUILD_AGAIN))
+    theirs = {path.relative_to(source).as_posix(): path for path in small_files(source)}
+    every = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    # Metadata and index are the drop's own, and a release takes neither card nor manifest from a checkpoint.
+    own = {"config.json", METADATA_NAME, INDEX_NAME, "README.md", MANIFEST, *metadata["shards"]}
+    for path in every:
+        name = path.relative_to(folder).as_posix()
+        if name not in own and (name not in theirs or sha256_file(path) != sha256_file(theirs[name])):
+            found.append(InputError(path, "a file of the full model's checkpoint", "another", OTHER_BUILD))
+    return found
+
+
 def quant_breaks(lineage: Lineage) -> Breaks:
     """Every quant was made from that F16 file, has the kept experts, and was made with an imatrix of that file."""
     metadata, f16_sha256 = read_metadata(lineage.metadata_path), lineage.f16_sha256
@@ -199,6 +261,7 @@ def quant_breaks(lineage: Lineage) -> Breaks:
             ("an imatrix of the F16 file", f16_sha256, imatrix["model_sha256"]),
             (f"{file.name} with sha256", imatrix["sha256"], measured),
             (f"the text {text.name} with sha256", sha256_file(text), imatrix["calibration_sha256"]),
+            ("a text named", text.name, imatrix["calibration"]),
         ]
         found += breaks_of(place, pairs)
     for name, record in lineage.records.items():
@@ -217,8 +280,8 @@ def quant_breaks(lineage: Lineage) -> Breaks:
 
 def lineage_breaks(lineage: Lineage) -> Breaks:
     """Return every break of the chain, from the statistics to the quants."""
-    found: Breaks = []
-    for part in (map_breaks, choice_breaks, checkpoint_breaks, quant_breaks, router_breaks):
+    found = map_breaks(lineage) + choice_breaks(lineage) + checkpoint_breaks(lineage) + source_breaks(lineage)
+    for part in (quant_breaks, header_breaks, router_breaks):
         found += part(lineage)
     return found
 

@@ -43,6 +43,7 @@ class Patched(Record):
     """The patch step of one run: how the answers were begun, the run's digests, and the answers."""
 
     what: ClassVar[str] = "the patched answers of patch_answers.py"
+    any_letters: ClassVar[bool] = True  # a completion is what a model made of its own vocabulary
     prefill: str
     n_predict: int
     temperature: int

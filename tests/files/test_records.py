@@ -105,6 +105,7 @@ def test_long_values_are_cut(tmp_path):
         ("{", "valid JSON"),
         ("[]", "a JSON object, found list"),
         ("", "valid JSON"),
+        ('{"a": 1, "b": {"c": 2, "c": 1}}', "the key 'c' twice"),
     ],
 )
 def test_what_is_no_json_object_is_refused(tmp_path, text, words):

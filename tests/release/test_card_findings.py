@@ -23,7 +23,8 @@ def test_the_section_holds_the_figures_of_the_record(records):
     text, topics = findings_section(findings), findings["specialisation"]
     assert text.startswith("## What the experts are like\n\n") and text.count("\n- **") == 5
     assert f"{topics['distance']['value']:.4f} bits" in text and f"p = {topics['penalty']['p']:.2g}" in text
-    assert "-0.0510 (layer 0, experts 0 and 1)" in text and "2 of 16256 pairs are above 0.05" in text
+    assert "-0.0510 is farthest from 0 (layer 0, experts 0 and 1)" in text
+    assert "2 of 16256 pairs are farther from 0 than 0.05" in text
     assert f"{100 * findings['bf16']['protected_differ'][0]:.2f}%" in text
     assert text.count("\n| ") == 1 + len(topics["domains"]) + 1 + 1  # heads, line, domains, all
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import build_release
 import check_release
+from choice.criteria import CRITERIA
 from conftest import DEMO
 from files.safe_files import GIB, InputError, read_json, sha256_file, write_json
 from ggufs.context_cache import cache_bytes
@@ -17,7 +18,7 @@ from quants.quant_record import record_path
 from release.card_reproduce import calibration_text, reproduce_section
 from release.card_results import count_in_words, map_of, patch_table, variants_table
 from release.card_run import run_checkpoint_section, run_ggufs_section
-from release.card_sections import Release, limits_section, method_section
+from release.card_sections import RANKED_BY, Release, how_chosen, limits_section, method_section
 from release.card_tables import fallbacks_in_words, file_table, memory_table, quality_word, ranges, tiers_in_words
 from release.card_words import check_words
 from release.chores import chores
@@ -100,7 +101,7 @@ def test_the_card_has_every_number_from_its_record_in_the_reader_s_order(pruned_
     assert "measured on 40 tokens of 4 chats" in card
     score = "2/4 = 50.00% (15.0% to 85.0%)"
     assert cells_of(card, f"**{NAME}** (this)")[2:6] == [str(KEPT), score, "1", "1"]  # patched, raw, strict
-    assert cells_of(card, NAME) == [NAME, "2", "2", "1", "0.5"]  # the patch step: two empty answers, one right
+    assert cells_of(card, NAME) == [NAME, "2", "2", "+1", "+0.5"]  # the patch step: two empty answers, one right
     assert "Held out: 6 other questions chose the experts, and none of the 4 scored ones did. Licence: gemma." in card
     assert "- KLD not measured: Q6_K_L, Q4_K_M." in card
 
@@ -422,10 +423,18 @@ def test_a_model_thinks_if_its_template_says_so():
     assert thinks("{% if enable_thinking %}") and thinks("<think>") and not thinks("[INST]") and not thinks(None)
 
 
+def test_every_criterion_says_what_it_ranks_by():
+    assert RANKED_BY.keys() == CRITERIA.keys()
+    assert "tokens that the router sends" in how_chosen({"criterion": "frequency"})
+    assert "chance" in how_chosen({"criterion": "random:1"})
+    assert "ranked first are dropped" in how_chosen({"criterion": "reap", "worst_first": True})
+
+
 def test_the_methodology_of_the_metadata_is_shown(release):
     methodology = {"cut_tokens": 4096, "dtype": "float32", "attention": None, "not_known": ["a"], "questions": 9}
     text = method_section(replace(release, metadata={**release.metadata, "methodology": methodology}))
-    assert text.count("| Cut tokens | 4096 |\n| Dtype | float32 |\n| Attention | not known |\n\n") == 1
+    assert text.count("| Longest input that is not cut (tokens) | 4096 |\n| Dtype | float32 |\n") == 1
+    assert "| Attention | not known |\n\n" in text
 
 
 FOREIGN = ["<script>x</script>", "<img src=x>", "[x](javascript:x)", "\\\\[x](http://y)", "a\n\n[x]: http://y", "<!--"]

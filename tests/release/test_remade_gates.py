@@ -10,6 +10,7 @@ import build_release
 import check_release
 from checkpoints.checkpoint import source_digest
 from choice.drop_map import details_of
+from conftest import DEMO
 from files.safe_files import read_json, sha256_file
 from release.gates import GATES, Checked
 from release.manifest import read_manifest
@@ -264,6 +265,16 @@ def of_statistics(build: Build) -> None:
     path.write_bytes(content[:-8] + bytes(8))
 
 
+def of_header(build: Build) -> None:
+    """Another longest context in the header of a quant, from which a card takes it."""
+    path, key = build.release / f"{NAME}-Q6_K.gguf", b"gemma4.context_length"
+    content = bytearray(path.read_bytes())
+    at = content.index(key) + len(key) + 4  # behind the type of the value
+    content[at : at + 4] = (131072).to_bytes(4, "little")
+    path.unlink()
+    path.write_bytes(content)
+
+
 def of_record(file: str, **changes: object) -> Callable[[Build], None]:
     return lambda build: build.change(build.pruned / file, lambda record: record.update(changes))
 
@@ -275,20 +286,74 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (lambda build: build.change(build.metadata, lambda m: m.update(keep_count=96)), "a checkpoint whose files"),
         (lambda build: of_metadata(build, lambda m: m.update(keep_count=96)), "kept experts per layer"),
         (lambda build: of_metadata(build, lambda m: m.update(gpqa="99%")), "no field 'gpqa'"),
+        (lambda build: of_metadata(build, lambda m: m["source"].update(gpqa="99%")), "no field 'gpqa'"),
         (lambda build: of_metadata(build, lambda m: m["source"].update(weights_sha256="9" * 64)), "base checkpoint"),
         (lambda build: of_metadata(build, lambda m: m["method"].update(questions=600)), "the method of map.json"),
+        (lambda build: of_metadata(build, lambda m: m["methodology"].update(gpqa=9)), "the methodology of map.json"),
         (lambda build: build.change(build.map, lambda m: m.update(seed=1)), "the drop map with sha256"),
         (lambda build: of_map(build, as_own_map), "the router's rows of the 112 kept experts in layer 1"),
         (of_statistics, "a map chosen from statistics.safetensors"),
+        (of_header, "gemma4.context_length of the full model: 4096, found 131072"),
         (of_record("F16.gguf.json", name="other"), "a model named"),
+        (of_record("full-F16.gguf.json", name="other"), "a model named gemma-4-demo, found other"),
         (of_record("F16.gguf.json", sha256="4" * 64), "a quant of the F16 file"),
         (of_record("imatrix.gguf.json", model_sha256="4" * 64), "an imatrix of the F16 file"),
         (of_record("imatrix.gguf.json", sha256="4" * 64), "imatrix.gguf with sha256"),
+        (of_record("imatrix.gguf.json", calibration="calibration_datav5.txt"), "a text named text.txt"),
         (of_record("imatrix.gguf.json", calibration_sha256="4" * 64), "the text text.txt with sha256"),
     ],
 )
 def test_the_chain_of_digests_has_no_gap(build, damage, words):
     damage(build)
+    found = build.failing("lineage")
+    assert any(words in line for line in found) if words else not found, found
+
+
+def of_added_file(build: Build) -> None:
+    (build.metadata.parent / "RESULTS.md").write_text("99% on GPQA")
+
+
+def of_tokenizer(build: Build) -> None:
+    build.change(build.metadata.parent / "tokenizer_config.json", lambda config: config.update(gpqa=99))
+
+
+def of_base_digest(build: Build) -> None:
+    build.change(build.metadata, lambda metadata: metadata["source"].update(weights_sha256="9" * 64))
+
+
+def of_experts(build: Build) -> None:
+    """Twice as many experts as the full model had, so that the card shows twice the parameters before the drop."""
+
+    def twice(content: dict) -> None:
+        content.update(experts=256, drop_count=256 - content["keep_count"], bootstrap={"resamples": 9, "seed": 0})
+        content["bootstrap"] |= {"coin_toss": 0, "expected_overlap": 1.0}
+        for layer in content["layers"].values():
+            layer["drop"] = sorted({*layer["drop"], *range(128, 256)})
+
+    of_map(build, lambda content: (as_own_map(content), twice(content)))
+    of_metadata(build, lambda metadata: metadata.update(experts=256))
+
+
+def of_config(build: Build) -> None:
+    build.change(build.metadata.parent / "config.json", lambda config: config.update(max_position_embeddings=131072))
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda build: None, ""),
+        (of_added_file, "RESULTS.md: expected a file of the full model's checkpoint"),
+        (of_tokenizer, "tokenizer_config.json: expected a file of the full model's checkpoint"),
+        (of_base_digest, "a full model whose weights have sha256"),
+        (of_experts, "experts of the full model: 128, found 256"),
+        (of_experts, "no bootstrap in a map that was given"),
+        (of_config, "config.json: expected the full model's config with the new number of experts"),
+    ],
+)
+def test_the_checkpoint_has_the_full_model_s_small_files_and_no_others(build, damage, words):
+    build.change(sources_path(build.release), lambda s: s["origins"].update(source=str(DEMO / "model")))
+    damage(build)
+    build.change(build.f16, lambda record: record.update(source_sha256=source_digest(build.metadata.parent)))
     found = build.failing("lineage")
     assert any(words in line for line in found) if words else not found, found
 
@@ -299,6 +364,8 @@ def test_the_chain_of_digests_has_no_gap(build, damage, words):
         ({"bits_per_weight": 2.0}, "bits per weight 2.0"),
         ({"note": "99% on GPQA"}, "the note of its type"),
         ({"arguments": ["--pure"]}, "the arguments of its type"),
+        ({"type": "AUTO-0.01", "note": "99% on GPQA"}, "the note of its type"),
+        ({"type": "CD-Q6_K", "arguments": ["--tensor-type", "attn_q=q8_0"]}, "tensors of other types than its"),
         ({"type": "Q8_0", "base": "Q8_0", "note": "near-lossless, large"}, "the type of llama-quantize MOSTLY_Q8_0"),
     ],
 )
@@ -313,6 +380,20 @@ def test_a_field_that_no_record_has_is_refused(build):
     manifest = build.release / "manifest.json"
     build.change(manifest, lambda content: content.update(gpqa="99%"))
     assert build.failing("build") == [f"{manifest}: expected no field 'gpqa' of manifest.json, found one"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"settings": {"GPQA": "99%"}}, "expected settings of make, found 'GPQA'"),
+        ({"settings": {"QUESTIONS": "99%"}}, "expected QUESTIONS among"),
+        ({"project_version": "9.9 (99%)"}, "found '9.9 (99%)'"),
+    ],
+)
+def test_settings_and_version_are_this_project_s(build, change, words):
+    assert not build.failing("build")
+    build.change(build.release / "manifest.json", lambda content: content.update(change))
+    assert words in build.failing("build")[0]
 
 
 def test_the_experts_are_chosen_again(build):

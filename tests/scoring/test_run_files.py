@@ -100,3 +100,10 @@ def test_a_recorded_protocol_has_every_value_and_no_other(tmp_path, change_of, w
 def test_what_another_run_left_of_the_patch_step_counts_for_nothing(asked):
     write_json(asked / PATCHED, {"version": 1, **HEAD, "prefill": "another", "answers": [PATCHED_ANSWER]})
     assert patched_before(asked / PATCHED, HEAD, []) == []
+
+
+def test_a_completion_may_hold_any_letter(asked):
+    """A byte-level vocabulary has control characters, too, and a model without training writes them."""
+    entry = PATCHED_ANSWER | {"completion": "\u0019\u007f A", "errors": ["HTTP 500: \u0007"]}
+    write_record(asked / PATCHED, HEAD | {"answers": [entry]}, Patched)
+    assert read_patched(asked / PATCHED, MINE)[1] == {"q": entry}
