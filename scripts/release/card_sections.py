@@ -199,8 +199,9 @@ def how_chosen(method: dict) -> str:
     """Return how the experts were chosen, in sentences."""
     if criterion_of(method) == OWN_MAP:
         # Quoted and not stated: nothing here has checked what somebody wrote into their map.
-        said = str(method.get("own_map", {}).get("criterion", ""))
-        return f"{HOW_GIVEN} {f'It names the criterion {said}.' if said else 'How they were chosen is not known.'}"
+        # As code, so that markup in it shows as what it is.
+        said = str(method.get("own_map", {}).get("criterion", "")).replace("`", "'")
+        return f"{HOW_GIVEN} {f'It names the criterion `{said}`.' if said else 'How they were chosen is not known.'}"
     if "imatrix_sha256" in method:
         return HOW_COUNTED
     by = RANKED_BY.get(criterion_of(method), "chance, as a control")

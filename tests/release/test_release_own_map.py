@@ -97,4 +97,4 @@ def test_the_card_tells_how_the_experts_were_chosen_by_what_the_map_says():
     assert "calibration tokens that reach them" in how_chosen({"criterion": "frequency", "imatrix_sha256": "0"})
     assert how_chosen({}).endswith("How they were chosen is not known.")  # a plain map, dropped by without a copy
     own = {"criterion": "own map", "own_map": {"sha256": "0", "criterion": "reap"}}
-    assert how_chosen(own).endswith("It names the criterion reap.")
+    assert how_chosen(own).endswith("It names the criterion `reap`.")
