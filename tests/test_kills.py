@@ -76,4 +76,4 @@ def test_renames_elsewhere_of_a_state_and_those_that_failed_do_not_count():
 def test_a_call_in_two_lines_is_put_together_and_files_are_listed():
     lines = ["7 fsync(3</w/a> <unfinished ...>", '8 write(4</w/b>, ""..., 1) = 1', "7 <... fsync resumed>) = 0"]
     assert whole_lines("\n".join(lines)) == ['8 write(4</w/b>, ""..., 1) = 1', "7 fsync(3</w/a>) = 0"]
-    assert files_by_call(whole_lines("\n".join(lines)), Path("/w")) == {"write": {"/w/b"}, "fsync": {"/w/a"}}
+    assert files_by_call(whole_lines("\n".join(lines)), Path("/w")) == {"write": {"/w/b": 1}, "fsync": {"/w/a": 1}}
