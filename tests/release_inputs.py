@@ -279,7 +279,7 @@ def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
         for name in ("full", "pruned"):
             arrays |= {f"{name}_{measure}": values for measure, values in losses(kld).items()}
         np.savez(results_path(results, record["sha256"]), **arrays)
-        measured.append(measured_of(record, arrays, pruning, chats, "reply"))
+        measured.append(measured_of(record["type"], record, arrays, pruning, chats, "reply"))
         records.append(record)
     content = {
         "inputs": inputs,
