@@ -11,7 +11,8 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, GREY = "#0072b2", "#e69f00", "#009e73", "#d
 KEPT, DROPPED = BLUE, ORANGE  # of experts, in every picture and on the page
 KIND_COLORS = {"standard": BLUE, "ContribDynamic": VERMILION, "target size": GREEN}  # of quants, likewise
 MOST_DECIMALS = 8  # a tiny error must not fill the cell of a table
-TAG_BEGIN = re.compile(r"<(?=[a-zA-Z/!?])")
+# As Markdown knows tags, comments and links in angle brackets; a model's <turn|> is none.
+TAG_BEGIN = re.compile(r"<(?=[!?]|/?[a-zA-Z][a-zA-Z0-9-]*(?:[\s/>]|$)|[a-zA-Z][a-zA-Z0-9+.-]+:)", re.MULTILINE)
 # Our own links go to the Hub or to a file beside the text.
 FOREIGN_LINK = re.compile(r"\]\s*\((?!(?:https://huggingface\.co/[\w./-]+|[\w.-]+)\))")
 SCREEN_WIDTH = 100  # characters of a line that a person reads on a screen

@@ -6,10 +6,11 @@ could bring a tag, or a link that looks like a sentence of ours.
 
 import re
 
+from files.display import TAG_BEGIN
 from files.safe_files import InputError, shown
 
 OWN_TAGS = ("<details>", "</details>", "<summary>", "</summary>")
-TAG = re.compile(r"<[a-zA-Z/!?][^>\n]*>?")
+TAG = re.compile(TAG_BEGIN.pattern + r"[^>\n]*>?", re.MULTILINE)
 LINK = re.compile(r"\]\s*\(([^)\n]*)")
 OWN_TARGET = re.compile(r"https://huggingface\.co/[\w./-]+|[\w.-]+")  # the Hub, or a file of the folder
 REFERENCE = re.compile(r"^ {0,3}\[[^\]\n]+\]:.*", re.MULTILINE)  # a link's target, away from its words
