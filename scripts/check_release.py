@@ -11,7 +11,8 @@ from them; tensor types; names that shadow each other; order of size and KLD; th
 matter; secret tokens, paths, hosts and question texts in anything published (release/gates.py); the chain of digests
 from the statistics to the quants; scores, losses, choice of experts and pictures, made again from what was recorded
 (release/remade_gates.py); the tokens that begin and end a text (release/token_gate.py); Ollama's params, Modelfile and
-template; and an answer of the smallest file by llama-server (release/running_gates.py).
+template; an answer of the smallest file by llama-server (release/running_gates.py); and the draft model, with which it
+must answer the same (release/speed_gate.py).
 """
 
 import argparse
@@ -25,8 +26,9 @@ from release.chores import chores
 from release.gates import GATES, Checked, Outcome
 from release.manifest import read_manifest
 from release.remade_gates import COMMAND_GATES, RECORD_GATES
-from release.running_gates import running_gates
+from release.running_gates import QUESTION, running_gates, smallest
 from release.sources import read_sources
+from release.speed_gate import speed_gates
 from release.token_gate import tokens_gate
 
 MOST_LINES = 20  # of one check
@@ -79,7 +81,8 @@ def main(argv: list[str] | None = None) -> None:
     manifest, sources = read_manifest(args.release), read_sources(args.release)
     asked = {"asked": {str(path): path for path in args.questions}} if args.questions else {}
     checked = Checked(args.release, manifest, sources | asked)
-    running = running_gates(find_llama_cpp(args.llama_cpp), args.gpu_layers)
+    tools = find_llama_cpp(args.llama_cpp)
+    running = running_gates(tools, args.gpu_layers) | speed_gates(smallest, QUESTION, tools, args.gpu_layers)
     gates = {**GATES, **RECORD_GATES, **COMMAND_GATES, "tokens": tokens_gate, **running}
     failed, applied = [], 0
     for name, gate in gates.items():
