@@ -75,7 +75,7 @@ def check_serves_together(args: argparse.Namespace, tools: LlamaCpp, draft: Path
         pass
 
 
-def described(header: GgufHeader) -> dict:
+def header_facts(header: GgufHeader) -> dict:
     """Return what a draft model's header tells for its record."""
     return {
         "architecture": header.architecture,
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         header = read_header(partial)
         check_fits(header, target, args.model)
         check_serves_together(args, tools, partial)
-        content |= {**described(header), "bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
+        content |= {**header_facts(header), "bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
         # The record comes first: a kill between the two leaves no draft model without one.
         write_record(record_path(args.output), content, DraftRecord)
     print(f"{args.output}: {args.type} draft model, {content['parameters']:,} weights, {gib(content['bytes'])} GiB")

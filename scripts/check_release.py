@@ -11,8 +11,9 @@ from them; tensor types; names that shadow each other; order of size and KLD; th
 matter; secret tokens, paths, hosts and question texts in anything published (release/gates.py); the chain of digests
 from the statistics to the quants; scores, losses, choice of experts and pictures, made again from what was recorded
 (release/remade_gates.py); the tokens that begin and end a text (release/token_gate.py); Ollama's params, Modelfile and
-template; an answer of the smallest file by llama-server (release/running_gates.py); of a release that sees, its files
-for pictures and an answer about one (release/sight_gate.py).
+template; an answer of the smallest file by llama-server (release/running_gates.py); the draft model, with which it must
+answer the same (release/speed_gate.py); of a release that sees, its files for pictures and an answer about one
+(release/sight_gate.py).
 """
 
 import argparse
@@ -26,9 +27,10 @@ from release.chores import chores
 from release.gates import GATES, Checked, Outcome
 from release.manifest import read_manifest
 from release.remade_gates import COMMAND_GATES, RECORD_GATES
-from release.running_gates import running_gates, smallest
+from release.running_gates import QUESTION, running_gates, smallest
 from release.sight_gate import sight_gates
 from release.sources import read_sources
+from release.speed_gate import speed_gates
 from release.token_gate import tokens_gate
 
 MOST_LINES = 20  # of one check
@@ -82,7 +84,11 @@ def main(argv: list[str] | None = None) -> None:
     asked = {"asked": {str(path): path for path in args.questions}} if args.questions else {}
     checked = Checked(args.release, manifest, sources | asked)
     tools = find_llama_cpp(args.llama_cpp)
-    running = {**running_gates(tools, args.gpu_layers), **sight_gates(smallest, tools, args.gpu_layers)}
+    running = {
+        **running_gates(tools, args.gpu_layers),
+        **speed_gates(smallest, QUESTION, tools, args.gpu_layers),
+        **sight_gates(smallest, tools, args.gpu_layers),
+    }
     gates = {**GATES, **RECORD_GATES, **COMMAND_GATES, "tokens": tokens_gate, **running}
     failed, applied = [], 0
     for name, gate in gates.items():

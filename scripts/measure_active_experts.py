@@ -53,7 +53,7 @@ def check_counts(gguf: Path, counts: list[int] | None) -> list[int]:
     return [own, *(count for count in sorted(set(found), reverse=True) if count != own)]
 
 
-def losses_of(
+def active_losses(
     args: argparse.Namespace, tools: LlamaCpp, counts: list[int], chats: Chats, inputs: dict
 ) -> dict[int, Arrays]:
     """Return the losses per token of every number but the own; what the cache holds is not computed again."""
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
         "gpu_layers": args.gpu_layers,
         "llama_cpp": tools.version(),
     }
-    losses = losses_of(args, tools, counts, chats, inputs)
+    losses = active_losses(args, tools, counts, chats, inputs)
     answers = answers_of(args, tools, counts, asked)
     rows = []
     for count in counts:
@@ -170,10 +170,10 @@ def main(argv: list[str] | None = None) -> None:
         "llama_cpp": inputs["llama_cpp"],
         "rows": rows,
     }
-    write_results(args, results)
+    write_active(args, results)
 
 
-def write_results(args: argparse.Namespace, results: dict) -> None:
+def write_active(args: argparse.Namespace, results: dict) -> None:
     """Write record, picture and, last, the table: it is the file that make looks for."""
     write_record(args.output.with_suffix(".json"), results, ActiveExperts)
     draw_active(results, args.output.with_suffix(".png"))

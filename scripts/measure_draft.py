@@ -26,7 +26,7 @@ from llama.drafting import DRAFT_TOKENS, draft_flags
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from quants.draft_record import DraftRecord
 from quants.quant_record import read_whole_quant, record_path
-from speed.draft_results import DraftResults, check_same, draft_table
+from speed.draft_results import DraftResults, check_same_answers, draft_table
 from speed.greedy_answers import Greedy, greedy_answers, speed_of
 
 COUNTS = ("tokens", "drafted", "accepted")
@@ -40,7 +40,7 @@ def named_file(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def measure(args: argparse.Namespace, tools: LlamaCpp, name: str, gguf: Path, questions: list[Question]) -> dict:
+def draft_answers(args: argparse.Namespace, tools: LlamaCpp, name: str, gguf: Path, questions: list[Question]) -> dict:
     """Return what one model answers without and with the draft model (`Answers`)."""
     record = read_whole_quant(gguf)
     common = ["-c", args.context, "-ngl", args.gpu_layers]
@@ -106,13 +106,13 @@ def main(argv: list[str] | None = None) -> None:
         "questions": len(questions),
         "questions_sha256": question_set_digest(questions),
         "llama_cpp": tools.version(),
-        "models": [measure(args, tools, name, gguf, questions) for name, gguf in args.gguf],
+        "models": [draft_answers(args, tools, name, gguf, questions) for name, gguf in args.gguf],
     }
     write_record(args.output.with_suffix(".json"), results, DraftResults)
     with replace_when_done(args.output) as partial:  # last: it is the file that make looks for
         partial.write_text(f"# What the draft model {args.draft.name} gains\n\n{draft_table(results)}\n")
     print(f"{args.output}: {len(args.gguf)} models over {len(questions)} questions")
-    check_same(results)
+    check_same_answers(results)
 
 
 if __name__ == "__main__":

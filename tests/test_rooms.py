@@ -24,7 +24,7 @@ MOST_MODULES = {
     "build_report": 21,
     "quantize_gguf": 12,
 }  # that a command imports
-MOST_FILES = 37  # of a folder: more is a corridor
+MOST_FILES = 41  # of a folder: more is a corridor
 
 
 @cache

@@ -15,7 +15,6 @@ from ollama.ollama_files import ollama_params
 from ollama.ollama_template import template_differences
 from release.gates import Checked, Outcome
 from release.manifest import CHECKPOINT
-from release.speed_gate import speed_gates
 
 SIDECARS = ("template", "params", "Modelfile")
 SERVER_FLAGS = ["-c", "2048", "-np", "1", "--reasoning-format", "deepseek", "--reasoning-budget", "64"]
@@ -123,10 +122,9 @@ def answer_gate(checked: Checked, tools: LlamaCpp, gpu_layers: int) -> Outcome:
 
 
 def running_gates(tools: LlamaCpp, gpu_layers: int) -> dict[str, Callable[[Checked], Outcome]]:
-    """Return the gates of this module and of speed_gate.py, by name."""
+    """Return the gates of this module by name."""
     return {
         "sidecars": sidecars_gate,
         "template": template_gate,
         "answer": lambda checked: answer_gate(checked, tools, gpu_layers),
-        **speed_gates(smallest, QUESTION, tools, gpu_layers),
     }

@@ -17,8 +17,8 @@ from release.gates import Checked, Outcome
 from release.manifest import CHECKPOINT, DIGITS
 from release.sources import find_evidence
 from speed.active_experts import ACTIVE_NAME
-from speed.draft_results import DRAFT_NAME, check_same
-from speed.greedy_answers import ask
+from speed.draft_results import DRAFT_NAME, check_same_answers
+from speed.greedy_answers import ask_greedily
 
 SERVER_FLAGS = ["-c", "2048", "-np", "1", "--reasoning-format", "deepseek", "--reasoning-budget", "64"]
 ANSWER_TOKENS = 128
@@ -49,7 +49,7 @@ def draft_breaks(results: dict, draft: Path, f16_sha256: str) -> list[InputError
         expected = f"a file of this build (F16 sha256 {f16_sha256[:DIGITS]})"
         found.append(InputError(DRAFT_NAME, expected, "others", MEASURE_DRAFT))
     try:
-        check_same(results)
+        check_same_answers(results)
     except InputError as error:
         found.append(error)
     return found
@@ -96,7 +96,7 @@ def drafted_gate(checked: Checked, model: Path, question: Question, tools: Llama
             tempfile.TemporaryDirectory() as folder,
             LlamaServer(command, model, Path(folder) / "server.log") as server,
         ):
-            answers.append(ask(server, question, ANSWER_TOKENS))
+            answers.append(ask_greedily(server, question, ANSWER_TOKENS))
     plain, drafted = answers
     outcome = Outcome(f"{looked_at}: {drafted.accepted} of {drafted.drafted} drafted tokens accepted")
     if plain.whole != drafted.whole or not drafted.drafted:

@@ -105,7 +105,7 @@ def draft_table(results: dict) -> str:
     return f"{markdown_table(DRAFT_HEADS, draft_rows(results))}\n\n{same_text(results)} {asked}"
 
 
-def check_same(results: dict) -> None:
+def check_same_answers(results: dict) -> None:
     """Raise InputError unless every greedy answer is the same with and without the draft model."""
     for answers in results["models"]:
         if not all(answers["same"]):

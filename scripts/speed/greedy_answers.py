@@ -35,7 +35,7 @@ def speed_of(answers: list[Greedy]) -> float:
     return 1000 * sum(answer.tokens for answer in answers) / sum(answer.ms for answer in answers)
 
 
-def ask(server: LlamaServer, question: Question, most: int) -> Greedy:
+def ask_greedily(server: LlamaServer, question: Question, most: int) -> Greedy:
     """Return a greedy answer of at most so many tokens; raise InputError when there is none."""
     # Without the prompt's cache: a part of a prompt that is not computed again would be computed in other pieces.
     body = {
@@ -63,6 +63,6 @@ def greedy_answers(
     every = ["-np", "1", "--reasoning-format", "deepseek", "--cache-ram", "0", *map(str, flags)]
     command = server_command(tools.tool("llama-server"), gguf, gguf.stem, 0, every)
     with tempfile.TemporaryDirectory() as folder, LlamaServer(command, gguf, Path(folder) / "server.log") as server:
-        ask(server, questions[0], WARM_UP_TOKENS)  # the first answer of a server is slower
+        ask_greedily(server, questions[0], WARM_UP_TOKENS)  # the first answer of a server is slower
         for question in tqdm(questions, desc=gguf.stem, leave=False):
-            yield ask(server, question, most)
+            yield ask_greedily(server, question, most)

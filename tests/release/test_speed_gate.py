@@ -13,9 +13,9 @@ from files.safe_files import sha256_file
 from release.gates import Checked, records_gate
 from release.manifest import read_manifest
 from release.remade_gates import draw_pictures_again
-from release.running_gates import running_gates
+from release.running_gates import QUESTION, smallest
 from release.sources import read_sources
-from release.speed_gate import speed_gate
+from release.speed_gate import speed_gate, speed_gates
 from release_inputs import NAME, build, call, release_arguments
 
 import pytest
@@ -66,7 +66,7 @@ def test_a_release_holds_its_draft_model_and_says_what_it_gains(release, measure
     assert f"DRAFT ./{DRAFT}\n" in (release / "Modelfile").read_text() and f"'DRAFT ./{DRAFT}'" in card
     found = checked(release)
     assert speed_gate(found).applies and not speed_gate(found).deviations and not records_gate(found).deviations
-    outcome = running_gates(tools, 0)["drafted"](found)
+    outcome = speed_gates(smallest, QUESTION, tools, 0)["drafted"](found)
     assert not outcome.deviations and "drafted tokens accepted" in outcome.looked_at
     draw_pictures_again(found, ["active-experts.png"], tmp_path)
     assert sha256_file(tmp_path / "active-experts.png") == sha256_file(release / "active-experts.png")

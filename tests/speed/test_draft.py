@@ -16,7 +16,7 @@ from quantize_runs import quantize_arguments
 from quants.draft_record import DraftRecord
 from release_inputs import call
 from shared_ggufs import demo_ggufs, tiny_ggufs
-from speed.draft_results import DraftResults, acceptance, check_same, draft_rows, tokens_per_pass
+from speed.draft_results import DraftResults, acceptance, check_same_answers, draft_rows, tokens_per_pass
 from speed.round_speeds import factor_and_error
 
 import pytest
@@ -128,7 +128,7 @@ def test_figures_of_made_up_answers_and_a_changed_answer_is_refused():
         None,
     )
     with pytest.raises(InputError, match="expected the same greedy answers of a.gguf .*found 1 others of 2"):
-        check_same({"file": "d.gguf", "questions": 2, "models": [answers]})
+        check_same_answers({"file": "d.gguf", "questions": 2, "models": [answers]})
 
 
 def test_a_damaged_draft_model_is_refused(built, tmp_path, refusal):
