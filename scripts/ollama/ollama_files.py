@@ -199,9 +199,9 @@ def ollama_note() -> str:
     return (
         "`ollama run hf.co/...` reads `template` and `params` of this repository, and no Modelfile. The values in "
         "`params` are for chats and not those of the evaluation; set the flags above as options to get its answers. "
-        "With both alone Ollama writes the prompt as the model's own chat template does, tools included, and splits thoughts "
-        "from answers by the tags around them. It does not parse tool calls: without a parser of its own it expects "
-        'JSON arguments, where Gemma 4 writes `call:NAME{key:<|"|>text<|"|>}`, so they are not handed over as '
+        "With both alone Ollama writes the prompt as the model's own chat template does, tools included, and splits "
+        "thoughts from answers by the tags around them. It does not parse tool calls: without a parser of its own it "
+        'expects JSON arguments, where Gemma 4 writes `call:NAME{key:<|"|>text<|"|>}`, so they are not handed over as '
         "`tool_calls`. That needs `RENDERER gemma4` and `PARSER gemma4`. A pull from the Hub sets neither; `ollama "
         "create` does, so wrap the file once with the commands below. They name both, because `ollama create` would "
         "otherwise add them itself, and the stop `<turn|>` with them, which cuts an answer that quotes it. A renderer "
