@@ -198,12 +198,12 @@ def main(argv: list[str] | None = None) -> None:
         if is_asked(args.run, mine, documents):
             print(f"{args.run}: all {len(documents)} questions are answered already")
             return
+        # llama-server renders every question without limits, so each is rendered once with them.
+        check_gguf_template(args.gguf, [document["prompt"] for document in documents])
         # The old results go first: a run that is killed from here on must not look finished.
         for old in (SUMMARY_NAME, LM_EVAL):
             remove(args.run / old)
         write_record(args.run / RUN, mine, RunRecord)
-        # llama-server renders every question without limits, so each is rendered once with them.
-        check_gguf_template(args.gguf, [document["prompt"] for document in documents])
         starts = ask_all(args, tools, protocol, documents)
     answers = read_answers(args.run / ANSWERS).values()
     # The proxy answers what it is asked; this shows that lm-eval has asked every question.

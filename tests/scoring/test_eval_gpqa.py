@@ -297,7 +297,7 @@ def test_bad_models_and_options_are_refused_in_one_line(evaluation, ask_again, t
     shutil.copytree(evaluation[0] / "task", run / "task")
     broken.write_bytes(tiny_gguf.read_bytes()[:20000])
     for changes, words in (
-        ({"gguf": broken}, (broken, "llama-server loads")),
+        ({"gguf": broken}, (broken, "a whole GGUF header")),
         ({"port": 65536}, ("PORT", "65536")),
         ({"tokenizer": "a,b"}, ("TOKENIZER", "a,b")),
         ({"name": "a=b"}, ("NAME", "a=b")),
