@@ -5,7 +5,7 @@ Inputs:  a draft model of build_draft.py; GGUF files that it drafts for, with th
          the pruned model; questions in GPQA's columns.
 Output:  TABLE.md and beside it the same name as .json (speed/draft_results.py): every answer's tokens, times, drafts.
 Example: .venv/bin/python scripts/measure_draft.py --output build/try/draft.md \\
-             --draft build/gemma-4-demo/109e/gguf/mtp-gemma-4-demo-109e-Q8_0.gguf \\
+             --draft build/gemma-4-demo/109e/draft/mtp-gemma-4-demo-109e-Q8_0.gguf \\
              --gguf gemma-4-demo-109e=build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-Q6_K.gguf \\
              --questions data/demo/eval_questions.csv --limit 8
 
