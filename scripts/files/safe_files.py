@@ -97,7 +97,7 @@ def shown(value: object) -> str:
     return repr(value)[:SHOWN_CHARACTERS]
 
 
-def check_arguments(arguments: list[str]) -> None:
+def check_words(arguments: list[str]) -> None:
     """Raise InputError for an argument that is no text: a record could not hold it, and no digest be made of it."""
     for argument in arguments:
         if not argument.isascii() and argument != argument.encode(errors="ignore").decode():
@@ -110,7 +110,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         if INTERRUPTIBLE:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            check_arguments(sys.argv[1:])
+            check_words(sys.argv[1:])
         main()
     except InputError as error:
         sys.exit(f"error{rank}: {error}")
