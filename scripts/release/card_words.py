@@ -16,7 +16,7 @@ OWN_TARGET = re.compile(r"https://huggingface\.co/[\w./-]+|[\w.-]+")  # the Hub,
 REFERENCE = re.compile(r"^ {0,3}\[[^\]\n]+\]:.*", re.MULTILINE)  # a link's target, away from its words
 
 
-def check_words(name: str, text: str) -> str:
+def check_card_words(name: str, text: str) -> str:
     """Return a card's text; raise InputError when it has a tag, or a link to anywhere, that no part of ours writes.
 
     Code is not left out: a stray backtick in a name would turn text into code for one reader and not for another.

@@ -16,7 +16,7 @@ from losses.quality_record import QUALITY_NAME
 from ollama.ollama_files import DRAFTS, MMPROJ, companion, fitted_params, modelfile, source_params
 from release.card_sections import PICTURES, ModelFacts, Release
 from release.card_tables import CONTEXTS
-from release.card_words import check_words
+from release.card_words import check_card_words
 from release.checkpoint_card import checkpoint_card
 from release.gguf_card import gguf_card
 from release.manifest import CHECKPOINT
@@ -108,9 +108,9 @@ def made_texts(folder: Path, manifest: dict, params: Path | None) -> dict[str, s
     release = release_of(folder, manifest)
     if manifest["kind"] == CHECKPOINT:
         sizes = {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
-        return {CARD: check_words(CARD, checkpoint_card(release, sizes, read_json(folder / "config.json")))}
+        return {CARD: check_card_words(CARD, checkpoint_card(release, sizes, read_json(folder / "config.json")))}
     if not release.facts.for_ollama:  # renderer, parser and template are Gemma 4's
-        return {CARD: check_words(CARD, gguf_card(release))}
+        return {CARD: check_card_words(CARD, gguf_card(release))}
     if params is None:
         raise InputError(folder, "the source of Ollama's params", "none")
-    return {**ollama_texts(folder, release, params), CARD: check_words(CARD, gguf_card(release))}
+    return {**ollama_texts(folder, release, params), CARD: check_card_words(CARD, gguf_card(release))}

@@ -20,7 +20,7 @@ from release.card_results import count_in_words, map_of, patch_table, variants_t
 from release.card_run import run_checkpoint_section, run_ggufs_section
 from release.card_sections import RANKED_BY, Release, how_chosen, limits_section, method_section
 from release.card_tables import fallbacks_in_words, file_table, memory_table, quality_word, ranges, tiers_in_words
-from release.card_words import check_words
+from release.card_words import check_card_words
 from release.chores import chores
 from release.front_matter import check_front_matter, check_same_repository, front_matter
 from release.gates import GATES, Checked
@@ -445,7 +445,7 @@ FOREIGN = ["<script>x</script>", "<img src=x>", "[x](javascript:x)", "\\\\[x](ht
 @pytest.mark.parametrize("words", FOREIGN)
 def test_foreign_tags_and_links_are_shown_in_tables_and_refused_elsewhere(words, release):
     def card(**changes: object) -> str:
-        return check_words("README.md", gguf_card(replace(release, metadata={**release.metadata, **changes})))
+        return check_card_words("README.md", gguf_card(replace(release, metadata={**release.metadata, **changes})))
 
     shown = card(methodology={"model": f"{words} | a"})
     assert words not in shown and "\\| a |" in shown
