@@ -49,7 +49,9 @@ def _check_serves(gguf: Path, tools: LlamaCpp, named: Path) -> None:
             with LlamaServer(command, gguf, log):
                 pass
         except InputError as error:
-            raise InputError(named, LOADABLE, last_words(log.read_text(errors="replace"))) from error
+            # Without a log the server was never started: what we look at before it has refused the file.
+            found = last_words(log.read_text(errors="replace")) if log.exists() else str(error)
+            raise InputError(named, LOADABLE, found) from error
 
 
 def main() -> None:

@@ -127,7 +127,7 @@ def test_a_file_that_llama_cpp_does_not_load_is_refused_with_its_reason(f16, too
         check_loads(cut, tools, named)
     monkeypatch.setattr(load_check, "NOT_LOADED", -1)  # as if the process had ended for another reason
     check_loads(f16, tools, named)
-    with pytest.raises(InputError, match=r"named\.gguf: expected .* data is not within the file bounds"):
+    with pytest.raises(InputError, match=r"named\.gguf: expected .* expected at least \d+ bytes"):
         check_loads(cut, tools, named)
 
 
