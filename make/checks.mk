@@ -1,7 +1,8 @@
 # What can be refused before anything runs: names, values, files, and settings other than those a folder was made by.
 
 DRY := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
-ASIDE := help help-all settings new status setup test lint lock audit sbom clean clean-gguf clean-tools bench% kill-test fault-test twice-test print-%
+ASIDE := help help-all settings new status setup test lint lock audit sbom clean clean-gguf clean-tools \
+  bench% kill-test fault-test twice-test print-%
 WORK := $(filter-out $(ASIDE),$(MAKECMDGOALS))
 
 # ---- names: an unknown one is refused with the nearest known one
@@ -23,7 +24,8 @@ $(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$
 # ---- values
 $(if $(filter new,$(MAKECMDGOALS)),$(if $(filter RUN,$(COMMAND_LINE)),,$(error new: expected RUN=name$(,) found none)))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
-COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS
+COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS \
+  SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS
 NAME_CHARACTERS := letters, digits, dots, dashes, underscores
 RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,STREAM_LAYERS ALLOW_EMPTY_REASONING RECOMPUTE_FULL ACTIVE_SCORED,^(yes|no)?$$,yes$(,) no or nothing) \
@@ -49,7 +51,8 @@ broken_rule = $(shell set -- $(RULES); while [ $$# -gt 0 ]; do \
 ifneq ($(WORK),)
   BROKEN := $(broken_rule)
   $(if $(BROKEN),$(error $(BROKEN)$(if $(filter-out command,$(firstword $(origin RUN)))$(RUN), (run $(RUN)))))
-  OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) $(DROP_MAP) $(OTHER_MAPS) $(DRAFT))
+  OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) \
+    $(DROP_MAP) $(OTHER_MAPS) $(DRAFT))
   $(foreach f,$(OWN_FILES),$(if $(wildcard $f),,$(error $f: expected a file, found nothing)))
 endif
 

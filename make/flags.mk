@@ -11,7 +11,8 @@ REACHED := $(call code,report_imatrix,files ggufs)
 SUM_UP := $(call code,summarize_scores,chats choice files ggufs scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
-PACK := $(call code,build_release,chats checkpoints choice files findings ggufs llama losses ollama quants release scoring speed)
+PACK := $(call code,build_release,chats checkpoints choice files findings ggufs llama losses ollama quants \
+  release scoring speed)
 PAGE := $(call code,build_report,choice files findings ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
 
 # ---- fetch and analyse
@@ -32,7 +33,8 @@ QUESTIONS_DIGEST := $(call digest,$(QUESTIONS))
 DOMAIN_FILES := $(wildcard $(foreach d,$(DOMAINS),$(filter %.csv %.jsonl %.parquet,$(firstword $(subst :, ,$d)))))
 DOMAIN_SETTINGS := $(if $(DOMAINS),$(call setting,DOMAINS) $(foreach f,$(DOMAIN_FILES),DOMAIN=$(call digest,$f)))
 DOMAIN_FLAGS := $(if $(DOMAINS),--domains $(DOMAINS) --domain-questions $(QUESTIONS))
-CHOICE_SETTINGS := $(call setting,$(if $(DROP_MAP),,KEEP CRITERION PROTECT_TOP FOLD) PRUNED_NAME) $(if $(DROP_MAP),,$(DOMAIN_SETTINGS)) \
+CHOICE_SETTINGS := $(call setting,$(if $(DROP_MAP),,KEEP CRITERION PROTECT_TOP FOLD) PRUNED_NAME) \
+  $(if $(DROP_MAP),,$(DOMAIN_SETTINGS)) \
   $(if $(DROP_MAP),DROP_MAP=$(call digest,$(DROP_MAP)),QUESTIONS=$(QUESTIONS_DIGEST))
 CHOICE_SOURCE := $(if $(DROP_MAP),$(DROP_MAP) $(COPY_MAP),$(STATS) $(CHOOSE))
 OWN_MAP_COMMAND := scripts/copy_drop_map.py --map $(DROP_MAP) --model $(FULL)/checkpoint $(KEEP:%=--keep %)
@@ -72,7 +74,8 @@ PROTOCOL := $(call setting,CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS)
 EVAL_DIGEST := $(call digest,$(EVAL_QUESTIONS))
 # Of the imatrix, what a scored quant's bytes depend on.
 imatrix_setting = $(CALIBRATION_SETTING) $(patsubst %,NO_IMATRIX=%,$(filter $(1),$(NO_IMATRIX)))
-EVAL_SETTINGS := $(call imatrix_setting,$(EVAL_QUANT)) EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,EVAL_QUANT) $(PROTOCOL)
+EVAL_SETTINGS := $(call imatrix_setting,$(EVAL_QUANT)) EVAL_QUESTIONS=$(EVAL_DIGEST) \
+  $(call setting,EVAL_QUANT) $(PROTOCOL)
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) \
   MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
 HELDOUT_SETTINGS := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(call imatrix_setting,$(HELDOUT_QUANT))) \
@@ -84,7 +87,8 @@ MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --gguf $(filter-out $(FULL_F16) $(PRUNED_F16),$(filter %.gguf,$^)) --questions $(EVAL_QUESTIONS) \
   --calibration $(CALIBRATION_TEXT) --chose $(DROP_MAP_FILE) $(QUALITY_CHATS:%=--limit %) --score $(QUALITY_SCORE) \
   --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
-DRAFT_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,DRAFT DRAFT_TYPE DRAFT_TOKENS DRAFT_QUESTIONS EVAL_QUANT GPU_LAYERS)
+DRAFT_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) \
+  $(call setting,DRAFT DRAFT_TYPE DRAFT_TOKENS DRAFT_QUESTIONS EVAL_QUANT GPU_LAYERS)
 MEASURE_DRAFT = $(PYTHON) scripts/measure_draft.py --draft $(DRAFT_FILE) --draft-tokens $(DRAFT_TOKENS) \
   --gguf $(NAME)=$(call full_quant,$(EVAL_QUANT)) $(PRUNED_NAME)=$(call pruned_quant,$(EVAL_QUANT)) \
   --questions $(EVAL_QUESTIONS) --limit $(DRAFT_QUESTIONS) --gpu-layers $(GPU_LAYERS) --output $(DRAFT_GAIN)
@@ -127,12 +131,15 @@ KNOWN_OWNER := $(or $(OWNER),$(call check_files,$(RELEASE_SETTINGS_FILE),\
   $(patsubst OWNER=%,%,$(filter OWNER=%,$(file <$(RELEASE_SETTINGS_FILE))))))
 # What a card's command to reproduce names: the run, what no default can know, and all else that differs from a default.
 ALWAYS_NAMED := RUN MODEL QUESTIONS EVAL_QUESTIONS QUANTS
-BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_EXPERT_TOKENS NO_IMATRIX CD_RECIPE CD_RULE \
-  CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT SENSITIVITY_CHATS EVAL_QUANT EVAL_NAME GPU_LAYERS QUALITY_CHATS QUALITY_SCORE SCORED
-set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),$(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))
+BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_EXPERT_TOKENS NO_IMATRIX CD_RECIPE \
+  CD_RULE CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT SENSITIVITY_CHATS EVAL_QUANT EVAL_NAME GPU_LAYERS QUALITY_CHATS \
+  QUALITY_SCORE SCORED
+set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),\
+  $(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))
 same = $(and $(findstring x$(strip $(1))x,x$(strip $(2))x),$(findstring x$(strip $(2))x,x$(strip $(1))x))
 # A local model is known by its digests and not by its place, which may change.
-NAMED_SETTINGS := $(if $(wildcard $(MODEL)),$(filter-out MODEL,$(ALWAYS_NAMED)),$(ALWAYS_NAMED)) $(foreach v,$(BYTES_DEPEND_ON),$(if $(call set_by_hand,$v),$v))
+NAMED_SETTINGS := $(if $(wildcard $(MODEL)),$(filter-out MODEL,$(ALWAYS_NAMED)),$(ALWAYS_NAMED)) \
+  $(foreach v,$(BYTES_DEPEND_ON),$(if $(call set_by_hand,$v),$v))
 RELEASE_SETTINGS := $(call setting,BASE LICENSE OLLAMA_PARAMS SCORED EVAL_NAME) OWNER=$(KNOWN_OWNER) \
   QUANTIZED_BY=$(or $(QUANTIZED_BY),$(KNOWN_OWNER)) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
   $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) $(if $(RELEASE_QUALITY),quality) \
@@ -142,19 +149,23 @@ of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
 CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
   $(call of_ggufs,$(PRUNED_GGUF)/imatrix-coverage.png $(RELEASE_QUALITY:.json=.png) $(RELEASE_ACTIVE:.json=.png))
 # The other folders of the release, as KIND=REPOSITORY.
-OTHERS := GGUF:standard=$(PRUNED_NAME)-GGUF dynamic-GGUF:dynamic=$(PRUNED_NAME)-dynamic-GGUF checkpoint:checkpoint=$(PRUNED_NAME)
+OTHERS := GGUF:standard=$(PRUNED_NAME)-GGUF dynamic-GGUF:dynamic=$(PRUNED_NAME)-dynamic-GGUF \
+  checkpoint:checkpoint=$(PRUNED_NAME)
 siblings_of = $(foreach f,$(filter-out $(1),$(notdir $(RELEASES))),$(patsubst $f:%,%,$(filter $f:%,$(OTHERS))))
 # A release without scores and losses needs no F16 file of the full model.
 KNOWN_FULL = $(if $(RELEASE_RECORDS)$(RELEASE_QUALITY)$(wildcard $(FULL_F16).json),--full-f16 $(FULL_F16).json)
-OTHER_MAPS_BY_NUMBER = $(foreach n,$(wordlist 1,$(words $(OTHER_MAPS)),1 2 3 4 5 6 7 8 9),map-$n=$(word $n,$(OTHER_MAPS)))
+OTHER_MAPS_BY_NUMBER = \
+  $(foreach n,$(wordlist 1,$(words $(OTHER_MAPS)),1 2 3 4 5 6 7 8 9),map-$n=$(word $n,$(OTHER_MAPS)))
 FINDINGS_FLAGS = $(if $(RELEASE_FINDINGS),--findings $(RELEASE_FINDINGS) --findings-from model=$(FULL)/checkpoint \
   questions=$(QUESTIONS) measured=$(FINDINGS_PASS) $(OTHER_MAPS_BY_NUMBER))
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) \
   $(KNOWN_OWNER:%=--owner %) $(patsubst %,--quantized-by %,$(or $(QUANTIZED_BY),$(KNOWN_OWNER))) \
-  --settings $(foreach v,$(NAMED_SETTINGS),'$v=$($v)') --metadata $(METADATA) $(RELEASE_RECORDS:%=--scores %) $(FINDINGS_FLAGS) \
+  --settings $(foreach v,$(NAMED_SETTINGS),'$v=$($v)') --metadata $(METADATA) \
+  $(RELEASE_RECORDS:%=--scores %) $(FINDINGS_FLAGS) \
   --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
-  --source $(FULL)/checkpoint --map $(DROP_MAP_FILE) $(if $(DRAWN),--statistics $(STATS)) --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
+  --source $(FULL)/checkpoint --map $(DROP_MAP_FILE) $(if $(DRAWN),--statistics $(STATS)) \
+  --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \
   $(if $(RELEASE_RECORDS),--runs $(FULL_EVAL) $(PRUNED_EVAL)) \
   --quants $(FULL_RECORDS) $(PRUNED_RECORDS) $(call of_ggufs,$(if $(RELEASE_QUALITY),--logits $(FULL)/logits)) \

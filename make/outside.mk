@@ -1,6 +1,7 @@
-# What comes from outside is text and nothing else: settings of the command line, of the environment and of a run's file,
-# and names of files. Make puts it into rules and shell commands, so what either of them would act on is refused, before
-# anything is run. No setting needs it. (A run's file itself is read by make: it may say $(DOWNLOADS), or run a command.)
+# What comes from outside is text and nothing else: settings of the command line, of the environment and of a run's
+# file, and names of files. Make puts it into rules and shell commands, so what either of them would act on is refused,
+# before anything is run. No setting needs it. (A run's file itself is read by make: it may say $(DOWNLOADS), or run a
+# command.)
 
 SETTINGS := $(shell sed -nE 's/^([A-Z0-9_]+) \??=.*\#.*/\1/p' make/settings.mk)
 quote := '
@@ -17,10 +18,10 @@ acting_in = $(firstword $(foreach c,$(or $(ACTING_IN_$(1)),$(ACTING)),$(findstri
 what_acts = $(if $(filter -,$(1)),a word that begins with -,$(subst line-end,a line end,$(1)))
 shown = $(subst $(LINE_END), ,$(2))
 # $(call check_text,NAME,TEXT) refuses a setting; $(call check_files,NAME,FILES) refuses files by their names.
-check_text = $(if $(call acting_in,$(1),$(2)),$(error $(1): expected text without signs that make or the shell act on$(,) \
-  found $(call what_acts,$(call acting_in,$(1),$(2))) in $(call shown,$(1),$(2))))
-check_files = $(if $(call acting_in,$(1),$(2)),$(error $(1): expected names of files without signs that make or the shell \
-  act on$(,) found one with $(call what_acts,$(call acting_in,$(1),$(2)))))$(2)
+check_text = $(if $(call acting_in,$(1),$(2)),$(error $(1): expected text without signs that make or the shell act \
+  on$(,) found $(call what_acts,$(call acting_in,$(1),$(2))) in $(call shown,$(1),$(2))))
+check_files = $(if $(call acting_in,$(1),$(2)),$(error $(1): expected names of files without signs that make or the \
+  shell act on$(,) found one with $(call what_acts,$(call acting_in,$(1),$(2)))))$(2)
 
 # Unexpanded: to look at the value of a $(shell ...) would run it.
 FROM_OUTSIDE := $(foreach v,$(SETTINGS),$(if $(filter-out file default undefined,$(firstword $(origin $v))),$v))

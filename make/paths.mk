@@ -9,7 +9,8 @@ LOGS = $(if $(filter compare,$(MAKECMDGOALS)),$(BUILD)/comparison,$(PRUNED))/log
 DEFAULT_VARIANT = $(if $(DROP_MAP),$(basename $(notdir $(DROP_MAP))),$(KEEP)e$(CHOICE_ENDING))
 CRITERION_ENDING = $(if $(filter-out coverage,$(CRITERION)),-$(subst :,,$(CRITERION)))
 CHOICE_ENDING = $(CRITERION_ENDING)$(PROTECT_ENDING)$(if $(DOMAINS),-domains)$(if $(FOLD),-fold$(subst /,of,$(FOLD)))
-PROTECT_ENDING = $(if $(filter-out $(if $(filter coverage norm-plus-count,$(CRITERION)),16,0),$(PROTECT_TOP)),-top$(PROTECT_TOP))
+PROTECT_ENDING = \
+  $(if $(filter-out $(if $(filter coverage norm-plus-count,$(CRITERION)),16,0),$(PROTECT_TOP)),-top$(PROTECT_TOP))
 
 # ---- fetch
 MODEL_SOURCE := $(FULL)/source.txt

@@ -5,7 +5,7 @@
 RUN = demo#                               the settings file runs/RUN.mk
 FROM =#                                   new: the run whose settings are copied
 BUILD = build#                            where outputs go
-REPLACE =#  stages to make again: model statistics choice imatrix quants cd auto eval heldout quality findings draft report
+REPLACE =#  stages made again: model statistics choice imatrix quants cd auto eval heldout quality findings draft report
 V =#                                      1 shows every command and its whole output
 YES =#                                    clean: 1 deletes; without it clean only lists
 
@@ -91,7 +91,7 @@ UPLOAD = no#                              upload: yes sends; without it the file
 # ---- test
 KILLS = 200#                              kill-test: kills in all, shared by the stages
 FAULTS = 100#                             fault-test: calls that fail
-KILL_SEED = 1#                            kill-test, fault-test: seed of the moments, of what is killed and of what fails
+KILL_SEED = 1#                            kill-test, fault-test: seed of moments, of what is killed and of what fails
 
 # ---- tools
 LLAMA_CPP ?=#                             an existing llama.cpp build; empty: built once into a cache

@@ -3,7 +3,8 @@
 # ---- plan and check: before anything is built
 plan: $(TOOLS) ## size to the byte, types, disk and refusals of QUANTS, before anything is built
 	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL) --output $(PLAN)) \
-	  $(KEEP:%=--keep %) --name $(PRUNED_NAME) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_FLAGS) $(MMPROJ:%=--mmproj %) \
+	  $(KEEP:%=--keep %) --name $(PRUNED_NAME) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_FLAGS) \
+	  $(MMPROJ:%=--mmproj %) \
 	  $(CD_OPTIONS) --disk $(BUILD)
 
 verify reproduce: $(METADATA)
@@ -96,7 +97,8 @@ compare-criteria: $(COMPARISON) ## KLD of every criterion and of random drops on
 # ---- what the experts are like. The passes through the model are kept beside the statistics, for all variants.
 $(eval $(call guard,findings,$(dir $(FINDINGS))settings.txt,$(FINDINGS_SETTINGS),$(dir $(FINDINGS))*))
 .PRECIOUS: $(FINDINGS) $(FINDINGS:.md=.json) $(FINDINGS:.md=.png)
-$(FINDINGS) $(FINDINGS:.md=.json) $(FINDINGS:.md=.png) &: $(DROP_MAP_FILE) $(STATS) $(OTHER_MAPS) $(call again,findings) \
+$(FINDINGS) $(FINDINGS:.md=.json) $(FINDINGS:.md=.png) &: $(DROP_MAP_FILE) $(STATS) $(OTHER_MAPS) \
+    $(call again,findings) \
     | $(MODEL_RECORD) $(QUESTIONS) $(dir $(FINDINGS))settings.txt
 	$(call step,findings,Measure the findings) $(MEASURE_FINDINGS)
 
@@ -114,7 +116,8 @@ $(DRAFT_FILE): $(PRUNED_F16) $(wildcard $(DRAFT)/config.json $(DRAFT)/*.safetens
 
 # If an answer changes, the script fails after writing; the files stay.
 .PRECIOUS: $(DRAFT_GAIN) $(DRAFT_GAIN:.md=.json)
-$(DRAFT_GAIN) $(DRAFT_GAIN:.md=.json) &: $(DRAFT_FILE) $(call full_quant,$(EVAL_QUANT)) $(call pruned_quant,$(EVAL_QUANT)) \
+$(DRAFT_GAIN) $(DRAFT_GAIN:.md=.json) &: $(DRAFT_FILE) $(call full_quant,$(EVAL_QUANT)) \
+    $(call pruned_quant,$(EVAL_QUANT)) \
     $(call again,draft) | $(EVAL_QUESTIONS) $(DRAFT_FOLDER)/settings.txt $(TOOLS)
 	$(call step,draft,Measure the draft model) $(MEASURE_DRAFT)
 endif
@@ -134,7 +137,8 @@ active-experts: $(ACTIVE) ## loss and speed with fewer active experts per token;
 $(eval $(call guard,heldout,$(HELDOUT)/settings.txt,$(HELDOUT_SETTINGS),$(HELDOUT)/*))
 $(HELDOUT)/fold%/drop_map.json: $(STATS) $(CHOOSE) $(call again,heldout) | $(HELDOUT)/settings.txt
 	$(call step,heldout,Choose for fold $*) $(PYTHON) scripts/generate_drop_map.py \
-	  --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) --fold $*/$(FOLDS) $(DOMAIN_FLAGS) --output $@
+	  --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) --fold $*/$(FOLDS) \
+	  $(DOMAIN_FLAGS) --output $@
 
 $(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf: $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE) $(DROP)
 	$(call step,heldout,Drop for fold $*) $(PYTHON) scripts/expert_drop.py \

@@ -15,7 +15,7 @@ PROTOCOL_SETTINGS = {
     "SEED": "seed",
     "NP": "concurrency",
 }
-NOT_IN_THE_COMMAND = ("RUN", "MODEL", "VARIANT")  # the first is told apart from it; the others are worked out here
+NOT_IN_THE_COMMAND = ("RUN", "MODEL", "VARIANT")  # the first has its own sentence; the others are worked out here
 
 
 def variables_of(release: Release) -> dict[str, object]:
