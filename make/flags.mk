@@ -155,7 +155,7 @@ siblings_of = $(foreach f,$(filter-out $(1),$(notdir $(RELEASES))),$(patsubst $f
 # A release without scores and losses needs no F16 file of the full model.
 KNOWN_FULL = $(if $(RELEASE_RECORDS)$(RELEASE_QUALITY)$(wildcard $(FULL_F16).json),--full-f16 $(FULL_F16).json)
 OTHER_MAPS_BY_NUMBER = \
-  $(foreach n,$(wordlist 1,$(words $(OTHER_MAPS)),1 2 3 4 5 6 7 8 9),map-$n=$(word $n,$(OTHER_MAPS)))
+  $(foreach n,$(if $(OTHER_MAPS),$(shell seq $(words $(OTHER_MAPS)))),map-$n=$(word $n,$(OTHER_MAPS)))
 FINDINGS_FLAGS = $(if $(RELEASE_FINDINGS),--findings $(RELEASE_FINDINGS) --findings-from model=$(FULL)/checkpoint \
   questions=$(QUESTIONS) measured=$(FINDINGS_PASS) $(OTHER_MAPS_BY_NUMBER))
 BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) \

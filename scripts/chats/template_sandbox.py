@@ -56,7 +56,8 @@ class _Renderer:
         code = self.process.exitcode or 0
         if code in (-signal.SIGPROF, -signal.SIGKILL):
             raise TemplateFailure(f"no end after {WORK_SECONDS} s of work", endless=True)
-        raise TemplateFailure(f"an end of its process by signal {-code}", endless=True)
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        raise TemplateFailure(f"an end of its process by {how}", endless=True)
 
 
 _renderers: list[_Renderer] = []  # one at most: of this process

@@ -157,7 +157,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
             check_types(answer)
             if answer.kind == "server error" and answer.errors:  # all that an older version called a failure
                 answer = replace(answer, kind=class_of_failure(answer.errors))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 path, f"a recorded answer in line {number}", f"{type(error).__name__}: {error}"[:120]
             ) from error

@@ -1,5 +1,6 @@
 """The stages of a small run of the demo: how each is started by make, and the build folder before and after it."""
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -135,3 +136,17 @@ def run_undisturbed(place: Place, last: str) -> None:
         print(f"{stage}: {place.seconds[stage]:.1f} s undisturbed", flush=True)
         if stage == last:
             return
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Return a Markdown table; the first row is its head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], f"|{' --- |' * len(rows[0])}", *lines[1:]]) + "\n"
+
+
+def stages_parser(words: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all tests of stages have."""
+    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the test; it is replaced")
+    parser.add_argument("--stages", nargs="+", choices=list(GOALS), default=list(GOALS), help="(default: all)")
+    return parser

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from compare_builds import differences
-from demo_stages import GOALS, Place, prepare, run_undisturbed
+from demo_stages import GOALS, Place, markdown, prepare, run_undisturbed, stages_parser
 from kill_stages import SECONDS_TO_END, end_all, tracebacks
 from trace_flushes import files_by_call, traced_calls
 
@@ -92,16 +92,13 @@ def table(tried: list[Fault]) -> str:
         told = sum(bool(fault.said) for fault in mine)
         bad = sum(bool(fault.faults) for fault in mine)
         rows.append([call, names if call != "all" else str(len(mine)), str(told), str(len(mine) - told), str(bad)])
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], f"|{' --- |' * len(heads)}", *lines[1:]]) + "\n"
+    return markdown(rows)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = stages_parser(__doc__)
     parser.add_argument("--faults", type=int, default=100, help="faults in all, shared by the stages (default: 100)")
     parser.add_argument("--seed", type=int, default=1, help="of files, calls and errors (default: 1)")
-    parser.add_argument("--folder", type=Path, required=True, help="folder of the test; it is replaced")
-    parser.add_argument("--stages", nargs="+", choices=list(GOALS), default=list(GOALS), help="(default: all)")
     return parser.parse_args()
 
 

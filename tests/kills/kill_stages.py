@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from compare_builds import differences
-from demo_stages import GOALS, LOCKS, Place, prepare, processes, run_undisturbed
+from demo_stages import GOALS, LOCKS, Place, markdown, prepare, processes, run_undisturbed, stages_parser
 from trace_flushes import count_flushes
 
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
@@ -84,8 +84,8 @@ def end_all(place: Place, process: subprocess.Popen, seconds: float) -> bool:
     return False
 
 
-def disturb(place: Place, trial: Trial, how: str, choose: random.Random) -> bool:
-    """Start a stage and kill it at a random moment; return False when it was done before that moment."""
+def disturb(place: Place, trial: Trial, how: str, choose: random.Random) -> None:
+    """Start a stage and kill it at a random moment, unless it is done before that."""
     screen, share = place.folder / "screen.txt", choose.random()
     process = place.start(trial.stage, screen)
     try:
@@ -95,14 +95,13 @@ def disturb(place: Place, trial: Trial, how: str, choose: random.Random) -> bool
         trial.kills.append(f"{how} at {share:.2f}: {whom}")
         if not end_all(place, process, SECONDS_TO_END + 2 * place.seconds[trial.stage]):
             trial.faults.append("a process that does not end")
-        return True
+        return
     if code:
         trial.faults.append(f"exit code {code} before the kill")
-    return False
 
 
 def tracebacks(place: Place) -> list[str]:
-    """Return which logs, or what was shown on the screen, hold a traceback that the undisturbed run's do not."""
+    """Return which logs, or what was shown on the screen, hold a traceback."""
     logs = [place.folder / "screen.txt", *place.work.rglob("logs/*.log")]
     return [f"traceback: {path.name}" for path in logs if path.exists() and TRACEBACK in path.read_bytes()]
 
@@ -140,16 +139,13 @@ def table(trials: list[Trial], seconds: dict[str, float], flushes: dict[str, str
         row += [f"{len(mine) - len(unlike)} of {len(mine)}"]
         row += [str(sum(fault.startswith(kind) for fault in faults)) for kind in ("left over", "traceback")]
         rows.append([*row, flushes.get(stage, "")])
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], f"|{' --- |' * len(rows[0])}", *lines[1:]]) + "\n"
+    return markdown(rows)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = stages_parser(__doc__)
     parser.add_argument("--kills", type=int, default=200, help="kills in all, shared by the stages (default: 200)")
     parser.add_argument("--seed", type=int, default=1, help="of moments, signals and processes (default: 1)")
-    parser.add_argument("--folder", type=Path, required=True, help="folder of the test; it is replaced")
-    parser.add_argument("--stages", nargs="+", choices=list(GOALS), default=list(GOALS), help="(default: all)")
     return parser.parse_args()
 
 

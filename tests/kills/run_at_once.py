@@ -9,13 +9,11 @@ Of two runs at once one may be refused in a line, but the bytes must be those of
 and no traceback may be printed. The exit code is 1 when that fails.
 """
 
-import argparse
 import shutil
 import sys
-from pathlib import Path
 
 from compare_builds import differences
-from demo_stages import GOALS, Place, prepare, run_undisturbed
+from demo_stages import GOALS, Place, prepare, run_undisturbed, stages_parser
 from fault_stages import ERROR_LINE
 from kill_stages import SECONDS_TO_END, end_all, tracebacks
 
@@ -56,15 +54,8 @@ def run_by_four(place: Place) -> list[str]:
     return differences(place.folder / "one", place.work)
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="folder of the test; it is replaced")
-    parser.add_argument("--stages", nargs="+", choices=list(GOALS), default=list(GOALS), help="(default: all)")
-    return parser.parse_args()
-
-
 def main() -> None:
-    args = parse_args()
+    args = stages_parser(__doc__).parse_args()
     place = Place(args.folder.resolve())
     prepare(place)
     run_undisturbed(place, max(args.stages, key=list(GOALS).index))
