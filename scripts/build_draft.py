@@ -16,15 +16,14 @@ import argparse
 import math
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 from checkpoints.checkpoint import read_config, source_digest
 from files.option_types import command_parser, whole_number
 from files.safe_files import (
     InputError,
+    check_apart,
     gib,
-    read_json,
     recorded_sha256,
     replace_when_done,
     run,
@@ -33,11 +32,12 @@ from files.safe_files import (
 )
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, read_header
+from ggufs.mmproj import types_of
 from llama.drafting import DRAFT_TOKENS, draft_flags
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from quants.draft_record import DRAFT_TYPES, DraftRecord
-from quants.quant_record import record_path
+from quants.quant_record import is_made_of, record_path
 
 ASSISTANTS = ("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM")
 CHECK_FLAGS = ["-c", "512", "-np", "1"]
@@ -71,8 +71,13 @@ def check_serves_together(args: argparse.Namespace, tools: LlamaCpp, draft: Path
     """Raise InputError, with llama-server's own words, unless it loads the target with this draft model."""
     flags = [*CHECK_FLAGS, "-ngl", str(args.gpu_layers), *draft_flags(draft, DRAFT_TOKENS)]
     command = server_command(tools.tool("llama-server"), args.target, "check", 0, flags)
-    with tempfile.TemporaryDirectory() as folder, LlamaServer(command, args.output, Path(folder) / "server.log"):
-        pass
+    try:
+        # The target's template is the one that is served; a damaged old output must not stop its own rebuild.
+        with tempfile.TemporaryDirectory() as folder, LlamaServer(command, args.target, Path(folder) / "server.log"):
+            pass
+    except InputError as error:
+        expected = f"a draft model that llama-server loads with {args.target.name}"
+        raise InputError(args.output, expected, str(error)) from error
 
 
 def header_facts(header: GgufHeader) -> dict:
@@ -80,18 +85,8 @@ def header_facts(header: GgufHeader) -> dict:
     return {
         "architecture": header.architecture,
         "parameters": sum(math.prod(tensor.dims) for tensor in header.tensors),
-        "tensors_per_type": dict(Counter(tensor.kind.name for tensor in header.tensors)),
+        "tensors_per_type": types_of(header),
     }
-
-
-def is_made(output: Path, content: dict) -> bool:
-    """Tell whether the output is there, of the same checkpoint, target, type and tools, and whole."""
-    record = record_path(output)
-    if not output.is_file() or not record.is_file():
-        return False
-    known = read_json(record)
-    wanted = {"version": DraftRecord.current, **content}
-    return wanted.items() <= known.items() and known.get("sha256") == sha256_file(output)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -110,6 +105,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    check_apart([args.target], [args.output, record_path(args.output)])
     check_assistant(args.model)
     tools, target = find_llama_cpp(args.llama_cpp), read_header(args.target)
     content = {
@@ -119,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         "target_sha256": recorded_sha256(args.target),
         "llama_cpp": tools.version(),
     }
-    if is_made(args.output, content):
+    if is_made_of(args.output, content, DraftRecord):
         for path in (args.output, record_path(args.output)):  # for make, which goes by time
             path.touch()
         print(f"{args.output}: built already")

@@ -29,7 +29,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question, load_questions, read_rows
 from checkpoints.checkpoint import file_versions, read_checkpoint, read_config, weights_digest
 from choice.criteria import CRITERIA
-from choice.drop_map import DropMap, Shape, criterion_of, dropped_ids, read_drop_map, read_map, values_by_layer
+from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_map, values_by_layer
 from choice.expert_stats import protected, read_stats
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import InputError, check_apart, remove, replace_when_done, run, sha256_file, write_record
@@ -188,7 +188,7 @@ def map_findings(
 ) -> list[dict]:
     """Return the maps by other criteria from the same statistics, and the maps given, against the run's own."""
     layers, keep = list(shape.layers), own.keep_count
-    mine = sets_of(dropped_ids(read_map(args.drop_map)), read_map(args.drop_map), layers, top)
+    mine = sets_of(own.drop, read_map(args.drop_map), layers, top)
     given = arrays | {"protected": protected(arrays["weighted_norm_sum"], top)}
     given = {name: values for name, values in given.items() if values.ndim == 3}
     pairs = []

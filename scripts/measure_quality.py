@@ -61,7 +61,7 @@ from losses.stored_results import (
 )
 from quants.quant_record import read_whole_quant
 
-DIGITS = 12  # of a digest, in names
+DIGITS = 12  # of a digest, in messages
 
 
 def read_quant_of(path: Path, source_sha256: str) -> dict:

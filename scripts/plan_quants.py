@@ -259,8 +259,10 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
         # Read here: the sparse files go with the folder.
         f16_bytes, full_bytes = header.path.stat().st_size, full.path.stat().st_size
         memory = memory_parts(full)
-        path, config = config_of(args.source, args.shape)
-        pictures = plan_mmproj(path, config, args.name, args.mmproj, llama_cpp, work) if args.mmproj else []
+        pictures = []
+        if args.mmproj:  # else the config is not looked up once more
+            path, config = config_of(args.source, args.shape)
+            pictures = plan_mmproj(path, config, args.name, args.mmproj, llama_cpp, work)
     return {
         "experts": args.keep,
         "f16_bytes": f16_bytes,

@@ -21,7 +21,7 @@ def labels_of(rows: list[dict[str, str]], ids: list[str], column: str) -> tuple[
     rows: of the question file; ids: of the questions analysed. The domain is its number, -1 where the question has none
     or where its domain has fewer than LEAST_QUESTIONS.
     """
-    named = {row["Record ID"]: row[column].strip() for row in rows}
+    named = {row["Record ID"]: row.get(column, "").strip() for row in rows}
     found = [named.get(record_id, "") for record_id in ids]
     counts = {name: found.count(name) for name in sorted(set(found)) if name}
     large = {name: count for name, count in counts.items() if count >= LEAST_QUESTIONS}

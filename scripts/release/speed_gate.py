@@ -8,7 +8,7 @@ from chats.questions import Question
 from files.safe_files import InputError, read_record, sha256_file
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import read_header
-from llama.drafting import draft_flags
+from llama.drafting import DRAFT_TOKENS, draft_flags
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from quants.draft_record import DraftRecord, is_draft
@@ -90,7 +90,7 @@ def drafted_gate(checked: Checked, model: Path, question: Question, tools: Llama
     if not drafts:
         return Outcome(looked_at, applies=False)
     flags, answers = [*SERVER_FLAGS, "-ngl", str(gpu_layers)], []
-    for more in ([], draft_flags(checked.folder / drafts[0], 2)):
+    for more in ([], draft_flags(checked.folder / drafts[0], DRAFT_TOKENS)):
         command = server_command(tools.tool("llama-server"), model, "release", 0, [*flags, *more])
         with (
             tempfile.TemporaryDirectory() as folder,
