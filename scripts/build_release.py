@@ -59,7 +59,7 @@ from release.gguf_parts import SPLIT_RECORD, split_gguf
 from release.input_facts import input_facts
 from release.lineage import Lineage, lineage_breaks
 from release.made_texts import CARD, made_texts
-from release.manifest import CHECKPOINT, DIGITS, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
+from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
 from release.measured import quality_breaks, score_breaks
 from release.names import clashes, is_standard
 from release.sources import read_evidence, write_sources
@@ -161,15 +161,6 @@ def parse_setting(text: str) -> tuple[str, str]:
     return key, value
 
 
-def check_calibration_matches(records: dict[str, dict], calibration: dict | None) -> None:
-    """Raise InputError when the imatrix whose text is named is not the one that the quants were made with."""
-    for name, record in records.items():
-        known, made_with = (calibration or {}).get("imatrix_sha256"), record["imatrix_sha256"]
-        if known and made_with and known != made_with:
-            expected = f"the record of {name}'s imatrix, sha256 {made_with[:DIGITS]}"
-            raise InputError("--imatrix-record", expected, f"one of {known[:DIGITS]}", "run `make quants` again")
-
-
 def copies_of(args: argparse.Namespace) -> dict[str, Path]:
     """Return what is copied into the folder, by name: records, pictures, template, a checkpoint's small files."""
     found = {
@@ -223,7 +214,6 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
         "project_version": VERSION_FILE.read_text().strip(),
         "records": place_gguf(args, records, output),
     }
-    check_calibration_matches(manifest["records"], manifest["inputs"]["calibration"])
     if args.mmproj:
         manifest["mmproj"] = {path.name: read_whole_mmproj(path) for path in args.mmproj}
     if args.gguf:

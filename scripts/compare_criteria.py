@@ -305,6 +305,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "default computes them once, into files (4 bytes per token and vocabulary entry)",
     )
     args = parser.parse_args(argv)
+    if args.domains and not args.domain_questions:
+        parser.error("--domains: expected --domain-questions beside it")
     if args.output.suffix != ".md":
         parser.error(f"--output: expected a name that ends in .md, found {args.output.name}")
     args.keep = list(dict.fromkeys(args.keep))

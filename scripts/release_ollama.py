@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.repo:
         check_repo(args.repo)
         check_same_repository(args.repo, manifest)
-    ggufs = [name for name in manifest["files"] if name.endswith(".gguf") and name not in manifest.get("mmproj", {})]
+    ggufs = [name for name in manifest["files"] if name.endswith(".gguf")]
     found = wraps(manifest["name"], ggufs, {}, args.repo)
     if not found:
         raise InputError(args.release, "GGUF files, not in parts", "none")

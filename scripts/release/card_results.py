@@ -97,7 +97,7 @@ def headline(release: Release) -> str:
         label = "No score belongs to this build."
     where = [
         f"{release.link(name)}: {KINDS_IN_WORDS[kind]}"
-        for kind, name in {release.kind: release.repository, **release.siblings}.items()
+        for kind, name in release.siblings.items()
         if kind != release.kind
     ]
     form = "as safetensors" if release.kind == CHECKPOINT else f"as {KINDS_IN_WORDS[release.kind]}"

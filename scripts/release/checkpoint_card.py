@@ -1,5 +1,6 @@
 """The card of the pruned checkpoint's repository (safetensors), made from records of this build."""
 
+from checkpoints.moe_families import text_config
 from files.display import markdown_table
 from files.safe_files import GB, gib, in_unit
 from release.card_findings import findings_section
@@ -40,7 +41,7 @@ def files_section(sizes: dict[str, int], metadata: dict) -> str:
 
 def architecture_section(config: dict) -> str:
     """Return the architecture, which is the base model's but for the experts."""
-    text = config.get("text_config", config)
+    text = text_config(config)
     words = ARCHITECTURE | ({} if "moe_intermediate_size" in text else {"intermediate_size": "Width of an expert"})
     rows = [[words[key], f"{text[key]:,}"] for key in ARCHITECTURE if isinstance(text.get(key), int)]
     unchanged = "Unchanged from the base model, but for the number of experts per layer."

@@ -11,8 +11,9 @@ from checkpoints.checkpoint import read_checkpoint
 from checkpoints.moe_families import GEMMA4, expert_tensors, family_of, shape_of, text_config
 from files.safe_files import read_json
 from ggufs.context_cache import context_length
-from ggufs.gguf_header import EXPERT_TENSOR, read_header, split_paths
+from ggufs.gguf_header import EXPERT_TENSOR, read_header
 from release.card_sections import OLLAMA_ARCHITECTURE, ModelFacts
+from release.gguf_parts import tensors_of
 
 # What a chat template has if its model can think: the switch of a request, or the tags around a thought.
 THOUGHT_MARKS = ("enable_thinking", "<think>", "<|channel>thought")
@@ -32,7 +33,7 @@ def before_the_drop(after: int, with_experts: int, kept: int, experts: int) -> i
 def gguf_facts(first: Path, kept: int, experts: int) -> ModelFacts:
     """Return the facts of a GGUF file, of a split one by its first part; kept, experts: per layer, after and before."""
     header, sizes, with_experts = read_header(first), 0, 0
-    for tensor in [tensor for path in split_paths(first) for tensor in read_header(path).tensors]:
+    for _, tensor in tensors_of(first).values():
         count = math.prod(tensor.dims)
         sizes += count
         if EXPERT_TENSOR.match(tensor.name) and tensor.dims[-1] == kept:  # the slowest axis comes last

@@ -114,10 +114,7 @@ def choice_deviations(checked: Checked, names: list[str]) -> list[str]:
 
 
 def sight_gate(checked: Checked) -> Outcome:
-    """Files for pictures are those of their records and of this build, fit every model, and are found by -hf.
-
-    A folder that holds none has none in its manifest, and the tag of text alone.
-    """
+    """Files for pictures are those of their records and of this build, fit every model, and are found by -hf."""
     records = checked.manifest.get("mmproj", {})
     there = [name for name in checked.manifest["files"] if "mmproj" in name and name.endswith(".gguf")]
     outcome = Outcome(f"{len(there)} files for pictures against records, model and -hf", applies=bool(there or records))
