@@ -11,8 +11,8 @@ REACHED := $(call code,report_imatrix,files ggufs)
 SUM_UP := $(call code,summarize_scores,chats choice files ggufs scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
-PACK := \
-  $(call code,build_release,chats checkpoints choice files findings ggufs llama losses ollama quants release scoring speed)
+PACK := $(call code,build_release,chats checkpoints choice files findings ggufs llama losses ollama quants \
+  release scoring speed)
 PAGE := $(call code,build_report,choice files findings ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
 
 # ---- fetch and analyse
