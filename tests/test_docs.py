@@ -279,6 +279,8 @@ def checkout(tmp_path_factory) -> Path:
     for name, questions in (("calibration_questions", 64), ("eval_questions", 32)):
         path = folder / f"data/demo/{name}.csv"
         path.write_text("".join(path.read_text().splitlines(keepends=True)[: 1 + questions]))
+    with (folder / "runs/demo.mk").open("a") as settings:
+        settings.write("DRAFT_QUESTIONS = 4\n")
     done = run(folder, "make demo")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
