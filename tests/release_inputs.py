@@ -30,6 +30,7 @@ from release.manifest import MANIFEST, STANDARD, Manifest, file_entries
 from scoring.answer_record import Answer, append_answer, prompt_sha256
 from scoring.eval_protocol import Protocol
 from scoring.frozen_questions import frozen_documents
+from scoring.lm_eval_run import request_digest
 from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, Patched, RunRecord, run_digests
 from scoring.run_summary import summed_up
 from scoring.score_records import SUMMARY_NAME, Summary
@@ -72,10 +73,11 @@ def choose_first(folder: Path, questions: Path) -> None:
     arrays: dict[str, np.ndarray] = {name: falling.copy() for name in EXPERT_SUMS}
     arrays |= {name: np.full(shape[:2], 100) for name in LAYER_SUMS} | {"layer_numbers": np.arange(LAYERS)}
     arrays |= {"token_count": falling.astype(np.int64), "moe_output_norm_sum": np.full(shape[:2], 9.0)}
+    asked = load_questions(questions, QUESTION_SEED)[: len(ids)]
     metadata = {
-        "questions": [{"id": record_id} for record_id in ids],
+        "questions": [{"id": question.record_id, "sha256": question.digest} for question in asked],
         "top_k": 8,
-        "questions_sha256": "0" * 64,
+        "questions_sha256": question_set_digest(asked),
         "config_sha256": sha256_file(model / "config.json"),
         "weights_sha256": weights_digest(read_checkpoint(model)),
     }
@@ -132,7 +134,7 @@ def answer_of(document: dict, mark: str) -> Answer:
     return Answer(
         record_id=document["Record ID"],
         prompt_sha256=prompt_sha256(document["prompt"]),
-        request_sha256="0" * 64,
+        request_sha256=request_digest(document["prompt"], Protocol()),
         answer=f"The answer is ({letter})." if letter else "",
         reasoning="",
         finish_reason="stop",

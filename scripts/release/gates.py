@@ -42,6 +42,7 @@ from release.manifest import (
 from release.names import PLACEHOLDER_OWNER, clashes, is_hub_id, is_standard
 from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
+from release.shards_gate import shard_breaks
 from release.sources import find_evidence, read_evidence
 from scoring.score_records import SCORES_NAME
 
@@ -269,13 +270,11 @@ def record_deviations(checked: Checked, record: dict) -> list[str]:
 
 
 def shards_outcome(checked: Checked) -> Outcome:
-    """The shards of a checkpoint are those of its metadata."""
-    path, files = checked.folder / METADATA_NAME, checked.manifest["files"]
-    shards = read_evidence(path, METADATA_NAME)["shards"]
-    outcome = Outcome(f"{len(shards)} shards against {METADATA_NAME}: sha256")
-    found = {name: entry["sha256"] for name, entry in files.items() if name.endswith(".safetensors")}
-    if found != shards:
-        outcome.deviations.append(f"{path}: expected the digests of {', '.join(sorted(found))}, found others")
+    """The shards of a checkpoint are those of its metadata, headers and index included."""
+    digests = {name: e["sha256"] for name, e in checked.manifest["files"].items() if name.endswith(".safetensors")}
+    outcome = Outcome(f"{len(digests)} shards against {METADATA_NAME}: sha256, headers, index")
+    found = shard_breaks(checked.folder, digests, checked.sources["origins"].get("source"))
+    outcome.deviations = [str(error) for error in found]
     return outcome
 
 
