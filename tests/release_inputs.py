@@ -22,10 +22,14 @@ from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import DEMO, REPO
 from files.run_state import INPUTS_NAME
 from files.safe_files import read_record, sha256_file, write_json, write_record
+from ggufs.gguf_header import read_header
+from llama.llama_tools import find_llama_cpp
 from losses.quality_conclusions import quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality
 from losses.stored_results import PRUNING_NAME, measured_of, read_chats, results_folder, results_path, write_chats
+from quants.quant_plan import plan_quant
 from quants.quant_record import QuantRecord, read_quant_record, record_path
+from quants.recipes import RECIPES
 from release.manifest import MANIFEST, STANDARD, Manifest, file_entries
 from scoring.answer_record import Answer, append_answer, prompt_sha256
 from scoring.eval_protocol import Protocol
@@ -232,8 +236,17 @@ def write_questions(path: Path, ids: list[str]) -> Path:
 
 def write_base_record(pruned: Path, folder: Path) -> Path:
     """Write the record of a quant of the full model, whose file is not there; return its path."""
-    record = read_quant_record(pruned / f"{NAME}-Q6_K.gguf")
-    full = {"experts": EXPERTS, "sha256": "2" * 64, "source_sha256": sha256_file(pruned / "full-F16.gguf")}
+    record, source = read_quant_record(pruned / f"{NAME}-Q6_K.gguf"), pruned / "full-F16.gguf"
+    tool = find_llama_cpp(None).tool("llama-quantize")
+    plan = plan_quant(tool, RECIPES["Q6_K"], read_header(source), pruned / "imatrix.gguf")
+    full = {
+        "experts": EXPERTS,
+        "parameters": plan.parameters,
+        "bytes": plan.size,
+        "bits_per_weight": round(plan.bits_per_weight, 3),
+        "sha256": "2" * 64,
+        "source_sha256": sha256_file(source),
+    }
     write_record(folder / "gemma-4-demo-Q6_K.gguf.json", {**record, **full}, QuantRecord)
     return folder / "gemma-4-demo-Q6_K.gguf.json"
 

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from files.safe_files import InputError, read_record, sha256_file
-from ggufs.gguf_header import GgufHeader, key_value, read_header
+from ggufs.gguf_header import GgufHeader, experts_used_key, key_value, read_header
 from ggufs.imatrix import ImatrixRecord, read_imatrix
 from llama.llama_tools import LlamaCpp
+from llama.load_check import count_tokens
 from quants.layer_tiers import cd_choices
 from quants.quant_plan import QuantPlan, imatrix_pairs, plan_quant, write_imatrix_stand_in
 from quants.quant_record import ConversionRecord, QuantRecord
@@ -100,6 +101,36 @@ def f16_breaks(place: Path, again: GgufHeader | None) -> Breaks:
     return breaks_of(place, pairs, CONVERT)
 
 
+def tokens_of(lineage: Lineage, tools: LlamaCpp, own: GgufHeader) -> int | None:
+    """Return the tokens of the calibration text; None for a llama.cpp that the bindings do not know."""
+    try:
+        return count_tokens(tools, own.path, lineage.origin("calibration").read_bytes())
+    except InputError:
+        return None
+
+
+def imatrix_breaks(lineage: Lineage, own: GgufHeader, tokens: int | None) -> Breaks:
+    """The imatrix's file says what its record says, and counts the tokens of its text; tokens: None if not known."""
+    if not any(record["imatrix_sha256"] for record in lineage.records.values()):
+        return []
+    place = lineage.origin("imatrix")
+    record, file = read_record(place, ImatrixRecord), place.with_suffix("")
+    header, size, used = read_header(file), record["context"], own.value(experts_used_key(own))
+    chunks = header.value("imatrix.chunk_count") if tokens is None else tokens // size
+    reached = {int(row.sum()) for row in read_imatrix(file).expert_counts().values()}
+    return breaks_of(
+        place,
+        [
+            ("bytes:", file.stat().st_size, record["bytes"]),
+            ("tokens per chunk:", header.value("imatrix.chunk_size"), size),
+            ("the text:", header.array("imatrix.datasets"), [record["calibration"]]),
+            ("chunks of its text:", chunks, header.value("imatrix.chunk_count")),
+            ("tokens that reach the experts of a layer:", {chunks * size * used}, reached),
+        ],
+        "run `make imatrix REPLACE=imatrix`",
+    )
+
+
 def recipe_of(record: dict) -> Recipe:
     """Return what llama-quantize was asked for, by a record."""
     return Recipe(record["type"], record["base"], record["note"], tuple(record["arguments"]))
@@ -182,31 +213,41 @@ def planned_breaks(lineage: Lineage, tools: LlamaCpp, own: GgufHeader, folder: P
     return found, len(records), {record["llama_cpp"] for record in records.values()}
 
 
-def headers_gate(checked: Checked, tools: LlamaCpp) -> Outcome:
-    """Headers and records are what converter and llama-quantize write of this checkpoint."""
-    lineage = checked.lineage
-    outcome = Outcome("")
-    place, checkpoint = lineage.origin("f16"), lineage.metadata_path.parent
-    outtype = read_record(place, ConversionRecord)["outtype"]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        own = from_checkpoint(checkpoint, tools, lineage.name, folder / "again.gguf", outtype)
-        found = f16_breaks(place, own)
-        if lineage.knows_full:
-            found += f16_breaks(lineage.origin("full f16"), None)
-        planned, count, versions = planned_breaks(lineage, tools, own, folder)
-        found += planned + recipe_breaks(checked, own, tools.tool("llama-quantize"), stand_in(lineage, folder))
-        outcome.deviations = [str(error) for error in found]
-        shapes = {tensor.name: tensor.dims for tensor in own.tensors}
-        for gguf, first in lineage.files.items():
-            more = measured_pairs(lineage) if lineage.records[gguf]["imatrix_sha256"] else {}
-            outcome.deviations += header_lines(first, pairs_of(own) | more, read_header(first))
-            if shapes != {tensor: info.dims for tensor, (_, info) in tensors_of(first).items()}:
-                outcome.deviations.append(f"{first}: expected the tensors of the checkpoint, found others; {QUANTISE}")
+def written_again(lineage: Lineage, tools: LlamaCpp, folder: Path) -> GgufHeader:
+    """Let the converter write the header of the pruned F16 file once more, in a folder."""
+    outtype = read_record(lineage.origin("f16"), ConversionRecord)["outtype"]
+    return from_checkpoint(lineage.metadata_path.parent, tools, lineage.name, folder / "again.gguf", outtype)
+
+
+def against_header(checked: Checked, tools: LlamaCpp, own: GgufHeader, folder: Path) -> Outcome:
+    """Hold headers and records against the header that was written again; folder: for what a dry run needs."""
+    lineage, outcome = checked.lineage, Outcome("")
+    found = f16_breaks(lineage.origin("f16"), own)
+    if lineage.knows_full:
+        found += f16_breaks(lineage.origin("full f16"), None)
+    tokens = tokens_of(lineage, tools, own) if "calibration" in lineage.sources["origins"] else None
+    found += imatrix_breaks(lineage, own, tokens)
+    planned, count, versions = planned_breaks(lineage, tools, own, folder)
+    found += planned + recipe_breaks(checked, own, tools.tool("llama-quantize"), stand_in(lineage, folder))
+    outcome.deviations = [str(error) for error in found]
+    shapes = {tensor.name: tensor.dims for tensor in own.tensors}
+    for gguf, first in lineage.files.items():
+        more = measured_pairs(lineage) if lineage.records[gguf]["imatrix_sha256"] else {}
+        outcome.deviations += header_lines(first, pairs_of(own) | more, read_header(first))
+        if shapes != {tensor: info.dims for tensor, (_, info) in tensors_of(first).items()}:
+            outcome.deviations.append(f"{first}: expected the tensors of the checkpoint, found others; {QUANTISE}")
     outcome.looked_at = f"headers of {len(lineage.files)} files written again, {count} quants planned again"
     here = tools.version()
-    outcome.exceptions = [f"made by another llama.cpp than the one here ({here}): {v}" for v in versions - {here}]
+    outcome.exceptions = ["the tokens of the calibration text were not counted"] * (tokens is None)
+    outcome.exceptions += [f"made by another llama.cpp than the one here ({here}): {v}" for v in versions - {here}]
     return outcome
+
+
+def headers_gate(checked: Checked, tools: LlamaCpp) -> Outcome:
+    """Headers and records are what converter and llama-quantize write of this checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = written_again(checked.lineage, tools, Path(folder))
+        return against_header(checked, tools, own, Path(folder))
 
 
 def digests_gate(checked: Checked) -> Outcome:
