@@ -164,7 +164,8 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   $(RELEASE_RECORDS:%=--scores %) $(FINDINGS_FLAGS) \
   --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS)) \
-  --source $(FULL)/checkpoint --map $(DROP_MAP_FILE) $(if $(DRAWN),--statistics $(STATS)) \
+  --source $(FULL)/checkpoint --map $(DROP_MAP_FILE) \
+  $(if $(DRAWN)$(filter CD-%,$(ASKED_QUANTS)),--statistics $(STATS)) $(call there,--sensitivity,$(SENSITIVITY)) \
   --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \
   $(if $(RELEASE_RECORDS),--runs $(FULL_EVAL) $(PRUNED_EVAL)) \

@@ -3,8 +3,9 @@
 
 Inputs:  a GGUF file; the frozen questions and task of freeze_questions.py in RUN/task; the tokenizer of the unmodified
          base (directory or Hub id); the protocol's open values (scoring/eval_protocol.py).
-Output:  RUN/run.json: name, digests of model, questions and protocol, and the protocol; RUN/answers.jsonl: one line per
-         question as it happens (scoring/answer_record.py); RUN/lm_eval/: lm-eval's results and samples; RUN/server.log.
+Output:  RUN/run.json: name, digests of model, questions and protocol, the protocol, and the processor and devices;
+         RUN/answers.jsonl: one line per question as it happens (scoring/answer_record.py); RUN/lm_eval/: lm-eval's
+         results and samples; RUN/server.log.
 Example: .venv/bin/python scripts/ask_questions.py --name gemma-4-demo --tokenizer data/demo/model \\
              --gguf build/gemma-4-demo/full/gguf/calibration_questions/gemma-4-demo-Q6_K.gguf --run build/try/eval \\
              --context 4096 --reasoning-budget 1024 --max-gen-toks 2048
@@ -32,6 +33,7 @@ from files.safe_files import (
     sha256_file,
     write_record,
 )
+from llama.hardware import hardware_of
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from llama.template_check import check_gguf_template
@@ -96,9 +98,20 @@ def is_asked(directory: Path, mine: dict, documents: list[dict]) -> bool:
     """
     if missing_results(directory / LM_EVAL) or not (directory / RUN).is_file():
         return False
-    if read_run(directory) != {"version": RunRecord.current, **mine}:
+    if {key: value for key, value in read_run(directory).items() if key != "hardware"} != {
+        "version": RunRecord.current,
+        **mine,
+    }:
         return False
     return read_answers(directory / ANSWERS).keys() == {document["Record ID"] for document in documents}
+
+
+def machines_of_run(directory: Path, tools: LlamaCpp) -> list[dict]:
+    """Return the machines that have answered in a run directory, and this one."""
+    asked = (directory / ANSWERS).exists() and (directory / ANSWERS).stat().st_size > 0
+    known = read_run(directory).get("hardware", []) if asked else []
+    mine = hardware_of(tools)
+    return known if mine in known else [*known, mine]
 
 
 class Progress:
@@ -203,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
         # The old results go first: a run that is killed from here on must not look finished.
         for old in (SUMMARY_NAME, LM_EVAL):
             remove(args.run / old)
-        write_record(args.run / RUN, mine, RunRecord)
+        write_record(args.run / RUN, {**mine, "hardware": machines_of_run(args.run, tools)}, RunRecord)
         starts = ask_all(args, tools, protocol, documents)
     answers = read_answers(args.run / ANSWERS).values()
     # The proxy answers what it is asked; this shows that lm-eval has asked every question.

@@ -31,9 +31,8 @@ from files.safe_files import (
 )
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import Imatrix, ImatrixRecord, check_reached, read_imatrix
-from llama.bindings import load_bindings
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
-from llama.load_check import check_loads
+from llama.load_check import check_loads, count_tokens
 
 CONTEXT_TOKENS = 512
 
@@ -56,25 +55,6 @@ def check_calibration(path: Path, context: int) -> None:
         path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(path, "a text in UTF-8", str(error)) from error
-
-
-def count_tokens(tools: LlamaCpp, model: Path, text: bytes) -> int:
-    """Return the number of tokens of a text file's bytes as llama-imatrix reads them, without a newline at the end.
-
-    Raises InputError when libllama or the model cannot be used.
-    """
-    text = text.removesuffix(b"\n")
-    api = load_bindings(tools.library_folder)
-    params = api.llama_model_default_params()
-    params.vocab_only = True
-    loaded = api.llama_model_load_from_file(os.fsencode(model), params)
-    if not loaded:
-        raise InputError(model, "a GGUF model whose vocabulary llama.cpp loads", "another one")
-    try:
-        # With room for no token at all the call returns the number that it would have written, as a negative one.
-        return -api.llama_tokenize(api.llama_model_get_vocab(loaded), text, len(text), None, 0, True, True)
-    finally:
-        api.llama_model_free(loaded)
 
 
 def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, context: int) -> None:

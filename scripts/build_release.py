@@ -225,7 +225,9 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
 
 def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     """Return what the folder is made from, paths by kind and name."""
-    origins = {name: getattr(args, name) for name in ("map", "statistics", "f16", "logits", "calibration")}
+    origins = {
+        name: getattr(args, name) for name in ("map", "statistics", "f16", "logits", "calibration", "sensitivity")
+    }
     origins |= {"imatrix": args.imatrix_record, "full f16": args.full_f16, "source": args.source}
     origins |= {f"findings {name}": Path(path) for name, path in args.findings_from}
     return {
@@ -280,6 +282,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--source", type=Path, help="checkpoint of the full model, whose config and tokenizer the pruned one has")
     add("--imatrix-record", type=Path, help="record of the imatrix (imatrix.gguf.json), which names its text")
     add("--calibration", type=Path, help="calibration text of the imatrix, in which the questions are looked for")
+    add("--sensitivity", type=Path, help="file of measure_sensitivity.py, which AUTO files need")
     add("--runs", type=Path, nargs="*", default=[], help="summaries that --scores compares, in their directories")
     add("--quants", type=Path, nargs="*", default=[], help="records of the files that were scored or measured")
     add("--findings-from", type=parse_setting, nargs="*", default=[], metavar="INPUT=PATH", help=FINDINGS_INPUTS)

@@ -32,6 +32,7 @@ from release.sight_gate import sight_gates
 from release.sources import read_sources
 from release.speed_gate import speed_gates
 from release.token_gate import tokens_gate
+from release.written_again import writing_gates
 
 MOST_LINES = 20  # of one check
 INDENT = " " * 6
@@ -85,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     checked = Checked(args.release, manifest, sources | asked)
     tools = find_llama_cpp(args.llama_cpp)
     running = {
+        **writing_gates(tools),
         **running_gates(tools, args.gpu_layers),
         **speed_gates(smallest, QUESTION, tools, args.gpu_layers),
         **sight_gates(smallest, tools, args.gpu_layers),

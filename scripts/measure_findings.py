@@ -22,13 +22,13 @@ from pathlib import Path
 from analysis.analysis_state import state_directory
 from analysis.batches import Batch, batches_of
 from analysis.decoder import build_empty, check_complete, load_resident
-from analysis.layer_stream import LayerStream
+from analysis.layer_stream import SHARING_KEYS, LayerStream
 from analysis.model_checks import RUN_DTYPES, check_sequences, check_unquantised
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question, load_questions, read_rows
 from checkpoints.checkpoint import file_versions, read_checkpoint, read_config, weights_digest
-from choice.criteria import CRITERIA
+from choice.criteria import CRITERIA, PROTECTING
 from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_map, values_by_layer
 from choice.expert_stats import protected, read_stats
 from files.option_types import command_parser, positive, whole_number
@@ -41,6 +41,7 @@ from findings.findings_record import Findings
 from findings.map_overlap import Sets, best_experts, map_pair
 from findings.measured_model import Measured, measure_model, open_measurement, read_measured, write_measured
 from findings.specialisation import COLUMNS, LEAST_QUESTIONS, labels_of, specialisation
+from findings.stored_pass import check_stored_norms, check_stored_weights
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ from transformers import PreTrainedModel
 TOP = 16  # protected experts of a question and layer, where the map protects none; the model card's number
 RUN_AS = ("dtype", "attention", "max_tokens", "counted_tokens", "batch_size", "seed")
 DIGITS = 12
+OF_THE_MACHINE = ("device", "torch", "transformers")  # inputs that change the last bits alone
 
 
 def asked_questions(args: argparse.Namespace, metadata: dict) -> list[Question]:
@@ -113,10 +115,31 @@ def prepared(args: argparse.Namespace, metadata: dict) -> tuple[PreTrainedModel,
     return model, tensors, batches_of(sequences, metadata["batch_size"])
 
 
-def measure(args: argparse.Namespace, metadata: dict) -> Measured:
-    """Return what is measured of the model: from --measured, or by running it."""
+def stored(args: argparse.Namespace, metadata: dict, inputs: dict, arrays: dict[str, np.ndarray]) -> Measured:
+    """Return what --measured holds; raise InputError unless statistics and checkpoint can have given it.
+
+    inputs: as `measured_inputs` has them; arrays: of the statistics.
+    """
+    found = read_measured(args.measured, inputs, but=OF_THE_MACHINE)
+    if found is None:
+        raise InputError(args.measured, "what was measured of this model and these questions", "none or others")
+    check_stored_norms(args.measured, arrays, found[0])
+    model = build_empty(args.model, RUN_DTYPES[metadata["dtype"]], metadata["attention"])
+    runner: PreTrainedModel | LayerStream
+    if any(getattr(model.config.get_text_config(), key, 0) for key in SHARING_KEYS):  # these cannot be streamed
+        runner = load_resident(args.model, model.dtype, metadata["attention"], None)
+    else:
+        runner = LayerStream(args.model, read_checkpoint(args.model), model, torch.device(inputs["device"]))
+    check_stored_weights(args.measured, runner, found[1])
+    return found
+
+
+def measure(args: argparse.Namespace, metadata: dict, arrays: dict[str, np.ndarray]) -> Measured:
+    """Return what is measured of the model: from --measured, or by running it; arrays: of the statistics."""
     device = "cpu" if args.device == "cpu" or not torch.cuda.is_available() else "cuda"
     inputs = measured_inputs(args, metadata, device)
+    if args.stored:
+        return stored(args, metadata, inputs, arrays)
     directory = state_directory(args.measured, args.spill, 0)
     if args.again:
         remove(directory)
@@ -195,8 +218,8 @@ def map_findings(
     for criterion, score in CRITERIA.items():
         if criterion == criterion_of(own.details):
             continue
-        # Protection is part of coverage alone; for another criterion `rank` would put the protected first.
-        free = given if criterion == "coverage" else given | {"protected": np.zeros_like(given["protected"])}
+        # For a criterion that protects nothing `rank` would put the protected first all the same.
+        free = given if criterion in PROTECTING else given | {"protected": np.zeros_like(given["protected"])}
         dropped = dropped_by(free, criterion, keep)
         drop = {layer: np.flatnonzero(row).tolist() for layer, row in zip(layers, dropped)}
         pair = map_pair(criterion, mine, (drop, best_experts(score(free).tolist(), layers, top)), shape.experts)
@@ -227,12 +250,13 @@ def all_findings(args: argparse.Namespace) -> dict:
             raise
         missing["specialisation"] = str(error).removeprefix(f"{args.questions}: ")
         print(f"no topic specialisation: {error}", flush=True)
-    measured, layers = measure(args, metadata)
+    measured, layers = measure(args, metadata, arrays)
     draws = (args.resamples, args.seed)
     return {
         "inputs": {
             "stats_sha256": sha256_file(args.stats),
             "drop_map_sha256": own.sha256,
+            "measured_sha256": sha256_file(args.measured),
             **{key: metadata[key] for key in ("questions_sha256", "weights_sha256", "config_sha256", "dtype")},
             "questions": len(ids),
             **{key: getattr(args, key) for key in ("shuffles", "resamples", "seed", "tokens_per_question")},
@@ -271,6 +295,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--stream-layers", action="store_true", help="hold one layer of the model in memory, not all")
     add("--spill", type=Path, metavar="DIR", help="with --stream-layers: hold hidden states in DIR only")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    stored_help = "run no model: take --measured, and hold it against statistics and weights (make check-release)"
+    add("--stored", action="store_true", help=stored_help)
     add("--again", action="store_true", help="measure the model anew, whatever --measured holds")
     args = parser.parse_args(argv)
     if args.spill and not args.stream_layers:

@@ -22,14 +22,19 @@ from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import DEMO, REPO
 from files.run_state import INPUTS_NAME
 from files.safe_files import read_record, sha256_file, write_json, write_record
+from ggufs.gguf_header import read_header
+from llama.llama_tools import find_llama_cpp
 from losses.quality_conclusions import quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality
 from losses.stored_results import PRUNING_NAME, measured_of, read_chats, results_folder, results_path, write_chats
+from quants.quant_plan import plan_quant
 from quants.quant_record import QuantRecord, read_quant_record, record_path
+from quants.recipes import RECIPES
 from release.manifest import MANIFEST, STANDARD, Manifest, file_entries
 from scoring.answer_record import Answer, append_answer, prompt_sha256
 from scoring.eval_protocol import Protocol
 from scoring.frozen_questions import frozen_documents
+from scoring.lm_eval_run import request_digest
 from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, Patched, RunRecord, run_digests
 from scoring.run_summary import summed_up
 from scoring.score_records import SUMMARY_NAME, Summary
@@ -72,10 +77,11 @@ def choose_first(folder: Path, questions: Path) -> None:
     arrays: dict[str, np.ndarray] = {name: falling.copy() for name in EXPERT_SUMS}
     arrays |= {name: np.full(shape[:2], 100) for name in LAYER_SUMS} | {"layer_numbers": np.arange(LAYERS)}
     arrays |= {"token_count": falling.astype(np.int64), "moe_output_norm_sum": np.full(shape[:2], 9.0)}
+    asked = load_questions(questions, QUESTION_SEED)[: len(ids)]
     metadata = {
-        "questions": [{"id": record_id} for record_id in ids],
+        "questions": [{"id": question.record_id, "sha256": question.digest} for question in asked],
         "top_k": 8,
-        "questions_sha256": "0" * 64,
+        "questions_sha256": question_set_digest(asked),
         "config_sha256": sha256_file(model / "config.json"),
         "weights_sha256": weights_digest(read_checkpoint(model)),
     }
@@ -132,7 +138,7 @@ def answer_of(document: dict, mark: str) -> Answer:
     return Answer(
         record_id=document["Record ID"],
         prompt_sha256=prompt_sha256(document["prompt"]),
-        request_sha256="0" * 64,
+        request_sha256=request_digest(document["prompt"], Protocol()),
         answer=f"The answer is ({letter})." if letter else "",
         reasoning="",
         finish_reason="stop",
@@ -230,8 +236,17 @@ def write_questions(path: Path, ids: list[str]) -> Path:
 
 def write_base_record(pruned: Path, folder: Path) -> Path:
     """Write the record of a quant of the full model, whose file is not there; return its path."""
-    record = read_quant_record(pruned / f"{NAME}-Q6_K.gguf")
-    full = {"experts": EXPERTS, "sha256": "2" * 64, "source_sha256": sha256_file(pruned / "full-F16.gguf")}
+    record, source = read_quant_record(pruned / f"{NAME}-Q6_K.gguf"), pruned / "full-F16.gguf"
+    tool = find_llama_cpp(None).tool("llama-quantize")
+    plan = plan_quant(tool, RECIPES["Q6_K"], read_header(source), pruned / "imatrix.gguf")
+    full = {
+        "experts": EXPERTS,
+        "parameters": plan.parameters,
+        "bytes": plan.size,
+        "bits_per_weight": round(plan.bits_per_weight, 3),
+        "sha256": "2" * 64,
+        "source_sha256": sha256_file(source),
+    }
     write_record(folder / "gemma-4-demo-Q6_K.gguf.json", {**record, **full}, QuantRecord)
     return folder / "gemma-4-demo-Q6_K.gguf.json"
 

@@ -5,6 +5,7 @@ from findings.findings_words import (
     BF16_HEADS,
     MAP_HEADS,
     OUTPUT_HEADS,
+    RULE,
     TOPIC_HEADS,
     WEIGHT_HEADS,
     bf16_rows,
@@ -45,7 +46,7 @@ def findings_page(name: str, content: dict) -> str:
         f"# What the experts of {name} are like",
         f"{content['experts']} experts in each of {len(content['outputs'])} layers, {content['top_k']} per token; "
         f"{inputs['questions']} questions. Intervals cover 95%: over questions drawn anew {inputs['resamples']} times, "
-        f"and for chance over {inputs['shuffles']} shuffles of the domains.",
+        f"and for chance over {inputs['shuffles']} shuffles of the domains. {RULE}",
         "## Topics",
         *topic_lines(content["specialisation"], content["missing"]),
         "## Weights",

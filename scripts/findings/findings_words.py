@@ -4,6 +4,7 @@ Every function takes the record findings.json, or a part of it.
 """
 
 Row = list[str]
+RULE = "A difference is shown if shuffled labels give it in fewer than 5 of 100 cases and its interval is above 0."
 CARD_COSINE_WORDS = "0.05, the most that the card of gemma-4-A4B-109e-v3 names"
 
 
@@ -37,20 +38,20 @@ def percent_with_span(values: list[float], decimals: int = 1) -> str:
     return f"{percent_of(values[0], decimals)} ({percent_span(values[1:], decimals)})"
 
 
-def is_significant(p: float) -> bool:
-    """Tell whether chance alone gives such a value in fewer than 5 of 100 cases."""
-    return p < 0.05
+def is_shown(p: float, interval: list[float]) -> bool:
+    """Tell whether a difference is shown: chance gives it in fewer than 5 of 100 cases, and its interval is above 0."""
+    return p < 0.05 and interval[0] > 0
 
 
 def topic_sentences(found: dict) -> list[str]:
     """Return whether experts are specialised by topic; found: the record's `Specialisation`."""
     distance, top = found["distance"], found["top_differs"]
-    layers = sum(is_significant(layer["p_corrected"]) for layer in found["layers"])
+    layers = sum(is_shown(layer["p_corrected"], layer["distance"]["beyond_interval"]) for layer in found["layers"])
     names = ", ".join(f"{name} {count}" for name, count in found["domains"].items())
     verdict = (
         f"The domains' experts differ beyond chance (p = {distance['p']:.2g}; in {layers} of {len(found['layers'])} "
         "layers by themselves, corrected for their number)."
-        if is_significant(distance["p"])
+        if is_shown(distance["p"], distance["beyond_interval"])
         else f"No difference between the domains' experts beyond chance was shown (p = {distance['p']:.2g})."
     )
     size = (
@@ -70,7 +71,8 @@ def penalty_sentence(found: dict) -> str:
     """Return what dropping by one domain costs the others; found: the record's `Specialisation`."""
     penalty = found["penalty"]
     value, low, high, chance = map(points, (penalty["value"], *found["penalty_interval"], penalty["chance"]))
-    verdict = "" if is_significant(penalty["p"]) else " That is no more than chance gives."
+    shown = is_shown(penalty["p"], found["penalty_interval"])
+    verdict = "" if shown else " That this is more than chance gives was not shown."
     return (
         f"When {found['keep_count']} experts are kept by {found['criterion']} on another domain's questions, the share "
         f"of weighted norm that a domain loses changes by {value} percentage points, against a map by its own "

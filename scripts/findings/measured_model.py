@@ -47,10 +47,10 @@ STATE_SLACK_BYTES = 64 << 20
 Measured = tuple[dict[str, np.ndarray], list[dict]]  # the arrays KEPT, and the figures of each layer
 
 
-def read_measured(path: Path, inputs: dict) -> Measured | None:
+def read_measured(path: Path, inputs: dict, but: tuple[str, ...] = ()) -> Measured | None:
     """Return what was measured from `inputs`; None when there is no file, or one of other inputs.
 
-    Raises InputError when the file is none of ours.
+    but: inputs that may differ. Raises InputError when the file is none of ours.
     """
     if not path.exists():
         return None
@@ -63,7 +63,8 @@ def read_measured(path: Path, inputs: dict) -> Measured | None:
         raise InputError(
             path, "measurements of measure_findings.py, or nothing", str(error)[:100], "remove it"
         ) from error
-    return (arrays, layers) if found == json.loads(json.dumps(inputs)) else None
+    same = {key: value for key, value in json.loads(json.dumps(inputs)).items() if key not in but}
+    return (arrays, layers) if {key: value for key, value in found.items() if key not in but} == same else None
 
 
 def write_measured(path: Path, inputs: dict, measured: Measured) -> None:

@@ -54,6 +54,25 @@ def _check_serves(gguf: Path, tools: LlamaCpp, named: Path) -> None:
             raise InputError(named, LOADABLE, found) from error
 
 
+def count_tokens(tools: LlamaCpp, model: Path, text: bytes) -> int:
+    """Return the number of tokens of a text file's bytes as llama-imatrix reads them, without a newline at the end.
+
+    Raises InputError when libllama or the model cannot be used.
+    """
+    text = text.removesuffix(b"\n")
+    api = load_bindings(tools.library_folder)
+    params = api.llama_model_default_params()
+    params.vocab_only = True
+    loaded = api.llama_model_load_from_file(os.fsencode(model), params)
+    if not loaded:
+        raise InputError(model, "a GGUF model whose vocabulary llama.cpp loads", "another one")
+    try:
+        # With room for no token at all the call returns the number that it would have written, as a negative one.
+        return -api.llama_tokenize(api.llama_model_get_vocab(loaded), text, len(text), None, 0, True, True)
+    finally:
+        api.llama_model_free(loaded)
+
+
 def main() -> None:
     """Load argument 2 with the libllama in argument 1; exit with NOT_LOADED, the log printed, when it is refused."""
     api = load_bindings(Path(sys.argv[1]))

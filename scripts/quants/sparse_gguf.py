@@ -158,10 +158,10 @@ def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHead
     return write_header_only(empty_header(output), [key_value(*pair) for pair in pairs.items()], tensors, output)
 
 
-def from_checkpoint(directory: Path, llama_cpp: LlamaCpp, name: str, output: Path) -> GgufHeader:
-    """Let the converter write the F16 GGUF of a checkpoint without its data; return its header."""
+def from_checkpoint(directory: Path, llama_cpp: LlamaCpp, name: str, output: Path, outtype: str = "f16") -> GgufHeader:
+    """Let the converter write the GGUF of a checkpoint without its data; return its header."""
     check_no_code(directory)  # the converter would run it
-    flags: list[str | Path] = ["--outfile", output.resolve(), "--outtype", "f16", "--model-name", name]
+    flags: list[str | Path] = ["--outfile", output.resolve(), "--outtype", outtype, "--model-name", name]
     command: list[str | Path] = [sys.executable, HEADER_ONLY, llama_cpp.converter, directory.resolve(), *flags]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:

@@ -4,6 +4,7 @@ from files.display import markdown_table
 from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
 from findings.findings_words import (
+    RULE,
     bf16_sentences,
     map_sentence,
     matrix_heads,
@@ -14,6 +15,7 @@ from findings.findings_words import (
     weight_sentences,
 )
 
+NOT_SAID = "the record does not say why"
 DIGITS = 12  # of a digest, in messages
 
 
@@ -37,7 +39,8 @@ def findings_section(findings: dict | None) -> str:
     if findings is None:
         return ""
     topics, inputs = findings.get("specialisation"), findings["inputs"]
-    lines = ["- Topics: not measured, as the questions name no domains."]
+    # Why, without the advice, which is for who runs the project.
+    lines = [f"- Topics: not measured ({findings['missing'].get('specialisation', NOT_SAID).split(';')[0]})."]
     if topics:
         lines = [f"- **Topics.** {' '.join(topic_sentences(topics))} {penalty_sentence(topics)}"]
     lines += [
@@ -49,7 +52,7 @@ def findings_section(findings: dict | None) -> str:
     parts = [
         "## What the experts are like",
         f"Measured on the full model and {inputs['questions']} questions by `make findings`; intervals cover 95%. "
-        f"All numbers are in `{FINDINGS_NAME}`.",
+        f"{f'{RULE} ' if topics else ''}All numbers are in `{FINDINGS_NAME}`.",
         "\n".join(lines),
     ]
     if topics:

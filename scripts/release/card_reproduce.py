@@ -5,16 +5,9 @@ import shlex
 from choice.drop_map import OWN_MAP, criterion_of
 from release.card_sections import HELD_BY_CALIBRATION, Release, section
 from release.card_tables import digest_table
+from release.input_facts import PROTOCOL_SETTINGS
 from release.names import is_hub_id
 
-# Settings of make by the keys of the protocol that they set.
-PROTOCOL_SETTINGS = {
-    "CTX": "context",
-    "REASONING_BUDGET": "reasoning_budget",
-    "MAX_GEN_TOKS": "max_gen_toks",
-    "SEED": "seed",
-    "NP": "concurrency",
-}
 NOT_IN_THE_COMMAND = ("RUN", "MODEL", "VARIANT")  # the first has its own sentence; the others are worked out here
 
 

@@ -1,5 +1,7 @@
 """What the evaluations show: the headline, the protocol, every variant in one table, and the patch step."""
 
+from collections import Counter
+
 from choice.drop_map import criterion_of
 from files.display import markdown_table, plural
 from files.safe_files import GB, in_unit
@@ -29,7 +31,7 @@ PROTOCOL_WORDS = {
     "no_prompt_cache": "Prompt cache off",
     "gpu_layers": "Layers on the GPU, if there is one",
     "model": "Backend of lm-evaluation-harness",
-    "tokenizer": "Tokenizer",
+    "tokenizer": "Tokenizer (the base model's)",
     "llama_cpp": "llama.cpp",
     "lm_eval": "lm-evaluation-harness",
 }
@@ -38,7 +40,8 @@ PATCHED = (
     "alike. Guessing gets one in four of those right."
 )
 STRICT = (
-    "Strict: a finished answer that commits to one letter, A to D. Lost and won are questions, against the first model."
+    "p: exact McNemar test. Strict: a finished answer that commits to one letter, A to D. Points, lost and won "
+    "questions are against the first model."
 )
 NOT_PATCHED = "Invalid answers count as wrong. Nothing was patched."
 
@@ -86,6 +89,7 @@ def headline(release: Release) -> str:
     before, after = count_in_words(facts.parameters_before), count_in_words(facts.parameters)
     rows = [
         ["Parameters", before, f"{after} (-{less:.1%})"],
+        ["GB at 16 bits", *(in_unit(2 * count, GB) for count in (facts.parameters_before, facts.parameters))],
         ["Experts per layer", str(metadata["experts"]), str(metadata["keep_count"])],
         *([["Experts per token", str(facts.top_k), str(facts.top_k)]] if facts.top_k else []),
         *score_rows(release),
@@ -114,15 +118,31 @@ def headline(release: Release) -> str:
     )
 
 
-def protocol_table(protocol: dict) -> str:
-    """Return the locked protocol, a value per row."""
+def machine_in_words(machine: dict) -> str:
+    """Return a machine that answered: processor and cores, graphics cards, backends of llama.cpp."""
+    counts = Counter(machine["gpus"])
+    gpus = ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items()) or "no GPU"
+    processor = f"{machine['cpu']} ({plural(machine['cores'], 'core')})"
+    return f"{processor}; {gpus}; llama.cpp's backend: {', '.join(machine['backends'])}"
+
+
+def hardware_rows(rows: list[dict]) -> list[list[str]]:
+    """Return what the models of scores.json ran on, in one row where it is the same for all."""
+    found = {row["name"]: "; then ".join(map(machine_in_words, row.get("hardware", []))) for row in rows}
+    if len(set(found.values())) == 1:
+        return [["Hardware", next(iter(found.values())) or NOT_RECORDED]]
+    return [[f"Hardware, {name}", words or NOT_RECORDED] for name, words in found.items()]
+
+
+def protocol_table(protocol: dict, models: list[dict]) -> str:
+    """Return the locked protocol, a value per row, and the hardware; models: rows of scores.json."""
     names = [*(name for name in PROTOCOL_WORDS if name in protocol), *(protocol.keys() - PROTOCOL_WORDS.keys())]
     ordered = sorted(names, key=lambda name: (list(PROTOCOL_WORDS).index(name) if name in PROTOCOL_WORDS else 99, name))
     rows = []
     for name in ordered:
         value = "yes" if protocol[name] is True else str(protocol[name])
         rows.append([PROTOCOL_WORDS.get(name, name.replace("_", " ").capitalize()), value])
-    return markdown_table(["Protocol", "Value"], rows, left=2)
+    return markdown_table(["Protocol", "Value"], rows + hardware_rows(models), left=2)
 
 
 def map_of(row: dict, release: Release) -> str:
@@ -135,31 +155,42 @@ def map_of(row: dict, release: Release) -> str:
     return ALL_EXPERTS if full else NOT_RECORDED
 
 
-def paired_cells(row: dict, scores: dict) -> list[str]:
-    """Return how a model compares with the first one: points with their interval, lost and won, McNemar's p."""
+def pair_with_first(row: dict, scores: dict) -> dict | None:
+    """Return how a model compares with the first one, None for the first itself."""
     first = scores["rows"][0]
     pairs = [pair for pair in scores["pairs"] if (pair["reference"], pair["model"]) == (first["name"], row["name"])]
-    if row is first or not pairs:
-        return ["reference", "-", "-"]
-    low, high = (100 * limit for limit in pairs[0]["difference_interval"])
-    change = f"{100 * pairs[0]['difference']:+.2f} ({low:+.1f} to {high:+.1f})"
-    return [change, f"{pairs[0]['lost']} / {pairs[0]['won']}", f"{pairs[0]['mcnemar_p']:.2g}"]
+    return pairs[0] if pairs and row is not first else None
 
 
-def variants_table(release: Release, scores: dict) -> str:
-    """Return every variant in one table: its map, its scores, and the paired test against the first one."""
+def shown_name(row: dict, name: str) -> str:
+    """Return a model's name; name: of the released one."""
+    return f"**{row['name']}** (this)" if row["name"] == name else str(row["name"])
+
+
+def variants_table(scores: dict, name: str) -> str:
+    """Return every variant's score, and the paired test against the first one; name: of the released model."""
     rows, main = [], "patched" if scores["patched"] else "raw"
-    others = ("raw", "strict") if scores["patched"] else ("strict",)
     for row in scores["rows"]:
         low, high = row["interval"]
-        name = f"**{row['name']}** (this)" if row["name"] == release.name else row["name"]
-        # The other two ways of counting are of the same questions: their number and per cent would only fill the row.
+        change = ["reference", "-"]
+        if pair := pair_with_first(row, scores):
+            least, most = (100 * limit for limit in pair["difference_interval"])
+            change = [f"{100 * pair['difference']:+.2f} ({least:+.1f} to {most:+.1f})", f"{pair['mcnemar_p']:.2g}"]
+        rows.append([shown_name(row, name), f"{score_cell(row, main)} ({low:.1%} to {high:.1%})", *change])
+    heads = ["Model", f"{main.capitalize()} score (95% interval)", "Points (95% interval)", "p"]
+    return markdown_table(heads, rows)
+
+
+def counts_table(release: Release, scores: dict) -> str:
+    """Return every variant's map and experts, and the questions it got right by the other ways of counting."""
+    rows, others = [], ("raw", "strict") if scores["patched"] else ("strict",)
+    for row in scores["rows"]:
+        pair = pair_with_first(row, scores)
         counts = [str(row[f"{kind}_correct"]) for kind in others]
-        head = [name, map_of(row, release), str(row["experts"]), f"{score_cell(row, main)} ({low:.1%} to {high:.1%})"]
-        rows.append([*head, *counts, *paired_cells(row, scores)])
-    heads = ["Model", "Drop map", "Experts", f"{main.capitalize()} score (95% interval)"]
-    heads += [kind.capitalize() for kind in others]
-    return markdown_table([*heads, "Change in points (95% interval)", "Lost / won", "McNemar p"], rows, left=2)
+        made = [shown_name(row, release.name), map_of(row, release), str(row["experts"])]
+        rows.append([*made, *counts, *([str(pair["lost"]), str(pair["won"])] if pair else ["-", "-"])])
+    heads = ["Model", "Drop map", "Experts", *(kind.capitalize() for kind in others), "Lost", "Won"]
+    return markdown_table(heads, rows, left=2)
 
 
 def patch_table(scores: dict) -> str:
@@ -189,8 +220,10 @@ def results_section(release: Release) -> str:
         "Results",
         f"Evaluated: {scores['evaluated']}. The questions have GPQA's form. All models ran under one locked protocol, "
         "and differences are paired by question (exact McNemar test). All numbers are in `scores.json`.",
-        protocol_table(scores["protocol"]),
-        variants_table(release, scores),
+        protocol_table(scores["protocol"], scores["rows"]),
+        variants_table(scores, release.name),
+        "How they were made, and how they were counted:",
+        counts_table(release, scores),
         STRICT,
         *map(verdict, pairs or scores["pairs"]),
         "\n\n".join(sample_sentences(scores, release.metadata, release.name)),

@@ -9,6 +9,7 @@ import re
 from files.display import markdown_table, plural, with_error
 from files.safe_files import GB, GIB, gib, in_unit
 from losses.quality_conclusions import BETTER, NO_DIFFERENCE, SMALLER, WORSE
+from quants.recipes import RECIPES
 from release.order import measured
 from scoring.score_tables import NOT_KNOWN, sample_labels
 
@@ -43,6 +44,7 @@ WORDS_BY_BITS = (
     ("low", 2.6),
 )
 LEAST_WORD = "very low"
+PLAIN = "llama.cpp's own mixture"
 PREDICTION = re.compile(r",? expected KLD (\S+) nats per token")  # in the note of an AUTO file
 TIER_PATTERN = re.compile(r"\^?blk\\\.\(([\d|]+)\)")
 EDGE_FLAGS = {"--token-embedding-type": "embedding", "--output-tensor-type": "output"}
@@ -73,8 +75,13 @@ def measured_kld(entry: dict | None, loss: str) -> str:
 
 
 def note(record: dict, verdict: str | None) -> str:
-    """Return a file's note: its recipe's without a prediction, the verdict against the standard files, its parts."""
-    parts = [PREDICTION.sub("", record["note"])]
+    """Return a file's note: what is special in how it is made, the verdict against the standard files, its parts.
+
+    The notes of plain types are words of quality from elsewhere, such as "near-lossless". On a card the word is
+    `quality_word`'s, by what this file costs.
+    """
+    made = record["type"] not in RECIPES or RECIPES[record["type"]].flags or RECIPES[record["type"]].tiers
+    parts = [PREDICTION.sub("", record["note"])] * bool(made)
     if verdict:
         parts.append(f"quantisation loss: {VERDICTS[verdict]}")
     if len(record["files"]) > 1:
@@ -114,14 +121,15 @@ def file_table(records: dict[str, dict], quality: dict | None) -> str:
         rows.append(
             [
                 record["type"],
-                note(record, found and found["verdict"]),
+                quality_word(record, entry),
+                note(record, found and found["verdict"]) or PLAIN,
                 in_unit(record["bytes"], GB),
                 f"{record['bits_per_weight']:.2f}",
                 *(measured_kld(entry, loss) for loss in losses),
             ]
         )
-    heads = ["Type", "Note", "GB", "Bits per weight", *(f"KLD, {loss}" for loss in losses)]
-    return markdown_table(heads, rows, left=2)
+    heads = ["Type", "Quality", "Made", "GB", "Bits per weight", *(f"KLD, {loss}" for loss in losses)]
+    return markdown_table(heads, rows, left=3)
 
 
 def best_that_fits(fits: list[tuple[str, dict]], entries: dict[str, dict]) -> tuple[str, dict]:

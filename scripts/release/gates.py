@@ -25,7 +25,7 @@ from release.forbidden_texts import machine_names, question_runs, quoted_questio
 from release.front_matter import check_front_matter
 from release.gguf_facts import facts_of
 from release.gguf_parts import check_parts, tensors_of
-from release.input_facts import input_facts, project_differences
+from release.input_facts import input_facts, said_differences
 from release.lineage import Lineage
 from release.made_texts import CARD, made_texts
 from release.manifest import (
@@ -42,6 +42,7 @@ from release.manifest import (
 from release.names import PLACEHOLDER_OWNER, clashes, is_hub_id, is_standard
 from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
+from release.shards_gate import shard_breaks
 from release.sources import find_evidence, read_evidence
 from scoring.score_records import SCORES_NAME
 
@@ -172,15 +173,13 @@ def copy_differences(checked: Checked) -> list[str]:
 def input_differences(checked: Checked) -> list[str]:
     """Return a line for each fact about questions, calibration and project that this build's files do not give."""
     mine, theirs = input_facts(checked.sources), checked.manifest["inputs"]
-    found = [
-        f"{checked.folder / MANIFEST}: expected {expected}, found {other[:SHOWN_LETTERS]!r}; {BUILD_AGAIN}"
-        for expected, other in project_differences(checked.manifest)
-    ]
-    return found + [
-        f"{checked.folder / MANIFEST}: expected the {key} of this build under 'inputs', found others; {BUILD_AGAIN}"
-        for key in sorted(mine.keys() | theirs.keys())
-        if mine.get(key) != theirs.get(key)
-    ]
+    evidence = (find_evidence(checked.folder, name) for name in (SCORES_NAME, QUALITY_NAME))
+    found = [(wanted, repr(other[:SHOWN_LETTERS])) for wanted, other in said_differences(checked.manifest, *evidence)]
+    for key in sorted(mine.keys() | theirs.keys()):
+        if mine.get(key) != theirs.get(key):
+            found.append((f"the {key} of this build under 'inputs'", "others"))
+    path = checked.folder / MANIFEST
+    return [f"{path}: expected {expected}, found {other}; {BUILD_AGAIN}" for expected, other in found]
 
 
 def build_gate(checked: Checked) -> Outcome:
@@ -269,13 +268,11 @@ def record_deviations(checked: Checked, record: dict) -> list[str]:
 
 
 def shards_outcome(checked: Checked) -> Outcome:
-    """The shards of a checkpoint are those of its metadata."""
-    path, files = checked.folder / METADATA_NAME, checked.manifest["files"]
-    shards = read_evidence(path, METADATA_NAME)["shards"]
-    outcome = Outcome(f"{len(shards)} shards against {METADATA_NAME}: sha256")
-    found = {name: entry["sha256"] for name, entry in files.items() if name.endswith(".safetensors")}
-    if found != shards:
-        outcome.deviations.append(f"{path}: expected the digests of {', '.join(sorted(found))}, found others")
+    """The shards of a checkpoint are those of its metadata, headers and index included."""
+    digests = {name: e["sha256"] for name, e in checked.manifest["files"].items() if name.endswith(".safetensors")}
+    outcome = Outcome(f"{len(digests)} shards against {METADATA_NAME}: sha256, headers, index")
+    found = shard_breaks(checked.folder, digests, checked.sources["origins"].get("source"))
+    outcome.deviations = [str(error) for error in found]
     return outcome
 
 

@@ -1,8 +1,9 @@
 """What went into a release beside its records: question files and the calibration text, as the manifest keeps them.
 
-`questions`: sha256 by file name. `calibration`: of the imatrix record its text's name and digest and the imatrix's; and
-`held`, the Record IDs of the questions whose text the calibration text holds. None where they are not known. The gates
-make them again from the same files. The names of make's settings, and the version, must be this project's.
+`questions`: sha256 by file name, of the second file of one name as NAME (2). `calibration`: of the imatrix record its
+text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose text the calibration text
+holds. None where they are not known. The gates make them again from the same files. The names of make's settings, and
+the version, must be this project's, and no setting may say something else than a record.
 """
 
 import re
@@ -15,6 +16,15 @@ from files.safe_files import InputError, read_record, sha256_file
 from ggufs.imatrix import ImatrixRecord
 
 SETTINGS_FILE = VERSION_FILE.parent / "make" / "settings.mk"
+V5, V5_NAME = "v5", "calibration_datav5.txt"  # the word of CALIBRATION, and the text that it stands for
+# Settings of make by the keys of the protocol that they set.
+PROTOCOL_SETTINGS = {
+    "CTX": "context",
+    "REASONING_BUDGET": "reasoning_budget",
+    "MAX_GEN_TOKS": "max_gen_toks",
+    "SEED": "seed",
+    "NP": "concurrency",
+}
 OF_QUESTIONS = ("QUESTIONS", "EVAL_QUESTIONS")
 
 
@@ -32,6 +42,42 @@ def project_differences(manifest: dict) -> list[tuple[str, str]]:
     version = VERSION_FILE.read_text(encoding="utf-8").strip()
     if manifest["project_version"] != version:
         found.append((f"project_version {version}", manifest["project_version"]))
+    return found
+
+
+def said_differences(manifest: dict, scores: dict | None, quality: dict | None) -> list[tuple[str, str]]:
+    """Return (expected, found) as `project_differences`, and for each setting that says something else than a record.
+
+    The command to make a release again has these settings; a reader takes them for what was done.
+    """
+    settings: dict[str, str] = manifest["settings"]
+    said: dict[str, set[str]] = {}
+    if calibration := manifest["inputs"].get("calibration"):
+        name = calibration["calibration"]
+        said["CALIBRATION"] = {name, V5} if name == V5_NAME else {name}
+    if scores:
+        protocol = scores["protocol"]
+        said |= {
+            name: {str(protocol.get(key))} for name, key in {**PROTOCOL_SETTINGS, "GPU_LAYERS": "gpu_layers"}.items()
+        }
+        said["SCORED"] = {"yes"}
+        scored, name = next(((row["gguf"], row["name"]) for row in scores["rows"]), ("", ""))
+        said["EVAL_QUANT"] = {scored.removeprefix(f"{name}-").removesuffix(".gguf")}
+    if quality:
+        said["QUALITY_SCORE"] = {quality["score"]}
+    return project_differences(manifest) + [
+        (f"{name} {' or '.join(sorted(values))}, as the records say", settings[name])
+        for name, values in said.items()
+        if settings.get(name) and Path(settings[name]).name not in values
+    ]
+
+
+def named_digests(paths: list[Path]) -> dict[str, str]:
+    """Return the sha256 of files by name; two of one name are two."""
+    found: dict[str, str] = {}
+    for path in paths:
+        count = sum(other.name == path.name for other in paths[: paths.index(path)])
+        found[f"{path.name} ({count + 1})" if count else path.name] = sha256_file(path)
     return found
 
 
@@ -68,7 +114,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     questions = list(sources["questions"].values())
     origins = sources["origins"]
     return {
-        "questions": {path.name: sha256_file(path) for path in questions},
+        "questions": named_digests(questions),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if "imatrix" in origins
         else None,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chats.questions import read_ids
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_ids
 from checkpoints.checkpoint import INDEX_NAME, read_checkpoint, read_config, source_digest, weights_digest
 from checkpoints.checkpoint_drop import pruned_config, small_files
 from checkpoints.moe_families import family_of, shape_of
@@ -25,6 +25,7 @@ from choice.drop_map import (
     read_map,
     read_metadata,
 )
+from choice.expert_stats import read_stats
 from files.safe_files import InputError, read_record, sha256_file
 from ggufs.gguf_header import ARRAY, GgufHeader, TensorInfo, array_values, read_header
 from ggufs.imatrix import ImatrixRecord
@@ -137,7 +138,28 @@ def choice_breaks(lineage: Lineage) -> Breaks:
         if unknown := sorted(chosen - known):
             line = f"{len(unknown)} others, such as {unknown[0]}"
             found.append(InputError(place, "question_ids of the build's question files (--questions)", line))
+    if "stats_sha256" in method and "own_map" not in method:
+        found += analysed_breaks(lineage, method)
     return found
+
+
+def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
+    """The statistics are of these very questions: same ids with other words are other questions.
+
+    method: of the map that was chosen from the statistics.
+    """
+    source = lineage.origin("statistics")
+    _, metadata = read_stats(source)
+    analysed = {question["id"]: question.get("sha256") for question in metadata["questions"]}
+    files = list(lineage.sources["questions"].values())
+    pairs = [("questions with sha256", metadata["questions_sha256"], method.get("questions_sha256"))]
+    for path in files:
+        asked = [q for q in load_questions(path, metadata.get("seed", QUESTION_SEED)) if q.record_id in analysed]
+        if {question.record_id: question.digest for question in asked} == analysed:
+            pairs.append(("questions with sha256", question_set_digest(asked), metadata["questions_sha256"]))
+            return breaks_of(source, pairs, "run `make analyze` again")
+    expected = f"the words of the questions of {' or '.join(path.name for path in files) or '--questions'}"
+    return [InputError(source, expected, "statistics of others", "run `make analyze` again")]
 
 
 def checkpoint_breaks(lineage: Lineage) -> Breaks:

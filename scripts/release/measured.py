@@ -22,13 +22,15 @@ from release.lineage import Breaks, Lineage, breaks_of, broken
 from release.manifest import DIGITS
 from scoring.answer_record import completion_letter, flexible_letter, read_answers
 from scoring.comparison import compare, group_runs
-from scoring.eval_protocol import locked_values, recorded_protocol
+from scoring.eval_protocol import Protocol, locked_values, recorded_protocol
 from scoring.frozen_questions import frozen_documents
+from scoring.lm_eval_run import request_digest
 from scoring.lm_eval_samples import read_frozen
 from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, read_run
 from scoring.run_summary import read_patched, summed_up
 from scoring.score_records import SCORES_NAME, Scores, read_summary
 
+CUT_SLACK_TOKENS = 8  # llama-server ends a few tokens before its context is full
 # A build whose losses make takes for finished is measured again only when told; the stored logits spare most of it.
 EVALUATE, MEASURE = "run `make eval` again", "run `make quality REPLACE=quality`"
 
@@ -86,6 +88,28 @@ def question_breaks(run: Path, documents: list[dict], questions: list[Path], see
     return [InputError(run / TASK_FOLDER, expected, f"{len(documents)} others", EVALUATE)]
 
 
+def request_breaks(run: Path, documents: list[dict], protocol: Protocol) -> Breaks:
+    """Every answer is one to the request that the protocol sends, and is no longer than the protocol lets it be.
+
+    An answer that was cut ends where the protocol cuts: a run under a shorter context would show it there.
+    """
+    prompts, found = {document["Record ID"]: document["prompt"] for document in documents}, []
+    for record_id, answer in read_answers(run / ANSWERS).items():
+        length, whole = answer.completion_tokens, answer.prompt_tokens + answer.completion_tokens
+        place, begin = run / ANSWERS, f"answer {record_id}"
+        if request_digest(prompts[record_id], protocol) != answer.request_sha256:
+            expected = f"{begin} to the request of the protocol in {RUN}"
+            found.append(InputError(place, expected, "one to another request", EVALUATE))
+        if length > protocol.max_gen_toks or whole > protocol.context:
+            expected = f"{begin} of at most {protocol.max_gen_toks} tokens, in a context of {protocol.context}"
+            found.append(InputError(place, expected, f"{length} after {answer.prompt_tokens}", EVALUATE))
+        room = min(protocol.max_gen_toks - length, protocol.context - whole)
+        if answer.finish_reason == "length" and room > CUT_SLACK_TOKENS:
+            expected = f"{begin}, which was cut, to end at {protocol.max_gen_toks} tokens or {protocol.context} in all"
+            found.append(InputError(place, expected, f"{length} after {answer.prompt_tokens}", EVALUATE))
+    return found
+
+
 def answer_breaks(run: Path, documents: list[dict], patched: bool) -> Breaks:
     """Letters, right or wrong follow from recorded texts and frozen questions; so do those of the patch step."""
     answers, found = read_answers(run / ANSWERS), []
@@ -132,6 +156,7 @@ def run_breaks(lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]])
     )
     found += question_breaks(run, documents, list(lineage.sources["questions"].values()), protocol.choice_order_seed)
     # One after the other: what follows from a wrong answer would hide it.
+    found = found or request_breaks(run, documents, protocol)
     found = found or answer_breaks(run, documents, summary["patch"] is not None)
     if found:
         return found

@@ -100,7 +100,7 @@ def findings_gate(checked: Checked) -> Outcome:
     measured = lineage.origin("findings measured")
     if not measured.is_file():  # else the command would run the model again
         raise InputError(measured, "what was measured for the findings", "nothing", "run `make findings` again")
-    options: list[object] = ["--stats", lineage.origin("statistics"), "--drop-map", lineage.origin("map")]
+    options: list[object] = ["--stats", lineage.origin("statistics"), "--drop-map", lineage.origin("map"), "--stored"]
     for name in ("model", "questions", "measured"):
         options += [f"--{name}", lineage.origin(f"findings {name}")]
     for name in ("shuffles", "resamples", "seed", "tokens_per_question"):

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from files.safe_files import InputError
+from files.safe_files import InputError, sha256_json
 from llama.llama_tools import die_with_parent, last_words
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import TASK
 
 OWN_TASK = str(Path(__file__).with_name("lm_eval_own_task.py"))
+STOP = ["</s>"]  # where the task lets an answer end
 LM_EVAL_TIMEOUT_SECONDS = 10**7  # the proxy keeps the time
 
 
@@ -21,6 +22,21 @@ def check_lm_eval_values(name: str, tokenizer: str) -> None:
         raise InputError("NAME", "letters, digits, dots, dashes and slashes", repr(name))
     if set(tokenizer) & set(",="):
         raise InputError("TOKENIZER", "a path or Hub id without , and =", repr(tokenizer))
+
+
+def request_digest(prompt: str, protocol: Protocol) -> str:
+    """Return the digest of the request that lm-eval's local-chat-completions sends for a prompt, without the model."""
+    body = {
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": protocol.max_gen_toks,
+        "temperature": protocol.temperature,
+        "stop": STOP,
+        "seed": protocol.seed,
+        "top_p": protocol.top_p,
+        "top_k": protocol.top_k,
+        "dry_multiplier": protocol.dry_multiplier,
+    }
+    return sha256_json(body)
 
 
 def lm_eval_command(

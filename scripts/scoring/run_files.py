@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from files.safe_files import Fields, Record, Sha256, read_record
+from scoring.score_records import Hardware
 
 from pydantic import Field
 
@@ -18,7 +19,10 @@ ANOTHER_OUTPUT = "give another OUTPUT; with make another EVAL_NAME, or REPLACE=e
 
 
 class RunRecord(Record):
-    """What makes a run another than the next one; protocol: the values of eval_protocol.py, which has their types."""
+    """What makes a run another than the next one; protocol: the values of eval_protocol.py, which has their types.
+
+    hardware: the machines that answered; a run may go on on another one.
+    """
 
     what: ClassVar[str] = "the run of ask_questions.py"
     name: str
@@ -26,6 +30,7 @@ class RunRecord(Record):
     protocol_sha256: Sha256
     questions_sha256: Sha256
     protocol: dict
+    hardware: list[Hardware] = []
 
 
 class PatchedAnswer(Fields):

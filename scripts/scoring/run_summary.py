@@ -130,6 +130,7 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
         **scored,
         "protocol_sha256": record["protocol_sha256"],
         "protocol": record["protocol"],
+        **({"hardware": record["hardware"]} if "hardware" in record else {}),  # a run of before it was recorded
         "in_sample": in_sample(ids, chosen_by),
         "drop_map": drop_map_of(chosen_by),
         **figures(rows, head),

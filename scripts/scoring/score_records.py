@@ -50,6 +50,15 @@ class AnswerRow(Fields):
     patched_correct: bool = False
 
 
+class Hardware(Fields):
+    """A machine that answered: processor, cores that it might use, and llama.cpp's devices and backends."""
+
+    cpu: str
+    cores: int
+    gpus: list[str]
+    backends: list[str]
+
+
 class RunProtocol(Fields):
     """The values of scoring/eval_protocol.py; the runs of one model may differ in this one."""
 
@@ -59,7 +68,8 @@ class RunProtocol(Fields):
 class Summary(Record):
     """One run. patch: the head of patched.json, None for a run without the patch step; invalid: counts by class.
 
-    in_sample, drop_map: None for a model that was not pruned; drop_map also where it was not recorded.
+    in_sample, drop_map: None for a model that was not pruned; drop_map also where it was not recorded. hardware: of all
+    machines that answered, [] where it was not recorded.
     """
 
     what: ClassVar[str] = "a summary of eval_gpqa_v3.sh"
@@ -70,6 +80,7 @@ class Summary(Record):
     experts: int
     protocol: RunProtocol
     protocol_sha256: str
+    hardware: list[Hardware] = []
     in_sample: InSample | None
     drop_map: ChosenBy | None = None
     questions: int
@@ -104,6 +115,7 @@ class ScoreRow(Fields):
     interval: Interval
     in_sample: InSample | None
     drop_map: ChosenBy | None = None
+    hardware: list[Hardware] = []
     invalid: int
     invalid_classes: dict[str, int]
     expected_by_chance: float

@@ -26,6 +26,7 @@ from tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model, random_drop_
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 QUESTIONS, KEEP = 20, 12
@@ -186,3 +187,59 @@ def test_other_families(family, tmp_path):
     layers = [1, 2] if family == "deepseek_v3" else [0, 1, 2]
     assert [entry["layer"] for entry in found["outputs"]] == layers
     assert {entry["pairs"] for entry in found["weights"]} == {EXPERTS * (EXPERTS - 1) // 2}
+
+
+def test_the_choice_by_a_protecting_criterion_is_that_of_its_map(folder, tiny_text_model, tmp_path):
+    """A map by norm-plus-count is the map that the findings make of that criterion."""
+    other = tmp_path / "by-norm-plus-count.json"
+    chosen = ["--stats", str(folder / "stats"), "--output", str(other), "--protect-top", "4", "--keep", str(KEEP)]
+    choose([*chosen, "--bootstrap", "5", "--criterion", "norm-plus-count"])
+    again = tmp_path / "findings.md"
+    measured = ["--measured", str(folder / "measured"), "--maps", str(other)]
+    measure_findings.main([*command(folder, tiny_text_model, again, "--stored"), *measured])
+    pairs = {pair["name"]: pair for pair in read_record(again.with_suffix(".json"), Findings)["maps"]}
+    assert pairs["norm-plus-count"]["dropped"]["differ"] == pairs[other.stem]["dropped"]["differ"]
+
+
+def of_norms(arrays: dict[str, np.ndarray], layers: list[dict]) -> None:
+    arrays["weighted_norm_sum"] *= 1.5
+
+
+def of_counts(arrays: dict[str, np.ndarray], layers: list[dict]) -> None:
+    arrays["norms"] += 1
+
+
+def of_bf16(arrays: dict[str, np.ndarray], layers: list[dict]) -> None:
+    arrays["weighted_norm_bf16"] *= 1.1
+
+
+def of_cosine(arrays: dict[str, np.ndarray], layers: list[dict]) -> None:
+    layers[0]["weights"][0]["largest"] = 0.01
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda arrays, layers: None, ""),
+        (of_norms, "the weighted norms of the statistics"),
+        (of_counts, "as many norms as the statistics count"),
+        (of_bf16, "norms in bf16 near those in fp32"),
+        (of_cosine, "as the checkpoint has it"),
+    ],
+)
+def test_a_stored_pass_is_held_against_statistics_and_weights(
+    folder, tiny_text_model, tmp_path, refusal, damage, words
+):
+    with safe_open(folder / "measured", framework="numpy") as file:
+        described = json.loads(file.metadata()["measured"])
+    arrays = load_file(folder / "measured")
+    damage(arrays, described["layers"])
+    path = tmp_path / "measured"
+    measured_model.write_measured(path, described["inputs"], (arrays, described["layers"]))
+    arguments = command(folder, tiny_text_model, tmp_path / "findings.md", "--stored")
+    if words:
+        refusal(measure_findings.main, arguments, path, words)
+        assert not (tmp_path / "findings.json").exists()
+    else:
+        measure_findings.main(arguments)
+        assert path.read_bytes() == (folder / "measured").read_bytes()

@@ -3,6 +3,7 @@
 from choice.drop_map import DropMetadata
 from files.safe_files import InputError, read_record
 from findings.findings_record import Findings
+from findings.findings_words import RULE, penalty_sentence, topic_sentences
 from release.card_findings import check_findings_match, findings_section
 from synthetic_build import write_build
 
@@ -32,8 +33,21 @@ def test_the_section_holds_the_figures_of_the_record(records):
 def test_what_was_not_measured_is_not_claimed(records):
     findings, _ = records
     assert findings_section(None) == ""
-    text = findings_section(findings | {"specialisation": None})
-    assert "Topics: not measured" in text and "bits" not in text and "|" not in text
+    why = "expected two domains or more of 5 questions in the column 'Subdomain', found 1"
+    text = findings_section(findings | {"specialisation": None, "missing": {"specialisation": f"{why}; do so"}})
+    assert f"- Topics: not measured ({why}).\n" in text
+    assert "bits" not in text and "|" not in text and RULE not in text
+
+
+def test_one_rule_says_what_is_shown(records):
+    """A small p beside an interval that holds 0 shows nothing, and neither does an interval above 0 without the p."""
+    topics = records[0]["specialisation"]
+    for p, interval, shown in ((0.001, [0.1, 0.2], True), (0.001, [-0.1, 0.2], False), (0.2, [0.1, 0.2], False)):
+        distance = topics["distance"] | {"p": p, "beyond_interval": interval}
+        said = " ".join(topic_sentences(topics | {"distance": distance}))
+        assert ("experts differ beyond chance" in said) == shown != ("No difference" in said)
+        penalty = penalty_sentence(topics | {"penalty": topics["penalty"] | {"p": p}, "penalty_interval": interval})
+        assert ("was not shown" in penalty) != shown
 
 
 def test_findings_of_another_build_are_refused(records):

@@ -16,7 +16,15 @@ from ggufs.gguf_header import empty_header, header_bytes, key_value, read_header
 from llama.llama_server import LlamaServer, server_command
 from quants.quant_record import record_path
 from release.card_reproduce import calibration_text, reproduce_section
-from release.card_results import count_in_words, map_of, patch_table, variants_table
+from release.card_results import (
+    count_in_words,
+    counts_table,
+    hardware_rows,
+    machine_in_words,
+    map_of,
+    patch_table,
+    variants_table,
+)
 from release.card_run import run_checkpoint_section, run_ggufs_section
 from release.card_sections import RANKED_BY, Release, how_chosen, limits_section, method_section
 from release.card_tables import fallbacks_in_words, file_table, memory_table, quality_word, ranges, tiers_in_words
@@ -49,6 +57,7 @@ from release_inputs import (
 
 import pytest
 
+MARKS = ("| Model | Patched score", "| Model | Drop map")  # where the two tables of variants begin
 SECTIONS = ["Which file to take", "Run it", "What was done", "Results", "Quants", "Limits", "Reproduce", "Credits"]
 
 
@@ -97,10 +106,12 @@ def test_the_card_has_every_number_from_its_record_in_the_reader_s_order(pruned_
         in_gb, kld = f"{record['bytes'] / 1e9:.4f}", klds.get(quant, "not measured")
         assert cells_of(card, f"{NAME}-{quant}.gguf")[1:] == [words[quant], in_gb, f"{record['bytes'] / GIB:.4f}", kld]
         bits = f"{record['bits_per_weight']:.2f}"
-        assert cells_of(card, quant)[1:] == [record["note"], in_gb, bits, kld, kld]
+        made = record["note"] if quant == "Q6_K_L" else "llama.cpp's own mixture"
+        assert cells_of(card, quant)[1:] == [words[quant], made, in_gb, bits, kld, kld]
     assert "measured on 40 tokens of 4 chats" in card
     score = "2/4 = 50.00% (15.0% to 85.0%)"
-    assert cells_of(card, f"**{NAME}** (this)")[2:6] == [str(KEPT), score, "1", "1"]  # patched, raw, strict
+    patched, counted = (cells_of(card[card.index(mark) :], f"**{NAME}** (this)") for mark in MARKS)
+    assert patched[1] == score and counted[2:5] == [str(KEPT), "1", "1"]  # experts, raw, strict
     assert cells_of(card, NAME) == [NAME, "2", "2", "+1", "+0.5"]  # the patch step: two empty answers, one right
     assert "Held out: 6 other questions chose the experts, and none of the 4 scored ones did. Licence: gemma." in card
     assert "- KLD not measured: Q6_K_L, Q4_K_M." in card
@@ -147,8 +158,8 @@ def test_without_evaluation_and_quality_the_card_says_so_and_has_no_number_of_th
 def test_an_evaluation_that_was_not_patched(pruned_demo, tmp_path):
     scores = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "calibration_questions.csv", 4), False)
     card = build(pruned_demo, tmp_path / "r", "--scores", scores, quants=("Q6_K", "Q4_K_M"))
-    assert cells_of(card, f"**{NAME}** (this)")[3] == "1/4 = 25.00% (4.6% to 69.9%)"
-    assert "| Raw score (95% interval) | Strict |" in card
+    assert cells_of(card, f"**{NAME}** (this)")[1] == "1/4 = 25.00% (4.6% to 69.9%)"
+    assert "| Raw score (95% interval) | Points (95% interval) | p |" in card and "| Experts | Strict | Lost |" in card
     assert "Nothing was patched." in card and cells_of(card, NAME)[3] == "-"
     assert "- The evaluation was not patched: invalid answers count as wrong." in card
     assert "**In-sample:** 4 of the 4 scored questions also chose the experts." in card
@@ -160,19 +171,31 @@ def test_every_variant_has_its_map_and_its_test(release):
     other = scores["rows"][1] | {"name": "other", "drop_map": {"criterion": "reap", "sha256": "a" * 64}}
     scores["rows"] += [other, other | {"name": "older", "drop_map": None}]
     scores["pairs"].append(scores["pairs"][0] | {"model": "other", "lost": 7, "won": 2, "mcnemar_p": 0.18})
-    table = variants_table(release, scores)
+    table, counts = variants_table(scores, release.name), counts_table(release, scores)
     assert [map_of(row, release) for row in scores["rows"]] == [
         "none (all experts)",
         f"coverage, `{release.metadata['drop_map_sha256'][:12]}`",
         "reap, `aaaaaaaaaaaa`",
         "not recorded",
     ]
-    assert cells_of(table, "other")[-2:] == ["7 / 2", "0.18"] and cells_of(table, "gemma-4-demo")[-3] == "reference"
+    assert cells_of(table, "other")[-1] == "0.18" and cells_of(table, "gemma-4-demo")[-2:] == ["reference", "-"]
+    assert cells_of(counts, "other") == ["other", "reap, `aaaaaaaaaaaa`", str(KEPT), "1", "1", "7", "2"]
+    assert cells_of(counts, "gemma-4-demo")[-2:] == ["-", "-"]
     scores["rows"][0]["invalid_classes"] = {"empty": 7, "truncated": 3}
     assert patch_table(scores).splitlines()[0].count("of these") == 2
     for row in scores["rows"]:
         row["invalid_classes"] = {}
     assert patch_table(scores) == ""
+
+
+def test_the_hardware_is_said_once_where_it_is_the_same():
+    machine = {"cpu": "AMD EPYC", "cores": 16, "gpus": ["NVIDIA H200"] * 2, "backends": ["CUDA"]}
+    words = "AMD EPYC (16 cores); 2 x NVIDIA H200; llama.cpp's backend: CUDA"
+    assert machine_in_words(machine) == words
+    rows = [{"name": "a", "hardware": [machine]}, {"name": "b", "hardware": [machine]}]
+    assert hardware_rows(rows) == [["Hardware", words]]
+    assert hardware_rows([{"name": "a"}, rows[1]]) == [["Hardware, a", "not recorded"], ["Hardware, b", words]]
+    assert machine_in_words(machine | {"gpus": [], "backends": ["CPU"]}).endswith("; no GPU; llama.cpp's backend: CPU")
 
 
 def test_commands_hold_the_thought_and_all_of_the_protocol_s_sampling(release):

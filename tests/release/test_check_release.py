@@ -72,14 +72,24 @@ def test_all_that_holds_passes_line_by_line(release, script):
     done = script("check_release.py", release)
     lines = [line for line in done.stdout.splitlines() if line[:4] in ("pass", "FAIL", "n/a ")]
     verdicts = {line[6:].split(":")[0]: line[:4] for line in lines}
-    assert list(verdicts) == [*GATES, *RECORD_GATES, *COMMAND_GATES, "tokens", *RUNNING, "sight", "picture"]
+    assert list(verdicts) == [
+        *GATES,
+        *RECORD_GATES,
+        *COMMAND_GATES,
+        "tokens",
+        "headers",
+        "digests",
+        *RUNNING,
+        "sight",
+        "picture",
+    ]
     of_text_alone = {name for name, verdict in verdicts.items() if verdict != "pass"}
     assert of_text_alone == {"findings", "speed", "drafted", "sight", "picture"}, done.stdout
     sentence = "Q6_K has a significantly higher quantisation and total KLD than Q4_K_M, which is no larger."
     assert f"exception: {sentence}" in done.stdout and f"- {sentence}\n" in (release / "README.md").read_text()
     assert "Q8_0 has a" not in done.stdout and "**In-sample:** 4 of the 4" in done.stdout
     assert 'loaded by llama-server, which answers "' in done.stdout
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 19 checks pass, 5 do not apply"
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 21 checks pass, 5 do not apply"
 
 
 def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copy):
@@ -135,7 +145,7 @@ def test_files_too_many_or_too_few_fail(copy, capsys, refusal):
     lines = failing(copy, "files")["files"]
     assert [line.split(": expected")[0] for line in lines] == [str(copy / "notes.txt"), str(copy / "params")]
     failed = "4 that fail: files, build, made, sidecars"
-    refusal(check_release.main, [copy], copy, "all of 19 checks to pass", failed)
+    refusal(check_release.main, [copy], copy, "all of 21 checks to pass", failed)
     printed = capsys.readouterr().out
     assert "FAIL  files:" in printed and "pass  template:" in printed
     (copy / "link").symlink_to(copy / "template")

@@ -1,77 +1,22 @@
 """What is made again: each damage of what a release was made from, with all that names its digest, fails its gate."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import build_release
-import check_release
 from checkpoints.checkpoint import source_digest
 from choice.drop_map import details_of
 from conftest import DEMO
+from damaged_build import Build
 from files.safe_files import read_json, sha256_file
-from release.gates import GATES, Checked
 from release.manifest import read_manifest
-from release.remade_gates import COMMAND_GATES, RECORD_GATES
-from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
-from release_inputs import NAME, release_arguments, shared_release
+from release.sources import sources_path
+from release_inputs import NAME, release_arguments
 from scoring.eval_protocol import Protocol
 
 import numpy as np
 import pytest
-
-EVERY_GATE = {**GATES, **RECORD_GATES, **COMMAND_GATES}
-
-
-class Build:
-    """A build that a test may damage: its release and all that the release was made from. Files are hard links.
-
-    So a damage writes a new file in the old one's place.
-    """
-
-    def __init__(self, pruned: Path, place: Path) -> None:
-        made = shared_release(pruned).parent
-        self.pruned, self.evidence = place / pruned.name, place / made.name
-        for source, target in ((pruned, self.pruned), (made, self.evidence)):
-            shutil.copytree(source, target, copy_function=os.link)
-        self.release = self.evidence / f"{NAME}-GGUF"
-        self.full, self.own = self.evidence / "run-full", self.evidence / "run-pruned"
-        self.map, self.f16 = self.pruned / "map.json", self.pruned / "F16.gguf.json"
-        self.metadata = self.pruned / "checkpoint/expert_drop_metadata.json"
-        sources, listed = read_sources(made / self.release.name), {}
-        for kind in KINDS_OF_SOURCES:
-            listed[kind] = {name: str(self.here(path.resolve())) for name, path in sources[kind].items()}
-        self.write(sources_path(self.release), json.dumps({"version": 1, **listed}))
-
-    def here(self, path: Path) -> Path:
-        """Return where a path of the shared build lies in this one; the project's own files stay where they are."""
-        for tree in (self.pruned, self.evidence):
-            if tree.name in path.parts:
-                return tree.joinpath(*path.parts[path.parts.index(tree.name) + 1 :])
-        return path
-
-    def write(self, path: Path, text: str) -> None:
-        """Write a text in a file's place."""
-        path.unlink()
-        path.write_text(text, encoding="utf-8")
-
-    def change(self, path: Path, change: Callable[[dict], object]) -> None:
-        """Change a JSON file."""
-        content = read_json(path)
-        change(content)
-        self.write(path, json.dumps(content, indent=2) + "\n")
-
-    def change_lines(self, path: Path, change: Callable[[dict], object]) -> None:
-        """Change every line of a JSONL file; a line for which `change` returns False goes."""
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        self.write(path, "".join(json.dumps(row) + "\n" for row in rows if change(row) is not False))
-
-    def failing(self, name: str) -> list[str]:
-        """Return the deviations of one gate."""
-        checked = Checked(self.release, read_manifest(self.release), read_sources(self.release))
-        return check_release.outcome_of(EVERY_GATE[name], checked).deviations
 
 
 @pytest.fixture
@@ -116,6 +61,22 @@ def of_locked_protocol(build: Build) -> None:
     build.change(build.own / "run.json", lambda run: run.update(protocol=protocol, protocol_sha256=digest))
 
 
+def of_longer_answers(build: Build) -> None:
+    """Twice the tokens of an answer, in the protocol and all that names its digest."""
+    for run in (build.full, build.own):
+        protocol = read_json(run / "run.json")["protocol"] | {"max_gen_toks": 49152}
+        changes = {"protocol": protocol, "protocol_sha256": Protocol(**protocol).digest}
+        build.change(run / "run.json", lambda content, changes=changes: content.update(changes))
+
+
+def of_cut_answers(build: Build) -> None:
+    build.change_lines(build.own / "answers.jsonl", lambda row: row.update(finish_reason="length"))
+
+
+def of_long_answers(build: Build) -> None:
+    build.change_lines(build.own / "answers.jsonl", lambda row: row.update(completion_tokens=24577))
+
+
 def of_label(build: Build) -> None:
     held_out = {"chosen_on": 6, "scored_and_chosen_on": 0}
     build.change(build.own / "summary.json", lambda run: run.update(in_sample=held_out))
@@ -152,6 +113,9 @@ def of_foreign_rows(build: Build) -> None:
         (of_patched_letters, "patched.json: expected letter"),
         (of_protocol, "a protocol with sha256"),
         (of_locked_protocol, "temperature 1.0"),
+        (of_longer_answers, "to the request of the protocol in run.json"),
+        (of_cut_answers, "which was cut, to end at 24576 tokens"),
+        (of_long_answers, "of at most 24576 tokens"),
         (of_label, "in_sample.scored_and_chosen_on 4, found 0"),
         (of_another_base, "the name gemma-4-demo for the full model's file and for no other"),
         (of_foreign_rows, "scores of this build's own file"),
@@ -265,6 +229,16 @@ def of_statistics(build: Build) -> None:
     path.write_bytes(content[:-8] + bytes(8))
 
 
+def of_reworded_questions(build: Build) -> None:
+    """The question file says something else under the same ids."""
+    sources = read_json(sources_path(build.release))
+    for number, place in sources["questions"].items():
+        path = build.evidence / f"reworded-{Path(place).name}"
+        path.write_text(Path(place).read_text().replace("What", "Which"))
+        sources["questions"][number] = str(path)
+    build.write(sources_path(build.release), json.dumps(sources))
+
+
 def of_header(build: Build) -> None:
     """Another longest context in the header of a quant, from which a card takes it."""
     path, key = build.release / f"{NAME}-Q6_K.gguf", b"gemma4.context_length"
@@ -292,6 +266,7 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (lambda build: of_metadata(build, lambda m: m["methodology"].update(gpqa=9)), "the methodology of map.json"),
         (lambda build: build.change(build.map, lambda m: m.update(seed=1)), "the drop map with sha256"),
         (lambda build: of_map(build, as_own_map), "the router's rows of the 112 kept experts in layer 1"),
+        (of_reworded_questions, "expected the words of the questions of"),
         (of_statistics, "a map chosen from statistics.safetensors"),
         (of_header, "gemma4.context_length of the full model: 4096, found 131072"),
         (of_record("F16.gguf.json", name="other"), "a model named"),
@@ -387,6 +362,10 @@ def test_a_field_that_no_record_has_is_refused(build):
     [
         ({"settings": {"GPQA": "99%"}}, "expected settings of make, found 'GPQA'"),
         ({"settings": {"QUESTIONS": "99%"}}, "expected QUESTIONS among"),
+        ({"settings": {"GPU_LAYERS": "98"}}, "expected GPU_LAYERS 99, as the records say, found '98'"),
+        ({"settings": {"CALIBRATION": "v5"}}, "expected CALIBRATION text.txt, as the records say, found 'v5'"),
+        ({"settings": {"EVAL_QUANT": "Q8_0"}}, "expected EVAL_QUANT Q6_K, as the records say"),
+        ({"settings": {"QUALITY_SCORE": "all"}}, "expected QUALITY_SCORE reply, as the records say"),
         ({"project_version": "9.9 (99%)"}, "found '9.9 (99%)'"),
     ],
 )

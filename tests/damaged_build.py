@@ -1,0 +1,71 @@
+"""A build that a test may damage: its release and all that the release was made from."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import check_release
+from files.safe_files import read_json
+from release.gates import GATES, Checked
+from release.manifest import read_manifest
+from release.remade_gates import COMMAND_GATES, RECORD_GATES
+from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
+from release.written_again import digests_gate
+from release_inputs import NAME, shared_release
+
+EVERY_GATE = {**GATES, **RECORD_GATES, **COMMAND_GATES, "digests": digests_gate}
+
+
+class Build:
+    """A build that a test may damage: its release and all that the release was made from. Files are hard links.
+
+    So a damage writes a new file in the old one's place.
+    """
+
+    def __init__(self, pruned: Path, place: Path) -> None:
+        made = shared_release(pruned).parent
+        self.pruned, self.evidence = place / pruned.name, place / made.name
+        for source, target in ((pruned, self.pruned), (made, self.evidence)):
+            shutil.copytree(source, target, copy_function=os.link)
+        self.release = self.evidence / f"{NAME}-GGUF"
+        self.full, self.own = self.evidence / "run-full", self.evidence / "run-pruned"
+        self.map, self.f16 = self.pruned / "map.json", self.pruned / "F16.gguf.json"
+        self.metadata = self.pruned / "checkpoint/expert_drop_metadata.json"
+        sources, listed = read_sources(made / self.release.name), {}
+        for kind in KINDS_OF_SOURCES:
+            listed[kind] = {name: str(self.here(path.resolve())) for name, path in sources[kind].items()}
+        self.write(sources_path(self.release), json.dumps({"version": 1, **listed}))
+
+    def here(self, path: Path) -> Path:
+        """Return where a path of the shared build lies in this one; the project's own files stay where they are."""
+        for tree in (self.pruned, self.evidence):
+            if tree.name in path.parts:
+                return tree.joinpath(*path.parts[path.parts.index(tree.name) + 1 :])
+        return path
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a text in a file's place."""
+        path.unlink()
+        path.write_text(text, encoding="utf-8")
+
+    def change(self, path: Path, change: Callable[[dict], object]) -> None:
+        """Change a JSON file."""
+        content = read_json(path)
+        change(content)
+        self.write(path, json.dumps(content, indent=2) + "\n")
+
+    def change_lines(self, path: Path, change: Callable[[dict], object]) -> None:
+        """Change every line of a JSONL file; a line for which `change` returns False goes."""
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        self.write(path, "".join(json.dumps(row) + "\n" for row in rows if change(row) is not False))
+
+    @property
+    def checked(self) -> Checked:
+        """The release under the gates."""
+        return Checked(self.release, read_manifest(self.release), read_sources(self.release))
+
+    def failing(self, name: str) -> list[str]:
+        """Return the deviations of one gate."""
+        return check_release.outcome_of(EVERY_GATE[name], self.checked).deviations
