@@ -20,7 +20,17 @@ from typing import ClassVar
 
 from files.byte_ranges import write_runs
 from files.safe_files import FileRecord, InputError, Sha256, shown
-from ggufs.gguf_header import UINT32, GgufHeader, TensorInfo, TensorPlan, aligned, header_bytes, key_value, tensor_bytes
+from ggufs.gguf_header import (
+    UINT32,
+    GgufHeader,
+    TensorInfo,
+    TensorPlan,
+    aligned,
+    header_bytes,
+    key_value,
+    tensor_bytes,
+    write_header_only,
+)
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES
@@ -229,6 +239,34 @@ def check_plain(header: GgufHeader) -> None:
 def new_bytes(header: GgufHeader, changes: dict[str, Change]) -> int:
     """Return the bytes of the data of the new file."""
     return sum(tensor_bytes(dims, kind) for _, dims, kind in new_tensors(header, changes))
+
+
+def padded_header(header: GgufHeader, widths: dict[str, Width], output: Path) -> GgufHeader:
+    """Write the header of the padded model and a hole in place of its data; return it as read back."""
+    return write_header_only(header, new_pairs(header, widths), new_tensors(header, changes_of(header, widths)), output)
+
+
+def dims_before(header: GgufHeader, name: str, dims: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the dims that a tensor had before padding, which the header tells; of any type."""
+    match = PART.fullmatch(name)
+    key = width_key(header, EXPERTS if match and match[3] else DENSE)
+    before = header.value(f"{key}{UNPADDED}")
+    if match is None or before is None:
+        return dims
+    first, second, *experts = dims
+    if match[2] == "down":
+        return (before, second, *experts)
+    return (first, second // header.value(key) * before, *experts)
+
+
+def widths_in(header: GgufHeader) -> dict[str, list[int]]:
+    """Return by role the widths before and after padding that a header tells; {} of a file that is not padded."""
+    found = {}
+    for role in (EXPERTS, DENSE):
+        key = width_key(header, role)
+        if mlp_parts(header, role) and (before := header.value(f"{key}{UNPADDED}")):
+            found[role] = [before, header.value(key)]
+    return found
 
 
 def write_padded(header: GgufHeader, widths: dict[str, Width], changes: dict[str, Change], output: Path) -> None:
