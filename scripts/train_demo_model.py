@@ -15,7 +15,7 @@ widths are no multiples of 256 (demo/ragged_demo.py); it needs no drills and few
 
     .venv/bin/python scripts/train_demo_model.py --facts data/demo/facts.json \\
         --chat-template data/demo/chat_template.jinja --start data/demo/model --drill-steps 0 --question-steps 120 \\
-        --output build/ragged-demo
+        --batch 16 --output build/ragged-demo
 """
 
 import argparse
@@ -168,6 +168,7 @@ def train(
     questions: list[DemoQuestion],
     drill_steps: int,
     question_steps: int,
+    batch_examples: int,
 ) -> list[dict[str, float]]:
     """Train in place and return the curve, one row every CURVE_STEPS steps."""
     training, dev = split_dev(questions)
@@ -179,7 +180,7 @@ def train(
         for layer in model.model.layers:  # without its experts the model is the dense twin, on the same weights
             layer.enable_moe_block = not drilling
         direct = step < DIRECT_STEPS or step % 2 == 1  # later every other batch, so that it is not forgotten
-        batch = [examples.drill(direct) if drilling else examples.draw() for _ in range(BATCH_EXAMPLES)]
+        batch = [examples.drill(direct) if drilling else examples.draw() for _ in range(batch_examples)]
         losses.append(train_step(model, optimizer, balance, batch, rate_factor(step, drill_steps, total)))
         if (step + 1) % CURVE_STEPS == 0 or step + 1 == total:
             value, letter = accuracies(model, tokenizer, dev, SEED)
@@ -207,6 +208,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("how it is trained").add_argument
     add("--drill-steps", type=whole_number, default=DRILL_STEPS, help="optimizer steps on look-up drills")
     add("--question-steps", type=positive, default=QUESTION_STEPS, help="optimizer steps on questions")
+    add("--batch", type=positive, default=BATCH_EXAMPLES, help="examples per step")
     add("--threads", type=positive, default=2, help="threads of torch")
     return parser.parse_args(argv)
 
@@ -226,7 +228,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.start:
         start_from_demo(model, args.start)
     model.set_experts_implementation("sorted_experts")
-    curve = train(model, tokenizer, splits["training"], args.drill_steps, args.question_steps)
+    curve = train(model, tokenizer, splits["training"], args.drill_steps, args.question_steps, args.batch)
     args.output.mkdir(parents=True, exist_ok=True)
     write_model(model, tokenizer, args.chat_template, args.output / "model")
     write_csv(args.output / "training_curve.csv", curve)

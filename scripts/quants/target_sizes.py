@@ -32,9 +32,9 @@ WIDE = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "IQ3_S", "IQ3_XXS", "Q
 RAGGED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0")  # what rows that are no multiple of 256 can have
 # Relative squared error of the output of a generated `down` (bench/padding_errors.py), for plans without measurements.
 ASSUMED_ERRORS = {
-    **{"Q8_0": 4.5e-5, "Q6_K": 4.0e-4, "Q5_K": 1.5e-3, "Q4_K": 5.9e-3, "IQ4_XS": 7.0e-3, "Q3_K": 2.5e-2},
-    **{"IQ3_S": 1.9e-2, "IQ3_XXS": 2.6e-2, "Q2_K": 7.1e-2, "IQ2_S": 6.3e-2, "IQ2_XS": 7.3e-2, "IQ2_XXS": 0.124},
-    **{"Q5_1": 1.3e-3, "Q5_0": 2.4e-3, "Q4_1": 5.7e-3, "IQ4_NL": 6.8e-3, "Q4_0": 9.9e-3},
+    **{"Q8_0": 5.4e-5, "Q6_K": 4.9e-4, "Q5_K": 1.8e-3, "Q4_K": 6.9e-3, "IQ4_XS": 8.2e-3, "Q3_K": 0.030},
+    **{"IQ3_S": 0.023, "IQ3_XXS": 0.034, "Q2_K": 0.080, "IQ2_S": 0.086, "IQ2_XS": 0.102, "IQ2_XXS": 0.142},
+    **{"Q5_1": 1.5e-3, "Q5_0": 3.1e-3, "Q4_1": 6.6e-3, "IQ4_NL": 8.0e-3, "Q4_0": 0.0123},
 }
 NEED_IMATRIX = {"IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS"}
 MOST_PADDING = 0.25  # share of a width: beyond it the zeros cost more than smaller types save
@@ -315,6 +315,7 @@ def target_recipe(
     imatrix: Path | None,
     sensitivity: Path | None,
     source: Path | None,
+    may_pad: bool = True,
 ) -> Recipe:
     """Return the recipe of a file of at most `target` bytes.
 
@@ -327,7 +328,7 @@ def target_recipe(
         )
     if imatrix is None:
         raise InputError(name, "--imatrix", "none")
-    ways = {roles: padded_groups(header, tool, imatrix, roles) for roles in ways_to_pad(header)}
+    ways = {roles: padded_groups(header, tool, imatrix, roles) for roles in (ways_to_pad(header) if may_pad else [()])}
     every = [group for groups in ways.values() for group in groups]
     costs = read_sensitivity(sensitivity, source, imatrix, every) if sensitivity else assumed_costs(ways[()])
     found = [choice_within(target, header, imatrix, roles, groups, costs) for roles, groups in ways.items()]
