@@ -38,7 +38,7 @@ full_quant = $(patsubst %,$(FULL_GGUF)/$(NAME)-%.gguf,$(1))
 pruned_quant = $(patsubst %,$(PRUNED_GGUF)/$(PRUNED_NAME)-%.gguf,$(1))
 IMATRIX_COVERAGE := $(PRUNED_GGUF)/imatrix-coverage.md
 QUANT_FILES := $(call pruned_quant,$(ASKED_QUANTS))
-DYNAMIC_FILES := $(call pruned_quant,$(filter CD-% AUTO-%,$(ASKED_QUANTS)))
+DYNAMIC_FILES := $(call pruned_quant,$(filter CD-% AUTO-% PAD-%,$(ASKED_QUANTS)))
 STANDARD_FILES := $(filter-out $(DYNAMIC_FILES),$(QUANT_FILES))
 PLAN := $(PRUNED)/plan.json
 # Made where the config has a tower. That of a Hub id is not there before the fetch: then the step itself looks.

@@ -93,7 +93,7 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
 
 def check_labels(kind: str, records: dict[str, dict], others: list[str]) -> None:
     """Raise InputError for a quant of the other kind of release, or a label that fetches another file than meant."""
-    types = "standard types" if kind == STANDARD else "CD-* and AUTO-* files"
+    types = "standard types" if kind == STANDARD else "CD-*, AUTO-* and PAD-* files"
     for name, record in records.items():
         if is_standard(record["type"]) != (kind == STANDARD):
             raise InputError(name, f"a {kind} release of {types}", record["type"])

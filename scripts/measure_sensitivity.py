@@ -47,9 +47,20 @@ from llama.llama_tools import LlamaCpp, find_llama_cpp, last_words
 from losses.kld_statistics import mean_and_error, per_chat
 from losses.scored_chats import Chats, add_chat_arguments, against, chats_of
 from losses.stored_logits import StoredLogits, open_model, progress
+from quants.padded_model import write_padded_pair
 from quants.quant_plan import check_covers, check_float, plan_quant, run_quantize
 from quants.recipes import RECIPES
-from quants.target_sizes import Group, Sensitivity, groups_of, low_type, overrides_of, read_sensitivity, tensor_kind
+from quants.target_sizes import (
+    Group,
+    Sensitivity,
+    groups_of,
+    low_type,
+    overrides_of,
+    paddable,
+    padded_groups,
+    read_sensitivity,
+    tensor_kind,
+)
 
 REFERENCE = "f16"
 LAYER = "layer "  # begins the name of a probe of one layer
@@ -58,8 +69,11 @@ Probe = list[tuple[Group, str]]  # groups and their types; all else stays as in 
 ProbeKey = tuple[str, str]  # a role, and a type or LAYER with a number
 
 
-def probes_of(groups: list[Group]) -> dict[ProbeKey, Probe]:
-    """Return the files to measure: each role at each type, and each layer of a role at a low type."""
+def probes_of(groups: list[Group], padded: list[Group]) -> dict[ProbeKey, Probe]:
+    """Return the files to measure: each role at each type, and each layer of a role at a low type.
+
+    padded: the groups of the padded model, whose rows other types fit.
+    """
     probes: dict[ProbeKey, Probe] = {}
     for role in dict.fromkeys(group.role for group in groups):
         own = [group for group in groups if group.role == role]
@@ -68,6 +82,10 @@ def probes_of(groups: list[Group]) -> dict[ProbeKey, Probe]:
         # Every type in every layer would be some 2,000 files: a layer's share is taken from one type instead.
         if len(own) > 1:
             probes |= {(role, f"{LAYER}{group.layer}"): [(group, low_type(group))] for group in own}
+    for group in padded:
+        for kind in group.legal:
+            if (group.role, kind) not in probes or probes[group.role, kind][0][0] in padded:
+                probes.setdefault((group.role, kind), []).append((group, kind))
     return probes
 
 
@@ -96,16 +114,19 @@ def check_probe(path: Path, probe: Probe, header: GgufHeader) -> None:
 def probe_loss(
     args: argparse.Namespace,
     tools: LlamaCpp,
-    header: GgufHeader,
+    source: tuple[GgufHeader, Path],
     probe: Probe,
     full: StoredLogits,
     chats: Chats,
     folder: Path,
 ) -> list[float]:
-    """Return the mean KLD of a probe over the replies and its standard error over chats, nats per token."""
-    path = folder / "probe.gguf"
+    """Return the mean KLD of a probe over the replies and its standard error over chats, nats per token.
+
+    source: header and imatrix of the model that it is a file of, padded or not.
+    """
+    path, (header, imatrix) = folder / "probe.gguf", source
     try:
-        command = probe_command(tools.tool("llama-quantize"), args.imatrix, probe, args.input, path, args.threads)
+        command = probe_command(tools.tool("llama-quantize"), imatrix, probe, header.path, path, args.threads)
         code, said = run_quantize(command)
         if code != 0:
             raise InputError("llama-quantize", "success", last_words(said))
@@ -118,18 +139,37 @@ def probe_loss(
     return list(mean_and_error(per_chat(kld, counts), counts))
 
 
+def padded_source(args: argparse.Namespace, header: GgufHeader, folder: Path) -> tuple[GgufHeader, Path]:
+    """Return the padded model, written into `folder`, and its imatrix."""
+    place = folder / "padded"
+    remove(place)  # of a killed run
+    place.mkdir()
+    model, imatrix = write_padded_pair(header, paddable(header), args.imatrix, place)
+    assert imatrix is not None  # one was given
+    return read_header(model), imatrix
+
+
 def measure_probes(
-    args: argparse.Namespace, tools: LlamaCpp, header: GgufHeader, groups: list[Group], chats: Chats, folder: Path
+    args: argparse.Namespace,
+    tools: LlamaCpp,
+    header: GgufHeader,
+    groups: list[Group],
+    padded: list[Group],
+    chats: Chats,
+    folder: Path,
 ) -> dict[ProbeKey, list[float]]:
     """Return the value and error of every probe; those in `folder` are not measured again."""
-    probes = probes_of(groups)
+    probes = probes_of(groups, padded)
     files = {key: folder / f"probe-{sha256_json(key)[:12]}.json" for key in probes}
     if left := [key for key in probes if not files[key].exists()]:
         remove(folder / "probe.gguf")  # of a killed run
         require_disk_space(folder, args.input.stat().st_size)
         full = StoredLogits(args.input, tools, chats.texts, folder, args, REFERENCE)
+        plain = set(groups)
+        wide = padded_source(args, header, folder) if any(probes[key][0][0] not in plain for key in left) else None
         for key in progress(left, "sensitivity", "file"):
-            write_json(files[key], {"kld": probe_loss(args, tools, header, probes[key], full, chats, folder)})
+            source = wide if wide and probes[key][0][0] not in plain else (header, args.imatrix)
+            write_json(files[key], {"kld": probe_loss(args, tools, source, probes[key], full, chats, folder)})
     return {key: kept_value(path) for key, path in files.items()}
 
 
@@ -173,8 +213,8 @@ def is_measured(output: Path, inputs: dict, groups: list[Group]) -> bool:
     return True
 
 
-def check_model(args: argparse.Namespace, tools: LlamaCpp) -> tuple[GgufHeader, list[Group]]:
-    """Return the source's header and its groups.
+def check_model(args: argparse.Namespace, tools: LlamaCpp) -> tuple[GgufHeader, list[Group], list[Group]]:
+    """Return the source's header, its groups, and those of the padded model; none where no padding could pay.
 
     Raises InputError for a model that is quantised already, and for an imatrix that does not cover it.
     """
@@ -182,7 +222,9 @@ def check_model(args: argparse.Namespace, tools: LlamaCpp) -> tuple[GgufHeader, 
     check_float(args.input, header)
     tool = tools.tool("llama-quantize")
     check_covers(read_imatrix(args.imatrix), header, plan_quant(tool, RECIPES["Q8_0"], header, args.imatrix))
-    return header, groups_of(header, tool, args.imatrix)
+    roles = tuple(paddable(header))
+    padded = padded_groups(header, tool, args.imatrix, roles) if roles else []
+    return header, groups_of(header, tool, args.imatrix), padded
 
 
 def chats_to_measure(args: argparse.Namespace) -> tuple[list[Question], Chats]:
@@ -223,15 +265,17 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     tools = find_llama_cpp(args.llama_cpp)
     check_apart([args.input, args.imatrix, args.questions], [args.output])
-    header, groups = check_model(args, tools)
+    header, groups, padded = check_model(args, tools)
     questions, chats = chats_to_measure(args)
     inputs = inputs_of(args, tools, questions, chats)
-    if is_measured(args.output, inputs, groups):
+    if widths := paddable(header):
+        inputs["padded"] = {role: width.then for role, width in widths.items()}
+    if is_measured(args.output, inputs, groups + padded):
         os.utime(args.output)  # for make, which goes by time
         print(f"{args.output}: measured already")
         return
     with RunState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
-        found = measure_probes(args, tools, header, groups, chats, state.directory)
+        found = measure_probes(args, tools, header, groups, padded, chats, state.directory)
         write_record(args.output, {"inputs": inputs, **sensitivities(found, groups)}, Sensitivity)
         state.discard()
     print(f"{args.output}: {len(found)} values over {len(questions)} chats")

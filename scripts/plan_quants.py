@@ -51,6 +51,10 @@ CARD_NOTES = {
     "of ffn_down at Q4_1",
 }
 NO_TOKENIZER = "From a config alone: a real file is larger by its tokenizer (about 15 MB for Gemma 4)."
+ASSUMED = (
+    "AUTO: no sensitivities given, so all roles and layers are taken for alike, and each type costs its error on "
+    "generated weights. Measured ones give other types."
+)
 LAYER_ORDER = (
     "CD tiers: no statistics given, layers taken in their order; sizes hardly depend on which layers are high."
 )
@@ -137,7 +141,7 @@ def plan_row(
             check_larger(plan, plan_quant(tool, RECIPES[recipe.larger_than], header, imatrix))
         if measured:
             check_covers(measured, header, plan)
-        reason = imatrix_reason(tool, recipe, header.path)
+        reason = imatrix_reason(tool, recipe, header)
     except InputError as error:  # the other rows are still wanted
         return {**row, "refused": str(error).removeprefix(f"{name}: ")}
     imatrix_fields = {"needs_imatrix": reason is not None, "imatrix_reason": reason, "without_imatrix": not imatrix}
@@ -308,6 +312,8 @@ def notes_of(args: argparse.Namespace, names: list[str], has_tokenizer: bool) ->
         notes.append(LAYER_ORDER)
     if any(name.startswith("CD-") for name in names):
         notes.append(cd_note(args))
+    if any(name.startswith("AUTO-") for name in names) and not args.sensitivity:
+        notes.append(ASSUMED)
     return notes + [f"{name}: {note}." for name, note in CARD_NOTES.items() if args.shape and name in names]
 
 

@@ -37,6 +37,7 @@ from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from quants.layer_tiers import cd_choices
+from quants.padded_model import padded_bytes, quantised_files, recorded_widths, shapes_of
 from quants.quant_plan import FLOAT_TYPES, QuantPlan, check_covers, check_float, check_larger, plan_quant
 from quants.quant_record import QuantRecord, record_path
 from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
@@ -49,7 +50,7 @@ CHECK_HEADER_BYTES = 20 + 4 * CHECK_TOKENS  # of llama-perplexity's file of logi
 CHECKED_POSITIONS = CHECK_TOKENS // 2 - 1  # llama-perplexity scores the second half of its context
 CHECK_TEXT = " ".join(f"{n} plus {n} is {2 * n}." for n in range(CHECK_TOKENS))
 # What of a record decides whether a file must be built again; the rest follows from it or is for people.
-RECORD_PROOF = ("type", "base", "arguments", "llama_cpp", "source_sha256", "imatrix_sha256")
+RECORD_PROOF = ("type", "base", "arguments", "padded", "llama_cpp", "source_sha256", "imatrix_sha256")
 
 
 def quantize_command(
@@ -100,7 +101,7 @@ def check_written(output: Path, path: Path, header: GgufHeader, plan: QuantPlan)
     """Raise InputError when a file's tensors, their types or its size are not those of the plan."""
     found = read_header(path)
     shapes = {tensor.name: tensor.dims for tensor in found.tensors}
-    if shapes != {tensor.name: tensor.dims for tensor in header.tensors}:
+    if shapes != shapes_of(header, plan.recipe):
         raise InputError(output, "the tensors of its source", "other ones")
     for tensor in found.tensors:
         if tensor.kind != plan.types[tensor.name]:
@@ -162,7 +163,7 @@ def check_forward(llama_cpp: LlamaCpp, output: Path, path: Path, header: GgufHea
 def room(plan: QuantPlan, args: argparse.Namespace, header: GgufHeader) -> int:
     """Return the bytes of disk that a build takes: the file, unless it is a link, and the logits of its check."""
     linked = plan.copies and args.input.stat().st_dev == existing_parent(args.output.parent).stat().st_dev
-    return (0 if linked else plan.size) + logits_bytes(header)
+    return (0 if linked else plan.size) + padded_bytes(header, plan.recipe) + logits_bytes(header)
 
 
 def build_quant(
@@ -174,14 +175,14 @@ def build_quant(
         link_or_copy(args.input, partial)
         return
     try:
-        run_tool(
-            quantize_command(
-                llama_cpp.tool("llama-quantize"), plan.recipe, args.input, args.imatrix, partial, args.threads
-            ),
-            cwd=args.imatrix.resolve().parent if args.imatrix else Path.cwd(),
-            what=plan.recipe.name,
-            step=r"\[\s*(\d+)/\s*(\d+)\]",
-        )
+        tool = llama_cpp.tool("llama-quantize")
+        with quantised_files(header, plan.recipe, args.imatrix, args.output) as (model, imatrix):
+            run_tool(
+                quantize_command(tool, plan.recipe, model, imatrix, partial, args.threads),
+                cwd=imatrix.resolve().parent if imatrix else Path.cwd(),
+                what=plan.recipe.name,
+                step=r"\[\s*(\d+)/\s*(\d+)\]",
+            )
     except InputError:
         # On a full disk llama-quantize ends by a signal or with an unrelated line: say the better reason if it holds.
         if partial.exists():
@@ -239,6 +240,7 @@ def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader,
         "arguments": plan.recipe.arguments,
         "note": plan.recipe.note,
         **cd_choices(plan.recipe, args),
+        **({"padded": recorded_widths(header, plan.recipe)} if plan.recipe.pad else {}),
         "llama_cpp": llama_cpp.version(),
         "parameters": plan.parameters,
         "experts": header.experts,
@@ -258,7 +260,7 @@ def is_built(output: Path, side: Path, record: dict) -> bool:
     known = read_json(side)
     return (
         known.get("version") == QuantRecord.current
-        and all(known.get(key) == record[key] for key in RECORD_PROOF)
+        and all(known.get(key) == record.get(key) for key in RECORD_PROOF)
         and known.get("sha256") == sha256_file(output)
     )
 

@@ -10,7 +10,12 @@ Example: .venv/bin/python scripts/train_demo_model.py --facts data/demo/facts.js
 
 The first steps train a dense twin, without its experts, on look-up drills. They teach attention to match an answer with
 its option: first with the letter right behind the value, which needs one attention step after another, then in the form
-of a reply. The other steps train the whole model on the questions.
+of a reply. The other steps train the whole model on the questions. With --start the demo becomes the ragged demo, whose
+widths are no multiples of 256 (demo/ragged_demo.py); it needs no drills and few steps:
+
+    .venv/bin/python scripts/train_demo_model.py --facts data/demo/facts.json \\
+        --chat-template data/demo/chat_template.jinja --start data/demo/model --drill-steps 0 --question-steps 120 \\
+        --batch 16 --output build/ragged-demo
 """
 
 import argparse
@@ -20,8 +25,9 @@ import time
 from pathlib import Path
 
 from demo.demo_corpus import DemoQuestion, draw_wrong, load_facts, render_prompt, render_reply, split_questions
-from demo.demo_model import EXPERTS, LOGIT_CAP, demo_config, initialise, write_model
+from demo.demo_model import LOGIT_CAP, demo_config, initialise, write_model
 from demo.demo_tokenizer import train_tokenizer
+from demo.ragged_demo import ragged_config, start_from_demo
 from demo.sorted_experts import sorted_experts
 from demo.training_examples import LETTER_PLACE, VALUE_PLACE, Example, Examples, collate
 from files.option_types import command_parser, positive, whole_number
@@ -68,8 +74,9 @@ class BalanceLoss:
         """Add one router's term; a forward hook."""
         if torch.is_grad_enabled():
             probabilities, _, index = outputs
-            share = torch.bincount(index.reshape(-1), minlength=EXPERTS) / index.numel()
-            self.terms.append(EXPERTS * (share * probabilities.mean(0)).sum())
+            experts = probabilities.shape[-1]
+            share = torch.bincount(index.reshape(-1), minlength=experts) / index.numel()
+            self.terms.append(experts * (share * probabilities.mean(0)).sum())
 
     def take(self) -> torch.Tensor:
         """Return the sum of the terms, at least one, and forget them."""
@@ -161,6 +168,7 @@ def train(
     questions: list[DemoQuestion],
     drill_steps: int,
     question_steps: int,
+    batch_examples: int,
 ) -> list[dict[str, float]]:
     """Train in place and return the curve, one row every CURVE_STEPS steps."""
     training, dev = split_dev(questions)
@@ -172,7 +180,7 @@ def train(
         for layer in model.model.layers:  # without its experts the model is the dense twin, on the same weights
             layer.enable_moe_block = not drilling
         direct = step < DIRECT_STEPS or step % 2 == 1  # later every other batch, so that it is not forgotten
-        batch = [examples.drill(direct) if drilling else examples.draw() for _ in range(BATCH_EXAMPLES)]
+        batch = [examples.drill(direct) if drilling else examples.draw() for _ in range(batch_examples)]
         losses.append(train_step(model, optimizer, balance, batch, rate_factor(step, drill_steps, total)))
         if (step + 1) % CURVE_STEPS == 0 or step + 1 == total:
             value, letter = accuracies(model, tokenizer, dev, SEED)
@@ -195,10 +203,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--facts", type=Path, required=True, help="table of relations and formulas (JSON)")
     add("--chat-template", type=Path, required=True, help="Jinja template that goes with the model")
+    add("--start", type=Path, help="the demo's checkpoint, to train the ragged demo from")
     add("--output", type=Path, required=True, help="directory of model/ and training_curve.csv")
     add = parser.add_argument_group("how it is trained").add_argument
     add("--drill-steps", type=whole_number, default=DRILL_STEPS, help="optimizer steps on look-up drills")
     add("--question-steps", type=positive, default=QUESTION_STEPS, help="optimizer steps on questions")
+    add("--batch", type=positive, default=BATCH_EXAMPLES, help="examples per step")
     add("--threads", type=positive, default=2, help="threads of torch")
     return parser.parse_args(argv)
 
@@ -212,10 +222,13 @@ def main(argv: list[str] | None = None) -> None:
     facts = load_facts(args.facts)
     splits = split_questions(facts)
     tokenizer = train_tokenizer(facts, [question for part in splits.values() for question in part])
-    model = transformers.Gemma4ForCausalLM(demo_config(tokenizer.get_vocab_size()))
+    shape = ragged_config if args.start else demo_config
+    model = transformers.Gemma4ForCausalLM(shape(tokenizer.get_vocab_size()))
     initialise(model)
+    if args.start:
+        start_from_demo(model, args.start)
     model.set_experts_implementation("sorted_experts")
-    curve = train(model, tokenizer, splits["training"], args.drill_steps, args.question_steps)
+    curve = train(model, tokenizer, splits["training"], args.drill_steps, args.question_steps, args.batch)
     args.output.mkdir(parents=True, exist_ok=True)
     write_model(model, tokenizer, args.chat_template, args.output / "model")
     write_csv(args.output / "training_curve.csv", curve)

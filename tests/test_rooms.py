@@ -22,7 +22,7 @@ MOST_MODULES = {
     "report_imatrix": 7,
     "build_imatrix": 10,
     "build_report": 21,
-    "quantize_gguf": 12,
+    "quantize_gguf": 15,
 }  # that a command imports
 MOST_FILES = 41  # of a folder: more is a corridor
 

@@ -9,7 +9,7 @@ import re
 # The palette of Okabe and Ito (Color Universal Design, 2008). Colour-blind readers see its colours as different, too.
 BLUE, ORANGE, GREEN, VERMILION, SKY, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#8a8a8a"
 KEPT, DROPPED = BLUE, ORANGE  # of experts, in every picture and on the page
-KIND_COLORS = {"standard": BLUE, "ContribDynamic": VERMILION, "target size": GREEN}  # of quants, likewise
+KIND_COLORS = {"standard": BLUE, "ContribDynamic": VERMILION, "target size": GREEN, "padded": GREY}  # of quants
 MOST_DECIMALS = 8  # a tiny error must not fill the cell of a table
 # As Markdown knows tags, comments and links in angle brackets; a model's <turn|> is none.
 TAG_BEGIN = re.compile(r"<(?=[!?]|/?[a-zA-Z][a-zA-Z0-9-]*(?:[\s/>]|$)|[a-zA-Z][a-zA-Z0-9+.-]+:)", re.MULTILINE)

@@ -14,7 +14,9 @@ from losses.quality_record import LOSSES
 
 import numpy as np
 
-STANDARD, CONTRIB, TARGET = "standard", "ContribDynamic", "target size"  # kinds, also the keys of the palette
+# Kinds, also the keys of the palette.
+STANDARD, CONTRIB, TARGET, PADDED = "standard", "ContribDynamic", "target size", "padded"
+KINDS = {"CD-": CONTRIB, "AUTO-": TARGET, "PAD-": PADDED}
 BETTER, WORSE = "better", "worse"
 NO_DIFFERENCE, SMALLER = "no significant difference", "smaller than any standard quant"
 EXPERTS_ONLY = " (experts only)"
@@ -51,7 +53,7 @@ class Measured:
 
 def quant_kind(quant: str) -> str:
     """Return the kind of a quant by its name."""
-    return CONTRIB if quant.startswith("CD-") else TARGET if quant.startswith("AUTO-") else STANDARD
+    return next((kind for begin, kind in KINDS.items() if quant.startswith(begin)), STANDARD)
 
 
 def better_and_smaller(entry: Measured, others: Iterable[Measured], loss: str) -> list[Measured]:

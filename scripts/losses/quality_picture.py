@@ -5,7 +5,7 @@ from pathlib import Path
 from files.display import KIND_COLORS
 from files.pictures import DOTS_PER_INCH, SMALLEST_POINTS, WIDTH_INCHES, plt, save_picture
 from files.safe_files import GIB
-from losses.quality_conclusions import CONTRIB, STANDARD, TARGET, Measured, line_of
+from losses.quality_conclusions import CONTRIB, PADDED, STANDARD, TARGET, Measured, line_of
 from losses.quality_record import LOSSES
 
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-MARKERS = {STANDARD: "o", CONTRIB: "D", TARGET: "^"}
+MARKERS = {STANDARD: "o", CONTRIB: "D", TARGET: "^", PADDED: "s"}
 # Height of a panel, growing with the names that it holds. They stand below each other: beside each other, names of a
 # size that can be read on a card would find no room.
 LEAST_PANEL_INCHES, NAME_INCHES, MOST_PANEL_INCHES = 3.5, 0.12, 7.0

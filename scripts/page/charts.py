@@ -29,7 +29,7 @@ from bokeh.models import (
 from bokeh.models.renderers import GlyphRenderer
 from bokeh.plotting import figure
 
-KIND_MARKERS = {"standard": "circle", "ContribDynamic": "diamond", "target size": "triangle"}
+KIND_MARKERS = {"standard": "circle", "ContribDynamic": "diamond", "target size": "triangle", "padded": "square"}
 CHART_PIXELS = 460
 
 

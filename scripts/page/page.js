@@ -7,6 +7,7 @@
 // Variables of page.css by the name of a model.
 const COLORS = {
   "kind-standard": "--standard", "kind-ContribDynamic": "--contrib", "kind-target-size": "--target",
+  "kind-padded": "--padded", "error-padded": "--padded",
   "error-standard": "--standard", "error-ContribDynamic": "--contrib", "error-target-size": "--target",
   "line": "--standard", "pruning": "--ink", "zero": "--ink", "chosen-ring": "--ink",
   "label-text": "--ink", "label-leaders": "--muted"};

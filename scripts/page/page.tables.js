@@ -137,6 +137,7 @@ function cellRows(figure) {
 function drawShape(pen, shape, left, middle) {
   const is = (name) => shape.classList.contains(name), corners = {
     diamond: [[10, -6], [14, 0], [10, 6], [6, 0]], triangle: [[10, -6], [16, 5], [4, 5]],
+    square: [[5, -5], [15, -5], [15, 5], [5, 5]],
     cut: [[9, -7], [12, -7], [12, 7], [9, 7]]};
   pen.fillStyle = pen.strokeStyle = getComputedStyle(shape).color;
   pen.lineWidth = 2;

@@ -74,7 +74,7 @@ def loss_legend(files: list[dict], loss: str) -> list[tuple[str, str, str]]:
     """Return what the marks of a chart of losses mean."""
     kinds = {entry["kind"] for entry in files}
     marks = [("circle", "standard", "standard"), ("diamond", "contrib", "ContribDynamic")]
-    marks.append(("triangle", "target", "target size"))
+    marks += [("triangle", "target", "target size"), ("square", "padded", "padded")]
     shown = [mark for mark in marks if mark[2] in kinds]
     shown.append(("line", "standard", "line of the standard quants"))
     return [*shown, ("dots", "ink", "pruning alone")] if loss == "total" else shown

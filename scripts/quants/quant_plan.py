@@ -26,6 +26,7 @@ from ggufs.gguf_header import (
 )
 from ggufs.imatrix import NOT_MEASURED, Imatrix
 from llama.llama_tools import die_with_parent, last_words
+from quants.padded_model import planned_header
 from quants.recipes import Recipe
 
 from gguf import GGMLQuantizationType
@@ -44,7 +45,7 @@ OTHER_VERSION = "is it another version of llama.cpp?"
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """One file to be: size in bytes, number of weights, and types by tensor.
+    """One file to be: size in bytes, number of weights (those of a padding do not count), and types by tensor.
 
     wanted: the types that tensors could not have, as their rows are no multiple of the type's block.
     """
@@ -163,14 +164,15 @@ def dry_run(tool: Path, recipe: Recipe, model: Path, imatrix: Path | None) -> st
     return said
 
 
-def imatrix_reason(tool: Path, recipe: Recipe, model: Path) -> str | None:
+def imatrix_reason(tool: Path, recipe: Recipe, header: GgufHeader) -> str | None:
     """Return why a recipe needs an imatrix (tensor and type), None when it does not.
 
     The dry run says whether; the real run, which then stops before its first byte, says which tensor.
     """
-    if WANTS_IMATRIX not in dry_run(tool, recipe, model, None):
-        return None
-    _, said = run_quantize([tool, *recipe.arguments, model.resolve(), "/dev/null", recipe.base])
+    with planned_header(header, recipe) as found:
+        if WANTS_IMATRIX not in dry_run(tool, recipe, found.path, None):
+            return None
+        _, said = run_quantize([tool, *recipe.arguments, found.path.resolve(), "/dev/null", recipe.base])
     match = OFFENDER.search(said)
     if match is None:
         raise InputError(tool, "the tensor that needs an imatrix", last_words(said), OTHER_VERSION)
@@ -182,17 +184,18 @@ def plan_quant(tool: Path, recipe: Recipe, header: GgufHeader, imatrix: Path | N
 
     Raises InputError when llama-quantize refuses the recipe, or when it needs an imatrix and none is given.
     """
-    if imatrix is None and (reason := imatrix_reason(tool, recipe, header.path)):
+    if imatrix is None and (reason := imatrix_reason(tool, recipe, header)):
         raise InputError(recipe.name, "an imatrix, which this recipe needs", f"none ({reason})")
-    said = dry_run(tool, recipe, header.path, imatrix)
+    with planned_header(header, recipe) as read:
+        said = dry_run(tool, recipe, read.path, imatrix)
     types = {name: type_of(new or old) for name, old, new in TENSOR_LINE.findall(said)}
     if types.keys() != {tensor.name for tensor in header.tensors}:
         raise InputError(tool, f"a type for each of {len(header.tensors)} tensors", f"{len(types)}", OTHER_VERSION)
     # llama-quantize would write all bytes again, and names of an imatrix that it did not use.
-    copies = all(types[tensor.name] == tensor.kind for tensor in header.tensors)
+    copies = all(types[tensor.name] == tensor.kind for tensor in read.tensors)
     return QuantPlan(
         recipe,
-        planned_size(header, types, None if copies else imatrix),
+        planned_size(read, types, None if copies else imatrix),
         sum(math.prod(tensor.dims) for tensor in header.tensors),
         types,
         {name: type_of(kind) for name, kind in FALLBACK_LINE.findall(said)},

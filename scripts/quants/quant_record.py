@@ -14,7 +14,8 @@ class QuantRecord(FileRecord):
     """A quant: recipe, tool, inputs, and what came out.
 
     tensors_per_type: by type; TYPE<WANTED where rows do not fit the wanted type. cd_scope, cd_recipe, cd_protect: of
-    CD-* files only. imatrix_sha256: None for a file that was built without one, or that copies its source.
+    CD-* files only. padded: by role the widths before and after, of padded files only; parameters and bits_per_weight
+    leave the padding out. imatrix_sha256: None for a file that was built without one, or that copies its source.
     """
 
     what: ClassVar[str] = "a record of quantize_gguf.py"
@@ -26,6 +27,7 @@ class QuantRecord(FileRecord):
     cd_scope: str | None = None
     cd_recipe: str | None = None
     cd_protect: str | None = None
+    padded: dict[str, list[int]] = {}
     llama_cpp: str
     # What came out. Cards and pages take their numbers from here, so that all of them show the same.
     parameters: int

@@ -19,6 +19,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     add_tier_arguments(parser)
     add = parser.add_argument_group("target sizes (AUTO-<GiB>)").add_argument
     add("--sensitivity", type=Path, help="file of measure_sensitivity.py")
+    add("--no-padding", action="store_true", help="choose among files without padded MLPs only")
 
 
 def recipe_for(
@@ -39,7 +40,7 @@ def recipe_for(
         return resolve_tiers(find_recipe(name), args, expert_layers(header), assume_order)
     from quants.target_sizes import target_recipe
 
-    return target_recipe(name, target, header, tool, imatrix, args.sensitivity, source)
+    return target_recipe(name, target, header, tool, imatrix, args.sensitivity, source, not args.no_padding)
 
 
 def check_target(plan: QuantPlan) -> None:

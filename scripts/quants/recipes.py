@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from files.safe_files import GIB, InputError
 
 TARGET_SIZE = re.compile(r"AUTO-(\d+(?:\.\d+)?)")
+PADDED = ("experts", "dense")  # the roles of ggufs/gguf_padding.py
 EDGES = ("--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0")
 
 
@@ -23,7 +24,8 @@ class Recipe:
 
     name, base: its name and the llama-quantize type it builds on; note: a line for people; flags: extra flags;
     overrides: (pattern, ggml type) pairs, the first match wins; tiers: ggml types of the layers of high, middle and low
-    contribution; larger_than: the recipe that its file must exceed; opt_in: built only when asked for.
+    contribution; larger_than: the recipe that its file must exceed; opt_in: built only when asked for; pad: roles
+    whose MLPs are padded first (ggufs/gguf_padding.py).
     """
 
     name: str
@@ -34,6 +36,7 @@ class Recipe:
     tiers: tuple[str, ...] = ()
     larger_than: str = ""
     opt_in: bool = False
+    pad: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> list[str]:
@@ -81,6 +84,15 @@ TABLE = (
     Recipe("CD-Q2_K", "Q2_K", "layers at Q3_K, Q2_K, IQ2_S by contribution", EDGES, tiers=("q3_K", "q2_K", "iq2_s")),
     Recipe("Q2_K", "Q2_K", "2-bit k-quant", opt_in=True),
     Recipe("MXFP4_MOE", "MXFP4_MOE", "experts in MXFP4", opt_in=True),
+    # Padded: for models whose rows of 704 or 2112 the small types do not fit. Where they fit, these are refused. Larger
+    # ones do not pay: in place of a padded Q4_K the rows of 704 get Q5_0, with less error at the same size.
+    Recipe("PAD-IQ3_XS", "IQ3_XS", "IQ3_XS of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
+    Recipe("PAD-IQ3_XXS", "IQ3_XXS", "IQ3_XXS of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
+    Recipe("PAD-Q2_K", "Q2_K", "Q2_K of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
+    Recipe("PAD-IQ2_M", "IQ2_M", "IQ2_M of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
+    Recipe("PAD-IQ2_S", "IQ2_S", "IQ2_S of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
+    Recipe("PAD-IQ2_XS", "IQ2_XS", "IQ2_XS of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
+    Recipe("PAD-IQ2_XXS", "IQ2_XXS", "IQ2_XXS of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
 )
 RECIPES = {recipe.name: recipe for recipe in TABLE}
 

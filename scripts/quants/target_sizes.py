@@ -9,13 +9,16 @@ Problems, 2004, chapter 11) picks one type per group; scipy's HiGHS solves it to
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
 from files.safe_files import GIB, Fields, InputError, Record, Sha256, read_record, recorded_sha256, sha256_file
 from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, TensorInfo, aligned, tensor_bytes
+from ggufs.gguf_padding import Width, padding_widths
 from ggufs.imatrix import NOT_MEASURED
+from quants.padded_model import planned_header
 from quants.quant_plan import plan_quant, planned_size
 from quants.recipes import RECIPES, Recipe
 
@@ -27,7 +30,14 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 WIDE = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 RAGGED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0")  # what rows that are no multiple of 256 can have
+# Relative squared error of the output of a generated `down` (bench/padding_errors.py), for plans without measurements.
+ASSUMED_ERRORS = {
+    **{"Q8_0": 5.4e-5, "Q6_K": 4.9e-4, "Q5_K": 1.8e-3, "Q4_K": 6.9e-3, "IQ4_XS": 8.2e-3, "Q3_K": 0.030},
+    **{"IQ3_S": 0.023, "IQ3_XXS": 0.034, "Q2_K": 0.080, "IQ2_S": 0.086, "IQ2_XS": 0.102, "IQ2_XXS": 0.142},
+    **{"Q5_1": 1.5e-3, "Q5_0": 3.1e-3, "Q4_1": 6.6e-3, "IQ4_NL": 8.0e-3, "Q4_0": 0.0123},
+}
 NEED_IMATRIX = {"IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS"}
+MOST_PADDING = 0.25  # share of a width: beyond it the zeros cost more than smaller types save
 LOW_TYPES = ("Q3_K", "Q4_0")  # what one layer is tried at: the first that is legal for it
 # The first pattern that a name matches is its role.
 ROLES = {
@@ -113,6 +123,27 @@ def groups_of(header: GgufHeader, tool: Path, imatrix: Path | None) -> list[Grou
     return [Group(role, layer, tuple(tensors)) for (role, layer), tensors in found.items()]
 
 
+def paddable(header: GgufHeader) -> dict[str, Width]:
+    """Return the widths that a padding may change with profit; {} for a family whose MLPs cannot be padded."""
+    try:
+        widths = padding_widths(header)
+    except InputError:  # an AUTO file needs no padding; pad_gguf.py and the PAD-* quants say what is in its way
+        return {}
+    return {role: width for role, width in widths.items() if width.then <= (1 + MOST_PADDING) * width.now}
+
+
+def ways_to_pad(header: GgufHeader) -> list[tuple[str, ...]]:
+    """Return the choices of roles to pad, none first: each width is one number for all layers of a file."""
+    roles = tuple(paddable(header))
+    return [each for count in range(len(roles) + 1) for each in combinations(roles, count)]
+
+
+def padded_groups(header: GgufHeader, tool: Path, imatrix: Path | None, roles: tuple[str, ...]) -> list[Group]:
+    """Return the groups of the model with these roles padded."""
+    with planned_header(header, replace(RECIPES["Q8_0"], pad=roles)) as padded:
+        return groups_of(padded, tool, imatrix)
+
+
 def low_type(group: Group) -> str:
     """Return the type at which a layer's sensitivity is measured."""
     return next(name for name in LOW_TYPES if name in group.legal)
@@ -188,8 +219,24 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
         limit -= step
 
 
+def assumed_costs(groups: list[Group]) -> dict:
+    """Return costs as of a sensitivity file for a model that was not measured: a type's error, by share of weights."""
+    weights: Counter[str] = Counter()
+    for group in groups:
+        weights[group.role] += sum(math.prod(tensor.dims) for tensor in group.tensors)
+    counts, total = Counter(group.role for group in groups), weights.total()
+    roles = {
+        role: {kind: error * weights[role] / counts[role] / total for kind, error in ASSUMED_ERRORS.items()}
+        for role in weights
+    }
+    return {"roles": roles, "layers": {}}
+
+
 def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, groups: list[Group]) -> dict:
-    """Return a sensitivity file; raise InputError unless it is of these groups and, where given, of the very source."""
+    """Return a sensitivity file; raise InputError unless it is of these groups and, where given, of the very source.
+
+    groups: those of padded models, too.
+    """
     found = read_record(path, Sensitivity, "measure them again")
     if source:
         check_measured_on(path, found["inputs"], source, imatrix)
@@ -201,7 +248,7 @@ def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, grou
                 path,
                 f"the {group.role} of layer {group.layer} at {', '.join(group.legal)}",
                 "less than that",
-                "is it of another model?",
+                "measure them again, unless it is of another model",
             )
     return found
 
@@ -232,6 +279,34 @@ def options_of(group: Group, costs: dict, alignment: int) -> list[Option]:
     return [Option(own, group.bytes_at(own, alignment), 0.0), *lower]
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The cheapest types with some roles padded: none where they do not fit; least: bytes at the smallest types."""
+
+    roles: tuple[str, ...]
+    picked: list[tuple[Group, Option]]
+    least: int
+
+    @property
+    def cost(self) -> float:
+        """Expected KLD, nats per token."""
+        return sum(option.cost for _, option in self.picked)
+
+
+def choice_within(
+    target: int, header: GgufHeader, imatrix: Path | None, roles: tuple[str, ...], groups: list[Group], costs: dict
+) -> Choice:
+    """Return the cheapest types within `target` bytes for a model with these roles padded."""
+    with planned_header(header, replace(RECIPES["Q8_0"], pad=roles)) as padded:
+        options = [options_of(group, costs, padded.alignment) for group in groups]
+        # Header, small tensors that stay as they are, and what llama-quantize adds: the same for every choice of types.
+        whole = planned_size(padded, {tensor.name: tensor.kind for tensor in padded.tensors}, imatrix)
+    fixed = whole - sum(each[0].size for each in options)
+    chosen = cheapest(options, target - fixed)
+    picked = [(group, each[number]) for group, each, number in zip(groups, options, chosen or [])]
+    return Choice(roles, picked, fixed + smallest_sum(options))
+
+
 def target_recipe(
     name: str,
     target: int,
@@ -240,36 +315,38 @@ def target_recipe(
     imatrix: Path | None,
     sensitivity: Path | None,
     source: Path | None,
+    may_pad: bool = True,
 ) -> Recipe:
     """Return the recipe of a file of at most `target` bytes.
 
+    Without sensitivities a plan (no `source`) assumes them.
     Raises InputError when nothing is measured, or when no types are small enough.
     """
-    if sensitivity is None:
+    if sensitivity is None and source is not None:
         raise InputError(
             name, "--sensitivity, which says what each type costs where", "none", "measure_sensitivity.py makes it"
         )
     if imatrix is None:
         raise InputError(name, "--imatrix", "none")
-    groups = groups_of(header, tool, imatrix)
-    costs = read_sensitivity(sensitivity, source, imatrix, groups)
-    options = [options_of(group, costs, header.alignment) for group in groups]
-    # Header, small tensors that stay as they are, and what llama-quantize adds: the same for every choice of types.
-    whole = planned_size(header, {tensor.name: tensor.kind for tensor in header.tensors}, imatrix)
-    fixed = whole - sum(each[0].size for each in options)
-    chosen = cheapest(options, target - fixed)
-    if chosen is None:
-        least = fixed + smallest_sum(options)
+    ways = {roles: padded_groups(header, tool, imatrix, roles) for roles in (ways_to_pad(header) if may_pad else [()])}
+    every = [group for groups in ways.values() for group in groups]
+    costs = read_sensitivity(sensitivity, source, imatrix, every) if sensitivity else assumed_costs(ways[()])
+    found = [choice_within(target, header, imatrix, roles, groups, costs) for roles, groups in ways.items()]
+    least = min(choice.least for choice in found)
+    fitting = [choice for choice in found if choice.picked]
+    if not fitting:
         raise InputError(
             name, f"AUTO-{math.ceil(least / GIB * 1e5) / 1e5:g} or more, the size at the lowest types", name
         )
-    picked = [(group, each[number]) for group, each, number in zip(groups, options, chosen, strict=True)]
-    cost = sum(option.cost for _, option in picked)
+    # The first of equals: without padding, if that costs no more.
+    best = min(fitting, key=lambda choice: choice.cost)
+    expected = f"expected KLD {best.cost:.3g} nats per token" if sensitivity else "no sensitivities: all roles alike"
     return Recipe(
         name,
-        base_of(picked),
-        f"cheapest types under {target} bytes, expected KLD {cost:.3g} nats per token",
-        overrides=overrides_of([(group, option.kind) for group, option in picked]),
+        base_of(best.picked),
+        f"cheapest types under {target} bytes, {expected}",
+        overrides=overrides_of([(group, option.kind) for group, option in best.picked]),
+        pad=best.roles,
     )
 
 

@@ -29,7 +29,7 @@ OLLAMA_ARCHITECTURE = "gemma4"  # the one that the renderer, the parser and the 
 KINDS_IN_WORDS = {
     CHECKPOINT: "the pruned checkpoint (safetensors)",
     STANDARD: "GGUF files of llama.cpp's standard types",
-    DYNAMIC: "GGUF files with types chosen per layer (`CD-*`, `AUTO-*`)",
+    DYNAMIC: "GGUF files with types chosen per layer (`CD-*`, `AUTO-*`) or padded MLPs (`PAD-*`)",
 }
 HOW_CHOSEN = "The full model is teacher-forced through question, reasoning and answer."
 # What each criterion of choice/criteria.py ranks by; a random choice ranks by nothing that was measured.

@@ -173,6 +173,12 @@ def ranges(numbers: list[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
+def padding_in_words(record: dict) -> str:
+    """Return to what widths a file's MLPs were padded, "" of a file without padding."""
+    widths = [f"{role} {now} to {then}" for role, (now, then) in record.get("padded", {}).items()]
+    return f". Padded: {', '.join(widths)}" if widths else ""
+
+
 def tiers_in_words(record: dict) -> str:
     """Return the types of a CD file by its tiers of layers, from the arguments of llama-quantize."""
     parts, edges = [], []

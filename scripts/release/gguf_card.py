@@ -26,6 +26,7 @@ from release.card_tables import (
     file_table,
     largest_first,
     memory_table,
+    padding_in_words,
     predicted_kld,
     tiers_in_words,
     types_in_words,
@@ -87,14 +88,16 @@ def dynamic_text(release: Release) -> str:
         return ""
     lines = []
     for _, record in largest_first(release.records):
-        own = types_in_words(record) if record["type"].startswith("AUTO-") else tiers_in_words(record)
+        own = tiers_in_words(record) if record["type"].startswith("CD-") else types_in_words(record)
         if (expected := predicted_kld(record)) is not None:
             own += f". Predicted when its types were picked, not measured: {expected} nats per token"
-        lines.append(f"{record['type']}: {own}.")
+        lines.append(f"{record['type']}: {own}{padding_in_words(record)}.")
     return (
         "ContribDynamic files (`CD-*`) use higher types in the layers whose experts contribute most. AUTO files "
         "(`AUTO-*`) have a target size. They use higher types in the layers and roles where that lowers the estimated "
-        f"loss most. Their types:\n\n{bullets(lines)}\n\nBoth kinds have a repository of their own, so that a label "
+        f"loss most. In padded files (`PAD-*`, and AUTO files that say so) zeros make the MLPs wider, so that "
+        "smaller types fit; no result depends on the zeros. "
+        f"Their types:\n\n{bullets(lines)}\n\nThese kinds have a repository of their own, so that a label "
         "such as `:Q4_K_M` never fetches one of them instead of the standard file. The arguments of llama-quantize are "
         "in `manifest.json` (`arguments`)."
     )

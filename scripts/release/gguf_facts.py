@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufs.gguf_header import read_header
+from ggufs.gguf_padding import dims_before, widths_in
 from quants.recipes import RECIPES, target_bytes
 from release.gguf_parts import tensors_of
 
@@ -56,7 +57,7 @@ def facts_of(record: dict, first: Path) -> list[tuple[str, Any, Any]]:
     tensors = tensors_of(first)
     header = read_header(first)
     experts = header.value(f"{header.value('general.architecture')}.expert_count") or 0
-    weights = sum(math.prod(tensor.dims) for _, tensor in tensors.values())
+    weights = sum(math.prod(dims_before(header, name, tensor.dims)) for name, (_, tensor) in tensors.items())
     kinds = {name: tensor.kind.name for name, (_, tensor) in tensors.items()}
     types = Counter(kinds.values())
     base, written = f"MOSTLY_{record['base']}", header.value("general.file_type")
@@ -64,6 +65,8 @@ def facts_of(record: dict, first: Path) -> list[tuple[str, Any, Any]]:
     return [
         ("experts", record["experts"], experts),
         ("weights", record["parameters"], weights),
+        ("padded widths", record.get("padded", {}), widths_in(header)),
+        ("padding, as its type has it:", bool(recipe.pad if recipe else record.get("padded")), "padded" in record),
         ("bits per weight", record["bits_per_weight"], round(8 * record["bytes"] / max(weights, 1), 3)),
         ("the type of llama-quantize", base, next((kind.name for kind in LlamaFileType if kind == written), written)),
         ("the base of its type", record["base"], recipe.base if recipe else record["base"]),

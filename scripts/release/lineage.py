@@ -28,6 +28,7 @@ from choice.drop_map import (
 from choice.expert_stats import read_stats
 from files.safe_files import InputError, read_record, sha256_file
 from ggufs.gguf_header import ARRAY, GgufHeader, TensorInfo, array_values, read_header
+from ggufs.gguf_padding import UNPADDED
 from ggufs.imatrix import ImatrixRecord
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import ConversionRecord
@@ -234,10 +235,14 @@ def header_breaks(lineage: Lineage) -> Breaks:
 
 
 def architecture_of(header: GgufHeader) -> dict[str, object]:
-    """Return what a header says of the architecture, by key, without the number of experts."""
+    """Return what a header says of the architecture, by key, without the number of experts and before any padding."""
     begin = f"{header.architecture}."
     own = [pair for pair in header.key_values if pair.key.startswith(begin) and pair.key != f"{begin}expert_count"]
-    return {pair.key: array_values(pair) if pair.kind == ARRAY else pair.value for pair in own}
+    found = {pair.key: array_values(pair) if pair.kind == ARRAY else pair.value for pair in own}
+    # Padded widths are held against the file's own record (gguf_facts.py).
+    before = {key: value for key, value in found.items() if key.endswith(UNPADDED)}
+    plain = {key: value for key, value in found.items() if key not in before}
+    return plain | {key.removesuffix(UNPADDED): value for key, value in before.items()}
 
 
 def source_breaks(lineage: Lineage) -> Breaks:

@@ -12,6 +12,7 @@ from checkpoints.moe_families import GEMMA4, expert_tensors, family_of, shape_of
 from files.safe_files import read_json
 from ggufs.context_cache import context_length
 from ggufs.gguf_header import EXPERT_TENSOR, read_header
+from ggufs.gguf_padding import dims_before
 from release.card_sections import OLLAMA_ARCHITECTURE, ModelFacts
 from release.gguf_parts import tensors_of
 
@@ -33,8 +34,8 @@ def before_the_drop(after: int, with_experts: int, kept: int, experts: int) -> i
 def gguf_facts(first: Path, kept: int, experts: int) -> ModelFacts:
     """Return the facts of a GGUF file, of a split one by its first part; kept, experts: per layer, after and before."""
     header, sizes, with_experts = read_header(first), 0, 0
-    for _, tensor in tensors_of(first).values():
-        count = math.prod(tensor.dims)
+    for name, (_, tensor) in tensors_of(first).items():
+        count = math.prod(dims_before(header, name, tensor.dims))
         sizes += count
         if EXPERT_TENSOR.match(tensor.name) and tensor.dims[-1] == kept:  # the slowest axis comes last
             with_experts += count

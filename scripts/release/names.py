@@ -12,7 +12,7 @@ the label is the last one in the name, with UD- before it but with nothing else 
 Listing: what a person or a glob such as *Q4_K_M* takes first from the files sorted by name.
 
 All of them take `NAME-CD-Q4_K_M.gguf` for `NAME-Q4_K_M.gguf` beside it, llama.cpp even from a subfolder. So the files
-whose types are chosen per layer (CD-*, AUTO-*) have a repository of their own.
+whose types are chosen per layer (CD-*, AUTO-*) or whose MLPs are padded (PAD-*) have a repository of their own.
 """
 
 import re
@@ -23,7 +23,7 @@ from ggufs.gguf_header import PART_ENDING
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-OWN_REPOSITORY = ("CD-", "AUTO-")
+OWN_REPOSITORY = ("CD-", "AUTO-", "PAD-")
 NOT_A_MODEL = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")  # llama.cpp's -hf skips these
 LABEL = re.compile(r"(?:UD-)?(?:I?Q\d+_[A-Z0-9]+(?:_[A-Z0-9]+)*|TQ\d_\d|MXFP4(?:_[A-Z]+)?|NVFP4|BF16|F16|F32)")
 # Stands for the owner of the repositories in commands until OWNER or REPO=OWNER/NAME says who it is.

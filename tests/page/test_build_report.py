@@ -270,6 +270,7 @@ def luminance(color: str) -> float:
 
 def test_kinds_have_the_colours_of_the_pictures_and_can_be_seen_on_the_page():
     colors, names = theme_colors(), {"standard": "standard", "ContribDynamic": "contrib", "target size": "target"}
+    names["padded"] = "padded"
     assert {kind: colors[name][0] for kind, name in names.items()} == KIND_COLORS
     assert KIND_MARKERS.keys() == KIND_COLORS.keys()
     for scheme in (0, 1):
