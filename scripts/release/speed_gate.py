@@ -15,7 +15,7 @@ from llama.llama_tools import LlamaCpp
 from quants.draft_record import DraftRecord, is_draft
 from quants.quant_record import record_path
 from release.gates import Checked, Outcome
-from release.lineage import Breaks, breaks_of
+from release.lineage import Breaks, Lineage, breaks_of
 from release.manifest import CHECKPOINT, DIGITS
 from release.measured import known_quants
 from release.sources import find_evidence
@@ -58,13 +58,18 @@ def draft_breaks(results: dict, draft: Path, f16_sha256: str) -> list[InputError
     return found
 
 
-def measured_file_breaks(name: str, known: dict[str, tuple[str, dict]], measured: list[dict], advice: str) -> Breaks:
-    """Speeds are of files that have a record, by their names; known: file and record of quants by sha256."""
-    found: Breaks = []
+def measured_file_breaks(name: str, lineage: Lineage, measured: list[dict], advice: str) -> Breaks:
+    """Speeds are of files that have a record, by the names of file and model."""
+    known, found = known_quants(lineage), []
+    models = {lineage.f16_sha256: lineage.name}
+    if lineage.knows_full:
+        models[lineage.full["sha256"]] = lineage.full["name"]
     for entry in measured:
         file, record = known.get(entry["gguf_sha256"], ("no file with a record", {}))
         pairs: list[tuple[str, object, object]] = [("the speed of a file named", file, entry["gguf"])]
         pairs.append(("made of the F16 file", record.get("source_sha256"), entry["source_sha256"]))
+        if entry["source_sha256"] in models:
+            pairs.append(("a model named", models[entry["source_sha256"]], entry["name"]))
         found += breaks_of(name, pairs, advice)
     return found
 
@@ -113,10 +118,9 @@ def speed_gate(checked: Checked) -> Outcome:
     active = find_evidence(checked.folder, ACTIVE_NAME)
     outcome = Outcome("the draft model, and what was measured of speed", applies=bool(drafts or results or active))
     f16_sha256 = checked.lineage.f16_sha256 if outcome.applies else ""
-    known = known_quants(checked.lineage) if outcome.applies else {}
     found = active_breaks(active, f16_sha256) if active else []
     if active and not found:
-        found += measured_file_breaks(ACTIVE_NAME, known, [active], MEASURE_ACTIVE)
+        found += measured_file_breaks(ACTIVE_NAME, checked.lineage, [active], MEASURE_ACTIVE)
         found += active_number_breaks(active, read_header(checked.first_part(next(iter(checked.records.values())))))
     if bool(drafts) != bool(results) or results and drafts != [results["file"]]:
         expected = f"one draft model and its {DRAFT_NAME}"
@@ -128,7 +132,7 @@ def speed_gate(checked: Checked) -> Outcome:
                 InputError(draft, f"sha256 {results['sha256'][:DIGITS]}, as {DRAFT_NAME} says", digest[:DIGITS])
             )
         found += draft_breaks(results, checked.sources["copies"][results["file"]], f16_sha256)
-        found += measured_file_breaks(DRAFT_NAME, known, results["models"], MEASURE_DRAFT)
+        found += measured_file_breaks(DRAFT_NAME, checked.lineage, results["models"], MEASURE_DRAFT)
         found += draft_number_breaks(results, checked.sources["copies"][results["file"]])
         for record in checked.records.values():
             check_fits(read_header(draft), read_header(checked.first_part(record)), draft)

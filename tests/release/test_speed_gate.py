@@ -95,6 +95,7 @@ def of_models(**changes: object) -> Callable[[dict], object]:
         ("draft.json", lambda content: content.update(type="Q4_0"), "the type of the draft model:"),
         ("draft.json", of_models(gguf_sha256="4" * 64), "the speed of a file named no file with a record"),
         ("draft.json", of_models(gguf="other.gguf"), "the speed of a file named"),
+        ("draft.json", of_models(name="gemma-4-26B-A4B-it"), f"a model named {NAME}, found gemma-4-26B-A4B-it"),
         ("draft.json", of_models(accepted=[10**6] * 2), "possible counts"),
         ("draft.json", of_models(speeds=[9e9] * 7), "questions and rounds"),
         ("active-experts.json", lambda content: content.update(gguf_sha256="4" * 64), "no file with a record"),
