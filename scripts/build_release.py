@@ -13,6 +13,7 @@ Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --ba
              --map build/gemma-4-demo/109e/drop_map.json \\
              --statistics build/gemma-4-demo/full/statistics/calibration_questions/expert_stats.safetensors \\
              --f16 build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf.json \\
+             --source build/gemma-4-demo/full/checkpoint \\
              --full-f16 build/gemma-4-demo/full/f16/gemma-4-demo-F16.gguf.json \\
              --imatrix-record build/gemma-4-demo/109e/gguf/imatrix.gguf.json \\
              --calibration build/gemma-4-demo/full/statistics/calibration_questions/calibration_questions.txt \\
@@ -279,7 +280,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--statistics", type=Path, help="what the map was chosen from; an own map needs none")
     add("--f16", type=Path, required=True, help="record of the pruned F16 file (FILE.gguf.json)")
     add("--full-f16", type=Path, help="record of the full model's F16 file, which --scores and --quality need")
-    add("--source", type=Path, help="checkpoint of the full model, whose config and tokenizer the pruned one has")
+    add("--source", type=Path, required=True, help="checkpoint of the full model, whose small files it has")
     add("--imatrix-record", type=Path, help="record of the imatrix (imatrix.gguf.json), which names its text")
     add("--calibration", type=Path, help="calibration text of the imatrix, in which the questions are looked for")
     add("--sensitivity", type=Path, help="file of measure_sensitivity.py, which AUTO files need")

@@ -174,6 +174,17 @@ def sample_of(number: int, document: dict, answer: Answer) -> dict:
     }
 
 
+def lm_eval_said(protocol: Protocol) -> dict:
+    """Return what lm-eval records of its own settings."""
+    names = ("temperature", "top_p", "top_k", "seed", "dry_multiplier", "max_gen_toks")
+    kwargs = {name: getattr(protocol, name) for name in names}
+    model = {"num_concurrent": protocol.concurrency + 1}
+    return {
+        "config": {"gen_kwargs": kwargs, "model_args": model, "random_seed": protocol.seed},
+        "lm_eval_version": protocol.lm_eval,
+    }
+
+
 def write_run(folder: Path, record: Path, questions: Path, marks: str, **options: object) -> Path:
     """Write a made-up run of a quant over a question file as eval_gpqa_v3.sh leaves one; return its summary.
 
@@ -191,7 +202,8 @@ def write_run(folder: Path, record: Path, questions: Path, marks: str, **options
     samples = [json.dumps(sample_of(i, *pair)) + "\n" for i, pair in enumerate(zip(documents, answers))]
     (task / "samples.jsonl").write_text("".join(samples))
     score = sum(answer.correct for answer in answers) / len(answers)
-    (task / "results.json").write_text(json.dumps({"results": {"task": {"exact_match,flexible-extract": score}}}))
+    results = {"results": {"task": {"exact_match,flexible-extract": score}}, **lm_eval_said(Protocol())}
+    (task / "results.json").write_text(json.dumps(results))
     run = {
         "name": options.get("name", NAME),
         "gguf_sha256": quant["sha256"],
@@ -320,7 +332,8 @@ def origins_of(pruned: Path, more: tuple[object, ...]) -> list[object]:
         "imatrix-record": "imatrix.gguf.json",
         "calibration": "text.txt",
     }
-    found: list[object] = [part for name, path in origins.items() for part in (f"--{name}", pruned / path)]
+    found: list[object] = ["--source", DEMO / "model"]
+    found += [part for name, path in origins.items() for part in (f"--{name}", pruned / path)]
     if (pruned / "statistics.safetensors").exists():
         found += ["--statistics", pruned / "statistics.safetensors"]
     given = {str(part): more[i + 1] for i, part in enumerate(more[:-1]) if part in ("--scores", "--quality")}

@@ -44,7 +44,7 @@ WORDS_BY_BITS = (
     ("low", 2.6),
 )
 LEAST_WORD = "very low"
-PLAIN = "llama.cpp's own mixture"
+PLAIN = "standard"
 PREDICTION = re.compile(r",? expected KLD (\S+) nats per token")  # in the note of an AUTO file
 TIER_PATTERN = re.compile(r"\^?blk\\\.\(([\d|]+)\)")
 EDGE_FLAGS = {"--token-embedding-type": "embedding", "--output-tensor-type": "output"}

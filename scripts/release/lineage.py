@@ -224,8 +224,10 @@ def header_breaks(lineage: Lineage) -> Breaks:
     place, full = lineage.origin("full f16"), lineage.full
     file = place.with_suffix("")
     header = read_header(file)
-    named = [("a model named", header.value("general.name"), full["name"])]
-    found = breaks_of(place, [*named, ("bytes:", file.stat().st_size, full["bytes"])])
+    pairs: list[tuple[str, object, object]] = [("a model named", header.value("general.name"), full["name"])]
+    pairs.append(("bytes:", file.stat().st_size, full["bytes"]))
+    pairs.append(("experts of the full model:", header.experts, read_metadata(lineage.metadata_path)["experts"]))
+    found = breaks_of(place, pairs)
     wanted = architecture_of(header)
     for path in lineage.files.values():
         mine = architecture_of(read_header(path))
@@ -247,8 +249,8 @@ def architecture_of(header: GgufHeader) -> dict[str, object]:
 
 def source_breaks(lineage: Lineage) -> Breaks:
     """Config and small files of the checkpoint are the full model's; of the config only the expert count is another."""
-    source, folder = lineage.sources["origins"].get("source"), lineage.metadata_path.parent
-    if source is None or not source.is_dir():
+    source, folder = lineage.origin("source"), lineage.metadata_path.parent
+    if not source.is_dir():  # `lineage_in_words` says so
         return []
     metadata, config = read_metadata(lineage.metadata_path), read_config(source)
     tensors, said = read_checkpoint(source), metadata["source"]
@@ -320,4 +322,5 @@ def lineage_in_words(lineage: Lineage) -> str:
         f"drop map ({criterion_of(method)}), metadata, checkpoint, F16 {lineage.f16_sha256[:DIGITS]}, "
         f"{len(lineage.records)} quants: digest by digest"
         f"{'' if lineage.knows_full else ' (routers not compared: there is no F16 file of the full model)'}"
+        f"{'' if lineage.origin('source').is_dir() else ' (the full checkpoint is gone: small files not compared)'}"
     )

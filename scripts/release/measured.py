@@ -6,6 +6,7 @@ check_release.py asks again. Somebody who rewrites the answers or the stored res
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from scoring.comparison import compare, group_runs
 from scoring.eval_protocol import Protocol, locked_values, recorded_protocol
 from scoring.frozen_questions import frozen_documents
 from scoring.lm_eval_run import request_digest
-from scoring.lm_eval_samples import read_frozen
+from scoring.lm_eval_samples import lm_eval_settings, read_frozen
 from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, read_run
 from scoring.run_summary import read_patched, summed_up
 from scoring.score_records import SCORES_NAME, Scores, read_summary
 
+CONTEXT_STEP_TOKENS = 256  # llama-server rounds a context up to a multiple of it
+SERVER_LOG = "server.log"
+BY_DIGEST = "sha256 "  # how the protocol names a tokenizer that was a directory
 CUT_SLACK_TOKENS = 8  # llama-server ends a few tokens before its context is full
 # A build whose losses make takes for finished is measured again only when told; the stored logits spare most of it.
 EVALUATE, MEASURE = "run `make eval` again", "run `make quality REPLACE=quality`"
@@ -110,6 +114,30 @@ def request_breaks(run: Path, documents: list[dict], protocol: Protocol) -> Brea
     return found
 
 
+def served_contexts(log: Path) -> set[int]:
+    """Return how many tokens of context llama-server gave each request, by its own log; none without one."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return {int(count) for count in re.findall(r"n_ctx_slot = (\d+)", text)}
+
+
+def setting_breaks(run: Path, protocol: Protocol, tokenizer: Path) -> Breaks:
+    """The protocol is what lm-eval itself recorded of the run, and names the base model's tokenizer, if by digest."""
+    pairs: list[tuple[str, object, object]] = []
+    said = lm_eval_settings(run)
+    wanted = ("temperature", "top_p", "top_k", "seed", "dry_multiplier", "max_gen_toks")
+    pairs.append(("gen_kwargs of lm-eval:", {key: getattr(protocol, key) for key in wanted}, said.get("gen_kwargs")))
+    pairs.append(("requests at once, and one more:", protocol.concurrency + 1, said.get("at_once")))
+    pairs.append(("the seed of lm-eval:", protocol.seed, said.get("seed")))
+    pairs.append(("lm-evaluation-harness", protocol.lm_eval, said.get("version")))
+    for context in served_contexts(run / SERVER_LOG):
+        pairs.append((f"a server with {protocol.context} tokens for each request:", True, protocol.context <= context))
+        pairs.append(("no more than it rounds up to:", True, context < protocol.context + CONTEXT_STEP_TOKENS))
+    if protocol.tokenizer.startswith(BY_DIGEST):
+        digest = sha256_file(tokenizer) if tokenizer.is_file() else "no tokenizer.json"
+        pairs.append(("the tokenizer", f"{BY_DIGEST}{digest}", protocol.tokenizer))
+    return breaks_of(run / RUN, pairs, EVALUATE)
+
+
 def answer_breaks(run: Path, documents: list[dict], patched: bool) -> Breaks:
     """Letters, right or wrong follow from recorded texts and frozen questions; so do those of the patch step."""
     answers, found = read_answers(run / ANSWERS), []
@@ -156,6 +184,7 @@ def run_breaks(lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]])
     )
     found += question_breaks(run, documents, list(lineage.sources["questions"].values()), protocol.choice_order_seed)
     # One after the other: what follows from a wrong answer would hide it.
+    found = found or setting_breaks(run, protocol, lineage.metadata_path.with_name("tokenizer.json"))
     found = found or request_breaks(run, documents, protocol)
     found = found or answer_breaks(run, documents, summary["patch"] is not None)
     if found:

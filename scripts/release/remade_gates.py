@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from chats.questions import read_ids
 from choice.drop_map import criterion_of, details_of, read_map
 from files.safe_files import InputError, read_json, read_record, sha256_file
 from findings.findings_record import FINDINGS_NAME, Findings
@@ -73,6 +74,11 @@ def choose_again(checked: Checked, content: dict, output: Path) -> None:
         chosen = output.with_name("chosen.txt")
         chosen.write_text("".join(f"{record_id}\n" for record_id in method["question_ids"]), encoding="utf-8")
         options += ["--questions-in", chosen]
+    if domains := content.get("domains"):
+        files = {path.name: path for path in checked.sources["questions"].values()}
+        asked = next((path for path in files.values() if set(method["question_ids"]) <= read_ids(path)), None)
+        named = [f"{files.get(d['name'], d['name'])}:{d['weight']}:{d['floor']}" for d in domains]
+        options += ["--domains", *named, "--domain-questions", asked]
     run_again("generate_drop_map.py", *options, "--output", output)
 
 

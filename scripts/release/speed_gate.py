@@ -1,5 +1,6 @@
 """What must be true of a release's draft model and of what was measured of its speed; an answer with that model."""
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +8,16 @@ from pathlib import Path
 from chats.questions import Question
 from files.safe_files import InputError, read_record, sha256_file
 from ggufs.draft_fit import check_fits
-from ggufs.gguf_header import read_header
+from ggufs.gguf_header import GgufHeader, experts_used_key, read_header
 from llama.drafting import DRAFT_TOKENS, draft_flags
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from quants.draft_record import DraftRecord, is_draft
 from quants.quant_record import record_path
 from release.gates import Checked, Outcome
+from release.lineage import Breaks, Lineage, breaks_of
 from release.manifest import CHECKPOINT, DIGITS
+from release.measured import known_quants
 from release.sources import find_evidence
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME, check_same_answers
@@ -55,6 +58,55 @@ def draft_breaks(results: dict, draft: Path, f16_sha256: str) -> list[InputError
     return found
 
 
+def measured_file_breaks(name: str, lineage: Lineage, measured: list[dict], advice: str) -> Breaks:
+    """Speeds are of files that have a record, by the names of file and model."""
+    known, found = known_quants(lineage), []
+    models = {lineage.f16_sha256: lineage.name}
+    if lineage.knows_full:
+        models[lineage.full["sha256"]] = lineage.full["name"]
+    for entry in measured:
+        file, record = known.get(entry["gguf_sha256"], ("no file with a record", {}))
+        pairs: list[tuple[str, object, object]] = [("the speed of a file named", file, entry["gguf"])]
+        pairs.append(("made of the F16 file", record.get("source_sha256"), entry["source_sha256"]))
+        if entry["source_sha256"] in models:
+            pairs.append(("a model named", models[entry["source_sha256"]], entry["name"]))
+        found += breaks_of(name, pairs, advice)
+    return found
+
+
+def draft_number_breaks(results: dict, draft: Path) -> Breaks:
+    """The draft model is of the size and type that its record and header say, and no count can be more than all."""
+    record, tensors = read_record(record_path(draft), DraftRecord), read_header(draft).tensors
+    weights, size, most = sum(math.prod(t.dims) for t in tensors), draft.stat().st_size, results["draft_tokens"]
+    pairs: list[tuple[str, object, object]] = [
+        ("weights of the draft model:", (weights, weights), (results["parameters"], record["parameters"])),
+        ("bytes of the draft model:", (size, size), (results["bytes"], record["bytes"])),
+        ("the type of the draft model:", record["type"], results["type"]),
+    ]
+    for answers in results["models"]:
+        rows = list(zip(answers["tokens"], answers["drafted"], answers["accepted"]))
+        lengths = {len(answers[key]) for key in ("same", "tokens", "drafted", "accepted")}
+        rounds = {len(answers[key]) for key in ("speeds", "speeds_without")}
+        possible = all(0 <= kept <= drafted <= most * (tokens - kept + 1) for tokens, drafted, kept in rows)
+        asked = ({results["questions"]}, {results["rounds"]})
+        pairs.append((f"questions and rounds of {answers['name']}:", asked, (lengths, rounds)))
+        pairs.append((f"possible counts of {answers['name']}:", True, possible))
+    return breaks_of(DRAFT_NAME, pairs, MEASURE_DRAFT)
+
+
+def active_number_breaks(results: dict, header: GgufHeader) -> Breaks:
+    """The sweep begins at the model's own number of active experts, with as many rounds in every row."""
+    rows = results["rows"]
+    counts = [row["experts"] for row in rows]
+    pairs: list[tuple[str, object, object]] = [
+        ("the model's own active experts:", header.value(experts_used_key(header)), results["own"]),
+        ("the key of active experts:", experts_used_key(header), results["key"]),
+        ("rows from there down:", sorted({results["own"], *counts}, reverse=True), counts),
+        ("rounds of every row:", {results["rounds"]}, {len(row["speeds"]) for row in rows}),
+    ]
+    return breaks_of(ACTIVE_NAME, pairs, MEASURE_ACTIVE)
+
+
 def drafts_of(checked: Checked) -> list[str]:
     """Return the draft models of a release, by name."""
     return [name for name in sorted(checked.manifest["files"]) if is_draft(Path(name))]
@@ -67,6 +119,9 @@ def speed_gate(checked: Checked) -> Outcome:
     outcome = Outcome("the draft model, and what was measured of speed", applies=bool(drafts or results or active))
     f16_sha256 = checked.lineage.f16_sha256 if outcome.applies else ""
     found = active_breaks(active, f16_sha256) if active else []
+    if active and not found:
+        found += measured_file_breaks(ACTIVE_NAME, checked.lineage, [active], MEASURE_ACTIVE)
+        found += active_number_breaks(active, read_header(checked.first_part(next(iter(checked.records.values())))))
     if bool(drafts) != bool(results) or results and drafts != [results["file"]]:
         expected = f"one draft model and its {DRAFT_NAME}"
         found.append(InputError(checked.folder, expected, ", ".join(drafts) or "no draft model"))
@@ -77,6 +132,8 @@ def speed_gate(checked: Checked) -> Outcome:
                 InputError(draft, f"sha256 {results['sha256'][:DIGITS]}, as {DRAFT_NAME} says", digest[:DIGITS])
             )
         found += draft_breaks(results, checked.sources["copies"][results["file"]], f16_sha256)
+        found += measured_file_breaks(DRAFT_NAME, checked.lineage, results["models"], MEASURE_DRAFT)
+        found += draft_number_breaks(results, checked.sources["copies"][results["file"]])
         for record in checked.records.values():
             check_fits(read_header(draft), read_header(checked.first_part(record)), draft)
     outcome.deviations = [str(error) for error in found]

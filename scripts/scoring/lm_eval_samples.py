@@ -116,6 +116,16 @@ def lm_eval_score(run_directory: Path) -> float:
     raise InputError(path, "lm-eval's flexible-extract score of one task, 0 to 1", "none")
 
 
+def lm_eval_settings(run_directory: Path) -> dict:
+    """Return what lm-eval itself recorded of a run: gen_kwargs, requests at once, seed and version; {} without it."""
+    found = read_json(_newest(run_directory, RESULTS_FILES, "results"))
+    match found:
+        case {"config": {"gen_kwargs": dict(kwargs), "model_args": dict(model), "random_seed": int(seed)}}:
+            once = model.get("num_concurrent")
+            return {"gen_kwargs": kwargs, "at_once": once, "seed": seed, "version": found.get("lm_eval_version")}
+    return {}
+
+
 def read_samples(run_directory: Path) -> list[Sample]:
     """Return the logged samples of a run, in question order; raise InputError when there are none."""
     path = _newest(run_directory, SAMPLES_FILES, "samples")

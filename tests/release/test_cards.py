@@ -106,7 +106,7 @@ def test_the_card_has_every_number_from_its_record_in_the_reader_s_order(pruned_
         in_gb, kld = f"{record['bytes'] / 1e9:.4f}", klds.get(quant, "not measured")
         assert cells_of(card, f"{NAME}-{quant}.gguf")[1:] == [words[quant], in_gb, f"{record['bytes'] / GIB:.4f}", kld]
         bits = f"{record['bits_per_weight']:.2f}"
-        made = record["note"] if quant == "Q6_K_L" else "llama.cpp's own mixture"
+        made = record["note"] if quant == "Q6_K_L" else "standard"
         assert cells_of(card, quant)[1:] == [words[quant], made, in_gb, bits, kld, kld]
     assert "measured on 40 tokens of 4 chats" in card
     score = "2/4 = 50.00% (15.0% to 85.0%)"

@@ -67,6 +67,23 @@ def of_longer_answers(build: Build) -> None:
         protocol = read_json(run / "run.json")["protocol"] | {"max_gen_toks": 49152}
         changes = {"protocol": protocol, "protocol_sha256": Protocol(**protocol).digest}
         build.change(run / "run.json", lambda content, changes=changes: content.update(changes))
+        results = run / "lm_eval/results.json"
+        build.change(results, lambda content: content["config"]["gen_kwargs"].update(max_gen_toks=49152))
+
+
+def of_other_settings(build: Build) -> None:
+    build.change(build.own / "lm_eval/results.json", lambda content: content["config"].update(random_seed=1))
+
+
+def of_other_tokenizer(build: Build) -> None:
+    for run in (build.full, build.own):
+        protocol = read_json(run / "run.json")["protocol"] | {"tokenizer": f"sha256 {'4' * 64}"}
+        changes = {"protocol": protocol, "protocol_sha256": Protocol(**protocol).digest}
+        build.change(run / "run.json", lambda content, changes=changes: content.update(changes))
+
+
+def of_smaller_server(build: Build) -> None:
+    (build.own / "server.log").write_text("srv    load_model: initializing, n_slots = 1, n_ctx_slot = 4096\n")
 
 
 def of_cut_answers(build: Build) -> None:
@@ -114,6 +131,9 @@ def of_foreign_rows(build: Build) -> None:
         (of_protocol, "a protocol with sha256"),
         (of_locked_protocol, "temperature 1.0"),
         (of_longer_answers, "to the request of the protocol in run.json"),
+        (of_other_settings, "the seed of lm-eval: 42, found 1"),
+        (of_other_tokenizer, "expected the tokenizer sha256"),
+        (of_smaller_server, "a server with 32768 tokens for each request"),
         (of_cut_answers, "which was cut, to end at 24576 tokens"),
         (of_long_answers, "of at most 24576 tokens"),
         (of_label, "in_sample.scored_and_chosen_on 4, found 0"),
@@ -362,6 +382,8 @@ def test_a_field_that_no_record_has_is_refused(build):
     [
         ({"settings": {"GPQA": "99%"}}, "expected settings of make, found 'GPQA'"),
         ({"settings": {"QUESTIONS": "99%"}}, "expected QUESTIONS among"),
+        ({"settings": {"RUN": "99% on GPQA"}}, "expected RUN to be a name, found '99% on GPQA'"),
+        ({"settings": {"SENSITIVITY_CHATS": "99%"}}, "expected SENSITIVITY_CHATS to be a number, found '99%'"),
         ({"settings": {"GPU_LAYERS": "98"}}, "expected GPU_LAYERS 99, as the records say, found '98'"),
         ({"settings": {"CALIBRATION": "v5"}}, "expected CALIBRATION text.txt, as the records say, found 'v5'"),
         ({"settings": {"EVAL_QUANT": "Q8_0"}}, "expected EVAL_QUANT Q6_K, as the records say"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import build_draft
@@ -79,6 +80,35 @@ def test_a_changed_or_missing_draft_model_fails_its_gate(release):
         speed_gate(checked(release))
     (release / "draft.json").unlink()
     assert "expected one draft model and its draft.json, found" in speed_gate(checked(release)).deviations[0]
+
+
+def of_models(**changes: object) -> Callable[[dict], object]:
+    return lambda content: content["models"][0].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("draft.json", lambda content: None, ""),
+        ("draft.json", lambda content: content.update(parameters=1), "weights of the draft model:"),
+        ("draft.json", lambda content: content.update(bytes=1), "bytes of the draft model:"),
+        ("draft.json", lambda content: content.update(type="Q4_0"), "the type of the draft model:"),
+        ("draft.json", of_models(gguf_sha256="4" * 64), "the speed of a file named no file with a record"),
+        ("draft.json", of_models(gguf="other.gguf"), "the speed of a file named"),
+        ("draft.json", of_models(name="gemma-4-26B-A4B-it"), f"a model named {NAME}, found gemma-4-26B-A4B-it"),
+        ("draft.json", of_models(accepted=[10**6] * 2), "possible counts"),
+        ("draft.json", of_models(speeds=[9e9] * 7), "questions and rounds"),
+        ("active-experts.json", lambda content: content.update(gguf_sha256="4" * 64), "no file with a record"),
+        ("active-experts.json", lambda content: content.update(own=9), "the model's own active experts: 8, found 9"),
+        ("active-experts.json", lambda content: content.update(rounds=9), "rounds of every row:"),
+    ],
+)
+def test_speeds_are_of_known_files_and_numbers_are_possible(release, name, damage, words):
+    content = json.loads((release / name).read_text())
+    damage(content)
+    (release / name).write_text(json.dumps(content))
+    found = speed_gate(checked(release)).deviations
+    assert any(words in line for line in found) if words else not found, found
 
 
 @pytest.mark.parametrize(
