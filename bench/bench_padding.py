@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure what padding costs in speed, and that it changes no result, on one generated layer of the 26B's sizes.
+"""Measure what padding costs in speed, and that it changes no result, on two generated layers of the 26B's sizes.
 
 Inputs:  any GGUF file with a tokenizer, such as the demo's F16; the layer sizes of data/shapes.
 Output:  a Markdown table: the file's size, the processor time of llama-server for prompt and for generation, and the
@@ -9,7 +9,7 @@ Example: .venv/bin/python bench/bench_padding.py --tokenizer build/gemma-4-demo/
              --work build/bench/padding
 
 Both servers of a pair run side by side and are asked in turn, so that both meet the same load; processor time, and not
-that of the wall, counts. One thread. The layer has 8 experts in place of 128; a token uses 8 in either case.
+that of the wall, counts. One thread. The layers have 8 experts in place of 128; a token uses 8 in either case.
 """
 
 import argparse
@@ -34,17 +34,20 @@ import numpy as np  # noqa: E402
 from gguf import GGMLQuantizationType as Kind  # noqa: E402
 
 SHAPE = Path(__file__).resolve().parents[1] / "data/shapes/gemma-4-26b-a4b.json"
+LAYERS = ["sliding_attention", "full_attention"]  # llama.cpp wants one with a window
 EXPERTS, PROMPT_TOKENS, ANSWER_TOKENS, IDS = 8, 128, 24, list(range(5, 69))
+ROPES = (("", "global_"), ("_swa", ""))  # ending of a key in the header, begin of one in the config
 PAIRS = (("F16", "F16, padded"), ("Q2_K", "PAD-Q2_K"), ("IQ2_XXS", "PAD-IQ2_XXS"))
 
 
 def write_layer(vocabulary: Path, output: Path) -> Path:
-    """Write the F16 GGUF of one generated layer of full attention with another model's tokenizer."""
+    """Write the F16 GGUF of two generated layers with another model's tokenizer."""
     words = read_header(vocabulary)
-    few = {"num_hidden_layers": 1, "layer_types": ["full_attention"], "num_experts": EXPERTS}
+    few = {"num_hidden_layers": 2, "layer_types": LAYERS, "num_experts": EXPERTS}
     config = {**read_json(SHAPE), **few, "vocab_size": words.vocabulary}
     empty = from_config(SHAPE, config, "layer", output)
     pairs = [pair.raw for pair in empty.key_values]
+    pairs += [key_value(f"gemma4.rope.dimension_count{end}", config[f"{name}head_dim"]) for end, name in ROPES]
     pairs += [pair.raw for pair in words.key_values if pair.key.startswith("tokenizer.")]
     plan, generator = [(tensor.name, tensor.dims, tensor.kind) for tensor in empty.tensors], np.random.default_rng(0)
     with open(output, "wb") as file:

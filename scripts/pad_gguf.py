@@ -49,7 +49,7 @@ from ggufs.gguf_padding import (
 from ggufs.imatrix import ImatrixRecord, read_imatrix
 
 
-def open_source(args: argparse.Namespace) -> tuple[GgufHeader, dict[str, Width]]:
+def open_model_to_pad(args: argparse.Namespace) -> tuple[GgufHeader, dict[str, Width]]:
     """Return the header of the source and the widths to change; raise InputError where there is nothing to do."""
     header = read_header(args.input)
     if (parts := header.value("split.count") or 1) > 1:
@@ -98,7 +98,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def check_outputs(args: argparse.Namespace) -> None:
+def check_places(args: argparse.Namespace) -> None:
     """Raise InputError when an output would overwrite an input, or something that is not ours."""
     outputs = [path for path in (args.output, args.imatrix_output) if path]
     inputs = [path for path in (args.input, args.imatrix) if path]
@@ -119,7 +119,7 @@ def imatrix_record(imatrix: Path, source_sha256: str) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    header, widths = open_source(args)
+    header, widths = open_model_to_pad(args)
     changes = changes_of(header, widths)
     matrix = read_header(read_imatrix(args.imatrix).path) if args.imatrix else None
     of_matrix = imatrix_changes(header, matrix, widths) if matrix else {}
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
             verify_padded(matrix, {}, of_matrix, args.imatrix_output)
         print(f"{args.output}: {what}, every byte as it should be")
         return
-    check_outputs(args)
+    check_places(args)
     source_sha256 = recorded_sha256(args.input)
     known = imatrix_record(args.imatrix, source_sha256) if matrix else {}
     record = {

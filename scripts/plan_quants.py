@@ -157,6 +157,7 @@ def described(plan: QuantPlan) -> dict:
         "bits_per_weight": round(plan.bits_per_weight, 3),
         "tensors_per_type": plan.type_counts(),
         "types": {name: kind.name for name, kind in plan.types.items()},
+        **({"padded": list(plan.recipe.pad)} if plan.recipe.pad else {}),
         "fallback_of": {name: kind.name for name, kind in plan.wanted.items()},
     }
 
@@ -167,6 +168,8 @@ def plan_cells(row: dict) -> list[str]:
         return [row["name"], "", "", "", "", f"refused: {row['refused']}"]
     # F32 is left out: norms and the router have it in every quant, so it tells nothing.
     kinds = ", ".join(f"{kind} {count}" for kind, count in row["tensors_per_type"].items() if kind != "F32")
+    if padded := row.get("padded"):
+        kinds += f"; padded: {', '.join(padded)}"
     return [
         row["name"],
         f"{row['bytes']:,}",

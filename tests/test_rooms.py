@@ -24,7 +24,7 @@ MOST_MODULES = {
     "build_report": 21,
     "quantize_gguf": 15,
 }  # that a command imports
-MOST_FILES = 41  # of a folder: more is a corridor
+MOST_FILES = 42  # of a folder: more is a corridor
 
 
 @cache

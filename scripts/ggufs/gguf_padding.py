@@ -204,7 +204,7 @@ def new_tensors(header: GgufHeader, changes: dict[str, Change]) -> list[TensorPl
     return [(tensor.name, dims.get(tensor.name, tensor.dims), tensor.kind) for tensor in header.tensors]
 
 
-def pieces_of(header: GgufHeader, widths: dict[str, Width], changes: dict[str, Change]) -> Iterator[bytes]:
+def padded_pieces(header: GgufHeader, widths: dict[str, Width], changes: dict[str, Change]) -> Iterator[bytes]:
     """Yield the new file, CHUNK_BYTES or one part at a time; raises InputError where undoing would lose a weight."""
     yield header_bytes(header, new_pairs(header, widths), new_tensors(header, changes))
     for tensor in header.tensors:
@@ -271,13 +271,13 @@ def widths_in(header: GgufHeader) -> dict[str, list[int]]:
 
 def write_padded(header: GgufHeader, widths: dict[str, Width], changes: dict[str, Change], output: Path) -> None:
     """Write the new file."""
-    write_runs(output, pieces_of(header, widths, changes), lambda count: None)
+    write_runs(output, padded_pieces(header, widths, changes), lambda count: None)
 
 
 def verify_padded(header: GgufHeader, widths: dict[str, Width], changes: dict[str, Change], output: Path) -> None:
     """Raise InputError unless a file is, byte by byte, what `write_padded` writes."""
     with open(output, "rb") as file:
-        for piece in pieces_of(header, widths, changes):
+        for piece in padded_pieces(header, widths, changes):
             if file.read(len(piece)) != piece:
                 where = f"byte {file.tell() - len(piece)} or soon after"
                 raise InputError(output, f"the bytes of {header.path.name}, padded or restored", f"others at {where}")

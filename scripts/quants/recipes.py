@@ -85,10 +85,8 @@ TABLE = (
     Recipe("Q2_K", "Q2_K", "2-bit k-quant", opt_in=True),
     Recipe("MXFP4_MOE", "MXFP4_MOE", "experts in MXFP4", opt_in=True),
     # Padded: for models whose rows of 704 or 2112 the small types do not fit. Where they fit, these are refused. Larger
-    # ones do not pay: in place of a padded Q4_K the rows of 704 get Q5_0, with less error at the same size.
-    Recipe("PAD-IQ3_XS", "IQ3_XS", "IQ3_XS of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
+    # ones do not pay (docs/quants.md): Q2_K is hardly smaller when padded, and Q4_K has more error than its fallback.
     Recipe("PAD-IQ3_XXS", "IQ3_XXS", "IQ3_XXS of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
-    Recipe("PAD-Q2_K", "Q2_K", "Q2_K of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
     Recipe("PAD-IQ2_M", "IQ2_M", "IQ2_M of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
     Recipe("PAD-IQ2_S", "IQ2_S", "IQ2_S of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),
     Recipe("PAD-IQ2_XS", "IQ2_XS", "IQ2_XS of MLPs padded to multiples of 256", opt_in=True, pad=PADDED),

@@ -280,7 +280,7 @@ def options_of(group: Group, costs: dict, alignment: int) -> list[Option]:
 
 
 @dataclass(frozen=True)
-class Choice:
+class CheapestTypes:
     """The cheapest types with some roles padded: none where they do not fit; least: bytes at the smallest types."""
 
     roles: tuple[str, ...]
@@ -295,7 +295,7 @@ class Choice:
 
 def choice_within(
     target: int, header: GgufHeader, imatrix: Path | None, roles: tuple[str, ...], groups: list[Group], costs: dict
-) -> Choice:
+) -> CheapestTypes:
     """Return the cheapest types within `target` bytes for a model with these roles padded."""
     with planned_header(header, replace(RECIPES["Q8_0"], pad=roles)) as padded:
         options = [options_of(group, costs, padded.alignment) for group in groups]
@@ -304,7 +304,7 @@ def choice_within(
     fixed = whole - sum(each[0].size for each in options)
     chosen = cheapest(options, target - fixed)
     picked = [(group, each[number]) for group, each, number in zip(groups, options, chosen or [])]
-    return Choice(roles, picked, fixed + smallest_sum(options))
+    return CheapestTypes(roles, picked, fixed + smallest_sum(options))
 
 
 def target_recipe(
