@@ -79,7 +79,7 @@ ACTIVE_SCORED =#                          active-experts: yes answers all EVAL_Q
 
 # ---- release
 BASE = $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card
-LICENSE =#                                the Hub's identifier of the base model's licence; empty: none is named
+LICENSE =#                                licence of the release (the Hub's identifier); empty: the base model's own
 OWNER = $(if $(findstring /,$(REPO)),$(firstword $(subst /, ,$(REPO))))#  owner of the repositories on the Hub
 QUANTIZED_BY = $(OWNER)#                  who quantised, for the cards' front matter
 OLLAMA_PARAMS = card#                     sampling params for Ollama: card (the reference card's), current

@@ -33,7 +33,7 @@ doctor: $(SETUP) ## is this machine fit for the run: tools, disk, memory, GPU, a
 	@$(CHECK_MACHINE)
 
 # What has been fetched is looked at where it lies: no network is needed for it any more.
-CHECK_MACHINE = $(PYTHON) scripts/check_machine.py \
+CHECK_MACHINE = $(PYTHON) scripts/check_machine.py $(LICENSE:%=--license %) \
   --model $(if $(strip $(NEW_MODEL)),$(MODEL),$(FULL)/checkpoint) \
   --questions $(or $(wildcard $(QUESTIONS)),gpqa) \
   $(addprefix --eval-questions ,$(filter-out $(QUESTIONS),$(EVAL_QUESTIONS))) \
@@ -44,7 +44,7 @@ CHECK_MACHINE = $(PYTHON) scripts/check_machine.py \
   $(if $(wildcard $(PLAN)),--plan $(PLAN))
 # Before the first long step, without being asked; its report is in the log.
 $(CHECKED): | $(SETUP) $(BUILD)/.built-by-this-project
-	$(call step,model,Check this machine) $(CHECK_MACHINE)
+	$(call step,model,Check this machine) $(CHECK_MACHINE) $(if $(filter release demo,$(MAKECMDGOALS)),--releases)
 	@mkdir -p $(@D) && touch $@
 
 $(BUILD)/.built-by-this-project:

@@ -21,16 +21,17 @@ Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --ba
              --questions data/demo/calibration_questions.csv data/demo/eval_questions.csv \\
              --output build/try/gemma-4-demo-109e-GGUF
 
-Refused before anything is written: inputs of another build (release/lineage.py), scores and losses that are not of this
-build's files or do not come out the same when made again (release/measured.py). Names that shadow each other
-(release/names.py) are refused, too. Every number in the card comes from a record. What was not measured is listed there
-under "Limits".
+Refused before anything is written: an unknown licence (checkpoints/licence.py), inputs of another build
+(release/lineage.py), scores and losses that are not of this build's files or do not come out the same when made again
+(release/measured.py). Names that shadow each other (release/names.py) are refused, too. Every number in the card comes
+from a record. What was not measured is listed there under "Limits".
 """
 
 import argparse
 import shutil
 from pathlib import Path
 
+from checkpoints.licence import Licence, licence_of, released_licence
 from choice.drop_map import METADATA_NAME, read_metadata
 from files.option_types import VERSION_FILE, command_parser, positive
 from files.safe_files import (
@@ -197,7 +198,7 @@ def place_copies(args: argparse.Namespace, output: Path) -> None:
             link_or_copy(args.checkpoint / shard, output / shard)
 
 
-def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> None:
+def fill_folder(args: argparse.Namespace, records: dict[Path, dict], licence: Licence, output: Path) -> None:
     """Fill the folder; its manifest comes last."""
     place_copies(args, output)
     manifest = {
@@ -206,7 +207,9 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
         "repository": args.repository,
         "kind": args.kind,
         "base": args.base,
-        "license": args.license,
+        "license": licence.identifier,
+        "license_name": licence.name,
+        "license_link": licence.link,
         "quantized_by": args.quantized_by,
         "siblings": dict(args.siblings),
         "inputs": input_facts(sources_of(args)),
@@ -245,7 +248,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--kind", choices=KINDS, default=STANDARD, help="what the folder holds; standard: llama.cpp's own types")
     add("--name", required=True, help="name of the pruned model")
     add("--base", required=True, help="Hub id of the base model, or its name when it is local")
-    add("--license", default="", help="the Hub's identifier of the licence, such as gemma")
+    add("--license", default="", help="the Hub's identifier of the licence (default: that of --source)")
     add("--quantized-by", default="", help="who quantised, for the front matter")
     add(
         "--owner", default="", help="owner of the repositories on the Hub (without: a placeholder that no upload takes)"
@@ -277,7 +280,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--statistics", type=Path, help="what the map was chosen from; an own map needs none")
     add("--f16", type=Path, required=True, help="record of the pruned F16 file (FILE.gguf.json)")
     add("--full-f16", type=Path, help="record of the full model's F16 file, which --scores and --quality need")
-    add("--source", type=Path, help="checkpoint of the full model, whose config and tokenizer the pruned one has")
+    source = "checkpoint of the full model, whose config and tokenizer the pruned one has, and whose card the licence"
+    add("--source", type=Path, help=source)
     add("--imatrix-record", type=Path, help="record of the imatrix (imatrix.gguf.json), which names its text")
     add("--calibration", type=Path, help="calibration text of the imatrix, in which the questions are looked for")
     add("--runs", type=Path, nargs="*", default=[], help="summaries that --scores compares, in their directories")
@@ -322,6 +326,8 @@ def main(argv: list[str] | None = None) -> None:
     evidence = (args.metadata, args.scores, args.quality, args.findings, args.draft, args.draft_results)
     inputs = (*args.gguf, *args.mmproj, args.checkpoint, *evidence)
     check_apart([path for path in inputs if path], [args.output])
+    base, named = (licence_of(args.source), args.source) if args.source else (None, "--license")
+    licence = released_licence(args.license, base, named)
     records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}
     check_sidecars(args)
     if for_ollama(args.gguf):
@@ -330,7 +336,7 @@ def main(argv: list[str] | None = None) -> None:
     # What the folder was made from comes first: a kill between the two leaves no folder without it.
     write_sources(args.output, sources_of(args))
     with directory_when_done(args.output, MANIFEST) as output:
-        fill_folder(args, records, output)
+        fill_folder(args, records, licence, output)
         sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
         # Before the release gets its name: make would not come by again to tidy up after a kill in between.
         remove_parts(args)

@@ -25,7 +25,8 @@ from files.safe_files import InputError, Record, read_record, run, sha256_file, 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # no second copy of the weights in another format
+# No second copy of the weights in another format. The card names the licence.
+PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"]
 
 
 SHOWN_DIGITS = 12

@@ -44,6 +44,7 @@ def variables_of(model: Path, questions: Path, build: Path) -> list[str]:
         "REASONING_BUDGET=16",
         "MAX_GEN_TOKS=32",
         "DRAFT=",  # that of the demo does not fit
+        "LICENSE=cc0-1.0",  # the tiny model has no card
         f"BUILD={build}",
     ]
 

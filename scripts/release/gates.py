@@ -361,7 +361,7 @@ def card_gate(checked: Checked) -> Outcome:
     if not path.is_file():
         raise InputError(path, "the card", "nothing")
     text, data = checked.card, check_front_matter(path, checked.kind)
-    given = {"license": checked.manifest["license"], "base_model": is_hub_id(checked.manifest["base"])}
+    given = {"license": True, "base_model": is_hub_id(checked.manifest["base"])}
     outcome.deviations = [
         f"{path}: expected {key} in the front matter, as {MANIFEST} says, found none"
         for key, wanted in given.items()

@@ -144,7 +144,7 @@ def gguf_card(release: Release) -> str:
     checkpoint = release.siblings.get(CHECKPOINT)
     made_of = release.hub_id(checkpoint) if checkpoint and release.owner else release.base
     sees, longest = bool(release.mmproj), max(release.caches, default=None)
-    head = front_matter(release.kind, made_of, release.license, release.quantized_by, tags, sees=sees)
+    head = front_matter(release.kind, made_of, release.licence, release.quantized_by, tags, sees=sees)
     sight = section(*sight_parts(release.mmproj, release.example["files"][0], longest)) if sees else ""
     parts = [
         f"{head}\n# {release.repository}",

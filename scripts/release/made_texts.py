@@ -7,6 +7,7 @@ of the folder has.
 import json
 from pathlib import Path
 
+from checkpoints.licence import CARD
 from choice.drop_map import METADATA_NAME
 from files.safe_files import InputError, read_json
 from findings.findings_record import FINDINGS_NAME
@@ -18,6 +19,7 @@ from release.card_sections import PICTURES, ModelFacts, Release
 from release.card_tables import CONTEXTS
 from release.card_words import check_card_words
 from release.checkpoint_card import checkpoint_card
+from release.front_matter import LICENCE_KEYS
 from release.gguf_card import gguf_card
 from release.manifest import CHECKPOINT
 from release.model_facts import checkpoint_facts, gguf_facts
@@ -25,8 +27,6 @@ from release.sources import find_evidence, read_evidence
 from scoring.score_records import SCORES_NAME
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME
-
-CARD = "README.md"
 
 
 def caches_of(header: GgufHeader) -> dict[int, int]:
@@ -60,7 +60,7 @@ def release_of(folder: Path, manifest: dict) -> Release:
         repository=manifest["repository"],
         kind=manifest["kind"],
         base=manifest["base"],
-        license=manifest["license"],
+        licence={key: manifest[key] for key in LICENCE_KEYS if manifest.get(key)},
         quantized_by=manifest["quantized_by"],
         records=records,
         metadata=metadata,

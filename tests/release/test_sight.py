@@ -137,12 +137,13 @@ def test_a_checkpoint_that_sees_has_the_tag_of_pictures(seeing, tmp_path):
     assert read_config(seeing / "pruned")["vision_config"]
     folder = tmp_path / NAME
     metadata = ["--metadata", seeing / "pruned/expert_drop_metadata.json"]
-    named = ["--kind", "checkpoint", "--name", NAME, "--base", "gemma-4-demo-twin"]
+    named = ["--kind", "checkpoint", "--name", NAME, "--base", "gemma-4-demo-twin", "--source", seeing / "twin"]
     f16 = tmp_path / "F16.gguf"
     call(convert_to_gguf.main, "--model", seeing / "pruned", "--name", NAME, "--output", f16)
     named += ["--map", seeing / "plain.json", "--f16", record_path(f16)]
     call(build_release.main, *named, "--checkpoint", seeing / "pruned", *metadata, "--output", folder)
     assert check_front_matter(folder / "README.md", "checkpoint")["pipeline_tag"] == "image-text-to-text"
+    assert "\nlicense: cc0-1.0\n" in (folder / "README.md").read_text()  # of the base's own card
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The checks of a machine: a local server in the Hub's place, a closed port, too little room, damaged models."""
 
-import json
 import shutil
 import socket
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import check_machine
 from chats.questions import GPQA_DATASET
+from checkpoints.licence import licence_of
 from conftest import DEMO
 from files.safe_files import GIB
 from hub_server import TOKEN, Handler, Hub
@@ -112,7 +112,7 @@ def test_a_local_run_asks_nothing_of_the_hub_and_is_ready(from_hub, hub):
     assert found["tokenizer"].startswith("ok") and "196 questions" in found["questions"]
     assert found["disk"].startswith("ok 0.0") and "an estimate" in found["disk"]
     assert found["memory"].startswith("ok 1.02 GiB for the analysis (the whole model)")
-    assert found["licence of base"].startswith("warn not known") and "LICENSE" in found["licence of base"]
+    assert found["licence"] == "ok cc0-1.0 (by README.md)"
 
 
 def test_with_a_token_and_access_all_of_the_hub_is_ok(from_hub, hub):
@@ -187,7 +187,7 @@ def test_a_damaged_model_and_questions_that_are_none(checked, model_copy, tmp_pa
     error, found = checked(["--model", model_copy, "--questions", tmp_path / "text.csv", "--keep", "2"])
     assert error and "KEEP: expected a number of kept experts from 4" in found["model"]
     assert found["tokenizer"].startswith("FAIL") and "'Record ID'" in found["questions"]
-    assert found["licence of base"] == "ok apache-2.0 (from its README.md)"
+    assert found["licence"] == "ok apache-2.0 (by README.md)"
     assert "failed, too: tokenizer, questions" in error
     shard = next(model_copy.glob("*.safetensors"))
     with open(shard, "r+b") as file:
@@ -197,18 +197,22 @@ def test_a_damaged_model_and_questions_that_are_none(checked, model_copy, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "files, config, shown",
+    "given, files, state, words",
     [
-        ({}, {"license": "mit"}, "mit (from its config.json)"),
-        ({"LICENSE.txt": "..."}, {}, "see LICENSE.txt (in its folder)"),
-        ({"README.md": "---\nlicense: [\n---\n", "LICENSE": "..."}, {}, "see LICENSE (in its folder)"),
-        ({"README.md": "No front matter."}, {}, "not known"),
+        ("", {"LICENSE.txt": "..."}, "warn", "nothing names it, though there is LICENSE.txt; make release will"),
+        ("mit", {}, "ok", "mit (by LICENSE)"),
+        ("mit", {"README.md": "---\nlicense: gemma\n---\n"}, "ok", "mit (by LICENSE, where README.md says gemma)"),
+        ("other", {}, "warn", "expected license_name in the front matter"),
     ],
 )
-def test_the_licence_of_a_checkpoint(tmp_path, files, config, shown):
-    for name, text in {**files, "config.json": json.dumps(config)}.items():
+def test_the_licence_of_a_run_is_said_early(tmp_path, given, files, state, words):
+    for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert check_machine.local_licence(tmp_path).found.startswith(shown)
+    check = check_machine.check_licence(str(tmp_path), given, licence_of(tmp_path), False)
+    assert check.line(0).startswith(state) and words in check.line(0)
+    assert (check_machine.check_licence(str(tmp_path), given, licence_of(tmp_path), True).state == "FAIL") == (
+        state == "warn"
+    )
 
 
 def test_too_little_disk_fails_by_plan_and_only_warns_by_a_close_estimate(tmp_path):
