@@ -109,9 +109,14 @@ findings: $(FINDINGS) $(REPORT) ## what the experts are like: topics, likeness, 
 $(eval $(call guard,draft,$(DRAFT_FOLDER)/settings.txt,$(DRAFT_SETTINGS),$(DRAFT_FOLDER)/*))
 $(eval $(call guard,draft,$(dir $(ACTIVE))settings.txt,$(ACTIVE_SETTINGS),$(dir $(ACTIVE))*))
 ifneq ($(DRAFT),)
-$(DRAFT_FILE): $(PRUNED_F16) $(wildcard $(DRAFT)/config.json $(DRAFT)/*.safetensors) $(call again,draft) \
-    | $(DRAFT_FOLDER)/settings.txt $(TOOLS)
-	$(call step,draft,Build the draft model) $(PYTHON) scripts/build_draft.py --model $(DRAFT) --target $(PRUNED_F16) \
+# A file of its own: a killed download may have left a config.json.
+$(ASSISTANT_FETCHED): $(call again,draft) | $(SETUP) $(CHECKED)
+	$(call step,draft,Fetch $(DRAFT)) $(PYTHON) scripts/fetch_model.py --assistant --model $(DRAFT) --output $(ASSISTANT)
+	@printf '%s\n' '$(DRAFT)' >$@
+
+$(DRAFT_FILE): $(PRUNED_F16) $(ASSISTANT_FETCHED) $(wildcard $(ASSISTANT)/config.json $(ASSISTANT)/*.safetensors) \
+    $(call again,draft) | $(DRAFT_FOLDER)/settings.txt $(TOOLS)
+	$(call step,draft,Build the draft model) $(PYTHON) scripts/build_draft.py --model $(ASSISTANT) --target $(PRUNED_F16) \
 	  --name $(PRUNED_NAME) --type $(DRAFT_TYPE) --gpu-layers $(GPU_LAYERS) --output $@
 
 # If an answer changes, the script fails after writing; the files stay.
@@ -123,7 +128,7 @@ $(DRAFT_GAIN) $(DRAFT_GAIN:.md=.json) &: $(DRAFT_FILE) $(call full_quant,$(EVAL_
 endif
 
 draft: $(DRAFT_GAIN) ## build DRAFT for the pruned model, and measure what it gains: acceptance, speed, the same text
-	$(if $(DRAFT),,$(error DRAFT: expected the directory of an assistant checkpoint$(,) found none))
+	$(if $(DRAFT),,$(error DRAFT: expected an assistant$(,) a directory or a Hub id$(,) found none))
 	@cat $<
 
 $(ACTIVE) $(ACTIVE:.md=.json) $(ACTIVE:.md=.png) &: $(call pruned_quant,$(EVAL_QUANT)) $(call again,draft) \

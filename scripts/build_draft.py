@@ -18,7 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from checkpoints.checkpoint import read_config, source_digest
+from checkpoints.assistant import check_assistant
+from checkpoints.checkpoint import source_digest
 from files.option_types import command_parser, whole_number
 from files.safe_files import (
     InputError,
@@ -39,15 +40,7 @@ from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from quants.draft_record import DRAFT_TYPES, DraftRecord
 from quants.quant_record import is_made_of, record_path
 
-ASSISTANTS = ("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM")
 CHECK_FLAGS = ["-c", "512", "-np", "1"]
-
-
-def check_assistant(model: Path) -> None:
-    """Raise InputError unless a checkpoint is an assistant that llama.cpp drafts with."""
-    found = (read_config(model).get("architectures") or ["none"])[0]
-    if found not in ASSISTANTS:
-        raise InputError(model / "config.json", f"an assistant ({', '.join(ASSISTANTS)})", str(found))
 
 
 def conversion_command(converter: Path, model: Path, name: str, output: Path) -> list[object]:

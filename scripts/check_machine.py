@@ -18,6 +18,7 @@ from pathlib import Path
 
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
+from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import TensorRange, read_checkpoint, read_config
 from checkpoints.licence import TO_SAY, Licence, licence_of, released_licence
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
@@ -26,7 +27,7 @@ from files.option_types import command_parser, positive, whole_number
 from files.safe_files import InputError, gib, run
 from release.names import is_hub_id
 from stages.checks import FAIL, OK, WARN, Check
-from stages.hub_checks import Hub, check_gpqa, check_hub_model, check_token
+from stages.hub_checks import NOT_ASKED, Hub, check_gpqa, check_hub_model, check_token, failed
 from stages.machine_checks import (
     check_compiler,
     check_disk,
@@ -50,6 +51,8 @@ from stages.needs import (
     sizes_of_plan,
     with_estimated_quants,
 )
+
+from huggingface_hub import constants
 
 GPQA = "gpqa"
 NAME_WIDTH = 15
@@ -146,6 +149,21 @@ def check_question_source(name: str, hub: Hub | None) -> Check:
         return Check(FAIL, "questions", str(error))
 
 
+def check_draft(draft: str, hub: Hub | None) -> Check:
+    """Check the draft model: an assistant that is here, or one of the Hub that can be downloaded."""
+    if hub is None or Path(draft).exists():
+        try:
+            return Check(OK, "draft model", f"{draft}: {check_assistant(Path(draft))['model_type']}")
+        except InputError as error:
+            return Check(FAIL, "draft model", str(error))
+    if hub.unreachable:
+        return Check(WARN, "draft model", f"{draft}: {NOT_ASKED}")
+    fault = hub.file_access(draft, "config.json", "model")
+    if fault:
+        return failed("draft model", draft, fault, f"{constants.ENDPOINT}/{draft}")
+    return Check(OK, "draft model", f"{draft} can be downloaded")
+
+
 def check_programs(args: argparse.Namespace) -> list[Check]:
     """Check compiler, make, git, Python, the tools and the GPU."""
     ggufs = args.gguf_needed
@@ -202,6 +220,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--model", required=True, help="checkpoint directory or Hub id")
     what.add_argument("--questions", required=True, help=f"question file, or {GPQA} if it is to be downloaded")
     what.add_argument("--eval-questions", help="question file that is scored, if it is another")
+    what.add_argument("--draft", help="assistant that drafts for the model: a directory or a Hub id")
     what.add_argument("--build", type=Path, required=True, help="where its files go; those there already are counted")
     what.add_argument("--stream-layers", type=yes_or_no, default=False, metavar="YES-NO", help="one layer in memory")
     what.add_argument("--gguf-needed", type=yes_or_no, default=True, metavar="YES-NO", help="whether quants are made")
@@ -226,15 +245,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    local_model, local_questions = Path(args.model).exists(), args.questions != GPQA
-    hub = None if local_model and local_questions else Hub()
+    models = [Path(model) for model in (args.model, args.draft) if model]
+    hub = None if all(path.exists() for path in models) and args.questions != GPQA else Hub()
     checks = check_programs(args)
     if hub:
         checks.append(check_token(hub))
     of_model, sizes = check_run_model(args, hub)
     # Both files: a wrong column of the scored ones would else show after the analysis and the quants.
     sources = [args.questions, *([args.eval_questions] if args.eval_questions else [])]
-    checks += [*of_model, *(check_question_source(name, hub) for name in sources), *check_room(args, sizes)]
+    of_draft = [check_draft(args.draft, hub)] if args.draft else []
+    checks += [*of_model, *of_draft, *(check_question_source(name, hub) for name in sources), *check_room(args, sizes)]
     for check in checks:
         if not (args.problems_only and check.state == OK):
             print(check.line(NAME_WIDTH))

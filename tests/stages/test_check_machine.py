@@ -124,6 +124,15 @@ def test_with_a_token_and_access_all_of_the_hub_is_ok(from_hub, hub):
     assert all(request.split()[0] in ("GET", "HEAD") for request in hub.requests)  # nothing is sent or fetched
 
 
+def test_the_draft_model_is_looked_for_here_or_on_the_hub(from_hub, hub, checked):
+    _, found = checked([*LOCAL, "--draft", DEMO / "assistant"])
+    assert found["draft model"].startswith("ok ") and found["draft model"].endswith("assistant: gemma4_assistant")
+    error, found = checked([*LOCAL, "--draft", DEMO / "model"])
+    assert "expected an assistant" in error and found["draft model"].startswith("FAIL")
+    _, _, found = from_hub([*LOCAL, "--draft", MODEL], hub.url)
+    assert found["draft model"] == f"ok {MODEL} can be downloaded"
+
+
 def test_a_missing_permission_says_where_to_get_it(from_hub, hub, monkeypatch):
     monkeypatch.setattr(GatedHub, "gated", {GPQA_DATASET, MODEL})
     code, error, found = from_hub(FROM_HUB, hub.url)
