@@ -46,15 +46,14 @@ from files.safe_files import (
     write_record,
 )
 from findings.findings_record import FINDINGS_NAME
-from ggufs.gguf_header import read_header
 from llama.llama_tools import find_llama_cpp
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_template import choose_template
-from quants.mmproj_record import read_whole_mmproj
-from quants.quant_record import read_whole_quant, record_path
+from quants.mmproj_record import MmprojRecord
+from quants.quant_record import read_whole, record_path
 from quants.recipes import RECIPES
 from release.card_findings import check_findings_match
-from release.card_sections import OLLAMA_ARCHITECTURE, PICTURES
+from release.card_sections import PICTURES
 from release.front_matter import REPOSITORY_NAME, is_repository
 from release.gguf_parts import SPLIT_RECORD, split_gguf
 from release.input_facts import input_facts
@@ -62,6 +61,7 @@ from release.lineage import Lineage, lineage_breaks
 from release.made_texts import CARD, made_texts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
 from release.measured import quality_breaks, score_breaks
+from release.model_facts import is_for_ollama
 from release.names import clashes, is_standard
 from release.sources import read_evidence, write_sources
 from release.speed_gate import active_breaks, draft_breaks
@@ -144,11 +144,6 @@ def files_beside_weights(checkpoint: Path) -> dict[str, Path]:
     }
 
 
-def for_ollama(ggufs: list[Path]) -> bool:
-    """Tell whether Ollama's files are made for these GGUF files: template, renderer and parser are Gemma 4's."""
-    return bool(ggufs) and read_header(ggufs[0]).architecture == OLLAMA_ARCHITECTURE
-
-
 def public_value(value: str) -> str:
     """Return a setting as it may be published: of a path that leads out of the project only its last part."""
     return Path(value).name if value.startswith(("/", "~", "..")) else value
@@ -171,7 +166,7 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
         FINDINGS_NAME: args.findings,
         DRAFT_NAME: args.draft_results,
         ACTIVE_NAME: args.active_experts,
-        "template": args.template if for_ollama(args.gguf) else None,
+        "template": args.template if args.for_ollama else None,
     }
     for picture in args.pictures:
         if picture.name not in PICTURES:
@@ -218,7 +213,7 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], licence: Li
         "records": place_gguf(args, records, output),
     }
     if args.mmproj:
-        manifest["mmproj"] = {path.name: read_whole_mmproj(path) for path in args.mmproj}
+        manifest["mmproj"] = {path.name: read_whole(path, MmprojRecord) for path in args.mmproj}
     if args.gguf:
         check_labels(args.kind, manifest["records"], [path.name for path in output.iterdir()])
     for name, text in made_texts(output, manifest, args.params).items():
@@ -234,7 +229,7 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
         "copies": copies_of(args),
-        "params": {"params": args.params} if for_ollama(args.gguf) else {},
+        "params": {"params": args.params} if args.for_ollama else {},
         "questions": {str(number): path for number, path in enumerate(args.questions)},
         "origins": {name: path for name, path in origins.items() if path},
         "runs": {str(number): path for number, path in enumerate(args.runs)},
@@ -316,7 +311,7 @@ def check_names(owner: str, repository: str, siblings: list[tuple[str, str]]) ->
 
 def check_sidecars(args: argparse.Namespace) -> None:
     """Raise InputError when the sources of Ollama's files are missing that GGUF files of Gemma 4 need."""
-    if for_ollama(args.gguf) and not (args.template and args.params):
+    if args.for_ollama and not (args.template and args.params):
         raise InputError("--template, --params", "both with GGUF files of Gemma 4", "one or none")
 
 
@@ -328,9 +323,10 @@ def main(argv: list[str] | None = None) -> None:
     check_apart([path for path in inputs if path], [args.output])
     base, named = (licence_of(args.source), args.source) if args.source else (None, "--license")
     licence = released_licence(args.license, base, named)
-    records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}
+    records = {gguf: read_whole(gguf) for gguf in args.gguf}
+    args.for_ollama = bool(args.gguf) and is_for_ollama(args.gguf[0])
     check_sidecars(args)
-    if for_ollama(args.gguf):
+    if args.for_ollama:
         args.template = choose_template(args.template, args.gguf[0])
     check_evidence(args, records)
     # What the folder was made from comes first: a kill between the two leaves no folder without it.

@@ -76,7 +76,7 @@ class ModelFacts:
 
     @property
     def for_ollama(self) -> bool:
-        """Whether Ollama's files of this project are made for this family."""
+        """Whether Ollama's files of this project are made for this family: template, renderer and parser are its."""
         return self.architecture == OLLAMA_ARCHITECTURE
 
 

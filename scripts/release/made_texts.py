@@ -11,10 +11,11 @@ from checkpoints.licence import CARD
 from choice.drop_map import METADATA_NAME
 from files.safe_files import InputError, read_json
 from findings.findings_record import FINDINGS_NAME
+from ggufs.companions import DRAFT, MMPROJ
 from ggufs.context_cache import cache_bytes, context_length
 from ggufs.gguf_header import GgufHeader, read_header
 from losses.quality_record import QUALITY_NAME
-from ollama.ollama_files import DRAFTS, MMPROJ, companion, fitted_params, modelfile, source_params
+from ollama.ollama_files import companion, fitted_params, modelfile, source_params
 from release.card_sections import PICTURES, ModelFacts, Release
 from release.card_tables import CONTEXTS
 from release.card_words import check_card_words
@@ -96,7 +97,7 @@ def ollama_texts(folder: Path, release: Release, params: Path) -> dict[str, str]
         f"# Wraps {best['files'][0]} of https://huggingface.co/{whose}\n"
         f"# ollama create {release.name.lower()} -f Modelfile\n"
     )
-    text = comment + modelfile(best["files"][0], values, companion(names, MMPROJ), companion(names, DRAFTS))
+    text = comment + modelfile(best["files"][0], values, companion(names, MMPROJ), companion(names, DRAFT))
     return {"params": json.dumps(values, indent=2) + "\n", "Modelfile": text}
 
 

@@ -5,7 +5,7 @@ import shutil
 import fetch_model
 from conftest import DEMO
 from files.safe_files import read_json
-from hub_server import Handler, Hub
+from hub_server import Downloads, Hub
 
 import pytest
 
@@ -46,45 +46,13 @@ def test_another_model_is_refused_unless_it_is_to_replace_the_first(fetched, tin
     assert read_json(fetched / "model.json")["experts"] == 128
 
 
-class Downloads(Handler):
-    """The Hub that hands out files, too."""
-
-    def do_HEAD(self) -> None:
-        self.hand_out(with_body=False)
-
-    def do_GET(self) -> None:
-        if "/resolve/" in self.path:
-            self.hand_out(with_body=True)
-        elif "/tree/" in self.path:
-            self.server.requests.append(f"GET {self.path}")
-            files = self.server.repositories[self.path.removeprefix("/api/models/").partition("/tree/")[0]]
-            listed = [("file", name, len(file["content"])) for name, file in files.items()]
-            self.answer([{"type": kind, "path": name, "oid": name, "size": size} for kind, name, size in listed])
-        else:
-            super().do_GET()
-
-    def hand_out(self, with_body: bool) -> None:
-        self.server.requests.append(f"{self.command} {self.path}")
-        repository, _, rest = self.path.lstrip("/").partition("/resolve/")
-        content = self.server.repositories[repository][rest.partition("/")[2]]["content"]
-        self.send_response(200)
-        head = {"ETag": f'"{len(content)}"', "X-Repo-Commit": "0" * 40, "Content-Length": str(len(content))}
-        for name, text in head.items():
-            self.send_header(name, text)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(content)
-
-
 def test_an_assistant_and_the_card_of_a_model_come_from_the_hub(script, refused, tmp_path):
     """By one process each, as the Hub's address is read once."""
     with Hub() as hub:
         hub.RequestHandlerClass = Downloads
         files = {path.name: path.read_bytes() for path in (DEMO / "assistant").iterdir()}
         files |= {"README.md": b"---\nlicense: mit\n---\n", "pytorch_model.bin": b"x", "docs/README.md": b"x"}
-        hub.repositories["google/an-assistant"] = {
-            name: {"content": content, "blob": "0", "lfs": None} for name, content in files.items()
-        }
+        hub.repositories["google/an-assistant"] = {name: {"content": content} for name, content in files.items()}
         here = {"HF_HUB_OFFLINE": 0, "HF_ENDPOINT": hub.url, "HF_HOME": tmp_path / "home", "HF_HUB_DISABLE_XET": 1}
         asked = ["--model", "google/an-assistant", "--output", tmp_path / "there"]
         done = script("fetch_model.py", "--assistant", *asked, **here)
