@@ -1,6 +1,6 @@
 # Where a run stands, and what a person asks about it: help, settings, a new run, the machine, status, cleaning up.
 
-EVERY_DAY := doctor plan analyze drop quants eval release report compare status
+EVERY_DAY := doctor plan analyze drop quants eval release report compare draft active-experts status
 EVERY_DAY_SETTINGS := RUN MODEL KEEP QUESTIONS CALIBRATION QUANTS EVAL_QUANT REPLACE
 # A target's or a setting's name and its comment, a line each.
 DESCRIBED := sed -nE 's/^([a-z][a-z-]*):.*[^\#]\#\# (.*)/\1|\2/p' Makefile make/*.mk
@@ -52,14 +52,17 @@ $(BUILD)/.built-by-this-project:
 	@mkdir -p $(@D) && touch $@
 
 joined = $(subst $() ,$(,),$(strip $(1)))
-STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(OVERRIDES) | sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
+# What is measured beside a release counts where it was measured once: a stale one would be refused by the release.
+STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(if $(wildcard $(ACTIVE)),active-experts) $(OVERRIDES) | sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
 status: $(SETUP) ## each stage: done, stale, missing or running; what comes next and what it needs
 	@steps=$$($(STEPS_LEFT)); printf '%s\n' "$$steps" | $(PYTHON) scripts/show_status.py \
 	  --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
 	  --stream-layers $(or $(STREAM_LAYERS),no) \
 	  --stage model=$(FULL)/checkpoint --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) \
 	  --stage drop=$(CHECKPOINT) --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(call joined,$(QUANT_FILES)) \
-	  --stage eval=$(SCORES) --stage report=$(REPORT) \
+	  $(if $(MMPROJ_FILES),--stage mmproj=$(call joined,$(MMPROJ_FILES))) \
+	  --stage eval=$(SCORES) $(if $(DRAFT),--stage draft=$(call joined,$(DRAFT_FILE) $(DRAFT_GAIN))) \
+	  $(if $(wildcard $(ACTIVE)),--stage active-experts=$(ACTIVE)) --stage report=$(REPORT) \
 	  --stage release=$(call joined,$(RELEASES))
 
 demo: $(RELEASES:%=%/manifest.json) $(REPORT) ## everything on the embedded demo

@@ -4,6 +4,7 @@ import shutil
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import check_machine
@@ -14,7 +15,7 @@ from files.safe_files import GIB
 from hub_server import TOKEN, Handler, Hub
 from stages import machine_checks
 from stages.checks import Check
-from stages.needs import RunSizes, disk_of_run, estimated_quant, memory_of_analysis, sizes_of_plan
+from stages.needs import RunSizes, disk_of_run, disk_of_step, estimated_quant, memory_of_analysis, sizes_of_plan
 
 import pytest
 
@@ -255,6 +256,10 @@ def test_disk_and_memory_of_a_run_by_hand():
     assert disk_of_run(sizes, True, True, []) == 2 * 800 + 2 * 1000 + 500
     assert disk_of_run(sizes, True, False, ["Q6_K"]) == 800 + 1000
     assert memory_of_analysis(sizes, False) == 1000 + GIB and memory_of_analysis(sizes, True) == 180 + GIB
+    beside = replace(sizes, companions={"mmproj-F16": 30, "mtp-Q8_0": 7})
+    assert disk_of_run(beside, True, True, []) == disk_of_run(sizes, True, True, []) + 37
+    steps = {"mmproj-m-109e-F16.gguf": 30, "mmproj-m-109e-BF16.gguf": 0, "mtp-m-109e-Q8_0.gguf": 7, "m-F16.gguf": 800}
+    assert {name: disk_of_step(Path("109e", name), beside) for name in steps} == steps
 
 
 def test_an_estimate_by_a_quants_name_is_near_its_plan():
