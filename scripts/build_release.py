@@ -50,7 +50,7 @@ from llama.llama_tools import find_llama_cpp
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_template import choose_template
 from quants.mmproj_record import MmprojRecord
-from quants.quant_record import read_whole, record_path
+from quants.quant_record import read_whole_gguf, record_path
 from quants.recipes import RECIPES
 from release.card_findings import check_findings_match
 from release.card_sections import PICTURES
@@ -213,7 +213,7 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], licence: Li
         "records": place_gguf(args, records, output),
     }
     if args.mmproj:
-        manifest["mmproj"] = {path.name: read_whole(path, MmprojRecord) for path in args.mmproj}
+        manifest["mmproj"] = {path.name: read_whole_gguf(path, MmprojRecord) for path in args.mmproj}
     if args.gguf:
         check_labels(args.kind, manifest["records"], [path.name for path in output.iterdir()])
     for name, text in made_texts(output, manifest, args.params).items():
@@ -323,7 +323,7 @@ def main(argv: list[str] | None = None) -> None:
     check_apart([path for path in inputs if path], [args.output])
     base, named = (licence_of(args.source), args.source) if args.source else (None, "--license")
     licence = released_licence(args.license, base, named)
-    records = {gguf: read_whole(gguf) for gguf in args.gguf}
+    records = {gguf: read_whole_gguf(gguf) for gguf in args.gguf}
     args.for_ollama = bool(args.gguf) and is_for_ollama(args.gguf[0])
     check_sidecars(args)
     if args.for_ollama:

@@ -31,7 +31,7 @@ from losses.kld_statistics import mean_and_error, per_chat
 from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of
 from losses.stored_logits import StoredLogits, missing_texts, progress, stored_bytes
 from losses.stored_results import kept, results_folder
-from quants.quant_record import read_whole
+from quants.quant_record import read_whole_gguf
 from scoring.answer_record import flexible_letter
 from speed.active_experts import ActiveExperts, active_table, counts_to_try
 from speed.active_picture import draw_active
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_apart([args.gguf, args.questions], [args.output.with_suffix(end) for end in (".md", ".json", ".png")])
     tools, counts = find_llama_cpp(args.llama_cpp), check_counts(args.gguf, args.counts)
-    record = read_whole(args.gguf)
+    record = read_whole_gguf(args.gguf)
     questions = load_questions(args.questions, QUESTION_SEED)
     asked = questions[: args.answers or (None if args.scored else SPEED_QUESTIONS)]
     if len(questions[: args.limit]) < 2 or len(asked) < 2:

@@ -68,7 +68,7 @@ def read_quant_record(gguf: Path) -> dict:
     return read_record(record_path(gguf), QuantRecord)
 
 
-def read_whole(gguf: Path, kind: type[FileRecord] = QuantRecord) -> dict:
+def read_whole_gguf(gguf: Path, kind: type[FileRecord] = QuantRecord) -> dict:
     """Return the record of a file, of that kind; raise InputError when its bytes are not those that the record names.
 
     The bytes are read: `recorded_sha256` would hold the record against itself.
