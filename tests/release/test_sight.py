@@ -15,7 +15,7 @@ from release.front_matter import check_front_matter
 from release.gates import Checked
 from release.manifest import MANIFEST, STANDARD, read_manifest
 from release.running_gates import smallest
-from release.sibling_choice import mmproj_pick, type_number
+from release.sibling_choice import draft_pick, mmproj_pick, type_number
 from release.sight_gate import picture_gate, picture_png, sight_gate
 from release.sources import read_sources
 from release_inputs import NAME, QUESTIONS, call, change_json, release_arguments
@@ -159,3 +159,10 @@ def test_the_file_for_pictures_that_hf_takes_is_the_nearest_by_type_and_folder()
     assert mmproj_pick(["a/mmproj-F16.gguf", "mmproj-Q8_0.gguf"], "a/m-Q4_K_M.gguf") == "a/mmproj-F16.gguf"
     assert mmproj_pick(["b/mmproj-F16.gguf"], "a/m-Q4_K_M.gguf") is None
     assert mmproj_pick(["m-Q4_K_M.gguf"], "m-Q4_K_M.gguf") is None
+
+
+def test_the_draft_model_that_hf_takes_is_the_one_with_the_tag_else_the_nearest():
+    listed = ["m-Q4_K_M.gguf", "mtp-m-F16.gguf", "mtp-m-Q4_0.gguf", "mtp-m-Q8_0.gguf", "mmproj-m-Q8_0.gguf"]
+    for tag, picked in (("", "Q4_0"), ("q8_0", "Q8_0"), ("Q4_K_M", "Q4_0"), ("F16", "F16"), ("IQ3_XS", "Q4_0")):
+        assert draft_pick(listed, "m-Q4_K_M.gguf", tag) == f"mtp-m-{picked}.gguf", tag
+    assert draft_pick(["mmproj-m-F16.gguf", "m-F16.gguf"], "m-F16.gguf", "") is None
