@@ -52,8 +52,7 @@ $(BUILD)/.built-by-this-project:
 	@mkdir -p $(@D) && touch $@
 
 joined = $(subst $() ,$(,),$(strip $(1)))
-# What is measured beside a release counts where it was measured once: a stale one would be refused by the release.
-STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(if $(wildcard $(ACTIVE)),active-experts) $(OVERRIDES) | sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
+STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(OVERRIDES) | sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
 status: $(SETUP) ## each stage: done, stale, missing or running; what comes next and what it needs
 	@steps=$$($(STEPS_LEFT)); printf '%s\n' "$$steps" | $(PYTHON) scripts/show_status.py \
 	  --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
