@@ -20,3 +20,5 @@ EVAL_QUANT = Q6_K
 
 # STREAM_LAYERS = yes                  # one layer in memory (1.6 GB) in place of the whole model (52 GB)
 # CMAKE_ARGS = -DGGML_CUDA=ON          # llama.cpp's tools with CUDA; or LLAMA_CPP = /path/to/a/build
+
+# DRAFT = google/gemma-4-26B-A4B-it-assistant   # a draft model, fetched; make draft measures what it gains
