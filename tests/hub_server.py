@@ -25,6 +25,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories: dict[str, dict[str, dict]] = {}
+        self.cards: dict[str, dict] = {}  # front matter of models' cards
         self.objects: dict[str, bytes] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.commits: list[dict] = []
@@ -101,7 +102,8 @@ class Handler(BaseHTTPRequestHandler):
                 if file["lfs"]:
                     entry["lfs"] = {"sha256": file["lfs"], "size": len(file["content"]), "pointerSize": 130}
                 siblings.append(entry)
-            self.answer({"id": match[1], "sha": "0" * 40, "siblings": siblings})
+            card = self.server.cards.get(match[1])
+            self.answer({"id": match[1], "sha": "0" * 40, "siblings": siblings, "cardData": card})
         else:
             self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
 

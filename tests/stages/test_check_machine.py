@@ -119,6 +119,11 @@ def test_a_local_run_asks_nothing_of_the_hub_and_is_ready(from_hub, hub):
 def test_with_a_token_and_access_all_of_the_hub_is_ok(from_hub, hub):
     code, error, found = from_hub(FROM_HUB, hub.url, TOKEN)
     assert code == 0, error
+    assert found["licence"].startswith("warn not known: nothing names it; make release will be refused: look up")
+    hub.cards[MODEL] = {"license": "apache-2.0", "license_link": "https://example.org/terms"}
+    assert from_hub(FROM_HUB, hub.url, TOKEN)[2]["licence"] == (
+        "ok apache-2.0 (https://example.org/terms) (by its card on the Hub)"
+    )
     assert found["Hub token"] == "ok that of me" and found["model"] == f"ok {MODEL} can be downloaded"
     assert found["GPQA"].startswith("ok") and "after the download" in found["tokenizer"]
     assert "0.0000 GiB for the whole run (an estimate" in found["disk"]
