@@ -100,7 +100,7 @@ $(PRUNED_GGUF)/$(PRUNED_NAME)-%.gguf: $(PRUNED_F16) $(call again,quants) | $(PRU
 
 # What the model sees pictures with, as far as it does: no drop of experts touches it.
 $(PRUNED_GGUF)/mmproj-$(PRUNED_NAME)-%.gguf: $(METADATA) $(call again,quants) | $(PRUNED_GGUF)/settings.txt $(TOOLS)
-	$(call step,quants,Convert the vision tower to $*) $(PYTHON) scripts/convert_to_gguf.py --mmproj \
+	$(call step,mmproj,Convert the vision tower to $*) $(PYTHON) scripts/convert_to_gguf.py --mmproj \
 	  --model $(CHECKPOINT) --name $(PRUNED_NAME) --outtype $* --output $@
 
 quants: $(QUANT_FILES) $(MMPROJ_FILES) ## build QUANTS of the pruned model

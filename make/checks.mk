@@ -52,7 +52,7 @@ ifneq ($(WORK),)
   BROKEN := $(broken_rule)
   $(if $(BROKEN),$(error $(BROKEN)$(if $(filter-out command,$(firstword $(origin RUN)))$(RUN), (run $(RUN)))))
   OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) \
-    $(DROP_MAP) $(OTHER_MAPS) $(DRAFT))
+    $(DROP_MAP) $(OTHER_MAPS) $(if $(call hub_id,$(DRAFT)),,$(DRAFT)))
   $(foreach f,$(OWN_FILES),$(if $(wildcard $f),,$(error $f: expected a file, found nothing)))
 endif
 

@@ -13,7 +13,8 @@ POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
 PACK := $(call code,build_release,chats checkpoints choice files findings ggufs llama losses ollama quants \
   release scoring speed)
-PAGE := $(call code,build_report,choice files findings ggufs losses page quants scoring) $(wildcard scripts/page/page.*)
+PAGE := $(call code,build_report,choice files findings ggufs losses page quants scoring speed) \
+  $(wildcard scripts/page/page.*)
 
 # ---- fetch and analyse
 # The model is looked at again when it is named otherwise, its link leads nowhere, or its files are newer.
@@ -178,20 +179,24 @@ SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfi
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to
 # date, and that may be days of work. What this very call of make is asked for comes first.
 REPORT_AFTER := $(if $(filter eval,$(MAKECMDGOALS)),$(SCORES)) $(if $(filter quality,$(MAKECMDGOALS)),$(QUALITY)) \
-  $(if $(filter findings,$(MAKECMDGOALS)),$(FINDINGS)) \
+  $(if $(filter findings,$(MAKECMDGOALS)),$(FINDINGS)) $(if $(filter draft,$(MAKECMDGOALS)),$(DRAFT_GAIN)) \
+  $(if $(filter active-experts,$(MAKECMDGOALS)),$(ACTIVE)) \
   $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
 REPORT_RECORDS := $(call check_files,$(PRUNED),$(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json \
-  $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(FINDINGS:.md=.json) $(SCORES)))
+  $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(FINDINGS:.md=.json) $(SCORES) $(DRAFT_GAIN) $(ACTIVE)))
 newer_than = $(if $(and $(1),$(2)),$(shell find $(2) -newer $(1) -print -quit))
 NEW_RECORDS := $(call newer_than,$(wildcard $(REPORT)),$(REPORT_RECORDS))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
 all_there = $(if $(word $(words $(2)),$(call there,,$(2))),$(1))
+MMPROJ_RECORDS = $(strip $(call there,,$(MMPROJ_FILES:%=%.json)))
 REPORT_FLAGS = $(call all_there,--stats $(STATS),$(STATS) $(DROP_MAP_FILE)) \
   $(call there,--drop-map,$(DROP_MAP_FILE)) \
   $(call there,--metadata,$(METADATA)) $(call there,--f16,$(PRUNED_F16).json) \
   $(call there,--full-f16,$(FULL_F16).json) \
   $(call there,--imatrix,$(PRUNED_GGUF)/imatrix.gguf) \
   $(if $(PRUNED_RECORDS),--quants $(PRUNED_RECORDS)) \
-  $(call there,--findings,$(FINDINGS:.md=.json)) \
+  $(call there,--findings,$(FINDINGS:.md=.json)) $(call there,--draft,$(DRAFT_GAIN:.md=.json)) \
+  $(call there,--active-experts,$(ACTIVE:.md=.json)) \
+  $(if $(MMPROJ_RECORDS),--mmproj $(MMPROJ_RECORDS)) \
   $(call there,--quality,$(QUALITY:.md=.json)) $(call there,--scores,$(SCORES:.md=.json)) \
   $(call all_there,--summaries $(FULL_EVAL) $(PRUNED_EVAL),$(FULL_EVAL) $(PRUNED_EVAL))

@@ -72,6 +72,10 @@ COMPARISON := $(FULL)/criteria/$(EVAL_SET)$(if $(DOMAINS),-domains)/criteria.md
 FINDINGS := $(PRUNED)/findings/findings.md
 FINDINGS_PASS := $(STATISTICS)/measured.safetensors
 
+# An assistant of the Hub is fetched; a directory is taken where it lies.
+hub_id = $(and $(filter 2,$(words $(subst /, ,$(1)))),$(filter-out /% .% %/,$(1)),$(if $(wildcard $(1)),,yes))
+ASSISTANT := $(if $(call hub_id,$(DRAFT)),$(FULL)/assistants/$(subst /,-,$(DRAFT)),$(DRAFT))
+ASSISTANT_FETCHED := $(if $(call hub_id,$(DRAFT)),$(ASSISTANT).txt)
 DRAFT_FOLDER := $(PRUNED)/draft
 DRAFT_FILE := $(if $(DRAFT),$(DRAFT_FOLDER)/mtp-$(PRUNED_NAME)-$(DRAFT_TYPE).gguf)
 DRAFT_GAIN := $(if $(DRAFT),$(DRAFT_FOLDER)/draft.md)

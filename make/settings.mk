@@ -70,7 +70,7 @@ DOMAIN_COLUMN =#                          findings: column of QUESTIONS with the
 OTHER_MAPS =#                             findings: drop maps of the model to compare the run's own with
 RECOMPUTE_FULL =#                         compare-criteria: yes holds both models in memory, keeps no logits on disk
 
-DRAFT =#                                  draft model for speculative decoding: directory of an assistant checkpoint
+DRAFT =#                                  draft model for speculative decoding: an assistant, a directory or a Hub id
 DRAFT_TYPE = Q8_0#                        draft: type of its weights (F16, Q8_0, Q4_0)
 DRAFT_TOKENS = 2#                         draft: tokens drafted in a row
 DRAFT_QUESTIONS = 20#                     draft: first so many EVAL_QUESTIONS that are answered with and without it
@@ -79,7 +79,7 @@ ACTIVE_SCORED =#                          active-experts: yes answers all EVAL_Q
 
 # ---- release
 BASE = $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card
-LICENSE =#                                the Hub's identifier of the base model's licence; empty: none is named
+LICENSE =#                                licence of the release (the Hub's identifier); empty: the base model's own
 OWNER = $(if $(findstring /,$(REPO)),$(firstword $(subst /, ,$(REPO))))#  owner of the repositories on the Hub
 QUANTIZED_BY = $(OWNER)#                  who quantised, for the cards' front matter
 OLLAMA_PARAMS = card#                     sampling params for Ollama: card (the reference card's), current

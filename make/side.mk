@@ -4,8 +4,10 @@
 plan: $(TOOLS) ## size to the byte, types, disk and refusals of QUANTS, before anything is built
 	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL) --output $(PLAN)) \
 	  $(KEEP:%=--keep %) --name $(PRUNED_NAME) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_FLAGS) \
-	  $(MMPROJ:%=--mmproj %) \
+	  $(MMPROJ:%=--mmproj %) $(if $(call there,,$(DRAFT:%=$(ASSISTANT)/config.json)),--draft $(ASSISTANT) \
+	  --draft-type $(DRAFT_TYPE)) \
 	  $(CD_OPTIONS) --disk $(BUILD)
+	@$(if $(DRAFT),$(if $(call there,,$(ASSISTANT)/config.json),,echo "The draft model is planned once $(DRAFT) is here."))
 
 verify reproduce: $(METADATA)
 verify: ## check every tensor of the pruned checkpoint against the full one
@@ -109,9 +111,14 @@ findings: $(FINDINGS) $(REPORT) ## what the experts are like: topics, likeness, 
 $(eval $(call guard,draft,$(DRAFT_FOLDER)/settings.txt,$(DRAFT_SETTINGS),$(DRAFT_FOLDER)/*))
 $(eval $(call guard,draft,$(dir $(ACTIVE))settings.txt,$(ACTIVE_SETTINGS),$(dir $(ACTIVE))*))
 ifneq ($(DRAFT),)
-$(DRAFT_FILE): $(PRUNED_F16) $(wildcard $(DRAFT)/config.json $(DRAFT)/*.safetensors) $(call again,draft) \
-    | $(DRAFT_FOLDER)/settings.txt $(TOOLS)
-	$(call step,draft,Build the draft model) $(PYTHON) scripts/build_draft.py --model $(DRAFT) --target $(PRUNED_F16) \
+# A file of its own: a killed download may have left a config.json.
+$(ASSISTANT_FETCHED): $(call again,draft) | $(SETUP) $(CHECKED)
+	$(call step,draft,Fetch $(DRAFT)) $(PYTHON) scripts/fetch_model.py --assistant --model $(DRAFT) --output $(ASSISTANT)
+	@printf '%s\n' '$(DRAFT)' >$@
+
+$(DRAFT_FILE): $(PRUNED_F16) $(ASSISTANT_FETCHED) $(wildcard $(ASSISTANT)/config.json $(ASSISTANT)/*.safetensors) \
+    $(call again,draft) | $(DRAFT_FOLDER)/settings.txt $(TOOLS)
+	$(call step,draft,Build the draft model) $(PYTHON) scripts/build_draft.py --model $(ASSISTANT) --target $(PRUNED_F16) \
 	  --name $(PRUNED_NAME) --type $(DRAFT_TYPE) --gpu-layers $(GPU_LAYERS) --output $@
 
 # If an answer changes, the script fails after writing; the files stay.
@@ -122,15 +129,15 @@ $(DRAFT_GAIN) $(DRAFT_GAIN:.md=.json) &: $(DRAFT_FILE) $(call full_quant,$(EVAL_
 	$(call step,draft,Measure the draft model) $(MEASURE_DRAFT)
 endif
 
-draft: $(DRAFT_GAIN) ## build DRAFT for the pruned model, and measure what it gains: acceptance, speed, the same text
-	$(if $(DRAFT),,$(error DRAFT: expected the directory of an assistant checkpoint$(,) found none))
+draft: $(DRAFT_GAIN) $(if $(DRAFT),$(REPORT)) ## build DRAFT for the pruned model, measure what it gains
+	$(if $(DRAFT),,$(error DRAFT: expected an assistant$(,) a directory or a Hub id$(,) found none))
 	@cat $<
 
 $(ACTIVE) $(ACTIVE:.md=.json) $(ACTIVE:.md=.png) &: $(call pruned_quant,$(EVAL_QUANT)) $(call again,draft) \
     | $(MODEL_RECORD) $(EVAL_QUESTIONS) $(dir $(ACTIVE))settings.txt $(TOOLS)
-	$(call step,draft,Run with fewer experts) $(MEASURE_ACTIVE)
+	$(call step,active-experts,Run with fewer experts) $(MEASURE_ACTIVE)
 
-active-experts: $(ACTIVE) ## loss and speed with fewer active experts per token; right answers with ACTIVE_SCORED=yes
+active-experts: $(ACTIVE) $(REPORT) ## loss and speed with fewer active experts per token
 	@cat $<
 
 # ---- held out: of QUESTIONS each fold leaves out every FOLDS-th; its map is made from the others, inside the GGUF

@@ -1,6 +1,6 @@
 # Where a run stands, and what a person asks about it: help, settings, a new run, the machine, status, cleaning up.
 
-EVERY_DAY := doctor plan analyze drop quants eval release report compare status
+EVERY_DAY := doctor plan analyze drop quants eval release report compare draft active-experts status
 EVERY_DAY_SETTINGS := RUN MODEL KEEP QUESTIONS CALIBRATION QUANTS EVAL_QUANT REPLACE
 # A target's or a setting's name and its comment, a line each.
 DESCRIBED := sed -nE 's/^([a-z][a-z-]*):.*[^\#]\#\# (.*)/\1|\2/p' Makefile make/*.mk
@@ -33,8 +33,9 @@ doctor: $(SETUP) ## is this machine fit for the run: tools, disk, memory, GPU, a
 	@$(CHECK_MACHINE)
 
 # What has been fetched is looked at where it lies: no network is needed for it any more.
-CHECK_MACHINE = $(PYTHON) scripts/check_machine.py \
+CHECK_MACHINE = $(PYTHON) scripts/check_machine.py $(LICENSE:%=--license %) \
   --model $(if $(strip $(NEW_MODEL)),$(MODEL),$(FULL)/checkpoint) \
+  $(if $(DRAFT),--draft $(if $(wildcard $(ASSISTANT)/config.json),$(ASSISTANT),$(DRAFT))) \
   --questions $(or $(wildcard $(QUESTIONS)),gpqa) \
   $(addprefix --eval-questions ,$(filter-out $(QUESTIONS),$(EVAL_QUESTIONS))) \
   --build $(BUILD) --stream-layers $(or $(STREAM_LAYERS),no) \
@@ -44,7 +45,7 @@ CHECK_MACHINE = $(PYTHON) scripts/check_machine.py \
   $(if $(wildcard $(PLAN)),--plan $(PLAN))
 # Before the first long step, without being asked; its report is in the log.
 $(CHECKED): | $(SETUP) $(BUILD)/.built-by-this-project
-	$(call step,model,Check this machine) $(CHECK_MACHINE)
+	$(call step,model,Check this machine) $(CHECK_MACHINE) $(if $(filter release demo,$(MAKECMDGOALS)),--releases)
 	@mkdir -p $(@D) && touch $@
 
 $(BUILD)/.built-by-this-project:
@@ -58,7 +59,9 @@ status: $(SETUP) ## each stage: done, stale, missing or running; what comes next
 	  --stream-layers $(or $(STREAM_LAYERS),no) \
 	  --stage model=$(FULL)/checkpoint --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) \
 	  --stage drop=$(CHECKPOINT) --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(call joined,$(QUANT_FILES)) \
-	  --stage eval=$(SCORES) --stage report=$(REPORT) \
+	  $(if $(MMPROJ_FILES),--stage mmproj=$(call joined,$(MMPROJ_FILES))) \
+	  --stage eval=$(SCORES) $(if $(DRAFT),--stage draft=$(call joined,$(DRAFT_FILE) $(DRAFT_GAIN))) \
+	  $(if $(wildcard $(ACTIVE)),--stage active-experts=$(ACTIVE)) --stage report=$(REPORT) \
 	  --stage release=$(call joined,$(RELEASES))
 
 demo: $(RELEASES:%=%/manifest.json) $(REPORT) ## everything on the embedded demo

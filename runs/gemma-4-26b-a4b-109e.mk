@@ -21,4 +21,4 @@ EVAL_QUANT = Q6_K
 # STREAM_LAYERS = yes                  # one layer in memory (1.6 GB) in place of the whole model (52 GB)
 # CMAKE_ARGS = -DGGML_CUDA=ON          # llama.cpp's tools with CUDA; or LLAMA_CPP = /path/to/a/build
 
-LICENSE = apache-2.0                   # Gemma 4's, unlike that of Gemma 1 to 3
+# DRAFT = google/gemma-4-26B-A4B-it-assistant   # a draft model, fetched; make draft measures what it gains

@@ -13,5 +13,3 @@ CALIBRATION = v5                       # only Q8_0, which is there to compare wi
 QUANTS = Q4_0 Q8_0
 NO_IMATRIX = Q4_0
 EVAL_QUANT = Q4_0
-
-LICENSE = apache-2.0

@@ -14,11 +14,11 @@ kept. An output whose record names the same checkpoint, target, type and tools i
 
 import argparse
 import math
-import sys
 import tempfile
 from pathlib import Path
 
-from checkpoints.checkpoint import read_config, source_digest
+from checkpoints.assistant import check_assistant
+from checkpoints.checkpoint import source_digest
 from files.option_types import command_parser, whole_number
 from files.safe_files import (
     InputError,
@@ -35,32 +35,18 @@ from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.mmproj import types_of
 from llama.drafting import DRAFT_TOKENS, draft_flags
 from llama.llama_server import LlamaServer, server_command
-from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
+from llama.llama_tools import LlamaCpp, converter_command, find_llama_cpp, run_tool
 from quants.draft_record import DRAFT_TYPES, DraftRecord
 from quants.quant_record import is_made_of, record_path
 
-ASSISTANTS = ("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM")
 CHECK_FLAGS = ["-c", "512", "-np", "1"]
-
-
-def check_assistant(model: Path) -> None:
-    """Raise InputError unless a checkpoint is an assistant that llama.cpp drafts with."""
-    found = (read_config(model).get("architectures") or ["none"])[0]
-    if found not in ASSISTANTS:
-        raise InputError(model / "config.json", f"an assistant ({', '.join(ASSISTANTS)})", str(found))
-
-
-def conversion_command(converter: Path, model: Path, name: str, output: Path) -> list[object]:
-    """Return the command line of convert_hf_to_gguf.py for an assistant, to F16."""
-    flags = ["--outfile", output.resolve(), "--outtype", "f16", "--model-name", name]
-    return [sys.executable, converter, model.resolve(), *flags]
 
 
 def write_draft(args: argparse.Namespace, tools: LlamaCpp, output: Path) -> None:
     """Convert the checkpoint, and quantise what came out unless F16 is asked for."""
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         f16 = output if args.type == "F16" else Path(folder) / "F16.gguf"
-        command = conversion_command(tools.converter, args.model, args.name, f16)
+        command = converter_command(tools, args.model, args.name, f16, "f16")
         run_tool(command, cwd=Path.cwd(), what="convert the draft model", step=r"Writing:\s+(\d+)%")
         if args.type != "F16":
             quantise: list[object] = [tools.tool("llama-quantize"), f16, output.resolve(), args.type]

@@ -22,16 +22,17 @@ Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --ba
              --questions data/demo/calibration_questions.csv data/demo/eval_questions.csv \\
              --output build/try/gemma-4-demo-109e-GGUF
 
-Refused before anything is written: inputs of another build (release/lineage.py), scores and losses that are not of this
-build's files or do not come out the same when made again (release/measured.py). Names that shadow each other
-(release/names.py) are refused, too. Every number in the card comes from a record. What was not measured is listed there
-under "Limits".
+Refused before anything is written: an unknown licence (checkpoints/licence.py), inputs of another build
+(release/lineage.py), scores and losses that are not of this build's files or do not come out the same when made again
+(release/measured.py). Names that shadow each other (release/names.py) are refused, too. Every number in the card comes
+from a record. What was not measured is listed there under "Limits".
 """
 
 import argparse
 import shutil
 from pathlib import Path
 
+from checkpoints.licence import Licence, licence_of, released_licence
 from choice.drop_map import METADATA_NAME, read_metadata
 from files.option_types import VERSION_FILE, command_parser, positive
 from files.safe_files import (
@@ -46,15 +47,14 @@ from files.safe_files import (
     write_record,
 )
 from findings.findings_record import FINDINGS_NAME
-from ggufs.gguf_header import read_header
 from llama.llama_tools import find_llama_cpp
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_template import choose_template
-from quants.mmproj_record import read_whole_mmproj
-from quants.quant_record import read_whole_quant, record_path
+from quants.mmproj_record import MmprojRecord
+from quants.quant_record import read_whole_gguf, record_path
 from quants.recipes import RECIPES
 from release.card_findings import check_findings_match
-from release.card_sections import OLLAMA_ARCHITECTURE, PICTURES
+from release.card_sections import PICTURES
 from release.front_matter import REPOSITORY_NAME, is_repository
 from release.gguf_parts import SPLIT_RECORD, split_gguf
 from release.input_facts import input_facts
@@ -62,6 +62,7 @@ from release.lineage import Lineage, lineage_breaks
 from release.made_texts import CARD, made_texts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
 from release.measured import quality_breaks, score_breaks
+from release.model_facts import is_for_ollama
 from release.names import clashes, is_standard
 from release.sources import read_evidence, write_sources
 from release.speed_gate import active_breaks, draft_breaks
@@ -144,11 +145,6 @@ def files_beside_weights(checkpoint: Path) -> dict[str, Path]:
     }
 
 
-def for_ollama(ggufs: list[Path]) -> bool:
-    """Tell whether Ollama's files are made for these GGUF files: template, renderer and parser are Gemma 4's."""
-    return bool(ggufs) and read_header(ggufs[0]).architecture == OLLAMA_ARCHITECTURE
-
-
 def public_value(value: str) -> str:
     """Return a setting as it may be published: of a path that leads out of the project only its last part."""
     return Path(value).name if value.startswith(("/", "~", "..")) else value
@@ -171,7 +167,7 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
         FINDINGS_NAME: args.findings,
         DRAFT_NAME: args.draft_results,
         ACTIVE_NAME: args.active_experts,
-        "template": args.template if for_ollama(args.gguf) else None,
+        "template": args.template if args.for_ollama else None,
     }
     for picture in args.pictures:
         if picture.name not in PICTURES:
@@ -198,7 +194,7 @@ def place_copies(args: argparse.Namespace, output: Path) -> None:
             link_or_copy(args.checkpoint / shard, output / shard)
 
 
-def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Path) -> None:
+def fill_folder(args: argparse.Namespace, records: dict[Path, dict], licence: Licence, output: Path) -> None:
     """Fill the folder; its manifest comes last."""
     place_copies(args, output)
     manifest = {
@@ -207,7 +203,9 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
         "repository": args.repository,
         "kind": args.kind,
         "base": args.base,
-        "license": args.license,
+        "license": licence.identifier,
+        "license_name": licence.name,
+        "license_link": licence.link,
         "quantized_by": args.quantized_by,
         "siblings": dict(args.siblings),
         "inputs": input_facts(sources_of(args)),
@@ -216,7 +214,7 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], output: Pat
         "records": place_gguf(args, records, output),
     }
     if args.mmproj:
-        manifest["mmproj"] = {path.name: read_whole_mmproj(path) for path in args.mmproj}
+        manifest["mmproj"] = {path.name: read_whole_gguf(path, MmprojRecord) for path in args.mmproj}
     if args.gguf:
         check_labels(args.kind, manifest["records"], [path.name for path in output.iterdir()])
     for name, text in made_texts(output, manifest, args.params).items():
@@ -234,7 +232,7 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
         "copies": copies_of(args),
-        "params": {"params": args.params} if for_ollama(args.gguf) else {},
+        "params": {"params": args.params} if args.for_ollama else {},
         "questions": {str(number): path for number, path in enumerate(args.questions)},
         "origins": {name: path for name, path in origins.items() if path},
         "runs": {str(number): path for number, path in enumerate(args.runs)},
@@ -248,7 +246,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--kind", choices=KINDS, default=STANDARD, help="what the folder holds; standard: llama.cpp's own types")
     add("--name", required=True, help="name of the pruned model")
     add("--base", required=True, help="Hub id of the base model, or its name when it is local")
-    add("--license", default="", help="the Hub's identifier of the licence, such as gemma")
+    add("--license", default="", help="the Hub's identifier of the licence (default: that of --source)")
     add("--quantized-by", default="", help="who quantised, for the front matter")
     add(
         "--owner", default="", help="owner of the repositories on the Hub (without: a placeholder that no upload takes)"
@@ -280,7 +278,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--statistics", type=Path, help="what the map was chosen from; an own map needs none")
     add("--f16", type=Path, required=True, help="record of the pruned F16 file (FILE.gguf.json)")
     add("--full-f16", type=Path, help="record of the full model's F16 file, which --scores and --quality need")
-    add("--source", type=Path, required=True, help="checkpoint of the full model, whose small files it has")
+    source = "checkpoint of the full model, whose small files the pruned one has, and whose card the licence"
+    add("--source", type=Path, required=True, help=source)
     add("--imatrix-record", type=Path, help="record of the imatrix (imatrix.gguf.json), which names its text")
     add("--calibration", type=Path, help="calibration text of the imatrix, in which the questions are looked for")
     add("--sensitivity", type=Path, help="file of measure_sensitivity.py, which AUTO files need")
@@ -316,7 +315,7 @@ def check_names(owner: str, repository: str, siblings: list[tuple[str, str]]) ->
 
 def check_sidecars(args: argparse.Namespace) -> None:
     """Raise InputError when the sources of Ollama's files are missing that GGUF files of Gemma 4 need."""
-    if for_ollama(args.gguf) and not (args.template and args.params):
+    if args.for_ollama and not (args.template and args.params):
         raise InputError("--template, --params", "both with GGUF files of Gemma 4", "one or none")
 
 
@@ -326,15 +325,17 @@ def main(argv: list[str] | None = None) -> None:
     evidence = (args.metadata, args.scores, args.quality, args.findings, args.draft, args.draft_results)
     inputs = (*args.gguf, *args.mmproj, args.checkpoint, *evidence)
     check_apart([path for path in inputs if path], [args.output])
-    records = {gguf: read_whole_quant(gguf) for gguf in args.gguf}
+    licence = released_licence(args.license, licence_of(args.source), args.source)
+    records = {gguf: read_whole_gguf(gguf) for gguf in args.gguf}
+    args.for_ollama = bool(args.gguf) and is_for_ollama(args.gguf[0])
     check_sidecars(args)
-    if for_ollama(args.gguf):
+    if args.for_ollama:
         args.template = choose_template(args.template, args.gguf[0])
     check_evidence(args, records)
     # What the folder was made from comes first: a kill between the two leaves no folder without it.
     write_sources(args.output, sources_of(args))
     with directory_when_done(args.output, MANIFEST) as output:
-        fill_folder(args, records, output)
+        fill_folder(args, records, licence, output)
         sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
         # Before the release gets its name: make would not come by again to tidy up after a kill in between.
         remove_parts(args)

@@ -2,8 +2,8 @@
 """Put what is known of a build on one page: sizes, scores, files, questions, experts, calibration, digests.
 
 Inputs:  the records of a build, those that there are: statistics and drop map, expert_drop_metadata.json, the records
-         of the F16 GGUFs and of the quants (FILE.gguf.json), imatrix, quality.json, scores.json,
-         findings.json, and the summary.json of two models.
+         of the F16 GGUFs, of the quants and of the files for pictures (FILE.gguf.json), imatrix, quality.json,
+         scores.json, findings.json, draft.json, active-experts.json, and the summary.json of two models.
 Output:  one HTML file that holds everything and asks nothing of any network. Equal records of equal times give equal
          bytes: the page names the days on which its records were written.
 Example: .venv/bin/python scripts/build_report.py --name gemma-4-demo-109e \\
@@ -27,6 +27,7 @@ from page.layers import experts_part, imatrix_part
 from page.pipeline import Table, all_digests, pipeline
 from page.records import Records, dates_of, read_records
 from page.sections import Section, files_part, number, questions_part, scores_part
+from page.speed_part import active_part, draft_part, pictures_part
 from page.summary import best_files, facts
 
 from bokeh.resources import Resources
@@ -44,17 +45,24 @@ MADE_BY = {
     "imatrix": "imatrix",
     "quants": "quants",
     "quality": "quality",
+    "mmproj": "quants",
+    "draft": "draft",
+    "active_experts": "active-experts",
     "scores": "eval",
     "summaries": "eval",
 }
+# In the order of the page. One of what not every model has is left out where there is no record.
 SECTIONS = (
     files_part,
+    pictures_part,
     scores_part,
     questions_part,
+    draft_part,
+    active_part,
     experts_part,
     findings_part,
     imatrix_part,
-)  # in the order of the page
+)
 MADE_FROM = re.compile(r'<script type="application/json" id="made-from">(.*?)</script>')
 MB = 10**6
 PAGE = Path(__file__).resolve().parent / "page"
@@ -147,6 +155,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     built.add_argument("--imatrix", type=Path, help="imatrix of the pruned model, its record beside it")
     built.add_argument("--quants", type=Path, nargs="*", default=[], help="records of the quants (FILE.gguf.json)")
     built.add_argument("--quality", type=Path, help="quality.json of measure_quality.py")
+    built.add_argument("--mmproj", type=Path, nargs="*", default=[], help="records of the files for pictures")
+    built.add_argument("--draft", type=Path, help="draft.json of measure_draft.py")
+    built.add_argument("--active-experts", type=Path, help="active-experts.json of measure_active_experts.py")
     scored = parser.add_argument_group("records of the evaluation")
     scored.add_argument("--scores", type=Path, help="scores.json of compare_scores.py")
     both = "summary.json of the reference and of the pruned model"
@@ -165,20 +176,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     paths = {part: path for part in MADE_BY if isinstance(path := getattr(args, part), Path)}
-    inputs = [*paths.values(), *args.quants, *args.summaries]
+    inputs = [*paths.values(), *args.quants, *args.mmproj, *args.summaries]
     if not inputs:
         raise InputError(
             args.output, "records of a build to report on", "none", "run make analyze, or make demo, first"
         )
     check_apart(inputs, [args.output])
-    records = read_records(args.name, paths, args.quants, args.summaries)
+    records = read_records(args.name, paths, args.quants, args.summaries, args.mmproj)
     made_from = {
         "parts": [part for part in MADE_BY if getattr(args, part)],
         "drop_map_sha256": sha256_file(args.drop_map) if args.drop_map else None,
     }
     if not args.replace:
         check_not_poorer(args.output, made_from)
-    parts = [section(records) for section in SECTIONS]
+    parts = [part for section in SECTIONS if (part := section(records))]
     with replace_when_done(args.output) as partial:
         partial.write_text(page(records, parts, args.base, dates_of(inputs), made_from), encoding="utf-8")
     missing = [f"{part.title} ({part.command})" for part in parts if part.command]

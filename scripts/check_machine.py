@@ -18,14 +18,16 @@ from pathlib import Path
 
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
+from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import TensorRange, read_checkpoint, read_config
+from checkpoints.licence import TO_SAY, Licence, licence_of, released_licence
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_map import check_keep_count
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import InputError, gib, run
 from release.names import is_hub_id
 from stages.checks import FAIL, OK, WARN, Check
-from stages.hub_checks import Hub, check_gpqa, check_hub_model, check_licence, check_token
+from stages.hub_checks import NOT_ASKED, Hub, check_gpqa, check_hub_model, check_token, failed
 from stages.machine_checks import (
     check_compiler,
     check_disk,
@@ -50,8 +52,7 @@ from stages.needs import (
     with_estimated_quants,
 )
 
-import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import constants
 
 GPQA = "gpqa"
 NAME_WIDTH = 15
@@ -90,24 +91,23 @@ def layer_bytes(tensors: dict[str, TensorRange]) -> list[int]:
     return list(sizes.values()) or [0]
 
 
-def local_licence(directory: Path) -> Check:
-    """Check the licence of a checkpoint directory: its card names it, else its config, else a file LICENSE is there."""
-    card, config = directory / "README.md", read_config(directory)
-    if card.is_file():
-        try:
-            name = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.get("license")
-        except (ValueError, TypeError, yaml.YAMLError):  # a card is a person's text
-            name = None
-        if isinstance(name, str):
-            return check_licence(name, "from its README.md")
-    if isinstance(config.get("license"), str):
-        return check_licence(config["license"], "from its config.json")
-    files = sorted(path.name for path in directory.glob("LICENSE*"))
-    return check_licence(f"see {files[0]}" if files else None, "in its folder")
+def check_licence(model: str, given: str, base: Licence | None, releases: bool) -> Check:
+    """Check that the licence of a release is known; base: what the base names, releases: whether one is to be made."""
+    try:
+        found = released_licence(given, base, model)
+    except InputError as error:
+        state = FAIL if releases else WARN
+        if given:
+            return Check(state, "licence", str(error))
+        files = ", ".join(sorted(path.name for path in Path(model).glob("LICENSE*")))
+        unknown = f"not known: nothing names it{f', though there is {files}' if files else ''}"
+        return Check(state, "licence", unknown, f"make release will be refused: {TO_SAY}")
+    other = f", where {base.named_by} says {base.words}" if base and base != found else ""
+    return Check(OK, "licence", f"{found.words} (by {found.named_by}{other})")
 
 
 def check_local_model(directory: Path, keep: int | None, protect_top: int) -> tuple[list[Check], RunSizes | None]:
-    """Check a checkpoint directory: headers, tokenizer, licence; return also its sizes, None if it is refused."""
+    """Check a checkpoint directory: headers, tokenizer; return also its sizes, None if it is refused."""
     checks: list[Check] = []
     sizes: RunSizes | None = None
     try:
@@ -120,18 +120,21 @@ def check_local_model(directory: Path, keep: int | None, protect_top: int) -> tu
         checks.append(Check(OK, "tokenizer", "loads, and its chat template renders"))
     except InputError as error:
         checks.append(Check(FAIL, "tokenizer", str(error)))
-    if (directory / "config.json").is_file():
-        checks.append(local_licence(directory))
     return checks, sizes
 
 
 def check_run_model(args: argparse.Namespace, hub: Hub | None) -> tuple[list[Check], RunSizes | None]:
     """Check the model, a directory or one of the Hub; return also its sizes as far as they are known."""
-    if hub is None or Path(args.model).exists():
-        return check_local_model(Path(args.model), args.keep, args.protect_top)
+    model = Path(args.model)
+    if hub is None or model.exists():
+        checks, sizes = check_local_model(model, args.keep, args.protect_top)
+        licence = licence_of(model) if (model / "config.json").is_file() else None
+        return [*checks, check_licence(args.model, args.license, licence, args.releases)], sizes
     if not is_hub_id(args.model):
         return [Check(FAIL, "model", f"{args.model}: no directory and no Hub id OWNER/NAME", "check MODEL")], None
-    checks, size = check_hub_model(hub, args.model)
+    checks, size, licence = check_hub_model(hub, args.model)
+    if not hub.unreachable:
+        checks.append(check_licence(args.model, args.license, licence, args.releases))
     # Of a model that is not here only the size is known. The pruned one counts as large: that is on the safe side.
     return checks, RunSizes(size, size, 0, 0, {}) if size else None
 
@@ -144,6 +147,21 @@ def check_question_source(name: str, hub: Hub | None) -> Check:
         return Check(OK, "questions", f"{name}: {len(load_questions(Path(name), QUESTION_SEED))} questions")
     except InputError as error:
         return Check(FAIL, "questions", str(error))
+
+
+def check_draft(draft: str, hub: Hub | None) -> Check:
+    """Check the draft model: an assistant that is here, or one of the Hub that can be downloaded."""
+    if hub is None or Path(draft).exists():
+        try:
+            return Check(OK, "draft model", f"{draft}: {check_assistant(Path(draft))['model_type']}")
+        except InputError as error:
+            return Check(FAIL, "draft model", str(error))
+    if hub.unreachable:
+        return Check(WARN, "draft model", f"{draft}: {NOT_ASKED}")
+    fault = hub.file_access(draft, "config.json", "model")
+    if fault:
+        return failed("draft model", draft, fault, f"{constants.ENDPOINT}/{draft}")
+    return Check(OK, "draft model", f"{draft} can be downloaded")
 
 
 def check_programs(args: argparse.Namespace) -> list[Check]:
@@ -202,9 +220,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--model", required=True, help="checkpoint directory or Hub id")
     what.add_argument("--questions", required=True, help=f"question file, or {GPQA} if it is to be downloaded")
     what.add_argument("--eval-questions", help="question file that is scored, if it is another")
+    what.add_argument("--draft", help="assistant that drafts for the model: a directory or a Hub id")
     what.add_argument("--build", type=Path, required=True, help="where its files go; those there already are counted")
     what.add_argument("--stream-layers", type=yes_or_no, default=False, metavar="YES-NO", help="one layer in memory")
     what.add_argument("--gguf-needed", type=yes_or_no, default=True, metavar="YES-NO", help="whether quants are made")
+    what.add_argument("--license", default="", help="licence that is given for the release, in place of the base's own")
+    what.add_argument("--releases", action="store_true", help="fail where the licence is not known: a release is made")
     size = parser.add_argument_group("its size")
     size.add_argument("--plan", type=Path, help="plan.json of plan_quants.py; without it sizes are estimated")
     size.add_argument("--needed-bytes", type=positive, help="disk for the whole run, in place of plan and estimate")
@@ -224,15 +245,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    local_model, local_questions = Path(args.model).exists(), args.questions != GPQA
-    hub = None if local_model and local_questions else Hub()
+    models = [Path(model) for model in (args.model, args.draft) if model]
+    hub = None if all(path.exists() for path in models) and args.questions != GPQA else Hub()
     checks = check_programs(args)
     if hub:
         checks.append(check_token(hub))
     of_model, sizes = check_run_model(args, hub)
     # Both files: a wrong column of the scored ones would else show after the analysis and the quants.
     sources = [args.questions, *([args.eval_questions] if args.eval_questions else [])]
-    checks += [*of_model, *(check_question_source(name, hub) for name in sources), *check_room(args, sizes)]
+    of_draft = [check_draft(args.draft, hub)] if args.draft else []
+    checks += [*of_model, *of_draft, *(check_question_source(name, hub) for name in sources), *check_room(args, sizes)]
     for check in checks:
         if not (args.problems_only and check.state == OK):
             print(check.line(NAME_WIDTH))

@@ -16,7 +16,6 @@ names the same checkpoint, name, type and tools is left as it is.
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from checkpoints.checkpoint import read_checkpoint, read_config, source_digest
@@ -34,19 +33,13 @@ from files.safe_files import (
     write_record,
 )
 from ggufs.gguf_header import GgufHeader, read_header
-from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
+from llama.llama_tools import LlamaCpp, converter_command, find_llama_cpp, run_tool
 from llama.load_check import check_loads
 from quants.mmproj_conversion import make_mmproj
 from quants.quant_record import ConversionRecord, is_made_of, record_path
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
 READ_AS_JSON = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
-
-
-def converter_command(converter: Path, model: Path, name: str, output: Path, outtype: str) -> list[object]:
-    """Return the command line of convert_hf_to_gguf.py."""
-    flags = ["--outfile", output.resolve(), "--outtype", outtype, "--model-name", name]
-    return [sys.executable, converter, model.resolve(), *flags]
 
 
 def check_converted(
@@ -88,7 +81,7 @@ def convert(
     """Convert, check and load; return size and sha256 of the output."""
     with replace_when_done(args.output) as partial:
         run_tool(
-            converter_command(llama_cpp.converter, args.model, args.name, partial, args.outtype),
+            converter_command(llama_cpp, args.model, args.name, partial, args.outtype),
             cwd=Path.cwd(),
             what="convert to GGUF",
             step=r"Writing:\s+(\d+)%",

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Put a model where the pipeline reads it: link a local checkpoint directory, or download a repository of the Hub.
 
-Inputs:  a directory, or a Hub id OWNER/NAME.
+Inputs:  a directory, or a Hub id OWNER/NAME; with --assistant of an assistant, which drafts for a model.
 Output:  DIR, a link to the directory or the downloaded snapshot; with --record a JSON file that knows the model by the
          digests of its config and weights (schema: ModelRecord).
 Example: .venv/bin/python scripts/fetch_model.py --model data/demo/model --output build/try/checkpoint
@@ -13,10 +13,12 @@ downloaded copy of the same model passes, another model is refused.
 import argparse
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 from chats.chat_tokenizer import load_tokenizer
+from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from files.option_types import command_parser
@@ -25,7 +27,8 @@ from files.safe_files import InputError, Record, read_record, run, sha256_file, 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]  # no second copy of the weights in another format
+# No second copy of the weights in another format. The card names the licence.
+PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"]
 
 
 SHOWN_DIGITS = 12
@@ -77,6 +80,16 @@ def check_model_directory(directory: Path) -> dict:
     }
 
 
+def fetch(model: str, output: Path, check: Callable[[Path], dict]) -> dict:
+    """Download a repository of the Hub, or take a directory as it is; return what `check` says of it."""
+    if Path(model).is_dir():
+        return check(Path(model))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise InputError(model, "a checkpoint directory or a Hub id OWNER/NAME", "neither")
+    download_model(model, output)
+    return check(output)
+
+
 def keep_record(path: Path, model: str, found: dict, replace: bool) -> None:
     """Write the record of a model; unless `replace`, raise InputError when there is one and it is of another model."""
     if replace or not path.exists():
@@ -110,24 +123,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="where to put the link or the download")
     add("--record", type=Path, help="JSON file to know the model by; one that is there is compared")
     add("--replace", action="store_true", help="write the record of another model over it")
-    return parser.parse_args(argv)
+    add("--assistant", action="store_true", help="the model is an assistant, which has no experts and no record")
+    args = parser.parse_args(argv)
+    if args.assistant and args.record:
+        parser.error("--record: expected none with --assistant")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     local = Path(args.model)
-    if local.is_dir():
-        found = check_model_directory(local)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", args.model):
-        download_model(args.model, args.output)
-        found = check_model_directory(args.output)
-    else:
-        raise InputError(args.model, "a checkpoint directory or a Hub id OWNER/NAME", "neither")
+    found = fetch(args.model, args.output, check_assistant if args.assistant else check_model_directory)
     if args.record:
         keep_record(args.record, args.model, found, args.replace)
     if local.is_dir():  # last: another model must not take the place of the one that the outputs were made from
         link_model(local, args.output)
-    print(f"{args.output}: {found['model_type']}, {found['experts']} experts in {found['layers']} layers")
+    what = "an assistant" if args.assistant else f"{found['experts']} experts in {found['layers']} layers"
+    print(f"{args.output}: {found['model_type']}, {what}")
 
 
 if __name__ == "__main__":

@@ -31,11 +31,12 @@ from losses.kld_statistics import mean_and_error, per_chat
 from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of
 from losses.stored_logits import StoredLogits, missing_texts, progress, stored_bytes
 from losses.stored_results import kept, results_folder
-from quants.quant_record import read_whole_quant
+from quants.quant_record import read_whole_gguf
 from scoring.answer_record import flexible_letter
 from speed.active_experts import ActiveExperts, active_table, counts_to_try
 from speed.active_picture import draw_active
 from speed.greedy_answers import Greedy, greedy_answers, speed_of
+from speed.round_speeds import in_turns
 
 OWN = "own"  # the reference's name in files
 SPEED_QUESTIONS, SPEED_TOKENS = 8, 256
@@ -92,11 +93,10 @@ def answers_of(
     """Return every number's answers, round by round, each [questions]; the numbers take turns."""
     key = experts_used_key(read_header(args.gguf))
     found: dict[int, list[list[Greedy]]] = {count: [] for count in counts}
-    for number in range(args.rounds):
-        for count in counts if number % 2 == 0 else reversed(counts):  # as a machine may slow down within a round
-            flags = ["-c", args.context, "-ngl", args.gpu_layers, "-t", args.threads]
-            flags += ["--reasoning-budget", args.reasoning_budget, "--override-kv", f"{key}=int:{count}"]
-            found[count].append(list(greedy_answers(tools, args.gguf, questions, args.answer_tokens, flags)))
+    for count in in_turns(counts, args.rounds):
+        flags = ["-c", args.context, "-ngl", args.gpu_layers, "-t", args.threads]
+        flags += ["--reasoning-budget", args.reasoning_budget, "--override-kv", f"{key}=int:{count}"]
+        found[count].append(list(greedy_answers(tools, args.gguf, questions, args.answer_tokens, flags)))
     return found
 
 
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_apart([args.gguf, args.questions], [args.output.with_suffix(end) for end in (".md", ".json", ".png")])
     tools, counts = find_llama_cpp(args.llama_cpp), check_counts(args.gguf, args.counts)
-    record = read_whole_quant(args.gguf)
+    record = read_whole_gguf(args.gguf)
     questions = load_questions(args.questions, QUESTION_SEED)
     asked = questions[: args.answers or (None if args.scored else SPEED_QUESTIONS)]
     if len(questions[: args.limit]) < 2 or len(asked) < 2:

@@ -19,15 +19,16 @@ from pathlib import Path
 
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from files.option_types import command_parser, positive, whole_number
-from files.safe_files import InputError, check_apart, read_record, replace_when_done, run, sha256_file, write_record
+from files.safe_files import InputError, check_apart, replace_when_done, run, write_record
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import read_header
 from llama.drafting import DRAFT_TOKENS, draft_flags
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from quants.draft_record import DraftRecord
-from quants.quant_record import read_whole_quant, record_path
+from quants.quant_record import read_whole_gguf
 from speed.draft_results import DraftResults, check_same_answers, draft_table
 from speed.greedy_answers import Greedy, greedy_answers, speed_of
+from speed.round_speeds import in_turns
 
 COUNTS = ("tokens", "drafted", "accepted")
 
@@ -42,15 +43,14 @@ def named_file(text: str) -> tuple[str, Path]:
 
 def draft_answers(args: argparse.Namespace, tools: LlamaCpp, name: str, gguf: Path, questions: list[Question]) -> dict:
     """Return what one model answers without and with the draft model (`Answers`)."""
-    record = read_whole_quant(gguf)
+    record = read_whole_gguf(gguf)
     common = ["-c", args.context, "-ngl", args.gpu_layers]
     ways = {"without": common, "with": [*common, *draft_flags(args.draft, args.draft_tokens)]}
     speeds: dict[str, list[float]] = {way: [] for way in ways}
     last: dict[str, list[Greedy]] = {}
-    for number in range(args.rounds):
-        for way in ways if number % 2 == 0 else reversed(ways):  # as a machine may slow down within a round
-            last[way] = list(greedy_answers(tools, gguf, questions, args.max_tokens, ways[way]))
-            speeds[way].append(round(speed_of(last[way]), 3))
+    for way in in_turns(list(ways), args.rounds):
+        last[way] = list(greedy_answers(tools, gguf, questions, args.max_tokens, ways[way]))
+        speeds[way].append(round(speed_of(last[way]), 3))
     return {
         "name": name,
         "gguf": gguf.name,
@@ -65,9 +65,7 @@ def draft_answers(args: argparse.Namespace, tools: LlamaCpp, name: str, gguf: Pa
 
 def read_draft(path: Path, targets: list[Path]) -> dict:
     """Return the record of a draft model; raise InputError when it is damaged or does not fit one of its targets."""
-    record = read_record(record_path(path), DraftRecord)
-    if (found := sha256_file(path)) != record["sha256"]:
-        raise InputError(path, f"the file of its record, sha256 {record['sha256'][:12]}", found[:12], "build it again")
+    record = read_whole_gguf(path, DraftRecord)
     for target in targets:
         check_fits(read_header(path), read_header(target), path)
     return record

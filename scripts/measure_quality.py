@@ -59,14 +59,14 @@ from losses.stored_results import (
     results_path,
     write_chats,
 )
-from quants.quant_record import read_whole_quant
+from quants.quant_record import read_whole_gguf
 
 DIGITS = 12  # of a digest, in messages
 
 
 def read_quant_of(path: Path, source_sha256: str) -> dict:
     """Return a quant's record; raise InputError unless it belongs to this file, and the file to the pruned model."""
-    record = read_whole_quant(path)  # whose bytes are read: an edited file must not get the results of another
+    record = read_whole_gguf(path)  # whose bytes are read: an edited file must not get the results of another
     if record["source_sha256"] != source_sha256:
         raise InputError(
             path,

@@ -4,7 +4,7 @@
 Inputs:  a float GGUF, a checkpoint directory, a config.json (a path, or a Hub id of which that one file is fetched), or
          --shape NAME (data/shapes/NAME.json); with --keep, that many experts; quants by name (quants/recipes.py).
 Output:  a table on stdout; with --output the same as JSON, with every tensor's type. With --mmproj also the files for
-         pictures, if the model sees.
+         pictures, if the model sees; with --draft the draft model.
 Example: .venv/bin/python scripts/plan_quants.py --shape gemma-4-26b-a4b --keep 109
 
 It asks `llama-quantize --dry-run` over a header without data. Sizes are those of builds with an imatrix, unless
@@ -21,9 +21,11 @@ from pathlib import Path
 from files.display import markdown_table
 from files.option_types import command_parser
 from files.safe_files import InputError, check_apart, existing_parent, gib, read_json, run, write_json
-from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader
+from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, experts_used_key
 from ggufs.imatrix import Imatrix, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp
+from quants.draft_plan import plan_draft
+from quants.draft_record import DRAFT_TYPES
 from quants.layer_tiers import cd_choices
 from quants.mmproj_plan import plan_mmproj
 from quants.quant_plan import (
@@ -38,6 +40,7 @@ from quants.quant_plan import (
 from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
 from quants.recipes import CD_DEPTH, CD_RECIPES, RECIPES, check_quant
 from quants.sparse_gguf import from_checkpoint, from_config, from_gguf
+from speed.active_experts import counts_to_try
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -193,9 +196,16 @@ def plan_table(rows: list[dict]) -> str:
     return markdown_table(heads, [plan_cells(row) for row in rows], last_words=2)
 
 
-def pictures_lines(rows: list[dict]) -> list[str]:
-    """Return a line for each file for pictures."""
-    return [f"{row['name']} (for pictures): {row['bytes']:,} bytes, {gib(row['bytes'])} GiB" for row in rows]
+def companion_lines(found: dict) -> list[str]:
+    """Return a line for each file that goes with the quants, and one on how many experts can be active."""
+    rows = [(row, "for pictures") for row in found["mmproj"]] + [(row, "draft model") for row in found["draft"]]
+    lines = [f"{row['name']} ({what}): {row['bytes']:,} bytes, {gib(row['bytes'])} GiB" for row, what in rows]
+    if found["active_experts"]:
+        counts = ", ".join(map(str, found["active_experts"]))
+        lines.append(
+            f"make active-experts would run each file with {counts} active experts; nothing is written for it."
+        )
+    return lines
 
 
 def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
@@ -219,6 +229,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--name", default="model", help="model name in the header")
     pictures = "a file for pictures of this type"
     group.add_argument("--mmproj", choices=MMPROJ_TYPES, action="append", default=[], help=pictures)
+    group.add_argument("--draft", type=Path, help="assistant checkpoint directory, for the draft model")
+    group.add_argument("--draft-type", choices=DRAFT_TYPES, default="Q8_0", help="type of the draft model")
     group = parser.add_argument_group("imatrix of the build")
     group.add_argument("--imatrix", type=Path, help="the imatrix (its names go into the header)")
     off = "plan these quants without an imatrix (none named: all)"
@@ -266,6 +278,8 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
         # Read here: the sparse files go with the folder.
         f16_bytes, full_bytes = header.path.stat().st_size, full.path.stat().st_size
         memory = memory_parts(full)
+        active = header.value(experts_used_key(header))
+        draft = [plan_draft(args.draft, args.name, args.draft_type, llama_cpp, work)] if args.draft else []
         pictures = []
         if args.mmproj:  # else the config is not looked up once more
             path, config = config_of(args.source, args.shape)
@@ -279,6 +293,8 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
         "llama_cpp": llama_cpp.version(),
         "quants": rows,
         "mmproj": pictures,
+        "draft": draft,
+        "active_experts": counts_to_try(active) if isinstance(active, int) and active > 1 else [],
     }
 
 
@@ -326,9 +342,9 @@ def main(argv: list[str] | None = None) -> None:
     check_args(args, names)
     found = plan_all(args, names, find_llama_cpp(args.llama_cpp))
     notes = notes_of(args, names, found["tokenizer_counted"])
-    files = [*found["quants"], *found["mmproj"]]
+    files = [*found["quants"], *found["mmproj"], *found["draft"]]
     disk = disk_line(files, found["f16_bytes"], args.disk)
-    print(plan_table(found["quants"]), "", *pictures_lines(found["mmproj"]), disk, *notes, sep="\n")
+    print(plan_table(found["quants"]), "", *companion_lines(found), disk, *notes, sep="\n")
     if args.output:
         write_json(args.output, found)
 

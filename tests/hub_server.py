@@ -25,6 +25,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories: dict[str, dict[str, dict]] = {}
+        self.cards: dict[str, dict] = {}  # front matter of models' cards
         self.objects: dict[str, bytes] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.commits: list[dict] = []
@@ -101,7 +102,8 @@ class Handler(BaseHTTPRequestHandler):
                 if file["lfs"]:
                     entry["lfs"] = {"sha256": file["lfs"], "size": len(file["content"]), "pointerSize": 130}
                 siblings.append(entry)
-            self.answer({"id": match[1], "sha": "0" * 40, "siblings": siblings})
+            card = self.server.cards.get(match[1])
+            self.answer({"id": match[1], "sha": "0" * 40, "siblings": siblings, "cardData": card})
         else:
             self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
 
@@ -207,3 +209,44 @@ class Handler(BaseHTTPRequestHandler):
         number = f"{len(self.server.commits):040d}"
         self.answer({"commitUrl": f"{self.server.url}/{repo}/commit/{number}", "commitOid": number})
         return None
+
+
+class Downloads(Handler):
+    """The Hub that hands out the files of its repositories, as huggingface_hub and llama.cpp's -hf ask for them."""
+
+    def do_HEAD(self) -> None:
+        self.hand_out(with_body=False)
+
+    def do_GET(self) -> None:
+        repository, _, rest = self.path.removeprefix("/api/models/").partition("/tree/")
+        if "/resolve/" in self.path:
+            self.hand_out(with_body=True)
+        elif self.path.endswith("/refs"):
+            self.server.requests.append(f"GET {self.path}")
+            self.answer({"branches": [{"name": "main", "targetCommit": "0" * 40}]})
+        elif rest:
+            self.server.requests.append(f"GET {self.path}")
+            self.answer([listed(name, file["content"]) for name, file in self.server.repositories[repository].items()])
+        elif self.path.removeprefix("/api/models/").split("/revision/")[0] in self.server.repositories:
+            self.answer({"id": "any", "sha": "0" * 40, "siblings": []})
+        else:
+            super().do_GET()
+
+    def hand_out(self, with_body: bool) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+        repository, _, rest = self.path.lstrip("/").partition("/resolve/")
+        content = self.server.repositories[repository][rest.partition("/")[2]]["content"]
+        self.send_response(200)
+        tag = hashlib.sha256(content).hexdigest()
+        head = {"ETag": f'"{tag}"', "X-Repo-Commit": "0" * 40, "Content-Length": str(len(content))}
+        for name, text in head.items():
+            self.send_header(name, text)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content)
+
+
+def listed(name: str, content: bytes) -> dict:
+    """Return a file as the Hub lists it."""
+    digest = hashlib.sha256(content).hexdigest()
+    return {"type": "file", "path": name, "oid": digest[:40], "size": len(content)}

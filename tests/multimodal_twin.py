@@ -46,7 +46,7 @@ PROCESSOR = {
         "max_soft_tokens": 280,
     }
 }
-COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "README.md")
 
 
 def random_towers(text: dict, configs: dict, seed: int) -> dict[str, torch.Tensor]:

@@ -47,6 +47,7 @@ SIDECARS = [
     *("--params", REPO / "modelfiles/gemma4-card.params.json"),
 ]
 NAME, BASE = "gemma-4-demo-112e", "google/gemma-4-26B-A4B-it"
+LICENCE = "gemma"
 KEPT, EXPERTS, LAYERS = 112, 128, 3
 STANDARD_QUANTS = ("F16", "Q8_0", "Q6_K_L", "Q6_K", "Q4_K_M")
 QUANTS = (*STANDARD_QUANTS, "CD-Q4_K_M")
@@ -345,7 +346,7 @@ def origins_of(pruned: Path, more: tuple[object, ...]) -> list[object]:
         questions.append(folder / "scored.csv")
     if quality := given.get("--quality"):
         found += ["--logits", Path(str(quality)).parent / "logits"]
-    return [*found, "--questions", *questions]
+    return [*found, "--license", LICENCE, "--questions", *questions]
 
 
 def release_arguments(
@@ -377,7 +378,7 @@ def build_with_evidence(pruned: Path, folder: Path) -> None:
     """Build the shared release in a folder, beside its scores and quality."""
     scores = write_scores(pruned, folder, first_ids(QUESTIONS[1], 4))  # the questions that chose the experts
     quality = write_quality(pruned, folder, {"Q8_0": 0.001, "Q6_K": 0.02, "Q4_K_M": 0.01})
-    more = ["--license", "gemma", "--scores", scores, "--quality", quality, "--pictures", scores.with_suffix(".png")]
+    more = ["--scores", scores, "--quality", quality, "--pictures", scores.with_suffix(".png")]
     # Without F16: it is a third of the bytes that every gate of every test would read.
     build(pruned, folder / f"{NAME}-GGUF", *more, quants=STANDARD_QUANTS[1:])
 

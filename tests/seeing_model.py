@@ -16,7 +16,7 @@ TYPES = ("F16", "Q8_0")
 
 
 def seeing_model(factory) -> Path:
-    """A folder with twin/, pruned/ (the experts of `pruned_demo`, whose name it has), and an mmproj of each type."""
+    """A folder with twin/, pruned/ (the experts of `pruned_demo`, whose name it has), F16.gguf, and its mmprojs."""
     folder = shared_folder(factory, "seeing-model")
     with made_once(folder) as needed:
         if needed:
@@ -29,6 +29,8 @@ def seeing_model(factory) -> Path:
             call(expert_drop.main, "--source", twin, "--drop-map", folder / "plain.json", "--output", folder / "pruned")
             for kind in TYPES:
                 make_mmproj_of(folder / "pruned", folder / mmproj_name(NAME, kind), kind)
+            f16 = folder / "F16.gguf"
+            call(convert_to_gguf.main, "--model", folder / "pruned", "--name", NAME, "--output", f16)
     return folder
 
 

@@ -45,6 +45,7 @@ OTHER_CAPITALS |= {
     "RANDOM_SEEDS",
     "RENDERER",
     "PARSER",
+    "TEMPLATE",
 }
 OTHER_OPTIONS = {"--dry-run", "--kl-divergence", "--help", "--version"}  # of llama.cpp's tools, and of every command
 

@@ -1,4 +1,7 @@
-"""The Makefile and files for pictures: made where the model sees, asked for where that is not known, else absent."""
+"""The Makefile and what goes with the quants: files for pictures where the model sees, and a draft model where asked.
+
+Whether a model of the Hub sees is not known before its fetch: then the step itself finds out.
+"""
 
 import json
 import subprocess
@@ -49,3 +52,35 @@ def test_of_a_model_that_was_not_fetched_the_step_itself_finds_out(tmp_path):
 def test_an_unknown_type_is_refused_with_the_nearest(tmp_path):
     done = planned(tmp_path, f"MODEL={DEMO / 'model'}", "MMPROJ=Q8")
     assert done.returncode != 0 and "Q8: unknown type in MMPROJ; did you mean Q8_0?" in done.stderr
+
+
+def test_an_assistant_of_the_hub_is_fetched_once_and_one_of_a_directory_is_taken_as_it_is(tmp_path):
+    fetch = "scripts/fetch_model.py --assistant --model google/an-assistant"
+    done = planned(tmp_path, "MODEL=someone/something", "DRAFT=google/an-assistant")
+    place = f"{tmp_path}/m/full/assistants/google-an-assistant"
+    assert done.stdout.count(fetch) == 1 and f"build_draft.py --model {place} " in done.stdout, done.stderr
+    Path(place).parent.mkdir(parents=True)
+    Path(f"{place}.txt").write_text("google/an-assistant\n")
+    assert fetch not in planned(tmp_path, "MODEL=someone/something", "DRAFT=google/an-assistant").stdout
+    local = planned(tmp_path, "MODEL=someone/something", f"DRAFT={DEMO / 'assistant'}")
+    assert "--assistant" not in local.stdout and f"build_draft.py --model {DEMO / 'assistant'} " in local.stdout
+    wrong = planned(tmp_path, "MODEL=someone/something", "DRAFT=data/demo/asistant")
+    assert wrong.returncode != 0 and "data/demo/asistant: expected a file, found nothing" in wrong.stderr
+
+
+def test_status_has_a_line_for_each_that_there_will_be(tmp_path):
+    def stages(*variables: str) -> dict[str, str]:
+        arguments = ["make", "status", "NAME=m", f"BUILD={tmp_path}/build", *variables]
+        done = subprocess.run(arguments, cwd=REPO, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        rows = [line.split() for line in done.stdout.splitlines() if line and line[0].islower()]
+        return {row[0]: row[1] for row in rows if len(row) > 2}
+
+    sees = model_with(tmp_path, vision_config={"hidden_size": 8})
+    found = stages(sees, f"DRAFT={DEMO / 'assistant'}")
+    assert found["mmproj"] == found["draft"] == "missing" and "active-experts" not in found
+    active = tmp_path / "build/m/109e/active-experts/active-experts.md"
+    active.parent.mkdir(parents=True)
+    active.write_text("")
+    found = stages(f"MODEL={DEMO / 'model'}", "DRAFT=")
+    assert found["active-experts"] == "done" and not {"mmproj", "draft"} & found.keys()

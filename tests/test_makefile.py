@@ -44,6 +44,7 @@ def variables_of(model: Path, questions: Path, build: Path) -> list[str]:
         "REASONING_BUDGET=16",
         "MAX_GEN_TOKS=32",
         "DRAFT=",  # that of the demo does not fit
+        "LICENSE=cc0-1.0",  # the tiny model has no card
         f"BUILD={build}",
     ]
 
@@ -126,9 +127,10 @@ def build_of(variables: list[str]) -> Path:
 
 def test_make_alone_prints_what_is_used_every_day_and_help_all_the_rest():
     shown = make().stdout
-    every_day = re.findall(r"^  (\w+) +\S", shown, re.MULTILINE)
-    assert every_day[:10] == "doctor plan analyze drop quants eval release report compare status".split()
-    assert every_day[10:] == "RUN MODEL KEEP QUESTIONS CALIBRATION QUANTS EVAL_QUANT REPLACE".split()
+    every_day = re.findall(r"^  ([\w-]+) +\S", shown, re.MULTILINE)
+    targets = "doctor plan analyze drop quants eval release report compare draft active-experts status".split()
+    assert every_day[:12] == targets
+    assert every_day[12:] == "RUN MODEL KEEP QUESTIONS CALIBRATION QUANTS EVAL_QUANT REPLACE".split()
     everything = make("help-all").stdout
     for word in (*every_day, "eval-heldout", "clean", "CTX", "CMAKE_ARGS", "DROP_MAP"):
         assert re.search(rf"^  {word} ", everything, re.MULTILINE), word

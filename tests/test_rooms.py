@@ -21,7 +21,7 @@ LONGEST_CHAIN = 10
 MOST_MODULES = {
     "report_imatrix": 7,
     "build_imatrix": 10,
-    "build_report": 21,
+    "build_report": 27,
     "quantize_gguf": 15,
 }  # that a command imports
 MOST_FILES = 42  # of a folder: more is a corridor

@@ -177,10 +177,14 @@ def weights_digest(tensors: dict[str, TensorRange]) -> str:
 
 def _content_digest(tensor: TensorRange) -> str:
     """Return the hex sha256 of a tensor's bytes, of a large one of samples."""
-    content = hashlib.sha256()
-    every, count = SAMPLE_EVERY_BYTES, SAMPLE_BYTES
     if tensor.size <= SMALL_TENSOR_BYTES:
-        every = count = max(tensor.size, 1)
+        return bytes_digest(tensor, SMALL_TENSOR_BYTES, SMALL_TENSOR_BYTES)
+    return bytes_digest(tensor, SAMPLE_EVERY_BYTES, SAMPLE_BYTES)
+
+
+def bytes_digest(tensor: TensorRange, every: int, count: int) -> str:
+    """Return the hex sha256 of `count` bytes in `every` ones of a tensor: of all bytes where both are the same."""
+    content = hashlib.sha256()
     with open(tensor.file, "rb", buffering=0) as file:
         for first in range(0, tensor.size, every):
             content.update(os.pread(file.fileno(), min(count, tensor.size - first), tensor.offset + first))

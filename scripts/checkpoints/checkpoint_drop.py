@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config
+from checkpoints.licence import CARD
 from checkpoints.moe_families import ExpertTensor, Family, text_config
 from choice.drop_map import METADATA_NAME, DropMap, DropMetadata, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_hashed
@@ -194,8 +195,11 @@ def write_shards(output: Path, shards: dict[str, list[str]], planned: dict[str, 
 
 
 def verify_files(source: Path, output: Path, planned: dict[str, OutputTensor], found: dict[str, TensorRange]) -> None:
-    """Raise InputError unless small files equal the source's, and index and digests fit the shards that are there."""
-    for path in small_files(source):
+    """Raise InputError unless small files equal the source's, and index and digests fit the shards that are there.
+
+    The card may be another: a release has its own.
+    """
+    for path in (path for path in small_files(source) if path != source / CARD):
         copy = output / path.relative_to(source)
         if not copy.is_file() or copy.read_bytes() != path.read_bytes():
             raise InputError(copy, f"the bytes of {path}", "others" if copy.exists() else "nothing")

@@ -4,11 +4,9 @@ Names: Gemma 4 in transformers (src/transformers/models/gemma4). A tower's embed
 projects what it sees to the width of the language model and belongs to it.
 """
 
-import hashlib
-import os
 from pathlib import Path
 
-from checkpoints.checkpoint import TensorRange
+from checkpoints.checkpoint import TensorRange, bytes_digest
 from files.safe_files import InputError, sha256_json
 
 VISION, AUDIO = "vision", "audio"
@@ -48,14 +46,5 @@ def towers_digest(tensors: dict[str, TensorRange]) -> str:
     """Return the hex sha256 over name, dtype, shape and all bytes of every tower's tensors: 1.2 GB of the 26B."""
     parts = {}
     for name, tensor in sorted(tower_tensors(tensors).items()):
-        parts[name] = [tensor.dtype, list(tensor.shape), bytes_digest(tensor)]
+        parts[name] = [tensor.dtype, list(tensor.shape), bytes_digest(tensor, READ_BYTES, READ_BYTES)]
     return sha256_json(parts)
-
-
-def bytes_digest(tensor: TensorRange) -> str:
-    """Return the hex sha256 of all bytes of a tensor."""
-    content = hashlib.sha256()
-    with open(tensor.file, "rb", buffering=0) as file:
-        for first in range(0, tensor.size, READ_BYTES):
-            content.update(os.pread(file.fileno(), min(READ_BYTES, tensor.size - first), tensor.offset + first))
-    return content.hexdigest()

@@ -19,6 +19,15 @@ KV_HEADS, GLOBAL_KV_HEADS = 4, 2
 LOGIT_CAP = 30.0
 # 128 experts, top-8, as the 26B has. 32 fits ggml's small blocks but not its blocks of 256, as the 26B's 704 does.
 DENSE_WIDTH, EXPERT_WIDTH, EXPERTS, TOP_K = 128, 32, 128, 8
+# The licence of a release is taken from its base's card, so the demo has one.
+CARD_TEXT = """---
+license: cc0-1.0
+---
+
+# The demo model
+
+A small mixture of experts with Gemma 4's text architecture, made from scratch for this project. Use it as you like.
+"""
 
 
 def demo_config(vocab_size: int) -> transformers.Gemma4TextConfig:
@@ -121,3 +130,4 @@ def write_model(
             (partial / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
         tokenizer.save(str(partial / "tokenizer.json"))
         shutil.copyfile(chat_template, partial / "chat_template.jinja")
+        (partial / "README.md").write_text(CARD_TEXT, encoding="utf-8")

@@ -2,18 +2,18 @@
 
 llama.cpp and Ollama keep a model's towers in a GGUF file of their own, of the architecture `clip`. Keys: llama.cpp
 tools/mtmd/clip-impl.h. Names: its common/download.cpp takes a file for one of these, and never for a model, if `mmproj`
-is in the name (release/mmproj_choice.py).
+is in the name (release/sibling_choice.py).
 """
 
 from pathlib import Path
 
 from files.byte_ranges import Run, write_runs
 from files.safe_files import InputError
+from ggufs.companions import MMPROJ
 from ggufs.gguf_header import GgufHeader, TensorPlan, aligned, file_bytes, header_bytes, key_value
 
 from gguf import GGMLQuantizationType
 
-PREFIX = "mmproj-"
 ENCODERS = ("vision", "audio")
 # Without this key llama.cpp computes x * sigmoid(1.702 x) in place of GELU, and its pinned converter leaves it out for
 # Gemma 4. On a random tower the embeddings are then 1.0% off those of transformers, with it 0.1%.
@@ -22,7 +22,7 @@ TRUE_GELU = "clip.use_gelu"
 
 def mmproj_name(model: str, kind: str) -> str:
     """Return the name of a model's file for pictures of a type such as F16."""
-    return f"{PREFIX}{model}-{kind}.gguf"
+    return f"{MMPROJ}{model}-{kind}.gguf"
 
 
 def projection_widths(header: GgufHeader) -> dict[str, int]:

@@ -18,6 +18,7 @@ from files.safe_files import InputError, read_json
 from tqdm import tqdm
 
 SCRIPTS = Path(__file__).resolve().parents[1]
+HEADER_ONLY = SCRIPTS / "llama/convert_header_only.py"
 READ_BYTES = 65536
 KEPT_CHARACTERS = 20000  # of a tool's output: enough for a stack of calls and the error before it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -73,6 +74,22 @@ class LlamaCpp:
         version = match[0] if match else "version: unknown"
         record = self.directory / "llama_cpp.json"
         return f"{version}, {read_json(record)['source']}" if record.exists() else version
+
+
+def converter_command(
+    llama_cpp: LlamaCpp, model: Path, name: str, output: Path, outtype: str, *more: str
+) -> list[object]:
+    """Return the command line of convert_hf_to_gguf.py; name: for the header, more: further flags."""
+    flags = ["--outfile", output.resolve(), "--outtype", outtype, "--model-name", name, *more]
+    return [sys.executable, llama_cpp.converter, model.resolve(), *flags]
+
+
+def convert_header_only(llama_cpp: LlamaCpp, model: Path, name: str, output: Path, outtype: str, *more: str) -> None:
+    """Let the converter write a file without its data, of the same size; raise InputError when it cannot."""
+    python, *command = map(str, converter_command(llama_cpp, model, name, output, outtype, *more))
+    done = subprocess.run([python, HEADER_ONLY, *command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise InputError(model, "a checkpoint that llama.cpp's converter reads", last_words(done.stderr))
 
 
 def tools_cache() -> Path:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from files.safe_files import InputError, read_json
+from ggufs.companions import DRAFT, MMPROJ, is_companion
 from ggufs.gguf_header import PART_ENDING, read_header
 
 # Names and types of Ollama's options: the structs Options and Runner in api/types.go of
@@ -44,8 +45,6 @@ SOURCE_FORM = '{"value": ..., "why": "the reason"}'
 # token, so that no stop is needed. DRAFT is known from 0.31.1, the oldest version that a report of it names.
 REQUIRES, REQUIRES_DRAFT = "0.30.0", "0.31.1"
 RENDERER = "RENDERER gemma4\nPARSER gemma4\n"
-# Files that belong to every quant of a release, by the beginnings of their names.
-MMPROJ, DRAFTS = ("mmproj-",), ("draft-", "mtp-")
 
 
 def fits(value: object, kind: type) -> bool:
@@ -105,13 +104,13 @@ def ollama_params(path: Path, gguf: Path) -> dict:
     return fitted_params(path, read_json(path), gguf)
 
 
-def companion(names: list[str], beginnings: tuple[str, ...]) -> str:
+def companion(names: list[str], beginning: str) -> str:
     """Return the GGUF file that goes with every quant, "" where there is none.
 
-    beginnings: of its name. Of several it is the first by name, which is F16 before Q8_0.
+    beginning: of its name (ggufs/companions.py). Of several it is the first by name, which is F16 before Q8_0.
     """
     ggufs = [name for name in names if name.endswith(".gguf")]
-    return min((name for name in ggufs if Path(name).name.startswith(beginnings)), default="")
+    return min((name for name in ggufs if Path(name).name.startswith(beginning)), default="")
 
 
 def quants_of(gguf_names: list[str]) -> list[str]:
@@ -119,9 +118,7 @@ def quants_of(gguf_names: list[str]) -> list[str]:
 
     `ollama create` takes parts since 0.35.0, a pull from the Hub takes none.
     """
-    return [
-        name for name in gguf_names if not Path(name).name.startswith(MMPROJ + DRAFTS) and not PART_ENDING.search(name)
-    ]
+    return [name for name in gguf_names if not is_companion(name) and not PART_ENDING.search(name)]
 
 
 def modelfile(source: str, params: dict, mmproj: str = "", draft: str = "") -> str:
@@ -161,7 +158,7 @@ def wraps(name: str, gguf_names: list[str], params: dict, repo: str = "", folder
     after the colon, as a short label may fit another file, too. Its params come with the repository, and so does the
     mmproj; Ollama takes a draft from the disk alone, so that of the Hub must be there (see `wrap_commands`).
     """
-    mmproj, draft = companion(gguf_names, MMPROJ), companion(gguf_names, DRAFTS)
+    mmproj, draft = companion(gguf_names, MMPROJ), companion(gguf_names, DRAFT)
     made = []
     for gguf in quants_of(gguf_names):
         tag = Path(gguf).name.removesuffix(".gguf").removeprefix(f"{name}-")
@@ -179,7 +176,7 @@ def wrap_commands(name: str, gguf_names: list[str], params: dict, repo: str = ""
 
     The Modelfile is a file of its own, as `ollama create -f` takes no `-` for stdin (cmd/cmd.go looks for that name).
     """
-    draft = companion(gguf_names, DRAFTS) if repo else ""
+    draft = companion(gguf_names, DRAFT) if repo else ""
     lines = [f"hf download {shlex.quote(repo)} {shlex.quote(draft)} --local-dir ."] if draft else []
     for wrap in wraps(name, gguf_names, params, repo, folder):
         text = wrap.modelfile.rstrip("\n").split("\n")

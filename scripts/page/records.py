@@ -13,8 +13,11 @@ from files.safe_files import InputError, read_record, sha256_file
 from findings.findings_record import Findings
 from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
 from losses.quality_record import Quality
+from quants.mmproj_record import MmprojRecord
 from quants.quant_record import ConversionRecord, QuantRecord
 from scoring.score_records import Scores, read_summary
+from speed.active_experts import ActiveExperts
+from speed.draft_results import DraftResults
 
 import numpy as np
 
@@ -62,6 +65,9 @@ class Records:
     full_f16: dict = field(default_factory=dict)
     analysis: dict = field(default_factory=dict)  # metadata of the statistics file
     findings: dict = field(default_factory=dict)
+    mmproj: dict[str, dict] = field(default_factory=dict)  # by file name
+    draft: dict = field(default_factory=dict)
+    active: dict = field(default_factory=dict)
 
 
 def check_same(path: Path | str | None, what: str, expected: str | None, found: str | None, advice: str) -> None:
@@ -207,11 +213,25 @@ def dates_of(paths: list[Path]) -> tuple[str, str]:
     return oldest, newest
 
 
-def read_records(name: str, paths: dict[str, Path], quants: list[Path], summaries: list[Path]) -> Records:
+def check_speed(paths: dict[str, Path], records: Records) -> None:
+    """Raise InputError when a draft model, or fewer experts, were measured on a file of another build."""
+    f16 = records.f16.get("sha256")
+    if records.draft and f16 not in {None, *(answers["source_sha256"] for answers in records.draft["models"])}:
+        other = records.draft["models"][-1]["source_sha256"]
+        check_same(paths["draft"], "answers of a quant of the F16 GGUF", f16, other, "run make draft REPLACE=draft")
+    if records.active:
+        advice = "run make active-experts REPLACE=draft"
+        check_same(paths["active_experts"], "a quant of the F16 GGUF", f16, records.active["source_sha256"], advice)
+
+
+def read_records(
+    name: str, paths: dict[str, Path], quants: list[Path], summaries: list[Path], mmproj: list[Path] | None = None
+) -> Records:
     """Read the records of a build and check that they belong together.
 
-    paths: stats, drop_map, metadata, f16, full_f16, imatrix, quality, scores, findings, those that exist, stats only
-    with drop_map; quants: FILE.gguf.json; summaries: the summary.json of two models, the reference first, or none.
+    paths: stats, drop_map, metadata, f16, full_f16, imatrix, quality, scores, findings, draft, active_experts, those
+    that exist, stats only with drop_map; quants, mmproj: FILE.gguf.json; summaries: the summary.json of two models, the
+    reference first, or none.
     Raises InputError for what is no such record, or one of another build.
     """
     experts, stats_sha256 = None, None
@@ -238,6 +258,10 @@ def read_records(name: str, paths: dict[str, Path], quants: list[Path], summarie
         read_record(paths["full_f16"], ConversionRecord) if "full_f16" in paths else {},
         read_stats(paths["stats"])[1] if "stats" in paths else {},
         read_record(paths["findings"], Findings) if "findings" in paths else {},
+        {path.name.removesuffix(".json"): read_record(path, MmprojRecord) for path in mmproj or []},
+        read_record(paths["draft"], DraftResults) if "draft" in paths else {},
+        read_record(paths["active_experts"], ActiveExperts) if "active_experts" in paths else {},
     )
     check_together(paths, records)
+    check_speed(paths, records)
     return records

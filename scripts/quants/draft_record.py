@@ -4,10 +4,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from files.safe_files import FileRecord, Sha256
+from ggufs.companions import DRAFT
 
-# llama.cpp's `-hf` looks for this mark in the names of a repository's files (find_best_mtp of common/download.cpp)
-# when it is given --spec-type draft-mtp, and never takes such a file for a model.
-MARK = "mtp-"
 DRAFT_TYPES = ("F16", "Q8_0", "Q4_0")
 
 
@@ -30,4 +28,4 @@ class DraftRecord(FileRecord):
 
 def is_draft(path: Path) -> bool:
     """Tell whether a file is a draft model, by its name."""
-    return path.name.startswith(MARK) and path.suffix == ".gguf"
+    return path.name.startswith(DRAFT) and path.suffix == ".gguf"

@@ -6,7 +6,6 @@ llama.cpp takes for granted about Gemma 4's tower (tools/mtmd/clip.cpp) holds fo
 
 import math
 import os
-import sys
 from pathlib import Path
 
 from checkpoints.checkpoint import TensorRange
@@ -24,7 +23,7 @@ from files.safe_files import (
 )
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.mmproj import TRUE_GELU, projection_widths, types_of, write_with_true_gelu
-from llama.llama_tools import LlamaCpp, run_tool
+from llama.llama_tools import LlamaCpp, converter_command, run_tool
 from quants.mmproj_record import MmprojRecord
 from quants.quant_record import is_made_of, record_path
 
@@ -32,12 +31,6 @@ READ_FILES = ("config.json", "processor_config.json", "preprocessor_config.json"
 TRUE_GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu")
 # Not in the header: llama.cpp has these numbers in its source, for every Gemma 4.
 TAKEN_FOR_GRANTED = {"pooling_kernel_size": 3, "rms_norm_eps": 1e-6}
-
-
-def mmproj_command(converter: Path, model: Path, name: str, output: Path, outtype: str) -> list[str]:
-    """Return the command line of convert_hf_to_gguf.py for a file for pictures."""
-    flags = ["--mmproj", "--outfile", str(output.resolve()), "--outtype", outtype, "--model-name", name]
-    return [sys.executable, str(converter), str(model.resolve()), *flags]
 
 
 def check_vision(path: Path, vision: dict) -> None:
@@ -73,8 +66,9 @@ def convert_towers(
         converted = partial_file(partial)
         remove(converted)  # of a run that was killed
         try:
-            command = mmproj_command(llama_cpp.converter, model, content["name"], converted, content["type"].lower())
-            run_tool(list(command), cwd=Path.cwd(), what="convert the towers", step=r"Writing:\s+(\d+)%")
+            kind = content["type"].lower()
+            command = converter_command(llama_cpp, model, content["name"], converted, kind, "--mmproj")
+            run_tool(command, cwd=Path.cwd(), what="convert the towers", step=r"Writing:\s+(\d+)%")
             if content["added"]:
                 write_with_true_gelu(read_header(converted), partial)
             else:

@@ -8,7 +8,6 @@ Names and shapes of Gemma 4's tower: transformers, src/transformers/models/gemma
 import json
 import math
 import struct
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,11 +15,11 @@ from checkpoints.checkpoint import read_checkpoint
 from checkpoints.moe_families import text_config
 from checkpoints.towers import AUDIO, configured_towers, towers_of
 from files.safe_files import InputError
+from ggufs.companions import MMPROJ
 from ggufs.gguf_header import read_header
-from ggufs.mmproj import PREFIX, true_gelu_bytes
-from llama.llama_tools import LlamaCpp, last_words
-from quants.mmproj_conversion import added_keys, mmproj_command
-from quants.sparse_gguf import HEADER_ONLY
+from ggufs.mmproj import true_gelu_bytes
+from llama.llama_tools import LlamaCpp, convert_header_only
+from quants.mmproj_conversion import added_keys
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
@@ -86,10 +85,7 @@ def write_stand_in(source: Path, config: dict, folder: Path) -> Path:
 
 def planned_bytes(model: Path, config: dict, name: str, kind: str, llama_cpp: LlamaCpp, output: Path) -> int:
     """Return the size of a checkpoint's file for pictures of a type; output: where its header may be written."""
-    command = mmproj_command(llama_cpp.converter, model, name, output, kind.lower())
-    done = subprocess.run([command[0], HEADER_ONLY, *command[1:]], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise InputError(model, "a vision tower that llama.cpp's converter reads", last_words(done.stderr))
+    convert_header_only(llama_cpp, model, name, output, kind.lower(), "--mmproj")
     return true_gelu_bytes(read_header(output)) if added_keys(config) else output.stat().st_size
 
 
@@ -107,6 +103,6 @@ def plan_mmproj(
     model = source if whole else write_stand_in(source, config, work / "stand-in")
     rows = []
     for kind in kinds:
-        size = planned_bytes(model, config, name, kind, llama_cpp, work / f"{PREFIX}{kind}.gguf")
-        rows.append({"name": f"{PREFIX}{kind}", "bytes": size})
+        size = planned_bytes(model, config, name, kind, llama_cpp, work / f"{MMPROJ}{kind}.gguf")
+        rows.append({"name": f"{MMPROJ}{kind}", "bytes": size})
     return rows

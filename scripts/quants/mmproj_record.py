@@ -1,10 +1,8 @@
 """The record of a file for pictures, FILE.gguf.json: convert_to_gguf.py --mmproj writes it, a release holds a copy."""
 
-from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import FileRecord, InputError, Sha256, read_record, sha256_file
-from quants.quant_record import record_path
+from files.safe_files import FileRecord, Sha256
 
 
 class MmprojRecord(FileRecord):
@@ -26,14 +24,3 @@ class MmprojRecord(FileRecord):
     towers_sha256: Sha256
     source_sha256: Sha256
     llama_cpp: str
-
-
-def read_whole_mmproj(gguf: Path) -> dict:
-    """Return the record of a file for pictures; raise InputError when its bytes are not those that the record names."""
-    if not gguf.is_file():
-        raise InputError(gguf, "a GGUF file", "nothing")
-    record = read_record(record_path(gguf), MmprojRecord)
-    if (record["bytes"], record["sha256"]) != (gguf.stat().st_size, sha256_file(gguf)):
-        expected = f"the file of its record, sha256 {record['sha256'][:12]}"
-        raise InputError(gguf, expected, "other bytes", "build it again")
-    return record

@@ -70,16 +70,15 @@ def read_quant_record(gguf: Path) -> dict:
     return read_record(record_path(gguf), QuantRecord)
 
 
-def read_whole_quant(gguf: Path) -> dict:
-    """Return the record of a quant; raise InputError when its bytes are not those that the record names.
+def read_whole_gguf(gguf: Path, kind: type[FileRecord] = QuantRecord) -> dict:
+    """Return the record of a file, of that kind; raise InputError when its bytes are not those that the record names.
 
     The bytes are read: `recorded_sha256` would hold the record against itself.
     """
     if not gguf.is_file():
         raise InputError(gguf, "a GGUF file", "nothing")
-    record = read_quant_record(gguf)
+    record = read_record(record_path(gguf), kind)
     if (record["bytes"], record["sha256"]) != (gguf.stat().st_size, sha256_file(gguf)):
-        raise InputError(
-            gguf, f"the file of its record, sha256 {record['sha256'][:12]}", "other bytes", "build it again"
-        )
+        expected = f"the file of its record, sha256 {record['sha256'][:12]}"
+        raise InputError(gguf, expected, "other bytes", "build it again")
     return record

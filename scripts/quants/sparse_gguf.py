@@ -5,8 +5,6 @@ runs, tokenizer included, but writes no data), or from the header of another GGU
 of Gemma 4: llama.cpp src/models/gemma4.cpp and conversion/gemma.py; a test compares with the converter.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 from checkpoints.checkpoint import check_no_code
@@ -23,11 +21,10 @@ from ggufs.gguf_header import (
     split_paths,
     write_header_only,
 )
-from llama.llama_tools import LlamaCpp, last_words
+from llama.llama_tools import LlamaCpp, convert_header_only
 
 from gguf import GGMLQuantizationType
 
-HEADER_ONLY = Path(__file__).resolve().parents[1] / "llama/convert_header_only.py"
 F16, F32 = GGMLQuantizationType.F16, GGMLQuantizationType.F32
 # GGUF key: config key
 GEMMA4_NUMBERS = {
@@ -161,11 +158,7 @@ def from_config(source: Path, config: dict, name: str, output: Path) -> GgufHead
 def from_checkpoint(directory: Path, llama_cpp: LlamaCpp, name: str, output: Path, outtype: str = "f16") -> GgufHeader:
     """Let the converter write the GGUF of a checkpoint without its data; return its header."""
     check_no_code(directory)  # the converter would run it
-    flags: list[str | Path] = ["--outfile", output.resolve(), "--outtype", outtype, "--model-name", name]
-    command: list[str | Path] = [sys.executable, HEADER_ONLY, llama_cpp.converter, directory.resolve(), *flags]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise InputError(directory, "a checkpoint that llama.cpp's converter reads", last_words(done.stderr))
+    convert_header_only(llama_cpp, directory, name, output, outtype)
     return read_header(output)
 
 

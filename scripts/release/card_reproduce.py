@@ -30,8 +30,8 @@ def variables_of(release: Release) -> dict[str, object]:
     if release.scores:  # the run's own, which need not be those of the run that the command falls back to
         protocol = release.scores["protocol"]
         variables |= {name: protocol[key] for name, key in PROTOCOL_SETTINGS.items() if key in protocol}
-    if release.license:
-        variables["LICENSE"] = release.license
+    if release.licence["license"] != (release.inputs.get("licence") or {}).get("identifier"):
+        variables["LICENSE"] = release.licence["license"]
     if release.records:
         variables["QUANTS"] = " ".join(record["type"] for record in release.records.values())
     others = {name: value for name, value in settings.items() if name not in NOT_IN_THE_COMMAND and value}

@@ -94,7 +94,9 @@ def headline(release: Release) -> str:
         *([["Experts per token", str(facts.top_k), str(facts.top_k)]] if facts.top_k else []),
         *score_rows(release),
     ]
-    licence = f"Licence: {release.license}." if release.license else f"Licence: that of {release.base}."
+    terms = release.licence
+    link = f" ({terms['license_link']})" if "license_link" in terms else ""
+    licence = f"Licence: {terms.get('license_name') or terms['license']}{link}."
     if release.scores and release.row:
         label = in_sample_note(release.scores, metadata)
     else:

@@ -76,7 +76,7 @@ class ModelFacts:
 
     @property
     def for_ollama(self) -> bool:
-        """Whether Ollama's files of this project are made for this family."""
+        """Whether Ollama's files of this project are made for this family: template, renderer and parser are its."""
         return self.architecture == OLLAMA_ARCHITECTURE
 
 
@@ -84,9 +84,10 @@ class ModelFacts:
 class Release:
     """What a card is made of.
 
-    owner: "" while it is not known. records: by file, with `files`, its parts. draft, active: what was measured of a
-    draft model and of fewer active experts. caches: bytes of the context cache by tokens. siblings: the other
-    repositories, by kind. inputs: of input_facts.py. mmproj: records of the files for pictures, by file.
+    owner: "" while it is not known. licence: front matter's keys of it. records: by file, with `files`, its parts.
+    draft, active: what was measured of a draft model and of fewer active experts. caches: bytes of the context cache by
+    tokens. siblings: the other repositories, by kind. inputs: of input_facts.py. mmproj: records of the files for
+    pictures, by file.
     """
 
     name: str
@@ -94,7 +95,7 @@ class Release:
     repository: str
     kind: str
     base: str
-    license: str
+    licence: dict[str, str]
     quantized_by: str
     records: dict[str, dict]
     metadata: dict

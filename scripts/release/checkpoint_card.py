@@ -58,7 +58,7 @@ def where_quants_are(release: Release) -> str:
 def checkpoint_card(release: Release, sizes: dict[str, int], config: dict) -> str:
     """Return the card of a pruned checkpoint; sizes: bytes of each shard; config: its config.json."""
     sees = bool(config.get("vision_config"))
-    head = front_matter(release.kind, release.base, release.license, release.quantized_by, TAGS, sees=sees)
+    head = front_matter(release.kind, release.base, release.licence, release.quantized_by, TAGS, sees=sees)
     parts = [
         f"{head}\n# {release.repository}",
         headline(release),

@@ -19,7 +19,8 @@ PIPELINE, SEEING_PIPELINE = "text-generation", "image-text-to-text"
 REPOSITORY_NAME = "a repository's name on the Hub (letters, digits, dots, dashes)"
 LIBRARIES = {STANDARD: "gguf", DYNAMIC: "gguf", CHECKPOINT: "transformers"}
 REQUIRED_KEYS = {"library_name": str, "pipeline_tag": str, "tags": list}
-OPTIONAL_KEYS = {"license": str, "base_model": str, "base_model_relation": str, "quantized_by": str}
+LICENCE_KEYS = ("license", "license_name", "license_link")
+OPTIONAL_KEYS = dict.fromkeys((*LICENCE_KEYS, "base_model", "base_model_relation", "quantized_by"), str)
 
 
 def is_repository(name: str) -> bool:
@@ -49,10 +50,13 @@ def pipeline_of(sees: bool) -> str:
 
 
 def front_matter(
-    kind: str, base: str, license_id: str, quantized_by: str, tags: list[str], *, sees: bool = False
+    kind: str, base: str, licence: dict[str, str], quantized_by: str, tags: list[str], *, sees: bool = False
 ) -> str:
-    """Return the front matter of a release of some kind, its dashes included; sees: see `pipeline_of`."""
-    values: dict[str, Any] = {"license": license_id or None, "library_name": LIBRARIES[kind], "tags": tags}
+    """Return the front matter of a release of some kind, its dashes included.
+
+    licence: values of LICENCE_KEYS; sees: see `pipeline_of`.
+    """
+    values: dict[str, Any] = {**licence, "library_name": LIBRARIES[kind], "tags": tags}
     if is_hub_id(base):
         values["base_model"] = base
         if kind != CHECKPOINT:  # a pruned checkpoint has no relation: none of the Hub's four is pruning

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
 from files.safe_files import InputError, Record, read_record, sha256_file
-from ggufs.gguf_header import read_header, split_paths
+from ggufs.gguf_header import split_paths
 from losses.quality_record import QUALITY_NAME
 from quants.draft_record import is_draft
 from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
-from release.card_sections import OLLAMA_ARCHITECTURE
 from release.card_tables import sample_sentences
 from release.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from release.front_matter import check_front_matter
@@ -39,6 +38,7 @@ from release.manifest import (
     folder_differences,
     listed_paths,
 )
+from release.model_facts import is_for_ollama
 from release.names import PLACEHOLDER_OWNER, clashes, is_hub_id, is_standard
 from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
@@ -83,7 +83,7 @@ class Checked:
     def for_ollama(self) -> bool:
         """Whether the folder has GGUF files of the family that Ollama's files are made for."""
         records = list(self.records.values())
-        return bool(records) and read_header(self.first_part(records[0])).architecture == OLLAMA_ARCHITECTURE
+        return bool(records) and is_for_ollama(self.first_part(records[0]))
 
     @property
     def lineage(self) -> Lineage:
@@ -358,7 +358,7 @@ def card_gate(checked: Checked) -> Outcome:
     if not path.is_file():
         raise InputError(path, "the card", "nothing")
     text, data = checked.card, check_front_matter(path, checked.kind)
-    given = {"license": checked.manifest["license"], "base_model": is_hub_id(checked.manifest["base"])}
+    given = {"license": True, "base_model": is_hub_id(checked.manifest["base"])}
     outcome.deviations = [
         f"{path}: expected {key} in the front matter, as {MANIFEST} says, found none"
         for key, wanted in given.items()

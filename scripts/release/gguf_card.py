@@ -147,7 +147,7 @@ def gguf_card(release: Release) -> str:
     checkpoint = release.siblings.get(CHECKPOINT)
     made_of = release.hub_id(checkpoint) if checkpoint and release.owner else release.base
     sees, longest = bool(release.mmproj), max(release.caches, default=None)
-    head = front_matter(release.kind, made_of, release.license, release.quantized_by, tags, sees=sees)
+    head = front_matter(release.kind, made_of, release.licence, release.quantized_by, tags, sees=sees)
     models = [record["files"][0] for _, record in largest_first(release.records)]
     sight = section(*sight_parts(release.mmproj, release.example["files"][0], models, longest)) if sees else ""
     parts = [

@@ -2,15 +2,18 @@
 
 `questions`: sha256 by file name, of the second file of one name as NAME (2). `calibration`: of the imatrix record its
 text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose text the calibration text
-holds. None where they are not known. The gates make them again from the same files. The names of make's settings, and
-the version, must be this project's, and no setting may say something else than a record.
+holds. `licence`: what the base's own card or config names. None where they are not known. The gates make them again
+from the same files. The names of make's settings, and the version, must be this project's, and no setting may say
+something else than a record.
 """
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from chats.questions import read_rows
+from checkpoints.licence import licence_of
 from files.option_types import VERSION_FILE
 from files.safe_files import InputError, read_record, sha256_file
 from ggufs.imatrix import ImatrixRecord
@@ -115,12 +118,14 @@ def calibration_facts(record: Path, text: Path | None, questions: list[Path]) ->
 
 
 def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
-    """Return the facts of a release's sources (paths by kind and name): of questions and calibration."""
+    """Return the facts of a release's sources (paths by kind and name): of questions, calibration and licence."""
     questions = list(sources["questions"].values())
     origins = sources["origins"]
+    licence = licence_of(origins["source"]) if "source" in origins else None
     return {
         "questions": named_digests(questions),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if "imatrix" in origins
         else None,
+        "licence": asdict(licence) if licence else None,
     }

@@ -7,17 +7,20 @@ of the folder has.
 import json
 from pathlib import Path
 
+from checkpoints.licence import CARD
 from choice.drop_map import METADATA_NAME
 from files.safe_files import InputError, read_json
 from findings.findings_record import FINDINGS_NAME
+from ggufs.companions import DRAFT, MMPROJ
 from ggufs.context_cache import cache_bytes, context_length
 from ggufs.gguf_header import GgufHeader, read_header
 from losses.quality_record import QUALITY_NAME
-from ollama.ollama_files import DRAFTS, MMPROJ, companion, fitted_params, modelfile, source_params
+from ollama.ollama_files import companion, fitted_params, modelfile, source_params
 from release.card_sections import PICTURES, ModelFacts, Release
 from release.card_tables import CONTEXTS
 from release.card_words import check_card_words
 from release.checkpoint_card import checkpoint_card
+from release.front_matter import LICENCE_KEYS
 from release.gguf_card import gguf_card
 from release.manifest import CHECKPOINT
 from release.model_facts import checkpoint_facts, gguf_facts
@@ -25,8 +28,6 @@ from release.sources import find_evidence, read_evidence
 from scoring.score_records import SCORES_NAME
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME
-
-CARD = "README.md"
 
 
 def caches_of(header: GgufHeader) -> dict[int, int]:
@@ -60,7 +61,7 @@ def release_of(folder: Path, manifest: dict) -> Release:
         repository=manifest["repository"],
         kind=manifest["kind"],
         base=manifest["base"],
-        license=manifest["license"],
+        licence={key: manifest[key] for key in LICENCE_KEYS if manifest.get(key)},
         quantized_by=manifest["quantized_by"],
         records=records,
         metadata=metadata,
@@ -96,7 +97,7 @@ def ollama_texts(folder: Path, release: Release, params: Path) -> dict[str, str]
         f"# Wraps {best['files'][0]} of https://huggingface.co/{whose}\n"
         f"# ollama create {release.name.lower()} -f Modelfile\n"
     )
-    text = comment + modelfile(best["files"][0], values, companion(names, MMPROJ), companion(names, DRAFTS))
+    text = comment + modelfile(best["files"][0], values, companion(names, MMPROJ), companion(names, DRAFT))
     return {"params": json.dumps(values, indent=2) + "\n", "Modelfile": text}
 
 

@@ -1,10 +1,10 @@
 """A release folder and its manifest: what the folder holds, and where a folder differs from its manifest.
 
 manifest.json (`Manifest`, written by build_release.py): `name` of the model, `owner` of the repositories on the Hub,
-`repository` (its name there, without the owner; the folder may have any name), `kind`, `base`, `license`,
-`quantized_by`, `siblings` (the other repositories of the release, by kind), `inputs` (input_facts.py), `settings` (of
-make, those that the bytes depend on), `project_version`, `records` (each quant's record, with the `files` that it lies
-in) and `files` (bytes and sha256 of every file but the manifest).
+`repository` (its name there, without the owner; the folder may have any name), `kind`, `base`, `license` (and what the
+base calls it: `license_name`, `license_link`), `quantized_by`, `siblings` (the other repositories of the release, by
+kind), `inputs` (input_facts.py), `settings` (of make, those that the bytes depend on), `project_version`, `records`
+(each quant's record, with the `files` that it lies in) and `files` (bytes and sha256 of every file but the manifest).
 """
 
 import re
@@ -39,6 +39,8 @@ class Manifest(Record):
     kind: str
     base: str
     license: str
+    license_name: str = ""
+    license_link: str = ""
     quantized_by: str
     siblings: dict[str, str]
     inputs: dict[str, dict | None]

@@ -26,6 +26,11 @@ def thinks(template: str | None) -> bool:
     return any(mark in (template or "") for mark in THOUGHT_MARKS)
 
 
+def is_for_ollama(gguf: Path) -> bool:
+    """Tell whether Ollama's files are made for a GGUF file, by its architecture."""
+    return read_header(gguf).architecture == OLLAMA_ARCHITECTURE
+
+
 def before_the_drop(after: int, with_experts: int, kept: int, experts: int) -> int:
     """Return the number of parameters before the drop; with_experts: how many lie in tensors with an expert axis."""
     return after + with_experts // kept * (experts - kept)

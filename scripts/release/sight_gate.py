@@ -21,7 +21,7 @@ from release.front_matter import check_front_matter, pipeline_of
 from release.gates import Checked, Outcome
 from release.made_texts import CARD
 from release.manifest import CHECKPOINT, MANIFEST
-from release.mmproj_choice import mmproj_pick
+from release.sibling_choice import mmproj_pick
 
 ANSWER_SECONDS = 1800  # a large model without a GPU is slow
 SERVER_FLAGS = ["-c", "4096", "-np", "1"]

@@ -18,6 +18,7 @@ from release.gates import Checked, Outcome
 from release.lineage import Breaks, Lineage, breaks_of
 from release.manifest import CHECKPOINT, DIGITS
 from release.measured import known_quants
+from release.sibling_choice import draft_pick
 from release.sources import find_evidence
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME, check_same_answers
@@ -113,7 +114,10 @@ def drafts_of(checked: Checked) -> list[str]:
 
 
 def speed_gate(checked: Checked) -> Outcome:
-    """The draft model is the one that was measured, and fits every file; fewer experts were measured on this model."""
+    """The draft model is the one that was measured, fits every file, and is fetched with it by -hf.
+
+    Fewer experts were measured on this model.
+    """
     drafts, results = drafts_of(checked), find_evidence(checked.folder, DRAFT_NAME)
     active = find_evidence(checked.folder, ACTIVE_NAME)
     outcome = Outcome("the draft model, and what was measured of speed", applies=bool(drafts or results or active))
@@ -134,8 +138,13 @@ def speed_gate(checked: Checked) -> Outcome:
         found += draft_breaks(results, checked.sources["copies"][results["file"]], f16_sha256)
         found += measured_file_breaks(DRAFT_NAME, checked.lineage, results["models"], MEASURE_DRAFT)
         found += draft_number_breaks(results, checked.sources["copies"][results["file"]])
+        listed = sorted(checked.manifest["files"])
         for record in checked.records.values():
             check_fits(read_header(draft), read_header(checked.first_part(record)), draft)
+            picked = {draft_pick(listed, record["files"][0], tag) for tag in ("", record["type"])}
+            if picked != {results["file"]}:
+                expected = f"{results['file']}, fetched by -hf with {record['files'][0]}"
+                found.append(InputError(checked.folder, expected, ", ".join(sorted(map(str, picked)))))
     outcome.deviations = [str(error) for error in found]
     return outcome
 

@@ -80,16 +80,20 @@ def active_rows(results: dict) -> list[list[str]]:
     return shown
 
 
-def active_table(results: dict) -> str:
-    """Return the table, and how it was measured."""
+def active_words(results: dict) -> str:
+    """Return how the table was measured."""
     scored = ""
     if results["rows"][0]["right"] is not None:
         scored = " Right answers are greedy ones, not the evaluation's; a cut answer without a letter is wrong."
-    words = (
+    return (
         f"All rows are `{results['gguf']}`. KLD (nats per token, ± one standard error) is against the same file with "
         f"its own {results['own']} active experts, over {results['chat_tokens']} tokens of "
         f"{plural(results['chats'], 'chat')}. Speed: greedy answers to {plural(results['questions'], 'question')} of "
         f"at most {results['max_tokens']} tokens, all numbers in turn, {plural(results['rounds'], 'round')}, ± one "
         f"standard error over rounds.{scored}"
     )
-    return f"{markdown_table(active_heads(results), active_rows(results), left=0)}\n\n{words}"
+
+
+def active_table(results: dict) -> str:
+    """Return the table, and how it was measured."""
+    return f"{markdown_table(active_heads(results), active_rows(results), left=0)}\n\n{active_words(results)}"

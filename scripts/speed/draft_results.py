@@ -94,15 +94,20 @@ def same_text(results: dict) -> str:
     return f"Greedy answers that are the same with and without it: {counts}."
 
 
-def draft_table(results: dict) -> str:
-    """Return the table of all models, and how it was measured."""
+def draft_words(results: dict) -> str:
+    """Return whether the answers are the same, and how it was measured."""
     asked = (
         f"Measured on {plural(results['questions'], 'question')} of the evaluation, greedily, at most "
         f"{results['max_tokens']} tokens of each answer, {plural(results['draft_tokens'], 'token')} drafted in a row. "
         f"Both ways took turns, {plural(results['rounds'], 'round')}. ± is one standard error: of the acceptance over "
         "questions, of the speed over rounds. Tokens per pass does not depend on the machine, tokens per second does."
     )
-    return f"{markdown_table(DRAFT_HEADS, draft_rows(results))}\n\n{same_text(results)} {asked}"
+    return f"{same_text(results)} {asked}"
+
+
+def draft_table(results: dict) -> str:
+    """Return the table of all models, and how it was measured."""
+    return f"{markdown_table(DRAFT_HEADS, draft_rows(results))}\n\n{draft_words(results)}"
 
 
 def check_same_answers(results: dict) -> None:

@@ -4,9 +4,20 @@ A machine's load changes from one start of a server to the next, and all answers
 error is one over rounds, not over questions.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
 from files.display import digits
 
 import numpy as np
+
+Way = TypeVar("Way")
+
+
+def in_turns(ways: Sequence[Way], rounds: int) -> Iterator[Way]:
+    """Yield every way once in each round, in every second round from the last: a machine may slow down within one."""
+    for number in range(rounds):
+        yield from ways if number % 2 == 0 else reversed(ways)
 
 
 def factor_and_error(speeds: list[float], reference: list[float]) -> tuple[float, float | None]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from chats.chat_tokenizer import TOKENIZER_FILES
 from chats.questions import GPQA_DATASET, GPQA_FILE
+from checkpoints.licence import Licence, licence_in
 from stages.checks import FAIL, OK, WARN, Check
 
 import httpx2
@@ -151,21 +152,17 @@ def check_gpqa(hub: Hub) -> Check:
     return Check(check.state, check.what, check.found, f"{check.advice}, or give QUESTIONS=FILE")
 
 
-def licence_of(info: ModelInfo) -> str | None:
-    """Return the licence that a model's card names."""
-    card = info.card_data
-    found = card.get("license_name") or card.get("license") if card else None
-    return found if isinstance(found, str) else None
+def check_hub_model(hub: Hub, model_id: str) -> tuple[list[Check], int, Licence | None]:
+    """Check a model of the Hub: access, tokenizer.
 
-
-def check_hub_model(hub: Hub, model_id: str) -> tuple[list[Check], int]:
-    """Check a model of the Hub: access, tokenizer, licence. Return also the bytes of its weights, 0 if not known."""
+    Return also the bytes of its weights, 0 if not known, and the licence that its card names.
+    """
     already_known = hub.unreachable is not None
     info = hub.model_info(model_id)
     if isinstance(info, Fault):
         if already_known:
-            return [Check(WARN, "model", f"{model_id}: {NOT_ASKED}")], 0
-        return [failed("model", model_id, info, f"{constants.ENDPOINT}/{model_id}")], 0
+            return [Check(WARN, "model", f"{model_id}: {NOT_ASKED}")], 0, None
+        return [failed("model", model_id, info, f"{constants.ENDPOINT}/{model_id}")], 0, None
     files = {file.rfilename: file.size or 0 for file in info.siblings or []}
     size = sum(count for name, count in files.items() if name.endswith(".safetensors"))
     # The list of files is public for a gated model as well; its files are not.
@@ -179,17 +176,7 @@ def check_hub_model(hub: Hub, model_id: str) -> tuple[list[Check], int]:
         Check(OK, "tokenizer", f"{tokenizer}; its chat template is tried after the download")
         if tokenizer
         else Check(FAIL, "tokenizer", f"none of {', '.join(TOKENIZER_FILES)}", advice),
-        check_licence(licence_of(info), "from its card on the Hub"),
     ]
     if not size:
         checks.append(Check(FAIL, "weights", "no .safetensors file", "only checkpoints in safetensors are read"))
-    return checks, size
-
-
-def check_licence(name: str | None, where: str) -> Check:
-    """Check that the licence of the base is known; where: what names it."""
-    if name:
-        return Check(OK, "licence of base", f"{name} ({where})")
-    return Check(
-        WARN, "licence of base", "not known: no card names it", "look it up before a release, and give LICENSE"
-    )
+    return checks, size, licence_in(info.card_data.to_dict() if info.card_data else {}, "its card on the Hub")

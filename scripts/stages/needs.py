@@ -6,11 +6,12 @@ Sizes in bytes. Text, pictures and scores are not counted: they are small.
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
 from files.safe_files import GIB, InputError, read_json
+from ggufs.companions import is_companion
 from quants.recipes import RECIPES, target_bytes
 from scoring.score_records import SUMMARY_NAME
 
@@ -29,7 +30,8 @@ class RunSizes:
     """Sizes of a run's files.
 
     full, pruned: the models at 16 bits, as checkpoint or F16 file; layer: the largest layer of the full one; rest: what
-    lies in no layer of it, mostly the vocabulary; quants: the pruned model's files by quant, F16 left out.
+    lies in no layer of it, mostly the vocabulary; quants: the pruned model's files by quant, F16 left out; companions:
+    the files that go with them, by the beginnings and the types of their names (mmproj-F16).
     """
 
     full: int
@@ -37,6 +39,7 @@ class RunSizes:
     layer: int
     rest: int
     quants: dict[str, int]
+    companions: dict[str, int] = field(default_factory=dict)
 
     def quant(self, name: str) -> int:
         """Return the size of a quant; of one that is not known the largest."""
@@ -57,8 +60,9 @@ def sizes_of_plan(path: Path) -> RunSizes:
         raise InputError(path, "a plan of plan_quants.py, sizes in bytes", "other values", PLAN_AGAIN)
     quants = {row["name"]: row["bytes"] for row in rows if isinstance(row, dict) and "bytes" in row}
     quants.pop("F16", None)
+    beside = [row for part in ("mmproj", "draft") for row in content.get(part, [])]
     full, pruned, layer, rest = numbers
-    return RunSizes(full, pruned, layer, rest, quants)
+    return RunSizes(full, pruned, layer, rest, quants, {row["name"]: row["bytes"] for row in beside})
 
 
 def estimated_quant(name: str, float_bytes: int) -> int:
@@ -91,7 +95,9 @@ def disk_of_run(sizes: RunSizes, downloads: bool, ggufs: bool, references: Itera
         return checkpoints
     compared = sum(sizes.of_full(sizes.quant(name)) for name in references if name != "F16")
     # A release folder takes nothing: its files are links to these.
-    return checkpoints + sizes.full + sizes.pruned + sum(sizes.quants.values()) + compared
+    return (
+        checkpoints + sizes.full + sizes.pruned + sum((*sizes.quants.values(), *sizes.companions.values())) + compared
+    )
 
 
 def memory_of_analysis(sizes: RunSizes, streams: bool) -> int:
@@ -102,15 +108,22 @@ def memory_of_analysis(sizes: RunSizes, streams: bool) -> int:
 
 def quant_of(target: Path, sizes: RunSizes) -> str | None:
     """Return the quant that a GGUF file is named for, None of a file of another kind."""
-    if target.suffix != ".gguf" or target.name.startswith("mmproj-"):  # that is no quant, whatever its ending
+    if target.suffix != ".gguf" or is_companion(target):  # that is no quant, whatever its ending
         return None
     named = [name for name in sizes.quants if target.stem.endswith(f"-{name}")]
     return max(named, key=len, default=None)  # the longest: a CD-Q4_K_M ends with -Q4_K_M, too
 
 
+def companion_name(target: Path) -> str:
+    """Return the name of a plan's companion for a file: beginning and type, without the model between them."""
+    return f"{target.stem.split('-')[0]}-{target.stem.rsplit('-', 1)[-1]}"
+
+
 def disk_of_step(target: Path, sizes: RunSizes) -> int:
     """Return the bytes that a step writes, by what it makes; 0 of a step whose output is small."""
     full = FULL_FOLDER in target.parts
+    if is_companion(target):
+        return next((size for name, size in sizes.companions.items() if companion_name(target) == name), 0)
     if target.name == METADATA_NAME:
         return sizes.pruned
     if target.name.endswith("-F16.gguf"):

@@ -3,7 +3,9 @@
 import shutil
 
 import fetch_model
+from conftest import DEMO
 from files.safe_files import read_json
+from hub_server import Downloads, Hub
 
 import pytest
 
@@ -42,3 +44,27 @@ def test_another_model_is_refused_unless_it_is_to_replace_the_first(fetched, tin
     fetch_model.main(arguments(demo_model, fetched, "--replace"))
     assert (fetched / "checkpoint").resolve() == demo_model.resolve()
     assert read_json(fetched / "model.json")["experts"] == 128
+
+
+def test_an_assistant_and_the_card_of_a_model_come_from_the_hub(script, refused, tmp_path):
+    """By one process each, as the Hub's address is read once."""
+    with Hub() as hub:
+        hub.RequestHandlerClass = Downloads
+        files = {path.name: path.read_bytes() for path in (DEMO / "assistant").iterdir()}
+        files |= {"README.md": b"---\nlicense: mit\n---\n", "pytorch_model.bin": b"x", "docs/README.md": b"x"}
+        hub.repositories["google/an-assistant"] = {name: {"content": content} for name, content in files.items()}
+        here = {"HF_HUB_OFFLINE": 0, "HF_ENDPOINT": hub.url, "HF_HOME": tmp_path / "home", "HF_HUB_DISABLE_XET": 1}
+        asked = ["--model", "google/an-assistant", "--output", tmp_path / "there"]
+        done = script("fetch_model.py", "--assistant", *asked, **here)
+        assert done.returncode == 0, (done.stderr, hub.requests)
+        assert done.stdout == f"{tmp_path / 'there'}: gemma4_assistant, an assistant\n"
+        fetched = {path.name: path.read_bytes() for path in (tmp_path / "there").iterdir() if path.is_file()}
+        assert fetched == {name: files[name] for name in files if name not in ("pytorch_model.bin", "docs/README.md")}
+        refused(script("fetch_model.py", *asked, **here), "there", "gemma4_assistant")
+        hub.shutdown()
+
+
+def test_another_model_is_no_assistant(demo_model, tmp_path, refusal):
+    asked = ["--assistant", *arguments(demo_model, tmp_path)[:4]]
+    refusal(fetch_model.main, asked, "config.json: expected an assistant (Gemma4AssistantForCausalLM")
+    assert not (tmp_path / "checkpoint").exists()

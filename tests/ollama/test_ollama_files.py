@@ -9,9 +9,8 @@ from pathlib import Path
 import release_ollama
 from conftest import REPO
 from files.safe_files import InputError
+from ggufs.companions import DRAFT, MMPROJ
 from ollama.ollama_files import (
-    DRAFTS,
-    MMPROJ,
     OPTIONS,
     companion,
     fitted_params,
@@ -156,19 +155,19 @@ def test_a_vision_tower_and_a_draft_model_go_into_the_modelfile():
 
 
 def test_companions_of_a_release_are_wrapped_with_every_quant():
-    names = ["a-Q8_0.gguf", "mmproj-a-Q8_0.gguf", "mmproj-a-F16.gguf", "draft-a-Q8_0.gguf", "a-Q4_K_M.gguf"]
-    assert companion(names, MMPROJ) == "mmproj-a-F16.gguf" and companion(names, DRAFTS) == "draft-a-Q8_0.gguf"
+    names = ["a-Q8_0.gguf", "mmproj-a-Q8_0.gguf", "mmproj-a-F16.gguf", "mtp-a-Q8_0.gguf", "a-Q4_K_M.gguf"]
+    assert companion(names, MMPROJ) == "mmproj-a-F16.gguf" and companion(names, DRAFT) == "mtp-a-Q8_0.gguf"
     assert companion(["a.gguf", "mmproj-a.txt"], MMPROJ) == ""
     made = wraps("a", names, {}, folder=Path("r"))
     assert [wrap.model for wrap in made] == ["a:Q8_0", "a:Q4_K_M"]
     assert made[1].modelfile.startswith(
-        "FROM ./r/a-Q4_K_M.gguf\nFROM ./r/mmproj-a-F16.gguf\nDRAFT ./r/draft-a-Q8_0.gguf\nRENDERER"
+        "FROM ./r/a-Q4_K_M.gguf\nFROM ./r/mmproj-a-F16.gguf\nDRAFT ./r/mtp-a-Q8_0.gguf\nRENDERER"
     )
     # A pull brings the mmproj; a draft must lie on the disk, so the commands fetch it first.
     (first, *_) = wraps("a", names, {}, "me/a-GGUF")
-    assert first.modelfile.startswith("FROM hf.co/me/a-GGUF:a-Q8_0.gguf\nDRAFT ./draft-a-Q8_0.gguf\nRENDERER")
+    assert first.modelfile.startswith("FROM hf.co/me/a-GGUF:a-Q8_0.gguf\nDRAFT ./mtp-a-Q8_0.gguf\nRENDERER")
     commands = wrap_commands("a", names, {}, "me/a-GGUF").splitlines()
-    assert commands[0] == "hf download me/a-GGUF draft-a-Q8_0.gguf --local-dir ." and len(commands) == 5
+    assert commands[0] == "hf download me/a-GGUF mtp-a-Q8_0.gguf --local-dir ." and len(commands) == 5
     assert "hf download" not in wrap_commands("a", names, {})
 
 

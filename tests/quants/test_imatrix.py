@@ -67,7 +67,7 @@ def test_an_imatrix_that_the_tool_cut_short_names_the_disk(built, tmp_path, size
     """llama-imatrix ends with code 0 when a write fails."""
     (tmp_path / "cut.gguf").write_bytes((built / "imatrix.gguf").read_bytes()[:size])
     with pytest.raises(InputError, match=f"x.gguf: expected a whole imatrix .* found {size} bytes .*full disk .* GiB"):
-        build_imatrix.read_whole(tmp_path / "cut.gguf", tmp_path / "x.gguf")
+        build_imatrix.read_whole_gguf(tmp_path / "cut.gguf", tmp_path / "x.gguf")
 
 
 def test_tokens_are_counted_as_llama_imatrix_reads_them(built, tools):

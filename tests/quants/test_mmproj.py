@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from checkpoints.checkpoint import read_checkpoint
-from checkpoints.towers import bytes_digest, tower_tensors
+from checkpoints.checkpoint import bytes_digest, read_checkpoint
+from checkpoints.towers import tower_tensors
 from conftest import REPO
 from files.safe_files import InputError
 from ggufs.gguf_header import read_header
@@ -13,7 +13,8 @@ from ggufs.mmproj import TRUE_GELU, mmproj_name, projection_widths, write_with_t
 from multimodal_twin import VISION, write_twin
 from picture_embeddings import by_llama_cpp, by_transformers, picture
 from quants.mmproj_plan import plan_mmproj, vision_shapes
-from quants.mmproj_record import read_whole_mmproj
+from quants.mmproj_record import MmprojRecord
+from quants.quant_record import read_whole_gguf
 from release_inputs import NAME
 from seeing_model import make_mmproj_of, seeing_model
 from shared_ggufs import demo_ggufs
@@ -57,12 +58,12 @@ def test_a_drop_leaves_the_towers_bytes_alone(seeing):
     assert len(before) == 31 and before.keys() == after.keys()
     for name, tensor in before.items():
         assert (tensor.dtype, tensor.shape) == (after[name].dtype, after[name].shape)
-        assert bytes_digest(tensor) == bytes_digest(after[name])
+        assert bytes_digest(tensor, 4096, 4096) == bytes_digest(after[name], 4096, 4096)
 
 
 def test_the_record_says_what_is_in_the_file_and_a_second_run_leaves_it(seeing, capsys):
     path = seeing / mmproj_name(NAME, "F16")
-    record, header = read_whole_mmproj(path), read_header(path)
+    record, header = read_whole_gguf(path, MmprojRecord), read_header(path)
     weights = sum(int(np.prod(tensor.shape)) for tensor in tower_tensors(read_checkpoint(seeing / "twin")).values())
     assert record["towers"] == ["vision"] and record["parameters"] == weights
     assert record["tensors_per_type"] == {"F16": 16, "F32": 15} and record["added"] == [TRUE_GELU]
@@ -83,7 +84,7 @@ def test_an_audio_tower_goes_into_the_same_file(demo_model, tmp_path):
     path = tmp_path / "mmproj.gguf"
     make_mmproj_of(twin, path, "Q8_0")
     assert projection_widths(read_header(path)) == {"vision": 256, "audio": 256}
-    assert read_whole_mmproj(path)["towers"] == ["vision", "audio"]
+    assert read_whole_gguf(path, MmprojRecord)["towers"] == ["vision", "audio"]
 
 
 def test_the_key_is_added_once_and_no_tensor_changes(seeing, tmp_path):

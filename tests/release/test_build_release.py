@@ -15,6 +15,7 @@ import expert_drop
 from conftest import DEMO, REPO
 from files.safe_files import sha256_file
 from llama.llama_server import LlamaServer, server_command
+from release.chores import chores
 from release.front_matter import check_front_matter
 from release.gguf_parts import shapes_and_types, tensors_of
 from release.manifest import read_manifest
@@ -146,7 +147,7 @@ def test_the_checkpoint_has_a_card_of_its_own_and_stays_as_it_was(pruned_demo, t
     metadata = checkpoint / "expert_drop_metadata.json"
     before = {path.name: sha256_file(path) for path in checkpoint.iterdir()}
     origins = origins_of(pruned_demo, ())
-    named = ["--kind", "checkpoint", "--name", NAME, "--base", BASE, "--license", "gemma", *origins]
+    named = ["--kind", "checkpoint", "--name", NAME, "--base", BASE, *origins]
     call(build_release.main, *named, "--checkpoint", checkpoint, "--metadata", metadata, "--output", output)
     assert before == {path.name: sha256_file(path) for path in checkpoint.iterdir()}
     assert {path.name for path in output.iterdir()} == {*before, "README.md", "manifest.json"}
@@ -224,6 +225,24 @@ def test_inputs_of_another_build_end_in_one_line(inputs, refusal, name, damage, 
     more = ["--scores", inputs / "scores.json", "--quality", inputs / "quality.json"]
     refusal(build_release.main, release_arguments(inputs, output, *more, quants=("Q6_K", "Q4_K_M")), *words)
     assert not (output / "manifest.json").exists()
+
+
+def test_a_release_whose_licence_is_unknown_is_refused_and_the_base_s_own_is_taken(pruned_demo, tmp_path, refusal):
+    arguments = release_arguments(pruned_demo, tmp_path / "r", quants=("Q6_K",))
+    at = arguments.index("--license")
+    without = [*arguments[:at], *arguments[at + 2 :]]
+    refusal(build_release.main, without, "--license: expected the base model's licence", "LICENSE=apache-2.0")
+    assert not (tmp_path / "r").exists()
+    call(build_release.main, *without, "--source", DEMO / "model")
+    card = (tmp_path / "r/README.md").read_text()
+    assert "\nlicense: cc0-1.0\n" in card and "Licence: cc0-1.0." in card and "LICENSE=" not in card
+    manifest = read_manifest(tmp_path / "r")
+    assert manifest["inputs"]["licence"]["named_by"] == "README.md" and not [
+        line for line in chores(manifest) if "licence" in line
+    ]
+    call(build_release.main, *arguments, "--source", DEMO / "model", "--output", tmp_path / "other")
+    assert "LICENSE=gemma" in (tmp_path / "other/README.md").read_text()
+    assert "licence: gemma by LICENSE; the base's own is cc0-1.0" in chores(read_manifest(tmp_path / "other"))
 
 
 def test_gguf_files_of_gemma_4_need_a_template_and_params(pruned_demo, tmp_path, refusal):

@@ -81,7 +81,7 @@ def release(pruned_demo) -> Release:
 def test_the_card_has_every_number_from_its_record_in_the_reader_s_order(pruned_demo, tmp_path):
     scores = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "eval_questions.csv", 4))
     quality = write_quality(pruned_demo, tmp_path, {"F16": 0.0, "Q8_0": 0.0025, "Q6_K": 0.031})
-    more = ["--scores", scores, "--quality", quality, "--license", "gemma", "--quantized-by", "someone"]
+    more = ["--scores", scores, "--quality", quality, "--quantized-by", "someone"]
     card = build(pruned_demo, tmp_path / "r", *more)
     assert check_front_matter(tmp_path / "r/README.md", "standard") == {
         "license": "gemma",
@@ -148,10 +148,10 @@ def test_without_evaluation_and_quality_the_card_says_so_and_has_no_number_of_th
     assert "Not evaluated: no score belongs to this build." in card and "Results" not in headings(card)
     assert "KLD not measured: Q6_K, Q4_K_M." in card and "| KLD" not in card and "nats" not in card
     given = check_front_matter(tmp_path / "r/README.md", "standard").keys()
-    assert not {"base_model", "license", "quantized_by"} & given
+    assert not {"base_model", "quantized_by"} & given
     # What its owner must do is no business of the reader: check_release.py prints it.
     found = chores(read_manifest(tmp_path / "r"))
-    for words in ("owner: none was given", "licence: none was given", "base model: not one", "quantized_by: no name"):
+    for words in ("owner: none was given", "base model: not one", "quantized_by: no name"):
         assert words not in card and any(line.startswith(words) for line in found)
 
 
@@ -544,7 +544,7 @@ def test_the_context_cache_of_the_26b_by_hand(tmp_path):
 )
 def test_front_matter_is_checked(tmp_path, change, words):
     path = tmp_path / "README.md"
-    text = front_matter("standard", "google/x", "gemma", "me", ["moe"]) + "\n# x\n"
+    text = front_matter("standard", "google/x", {"license": "gemma"}, "me", ["moe"]) + "\n# x\n"
     path.write_text(text)
     assert check_front_matter(path, "standard")["license"] == "gemma"
     path.write_text(text.replace(*change))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import build_release
 import check_release
-import convert_to_gguf
 from checkpoints.checkpoint import read_config
 from files.safe_files import sha256_file
 from ggufs.mmproj import mmproj_name
@@ -15,8 +14,8 @@ from quants.quant_record import record_path
 from release.front_matter import check_front_matter
 from release.gates import Checked
 from release.manifest import MANIFEST, STANDARD, read_manifest
-from release.mmproj_choice import mmproj_pick, type_number
 from release.running_gates import smallest
+from release.sibling_choice import draft_pick, mmproj_pick, type_number
 from release.sight_gate import picture_gate, picture_png, sight_gate
 from release.sources import read_sources
 from release_inputs import NAME, QUESTIONS, call, change_json, release_arguments
@@ -137,12 +136,11 @@ def test_a_checkpoint_that_sees_has_the_tag_of_pictures(seeing, tmp_path):
     assert read_config(seeing / "pruned")["vision_config"]
     folder = tmp_path / NAME
     metadata = ["--metadata", seeing / "pruned/expert_drop_metadata.json"]
-    named = ["--kind", "checkpoint", "--name", NAME, "--base", "gemma-4-demo-twin"]
-    f16 = tmp_path / "F16.gguf"
-    call(convert_to_gguf.main, "--model", seeing / "pruned", "--name", NAME, "--output", f16)
-    named += ["--map", seeing / "plain.json", "--f16", record_path(f16)]
+    named = ["--kind", "checkpoint", "--name", NAME, "--base", "gemma-4-demo-twin", "--source", seeing / "twin"]
+    named += ["--map", seeing / "plain.json", "--f16", record_path(seeing / "F16.gguf")]
     call(build_release.main, *named, "--checkpoint", seeing / "pruned", *metadata, "--output", folder)
     assert check_front_matter(folder / "README.md", "checkpoint")["pipeline_tag"] == "image-text-to-text"
+    assert "\nlicense: cc0-1.0\n" in (folder / "README.md").read_text()  # of the base's own card
 
 
 @pytest.mark.parametrize(
@@ -161,3 +159,10 @@ def test_the_file_for_pictures_that_hf_takes_is_the_nearest_by_type_and_folder()
     assert mmproj_pick(["a/mmproj-F16.gguf", "mmproj-Q8_0.gguf"], "a/m-Q4_K_M.gguf") == "a/mmproj-F16.gguf"
     assert mmproj_pick(["b/mmproj-F16.gguf"], "a/m-Q4_K_M.gguf") is None
     assert mmproj_pick(["m-Q4_K_M.gguf"], "m-Q4_K_M.gguf") is None
+
+
+def test_the_draft_model_that_hf_takes_is_the_one_with_the_tag_else_the_nearest():
+    listed = ["m-Q4_K_M.gguf", "mtp-m-F16.gguf", "mtp-m-Q4_0.gguf", "mtp-m-Q8_0.gguf", "mmproj-m-Q8_0.gguf"]
+    for tag, picked in (("", "Q4_0"), ("q8_0", "Q8_0"), ("Q4_K_M", "Q4_0"), ("F16", "F16"), ("IQ3_XS", "Q4_0")):
+        assert draft_pick(listed, "m-Q4_K_M.gguf", tag) == f"mtp-m-{picked}.gguf", tag
+    assert draft_pick(["mmproj-m-F16.gguf", "m-F16.gguf"], "m-F16.gguf", "") is None

@@ -13,6 +13,7 @@ from files.safe_files import InputError, read_record, sha256_file
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, key_value, read_header, write_header_only
 from quantize_runs import quantize_arguments
+from quants.draft_plan import plan_draft
 from quants.draft_record import DraftRecord
 from release_inputs import call
 from shared_ggufs import demo_ggufs, tiny_ggufs
@@ -51,6 +52,17 @@ def test_an_assistant_becomes_a_file_with_a_record_and_is_not_built_twice(built,
     before = (built / DRAFT).read_bytes()
     call(build_draft.main, *arguments(built, built / DRAFT))
     assert "built already" in capsys.readouterr().out and (built / DRAFT).read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q4_0", "Q8_0"])
+def test_its_size_is_planned_to_the_byte(built, tools, tmp_path, kind):
+    if kind != "Q8_0":
+        (tmp_path / "F16.gguf").symlink_to(built / "F16.gguf")
+        call(build_draft.main, *arguments(tmp_path, tmp_path / "draft.gguf"), "--type", kind)
+    path = built / DRAFT if kind == "Q8_0" else tmp_path / "draft.gguf"
+    work = tmp_path / "work"
+    work.mkdir()
+    assert plan_draft(ASSISTANT, "demo", kind, tools, work) == {"name": f"mtp-{kind}", "bytes": path.stat().st_size}
 
 
 def test_another_model_and_a_checkpoint_that_is_no_assistant_are_refused(

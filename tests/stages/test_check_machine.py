@@ -1,20 +1,21 @@
 """The checks of a machine: a local server in the Hub's place, a closed port, too little room, damaged models."""
 
-import json
 import shutil
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import check_machine
 from chats.questions import GPQA_DATASET
+from checkpoints.licence import licence_of
 from conftest import DEMO
 from files.safe_files import GIB
 from hub_server import TOKEN, Handler, Hub
 from stages import machine_checks
 from stages.checks import Check
-from stages.needs import RunSizes, disk_of_run, estimated_quant, memory_of_analysis, sizes_of_plan
+from stages.needs import RunSizes, disk_of_run, disk_of_step, estimated_quant, memory_of_analysis, sizes_of_plan
 
 import pytest
 
@@ -112,16 +113,30 @@ def test_a_local_run_asks_nothing_of_the_hub_and_is_ready(from_hub, hub):
     assert found["tokenizer"].startswith("ok") and "196 questions" in found["questions"]
     assert found["disk"].startswith("ok 0.0") and "an estimate" in found["disk"]
     assert found["memory"].startswith("ok 1.02 GiB for the analysis (the whole model)")
-    assert found["licence of base"].startswith("warn not known") and "LICENSE" in found["licence of base"]
+    assert found["licence"] == "ok cc0-1.0 (by README.md)"
 
 
 def test_with_a_token_and_access_all_of_the_hub_is_ok(from_hub, hub):
     code, error, found = from_hub(FROM_HUB, hub.url, TOKEN)
     assert code == 0, error
+    assert found["licence"].startswith("warn not known: nothing names it; make release will be refused: look up")
+    hub.cards[MODEL] = {"license": "apache-2.0", "license_link": "https://example.org/terms"}
+    assert from_hub(FROM_HUB, hub.url, TOKEN)[2]["licence"] == (
+        "ok apache-2.0 (https://example.org/terms) (by its card on the Hub)"
+    )
     assert found["Hub token"] == "ok that of me" and found["model"] == f"ok {MODEL} can be downloaded"
     assert found["GPQA"].startswith("ok") and "after the download" in found["tokenizer"]
     assert "0.0000 GiB for the whole run (an estimate" in found["disk"]
     assert all(request.split()[0] in ("GET", "HEAD") for request in hub.requests)  # nothing is sent or fetched
+
+
+def test_the_draft_model_is_looked_for_here_or_on_the_hub(from_hub, hub, checked):
+    _, found = checked([*LOCAL, "--draft", DEMO / "assistant"])
+    assert found["draft model"].startswith("ok ") and found["draft model"].endswith("assistant: gemma4_assistant")
+    error, found = checked([*LOCAL, "--draft", DEMO / "model"])
+    assert "expected an assistant" in error and found["draft model"].startswith("FAIL")
+    _, _, found = from_hub([*LOCAL, "--draft", MODEL], hub.url)
+    assert found["draft model"] == f"ok {MODEL} can be downloaded"
 
 
 def test_a_missing_permission_says_where_to_get_it(from_hub, hub, monkeypatch):
@@ -187,7 +202,7 @@ def test_a_damaged_model_and_questions_that_are_none(checked, model_copy, tmp_pa
     error, found = checked(["--model", model_copy, "--questions", tmp_path / "text.csv", "--keep", "2"])
     assert error and "KEEP: expected a number of kept experts from 4" in found["model"]
     assert found["tokenizer"].startswith("FAIL") and "'Record ID'" in found["questions"]
-    assert found["licence of base"] == "ok apache-2.0 (from its README.md)"
+    assert found["licence"] == "ok apache-2.0 (by README.md)"
     assert "failed, too: tokenizer, questions" in error
     shard = next(model_copy.glob("*.safetensors"))
     with open(shard, "r+b") as file:
@@ -197,18 +212,22 @@ def test_a_damaged_model_and_questions_that_are_none(checked, model_copy, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "files, config, shown",
+    "given, files, state, words",
     [
-        ({}, {"license": "mit"}, "mit (from its config.json)"),
-        ({"LICENSE.txt": "..."}, {}, "see LICENSE.txt (in its folder)"),
-        ({"README.md": "---\nlicense: [\n---\n", "LICENSE": "..."}, {}, "see LICENSE (in its folder)"),
-        ({"README.md": "No front matter."}, {}, "not known"),
+        ("", {"LICENSE.txt": "..."}, "warn", "nothing names it, though there is LICENSE.txt; make release will"),
+        ("mit", {}, "ok", "mit (by LICENSE)"),
+        ("mit", {"README.md": "---\nlicense: gemma\n---\n"}, "ok", "mit (by LICENSE, where README.md says gemma)"),
+        ("other", {}, "warn", "expected license_name in the front matter"),
     ],
 )
-def test_the_licence_of_a_checkpoint(tmp_path, files, config, shown):
-    for name, text in {**files, "config.json": json.dumps(config)}.items():
+def test_the_licence_of_a_run_is_said_early(tmp_path, given, files, state, words):
+    for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert check_machine.local_licence(tmp_path).found.startswith(shown)
+    check = check_machine.check_licence(str(tmp_path), given, licence_of(tmp_path), False)
+    assert check.line(0).startswith(state) and words in check.line(0)
+    assert (check_machine.check_licence(str(tmp_path), given, licence_of(tmp_path), True).state == "FAIL") == (
+        state == "warn"
+    )
 
 
 def test_too_little_disk_fails_by_plan_and_only_warns_by_a_close_estimate(tmp_path):
@@ -242,6 +261,10 @@ def test_disk_and_memory_of_a_run_by_hand():
     assert disk_of_run(sizes, True, True, []) == 2 * 800 + 2 * 1000 + 500
     assert disk_of_run(sizes, True, False, ["Q6_K"]) == 800 + 1000
     assert memory_of_analysis(sizes, False) == 1000 + GIB and memory_of_analysis(sizes, True) == 180 + GIB
+    beside = replace(sizes, companions={"mmproj-F16": 30, "mtp-Q8_0": 7})
+    assert disk_of_run(beside, True, True, []) == disk_of_run(sizes, True, True, []) + 37
+    steps = {"mmproj-m-109e-F16.gguf": 30, "mmproj-m-109e-BF16.gguf": 0, "mtp-m-109e-Q8_0.gguf": 7, "m-F16.gguf": 800}
+    assert {name: disk_of_step(Path("109e", name), beside) for name in steps} == steps
 
 
 def test_an_estimate_by_a_quants_name_is_near_its_plan():

@@ -1,0 +1,21 @@
+"""Assistant checkpoints: small models that draft for a Gemma 4 by reading its context cache.
+
+Names of the classes: transformers (src/transformers/models/gemma4_assistant, gemma4_unified_assistant).
+"""
+
+from pathlib import Path
+
+from checkpoints.checkpoint import read_checkpoint, read_config
+from files.safe_files import InputError
+
+ASSISTANTS = ("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM")
+
+
+def check_assistant(model: Path) -> dict:
+    """Return the config of an assistant checkpoint; raise InputError for another model, and for one that is cut."""
+    config = read_config(model)
+    found = (config.get("architectures") or ["none"])[0]
+    if found not in ASSISTANTS:
+        raise InputError(model / "config.json", f"an assistant ({', '.join(ASSISTANTS)})", str(found))
+    read_checkpoint(model)
+    return config

@@ -1,0 +1,88 @@
+"""The licence of a checkpoint, as its own card (README.md) or its config.json names it.
+
+Keys: https://huggingface.co/docs/hub/model-cards. `license` is one of the Hub's identifiers. Of a licence that the Hub
+has no identifier for, it is `other`, and license_name and license_link say which.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from files.safe_files import InputError, read_json
+
+import yaml
+from huggingface_hub import ModelCard
+
+CARD, CONFIG = "README.md", "config.json"
+IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
+OTHER, UNKNOWN = "other", "unknown"
+# Both go onto a card that is published under somebody else's name, so nothing in them may be markup.
+NAME = re.compile(r"[A-Za-z0-9][\w .,()-]{0,79}")
+LINK = re.compile(r"https?://[\w.-]+(?:/[\w./~-]*)?(?:#[\w-]+)?")
+TO_SAY = "look up what the base model's card says, and give it as LICENSE, such as LICENSE=apache-2.0"
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence: the Hub's identifier, the name and the link that the base gives it ("": none), and who names it."""
+
+    identifier: str
+    name: str = ""
+    link: str = ""
+    named_by: str = ""
+
+    @property
+    def words(self) -> str:
+        """The licence as a person reads it."""
+        shown = self.name or self.identifier
+        return f"{shown} ({self.link})" if self.link else shown
+
+
+def text_of(values: Mapping, key: str, form: re.Pattern[str]) -> str:
+    """Return a value that is a text of some form, "" for any other."""
+    value = values.get(key)
+    return value if isinstance(value, str) and form.fullmatch(value) else ""
+
+
+def licence_in(values: Mapping, named_by: str) -> Licence | None:
+    """Return the licence that front matter or a config names, None where it names none."""
+    given = values.get("license")
+    identifier = given.strip().lower() if isinstance(given, str) else ""
+    name, link = text_of(values, "license_name", NAME), text_of(values, "license_link", LINK)
+    if not IDENTIFIER.fullmatch(identifier) or identifier == UNKNOWN or (identifier == OTHER and not name):
+        return None
+    return Licence(identifier, name, link, named_by)
+
+
+def front_matter_of(card: Path) -> dict:
+    """Return the front matter of a model card, {} where there is none that can be read: it is a person's text."""
+    if not card.is_file():
+        return {}
+    try:
+        return ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, TypeError, yaml.YAMLError):
+        return {}
+
+
+def licence_of(directory: Path) -> Licence | None:
+    """Return the licence of a checkpoint, None where neither its card nor its config names one."""
+    config = directory / CONFIG
+    return licence_in(front_matter_of(directory / CARD), CARD) or (
+        licence_in(read_json(config), CONFIG) if config.is_file() else None
+    )
+
+
+def released_licence(given: str, base: Licence | None, named: object) -> Licence:
+    """Return the licence of a release: the one that was given, else the base's own. named: the base, in messages.
+
+    Raises InputError when it is not known: a release must not tell others what they may do by a guess.
+    """
+    if base and given in ("", base.identifier):
+        return base
+    if given == OTHER:
+        expected = f"license_name in the front matter of the base's {CARD}, as LICENSE={OTHER} needs it"
+        raise InputError(named, expected, "none")
+    if not given:
+        raise InputError(named, f"the base model's licence in {CARD} or {CONFIG}", "none", TO_SAY)
+    return Licence(given, named_by="LICENSE")

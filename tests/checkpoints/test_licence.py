@@ -1,0 +1,47 @@
+"""The licence of a checkpoint: from its card, else from its config; nothing is guessed, and no markup comes by it."""
+
+import json
+
+from checkpoints.licence import Licence, licence_of, released_licence
+from files.safe_files import InputError
+
+import pytest
+
+LINK = "https://ai.google.dev/gemma/docs/gemma_4_license"
+
+
+def card(*lines: str) -> str:
+    return "\n".join(["---", *lines, "---", "# A card"])
+
+
+@pytest.mark.parametrize(
+    "readme, config, found",
+    [
+        (card("license: Apache-2.0", f"license_link: {LINK}"), {"license": "mit"}, ("apache-2.0", "", LINK)),
+        (card("license: other", "license_name: nice-terms"), {}, ("other", "nice-terms", "")),
+        (card("license: other"), {}, None),
+        (card("license: unknown"), {}, None),
+        (card("license: ["), {"license": "mit"}, ("mit", "", "")),
+        (card("license: gemma", "license_link: LICENSE"), {}, ("gemma", "", "")),
+        (card("license: other", "license_name: '<b>x</b>'"), {}, None),
+        (card("license: [mit, gemma]"), {}, None),
+        (card("license: the terms of Gemma"), {}, None),
+        ("No front matter.", {}, None),
+        (None, {"license": None}, None),
+    ],
+)
+def test_the_card_comes_before_the_config(tmp_path, readme, config, found):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if readme:
+        (tmp_path / "README.md").write_text(readme)
+    licence = licence_of(tmp_path)
+    assert found == (licence and (licence.identifier, licence.name, licence.link))
+
+
+def test_what_is_given_comes_before_what_the_base_says_and_nothing_is_refused():
+    own = Licence("other", "nice-terms", LINK, "README.md")
+    assert released_licence("", own, "base") == released_licence("other", own, "base") == own
+    assert released_licence("mit", own, "base") == Licence("mit", named_by="LICENSE")
+    for given, words in (("", "give it as LICENSE"), ("other", "license_name")):
+        with pytest.raises(InputError, match=words):
+            released_licence(given, None, "base")
