@@ -19,21 +19,26 @@ with neither `source` nor `shards`.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
 from files.safe_files import (
     SHOWN_CHARACTERS,
     Fields,
     InputError,
+    Positive,
     Record,
+    Sha256,
     check_fields,
     check_record,
     read_json,
     read_record,
+    require,
     sha256_file,
     shown,
     write_json,
 )
+
+from pydantic import Field, model_validator
 
 METADATA_NAME = "expert_drop_metadata.json"
 OWN_MAP = "own map"  # the criterion of a map that was given, not chosen here
@@ -163,12 +168,22 @@ class DropMetadata(Record):
     current: ClassVar[int] = 2
     method: MapDetails
     methodology: Methodology = Methodology()
-    experts: int
-    keep_count: int
-    drop_map_sha256: str
+    experts: Positive
+    keep_count: Positive
+    drop_map_sha256: Sha256
     source: dict[str, str]
-    shards: dict[str, str]
+    shards: Annotated[dict[str, Sha256], Field(min_length=1)]
     layers: dict[str, dict[str, list[int]]]
+
+    @model_validator(mode="after")
+    def whole_layers(self) -> Self:
+        """Refuse layers in which an expert is missing or comes twice, or another number of experts is kept."""
+        require(self.keep_count <= self.experts, "keep_count at most experts")
+        for name, ids in self.layers.items():
+            both = sorted(ids.get("keep", []) + ids.get("drop", []))
+            require(both == list(range(self.experts)), f"layers.{name} of every expert once")
+            require(len(ids["keep"]) == self.keep_count, f"layers.{name} that keep keep_count experts")
+        return self
 
 
 def read_metadata(path: Path) -> dict:

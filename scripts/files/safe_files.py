@@ -423,12 +423,24 @@ def write_json(path: Path, value: dict) -> None:
 
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of a file's bytes, in hex
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Fields(BaseModel):
     """A part of a record: named fields of a JSON object, with their types. Other fields are kept as they are."""
 
     model_config = ConfigDict(extra="allow", strict=True)  # strict: "5" and true are no numbers
+
+
+def require(holds: bool, rule: str) -> None:
+    """Raise ValueError unless a rule between the fields of a record holds: for its validator.
+
+    rule: as in "expected a record with RULE".
+    """
+    if not holds:
+        raise ValueError(rule)
 
 
 class Record(Fields):
@@ -448,7 +460,7 @@ class Record(Fields):
 class FileRecord(Record):
     """The record FILE.json beside a large file: its size and digest, by which reading the file again is spared."""
 
-    bytes: int
+    bytes: Count
     sha256: Sha256
 
 
@@ -493,6 +505,9 @@ def _refused_field(path: object, what: str, again: str, error: ValidationError) 
     found = shown(first["input"])
     if first["type"] == "string_pattern_mismatch":  # of digests alone; the words of pydantic show the expression
         return InputError(path, f"{what} whose {field!r} is 64 hex digits", found, again)
+    if first["type"] == "value_error":  # of `require`
+        place = f"{what} whose {field!r} has" if field else f"{what} with"
+        return InputError(path, f"{place} {first['ctx']['error']}", "others", again)
     words = first["msg"]  # of pydantic, mostly "Input should be a valid integer" and the like
     rule = words.removeprefix("Input should be ") if words.startswith("Input should be ") else f"valid ({words})"
     return InputError(path, f"{what} whose {field!r} is {rule}", found, again)

@@ -361,7 +361,7 @@ def test_the_checkpoint_has_the_full_model_s_small_files_and_no_others(build, da
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"bits_per_weight": 2.0}, "bits per weight 2.0"),
+        ({"bits_per_weight": 2.0}, "bits_per_weight"),
         ({"note": "99% on GPQA"}, "the note of its type"),
         ({"arguments": ["--pure"]}, "the arguments of its type"),
         ({"type": "AUTO-0.01", "note": "99% on GPQA"}, "the note of its type"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import compare_scores
 import pool_heldout
-from files.safe_files import read_record, write_record
+from files.safe_files import read_record, sha256_json, write_record
 from quants.quant_record import QuantRecord
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Scores, Summary, figures
@@ -46,7 +46,12 @@ def summary(name: str, right: str, seed: int = 42, patch: dict | None = PATCH, *
         "in_sample": None,
         **figures(rows, patch),
         **changes,
-    }
+    } | digest_of(changes)
+
+
+def digest_of(changes: dict) -> dict:
+    """The digest that goes with another protocol."""
+    return {"protocol_sha256": sha256_json(changes["protocol"])} if "protocol" in changes else {}
 
 
 def quant(kind: str, size: int) -> dict:
@@ -59,7 +64,7 @@ def quant(kind: str, size: int) -> dict:
         "parameters": 1,
         "experts": 4,
         "bytes": size,
-        "bits_per_weight": 8.0,
+        "bits_per_weight": 8.0 * size,
         "tensors_per_type": {kind: 1},
         "source_sha256": "0" * 64,
         "imatrix_sha256": None,

@@ -104,7 +104,12 @@ def test_after_quants_the_files_that_are_there(shown, refusal, tmp_path):
     quant = tool | words | {"arguments": [], "parameters": 1, "experts": 4, "tensors_per_type": {}}
     names = {"x-Q4_K_M": (1 << 18, 4.567), "x-Q8_0": (1 << 20, 8.5)}
     built = [
-        build_quant(tmp_path, name, quant | {"bytes": size, "bits_per_weight": bits}, QuantRecord)
+        build_quant(
+            tmp_path,
+            name,
+            quant | {"bytes": size, "bits_per_weight": bits, "parameters": round(8 * size / bits)},
+            QuantRecord,
+        )
         for name, (size, bits) in names.items()
     ]
     f16 = tool | {"name": "x", "outtype": "f16", "bytes": 2 << 20}
