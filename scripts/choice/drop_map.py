@@ -19,7 +19,7 @@ with neither `source` nor `shards`.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar, Self
 
 from files.safe_files import (
     SHOWN_CHARACTERS,
@@ -38,7 +38,7 @@ from files.safe_files import (
     write_json,
 )
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 METADATA_NAME = "expert_drop_metadata.json"
 OWN_MAP = "own map"  # the criterion of a map that was given, not chosen here
@@ -172,7 +172,7 @@ class DropMetadata(Record):
     keep_count: Positive
     drop_map_sha256: Sha256
     source: dict[str, str]
-    shards: Annotated[dict[str, Sha256], Field(min_length=1)]
+    shards: dict[str, Sha256]
     layers: dict[str, dict[str, list[int]]]
 
     @model_validator(mode="after")
@@ -182,7 +182,7 @@ class DropMetadata(Record):
         for name, ids in self.layers.items():
             both = sorted(ids.get("keep", []) + ids.get("drop", []))
             require(both == list(range(self.experts)), f"layers.{name} of every expert once")
-            require(len(ids["keep"]) == self.keep_count, f"layers.{name} that keep keep_count experts")
+            require(len(ids.get("keep", [])) == self.keep_count, f"layers.{name} that keep keep_count experts")
         return self
 
 
