@@ -22,13 +22,10 @@ from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import die_with_parent, find_llama_cpp
 from scoring.answer_record import Answer, completion_letter, read_answers
 from scoring.eval_protocol import recorded_protocol
-from scoring.lm_eval_samples import read_frozen
-from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, Patched, read_run, run_digests
+from scoring.lm_eval_samples import read_asked
+from scoring.run_files import ANSWERS, PATCHED, PREDICT_TOKENS, PREFILL, RUN, Patched, read_run, run_digests
 
 from tqdm import tqdm
-
-PREFILL = "The answer is ("
-PREDICT_TOKENS = 10
 
 
 def closed_thought(chat_template: str) -> str:
@@ -72,7 +69,7 @@ def patch_answer(server: LlamaServer, answer: Answer, prompt: str, attempts: int
 def patch_all(args: argparse.Namespace, run_record: dict, invalid: list[Answer]) -> Iterator[dict]:
     """Start the server and yield each invalid answer as it is patched."""
     protocol = recorded_protocol(args.run / RUN, run_record["protocol"])
-    prompts = {document["Record ID"]: document["prompt"] for document in read_frozen(args.run / TASK_FOLDER)}
+    prompts = {document["Record ID"]: document["prompt"] for document in read_asked(args.run, run_record)}
     tool = find_llama_cpp(None).tool("llama-server")
     command = server_command(tool, args.gguf, run_record["name"], args.port, protocol.server_flags)
     with LlamaServer(command, args.gguf, args.run / "patch-server.log") as server:

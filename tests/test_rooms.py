@@ -21,7 +21,7 @@ LONGEST_CHAIN = 10
 MOST_MODULES = {
     "report_imatrix": 7,
     "build_imatrix": 10,
-    "build_report": 21,
+    "build_report": 22,
     "quantize_gguf": 12,
 }  # that a command imports
 MOST_FILES = 41  # of a folder: more is a corridor

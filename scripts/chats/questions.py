@@ -19,8 +19,8 @@ GPQA_DATASET, GPQA_FILE = "Idavidrein/gpqa", "gpqa_diamond.csv"  # on the Hub, g
 EXPLANATION = "Explanation"
 DOMAIN = "High-level domain"
 LETTERS = "ABCD"
-# What no question has and a terminal obeys, and the character that joins the parts of a digest. Others that stray into a
-# text by a copy from a PDF are taken as they are.
+# What no question has and a terminal obeys, and the character that joins the parts of a digest. Others, which stray
+# into a text by a copy from a PDF, are taken as they are.
 STEERING = re.compile("[\x00\x07\x08\x1b\x1f\x9b]")
 ID_CHARACTERS = 200
 QUESTION_SEED = 42  # default seed of the order of choices
@@ -142,7 +142,9 @@ def _check_text(path: Path, number: int, row: dict[str, str]) -> None:
             raise InputError(path, f"no control character in {column!r} of question {number}", repr(control[0]))
     name = row["Record ID"]  # it is printed, and stands in cards and pages
     if not name.isprintable() or len(name) > ID_CHARACTERS:
-        raise InputError(path, f"a Record ID in one line, of at most {ID_CHARACTERS}, in question {number}", shown(name))
+        raise InputError(
+            path, f"a Record ID in one line, of at most {ID_CHARACTERS}, in question {number}", shown(name)
+        )
 
 
 def check_reasonings(path: Path, questions: list[Question]) -> None:

@@ -60,7 +60,7 @@ class DemoQuestion:
         return "demo" + hashlib.sha256(self.text.encode()).hexdigest()[:14]
 
 
-class Table(Fields):
+class QuestionTable(Fields):
     """What relations and formulas share: how their questions are filed and put."""
 
     domain: Text
@@ -68,7 +68,7 @@ class Table(Fields):
     phrasings: Annotated[list[Text], Field(min_length=2)]
 
 
-class Relation(Table):
+class Relation(QuestionTable):
     """Facts of one kind; thought and phrasings have {key} in them, thought {value} as well."""
 
     relation: Text
@@ -78,8 +78,10 @@ class Relation(Table):
     @model_validator(mode="after")
     def can_be_asked(self) -> Self:
         """Refuse unknown names in braces, and facts with too few values for three wrong answers."""
-        require(all(names_in(text) == {"key"} for text in self.phrasings), "phrasings with {key} alone in braces")
-        require(names_in(self.thought) == {"key", "value"}, "a thought with {key} and {value} in braces")
+        require(
+            all(names_in_braces(text) == {"key"} for text in self.phrasings), "phrasings with {key} alone in braces"
+        )
+        require(names_in_braces(self.thought) == {"key", "value"}, "a thought with {key} and {value} in braces")
         values = set(self.facts.values())
         require(len(values) >= CHOICES, f"facts of {CHOICES} values or more")
         numbers = self.relation != NUMBERS or all(NUMBER.fullmatch(value) for value in values)
@@ -87,7 +89,7 @@ class Relation(Table):
         return self
 
 
-class Formula(Table):
+class Formula(QuestionTable):
     """A calculation with two operands; the phrasings have {a} and {b} in them."""
 
     formula: Text
@@ -96,7 +98,9 @@ class Formula(Table):
     @model_validator(mode="after")
     def can_be_asked(self) -> Self:
         """Refuse other names in braces."""
-        require(all(names_in(text) == {"a", "b"} for text in self.phrasings), "phrasings with {a} and {b} in braces")
+        require(
+            all(names_in_braces(text) == {"a", "b"} for text in self.phrasings), "phrasings with {a} and {b} in braces"
+        )
         return self
 
 
@@ -116,7 +120,7 @@ class Facts(Fields):
         return self
 
 
-def names_in(text: str) -> set[str]:
+def names_in_braces(text: str) -> set[str]:
     """Return the names in braces of a text; raise ValueError when a brace stays open or a name has more to it."""
     return {name for _, name, *_ in string.Formatter().parse(text) if name is not None}
 

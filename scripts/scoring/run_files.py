@@ -6,13 +6,14 @@ TASK_FOLDER: the frozen questions of freeze_questions.py.
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, Self
 
-from files.safe_files import Fields, Record, Sha256, read_record
+from files.safe_files import Fields, Record, Sha256, read_record, require, sha256_json
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 RUN, ANSWERS, PATCHED, LM_EVAL, TASK_FOLDER = "run.json", "answers.jsonl", "patched.json", "lm_eval", "task"
+PREFILL, PREDICT_TOKENS = "The answer is (", 10  # of the patch step, as the model card has it
 # Answers take hours and are never deleted here, nor mixed with those of another run.
 ANOTHER_OUTPUT = "give another OUTPUT; with make another EVAL_NAME, or REPLACE=eval to make it again"
 
@@ -26,6 +27,12 @@ class RunRecord(Record):
     protocol_sha256: Sha256
     questions_sha256: Sha256
     protocol: dict
+
+    @model_validator(mode="after")
+    def one_protocol(self) -> Self:
+        """Refuse values that are not those of the digest."""
+        require(sha256_json(self.protocol) == self.protocol_sha256, "the protocol of protocol_sha256")
+        return self
 
 
 class PatchedAnswer(Fields):
@@ -44,9 +51,9 @@ class Patched(Record):
 
     what: ClassVar[str] = "the patched answers of patch_answers.py"
     any_letters: ClassVar[bool] = True  # a completion is what a model made of its own vocabulary
-    prefill: str
-    n_predict: int
-    temperature: int
+    prefill: Literal[PREFILL]  # type: ignore[valid-type]
+    n_predict: Literal[PREDICT_TOKENS]  # type: ignore[valid-type]
+    temperature: Literal[0]
     run: dict[str, str]
     answers: list[PatchedAnswer]
 

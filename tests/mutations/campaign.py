@@ -23,7 +23,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "scripts")]
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "0"}
 
 from files.display import markdown_table  # noqa: E402
-from mutations.harness import DIGEST_ONLY, FAILURES, REFUSED, SAME, SUBJECT, Case, Workshop  # noqa: E402
+from mutations.harness import BROKEN, DIGEST_ONLY, FAILURES, REFUSED, SAME, SUBJECT, Case, Workshop  # noqa: E402
 from mutations.mutators import format_of  # noqa: E402
 from mutations.table import COMMANDS, Command  # noqa: E402
 
@@ -86,7 +86,7 @@ def verdicts(command: Command, cases: list[Case], workshop: Workshop) -> Iterato
             yield ours.recv()
     worker.join()
     if worker.exitcode:
-        raise RuntimeError(f"{command.title}: the process of its cases ended with exit code {worker.exitcode}")
+        yield Case(command.title, "", {}), BROKEN, f"the process of its cases ended with exit code {worker.exitcode}"
 
 
 def table_of(counts: dict[str, Counter]) -> str:

@@ -20,13 +20,18 @@ from mutations.mutators import MARKUP, Edit, format_of
 from mutations.table import Command
 
 MEMORY_BYTES = 2 << 30
+LOADED = 10  # times as long may a command take on a loaded machine as it may use a processor
 TRACEBACK_CODE = 70
 # The digest of the mutated file, by which a record of the output names its input; and the room on this machine's disk.
 DIGEST = re.compile(rb"[0-9a-f]{12,64}|free here: [0-9.]+|[0-9.]+ GiB free")
 CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
 READ_BY_PEOPLE = (".md", ".html", ".txt", ".mk", ".csv")
 REFUSED, SAME, DIGEST_ONLY, SUBJECT = "refused", "same output", "only its digest", "its subject"
-FAILURES = ("traceback", "hang", "signal", "noise", "half output", "outside", "unsafe output", "changed output")
+BROKEN = "no run"  # the command fails without a mutation, or the harness does
+FAILURES = (
+    *("traceback", "hang", "signal", "noise", "half output", "outside", "unsafe output", "changed output"),
+    BROKEN,
+)
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,12 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def limit() -> None:
-    """Limit memory beyond what is there by now, and processor time; no core files."""
+def limit(seconds: int) -> None:
+    """Limit memory beyond what is there by now, and processor time beyond what was used; no core files."""
     there = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (there + MEMORY_BYTES, there + MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 
 
 def become(command: Command, folder: Path) -> None:
@@ -94,7 +100,7 @@ def become(command: Command, folder: Path) -> None:
         arguments = [path for text in given for path in (sorted(glob.glob(text)) if "*" in text else [text])]
         sys.argv = [command.name + ".py", *arguments]
         sys.stdin, sys.stdout, sys.stderr = (open(n, "w" if n else "r", closefd=False) for n in range(3))
-        limit()
+        limit(command.seconds)
         main: Callable[[list[str]], None] = importlib.import_module(command.name).main
         run(lambda: main(arguments))
         code = 0
@@ -149,7 +155,7 @@ class Workshop:
         child = os.fork()
         if child == 0:
             become(command, self.place)
-        end, code = time.monotonic() + command.seconds, None
+        end, code = time.monotonic() + LOADED * command.seconds, None
         while time.monotonic() < end and code is None:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
@@ -216,7 +222,7 @@ def judged(command: Command, case: Case, plain: Outcome, outcome: Outcome) -> tu
     """Return the verdict on an outcome, beside that of the same command without a mutation."""
     lines = lines_of(outcome.err)
     last = lines[-1][:200] if lines else ""
-    if outcome.code is None:
+    if outcome.code in (None, -signal.SIGXCPU, -signal.SIGKILL):
         return "hang", f"more than {command.seconds} s"
     if outcome.code < 0:
         return "signal", f"{signal.Signals(-outcome.code).name} {last}"

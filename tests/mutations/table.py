@@ -273,7 +273,7 @@ PAGES = [
     ),
     slow(
         "upload_release",
-        f"--release IN/evidence/{NAME}-GGUF --repo zq/{NAME}-GGUF",
+        f"--release IN/evidence/{NAME}-GGUF --repo zq/{NAME}-GGUF",  # refused at its end: the Modelfile has no owner
         "",
         f"evidence/{NAME}-GGUF/manifest.json evidence/{NAME}-GGUF/README.md evidence/{NAME}-GGUF.sources.json",
     ),

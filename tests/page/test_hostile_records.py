@@ -13,7 +13,6 @@ SCRIPT = "document.title='owned'"
 MARKUP = f'"\'><script>{SCRIPT}</script><img src=http://x.invalid/x onerror="{SCRIPT}">|`'
 # Every text of a record that the page shows and that no other record has to agree with.
 SHOWN = [
-    ("expert_drop_metadata.json", "shards", "model-00001-of-00001.safetensors"),
     ("findings.json", "specialisation", "column"),
     ("findings.json", "specialisation", "criterion"),
     ("findings.json", "specialisation", "cells", 0, "chosen_by"),
