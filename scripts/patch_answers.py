@@ -23,7 +23,17 @@ from llama.llama_tools import die_with_parent, find_llama_cpp
 from scoring.answer_record import Answer, completion_letter, read_answers
 from scoring.eval_protocol import recorded_protocol
 from scoring.lm_eval_samples import read_asked
-from scoring.run_files import ANSWERS, PATCHED, PREDICT_TOKENS, PREFILL, RUN, Patched, read_run, run_digests
+from scoring.run_files import (
+    ANSWERS,
+    PATCH_TEMPERATURE,
+    PATCHED,
+    PREDICT_TOKENS,
+    PREFILL,
+    RUN,
+    Patched,
+    patch_head,
+    read_run,
+)
 
 from tqdm import tqdm
 
@@ -40,7 +50,8 @@ def complete(server: LlamaServer, prompt: str) -> str:
     thought = closed_thought(server.request("/props").get("chat_template", ""))
     chat = server.request("/apply-template", {"messages": [{"role": "user", "content": prompt}]})["prompt"]
     # cache_prompt false, as in the protocol: the answer must not depend on the question before it.
-    body = {"prompt": chat + thought + PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0, "cache_prompt": False}
+    asked = {"n_predict": PREDICT_TOKENS, "temperature": PATCH_TEMPERATURE, "cache_prompt": False}
+    body = {"prompt": chat + thought + PREFILL, **asked}
     return server.request("/completion", body)["content"]
 
 
@@ -105,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     with only_writer(args.run / ANSWERS):
         answers = read_answers(args.run / ANSWERS).values()
         invalid = [answer for answer in answers if answer.invalid]
-        head = {"prefill": PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0, "run": run_digests(run_record)}
+        head = patch_head(run_record)
         done = patched_before(path, head, invalid)
         known = {entry["record_id"] for entry in done}
         left = [answer for answer in invalid if answer.record_id not in known]

@@ -6,14 +6,15 @@ TASK_FOLDER: the frozen questions of freeze_questions.py.
 """
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from files.safe_files import Fields, Record, Sha256, read_record, require, sha256_json
 
 from pydantic import Field, model_validator
 
 RUN, ANSWERS, PATCHED, LM_EVAL, TASK_FOLDER = "run.json", "answers.jsonl", "patched.json", "lm_eval", "task"
-PREFILL, PREDICT_TOKENS = "The answer is (", 10  # of the patch step, as the model card has it
+# How the patch step begins an answer, as the model card has it, how many tokens it asks for, and greedily.
+PREFILL, PREDICT_TOKENS, PATCH_TEMPERATURE = "The answer is (", 10, 0
 # Answers take hours and are never deleted here, nor mixed with those of another run.
 ANOTHER_OUTPUT = "give another OUTPUT; with make another EVAL_NAME, or REPLACE=eval to make it again"
 
@@ -51,9 +52,9 @@ class Patched(Record):
 
     what: ClassVar[str] = "the patched answers of patch_answers.py"
     any_letters: ClassVar[bool] = True  # a completion is what a model made of its own vocabulary
-    prefill: Literal[PREFILL]  # type: ignore[valid-type]
-    n_predict: Literal[PREDICT_TOKENS]  # type: ignore[valid-type]
-    temperature: Literal[0]
+    prefill: str
+    n_predict: int
+    temperature: int
     run: dict[str, str]
     answers: list[PatchedAnswer]
 
@@ -61,6 +62,12 @@ class Patched(Record):
 def read_run(directory: Path) -> dict:
     """Return the record of a run directory; raise InputError when it is missing or is none."""
     return read_record(directory / RUN, RunRecord, ANOTHER_OUTPUT)
+
+
+def patch_head(record: dict) -> dict:
+    """Return what patched.json says first: how answers are begun, and the digests of the run, from its record."""
+    asked = {"prefill": PREFILL, "n_predict": PREDICT_TOKENS, "temperature": PATCH_TEMPERATURE}
+    return asked | {"run": run_digests(record)}
 
 
 def run_digests(record: dict) -> dict:

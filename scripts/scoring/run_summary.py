@@ -17,7 +17,7 @@ from scoring.answer_record import (
     strict_letter,
 )
 from scoring.lm_eval_samples import Sample, lm_eval_score, read_asked, read_samples
-from scoring.run_files import ANSWERS, PATCHED, Patched, read_run, run_digests
+from scoring.run_files import ANSWERS, PATCHED, Patched, patch_head, read_run
 from scoring.score_records import figures
 
 
@@ -111,9 +111,9 @@ def read_patched(path: Path, run_record: dict) -> tuple[dict, dict[str, dict]]:
     Raises InputError when they belong to another run.
     """
     head = read_record(path, Patched, "run patch_answers.py")
-    if head.pop("run") != run_digests(run_record):
+    if {key: head.get(key) for key in patch_head(run_record)} != patch_head(run_record):
         raise InputError(path, "patched answers of this run", "those of another", "run patch_answers.py")
-    del head["version"]
+    del head["version"], head["run"]
     return head, {entry["record_id"]: entry for entry in head.pop("answers")}
 
 

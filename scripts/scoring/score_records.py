@@ -15,6 +15,7 @@ from files.safe_files import (
     InputError,
     Positive,
     Record,
+    Sha256,
     Share,
     read_record,
     require,
@@ -60,7 +61,7 @@ class ChosenBy(Fields):
     """The drop map of a pruned model, in short; sha256: of the map's file."""
 
     criterion: str
-    sha256: str
+    sha256: Sha256
 
 
 class AnswerRow(Fields):
@@ -106,11 +107,11 @@ class Summary(Record):
     what: ClassVar[str] = "a summary of eval_gpqa_v3.sh"
     name: str
     gguf: str
-    gguf_sha256: str
+    gguf_sha256: Sha256
     gguf_bytes: Positive
     experts: Count
     protocol: RunProtocol
-    protocol_sha256: str
+    protocol_sha256: Sha256
     in_sample: InSample | None
     drop_map: ChosenBy | None = None
     questions: Count
@@ -133,7 +134,7 @@ class ScoreRow(Fields):
     questions: Positive
     seeds: Annotated[list[int], Field(min_length=1)]
     gguf: str
-    gguf_sha256: str
+    gguf_sha256: Sha256
     bytes: dict[str, Positive]
     raw_correct: Count
     raw: Share

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from files.safe_files import run
 from mutations.mutators import MARKUP, Edit, format_of
-from mutations.table import Command
+from mutations.table import LABELS, MEASURED_ONCE, Command
 
 MEMORY_BYTES = 2 << 30
 LOADED = 10  # times as long may a command take on a loaded machine as it may use a processor
@@ -27,6 +27,7 @@ DIGEST = re.compile(rb"[0-9a-f]{12,64}|free here: [0-9.]+|[0-9.]+ GiB free")
 CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
 READ_BY_PEOPLE = (".md", ".html", ".txt", ".mk", ".csv")
 REFUSED, SAME, DIGEST_ONLY, SUBJECT = "refused", "same output", "only its digest", "its subject"
+LABEL, ONCE = "a label", "measured once"
 BROKEN = "no run"  # the command fails without a mutation, or the harness does
 FAILURES = (
     *("traceback", "hang", "signal", "noise", "half output", "outside", "unsafe output", "changed output"),
@@ -240,7 +241,21 @@ def judged(command: Command, case: Case, plain: Outcome, outcome: Outcome) -> tu
         return DIGEST_ONLY, ""
     if command.is_about(case.input):
         return SUBJECT, ""
+    if reason := harmless_field(case):
+        return reason, ""
     return "changed output", difference(plain, outcome)
+
+
+def harmless_field(case: Case) -> str:
+    """Return LABEL or ONCE for an edit of a field that no other record could contradict, "" for others."""
+    edit = case.edit.get("edit", case.edit)
+    fields = [key for key in edit.get("at", []) if isinstance(key, str)]
+    if not fields:
+        return ""
+    if fields[-1] in LABELS and isinstance(edit.get("value"), str):
+        return LABEL
+    once = MEASURED_ONCE.get(case.input.rsplit("/", 1)[-1], frozenset())
+    return ONCE if once & set(fields) else ""
 
 
 def judged_refusal(lines: list[str], plain: Outcome, outcome: Outcome) -> tuple[str, str]:

@@ -23,6 +23,13 @@ RELEASE_INPUTS = (
     "pruned/*.json evidence/*.json evidence/run-*/*.json evidence/run-pruned/*.jsonl evidence/run-pruned/*/*.json* "
     f"evidence/logits/*/* pruned/text.txt pruned/statistics.safetensors {METADATA} evidence/scored.csv {QUANT}"
 )
+# Texts that a person has given, or a tool says of itself: another text is another label, and no number follows from it.
+LABELS = frozenset({"name", "gguf", "label", "note", "criterion", "llama_cpp", "lm_eval"})
+# What one record alone holds, by file: nothing that the command reads could contradict another value.
+MEASURED_ONCE = {
+    "answers.jsonl": frozenset({"prompt_tokens", "completion_tokens", "seconds", "asked_at", "attempts"}),
+    "summary.json": frozenset({"drop_map"}),
+}
 
 
 @dataclass(frozen=True)
@@ -312,7 +319,7 @@ MODELS = [
     ),
     slow(
         "compare_criteria",
-        f"--gguf {FULL} --stats {STATS} --keep 112 --seeds 1 {CHATS} --output OUT/c.md",
+        f"--gguf {FULL} --stats {STATS} --keep 40 --seeds 1 {CHATS} --output OUT/c.md",
         "pruned/full-F16.gguf pruned/statistics.safetensors questions/exam.csv",
         weight=0.03,
         seconds=200,
