@@ -7,7 +7,7 @@ scores.json (`Scores`, written by compare_scores.py): a row per model, a pair pe
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from files.safe_files import (
     Count,
@@ -33,6 +33,7 @@ CHOICES = 4  # of a question, all as likely when one guesses
 ROUNDING = 1e-6  # sums of the same numbers in another order
 
 
+Letter = Literal["A", "B", "C", "D"]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -67,28 +68,32 @@ class ChosenBy(Fields):
 class AnswerRow(Fields):
     """One question. kind: one of CLASSES; order: of the choices; patched_*: of invalid answers after the patch step."""
 
-    record_id: str
+    record_id: Annotated[str, Field(min_length=1)]
     order: list[int]
-    prompt_sha256: str
-    target: str
+    prompt_sha256: Sha256
+    target: Letter
     kind: str = Field(alias="class")
-    letter: str | None = None
+    letter: Letter | None = None
     correct: bool
+    strict_letter: Letter | None = None
     strict_correct: bool
+    finish_reason: str | None = None
+    prompt_tokens: Count = 0
     completion_tokens: Count
-    patched_letter: str | None = None
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    attempts: Count = 0
+    patched_letter: Letter | None = None
     patched_correct: bool = False
 
     @model_validator(mode="after")
     def right_letters(self) -> Self:
         """Refuse an unknown class, and "right" beside another letter than the right one."""
         require(self.kind in CLASSES, f"class one of {', '.join(CLASSES)}")
-        given = self.model_fields_set
-        require(
-            "letter" not in given or self.correct == (self.letter == self.target), "correct as letter and target say"
-        )
-        patched = self.patched_correct == (self.patched_letter == self.target)
-        require("patched_letter" not in given or patched, "patched_correct as patched_letter and target say")
+        require(sorted(self.order) == list(range(CHOICES)), f"order of the {CHOICES} choices")
+        for name in ("", "strict_", "patched_"):
+            if f"{name}letter" in self.model_fields_set:
+                right = getattr(self, f"{name}letter") == self.target
+                require(getattr(self, f"{name}correct") == right, f"{name}correct as {name}letter and target say")
         return self
 
 
@@ -165,6 +170,7 @@ class ScoreRow(Fields):
         require(
             alike(self.score, self.raw if self.patched is None else self.patched), "score = patched, or raw without"
         )
+        require(self.drop_map is None or self.in_sample is not None, "in_sample beside drop_map")
         low, high = self.interval
         require(low <= self.score + ROUNDING and self.score <= high + ROUNDING, "score within interval")
         if len(self.seeds) == 1:  # of several the spread over the questions would be needed

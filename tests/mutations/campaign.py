@@ -23,18 +23,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "scripts")]
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "0"}
 
 from files.display import markdown_table  # noqa: E402
-from mutations.harness import (  # noqa: E402
-    BROKEN,
-    DIGEST_ONLY,
-    FAILURES,
-    LABEL,
-    ONCE,
-    REFUSED,
-    SAME,
-    SUBJECT,
-    Case,
-    Workshop,
-)
+from mutations.harness import BROKEN, DIGEST_ONLY, FAILURES, LABEL, ONCE, REFUSED, SAME, SUBJECT, Case, Workshop  # noqa: E402
 from mutations.mutators import format_of  # noqa: E402
 from mutations.table import COMMANDS, Command  # noqa: E402
 

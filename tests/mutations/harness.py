@@ -189,7 +189,7 @@ class Workshop:
         """Return what a command does with the artefacts as they are; it must succeed."""
         if command.title not in self.plain:
             outcome = self.outcome(command, None)
-            if (outcome.code != 0 and command.name != "upload_release") or outcome.strays:  # that one asks for an owner
+            if (outcome.code != 0 and not command.refused) or outcome.strays:
                 words = outcome.err.decode(errors="replace")[-2000:]
                 raise RuntimeError(f"{command.title}: exit code {outcome.code}, {outcome.strays}\n{words}")
             self.plain[command.title] = outcome
@@ -233,10 +233,11 @@ def judged(command: Command, case: Case, plain: Outcome, outcome: Outcome) -> tu
         return "outside", ", ".join(outcome.strays)[:200]
     if what := unsafe(outcome):
         return "unsafe output", what
-    if outcome.code != 0:
-        return judged_refusal(lines, plain, outcome)
-    if outcome.files == plain.files and outcome.out == plain.out:
+    same_end = outcome.code == plain.code and (not outcome.code or lines[-1:] == lines_of(plain.err)[-1:])
+    if same_end and outcome.files == plain.files and outcome.out == plain.out:
         return SAME, ""
+    if outcome.code != 0 and not (plain.code and outcome.files):  # one that is refused at its end has written all
+        return judged_refusal(lines, plain, outcome)
     if without_digests(outcome) == without_digests(plain):
         return DIGEST_ONLY, ""
     if command.is_about(case.input):

@@ -173,6 +173,8 @@ def test_after_release_each_folder_with_its_files(shown, tmp_path, refusal):
     lines = shown("--after", "release", folder, "--run", "b")
     assert lines[1].split()[-3:] == ["standard", "2", "0.0010"]
     assert lines[-1].endswith("`make upload RUN=b REPO=USER/NAME`.")
+    (folder / "b.txt").write_text("x")
+    refusal(show_results.main, ["--after", "release", folder], "b.txt: expected none, as manifest.json says", "1 bytes")
 
 
 def test_one_file_of_a_stage_that_has_one(capsys):
