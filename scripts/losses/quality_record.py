@@ -8,6 +8,9 @@ from files.safe_files import Count, Fields, Positive, Record, Sha256, require
 from pydantic import Field, model_validator
 
 QUALITY_NAME = "quality.json"
+SIGNIFICANT_ERRORS = 1.96  # standard errors: 95% of a normal distribution
+BETTER, WORSE = "better", "worse"  # verdicts on a file beside the line of the standard quants
+NO_DIFFERENCE, SMALLER = "no significant difference", "smaller than any standard quant"
 ROUNDING = 1e-9  # of differences of KLDs, taken in another order
 LOSSES = ("total", "quantisation")  # what files are compared by; the pruning loss is the same for all
 
@@ -95,6 +98,28 @@ def check_difference(place: str, entry: dict, one: MeasuredFile, other: Measured
     expected = one.kld(loss) - other.kld(loss)
     require(math.isclose(difference, expected, rel_tol=1e-6, abs_tol=ROUNDING), f"{place} by the files' KLDs")
     require(error >= 0, f"{place} with an error of 0 or more")
+    if "significant" in entry:
+        require(entry["significant"] == (difference > SIGNIFICANT_ERRORS * error), f"{place}.significant by its error")
+    if "verdict" in entry:
+        check_verdict(place, entry, one, loss)
+
+
+def verdict_of(ratio: float, error: float) -> str:
+    """Return the verdict on a file from the logarithm of its KLD over that of the line, and the error of that."""
+    return NO_DIFFERENCE if abs(ratio) <= SIGNIFICANT_ERRORS * error else BETTER if ratio < 0 else WORSE
+
+
+def check_verdict(place: str, entry: dict, one: MeasuredFile, loss: str) -> None:
+    """Raise ValueError unless a verdict follows from its figures, and those from the KLD of the file."""
+    figures = [entry.get(name) for name in ("line", "log_ratio", "log_ratio_error")]
+    if figures == [None, None, None]:
+        require(entry["verdict"] == SMALLER, f"{place} with figures for its verdict")
+        return
+    line, ratio, error = (figure if isinstance(figure, float) else math.nan for figure in figures)
+    require(line > 0 and error >= 0 and one.kld(loss) > 0, f"{place} with a line, a ratio and an error")
+    same = math.isclose(ratio, math.log(one.kld(loss) / line), rel_tol=1e-6, abs_tol=ROUNDING)
+    require(same, f"{place}.log_ratio of the file's KLD and the line's")
+    require(entry["verdict"] == verdict_of(ratio, error), f"{place}.verdict by its figures")
 
 
 def chats_in_words(quality: dict) -> str:

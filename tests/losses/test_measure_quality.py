@@ -25,14 +25,10 @@ from ggufs.gguf_header import read_header
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence, logit_differences, per_chat, quantile_and_error, rms_and_error
 from losses.quality_conclusions import (
-    BETTER,
     CONTRIB,
     EXPERTS_ONLY,
-    NO_DIFFERENCE,
-    SMALLER,
     STANDARD,
     TARGET,
-    WORSE,
     Measured,
     imatrix_gains,
     line_of,
@@ -42,7 +38,7 @@ from losses.quality_conclusions import (
 )
 from losses.quality_page import imatrix_lines, quality_page
 from losses.quality_picture import label_places, overlap
-from losses.quality_record import Quality
+from losses.quality_record import BETTER, NO_DIFFERENCE, SMALLER, WORSE, Quality
 from losses.scored_chats import chats_of
 from shared_ggufs import link_f16, tiny_ggufs
 

@@ -23,7 +23,7 @@ MEMORY_BYTES = 2 << 30
 LOADED = 10  # times as long may a command take on a loaded machine as it may use a processor
 TRACEBACK_CODE = 70
 # The digest of the mutated file, by which a record of the output names its input; and the room on this machine's disk.
-DIGEST = re.compile(rb"[0-9a-f]{12,64}|free here: [0-9.]+|[0-9.]+ GiB free")
+DIGEST = re.compile(rb"[0-9a-f]{12,64}|free here: [0-9.]+|\([0-9.]+ there\)|[0-9.]+ GiB free")
 CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
 READ_BY_PEOPLE = (".md", ".html", ".txt", ".mk", ".csv")
 REFUSED, SAME, DIGEST_ONLY, SUBJECT = "refused", "same output", "only its digest", "its subject"
@@ -181,7 +181,8 @@ class Workshop:
         if Path("/tmp/zq").exists():
             strays.append("/tmp/zq")
         start = len(f"{case}/work/")
-        files = {name[start:]: (self.root / name).read_bytes() for name in outputs if name in after}
+        kept = (name for name in outputs if name in after and not name.endswith(".log"))  # a log tells of its process
+        files = {name[start:]: (self.root / name).read_bytes() for name in kept}
         out, err = ((self.place / f"{name}.log").read_bytes() for name in ("out", "err"))
         return Outcome(code, out, err, files, strays)
 

@@ -28,6 +28,8 @@ LABELS = frozenset({"name", "gguf", "label", "note", "criterion", "llama_cpp", "
 # What one record alone holds, by file: nothing that the command reads could contradict another value.
 MEASURED_ONCE = {
     "answers.jsonl": frozenset({"prompt_tokens", "completion_tokens", "seconds", "asked_at", "attempts"}),
+    "quality.json": frozenset({"losses", "line", "between", "scopes", "imatrix", "difference_error"}),
+    "findings.json": frozenset({"specialisation", "weights", "outputs", "bf16", "maps", "missing"}),
     "fold0.json": frozenset({"order", "seconds", "prompt_tokens", "attempts", "record_id", "drop_map"}),
     "fold1.json": frozenset({"order", "seconds", "prompt_tokens", "attempts", "record_id", "drop_map"}),
     "summary.json": frozenset({"drop_map"}),  # a full model has none

@@ -25,7 +25,6 @@ SHOWN = [
     ("imatrix.gguf.json", "llama_cpp"),
     ("pruned-F16.gguf.json", "llama_cpp"),
     ("pruned.json", "gguf"),
-    ("quality.json", "conclusions", "total", "verdicts", "CD-Q6_K", "verdict"),
     ("quants/pruned-Q6_K.gguf.json", "type"),
 ]
 
