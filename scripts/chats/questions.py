@@ -8,20 +8,16 @@ on its cache; here the order is drawn once per seed and stored by Record ID.
 import csv
 import hashlib
 import random
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, parse_json, shown
+from files.safe_files import STEERING, InputError, parse_json, shown
 
 COLUMNS = ("Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 GPQA_DATASET, GPQA_FILE = "Idavidrein/gpqa", "gpqa_diamond.csv"  # on the Hub, gated
 EXPLANATION = "Explanation"
 DOMAIN = "High-level domain"
 LETTERS = "ABCD"
-# What no question has and a terminal obeys, and the character that joins the parts of a digest. Others, which stray
-# into a text by a copy from a PDF, are taken as they are.
-STEERING = re.compile("[\x00\x07\x08\x1b\x1f\x9b]")
 ID_CHARACTERS = 200
 QUESTION_SEED = 42  # default seed of the order of choices
 

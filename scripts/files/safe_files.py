@@ -62,6 +62,9 @@ SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
 # Control characters as json.dumps writes them, but for line ends and tabs; a backslash of a text itself is doubled.
 CONTROL = re.compile(r"(?<!\\)(?:\\\\)*(\\u00(?:[01][0-9a-f]|7f)|\\[bf])|[\x7f-\x9f]")
+# What no text of a user's has and a terminal obeys; U+001F joins the parts of a question's digest. Others, which stray
+# into a question by a copy from a PDF, are taken as they are.
+STEERING = re.compile("[\x00\x07\x08\x1b\x1f\x9b]")
 MAX_JSON_INTEGER = 1 << 64  # no count, size or offset of ours is larger; 60 digits would overflow a float later
 # What a path, a disk or a machine can cause. Any other OSError is a defect of ours and keeps its traceback.
 UNUSABLE_PATH = (
@@ -509,6 +512,7 @@ def _refused_field(path: object, what: str, again: str, error: ValidationError) 
         place = f"{what} whose {field!r} has" if field else f"{what} with"
         return InputError(path, f"{place} {first['ctx']['error']}", "others", again)
     words = first["msg"]  # of pydantic, mostly "Input should be a valid integer" and the like
+    words = words.partition(" or instance of ")[0]  # of a class of ours, which says nothing to a reader
     rule = words.removeprefix("Input should be ") if words.startswith("Input should be ") else f"valid ({words})"
     return InputError(path, f"{what} whose {field!r} is {rule}", found, again)
 

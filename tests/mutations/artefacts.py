@@ -111,15 +111,16 @@ def make(folder: Path) -> None:
     add_to(folder)
 
 
-def add_to(folder: Path) -> None:
-    """Fill a folder that holds the pruned model with all that is made from it."""
+def add_to(folder: Path, slow: bool = True) -> None:
+    """Fill a folder that holds the pruned model with all that is made from it; slow: what an analysis is needed for."""
     shutil.copytree(DEMO / "model", folder / "model")
     build_with_evidence(folder / "pruned", folder / "evidence")
     move_sources_in(folder)
     write_forms(folder / "questions")
     write_run_files(folder)
     write_pooled(folder)
-    write_analysis(folder)
+    if slow:
+        write_analysis(folder)
     write_asked(folder)
     (folder / "page").mkdir()
     write_build(folder / "page", PAGE_QUESTIONS, PAGE_LAYERS, PAGE_EXPERTS, PAGE_KEEP)

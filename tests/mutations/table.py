@@ -151,6 +151,7 @@ CHOICE = [
         "--model IN/model --output OUT/checkpoint --record OUT/model.json",
         f"model/model.safetensors model/config.json {TEXTS}",
         weight=0.3,
+        quick=False,
     ),
 ]
 QUESTIONS = [
@@ -169,6 +170,7 @@ QUESTIONS = [
         f"questions/few.csv {TEXTS}",
         "model/config.json",
         weight=0.4,
+        quick=False,
     ),
     Command("generate_demo_questions", "--facts IN/facts.json --output OUT/questions", "facts.json", weight=0.5),
 ]
