@@ -314,7 +314,8 @@ def test_bad_input_is_refused_in_one_line(inputs, tmp_path, refusal, monkeypatch
         ("bytes", 5, "other bytes"),
         ("sha256", "0" * 64, "other bytes"),
     ):
-        Path(f"{edited}.json").write_text(json.dumps({**record, key: value}))
+        size = {"bits_per_weight": 8 * value / record["parameters"]} if key == "bytes" else {}
+        Path(f"{edited}.json").write_text(json.dumps({**record, key: value, **size}))
         refuse("edited.gguf", words, gguf=edited)
     changed = copy_with_record(inputs["--gguf"][0], tmp_path / "changed.gguf")
     changed.write_bytes(changed.read_bytes()[:-1] + b"x")
