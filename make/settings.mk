@@ -92,6 +92,8 @@ UPLOAD = no#                              upload: yes sends; without it the file
 KILLS = 200#                              kill-test: kills in all, shared by the stages
 FAULTS = 100#                             fault-test: calls that fail
 KILL_SEED = 1#                            kill-test, fault-test: seed of moments, of what is killed and of what fails
+N = 5000#                                 mutate: cases in all, shared by the commands
+MUTATE_SEED = 1#                          mutate: seed of what is changed, and how
 
 # ---- tools
 LLAMA_CPP ?=#                             an existing llama.cpp build; empty: built once into a cache

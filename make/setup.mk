@@ -43,8 +43,8 @@ lock: ## renew requirements.lock: versions and digests of all packages (about 7 
 	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --unsafe-package torch \
 	  --unsafe-package setuptools --output-file requirements.lock requirements.txt)
 
-audit: ## ask for known weaknesses of the pinned packages (pip-audit, needs the network)
-	$(call with_tool,pip-audit==2.10.1,pip-audit --disable-pip --requirement requirements.lock)
+audit: ## ask for known weaknesses of the pinned packages; one that cannot be looked up fails (needs the network)
+	$(call with_tool,pip-audit==2.10.1,pip-audit --strict --disable-pip --requirement requirements.lock)
 
 sbom: ## write build/sbom.json: the packages as a bill of materials (CycloneDX)
 	$(call with_tool,cyclonedx-bom==7.5.0,cyclonedx-py requirements requirements.lock --output-file build/sbom.json)

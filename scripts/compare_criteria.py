@@ -118,6 +118,14 @@ def domain_arguments(args: argparse.Namespace) -> tuple[str, ...]:
     return ("--domains", *args.domains, "--domain-questions", str(args.domain_questions))
 
 
+def domain_inputs(args: argparse.Namespace) -> dict:
+    """Return what a choice by domains depends on, {} where none is asked for."""
+    if not args.domains:
+        return {}
+    digest = sha256_file(args.domain_questions)  # its domains decide which experts are kept
+    return {"criterion": args.criterion, "domains": args.domains, "domain_questions_sha256": digest}
+
+
 def check_floors(args: argparse.Namespace, folder: Path) -> None:
     """Raise InputError when a choice by domains cannot meet its floors: before hours of work."""
     for keep in args.keep if args.domains else []:
@@ -243,7 +251,7 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
         "question_seed": QUESTION_SEED,
         "max_tokens": args.max_tokens,
         "gpu_layers": args.gpu_layers,
-        **({"criterion": args.criterion, "domains": args.domains} if args.domains else {}),
+        **domain_inputs(args),
         "versions": {
             "llama_cpp": find_llama_cpp(args.llama_cpp).version(),
             "bindings": bindings_version(),

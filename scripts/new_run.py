@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from files.option_types import command_parser
-from files.safe_files import InputError, replace_when_done, run
+from files.safe_files import STEERING, InputError, replace_when_done, run
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MOST_CHARACTERS = 60  # of a run's name: it is typed, and printed in tables
@@ -62,9 +62,12 @@ def read_settings(path: Path) -> str:
         known = sorted(other.stem for other in path.parent.glob("*.mk"))
         raise InputError(path, "the settings file of a run", "nothing", f"there are: {', '.join(known) or 'none'}")
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(path, "text in UTF-8", str(error)) from error
+    if control := STEERING.search(text):
+        raise InputError(path, "text without control characters", repr(control[0]))
+    return text
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

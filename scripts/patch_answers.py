@@ -22,13 +22,20 @@ from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import die_with_parent, find_llama_cpp
 from scoring.answer_record import Answer, completion_letter, read_answers
 from scoring.eval_protocol import recorded_protocol
-from scoring.lm_eval_samples import read_frozen
-from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, Patched, read_run, run_digests
+from scoring.lm_eval_samples import read_asked
+from scoring.run_files import (
+    ANSWERS,
+    PATCH_TEMPERATURE,
+    PATCHED,
+    PREDICT_TOKENS,
+    PREFILL,
+    RUN,
+    Patched,
+    patch_head,
+    read_run,
+)
 
 from tqdm import tqdm
-
-PREFILL = "The answer is ("
-PREDICT_TOKENS = 10
 
 
 def closed_thought(chat_template: str) -> str:
@@ -43,7 +50,8 @@ def complete(server: LlamaServer, prompt: str) -> str:
     thought = closed_thought(server.request("/props").get("chat_template", ""))
     chat = server.request("/apply-template", {"messages": [{"role": "user", "content": prompt}]})["prompt"]
     # cache_prompt false, as in the protocol: the answer must not depend on the question before it.
-    body = {"prompt": chat + thought + PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0, "cache_prompt": False}
+    asked = {"n_predict": PREDICT_TOKENS, "temperature": PATCH_TEMPERATURE, "cache_prompt": False}
+    body = {"prompt": chat + thought + PREFILL, **asked}
     return server.request("/completion", body)["content"]
 
 
@@ -72,7 +80,7 @@ def patch_answer(server: LlamaServer, answer: Answer, prompt: str, attempts: int
 def patch_all(args: argparse.Namespace, run_record: dict, invalid: list[Answer]) -> Iterator[dict]:
     """Start the server and yield each invalid answer as it is patched."""
     protocol = recorded_protocol(args.run / RUN, run_record["protocol"])
-    prompts = {document["Record ID"]: document["prompt"] for document in read_frozen(args.run / TASK_FOLDER)}
+    prompts = {document["Record ID"]: document["prompt"] for document in read_asked(args.run, run_record)}
     tool = find_llama_cpp(None).tool("llama-server")
     command = server_command(tool, args.gguf, run_record["name"], args.port, protocol.server_flags)
     with LlamaServer(command, args.gguf, args.run / "patch-server.log") as server:
@@ -108,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     with only_writer(args.run / ANSWERS):
         answers = read_answers(args.run / ANSWERS).values()
         invalid = [answer for answer in answers if answer.invalid]
-        head = {"prefill": PREFILL, "n_predict": PREDICT_TOKENS, "temperature": 0, "run": run_digests(run_record)}
+        head = patch_head(run_record)
         done = patched_before(path, head, invalid)
         known = {entry["record_id"] for entry in done}
         left = [answer for answer in invalid if answer.record_id not in known]

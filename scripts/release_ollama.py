@@ -18,7 +18,7 @@ from files.option_types import command_parser
 from files.safe_files import InputError, run
 from ollama.ollama_files import Wrap, ollama_params, quants_of, wrap_commands, wraps
 from release.front_matter import check_repo, check_same_repository
-from release.manifest import read_manifest
+from release.manifest import entry_difference, read_manifest
 
 
 def create(ollama: str, wrap: Wrap) -> None:
@@ -54,7 +54,11 @@ def main(argv: list[str] | None = None) -> None:
     found = wraps(manifest["name"], ggufs, {}, args.repo)
     if not found:
         raise InputError(args.release, "GGUF files, not in parts", "none")
-    params = ollama_params(args.release / "params", args.release / quants_of(ggufs)[0])
+    params_path = args.release / "params"
+    listed = manifest["files"].get(params_path.name)
+    if listed and params_path.is_file() and (difference := entry_difference(params_path, listed)):
+        raise difference
+    params = ollama_params(params_path, args.release / quants_of(ggufs)[0])
     print(wrap_commands(manifest["name"], ggufs, params, args.repo, args.release), end="")
     ollama = shutil.which("ollama")
     if args.print or not ollama:

@@ -21,7 +21,7 @@ from files.display import plural, screen_table
 from files.option_types import command_parser
 from files.safe_files import InputError, check_record, gib, read_json, read_record, run
 from quants.quant_record import ConversionRecord, QuantRecord, record_path
-from release.manifest import MANIFEST, read_manifest
+from release.manifest import MANIFEST, check_sizes, read_manifest
 from scoring.score_records import Scores
 from scoring.score_tables import SIGNIFICANT_P, sample_labels
 from stages.needs import bytes_below
@@ -169,6 +169,7 @@ def after_release(paths: list[Path], make: str) -> list[str]:
     rows = []
     for folder in paths:
         manifest = read_manifest(folder)
+        check_sizes(folder, manifest)
         total = sum(entry["bytes"] for entry in manifest["files"].values()) + (folder / MANIFEST).stat().st_size
         rows.append([str(folder), manifest["kind"], str(len(manifest["files"]) + 1), gib(total)])
     return [

@@ -153,7 +153,7 @@ def run_summary(name: str, experts: int, gguf_sha256: str, questions: int, seed:
         row = {
             "record_id": f"rec<{number:03d}>",
             "order": [0, 1, 2, 3],
-            "prompt_sha256": str(number),
+            "prompt_sha256": f"{number:064x}",
             "target": "C",
             "completion_tokens": 9,
             "class": "empty" if empty else "answered",

@@ -7,18 +7,18 @@ on its cache; here the order is drawn once per seed and stored by Record ID.
 
 import csv
 import hashlib
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError
+from files.safe_files import STEERING, InputError, parse_json, shown
 
 COLUMNS = ("Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 GPQA_DATASET, GPQA_FILE = "Idavidrein/gpqa", "gpqa_diamond.csv"  # on the Hub, gated
 EXPLANATION = "Explanation"
 DOMAIN = "High-level domain"
 LETTERS = "ABCD"
+ID_CHARACTERS = 200
 QUESTION_SEED = 42  # default seed of the order of choices
 
 
@@ -73,6 +73,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         if missing:
             found = f"columns {', '.join(map(repr, row))}"[:300]
             raise InputError(path, f"the column {missing[0]!r} in question {number}", found)
+        if odd := next((value for value in row.values() if isinstance(value, list | dict) and value), None):
+            # Of a CSV: a list of the cells beyond the last column. A comma that should stand in quotes shifts the rest.
+            raise InputError(path, f"one value per column in question {number}", shown(odd))
     return [{column: "" if value is None else str(value) for column, value in row.items()} for row in rows]
 
 
@@ -83,7 +86,7 @@ def _read_csv(path: Path) -> list[dict]:
 
 def _read_jsonl(path: Path) -> list[dict]:
     # Not splitlines: it also splits at U+2028 and others, which JSON allows inside a text.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    return [parse_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def _read_parquet(path: Path) -> list[dict]:
@@ -130,6 +133,14 @@ def _check_text(path: Path, number: int, row: dict[str, str]) -> None:
     for column in COLUMNS:
         if not row[column].strip():
             raise InputError(path, f"a value of {column!r} in question {number}", "an empty field")
+    for column in (*COLUMNS, EXPLANATION, DOMAIN):
+        if control := STEERING.search(row.get(column, "")):
+            raise InputError(path, f"no control character in {column!r} of question {number}", repr(control[0]))
+    name = row["Record ID"]  # it is printed, and stands in cards and pages
+    if not name.isprintable() or len(name) > ID_CHARACTERS:
+        raise InputError(
+            path, f"a Record ID in one line, of at most {ID_CHARACTERS}, in question {number}", shown(name)
+        )
 
 
 def check_reasonings(path: Path, questions: list[Question]) -> None:

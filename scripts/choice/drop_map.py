@@ -16,24 +16,32 @@ and its layers, `methodology` a summary of it for people. Beside a pruned GGUF f
 with neither `source` nor `shards`.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
 from files.safe_files import (
     SHOWN_CHARACTERS,
+    Count,
     Fields,
     InputError,
+    Positive,
     Record,
+    Sha256,
+    Share,
     check_fields,
     check_record,
     read_json,
     read_record,
+    require,
     sha256_file,
     shown,
     write_json,
 )
+
+from pydantic import Field, model_validator
 
 METADATA_NAME = "expert_drop_metadata.json"
 OWN_MAP = "own map"  # the criterion of a map that was given, not chosen here
@@ -42,15 +50,16 @@ ANOTHER_MODEL = "is it the map of another model?"
 MAKE_AGAIN = "choose again: make analyze"
 DROP_AGAIN = "drop again: make drop"
 SHOWN_DIGITS = 12  # of a digest
+ROUNDING = 1e-9  # of a mean, taken in another order
 
 
 class Bootstrap(Fields):
     """How sure the choice is, over all layers; see `stability` of choice/ranking.py."""
 
-    resamples: int
-    seed: int
-    coin_toss: int
-    expected_overlap: float
+    resamples: Positive
+    seed: Count
+    coin_toss: Count
+    expected_overlap: Share
 
 
 class Analysis(Fields):
@@ -92,11 +101,11 @@ class DomainCoverage(Fields):
     """A domain of the questions that chose; see choice/domains.py. least_coverage: over the layers, with its layer."""
 
     name: str
-    weight: float
-    floor: float
-    questions: int
-    least_coverage: float
-    least_coverage_layer: int
+    weight: Annotated[float, Field(ge=0)]
+    floor: Share
+    questions: Count
+    least_coverage: Annotated[float, Field(ge=0, le=1 + ROUNDING)]
+    least_coverage_layer: Count
 
 
 class MapDetails(Fields):
@@ -129,12 +138,12 @@ class MapDetails(Fields):
 class LayerEntry(Fields):
     """One layer of a map of ours; see `layer_entry` and `stability` of choice/ranking.py."""
 
-    keep: list[int]
-    drop: list[int]
+    keep: list[Count]
+    drop: list[Count]
     score: list[float] = []
     margin: float | None = None
-    expected_overlap: float = 0
-    coin_toss: list[int] = []
+    expected_overlap: Share = 0
+    coin_toss: list[Count] = []
 
 
 class DropMapRecord(Record, MapDetails):
@@ -143,9 +152,9 @@ class DropMapRecord(Record, MapDetails):
     what: ClassVar[str] = "a drop map"
     current: ClassVar[int] = 2
     criterion: str
-    experts: int
-    keep_count: int
-    drop_count: int
+    experts: Positive
+    keep_count: Positive
+    drop_count: Count
     layers: dict[str, LayerEntry]
 
 
@@ -163,12 +172,22 @@ class DropMetadata(Record):
     current: ClassVar[int] = 2
     method: MapDetails
     methodology: Methodology = Methodology()
-    experts: int
-    keep_count: int
-    drop_map_sha256: str
+    experts: Positive
+    keep_count: Positive
+    drop_map_sha256: Sha256
     source: dict[str, str]
-    shards: dict[str, str]
+    shards: dict[str, Sha256]
     layers: dict[str, dict[str, list[int]]]
+
+    @model_validator(mode="after")
+    def whole_layers(self) -> Self:
+        """Refuse layers in which an expert is missing or comes twice, or another number of experts is kept."""
+        require(self.keep_count <= self.experts, "keep_count at most experts")
+        for name, ids in self.layers.items():
+            both = sorted(ids.get("keep", []) + ids.get("drop", []))
+            require(both == list(range(self.experts)), f"layers.{name} of every expert once")
+            require(len(ids.get("keep", [])) == self.keep_count, f"layers.{name} that keep keep_count experts")
+        return self
 
 
 def read_metadata(path: Path) -> dict:
@@ -341,6 +360,11 @@ def check_map(path: Path, content: dict) -> None:
     _check_origin(path, content)
     if not 0 <= (top := content.get("protect_top", 0)) <= content.get("experts", top):
         raise InputError(path, f"protect_top from 0 to {content.get('experts', 'all')}", str(top), MAKE_AGAIN)
+    if "version" in content:
+        _check_totals(path, content)
+        for number, entry in content["layers"].items():
+            if rule := _broken_by_scores(entry):
+                raise InputError(path, f"{rule} in layer {number}", "others", MAKE_AGAIN)
 
 
 def _check_origin(path: Path, content: dict) -> None:
@@ -354,6 +378,36 @@ def _check_origin(path: Path, content: dict) -> None:
     ours = "version" in content and "own_map" not in content
     if ours and not {"stats_sha256", "imatrix_sha256"} & content.keys():
         raise InputError(path, "stats_sha256 or imatrix_sha256, what the map was chosen from", "none", MAKE_AGAIN)
+
+
+def _check_totals(path: Path, content: dict) -> None:
+    """Raise InputError when totals of a map of ours are not those of its layers."""
+    if content["keep_count"] + content["drop_count"] != content["experts"]:
+        wanted = f"{content['experts'] - content['keep_count']} as drop_count, experts less keep_count"
+        raise InputError(path, wanted, str(content["drop_count"]), MAKE_AGAIN)
+    if sure := content.get("bootstrap"):
+        entries = list(content["layers"].values())
+        tosses = sum(len(entry.get("coin_toss", [])) for entry in entries)
+        overlap = sum(entry.get("expected_overlap", 0) for entry in entries) / len(entries)
+        same = math.isclose(sure["expected_overlap"], overlap, abs_tol=ROUNDING)
+        if sure["coin_toss"] != tosses or not same:
+            wanted = f"{tosses} coin tosses and an overlap of {overlap:.4f}, as the layers have"
+            raise InputError(path, wanted, f"{sure['coin_toss']} and {sure['expected_overlap']:.4f}", MAKE_AGAIN)
+
+
+def _broken_by_scores(entry: dict) -> str:
+    """Return what a layer of a map of ours should have and has not; ids, scores and margin must fit."""
+    experts, score, tosses = len(entry["keep"]) + len(entry["drop"]), entry.get("score", []), entry.get("coin_toss", [])
+    if len(score) not in (0, experts):
+        return f"{experts} scores"
+    if tosses != sorted(set(tosses)) or not all(0 <= expert < experts for expert in tosses):
+        return "coin_toss of ids, each once"
+    if score and entry.get("margin") is not None:
+        # That of the last kept and the first dropped one; which those are depends on protection and ties, too.
+        kept, dropped = ({score[expert] for expert in entry[part]} for part in ("keep", "drop"))
+        if not any(one - other == entry["margin"] for one in kept for other in dropped):
+            return "margin between a kept and a dropped score"
+    return ""
 
 
 def _check_layer(path: Path, number: str, entry: dict, content: dict) -> None:

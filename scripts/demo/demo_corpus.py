@@ -12,10 +12,19 @@ import hashlib
 import itertools
 import json
 import random
+import re
+import string
 from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from chats.questions import COLUMNS, EXPLANATION, LETTERS
+from files.safe_files import CONTROL, Fields, InputError, check_fields, read_json, require
 
+from pydantic import Field, model_validator
+
+Text = Annotated[str, Field(min_length=1, max_length=200)]
+CHOICES = 4
+NUMBERS, NUMBER = "atomic_number", re.compile("[1-9][0-9]{0,2}")  # the relation whose wrong answers are near numbers
 SPLIT_SEED = 20260
 FACTS_PER_SPLIT = {"eval": 130, "calibration": 128}
 CALCULATIONS_PER_SPLIT = {"eval": 68, "calibration": 68}
@@ -51,9 +60,79 @@ class DemoQuestion:
         return "demo" + hashlib.sha256(self.text.encode()).hexdigest()[:14]
 
 
+class QuestionTable(Fields):
+    """What relations and formulas share: how their questions are filed and put."""
+
+    domain: Text
+    subdomain: Text
+    phrasings: Annotated[list[Text], Field(min_length=2)]
+
+
+class Relation(QuestionTable):
+    """Facts of one kind; thought and phrasings have {key} in them, thought {value} as well."""
+
+    relation: Text
+    thought: Text
+    facts: Annotated[dict[Text, Text], Field(min_length=4)]
+
+    @model_validator(mode="after")
+    def can_be_asked(self) -> Self:
+        """Refuse unknown names in braces, and facts with too few values for three wrong answers."""
+        require(
+            all(names_in_braces(text) == {"key"} for text in self.phrasings), "phrasings with {key} alone in braces"
+        )
+        require(names_in_braces(self.thought) == {"key", "value"}, "a thought with {key} and {value} in braces")
+        values = set(self.facts.values())
+        require(len(values) >= CHOICES, f"facts of {CHOICES} values or more")
+        numbers = self.relation != NUMBERS or all(NUMBER.fullmatch(value) for value in values)
+        require(numbers, f"whole numbers as facts of {NUMBERS}")
+        return self
+
+
+class Formula(QuestionTable):
+    """A calculation with two operands; the phrasings have {a} and {b} in them."""
+
+    formula: Text
+    operation: Literal["multiply", "divide", "add"]
+
+    @model_validator(mode="after")
+    def can_be_asked(self) -> Self:
+        """Refuse other names in braces."""
+        require(
+            all(names_in_braces(text) == {"a", "b"} for text in self.phrasings), "phrasings with {a} and {b} in braces"
+        )
+        return self
+
+
+class Facts(Fields):
+    """The whole file."""
+
+    relations: list[Relation]
+    formulas: list[Formula]
+
+    @model_validator(mode="after")
+    def enough(self) -> Self:
+        """Refuse tables with too few facts or calculations for both splits."""
+        facts = sum(len(relation.facts) for relation in self.relations)
+        require(facts >= max(FACTS_PER_SPLIT.values()), f"{max(FACTS_PER_SPLIT.values())} facts or more")
+        calculations, needed = len(self.formulas) * len(OPERANDS) ** 2, sum(CALCULATIONS_PER_SPLIT.values())
+        require(calculations >= needed, f"formulas for {needed} calculations or more")
+        return self
+
+
+def names_in_braces(text: str) -> set[str]:
+    """Return the names in braces of a text; raise ValueError when a brace stays open or a name has more to it."""
+    return {name for _, name, *_ in string.Formatter().parse(text) if name is not None}
+
+
 def load_facts(path: Path) -> dict:
-    """Read the tables of relations and formulas."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read the tables of relations and formulas; raise InputError for anything else."""
+    content = read_json(path)
+    what = "tables of relations and formulas"
+    check_fields(path, content, Facts, what, "see data/demo/facts.json")
+    if control := CONTROL.search(json.dumps(content, ensure_ascii=False)):
+        raise InputError(path, f"{what} without control characters", repr(control[0]))
+    return content
 
 
 def wrong_numbers(value: int, steps: tuple[int, ...]) -> tuple[str, ...]:
@@ -68,7 +147,7 @@ def fact_questions(relation: dict) -> list[list[DemoQuestion]]:
     items = []
     for key, value in relation["facts"].items():
         pool = tuple(v for v in values if v != value)
-        if relation["relation"] == "atomic_number":  # numbers far off are easy to rule out
+        if relation["relation"] == NUMBERS:  # numbers far off are easy to rule out
             pool = wrong_numbers(int(value), (1, 2, 3, 4, 5, 8, 10))
         texts = [phrasing.format(key=key) for phrasing in relation["phrasings"]]
         explanation = relation["thought"].format(key=key, value=value)

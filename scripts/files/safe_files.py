@@ -62,6 +62,9 @@ SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
 # Control characters as json.dumps writes them, but for line ends and tabs; a backslash of a text itself is doubled.
 CONTROL = re.compile(r"(?<!\\)(?:\\\\)*(\\u00(?:[01][0-9a-f]|7f)|\\[bf])|[\x7f-\x9f]")
+# What no text of a user's has and a terminal obeys; U+001F joins the parts of a question's digest. Others, which stray
+# into a question by a copy from a PDF, are taken as they are.
+STEERING = re.compile("[\x00\x07\x08\x1b\x1f\x9b]")
 MAX_JSON_INTEGER = 1 << 64  # no count, size or offset of ours is larger; 60 digits would overflow a float later
 # What a path, a disk or a machine can cause. Any other OSError is a defect of ours and keeps its traceback.
 UNUSABLE_PATH = (
@@ -423,12 +426,24 @@ def write_json(path: Path, value: dict) -> None:
 
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of a file's bytes, in hex
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Fields(BaseModel):
     """A part of a record: named fields of a JSON object, with their types. Other fields are kept as they are."""
 
     model_config = ConfigDict(extra="allow", strict=True)  # strict: "5" and true are no numbers
+
+
+def require(holds: bool, rule: str) -> None:
+    """Raise ValueError unless a rule between the fields of a record holds: for its validator.
+
+    rule: as in "expected a record with RULE".
+    """
+    if not holds:
+        raise ValueError(rule)
 
 
 class Record(Fields):
@@ -448,7 +463,7 @@ class Record(Fields):
 class FileRecord(Record):
     """The record FILE.json beside a large file: its size and digest, by which reading the file again is spared."""
 
-    bytes: int
+    bytes: Count
     sha256: Sha256
 
 
@@ -493,7 +508,11 @@ def _refused_field(path: object, what: str, again: str, error: ValidationError) 
     found = shown(first["input"])
     if first["type"] == "string_pattern_mismatch":  # of digests alone; the words of pydantic show the expression
         return InputError(path, f"{what} whose {field!r} is 64 hex digits", found, again)
+    if first["type"] == "value_error":  # of `require`
+        place = f"{what} whose {field!r} has" if field else f"{what} with"
+        return InputError(path, f"{place} {first['ctx']['error']}", "others", again)
     words = first["msg"]  # of pydantic, mostly "Input should be a valid integer" and the like
+    words = words.partition(" or instance of ")[0]  # of a class of ours, which says nothing to a reader
     rule = words.removeprefix("Input should be ") if words.startswith("Input should be ") else f"valid ({words})"
     return InputError(path, f"{what} whose {field!r} is {rule}", found, again)
 

@@ -5,11 +5,18 @@ the mean over shuffled labels, of maps the mean of the hypergeometric distributi
 the cosine of independent vectors.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
-from files.safe_files import Fields, Record, Sha256
+from files.safe_files import Count, Fields, Positive, Record, Sha256, Share, require
+
+from pydantic import Field, model_validator
 
 FINDINGS_NAME = "findings.json"
+ROUNDING = 1e-9
+Cosine = Annotated[float, Field(ge=-1 - ROUNDING, le=1 + ROUNDING)]
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+WithInterval = Annotated[list[float], Field(min_length=3, max_length=3)]  # value, low, high
+Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
 class Tested(Fields):
@@ -17,15 +24,27 @@ class Tested(Fields):
 
     value: float
     chance: float
-    chance_interval: list[float]
-    p: float
+    chance_interval: Interval
+    p: Share
+
+    @model_validator(mode="after")
+    def in_order(self) -> Self:
+        """Refuse an interval whose limits are turned."""
+        require(self.chance_interval[0] <= self.chance_interval[1], "chance_interval from low to high")
+        return self
 
 
 class Distance(Tested):
     """The Jensen-Shannon divergence of the domains in bits; beyond: without what chance gives, with its interval."""
 
     beyond: float
-    beyond_interval: list[float]
+    beyond_interval: Interval
+
+    @model_validator(mode="after")
+    def beyond_chance(self) -> Self:
+        """Refuse a distance beyond chance that is not the distance less chance."""
+        require(abs(self.beyond - (self.value - self.chance)) <= ROUNDING, "beyond = value - chance")
+        return self
 
 
 class DomainLayer(Fields):
@@ -33,7 +52,7 @@ class DomainLayer(Fields):
 
     layer: int
     distance: Distance
-    p_corrected: float
+    p_corrected: Share
     top_differs: Tested
 
 
@@ -42,8 +61,8 @@ class Cell(Fields):
 
     chosen_by: str
     asked: str
-    norm_lost: list[float]
-    protected_lost: list[float]
+    norm_lost: WithInterval
+    protected_lost: WithInterval
 
 
 class Specialisation(Fields):
@@ -55,18 +74,18 @@ class Specialisation(Fields):
     """
 
     column: str
-    domains: dict[str, int]
-    left_out: int
-    top: int
+    domains: dict[str, Count]
+    left_out: Count
+    top: Positive
     largest: float
     distance: Distance
     top_differs: Tested
     layers: list[DomainLayer]
     criterion: str
-    keep_count: int
+    keep_count: Positive
     cells: list[Cell]
     penalty: Tested
-    penalty_interval: list[float]
+    penalty_interval: Interval
 
 
 class WeightLayer(Fields):
@@ -77,13 +96,13 @@ class WeightLayer(Fields):
 
     layer: int
     matrix: str
-    size: int
-    pairs: int
-    mean: float
-    largest: float
-    pair: list[int]
-    above: int
-    chance: float
+    size: Positive
+    pairs: Positive
+    mean: Cosine
+    largest: Cosine
+    pair: Pair
+    above: Count
+    chance: Share
 
 
 class OutputLayer(Fields):
@@ -95,22 +114,22 @@ class OutputLayer(Fields):
     """
 
     layer: int
-    tokens: int
-    mean: list[float]
-    chosen: list[float] | None
-    largest: list[float]
-    pair: list[int]
+    tokens: Positive
+    mean: WithInterval
+    chosen: WithInterval | None
+    largest: WithInterval
+    pair: Pair
 
 
 class Bf16Layer(Fields):
     """One layer; protected_differ: share of the protected experts that change, by norms and by norms and sums."""
 
     layer: int
-    norms: int
-    nonfinite: int
-    bf16_nonfinite: int
-    protected_differ: list[float]
-    sums_protected_differ: list[float]
+    norms: Count
+    nonfinite: Count
+    bf16_nonfinite: Count
+    protected_differ: WithInterval
+    sums_protected_differ: WithInterval
 
 
 class Bf16(Fields):
@@ -120,16 +139,25 @@ class Bf16(Fields):
     dropped_differ, sums_dropped_differ: share of the dropped experts that change by coverage at keep_count.
     """
 
-    top: int
-    keep_count: int
-    norms: int
-    nonfinite: int
-    bf16_nonfinite: int
-    protected_differ: list[float]
-    sums_protected_differ: list[float]
-    dropped_differ: float
-    sums_dropped_differ: float
+    top: Positive
+    keep_count: Positive
+    norms: Count
+    nonfinite: Count
+    bf16_nonfinite: Count
+    protected_differ: WithInterval
+    sums_protected_differ: WithInterval
+    dropped_differ: Share
+    sums_dropped_differ: Share
     layers: list[Bf16Layer]
+
+    @model_validator(mode="after")
+    def sums_of_layers(self) -> Self:
+        """Refuse counts that are not the sums over the layers."""
+        for name in ("norms", "nonfinite", "bf16_nonfinite"):
+            require(
+                getattr(self, name) == sum(getattr(layer, name) for layer in self.layers), f"{name} = the layers' sum"
+            )
+        return self
 
 
 class Overlap(Fields):
@@ -138,12 +166,12 @@ class Overlap(Fields):
     p: of sets as alike by chance, drawn in each layer without regard to each other. layers: the share by layer.
     """
 
-    sizes: list[int]
-    differ: float
-    chance: float
-    chance_interval: list[float]
-    p: float
-    layers: list[float]
+    sizes: Pair
+    differ: Share
+    chance: Share
+    chance_interval: Interval
+    p: Share
+    layers: list[Share]
 
 
 class MapPair(Fields):
@@ -151,7 +179,7 @@ class MapPair(Fields):
 
     name: str
     sha256: Sha256 | None = None
-    keep_count: int
+    keep_count: Positive
     dropped: Overlap
     kept: Overlap
     top: Overlap | None = None
@@ -166,12 +194,23 @@ class Findings(Record):
 
     what: ClassVar[str] = "findings of measure_findings.py"
     inputs: dict
-    experts: int
-    top_k: int
-    keep_count: int
+    experts: Positive
+    top_k: Positive
+    keep_count: Positive
     missing: dict[str, str]
     specialisation: Specialisation | None = None
     weights: list[WeightLayer]
     outputs: list[OutputLayer]
     bf16: Bf16
     maps: list[MapPair]
+
+    @model_validator(mode="after")
+    def one_choice(self) -> Self:
+        """Refuse findings on another number of kept experts than the record names, and experts that are none."""
+        kept = {self.keep_count, self.bf16.keep_count}
+        kept |= {self.specialisation.keep_count} if self.specialisation else set()
+        require(len(kept) == 1, "keep_count the same in all parts")
+        require(self.keep_count <= self.experts and self.top_k <= self.experts, "keep_count and top_k within experts")
+        pairs = [layer.pair for layer in self.weights] + [layer.pair for layer in self.outputs]
+        require(all(max(pair) < self.experts for pair in pairs), "pairs of experts")
+        return self

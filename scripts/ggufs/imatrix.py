@@ -6,11 +6,12 @@ where the type demands one, or that has another number of experts. So both are c
 FILE.json beside it (`ImatrixRecord`) names the model and the text that it was measured on.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import FileRecord, InputError, Sha256
+from files.safe_files import FileRecord, InputError, Sha256, shown
 from ggufs.gguf_header import TensorInfo, read_header
 
 import numpy as np
@@ -18,6 +19,9 @@ from gguf.constants import GGMLQuantizationType
 
 NOT_MEASURED = {"token_embd.weight", "output.weight", "per_layer_token_embd.weight"}  # llama-imatrix leaves these out
 BUILD_AGAIN = "build it again with `make imatrix`"
+DOWN_EXPERTS = ".ffn_down_exps.weight"
+LAYER_DOWN = re.compile(r"blk\.([0-9]{1,6})" + re.escape(DOWN_EXPERTS))
+MOST_TOKENS = 1 << 53  # a larger count is damage: no float of it is exact
 
 
 class ImatrixRecord(FileRecord):
@@ -45,9 +49,7 @@ class Imatrix:
         They are those of `down`; gate and up see the same tokens.
         """
         return {
-            int(name.split(".")[1]): row
-            for name, row in sorted(self.counts.items())
-            if name.endswith(".ffn_down_exps.weight")
+            int(found[1]): row for name, row in sorted(self.counts.items()) if (found := LAYER_DOWN.fullmatch(name))
         }
 
 
@@ -80,9 +82,14 @@ def read_imatrix(path: Path) -> Imatrix:
         raise InputError(path, "sums and token counts of each weight", f"{len(tensors)} arrays without a pair")
     counts = {}
     for name in names:
+        if name.endswith(DOWN_EXPERTS) and not LAYER_DOWN.fullmatch(name):
+            raise InputError(path, f"experts named blk.LAYER{DOWN_EXPERTS}", shown(name), BUILD_AGAIN)
         values_of(path, tensors[f"{name}.in_sum2"])
+        values = values_of(path, tensors[f"{name}.counts"])
+        if not values.size or values.max() > MOST_TOKENS:
+            raise InputError(path, f"token counts up to {MOST_TOKENS} in {name}", "none or more", BUILD_AGAIN)
         # Counts are whole numbers, but stored as floats.
-        counts[name] = np.rint(values_of(path, tensors[f"{name}.counts"])).astype(np.int64)
+        counts[name] = np.rint(values).astype(np.int64)
     return Imatrix(path, counts, {name: tensors[f"{name}.in_sum2"].dims[0] for name in names})
 
 

@@ -11,7 +11,8 @@ from typing import ClassVar
 from files.display import BLUE, GREY, VERMILION, digits, markdown_table, percent_with_error, with_error
 from files.pictures import WIDTH_INCHES, plt, save_picture
 from files.safe_files import Fields, Record, Sha256
-from losses.kld_statistics import SIGNIFICANT_ERRORS, mean_and_error
+from losses.kld_statistics import mean_and_error
+from losses.quality_record import SIGNIFICANT_ERRORS
 
 import numpy as np
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.special import log_softmax
 
-SIGNIFICANT_ERRORS = 1.96  # standard errors: 95% of a normal distribution
 PERCENT = 100
 # fp64 values per temporary array: 32 MiB. A vocabulary has 262,144 entries, so whole chats would take gigabytes.
 BLOCK_VALUES = 1 << 22

@@ -9,16 +9,14 @@ pruning loss does not hide small differences.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from losses.kld_statistics import SIGNIFICANT_ERRORS, mean_and_error
-from losses.quality_record import LOSSES
+from losses.kld_statistics import mean_and_error
+from losses.quality_record import LOSSES, SIGNIFICANT_ERRORS, SMALLER, verdict_of
 
 import numpy as np
 
 # Kinds, also the keys of the palette.
 STANDARD, CONTRIB, TARGET, PADDED = "standard", "ContribDynamic", "target size", "padded"
 KINDS = {"CD-": CONTRIB, "AUTO-": TARGET, "PAD-": PADDED}
-BETTER, WORSE = "better", "worse"
-NO_DIFFERENCE, SMALLER = "no significant difference", "smaller than any standard quant"
 EXPERTS_ONLY = " (experts only)"
 NO_IMATRIX = " (no imatrix)"
 
@@ -119,7 +117,7 @@ def against_line(entry: Measured, line: list[Measured], counts: np.ndarray, loss
         "between": [point.label for point, _ in around],
         "log_ratio": ratio,
         "log_ratio_error": error,
-        "verdict": NO_DIFFERENCE if abs(ratio) <= SIGNIFICANT_ERRORS * error else BETTER if ratio < 0 else WORSE,
+        "verdict": verdict_of(ratio, error),
     }
 
 

@@ -2,9 +2,9 @@
 
 from files.display import markdown_table, percent_with_error, with_error
 from files.safe_files import gib
-from losses.kld_statistics import PERCENT, SIGNIFICANT_ERRORS
-from losses.quality_conclusions import BETTER, NO_DIFFERENCE, SMALLER, WORSE, Measured
-from losses.quality_record import LOSSES, chats_in_words
+from losses.kld_statistics import PERCENT
+from losses.quality_conclusions import Measured
+from losses.quality_record import BETTER, LOSSES, NO_DIFFERENCE, SIGNIFICANT_ERRORS, SMALLER, WORSE, chats_in_words
 
 import numpy as np
 

@@ -1,10 +1,17 @@
 """quality.json, the record of measure_quality.py: what pruning and each quant cost, and the conclusions."""
 
-from typing import ClassVar
+import math
+from typing import Annotated, ClassVar, Self
 
-from files.safe_files import Fields, Record
+from files.safe_files import Count, Fields, Positive, Record, Sha256, require
+
+from pydantic import Field, model_validator
 
 QUALITY_NAME = "quality.json"
+SIGNIFICANT_ERRORS = 1.96  # standard errors: 95% of a normal distribution
+BETTER, WORSE = "better", "worse"  # verdicts on a file beside the line of the standard quants
+NO_DIFFERENCE, SMALLER = "no significant difference", "smaller than any standard quant"
+ROUNDING = 1e-9  # of differences of KLDs, taken in another order
 LOSSES = ("total", "quantisation")  # what files are compared by; the pruning loss is the same for all
 
 
@@ -13,10 +20,25 @@ class MeasuredFile(Fields):
 
     label: str
     kind: str
-    bytes: int
-    bits_per_weight: float
-    sha256: str
+    bytes: Positive
+    bits_per_weight: Annotated[float, Field(gt=0)]
+    sha256: Sha256
     losses: dict[str, dict[str, list[float]]]
+
+    @model_validator(mode="after")
+    def values_with_errors(self) -> Self:
+        """Refuse a loss without its mean KLD, and values that no measurement gives."""
+        require(set(LOSSES) <= set(self.losses), f"losses {' and '.join(LOSSES)}")
+        for loss, measures in self.losses.items():
+            require("kld" in measures, f"losses.{loss}.kld")
+            for name, value in measures.items():
+                require(len(value) == 2 and min(value) >= 0, f"losses.{loss}.{name} of value and error, none below 0")
+                require(name != "same_top" or value[0] <= 1, f"losses.{loss}.same_top at most 1")
+        return self
+
+    def kld(self, loss: str) -> float:
+        """Return the mean KLD of a loss."""
+        return self.losses[loss]["kld"][0]
 
 
 class Quality(Record):
@@ -30,14 +52,74 @@ class Quality(Record):
 
     what: ClassVar[str] = "measurements of measure_quality.py"
     inputs: dict
-    chats: int
-    left_out: int
+    chats: Positive
+    left_out: Count
     choice_known: bool = True
     score: str
-    tokens: dict[str, int]
-    cut: int
+    tokens: dict[str, Count]
+    cut: Count
     conclusions: dict[str, dict]
-    files: list[MeasuredFile]
+    files: Annotated[list[MeasuredFile], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def parts_and_totals(self) -> Self:
+        """Refuse counts that cannot be, and losses and conclusions that are not those of one measurement."""
+        require(self.score in self.tokens and "all" in self.tokens, "tokens of score and of all")
+        require(self.tokens[self.score] <= self.tokens["all"], "tokens of the score within all")
+        require(self.cut <= self.chats, "cut at most chats")
+        require(len({file.label for file in self.files}) == len(self.files), "every label once")
+        # Of the pruned F16 model, so of every file the same.
+        pruning = [file.losses.get("pruning") for file in self.files]
+        require(all(loss == pruning[0] for loss in pruning), "one pruning loss for all files")
+        require(set(self.conclusions) == set(LOSSES), f"conclusions of {' and '.join(LOSSES)}")
+        for loss, found in self.conclusions.items():
+            check_conclusion(loss, found, {file.label: file for file in self.files})
+        return self
+
+
+def check_conclusion(loss: str, found: dict, files: dict[str, MeasuredFile]) -> None:
+    """Raise ValueError unless what follows by one loss names measured files, and differences that are theirs."""
+    place = f"conclusions.{loss}"
+    for key, kind in (("line", list), ("dominated", dict), ("verdicts", dict)):
+        require(isinstance(found.get(key), kind), f"{place}.{key}")
+        require(all(label in files for label in map(str, found[key])), f"{place}.{key} of measured files")
+    for key, other in (("dominated", "by"), ("verdicts", "nearest")):
+        for label, entry in found[key].items():
+            require(isinstance(entry, dict), f"{place}.{key}.{label} of named values")
+            if key == "dominated" or other in entry:
+                check_difference(f"{place}.{key}.{label}", entry, files[label], files.get(str(entry.get(other))), loss)
+
+
+def check_difference(place: str, entry: dict, one: MeasuredFile, other: MeasuredFile | None, loss: str) -> None:
+    """Raise ValueError unless an entry has the difference of two measured files, with its error."""
+    difference, error = entry.get("difference"), entry.get("difference_error")
+    if other is None or not isinstance(difference, float) or not isinstance(error, float):
+        raise ValueError(f"{place} with a difference from a measured file")
+    expected = one.kld(loss) - other.kld(loss)
+    require(math.isclose(difference, expected, rel_tol=1e-6, abs_tol=ROUNDING), f"{place} by the files' KLDs")
+    require(error >= 0, f"{place} with an error of 0 or more")
+    if "significant" in entry:
+        require(entry["significant"] == (difference > SIGNIFICANT_ERRORS * error), f"{place}.significant by its error")
+    if "verdict" in entry:
+        check_verdict(place, entry, one, loss)
+
+
+def verdict_of(ratio: float, error: float) -> str:
+    """Return the verdict on a file from the logarithm of its KLD over that of the line, and the error of that."""
+    return NO_DIFFERENCE if abs(ratio) <= SIGNIFICANT_ERRORS * error else BETTER if ratio < 0 else WORSE
+
+
+def check_verdict(place: str, entry: dict, one: MeasuredFile, loss: str) -> None:
+    """Raise ValueError unless a verdict follows from its figures, and those from the KLD of the file."""
+    figures = [entry.get(name) for name in ("line", "log_ratio", "log_ratio_error")]
+    if figures == [None, None, None]:
+        require(entry["verdict"] == SMALLER, f"{place} with figures for its verdict")
+        return
+    line, ratio, error = (figure if isinstance(figure, float) else math.nan for figure in figures)
+    require(line > 0 and error >= 0 and one.kld(loss) > 0, f"{place} with a line, a ratio and an error")
+    same = math.isclose(ratio, math.log(one.kld(loss) / line), rel_tol=1e-6, abs_tol=ROUNDING)
+    require(same, f"{place}.log_ratio of the file's KLD and the line's")
+    require(entry["verdict"] == verdict_of(ratio, error), f"{place}.verdict by its figures")
 
 
 def chats_in_words(quality: dict) -> str:

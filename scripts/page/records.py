@@ -9,7 +9,7 @@ from pathlib import Path
 
 from choice.drop_map import Shape, criterion_of, read_drop_map, read_map, read_metadata, rows_that_chose
 from choice.expert_stats import protected, read_stats
-from files.safe_files import InputError, read_record, sha256_file
+from files.safe_files import InputError, read_record, sha256_file, shown
 from findings.findings_record import Findings
 from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
 from losses.quality_record import Quality
@@ -23,6 +23,8 @@ import numpy as np
 
 SHOWN_TOP = 16  # as in the model card; used for coverage where the drop map protects no experts
 DIGITS = 12  # of a digest, in messages
+# What a row of scores.json has of the one run that it is made from, and the name of it there.
+SHARED_WITH_A_RUN = {"experts": "experts", "strict_correct": "strict_correct", "invalid": "invalid_total"}
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,14 @@ def check_quality(path: Path, quality: dict, records: Records) -> None:
         "run make quality",
     )
     built = {quant["type"]: quant["sha256"] for quant in records.quants.values()}
+    sizes = {quant["sha256"]: (quant["bytes"], quant["bits_per_weight"]) for quant in records.quants.values()}
     for entry in quality["files"]:
         check_same(
             path, f"{entry['label']} with sha256", built.get(entry["label"]), entry["sha256"], "run make quality"
         )
+        found = (entry["bytes"], entry["bits_per_weight"])
+        if (size := sizes.get(entry["sha256"], found)) != found:
+            raise InputError(path, f"{entry['label']} of {size[0]} bytes", f"{found[0]}", "run make quality")
 
 
 def check_scores(path: Path, scores: dict, records: Records) -> None:
@@ -161,6 +167,10 @@ def check_scores(path: Path, scores: dict, records: Records) -> None:
         raise InputError(
             path, "the scores of " + " and ".join(name for name, *_ in expected), "others", "run make eval"
         )
+    for row, run in zip(scores["rows"], records.summaries):
+        for key, name in SHARED_WITH_A_RUN.items():
+            if row[key] != run[name]:
+                raise InputError(path, f"{key} {shown(run[name])} of {run['name']}", shown(row[key]), "run make eval")
 
 
 def check_together(paths: dict[str, Path], records: Records) -> None:
@@ -196,6 +206,11 @@ def check_together(paths: dict[str, Path], records: Records) -> None:
         check_quality(paths["quality"], records.quality, records)
     if records.scores:
         check_scores(paths["scores"], records.scores, records)
+    if records.findings and records.experts:
+        shape = (records.experts.dropped.shape[1], records.drop_map["keep_count"], records.analysis["top_k"])
+        names = ("experts", "keep_count", "top_k")
+        if (found := tuple(records.findings[name] for name in names)) != shape:
+            raise InputError(paths["findings"], f"{names} {shape}", f"{found}", "run make findings")
     for what, sha256 in (("drop_map", records.drop_map_sha256), ("stats", records.stats_sha256)):
         found = records.findings.get("inputs", {}).get(f"{what}_sha256")
         check_same(

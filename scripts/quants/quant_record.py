@@ -5,9 +5,23 @@
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
-from files.safe_files import FileRecord, InputError, Sha256, read_json, read_record, sha256_file
+from files.safe_files import (
+    Count,
+    FileRecord,
+    InputError,
+    Positive,
+    Sha256,
+    read_json,
+    read_record,
+    require,
+    sha256_file,
+)
+
+from pydantic import Field, model_validator
+
+BITS_ROUNDING = 0.001
 
 
 class QuantRecord(FileRecord):
@@ -30,14 +44,23 @@ class QuantRecord(FileRecord):
     padded: dict[str, list[int]] = {}
     llama_cpp: str
     # What came out. Cards and pages take their numbers from here, so that all of them show the same.
-    parameters: int
-    experts: int
-    bits_per_weight: float
-    tensors_per_type: dict[str, int]
+    parameters: Positive
+    experts: Count
+    bits_per_weight: Annotated[float, Field(gt=0)]
+    tensors_per_type: dict[str, Positive]
     # The chain of digests: a file is out of date when one of its inputs has another digest, whatever its time says.
     source_sha256: Sha256
     imatrix_sha256: Sha256 | None
     calibration_sha256: Sha256 | None
+
+    @model_validator(mode="after")
+    def size_of_weights(self) -> Self:
+        """Refuse bits per weight that are not those of size and weights; three decimals are kept."""
+        bits = 8 * self.bytes / self.parameters
+        require(
+            abs(self.bits_per_weight - bits) <= BITS_ROUNDING, f"bits_per_weight = 8 x bytes / parameters = {bits:.3f}"
+        )
+        return self
 
 
 class ConversionRecord(FileRecord):

@@ -8,7 +8,7 @@ import re
 
 from files.display import markdown_table, plural, with_error
 from files.safe_files import GB, GIB, gib, in_unit
-from losses.quality_conclusions import BETTER, NO_DIFFERENCE, SMALLER, WORSE
+from losses.quality_record import BETTER, NO_DIFFERENCE, SMALLER, WORSE
 from quants.recipes import RECIPES
 from release.order import measured
 from scoring.score_tables import NOT_KNOWN, sample_labels

@@ -113,6 +113,18 @@ def entry_difference(path: Path, entry: dict) -> InputError | None:
     return None
 
 
+def check_sizes(folder: Path, manifest: dict) -> None:
+    """Raise InputError unless a folder has the files of its manifest, of the sizes there; no file is read."""
+    there = {name: (folder / name).stat().st_size for name in listed_paths(folder) if name != MANIFEST}
+    expected = {name: entry["bytes"] for name, entry in manifest["files"].items()}
+    for name in sorted(there.keys() | expected.keys()):
+        if there.get(name) != expected.get(name):
+            wanted, found = (
+                f"{size} bytes" if size is not None else "none" for size in (expected.get(name), there.get(name))
+            )
+            raise InputError(folder / name, f"{wanted}, as {MANIFEST} says", found, EDITED)
+
+
 def folder_differences(folder: Path, manifest: dict) -> list[InputError]:
     """Return where a folder differs from its manifest, file by file; read every file once.
 

@@ -24,6 +24,7 @@ from scoring.answer_record import (
     append_answer,
     class_of,
     class_of_failure,
+    cut_half_line,
     flexible_letter,
     is_parser_error,
     prompt_sha256,
@@ -111,6 +112,7 @@ class AnswerProxy:
     ) -> None:
         self.server, self.protocol, self.documents = server, protocol, documents
         self.record, self.on_answer = record, on_answer
+        cut_half_line(record)
         self.answers = read_answers(record)
         # Others on this machine can connect, too. Without the key nobody reads a question or puts an answer in.
         self.key = secrets.token_urlsafe(KEY_BYTES)

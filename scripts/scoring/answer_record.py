@@ -1,7 +1,8 @@
 """The record of an evaluation: one JSON line per question, written as it happens, and the letters read from answers.
 
 answers.jsonl holds answers and reasoning. They quote question text, so the file stays in build/. A line that a kill cut
-off is dropped when the record is read again, so at most one question is lost.
+off is no answer: a reader leaves it out, and `cut_half_line` takes it off before a run goes on. So at most one question
+is lost.
 """
 
 import errno
@@ -17,6 +18,7 @@ from typing import Any
 
 from chats.questions import LETTERS
 from files.safe_files import InputError, parse_json
+from scoring.score_records import CLASSES
 
 
 def prompt_sha256(prompt: str) -> str:
@@ -138,17 +140,14 @@ def class_of_failure(errors: list[str]) -> str:
 
 
 def read_answers(path: Path) -> dict[str, Answer]:
-    """Return the recorded answers by Record ID; cut a last line that is not whole off the file.
+    """Return the recorded answers by Record ID, without a last line that is not whole. It writes nothing.
 
     Raises InputError on lines that are no answers, or on a question that is answered twice.
     """
     if not path.exists():
         return {}
     content = path.read_bytes()
-    # A line without its newline is one that a kill cut off. It goes before the next answer is appended to it.
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    whole = content.rfind(b"\n") + 1  # a line without its newline is one that a kill cut off
     answers: dict[str, Answer] = {}
     for number, line in enumerate(content[:whole].decode(errors="replace").split("\n")[:-1], start=1):
         try:
@@ -167,13 +166,26 @@ def read_answers(path: Path) -> dict[str, Answer]:
     return answers
 
 
+def cut_half_line(path: Path) -> None:
+    """Cut a last line that is not whole off the record: the next answer would be appended to it."""
+    content = path.read_bytes() if path.exists() else b""
+    if (whole := content.rfind(b"\n") + 1) < len(content):
+        os.truncate(path, whole)
+
+
 def check_types(answer: Answer) -> None:
-    """Raise TypeError when a value of a recorded answer is not of its field's type."""
+    """Raise TypeError or ValueError when a value of a recorded answer is not of its field's type, or cannot be."""
     for field in fields(Answer):
         expected: Any = list if field.name == "errors" else field.type  # isinstance() does not take list[str]
         value = getattr(answer, field.name)
-        if not isinstance(value, expected):
+        if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
             raise TypeError(f"{field.name} {value!r}")
+        if isinstance(value, int | float) and value < 0:
+            raise ValueError(f"{field.name} {value!r}")
+    if not all(isinstance(error, str) for error in answer.errors):
+        raise TypeError(f"errors {answer.errors!r}")
+    if answer.kind not in CLASSES or answer.correct != (answer.letter == answer.target):
+        raise ValueError(f"{answer.kind!r}, letter {answer.letter!r}, target {answer.target!r}")
 
 
 def append_answer(path: Path, answer: Answer) -> None:

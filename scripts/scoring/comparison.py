@@ -11,8 +11,8 @@ from typing import Any
 
 from files.safe_files import InputError
 from scoring.eval_protocol import first_differing_key
-from scoring.paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
-from scoring.score_records import SUMMARY_NAME, by_record_id, finally_correct, read_summary
+from scoring.paired_statistics import wilson
+from scoring.score_records import SUMMARY_NAME, by_record_id, finally_correct, pair_figures, read_summary
 
 import numpy as np
 
@@ -101,9 +101,7 @@ def right_by_question(runs: list[dict]) -> np.ndarray:
 def paired_figures(first: list[dict], second: list[dict]) -> dict:
     """Return the paired figures of two models, the second against the first; differences as shares of the questions."""
     check_comparable(first, second)
-    # Sums over the seeds and not means: the exact test counts whole numbers.
     sums, seeds = right_by_question(second) - right_by_question(first), len(first)
-    mean, low, high = difference_interval(sums / seeds)
     return {
         "reference": first[0]["name"],
         "model": second[0]["name"],
@@ -111,11 +109,7 @@ def paired_figures(first: list[dict], second: list[dict]) -> dict:
         "seeds": seeds,
         "lost": int((sums < 0).sum()),
         "won": int((sums > 0).sum()),
-        "mcnemar_p": mcnemar(sums),
-        "difference": mean,
-        "difference_interval": [low, high],
-        "smallest_shown": smallest_shown(sums, seeds),
-        "smallest_likely": smallest_likely(sums / seeds),
+        **pair_figures(sums, seeds),
     }
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from files.safe_files import Fields, InputError, check_fields, parse_json, read_json, reason_of, remove
+from files.safe_files import Fields, InputError, check_fields, parse_json, read_json, reason_of, remove, sha256_file
 from scoring.answer_record import letter_of
-from scoring.run_files import LM_EVAL
+from scoring.run_files import ANOTHER_OUTPUT, LM_EVAL, RUN, TASK_FOLDER
 
 from pydantic import Field
 
@@ -72,6 +72,16 @@ def read_frozen(task: Path) -> list[dict]:
             )
     if not documents:
         raise InputError(path, "frozen questions", "none", "freeze the questions again")
+    return documents
+
+
+def read_asked(run: Path, record: dict) -> list[dict]:
+    """Return the frozen documents of a run; raise InputError when they are not those that its record names."""
+    path = run / TASK_FOLDER / "frozen.jsonl"
+    documents = read_frozen(run / TASK_FOLDER)
+    if (found := sha256_file(path)) != record["questions_sha256"]:
+        expected = f"the questions of {run / RUN}, sha256 {record['questions_sha256'][:12]}"
+        raise InputError(path, expected, found[:12], ANOTHER_OUTPUT)
     return documents
 
 

@@ -6,14 +6,16 @@ TASK_FOLDER: the frozen questions of freeze_questions.py.
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from files.safe_files import Fields, Record, Sha256, read_record
+from files.safe_files import Fields, Record, Sha256, read_record, require, sha256_json
 from scoring.score_records import Hardware
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 RUN, ANSWERS, PATCHED, LM_EVAL, TASK_FOLDER = "run.json", "answers.jsonl", "patched.json", "lm_eval", "task"
+# How the patch step begins an answer, as the model card has it, how many tokens it asks for, and greedily.
+PREFILL, PREDICT_TOKENS, PATCH_TEMPERATURE = "The answer is (", 10, 0
 # Answers take hours and are never deleted here, nor mixed with those of another run.
 ANOTHER_OUTPUT = "give another OUTPUT; with make another EVAL_NAME, or REPLACE=eval to make it again"
 
@@ -31,6 +33,12 @@ class RunRecord(Record):
     questions_sha256: Sha256
     protocol: dict
     hardware: list[Hardware] = []
+
+    @model_validator(mode="after")
+    def one_protocol(self) -> Self:
+        """Refuse values that are not those of the digest."""
+        require(sha256_json(self.protocol) == self.protocol_sha256, "the protocol of protocol_sha256")
+        return self
 
 
 class PatchedAnswer(Fields):
@@ -59,6 +67,12 @@ class Patched(Record):
 def read_run(directory: Path) -> dict:
     """Return the record of a run directory; raise InputError when it is missing or is none."""
     return read_record(directory / RUN, RunRecord, ANOTHER_OUTPUT)
+
+
+def patch_head(record: dict) -> dict:
+    """Return what patched.json says first: how answers are begun, and the digests of the run, from its record."""
+    asked = {"prefill": PREFILL, "n_predict": PREDICT_TOKENS, "temperature": PATCH_TEMPERATURE}
+    return asked | {"run": run_digests(record)}
 
 
 def run_digests(record: dict) -> dict:

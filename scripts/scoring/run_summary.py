@@ -6,10 +6,18 @@ summarize_scores.py writes it. check_release.py makes it again: so a published s
 from pathlib import Path
 
 from choice.drop_map import criterion_of, question_ids_of, read_method
-from files.safe_files import InputError, only_writer, read_json, read_record, sha256_file
-from scoring.answer_record import Answer, class_of, class_of_failure, prompt_sha256, read_answers, strict_letter
-from scoring.lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples
-from scoring.run_files import ANSWERS, PATCHED, TASK_FOLDER, Patched, read_run, run_digests
+from files.safe_files import InputError, only_writer, read_json, read_record, sha256_file, shown
+from scoring.answer_record import (
+    Answer,
+    class_of,
+    class_of_failure,
+    completion_letter,
+    prompt_sha256,
+    read_answers,
+    strict_letter,
+)
+from scoring.lm_eval_samples import Sample, lm_eval_score, read_asked, read_samples
+from scoring.run_files import ANSWERS, PATCHED, Patched, patch_head, read_run
 from scoring.score_records import figures
 
 
@@ -103,10 +111,21 @@ def read_patched(path: Path, run_record: dict) -> tuple[dict, dict[str, dict]]:
     Raises InputError when they belong to another run.
     """
     head = read_record(path, Patched, "run patch_answers.py")
-    if head.pop("run") != run_digests(run_record):
+    if {key: head.get(key) for key in patch_head(run_record)} != patch_head(run_record):
         raise InputError(path, "patched answers of this run", "those of another", "run patch_answers.py")
-    del head["version"]
+    del head["version"], head["run"]
     return head, {entry["record_id"]: entry for entry in head.pop("answers")}
+
+
+def check_patched(path: Path, answers: dict[str, Answer], patched: dict[str, dict]) -> None:
+    """Raise InputError unless letters and classes of the patch step follow from its texts and the answers."""
+    for record_id, entry in patched.items():
+        if (answer := answers.get(record_id)) is None:
+            raise InputError(path, "recorded answers", f"another question, {record_id}", "run patch_answers.py")
+        letter = completion_letter(entry["completion"])
+        expected = (letter, letter == answer.target, answer.kind)
+        if (found := (entry["letter"], entry["correct"], entry["class"])) != expected:
+            raise InputError(path, f"{expected} in {record_id}", shown(found), "run patch_answers.py")
 
 
 def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> dict:
@@ -115,7 +134,11 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
     patch: whether the patch step counts; chosen_by: a drop map or expert_drop_metadata.json; scored: gguf, gguf_sha256,
     gguf_bytes and experts of the scored file.
     """
-    record, documents = read_run(run), read_frozen(run / TASK_FOLDER)
+    record = read_run(run)
+    if record["gguf_sha256"] != scored["gguf_sha256"]:
+        expected = f"the file that was asked, sha256 {record['gguf_sha256'][:12]}"
+        raise InputError(scored["gguf"], expected, scored["gguf_sha256"][:12])
+    documents = read_asked(run, record)
     with only_writer(run / ANSWERS):
         answers = read_answers(run / ANSWERS)
     head, patched = read_patched(run / PATCHED, record) if patch else (None, {})
@@ -125,6 +148,7 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
     rows = [answer_row(answers[key], document, patched.get(key)) for key, document in zip(ids, documents)]
     if patch and any((row["class"] != "answered") != ("patched_letter" in row) for row in rows):
         raise InputError(run / PATCHED, "every invalid answer and no other", "others", "run patch_answers.py")
+    check_patched(run / PATCHED, answers, patched)
     return {
         "name": record["name"],
         **scored,

@@ -4,50 +4,97 @@ summary.json (`Summary`, written by summarize_scores.py and pool_heldout.py): sc
 scores.json (`Scores`, written by compare_scores.py): a row per model, a pair per two models.
 """
 
+import math
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, Self
 
-from files.safe_files import Fields, InputError, Record, read_record
+from files.safe_files import (
+    Count,
+    Fields,
+    InputError,
+    Positive,
+    Record,
+    Sha256,
+    Share,
+    read_record,
+    require,
+    sha256_json,
+    shown,
+)
+from scoring.paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 SUMMARY_NAME, SCORES_NAME = "summary.json", "scores.json"
 CLASSES = ("answered", "empty", "truncated", "no letter", "parser error", "server error")  # of an answer
 CHOICES = 4  # of a question, all as likely when one guesses
+ROUNDING = 1e-6  # sums of the same numbers in another order
 
 
+Letter = Literal["A", "B", "C", "D"]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+def alike(one: float | None, other: float | None) -> bool:
+    """Tell whether two figures are the same but for rounding, or both missing."""
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 class InSample(Fields):
     """How many questions chose the experts, and how many of the scored ones are among them; None: not known."""
 
-    chosen_on: int | None
-    scored_and_chosen_on: int | None
+    chosen_on: Count | None
+    scored_and_chosen_on: Count | None
+
+    @model_validator(mode="after")
+    def some_of_all(self) -> Self:
+        """Refuse more scored questions that chose than questions that chose."""
+        if self.chosen_on is not None and self.scored_and_chosen_on is not None:
+            require(self.scored_and_chosen_on <= self.chosen_on, "scored_and_chosen_on at most chosen_on")
+        return self
 
 
 class ChosenBy(Fields):
     """The drop map of a pruned model, in short; sha256: of the map's file."""
 
     criterion: str
-    sha256: str
+    sha256: Sha256
 
 
 class AnswerRow(Fields):
     """One question. kind: one of CLASSES; order: of the choices; patched_*: of invalid answers after the patch step."""
 
-    record_id: str
+    record_id: Annotated[str, Field(min_length=1)]
     order: list[int]
-    prompt_sha256: str
-    target: str
+    prompt_sha256: Sha256
+    target: Letter
     kind: str = Field(alias="class")
-    letter: str | None = None
+    letter: Letter | None = None
     correct: bool
+    strict_letter: Letter | None = None
     strict_correct: bool
-    completion_tokens: int
-    patched_letter: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: Count = 0
+    completion_tokens: Count
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    attempts: Count = 0
+    patched_letter: Letter | None = None
     patched_correct: bool = False
+
+    @model_validator(mode="after")
+    def right_letters(self) -> Self:
+        """Refuse an unknown class, and "right" beside another letter than the right one."""
+        require(self.kind in CLASSES, f"class one of {', '.join(CLASSES)}")
+        require(sorted(self.order) == list(range(CHOICES)), f"order of the {CHOICES} choices")
+        for name in ("", "strict_", "patched_"):
+            if f"{name}letter" in self.model_fields_set:
+                right = getattr(self, f"{name}letter") == self.target
+                require(getattr(self, f"{name}correct") == right, f"{name}correct as {name}letter and target say")
+        return self
 
 
 class Hardware(Fields):
@@ -75,23 +122,23 @@ class Summary(Record):
     what: ClassVar[str] = "a summary of eval_gpqa_v3.sh"
     name: str
     gguf: str
-    gguf_sha256: str
-    gguf_bytes: int
-    experts: int
+    gguf_sha256: Sha256
+    gguf_bytes: Positive
+    experts: Count
     protocol: RunProtocol
-    protocol_sha256: str
+    protocol_sha256: Sha256
     hardware: list[Hardware] = []
     in_sample: InSample | None
     drop_map: ChosenBy | None = None
-    questions: int
-    raw_correct: int
-    strict_correct: int
+    questions: Count
+    raw_correct: Count
+    strict_correct: Count
     patch: dict | None
-    patched_correct: int | None
+    patched_correct: Count | None
     invalid: dict[str, int]
-    invalid_total: int
+    invalid_total: Count
     patch_expected_by_chance: float
-    completion_tokens: int
+    completion_tokens: Count
     answers: list[AnswerRow]
 
 
@@ -99,27 +146,68 @@ class ScoreRow(Fields):
     """One model; counts are sums over its seeds, `bytes` its quants' by type. in_sample, drop_map: as in Summary."""
 
     name: str
-    experts: int
-    questions: int
+    experts: Count
+    questions: Positive
     seeds: Annotated[list[int], Field(min_length=1)]
     gguf: str
-    gguf_sha256: str
-    bytes: dict[str, int]
-    raw_correct: int
-    raw: float
-    strict_correct: int
-    strict: float
-    patched_correct: int | None
-    patched: float | None
-    score: float
+    gguf_sha256: Sha256
+    bytes: dict[str, Positive]
+    raw_correct: Count
+    raw: Share
+    strict_correct: Count
+    strict: Share
+    patched_correct: Count | None
+    patched: Share | None
+    score: Share
     interval: Interval
     in_sample: InSample | None
     drop_map: ChosenBy | None = None
     hardware: list[Hardware] = []
-    invalid: int
-    invalid_classes: dict[str, int]
+    invalid: Count
+    invalid_classes: dict[str, Count]
     expected_by_chance: float
     points_vs_reference: float
+    lost: Count | None = None
+    won: Count | None = None
+    mcnemar_p: Share | None = None
+
+    @model_validator(mode="after")
+    def parts_and_totals(self) -> Self:
+        """Refuse shares that are not those of the counts, and totals that are not those of their parts."""
+        for kind in ("raw", "strict", "patched"):
+            right, share = getattr(self, f"{kind}_correct"), getattr(self, kind)
+            require(
+                alike(share, None if right is None else right / self.questions), f"{kind} = {kind}_correct / questions"
+            )
+        require(
+            alike(self.score, self.raw if self.patched is None else self.patched), "score = patched, or raw without"
+        )
+        require(self.drop_map is None or self.in_sample is not None, "in_sample beside drop_map")
+        low, high = self.interval
+        require(low <= self.score + ROUNDING and self.score <= high + ROUNDING, "score within interval")
+        if len(self.seeds) == 1:  # of several the spread over the questions would be needed
+            right = self.raw_correct if self.patched_correct is None else self.patched_correct
+            expected = wilson(np.repeat([1.0, 0.0], [right, self.questions - right]))
+            require(all(map(alike, self.interval, expected)), "Wilson's interval of score and questions")
+        require(
+            self.invalid == sum(self.invalid_classes.values()) <= self.questions, "invalid = the sum of invalid_classes"
+        )
+        require(set(self.invalid_classes) <= set(CLASSES), f"invalid_classes of {', '.join(CLASSES)}")
+        require(abs(self.expected_by_chance) <= self.invalid, "expected_by_chance at most invalid")
+        return self
+
+
+def pair_figures(sums: np.ndarray, seeds: int) -> dict:
+    """Return what follows from paired differences; sums: [questions], whole numbers, over `seeds` seeds."""
+    # Sums over the seeds and not means: the exact test counts whole numbers.
+    mean, low, high = difference_interval(sums / seeds)
+    return {
+        "mcnemar_p": mcnemar(sums),
+        "difference": mean,
+        "difference_interval": [low, high],
+        "smallest_shown": smallest_shown(sums, seeds),
+        "smallest_likely": smallest_likely(sums / seeds),
+    }
 
 
 class ScorePair(Fields):
@@ -127,15 +215,27 @@ class ScorePair(Fields):
 
     reference: str
     model: str
-    questions: int
-    seeds: int
-    lost: int
-    won: int
-    mcnemar_p: float
-    difference: float
+    questions: Positive
+    seeds: Positive
+    lost: Count
+    won: Count
+    mcnemar_p: Share
+    difference: Annotated[float, Field(ge=-1, le=1)]
     difference_interval: Interval
-    smallest_shown: float | None
-    smallest_likely: float
+    smallest_shown: Annotated[float, Field(gt=0)] | None
+    smallest_likely: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def one_seed(self) -> Self:
+        """Refuse a difference or p that is not that of the counts; over several seeds they come from sums."""
+        require(self.lost + self.won <= self.questions, "lost and won within questions")
+        require(self.difference_interval[0] <= self.difference_interval[1], "difference_interval from low to high")
+        if self.seeds == 1:
+            signs = np.repeat([-1, 1, 0], [self.lost, self.won, self.questions - self.lost - self.won])
+            for name, value in pair_figures(signs, 1).items():
+                found, expected = np.ravel(getattr(self, name)), np.ravel(value)
+                require(all(map(alike, found, expected)), f"{name} as lost, won and questions say")
+        return self
 
 
 class Scores(Record):
@@ -151,6 +251,30 @@ class Scores(Record):
     question_ids: list[str]
     rows: Annotated[list[ScoreRow], Field(min_length=1)]
     pairs: list[ScorePair]
+
+    @model_validator(mode="after")
+    def one_set_of_questions(self) -> Self:
+        """Refuse rows and pairs of other questions than those that are listed, and differences of other scores."""
+        asked = len(self.question_ids)
+        require(len(set(self.question_ids)) == asked, "every question_ids once")
+        require(self.evaluated == " and ".join(row.gguf for row in self.rows), "evaluated naming the rows' files")
+        scores = {row.name: row.score for row in self.rows}
+        require(len(scores) == len(self.rows), "rows of one name each")
+        for row in self.rows:
+            require(row.questions == asked * len(row.seeds), "rows of as many questions as question_ids")
+            require((row.patched is not None) == self.patched, "rows patched, or all not")
+            points = 100 * (row.score - self.rows[0].score)
+            require(alike(row.points_vs_reference, points), "points_vs_reference by the rows' scores")
+        for pair in self.pairs:
+            require({pair.reference, pair.model} <= set(scores) and pair.questions == asked, "pairs of the rows")
+            difference = scores[pair.model] - scores[pair.reference]
+            require(alike(pair.difference, difference), "differences of the rows' scores")
+        first = {pair.model: pair for pair in self.pairs if pair.reference == self.rows[0].name}
+        for row in self.rows[1:]:
+            require(row.name in first, "a pair of the first row and each other")
+            same = all(getattr(row, name) == getattr(first[row.name], name) for name in ("lost", "won", "mcnemar_p"))
+            require(same, "lost, won and mcnemar_p of the rows as their pairs say")
+        return self
 
 
 def figures(rows: list[dict], patch: dict | None) -> dict:
@@ -184,9 +308,22 @@ def read_summary(path: Path) -> dict:
     if not answers or not len(answers) == len(ids) == count:
         found = f"{len(answers)} answers, {len(ids)} Record IDs"
         raise InputError(path, f"{count} answered questions, every Record ID once", found)
+    if sha256_json(content["protocol"]) != content["protocol_sha256"]:
+        raise InputError(path, f"the protocol of {content['protocol_sha256'][:12]}", "another one", "make it again")
+    counted = figures(answers, content["patch"])
+    if wrong := [key for key, value in counted.items() if not _same(content[key], value)]:
+        key = wrong[0]
+        raise InputError(path, f"{key} {counted[key]} as the answers say", shown(content[key]), "make it again")
     if (content["patch"] is None) != (content["patched_correct"] is None):
         raise InputError(path, "patched_correct with patch, and neither without", "one of the two", "make it again")
     return content
+
+
+def _same(recorded: object, counted: object) -> bool:
+    """Tell whether a recorded figure is the counted one; of sums of fractions but for rounding."""
+    if isinstance(recorded, float) and isinstance(counted, int | float):
+        return alike(recorded, counted)
+    return recorded == counted
 
 
 def by_record_id(run: dict) -> dict[str, dict]:

@@ -116,3 +116,30 @@ def test_the_frozen_order_is_kept_by_record_id_and_held_out_questions_keep_it(fe
     for ids, words in (([*held_out, "unknown"], "held-out questions"), (5, "'held_out_question_ids' is a valid list")):
         (tmp_path / "map.json").write_text(json.dumps({"held_out_question_ids": ids, "layers": {"0": [1]}}))
         refusal(freeze_questions.main, arguments, tmp_path / "map.json", words)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"Question": "a\x00b"}, "no control character in 'Question' of question 1, found '\\\\x00'"),
+        ({"Explanation": "\x1b[2J"}, "no control character in 'Explanation' of question 1, found '\\\\x1b'"),
+        ({"Record ID": "a\nb"}, "a Record ID in one line"),
+        ({"Record ID": "x" * 201}, "a Record ID in one line, of at most 200"),
+        ({"Question": ["a"]}, "one value per column in question 1"),
+        ({"Question": "\ud800"}, "questions in jsonl form"),
+    ],
+)
+def test_a_question_that_cannot_be_shown_is_refused(few_questions, tmp_path, change, words):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(read_rows(few_questions)[0] | change) + "\n")
+    with pytest.raises(InputError) as caught:
+        load_questions(path, 42)
+    assert words.replace("\\\\", "\\") in str(caught.value)
+
+
+def test_a_cell_too_many_is_refused(few_questions, tmp_path):
+    """A comma that should stand in quotes shifts all the cells behind it."""
+    head, first, *_ = few_questions.read_text().splitlines()
+    (tmp_path / "a.csv").write_text(f"{head}\n{first},more\n")
+    with pytest.raises(InputError, match=r"one value per column in question 1, found \['more'\]"):
+        load_questions(tmp_path / "a.csv", 42)

@@ -153,11 +153,31 @@ def test_the_version_is_the_first_field_and_no_part_of_what_chose(made):
     ],
 )
 def test_the_metadata_of_a_checkpoint_is_refused_by_its_owner(tmp_path, change, words):
-    numbers = {"version": 2, "experts": 8, "keep_count": 5, "drop_map_sha256": "0"}
+    numbers = {"version": 2, "experts": 8, "keep_count": 5, "drop_map_sha256": "0" * 64}
     content = numbers | {"method": {"question_ids": ["a", "b"]}, "source": {}, "shards": {}, "layers": {}}
     write_json(tmp_path / "metadata.json", content)
     assert in_sample(["b", "c"], tmp_path / "metadata.json") == {"chosen_on": 2, "scored_and_chosen_on": 1}
     write_json(tmp_path / "metadata.json", content | change)
     with pytest.raises(InputError) as caught:
         in_sample(["b", "c"], tmp_path / "metadata.json")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "keys, value, words",
+    [
+        (("drop_count",), 4, "3 as drop_count, experts less keep_count, found 4"),
+        (("bootstrap", "coin_toss"), 99, "coin tosses and an overlap of"),
+        (("bootstrap", "expected_overlap"), 0.25, "coin tosses and an overlap of"),
+        (("bootstrap", "expected_overlap"), 1.5, "'bootstrap.expected_overlap' is less than or equal to 1"),
+        (("layers", "0", "score"), [1.0], "8 scores in layer 0"),
+        (("layers", "0", "coin_toss"), [99], "an overlap of"),
+        (("layers", "0", "margin"), 0.125, "margin between a kept and a dropped score in layer 0"),
+    ],
+)
+def test_totals_and_scores_of_a_map_must_fit_its_layers(made, tmp_path, keys, value, words):
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps(changed(read_json(made / "map.json"), keys, value)))
+    with pytest.raises(InputError) as caught:
+        read_map(path)
     assert words in str(caught.value)

@@ -89,7 +89,7 @@ def test_what_was_measured_reaches_the_metadata_of_both_drops(made, tiny_text_mo
         call(expert_drop.main, *options)
         assert read_metadata(metadata)["methodology"] == wanted
         call(expert_drop.main, *options, "--verify")
-    write_json(tmp_path / f"pruned.{METADATA_NAME}", read_metadata(metadata) | {"keep_count": 5})
+    write_json(tmp_path / f"pruned.{METADATA_NAME}", read_metadata(metadata) | {"drop_map_sha256": "0" * 64})
     with pytest.raises(InputError, match="the record of this drop"):
         call(expert_drop.main, *options, "--verify")
     assert metadata_beside(Path("a-00001-of-00002.gguf")).name == f"a.{METADATA_NAME}"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from choice.criteria import CRITERIA
-from compare_criteria import Choice, choices_at, main, question_row, read_result
+from compare_criteria import Choice, choices_at, domain_inputs, main, question_row, read_result
 from conftest import REPO
 from expert_drop import main as drop
 from files.safe_files import InputError, check_record, read_json, sha256_file, write_json
@@ -101,6 +102,17 @@ def test_a_choice_by_domains_is_one_more():
     assert [choice.label for choice in choices if choice.domains] == ["reap by domains"]
     assert len(choices) == len(choices_at(64, 1)) + 1 == len({choice.file for choice in choices})
     assert choices[0].flags == ["--keep", "64", "--criterion", "reap", *domains, "--bootstrap", "0"]
+
+
+def test_a_state_by_domains_is_of_one_file_of_domains(tmp_path):
+    """The same names of domains with other questions behind them choose other experts."""
+    path = tmp_path / "questions.csv"
+    path.write_text("one")
+    args = Namespace(domains=["Physics:1"], criterion="reap", domain_questions=path)
+    first = domain_inputs(args)
+    path.write_text("other")
+    assert first != domain_inputs(args) and first | domain_inputs(args) == domain_inputs(args)
+    assert domain_inputs(Namespace(domains=None)) == {}
 
 
 def test_losses_by_domain_by_hand():

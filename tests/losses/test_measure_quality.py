@@ -25,14 +25,10 @@ from ggufs.gguf_header import read_header
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence, logit_differences, per_chat, quantile_and_error, rms_and_error
 from losses.quality_conclusions import (
-    BETTER,
     CONTRIB,
     EXPERTS_ONLY,
-    NO_DIFFERENCE,
-    SMALLER,
     STANDARD,
     TARGET,
-    WORSE,
     Measured,
     imatrix_gains,
     line_of,
@@ -42,7 +38,7 @@ from losses.quality_conclusions import (
 )
 from losses.quality_page import imatrix_lines, quality_page
 from losses.quality_picture import label_places, overlap
-from losses.quality_record import Quality
+from losses.quality_record import BETTER, NO_DIFFERENCE, SMALLER, WORSE, Quality
 from losses.scored_chats import chats_of
 from shared_ggufs import link_f16, tiny_ggufs
 
@@ -318,7 +314,8 @@ def test_bad_input_is_refused_in_one_line(inputs, tmp_path, refusal, monkeypatch
         ("bytes", 5, "other bytes"),
         ("sha256", "0" * 64, "other bytes"),
     ):
-        Path(f"{edited}.json").write_text(json.dumps({**record, key: value}))
+        size = {"bits_per_weight": 8 * value / record["parameters"]} if key == "bytes" else {}
+        Path(f"{edited}.json").write_text(json.dumps({**record, key: value, **size}))
         refuse("edited.gguf", words, gguf=edited)
     changed = copy_with_record(inputs["--gguf"][0], tmp_path / "changed.gguf")
     changed.write_bytes(changed.read_bytes()[:-1] + b"x")

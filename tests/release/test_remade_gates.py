@@ -9,11 +9,12 @@ from checkpoints.checkpoint import source_digest
 from choice.drop_map import details_of
 from conftest import DEMO
 from damaged_build import Build
-from files.safe_files import read_json, sha256_file
+from files.safe_files import InputError, read_json, sha256_file
 from release.manifest import read_manifest
 from release.sources import sources_path
 from release_inputs import NAME, release_arguments
 from scoring.eval_protocol import Protocol
+from scoring.score_records import figures
 
 import numpy as np
 import pytest
@@ -25,7 +26,15 @@ def build(pruned_demo, tmp_path) -> Build:
 
 
 def of_summary(build: Build) -> None:
-    build.change(build.own / "summary.json", lambda run: run["answers"][1].update(correct=True, strict_correct=True))
+    """One right answer more, and all that follows from it."""
+
+    def better(run: dict) -> None:
+        answer = run["answers"][1]
+        answer.update({f"{kind}letter": answer["target"] for kind in ("", "strict_", "patched_")})
+        answer.update({f"{kind}correct": True for kind in ("", "strict_", "patched_")})
+        run.update(figures(run["answers"], run["patch"]))
+
+    build.change(build.own / "summary.json", better)
 
 
 def of_letters(build: Build) -> None:
@@ -110,13 +119,23 @@ def of_rows(**changes: object) -> Callable[[Build], None]:
 
 
 def of_foreign_rows(build: Build) -> None:
-    """Six models that this build never had."""
+    """A model that this build never had."""
 
-    def six(scores: dict) -> None:
-        rows = [scores["rows"][0] | {"name": f"other-{i}", "gguf_sha256": f"{i}" * 64} for i in range(6)]
-        scores.update(rows=rows, pairs=[])
+    def other(scores: dict) -> None:
+        row = scores["rows"][0] | {"name": "other", "gguf_sha256": "1" * 64}
+        scores.update(rows=[row], pairs=[], evaluated=row["gguf"])
 
-    build.change(build.evidence / "scores.json", six)
+    build.change(build.evidence / "scores.json", other)
+
+
+def of_name(build: Build) -> None:
+    """Another name of the pruned model, in all places of the scores."""
+
+    def renamed(scores: dict) -> None:
+        for entry, key in ((scores["rows"][1], "name"), (scores["pairs"][0], "model")):
+            entry[key] = "other"
+
+    build.change(build.evidence / "scores.json", renamed)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +147,7 @@ def of_foreign_rows(build: Build) -> None:
         (of_frozen_answers, "expected the questions of"),
         (of_dropped_questions, "all of them"),
         (of_patched_letters, "patched.json: expected letter"),
-        (of_protocol, "a protocol with sha256"),
+        (of_protocol, "the protocol of protocol_sha256"),
         (of_locked_protocol, "temperature 1.0"),
         (of_longer_answers, "to the request of the protocol in run.json"),
         (of_other_settings, "the seed of lm-eval: 42, found 1"),
@@ -140,7 +159,7 @@ def of_foreign_rows(build: Build) -> None:
         (of_another_base, "the name gemma-4-demo for the full model's file and for no other"),
         (of_foreign_rows, "scores of this build's own file"),
         (of_rows(gguf_sha256="5" * 64), "an evaluation of"),
-        (of_rows(name="other"), f"the name {NAME} for this build's file and for no other"),
+        (of_name, f"the name {NAME} for this build's file and for no other"),
         (of_rows(mcnemar_p=0.01), "mcnemar_p"),
         (of_rows(gpqa="99%"), "gpqa absent"),
         (of_rows(bytes={"Q6_K": 1}), "bytes.Q6_K"),
@@ -277,8 +296,8 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
     "damage, words",
     [
         (lambda build: None, ""),
-        (lambda build: build.change(build.metadata, lambda m: m.update(keep_count=96)), "a checkpoint whose files"),
-        (lambda build: of_metadata(build, lambda m: m.update(keep_count=96)), "kept experts per layer"),
+        (lambda build: build.change(build.metadata, lambda m: m["source"].update(x="9")), "a checkpoint whose files"),
+        (lambda build: of_metadata(build, lambda m: m.update(keep_count=96)), "layers.0 that keep keep_count experts"),
         (lambda build: of_metadata(build, lambda m: m.update(gpqa="99%")), "no field 'gpqa'"),
         (lambda build: of_metadata(build, lambda m: m["source"].update(gpqa="99%")), "no field 'gpqa'"),
         (lambda build: of_metadata(build, lambda m: m["source"].update(weights_sha256="9" * 64)), "base checkpoint"),
@@ -324,6 +343,7 @@ def of_experts(build: Build) -> None:
         content["bootstrap"] |= {"coin_toss": 0, "expected_overlap": 1.0}
         for layer in content["layers"].values():
             layer["drop"] = sorted({*layer["drop"], *range(128, 256)})
+            del layer["score"], layer["margin"]  # of the experts that were scored
 
     of_map(build, lambda content: (as_own_map(content), twice(content)))
     of_metadata(build, lambda metadata: metadata.update(experts=256))
@@ -356,7 +376,6 @@ def test_the_checkpoint_has_the_full_model_s_small_files_and_no_others(build, da
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"bits_per_weight": 2.0}, "bits per weight 2.0"),
         ({"note": "99% on GPQA"}, "the note of its type"),
         ({"arguments": ["--pure"]}, "the arguments of its type"),
         ({"type": "AUTO-0.01", "note": "99% on GPQA"}, "the note of its type"),
@@ -369,6 +388,15 @@ def test_what_a_record_says_is_what_the_file_says(build, change, words):
     name = f"{NAME}-Q6_K.gguf"
     build.change(build.release / "manifest.json", lambda m: m.update(records={**records, name: records[name] | change}))
     assert any(words in line for line in build.failing("records"))
+
+
+def test_bits_per_weight_are_those_of_size_and_weights(build):
+    def change(content: dict) -> None:
+        content["records"][f"{NAME}-Q6_K.gguf"]["bits_per_weight"] = 2.0
+
+    build.change(build.release / "manifest.json", change)
+    with pytest.raises(InputError, match="with bits_per_weight = 8 x bytes / parameters"):
+        read_manifest(build.release)
 
 
 def test_a_field_that_no_record_has_is_refused(build):
@@ -399,7 +427,12 @@ def test_settings_and_version_are_this_project_s(build, change, words):
 
 def test_the_experts_are_chosen_again(build):
     assert not build.failing("choice")
-    of_map(build, lambda content: content["bootstrap"].update(coin_toss=99))
+
+    def toss(content: dict) -> None:
+        content["bootstrap"]["coin_toss"] += 1
+        content["layers"]["0"]["coin_toss"].append(127)
+
+    of_map(build, toss)
     assert not build.failing("lineage") and "bootstrap.coin_toss" in build.failing("choice")[0]
 
 

@@ -7,10 +7,12 @@ import sys
 from dataclasses import asdict
 
 from conftest import REPO
+from files.safe_files import InputError
 from scoring.answer_record import (
     Answer,
     append_answer,
     class_of,
+    cut_half_line,
     flexible_letter,
     letter_of,
     read_answers,
@@ -139,3 +141,35 @@ def test_half_an_answer_never_stays(tmp_path):
     assert done.returncode != 0 and "disk" in done.stderr, done.stderr
     assert list(read_answers(path).values()) == [answer]
     assert path.read_bytes().endswith(b"\n") and path.stat().st_size < limit
+
+
+def test_reading_leaves_half_a_line_where_it_is(tmp_path):
+    """Only the run that goes on cuts it off: a reader may look while another process writes."""
+    answer = Answer("r", "", "", "text", "", "stop", 1, 1, 0.0, 0.0, 1, [], "A", "A", True, "answered")
+    path = tmp_path / "answers.jsonl"
+    append_answer(path, answer)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:20])
+    assert list(read_answers(path).values()) == [answer] and path.read_bytes() == whole + whole[:20]
+    cut_half_line(path)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"completion_tokens": -1},
+        {"attempts": True},
+        {"errors": [1]},
+        {"kind": "zq"},
+        {"correct": False},
+        {"seconds": -0.5},
+        {"letter": "B"},
+    ],
+)
+def test_an_answer_that_cannot_be_is_refused(tmp_path, change):
+    answer = Answer("r", "", "", "text", "", "stop", 1, 1, 0.0, 0.0, 1, [], "A", "A", True, "answered")
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps(asdict(answer) | change) + "\n")
+    with pytest.raises(InputError, match="a recorded answer in line 1"):
+        read_answers(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import compare_scores
 import pool_heldout
-from files.safe_files import read_record, write_record
+from files.safe_files import read_record, sha256_json, write_record
 from quants.quant_record import QuantRecord
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Scores, Summary, figures
@@ -25,7 +25,7 @@ def summary(name: str, right: str, seed: int = 42, patch: dict | None = PATCH, *
         row = {
             "record_id": f"q{i}",
             "order": [0, 1, 2, 3],
-            "prompt_sha256": f"{i}",
+            "prompt_sha256": f"{i:064x}",
             "target": "A",
             "class": "empty" if mark in "pe" else "answered",
             "correct": mark == "1",
@@ -38,7 +38,7 @@ def summary(name: str, right: str, seed: int = 42, patch: dict | None = PATCH, *
         "version": Summary.current,
         "name": name,
         "gguf": f"{name}.gguf",
-        "gguf_sha256": name,
+        "gguf_sha256": sha256_json(name),
         "gguf_bytes": 1,
         "experts": 4,
         "protocol": asdict(protocol),
@@ -46,7 +46,12 @@ def summary(name: str, right: str, seed: int = 42, patch: dict | None = PATCH, *
         "in_sample": None,
         **figures(rows, patch),
         **changes,
-    }
+    } | digest_of(changes)
+
+
+def digest_of(changes: dict) -> dict:
+    """The digest that goes with another protocol."""
+    return {"protocol_sha256": sha256_json(changes["protocol"])} if "protocol" in changes else {}
 
 
 def quant(kind: str, size: int) -> dict:
@@ -59,7 +64,7 @@ def quant(kind: str, size: int) -> dict:
         "parameters": 1,
         "experts": 4,
         "bytes": size,
-        "bits_per_weight": 8.0,
+        "bits_per_weight": 8.0 * size,
         "tensors_per_type": {kind: 1},
         "source_sha256": "0" * 64,
         "imatrix_sha256": None,
@@ -143,7 +148,7 @@ def other_order(run: dict) -> dict:
         (summary("b", "111"), "the 4 questions"),
         (summary("b", "1111", patch=None), "patch step"),
         (other_order(summary("b", "1111")), "order of choices"),
-        (summary("a", "1111", gguf_sha256="x"), "a name of its own"),
+        (summary("a", "1111", gguf_sha256="0" * 64), "a name of its own"),
         (summary("a", "1111"), "one seed twice"),
         (summary("a", "111", seed=7), "the same questions in every run of one model"),
     ],

@@ -13,7 +13,7 @@ from scoring.run_summary import read_patched
 
 import pytest
 
-DIGESTS = dict.fromkeys(("gguf_sha256", "protocol_sha256", "questions_sha256"), "a" * 64)
+DIGESTS = dict.fromkeys(("gguf_sha256", "questions_sha256"), "a" * 64) | {"protocol_sha256": Protocol().digest}
 MINE = {"name": "model", **DIGESTS, "protocol": asdict(Protocol())}
 HEAD = {"prefill": "The answer is (", "n_predict": 10, "temperature": 0, "run": DIGESTS}
 PATCHED_ANSWER = {"record_id": "q", "class": "empty", "completion": "A", "letter": "A", "correct": True, "errors": []}
@@ -46,6 +46,7 @@ def change(path: Path, key: str, value: object) -> None:
         ("gguf_sha256", "aaaa", "'gguf_sha256' is 64 hex digits, found 'aaaa'"),
         ("questions_sha256", 5, "'questions_sha256' is a valid string, found 5"),
         ("protocol", [], "'protocol' is a valid dictionary, found []"),
+        ("protocol", asdict(Protocol(seed=43)), "with the protocol of protocol_sha256, found others"),
     ],
 )
 def test_a_damaged_run_is_refused_and_not_asked_again(asked, key, value, words):

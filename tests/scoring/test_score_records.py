@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 
 import show_results
-from files.safe_files import InputError, check_record
+from files.safe_files import InputError, check_record, sha256_json
 from scoring.comparison import compare
 from scoring.score_records import Scores, Summary, figures, read_summary
 from scoring.score_tables import scores_page
@@ -17,7 +17,13 @@ PATCH = {"prefill": "x", "n_predict": 1, "temperature": 0}
 
 def summary(name: str, chosen_on: int | None) -> dict:
     """A complete run of three questions, the last of them invalid and right after the patch step."""
-    row = {"order": [0, 1, 2, 3], "prompt_sha256": "p", "target": "A", "strict_correct": True, "completion_tokens": 1}
+    row = {
+        "order": [0, 1, 2, 3],
+        "prompt_sha256": "0" * 64,
+        "target": "A",
+        "strict_correct": True,
+        "completion_tokens": 1,
+    }
     right = row | {"class": "answered", "letter": "A", "correct": True}
     empty = row | {"class": "empty", "letter": None, "correct": False, "patched_letter": "A", "patched_correct": True}
     rows = [right | {"record_id": "q0"}, right | {"record_id": "q1"}, empty | {"record_id": "q2"}]
@@ -25,11 +31,11 @@ def summary(name: str, chosen_on: int | None) -> dict:
         "version": Summary.current,
         "name": name,
         "gguf": f"{name}.gguf",
-        "gguf_sha256": name,
+        "gguf_sha256": sha256_json(name),
         "gguf_bytes": 1,
         "experts": 4,
         "protocol": {"seed": 42, "context": 8},
-        "protocol_sha256": "0",
+        "protocol_sha256": sha256_json({"seed": 42, "context": 8}),
         "in_sample": {"chosen_on": chosen_on, "scored_and_chosen_on": chosen_on},
         **figures(rows, PATCH),
     }

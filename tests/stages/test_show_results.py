@@ -7,8 +7,10 @@ import show_results
 from choice.drop_map import METADATA_NAME, DropMetadata
 from files.safe_files import Record, write_record
 from quants.quant_record import ConversionRecord, QuantRecord, record_path
-from scoring.score_records import Scores
+from scoring.paired_statistics import wilson
+from scoring.score_records import Scores, pair_figures
 
+import numpy as np
 import pytest
 
 
@@ -23,44 +25,51 @@ def shown(capsys):
     return show
 
 
-def scores(names: tuple[str, str], patched: bool) -> dict:
-    """Return a comparison of two models on 198 questions, by hand."""
-    first = {
-        "name": names[0],
-        "experts": 128,
+def row(name: str, gguf: str, experts: int, sizes: dict[str, int], raw: int, patched: int | None) -> dict:
+    """Return the row of a model that has so many of 198 questions right."""
+    score = (raw if patched is None else patched) / 198
+    return {
+        "name": name,
+        "experts": experts,
         "questions": 198,
         "seeds": [42],
-        "gguf": f"{names[0]}-Q6_K.gguf",
+        "gguf": gguf,
         "gguf_sha256": "0" * 64,
-        "bytes": {"Q8_0": 12 << 30, "Q6_K": 10 << 30},
-        "raw_correct": 158,
-        "raw": 0.8,
+        "bytes": sizes,
+        "raw_correct": raw,
+        "raw": raw / 198,
         "strict_correct": 150,
-        "strict": 0.75,
-        "patched_correct": 163 if patched else None,
-        "patched": 0.825 if patched else None,
-        "score": 0.825,
-        "interval": [0.75, 0.875],
+        "strict": 150 / 198,
+        "patched_correct": patched,
+        "patched": None if patched is None else patched / 198,
+        "score": score,
+        "interval": list(wilson(np.repeat([1.0, 0.0], [round(198 * score), 198 - round(198 * score)]))),
         "in_sample": None,
         "invalid": 0,
         "invalid_classes": {},
         "expected_by_chance": 0.0,
         "points_vs_reference": 0.0,
     }
-    in_sample = {"chosen_on": 198, "scored_and_chosen_on": 198}
-    changes = {"name": names[1], "experts": 109, "bytes": {"Q6_K": 9 << 30}, "points_vs_reference": -1.5251}
-    second = first | changes | {"gguf": f"{names[1]}-CD-Q6_K.gguf", "in_sample": in_sample}
-    pair = {"reference": names[0], "model": names[1], "questions": 198, "seeds": 1, "lost": 5, "won": 2}
-    tested = {"mcnemar_p": 0.453, "difference": -0.01515, "difference_interval": [-0.041, 0.011]}
-    limits = {"smallest_shown": 0.03, "smallest_likely": 0.04}
+
+
+def scores(names: tuple[str, str], patched: bool, lost: int = 5, won: int = 2) -> dict:
+    """Return a comparison of two models on 198 questions."""
+    right, net = (158, 163 if patched else None), won - lost
+    first = row(names[0], f"{names[0]}-Q6_K.gguf", 128, {"Q8_0": 12 << 30, "Q6_K": 10 << 30}, *right)
+    also = (right[0] + net, right[1] + net if patched else None)
+    second = row(names[1], f"{names[1]}-CD-Q6_K.gguf", 109, {"Q6_K": 9 << 30}, *also)
+    pair = {"reference": names[0], "model": names[1], "questions": 198, "seeds": 1, "lost": lost, "won": won}
+    pair |= pair_figures(np.repeat([-1, 1, 0], [lost, won, 198 - lost - won]), 1)
+    second |= {name: pair[name] for name in ("lost", "won", "mcnemar_p")}
+    second |= {"points_vs_reference": 100 * net / 198, "in_sample": {"chosen_on": 198, "scored_and_chosen_on": 198}}
     return {
         "version": Scores.current,
-        "evaluated": "both",
+        "evaluated": f"{first['gguf']} and {second['gguf']}",
         "protocol": {},
         "patched": patched,
-        "question_ids": [],
+        "question_ids": [f"rec{number}" for number in range(198)],
         "rows": [first, second],
-        "pairs": [pair | tested | limits],
+        "pairs": [pair],
     }
 
 
@@ -69,8 +78,8 @@ def test_after_eval_a_narrow_table_a_test_and_what_next(shown, tmp_path):
     path.write_text(json.dumps(scores(("gemma", "gemma-109e"), True)))
     page.write_text("")
     lines = shown("--after", "eval", path, "--page", page, "--run", "my-26b")
-    assert lines[1].split() == ["gemma", "128", "10.00", "80.00%", "82.50%", "75.0%", "to", "87.5%", "reference"]
-    assert lines[2].split()[-2:] == ["-1.53", "points"] and lines[2].split()[:3] == ["gemma-109e", "109", "9.00"]
+    assert lines[1].split() == ["gemma", "128", "10.00", "79.80%", "82.32%", "76.4%", "to", "87.0%", "reference"]
+    assert lines[2].split()[-2:] == ["-1.52", "points"] and lines[2].split()[:3] == ["gemma-109e", "109", "9.00"]
     assert lines[4].startswith("5 questions of 198 lost, 2 won: no significant difference (McNemar p = 0.45")
     assert lines[5] == "In-sample: 198 of the 198 scored questions also chose the experts of gemma-109e."
     assert lines[6:8] == [f"Results: {path}", f"Page: {page}"]
@@ -79,13 +88,12 @@ def test_after_eval_a_narrow_table_a_test_and_what_next(shown, tmp_path):
 
 def test_a_significant_difference_an_unpatched_score_and_long_names(shown, tmp_path):
     names = ("gemma-4-26B-A4B-it-with-a-name-that-is-much-too-long-for-a-screen", "another-model-109e")
-    content = scores(names, False)
-    content["pairs"][0]["mcnemar_p"] = 0.001
+    content = scores(names, False, lost=14, won=1)  # McNemar p = 0.001
     content["rows"][0]["bytes"] = {}  # a comparison of runs has no sizes
     (tmp_path / "scores.json").write_text(json.dumps(content))
     lines = shown("--after", "eval", tmp_path / "scores.json", "--page", tmp_path / "none.html")
     assert max(map(len, lines[:3])) <= 100
-    assert lines[1].startswith("gemma-4-26B") and "…" in lines[1] and lines[1].split()[2:5] == ["-", "80.00%", "-"]
+    assert lines[1].startswith("gemma-4-26B") and "…" in lines[1] and lines[1].split()[2:5] == ["-", "79.80%", "-"]
     assert ": a significant difference (" in lines[4] and "Page" not in "".join(lines)
     assert "`make release`" in lines[-1]
 
@@ -104,7 +112,12 @@ def test_after_quants_the_files_that_are_there(shown, refusal, tmp_path):
     quant = tool | words | {"arguments": [], "parameters": 1, "experts": 4, "tensors_per_type": {}}
     names = {"x-Q4_K_M": (1 << 18, 4.567), "x-Q8_0": (1 << 20, 8.5)}
     built = [
-        build_quant(tmp_path, name, quant | {"bytes": size, "bits_per_weight": bits}, QuantRecord)
+        build_quant(
+            tmp_path,
+            name,
+            quant | {"bytes": size, "bits_per_weight": bits, "parameters": round(8 * size / bits)},
+            QuantRecord,
+        )
         for name, (size, bits) in names.items()
     ]
     f16 = tool | {"name": "x", "outtype": "f16", "bytes": 2 << 20}
@@ -122,8 +135,9 @@ def test_after_quants_the_files_that_are_there(shown, refusal, tmp_path):
 
 
 def test_after_drop_the_size_of_the_checkpoint(shown, tmp_path):
-    record = {"method": {}, "experts": 128, "keep_count": 112, "drop_map_sha256": "0", "source": {}}
-    kept = {"layers": {"0": {"keep": [], "drop": []}}, "shards": {"a.safetensors": "0"}}
+    record = {"method": {}, "experts": 128, "keep_count": 112, "drop_map_sha256": "0" * 64, "source": {}}
+    layer = {"keep": list(range(112)), "drop": list(range(112, 128))}
+    kept = {"layers": {"0": layer}, "shards": {"a.safetensors": "0" * 64}}
     (tmp_path / "a.safetensors").write_bytes(b"x" * (1 << 24))
     write_record(tmp_path / METADATA_NAME, record | kept, DropMetadata)
     lines = shown("--after", "drop", tmp_path / METADATA_NAME)
@@ -159,6 +173,8 @@ def test_after_release_each_folder_with_its_files(shown, tmp_path, refusal):
     lines = shown("--after", "release", folder, "--run", "b")
     assert lines[1].split()[-3:] == ["standard", "2", "0.0010"]
     assert lines[-1].endswith("`make upload RUN=b REPO=USER/NAME`.")
+    (folder / "b.txt").write_text("x")
+    refusal(show_results.main, ["--after", "release", folder], "b.txt: expected none, as manifest.json says", "1 bytes")
 
 
 def test_one_file_of_a_stage_that_has_one(capsys):

@@ -1,0 +1,1 @@
+"""Mutated inputs of every command: what a command does with a damaged or hostile file."""

@@ -1,0 +1,380 @@
+"""Every command with every input of it, as mutated inputs are given to it.
+
+In arguments IN/ is the case's copy of the artefacts and OUT/ its output folder. An input is a file below IN/; one with
+a star stands for each file that fits it. What a command is about (its subjects) may change its output: other questions
+give other chats. By its other inputs no number of the output may change.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = "gemma-4-demo-112e"
+QUANT = f"pruned/{NAME}-Q6_K.gguf"
+SUMMARIES = "evidence/run-full/summary.json evidence/run-pruned/summary.json"
+BASE_RECORD = "evidence/gemma-4-demo-Q6_K.gguf.json"
+FULL, F16, STATS = "IN/pruned/full-F16.gguf", "IN/pruned/F16.gguf", "IN/pruned/statistics.safetensors"
+MAP, IMATRIX, FEW, RUN = "IN/pruned/map.json", "IN/pruned/imatrix.gguf", "IN/questions/few.csv", "evidence/run-pruned"
+PAGE, METADATA = "IN/page", "pruned/checkpoint/expert_drop_metadata.json"
+TEXTS = "model/tokenizer.json model/tokenizer_config.json model/chat_template.jinja"
+CHATS = "--model IN/model --questions IN/questions/exam.csv --limit 2"
+ANSWERED = f"{RUN}/run.json {RUN}/answers.jsonl {RUN}/patched.json {RUN}/task/frozen.jsonl"
+LM_EVAL = f"{RUN}/lm_eval/samples.jsonl {RUN}/lm_eval/results.json"
+RELEASE_INPUTS = (
+    "pruned/*.json evidence/*.json evidence/run-*/*.json evidence/run-pruned/*.jsonl evidence/run-pruned/*/*.json* "
+    f"evidence/logits/*/* pruned/text.txt pruned/statistics.safetensors {METADATA} evidence/scored.csv {QUANT}"
+)
+# Texts that a person has given, or a tool says of itself: another text is another label, and no number follows from it.
+LABELS = frozenset({"name", "gguf", "label", "note", "criterion", "llama_cpp", "lm_eval"})
+# What one record alone holds, by file: nothing that the command reads could contradict another value.
+MEASURED_ONCE = {
+    "answers.jsonl": frozenset({"prompt_tokens", "completion_tokens", "seconds", "asked_at", "attempts"}),
+    "quality.json": frozenset({"losses", "line", "between", "scopes", "imatrix", "difference_error"}),
+    "findings.json": frozenset({"specialisation", "weights", "outputs", "bf16", "maps", "missing"}),
+    "fold0.json": frozenset({"order", "seconds", "prompt_tokens", "attempts", "record_id", "drop_map"}),
+    "fold1.json": frozenset({"order", "seconds", "prompt_tokens", "attempts", "record_id", "drop_map"}),
+    "summary.json": frozenset({"drop_map"}),  # a full model has none
+    "scores.json": frozenset({"drop_map"}),
+    "map.json": frozenset({"layers"}),  # what the model has is looked at where there is a model
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One way to call a command; inputs are lists with blanks between.
+
+    writes: files below IN/ that it may write; weight: its share of the cases; quick: whether `make test` tries it;
+    refused: without a mutation, too, when all is read and written: these artefacts lack something at the end.
+    """
+
+    name: str
+    arguments: str
+    subjects: str = ""
+    others: str = ""
+    variant: str = ""
+    weight: float = 1
+    quick: bool = True
+    writes: str = ""
+    stdin: str = ""
+    refused: bool = False
+    seconds: int = 30
+
+    @property
+    def title(self) -> str:
+        """Its name in tables."""
+        return f"{self.name}, {self.variant}" if self.variant else self.name
+
+    def inputs(self, artefacts: Path) -> list[str]:
+        """Return the inputs, stars filled in."""
+        found: dict[str, None] = {}
+        for pattern in f"{self.subjects} {self.others}".split():
+            paths = sorted(str(path.relative_to(artefacts)) for path in artefacts.glob(pattern) if path.is_file())
+            assert paths, (self.title, pattern)
+            found |= dict.fromkeys(paths)
+        return list(found)
+
+    def is_about(self, name: str) -> bool:
+        """Tell whether the output may follow this input."""
+        return any(Path(name).match(pattern) for pattern in self.subjects.split())
+
+
+def release(kind: str, *parts: str) -> str:
+    """Return the arguments of build_release.py with its evidence."""
+    origins = "map=map.json f16=F16.gguf.json full-f16=full-F16.gguf.json imatrix-record=imatrix.gguf.json"
+    origins += " calibration=text.txt statistics=statistics.safetensors"
+    found = [f"--kind {kind} --name {NAME} --base google/gemma-4-26B-A4B-it --metadata IN/{METADATA} --license gemma"]
+    found += [f"--{part.replace('=', ' IN/pruned/')}" for part in origins.split()]
+    found += ["--scores IN/evidence/scores.json --runs", *(f"IN/{name}" for name in SUMMARIES.split())]
+    found += [f"--quants IN/{BASE_RECORD} IN/{QUANT}.json --questions IN/evidence/scored.csv IN/repo/data/demo/*s.csv"]
+    return " ".join([*found, *parts, "--output OUT/release"])
+
+
+def slow(
+    name: str,
+    arguments: str,
+    subjects: str,
+    others: str = "",
+    variant: str = "",
+    weight: float = 0.2,
+    seconds: int = 30,
+    refused: bool = False,
+) -> Command:
+    """Return a command that runs tools or a model; it is tried less often."""
+    return Command(name, arguments, subjects, others, variant, weight, False, refused=refused, seconds=seconds)
+
+
+CHOICE = [
+    Command("generate_drop_map", f"--stats {STATS} --keep 112 --output OUT/map.json", "pruned/statistics.safetensors"),
+    Command(
+        "generate_drop_map",
+        f"--stats {STATS} --keep 112 --domains Physics:1 Chemistry:2 Biology:1 --domain-questions {FEW} "
+        "--output OUT/m.json",
+        "questions/few.csv",
+        variant="by domains",
+    ),
+    Command(
+        "generate_drop_map",
+        f"--imatrix {IMATRIX} --keep 100 --output OUT/map.json",
+        "pruned/imatrix.gguf",
+        variant="of an imatrix",
+    ),
+    Command(
+        "copy_drop_map",
+        f"--map {MAP} --stats {STATS} --output OUT/map.json",
+        "pruned/map.json pruned/statistics.safetensors",  # a map of other statistics is taken as one of one's own
+    ),
+    Command(
+        "copy_drop_map",
+        f"--map {MAP} --model IN/model --output OUT/map.json",
+        "pruned/map.json",
+        "model/config.json model/model.safetensors",
+        "for a model",
+    ),
+    slow(
+        "plot_expert_stats",
+        f"--stats {STATS} --drop-map {MAP} --output-prefix OUT/experts",
+        "pruned/statistics.safetensors pruned/map.json",
+        weight=0.3,
+    ),
+    Command(
+        "expert_drop",
+        f"--source IN/model --drop-map {MAP} --output OUT/checkpoint",
+        f"model/model.safetensors pruned/map.json {TEXTS} model/config.json model/generation_config.json",
+    ),
+    Command(
+        "expert_drop",
+        f"--source {FULL} --drop-map {MAP} --output OUT/pruned.gguf",
+        "pruned/full-F16.gguf pruned/map.json",
+        variant="of a GGUF",
+    ),
+    Command(
+        "fetch_model",
+        "--model IN/model --output OUT/checkpoint --record OUT/model.json",
+        f"model/model.safetensors model/config.json {TEXTS}",
+        weight=0.3,
+        quick=False,
+    ),
+]
+QUESTIONS = [
+    *(
+        Command(
+            "freeze_questions",
+            f"--questions IN/questions/few.{form} --output OUT/task",
+            f"questions/few.{form}",
+            variant=form,
+        )
+        for form in ("csv", "jsonl", "parquet")
+    ),
+    Command(
+        "render_calibration",
+        f"--model IN/model --questions {FEW} --output OUT/text.txt",
+        f"questions/few.csv {TEXTS}",
+        "model/config.json",
+        weight=0.4,
+        quick=False,
+    ),
+    Command("generate_demo_questions", "--facts IN/facts.json --output OUT/questions", "facts.json", weight=0.5),
+]
+GGUFS = [
+    Command("report_imatrix", f"--imatrix {IMATRIX} --output-prefix OUT/coverage", "pruned/imatrix.gguf"),
+    slow("plan_quants", f"--source {F16} --types Q6_K --output OUT/plan.json", "pruned/F16.gguf", weight=0.5),
+    slow(
+        "plan_quants",
+        "--source IN/pruned/checkpoint --types Q6_K --output OUT/plan.json",
+        "pruned/checkpoint/config.json pruned/checkpoint/model*",
+        variant="of a checkpoint",
+        weight=0.1,
+        seconds=100,
+    ),
+    slow(
+        "quantize_gguf",
+        f"--input {F16} --imatrix {IMATRIX} --type Q4_K_M --output OUT/q.gguf",
+        "pruned/F16.gguf pruned/imatrix.gguf",
+        "pruned/F16.gguf.json pruned/imatrix.gguf.json",
+        weight=0.5,
+    ),
+    slow(
+        "quantize_gguf",
+        f"--input {F16} --imatrix {IMATRIX} --type CD-Q4_K_M --stats {STATS} --output OUT/q.gguf",
+        "pruned/statistics.safetensors",
+        variant="by tiers",
+    ),
+    slow(
+        "convert_to_gguf",
+        f"--model IN/pruned/checkpoint --name {NAME} --output OUT/f16.gguf",
+        "pruned/checkpoint/*",
+        weight=0.1,
+        seconds=100,
+    ),
+    slow(
+        "build_imatrix",
+        f"--model {F16} --calibration IN/pruned/text.txt --output OUT/imatrix.gguf",
+        "pruned/text.txt pruned/F16.gguf",
+        "pruned/F16.gguf.json",
+    ),
+]
+SCORING = [
+    Command(
+        "compare_scores",
+        "--runs IN/evidence/run-full IN/evidence/run-pruned --output OUT/scores.md",
+        "",
+        SUMMARIES,
+        weight=2,
+    ),
+    Command(
+        "compare_scores",
+        f"--model IN/evidence/run-full/summary.json IN/{BASE_RECORD} "
+        f"--model IN/evidence/run-pruned/summary.json IN/{QUANT}.json --output OUT/scores.md",
+        "",
+        f"{BASE_RECORD} {QUANT}.json {SUMMARIES}",
+        "with sizes",
+    ),
+    Command(
+        "summarize_scores",
+        f"--run IN/{RUN} --gguf IN/{QUANT} --chosen-by IN/{METADATA}",
+        "",
+        f"{ANSWERED} {LM_EVAL} {QUANT}.json {METADATA}",
+        writes=f"{RUN}/summary.json",
+        weight=2,
+    ),
+    Command(
+        "patch_answers",
+        f"--run IN/{RUN} --gguf IN/{QUANT}",
+        "",
+        f"{ANSWERED} {QUANT}.json",
+        writes=f"{RUN}/patched.json {RUN}/patch-server.log",
+        quick=False,
+        weight=0.5,
+    ),
+    Command(
+        "pool_heldout",
+        "--name pooled --summary IN/fold0.json IN/fold1.json --output OUT/summary.json",
+        "",
+        "fold0.json fold1.json",
+    ),
+]
+STANDARD = release(
+    "standard",
+    f"--gguf IN/pruned/{NAME}-Q8_0.gguf IN/{QUANT} IN/pruned/{NAME}-Q4_K_M.gguf",
+    "--quality IN/evidence/quality.json --logits IN/evidence/logits",
+    "--template IN/repo/modelfiles/*.template --params IN/repo/modelfiles/gemma4-card.params.json",
+)
+SHOWN = [
+    ("eval", "evidence/scores.json", "evidence/scores.json"),
+    ("analyze", "pruned/map.json", "pruned/map.json"),
+    ("drop", METADATA, METADATA),
+    ("quants", QUANT, f"{QUANT}.json"),
+    ("release", f"evidence/{NAME}-GGUF", f"evidence/{NAME}-GGUF/manifest.json"),
+]
+PAGES = [
+    slow(
+        "build_report",
+        f"--name pruned --stats {PAGE}/expert_stats.safetensors --drop-map {PAGE}/drop_map.json --findings "
+        f"{PAGE}/findings.json --metadata {PAGE}/expert_drop_metadata.json --f16 {PAGE}/pruned-F16.gguf.json --imatrix "
+        f"{PAGE}/imatrix.gguf --quality {PAGE}/quality.json --scores {PAGE}/scores.json --quants {PAGE}/quants/*.json "
+        f"--summaries {PAGE}/full.json {PAGE}/pruned.json --output OUT/report.html",
+        "page/expert_stats.safetensors",
+        "page/*.json page/imatrix.gguf page/quants/*-Q6_K.gguf.json page/quants/*-F16.gguf.json",
+        weight=1,
+    ),
+    slow("build_release", STANDARD, "", RELEASE_INPUTS, weight=1),
+    slow(
+        "build_release",
+        release("checkpoint", "--checkpoint IN/pruned/checkpoint"),
+        "",
+        "pruned/map.json evidence/scores.json pruned/checkpoint/*",
+        "of a checkpoint",
+    ),
+    slow(
+        "check_release",
+        f"IN/evidence/{NAME}-GGUF",
+        "",
+        f"evidence/{NAME}-GGUF/* evidence/{NAME}-GGUF.sources.json",
+        weight=0.4,
+    ),
+    slow(
+        "upload_release",
+        f"--release IN/evidence/{NAME}-GGUF --repo zq/{NAME}-GGUF",  # refused at its end: the Modelfile has no owner
+        "",
+        f"evidence/{NAME}-GGUF/manifest.json evidence/{NAME}-GGUF/README.md evidence/{NAME}-GGUF.sources.json",
+        refused=True,
+    ),
+    Command(
+        "release_ollama",
+        f"IN/evidence/{NAME}-GGUF --print",
+        "",
+        f"evidence/{NAME}-GGUF/manifest.json evidence/{NAME}-GGUF/params evidence/{NAME}-GGUF/*Q6_K.gguf",
+    ),
+    *(Command("show_results", f"--after {stage} IN/{path}", "", name, stage) for stage, path, name in SHOWN),
+    Command(
+        "show_status",
+        "--logs IN/logs --plan IN/plan.json --stage choice=IN/pruned/map.json",
+        "plan.json",
+        "logs/choose.log",
+        stdin="@step\tchoice\tChoose\tIN/zq-Q6_K.gguf\n",
+        weight=0.5,
+    ),
+]
+MODELS = [
+    slow(
+        "measure_quality",
+        f"--full {FULL} --pruned {F16} --gguf IN/{QUANT} --calibration IN/pruned/text.txt --chose {MAP} {CHATS} "
+        "--cache OUT/cache --output OUT/quality.md",
+        "questions/exam.csv model/chat_template.jinja pruned/text.txt pruned/map.json",
+        f"{QUANT}.json pruned/F16.gguf.json {QUANT} model/tokenizer.json",
+        weight=0.5,
+    ),
+    slow(
+        "measure_sensitivity",
+        f"--input {F16} --imatrix {IMATRIX} --output OUT/s.json {CHATS}",
+        "questions/exam.csv pruned/imatrix.gguf pruned/F16.gguf",
+        "pruned/F16.gguf.json",
+        weight=0.03,
+        seconds=200,
+    ),
+    slow(
+        "compare_criteria",
+        f"--gguf {FULL} --stats {STATS} --keep 40 --seeds 1 {CHATS} --output OUT/c.md",
+        "pruned/full-F16.gguf pruned/statistics.safetensors questions/exam.csv",
+        weight=0.03,
+        seconds=200,
+        refused=True,
+    ),
+    slow(
+        "measure_findings",
+        f"--model IN/model --stats IN/analysis/stats.safetensors --questions {FEW} "
+        "--drop-map IN/analysis/map.json --measured OUT/m.safetensors --output OUT/f.md --shuffles 9 --resamples 9",
+        f"analysis/stats.safetensors questions/few.csv analysis/map.json model/model.safetensors {TEXTS}",
+        "model/config.json",
+    ),
+    slow(
+        "teacher_force_analysis",
+        f"{CHATS} --allow-empty-reasoning --output OUT/stats.safetensors",
+        f"questions/exam.csv model/model.safetensors model/config.json {TEXTS}",
+        weight=0.5,
+    ),
+    slow(
+        "train_demo_model",
+        "--facts IN/facts.json --chat-template IN/chat_template.jinja --drill-steps 0 --question-steps 1 "
+        "--output OUT/demo",
+        "facts.json chat_template.jinja",
+        weight=0.03,
+        seconds=200,
+    ),
+]
+AROUND = [
+    Command("new_run", "--from IN/run.mk --output OUT/mine.mk", "run.mk", weight=0.5),
+    Command("clean_build", "--build IN/build --what all", "", "build/demo/109e/drop_map.json", weight=0.2),
+    slow(
+        "check_machine",
+        f"--model IN/model --questions {FEW} --build IN/build --plan IN/plan.json",
+        "plan.json questions/few.csv model/config.json",
+        "model/model.safetensors",
+    ),
+    slow(
+        "ask_questions",
+        f"--name {NAME} --gguf IN/{QUANT} --tokenizer IN/model --run IN/evidence/asked",
+        "",
+        "evidence/asked/run.json evidence/asked/answers.jsonl evidence/asked/task/frozen.jsonl",
+    ),
+]
+COMMANDS = [*CHOICE, *QUESTIONS, *GGUFS, *SCORING, *PAGES, *MODELS, *AROUND]
