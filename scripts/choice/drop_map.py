@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from choice.expert_stats import Reconstruction
 from files.safe_files import (
     SHOWN_CHARACTERS,
     Fields,
@@ -102,7 +103,8 @@ class DomainCoverage(Fields):
 class MapDetails(Fields):
     """What a map may say beside its layers. Every field may be missing: maps of other tools have few of them.
 
-    top_k: experts per token; questions: number of `question_ids`, those that chose; analysis: see `Analysis`.
+    top_k: experts per token; questions: number of `question_ids`, those that chose; analysis: see `Analysis`;
+    reconstruction: of which tokens, where that is the criterion.
     """
 
     criterion: str = OWN_MAP
@@ -123,6 +125,7 @@ class MapDetails(Fields):
     analysis: Analysis | None = None
     bootstrap: Bootstrap | None = None
     domains: list[DomainCoverage] = []
+    reconstruction: Reconstruction | None = None
     own_map: OwnMap = OwnMap(sha256="")
 
 

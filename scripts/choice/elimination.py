@@ -37,18 +37,22 @@ class LayerTokens:
     weights: np.ndarray
 
 
-def routing_weights(layer: LayerTokens, rows: np.ndarray, sets: np.ndarray, alive: np.ndarray) -> np.ndarray:
-    """Return the weights that the router gives experts; rows: [n]; sets: int [n, ..., k]; alive: bool [experts]."""
+def weights_of(
+    scores: np.ndarray, scale: np.ndarray, renormalised: bool, rows: np.ndarray, sets: np.ndarray, alive: np.ndarray
+) -> np.ndarray:
+    """Return the weights that the router gives to experts, once it has only those in `alive`, bool [experts].
+
+    scores, scale, renormalised: as in `LayerTokens`; rows: [n], of the tokens; sets: [n, ..., k], experts.
+    """
     rows = rows.reshape(-1, *[1] * (sets.ndim - 1))
-    chosen = layer.scores[rows, sets]
+    chosen = scores[rows, sets]
     top = chosen.max(axis=-1, keepdims=True)
     powers = np.exp(chosen - top)
-    if layer.renormalised:
-        total = powers.sum(axis=-1, keepdims=True)
-    else:  # softmax over all experts that are left
-        rest = np.where(alive, layer.scores[rows[..., 0]], -np.inf)
-        total = np.exp(rest - top).sum(axis=-1, keepdims=True)
-    return powers / total * layer.scale[sets]
+    if renormalised:
+        return powers / powers.sum(axis=-1, keepdims=True) * scale[sets]
+    # Else the softmax runs over all experts that are left.
+    left = np.exp(np.where(alive, scores[rows[..., 0]], -np.inf) - top).sum(axis=-1, keepdims=True)
+    return powers / left * scale[sets]
 
 
 class Elimination:
@@ -63,15 +67,17 @@ class Elimination:
         self.order = np.argsort(-layer.scores, axis=1, kind="stable")
         every = np.arange(tokens)
         self.best = self.order[:, : top_k + 1].copy()  # the chosen experts, and the one that would be next
-        full = routing_weights(layer, every, self.best[:, :top_k], self.alive)
+        full = self._weights(every, self.best[:, :top_k])
         self.full = np.zeros((tokens, experts))
         np.put_along_axis(self.full, self.best[:, :top_k], full, axis=1)
         seen = layer.products if layer.normed is None else layer.normed
         self.toward = np.einsum("tab,tb->ta", seen, self.full)  # product of each expert's output with the full output
         self.own = (self.toward * self.full).sum(axis=1)
         self.full_size = self._size(every, self.best[:, :top_k], full)
+        self.others = np.array([[place for place in range(top_k + 1) if place != gone] for gone in range(top_k)])
         self.error = np.zeros(tokens)
         self.rise = np.zeros((tokens, top_k))
+        self.aside = np.zeros((0 if layer.renormalised else tokens, experts))  # what the drop of others costs a token
         self._weigh(every)
 
     def _size(self, rows: np.ndarray, sets: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -87,9 +93,12 @@ class Elimination:
         own = products[rows, sets[..., :, None], sets[..., None, :]].astype(np.float64)
         return np.einsum("...a,...ab,...b->...", weights, own, weights)
 
-    def errors(self, rows: np.ndarray, sets: np.ndarray, alive: np.ndarray) -> np.ndarray:
-        """Return each token's error when its experts are `sets`; rows: [n]; sets: [n, ..., k]."""
-        weights = routing_weights(self.layer, rows, sets, alive)
+    def _weights(self, rows: np.ndarray, sets: np.ndarray) -> np.ndarray:
+        layer = self.layer
+        return weights_of(layer.scores, layer.scale, layer.renormalised, rows, sets, self.alive)
+
+    def errors(self, rows: np.ndarray, sets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return each token's error when its experts are `sets`, [n, ..., k], with `weights` of that shape."""
         seen = self.layer.products if self.layer.normed is None else self.layer.normed
         size = self._size(rows, sets, weights)
         wide = rows.reshape(-1, *[1] * (sets.ndim - 1))
@@ -99,20 +108,35 @@ class Elimination:
 
     def _weigh(self, rows: np.ndarray) -> None:
         """Set what it costs the tokens `rows` to lose each of their chosen experts."""
-        if not rows.size:
-            return
         k = self.top_k
-        now = self.errors(rows, self.best[rows, :k], self.alive)
-        others = np.array([[i for i in range(k + 1) if i != j] for j in range(k)])
-        without = self.best[rows][:, others]  # [n, k, k]
+        sets = self.best[rows, :k]
+        weights = self._weights(rows, sets)
+        now = self.errors(rows, sets, weights)
+        without = self.best[rows][:, self.others]  # [n, k, k]
+        lacking = self._weights(rows, without)
+        if not self.layer.renormalised:
+            # The softmax loses the expert that goes, too, chosen or not: the others' weights grow by 1 / (1 - share).
+            growth = self._growth(rows)
+            lacking *= np.take_along_axis(growth, sets, axis=1)[..., None]
+            every = np.broadcast_to(sets[:, None], (len(rows), len(self.alive), k))
+            grown = self.errors(rows, every, weights[:, None] * growth[..., None]) - now[:, None]
+            np.put_along_axis(grown, sets, 0, axis=1)
+            self.aside[rows] = grown * self.layer.weights[rows, None]
         self.error[rows] = now * self.layer.weights[rows]
-        self.rise[rows] = (self.errors(rows, without, self.alive) - now[:, None]) * self.layer.weights[rows, None]
+        self.rise[rows] = (self.errors(rows, without, lacking) - now[:, None]) * self.layer.weights[rows, None]
+
+    def _growth(self, rows: np.ndarray) -> np.ndarray:
+        """Return by what a softmax over the experts that are left grows when one goes, [n, experts]."""
+        scores = np.where(self.alive, self.layer.scores[rows], -np.inf)
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        share = powers / powers.sum(axis=1, keepdims=True)
+        return 1 / np.maximum(1 - share, np.finfo(np.float64).eps)
 
     def costs(self) -> np.ndarray:
         """Return by how much the error rises with the drop of each expert, [experts]; inf for those that are gone."""
         experts = len(self.alive)
         cost = np.bincount(self.best[:, : self.top_k].reshape(-1), self.rise.reshape(-1), minlength=experts)
-        return np.where(self.alive, cost, np.inf)
+        return np.where(self.alive, cost + self.aside.sum(axis=0), np.inf)
 
     def drop(self, expert: int) -> None:
         """Drop an expert; the tokens that had it, or had it next, route again."""
@@ -126,17 +150,26 @@ class Elimination:
 
 
 def eliminate(layer: LayerTokens, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the experts in the order of their drop, [experts - top_k], and the sum of errors after each drop.
+    """Drop one expert after the other until `top_k` are left.
 
-    Of equal costs the expert goes that the router gives less, then the one of higher index.
+    Returns, both [experts]: how many went before each expert, int64 (the last `top_k` by what their drop would cost),
+    and the error once it is gone, fp64, as a share of the full output's mean square (of the last ones: once they are
+    alone). Of equal costs the expert goes that the router gives less, then the one of higher index.
     """
+    experts = layer.scores.shape[1]
+    if experts <= top_k:
+        return np.arange(experts), np.zeros(experts)
     run = Elimination(layer, top_k)
     powers = np.exp(layer.scores - layer.scores.max(axis=1, keepdims=True))
     given = (powers / powers.sum(axis=1, keepdims=True)).T @ layer.weights
-    experts = np.arange(len(given))
-    order, errors = [], []
-    while len(order) < len(given) - top_k:
-        order.append(int(np.lexsort((-experts, given, run.costs()))[0]))
-        run.drop(order[-1])
-        errors.append(float(run.error.sum()))
-    return np.array(order), np.array(errors)
+    rank, error = np.zeros(experts, np.int64), np.zeros(experts)
+    whole = float((layer.weights * run.own / run.full_size**2).sum()) or 1.0  # 0 where no expert puts out anything
+    for step in range(experts):
+        cost = run.costs()
+        gone = int(np.lexsort((-np.arange(experts), given, cost))[0])
+        if step < experts - top_k:
+            run.drop(gone)
+        else:
+            run.alive[gone] = False
+        rank[gone], error[gone] = step, run.error.sum() / whole
+    return rank, error
