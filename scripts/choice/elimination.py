@@ -141,7 +141,15 @@ class Elimination:
     def drop(self, expert: int) -> None:
         """Drop an expert; the tokens that had it, or had it next, route again."""
         self.alive[expert] = False
-        rows = np.flatnonzero((self.best == expert).any(axis=1))
+        self._route(np.flatnonzero((self.best == expert).any(axis=1)))
+
+    def keep(self, alive: np.ndarray) -> None:
+        """Begin anew with the experts in `alive`, bool [experts]."""
+        self.alive[:] = alive
+        self._route(np.arange(len(self.order)))
+
+    def _route(self, rows: np.ndarray) -> None:
+        """Choose the experts of the tokens `rows` again, among those that are left."""
         order = self.order[rows]
         left = self.alive[order]
         place = np.argsort(~left, axis=1, kind="stable")[:, : self.top_k + 1]
