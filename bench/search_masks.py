@@ -10,8 +10,8 @@ Example: .venv/bin/python bench/search_masks.py --model data/demo/model --keep 9
              --output build/bench/search.jsonl
 
 It begins with the order by reconstruction. Each step swaps a dropped expert for a kept one in one layer, both drawn by
-chance, the kept one among those whose drop costs the layer least. A step is taken when the KL divergence on the choosing
-chats falls. No map that such swaps can reach is known to be better; a better one may exist.
+chance among those next to the edge of the order. A step is taken when the KL divergence on the choosing chats falls.
+A better map than the one it ends with may exist.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def mean(found: np.ndarray, column: int = 0) -> float:
 
 
 def search(model: MaskedModel, ranks: np.ndarray, keep: int, steps: int, column: int, seed: int) -> Masks:
-    """Return masks of `keep` experts per layer after so many swaps were tried; ranks: [layers, experts] of the order."""
+    """Return masks of `keep` experts per layer after `steps` swaps were tried; ranks: [layers, experts]."""
     generator = np.random.Generator(np.random.PCG64(seed))
     experts = ranks.shape[1]
     masks: Masks = [row >= experts - keep for row in ranks]
