@@ -40,11 +40,18 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,DRAFT_TYPE,^(F16|Q8_0|Q4_0)$$,F16$(,) Q8_0 or Q4_0) \
   $(call must_be,ACTIVE_EXPERTS,^([1-9][0-9]*( [1-9][0-9]*)*)?$$,whole numbers above 0) \
   $(call must_be,CRITERION,^[a-z-]+(:[0-9]+)?$$,a criterion such as coverage or random:1) \
+  $(call must_be,RECONSTRUCTION,^(all|reply|0?[.][0-9]+)?$$,all$(,) reply or a share of the replies such as 0.5) \
   $(call must_be,FOLD,^([0-9]+/[0-9]+)?$$,I/K) \
   $(call must_be,CD_RECIPE,^(ours|card)$$,ours or card) \
   $(call must_be,CD_PROTECT,^(attention)?$$,attention or nothing) \
   $(call must_be,QUALITY_SCORE,^(reply|all)$$,reply or all) \
   $(patsubst %,'QUANTS' '%' '^AUTO-[0-9]+([.][0-9]+)?$$' 'AUTO-<GiB>',$(filter AUTO-%,$(ASKED_QUANTS)))
+# The order by reconstruction is made from all questions at once, in the analysis.
+LEFT_OUT := $(if $(FOLD),FOLD) $(filter eval-heldout,$(MAKECMDGOALS))
+$(if $(and $(filter reconstruction,$(CRITERION)),$(strip $(LEFT_OUT))),$(error CRITERION: expected another criterion \
+  than reconstruction with $(strip $(LEFT_OUT))$(,) for its order is made from all QUESTIONS))
+$(if $(and $(filter reconstruction,$(CRITERION)),$(if $(RECONSTRUCTION),,none)),$(error RECONSTRUCTION: expected all$(,) \
+  reply or a share of the replies with CRITERION=reconstruction$(,) found nothing))
 broken_rule = $(shell set -- $(RULES); while [ $$# -gt 0 ]; do \
   if ! [[ "$$2" =~ $$3 ]]; then printf "%s: expected %s, found '%s'" "$$1" "$$4" "$$2"; break; fi; shift 4; done)
 

@@ -24,9 +24,10 @@ MODEL_FILES := $(call check_files,$(MODEL),$(wildcard \
   $(MODEL)/config.json $(MODEL)/*.safetensors $(MODEL)/*.safetensors.index.json))
 ANALYZE := $(PYTHON) $(if $(filter-out 1,$(RANKS)),-m torch.distributed.run --standalone --nproc-per-node $(RANKS)) \
   scripts/teacher_force_analysis.py
-ANALYSIS_FLAGS := --questions $(QUESTIONS) $(KEEP:%=--check-keep %) \
+ANALYSIS_FLAGS = --questions $(QUESTIONS) $(KEEP:%=--check-keep %) \
   $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) $(SPILL:%=--spill %) \
-  $(if $(filter yes,$(ALLOW_EMPTY_REASONING)),--allow-empty-reasoning)
+  $(if $(filter yes,$(ALLOW_EMPTY_REASONING)),--allow-empty-reasoning) \
+  $(if $(RECONSTRUCTION),--reconstruction $(RECONSTRUCTION) $(DOMAIN_FLAGS))
 QUESTIONS_DIGEST := $(call digest,$(QUESTIONS))
 
 # ---- choose: by the statistics, or by an own map, which needs none
@@ -34,7 +35,9 @@ QUESTIONS_DIGEST := $(call digest,$(QUESTIONS))
 DOMAIN_FILES := $(wildcard $(foreach d,$(DOMAINS),$(filter %.csv %.jsonl %.parquet,$(firstword $(subst :, ,$d)))))
 DOMAIN_SETTINGS := $(if $(DOMAINS),$(call setting,DOMAINS) $(foreach f,$(DOMAIN_FILES),DOMAIN=$(call digest,$f)))
 DOMAIN_FLAGS := $(if $(DOMAINS),--domains $(DOMAINS) --domain-questions $(QUESTIONS))
+ORDER_SETTINGS := $(if $(RECONSTRUCTION),$(call setting,RECONSTRUCTION) $(DOMAIN_SETTINGS))
 CHOICE_SETTINGS := $(call setting,$(if $(DROP_MAP),,KEEP CRITERION PROTECT_TOP FOLD) PRUNED_NAME) \
+  $(if $(DROP_MAP),,$(if $(filter reconstruction,$(CRITERION)),$(call setting,RECONSTRUCTION))) \
   $(if $(DROP_MAP),,$(DOMAIN_SETTINGS)) \
   $(if $(DROP_MAP),DROP_MAP=$(call digest,$(DROP_MAP)),QUESTIONS=$(QUESTIONS_DIGEST))
 CHOICE_SOURCE := $(if $(DROP_MAP),$(DROP_MAP) $(COPY_MAP),$(STATS) $(CHOOSE))
@@ -109,6 +112,7 @@ MEASURE_FINDINGS = $(PYTHON) scripts/measure_findings.py --name $(NAME) --model 
   $(if $(DOMAIN_COLUMN),--domain-column '$(DOMAIN_COLUMN)') $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) \
   $(SPILL:%=--spill %) $(if $(call again,findings),--again) --measured $(FINDINGS_PASS) --output $(FINDINGS)
 COMPARISON_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) QUESTIONS=$(QUESTIONS_DIGEST) \
+  $(if $(RECONSTRUCTION),$(call setting,RECONSTRUCTION)) \
   $(call setting,COMPARE_KEEP COMPARE_SEEDS $(if $(DOMAINS),CRITERION)) $(DOMAIN_SETTINGS)
 
 # A run by its name stands for its summary, after that of the full model of the first one.

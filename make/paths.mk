@@ -8,7 +8,10 @@ LOGS = $(if $(filter compare,$(MAKECMDGOALS)),$(BUILD)/comparison,$(PRUNED))/log
 # A file that was chosen by hand names its variant; else what chose the experts does.
 DEFAULT_VARIANT = $(if $(DROP_MAP),$(basename $(notdir $(DROP_MAP))),$(KEEP)e$(CHOICE_ENDING))
 CRITERION_ENDING = $(if $(filter-out coverage,$(CRITERION)),-$(subst :,,$(CRITERION)))
-CHOICE_ENDING = $(CRITERION_ENDING)$(PROTECT_ENDING)$(if $(DOMAINS),-domains)$(if $(FOLD),-fold$(subst /,of,$(FOLD)))
+# An order by reconstruction is part of the statistics, and made for some tokens and weights of domains.
+ORDER_ENDING = $(if $(RECONSTRUCTION),-reconstruction-$(RECONSTRUCTION)$(if $(DOMAINS),-domains))
+ORDERED_FOR = $(if $(filter reconstruction,$(CRITERION)),$(patsubst %,-%,$(filter-out all,$(RECONSTRUCTION))))
+CHOICE_ENDING = $(CRITERION_ENDING)$(ORDERED_FOR)$(PROTECT_ENDING)$(if $(DOMAINS),-domains)$(if $(FOLD),-fold$(subst /,of,$(FOLD)))
 PROTECT_ENDING = \
   $(if $(filter-out $(if $(filter coverage norm-plus-count,$(CRITERION)),16,0),$(PROTECT_TOP)),-top$(PROTECT_TOP))
 
@@ -20,9 +23,9 @@ QUESTION_SET := $(basename $(notdir $(QUESTIONS)))
 EVAL_SET := $(basename $(notdir $(EVAL_QUESTIONS)))
 
 # ---- analyse, choose, drop
-STATISTICS := $(FULL)/statistics/$(QUESTION_SET)
+STATISTICS := $(FULL)/statistics/$(QUESTION_SET)$(ORDER_ENDING)
 STATS := $(STATISTICS)/expert_stats.safetensors
-CHAT_TEXT := $(STATISTICS)/$(QUESTION_SET).txt
+CHAT_TEXT := $(FULL)/statistics/$(QUESTION_SET)/$(QUESTION_SET).txt
 DROP_MAP_FILE := $(PRUNED)/drop_map.json
 PICTURES := $(patsubst %,$(PRUNED)/pictures/experts-%.png,heatmap coverage layers)
 CHECKPOINT := $(PRUNED)/checkpoint
@@ -68,7 +71,7 @@ IMATRIX_SWITCH := $(SWITCH_FOLDER)$(if $(filter-out reply,$(QUALITY_SCORE)),-$(Q
 built_with = $(patsubst %,$(SWITCH_FOLDER)/with/$(PRUNED_NAME)-%.gguf,$(filter $(1),$(NO_IMATRIX)))
 built_without = $(patsubst %,$(SWITCH_FOLDER)/without/$(PRUNED_NAME)-%.gguf,$(filter-out $(NO_IMATRIX),$(1)))
 SWITCH_FILES := $(foreach q,$(COMPARE_IMATRIX),$(call built_with,$q) $(call built_without,$q))
-COMPARISON := $(FULL)/criteria/$(EVAL_SET)$(if $(DOMAINS),-domains)/criteria.md
+COMPARISON := $(FULL)/criteria/$(EVAL_SET)$(or $(ORDER_ENDING),$(if $(DOMAINS),-domains))/criteria.md
 FINDINGS := $(PRUNED)/findings/findings.md
 FINDINGS_PASS := $(STATISTICS)/measured.safetensors
 

@@ -21,6 +21,7 @@ STREAM_LAYERS =#                          yes holds one layer of the model in me
 SPILL =#                                  with STREAM_LAYERS: a directory to hold hidden states in
 ALLOW_EMPTY_REASONING =#                  yes takes questions of which none has an Explanation
 RANKS = 1#                                processes (torchrun) that share the questions
+RECONSTRUCTION = $(if $(filter reconstruction,$(CRITERION)),all)#  order experts for these tokens: all, reply, or 0.5
 
 # ---- choose and drop
 KEEP =#                                   experts to keep in every layer

@@ -25,13 +25,14 @@ import argparse
 import importlib.metadata
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_domains
-from choice.criteria import CRITERIA
+from choice.criteria import CRITERIA, answerable
 from choice.drop_map import check_keep_count, read_map
 from choice.expert_stats import read_stats
 from files.option_types import command_parser, positive
@@ -101,12 +102,14 @@ class Choice:
         return f"{self.keep}-{self.label.replace(' ', '-').replace(':', '-')}.json"
 
 
-def choices_at(keep: int, seeds: int, criterion: str = DEFAULT, domains: tuple[str, ...] = ()) -> list[Choice]:
+def choices_at(
+    keep: int, seeds: int, criterion: str = DEFAULT, domains: tuple[str, ...] = (), criteria: Iterable[str] = CRITERIA
+) -> list[Choice]:
     """Return every criterion, `seeds` random ones and the control, at one keep count.
 
     domains: arguments of generate_drop_map.py; where there are any, `criterion` is compared by domains, too.
     """
-    names = [*CRITERIA, *(f"random:{seed}" for seed in range(1, seeds + 1))]
+    names = [*criteria, *(f"random:{seed}" for seed in range(1, seeds + 1))]
     by_domains = [Choice(criterion, keep, domains=domains)] if domains else []
     return [*by_domains, *(Choice(name, keep) for name in names), Choice(DEFAULT, keep, worst_first=True)]
 
@@ -212,7 +215,10 @@ def measure_choices(
 ) -> dict[int, dict[str, dict]]:
     """Return the result of every choice by keep count and label; those in `folder` are not measured again."""
     domains = domain_arguments(args)
-    choices = [choice for keep in args.keep for choice in choices_at(keep, args.seeds, args.criterion, domains)]
+    criteria = answerable(read_stats(args.stats)[0])
+    choices = [
+        choice for keep in args.keep for choice in choices_at(keep, args.seeds, args.criterion, domains, criteria)
+    ]
     left = [choice for choice in choices if not (folder / choice.file).exists()]
     if left:
         check_floors(args, folder)
@@ -251,6 +257,7 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
         "question_seed": QUESTION_SEED,
         "max_tokens": args.max_tokens,
         "gpu_layers": args.gpu_layers,
+        **({"reconstruction": metadata["reconstruction"]} if metadata.get("reconstruction") else {}),
         **domain_inputs(args),
         "versions": {
             "llama_cpp": find_llama_cpp(args.llama_cpp).version(),

@@ -20,18 +20,9 @@ import argparse
 import re
 from pathlib import Path
 
-from chats.questions import read_domains, read_ids
-from choice.criteria import PROTECTING, Arrays, check_criterion
-from choice.domains import (
-    Domain,
-    check_domains,
-    domain_entries,
-    order_by_floors,
-    parse_domain,
-    rows_by_domain,
-    scaled,
-    shares_of,
-)
+from chats.questions import read_ids
+from choice.criteria import BY_ORDER, PROTECTING, RANK, Arrays, check_criterion
+from choice.domains import Domain, domain_entries, order_by_floors, parse_domain, read_members, scaled, shares_of
 from choice.drop_map import check_keep_count, dropped_ids, read_map, write_map
 from choice.expert_stats import EXPERT_SUMS, protected, read_stats
 from choice.ranking import bootstrap, choose_questions, layer_entry, ranks_of, stability
@@ -137,20 +128,29 @@ def read_chosen(args: argparse.Namespace) -> tuple[Arrays, list[int], dict]:
     if not rows:
         raise InputError(args.stats, "questions to choose by", "none left")
     chosen = {name: arrays[name][rows] for name in EXPERT_SUMS}
-    return chosen, arrays["layer_numbers"].tolist(), map_provenance(args.stats, metadata, rows)
+    provenance = map_provenance(args.stats, metadata, rows)
+    if args.criterion == BY_ORDER:
+        check_order(args, metadata, len(ids) - len(rows))
+        chosen[RANK] = arrays[RANK]
+        provenance["reconstruction"] = metadata["reconstruction"]
+    return chosen, arrays["layer_numbers"].tolist(), provenance
 
 
-def read_members(args: argparse.Namespace, ids: list[str]) -> tuple[list[Domain], dict[str, list[int]]]:
-    """Return the domains, none where none are asked for, and the rows of each one's questions."""
-    domains = [parse_domain(text) for text in args.domains or []]
-    if not domains:
-        return [], {}
-    check_domains(domains)
-    column, named = read_domains(args.domain_questions), {}
-    for domain in domains:
-        of_column = {record_id for record_id, name in column.items() if name == domain.name}
-        named[domain.name] = read_ids(domain.file) if domain.file else of_column
-    return domains, rows_by_domain(domains, ids, named)
+def check_order(args: argparse.Namespace, metadata: dict, left_out: int) -> None:
+    """Raise InputError when the statistics have no order by reconstruction, or one of other questions or weights."""
+    made = metadata.get("reconstruction")
+    if made is None:
+        advice = "analyse with --reconstruction (make: RECONSTRUCTION=all)"
+        raise InputError(args.stats, "an order by reconstruction", "none", advice)
+    if left_out:
+        found = f"{left_out} left out"
+        raise InputError(
+            "--criterion reconstruction", "all questions of the statistics", found, "analyse the others alone"
+        )
+    asked = [(domain.name, domain.weight) for domain in map(parse_domain, args.domains or [])]
+    if asked != [(domain["name"], domain["weight"]) for domain in made.get("domains", [])]:
+        had = " ".join(f"{domain['name']}:{domain['weight']:g}" for domain in made.get("domains", [])) or "none"
+        raise InputError(args.stats, "the domains and weights that are asked for", had, "analyse with them")
 
 
 def map_provenance(stats: Path, metadata: dict, rows: list[int]) -> dict:
@@ -231,7 +231,8 @@ def choose(
 def draw_again(args: argparse.Namespace, arrays: Arrays, entries: dict[str, dict]) -> dict:
     """Add to the entries of the layers how sure they are; return the bootstrap's figures, {} without one."""
     drawn = arrays["token_count"].shape[0]
-    if not args.bootstrap or args.worst_first or args.imatrix or args.criterion.startswith("random") or drawn < 2:
+    fixed = args.criterion == BY_ORDER or args.criterion.startswith("random")
+    if not args.bootstrap or args.worst_first or args.imatrix or fixed or drawn < 2:
         return {}  # nothing that other questions could change, or nothing to draw from
     if any(parse_domain(text).floor for text in args.domains or []):
         return {}  # each resample would need the solver for every layer: minutes for a large model
@@ -293,7 +294,7 @@ def main(argv: list[str] | None = None) -> None:
     inputs = (args.stats, args.imatrix, args.compare, args.questions_in, args.domain_questions)
     check_apart(filter(None, inputs), [args.output])
     other = read_other(args.compare, layers, experts) if args.compare else None
-    domains, rows = read_members(args, provenance.get("question_ids", []))
+    domains, rows = read_members(args.domains, args.domain_questions, provenance.get("question_ids", []))
     entries, sure = choose(args, arrays, layers, domains, rows)
     content = {
         "criterion": args.criterion,

@@ -28,7 +28,7 @@ from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question, load_questions, read_rows
 from checkpoints.checkpoint import file_versions, read_checkpoint, read_config, weights_digest
-from choice.criteria import CRITERIA, PROTECTING
+from choice.criteria import BY_ORDER, CRITERIA, PROTECTING, RANK, answerable, scores_of
 from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_map, values_by_layer
 from choice.expert_stats import protected, read_stats
 from files.option_types import command_parser, positive, whole_number
@@ -184,9 +184,10 @@ def domain_findings(
     """Return the record's `Specialisation`; raise InputError as `domains_of` does."""
     column, domains, labels = domains_of(args, ids)
     there = labels >= 0
-    # By the run's own criterion; a map from elsewhere was chosen by none that is known here.
+    # By the run's own criterion; a map from elsewhere was chosen by none that is known here, and an order by
+    # reconstruction was made from all questions.
     chosen_by = criterion_of(method)
-    criterion = chosen_by if chosen_by in CRITERIA else "coverage"
+    criterion = chosen_by if chosen_by in CRITERIA and chosen_by != BY_ORDER else "coverage"
     top_of_choice = method.get("protect_top", TOP) if chosen_by in CRITERIA else top
     given = {name: values[there] for name, values in arrays.items() if values.ndim == 3}
     given["protected"] = protected(given["weighted_norm_sum"], top_of_choice)
@@ -213,16 +214,18 @@ def map_findings(
     layers, keep = list(shape.layers), own.keep_count
     mine = sets_of(own.drop, read_map(args.drop_map), layers, top)
     given = arrays | {"protected": protected(arrays["weighted_norm_sum"], top)}
-    given = {name: values for name, values in given.items() if values.ndim == 3}
+    given = {name: values for name, values in given.items() if values.ndim == 3 or name == RANK}
     pairs = []
-    for criterion, score in CRITERIA.items():
+    for criterion in answerable(given):
         if criterion == criterion_of(own.details):
             continue
         # For a criterion that protects nothing `rank` would put the protected first all the same.
         free = given if criterion in PROTECTING else given | {"protected": np.zeros_like(given["protected"])}
         dropped = dropped_by(free, criterion, keep)
         drop = {layer: np.flatnonzero(row).tolist() for layer, row in zip(layers, dropped)}
-        pair = map_pair(criterion, mine, (drop, best_experts(score(free).tolist(), layers, top)), shape.experts)
+        pair = map_pair(
+            criterion, mine, (drop, best_experts(scores_of(criterion, free).tolist(), layers, top)), shape.experts
+        )
         pairs.append(pair)
     for path in args.maps:
         other = read_drop_map(path, shape)

@@ -14,26 +14,34 @@ By default the whole model is in memory. With --stream-layers only one layer is:
 1, and so on; the statistics file is the same, byte for byte. Either way what is finished is kept in OUTPUT.state (or in
 --spill), and the same command goes on from there after a kill.
 
+With --reconstruction the same pass keeps what reaches the experts for some tokens, and each layer's experts are then
+dropped one after the other, each time the one whose loss changes the layer's output least once the router takes the
+next-best (choice/elimination.py). The order goes into the statistics, for the criterion of that name.
+
 Method: the model card's teacher-forced analysis; saliency of this kind: REAP, https://arxiv.org/abs/2510.13999.
 """
 
 import argparse
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 
 from analysis.analysis_state import open_state, state_directory
 from analysis.batches import batches_of
 from analysis.decoder import build_empty, check_complete, load_resident
-from analysis.expert_observer import expert_modules
+from analysis.expert_observer import ExpertObserver, expert_modules
 from analysis.layer_stream import LayerStream
 from analysis.model_checks import RUN_DTYPES, check_routing, check_sequences, check_unquantised, stored_dtype
 from analysis.passes import analyze_batches
 from analysis.ranks import Ranks, join_ranks
+from analysis.reconstruction import eliminate_layers
+from analysis.sampled_tokens import SAMPLED, SampleObserver, TokenSample, draw_tokens, router_modules
 from chats.chat_sequences import MAX_TOKENS, Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import EXPLANATION, QUESTION_SEED, Question, check_reasonings, load_questions, question_set_digest
 from checkpoints.checkpoint import TensorRange, file_versions, read_checkpoint, read_config, weights_digest
+from choice.domains import parse_domain, read_members
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
 from files.option_types import command_parser, fraction, positive
 from files.safe_files import InputError, require_disk_space, run, sha256_file
@@ -44,6 +52,7 @@ import transformers
 from transformers import PreTrainedModel
 
 SHOWN_IDS = 5
+SAMPLED_TOKENS, SAMPLE_SEED = 3000, 1
 REASONING_BY = {"reference": "a reference's reasoning, not the model's own", "model": "the model's own reasoning"}
 
 
@@ -89,7 +98,33 @@ def analysis_inputs(
         "device": device,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        **reconstruction_inputs(args),
     }
+
+
+def reconstruction_inputs(args: argparse.Namespace) -> dict:
+    """Return what the order by reconstruction depends on beside the analysis's inputs; {} where none is asked for."""
+    if args.reconstruction is None:
+        return {}
+    domains = [parse_domain(text) for text in args.domains or []]
+    made = {"objective": args.reconstruction, "tokens": args.reconstruction_tokens, "seed": SAMPLE_SEED}
+    weights = [{"name": domain.name, "weight": domain.weight} for domain in domains]
+    return {"reconstruction": made | ({"domains": weights} if weights else {})}
+
+
+def sample_of(args: argparse.Namespace, questions: list[Question], sequences: list[Sequence]) -> TokenSample:
+    """Draw the tokens for the order by reconstruction."""
+    tokenizer = load_tokenizer(args.model)
+    replies = [teacher_forced_sequence(tokenizer, q, args.max_tokens, "answer").start for q in questions]
+    spans = [(sequence.start, len(sequence.ids)) for sequence in sequences]
+    domains, rows = read_members(args.domains, args.domain_questions, [question.record_id for question in questions])
+    factors = np.ones(len(questions))
+    for domain in domains:
+        own = rows[domain.name]
+        factors[own] = domain.weight / sum(end - start for start, end in (spans[row] for row in own))
+    share = {"all": None, "reply": 1.0}.get(args.reconstruction, args.reconstruction)
+    share = None if share is None else float(share)
+    return draw_tokens(spans, replies, share, args.reconstruction_tokens, factors, SAMPLE_SEED)
 
 
 def device_map_of(device: str, ranks: Ranks) -> object:
@@ -129,13 +164,21 @@ def read_sequences(
     return sequences, str(tokenizer.chat_template)
 
 
+def merged(parts: dict[int, dict[str, np.ndarray]], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return arrays of all batches in file order."""
+    return {name: np.concatenate([parts[first][name] for first in sorted(parts)]) for name in names}
+
+
 def finish(
-    args: argparse.Namespace, inputs: dict, parts: dict[int, dict[str, np.ndarray]], layers: list[int], state: Path
+    args: argparse.Namespace,
+    inputs: dict,
+    parts: dict[int, dict[str, np.ndarray]],
+    order: dict[str, np.ndarray],
+    layers: list[int],
+    state: Path,
 ) -> None:
-    """Merge the batches in file order, print the summary, check that all is finite, and write the statistics."""
-    arrays = {}
-    for name in (*EXPERT_SUMS, *LAYER_SUMS):
-        arrays[name] = np.concatenate([parts[first][name] for first in sorted(parts)])
+    """Merge the batches, print the summary, check that all is finite, and write the statistics with the `order`."""
+    arrays = merged(parts, (*EXPERT_SUMS, *LAYER_SUMS)) | order
     arrays["layer_numbers"] = np.array(layers, np.int64)
     print("\n".join(summary_lines(arrays)))
     check_finite(args.model, arrays, args.allow_nonfinite, state)
@@ -169,6 +212,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     share = "largest share of a layer's tokens that may be non-finite"
     add("--allow-nonfinite", type=fraction, default=0.0, metavar="FRACTION", help=share)
     add("--check-keep", type=int, metavar="N", help="refuse at once if N experts cannot be kept later")
+    add_reconstruction_options(parser)
     add = parser.add_argument_group("how the model runs").add_argument
     add("--batch-size", type=positive, default=1, help="questions that run together")
     add("--stream-layers", action="store_true", help="hold one layer of the model in memory, not all")
@@ -181,7 +225,33 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.spill and not args.stream_layers:
         parser.error("--spill: expected --stream-layers with it")
+    if bool(args.domains) != bool(args.domain_questions) or (args.domains and not args.reconstruction):
+        parser.error("--domains: expected --reconstruction and --domain-questions beside it")
     return args
+
+
+def objective(text: str) -> str:
+    """Parse all, reply, or the share of the replies."""
+    if text in ("all", "reply"):
+        return text
+    try:
+        share = fraction(text)
+    except argparse.ArgumentTypeError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"expected all, reply or a share of the replies such as 0.5, found {text!r}")
+    return f"{share:g}"
+
+
+def add_reconstruction_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the order by reconstruction."""
+    add = parser.add_argument_group("order of the experts by reconstruction").add_argument
+    tokens = "make it for these tokens: all, reply, or how much replies count together, such as 0.5"
+    add("--reconstruction", type=objective, metavar="TOKENS", help=tokens)
+    add("--reconstruction-tokens", type=positive, default=SAMPLED_TOKENS, metavar="N", help="tokens of all questions")
+    domain = "NAME:WEIGHT: a domain of the questions, or its question file, and how much it counts"
+    add("--domains", nargs="+", metavar="D", help=domain)
+    add("--domain-questions", type=Path, metavar="FILE", help="question file whose column names the domains")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -198,21 +268,28 @@ def main(argv: list[str] | None = None) -> None:
     device = "cpu" if args.device == "cpu" or not torch.cuda.is_available() else "cuda"
     ranks = join_ranks(device)
     inputs = analysis_inputs(args, config, tensors, model, questions, sequences, chat_template, device)
+    sample = sample_of(args, questions, sequences) if args.reconstruction else None
+    if sample:
+        router_modules(model)  # a family without them is refused before hours of work
     batches = ranks.mine(batches_of(sequences, args.batch_size))
     place = torch.device(device, ranks.local) if device == "cuda" else torch.device(device)
     # Before the state, which a family that cannot be streamed must not leave behind. The whole model is loaded after
     # it: minutes of loading would come before the refusal of a state that is in use.
     stream = LayerStream(args.model, tensors, model, place) if args.stream_layers else None
     directory = state_directory(args.output, args.spill, ranks.node)
-    identity = inputs | {"shards": file_versions(tensors)}
-    state = open_state(directory, identity, ranks, batches, model, args.stream_layers)
+    identity = inputs | {"shards": file_versions(tensors), **({"sample": sample.digest} if sample else {})}
+    state = open_state(directory, identity, ranks, batches, model, args.stream_layers, sample)
     with state:
         runner = stream or load_resident(args.model, model.dtype, args.attention, device_map_of(device, ranks))
-        analyze_batches(runner, batches, state, args.spill is not None, quiet=ranks.rank > 0)
+        observe = partial(SampleObserver, sample=sample) if sample else ExpertObserver
+        analyze_batches(runner, batches, state, args.spill is not None, ranks.rank > 0, observe)
         parts = ranks.gather({batch.first: state.reload(batch.first, with_hidden=False)[0] for batch in batches})
         with ranks.together():
             if parts is not None:
-                finish(args, inputs, parts, list(expert_modules(model)), directory)
+                order = {}
+                if sample:
+                    order = eliminate_layers(runner, merged(parts, SAMPLED), sample.weights, directory)
+                finish(args, inputs, parts, order, list(expert_modules(model)), directory)
         if ranks.local == 0:
             state.discard()
     ranks.leave()

@@ -15,6 +15,7 @@ from analysis.decoder import decoder_of, layers_of
 from analysis.expert_observer import expert_modules, is_integer_sum
 from analysis.layer_reader import TORCH_DTYPES
 from analysis.ranks import Ranks
+from analysis.sampled_tokens import TokenSample, sampled_arrays, widths_of
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS
 from files.run_state import RunState
 from files.safe_files import InputError, remove, require_disk_space
@@ -146,19 +147,29 @@ def batch_arrays(batch: Batch, moe_layers: int, experts: int, dtype: torch.dtype
 
 
 def open_state(
-    directory: Path, inputs: dict, ranks: Ranks, batches: list[Batch], model: PreTrainedModel, keeps_hidden: bool
+    directory: Path,
+    inputs: dict,
+    ranks: Ranks,
+    batches: list[Batch],
+    model: PreTrainedModel,
+    keeps_hidden: bool,
+    sample: TokenSample | None = None,
 ) -> AnalysisState:
     """Open the state of this run; raise InputError when the disk cannot hold it, or as RunState does.
 
-    keeps_hidden: hidden states of all questions are kept between two layers.
+    keeps_hidden: hidden states of all questions are kept between two layers; sample: of the tokens that are kept, too.
     """
     experts, layers = expert_modules(model), len(layers_of(decoder_of(model)[1]))
     most = max(module.num_experts for module in experts.values())
     tokens = sum(question["tokens"] for question in inputs["questions"])
-    hidden_bytes = tokens * model.config.get_text_config().hidden_size * model.dtype.itemsize
+    kept_bytes = keeps_hidden * tokens * model.config.get_text_config().hidden_size * model.dtype.itemsize
     arrays = {batch.first: batch_arrays(batch, len(experts), most, model.dtype) for batch in batches}
+    if sample is not None:
+        for batch in batches:
+            arrays[batch.first] |= sampled_arrays(batch, model, sample)
+        kept_bytes += len(sample.weights) * len(experts) * sum(widths_of(model).values()) * 4
     with ranks.together():
         if ranks.local == 0:
-            require_disk_space(directory, STATE_SLACK_BYTES + (hidden_bytes if keeps_hidden else 0))
+            require_disk_space(directory, STATE_SLACK_BYTES + kept_bytes)
         # One process per machine holds the lock; the others use the directory that it has opened or refused.
         return AnalysisState(directory, inputs, ranks.local == 0, layers, arrays)

@@ -147,11 +147,11 @@ class ExpertObserver:
         ALL_EXPERTS_FUNCTIONS.register(OBSERVED, self._forward)
         model.set_experts_implementation(OBSERVED)
 
-    def begin(self, spans: list[tuple[int, int]], padded_tokens: int) -> None:
+    def begin(self, spans: list[tuple[int, int]], padded_tokens: int, first: int = 0) -> None:
         """Start to collect a batch.
 
         spans: first counted token and end of each question; padded_tokens: the length of all its rows with padding,
-        which is on the right.
+        which is on the right; first: number of its first question.
         """
         self.spans, self.padded_tokens = spans, padded_tokens
         shape = (len(spans), len(self.layers))

@@ -51,7 +51,7 @@ def analyze_resident(
     for batch in batches:
         if batch.first not in done:
             ids, mask = batch.tensors()
-            observer.begin(batch.spans, batch.longest)
+            observer.begin(batch.spans, batch.longest, batch.first)
             # The decoder without its head: nobody reads logits, and 262,144 of them per token are most of the memory.
             decoder(input_ids=ids.to(device), attention_mask=None if mask is None else mask.to(device), use_cache=False)
             state.save(batch.first, observer.take(observer.layers), layers)
@@ -94,7 +94,7 @@ def pass_layer(
     sums, _, stored = state.reload(batch.first, with_hidden=held is None)
     hidden = stored if held is None else held
     assert hidden is not None, "a state with layers left holds them"
-    observer.begin(batch.spans, batch.longest)
+    observer.begin(batch.spans, batch.longest, batch.first)
     hidden = stream.run_layer(layer, hidden, batch.tensors()[1])
     new = observer.take([layer])
     # Each layer has its own rows in the sums, and those of the other layers are 0 in `new`. So it changes no bit in
@@ -119,7 +119,7 @@ def embed_batches(
         stream.load_embedding()
     for batch in missing:
         hidden = stream.embed(*batch.tensors())
-        observer.begin(batch.spans, batch.longest)
+        observer.begin(batch.spans, batch.longest, batch.first)
         state.save(batch.first, observer.take([]), 0, hidden)
         done[batch.first] = 0
         if not spill:

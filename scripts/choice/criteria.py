@@ -13,6 +13,8 @@ from files.safe_files import InputError
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
+BY_ORDER = "reconstruction"  # the criterion whose order the analysis makes, for all its questions at once
+RANK = "elimination_rank"  # [layers, experts], where the analysis made an order by reconstruction
 
 
 def coverage(arrays: Arrays) -> np.ndarray:
@@ -81,6 +83,19 @@ def norm_plus_count(arrays: Arrays) -> np.ndarray:
     return (2 * arrays["weighted_norm_sum"] + arrays["token_count"]).sum(axis=0)
 
 
+def reconstruction(arrays: Arrays) -> np.ndarray:
+    """Rank of e in its layer's backward elimination: how many experts went before it; `arrays["elimination_rank"]`.
+
+    Source: choice/elimination.py. Each time the expert goes whose loss changes the layer's output least, once the
+    router takes the next-best experts instead; layer-wise reconstruction error, as Lu et al. 2024,
+    https://arxiv.org/abs/2402.14800. Raises InputError when the statistics have no such order.
+    """
+    if RANK not in arrays:
+        advice = "analyse with --reconstruction (make: RECONSTRUCTION=all)"
+        raise InputError("--criterion reconstruction", "statistics with an order of elimination", "none", advice)
+    return arrays[RANK].astype(np.float64)
+
+
 def random_scores(arrays: Arrays, seed: int) -> np.ndarray:
     """Scores in [0, 1) that depend on seed, layer and expert alone: the control that a criterion must beat.
 
@@ -111,9 +126,15 @@ CRITERIA: dict[str, Callable[[Arrays], np.ndarray]] = {
     "frequency": frequency,
     "gate": gate,
     "norm-plus-count": norm_plus_count,
+    "reconstruction": reconstruction,
 }
 NAMES = (*CRITERIA, "random:SEED")
 PROTECTING = ("coverage", "norm-plus-count")  # used with a protected top of each question, unless told otherwise
+
+
+def answerable(arrays: Arrays) -> list[str]:
+    """Return the names of the criteria that statistics can answer."""
+    return [name for name in CRITERIA if name != BY_ORDER or RANK in arrays]
 
 
 def check_criterion(name: str) -> None:

@@ -9,14 +9,15 @@ miss a floor, those are kept that meet all floors at the least sum of ranks. Tha
 from dataclasses import dataclass
 from pathlib import Path
 
-from choice.criteria import Arrays
+from chats.questions import read_domains, read_ids
+from choice.criteria import RANK, Arrays
 from files.safe_files import InputError
 
 import numpy as np
 
 TOLERANCE = 1e-6  # a floor is met to a millionth: sums round, and the solver may miss a bound by 1e-7
 QUESTION_FILES = (".csv", ".jsonl", ".parquet")
-UNSCALED = ("norm_max",)  # no sum over tokens
+UNSCALED = ("norm_max", RANK)  # no sums over tokens
 HOW_TO_WRITE = "NAME:WEIGHT or NAME:WEIGHT:FLOOR, such as Physics:2:0.9"
 
 
@@ -70,6 +71,22 @@ def rows_by_domain(domains: list[Domain], ids: list[str], named: dict[str, set[s
         if not own:
             raise InputError("DOMAINS", f"questions of the domain {name} among those that choose", "none")
     return rows
+
+
+def read_members(texts: list[str] | None, questions: Path, ids: list[str]) -> tuple[list[Domain], dict[str, list[int]]]:
+    """Return the domains written as `texts`, none where there are none, and the rows of each one's questions.
+
+    questions: the file whose column names the domains; ids: of the questions that choose.
+    """
+    domains = [parse_domain(text) for text in texts or []]
+    if not domains:
+        return [], {}
+    check_domains(domains)
+    column, named = read_domains(questions), {}
+    for domain in domains:
+        of_column = {record_id for record_id, name in column.items() if name == domain.name}
+        named[domain.name] = read_ids(domain.file) if domain.file else of_column
+    return domains, rows_by_domain(domains, ids, named)
 
 
 def scaled(arrays: Arrays, domains: list[Domain], rows: dict[str, list[int]]) -> Arrays:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
+from choice.expert_stats import Reconstruction
 from files.safe_files import (
     SHOWN_CHARACTERS,
     Count,
@@ -111,7 +112,8 @@ class DomainCoverage(Fields):
 class MapDetails(Fields):
     """What a map may say beside its layers. Every field may be missing: maps of other tools have few of them.
 
-    top_k: experts per token; questions: number of `question_ids`, those that chose; analysis: see `Analysis`.
+    top_k: experts per token; questions: number of `question_ids`, those that chose; analysis: see `Analysis`;
+    reconstruction: of which tokens, where that is the criterion.
     """
 
     criterion: str = OWN_MAP
@@ -132,6 +134,7 @@ class MapDetails(Fields):
     analysis: Analysis | None = None
     bootstrap: Bootstrap | None = None
     domains: list[DomainCoverage] = []
+    reconstruction: Reconstruction | None = None
     own_map: OwnMap = OwnMap(sha256="")
 
 

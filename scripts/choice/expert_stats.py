@@ -3,12 +3,15 @@
 One safetensors file. Arrays [questions, layers, experts]: token_count (int64); fp64: routing_weight_sum, norm_sum,
 norm_sq_sum, weighted_norm_sum, weighted_norm_sq_sum, norm_max. Arrays [questions, layers]: tokens, nonfinite_tokens,
 skipped_tokens (int64), moe_output_norm_sum (fp64). `layer_numbers` [layers] int64: the model's numbers of these layers.
+With an order by reconstruction, [layers, experts]: elimination_rank (int64), how many experts went before each, and
+elimination_error (fp64), the layer's error once it is gone (choice/elimination.py).
 
 Its metadata has one key, "expert_stats", with a JSON object (`StatsRecord`): `version`, `questions` (of each its id,
 digest, tokens, truncated, empty_reasoning, digest of the token ids), `reasoning` (the column that was read, and whose
 words they are), `chat_template_sha256`, `config_sha256`, `weights_sha256`, `questions_sha256`, `experts`, `top_k`,
-`dtype`, `attention`, `max_tokens`, `counted_tokens` (all or answer), `batch_size`, `device`, `seed` and the versions of
-`torch` and `transformers`. No time, host or path is recorded, so equal inputs give equal bytes.
+`dtype`, `attention`, `max_tokens`, `counted_tokens` (all or answer), `batch_size`, `device`, `seed`, the versions of
+`torch` and `transformers`, and `reconstruction`, of which tokens an order was made. No time, host or path is recorded,
+so equal inputs give equal bytes.
 
 The counted tokens are tokens + skipped_tokens. The hidden state of skipped_tokens was not finite before the layer.
 nonfinite_tokens are those of `tokens` where an expert's output, its norm, a routing weight or the sum of the outputs is
@@ -36,6 +39,7 @@ EXPERT_SUMS = (
     "weighted_norm_sq_sum",
     "norm_max",
 )
+ELIMINATION = ("elimination_rank", "elimination_error")
 LAYER_SUMS = ("tokens", "nonfinite_tokens", "skipped_tokens", "moe_output_norm_sum")
 MEASURE_AGAIN = "measure again: make analyze REPLACE=statistics"
 
@@ -46,6 +50,26 @@ class AnalysedQuestion(Fields):
     id: str
     truncated: bool = False
     empty_reasoning: bool = False
+
+
+class ReconstructionDomain(Fields):
+    """A domain of the questions and its weight."""
+
+    name: str
+    weight: float
+
+
+class Reconstruction(Fields):
+    """Of which tokens the order by reconstruction was made.
+
+    objective: all, reply, or how much replies count together; tokens: of all questions, drawn by seed; domains: where
+    they have weights.
+    """
+
+    objective: str
+    tokens: int
+    seed: int
+    domains: list[ReconstructionDomain] = []
 
 
 class StatsRecord(Record):
@@ -64,6 +88,7 @@ class StatsRecord(Record):
     counted_tokens: str | None = None
     dtype: str | None = None
     attention: str | None = None
+    reconstruction: Reconstruction | None = None
 
 
 def write_stats(path: Path, arrays: dict[str, np.ndarray], metadata: dict) -> None:
@@ -90,6 +115,7 @@ def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     if text is None:
         raise InputError(path, f"the metadata key {METADATA_KEY!r}", "none")
     check_arrays(path, arrays)
+    check_elimination(path, arrays)
     try:
         metadata = parse_json(text)
     except (ValueError, RecursionError) as error:
@@ -121,6 +147,19 @@ def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
             raise InputError(path, f"finite sums in {name}", "others")
     if len(set(arrays["layer_numbers"].tolist())) < shape[1]:
         raise InputError(path, "every layer once in layer_numbers", "one twice")
+
+
+def check_elimination(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raise InputError when there is an order of elimination and it is none."""
+    there = [name for name in ELIMINATION if name in arrays]
+    if not there:
+        return
+    shape = arrays["token_count"].shape[1:]
+    if len(there) < len(ELIMINATION) or any(arrays[name].shape != shape for name in ELIMINATION):
+        raise InputError(path, f"{' and '.join(ELIMINATION)} of shape {list(shape)}", "others", MEASURE_AGAIN)
+    rank, error = (arrays[name] for name in ELIMINATION)
+    if (np.sort(rank, axis=1) != np.arange(shape[1])).any() or not np.isfinite(error).all():
+        raise InputError(path, "every rank once in each layer, and finite errors", "others", MEASURE_AGAIN)
 
 
 def protected(weighted_norm_sum: np.ndarray, top: int) -> np.ndarray:

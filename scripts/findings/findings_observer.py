@@ -58,9 +58,9 @@ class FindingsObserver(ExpertObserver):
         text_config = model.config.get_text_config()
         self.widths = {INPUTS: text_config.hidden_size, CHOSEN: top_k_in(text_config)}
 
-    def begin(self, spans: list[tuple[int, int]], padded_tokens: int) -> None:
+    def begin(self, spans: list[tuple[int, int]], padded_tokens: int, first: int = 0) -> None:
         """Start to collect a batch, as ExpertObserver does."""
-        super().begin(spans, padded_tokens)
+        super().begin(spans, padded_tokens, first)
         self.sampled = [
             question * padded_tokens + position
             for question, span in enumerate(spans)

@@ -42,6 +42,8 @@ RANKED_BY = {
     "frequency": "the number of tokens that the router sends to them",
     "gate": "the weights that the router gives them, summed over all tokens",
     "norm-plus-count": "twice the norms of their outputs, weighted by the router, and the number of their tokens",
+    "reconstruction": "how late each one went when experts were dropped one after the other, each time the one whose "
+    "loss changed the layer's output least once the router took the next-best",
 }
 HOW_COUNTED = (
     "Experts are ranked by the calibration tokens that reach them, as an importance matrix counts them. The experts "

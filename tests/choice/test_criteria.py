@@ -13,6 +13,7 @@ ARRAYS = {
     "routing_weight_sum": np.array([[[1.5, 0.25, 0.25, 0, 0]], [[0, 1.5, 0.5, 1.0, 0]]]),
     "norm_sum": np.array([[[8.0, 12.0, 2.0, 0, 0]], [[0, 6.0, 6.0, 20.0, 0]]]),
     "weighted_norm_sum": np.array([[[5.0, 3.0, 1.0, 0, 0]], [[0, 3.0, 4.0, 2.0, 0]]]),
+    "elimination_rank": np.array([[3, 4, 2, 1, 0]]),
 }
 BY_HAND = {
     "weighted-norm": [5, 6, 5, 2, 0],
@@ -21,6 +22,7 @@ BY_HAND = {
     "man": [8 / 2, 18 / 4, 8 / 2, 20 / 4, 0],
     "frequency": [2, 4, 2, 4, 0],
     "gate": [1.5, 1.75, 0.75, 1.0, 0],
+    "reconstruction": [3, 4, 2, 1, 0],
     "norm-plus-count": [10 + 2, 12 + 4, 10 + 2, 4 + 4, 0],
 }
 

@@ -107,7 +107,7 @@ def make(stats, output, *options) -> dict:
     return json.loads(output.read_text())
 
 
-@pytest.mark.parametrize("name", [*criteria.CRITERIA, "random:3"])
+@pytest.mark.parametrize("name", [*criteria.answerable({}), "random:3"])
 def test_every_criterion_makes_a_map_twice_alike(stats, tmp_path, name):
     protects = name in criteria.PROTECTING
     options = ["--criterion", name] + (["--protect-top", 3] if protects else [])

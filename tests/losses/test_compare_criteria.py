@@ -43,7 +43,8 @@ def inputs(tiny_text_model, few_questions, tmp_path_factory) -> dict[str, Path]:
     model, gguf, stats = str(tiny_text_model), folder / "tiny.gguf", folder / "stats.safetensors"
     lines = (REPO / "data/demo/calibration_questions.csv").read_text().splitlines(keepends=True)
     (folder / "chose.csv").write_text("".join(lines[:5]))
-    analyse(["--model", model, "--questions", str(folder / "chose.csv"), "--output", str(stats)])
+    order = ["--reconstruction", "all"]
+    analyse(["--model", model, "--questions", str(folder / "chose.csv"), "--output", str(stats), *order])
     link_f16(tiny_ggufs(tmp_path_factory, tiny_text_model), gguf)
     return {"--gguf": gguf, "--stats": stats, "--model": tiny_text_model, "--questions": few_questions}
 

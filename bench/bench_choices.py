@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Measure what choices of experts cost on held-out chats: criteria, orders by reconstruction, chance, search.
+
+Inputs:  a Gemma 4 checkpoint that fits into memory in fp32 (the demo); the statistics of its analysis; the questions
+         that chose, and others to measure on.
+Output:  a table as Markdown; every result per chat in TABLE.jsonl, from which a killed run goes on.
+Example: .venv/bin/python bench/bench_choices.py --model data/demo/model --stats STATS.safetensors \\
+             --choosing data/demo/calibration_questions.csv --measuring data/demo/eval_questions.csv \\
+             --parts criteria objectives random bootstrap variants --output build/bench/choices.md
+
+Parts: criteria, those of the statistics that rank by counts and norms; objectives, orders by reconstruction for all
+tokens, replies or both, of few and many tokens; random, by chance; bootstrap, the whole choice made again from
+questions drawn anew; variants: inputs of the pruned model, swaps after the elimination, errors without the norm.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from analysis.sampled_tokens import TokenSample, draw_tokens  # noqa: E402
+from chats.chat_sequences import Sequence  # noqa: E402
+from choice.criteria import PROTECTING  # noqa: E402
+from choice.elimination import Elimination, LayerTokens, eliminate  # noqa: E402
+from choice.expert_stats import protected, read_stats  # noqa: E402
+from choice.ranking import ranks_of  # noqa: E402
+from files.display import markdown_table, with_error  # noqa: E402
+from files.option_types import command_parser, positive  # noqa: E402
+from files.safe_files import replace_when_done, run  # noqa: E402
+from losses.kld_statistics import mean_and_error  # noqa: E402
+
+from masked_model import MaskedModel, Masks, read_chats  # noqa: E402
+
+NAMED = ("coverage", "weighted-norm", "ean", "norm-plus-count")
+PROTECT_TOP, TOP_K, DRAWS = 16, 8, 5
+OBJECTIVES = (("all", 3000), ("reply", 3000), ("0.5", 3000), ("all", 800), ("all", 20000))
+PARTS = ("criteria", "objectives", "random", "bootstrap", "variants")
+Order = np.ndarray  # [layers, experts], rank: how many went before
+
+Ranked = tuple[str, Callable[[], Order]]
+Choice = tuple[str, int, Callable[[], Masks]]  # label, experts kept, and how its masks come about
+
+
+def kept_of(rank: Order, keep: int) -> Masks:
+    """Return the masks of the `keep` experts of highest rank in each layer."""
+    return [row >= len(row) - keep for row in rank]
+
+
+def by_criterion(arrays: dict[str, np.ndarray], name: str, rows: np.ndarray) -> Order:
+    """Return the ranks by a criterion of the statistics, chosen by some rows (questions) of them."""
+    chosen = {key: values[rows] for key, values in arrays.items() if values.ndim == 3}
+    top = PROTECT_TOP if name in PROTECTING else 0
+    order = ranks_of(chosen | {"protected": protected(chosen["weighted_norm_sum"], top)}, name)[2]
+    return np.argsort(order[:, ::-1], axis=1)
+
+
+class Orders:
+    """Orders by reconstruction over the questions that choose."""
+
+    def __init__(self, model: MaskedModel, chats: list[Sequence]) -> None:
+        """Take the model and the chats that choose."""
+        self.model, self.chats = model, chats
+
+    def sample(self, objective: str, count: int, seed: int = 1, times: np.ndarray | None = None) -> TokenSample:
+        """Draw tokens; times: [chats], how often each is drawn in a bootstrap."""
+        spans, replies = [(0, len(chat.ids)) for chat in self.chats], [chat.start for chat in self.chats]
+        share = {"all": None, "reply": 1.0}.get(objective, objective)
+        factors = np.ones(len(self.chats)) if times is None else times.astype(np.float64)
+        return draw_tokens(spans, replies, None if share is None else float(share), count, factors, seed)
+
+    def layers(self, sample: TokenSample, masks: Masks | None = None) -> Iterator[LayerTokens]:
+        """Yield the sampled tokens of each layer, from the model with masks."""
+        found = self.model.sampled(self.chats, sample, masks)
+        for layer in range(len(self.model.layers)):
+            yield self.model.tokens(layer, found, sample.weights)
+
+    def of(self, sample: TokenSample, normed: bool = True) -> Order:
+        """Return the ranks of every layer."""
+        layers = (layer if normed else replace(layer, normed=None) for layer in self.layers(sample))
+        return np.array([eliminate(layer, TOP_K)[0] for layer in layers])
+
+    def on_own_inputs(self, sample: TokenSample, keep: int) -> Masks:
+        """Return masks of which each layer's is chosen on what the layers below, pruned already, hand on."""
+        masks: Masks = [np.ones(self.model.experts, bool) for _ in self.model.layers]
+        for number in range(len(masks)):
+            layer = list(self.layers(sample, masks))[number]
+            masks[number] = kept_of(eliminate(layer, TOP_K)[0][None], keep)[0]
+        return masks
+
+    def again(self, objective: str, count: int, seed: int = 1, times: np.ndarray | None = None) -> Order:
+        """Draw tokens as `sample` does, and return the ranks."""
+        return self.of(self.sample(objective, count, seed, times))
+
+    def swapped(self, sample: TokenSample, keep: int) -> Masks:
+        """Return masks after swaps: one expert comes back, the one that costs least goes, while the error falls."""
+        return [swap(layer, kept_of(eliminate(layer, TOP_K)[0][None], keep)[0]) for layer in self.layers(sample)]
+
+
+def swap(layer: LayerTokens, mask: np.ndarray, passes: int = 3) -> np.ndarray:
+    """Return one layer's mask after swaps."""
+    run_of, mask = Elimination(layer, TOP_K), mask.copy()
+    run_of.keep(mask)
+    least = run_of.error.sum()
+    for _ in range(passes):
+        before = least
+        for back in np.flatnonzero(~mask):
+            run_of.keep(mask | (np.arange(len(mask)) == back))
+            gone = int(run_of.costs().argmin())
+            error = run_of.error.sum() + run_of.costs()[gone]
+            if gone != back and error < least * (1 - 1e-6):
+                mask[back], mask[gone], least = True, False, error
+        if least == before:
+            break
+    return mask
+
+
+def ranked(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orders) -> Iterator[Ranked]:
+    """Yield the choices of which one order serves every keep count, of the parts that are asked for."""
+    every = np.arange(len(arrays["token_count"]))
+    criterion = partial(by_criterion, arrays)
+    if "criteria" in args.parts:
+        yield from ((name, partial(criterion, name, every)) for name in NAMED)
+    if "objectives" in args.parts:
+        for objective, count in OBJECTIVES:
+            yield f"reconstruction {objective} {count}", partial(orders.again, objective, count)
+    if "random" in args.parts:
+        for seed in range(1, args.seeds + 1):
+            yield f"random:{seed}", partial(criterion, f"random:{seed}", every)
+    if "bootstrap" in args.parts:
+        for draw in range(1, DRAWS + 1):
+            rows = np.random.Generator(np.random.PCG64(draw)).integers(len(every), size=len(every))
+            yield from ((f"{name}, draw {draw}", partial(criterion, name, rows)) for name in NAMED[:2])
+            times = np.bincount(rows, minlength=len(every))
+            yield f"reconstruction, draw {draw}", partial(orders.again, "all", 3000, draw, times)
+    if "variants" in args.parts:
+        yield "without the norm", lambda: orders.of(orders.sample("all", 3000), normed=False)
+
+
+def choices(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orders) -> Iterator[Choice]:
+    """Yield all choices, those of one order after the other."""
+    for label, make in ranked(args, arrays, orders):
+        made = cache(make)  # not before one of its results is missing
+        yield from ((label, keep, partial(lambda made, keep: kept_of(made(), keep), made, keep)) for keep in args.keep)
+    if "variants" in args.parts:
+        sample = orders.sample("all", 3000)
+        yield from (("own inputs", keep, partial(orders.on_own_inputs, sample, keep)) for keep in args.keep)
+        yield from (("swaps", keep, partial(orders.swapped, sample, keep)) for keep in args.keep)
+
+
+def read_results(path: Path) -> dict[tuple[str, int], np.ndarray]:
+    """Return the results so far, [chats, 4] by label and keep count."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    entries = [json.loads(line) for line in lines]
+    return {(entry["label"], entry["keep"]): np.array(entry["chats"]) for entry in entries}
+
+
+def cell(found: np.ndarray, base: np.ndarray | None, column: int) -> str:
+    """Return a mean in 10^-3 nats with its error over chats, or its difference from that of `base`."""
+    values = found[:, column + 1] * 1e3 - (0 if base is None else base[:, column + 1] * 1e3)
+    return with_error(*mean_and_error(values, found[:, column]))
+
+
+def page(results: dict[tuple[str, int], np.ndarray], keeps: list[int]) -> str:
+    """Return the tables: KLD over all tokens, over replies, and both as differences from coverage, paired by chat."""
+    labels, lines = list(dict.fromkeys(label for label, _ in results)), []
+    for words, column in (("all tokens", 0), ("replies", 2)):
+        for against in (None, "coverage"):
+            what = "" if against is None else ", less that of coverage (paired by chat)"
+            lines += [f"## KL divergence over {words}{what}, 10^-3 nats per token", ""]
+            rows = []
+            for label in labels:
+                cells = []
+                for keep in keeps:
+                    found, base = results.get((label, keep)), results.get((str(against), keep))
+                    there = found is not None and (against is None or base is not None)
+                    cells.append(cell(found, base, column) if found is not None and there else "")
+                rows.append([label, *cells])
+            lines += [markdown_table(["choice", *(f"{keep} kept" for keep in keeps)], rows), ""]
+    return "\n".join(lines)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="checkpoint directory")
+    add("--stats", type=Path, required=True, help="statistics of the model, of all questions of --choosing")
+    add("--choosing", type=Path, required=True, help="questions that choose")
+    add("--measuring", type=Path, required=True, help="questions to measure on")
+    add("--keep", type=positive, nargs="+", default=[109, 96, 80, 64], help="keep counts")
+    add("--seeds", type=positive, default=20, help="random choices")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
+    add("--output", type=Path, required=True, help="Markdown file to write; .jsonl goes beside it")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    torch.set_num_threads(1)
+    arrays, _ = read_stats(args.stats)
+    kept = args.output.with_suffix(".jsonl")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    results = read_results(kept)
+    model = MaskedModel(args.model, read_chats(args.model, args.measuring))
+    for label, keep, masks in choices(args, arrays, Orders(model, read_chats(args.model, args.choosing))):
+        if (label, keep) in results:
+            continue
+        results[label, keep] = model.losses(masks())
+        with open(kept, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"label": label, "keep": keep, "chats": results[label, keep].tolist()}) + "\n")
+        tokens, kld, reply_tokens, reply_kld = results[label, keep].sum(axis=0)
+        print(
+            f"{label}, {keep} kept: {kld / tokens * 1e3:.2f}, replies {reply_kld / reply_tokens * 1e3:.3f}", flush=True
+        )
+    with replace_when_done(args.output) as partial:
+        partial.write_text(page(results, args.keep), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,137 @@
+"""A Gemma 4 checkpoint in memory whose experts are masked instead of dropped, and what that costs on chats.
+
+A mask sets the router's logits of the experts that went to minus infinity, which is the same as dropping them. Nothing
+is copied, so a choice is measured in seconds on the demo. All in fp32, where the GGUF files are in F16.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from analysis.decoder import load_resident  # noqa: E402
+from analysis.reconstruction import layer_tokens  # noqa: E402
+from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SAMPLED, SCORES, TokenSample, router_modules  # noqa: E402
+from chats.chat_sequences import Sequence, teacher_forced_sequence  # noqa: E402
+from chats.chat_tokenizer import load_tokenizer  # noqa: E402
+from chats.questions import QUESTION_SEED, load_questions  # noqa: E402
+from choice.elimination import LayerTokens  # noqa: E402
+
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS  # noqa: E402
+
+COLUMNS = ("tokens", "kld", "reply_tokens", "reply_kld")
+Masks = list[np.ndarray]  # of each layer, bool [experts]: those that stay
+
+
+def one_by_one(module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Stand in for a layer's experts: each runs once on all its tokens, on a CPU faster than the grouped product."""
+    experts, order = torch.sort(index.reshape(-1))
+    tokens = order // index.shape[1]
+    outputs = hidden[tokens]
+    first = 0
+    for expert, count in enumerate(torch.bincount(experts, minlength=module.num_experts).tolist()):
+        if count:
+            inner = module._apply_gate(outputs[first : first + count] @ module.gate_up_proj[expert].T)
+            outputs[first : first + count] = inner @ module.down_proj[expert].T
+            first += count
+    outputs *= weights.reshape(-1)[order, None]
+    return torch.zeros_like(hidden).index_add_(0, tokens, outputs)
+
+
+def read_chats(model: Path, questions: Path, limit: int | None = None) -> list[Sequence]:
+    """Return teacher-forced chats; `start` is where the reply begins."""
+    tokenizer = load_tokenizer(model)
+    asked = load_questions(questions, QUESTION_SEED)[:limit]
+    return [teacher_forced_sequence(tokenizer, question, 4096, "answer") for question in asked]
+
+
+def padded(chats: list[Sequence]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return chats as one batch, padded on the right, and the mask of real tokens."""
+    ids = torch.zeros(len(chats), max(len(chat.ids) for chat in chats), dtype=torch.int64)
+    there = torch.zeros_like(ids)
+    for row, chat in enumerate(chats):
+        ids[row, : len(chat.ids)] = torch.tensor(chat.ids)
+        there[row, : len(chat.ids)] = 1
+    return ids, there
+
+
+class MaskedModel:
+    """The model, and the chats that it is measured on."""
+
+    def __init__(self, directory: Path, chats: list[Sequence]) -> None:
+        """Load the model and run it over the chats, all experts in place."""
+        ALL_EXPERTS_FUNCTIONS.register("one_by_one", one_by_one)
+        self.model: Any = load_resident(directory, torch.float32, "sdpa", None)
+        self.model.set_experts_implementation("one_by_one")
+        self.layers = list(self.model.model.layers)
+        self.experts: int = self.layers[0].experts.num_experts
+        self.kept: list[torch.Tensor | None] = [None] * len(self.layers)
+        for number, layer in enumerate(self.layers):
+            layer.router.proj.register_forward_hook(lambda _, __, out, number=number: self._masked(number, out))
+        self.chats = chats
+        self.ids, self.there = padded(chats)
+        self.scored = self.there.bool() & (torch.arange(self.ids.shape[1]) < self.there.sum(1, keepdim=True) - 1)
+        logits = self._logits()
+        self.full = torch.softmax(logits, dim=-1)
+        self.own = (self.full * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
+
+    def _masked(self, number: int, logits: torch.Tensor) -> torch.Tensor:
+        kept = self.kept[number]
+        return logits if kept is None else logits.masked_fill(~kept, -torch.inf)
+
+    @torch.inference_mode()
+    def _logits(self) -> torch.Tensor:
+        """Return the logits of every scored position, [positions, vocabulary]."""
+        hidden = self.model.model(input_ids=self.ids, attention_mask=self.there, use_cache=False).last_hidden_state
+        logits = self.model.lm_head(hidden[self.scored])
+        cap = self.model.config.final_logit_softcapping
+        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+
+    @torch.inference_mode()
+    def losses(self, masks: Masks) -> np.ndarray:
+        """Return COLUMNS of every chat, [chats, 4]: counts, and sums of KL(full || masked) in nats."""
+        self.kept = [torch.from_numpy(mask) for mask in masks]
+        logits = self._logits()
+        self.kept = [None] * len(self.layers)
+        # sum p log p - sum p log q, and log q = logits - logsumexp: no second array of that size.
+        kld = self.own - torch.einsum("tv,tv->t", self.full, logits) + torch.logsumexp(logits, dim=-1)
+        table, first = np.zeros((len(self.chats), 4)), 0
+        for row, chat in enumerate(self.chats):
+            count = len(chat.ids) - 1
+            values, reply = kld[first : first + count].double().numpy(), max(chat.start - 1, 0)
+            table[row] = count, values.sum(), count - reply, values[reply:].sum()
+            first += count
+        return table
+
+    @torch.inference_mode()
+    def sampled(self, chats: list[Sequence], sample: TokenSample, masks: Masks | None = None) -> dict[str, np.ndarray]:
+        """Return the arrays of analysis/sampled_tokens.py for chats, from the model with masks (None: without)."""
+        seen: dict[str, list[torch.Tensor]] = {name: [] for name in SAMPLED}
+        ids, there = padded(chats)
+        rows = [n * ids.shape[1] + place for n, own in enumerate(sample.positions) for place in own]
+
+        def look(module: Any, *given: torch.Tensor) -> torch.Tensor:
+            for name, values in zip((INPUTS, CHOSEN, GIVEN), given):
+                seen[name].append(values[rows])
+            return one_by_one(module, *given)
+
+        hooks = [
+            router.register_forward_hook(lambda _, __, out, at=at: seen[SCORES].append(out[at][rows]))
+            for router, at in router_modules(self.model).values()
+        ]
+        ALL_EXPERTS_FUNCTIONS.register("one_by_one", look)
+        self.kept = [None] * len(self.layers) if masks is None else [torch.from_numpy(mask) for mask in masks]
+        self.model.model(input_ids=ids, attention_mask=there, use_cache=False)
+        self.kept = [None] * len(self.layers)
+        ALL_EXPERTS_FUNCTIONS.register("one_by_one", one_by_one)
+        for hook in hooks:
+            hook.remove()
+        return {name: torch.stack(values, dim=1).numpy() for name, values in seen.items()}
+
+    def tokens(self, layer: int, sampled: dict[str, np.ndarray], weights: np.ndarray) -> LayerTokens:
+        """Return one layer's sampled tokens as the elimination takes them."""
+        return layer_tokens(self.model, layer, layer, sampled, weights)
