@@ -75,6 +75,9 @@ FINDINGS_PASS := $(STATISTICS)/measured.safetensors
 DRAFT_FOLDER := $(PRUNED)/draft
 DRAFT_FILE := $(if $(DRAFT),$(DRAFT_FOLDER)/mtp-$(PRUNED_NAME)-$(DRAFT_TYPE).gguf)
 DRAFT_GAIN := $(if $(DRAFT),$(DRAFT_FOLDER)/draft.md)
+LOOPS := $(PRUNED)/loops/loops.md
+LOOP_ANSWERS := $(FULL)/loops
+LOOP_PROMPTS := data/loop_prompts.json
 ACTIVE := $(PRUNED)/active-experts/active-experts.md
 
 RUNS_WORD := $(call words_of,$(subst /,-,$(patsubst $(BUILD)/%,%,$(RUNS))))

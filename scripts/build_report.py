@@ -3,7 +3,7 @@
 
 Inputs:  the records of a build, those that there are: statistics and drop map, expert_drop_metadata.json, the records
          of the F16 GGUFs and of the quants (FILE.gguf.json), imatrix, quality.json, scores.json,
-         findings.json, and the summary.json of two models.
+         findings.json, loops.json, and the summary.json of two models.
 Output:  one HTML file that holds everything and asks nothing of any network. Equal records of equal times give equal
          bytes: the page names the days on which its records were written.
 Example: .venv/bin/python scripts/build_report.py --name gemma-4-demo-109e \\
@@ -24,6 +24,7 @@ from files.option_types import command_parser
 from files.safe_files import InputError, check_apart, in_unit, replace_when_done, run, sha256_file
 from page.findings_part import findings_part
 from page.layers import experts_part, imatrix_part
+from page.loops_part import loops_part
 from page.pipeline import Table, all_digests, pipeline
 from page.records import Records, dates_of, read_records
 from page.sections import Section, files_part, number, questions_part, scores_part
@@ -45,12 +46,14 @@ MADE_BY = {
     "quants": "quants",
     "quality": "quality",
     "scores": "eval",
+    "loops": "loops",
     "summaries": "eval",
 }
 SECTIONS = (
     files_part,
     scores_part,
     questions_part,
+    loops_part,
     experts_part,
     findings_part,
     imatrix_part,
@@ -149,6 +152,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     built.add_argument("--quality", type=Path, help="quality.json of measure_quality.py")
     scored = parser.add_argument_group("records of the evaluation")
     scored.add_argument("--scores", type=Path, help="scores.json of compare_scores.py")
+    scored.add_argument("--loops", type=Path, help="loops.json of measure_loops.py")
     both = "summary.json of the reference and of the pruned model"
     scored.add_argument("--summaries", type=Path, nargs="*", default=[], help=both)
     output = parser.add_argument_group("output")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from files.option_types import command_parser, positive, whole_number
 from files.run_state import RunState
-from files.safe_files import InputError, check_apart, replace_when_done, run, write_record
+from files.safe_files import InputError, check_apart, remove, replace_when_done, run, write_record
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from loops.loop_answers import (
@@ -30,7 +30,7 @@ from loops.loop_answers import (
     asked_in_order,
     loop_inputs,
     read_loop_answers,
-    server_flags,
+    loop_flags,
 )
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import LoopPrompts, read_prompts
@@ -53,10 +53,12 @@ def answers_of_file(
         Protocol(max_gen_toks=args.max_tokens).timeout_seconds,
     )
     with RunState(folder, own):
+        if args.again:
+            remove(folder / ANSWERS_NAME)
         answers = read_loop_answers(folder / ANSWERS_NAME, asked, cut=True)
         missing = asked[len(answers) :]
         if missing:
-            command = server_command(tools.tool("llama-server"), gguf, gguf.stem, 0, server_flags(inputs, seconds))
+            command = server_command(tools.tool("llama-server"), gguf, gguf.stem, 0, loop_flags(inputs, seconds))
             with tempfile.TemporaryDirectory() as logs, LlamaServer(command, gguf, Path(logs) / "server.log") as server:
                 replies = ask_missing(server, prompts, inputs, missing, folder / ANSWERS_NAME)
                 bar = tqdm(replies, desc=gguf.stem, unit="answer", total=len(asked), initial=len(answers), leave=False)
@@ -70,6 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--gguf", type=Path, nargs="+", required=True, help="GGUF files with their records, the reference first")
     add("--prompts", type=Path, default=PROMPTS, help="frozen prompts (default: data/loop_prompts.json)")
     add("--answers", type=Path, required=True, help="directory that keeps the answers")
+    add("--again", action="store_true", help="ask again what is recorded")
     add("--output", type=Path, required=True, help="Markdown file to write; .json goes beside it")
     add = parser.add_argument_group("how they are asked").add_argument
     add("--seeds", type=positive, default=3, help="answers to each prompt, each with a seed of its own")

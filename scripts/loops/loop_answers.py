@@ -43,7 +43,7 @@ def loop_inputs(prompts: LoopPrompts, protocol: Protocol) -> dict:
     }
 
 
-def server_flags(inputs: dict, seconds: int) -> list[str]:
+def loop_flags(inputs: dict, seconds: int) -> list[str]:
     """Return llama-server's flags: one answer at a time and no cache of prompts, so that none depends on another."""
     flags = ["--jinja", "-c", inputs["context"], "-np", 1, "-ngl", inputs["gpu_layers"], "--timeout", seconds]
     flags += ["--reasoning-format", "deepseek", "--reasoning-budget", -1, "--no-cache-prompt", "--cache-ram", 0]

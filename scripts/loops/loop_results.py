@@ -40,6 +40,18 @@ LOOP_HEADS = ["File", "Any failure", "Runaway", "Same block", "Malformed", "Same
 PAIR_HEADS = ["File", "What", "More", "Fewer", "Difference (points)", "p"]
 
 
+class LoopInputs(Fields):
+    """What the answers depend on beside the file (`loop_inputs` of loop_answers.py)."""
+
+    prompts_sha256: Sha256
+    sampling: dict[str, float]
+    seed: int
+    max_tokens: int
+    context: int
+    gpu_layers: int
+    llama_cpp: str
+
+
 class Rate(Fields):
     """How many of the answers, over the prompts that can show it; interval: 95%, over prompts."""
 
@@ -74,10 +86,10 @@ class LoopPair(Fields):
 
 
 class LoopResults(Record):
-    """What was asked, a row for each file, and pairs with the first; inputs: of loop_answers.py."""
+    """What was asked, a row for each file, and pairs with the first."""
 
     what: ClassVar[str] = "the record of measure_loops.py"
-    inputs: dict
+    inputs: LoopInputs
     prompts: list[str]
     seeds: int
     rows: list[LoopRow]
@@ -98,8 +110,8 @@ def rate_of(classes: list[list[str]], measure: str, prompts: LoopPrompts) -> dic
     """Return a file's rate of a failure (`Rate`); of no prompt that can show it the interval is all there is."""
     seeds, able = len(classes[0]), able_to_show(measure, prompts)
     counts = counts_of(classes, measure)[able]
-    interval = list(wilson(counts / seeds)) if able.any() else [0.0, 1.0]
-    return {"count": int(counts.sum()), "answers": int(able.sum()) * seeds, "interval": interval}
+    low, high = wilson(counts / seeds) if able.any() else (0.0, 1.0)
+    return {"count": int(counts.sum()), "answers": int(able.sum()) * seeds, "interval": [max(0.0, low), min(1.0, high)]}
 
 
 def loop_row(record: dict, gguf: str, answers: list[LoopAnswer], prompts: LoopPrompts) -> dict:
@@ -191,15 +203,16 @@ def pairs_in_words(results: dict) -> str:
 
 def loops_in_words(results: dict) -> str:
     """Return how the rates were measured, and what counts as what."""
-    inputs, seeds = results["inputs"], plural(results["seeds"], "seed")
+    most, seeds = results["inputs"]["max_tokens"], plural(results["seeds"], "seed")
     return (
-        f"{len(results['prompts'])} everyday prompts of our own, {seeds} each, some with tools and some after a tool has "
-        "answered, through llama-server's chat endpoint with the evaluation's sampling, at most "
-        f"{inputs['max_tokens']} tokens of each answer and no other limit of its thought. An answer has one class, the "
-        f"first that holds. Runaway: its end is the same block {COPIES} times or more over {BLOCK_CHARACTERS} characters "
-        "(same block), or the limit of tokens ended it. Malformed: the server cannot read it, or a call does not fit its "
-        "tool. Same call: a call whose response is in the chat already, of the answers to such chats. Empty: no text and "
-        "no call. Rates in per cent with 95% intervals over prompts (Wilson). Whether an answer is right was not asked."
+        f"{len(results['prompts'])} everyday prompts of our own, {seeds} each, some with tools and some after a tool "
+        "has answered, through llama-server's chat endpoint with the evaluation's sampling, at most "
+        f"{most} tokens of each answer and no other limit of its thought. An answer has one class, the first that "
+        f"holds. Runaway: its end is the same block {COPIES} times or more over {BLOCK_CHARACTERS} characters (same "
+        "block), or the limit of tokens ended it. Malformed: the server cannot read it, or a call does not fit its "
+        "tool. Same call: a call whose response is in the chat already, of the answers to such chats. Empty: no text "
+        "and no call. Rates in per cent with 95% intervals over prompts (Wilson). Whether an answer is right was not "
+        "asked."
     )
 
 

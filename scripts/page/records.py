@@ -12,6 +12,7 @@ from choice.expert_stats import protected, read_stats
 from files.safe_files import InputError, read_record, sha256_file
 from findings.findings_record import Findings
 from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
+from loops.loop_results import LoopResults
 from losses.quality_record import Quality
 from quants.quant_record import ConversionRecord, QuantRecord
 from scoring.score_records import Scores, read_summary
@@ -62,6 +63,7 @@ class Records:
     full_f16: dict = field(default_factory=dict)
     analysis: dict = field(default_factory=dict)  # metadata of the statistics file
     findings: dict = field(default_factory=dict)
+    loops: dict = field(default_factory=dict)
 
 
 def check_same(path: Path | str | None, what: str, expected: str | None, found: str | None, advice: str) -> None:
@@ -157,6 +159,16 @@ def check_scores(path: Path, scores: dict, records: Records) -> None:
         )
 
 
+def check_loops(path: Path, results: dict, records: Records) -> None:
+    """Raise InputError when loops were measured on files that are not those of this build; the first is of the full."""
+    for row in results["rows"][1:]:
+        sha256 = records.quants.get(row["gguf"], {}).get("sha256")
+        check_same(path, f"{row['gguf']} with sha256", sha256, row["gguf_sha256"], "run make loops")
+        check_same(path, "a quant of the F16 GGUF", records.f16.get("sha256"), row["source_sha256"], "run make loops")
+    full = records.full_f16.get("sha256")
+    check_same(path, "the full F16 GGUF", full, results["rows"][0]["source_sha256"], "run make loops")
+
+
 def check_together(paths: dict[str, Path], records: Records) -> None:
     """Raise InputError when a record names a file of another build."""
     # Each record names the digest of the file it was made from, so a chain of digests ties the build together.
@@ -190,6 +202,8 @@ def check_together(paths: dict[str, Path], records: Records) -> None:
         check_quality(paths["quality"], records.quality, records)
     if records.scores:
         check_scores(paths["scores"], records.scores, records)
+    if records.loops:
+        check_loops(paths["loops"], records.loops, records)
     for what, sha256 in (("drop_map", records.drop_map_sha256), ("stats", records.stats_sha256)):
         found = records.findings.get("inputs", {}).get(f"{what}_sha256")
         check_same(
@@ -210,8 +224,8 @@ def dates_of(paths: list[Path]) -> tuple[str, str]:
 def read_records(name: str, paths: dict[str, Path], quants: list[Path], summaries: list[Path]) -> Records:
     """Read the records of a build and check that they belong together.
 
-    paths: stats, drop_map, metadata, f16, full_f16, imatrix, quality, scores, findings, those that exist, stats only
-    with drop_map; quants: FILE.gguf.json; summaries: the summary.json of two models, the reference first, or none.
+    paths: stats, drop_map, metadata, f16, full_f16, imatrix, quality, scores, findings, loops, those that exist, stats
+    only with drop_map; quants: FILE.gguf.json; summaries: the summary.json of two models, the reference first, or none.
     Raises InputError for what is no such record, or one of another build.
     """
     experts, stats_sha256 = None, None
@@ -238,6 +252,7 @@ def read_records(name: str, paths: dict[str, Path], quants: list[Path], summarie
         read_record(paths["full_f16"], ConversionRecord) if "full_f16" in paths else {},
         read_stats(paths["stats"])[1] if "stats" in paths else {},
         read_record(paths["findings"], Findings) if "findings" in paths else {},
+        read_record(paths["loops"], LoopResults) if "loops" in paths else {},
     )
     check_together(paths, records)
     return records
