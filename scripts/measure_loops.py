@@ -28,9 +28,9 @@ from loops.loop_answers import (
     answers_folder,
     ask_missing,
     asked_in_order,
+    loop_flags,
     loop_inputs,
     read_loop_answers,
-    loop_flags,
 )
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import LoopPrompts, read_prompts

@@ -48,12 +48,19 @@ class LoopAnswer(Fields):
 
 
 def ends_in_copies(text: str) -> bool:
-    """Tell whether a text ends in the same block again and again; blanks at its end do not count.
+    """Tell whether a text ends in the same block again and again; how its words are parted does not count."""
+    words = " ".join(text.split())
+    # Of sentences, each copy but the last has a blank behind it.
+    return has_copies_at_end(words) or has_copies_at_end(f"{words} ")
+
+
+def has_copies_at_end(text: str) -> bool:
+    """Tell whether the last BLOCK_CHARACTERS or more of a text are COPIES of a block or more.
 
     Of the text backwards every beginning has a shortest period: its length less that of its longest border, which the
     prefix function gives in linear time (Knuth, Morris and Pratt, 1977).
     """
-    backwards, border = text.rstrip()[::-1], 0
+    backwards, border = text[::-1], 0
     borders = [0] * len(backwards)
     for place in range(1, len(backwards)):
         while border and backwards[place] != backwards[border]:
