@@ -11,6 +11,8 @@ REACHED := $(call code,report_imatrix,files ggufs)
 SUM_UP := $(call code,summarize_scores,chats choice files ggufs scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
+# All answers are recorded: what an edited class makes of them takes seconds.
+LOOK := $(call code,measure_loops,chats files ggufs llama loops losses quants scoring)
 PACK := $(call code,build_release,chats checkpoints choice files findings ggufs llama loops losses ollama quants \
   release scoring speed)
 PAGE := $(call code,build_report,choice files findings ggufs loops losses page quants scoring) \

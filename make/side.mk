@@ -137,7 +137,7 @@ active-experts: $(ACTIVE) ## loss and speed with fewer active experts per token;
 $(eval $(call guard,loops,$(dir $(LOOPS))settings.txt,$(LOOP_SETTINGS),$(dir $(LOOPS))*))
 $(eval $(call remember,$(dir $(LOOPS))files.txt,$(LOOP_QUANTS)))
 .PRECIOUS: $(LOOPS) $(LOOPS:.md=.json)
-$(LOOPS) $(LOOPS:.md=.json) &: $(LOOP_FILES) $(LOOP_PROMPTS) $(dir $(LOOPS))files.txt $(call again,loops) \
+$(LOOPS) $(LOOPS:.md=.json) &: $(LOOP_FILES) $(LOOP_PROMPTS) $(LOOK) $(dir $(LOOPS))files.txt $(call again,loops) \
     | $(dir $(LOOPS))settings.txt $(TOOLS)
 	$(call step,loops,Look for loops) $(MEASURE_LOOPS)
 

@@ -5,8 +5,8 @@ An answer has one class, the first that holds:
 same block  its thought, its text or the arguments of a call end in one block, COPIES times or more, over
             BLOCK_CHARACTERS or more; a last copy may be cut off
 length      it was ended by the limit of tokens
-malformed   the server's parser refuses what the model wrote; a marker of a tool call is left in the text; a call is
-            of a tool that is not offered, is no JSON object, or goes against the tool's schema
+malformed   the server's parser refuses what the model wrote; a marker of the chat format is left in the text; a call
+            is of a tool that is not offered, is no JSON object, or goes against the tool's schema
 same call   a call (tool and arguments) whose response is in the chat already
 empty       no text and no call
 fine        none of these
@@ -21,7 +21,8 @@ from loops.loop_prompts import Call, LoopPrompt, Tool, fits_schema
 COPIES, BLOCK_CHARACTERS = 3, 200
 SAME_BLOCK, LENGTH, MALFORMED, SAME_CALL, EMPTY = "same block", "length", "malformed", "same call", "empty"
 FINE = "fine"
-CALL_MARKER = re.compile(r"<\|?/?tool_calls?\|?>")  # as the formats of Gemma, Qwen and others write it
+# Of thoughts, turns and calls, as the formats of Gemma, Qwen and others write them.
+MARKER = re.compile(r"<[|/]?(tool_calls?|tool_response|channel|turn|think|im_start|im_end)\|?>")
 
 
 class WrittenCall(Fields):
@@ -96,7 +97,7 @@ def class_of_answer(answer: LoopAnswer, prompt: LoopPrompt, tools: dict[str, Too
         return SAME_BLOCK
     if answer.finish_reason == "length":
         return LENGTH
-    if answer.error or CALL_MARKER.search(answer.content):
+    if answer.error or MARKER.search(answer.content):
         return MALFORMED
     if any(is_malformed(call, prompt, tools) for call in answer.calls):
         return MALFORMED

@@ -209,10 +209,10 @@ def loops_in_words(results: dict) -> str:
         "has answered, through llama-server's chat endpoint with the evaluation's sampling, at most "
         f"{most} tokens of each answer and no other limit of its thought. An answer has one class, the first that "
         f"holds. Runaway: its end is the same block {COPIES} times or more over {BLOCK_CHARACTERS} characters (same "
-        "block), or the limit of tokens ended it. Malformed: the server cannot read it, or a call does not fit its "
-        "tool. Same call: a call whose response is in the chat already, of the answers to such chats. Empty: no text "
-        "and no call. Rates in per cent with 95% intervals over prompts (Wilson). Whether an answer is right was not "
-        "asked."
+        "block), or the limit of tokens ended it. Malformed: the server cannot read it, a marker of the chat format is "
+        "left in its text, or a call does not fit its tool. Same call: a call whose response is in the chat already, "
+        "of the answers to such chats. Empty: no text and no call. Rates in per cent with 95% intervals over prompts "
+        "(Wilson). Whether an answer is right was not asked."
     )
 
 

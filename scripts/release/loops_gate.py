@@ -5,7 +5,7 @@ answers themselves is not seen.
 """
 
 from files.safe_files import InputError, read_record
-from loops.loop_answers import SAMPLED_BY, asked_in_order, recorded_answers
+from loops.loop_answers import RUN_AGAIN, SAMPLED_BY, asked_in_order, recorded_answers
 from loops.loop_prompts import read_prompts
 from loops.loop_results import LOOPS_NAME, LoopResults, file_label, loop_results, loop_row, significant_pairs
 from release.gates import Checked, Outcome
@@ -13,8 +13,6 @@ from release.lineage import Breaks, Lineage, breaks_of
 from release.manifest import DIGITS
 from release.measured import known_quants, made_again
 from scoring.eval_protocol import Protocol
-
-ASK_AGAIN = "run `make loops`"
 
 
 def whose_loops(lineage: Lineage, results: dict, known: dict[str, tuple[str, dict]]) -> Breaks:
@@ -25,7 +23,7 @@ def whose_loops(lineage: Lineage, results: dict, known: dict[str, tuple[str, dic
         source, of = (lineage.full["sha256"], "the full model") if number == 0 else (lineage.f16_sha256, "this build")
         if (row["gguf"], row["source_sha256"], quant.get("source_sha256")) != (name, source, source):
             expected = f"{row['gguf']} to be a file of {of} whose record is given"
-            found.append(InputError(LOOPS_NAME, expected, f"sha256 {row['gguf_sha256'][:DIGITS]}", ASK_AGAIN))
+            found.append(InputError(LOOPS_NAME, expected, f"sha256 {row['gguf_sha256'][:DIGITS]}", RUN_AGAIN))
     return found
 
 
@@ -36,10 +34,10 @@ def loop_breaks(lineage: Lineage) -> Breaks:
     prompts, inputs = read_prompts(lineage.origin("loop prompts")), results["inputs"]
     locked = {name: getattr(Protocol(), name) for name in SAMPLED_BY}
     pairs = [
-        ("prompts with sha256", prompts.sha256, inputs.get("prompts_sha256")),
-        ("the sampling of the evaluation:", locked, inputs.get("sampling")),
+        ("prompts with sha256", prompts.sha256, inputs["prompts_sha256"]),
+        ("the sampling of the evaluation:", locked, inputs["sampling"]),
     ]
-    found = breaks_of(path, pairs, ASK_AGAIN) + whose_loops(lineage, results, known)
+    found = breaks_of(path, pairs, RUN_AGAIN) + whose_loops(lineage, results, known)
     if found:
         return found
     asked = asked_in_order(prompts, inputs["seed"], results["seeds"])
@@ -49,7 +47,7 @@ def loop_breaks(lineage: Lineage) -> Breaks:
         answers = recorded_answers(lineage.origin("loop answers"), inputs, row["gguf_sha256"], asked)
         rows.append(loop_row(quant, name, answers, prompts))
     return made_again(
-        path, "the rates of the recorded answers", loop_results(inputs, prompts, rows), results, ASK_AGAIN
+        path, "the rates of the recorded answers", loop_results(inputs, prompts, rows), results, RUN_AGAIN
     )
 
 

@@ -86,6 +86,9 @@ def test_every_period_and_length_agrees_with_a_naive_search():
         ({"content": "", "error": "HTTP 500: does not match the expected peg-gemma4 format"}, "malformed"),
         ({"content": "<|tool_call>call:get_weather{town"}, "malformed"),
         ({"content": "<tool_call>\n{}"}, "malformed"),
+        ({"content": "Wait.<channel|>Yes."}, "malformed"),
+        ({"content": "</think>Yes."}, "malformed"),
+        ({"content": "A <br> in HTML, and 1 <2> 3."}, "fine"),
         (called("get_whether", '{"town": "Oslo"}'), "malformed"),  # unknown
         (called("convert", '{"value": 1, "unit": "mile", "into": "km"}'), "malformed"),  # not offered in this chat
         (called("get_weather", '{"town": "Oslo"'), "malformed"),  # no JSON
