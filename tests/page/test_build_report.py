@@ -159,6 +159,8 @@ def small_build(pristine_build, tmp_path) -> Path:
         ("quants/pruned-Q6_K.gguf.json", ("source_sha256",), "0" * 64, ("pruned-Q6_K.gguf.json", "make quants")),
         ("quants/pruned-Q4_K_M.gguf.json", ("sha256",), "e" * 64, ("quality.json", "Q4_K_M", "make quality")),
         ("quality.json", ("inputs", "pruned_sha256"), "0" * 64, ("quality.json", "make quality")),
+        ("loops.json", ("rows", 1, "gguf_sha256"), "9" * 64, ("loops.json", "pruned-Q6_K.gguf", "make loops")),
+        ("loops.json", ("rows", 2, "source_sha256"), "9" * 64, ("loops.json", "the F16 GGUF", "make loops")),
         ("scores.json", ("rows", 1, "raw_correct"), 0, ("scores.json", "make eval")),
         ("pruned.json", ("gguf_sha256",), "0" * 64, ("pruned-Q6_K.gguf", "make eval")),
         ("pruned.json", ("answers", 0, "record_id"), "other", ("pruned", "12 questions of full")),
@@ -186,6 +188,7 @@ def test_a_fuller_page_is_never_replaced_by_a_poorer_one(small_build, refusal):
     for option, target in (
         ("--quality", "quality"),
         ("--scores", "eval"),
+        ("--loops", "loops"),
         ("--imatrix", "imatrix"),
         ("--f16", "quants"),
     ):

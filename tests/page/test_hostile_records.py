@@ -24,6 +24,8 @@ SHOWN = [
     ("full.json", "protocol", "lm_eval"),
     ("full.json", "protocol_sha256"),
     ("imatrix.gguf.json", "llama_cpp"),
+    ("loops.json", "rows", 0, "gguf"),
+    ("loops.json", "pairs", 0, "gguf"),
     ("pruned-F16.gguf.json", "llama_cpp"),
     ("pruned.json", "gguf"),
     ("quality.json", "conclusions", "total", "verdicts", "CD-Q6_K", "verdict"),
