@@ -18,14 +18,14 @@ $(call check_name,$(firstword $(subst :, ,$(CRITERION))),$(KNOWN_CRITERIA),crite
 KNOWN_PARAMS := $(patsubst modelfiles/gemma4-%.params.json,%,$(wildcard modelfiles/gemma4-*.params.json))
 $(call check_name,$(OLLAMA_PARAMS),$(KNOWN_PARAMS),set of params)
 $(foreach q,$(MMPROJ),$(call check_name,$q,F16 BF16 F32 Q8_0,type in MMPROJ))
-NAMED_QUANTS := $(filter-out AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT))
+NAMED_QUANTS := $(filter-out AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT) $(LOOP_QUANTS))
 $(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$q,$(KNOWN_QUANTS),quant))
 
 # ---- values
 $(if $(filter new,$(MAKECMDGOALS)),$(if $(filter RUN,$(COMMAND_LINE)),,$(error new: expected RUN=name$(,) found none)))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
 COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP FOLDS RANKS COMPARE_SEEDS \
-  SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS
+  SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS LOOP_SEEDS LOOP_TOKENS
 NAME_CHARACTERS := letters, digits, dots, dashes, underscores
 RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,STREAM_LAYERS ALLOW_EMPTY_REASONING RECOMPUTE_FULL ACTIVE_SCORED,^(yes|no)?$$,yes$(,) no or nothing) \
@@ -77,6 +77,7 @@ TOUCHED_BY_demo := $(TOUCHED_BY_release)
 TOUCHED_BY_check-release := $(TOUCHED_BY_release)
 TOUCHED_BY_quality := $(TOUCHED_BY_quants) quality
 TOUCHED_BY_draft := $(TOUCHED_BY_imatrix) draft $(call SPECIAL_QUANTS,$(EVAL_QUANT))
+TOUCHED_BY_loops := $(TOUCHED_BY_imatrix) loops $(call SPECIAL_QUANTS,$(EVAL_QUANT) $(LOOP_QUANTS))
 TOUCHED_BY_active-experts := $(TOUCHED_BY_draft)
 TOUCHED_BY_findings := $(TOUCHED_BY_analyze) findings
 TOUCHED_BY_compare-cd-scopes := $(TOUCHED_BY_quants) cd quality

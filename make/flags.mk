@@ -11,9 +11,11 @@ REACHED := $(call code,report_imatrix,files ggufs)
 SUM_UP := $(call code,summarize_scores,chats choice files ggufs scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
-PACK := $(call code,build_release,chats checkpoints choice files findings ggufs llama losses ollama quants \
+# All answers are recorded: what an edited class makes of them takes seconds.
+LOOK := $(call code,measure_loops,chats files ggufs llama loops losses quants scoring)
+PACK := $(call code,build_release,chats checkpoints choice files findings ggufs llama loops losses ollama quants \
   release scoring speed)
-PAGE := $(call code,build_report,choice files findings ggufs losses page quants scoring speed) \
+PAGE := $(call code,build_report,choice files findings ggufs loops losses page quants scoring speed) \
   $(wildcard scripts/page/page.*)
 
 # ---- fetch and analyse
@@ -105,6 +107,12 @@ MEASURE_ACTIVE = $(PYTHON) scripts/measure_active_experts.py --name $(PRUNED_NAM
   --gguf $(call pruned_quant,$(EVAL_QUANT)) $(if $(ACTIVE_EXPERTS),--counts $(ACTIVE_EXPERTS)) \
   --questions $(EVAL_QUESTIONS) $(QUALITY_CHATS:%=--limit %) --gpu-layers $(GPU_LAYERS) $(ACTIVE_ANSWERS) \
   --cache $(FULL)/logits --output $(ACTIVE)
+LOOP_FILES := $(call full_quant,$(EVAL_QUANT)) \
+  $(call pruned_quant,$(EVAL_QUANT) $(filter-out $(EVAL_QUANT),$(LOOP_QUANTS)))
+LOOP_SETTINGS := $(call setting,EVAL_QUANT LOOP_SEEDS LOOP_TOKENS SEED CTX GPU_LAYERS)
+MEASURE_LOOPS = $(PYTHON) scripts/measure_loops.py --gguf $(LOOP_FILES) --prompts $(LOOP_PROMPTS) \
+  --seed $(SEED) --seeds $(LOOP_SEEDS) --max-tokens $(LOOP_TOKENS) --context $(CTX) --gpu-layers $(GPU_LAYERS) \
+  --answers $(LOOP_ANSWERS) $(if $(call again,loops),--again) --output $(LOOPS)
 FINDINGS_SETTINGS := QUESTIONS=$(QUESTIONS_DIGEST) $(call setting,DOMAIN_COLUMN) \
   OTHER_MAPS=$(call words_of,$(foreach m,$(OTHER_MAPS),$(call digest,$m)))
 MEASURE_FINDINGS = $(PYTHON) scripts/measure_findings.py --name $(NAME) --model $(FULL)/checkpoint --stats $(STATS) \
@@ -129,6 +137,7 @@ $(if $(UNFINISHED),$(error RUNS: expected $(firstword $(UNFINISHED)), found noth
 RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
 RELEASE_FINDINGS := $(wildcard $(FINDINGS:.md=.json))
+RELEASE_LOOPS := $(wildcard $(LOOPS:.md=.json))
 RELEASE_ACTIVE := $(wildcard $(ACTIVE:.md=.json))
 # An owner once given stays until another is given: check-release must not make the cards without one again.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
@@ -148,7 +157,8 @@ NAMED_SETTINGS := $(if $(wildcard $(MODEL)),$(filter-out MODEL,$(ALWAYS_NAMED)),
 RELEASE_SETTINGS := $(call setting,BASE LICENSE OLLAMA_PARAMS SCORED EVAL_NAME) OWNER=$(KNOWN_OWNER) \
   QUANTIZED_BY=$(or $(QUANTIZED_BY),$(KNOWN_OWNER)) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
   $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) $(if $(RELEASE_QUALITY),quality) \
-  $(if $(RELEASE_FINDINGS),findings) $(if $(RELEASE_ACTIVE),active) $(DRAFT_FILE:%=draft)
+  $(if $(RELEASE_FINDINGS),findings) $(if $(RELEASE_ACTIVE),active) $(DRAFT_FILE:%=draft) \
+  $(if $(RELEASE_LOOPS),$(call digest,$(RELEASE_LOOPS)))
 # What is said of GGUF files has no place in the checkpoint's folder.
 of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
 CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
@@ -176,6 +186,7 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   $(if $(RELEASE_RECORDS),--runs $(FULL_EVAL) $(PRUNED_EVAL)) \
   --quants $(FULL_RECORDS) $(PRUNED_RECORDS) $(call of_ggufs,$(if $(RELEASE_QUALITY),--logits $(FULL)/logits)) \
   $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %) $(RELEASE_ACTIVE:%=--active-experts %) \
+  $(RELEASE_LOOPS:%=--loops % --loop-answers $(LOOP_ANSWERS) --loop-prompts $(LOOP_PROMPTS)) \
   $(if $(DRAFT),--draft $(DRAFT_FILE) --draft-results $(DRAFT_GAIN:.md=.json)) \
   $(call there,--mmproj,$(MMPROJ_FILES))) --output $(@D)
 SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfiles/gemma4-$(OLLAMA_PARAMS).params.json
@@ -183,11 +194,11 @@ SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfi
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to
 # date, and that may be days of work. What this very call of make is asked for comes first.
 REPORT_AFTER := $(if $(filter eval,$(MAKECMDGOALS)),$(SCORES)) $(if $(filter quality,$(MAKECMDGOALS)),$(QUALITY)) \
-  $(if $(filter findings,$(MAKECMDGOALS)),$(FINDINGS)) $(if $(filter draft,$(MAKECMDGOALS)),$(DRAFT_GAIN)) \
-  $(if $(filter active-experts,$(MAKECMDGOALS)),$(ACTIVE)) \
+  $(if $(filter findings,$(MAKECMDGOALS)),$(FINDINGS)) $(if $(filter loops,$(MAKECMDGOALS)),$(LOOPS)) \
+  $(if $(filter draft,$(MAKECMDGOALS)),$(DRAFT_GAIN)) $(if $(filter active-experts,$(MAKECMDGOALS)),$(ACTIVE)) \
   $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
 REPORT_RECORDS := $(call check_files,$(PRUNED),$(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json \
-  $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(FINDINGS:.md=.json) $(SCORES) $(DRAFT_GAIN) $(ACTIVE)))
+  $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(FINDINGS:.md=.json) $(LOOPS:.md=.json) $(SCORES) $(DRAFT_GAIN) $(ACTIVE)))
 newer_than = $(if $(and $(1),$(2)),$(shell find $(2) -newer $(1) -print -quit))
 NEW_RECORDS := $(call newer_than,$(wildcard $(REPORT)),$(REPORT_RECORDS))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
@@ -199,8 +210,8 @@ REPORT_FLAGS = $(call all_there,--stats $(STATS),$(STATS) $(DROP_MAP_FILE)) \
   $(call there,--full-f16,$(FULL_F16).json) \
   $(call there,--imatrix,$(PRUNED_GGUF)/imatrix.gguf) \
   $(if $(PRUNED_RECORDS),--quants $(PRUNED_RECORDS)) \
-  $(call there,--findings,$(FINDINGS:.md=.json)) $(call there,--draft,$(DRAFT_GAIN:.md=.json)) \
-  $(call there,--active-experts,$(ACTIVE:.md=.json)) \
+  $(call there,--findings,$(FINDINGS:.md=.json)) $(call there,--loops,$(LOOPS:.md=.json)) \
+  $(call there,--draft,$(DRAFT_GAIN:.md=.json)) $(call there,--active-experts,$(ACTIVE:.md=.json)) \
   $(if $(MMPROJ_RECORDS),--mmproj $(MMPROJ_RECORDS)) \
   $(call there,--quality,$(QUALITY:.md=.json)) $(call there,--scores,$(SCORES:.md=.json)) \
   $(call all_there,--summaries $(FULL_EVAL) $(PRUNED_EVAL),$(FULL_EVAL) $(PRUNED_EVAL))

@@ -82,6 +82,9 @@ ASSISTANT_FETCHED := $(if $(call hub_id,$(DRAFT)),$(ASSISTANT).txt)
 DRAFT_FOLDER := $(PRUNED)/draft
 DRAFT_FILE := $(if $(DRAFT),$(DRAFT_FOLDER)/mtp-$(PRUNED_NAME)-$(DRAFT_TYPE).gguf)
 DRAFT_GAIN := $(if $(DRAFT),$(DRAFT_FOLDER)/draft.md)
+LOOPS := $(PRUNED)/loops/loops.md
+LOOP_ANSWERS := $(FULL)/loops
+LOOP_PROMPTS := data/loop_prompts.json
 ACTIVE := $(PRUNED)/active-experts/active-experts.md
 
 RUNS_WORD := $(call words_of,$(subst /,-,$(patsubst $(BUILD)/%,%,$(RUNS))))

@@ -5,7 +5,7 @@
 RUN = demo#                               the settings file runs/RUN.mk
 FROM =#                                   new: the run whose settings are copied
 BUILD = build#                            where outputs go
-REPLACE =#  stages made again: model statistics choice imatrix quants cd auto eval heldout quality findings draft report
+REPLACE =#  made again: model statistics choice imatrix quants cd auto eval heldout quality findings loops draft report
 V =#                                      1 shows every command and its whole output
 YES =#                                    clean: 1 deletes; without it clean only lists
 
@@ -69,6 +69,9 @@ COMPARE_KEEP = 109 96 64#                 compare-criteria: keep counts
 COMPARE_SEEDS = 5#                        compare-criteria: random choices per keep count
 DOMAIN_COLUMN =#                          findings: column of QUESTIONS with the domains; empty: High-level domain
 OTHER_MAPS =#                             findings: drop maps of the model to compare the run's own with
+LOOP_QUANTS = Q4_K_M#                     loops: quants of the pruned model that are asked beside EVAL_QUANT
+LOOP_SEEDS = 3#                           loops: answers to each prompt
+LOOP_TOKENS = 8192#                       loops: most tokens of an answer, its thought included
 RECOMPUTE_FULL =#                         compare-criteria: yes holds both models in memory, keeps no logits on disk
 
 DRAFT =#                                  draft model for speculative decoding: an assistant, a directory or a Hub id

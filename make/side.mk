@@ -27,7 +27,7 @@ GGUF_FOLDERS := $(FULL_GGUF) $(PRUNED_GGUF)
 $(foreach d,$(GGUF_FOLDERS),$(eval $(call guard,cd,$d/cd-settings.txt,$(CD_SETTINGS),$d/*-CD-*)))
 made_from_auto = $(1)/*-AUTO-* $(1)/sensitivity.json
 $(foreach d,$(GGUF_FOLDERS),$(eval $(call guard,auto,$d/auto-settings.txt,$(AUTO_SETTINGS),$(call made_from_auto,$d))))
-AUTO_QUANTS := $(filter AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT))
+AUTO_QUANTS := $(filter AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT) $(LOOP_QUANTS))
 WITH_IMATRIX := $(filter-out F16 $(NO_IMATRIX),$(KNOWN_QUANTS)) $(AUTO_QUANTS)
 ALL_CD_FILES := $(call full_quant,$(CD_QUANTS)) $(call pruned_quant,$(CD_QUANTS))
 ALL_AUTO_FILES := $(call full_quant,$(AUTO_QUANTS)) $(call pruned_quant,$(AUTO_QUANTS))
@@ -138,6 +138,17 @@ $(ACTIVE) $(ACTIVE:.md=.json) $(ACTIVE:.md=.png) &: $(call pruned_quant,$(EVAL_Q
 	$(call step,active-experts,Run with fewer experts) $(MEASURE_ACTIVE)
 
 active-experts: $(ACTIVE) $(REPORT) ## loss and speed with fewer active experts per token
+	@cat $<
+
+# ---- loops and tool calls: the full model, the pruned one, and its quants
+$(eval $(call guard,loops,$(dir $(LOOPS))settings.txt,$(LOOP_SETTINGS),$(dir $(LOOPS))*))
+$(eval $(call remember,$(dir $(LOOPS))files.txt,$(LOOP_QUANTS)))
+.PRECIOUS: $(LOOPS) $(LOOPS:.md=.json)
+$(LOOPS) $(LOOPS:.md=.json) &: $(LOOP_FILES) $(LOOP_PROMPTS) $(LOOK) $(dir $(LOOPS))files.txt $(call again,loops) \
+    | $(dir $(LOOPS))settings.txt $(TOOLS)
+	$(call step,loops,Look for loops) $(MEASURE_LOOPS)
+
+loops: $(LOOPS) $(REPORT) ## runaway, repeated, malformed and empty answers of full model, pruned model and LOOP_QUANTS
 	@cat $<
 
 # ---- held out: of QUESTIONS each fold leaves out every FOLDS-th; its map is made from the others, inside the GGUF

@@ -52,7 +52,9 @@ $(BUILD)/.built-by-this-project:
 	@mkdir -p $(@D) && touch $@
 
 joined = $(subst $() ,$(,),$(strip $(1)))
-STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(OVERRIDES) | sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
+# Loops are looked for when asked: only what was measured once can be stale.
+STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(if $(wildcard $(LOOPS)),loops) $(OVERRIDES) | \
+  sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
 status: $(SETUP) ## each stage: done, stale, missing or running; what comes next and what it needs
 	@steps=$$($(STEPS_LEFT)); printf '%s\n' "$$steps" | $(PYTHON) scripts/show_status.py \
 	  --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
@@ -60,7 +62,8 @@ status: $(SETUP) ## each stage: done, stale, missing or running; what comes next
 	  --stage model=$(FULL)/checkpoint --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) \
 	  --stage drop=$(CHECKPOINT) --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(call joined,$(QUANT_FILES)) \
 	  $(if $(MMPROJ_FILES),--stage mmproj=$(call joined,$(MMPROJ_FILES))) \
-	  --stage eval=$(SCORES) $(if $(DRAFT),--stage draft=$(call joined,$(DRAFT_FILE) $(DRAFT_GAIN))) \
+	  --stage eval=$(SCORES) --stage loops=$(LOOPS) \
+	  $(if $(DRAFT),--stage draft=$(call joined,$(DRAFT_FILE) $(DRAFT_GAIN))) \
 	  $(if $(wildcard $(ACTIVE)),--stage active-experts=$(ACTIVE)) --stage report=$(REPORT) \
 	  --stage release=$(call joined,$(RELEASES))
 

@@ -48,6 +48,7 @@ from files.safe_files import (
 )
 from findings.findings_record import FINDINGS_NAME
 from llama.llama_tools import find_llama_cpp
+from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_template import choose_template
 from quants.mmproj_record import MmprojRecord
@@ -59,6 +60,7 @@ from release.front_matter import REPOSITORY_NAME, is_repository
 from release.gguf_parts import SPLIT_RECORD, split_gguf
 from release.input_facts import input_facts
 from release.lineage import Lineage, lineage_breaks
+from release.loops_gate import loop_breaks
 from release.made_texts import CARD, made_texts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
 from release.measured import quality_breaks, score_breaks
@@ -85,6 +87,8 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
         found = quality_breaks(lineage)
     if not found and args.active_experts:
         found = active_breaks(read_evidence(args.active_experts, ACTIVE_NAME), lineage.f16_sha256)
+    if not found and args.loops:
+        found = loop_breaks(lineage)
     if not found and args.draft:
         found = draft_breaks(read_evidence(args.draft_results, DRAFT_NAME), args.draft, lineage.f16_sha256)
     if args.findings:
@@ -167,6 +171,7 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
         FINDINGS_NAME: args.findings,
         DRAFT_NAME: args.draft_results,
         ACTIVE_NAME: args.active_experts,
+        LOOPS_NAME: args.loops,
         "template": args.template if args.for_ollama else None,
     }
     for picture in args.pictures:
@@ -228,6 +233,7 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
         name: getattr(args, name) for name in ("map", "statistics", "f16", "logits", "calibration", "sensitivity")
     }
     origins |= {"imatrix": args.imatrix_record, "full f16": args.full_f16, "source": args.source}
+    origins |= {"loop answers": args.loop_answers, "loop prompts": args.loop_prompts}
     origins |= {f"findings {name}": Path(path) for name, path in args.findings_from}
     return {
         "records": {gguf.name: record_path(gguf) for gguf in args.gguf},
@@ -269,6 +275,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--draft", type=Path, help="draft model (GGUF) with its record, and --draft-results")
     add("--draft-results", type=Path, help="JSON of measure_draft.py")
     add("--active-experts", type=Path, help="JSON of measure_active_experts.py (without: no such section)")
+    add("--loops", type=Path, help="loops.json of measure_loops.py (without: no such section)")
     add("--pictures", type=Path, nargs="*", default=[], help=f"pictures: {', '.join(PICTURES)}")
     add("--template", type=Path, nargs="+", help="Ollama templates; the one that fits the GGUF's own is taken")
     add("--params", type=Path, help="Ollama params, each with its reason (JSON)")
@@ -287,6 +294,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--quants", type=Path, nargs="*", default=[], help="records of the files that were scored or measured")
     add("--findings-from", type=parse_setting, nargs="*", default=[], metavar="INPUT=PATH", help=FINDINGS_INPUTS)
     add("--logits", type=Path, help="cache of measure_quality.py with the results of --quality")
+    add("--loop-answers", type=Path, help="answers of measure_loops.py with those of --loops")
+    add("--loop-prompts", type=Path, help="the prompts that --loops was measured with")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, required=True, help="release folder to write")
     add("--max-file-bytes", type=positive, default=MAX_FILE_BYTES, help="split larger files")

@@ -3,7 +3,7 @@
 
 Inputs:  the records of a build, those that there are: statistics and drop map, expert_drop_metadata.json, the records
          of the F16 GGUFs, of the quants and of the files for pictures (FILE.gguf.json), imatrix, quality.json,
-         scores.json, findings.json, draft.json, active-experts.json, and the summary.json of two models.
+         scores.json, findings.json, loops.json, draft.json, active-experts.json, and the summary.json of two models.
 Output:  one HTML file that holds everything and asks nothing of any network. Equal records of equal times give equal
          bytes: the page names the days on which its records were written.
 Example: .venv/bin/python scripts/build_report.py --name gemma-4-demo-109e \\
@@ -24,6 +24,7 @@ from files.option_types import command_parser
 from files.safe_files import InputError, check_apart, in_unit, replace_when_done, run, sha256_file
 from page.findings_part import findings_part
 from page.layers import experts_part, imatrix_part
+from page.loops_part import loops_part
 from page.pipeline import Table, all_digests, pipeline
 from page.records import Records, dates_of, read_records
 from page.sections import Section, files_part, number, questions_part, scores_part
@@ -49,6 +50,7 @@ MADE_BY = {
     "draft": "draft",
     "active_experts": "active-experts",
     "scores": "eval",
+    "loops": "loops",
     "summaries": "eval",
 }
 # In the order of the page. One of what not every model has is left out where there is no record.
@@ -57,6 +59,7 @@ SECTIONS = (
     pictures_part,
     scores_part,
     questions_part,
+    loops_part,
     draft_part,
     active_part,
     experts_part,
@@ -160,6 +163,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     built.add_argument("--active-experts", type=Path, help="active-experts.json of measure_active_experts.py")
     scored = parser.add_argument_group("records of the evaluation")
     scored.add_argument("--scores", type=Path, help="scores.json of compare_scores.py")
+    scored.add_argument("--loops", type=Path, help="loops.json of measure_loops.py")
     both = "summary.json of the reference and of the pruned model"
     scored.add_argument("--summaries", type=Path, nargs="*", default=[], help=both)
     output = parser.add_argument_group("output")

@@ -6,6 +6,7 @@ from pathlib import Path
 from choice.drop_map import DropMetadata
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, protected, read_stats, write_stats
 from compare_scores import main as compare_scores
+from conftest import REPO
 from files.safe_files import sha256_file, write_record
 from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops
@@ -14,6 +15,10 @@ from findings.map_overlap import map_pair
 from findings.specialisation import specialisation
 from generate_drop_map import main as choose
 from ggufs.imatrix import ImatrixRecord
+from loops.loop_answers import asked_in_order, loop_inputs
+from loops.loop_classes import LoopAnswer
+from loops.loop_prompts import read_prompts
+from loops.loop_results import LoopResults, loop_results, loop_row
 from losses.quality_conclusions import Measured, quality_conclusions, quant_kind
 from losses.quality_record import LOSSES, Quality
 from quants.quant_record import ConversionRecord, QuantRecord
@@ -220,6 +225,21 @@ def write_findings(folder: Path, keep: int) -> None:
     write_record(folder / "findings.json", content, Findings)
 
 
+def write_loops(folder: Path, quants: dict[str, dict]) -> None:
+    """Write loops.json of the full model and of two quants; every tenth answer is empty, of Q4_K_M every second."""
+    prompts, protocol, rows = read_prompts(REPO / "data/loop_prompts.json"), Protocol(llama_cpp=LLAMA_CPP), []
+    asked = asked_in_order(prompts, protocol.seed, 2)
+    files = [("full-Q6_K", {"sha256": "7" * 64, "source_sha256": "0" * 64}, 10)]
+    files += [("pruned-Q6_K", quants["Q6_K"], 10), ("pruned-Q4_K_M", quants["Q4_K_M"], 2)]
+    for name, record, every in files:
+        answers = []
+        for number, (prompt, seed) in enumerate(asked):
+            text = {"reasoning": "", "content": "Yes." if number % every else "", "finish_reason": "stop", "error": ""}
+            answers.append(LoopAnswer(prompt=prompt.id, seed=seed, calls=[], tokens=3, **text))
+        rows.append(loop_row(record, f"{name}.gguf", answers, prompts))
+    write_record(folder / "loops.json", loop_results(loop_inputs(prompts, protocol), prompts, rows), LoopResults)
+
+
 def write_made_up_records(folder: Path, questions: int, experts: int, keep: int) -> None:
     """Write the records that only a real build computes: the drop, the F16, quants, quality and two evaluations."""
     metadata = {
@@ -245,6 +265,7 @@ def write_made_up_records(folder: Path, questions: int, experts: int, keep: int)
     for name, record in quants.items():
         write_record(folder / f"quants/pruned-{name}.gguf.json", record, QuantRecord)
     write_record(folder / "quality.json", quality_of(quants), Quality)
+    write_loops(folder, quants)
     runs = (("full", experts, "7" * 64), ("pruned", keep, quants["Q6_K"]["sha256"]))
     for seed, (name, count, sha256) in enumerate(runs):
         write_record(folder / f"{name}.json", run_summary(name, count, sha256, questions, seed), Summary)
@@ -275,6 +296,7 @@ def options(folder: Path) -> list[str]:
         "--imatrix": "imatrix.gguf",
         "--quality": "quality.json",
         "--scores": "scores.json",
+        "--loops": "loops.json",
     }
     given = [part for option, file in files.items() for part in (option, str(folder / file))]
     return [

@@ -114,7 +114,7 @@ def layer_tokens(
 def eliminate_layers(
     runner: PreTrainedModel | LayerStream, sampled: dict[str, np.ndarray], weights: np.ndarray, directory: Path
 ) -> dict[str, np.ndarray]:
-    """Return `elimination_rank` and `elimination_error` of choice/expert_stats.py; finished layers are kept in `directory`.
+    """Return the two arrays of an elimination (choice/expert_stats.py); finished layers are kept in `directory`.
 
     sampled: arrays [tokens, layers, ...] by name.
     """

@@ -12,6 +12,7 @@ from choice.expert_stats import protected, read_stats
 from files.safe_files import InputError, read_record, sha256_file, shown
 from findings.findings_record import Findings
 from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
+from loops.loop_results import LoopResults
 from losses.quality_record import Quality
 from quants.mmproj_record import MmprojRecord
 from quants.quant_record import ConversionRecord, QuantRecord
@@ -70,6 +71,7 @@ class Records:
     mmproj: dict[str, dict] = field(default_factory=dict)  # by file name
     draft: dict = field(default_factory=dict)
     active: dict = field(default_factory=dict)
+    loops: dict = field(default_factory=dict)
 
 
 def check_same(path: Path | str | None, what: str, expected: str | None, found: str | None, advice: str) -> None:
@@ -173,6 +175,16 @@ def check_scores(path: Path, scores: dict, records: Records) -> None:
                 raise InputError(path, f"{key} {shown(run[name])} of {run['name']}", shown(row[key]), "run make eval")
 
 
+def check_loops(path: Path, results: dict, records: Records) -> None:
+    """Raise InputError when loops were measured on files that are not those of this build; the first is of the full."""
+    for row in results["rows"][1:]:
+        sha256 = records.quants.get(row["gguf"], {}).get("sha256")
+        check_same(path, f"{row['gguf']} with sha256", sha256, row["gguf_sha256"], "run make loops")
+        check_same(path, "a quant of the F16 GGUF", records.f16.get("sha256"), row["source_sha256"], "run make loops")
+    full = records.full_f16.get("sha256")
+    check_same(path, "the full F16 GGUF", full, results["rows"][0]["source_sha256"], "run make loops")
+
+
 def check_together(paths: dict[str, Path], records: Records) -> None:
     """Raise InputError when a record names a file of another build."""
     # Each record names the digest of the file it was made from, so a chain of digests ties the build together.
@@ -211,6 +223,8 @@ def check_together(paths: dict[str, Path], records: Records) -> None:
         names = ("experts", "keep_count", "top_k")
         if (found := tuple(records.findings[name] for name in names)) != shape:
             raise InputError(paths["findings"], f"{names} {shape}", f"{found}", "run make findings")
+    if records.loops:
+        check_loops(paths["loops"], records.loops, records)
     for what, sha256 in (("drop_map", records.drop_map_sha256), ("stats", records.stats_sha256)):
         found = records.findings.get("inputs", {}).get(f"{what}_sha256")
         check_same(
@@ -244,9 +258,9 @@ def read_records(
 ) -> Records:
     """Read the records of a build and check that they belong together.
 
-    paths: stats, drop_map, metadata, f16, full_f16, imatrix, quality, scores, findings, draft, active_experts, those
-    that exist, stats only with drop_map; quants, mmproj: FILE.gguf.json; summaries: the summary.json of two models, the
-    reference first, or none.
+    paths: stats, drop_map, metadata, f16, full_f16, imatrix, quality, scores, findings, loops, draft, active_experts,
+    those that exist, stats only with drop_map; quants, mmproj: FILE.gguf.json; summaries: the summary.json of two
+    models, the reference first, or none.
     Raises InputError for what is no such record, or one of another build.
     """
     experts, stats_sha256 = None, None
@@ -276,6 +290,7 @@ def read_records(
         {path.name.removesuffix(".json"): read_record(path, MmprojRecord) for path in mmproj or []},
         read_record(paths["draft"], DraftResults) if "draft" in paths else {},
         read_record(paths["active_experts"], ActiveExperts) if "active_experts" in paths else {},
+        read_record(paths["loops"], LoopResults) if "loops" in paths else {},
     )
     check_together(paths, records)
     check_speed(paths, records)

@@ -87,7 +87,8 @@ class Release:
     """What a card is made of.
 
     owner: "" while it is not known. licence: front matter's keys of it. records: by file, with `files`, its parts.
-    draft, active: what was measured of a draft model and of fewer active experts. caches: bytes of the context cache by
+    draft, active, loops: what was measured of a draft model, of fewer active experts, and of loops and tool calls.
+    caches: bytes of the context cache by
     tokens. siblings: the other repositories, by kind. inputs: of input_facts.py. mmproj: records of the files for
     pictures, by file.
     """
@@ -106,6 +107,7 @@ class Release:
     quality: dict | None = None
     draft: dict | None = None
     active: dict | None = None
+    loops: dict | None = None
     pictures: list[str] = field(default_factory=list)
     caches: dict[int, int] = field(default_factory=dict)
     findings: dict | None = None

@@ -6,6 +6,7 @@ from losses.quality_record import chats_in_words
 from release.card_active_experts import active_experts_section
 from release.card_draft import draft_section
 from release.card_findings import findings_section
+from release.card_loops import loops_section
 from release.card_reproduce import calibration_text, reproduce_section
 from release.card_results import headline, results_section
 from release.card_run import run_ggufs_section
@@ -160,6 +161,7 @@ def gguf_card(release: Release) -> str:
         method_section(release),
         findings_section(release.findings),
         results_section(release),
+        loops_section(release),
         quants_section(release),
         active_experts_section(release),
         limits_section(release),

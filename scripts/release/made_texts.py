@@ -14,6 +14,7 @@ from findings.findings_record import FINDINGS_NAME
 from ggufs.companions import DRAFT, MMPROJ
 from ggufs.context_cache import cache_bytes, context_length
 from ggufs.gguf_header import GgufHeader, read_header
+from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_files import companion, fitted_params, modelfile, source_params
 from release.card_sections import PICTURES, ModelFacts, Release
@@ -70,6 +71,7 @@ def release_of(folder: Path, manifest: dict) -> Release:
         quality=find_evidence(folder, QUALITY_NAME),
         draft=find_evidence(folder, DRAFT_NAME),
         active=find_evidence(folder, ACTIVE_NAME),
+        loops=find_evidence(folder, LOOPS_NAME),
         pictures=[name for name in PICTURES if (folder / name).exists()],
         caches=caches,
         findings=find_evidence(folder, FINDINGS_NAME),

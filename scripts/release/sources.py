@@ -14,6 +14,7 @@ from typing import ClassVar
 from choice.drop_map import METADATA_NAME, DropMetadata
 from files.safe_files import InputError, Record, read_record, write_record
 from findings.findings_record import FINDINGS_NAME, Findings
+from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality
 from release.manifest import BUILD_AGAIN
 from scoring.score_records import SCORES_NAME, Scores
@@ -28,6 +29,7 @@ EVIDENCE: dict[str, type[Record]] = {
     FINDINGS_NAME: Findings,
     DRAFT_NAME: DraftResults,
     ACTIVE_NAME: ActiveExperts,
+    LOOPS_NAME: LoopResults,
 }
 
 

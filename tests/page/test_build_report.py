@@ -161,6 +161,8 @@ def small_build(pristine_build, tmp_path) -> Path:
         ("quality.json", ("inputs", "pruned_sha256"), "0" * 64, ("quality.json", "make quality")),
         ("scores.json", ("rows", 1, "raw_correct"), 0, ("scores.json", "raw = raw_correct / questions")),
         ("scores.json", ("rows", 1, "experts"), 19, ("scores.json", "experts 16 of pruned", "make eval")),
+        ("loops.json", ("rows", 1, "gguf_sha256"), "9" * 64, ("loops.json", "pruned-Q6_K.gguf", "make loops")),
+        ("loops.json", ("rows", 2, "source_sha256"), "9" * 64, ("loops.json", "the F16 GGUF", "make loops")),
         ("pruned.json", ("gguf_sha256",), "0" * 64, ("pruned-Q6_K.gguf", "make eval")),
         ("pruned.json", ("answers", 0, "record_id"), "other", ("pruned", "12 questions of full")),
     ],
@@ -187,6 +189,7 @@ def test_a_fuller_page_is_never_replaced_by_a_poorer_one(small_build, refusal):
     for option, target in (
         ("--quality", "quality"),
         ("--scores", "eval"),
+        ("--loops", "loops"),
         ("--imatrix", "imatrix"),
         ("--f16", "quants"),
     ):

@@ -23,6 +23,8 @@ SHOWN = [
     ("full.json", "protocol", "llama_cpp"),
     ("full.json", "protocol", "lm_eval"),
     ("imatrix.gguf.json", "llama_cpp"),
+    ("loops.json", "rows", 0, "gguf"),
+    ("loops.json", "pairs", 0, "gguf"),
     ("pruned-F16.gguf.json", "llama_cpp"),
     ("pruned.json", "gguf"),
     ("quants/pruned-Q6_K.gguf.json", "type"),

@@ -1,0 +1,229 @@
+"""loops.json: how often a model's answers run away, repeat a call, or are malformed or empty; the same as tables.
+
+Written by measure_loops.py. The first row is the reference. A rate counts answers, its interval and the tests count
+prompts: answers to one prompt with several seeds are no independent ones.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+from files.display import markdown_table, plural
+from files.safe_files import Fields, Record, Sha256
+from loops.loop_classes import (
+    BLOCK_CHARACTERS,
+    COPIES,
+    EMPTY,
+    LENGTH,
+    MALFORMED,
+    SAME_BLOCK,
+    SAME_CALL,
+    LoopAnswer,
+    class_of_answer,
+)
+from loops.loop_prompts import LoopPrompts
+from scoring.paired_statistics import LEVEL, difference_interval, mcnemar, wilson
+from scoring.score_records import Interval
+
+import numpy as np
+
+LOOPS_NAME = "loops.json"
+# What is counted, and which classes it is made of.
+MEASURES: dict[str, tuple[str, ...]] = {
+    "any failure": (SAME_BLOCK, LENGTH, MALFORMED, SAME_CALL, EMPTY),
+    "runaway": (SAME_BLOCK, LENGTH),
+    "same block": (SAME_BLOCK,),
+    "malformed": (MALFORMED,),
+    "same call": (SAME_CALL,),
+    "empty": (EMPTY,),
+}
+LOOP_HEADS = ["File", "Any failure", "Runaway", "Same block", "Malformed", "Same call", "Empty", "With a call"]
+PAIR_HEADS = ["File", "What", "More", "Fewer", "Difference (points)", "p"]
+
+
+class LoopInputs(Fields):
+    """What the answers depend on beside the file (`loop_inputs` of loop_answers.py)."""
+
+    prompts_sha256: Sha256
+    sampling: dict[str, float]
+    seed: int
+    max_tokens: int
+    context: int
+    gpu_layers: int
+    llama_cpp: str
+
+
+class Rate(Fields):
+    """How many of the answers, over the prompts that can show it; interval: 95%, over prompts."""
+
+    count: int
+    answers: int
+    interval: Interval
+
+
+class LoopRow(Fields):
+    """One file. classes: [prompts][seeds]; calls: answers with a call, tool_answers: answers to prompts with tools."""
+
+    gguf: str
+    gguf_sha256: Sha256
+    source_sha256: Sha256  # of the F16 file that it was made from
+    classes: list[list[str]]
+    calls: int
+    tool_answers: int
+    tokens: int
+    rates: dict[str, Rate]
+
+
+class LoopPair(Fields):
+    """A file against the reference. more, fewer: prompts with more or fewer such answers; difference: of rates."""
+
+    gguf: str
+    measure: str
+    more: int
+    fewer: int
+    difference: float
+    difference_interval: Interval
+    p: float
+
+
+class LoopResults(Record):
+    """What was asked, a row for each file, and pairs with the first."""
+
+    what: ClassVar[str] = "the record of measure_loops.py"
+    inputs: LoopInputs
+    prompts: list[str]
+    seeds: int
+    rows: list[LoopRow]
+    pairs: list[LoopPair]
+
+
+def able_to_show(measure: str, prompts: LoopPrompts) -> np.ndarray:
+    """Return which prompts can show a failure, bool [prompts]: only a call that was answered can be made again."""
+    return np.array([measure != SAME_CALL or bool(prompt.answered_calls) for prompt in prompts.prompts])
+
+
+def counts_of(classes: list[list[str]], measure: str) -> np.ndarray:
+    """Return how many answers to each prompt show a failure, int [prompts]."""
+    return np.array([sum(each in MEASURES[measure] for each in of_prompt) for of_prompt in classes])
+
+
+def rate_of(classes: list[list[str]], measure: str, prompts: LoopPrompts) -> dict:
+    """Return a file's rate of a failure (`Rate`); of no prompt that can show it the interval is all there is."""
+    seeds, able = len(classes[0]), able_to_show(measure, prompts)
+    counts = counts_of(classes, measure)[able]
+    low, high = wilson(counts / seeds) if able.any() else (0.0, 1.0)
+    return {"count": int(counts.sum()), "answers": int(able.sum()) * seeds, "interval": [max(0.0, low), min(1.0, high)]}
+
+
+def loop_row(record: dict, gguf: str, answers: list[LoopAnswer], prompts: LoopPrompts) -> dict:
+    """Return a file's row; record: the quant's; answers: all prompts with one seed after the other."""
+    count = len(prompts.prompts)
+    pairs = zip(answers, prompts.prompts * (len(answers) // count))
+    found = [class_of_answer(answer, prompt, prompts.tools) for answer, prompt in pairs]
+    classes = [found[place::count] for place in range(count)]
+    return {
+        "gguf": gguf,
+        "gguf_sha256": record["sha256"],
+        "source_sha256": record["source_sha256"],
+        "classes": classes,
+        "calls": sum(bool(answer.calls) for answer in answers),
+        "tool_answers": sum(bool(prompt.tools) for prompt in prompts.prompts) * (len(answers) // count),
+        "tokens": sum(answer.tokens for answer in answers),
+        "rates": {measure: rate_of(classes, measure, prompts) for measure in MEASURES},
+    }
+
+
+def loop_pair(reference: dict, row: dict, measure: str, prompts: LoopPrompts) -> dict:
+    """Return how a file differs from the reference in one failure, prompt by prompt (`LoopPair`)."""
+    able, seeds = able_to_show(measure, prompts), len(row["classes"][0])
+    differences = (counts_of(row["classes"], measure) - counts_of(reference["classes"], measure))[able]
+    mean, *interval = difference_interval(differences / seeds) if able.any() else (0.0, -1.0, 1.0)
+    return {
+        "gguf": row["gguf"],
+        "measure": measure,
+        "more": int((differences > 0).sum()),
+        "fewer": int((differences < 0).sum()),
+        "difference": mean,
+        "difference_interval": interval,
+        "p": mcnemar(differences),
+    }
+
+
+def loop_results(inputs: dict, prompts: LoopPrompts, rows: list[dict]) -> dict:
+    """Return the whole record (`LoopResults`) of the rows, the reference first."""
+    pairs = [loop_pair(rows[0], row, measure, prompts) for row in rows[1:] for measure in MEASURES]
+    return {"inputs": inputs, "prompts": prompts.ids, "seeds": len(rows[0]["classes"][0]), "rows": rows, "pairs": pairs}
+
+
+def file_label(gguf: str) -> str:
+    """Return a file's name in tables."""
+    return Path(gguf).stem
+
+
+def rate_text(rate: dict) -> str:
+    """Return a rate in per cent with its interval."""
+    low, high = (100 * limit for limit in rate["interval"])
+    return f"{100 * rate['count'] / max(1, rate['answers']):.1f}% ({low:.1f} to {high:.1f})"
+
+
+def loop_cells(row: dict) -> list[str]:
+    """Return a row of LOOP_HEADS."""
+    calls = f"{row['calls']} of {row['tool_answers']}"
+    return [file_label(row["gguf"]), *(rate_text(row["rates"][measure]) for measure in MEASURES), calls]
+
+
+def shown_pairs(results: dict) -> list[dict]:
+    """Return the pairs worth a line: of any failure, and of those in which some prompt differs."""
+    return [pair for pair in results["pairs"] if pair["measure"] == "any failure" or pair["more"] or pair["fewer"]]
+
+
+def pair_cells(pair: dict) -> list[str]:
+    """Return a row of PAIR_HEADS."""
+    low, high = (100 * limit for limit in pair["difference_interval"])
+    difference = f"{100 * pair['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+    counts = [str(pair["more"]), str(pair["fewer"])]
+    return [file_label(pair["gguf"]), pair["measure"], *counts, difference, f"{pair['p']:.3g}"]
+
+
+def significant_pairs(results: dict, worse: bool) -> list[dict]:
+    """Return the pairs of a significant difference: those with more failures than the reference, or with fewer."""
+    found = [pair for pair in results["pairs"] if pair["p"] <= 1 - LEVEL]
+    return [pair for pair in found if (pair["difference"] > 0) == worse]
+
+
+def pairs_in_words(results: dict) -> str:
+    """Return which files fail more often than the reference, in a sentence."""
+    if len(results["rows"]) < 2:
+        return "No other file was compared with it."
+    reference = file_label(results["rows"][0]["gguf"])
+    found = [f"{file_label(pair['gguf'])} ({pair['measure']})" for pair in significant_pairs(results, worse=True)]
+    if not found:
+        return f"No file fails significantly more often than {reference}."
+    return f"Significantly more often than {reference}: {', '.join(found)}."
+
+
+def loops_in_words(results: dict) -> str:
+    """Return how the rates were measured, and what counts as what."""
+    most, seeds = results["inputs"]["max_tokens"], plural(results["seeds"], "seed")
+    return (
+        f"{len(results['prompts'])} everyday prompts of our own, {seeds} each, some with tools and some after a tool "
+        "has answered, through llama-server's chat endpoint with the evaluation's sampling, at most "
+        f"{most} tokens of each answer and no other limit of its thought. An answer has one class, the first that "
+        f"holds. Runaway: its end is the same block {COPIES} times or more over {BLOCK_CHARACTERS} characters (same "
+        "block), or the limit of tokens ended it. Malformed: the server cannot read it, a marker of the chat format is "
+        "left in its text, or a call does not fit its tool. Same call: a call whose response is in the chat already, "
+        "of the answers to such chats. Empty: no text and no call. Rates in per cent with 95% intervals over prompts "
+        "(Wilson). Whether an answer is right was not asked."
+    )
+
+
+def loops_tables(results: dict) -> str:
+    """Return both tables and what they need to be understood."""
+    parts = [markdown_table(LOOP_HEADS, [loop_cells(row) for row in results["rows"]]), loops_in_words(results)]
+    if pairs := shown_pairs(results):
+        reference = file_label(results["rows"][0]["gguf"])
+        parts.append(
+            f"Against {reference}, prompt by prompt (More, Fewer: prompts with more and with fewer such answers; exact "
+            "test, McNemar's for one seed):"
+        )
+        parts.append(markdown_table(PAIR_HEADS, [pair_cells(pair) for pair in pairs], left=2))
+    return "\n\n".join([*parts, pairs_in_words(results)])

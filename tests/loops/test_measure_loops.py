@@ -1,0 +1,144 @@
+"""The measurement with the real llama-server on a tiny random model: its answers never end well, and none is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import measure_loops
+import quantize_gguf
+from conftest import REPO
+from files.safe_files import read_json, read_record
+from loops.loop_results import LoopResults
+from quantize_runs import quantize_arguments
+from release_inputs import call
+from shared_ggufs import link_f16, tiny_ggufs
+
+import pytest
+
+ASKED = ("rainbow", "one-word", "shopping", "converted", "list-changed")
+SEEDS, MOST = 3, 24
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other on a loaded machine are slower than one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMA_ARG_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_text_model, tmp_path_factory) -> Path:
+    """A folder with two quants of the tiny model, and a few of the prompts."""
+    folder, shared = tmp_path_factory.mktemp("loops"), tiny_ggufs(tmp_path_factory, tiny_text_model)
+    link_f16(shared, folder / "F16.gguf")
+    for name in ("imatrix.gguf", "imatrix.gguf.json"):
+        (folder / name).symlink_to(shared / name)
+    for quant in ("Q8_0", "Q4_0"):
+        call(quantize_gguf.main, *quantize_arguments(folder, quant, folder / f"{quant}.gguf"))
+    prompts = read_json(REPO / "data/loop_prompts.json")
+    few = [prompt for prompt in prompts["prompts"] if prompt["id"] in ASKED]
+    (folder / "prompts.json").write_text(json.dumps(prompts | {"prompts": few}))
+    return folder
+
+
+def arguments(folder: Path, output: Path, *more: object, seeds: int = SEEDS) -> list[str]:
+    files = ["--gguf", folder / "Q8_0.gguf", folder / "Q4_0.gguf", "--prompts", folder / "prompts.json"]
+    limits = ["--seeds", seeds, "--max-tokens", MOST, "--context", 1024]
+    return list(map(str, [*files, *limits, "--answers", output / "answers", "--output", output / "loops.md", *more]))
+
+
+@pytest.fixture(scope="module")
+def measured(folder, tmp_path_factory) -> Path:
+    """The output of a run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("measured")
+    measure_loops.main(arguments(folder, output))
+    return output
+
+
+def recorded(output: Path) -> dict[str, bytes]:
+    """The bytes of every file that a run has left, by name."""
+    files = [path for path in output.rglob("*") if path.is_file()]
+    return {str(path.relative_to(output)): path.read_bytes() for path in files}
+
+
+def test_a_random_model_runs_away(measured):
+    results = read_record(measured / "loops.json", LoopResults)
+    assert results["prompts"] == list(ASKED) and results["seeds"] == SEEDS and len(results["rows"]) == 2
+    for row in results["rows"]:
+        found = [kind for of_prompt in row["classes"] for kind in of_prompt]
+        assert len(found) == len(ASKED) * SEEDS and set(found) <= {"length", "malformed"} and "length" in found
+        assert row["rates"]["any failure"]["count"] == len(found) and row["rates"]["same call"]["answers"] == 2 * SEEDS
+    assert "| Q8_0 | 100.0% (" in (measured / "loops.md").read_text()
+    lines = [path.read_text().splitlines() for path in (measured / "answers").rglob("answers.jsonl")]
+    assert len(lines) == 2 and all(len(each) == len(ASKED) * SEEDS for each in lines)
+    assert all(json.loads(line)["tokens"] <= MOST for each in lines for line in each)
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def lines_in(output: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in (output / "answers").rglob("answers.jsonl"))
+
+
+def wait_for_lines(output: Path, count: int, run: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while lines_in(output) < count:
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_servers_and_runs_leave_the_same_bytes(folder, measured, tmp_path):
+    command = [sys.executable, str(REPO / "scripts/measure_loops.py"), *arguments(folder, tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        wait_for_lines(tmp_path, 2, run)
+        os.kill(children(run.pid)[0], signal.SIGKILL)  # the server: the run starts another
+        wait_for_lines(tmp_path, 7, run)
+        run.kill()
+    assert not (tmp_path / "loops.md").exists()
+    with open(next((tmp_path / "answers").rglob("answers.jsonl")), "ab") as file:
+        file.write(b'{"prompt": "rain')  # half a line
+    measure_loops.main(arguments(folder, tmp_path))
+    assert recorded(tmp_path) == recorded(measured)
+
+
+def test_what_is_recorded_is_not_asked_again(folder, measured, tmp_path, monkeypatch):
+    subprocess.run(["cp", "-r", f"{measured}/answers", tmp_path], check=True)
+    before = recorded(tmp_path)
+    monkeypatch.setattr(measure_loops, "LlamaServer", None)  # to start one would fail
+    measure_loops.main(arguments(folder, tmp_path))
+    assert recorded(tmp_path) == recorded(measured)
+    measure_loops.main(arguments(folder, tmp_path, seeds=2))  # fewer seeds are the first of them
+    assert {name: recorded(tmp_path)[name] for name in before} == before
+    assert read_record(tmp_path / "loops.json", LoopResults)["seeds"] == 2
+    with pytest.raises(TypeError):
+        measure_loops.main(arguments(folder, tmp_path, "--again"))
+    assert lines_in(tmp_path) == len(ASKED) * SEEDS  # those of the second file
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b'"seed": 42', b'"seed": 43', "line 1: expected the answer to rainbow with seed 42"),
+        (b'"tokens": ', b'"tokens": "few", "x": ', "expected a recorded answer whose 'tokens' is"),
+        (b'{"prompt"', b'["prompt"', "line 1: expected a recorded answer"),
+    ],
+)
+def test_a_damaged_record_is_refused(folder, measured, tmp_path, refusal, old, new, words):
+    subprocess.run(["cp", "-r", f"{measured}/answers", tmp_path], check=True)
+    for path in (tmp_path / "answers").rglob("answers.jsonl"):
+        path.write_bytes(path.read_bytes().replace(old, new, 1))
+    line = refusal(measure_loops.main, arguments(folder, tmp_path), words, "answers.jsonl")
+    assert line.endswith("run `make loops REPLACE=loops`") and not (tmp_path / "loops.md").exists()
+
+
+def test_a_file_without_its_record_is_refused(folder, tmp_path, refusal):
+    (tmp_path / "Q8_0.gguf").write_bytes((folder / "Q8_0.gguf").read_bytes())
+    asked = [*arguments(folder, tmp_path), "--gguf", str(tmp_path / "Q8_0.gguf")]
+    refusal(measure_loops.main, asked, "Q8_0.gguf.json")
