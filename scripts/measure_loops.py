@@ -35,7 +35,7 @@ from loops.loop_answers import (
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import LoopPrompts, read_prompts
 from loops.loop_results import LoopResults, loop_results, loop_row, loops_tables
-from quants.quant_record import read_whole_quant
+from quants.quant_record import read_whole_gguf
 from scoring.eval_protocol import Protocol
 
 from tqdm import tqdm
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         llama_cpp=tools.version(),
     )
     inputs, rows = loop_inputs(prompts, protocol), []
-    quants = [read_whole_quant(gguf) for gguf in args.gguf]  # all of them before the first is asked
+    quants = [read_whole_gguf(gguf) for gguf in args.gguf]  # all of them before the first is asked
     for gguf, quant in zip(args.gguf, quants):
         answers = answers_of_file(args, tools, gguf, quant["sha256"], prompts, inputs)
         rows.append(loop_row(quant, gguf.name, answers, prompts))

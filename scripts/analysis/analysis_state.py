@@ -15,7 +15,7 @@ from analysis.decoder import decoder_of, layers_of
 from analysis.expert_observer import expert_modules, is_integer_sum
 from analysis.layer_reader import TORCH_DTYPES
 from analysis.ranks import Ranks
-from analysis.sampled_tokens import TokenSample, sampled_arrays, widths_of
+from analysis.sampled_tokens import TokenSample, sampled_arrays, sampled_widths
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS
 from files.run_state import RunState
 from files.safe_files import InputError, remove, require_disk_space
@@ -167,7 +167,7 @@ def open_state(
     if sample is not None:
         for batch in batches:
             arrays[batch.first] |= sampled_arrays(batch, model, sample)
-        kept_bytes += len(sample.weights) * len(experts) * sum(widths_of(model).values()) * 4
+        kept_bytes += len(sample.weights) * len(experts) * sum(sampled_widths(model).values()) * 4
     with ranks.together():
         if ranks.local == 0:
             require_disk_space(directory, STATE_SLACK_BYTES + kept_bytes)

@@ -98,7 +98,7 @@ class SampleObserver(ExpertObserver):
     def __init__(self, model: PreTrainedModel, sample: TokenSample) -> None:
         """Observe a model."""
         super().__init__(model)
-        self.sample, self.widths = sample, widths_of(model)
+        self.sample, self.widths = sample, sampled_widths(model)
         self.scores: dict[int, torch.Tensor] = {}
         self.numbers = {module: layer for layer, module in self.layers.items()}
         for layer, (router, index) in router_modules(model).items():
@@ -131,7 +131,7 @@ class SampleObserver(ExpertObserver):
             self.sums[name][:, self.rows[module], : kept.shape[1]] = kept.cpu().numpy()
 
 
-def widths_of(model: PreTrainedModel) -> dict[str, int]:
+def sampled_widths(model: PreTrainedModel) -> dict[str, int]:
     """Return the last axis of each sampled array."""
     text_config, modules = model.config.get_text_config(), expert_modules(model)
     top_k, most = top_k_in(text_config), max(module.num_experts for module in modules.values())
@@ -142,4 +142,4 @@ def sampled_arrays(batch: Batch, model: PreTrainedModel, sample: TokenSample) ->
     """Return what a state holds of a batch beside the analysis's arrays: dtypes as safetensors names them, shapes."""
     tokens = sum(map(len, sample.positions[batch.first : batch.first + len(batch.sequences)]))
     layers = len(expert_modules(model))
-    return {name: (DTYPES[name], [tokens, layers, width]) for name, width in widths_of(model).items()}
+    return {name: (DTYPES[name], [tokens, layers, width]) for name, width in sampled_widths(model).items()}
