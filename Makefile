@@ -36,7 +36,7 @@ $(DOWNLOADS)/gpqa_diamond.csv: | $(SETUP) $(CHECKED)
 	$(call step,model,Fetch GPQA Diamond) $(PYTHON) scripts/fetch_gpqa.py --output $@
 
 # ---- 2. analyse: what each expert contributes to each question
-$(eval $(call guard,statistics,$(STATISTICS)/settings.txt,QUESTIONS=$(call digest,$(QUESTIONS)) $(ORDER_SETTINGS),$(STATS)*))
+$(eval $(call guard,statistics,$(STATISTICS)/settings.txt,QUESTIONS=$(QUESTIONS_DIGEST) $(ORDER_SETTINGS),$(STATS)*))
 $(STATS): $(call again,statistics) | $(MODEL_RECORD) $(QUESTIONS) $(STATISTICS)/settings.txt
 	$(call step,statistics,Analyse $(NAME)) $(ANALYZE) $(ANALYSIS_FLAGS) --model $(FULL)/checkpoint --output $@
 

@@ -50,8 +50,8 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
 LEFT_OUT := $(if $(FOLD),FOLD) $(filter eval-heldout,$(MAKECMDGOALS))
 $(if $(and $(filter reconstruction,$(CRITERION)),$(strip $(LEFT_OUT))),$(error CRITERION: expected another criterion \
   than reconstruction with $(strip $(LEFT_OUT))$(,) for its order is made from all QUESTIONS))
-$(if $(and $(filter reconstruction,$(CRITERION)),$(if $(RECONSTRUCTION),,none)),$(error RECONSTRUCTION: expected all$(,) \
-  reply or a share of the replies with CRITERION=reconstruction$(,) found nothing))
+$(if $(and $(filter reconstruction,$(CRITERION)),$(if $(RECONSTRUCTION),,none)),$(error RECONSTRUCTION: \
+  expected all$(,) reply or a share of the replies with CRITERION=reconstruction$(,) found nothing))
 broken_rule = $(shell set -- $(RULES); while [ $$# -gt 0 ]; do \
   if ! [[ "$$2" =~ $$3 ]]; then printf "%s: expected %s, found '%s'" "$$1" "$$4" "$$2"; break; fi; shift 4; done)
 

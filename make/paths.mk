@@ -11,7 +11,8 @@ CRITERION_ENDING = $(if $(filter-out coverage,$(CRITERION)),-$(subst :,,$(CRITER
 # An order by reconstruction is part of the statistics, and made for some tokens and weights of domains.
 ORDER_ENDING = $(if $(RECONSTRUCTION),-reconstruction-$(RECONSTRUCTION)$(if $(DOMAINS),-domains))
 ORDERED_FOR = $(if $(filter reconstruction,$(CRITERION)),$(patsubst %,-%,$(filter-out all,$(RECONSTRUCTION))))
-CHOICE_ENDING = $(CRITERION_ENDING)$(ORDERED_FOR)$(PROTECT_ENDING)$(if $(DOMAINS),-domains)$(if $(FOLD),-fold$(subst /,of,$(FOLD)))
+CHOICE_ENDING = $(CRITERION_ENDING)$(ORDERED_FOR)$(PROTECT_ENDING)$(if $(DOMAINS),-domains)$(FOLD_ENDING)
+FOLD_ENDING = $(if $(FOLD),-fold$(subst /,of,$(FOLD)))
 PROTECT_ENDING = \
   $(if $(filter-out $(if $(filter coverage norm-plus-count,$(CRITERION)),16,0),$(PROTECT_TOP)),-top$(PROTECT_TOP))
 

@@ -252,7 +252,8 @@ def headers_gate(checked: Checked, tools: LlamaCpp) -> Outcome:
 
 def digests_gate(checked: Checked) -> Outcome:
     """Every quant that a record names, and that is still there, is the file of its record, whatever was released."""
-    published = [path.stat().st_ino for path in checked.folder.glob("*.gguf")]  # of these the first gate asks
+    # Links in this folder or one beside it: the gate "files" of that folder reads them.
+    published = {path.stat().st_ino for path in checked.folder.resolve().parent.glob("*/*.gguf")}
     outcome, gone = Outcome("", applies=False), 0
     records = known_records(checked.lineage)
     for path, record in records.items():

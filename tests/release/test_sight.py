@@ -16,6 +16,7 @@ from release.gates import Checked
 from release.manifest import MANIFEST, STANDARD, read_manifest
 from release.running_gates import smallest
 from release.sibling_choice import draft_pick, mmproj_pick, type_number
+from release.sight_card import fetched_in_words
 from release.sight_gate import picture_gate, picture_png, sight_gate
 from release.sources import read_sources
 from release_inputs import NAME, QUESTIONS, call, change_json, release_arguments
@@ -136,8 +137,10 @@ def test_a_checkpoint_that_sees_has_the_tag_of_pictures(seeing, tmp_path):
     assert read_config(seeing / "pruned")["vision_config"]
     folder = tmp_path / NAME
     metadata = ["--metadata", seeing / "pruned/expert_drop_metadata.json"]
-    named = ["--kind", "checkpoint", "--name", NAME, "--base", "gemma-4-demo-twin", "--source", seeing / "twin"]
-    named += ["--map", seeing / "plain.json", "--f16", record_path(seeing / "F16.gguf")]
+    named = ["--kind", "checkpoint", "--name", NAME, "--base", "gemma-4-demo-twin"]
+    f16 = tmp_path / "F16.gguf"
+    call(convert_to_gguf.main, "--model", seeing / "pruned", "--name", NAME, "--output", f16)
+    named += ["--map", seeing / "plain.json", "--f16", record_path(f16), "--source", seeing / "twin"]
     call(build_release.main, *named, "--checkpoint", seeing / "pruned", *metadata, "--output", folder)
     assert check_front_matter(folder / "README.md", "checkpoint")["pipeline_tag"] == "image-text-to-text"
     assert "\nlicense: cc0-1.0\n" in (folder / "README.md").read_text()  # of the base's own card
@@ -149,6 +152,13 @@ def test_a_checkpoint_that_sees_has_the_tag_of_pictures(seeing, tmp_path):
 )
 def test_the_number_of_a_type(path, number):
     assert type_number(path) == number
+
+
+def test_the_card_names_the_file_for_pictures_that_hf_takes():
+    models = ["m-F16.gguf", "m-Q8_0.gguf", "m-Q4_K_M.gguf"]
+    both = ["mmproj-m-F16.gguf", "mmproj-m-Q8_0.gguf"]
+    assert fetched_in_words(both, models) == "`mmproj-m-F16.gguf` for m-F16.gguf, `mmproj-m-Q8_0.gguf` for all others"
+    assert fetched_in_words(both[:1], models) == "`mmproj-m-F16.gguf` for every file of this repository"
 
 
 def test_the_file_for_pictures_that_hf_takes_is_the_nearest_by_type_and_folder():
