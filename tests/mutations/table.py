@@ -32,7 +32,7 @@ MEASURED_ONCE = {
     "findings.json": frozenset({"specialisation", "weights", "outputs", "bf16", "maps", "missing"}),
     "fold0.json": frozenset({"order", "seconds", "prompt_tokens", "attempts", "record_id", "drop_map"}),
     "fold1.json": frozenset({"order", "seconds", "prompt_tokens", "attempts", "record_id", "drop_map"}),
-    "summary.json": frozenset({"drop_map"}),  # a full model has none
+    "summary.json": frozenset({"drop_map", "experts", "gguf_bytes"}),  # a full model has no map
     "scores.json": frozenset({"drop_map"}),
     "map.json": frozenset({"layers"}),  # what the model has is looked at where there is a model
 }
