@@ -47,17 +47,20 @@ def products_of(
     """
     experts, width = module.num_experts, hidden.shape[1]
     step = max(1, CHUNK_BYTES // (experts * width * 4))
-    plain, normed = [], []
+    shape = (len(hidden), experts, experts)
+    # Filled in place: joined at the end, they would lie in memory twice.
+    plain = np.empty(shape, np.float32)
+    normed = None if weight is None else np.empty(shape, np.float32)
     every = torch.arange(experts, device=hidden.device)
     for first in range(0, len(hidden), step):
         some = hidden[first : first + step]
         outputs, place = routed_outputs(module, some, every.expand(len(some), experts))
         each = outputs[place.reshape(-1)].view(len(some), experts, -1).float()
-        plain.append((each @ each.mT).cpu().numpy())
-        if weight is not None:
+        plain[first : first + step] = (each @ each.mT).cpu().numpy()
+        if normed is not None and weight is not None:
             each *= weight.float()
-            normed.append((each @ each.mT).cpu().numpy())
-    return np.concatenate(plain), np.concatenate(normed) if normed else None
+            normed[first : first + step] = (each @ each.mT).cpu().numpy()
+    return plain, normed
 
 
 def logits_of(scores: np.ndarray) -> np.ndarray:
@@ -101,22 +104,24 @@ def layer_tokens(
     like = cast(nn.Module, module).get_parameter("down_proj")
     hidden = torch.from_numpy(sampled[INPUTS][:, row]).to(like.device, like.dtype)
     plain, normed = products_of(module, hidden, None if norm is None else norm.weight)
-    whole = np.isfinite(plain).all(axis=(1, 2)) & np.isfinite(logits).all(axis=1)
-    if normed is not None:
-        whole &= np.isfinite(normed).all(axis=(1, 2))
+    arrays = [array for array in (logits, plain, normed) if array is not None]
+    # One token after the other: a mask over all products would be a quarter of their size.
+    whole = np.array([all(np.isfinite(array[token]).all() for array in arrays) for token in range(len(weights))])
     if not whole.any():
         raise InputError(f"layer {layer}", "sampled tokens with finite outputs", "none", "try --dtype float32")
+    if not whole.all():
+        logits, plain, weights = logits[whole], plain[whole], weights[whole]
+        normed = None if normed is None else normed[whole]
     eps = 0.0 if norm is None else float(norm.eps)
-    kept = (logits[whole], scale, renormalised, plain[whole], None if normed is None else normed[whole])
-    return LayerTokens(*kept, hidden.shape[1], eps, weights[whole] / weights[whole].sum())
+    return LayerTokens(logits, scale, renormalised, plain, normed, hidden.shape[1], eps, weights / weights.sum())
 
 
 def eliminate_layers(
     runner: PreTrainedModel | LayerStream, sampled: dict[str, np.ndarray], weights: np.ndarray, directory: Path
 ) -> dict[str, np.ndarray]:
-    """Return the two arrays of an elimination (choice/expert_stats.py); finished layers are kept in `directory`.
+    """Return `elimination_rank` and `elimination_error` of choice/expert_stats.py.
 
-    sampled: arrays [tokens, layers, ...] by name.
+    sampled: arrays [tokens, layers, ...] by name; directory: where finished layers are kept.
     """
     stream = runner if isinstance(runner, LayerStream) else None
     model = runner.model if isinstance(runner, LayerStream) else runner

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import build_release
 import check_release
+import convert_to_gguf
 from checkpoints.checkpoint import read_config
 from files.safe_files import sha256_file
 from ggufs.mmproj import mmproj_name
