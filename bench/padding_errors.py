@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from files.display import markdown_table, with_error
-from files.option_types import command_parser, positive
+from files.option_types import command_parser, positive, whole_number
 from files.safe_files import run
 from llama.ggml_types import TYPES, GgmlTypes
 from llama.llama_tools import find_llama_cpp
@@ -46,24 +46,28 @@ def expert(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return down * varied(generator, ROWS, 0.2)[:, None] * varied(generator, WIDTH, 0.3), gelu * ups
 
 
-def output_error(ggml: GgmlTypes, name: str, down: np.ndarray, inner: np.ndarray, width: int) -> float:
-    """Return the relative squared error of the output with `down` in a type, padded to `width` columns."""
+def output_error(ggml: GgmlTypes, name: str, down: np.ndarray, inner: np.ndarray, width: int, tokens: int) -> float:
+    """Return the relative squared error of the output with `down` in a type, padded to `width` columns.
+
+    tokens: that the imatrix counts; of 0 llama-quantize takes all columns for alike.
+    """
     padding = ((0, 0), (0, width - WIDTH))
-    importance = np.pad((inner[:TOKENS] ** 2).mean(0), padding[1])
+    measured = (inner[:tokens] ** 2).mean(0) if tokens else np.ones(WIDTH, np.float32)
+    importance = np.pad(measured, padding[1])
     found = ggml.through(name, np.pad(down, padding), importance)[:, :WIDTH]
     right, test = down @ inner[TOKENS:].T, inner[TOKENS:].T
     return float((((found - down) @ test) ** 2).sum() / (right**2).sum())
 
 
-def rows_of(ggml: GgmlTypes, experts: int) -> list[list[str]]:
+def rows_of(ggml: GgmlTypes, experts: int, tokens: int, names: list[str]) -> list[list[str]]:
     """Return the table's rows, by bits."""
     made = [expert(seed) for seed in range(experts)]
     found = []
-    for name in TYPES:
+    for name in names:
         block, size = ggml.block(name)
         fits = WIDTH % block == 0
         width = WIDTH if fits else PADDED
-        errors = [output_error(ggml, name, down, inner, width) for down, inner in made]
+        errors = [output_error(ggml, name, down, inner, width, tokens) for down, inner in made]
         mean, error = mean_and_error(np.array(errors), np.ones(experts))
         other = "" if fits else FALLBACK.get(name, I_FALLBACK)
         bits = 8 * size / block * width / WIDTH
@@ -74,6 +78,9 @@ def rows_of(ggml: GgmlTypes, experts: int) -> list[list[str]]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--experts", type=positive, default=4, help="generated experts")
+    few = f"tokens that the imatrix counts, at most {TOKENS}; 0: an expert that none reached"
+    parser.add_argument("--tokens", type=whole_number, default=TOKENS, help=few)
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES), help="types (default: all)")
     return parser.parse_args(argv)
 
 
@@ -81,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     ggml = GgmlTypes(find_llama_cpp(None).directory)
     heads = ["type", "padded", "bits per weight of 704", "error of the output, %", "without padding it becomes"]
-    print(markdown_table(heads, rows_of(ggml, args.experts), left=2, last_words=1))
+    print(markdown_table(heads, rows_of(ggml, args.experts, args.tokens, args.types), left=2, last_words=1))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ inside, an `up` without a gate. An imatrix gets 0 for the padded columns of down
 them. The width before stands in the header as KEY_unpadded, which llama.cpp ignores, and the same command undoes it.
 """
 
-import math
 import re
 import struct
 from collections.abc import Iterator
@@ -283,8 +282,3 @@ def verify_padded(header: GgufHeader, widths: dict[str, Width], changes: dict[st
                 raise InputError(output, f"the bytes of {header.path.name}, padded or restored", f"others at {where}")
         if file.read(1):
             raise InputError(output, f"the bytes of {header.path.name}, padded or restored", "more than that")
-
-
-def added_share(widths: dict[str, Width]) -> float:
-    """Return the largest share by which a width grows."""
-    return max((math.fabs(width.then / width.now - 1) for width in widths.values()), default=0.0)

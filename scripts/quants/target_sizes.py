@@ -3,7 +3,8 @@
 Weights are grouped by layer and role. Measured (measure_sensitivity.py): what each type costs a role in all layers, and
 what one low type costs each layer of it. The cost of a type in a layer is the former in the latter's share. Costs of
 groups add up, which holds for small ones. A multiple-choice knapsack (Kellerer, Pferschy and Pisinger, Knapsack
-Problems, 2004, chapter 11) picks one type per group; scipy's HiGHS solves it to the optimum.
+Problems, 2004, chapter 11) picks one type per group; scipy's HiGHS solves it to the optimum. It does so for each choice
+of MLPs to pad (ggufs/gguf_padding.py), since a width is one number for all layers; the cheapest choice is taken.
 """
 
 import math
@@ -319,8 +320,7 @@ def target_recipe(
 ) -> Recipe:
     """Return the recipe of a file of at most `target` bytes.
 
-    Without sensitivities a plan (no `source`) assumes them.
-    Raises InputError when nothing is measured, or when no types are small enough.
+    Without sensitivities a plan (no `source`) assumes them. Raises InputError when nothing is measured, or when no types are small enough.
     """
     if sensitivity is None and source is not None:
         raise InputError(
