@@ -147,7 +147,7 @@ KNOWN_OWNER := $(or $(OWNER),$(call check_files,$(RELEASE_SETTINGS_FILE),\
 ALWAYS_NAMED := RUN MODEL QUESTIONS EVAL_QUESTIONS QUANTS
 BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_EXPERT_TOKENS NO_IMATRIX CD_RECIPE \
   CD_RULE CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT SENSITIVITY_CHATS EVAL_QUANT EVAL_NAME GPU_LAYERS QUALITY_CHATS \
-  QUALITY_SCORE SCORED
+  QUALITY_SCORE SCORED LOOP_QUANTS LOOP_SEEDS LOOP_TOKENS
 set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),\
   $(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))
 same = $(and $(findstring x$(strip $(1))x,x$(strip $(2))x),$(findstring x$(strip $(2))x,x$(strip $(1))x))

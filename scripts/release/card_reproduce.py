@@ -41,7 +41,8 @@ def variables_of(release: Release) -> dict[str, object]:
 def make_command(release: Release) -> str:
     """Return the command that makes this release again."""
     words = [f"{name}={shlex.quote(str(value))}" for name, value in variables_of(release).items()]
-    goals = "quality release" if release.quality and release.records else "release"
+    measured = {"quality": release.quality, "loops": release.loops} if release.records else {}
+    goals = " ".join([*(goal for goal, found in measured.items() if found), "release"])
     return " \\\n    ".join([f"make {goals}", *words])
 
 
