@@ -20,7 +20,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
 from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import TensorRange, read_checkpoint, read_config
-from checkpoints.licence import TO_SAY, Licence, licence_of, released_licence
+from checkpoints.licence import TO_SAY, Licence, licence_in, licence_of, released_licence
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_map import check_keep_count
 from files.option_types import command_parser, positive, whole_number
@@ -128,13 +128,15 @@ def check_run_model(args: argparse.Namespace, hub: Hub | None) -> tuple[list[Che
     model = Path(args.model)
     if hub is None or model.exists():
         checks, sizes = check_local_model(model, args.keep, args.protect_top)
-        licence = licence_of(model) if (model / "config.json").is_file() else None
-        return [*checks, check_licence(args.model, args.license, licence, args.releases)], sizes
+        if (model / "config.json").is_file():  # else there is no model, which has been said
+            checks.append(check_licence(args.model, args.license, licence_of(model), args.releases))
+        return checks, sizes
     if not is_hub_id(args.model):
         return [Check(FAIL, "model", f"{args.model}: no directory and no Hub id OWNER/NAME", "check MODEL")], None
-    checks, size, licence = check_hub_model(hub, args.model)
-    if not hub.unreachable:
-        checks.append(check_licence(args.model, args.license, licence, args.releases))
+    checks, size, card = check_hub_model(hub, args.model)
+    if card is not None:
+        base = licence_in(card, "its card on the Hub")
+        checks.append(check_licence(args.model, args.license, base, args.releases))
     # Of a model that is not here only the size is known. The pruned one counts as large: that is on the safe side.
     return checks, RunSizes(size, size, 0, 0, {}) if size else None
 

@@ -229,7 +229,7 @@ def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copie
         and "quantized_by: someone" in cards["GGUF"]
     )
     assert not list(build_of(copied).rglob("release/*/scores.json"))
-    done = make("release", "LICENSE=two words", *copied)
+    done = make("release", *copied, "LICENSE=two words")
     assert done.returncode != 0 and "LICENSE: expected" in done.stderr
 
 

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from chats.chat_tokenizer import TOKENIZER_FILES
 from chats.questions import GPQA_DATASET, GPQA_FILE
-from checkpoints.licence import Licence, licence_in
 from stages.checks import FAIL, OK, WARN, Check
 
 import httpx2
@@ -152,10 +151,10 @@ def check_gpqa(hub: Hub) -> Check:
     return Check(check.state, check.what, check.found, f"{check.advice}, or give QUESTIONS=FILE")
 
 
-def check_hub_model(hub: Hub, model_id: str) -> tuple[list[Check], int, Licence | None]:
+def check_hub_model(hub: Hub, model_id: str) -> tuple[list[Check], int, dict | None]:
     """Check a model of the Hub: access, tokenizer.
 
-    Return also the bytes of its weights, 0 if not known, and the licence that its card names.
+    Return also the bytes of its weights, 0 if not known, and its card's front matter, None if it could not be asked.
     """
     already_known = hub.unreachable is not None
     info = hub.model_info(model_id)
@@ -179,4 +178,4 @@ def check_hub_model(hub: Hub, model_id: str) -> tuple[list[Check], int, Licence 
     ]
     if not size:
         checks.append(Check(FAIL, "weights", "no .safetensors file", "only checkpoints in safetensors are read"))
-    return checks, size, licence_in(info.card_data.to_dict() if info.card_data else {}, "its card on the Hub")
+    return checks, size, info.card_data.to_dict() if info.card_data else {}
