@@ -98,10 +98,8 @@ def is_asked(directory: Path, mine: dict, documents: list[dict]) -> bool:
     """
     if missing_results(directory / LM_EVAL) or not (directory / RUN).is_file():
         return False
-    if {key: value for key, value in read_run(directory).items() if key != "hardware"} != {
-        "version": RunRecord.current,
-        **mine,
-    }:
+    known = read_run(directory)
+    if known | {"version": RunRecord.current, **mine} != known:  # the machine is not part of what was asked
         return False
     return read_answers(directory / ANSWERS).keys() == {document["Record ID"] for document in documents}
 

@@ -16,6 +16,7 @@ from ask_questions import is_asked
 from chats.questions import COLUMNS, load_questions, read_rows
 from files.safe_files import read_json, read_record
 from patch_answers import closed_thought
+from release.measured import request_breaks, setting_breaks
 from scoring.answer_record import completion_letter
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen, read_samples
@@ -129,6 +130,19 @@ def test_a_random_model_is_scored_patched_and_summed_up(evaluation, few_question
     for sample in read_samples(directory):
         question = questions[sample.record_id]
         assert (sample.prompt, sample.target) == (question.prompt, question.letter)
+
+
+def test_a_real_run_is_what_its_protocol_says(evaluation, tiny_text_model):
+    """The request of every answer, where cut ones end, lm-eval's own settings, the context of the server."""
+    directory, tokenizer = evaluation[0], tiny_text_model / "tokenizer.json"
+    record, documents = read_json(directory / "run.json"), read_frozen(directory / "task")
+    protocol = Protocol(**record["protocol"])
+    assert not request_breaks(directory, documents, protocol) and not setting_breaks(directory, protocol, tokenizer)
+    assert "which was cut, to end at" in str(request_breaks(directory, documents, replace(protocol, max_gen_toks=99)))
+    said = str(setting_breaks(directory, replace(protocol, context=2048, concurrency=2, max_gen_toks=99), tokenizer))
+    assert all(words in said for words in ("gen_kwargs of lm-eval", "requests at once", "a server with 2048 tokens"))
+    (machine,) = record["hardware"]
+    assert machine["cpu"] and read_record(directory / "summary.json", Summary)["hardware"] == [machine]
 
 
 def test_a_map_that_names_no_questions_leaves_the_label_open(run_copy, tiny_gguf, tmp_path, refusal):
