@@ -24,7 +24,7 @@ RELEASE_INPUTS = (
     f"evidence/logits/*/* pruned/text.txt pruned/statistics.safetensors {METADATA} evidence/scored.csv {QUANT}"
 )
 # Texts that a person has given, or a tool says of itself: another text is another label, and no number follows from it.
-LABELS = frozenset({"name", "gguf", "label", "note", "criterion", "llama_cpp", "lm_eval"})
+LABELS = frozenset({"name", "gguf", "label", "note", "type", "criterion", "llama_cpp", "lm_eval"})
 # What one record alone holds, by file: nothing that the command reads could contradict another value.
 MEASURED_ONCE = {
     "answers.jsonl": frozenset({"prompt_tokens", "completion_tokens", "seconds", "asked_at", "attempts"}),
