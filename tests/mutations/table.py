@@ -244,7 +244,7 @@ SCORING = [
     Command(
         "patch_answers",
         f"--run IN/{RUN} --gguf IN/{QUANT}",
-        "",
+        f"{RUN}/patched.json",  # of another run it counts for nothing and is made again
         f"{ANSWERED} {QUANT}.json",
         writes=f"{RUN}/patched.json {RUN}/patch-server.log",
         quick=False,
