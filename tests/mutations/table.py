@@ -38,7 +38,7 @@ MEASURED_ONCE = {
     "quality.json": {"losses", "line", "between", "scopes", "imatrix", "difference_error"},
     "findings.json": {"specialisation", "weights", "outputs", "bf16", "maps", "missing"},
     "map.json": {"layers"},  # how many the model has is looked at where there is a model
-    "expert_drop_metadata.json": {"question_ids"},  # the map is not at hand
+    "expert_drop_metadata.json": {"question_ids", "layers"},  # neither the map nor the full model is at hand
     ".gguf.json": {"tensors_per_type"},  # the records of files; make check-release counts the tensors themselves
 }
 
