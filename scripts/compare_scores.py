@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from files.option_types import command_parser
-from files.safe_files import read_record, replace_when_done, run, write_record
+from files.safe_files import InputError, read_record, replace_when_done, run, write_record
 from quants.quant_record import QuantRecord
 from scoring.comparison import check_group, compare, group_runs
 from scoring.score_picture import draw_scores
@@ -24,6 +24,16 @@ from scoring.score_records import Scores, read_summary
 from scoring.score_tables import scores_page
 
 QUANT_RECORD_ENDING = ".gguf.json"  # by which --model knows a quant's record from a summary
+
+
+def check_scored_file(path: Path, quant: dict, runs: list[dict]) -> None:
+    """Raise InputError when the record of a scored file says another size or number of experts than its summary."""
+    for summary in runs:
+        if summary["gguf_sha256"] == quant["sha256"]:
+            wanted, found = ((one[size], one["experts"]) for one, size in ((summary, "gguf_bytes"), (quant, "bytes")))
+            if wanted != found:
+                expected = f"{wanted[0]} bytes and {wanted[1]} experts, as the summary of {summary['name']} says"
+                raise InputError(path, expected, f"{found[0]} and {found[1]}")
 
 
 def read_models(files: list[list[Path]]) -> tuple[list[list[dict]], list[list[dict]]]:
@@ -34,6 +44,8 @@ def read_models(files: list[list[Path]]) -> tuple[list[list[dict]], list[list[di
         records = [path for path in paths if path.name.endswith(QUANT_RECORD_ENDING)]
         models.append(check_group([read_summary(path) for path in paths if path not in records]))
         quants.append([read_record(path, QuantRecord) for path in records])
+        for path, quant in zip(records, quants[-1]):
+            check_scored_file(path, quant, models[-1])
     return models, quants
 
 

@@ -30,6 +30,8 @@ def prompt_sha256(prompt: str) -> str:
 # model's own and follows from the seed.
 PARSER_ERROR = re.compile(r"HTTP 500: .*does not match the expected \S+ format", re.DOTALL)
 
+FINISH_REASONS = (None, "stop", "length", "tool_calls", "content_filter", "function_call")  # of OpenAI's interface
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -184,6 +186,8 @@ def check_types(answer: Answer) -> None:
             raise ValueError(f"{field.name} {value!r}")
     if not all(isinstance(error, str) for error in answer.errors):
         raise TypeError(f"errors {answer.errors!r}")
+    if answer.finish_reason not in FINISH_REASONS:
+        raise ValueError(f"finish_reason {answer.finish_reason!r}")
     if answer.kind not in CLASSES or answer.correct != (answer.letter == answer.target):
         raise ValueError(f"{answer.kind!r}, letter {answer.letter!r}, target {answer.target!r}")
 

@@ -53,6 +53,7 @@ class InSample(Fields):
     @model_validator(mode="after")
     def some_of_all(self) -> Self:
         """Refuse more scored questions that chose than questions that chose."""
+        require((self.chosen_on is None) == (self.scored_and_chosen_on is None), "both known or neither")
         if self.chosen_on is not None and self.scored_and_chosen_on is not None:
             require(self.scored_and_chosen_on <= self.chosen_on, "scored_and_chosen_on at most chosen_on")
         return self

@@ -125,7 +125,7 @@ def main() -> None:
                     print(f"{verdict}: {command.title}: {case.input}: {words}", file=sys.stderr, flush=True)
                     file.write(json.dumps(vars(case)) + "\n")
                     file.flush()
-            print(f"{command.title}: {counts[command.title].total()} cases", file=sys.stderr, flush=True)
+            print(f"{command.title}: {dict(counts[command.title])}", file=sys.stderr, flush=True)
     print(table_of(counts))
     print(f"\n{time.monotonic() - begin:.0f} s")
     sys.exit(any(found[kind] for found in counts.values() for kind in FAILURES))

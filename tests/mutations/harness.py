@@ -256,7 +256,7 @@ def harmless_field(case: Case) -> str:
         return ""
     if fields[-1] in LABELS and isinstance(edit.get("value"), str):
         return LABEL
-    once = MEASURED_ONCE.get(case.input.rsplit("/", 1)[-1], frozenset())
+    once = next((keys for name, keys in MEASURED_ONCE.items() if case.input.endswith(name)), set())
     return ONCE if once & set(fields) else ""
 
 

@@ -24,17 +24,22 @@ RELEASE_INPUTS = (
     f"evidence/logits/*/* pruned/text.txt pruned/statistics.safetensors {METADATA} evidence/scored.csv {QUANT}"
 )
 # Texts that a person has given, or a tool says of itself: another text is another label, and no number follows from it.
-LABELS = frozenset({"name", "gguf", "label", "note", "criterion", "llama_cpp", "lm_eval"})
+LABELS = frozenset({"name", "gguf", "label", "note", "type", "criterion", "llama_cpp", "lm_eval"})
 # What one record alone holds, by file: nothing that the command reads could contradict another value.
+OF_A_RUN = {"experts", "gguf_bytes", "drop_map"}  # a full model has no map
+OF_AN_ANSWER = {"prompt_tokens", "completion_tokens", "seconds", "asked_at", "attempts"}
+OF_A_FOLD = OF_A_RUN | OF_AN_ANSWER | {"order", "record_id", "letter", "strict_letter", "finish_reason"}
 MEASURED_ONCE = {
-    "answers.jsonl": frozenset({"prompt_tokens", "completion_tokens", "seconds", "asked_at", "attempts"}),
-    "quality.json": frozenset({"losses", "line", "between", "scopes", "imatrix", "difference_error"}),
-    "findings.json": frozenset({"specialisation", "weights", "outputs", "bf16", "maps", "missing"}),
-    "fold0.json": frozenset({"order", "seconds", "prompt_tokens", "attempts", "record_id", "drop_map"}),
-    "fold1.json": frozenset({"order", "seconds", "prompt_tokens", "attempts", "record_id", "drop_map"}),
-    "summary.json": frozenset({"drop_map", "experts", "gguf_bytes"}),  # a full model has no map
-    "scores.json": frozenset({"drop_map"}),
-    "map.json": frozenset({"layers"}),  # what the model has is looked at where there is a model
+    "answers.jsonl": OF_AN_ANSWER,
+    "summary.json": OF_A_RUN,
+    "fold0.json": OF_A_FOLD,
+    "fold1.json": OF_A_FOLD,
+    "scores.json": {"drop_map"},
+    "quality.json": {"losses", "line", "between", "scopes", "imatrix", "difference_error"},
+    "findings.json": {"specialisation", "weights", "outputs", "bf16", "maps", "missing"},
+    "map.json": {"layers"},  # how many the model has is looked at where there is a model
+    "expert_drop_metadata.json": {"question_ids", "layers"},  # neither the map nor the full model is at hand
+    ".gguf.json": {"tensors_per_type"},  # the records of files; make check-release counts the tensors themselves
 }
 
 
@@ -239,7 +244,7 @@ SCORING = [
     Command(
         "patch_answers",
         f"--run IN/{RUN} --gguf IN/{QUANT}",
-        "",
+        f"{RUN}/patched.json",  # of another run it counts for nothing and is made again
         f"{ANSWERED} {QUANT}.json",
         writes=f"{RUN}/patched.json {RUN}/patch-server.log",
         quick=False,

@@ -165,6 +165,7 @@ def test_reading_leaves_half_a_line_where_it_is(tmp_path):
         {"correct": False},
         {"seconds": -0.5},
         {"letter": "B"},
+        {"finish_reason": "STOP"},
     ],
 )
 def test_an_answer_that_cannot_be_is_refused(tmp_path, change):

@@ -204,6 +204,9 @@ def test_quant_records_beside_a_model_s_summaries_are_known_by_their_file_names(
     for words in ("| Experts | Q8_0 GiB | Q4_K_M GiB |", "| full | 4 | 2.00 | 1.00 |", "| pruned | 4 | - | 0.5000 |"):
         assert words in text, words
 
+    scored = tmp_path / "scored.gguf.json"
+    write_record(scored, quant("Q6_K", 2) | {"sha256": sha256_json("full")}, QuantRecord)
+    refusal(compare_scores.main, [*models[0], scored, *output], scored, "1 bytes and 4 experts", "found 2 and 4")
     renamed = records["full-Q8_0"].rename(tmp_path / "full-Q8_0.json")
     refusal(compare_scores.main, [*models[0][:3], renamed, *output], renamed, "a summary of eval_gpqa_v3.sh")
     named_so = Path(f"{full}/summary.json").rename(tmp_path / "summary.gguf.json")
