@@ -169,7 +169,17 @@ def files_part(records: Records) -> Section:
         "the standard quants at the same size, and against all files that are no larger. A difference of less than "
         "two standard errors, paired by chat, is not significant."
     )
-    words = ("quant", "bits per weight", "KLD", "total loss", "line", "ContribDynamic", "target size", "dominated")
+    words = (
+        "quant",
+        "bits per weight",
+        "KLD",
+        "total loss",
+        "line",
+        "ContribDynamic",
+        "target size",
+        "padded",
+        "dominated",
+    )
     return Section("quality", title, [text], loss_charts(quality), [files_table(quality)], terms=words)
 
 

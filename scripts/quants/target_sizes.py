@@ -320,7 +320,7 @@ def target_recipe(
 ) -> Recipe:
     """Return the recipe of a file of at most `target` bytes.
 
-    Without sensitivities a plan (no `source`) assumes them. Raises InputError when nothing is measured, or when no types are small enough.
+    Without sensitivities a plan (no `source`) assumes them; else it raises InputError, as where no types fit.
     """
     if sensitivity is None and source is not None:
         raise InputError(

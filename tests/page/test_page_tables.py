@@ -247,6 +247,6 @@ def test_without_scripts_the_tables_and_the_links_are_there(browser, report):
     page = context.new_page()
     page.goto(report.resolve().as_uri())
     assert page.locator("noscript").inner_text() == "The charts need JavaScript; the tables do not."
-    assert page.locator(f"{FILES} tbody tr").count() == 35 and page.locator("nav a").first.is_visible()
+    assert page.locator(f"{FILES} tbody tr").count() == 40 and page.locator("nav a").first.is_visible()
     assert page.locator("button:visible").count() == page.locator("[data-zoom]:visible, figure [data-save]").count()
     context.close()
