@@ -12,6 +12,10 @@ import measure_loops
 import quantize_gguf
 from conftest import REPO
 from files.safe_files import read_json, read_record
+from llama.llama_server import LlamaServer, server_command
+from loops.loop_answers import ask_prompt, loop_flags
+from loops.loop_classes import class_of_answer
+from loops.loop_prompts import read_prompts, request_of
 from loops.loop_results import LoopResults
 from quantize_runs import quantize_arguments
 from release_inputs import call
@@ -106,6 +110,22 @@ def test_killed_servers_and_runs_leave_the_same_bytes(folder, measured, tmp_path
         file.write(b'{"prompt": "rain')  # half a line
     measure_loops.main(arguments(folder, tmp_path))
     assert recorded(tmp_path) == recorded(measured)
+
+
+def test_a_call_of_the_real_server_is_recorded_as_one(folder, tools, tmp_path):
+    """Told that it must call, even a random model names an offered tool; what it passes does not fit the tool."""
+    prompts = read_prompts(folder / "prompts.json")
+    prompt = next(prompt for prompt in prompts.prompts if prompt.id == "shopping")
+    flags = loop_flags({"context": 1024, "gpu_layers": 0}, 600)
+    gguf, calls = folder / "Q8_0.gguf", []
+    command = server_command(tools.tool("llama-server"), gguf, "tiny", 0, flags)
+    with LlamaServer(command, gguf, tmp_path / "server.log") as server:
+        for seed in range(4):
+            body = {**request_of(prompt, prompts.tools), "tool_choice": "required", "seed": seed, "max_tokens": 96}
+            answer = ask_prompt(server, body, prompt, seed, 600)
+            calls += answer.calls
+            assert class_of_answer(answer, prompt, prompts.tools) in {"same block", "length", "malformed"}
+    assert calls and all(call.name in prompt.tools and call.arguments.startswith("{") for call in calls)
 
 
 def test_what_is_recorded_is_not_asked_again(folder, measured, tmp_path, monkeypatch):
