@@ -72,7 +72,8 @@ def of_header(build: Build) -> None:
 def of_gone_file(build: Build) -> None:
     """Twice the size for the full model's scored file, which is not there."""
     path = build.evidence / "gemma-4-demo-Q6_K.gguf.json"
-    build.change(path, lambda record: record.update(bytes=2 * record["bytes"]))
+    names = ("bytes", "bits_per_weight")
+    build.change(path, lambda record: record.update({name: 2 * record[name] for name in names}))
 
 
 def test_what_holds_is_not_refused(build, own, tmp_path):
