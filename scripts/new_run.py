@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 
 from files.option_types import command_parser
-from files.safe_files import STEERING, InputError, replace_when_done, run
+from files.safe_files import InputError, replace_when_done, run
 
+CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but line ends and tabs
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MOST_CHARACTERS = 60  # of a run's name: it is typed, and printed in tables
 FIRST_LINE, LAST_LINE = "# Run {name}: copied from {source}.", "# ----"
@@ -65,7 +66,7 @@ def read_settings(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(path, "text in UTF-8", str(error)) from error
-    if control := STEERING.search(text):
+    if control := CONTROL_CHARACTER.search(text):
         raise InputError(path, "text without control characters", repr(control[0]))
     return text
 

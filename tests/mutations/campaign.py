@@ -20,7 +20,10 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "scripts")]
-os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "0"}
+# Of the processes of the cases: one thread, since a fork copies no others; no network; no bars among the errors.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+if __name__ == "__main__":
+    os.environ |= ENVIRONMENT
 
 from files.display import markdown_table  # noqa: E402
 from mutations.harness import BROKEN, DIGEST_ONLY, FAILURES, LABEL, ONCE, REFUSED, SAME, SUBJECT, Case, Workshop  # noqa: E402
@@ -69,6 +72,7 @@ def try_command(command: Command, cases: list[Case], workshop: Workshop, sink: C
     This is a process of its own, which imports this command alone: the smaller a process, the faster it forks. It has
     no thread, such as that of a queue, since a fork would copy the locks that the thread holds.
     """
+    os.environ |= ENVIRONMENT
     importlib.import_module(command.name)
     for case in cases:
         sink.send((case, *workshop.verdict(command, case)))

@@ -34,7 +34,7 @@ MEASURED_ONCE = {
     "summary.json": OF_A_RUN,
     "fold0.json": OF_A_FOLD,
     "fold1.json": OF_A_FOLD,
-    "scores.json": {"drop_map"},
+    "scores.json": {"drop_map", "bytes"},
     "quality.json": {"losses", "line", "between", "scopes", "imatrix", "difference_error"},
     "findings.json": {"specialisation", "weights", "outputs", "bf16", "maps", "missing"},
     "map.json": {"layers"},  # how many the model has is looked at where there is a model

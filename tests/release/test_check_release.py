@@ -290,7 +290,7 @@ def test_order_by_hand():
 def test_a_quant_that_must_be_larger_than_another_and_is_not_fails(copy):
     records = read_manifest(copy)["records"]
     record = records[f"{NAME}-Q6_K_L.gguf"]
-    record |= {"bytes": 1, "bits_per_weight": 8 / record["parameters"]}
+    record.update(bytes=1, bits_per_weight=8 / record["parameters"])
     reseal(copy, records=records)
     assert any("expected Q6_K_L to be larger than Q6_K" in line for line in failing(copy, "order")["order"])
 
@@ -425,4 +425,4 @@ def test_many_deviations_are_cut_and_a_broken_form_is_one_line(copy):
     assert "with the field 'rows.0.name', found none" in failing(copy, "in-sample")["in-sample"][0]
     (copy / "scores.json").write_text(whole)
     change_json(copy / "quality.json", conclusions={})
-    assert "expected measurements of measure_quality.py" in failing(copy, "made")["made"][0]
+    assert "with conclusions of total and quantisation, found others" in failing(copy, "made")["made"][0]
