@@ -9,9 +9,9 @@ Example: .venv/bin/python bench/bench_choices.py --model data/demo/model --stats
              --parts criteria objectives random bootstrap variants --output build/bench/choices.md
 
 Parts: criteria, those of the statistics by counts and norms, and the order in them, if there is one; objectives, orders
-by reconstruction made in fp32 for all tokens, replies or both, of few and many tokens; random, by chance; bootstrap, the
-whole choice made again from questions drawn anew; variants: inputs of the pruned model, swaps after the elimination,
-errors without the norm.
+by reconstruction made in fp32 for all tokens, replies or both, of few and many tokens; random, by chance; bootstrap,
+the whole choice made again from questions drawn anew; variants: inputs of the pruned model, swaps after the
+elimination, errors without the norm.
 """
 
 import argparse
