@@ -8,9 +8,10 @@ Example: .venv/bin/python bench/bench_choices.py --model data/demo/model --stats
              --choosing data/demo/calibration_questions.csv --measuring data/demo/eval_questions.csv \\
              --parts criteria objectives random bootstrap variants --output build/bench/choices.md
 
-Parts: criteria, those of the statistics that rank by counts and norms; objectives, orders by reconstruction for all
-tokens, replies or both, of few and many tokens; random, by chance; bootstrap, the whole choice made again from
-questions drawn anew; variants: inputs of the pruned model, swaps after the elimination, errors without the norm.
+Parts: criteria, those of the statistics by counts and norms, and the order in them, if there is one; objectives, orders
+by reconstruction made in fp32 for all tokens, replies or both, of few and many tokens; random, by chance; bootstrap,
+the whole choice made again from questions drawn anew; variants: inputs of the pruned model, swaps after the
+elimination, errors without the norm.
 """
 
 import argparse
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from analysis.sampled_tokens import TokenSample, draw_tokens  # noqa: E402
 from chats.chat_sequences import Sequence  # noqa: E402
-from choice.criteria import PROTECTING  # noqa: E402
+from choice.criteria import BY_ORDER, PROTECTING, RANK  # noqa: E402
 from choice.elimination import Elimination, LayerTokens, eliminate  # noqa: E402
 from choice.expert_stats import protected, read_stats  # noqa: E402
 from choice.ranking import ranks_of  # noqa: E402
@@ -128,6 +129,8 @@ def ranked(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orde
     criterion = partial(by_criterion, arrays)
     if "criteria" in args.parts:
         yield from ((name, partial(criterion, name, every)) for name in NAMED)
+        if RANK in arrays:
+            yield BY_ORDER, lambda: arrays[RANK]
     if "objectives" in args.parts:
         for objective, count in OBJECTIVES:
             yield f"reconstruction {objective} {count}", partial(orders.again, objective, count)

@@ -52,7 +52,7 @@ import transformers
 from transformers import PreTrainedModel
 
 SHOWN_IDS = 5
-SAMPLED_TOKENS, SAMPLE_SEED = 10_000, 1
+SAMPLED_TOKENS, SAMPLE_SEED = 3000, 1
 REASONING_BY = {"reference": "a reference's reasoning, not the model's own", "model": "the model's own reasoning"}
 
 
