@@ -45,6 +45,7 @@ def test_it_renders_and_asks_for_nothing(browser, report, width, scheme):
             "score-intervals",
             "pair-intervals",
             "grid-questions",
+            "loop-intervals",
             "grid-experts",
             "topic-intervals",
             "grid-imatrix",
