@@ -325,8 +325,10 @@ def test_loops_are_looked_for_in_the_full_the_pruned_model_and_each_quant_once(u
     files = [Path(word).name for word in command.split() if word.endswith(".gguf")]
     assert files == ["tiny-Q8_0.gguf", "tiny-12e-Q8_0.gguf", "tiny-12e-IQ2_M.gguf"]
     assert "--seed 42 --seeds 2 --max-tokens 1024 --context 1024" in command and "--again" not in command
-    # A release never waits for it: that would be hours.
+    # A release waits for it only where one call asks for both: that may be hours.
     assert "measure_loops.py" not in make("-n", "release", *unbuilt).stdout
+    both = make("-n", "loops", "release", *unbuilt).stdout
+    assert both.index("measure_loops.py") < both.index("build_release.py") < both.index("--loop-answers ")
 
 
 def test_held_out_folds_and_comparisons_of_runs_follow_from_their_parts(variables):
