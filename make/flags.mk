@@ -137,7 +137,9 @@ $(if $(UNFINISHED),$(error RUNS: expected $(firstword $(UNFINISHED)), found noth
 RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
 RELEASE_FINDINGS := $(wildcard $(FINDINGS:.md=.json))
-RELEASE_LOOPS := $(wildcard $(LOOPS:.md=.json))
+# Where one call asks for both, the release waits for the rates: it would else be made without them.
+LOOPS_FIRST := $(if $(filter loops,$(MAKECMDGOALS)),$(LOOPS))
+RELEASE_LOOPS := $(or $(LOOPS_FIRST:.md=.json),$(wildcard $(LOOPS:.md=.json)))
 RELEASE_ACTIVE := $(wildcard $(ACTIVE:.md=.json))
 # An owner once given stays until another is given: check-release must not make the cards without one again.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
@@ -194,7 +196,7 @@ SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfi
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to
 # date, and that may be days of work. What this very call of make is asked for comes first.
 REPORT_AFTER := $(if $(filter eval,$(MAKECMDGOALS)),$(SCORES)) $(if $(filter quality,$(MAKECMDGOALS)),$(QUALITY)) \
-  $(if $(filter findings,$(MAKECMDGOALS)),$(FINDINGS)) $(if $(filter loops,$(MAKECMDGOALS)),$(LOOPS)) \
+  $(if $(filter findings,$(MAKECMDGOALS)),$(FINDINGS)) $(LOOPS_FIRST) \
   $(if $(filter draft,$(MAKECMDGOALS)),$(DRAFT_GAIN)) $(if $(filter active-experts,$(MAKECMDGOALS)),$(ACTIVE)) \
   $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
 REPORT_RECORDS := $(call check_files,$(PRUNED),$(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json \

@@ -321,6 +321,18 @@ def test_long_work_after_a_changed_module_finds_its_records_and_does_nothing(cop
     assert not scripts_in(make("-n", "release", *copied))
 
 
+def test_loops_are_looked_for_in_the_full_the_pruned_model_and_each_quant_once(unbuilt):
+    shown = make("-n", "loops", "LOOP_QUANTS=Q8_0 IQ2_M", "LOOP_SEEDS=2", *unbuilt).stdout
+    command = next(line for line in shown.replace("\\\n", " ").splitlines() if "measure_loops.py" in line)
+    files = [Path(word).name for word in command.split() if word.endswith(".gguf")]
+    assert files == ["tiny-Q8_0.gguf", "tiny-12e-Q8_0.gguf", "tiny-12e-IQ2_M.gguf"]
+    assert "--seed 42 --seeds 2 --max-tokens 1024 --context 1024" in command and "--again" not in command
+    # A release waits for it only where one call asks for both: that may be hours.
+    assert "measure_loops.py" not in make("-n", "release", *unbuilt).stdout
+    both = make("-n", "loops", "release", *unbuilt).stdout
+    assert both.index("measure_loops.py") < both.index("build_release.py") < both.index("--loop-answers ")
+
+
 def test_held_out_folds_and_comparisons_of_runs_follow_from_their_parts(variables):
     shown = make("-n", "eval-heldout", "FOLDS=3", *variables)
     assert {"generate_drop_map", "expert_drop", "eval_gpqa_v3", "pool_heldout", "compare_scores"} <= scripts_in(shown)
