@@ -12,6 +12,7 @@ from ggufs.gguf_padding import DENSE, EXPERTS, widths_in
 from quantize_runs import quantize_arguments
 from quants.recipes import RECIPES, target_bytes
 from quants.target_sizes import ways_to_pad
+from release.card_tables import padding_in_words
 from release.gguf_facts import facts_of
 from release.lineage import architecture_of
 from release_inputs import call
@@ -62,6 +63,7 @@ def test_padded_files_equal_their_plan_and_pass_the_gates_of_a_release(ragged, t
     assert output.stat().st_size == rows["PAD-IQ2_XXS"]["bytes"] == record["bytes"] < rows["IQ2_XXS"]["bytes"]
     assert {t.name: t.kind.name for t in read_header(output).tensors} == rows["PAD-IQ2_XXS"]["types"]
     assert record["padded"] == widths_in(read_header(output)) == WIDTHS
+    assert padding_in_words(record) == ". Padded: experts 224 to 256, dense 448 to 512"
     assert record["source_sha256"] == sha256_file(ragged / "F16.gguf")  # the padded model is nobody's input
     assert record["imatrix_sha256"] == sha256_file(ragged / "imatrix.gguf")
     assert {path.name for path in tmp_path.iterdir()} == {output.name, f"{output.name}.json", "plan.json"}
