@@ -131,9 +131,9 @@ eval: $(SCORES) $(REPORT) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, 
 # ---- 10. release: a folder per repository, whole or not at all
 $(eval $(call remember,$(PRUNED)/release/settings.txt,$(RELEASE_SETTINGS)))
 $(RELEASES:%=%/manifest.json): $(RELEASE_RECORDS) $(METADATA) $(DRAWN) $(PRUNED)/release/settings.txt $(PACK) \
-    | $(TOOLS) $(PRUNED_GGUF)/imatrix.gguf
+    $(MEASURED_FIRST) $(if $(NEW_RESULTS),FORCE) | $(TOOLS) $(PRUNED_GGUF)/imatrix.gguf
 $(GGUF_RELEASES:%=%/manifest.json): $(MMPROJ_FILES) $(DRAFT_FILE) $(DRAFT_GAIN) $(PRUNED_GGUF)/imatrix-coverage.png \
-    $(LOOPS_FIRST) $(wildcard modelfiles/gemma4-*)
+    $(wildcard modelfiles/gemma4-*)
 
 $(PRUNED)/release/GGUF/manifest.json: $(STANDARD_FILES)
 	$(call step,release,Release of GGUF files) $(BUILD_RELEASE) --kind standard --repository $(PRUNED_NAME)-GGUF \

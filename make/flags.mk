@@ -135,12 +135,15 @@ $(if $(UNFINISHED),$(error RUNS: expected $(firstword $(UNFINISHED)), found noth
 
 # ---- release and report
 RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
-RELEASE_QUALITY := $(wildcard $(QUALITY:.md=.json))
-RELEASE_FINDINGS := $(wildcard $(FINDINGS:.md=.json))
-# Where one call asks for both, the release waits for the rates: it would else be made without them.
-LOOPS_FIRST := $(if $(filter loops,$(MAKECMDGOALS)),$(LOOPS))
-RELEASE_LOOPS := $(or $(LOOPS_FIRST:.md=.json),$(wildcard $(LOOPS:.md=.json)))
-RELEASE_ACTIVE := $(wildcard $(ACTIVE:.md=.json))
+# Where one call asks for a measurement and the release, the release waits: it would else be made without the figures.
+measure_first = $(if $(filter $(1),$(MAKECMDGOALS)),$(2))
+MEASURED_FIRST := $(call measure_first,quality,$(QUALITY)) $(call measure_first,findings,$(FINDINGS)) \
+  $(call measure_first,loops,$(LOOPS)) $(call measure_first,active-experts,$(ACTIVE))
+of_release = $(or $(patsubst %.md,%.json,$(filter $(1),$(MEASURED_FIRST))),$(wildcard $(1:.md=.json)))
+RELEASE_QUALITY := $(call of_release,$(QUALITY))
+RELEASE_FINDINGS := $(call of_release,$(FINDINGS))
+RELEASE_LOOPS := $(call of_release,$(LOOPS))
+RELEASE_ACTIVE := $(call of_release,$(ACTIVE))
 # An owner once given stays until another is given: check-release must not make the cards without one again.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
 KNOWN_OWNER := $(or $(OWNER),$(call check_files,$(RELEASE_SETTINGS_FILE),\
@@ -148,8 +151,8 @@ KNOWN_OWNER := $(or $(OWNER),$(call check_files,$(RELEASE_SETTINGS_FILE),\
 # What a card's command to reproduce names: the run, what no default can know, and all else that differs from a default.
 ALWAYS_NAMED := RUN MODEL QUESTIONS EVAL_QUESTIONS QUANTS
 BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_EXPERT_TOKENS NO_IMATRIX CD_RECIPE \
-  CD_RULE CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT SENSITIVITY_CHATS EVAL_QUANT EVAL_NAME GPU_LAYERS QUALITY_CHATS \
-  QUALITY_SCORE SCORED LOOP_QUANTS LOOP_SEEDS LOOP_TOKENS
+  CD_RULE CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT RECONSTRUCTION SENSITIVITY_CHATS EVAL_QUANT EVAL_NAME GPU_LAYERS \
+  QUALITY_CHATS QUALITY_SCORE SCORED LOOP_QUANTS LOOP_SEEDS LOOP_TOKENS
 set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),\
   $(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))
 same = $(and $(findstring x$(strip $(1))x,x$(strip $(2))x),$(findstring x$(strip $(2))x,x$(strip $(1))x))
@@ -160,7 +163,7 @@ RELEASE_SETTINGS := $(call setting,BASE LICENSE OLLAMA_PARAMS SCORED EVAL_NAME) 
   QUANTIZED_BY=$(or $(QUANTIZED_BY),$(KNOWN_OWNER)) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
   $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) $(if $(RELEASE_QUALITY),quality) \
   $(if $(RELEASE_FINDINGS),findings) $(if $(RELEASE_ACTIVE),active) $(DRAFT_FILE:%=draft) \
-  $(if $(RELEASE_LOOPS),$(call digest,$(RELEASE_LOOPS)))
+  $(if $(RELEASE_LOOPS),loops)
 # What is said of GGUF files has no place in the checkpoint's folder.
 of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
 CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
@@ -195,14 +198,15 @@ SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfi
 
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to
 # date, and that may be days of work. What this very call of make is asked for comes first.
-REPORT_AFTER := $(if $(filter eval,$(MAKECMDGOALS)),$(SCORES)) $(if $(filter quality,$(MAKECMDGOALS)),$(QUALITY)) \
-  $(if $(filter findings,$(MAKECMDGOALS)),$(FINDINGS)) $(LOOPS_FIRST) \
-  $(if $(filter draft,$(MAKECMDGOALS)),$(DRAFT_GAIN)) $(if $(filter active-experts,$(MAKECMDGOALS)),$(ACTIVE)) \
+REPORT_AFTER := $(call measure_first,eval,$(SCORES)) $(MEASURED_FIRST) $(call measure_first,draft,$(DRAFT_GAIN)) \
   $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
 REPORT_RECORDS := $(call check_files,$(PRUNED),$(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json \
   $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(FINDINGS:.md=.json) $(LOOPS:.md=.json) $(SCORES) $(DRAFT_GAIN) $(ACTIVE)))
 newer_than = $(if $(and $(1),$(2)),$(shell find $(2) -newer $(1) -print -quit))
 NEW_RECORDS := $(call newer_than,$(wildcard $(REPORT)),$(REPORT_RECORDS))
+# Likewise a release: what was measured since is in it, and nothing is measured for it.
+NEW_RESULTS := $(call newer_than,$(firstword $(wildcard $(RELEASES:%=%/manifest.json))),$(wildcard \
+  $(RELEASE_QUALITY) $(RELEASE_FINDINGS) $(RELEASE_LOOPS) $(RELEASE_ACTIVE)))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
 all_there = $(if $(word $(words $(2)),$(call there,,$(2))),$(1))
 MMPROJ_RECORDS = $(strip $(call there,,$(MMPROJ_FILES:%=%.json)))

@@ -42,7 +42,8 @@ lock: ## renew requirements.lock: versions and digests of all packages (about 7 
 	$(call with_tool,pip-tools==7.6.2,pip-compile --quiet --generate-hashes --no-header --no-annotate --strip-extras \
 	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --unsafe-package torch \
 	  --unsafe-package setuptools --output-file requirements.lock requirements.txt)
-	@sed -i -e '/^$$/d' -e '/^# WARNING: The following packages were not pinned/,$$d' requirements.lock # setup installs these two first
+	@sed -i -e '/^$$/d' -e '/^# WARNING: The following packages were not pinned/,$$d' \
+	  requirements.lock # setup installs these two first
 
 audit: ## ask for known weaknesses of the pinned packages; one that cannot be looked up fails (needs the network)
 	$(call with_tool,pip-audit==2.10.1,pip-audit --strict --disable-pip --requirement requirements.lock)

@@ -327,10 +327,23 @@ def test_loops_are_looked_for_in_the_full_the_pruned_model_and_each_quant_once(u
     files = [Path(word).name for word in command.split() if word.endswith(".gguf")]
     assert files == ["tiny-Q8_0.gguf", "tiny-12e-Q8_0.gguf", "tiny-12e-IQ2_M.gguf"]
     assert "--seed 42 --seeds 2 --max-tokens 1024 --context 1024" in command and "--again" not in command
-    # A release waits for it only where one call asks for both: that may be hours.
-    assert "measure_loops.py" not in make("-n", "release", *unbuilt).stdout
-    both = make("-n", "loops", "release", *unbuilt).stdout
-    assert both.index("measure_loops.py") < both.index("build_release.py") < both.index("--loop-answers ")
+
+
+@pytest.mark.parametrize(
+    "target, option",
+    [
+        ("quality", "--quality"),
+        ("findings", "--findings"),
+        ("loops", "--loops"),
+        ("active-experts", "--active-experts"),
+    ],
+)
+def test_a_release_waits_for_what_the_same_call_measures(unbuilt, target, option):
+    """It may take hours: so a release alone is made without it, and made again once it is there."""
+    measures = "measure_" + target.replace("-", "_")
+    assert measures not in make("-n", "release", *unbuilt).stdout
+    both = make("-n", target, "release", *unbuilt).stdout
+    assert both.index(f"{measures}.py") < both.index("build_release.py") < both.index(f" {option} ")
 
 
 def test_held_out_folds_and_comparisons_of_runs_follow_from_their_parts(variables):
