@@ -192,7 +192,7 @@ def page(results: dict[tuple[str, int], np.ndarray], keeps: list[int]) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("measurement").add_argument
     add("--model", type=Path, required=True, help="checkpoint directory")
     add("--stats", type=Path, required=True, help="statistics of the model, of all questions of --choosing")
     add("--choosing", type=Path, required=True, help="questions that choose")

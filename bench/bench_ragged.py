@@ -80,10 +80,11 @@ def auto_rows(quality: dict) -> list[list[str]]:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="directory for model, files and results; they stay")
-    parser.add_argument("--steps", type=positive, default=120, help="training steps")
-    parser.add_argument("--sensitivity-chats", type=positive, default=24, help="chats that AUTO goes by")
-    parser.add_argument("--chats", type=positive, default=48, help="chats that are measured")
+    add = parser.add_argument_group("measurement").add_argument
+    add("--work", type=Path, required=True, help="directory for model, files and results; they stay")
+    add("--steps", type=positive, default=120, help="training steps")
+    add("--sensitivity-chats", type=positive, default=24, help="chats that AUTO goes by")
+    add("--chats", type=positive, default=48, help="chats that are measured")
     return parser.parse_args(argv)
 
 

@@ -57,8 +57,9 @@ def layer_of_experts() -> Any:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--tokens", type=positive, default=800, help="sampled tokens")
-    parser.add_argument("--output", type=Path, required=True, help="figures as JSON")
+    add = parser.add_argument_group("measurement").add_argument
+    add("--tokens", type=positive, default=800, help="sampled tokens")
+    add("--output", type=Path, required=True, help="figures as JSON")
     return parser.parse_args(argv)
 
 

@@ -77,10 +77,11 @@ def rows_of(ggml: GgmlTypes, experts: int, tokens: int, names: list[str]) -> lis
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("--experts", type=positive, default=4, help="generated experts")
+    add = parser.add_argument_group("measurement").add_argument
+    add("--experts", type=positive, default=4, help="generated experts")
     few = f"tokens that the imatrix counts, at most {TOKENS}; 0: an expert that none reached"
-    parser.add_argument("--tokens", type=whole_number, default=TOKENS, help=few)
-    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES), help="types (default: all)")
+    add("--tokens", type=whole_number, default=TOKENS, help=few)
+    add("--types", nargs="+", choices=TYPES, default=list(TYPES), help="types (default: all)")
     return parser.parse_args(argv)
 
 

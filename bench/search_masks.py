@@ -63,7 +63,7 @@ def search(model: MaskedModel, ranks: np.ndarray, keep: int, steps: int, column:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("measurement").add_argument
     add("--model", type=Path, required=True, help="checkpoint directory")
     add("--choosing", type=Path, required=True, help="questions that choose")
     add("--measuring", type=Path, required=True, help="questions to measure on")

@@ -87,7 +87,7 @@ def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, c
         raise
 
 
-def read_whole(partial: Path, output: Path) -> Imatrix:
+def read_whole_imatrix(partial: Path, output: Path) -> Imatrix:
     """Read what llama-imatrix wrote; raise InputError when it is cut short. The tool does not notice a failed write."""
     try:
         return read_imatrix(partial)
@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     with replace_when_done(args.output) as partial:
         run_imatrix(llama_cpp, args.model, args.calibration, partial, args.context)
-        reached = check_reached(read_whole(partial, args.output), 0)
+        reached = check_reached(read_whole_imatrix(partial, args.output), 0)
         # The record comes first: a kill between the two leaves no imatrix without one.
         write_record(side, {**record, "bytes": partial.stat().st_size, "sha256": sha256_file(partial)}, ImatrixRecord)
     print(f"{args.output}: {reached}")

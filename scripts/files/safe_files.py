@@ -113,7 +113,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         if INTERRUPTIBLE:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            check_words(sys.argv[1:])
+        check_words(sys.argv[1:])
         main()
     except InputError as error:
         sys.exit(f"error{rank}: {error}")

@@ -117,6 +117,7 @@ def imatrix_breaks(lineage: Lineage, own: GgufHeader, tokens: int | None) -> Bre
     record, file = read_record(place, ImatrixRecord), place.with_suffix("")
     header, size, used = read_header(file), record["context"], own.value(experts_used_key(own))
     chunks = header.value("imatrix.chunk_count") if tokens is None else tokens // size
+    # llama-imatrix's own count of chunks is not asked: it goes by its dense tensors, of which it may leave out tokens.
     reached = {int(row.sum()) for row in read_imatrix(file).expert_counts().values()}
     return breaks_of(
         place,
@@ -124,7 +125,6 @@ def imatrix_breaks(lineage: Lineage, own: GgufHeader, tokens: int | None) -> Bre
             ("bytes:", file.stat().st_size, record["bytes"]),
             ("tokens per chunk:", header.value("imatrix.chunk_size"), size),
             ("the text:", header.array("imatrix.datasets"), [record["calibration"]]),
-            ("chunks of its text:", chunks, header.value("imatrix.chunk_count")),
             ("tokens that reach the experts of a layer:", {chunks * size * used}, reached),
         ],
         "run `make imatrix REPLACE=imatrix`",

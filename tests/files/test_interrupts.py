@@ -61,4 +61,4 @@ def test_within_a_command_it_is_an_exception_that_tidies_up(tmp_path):
 
 def test_only_commands_of_ours_take_the_handler():
     assert not INTERRUPTIBLE  # pytest has its own way with Ctrl-C
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL

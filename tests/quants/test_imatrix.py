@@ -67,7 +67,7 @@ def test_an_imatrix_that_the_tool_cut_short_names_the_disk(built, tmp_path, size
     """llama-imatrix ends with code 0 when a write fails."""
     (tmp_path / "cut.gguf").write_bytes((built / "imatrix.gguf").read_bytes()[:size])
     with pytest.raises(InputError, match=f"x.gguf: expected a whole imatrix .* found {size} bytes .*full disk .* GiB"):
-        build_imatrix.read_whole_gguf(tmp_path / "cut.gguf", tmp_path / "x.gguf")
+        build_imatrix.read_whole_imatrix(tmp_path / "cut.gguf", tmp_path / "x.gguf")
 
 
 def test_tokens_are_counted_as_llama_imatrix_reads_them(built, tools):
@@ -80,7 +80,7 @@ def test_the_tools_own_words_are_shown_where_tokens_cannot_be_counted(built, tmp
     def another_version(_: Path) -> None:
         raise InputError("libllama", "one of this version", "another one")
 
-    monkeypatch.setattr(build_imatrix, "load_bindings", another_version)
+    monkeypatch.setattr("llama.load_check.load_bindings", another_version)
     (tmp_path / "short.txt").write_text("short")
     with pytest.raises(InputError, match="llama-imatrix: expected success, found exit code 1: "):
         build_imatrix.run_imatrix(tools, built / "F16.gguf", tmp_path / "short.txt", tmp_path / "x.gguf", 512)
