@@ -19,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from files.display import markdown_table, with_error  # noqa: E402
 from files.option_types import command_parser, positive  # noqa: E402
 from files.safe_files import GIB, gib, read_json, run  # noqa: E402
+from losses.kld_statistics import mean_and_error, per_chat  # noqa: E402
+from losses.stored_results import read_arrays, read_chats, results_folder, results_path  # noqa: E402
 
 REPO = Path(__file__).resolve().parents[1]
 DEMO = REPO / "data/demo"
@@ -67,14 +69,18 @@ def quants_of(f16: Path, imatrix: Path, sensitivity: Path) -> list[Path]:
     return paths
 
 
-def auto_rows(quality: dict) -> list[list[str]]:
-    """Return a row for each size: the losses of AUTO without padding and with it."""
+def auto_rows(quality: dict, cache: Path) -> list[list[str]]:
+    """Return a row for each size: the losses of AUTO without padding and with it, and their difference by chat."""
     entries = {entry["label"]: entry for entry in quality["files"]}
-    rows = []
+    folder = results_folder(cache, "results", quality["inputs"])
+    chats, rows = read_chats(folder), []
+    counts, mask = chats.counts["reply"], chats.masks["reply"]
     for label, entry in entries.items():
         if label.startswith("AUTO-") and (plain := entries.get(f"{label}0")):
             both = [with_error(*each["losses"]["quantisation"]["kld"]) for each in (plain, entry)]
-            rows.append([label, gib(plain["bytes"]), gib(entry["bytes"]), *both])
+            before, then = (read_arrays(results_path(folder, each["sha256"]))["pruned_kld"] for each in (plain, entry))
+            paired = with_error(*mean_and_error(per_chat((then - before)[mask], counts), counts))
+            rows.append([label, gib(plain["bytes"]), gib(entry["bytes"]), *both, paired])
     return rows
 
 
@@ -100,8 +106,8 @@ def main(argv: list[str] | None = None) -> None:
     scored = {"questions": DEMO / "eval_questions.csv", "limit": args.chats, "calibration": args.work / "text.txt"}
     places = {"cache": args.work / "logits", "output": args.work / "quality.md"}
     step("measure_quality", full=f16, pruned=f16, gguf=paths, chose=calibration, **common, **scored, **places)
-    heads = ["size", "GiB without padding", "GiB", "loss without padding, nats per token", "loss"]
-    print(markdown_table(heads, auto_rows(read_json(args.work / "quality.json"))))
+    heads = ["size", "GiB without padding", "GiB", "loss without padding, nats per token", "loss", "difference"]
+    print(markdown_table(heads, auto_rows(read_json(args.work / "quality.json"), args.work / "logits")))
 
 
 if __name__ == "__main__":
