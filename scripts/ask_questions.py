@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Ask one model all frozen questions: llama-server, a recording proxy, and lm-eval's own run over it.
+"""Ask one model all frozen questions: one or several servers, a recording proxy, and lm-eval's own run over it.
 
 Inputs:  a GGUF file; the frozen questions and task of freeze_questions.py in RUN/task; the tokenizer of the unmodified
          base (directory or Hub id); the protocol's open values (scoring/eval_protocol.py).
@@ -32,16 +32,17 @@ from files.safe_files import (
     sha256_file,
     write_record,
 )
-from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from llama.template_check import check_gguf_template
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
+from scoring.asked_servers import add_server_arguments, asked_servers
 from scoring.eval_protocol import Protocol, add_protocol_arguments, first_differing_key, protocol_of
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
 from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
 from scoring.run_files import ANOTHER_OUTPUT, ANSWERS, LM_EVAL, RUN, TASK_FOLDER, RunRecord, read_run
 from scoring.score_records import SUMMARY_NAME
+from scoring.server_pool import ServerPool
 
 from tqdm import tqdm
 
@@ -135,7 +136,7 @@ class Progress:
         self.bar.update()
 
 
-async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaServer, documents: list[dict]) -> None:
+async def evaluate(args: argparse.Namespace, protocol: Protocol, pool: ServerPool, documents: list[dict]) -> None:
     """Run lm-eval over the recording proxy into RUN/lm_eval; raise InputError when either cannot go on.
 
     RUN must hold no lm_eval of an earlier run.
@@ -143,13 +144,13 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaSe
     by_prompt = {prompt_sha256(document["prompt"]): document for document in documents}
     task_folder = args.run / TASK_FOLDER
     progress = Progress(read_answers(args.run / ANSWERS), len(documents))
-    proxy = AnswerProxy(server, protocol, by_prompt, args.run / ANSWERS, progress)
+    proxy = AnswerProxy(pool, protocol.attempts, by_prompt, args.run / ANSWERS, progress)
     environment = lm_eval_environment(dict(os.environ), task_folder / "datasets", proxy.key)
     try:
         async with proxy.listening() as url:
             # No marker: there is no old directory to replace.
             with directory_when_done(args.run / LM_EVAL, marker="") as partial:
-                command = lm_eval_command(args.name, url, protocol, args.tokenizer, task_folder, partial)
+                command = lm_eval_command(args.name, url, protocol, args.tokenizer, task_folder, partial, pool.places)
                 await run_lm_eval(command, environment, args.run / "lm_eval.log", proxy.failure)
                 if missing := missing_results(partial):
                     raise InputError(
@@ -163,12 +164,12 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaSe
 
 
 def ask_all(args: argparse.Namespace, tools: LlamaCpp, protocol: Protocol, documents: list[dict]) -> int:
-    """Start the server and ask what is not answered yet; return how often the server was started."""
+    """Ask the servers what is not answered yet; return how often servers of ours were started."""
     print(f"{args.name}: protocol {protocol.digest[:16]}: {json.dumps(asdict(protocol))[1:-1]}", flush=True)
-    command = server_command(tools.tool("llama-server"), args.gguf, args.name, args.port, protocol.server_flags)
-    with LlamaServer(command, args.gguf, args.run / "server.log") as server:
-        asyncio.run(evaluate(args, protocol, server, documents))
-        return server.starts
+    tool, log = tools.tool("llama-server"), args.run / "server.log"
+    with asked_servers(args, tool, args.name, protocol, log, protocol.concurrency) as pool:
+        asyncio.run(evaluate(args, protocol, pool, documents))
+        return sum(server.own.starts for server in pool.servers if server.own)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -179,8 +180,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--tokenizer", required=True, help="tokenizer of the unmodified base: directory or Hub id")
     add("--run", type=Path, required=True, help="run directory with the frozen task")
     add_protocol_arguments(parser)
-    add = parser.add_argument_group("how the server runs").add_argument
-    add("--port", default="0", help="port of llama-server on 127.0.0.1 (default: a free one)")
+    add_server_arguments(parser)
     return parser.parse_args(argv)
 
 

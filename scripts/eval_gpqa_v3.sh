@@ -26,7 +26,10 @@
 #
 # how it runs, from the environment:
 #   PATCH             no leaves the patch step out (default yes)
-#   PORT              port of llama-server on 127.0.0.1 (default 0: a free one)
+#   PORT              port of llama-server on 127.0.0.1, of several the first (default 0: a free one)
+#   LOCAL_SERVERS     llama-servers that are started here, one per GPU (default 1)
+#   SERVERS           addresses of llama-servers that run already, such as "http://a:8080 http://b:8080", in their place
+#   SERVER_KEY        their key; SERVER_KEY_2 that of the second one
 #   PYTHON            interpreter of the steps (default .venv/bin/python beside scripts/)
 #   LLAMA_CPP         directory of an existing llama.cpp build (default: the one of build_llama_cpp.sh)
 #
@@ -55,7 +58,11 @@ gguf=$2
 
 QUESTIONS=${QUESTIONS:-build/downloads/gpqa_diamond.csv}
 OUTPUT=${OUTPUT:-build/eval/$name}
-PORT=${PORT:-0}
+servers=(--port "${PORT:-0}" ${LOCAL_SERVERS:+--local-servers "$LOCAL_SERVERS"})
+if [ -n "${SERVERS:-}" ]; then
+  read -ra addresses <<<"$SERVERS"
+  servers+=(--servers "${addresses[@]}")
+fi
 mkdir -p "$OUTPUT"
 # Two evaluations in one directory would take each other's answers and results away. The steps inherit the lock, so it
 # holds until the last of them has ended.
@@ -69,7 +76,7 @@ step() { setpriv --pdeathsig KILL "$PYTHON" "$SCRIPTS/$1" "${@:2}"; }
 step freeze_questions.py --questions "$QUESTIONS" --seed "${SEED:-42}" --output "$OUTPUT/task" \
   ${HELD_OUT_OF:+--held-out-of "$HELD_OUT_OF"}
 
-step ask_questions.py --name "$name" --gguf "$gguf" --run "$OUTPUT" --port "$PORT" \
+step ask_questions.py --name "$name" --gguf "$gguf" --run "$OUTPUT" "${servers[@]}" \
   --tokenizer "${TOKENIZER:-google/gemma-4-26B-A4B-it}" \
   ${CTX:+--context "$CTX"} ${REASONING_BUDGET:+--reasoning-budget "$REASONING_BUDGET"} \
   ${MAX_GEN_TOKS:+--max-gen-toks "$MAX_GEN_TOKS"} \
@@ -79,6 +86,6 @@ unpatched=()
 if [ "${PATCH:-yes}" = no ]; then
   unpatched=(--unpatched)
 else
-  step patch_answers.py --run "$OUTPUT" --gguf "$gguf" --port "$PORT"
+  step patch_answers.py --run "$OUTPUT" --gguf "$gguf" "${servers[@]}"
 fi
 step summarize_scores.py --run "$OUTPUT" --gguf "$gguf" ${CHOSEN_BY:+--chosen-by "$CHOSEN_BY"} "${unpatched[@]}"

@@ -35,7 +35,7 @@ class Answer:
 
     `answer` and `reasoning` are the server's texts. `letter` is what flexible-extract finds (A to D, or None).
     `asked_at` is in seconds since 1970, `seconds` the time of all attempts. `errors` has a line for each attempt that
-    failed. `kind` is one of score_records.CLASSES.
+    failed. `kind` is one of score_records.CLASSES. `server` is the one of several that gave the answer.
     """
 
     record_id: str
@@ -54,11 +54,15 @@ class Answer:
     target: str
     correct: bool
     kind: str
+    server: str | None = None
 
     @property
     def invalid(self) -> bool:
         """Whether the answer goes through the patch step, as every kind but "answered" does."""
         return self.kind != "answered"
+
+
+NEEDED = [field.name for field in fields(Answer) if field.name != "server"]
 
 
 def flexible_letter(text: str, choices: Iterable[str]) -> str | None:
@@ -153,7 +157,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
     for number, line in enumerate(content[:whole].decode(errors="replace").split("\n")[:-1], start=1):
         try:
             row = parse_json(line)
-            answer = Answer(**{field.name: row[field.name] for field in fields(Answer)})
+            answer = Answer(**{name: row[name] for name in NEEDED}, server=row.get("server"))
             check_types(answer)
             if answer.kind == "server error" and answer.errors:  # all that an older version called a failure
                 answer = replace(answer, kind=class_of_failure(answer.errors))
@@ -181,7 +185,10 @@ def append_answer(path: Path, answer: Answer) -> None:
 
     Once written it outlives a kill of any process. answer_proxy.py forces it to the disk as well.
     """
-    line = json.dumps(asdict(answer)).encode() + b"\n"
+    row = asdict(answer)
+    if answer.server is None:
+        del row["server"]
+    line = json.dumps(row).encode() + b"\n"
     with open(path, "ab", buffering=0) as file:
         begin = file.tell()
         try:

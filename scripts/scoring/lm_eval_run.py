@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from files.safe_files import InputError
+from llama.llama_server import without_server_keys
 from llama.llama_tools import die_with_parent, last_words
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import TASK
@@ -24,14 +25,15 @@ def check_lm_eval_values(name: str, tokenizer: str) -> None:
 
 
 def lm_eval_command(
-    name: str, url: str, protocol: Protocol, tokenizer: str, task_folder: Path, output: Path
+    name: str, url: str, protocol: Protocol, tokenizer: str, task_folder: Path, output: Path, places: int
 ) -> list[str]:
     """Return lm-eval's command line: one attempt and no cache, as the proxy asks again and remembers.
 
-    lm-eval sends one request more than the protocol has; see AnswerProxy.places.
+    places: how many requests the servers take at once. lm-eval sends one more, which waits in the proxy: so a server
+    gets its next question the moment it has answered one, not after lm-eval has made another request.
     """
     model = (
-        f"model={name},base_url={url},num_concurrent={protocol.concurrency + 1},max_retries=1,"
+        f"model={name},base_url={url},num_concurrent={places + 1},max_retries=1,"
         f"timeout={LM_EVAL_TIMEOUT_SECONDS},tokenizer_backend=huggingface,tokenizer={tokenizer}"
     )
     options = {
@@ -55,7 +57,7 @@ def lm_eval_environment(environment: dict[str, str], datasets_cache: Path, key: 
     """
     # aiohttp and requests read either spelling; the proxy of a company would get the requests to this machine.
     direct = ",".join(filter(None, (environment.get("no_proxy") or environment.get("NO_PROXY"), "127.0.0.1")))
-    return environment | {
+    return without_server_keys(environment) | {
         "LMEVAL_LOG_LEVEL": "WARNING",
         "OPENAI_API_KEY": key,
         "HF_DATASETS_CACHE": str(datasets_cache),

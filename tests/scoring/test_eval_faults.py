@@ -18,12 +18,13 @@ from damaged_models import always_saying, never_saying
 from faulty_server import PARSER
 from files.safe_files import read_record
 from llama.llama_server import LlamaServer, authorization, request_json, server_command, server_environment
-from scoring import answer_proxy
+from scoring import server_pool
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen
 from scoring.score_records import Summary
+from scoring.server_pool import AskedServer, ServerPool
 from shared_ggufs import demo_ggufs, link_f16
 
 import aiohttp
@@ -221,7 +222,8 @@ def ask_server(
 
     async def ask(server: LlamaServer) -> list[int]:
         record = output / "answers.jsonl"
-        proxy = AnswerProxy(server, protocol, documents, record, lambda answer: on_answer(answer, server))
+        pool = ServerPool([AskedServer("local 1", own=server)], protocol.concurrency, protocol.timeout_seconds)
+        proxy = AnswerProxy(pool, protocol.attempts, documents, record, lambda answer: on_answer(answer, server))
         key = authorization(proxy.key)
         async with (
             proxy.listening() as url,
@@ -257,7 +259,7 @@ def test_a_server_killed_among_several_requests_costs_nobody_an_answer(workshop,
         if len(answers) in (4, 12):
             server.process.send_signal(how)
 
-    monkeypatch.setattr(answer_proxy, "WATCH_SECONDS", 1)
+    monkeypatch.setattr(server_pool, "WATCH_SECONDS", 1)
     protocol, begin = Protocol(context=1024, concurrency=4), time.monotonic()
     states, starts = ask_directly(workshop, workshop / "demo.gguf", tmp_path, tools, protocol, QUESTIONS, kill_twice)
     assert states == [200] * QUESTIONS + [400] and starts == 3
