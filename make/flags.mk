@@ -77,7 +77,11 @@ imatrix_setting = $(CALIBRATION_SETTING) $(patsubst %,NO_IMATRIX=%,$(filter $(1)
 EVAL_SETTINGS := $(call imatrix_setting,$(EVAL_QUANT)) EVAL_QUESTIONS=$(EVAL_DIGEST) \
   $(call setting,EVAL_QUANT) $(PROTOCOL)
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) \
-  MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
+  MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes $(ASKED_SERVERS) \
+  scripts/eval_gpqa_v3.sh
+# They are no part of the protocol: the answers are the same.
+ASKED_SERVERS := $(if $(SERVERS),SERVERS='$(SERVERS)') $(if $(filter-out 1,$(LOCAL_SERVERS)),\
+  LOCAL_SERVERS=$(LOCAL_SERVERS))
 HELDOUT_SETTINGS := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(call imatrix_setting,$(HELDOUT_QUANT))) \
   QUESTIONS=$(QUESTIONS_DIGEST) \
   $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) $(DOMAIN_SETTINGS) $(PROTOCOL)

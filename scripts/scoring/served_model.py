@@ -84,17 +84,14 @@ class ServedModel:
         except (*NO_ANSWER, *NO_COMPLETION) as error:
             raise InputError(server.name, "a llama-server that answers", f"{error or type(error).__name__}") from error
         # Of a server on this machine that is not ours the file itself can be read.
-        here = (
-            server.own is None and urlsplit(server.url).hostname in LOOPBACK and path.is_absolute() and path.is_file()
-        )
-        if here:
-            found["digest"] = await asyncio.to_thread(recorded_sha256, path)
+        here = server.own is None and urlsplit(server.url).hostname in LOOPBACK
+        if here and path.is_absolute() and path.is_file():
+            found = {"digest": await asyncio.to_thread(recorded_sha256, path), **found}
         for key, value in found.items():
             expected = self.expected.setdefault(key, value)
             if value != expected:
-                words = WORDS[key]
                 advice = ADVICE.get(key, "serve the evaluated file there, or leave the server out")
-                raise InputError(server.name, words.format(expected), words.format(value), advice)
+                raise InputError(server.name, WORDS[key].format(expected), str(value)[:12], advice)
 
 
 async def served(pool: ServerPool, server: AskedServer) -> tuple[dict[str, object], Path]:
@@ -116,5 +113,5 @@ async def served(pool: ServerPool, server: AskedServer) -> tuple[dict[str, objec
     return found, Path(props["model_path"])
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _sha256(template: str) -> str:
+    return hashlib.sha256(template.rstrip("\n").encode()).hexdigest()  # llama-server drops a line end at its end

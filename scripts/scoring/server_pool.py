@@ -44,7 +44,7 @@ class AskedServer:
 
     name: str
     given_url: str = ""
-    key: str = ""
+    key: str = field(default="", repr=False)
     own: LlamaServer | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     running: int = 0
