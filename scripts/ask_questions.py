@@ -22,22 +22,21 @@ from dataclasses import asdict
 from pathlib import Path
 
 from files.option_types import command_parser
-from files.safe_files import (
-    InputError,
-    directory_when_done,
-    only_writer,
-    recorded_sha256,
-    remove,
-    run,
-    sha256_file,
-    write_record,
-)
+from files.safe_files import InputError, directory_when_done, only_writer, remove, run, sha256_file, write_record
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from llama.template_check import check_gguf_template
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
 from scoring.asked_servers import add_server_arguments, asked_servers
-from scoring.eval_protocol import Protocol, add_protocol_arguments, first_differing_key, protocol_of
+from scoring.eval_protocol import (
+    BACKENDS,
+    OpenAiProtocol,
+    Protocol,
+    add_protocol_arguments,
+    first_differing_key,
+    protocol_of,
+)
+from scoring.evaluated_file import evaluated_sha256
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
 from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
 from scoring.run_files import ANOTHER_OUTPUT, ANSWERS, LM_EVAL, RUN, TASK_FOLDER, RunRecord, read_run
@@ -63,7 +62,7 @@ def identity(args: argparse.Namespace, protocol: Protocol) -> dict:
     """Return the content of run.json: what makes this run another than the next one."""
     return {
         "name": args.name,
-        "gguf_sha256": recorded_sha256(args.gguf),
+        "gguf_sha256": evaluated_sha256(args.gguf),
         "protocol_sha256": protocol.digest,
         "questions_sha256": sha256_file(args.run / TASK_FOLDER / "frozen.jsonl"),
         "protocol": asdict(protocol),
@@ -163,10 +162,10 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, pool: ServerPoo
     remove(task_folder / "datasets")
 
 
-def ask_all(args: argparse.Namespace, tools: LlamaCpp, protocol: Protocol, documents: list[dict]) -> int:
+def ask_all(args: argparse.Namespace, tools: LlamaCpp | None, protocol: Protocol, documents: list[dict]) -> int:
     """Ask the servers what is not answered yet; return how often servers of ours were started."""
     print(f"{args.name}: protocol {protocol.digest[:16]}: {json.dumps(asdict(protocol))[1:-1]}", flush=True)
-    tool, log = tools.tool("llama-server"), args.run / "server.log"
+    tool, log = tools.tool("llama-server") if tools else Path(), args.run / "server.log"
     with asked_servers(args, tool, args.name, protocol, log, protocol.concurrency) as pool:
         asyncio.run(evaluate(args, protocol, pool, documents))
         return sum(server.own.starts for server in pool.servers if server.own)
@@ -176,21 +175,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
     add("--name", required=True, help="name of the model in tables")
-    add("--gguf", type=Path, required=True, help="GGUF file to evaluate")
+    add("--gguf", type=Path, required=True, help="GGUF file to evaluate, or with --backend openai the checkpoint")
     add("--tokenizer", required=True, help="tokenizer of the unmodified base: directory or Hub id")
     add("--run", type=Path, required=True, help="run directory with the frozen task")
     add_protocol_arguments(parser)
     add_server_arguments(parser)
+    add = parser.add_argument_group("what the servers are").add_argument
+    add("--backend", choices=BACKENDS, default="llama.cpp", help="llama.cpp, or any OpenAI-compatible server")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    if not args.gguf.is_file():
-        raise InputError(args.gguf, "a GGUF file", "nothing")
+    kind = BACKENDS[args.backend]
+    if not (args.gguf.is_dir() if kind is OpenAiProtocol else args.gguf.is_file()):
+        raise InputError(args.gguf, "a checkpoint" if kind is OpenAiProtocol else "a GGUF file", "none")
     check_lm_eval_values(args.name, args.tokenizer)
-    tools = find_llama_cpp(None)
-    protocol = protocol_of(args, tokenizer_identity(args.tokenizer), tools.version())
+    tools = None if kind is OpenAiProtocol else find_llama_cpp(None)
+    protocol = protocol_of(args, tokenizer_identity(args.tokenizer), tools.version() if tools else "", kind)
     documents = read_frozen(args.run / TASK_FOLDER)
     mine = identity(args, protocol)
     with only_writer(args.run / ANSWERS):
@@ -199,7 +201,8 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{args.run}: all {len(documents)} questions are answered already")
             return
         # llama-server renders every question without limits, so each is rendered once with them.
-        check_gguf_template(args.gguf, [document["prompt"] for document in documents])
+        if tools:
+            check_gguf_template(args.gguf, [document["prompt"] for document in documents])
         # The old results go first: a run that is killed from here on must not look finished.
         for old in (SUMMARY_NAME, LM_EVAL):
             remove(args.run / old)

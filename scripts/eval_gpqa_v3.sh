@@ -25,6 +25,8 @@
 #   GPU_LAYERS        layers on the GPU, if there is one (default 99)
 #
 # how it runs, from the environment:
+#   BACKEND           openai: SERVERS are any OpenAI-compatible servers, and FILE.gguf is the checkpoint that they serve;
+#                     what their requests cannot say is named in the protocol, and nothing is patched
 #   PATCH             no leaves the patch step out (default yes)
 #   PORT              port of llama-server on 127.0.0.1, of several the first (default 0: a free one)
 #   LOCAL_SERVERS     llama-servers that are started here, one per GPU (default 1)
@@ -54,7 +56,11 @@ refuse() { printf 'error: %s\n' "$1" >&2; exit 1; }
   refuse "usage: scripts/eval_gpqa_v3.sh NAME FILE.gguf: expected 2 arguments, found $#; see --help"
 name=$1
 gguf=$2
-[ -f "$gguf" ] || refuse "$gguf: expected a GGUF file, found nothing"
+if [ "${BACKEND:-llama.cpp}" = openai ]; then
+  PATCH=no # it needs llama-server's own requests
+else
+  [ -f "$gguf" ] || refuse "$gguf: expected a GGUF file, found nothing"
+fi
 
 QUESTIONS=${QUESTIONS:-build/downloads/gpqa_diamond.csv}
 OUTPUT=${OUTPUT:-build/eval/$name}
@@ -76,7 +82,7 @@ step() { setpriv --pdeathsig KILL "$PYTHON" "$SCRIPTS/$1" "${@:2}"; }
 step freeze_questions.py --questions "$QUESTIONS" --seed "${SEED:-42}" --output "$OUTPUT/task" \
   ${HELD_OUT_OF:+--held-out-of "$HELD_OUT_OF"}
 
-step ask_questions.py --name "$name" --gguf "$gguf" --run "$OUTPUT" "${servers[@]}" \
+step ask_questions.py --name "$name" --gguf "$gguf" --run "$OUTPUT" "${servers[@]}" ${BACKEND:+--backend "$BACKEND"} \
   --tokenizer "${TOKENIZER:-google/gemma-4-26B-A4B-it}" \
   ${CTX:+--context "$CTX"} ${REASONING_BUDGET:+--reasoning-budget "$REASONING_BUDGET"} \
   ${MAX_GEN_TOKS:+--max-gen-toks "$MAX_GEN_TOKS"} \

@@ -41,14 +41,14 @@ def recorded(document: dict, digest: str, request_sha256: str, asked: Attempts, 
     """Return the record of one question; digest: of its prompt; named: whether it names the server."""
     reply = asked.reply or {"choices": [{"message": {}, "finish_reason": None}]}
     message, finish_reason = reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]
-    text, usage = message.get("content") or "", reply.get("usage", {})
+    text, usage = message.get("content") or "", reply.get("usage") or {}
     letter, target = flexible_letter(text, document["choices"]), document["answer"].strip("()")
     return Answer(
         record_id=document["Record ID"],
         prompt_sha256=digest,
         request_sha256=request_sha256,
         answer=text,
-        reasoning=message.get("reasoning_content") or "",
+        reasoning=message.get("reasoning_content") or message.get("reasoning") or "",  # vLLM has had either name
         finish_reason=finish_reason,
         prompt_tokens=usage.get("prompt_tokens", 0),
         completion_tokens=usage.get("completion_tokens", 0),
@@ -153,6 +153,6 @@ class AnswerProxy:
 
     async def send(self, server: AskedServer, body: dict) -> dict:
         """Send one request to a server; return the reply. Raises what `ServerPool.answered` takes for a failure."""
-        reply = await self.pool.request(server, "/v1/chat/completions", body | server.fields)
+        reply = await self.pool.request(server, "/v1/chat/completions", server.worded(body))
         reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]  # a reply without them is an error
         return reply

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from files.safe_files import InputError
 from llama.llama_server import SERVER_KEY, LlamaServer, server_command
-from scoring.eval_protocol import Protocol
+from scoring.eval_protocol import OpenAiProtocol, Protocol
+from scoring.openai_model import OpenAiModel
 from scoring.served_model import LOOPBACK, ServedModel, locked_fields
 from scoring.server_pool import AskedServer, ServerPool
 
@@ -81,11 +82,16 @@ def asked_servers(
     args: with `gguf` and the options of `add_server_arguments`; at_once: requests at once for each server.
     """
     given = given_servers(args.servers, dict(os.environ))
+    if isinstance(protocol, OpenAiProtocol):
+        if not given:
+            raise InputError("SERVERS", "the addresses of OpenAI-compatible servers", "none")
+        yield ServerPool(given, at_once, protocol.timeout_seconds, OpenAiModel(name).check)
+        return
     if given and args.local_servers != "1":
         raise InputError("SERVERS", "either SERVERS or LOCAL_SERVERS", "both")
     commands = [] if given else local_commands(tool, args.gguf, name, args, protocol)
     with ExitStack() as started:
-        servers = [replace(server, fields=locked_fields(protocol)) for server in given]
+        servers = [replace(server, worded=lambda body: body | locked_fields(protocol)) for server in given]
         for number, command in enumerate(commands, start=1):
             own_log = log if number == 1 else log.with_stem(f"{log.stem}-{number}")
             own = started.enter_context(LlamaServer(command, args.gguf, own_log))

@@ -8,6 +8,7 @@ each has the same model, and as many requests at once as the protocol says.
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -38,15 +39,15 @@ class RefusedRequest(ValueError):
 class AskedServer:
     """A server as the pool knows it. name: as recorded with answers; own: the process, where we started it.
 
-    fields: what each request says besides, where the server's flags are not ours; running: requests at work;
-    kept: one request has it, or waits to have it, alone; trouble: why it is left out.
+    worded: a chat completion as this server takes it; running: requests at work; kept: one request has it, or waits to
+    have it, alone; trouble: why it is left out.
     """
 
     name: str
     given_url: str = ""
     key: str = field(default="", repr=False)
     own: LlamaServer | None = None
-    fields: dict[str, Any] = field(default_factory=dict)
+    worded: Callable[[dict], dict] = dict
     running: int = 0
     kept: bool = False
     well: bool = True
@@ -120,7 +121,8 @@ class ServerPool:
     async def opened(self) -> AsyncIterator["ServerPool"]:
         """Check every server; then let requests through until the block ends."""
         timeout = aiohttp.ClientTimeout(total=self.timeout_seconds)
-        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as self.session:
+        connector = aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context())
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as self.session:
             try:
                 if self.check:
                     for server in self.servers:

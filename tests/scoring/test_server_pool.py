@@ -26,6 +26,7 @@ from scoring.served_model import build_of
 from scoring.server_pool import AskedServer, ServerPool
 from shared_ggufs import demo_ggufs, link_f16
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -247,7 +248,7 @@ def test_a_certificate_is_verified(tmp_path, monkeypatch):
         finally:
             await runner.cleanup()
 
-    with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(aiohttp.ClientError, match="CERTIFICATE_VERIFY_FAILED"):
         asyncio.run(ask())
     assert not seen
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
