@@ -36,6 +36,7 @@ from scoring.eval_protocol import (
     first_differing_key,
     protocol_of,
 )
+from scoring.eval_tasks import TASKS, frozen_name
 from scoring.evaluated_file import evaluated_sha256
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
 from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
@@ -143,7 +144,7 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, pool: ServerPoo
     by_prompt = {prompt_sha256(document["prompt"]): document for document in documents}
     task_folder = args.run / TASK_FOLDER
     progress = Progress(read_answers(args.run / ANSWERS), len(documents))
-    proxy = AnswerProxy(pool, protocol.attempts, by_prompt, args.run / ANSWERS, progress)
+    proxy = AnswerProxy(pool, protocol.attempts, by_prompt, args.run / ANSWERS, progress, TASKS[protocol.task])
     environment = lm_eval_environment(dict(os.environ), task_folder / "datasets", proxy.key)
     try:
         async with proxy.listening() as url:
@@ -193,6 +194,8 @@ def main(argv: list[str] | None = None) -> None:
     check_lm_eval_values(args.name, args.tokenizer)
     tools = None if kind is OpenAiProtocol else find_llama_cpp(None)
     protocol = protocol_of(args, tokenizer_identity(args.tokenizer), tools.version() if tools else "", kind)
+    if not (args.run / TASK_FOLDER / f"{frozen_name(protocol.task)}.yaml").is_file():
+        raise InputError(args.run / TASK_FOLDER, f"questions frozen for the task {protocol.task}", "none")
     documents = read_frozen(args.run / TASK_FOLDER)
     mine = identity(args, protocol)
     with only_writer(args.run / ANSWERS):

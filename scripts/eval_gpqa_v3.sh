@@ -14,6 +14,8 @@
 #   TOKENIZER         directory or Hub id of the unmodified base (default google/gemma-4-26B-A4B-it)
 #   OUTPUT            run directory (default build/eval/NAME)
 #   CHOSEN_BY         drop map or expert_drop_metadata.json of a pruned model, for the in-sample label
+#   TASK              task of lm-eval (default gpqa_diamond_cot_zeroshot); of another, QUESTIONS has the columns
+#   EXAMPLES          few shots of a task that has them, in the same columns
 #   HELD_OUT_OF       drop map of one fold: score only what it held out
 #
 # open values of the protocol, from the environment (a smaller model may set the first three):
@@ -62,6 +64,10 @@ else
   [ -f "$gguf" ] || refuse "$gguf: expected a GGUF file, found nothing"
 fi
 
+case ${TASK:-gpqa} in
+  gpqa*) ;;
+  *) PATCH=no ;; # only letters A to D can be asked for
+esac
 QUESTIONS=${QUESTIONS:-build/downloads/gpqa_diamond.csv}
 OUTPUT=${OUTPUT:-build/eval/$name}
 servers=(--port "${PORT:-0}" ${LOCAL_SERVERS:+--local-servers "$LOCAL_SERVERS"})
@@ -80,13 +86,13 @@ flock --nonblock 9 ||
 step() { setpriv --pdeathsig KILL "$PYTHON" "$SCRIPTS/$1" "${@:2}"; }
 
 step freeze_questions.py --questions "$QUESTIONS" --seed "${SEED:-42}" --output "$OUTPUT/task" \
-  ${HELD_OUT_OF:+--held-out-of "$HELD_OUT_OF"}
+  ${HELD_OUT_OF:+--held-out-of "$HELD_OUT_OF"} ${TASK:+--task "$TASK"} ${EXAMPLES:+--examples "$EXAMPLES"}
 
 step ask_questions.py --name "$name" --gguf "$gguf" --run "$OUTPUT" "${servers[@]}" ${BACKEND:+--backend "$BACKEND"} \
   --tokenizer "${TOKENIZER:-google/gemma-4-26B-A4B-it}" \
   ${CTX:+--context "$CTX"} ${REASONING_BUDGET:+--reasoning-budget "$REASONING_BUDGET"} \
   ${MAX_GEN_TOKS:+--max-gen-toks "$MAX_GEN_TOKS"} \
-  ${SEED:+--seed "$SEED"} ${NP:+--concurrency "$NP"} ${GPU_LAYERS:+--gpu-layers "$GPU_LAYERS"}
+  ${TASK:+--task "$TASK"} ${SEED:+--seed "$SEED"} ${NP:+--concurrency "$NP"} ${GPU_LAYERS:+--gpu-layers "$GPU_LAYERS"}
 
 unpatched=()
 if [ "${PATCH:-yes}" = no ]; then

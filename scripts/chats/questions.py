@@ -56,6 +56,12 @@ def clean_choice(text: str) -> str:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Read a CSV, Parquet or JSONL file of questions; raise InputError when that fails or a column is missing."""
+    rows = read_questions_of(path, COLUMNS)
+    return [{column: "" if value is None else str(value) for column, value in row.items()} for row in rows]
+
+
+def read_questions_of(path: Path, columns: tuple[str, ...]) -> list[dict]:
+    """Read a file of questions in some task's columns, their values as they are; raise InputError as `read_rows`."""
     readers = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
     if not path.is_file():
         raise InputError(path, "a question file (.csv, .parquet or .jsonl)", "nothing")
@@ -69,11 +75,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise InputError(path, "rows of questions", "none" if not rows else "other values")
     for number, row in enumerate(rows, start=1):
-        missing = [column for column in COLUMNS if column not in row]
+        missing = [column for column in columns if column not in row]
         if missing:
             found = f"columns {', '.join(map(repr, row))}"[:300]
             raise InputError(path, f"the column {missing[0]!r} in question {number}", found)
-    return [{column: "" if value is None else str(value) for column, value in row.items()} for row in rows]
+    return rows
 
 
 def _read_csv(path: Path) -> list[dict]:

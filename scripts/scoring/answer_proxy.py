@@ -14,15 +14,8 @@ from pathlib import Path
 
 from files.safe_files import InputError, flush_to_disk, sha256_json
 from llama.llama_server import KEY_BYTES, authorization
-from scoring.answer_record import (
-    Answer,
-    append_answer,
-    class_of,
-    class_of_failure,
-    flexible_letter,
-    prompt_sha256,
-    read_answers,
-)
+from scoring.answer_record import Answer, append_answer, class_of, class_of_failure, prompt_sha256, read_answers
+from scoring.eval_tasks import DEFAULT_TASK, TASKS, EvalTask
 from scoring.server_pool import AskedServer, Attempts, ServerPool
 
 from aiohttp import web
@@ -37,12 +30,12 @@ def completion(answer: Answer) -> dict:
     return {"choices": [{"index": 0, "message": message, "finish_reason": answer.finish_reason}]}
 
 
-def recorded(document: dict, digest: str, request_sha256: str, asked: Attempts, named: bool) -> Answer:
+def recorded(document: dict, task: EvalTask, digest: str, request_sha256: str, asked: Attempts, named: bool) -> Answer:
     """Return the record of one question; digest: of its prompt; named: whether it names the server."""
     reply = asked.reply or {"choices": [{"message": {}, "finish_reason": None}]}
     message, finish_reason = reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]
     text, usage = message.get("content") or "", reply.get("usage") or {}
-    letter, target = flexible_letter(text, document["choices"]), document["answer"].strip("()")
+    letter, target = task.read(text, document), document.get("target") or task.target(document["answer"])
     return Answer(
         record_id=document["Record ID"],
         prompt_sha256=digest,
@@ -58,7 +51,7 @@ def recorded(document: dict, digest: str, request_sha256: str, asked: Attempts, 
         errors=asked.errors,
         letter=letter,
         target=target,
-        correct=letter == target,
+        correct=task.right(letter, target),
         kind=class_of_failure(asked.errors) if asked.reply is None else class_of(text, finish_reason, letter),
         server=asked.server if named else None,
     )
@@ -78,7 +71,9 @@ class AnswerProxy:
         documents: dict[str, dict],
         record: Path,
         on_answer: Callable[[Answer], None],
+        task: EvalTask = TASKS[DEFAULT_TASK],
     ) -> None:
+        self.task = task
         self.pool, self.attempts, self.documents = pool, attempts, documents
         self.record, self.on_answer = record, on_answer
         self.answers = read_answers(record)
@@ -142,7 +137,7 @@ class AnswerProxy:
         known = self.answers.get(document["Record ID"])
         if known is None:
             asked = await self.pool.ask(lambda server: self.send(server, body), self.attempts)
-            known = recorded(document, digest, request_sha256, asked, self.pool.named)
+            known = recorded(document, self.task, digest, request_sha256, asked, self.pool.named)
             self.keep(known)
             self.on_answer(known)
         if known.request_sha256 != request_sha256:

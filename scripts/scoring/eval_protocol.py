@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from files.safe_files import InputError, sha256_json, shown
+from scoring.eval_tasks import DEFAULT_TASK, TASKS
 
 SECONDS_PER_TOKEN = 0.5  # a request may be this slow before it counts as hung: 24,576 tokens may take 3.4 hours
 LEAST_TIMEOUT_SECONDS = 600
@@ -35,7 +36,7 @@ class Protocol:
     attempts: int = 3
     reasoning_format: str = "deepseek"
     no_prompt_cache: bool = True
-    task: str = "gpqa_diamond_cot_zeroshot"
+    task: str = DEFAULT_TASK
     model: str = "local-chat-completions"
     filter: str = "flexible-extract"
     # Versions are part of it: another build of llama.cpp rounds otherwise, and one other token is another answer.
@@ -126,6 +127,7 @@ OPEN_HELP = {
 def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every value that is not locked. They stay texts: `protocol_of` refuses bad ones in one line."""
     add = parser.add_argument_group("open values of the protocol").add_argument
+    add("--task", default=DEFAULT_TASK, help="task of lm-eval, as freeze_questions.py froze it")
     for field in fields(Protocol):
         if field.name in OPEN:
             add(f"--{field.name.replace('_', '-')}", default=str(field.default), help=OPEN_HELP[field.name])
@@ -142,6 +144,10 @@ def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str, kind: 
         if not text.isdecimal() or int(text) < least:
             raise InputError(f"--{name.replace('_', '-')}", f"a whole number, {least} or more", repr(text))
         values[name] = int(text)
+    if args.task != DEFAULT_TASK:
+        if args.task not in TASKS:
+            raise InputError("TASK", f"one of {', '.join(TASKS)}", repr(args.task))
+        values |= {"task": args.task, "filter": TASKS[args.task].filter}
     if kind is OpenAiProtocol:
         for name in kind.not_locked.split():
             values.pop(name, None)

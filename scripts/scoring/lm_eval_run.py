@@ -10,7 +10,7 @@ from files.safe_files import InputError
 from llama.llama_server import without_server_keys
 from llama.llama_tools import die_with_parent, last_words
 from scoring.eval_protocol import Protocol
-from scoring.lm_eval_samples import TASK
+from scoring.eval_tasks import frozen_name
 
 OWN_TASK = str(Path(__file__).with_name("lm_eval_own_task.py"))
 LM_EVAL_TIMEOUT_SECONDS = 10**7  # the proxy keeps the time
@@ -40,7 +40,7 @@ def lm_eval_command(
         "--model": protocol.model,
         "--model_args": model,
         "--include_path": str(task_folder),
-        "--tasks": TASK,
+        "--tasks": frozen_name(protocol.task),
         "--gen_kwargs": protocol.gen_kwargs,
         "--seed": str(protocol.seed),
         "--output_path": str(output),

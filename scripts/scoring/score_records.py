@@ -14,7 +14,7 @@ from pydantic import Field
 
 SUMMARY_NAME, SCORES_NAME = "summary.json", "scores.json"
 CLASSES = ("answered", "empty", "truncated", "no letter", "parser error", "server error")  # of an answer
-CHOICES = 4  # of a question, all as likely when one guesses
+CHOICES = 4  # of a question, all as likely when one guesses; rows of other tasks say their own chance
 
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -157,7 +157,7 @@ def figures(rows: list[dict], patch: dict | None) -> dict:
         "patched_correct": None if patch is None else sum(row.get("patched_correct", row["correct"]) for row in rows),
         "invalid": {kind: counts[kind] for kind in CLASSES if counts[kind]},
         "invalid_total": len(invalid),
-        "patch_expected_by_chance": sum(1 / CHOICES - row["correct"] for row in invalid),
+        "patch_expected_by_chance": sum(row.get("chance", 1 / CHOICES) - row["correct"] for row in invalid),
         "completion_tokens": sum(row["completion_tokens"] for row in rows),
         "answers": rows,
     }
