@@ -23,12 +23,14 @@
 #   REASONING_BUDGET  most tokens of thought (default 16384)
 #   MAX_GEN_TOKS      most tokens of an answer, its thought included (default 24576)
 #   SEED              seed of sampling and of the order of choices (default 42)
-#   NP                requests at once (default 1)
+#   NP                requests at once of each server (default 1)
 #   GPU_LAYERS        layers on the GPU, if there is one (default 99)
 #
 # how it runs, from the environment:
 #   BACKEND           openai: SERVERS are any OpenAI-compatible servers, and FILE.gguf is the checkpoint that they serve;
 #                     what their requests cannot say is named in the protocol, and nothing is patched
+#   SAMPLES           runs with the seeds SEED, SEED + 1, ..., each in its own OUTPUT/seed-N (default: one, in OUTPUT);
+#                     compare_scores.py --runs pools those of one model
 #   PATCH             no leaves the patch step out (default yes)
 #   PORT              port of llama-server on 127.0.0.1, of several the first (default 0: a free one)
 #   LOCAL_SERVERS     llama-servers that are started here, one per GPU (default 1)
@@ -68,6 +70,14 @@ case ${TASK:-gpqa} in
   gpqa*) ;;
   *) PATCH=no ;; # only letters A to D can be asked for
 esac
+if [ -n "${SAMPLES:-}" ]; then
+  [[ $SAMPLES =~ ^[1-9][0-9]?$ ]] || refuse "SAMPLES: expected a whole number, 1 to 99, found '$SAMPLES'"
+  [[ ${SEED:-42} =~ ^[0-9]{1,9}$ ]] || refuse "SEED: expected a whole number, found '$SEED'"
+  for ((seed = ${SEED:-42}; seed < ${SEED:-42} + SAMPLES; seed++)); do
+    env -u SAMPLES SEED=$seed OUTPUT="${OUTPUT:-build/eval/$name}/seed-$seed" "${BASH_SOURCE[0]}" "$name" "$gguf"
+  done
+  exit
+fi
 QUESTIONS=${QUESTIONS:-build/downloads/gpqa_diamond.csv}
 OUTPUT=${OUTPUT:-build/eval/$name}
 servers=(--port "${PORT:-0}" ${LOCAL_SERVERS:+--local-servers "$LOCAL_SERVERS"})

@@ -85,7 +85,10 @@ class Summary(Record):
 
 
 class ScoreRow(Fields):
-    """One model; counts are sums over its seeds, `bytes` its quants' by type. in_sample, drop_map: as in Summary."""
+    """One model; counts are sums over its seeds, `bytes` its quants' by type. in_sample, drop_map: as in Summary.
+
+    pass_at: pass@k by k, of several seeds.
+    """
 
     name: str
     experts: int
@@ -108,6 +111,7 @@ class ScoreRow(Fields):
     invalid_classes: dict[str, int]
     expected_by_chance: float
     points_vs_reference: float
+    pass_at: dict[str, float] | None = None
 
 
 class ScorePair(Fields):

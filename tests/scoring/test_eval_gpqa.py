@@ -171,8 +171,10 @@ def test_a_strict_openai_server_is_a_backend_of_its_own(
     assert summary["protocol_sha256"] != local["protocol_sha256"] and not summary["invalid"].get("server error")
     assert {"dry_multiplier", "reasoning_budget"} <= set(summary["protocol"]["not_locked"].split())
     assert not any(b"a-secret-key" in path.read_bytes() for path in run.rglob("*") if path.is_file())
-    runs = ["--runs", evaluation[0], run, "--output", tmp_path / "scores.md"]
-    refusal(compare_scores.main, runs, "scores of two protocols cannot be compared")
+    both = [part for folder in (evaluation[0], run) for part in ("--model", folder / "summary.json")]
+    refusal(
+        compare_scores.main, [*both, "--output", tmp_path / "scores.md"], "scores of two protocols cannot be compared"
+    )
 
 
 def test_a_map_that_names_no_questions_leaves_the_label_open(run_copy, tiny_gguf, tmp_path, refusal):
