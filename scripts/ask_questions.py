@@ -36,7 +36,7 @@ from scoring.eval_protocol import (
     first_differing_key,
     protocol_of,
 )
-from scoring.eval_tasks import TASKS, frozen_name
+from scoring.eval_tasks import frozen_name, task_of
 from scoring.evaluated_file import evaluated_sha256
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
 from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
@@ -144,7 +144,7 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, pool: ServerPoo
     by_prompt = {prompt_sha256(document["prompt"]): document for document in documents}
     task_folder = args.run / TASK_FOLDER
     progress = Progress(read_answers(args.run / ANSWERS), len(documents))
-    proxy = AnswerProxy(pool, protocol.attempts, by_prompt, args.run / ANSWERS, progress, TASKS[protocol.task])
+    proxy = AnswerProxy(pool, protocol.attempts, by_prompt, args.run / ANSWERS, progress, task_of(protocol.task))
     environment = lm_eval_environment(dict(os.environ), task_folder / "datasets", proxy.key)
     try:
         async with proxy.listening() as url:
@@ -193,7 +193,9 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(args.gguf, "a checkpoint" if kind is OpenAiProtocol else "a GGUF file", "none")
     check_lm_eval_values(args.name, args.tokenizer)
     tools = None if kind is OpenAiProtocol else find_llama_cpp(None)
-    protocol = protocol_of(args, tokenizer_identity(args.tokenizer), tools.version() if tools else "", kind)
+    protocol = protocol_of(
+        args, tokenizer_identity(args.tokenizer), tools.version() if tools else "", task_of(args.task).filter, kind
+    )
     if not (args.run / TASK_FOLDER / f"{frozen_name(protocol.task)}.yaml").is_file():
         raise InputError(args.run / TASK_FOLDER, f"questions frozen for the task {protocol.task}", "none")
     documents = read_frozen(args.run / TASK_FOLDER)

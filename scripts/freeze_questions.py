@@ -23,7 +23,8 @@ from chats.questions import QUESTION_SEED
 from choice.drop_map import read_map
 from files.option_types import command_parser
 from files.safe_files import InputError, replace_when_done, run
-from scoring.eval_tasks import DEFAULT_TASK, TASKS, EvalTask, frozen_name
+from scoring.eval_protocol import DEFAULT_TASK
+from scoring.eval_tasks import EvalTask, frozen_name, task_of
 from scoring.frozen_questions import frozen_documents, other_documents
 from scoring.run_files import ANOTHER_OUTPUT
 
@@ -100,9 +101,7 @@ def write_lines(path: Path, rows: list[dict]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    if args.task not in TASKS:
-        raise InputError("TASK", f"one of {', '.join(TASKS)}", repr(args.task))
-    task, name = TASKS[args.task], frozen_name(args.task)
+    task, name = task_of(args.task), frozen_name(args.task)
     documents = frozen_documents(args.questions, args.seed) if task.is_gpqa else other_documents(args.questions, task)
     if args.held_out_of:
         documents = held_out(documents, args.held_out_of)

@@ -15,7 +15,8 @@ from pathlib import Path
 from files.safe_files import InputError, flush_to_disk, sha256_json
 from llama.llama_server import KEY_BYTES, authorization
 from scoring.answer_record import Answer, append_answer, class_of, class_of_failure, prompt_sha256, read_answers
-from scoring.eval_tasks import DEFAULT_TASK, TASKS, EvalTask
+from scoring.eval_protocol import DEFAULT_TASK
+from scoring.eval_tasks import TASKS, EvalTask
 from scoring.server_pool import AskedServer, Attempts, ServerPool
 
 from aiohttp import web

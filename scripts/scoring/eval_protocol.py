@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from files.safe_files import InputError, sha256_json, shown
-from scoring.eval_tasks import DEFAULT_TASK, TASKS
 
 SECONDS_PER_TOKEN = 0.5  # a request may be this slow before it counts as hung: 24,576 tokens may take 3.4 hours
 LEAST_TIMEOUT_SECONDS = 600
+DEFAULT_TASK = "gpqa_diamond_cot_zeroshot"
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,12 @@ def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
             add(f"--{field.name.replace('_', '-')}", default=str(field.default), help=OPEN_HELP[field.name])
 
 
-def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str, kind: type[Protocol] = Protocol) -> Protocol:
+def protocol_of(
+    args: argparse.Namespace, tokenizer: str, llama_cpp: str, task_filter: str, kind: type[Protocol] = Protocol
+) -> Protocol:
     """Return the protocol of parsed arguments; `tokenizer` and `llama_cpp` identify the two.
 
+    task_filter: what reads the answers, see eval_tasks.py.
     Raises InputError on values that are no whole numbers or are too small.
     """
     values: dict[str, Any] = {}
@@ -144,10 +147,7 @@ def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str, kind: 
         if not text.isdecimal() or int(text) < least:
             raise InputError(f"--{name.replace('_', '-')}", f"a whole number, {least} or more", repr(text))
         values[name] = int(text)
-    if args.task != DEFAULT_TASK:
-        if args.task not in TASKS:
-            raise InputError("TASK", f"one of {', '.join(TASKS)}", repr(args.task))
-        values |= {"task": args.task, "filter": TASKS[args.task].filter}
+    values |= {"task": args.task, "filter": task_filter}
     if kind is OpenAiProtocol:
         for name in kind.not_locked.split():
             values.pop(name, None)

@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from files.safe_files import InputError
 from scoring.answer_record import flexible_letter, letter_of
+from scoring.eval_protocol import DEFAULT_TASK
 
-DEFAULT_TASK = "gpqa_diamond_cot_zeroshot"
 NOT_FOUND = "[invalid]"  # what lm-eval's filters leave of an answer in which they find nothing
 MMLU_PRO_SUBJECTS = (
     *("biology", "business", "chemistry", "computer_science", "economics", "engineering", "health", "history", "law"),
@@ -135,6 +136,13 @@ TASKS = {
     "gsm8k_cot_zeroshot": GSM8K,
     **{f"mmlu_pro_{subject}": mmlu_pro(subject) for subject in MMLU_PRO_SUBJECTS},
 }
+
+
+def task_of(name: str) -> EvalTask:
+    """Return a task by its name; raise InputError when it is none of TASKS."""
+    if name not in TASKS:
+        raise InputError("TASK", f"one of {', '.join(TASKS)}", repr(name))
+    return TASKS[name]
 
 
 def frozen_name(task: str) -> str:

@@ -9,7 +9,7 @@ from choice.drop_map import criterion_of, question_ids_of, read_method
 from files.safe_files import InputError, only_writer, read_json, read_record, sha256_file
 from scoring.answer_record import Answer, class_of, class_of_failure, prompt_sha256, read_answers, strict_letter
 from scoring.eval_protocol import recorded_protocol
-from scoring.eval_tasks import TASKS, EvalTask
+from scoring.eval_tasks import EvalTask, task_of
 from scoring.lm_eval_samples import Sample, lm_eval_score, read_frozen, read_samples
 from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, Patched, read_run, run_digests
 from scoring.score_records import figures
@@ -123,7 +123,7 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
     gguf_bytes and experts of the scored file.
     """
     record, documents = read_run(run), read_frozen(run / TASK_FOLDER)
-    task = TASKS[recorded_protocol(run / RUN, record["protocol"]).task]
+    task = task_of(recorded_protocol(run / RUN, record["protocol"]).task)
     with only_writer(run / ANSWERS):
         answers = read_answers(run / ANSWERS)
     head, patched = read_patched(run / PATCHED, record) if patch else (None, {})
