@@ -7,7 +7,7 @@ import signal
 import ssl
 import subprocess
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from scoring.asked_servers import asked_servers, given_servers, gpu_names, local
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_run import lm_eval_environment
 from scoring.served_model import build_of
-from scoring.server_pool import AskedServer, ServerPool
+from scoring.server_pool import NO_ANSWER, AskedServer, ServerPool
 from shared_ggufs import demo_ggufs, link_f16
 
 import aiohttp
@@ -31,7 +31,7 @@ import pytest
 from aiohttp import web
 
 QUESTIONS = 18
-PROTOCOL = Protocol(context=1024, reasoning_budget=64, max_gen_toks=64)
+PROTOCOL = Protocol(context=1024, reasoning_budget=4, max_gen_toks=64)  # a budget that cuts thoughts off
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +93,8 @@ def alone(asked, tools, protocol, tmp_path_factory) -> dict:
     """What one server of ours answers."""
     output = tmp_path_factory.mktemp("alone")
     found = ask_servers(asked, tools, protocol, output)
+    unlimited = Protocol(**vars(protocol) | {"reasoning_budget": 1000})
+    assert ask_servers(asked, tools, unlimited, tmp_path_factory.mktemp("unlimited")) != found
     assert '"server"' not in (output / "answers.jsonl").read_text()  # as it was before there were several
     return found
 
@@ -121,7 +123,7 @@ def test_one_of_ours_that_is_killed_at_a_random_moment_is_started_again(asked, t
     assert max(answer.attempts for answer in answers) <= 2 and (tmp_path / "server-2.log").is_file()
 
 
-def test_a_frozen_server_is_left_out_and_comes_back(asked, tools, protocol, others, alone, tmp_path, monkeypatch):
+def test_the_question_of_a_frozen_server_goes_elsewhere(asked, tools, protocol, others, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(server_pool, "WATCH_SECONDS", 1)
     monkeypatch.setattr(server_pool, "SILENT_SECONDS", 3)
     addresses, states = by_address(others[:2], monkeypatch), []
@@ -130,20 +132,19 @@ def test_a_frozen_server_is_left_out_and_comes_back(asked, tools, protocol, othe
         states.append(pool.servers[0].well)
         if len(states) == 3:
             others[0].process.send_signal(signal.SIGSTOP)
-        elif len(states) == QUESTIONS - 1:
-            others[0].process.send_signal(signal.SIGCONT)
 
     try:
         assert ask_servers(asked, tools, protocol, tmp_path, freeze, servers=addresses) == alone
     finally:
         others[0].process.send_signal(signal.SIGCONT)
-    errors = [error for answer in read_answers(tmp_path / "answers.jsonl").values() for error in answer.errors]
-    assert len(errors) == 1 and "silent" in errors[0]
-    assert addresses[0] in {answer.server for answer in list(read_answers(tmp_path / "answers.jsonl").values())[:4]}
+    answers = list(read_answers(tmp_path / "answers.jsonl").values())
+    errors = [error for answer in answers for error in answer.errors]
+    assert len(errors) == 1 and "silent" in errors[0] and not states[-1]
+    assert {answer.server for answer in answers[4:]} == {addresses[1]}
 
 
 @asynccontextmanager
-async def front_of(server: LlamaServer, failing: Callable[[], bool]) -> Iterator[str]:
+async def front_of(server: LlamaServer, failing: Callable[[], bool]) -> AsyncIterator[str]:
     """A real HTTP server that hands everything on to a llama-server, or answers 500 to everything; its address."""
 
     async def hand_on(request: web.Request) -> web.Response:
@@ -163,25 +164,83 @@ async def front_of(server: LlamaServer, failing: Callable[[], bool]) -> Iterator
         await runner.cleanup()
 
 
-def test_one_that_answers_500_to_all_gets_no_more_questions_until_it_is_well(asked, others, alone, tmp_path):
+def pool_of(addresses: dict[str, str]) -> ServerPool:
+    """A pool of servers that are well when they tell their properties; addresses: with their keys."""
+
+    async def check(pool: ServerPool, server: AskedServer) -> None:
+        try:
+            await pool.request(server, "/props")
+        except (*NO_ANSWER, ValueError) as error:
+            raise InputError(server.name, "a server", str(error)) from error
+
+    return ServerPool([AskedServer(url, url, key) for url, key in addresses.items()], 1, 600, check)
+
+
+def test_one_that_answers_500_to_all_gets_no_more_questions(asked, others, tmp_path):
     done: list[Answer] = []
 
     async def ask() -> None:
-        async with front_of(others[0], lambda: 3 <= len(done) < 12) as front:
-            second = AskedServer(others[1].url, others[1].url, others[1].key)
-
-            async def looked_at(pool: ServerPool, server: AskedServer) -> None:
-                try:
-                    await pool.request(server, "/props")
-                except ValueError as error:
-                    raise InputError(server.name, "a server", str(error)) from error
-
-            pool = ServerPool([AskedServer(front, front), second], 1, 600, looked_at)
+        async with front_of(others[0], lambda: len(done) >= 3) as front:
+            pool = pool_of({front: "", others[1].url: others[1].key})
             await ask_pool(pool, asked / "task", tmp_path / "answers.jsonl", done.append)
 
     asyncio.run(ask())
-    assert answers_of(tmp_path / "answers.jsonl") == alone
-    assert sum(len(answer.errors) for answer in done) <= 2  # one question at once, and one more if it came back early
+    assert {answer.kind for answer in done} <= {"answered", "truncated", "no letter"} and len(done) == QUESTIONS
+    errors = [error for answer in done for error in answer.errors]
+    assert len(errors) == 1 and errors[0].startswith("HTTP 500")
+    assert {answer.server for answer in done[4:]} == {others[1].url}
+
+
+def test_a_server_that_is_well_again_gets_questions_again(others):
+    """The one that failed answers nothing else meanwhile, and the question goes to the other one."""
+    broken = [True]
+
+    async def ask() -> None:
+        async with front_of(others[0], lambda: broken[0]) as front:
+            pool = pool_of({others[1].url: others[1].key, front: ""})
+            async with pool_opened_while(pool, broken):
+                one, two = await asyncio.gather(*(pool.ask(work(pool), 3) for _ in range(2)))
+                assert (one.errors, one.server) == ([], others[1].url)
+                assert len(two.errors) == 1 and two.server == others[1].url and not pool.servers[1].well
+                broken[0] = False
+                async with asyncio.timeout(60):
+                    while not pool.servers[1].well:
+                        await asyncio.sleep(0.05)
+                answered = await asyncio.gather(*(pool.ask(work(pool), 3) for _ in range(2)))
+                assert {attempts.server for attempts in answered} == {others[1].url, front}
+                assert not [error for attempts in answered for error in attempts.errors]
+
+    asyncio.run(ask())
+
+
+def work(pool: ServerPool) -> Callable[[AskedServer], Awaitable[dict]]:
+    """A question of one token."""
+    return lambda server: pool.request(server, "/completion", {"prompt": "The", "n_predict": 1})
+
+
+@asynccontextmanager
+async def pool_opened_while(pool: ServerPool, broken: list[bool]) -> AsyncIterator[None]:
+    """Open a pool while all its servers are well; then let one break."""
+    broken[0] = False
+    async with pool.opened():
+        broken[0] = True
+        yield
+
+
+def test_without_any_server_the_run_ends_in_one_line_and_goes_on_later(asked, others, tmp_path, monkeypatch):
+    monkeypatch.setattr(server_pool, "GIVE_UP_SECONDS", 1)
+    done: list[Answer] = []
+
+    async def ask(failing: Callable[[], bool]) -> None:
+        async with front_of(others[0], failing) as front:
+            await ask_pool(pool_of({front: ""}), asked / "task", tmp_path / "answers.jsonl", done.append)
+
+    with pytest.raises(InputError, match="HTTP 500") as error:
+        asyncio.run(ask(lambda: len(done) >= 3))
+    assert len(str(error.value).splitlines()) == 1 and str(error.value).startswith("http://127.0.0.1")
+    assert len(done) == 3  # what no server could answer counts as unanswered, not as wrong
+    asyncio.run(ask(lambda: False))
+    assert len(read_answers(tmp_path / "answers.jsonl")) == QUESTIONS
 
 
 def test_a_server_with_something_else_is_refused_by_its_name(
