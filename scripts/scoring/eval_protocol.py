@@ -95,6 +95,7 @@ class OpenAiProtocol(Protocol):
     scores of two backends are never compared in silence. Fields: https://platform.openai.com/docs/api-reference/chat
     """
 
+    context: int = 0
     reasoning_budget: int = -1
     top_k: int = 0
     dry_multiplier: float = 0.0
