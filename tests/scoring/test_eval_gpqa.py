@@ -23,6 +23,7 @@ from llama.llama_server import LlamaServer, server_command
 from patch_answers import closed_thought
 from scoring.answer_record import completion_letter
 from scoring.eval_protocol import Protocol
+from scoring.eval_tasks import task_of
 from scoring.lm_eval_samples import read_frozen, read_samples
 from scoring.score_records import Summary
 from shared_ggufs import link_f16, tiny_ggufs
@@ -131,7 +132,7 @@ def test_a_random_model_is_scored_patched_and_summed_up(evaluation, few_question
         assert questions[answer["record_id"]].text not in (directory / "summary.json").read_text()
     digest = result["protocol_sha256"]
     assert digest == Protocol(**result["protocol"]).digest and digest[:16] in printed
-    for sample in read_samples(directory):
+    for sample in read_samples(directory, task_of(result["protocol"]["task"])):
         question = questions[sample.record_id]
         assert (sample.prompt, sample.target) == (question.prompt, question.letter)
 
