@@ -3,7 +3,7 @@
 
 BENCH := $(BUILD)/bench
 
-bench: bench-analysis bench-drop bench-quantize bench-eval bench-servers ## speed and memory against the limits (30 GB of disk)
+bench: bench-analysis bench-drop bench-quantize bench-eval bench-servers ## speed and memory against limits (30 GB disk)
 
 bench-layers: $(TOOLS)
 	$(PYTHON) bench/generate_checkpoint.py --tokenizer data/demo/model --output $(BENCH)/checkpoints
