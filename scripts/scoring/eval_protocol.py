@@ -15,7 +15,7 @@ from files.safe_files import InputError, sha256_json, shown
 
 SECONDS_PER_TOKEN = 0.5  # a request may be this slow before it counts as hung: 24,576 tokens may take 3.4 hours
 LEAST_TIMEOUT_SECONDS = 600
-DEFAULT_TASK, GPQA = "gpqa_diamond_cot_zeroshot", "gpqa_"  # GPQA: how the names of its tasks begin
+DEFAULT_TASK = "gpqa_diamond_cot_zeroshot"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from files.safe_files import (
     sha256_json,
     shown,
 )
-from scoring.eval_protocol import DEFAULT_TASK, GPQA
 from scoring.paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
 
 import numpy as np
@@ -32,6 +31,7 @@ SUMMARY_NAME, SCORES_NAME = "summary.json", "scores.json"
 CLASSES = ("answered", "empty", "truncated", "no letter", "parser error", "server error")  # of an answer
 CHOICES = 4  # of a question, all as likely when one guesses; rows of other tasks say their own chance
 ALL_LETTERS = "ABCDEFGHIJ"  # of choices; GPQA has the first four of them, MMLU-Pro up to ten
+GPQA = "gpqa_"  # how the names of its tasks begin
 ROUNDING = 1e-6  # sums of the same numbers in another order
 
 
@@ -130,7 +130,7 @@ class RunProtocol(Fields):
     """The values of scoring/eval_protocol.py; the runs of one model may differ in this one."""
 
     seed: int
-    task: str = DEFAULT_TASK
+    task: str = GPQA
 
 
 class Summary(Record):
