@@ -19,12 +19,15 @@ from ask_questions import is_asked
 from chats.questions import COLUMNS, load_questions, read_rows
 from conftest import REPO
 from files.safe_files import read_json, read_record
+from llama.hardware import NOT_KNOWN
 from llama.llama_server import LlamaServer, server_command
 from patch_answers import closed_thought
+from release.card_results import machine_in_words
 from release.measured import request_breaks, setting_breaks
-from scoring.answer_record import completion_letter
-from scoring.eval_protocol import Protocol
+from scoring.answer_record import completion_letter, read_answers
+from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.eval_tasks import task_of
+from scoring.lm_eval_run import request_digest
 from scoring.lm_eval_samples import read_frozen, read_samples
 from scoring.score_records import Summary
 from shared_ggufs import link_f16, tiny_ggufs
@@ -151,7 +154,7 @@ def test_a_real_run_is_what_its_protocol_says(evaluation, tiny_text_model):
     assert machine["cpu"] and read_record(directory / "summary.json", Summary)["hardware"] == [machine]
 
 
-def test_three_servers_leave_what_one_leaves(evaluation, evaluate, drop_map, tmp_path):
+def test_three_servers_leave_what_one_leaves(evaluation, evaluate, drop_map, tiny_text_model, tmp_path):
     """The whole script, the patch step included; only times, and who answered, may differ."""
     done = evaluate(tmp_path / "run", CHOSEN_BY=drop_map, LOCAL_SERVERS=3)
     assert done.returncode == 0 and "server started 3 times" in done.stdout, done.stderr
@@ -163,6 +166,7 @@ def test_three_servers_leave_what_one_leaves(evaluation, evaluate, drop_map, tmp
     for answer in [*one["answers"], *three["answers"]]:
         del answer["seconds"]
     assert one == three and "local 3" in (tmp_path / "run/answers.jsonl").read_text()
+    assert not setting_breaks(tmp_path / "run", Protocol(**one["protocol"]), tiny_text_model / "tokenizer.json")
 
 
 def test_a_strict_openai_server_is_a_backend_of_its_own(
@@ -184,6 +188,10 @@ def test_a_strict_openai_server_is_a_backend_of_its_own(
     summary, local = (read_record(folder / "summary.json", Summary) for folder in (run, evaluation[0]))
     assert summary["questions"] == 6 and summary["experts"] == EXPERTS and summary["gguf"] == tiny_text_model.name
     assert summary["protocol_sha256"] != local["protocol_sha256"] and not summary["invalid"].get("server error")
+    assert summary["hardware"] == [NOT_KNOWN] and machine_in_words(NOT_KNOWN).startswith("not recorded")
+    protocol, answers = OpenAiProtocol(**summary["protocol"]), read_answers(run / "answers.jsonl")
+    for document in read_frozen(run / "task"):
+        assert request_digest(document["prompt"], protocol) == answers[document["Record ID"]].request_sha256
     assert {"dry_multiplier", "reasoning_budget"} <= set(summary["protocol"]["not_locked"].split())
     assert not any(b"a-secret-key" in path.read_bytes() for path in run.rglob("*") if path.is_file())
     both = [part for folder in (evaluation[0], run) for part in ("--model", folder / "summary.json")]

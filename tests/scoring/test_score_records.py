@@ -45,6 +45,38 @@ def comparison(runs: list[dict]) -> dict:
     return {"version": Scores.current, **compare([[run] for run in runs], [[] for _ in runs])}
 
 
+def of_task(task: str, **row: object) -> dict:
+    """A complete run of one question of another task."""
+    answer = summary("m", None)["answers"][0] | {"order": [], "class": "answered", "strict_correct": True} | row
+    protocol = {"seed": 42, "task": task}
+    digests = {"protocol": protocol, "protocol_sha256": sha256_json(protocol)}
+    return summary("m", None) | digests | figures([answer], None)
+
+
+@pytest.mark.parametrize(
+    "task, row, words",
+    [
+        ("gsm8k_cot_zeroshot", {"chance": 0.0, "target": "1200", "letter": "$1,200."}, None),
+        ("gsm8k_cot_zeroshot", {"chance": 0.0, "target": "7", "letter": None}, "correct as letter and target say"),
+        ("mmlu_pro_law", {"chance": 0.1, "target": "J", "letter": "J"}, None),
+        ("mmlu_pro_law", {"chance": 0.25, "target": "J", "letter": "J"}, "target one of the first 4 letters"),
+        ("mmlu_pro_law", {"chance": 0.1, "target": "J", "letter": "K"}, "letter one of ABCDEFGHIJ"),
+        ("mmlu_pro_law", {"chance": 0.1, "target": "J", "letter": "I"}, "correct as letter and target say"),
+        ("mmlu_pro_law", {"chance": 0.1, "target": "J", "letter": "J", "order": [0, 1, 2, 3]}, "order of the choices"),
+        ("mmlu_pro_law", {"order": [0, 1, 2, 3]}, "answers with a chance"),
+        ("gpqa_main_cot_zeroshot", {"chance": 0.25}, "answers without a chance"),
+        ("gpqa_main_cot_zeroshot", {"order": [0, 1, 2, 3], "target": "E", "letter": "E"}, "first 4 letters"),
+    ],
+)
+def test_answers_are_those_of_their_task(tmp_path, task, row, words):
+    (tmp_path / "summary.json").write_text(json.dumps(of_task(task, **row)))
+    if words:
+        with pytest.raises(InputError, match=words):
+            read_summary(tmp_path / "summary.json")
+    else:
+        assert read_summary(tmp_path / "summary.json")["raw_correct"] == 1
+
+
 def damages(content: object, path: tuple = ()) -> Iterator[tuple]:
     """The path of every value inside a record."""
     inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
