@@ -72,9 +72,10 @@ case ${TASK:-gpqa} in
 esac
 if [ -n "${SAMPLES:-}" ]; then
   [[ $SAMPLES =~ ^[1-9][0-9]?$ ]] || refuse "SAMPLES: expected a whole number, 1 to 99, found '$SAMPLES'"
-  [[ ${SEED:-42} =~ ^[0-9]{1,9}$ ]] || refuse "SEED: expected a whole number, found '$SEED'"
+  [[ ${SEED:-42} =~ ^(0|[1-9][0-9]{0,8})$ ]] || refuse "SEED: expected a whole number, found '$SEED'"
   for ((seed = ${SEED:-42}; seed < ${SEED:-42} + SAMPLES; seed++)); do
-    env -u SAMPLES SEED=$seed OUTPUT="${OUTPUT:-build/eval/$name}/seed-$seed" "${BASH_SOURCE[0]}" "$name" "$gguf"
+    setpriv --pdeathsig KILL env -u SAMPLES SEED=$seed OUTPUT="${OUTPUT:-build/eval/$name}/seed-$seed" \
+      "${BASH_SOURCE[0]}" "$name" "$gguf"
   done
   exit
 fi

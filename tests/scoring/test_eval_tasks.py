@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import compare_scores
 import freeze_questions
 from conftest import DEMO, REPO
 from files.safe_files import read_json, read_record
@@ -65,7 +66,7 @@ def score(script, demo_model, tmp_path) -> Callable[..., dict]:
             values = {"TASK": task, "QUESTIONS": questions, "TOKENIZER": demo_model, "OUTPUT": tmp_path / "run"}
             done = script("eval_gpqa_v3.sh", "demo", demo_model, BACKEND="openai", SERVERS=url, **values, **changes)
         assert done.returncode == 0, done.stdout + done.stderr
-        return read_record(tmp_path / "run/summary.json", Summary)
+        return read_record(min((tmp_path / "run").rglob("summary.json")), Summary)
 
     return call
 
@@ -74,13 +75,19 @@ def outcomes(summary: dict) -> list[bool]:
     return [answer["correct"] for answer in summary["answers"]]
 
 
-def test_gsm8k(score, tmp_path):
+def test_gsm8k_in_two_samples(score, tmp_path):
     rows = [{"question": question, "answer": answer} for question, answer, _, _ in GSM8K_CASES]
     told = {question: text for question, _, text, _ in GSM8K_CASES}
-    summary = score("gsm8k_cot_zeroshot", told, lines(tmp_path / "gsm8k.jsonl", rows))
+    summary = score("gsm8k_cot_zeroshot", told, lines(tmp_path / "gsm8k.jsonl", rows), SAMPLES=2)
     assert outcomes(summary) == [right for *_, right in GSM8K_CASES]
     assert summary["invalid"] == {"no letter": 1} and summary["patch_expected_by_chance"] == 0
-    assert read_json(tmp_path / "run/run.json")["protocol"]["task"] == "gsm8k_cot_zeroshot"
+    runs = sorted((tmp_path / "run").iterdir())
+    protocols = [read_json(run / "run.json")["protocol"] for run in runs]
+    assert [protocol["seed"] for protocol in protocols] == [42, 43]
+    assert {protocol["task"] for protocol in protocols} == {"gsm8k_cot_zeroshot"}
+    compare_scores.main(["--runs", *map(str, runs), "--output", str(tmp_path / "scores.md")])
+    (row,) = read_json(tmp_path / "scores.json")["rows"]
+    assert row["seeds"] == [42, 43] and row["pass_at"] == {"1": 0.6, "2": 0.6}
 
 
 def test_one_subject_of_mmlu_pro_with_its_shots(score, tmp_path):
