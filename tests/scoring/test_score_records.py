@@ -74,7 +74,19 @@ def test_answers_are_those_of_their_task(tmp_path, task, row, words):
         with pytest.raises(InputError, match=words):
             read_summary(tmp_path / "summary.json")
     else:
-        assert read_summary(tmp_path / "summary.json")["raw_correct"] == 1
+        run = read_summary(tmp_path / "summary.json")
+        check_record("scores.json", comparison([run, run | {"name": "n", "gguf": "n.gguf"}]), Scores)
+        assert run["raw_correct"] == 1
+
+
+def test_pass_at_is_of_several_seeds_and_begins_with_the_score():
+    protocols = [{"protocol": {"seed": seed}, "protocol_sha256": sha256_json({"seed": seed})} for seed in (1, 2)]
+    content = {"version": Scores.current, **compare([[summary("m", None) | one for one in protocols]], [[]])}
+    check_record("scores.json", content, Scores)
+    for rates in ({"1": 0.5, "2": 1.0}, {"1": 1.0, "2": 0.9}, {"one": 1.0}, {"2": 1.0}):
+        rows = [content["rows"][0] | {"pass_at": rates}]
+        with pytest.raises(InputError, match="pass_at"):
+            check_record("scores.json", content | {"rows": rows}, Scores)
 
 
 def damages(content: object, path: tuple = ()) -> Iterator[tuple]:
