@@ -29,12 +29,13 @@ import ask_questions  # noqa: E402
 import freeze_questions  # noqa: E402
 from files.option_types import command_parser  # noqa: E402
 from files.safe_files import remove, run, write_json  # noqa: E402
-from llama.llama_server import LlamaServer, server_command  # noqa: E402
+from llama.llama_server import LlamaServer, authorization, server_command  # noqa: E402
 from llama.llama_tools import find_llama_cpp  # noqa: E402
 from scoring.answer_proxy import AnswerProxy  # noqa: E402
 from scoring.answer_record import read_answers  # noqa: E402
 from scoring.eval_protocol import Protocol  # noqa: E402
 from scoring.lm_eval_samples import read_frozen  # noqa: E402
+from scoring.server_pool import AskedServer, ServerPool  # noqa: E402
 
 from bench_table import row, table  # noqa: E402
 
@@ -44,8 +45,8 @@ CONCURRENT = 4
 
 async def bare(server: LlamaServer, bodies: list[dict], concurrency: int) -> float:
     """Send requests to the server itself, `concurrency` at once; return the seconds."""
-    places = asyncio.Semaphore(concurrency)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
+    places, limits = asyncio.Semaphore(concurrency), aiohttp.ClientTimeout(total=None)
+    async with aiohttp.ClientSession(timeout=limits, headers=authorization(server.key)) as session:
 
         async def ask(body: dict) -> None:
             async with places, session.post(f"{server.url}/v1/chat/completions", json=body) as reply:
@@ -66,7 +67,8 @@ def ours(args: argparse.Namespace, server: LlamaServer, protocol: Protocol) -> t
     for left in (ask_questions.ANSWERS, ask_questions.LM_EVAL):
         remove(args.run / left)
     start = time.perf_counter()
-    asyncio.run(ask_questions.evaluate(args, protocol, server, read_frozen(args.run / "task")))
+    pool = ServerPool([AskedServer("local 1", own=server)], protocol.concurrency, protocol.timeout_seconds)
+    asyncio.run(ask_questions.evaluate(args, protocol, pool, read_frozen(args.run / "task")))
     whole = time.perf_counter() - start
     answers = read_answers(args.run / ask_questions.ANSWERS).values()
     asked = max(a.asked_at + a.seconds for a in answers) - min(a.asked_at for a in answers)
@@ -79,13 +81,13 @@ def measure(args: argparse.Namespace, concurrency: int) -> dict[str, list[float]
     command = server_command(find_llama_cpp(None).tool("llama-server"), args.gguf, args.name, 0, protocol.server_flags)
     times: dict[str, list[float]] = {"ours": [], "bare": [], "rest": [], "server": []}
     bodies: list[dict] = []
-    attempt = AnswerProxy.attempt
+    send = AnswerProxy.send
 
-    async def remember(proxy: AnswerProxy, body: dict) -> tuple[dict | None, str]:
+    async def remember(proxy: AnswerProxy, server: AskedServer, body: dict) -> dict:
         bodies.append(body)
-        return await attempt(proxy, body)
+        return await send(proxy, server, body)
 
-    AnswerProxy.attempt = remember  # from outside: the proxy itself has no use for the requests after their answers
+    AnswerProxy.send = remember  # from outside: the proxy itself has no use for the requests after their answers
     with LlamaServer(command, args.gguf, args.run / "server.log") as server:
         ours(args, server, protocol)  # off the clock: gives the requests, warms the caches
         asked = list(bodies)
@@ -97,7 +99,7 @@ def measure(args: argparse.Namespace, concurrency: int) -> dict[str, list[float]
                     for key, seconds in zip(("ours", "rest", "server"), ours(args, server, protocol)):
                         times[key].append(seconds)
             print({key: round(values[-1], 2) for key, values in times.items()}, concurrency, file=sys.stderr)
-    AnswerProxy.attempt = attempt
+    AnswerProxy.send = send
     return times
 
 

@@ -3,7 +3,7 @@
 
 BENCH := $(BUILD)/bench
 
-bench: bench-analysis bench-drop bench-quantize bench-eval ## speed and memory against the limits (30 GB of disk)
+bench: bench-analysis bench-drop bench-quantize bench-eval bench-servers ## speed and memory against limits (30 GB disk)
 
 bench-layers: $(TOOLS)
 	$(PYTHON) bench/generate_checkpoint.py --tokenizer data/demo/model --output $(BENCH)/checkpoints
@@ -21,6 +21,10 @@ bench-eval: $(TOOLS) ## the evaluation against bare requests
 	$(PYTHON) scripts/convert_to_gguf.py --model data/demo/model --name gemma-4-demo --output $(BENCH)/demo-F16.gguf
 	$(PYTHON) bench/bench_eval.py --gguf $(BENCH)/demo-F16.gguf --tokenizer data/demo/model \
 	  --questions data/demo/eval_questions.csv --output $(BENCH)/eval.json
+
+bench-servers: $(SETUP) ## eight servers that sleep against one
+	$(PYTHON) bench/bench_servers.py --tokenizer data/demo/model --questions data/demo/eval_questions.csv \
+	  --output $(BENCH)/servers.json
 
 kill-test: $(TOOLS) ## kill the stages KILLS times in all at random moments, go on, and compare (an hour and more)
 	$(PYTHON) tests/kills/kill_stages.py --kills $(KILLS) --seed $(KILL_SEED) --folder $(BUILD)/kills

@@ -8,7 +8,7 @@ DRAW := $(call code,plot_expert_stats,choice files)
 DROP := $(call code,expert_drop,checkpoints choice files ggufs)
 RENDER := $(call code,render_calibration,chats files)
 REACHED := $(call code,report_imatrix,files ggufs)
-SUM_UP := $(call code,summarize_scores,chats choice files ggufs scoring)
+SUM_UP := $(call code,summarize_scores,chats checkpoints choice files ggufs scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
 # All answers are recorded: what an edited class makes of them takes seconds.
@@ -83,7 +83,11 @@ imatrix_setting = $(CALIBRATION_SETTING) $(patsubst %,NO_IMATRIX=%,$(filter $(1)
 EVAL_SETTINGS := $(call imatrix_setting,$(EVAL_QUANT)) EVAL_QUESTIONS=$(EVAL_DIGEST) \
   $(call setting,EVAL_QUANT) $(PROTOCOL)
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) \
-  MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes scripts/eval_gpqa_v3.sh
+  MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes $(ASKED_SERVERS) \
+  scripts/eval_gpqa_v3.sh
+# They are no part of the protocol: the answers are the same.
+ASKED_SERVERS := $(if $(SERVERS),SERVERS='$(SERVERS)') $(if $(filter-out 1,$(LOCAL_SERVERS)),\
+  LOCAL_SERVERS=$(LOCAL_SERVERS))
 HELDOUT_SETTINGS := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(call imatrix_setting,$(HELDOUT_QUANT))) \
   QUESTIONS=$(QUESTIONS_DIGEST) \
   $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) $(DOMAIN_SETTINGS) $(PROTOCOL)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Ask one model all frozen questions: llama-server, a recording proxy, and lm-eval's own run over it.
+"""Ask one model all frozen questions: one or several servers, a recording proxy, and lm-eval's own run over it.
 
 Inputs:  a GGUF file; the frozen questions and task of freeze_questions.py in RUN/task; the tokenizer of the unmodified
          base (directory or Hub id); the protocol's open values (scoring/eval_protocol.py).
@@ -23,27 +23,28 @@ from dataclasses import asdict
 from pathlib import Path
 
 from files.option_types import command_parser
-from files.safe_files import (
-    InputError,
-    directory_when_done,
-    only_writer,
-    recorded_sha256,
-    remove,
-    run,
-    sha256_file,
-    write_record,
-)
-from llama.hardware import hardware_of
-from llama.llama_server import LlamaServer, server_command
+from files.safe_files import InputError, directory_when_done, only_writer, remove, run, sha256_file, write_record
+from llama.hardware import NOT_KNOWN, hardware_of
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from llama.template_check import check_gguf_template
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
-from scoring.eval_protocol import Protocol, add_protocol_arguments, first_differing_key, protocol_of
+from scoring.asked_servers import add_server_arguments, asked_servers
+from scoring.eval_protocol import (
+    BACKENDS,
+    OpenAiProtocol,
+    Protocol,
+    add_protocol_arguments,
+    first_differing_key,
+    protocol_of,
+)
+from scoring.eval_tasks import frozen_name, task_of
+from scoring.evaluated_file import evaluated_sha256
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
 from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
 from scoring.run_files import ANOTHER_OUTPUT, ANSWERS, LM_EVAL, RUN, TASK_FOLDER, RunRecord, read_run
 from scoring.score_records import SUMMARY_NAME
+from scoring.server_pool import ServerPool
 
 from tqdm import tqdm
 
@@ -64,7 +65,7 @@ def identity(args: argparse.Namespace, protocol: Protocol) -> dict:
     """Return the content of run.json: what makes this run another than the next one."""
     return {
         "name": args.name,
-        "gguf_sha256": recorded_sha256(args.gguf),
+        "gguf_sha256": evaluated_sha256(args.gguf),
         "protocol_sha256": protocol.digest,
         "questions_sha256": sha256_file(args.run / TASK_FOLDER / "frozen.jsonl"),
         "protocol": asdict(protocol),
@@ -104,11 +105,11 @@ def is_asked(directory: Path, mine: dict, documents: list[dict]) -> bool:
     return read_answers(directory / ANSWERS).keys() == {document["Record ID"] for document in documents}
 
 
-def machines_of_run(directory: Path, tools: LlamaCpp) -> list[dict]:
-    """Return the machines that have answered in a run directory, and this one."""
+def machines_of_run(directory: Path, tools: LlamaCpp | None) -> list[dict]:
+    """Return the machines that have answered in a run directory, and this one; tools: None where others answer."""
     asked = (directory / ANSWERS).exists() and (directory / ANSWERS).stat().st_size > 0
     known = read_run(directory).get("hardware", []) if asked else []
-    mine = hardware_of(tools)
+    mine = hardware_of(tools) if tools else NOT_KNOWN
     return known if mine in known else [*known, mine]
 
 
@@ -146,7 +147,7 @@ class Progress:
         self.bar.update()
 
 
-async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaServer, documents: list[dict]) -> None:
+async def evaluate(args: argparse.Namespace, protocol: Protocol, pool: ServerPool, documents: list[dict]) -> None:
     """Run lm-eval over the recording proxy into RUN/lm_eval; raise InputError when either cannot go on.
 
     RUN must hold no lm_eval of an earlier run.
@@ -154,13 +155,13 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaSe
     by_prompt = {prompt_sha256(document["prompt"]): document for document in documents}
     task_folder = args.run / TASK_FOLDER
     progress = Progress(read_answers(args.run / ANSWERS), len(documents))
-    proxy = AnswerProxy(server, protocol, by_prompt, args.run / ANSWERS, progress)
+    proxy = AnswerProxy(pool, protocol.attempts, by_prompt, args.run / ANSWERS, progress, task_of(protocol.task))
     environment = lm_eval_environment(dict(os.environ), task_folder / "datasets", proxy.key)
     try:
         async with proxy.listening() as url:
             # No marker: there is no old directory to replace.
             with directory_when_done(args.run / LM_EVAL, marker="") as partial:
-                command = lm_eval_command(args.name, url, protocol, args.tokenizer, task_folder, partial)
+                command = lm_eval_command(args.name, url, protocol, args.tokenizer, task_folder, partial, pool.places)
                 await run_lm_eval(command, environment, args.run / "lm_eval.log", proxy.failure)
                 if missing := missing_results(partial):
                     raise InputError(
@@ -173,35 +174,41 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, server: LlamaSe
     remove(task_folder / "datasets")
 
 
-def ask_all(args: argparse.Namespace, tools: LlamaCpp, protocol: Protocol, documents: list[dict]) -> int:
-    """Start the server and ask what is not answered yet; return how often the server was started."""
+def ask_all(args: argparse.Namespace, tools: LlamaCpp | None, protocol: Protocol, documents: list[dict]) -> int:
+    """Ask the servers what is not answered yet; return how often servers of ours were started."""
     print(f"{args.name}: protocol {protocol.digest[:16]}: {json.dumps(asdict(protocol))[1:-1]}", flush=True)
-    command = server_command(tools.tool("llama-server"), args.gguf, args.name, args.port, protocol.server_flags)
-    with LlamaServer(command, args.gguf, args.run / "server.log") as server:
-        asyncio.run(evaluate(args, protocol, server, documents))
-        return server.starts
+    tool, log = tools.tool("llama-server") if tools else Path(), args.run / "server.log"
+    with asked_servers(args, tool, args.name, protocol, log, protocol.concurrency) as pool:
+        asyncio.run(evaluate(args, protocol, pool, documents))
+        return sum(server.own.starts for server in pool.servers if server.own)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
     add("--name", required=True, help="name of the model in tables")
-    add("--gguf", type=Path, required=True, help="GGUF file to evaluate")
+    add("--gguf", type=Path, required=True, help="GGUF file to evaluate, or with --backend openai the checkpoint")
     add("--tokenizer", required=True, help="tokenizer of the unmodified base: directory or Hub id")
     add("--run", type=Path, required=True, help="run directory with the frozen task")
     add_protocol_arguments(parser)
-    add = parser.add_argument_group("how the server runs").add_argument
-    add("--port", default="0", help="port of llama-server on 127.0.0.1 (default: a free one)")
+    add_server_arguments(parser)
+    add = parser.add_argument_group("what the servers are").add_argument
+    add("--backend", choices=BACKENDS, default="llama.cpp", help="llama.cpp, or any OpenAI-compatible server")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    if not args.gguf.is_file():
-        raise InputError(args.gguf, "a GGUF file", "nothing")
+    kind = BACKENDS[args.backend]
+    if not (args.gguf.is_dir() if kind is OpenAiProtocol else args.gguf.is_file()):
+        raise InputError(args.gguf, "a checkpoint" if kind is OpenAiProtocol else "a GGUF file", "none")
     check_lm_eval_values(args.name, args.tokenizer)
-    tools = find_llama_cpp(None)
-    protocol = protocol_of(args, tokenizer_identity(args.tokenizer), tools.version())
+    tools = None if kind is OpenAiProtocol else find_llama_cpp(None)
+    protocol = protocol_of(
+        args, tokenizer_identity(args.tokenizer), tools.version() if tools else "", task_of(args.task).filter, kind
+    )
+    if not (args.run / TASK_FOLDER / f"{frozen_name(protocol.task)}.yaml").is_file():
+        raise InputError(args.run / TASK_FOLDER, f"questions frozen for the task {protocol.task}", "none")
     documents = read_frozen(args.run / TASK_FOLDER)
     mine = identity(args, protocol)
     with only_writer(args.run / ANSWERS):
@@ -210,11 +217,13 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{args.run}: all {len(documents)} questions are answered already")
             return
         # llama-server renders every question without limits, so each is rendered once with them.
-        check_gguf_template(args.gguf, [document["prompt"] for document in documents])
+        if tools:
+            check_gguf_template(args.gguf, [document["prompt"] for document in documents])
         # The old results go first: a run that is killed from here on must not look finished.
         for old in (SUMMARY_NAME, LM_EVAL):
             remove(args.run / old)
-        write_record(args.run / RUN, {**mine, "hardware": machines_of_run(args.run, tools)}, RunRecord)
+        machines = machines_of_run(args.run, None if args.servers else tools)
+        write_record(args.run / RUN, {**mine, "hardware": machines}, RunRecord)
         starts = ask_all(args, tools, protocol, documents)
     answers = read_answers(args.run / ANSWERS).values()
     # The proxy answers what it is asked; this shows that lm-eval has asked every question.

@@ -14,6 +14,8 @@
 #   TOKENIZER         directory or Hub id of the unmodified base (default google/gemma-4-26B-A4B-it)
 #   OUTPUT            run directory (default build/eval/NAME)
 #   CHOSEN_BY         drop map or expert_drop_metadata.json of a pruned model, for the in-sample label
+#   TASK              task of lm-eval (default gpqa_diamond_cot_zeroshot); of another, QUESTIONS has the columns
+#   EXAMPLES          few shots of a task that has them, in the same columns
 #   HELD_OUT_OF       drop map of one fold: score only what it held out
 #
 # open values of the protocol, from the environment (a smaller model may set the first three):
@@ -21,12 +23,19 @@
 #   REASONING_BUDGET  most tokens of thought (default 16384)
 #   MAX_GEN_TOKS      most tokens of an answer, its thought included (default 24576)
 #   SEED              seed of sampling and of the order of choices (default 42)
-#   NP                requests at once (default 1)
+#   NP                requests at once of each server (default 1)
 #   GPU_LAYERS        layers on the GPU, if there is one (default 99)
 #
 # how it runs, from the environment:
+#   BACKEND           openai: SERVERS are any OpenAI-compatible servers, and FILE.gguf is the checkpoint that they serve;
+#                     what their requests cannot say is named in the protocol, and nothing is patched
+#   SAMPLES           runs with the seeds SEED, SEED + 1, ..., each in its own OUTPUT/seed-N (default: one, in OUTPUT);
+#                     compare_scores.py --runs pools those of one model
 #   PATCH             no leaves the patch step out (default yes)
-#   PORT              port of llama-server on 127.0.0.1 (default 0: a free one)
+#   PORT              port of llama-server on 127.0.0.1, of several the first (default 0: a free one)
+#   LOCAL_SERVERS     llama-servers that are started here, one per GPU (default 1)
+#   SERVERS           addresses of llama-servers that run already, such as "http://a:8080 http://b:8080", in their place
+#   SERVER_KEY        their key; SERVER_KEY_2 that of the second one
 #   PYTHON            interpreter of the steps (default .venv/bin/python beside scripts/)
 #   LLAMA_CPP         directory of an existing llama.cpp build (default: the one of build_llama_cpp.sh)
 #
@@ -51,11 +60,32 @@ refuse() { printf 'error: %s\n' "$1" >&2; exit 1; }
   refuse "usage: scripts/eval_gpqa_v3.sh NAME FILE.gguf: expected 2 arguments, found $#; see --help"
 name=$1
 gguf=$2
-[ -f "$gguf" ] || refuse "$gguf: expected a GGUF file, found nothing"
+if [ "${BACKEND:-llama.cpp}" = openai ]; then
+  PATCH=no # it needs llama-server's own requests
+else
+  [ -f "$gguf" ] || refuse "$gguf: expected a GGUF file, found nothing"
+fi
 
+case ${TASK:-gpqa} in
+  gpqa*) ;;
+  *) PATCH=no ;; # only letters A to D can be asked for
+esac
+if [ -n "${SAMPLES:-}" ]; then
+  [[ $SAMPLES =~ ^[1-9][0-9]?$ ]] || refuse "SAMPLES: expected a whole number, 1 to 99, found '$SAMPLES'"
+  [[ ${SEED:-42} =~ ^(0|[1-9][0-9]{0,8})$ ]] || refuse "SEED: expected a whole number, found '$SEED'"
+  for ((seed = ${SEED:-42}; seed < ${SEED:-42} + SAMPLES; seed++)); do
+    setpriv --pdeathsig KILL env -u SAMPLES SEED=$seed OUTPUT="${OUTPUT:-build/eval/$name}/seed-$seed" \
+      "${BASH_SOURCE[0]}" "$name" "$gguf"
+  done
+  exit
+fi
 QUESTIONS=${QUESTIONS:-build/downloads/gpqa_diamond.csv}
 OUTPUT=${OUTPUT:-build/eval/$name}
-PORT=${PORT:-0}
+servers=(--port "${PORT:-0}" ${LOCAL_SERVERS:+--local-servers "$LOCAL_SERVERS"})
+if [ -n "${SERVERS:-}" ]; then
+  read -ra addresses <<<"$SERVERS"
+  servers+=(--servers "${addresses[@]}")
+fi
 mkdir -p "$OUTPUT"
 # Two evaluations in one directory would take each other's answers and results away. The steps inherit the lock, so it
 # holds until the last of them has ended.
@@ -67,18 +97,18 @@ flock --nonblock 9 ||
 step() { setpriv --pdeathsig KILL "$PYTHON" "$SCRIPTS/$1" "${@:2}"; }
 
 step freeze_questions.py --questions "$QUESTIONS" --seed "${SEED:-42}" --output "$OUTPUT/task" \
-  ${HELD_OUT_OF:+--held-out-of "$HELD_OUT_OF"}
+  ${HELD_OUT_OF:+--held-out-of "$HELD_OUT_OF"} ${TASK:+--task "$TASK"} ${EXAMPLES:+--examples "$EXAMPLES"}
 
-step ask_questions.py --name "$name" --gguf "$gguf" --run "$OUTPUT" --port "$PORT" \
+step ask_questions.py --name "$name" --gguf "$gguf" --run "$OUTPUT" "${servers[@]}" ${BACKEND:+--backend "$BACKEND"} \
   --tokenizer "${TOKENIZER:-google/gemma-4-26B-A4B-it}" \
   ${CTX:+--context "$CTX"} ${REASONING_BUDGET:+--reasoning-budget "$REASONING_BUDGET"} \
   ${MAX_GEN_TOKS:+--max-gen-toks "$MAX_GEN_TOKS"} \
-  ${SEED:+--seed "$SEED"} ${NP:+--concurrency "$NP"} ${GPU_LAYERS:+--gpu-layers "$GPU_LAYERS"}
+  ${TASK:+--task "$TASK"} ${SEED:+--seed "$SEED"} ${NP:+--concurrency "$NP"} ${GPU_LAYERS:+--gpu-layers "$GPU_LAYERS"}
 
 unpatched=()
 if [ "${PATCH:-yes}" = no ]; then
   unpatched=(--unpatched)
 else
-  step patch_answers.py --run "$OUTPUT" --gguf "$gguf" --port "$PORT"
+  step patch_answers.py --run "$OUTPUT" --gguf "$gguf" "${servers[@]}"
 fi
 step summarize_scores.py --run "$OUTPUT" --gguf "$gguf" ${CHOSEN_BY:+--chosen-by "$CHOSEN_BY"} "${unpatched[@]}"

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Freeze the order of the choices, and write the lm-eval task that reads it.
 
-Inputs:  questions in GPQA's columns; the order's seed. For held-out scores a drop map: its held-out questions stay.
+Inputs:  questions in GPQA's columns, or in those of another task of lm-eval, with its few shots; the order's seed. For
+         held-out scores a drop map: its held-out questions stay.
 Output:  DIR/frozen.jsonl (Record ID, Question, choice1..4, choices, order, answer, prompt) and
          DIR/gpqa_diamond_cot_zeroshot_frozen.yaml, lm-eval's own gpqa_diamond_cot_zeroshot without the shuffle.
          `order` is the place of each shown choice in [incorrect 1, 2, 3, correct]. The files hold question text: keep
@@ -22,11 +23,12 @@ from chats.questions import QUESTION_SEED
 from choice.drop_map import read_map
 from files.option_types import command_parser
 from files.safe_files import InputError, replace_when_done, run
-from scoring.frozen_questions import frozen_documents
-from scoring.lm_eval_samples import TASK
+from scoring.eval_protocol import DEFAULT_TASK
+from scoring.eval_tasks import EvalTask, frozen_name, task_of
+from scoring.frozen_questions import frozen_documents, other_documents
 from scoring.run_files import ANOTHER_OUTPUT
 
-DATA_NAME = "frozen.jsonl"
+DATA_NAME, EXAMPLES_NAME = "frozen.jsonl", "examples.jsonl"
 
 
 def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
@@ -44,22 +46,29 @@ def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
     return kept
 
 
-def base_task() -> Path:
-    """Return lm-eval's own task file; raise InputError when lm-eval is not installed."""
+def base_task(task: EvalTask) -> Path:
+    """Return lm-eval's own file of a task; raise InputError when lm-eval is not installed."""
     package = importlib.util.find_spec("lm_eval")  # found but not imported: that takes seconds
     if package is None or not package.submodule_search_locations:
         raise InputError("lm_eval", "the package lm-eval", "none", "run `make setup`")
-    return Path(package.submodule_search_locations[0]) / "tasks/gpqa/cot_zeroshot/_gpqa_cot_zeroshot_yaml"
+    return Path(package.submodule_search_locations[0]) / "tasks" / task.base
 
 
-def task_yaml(base: Path, data: Path) -> str:
-    """Return the task: lm-eval's prompt, filters and metric over the frozen file."""
-    # `include` and not a copy, so that the task follows lm-eval. There process_docs shuffles. A JSON string is also a
-    # YAML string, so any path can be written as one.
+def task_yaml(base: Path, name: str, files: dict[str, Path]) -> str:
+    """Return the task: lm-eval's prompt, filters and metric over frozen files. files: by split."""
+    # `include` and not a copy, so that the task follows lm-eval. JSON is also YAML, so any path can be written as one.
+    lines = [f"    {split}: {json.dumps(str(path))}\n" for split, path in files.items()]
     return (
-        f"include: {json.dumps(str(base))}\ntask: {TASK}\ndataset_path: json\ndataset_name: null\n"
-        f"dataset_kwargs:\n  data_files:\n    train: {json.dumps(str(data))}\nprocess_docs: null\n"
+        f"include: {json.dumps(str(base))}\ntask: {name}\ndataset_path: json\ndataset_name: null\n"
+        f"dataset_kwargs:\n  data_files:\n{''.join(lines)}"
     )
+
+
+def examples_of(path: Path | None, task: EvalTask, name: str) -> list[dict]:
+    """Return the few shots of a task, [] where it has none; raise InputError when they are missing or not wanted."""
+    if bool(path) != bool(task.examples):
+        raise InputError("EXAMPLES", f"{'a file of' if task.examples else 'no'} few shots for {name}", str(path))
+    return other_documents(path, task, shots=True) if path else []
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -69,6 +78,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="directory to write into")
     add = parser.add_argument_group("what is frozen").add_argument
     add("--seed", type=int, default=QUESTION_SEED, help="seed of the order of choices")
+    add("--task", default=DEFAULT_TASK, help="task of lm-eval; scoring/eval_tasks.py has them all")
+    add("--examples", type=Path, metavar="FILE", help="few shots of a task that has them, in its columns")
     add("--held-out-of", type=Path, metavar="MAP", help="keep only the questions that this drop map held out")
     return parser.parse_args(argv)
 
@@ -82,18 +93,32 @@ def check_unanswered(output: Path, content: str, what: str) -> None:
         raise InputError(output.parent, f"answers to {what}", "those to others", ANOTHER_OUTPUT)
 
 
+def write_lines(path: Path, rows: list[dict]) -> None:
+    """Write rows as JSON lines, whole or not at all."""
+    with replace_when_done(path) as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    documents = frozen_documents(args.questions, args.seed)
+    task, name = task_of(args.task), frozen_name(args.task)
+    documents = frozen_documents(args.questions, args.seed) if task.is_gpqa else other_documents(args.questions, task)
     if args.held_out_of:
         documents = held_out(documents, args.held_out_of)
     content = "".join(json.dumps(document) + "\n" for document in documents)
     check_unanswered(args.output, content, f"the questions of {args.questions} by seed {args.seed}")
-    data = args.output.resolve() / DATA_NAME  # absolute: lm-eval reads it from another directory
-    with replace_when_done(data) as partial:
-        partial.write_text(content, encoding="utf-8")
-    with replace_when_done(args.output / f"{TASK}.yaml") as partial:
-        partial.write_text(task_yaml(base_task(), data), encoding="utf-8")
+    examples = examples_of(args.examples, task, args.task)
+    files = {task.questions: args.output.resolve() / DATA_NAME}  # absolute: lm-eval reads it from another directory
+    write_lines(files[task.questions], documents)
+    if examples:
+        files[task.examples] = args.output.resolve() / EXAMPLES_NAME
+        write_lines(files[task.examples], examples)
+    yaml = task_yaml(base_task(task), name, files)
+    # lm-eval's own task of GPQA shuffles there. GSM8K without shots has a split for them nevertheless.
+    yaml += "process_docs: null\n" if task.is_gpqa else ""
+    yaml += "training_split: null\nfewshot_split: null\n" if not task.is_gpqa and not examples else ""
+    with replace_when_done(args.output / f"{name}.yaml") as partial:
+        partial.write_text(yaml, encoding="utf-8")
     print(f"{args.output}: {len(documents)} questions, order of choices by seed {args.seed}")
 
 

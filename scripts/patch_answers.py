@@ -13,14 +13,15 @@ prompt (/apply-template), the thought closed, then "The answer is (", 10 tokens,
 """
 
 import argparse
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, read_record, recorded_sha256, run, write_record
-from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import die_with_parent, find_llama_cpp
 from scoring.answer_record import Answer, completion_letter, read_answers
+from scoring.asked_servers import add_server_arguments, asked_servers
 from scoring.eval_protocol import recorded_protocol
 from scoring.lm_eval_samples import read_asked
 from scoring.run_files import (
@@ -34,6 +35,7 @@ from scoring.run_files import (
     patch_head,
     read_run,
 )
+from scoring.server_pool import AskedServer, ServerPool
 
 from tqdm import tqdm
 
@@ -45,27 +47,22 @@ def closed_thought(chat_template: str) -> str:
     return "<think>\n\n</think>\n\n" if "<think>" in chat_template else ""
 
 
-def complete(server: LlamaServer, prompt: str) -> str:
-    """Return the server's completion of the begun answer. Raises OSError and ValueError when the server fails."""
-    thought = closed_thought(server.request("/props").get("chat_template", ""))
-    chat = server.request("/apply-template", {"messages": [{"role": "user", "content": prompt}]})["prompt"]
+async def complete(pool: ServerPool, server: AskedServer, prompt: str) -> dict:
+    """Return a server's completion of the begun answer. Raises what the pool takes for a failure."""
+    thought = closed_thought((await pool.request(server, "/props")).get("chat_template", ""))
+    asked = {"messages": [{"role": "user", "content": prompt}]}
+    chat = (await pool.request(server, "/apply-template", asked))["prompt"]
     # cache_prompt false, as in the protocol: the answer must not depend on the question before it.
-    asked = {"n_predict": PREDICT_TOKENS, "temperature": PATCH_TEMPERATURE, "cache_prompt": False}
-    body = {"prompt": chat + thought + PREFILL, **asked}
-    return server.request("/completion", body)["content"]
+    settings = {"n_predict": PREDICT_TOKENS, "temperature": PATCH_TEMPERATURE, "cache_prompt": False}
+    reply = await pool.request(server, "/completion", {"prompt": chat + thought + PREFILL, **settings})
+    reply["content"]  # a reply without it is an error
+    return reply
 
 
-def patch_answer(server: LlamaServer, answer: Answer, prompt: str, attempts: int) -> dict:
-    """Complete one invalid answer; restart the server after each failure. When all attempts fail there is no letter."""
-    completion = ""
-    errors: list[str] = []
-    while len(errors) < attempts:
-        try:
-            completion = complete(server, prompt)
-            break
-        except (OSError, ValueError, KeyError) as error:
-            errors.append(f"{type(error).__name__}: {error}"[:300])
-            server.restart()
+async def patch_answer(pool: ServerPool, answer: Answer, prompt: str, attempts: int) -> dict:
+    """Complete one invalid answer. When all attempts fail there is no letter."""
+    asked = await pool.ask(lambda server: complete(pool, server, prompt), attempts)
+    completion = asked.reply["content"] if asked.reply else ""
     letter = completion_letter(completion)
     return {
         "record_id": answer.record_id,
@@ -73,19 +70,32 @@ def patch_answer(server: LlamaServer, answer: Answer, prompt: str, attempts: int
         "completion": completion,
         "letter": letter,
         "correct": letter == answer.target,
-        "errors": errors,
+        "errors": asked.errors,
     }
 
 
-def patch_all(args: argparse.Namespace, run_record: dict, invalid: list[Answer]) -> Iterator[dict]:
-    """Start the server and yield each invalid answer as it is patched."""
+async def patch_all(
+    pool: ServerPool, prompts: dict[str, str], invalid: list[Answer], attempts: int, keep: Callable[[dict], None]
+) -> None:
+    """Patch the invalid answers, one at a time on each server; `keep` is called with each as it is patched."""
+    async with pool.opened():
+        tasks = [asyncio.create_task(patch_answer(pool, one, prompts[one.record_id], attempts)) for one in invalid]
+        try:
+            for task in tqdm(asyncio.as_completed(tasks), desc="patch invalid answers", total=len(tasks)):
+                keep(await task)
+        finally:
+            for left in tasks:
+                left.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def patch_left(args: argparse.Namespace, run_record: dict, left: list[Answer], keep: Callable[[dict], None]) -> None:
+    """Ask the servers for the answers that are left to patch."""
     protocol = recorded_protocol(args.run / RUN, run_record["protocol"])
     prompts = {document["Record ID"]: document["prompt"] for document in read_asked(args.run, run_record)}
-    tool = find_llama_cpp(None).tool("llama-server")
-    command = server_command(tool, args.gguf, run_record["name"], args.port, protocol.server_flags)
-    with LlamaServer(command, args.gguf, args.run / "patch-server.log") as server:
-        for answer in tqdm(invalid, desc="patch invalid answers"):
-            yield patch_answer(server, answer, prompts[answer.record_id], protocol.attempts)
+    tool, log = find_llama_cpp(None).tool("llama-server"), args.run / "patch-server.log"
+    with asked_servers(args, tool, run_record["name"], protocol, log, at_once=1) as pool:
+        asyncio.run(patch_all(pool, prompts, left, protocol.attempts, keep))
 
 
 def patched_before(path: Path, head: dict, invalid: list[Answer]) -> list[dict]:
@@ -103,8 +113,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--run", type=Path, required=True, help="run directory of ask_questions.py")
     add("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
-    add = parser.add_argument_group("how the server runs").add_argument
-    add("--port", default="0", help="port of llama-server on 127.0.0.1 (default: a free one)")
+    add_server_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -120,10 +129,15 @@ def main(argv: list[str] | None = None) -> None:
         done = patched_before(path, head, invalid)
         known = {entry["record_id"] for entry in done}
         left = [answer for answer in invalid if answer.record_id not in known]
+        places = [answer.record_id for answer in invalid]
+
+        def keep(entry: dict) -> None:
+            done.append(entry)
+            done.sort(key=lambda one: places.index(one["record_id"]))  # several servers end in any order
+            write_record(path, head | {"answers": done}, Patched)
+
         if left:  # a server takes its time to load: none is started for nothing
-            for entry in patch_all(args, run_record, left):
-                done.append(entry)
-                write_record(path, head | {"answers": done}, Patched)
+            patch_left(args, run_record, left, keep)
         write_record(path, head | {"answers": done}, Patched)
     right = sum(entry["correct"] for entry in done)
     print(f"{args.run}: {len(invalid)} of {len(answers)} answers invalid, {right} of them right after the patch")

@@ -18,8 +18,8 @@ import argparse
 from pathlib import Path
 
 from files.option_types import command_parser
-from files.safe_files import recorded_sha256, run, write_record
-from ggufs.gguf_header import read_header
+from files.safe_files import run, write_record
+from scoring.evaluated_file import evaluated_facts
 from scoring.run_summary import summed_up
 from scoring.score_records import SUMMARY_NAME, Summary, scores_in_words
 
@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
     add("--run", type=Path, required=True, help="run directory of ask_questions.py")
-    add("--gguf", type=Path, required=True, help="the GGUF file that was evaluated")
+    add("--gguf", type=Path, required=True, help="the GGUF file that was evaluated, or the checkpoint")
     add("--chosen-by", type=Path, help="drop map or expert_drop_metadata.json of a pruned model")
     add = parser.add_argument_group("what is summed up").add_argument
     add("--unpatched", action="store_true", help="leave the patch step out")
@@ -37,13 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    scored = {
-        "gguf": args.gguf.name,
-        "gguf_sha256": recorded_sha256(args.gguf),
-        "gguf_bytes": args.gguf.stat().st_size,
-        "experts": read_header(args.gguf).experts,
-    }
-    summary = summed_up(args.run, not args.unpatched, args.chosen_by, scored)
+    summary = summed_up(args.run, not args.unpatched, args.chosen_by, evaluated_facts(args.gguf))
     write_record(args.run / SUMMARY_NAME, summary, Summary)
     print(scores_in_words(summary["name"], summary))
 

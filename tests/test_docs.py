@@ -46,6 +46,13 @@ OTHER_CAPITALS |= {
     "RENDERER",
     "PARSER",
     "TEMPLATE",
+    "BACKEND",
+    "TASK",
+    "EXAMPLES",
+    "SAMPLES",
+    "SERVER_KEY",
+    "SSL_CERT_FILE",
+    "LLAMA_ARG_THREADS",
 }
 OTHER_OPTIONS = {"--dry-run", "--kl-divergence", "--help", "--version"}  # of llama.cpp's tools, and of every command
 

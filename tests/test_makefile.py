@@ -439,6 +439,16 @@ def test_the_evaluation_needs_the_quant_that_it_scores_and_no_other(unbuilt):
     assert set(re.findall(r"--type (\S+)", shown)) == {"Q8_0"}
 
 
+@pytest.mark.parametrize(
+    "given, passed", [("LOCAL_SERVERS=2",) * 2, ("SERVERS=http://a http://b", "SERVERS='http://a")]
+)
+def test_servers_reach_every_evaluation_and_are_no_setting_of_its_folder(unbuilt, given, passed):
+    shown = [make("-n", "eval", *unbuilt, *more).stdout.splitlines() for more in ([], [given])]
+    written = [[line for line in lines if "settings.txt" in line] for lines in shown]
+    assert written[0] == written[1] != []
+    assert [sum(passed in line for line in lines) for lines in shown] == [0, 2]
+
+
 MADE_AFTER_ANALYZE = ("checkpoint", "f16", "gguf", "eval", "release")
 
 

@@ -56,6 +56,15 @@ def clean_choice(text: str) -> str:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Read a CSV, Parquet or JSONL file of questions; raise InputError when that fails or a column is missing."""
+    rows = read_questions_of(path, COLUMNS)
+    return [{column: "" if value is None else str(value) for column, value in row.items()} for row in rows]
+
+
+def read_questions_of(path: Path, columns: tuple[str, ...], lists: bool = False) -> list[dict]:
+    """Read a file of questions in some task's columns, their values as they are; raise InputError as `read_rows`.
+
+    lists: whether a column may hold them.
+    """
     readers = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
     if not path.is_file():
         raise InputError(path, "a question file (.csv, .parquet or .jsonl)", "nothing")
@@ -69,14 +78,16 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise InputError(path, "rows of questions", "none" if not rows else "other values")
     for number, row in enumerate(rows, start=1):
-        missing = [column for column in COLUMNS if column not in row]
+        missing = [column for column in columns if column not in row]
         if missing:
             found = f"columns {', '.join(map(repr, row))}"[:300]
             raise InputError(path, f"the column {missing[0]!r} in question {number}", found)
-        if odd := next((value for value in row.values() if isinstance(value, list | dict) and value), None):
-            # Of a CSV: a list of the cells beyond the last column. A comma that should stand in quotes shifts the rest.
+        # Of a CSV: a list of the cells beyond the last column, which has no name. A comma that should stand in quotes
+        # shifts the rest.
+        cells = (value for column, value in row.items() if isinstance(value, list | dict) and not (lists and column))
+        if odd := next(filter(None, cells), None):
             raise InputError(path, f"one value per column in question {number}", shown(odd))
-    return [{column: "" if value is None else str(value) for column, value in row.items()} for row in rows]
+    return rows
 
 
 def _read_csv(path: Path) -> list[dict]:

@@ -14,6 +14,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from files.safe_files import InputError
@@ -27,6 +28,7 @@ TEMPLATE_SECONDS, TEMPLATE_BYTES = 120, 4 << 30
 POLL_SECONDS = 0.05
 LAST_PORT = 65535
 KEY_BYTES = 32
+SERVER_KEY = "SERVER_KEY"  # of a server that is not ours; SERVER_KEY_2 that of the second one
 MAX_ANSWER_BYTES = 64 << 20  # of one answer; a thought of 24,576 tokens takes 100 KB
 # Slots show the prompts that are being worked on; metrics and the change of properties are off by themselves.
 CLOSED = ("--no-ui", "--no-slots")
@@ -39,8 +41,14 @@ PLACEMENT = {
 
 
 def server_environment(environment: dict[str, str]) -> dict[str, str]:
-    """Return the environment without those of llama-server's options that could change an answer."""
-    return {key: value for key, value in environment.items() if not key.startswith("LLAMA_") or key in PLACEMENT}
+    """Return the environment without those of llama-server's options that could change an answer, and without keys."""
+    passed = without_server_keys(environment)
+    return {key: value for key, value in passed.items() if not key.startswith("LLAMA_") or key in PLACEMENT}
+
+
+def without_server_keys(environment: dict[str, str]) -> dict[str, str]:
+    """Return the environment without the keys of other people's servers, which no process of ours needs."""
+    return {key: value for key, value in environment.items() if not key.startswith(SERVER_KEY)}
 
 
 def server_command(tool: Path, gguf: Path, name: str, port: int | str, flags: list[str]) -> list[str]:
@@ -108,7 +116,12 @@ class LlamaServer:
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
-        """Start the process and wait until the model is loaded; raise InputError with its last words if it is not.
+        """Start the process and wait until the model is loaded; raise InputError with its last words if it is not."""
+        for _ in self.starting():
+            time.sleep(POLL_SECONDS)
+
+    def starting(self) -> Iterator[None]:
+        """Start the process; yield until the model is loaded, as `start` does, so that others can work meanwhile.
 
         Call it from the main thread: Linux takes the thread for the parent that a child dies with.
         """
@@ -132,7 +145,7 @@ class LlamaServer:
                 self.stop()
                 raise InputError(self.gguf, f"to be loaded after {LOAD_TIMEOUT_SECONDS} s", "it still loading")
             tried = self._watch_template(begin, tried)
-            time.sleep(POLL_SECONDS)
+            yield
 
     def _watch_template(self, begin: int, tried: tuple[float, int] | None) -> tuple[float, int] | None:
         """Stop a server that its chat template keeps; return the time and memory when it began with that, if it did."""

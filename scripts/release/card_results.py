@@ -122,6 +122,8 @@ def headline(release: Release) -> str:
 
 def machine_in_words(machine: dict) -> str:
     """Return a machine that answered: processor and cores, graphics cards, backends of llama.cpp."""
+    if not machine["cores"]:  # one that nothing is known of
+        return machine["cpu"]
     counts = Counter(machine["gpus"])
     gpus = ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts.items()) or "no GPU"
     processor = f"{machine['cpu']} ({plural(machine['cores'], 'core')})"

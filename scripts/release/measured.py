@@ -23,7 +23,7 @@ from release.lineage import Breaks, Lineage, breaks_of, broken
 from release.manifest import DIGITS
 from scoring.answer_record import completion_letter, flexible_letter, read_answers
 from scoring.comparison import compare, group_runs
-from scoring.eval_protocol import Protocol, locked_values, recorded_protocol
+from scoring.eval_protocol import DEFAULT_TASK, OpenAiProtocol, Protocol, locked_values, recorded_protocol
 from scoring.frozen_questions import frozen_documents
 from scoring.lm_eval_run import request_digest
 from scoring.lm_eval_samples import lm_eval_settings, read_frozen
@@ -32,7 +32,7 @@ from scoring.run_summary import read_patched, summed_up
 from scoring.score_records import SCORES_NAME, Scores, read_summary
 
 CONTEXT_STEP_TOKENS = 256  # llama-server rounds a context up to a multiple of it
-SERVER_LOG = "server.log"
+SERVER_LOGS = "server*.log"  # of several servers each has its own
 BY_DIGEST = "sha256 "  # how the protocol names a tokenizer that was a directory
 CUT_SLACK_TOKENS = 8  # llama-server ends a few tokens before its context is full
 # A build whose losses make takes for finished is measured again only when told; the stored logits spare most of it.
@@ -114,10 +114,30 @@ def request_breaks(run: Path, documents: list[dict], protocol: Protocol) -> Brea
     return found
 
 
-def served_contexts(log: Path) -> set[int]:
-    """Return how many tokens of context llama-server gave each request, by its own log; none without one."""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    return {int(count) for count in re.findall(r"n_ctx_slot = (\d+)", text)}
+def served_contexts(run: Path) -> set[int]:
+    """Return how many tokens of context our llama-servers gave each request, by their own logs; none without one."""
+    texts = [log.read_text(encoding="utf-8", errors="replace") for log in sorted(run.glob(SERVER_LOGS))]
+    return {int(count) for text in texts for count in re.findall(r"n_ctx_slot = (\d+)", text)}
+
+
+def at_once_expected(run: Path, protocol: Protocol, said: object) -> int:
+    """Return how many requests lm-eval should have sent at once: one more than the servers take.
+
+    said: what it recorded. Where answers name their servers, there were several, or one that ran already.
+    """
+    named = any(answer.server for answer in read_answers(run / ANSWERS).values())
+    servers = max(1, (said - 1) // protocol.concurrency) if named and isinstance(said, int) else 1
+    return servers * protocol.concurrency + 1
+
+
+def kind_breaks(run: Path, protocol: Protocol) -> Breaks:
+    """A release has scores of one task and backend: only of those the requests are made again here."""
+    other_backend = isinstance(protocol, OpenAiProtocol)
+    if protocol.task == DEFAULT_TASK and not other_backend:
+        return []
+    found = f"those of {protocol.task}" + " by BACKEND=openai" * other_backend
+    advice = f"give the scores of {DEFAULT_TASK}, or leave them out (SCORED=no)"
+    return [InputError(run / RUN, f"scores of {DEFAULT_TASK} by llama.cpp, which a release makes again", found, advice)]
 
 
 def setting_breaks(run: Path, protocol: Protocol, tokenizer: Path) -> Breaks:
@@ -126,10 +146,11 @@ def setting_breaks(run: Path, protocol: Protocol, tokenizer: Path) -> Breaks:
     said = lm_eval_settings(run)
     wanted = ("temperature", "top_p", "top_k", "seed", "dry_multiplier", "max_gen_toks")
     pairs.append(("gen_kwargs of lm-eval:", {key: getattr(protocol, key) for key in wanted}, said.get("gen_kwargs")))
-    pairs.append(("requests at once, and one more:", protocol.concurrency + 1, said.get("at_once")))
+    once = said.get("at_once")
+    pairs.append(("requests at once, and one more:", at_once_expected(run, protocol, once), once))
     pairs.append(("the seed of lm-eval:", protocol.seed, said.get("seed")))
     pairs.append(("lm-evaluation-harness", protocol.lm_eval, said.get("version")))
-    for context in served_contexts(run / SERVER_LOG):
+    for context in served_contexts(run):
         pairs.append((f"a server with {protocol.context} tokens for each request:", True, protocol.context <= context))
         pairs.append(("no more than it rounds up to:", True, context < protocol.context + CONTEXT_STEP_TOKENS))
     if protocol.tokenizer.startswith(BY_DIGEST):
@@ -168,10 +189,12 @@ def run_breaks(lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]])
     """A summary is that of the answers beside it, and those are a known file's to a question file of the build."""
     summary, run = read_summary(path), path.parent
     record, documents = read_run(run), read_frozen(run / TASK_FOLDER)
+    protocol = recorded_protocol(run / RUN, record["protocol"])
+    if found := kind_breaks(run, protocol):
+        return found
     if record["gguf_sha256"] not in known:
         return [InputError(path, "the score of a file whose record is given", record["gguf_sha256"][:DIGITS], EVALUATE)]
     name, quant = known[record["gguf_sha256"]]
-    protocol = recorded_protocol(run / RUN, record["protocol"])
     frozen = run / TASK_FOLDER / "frozen.jsonl"
     found = breaks_of(
         run / RUN,

@@ -39,7 +39,7 @@ class Answer:
 
     `answer` and `reasoning` are the server's texts. `letter` is what flexible-extract finds (A to D, or None).
     `asked_at` is in seconds since 1970, `seconds` the time of all attempts. `errors` has a line for each attempt that
-    failed. `kind` is one of score_records.CLASSES.
+    failed. `kind` is one of score_records.CLASSES. `server` is the one of several that gave the answer.
     """
 
     record_id: str
@@ -58,11 +58,15 @@ class Answer:
     target: str
     correct: bool
     kind: str
+    server: str | None = None
 
     @property
     def invalid(self) -> bool:
         """Whether the answer goes through the patch step, as every kind but "answered" does."""
         return self.kind != "answered"
+
+
+NEEDED = [field.name for field in fields(Answer) if field.name != "server"]
 
 
 def flexible_letter(text: str, choices: Iterable[str]) -> str | None:
@@ -154,7 +158,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
     for number, line in enumerate(content[:whole].decode(errors="replace").split("\n")[:-1], start=1):
         try:
             row = parse_json(line)
-            answer = Answer(**{field.name: row[field.name] for field in fields(Answer)})
+            answer = Answer(**{name: row[name] for name in NEEDED}, server=row.get("server"))
             check_types(answer)
             if answer.kind == "server error" and answer.errors:  # all that an older version called a failure
                 answer = replace(answer, kind=class_of_failure(answer.errors))
@@ -188,7 +192,10 @@ def check_types(answer: Answer) -> None:
         raise TypeError(f"errors {answer.errors!r}")
     if answer.finish_reason not in FINISH_REASONS:
         raise ValueError(f"finish_reason {answer.finish_reason!r}")
-    if answer.kind not in CLASSES or answer.correct != (answer.letter == answer.target):
+    same = answer.letter == answer.target
+    if answer.correct and answer.letter and not answer.target.isalpha():
+        same = True  # of a number more than one spelling is right: summarize_scores.py holds it against lm-eval's score
+    if answer.kind not in CLASSES or answer.correct != same:
         raise ValueError(f"{answer.kind!r}, letter {answer.letter!r}, target {answer.target!r}")
 
 
@@ -197,7 +204,10 @@ def append_answer(path: Path, answer: Answer) -> None:
 
     Once written it outlives a kill of any process. answer_proxy.py forces it to the disk as well.
     """
-    line = json.dumps(asdict(answer)).encode() + b"\n"
+    row = asdict(answer)
+    if answer.server is None:
+        del row["server"]
+    line = json.dumps(row).encode() + b"\n"
     with open(path, "ab", buffering=0) as file:
         begin = file.tell()
         try:

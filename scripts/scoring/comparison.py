@@ -11,7 +11,7 @@ from typing import Any
 
 from files.safe_files import InputError
 from scoring.eval_protocol import first_differing_key
-from scoring.paired_statistics import wilson
+from scoring.paired_statistics import pass_at, wilson
 from scoring.score_records import SUMMARY_NAME, by_record_id, finally_correct, pair_figures, read_summary
 
 import numpy as np
@@ -129,9 +129,17 @@ def machines_of(runs: list[dict]) -> list[dict]:
     return found
 
 
+def pass_rates(right: np.ndarray, samples: int) -> dict[str, float]:
+    """Return pass@k for k = 1, 2, 4, ... and for all samples, by k; right: int [questions], of `samples` each."""
+    counts = sorted({*(2**power for power in range(samples.bit_length())), samples})
+    return {str(k): pass_at(right, samples, k) for k in counts}
+
+
 def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> dict:
     """Return one model's figures; counts are sums over its seeds, `bytes` are its quants' by type."""
-    scores = right_by_question(runs) / len(runs)
+    right = right_by_question(runs)
+    scores = right / len(runs)
+    several = {"pass_at": pass_rates(right, len(runs))} if len(runs) > 1 else {}
     first, asked = runs[0], total(runs, "questions")
     raw, strict = total(runs, "raw_correct"), total(runs, "strict_correct")
     patched = total(runs, "patched_correct") if first["patch"] else None
@@ -161,6 +169,7 @@ def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> di
         "invalid_classes": invalid_by_class(runs),
         "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),
         "points_vs_reference": 100 * against.get("difference", 0.0),
+        **several,
         **{key: against[key] for key in ("lost", "won", "mcnemar_p") if against},
     }
 

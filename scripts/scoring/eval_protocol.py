@@ -15,6 +15,7 @@ from files.safe_files import InputError, sha256_json, shown
 
 SECONDS_PER_TOKEN = 0.5  # a request may be this slow before it counts as hung: 24,576 tokens may take 3.4 hours
 LEAST_TIMEOUT_SECONDS = 600
+DEFAULT_TASK = "gpqa_diamond_cot_zeroshot"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Protocol:
     attempts: int = 3
     reasoning_format: str = "deepseek"
     no_prompt_cache: bool = True
-    task: str = "gpqa_diamond_cot_zeroshot"
+    task: str = DEFAULT_TASK
     model: str = "local-chat-completions"
     filter: str = "flexible-extract"
     # Versions are part of it: another build of llama.cpp rounds otherwise, and one other token is another answer.
@@ -86,6 +87,31 @@ class Protocol:
         )
 
 
+@dataclass(frozen=True)
+class OpenAiProtocol(Protocol):
+    """The protocol of a server that takes the fields of OpenAI's chat completions and no others.
+
+    What no request can say there is named in `not_locked`, and has no value of ours. So the digest is another one, and
+    scores of two backends are never compared in silence. Fields: https://platform.openai.com/docs/api-reference/chat
+    """
+
+    context: int = 0
+    reasoning_budget: int = -1
+    top_k: int = 0
+    dry_multiplier: float = 0.0
+    gpu_layers: int = 0
+    reasoning_format: str = ""
+    no_prompt_cache: bool = False
+    backend: str = "openai"
+    not_locked: str = "build context dry_multiplier gpu_layers no_prompt_cache reasoning_budget reasoning_format top_k"
+
+    @property
+    def gen_kwargs(self) -> str:
+        """lm-eval's --gen_kwargs: only what every such server knows."""
+        return f"temperature={self.temperature},top_p={self.top_p},seed={self.seed},max_gen_toks={self.max_gen_toks}"
+
+
+BACKENDS = {"llama.cpp": Protocol, "openai": OpenAiProtocol}
 # What a smaller model, another seed or another machine may set, and the least value; everything else is locked.
 OPEN = {"context": 1, "reasoning_budget": 0, "max_gen_toks": 1, "seed": 0, "concurrency": 1, "gpu_layers": 0}
 VERSIONS = ("tokenizer", "llama_cpp", "lm_eval")
@@ -102,14 +128,18 @@ OPEN_HELP = {
 def add_protocol_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every value that is not locked. They stay texts: `protocol_of` refuses bad ones in one line."""
     add = parser.add_argument_group("open values of the protocol").add_argument
+    add("--task", default=DEFAULT_TASK, help="task of lm-eval, as freeze_questions.py froze it")
     for field in fields(Protocol):
         if field.name in OPEN:
             add(f"--{field.name.replace('_', '-')}", default=str(field.default), help=OPEN_HELP[field.name])
 
 
-def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str) -> Protocol:
+def protocol_of(
+    args: argparse.Namespace, tokenizer: str, llama_cpp: str, task_filter: str, kind: type[Protocol] = Protocol
+) -> Protocol:
     """Return the protocol of parsed arguments; `tokenizer` and `llama_cpp` identify the two.
 
+    task_filter: what reads the answers, see eval_tasks.py.
     Raises InputError on values that are no whole numbers or are too small.
     """
     values: dict[str, Any] = {}
@@ -118,19 +148,24 @@ def protocol_of(args: argparse.Namespace, tokenizer: str, llama_cpp: str) -> Pro
         if not text.isdecimal() or int(text) < least:
             raise InputError(f"--{name.replace('_', '-')}", f"a whole number, {least} or more", repr(text))
         values[name] = int(text)
-    return Protocol(**values, choice_order_seed=values["seed"], tokenizer=tokenizer, llama_cpp=llama_cpp)
+    values |= {"task": args.task, "filter": task_filter}
+    if kind is OpenAiProtocol:
+        for name in kind.not_locked.split():
+            values.pop(name, None)
+    return kind(**values, choice_order_seed=values["seed"], tokenizer=tokenizer, llama_cpp=llama_cpp)
 
 
 def recorded_protocol(path: Path, values: dict) -> Protocol:
     """Return the protocol of a record; raise InputError when it lacks a value or has one of another type."""
-    for field in fields(Protocol):
+    protocol = OpenAiProtocol if "backend" in values else Protocol
+    for field in fields(protocol):
         kind, value = type(field.default), values.get(field.name)
         if type(value) is not kind:
             found = shown(value) if field.name in values else "none"
             raise InputError(path, f"a protocol whose {field.name!r} is of type {kind.__name__}", found)
-    if unknown := sorted(values.keys() - {field.name for field in fields(Protocol)}):
+    if unknown := sorted(values.keys() - {field.name for field in fields(protocol)}):
         raise InputError(path, "the values of scoring/eval_protocol.py", shown(unknown[0]))
-    return Protocol(**values)
+    return protocol(**values)
 
 
 def locked_values() -> dict[str, object]:

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 from files.safe_files import InputError, sha256_json
+from llama.llama_server import without_server_keys
 from llama.llama_tools import die_with_parent, last_words
-from scoring.eval_protocol import Protocol
-from scoring.lm_eval_samples import TASK
+from scoring.eval_protocol import OpenAiProtocol, Protocol
+from scoring.eval_tasks import frozen_name
 
 OWN_TASK = str(Path(__file__).with_name("lm_eval_own_task.py"))
-STOP = ["</s>"]  # where the task lets an answer end
+STOP = ["</s>"]  # where GPQA's tasks let an answer end
 LM_EVAL_TIMEOUT_SECONDS = 10**7  # the proxy keeps the time
 
 
@@ -25,36 +26,40 @@ def check_lm_eval_values(name: str, tokenizer: str) -> None:
 
 
 def request_digest(prompt: str, protocol: Protocol) -> str:
-    """Return the digest of the request that lm-eval's local-chat-completions sends for a prompt, without the model."""
-    body = {
+    """Return the digest of the request that lm-eval's local-chat-completions sends for a prompt, without the model.
+
+    It is that of GPQA's tasks: others have shots before the question, and end an answer elsewhere.
+    """
+    body: dict[str, object] = {
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": protocol.max_gen_toks,
         "temperature": protocol.temperature,
         "stop": STOP,
         "seed": protocol.seed,
         "top_p": protocol.top_p,
-        "top_k": protocol.top_k,
-        "dry_multiplier": protocol.dry_multiplier,
     }
+    if not isinstance(protocol, OpenAiProtocol):
+        body |= {"top_k": protocol.top_k, "dry_multiplier": protocol.dry_multiplier}
     return sha256_json(body)
 
 
 def lm_eval_command(
-    name: str, url: str, protocol: Protocol, tokenizer: str, task_folder: Path, output: Path
+    name: str, url: str, protocol: Protocol, tokenizer: str, task_folder: Path, output: Path, places: int
 ) -> list[str]:
     """Return lm-eval's command line: one attempt and no cache, as the proxy asks again and remembers.
 
-    lm-eval sends one request more than the protocol has; see AnswerProxy.places.
+    places: how many requests the servers take at once. lm-eval sends one more, which waits in the proxy: so a server
+    gets its next question the moment it has answered one, not after lm-eval has made another request.
     """
     model = (
-        f"model={name},base_url={url},num_concurrent={protocol.concurrency + 1},max_retries=1,"
+        f"model={name},base_url={url},num_concurrent={places + 1},max_retries=1,"
         f"timeout={LM_EVAL_TIMEOUT_SECONDS},tokenizer_backend=huggingface,tokenizer={tokenizer}"
     )
     options = {
         "--model": protocol.model,
         "--model_args": model,
         "--include_path": str(task_folder),
-        "--tasks": TASK,
+        "--tasks": frozen_name(protocol.task),
         "--gen_kwargs": protocol.gen_kwargs,
         "--seed": str(protocol.seed),
         "--output_path": str(output),
@@ -71,7 +76,7 @@ def lm_eval_environment(environment: dict[str, str], datasets_cache: Path, key: 
     """
     # aiohttp and requests read either spelling; the proxy of a company would get the requests to this machine.
     direct = ",".join(filter(None, (environment.get("no_proxy") or environment.get("NO_PROXY"), "127.0.0.1")))
-    return environment | {
+    return without_server_keys(environment) | {
         "LMEVAL_LOG_LEVEL": "WARNING",
         "OPENAI_API_KEY": key,
         "HF_DATASETS_CACHE": str(datasets_cache),

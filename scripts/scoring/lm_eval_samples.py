@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from files.safe_files import Fields, InputError, check_fields, parse_json, read_json, reason_of, remove, sha256_file
-from scoring.answer_record import letter_of
+from scoring.eval_tasks import EvalTask
 from scoring.run_files import ANOTHER_OUTPUT, LM_EVAL, RUN, TASK_FOLDER
 
 from pydantic import Field
 
-TASK = "gpqa_diamond_cot_zeroshot_frozen"
 RESULTS_FILES, SAMPLES_FILES = "results*.json", "samples*.jsonl"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question's outcome by flexible-extract; `letter` is None for an answer without one."""
+    """One question's outcome by the task's filter; `letter` is None for an answer without one."""
 
     record_id: str
     prompt: str
@@ -35,6 +34,14 @@ class FrozenQuestion(Fields):
     prompt: str = Field(min_length=1)
     choices: Annotated[list[str], Field(min_length=4, max_length=4)]
     answer: str = Field(pattern=r"^\([A-D]\)$")
+
+
+class OtherQuestion(Fields):
+    """The same of a question that is none of GPQA's; target: what the right answer is."""
+
+    record_id: str = Field(alias="Record ID", min_length=1)
+    prompt: str = Field(min_length=1)
+    target: str = Field(min_length=1)
 
 
 def _rows(path: Path, what: str) -> Iterator[tuple[str, dict]]:
@@ -63,7 +70,8 @@ def read_frozen(task: Path) -> list[dict]:
     documents = []
     seen: dict[str, str] = {}
     for place, document in _rows(path, "a frozen question"):
-        check_fields(place, document, FrozenQuestion, "a frozen question", "freeze the questions again")
+        kind = OtherQuestion if "target" in document else FrozenQuestion
+        check_fields(place, document, kind, "a frozen question", "freeze the questions again")
         documents.append(document)
         # The proxy knows a question by its prompt alone: lm-eval sends no Record ID.
         if (other := seen.setdefault(document["prompt"], document["Record ID"])) != document["Record ID"]:
@@ -114,16 +122,16 @@ def shorten_names(folder: Path) -> None:
         remove(left)
 
 
-def lm_eval_score(run_directory: Path) -> float:
-    """Return lm-eval's own flexible-extract score, 0 to 1."""
+def lm_eval_score(run_directory: Path, task: EvalTask) -> float:
+    """Return lm-eval's own score by the task's filter, 0 to 1."""
     path = _newest(run_directory, RESULTS_FILES, "results")
     match read_json(path):
         case {"results": dict(results)} if len(results) == 1:
             (scores,) = results.values()
-            score = scores.get("exact_match,flexible-extract") if isinstance(scores, dict) else None
+            score = scores.get(f"exact_match,{task.filter}") if isinstance(scores, dict) else None
             if isinstance(score, float) and 0 <= score <= 1:
                 return score
-    raise InputError(path, "lm-eval's flexible-extract score of one task, 0 to 1", "none")
+    raise InputError(path, f"lm-eval's {task.filter} score of one task, 0 to 1", "none")
 
 
 def lm_eval_settings(run_directory: Path) -> dict:
@@ -136,20 +144,20 @@ def lm_eval_settings(run_directory: Path) -> dict:
     return {}
 
 
-def read_samples(run_directory: Path) -> list[Sample]:
+def read_samples(run_directory: Path, task: EvalTask) -> list[Sample]:
     """Return the logged samples of a run, in question order; raise InputError when there are none."""
     path = _newest(run_directory, SAMPLES_FILES, "samples")
-    rows = [row for _, row in _rows(path, "a sample") if row.get("filter") == "flexible-extract"]
+    rows = [row for _, row in _rows(path, "a sample") if row.get("filter") == task.filter]
     if not rows:
-        raise InputError(path, "samples with the filter flexible-extract", "none")
+        raise InputError(path, f"samples with the filter {task.filter}", "none")
     try:
-        return [_sample(row) for row in sorted(rows, key=lambda row: row["doc_id"])]
+        return [_sample(row, task) for row in sorted(rows, key=lambda row: row["doc_id"])]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         # lm-eval's own form, which is not ours to define: what does not read as one of its samples is none.
         raise InputError(path, "samples as lm-eval writes them", reason_of(error)) from error
 
 
-def _sample(row: dict[str, Any]) -> Sample:
+def _sample(row: dict[str, Any], task: EvalTask) -> Sample:
     # lm-eval logs a chat as JSON text, alone or in a list of one.
     prompt = row["arguments"]["gen_args_0"]["arg_0"]
     prompt = prompt[0] if isinstance(prompt, list) else prompt
@@ -158,7 +166,7 @@ def _sample(row: dict[str, Any]) -> Sample:
         record_id=row["doc"]["Record ID"],
         prompt=messages[-1]["content"],
         answer=row["resps"][0][0],
-        letter=letter_of(row["filtered_resps"][0]),
-        target=row["target"].strip("()"),
+        letter=task.found(row["filtered_resps"][0]),
+        target=task.target(row["target"]),
         correct=bool(row["exact_match"]),
     )

@@ -1,9 +1,12 @@
 """Statistics of scores on one set of questions: intervals, paired tests, and what a set of this size could have shown.
 
 Everything is per question. With several seeds the score of a question is its mean over the seeds, so that a question
-asked three times does not count as three questions.
+asked three times does not count as three questions. Every question has equally many answers, so the variance of those
+means is that of the standard error clustered by question (Miller, 2024, "Adding Error Bars to Evals",
+https://arxiv.org/abs/2411.00640).
 """
 
+from math import comb
 from statistics import NormalDist
 
 import numpy as np
@@ -25,6 +28,15 @@ def wilson(scores: np.ndarray) -> tuple[float, float]:
     n = p * (1 - p) / variance * scores.size if variance > 0 else scores.size
     centre, half = p + Z**2 / (2 * n), Z * np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     return float((centre - half) / (1 + Z**2 / n)), float((centre + half) / (1 + Z**2 / n))
+
+
+def pass_at(right: np.ndarray, samples: int, k: int) -> float:
+    """Return pass@k: the chance that of k samples of a question at least one is right; right: int [questions].
+
+    The unbiased estimate 1 - C(n - c, k) / C(n, k) from n samples with c right ones, mean over the questions (Chen et
+    al., 2021, https://arxiv.org/abs/2107.03374).
+    """
+    return float(np.mean([1 - comb(samples - int(count), k) / comb(samples, k) for count in right]))
 
 
 def sign_flip_tail(sizes: np.ndarray) -> np.ndarray:

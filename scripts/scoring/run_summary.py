@@ -16,8 +16,10 @@ from scoring.answer_record import (
     read_answers,
     strict_letter,
 )
+from scoring.eval_protocol import recorded_protocol
+from scoring.eval_tasks import EvalTask, task_of
 from scoring.lm_eval_samples import Sample, lm_eval_score, read_asked, read_samples
-from scoring.run_files import ANSWERS, PATCHED, Patched, patch_head, read_run
+from scoring.run_files import ANSWERS, PATCHED, RUN, Patched, patch_head, read_run
 from scoring.score_records import figures
 
 
@@ -56,27 +58,32 @@ def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts:
         raise InputError("lm-eval results", f"{raw}/{len(answers)}, as the recorded answers give", f"{score:.6f}")
 
 
-def answer_row(answer: Answer, document: dict, patched: dict | None) -> dict:
+def answer_row(answer: Answer, document: dict, patched: dict | None, task: EvalTask) -> dict:
     """Return what is published of one answer: no text. `patched`: its entry of patched.json, None for a valid one."""
-    strict = strict_letter(answer.answer, answer.finish_reason)
+    if task.is_gpqa:
+        strict, chance = strict_letter(answer.answer, answer.finish_reason), {}
+    else:  # the filters of the other tasks are strict themselves
+        strict = None if answer.finish_reason == "length" else answer.letter
+        chance = {"chance": task.chance(document)}
     after_patch = {}
     if patched is not None:
         after_patch = {"patched_letter": patched["letter"], "patched_correct": patched["letter"] == answer.target}
     return {
         "record_id": answer.record_id,
-        "order": document["order"],
+        "order": document.get("order", []),
         "prompt_sha256": answer.prompt_sha256,
         "target": answer.target,
         "class": answer.kind,
         "letter": answer.letter,
         "correct": answer.correct,
         "strict_letter": strict,
-        "strict_correct": strict == answer.target,
+        "strict_correct": task.right(strict, answer.target),
         "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
         "seconds": answer.seconds,
         "attempts": answer.attempts,
+        **chance,
         **after_patch,
     }
 
@@ -139,13 +146,14 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
         expected = f"the file that was asked, sha256 {record['gguf_sha256'][:12]}"
         raise InputError(scored["gguf"], expected, scored["gguf_sha256"][:12])
     documents = read_asked(run, record)
+    task = task_of(recorded_protocol(run / RUN, record["protocol"]).task)
     with only_writer(run / ANSWERS):
         answers = read_answers(run / ANSWERS)
     head, patched = read_patched(run / PATCHED, record) if patch else (None, {})
     prompts = {document["Record ID"]: document["prompt"] for document in documents}
-    check_against_lm_eval(list(answers.values()), read_samples(run), prompts, lm_eval_score(run))
+    check_against_lm_eval(list(answers.values()), read_samples(run, task), prompts, lm_eval_score(run, task))
     ids = [document["Record ID"] for document in documents]
-    rows = [answer_row(answers[key], document, patched.get(key)) for key, document in zip(ids, documents)]
+    rows = [answer_row(answers[key], document, patched.get(key), task) for key, document in zip(ids, documents)]
     if patch and any((row["class"] != "answered") != ("patched_letter" in row) for row in rows):
         raise InputError(run / PATCHED, "every invalid answer and no other", "others", "run patch_answers.py")
     check_patched(run / PATCHED, answers, patched)

@@ -7,7 +7,7 @@ scores.json (`Scores`, written by compare_scores.py): a row per model, a pair pe
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
 from files.safe_files import (
     Count,
@@ -29,11 +29,13 @@ from pydantic import Field, model_validator
 
 SUMMARY_NAME, SCORES_NAME = "summary.json", "scores.json"
 CLASSES = ("answered", "empty", "truncated", "no letter", "parser error", "server error")  # of an answer
-CHOICES = 4  # of a question, all as likely when one guesses
+CHOICES = 4  # of a question, all as likely when one guesses; rows of other tasks say their own chance
+ALL_LETTERS = "ABCDEFGHIJ"  # of choices; GPQA has the first four of them, MMLU-Pro up to ten
+GPQA = "gpqa_"  # how the names of its tasks begin
 ROUNDING = 1e-6  # sums of the same numbers in another order
 
 
-Letter = Literal["A", "B", "C", "D"]
+Text = Annotated[str, Field(min_length=1)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -67,35 +69,52 @@ class ChosenBy(Fields):
 
 
 class AnswerRow(Fields):
-    """One question. kind: one of CLASSES; order: of the choices; patched_*: of invalid answers after the patch step."""
+    """One question. kind: one of CLASSES; order: of the choices; patched_*: of invalid answers after the patch step.
 
-    record_id: Annotated[str, Field(min_length=1)]
+    chance: of a guess, in other tasks than GPQA's. There `order` is empty; where it is 0, an answer is a number.
+    """
+
+    record_id: Text
     order: list[int]
     prompt_sha256: Sha256
-    target: Letter
+    target: Text
     kind: str = Field(alias="class")
-    letter: Letter | None = None
+    letter: Text | None = None
     correct: bool
-    strict_letter: Letter | None = None
+    strict_letter: Text | None = None
     strict_correct: bool
     finish_reason: str | None = None
     prompt_tokens: Count = 0
     completion_tokens: Count
     seconds: Annotated[float, Field(ge=0)] = 0.0
     attempts: Count = 0
-    patched_letter: Letter | None = None
+    patched_letter: Text | None = None
     patched_correct: bool = False
+    chance: Share | None = None
 
     @model_validator(mode="after")
     def right_letters(self) -> Self:
         """Refuse an unknown class, and "right" beside another letter than the right one."""
         require(self.kind in CLASSES, f"class one of {', '.join(CLASSES)}")
-        require(sorted(self.order) == list(range(CHOICES)), f"order of the {CHOICES} choices")
+        if self.chance is None:
+            require(sorted(self.order) == list(range(CHOICES)), f"order of the {CHOICES} choices")
+        else:
+            require(not self.order, "order of the choices only in GPQA's tasks")
+        choices = CHOICES if self.chance is None else round(1 / self.chance) if self.chance else 0
+        require(not choices or self.target in [*ALL_LETTERS[:choices]], f"target one of the first {choices} letters")
+        letters = ALL_LETTERS if self.chance else ALL_LETTERS[:choices]  # of four choices one may answer (J), too
         for name in ("", "strict_", "patched_"):
             if f"{name}letter" in self.model_fields_set:
-                right = getattr(self, f"{name}letter") == self.target
-                require(getattr(self, f"{name}correct") == right, f"{name}correct as {name}letter and target say")
+                self.check_letter(f"{name}letter", f"{name}correct", letters)
         return self
+
+    def check_letter(self, letter: str, correct: str, letters: str) -> None:
+        """Refuse a letter that is none, and "right" beside another one than the right one; letters: "" of numbers."""
+        found, right = getattr(self, letter), getattr(self, correct)
+        require(not letters or found is None or found in [*letters], f"{letter} one of {letters}")
+        # Of a number more than one spelling is right.
+        same = right if not letters and found is not None and found != self.target else found == self.target
+        require(right == same, f"{correct} as {letter} and target say")
 
 
 class Hardware(Fields):
@@ -111,6 +130,7 @@ class RunProtocol(Fields):
     """The values of scoring/eval_protocol.py; the runs of one model may differ in this one."""
 
     seed: int
+    task: str = GPQA
 
 
 class Summary(Record):
@@ -142,9 +162,21 @@ class Summary(Record):
     completion_tokens: Count
     answers: list[AnswerRow]
 
+    @model_validator(mode="after")
+    def rows_of_the_task(self) -> Self:
+        """Refuse answers of another kind of task than the protocol names, and a patch step where there is none."""
+        gpqa = self.protocol.task.startswith(GPQA)
+        require(gpqa or self.patch is None, "patch only of GPQA's tasks")
+        own = all((answer.chance is None) == gpqa for answer in self.answers)
+        require(own, f"answers {'without' if gpqa else 'with'} a chance, as the task of the protocol says")
+        return self
+
 
 class ScoreRow(Fields):
-    """One model; counts are sums over its seeds, `bytes` its quants' by type. in_sample, drop_map: as in Summary."""
+    """One model; counts are sums over its seeds, `bytes` its quants' by type. in_sample, drop_map: as in Summary.
+
+    pass_at: pass@k by k, of several seeds.
+    """
 
     name: str
     experts: Count
@@ -171,6 +203,7 @@ class ScoreRow(Fields):
     lost: Count | None = None
     won: Count | None = None
     mcnemar_p: Share | None = None
+    pass_at: dict[Annotated[str, Field(pattern=r"^[1-9]\d{0,3}$")], Share] | None = None
 
     @model_validator(mode="after")
     def parts_and_totals(self) -> Self:
@@ -195,6 +228,10 @@ class ScoreRow(Fields):
         )
         require(set(self.invalid_classes) <= set(CLASSES), f"invalid_classes of {', '.join(CLASSES)}")
         require(abs(self.expected_by_chance) <= self.invalid, "expected_by_chance at most invalid")
+        if self.pass_at is not None:
+            rates = [rate for _, rate in sorted(self.pass_at.items(), key=lambda item: int(item[0]))]
+            require(len(self.seeds) > 1 and rates == sorted(rates), "pass_at of several seeds, never falling")
+            require(alike(self.pass_at.get("1"), self.score), "pass_at 1 = score")
         return self
 
 
@@ -294,7 +331,7 @@ def figures(rows: list[dict], patch: dict | None) -> dict:
         "patched_correct": None if patch is None else sum(row.get("patched_correct", row["correct"]) for row in rows),
         "invalid": {kind: counts[kind] for kind in CLASSES if counts[kind]},
         "invalid_total": len(invalid),
-        "patch_expected_by_chance": sum(1 / CHOICES - row["correct"] for row in invalid),
+        "patch_expected_by_chance": sum(row.get("chance", 1 / CHOICES) - row["correct"] for row in invalid),
         "completion_tokens": sum(row["completion_tokens"] for row in rows),
         "answers": rows,
     }

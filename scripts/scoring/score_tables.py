@@ -51,6 +51,14 @@ def seeds_sentence(rows: list[dict]) -> str:
     return f"Scores are sums over the seeds {seeds}; intervals and tests are by question."
 
 
+def pass_table(rows: list[dict]) -> str:
+    """Return pass@k of models with several seeds; "" for one."""
+    if not rows[0].get("pass_at"):
+        return ""
+    cells = [[row["name"], *(f"{share:.2%}" for share in row["pass_at"].values())] for row in rows]
+    return markdown_table(["Model", *(f"pass@{k}" for k in rows[0]["pass_at"])], cells)
+
+
 def verdict(pair: dict) -> str:
     """Return what one pair of models shows, in plain words."""
     low, high = (100 * limit for limit in pair["difference_interval"])
@@ -98,5 +106,5 @@ def scores_page(result: dict) -> str:
     """Return the whole page."""
     rows = result["rows"]
     verdicts = [verdict(pair) for pair in result["pairs"]]
-    parts = [score_table(rows), seeds_sentence(rows), *verdicts, *sample_labels(rows)]
+    parts = [score_table(rows), seeds_sentence(rows), pass_table(rows), *verdicts, *sample_labels(rows)]
     return "\n\n".join(part for part in parts if part) + "\n"

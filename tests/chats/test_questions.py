@@ -10,6 +10,7 @@ import freeze_questions
 from chats.questions import load_questions, read_rows
 from conftest import REPO
 from files.safe_files import InputError
+from scoring.eval_tasks import frozen_name
 from scoring.frozen_questions import GPQA_ORDER
 from scoring.lm_eval_samples import read_frozen
 
@@ -77,16 +78,19 @@ count("shuffled", "shuffled")
 """
 
 
+FROZEN = frozen_name("gpqa_diamond_cot_zeroshot")
+
+
 def test_prompt_and_target_match_whatever_the_cache_of_datasets_holds(tmp_path):
     questions = REPO / "data/demo/eval_questions.csv"
     freeze_questions.main(["--questions", str(questions), "--output", str(tmp_path / "task")])
     rows = read_rows(questions)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "right.json").write_text(json.dumps({row["Record ID"]: row["Correct Answer"] for row in rows}))
-    frozen = (tmp_path / f"task/{freeze_questions.TASK}.yaml").read_text()
+    frozen = (tmp_path / f"task/{FROZEN}.yaml").read_text()
     # The same with lm-eval's own shuffle, which is what freezing is there for.
     (tmp_path / "task/shuffled.yaml").write_text(
-        frozen.replace(freeze_questions.TASK, "shuffled")
+        frozen.replace(FROZEN, "shuffled")
         .replace("task/frozen.jsonl", "rows.jsonl")
         .replace("process_docs: null\n", "")
     )

@@ -231,7 +231,9 @@ def test_a_release_whose_licence_is_unknown_is_refused_and_the_base_s_own_is_tak
     arguments = release_arguments(pruned_demo, tmp_path / "r", quants=("Q6_K",))
     at = arguments.index("--license")
     without = [*arguments[:at], *arguments[at + 2 :]]
-    refusal(build_release.main, without, "--license: expected the base model's licence", "LICENSE=apache-2.0")
+    bare = shutil.copytree(DEMO / "model", tmp_path / "bare", ignore=shutil.ignore_patterns("README.md"))
+    unknown = [*without, "--source", bare]
+    refusal(build_release.main, unknown, "bare: expected the base model's licence", "LICENSE=apache-2.0")
     assert not (tmp_path / "r").exists()
     call(build_release.main, *without, "--source", DEMO / "model")
     card = (tmp_path / "r/README.md").read_text()

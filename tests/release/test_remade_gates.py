@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import build_release
@@ -13,7 +14,7 @@ from files.safe_files import InputError, read_json, sha256_file
 from release.manifest import read_manifest
 from release.sources import sources_path
 from release_inputs import NAME, release_arguments
-from scoring.eval_protocol import Protocol
+from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.score_records import figures
 
 import numpy as np
@@ -68,6 +69,25 @@ def of_locked_protocol(build: Build) -> None:
     protocol = read_json(build.own / "run.json")["protocol"] | {"temperature": 0.0}
     digest = Protocol(**protocol).digest
     build.change(build.own / "run.json", lambda run: run.update(protocol=protocol, protocol_sha256=digest))
+
+
+def of_another_task(build: Build) -> None:
+    protocol = read_json(build.own / "run.json")["protocol"] | {"task": "gsm8k_cot_zeroshot"}
+    changes = {"protocol": protocol, "protocol_sha256": Protocol(**protocol).digest}
+    build.change(build.own / "run.json", lambda run: run.update(changes))
+
+
+def of_another_backend(build: Build) -> None:
+    protocol = OpenAiProtocol()
+    changes = {"protocol": asdict(protocol), "protocol_sha256": protocol.digest}
+    build.change(build.own / "run.json", lambda run: run.update(changes))
+
+
+def of_several_servers(build: Build, at_once: int = 4) -> None:
+    """Three servers, as they are recorded: no damage, if lm-eval sent as many requests at once."""
+    results = build.own / "lm_eval/results.json"
+    build.change(results, lambda content: content["config"]["model_args"].update(num_concurrent=at_once))
+    build.change_lines(build.own / "answers.jsonl", lambda row: row.update(server="local 3"))
 
 
 def of_longer_answers(build: Build) -> None:
@@ -149,6 +169,10 @@ def of_name(build: Build) -> None:
         (of_patched_letters, "patched.json: expected letter"),
         (of_protocol, "the protocol of protocol_sha256"),
         (of_locked_protocol, "temperature 1.0"),
+        (of_another_task, "which a release makes again, found those of gsm8k_cot_zeroshot"),
+        (of_another_backend, "found those of gpqa_diamond_cot_zeroshot by BACKEND=openai"),
+        (of_several_servers, ""),
+        (lambda build: of_several_servers(build, 1), "requests at once, and one more: 2, found 1"),
         (of_longer_answers, "to the request of the protocol in run.json"),
         (of_other_settings, "the seed of lm-eval: 42, found 1"),
         (of_other_tokenizer, "expected the tokenizer sha256"),

@@ -129,6 +129,8 @@ def test_seeds_of_one_file_are_one_model_and_every_pair_is_compared(compared):
         ("b", [42, 43], 4, 8),
         ("c", [42, 43], 0, 8),
     ]
+    assert [row["pass_at"] for row in result["rows"][:2]] == [{"1": 3 / 8, "2": 0.5}, {"1": 0.5, "2": 1.0}]
+    assert "pass@2" in text and "pass@" not in compared(summary("a", "10"), summary("b", "01"))[0]
     first = result["pairs"][0]  # sums over seeds: a 2 1 0 0, b 1 1 1 1: differences -1 0 1 1
     assert (first["lost"], first["won"], first["mcnemar_p"]) == (1, 2, 1.0)
     assert first["difference"] == pytest.approx(1 / 8)

@@ -13,17 +13,20 @@ from pathlib import Path
 
 import convert_to_gguf
 import freeze_questions
+from asked_pool import answers_of
 from conftest import REPO
 from damaged_models import always_saying, never_saying
 from faulty_server import PARSER
 from files.safe_files import read_record
 from llama.llama_server import LlamaServer, authorization, request_json, server_command, server_environment
-from scoring import answer_proxy
+from scoring import server_pool
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen
+from scoring.run_files import ANSWERS
 from scoring.score_records import Summary
+from scoring.server_pool import AskedServer, ServerPool
 from shared_ggufs import demo_ggufs, link_f16
 
 import aiohttp
@@ -102,14 +105,6 @@ def servers(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if name_of(process) == "llama-server"]
 
 
-def answers_of(output: Path) -> dict:
-    """What was answered, without how long it took and how often it was asked."""
-    return {
-        key: (answer.answer, answer.reasoning, answer.finish_reason, answer.request_sha256, answer.kind)
-        for key, answer in read_answers(output / "answers.jsonl").items()
-    }
-
-
 def summary_of(output: Path) -> dict:
     content = read_record(output / "summary.json", Summary)
     for answer in content["answers"]:
@@ -157,7 +152,9 @@ def test_a_killed_server_and_a_killed_evaluator_change_nothing(undisturbed, work
         assert done.returncode == 0, done.stderr
         assert bystander.alive
     assert (run / "answers.jsonl").read_bytes().startswith(before)  # nothing was asked again
-    assert answers_of(run) == answers_of(undisturbed[0]) and summary_of(run) == summary_of(undisturbed[0])
+    assert answers_of(run / ANSWERS) == answers_of(undisturbed[0] / ANSWERS) and summary_of(run) == summary_of(
+        undisturbed[0]
+    )
     assert any(answer.errors for answer in read_answers(run / "answers.jsonl").values())
 
 
@@ -221,7 +218,8 @@ def ask_server(
 
     async def ask(server: LlamaServer) -> list[int]:
         record = output / "answers.jsonl"
-        proxy = AnswerProxy(server, protocol, documents, record, lambda answer: on_answer(answer, server))
+        pool = ServerPool([AskedServer("local 1", own=server)], protocol.concurrency, protocol.timeout_seconds)
+        proxy = AnswerProxy(pool, protocol.attempts, documents, record, lambda answer: on_answer(answer, server))
         key = authorization(proxy.key)
         async with (
             proxy.listening() as url,
@@ -257,7 +255,7 @@ def test_a_server_killed_among_several_requests_costs_nobody_an_answer(workshop,
         if len(answers) in (4, 12):
             server.process.send_signal(how)
 
-    monkeypatch.setattr(answer_proxy, "WATCH_SECONDS", 1)
+    monkeypatch.setattr(server_pool, "WATCH_SECONDS", 1)
     protocol, begin = Protocol(context=1024, concurrency=4), time.monotonic()
     states, starts = ask_directly(workshop, workshop / "demo.gguf", tmp_path, tools, protocol, QUESTIONS, kill_twice)
     assert states == [200] * QUESTIONS + [400] and starts == 3

@@ -2,23 +2,32 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import ask_questions
+import compare_scores
 import freeze_questions
 import patch_answers
 import summarize_scores
 from ask_questions import is_asked
 from chats.questions import COLUMNS, load_questions, read_rows
+from conftest import REPO
 from files.safe_files import read_json, read_record
+from llama.hardware import NOT_KNOWN
+from llama.llama_server import LlamaServer, server_command
 from patch_answers import closed_thought
+from release.card_results import machine_in_words
 from release.measured import request_breaks, setting_breaks
-from scoring.answer_record import completion_letter
-from scoring.eval_protocol import Protocol
+from scoring.answer_record import completion_letter, read_answers
+from scoring.eval_protocol import OpenAiProtocol, Protocol
+from scoring.eval_tasks import task_of
+from scoring.lm_eval_run import request_digest
 from scoring.lm_eval_samples import read_frozen, read_samples
 from scoring.score_records import Summary
 from shared_ggufs import link_f16, tiny_ggufs
@@ -127,7 +136,7 @@ def test_a_random_model_is_scored_patched_and_summed_up(evaluation, few_question
         assert questions[answer["record_id"]].text not in (directory / "summary.json").read_text()
     digest = result["protocol_sha256"]
     assert digest == Protocol(**result["protocol"]).digest and digest[:16] in printed
-    for sample in read_samples(directory):
+    for sample in read_samples(directory, task_of(result["protocol"]["task"])):
         question = questions[sample.record_id]
         assert (sample.prompt, sample.target) == (question.prompt, question.letter)
 
@@ -143,6 +152,52 @@ def test_a_real_run_is_what_its_protocol_says(evaluation, tiny_text_model):
     assert all(words in said for words in ("gen_kwargs of lm-eval", "requests at once", "a server with 2048 tokens"))
     (machine,) = record["hardware"]
     assert machine["cpu"] and read_record(directory / "summary.json", Summary)["hardware"] == [machine]
+
+
+def test_three_servers_leave_what_one_leaves(evaluation, evaluate, drop_map, tiny_text_model, tmp_path):
+    """The whole script, the patch step included; only times, and who answered, may differ."""
+    done = evaluate(tmp_path / "run", CHOSEN_BY=drop_map, LOCAL_SERVERS=3)
+    assert done.returncode == 0 and "server started 3 times" in done.stdout, done.stderr
+    runs = (evaluation[0], tmp_path / "run")
+    assert read_json(runs[0] / "run.json") == read_json(runs[1] / "run.json")
+    one, three = (sorted(read_json(run / "patched.json")["answers"], key=str) for run in runs)
+    assert one == three
+    one, three = (read_record(run / "summary.json", Summary) for run in runs)
+    for answer in [*one["answers"], *three["answers"]]:
+        del answer["seconds"]
+    assert one == three and "local 3" in (tmp_path / "run/answers.jsonl").read_text()
+    assert not setting_breaks(tmp_path / "run", Protocol(**one["protocol"]), tiny_text_model / "tokenizer.json")
+
+
+def test_a_strict_openai_server_is_a_backend_of_its_own(
+    evaluation, evaluate, tiny_gguf, tiny_text_model, tools, tmp_path, refusal
+):
+    """The checkpoint is scored; what no standard field can say is named, and scores of two backends do not mix."""
+    run, command = tmp_path / "run", server_command(tools.tool("llama-server"), tiny_gguf, "tiny", 0, ["-c", "1024"])
+    with LlamaServer(command, tiny_gguf, tmp_path / "log") as server:
+        front = [sys.executable, str(REPO / "tests/strict_openai_server.py"), server.url]
+        keys = os.environ | {"UPSTREAM_KEY": server.key, "FRONT_KEY": "a-secret-key"}
+        with subprocess.Popen(front, env=keys, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                url = process.stdout.readline().strip()
+                how = {"BACKEND": "openai", "SERVERS": url, "SERVER_KEY": "a-secret-key"}
+                done = evaluate(run, gguf=tiny_text_model, **how)
+            finally:
+                process.kill()
+    assert done.returncode == 0 and "not patched" in done.stdout, done.stderr
+    summary, local = (read_record(folder / "summary.json", Summary) for folder in (run, evaluation[0]))
+    assert summary["questions"] == 6 and summary["experts"] == EXPERTS and summary["gguf"] == tiny_text_model.name
+    assert summary["protocol_sha256"] != local["protocol_sha256"] and not summary["invalid"].get("server error")
+    assert summary["hardware"] == [NOT_KNOWN] and machine_in_words(NOT_KNOWN).startswith("not recorded")
+    protocol, answers = OpenAiProtocol(**summary["protocol"]), read_answers(run / "answers.jsonl")
+    for document in read_frozen(run / "task"):
+        assert request_digest(document["prompt"], protocol) == answers[document["Record ID"]].request_sha256
+    assert {"dry_multiplier", "reasoning_budget"} <= set(summary["protocol"]["not_locked"].split())
+    assert not any(b"a-secret-key" in path.read_bytes() for path in run.rglob("*") if path.is_file())
+    both = [part for folder in (evaluation[0], run) for part in ("--model", folder / "summary.json")]
+    refusal(
+        compare_scores.main, [*both, "--output", tmp_path / "scores.md"], "scores of two protocols cannot be compared"
+    )
 
 
 def test_a_map_that_names_no_questions_leaves_the_label_open(run_copy, tiny_gguf, tmp_path, refusal):

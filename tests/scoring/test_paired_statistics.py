@@ -1,10 +1,12 @@
 """Paired statistics: intervals and tests against hand-computed figures and scipy's."""
 
 import math
+from itertools import combinations
 
 from scoring.paired_statistics import (
     difference_interval,
     mcnemar,
+    pass_at,
     sign_flip_tail,
     smallest_likely,
     smallest_shown,
@@ -62,3 +64,25 @@ def test_too_few_questions_that_differ_can_show_nothing():
     assert smallest_shown(np.array([-2, 0, 2, 3, -2, 0, 2, -2]), 3) == 13 / 24
     low, high = difference_interval(differences(0, 0, 198))[1:]
     assert low < 0 < high
+
+
+def test_the_variance_is_that_of_answers_clustered_by_question():
+    """Miller's sum over all pairs of answers within each cluster, computed as it stands."""
+    answers = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1]])
+    mean, total = answers.mean(), 0.0
+    for cluster in answers:
+        for one in cluster:
+            total += sum((one - mean) * (other - mean) for other in cluster)
+    scores = answers.mean(axis=1)
+    assert float(scores.var()) / len(scores) == pytest.approx(total / answers.size**2)
+    effective = mean * (1 - mean) / scores.var() * len(scores)  # right-or-wrong answers with that variance
+    centre = (mean + 1.959964**2 / (2 * effective)) / (1 + 1.959964**2 / effective)
+    assert sum(wilson(scores)) / 2 == pytest.approx(centre, abs=1e-6)
+
+
+def test_pass_at_k_is_the_share_of_drawings_with_a_right_one():
+    right = np.array([0, 1, 3, 4])
+    for k in (1, 2, 4):
+        drawn = [list(combinations([1] * count + [0] * (4 - count), k)) for count in right]
+        expected = np.mean([np.mean([any(samples) for samples in one]) for one in drawn])
+        assert pass_at(right, 4, k) == pytest.approx(expected)

@@ -45,6 +45,50 @@ def comparison(runs: list[dict]) -> dict:
     return {"version": Scores.current, **compare([[run] for run in runs], [[] for _ in runs])}
 
 
+def of_task(task: str, **row: object) -> dict:
+    """A complete run of one question of another task."""
+    answer = summary("m", None)["answers"][0] | {"order": [], "class": "answered", "strict_correct": True} | row
+    protocol = {"seed": 42, "task": task}
+    digests = {"protocol": protocol, "protocol_sha256": sha256_json(protocol)}
+    return summary("m", None) | digests | figures([answer], None)
+
+
+@pytest.mark.parametrize(
+    "task, row, words",
+    [
+        ("gsm8k_cot_zeroshot", {"chance": 0.0, "target": "1200", "letter": "$1,200."}, None),
+        ("gsm8k_cot_zeroshot", {"chance": 0.0, "target": "7", "letter": None}, "correct as letter and target say"),
+        ("mmlu_pro_law", {"chance": 0.1, "target": "J", "letter": "J"}, None),
+        ("mmlu_pro_law", {"chance": 0.25, "target": "J", "letter": "J"}, "target one of the first 4 letters"),
+        ("mmlu_pro_law", {"chance": 0.1, "target": "J", "letter": "K"}, "letter one of ABCDEFGHIJ"),
+        ("mmlu_pro_law", {"chance": 0.1, "target": "J", "letter": "I"}, "correct as letter and target say"),
+        ("mmlu_pro_law", {"chance": 0.1, "target": "J", "letter": "J", "order": [0, 1, 2, 3]}, "order of the choices"),
+        ("mmlu_pro_law", {"order": [0, 1, 2, 3]}, "answers with a chance"),
+        ("gpqa_main_cot_zeroshot", {"chance": 0.25}, "answers without a chance"),
+        ("gpqa_main_cot_zeroshot", {"order": [0, 1, 2, 3], "target": "E", "letter": "E"}, "first 4 letters"),
+    ],
+)
+def test_answers_are_those_of_their_task(tmp_path, task, row, words):
+    (tmp_path / "summary.json").write_text(json.dumps(of_task(task, **row)))
+    if words:
+        with pytest.raises(InputError, match=words):
+            read_summary(tmp_path / "summary.json")
+    else:
+        run = read_summary(tmp_path / "summary.json")
+        check_record("scores.json", comparison([run, run | {"name": "n", "gguf": "n.gguf"}]), Scores)
+        assert run["raw_correct"] == 1
+
+
+def test_pass_at_is_of_several_seeds_and_begins_with_the_score():
+    protocols = [{"protocol": {"seed": seed}, "protocol_sha256": sha256_json({"seed": seed})} for seed in (1, 2)]
+    content = {"version": Scores.current, **compare([[summary("m", None) | one for one in protocols]], [[]])}
+    check_record("scores.json", content, Scores)
+    for rates in ({"1": 0.5, "2": 1.0}, {"1": 1.0, "2": 0.9}, {"one": 1.0}, {"2": 1.0}):
+        rows = [content["rows"][0] | {"pass_at": rates}]
+        with pytest.raises(InputError, match="pass_at"):
+            check_record("scores.json", content | {"rows": rows}, Scores)
+
+
 def damages(content: object, path: tuple = ()) -> Iterator[tuple]:
     """The path of every value inside a record."""
     inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()

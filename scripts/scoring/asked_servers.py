@@ -1,0 +1,101 @@
+"""The servers that an evaluation asks: so many of ours, or those of given addresses.
+
+The key of a given server is in the environment: SERVER_KEY for all of them, SERVER_KEY_2 for the second one. It is
+never written, and goes to a server on this machine or through TLS alone, whose certificate is verified (SSL_CERT_FILE
+names an authority of your own).
+"""
+
+import argparse
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from files.safe_files import InputError
+from llama.llama_server import SERVER_KEY, LlamaServer, server_command
+from scoring.eval_protocol import OpenAiProtocol, Protocol
+from scoring.openai_model import OpenAiModel
+from scoring.served_model import LOOPBACK, ServedModel, locked_fields
+from scoring.server_pool import AskedServer, ServerPool
+
+MOST_LOCAL = 64
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `asked_servers`. They stay texts: bad ones are refused in one line."""
+    add = parser.add_argument_group("how the servers run").add_argument
+    add("--port", default="0", help="port of llama-server on 127.0.0.1, of several the first (default: free ones)")
+    add("--local-servers", default="1", metavar="COUNT", help="servers that are started here, one per GPU")
+    add("--servers", nargs="*", default=[], metavar="URL", help="servers that run already, in place of ours")
+
+
+def given_servers(addresses: list[str], environment: dict[str, str]) -> list[AskedServer]:
+    """Return servers that run already, with their keys from the environment.
+
+    Raises InputError on what is no plain address, on one that is named twice, and on a key that could be overheard.
+    """
+    servers: list[AskedServer] = []
+    for number, address in enumerate(addresses, start=1):
+        url, key = address.rstrip("/"), environment.get(f"{SERVER_KEY}_{number}", environment.get(SERVER_KEY, ""))
+        if not re.fullmatch(r"https?://[\w.-]+(:\d{1,5})?", url):
+            raise InputError("SERVERS", "addresses such as http://a:8080, without keys and paths", repr(address))
+        if url in {server.name for server in servers}:
+            raise InputError("SERVERS", "every address once", f"{url} twice")
+        if key and url.startswith("http:") and urlsplit(url).hostname not in LOOPBACK:
+            raise InputError(url, "an https address for a server with a key", "http", "others could read the key")
+        servers.append(AskedServer(url, url, key))
+    return servers
+
+
+def gpu_names(tool: Path) -> list[str]:
+    """Return the devices that llama-server lists, such as CUDA0."""
+    shown = subprocess.run([tool, "--list-devices"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return re.findall(r"^  (\w+): ", shown.stdout, re.MULTILINE)
+
+
+def local_commands(tool: Path, gguf: Path, name: str, args: argparse.Namespace, protocol: Protocol) -> list[list[str]]:
+    """Return the command lines of our servers; of several each has a GPU of its own, as far as there are GPUs."""
+    if not args.local_servers.isdecimal() or not 0 < int(args.local_servers) <= MOST_LOCAL:
+        raise InputError("LOCAL_SERVERS", f"a whole number, 1 to {MOST_LOCAL}", repr(args.local_servers))
+    count = int(args.local_servers)
+    first = server_command(tool, gguf, name, args.port, protocol.server_flags)
+    if count == 1:
+        return [first]
+    gpus = gpu_names(tool) if protocol.gpu_layers else []
+    return [
+        server_command(tool, gguf, name, int(args.port) + number if int(args.port) else 0, protocol.server_flags)
+        + (["--device", gpus[number % len(gpus)]] if gpus else [])
+        for number in range(count)
+    ]
+
+
+@contextmanager
+def asked_servers(
+    args: argparse.Namespace, tool: Path, name: str, protocol: Protocol, log: Path, at_once: int
+) -> Iterator[ServerPool]:
+    """Start our servers, or take the given ones; yield their pool, which is not opened yet.
+
+    args: with `gguf` and the options of `add_server_arguments`; at_once: requests at once for each server.
+    """
+    given = given_servers(args.servers, dict(os.environ))
+    if isinstance(protocol, OpenAiProtocol):
+        if not given:
+            raise InputError("SERVERS", "the addresses of OpenAI-compatible servers", "none")
+        yield ServerPool(given, at_once, protocol.timeout_seconds, OpenAiModel(name).check)
+        return
+    if given and args.local_servers != "1":
+        raise InputError("SERVERS", "either SERVERS or LOCAL_SERVERS", "both")
+    commands = [] if given else local_commands(tool, args.gguf, name, args, protocol)
+    with ExitStack() as started:
+        servers = [replace(server, worded=lambda body: body | locked_fields(protocol)) for server in given]
+        for number, command in enumerate(commands, start=1):
+            own_log = log if number == 1 else log.with_stem(f"{log.stem}-{number}")
+            own = started.enter_context(LlamaServer(command, args.gguf, own_log))
+            servers.append(AskedServer(f"local {number}", own=own))
+        # A single one of ours serves what it was started with.
+        check = None if len(commands) == 1 else ServedModel(args.gguf, protocol).check
+        yield ServerPool(servers, at_once, protocol.timeout_seconds, check)
