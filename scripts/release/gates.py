@@ -19,6 +19,7 @@ from losses.quality_record import QUALITY_NAME
 from quants.draft_record import is_draft
 from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
+from release.card_sections import PICTURES
 from release.card_tables import sample_sentences
 from release.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from release.front_matter import check_front_matter
@@ -43,7 +44,7 @@ from release.names import PLACEHOLDER_OWNER, clashes, is_hub_id, is_standard
 from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
 from release.shards_gate import shard_breaks
-from release.sources import find_evidence, read_evidence
+from release.sources import EVIDENCE, find_evidence, foreign_copies, read_evidence
 from scoring.score_records import SCORES_NAME
 
 MOST_PART_BYTES = 50_000_000_000  # the Hub's limit of one file
@@ -173,8 +174,8 @@ def copy_differences(checked: Checked) -> list[str]:
 def input_differences(checked: Checked) -> list[str]:
     """Return a line for each fact about questions, calibration and project that this build's files do not give."""
     mine, theirs = input_facts(checked.sources), checked.manifest["inputs"]
-    evidence = (find_evidence(checked.folder, name) for name in (SCORES_NAME, QUALITY_NAME))
-    found = [(wanted, repr(other[:SHOWN_LETTERS])) for wanted, other in said_differences(checked.manifest, *evidence)]
+    evidence = {name: find_evidence(checked.folder, name) for name in EVIDENCE}
+    found = [(wanted, repr(other[:SHOWN_LETTERS])) for wanted, other in said_differences(checked.manifest, evidence)]
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key):
             found.append((f"the {key} of this build under 'inputs'", "others"))
@@ -193,9 +194,11 @@ def build_gate(checked: Checked) -> Outcome:
     outcome.deviations += input_differences(checked)
     shards = read_evidence(checked.folder / METADATA_NAME, METADATA_NAME)["shards"]
     known = {*copies, *MADE, *checked.types, *shards}
+    named = {*PICTURES, *checked.manifest.get("mmproj", {})}
+    foreign = {name for name in foreign_copies(copies, named, checked.kind == CHECKPOINT) if not is_draft(Path(name))}
     outcome.deviations += [
         f"{checked.folder / name}: expected a file that build_release.py puts there, found another"
-        for name in sorted(set(listed_paths(checked.folder)) - known)
+        for name in sorted(set(listed_paths(checked.folder)) - known | foreign)
     ]
     return outcome
 

@@ -14,9 +14,13 @@ from typing import Any
 
 from chats.questions import read_rows
 from checkpoints.licence import licence_of
+from choice.drop_map import METADATA_NAME, OWN_MAP, criterion_of
 from files.option_types import VERSION_FILE
 from files.safe_files import InputError, read_record, sha256_file
 from ggufs.imatrix import ImatrixRecord
+from loops.loop_results import LOOPS_NAME
+from losses.quality_record import QUALITY_NAME
+from scoring.score_records import SCORES_NAME
 
 SETTINGS_FILE = VERSION_FILE.parent / "make" / "settings.mk"
 V5, V5_NAME = "v5", "calibration_datav5.txt"  # the word of CALIBRATION, and the text that it stands for
@@ -53,13 +57,35 @@ def project_differences(manifest: dict) -> list[tuple[str, str]]:
     return found
 
 
-def said_differences(manifest: dict, scores: dict | None, quality: dict | None) -> list[tuple[str, str]]:
+def choice_settings(settings: dict[str, str], method: dict) -> list[tuple[str, str]]:
+    """Return (expected, found) for each setting of the choice that the map contradicts; method: the map's details."""
+    if criterion_of(method) == OWN_MAP:  # what would have chosen is of no account
+        return []
+    objective, asked = (method.get("reconstruction") or {}).get("objective"), settings.get("RECONSTRUCTION", "")
+    of_map = {
+        "FOLD": bool(method.get("held_out_question_ids")),
+        "DOMAINS": bool(method.get("domains")),
+        "DROP_MAP": False,
+        "RECONSTRUCTION": objective is None or asked == objective or not {asked, objective} & {"all", "reply"},
+    }
+    return [
+        (f"no {name} but that of the map", settings[name])
+        for name, holds in of_map.items()
+        if settings.get(name) and not holds
+    ]
+
+
+def said_differences(manifest: dict, evidence: dict[str, dict | None]) -> list[tuple[str, str]]:
     """Return (expected, found) as `project_differences`, and for each setting that says something else than a record.
 
-    The command to make a release again has these settings; a reader takes them for what was done.
+    The command to make a release again has these settings; a reader takes them for what was done. evidence: the
+    build's records by their names in a release.
     """
     settings: dict[str, str] = manifest["settings"]
+    scores, quality, loops = (evidence.get(name) for name in (SCORES_NAME, QUALITY_NAME, LOOPS_NAME))
     said: dict[str, set[str]] = {}
+    if loops:
+        said |= {"LOOP_TOKENS": {str(loops["inputs"]["max_tokens"])}, "LOOP_SEEDS": {str(loops["seeds"])}}
     if calibration := manifest["inputs"].get("calibration"):
         name = calibration["calibration"]
         said["CALIBRATION"] = {name, V5} if name == V5_NAME else {name}
@@ -73,7 +99,9 @@ def said_differences(manifest: dict, scores: dict | None, quality: dict | None) 
         said["EVAL_QUANT"] = {scored.removeprefix(f"{name}-").removesuffix(".gguf")}
     if quality:
         said["QUALITY_SCORE"] = {quality["score"]}
-    return project_differences(manifest) + [
+    found = project_differences(manifest)
+    found += choice_settings(settings, (evidence.get(METADATA_NAME) or {"method": {}})["method"])
+    return found + [
         (f"{name} {' or '.join(sorted(values))}, as the records say", settings[name])
         for name, values in said.items()
         if settings.get(name) and Path(settings[name]).name not in values

@@ -158,6 +158,9 @@ def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
         asked = [q for q in load_questions(path, metadata.get("seed", QUESTION_SEED)) if q.record_id in analysed]
         if {question.record_id: question.digest for question in asked} == analysed:
             pairs.append(("questions with sha256", question_set_digest(asked), metadata["questions_sha256"]))
+            empty = {question["id"] for question in metadata["questions"] if question.get("empty_reasoning")}
+            mine = {question.record_id for question in asked if not question.explanation}
+            pairs.append(("questions without a reasoning:", sorted(mine), sorted(empty)))
             return breaks_of(source, pairs, "run `make analyze` again")
     expected = f"the words of the questions of {' or '.join(path.name for path in files) or '--questions'}"
     return [InputError(source, expected, "statistics of others", "run `make analyze` again")]
@@ -175,6 +178,7 @@ def checkpoint_breaks(lineage: Lineage) -> Breaks:
     of_config = [
         ("experts:", metadata["keep_count"], shape.experts),
         ("layers with experts:", len(metadata["layers"]), len(shape.layers)),
+        ("experts per token:", metadata["method"].get("top_k") or shape.top_k, shape.top_k),
     ]
     of_f16 = [
         ("a model named", lineage.name, f16["name"]),

@@ -4,15 +4,22 @@ build_release.py refuses what does not come out the same, and check_release.py a
 answers themselves is not seen.
 """
 
+import json
+
+from files.option_types import VERSION_FILE
 from files.safe_files import InputError, read_record
 from loops.loop_answers import RUN_AGAIN, SAMPLED_BY, asked_in_order, recorded_answers
-from loops.loop_prompts import read_prompts
+from loops.loop_classes import LoopAnswer
+from loops.loop_prompts import LoopPrompts, read_prompts, request_of
 from loops.loop_results import LOOPS_NAME, LoopResults, file_label, loop_results, loop_row, significant_pairs
 from release.gates import Checked, Outcome
 from release.lineage import Breaks, Lineage, breaks_of
 from release.manifest import DIGITS
-from release.measured import known_quants, made_again
+from release.measured import CUT_SLACK_TOKENS, known_quants, made_again
 from scoring.eval_protocol import Protocol
+
+PROMPTS = VERSION_FILE.parent / "data/loop_prompts.json"
+TEMPLATE_TOKENS = 1024
 
 
 def whose_loops(lineage: Lineage, results: dict, known: dict[str, tuple[str, dict]]) -> Breaks:
@@ -27,6 +34,22 @@ def whose_loops(lineage: Lineage, results: dict, known: dict[str, tuple[str, dic
     return found
 
 
+def length_breaks(answers: list[LoopAnswer], inputs: dict, prompts: LoopPrompts) -> Breaks:
+    """No answer is longer than was asked for, and one that was cut ends there, unless the context was full before."""
+    # No token of a prompt is less than half a character of its JSON, but for what a chat template adds.
+    room = {
+        prompt.id: inputs["context"] - TEMPLATE_TOKENS - 2 * len(json.dumps(request_of(prompt, prompts.tools)))
+        for prompt in prompts.prompts
+    }
+    found: Breaks = []
+    for answer in answers:
+        short = answer.finish_reason == "length" and answer.tokens < inputs["max_tokens"] - CUT_SLACK_TOKENS
+        if answer.tokens > inputs["max_tokens"] or short and answer.tokens < room[answer.prompt]:
+            expected = f"at most {inputs['max_tokens']} tokens in the answer to {answer.prompt}, and a cut only there"
+            found.append(InputError(LOOPS_NAME, expected, f"{answer.tokens}, {answer.finish_reason}", RUN_AGAIN))
+    return found
+
+
 def loop_breaks(lineage: Lineage) -> Breaks:
     """Return every way in which loops.json is not what the recorded answers of this build's files give."""
     path = lineage.sources["copies"][LOOPS_NAME]
@@ -35,6 +58,7 @@ def loop_breaks(lineage: Lineage) -> Breaks:
     locked = {name: getattr(Protocol(), name) for name in SAMPLED_BY}
     pairs = [
         ("prompts with sha256", prompts.sha256, inputs["prompts_sha256"]),
+        ("this project's prompts with sha256", read_prompts(PROMPTS).sha256, inputs["prompts_sha256"]),
         ("the sampling of the evaluation:", locked, inputs["sampling"]),
     ]
     found = breaks_of(path, pairs, RUN_AGAIN) + whose_loops(lineage, results, known)
@@ -46,7 +70,8 @@ def loop_breaks(lineage: Lineage) -> Breaks:
         name, quant = known[row["gguf_sha256"]]
         answers = recorded_answers(lineage.origin("loop answers"), inputs, row["gguf_sha256"], asked)
         rows.append(loop_row(quant, name, answers, prompts))
-    return made_again(
+        found += length_breaks(answers, inputs, prompts)
+    return found + made_again(
         path, "the rates of the recorded answers", loop_results(inputs, prompts, rows), results, RUN_AGAIN
     )
 

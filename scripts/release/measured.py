@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
-from choice.drop_map import METADATA_NAME, read_metadata
+from choice.criteria import check_criterion
+from choice.drop_map import METADATA_NAME, OWN_MAP, criterion_of, read_metadata
 from files.run_state import INPUTS_NAME
 from files.safe_files import InputError, read_json, read_record, sha256_file, shown
 from losses.quality_conclusions import Measured, quality_conclusions
@@ -218,6 +219,9 @@ def run_breaks(lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]])
     if not own and quant["experts"] < read_metadata(lineage.metadata_path)["experts"]:
         for field in ("in_sample", "drop_map"):  # of another pruned model, whose map this build does not have
             again[field] = summary[field]
+        named = criterion_of(summary["drop_map"] or {})
+        if named != OWN_MAP:
+            check_criterion(named)  # its name is on the card
     return made_again(path, "the summary of its answers", again, summary, EVALUATE)
 
 

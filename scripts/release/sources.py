@@ -85,3 +85,14 @@ def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
     for kind in KINDS_OF_SOURCES:
         found[kind] = {name: place.parent / path for name, path in content[kind].items()}
     return found
+
+
+def foreign_copies(copies: dict[str, Path], named: set[str], of_checkpoint: bool) -> set[str]:
+    """Return the names of copies that no release has, for a list of sources can be edited; named: others that it may.
+
+    of_checkpoint: the folder has all files of the build's checkpoint, which are held against the full model's.
+    """
+    known, place = {*EVIDENCE, "template", *named}, copies[METADATA_NAME].parent
+    if of_checkpoint:
+        known |= {name for name, path in copies.items() if path.resolve() == (place / name).resolve()}
+    return copies.keys() - known

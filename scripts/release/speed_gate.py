@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from chats.questions import Question
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from files.safe_files import InputError, read_record, sha256_file
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, experts_used_key, read_header
@@ -75,6 +75,17 @@ def measured_file_breaks(name: str, lineage: Lineage, measured: list[dict], advi
     return found
 
 
+def asked_breaks(results: dict, questions: list[Path]) -> Breaks:
+    """The drafted answers are to the first questions of a question file of the build, and no longer than was asked."""
+    count, longest = results["questions"], max(max(a["tokens"], default=0) for a in results["models"])
+    digests = {question_set_digest(load_questions(path, QUESTION_SEED)[:count]) for path in questions}
+    pairs: list[tuple[str, object, object]] = [
+        (f"the first {count} questions of a question file:", True, results["questions_sha256"] in digests),
+        (f"answers of at most {results['max_tokens']} tokens:", True, longest <= results["max_tokens"]),
+    ]
+    return breaks_of(DRAFT_NAME, pairs, MEASURE_DRAFT)
+
+
 def draft_number_breaks(results: dict, draft: Path) -> Breaks:
     """The draft model is of the size and type that its record and header say, and no count can be more than all."""
     record, tensors = read_record(record_path(draft), DraftRecord), read_header(draft).tensors
@@ -137,6 +148,7 @@ def speed_gate(checked: Checked) -> Outcome:
             )
         found += draft_breaks(results, checked.sources["copies"][results["file"]], f16_sha256)
         found += measured_file_breaks(DRAFT_NAME, checked.lineage, results["models"], MEASURE_DRAFT)
+        found += asked_breaks(results, list(checked.sources["questions"].values()))
         found += draft_number_breaks(results, checked.sources["copies"][results["file"]])
         listed = sorted(checked.manifest["files"])
         for record in checked.records.values():

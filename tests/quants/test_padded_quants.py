@@ -9,12 +9,15 @@ import quantize_gguf
 from files.safe_files import GIB, sha256_file
 from ggufs.gguf_header import read_header
 from ggufs.gguf_padding import DENSE, EXPERTS, widths_in
+from llama.llama_tools import find_llama_cpp
 from quantize_runs import quantize_arguments
+from quants.quant_plan import plan_quant
 from quants.recipes import RECIPES, target_bytes
 from quants.target_sizes import ways_to_pad
 from release.card_tables import padding_in_words
 from release.gguf_facts import facts_of
-from release.lineage import architecture_of
+from release.lineage import Lineage, architecture_of
+from release.written_again import plan_breaks, quantised_lines, recipe_of
 from release_inputs import call
 from shared_ggufs import demo_ggufs, made_in, shared_folder
 from tiny_models import build_tiny_model, text_config
@@ -69,6 +72,8 @@ def test_padded_files_equal_their_plan_and_pass_the_gates_of_a_release(ragged, t
     assert {path.name for path in tmp_path.iterdir()} == {output.name, f"{output.name}.json", "plan.json"}
     assert [what for what, expected, found in facts_of(record, output) if expected != found] == []
     assert architecture_of(read_header(output)) == architecture_of(read_header(ragged / "F16.gguf"))
+    assert refusals(ragged, record, output) == []
+    assert "gemma4.expert_feed_forward_length" in refusals(ragged, {**record, "padded": {}}, output)[0]
     for lie in ({"padded": {EXPERTS: [224, 256]}}, {"parameters": record["parameters"] + 1}, {"type": "IQ2_XXS"}):
         assert [what for what, expected, found in facts_of({**record, **lie}, output) if expected != found], lie
     capsys.readouterr()
@@ -105,8 +110,18 @@ def test_an_auto_file_pads_where_that_costs_less_and_is_never_worse_than_without
         assert output.stat().st_size == with_padding["bytes"]
         record = json.loads(Path(f"{output}.json").read_text())
         assert [what for what, expected, got in facts_of(record, output) if expected != got] == []
+        assert refusals(ragged, record, output) == []
         padded_somewhere |= bool(record.get("padded"))
     assert padded_somewhere
+
+
+def refusals(ragged: Path, record: dict, output: Path) -> list[str]:
+    """Return what the gate "headers" of a release says of a file and its record."""
+    own, tool = read_header(ragged / "F16.gguf"), find_llama_cpp(None).tool("llama-quantize")
+    lineage = Lineage("ragged", {}, {}, {"origins": {"imatrix": ragged / "imatrix.gguf.json"}})
+    plan = plan_quant(tool, recipe_of(record), own, ragged / "imatrix.gguf")
+    planned = plan_breaks(output, record, plan, own.experts)
+    return [*quantised_lines(lineage, record, output, own), *map(str, planned)]
 
 
 def expected_kld(row: dict) -> float:

@@ -53,7 +53,8 @@ def measured(pruned_demo, tmp_path_factory) -> Path:
 
 
 def arguments(pruned: Path, measured: Path) -> list[object]:
-    given = ["--loops", measured / LOOPS_NAME, "--loop-answers", measured / "answers", "--loop-prompts", PROMPTS]
+    prompts = measured / PROMPTS.name if (measured / PROMPTS.name).exists() else PROMPTS
+    given = ["--loops", measured / LOOPS_NAME, "--loop-answers", measured / "answers", "--loop-prompts", prompts]
     own = [record_path(pruned / f"{NAME}-{quant}.gguf") for quant in QUANTS]
     return [*given, "--quants", measured / "gemma-4-demo-Q6_K.gguf.json", *own]
 
@@ -97,7 +98,21 @@ def edit_record(folder: Path, change) -> None:
     (folder / LOOPS_NAME).write_text(json.dumps(content))
 
 
+def edit_prompts(folder: Path) -> None:
+    """Prompts of another wording, and loops.json with their digest."""
+    content = json.loads(PROMPTS.read_text())
+    content["prompts"][0]["messages"][0]["content"] += " Be brief."
+    (folder / PROMPTS.name).write_text(json.dumps(content))
+    digest = read_prompts(folder / PROMPTS.name).sha256
+    edit_record(folder, lambda record: record["inputs"].update(prompts_sha256=digest))
+
+
 DAMAGES = {
+    "prompts of somebody's own": (edit_prompts, "this project's prompts with sha256"),
+    "a length that was not asked for": (
+        lambda folder: edit(first_answers(folder), '"tokens": 3', '"tokens": 99999'),
+        "expected at most 24576 tokens in the answer",
+    ),
     "an answer": (
         lambda folder: edit(first_answers(folder), '"content": "Yes."', '"content": ""'),
         "the rates of the recorded answers",

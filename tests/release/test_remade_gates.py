@@ -1,6 +1,7 @@
 """What is made again: each damage of what a release was made from, with all that names its digest, fails its gate."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import build_release
 from checkpoints.checkpoint import source_digest
 from choice.drop_map import details_of
+from choice.expert_stats import read_stats, write_stats
 from conftest import DEMO
 from damaged_build import Build
 from files.safe_files import InputError, read_json, sha256_file
@@ -148,6 +150,23 @@ def of_foreign_rows(build: Build) -> None:
     build.change(build.evidence / "scores.json", other)
 
 
+def of_third_model(build: Build) -> None:
+    """Another pruned model beside this one, whose map has a number for a criterion."""
+    record = build.evidence / "other-Q6_K.gguf.json"
+    foreign = {"sha256": "3" * 64, "source_sha256": "7" * 64, "experts": 64}
+    record.write_text(json.dumps(read_json(build.evidence / "gemma-4-demo-Q6_K.gguf.json") | foreign))
+    other = shutil.copytree(build.own, build.evidence / "run-other")
+    build.change(other / "run.json", lambda run: run.update(gguf_sha256="3" * 64))
+    build.change(other / "patched.json", lambda content: content["run"].update(gguf_sha256="3" * 64))
+    drop_map = {"criterion": "99% on GPQA", "sha256": "9" * 64}
+    build.change(other / "summary.json", lambda run: run.update(gguf_sha256="3" * 64, drop_map=drop_map))
+
+    def add(sources: dict) -> None:
+        sources["runs"]["9"], sources["quants"]["9"] = str(other / "summary.json"), str(record)
+
+    build.change(sources_path(build.release), add)
+
+
 def of_name(build: Build) -> None:
     """Another name of the pruned model, in all places of the scores."""
 
@@ -181,6 +200,7 @@ def of_name(build: Build) -> None:
         (of_long_answers, "of at most 24576 tokens"),
         (of_label, "in_sample.scored_and_chosen_on 4, found 0"),
         (of_another_base, "the name gemma-4-demo for the full model's file and for no other"),
+        (of_third_model, "found 99% on GPQA"),
         (of_foreign_rows, "scores of this build's own file"),
         (of_rows(gguf_sha256="5" * 64), "an evaluation of"),
         (of_name, f"the name {NAME} for this build's file and for no other"),
@@ -292,6 +312,16 @@ def of_statistics(build: Build) -> None:
     path.write_bytes(content[:-8] + bytes(8))
 
 
+def of_empty_reasonings(build: Build) -> None:
+    """Statistics that say of every question that it has no reasoning, and the map by them."""
+    path = build.pruned / "statistics.safetensors"
+    arrays, metadata = read_stats(path)
+    path.unlink()
+    questions = [{**question, "empty_reasoning": True} for question in metadata["questions"]]
+    write_stats(path, arrays, {**metadata, "questions": questions})
+    of_map(build, lambda content: content.update(stats_sha256=sha256_file(path)))
+
+
 def of_reworded_questions(build: Build) -> None:
     """The question file says something else under the same ids."""
     sources = read_json(sources_path(build.release))
@@ -329,6 +359,8 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (lambda build: of_metadata(build, lambda m: m["methodology"].update(gpqa=9)), "the methodology of map.json"),
         (lambda build: build.change(build.map, lambda m: m.update(seed=1)), "the drop map with sha256"),
         (lambda build: of_map(build, as_own_map), "the router's rows of the 112 kept experts in layer 1"),
+        (lambda build: of_map(build, lambda m: m.update(top_k=16)), "experts per token: 16, found 8"),
+        (of_empty_reasonings, "questions without a reasoning: []"),
         (of_reworded_questions, "expected the words of the questions of"),
         (of_statistics, "a map chosen from statistics.safetensors"),
         (of_header, "gemma4.context_length of the full model: 4096, found 131072"),
@@ -434,6 +466,9 @@ def test_a_field_that_no_record_has_is_refused(build):
     [
         ({"settings": {"GPQA": "99%"}}, "expected settings of make, found 'GPQA'"),
         ({"settings": {"QUESTIONS": "99%"}}, "expected QUESTIONS among"),
+        ({"settings": {"FOLD": "1/5"}}, "expected no FOLD but that of the map, found '1/5'"),
+        ({"settings": {"DOMAINS": "Physics:9"}}, "expected no DOMAINS but that of the map"),
+        ({"settings": {"DROP_MAP": "best.json"}}, "expected no DROP_MAP but that of the map"),
         ({"settings": {"RUN": "99% on GPQA"}}, "expected RUN to be a name, found '99% on GPQA'"),
         ({"settings": {"SENSITIVITY_CHATS": "99%"}}, "expected SENSITIVITY_CHATS to be a number, found '99%'"),
         ({"settings": {"GPU_LAYERS": "98"}}, "expected GPU_LAYERS 99, as the records say, found '98'"),
@@ -447,6 +482,13 @@ def test_settings_and_version_are_this_project_s(build, change, words):
     assert not build.failing("build")
     build.change(build.release / "manifest.json", lambda content: content.update(change))
     assert words in build.failing("build")[0]
+
+
+def test_a_copy_that_no_release_has_is_refused(build):
+    (build.release / "RESULTS.md").write_text("99% on GPQA")
+    listed = {"RESULTS.md": str(build.release / "RESULTS.md")}
+    build.change(sources_path(build.release), lambda sources: sources["copies"].update(listed))
+    assert any("RESULTS.md: expected a file that build_release.py" in line for line in build.failing("build"))
 
 
 def test_the_experts_are_chosen_again(build):

@@ -93,6 +93,8 @@ def of_models(**changes: object) -> Callable[[dict], object]:
         ("draft.json", lambda content: content.update(parameters=1), "weights of the draft model:"),
         ("draft.json", lambda content: content.update(bytes=1), "bytes of the draft model:"),
         ("draft.json", lambda content: content.update(type="Q4_0"), "the type of the draft model:"),
+        ("draft.json", lambda content: content.update(questions_sha256="4" * 64), "the first 2 questions of"),
+        ("draft.json", lambda content: content.update(max_tokens=1), "answers of at most 1 tokens"),
         ("draft.json", of_models(gguf_sha256="4" * 64), "the speed of a file named no file with a record"),
         ("draft.json", of_models(gguf="other.gguf"), "the speed of a file named"),
         ("draft.json", of_models(name="gemma-4-26B-A4B-it"), f"a model named {NAME}, found gemma-4-26B-A4B-it"),
