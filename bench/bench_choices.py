@@ -9,10 +9,9 @@ Example: .venv/bin/python bench/bench_choices.py --model data/demo/model --stats
              --choosing data/demo/calibration_questions.csv --measuring data/demo/eval_questions.csv \
              --output build/bench/choices.md
 
-Parts: criteria, all of them, from the statistics; random, by chance; bootstrap, the whole choice made again
-from questions and tokens drawn anew; objectives, orders by reconstruction for replies, or of few and many tokens;
-variants: inputs of the pruned model, swaps after the elimination, errors without the norm. The last three make their
-orders in fp32.
+Parts: criteria, all of them, from the statistics; random, by chance; bootstrap, the whole choice made again from
+questions and tokens drawn anew; objectives, orders by reconstruction for replies, of few and many tokens, and by errors
+without the norm. The last two make their orders in fp32.
 """
 
 import argparse
@@ -32,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from analysis.sampled_tokens import TokenSample, draw_tokens  # noqa: E402
 from chats.chat_sequences import Sequence  # noqa: E402
 from choice.criteria import BY_ORDER, CRITERIA, PROTECTING, RANK  # noqa: E402
-from choice.elimination import Elimination, LayerTokens, eliminate  # noqa: E402
+from choice.elimination import LayerTokens, eliminate  # noqa: E402
 from choice.expert_stats import protected, read_stats  # noqa: E402
 from choice.ranking import ranks_of  # noqa: E402
 from files.display import markdown_table, with_error  # noqa: E402
@@ -43,8 +42,8 @@ from losses.kld_statistics import mean_and_error  # noqa: E402
 from masked_model import MaskedModel, Masks, read_chats  # noqa: E402
 
 PROTECT_TOP, TOP_K, DRAWS = 16, 8, 5
-OBJECTIVES = (("all", 3000), ("all", 800), ("all", 10000), ("reply", 3000), ("0.5", 3000))
-PARTS = ("criteria", "random", "bootstrap", "objectives", "variants")
+OBJECTIVES = (("all", 3000), ("all", 800), ("all", 20000), ("reply", 3000), ("0.5", 3000))
+PARTS = ("criteria", "random", "bootstrap", "objectives")
 Order = np.ndarray  # [layers, experts], rank: how many went before
 
 Ranked = tuple[str, Callable[[], Order]]
@@ -79,9 +78,9 @@ class Orders:
         factors = np.ones(len(self.chats)) if times is None else times.astype(np.float64)
         return draw_tokens(spans, replies, None if share is None else float(share), count, factors, seed)
 
-    def layers(self, sample: TokenSample, masks: Masks | None = None) -> Iterator[LayerTokens]:
-        """Yield the sampled tokens of each layer, from the model with masks."""
-        found = self.model.sampled(self.chats, sample, masks)
+    def layers(self, sample: TokenSample) -> Iterator[LayerTokens]:
+        """Yield the sampled tokens of each layer."""
+        found = self.model.sampled(self.chats, sample)
         for layer in range(len(self.model.layers)):
             yield self.model.tokens(layer, found, sample.weights)
 
@@ -90,39 +89,9 @@ class Orders:
         layers = (layer if normed else replace(layer, normed=None) for layer in self.layers(sample))
         return np.array([eliminate(layer, TOP_K)[0] for layer in layers])
 
-    def on_own_inputs(self, sample: TokenSample, keep: int) -> Masks:
-        """Return masks of which each layer's is chosen on what the layers below, pruned already, hand on."""
-        masks: Masks = [np.ones(self.model.experts, bool) for _ in self.model.layers]
-        for number in range(len(masks)):
-            layer = list(self.layers(sample, masks))[number]
-            masks[number] = kept_of(eliminate(layer, TOP_K)[0][None], keep)[0]
-        return masks
-
     def again(self, objective: str, count: int, seed: int = 1, times: np.ndarray | None = None) -> Order:
         """Draw tokens as `sample` does, and return the ranks."""
         return self.of(self.sample(objective, count, seed, times))
-
-    def swapped(self, sample: TokenSample, keep: int) -> Masks:
-        """Return masks after swaps: one expert comes back, the one that costs least goes, while the error falls."""
-        return [swap(layer, kept_of(eliminate(layer, TOP_K)[0][None], keep)[0]) for layer in self.layers(sample)]
-
-
-def swap(layer: LayerTokens, mask: np.ndarray, passes: int = 3) -> np.ndarray:
-    """Return one layer's mask after swaps."""
-    run_of, mask = Elimination(layer, TOP_K), mask.copy()
-    run_of.keep(mask)
-    least = run_of.error.sum()
-    for _ in range(passes):
-        before = least
-        for back in np.flatnonzero(~mask):
-            run_of.keep(mask | (np.arange(len(mask)) == back))
-            gone = int(run_of.costs().argmin())
-            error = run_of.error.sum() + run_of.costs()[gone]
-            if gone != back and error < least * (1 - 1e-6):
-                mask[back], mask[gone], least = True, False, error
-        if least == before:
-            break
-    return mask
 
 
 def ranked(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orders) -> Iterator[Ranked]:
@@ -144,7 +113,6 @@ def ranked(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orde
     if "objectives" in args.parts:
         for objective, count in OBJECTIVES:
             yield f"fp32: {objective}, {count:,} tokens", partial(orders.again, objective, count)
-    if "variants" in args.parts:
         yield "fp32: without the norm", lambda: orders.of(orders.sample("all", 3000), normed=False)
 
 
@@ -153,10 +121,6 @@ def choices(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Ord
     for label, make in ranked(args, arrays, orders):
         made = cache(make)  # not before one of its results is missing
         yield from ((label, keep, partial(lambda made, keep: kept_of(made(), keep), made, keep)) for keep in args.keep)
-    if "variants" in args.parts:
-        sample = orders.sample("all", 3000)
-        yield from (("fp32: own inputs", keep, partial(orders.on_own_inputs, sample, keep)) for keep in args.keep)
-        yield from (("fp32: swaps", keep, partial(orders.swapped, sample, keep)) for keep in args.keep)
 
 
 def read_results(path: Path) -> Results:
@@ -259,8 +223,8 @@ def main(argv: list[str] | None = None) -> None:
             file.write(json.dumps({"label": label, "keep": keep, "chats": results[label, keep].tolist()}) + "\n")
         found = results[label, keep]
         print(f"{label}, {keep} kept: {loss(found, 0):.2f}, replies {loss(found, 2):.3f}", flush=True)
-    with replace_when_done(args.output) as partial:
-        partial.write_text(page(results, args.keep), encoding="utf-8")
+    with replace_when_done(args.output) as new:
+        new.write_text(page(results, args.keep), encoding="utf-8")
 
 
 if __name__ == "__main__":
