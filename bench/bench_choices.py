@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
 """Measure what choices of experts cost on held-out chats: criteria, orders by reconstruction, chance, search.
 
-Inputs:  a Gemma 4 checkpoint that fits into memory in fp32 (the demo); the statistics of its analysis; the questions
-         that chose, and others to measure on.
-Output:  a table as Markdown; every result per chat in TABLE.jsonl, from which a killed run goes on.
-Example: .venv/bin/python bench/bench_choices.py --model data/demo/model --stats STATS.safetensors \\
-             --choosing data/demo/calibration_questions.csv --measuring data/demo/eval_questions.csv \\
-             --parts criteria objectives random bootstrap variants --output build/bench/choices.md
+Inputs:  a Gemma 4 checkpoint that fits into memory in fp32 (the demo); statistics with an order by reconstruction
+         (make analyze CRITERION=reconstruction); the questions that chose, and others to measure on.
+Output:  tables as Markdown; every result per chat in OUTPUT.jsonl, from which a killed run goes on, and to which
+         search_masks.py adds its own.
+Example: .venv/bin/python bench/bench_choices.py --model data/demo/model --stats STATS.safetensors \
+             --choosing data/demo/calibration_questions.csv --measuring data/demo/eval_questions.csv \
+             --output build/bench/choices.md
 
-Parts: criteria, those of the statistics by counts and norms, and the order in them, if there is one; objectives, orders
-by reconstruction made in fp32 for all tokens, replies or both, of few and many tokens; random, by chance; bootstrap,
-the whole choice made again from questions drawn anew; variants: inputs of the pruned model, swaps after the
-elimination, errors without the norm.
+Parts: criteria, all of them, from the statistics; random, by chance; bootstrap, the whole choice made again from
+questions and tokens drawn anew; objectives, orders by reconstruction for replies, of few and many tokens, and by errors
+without the norm. The last two make their orders in fp32.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from analysis.sampled_tokens import TokenSample, draw_tokens  # noqa: E402
 from chats.chat_sequences import Sequence  # noqa: E402
-from choice.criteria import BY_ORDER, PROTECTING, RANK  # noqa: E402
-from choice.elimination import Elimination, LayerTokens, eliminate  # noqa: E402
+from choice.criteria import BY_ORDER, CRITERIA, PROTECTING, RANK  # noqa: E402
+from choice.elimination import LayerTokens, eliminate  # noqa: E402
 from choice.expert_stats import protected, read_stats  # noqa: E402
 from choice.ranking import ranks_of  # noqa: E402
 from files.display import markdown_table, with_error  # noqa: E402
@@ -40,13 +41,13 @@ from losses.kld_statistics import mean_and_error  # noqa: E402
 
 from masked_model import MaskedModel, Masks, read_chats  # noqa: E402
 
-NAMED = ("coverage", "weighted-norm", "ean", "norm-plus-count")
 PROTECT_TOP, TOP_K, DRAWS = 16, 8, 5
-OBJECTIVES = (("all", 3000), ("reply", 3000), ("0.5", 3000), ("all", 800), ("all", 20000))
-PARTS = ("criteria", "objectives", "random", "bootstrap", "variants")
+OBJECTIVES = (("all", 3000), ("all", 800), ("all", 20000), ("reply", 3000), ("0.5", 3000))
+PARTS = ("criteria", "random", "bootstrap", "objectives")
 Order = np.ndarray  # [layers, experts], rank: how many went before
 
 Ranked = tuple[str, Callable[[], Order]]
+Results = dict[tuple[str, int], np.ndarray]  # by label and experts kept: [chats, 4], masked_model.COLUMNS
 Choice = tuple[str, int, Callable[[], Masks]]  # label, experts kept, and how its masks come about
 
 
@@ -77,9 +78,9 @@ class Orders:
         factors = np.ones(len(self.chats)) if times is None else times.astype(np.float64)
         return draw_tokens(spans, replies, None if share is None else float(share), count, factors, seed)
 
-    def layers(self, sample: TokenSample, masks: Masks | None = None) -> Iterator[LayerTokens]:
-        """Yield the sampled tokens of each layer, from the model with masks."""
-        found = self.model.sampled(self.chats, sample, masks)
+    def layers(self, sample: TokenSample) -> Iterator[LayerTokens]:
+        """Yield the sampled tokens of each layer."""
+        found = self.model.sampled(self.chats, sample)
         for layer in range(len(self.model.layers)):
             yield self.model.tokens(layer, found, sample.weights)
 
@@ -88,39 +89,9 @@ class Orders:
         layers = (layer if normed else replace(layer, normed=None) for layer in self.layers(sample))
         return np.array([eliminate(layer, TOP_K)[0] for layer in layers])
 
-    def on_own_inputs(self, sample: TokenSample, keep: int) -> Masks:
-        """Return masks of which each layer's is chosen on what the layers below, pruned already, hand on."""
-        masks: Masks = [np.ones(self.model.experts, bool) for _ in self.model.layers]
-        for number in range(len(masks)):
-            layer = list(self.layers(sample, masks))[number]
-            masks[number] = kept_of(eliminate(layer, TOP_K)[0][None], keep)[0]
-        return masks
-
     def again(self, objective: str, count: int, seed: int = 1, times: np.ndarray | None = None) -> Order:
         """Draw tokens as `sample` does, and return the ranks."""
         return self.of(self.sample(objective, count, seed, times))
-
-    def swapped(self, sample: TokenSample, keep: int) -> Masks:
-        """Return masks after swaps: one expert comes back, the one that costs least goes, while the error falls."""
-        return [swap(layer, kept_of(eliminate(layer, TOP_K)[0][None], keep)[0]) for layer in self.layers(sample)]
-
-
-def swap(layer: LayerTokens, mask: np.ndarray, passes: int = 3) -> np.ndarray:
-    """Return one layer's mask after swaps."""
-    run_of, mask = Elimination(layer, TOP_K), mask.copy()
-    run_of.keep(mask)
-    least = run_of.error.sum()
-    for _ in range(passes):
-        before = least
-        for back in np.flatnonzero(~mask):
-            run_of.keep(mask | (np.arange(len(mask)) == back))
-            gone = int(run_of.costs().argmin())
-            error = run_of.error.sum() + run_of.costs()[gone]
-            if gone != back and error < least * (1 - 1e-6):
-                mask[back], mask[gone], least = True, False, error
-        if least == before:
-            break
-    return mask
 
 
 def ranked(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orders) -> Iterator[Ranked]:
@@ -128,23 +99,21 @@ def ranked(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orde
     every = np.arange(len(arrays["token_count"]))
     criterion = partial(by_criterion, arrays)
     if "criteria" in args.parts:
-        yield from ((name, partial(criterion, name, every)) for name in NAMED)
-        if RANK in arrays:
-            yield BY_ORDER, lambda: arrays[RANK]
-    if "objectives" in args.parts:
-        for objective, count in OBJECTIVES:
-            yield f"reconstruction {objective} {count}", partial(orders.again, objective, count)
+        yield from ((name, partial(criterion, name, every)) for name in CRITERIA if name != BY_ORDER)
+        yield BY_ORDER, lambda: arrays[RANK]
     if "random" in args.parts:
         for seed in range(1, args.seeds + 1):
             yield f"random:{seed}", partial(criterion, f"random:{seed}", every)
     if "bootstrap" in args.parts:
         for draw in range(1, DRAWS + 1):
             rows = np.random.Generator(np.random.PCG64(draw)).integers(len(every), size=len(every))
-            yield from ((f"{name}, draw {draw}", partial(criterion, name, rows)) for name in NAMED[:2])
             times = np.bincount(rows, minlength=len(every))
-            yield f"reconstruction, draw {draw}", partial(orders.again, "all", 3000, draw, times)
-    if "variants" in args.parts:
-        yield "without the norm", lambda: orders.of(orders.sample("all", 3000), normed=False)
+            yield f"{BY_ORDER}, draw {draw}", partial(orders.again, "all", 3000, draw, times)
+            yield f"coverage, draw {draw}", partial(criterion, "coverage", rows)
+    if "objectives" in args.parts:
+        for objective, count in OBJECTIVES:
+            yield f"fp32: {objective}, {count:,} tokens", partial(orders.again, objective, count)
+        yield "fp32: without the norm", lambda: orders.of(orders.sample("all", 3000), normed=False)
 
 
 def choices(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orders) -> Iterator[Choice]:
@@ -152,41 +121,75 @@ def choices(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Ord
     for label, make in ranked(args, arrays, orders):
         made = cache(make)  # not before one of its results is missing
         yield from ((label, keep, partial(lambda made, keep: kept_of(made(), keep), made, keep)) for keep in args.keep)
-    if "variants" in args.parts:
-        sample = orders.sample("all", 3000)
-        yield from (("own inputs", keep, partial(orders.on_own_inputs, sample, keep)) for keep in args.keep)
-        yield from (("swaps", keep, partial(orders.swapped, sample, keep)) for keep in args.keep)
 
 
-def read_results(path: Path) -> dict[tuple[str, int], np.ndarray]:
-    """Return the results so far, [chats, 4] by label and keep count."""
+def read_results(path: Path) -> Results:
+    """Return the results so far."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     entries = [json.loads(line) for line in lines]
     return {(entry["label"], entry["keep"]): np.array(entry["chats"]) for entry in entries}
 
 
-def cell(found: np.ndarray, base: np.ndarray | None, column: int) -> str:
-    """Return a mean in 10^-3 nats with its error over chats, or its difference from that of `base`."""
-    values = found[:, column + 1] * 1e3 - (0 if base is None else base[:, column + 1] * 1e3)
-    return with_error(*mean_and_error(values, found[:, column]))
+def cell(found: np.ndarray | None, base: np.ndarray | None, column: int) -> str:
+    """Return a mean in 10^-3 nats with its error over chats, less that of `base`; empty where one is missing."""
+    if found is None or base is None:
+        return ""
+    return with_error(*mean_and_error((found[:, column + 1] - base[:, column + 1]) * 1e3, found[:, column]))
 
 
-def page(results: dict[tuple[str, int], np.ndarray], keeps: list[int]) -> str:
-    """Return the tables: KLD over all tokens, over replies, and both as differences from coverage, paired by chat."""
-    labels, lines = list(dict.fromkeys(label for label, _ in results)), []
+def loss(found: np.ndarray, column: int) -> float:
+    """Return the KL divergence in 10^-3 nats per token."""
+    return float(found[:, column + 1].sum() / found[:, column].sum() * 1e3)
+
+
+def chance(results: Results, keeps: list[int], column: int) -> Results:
+    """Return the mean of the random maps, and the one of them that costs least on the very chats it is measured on."""
+    found: Results = {}
+    for keep in keeps:
+        maps = [each for (label, kept), each in results.items() if label.startswith("random:") and kept == keep]
+        if maps:
+            found[f"{len(maps)} random maps, mean", keep] = np.mean(maps, axis=0)
+            found[f"{len(maps)} random maps, best", keep] = min(maps, key=lambda each: loss(each, column))
+    return found
+
+
+def comparison(results: Results, keeps: list[int], column: int, against: str | None) -> str:
+    """Return the table of all choices that are made once, as differences from `against`, paired by chat, if given."""
+    single = {key: each for key, each in results.items() if not re.search(r"^random:|, draw \d+$", key[0])}
+    single |= chance(results, keeps, column)
+    rows = []
+    for label in dict.fromkeys(label for label, _ in single if label != against):
+        bases = [np.zeros((1, 4)) if against is None else single.get((against, keep)) for keep in keeps]
+        rows.append([label, *(cell(single.get((label, keep)), base, column) for keep, base in zip(keeps, bases))])
+    return markdown_table(["choice", *(f"{keep} kept" for keep in keeps)], rows)
+
+
+def draws_table(results: Results, keeps: list[int], column: int) -> str:
+    """Return mean and standard deviation over the draws, and the same of the differences within a draw."""
+    rows: dict[str, list[str]] = {name: [] for name in ("coverage", BY_ORDER, f"{BY_ORDER} less coverage")}
+    for keep in keeps:
+        draws = [d for d in range(1, DRAWS + 1) if (f"coverage, draw {d}", keep) in results]
+        one, other = (
+            np.array([loss(results[f"{name}, draw {draw}", keep], column) for draw in draws])
+            for name in ("coverage", BY_ORDER)
+        )
+        for cells, values in zip(rows.values(), (one, other, other - one)):
+            enough = len(values) > 1
+            cells.append(with_error(float(values.mean()), float(values.std(ddof=1))) if enough else "")
+    return markdown_table(["choice", *(f"{keep} kept" for keep in keeps)], [[name, *row] for name, row in rows.items()])
+
+
+def page(results: Results, keeps: list[int]) -> str:
+    """Return the tables."""
+    lines = []
     for words, column in (("all tokens", 0), ("replies", 2)):
-        for against in (None, "coverage"):
-            what = "" if against is None else ", less that of coverage (paired by chat)"
-            lines += [f"## KL divergence over {words}{what}, 10^-3 nats per token", ""]
-            rows = []
-            for label in labels:
-                cells = []
-                for keep in keeps:
-                    found, base = results.get((label, keep)), results.get((str(against), keep))
-                    there = found is not None and (against is None or base is not None)
-                    cells.append(cell(found, base, column) if found is not None and there else "")
-                rows.append([label, *cells])
-            lines += [markdown_table(["choice", *(f"{keep} kept" for keep in keeps)], rows), ""]
+        title = f"KL divergence over {words}, 10^-3 nats per token"
+        for against in (None, "coverage", BY_ORDER):
+            what = f", less that of {against} (paired by chat)" if against else ""
+            lines += [f"## {title}{what}", "", comparison(results, keeps, column, against), ""]
+        if any(", draw " in label for label, _ in results):
+            what = "mean and standard deviation of choices from questions and tokens drawn anew"
+            lines += [f"## {title}: {what}", "", draws_table(results, keeps, column), ""]
     return "\n".join(lines)
 
 
@@ -194,7 +197,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("measurement").add_argument
     add("--model", type=Path, required=True, help="checkpoint directory")
-    add("--stats", type=Path, required=True, help="statistics of the model, of all questions of --choosing")
+    add("--stats", type=Path, required=True, help="statistics of all questions of --choosing, with an order")
     add("--choosing", type=Path, required=True, help="questions that choose")
     add("--measuring", type=Path, required=True, help="questions to measure on")
     add("--keep", type=positive, nargs="+", default=[109, 96, 80, 64], help="keep counts")
@@ -218,12 +221,10 @@ def main(argv: list[str] | None = None) -> None:
         results[label, keep] = model.losses(masks())
         with open(kept, "a", encoding="utf-8") as file:
             file.write(json.dumps({"label": label, "keep": keep, "chats": results[label, keep].tolist()}) + "\n")
-        tokens, kld, reply_tokens, reply_kld = results[label, keep].sum(axis=0)
-        print(
-            f"{label}, {keep} kept: {kld / tokens * 1e3:.2f}, replies {reply_kld / reply_tokens * 1e3:.3f}", flush=True
-        )
-    with replace_when_done(args.output) as partial:
-        partial.write_text(page(results, args.keep), encoding="utf-8")
+        found = results[label, keep]
+        print(f"{label}, {keep} kept: {loss(found, 0):.2f}, replies {loss(found, 2):.3f}", flush=True)
+    with replace_when_done(args.output) as new:
+        new.write_text(page(results, args.keep), encoding="utf-8")
 
 
 if __name__ == "__main__":

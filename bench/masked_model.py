@@ -108,8 +108,8 @@ class MaskedModel:
         return table
 
     @torch.inference_mode()
-    def sampled(self, chats: list[Sequence], sample: TokenSample, masks: Masks | None = None) -> dict[str, np.ndarray]:
-        """Return the arrays of analysis/sampled_tokens.py for chats, from the model with masks (None: without)."""
+    def sampled(self, chats: list[Sequence], sample: TokenSample) -> dict[str, np.ndarray]:
+        """Return the arrays of analysis/sampled_tokens.py for chats."""
         seen: dict[str, list[torch.Tensor]] = {name: [] for name in SAMPLED}
         ids, there = padded(chats)
         rows = [n * ids.shape[1] + place for n, own in enumerate(sample.positions) for place in own]
@@ -124,9 +124,7 @@ class MaskedModel:
             for router, at in router_modules(self.model).values()
         ]
         ALL_EXPERTS_FUNCTIONS.register("one_by_one", look)
-        self.kept = [None] * len(self.layers) if masks is None else [torch.from_numpy(mask) for mask in masks]
         self.model.model(input_ids=ids, attention_mask=there, use_cache=False)
-        self.kept = [None] * len(self.layers)
         ALL_EXPERTS_FUNCTIONS.register("one_by_one", one_by_one)
         for hook in hooks:
             hook.remove()

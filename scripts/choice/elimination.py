@@ -143,11 +143,6 @@ class Elimination:
         self.alive[expert] = False
         self._route(np.flatnonzero((self.best == expert).any(axis=1)))
 
-    def keep(self, alive: np.ndarray) -> None:
-        """Begin anew with the experts in `alive`, bool [experts]."""
-        self.alive[:] = alive
-        self._route(np.arange(len(self.order)))
-
     def _route(self, rows: np.ndarray) -> None:
         """Choose the experts of the tokens `rows` again, among those that are left."""
         order = self.order[rows]
