@@ -4,7 +4,7 @@ Weights are grouped by layer and role. Measured (measure_sensitivity.py): what e
 what one low type costs each layer of it. The cost of a type in a layer is the former in the latter's share. Costs of
 groups add up, which holds for small ones. A multiple-choice knapsack (Kellerer, Pferschy and Pisinger, Knapsack
 Problems, 2004, chapter 11) picks one type per group; scipy's HiGHS solves it to the optimum. It does so for each choice
-of MLPs to pad (ggufs/gguf_padding.py), since a width is one number for all layers; the cheapest choice is taken.
+of MLPs to pad (ggufs/gguf_padding.py), since a width is one number for all layers; PADDING_PAYS says which is taken.
 """
 
 import math
