@@ -15,11 +15,11 @@ from pathlib import Path
 from choice.drop_map import METADATA_NAME
 from files.safe_files import InputError, Record, read_record, sha256_file
 from ggufs.gguf_header import split_paths
+from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
 from quants.draft_record import is_draft
 from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
-from release.card_sections import PICTURES
 from release.card_tables import sample_sentences
 from release.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from release.front_matter import check_front_matter
@@ -44,7 +44,7 @@ from release.names import PLACEHOLDER_OWNER, clashes, is_hub_id, is_standard
 from release.order import exceptions, must_exceed
 from release.published_texts import Published, texts_of
 from release.shards_gate import shard_breaks
-from release.sources import EVIDENCE, find_evidence, foreign_copies, read_evidence
+from release.sources import find_evidence, foreign_copies, read_evidence
 from scoring.score_records import SCORES_NAME
 
 MOST_PART_BYTES = 50_000_000_000  # the Hub's limit of one file
@@ -174,8 +174,9 @@ def copy_differences(checked: Checked) -> list[str]:
 def input_differences(checked: Checked) -> list[str]:
     """Return a line for each fact about questions, calibration and project that this build's files do not give."""
     mine, theirs = input_facts(checked.sources), checked.manifest["inputs"]
-    evidence = {name: find_evidence(checked.folder, name) for name in EVIDENCE}
-    found = [(wanted, repr(other[:SHOWN_LETTERS])) for wanted, other in said_differences(checked.manifest, evidence)]
+    names = (METADATA_NAME, SCORES_NAME, QUALITY_NAME, LOOPS_NAME)
+    evidence = (find_evidence(checked.folder, name) for name in names)
+    found = [(wanted, repr(other[:SHOWN_LETTERS])) for wanted, other in said_differences(checked.manifest, *evidence)]
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key):
             found.append((f"the {key} of this build under 'inputs'", "others"))
@@ -194,8 +195,9 @@ def build_gate(checked: Checked) -> Outcome:
     outcome.deviations += input_differences(checked)
     shards = read_evidence(checked.folder / METADATA_NAME, METADATA_NAME)["shards"]
     known = {*copies, *MADE, *checked.types, *shards}
-    named = {*PICTURES, *checked.manifest.get("mmproj", {})}
-    foreign = {name for name in foreign_copies(copies, named, checked.kind == CHECKPOINT) if not is_draft(Path(name))}
+    # The gate "pictures" refuses those that no record gives, "speed" a draft model that was not measured.
+    named = {name for name in copies if name.endswith(".png") or is_draft(Path(name))}
+    foreign = foreign_copies(copies, named | checked.manifest.get("mmproj", {}).keys(), checked.kind == CHECKPOINT)
     outcome.deviations += [
         f"{checked.folder / name}: expected a file that build_release.py puts there, found another"
         for name in sorted(set(listed_paths(checked.folder)) - known | foreign)

@@ -14,13 +14,10 @@ from typing import Any
 
 from chats.questions import read_rows
 from checkpoints.licence import licence_of
-from choice.drop_map import METADATA_NAME, OWN_MAP, criterion_of
+from choice.drop_map import OWN_MAP, criterion_of
 from files.option_types import VERSION_FILE
 from files.safe_files import InputError, read_record, sha256_file
 from ggufs.imatrix import ImatrixRecord
-from loops.loop_results import LOOPS_NAME
-from losses.quality_record import QUALITY_NAME
-from scoring.score_records import SCORES_NAME
 
 SETTINGS_FILE = VERSION_FILE.parent / "make" / "settings.mk"
 V5, V5_NAME = "v5", "calibration_datav5.txt"  # the word of CALIBRATION, and the text that it stands for
@@ -75,14 +72,15 @@ def choice_settings(settings: dict[str, str], method: dict) -> list[tuple[str, s
     ]
 
 
-def said_differences(manifest: dict, evidence: dict[str, dict | None]) -> list[tuple[str, str]]:
+def said_differences(
+    manifest: dict, metadata: dict | None, scores: dict | None, quality: dict | None, loops: dict | None
+) -> list[tuple[str, str]]:
     """Return (expected, found) as `project_differences`, and for each setting that says something else than a record.
 
-    The command to make a release again has these settings; a reader takes them for what was done. evidence: the
-    build's records by their names in a release.
+    The command to make a release again has these settings; a reader takes them for what was done. The others
+    are the build's records.
     """
     settings: dict[str, str] = manifest["settings"]
-    scores, quality, loops = (evidence.get(name) for name in (SCORES_NAME, QUALITY_NAME, LOOPS_NAME))
     said: dict[str, set[str]] = {}
     if loops:
         said |= {"LOOP_TOKENS": {str(loops["inputs"]["max_tokens"])}, "LOOP_SEEDS": {str(loops["seeds"])}}
@@ -100,7 +98,7 @@ def said_differences(manifest: dict, evidence: dict[str, dict | None]) -> list[t
     if quality:
         said["QUALITY_SCORE"] = {quality["score"]}
     found = project_differences(manifest)
-    found += choice_settings(settings, (evidence.get(METADATA_NAME) or {"method": {}})["method"])
+    found += choice_settings(settings, metadata["method"] if metadata else {})
     return found + [
         (f"{name} {' or '.join(sorted(values))}, as the records say", settings[name])
         for name, values in said.items()

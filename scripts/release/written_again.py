@@ -165,6 +165,8 @@ def recipe_breaks(checked: Checked, own: GgufHeader, tool: Path, imatrix: Path |
         kind, path = record["type"], lineage.sources["records"][name]
         if target_bytes(kind) is None and not (kind in RECIPES and RECIPES[kind].tiers):
             continue
+        if target_bytes(kind):
+            lineage.origin("sensitivity")  # without it recipe_for would assume errors that nobody measured
         again = recipe_for(args, kind, own, tool, imatrix, None)
         said = {key: record.get(key) for key in ("cd_scope", "cd_recipe", "cd_protect")}
         pairs = [(f"{key}:", value, said[key]) for key, value in cd_choices(again, args).items()]
