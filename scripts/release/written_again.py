@@ -17,6 +17,7 @@ from ggufs.imatrix import ImatrixRecord, read_imatrix
 from llama.llama_tools import LlamaCpp
 from llama.load_check import count_tokens
 from quants.layer_tiers import cd_choices
+from quants.padded_model import planned_header, recorded_widths
 from quants.quant_plan import QuantPlan, imatrix_pairs, plan_quant, write_imatrix_stand_in
 from quants.quant_record import ConversionRecord, QuantRecord
 from quants.recipe_choice import add_recipe_arguments, recipe_for
@@ -133,7 +134,8 @@ def imatrix_breaks(lineage: Lineage, own: GgufHeader, tokens: int | None) -> Bre
 
 def recipe_of(record: dict) -> Recipe:
     """Return what llama-quantize was asked for, by a record."""
-    return Recipe(record["type"], record["base"], record["note"], tuple(record["arguments"]))
+    padded = tuple(record.get("padded", {}))
+    return Recipe(record["type"], record["base"], record["note"], tuple(record["arguments"]), pad=padded)
 
 
 def recipe_choices(checked: Checked) -> argparse.Namespace:
@@ -168,6 +170,7 @@ def recipe_breaks(checked: Checked, own: GgufHeader, tool: Path, imatrix: Path |
         pairs = [(f"{key}:", value, said[key]) for key, value in cd_choices(again, args).items()]
         pairs += [("the base type", again.base, record["base"]), ("the note", again.note, record["note"])]
         pairs.append(("the types that its recipe gives:", again.arguments, record["arguments"]))
+        pairs.append(("the widths that its recipe pads:", recorded_widths(own, again), record.get("padded", {})))
         found += breaks_of(path, pairs, QUANTISE)
     if args.sensitivity and any(target_bytes(record["type"]) for record in checked.records.values()):
         inputs = read_record(args.sensitivity, Sensitivity)["inputs"]
@@ -230,10 +233,11 @@ def against_header(checked: Checked, tools: LlamaCpp, own: GgufHeader, folder: P
     planned, count, versions = planned_breaks(lineage, tools, own, folder)
     found += planned + recipe_breaks(checked, own, tools.tool("llama-quantize"), stand_in(lineage, folder))
     outcome.deviations = [str(error) for error in found]
-    shapes = {tensor.name: tensor.dims for tensor in own.tensors}
     for gguf, first in lineage.files.items():
         more = measured_pairs(lineage) if lineage.records[gguf]["imatrix_sha256"] else {}
-        outcome.deviations += header_lines(first, pairs_of(own) | more, read_header(first))
+        with planned_header(own, recipe_of(lineage.records[gguf])) as read:
+            expected, shapes = pairs_of(read) | more, {tensor.name: tensor.dims for tensor in read.tensors}
+        outcome.deviations += header_lines(first, expected, read_header(first))
         if shapes != {tensor: info.dims for tensor, (_, info) in tensors_of(first).items()}:
             outcome.deviations.append(f"{first}: expected the tensors of the checkpoint, found others; {QUANTISE}")
     outcome.looked_at = f"headers of {len(lineage.files)} files written again, {count} quants planned again"
