@@ -100,18 +100,19 @@ ways_out = $(or $(WAY_OUT_$(1)),choose another RUN or VARIANT), or add REPLACE=$
 # Only the stages that are asked for are compared.
 TOUCHED = $(foreach g,$(or $(WORK),none),$(if $(findstring /,$g),$(STAGES),$(TOUCHED_BY_$g)))
 TO_COMPARE := $(filter-out $(REPLACED),$(TOUCHED))
-differs = $(if $(filter $(TO_COMPARE),$(1)),$(if $(file <$(2)),\
-  $(call compare,$(1),$(2),$(3),$(file <$(2))),$(call lost,$(1),$(2),$(4))))
-# A kill can leave an empty file, by which nothing was made yet. Where something was, what made it is not known.
-lost = $(if $(filter-out %.txt %/plan.json,$(wildcard $(3))),$(error $(2): \
-  expected the settings of what lies there$(,) found none; $(call ways_out,$(1),$(2))))
+# A kill or a refused input can leave the file alone, even empty: then nothing was made by it, and others may take over.
+made = $(filter-out %.txt %/plan.json,$(wildcard $(1)))
+differs = $(if $(and $(filter $(TO_COMPARE),$(1)),$(call made,$(4))),$(if $(file <$(2)),\
+  $(call compare,$(1),$(2),$(3),$(file <$(2))),$(call lost,$(1),$(2))))
+lost = $(error $(2): expected the settings of what lies there$(,) found none; $(call ways_out,$(1),$(2)))
+taken_over = $(if $(call made,$(3)),,$(if $(filter-out $(2),$(file <$(1)))$(filter-out $(file <$(1)),$(2)),FORCE))
 compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): \
   expected $(or $(filter-out $(4),$(3)),nothing else)$(,) found $(or $(filter-out $(3),$(4)),nothing of it); \
   $(call ways_out,$(1),$(2))))
 
 define guard
 $(call differs,$(1),$(2),$(3),$(4))
-$(2): $(call again,$(1))
+$(2): $(call again,$(1)) $(call taken_over,$(2),$(3),$(4))
 	@mkdir -p $$(@D)$(if $(call again,$(1)), && rm -rf $(4)) && printf '%s\n' $(3:%='%') >$$@
 endef
 

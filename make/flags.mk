@@ -150,8 +150,9 @@ RELEASE_LOOPS := $(call of_release,$(LOOPS))
 RELEASE_ACTIVE := $(call of_release,$(ACTIVE))
 # An owner once given stays until another is given: check-release must not make the cards without one again.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
-KNOWN_OWNER := $(or $(OWNER),$(call check_files,$(RELEASE_SETTINGS_FILE),\
-  $(patsubst OWNER=%,%,$(filter OWNER=%,$(file <$(RELEASE_SETTINGS_FILE))))))
+given_before = $(strip $(call check_files,$(RELEASE_SETTINGS_FILE),\
+  $(patsubst $(1)=%,%,$(filter $(1)=%,$(file <$(RELEASE_SETTINGS_FILE))))))
+KNOWN_OWNER := $(or $(OWNER),$(call given_before,OWNER))
 # What a card's command to reproduce names: the run, what no default can know, and all else that differs from a default.
 ALWAYS_NAMED := RUN MODEL QUESTIONS EVAL_QUESTIONS QUANTS
 BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_EXPERT_TOKENS NO_IMATRIX CD_RECIPE \

@@ -71,7 +71,8 @@ def check_headers(directory: Path, keep: int | None, protect_top: int) -> tuple[
         check_keep_count("KEEP", keep, shape.experts, shape.top_k)
         # Where each question protects as many as stay, nearly all experts have the same coverage, and ties decide.
         if protect_top >= keep:
-            raise InputError("PROTECT_TOP", f"fewer than the {keep} experts that stay", str(protect_top))
+            few = f"fewer than the {keep} experts that stay"
+            raise InputError("PROTECT_TOP", few, str(protect_top), f"set PROTECT_TOP={max(1, keep // 8)} or so")
     full = sum(tensor.size for tensor in tensors.values())
     of_experts = sum(tensors[name].size for name in experts)
     pruned = full - of_experts * (shape.experts - (keep or shape.experts)) // shape.experts

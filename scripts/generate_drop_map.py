@@ -196,7 +196,8 @@ def check_choice_options(args: argparse.Namespace, experts: int, top_k: int) -> 
     check_keep_count(f"--keep for {args.stats or args.imatrix}", args.keep, experts, top_k)
     least = 1 if args.criterion == "coverage" else 0  # coverage counts the protected; without any, all scores are 0
     if not least <= args.protect_top <= experts:
-        raise InputError("--protect-top", f"{least} to {experts} experts", str(args.protect_top))
+        what_to_do = "set PROTECT_TOP lower, below the number of experts that stay"
+        raise InputError("--protect-top", f"{least} to {experts} experts", str(args.protect_top), what_to_do)
 
 
 def choose(

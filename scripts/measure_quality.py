@@ -133,7 +133,7 @@ def read_questions(args: argparse.Namespace, chose: set[str]) -> tuple[list[Ques
             args.questions,
             "two questions or more that neither calibration nor the choice of experts has seen",
             f"{len(left[: args.limit])} of {len(questions)}",
-            "give other EVAL_QUESTIONS",
+            "give other EVAL_QUESTIONS, with Record IDs of their own",
         )
     return left[: args.limit], len(questions) - len(left)
 

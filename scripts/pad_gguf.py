@@ -55,7 +55,7 @@ def open_model_to_pad(args: argparse.Namespace) -> tuple[GgufHeader, dict[str, W
     if (parts := header.value("split.count") or 1) > 1:
         raise InputError(args.input, "a model in one file", f"{parts} files", "join them with llama-gguf-split --merge")
     check_plain(header)
-    widths = undoing_widths(header) if args.undo else padding_widths(header, tuple(args.roles))
+    widths = undoing_widths(header) if args.undo else padding_widths(header, tuple(args.roles or (EXPERTS, DENSE)))
     if not widths:
         expected = "a padded model" if args.undo else "a width that is no multiple of 256"
         raise InputError(args.input, expected, "none", "it needs no padding" if not args.undo else "")
@@ -89,12 +89,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--imatrix", type=Path, help="its imatrix, to be padded as well")
     add("--imatrix-output", type=Path, help="where the padded imatrix goes")
     add = parser.add_argument_group("how it is done").add_argument
-    add("--roles", nargs="+", choices=(EXPERTS, DENSE), default=[EXPERTS, DENSE], help="MLPs to pad")
+    add("--roles", nargs="+", choices=(EXPERTS, DENSE), help="MLPs to pad (default: both)")
     add("--undo", action="store_true", help="give back the bytes before the padding")
     add("--verify", action="store_true", help="compare OUTPUT with what would be written, write nothing")
     args = parser.parse_args(argv)
     if (args.imatrix is None) != (args.imatrix_output is None):
         parser.error("expected --imatrix and --imatrix-output together")
+    if args.undo and args.roles:
+        parser.error("expected --undo without --roles: it undoes all padding of the file")
     return args
 
 
@@ -125,6 +127,9 @@ def main(argv: list[str] | None = None) -> None:
     of_matrix = imatrix_changes(header, matrix, widths) if matrix else {}
     what = ", ".join(f"{role} {width.now} -> {width.then}" for role, width in widths.items())
     if args.verify:
+        for path in [path for path in (args.output, args.imatrix_output) if path]:
+            if not path.is_file():
+                raise InputError(path, "a file to compare", "nothing", "write it first, without --verify")
         verify_padded(header, widths, changes, args.output)
         if matrix:
             verify_padded(matrix, {}, of_matrix, args.imatrix_output)

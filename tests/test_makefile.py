@@ -221,8 +221,9 @@ def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copie
     assert shown.count("scripts/check_release.py") == 1 and all(
         f"/12e/release/{end}" in shown for end in ("GGUF ", "dynamic-GGUF ", "checkpoint;")
     )
-    made = scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", *copied))
+    made = scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", "OWNER=some-one", *copied))
     assert made == {"build_release", "build_report"}
+    assert not scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", *copied))  # the owner stays
     cards = {path.parent.name: path.read_text() for path in build_of(copied).rglob("release/*/README.md")}
     assert (
         all("no score belongs to this build" in card for card in cards.values())
@@ -391,6 +392,15 @@ def test_other_settings_in_a_folder_are_refused_before_work_with_a_way_out(varia
     eval_name = ["EVAL_NAME=own"] if asked.startswith("CALIBRATION") else []
     allowed = make("-n", "release", *variables, asked, way_out, *eval_name)
     assert scripts_in(allowed), (name, allowed.stderr)
+
+
+def test_settings_by_which_nothing_was_made_give_way(copied):
+    path = build_of(copied) / "tiny/12e/quality/settings.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("EVAL_QUESTIONS=refused.csv:0\n")  # as a step leaves it that refused its questions
+    assert make("-n", "quality", *copied).stdout.count(f">{path}") == 1
+    (path.parent / "quality.json").write_text("{}")
+    assert "expected EVAL_QUESTIONS=" in make("-n", "quality", *copied).stderr
 
 
 @pytest.mark.parametrize("settings", ["12e/settings.txt", "12e/gguf/settings.txt", "full/eval/Q8_0/settings.txt"])

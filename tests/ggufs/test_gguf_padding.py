@@ -166,6 +166,9 @@ def test_what_cannot_be_padded_or_restored_is_refused(tiny_text_model, tmp_path_
         assert not (tmp_path / "x.gguf").exists()
 
     refuse("a padded model", options=("--undo",))
+    refuse("a file to compare", options=("--verify",))
+    with pytest.raises(SystemExit):  # it would undo the other role's padding as well
+        pad_gguf.parse_args(["--input", "a", "--output", "b", "--undo", "--roles", "dense"])
     other = ("--imatrix-output", tmp_path / "m.gguf")
     refuse("96 columns", options=("--imatrix", demo_ggufs(tmp_path_factory) / "imatrix.gguf", *other))
     quantize_gguf.main(quantize_arguments(shared, "Q8_0", tmp_path / "q.gguf", imatrix=None))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import build_release
+import quantize_gguf
 from choice.drop_map import METADATA_NAME
 from conftest import DEMO
 from damaged_build import Build
@@ -127,11 +128,14 @@ def test_headers_and_records_are_what_the_tools_write(build, own, tmp_path, dama
 
 @pytest.fixture(scope="module")
 def dynamic(pruned_demo, tmp_path_factory) -> Path:
-    """A release of the demo's CD file, whose tiers were given by hand."""
+    """A release of the demo's CD file, whose tiers were given by hand, and of a padded file."""
     folder = tmp_path_factory.mktemp("dynamic") / f"{NAME}-dynamic-GGUF"
+    padded = folder.parent / f"{NAME}-PAD-IQ2_M.gguf"
+    source = ["--input", pruned_demo / "F16.gguf", "--imatrix", pruned_demo / "imatrix.gguf"]
+    call(quantize_gguf.main, *source, "--type", "PAD-IQ2_M", "--output", padded)
     metadata = pruned_demo / "checkpoint" / METADATA_NAME
     common = ["--name", NAME, "--base", BASE, "--metadata", metadata, *origins_of(pruned_demo, ())]
-    gguf = ["--kind", "dynamic", "--gguf", pruned_demo / f"{NAME}-CD-Q4_K_M.gguf", *SIDECARS]
+    gguf = ["--kind", "dynamic", "--gguf", pruned_demo / f"{NAME}-CD-Q4_K_M.gguf", padded, *SIDECARS]
     call(build_release.main, *common, *gguf, "--settings", "CD_TIERS=0/1/2", "--output", folder)
     return folder
 
