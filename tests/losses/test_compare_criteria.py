@@ -366,6 +366,7 @@ def test_make_compares_on_the_demo_where_no_model_is_given(tiny_text_model, few_
         "COMPARE_KEEP=12 8",
         "COMPARE_SEEDS=7",
         "RECOMPUTE_FULL=yes",
+        "DRAFT=",
     )
     assert f"--questions {few_questions} --keep 12 8 --seeds 7" in own and "criteria/few/criteria.md" in own
     assert "--recompute-full" in own and "data/demo" not in own

@@ -16,6 +16,7 @@ from llama.llama_tools import find_llama_cpp
 from mutations.table import QUANT
 from release_inputs import NAME, build_with_evidence, call, first_ids, prune_and_quantise, write_questions
 from scoring.eval_protocol import protocol_of
+from scoring.eval_tasks import task_of
 from scoring.run_files import RUN, RunRecord
 from scoring.score_records import Summary, figures
 from synthetic_build import write_build
@@ -90,7 +91,8 @@ def write_asked(folder: Path) -> None:
         folder / "evidence/asked",
     ]
     args = ask_questions.parse_args(list(map(str, given)))
-    protocol = protocol_of(args, ask_questions.tokenizer_identity(args.tokenizer), find_llama_cpp(None).version())
+    tokenizer, version = ask_questions.tokenizer_identity(args.tokenizer), find_llama_cpp(None).version()
+    protocol = protocol_of(args, tokenizer, version, task_of(args.task).filter)
     write_record(args.run / RUN, ask_questions.identity(args, protocol), RunRecord)
 
 
