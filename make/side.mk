@@ -1,13 +1,13 @@
 # Side branches: what is measured of a run beside the main line. Each is long, each can be killed and goes on.
 
 # ---- plan and check: before anything is built
+ASSISTANT_HERE = $(if $(ASSISTANT_FETCHED),$(call there,,$(ASSISTANT_FETCHED)),$(DRAFT))
 plan: $(TOOLS) ## size to the byte, types, disk and refusals of QUANTS, before anything is built
 	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL) --output $(PLAN)) \
 	  $(KEEP:%=--keep %) --name $(PRUNED_NAME) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_FLAGS) \
-	  $(MMPROJ:%=--mmproj %) $(if $(call there,,$(DRAFT:%=$(ASSISTANT)/config.json)),--draft $(ASSISTANT) \
-	  --draft-type $(DRAFT_TYPE)) \
+	  $(MMPROJ:%=--mmproj %) $(if $(ASSISTANT_HERE),--draft $(ASSISTANT) --draft-type $(DRAFT_TYPE)) \
 	  $(CD_OPTIONS) --disk $(BUILD)
-	@$(if $(DRAFT),$(if $(call there,,$(ASSISTANT)/config.json),,echo "The draft model is planned once $(DRAFT) is here."))
+	@$(if $(DRAFT),$(if $(ASSISTANT_HERE),,echo "The draft model is planned once $(DRAFT) is here."))
 
 verify reproduce: $(METADATA)
 verify: ## check every tensor of the pruned checkpoint against the full one

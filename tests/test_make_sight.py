@@ -68,6 +68,25 @@ def test_an_assistant_of_the_hub_is_fetched_once_and_one_of_a_directory_is_taken
     assert wrong.returncode != 0 and "data/demo/asistant: expected a file, found nothing" in wrong.stderr
 
 
+def test_the_plan_leaves_out_only_an_assistant_that_must_be_fetched_first(tmp_path):
+    def plan(draft: str) -> str:
+        arguments = ["make", "-n", "plan", f"BUILD={tmp_path}", f"DRAFT={draft}"]
+        return subprocess.run(arguments, cwd=REPO, capture_output=True, text=True).stdout
+
+    # A folder that holds no assistant is the command's to refuse.
+    assert f"--draft {tmp_path} " in plan(str(tmp_path)) and "is planned once" not in plan(str(tmp_path))
+    away = plan("google/an-assistant")
+    assert "--draft " not in away and "is planned once google/an-assistant is here" in away
+
+
+def test_what_a_release_has_of_pictures_and_draft_stands_among_its_settings(tmp_path):
+    model = model_with(tmp_path, vision_config={"hidden_size": 8})
+    drafting = (f"DRAFT={DEMO / 'assistant'}", "DRAFT_TYPE=F16", "OLLAMA_PARAMS=current")
+    words = planned(tmp_path, model, "MMPROJ=BF16", *drafting).stdout
+    for setting in ("MMPROJ=BF16", *drafting):
+        assert f"'{setting}' " in words
+
+
 def test_status_has_a_line_for_each_that_there_will_be(tmp_path):
     def stages(*variables: str) -> dict[str, str]:
         arguments = ["make", "status", "NAME=m", f"BUILD={tmp_path}/build", *variables]

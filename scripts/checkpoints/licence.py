@@ -78,6 +78,9 @@ def released_licence(given: str, base: Licence | None, named: object) -> Licence
 
     Raises InputError when it is not known: a release must not tell others what they may do by a guess.
     """
+    written, given = given, given.lower()  # the Hub's identifiers are in small letters, licences' names are not
+    if written and (given == UNKNOWN or not IDENTIFIER.fullmatch(given)):
+        raise InputError("LICENSE", "an identifier of the Hub, such as apache-2.0", repr(written))
     if base and given in ("", base.identifier):
         return base
     if given == OTHER:

@@ -42,6 +42,10 @@ def test_what_is_given_comes_before_what_the_base_says_and_nothing_is_refused():
     own = Licence("other", "nice-terms", LINK, "README.md")
     assert released_licence("", own, "base") == released_licence("other", own, "base") == own
     assert released_licence("mit", own, "base") == Licence("mit", named_by="LICENSE")
+    assert released_licence("MIT", own, "base") == Licence("mit", named_by="LICENSE")
+    for given in ("unknown", "Unknown", "my_terms"):
+        with pytest.raises(InputError, match=f"LICENSE: .* found '{given}'"):
+            released_licence(given, own, "base")
     for given, words in (("", "give it as LICENSE"), ("other", "license_name")):
         with pytest.raises(InputError, match=words):
             released_licence(given, None, "base")
