@@ -21,7 +21,7 @@ from chats.questions import QUESTION_SEED, load_questions
 from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import TensorRange, read_checkpoint, read_config
 from checkpoints.licence import TO_SAY, Licence, licence_in, licence_of, released_licence
-from checkpoints.moe_families import expert_tensors, family_of, shape_of
+from checkpoints.moe_families import expert_tensors, family_of, shape_of, text_config
 from choice.drop_map import check_keep_count
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import InputError, gib, run
@@ -152,11 +152,16 @@ def check_question_source(name: str, hub: Hub | None) -> Check:
         return Check(FAIL, "questions", str(error))
 
 
-def check_draft(draft: str, hub: Hub | None) -> Check:
-    """Check the draft model: an assistant that is here, or one of the Hub that can be downloaded."""
+def check_draft(draft: str, model: Path, hub: Hub | None) -> Check:
+    """Check the draft model: an assistant that is here and of the model, or one of the Hub that can be downloaded."""
     if hub is None or Path(draft).exists():
         try:
-            return Check(OK, "draft model", f"{draft}: {check_assistant(Path(draft))['model_type']}")
+            config = check_assistant(Path(draft))
+            own = text_config(read_config(model)).get("hidden_size") if (model / "config.json").is_file() else None
+            reads = config.get("backbone_hidden_size", own)
+            if own and reads != own:  # build_draft.py compares the rest, long after the analysis
+                raise InputError(draft, f"states of {own} values, as {model} has", f"{reads}; it is of another model")
+            return Check(OK, "draft model", f"{draft}: {config['model_type']}")
         except InputError as error:
             return Check(FAIL, "draft model", str(error))
     if hub.unreachable:
@@ -256,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     of_model, sizes = check_run_model(args, hub)
     # Both files: a wrong column of the scored ones would else show after the analysis and the quants.
     sources = [args.questions, *([args.eval_questions] if args.eval_questions else [])]
-    of_draft = [check_draft(args.draft, hub)] if args.draft else []
+    of_draft = [check_draft(args.draft, Path(args.model), hub)] if args.draft else []
     checks += [*of_model, *of_draft, *(check_question_source(name, hub) for name in sources), *check_room(args, sizes)]
     for check in checks:
         if not (args.problems_only and check.state == OK):

@@ -130,6 +130,14 @@ def test_with_a_token_and_access_all_of_the_hub_is_ok(from_hub, hub):
     assert all(request.split()[0] in ("GET", "HEAD") for request in hub.requests)  # nothing is sent or fetched
 
 
+def test_an_assistant_of_another_size_is_told_before_the_analysis(checked, tmp_path):
+    other = shutil.copytree(DEMO / "assistant", tmp_path / "other")
+    config = other / "config.json"
+    config.write_text(config.read_text().replace('"backbone_hidden_size": 256', '"backbone_hidden_size": 320'))
+    error, found = checked([*LOCAL, "--draft", other])
+    assert "states of 256 values" in error and found["draft model"].startswith("FAIL")
+
+
 def test_the_draft_model_is_looked_for_here_or_on_the_hub(from_hub, hub, checked):
     _, found = checked([*LOCAL, "--draft", DEMO / "assistant"])
     assert found["draft model"].startswith("ok ") and found["draft model"].endswith("assistant: gemma4_assistant")
