@@ -27,7 +27,7 @@
 #   GPU_LAYERS        layers on the GPU, if there is one (default 99)
 #
 # how it runs, from the environment:
-#   BACKEND           openai: SERVERS are any OpenAI-compatible servers, and FILE.gguf is the checkpoint that they serve;
+#   BACKEND           openai: SERVERS are OpenAI-compatible servers, and FILE.gguf is the checkpoint that they serve;
 #                     what their requests cannot say is named in the protocol, and nothing is patched
 #   SAMPLES           runs with the seeds SEED, SEED + 1, ..., each in its own OUTPUT/seed-N (default: one, in OUTPUT);
 #                     compare_scores.py --runs pools those of one model

@@ -95,7 +95,7 @@ def become(command: Command, folder: Path) -> None:
         os.setsid()
         for number, name in enumerate(("stdin", "out.log", "err.log")):
             os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY if number else os.O_RDONLY, 0o600), number)
-        os.chdir(folder / "work")
+        os.chdir(folder / "case")
         os.environ |= {"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}
         given = [text.replace("IN/", "in/").replace("OUT/", "out/") for text in command.arguments.split()]
         arguments = [path for text in given for path in (sorted(glob.glob(text)) if "*" in text else [text])]
@@ -129,20 +129,20 @@ class Workshop:
     def outcome(self, command: Command, case: Case | None) -> Outcome:
         """Run a command, on a mutated input if there is a case."""
         shutil.rmtree(self.root, ignore_errors=True)
-        (self.place / "work/out").mkdir(parents=True)
+        (self.place / "case/out").mkdir(parents=True)
         (self.place / "tmp").mkdir()
         (self.place / "stdin").write_text(command.stdin.replace("IN/", "in/"))
         for part in parts_of(command):
-            link(self.artefacts / part, self.place / "work/in" / part)
+            link(self.artefacts / part, self.place / "case/in" / part)
         if case:
-            path = self.place / "work/in" / case.input
+            path = self.place / "case/in" / case.input
             data = path.read_bytes()
             stat = path.stat()
             path.unlink()
             path.write_bytes(format_of(case.input).apply(data, case.edit))
             os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         for name in command.writes.split():  # written in place: a link would reach the artefacts
-            path = self.place / "work/in" / name
+            path = self.place / "case/in" / name
             if path.is_file() and not (case and case.input == name):
                 data = path.read_bytes()
                 path.unlink()
@@ -174,13 +174,13 @@ class Workshop:
         """Return what is there after a command."""
         after, case = stamps(self.root), str(self.place.relative_to(self.root))
         changed = {name for name in after.keys() | before.keys() if after.get(name) != before.get(name)}
-        ours = {f"{case}/work/in/{name}" for name in command.writes.split()}
-        outputs = {name for name in changed if name.startswith(f"{case}/work/out/")} | (changed & ours)
+        ours = {f"{case}/case/in/{name}" for name in command.writes.split()}
+        outputs = {name for name in changed if name.startswith(f"{case}/case/out/")} | (changed & ours)
         expected = {f"{case}/out.log", f"{case}/err.log"}
         strays = sorted(name for name in changed - outputs - expected if "/tmp/output-locks-" not in name)
         if Path("/tmp/zq").exists():
             strays.append("/tmp/zq")
-        start = len(f"{case}/work/")
+        start = len(f"{case}/case/")
         kept = (name for name in outputs if name in after and not name.endswith(".log"))  # a log tells of its process
         files = {name[start:]: (self.root / name).read_bytes() for name in kept}
         out, err = ((self.place / f"{name}.log").read_bytes() for name in ("out", "err"))
