@@ -9,6 +9,7 @@ import subprocess
 from argparse import Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from itertools import count
 from pathlib import Path
 
 import freeze_questions
@@ -140,7 +141,7 @@ def test_the_question_of_a_frozen_server_goes_elsewhere(asked, tools, protocol, 
     answers = list(read_answers(tmp_path / "answers.jsonl").values())
     errors = [error for answer in answers for error in answer.errors]
     assert len(errors) == 1 and "silent" in errors[0] and not states[-1]
-    assert {answer.server for answer in answers[4:]} == {addresses[1]}
+    assert [answer.server for answer in answers[3:]].count(addresses[0]) <= 1  # what was on its way before
 
 
 @asynccontextmanager
@@ -178,9 +179,10 @@ def pool_of(addresses: dict[str, str]) -> ServerPool:
 
 def test_one_that_answers_500_to_all_gets_no_more_questions(asked, others, tmp_path):
     done: list[Answer] = []
+    requests = count(1)  # the first one is the check's; then two questions get through
 
     async def ask() -> None:
-        async with front_of(others[0], lambda: len(done) >= 3) as front:
+        async with front_of(others[0], lambda: next(requests) > 3) as front:
             pool = pool_of({front: "", others[1].url: others[1].key})
             await ask_pool(pool, asked / "task", tmp_path / "answers.jsonl", done.append)
 
@@ -188,7 +190,7 @@ def test_one_that_answers_500_to_all_gets_no_more_questions(asked, others, tmp_p
     assert {answer.kind for answer in done} <= {"answered", "truncated", "no letter"} and len(done) == QUESTIONS
     errors = [error for answer in done for error in answer.errors]
     assert len(errors) == 1 and errors[0].startswith("HTTP 500")
-    assert {answer.server for answer in done[4:]} == {others[1].url}
+    assert [answer.server for answer in done].count(others[1].url) == QUESTIONS - 2
 
 
 def test_a_server_that_is_well_again_gets_questions_again(others):
