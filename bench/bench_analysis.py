@@ -30,8 +30,9 @@ sys.path.insert(0, str(REPO / "scripts"))
 from analysis.decoder import decoder_of, load_resident  # noqa: E402
 from analysis.expert_observer import ExpertObserver, expert_modules  # noqa: E402
 from checkpoints.checkpoint import read_checkpoint  # noqa: E402
+from files.json_records import write_json  # noqa: E402
 from files.option_types import command_parser  # noqa: E402
-from files.safe_files import GIB, run, sha256_file, write_json  # noqa: E402
+from files.safe_files import GIB, run, sha256_file  # noqa: E402
 
 from bench_table import end_on_broken_limit, row, table  # noqa: E402
 

@@ -26,8 +26,9 @@ sys.path.insert(0, str(REPO / "scripts"))
 
 from checkpoints.checkpoint import read_checkpoint  # noqa: E402
 from files.byte_ranges import Run, write_runs  # noqa: E402
+from files.json_records import write_json  # noqa: E402
 from files.option_types import command_parser  # noqa: E402
-from files.safe_files import GIB, remove, run, write_json  # noqa: E402
+from files.safe_files import GIB, remove, run  # noqa: E402
 from ggufs.gguf_header import aligned, empty_header, header_bytes, key_value  # noqa: E402
 
 from bench_table import end_on_broken_limit, row, table  # noqa: E402

@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import ask_questions  # noqa: E402
 import freeze_questions  # noqa: E402
+from files.json_records import write_json  # noqa: E402
 from files.option_types import command_parser  # noqa: E402
-from files.safe_files import remove, run, write_json  # noqa: E402
+from files.safe_files import remove, run  # noqa: E402
 from llama.llama_server import LlamaServer, authorization, server_command  # noqa: E402
 from llama.llama_tools import find_llama_cpp  # noqa: E402
 from scoring.answer_proxy import AnswerProxy  # noqa: E402

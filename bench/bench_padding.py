@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import quantize_gguf  # noqa: E402
 from files.display import markdown_table  # noqa: E402
+from files.json_records import read_json  # noqa: E402
 from files.option_types import command_parser, positive  # noqa: E402
-from files.safe_files import in_unit, read_json, run  # noqa: E402
+from files.safe_files import in_unit, run  # noqa: E402
 from ggufs.gguf_header import aligned, empty_header, header_bytes, key_value, read_header, tensor_bytes  # noqa: E402
 from ggufs.gguf_padding import changes_of, padding_widths, write_padded  # noqa: E402
 from llama.llama_server import LlamaServer, server_command  # noqa: E402

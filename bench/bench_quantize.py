@@ -21,8 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
+from files.json_records import write_json  # noqa: E402
 from files.option_types import command_parser  # noqa: E402
-from files.safe_files import GIB, flush_to_disk, require_disk_space, run, write_json  # noqa: E402
+from files.safe_files import GIB, flush_to_disk, require_disk_space, run  # noqa: E402
 from llama.llama_tools import SCRIPTS, die_with_parent, find_llama_cpp  # noqa: E402
 from quants.recipes import RECIPES  # noqa: E402
 

@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import ask_questions  # noqa: E402
 import freeze_questions  # noqa: E402
+from files.json_records import write_json  # noqa: E402
 from files.option_types import command_parser, positive  # noqa: E402
-from files.safe_files import remove, run, write_json  # noqa: E402
+from files.safe_files import remove, run  # noqa: E402
 from scoring.answer_record import read_answers  # noqa: E402
 from scoring.eval_protocol import Protocol  # noqa: E402
 from scoring.lm_eval_samples import read_frozen  # noqa: E402

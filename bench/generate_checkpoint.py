@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from analysis.decoder import build_empty  # noqa: E402
 from checkpoints.checkpoint import INDEX_NAME  # noqa: E402
+from files.json_records import write_json  # noqa: E402
 from files.option_types import command_parser  # noqa: E402
-from files.safe_files import directory_when_done, require_disk_space, run, write_json  # noqa: E402
+from files.safe_files import directory_when_done, require_disk_space, run  # noqa: E402
 
 SIZES = {
     "hidden_size": 2816,

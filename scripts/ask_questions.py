@@ -22,8 +22,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from files.json_records import write_record
 from files.option_types import command_parser
-from files.safe_files import InputError, directory_when_done, only_writer, remove, run, sha256_file, write_record
+from files.safe_files import InputError, directory_when_done, only_writer, remove, run, sha256_file
 from llama.hardware import NOT_KNOWN, hardware_of
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from llama.template_check import check_gguf_template

@@ -19,17 +19,9 @@ from pathlib import Path
 
 from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import source_digest
+from files.json_records import recorded_sha256, write_record
 from files.option_types import command_parser, whole_number
-from files.safe_files import (
-    InputError,
-    check_apart,
-    gib,
-    recorded_sha256,
-    replace_when_done,
-    run,
-    sha256_file,
-    write_record,
-)
+from files.safe_files import InputError, check_apart, gib, replace_when_done, run, sha256_file
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.mmproj import types_of

@@ -16,19 +16,9 @@ import os
 import shutil
 from pathlib import Path
 
+from files.json_records import check_recorded, read_json, recorded_sha256, write_record
 from files.option_types import command_parser, positive
-from files.safe_files import (
-    InputError,
-    check_apart,
-    check_recorded,
-    gib,
-    read_json,
-    recorded_sha256,
-    replace_when_done,
-    run,
-    sha256_file,
-    write_record,
-)
+from files.safe_files import InputError, check_apart, gib, replace_when_done, run, sha256_file
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import Imatrix, ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool

@@ -32,20 +32,11 @@ import argparse
 import shutil
 from pathlib import Path
 
-from checkpoints.licence import Licence, licence_of, released_licence
+from checkpoints.licence import CARD, Licence, licence_of, released_licence
 from choice.drop_map import METADATA_NAME, read_metadata
+from files.json_records import write_record
 from files.option_types import VERSION_FILE, command_parser, positive
-from files.safe_files import (
-    GB,
-    InputError,
-    check_apart,
-    directory_when_done,
-    in_unit,
-    link_or_copy,
-    remove,
-    run,
-    write_record,
-)
+from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, remove, run
 from findings.findings_record import FINDINGS_NAME
 from llama.llama_tools import find_llama_cpp
 from loops.loop_results import LOOPS_NAME
@@ -61,7 +52,7 @@ from release.gguf_parts import SPLIT_RECORD, split_gguf
 from release.input_facts import input_facts
 from release.lineage import Lineage, lineage_breaks
 from release.loops_gate import loop_breaks
-from release.made_texts import CARD, made_texts
+from release.made_texts import made_texts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
 from release.measured import quality_breaks, score_breaks
 from release.model_facts import is_for_ollama

@@ -24,8 +24,9 @@ from pathlib import Path
 from files.option_types import command_parser, whole_number
 from files.safe_files import InputError, run
 from llama.llama_tools import find_llama_cpp
+from release.checked import Checked, Outcome
 from release.chores import chores
-from release.gates import GATES, Checked, Outcome
+from release.gates import GATES
 from release.loops_gate import loops_gate
 from release.manifest import read_manifest
 from release.remade_gates import COMMAND_GATES, RECORD_GATES

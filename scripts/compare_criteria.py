@@ -35,19 +35,10 @@ from chats.questions import QUESTION_SEED, Question, load_questions, question_se
 from choice.criteria import CRITERIA, answerable
 from choice.drop_map import check_keep_count, read_map
 from choice.expert_stats import read_stats
+from files.json_records import check_fields, read_json, write_json, write_record
 from files.option_types import command_parser, positive
 from files.run_state import RunState
-from files.safe_files import (
-    InputError,
-    check_fields,
-    read_json,
-    remove,
-    replace_when_done,
-    run,
-    sha256_file,
-    write_json,
-    write_record,
-)
+from files.safe_files import InputError, remove, replace_when_done, run, sha256_file
 from ggufs.gguf_drop import metadata_beside
 from ggufs.gguf_header import read_header
 from llama.bindings import bindings_version

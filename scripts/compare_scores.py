@@ -15,8 +15,9 @@ scores. Statistics: scoring/paired_statistics.py.
 import argparse
 from pathlib import Path
 
+from files.json_records import read_record, write_record
 from files.option_types import command_parser
-from files.safe_files import InputError, read_record, replace_when_done, run, write_record
+from files.safe_files import InputError, replace_when_done, run
 from quants.quant_record import QuantRecord
 from scoring.comparison import check_group, compare, group_runs
 from scoring.score_picture import draw_scores

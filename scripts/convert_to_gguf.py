@@ -21,17 +21,9 @@ from pathlib import Path
 from checkpoints.checkpoint import read_checkpoint, read_config, source_digest
 from checkpoints.moe_families import Family, family_of, shape_of, text_config
 from choice.drop_map import Shape
+from files.json_records import read_json, write_record
 from files.option_types import command_parser
-from files.safe_files import (
-    InputError,
-    gib,
-    read_json,
-    replace_when_done,
-    require_disk_space,
-    run,
-    sha256_file,
-    write_record,
-)
+from files.safe_files import InputError, gib, replace_when_done, require_disk_space, run, sha256_file
 from ggufs.gguf_header import GgufHeader, read_header
 from llama.llama_tools import LlamaCpp, converter_command, find_llama_cpp, run_tool
 from llama.load_check import check_loads

@@ -14,8 +14,9 @@ import urllib.request
 from pathlib import Path
 from typing import ClassVar
 
+from files.json_records import FileRecord, read_record, write_record
 from files.option_types import command_parser
-from files.safe_files import FileRecord, InputError, read_record, replace_when_done, run, write_record
+from files.safe_files import InputError, replace_when_done, run
 
 URL = (
     "https://gist.githubusercontent.com/bartowski1182/82ae9b520227f57d79ba04add13d0d0d/raw/"

@@ -21,8 +21,9 @@ from chats.chat_tokenizer import load_tokenizer
 from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
+from files.json_records import Record, read_record, write_record
 from files.option_types import command_parser
-from files.safe_files import InputError, Record, read_record, run, sha256_file, write_record
+from files.safe_files import InputError, run, sha256_file
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError

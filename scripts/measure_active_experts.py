@@ -21,9 +21,10 @@ from pathlib import Path
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from files.json_records import write_record
 from files.option_types import command_parser, positive
 from files.run_state import RunState
-from files.safe_files import InputError, check_apart, replace_when_done, require_disk_space, run, write_record
+from files.safe_files import InputError, check_apart, replace_when_done, require_disk_space, run
 from ggufs.gguf_header import experts_used_key, read_header
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from losses.gguf_logits import GgufLogits

@@ -18,8 +18,9 @@ import argparse
 from pathlib import Path
 
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from files.json_records import write_record
 from files.option_types import command_parser, positive, whole_number
-from files.safe_files import InputError, check_apart, replace_when_done, run, write_record
+from files.safe_files import InputError, check_apart, replace_when_done, run
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import read_header
 from llama.drafting import DRAFT_TOKENS, draft_flags

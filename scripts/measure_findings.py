@@ -31,8 +31,9 @@ from checkpoints.checkpoint import file_versions, read_checkpoint, read_config, 
 from choice.criteria import BY_ORDER, CRITERIA, PROTECTING, RANK, answerable, scores_of
 from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_map, values_by_layer
 from choice.expert_stats import protected, read_stats
+from files.json_records import write_record
 from files.option_types import command_parser, positive, whole_number
-from files.safe_files import InputError, check_apart, remove, replace_when_done, run, sha256_file, write_record
+from files.safe_files import InputError, check_apart, remove, replace_when_done, run, sha256_file
 from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops, dropped_by
 from findings.findings_page import findings_page

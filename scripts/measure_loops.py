@@ -18,9 +18,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from files.json_records import write_record
 from files.option_types import command_parser, positive, whole_number
 from files.run_state import RunState
-from files.safe_files import InputError, check_apart, remove, replace_when_done, run, write_record
+from files.safe_files import InputError, check_apart, remove, replace_when_done, run
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from loops.loop_answers import (

@@ -29,19 +29,10 @@ from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
 from choice.drop_map import question_ids_of, read_method
+from files.json_records import recorded_sha256, sha256_json, write_record
 from files.option_types import command_parser
 from files.run_state import RunState
-from files.safe_files import (
-    InputError,
-    check_apart,
-    gib,
-    recorded_sha256,
-    replace_when_done,
-    require_disk_space,
-    run,
-    sha256_json,
-    write_record,
-)
+from files.safe_files import InputError, check_apart, gib, replace_when_done, require_disk_space, run
 from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp
 from losses.quality_conclusions import Measured, quality_conclusions

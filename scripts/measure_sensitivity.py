@@ -24,22 +24,10 @@ from pathlib import Path
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from files.json_records import read_json, recorded_sha256, sha256_json, write_json, write_record
 from files.option_types import command_parser
 from files.run_state import RunState
-from files.safe_files import (
-    InputError,
-    check_apart,
-    read_json,
-    recorded_sha256,
-    remove,
-    require_disk_space,
-    run,
-    sha256_file,
-    sha256_json,
-    shown,
-    write_json,
-    write_record,
-)
+from files.safe_files import InputError, check_apart, remove, require_disk_space, run, sha256_file, shown
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
 from llama.bindings import bindings_version

@@ -15,21 +15,9 @@ and AUTO-* quants that want it.
 import argparse
 from pathlib import Path
 
+from files.json_records import FileRecord, check_recorded, read_record, recorded_sha256, write_record
 from files.option_types import command_parser
-from files.safe_files import (
-    FileRecord,
-    InputError,
-    check_apart,
-    check_recorded,
-    gib,
-    read_record,
-    recorded_sha256,
-    replace_when_done,
-    require_disk_space,
-    run,
-    sha256_file,
-    write_record,
-)
+from files.safe_files import InputError, check_apart, gib, replace_when_done, require_disk_space, run, sha256_file
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.gguf_padding import (
     DENSE,

@@ -17,8 +17,9 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from files.json_records import read_record, recorded_sha256, write_record
 from files.option_types import command_parser
-from files.safe_files import InputError, only_writer, read_record, recorded_sha256, run, write_record
+from files.safe_files import InputError, only_writer, run
 from llama.llama_tools import die_with_parent, find_llama_cpp
 from scoring.answer_record import Answer, completion_letter, read_answers
 from scoring.asked_servers import add_server_arguments, asked_servers

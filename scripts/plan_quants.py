@@ -19,8 +19,9 @@ from collections import Counter
 from pathlib import Path
 
 from files.display import markdown_table
+from files.json_records import read_json, write_json
 from files.option_types import command_parser
-from files.safe_files import InputError, check_apart, existing_parent, gib, read_json, run, write_json
+from files.safe_files import InputError, check_apart, existing_parent, gib, run
 from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, experts_used_key
 from ggufs.imatrix import Imatrix, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp

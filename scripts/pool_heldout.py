@@ -15,8 +15,9 @@ which chose its experts.
 import argparse
 from pathlib import Path
 
+from files.json_records import sha256_json, write_record
 from files.option_types import command_parser
-from files.safe_files import InputError, run, sha256_json, write_record
+from files.safe_files import InputError, run
 from scoring.eval_protocol import first_differing_key
 from scoring.score_records import Summary, figures, read_summary, scores_in_words
 

@@ -17,21 +17,17 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from files.json_records import check_recorded, read_json, read_record, recorded_sha256, write_record
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import (
     InputError,
-    check_recorded,
     existing_parent,
     gib,
     link_or_copy,
-    read_json,
-    read_record,
-    recorded_sha256,
     replace_when_done,
     require_disk_space,
     run,
     sha256_file,
-    write_record,
 )
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from choice.drop_map import dropped_ids, read_map, read_metadata
 from files.display import plural, screen_table
+from files.json_records import check_record, read_json, read_record
 from files.option_types import command_parser
-from files.safe_files import InputError, check_record, gib, read_json, read_record, run
+from files.safe_files import InputError, gib, run
 from quants.quant_record import ConversionRecord, QuantRecord, record_path
 from release.manifest import MANIFEST, check_sizes, read_manifest
 from scoring.score_records import Scores

@@ -17,8 +17,9 @@ counts as the patch step left it.
 import argparse
 from pathlib import Path
 
+from files.json_records import write_record
 from files.option_types import command_parser
-from files.safe_files import run, write_record
+from files.safe_files import run
 from scoring.evaluated_file import evaluated_facts
 from scoring.run_summary import summed_up
 from scoring.score_records import SUMMARY_NAME, Summary, scores_in_words

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import check_release
-from files.safe_files import read_json
-from release.gates import GATES, Checked
+from files.json_records import read_json
+from release.checked import Checked
+from release.gates import GATES
 from release.manifest import read_manifest
 from release.remade_gates import COMMAND_GATES, RECORD_GATES
 from release.sources import KINDS_OF_SOURCES, read_sources, sources_path

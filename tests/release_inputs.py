@@ -20,8 +20,9 @@ from checkpoints.checkpoint import read_checkpoint, weights_digest
 from choice.drop_map import METADATA_NAME
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import DEMO, REPO
+from files.json_records import read_record, write_json, write_record
 from files.run_state import INPUTS_NAME
-from files.safe_files import read_record, sha256_file, write_json, write_record
+from files.safe_files import sha256_file
 from ggufs.gguf_header import read_header
 from llama.llama_tools import find_llama_cpp
 from losses.quality_conclusions import quality_conclusions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from build_report import main
 from choice.expert_stats import protected, read_stats
-from files.safe_files import read_json
+from files.json_records import read_json
 from synthetic_build import options, write_build
 
 import numpy as np

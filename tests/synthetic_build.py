@@ -7,7 +7,8 @@ from choice.drop_map import DropMetadata
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, protected, read_stats, write_stats
 from compare_scores import main as compare_scores
 from conftest import REPO
-from files.safe_files import sha256_file, write_record
+from files.json_records import write_record
+from files.safe_files import sha256_file
 from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops
 from findings.findings_record import Findings

@@ -12,7 +12,8 @@ from analysis.expert_observer import ExpertsModule, expert_modules, routed_outpu
 from analysis.layer_stream import LayerStream
 from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SCORES, router_modules
 from choice.elimination import LayerTokens, eliminate, weights_of
-from files.safe_files import InputError, read_json, write_json
+from files.json_records import read_json, write_json
+from files.safe_files import InputError
 
 import numpy as np
 import torch

@@ -11,7 +11,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import STEERING, InputError, parse_json, shown
+from files.json_records import parse_json
+from files.safe_files import STEERING, InputError, shown
 
 COLUMNS = ("Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 GPQA_DATASET, GPQA_FILE = "Idavidrein/gpqa", "gpqa_diamond.csv"  # on the Hub, gated

@@ -11,7 +11,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, parse_json, read_json, sha256_file, sha256_json, shown
+from files.json_records import parse_json, read_json, sha256_json
+from files.safe_files import InputError, sha256_file, shown
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"

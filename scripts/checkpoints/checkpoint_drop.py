@@ -16,16 +16,8 @@ from checkpoints.licence import CARD
 from checkpoints.moe_families import ExpertTensor, Family, text_config
 from choice.drop_map import METADATA_NAME, DropMap, DropMetadata, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_hashed
-from files.safe_files import (
-    InputError,
-    directory_when_done,
-    read_json,
-    require_disk_space,
-    sha256_file,
-    shown,
-    write_json,
-    write_record,
-)
+from files.json_records import read_json, write_json, write_record
+from files.safe_files import InputError, directory_when_done, require_disk_space, sha256_file, shown
 
 from tqdm import tqdm
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, read_json
+from files.json_records import read_json
+from files.safe_files import InputError
 
 import yaml
 from huggingface_hub import ModelCard

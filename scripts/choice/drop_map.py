@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from choice.expert_stats import Reconstruction
-from files.safe_files import (
-    SHOWN_CHARACTERS,
+from files.json_records import (
     Count,
     Fields,
-    InputError,
     Positive,
     Record,
     Sha256,
@@ -37,10 +35,9 @@ from files.safe_files import (
     read_json,
     read_record,
     require,
-    sha256_file,
-    shown,
     write_json,
 )
+from files.safe_files import SHOWN_CHARACTERS, InputError, sha256_file, shown
 
 from pydantic import Field, model_validator
 

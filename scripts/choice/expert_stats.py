@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import Fields, InputError, Record, check_record, parse_json, reason_of, replace_when_done
+from files.json_records import Fields, Record, check_record, parse_json
+from files.safe_files import InputError, reason_of, replace_when_done
 
 import numpy as np
 from safetensors import SafetensorError, safe_open

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from chats.questions import COLUMNS, EXPLANATION, LETTERS
-from files.safe_files import CONTROL, Fields, InputError, check_fields, read_json, require
+from files.json_records import CONTROL, Fields, check_fields, read_json, require
+from files.safe_files import InputError
 
 from pydantic import Field, model_validator
 

@@ -9,7 +9,8 @@ import json
 import os
 from pathlib import Path
 
-from files.safe_files import InputError, partial_file, read_json, remove, write_json
+from files.json_records import read_json, write_json
+from files.safe_files import InputError, partial_file, remove
 
 INPUTS_NAME = "inputs.json"
 VALUE_CHARACTERS = 200

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, records in JSON, and errors of one line.
+"""Files that are whole or absent, and errors of one line.
 
 Every output of the pipeline goes through `replace_when_done` (a file) or `directory_when_done` (a directory). It is
 written beside its place under a temporary name, flushed to disk and then renamed. A reader, or `make`, never finds half
@@ -10,8 +10,6 @@ import errno
 import fcntl
 import hashlib
 import importlib.util
-import json
-import math
 import os
 import re
 import shutil
@@ -21,7 +19,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
 
 
 def ours_to_interrupt() -> bool:
@@ -51,8 +48,6 @@ if absent := [package for package in PACKAGES if importlib.util.find_spec(packag
         f"run `make setup`, then .venv/bin/python {sys.argv[0]}"
     )
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError  # noqa: E402
-
 COPY_BYTES = 8 << 20
 GIB = 1 << 30
 GB = 10**9  # in which the Hub shows sizes
@@ -60,12 +55,9 @@ SHOWN_CHARACTERS = 60  # of a refused value
 REASON_CHARACTERS = 200
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk; it gives no errno
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
-# Control characters as json.dumps writes them, but for line ends and tabs; a backslash of a text itself is doubled.
-CONTROL = re.compile(r"(?<!\\)(?:\\\\)*(\\u00(?:[01][0-9a-f]|7f)|\\[bf])|[\x7f-\x9f]")
 # What no text of a user's has and a terminal obeys; U+001F joins the parts of a question's digest. Others, which stray
 # into a question by a copy from a PDF, are taken as they are.
 STEERING = re.compile("[\x00\x07\x08\x1b\x1f\x9b]")
-MAX_JSON_INTEGER = 1 << 64  # no count, size or offset of ours is larger; 60 digits would overflow a float later
 # What a path, a disk or a machine can cause. Any other OSError is a defect of ours and keeps its traceback.
 UNUSABLE_PATH = (
     *(errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM),
@@ -140,31 +132,12 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def recorded_sha256(path: Path) -> str:
-    """Return the hex sha256 of a file: from its record FILE.json, or from its bytes if those are newer.
-
-    A digest of 50 GB takes minutes, so a recorded one is used where that is safe: a file that was replaced or edited
-    later has a newer time or another size, and what is no record of ours has not the fields of one.
-    """
-    record = Path(f"{path}.json")
-    if record.is_file() and record.stat().st_mtime_ns >= path.stat().st_mtime_ns:
-        known = read_json(record)
-        if is_file_record(known) and known["bytes"] == path.stat().st_size:
-            return known["sha256"]
-    return sha256_file(path)
-
-
 def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link a file, or copy it where links are not possible."""
     try:
         os.link(source.resolve(), target)  # resolved: else the link would be to a symbolic link, which can break
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
-
-
-def sha256_json(value: object) -> str:
-    """Return the hex sha256 of a value's canonical JSON (sorted keys, no spaces)."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def in_unit(count: int, unit: int) -> str:
@@ -239,21 +212,6 @@ def check_apart(inputs: Iterable[Path], outputs: list[Path]) -> None:
 
 def _same_file(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)  # two hard links have two names
-
-
-def check_recorded(path: Path, what: str, belongs: Callable[[dict], bool]) -> None:
-    """Raise InputError unless `path` is absent, or a file of ours: one whose record FILE.json `belongs` accepts.
-
-    `what` names such a file in the message.
-    """
-    record = Path(f"{path}.json")
-    if path.exists() and not (path.is_file() and record.is_file() and belongs(read_json(record))):
-        raise InputError(
-            path,
-            f"nothing, or {what} with its record {record.name}",
-            "another file",
-            "move it away or give another --output",
-        )
 
 
 @contextmanager
@@ -368,163 +326,6 @@ def _flush_tree(directory: Path) -> None:
         if not path.is_symlink() and (path.is_file() or path.is_dir()):
             flush_to_disk(path)
     flush_to_disk(directory)  # a directory holds the names of its files, so it is flushed as well
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):  # NaN and Infinity are Python's own; 1e999 becomes infinite
-        raise ValueError(f"expected a finite number, found {shown(text)}")
-    return value
-
-
-def _bounded(text: str) -> int:
-    if len(text) > len(str(MAX_JSON_INTEGER)) or abs(value := int(text)) > MAX_JSON_INTEGER:
-        raise ValueError(f"expected a whole number of at most 64 bits, found {shown(text)}")
-    return value
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:SHOWN_CHARACTERS]!r} twice")
-    return value
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text; raise ValueError where Python would take more than JSON and a file can hold.
-
-    That is: NaN and infinite numbers, whole numbers over 64 bits, half of a surrogate pair (no file can be written with
-    one), and a key twice, of which another reader may take the other value. Raises RecursionError on brackets nested
-    thousands deep.
-    """
-    decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-    numbers: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite, "parse_int": _bounded}
-    value = json.loads(decoded, object_pairs_hook=_each_once, **numbers)
-    if "\\ud" in decoded.lower():  # only an escape can bring half a pair in; most texts have none and are not walked
-        json.dumps(value, ensure_ascii=False).encode()
-    return value
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON object; raise InputError when the file is missing, is not JSON or is not an object."""
-    if not path.is_file():
-        raise InputError(path, "a JSON file", "nothing" if not path.exists() else "no file")
-    try:
-        value = parse_json(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # RecursionError: brackets nested thousands deep
-        raise InputError(path, "valid JSON", str(error)) from error
-    if not isinstance(value, dict):
-        raise InputError(path, "a JSON object", type(value).__name__)
-    return value
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write a JSON object, indented, keys in the given order, atomically."""
-    with replace_when_done(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of a file's bytes, in hex
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Fields(BaseModel):
-    """A part of a record: named fields of a JSON object, with their types. Other fields are kept as they are."""
-
-    model_config = ConfigDict(extra="allow", strict=True)  # strict: "5" and true are no numbers
-
-
-def require(holds: bool, rule: str) -> None:
-    """Raise ValueError unless a rule between the fields of a record holds: for its validator.
-
-    rule: as in "expected a record with RULE".
-    """
-    if not holds:
-        raise ValueError(rule)
-
-
-class Record(Fields):
-    """A JSON file that one step writes and others read. A subclass names its fields and belongs to one module.
-
-    `what` names the file in messages. `current` is the version of its form. It goes up when a field changes its name or
-    meaning, so that an older file is refused and never misread. `any_letters`: it holds a model's own words, in which a
-    control character may be; none of them is printed.
-    """
-
-    what: ClassVar[str]
-    current: ClassVar[int] = 1
-    any_letters: ClassVar[bool] = False
-    version: int
-
-
-class FileRecord(Record):
-    """The record FILE.json beside a large file: its size and digest, by which reading the file again is spared."""
-
-    bytes: Count
-    sha256: Sha256
-
-
-def is_file_record(content: dict) -> bool:
-    """Tell whether an object has the fields of a FileRecord, of any owner and version."""
-    try:
-        FileRecord.model_validate(content)
-    except ValidationError:
-        return False
-    return True
-
-
-def check_record(path: object, content: dict, kind: type[Record], again: str = "make it again") -> dict:
-    """Return a record's content unchanged; raise InputError when its version or a field is not as `kind` defines it.
-
-    again: what to do about it.
-    """
-    # The version comes first: of an older file that is the reason, and a missing field only follows from it.
-    if content.get("version") != kind.current:
-        found = f"version {content['version']!r}"[:SHOWN_CHARACTERS] if "version" in content else "no version"
-        raise InputError(path, f"{kind.what}, version {kind.current}", found, again)
-    check_fields(path, content, kind, kind.what, again)
-    # Some of what a record holds is printed: an escape sequence in a name would reach the terminal or a card.
-    if not kind.any_letters and (control := CONTROL.search(json.dumps(content, ensure_ascii=False))):
-        raise InputError(path, f"{kind.what} without control characters", repr(control[0]), again)
-    return content
-
-
-def check_fields(path: object, content: dict, kind: type[Fields], what: str, again: str = "make it again") -> None:
-    """Raise InputError when a field is not as `kind` defines it; what: the file, in the message."""
-    try:
-        kind.model_validate(content)
-    except ValidationError as error:
-        raise _refused_field(path, what, again, error) from error
-
-
-def _refused_field(path: object, what: str, again: str, error: ValidationError) -> InputError:
-    first = error.errors(include_url=False)[0]  # one line, so the first of them
-    field = ".".join(map(str, first["loc"]))
-    if first["type"] == "missing":
-        return InputError(path, f"{what} with the field {field!r}", "none", again)
-    found = shown(first["input"])
-    if first["type"] == "string_pattern_mismatch":  # of digests alone; the words of pydantic show the expression
-        return InputError(path, f"{what} whose {field!r} is 64 hex digits", found, again)
-    if first["type"] == "value_error":  # of `require`
-        place = f"{what} whose {field!r} has" if field else f"{what} with"
-        return InputError(path, f"{place} {first['ctx']['error']}", "others", again)
-    words = first["msg"]  # of pydantic, mostly "Input should be a valid integer" and the like
-    words = words.partition(" or instance of ")[0]  # of a class of ours, which says nothing to a reader
-    rule = words.removeprefix("Input should be ") if words.startswith("Input should be ") else f"valid ({words})"
-    return InputError(path, f"{what} whose {field!r} is {rule}", found, again)
-
-
-def read_record(path: Path, kind: type[Record], again: str = "make it again") -> dict:
-    """Read a record; raise InputError when it is missing or is not one of that kind. again: what to do about it."""
-    return check_record(path, read_json(path), kind, again)
-
-
-def write_record(path: Path, content: dict, kind: type[Record]) -> None:
-    """Write a record, its version first; raise InputError rather than write what `read_record` would refuse."""
-    write_json(path, check_record(path, {"version": kind.current, **content}, kind))
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

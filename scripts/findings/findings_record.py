@@ -7,7 +7,7 @@ the cosine of independent vectors.
 
 from typing import Annotated, ClassVar, Self
 
-from files.safe_files import Count, Fields, Positive, Record, Sha256, Share, require
+from files.json_records import Count, Fields, Positive, Record, Sha256, Share, require
 
 from pydantic import Field, model_validator
 

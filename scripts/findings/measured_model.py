@@ -20,7 +20,8 @@ from analysis.expert_observer import expert_modules
 from analysis.layer_stream import LayerStream
 from analysis.passes import analyze_batches
 from chats.chat_sequences import Sequence
-from files.safe_files import InputError, read_json, replace_when_done, require_disk_space, write_json
+from files.json_records import read_json, write_json
+from files.safe_files import InputError, replace_when_done, require_disk_space
 from findings.findings_observer import (
     BF16_SUMS,
     CHOSEN,

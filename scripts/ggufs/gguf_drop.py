@@ -17,7 +17,8 @@ from pathlib import Path
 
 from choice.drop_map import METADATA_NAME, DropMap, DropMetadata, Shape, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_runs
-from files.safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space, write_record
+from files.json_records import write_record
+from files.safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space
 from ggufs.gguf_header import (
     EXPERT_TENSOR,
     PART_ENDING,

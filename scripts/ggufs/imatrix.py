@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import FileRecord, InputError, Sha256, shown
+from files.json_records import FileRecord, Sha256
+from files.safe_files import InputError, shown
 from ggufs.gguf_header import TensorInfo, read_header
 
 import numpy as np

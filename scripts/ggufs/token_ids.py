@@ -8,7 +8,8 @@ their text alone (special_eog_ids in src/llama-vocab.cpp of https://github.com/g
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, read_json
+from files.json_records import read_json
+from files.safe_files import InputError
 from ggufs.gguf_header import GgufHeader
 
 SOURCES = ("generation_config.json", "config.json")

@@ -13,7 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, read_json
+from files.json_records import read_json
+from files.safe_files import InputError
 
 from tqdm import tqdm
 

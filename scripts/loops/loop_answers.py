@@ -11,8 +11,9 @@ import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
+from files.json_records import check_fields, parse_json, read_json
 from files.run_state import INPUTS_NAME
-from files.safe_files import InputError, check_fields, flush_to_disk, parse_json, read_json
+from files.safe_files import InputError, flush_to_disk
 from llama.llama_server import LlamaServer
 from loops.loop_classes import LoopAnswer, WrittenCall
 from loops.loop_prompts import LoopPrompt, LoopPrompts, request_of

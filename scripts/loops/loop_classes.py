@@ -15,7 +15,7 @@ fine        none of these
 import re
 from typing import Any
 
-from files.safe_files import Fields, parse_json
+from files.json_records import Fields, parse_json
 from loops.loop_prompts import Call, LoopPrompt, Tool, fits_schema
 
 COPIES, BLOCK_CHARACTERS = 3, 200

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from files.display import markdown_table, plural
-from files.safe_files import Fields, Record, Sha256
+from files.json_records import Fields, Record, Sha256
 from loops.loop_classes import (
     BLOCK_CHARACTERS,
     COPIES,

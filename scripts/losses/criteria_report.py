@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from files.display import BLUE, GREY, VERMILION, digits, markdown_table, percent_with_error, with_error
+from files.json_records import Fields, Record, Sha256
 from files.pictures import WIDTH_INCHES, plt, save_picture
-from files.safe_files import Fields, Record, Sha256
 from losses.kld_statistics import mean_and_error
 from losses.quality_record import SIGNIFICANT_ERRORS
 

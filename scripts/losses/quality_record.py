@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, ClassVar, Self
 
-from files.safe_files import Count, Fields, Positive, Record, Sha256, require
+from files.json_records import Count, Fields, Positive, Record, Sha256, require
 
 from pydantic import Field, model_validator
 

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from files.safe_files import InputError, replace_when_done, sha256_json
+from files.json_records import sha256_json
+from files.safe_files import InputError, replace_when_done
 from losses.kld_statistics import MEASURES, mean_and_error, per_chat, summary
 from losses.quality_conclusions import EXPERTS_ONLY, NO_IMATRIX, Measured, quant_kind
 from losses.scored_chats import Arrays, Chats, masks_of

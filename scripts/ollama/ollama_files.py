@@ -11,7 +11,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, read_json
+from files.json_records import read_json
+from files.safe_files import InputError
 from ggufs.companions import DRAFT, MMPROJ, is_companion
 from ggufs.gguf_header import PART_ENDING, read_header
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from choice.drop_map import Shape, criterion_of, read_drop_map, read_map, read_metadata, rows_that_chose
 from choice.expert_stats import protected, read_stats
-from files.safe_files import InputError, read_record, sha256_file, shown
+from files.json_records import read_record
+from files.safe_files import InputError, sha256_file, shown
 from findings.findings_record import Findings
 from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
 from loops.loop_results import LoopResults

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import FileRecord, Sha256
+from files.json_records import FileRecord, Sha256
 from ggufs.companions import DRAFT
 
 DRAFT_TYPES = ("F16", "Q8_0", "Q4_0")

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from files.safe_files import FileRecord, Sha256
+from files.json_records import FileRecord, Sha256
 
 
 class MmprojRecord(FileRecord):

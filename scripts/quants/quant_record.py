@@ -1,23 +1,14 @@
 """FILE.gguf.json: the record of a GGUF file that this project built, beside the file.
 
 `QuantRecord` is quantize_gguf.py's. `ConversionRecord` is convert_to_gguf.py's, of an F16 file. Both are
-`FileRecord`s: `recorded_sha256` of files/safe_files.py takes their digest and spares reading the file again.
+`FileRecord`s: `recorded_sha256` of files/json_records.py takes their digest and spares reading the file again.
 """
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
-from files.safe_files import (
-    Count,
-    FileRecord,
-    InputError,
-    Positive,
-    Sha256,
-    read_json,
-    read_record,
-    require,
-    sha256_file,
-)
+from files.json_records import Count, FileRecord, Positive, Sha256, read_json, read_record, require
+from files.safe_files import InputError, sha256_file
 
 from pydantic import Field, model_validator
 

@@ -15,7 +15,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import GIB, Fields, InputError, Record, Sha256, read_record, recorded_sha256, sha256_file
+from files.json_records import Fields, Record, Sha256, read_record, recorded_sha256
+from files.safe_files import GIB, InputError, sha256_file
 from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, TensorInfo, aligned, tensor_bytes
 from ggufs.gguf_padding import Width, padding_widths
 from ggufs.imatrix import NOT_MEASURED

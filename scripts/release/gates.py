@@ -7,13 +7,13 @@ running_gates.py.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
+from checkpoints.licence import CARD
 from choice.drop_map import METADATA_NAME
-from files.safe_files import InputError, Record, read_record, sha256_file
+from files.json_records import Record, read_record
+from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import split_paths
 from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
@@ -21,13 +21,13 @@ from quants.draft_record import is_draft
 from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
 from release.card_tables import sample_sentences
+from release.checked import Checked, Outcome
 from release.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from release.front_matter import check_front_matter
 from release.gguf_facts import facts_of
 from release.gguf_parts import check_parts, tensors_of
 from release.input_facts import input_facts, said_differences
-from release.lineage import Lineage
-from release.made_texts import CARD, made_texts
+from release.made_texts import made_texts
 from release.manifest import (
     BUILD_AGAIN,
     CHECKPOINT,
@@ -39,10 +39,8 @@ from release.manifest import (
     folder_differences,
     listed_paths,
 )
-from release.model_facts import is_for_ollama
 from release.names import PLACEHOLDER_OWNER, clashes, is_hub_id, is_standard
 from release.order import exceptions, must_exceed
-from release.published_texts import Published, texts_of
 from release.shards_gate import shard_breaks
 from release.sources import find_evidence, foreign_copies, read_evidence
 from scoring.score_records import SCORES_NAME
@@ -50,66 +48,6 @@ from scoring.score_records import SCORES_NAME
 MOST_PART_BYTES = 50_000_000_000  # the Hub's limit of one file
 SHOWN_LETTERS = 80  # of a line that differs
 MADE = (CARD, MANIFEST, "params", "Modelfile")
-
-
-@dataclass
-class Outcome:
-    """What a gate looked at, in words; what is wrong; what is out of order, but allowed; whether the gate applies."""
-
-    looked_at: str
-    deviations: list[str] = field(default_factory=list)
-    exceptions: list[str] = field(default_factory=list)
-    applies: bool = True
-
-
-@dataclass
-class Checked:
-    """A release under the gates: its folder and manifest, and what it was made from (paths by kind and name)."""
-
-    folder: Path
-    manifest: dict
-    sources: dict[str, dict[str, Path]]
-
-    @property
-    def kind(self) -> str:
-        """What the folder holds, as its manifest says."""
-        return self.manifest["kind"]
-
-    @property
-    def records(self) -> dict[str, dict]:
-        """The record of each quant, as the manifest has it."""
-        return self.manifest["records"]
-
-    @property
-    def for_ollama(self) -> bool:
-        """Whether the folder has GGUF files of the family that Ollama's files are made for."""
-        records = list(self.records.values())
-        return bool(records) and is_for_ollama(self.first_part(records[0]))
-
-    @property
-    def lineage(self) -> Lineage:
-        """What ties the release to its build."""
-        files = {name: self.first_part(record) for name, record in self.records.items()}
-        return Lineage(self.manifest["name"], self.records, files, self.sources)
-
-    @property
-    def types(self) -> dict[str, str]:
-        """The type of every GGUF file, parts included, by file name."""
-        return {part: record["type"] for record in self.records.values() for part in record["files"]}
-
-    @property
-    def card(self) -> str:
-        """The text of the card."""
-        return (self.folder / CARD).read_text(encoding="utf-8")
-
-    @cached_property
-    def texts(self) -> list[Published]:
-        """Every text that would be public, the manifest included."""
-        return [text for name in listed_paths(self.folder) for text in texts_of(self.folder / name, name)]
-
-    def first_part(self, record: dict) -> Path:
-        """Return the file of a record, of a split one the first part."""
-        return self.folder / record["files"][0]
 
 
 def files_gate(checked: Checked) -> Outcome:

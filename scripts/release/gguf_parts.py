@@ -4,17 +4,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from files.byte_ranges import Run, same_bytes
-from files.safe_files import (
-    InputError,
-    Record,
-    Sha256,
-    check_replaceable,
-    directory_when_done,
-    read_record,
-    require_disk_space,
-    sha256_file,
-    write_record,
-)
+from files.json_records import Record, Sha256, read_record, write_record
+from files.safe_files import InputError, check_replaceable, directory_when_done, require_disk_space, sha256_file
 from ggufs.gguf_header import TensorInfo, read_header, split_paths
 from llama.llama_tools import LlamaCpp, run_tool
 

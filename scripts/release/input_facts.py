@@ -15,8 +15,9 @@ from typing import Any
 from chats.questions import read_rows
 from checkpoints.licence import licence_of
 from choice.drop_map import OWN_MAP, criterion_of
+from files.json_records import read_record
 from files.option_types import VERSION_FILE
-from files.safe_files import InputError, read_record, sha256_file
+from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
 
 SETTINGS_FILE = VERSION_FILE.parent / "make" / "settings.mk"

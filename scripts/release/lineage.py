@@ -26,7 +26,8 @@ from choice.drop_map import (
     read_metadata,
 )
 from choice.expert_stats import read_stats
-from files.safe_files import InputError, read_record, sha256_file
+from files.json_records import read_record
+from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import ARRAY, GgufHeader, TensorInfo, array_values, read_header
 from ggufs.gguf_padding import UNPADDED
 from ggufs.imatrix import ImatrixRecord

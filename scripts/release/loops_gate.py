@@ -6,13 +6,14 @@ answers themselves is not seen.
 
 import json
 
+from files.json_records import read_record
 from files.option_types import VERSION_FILE
-from files.safe_files import InputError, read_record
+from files.safe_files import InputError
 from loops.loop_answers import RUN_AGAIN, SAMPLED_BY, asked_in_order, recorded_answers
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import LoopPrompts, read_prompts, request_of
 from loops.loop_results import LOOPS_NAME, LoopResults, file_label, loop_results, loop_row, significant_pairs
-from release.gates import Checked, Outcome
+from release.checked import Checked, Outcome
 from release.lineage import Breaks, Lineage, breaks_of
 from release.manifest import DIGITS
 from release.measured import CUT_SLACK_TOKENS, known_quants, made_again

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from checkpoints.licence import CARD
 from choice.drop_map import METADATA_NAME
-from files.safe_files import InputError, read_json
+from files.json_records import read_json
+from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
 from ggufs.companions import DRAFT, MMPROJ
 from ggufs.context_cache import cache_bytes, context_length

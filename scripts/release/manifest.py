@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import InputError, Record, check_record, read_json, sha256_file, shown
+from files.json_records import Record, check_record, read_json
+from files.safe_files import InputError, sha256_file, shown
 from quants.quant_record import QuantRecord
 
 MANIFEST = "manifest.json"

@@ -13,8 +13,9 @@ from typing import Any
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from choice.criteria import check_criterion
 from choice.drop_map import METADATA_NAME, OWN_MAP, criterion_of, read_metadata
+from files.json_records import read_json, read_record
 from files.run_state import INPUTS_NAME
-from files.safe_files import InputError, read_json, read_record, sha256_file, shown
+from files.safe_files import InputError, sha256_file, shown
 from losses.quality_conclusions import Measured, quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality
 from losses.scored_chats import Chats, unseen_questions

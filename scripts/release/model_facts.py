@@ -9,7 +9,7 @@ from pathlib import Path
 
 from checkpoints.checkpoint import read_checkpoint
 from checkpoints.moe_families import GEMMA4, expert_tensors, family_of, shape_of, text_config
-from files.safe_files import read_json
+from files.json_records import read_json
 from ggufs.context_cache import context_length
 from ggufs.gguf_header import EXPERT_TENSOR, read_header
 from ggufs.gguf_padding import dims_before

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from chats.questions import read_ids
 from choice.drop_map import criterion_of, details_of, read_map
-from files.safe_files import InputError, read_json, read_record, sha256_file
+from files.json_records import read_json, read_record
+from files.safe_files import InputError, sha256_file
 from findings.findings_record import FINDINGS_NAME, Findings
 from losses.quality_picture import draw_quality
 from losses.quality_record import QUALITY_NAME, Quality
-from release.gates import Checked, Outcome
+from release.checked import Checked, Outcome
 from release.lineage import lineage_breaks, lineage_in_words
 from release.manifest import BUILD_AGAIN
 from release.measured import first_difference, quality_again, quality_breaks, score_breaks

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chats.questions import Question
-from files.safe_files import InputError, read_json
+from files.json_records import read_json
+from files.safe_files import InputError
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from ollama.ollama_files import ollama_params
 from ollama.ollama_template import template_differences
-from release.gates import Checked, Outcome
+from release.checked import Checked, Outcome
 from release.manifest import CHECKPOINT
 
 SIDECARS = ("template", "params", "Modelfile")

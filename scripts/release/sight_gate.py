@@ -10,16 +10,17 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from files.safe_files import InputError, check_record, read_record
+from checkpoints.licence import CARD
+from files.json_records import check_record, read_record
+from files.safe_files import InputError
 from ggufs.gguf_header import read_header
 from ggufs.mmproj import mmproj_name, projection_widths, types_of
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from quants.mmproj_record import MmprojRecord
 from quants.quant_record import record_path
+from release.checked import Checked, Outcome
 from release.front_matter import check_front_matter, pipeline_of
-from release.gates import Checked, Outcome
-from release.made_texts import CARD
 from release.manifest import CHECKPOINT, MANIFEST
 from release.sibling_choice import mmproj_pick
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from choice.drop_map import METADATA_NAME, DropMetadata
-from files.safe_files import InputError, Record, read_record, write_record
+from files.json_records import Record, read_record, write_record
+from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME, Findings
 from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
-from files.safe_files import InputError, read_record, sha256_file
+from files.json_records import read_record
+from files.safe_files import InputError, sha256_file
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, experts_used_key, read_header
 from llama.drafting import DRAFT_TOKENS, draft_flags
@@ -14,7 +15,7 @@ from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from quants.draft_record import DraftRecord, is_draft
 from quants.quant_record import record_path
-from release.gates import Checked, Outcome
+from release.checked import Checked, Outcome
 from release.lineage import Breaks, Lineage, breaks_of
 from release.manifest import CHECKPOINT, DIGITS
 from release.measured import known_quants

@@ -3,7 +3,7 @@
 from choice.drop_map import METADATA_NAME
 from ggufs.gguf_header import read_header
 from ggufs.token_ids import TokenIds, checkpoint_tokens, header_tokens, token_differences
-from release.gates import Checked, Outcome
+from release.checked import Checked, Outcome
 from release.manifest import CHECKPOINT
 
 

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from files.safe_files import InputError, read_record, sha256_file
+from files.json_records import read_record
+from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import GgufHeader, experts_used_key, key_value, read_header
 from ggufs.imatrix import ImatrixRecord, read_imatrix
 from llama.llama_tools import LlamaCpp
@@ -24,7 +25,7 @@ from quants.recipe_choice import add_recipe_arguments, recipe_for
 from quants.recipes import RECIPES, Recipe, target_bytes
 from quants.sparse_gguf import from_checkpoint
 from quants.target_sizes import Sensitivity
-from release.gates import Checked, Outcome
+from release.checked import Checked, Outcome
 from release.gguf_parts import tensors_of
 from release.lineage import Breaks, Lineage, breaks_of
 

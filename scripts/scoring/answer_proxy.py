@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from files.safe_files import InputError, flush_to_disk, sha256_json
+from files.json_records import sha256_json
+from files.safe_files import InputError, flush_to_disk
 from llama.llama_server import KEY_BYTES, authorization
 from scoring.answer_record import (
     Answer,

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from chats.questions import LETTERS
-from files.safe_files import InputError, parse_json
+from files.json_records import parse_json
+from files.safe_files import InputError
 from scoring.score_records import CLASSES
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from checkpoints.checkpoint import read_checkpoint, read_config, source_digest
 from checkpoints.moe_families import family_of, shape_of
-from files.safe_files import recorded_sha256
+from files.json_records import recorded_sha256
 from ggufs.gguf_header import read_header
 
 

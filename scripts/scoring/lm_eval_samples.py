@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from files.safe_files import Fields, InputError, check_fields, parse_json, read_json, reason_of, remove, sha256_file
+from files.json_records import Fields, check_fields, parse_json, read_json
+from files.safe_files import InputError, reason_of, remove, sha256_file
 from scoring.eval_tasks import EvalTask
 from scoring.run_files import ANOTHER_OUTPUT, LM_EVAL, RUN, TASK_FOLDER
 

@@ -7,7 +7,8 @@ write the same few tokens as the first one. That it serves the checkpoint which 
 import asyncio
 from dataclasses import dataclass
 
-from files.safe_files import InputError, sha256_json
+from files.json_records import sha256_json
+from files.safe_files import InputError
 from scoring.served_model import CHECK_SECONDS, PROBE
 from scoring.server_pool import NO_ANSWER, NO_COMPLETION, AskedServer, ServerPool
 

@@ -8,7 +8,7 @@ TASK_FOLDER: the frozen questions of freeze_questions.py.
 from pathlib import Path
 from typing import ClassVar, Self
 
-from files.safe_files import Fields, Record, Sha256, read_record, require, sha256_json
+from files.json_records import Fields, Record, Sha256, read_record, require, sha256_json
 from scoring.score_records import Hardware
 
 from pydantic import Field, model_validator

@@ -9,19 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
-from files.safe_files import (
-    Count,
-    Fields,
-    InputError,
-    Positive,
-    Record,
-    Sha256,
-    Share,
-    read_record,
-    require,
-    sha256_json,
-    shown,
-)
+from files.json_records import Count, Fields, Positive, Record, Sha256, Share, read_record, require, sha256_json
+from files.safe_files import InputError, shown
 from scoring.paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
 
 import numpy as np

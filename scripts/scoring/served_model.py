@@ -12,7 +12,8 @@ from math import prod
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from files.safe_files import InputError, recorded_sha256, sha256_json
+from files.json_records import recorded_sha256, sha256_json
+from files.safe_files import InputError
 from ggufs.gguf_header import read_header
 from llama.template_check import TEMPLATE_KEY
 from scoring.eval_protocol import Protocol

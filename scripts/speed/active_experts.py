@@ -7,7 +7,7 @@ import math
 from typing import ClassVar
 
 from files.display import markdown_table, percent_with_error, plural, with_error
-from files.safe_files import Fields, Record, Sha256
+from files.json_records import Fields, Record, Sha256
 from speed.round_speeds import factor_in_words, mean_speed
 
 ACTIVE_NAME = "active-experts.json"

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
-from files.safe_files import GIB, InputError, read_json
+from files.json_records import read_json
+from files.safe_files import GIB, InputError
 from ggufs.companions import is_companion
 from quants.recipes import RECIPES, target_bytes
 from scoring.score_records import SUMMARY_NAME

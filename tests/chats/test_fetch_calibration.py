@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fetch_calibration
-from files.safe_files import sha256_file, write_json
+from files.json_records import write_json
+from files.safe_files import sha256_file
 
 import pytest
 

@@ -4,7 +4,7 @@ import shutil
 
 import fetch_model
 from conftest import DEMO
-from files.safe_files import read_json
+from files.json_records import read_json
 from hub_server import Downloads, Hub
 
 import pytest

@@ -8,7 +8,8 @@ import expert_drop
 import generate_drop_map
 from choice.drop_map import METADATA_NAME, Shape, criterion_of, read_drop_map, read_metadata
 from copy_drop_map import main
-from files.safe_files import sha256_file, write_json
+from files.json_records import write_json
+from files.safe_files import sha256_file
 from release_inputs import call
 from scoring.run_summary import in_sample
 from synthetic_build import write_statistics

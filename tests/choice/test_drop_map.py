@@ -7,7 +7,8 @@ from pathlib import Path
 import plot_expert_stats
 import show_results
 from choice.drop_map import Shape, read_drop_map, read_map, write_map
-from files.safe_files import InputError, read_json, sha256_file, write_json
+from files.json_records import read_json, write_json
+from files.safe_files import InputError, sha256_file
 from generate_drop_map import main as choose
 from page.records import read_experts
 from scoring.run_summary import in_sample

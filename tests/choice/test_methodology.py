@@ -11,7 +11,8 @@ import teacher_force_analysis
 from choice.drop_map import METADATA_NAME, methodology_of, read_metadata
 from choice.expert_stats import METADATA_KEY, read_stats
 from conftest import DEMO
-from files.safe_files import InputError, read_json, sha256_file, write_json
+from files.json_records import read_json, write_json
+from files.safe_files import InputError, sha256_file
 from ggufs.gguf_drop import metadata_beside
 from release_inputs import call
 from shared_ggufs import tiny_ggufs

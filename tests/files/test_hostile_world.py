@@ -13,7 +13,7 @@ from pathlib import Path
 
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import REPO
-from files import safe_files
+from files import json_records, safe_files
 from files.safe_files import InputError, directory_when_done, replace_when_done
 
 import numpy as np
@@ -132,7 +132,7 @@ def test_a_folder_without_the_right_to_write(tmp_path):
                 if not os.getuid():
                     os.setuid(65534)
                 tempfile.tempdir = str(locks)
-                safe_files.run(lambda: safe_files.write_json(locked / "map.json", {}))
+                safe_files.run(lambda: json_records.write_json(locked / "map.json", {}))
             except SystemExit as error:
                 os.write(2, str(error).encode())
             os._exit(0)
@@ -181,4 +181,4 @@ def test_a_clock_that_jumps_back_only_has_a_digest_made_again(tmp_path):
     record = {"version": 1, "bytes": 3, "sha256": "0" * 64}
     (tmp_path / "f.json").write_text(json.dumps(record))
     os.utime(tmp_path / "f", (2**33, 2**33))  # written before the clock was put back by centuries
-    assert safe_files.recorded_sha256(tmp_path / "f") == safe_files.sha256_file(tmp_path / "f")
+    assert json_records.recorded_sha256(tmp_path / "f") == safe_files.sha256_file(tmp_path / "f")

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
-from files.safe_files import InputError, Record, read_record, write_record
+from files.json_records import Record, read_record, write_record
+from files.safe_files import InputError
 
 import pytest
 

@@ -8,22 +8,20 @@ import tempfile
 from pathlib import Path
 
 from conftest import REPO
+from files.json_records import check_recorded, recorded_sha256, write_json
 from files.safe_files import (
     GIB,
     InputError,
     check_apart,
-    check_recorded,
     check_replaceable,
     directory_when_done,
     gib,
     in_unit,
     link_or_copy,
     only_writer,
-    recorded_sha256,
     replace_when_done,
     require_disk_space,
     sha256_file,
-    write_json,
 )
 
 import pytest

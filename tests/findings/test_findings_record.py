@@ -2,7 +2,8 @@
 
 import json
 
-from files.safe_files import InputError, check_record
+from files.json_records import check_record
+from files.safe_files import InputError
 from findings.findings_record import Findings
 from synthetic_build import write_build
 

@@ -17,7 +17,7 @@ from chats.questions import load_questions
 from choice.criteria import answerable
 from choice.expert_stats import read_stats
 from conftest import DEMO
-from files.safe_files import read_record
+from files.json_records import read_record
 from findings.findings_record import Findings
 from generate_drop_map import main as choose
 from naive_experts import expert_output

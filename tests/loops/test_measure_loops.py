@@ -11,7 +11,7 @@ from pathlib import Path
 import measure_loops
 import quantize_gguf
 from conftest import REPO
-from files.safe_files import read_json, read_record
+from files.json_records import read_json, read_record
 from llama.llama_server import LlamaServer, server_command
 from loops.loop_answers import ask_prompt, loop_flags
 from loops.loop_classes import class_of_answer

@@ -18,7 +18,8 @@ from choice.criteria import CRITERIA
 from compare_criteria import Choice, choices_at, domain_inputs, main, question_row, read_result
 from conftest import REPO
 from expert_drop import main as drop
-from files.safe_files import InputError, check_record, read_json, sha256_file, write_json
+from files.json_records import check_record, read_json, write_json
+from files.safe_files import InputError, sha256_file
 from generate_drop_map import main as choose
 from losses import criteria_report as report
 from losses.domain_losses import add_domain_losses, domain_lines, domain_sentence, domain_table

@@ -20,7 +20,8 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question, load_questions
 from conftest import REPO
 from files.display import digits
-from files.safe_files import read_record, sha256_file
+from files.json_records import read_record
+from files.safe_files import sha256_file
 from ggufs.gguf_header import read_header
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence, logit_differences, per_chat, quantile_and_error, rms_and_error

@@ -11,7 +11,7 @@ import generate_drop_map
 import plan_quants
 from chats.questions import read_rows
 from conftest import DEMO, REPO
-from files.safe_files import read_record, write_record
+from files.json_records import read_record, write_record
 from llama.llama_tools import find_llama_cpp
 from mutations.table import QUANT
 from release_inputs import NAME, build_with_evidence, call, first_ids, prune_and_quantise, write_questions

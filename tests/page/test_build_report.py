@@ -11,7 +11,7 @@ from build_report import main
 from choice.expert_stats import read_stats
 from conftest import REPO
 from files.display import KIND_COLORS
-from files.safe_files import read_json
+from files.json_records import read_json
 from generate_drop_map import main as choose
 from page.charts import KIND_MARKERS
 from page.records import read_experts

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from browser import chromium, opened
 from build_report import main
-from files.safe_files import read_json
+from files.json_records import read_json
 from synthetic_build import change, options, write_build
 
 import pytest

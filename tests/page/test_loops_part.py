@@ -2,7 +2,7 @@
 
 from browser import chromium, opened
 from build_report import main
-from files.safe_files import read_json
+from files.json_records import read_json
 from loops.loop_results import loop_cells, shown_pairs
 from synthetic_build import options, write_build
 

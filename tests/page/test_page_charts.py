@@ -5,7 +5,7 @@ from itertools import combinations
 from pathlib import Path
 
 from browser import chromium, opened
-from files.safe_files import read_json
+from files.json_records import read_json
 from ggufs.imatrix import read_imatrix
 from install_browser import LOAD_MS
 from report_pages import GRID, centre, check_figures, pixels, ranked, settle, write_page

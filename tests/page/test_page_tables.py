@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from browser import chromium, opened
-from files.safe_files import read_json
+from files.json_records import read_json
 from report_pages import EXPERTS, LAYERS, QUESTIONS, centre, ranked, settle, write_page
 
 import pytest

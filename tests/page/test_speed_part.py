@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from build_report import main
-from files.safe_files import read_json, write_record
+from files.json_records import read_json, write_record
 from quants.mmproj_record import MmprojRecord
 from speed.active_experts import ActiveExperts
 from speed.draft_results import DraftResults

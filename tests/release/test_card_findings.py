@@ -1,7 +1,8 @@
 """The card's section on the experts: from the record alone, and of this build alone."""
 
 from choice.drop_map import DropMetadata
-from files.safe_files import InputError, read_record
+from files.json_records import read_record
+from files.safe_files import InputError
 from findings.findings_record import Findings
 from findings.findings_words import RULE, penalty_sentence, topic_sentences
 from release.card_findings import check_findings_match, findings_section

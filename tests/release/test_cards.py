@@ -10,7 +10,8 @@ import build_release
 import check_release
 from choice.criteria import CRITERIA
 from conftest import DEMO
-from files.safe_files import GIB, InputError, read_json, sha256_file, write_json
+from files.json_records import read_json, write_json
+from files.safe_files import GIB, InputError, sha256_file
 from ggufs.context_cache import cache_bytes
 from ggufs.gguf_header import empty_header, header_bytes, key_value, read_header
 from llama.llama_server import LlamaServer, server_command
@@ -29,9 +30,10 @@ from release.card_run import run_checkpoint_section, run_ggufs_section
 from release.card_sections import RANKED_BY, Release, how_chosen, limits_section, method_section
 from release.card_tables import fallbacks_in_words, file_table, memory_table, quality_word, ranges, tiers_in_words
 from release.card_words import check_card_words
+from release.checked import Checked
 from release.chores import chores
 from release.front_matter import check_front_matter, check_same_repository, front_matter
-from release.gates import GATES, Checked
+from release.gates import GATES
 from release.gguf_card import gguf_card
 from release.input_facts import held_questions
 from release.made_texts import release_of

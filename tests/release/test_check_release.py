@@ -12,7 +12,8 @@ import check_release
 from choice.drop_map import METADATA_NAME
 from files.safe_files import sha256_file
 from ggufs.gguf_header import UINT32
-from release.gates import GATES, Checked, Outcome
+from release.checked import Checked, Outcome
+from release.gates import GATES
 from release.manifest import read_manifest
 from release.order import exceptions, must_exceed, size_exceptions
 from release.remade_gates import COMMAND_GATES, RECORD_GATES

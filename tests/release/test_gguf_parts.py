@@ -1,6 +1,7 @@
 """The record of a split GGUF file: what keeps the parts of an earlier run, and what is refused."""
 
-from files.safe_files import InputError, sha256_file, write_json
+from files.json_records import write_json
+from files.safe_files import InputError, sha256_file
 from release.gguf_parts import SPLIT_RECORD, kept_parts
 
 import pytest

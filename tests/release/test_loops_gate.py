@@ -6,14 +6,15 @@ from pathlib import Path
 
 import build_release
 from conftest import REPO
+from files.json_records import read_record, write_json, write_record
 from files.run_state import INPUTS_NAME
-from files.safe_files import read_record, write_json, write_record
 from loops.loop_answers import ANSWERS_NAME, answers_folder, append_loop_answer, asked_in_order, loop_inputs
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import read_prompts
 from loops.loop_results import LOOPS_NAME, LoopResults, loop_cells, loop_results, loop_row
 from quants.quant_record import QuantRecord, record_path
-from release.gates import Checked, build_gate
+from release.checked import Checked
+from release.gates import build_gate
 from release.loops_gate import loops_gate
 from release.manifest import read_manifest
 from release.sources import read_sources

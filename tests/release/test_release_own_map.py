@@ -9,9 +9,11 @@ import expert_drop
 from checkpoints.checkpoint import source_digest
 from choice.drop_map import METADATA_NAME
 from conftest import DEMO
-from files.safe_files import read_json, sha256_file, write_json
+from files.json_records import read_json, write_json
+from files.safe_files import sha256_file
 from release.card_sections import how_chosen
-from release.gates import GATES, Checked
+from release.checked import Checked
+from release.gates import GATES
 from release.manifest import read_manifest
 from release.sources import read_sources
 from release_inputs import (

@@ -12,7 +12,8 @@ from choice.drop_map import details_of
 from choice.expert_stats import read_stats, write_stats
 from conftest import DEMO
 from damaged_build import Build
-from files.safe_files import InputError, read_json, sha256_file
+from files.json_records import read_json
+from files.safe_files import InputError, sha256_file
 from release.manifest import read_manifest
 from release.sources import sources_path
 from release_inputs import NAME, release_arguments

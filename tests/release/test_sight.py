@@ -12,8 +12,8 @@ from checkpoints.checkpoint import read_config
 from files.safe_files import sha256_file
 from ggufs.mmproj import mmproj_name
 from quants.quant_record import record_path
+from release.checked import Checked
 from release.front_matter import check_front_matter
-from release.gates import Checked
 from release.manifest import MANIFEST, STANDARD, read_manifest
 from release.running_gates import smallest
 from release.sibling_choice import draft_pick, mmproj_pick, type_number

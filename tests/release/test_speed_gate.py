@@ -11,7 +11,8 @@ import measure_active_experts
 import measure_draft
 from conftest import DEMO
 from files.safe_files import sha256_file
-from release.gates import Checked, records_gate
+from release.checked import Checked
+from release.gates import records_gate
 from release.manifest import read_manifest
 from release.remade_gates import draw_pictures_again
 from release.running_gates import QUESTION, smallest

@@ -10,10 +10,11 @@ import quantize_gguf
 from choice.drop_map import METADATA_NAME
 from conftest import DEMO
 from damaged_build import Build
-from files.safe_files import InputError, read_json, sha256_file
+from files.json_records import read_json
+from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import GgufHeader, header_bytes, key_value, read_header
 from llama.llama_tools import find_llama_cpp
-from release.gates import Checked
+from release.checked import Checked
 from release.manifest import read_manifest
 from release.shards_gate import shard_breaks
 from release.sources import read_sources

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import compare_scores
 import pool_heldout
-from files.safe_files import read_record, sha256_json, write_record
+from files.json_records import read_record, sha256_json, write_record
 from quants.quant_record import QuantRecord
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Scores, Summary, figures

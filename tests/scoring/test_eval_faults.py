@@ -17,7 +17,7 @@ from asked_pool import answers_of
 from conftest import REPO
 from damaged_models import always_saying, never_saying
 from faulty_server import PARSER
-from files.safe_files import read_record
+from files.json_records import read_record
 from llama.llama_server import LlamaServer, authorization, request_json, server_command, server_environment
 from scoring import server_pool
 from scoring.answer_proxy import AnswerProxy

@@ -18,7 +18,7 @@ import summarize_scores
 from ask_questions import is_asked
 from chats.questions import COLUMNS, load_questions, read_rows
 from conftest import REPO
-from files.safe_files import read_json, read_record
+from files.json_records import read_json, read_record
 from llama.hardware import NOT_KNOWN
 from llama.llama_server import LlamaServer, server_command
 from patch_answers import closed_thought

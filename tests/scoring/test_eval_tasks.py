@@ -11,7 +11,7 @@ from pathlib import Path
 import compare_scores
 import freeze_questions
 from conftest import DEMO, REPO
-from files.safe_files import read_json, read_record
+from files.json_records import read_json, read_record
 from scoring.eval_tasks import GSM8K, TASKS
 from scoring.lm_eval_samples import read_frozen
 from scoring.score_records import Summary

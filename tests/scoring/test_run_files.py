@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ask_questions import check_run, is_asked
-from files.safe_files import InputError, read_json, write_json, write_record
+from files.json_records import read_json, write_json, write_record
+from files.safe_files import InputError
 from patch_answers import patched_before
 from scoring.eval_protocol import Protocol, recorded_protocol
 from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, Patched, RunRecord, read_run, run_digests

@@ -6,7 +6,7 @@ from pathlib import Path
 import measure_active_experts
 import quantize_gguf
 from conftest import DEMO
-from files.safe_files import read_record
+from files.json_records import read_record
 from ggufs.gguf_header import experts_used_key, key_value, read_header
 from losses.gguf_logits import GgufLogits
 from quantize_runs import quantize_arguments

@@ -9,7 +9,8 @@ import measure_draft
 import quantize_gguf
 from conftest import DEMO
 from demo.demo_assistant import DRAFTED_TOKENS, drafts
-from files.safe_files import InputError, read_record, sha256_file
+from files.json_records import read_record
+from files.safe_files import InputError, sha256_file
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, key_value, read_header, write_header_only
 from quantize_runs import quantize_arguments
