@@ -37,7 +37,7 @@ from choice.ranking import ranks_of  # noqa: E402
 from files.display import markdown_table, with_error  # noqa: E402
 from files.option_types import command_parser, positive  # noqa: E402
 from files.safe_files import replace_when_done, run  # noqa: E402
-from losses.kld_statistics import mean_and_error  # noqa: E402
+from scoring.paired_statistics import mean_and_error  # noqa: E402
 
 from masked_model import MaskedModel, Masks, read_chats  # noqa: E402
 

@@ -20,7 +20,7 @@ from files.option_types import command_parser, positive, whole_number
 from files.safe_files import run
 from llama.ggml_types import TYPES, GgmlTypes
 from llama.llama_tools import find_llama_cpp
-from losses.kld_statistics import mean_and_error
+from scoring.paired_statistics import mean_and_error
 
 import numpy as np
 

@@ -22,7 +22,7 @@ from files.safe_files import InputError, check_apart, gib, replace_when_done, ru
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import Imatrix, ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
-from llama.load_check import check_loads, count_tokens
+from llama.load_check import check_library_loads, count_tokens
 
 CONTEXT_TOKENS = 512
 
@@ -62,7 +62,7 @@ def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, c
     except InputError as error:
         # Its log is written by a thread that it does not wait for, and what is not written at the end is lost: on a
         # loaded machine often just the line with the reason. So the model is loaded and the tokens are counted here.
-        check_loads(model, tools, model)
+        check_library_loads(model, tools, model)
         try:
             tokens = count_tokens(tools, model, calibration.read_bytes())
         except InputError:  # a llama.cpp of another version than the bindings': what the tool printed must do

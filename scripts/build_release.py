@@ -42,8 +42,7 @@ from llama.llama_tools import find_llama_cpp
 from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_template import choose_template
-from quants.mmproj_record import MmprojRecord
-from quants.quant_record import read_whole_gguf, record_path
+from quants.quant_record import MmprojRecord, read_whole_gguf, record_path
 from quants.recipes import RECIPES
 from release.card_findings import check_findings_match
 from release.card_sections import PICTURES

@@ -26,7 +26,7 @@ from files.option_types import command_parser
 from files.safe_files import InputError, gib, replace_when_done, require_disk_space, run, sha256_file
 from ggufs.gguf_header import GgufHeader, read_header
 from llama.llama_tools import LlamaCpp, converter_command, find_llama_cpp, run_tool
-from llama.load_check import check_loads
+from llama.serve_check import check_loads
 from quants.mmproj_conversion import make_mmproj
 from quants.quant_record import ConversionRecord, is_made_of, record_path
 

@@ -28,12 +28,13 @@ from files.safe_files import InputError, check_apart, replace_when_done, require
 from ggufs.gguf_header import experts_used_key, read_header
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from losses.gguf_logits import GgufLogits
-from losses.kld_statistics import mean_and_error, per_chat
+from losses.kld_statistics import per_chat
 from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of
 from losses.stored_logits import StoredLogits, missing_texts, progress, stored_bytes
 from losses.stored_results import kept, results_folder
 from quants.quant_record import read_whole_gguf
 from scoring.answer_record import flexible_letter
+from scoring.paired_statistics import mean_and_error
 from speed.active_experts import ActiveExperts, active_table, counts_to_try
 from speed.active_picture import draw_active
 from speed.greedy_answers import Greedy, greedy_answers, speed_of

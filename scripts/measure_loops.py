@@ -35,7 +35,8 @@ from loops.loop_answers import (
 )
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import LoopPrompts, read_prompts
-from loops.loop_results import LoopResults, loop_results, loop_row, loops_tables
+from loops.loop_rates import loop_results, loop_row
+from loops.loop_results import LoopResults, loops_tables
 from quants.quant_record import read_whole_gguf
 from scoring.eval_protocol import Protocol
 

@@ -32,7 +32,7 @@ from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
 from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp, last_words
-from losses.kld_statistics import mean_and_error, per_chat
+from losses.kld_statistics import per_chat
 from losses.scored_chats import Chats, add_chat_arguments, against, chats_of
 from losses.stored_logits import StoredLogits, open_model, progress
 from quants.padded_model import write_padded_pair
@@ -49,6 +49,7 @@ from quants.target_sizes import (
     read_sensitivity,
     tensor_kind,
 )
+from scoring.paired_statistics import mean_and_error
 
 REFERENCE = "f16"
 LAYER = "layer "  # begins the name of a probe of one layer

@@ -19,7 +19,8 @@ from ggufs.imatrix import ImatrixRecord
 from loops.loop_answers import asked_in_order, loop_inputs
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import read_prompts
-from loops.loop_results import LoopResults, loop_results, loop_row
+from loops.loop_rates import loop_results, loop_row
+from loops.loop_results import LoopResults
 from losses.quality_conclusions import Measured, quality_conclusions, quant_kind
 from losses.quality_record import LOSSES, Quality
 from quants.quant_record import ConversionRecord, QuantRecord

@@ -20,8 +20,8 @@ ROOMS = sorted(path.name for path in SCRIPTS.iterdir() if (path / "__init__.py")
 LONGEST_CHAIN = 10
 MOST_MODULES = {
     "report_imatrix": 7,
-    "build_imatrix": 11,
-    "build_report": 33,
+    "build_imatrix": 8,
+    "build_report": 29,
     "quantize_gguf": 16,
 }  # that a command imports
 MOST_FILES = 43  # of a folder: more is a corridor

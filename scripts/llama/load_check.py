@@ -8,50 +8,32 @@ llama.cpp ends the process that it happens in.
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from files.safe_files import InputError, run
 from llama.bindings import LOG, load_bindings
-from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import NO_BACKTRACE, SCRIPTS, LlamaCpp, how_ended, last_words
 
 NOT_LOADED = 3  # exit code of the process that loads
 LOADABLE = "a GGUF model that llama.cpp loads"
-# A server on the CPU with next to no context, for a llama.cpp of another version than the bindings'.
-SERVER_FLAGS = ["-c", "64", "-b", "64", "-np", "1", "-ngl", "0", "--device", "none", "-fit", "off", "--no-warmup"]
 
 
-def check_loads(gguf: Path, tools: LlamaCpp, named: Path) -> None:
-    """Raise InputError with llama.cpp's reason when it does not load a file; named: the file, in the message.
+def check_library_loads(gguf: Path, tools: LlamaCpp, named: Path) -> bool:
+    """Raise InputError with llama.cpp's reason when libllama does not load a file; named: the file, in the message.
 
-    Where the bindings do not know the tools' libllama, llama-server loads the file, data included.
+    Returns whether it was tried: False where the tools have no libllama or one that the bindings do not know.
     """
     try:
         command = [sys.executable, "-m", "llama.load_check", str(tools.library_folder), str(gguf.resolve())]
     except InputError:  # a static build: there is no libllama
-        return _check_serves(gguf, tools, named)
+        return False
     done = subprocess.run(
         command, cwd=SCRIPTS, env=os.environ | NO_BACKTRACE, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     if done.returncode == NOT_LOADED or done.returncode < 0:
         ended = "" if done.returncode == NOT_LOADED else f"{how_ended(done.returncode)}: "
         raise InputError(named, LOADABLE, ended + last_words(done.stdout + done.stderr))
-    if done.returncode:
-        _check_serves(gguf, tools, named)
-
-
-def _check_serves(gguf: Path, tools: LlamaCpp, named: Path) -> None:
-    command = server_command(tools.tool("llama-server"), gguf, "check", 0, SERVER_FLAGS)
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "server.log"
-        try:
-            with LlamaServer(command, gguf, log):
-                pass
-        except InputError as error:
-            # Without a log the server was never started: what we look at before it has refused the file.
-            found = last_words(log.read_text(errors="replace")) if log.exists() else str(error)
-            raise InputError(named, LOADABLE, found) from error
+    return done.returncode == 0
 
 
 def count_tokens(tools: LlamaCpp, model: Path, text: bytes) -> int:

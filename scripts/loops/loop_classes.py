@@ -17,10 +17,8 @@ from typing import Any
 
 from files.json_records import Fields, parse_json
 from loops.loop_prompts import Call, LoopPrompt, Tool, fits_schema
+from loops.loop_results import BLOCK_CHARACTERS, COPIES, EMPTY, FINE, LENGTH, MALFORMED, SAME_BLOCK, SAME_CALL
 
-COPIES, BLOCK_CHARACTERS = 3, 200
-SAME_BLOCK, LENGTH, MALFORMED, SAME_CALL, EMPTY = "same block", "length", "malformed", "same call", "empty"
-FINE = "fine"
 # Of thoughts, turns and calls, as the formats of Gemma, Qwen and others write them.
 MARKER = re.compile(r"<[|/]?(tool_calls?|tool_response|channel|turn|think|im_start|im_end)\|?>")
 

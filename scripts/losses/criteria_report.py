@@ -11,8 +11,8 @@ from typing import ClassVar
 from files.display import BLUE, GREY, VERMILION, digits, markdown_table, percent_with_error, with_error
 from files.json_records import Fields, Record, Sha256
 from files.pictures import WIDTH_INCHES, plt, save_picture
-from losses.kld_statistics import mean_and_error
 from losses.quality_record import SIGNIFICANT_ERRORS
+from scoring.paired_statistics import mean_and_error
 
 import numpy as np
 

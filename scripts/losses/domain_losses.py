@@ -2,7 +2,7 @@
 
 from files.display import digits, markdown_table, with_error
 from losses.criteria_report import DEFAULT, DIVERGENCES, METRICS, Results, column, named
-from losses.kld_statistics import mean_and_error
+from scoring.paired_statistics import mean_and_error
 
 import numpy as np
 

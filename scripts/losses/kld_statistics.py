@@ -6,6 +6,8 @@ llama-perplexity's --kl-divergence (llama.cpp tools/perplexity/README.md); its e
 
 from collections.abc import Iterator
 
+from scoring.paired_statistics import mean_and_error
+
 import numpy as np
 from scipy.special import log_softmax
 
@@ -67,17 +69,6 @@ def logit_differences(full: np.ndarray, other: np.ndarray, following: list[int])
         parts["delta_p"].append(PERCENT * (np.exp(theirs[each, tokens]) - np.exp(mine[each, tokens])))
         at += len(mine)
     return {measure: np.concatenate(values).astype(np.float64) for measure, values in parts.items()}
-
-
-def mean_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Return the mean per token and its standard error over chats.
-
-    sums, counts: [chats], a chat's sum of values and its number of tokens. The error is that of a ratio of two sums
-    over independent chats, linearised (Cochran, Sampling Techniques, 3rd edition 1977, chapter 6).
-    """
-    chats, mean = len(sums), sums.sum() / counts.sum()
-    variance = ((sums - mean * counts) ** 2).sum() * chats / (chats - 1)
-    return float(mean), float(np.sqrt(variance) / counts.sum())
 
 
 def per_chat(values: np.ndarray, counts: np.ndarray) -> np.ndarray:

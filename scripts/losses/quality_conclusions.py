@@ -9,8 +9,8 @@ pruning loss does not hide small differences.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from losses.kld_statistics import mean_and_error
 from losses.quality_record import LOSSES, SIGNIFICANT_ERRORS, SMALLER, verdict_of
+from scoring.paired_statistics import mean_and_error
 
 import numpy as np
 

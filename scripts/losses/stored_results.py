@@ -12,9 +12,10 @@ from pathlib import Path
 
 from files.json_records import sha256_json
 from files.safe_files import InputError, replace_when_done
-from losses.kld_statistics import MEASURES, mean_and_error, per_chat, summary
+from losses.kld_statistics import MEASURES, per_chat, summary
 from losses.quality_conclusions import EXPERTS_ONLY, NO_IMATRIX, Measured, quant_kind
 from losses.scored_chats import Arrays, Chats, masks_of
+from scoring.paired_statistics import mean_and_error
 
 import numpy as np
 

@@ -15,8 +15,7 @@ from findings.findings_record import Findings
 from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
 from loops.loop_results import LoopResults
 from losses.quality_record import Quality
-from quants.mmproj_record import MmprojRecord
-from quants.quant_record import ConversionRecord, QuantRecord
+from quants.quant_record import ConversionRecord, MmprojRecord, QuantRecord
 from scoring.score_records import Scores, read_summary
 from speed.active_experts import ActiveExperts
 from speed.draft_results import DraftResults

@@ -16,8 +16,7 @@ from files.safe_files import InputError, gib, partial_file, remove, replace_when
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.mmproj import TRUE_GELU, projection_widths, types_of, write_with_true_gelu
 from llama.llama_tools import LlamaCpp, converter_command, run_tool
-from quants.mmproj_record import MmprojRecord
-from quants.quant_record import is_made_of, record_path
+from quants.quant_record import MmprojRecord, is_made_of, record_path
 
 READ_FILES = ("config.json", "processor_config.json", "preprocessor_config.json", "generation_config.json", "README.md")
 TRUE_GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu")

@@ -1,7 +1,8 @@
 """FILE.gguf.json: the record of a GGUF file that this project built, beside the file.
 
-`QuantRecord` is quantize_gguf.py's. `ConversionRecord` is convert_to_gguf.py's, of an F16 file. Both are
-`FileRecord`s: `recorded_sha256` of files/json_records.py takes their digest and spares reading the file again.
+`QuantRecord` is quantize_gguf.py's, `ConversionRecord` convert_to_gguf.py's, of an F16 file, and `MmprojRecord` that of
+its --mmproj, of a file for pictures; a release holds a copy. All are `FileRecord`s: `recorded_sha256` of
+files/json_records.py takes their digest and spares reading the file again.
 """
 
 from pathlib import Path
@@ -60,6 +61,27 @@ class ConversionRecord(FileRecord):
     what: ClassVar[str] = "a record of convert_to_gguf.py"
     name: str
     outtype: str
+    source_sha256: Sha256
+    llama_cpp: str
+
+
+class MmprojRecord(FileRecord):
+    """A converted tower.
+
+    towers: vision, and audio where the checkpoint has it. projection_width: values of an embedding, the hidden size of
+    the model that it is for. added: header keys that are not the converter's (ggufs/mmproj.py). source_sha256: over the
+    checkpoint's config files and the digest of its towers, which a drop of experts leaves as they are.
+    """
+
+    what: ClassVar[str] = "a record of convert_to_gguf.py --mmproj"
+    name: str
+    type: str
+    towers: list[str]
+    projection_width: int
+    parameters: int
+    tensors_per_type: dict[str, int]
+    added: list[str]
+    towers_sha256: Sha256
     source_sha256: Sha256
     llama_cpp: str
 

@@ -12,7 +12,8 @@ from files.safe_files import InputError
 from loops.loop_answers import RUN_AGAIN, SAMPLED_BY, asked_in_order, recorded_answers
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import LoopPrompts, read_prompts, request_of
-from loops.loop_results import LOOPS_NAME, LoopResults, file_label, loop_results, loop_row, significant_pairs
+from loops.loop_rates import loop_results, loop_row
+from loops.loop_results import LOOPS_NAME, LoopResults, file_label, significant_pairs
 from release.checked import Checked, Outcome
 from release.lineage import Breaks, Lineage, breaks_of
 from release.manifest import DIGITS

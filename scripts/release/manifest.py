@@ -48,7 +48,7 @@ class Manifest(Record):
     settings: dict[str, str]
     project_version: str
     records: dict[str, dict]
-    mmproj: dict[str, dict] = {}  # the record of each file for pictures (quants/mmproj_record.py)
+    mmproj: dict[str, dict] = {}  # the record of each file for pictures (quants/quant_record.py)
     files: dict[str, dict]
 
 

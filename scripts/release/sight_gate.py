@@ -17,8 +17,7 @@ from ggufs.gguf_header import read_header
 from ggufs.mmproj import mmproj_name, projection_widths, types_of
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
-from quants.mmproj_record import MmprojRecord
-from quants.quant_record import record_path
+from quants.quant_record import MmprojRecord, record_path
 from release.checked import Checked, Outcome
 from release.front_matter import check_front_matter, pipeline_of
 from release.manifest import CHECKPOINT, MANIFEST

@@ -3,7 +3,7 @@
 Everything is per question. With several seeds the score of a question is its mean over the seeds, so that a question
 asked three times does not count as three questions. Every question has equally many answers, so the variance of those
 means is that of the standard error clustered by question (Miller, 2024, "Adding Error Bars to Evals",
-https://arxiv.org/abs/2411.00640).
+https://arxiv.org/abs/2411.00640). `mean_and_error` does the same for parts of unequal size, such as chats.
 """
 
 from math import comb
@@ -90,3 +90,14 @@ def smallest_likely(differences: np.ndarray) -> float:
     """
     n = differences.size + 2
     return float((Z + NORMAL.inv_cdf(POWER)) * np.sqrt(((differences**2).sum() + 1) / n / n))
+
+
+def mean_and_error(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Return the mean per token and its standard error over chats, or over other parts that are independent.
+
+    sums, counts: [chats], a chat's sum of values and its number of tokens. The error is that of a ratio of two sums
+    over independent chats, linearised (Cochran, Sampling Techniques, 3rd edition 1977, chapter 6).
+    """
+    chats, mean = len(sums), sums.sum() / counts.sum()
+    variance = ((sums - mean * counts) ** 2).sum() * chats / (chats - 1)
+    return float(mean), float(np.sqrt(variance) / counts.sum())

@@ -3,7 +3,7 @@
 from files.display import markdown_table, plural
 from files.safe_files import gib
 
-SIGNIFICANT_P = 0.05  # as the 95% intervals; paired_statistics.LEVEL is not imported: it would bring in scipy
+SIGNIFICANT_P = 0.05  # as the 95% intervals
 NOT_KNOWN = "**Not known whether in-sample:**"
 SCORE_HEADS = ["Raw score", "Strict A-D", "Patched score", "95% interval", "Invalid (right by chance)", "Change"]
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 from files.display import markdown_table, plural
 from files.json_records import Fields, Record, Sha256
 from files.safe_files import InputError
-from losses.kld_statistics import mean_and_error
+from scoring.paired_statistics import mean_and_error
 from speed.round_speeds import factor_in_words, mean_speed
 
 import numpy as np

@@ -15,7 +15,7 @@ from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import empty_header, key_value, read_header, write_header_only
 from llama import load_check
 from llama.llama_tools import LlamaCpp
-from llama.load_check import check_loads
+from llama.serve_check import check_loads
 from release_inputs import call
 from served_gguf import next_token_logprobs, serve
 from shared_ggufs import demo_ggufs, tiny_ggufs

@@ -6,16 +6,10 @@ from pathlib import Path
 
 from conftest import REPO
 from loops.loop_answers import asked_in_order
-from loops.loop_classes import (
-    BLOCK_CHARACTERS,
-    LoopAnswer,
-    WrittenCall,
-    class_of_answer,
-    ends_in_copies,
-    has_copies_at_end,
-)
+from loops.loop_classes import LoopAnswer, WrittenCall, class_of_answer, ends_in_copies, has_copies_at_end
 from loops.loop_prompts import fits_schema, read_prompts, request_of
-from loops.loop_results import MEASURES, loop_results, loop_row, loops_tables, pairs_in_words
+from loops.loop_rates import loop_results, loop_row
+from loops.loop_results import BLOCK_CHARACTERS, MEASURES, loops_tables, pairs_in_words
 
 import pytest
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from build_report import main
 from files.json_records import read_json, write_record
-from quants.mmproj_record import MmprojRecord
+from quants.quant_record import MmprojRecord
 from speed.active_experts import ActiveExperts
 from speed.draft_results import DraftResults
 from synthetic_build import options, write_build

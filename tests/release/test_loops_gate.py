@@ -11,7 +11,8 @@ from files.run_state import INPUTS_NAME
 from loops.loop_answers import ANSWERS_NAME, answers_folder, append_loop_answer, asked_in_order, loop_inputs
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import read_prompts
-from loops.loop_results import LOOPS_NAME, LoopResults, loop_cells, loop_results, loop_row
+from loops.loop_rates import loop_results, loop_row
+from loops.loop_results import LOOPS_NAME, LoopResults, loop_cells
 from quants.quant_record import QuantRecord, record_path
 from release.checked import Checked
 from release.gates import build_gate
