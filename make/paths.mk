@@ -13,8 +13,9 @@ ORDER_ENDING = $(if $(RECONSTRUCTION),-reconstruction-$(RECONSTRUCTION)$(if $(DO
 ORDERED_FOR = $(if $(filter reconstruction,$(CRITERION)),$(patsubst %,-%,$(filter-out all,$(RECONSTRUCTION))))
 CHOICE_ENDING = $(CRITERION_ENDING)$(ORDERED_FOR)$(PROTECT_ENDING)$(if $(DOMAINS),-domains)$(FOLD_ENDING)
 FOLD_ENDING = $(if $(FOLD),-fold$(subst /,of,$(FOLD)))
-PROTECT_ENDING = \
-  $(if $(filter-out $(if $(filter coverage norm-plus-count,$(CRITERION)),16,0),$(PROTECT_TOP)),-top$(PROTECT_TOP))
+# The rule of generate_drop_map.py: PROTECTING of choice/criteria.py, which a test holds beside this line.
+DEFAULT_PROTECT_TOP = $(if $(filter coverage norm-plus-count,$(CRITERION)),16,0)
+PROTECT_ENDING = $(if $(filter-out $(DEFAULT_PROTECT_TOP),$(PROTECT_TOP)),-top$(PROTECT_TOP))
 
 # ---- fetch
 MODEL_SOURCE := $(FULL)/source.txt

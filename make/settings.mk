@@ -26,7 +26,7 @@ RECONSTRUCTION = $(if $(filter reconstruction,$(CRITERION)),all)#  order experts
 # ---- choose and drop
 KEEP =#                                   experts to keep in every layer
 CRITERION = coverage#                     what ranks the experts (scripts/choice/criteria.py)
-PROTECT_TOP = $(if $(filter coverage norm-plus-count,$(CRITERION)),16,0)#  experts protected per question and layer
+PROTECT_TOP = $(DEFAULT_PROTECT_TOP)#      experts protected per question and layer (docs/choosing.md)
 DOMAINS =#                                of QUESTIONS, as NAME:WEIGHT or NAME:WEIGHT:FLOOR, such as "Physics:2:0.9"
 FOLD =#                                   I/K: choose without every K-th question, from the I-th on
 DROP_MAP =#                               an own map in place of a choice: ours, or {"0": [dropped ids], ...}

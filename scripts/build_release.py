@@ -33,7 +33,7 @@ import shutil
 from pathlib import Path
 
 from checkpoints.licence import CARD, Licence, licence_of, released_licence
-from choice.drop_map import METADATA_NAME, read_metadata
+from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import write_record
 from files.option_types import VERSION_FILE, command_parser, positive
 from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, remove, run

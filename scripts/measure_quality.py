@@ -28,7 +28,8 @@ from pathlib import Path
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
-from choice.drop_map import question_ids_of, read_method
+from choice.drop_map import question_ids_of
+from choice.drop_metadata import read_method
 from files.json_records import recorded_sha256, sha256_json, write_record
 from files.option_types import command_parser
 from files.run_state import RunState

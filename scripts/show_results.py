@@ -16,7 +16,8 @@ Every figure is one of those records, or the size of a file that is there.
 import argparse
 from pathlib import Path
 
-from choice.drop_map import dropped_ids, read_map, read_metadata
+from choice.drop_map import dropped_ids, read_map
+from choice.drop_metadata import read_metadata
 from files.display import plural, screen_table
 from files.json_records import check_record, read_json, read_record
 from files.option_types import command_parser

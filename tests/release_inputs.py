@@ -17,7 +17,7 @@ import quantize_gguf
 import render_calibration
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_rows
 from checkpoints.checkpoint import read_checkpoint, weights_digest
-from choice.drop_map import METADATA_NAME
+from choice.drop_metadata import METADATA_NAME
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import DEMO, REPO
 from files.json_records import read_record, write_json, write_record

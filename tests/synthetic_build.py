@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from choice.drop_map import DropMetadata
+from choice.drop_metadata import DropMetadata
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, protected, read_stats, write_stats
 from compare_scores import main as compare_scores
 from conftest import REPO

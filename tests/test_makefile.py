@@ -566,6 +566,7 @@ def test_flags_of_the_tools_change_where_they_are_built(variables, tmp_path):
         (["quants", "NO_IMATRIX=Q6_K Q4KM"], "Q4KM: unknown quant"),
         (["quants", "CD_RECIPE=cards"], "CD_RECIPE: expected ours or card, found 'cards'"),
         (["quants", "CD_PROTECT=yes"], "CD_PROTECT: expected attention or nothing"),
+        (["analyze", "RECONSTRUCTION=.5"], "a share of the replies such as 0.5, found '.5'"),
         (["loops", "LOOP_QUANTS=Q4_K"], "Q4_K: unknown quant"),
         (["loops", "LOOP_SEEDS=0"], "LOOP_SEEDS: expected a whole number above 0, found '0'"),
         (["quants", "QUANTS=Q6K"], "Q6K: unknown quant; did you mean Q6_K?"),

@@ -21,7 +21,7 @@ LONGEST_CHAIN = 10
 MOST_MODULES = {
     "report_imatrix": 7,
     "build_imatrix": 8,
-    "build_report": 29,
+    "build_report": 30,
     "quantize_gguf": 16,
 }  # that a command imports
 MOST_FILES = 43  # of a folder: more is a corridor

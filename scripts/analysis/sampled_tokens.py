@@ -92,13 +92,42 @@ def router_modules(model: PreTrainedModel) -> dict[int, tuple[nn.Module, int]]:
     return found
 
 
-class SampleObserver(ExpertObserver):
+class InputObserver(ExpertObserver):
+    """Collect what the analysis collects, and for some tokens what reaches the experts of every layer."""
+
+    def __init__(self, model: PreTrainedModel, widths: dict[str, int]) -> None:
+        """Observe a model; widths: the last axis of each array that is kept, by its name."""
+        super().__init__(model)
+        self.widths = widths
+
+    def positions_of(self, spans: list[tuple[int, int]], first: int) -> list[list[int]]:
+        """Return the positions of the kept tokens in each question of a batch; first: the number of its first one."""
+        raise NotImplementedError
+
+    def begin(self, spans: list[tuple[int, int]], padded_tokens: int, first: int = 0) -> None:
+        """Start to collect a batch, as ExpertObserver does."""
+        super().begin(spans, padded_tokens, first)
+        positions = enumerate(self.positions_of(spans, first))
+        self.rows_kept = [number * padded_tokens + place for number, own in positions for place in own]
+        for name, width in self.widths.items():
+            shape = (len(self.rows_kept), len(self.layers), width)
+            self.sums[name] = np.zeros(shape, np.int64 if name == CHOSEN else np.float32)
+
+    def keep(self, module: ExpertsModule, arrays: dict[str, torch.Tensor]) -> None:
+        """Keep the rows of the sampled tokens in one layer; arrays: [tokens of the batch, width] by their names."""
+        for name, values in arrays.items():
+            kept = values[self.rows_kept]
+            kept = kept if name == CHOSEN else kept.float()
+            self.sums[name][:, self.rows[module], : kept.shape[1]] = kept.cpu().numpy()
+
+
+class SampleObserver(InputObserver):
     """Collect what the analysis collects, and for sampled tokens inputs, scores, chosen experts and their weights."""
 
     def __init__(self, model: PreTrainedModel, sample: TokenSample) -> None:
         """Observe a model."""
-        super().__init__(model)
-        self.sample, self.widths = sample, sampled_widths(model)
+        super().__init__(model, sampled_widths(model))
+        self.sample = sample
         self.scores: dict[int, torch.Tensor] = {}
         self.numbers = {module: layer for layer, module in self.layers.items()}
         for layer, (router, index) in router_modules(model).items():
@@ -108,14 +137,9 @@ class SampleObserver(ExpertObserver):
         scores = output[index] if isinstance(output, tuple) else output
         self.scores[layer] = scores.reshape(-1, scores.shape[-1])
 
-    def begin(self, spans: list[tuple[int, int]], padded_tokens: int, first: int = 0) -> None:
-        """Start to collect a batch, as ExpertObserver does."""
-        super().begin(spans, padded_tokens, first)
-        positions = self.sample.positions[first : first + len(spans)]
-        self.rows_kept = [number * padded_tokens + place for number, own in enumerate(positions) for place in own]
-        for name, width in self.widths.items():
-            shape = (len(self.rows_kept), len(self.layers), width)
-            self.sums[name] = np.zeros(shape, np.int64 if name == CHOSEN else np.float32)
+    def positions_of(self, spans: list[tuple[int, int]], first: int) -> list[list[int]]:
+        """Return those that were drawn before."""
+        return self.sample.positions[first : first + len(spans)]
 
     def _look(
         self,
@@ -125,21 +149,27 @@ class SampleObserver(ExpertObserver):
         found: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
         scores = self.scores.pop(self.numbers[module])
-        for name, values in ((INPUTS, hidden), (CHOSEN, routed[0]), (GIVEN, routed[1]), (SCORES, scores)):
-            kept = values[self.rows_kept]
-            kept = kept if name == CHOSEN else kept.float()
-            self.sums[name][:, self.rows[module], : kept.shape[1]] = kept.cpu().numpy()
+        self.keep(module, {INPUTS: hidden, CHOSEN: routed[0], GIVEN: routed[1], SCORES: scores})
+
+
+def input_widths(model: PreTrainedModel) -> dict[str, int]:
+    """Return the last axis of the experts' inputs and of the chosen experts."""
+    text_config = model.config.get_text_config()
+    return {INPUTS: text_config.hidden_size, CHOSEN: top_k_in(text_config)}
 
 
 def sampled_widths(model: PreTrainedModel) -> dict[str, int]:
     """Return the last axis of each sampled array."""
-    text_config, modules = model.config.get_text_config(), expert_modules(model)
-    top_k, most = top_k_in(text_config), max(module.num_experts for module in modules.values())
-    return {INPUTS: text_config.hidden_size, CHOSEN: top_k, GIVEN: top_k, SCORES: most}
+    widths, most = input_widths(model), max(module.num_experts for module in expert_modules(model).values())
+    return widths | {GIVEN: widths[CHOSEN], SCORES: most}
+
+
+def kept_arrays(widths: dict[str, int], tokens: int, layers: int) -> dict[str, tuple[str, list[int]]]:
+    """Return what an InputObserver keeps of so many tokens: dtypes as safetensors names them, shapes."""
+    return {name: (DTYPES[name], [tokens, layers, width]) for name, width in widths.items()}
 
 
 def sampled_arrays(batch: Batch, model: PreTrainedModel, sample: TokenSample) -> dict[str, tuple[str, list[int]]]:
     """Return what a state holds of a batch beside the analysis's arrays: dtypes as safetensors names them, shapes."""
     tokens = sum(map(len, sample.positions[batch.first : batch.first + len(batch.sequences)]))
-    layers = len(expert_modules(model))
-    return {name: (DTYPES[name], [tokens, layers, width]) for name, width in sampled_widths(model).items()}
+    return kept_arrays(sampled_widths(model), tokens, len(expert_modules(model)))

@@ -14,7 +14,8 @@ from pathlib import Path
 from checkpoints.checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config
 from checkpoints.licence import CARD
 from checkpoints.moe_families import ExpertTensor, Family, text_config
-from choice.drop_map import METADATA_NAME, DropMap, DropMetadata, metadata_of, read_metadata
+from choice.drop_map import DropMap
+from choice.drop_metadata import METADATA_NAME, DropMetadata, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_hashed
 from files.json_records import read_json, write_json, write_record
 from files.safe_files import InputError, directory_when_done, require_disk_space, sha256_file, shown

@@ -10,43 +10,24 @@ any of the other fields beside it, each checked where it is there.
 
 A map that a user brings (copy_drop_map.py) has `criterion` "own map" and `own_map`: the sha256 of the user's file and
 the criterion that the file names, if any. It has no scores, and `question_ids` only if the user's file has them.
-
-expert_drop_metadata.json (`DropMetadata`): how a pruned checkpoint was made. `method` is the map without its version
-and its layers, `methodology` a summary of it for people. Beside a pruned GGUF file it is NAME.expert_drop_metadata.json
-with neither `source` nor `shards`.
 """
 
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 from choice.expert_stats import Reconstruction
-from files.json_records import (
-    Count,
-    Fields,
-    Positive,
-    Record,
-    Sha256,
-    Share,
-    check_fields,
-    check_record,
-    read_json,
-    read_record,
-    require,
-    write_json,
-)
+from files.json_records import Count, Fields, Positive, Record, Share, check_fields, check_record, read_json, write_json
 from files.safe_files import SHOWN_CHARACTERS, InputError, sha256_file, shown
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-METADATA_NAME = "expert_drop_metadata.json"
 OWN_MAP = "own map"  # the criterion of a map that was given, not chosen here
 LAYER_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")  # one spelling per number: "01" beside "1" would be one layer twice
 ANOTHER_MODEL = "is it the map of another model?"
 MAKE_AGAIN = "choose again: make analyze"
-DROP_AGAIN = "drop again: make drop"
 SHOWN_DIGITS = 12  # of a digest
 ROUNDING = 1e-9  # of a mean, taken in another order
 
@@ -75,16 +56,6 @@ class Analysis(Fields):
     chat_template_sha256: str | None = None
     dtype: str | None = None
     attention: str | None = None
-
-
-class Methodology(Analysis):
-    """How the experts were chosen, as far as the map says; not_known: the names of the fields that are None."""
-
-    chosen_by: str = OWN_MAP
-    criterion: str | None = None
-    protect_top: int | None = None
-    questions: int | None = None
-    not_known: list[str] = []
 
 
 class OwnMap(Fields):
@@ -165,43 +136,6 @@ class ChosenMap(DropMapRecord):
     protect_top: int
 
 
-class DropMetadata(Record):
-    """What expert_drop.py records in a pruned checkpoint: digests of its source, sha256 by shard, ids by layer."""
-
-    what: ClassVar[str] = METADATA_NAME
-    current: ClassVar[int] = 2
-    method: MapDetails
-    methodology: Methodology = Methodology()
-    experts: Positive
-    keep_count: Positive
-    drop_map_sha256: Sha256
-    source: dict[str, str]
-    shards: dict[str, Sha256]
-    layers: dict[str, dict[str, list[int]]]
-
-    @model_validator(mode="after")
-    def whole_layers(self) -> Self:
-        """Refuse layers in which an expert is missing or comes twice, or another number of experts is kept."""
-        require(self.keep_count <= self.experts, "keep_count at most experts")
-        for name, ids in self.layers.items():
-            both = sorted(ids.get("keep", []) + ids.get("drop", []))
-            require(both == list(range(self.experts)), f"layers.{name} of every expert once")
-            require(len(ids.get("keep", [])) == self.keep_count, f"layers.{name} that keep keep_count experts")
-        return self
-
-
-def read_metadata(path: Path) -> dict:
-    """Read expert_drop_metadata.json; raise InputError when it is missing or is no such record."""
-    return read_record(path, DropMetadata, DROP_AGAIN)
-
-
-def read_method(path: Path) -> dict:
-    """Return what chose the experts, a map without its layers, from a drop map or an expert_drop_metadata.json."""
-    if "method" in read_json(path):
-        return read_metadata(path)["method"]
-    return details_of(read_map(path))
-
-
 @dataclass(frozen=True)
 class Shape:
     """A model's experts per layer, experts per token, and the numbers of the layers that have experts."""
@@ -241,35 +175,6 @@ def check_keep_count(path: object, keep_count: int, experts: int, top_k: int) ->
 def criterion_of(method: dict) -> str:
     """Return what chose the experts; method: a map without its layers. Our own maps always name their criterion."""
     return method.get("criterion") or OWN_MAP
-
-
-def methodology_of(method: dict) -> dict:
-    """Return how the experts were chosen, as `Methodology` has it; method: a map without its layers."""
-    own, analysis = method.get("own_map", {}), method.get("analysis") or {}
-    found = {
-        "criterion": own.get("criterion") or (method.get("criterion") if "own_map" not in method else None),
-        "protect_top": own.get("protect_top") if "own_map" in method else method.get("protect_top"),
-        "questions": len(question_ids_of(method)) or None,
-        **{name: analysis.get(name) for name in Analysis.model_fields},
-    }
-    chosen_by = "statistics of the full model" if "stats_sha256" in method else "an imatrix's token counts"
-    if "own_map" in method or not {"stats_sha256", "imatrix_sha256"} & method.keys():
-        chosen_by = OWN_MAP
-    return {"chosen_by": chosen_by, **found, "not_known": [name for name, value in found.items() if value is None]}
-
-
-def metadata_of(drop_map: DropMap, source: dict[str, str], shards: dict[str, str]) -> dict:
-    """Return what expert_drop_metadata.json records; source: digests of the full model; shards: sha256 by file name."""
-    return {
-        "method": drop_map.details,
-        "methodology": methodology_of(drop_map.details),
-        "experts": drop_map.experts,
-        "keep_count": drop_map.keep_count,
-        "drop_map_sha256": drop_map.sha256,
-        "source": source,
-        "shards": shards,
-        "layers": {str(i): {"keep": drop_map.keep[i], "drop": drop_map.drop[i]} for i in drop_map.keep},
-    }
 
 
 def question_ids_of(method: dict) -> list[str]:

@@ -6,8 +6,8 @@ in bf16 does: it stops growing once a term is less than half of its last place.
 """
 
 from analysis.batches import Batch
-from analysis.expert_observer import CPU_CHUNK_TOKENS, ExpertObserver, ExpertsModule, expert_modules, fp64_array
-from analysis.model_checks import top_k_in
+from analysis.expert_observer import CPU_CHUNK_TOKENS, ExpertsModule, expert_modules, fp64_array
+from analysis.sampled_tokens import CHOSEN, INPUTS, InputObserver, input_widths, kept_arrays
 from findings.sampling import generator_of
 
 import numpy as np
@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 # Arrays [questions, layers, experts] fp64, and [questions, layers] int64.
 BF16_SUMS = ("weighted_norm_bf16", "weighted_norm_bf16_sums")
 COUNTS = ("norms", "nonfinite_norms", "bf16_nonfinite_norms")
-INPUTS, CHOSEN = "expert_inputs", "chosen_experts"  # [tokens, layers, hidden] fp32 and [tokens, layers, k] int64
 
 
 def sampled_positions(span: tuple[int, int], count: int, seed: int) -> list[int]:
@@ -48,29 +47,24 @@ def added_in_bf16(experts: np.ndarray, values: np.ndarray, count: int) -> np.nda
     return total.double().numpy()
 
 
-class FindingsObserver(ExpertObserver):
+class FindingsObserver(InputObserver):
     """Collect what the analysis collects, norms in bf16, and the inputs of every layer's experts for some tokens."""
 
     def __init__(self, model: PreTrainedModel, tokens: int, seed: int) -> None:
         """Observe a model; tokens: of each question whose inputs are kept."""
-        super().__init__(model)
+        super().__init__(model, input_widths(model))
         self.tokens, self.seed = tokens, seed
-        text_config = model.config.get_text_config()
-        self.widths = {INPUTS: text_config.hidden_size, CHOSEN: top_k_in(text_config)}
+
+    def positions_of(self, spans: list[tuple[int, int]], first: int) -> list[list[int]]:
+        """Return those of each question, drawn by its span and the seed alone."""
+        return [sampled_positions(span, self.tokens, self.seed) for span in spans]
 
     def begin(self, spans: list[tuple[int, int]], padded_tokens: int, first: int = 0) -> None:
         """Start to collect a batch, as ExpertObserver does."""
         super().begin(spans, padded_tokens, first)
-        self.sampled = [
-            question * padded_tokens + position
-            for question, span in enumerate(spans)
-            for position in sampled_positions(span, self.tokens, self.seed)
-        ]
         shape = (len(spans), len(self.layers))
         self.sums |= {name: np.zeros((*shape, self.experts)) for name in BF16_SUMS}
         self.sums |= {name: np.zeros(shape, np.int64) for name in COUNTS}
-        for name, dtype in ((INPUTS, np.float32), (CHOSEN, np.int64)):
-            self.sums[name] = np.zeros((len(self.sampled), len(self.layers), self.widths[name]), dtype)
 
     def _look(
         self,
@@ -80,7 +74,7 @@ class FindingsObserver(ExpertObserver):
         found: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
         (index, weights, norms), (outputs, place) = routed, found
-        self._keep_inputs(self.rows[module], hidden, index)
+        self.keep(module, {INPUTS: hidden, CHOSEN: index})
         taken = torch.empty(index.shape, dtype=torch.bfloat16, device=hidden.device)
         step = CPU_CHUNK_TOKENS if hidden.device.type == "cpu" else len(hidden)
         for first in range(0, len(hidden), step):
@@ -92,11 +86,6 @@ class FindingsObserver(ExpertObserver):
             counted = slice(question * self.padded_tokens + start, question * self.padded_tokens + end)
             cell = (question, self.rows[module])
             self._add_bf16(cell, *(part[counted].reshape(-1) for part in (chosen, values, whole)))
-
-    def _keep_inputs(self, row: int, hidden: torch.Tensor, index: torch.Tensor) -> None:
-        """Keep the inputs of the sampled tokens in one layer, and the experts that the router chose for them."""
-        for name, values in ((INPUTS, hidden.float()), (CHOSEN, index)):
-            self.sums[name][:, row] = values[self.sampled].cpu().numpy()
 
     def _add_bf16(self, cell: tuple[int, int], experts: np.ndarray, values: np.ndarray, whole: np.ndarray) -> None:
         """Add one question's routed outputs in one layer, each [n]: expert, weighted norm in bf16 and in fp32."""
@@ -116,6 +105,4 @@ def observed_arrays(batch: Batch, model: PreTrainedModel, tokens: int, seed: int
     rows, most = [len(batch.sequences), len(modules)], max(module.num_experts for module in modules.values())
     sampled = sum(len(sampled_positions(span, tokens, seed)) for span in batch.spans)
     arrays = {name: ("F64", [*rows, most]) for name in BF16_SUMS} | dict.fromkeys(COUNTS, ("I64", rows))
-    text_config = model.config.get_text_config()
-    inputs, chosen = [sampled, rows[1], text_config.hidden_size], [sampled, rows[1], top_k_in(text_config)]
-    return arrays | {INPUTS: ("F32", inputs), CHOSEN: ("I64", chosen)}
+    return arrays | kept_arrays(input_widths(model), sampled, rows[1])

@@ -19,18 +19,11 @@ from analysis.decoder import decoder_of, layers_of
 from analysis.expert_observer import expert_modules
 from analysis.layer_stream import LayerStream
 from analysis.passes import analyze_batches
+from analysis.sampled_tokens import CHOSEN, INPUTS
 from chats.chat_sequences import Sequence
 from files.json_records import read_json, write_json
 from files.safe_files import InputError, replace_when_done, require_disk_space
-from findings.findings_observer import (
-    BF16_SUMS,
-    CHOSEN,
-    COUNTS,
-    INPUTS,
-    FindingsObserver,
-    observed_arrays,
-    sampled_positions,
-)
+from findings.findings_observer import BF16_SUMS, COUNTS, FindingsObserver, observed_arrays, sampled_positions
 from findings.similarity import matrices_of, output_cosines, output_figures, weight_figures
 
 import numpy as np

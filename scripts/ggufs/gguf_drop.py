@@ -15,7 +15,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from choice.drop_map import METADATA_NAME, DropMap, DropMetadata, Shape, metadata_of, read_metadata
+from choice.drop_map import DropMap, Shape
+from choice.drop_metadata import METADATA_NAME, DropMetadata, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_runs
 from files.json_records import write_record
 from files.safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from choice.drop_map import Shape, criterion_of, read_drop_map, read_map, read_metadata, rows_that_chose
+from choice.drop_map import Shape, criterion_of, read_drop_map, read_map, rows_that_chose
+from choice.drop_metadata import read_metadata
 from choice.expert_stats import protected, read_stats
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file, shown

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from checkpoints.licence import CARD
-from choice.drop_map import METADATA_NAME
+from choice.drop_metadata import METADATA_NAME
 from files.json_records import Record, read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import split_paths

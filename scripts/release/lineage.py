@@ -13,18 +13,8 @@ from chats.questions import QUESTION_SEED, load_questions, question_set_digest, 
 from checkpoints.checkpoint import INDEX_NAME, read_checkpoint, read_config, source_digest, weights_digest
 from checkpoints.checkpoint_drop import pruned_config, small_files
 from checkpoints.moe_families import family_of, shape_of
-from choice.drop_map import (
-    METADATA_NAME,
-    DropMetadata,
-    MapDetails,
-    criterion_of,
-    details_of,
-    dropped_ids,
-    methodology_of,
-    question_ids_of,
-    read_map,
-    read_metadata,
-)
+from choice.drop_map import MapDetails, criterion_of, details_of, dropped_ids, question_ids_of, read_map
+from choice.drop_metadata import METADATA_NAME, DropMetadata, methodology_of, read_metadata
 from choice.expert_stats import read_stats
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from checkpoints.licence import CARD
-from choice.drop_map import METADATA_NAME
+from choice.drop_metadata import METADATA_NAME
 from files.json_records import read_json
 from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME

@@ -12,7 +12,8 @@ from typing import Any
 
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from choice.criteria import check_criterion
-from choice.drop_map import METADATA_NAME, OWN_MAP, criterion_of, read_metadata
+from choice.drop_map import OWN_MAP, criterion_of
+from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import read_json, read_record
 from files.run_state import INPUTS_NAME
 from files.safe_files import InputError, sha256_file, shown

@@ -5,7 +5,7 @@ from pathlib import Path
 from checkpoints.checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config, read_shard
 from checkpoints.checkpoint_drop import OutputTensor, plan_tensors, shard_header
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
-from choice.drop_map import METADATA_NAME
+from choice.drop_metadata import METADATA_NAME
 from files.byte_ranges import Run
 from files.json_records import read_json
 from files.safe_files import InputError

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
-from choice.drop_map import METADATA_NAME, DropMetadata
+from choice.drop_metadata import METADATA_NAME, DropMetadata
 from files.json_records import Record, read_record, write_record
 from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME, Findings

@@ -1,6 +1,6 @@
 """The gate on the tokens that begin and end a text: every GGUF file has its checkpoint's."""
 
-from choice.drop_map import METADATA_NAME
+from choice.drop_metadata import METADATA_NAME
 from ggufs.gguf_header import read_header
 from ggufs.token_ids import TokenIds, checkpoint_tokens, header_tokens, token_differences
 from release.checked import Checked, Outcome

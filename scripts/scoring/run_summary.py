@@ -5,7 +5,8 @@ summarize_scores.py writes it. check_release.py makes it again: so a published s
 
 from pathlib import Path
 
-from choice.drop_map import criterion_of, question_ids_of, read_method
+from choice.drop_map import criterion_of, question_ids_of
+from choice.drop_metadata import read_method
 from files.json_records import read_json, read_record
 from files.safe_files import InputError, only_writer, sha256_file, shown
 from scoring.answer_record import (

@@ -6,7 +6,8 @@ from pathlib import Path
 from checkpoints.checkpoint import TensorRange, read_checkpoint
 from checkpoints.checkpoint_drop import plan_shards, plan_tensors, pruned_config
 from checkpoints.moe_families import GEMMA4, expert_tensors
-from choice.drop_map import Shape, read_metadata
+from choice.drop_map import Shape
+from choice.drop_metadata import read_metadata
 from conftest import DEMO, REPO
 from drop_runs import KEEP, digests, drop
 from expert_drop import SHARD_BYTES, main

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import expert_drop
 import generate_drop_map
-from choice.drop_map import METADATA_NAME, Shape, criterion_of, read_drop_map, read_metadata
+from choice.drop_map import Shape, criterion_of, read_drop_map
+from choice.drop_metadata import METADATA_NAME, read_metadata
 from copy_drop_map import main
 from files.json_records import write_json
 from files.safe_files import sha256_file

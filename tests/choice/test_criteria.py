@@ -1,7 +1,11 @@
 """Every criterion on two questions, one layer, four experts, computed by hand."""
 
-from choice.criteria import CRITERIA, coverage, random_scores, scores_of
+import re
+
+import generate_drop_map
+from choice.criteria import CRITERIA, PROTECTING, coverage, random_scores, scores_of
 from choice.expert_stats import protected
+from conftest import REPO
 from files.safe_files import InputError
 
 import numpy as np
@@ -60,3 +64,9 @@ def test_random_scores_depend_on_the_seed_alone():
 def test_an_unknown_name_is_refused():
     with pytest.raises(InputError, match="random:SEED"):
         scores_of("Coverage", ARRAYS)
+
+
+def test_make_protects_by_the_rule_of_the_command():
+    rule = r"\$\(if \$\(filter ([a-z -]+),\$\(CRITERION\)\),(\d+),0\)"
+    spelt = [found for path in (REPO / "make").glob("*.mk") for found in re.findall(rule, path.read_text())]
+    assert spelt == [(" ".join(PROTECTING), str(generate_drop_map.PROTECT_TOP))]

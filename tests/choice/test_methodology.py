@@ -8,7 +8,7 @@ import copy_drop_map
 import expert_drop
 import generate_drop_map
 import teacher_force_analysis
-from choice.drop_map import METADATA_NAME, methodology_of, read_metadata
+from choice.drop_metadata import METADATA_NAME, methodology_of, read_metadata
 from choice.expert_stats import METADATA_KEY, read_stats
 from conftest import DEMO
 from files.json_records import read_json, write_json

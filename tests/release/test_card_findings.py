@@ -1,6 +1,6 @@
 """The card's section on the experts: from the record alone, and of this build alone."""
 
-from choice.drop_map import DropMetadata
+from choice.drop_metadata import DropMetadata
 from files.json_records import read_record
 from files.safe_files import InputError
 from findings.findings_record import Findings

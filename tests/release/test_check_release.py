@@ -9,7 +9,7 @@ from pathlib import Path
 
 import build_release
 import check_release
-from choice.drop_map import METADATA_NAME
+from choice.drop_metadata import METADATA_NAME
 from files.safe_files import sha256_file
 from ggufs.gguf_header import UINT32
 from release.checked import Checked, Outcome

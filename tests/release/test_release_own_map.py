@@ -7,7 +7,7 @@ import build_release
 import copy_drop_map
 import expert_drop
 from checkpoints.checkpoint import source_digest
-from choice.drop_map import METADATA_NAME
+from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
 from files.json_records import read_json, write_json
 from files.safe_files import sha256_file

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import build_release
 import quantize_gguf
-from choice.drop_map import METADATA_NAME
+from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
 from damaged_build import Build
 from files.json_records import read_json

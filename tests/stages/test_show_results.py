@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import show_results
-from choice.drop_map import METADATA_NAME, DropMetadata
+from choice.drop_metadata import METADATA_NAME, DropMetadata
 from files.json_records import Record, write_record
 from quants.quant_record import ConversionRecord, QuantRecord, record_path
 from scoring.paired_statistics import wilson
