@@ -23,8 +23,8 @@ Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --ba
              --output build/try/gemma-4-demo-109e-GGUF
 
 Refused before anything is written: an unknown licence (checkpoints/licence.py), inputs of another build
-(release/lineage.py), scores and losses that are not of this build's files or do not come out the same when made again
-(release/measured.py). Names that shadow each other (release/names.py) are refused, too. Every number in the card comes
+(gates/lineage.py), scores and losses that are not of this build's files or do not come out the same when made again
+(gates/measured.py). Names that shadow each other (release/names.py) are refused, too. Every number in the card comes
 from a record. What was not measured is listed there under "Limits".
 """
 
@@ -32,32 +32,32 @@ import argparse
 import shutil
 from pathlib import Path
 
+from cards.card_findings import check_findings_match
+from cards.card_sections import PICTURES
+from cards.front_matter import REPOSITORY_NAME, is_repository
+from cards.made_texts import made_texts
+from cards.model_facts import is_for_ollama
 from checkpoints.licence import CARD, Licence, licence_of, released_licence
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import write_record
 from files.option_types import VERSION_FILE, command_parser, positive
 from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, remove, run
 from findings.findings_record import FINDINGS_NAME
+from gates.lineage import Lineage, lineage_breaks
+from gates.loops_gate import loop_breaks
+from gates.measured import quality_breaks, score_breaks
+from gates.speed_gate import active_breaks, draft_breaks
 from llama.llama_tools import find_llama_cpp
 from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_template import choose_template
 from quants.quant_record import MmprojRecord, read_whole_gguf, record_path
 from quants.recipes import RECIPES
-from release.card_findings import check_findings_match
-from release.card_sections import PICTURES
-from release.front_matter import REPOSITORY_NAME, is_repository
 from release.gguf_parts import SPLIT_RECORD, split_gguf
 from release.input_facts import input_facts
-from release.lineage import Lineage, lineage_breaks
-from release.loops_gate import loop_breaks
-from release.made_texts import made_texts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
-from release.measured import quality_breaks, score_breaks
-from release.model_facts import is_for_ollama
 from release.names import clashes, is_standard
 from release.sources import read_evidence, write_sources
-from release.speed_gate import active_breaks, draft_breaks
 from scoring.score_records import SCORES_NAME
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME

@@ -8,34 +8,34 @@ Example: .venv/bin/python scripts/check_release.py build/gemma-4-demo/109e/relea
 
 Checked: sizes and sha256 of all files; the build's own records and copied files; card, params and Modelfile made again
 from them; tensor types; names that shadow each other; order of size and KLD; the label of in-sample scores; front
-matter; secret tokens, paths, hosts and question texts in anything published (release/gates.py); the chain of digests
+matter; secret tokens, paths, hosts and question texts in anything published (gates/gates.py); the chain of digests
 from the statistics to the quants; scores, losses, choice of experts and pictures, made again from what was recorded
-(release/remade_gates.py); rates of loops and tool calls, from the recorded answers (release/loops_gate.py); the tokens
-that begin and end a text (release/token_gate.py); Ollama's params, Modelfile and
-template; an answer of the smallest file by llama-server (release/running_gates.py); the draft model, with which it must
-answer the same (release/speed_gate.py); of a release that sees, its files for pictures and an answer about one
-(release/sight_gate.py).
+(gates/remade_gates.py); rates of loops and tool calls, from the recorded answers (gates/loops_gate.py); the tokens
+that begin and end a text (gates/token_gate.py); Ollama's params, Modelfile and
+template; an answer of the smallest file by llama-server (gates/running_gates.py); the draft model, with which it must
+answer the same (gates/speed_gate.py); of a release that sees, its files for pictures and an answer about one
+(gates/sight_gate.py).
 """
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from cards.chores import chores
 from files.option_types import command_parser, whole_number
 from files.safe_files import InputError, run
+from gates.checked import Checked, Outcome
+from gates.gates import GATES
+from gates.loops_gate import loops_gate
+from gates.remade_gates import COMMAND_GATES, RECORD_GATES
+from gates.running_gates import QUESTION, running_gates, smallest
+from gates.sight_gate import sight_gates
+from gates.speed_gate import speed_gates
+from gates.token_gate import tokens_gate
+from gates.written_again import writing_gates
 from llama.llama_tools import find_llama_cpp
-from release.checked import Checked, Outcome
-from release.chores import chores
-from release.gates import GATES
-from release.loops_gate import loops_gate
 from release.manifest import read_manifest
-from release.remade_gates import COMMAND_GATES, RECORD_GATES
-from release.running_gates import QUESTION, running_gates, smallest
-from release.sight_gate import sight_gates
 from release.sources import read_sources
-from release.speed_gate import speed_gates
-from release.token_gate import tokens_gate
-from release.written_again import writing_gates
 
 MOST_LINES = 20  # of one check
 INDENT = " " * 6

@@ -14,10 +14,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from cards.front_matter import check_repo, check_same_repository
 from files.option_types import command_parser
 from files.safe_files import InputError, run
 from ollama.ollama_files import Wrap, ollama_params, quants_of, wrap_commands, wraps
-from release.front_matter import check_repo, check_same_repository
 from release.manifest import entry_difference, read_manifest
 
 

@@ -21,9 +21,9 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from cards.front_matter import check_repo, check_same_repository
 from files.option_types import command_parser
 from files.safe_files import GB, InputError, in_unit, only_writer, run
-from release.front_matter import check_repo, check_same_repository
 from release.hub_upload import (
     Payload,
     RemoteFiles,

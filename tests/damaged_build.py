@@ -8,12 +8,12 @@ from pathlib import Path
 
 import check_release
 from files.json_records import read_json
-from release.checked import Checked
-from release.gates import GATES
+from gates.checked import Checked
+from gates.gates import GATES
+from gates.remade_gates import COMMAND_GATES, RECORD_GATES
+from gates.written_again import digests_gate
 from release.manifest import read_manifest
-from release.remade_gates import COMMAND_GATES, RECORD_GATES
 from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
-from release.written_again import digests_gate
 from release_inputs import NAME, shared_release
 
 EVERY_GATE = {**GATES, **RECORD_GATES, **COMMAND_GATES, "digests": digests_gate}

@@ -290,7 +290,7 @@ AFTER_MAP = {"generate_drop_map", "plot_expert_stats", *AFTER_DROP}
         ("checkpoints/moe_families.py", AFTER_DROP),
         ("scoring/answer_record.py", AFTER_COUNTING),
         ("quants/quant_record.py", AFTER_SCORES),
-        ("release/gates.py", {"build_release", "build_report"}),
+        ("gates/gates.py", {"build_release", "build_report"}),
         ("ollama/ollama_template.py", {"build_release", "build_report"}),
         ("analysis/decoder.py", set()),
         ("page/sections.py", {"build_report"}),

@@ -1,1 +1,1 @@
-"""Release folders: manifest, cards, gates and the upload."""
+"""Release folders: their files, names and manifest, what they were made from, and the upload."""

@@ -6,7 +6,10 @@ from pathlib import Path
 import measure_sensitivity
 import plan_quants
 import quantize_gguf
+from cards.card_tables import padding_in_words
 from files.safe_files import GIB, sha256_file
+from gates.lineage import Lineage, architecture_of
+from gates.written_again import plan_breaks, quantised_lines, recipe_of
 from ggufs.gguf_header import read_header
 from ggufs.gguf_padding import DENSE, EXPERTS, widths_in
 from llama.llama_tools import find_llama_cpp
@@ -14,10 +17,7 @@ from quantize_runs import quantize_arguments
 from quants.quant_plan import plan_quant
 from quants.recipes import RECIPES, target_bytes
 from quants.target_sizes import ways_to_pad
-from release.card_tables import padding_in_words
 from release.gguf_facts import facts_of
-from release.lineage import Lineage, architecture_of
-from release.written_again import plan_breaks, quantised_lines, recipe_of
 from release_inputs import call
 from shared_ggufs import demo_ggufs, made_in, shared_folder
 from tiny_models import build_tiny_model, text_config

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import build_release
 import expert_drop
+from cards.chores import chores
+from cards.front_matter import check_front_matter
 from conftest import DEMO, REPO
 from files.safe_files import sha256_file
 from llama.llama_server import LlamaServer, server_command
-from release.chores import chores
-from release.front_matter import check_front_matter
 from release.gguf_parts import shapes_and_types, tensors_of
 from release.manifest import read_manifest
 from release.sources import sources_path

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 from files.safe_files import InputError
-from release.forbidden_texts import is_private, machine_names, question_runs, quoted_questions, secrets, words
+from gates.forbidden_texts import is_private, machine_names, question_runs, quoted_questions, secrets, words
 from release.published_texts import Published, texts_of
 
 import numpy as np

@@ -6,14 +6,14 @@ from pathlib import Path
 import build_release
 import copy_drop_map
 import expert_drop
+from cards.card_sections import how_chosen
 from checkpoints.checkpoint import source_digest
 from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
 from files.json_records import read_json, write_json
 from files.safe_files import sha256_file
-from release.card_sections import how_chosen
-from release.checked import Checked
-from release.gates import GATES
+from gates.checked import Checked
+from gates.gates import GATES
 from release.manifest import read_manifest
 from release.sources import read_sources
 from release_inputs import (

@@ -10,6 +10,8 @@ import check_release
 import measure_draft
 import quantize_gguf
 from conftest import DEMO
+from gates.running_gates import QUESTION
+from gates.sight_gate import ask_about_picture, picture_png
 from ggufs.mmproj import mmproj_name
 from hub_server import Downloads, Hub
 from llama.drafting import DRAFT_TOKENS
@@ -17,9 +19,7 @@ from llama.llama_server import LlamaServer, server_command
 from ollama.ollama_files import wraps
 from quants.quant_record import record_path
 from release.manifest import read_manifest
-from release.running_gates import QUESTION
 from release.sibling_choice import draft_pick, mmproj_pick
-from release.sight_gate import ask_about_picture, picture_png
 from release_inputs import LICENCE, NAME, QUESTIONS, SIDECARS, call
 from seeing_model import TYPES, seeing_model
 from speed.greedy_answers import ask_greedily

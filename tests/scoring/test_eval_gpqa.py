@@ -16,14 +16,14 @@ import freeze_questions
 import patch_answers
 import summarize_scores
 from ask_questions import is_asked
+from cards.card_results import machine_in_words
 from chats.questions import COLUMNS, load_questions, read_rows
 from conftest import REPO
 from files.json_records import read_json, read_record
+from gates.measured import request_breaks, setting_breaks
 from llama.hardware import NOT_KNOWN
 from llama.llama_server import LlamaServer, server_command
 from patch_answers import closed_thought
-from release.card_results import machine_in_words
-from release.measured import request_breaks, setting_breaks
 from scoring.answer_record import completion_letter, read_answers
 from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.eval_tasks import task_of

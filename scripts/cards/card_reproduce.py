@@ -1,0 +1,121 @@
+"""How to make a release again: project, version and run, the complete command, and the digests of what went in."""
+
+import shlex
+
+from cards.card_sections import HELD_BY_CALIBRATION, Release, section
+from cards.card_tables import digest_table
+from choice.drop_map import OWN_MAP, criterion_of
+from release.input_facts import PROTOCOL_SETTINGS
+from release.names import is_hub_id
+
+NOT_IN_THE_COMMAND = ("RUN", "MODEL", "VARIANT")  # the first has its own sentence; the others are worked out here
+
+
+def variables_of(release: Release) -> dict[str, object]:
+    """Return the variables of the command: the run's settings, and above them what the records hold."""
+    method, settings = release.metadata["method"], release.settings
+    # DIRECTORY, MAP.json and I/K stand for what only the owner of a build has; the digests tell whether it is right.
+    variables: dict[str, object] = {
+        "MODEL": release.base if is_hub_id(release.base) else settings.get("MODEL", "DIRECTORY"),
+        "NAME": release.base.rsplit("/", 1)[-1],
+        "PRUNED_NAME": release.name,
+        "KEEP": release.metadata["keep_count"],
+    }
+    if criterion_of(method) == OWN_MAP:
+        variables["DROP_MAP"] = settings.get("DROP_MAP", "MAP.json")
+    else:
+        variables |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top", "...")}
+    if method.get("held_out_question_ids"):
+        variables["FOLD"] = settings.get("FOLD", "I/K")
+    if release.scores:  # the run's own, which need not be those of the run that the command falls back to
+        protocol = release.scores["protocol"]
+        variables |= {name: protocol[key] for name, key in PROTOCOL_SETTINGS.items() if key in protocol}
+    if release.licence["license"] != (release.inputs.get("licence") or {}).get("identifier"):
+        variables["LICENSE"] = release.licence["license"]
+    if release.records:
+        variables["QUANTS"] = " ".join(record["type"] for record in release.records.values())
+    others = {name: value for name, value in settings.items() if name not in NOT_IN_THE_COMMAND and value}
+    return {**variables, **{name: value for name, value in others.items() if name not in variables}}
+
+
+def make_command(release: Release) -> str:
+    """Return the command that makes this release again."""
+    words = [f"{name}={shlex.quote(str(value))}" for name, value in variables_of(release).items()]
+    measured = {"quality": release.quality, "loops": release.loops} if release.records else {}
+    goals = " ".join([*(goal for goal, found in measured.items() if found), "release"])
+    return " \\\n    ".join([f"make {goals}", *words])
+
+
+def input_digests(release: Release) -> dict[str, str | None]:
+    """Return the sha256 of what the release was made from, None where it is not recorded."""
+    metadata, method = release.metadata, release.metadata["method"]
+    found = {
+        "Base checkpoint, weights": metadata["source"].get("weights_sha256"),
+        "Base checkpoint, config": metadata["source"].get("config_sha256"),
+        **{f"Question file {name}": digest for name, digest in release.inputs.get("questions", {}).items()},
+        "Questions that chose the experts, as they were asked": method.get("questions_sha256"),
+        "Statistics": method.get("stats_sha256"),
+        "Drop map, as it was given": method.get("own_map", {}).get("sha256"),
+        "Drop map": metadata["drop_map_sha256"],
+        **{f"Pruned checkpoint, {name}": digest for name, digest in metadata["shards"].items()},
+    }
+    of_quants = {
+        "F16 GGUF": "source_sha256",
+        "Importance matrix": "imatrix_sha256",
+        "Calibration text": "calibration_sha256",
+    }
+    for what, key in of_quants.items():
+        digests = [record[key] for record in release.records.values() if record[key]]
+        if digests:  # the same for all quants of a release
+            name = release.calibration.get("calibration") if key == "calibration_sha256" else None
+            found[f"{what} {name}" if name else what] = digests[-1]
+    return found
+
+
+def project_text(release: Release) -> str:
+    """Return which project, version and run made the release."""
+    version = f", version {release.project_version}" if release.project_version else ""
+    run = release.settings.get("RUN")
+    of_run = (
+        f" The run was `RUN={run}` (`runs/{run}.mk`); the command names all that differs from the defaults."
+        if run
+        else ""
+    )
+    return f"Made by the project *Prune a mixture-of-experts model and release it*{version}.{of_run}"
+
+
+def calibration_text(release: Release) -> str:
+    """Return which text the importance matrix was measured on, and whether it holds the scored questions."""
+    known, records = release.calibration, release.records.values()
+    digest = known.get("calibration_sha256") or next(
+        (r["calibration_sha256"] for r in records if r["imatrix_sha256"]), None
+    )
+    if not digest:
+        return ""
+    name = f"`{known['calibration']}`" if known else "a text whose name is not recorded"
+    asked = release.settings.get("CALIBRATION")
+    default = " (the questions that chose the experts, as chats)" if release.settings and not asked else ""
+    first = f"The importance matrix was measured on {name}{default}, sha256 `{digest}`."
+    held = release.held_and_scored
+    if held is None:
+        return f"{first} It is not known whether it holds the scored questions." if release.scores else first
+    scored = len((release.scores or {})["question_ids"])
+    if held:
+        sentence = f"{HELD_BY_CALIBRATION[0].upper()}{HELD_BY_CALIBRATION[1:]}: {held} of {scored}."
+    else:
+        sentence = f"It holds none of the {scored} scored questions."
+    return f"{first} {sentence}"
+
+
+def reproduce_section(release: Release) -> str:
+    """Return the command and the digests of what went in."""
+    ask = "" if release.settings else "Set QUESTIONS, EVAL_QUESTIONS and CALIBRATION if they are not the defaults."
+    return section(
+        "Reproduce",
+        project_text(release),
+        f"```sh\n{make_command(release)}\n```",
+        f"The inputs have the digests below. {ask}".strip(),
+        digest_table(input_digests(release)),
+        "The pruned checkpoint comes out the same, bit for bit. Quants can differ in their last bits between compilers "
+        "and processors.",
+    )

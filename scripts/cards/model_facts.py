@@ -1,0 +1,75 @@
+"""What headers tell of a released model: parameters before and after the drop, experts per token, whether it thinks.
+
+The full model is not part of a release. But all that was dropped is so many equal slices of the tensors that have an
+expert axis, so its number of parameters follows from the pruned model's shapes and the two expert counts.
+"""
+
+import math
+from pathlib import Path
+
+from cards.card_sections import OLLAMA_ARCHITECTURE, ModelFacts
+from checkpoints.checkpoint import read_checkpoint
+from checkpoints.moe_families import GEMMA4, expert_tensors, family_of, shape_of, text_config
+from files.json_records import read_json
+from ggufs.context_cache import context_length
+from ggufs.gguf_header import EXPERT_TENSOR, read_header
+from ggufs.gguf_padding import dims_before
+from release.gguf_parts import tensors_of
+
+# What a chat template has if its model can think: the switch of a request, or the tags around a thought.
+THOUGHT_MARKS = ("enable_thinking", "<think>", "<|channel>thought")
+CHAT_TEMPLATE = "chat_template.jinja"
+
+
+def thinks(template: str | None) -> bool:
+    """Tell whether a chat template is that of a model that thinks before it answers."""
+    return any(mark in (template or "") for mark in THOUGHT_MARKS)
+
+
+def is_for_ollama(gguf: Path) -> bool:
+    """Tell whether Ollama's files are made for a GGUF file, by its architecture."""
+    return read_header(gguf).architecture == OLLAMA_ARCHITECTURE
+
+
+def before_the_drop(after: int, with_experts: int, kept: int, experts: int) -> int:
+    """Return the number of parameters before the drop; with_experts: how many lie in tensors with an expert axis."""
+    return after + with_experts // kept * (experts - kept)
+
+
+def gguf_facts(first: Path, kept: int, experts: int) -> ModelFacts:
+    """Return the facts of a GGUF file, of a split one by its first part; kept, experts: per layer, after and before."""
+    header, sizes, with_experts = read_header(first), 0, 0
+    for name, (_, tensor) in tensors_of(first).items():
+        count = math.prod(dims_before(header, name, tensor.dims))
+        sizes += count
+        if EXPERT_TENSOR.match(tensor.name) and tensor.dims[-1] == kept:  # the slowest axis comes last
+            with_experts += count
+    return ModelFacts(
+        header.architecture,
+        sizes,
+        before_the_drop(sizes, with_experts, kept, experts),
+        header.value(f"{header.architecture}.expert_used_count"),
+        thinks(header.value("tokenizer.chat_template")),
+        header.value(f"{header.architecture}.attention.key_length") or 0,
+        context_length(header) or 0,
+    )
+
+
+def checkpoint_facts(folder: Path, experts: int) -> ModelFacts:
+    """Return the facts of a pruned checkpoint; experts: per layer, before the drop."""
+    config, tensors = read_json(folder / "config.json"), read_checkpoint(folder)
+    family = family_of(folder, config, list(tensors))
+    shape = shape_of(folder, family, config)
+    counts = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
+    with_experts = sum(counts[name] for name in expert_tensors(folder, family, tensors, shape))
+    text = text_config(config)
+    template, total = folder / CHAT_TEMPLATE, sum(counts.values())
+    return ModelFacts(
+        OLLAMA_ARCHITECTURE if family is GEMMA4 else config["model_type"],
+        total,
+        before_the_drop(total, with_experts, shape.experts, experts),
+        shape.top_k,
+        thinks(template.read_text(encoding="utf-8") if template.is_file() else None),
+        max(text.get("head_dim") or 0, text.get("global_head_dim") or 0),
+        text.get("max_position_embeddings") or 0,
+    )

@@ -1,0 +1,1 @@
+"""Gates: what must be true of a release folder before it is public."""

@@ -1,0 +1,321 @@
+"""What ties a release to this build: the chain of digests from the drop map to each GGUF file, step by step.
+
+statistics -> drop map -> expert_drop_metadata.json -> checkpoint -> F16 -> imatrix -> quants. Each link is a record
+that names the digest of the one before it. build_release.py refuses a broken chain before it writes, and
+check_release.py asks again. Every function returns an InputError for each break.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_ids
+from checkpoints.checkpoint import INDEX_NAME, read_checkpoint, read_config, source_digest, weights_digest
+from checkpoints.checkpoint_drop import pruned_config, small_files
+from checkpoints.moe_families import family_of, shape_of
+from choice.drop_map import MapDetails, criterion_of, details_of, dropped_ids, question_ids_of, read_map
+from choice.drop_metadata import METADATA_NAME, DropMetadata, methodology_of, read_metadata
+from choice.expert_stats import read_stats
+from files.json_records import read_record
+from files.safe_files import InputError, sha256_file
+from ggufs.gguf_header import ARRAY, GgufHeader, TensorInfo, array_values, read_header
+from ggufs.gguf_padding import UNPADDED
+from ggufs.imatrix import ImatrixRecord
+from losses.quality_record import QUALITY_NAME
+from quants.quant_record import ConversionRecord
+from release.gguf_parts import tensors_of
+from release.manifest import BUILD_AGAIN, DIGITS, MANIFEST
+from scoring.score_records import SCORES_NAME
+
+OTHER_BUILD = "it is of another build; run `make release`"
+Breaks = list[InputError]
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A release's name, the records and the GGUF files of its quants, and what it was made from, by kind and name.
+
+    files: of a split quant its first part.
+    """
+
+    name: str
+    records: Mapping[str, dict]
+    files: dict[str, Path]
+    sources: dict[str, dict[str, Path]]
+
+    @property
+    def metadata_path(self) -> Path:
+        """The build's expert_drop_metadata.json, which lies in its checkpoint."""
+        return self.sources["copies"][METADATA_NAME]
+
+    def origin(self, name: str) -> Path:
+        """Return a path by name: map, f16, full f16, imatrix, statistics...; raise InputError where there is none."""
+        if name not in self.sources["origins"]:
+            raise InputError("the release", f"the build's {name}", "none", BUILD_AGAIN)
+        return self.sources["origins"][name]
+
+    @property
+    def knows_full(self) -> bool:
+        """Whether the full model's F16 file is to be asked: scores and losses are compared with it."""
+        compared = {SCORES_NAME, QUALITY_NAME} & self.sources["copies"].keys()
+        return bool(compared) or "full f16" in self.sources["origins"]
+
+    @property
+    def full(self) -> dict:
+        """The record of the full model's F16 file."""
+        return read_record(self.origin("full f16"), ConversionRecord)
+
+    @property
+    def f16_sha256(self) -> str:
+        """The digest of the F16 file that every quant of this build was made from."""
+        return read_record(self.origin("f16"), ConversionRecord)["sha256"]
+
+
+def broken(path: object, what: str, expected: object, found: object, advice: str = OTHER_BUILD) -> InputError:
+    """Return the error of two values that must be one; digests are cut."""
+    shown = [text[:DIGITS] if len(text) == 64 else text[:80] for text in map(str, (expected, found))]
+    return InputError(path, f"{what} {shown[0]}", shown[1], advice)
+
+
+def breaks_of(path: object, pairs: Sequence[tuple[str, object, object]], advice: str = OTHER_BUILD) -> Breaks:
+    """Return an error for each (what, expected, found) whose values differ."""
+    return [broken(path, what, expected, found, advice) for what, expected, found in pairs if expected != found]
+
+
+def map_breaks(lineage: Lineage) -> Breaks:
+    """The metadata are those of a drop by the map: its digest, its details, its experts in every layer."""
+    path, place = lineage.metadata_path, lineage.origin("map")
+    metadata, content = read_metadata(path), read_map(place)
+    everything = set(range(metadata["experts"]))
+    layers = {}
+    for layer, ids in dropped_ids(content).items():
+        layers[str(layer)] = {"keep": sorted(everything - set(ids)), "drop": sorted(ids)}
+    said = {key: metadata["method"].get(key, digest) for key, digest in metadata["source"].items()}
+    counts = {len(entry["keep"]) for entry in layers.values()}
+    pairs: list[tuple[str, object, object]] = [
+        ("the drop map with sha256", sha256_file(place), metadata["drop_map_sha256"]),
+        ("kept experts per layer, as the drop map says:", counts, {metadata["keep_count"]}),
+    ]
+    found = breaks_of(path, pairs)
+    unknown = metadata.keys() - DropMetadata.model_fields.keys()
+    unknown |= metadata["method"].keys() - MapDetails.model_fields.keys()
+    unknown |= metadata["source"].keys() - {"config_sha256", "weights_sha256"}
+    for name in sorted(unknown):
+        found.append(InputError(path, f"no field {name!r}, which nothing here writes", "one", BUILD_AGAIN))
+    for what, mine, theirs in (
+        ("experts", layers, metadata["layers"]),
+        ("method", details_of(content), metadata["method"]),
+        ("methodology", methodology_of(details_of(content)), metadata.get("methodology", {})),
+        ("base checkpoint", said, metadata["source"]),
+    ):
+        if mine != theirs:
+            found.append(InputError(path, f"the {what} of {place.name}", "others", BUILD_AGAIN))
+    return found
+
+
+def choice_breaks(lineage: Lineage) -> Breaks:
+    """The map was chosen from this build's statistics, over questions that this build has."""
+    place = lineage.origin("map")
+    method = details_of(read_map(place))
+    made_from = {method[key] for key in ("stats_sha256", "imatrix_sha256") if key in method}
+    found: Breaks = []
+    for key in ("bootstrap", "domains") if "own_map" in method else ():
+        if key in method:  # copy_drop_map.py leaves them out: nothing shows that they belong to the map
+            found.append(InputError(place, f"no {key} in a map that was given", "one", BUILD_AGAIN))
+    if made_from and "own_map" not in method:
+        source = lineage.origin("statistics")
+        found += breaks_of(place, [(f"a map chosen from {source.name}, sha256", sha256_file(source), *made_from)])
+    if made_from and "own_map" not in method and (chosen := set(question_ids_of(method))):
+        known: set[str] = set().union(*map(read_ids, lineage.sources["questions"].values()))
+        if unknown := sorted(chosen - known):
+            line = f"{len(unknown)} others, such as {unknown[0]}"
+            found.append(InputError(place, "question_ids of the build's question files (--questions)", line))
+    if "stats_sha256" in method and "own_map" not in method:
+        found += analysed_breaks(lineage, method)
+    return found
+
+
+def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
+    """The statistics are of these very questions: same ids with other words are other questions.
+
+    method: of the map that was chosen from the statistics.
+    """
+    source = lineage.origin("statistics")
+    _, metadata = read_stats(source)
+    analysed = {question["id"]: question.get("sha256") for question in metadata["questions"]}
+    files = list(lineage.sources["questions"].values())
+    pairs = [("questions with sha256", metadata["questions_sha256"], method.get("questions_sha256"))]
+    for path in files:
+        asked = [q for q in load_questions(path, metadata.get("seed", QUESTION_SEED)) if q.record_id in analysed]
+        if {question.record_id: question.digest for question in asked} == analysed:
+            pairs.append(("questions with sha256", question_set_digest(asked), metadata["questions_sha256"]))
+            empty = {question["id"] for question in metadata["questions"] if question.get("empty_reasoning")}
+            mine = {question.record_id for question in asked if not question.explanation}
+            pairs.append(("questions without a reasoning:", sorted(mine), sorted(empty)))
+            return breaks_of(source, pairs, "run `make analyze` again")
+    expected = f"the words of the questions of {' or '.join(path.name for path in files) or '--questions'}"
+    return [InputError(source, expected, "statistics of others", "run `make analyze` again")]
+
+
+def checkpoint_breaks(lineage: Lineage) -> Breaks:
+    """The F16 file was converted from this checkpoint under this name, and the config has the kept experts."""
+    metadata, folder, place = read_metadata(lineage.metadata_path), lineage.metadata_path.parent, lineage.origin("f16")
+    f16 = read_record(place, ConversionRecord)
+    config = read_config(folder)
+    shape = shape_of(folder, family_of(folder, config, []), config)
+    # The shards' own bytes are held against these digests where they are published; reading them for every folder of
+    # GGUF files would take minutes.
+    digest = source_digest(folder, metadata["shards"])
+    of_config = [
+        ("experts:", metadata["keep_count"], shape.experts),
+        ("layers with experts:", len(metadata["layers"]), len(shape.layers)),
+        ("experts per token:", metadata["method"].get("top_k") or shape.top_k, shape.top_k),
+    ]
+    of_f16 = [
+        ("a model named", lineage.name, f16["name"]),
+        ("a checkpoint whose files have the digest", digest, f16["source_sha256"]),
+    ]
+    return breaks_of(folder / "config.json", of_config) + breaks_of(place, of_f16)
+
+
+def router_rows(tensors: dict[str, tuple[Path, TensorInfo]], layer: str) -> list[bytes]:
+    """Return the rows of a layer's router, one per expert."""
+    path, tensor = tensors[f"blk.{layer}.ffn_gate_inp.weight"]
+    with open(path, "rb") as file:
+        file.seek(tensor.offset)
+        data = file.read(tensor.size)
+    width = tensor.size // tensor.dims[-1]
+    return [data[begin : begin + width] for begin in range(0, tensor.size, width)]
+
+
+def router_breaks(lineage: Lineage) -> Breaks:
+    """Every file routes to the experts that the metadata name: its routers have the full model's rows of these.
+
+    llama-quantize leaves routers as they are, so this is seen in the published bytes themselves.
+    """
+    layers, f16 = read_metadata(lineage.metadata_path)["layers"], lineage.origin("f16").with_suffix("")
+    if not lineage.knows_full:
+        return []
+    full = tensors_of(lineage.origin("full f16").with_suffix(""))
+    found: Breaks = []
+    for path in [*lineage.files.values(), *([f16] if f16.is_file() else [])]:
+        tensors = tensors_of(path)
+        for layer, entry in layers.items():
+            every = router_rows(full, layer)
+            if router_rows(tensors, layer) != [every[expert] for expert in entry["keep"]]:
+                expected = f"the router's rows of the {len(entry['keep'])} kept experts in layer {layer}"
+                found.append(InputError(path, expected, "others", OTHER_BUILD))
+                break
+    return found
+
+
+def header_breaks(lineage: Lineage) -> Breaks:
+    """Every file says of its architecture what the full model's F16 file says, but for the number of experts.
+
+    A card takes the longest context and the experts per token from a header.
+    """
+    if not lineage.knows_full:
+        return []
+    place, full = lineage.origin("full f16"), lineage.full
+    file = place.with_suffix("")
+    header = read_header(file)
+    pairs: list[tuple[str, object, object]] = [("a model named", header.value("general.name"), full["name"])]
+    pairs.append(("bytes:", file.stat().st_size, full["bytes"]))
+    pairs.append(("experts of the full model:", header.experts, read_metadata(lineage.metadata_path)["experts"]))
+    found = breaks_of(place, pairs)
+    wanted = architecture_of(header)
+    for path in lineage.files.values():
+        mine = architecture_of(read_header(path))
+        pairs = [(f"{key} of the full model:", wanted.get(key), mine.get(key)) for key in sorted({*wanted, *mine})]
+        found += breaks_of(path, pairs)
+    return found
+
+
+def architecture_of(header: GgufHeader) -> dict[str, object]:
+    """Return what a header says of the architecture, by key, without the number of experts and before any padding."""
+    begin = f"{header.architecture}."
+    own = [pair for pair in header.key_values if pair.key.startswith(begin) and pair.key != f"{begin}expert_count"]
+    found = {pair.key: array_values(pair) if pair.kind == ARRAY else pair.value for pair in own}
+    # Padded widths are held against the file's own record (release/gguf_facts.py).
+    before = {key: value for key, value in found.items() if key.endswith(UNPADDED)}
+    plain = {key: value for key, value in found.items() if key not in before}
+    return plain | {key.removesuffix(UNPADDED): value for key, value in before.items()}
+
+
+def source_breaks(lineage: Lineage) -> Breaks:
+    """Config and small files of the checkpoint are the full model's; of the config only the expert count is another."""
+    source, folder = lineage.origin("source"), lineage.metadata_path.parent
+    if not source.is_dir():  # `lineage_in_words` says so
+        return []
+    metadata, config = read_metadata(lineage.metadata_path), read_config(source)
+    tensors, said = read_checkpoint(source), metadata["source"]
+    family = family_of(source, config, list(tensors))
+    pairs: list[tuple[str, object, object]] = [
+        ("experts of the full model:", shape_of(source, family, config).experts, metadata["experts"]),
+        ("a full model whose config has sha256", sha256_file(source / "config.json"), said.get("config_sha256")),
+        ("a full model whose weights have sha256", weights_digest(tensors), said.get("weights_sha256")),
+    ]
+    found = breaks_of(lineage.metadata_path, pairs)
+    if read_config(folder) != pruned_config(config, family, metadata["keep_count"]):
+        expected = "the full model's config with the new number of experts"
+        found.append(InputError(folder / "config.json", expected, "another", BUILD_AGAIN))
+    theirs = {path.relative_to(source).as_posix(): path for path in small_files(source)}
+    every = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    # Metadata and index are the drop's own, and a release takes neither card nor manifest from a checkpoint.
+    own = {"config.json", METADATA_NAME, INDEX_NAME, "README.md", MANIFEST, *metadata["shards"]}
+    for path in every:
+        name = path.relative_to(folder).as_posix()
+        if name not in own and (name not in theirs or sha256_file(path) != sha256_file(theirs[name])):
+            found.append(InputError(path, "a file of the full model's checkpoint", "another", OTHER_BUILD))
+    return found
+
+
+def quant_breaks(lineage: Lineage) -> Breaks:
+    """Every quant was made from that F16 file, has the kept experts, and was made with an imatrix of that file."""
+    metadata, f16_sha256 = read_metadata(lineage.metadata_path), lineage.f16_sha256
+    imatrix: dict = {}
+    found: Breaks = []
+    pairs: list[tuple[str, object, object]]
+    if any(record["imatrix_sha256"] for record in lineage.records.values()):
+        place = lineage.origin("imatrix")
+        imatrix, file = read_record(place, ImatrixRecord), place.with_suffix("")
+        measured = sha256_file(file) if file.is_file() else "no file"
+        text = lineage.origin("calibration")
+        pairs = [
+            ("an imatrix of the F16 file", f16_sha256, imatrix["model_sha256"]),
+            (f"{file.name} with sha256", imatrix["sha256"], measured),
+            (f"the text {text.name} with sha256", sha256_file(text), imatrix["calibration_sha256"]),
+            ("a text named", text.name, imatrix["calibration"]),
+        ]
+        found += breaks_of(place, pairs)
+    for name, record in lineage.records.items():
+        pairs = [("a quant of the F16 file", f16_sha256, record["source_sha256"])]
+        pairs.append(("experts:", metadata["keep_count"], record["experts"]))
+        if record["imatrix_sha256"]:
+            pairs.append(("the imatrix", imatrix.get("sha256"), record["imatrix_sha256"]))
+            pairs.append(("the calibration text", imatrix.get("calibration_sha256"), record["calibration_sha256"]))
+        header = read_header(lineage.files[name])
+        measured = "with" if header.value("quantize.imatrix.entries_count") else "without"
+        pairs.append(("a quant made", "with" if record["imatrix_sha256"] else "without", measured))
+        pairs.append(("a model named", lineage.name, header.value("general.name")))
+        found += breaks_of(lineage.files[name], pairs)
+    return found
+
+
+def lineage_breaks(lineage: Lineage) -> Breaks:
+    """Return every break of the chain, from the statistics to the quants."""
+    found = map_breaks(lineage) + choice_breaks(lineage) + checkpoint_breaks(lineage) + source_breaks(lineage)
+    for part in (quant_breaks, header_breaks, router_breaks):
+        found += part(lineage)
+    return found
+
+
+def lineage_in_words(lineage: Lineage) -> str:
+    """Return what the chain is made of."""
+    method = details_of(read_map(lineage.origin("map")))
+    return (
+        f"drop map ({criterion_of(method)}), metadata, checkpoint, F16 {lineage.f16_sha256[:DIGITS]}, "
+        f"{len(lineage.records)} quants: digest by digest"
+        f"{'' if lineage.knows_full else ' (routers not compared: there is no F16 file of the full model)'}"
+        f"{'' if lineage.origin('source').is_dir() else ' (the full checkpoint is gone: small files not compared)'}"
+    )

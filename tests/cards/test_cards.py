@@ -1,0 +1,554 @@
+"""Cards: every number from its record, their order, what is missing, commands, words of quality, other families."""
+
+import json
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import build_release
+import check_release
+from cards.card_reproduce import calibration_text, reproduce_section
+from cards.card_results import (
+    count_in_words,
+    counts_table,
+    hardware_rows,
+    machine_in_words,
+    map_of,
+    patch_table,
+    variants_table,
+)
+from cards.card_run import run_checkpoint_section, run_ggufs_section
+from cards.card_sections import RANKED_BY, Release, how_chosen, limits_section, method_section
+from cards.card_tables import fallbacks_in_words, file_table, memory_table, quality_word, ranges, tiers_in_words
+from cards.card_words import check_card_words
+from cards.chores import chores
+from cards.front_matter import check_front_matter, check_same_repository, front_matter
+from cards.gguf_card import gguf_card
+from cards.made_texts import release_of
+from cards.model_facts import checkpoint_facts, gguf_facts, thinks
+from choice.criteria import CRITERIA
+from conftest import DEMO
+from files.json_records import read_json, write_json
+from files.safe_files import GIB, InputError, sha256_file
+from gates.checked import Checked
+from gates.gates import GATES
+from ggufs.context_cache import cache_bytes
+from ggufs.gguf_header import empty_header, header_bytes, key_value, read_header
+from llama.llama_server import LlamaServer, server_command
+from quants.quant_record import record_path
+from release.input_facts import held_questions
+from release.manifest import read_manifest
+from release.names import has_placeholder
+from release.sources import read_sources
+from release_inputs import (
+    BASE,
+    EXPERTS,
+    KEPT,
+    NAME,
+    STANDARD_QUANTS,
+    build,
+    call,
+    copy_of_quants,
+    first_ids,
+    origins_of,
+    shared_release,
+    write_quality,
+    write_scores,
+)
+
+import pytest
+
+MARKS = ("| Model | Patched score", "| Model | Drop map")  # where the two tables of variants begin
+SECTIONS = ["Which file to take", "Run it", "What was done", "Results", "Quants", "Limits", "Reproduce", "Credits"]
+
+
+def headings(card: str) -> list[str]:
+    return re.findall(r"^## (.+)$", card, re.MULTILINE)
+
+
+def cells_of(card: str, start: str) -> list[str]:
+    """Return the cells of the first row of a table that begins so."""
+    row = next(line for line in card.splitlines() if line.startswith(f"| {start} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+@pytest.fixture
+def release(pruned_demo) -> Release:
+    """What the card of the shared release is made of."""
+    folder = shared_release(pruned_demo)
+    return release_of(folder, read_manifest(folder))
+
+
+def test_the_card_has_every_number_from_its_record_in_the_reader_s_order(pruned_demo, tmp_path):
+    scores = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "eval_questions.csv", 4))
+    quality = write_quality(pruned_demo, tmp_path, {"F16": 0.0, "Q8_0": 0.0025, "Q6_K": 0.031})
+    more = ["--scores", scores, "--quality", quality, "--quantized-by", "someone"]
+    card = build(pruned_demo, tmp_path / "r", *more)
+    assert check_front_matter(tmp_path / "r/README.md", "standard") == {
+        "license": "gemma",
+        "base_model": BASE,
+        "base_model_relation": "quantized",
+        "library_name": "gguf",
+        "pipeline_tag": "text-generation",
+        "quantized_by": "someone",
+        "tags": ["moe", "expert-pruning", "gguf", "imatrix"],
+    }
+    assert headings(card) == SECTIONS
+    klds = {"F16": "0 ± 0", "Q8_0": "0.00250 ± 0.00025", "Q6_K": "0.0310 ± 0.0031"}
+    words = {
+        "F16": "exact",
+        "Q8_0": "near-lossless",
+        "Q6_K_L": "very high (by size)",
+        "Q6_K": "good",
+        "Q4_K_M": "high (by size)",
+    }
+    for quant in STANDARD_QUANTS:
+        record = json.loads((pruned_demo / f"{NAME}-{quant}.gguf.json").read_text())
+        in_gb, kld = f"{record['bytes'] / 1e9:.4f}", klds.get(quant, "not measured")
+        assert cells_of(card, f"{NAME}-{quant}.gguf")[1:] == [words[quant], in_gb, f"{record['bytes'] / GIB:.4f}", kld]
+        bits = f"{record['bits_per_weight']:.2f}"
+        made = record["note"] if quant == "Q6_K_L" else "standard"
+        assert cells_of(card, quant)[1:] == [words[quant], made, in_gb, bits, kld, kld]
+    assert "measured on 40 tokens of 4 chats" in card
+    score = "2/4 = 50.00% (15.0% to 85.0%)"
+    patched, counted = (cells_of(card[card.index(mark) :], f"**{NAME}** (this)") for mark in MARKS)
+    assert patched[1] == score and counted[2:5] == [str(KEPT), "1", "1"]  # experts, raw, strict
+    assert cells_of(card, NAME) == [NAME, "2", "2", "+1", "+0.5"]  # the patch step: two empty answers, one right
+    assert "Held out: 6 other questions chose the experts, and none of the 4 scored ones did. Licence: gemma." in card
+    assert "- KLD not measured: Q6_K_L, Q4_K_M." in card
+
+
+def test_the_headline_has_both_models(release, pruned_demo):
+    full, card = DEMO / "model", gguf_card(release)
+    # The full model itself is asked: its parameters were worked out from the pruned one.
+    facts = checkpoint_facts(pruned_demo / "checkpoint", EXPERTS)
+    assert facts.parameters_before == checkpoint_facts(full, EXPERTS).parameters
+    assert gguf_facts(pruned_demo / "F16.gguf", KEPT, EXPERTS).parameters_before > facts.parameters_before
+    before, after = (count_in_words(n) for n in (release.facts.parameters_before, release.facts.parameters))
+    assert cells_of(card, "Parameters")[1] == before and cells_of(card, "Parameters")[2].startswith(f"{after} (-")
+    assert cells_of(card, "Experts per layer")[1:] == [str(EXPERTS), str(KEPT)]
+    assert cells_of(card, "Experts per token")[1:] == ["8", "8"]
+    assert cells_of(card, "Score as Q6_K, 4 questions (95% interval)")[1:] == [
+        "3/4 = 75.00% (30.1% to 95.4%)",
+        "2/4 = 50.00% (15.0% to 85.0%)",
+    ]
+    assert [count_in_words(n) for n in (22_400_000_000, 9_976_746, 5_100, 12)] == ["22.4B", "9.98M", "5.1K", "12"]
+
+
+def test_every_digest_of_the_card_is_one_of_a_record(pruned_demo):
+    folder = shared_release(pruned_demo)
+    card, records = (folder / "README.md").read_text(), [*pruned_demo.glob("*.json"), folder / "manifest.json"]
+    records.append(pruned_demo / "checkpoint/expert_drop_metadata.json")
+    digests = re.findall(r"`([0-9a-f]{64})`", card)
+    texts = "".join(path.read_text() for path in records)
+    assert len(digests) > 7 and all(digest in texts for digest in digests)
+
+
+def test_without_evaluation_and_quality_the_card_says_so_and_has_no_number_of_them(pruned_demo, tmp_path):
+    card = build(pruned_demo, tmp_path / "r", base="some local model", quants=("Q6_K", "Q4_K_M"))
+    assert "Not evaluated: no score belongs to this build." in card and "Results" not in headings(card)
+    assert "KLD not measured: Q6_K, Q4_K_M." in card and "| KLD" not in card and "nats" not in card
+    given = check_front_matter(tmp_path / "r/README.md", "standard").keys()
+    assert not {"base_model", "quantized_by"} & given
+    # What its owner must do is no business of the reader: check_release.py prints it.
+    found = chores(read_manifest(tmp_path / "r"))
+    for words in ("owner: none was given", "base model: not one", "quantized_by: no name"):
+        assert words not in card and any(line.startswith(words) for line in found)
+
+
+def test_an_evaluation_that_was_not_patched(pruned_demo, tmp_path):
+    scores = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "calibration_questions.csv", 4), False)
+    card = build(pruned_demo, tmp_path / "r", "--scores", scores, quants=("Q6_K", "Q4_K_M"))
+    assert cells_of(card, f"**{NAME}** (this)")[1] == "1/4 = 25.00% (4.6% to 69.9%)"
+    assert "| Raw score (95% interval) | Points (95% interval) | p |" in card and "| Experts | Strict | Lost |" in card
+    assert "Nothing was patched." in card and cells_of(card, NAME)[3] == "-"
+    assert "- The evaluation was not patched: invalid answers count as wrong." in card
+    assert "**In-sample:** 4 of the 4 scored questions also chose the experts." in card
+    assert "- The scored questions also chose the experts" in card
+
+
+def test_every_variant_has_its_map_and_its_test(release):
+    scores = json.loads(json.dumps(release.scores))
+    other = scores["rows"][1] | {"name": "other", "drop_map": {"criterion": "reap", "sha256": "a" * 64}}
+    scores["rows"] += [other, other | {"name": "older", "drop_map": None}]
+    scores["pairs"].append(scores["pairs"][0] | {"model": "other", "lost": 7, "won": 2, "mcnemar_p": 0.18})
+    table, counts = variants_table(scores, release.name), counts_table(release, scores)
+    assert [map_of(row, release) for row in scores["rows"]] == [
+        "none (all experts)",
+        f"coverage, `{release.metadata['drop_map_sha256'][:12]}`",
+        "reap, `aaaaaaaaaaaa`",
+        "not recorded",
+    ]
+    assert cells_of(table, "other")[-1] == "0.18" and cells_of(table, "gemma-4-demo")[-2:] == ["reference", "-"]
+    assert cells_of(counts, "other") == ["other", "reap, `aaaaaaaaaaaa`", str(KEPT), "1", "1", "7", "2"]
+    assert cells_of(counts, "gemma-4-demo")[-2:] == ["-", "-"]
+    scores["rows"][0]["invalid_classes"] = {"empty": 7, "truncated": 3}
+    assert patch_table(scores).splitlines()[0].count("of these") == 2
+    for row in scores["rows"]:
+        row["invalid_classes"] = {}
+    assert patch_table(scores) == ""
+
+
+def test_the_hardware_is_said_once_where_it_is_the_same():
+    machine = {"cpu": "AMD EPYC", "cores": 16, "gpus": ["NVIDIA H200"] * 2, "backends": ["CUDA"]}
+    words = "AMD EPYC (16 cores); 2 x NVIDIA H200; llama.cpp's backend: CUDA"
+    assert machine_in_words(machine) == words
+    rows = [{"name": "a", "hardware": [machine]}, {"name": "b", "hardware": [machine]}]
+    assert hardware_rows(rows) == [["Hardware", words]]
+    assert hardware_rows([{"name": "a"}, rows[1]]) == [["Hardware, a", "not recorded"], ["Hardware, b", words]]
+    assert machine_in_words(machine | {"gpus": [], "backends": ["CPU"]}).endswith("; no GPU; llama.cpp's backend: CPU")
+
+
+def test_commands_hold_the_thought_and_all_of_the_protocol_s_sampling(release):
+    flags = "-ngl 99 --reasoning-format deepseek --reasoning-budget"
+    sampling = "--temp 1.0 --top-p 0.95 --top-k 64 --dry-multiplier 0.5 --seed 42"
+    text = re.sub(r" \\\n +", " ", run_ggufs_section(release))
+    # The made-up evaluation has the 26B's context, the demo a shorter one: half of that is for the thought.
+    assert text.count(f"-c 4096 {flags} 2048 {sampling}\n") == 2
+    of_26b = replace(release, facts=replace(release.facts, longest_context=262144))
+    text = re.sub(r" \\\n +", " ", run_ggufs_section(of_26b))
+    assert text.count(f"-c 32768 {flags} 16384 {sampling}\n") == 2 and "ends a thought after 16,384 tokens" in text
+    assert f"hf download USER/{NAME}-GGUF {NAME}-Q4_K_M.gguf --local-dir .\n" in text
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        assert all(shlex.split(line) for line in block.splitlines())
+
+
+def test_the_owner_is_in_every_command_and_link(pruned_demo, tmp_path):
+    more = ["--owner", "me", "--siblings", f"checkpoint={NAME}", f"dynamic={NAME}-dynamic-GGUF"]
+    more += ["--repository", f"{NAME}-GGUF"]
+    card = build(pruned_demo, tmp_path / "GGUF", *more, quants=("Q6_K", "Q4_K_M"))
+    modelfile = (tmp_path / "GGUF/Modelfile").read_text()
+    assert not has_placeholder(card + modelfile) and f"https://huggingface.co/me/{NAME}-GGUF\n" in modelfile
+    assert set(re.findall(r"\bme/([\w.-]*\w)", card)) == {f"{NAME}-GGUF", NAME, f"{NAME}-dynamic-GGUF"}
+    # The files are quants of the pruned checkpoint.
+    assert check_front_matter(tmp_path / "GGUF/README.md", "standard")["base_model"] == f"me/{NAME}"
+    manifest = read_manifest(tmp_path / "GGUF")
+    assert not [line for line in chores(manifest) if line.startswith("owner")]
+    check_same_repository(f"me/{NAME}-GGUF", manifest)
+    with pytest.raises(InputError, match=f"expected me/{NAME}-GGUF.* found you/.*; run `make release OWNER=you`"):
+        check_same_repository(f"you/{NAME}-GGUF", manifest)
+    gates = {name: GATES[name] for name in ("files", "made")}
+    checked = Checked(tmp_path / "GGUF", manifest, read_sources(tmp_path / "GGUF"))
+    assert not [line for gate in gates.values() for line in gate(checked).deviations]
+    (tmp_path / "GGUF/README.md").write_text(card.replace("-hf me/", "-hf you/"))
+    assert GATES["made"](checked).deviations
+
+
+def test_transformers_code_runs_as_it_is_printed(release, pruned_demo, monkeypatch, capsys):
+    of_checkpoint = replace(release, kind="checkpoint", records={}, repository=NAME)
+    code = re.search(r"```python\n(.*?)```", run_checkpoint_section(of_checkpoint), re.DOTALL)[1]
+    assert "do_sample=True, temperature=1.0, top_p=0.95, top_k=64)" in code
+    place = pruned_demo / "checkpoint"
+    exec(code.replace(f"USER/{NAME}", str(place)).replace("max_new_tokens=512", "max_new_tokens=4"), {})
+    assert capsys.readouterr().out.strip()
+    wide = replace(of_checkpoint, facts=replace(release.facts, widest_head=512))
+    assert 'device_map="auto", attn_implementation="eager")' in run_checkpoint_section(wide)
+
+
+def test_the_command_to_reproduce_names_all_that_differs(release):
+    settings = {"RUN": "mine", "QUESTIONS": "a.csv", "EVAL_QUESTIONS": "b.csv", "CALIBRATION": "v5", "CD_CUTS": "1/3"}
+    text = reproduce_section(replace(release, settings=settings, project_version="9.9.9"))
+    assert "version 9.9.9. The run was `RUN=mine` (`runs/mine.mk`)" in text
+    command = re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1]
+    words = dict(word.split("=", 1) for word in shlex.split(command.replace("\\\n", ""))[3:])
+    assert words | {"QUANTS": ""} == {
+        "MODEL": BASE,
+        "NAME": BASE.split("/")[1],
+        "PRUNED_NAME": NAME,
+        "KEEP": str(KEPT),
+        "CRITERION": "coverage",
+        "PROTECT_TOP": "16",
+        "CTX": "32768",
+        "REASONING_BUDGET": "16384",
+        "MAX_GEN_TOKS": "24576",
+        "SEED": "42",
+        "NP": "1",
+        "LICENSE": "gemma",
+        "QUANTS": "",
+        "QUESTIONS": "a.csv",
+        "EVAL_QUESTIONS": "b.csv",
+        "CALIBRATION": "v5",
+        "CD_CUTS": "1/3",
+    }
+    assert {*words["QUANTS"].split()} == {record["type"] for record in release.records.values()}
+    method = {**release.metadata["method"], "held_out_question_ids": ["a", "b"]}
+    held_out = replace(release, base="some model", metadata={**release.metadata, "method": method})
+    text = reproduce_section(held_out)
+    assert "MODEL=DIRECTORY" in text and "FOLD=I/K" in text
+    assert "| Questions held out of the choice | 2 |" in method_section(held_out)
+
+
+def test_a_path_of_this_machine_is_no_setting_of_the_card(pruned_demo, tmp_path):
+    more = ["--settings", "QUESTIONS=/home/me/own.csv", "EVAL_QUESTIONS=data/x.csv"]
+    card = build(pruned_demo, tmp_path / "r", *more, quants=("Q6_K", "Q4_K_M"))
+    assert " QUESTIONS=own.csv " in card and "EVAL_QUESTIONS=data/x.csv" in card and "/home" not in card
+
+
+def with_calibration(pruned: Path, folder: Path, *more: object) -> str:
+    """Build a release that knows its imatrix's record and text; return its card."""
+    known = ["--imatrix-record", pruned / "imatrix.gguf.json", "--calibration", pruned / "text.txt"]
+    return build(pruned, folder, *known, *more, quants=("Q6_K", "Q4_K_M"))
+
+
+def test_the_card_names_the_calibration_text_and_says_what_it_holds(pruned_demo, tmp_path, refusal):
+    questions = ["--questions", DEMO / "calibration_questions.csv", DEMO / "eval_questions.csv"]
+    # The first 20 calibration questions are the text: four of them scored, then four that it does not hold.
+    inside = write_scores(pruned_demo, tmp_path / "in", first_ids(DEMO / "calibration_questions.csv", 4))
+    card = with_calibration(pruned_demo, tmp_path / "r", "--scores", inside, *questions, tmp_path / "in/scored.csv")
+    digest = sha256_file(pruned_demo / "text.txt")
+    assert (
+        f"measured on `text.txt`, sha256 `{digest}`. The calibration text holds the scored questions: 4 of 4." in card
+    )
+    assert "- In-sample in a second way: the calibration text holds the scored questions (4 of 4)." in card
+    manifest = read_manifest(tmp_path / "r")
+    assert len(manifest["inputs"]["calibration"]["held"]) == 20
+    outside = write_scores(pruned_demo, tmp_path / "out", first_ids(DEMO / "eval_questions.csv", 4))
+    card = with_calibration(pruned_demo, tmp_path / "s", "--scores", outside, *questions, tmp_path / "out/scored.csv")
+    assert "It holds none of the 4 scored questions." in card and "second way" not in card
+    with_calibration(pruned_demo, tmp_path / "r", *questions)
+    manifest = read_manifest(tmp_path / "r")
+    # A list of held questions that was made shorter by hand is not the build's.
+    checked = Checked(tmp_path / "r", manifest, read_sources(tmp_path / "r"))
+    assert not GATES["build"](checked).deviations
+    manifest["inputs"]["calibration"]["held"] = []
+    assert "expected the calibration of this build under 'inputs'" in GATES["build"](checked).deviations[0]
+    other = tmp_path / "text.txt"
+    other.write_text("another text")
+    arguments = ["--calibration", other, *questions]
+    with pytest.raises(InputError, match="expected the text"):
+        with_calibration(pruned_demo, tmp_path / "t", *arguments)
+    assert not (tmp_path / "t").exists()
+
+
+def test_what_is_not_known_of_a_calibration_text_is_said(release):
+    assert "a text whose name is not recorded" in calibration_text(replace(release, inputs={}))
+    known = {"calibration": "x.txt", "calibration_sha256": "a" * 64, "imatrix_sha256": "b" * 64, "held": None}
+    unknown = replace(release, inputs={"questions": {}, "calibration": known})
+    assert "It is not known whether it holds the scored questions." in calibration_text(unknown)
+    assert "- It is not known whether the calibration text holds" in limits_section(unknown)
+
+
+def test_a_question_is_found_in_a_text_whatever_its_blanks(tmp_path):
+    path = tmp_path / "q.csv"
+    columns = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3"
+    path.write_text(f'{columns}\nb,"How  many\nlegs?",a,b,c,d\na,What?,a,b,c,d\nc,Why?,a,b,c,d\n')
+    assert held_questions("x How many legs? Because. What?\n", [path]) == ["a", "b"]
+
+
+def test_stars_of_the_names_survive_markdown(pruned_demo, tmp_path):
+    more = ["--kind", "dynamic", "--siblings", f"standard={NAME}-GGUF"]
+    dynamic = build(pruned_demo, tmp_path / f"{NAME}-dynamic-GGUF", *more, quants=("CD-Q4_K_M",))
+    more = ["--siblings", f"dynamic={NAME}-dynamic-GGUF"]
+    standard = build(pruned_demo, tmp_path / f"{NAME}-GGUF", *more, quants=("Q6_K", "Q4_K_M"))
+    for card in (dynamic, standard):
+        assert "(`CD-*`, `AUTO-*`)" in card and not re.search(r"[^`](CD|AUTO)-\*", card)
+    assert (
+        "- CD-Q4_K_M: Q5_K in layer 0; Q4_K in layer 1; Q3_K in layer 2 (attention, dense part and experts)" in dynamic
+    )
+
+
+def test_a_predicted_loss_never_stands_beside_a_measured_one(release):
+    note = "cheapest types under 9 bytes, expected KLD 0.0123 nats per token"
+    record = {**release.example, "type": "AUTO-0.1", "note": note, "cd_scope": None}
+    auto = replace(release, kind="dynamic", records={"a.gguf": record})
+    card = gguf_card(auto)
+    assert "0.0123" not in file_table(auto.records, auto.quality) and card.count("0.0123") == 1
+    assert "Predicted when its types were picked, not measured: 0.0123 nats per token." in card
+
+
+def test_types_in_words_by_hand():
+    scope = r"\.(attn|ffn)_\w+\.weight"
+    arguments = ["--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0"]
+    for layers, kind in (("0", "q6_K"), ("1|2|3|10", "q5_K"), ("4|5", "q4_K")):
+        arguments += ["--tensor-type", rf"^blk\.({layers}){scope}={kind}"]
+    record = {"arguments": arguments, "base": "Q4_K_M", "tensors_per_type": {"F32": 4, "Q5_0<Q4_K": 1, "Q8_0<Q6_K": 3}}
+    assert tiers_in_words(record) == (
+        "Q6_K in layer 0; Q5_K in layers 1 to 3, 10; Q4_K in layers 4 to 5 (attention, dense part and experts); "
+        "embedding Q8_0, output Q8_0; what is left follows Q4_K_M"
+    )
+    assert "(the experts of a layer)" in tiers_in_words(record | {"cd_scope": "experts"})
+    assert fallbacks_in_words(record) == "1 tensor Q5_0 in place of Q4_K, 3 tensors Q8_0 in place of Q6_K"
+    assert ranges([5, 1, 2, 3]) == "1 to 3, 5" and ranges([]) == ""
+
+
+def test_a_word_of_quality_for_every_file_by_hand():
+    def entry(kld: float) -> dict:
+        return {"losses": {"quantisation": {"kld": [kld, 0.0]}}}
+
+    record = {"bits_per_weight": 4.8}
+    by_loss = [(0.0, "exact"), (0.001, "near-lossless"), (0.009, "very high"), (0.05, "good"), (9.0, "very low")]
+    assert [quality_word(record, entry(kld)) for kld, _ in by_loss] == [word for _, word in by_loss]
+    by_bits = [(16.01, "exact"), (8.5, "near-lossless"), (5.5, "high"), (4.8, "good"), (3.9, "fair"), (2.1, "very low")]
+    words = [quality_word({"bits_per_weight": bits}, None) for bits, _ in by_bits]
+    assert words == [f"{word} (by size)" for _, word in by_bits]
+
+
+def by_size(sizes: dict[str, float]) -> dict[str, dict]:
+    return {name: {"files": [name], "bytes": int(size * GIB), "sha256": name} for name, size in sizes.items()}
+
+
+def test_which_file_for_which_memory_by_hand():
+    records = by_size({"large": 13.5, "middle": 10.8, "small": 2.9})
+    table = memory_table(records, {8192: GIB // 2, 32768: GIB})
+    # 4 GiB: 3 are free, 2.9 + 0.5 do not fit; 6: small; 12: 11 free, 10.8 + 0.5 do not; 16: large.
+    assert [line.split(" | ")[0:3] for line in table.splitlines()[2:]] == [
+        ["| 6 GiB or more", "small", "size"],
+        ["| 16 GiB or more", "large", "size"],
+    ]
+    assert table.splitlines()[-1].endswith("| 14.00 | 14.50 |")
+
+
+def test_a_file_that_is_measured_as_worse_than_a_smaller_one_is_not_recommended():
+    def taken(klds: dict[str, float]) -> list[list[str]]:
+        files = [{"sha256": name, "losses": {"quantisation": {"kld": [kld, 0.1]}}} for name, kld in klds.items()]
+        records = by_size({"large": 13.5, "middle": 10.8, "small": 2.9})
+        table = memory_table(records, {8192: GIB // 2}, {"files": files})
+        return [line.split(" | ")[1:3] for line in table.splitlines()[2:]]
+
+    assert taken({"large": 0.3, "middle": 0.2, "small": 0.1}) == [["small", "measured loss"]]
+    assert taken({"large": 0.1, "middle": 0.9, "small": 0.5})[-1] == ["large", "measured loss"]
+    # What was not measured is taken by size: nothing says that it is worse.
+    assert taken({"middle": 0.1, "small": 0.05}) == [["small", "measured loss"], ["large", "size"]]
+
+
+@pytest.fixture
+def of_another_family(pruned_demo, tmp_path) -> Path:
+    """Copies of two quants whose headers name another architecture and a chat template without thoughts."""
+    folder = copy_of_quants(pruned_demo, tmp_path / "inputs", "Q6_K", "Q4_K_M")
+    for gguf in sorted(folder.glob(f"{NAME}-*.gguf")):
+        data = gguf.read_bytes().replace(b"gemma4", b"llama4")
+        gguf.write_bytes(
+            data.replace(b"enable_thinking", b"enable_drinking").replace(b"<|channel>tho", b"<|channel>the")
+        )
+        record = read_json(record_path(gguf))
+        write_json(record_path(gguf), record | {"sha256": sha256_file(gguf)})
+    for f16 in (folder / "F16.gguf", folder / "full-F16.gguf"):  # a build is of one family; their digests are recorded
+        f16.write_bytes(f16.read_bytes().replace(b"gemma4", b"llama4"))
+    return folder
+
+
+def test_another_family_has_no_file_of_ollama_and_no_flag_of_thoughts(of_another_family, tmp_path, capsys):
+    """Gemma 4's renderer, parser and template are for no other family."""
+    card = build(of_another_family, tmp_path / "r", quants=("Q6_K", "Q4_K_M"))
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {
+        *(f"{NAME}-{quant}.gguf" for quant in ("Q6_K", "Q4_K_M")),
+        "README.md",
+        "manifest.json",
+        "expert_drop_metadata.json",
+    }
+    for words in ("llama", "Ollama", "--reasoning", "--temp", "gemma4"):
+        assert (words in card) == (words == "llama"), words
+    assert "- Q6_K: " in card and "in place of Q6_K" in card
+    checked = Checked(tmp_path / "r", read_manifest(tmp_path / "r"), read_sources(tmp_path / "r"))
+    found = {name: check_release.outcome_of(gate, checked).deviations for name, gate in GATES.items()}
+    assert not any(found.values()), found
+    assert not checked.for_ollama
+
+
+def test_a_model_thinks_if_its_template_says_so():
+    assert thinks("{% if enable_thinking %}") and thinks("<think>") and not thinks("[INST]") and not thinks(None)
+
+
+def test_every_criterion_says_what_it_ranks_by():
+    assert RANKED_BY.keys() == CRITERIA.keys()
+    assert "tokens that the router sends" in how_chosen({"criterion": "frequency"})
+    assert "chance" in how_chosen({"criterion": "random:1"})
+    assert "ranked first are dropped" in how_chosen({"criterion": "reap", "worst_first": True})
+
+
+def test_the_methodology_of_the_metadata_is_shown(release):
+    methodology = {"cut_tokens": 4096, "dtype": "float32", "attention": None, "not_known": ["a"], "questions": 9}
+    text = method_section(replace(release, metadata={**release.metadata, "methodology": methodology}))
+    assert text.count("| Longest input that is not cut (tokens) | 4096 |\n| Dtype | float32 |\n") == 1
+    assert "| Attention | not known |\n\n" in text
+
+
+FOREIGN = ["<script>x</script>", "<img src=x>", "[x](javascript:x)", "\\\\[x](http://y)", "a\n\n[x]: http://y", "<!--"]
+
+
+@pytest.mark.parametrize("words", FOREIGN)
+def test_foreign_tags_and_links_are_shown_in_tables_and_refused_elsewhere(words, release):
+    def card(**changes: object) -> str:
+        return check_card_words("README.md", gguf_card(replace(release, metadata={**release.metadata, **changes})))
+
+    shown = card(methodology={"model": f"{words} | a"})
+    assert words not in shown and "\\| a |" in shown
+    # A map of somebody else: its words are quoted in a sentence.
+    assert card(method={"own_map": {"criterion": "plain words"}})
+    with pytest.raises(InputError, match="README.md: expected a card without foreign tags and links"):
+        card(method={"own_map": {"criterion": words}})
+
+
+def test_the_checkpoint_s_card_has_the_same_order(pruned_demo, tmp_path):
+    checkpoint, output = pruned_demo / "checkpoint", tmp_path / "r"
+    scores = write_scores(pruned_demo, tmp_path, first_ids(DEMO / "eval_questions.csv", 4))
+    named = ["--kind", "checkpoint", "--name", NAME, "--base", BASE, "--siblings", f"standard={NAME}-GGUF"]
+    named += ["--repository", NAME]
+    metadata = checkpoint / "expert_drop_metadata.json"
+    more = ["--checkpoint", checkpoint, "--metadata", metadata, "--scores", scores, "--output", output]
+    call(build_release.main, *named, *more, *origins_of(pruned_demo, ("--scores", scores)))
+    card = (output / "README.md").read_text()
+    assert [name for name in headings(card) if name != "Architecture"] == SECTIONS
+    assert cells_of(card, "Vocabulary")[1] == "3,001" and f"](https://huggingface.co/USER/{NAME}-GGUF)" in card
+    assert f"python llama.cpp/convert_hf_to_gguf.py {NAME} --outtype f16 --outfile {NAME}-F16.gguf\n" in card
+
+
+def test_the_context_cache_is_what_llama_server_says(pruned_demo, tools, tmp_path):
+    gguf = pruned_demo / f"{NAME}-Q4_K_M.gguf"
+    for context in (512, 1000, 4096):
+        flags = ["-c", str(context), "-np", "1", "-lv", "5"]
+        command = server_command(tools.tool("llama-server"), gguf, "cache", 0, flags)
+        with LlamaServer(command, gguf, tmp_path / "log"):
+            said = re.findall(r"llama_kv_cache: size = +([\d.]+) MiB", (tmp_path / "log").read_text())
+        # Said once for the trial that fits the model into memory and once for the context itself: full attention, then
+        # sliding.
+        assert len(said) == 4
+        expected = cache_bytes(read_header(gguf), context) / 2**20
+        assert sum(map(float, said[2:])) == pytest.approx(expected, abs=0.0101), context
+
+
+def test_the_context_cache_of_the_26b_by_hand(tmp_path):
+    pairs = {
+        "general.architecture": "gemma4",
+        "gemma4.block_count": 30,
+        "gemma4.attention.sliding_window": 1024,
+        "gemma4.attention.key_length": 512,
+        "gemma4.attention.value_length": 512,
+        "gemma4.attention.key_length_swa": 256,
+        "gemma4.attention.value_length_swa": 256,
+        "gemma4.attention.head_count_kv": [8, 8, 8, 8, 8, 2] * 5,
+        "gemma4.attention.sliding_window_pattern": [True, True, True, True, True, False] * 5,
+    }
+    path = tmp_path / "a.gguf"
+    path.write_bytes(header_bytes(empty_header(path), [key_value(*pair) for pair in pairs.items()], []))
+    # 25 layers of 1,536 cells (1,024 + 512), 8 heads, 512 values; 5 layers of 8,192 cells, 2 heads, 1,024 values;
+    # 2 bytes each.
+    assert cache_bytes(read_header(path), 8192) == 25 * 1536 * 8 * 512 * 2 + 5 * 8192 * 2 * 1024 * 2 == 482_344_960
+    other = {**pairs, "general.architecture": "qwen3moe"}
+    path.write_bytes(header_bytes(empty_header(path), [key_value(*pair) for pair in other.items()], []))
+    assert cache_bytes(read_header(path), 8192) is None
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (("license: gemma", "license: [gemma"), "huggingface_hub reads"),
+        (("license: gemma", "license: Gemma Terms"), "license an identifier"),
+        (("pipeline_tag: text-generation", "pipeline_tag: chat"), "pipeline_tag text-generation"),
+        (("base_model: google/x", "base_model: google/x/y"), "OWNER/NAME"),
+        (("base_model_relation: quantized", "base_model_relation: shrunk"), "one of adapter"),
+        (("library_name: gguf\n", ""), "library_name"),
+        (("- moe", "- 5"), "tags words"),
+        (("---\n", "", 1), "front matter"),
+        (("license:", "licence:"), "front matter of"),
+    ],
+)
+def test_front_matter_is_checked(tmp_path, change, words):
+    path = tmp_path / "README.md"
+    text = front_matter("standard", "google/x", {"license": "gemma"}, "me", ["moe"]) + "\n# x\n"
+    path.write_text(text)
+    assert check_front_matter(path, "standard")["license"] == "gemma"
+    path.write_text(text.replace(*change))
+    with pytest.raises(InputError, match=re.escape(words)):
+        check_front_matter(path, "standard")

@@ -1,0 +1,137 @@
+"""A release with a draft model and with what fewer experts cost: card, Modelfile, and each kind of damage."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import build_draft
+import build_release
+import measure_active_experts
+import measure_draft
+from conftest import DEMO
+from files.safe_files import sha256_file
+from gates.checked import Checked
+from gates.gates import records_gate
+from gates.remade_gates import draw_pictures_again
+from gates.running_gates import QUESTION, smallest
+from gates.speed_gate import speed_gate, speed_gates
+from release.manifest import read_manifest
+from release.sources import read_sources
+from release_inputs import NAME, build, call, release_arguments
+
+import pytest
+
+DRAFT = f"mtp-{NAME}-Q8_0.gguf"
+ASKED = ["--questions", DEMO / "eval_questions.csv", "--rounds", 1]
+
+
+@pytest.fixture(scope="module")
+def measured(pruned_demo, tmp_path_factory) -> Path:
+    """A folder with the draft model of the pruned demo, draft.json, and active-experts.json and .png."""
+    folder = tmp_path_factory.mktemp("speed")
+    model = pruned_demo / f"{NAME}-Q8_0.gguf"
+    built = ["--model", DEMO / "assistant", "--target", pruned_demo / "F16.gguf", "--name", NAME]
+    call(build_draft.main, *built, "--output", folder / DRAFT)
+    draft = ["--draft", folder / DRAFT, "--gguf", f"{NAME}={model}", "--limit", 2, "--output", folder / "draft.md"]
+    call(measure_draft.main, *draft, *ASKED)
+    active = ["--name", NAME, "--gguf", model, "--model", DEMO / "model", "--limit", 2, "--answers", 2, "--counts", 5]
+    call(measure_active_experts.main, *active, *ASKED, "--cache", folder, "--output", folder / "active-experts.md")
+    return folder
+
+
+def arguments(measured: Path) -> list[object]:
+    drafted = ["--draft", measured / DRAFT, "--draft-results", measured / "draft.json"]
+    return [
+        *drafted,
+        "--active-experts",
+        measured / "active-experts.json",
+        "--pictures",
+        measured / "active-experts.png",
+    ]
+
+
+@pytest.fixture
+def release(pruned_demo, measured, tmp_path) -> Path:
+    build(pruned_demo, tmp_path / f"{NAME}-GGUF", *arguments(measured), quants=("Q8_0",))
+    return tmp_path / f"{NAME}-GGUF"
+
+
+def checked(folder: Path) -> Checked:
+    return Checked(folder, read_manifest(folder), read_sources(folder))
+
+
+def test_a_release_holds_its_draft_model_and_says_what_it_gains(release, measured, tools, tmp_path):
+    card = (release / "README.md").read_text()
+    assert f"llama-server -m {NAME}-Q8_0.gguf --model-draft {DRAFT} --spec-type draft-mtp --spec-draft-n-max 2" in card
+    assert "All 2 greedy answers are the same" in card and "--override-kv gemma4.expert_used_count=int:5" in card
+    assert f"DRAFT ./{DRAFT}\n" in (release / "Modelfile").read_text() and f"'DRAFT ./{DRAFT}'" in card
+    found = checked(release)
+    assert speed_gate(found).applies and not speed_gate(found).deviations and not records_gate(found).deviations
+    outcome = speed_gates(smallest, QUESTION, tools, 0)["drafted"](found)
+    assert not outcome.deviations and "drafted tokens accepted" in outcome.looked_at
+    draw_pictures_again(found, ["active-experts.png"], tmp_path)
+    assert sha256_file(tmp_path / "active-experts.png") == sha256_file(release / "active-experts.png")
+
+
+def test_a_changed_or_missing_draft_model_fails_its_gate(release):
+    (release / DRAFT).unlink()
+    shutil.copyfile(release / f"{NAME}-Q8_0.gguf", release / DRAFT)
+    with pytest.raises(Exception, match="expected a model of the architecture gemma4-assistant, found gemma4"):
+        speed_gate(checked(release))
+    (release / "draft.json").unlink()
+    assert "expected one draft model and its draft.json, found" in speed_gate(checked(release)).deviations[0]
+
+
+def of_models(**changes: object) -> Callable[[dict], object]:
+    return lambda content: content["models"][0].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("draft.json", lambda content: None, ""),
+        ("draft.json", lambda content: content.update(parameters=1), "weights of the draft model:"),
+        ("draft.json", lambda content: content.update(bytes=1), "bytes of the draft model:"),
+        ("draft.json", lambda content: content.update(type="Q4_0"), "the type of the draft model:"),
+        ("draft.json", lambda content: content.update(questions_sha256="4" * 64), "the first 2 questions of"),
+        ("draft.json", lambda content: content.update(max_tokens=1), "answers of at most 1 tokens"),
+        ("draft.json", of_models(gguf_sha256="4" * 64), "the speed of a file named no file with a record"),
+        ("draft.json", of_models(gguf="other.gguf"), "the speed of a file named"),
+        ("draft.json", of_models(name="gemma-4-26B-A4B-it"), f"a model named {NAME}, found gemma-4-26B-A4B-it"),
+        ("draft.json", of_models(accepted=[10**6] * 2), "possible counts"),
+        ("draft.json", of_models(speeds=[9e9] * 7), "questions and rounds"),
+        ("active-experts.json", lambda content: content.update(gguf_sha256="4" * 64), "no file with a record"),
+        ("active-experts.json", lambda content: content.update(own=9), "the model's own active experts: 8, found 9"),
+        ("active-experts.json", lambda content: content.update(rounds=9), "rounds of every row:"),
+    ],
+)
+def test_speeds_are_of_known_files_and_numbers_are_possible(release, name, damage, words):
+    content = json.loads((release / name).read_text())
+    damage(content)
+    (release / name).write_text(json.dumps(content))
+    found = speed_gate(checked(release)).deviations
+    assert any(words in line for line in found) if words else not found, found
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "words"),
+    [
+        ("draft.json", '"source_sha256": "', '"source_sha256": "0', "expected a file of this build"),
+        ("active-experts.json", '"source_sha256": "', '"source_sha256": "0', "expected a file of this build"),
+        ("draft.json", '"same": [\n        true', '"same": [\n        false', "expected the same greedy answers"),
+    ],
+)
+def test_what_is_of_another_build_or_changes_an_answer_is_refused(
+    pruned_demo, measured, tmp_path, refusal, name, old, new, words
+):
+    folder = tmp_path / "measured"
+    shutil.copytree(measured, folder)
+    text = (folder / name).read_text()
+    at = text.index(old) + len(old)
+    end = at + 64 if "sha256" in old else at
+    (folder / name).write_text(text[: at - len(old)] + new + text[at : end - (end > at)] + text[end:])
+    assert json.loads((folder / name).read_text())
+    asked = release_arguments(pruned_demo, tmp_path / "out-GGUF", *arguments(folder), quants=("Q8_0",))
+    refusal(build_release.main, asked, words)
+    assert not (tmp_path / "out-GGUF").exists()
