@@ -54,6 +54,7 @@ def draw_tokens(
     counts = factors[question] > 0
     is_reply = position >= np.array(replies)[question]
     pools = [(counts, 1.0)] if share is None else [(counts & is_reply, share), (counts & ~is_reply, 1 - share)]
+    # Named, and not default_rng: numpy may change what that is, and the order of elimination with it.
     generator = np.random.Generator(np.random.PCG64(seed))
     rows, weights = [], []
     for pool, part in pools:
@@ -64,8 +65,10 @@ def draw_tokens(
             raise InputError("--reconstruction", "tokens on both sides of the mixture", "none on one of them")
         drawn = generator.choice(there, min(there.size, max(1, round(count * part))), replace=False)
         rows.append(drawn)
+        # Each side of the mixture sums to its part, however many of its tokens there were to draw.
         weights.append(factors[question[drawn]] / factors[question[drawn]].sum() * part)
     row, weight = np.concatenate(rows), np.concatenate(weights)
+    # As the model will read them, so that rows of the kept arrays and of the sample are in one order.
     order = np.argsort(row)
     row = row[order]
     positions = [position[row[question[row] == number]].tolist() for number in range(len(spans))]
@@ -116,6 +119,7 @@ class InputObserver(ExpertObserver):
     def keep(self, module: ExpertsModule, arrays: dict[str, torch.Tensor]) -> None:
         """Keep the rows of the sampled tokens in one layer; arrays: [tokens of the batch, width] by their names."""
         for name, values in arrays.items():
+            # Picked on the device first: a whole batch of inputs would go over the bus for a few rows.
             kept = values[self.rows_kept]
             kept = kept if name == CHOSEN else kept.float()
             self.sums[name][:, self.rows[module], : kept.shape[1]] = kept.cpu().numpy()

@@ -45,6 +45,7 @@ class DropMetadata(Record):
         """Refuse layers in which an expert is missing or comes twice, or another number of experts is kept."""
         require(self.keep_count <= self.experts, "keep_count at most experts")
         for name, ids in self.layers.items():
+            # Both lists are recorded though one follows from the other: a damaged list then shows.
             both = sorted(ids.get("keep", []) + ids.get("drop", []))
             require(both == list(range(self.experts)), f"layers.{name} of every expert once")
             require(len(ids.get("keep", [])) == self.keep_count, f"layers.{name} that keep keep_count experts")

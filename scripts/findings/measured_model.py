@@ -99,6 +99,7 @@ def layer_figures(
     for row, (layer, module) in enumerate(tqdm(modules.items(), desc="experts compared", unit="layer")):
         if layer in left:
             if stream:
+                # The stream reads the next layer meanwhile; those that are done are not read at all.
                 following = left.index(layer) + 1
                 stream.load_layer(layer, left[following] if following < len(left) else None)
             write_json(paths[layer], compared(layer, module, row, tokens, draws))

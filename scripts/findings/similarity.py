@@ -29,6 +29,7 @@ def gram(weights: torch.Tensor) -> np.ndarray:
     step = max(1, BLOCK_BYTES // (4 * len(flat)))
     total = np.zeros((len(flat), len(flat)))
     for first in range(0, flat.shape[1], step):
+        # In bf16 the products would keep three digits; in fp64 the weights would take four times their memory.
         block = flat[:, first : first + step].float()
         total += (block @ block.T).double().cpu().numpy()
     return total
@@ -91,6 +92,7 @@ def output_cosines(
         outputs = all_outputs(module, torch.from_numpy(inputs[block]).to(like))
         directions = outputs / torch.linalg.vector_norm(outputs, dim=-1, keepdim=True)
         found = (directions @ directions.transpose(1, 2)).cpu().numpy()
+        # Neither an output of 0 nor one that overflowed has a direction: both are left out.
         found[~np.isfinite(found)] = np.nan
         pairs[block] = found[:, one, other]
         ids = chosen[block]
@@ -111,6 +113,7 @@ def output_figures(
     if not there.any():
         raise InputError(f"layer {layer}", "outputs of experts that are finite and not 0", "none on the sampled tokens")
     counts = there.sum(axis=0)
+    # Means over what is there; np.nanmean would warn of a pair without any, and that must not win.
     sums = np.where(there, pairs, 0).sum(axis=0, dtype=np.float64)
     largest = int(np.divide(sums, counts, out=np.full(counts.shape, -np.inf), where=counts > 0).argmax())
     per_token = np.divide(

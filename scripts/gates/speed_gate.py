@@ -50,6 +50,7 @@ def draft_breaks(results: dict, draft: Path, f16_sha256: str) -> list[InputError
             found.append(
                 InputError(DRAFT_NAME, f"{what} with sha256 {expected[:DIGITS]}", other[:DIGITS], MEASURE_DRAFT)
             )
+    # The full model may be measured beside it, so one of the models must be of this build, not all.
     if f16_sha256 not in {answers["source_sha256"] for answers in results["models"]}:
         expected = f"a file of this build (F16 sha256 {f16_sha256[:DIGITS]})"
         found.append(InputError(DRAFT_NAME, expected, "others", MEASURE_DRAFT))
@@ -63,6 +64,7 @@ def draft_breaks(results: dict, draft: Path, f16_sha256: str) -> list[InputError
 def measured_file_breaks(name: str, lineage: Lineage, measured: list[dict], advice: str) -> Breaks:
     """Speeds are of files that have a record, by the names of file and model."""
     known, found = known_quants(lineage), []
+    # The digest says whose file was measured; the model's name must follow from it.
     models = {lineage.f16_sha256: lineage.name}
     if lineage.knows_full:
         models[lineage.full["sha256"]] = lineage.full["name"]
@@ -100,6 +102,7 @@ def draft_number_breaks(results: dict, draft: Path) -> Breaks:
         rows = list(zip(answers["tokens"], answers["drafted"], answers["accepted"]))
         lengths = {len(answers[key]) for key in ("same", "tokens", "drafted", "accepted")}
         rounds = {len(answers[key]) for key in ("speeds", "speeds_without")}
+        # A pass gives one token and what it keeps of its draft: there were tokens - kept passes, one more at most.
         possible = all(0 <= kept <= drafted <= most * (tokens - kept + 1) for tokens, drafted, kept in rows)
         asked = ({results["questions"]}, {results["rounds"]})
         pairs.append((f"questions and rounds of {answers['name']}:", asked, (lengths, rounds)))
@@ -154,6 +157,7 @@ def speed_gate(checked: Checked) -> Outcome:
         listed = sorted(checked.manifest["files"])
         for record in checked.records.values():
             check_fits(read_header(draft), read_header(checked.first_part(record)), draft)
+            # A user may give -hf a tag or not, and llama.cpp picks the draft by other rules then.
             picked = {draft_pick(listed, record["files"][0], tag) for tag in ("", record["type"])}
             if picked != {results["file"]}:
                 expected = f"{results['file']}, fetched by -hf with {record['files'][0]}"
@@ -178,6 +182,7 @@ def drafted_gate(checked: Checked, model: Path, question: Question, tools: Llama
             answers.append(ask_greedily(server, question, ANSWER_TOKENS))
     plain, drafted = answers
     outcome = Outcome(f"{looked_at}: {drafted.accepted} of {drafted.drafted} drafted tokens accepted")
+    # Without a drafted token the two would be the same run, and their equality would show nothing.
     if plain.whole != drafted.whole or not drafted.drafted:
         expected = f"{model}: expected the same greedy answer with {drafts[0]}, and tokens drafted"
         outcome.deviations.append(f"{expected}, found {drafted.whole[:60]!r} for {plain.whole[:60]!r}")

@@ -105,6 +105,7 @@ def sliced(
         layer = layer_of(tensor.name, pattern)
         kept = None if layer is None else keep[layer]
         experts = 1 if layer is None else tensor.dims[-1]
+        # Experts are the slowest axis, which GGUF names last: an expert's bytes are one run, and nothing is decoded.
         dims = tensor.dims if kept is None else (*tensor.dims[:-1], len(kept))
         result.append((tensor, dims, runs_of(header.path, tensor.offset, tensor.size, experts, kept)))
     return result
@@ -117,6 +118,7 @@ def key_value_bytes(header: GgufHeader, changes: dict[str, int]) -> list[bytes]:
         if pair.key in changes:
             if pair.kind != UINT32:
                 raise InputError(header.path, f"{pair.key} as uint32", f"type {pair.kind}")
+            # In place and of the same width, so the rest of the header stays as it is, to the byte.
             pairs.append(pair.raw[: pair.value_at] + struct.pack("<I", changes[pair.key]))
         else:
             pairs.append(pair.raw)
@@ -138,6 +140,7 @@ def write_pruned(
     ]
     for _, _, runs in tensors:
         size = sum(run.size for run in runs)
+        # llama.cpp refuses a tensor that is not at the aligned end of the one before.
         pieces += [*runs, bytes(aligned(size, header.alignment) - size)]
     write_runs(output, pieces, progress.update)
 
@@ -169,6 +172,7 @@ def drop_in_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> in
     total = sum(run.size for _, _, runs in cuts for run in runs)
     require_disk_space(outputs[0].parent, total)
     changes = {model.count_key: drop_map.keep_count}
+    # An older record would vouch for a file that is half new, should this run be killed.
     metadata_beside(outputs[0]).unlink(missing_ok=True)
     with tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress, ExitStack() as renames:
         # The stack renames in reverse order, the first file last: until then a loader finds no model.
@@ -227,6 +231,7 @@ def _verify_file(
     header: GgufHeader, path: Path, pattern: re.Pattern[str], keep: dict[int, list[int]], changes: dict[str, int]
 ) -> None:
     found, expected = read_header(path), sliced(header, pattern, keep)
+    # As bytes: values that read alike can be stored as other types, which another loader may refuse.
     if [pair.raw for pair in found.key_values] != key_value_bytes(header, changes):
         raise InputError(path, "the source's header with the new expert count", "another one")
     if [(t.name, t.dims, t.kind) for t in found.tensors] != [(t.name, dims, t.kind) for t, dims, _ in expected]:

@@ -194,6 +194,7 @@ def new_pairs(header: GgufHeader, widths: dict[str, Width]) -> list[bytes]:
             raise InputError(header.path, f"{pair.key} as uint32", f"type {pair.kind}")
         pairs.append(pair.raw[: pair.value_at] + struct.pack("<I", width.then))
         if header.value(f"{pair.key}{UNPADDED}") is None:
+            # The width before is written into the file, so that padding can be undone, and counted without its zeros.
             notes.append(key_value(f"{pair.key}{UNPADDED}", width.now))
     return pairs + notes
 

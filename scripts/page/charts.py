@@ -114,6 +114,7 @@ def loss_figure(files: list[dict], line: list[str], loss: str) -> figure:
     pruning = files[0]["losses"]["pruning"]["kld"][0] if loss == "total" else 0
     bottom, top = loss_limits(values, errors, pruning)
     left, right = log_limits(sizes.min(), sizes.max(), 0.12)
+    # Cut at the axis: a whisker that ends at 0 or below has no place on a log scale.
     points = Points(sizes, values, np.maximum(values - errors, bottom), values + errors)
     plot = empty_figure(
         f"loss-{loss}",
@@ -127,6 +128,7 @@ def loss_figure(files: list[dict], line: list[str], loss: str) -> figure:
     )
     add_zoom(plot)
     if pruning:
+        # Beyond the outermost points, since the axis reaches beyond them, too.
         plot.line([sizes.min() / 2, sizes.max() * 2], [pruning] * 2, line_dash="dotted", name="pruning")
     by_label = {entry["label"]: place for place, entry in enumerate(files)}
     on_line = [by_label[label] for label in line]
