@@ -11,12 +11,11 @@ from checkpoints.licence import CARD
 from choice.drop_map import METADATA_NAME
 from files.safe_files import InputError, read_json
 from findings.findings_record import FINDINGS_NAME
-from ggufs.companions import DRAFT, MMPROJ
 from ggufs.context_cache import cache_bytes, context_length
 from ggufs.gguf_header import GgufHeader, read_header
 from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
-from ollama.ollama_files import companion, fitted_params, modelfile, source_params
+from ollama.ollama_files import companions_of, fitted_params, modelfile, source_params
 from release.card_sections import PICTURES, ModelFacts, Release
 from release.card_tables import CONTEXTS
 from release.card_words import check_card_words
@@ -93,13 +92,13 @@ def ollama_texts(folder: Path, release: Release, params: Path) -> dict[str, str]
     records = release.records.values()
     values = fitted_params(params, source_params(params), folder / next(iter(records))["files"][0])
     best = max(records, key=lambda record: (len(record["files"]) == 1, record["type"] != "F16", record["bytes"]))
-    names = sorted(path.name for path in folder.glob("*.gguf"))
+    beside = companions_of(sorted(path.name for path in folder.glob("*.gguf")), best["files"][0])
     whose = release.hub_id(release.repository)
     comment = (
         f"# Wraps {best['files'][0]} of https://huggingface.co/{whose}\n"
         f"# ollama create {release.name.lower()} -f Modelfile\n"
     )
-    text = comment + modelfile(best["files"][0], values, companion(names, MMPROJ), companion(names, DRAFT))
+    text = comment + modelfile(best["files"][0], values, *beside)
     return {"params": json.dumps(values, indent=2) + "\n", "Modelfile": text}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from files.safe_files import InputError, check_record, read_record
 from ggufs.gguf_header import read_header
 from ggufs.mmproj import mmproj_name, projection_widths, types_of
+from ggufs.sibling_choice import mmproj_pick
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from quants.mmproj_record import MmprojRecord
@@ -21,7 +22,6 @@ from release.front_matter import check_front_matter, pipeline_of
 from release.gates import Checked, Outcome
 from release.made_texts import CARD
 from release.manifest import CHECKPOINT, MANIFEST
-from release.sibling_choice import mmproj_pick
 
 ANSWER_SECONDS = 1800  # a large model without a GPU is slow
 SERVER_FLAGS = ["-c", "4096", "-np", "1"]

@@ -9,6 +9,7 @@ from chats.questions import QUESTION_SEED, Question, load_questions, question_se
 from files.safe_files import InputError, read_record, sha256_file
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, experts_used_key, read_header
+from ggufs.sibling_choice import draft_pick
 from llama.drafting import DRAFT_TOKENS, draft_flags
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
@@ -18,7 +19,6 @@ from release.gates import Checked, Outcome
 from release.lineage import Breaks, Lineage, breaks_of
 from release.manifest import CHECKPOINT, DIGITS
 from release.measured import known_quants
-from release.sibling_choice import draft_pick
 from release.sources import find_evidence
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME, check_same_answers

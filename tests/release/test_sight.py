@@ -11,12 +11,12 @@ import convert_to_gguf
 from checkpoints.checkpoint import read_config
 from files.safe_files import sha256_file
 from ggufs.mmproj import mmproj_name
+from ggufs.sibling_choice import draft_pick, mmproj_pick, type_number
 from quants.quant_record import record_path
 from release.front_matter import check_front_matter
 from release.gates import Checked
 from release.manifest import MANIFEST, STANDARD, read_manifest
 from release.running_gates import smallest
-from release.sibling_choice import draft_pick, mmproj_pick, type_number
 from release.sight_card import fetched_in_words
 from release.sight_gate import picture_gate, picture_png, sight_gate
 from release.sources import read_sources

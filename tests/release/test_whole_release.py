@@ -11,6 +11,7 @@ import measure_draft
 import quantize_gguf
 from conftest import DEMO
 from ggufs.mmproj import mmproj_name
+from ggufs.sibling_choice import draft_pick, mmproj_pick
 from hub_server import Downloads, Hub
 from llama.drafting import DRAFT_TOKENS
 from llama.llama_server import LlamaServer, server_command
@@ -18,7 +19,6 @@ from ollama.ollama_files import wraps
 from quants.quant_record import record_path
 from release.manifest import read_manifest
 from release.running_gates import QUESTION
-from release.sibling_choice import draft_pick, mmproj_pick
 from release.sight_gate import ask_about_picture, picture_png
 from release_inputs import LICENCE, NAME, QUESTIONS, SIDECARS, call
 from seeing_model import TYPES, seeing_model
