@@ -12,7 +12,8 @@ ifdef COUNTING
 else ifdef DRY
   step =
 else
-  STEP_FLAGS = --logs $(LOGS) $(V:%=--echo) $(if $(REPLACE),--replacing)
+  STEP_FLAGS = --logs $(LOGS) $(V:%=--echo) $(if $(REPLACE),--replacing) \
+    $(foreach f,$(filter %settings.txt,$|),--aside $(call aside,$f))
   RUN_STEP := $(PYTHON) scripts/run_step.py
   step = @$(RUN_STEP) --place $(next_step)/$(STEP_COUNT) $(STEP_FLAGS) --words '$(2)' --
 endif
