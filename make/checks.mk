@@ -59,8 +59,10 @@ ifneq ($(WORK),)
   BROKEN := $(broken_rule)
   $(if $(BROKEN),$(error $(BROKEN)$(if $(filter-out command,$(firstword $(origin RUN)))$(RUN), (run $(RUN)))))
   OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) \
-    $(DROP_MAP) $(OTHER_MAPS) $(if $(call hub_id,$(DRAFT)),,$(DRAFT)))
+    $(DROP_MAP) $(OTHER_MAPS))
   $(foreach f,$(OWN_FILES),$(if $(wildcard $f),,$(error $f: expected a file, found nothing)))
+  $(if $(DRAFT),$(if $(or $(call hub_id,$(DRAFT)),$(wildcard $(DRAFT))),,$(error $(DRAFT): expected an assistant$(,) a \
+    directory or a Hub id OWNER/NAME$(,) found nothing; DRAFT names it)))
 endif
 
 # ---- the stages that each target comes by
