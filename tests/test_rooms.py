@@ -22,7 +22,7 @@ MOST_MODULES = {
     "report_imatrix": 7,
     "build_imatrix": 10,
     "build_report": 32,
-    "quantize_gguf": 15,
+    "quantize_gguf": 16,
 }  # that a command imports
 MOST_FILES = 43  # of a folder: more is a corridor
 

@@ -269,6 +269,7 @@ def test_the_command_to_reproduce_names_all_that_differs(release):
         "EVAL_QUESTIONS": "b.csv",
         "CALIBRATION": "v5",
         "CD_CUTS": "1/3",
+        "DRAFT": "",
     }
     assert {*words["QUANTS"].split()} == {record["type"] for record in release.records.values()}
     method = {**release.metadata["method"], "held_out_question_ids": ["a", "b"]}
