@@ -60,8 +60,10 @@ ifneq ($(WORK),)
   BROKEN := $(broken_rule)
   $(if $(BROKEN),$(error $(BROKEN)$(if $(filter-out command,$(firstword $(origin RUN)))$(RUN), (run $(RUN)))))
   OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) \
-    $(DROP_MAP) $(OTHER_MAPS) $(if $(call hub_id,$(DRAFT)),,$(DRAFT)))
+    $(DROP_MAP) $(OTHER_MAPS))
   $(foreach f,$(OWN_FILES),$(if $(wildcard $f),,$(error $f: expected a file, found nothing)))
+  $(if $(DRAFT),$(if $(or $(call hub_id,$(DRAFT)),$(wildcard $(DRAFT))),,$(error $(DRAFT): expected an assistant$(,) a \
+    directory or a Hub id OWNER/NAME$(,) found nothing; DRAFT names it)))
 endif
 
 # ---- the stages that each target comes by
@@ -87,7 +89,7 @@ TOUCHED_BY_compare-criteria := statistics quality
 TOUCHED_BY_eval-heldout := statistics imatrix heldout $(call SPECIAL_QUANTS,$(HELDOUT_QUANT))
 
 # ---- settings: each stage folder says what its bytes depend on. A run that asks for others is refused, or replaces it.
-# $(call guard,STAGE,FILE,SETTINGS,WHAT REPLACE REMOVES) keeps SETTINGS, words KEY=value, in FILE, written before the
+# $(call guard,STAGE,FILE,SETTINGS,WHAT REPLACE SETS ASIDE) keeps SETTINGS, words KEY=value, in FILE, written before the
 # stage's outputs. These depend on it order-only and on $(call again,STAGE): its time alone, which a copy of the folder
 # changes, makes nothing again.
 again = $(if $(filter $(1),$(REPLACED)),FORCE)
@@ -114,8 +116,15 @@ compare = $(if $(filter-out $(3),$(4))$(filter-out $(4),$(3)),$(error $(2): \
 define guard
 $(call differs,$(1),$(2),$(3),$(4))
 $(2): $(call again,$(1)) $(call taken_over,$(2),$(3),$(4))
-	@mkdir -p $$(@D)$(if $(call again,$(1)), && rm -rf $(4)) && printf '%s\n' $(3:%='%') >$$@
+	@mkdir -p $$(@D)$(if $(call again,$(1)), && $(call set_aside,$(2),$(4))) && printf '%s\n' $(3:%='%') >$$@
 endef
+# What REPLACE takes away, settings included, is moved and not deleted: the step may still refuse an input, and then it
+# is put back (scripts/stages/set_aside.py). What lies aside already is older and whole; what a broken-off step has made
+# since goes. $(call set_aside,SETTINGS FILE,FILES)
+aside = $(dir $(1)).before-$(basename $(notdir $(1)))
+set_aside = old=$$$$(ls -d $(2) 2>/dev/null || true) && if [ -d $(call aside,$(1)) ]; then rm -rf $(2); \
+  elif [ -n "$$$$old" ]; then mkdir $(call aside,$(1)) && { [ ! -e $(1) ] || cp -p $(1) $(call aside,$(1)); } && \
+  mv $$$$old $(call aside,$(1)); fi
 
 # What may change freely (lists, names on a card) stands in such a file, too; it is written anew when it changes, and
 # what depends on it follows. $(call remember,FILE,WORDS)

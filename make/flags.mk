@@ -148,25 +148,31 @@ RELEASE_QUALITY := $(call of_release,$(QUALITY))
 RELEASE_FINDINGS := $(call of_release,$(FINDINGS))
 RELEASE_LOOPS := $(call of_release,$(LOOPS))
 RELEASE_ACTIVE := $(call of_release,$(ACTIVE))
-# An owner once given stays until another is given: check-release must not make the cards without one again.
+# What a card says of its people and licence stays, once given, until another is given, or none on the command line:
+# check-release must not make the cards without it again.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
 given_before = $(strip $(call check_files,$(RELEASE_SETTINGS_FILE),\
   $(patsubst $(1)=%,%,$(filter $(1)=%,$(file <$(RELEASE_SETTINGS_FILE))))))
-KNOWN_OWNER := $(or $(OWNER),$(call given_before,OWNER))
+remembered = $(or $($(1)),$(if $(filter command,$(firstword $(origin $(1)))),,$(call given_before,$(1))))
+KNOWN_OWNER := $(call remembered,OWNER)
+KNOWN_LICENSE := $(call remembered,LICENSE)
+KNOWN_QUANTIZER := $(or $(call remembered,QUANTIZED_BY),$(KNOWN_OWNER))
 # What a card's command to reproduce names: the run, what no default can know, and all else that differs from a default.
 ALWAYS_NAMED := RUN MODEL QUESTIONS EVAL_QUESTIONS QUANTS
 BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_EXPERT_TOKENS NO_IMATRIX CD_RECIPE \
   CD_RULE CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT RECONSTRUCTION SENSITIVITY_CHATS EVAL_QUANT EVAL_NAME GPU_LAYERS \
-  QUALITY_CHATS QUALITY_SCORE SCORED LOOP_QUANTS LOOP_SEEDS LOOP_TOKENS OLLAMA_PARAMS $(if $(MMPROJ_FILES),MMPROJ) \
-  $(if $(DRAFT),DRAFT DRAFT_TYPE DRAFT_TOKENS DRAFT_QUESTIONS)
+  QUALITY_CHATS QUALITY_SCORE SCORED LOOP_QUANTS LOOP_SEEDS LOOP_TOKENS OLLAMA_PARAMS $(if $(MAY_SEE),MMPROJ) DRAFT \
+  $(if $(DRAFT),DRAFT_TYPE DRAFT_TOKENS DRAFT_QUESTIONS)
+# The command of a card names no run, so it falls back to the demo's: what that one sets is named, too.
+SET_BY_DEMO := $(shell sed -nE 's/^([A-Z0-9_]+) *=.*/\1/p' runs/demo.mk)
 set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),\
   $(if $(call same,$(value $(1)),$(value DEFAULT_OF_$(1))),,yes))
 same = $(and $(findstring x$(strip $(1))x,x$(strip $(2))x),$(findstring x$(strip $(2))x,x$(strip $(1))x))
 # A local model is known by its digests and not by its place, which may change.
 NAMED_SETTINGS := $(if $(wildcard $(MODEL)),$(filter-out MODEL,$(ALWAYS_NAMED)),$(ALWAYS_NAMED)) \
-  $(foreach v,$(BYTES_DEPEND_ON),$(if $(call set_by_hand,$v),$v))
-RELEASE_SETTINGS := $(call setting,BASE LICENSE OLLAMA_PARAMS SCORED EVAL_NAME) OWNER=$(KNOWN_OWNER) \
-  QUANTIZED_BY=$(or $(QUANTIZED_BY),$(KNOWN_OWNER)) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
+  $(foreach v,$(BYTES_DEPEND_ON),$(if $(or $(call set_by_hand,$v),$(filter $v,$(SET_BY_DEMO))),$v))
+RELEASE_SETTINGS := $(call setting,BASE OLLAMA_PARAMS SCORED EVAL_NAME) LICENSE=$(KNOWN_LICENSE) \
+  OWNER=$(KNOWN_OWNER) QUANTIZED_BY=$(KNOWN_QUANTIZER) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
   $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) $(if $(RELEASE_QUALITY),quality) \
   $(if $(RELEASE_FINDINGS),findings) $(if $(RELEASE_ACTIVE),active) $(DRAFT_FILE:%=draft) \
   $(if $(RELEASE_LOOPS),loops)
@@ -184,8 +190,8 @@ OTHER_MAPS_BY_NUMBER = \
   $(foreach n,$(if $(OTHER_MAPS),$(shell seq $(words $(OTHER_MAPS)))),map-$n=$(word $n,$(OTHER_MAPS)))
 FINDINGS_FLAGS = $(if $(RELEASE_FINDINGS),--findings $(RELEASE_FINDINGS) --findings-from model=$(FULL)/checkpoint \
   questions=$(QUESTIONS) measured=$(FINDINGS_PASS) $(OTHER_MAPS_BY_NUMBER))
-BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(LICENSE:%=--license %) \
-  $(KNOWN_OWNER:%=--owner %) $(patsubst %,--quantized-by %,$(or $(QUANTIZED_BY),$(KNOWN_OWNER))) \
+BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base $(BASE) $(KNOWN_LICENSE:%=--license %) \
+  $(KNOWN_OWNER:%=--owner %) $(KNOWN_QUANTIZER:%=--quantized-by %) \
   --settings $(foreach v,$(NAMED_SETTINGS),'$v=$($v)') --metadata $(METADATA) \
   $(RELEASE_RECORDS:%=--scores %) $(FINDINGS_FLAGS) \
   --siblings $(call siblings_of,$(notdir $(@D))) \

@@ -49,7 +49,7 @@ PLAN := $(PRUNED)/plan.json
 # Made where the config has a tower. That of a Hub id is not there before the fetch: then the step itself looks.
 MODEL_CONFIG := $(firstword $(wildcard $(MODEL)/config.json) $(wildcard $(FULL)/checkpoint/config.json))
 MAY_SEE := $(if $(MODEL_CONFIG),$(shell grep -lE '"(vision|audio)_config": *\{' $(MODEL_CONFIG)),unknown)
-MMPROJ_FILES := $(if $(MAY_SEE),$(MMPROJ:%=$(PRUNED_GGUF)/mmproj-$(PRUNED_NAME)-%.gguf))
+MMPROJ_FILES := $(if $(MAY_SEE),$(patsubst %,$(PRUNED_GGUF)/mmproj-$(PRUNED_NAME)-%.gguf,$(sort $(MMPROJ))))
 
 # ---- evaluate and compare
 FULL_EVAL := $(FULL)/eval/$(EVAL_NAME)/summary.json

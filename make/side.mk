@@ -1,13 +1,15 @@
 # Side branches: what is measured of a run beside the main line. Each is long, each can be killed and goes on.
 
 # ---- plan and check: before anything is built
-ASSISTANT_HERE = $(if $(ASSISTANT_FETCHED),$(call there,,$(ASSISTANT_FETCHED)),$(DRAFT))
+# Of a shape, what the run says of its own model is left out, unless the command itself asks for it.
+PLANNED_DRAFT = $(if $(SHAPE),$(if $(filter DRAFT,$(COMMAND_LINE)),$(DRAFT)),$(DRAFT))
+ASSISTANT_HERE = $(if $(PLANNED_DRAFT),$(if $(ASSISTANT_FETCHED),$(call there,,$(ASSISTANT_FETCHED)),$(DRAFT)))
 plan: $(TOOLS) ## size to the byte, types, disk and refusals of QUANTS, before anything is built
 	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL) --output $(PLAN)) \
-	  $(KEEP:%=--keep %) --name $(PRUNED_NAME) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_FLAGS) \
-	  $(MMPROJ:%=--mmproj %) $(if $(ASSISTANT_HERE),--draft $(ASSISTANT) --draft-type $(DRAFT_TYPE)) \
+	  $(KEEP:%=--keep %) --name $(or $(SHAPE),$(PRUNED_NAME)) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_FLAGS) \
+	  $(patsubst %,--mmproj %,$(sort $(MMPROJ))) $(if $(ASSISTANT_HERE),--draft $(ASSISTANT) --draft-type $(DRAFT_TYPE)) \
 	  $(CD_OPTIONS) --disk $(BUILD)
-	@$(if $(DRAFT),$(if $(ASSISTANT_HERE),,echo "The draft model is planned once $(DRAFT) is here."))
+	@$(if $(PLANNED_DRAFT),$(if $(ASSISTANT_HERE),,echo "The draft model is planned once $(DRAFT) is here."))
 
 verify reproduce: $(METADATA)
 verify: ## check every tensor of the pruned checkpoint against the full one

@@ -33,7 +33,7 @@ doctor: $(SETUP) ## is this machine fit for the run: tools, disk, memory, GPU, a
 	@$(CHECK_MACHINE)
 
 # What has been fetched is looked at where it lies: no network is needed for it any more.
-CHECK_MACHINE = $(PYTHON) scripts/check_machine.py $(LICENSE:%=--license %) \
+CHECK_MACHINE = $(PYTHON) scripts/check_machine.py $(KNOWN_LICENSE:%=--license %) \
   --model $(if $(strip $(NEW_MODEL)),$(MODEL),$(FULL)/checkpoint) \
   $(if $(DRAFT),--draft $(if $(wildcard $(ASSISTANT)/config.json),$(ASSISTANT),$(DRAFT))) \
   --questions $(or $(wildcard $(QUESTIONS)),gpqa) \

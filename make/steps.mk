@@ -12,7 +12,8 @@ ifdef COUNTING
 else ifdef DRY
   step =
 else
-  STEP_FLAGS = --logs $(LOGS) $(V:%=--echo) $(if $(REPLACE),--replacing)
+  STEP_FLAGS = --logs $(LOGS) $(V:%=--echo) $(if $(REPLACE),--replacing) \
+    $(foreach f,$(filter %settings.txt,$|),--aside $(call aside,$f))
   RUN_STEP := $(PYTHON) scripts/run_step.py
   step = @$(RUN_STEP) --place $(next_step)/$(STEP_COUNT) $(STEP_FLAGS) --words '$(2)' --
 endif
@@ -23,7 +24,8 @@ ifneq ($(WORK)$(filter status,$(MAKECMDGOALS)),)
     RUN_IN_WORDS := $(RUN)$(if $(filter file,$(origin RUN)), (no RUN given))
     COMPARED := $(if $(filter compare,$(MAKECMDGOALS)),$(RUNS))
     KEEP_IN_WORDS := $(if $(KEEP), with $(KEEP) experts kept per layer)
-    $(info $(if $(COMPARED),Runs $(COMPARED),Run $(RUN_IN_WORDS): $(MODEL)$(KEEP_IN_WORDS); settings: $(RUN_FILE)))
+    SUBJECT := $(if $(SHAPE),Shape $(SHAPE),Run $(RUN_IN_WORDS): $(MODEL))
+    $(info $(if $(COMPARED),Runs $(COMPARED),$(SUBJECT)$(KEEP_IN_WORDS); settings: $(RUN_FILE)))
     OLD_BUILDS := $(wildcard $(BUILD)/$(NAME)/*/keep*)
     $(if $(OLD_BUILDS),$(info $(firstword $(OLD_BUILDS)): outputs of an older version; they are left alone))
   endif

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
-from checkpoints.assistant import check_assistant
+from checkpoints.assistant import check_assistant, check_states
 from checkpoints.checkpoint import TensorRange, read_checkpoint, read_config
 from checkpoints.licence import TO_SAY, Licence, licence_in, licence_of, released_licence
 from checkpoints.moe_families import expert_tensors, family_of, shape_of, text_config
@@ -26,7 +26,7 @@ from choice.drop_map import check_keep_count
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import InputError, gib, run
 from release.names import is_hub_id
-from stages.checks import FAIL, OK, WARN, Check
+from stages.checks import FAIL, OK, WARN, Check, needed
 from stages.hub_checks import NOT_ASKED, Hub, check_gpqa, check_hub_model, check_token, failed
 from stages.machine_checks import (
     check_compiler,
@@ -36,7 +36,6 @@ from stages.machine_checks import (
     check_memory,
     check_python,
     check_tools,
-    needed,
     said,
     tools_are_built,
     tools_folder,
@@ -158,9 +157,8 @@ def check_draft(draft: str, model: Path, hub: Hub | None) -> Check:
         try:
             config = check_assistant(Path(draft))
             own = text_config(read_config(model)).get("hidden_size") if (model / "config.json").is_file() else None
-            reads = config.get("backbone_hidden_size", own)
-            if own and reads != own:  # build_draft.py compares the rest, long after the analysis
-                raise InputError(draft, f"states of {own} values, as {model} has", f"{reads}; it is of another model")
+            if own:  # said here, long before the draft model is built
+                check_states(config, own, draft, model)
             return Check(OK, "draft model", f"{draft}: {config['model_type']}")
         except InputError as error:
             return Check(FAIL, "draft model", str(error))

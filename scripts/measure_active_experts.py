@@ -52,7 +52,7 @@ def check_counts(gguf: Path, counts: list[int] | None) -> list[int]:
         raise InputError(gguf, f"two active experts or more ({experts_used_key(header)})", str(own))
     found = counts or counts_to_try(own)
     if max(found) > own:
-        raise InputError("--counts", f"at most {own}, as {gguf.name} has", str(max(found)))
+        raise InputError("ACTIVE_EXPERTS (--counts)", f"at most {own}, as {gguf.name} has", str(max(found)))
     return [own, *(count for count in sorted(set(found), reverse=True) if count != own)]
 
 

@@ -12,6 +12,7 @@ It asks `llama-quantize --dry-run` over a header without data. Sizes are those o
 """
 
 import argparse
+import math
 import re
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ from quants.draft_plan import plan_draft
 from quants.draft_record import DRAFT_TYPES
 from quants.layer_tiers import cd_choices
 from quants.mmproj_plan import plan_mmproj
+from quants.padded_model import padded_bytes
 from quants.quant_plan import (
     QuantPlan,
     check_covers,
@@ -54,6 +56,7 @@ CARD_NOTES = {
     "Q4_0": "the model card's 11.67 GiB is the size without an imatrix; with one, llama-quantize puts the first eighth "
     "of ffn_down at Q4_1",
 }
+USUAL = "Q4_K_M"  # a padded file that is larger than this one without padding wins nothing
 NO_TOKENIZER = "From a config alone: a real file is larger by its tokenizer (about 15 MB for Gemma 4)."
 ASSUMED = (
     "AUTO: no sensitivities given, so all roles and layers are taken for alike, and each type costs its error on "
@@ -143,6 +146,9 @@ def plan_row(
         check_target(plan)
         if recipe.larger_than:
             check_larger(plan, plan_quant(tool, RECIPES[recipe.larger_than], header, imatrix))
+        if recipe.pad:
+            row["padded_f16_bytes"] = padded_bytes(header, recipe)
+            row["usual_bytes"] = plan_quant(tool, RECIPES[USUAL], header, imatrix).size
         if measured:
             check_covers(measured, header, plan)
         reason = imatrix_reason(tool, recipe, header)
@@ -197,10 +203,15 @@ def plan_table(rows: list[dict]) -> str:
     return markdown_table(heads, [plan_cells(row) for row in rows], last_words=2)
 
 
+def size_in_words(row: dict) -> str:
+    """Return a file's size, or why it would be refused."""
+    return f"refused: {row['refused']}" if "refused" in row else f"{row['bytes']:,} bytes, {gib(row['bytes'])} GiB"
+
+
 def companion_lines(found: dict) -> list[str]:
     """Return a line for each file that goes with the quants, and one on how many experts can be active."""
     rows = [(row, "for pictures") for row in found["mmproj"]] + [(row, "draft model") for row in found["draft"]]
-    lines = [f"{row['name']} ({what}): {row['bytes']:,} bytes, {gib(row['bytes'])} GiB" for row, what in rows]
+    lines = [f"{row['name']} ({what}): {size_in_words(row)}" for row, what in rows]
     if found["active_experts"]:
         counts = ", ".join(map(str, found["active_experts"]))
         lines.append(
@@ -213,8 +224,12 @@ def disk_line(rows: list[dict], f16_bytes: int, place: Path) -> str:
     """Return a line on the disk needed for the F16 file and all others, and on the room there is."""
     # The F16 file counts although it may be removed later (KEEP_F16=no): while quants are made it is there.
     total = f16_bytes + sum(row.get("bytes", 0) for row in rows if row["name"] != "F16")
+    # A padded F16 file goes when its quant is built; the next one takes its place.
+    padded = max((row.get("padded_f16_bytes", 0) for row in rows), default=0)
+    total += padded
+    what = f"F16 included, and for a time a padded one of {gib(padded)} GiB" if padded else "F16 included"
     free = shutil.disk_usage(existing_parent(place)).free
-    return f"Disk in all, F16 included: {total:,} bytes, {gib(total)} GiB; free here: {gib(free)} GiB" + (
+    return f"Disk in all, {what}: {total:,} bytes, {gib(total)} GiB; free here: {gib(free)} GiB" + (
         "" if free >= total else " (too little: the build would be refused where it runs out)"
     )
 
@@ -280,11 +295,11 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
         f16_bytes, full_bytes = header.path.stat().st_size, full.path.stat().st_size
         memory = memory_parts(full)
         active = header.value(experts_used_key(header))
-        draft = [plan_draft(args.draft, args.name, args.draft_type, llama_cpp, work)] if args.draft else []
+        draft = [plan_draft(args.draft, header, args.name, args.draft_type, llama_cpp, work)] if args.draft else []
         pictures = []
         if args.mmproj:  # else the config is not looked up once more
             path, config = config_of(args.source, args.shape)
-            pictures = plan_mmproj(path, config, args.name, args.mmproj, llama_cpp, work)
+            pictures = plan_mmproj(path, config, args.name, dict.fromkeys(args.mmproj), llama_cpp, work)
     return {
         "experts": args.keep,
         "f16_bytes": f16_bytes,
@@ -325,6 +340,16 @@ def cd_note(args: argparse.Namespace) -> str:
     return f"CD recipe: {args.cd_recipe} ({tiers}{of_depth}{protect})."
 
 
+def padding_notes(rows: list[dict]) -> list[str]:
+    """Return a line for each padded file that is larger than the usual choice without padding."""
+    return [
+        f"{row['name']} is larger than {USUAL} without padding ({gib(row['usual_bytes'])} GiB): the zeros cost more "
+        "than the smaller types save."
+        for row in rows
+        if row.get("bytes", 0) > row.get("usual_bytes", math.inf)
+    ]
+
+
 def notes_of(args: argparse.Namespace, names: list[str], has_tokenizer: bool) -> list[str]:
     """Return the lines below the table: where its sizes differ from a build's or from the model card's."""
     notes = [] if has_tokenizer else [NO_TOKENIZER]
@@ -342,7 +367,7 @@ def main(argv: list[str] | None = None) -> None:
     names = list(dict.fromkeys(args.types or [name for name, recipe in RECIPES.items() if not recipe.opt_in]))
     check_args(args, names)
     found = plan_all(args, names, find_llama_cpp(args.llama_cpp))
-    notes = notes_of(args, names, found["tokenizer_counted"])
+    notes = padding_notes(found["quants"]) + notes_of(args, names, found["tokenizer_counted"])
     files = [*found["quants"], *found["mmproj"], *found["draft"]]
     disk = disk_line(files, found["f16_bytes"], args.disk)
     print(plan_table(found["quants"]), "", *companion_lines(found), disk, *notes, sep="\n")

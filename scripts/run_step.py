@@ -28,6 +28,7 @@ from typing import IO
 
 from files.option_types import command_parser
 from files.safe_files import InputError, run
+from stages.set_aside import settle
 from stages.step_logs import log_of
 
 LINE_WIDTH = 100  # of a finished step's line
@@ -168,6 +169,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--logs", type=Path, required=True, help="directory of the logs")
     add("--echo", action="store_true", help="show the command and its whole output, too")
     add("--replacing", action="store_true", help="make has REPLACE: what goes on is the command without it")
+    aside = "folder of what REPLACE took away: goes when the step is done, is put back when it is refused"
+    add("--aside", type=Path, action="append", default=[], help=aside)
     return parser.parse_args(argv)
 
 
@@ -193,6 +196,9 @@ def main(argv: list[str] | None = None) -> None:
     screen.clear()
     if log.failed:
         print(f"warning: {path}: expected a log that can be written, found: {log.failed}", file=sys.stderr)
+    # Before the exit code is known to make: it may start the next step at once.
+    refused = args.replacing and code > 0 and code not in STOPPED
+    back = settle(args.aside, code == 0, refused)
     if code == 0:
         print(step_line(args.place, args.words, result_of(out), time.monotonic() - began), flush=True)
         return
@@ -202,7 +208,9 @@ def main(argv: list[str] | None = None) -> None:
             print(shown, file=sys.stderr)
     how, mended = STOPPED.get(code, ("failed", "When that is mended, "))
     print(f"[{args.place}] {args.words}: {how}; full output: {path}", file=sys.stderr)
-    command = "the same command without REPLACE" if args.replacing else "the same command"
+    for folder in back:
+        print(f"{folder}: what REPLACE took away is there again", file=sys.stderr)
+    command = "the same command without REPLACE" if args.replacing and not back else "the same command"
     words = f"{mended}{command} goes on from here."
     print(f"{words[0].upper()}{words[1:]}", file=sys.stderr)
     sys.exit(code)

@@ -4,7 +4,7 @@ import ctypes
 import os
 from pathlib import Path
 
-from losses.gguf_logits import load_bindings
+from llama.bindings import load_bindings
 
 import numpy as np
 import torch

@@ -65,7 +65,7 @@ def test_an_assistant_of_the_hub_is_fetched_once_and_one_of_a_directory_is_taken
     local = planned(tmp_path, "MODEL=someone/something", f"DRAFT={DEMO / 'assistant'}")
     assert "--assistant" not in local.stdout and f"build_draft.py --model {DEMO / 'assistant'} " in local.stdout
     wrong = planned(tmp_path, "MODEL=someone/something", "DRAFT=data/demo/asistant")
-    assert wrong.returncode != 0 and "data/demo/asistant: expected a file, found nothing" in wrong.stderr
+    assert wrong.returncode != 0 and "data/demo/asistant: expected an assistant, a directory" in wrong.stderr
 
 
 def test_the_plan_leaves_out_only_an_assistant_that_must_be_fetched_first(tmp_path):

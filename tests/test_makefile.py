@@ -435,6 +435,19 @@ def test_a_replaced_evaluation_is_made_again_and_nothing_else(copied):
     assert not scripts_in(make("-n", "eval", *copied, "CTX=512"))
 
 
+def test_what_a_refused_step_was_to_replace_is_there_again(copied):
+    kept = build_of(copied) / "tiny/12e"
+    before = {path: path.stat().st_mtime_ns for path in kept.rglob("*") if path.suffix != ".log" and path.is_file()}
+    done = make("drop", *copied, "DOMAINS=Nowhere:1", "VARIANT=12e", "REPLACE=choice")
+    assert done.returncode != 0 and "found Nowhere" in done.stderr and "is there again" in done.stderr, done.stderr
+    after = {path: path.stat().st_mtime_ns for path in kept.rglob("*") if path.suffix != ".log" and path.is_file()}
+    assert after == before
+    assert not scripts_in(make("-n", "release", *copied))
+    licence_left_out = [value for value in copied if not value.startswith("LICENSE=")]
+    assert not scripts_in(make("-n", "check-release", *licence_left_out)) - {"check_release"}
+    assert "build_release" in scripts_in(make("-n", "check-release", *copied, "LICENSE="))
+
+
 def test_no_key_and_no_name_of_user_or_machine_is_on_a_command_line_or_in_a_file(variables):
     names = [name for name in (platform.node(), getpass.getuser()) if len(name) > 5]  # "root" is a word like others
     secrets = [text.encode() for text in {*SECRETS.values(), *names}]

@@ -34,7 +34,7 @@ def variables_of(release: Release) -> dict[str, object]:
         variables["LICENSE"] = release.licence["license"]
     if release.records:
         variables["QUANTS"] = " ".join(record["type"] for record in release.records.values())
-    others = {name: value for name, value in settings.items() if name not in NOT_IN_THE_COMMAND and value}
+    others = {name: value for name, value in settings.items() if name not in NOT_IN_THE_COMMAND}
     return {**variables, **{name: value for name, value in others.items() if name not in variables}}
 
 

@@ -99,9 +99,9 @@ def ollama_text(release: Release) -> str:
     sees = any("vision" in record["towers"] for record in release.mmproj.values())
     able = f"complete,{' see pictures,' if sees else ''} think and call tools"
     return (
-        f"**Ollama** fetches it, too:\n\n```sh\nollama run hf.co/{repository}:{name}\n```\n\n{ollama_note()}\n\n"
-        f"```sh\n{one}ollama run {model}\n```\n\nThe wrapped model can {able}: tool calls come "
-        f"back in `tool_calls`. `ollama show {model}` lists these capabilities.\n\n"
+        f"**Ollama** fetches it, too:\n\n```sh\nollama run hf.co/{repository}:{name}\n```\n\n"
+        f"{ollama_note(bool(drafts))}\n\n```sh\n{one}ollama run {model}\n```\n\nThe wrapped model can {able}: "
+        f"tool calls come back in `tool_calls`. `ollama show {model}` lists these capabilities.\n\n"
         f"<details><summary>Wrap commands, one pair per file</summary>\n\n```sh\n{every}```\n\n</details>"
     )
 

@@ -19,12 +19,11 @@ from choice.drop_metadata import METADATA_NAME
 from files.json_records import read_json
 from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
-from ggufs.companions import DRAFT, MMPROJ
 from ggufs.context_cache import cache_bytes, context_length
 from ggufs.gguf_header import GgufHeader, read_header
 from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
-from ollama.ollama_files import companion, fitted_params, modelfile, source_params
+from ollama.ollama_files import companions_of, fitted_params, modelfile, source_params
 from release.manifest import CHECKPOINT
 from release.sources import find_evidence, read_evidence
 from scoring.score_records import SCORES_NAME
@@ -94,13 +93,13 @@ def ollama_texts(folder: Path, release: Release, params: Path) -> dict[str, str]
     records = release.records.values()
     values = fitted_params(params, source_params(params), folder / next(iter(records))["files"][0])
     best = max(records, key=lambda record: (len(record["files"]) == 1, record["type"] != "F16", record["bytes"]))
-    names = sorted(path.name for path in folder.glob("*.gguf"))
+    beside = companions_of(sorted(path.name for path in folder.glob("*.gguf")), best["files"][0])
     whose = release.hub_id(release.repository)
     comment = (
         f"# Wraps {best['files'][0]} of https://huggingface.co/{whose}\n"
         f"# ollama create {release.name.lower()} -f Modelfile\n"
     )
-    text = comment + modelfile(best["files"][0], values, companion(names, MMPROJ), companion(names, DRAFT))
+    text = comment + modelfile(best["files"][0], values, *beside)
     return {"params": json.dumps(values, indent=2) + "\n", "Modelfile": text}
 
 

@@ -2,7 +2,7 @@
 
 from files.display import markdown_table
 from files.safe_files import gib
-from release.sibling_choice import mmproj_pick
+from ggufs.sibling_choice import mmproj_pick
 
 CONTEXT_TOKENS = 8192  # a picture takes 70 to 1120 of them
 CAN = {"vision": "pictures", "audio": "sound"}

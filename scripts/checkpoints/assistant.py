@@ -11,6 +11,16 @@ from files.safe_files import InputError
 ASSISTANTS = ("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM")
 
 
+def check_states(config: dict, width: int, named: object, model: object) -> None:
+    """Raise InputError unless an assistant reads states of `width` values, as the model's are.
+
+    config, named: of the assistant; model: in the message.
+    """
+    reads = config.get("backbone_hidden_size", width)
+    if reads != width:  # build_draft.py compares the rest
+        raise InputError(named, f"states of {width} values, as {model} has", str(reads), "it is of another model")
+
+
 def check_assistant(model: Path) -> dict:
     """Return the config of an assistant checkpoint; raise InputError for another model, and for one that is cut."""
     config = read_config(model)

@@ -20,7 +20,7 @@ IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
 OTHER, UNKNOWN = "other", "unknown"
 # Both go onto a card that is published under somebody else's name, so nothing in them may be markup.
 NAME = re.compile(r"[A-Za-z0-9][\w .,()-]{0,79}")
-LINK = re.compile(r"https?://[\w.-]+(?:/[\w./~-]*)?(?:#[\w-]+)?")
+LINK = re.compile(r"https?://[\w.-]+(?:/[\w./~%-]*)?(?:\?[\w./~%=&+:,-]*)?(?:#[\w-]+)?")
 TO_SAY = "look up what the base model's card says, and give it as LICENSE, such as LICENSE=apache-2.0"
 
 
@@ -56,22 +56,25 @@ def licence_in(values: Mapping, named_by: str) -> Licence | None:
     return Licence(identifier, name, link, named_by)
 
 
-def front_matter_of(card: Path) -> dict:
-    """Return the front matter of a model card, {} where there is none that can be read: it is a person's text."""
+def front_matter_of(card: Path) -> dict | None:
+    """Return the front matter of a model card, {} without any, None where it cannot be read: it is a person's text."""
     if not card.is_file():
         return {}
     try:
         return ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
     except (ValueError, TypeError, yaml.YAMLError):
-        return {}
+        return None
 
 
 def licence_of(directory: Path) -> Licence | None:
-    """Return the licence of a checkpoint, None where neither its card nor its config names one."""
-    config = directory / CONFIG
-    return licence_in(front_matter_of(directory / CARD), CARD) or (
-        licence_in(read_json(config), CONFIG) if config.is_file() else None
-    )
+    """Return the licence of a checkpoint, None where neither its card nor its config names one.
+
+    Of a card that cannot be read it is not known: it comes before the config, and may name another licence.
+    """
+    written, config = front_matter_of(directory / CARD), directory / CONFIG
+    if written is None:
+        return None
+    return licence_in(written, CARD) or (licence_in(read_json(config), CONFIG) if config.is_file() else None)
 
 
 def released_licence(given: str, base: Licence | None, named: object) -> Licence:
@@ -88,5 +91,7 @@ def released_licence(given: str, base: Licence | None, named: object) -> Licence
         expected = f"license_name in the front matter of the base's {CARD}, as LICENSE={OTHER} needs it"
         raise InputError(named, expected, "none")
     if not given:
-        raise InputError(named, f"the base model's licence in {CARD} or {CONFIG}", "none", TO_SAY)
+        unreadable = front_matter_of(Path(str(named)) / CARD) is None
+        found = f"front matter of {CARD} that cannot be read" if unreadable else "none"
+        raise InputError(named, f"the base model's licence in {CARD} or {CONFIG}", found, TO_SAY)
     return Licence(given, named_by="LICENSE")

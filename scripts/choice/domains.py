@@ -6,17 +6,20 @@ questions does not count more. Floors: the coverage of a domain in a layer is th
 miss a floor, those are kept that meet all floors at the least sum of ranks. That is a knapsack, solved exactly.
 """
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 from chats.questions import read_domains, read_ids
 from choice.criteria import RANK, Arrays
 from files.safe_files import InputError
+from files.silence import silent_stdout
 
 import numpy as np
 
 TOLERANCE = 1e-6  # a floor is met to a millionth: sums round, and the solver may miss a bound by 1e-7
 QUESTION_FILES = (".csv", ".jsonl", ".parquet")
+MOST_NAMED = 5  # domains, in the message on one that there is not
 UNSCALED = ("norm_max", RANK)  # no sums over tokens
 HOW_TO_WRITE = "NAME:WEIGHT or NAME:WEIGHT:FLOOR, such as Physics:2:0.9"
 
@@ -73,6 +76,14 @@ def rows_by_domain(domains: list[Domain], ids: list[str], named: dict[str, set[s
     return rows
 
 
+def unknown_domain(name: str, known: set[str], questions: Path) -> InputError:
+    """Return the error on a domain that no question has, with the nearest of those that there are."""
+    if not known:
+        return InputError("DOMAINS", f"question files, for {questions} names no domains", name)
+    near = difflib.get_close_matches(name, sorted(known), n=MOST_NAMED, cutoff=0)
+    return InputError("DOMAINS", f"a domain of {questions} such as {', '.join(near)}, or a question file", name)
+
+
 def read_members(texts: list[str] | None, questions: Path, ids: list[str]) -> tuple[list[Domain], dict[str, list[int]]]:
     """Return the domains written as `texts`, none where there are none, and the rows of each one's questions.
 
@@ -85,6 +96,8 @@ def read_members(texts: list[str] | None, questions: Path, ids: list[str]) -> tu
     column, named = read_domains(questions), {}
     for domain in domains:
         of_column = {record_id for record_id, name in column.items() if name == domain.name}
+        if not (of_column or domain.file):
+            raise unknown_domain(domain.name, set(column.values()) - {""}, questions)
         named[domain.name] = read_ids(domain.file) if domain.file else of_column
     return domains, rows_by_domain(domains, ids, named)
 
@@ -124,9 +137,10 @@ def solve(cost: np.ndarray, shares: np.ndarray, floors: np.ndarray, keep: int, s
     covered = LinearConstraint(np.hstack([shares, slack]), floors, np.inf)
     costs = np.append(np.zeros(experts) if shortfall else cost, float(shortfall))
     kinds = np.append(np.ones(experts), 0)
-    found = milp(
-        costs, constraints=[count, covered], integrality=kinds, bounds=Bounds(0, 1), options={"mip_rel_gap": 0}
-    )
+    with silent_stdout():
+        found = milp(
+            costs, constraints=[count, covered], integrality=kinds, bounds=Bounds(0, 1), options={"mip_rel_gap": 0}
+        )
     return None if found.x is None else found.x[:experts] > 0.5
 
 

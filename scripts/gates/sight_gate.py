@@ -17,11 +17,11 @@ from files.safe_files import InputError
 from gates.checked import Checked, Outcome
 from ggufs.gguf_header import read_header
 from ggufs.mmproj import mmproj_name, projection_widths, types_of
+from ggufs.sibling_choice import mmproj_pick
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from quants.quant_record import MmprojRecord, record_path
 from release.manifest import CHECKPOINT, MANIFEST
-from release.sibling_choice import mmproj_pick
 
 ANSWER_SECONDS = 1800  # a large model without a GPU is slow
 SERVER_FLAGS = ["-c", "4096", "-np", "1"]

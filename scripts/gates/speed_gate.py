@@ -13,13 +13,13 @@ from gates.lineage import Breaks, Lineage, breaks_of
 from gates.measured import known_quants
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, experts_used_key, read_header
+from ggufs.sibling_choice import draft_pick
 from llama.drafting import DRAFT_TOKENS, draft_flags
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from quants.draft_record import DraftRecord, is_draft
 from quants.quant_record import record_path
 from release.manifest import CHECKPOINT, DIGITS
-from release.sibling_choice import draft_pick
 from release.sources import find_evidence
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME, check_same_answers

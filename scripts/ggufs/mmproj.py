@@ -2,7 +2,7 @@
 
 llama.cpp and Ollama keep a model's towers in a GGUF file of their own, of the architecture `clip`. Keys: llama.cpp
 tools/mtmd/clip-impl.h. Names: its common/download.cpp takes a file for one of these, and never for a model, if `mmproj`
-is in the name (release/sibling_choice.py).
+is in the name (ggufs/sibling_choice.py).
 """
 
 from pathlib import Path

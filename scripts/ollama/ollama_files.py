@@ -13,8 +13,9 @@ from pathlib import Path
 
 from files.json_records import read_json
 from files.safe_files import InputError
-from ggufs.companions import DRAFT, MMPROJ, is_companion
+from ggufs.companions import is_companion
 from ggufs.gguf_header import PART_ENDING, read_header
+from ggufs.sibling_choice import draft_pick, mmproj_pick
 
 # Names and types of Ollama's options: the structs Options and Runner in api/types.go of
 # https://github.com/ollama/ollama (described in its docs/modelfile.mdx). Ollama only warns about a name that it does
@@ -105,13 +106,12 @@ def ollama_params(path: Path, gguf: Path) -> dict:
     return fitted_params(path, read_json(path), gguf)
 
 
-def companion(names: list[str], beginning: str) -> str:
-    """Return the GGUF file that goes with every quant, "" where there is none.
+def companions_of(names: list[str], model: str) -> tuple[str, str]:
+    """Return the file for pictures and the draft model that go with a model of a listing, "" where there is none.
 
-    beginning: of its name (ggufs/companions.py). Of several it is the first by name, which is F16 before Q8_0.
+    Those that llama.cpp's `-hf` would fetch with it: so one file has one pair, whatever runs it.
     """
-    ggufs = [name for name in names if name.endswith(".gguf")]
-    return min((name for name in ggufs if Path(name).name.startswith(beginning)), default="")
+    return mmproj_pick(names, model) or "", draft_pick(names, model, "") or ""
 
 
 def quants_of(gguf_names: list[str]) -> list[str]:
@@ -120,6 +120,11 @@ def quants_of(gguf_names: list[str]) -> list[str]:
     `ollama create` takes parts since 0.35.0, a pull from the Hub takes none.
     """
     return [name for name in gguf_names if not is_companion(name) and not PART_ENDING.search(name)]
+
+
+def required(drafts: bool) -> str:
+    """Return the oldest Ollama that runs a file, with a draft model or without."""
+    return REQUIRES_DRAFT if drafts else REQUIRES
 
 
 def modelfile(source: str, params: dict, mmproj: str = "", draft: str = "") -> str:
@@ -136,7 +141,7 @@ def modelfile(source: str, params: dict, mmproj: str = "", draft: str = "") -> s
     lines += [f"FROM {place(mmproj)}"] if mmproj else []
     lines += [f"DRAFT {place(draft)}"] if draft else []
     # Both must be set. If one is missing, `ollama create` adds it and, where no stop is set, the stop <turn|>.
-    lines += [*RENDERER.splitlines(), f"REQUIRES {REQUIRES_DRAFT if draft else REQUIRES}"]
+    lines += [*RENDERER.splitlines(), f"REQUIRES {required(bool(draft))}"]
     for key, value in params.items():
         # A list, such as stop, takes a line for each of its items.
         for item in value if isinstance(value, list) else [value]:
@@ -155,13 +160,13 @@ class Wrap:
 def wraps(name: str, gguf_names: list[str], params: dict, repo: str = "", folder: Path = Path()) -> list[Wrap]:
     """Return what to create for each quant: from the Hub's USER/REPO, or from a folder.
 
-    gguf_names: all GGUF files of the release; mmproj and draft go into every model. A file on the Hub is named in full
-    after the colon, as a short label may fit another file, too. Its params come with the repository, and so does the
-    mmproj; Ollama takes a draft from the disk alone, so that of the Hub must be there (see `wrap_commands`).
+    gguf_names: all GGUF files of the release; each model takes an mmproj and a draft of them. A file on the Hub is
+    named in full after the colon, as a short label may fit another file, too. Its params come with the repository, and
+    so does the mmproj; Ollama takes a draft from the disk alone, so that of the Hub must be there (`wrap_commands`).
     """
-    mmproj, draft = companion(gguf_names, MMPROJ), companion(gguf_names, DRAFT)
     made = []
     for gguf in quants_of(gguf_names):
+        mmproj, draft = companions_of(gguf_names, gguf)
         tag = Path(gguf).name.removesuffix(".gguf").removeprefix(f"{name}-")
         if repo:
             text = modelfile(f"hf.co/{repo}:{Path(gguf).name}", {}, "", draft)
@@ -177,8 +182,8 @@ def wrap_commands(name: str, gguf_names: list[str], params: dict, repo: str = ""
 
     The Modelfile is a file of its own, as `ollama create -f` takes no `-` for stdin (cmd/cmd.go looks for that name).
     """
-    draft = companion(gguf_names, DRAFT) if repo else ""
-    lines = [f"hf download {shlex.quote(repo)} {shlex.quote(draft)} --local-dir ."] if draft else []
+    drafts = {companions_of(gguf_names, gguf)[1] for gguf in quants_of(gguf_names)} if repo else set()
+    lines = [f"hf download {shlex.quote(repo)} {shlex.quote(draft)} --local-dir ." for draft in sorted(drafts - {""})]
     for wrap in wraps(name, gguf_names, params, repo, folder):
         text = wrap.modelfile.rstrip("\n").split("\n")
         target = f"Modelfile.{wrap.model.split(':')[1]}"
@@ -187,8 +192,10 @@ def wrap_commands(name: str, gguf_names: list[str], params: dict, repo: str = ""
     return "\n".join(lines) + "\n"
 
 
-def ollama_note() -> str:
+def ollama_note(drafts: bool = False) -> str:
     """Return the card's paragraph: what Ollama parses with `template` and `params` alone, and what only after the wrap.
+
+    drafts: whether the release has a draft model.
 
     Sources: https://huggingface.co/docs/hub/ollama (sidecars); server/create.go, server/images.go, server/prompt.go,
     thinking/template.go and tools/template.go of https://github.com/ollama/ollama, read in October 2026 (the tags that
@@ -203,6 +210,6 @@ def ollama_note() -> str:
         "`tool_calls`. That needs `RENDERER gemma4` and `PARSER gemma4`. A pull from the Hub sets neither; `ollama "
         "create` does, so wrap the file once with the commands below. They name both, because `ollama create` would "
         "otherwise add them itself, and the stop `<turn|>` with them, which cuts an answer that quotes it. A renderer "
-        f"comes before the `template`. This needs Ollama {REQUIRES} or newer. All of this was read "
-        "in Ollama's source; Ollama itself was not run."
+        f"comes before the `template`. This needs Ollama {required(drafts)} or newer. All of this was "
+        "read in Ollama's source; Ollama itself was not run."
     )

@@ -24,9 +24,8 @@ def pictures_part(records: Records) -> Section | None:
     heads = ["file", "type", "GiB", "weights", "towers"]
     data = [{key: record[key] for key in ("type", "bytes", "sha256")} for record in records.mmproj.values()]
     text = "What the model sees and hears with: the base model's own towers, which dropping experts leaves as they are."
-    return Section(
-        "pictures", "Files for pictures", [text], tables=[Table("mmproj", text, heads, rows, (0, 1, 4), data=data)]
-    )
+    tables = [Table("mmproj", "By type", heads, rows, (0, 1, 4), data=data)]
+    return Section("pictures", "Files for pictures", [text], tables=tables)
 
 
 def draft_part(records: Records) -> Section | None:

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from files.json_records import Fields, Record, Sha256, read_record, recorded_sha256
 from files.safe_files import GIB, InputError, sha256_file
+from files.silence import silent_stdout
 from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, TensorInfo, aligned, tensor_bytes
 from ggufs.gguf_padding import Width, padding_widths
 from ggufs.imatrix import NOT_MEASURED
@@ -207,14 +208,16 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
     # A solution may exceed the limit by the solver's tolerance, some kilobytes of 10 GB, but a file may not: the limit
     # goes down until the sizes themselves, whole numbers, fit. The step doubles: an excess can be as small as a byte.
     while True:
-        found = milp(
-            costs / scale + tie_break,
-            integrality=np.ones(len(flat)),
-            bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(sizes[None] / room, -np.inf, limit / room)],
-            # By default HiGHS stops within 0.01 % of the optimum, at a choice that depends on its version.
-            options={"mip_rel_gap": 0},
-        )
+        rules = [LinearConstraint(one_each, 1, 1), LinearConstraint(sizes[None] / room, -np.inf, limit / room)]
+        with silent_stdout():
+            found = milp(
+                costs / scale + tie_break,
+                integrality=np.ones(len(flat)),
+                bounds=Bounds(0, 1),
+                constraints=rules,
+                # By default HiGHS stops within 0.01 % of the optimum, at a choice that depends on its version.
+                options={"mip_rel_gap": 0},
+            )
         if found.x is None:  # the limit has come down to the smallest options, which fit
             return [min(range(len(each)), key=lambda number: each[number].size) for each in options]
         picked = [place for place, value in enumerate(found.x) if value > 0.5]  # 1 to within the tolerance

@@ -46,7 +46,7 @@ def project_differences(manifest: dict) -> list[tuple[str, str]]:
             found.append((f"{name} among {', '.join(files)}", settings[name]))
     defaults = dict(re.findall(r"^([A-Z_]+) \??= *([^ #\n]*)", SETTINGS_FILE.read_text(encoding="utf-8"), re.MULTILINE))
     for name, value in settings.items():
-        number = defaults.get(name, "").isdecimal() or name.endswith("_CHATS")
+        number = defaults.get(name, "").isdecimal() or (name.endswith("_CHATS") and value)  # QUALITY_CHATS can be empty
         if number and not value.isdecimal() or name == "RUN" and not re.fullmatch(r"[\w.-]*", value):
             found.append((f"{name} to be {'a number' if number else 'a name'}", value))
     version = VERSION_FILE.read_text(encoding="utf-8").strip()

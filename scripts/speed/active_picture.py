@@ -27,6 +27,7 @@ def draw_active(results: dict, path: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.invert_xaxis()
         axes.grid(alpha=0.3)
-    left.set_ylim(bottom=0)
+    # Room below 0: the reference has no loss, and half of its point would be cut off.
+    left.set_ylim(bottom=-0.04 * left.get_ylim()[1])
     right.axhline(1, color="black", linewidth=1, linestyle="--")
     save_picture(figure, path)

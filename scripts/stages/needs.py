@@ -61,7 +61,7 @@ def sizes_of_plan(path: Path) -> RunSizes:
         raise InputError(path, "a plan of plan_quants.py, sizes in bytes", "other values", PLAN_AGAIN)
     quants = {row["name"]: row["bytes"] for row in rows if isinstance(row, dict) and "bytes" in row}
     quants.pop("F16", None)
-    beside = [row for part in ("mmproj", "draft") for row in content.get(part, [])]
+    beside = [row for part in ("mmproj", "draft") for row in content.get(part, []) if "bytes" in row]
     full, pruned, layer, rest = numbers
     return RunSizes(full, pruned, layer, rest, quants, {row["name"]: row["bytes"] for row in beside})
 

@@ -21,7 +21,8 @@ def card(*lines: str) -> str:
         (card("license: other", "license_name: nice-terms"), {}, ("other", "nice-terms", "")),
         (card("license: other"), {}, None),
         (card("license: unknown"), {}, None),
-        (card("license: ["), {"license": "mit"}, ("mit", "", "")),
+        (card("license: ["), {"license": "mit"}, None),
+        (card("license: gemma", f"license_link: {LINK}?hl=en&a=b"), {}, ("gemma", "", f"{LINK}?hl=en&a=b")),
         (card("license: gemma", "license_link: LICENSE"), {}, ("gemma", "", "")),
         (card("license: other", "license_name: '<b>x</b>'"), {}, None),
         (card("license: [mit, gemma]"), {}, None),
@@ -49,3 +50,10 @@ def test_what_is_given_comes_before_what_the_base_says_and_nothing_is_refused():
     for given, words in (("", "give it as LICENSE"), ("other", "license_name")):
         with pytest.raises(InputError, match=words):
             released_licence(given, None, "base")
+
+
+def test_a_card_that_cannot_be_read_is_named_and_can_be_overruled(tmp_path):
+    (tmp_path / "README.md").write_text(card("license: ["))
+    with pytest.raises(InputError, match="found front matter of README.md that cannot be read; .* LICENSE="):
+        released_licence("", licence_of(tmp_path), tmp_path)
+    assert released_licence("mit", licence_of(tmp_path), tmp_path).identifier == "mit"

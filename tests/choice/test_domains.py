@@ -156,6 +156,7 @@ def test_what_a_choice_by_domains_cannot_be_is_refused(inputs, tmp_path, refusal
     three = ("Life_sciences:1", "Chemistry:1")
     refusal(main, [*flags, "Physics:1:0.99", *three], "99.00% of Physics", "5 experts in layer", "lower the floor")
     refusal(main, [*flags, "Physics:1", "Chemistry:1"], "question q", "in one domain")
-    refusal(main, [*flags, "Physics:1", *three, "Magic:1"], "Magic", "none")
+    refusal(main, [*flags, "Physics:1", *three, "Magic:1"], "a question file", "found Magic")
+    refusal(main, [*flags, "Phisics:1", *three], "questions.jsonl such as Physics, ", "found Phisics")
     refusal(main, [*flags, "Physics"], "NAME:WEIGHT")
     assert not output.exists()

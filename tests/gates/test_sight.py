@@ -16,9 +16,9 @@ from gates.checked import Checked
 from gates.running_gates import smallest
 from gates.sight_gate import picture_gate, picture_png, sight_gate
 from ggufs.mmproj import mmproj_name
+from ggufs.sibling_choice import draft_pick, mmproj_pick, type_number
 from quants.quant_record import record_path
 from release.manifest import MANIFEST, STANDARD, read_manifest
-from release.sibling_choice import draft_pick, mmproj_pick, type_number
 from release.sources import read_sources
 from release_inputs import NAME, QUESTIONS, call, change_json, release_arguments
 from seeing_model import TYPES, seeing_model

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,9 @@ from pathlib import Path
 import release_ollama
 from conftest import REPO
 from files.safe_files import InputError
-from ggufs.companions import DRAFT, MMPROJ
 from ollama.ollama_files import (
     OPTIONS,
-    companion,
+    companions_of,
     fitted_params,
     modelfile,
     ollama_note,
@@ -156,12 +156,11 @@ def test_a_vision_tower_and_a_draft_model_go_into_the_modelfile():
 
 def test_companions_of_a_release_are_wrapped_with_every_quant():
     names = ["a-Q8_0.gguf", "mmproj-a-Q8_0.gguf", "mmproj-a-F16.gguf", "mtp-a-Q8_0.gguf", "a-Q4_K_M.gguf"]
-    assert companion(names, MMPROJ) == "mmproj-a-F16.gguf" and companion(names, DRAFT) == "mtp-a-Q8_0.gguf"
-    assert companion(["a.gguf", "mmproj-a.txt"], MMPROJ) == ""
+    assert companions_of(["a.gguf", "mmproj-a.txt"], "a.gguf") == ("", "")
     made = wraps("a", names, {}, folder=Path("r"))
     assert [wrap.model for wrap in made] == ["a:Q8_0", "a:Q4_K_M"]
     assert made[1].modelfile.startswith(
-        "FROM ./r/a-Q4_K_M.gguf\nFROM ./r/mmproj-a-F16.gguf\nDRAFT ./r/mtp-a-Q8_0.gguf\nRENDERER"
+        "FROM ./r/a-Q4_K_M.gguf\nFROM ./r/mmproj-a-Q8_0.gguf\nDRAFT ./r/mtp-a-Q8_0.gguf\nRENDERER"
     )
     # A pull brings the mmproj; a draft must lie on the disk, so the commands fetch it first.
     (first, *_) = wraps("a", names, {}, "me/a-GGUF")
@@ -270,3 +269,9 @@ def test_release_ollama_refuses_in_one_line(script, refused, refusal, release, w
 def test_the_note_says_what_needs_the_wrap():
     for words in ("`template`", "`params`", "RENDERER gemma4", "PARSER gemma4", "tool_calls", "ollama create"):
         assert words in ollama_note(), words
+
+
+def test_the_note_names_the_ollama_that_the_modelfile_requires():
+    for draft in ("", "mtp-a.gguf"):
+        (required,) = re.findall(r"^REQUIRES (.+)$", modelfile("a.gguf", {}, draft=draft), re.MULTILINE)
+        assert f"This needs Ollama {required} or newer" in ollama_note(bool(draft))

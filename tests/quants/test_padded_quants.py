@@ -7,12 +7,13 @@ import measure_sensitivity
 import plan_quants
 import quantize_gguf
 from cards.card_tables import padding_in_words
-from files.safe_files import GIB, sha256_file
+from files.safe_files import GIB, gib, sha256_file
 from gates.lineage import Lineage, architecture_of
 from gates.written_again import plan_breaks, quantised_lines, recipe_of
 from ggufs.gguf_header import read_header
 from ggufs.gguf_padding import DENSE, EXPERTS, widths_in
 from llama.llama_tools import find_llama_cpp
+from plan_quants import disk_line, padding_notes
 from quantize_runs import quantize_arguments
 from quants.quant_plan import plan_quant
 from quants.recipes import RECIPES, target_bytes
@@ -54,6 +55,13 @@ def test_small_files_of_the_26b_are_as_small_as_their_names_say(tmp_path):
     sizes = {name: round(row["bytes"] / GIB, 2) for name, row in rows.items() if "bytes" in row}
     assert sizes["PAD-IQ2_XXS"] == 6.07 and sizes["IQ2_XXS"] == 7.51 and sizes["PAD-IQ2_M"] == 7.44
     assert 0.99 * 6.5 * GIB < rows["AUTO-6.5"]["bytes"] <= 6.5 * GIB and not rows["AUTO-6.5"]["fallback_of"]
+    # 768 for 704 in the experts, 2304 for 2112 in the dense MLP: what a padded F16 file takes for a time.
+    wider = rows["PAD-IQ2_M"]["padded_f16_bytes"]
+    assert round(wider / GIB, 1) == 44.1
+    assert f"a padded one of {gib(wider)} GiB" in disk_line([*rows.values()], 0, tmp_path)
+    assert "padded_f16_bytes" not in rows["IQ2_XXS"] and not padding_notes([*rows.values()])
+    (note,) = padding_notes([rows["PAD-IQ2_M"] | {"bytes": rows["PAD-IQ2_M"]["usual_bytes"] + 1}])
+    assert note.startswith("PAD-IQ2_M is larger than Q4_K_M without padding (13.5")
     assert "AUTO-5" in rows["AUTO-5"]["refused"] and "lowest types" in rows["AUTO-5"]["refused"]
 
 

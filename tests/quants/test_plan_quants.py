@@ -248,12 +248,17 @@ def test_make_knows_every_recipe():
 
 
 def test_make_plan_needs_no_file(tmp_path):
-    settings = ("SHAPE=gemma-4-26b-a4b", "KEEP=109", "QUANTS=Q6_K", f"BUILD={tmp_path}")
+    settings = ("SHAPE=gemma-4-26b-a4b", "KEEP=109", "QUANTS=Q6_K", "MMPROJ=F16 F16", f"BUILD={tmp_path}")
     command = ["make", "--no-print-directory", "plan", *settings]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    done = subprocess.run([*command, "DRAFT=data/demo/assistant"], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("Shape gemma-4-26b-a4b with 109 experts")
     assert "| F16 | 43,702," in done.stdout and "| Q6_K | 19,561," in done.stdout
+    assert "mtp-Q8_0 (draft model): refused: data/demo/assistant: expected states of 2816 values" in done.stdout
+    assert done.stdout.count("mmproj-F16 (for pictures)") == 1
     assert not list(tmp_path.iterdir())
+    bare = subprocess.run(["make", "-n", *command[1:]], cwd=REPO, capture_output=True, text=True).stdout
+    assert "--shape gemma-4-26b-a4b" in bare and "demo" not in bare  # the run's own draft model is no part of a shape
 
 
 def test_layers_are_cut_into_tiers_by_rank():

@@ -13,13 +13,13 @@ from conftest import DEMO
 from gates.running_gates import QUESTION
 from gates.sight_gate import ask_about_picture, picture_png
 from ggufs.mmproj import mmproj_name
+from ggufs.sibling_choice import draft_pick, mmproj_pick
 from hub_server import Downloads, Hub
 from llama.drafting import DRAFT_TOKENS
 from llama.llama_server import LlamaServer, server_command
 from ollama.ollama_files import wraps
 from quants.quant_record import record_path
 from release.manifest import read_manifest
-from release.sibling_choice import draft_pick, mmproj_pick
 from release_inputs import LICENCE, NAME, QUESTIONS, SIDECARS, call
 from seeing_model import TYPES, seeing_model
 from speed.greedy_answers import ask_greedily

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,31 @@ def test_a_failed_step_says_why_where_the_log_is_and_that_it_goes_on(tmp_path):
     ]
     code, _, err = run(tmp_path, "no-such-command-at-all")
     assert code == 1 and "error: no-such-command-at-all: expected a command that can be run" in err
+
+
+def test_what_replace_set_aside_goes_when_the_step_is_done_and_comes_back_when_it_is_refused(tmp_path):
+    folder = tmp_path / "12e"
+    aside, options = folder / ".before-settings", ("--replacing", "--aside", str(folder / ".before-settings"))
+
+    def replaced(command: str) -> tuple[dict[str, str], str]:
+        """Run a step after REPLACE has set old outputs aside; return what then lies there, and the words on it."""
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for name in ("map.json", "settings.txt"):
+            (aside / name).write_text("old")
+        (folder / "settings.txt").write_text("new")
+        _, _, err = run(tmp_path, "sh", "-c", f"cd {folder}; {command}", options=options)
+        return {path.name: path.read_text() for path in folder.glob("*") if path.is_file()}, err
+
+    new, old = {"map.json": "new", "settings.txt": "new"}, {"map.json": "old", "settings.txt": "old"}
+    assert replaced("printf new >map.json")[0] == new and not aside.exists()
+    there, err = replaced("exit 1")
+    assert there == old and not aside.exists() and "is there again" in err and "the same command goes on" in err
+    # What was made before the refusal stays, and so does what is aside: the same command without REPLACE goes on.
+    there, err = replaced("printf new >map.json; exit 1")
+    assert there == new and aside.exists() and "the same command without REPLACE" in err
+    there, err = replaced("kill -9 $$")
+    assert there == {"settings.txt": "new"} and aside.exists() and "The same command without REPLACE" in err
 
 
 BARS = """
