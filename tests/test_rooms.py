@@ -22,7 +22,7 @@ MOST_MODULES = {
     "report_imatrix": 7,
     "build_imatrix": 8,
     "build_report": 30,
-    "quantize_gguf": 16,
+    "quantize_gguf": 17,
 }  # that a command imports
 MOST_FILES = 43  # of a folder: more is a corridor
 
