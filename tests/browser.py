@@ -13,8 +13,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Start a browser with a profile of its own, and end it."""
+    executable = find_browser()  # before the driver starts: it tries the browser out with a driver of its own
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=find_browser(), args=FLAGS, timeout=LOAD_MS)
+        browser = driver.chromium.launch(executable_path=executable, args=FLAGS, timeout=LOAD_MS)
         try:
             yield browser
         finally:
