@@ -8,7 +8,6 @@ names an authority of your own).
 import argparse
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from files.safe_files import InputError
+from llama.hardware import listed_devices
 from llama.llama_server import SERVER_KEY, LlamaServer, server_command
 from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.openai_model import OpenAiModel
@@ -51,12 +51,6 @@ def given_servers(addresses: list[str], environment: dict[str, str]) -> list[Ask
     return servers
 
 
-def gpu_names(tool: Path) -> list[str]:
-    """Return the devices that llama-server lists, such as CUDA0."""
-    shown = subprocess.run([tool, "--list-devices"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    return re.findall(r"^  (\w+): ", shown.stdout, re.MULTILINE)
-
-
 def local_commands(tool: Path, gguf: Path, name: str, args: argparse.Namespace, protocol: Protocol) -> list[list[str]]:
     """Return the command lines of our servers; of several each has a GPU of its own, as far as there are GPUs."""
     if not args.local_servers.isdecimal() or not 0 < int(args.local_servers) <= MOST_LOCAL:
@@ -65,7 +59,7 @@ def local_commands(tool: Path, gguf: Path, name: str, args: argparse.Namespace, 
     first = server_command(tool, gguf, name, args.port, protocol.server_flags)
     if count == 1:
         return [first]
-    gpus = gpu_names(tool) if protocol.gpu_layers else []
+    gpus = [device for device, _ in listed_devices(tool)] if protocol.gpu_layers else []
     return [
         server_command(tool, gguf, name, int(args.port) + number if int(args.port) else 0, protocol.server_flags)
         + (["--device", gpus[number % len(gpus)]] if gpus else [])
