@@ -345,8 +345,8 @@ def test_several_of_ours_have_a_gpu_and_a_port_each(tmp_path):
     tool.chmod(0o755)
 
     def ends(protocol: Protocol, count: str) -> list[list[str]]:
-        args = Namespace(local_servers=count, port="80")
-        commands = local_commands(tool, tmp_path / "m.gguf", "m", args, protocol)
+        args = Namespace(local_servers=count, port="80", gguf=tmp_path / "m.gguf")
+        commands = local_commands(tool, "m", args, protocol.server_flags, protocol.gpu_layers > 0)
         return [[c[c.index("--port") + 1], *c[c.index("--device") + 1 :]] if "--device" in c else c for c in commands]
 
     assert ends(Protocol(), "3") == [["80", "CUDA0"], ["81", "CUDA1"], ["82", "CUDA0"]]
