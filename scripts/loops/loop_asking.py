@@ -37,7 +37,9 @@ async def ask_prompt(pool: ServerPool, body: dict, prompt: LoopPrompt, seed: int
     error = asked.errors[-1][:ERROR_CHARACTERS]
     if is_parser_error(error):
         return refused_by_parser(prompt, seed, error)
-    raise InputError(prompt.id, f"an answer of {ATTEMPTS} attempts", error, "the same command goes on")
+    first = pool.servers[0]
+    served = first.own.gguf if first.own else first.name
+    raise InputError(served, f"an answer to {prompt.id} of {ATTEMPTS} attempts", error, "the same command goes on")
 
 
 async def ask_missing(
