@@ -113,17 +113,18 @@ $(foreach e,$(FULL_EVAL) $(PRUNED_EVAL),$(eval $(call guard,eval,$(dir $e)settin
 # Both folders are replaced before either is scored: a broken-off REPLACE=eval goes on without it.
 $(FULL_EVAL) $(PRUNED_EVAL): | $(dir $(FULL_EVAL))settings.txt $(dir $(PRUNED_EVAL))settings.txt
 # An answered run is only summed up again when the way of counting changes, which takes seconds.
-$(FULL_EVAL): $(call full_quant,$(EVAL_QUANT)) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS)
-	$(call step,eval,Score $(NAME)) env QUESTIONS=$(EVAL_QUESTIONS) $(EVALUATE) $(NAME) $<
+$(FULL_EVAL): $(FULL_SCORED) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS)
+	$(call step,eval,Score $(NAME)) env QUESTIONS=$(EVAL_QUESTIONS) $(EVALUATE) $(NAME) $(call scored,$<)
 
-$(PRUNED_EVAL): $(call pruned_quant,$(EVAL_QUANT)) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS)
+$(PRUNED_EVAL): $(PRUNED_SCORED) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS)
 	$(call step,eval,Score $(PRUNED_NAME)) env QUESTIONS=$(EVAL_QUESTIONS) CHOSEN_BY=$(METADATA) \
-	  $(EVALUATE) $(PRUNED_NAME) $<
+	  $(EVALUATE) $(PRUNED_NAME) $(call scored,$<)
 
 # ---- 9. compare: question by question
 $(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(COMPARE)
 	$(call step,eval,Compare the scores) $(PYTHON) scripts/compare_scores.py --output $(SCORES) \
-	  --model $(FULL_EVAL) $(FULL_RECORDS) --model $(PRUNED_EVAL) $(PRUNED_RECORDS)
+	  --model $(FULL_EVAL) $(if $(OPENAI),,$(FULL_RECORDS)) \
+	  --model $(PRUNED_EVAL) $(if $(OPENAI),,$(PRUNED_RECORDS))
 
 eval: $(SCORES) $(REPORT) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compare them
 	$(call closing,eval,$(SCORES:.md=.json))

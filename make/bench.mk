@@ -26,6 +26,9 @@ bench-servers: $(SETUP) ## eight servers that sleep against one
 	$(PYTHON) bench/bench_servers.py --tokenizer data/demo/model --questions data/demo/eval_questions.csv \
 	  --output $(BENCH)/servers.json
 
+bench-sequential: $(SETUP) ## what an evaluation that stops early would save, by simulation
+	$(PYTHON) bench/bench_sequential.py --output $(BENCH)/sequential.json
+
 kill-test: $(TOOLS) ## kill the stages KILLS times in all at random moments, go on, and compare (an hour and more)
 	$(PYTHON) tests/kills/kill_stages.py --kills $(KILLS) --seed $(KILL_SEED) --folder $(BUILD)/kills
 

@@ -38,6 +38,7 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,PROTECT_TOP REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,^[0-9]+$$,a whole number) \
   $(call must_be,QUALITY_CHATS,^([1-9][0-9]*)?$$,a whole number above 0$(,) or nothing) \
   $(call must_be,COMPARE_KEEP,^[1-9][0-9]*( [1-9][0-9]*)*$$,whole numbers above 0) \
+  $(call must_be,BACKEND,^(llama[.]cpp|openai)$$,llama.cpp or openai) \
   $(call must_be,DRAFT_TYPE,^(F16|Q8_0|Q4_0)$$,F16$(,) Q8_0 or Q4_0) \
   $(call must_be,ACTIVE_EXPERTS,^([1-9][0-9]*( [1-9][0-9]*)*)?$$,whole numbers above 0) \
   $(call must_be,CRITERION,^[a-z-]+(:[0-9]+)?$$,a criterion such as coverage or random:1) \
@@ -53,6 +54,11 @@ $(if $(and $(filter reconstruction,$(CRITERION)),$(strip $(LEFT_OUT))),$(error C
   than reconstruction with $(strip $(LEFT_OUT))$(,) for its order is made from all QUESTIONS))
 $(if $(and $(filter reconstruction,$(CRITERION)),$(if $(RECONSTRUCTION),,none)),$(error RECONSTRUCTION: \
   expected all$(,) reply or a share of the replies with CRITERION=reconstruction$(,) found nothing))
+# Servers of others score checkpoints; the gates of a release make requests of llama.cpp again.
+OPENAI_GOALS := $(if $(filter openai,$(BACKEND)),$(WORK))
+$(if $(and $(OPENAI_GOALS),$(if $(SERVERS),,none)),$(error SERVERS: expected addresses with BACKEND=openai$(,) found none))
+$(if $(filter release demo check-release upload,$(OPENAI_GOALS)),$(error BACKEND: expected llama.cpp for a release$(,) \
+  found openai))
 broken_rule = $(shell set -- $(RULES); while [ $$# -gt 0 ]; do \
   if ! [[ "$$2" =~ $$3 ]]; then printf "%s: expected %s, found '%s'" "$$1" "$$4" "$$2"; break; fi; shift 4; done)
 
@@ -74,7 +80,7 @@ TOUCHED_BY_verify := $(TOUCHED_BY_analyze)
 TOUCHED_BY_reproduce := $(TOUCHED_BY_analyze)
 TOUCHED_BY_imatrix := $(TOUCHED_BY_analyze) imatrix
 TOUCHED_BY_quants := $(TOUCHED_BY_imatrix) $(call SPECIAL_QUANTS,$(ASKED_QUANTS))
-TOUCHED_BY_eval := $(TOUCHED_BY_imatrix) eval $(call SPECIAL_QUANTS,$(EVAL_QUANT))
+TOUCHED_BY_eval := $(if $(OPENAI),$(TOUCHED_BY_analyze) eval,$(TOUCHED_BY_imatrix) eval $(call SPECIAL_QUANTS,$(EVAL_QUANT)))
 TOUCHED_BY_release := $(TOUCHED_BY_quants) $(TOUCHED_BY_eval) $(if $(DRAFT),draft)
 TOUCHED_BY_demo := $(TOUCHED_BY_release)
 TOUCHED_BY_check-release := $(TOUCHED_BY_release)

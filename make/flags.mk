@@ -76,21 +76,22 @@ PLAN_FLAGS = $(or $(patsubst %,--imatrix %,$(call MEASURED,$(PRUNED_GGUF)/imatri
   $(if $(NO_IMATRIX),--no-imatrix $(NO_IMATRIX))
 
 # ---- evaluate, compare, measure
-PROTOCOL := $(call setting,CTX REASONING_BUDGET MAX_GEN_TOKS SEED NP GPU_LAYERS)
+# What no request to servers of others can say is no setting there.
+PROTOCOL := $(call setting,$(if $(OPENAI),,CTX REASONING_BUDGET GPU_LAYERS) MAX_GEN_TOKS SEED NP)
 EVAL_DIGEST := $(call digest,$(EVAL_QUESTIONS))
 # Of the imatrix, what a scored quant's bytes depend on.
 imatrix_setting = $(CALIBRATION_SETTING) $(patsubst %,NO_IMATRIX=%,$(filter $(1),$(NO_IMATRIX)))
-EVAL_SETTINGS := $(call imatrix_setting,$(EVAL_QUANT)) EVAL_QUESTIONS=$(EVAL_DIGEST) \
-  $(call setting,EVAL_QUANT) $(PROTOCOL)
+EVAL_SETTINGS := $(if $(OPENAI),,$(call imatrix_setting,$(EVAL_QUANT))) EVAL_QUESTIONS=$(EVAL_DIGEST) \
+  $(call setting,$(if $(OPENAI),BACKEND,EVAL_QUANT)) $(PROTOCOL)
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) \
   MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes $(ASKED_SERVERS) \
   scripts/eval_gpqa_v3.sh
 # They are no part of the protocol: the answers are the same.
 ASKED_SERVERS := $(if $(SERVERS),SERVERS='$(SERVERS)') $(if $(filter-out 1,$(LOCAL_SERVERS)),\
-  LOCAL_SERVERS=$(LOCAL_SERVERS))
-HELDOUT_SETTINGS := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(call imatrix_setting,$(HELDOUT_QUANT))) \
+  LOCAL_SERVERS=$(LOCAL_SERVERS)) $(OPENAI:%=BACKEND=%)
+HELDOUT_SETTINGS := $(if $(or $(OPENAI),$(filter F16,$(HELDOUT_QUANT))),,$(call imatrix_setting,$(HELDOUT_QUANT))) \
   QUESTIONS=$(QUESTIONS_DIGEST) \
-  $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) $(DOMAIN_SETTINGS) $(PROTOCOL)
+  $(call setting,KEEP CRITERION PROTECT_TOP FOLDS $(if $(OPENAI),BACKEND,HELDOUT_QUANT)) $(DOMAIN_SETTINGS) $(PROTOCOL)
 QUALITY_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,QUALITY_CHATS QUALITY_SCORE)
 MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
@@ -116,6 +117,7 @@ LOOP_FILES := $(call full_quant,$(EVAL_QUANT)) \
 LOOP_SETTINGS := $(call setting,EVAL_QUANT LOOP_SEEDS LOOP_TOKENS SEED CTX GPU_LAYERS)
 MEASURE_LOOPS = $(PYTHON) scripts/measure_loops.py --gguf $(LOOP_FILES) --prompts $(LOOP_PROMPTS) \
   --seed $(SEED) --seeds $(LOOP_SEEDS) --max-tokens $(LOOP_TOKENS) --context $(CTX) --gpu-layers $(GPU_LAYERS) \
+  $(if $(filter-out 1,$(LOCAL_SERVERS)),--local-servers $(LOCAL_SERVERS)) \
   --answers $(LOOP_ANSWERS) $(if $(call again,loops),--again) --output $(LOOPS)
 FINDINGS_SETTINGS := QUESTIONS=$(QUESTIONS_DIGEST) $(call setting,DOMAIN_COLUMN) \
   OTHER_MAPS=$(call words_of,$(foreach m,$(OTHER_MAPS),$(call digest,$m)))

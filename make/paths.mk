@@ -52,11 +52,17 @@ MAY_SEE := $(if $(MODEL_CONFIG),$(shell grep -lE '"(vision|audio)_config": *\{' 
 MMPROJ_FILES := $(if $(MAY_SEE),$(patsubst %,$(PRUNED_GGUF)/mmproj-$(PRUNED_NAME)-%.gguf,$(sort $(MMPROJ))))
 
 # ---- evaluate and compare
+# What is scored stands for itself, or for the checkpoint whose record it is: servers of others have no GGUF file.
+OPENAI := $(filter openai,$(BACKEND))
+FULL_SCORED := $(if $(OPENAI),$(MODEL_RECORD),$(call full_quant,$(EVAL_QUANT)))
+PRUNED_SCORED := $(if $(OPENAI),$(METADATA),$(call pruned_quant,$(EVAL_QUANT)))
+scored = $(patsubst %/$(notdir $(METADATA)),%,$(patsubst %/model.json,%/checkpoint,$(1)))
 FULL_EVAL := $(FULL)/eval/$(EVAL_NAME)/summary.json
 PRUNED_EVAL := $(PRUNED)/eval/$(EVAL_NAME)/summary.json
 SCORES := $(PRUNED)/eval/$(EVAL_NAME)/scores.md
-HELDOUT := $(PRUNED)/heldout
-HELDOUT_SOURCE := $(if $(filter F16,$(HELDOUT_QUANT)),$(FULL_F16),$(call full_quant,$(HELDOUT_QUANT)))
+HELDOUT := $(PRUNED)/heldout$(OPENAI:%=-%)
+HELDOUT_SOURCE := $(if $(OPENAI),$(MODEL_RECORD),$(if $(filter F16,$(HELDOUT_QUANT)),$(FULL_F16),$(call full_quant,$(HELDOUT_QUANT))))
+HELDOUT_FILE := $(if $(OPENAI),checkpoint/$(notdir $(METADATA)),$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf)
 HELDOUT_EVALS := $(patsubst %,$(HELDOUT)/fold%/eval/summary.json,$(shell seq $(FOLDS)))
 HELDOUT_REFERENCE := $(HELDOUT)/full/summary.json
 HELDOUT_SUMMARY := $(HELDOUT)/summary.json

@@ -50,7 +50,8 @@ SHAPE =#                                  plan: a shape of data/shapes instead o
 
 # ---- evaluate and compare
 EVAL_QUANT = Q6_K#                        quant that is scored, of both models
-EVAL_NAME = $(EVAL_QUANT)$(if $(filter-out 42,$(SEED)),-seed$(SEED))#  folder of the scores of one protocol
+BACKEND = llama.cpp#                      eval, eval-heldout: what SERVERS are: llama.cpp, or openai for any compatible server
+EVAL_NAME = $(if $(filter openai,$(BACKEND)),openai,$(EVAL_QUANT))$(if $(filter-out 42,$(SEED)),-seed$(SEED))#  folder of the scores of one protocol
 CTX = 32768#                              context tokens
 REASONING_BUDGET = 16384#                 tokens of thought
 MAX_GEN_TOKS = 24576#                     tokens of one answer

@@ -153,24 +153,24 @@ $(LOOPS) $(LOOPS:.md=.json) &: $(LOOP_FILES) $(LOOP_PROMPTS) $(LOOK) $(dir $(LOO
 loops: $(LOOPS) $(REPORT) ## runaway, repeated, malformed and empty answers of full model, pruned model and LOOP_QUANTS
 	@cat $<
 
-# ---- held out: of QUESTIONS each fold leaves out every FOLDS-th; its map is made from the others, inside the GGUF
+# ---- held out: of QUESTIONS each fold leaves out every FOLDS-th; its map is made from the others, and applied inside the GGUF
 $(eval $(call guard,heldout,$(HELDOUT)/settings.txt,$(HELDOUT_SETTINGS),$(HELDOUT)/*))
 $(HELDOUT)/fold%/drop_map.json: $(STATS) $(CHOOSE) $(call again,heldout) | $(HELDOUT)/settings.txt
 	$(call step,heldout,Choose for fold $*) $(PYTHON) scripts/generate_drop_map.py \
 	  --stats $< --keep $(KEEP) --criterion $(CRITERION) --protect-top $(PROTECT_TOP) --fold $*/$(FOLDS) \
 	  $(DOMAIN_FLAGS) --output $@
 
-$(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf: $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE) $(DROP)
+$(HELDOUT)/fold%/$(HELDOUT_FILE): $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURCE) $(DROP)
 	$(call step,heldout,Drop for fold $*) $(PYTHON) scripts/expert_drop.py \
-	  --source $(HELDOUT_SOURCE) --drop-map $< --output $@
+	  --source $(call scored,$(HELDOUT_SOURCE)) --drop-map $< --output $(call scored,$@)
 
-$(HELDOUT_EVALS): $(HELDOUT)/fold%/eval/summary.json: $(HELDOUT)/fold%/$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf $(SUM_UP) \
+$(HELDOUT_EVALS): $(HELDOUT)/fold%/eval/summary.json: $(HELDOUT)/fold%/$(HELDOUT_FILE) $(SUM_UP) \
     | $(QUESTIONS) $(TOOLS)
 	$(call step,heldout,Score fold $*) env QUESTIONS=$(QUESTIONS) HELD_OUT_OF=$(HELDOUT)/fold$*/drop_map.json \
-	  CHOSEN_BY=$(HELDOUT)/fold$*/drop_map.json $(EVALUATE) $(PRUNED_NAME)-fold$* $<
+	  CHOSEN_BY=$(HELDOUT)/fold$*/drop_map.json $(EVALUATE) $(PRUNED_NAME)-fold$* $(call scored,$<)
 
 $(HELDOUT_REFERENCE): $(HELDOUT_SOURCE) $(SUM_UP) $(call again,heldout) | $(QUESTIONS) $(HELDOUT)/settings.txt $(TOOLS)
-	$(call step,heldout,Score $(NAME)) env QUESTIONS=$(QUESTIONS) $(EVALUATE) $(NAME) $<
+	$(call step,heldout,Score $(NAME)) env QUESTIONS=$(QUESTIONS) $(EVALUATE) $(NAME) $(call scored,$<)
 
 $(HELDOUT_SUMMARY): $(HELDOUT_EVALS) $(POOL)
 	$(call step,heldout,Pool the folds) $(PYTHON) scripts/pool_heldout.py \

@@ -9,12 +9,13 @@ Example: .venv/bin/python scripts/measure_loops.py --seeds 1 --max-tokens 64 --c
              --gguf build/gemma-4-demo/full/gguf/calibration_questions/gemma-4-demo-Q6_K.gguf \\
              build/gemma-4-demo/109e/gguf/gemma-4-demo-109e-Q6_K.gguf --output build/try/loops.md
 
-Each prompt is asked with each seed, through the chat endpoint of a llama-server of our own, with the evaluation's
+Each prompt is asked with each seed, through the chat endpoint of llama-servers of our own, with the evaluation's
 sampling and no budget of thought. The classes of answers are defined in loops/loop_classes.py. A killed run goes on
 with the same command and ends with the same bytes; more seeds only add answers.
 """
 
 import argparse
+import asyncio
 import tempfile
 from pathlib import Path
 
@@ -22,27 +23,47 @@ from files.json_records import write_record
 from files.option_types import command_parser, positive, whole_number
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, remove, replace_when_done, run
-from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
-from loops.loop_answers import (
-    ANSWERS_NAME,
-    answers_folder,
-    ask_missing,
-    asked_in_order,
-    loop_flags,
-    loop_inputs,
-    read_loop_answers,
-)
+from loops.loop_answers import ANSWERS_NAME, answers_folder, asked_in_order, loop_flags, loop_inputs, read_loop_answers
+from loops.loop_asking import ask_missing
 from loops.loop_classes import LoopAnswer
-from loops.loop_prompts import LoopPrompts, read_prompts
+from loops.loop_prompts import LoopPrompt, LoopPrompts, read_prompts
 from loops.loop_rates import loop_results, loop_row
 from loops.loop_results import LoopResults, loops_tables
 from quants.quant_record import read_whole_gguf
+from scoring.asked_servers import local_commands, local_servers
 from scoring.eval_protocol import Protocol
+from scoring.served_model import ServedModel
+from scoring.server_pool import ServerPool
 
 from tqdm import tqdm
 
 PROMPTS = Path(__file__).resolve().parents[1] / "data/loop_prompts.json"
+
+
+def ask_servers(
+    args: argparse.Namespace,
+    tools: LlamaCpp,
+    gguf: Path,
+    prompts: LoopPrompts,
+    inputs: dict,
+    missing: list[tuple[LoopPrompt, int]],
+    record: Path,
+) -> None:
+    """Start the servers of one file and ask them what is missing in its record."""
+    protocol = Protocol(context=inputs["context"], max_gen_toks=inputs["max_tokens"], llama_cpp=inputs["llama_cpp"])
+    seconds, options = protocol.timeout_seconds, argparse.Namespace(**vars(args) | {"gguf": gguf, "port": "0"})
+    flags = loop_flags(inputs, seconds)
+    commands = local_commands(tools.tool("llama-server"), gguf.stem, options, flags, inputs["gpu_layers"] > 0)
+    with (
+        tempfile.TemporaryDirectory() as logs,
+        local_servers(commands, gguf, Path(logs) / "server.log") as servers,
+        tqdm(desc=gguf.stem, unit="answer", total=len(missing), leave=False) as bar,
+    ):
+        # Several must write the same numbers: on another kind of GPU the answers would be others.
+        check = ServedModel(gguf, protocol).check if len(servers) > 1 else None
+        pool = ServerPool(servers, 1, seconds, check)
+        asyncio.run(ask_missing(pool, prompts, inputs, missing, record, lambda answer: bar.update()))
 
 
 def answers_of_file(
@@ -50,21 +71,14 @@ def answers_of_file(
 ) -> list[LoopAnswer]:
     """Return all answers of one file; those that are recorded are not asked again."""
     folder, own = answers_folder(args.answers, inputs, sha256)
-    asked, seconds = (
-        asked_in_order(prompts, args.seed, args.seeds),
-        Protocol(max_gen_toks=args.max_tokens).timeout_seconds,
-    )
+    asked = asked_in_order(prompts, args.seed, args.seeds)
     with RunState(folder, own):
         if args.again:
             remove(folder / ANSWERS_NAME)
         answers = read_loop_answers(folder / ANSWERS_NAME, asked, cut=True)
-        missing = asked[len(answers) :]
-        if missing:
-            command = server_command(tools.tool("llama-server"), gguf, gguf.stem, 0, loop_flags(inputs, seconds))
-            with tempfile.TemporaryDirectory() as logs, LlamaServer(command, gguf, Path(logs) / "server.log") as server:
-                replies = ask_missing(server, prompts, inputs, missing, folder / ANSWERS_NAME)
-                bar = tqdm(replies, desc=gguf.stem, unit="answer", total=len(asked), initial=len(answers), leave=False)
-                answers += list(bar)
+        if len(answers) < len(asked):
+            ask_servers(args, tools, gguf, prompts, inputs, asked[len(answers) :], folder / ANSWERS_NAME)
+            answers = read_loop_answers(folder / ANSWERS_NAME, asked)
     return answers
 
 
@@ -82,6 +96,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--max-tokens", type=positive, default=8192, help="most tokens of an answer, its thought included")
     add("--context", type=positive, default=Protocol.context, help="tokens of context")
     add("--gpu-layers", type=whole_number, default=0, help="layers on the GPU, if there is one")
+    add("--local-servers", default="1", metavar="COUNT", help="llama-servers that share the prompts, one per GPU")
     add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     return parser.parse_args(argv)
 

@@ -29,7 +29,7 @@ from losses.quality_conclusions import quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality
 from losses.stored_results import PRUNING_NAME, measured_of, read_chats, results_folder, results_path, write_chats
 from quants.quant_plan import plan_quant
-from quants.quant_record import QuantRecord, read_quant_record, record_path
+from quants.quant_record import QuantRecord, record_path
 from quants.recipes import RECIPES
 from release.manifest import MANIFEST, STANDARD, Manifest, file_entries
 from scoring.answer_record import Answer, append_answer, prompt_sha256
@@ -250,7 +250,7 @@ def write_questions(path: Path, ids: list[str]) -> Path:
 
 def write_base_record(pruned: Path, folder: Path) -> Path:
     """Write the record of a quant of the full model, whose file is not there; return its path."""
-    record, source = read_quant_record(pruned / f"{NAME}-Q6_K.gguf"), pruned / "full-F16.gguf"
+    record, source = read_record(record_path(pruned / f"{NAME}-Q6_K.gguf"), QuantRecord), pruned / "full-F16.gguf"
     tool = find_llama_cpp(None).tool("llama-quantize")
     plan = plan_quant(tool, RECIPES["Q6_K"], read_header(source), pruned / "imatrix.gguf")
     full = {
@@ -303,7 +303,7 @@ def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
     np.savez(results / PRUNING_NAME, **pruning)
     measured = []
     for quant, kld in klds.items():
-        record = read_quant_record(pruned / f"{NAME}-{quant}.gguf")
+        record = read_record(record_path(pruned / f"{NAME}-{quant}.gguf"), QuantRecord)
         arrays = {}
         for name in ("full", "pruned"):
             arrays |= {f"{name}_{measure}": values for measure, values in losses(kld).items()}

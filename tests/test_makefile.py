@@ -466,10 +466,33 @@ def test_the_evaluation_needs_the_quant_that_it_scores_and_no_other(unbuilt):
     "given, passed", [("LOCAL_SERVERS=2",) * 2, ("SERVERS=http://a http://b", "SERVERS='http://a")]
 )
 def test_servers_reach_every_evaluation_and_are_no_setting_of_its_folder(unbuilt, given, passed):
-    shown = [make("-n", "eval", *unbuilt, *more).stdout.splitlines() for more in ([], [given])]
+    goals = ["eval", "eval-heldout", "FOLDS=2"]  # both models, and of the folds the full one and two maps
+    shown = [make("-n", *goals, *unbuilt, *more).stdout.splitlines() for more in ([], [given])]
     written = [[line for line in lines if "settings.txt" in line] for lines in shown]
     assert written[0] == written[1] != []
-    assert [sum(passed in line for line in lines) for lines in shown] == [0, 2]
+    assert [sum(passed in line for line in lines) for lines in shown] == [0, 5]
+
+
+def test_servers_of_others_score_checkpoints(unbuilt):
+    """No GGUF file is built for them, and what no request can say there is no setting of the folder."""
+    given = ["BACKEND=openai", "SERVERS=http://a:1 http://b:1"]
+    shown = make("-n", "eval", "eval-heldout", "FOLDS=2", *unbuilt, *given).stdout
+    scored = [line.split()[-2:] for line in shown.splitlines() if "eval_gpqa_v3.sh" in line]
+    assert len(scored) == 5 and not [word for word in ("quantize_gguf", "convert_to_gguf") if word in shown]
+    assert all("BACKEND=openai" in line for line in shown.splitlines() if "eval_gpqa_v3.sh" in line)
+    places = sorted((name, *Path(file).parts[-2:]) for name, file in scored)
+    folds = [(f"tiny-12e-fold{fold}", f"fold{fold}", "checkpoint") for fold in (1, 2)]
+    full, pruned = ("tiny", "full", "checkpoint"), ("tiny-12e", "12e", "checkpoint")
+    assert places == [full, full, pruned, *folds]
+    written = [line for line in shown.splitlines() if "'BACKEND=openai'" in line]
+    assert len(written) == 3 and not [line for line in written if "CTX=" in line or "_QUANT=" in line]
+    for wrong, words in (
+        (["eval", "BACKEND=openai"], "SERVERS: expected addresses"),
+        (["release", *given], "BACKEND: expected llama.cpp for a release"),
+        (["eval", "BACKEND=vllm"], "BACKEND: expected llama.cpp or openai"),
+    ):
+        done = make("-n", *wrong, *unbuilt)
+        assert done.returncode != 0 and words in done.stderr
 
 
 MADE_AFTER_ANALYZE = ("checkpoint", "f16", "gguf", "eval", "release")

@@ -1,8 +1,9 @@
 """PNG pictures: one size, one way to write them, equal bytes for equal figures.
 
-A card or a page shows them 760 pixels wide, so no text is smaller than SMALLEST_POINTS: that leaves it 10 pixels high.
+A card or a page shows them SHOWN_PIXELS wide. No text is smaller than SMALLEST_POINTS, which leaves it 10 pixels high.
 """
 
+from math import ceil
 from pathlib import Path
 
 from files.safe_files import replace_when_done
@@ -13,8 +14,10 @@ matplotlib.use("Agg")  # before pyplot is imported, which else looks for a scree
 from matplotlib import pyplot as plt  # noqa: E402
 
 WIDTH_INCHES, DOTS_PER_INCH = 10.0, 120
-SHOWN_PIXELS = 760
-SMALLEST_POINTS, TEXT_POINTS = 9.5, 11.5
+SHOWN_PIXELS, LEAST_PIXELS = 760, 10
+POINTS_PER_INCH = 72
+SMALLEST_POINTS = ceil(2 * LEAST_PIXELS * WIDTH_INCHES * POINTS_PER_INCH / SHOWN_PIXELS) / 2  # to half a point: 9.5
+TEXT_POINTS = 11.5
 # Every size but the title's follows from this one; ticks keep the size of the text, where matplotlib's own are smaller.
 plt.rcParams.update({"font.size": TEXT_POINTS, "axes.titlesize": "medium", "figure.titlesize": "large"})
 

@@ -183,11 +183,6 @@ class LlamaServer:
         """GET a path of this server, or POST a JSON body to it; return the JSON answer, as `request_json` does."""
         return request_json(f"{self.url}{path}", body, timeout, self.key)
 
-    def restart(self) -> None:
-        """Stop the process, if it runs, and start it anew."""
-        self.stop()
-        self.start()
-
     def stop(self) -> None:
         """Stop the process that was started here."""
         if self.process is not None:

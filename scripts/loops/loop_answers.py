@@ -7,22 +7,17 @@ killed and goes on ends with the bytes of one that was not.
 
 import json
 import os
-import urllib.error
-from collections.abc import Iterator
 from pathlib import Path
 
 from files.json_records import check_fields, parse_json, read_json
 from files.run_state import INPUTS_NAME
 from files.safe_files import InputError, flush_to_disk
-from llama.llama_server import LlamaServer
 from loops.loop_classes import LoopAnswer, WrittenCall
-from loops.loop_prompts import LoopPrompt, LoopPrompts, request_of
+from loops.loop_prompts import LoopPrompt, LoopPrompts
 from losses.stored_results import results_folder
-from scoring.answer_record import is_parser_error
 from scoring.eval_protocol import Protocol
 
 ANSWERS_NAME = "answers.jsonl"
-ATTEMPTS = 3
 ERROR_CHARACTERS = 200
 SAMPLED_BY = ("temperature", "top_p", "top_k", "dry_multiplier")  # of the evaluation's protocol
 RUN_AGAIN = "run `make loops REPLACE=loops`"
@@ -131,36 +126,3 @@ def refused_by_parser(prompt: LoopPrompt, seed: int, error: str) -> LoopAnswer:
     return LoopAnswer(
         prompt=prompt.id, seed=seed, reasoning="", content="", calls=[], finish_reason="", tokens=0, error=error
     )
-
-
-def ask_prompt(server: LlamaServer, body: dict, prompt: LoopPrompt, seed: int, seconds: int) -> LoopAnswer:
-    """Return the answer of the chat endpoint; after a failure the server is started anew.
-
-    Raises InputError when ATTEMPTS failed. What the parser refuses is an answer: the same seed would write it again.
-    """
-    error = ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            server.restart()
-        try:
-            return answer_of_reply(prompt, seed, server.request("/v1/chat/completions", body, seconds))
-        except urllib.error.HTTPError as failure:
-            error = f"HTTP {failure.code}: {failure.read()[:ERROR_CHARACTERS].decode(errors='replace')}"
-            if is_parser_error(error):
-                return refused_by_parser(prompt, seed, error)
-        except (OSError, ValueError, LookupError, TypeError) as failure:
-            error = f"{type(failure).__name__}: {failure}"[:ERROR_CHARACTERS]
-    raise InputError(server.gguf, f"an answer to {prompt.id} of {ATTEMPTS} attempts", error, "the same command goes on")
-
-
-def ask_missing(
-    server: LlamaServer, prompts: LoopPrompts, inputs: dict, asked: list[tuple[LoopPrompt, int]], record: Path
-) -> Iterator[LoopAnswer]:
-    """Ask these prompts in turn, record each answer, and yield it."""
-    seconds = Protocol(max_gen_toks=inputs["max_tokens"]).timeout_seconds
-    for prompt, seed in asked:
-        body = {**request_of(prompt, prompts.tools), **inputs["sampling"], "seed": seed}
-        body |= {"max_tokens": inputs["max_tokens"], "cache_prompt": False}
-        answer = ask_prompt(server, body, prompt, seed, seconds)
-        append_loop_answer(record, answer)
-        yield answer

@@ -48,11 +48,6 @@ def kl_divergence(full: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.concatenate([divergence_of_blocks(*block) for block in log_probability_blocks(full, other)])
 
 
-def token_log_probabilities(logits: np.ndarray, tokens: list[int]) -> np.ndarray:
-    """Return log p of the token that follows each position, fp64 [tokens]; logits: [tokens, vocabulary]."""
-    return log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(tokens)), tokens]
-
-
 def logit_differences(full: np.ndarray, other: np.ndarray, following: list[int]) -> dict[str, np.ndarray]:
     """Return the MEASURES of each position, all fp64 [tokens].
 

@@ -101,11 +101,6 @@ def is_made_of(output: Path, content: dict, kind: type[FileRecord]) -> bool:
     return wanted.items() <= known.items() and known.get("sha256") == sha256_file(output)
 
 
-def read_quant_record(gguf: Path) -> dict:
-    """Return the record beside a quant; raise InputError when it is missing or is not one."""
-    return read_record(record_path(gguf), QuantRecord)
-
-
 def read_whole_gguf(gguf: Path, kind: type[FileRecord] = QuantRecord) -> dict:
     """Return the record of a file, of that kind; raise InputError when its bytes are not those that the record names.
 

@@ -8,7 +8,6 @@ names an authority of your own).
 import argparse
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from files.safe_files import InputError
+from llama.hardware import listed_devices
 from llama.llama_server import SERVER_KEY, LlamaServer, server_command
 from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.openai_model import OpenAiModel
@@ -51,26 +51,37 @@ def given_servers(addresses: list[str], environment: dict[str, str]) -> list[Ask
     return servers
 
 
-def gpu_names(tool: Path) -> list[str]:
-    """Return the devices that llama-server lists, such as CUDA0."""
-    shown = subprocess.run([tool, "--list-devices"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    return re.findall(r"^  (\w+): ", shown.stdout, re.MULTILINE)
+def local_commands(
+    tool: Path, name: str, args: argparse.Namespace, flags: list[str], gpus_used: bool
+) -> list[list[str]]:
+    """Return the command lines of our servers; of several each has a GPU of its own, as far as there are GPUs.
 
-
-def local_commands(tool: Path, gguf: Path, name: str, args: argparse.Namespace, protocol: Protocol) -> list[list[str]]:
-    """Return the command lines of our servers; of several each has a GPU of its own, as far as there are GPUs."""
+    args: with `gguf`, `local_servers` and `port`; flags: what the evaluation or measurement asks of each.
+    """
     if not args.local_servers.isdecimal() or not 0 < int(args.local_servers) <= MOST_LOCAL:
         raise InputError("LOCAL_SERVERS", f"a whole number, 1 to {MOST_LOCAL}", repr(args.local_servers))
     count = int(args.local_servers)
-    first = server_command(tool, gguf, name, args.port, protocol.server_flags)
+    first = server_command(tool, args.gguf, name, args.port, flags)
     if count == 1:
         return [first]
-    gpus = gpu_names(tool) if protocol.gpu_layers else []
+    gpus = [device for device, _ in listed_devices(tool)] if gpus_used else []
     return [
-        server_command(tool, gguf, name, int(args.port) + number if int(args.port) else 0, protocol.server_flags)
+        server_command(tool, args.gguf, name, int(args.port) + number if int(args.port) else 0, flags)
         + (["--device", gpus[number % len(gpus)]] if gpus else [])
         for number in range(count)
     ]
+
+
+@contextmanager
+def local_servers(commands: list[list[str]], gguf: Path, log: Path) -> Iterator[list[AskedServer]]:
+    """Start our servers, each with a log of its own, and end them with the block."""
+    with ExitStack() as started:
+        servers = []
+        for number, command in enumerate(commands, start=1):
+            own_log = log if number == 1 else log.with_stem(f"{log.stem}-{number}")
+            own = started.enter_context(LlamaServer(command, gguf, own_log))
+            servers.append(AskedServer(f"local {number}", own=own))
+        yield servers
 
 
 @contextmanager
@@ -89,13 +100,10 @@ def asked_servers(
         return
     if given and args.local_servers != "1":
         raise InputError("SERVERS", "either SERVERS or LOCAL_SERVERS", "both")
-    commands = [] if given else local_commands(tool, args.gguf, name, args, protocol)
-    with ExitStack() as started:
-        servers = [replace(server, worded=lambda body: body | locked_fields(protocol)) for server in given]
-        for number, command in enumerate(commands, start=1):
-            own_log = log if number == 1 else log.with_stem(f"{log.stem}-{number}")
-            own = started.enter_context(LlamaServer(command, args.gguf, own_log))
-            servers.append(AskedServer(f"local {number}", own=own))
+    flags, on_gpus = protocol.server_flags, protocol.gpu_layers > 0
+    commands = [] if given else local_commands(tool, name, args, flags, on_gpus)
+    with local_servers(commands, args.gguf, log) as own:
+        servers = [replace(server, worded=lambda body: body | locked_fields(protocol)) for server in given] + own
         # A single one of ours serves what it was started with.
         check = None if len(commands) == 1 else ServedModel(args.gguf, protocol).check
         yield ServerPool(servers, at_once, protocol.timeout_seconds, check)

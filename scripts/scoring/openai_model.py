@@ -1,7 +1,7 @@
 """What an OpenAI-compatible server serves, and a chat completion in the fields that every such server knows.
 
 Such a server tells the name of its models and nothing of their weights. So each one has to list the same model, and to
-write the same few tokens as the first one. That it serves the checkpoint which is named as evaluated is not checked.
+write the same few tokens as the first one. Of the checkpoint that is named as evaluated, the name alone is checked.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class OpenAiModel:
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 served = [entry["id"] for entry in (await pool.request(server, "/v1/models"))["data"]]
-                model = self.name if self.name in served else served[0]
+                model = next((one for one in served if self.name in (one, one.rsplit("/", 1)[-1])), served[0])
                 asked = {"messages": [{"role": "user", "content": PROBE}], "max_tokens": PROBE_TOKENS, "temperature": 0}
                 reply = await pool.request(server, "/v1/chat/completions", openai_body(asked | {"seed": 1}, model))
                 written = sha256_json(reply["choices"][0]["message"])
@@ -44,8 +44,9 @@ class OpenAiModel:
         except (*NO_ANSWER, *NO_COMPLETION) as error:
             found = str(error) or type(error).__name__
             raise InputError(server.name, "an OpenAI-compatible server that answers", found) from error
-        if model != self.name and len(served) > 1:
-            raise InputError(server.name, f"a model {self.name}, or only one", ", ".join(map(repr, served))[:200])
+        if self.name not in (model, model.rsplit("/", 1)[-1]):
+            found = ", ".join(map(repr, served))[:200]
+            raise InputError(server.name, f"a model {self.name}", found, "serve it by that name, then the same command")
         self.model, self.written = self.model or model, self.written or written
         if model != self.model:
             raise InputError(server.name, f"the model {self.model} of the first server", repr(model))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from files.safe_files import InputError, existing_parent, gib
+from llama.hardware import listed_devices
 from llama.llama_tools import SCRIPTS, LlamaCpp, find_llama_cpp
 from stages.checks import FAIL, OK, WARN, Check, needed
 from stages.needs import bytes_below
@@ -17,7 +18,6 @@ LEAST_PYTHON, LEAST_MAKE = (3, 11), (4, 3)  # make 4.3 brought the grouped targe
 SECONDS = 10  # that a program may take to say its version
 ESTIMATE_ERROR = 1.25  # an estimate that is short by less than this only warns
 CUDA = "GGML_CUDA=ON"
-DEVICE_LINE = re.compile(r"^\s+\w+: ", re.MULTILINE)  # llama-server --list-devices: "  CUDA0: NVIDIA H200 (...)"
 
 
 def said(*command: str) -> str | None:
@@ -100,8 +100,7 @@ def sees_gpu(folder: Path, cmake_args: str, built: bool) -> bool:
     """Tell whether the llama.cpp tools use a GPU, or will once they are built."""
     if not built:
         return CUDA in cmake_args
-    done = subprocess.run([LlamaCpp(folder).tool("llama-server"), "--list-devices"], capture_output=True, text=True)
-    return bool(DEVICE_LINE.search(done.stdout))
+    return bool(listed_devices(LlamaCpp(folder).tool("llama-server")))
 
 
 def gpu_name() -> str | None:

@@ -15,9 +15,9 @@ LISTED = """Available devices:
 
 def test_devices_are_read_from_the_list():
     assert devices_of(LISTED) == [
-        ("CUDA", "NVIDIA H200"),
-        ("CUDA", "NVIDIA GeForce RTX 3090 (24 GB)"),
-        ("Vulkan", "AMD Radeon Graphics"),
+        ("CUDA0", "NVIDIA H200"),
+        ("CUDA1", "NVIDIA GeForce RTX 3090 (24 GB)"),
+        ("Vulkan0", "AMD Radeon Graphics"),
     ]
     assert devices_of("Available devices:\n  (none)\n") == []
 

@@ -1,10 +1,12 @@
 """The measurement with the real llama-server on a tiny random model: its answers never end well, and none is lost."""
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,12 +15,15 @@ import quantize_gguf
 from conftest import REPO
 from files.json_records import read_json, read_record
 from llama.llama_server import LlamaServer, server_command
-from loops.loop_answers import ask_prompt, loop_flags
-from loops.loop_classes import class_of_answer
+from loops.loop_answers import loop_flags
+from loops.loop_asking import ask_prompt
+from loops.loop_classes import LoopAnswer, class_of_answer
 from loops.loop_prompts import read_prompts, request_of
 from loops.loop_results import LoopResults
 from quantize_runs import quantize_arguments
 from release_inputs import call
+from scoring import asked_servers, server_pool
+from scoring.server_pool import AskedServer, ServerPool
 from shared_ggufs import link_f16, tiny_ggufs
 
 import pytest
@@ -87,6 +92,10 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def name_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+
+
 def lines_in(output: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in (output / "answers").rglob("answers.jsonl"))
 
@@ -98,18 +107,47 @@ def wait_for_lines(output: Path, count: int, run: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def test_killed_servers_and_runs_leave_the_same_bytes(folder, measured, tmp_path):
-    command = [sys.executable, str(REPO / "scripts/measure_loops.py"), *arguments(folder, tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+def quiet(folder: Path, output: Path, *more: object) -> subprocess.Popen:
+    """Start the measurement as the leader of a process group of its own."""
+    command = [sys.executable, str(REPO / "scripts/measure_loops.py"), *arguments(folder, output, *more)]
+    nothing = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, start_new_session=True, **nothing)
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_killed_servers_and_runs_leave_the_same_bytes(folder, measured, tmp_path, servers):
+    """One server or two, one of them killed, then the whole group of the run: what goes on ends alike."""
+    several = ["--local-servers", servers]
+    with quiet(folder, tmp_path, *several) as run:
         wait_for_lines(tmp_path, 2, run)
-        os.kill(children(run.pid)[0], signal.SIGKILL)  # the server: the run starts another
+        os.kill(children(run.pid)[-1], signal.SIGKILL)  # a server: the run starts another
         wait_for_lines(tmp_path, 7, run)
-        run.kill()
+        of_run = children(run.pid)
+        os.killpg(run.pid, signal.SIGKILL)
     assert not (tmp_path / "loops.md").exists()
     with open(next((tmp_path / "answers").rglob("answers.jsonl")), "ab") as file:
         file.write(b'{"prompt": "rain')  # half a line
-    measure_loops.main(arguments(folder, tmp_path))
+    measure_loops.main(arguments(folder, tmp_path, *several))
     assert recorded(tmp_path) == recorded(measured)
+    assert not [pid for pid in of_run if Path(f"/proc/{pid}").exists()]  # no server outlives its run
+
+
+def test_a_frozen_server_of_two_is_started_again(folder, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(server_pool, "WATCH_SECONDS", 1)
+    monkeypatch.setattr(server_pool, "SILENT_SECONDS", 3)
+    frozen = []
+
+    def freeze() -> None:
+        while lines_in(tmp_path) < 3:
+            time.sleep(0.01)
+        frozen.append(next(pid for pid in children(os.getpid()) if b"llama-server" in name_of(pid)))
+        os.kill(frozen[0], signal.SIGSTOP)
+
+    thread = threading.Thread(target=freeze, daemon=True)
+    thread.start()
+    measure_loops.main(arguments(folder, tmp_path, "--local-servers", 2))
+    thread.join()
+    assert recorded(tmp_path) == recorded(measured) and frozen
 
 
 def test_a_call_of_the_real_server_is_recorded_as_one(folder, tools, tmp_path):
@@ -119,10 +157,14 @@ def test_a_call_of_the_real_server_is_recorded_as_one(folder, tools, tmp_path):
     flags = loop_flags({"context": 1024, "gpu_layers": 0}, 600)
     gguf, calls = folder / "Q8_0.gguf", []
     command = server_command(tools.tool("llama-server"), gguf, "tiny", 0, flags)
+
+    async def ask(server: LlamaServer) -> list[LoopAnswer]:
+        body = {**request_of(prompt, prompts.tools), "tool_choice": "required", "max_tokens": 96}
+        async with ServerPool([AskedServer("local 1", own=server)], 1, 600).opened() as pool:
+            return [await ask_prompt(pool, {**body, "seed": seed}, prompt, seed) for seed in range(4)]
+
     with LlamaServer(command, gguf, tmp_path / "server.log") as server:
-        for seed in range(4):
-            body = {**request_of(prompt, prompts.tools), "tool_choice": "required", "seed": seed, "max_tokens": 96}
-            answer = ask_prompt(server, body, prompt, seed, 600)
+        for answer in asyncio.run(ask(server)):
             calls += answer.calls
             assert class_of_answer(answer, prompt, prompts.tools) in {"same block", "length", "malformed"}
     assert calls and all(call.name in prompt.tools and call.arguments.startswith("{") for call in calls)
@@ -131,7 +173,7 @@ def test_a_call_of_the_real_server_is_recorded_as_one(folder, tools, tmp_path):
 def test_what_is_recorded_is_not_asked_again(folder, measured, tmp_path, monkeypatch):
     subprocess.run(["cp", "-r", f"{measured}/answers", tmp_path], check=True)
     before = recorded(tmp_path)
-    monkeypatch.setattr(measure_loops, "LlamaServer", None)  # to start one would fail
+    monkeypatch.setattr(asked_servers, "LlamaServer", None)  # to start one would fail
     measure_loops.main(arguments(folder, tmp_path))
     assert recorded(tmp_path) == recorded(measured)
     measure_loops.main(arguments(folder, tmp_path, seeds=2))  # fewer seeds are the first of them

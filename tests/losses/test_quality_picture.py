@@ -1,6 +1,6 @@
 """The picture of measure_quality.py: its model's name, letters that can be read on a card, and names off the line."""
 
-from files.pictures import DOTS_PER_INCH, SHOWN_PIXELS, SMALLEST_POINTS, WIDTH_INCHES
+from files.pictures import DOTS_PER_INCH, WIDTH_INCHES
 from losses.quality_conclusions import Measured
 from losses.quality_picture import draw_quality, line_boxes, overlap
 
@@ -24,7 +24,6 @@ def test_boxes_along_a_line_cover_it_and_nothing_far_from_it():
 
 
 def test_few_files_make_a_low_picture_with_letters_that_can_be_read(tmp_path):
-    assert SMALLEST_POINTS * SHOWN_PIXELS / (WIDTH_INCHES * 72) >= 10
     files = [measured("Q8_0", "standard", 20, 0.002), measured("Q4_K_M", "standard", 12, 0.01)]
     many = files + [measured(f"CD-{number}", "ContribDynamic", 12 + number, 0.009 / number) for number in range(1, 20)]
     for name, content in (("few", files), ("again", files), ("many", many)):

@@ -166,6 +166,8 @@ def test_three_servers_leave_what_one_leaves(evaluation, evaluate, drop_map, tin
     for answer in [*one["answers"], *three["answers"]]:
         del answer["seconds"]
     assert one == three and "local 3" in (tmp_path / "run/answers.jsonl").read_text()
+    logs = [(tmp_path / f"run/patch-server{ending}.log").read_text() for ending in ("", "-2", "-3")]
+    assert min(log.count("stop processing") for log in logs) > 1  # the probe, and an answer to patch or more
     assert not setting_breaks(tmp_path / "run", Protocol(**one["protocol"]), tiny_text_model / "tokenizer.json")
 
 

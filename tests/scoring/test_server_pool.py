@@ -20,7 +20,7 @@ from llama.llama_server import LlamaServer, server_command, server_environment
 from llama.llama_tools import LlamaCpp
 from scoring import server_pool
 from scoring.answer_record import Answer, read_answers
-from scoring.asked_servers import asked_servers, given_servers, gpu_names, local_commands
+from scoring.asked_servers import asked_servers, given_servers, local_commands
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_run import lm_eval_environment
 from scoring.served_model import build_of
@@ -343,11 +343,10 @@ def test_several_of_ours_have_a_gpu_and_a_port_each(tmp_path):
     tool = tmp_path / "llama-server"
     tool.write_text("#!/bin/sh\nprintf 'Available devices:\\n  CUDA0: one (1 MiB)\\n  CUDA1: two (1 MiB)\\n'\n")
     tool.chmod(0o755)
-    assert gpu_names(tool) == ["CUDA0", "CUDA1"]
 
     def ends(protocol: Protocol, count: str) -> list[list[str]]:
-        args = Namespace(local_servers=count, port="80")
-        commands = local_commands(tool, tmp_path / "m.gguf", "m", args, protocol)
+        args = Namespace(local_servers=count, port="80", gguf=tmp_path / "m.gguf")
+        commands = local_commands(tool, "m", args, protocol.server_flags, protocol.gpu_layers > 0)
         return [[c[c.index("--port") + 1], *c[c.index("--device") + 1 :]] if "--device" in c else c for c in commands]
 
     assert ends(Protocol(), "3") == [["80", "CUDA0"], ["81", "CUDA1"], ["82", "CUDA0"]]
