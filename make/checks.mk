@@ -25,7 +25,7 @@ $(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$
 $(if $(filter new,$(MAKECMDGOALS)),$(if $(filter RUN,$(COMMAND_LINE)),,$(error new: expected RUN=name$(,) found none)))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
 COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP LOCAL_SERVERS FOLDS RANKS COMPARE_SEEDS \
-  SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS LOOP_SEEDS LOOP_TOKENS
+  SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS LOOP_SEEDS LOOP_TOKENS HOST_PATIENCE
 NAME_CHARACTERS := letters, digits, dots, dashes, underscores
 RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,STREAM_LAYERS ALLOW_EMPTY_REASONING RECOMPUTE_FULL ACTIVE_SCORED,^(yes|no)?$$,yes$(,) no or nothing) \

@@ -22,7 +22,7 @@ def log_of(logs: Path, words: str) -> Path:
 def is_at_work(log: Path) -> bool:
     """Tell whether a step holds a lock on its log, of either kind."""
     try:
-        with open(log, "rb") as file:
+        with open(log, "r+b") as file:  # NFS lends no exclusive lock on what cannot be written
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # dropped at once: the file is closed
     except BlockingIOError:
         return True

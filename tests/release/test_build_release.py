@@ -13,7 +13,7 @@ from pathlib import Path
 import build_release
 import expert_drop
 from conftest import DEMO, REPO
-from files.safe_files import sha256_file
+from files.safe_files import partial_directory, sha256_file
 from llama.llama_server import LlamaServer, server_command
 from release.chores import chores
 from release.front_matter import check_front_matter
@@ -106,7 +106,7 @@ def test_a_clash_of_names_stops_the_release(pruned_demo, tmp_path, refusal):
             shutil.copyfile(pruned_demo / f"{NAME}-{quant}.gguf{end}", f"{gguf}{end}")
     arguments = release_arguments(pruned_demo, tmp_path / "r", "--gguf", *clashing)
     refusal(build_release.main, arguments, "Q8_0-tuned-Q4_K_M.gguf", "no label takes for another")
-    assert not (tmp_path / "r").exists() and not (tmp_path / "r.partial").exists()
+    assert not (tmp_path / "r").exists() and not partial_directory(tmp_path / "r").exists()
 
 
 def test_a_large_file_is_split_and_its_parts_load(pruned_demo, tmp_path, tools):
@@ -166,14 +166,14 @@ def test_a_kill_leaves_no_folder_and_the_next_run_builds_it(pruned_demo, tmp_pat
     arguments = release_arguments(pruned_demo, output, "--max-file-bytes", 4_000_000)
     command = [sys.executable, str(REPO / "scripts/build_release.py"), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "r.partial").exists():
+    while not partial_directory(tmp_path / "r").exists():
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not output.exists() and (tmp_path / "r.partial").exists()
+    assert not output.exists() and partial_directory(tmp_path / "r").exists()
     build(pruned_demo, output, quants=("Q6_K", "Q4_K_M"))
-    assert read_manifest(output) and not (tmp_path / "r.partial").exists()
+    assert read_manifest(output) and not partial_directory(tmp_path / "r").exists()
 
 
 @pytest.fixture
