@@ -1,7 +1,7 @@
 # What can be refused before anything runs: names, values, files, and settings other than those a folder was made by.
 
 DRY := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
-ASIDE := help help-all settings new status setup test lint lock audit sbom clean clean-gguf clean-tools \
+ASIDE := help help-all settings new status targets setup test lint lock audit sbom clean clean-gguf clean-tools \
   bench% kill-test fault-test twice-test mutate print-%
 WORK := $(filter-out $(ASIDE),$(MAKECMDGOALS))
 
