@@ -1,4 +1,4 @@
-"""Locks between hosts: taken once, seen by others, taken over from the dead of this host, and never from another host."""
+"""Locks between hosts: taken once, seen by others, taken over from the dead of this host and never of another one."""
 
 import errno
 import json

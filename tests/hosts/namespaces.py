@@ -44,7 +44,8 @@ def start_host(name: str, line: str, temporary: Path, screen: Path, folder: Path
 
 def kill_host(process: subprocess.Popen) -> None:
     """End a host at once, as a power cut would: its first process takes all others of it along."""
-    os.killpg(process.pid, signal.SIGKILL)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 

@@ -30,7 +30,7 @@ from files.safe_files import InputError, run  # noqa: E402
 from compare_builds import differences  # noqa: E402
 from namespaces import kill_host, start_host, unshare, wait_until  # noqa: E402
 
-QUESTIONS = 6
+QUESTIONS = 20
 QUANTS = "F16 Q8_0 Q6_K Q4_K_M IQ4_XS"
 PATIENCE = 3  # seconds
 MOST_SECONDS = 1800  # of a host's work, on a loaded machine

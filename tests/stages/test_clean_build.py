@@ -8,7 +8,7 @@ import clean_build
 
 import pytest
 
-MARKER = clean_build.MARKER
+MARKER = clean_build.BUILD_MARKER
 
 
 @pytest.fixture
