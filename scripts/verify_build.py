@@ -56,7 +56,7 @@ def f16_record(args: argparse.Namespace, found: Found) -> dict:
     return record
 
 
-def compare(path: Path, what: str, expected: str | None, other: str | None, found: Found) -> None:
+def note_difference(path: Path, what: str, expected: str | None, other: str | None, found: Found) -> None:
     """Note a digest in a file's record that is not the one of this build."""
     if expected != other:
         here, there = (str(digest)[:DIGITS] for digest in (expected, other))
@@ -69,20 +69,20 @@ def verified(args: argparse.Namespace) -> tuple[Found, set[str]]:
     f16 = f16_record(args, found)
     imatrix = whole(args.imatrix, ImatrixRecord, found) if args.imatrix else {}
     if imatrix and f16:
-        compare(args.imatrix, "an imatrix of the F16 file", f16["sha256"], imatrix["model_sha256"], found)
+        note_difference(args.imatrix, "an imatrix of the F16 file", f16["sha256"], imatrix["model_sha256"], found)
     quants = {path: record for path in args.quants if (record := whole(path, QuantRecord, found))}
     for path, record in quants.items():
         if f16:
-            compare(path, "a quant of the F16 file", f16["sha256"], record["source_sha256"], found)
+            note_difference(path, "a quant of the F16 file", f16["sha256"], record["source_sha256"], found)
         if record["imatrix_sha256"]:
-            compare(path, "the imatrix", imatrix.get("sha256"), record["imatrix_sha256"], found)
+            note_difference(path, "the imatrix", imatrix.get("sha256"), record["imatrix_sha256"], found)
     by_name = {str(path): record for path, record in quants.items()}
     for error in of_other_builds(by_name):
         found[next(Path(name) for name in by_name if str(error).startswith(f"{name}: "))].append(str(error))
     pictures = {path: record for path in args.mmproj if (record := whole(path, MmprojRecord, found))}
     for path, record in pictures.items():
         first = next(iter(pictures.values()))
-        compare(path, "the towers", first["towers_sha256"], record["towers_sha256"], found)
+        note_difference(path, "the towers", first["towers_sha256"], record["towers_sha256"], found)
     return found, {record["tools_sha256"] for record in quants.values() if record.get("tools_sha256")}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from files.host_locks import Holder, held_by_another, holder_of, locks_in, release, take
 from files.safe_files import leftovers_of, partial_directory, partial_file, remove
 
-BEAT_SECONDS = 10.0
+BEAT_SECONDS = 1.0
 LOOK_SECONDS = 0.5
 TIME_ERROR = 0.1  # of a file's time, seconds; it is never ahead. Some file systems have whole seconds.
 
@@ -83,6 +83,8 @@ def made_since(target: Path, began: float, lock: Path) -> bool:
 
     Times are those of the file system, which this host's clock is held against by the lock that it has taken.
     """
+    if target.parent.is_dir():
+        os.listdir(target.parent)  # an NFS client could else take a minute to see a new file
     os.utime(lock)
     now = lock.stat().st_mtime
     begun = began + now - time.time() + TIME_ERROR + (now == int(now))
