@@ -109,6 +109,17 @@ def test_a_clash_of_names_stops_the_release(pruned_demo, tmp_path, refusal):
     assert not (tmp_path / "r").exists() and not partial_directory(tmp_path / "r").exists()
 
 
+def test_quants_of_two_builds_of_the_tools_are_refused(pruned_demo, tmp_path, refusal):
+    built = Path(shutil.copytree(pruned_demo, tmp_path / "built"))
+    record = built / f"{NAME}-Q4_K_M.gguf.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "tools_sha256": "f" * 64}))
+    arguments = release_arguments(built, tmp_path / "r", quants=("Q8_0", "Q6_K", "Q4_K_M"))
+    refusal(
+        build_release.main, arguments, "Q4_K_M.gguf: expected the build of llama.cpp that made the others", "f" * 12
+    )
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_large_file_is_split_and_its_parts_load(pruned_demo, tmp_path, tools):
     limit, output, whole = 4_000_000, tmp_path / "r", pruned_demo / f"{NAME}-Q6_K.gguf"
     card = build(pruned_demo, output, "--max-file-bytes", limit, quants=("Q6_K", "Q4_K_M"))
