@@ -17,4 +17,4 @@ targets: ## a command a line for each GGUF file that is still to be made: for xa
 
 VERIFY_BUILD = $(PYTHON) scripts/verify_build.py --build $(BUILD) --checkpoint $(CHECKPOINT) --f16 $(PRUNED_F16) \
   $(if $(filter $(WITH_IMATRIX),$(ASKED_QUANTS)),--imatrix $(PRUNED_GGUF)/imatrix.gguf) \
-  --quants $(QUANT_FILES) $(if $(MMPROJ_RECORDS),--mmproj $(MMPROJ_FILES))
+  --quants $(QUANT_FILES) $(if $(MMPROJ_FILES),--mmproj $(MMPROJ_FILES))

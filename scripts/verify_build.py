@@ -17,7 +17,8 @@ quants; that no host is at work and none left half a file. The F16 file itself m
 import argparse
 from pathlib import Path
 
-from checkpoints.checkpoint import source_digest
+from checkpoints.checkpoint import read_checkpoint, read_config, source_digest
+from checkpoints.towers import towers_of
 from choice.drop_map import METADATA_NAME, read_metadata
 from files.display import plural
 from files.host_locks import locks_in
@@ -63,6 +64,14 @@ def note_difference(path: Path, what: str, expected: str | None, other: str | No
         found[path].append(f"{path}: expected {what} {here}, found {there}; build it again")
 
 
+def wanted_pictures(args: argparse.Namespace) -> list[Path]:
+    """Return the files for pictures that there must be: none of a model that sees nothing."""
+    if not args.mmproj:
+        return []
+    config, tensors = read_config(args.checkpoint), read_checkpoint(args.checkpoint)
+    return args.mmproj if towers_of(args.checkpoint, config, tensors) else []
+
+
 def verified(args: argparse.Namespace) -> tuple[Found, set[str]]:
     """Return what is wrong with each file, and the builds of llama.cpp that made the quants."""
     found: Found = {}
@@ -79,7 +88,7 @@ def verified(args: argparse.Namespace) -> tuple[Found, set[str]]:
     by_name = {str(path): record for path, record in quants.items()}
     for error in of_other_builds(by_name):
         found[next(Path(name) for name in by_name if str(error).startswith(f"{name}: "))].append(str(error))
-    pictures = {path: record for path in args.mmproj if (record := whole(path, MmprojRecord, found))}
+    pictures = {path: record for path in wanted_pictures(args) if (record := whole(path, MmprojRecord, found))}
     for path, record in pictures.items():
         first = next(iter(pictures.values()))
         note_difference(path, "the towers", first["towers_sha256"], record["towers_sha256"], found)
@@ -101,7 +110,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--f16", type=Path, required=True, help="its F16 file")
     add("--imatrix", type=Path, help="imatrix of that file")
     add("--quants", type=Path, nargs="+", required=True, help="all quants that are wanted")
-    add("--mmproj", type=Path, nargs="*", default=[], help="all files for pictures that are wanted")
+    add("--mmproj", type=Path, nargs="*", default=[], help="all files for pictures, which a model that sees must have")
     return parser.parse_args(argv)
 
 
