@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from files.host_locks import Holder, held_by_another, holder_of, locks_in, release, take
-from files.safe_files import leftovers_of, partial_directory, partial_file, remove
+from files.safe_files import leftovers_of, remove, this_host
 
 BEAT_SECONDS = 1.0
 LOOK_SECONDS = 0.5
@@ -92,9 +92,9 @@ def made_since(target: Path, began: float, lock: Path) -> bool:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what hosts left of a target that they did not finish, and name what is another host's."""
+    """Remove and name what other hosts left of a target that they did not finish; commands tidy up after their own."""
     for output in (target, target.with_name(f"{target.name}.json")):
         for path in leftovers_of(output):
-            if path not in (partial_file(output), partial_directory(output)):
+            if f".{this_host()}.partial" not in path.name:
                 print(f"{path}: left by a host that did not finish it; removed", flush=True)
-            remove(path)
+                remove(path)
