@@ -75,13 +75,12 @@ class Cluster:
         print(f"{'pass' if is_so else 'FAIL'}  {what}" + ("" if is_so else f"\n{otherwise}"), flush=True)
 
 
-def gguf_lock_of(shared: Path, host: str) -> Path | None:
-    """Return the lock of a quant that a host makes at this moment."""
-    for lock in (shared / ".locks").glob("*.lock"):
-        if ",gguf," in lock.name and ".gguf.lock" in lock.name and "imatrix" not in lock.name:
-            holder = holder_of(lock)
-            if holder and holder.host == host:
-                return lock
+def quant_lock_of(shared: Path, host: str) -> Path | None:
+    """Return the lock of a quant that a host makes at this moment; an F16 file is a link, made at once."""
+    for lock in (shared / ".locks").glob("*109e,gguf,gemma-4-demo-109e-*.gguf.lock"):
+        holder = holder_of(lock)
+        if holder and holder.host == host and "-F16." not in lock.name:
+            return lock
     return None
 
 
@@ -93,8 +92,8 @@ def build_together(cluster: Cluster) -> None:
     cluster.holds(f"make targets prints {len(lines)} lines", len(lines) == len(QUANTS.split()), "\n".join(lines))
     first = cluster.start("node-a", f"{LINE_IN_TURN} <{listed}", "node-a.txt")
     second = cluster.start("node-b", f"tac {listed} | ({LINE_IN_TURN})", "node-b.txt")
-    came = wait_until(lambda: gguf_lock_of(shared, "node-a"), MOST_SECONDS, first)
-    lock = gguf_lock_of(shared, "node-a")
+    came = wait_until(lambda: quant_lock_of(shared, "node-a"), MOST_SECONDS, first)
+    lock = quant_lock_of(shared, "node-a")
     kill_host(first)
     cluster.holds(f"node-a is killed while it makes {lock and lock.stem}", came and lock is not None)
     code = second.wait(MOST_SECONDS)
