@@ -9,7 +9,7 @@ FILES_TO_SHARE := $(sort $(QUANT_FILES) $(MMPROJ_FILES) $(DRAFT_FILE) \
   $(if $(filter yes,$(SCORED)),$(call full_quant,$(EVAL_QUANT)) $(call pruned_quant,$(EVAL_QUANT))))
 # The environment of another host may be another.
 TOOLS_OF_ENVIRONMENT = $(foreach v,LLAMA_CPP CMAKE_ARGS MOE_TOOLS_CACHE,\
-  $(if $(filter environment,$(firstword $(origin $v))),$(if $($v),'$v=$(value $v)')))
+  $(if $(filter $v,$(COMMAND_LINE)),,$(if $(strip $($v)),'$v=$(strip $($v))')))
 targets: ## a command a line for each GGUF file that is still to be made: for xargs, GNU parallel or a Slurm array
 	$(if $(REPLACE),$(error REPLACE: expected nothing with targets$(,) found $(REPLACE); every line would replace it))
 	@$(foreach f,$(filter-out $(wildcard $(FILES_TO_SHARE)),$(FILES_TO_SHARE)),\
