@@ -13,7 +13,7 @@ TOOLS_OF_ENVIRONMENT = $(foreach v,LLAMA_CPP CMAKE_ARGS MOE_TOOLS_CACHE,\
 targets: ## a command a line for each GGUF file that is still to be made: for xargs, GNU parallel or a Slurm array
 	$(if $(REPLACE),$(error REPLACE: expected nothing with targets$(,) found $(REPLACE); every line would replace it))
 	@$(foreach f,$(filter-out $(wildcard $(FILES_TO_SHARE)),$(FILES_TO_SHARE)),\
-	  printf '%s\n' "make -C '$(CURDIR)' $(strip $(OVERRIDES) $(TOOLS_OF_ENVIRONMENT) $f)";)
+	  printf '%s\n' "make -C '$(CURDIR)' $(strip $(OVERRIDES) $(TOOLS_OF_ENVIRONMENT) $f)";) :
 
 VERIFY_BUILD = $(PYTHON) scripts/verify_build.py --build $(BUILD) --checkpoint $(CHECKPOINT) --f16 $(PRUNED_F16) \
   $(if $(filter $(WITH_IMATRIX),$(ASKED_QUANTS)),--imatrix $(PRUNED_GGUF)/imatrix.gguf) \
