@@ -152,6 +152,7 @@ release: $(RELEASES:%=%/manifest.json) $(REPORT) ## folders ready to publish: GG
 	$(call closing,release,$(RELEASES))
 
 include make/side.mk
+include make/hosts.mk
 include make/publish.mk
 include make/bench.mk
 include make/status.mk

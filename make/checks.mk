@@ -1,8 +1,8 @@
 # What can be refused before anything runs: names, values, files, and settings other than those a folder was made by.
 
 DRY := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
-ASIDE := help help-all settings new status setup test lint lock audit sbom clean clean-gguf clean-tools \
-  bench% kill-test fault-test twice-test mutate print-%
+ASIDE := help help-all settings new status targets setup test lint lock audit sbom clean clean-gguf clean-tools \
+  bench% rehearse-cluster kill-test fault-test twice-test mutate print-%
 WORK := $(filter-out $(ASIDE),$(MAKECMDGOALS))
 
 # ---- names: an unknown one is refused with the nearest known one
@@ -25,7 +25,7 @@ $(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$
 $(if $(filter new,$(MAKECMDGOALS)),$(if $(filter RUN,$(COMMAND_LINE)),,$(error new: expected RUN=name$(,) found none)))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
 COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP LOCAL_SERVERS FOLDS RANKS COMPARE_SEEDS \
-  SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS LOOP_SEEDS LOOP_TOKENS
+  SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS LOOP_SEEDS LOOP_TOKENS HOST_PATIENCE
 NAME_CHARACTERS := letters, digits, dots, dashes, underscores
 # A share in RECONSTRUCTION has one spelling, since it names a folder: .5 or 0.50 would make another beside 0.5.
 RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \

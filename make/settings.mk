@@ -6,6 +6,7 @@ RUN = demo#                               the settings file runs/RUN.mk
 FROM =#                                   new: the run whose settings are copied
 BUILD = build#                            where outputs go
 REPLACE =#  made again: model statistics choice imatrix quants cd auto eval heldout quality findings loops draft report
+HOST_PATIENCE = 300#                      several hosts: seconds to wait for one that gives no sign of life
 V =#                                      1 shows every command and its whole output
 YES =#                                    clean: 1 deletes; without it clean only lists
 

@@ -12,9 +12,10 @@ plan: $(TOOLS) ## size to the byte, types, disk and refusals of QUANTS, before a
 	@$(if $(PLANNED_DRAFT),$(if $(ASSISTANT_HERE),,echo "The draft model is planned once $(DRAFT) is here."))
 
 verify reproduce: $(METADATA)
-verify: ## check every tensor of the pruned checkpoint against the full one
+verify: ## check every tensor of the pruned checkpoint, then the GGUF files: all there, whole, of one build
 	$(PYTHON) scripts/expert_drop.py --verify \
 	  --source $(FULL)/checkpoint --drop-map $(DROP_MAP_FILE) --output $(CHECKPOINT)
+	$(if $(call there,,$(QUANT_FILES)),$(VERIFY_BUILD),@echo 'No quant is built yet: the checkpoint alone was checked.')
 
 reproduce: ## build the pruned checkpoint again in another place, and compare the sha256 of every file
 	rm -rf $(PRUNED)/reproduced

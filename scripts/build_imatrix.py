@@ -142,8 +142,10 @@ def main(argv: list[str] | None = None) -> None:
     with replace_when_done(args.output) as partial:
         run_imatrix(llama_cpp, args.model, args.calibration, partial, args.context)
         reached = check_reached(read_whole_imatrix(partial, args.output), 0)
+        # Of the tools the version decides whether it is measured again: an imatrix takes hours.
+        built = {"tools_sha256": llama_cpp.digest(), "bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
         # The record comes first: a kill between the two leaves no imatrix without one.
-        write_record(side, {**record, "bytes": partial.stat().st_size, "sha256": sha256_file(partial)}, ImatrixRecord)
+        write_record(side, {**record, **built}, ImatrixRecord)
     print(f"{args.output}: {reached}")
 
 

@@ -46,7 +46,7 @@ CHECK_HEADER_BYTES = 20 + 4 * CHECK_TOKENS  # of llama-perplexity's file of logi
 CHECKED_POSITIONS = CHECK_TOKENS // 2 - 1  # llama-perplexity scores the second half of its context
 CHECK_TEXT = " ".join(f"{n} plus {n} is {2 * n}." for n in range(CHECK_TOKENS))
 # What of a record decides whether a file must be built again; the rest follows from it or is for people.
-RECORD_PROOF = ("type", "base", "arguments", "padded", "llama_cpp", "source_sha256", "imatrix_sha256")
+RECORD_PROOF = ("type", "base", "arguments", "padded", "llama_cpp", "tools_sha256", "source_sha256", "imatrix_sha256")
 
 
 def quantize_command(
@@ -238,6 +238,7 @@ def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader,
         **cd_choices(plan.recipe, args),
         **({"padded": recorded_widths(header, plan.recipe)} if plan.recipe.pad else {}),
         "llama_cpp": llama_cpp.version(),
+        "tools_sha256": None if plan.copies else llama_cpp.digest(),
         "parameters": plan.parameters,
         "experts": header.experts,
         "bytes": plan.size,

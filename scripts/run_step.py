@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Run one step of the pipeline: one line on the screen when it is done, its command and full output in a log.
 
-Inputs:  a command with its arguments; the step's words and its place among all steps.
+Inputs:  a command with its arguments; the step's words, its target and its place among all steps.
 Output:  LOGS/WORDS.log; on the screen the place, the words, the last line of the command's output and the time.
          On a terminal what the command reports meanwhile (its progress bar) stands there until then.
 Example: .venv/bin/python scripts/run_step.py --place 1/2 --logs build/logs --words 'Say hello' -- echo hello
 
-When the command fails, its error line is shown, then where the log is. The exit code is the command's own.
+When the command fails, its error line is shown, then where the log is. The exit code is the command's own. A target
+that another run makes at that moment, here or on another host, is waited for, and not made again (stages/turns.py).
 """
 
 import argparse
@@ -24,12 +25,14 @@ import termios
 import threading
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
-from files.option_types import command_parser
+from files.host_locks import lock_path
+from files.option_types import command_parser, positive
 from files.safe_files import InputError, run
 from stages.set_aside import settle
 from stages.step_logs import log_of
+from stages.turns import turn
 
 LINE_WIDTH = 100  # of a finished step's line
 WORDS_WIDTH = 40
@@ -44,6 +47,7 @@ STOPPED = {
     128 + signal.SIGKILL: ("killed (SIGKILL), by somebody or for want of memory", ""),
 }
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+PATIENCE = 300
 PATH_BEFORE_RESULT = re.compile(r"^\S+: ")  # commands end with "PATH: result" or "NAME: result"
 
 
@@ -75,6 +79,11 @@ def error_lines(text: str) -> list[str]:
     """Return the lines of a failed command that say why: its `error: ` lines, else its last lines."""
     lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     return [line for line in lines if re.match(r"error\b.*: |\S+: error: |FAIL ", line)] or lines[-SHOWN_LINES:]
+
+
+def seconds_since_1970(text: str) -> float:
+    """Parse a time as bash prints it, in the locale's way of writing numbers."""
+    return float(text.replace(",", "."))
 
 
 class Screen:
@@ -164,6 +173,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("the step").add_argument
     add("--place", required=True, metavar="N/ALL", help="its place among the steps of this call of make")
     add("--words", required=True, help="what it does, for the screen and the log's name")
+    add("--target", type=Path, help="what it makes: no other run makes that at the same time, on no host")
+    add("--began", type=seconds_since_1970, default=0.0, help="when make began; with it a target made since then stays")
+    add("--patience", type=positive, default=PATIENCE, help="seconds to wait for a host that gives no sign of life")
     add("command", nargs="+", help="the command and its arguments, after --")
     add = parser.add_argument_group("what is shown").add_argument
     add("--logs", type=Path, required=True, help="directory of the logs")
@@ -174,17 +186,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    path, began = log_of(args.logs, args.words), time.monotonic()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "linux":  # a killed make must not leave a step at work, which would refuse the next make
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+class Ended(NamedTuple):
+    """A step that has ended. code: as a shell reports it; back: the folders where REPLACE's outputs are there again."""
+
+    code: int
+    out: str
+    err: str
+    back: list[Path]
+
+
+def run_step(args: argparse.Namespace, path: Path, screen: Screen) -> Ended:
+    """Run the command with its log; then forget what REPLACE took away, or put it back."""
     line = shlex.join(args.command)
     if args.echo:
         print(line, flush=True)
-    screen = Screen(f"[{args.place}] {args.words}", sys.stderr.isatty() and not args.echo)
-    with open(path, "ab", buffering=0) as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b", buffering=0) as file:  # NFS lends no shared lock on what cannot be read
         # Held while the step works: `make status` sees by it what is running.
         fcntl.flock(file, fcntl.LOCK_SH)
         log = Log(file)
@@ -196,13 +213,39 @@ def main(argv: list[str] | None = None) -> None:
     screen.clear()
     if log.failed:
         print(f"warning: {path}: expected a log that can be written, found: {log.failed}", file=sys.stderr)
-    # Before the exit code is known to make: it may start the next step at once.
-    refused = args.replacing and code > 0 and code not in STOPPED
-    back = settle(args.aside, code == 0, refused)
+    code = code if code >= 0 else 128 - code  # as a shell reports an end by a signal
+    # Before the exit code is known to make, which may start the next step at once, and before another host's turn.
+    refused = args.replacing and 0 < code < 128
+    return Ended(code, out, err, settle(args.aside, code == 0, refused))
+
+
+def take_turn(args: argparse.Namespace, path: Path) -> Ended:
+    """Run the command when its turn comes; return as `run_step` does."""
+    screen = Screen(f"[{args.place}] {args.words}", sys.stderr.isatty() and not args.echo)
+
+    def tell(report: str) -> None:
+        screen.show(report)
+        if not screen.live:
+            print(f"[{args.place}] {args.words}: {report}", file=sys.stderr, flush=True)
+
+    if args.target is None or (lock := lock_path(args.target)) is None:
+        return run_step(args, path, screen)
+    with turn(args.target, lock, args.began, args.patience, tell) as to_be_made:
+        if not to_be_made:
+            screen.clear()
+            return Ended(0, "made by another run meanwhile", "", settle(args.aside, True, False))
+        return run_step(args, path, screen)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    path, began = log_of(args.logs, args.words), time.monotonic()
+    if sys.platform == "linux":  # a killed make must not leave a step at work, which would refuse the next make
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    code, out, err, back = take_turn(args, path)
     if code == 0:
         print(step_line(args.place, args.words, result_of(out), time.monotonic() - began), flush=True)
         return
-    code = code if code > 0 else 128 - code  # as a shell reports an end by a signal
     if code not in STOPPED:
         for shown in error_lines(err or out):
             print(shown, file=sys.stderr)

@@ -7,7 +7,7 @@ Output:  a table and at most three lines on stdout.
 Example: make -n release | .venv/bin/python scripts/show_status.py --stage choice=DROP_MAP.json --logs LOGS
 
 done: all is there and no step of it would run. stale: all is there, but steps of it would run. missing: something is
-not there. running: a step of it holds the lock on its log.
+not there. running: a step of it holds the lock on its log, or another host that on its target.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from files.display import plural, screen_table
+from files.host_locks import holder_of, is_dead, lock_path
 from files.option_types import command_parser
-from files.safe_files import InputError, existing_parent, gib, run, shown
+from files.safe_files import InputError, existing_parent, gib, run, shown, this_host
 from stages.needs import RunSizes, disk_of_step, machine_memory, memory_of_step, sizes_of_plan
 from stages.step_logs import is_at_work, log_of
 
@@ -74,6 +75,15 @@ def stats_of(path: Path) -> list[os.stat_result]:
     return [os.lstat(os.path.join(place, name)) for place, _, names in os.walk(path) for name in names]
 
 
+def maker_of(step: PlannedStep, logs: Path) -> str | None:
+    """Return the host that makes a step's target at this moment, "" for this one, None when none does."""
+    lock = lock_path(step.target)
+    holder = holder_of(lock) if lock else None
+    if holder and not is_dead(holder):
+        return "" if holder.host == this_host() else holder.host
+    return "" if is_at_work(log_of(logs, step.words)) else None
+
+
 def makes(step: PlannedStep, paths: list[Path]) -> bool:
     """Tell whether a step makes one of these paths, or a file below one."""
     target = Path(step.target)
@@ -82,7 +92,7 @@ def makes(step: PlannedStep, paths: list[Path]) -> bool:
 
 def state_of(found: Found, paths: list[Path], steps: list[PlannedStep], logs: Path) -> str:
     """Return the state of a stage that makes `paths`; steps: those of it that would run now."""
-    if any(is_at_work(log_of(logs, step.words)) for step in steps):
+    if any(maker_of(step, logs) is not None for step in steps):
         return RUNNING
     if found.outputs < len(paths):
         return MISSING
@@ -100,8 +110,10 @@ def stage_row(name: str, paths: list[Path], steps: list[PlannedStep], logs: Path
 
 def next_lines(steps: list[PlannedStep], logs: Path) -> list[str]:
     """Return what is at work, and what would run next."""
-    busy = [step for step in steps if is_at_work(log_of(logs, step.words))]
-    lines = [f"Running: {step.words}, log {log_of(logs, step.words)}" for step in busy[:1]]
+    makers = {step: maker_of(step, logs) for step in steps}
+    busy = [step for step in steps if makers[step] is not None]
+    lines = [f"Running: {step.words}, log {log_of(logs, step.words)}" for step in busy if not makers[step]][:1]
+    lines += [f"Running on {makers[step]}: {step.words}" for step in busy if makers[step]]
     left = [step for step in steps if step not in busy]
     if not steps:
         return ["Nothing is left to do."]

@@ -7,6 +7,7 @@ import getpass
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -625,3 +626,18 @@ def test_a_run_of_ones_own_is_a_copy_that_make_reads_and_is_not_written_over(tmp
         assert "unknown setting KEPE" in make("-n", "analyze", "RUN=test-own-run").stderr
     finally:
         place.unlink(missing_ok=True)
+
+
+def test_each_line_of_targets_is_a_command_for_a_file_that_is_not_there(variables, unbuilt):
+    assert make("targets", *variables).stdout == ""
+    done = make("-s", "targets", *unbuilt, environment={"LLAMA_CPP": "/shared/llama.cpp"})
+    lines = done.stdout.splitlines()
+    names = ["tiny-12e-CD-Q4_K_M", "tiny-12e-F16", "tiny-12e-IQ2_M", "tiny-12e-Q8_0", "tiny-Q8_0"]
+    assert [Path(line.split()[-1]).stem for line in lines] == names, done.stdout + done.stderr
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:3] == ["make", "-C", str(REPO)] and {*unbuilt, "LLAMA_CPP=/shared/llama.cpp"} <= {*words[3:-1]}
+    planned = subprocess.run(["bash", "-c", f"{lines[-1]} -n"], cwd="/", capture_output=True, text=True)
+    assert planned.returncode == 0 and f"--output {words[-1]}" in planned.stdout, planned.stderr
+    refused = make("targets", "REPLACE=quants", *unbuilt)
+    assert refused.returncode != 0 and "REPLACE: expected nothing with targets" in refused.stderr

@@ -4,13 +4,14 @@
 removed when the output is in place.
 """
 
-import fcntl
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
+from files.host_locks import only_host
 from files.json_records import read_json, write_json
-from files.safe_files import InputError, partial_file, remove
+from files.safe_files import InputError, leftovers_of, only_writer, remove
 
 INPUTS_NAME = "inputs.json"
 VALUE_CHARACTERS = 200
@@ -41,12 +42,12 @@ class RunState:
     """The directory that holds a running command's finished work."""
 
     def __init__(self, directory: Path, inputs: dict, owner: bool = True) -> None:
-        """Open or create the state of `inputs`; of several processes on a machine one is the owner and locks it.
+        """Open or create the state of `inputs`; of several processes one is the owner and locks it.
 
         Raises InputError when the directory holds a state of other inputs, or something else, or is in use.
         """
         self.directory, self.inputs = directory, inputs
-        self.lock: int | None = None
+        self.locks = ExitStack()
         try:
             if owner:
                 self._open()
@@ -58,20 +59,17 @@ class RunState:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.lock is not None:
-            os.close(self.lock)
+        self.locks.close()
 
     def _open(self) -> None:
         path = self.directory / INPUTS_NAME
         if self._is_something_else():
             raise InputError(self.directory, "the state of an earlier run, or nothing", "something else")
+        # Steps that make other files may share a state, so the lock of a step is not enough.
+        self.locks.enter_context(only_writer(self.directory))
+        if os.environ.get("RANK", "0") == "0":  # by torchrun: one run may go over several hosts
+            self.locks.enter_context(only_host(self.directory))
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.lock = lock = os.open(self.directory, os.O_RDONLY)
-        try:
-            # On the directory itself: no lock file stays in it, and the kernel drops the lock when the process ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(self.directory, "a state that no other run works on", "one in use") from error
         if path.exists():
             self._compare(read_json(path))
         else:
@@ -83,8 +81,8 @@ class RunState:
         if not self.directory.exists() or inputs.is_file():
             return False
         # A run killed at its very first write leaves the temporary file of inputs.json and nothing else.
-        first = partial_file(inputs).name
-        return not self.directory.is_dir() or any(path.name != first for path in self.directory.iterdir())
+        first = leftovers_of(inputs)
+        return not self.directory.is_dir() or any(path not in first for path in self.directory.iterdir())
 
     def _compare(self, old: dict) -> None:
         # Through JSON and back, because a tuple among the inputs is a list in the file.

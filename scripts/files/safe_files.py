@@ -8,16 +8,19 @@ of it, whenever a run is killed. Bad input raises `InputError`; `run` prints it 
 import csv
 import errno
 import fcntl
+import glob
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 
@@ -54,6 +57,7 @@ GB = 10**9  # in which the Hub shows sizes
 SHOWN_CHARACTERS = 60  # of a refused value
 REASON_CHARACTERS = 200
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk; it gives no errno
+HOST_CHARACTERS = 32  # of a host's name in that of a temporary file
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
 # What no text of a user's has and a terminal obeys; U+001F joins the parts of a question's digest. Others, which stray
 # into a question by a copy from a PDF, are taken as they are.
@@ -182,14 +186,31 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@cache
+def this_host() -> str:
+    """Return this host's name, as it may stand in that of a file: without dots."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().split(".")[0])[:HOST_CHARACTERS] or "host"
+
+
 def partial_file(path: Path) -> Path:
-    """Return the temporary name of a file that is being written; it keeps the suffix: some tools go by it."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
+    """Return the temporary name of a file that is being written; it keeps the suffix: some tools go by it.
+
+    The host is in it: if two hosts ever wrote one output, each would still write a whole file of its own.
+    """
+    return path.with_name(f"{path.stem}.{this_host()}.partial{path.suffix}")
 
 
 def partial_directory(path: Path) -> Path:
     """Return the temporary name of a directory that is being written."""
-    return path.with_name(f"{path.name}.partial")
+    return path.with_name(f"{path.name}.{this_host()}.partial")
+
+
+def leftovers_of(path: Path) -> list[Path]:
+    """Return what lies beside an output under a temporary name of its own, of whatever host."""
+    # A host's name has no dot in it, so the temporary names of A.B.json are not taken for those of A.json.
+    begun = r"(?:\.[A-Za-z0-9-]+\.partial)+"
+    names = re.compile(f"{re.escape(path.stem)}{begun}{re.escape(path.suffix)}|{re.escape(path.name)}{begun}")
+    return sorted(found for found in path.parent.glob(f"{glob.escape(path.stem)}*") if names.fullmatch(found.name))
 
 
 def check_apart(inputs: Iterable[Path], outputs: list[Path]) -> None:
@@ -218,7 +239,8 @@ def _same_file(one: Path, other: Path) -> bool:
 def only_writer(path: Path) -> Iterator[None]:
     """Hold a lock on writing `path`; raise InputError when another run on this machine has it.
 
-    The kernel drops the lock when the process ends, also by a kill, so no stale lock can stop the next run.
+    The kernel drops the lock when the process ends, also by a kill, so no stale lock can stop the next run. Other hosts
+    are kept out by files/host_locks.py, for a whole step of make.
     """
     # Lock files are never deleted: a run could still hold the deleted one while another locks a new one of that name.
     # So they lie in the temporary directory, where they bother nobody, and not beside the output. Each user has a

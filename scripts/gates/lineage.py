@@ -22,7 +22,7 @@ from ggufs.gguf_header import ARRAY, GgufHeader, TensorInfo, array_values, read_
 from ggufs.gguf_padding import UNPADDED
 from ggufs.imatrix import ImatrixRecord
 from losses.quality_record import QUALITY_NAME
-from quants.quant_record import ConversionRecord
+from quants.quant_record import ConversionRecord, of_other_builds
 from release.gguf_parts import tensors_of
 from release.manifest import BUILD_AGAIN, DIGITS, MANIFEST
 from scoring.score_records import SCORES_NAME
@@ -271,7 +271,7 @@ def source_breaks(lineage: Lineage) -> Breaks:
 
 
 def quant_breaks(lineage: Lineage) -> Breaks:
-    """Every quant was made from that F16 file, has the kept experts, and was made with an imatrix of that file."""
+    """Every quant was made from that F16 file and its imatrix, by one build of llama.cpp, and has the kept experts."""
     metadata, f16_sha256 = read_metadata(lineage.metadata_path), lineage.f16_sha256
     imatrix: dict = {}
     found: Breaks = []
@@ -288,6 +288,7 @@ def quant_breaks(lineage: Lineage) -> Breaks:
             ("a text named", text.name, imatrix["calibration"]),
         ]
         found += breaks_of(place, pairs)
+    found += of_other_builds(lineage.records)
     for name, record in lineage.records.items():
         pairs = [("a quant of the F16 file", f16_sha256, record["source_sha256"])]
         pairs.append(("experts:", metadata["keep_count"], record["experts"]))

@@ -34,6 +34,7 @@ class ImatrixRecord(FileRecord):
     calibration_sha256: Sha256
     context: int
     llama_cpp: str
+    tools_sha256: Sha256 | None = None  # of the build; older records have none
 
 
 @dataclass(frozen=True)

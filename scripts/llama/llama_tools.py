@@ -13,12 +13,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.json_records import read_json
-from files.safe_files import InputError
+from files.json_records import read_json, sha256_json
+from files.safe_files import InputError, sha256_file
 
 from tqdm import tqdm
 
 SCRIPTS = Path(__file__).resolve().parents[1]
+BUILT_TOOLS = ("llama-quantize", "llama-imatrix")  # whose output is published, or what is published depends on
 HEADER_ONLY = SCRIPTS / "llama/convert_header_only.py"
 READ_BYTES = 65536
 KEPT_CHARACTERS = 20000  # of a tool's output: enough for a stack of calls and the error before it
@@ -75,6 +76,17 @@ class LlamaCpp:
         version = match[0] if match else "version: unknown"
         record = self.directory / "llama_cpp.json"
         return f"{version}, {read_json(record)['source']}" if record.exists() else version
+
+    def digest(self) -> str:
+        """Return the hex sha256 of the build: of what measures and quantises, and of the libraries beside that.
+
+        The version does not tell two builds apart: another processor or compiler can round otherwise, and then some
+        weights are quantised otherwise.
+        """
+        folder = self.tool(BUILT_TOOLS[0]).parent
+        libraries = [path for kind in ("so", "dylib") for path in folder.glob(f"*.{kind}")]
+        files = sorted({*libraries, *(folder / name for name in BUILT_TOOLS if (folder / name).is_file())})
+        return sha256_json({path.name: sha256_file(path) for path in files})
 
 
 def converter_command(

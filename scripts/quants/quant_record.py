@@ -5,6 +5,8 @@ its --mmproj, of a file for pictures; a release holds a copy. All are `FileRecor
 files/json_records.py takes their digest and spares reading the file again.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -14,6 +16,8 @@ from files.safe_files import InputError, sha256_file
 from pydantic import Field, model_validator
 
 BITS_ROUNDING = 0.001
+COPIED = ("F16", "BF16", "F32")  # no tool makes these: they are links to their source
+ONE_BUILD = "give every host the same LLAMA_CPP, and build the file again with REPLACE=quants"
 
 
 class QuantRecord(FileRecord):
@@ -22,6 +26,7 @@ class QuantRecord(FileRecord):
     tensors_per_type: by type; TYPE<WANTED where rows do not fit the wanted type. cd_scope, cd_recipe, cd_protect: of
     CD-* files only. padded: by role the widths before and after, of padded files only; parameters and bits_per_weight
     leave the padding out. imatrix_sha256: None for a file that was built without one, or that copies its source.
+    tools_sha256: of the build of llama.cpp; None for a copy, and in older records.
     """
 
     what: ClassVar[str] = "a record of quantize_gguf.py"
@@ -35,6 +40,7 @@ class QuantRecord(FileRecord):
     cd_protect: str | None = None
     padded: dict[str, list[int]] = {}
     llama_cpp: str
+    tools_sha256: Sha256 | None = None
     # What came out. Cards and pages take their numbers from here, so that all of them show the same.
     parameters: Positive
     experts: Count
@@ -90,6 +96,18 @@ def record_path(gguf: Path) -> Path:
     """Return where the record of a GGUF file lies."""
     # Behind the whole name, not in place of the ending: NAME-Q6_K.json could belong to any kind of file.
     return Path(f"{gguf}.json")
+
+
+def of_other_builds(records: Mapping[str, dict]) -> list[InputError]:
+    """Return an error for each quant that another build of llama.cpp made than most of them; records: by file."""
+    made = {name: record for name, record in records.items() if record["base"] not in COPIED}
+    builds = {name: record.get("tools_sha256") or "not recorded" for name, record in made.items()}
+    usual = Counter(builds.values()).most_common(1)
+    return [
+        InputError(name, f"the build of llama.cpp that made the others ({usual[0][0][:12]})", build[:12], ONE_BUILD)
+        for name, build in builds.items()
+        if build != usual[0][0]
+    ]
 
 
 def is_made_of(output: Path, content: dict, kind: type[FileRecord]) -> bool:

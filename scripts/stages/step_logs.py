@@ -5,6 +5,7 @@ kill, so a lock means a step at work and nothing else does.
 """
 
 import fcntl
+import os
 import re
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def log_of(logs: Path, words: str) -> Path:
 def is_at_work(log: Path) -> bool:
     """Tell whether a step holds a lock on its log, of either kind."""
     try:
-        with open(log, "rb") as file:
+        # NFS lends no exclusive lock on what cannot be written.
+        with open(log, "r+b" if os.access(log, os.W_OK) else "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # dropped at once: the file is closed
     except BlockingIOError:
         return True

@@ -9,7 +9,7 @@ from checkpoints.checkpoint import read_checkpoint, weights_digest
 from conftest import DEMO
 from drop_runs import KEEP, digests, drop
 from expert_drop import main
-from files.safe_files import InputError
+from files.safe_files import InputError, partial_directory
 from tiny_models import EXPERTS, build_family_model, random_drop_map
 
 import pytest
@@ -103,7 +103,7 @@ def test_a_full_disk_before_the_first_byte(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(InputError, match="free disk space"):
         drop(tiny_model, tmp_path / "out", random_drop_map(KEEP))
-    assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out.partial*"))
+    assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out.*partial*"))
 
 
 def test_an_output_that_overlaps_the_source_or_is_something_else(model_copy, tmp_path, refusal):
@@ -111,13 +111,14 @@ def test_an_output_that_overlaps_the_source_or_is_something_else(model_copy, tmp
     before = digests(model_copy)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep me")
-    shutil.copytree(model_copy, tmp_path / "part.partial")  # the temporary name of the output `part`
+    begun = partial_directory(tmp_path / "part")
+    shutil.copytree(model_copy, begun)  # the temporary name of the output `part`
     for source, output, *words in (
-        (tmp_path / "part.partial", tmp_path / "part", "overwrite"),
+        (begun, tmp_path / "part", "overwrite"),
         *((model_copy, output) for output in (model_copy, model_copy / "inside", tmp_path, tmp_path / "mine")),
     ):
         refusal(main, ["--source", source, "--drop-map", tmp_path / "map.json", "--output", output], *words)
-    assert digests(tmp_path / "part.partial") == before == digests(model_copy)
+    assert digests(begun) == before == digests(model_copy)
     assert (tmp_path / "mine/notes.txt").read_text() == "keep me"
 
 

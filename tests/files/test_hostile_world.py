@@ -14,7 +14,7 @@ from pathlib import Path
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import REPO
 from files import json_records, safe_files
-from files.safe_files import InputError, directory_when_done, replace_when_done
+from files.safe_files import InputError, directory_when_done, partial_directory, partial_file, replace_when_done
 
 import numpy as np
 import pytest
@@ -86,9 +86,10 @@ def test_a_file_is_flushed_before_its_rename_and_its_folder_after(tmp_path, monk
 
     monkeypatch.setattr(os, "fsync", seen_flush)
     monkeypatch.setattr(os, "replace", seen_rename)
+    begun, folder = partial_file(tmp_path / "a.txt"), partial_directory(tmp_path / "d").name
     with replace_when_done(tmp_path / "a.txt") as partial:
         partial.write_text("x")
-    assert calls == [("flush", "a.partial.txt"), ("rename", "a.partial.txt"), ("flush", str(tmp_path))]
+    assert calls == [("flush", begun.name), ("rename", begun.name), ("flush", str(tmp_path))]
     for _ in range(2):
         calls.clear()
         with directory_when_done(tmp_path / "d", "marker") as partial:
@@ -97,8 +98,8 @@ def test_a_file_is_flushed_before_its_rename_and_its_folder_after(tmp_path, monk
             (partial / "marker").write_text("x")
     first_rename = calls.index(("rename", "d"))  # the old folder is set aside after all of the new one is flushed
     flushed = {path for call, path in calls[:first_rename] if call == "flush"}
-    assert flushed == {"d.partial", "d.partial/inner", "d.partial/inner/file", "d.partial/marker"}
-    assert calls[first_rename:] == [("rename", "d"), ("rename", "d.partial"), ("flush", str(tmp_path))]
+    assert flushed == {folder, f"{folder}/inner", f"{folder}/inner/file", f"{folder}/marker"}
+    assert calls[first_rename:] == [("rename", "d"), ("rename", folder), ("flush", str(tmp_path))]
 
 
 def test_a_limit_on_file_sizes_and_a_full_device(stats, tmp_path):

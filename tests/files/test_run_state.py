@@ -1,7 +1,7 @@
 """The state of a long run: taken up by the same inputs, refused with others, with one owner at a time."""
 
 from files.run_state import INPUTS_NAME, RunState, difference_in_words
-from files.safe_files import InputError
+from files.safe_files import InputError, partial_file
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_the_same_inputs_go_on_and_others_are_refused(tmp_path):
 
 def test_a_state_has_one_owner(tmp_path):
     with RunState(tmp_path / "state", INPUTS):
-        with pytest.raises(InputError, match="no other run works on, found one in use"):
+        with pytest.raises(InputError, match="an output that no other run is writing"):
             RunState(tmp_path / "state", INPUTS)
         RunState(tmp_path / "state", INPUTS, owner=False)
 
@@ -47,6 +47,6 @@ def test_what_no_run_left_is_not_touched(tmp_path):
 
 def test_a_kill_at_the_first_write_leaves_a_state_that_goes_on(tmp_path):
     (tmp_path / "state").mkdir()
-    (tmp_path / "state/inputs.partial.json").write_text("{")
+    partial_file(tmp_path / "state/inputs.json").write_text("{")
     with RunState(tmp_path / "state", INPUTS):
         assert [path.name for path in (tmp_path / "state").iterdir()] == [INPUTS_NAME]

@@ -14,7 +14,7 @@ import expert_drop
 import plan_quants
 import quantize_gguf
 from conftest import REPO
-from files.safe_files import InputError, sha256_file
+from files.safe_files import InputError, partial_file, sha256_file
 from ggufs.gguf_header import read_header
 from quantize_runs import quantize_arguments
 from quants.layer_tiers import parse_tiers, with_tiers
@@ -271,7 +271,7 @@ def test_logits_that_were_cut_short_are_noticed(built, tmp_path, refusal, monkey
 
 def test_room_is_asked_for_what_a_build_takes_and_no_more(built, tmp_path, monkeypatch):
     asked: list[int] = []
-    leftover = tmp_path / "x.partial.gguf"
+    leftover = partial_file(tmp_path / "x.gguf")
 
     def ask(_: Path, needed: int) -> None:
         assert not leftover.exists(), "what a killed build left would count"

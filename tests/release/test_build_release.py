@@ -15,7 +15,7 @@ import expert_drop
 from cards.chores import chores
 from cards.front_matter import check_front_matter
 from conftest import DEMO, REPO
-from files.safe_files import sha256_file
+from files.safe_files import partial_directory, sha256_file
 from llama.llama_server import LlamaServer, server_command
 from release.gguf_parts import shapes_and_types, tensors_of
 from release.manifest import read_manifest
@@ -106,7 +106,18 @@ def test_a_clash_of_names_stops_the_release(pruned_demo, tmp_path, refusal):
             shutil.copyfile(pruned_demo / f"{NAME}-{quant}.gguf{end}", f"{gguf}{end}")
     arguments = release_arguments(pruned_demo, tmp_path / "r", "--gguf", *clashing)
     refusal(build_release.main, arguments, "Q8_0-tuned-Q4_K_M.gguf", "no label takes for another")
-    assert not (tmp_path / "r").exists() and not (tmp_path / "r.partial").exists()
+    assert not (tmp_path / "r").exists() and not partial_directory(tmp_path / "r").exists()
+
+
+def test_quants_of_two_builds_of_the_tools_are_refused(pruned_demo, tmp_path, refusal):
+    built = Path(shutil.copytree(pruned_demo, tmp_path / "built"))
+    record = built / f"{NAME}-Q4_K_M.gguf.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "tools_sha256": "f" * 64}))
+    arguments = release_arguments(built, tmp_path / "r", quants=("Q8_0", "Q6_K", "Q4_K_M"))
+    refusal(
+        build_release.main, arguments, "Q4_K_M.gguf: expected the build of llama.cpp that made the others", "f" * 12
+    )
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_large_file_is_split_and_its_parts_load(pruned_demo, tmp_path, tools):
@@ -166,14 +177,14 @@ def test_a_kill_leaves_no_folder_and_the_next_run_builds_it(pruned_demo, tmp_pat
     arguments = release_arguments(pruned_demo, output, "--max-file-bytes", 4_000_000)
     command = [sys.executable, str(REPO / "scripts/build_release.py"), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "r.partial").exists():
+    while not partial_directory(tmp_path / "r").exists():
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not output.exists() and (tmp_path / "r.partial").exists()
+    assert not output.exists() and partial_directory(tmp_path / "r").exists()
     build(pruned_demo, output, quants=("Q6_K", "Q4_K_M"))
-    assert read_manifest(output) and not (tmp_path / "r.partial").exists()
+    assert read_manifest(output) and not partial_directory(tmp_path / "r").exists()
 
 
 @pytest.fixture

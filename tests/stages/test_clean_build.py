@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 
 import clean_build
+from files.host_locks import LOCKS, only_host
 
 import pytest
 
-MARKER = clean_build.MARKER
+MARKER = clean_build.BUILD_MARKER
 
 
 @pytest.fixture
@@ -124,5 +125,7 @@ def test_a_step_at_work_is_not_pulled_away(build, refusal):
     with open(build / "x/109e/logs/analyse.log", "ab") as log:
         fcntl.flock(log, fcntl.LOCK_SH)
         refusal(clean_build.main, ["--build", build, "--what", "all", "--yes"], "analyse.log", "end it first")
+    with only_host(build / "x/109e/gguf/q.gguf"):
+        refusal(clean_build.main, ["--build", build, "--what", "all", "--yes"], "no step at work", "q.gguf.lock")
     clean(build, "all", yes=True)
-    assert not (build / "x").exists()
+    assert not (build / "x").exists() and not (build / LOCKS).exists()

@@ -5,9 +5,11 @@ import io
 import json
 import os
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import show_status
+from files.host_locks import lock_path, new_holder
 from stages.step_logs import is_at_work, log_of
 
 import pytest
@@ -83,6 +85,15 @@ def test_a_step_that_holds_its_log_is_running(status):
         assert "Running: Quantise Q6_K, log build/x/109e/logs/quantise-q6_k.log" in lines
         assert "Next: Score x (eval), the last step." in lines
     assert "missing" in status(dry_run, *arguments)[1]
+
+
+def test_a_step_of_another_host_is_running_there(status):
+    write("build/.built-by-this-project")
+    lock = lock_path(Path("q.gguf").absolute().parent / "build/q.gguf")
+    lock.parent.mkdir()
+    lock.write_text(json.dumps(asdict(replace(new_holder(), host="node-b", place="another kernel"))))
+    lines = status(step("quants", "Quantise Q6_K", "build/q.gguf"), "--stage", "quants=build/q.gguf")
+    assert lines[1].split()[:2] == ["quants", "running"] and "Running on node-b: Quantise Q6_K" in lines
 
 
 def test_asking_for_a_lock_takes_none(tmp_path):
