@@ -179,10 +179,10 @@ def pool_of(addresses: dict[str, str]) -> ServerPool:
 
 def test_one_that_answers_500_to_all_gets_no_more_questions(asked, others, tmp_path):
     done: list[Answer] = []
-    requests = count(1)  # the first one is the check's; then two questions get through
+    requests = count(1)  # the first one is the check's: how many questions it gets before it breaks, nobody knows
 
     async def ask() -> None:
-        async with front_of(others[0], lambda: next(requests) > 3) as front:
+        async with front_of(others[0], lambda: next(requests) > 1) as front:
             pool = pool_of({front: "", others[1].url: others[1].key})
             await ask_pool(pool, asked / "task", tmp_path / "answers.jsonl", done.append)
 
@@ -190,7 +190,7 @@ def test_one_that_answers_500_to_all_gets_no_more_questions(asked, others, tmp_p
     assert {answer.kind for answer in done} <= {"answered", "truncated", "no letter"} and len(done) == QUESTIONS
     errors = [error for answer in done for error in answer.errors]
     assert len(errors) == 1 and errors[0].startswith("HTTP 500")
-    assert [answer.server for answer in done].count(others[1].url) == QUESTIONS - 2
+    assert {answer.server for answer in done} == {others[1].url}
 
 
 def test_a_server_that_is_well_again_gets_questions_again(others):
