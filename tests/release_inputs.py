@@ -139,7 +139,7 @@ def answer_of(document: dict, mark: str) -> Answer:
     return Answer(
         record_id=document["Record ID"],
         prompt_sha256=prompt_sha256(document["prompt"]),
-        request_sha256=request_digest(document["prompt"], Protocol()),
+        request_sha256=request_digest(document, Protocol(), []),
         answer=f"The answer is ({letter})." if letter else "",
         reasoning="",
         finish_reason="stop",

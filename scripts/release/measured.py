@@ -98,11 +98,11 @@ def request_breaks(run: Path, documents: list[dict], protocol: Protocol) -> Brea
 
     An answer that was cut ends where the protocol cuts: a run under a shorter context would show it there.
     """
-    prompts, found = {document["Record ID"]: document["prompt"] for document in documents}, []
+    by_id, found = {document["Record ID"]: document for document in documents}, []
     for record_id, answer in read_answers(run / ANSWERS).items():
         length, whole = answer.completion_tokens, answer.prompt_tokens + answer.completion_tokens
         place, begin = run / ANSWERS, f"answer {record_id}"
-        if request_digest(prompts[record_id], protocol) != answer.request_sha256:
+        if request_digest(by_id[record_id], protocol, []) != answer.request_sha256:
             expected = f"{begin} to the request of the protocol in {RUN}"
             found.append(InputError(place, expected, "one to another request", EVALUATE))
         if length > protocol.max_gen_toks or whole > protocol.context:
