@@ -83,14 +83,22 @@ imatrix_setting = $(CALIBRATION_SETTING) $(patsubst %,NO_IMATRIX=%,$(filter $(1)
 EVAL_SETTINGS := $(call imatrix_setting,$(EVAL_QUANT)) EVAL_QUESTIONS=$(EVAL_DIGEST) \
   $(call setting,EVAL_QUANT) $(PROTOCOL)
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) \
-  MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes $(ASKED_SERVERS) \
-  scripts/eval_gpqa_v3.sh
+  MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(or $(seed_of),$(SEED)) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes $(ASKED_SERVERS) \
+  $(if $(filter-out $(FULL_EVAL) $(PRUNED_EVAL),$(OTHER_TASK:%=$@)),TASK=$(TASK)) scripts/eval_gpqa_v3.sh
+# The seed of a sample, by its folder.
+seed_of = $(patsubst seed-%,%,$(filter seed-%,$(notdir $(@D))))
+of_seed = $(seed_of:%=$() with seed %)
+# Fewer or more samples are other scores of the same answers.
+samples_of = $(if $(SEEDS),$(1)/samples.txt)
+remember_samples = $(if $(SEEDS),$(call remember,$(1)/samples.txt,$(call setting,SAMPLES)))
 # They are no part of the protocol: the answers are the same.
 ASKED_SERVERS := $(if $(SERVERS),SERVERS='$(SERVERS)') $(if $(filter-out 1,$(LOCAL_SERVERS)),\
   LOCAL_SERVERS=$(LOCAL_SERVERS))
 HELDOUT_SETTINGS := $(if $(filter-out F16,$(HELDOUT_QUANT)),$(call imatrix_setting,$(HELDOUT_QUANT))) \
   QUESTIONS=$(QUESTIONS_DIGEST) \
   $(call setting,KEEP CRITERION PROTECT_TOP FOLDS HELDOUT_QUANT) $(DOMAIN_SETTINGS) $(PROTOCOL)
+TASK_SETTINGS = QUANT=$(1) $(call imatrix_setting,$(1)) $(call setting,TASK) TASK_DATA=$(call digest,$(TASK_QUESTIONS)) \
+  $(if $(TASK_SHOTS),TASK_EXAMPLES=$(call digest,$(TASK_SHOTS))) $(PROTOCOL)
 QUALITY_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,QUALITY_CHATS QUALITY_SCORE)
 MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
@@ -128,11 +136,12 @@ COMPARISON_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) QUESTIONS=$(QUESTIONS_DIGES
   $(call setting,COMPARE_KEEP COMPARE_SEEDS $(if $(DOMAINS),CRITERION)) $(DOMAIN_SETTINGS)
 
 # A run by its name stands for its summary, after that of the full model of the first one.
-summaries_of = $(shell $(MAKE) -s --no-print-directory RUN=$(1) BUILD=$(BUILD) print-summaries)
+SAME_TASK := $(foreach v,TASK TASK_QUANTS SAMPLES SEED EVAL_QUANT EVAL_NAME,$(if $(filter $v,$(COMMAND_LINE)),$v='$($v)'))
+runs_of = $(shell $(MAKE) -s --no-print-directory RUN=$(1) BUILD=$(BUILD) $(SAME_TASK) print-$(2)-runs)
 summary_in = $(if $(filter %.json,$(1)),$(1),$(patsubst %/,%,$(1))/summary.json)
-summary_of = $(if $(filter $(1),$(KNOWN_RUNS)),$(word 2,$(call summaries_of,$(1))),$(call summary_in,$(1)))
+summary_of = $(if $(filter $(1),$(KNOWN_RUNS)),$(call runs_of,$(1),pruned),$(call summary_in,$(1)))
 FIRST_RUN := $(filter $(firstword $(RUNS)),$(KNOWN_RUNS))
-RUN_SUMMARIES := $(if $(FIRST_RUN),$(firstword $(call summaries_of,$(FIRST_RUN)))) \
+RUN_SUMMARIES := $(if $(FIRST_RUN),$(call runs_of,$(FIRST_RUN),full)) \
   $(foreach r,$(RUNS),$(call summary_of,$r))
 UNFINISHED := $(if $(filter compare,$(MAKECMDGOALS)),$(filter-out $(wildcard $(RUN_SUMMARIES)),$(RUN_SUMMARIES)))
 $(if $(UNFINISHED),$(error RUNS: expected $(firstword $(UNFINISHED)), found nothing; make eval of that run first))
@@ -204,7 +213,7 @@ SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfi
 
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to
 # date, and that may be days of work. What this very call of make is asked for comes first.
-REPORT_AFTER := $(call measure_first,eval,$(SCORES)) $(MEASURED_FIRST) $(call measure_first,draft,$(DRAFT_GAIN)) \
+REPORT_AFTER := $(call measure_first,eval,$(ASKED_SCORES)) $(MEASURED_FIRST) $(call measure_first,draft,$(DRAFT_GAIN)) \
   $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
 REPORT_RECORDS := $(call check_files,$(PRUNED),$(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json \
   $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(FINDINGS:.md=.json) $(LOOPS:.md=.json) $(SCORES) $(DRAFT_GAIN) $(ACTIVE)))

@@ -51,14 +51,32 @@ MAY_SEE := $(if $(MODEL_CONFIG),$(shell grep -lE '"(vision|audio)_config": *\{' 
 MMPROJ_FILES := $(if $(MAY_SEE),$(MMPROJ:%=$(PRUNED_GGUF)/mmproj-$(PRUNED_NAME)-%.gguf))
 
 # ---- evaluate and compare
-FULL_EVAL := $(FULL)/eval/$(EVAL_NAME)/summary.json
-PRUNED_EVAL := $(PRUNED)/eval/$(EVAL_NAME)/summary.json
-SCORES := $(PRUNED)/eval/$(EVAL_NAME)/scores.md
-HELDOUT := $(PRUNED)/heldout
+# Of several samples each has a folder of its own.
+SEEDS := $(if $(filter-out 1,$(SAMPLES)),$(shell [[ "$(SEED) $(SAMPLES)" =~ ^[0-9]+\ [0-9]+$$ ]] && \
+  seq $(SEED) $$(($(SEED) + $(SAMPLES) - 1))))
+runs_in = $(if $(SEEDS),$(SEEDS:%=$(1)/seed-%/summary.json),$(1)/summary.json)
+# The scores of other tasks than GPQA Diamond stand beside each other. Those of GPQA may have fewer samples.
+OTHER_TASK := $(filter-out gpqa_diamond_cot_zeroshot,$(TASK))
+ASKED_BEFORE := $(wildcard $(PRUNED)/eval/$(EVAL_NAME)/scores.json)
+GPQA_NAME := $(if $(OTHER_TASK),$(if $(ASKED_BEFORE),$(EVAL_NAME),$(EVAL_NAME:%-samples=%)),$(EVAL_NAME))
+of_gpqa = $(if $(filter $(EVAL_NAME),$(GPQA_NAME)),$(call runs_in,$(1)),$(1)/summary.json)
+FULL_EVAL := $(call of_gpqa,$(FULL)/eval/$(GPQA_NAME))
+PRUNED_EVAL := $(call of_gpqa,$(PRUNED)/eval/$(GPQA_NAME))
+SCORES := $(PRUNED)/eval/$(GPQA_NAME)/scores.md
+TASK_NAME := $(TASK)-$(EVAL_NAME)
+TASK_TYPES := $(EVAL_QUANT) $(filter-out $(EVAL_QUANT),$(TASK_QUANTS))
+FULL_TASK := $(call runs_in,$(FULL)/tasks/$(TASK_NAME))
+of_task = $(call runs_in,$(PRUNED)/tasks/$(TASK_NAME)/$(1))
+PRUNED_TASK := $(foreach q,$(TASK_TYPES),$(call of_task,$q))
+TASK_SCORES := $(PRUNED)/tasks/$(TASK_NAME)/scores.md
+TASK_QUESTIONS := $(or $(TASK_DATA),$(DOWNLOADS)/tasks/$(TASK).jsonl)
+TASK_SHOTS := $(or $(TASK_EXAMPLES),$(if $(filter mmlu_pro_%,$(TASK)),$(DOWNLOADS)/tasks/$(TASK).examples.jsonl))
+ASKED_SCORES := $(if $(OTHER_TASK),$(TASK_SCORES),$(SCORES))
+HELDOUT := $(PRUNED)/heldout$(OTHER_TASK:%=-%)$(if $(SEEDS),-samples)
 HELDOUT_SOURCE := $(if $(filter F16,$(HELDOUT_QUANT)),$(FULL_F16),$(call full_quant,$(HELDOUT_QUANT)))
-HELDOUT_EVALS := $(patsubst %,$(HELDOUT)/fold%/eval/summary.json,$(shell seq $(FOLDS)))
-HELDOUT_REFERENCE := $(HELDOUT)/full/summary.json
-HELDOUT_SUMMARY := $(HELDOUT)/summary.json
+FOLD_NUMBERS := $(shell seq $(FOLDS))
+HELDOUT_REFERENCE := $(call runs_in,$(HELDOUT)/full)
+HELDOUT_SUMMARY := $(call runs_in,$(HELDOUT))
 HELDOUT_SCORES := $(HELDOUT)/scores.md
 
 # ---- measure

@@ -22,7 +22,7 @@ from pathlib import Path
 from chats.questions import QUESTION_SEED
 from choice.drop_map import read_map
 from files.option_types import command_parser
-from files.safe_files import InputError, replace_when_done, run
+from files.safe_files import InputError, replace_when_done, run, write_lines
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import MMLU_PRO_SHOTS, EvalTask, frozen_name, task_of
 from scoring.frozen_questions import frozen_documents, other_documents
@@ -92,12 +92,6 @@ def check_unanswered(output: Path, content: str, what: str) -> None:
     answered = answers.exists() and answers.stat().st_size > 0
     if answered and data.exists() and data.read_text(encoding="utf-8") != content:
         raise InputError(output.parent, f"answers to {what}", "those to others", ANOTHER_OUTPUT)
-
-
-def write_lines(path: Path, rows: list[dict]) -> None:
-    """Write rows as JSON lines, whole or not at all."""
-    with replace_when_done(path) as partial:
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -39,9 +39,9 @@ if INTERRUPTIBLE := ours_to_interrupt():
 # What the commands import: `make setup` installs all of it. Another project's environment
 # may have some of these. Looked up and not imported, so nothing is loaded for it.
 PACKAGES = (
-    *("aiohttp", "bokeh", "gguf", "httpx2", "huggingface_hub", "jinja2", "llama_cpp", "lm_eval", "markupsafe"),
-    *("matplotlib", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "tokenizers", "torch", "tqdm"),
-    *("transformers", "yaml"),
+    *("aiohttp", "bokeh", "gguf", "httpx2", "huggingface_hub", "jinja2", "langdetect", "llama_cpp", "lm_eval"),
+    *("markupsafe", "matplotlib", "nltk", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "tokenizers"),
+    *("torch", "tqdm", "transformers", "yaml"),
 )
 if absent := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
     # Here, because every command comes by here before it imports any other package.
@@ -525,6 +525,12 @@ def read_record(path: Path, kind: type[Record], again: str = "make it again") ->
 def write_record(path: Path, content: dict, kind: type[Record]) -> None:
     """Write a record, its version first; raise InputError rather than write what `read_record` would refuse."""
     write_json(path, check_record(path, {"version": kind.current, **content}, kind))
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    """Write rows as JSON lines, whole or not at all."""
+    with replace_when_done(path) as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

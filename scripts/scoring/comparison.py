@@ -11,7 +11,7 @@ from typing import Any
 
 from files.safe_files import InputError
 from scoring.eval_protocol import first_differing_key
-from scoring.ifeval import followed_instructions
+from scoring.followed import followed_instructions
 from scoring.paired_statistics import pass_at, wilson
 from scoring.score_records import IFEVAL, SUMMARY_NAME, by_record_id, finally_correct, pair_figures, read_summary
 

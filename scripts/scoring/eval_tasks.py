@@ -13,7 +13,8 @@ from pathlib import Path
 
 from files.safe_files import InputError, shown
 from scoring.answer_record import flexible_letter, letter_of
-from scoring.ifeval import check_instructions, followed, followed_digits
+from scoring.followed import followed_digits
+from scoring.ifeval import check_instructions, followed
 from scoring.score_records import ALL_LETTERS
 
 NOT_FOUND = "[invalid]"  # what lm-eval's filters leave of an answer in which they find nothing

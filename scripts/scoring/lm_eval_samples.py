@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from files.safe_files import Fields, InputError, check_fields, parse_json, read_json, reason_of, remove, sha256_file
 from scoring.eval_tasks import EvalTask
-from scoring.ifeval import followed_digits
+from scoring.followed import followed_digits
 from scoring.run_files import ANOTHER_OUTPUT, LM_EVAL, RUN, SHOTS, TASK_FOLDER
 
 from pydantic import Field

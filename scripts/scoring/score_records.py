@@ -22,7 +22,7 @@ from files.safe_files import (
     sha256_json,
     shown,
 )
-from scoring.ifeval import Followed, check_digits
+from scoring.followed import Followed, check_digits
 from scoring.paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
 
 import numpy as np

@@ -184,7 +184,7 @@ def test_instructions_that_cannot_be_checked_are_refused(tmp_path, refusal):
     for instructions, words in (
         ({"be:nice": {}}, ["instructions of lm-eval's IFEval in question 1", "be:nice"]),
         ({WORDS: {"num_words": 3}}, [f"the values num_words, relation of {WORDS}", "num_words"]),
-        ({WORDS: {"num_words": 3, "relation": "about"}}, [f"values that {WORDS} can have", "about"]),
+        ({WORDS: {"num_words": 3, "relation": "about"}}, [f"values that {WORDS} can have", "supported relation"]),
         ({COMMA: {"why": "so"}}, [f"the values none of {COMMA}", "why"]),
         *([] if HAS_PUNKT else [(sentences, ["nltk", "punkt_tab", "in question 1", "nltk.downloader"])]),
     ):
