@@ -151,12 +151,18 @@ RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 # Where one call asks for a measurement and the release, the release waits: it would else be made without the figures.
 measure_first = $(if $(filter $(1),$(MAKECMDGOALS)),$(2))
 MEASURED_FIRST := $(call measure_first,quality,$(QUALITY)) $(call measure_first,findings,$(FINDINGS)) \
-  $(call measure_first,loops,$(LOOPS)) $(call measure_first,active-experts,$(ACTIVE))
+  $(call measure_first,loops,$(LOOPS)) $(call measure_first,active-experts,$(ACTIVE)) \
+  $(if $(OTHER_TASK),$(call measure_first,eval,$(TASK_SCORES)))
 of_release = $(or $(patsubst %.md,%.json,$(filter $(1),$(MEASURED_FIRST))),$(wildcard $(1:.md=.json)))
 RELEASE_QUALITY := $(call of_release,$(QUALITY))
 RELEASE_FINDINGS := $(call of_release,$(FINDINGS))
 RELEASE_LOOPS := $(call of_release,$(LOOPS))
 RELEASE_ACTIVE := $(call of_release,$(ACTIVE))
+# All further tasks that were scored, each with what its scores are made from.
+TASKS_FIRST := $(if $(OTHER_TASK),$(call measure_first,eval,$(TASK_SCORES)))
+TASK_RECORDS := $(call check_files,$(PRUNED)/tasks,$(sort $(wildcard $(PRUNED)/tasks/*/scores.json) \
+  $(TASKS_FIRST:.md=.json)))
+TASK_FLAGS = $(foreach f,$(TASK_RECORDS),--task $f $(file <$(dir $f)made-from.txt))
 # An owner once given stays until another is given: check-release must not make the cards without one again.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
 given_before = $(strip $(call check_files,$(RELEASE_SETTINGS_FILE),\
@@ -178,7 +184,7 @@ RELEASE_SETTINGS := $(call setting,BASE LICENSE OLLAMA_PARAMS SCORED EVAL_NAME) 
   QUANTIZED_BY=$(or $(QUANTIZED_BY),$(KNOWN_OWNER)) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
   $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) $(if $(RELEASE_QUALITY),quality) \
   $(if $(RELEASE_FINDINGS),findings) $(if $(RELEASE_ACTIVE),active) $(DRAFT_FILE:%=draft) \
-  $(if $(RELEASE_LOOPS),loops)
+  $(if $(RELEASE_LOOPS),loops) $(patsubst %/scores.json,%,$(TASK_RECORDS))
 # What is said of GGUF files has no place in the checkpoint's folder.
 of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
 CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
@@ -208,20 +214,20 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %) $(RELEASE_ACTIVE:%=--active-experts %) \
   $(RELEASE_LOOPS:%=--loops % --loop-answers $(LOOP_ANSWERS) --loop-prompts $(LOOP_PROMPTS)) \
   $(if $(DRAFT),--draft $(DRAFT_FILE) --draft-results $(DRAFT_GAIN:.md=.json)) \
-  $(call there,--mmproj,$(MMPROJ_FILES))) --output $(@D)
+  $(call there,--mmproj,$(MMPROJ_FILES))) $(TASK_FLAGS) --output $(@D)
 SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfiles/gemma4-$(OLLAMA_PARAMS).params.json
 
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to
 # date, and that may be days of work. What this very call of make is asked for comes first.
 REPORT_AFTER := $(call measure_first,eval,$(ASKED_SCORES)) $(MEASURED_FIRST) $(call measure_first,draft,$(DRAFT_GAIN)) \
   $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
-REPORT_RECORDS := $(call check_files,$(PRUNED),$(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json \
+REPORT_RECORDS := $(call check_files,$(PRUNED),$(wildcard $(TASK_RECORDS) $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json \
   $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(FINDINGS:.md=.json) $(LOOPS:.md=.json) $(SCORES) $(DRAFT_GAIN) $(ACTIVE)))
 newer_than = $(if $(and $(1),$(2)),$(shell find $(2) -newer $(1) -print -quit))
 NEW_RECORDS := $(call newer_than,$(wildcard $(REPORT)),$(REPORT_RECORDS))
 # Likewise a release: what was measured since is in it, and nothing is measured for it.
 NEW_RESULTS := $(call newer_than,$(firstword $(wildcard $(RELEASES:%=%/manifest.json))),$(wildcard \
-  $(RELEASE_QUALITY) $(RELEASE_FINDINGS) $(RELEASE_LOOPS) $(RELEASE_ACTIVE)))
+  $(TASK_RECORDS) $(RELEASE_QUALITY) $(RELEASE_FINDINGS) $(RELEASE_LOOPS) $(RELEASE_ACTIVE)))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
 all_there = $(if $(word $(words $(2)),$(call there,,$(2))),$(1))
 MMPROJ_RECORDS = $(strip $(call there,,$(MMPROJ_FILES:%=%.json)))
@@ -235,4 +241,5 @@ REPORT_FLAGS = $(call all_there,--stats $(STATS),$(STATS) $(DROP_MAP_FILE)) \
   $(call there,--draft,$(DRAFT_GAIN:.md=.json)) $(call there,--active-experts,$(ACTIVE:.md=.json)) \
   $(if $(MMPROJ_RECORDS),--mmproj $(MMPROJ_RECORDS)) \
   $(call there,--quality,$(QUALITY:.md=.json)) $(call there,--scores,$(SCORES:.md=.json)) \
-  $(call all_there,--summaries $(FULL_EVAL) $(PRUNED_EVAL),$(FULL_EVAL) $(PRUNED_EVAL))
+  $(call all_there,--summaries $(FULL_EVAL) $(PRUNED_EVAL),$(FULL_EVAL) $(PRUNED_EVAL)) \
+  $(if $(TASK_RECORDS),--tasks $(TASK_RECORDS))

@@ -25,7 +25,7 @@ from files.option_types import command_parser
 from files.safe_files import InputError, replace_when_done, run, write_lines
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import MMLU_PRO_SHOTS, EvalTask, frozen_name, task_of
-from scoring.frozen_questions import frozen_documents, other_documents
+from scoring.frozen_questions import documents_of, other_documents
 from scoring.run_files import ANOTHER_OUTPUT, FROZEN, SHOTS
 
 
@@ -97,7 +97,7 @@ def check_unanswered(output: Path, content: str, what: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task, name = task_of(args.task), frozen_name(args.task)
-    documents = frozen_documents(args.questions, args.seed) if task.is_gpqa else other_documents(args.questions, task)
+    documents = documents_of(args.questions, task, args.seed)
     if args.held_out_of:
         documents = held_out(documents, args.held_out_of)
     content = "".join(json.dumps(document) + "\n" for document in documents)

@@ -8,6 +8,7 @@ from release.card_reproduce import calibration_text, reproduce_section
 from release.card_results import headline, results_section
 from release.card_run import run_checkpoint_section
 from release.card_sections import TAGS, Release, credits_section, limits_section, method_section, section
+from release.card_tasks import tasks_section
 from release.front_matter import front_matter
 from release.manifest import DYNAMIC, STANDARD
 
@@ -68,6 +69,7 @@ def checkpoint_card(release: Release, sizes: dict[str, int], config: dict) -> st
         findings_section(release.findings),
         architecture_section(config),
         results_section(release),
+        tasks_section(release),
         where_quants_are(release),
         limits_section(release),
         reproduce_section(release),

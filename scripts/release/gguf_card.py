@@ -32,6 +32,7 @@ from release.card_tables import (
     tiers_in_words,
     types_in_words,
 )
+from release.card_tasks import tasks_section
 from release.front_matter import front_matter
 from release.manifest import CHECKPOINT, DYNAMIC
 from release.order import exceptions, measured
@@ -161,6 +162,7 @@ def gguf_card(release: Release) -> str:
         method_section(release),
         findings_section(release.findings),
         results_section(release),
+        tasks_section(release),
         loops_section(release),
         quants_section(release),
         active_experts_section(release),

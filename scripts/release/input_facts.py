@@ -148,7 +148,9 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     questions = list(sources["questions"].values())
     origins = sources["origins"]
     licence = licence_of(origins["source"]) if "source" in origins else None
+    tasks = {key: sha256_file(path) for key, path in sources["tasks"].items() if not key.startswith("run ")}
     return {
+        **({"tasks": tasks} if tasks else {}),  # of further tasks: questions and few shots
         "questions": named_digests(questions),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if "imatrix" in origins

@@ -34,6 +34,11 @@ def frozen_documents(path: Path, seed: int) -> list[dict]:
     return [frozen_row(question, row) for question, row in zip(load_questions(path, seed), read_rows(path))]
 
 
+def documents_of(path: Path, task: EvalTask, seed: int) -> list[dict]:
+    """Return the documents of a task from a file of its questions; seed: of the order of GPQA's choices."""
+    return frozen_documents(path, seed) if task.is_gpqa else other_documents(path, task)
+
+
 def other_documents(path: Path, task: EvalTask, shots: bool = False) -> list[dict]:
     """Return the documents of a task that is none of GPQA's: the file's rows, with their ids, prompts and targets.
 
