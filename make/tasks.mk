@@ -2,8 +2,11 @@
 # one and TASK_QUANTS are scored. Each task has its own folders: what was scored before stays.
 
 ifneq ($(OTHER_TASK),)
-$(DOWNLOADS)/tasks/%.jsonl: | $(SETUP) $(CHECKED)
+$(DOWNLOADS)/tasks/$(TASK).jsonl: | $(SETUP) $(CHECKED)
 	$(call step,tasks,Fetch the questions of $(TASK)) $(PYTHON) scripts/fetch_task.py --task $(TASK) --output $@
+
+$(DOWNLOADS)/tasks/$(TASK).examples.jsonl: | $(SETUP) $(CHECKED)
+	$(call step,tasks,Fetch the few shots of $(TASK)) $(PYTHON) scripts/fetch_task.py --task $(TASK) --examples --output $@
 
 # $(call task_rule,SUMMARIES,GGUF,QUANT,CHOSEN_BY)
 define task_rule

@@ -15,7 +15,6 @@ Why: lm-eval's task shuffles with the global random state inside datasets.map. S
 """
 
 import argparse
-import importlib.util
 import json
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from choice.drop_map import read_map
 from files.option_types import command_parser
 from files.safe_files import InputError, replace_when_done, run, write_lines
 from scoring.eval_protocol import DEFAULT_TASK
-from scoring.eval_tasks import MMLU_PRO_SHOTS, EvalTask, frozen_name, task_of
+from scoring.eval_tasks import MMLU_PRO_SHOTS, EvalTask, base_task, frozen_name, task_of
 from scoring.frozen_questions import documents_of, other_documents
 from scoring.run_files import ANOTHER_OUTPUT, FROZEN, SHOTS
 
@@ -42,14 +41,6 @@ def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
             drop_map, "held-out questions, all of them in the question file", found, "make the map with --fold"
         )
     return kept
-
-
-def base_task(task: EvalTask) -> Path:
-    """Return lm-eval's own file of a task; raise InputError when lm-eval is not installed."""
-    package = importlib.util.find_spec("lm_eval")  # found but not imported: that takes seconds
-    if package is None or not package.submodule_search_locations:
-        raise InputError("lm_eval", "the package lm-eval", "none", "run `make setup`")
-    return Path(package.submodule_search_locations[0]) / "tasks" / task.base
 
 
 def task_yaml(base: Path, name: str, files: dict[str, Path]) -> str:

@@ -5,6 +5,7 @@ question is known by its prompt before it is asked, and an answer has its class 
 refuses a run where both differ. Definitions: lm_eval/tasks of lm-evaluation-harness 0.4.13.
 """
 
+import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -216,6 +217,14 @@ def task_of(name: str) -> EvalTask:
         near = get_close_matches(name, TASKS, 1, 0.3)
         raise InputError("TASK", f"one of {', '.join(TASKS)}", repr(name), f"did you mean {near[0]}?" if near else "")
     return TASKS[name]
+
+
+def base_task(task: EvalTask) -> Path:
+    """Return lm-eval's own file of a task; raise InputError when lm-eval is not installed."""
+    package = importlib.util.find_spec("lm_eval")  # found but not imported: that takes seconds
+    if package is None or not package.submodule_search_locations:
+        raise InputError("lm_eval", "the package lm-eval", "none", "run `make setup`")
+    return Path(package.submodule_search_locations[0]) / "tasks" / task.base
 
 
 def frozen_name(task: str) -> str:

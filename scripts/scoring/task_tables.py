@@ -2,7 +2,6 @@
 
 from files.display import markdown_table, plural
 from files.safe_files import sha256_json
-from scoring.eval_protocol import DEFAULT_TASK
 from scoring.score_records import GPQA, IFEVAL
 from scoring.score_tables import pass_table, sample_labels, score_cell, verdict
 
@@ -14,11 +13,6 @@ FOLLOWED_HEADS = ["File", "Prompts, strict", "Prompts, loose", "Instructions, st
 def task_of_scores(scores: dict) -> str:
     """Return the task of a comparison; that of before there were others is GPQA's."""
     return scores["protocol"].get("task", GPQA)
-
-
-def is_of_release(scores: dict) -> bool:
-    """Tell whether a comparison is of the task that a release is scored by."""
-    return task_of_scores(scores) in (GPQA, DEFAULT_TASK)
 
 
 def share_cell(right: int, asked: int) -> str:
