@@ -2,9 +2,9 @@
 
 `questions`: sha256 by file name, of the second file of one name as NAME (2). `calibration`: of the imatrix record its
 text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose text the calibration text
-holds. `licence`: what the base's own card or config names. None where they are not known. `tasks`: sha256 of the question files of each further task. The gates make them again
-from the same files. The names of make's settings, and the version, must be this project's, and no setting may say
-something else than a record.
+holds. `licence`: what the base's own card or config names. None where they are not known. `tasks`: sha256 of the
+question files of each further task. The gates make them again from the same files. The names of make's settings, and
+the version, must be this project's, and no setting may say something else than a record.
 """
 
 import re

@@ -20,7 +20,7 @@ from scoring.score_records import Scores
 EVALUATE = "run `make eval` with this TASK again"
 
 
-def whose_breaks(path: Path, lineage: Lineage, scores: dict, known: dict[str, tuple[str, dict]]) -> Breaks:
+def whose_tasks(path: Path, lineage: Lineage, scores: dict, known: dict[str, tuple[str, dict]]) -> Breaks:
     """The first row is a file of the full model, all others are of this build, each under the name of its file."""
     found: Breaks = []
     for number, row in enumerate(scores["rows"]):
@@ -39,7 +39,7 @@ def one_task_breaks(lineage: Lineage, name: str, path: Path) -> Breaks:
     if not own["run"] or not own["questions"]:
         return [InputError(path, "the runs and questions that it was made from", "none", EVALUATE)]
     task = scores["protocol"].get("task")
-    found = whose_breaks(path, lineage, scores, known)
+    found = whose_tasks(path, lineage, scores, known)
     for run in own["run"]:
         asked = read_run(run.parent)["protocol"]
         if asked.get("task") != task or task == DEFAULT_TASK or "backend" in asked:
