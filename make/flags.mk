@@ -82,9 +82,10 @@ EVAL_DIGEST := $(call digest,$(EVAL_QUESTIONS))
 imatrix_setting = $(CALIBRATION_SETTING) $(patsubst %,NO_IMATRIX=%,$(filter $(1),$(NO_IMATRIX)))
 EVAL_SETTINGS := $(call imatrix_setting,$(EVAL_QUANT)) EVAL_QUESTIONS=$(EVAL_DIGEST) \
   $(call setting,EVAL_QUANT) $(PROTOCOL)
+# TASK and SAMPLES are set in any case: make hands those of the command line on, and here each sample has its own run.
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) \
   MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(or $(seed_of),$(SEED)) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes $(ASKED_SERVERS) \
-  $(if $(filter-out $(FULL_EVAL) $(PRUNED_EVAL),$(OTHER_TASK:%=$@)),TASK=$(TASK)) scripts/eval_gpqa_v3.sh
+  TASK=$(if $(filter-out $(FULL_EVAL) $(PRUNED_EVAL),$(OTHER_TASK:%=$@)),$(TASK)) SAMPLES= scripts/eval_gpqa_v3.sh
 # The seed of a sample, by its folder.
 seed_of = $(patsubst seed-%,%,$(filter seed-%,$(notdir $(@D))))
 of_seed = $(seed_of:%=$() with seed %)

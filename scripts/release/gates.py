@@ -25,7 +25,7 @@ from release.forbidden_texts import machine_names, question_runs, quoted_questio
 from release.front_matter import check_front_matter
 from release.gguf_facts import facts_of
 from release.gguf_parts import check_parts, tensors_of
-from release.input_facts import input_facts, said_differences
+from release.input_facts import input_facts, said_differences, task_files
 from release.lineage import Lineage
 from release.made_texts import CARD, made_texts
 from release.manifest import (
@@ -387,6 +387,7 @@ def private_gate(checked: Checked) -> Outcome:
 def questions_gate(checked: Checked) -> Outcome:
     """No text of the build's questions is in anything that is published."""
     paths = list((checked.sources.get("asked") or checked.sources["questions"]).values())
+    paths += [path for files in task_files(checked.sources["tasks"]).values() for path in files]
     if not paths:
         # A pass would say more than is known.
         line = f"{checked.folder}: expected question files to compare with (--questions), found none"
