@@ -13,7 +13,6 @@ from scoring.task_tables import (
     sample_sentence,
     task_cells,
     title_of,
-    verdicts,
 )
 
 
@@ -26,6 +25,12 @@ def score_chart(key: str, name: str, scores: dict) -> Chart:
         lines.append(Interval(row["name"], value, low, high, text, row["name"]))
     figure = interval_figure(f"{key}-intervals", lines, "score, %", (0, 100))
     return Chart(to_json(figure), f"{name}, with 95% intervals", table=key)
+
+
+def power_in_words(scores: dict) -> str:
+    """Return which true difference the paired test finds, "" of one file alone."""
+    likely = max((pair["smallest_likely"] for pair in scores["pairs"]), default=0)
+    return f"A true difference has to be {100 * likely:.1f} points to be found 8 times in 10. " if likely else ""
 
 
 def task_tables(key: str, name: str, scores: dict) -> list[Table]:
@@ -51,7 +56,7 @@ def tasks_part(records: Records) -> Section | None:
         key = f"task-{number}"
         label = sample_sentence(scores).replace("**", "")
         protocol = protocol_in_words(scores["protocol"]).replace("`", "")
-        texts.append(" ".join([f"{name}: {asked_in_words(scores)}", *verdicts(scores), label, protocol]))
+        texts.append(f"{name}: {asked_in_words(scores)} {power_in_words(scores)}{label} {protocol}")
         charts.append(score_chart(key, name, scores))
         tables += task_tables(key, name, scores)
     words = ("score", "interval", "McNemar")

@@ -397,8 +397,9 @@ def scores_in_words(name: str, summary: dict) -> str:
     raw, strict, patched = (summary[f"{kind}_correct"] for kind in ("raw", "strict", "patched"))
     shown = "not patched" if patched is None else f"patched {patched}/{n} = {patched / n:.2%}"
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary["invalid"].items())
+    letters = " A-D" if summary["protocol"].get("task", GPQA).startswith(GPQA) else ""
     return (
-        f"{name}: raw {raw}/{n} = {raw / n:.2%}, strict A-D {strict}/{n} = {strict / n:.2%}, {shown}; "
+        f"{name}: raw {raw}/{n} = {raw / n:.2%}, strict{letters} {strict}/{n} = {strict / n:.2%}, {shown}; "
         f"{summary['invalid_total']} invalid{f' ({kinds})' if kinds else ''}, chance alone would add "
         f"{summary['patch_expected_by_chance']:.1f}"
     )
