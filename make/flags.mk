@@ -163,7 +163,7 @@ RELEASE_ACTIVE := $(call of_release,$(ACTIVE))
 TASKS_FIRST := $(if $(OTHER_TASK),$(call measure_first,eval,$(TASK_SCORES)))
 TASK_RECORDS := $(call check_files,$(PRUNED)/tasks,$(sort $(wildcard $(PRUNED)/tasks/*/scores.json) \
   $(TASKS_FIRST:.md=.json)))
-TASK_FLAGS = $(foreach f,$(TASK_RECORDS),--task $f $(file <$(dir $f)made-from.txt))
+TASK_FLAGS = $(foreach f,$(TASK_RECORDS),--task $f $(strip $(file <$(dir $f)made-from.txt)))
 # An owner once given stays until another is given: check-release must not make the cards without one again.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
 given_before = $(strip $(call check_files,$(RELEASE_SETTINGS_FILE),\

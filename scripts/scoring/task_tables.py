@@ -5,6 +5,7 @@ from files.safe_files import sha256_json
 from scoring.score_records import GPQA, IFEVAL
 from scoring.score_tables import pass_table, sample_labels, score_cell, verdict
 
+NO_FILTER = "none"  # of IFEval
 DIGITS = 12  # of the protocol's digest
 TASK_HEADS = ["File", "Right", "95% interval", "Lost", "Won", "Points (95% interval)", "p", "Invalid"]
 FOLLOWED_HEADS = ["File", "Prompts, strict", "Prompts, loose", "Instructions, strict", "Instructions, loose"]
@@ -55,9 +56,10 @@ def protocol_in_words(protocol: dict) -> str:
         "seed": "seed {}",
     }
     values = [text.format(protocol[name]) for name, text in words.items() if name in protocol]
+    read = "checked by its own rules" if protocol["filter"] == NO_FILTER else f"read by its filter {protocol['filter']}"
     return (
         f"Protocol `{sha256_json(protocol)[:DIGITS]}`: {protocol['task']} of lm-evaluation-harness "
-        f"{protocol['lm_eval']}, answers read by its filter {protocol['filter']}; {', '.join(values)}."
+        f"{protocol['lm_eval']}, answers {read}; {', '.join(values)}."
     )
 
 
