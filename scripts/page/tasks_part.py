@@ -3,7 +3,7 @@
 from page.charts import Interval, interval_figure, to_json
 from page.pipeline import Table
 from page.records import Records
-from page.sections import Chart, Section
+from page.sections import Chart, Section, pass_table_of
 from scoring.task_tables import (
     FOLLOWED_HEADS,
     TASK_HEADS,
@@ -40,9 +40,7 @@ def task_tables(key: str, name: str, scores: dict) -> list[Table]:
     cells = [task_cells(row, scores) for row in rows]
     tables = [Table(key, title_of(name, scores), TASK_HEADS, cells, words, links=names, data=rows)]
     if rows[0].get("pass_at"):
-        shares = [[row["name"], *(f"{share:.2%}" for share in row["pass_at"].values())] for row in rows]
-        heads = ["File", *(f"pass@{k}" for k in rows[0]["pass_at"])]
-        tables.append(Table(f"{key}-pass", f"{name}: at least one of k samples right", heads, shares))
+        tables.append(pass_table_of(f"{key}-pass", f"{name}: at least one of k samples right", rows))
     if rows[0].get("followed"):
         cells = list(map(followed_cells, rows))
         tables.append(Table(f"{key}-followed", f"{name}: by both readings", FOLLOWED_HEADS, cells, (0, 1, 2, 3, 4)))

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 from browser import chromium, opened
 from build_report import main
-from files.safe_files import InputError, read_json
+from compare_scores import main as compare_scores
+from files.safe_files import InputError, read_json, write_record
+from scoring.eval_protocol import Protocol
+from scoring.score_records import Summary
 from scoring.task_tables import task_cells
 from synthetic_build import TASK, change, options, write_build
 
@@ -39,3 +42,24 @@ def test_the_section_shows_what_the_records_hold(browser, tmp_path):
         main([*options(tmp_path), "--output", str(tmp_path / "other.html")])
     main([*options(tmp_path)[:-2], "--output", str(tmp_path / "other.html")])
     assert "Further tasks" not in (tmp_path / "other.html").read_text()
+
+
+def test_several_samples_of_the_evaluation_are_pooled_and_the_first_is_shown(tmp_path):
+    write_build(tmp_path, 12, 2, 20, 16)
+    paths = []
+    for name in ("full", "pruned"):
+        summary = read_json(tmp_path / f"{name}.json")
+        protocol = Protocol(seed=43, choice_order_seed=43)
+        summary |= {"protocol": vars(protocol), "protocol_sha256": protocol.digest}
+        write_record(tmp_path / f"{name}-43.json", summary, Summary)
+        paths += [str(tmp_path / f"{name}.json"), str(tmp_path / f"{name}-43.json")]
+    compare_scores(["--runs", *paths, "--output", str(tmp_path / "scores.md")])
+    flags = options(tmp_path)
+    place = flags.index("--summaries") + 1
+    main([*flags[:place], *paths, *flags[place + 2 :], "--output", str(tmp_path / "report.html")])
+    text = (tmp_path / "report.html").read_text()
+    assert "Of 2 samples of each question this is the first." in text and "pass@2" in text
+    assert "Scores are sums over the seeds 42, 43" in text
+    # Summaries of other runs than those that the scores are the sums of are refused.
+    with pytest.raises(InputError, match="expected the scores of full and pruned"):
+        main([*flags[:place], paths[0], paths[2], *flags[place + 2 :], "--output", str(tmp_path / "other.html")])
