@@ -55,7 +55,8 @@ def task_text(release: Release) -> str:
         words = [f"TASK={scores['protocol']['task']}"]
         words += [f"{key}={shlex.quote(file)}" for key, file in zip(("TASK_DATA", "TASK_EXAMPLES"), files)]
         types = [row["gguf"].removesuffix(".gguf").removeprefix(f"{release.name}-") for row in scores["rows"]]
-        words.append(f"TASK_QUANTS={shlex.quote(' '.join(types[1:]))}")
+        beside = [kind for kind in types[1:] if not first["gguf"].endswith(f"-{kind}.gguf")]
+        words.append(f"TASK_QUANTS={shlex.quote(' '.join(beside))}")
         words += [f"SEED={seeds[0]}", *([f"SAMPLES={len(seeds)}"] if len(seeds) > 1 else [])]
         lines.append(f"`make eval {' '.join(words)}` ({first['questions'] // len(seeds)} questions)")
     if not lines:

@@ -17,6 +17,7 @@ from files.safe_files import InputError
 from release.published_texts import Published
 
 NGRAM_WORDS, LEAST_WORDS = 8, 6
+GPQA_FRAME = "What is the correct answer to this question:"  # of each prompt in GPQA's form; no question's own words
 # Tokens of the Hub, GitHub, GitLab and the services whose tokens begin with sk-; keys of AWS; private keys.
 TOKEN = re.compile(
     r"hf_[A-Za-z0-9]{20,}|gh[oprsu]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|"
@@ -133,7 +134,8 @@ def question_runs(paths: Iterable[Path]) -> tuple[QuestionRuns, int, int]:
         for number, row in enumerate(read_questions_of(path, (), lists=True), start=1):
             record_id = str(row.get("Record ID") or f"question {number}")
             for column, text in row.items():
-                tokens = words(text) if column != "Record ID" and isinstance(text, str) else []
+                asked = text.replace(GPQA_FRAME, " ") if isinstance(text, str) and column != "Record ID" else ""
+                tokens = words(asked)
                 if len(tokens) < LEAST_WORDS:
                     short += bool(tokens)
                     continue

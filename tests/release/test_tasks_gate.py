@@ -70,7 +70,7 @@ def test_the_card_has_a_table_of_the_task_and_the_gate_makes_it_again(released):
     scores, card = read_record(released / COPY, Scores), (released / "README.md").read_text()
     assert f"### {FOLDER}" in card and "5 questions, 2 samples each by the seeds 42 to 43." in card
     assert all(f"| {' | '.join(task_cells(row, scores))} |" in card for row in scores["rows"])
-    assert "| Model | pass@1 | pass@2 |" in card and "TASK_DATA=gsm8k.jsonl TASK_QUANTS='Q6_K Q4_K_M'" in card
+    assert "| Model | pass@1 | pass@2 |" in card and "TASK_DATA=gsm8k.jsonl TASK_QUANTS=Q4_K_M" in card
     assert read_manifest(released)["inputs"]["tasks"].keys() == {FOLDER}
     outcome = outcome_of(released)
     assert outcome.applies and not outcome.deviations
