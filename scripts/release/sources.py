@@ -108,7 +108,7 @@ def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
     content = read_record(place, Sources)
     found = {}
     for kind in KINDS_OF_SOURCES:
-        found[kind] = {name: place.parent / path for name, path in content[kind].items()}
+        found[kind] = {name: place.parent / path for name, path in content.get(kind, {}).items()}
     return found
 
 
