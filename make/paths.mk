@@ -107,7 +107,8 @@ LOOP_PROMPTS := data/loop_prompts.json
 ACTIVE := $(PRUNED)/active-experts/active-experts.md
 
 RUNS_WORD := $(call words_of,$(subst /,-,$(patsubst $(BUILD)/%,%,$(RUNS))))
-RUNS_SCORES := $(if $(RUNS),$(BUILD)/comparison/$(RUNS_WORD)/scores.md)
+RUNS_ASKED := $(OTHER_TASK:%=-%)$(if $(SEEDS),-$(SAMPLES)-samples)
+RUNS_SCORES := $(if $(RUNS),$(BUILD)/comparison/$(RUNS_WORD)$(RUNS_ASKED)/scores.md)
 
 # ---- release and report
 GGUF_RELEASES := $(if $(STANDARD_FILES),$(PRUNED)/release/GGUF) $(if $(DYNAMIC_FILES),$(PRUNED)/release/dynamic-GGUF)

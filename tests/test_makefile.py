@@ -352,7 +352,7 @@ def test_another_task_has_folders_of_its_own_and_scores_a_quant_more(unbuilt):
     }  # fmt: skip
     assert [run[-2] for run in runs].count("tiny-12e-IQ2_M") == 2
     assert all(f"SEED={output[-2:]}" in run for run, output in zip(runs, outputs))
-    # GPQA's own evaluation stays where and what it was.
+    # GPQA's own evaluation, and its comparisons, stay where and what they were.
     own = evaluations(make("-n", "eval", *unbuilt).stdout)
     assert len(own) == 2 and all({"TASK=", "SAMPLES="} <= {*run} and "samples" not in " ".join(run) for run in own)
 
