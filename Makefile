@@ -111,23 +111,25 @@ quants: $(QUANT_FILES) $(MMPROJ_FILES) ## build QUANTS of the pruned model
 # ---- 8. evaluate: both models under one protocol
 $(foreach e,$(FULL_EVAL) $(PRUNED_EVAL),$(eval $(call guard,eval,$(dir $e)settings.txt,$(EVAL_SETTINGS),$(dir $e)*)))
 # Both folders are replaced before either is scored: a broken-off REPLACE=eval goes on without it.
-$(FULL_EVAL) $(PRUNED_EVAL): | $(dir $(FULL_EVAL))settings.txt $(dir $(PRUNED_EVAL))settings.txt
+$(FULL_EVAL) $(PRUNED_EVAL): | $(addsuffix settings.txt,$(dir $(FULL_EVAL) $(PRUNED_EVAL)))
 # An answered run is only summed up again when the way of counting changes, which takes seconds.
 $(FULL_EVAL): $(FULL_SCORED) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS)
-	$(call step,eval,Score $(NAME)) env QUESTIONS=$(EVAL_QUESTIONS) $(EVALUATE) $(NAME) $(call scored,$<)
+	$(call step,eval,Score $(NAME)$(of_seed)) env QUESTIONS=$(EVAL_QUESTIONS) $(EVALUATE) $(NAME) $(call scored,$<)
 
 $(PRUNED_EVAL): $(PRUNED_SCORED) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS)
-	$(call step,eval,Score $(PRUNED_NAME)) env QUESTIONS=$(EVAL_QUESTIONS) CHOSEN_BY=$(METADATA) \
+	$(call step,eval,Score $(PRUNED_NAME)$(of_seed)) env QUESTIONS=$(EVAL_QUESTIONS) CHOSEN_BY=$(METADATA) \
 	  $(EVALUATE) $(PRUNED_NAME) $(call scored,$<)
 
 # ---- 9. compare: question by question
-$(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(COMPARE)
+$(eval $(call remember_samples,$(SCORES:/scores.md=)))
+$(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(COMPARE) \
+    $(call samples_of,$(SCORES:/scores.md=))
 	$(call step,eval,Compare the scores) $(PYTHON) scripts/compare_scores.py --output $(SCORES) \
 	  --model $(FULL_EVAL) $(if $(OPENAI),,$(FULL_RECORDS)) \
 	  --model $(PRUNED_EVAL) $(if $(OPENAI),,$(PRUNED_RECORDS))
 
-eval: $(SCORES) $(REPORT) ## score both models at EVAL_QUANT on EVAL_QUESTIONS, and compare them
-	$(call closing,eval,$(SCORES:.md=.json))
+eval: $(ASKED_SCORES) $(REPORT) ## score both models at EVAL_QUANT on EVAL_QUESTIONS (or on TASK), and compare them
+	$(call closing,eval,$(ASKED_SCORES:.md=.json))
 
 # ---- 10. release: a folder per repository, whole or not at all
 $(eval $(call remember,$(PRUNED)/release/settings.txt,$(RELEASE_SETTINGS)))
@@ -151,6 +153,7 @@ $(PRUNED)/release/checkpoint/manifest.json:
 release: $(RELEASES:%=%/manifest.json) $(REPORT) ## folders ready to publish: GGUF files, checkpoint, cards, manifests
 	$(call closing,release,$(RELEASES))
 
+include make/tasks.mk
 include make/side.mk
 include make/hosts.mk
 include make/publish.mk

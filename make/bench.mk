@@ -38,7 +38,7 @@ fault-test: $(TOOLS) ## let writes, flushes and renames of the stages fail FAULT
 twice-test: $(TOOLS) ## start every stage twice at once, and a whole release by make -j4
 	$(PYTHON) tests/kills/run_at_once.py --folder $(BUILD)/at-once
 
-rehearse-cluster: $(TOOLS) ## build a demo release on two hosts of one machine, kill one, compare with one host's (unshare)
+rehearse-cluster: $(TOOLS) ## a demo release by two hosts of one machine, one of them killed, against one host's
 	$(PYTHON) tests/hosts/rehearse_cluster.py --folder $(BUILD)/cluster
 
 mutate: $(TOOLS) ## mutate inputs of all commands N times in all, drawn by MUTATE_SEED (docs/reliability.md)

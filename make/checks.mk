@@ -15,16 +15,17 @@ $(foreach g,$(MAKECMDGOALS),$(if $(or $(findstring /,$g),$(wildcard $g)),,$(call
 $(foreach r,$(RUNS) $(FROM),$(if $(or $(findstring /,$r),$(wildcard $r)),,$(call check_name,$r,$(KNOWN_RUNS),run)))
 $(foreach s,$(REPLACE),$(call check_name,$s,$(STAGES),stage in REPLACE))
 $(call check_name,$(firstword $(subst :, ,$(CRITERION))),$(KNOWN_CRITERIA),criterion)
+$(call check_name,$(TASK),$(KNOWN_TASKS),task)
 KNOWN_PARAMS := $(patsubst modelfiles/gemma4-%.params.json,%,$(wildcard modelfiles/gemma4-*.params.json))
 $(call check_name,$(OLLAMA_PARAMS),$(KNOWN_PARAMS),set of params)
 $(foreach q,$(MMPROJ),$(call check_name,$q,F16 BF16 F32 Q8_0,type in MMPROJ))
-NAMED_QUANTS := $(filter-out AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT) $(LOOP_QUANTS))
+NAMED_QUANTS := $(filter-out AUTO-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(HELDOUT_QUANT) $(LOOP_QUANTS) $(TASK_QUANTS))
 $(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$q,$(KNOWN_QUANTS),quant))
 
 # ---- values
 $(if $(filter new,$(MAKECMDGOALS)),$(if $(filter RUN,$(COMMAND_LINE)),,$(error new: expected RUN=name$(,) found none)))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
-COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP LOCAL_SERVERS FOLDS RANKS COMPARE_SEEDS \
+COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP LOCAL_SERVERS FOLDS RANKS COMPARE_SEEDS SAMPLES \
   SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS LOOP_SEEDS LOOP_TOKENS HOST_PATIENCE
 NAME_CHARACTERS := letters, digits, dots, dashes, underscores
 # A share in RECONSTRUCTION has one spelling, since it names a folder: .5 or 0.50 would make another beside 0.5.
@@ -33,7 +34,8 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,NAME PRUNED_NAME VARIANT EVAL_NAME,^[A-Za-z0-9._-]+$$,$(NAME_CHARACTERS)) \
   $(call must_be,LICENSE OWNER QUANTIZED_BY,^[A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)) \
   $(call must_be,MODEL BASE BUILD QUESTIONS EVAL_QUESTIONS,^[^[:space:]]+$$,a path without blanks) \
-  $(call must_be,CALIBRATION SPILL DROP_MAP DRAFT LLAMA_CPP,^[^[:space:]]*$$,a path without blanks) \
+  $(call must_be,CALIBRATION SPILL DROP_MAP DRAFT LLAMA_CPP TASK_DATA TASK_EXAMPLES,^[^[:space:]]*$$,a path \
+    without blanks) \
   $(call must_be,$(COUNTS),^[1-9][0-9]*$$,a whole number above 0) \
   $(call must_be,PROTECT_TOP REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,^[0-9]+$$,a whole number) \
   $(call must_be,QUALITY_CHATS,^([1-9][0-9]*)?$$,a whole number above 0$(,) or nothing) \
@@ -42,7 +44,7 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
   $(call must_be,DRAFT_TYPE,^(F16|Q8_0|Q4_0)$$,F16$(,) Q8_0 or Q4_0) \
   $(call must_be,ACTIVE_EXPERTS,^([1-9][0-9]*( [1-9][0-9]*)*)?$$,whole numbers above 0) \
   $(call must_be,CRITERION,^[a-z-]+(:[0-9]+)?$$,a criterion such as coverage or random:1) \
-  $(call must_be,RECONSTRUCTION,^(all|reply|0[.]([0-9]*[1-9]|0))?$$,all$(,) reply or a share of the replies such as 0.5) \
+  $(call must_be,RECONSTRUCTION,^(all|reply|0[.]([0-9]*[1-9]|0))?$$,all$(,) reply or a share of the replies: 0.5) \
   $(call must_be,FOLD,^([0-9]+/[0-9]+)?$$,I/K) \
   $(call must_be,CD_RECIPE,^(ours|card)$$,ours or card) \
   $(call must_be,CD_PROTECT,^(attention)?$$,attention or nothing) \
@@ -56,9 +58,15 @@ $(if $(and $(filter reconstruction,$(CRITERION)),$(if $(RECONSTRUCTION),,none)),
   expected all$(,) reply or a share of the replies with CRITERION=reconstruction$(,) found nothing))
 # Servers of others score checkpoints; the gates of a release make requests of llama.cpp again.
 OPENAI_GOALS := $(if $(filter openai,$(BACKEND)),$(WORK))
-$(if $(and $(OPENAI_GOALS),$(if $(SERVERS),,none)),$(error SERVERS: expected addresses with BACKEND=openai$(,) found none))
+$(if $(and $(OPENAI_GOALS),$(if $(SERVERS),,none)),$(error SERVERS: expected addresses \
+  with BACKEND=openai$(,) found none))
 $(if $(filter release demo check-release upload,$(OPENAI_GOALS)),$(error BACKEND: expected llama.cpp for a release$(,) \
   found openai))
+$(if $(and $(filter eval,$(OPENAI_GOALS)),$(OTHER_TASK)),$(error BACKEND: expected llama.cpp with TASK=$(TASK)$(,) \
+  whose scores are of GGUF files$(,) found openai))
+# The folds are of QUESTIONS, which have GPQA's columns.
+$(if $(and $(filter eval-heldout,$(MAKECMDGOALS)),$(filter-out gpqa_%,$(TASK))),$(error TASK: expected a task of GPQA \
+  with eval-heldout$(,) whose folds are of QUESTIONS$(,) found $(TASK)))
 broken_rule = $(shell set -- $(RULES); while [ $$# -gt 0 ]; do \
   if ! [[ "$$2" =~ $$3 ]]; then printf "%s: expected %s, found '%s'" "$$1" "$$4" "$$2"; break; fi; shift 4; done)
 
@@ -66,7 +74,7 @@ ifneq ($(WORK),)
   BROKEN := $(broken_rule)
   $(if $(BROKEN),$(error $(BROKEN)$(if $(filter-out command,$(firstword $(origin RUN)))$(RUN), (run $(RUN)))))
   OWN_FILES := $(filter-out $(DOWNLOADS)/% v5,$(QUESTIONS) $(EVAL_QUESTIONS) $(CALIBRATION) \
-    $(DROP_MAP) $(OTHER_MAPS))
+    $(DROP_MAP) $(OTHER_MAPS) $(TASK_DATA) $(TASK_EXAMPLES))
   $(foreach f,$(OWN_FILES),$(if $(wildcard $f),,$(error $f: expected a file, found nothing)))
   $(if $(DRAFT),$(if $(or $(call hub_id,$(DRAFT)),$(wildcard $(DRAFT))),,$(error $(DRAFT): expected an assistant$(,) a \
     directory or a Hub id OWNER/NAME$(,) found nothing; DRAFT names it)))
@@ -80,8 +88,11 @@ TOUCHED_BY_verify := $(TOUCHED_BY_analyze)
 TOUCHED_BY_reproduce := $(TOUCHED_BY_analyze)
 TOUCHED_BY_imatrix := $(TOUCHED_BY_analyze) imatrix
 TOUCHED_BY_quants := $(TOUCHED_BY_imatrix) $(call SPECIAL_QUANTS,$(ASKED_QUANTS))
-TOUCHED_BY_eval := $(if $(OPENAI),$(TOUCHED_BY_analyze) eval,$(TOUCHED_BY_imatrix) eval $(call SPECIAL_QUANTS,$(EVAL_QUANT)))
-TOUCHED_BY_release := $(TOUCHED_BY_quants) $(TOUCHED_BY_eval) $(if $(DRAFT),draft)
+TOUCHED_BY_scores := $(if $(OPENAI),$(TOUCHED_BY_analyze) eval,$(TOUCHED_BY_imatrix) eval \
+  $(call SPECIAL_QUANTS,$(EVAL_QUANT)))
+TOUCHED_BY_tasks := $(TOUCHED_BY_imatrix) tasks $(call SPECIAL_QUANTS,$(EVAL_QUANT) $(TASK_QUANTS))
+TOUCHED_BY_eval := $(if $(OTHER_TASK),$(TOUCHED_BY_tasks),$(TOUCHED_BY_scores))
+TOUCHED_BY_release := $(TOUCHED_BY_quants) $(TOUCHED_BY_scores) $(if $(DRAFT),draft)
 TOUCHED_BY_demo := $(TOUCHED_BY_release)
 TOUCHED_BY_check-release := $(TOUCHED_BY_release)
 TOUCHED_BY_quality := $(TOUCHED_BY_quants) quality

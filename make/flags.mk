@@ -83,15 +83,25 @@ EVAL_DIGEST := $(call digest,$(EVAL_QUESTIONS))
 imatrix_setting = $(CALIBRATION_SETTING) $(patsubst %,NO_IMATRIX=%,$(filter $(1),$(NO_IMATRIX)))
 EVAL_SETTINGS := $(if $(OPENAI),,$(call imatrix_setting,$(EVAL_QUANT))) EVAL_QUESTIONS=$(EVAL_DIGEST) \
   $(call setting,$(if $(OPENAI),BACKEND,EVAL_QUANT)) $(PROTOCOL)
+# TASK and SAMPLES are set in any case: make hands those of the command line on, and here each sample has its own run.
 EVALUATE = TOKENIZER=$(FULL)/checkpoint OUTPUT=$(@D) CTX=$(CTX) REASONING_BUDGET=$(REASONING_BUDGET) \
-  MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(SEED) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes $(ASKED_SERVERS) \
+  MAX_GEN_TOKS=$(MAX_GEN_TOKS) SEED=$(or $(seed_of),$(SEED)) NP=$(NP) GPU_LAYERS=$(GPU_LAYERS) PATCH=yes \
+  $(ASKED_SERVERS) TASK=$(if $(filter-out $(FULL_EVAL) $(PRUNED_EVAL),$(OTHER_TASK:%=$@)),$(TASK)) SAMPLES= \
   scripts/eval_gpqa_v3.sh
+# The seed of a sample, by its folder.
+seed_of = $(patsubst seed-%,%,$(filter seed-%,$(notdir $(@D))))
+of_seed = $(seed_of:%=$() with seed %)
+# Fewer or more samples are other scores of the same answers.
+samples_of = $(if $(SEEDS),$(1)/samples.txt)
+remember_samples = $(if $(SEEDS),$(call remember,$(1)/samples.txt,$(call setting,SAMPLES)))
 # They are no part of the protocol: the answers are the same.
 ASKED_SERVERS := $(if $(SERVERS),SERVERS='$(SERVERS)') $(if $(filter-out 1,$(LOCAL_SERVERS)),\
   LOCAL_SERVERS=$(LOCAL_SERVERS)) $(OPENAI:%=BACKEND=%)
 HELDOUT_SETTINGS := $(if $(or $(OPENAI),$(filter F16,$(HELDOUT_QUANT))),,$(call imatrix_setting,$(HELDOUT_QUANT))) \
   QUESTIONS=$(QUESTIONS_DIGEST) \
   $(call setting,KEEP CRITERION PROTECT_TOP FOLDS $(if $(OPENAI),BACKEND,HELDOUT_QUANT)) $(DOMAIN_SETTINGS) $(PROTOCOL)
+TASK_SETTINGS = QUANT=$(1) $(call imatrix_setting,$(1)) $(call setting,TASK) \
+  TASK_DATA=$(call digest,$(TASK_QUESTIONS)) $(if $(TASK_SHOTS),TASK_EXAMPLES=$(call digest,$(TASK_SHOTS))) $(PROTOCOL)
 QUALITY_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) $(call setting,QUALITY_CHATS QUALITY_SCORE)
 MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --full $(FULL_F16) --pruned $(PRUNED_F16) --model $(FULL)/checkpoint \
@@ -130,11 +140,12 @@ COMPARISON_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) QUESTIONS=$(QUESTIONS_DIGES
   $(call setting,COMPARE_KEEP COMPARE_SEEDS $(if $(DOMAINS),CRITERION)) $(DOMAIN_SETTINGS)
 
 # A run by its name stands for its summary, after that of the full model of the first one.
-summaries_of = $(shell $(MAKE) -s --no-print-directory RUN=$(1) BUILD=$(BUILD) print-summaries)
+SAME_TASK := $(foreach v,$(filter TASK TASK_QUANTS SAMPLES SEED EVAL_QUANT EVAL_NAME,$(COMMAND_LINE)),$v='$($v)')
+runs_of = $(shell $(MAKE) -s --no-print-directory RUN=$(1) BUILD=$(BUILD) $(SAME_TASK) print-$(2)-runs)
 summary_in = $(if $(filter %.json,$(1)),$(1),$(patsubst %/,%,$(1))/summary.json)
-summary_of = $(if $(filter $(1),$(KNOWN_RUNS)),$(word 2,$(call summaries_of,$(1))),$(call summary_in,$(1)))
+summary_of = $(if $(filter $(1),$(KNOWN_RUNS)),$(call runs_of,$(1),pruned),$(call summary_in,$(1)))
 FIRST_RUN := $(filter $(firstword $(RUNS)),$(KNOWN_RUNS))
-RUN_SUMMARIES := $(if $(FIRST_RUN),$(firstword $(call summaries_of,$(FIRST_RUN)))) \
+RUN_SUMMARIES := $(if $(FIRST_RUN),$(call runs_of,$(FIRST_RUN),full)) \
   $(foreach r,$(RUNS),$(call summary_of,$r))
 UNFINISHED := $(if $(filter compare,$(MAKECMDGOALS)),$(filter-out $(wildcard $(RUN_SUMMARIES)),$(RUN_SUMMARIES)))
 $(if $(UNFINISHED),$(error RUNS: expected $(firstword $(UNFINISHED)), found nothing; make eval of that run first))
@@ -144,12 +155,18 @@ RELEASE_RECORDS := $(if $(filter yes,$(SCORED)),$(SCORES:.md=.json))
 # Where one call asks for a measurement and the release, the release waits: it would else be made without the figures.
 measure_first = $(if $(filter $(1),$(MAKECMDGOALS)),$(2))
 MEASURED_FIRST := $(call measure_first,quality,$(QUALITY)) $(call measure_first,findings,$(FINDINGS)) \
-  $(call measure_first,loops,$(LOOPS)) $(call measure_first,active-experts,$(ACTIVE))
+  $(call measure_first,loops,$(LOOPS)) $(call measure_first,active-experts,$(ACTIVE)) \
+  $(if $(OTHER_TASK),$(call measure_first,eval,$(TASK_SCORES)))
 of_release = $(or $(patsubst %.md,%.json,$(filter $(1),$(MEASURED_FIRST))),$(wildcard $(1:.md=.json)))
 RELEASE_QUALITY := $(call of_release,$(QUALITY))
 RELEASE_FINDINGS := $(call of_release,$(FINDINGS))
 RELEASE_LOOPS := $(call of_release,$(LOOPS))
 RELEASE_ACTIVE := $(call of_release,$(ACTIVE))
+# All further tasks that were scored, each with what its scores are made from.
+TASKS_FIRST := $(if $(OTHER_TASK),$(call measure_first,eval,$(TASK_SCORES)))
+TASK_RECORDS := $(call check_files,$(PRUNED)/tasks,$(sort $(wildcard $(PRUNED)/tasks/*/scores.json) \
+  $(TASKS_FIRST:.md=.json)))
+TASK_FLAGS = $(foreach f,$(TASK_RECORDS),--task $f $(strip $(file <$(dir $f)made-from.txt)))
 # What a card says of its people and licence stays, once given, until another is given, or none on the command line:
 # check-release must not make the cards without it again.
 RELEASE_SETTINGS_FILE := $(PRUNED)/release/settings.txt
@@ -163,8 +180,8 @@ KNOWN_QUANTIZER := $(or $(call remembered,QUANTIZED_BY),$(KNOWN_OWNER))
 ALWAYS_NAMED := RUN MODEL QUESTIONS EVAL_QUESTIONS QUANTS
 BYTES_DEPEND_ON := CALIBRATION ALLOW_EMPTY_REASONING FOLD DROP_MAP DOMAINS MIN_EXPERT_TOKENS NO_IMATRIX CD_RECIPE \
   CD_RULE CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT RECONSTRUCTION SENSITIVITY_CHATS EVAL_QUANT EVAL_NAME GPU_LAYERS \
-  QUALITY_CHATS QUALITY_SCORE SCORED LOOP_QUANTS LOOP_SEEDS LOOP_TOKENS OLLAMA_PARAMS $(if $(MAY_SEE),MMPROJ) DRAFT \
-  $(if $(DRAFT),DRAFT_TYPE DRAFT_TOKENS DRAFT_QUESTIONS)
+  QUALITY_CHATS QUALITY_SCORE SCORED $(if $(OTHER_TASK),,SAMPLES) LOOP_QUANTS LOOP_SEEDS LOOP_TOKENS OLLAMA_PARAMS \
+  $(if $(MAY_SEE),MMPROJ) DRAFT $(if $(DRAFT),DRAFT_TYPE DRAFT_TOKENS DRAFT_QUESTIONS)
 # The command of a card names no run, so it falls back to the demo's: what that one sets is named, too.
 SET_BY_DEMO := $(shell sed -nE 's/^([A-Z0-9_]+) *=.*/\1/p' runs/demo.mk)
 set_by_hand = $(or $(filter command,$(firstword $(origin $(1)))),\
@@ -177,7 +194,7 @@ RELEASE_SETTINGS := $(call setting,BASE OLLAMA_PARAMS SCORED EVAL_NAME) LICENSE=
   OWNER=$(KNOWN_OWNER) QUANTIZED_BY=$(KNOWN_QUANTIZER) $(call setting,$(NAMED_SETTINGS)) $(ASKED_QUANTS) \
   $(if $(MMPROJ_FILES),$(call setting,MMPROJ)) $(if $(RELEASE_QUALITY),quality) \
   $(if $(RELEASE_FINDINGS),findings) $(if $(RELEASE_ACTIVE),active) $(DRAFT_FILE:%=draft) \
-  $(if $(RELEASE_LOOPS),loops)
+  $(if $(RELEASE_LOOPS),loops) $(patsubst %/scores.json,%,$(TASK_RECORDS))
 # What is said of GGUF files has no place in the checkpoint's folder.
 of_ggufs = $(if $(filter %/checkpoint,$(@D)),,$(1))
 CARD_PICTURES = $(DRAWN) $(RELEASE_RECORDS:.json=.png) \
@@ -207,20 +224,21 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %) $(RELEASE_ACTIVE:%=--active-experts %) \
   $(RELEASE_LOOPS:%=--loops % --loop-answers $(LOOP_ANSWERS) --loop-prompts $(LOOP_PROMPTS)) \
   $(if $(DRAFT),--draft $(DRAFT_FILE) --draft-results $(DRAFT_GAIN:.md=.json)) \
-  $(call there,--mmproj,$(MMPROJ_FILES))) --output $(@D)
+  $(call there,--mmproj,$(MMPROJ_FILES))) $(TASK_FLAGS) --output $(@D)
 SIDECARS := --template $(wildcard modelfiles/gemma4-*.template) --params modelfiles/gemma4-$(OLLAMA_PARAMS).params.json
 
 # The page is made of the records that there are when its turn comes. None is a prerequisite: make would bring it up to
 # date, and that may be days of work. What this very call of make is asked for comes first.
-REPORT_AFTER := $(call measure_first,eval,$(SCORES)) $(MEASURED_FIRST) $(call measure_first,draft,$(DRAFT_GAIN)) \
+REPORT_AFTER := $(call measure_first,eval,$(ASKED_SCORES)) $(MEASURED_FIRST) $(call measure_first,draft,$(DRAFT_GAIN)) \
   $(if $(filter release demo,$(MAKECMDGOALS)),$(RELEASES:%=%/manifest.json))
-REPORT_RECORDS := $(call check_files,$(PRUNED),$(wildcard $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json \
+REPORT_RECORDS := $(call check_files,$(PRUNED),$(wildcard $(TASK_RECORDS) \
+  $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json \
   $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(FINDINGS:.md=.json) $(LOOPS:.md=.json) $(SCORES) $(DRAFT_GAIN) $(ACTIVE)))
 newer_than = $(if $(and $(1),$(2)),$(shell find $(2) -newer $(1) -print -quit))
 NEW_RECORDS := $(call newer_than,$(wildcard $(REPORT)),$(REPORT_RECORDS))
 # Likewise a release: what was measured since is in it, and nothing is measured for it.
 NEW_RESULTS := $(call newer_than,$(firstword $(wildcard $(RELEASES:%=%/manifest.json))),$(wildcard \
-  $(RELEASE_QUALITY) $(RELEASE_FINDINGS) $(RELEASE_LOOPS) $(RELEASE_ACTIVE)))
+  $(TASK_RECORDS) $(RELEASE_QUALITY) $(RELEASE_FINDINGS) $(RELEASE_LOOPS) $(RELEASE_ACTIVE)))
 there = $(foreach f,$(2),$(shell [ -e '$f' ] && echo '$(1) $f'))
 all_there = $(if $(word $(words $(2)),$(call there,,$(2))),$(1))
 MMPROJ_RECORDS = $(strip $(call there,,$(MMPROJ_FILES:%=%.json)))
@@ -234,4 +252,5 @@ REPORT_FLAGS = $(call all_there,--stats $(STATS),$(STATS) $(DROP_MAP_FILE)) \
   $(call there,--draft,$(DRAFT_GAIN:.md=.json)) $(call there,--active-experts,$(ACTIVE:.md=.json)) \
   $(if $(MMPROJ_RECORDS),--mmproj $(MMPROJ_RECORDS)) \
   $(call there,--quality,$(QUALITY:.md=.json)) $(call there,--scores,$(SCORES:.md=.json)) \
-  $(call all_there,--summaries $(FULL_EVAL) $(PRUNED_EVAL),$(FULL_EVAL) $(PRUNED_EVAL))
+  $(call all_there,--summaries $(FULL_EVAL) $(PRUNED_EVAL),$(FULL_EVAL) $(PRUNED_EVAL)) \
+  $(if $(TASK_RECORDS),--tasks $(TASK_RECORDS))

@@ -57,15 +57,34 @@ OPENAI := $(filter openai,$(BACKEND))
 FULL_SCORED := $(if $(OPENAI),$(MODEL_RECORD),$(call full_quant,$(EVAL_QUANT)))
 PRUNED_SCORED := $(if $(OPENAI),$(METADATA),$(call pruned_quant,$(EVAL_QUANT)))
 scored = $(patsubst %/$(notdir $(METADATA)),%,$(patsubst %/model.json,%/checkpoint,$(1)))
-FULL_EVAL := $(FULL)/eval/$(EVAL_NAME)/summary.json
-PRUNED_EVAL := $(PRUNED)/eval/$(EVAL_NAME)/summary.json
-SCORES := $(PRUNED)/eval/$(EVAL_NAME)/scores.md
-HELDOUT := $(PRUNED)/heldout$(OPENAI:%=-%)
-HELDOUT_SOURCE := $(if $(OPENAI),$(MODEL_RECORD),$(if $(filter F16,$(HELDOUT_QUANT)),$(FULL_F16),$(call full_quant,$(HELDOUT_QUANT))))
+# Of several samples each has a folder of its own.
+SEEDS := $(if $(filter-out 1,$(SAMPLES)),$(shell [[ "$(SEED) $(SAMPLES)" =~ ^[0-9]+\ [0-9]+$$ ]] && \
+  seq $(SEED) $$(($(SEED) + $(SAMPLES) - 1))))
+runs_in = $(if $(SEEDS),$(SEEDS:%=$(1)/seed-%/summary.json),$(1)/summary.json)
+# The scores of other tasks than GPQA Diamond stand beside each other. Those of GPQA may have fewer samples.
+OTHER_TASK := $(filter-out gpqa_diamond_cot_zeroshot,$(TASK))
+ASKED_BEFORE := $(wildcard $(PRUNED)/eval/$(EVAL_NAME)/scores.json)
+GPQA_NAME := $(if $(OTHER_TASK),$(if $(ASKED_BEFORE),$(EVAL_NAME),$(EVAL_NAME:%-samples=%)),$(EVAL_NAME))
+of_gpqa = $(if $(filter $(EVAL_NAME),$(GPQA_NAME)),$(call runs_in,$(1)),$(1)/summary.json)
+FULL_EVAL := $(call of_gpqa,$(FULL)/eval/$(GPQA_NAME))
+PRUNED_EVAL := $(call of_gpqa,$(PRUNED)/eval/$(GPQA_NAME))
+SCORES := $(PRUNED)/eval/$(GPQA_NAME)/scores.md
+TASK_NAME := $(TASK)-$(EVAL_NAME)
+TASK_TYPES := $(EVAL_QUANT) $(filter-out $(EVAL_QUANT),$(TASK_QUANTS))
+FULL_TASK := $(call runs_in,$(FULL)/tasks/$(TASK_NAME))
+of_task = $(call runs_in,$(PRUNED)/tasks/$(TASK_NAME)/$(1))
+PRUNED_TASK := $(foreach q,$(TASK_TYPES),$(call of_task,$q))
+TASK_SCORES := $(PRUNED)/tasks/$(TASK_NAME)/scores.md
+TASK_QUESTIONS := $(or $(TASK_DATA),$(DOWNLOADS)/tasks/$(TASK).jsonl)
+TASK_SHOTS := $(or $(TASK_EXAMPLES),$(if $(filter mmlu_pro_%,$(TASK)),$(DOWNLOADS)/tasks/$(TASK).examples.jsonl))
+ASKED_SCORES := $(if $(OTHER_TASK),$(TASK_SCORES),$(SCORES))
+HELDOUT := $(PRUNED)/heldout$(OPENAI:%=-%)$(OTHER_TASK:%=-%)$(if $(SEEDS),-samples)
+HELDOUT_GGUF := $(if $(filter F16,$(HELDOUT_QUANT)),$(FULL_F16),$(call full_quant,$(HELDOUT_QUANT)))
+HELDOUT_SOURCE := $(if $(OPENAI),$(MODEL_RECORD),$(HELDOUT_GGUF))
 HELDOUT_FILE := $(if $(OPENAI),checkpoint/$(notdir $(METADATA)),$(PRUNED_NAME)-$(HELDOUT_QUANT).gguf)
-HELDOUT_EVALS := $(patsubst %,$(HELDOUT)/fold%/eval/summary.json,$(shell seq $(FOLDS)))
-HELDOUT_REFERENCE := $(HELDOUT)/full/summary.json
-HELDOUT_SUMMARY := $(HELDOUT)/summary.json
+FOLD_NUMBERS := $(shell seq $(FOLDS))
+HELDOUT_REFERENCE := $(call runs_in,$(HELDOUT)/full)
+HELDOUT_SUMMARY := $(call runs_in,$(HELDOUT))
 HELDOUT_SCORES := $(HELDOUT)/scores.md
 
 # ---- measure
@@ -96,7 +115,8 @@ LOOP_PROMPTS := data/loop_prompts.json
 ACTIVE := $(PRUNED)/active-experts/active-experts.md
 
 RUNS_WORD := $(call words_of,$(subst /,-,$(patsubst $(BUILD)/%,%,$(RUNS))))
-RUNS_SCORES := $(if $(RUNS),$(BUILD)/comparison/$(RUNS_WORD)/scores.md)
+RUNS_ASKED := $(OTHER_TASK:%=-%)$(if $(SEEDS),-$(SAMPLES)-samples)
+RUNS_SCORES := $(if $(RUNS),$(BUILD)/comparison/$(RUNS_WORD)$(RUNS_ASKED)/scores.md)
 
 # ---- release and report
 GGUF_RELEASES := $(if $(STANDARD_FILES),$(PRUNED)/release/GGUF) $(if $(DYNAMIC_FILES),$(PRUNED)/release/dynamic-GGUF)

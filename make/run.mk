@@ -1,9 +1,10 @@
 # The run: its settings file over the defaults of settings.mk, and what follows from both.
 
 TARGETS := $(shell sed -nE 's/^([a-z][a-z-]*):.*/\1/p' Makefile make/*.mk | sort -u)
-STAGES := model statistics choice imatrix cd auto eval heldout quality findings loops draft quants report
+STAGES := model statistics choice imatrix cd auto eval tasks heldout quality findings loops draft quants report
 KNOWN_RUNS := $(sort $(basename $(notdir $(wildcard runs/*.mk))))
 KNOWN_QUANTS := $(shell sed -nE 's/^    Recipe."([A-Z0-9_-]+)".*/\1/p' scripts/quants/recipes.py)
+KNOWN_TASKS := $(shell sed -nE 's/^    "([a-z][a-z0-9_]+)": .*,/\1/p' scripts/scoring/eval_tasks.py)
 KNOWN_CRITERIA := $(shell sed -nE 's/^    "([a-z-]+)": [a-z_]+,.*/\1/p' scripts/choice/criteria.py) random
 OPTIONAL_QUANTS := $(shell sed -nE 's/^    Recipe."([A-Z0-9_-]+)".*opt_in=True.*/\1/p' scripts/quants/recipes.py)
 
@@ -29,7 +30,7 @@ ALL_QUANTS := $(filter-out $(OPTIONAL_QUANTS),$(KNOWN_QUANTS))
 ASKED_QUANTS := $(sort $(if $(filter all,$(QUANTS)),$(ALL_QUANTS)) $(filter-out all,$(QUANTS)))
 # What follows from a replaced stage is replaced with it.
 AFTER_model := $(STAGES)
-AFTER_imatrix := cd auto eval heldout quality loops
+AFTER_imatrix := cd auto eval tasks heldout quality loops
 AFTER_choice := imatrix $(AFTER_imatrix) findings draft
 AFTER_statistics := choice $(AFTER_choice)
 REPLACED := $(sort $(REPLACE) $(foreach s,$(REPLACE),$(AFTER_$s)))

@@ -5,7 +5,8 @@
 RUN = demo#                               the settings file runs/RUN.mk
 FROM =#                                   new: the run whose settings are copied
 BUILD = build#                            where outputs go
-REPLACE =#  made again: model statistics choice imatrix quants cd auto eval heldout quality findings loops draft report
+REPLACE =#  \
+  made again: model statistics choice imatrix quants cd auto eval tasks heldout quality findings loops draft report
 HOST_PATIENCE = 300#                      several hosts: seconds to wait for one that gives no sign of life
 V =#                                      1 shows every command and its whole output
 YES =#                                    clean: 1 deletes; without it clean only lists
@@ -51,8 +52,14 @@ SHAPE =#                                  plan: a shape of data/shapes instead o
 
 # ---- evaluate and compare
 EVAL_QUANT = Q6_K#                        quant that is scored, of both models
-BACKEND = llama.cpp#                      eval, eval-heldout: what SERVERS are: llama.cpp, or openai for any compatible server
-EVAL_NAME = $(if $(filter openai,$(BACKEND)),openai,$(EVAL_QUANT))$(if $(filter-out 42,$(SEED)),-seed$(SEED))#  folder of the scores of one protocol
+BACKEND = llama.cpp#                      eval, eval-heldout: SERVERS are llama.cpp's, or openai: any compatible ones
+EVAL_NAME = $(or $(OPENAI),$(EVAL_QUANT))$(if $(filter-out 42,$(SEED)),-seed$(SEED))$(if $(SEEDS),-samples)#  \
+  folder of the scores of one protocol
+TASK = gpqa_diamond_cot_zeroshot#         task of lm-eval; scores of another one stand beside those of the release
+TASK_DATA =#                              questions of another TASK, in its columns; empty: from the Hub
+TASK_EXAMPLES =#                          few shots of a TASK that has them; empty: from the Hub
+TASK_QUANTS = Q4_K_M#                     another TASK: quants of the pruned model that are scored beside EVAL_QUANT
+SAMPLES = 1#                              answers to each question, by the seeds SEED, SEED + 1, ...
 CTX = 32768#                              context tokens
 REASONING_BUDGET = 16384#                 tokens of thought
 MAX_GEN_TOKS = 24576#                     tokens of one answer

@@ -154,7 +154,7 @@ $(LOOPS) $(LOOPS:.md=.json) &: $(LOOP_FILES) $(LOOP_PROMPTS) $(LOOK) $(dir $(LOO
 loops: $(LOOPS) $(REPORT) ## runaway, repeated, malformed and empty answers of full model, pruned model and LOOP_QUANTS
 	@cat $<
 
-# ---- held out: of QUESTIONS each fold leaves out every FOLDS-th; its map is made from the others, and applied inside the GGUF
+# ---- held out: of QUESTIONS each fold leaves out every FOLDS-th; its map is made from the others
 $(eval $(call guard,heldout,$(HELDOUT)/settings.txt,$(HELDOUT_SETTINGS),$(HELDOUT)/*))
 $(HELDOUT)/fold%/drop_map.json: $(STATS) $(CHOOSE) $(call again,heldout) | $(HELDOUT)/settings.txt
 	$(call step,heldout,Choose for fold $*) $(PYTHON) scripts/generate_drop_map.py \
@@ -165,19 +165,28 @@ $(HELDOUT)/fold%/$(HELDOUT_FILE): $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURC
 	$(call step,heldout,Drop for fold $*) $(PYTHON) scripts/expert_drop.py \
 	  --source $(call scored,$(HELDOUT_SOURCE)) --drop-map $< --output $(call scored,$@)
 
-$(HELDOUT_EVALS): $(HELDOUT)/fold%/eval/summary.json: $(HELDOUT)/fold%/$(HELDOUT_FILE) $(SUM_UP) \
+define heldout_fold
+$(call runs_in,$(HELDOUT)/fold$(1)/eval): $(HELDOUT)/fold$(1)/$(HELDOUT_FILE) $(SUM_UP) \
     | $(QUESTIONS) $(TOOLS)
-	$(call step,heldout,Score fold $*) env QUESTIONS=$(QUESTIONS) HELD_OUT_OF=$(HELDOUT)/fold$*/drop_map.json \
-	  CHOSEN_BY=$(HELDOUT)/fold$*/drop_map.json $(EVALUATE) $(PRUNED_NAME)-fold$* $(call scored,$<)
+	$$(call step,heldout,Score fold $(1)$$(of_seed)) env QUESTIONS=$(QUESTIONS) \
+	  HELD_OUT_OF=$(HELDOUT)/fold$(1)/drop_map.json CHOSEN_BY=$(HELDOUT)/fold$(1)/drop_map.json \
+	  $$(EVALUATE) $(PRUNED_NAME)-fold$(1) $$(call scored,$$<)
+endef
+$(foreach i,$(FOLD_NUMBERS),$(eval $(call heldout_fold,$i)))
 
 $(HELDOUT_REFERENCE): $(HELDOUT_SOURCE) $(SUM_UP) $(call again,heldout) | $(QUESTIONS) $(HELDOUT)/settings.txt $(TOOLS)
-	$(call step,heldout,Score $(NAME)) env QUESTIONS=$(QUESTIONS) $(EVALUATE) $(NAME) $(call scored,$<)
+	$(call step,heldout,Score $(NAME)$(of_seed)) env QUESTIONS=$(QUESTIONS) $(EVALUATE) $(NAME) $(call scored,$<)
 
-$(HELDOUT_SUMMARY): $(HELDOUT_EVALS) $(POOL)
-	$(call step,heldout,Pool the folds) $(PYTHON) scripts/pool_heldout.py \
-	  --name $(PRUNED_NAME)-held-out --summary $(HELDOUT_EVALS) --output $@
+# $(call heldout_pool,FILE): the same file of each fold
+define heldout_pool
+$(HELDOUT)/$(1): $(FOLD_NUMBERS:%=$(HELDOUT)/fold%/eval/$(1)) $(POOL)
+	$$(call step,heldout,Pool the folds$$(of_seed)) $$(PYTHON) scripts/pool_heldout.py \
+	  --name $(PRUNED_NAME)-held-out --summary $(FOLD_NUMBERS:%=$(HELDOUT)/fold%/eval/$(1)) --output $$@
+endef
+$(foreach f,$(HELDOUT_SUMMARY:$(HELDOUT)/%=%),$(eval $(call heldout_pool,$f)))
 
-$(HELDOUT_SCORES): $(HELDOUT_REFERENCE) $(HELDOUT_SUMMARY) $(COMPARE)
+$(eval $(call remember_samples,$(HELDOUT)))
+$(HELDOUT_SCORES): $(HELDOUT_REFERENCE) $(HELDOUT_SUMMARY) $(COMPARE) $(call samples_of,$(HELDOUT))
 	$(call step,heldout,Compare the scores) $(PYTHON) scripts/compare_scores.py \
 	  --runs $(HELDOUT_REFERENCE) $(HELDOUT_SUMMARY) --output $@
 
@@ -194,8 +203,10 @@ ifneq ($(RUNS_SCORES),)
 $(RUNS_SCORES): $(if $(call newer_than,$(wildcard $(RUNS_SCORES)),$(RUN_SUMMARIES)),FORCE) $(COMPARE) | $(SETUP)
 	$(call step,eval,Compare the runs) $(PYTHON) scripts/compare_scores.py --runs $(RUN_SUMMARIES) --output $@
 endif
-print-summaries:
-	@printf '%s\n' '$(FULL_EVAL)' '$(PRUNED_EVAL)'
+print-full-runs:
+	@printf '%s\n' $(if $(OTHER_TASK),$(FULL_TASK),$(FULL_EVAL))
+print-pruned-runs:
+	@printf '%s\n' $(if $(OTHER_TASK),$(PRUNED_TASK),$(PRUNED_EVAL))
 
 # ---- report: of the records that there are
 report: $(REPORT) ## one page of what is known of this run, for a browser

@@ -53,8 +53,10 @@ $(BUILD)/.built-by-this-project:
 
 joined = $(subst $() ,$(,),$(strip $(1)))
 # Loops are looked for when asked: only what was measured once can be stale.
-STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(if $(wildcard $(LOOPS)),loops) $(OVERRIDES) | \
+STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(if $(wildcard $(LOOPS)),loops) $(if $(OTHER_TASK),eval) $(OVERRIDES) | \
   sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
+# All further tasks that were scored, and the one that this call names.
+TASK_PAGES = $(sort $(TASK_RECORDS:.json=.md) $(if $(OTHER_TASK),$(TASK_SCORES)))
 status: $(SETUP) ## each stage: done, stale, missing or running; what comes next and what it needs
 	@steps=$$($(STEPS_LEFT)); printf '%s\n' "$$steps" | $(PYTHON) scripts/show_status.py \
 	  --logs $(LOGS) $(if $(wildcard $(PLAN)),--plan $(PLAN)) \
@@ -62,7 +64,8 @@ status: $(SETUP) ## each stage: done, stale, missing or running; what comes next
 	  --stage model=$(FULL)/checkpoint --stage statistics=$(STATS) --stage choice=$(DROP_MAP_FILE) \
 	  --stage drop=$(CHECKPOINT) --stage imatrix=$(PRUNED_GGUF)/imatrix.gguf --stage quants=$(call joined,$(QUANT_FILES)) \
 	  $(if $(MMPROJ_FILES),--stage mmproj=$(call joined,$(MMPROJ_FILES))) \
-	  --stage eval=$(SCORES) --stage loops=$(LOOPS) \
+	  --stage eval=$(SCORES) \
+	  $(if $(TASK_PAGES),--stage tasks=$(call joined,$(TASK_PAGES))) --stage loops=$(LOOPS) \
 	  $(if $(DRAFT),--stage draft=$(call joined,$(DRAFT_FILE) $(DRAFT_GAIN))) \
 	  $(if $(wildcard $(ACTIVE)),--stage active-experts=$(ACTIVE)) --stage report=$(REPORT) \
 	  --stage release=$(call joined,$(RELEASES))

@@ -47,6 +47,7 @@ from gates.lineage import Lineage, lineage_breaks
 from gates.loops_gate import loop_breaks
 from gates.measured import quality_breaks, score_breaks
 from gates.speed_gate import active_breaks, draft_breaks
+from gates.tasks_gate import task_breaks
 from llama.llama_tools import find_llama_cpp
 from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
@@ -79,6 +80,8 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
         found = active_breaks(read_evidence(args.active_experts, ACTIVE_NAME), lineage.f16_sha256)
     if not found and args.loops:
         found = loop_breaks(lineage)
+    if not found and args.task:
+        found = task_breaks(lineage)
     if not found and args.draft:
         found = draft_breaks(read_evidence(args.draft_results, DRAFT_NAME), args.draft, lineage.f16_sha256)
     if args.findings:
@@ -164,6 +167,7 @@ def copies_of(args: argparse.Namespace) -> dict[str, Path]:
         LOOPS_NAME: args.loops,
         "template": args.template if args.for_ollama else None,
     }
+    found |= {f"scores-{scores.parent.name}.json": scores for scores, *_ in args.task}
     for picture in args.pictures:
         if picture.name not in PICTURES:
             raise InputError(picture, f"a picture among {', '.join(PICTURES)}", picture.name)
@@ -233,7 +237,18 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
         "origins": {name: path for name, path in origins.items() if path},
         "runs": {str(number): path for number, path in enumerate(args.runs)},
         "quants": {str(number): path for number, path in enumerate(args.quants)},
+        "tasks": task_sources_of(args.task),
     }
+
+
+def task_sources_of(tasks: list[list[Path]]) -> dict[str, Path]:
+    """Return what the scores of further tasks were made from, as KIND NAME NUMBER; tasks: SCORES.json KIND=PATH ..."""
+    found = {}
+    for scores, *words in tasks:
+        for number, word in enumerate(words):
+            kind, path = parse_setting(str(word))
+            found[f"{kind} {scores.parent.name} {number}"] = Path(path)
+    return found
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -266,6 +281,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--draft-results", type=Path, help="JSON of measure_draft.py")
     add("--active-experts", type=Path, help="JSON of measure_active_experts.py (without: no such section)")
     add("--loops", type=Path, help="loops.json of measure_loops.py (without: no such section)")
+    task = "scores.json of a further task, then what it was made from: run=SUMMARY, questions=FILE, examples=FILE"
+    add("--task", type=Path, nargs="+", action="append", default=[], metavar="PATH", help=task)
     add("--pictures", type=Path, nargs="*", default=[], help=f"pictures: {', '.join(PICTURES)}")
     add("--template", type=Path, nargs="+", help="Ollama templates; the one that fits the GGUF's own is taken")
     add("--params", type=Path, help="Ollama params, each with its reason (JSON)")

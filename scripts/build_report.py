@@ -30,6 +30,7 @@ from page.records import Records, dates_of, read_records
 from page.sections import Section, files_part, number, questions_part, scores_part
 from page.speed_part import active_part, draft_part, pictures_part
 from page.summary import best_files, facts
+from page.tasks_part import tasks_part
 
 from bokeh.resources import Resources
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -51,6 +52,7 @@ MADE_BY = {
     "active_experts": "active-experts",
     "scores": "eval",
     "loops": "loops",
+    "tasks": "eval",
     "summaries": "eval",
 }
 # In the order of the page. One of what not every model has is left out where there is no record.
@@ -59,6 +61,7 @@ SECTIONS = (
     pictures_part,
     scores_part,
     questions_part,
+    tasks_part,
     loops_part,
     draft_part,
     active_part,
@@ -163,15 +166,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     built.add_argument("--active-experts", type=Path, help="active-experts.json of measure_active_experts.py")
     scored = parser.add_argument_group("records of the evaluation")
     scored.add_argument("--scores", type=Path, help="scores.json of compare_scores.py")
+    further = "scores.json of further tasks, each in a folder named after it"
+    scored.add_argument("--tasks", type=Path, nargs="*", default=[], help=further)
     scored.add_argument("--loops", type=Path, help="loops.json of measure_loops.py")
-    both = "summary.json of the reference and of the pruned model"
+    both = "summary.json of the reference and of the pruned model; of several samples, all of the reference come first"
     scored.add_argument("--summaries", type=Path, nargs="*", default=[], help=both)
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, required=True, help="HTML file to write")
     output.add_argument("--replace", action="store_true", help="write the page even if it loses a part of the old one")
     args = parser.parse_args(argv)
-    if len(args.summaries) not in (0, 2):
-        parser.error("--summaries: expected two models, or none")
+    if len(args.summaries) % 2:
+        parser.error("--summaries: expected as many runs of both models, or none")
     if args.stats and not args.drop_map:
         parser.error("--stats: expected --drop-map with it")
     return args
@@ -180,13 +185,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     paths = {part: path for part in MADE_BY if isinstance(path := getattr(args, part), Path)}
-    inputs = [*paths.values(), *args.quants, *args.mmproj, *args.summaries]
+    inputs = [*paths.values(), *args.quants, *args.mmproj, *args.summaries, *args.tasks]
     if not inputs:
         raise InputError(
             args.output, "records of a build to report on", "none", "run make analyze, or make demo, first"
         )
     check_apart(inputs, [args.output])
-    records = read_records(args.name, paths, args.quants, args.summaries, args.mmproj)
+    records = read_records(args.name, paths, args.quants, args.summaries, args.mmproj, args.tasks)
     made_from = {
         "parts": [part for part in MADE_BY if getattr(args, part)],
         "drop_map_sha256": sha256_file(args.drop_map) if args.drop_map else None,

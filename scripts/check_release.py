@@ -10,11 +10,11 @@ Checked: sizes and sha256 of all files; the build's own records and copied files
 from them; tensor types; names that shadow each other; order of size and KLD; the label of in-sample scores; front
 matter; secret tokens, paths, hosts and question texts in anything published (gates/gates.py); the chain of digests
 from the statistics to the quants; scores, losses, choice of experts and pictures, made again from what was recorded
-(gates/remade_gates.py); rates of loops and tool calls, from the recorded answers (gates/loops_gate.py); the tokens
-that begin and end a text (gates/token_gate.py); Ollama's params, Modelfile and
-template; an answer of the smallest file by llama-server (gates/running_gates.py); the draft model, with which it must
-answer the same (gates/speed_gate.py); of a release that sees, its files for pictures and an answer about one
-(gates/sight_gate.py).
+(gates/remade_gates.py); scores of further tasks (gates/tasks_gate.py) and rates of loops and tool calls
+(gates/loops_gate.py), from the recorded answers; the tokens that begin and end a text (gates/token_gate.py); Ollama's
+params, Modelfile and template; an answer of the smallest file by llama-server (gates/running_gates.py); the draft
+model, with which it must answer the same (gates/speed_gate.py); of a release that sees, its files for pictures and an
+answer about one (gates/sight_gate.py).
 """
 
 import argparse
@@ -31,6 +31,7 @@ from gates.remade_gates import COMMAND_GATES, RECORD_GATES
 from gates.running_gates import QUESTION, running_gates, smallest
 from gates.sight_gate import sight_gates
 from gates.speed_gate import speed_gates
+from gates.tasks_gate import tasks_gate
 from gates.token_gate import tokens_gate
 from gates.written_again import writing_gates
 from llama.llama_tools import find_llama_cpp
@@ -94,7 +95,15 @@ def main(argv: list[str] | None = None) -> None:
         **speed_gates(smallest, QUESTION, tools, args.gpu_layers),
         **sight_gates(smallest, tools, args.gpu_layers),
     }
-    gates = {**GATES, **RECORD_GATES, **COMMAND_GATES, "loops": loops_gate, "tokens": tokens_gate, **running}
+    gates = {
+        **GATES,
+        **RECORD_GATES,
+        **COMMAND_GATES,
+        "tasks": tasks_gate,
+        "loops": loops_gate,
+        "tokens": tokens_gate,
+        **running,
+    }
     failed, applied = [], 0
     for name, gate in gates.items():
         outcome = outcome_of(gate, checked)

@@ -20,9 +20,11 @@ from files.option_types import command_parser
 from files.safe_files import InputError, replace_when_done, run
 from quants.quant_record import QuantRecord
 from scoring.comparison import check_group, compare, group_runs
+from scoring.eval_protocol import DEFAULT_TASK
 from scoring.score_picture import draw_scores
 from scoring.score_records import Scores, read_summary
 from scoring.score_tables import scores_page
+from scoring.task_tables import task_parts
 
 QUANT_RECORD_ENDING = ".gguf.json"  # by which --model knows a quant's record from a summary
 
@@ -73,7 +75,9 @@ def main(argv: list[str] | None = None) -> None:
     draw_scores(result, args.output.with_suffix(".png"))
     write_record(args.output.with_suffix(".json"), result, Scores)
     with replace_when_done(args.output) as partial:
-        partial.write_text(scores_page(result), encoding="utf-8")
+        own_task = result["protocol"].get("task", DEFAULT_TASK) == DEFAULT_TASK
+        page = scores_page(result) if own_task else "\n\n".join(task_parts(result)) + "\n"
+        partial.write_text(page, encoding="utf-8")
     print(args.output.read_text(encoding="utf-8"), end="")
 
 

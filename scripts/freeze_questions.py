@@ -15,20 +15,18 @@ Why: lm-eval's task shuffles with the global random state inside datasets.map. S
 """
 
 import argparse
-import importlib.util
 import json
 from pathlib import Path
 
 from chats.questions import QUESTION_SEED
 from choice.drop_map import read_map
+from files.json_records import write_lines
 from files.option_types import command_parser
 from files.safe_files import InputError, replace_when_done, run
 from scoring.eval_protocol import DEFAULT_TASK
-from scoring.eval_tasks import EvalTask, frozen_name, task_of
-from scoring.frozen_questions import frozen_documents, other_documents
-from scoring.run_files import ANOTHER_OUTPUT
-
-DATA_NAME, EXAMPLES_NAME = "frozen.jsonl", "examples.jsonl"
+from scoring.eval_tasks import MMLU_PRO_SHOTS, EvalTask, base_task, frozen_name, task_of
+from scoring.frozen_questions import documents_of, other_documents
+from scoring.run_files import ANOTHER_OUTPUT, FROZEN, SHOTS
 
 
 def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
@@ -46,14 +44,6 @@ def held_out(documents: list[dict], drop_map: Path) -> list[dict]:
     return kept
 
 
-def base_task(task: EvalTask) -> Path:
-    """Return lm-eval's own file of a task; raise InputError when lm-eval is not installed."""
-    package = importlib.util.find_spec("lm_eval")  # found but not imported: that takes seconds
-    if package is None or not package.submodule_search_locations:
-        raise InputError("lm_eval", "the package lm-eval", "none", "run `make setup`")
-    return Path(package.submodule_search_locations[0]) / "tasks" / task.base
-
-
 def task_yaml(base: Path, name: str, files: dict[str, Path]) -> str:
     """Return the task: lm-eval's prompt, filters and metric over frozen files. files: by split."""
     # `include` and not a copy, so that the task follows lm-eval. JSON is also YAML, so any path can be written as one.
@@ -68,7 +58,10 @@ def examples_of(path: Path | None, task: EvalTask, name: str) -> list[dict]:
     """Return the few shots of a task, [] where it has none; raise InputError when they are missing or not wanted."""
     if bool(path) != bool(task.examples):
         raise InputError("EXAMPLES", f"{'a file of' if task.examples else 'no'} few shots for {name}", str(path))
-    return other_documents(path, task, shots=True) if path else []
+    shots = other_documents(path, task, shots=True) if path else []
+    if path and len(shots) < MMLU_PRO_SHOTS:
+        raise InputError(path, f"{MMLU_PRO_SHOTS} few shots or more for {name}", str(len(shots)))
+    return shots
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -87,31 +80,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def check_unanswered(output: Path, content: str, what: str) -> None:
     """Raise InputError when the run around `output` has answers to questions other than `content`."""
     # Answers are recorded by Record ID. With another order of choices an old letter would count as an answer to it.
-    data, answers = output / DATA_NAME, output.parent / "answers.jsonl"
+    data, answers = output / FROZEN, output.parent / "answers.jsonl"
     answered = answers.exists() and answers.stat().st_size > 0
     if answered and data.exists() and data.read_text(encoding="utf-8") != content:
         raise InputError(output.parent, f"answers to {what}", "those to others", ANOTHER_OUTPUT)
 
 
-def write_lines(path: Path, rows: list[dict]) -> None:
-    """Write rows as JSON lines, whole or not at all."""
-    with replace_when_done(path) as partial:
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task, name = task_of(args.task), frozen_name(args.task)
-    documents = frozen_documents(args.questions, args.seed) if task.is_gpqa else other_documents(args.questions, task)
+    documents = documents_of(args.questions, task, args.seed)
     if args.held_out_of:
         documents = held_out(documents, args.held_out_of)
     content = "".join(json.dumps(document) + "\n" for document in documents)
     check_unanswered(args.output, content, f"the questions of {args.questions} by seed {args.seed}")
     examples = examples_of(args.examples, task, args.task)
-    files = {task.questions: args.output.resolve() / DATA_NAME}  # absolute: lm-eval reads it from another directory
+    files = {task.questions: args.output.resolve() / FROZEN}  # absolute: lm-eval reads it from another directory
     write_lines(files[task.questions], documents)
     if examples:
-        files[task.examples] = args.output.resolve() / EXAMPLES_NAME
+        files[task.examples] = args.output.resolve() / SHOTS
         write_lines(files[task.examples], examples)
     yaml = task_yaml(base_task(task), name, files)
     # lm-eval's own task of GPQA shuffles there. GSM8K without shots has a split for them nevertheless.

@@ -4,7 +4,8 @@
 Inputs:  data/demo/facts.json (relations and formulas: see demo/demo_corpus.py).
 Output:  OUTPUT/eval_questions.csv (198 rows) and OUTPUT/calibration_questions.csv (196 rows), with the columns
          Record ID, Question, Correct Answer, Incorrect Answer 1-3, Explanation, Subdomain, High-level domain. With
-         --training FILE the training questions, too. The same facts give the same bytes.
+         --training FILE the training questions, too, and with --tasks DIR small files in the columns of other tasks.
+         The same facts give the same bytes.
 Example: .venv/bin/python scripts/generate_demo_questions.py --facts data/demo/facts.json --output build/try/demo
 """
 
@@ -13,6 +14,7 @@ import random
 from pathlib import Path
 
 from demo.demo_corpus import SPLIT_SEED, DemoQuestion, csv_row, load_facts, split_questions
+from demo.task_questions import write_task_questions
 from files.option_types import command_parser
 from files.safe_files import run, write_csv
 
@@ -30,6 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--facts", type=Path, required=True, help="table of relations and formulas (JSON)")
     add("--output", type=Path, required=True, help="directory of the two CSV files")
     add("--training", type=Path, help="also write the training questions to this CSV file")
+    add("--tasks", type=Path, help="also write question files for other tasks of lm-eval into this directory")
     return parser.parse_args(argv)
 
 
@@ -40,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         write_csv(args.output / f"{split}_questions.csv", question_rows(splits[split], split))
     if args.training:
         write_csv(args.training, question_rows(splits["training"], "training"))
+    if args.tasks:
+        write_task_questions(splits["training"], args.tasks)
     print(", ".join(f"{split} {len(questions)}" for split, questions in splits.items()), "questions")
 
 

@@ -33,8 +33,9 @@ from quants.quant_record import QuantRecord, record_path
 from quants.recipes import RECIPES
 from release.manifest import MANIFEST, STANDARD, Manifest, file_entries
 from scoring.answer_record import Answer, append_answer, prompt_sha256
-from scoring.eval_protocol import Protocol
-from scoring.frozen_questions import frozen_documents
+from scoring.eval_protocol import DEFAULT_TASK, Protocol
+from scoring.eval_tasks import EvalTask, task_of
+from scoring.frozen_questions import documents_of
 from scoring.lm_eval_run import request_digest
 from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, Patched, RunRecord, run_digests
 from scoring.run_summary import summed_up
@@ -133,15 +134,17 @@ def prune_and_quantise(script, demo: Path, folder: Path) -> None:
         call(quantize_gguf.main, "--input", f16, *more, "--type", quant, "--output", output)
 
 
-def answer_of(document: dict, mark: str) -> Answer:
+def answer_of(document: dict, mark: str, protocol: Protocol) -> Answer:
     """Return a recorded answer: "1" right, "0" wrong, "p" and "e" empty."""
-    target = document["answer"].strip("()")
+    task = task_of(protocol.task)
+    target = task.target(document[task.answer])
     letter = None if mark in "pe" else target if mark == "1" else wrong(target)
+    said = f"The answer is ({letter})." if task.is_gpqa else f"It is {letter}"
     return Answer(
         record_id=document["Record ID"],
         prompt_sha256=prompt_sha256(document["prompt"]),
-        request_sha256=request_digest(document["prompt"], Protocol()),
-        answer=f"The answer is ({letter})." if letter else "",
+        request_sha256=request_digest(document, protocol, []),
+        answer=said if letter else "",
         reasoning="",
         finish_reason="stop",
         prompt_tokens=1,
@@ -158,21 +161,22 @@ def answer_of(document: dict, mark: str) -> Answer:
 
 
 def wrong(target: str) -> str:
-    """Return a letter that is not the right one."""
-    return "A" if target != "A" else "B"
+    """Return a letter or a number that is not the right one."""
+    return "0" if target.isdecimal() else "A" if target != "A" else "B"
 
 
-def sample_of(number: int, document: dict, answer: Answer) -> dict:
+def sample_of(number: int, document: dict, answer: Answer, task: EvalTask) -> dict:
     """Return what lm-eval logs of an answer."""
+    found = f"({answer.letter})" if task.is_gpqa else answer.letter
     return {
-        "filter": "flexible-extract",
+        "filter": task.filter,
         "doc_id": number,
         "doc": document,
         "arguments": {"gen_args_0": {"arg_0": json.dumps([{"content": document["prompt"]}])}},
         "resps": [[answer.answer]],
-        "filtered_resps": [f"({answer.letter})" if answer.letter else "[invalid]"],
-        "target": document["answer"],
-        "exact_match": float(answer.correct),
+        "filtered_resps": [found if answer.letter else "[invalid]"],
+        "target": document[task.answer],
+        task.metric: float(answer.correct),
     }
 
 
@@ -191,27 +195,32 @@ def write_run(folder: Path, record: Path, questions: Path, marks: str, **options
     """Write a made-up run of a quant over a question file as eval_gpqa_v3.sh leaves one; return its summary.
 
     marks: by question as in `answer_of`; "p" is right after the patch, "e" wrong. options: name; patch: False for a run
-    without the patch step; chosen_by: a drop map or expert_drop_metadata.json.
+    without the patch step; chosen_by: a drop map or expert_drop_metadata.json; task, seed: of another protocol.
     """
-    quant, documents = read_record(record, QuantRecord), frozen_documents(questions, Protocol().choice_order_seed)
-    answers = [answer_of(document, mark) for document, mark in zip(documents, marks, strict=True)]
+    task = task_of(str(options.get("task", DEFAULT_TASK)))
+    seed = int(str(options.get("seed", 42)))
+    protocol = Protocol(
+        task=str(options.get("task", DEFAULT_TASK)), filter=task.filter, seed=seed, choice_order_seed=seed
+    )
+    quant, documents = read_record(record, QuantRecord), documents_of(questions, task, protocol.choice_order_seed)
+    answers = [answer_of(document, mark, protocol) for document, mark in zip(documents, marks, strict=True)]
     for name in (TASK_FOLDER, LM_EVAL):
         (folder / name).mkdir(parents=True)
-    frozen, task = folder / TASK_FOLDER / "frozen.jsonl", folder / LM_EVAL
+    frozen, logged = folder / TASK_FOLDER / "frozen.jsonl", folder / LM_EVAL
     frozen.write_text("".join(json.dumps(document) + "\n" for document in documents))
     for answer in answers:
         append_answer(folder / ANSWERS, answer)
-    samples = [json.dumps(sample_of(i, *pair)) + "\n" for i, pair in enumerate(zip(documents, answers))]
-    (task / "samples.jsonl").write_text("".join(samples))
+    samples = [json.dumps(sample_of(i, *pair, task)) + "\n" for i, pair in enumerate(zip(documents, answers))]
+    (logged / "samples.jsonl").write_text("".join(samples))
     score = sum(answer.correct for answer in answers) / len(answers)
-    results = {"results": {"task": {"exact_match,flexible-extract": score}}, **lm_eval_said(Protocol())}
-    (task / "results.json").write_text(json.dumps(results))
+    results = {"results": {"task": {f"{task.metric},{task.filter}": score}}, **lm_eval_said(protocol)}
+    (logged / "results.json").write_text(json.dumps(results))
     run = {
         "name": options.get("name", NAME),
         "gguf_sha256": quant["sha256"],
-        "protocol_sha256": Protocol().digest,
+        "protocol_sha256": protocol.digest,
         "questions_sha256": sha256_file(frozen),
-        "protocol": vars(Protocol()),
+        "protocol": vars(protocol),
     }
     write_record(folder / RUN, run, RunRecord)
     patched = [

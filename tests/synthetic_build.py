@@ -32,6 +32,7 @@ import gguf
 import numpy as np
 
 F16_SHA256, TARGET_SIZES, CHATS = "f" * 64, ("AUTO-9.5", "AUTO-10.5", "AUTO-12"), 40
+TASK = "gsm8k_cot_zeroshot"
 PARAMETERS, LLAMA_CPP = 24_000_000_000, "version: 1 (made up)"
 
 
@@ -268,9 +269,33 @@ def write_made_up_records(folder: Path, questions: int, experts: int, keep: int)
         write_record(folder / f"quants/pruned-{name}.gguf.json", record, QuantRecord)
     write_record(folder / "quality.json", quality_of(quants), Quality)
     write_loops(folder, quants)
+    write_task(folder, quants)
     runs = (("full", experts, "7" * 64), ("pruned", keep, quants["Q6_K"]["sha256"]))
     for seed, (name, count, sha256) in enumerate(runs):
         write_record(folder / f"{name}.json", run_summary(name, count, sha256, questions, seed), Summary)
+
+
+def write_task(folder: Path, quants: dict[str, dict]) -> None:
+    """Write scores of a further task: of the full model and of two quants, two samples each of eight calculations."""
+    files = [
+        ("full-Q6_K", 20, "7" * 64),
+        *((f"pruned-{name}", 16, quants[name]["sha256"]) for name in ("Q6_K", "Q4_K_M")),
+    ]
+    paths = []
+    for place, (name, experts, sha256) in enumerate(files):
+        for seed in (42, 43):
+            run, rows = run_summary(name, experts, sha256, 8, 0), []
+            for number, row in enumerate(run["answers"]):
+                right = number + place + seed % 2 < 8
+                found = {"target": "12", "letter": "12" if right else "1", "correct": right, "strict_correct": right}
+                rows.append(row | found | {"order": [], "class": "answered", "chance": 0.0})
+                rows[-1] = {key: value for key, value in rows[-1].items() if not key.startswith("patched")}
+            protocol = Protocol(task=TASK, seed=seed, choice_order_seed=seed)
+            run |= {"protocol": vars(protocol), "protocol_sha256": protocol.digest, "gguf": f"{name}.gguf"}
+            paths.append(folder / f"task-{name}-{seed}.json")
+            write_record(paths[-1], run | figures(rows, None), Summary)
+    (folder / TASK).mkdir(exist_ok=True)
+    compare_scores(["--runs", *map(str, paths), "--output", str(folder / TASK / "scores.md")])
 
 
 def write_build(folder: Path, questions: int, layers: int, experts: int, keep: int) -> list[str]:
@@ -310,6 +335,8 @@ def options(folder: Path) -> list[str]:
         "--summaries",
         str(folder / "full.json"),
         str(folder / "pruned.json"),
+        "--tasks",
+        str(folder / TASK / "scores.json"),
     ]
 
 

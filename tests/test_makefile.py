@@ -331,6 +331,44 @@ def test_loops_are_looked_for_in_the_full_the_pruned_model_and_each_quant_once(u
     assert "--seed 42 --seeds 2 --max-tokens 1024 --context 1024" in command and "--again" not in command
 
 
+def evaluations(shown: str) -> list[list[str]]:
+    """The words of each evaluation of a dry run."""
+    lines = shown.replace("\\\n", " ").splitlines()
+    return [line.split() for line in lines if "eval_gpqa_v3.sh" in line]
+
+
+def test_another_task_has_folders_of_its_own_and_scores_a_quant_more(unbuilt):
+    file = REPO / "data/demo/tasks/gsm8k.jsonl"
+    shown = make(
+        "-n", "eval", "TASK=gsm8k_cot_zeroshot", f"TASK_DATA={file}", "TASK_QUANTS=IQ2_M", "SAMPLES=2", *unbuilt
+    ).stdout
+    runs = evaluations(shown)
+    assert len(runs) == 6
+    # What the command line gives, make hands on to the script, which would make samples of its own.
+    assert all({"TASK=gsm8k_cot_zeroshot", f"QUESTIONS={file}", "SAMPLES="} <= {*run} for run in runs)
+    outputs = [next(word for word in run if word.startswith("OUTPUT=")) for run in runs]
+    assert {tuple(word.split("/")[-2:]) for word in outputs} == {
+        ("gsm8k_cot_zeroshot-Q8_0-samples", "seed-42"), ("gsm8k_cot_zeroshot-Q8_0-samples", "seed-43"),
+        ("Q8_0", "seed-42"), ("Q8_0", "seed-43"), ("IQ2_M", "seed-42"), ("IQ2_M", "seed-43"),
+    }  # fmt: skip
+    assert [run[-2] for run in runs].count("tiny-12e-IQ2_M") == 2
+    assert all(f"SEED={output[-2:]}" in run for run, output in zip(runs, outputs))
+    # GPQA's own evaluation, and its comparisons, stay where and what they were.
+    own = evaluations(make("-n", "eval", *unbuilt).stdout)
+    assert len(own) == 2 and all({"TASK=", "SAMPLES="} <= {*run} and "samples" not in " ".join(run) for run in own)
+
+
+def test_several_samples_are_runs_of_their_own_and_compared_together(unbuilt):
+    shown = make("-n", "eval", "SAMPLES=3", "SEED=7", *unbuilt).stdout
+    runs = evaluations(shown)
+    seeds = [next(word for word in run if word.startswith("SEED=")) for run in runs]
+    assert seeds == ["SEED=7", "SEED=8", "SEED=9"] * 2
+    compared = next(line for line in shown.replace("\\\n", " ").splitlines() if "compare_scores.py" in line)
+    assert len(re.findall(r"seed-[789]/summary.json", compared)) == 6
+    folds = make("-n", "eval-heldout", "FOLDS=2", "SAMPLES=2", *unbuilt).stdout
+    assert len(evaluations(folds)) == 6 and folds.count("pool_heldout.py") == 2
+
+
 @pytest.mark.parametrize(
     "target, option",
     [
@@ -605,6 +643,10 @@ def test_flags_of_the_tools_change_where_they_are_built(variables, tmp_path):
         (["quants", "CD_PROTECT=yes"], "CD_PROTECT: expected attention or nothing"),
         (["analyze", "RECONSTRUCTION=.5"], "a share of the replies such as 0.5, found '.5'"),
         (["loops", "LOOP_QUANTS=Q4_K"], "Q4_K: unknown quant"),
+        (["eval", "TASK=gsm8k"], "gsm8k: unknown task; did you mean gsm8k_cot_zeroshot?"),
+        (["eval", "SAMPLES=0"], "SAMPLES: expected a whole number above 0, found '0'"),
+        (["eval", "TASK=ifeval", "TASK_DATA=nowhere.jsonl"], "nowhere.jsonl: expected a file, found nothing"),
+        (["eval-heldout", "TASK=ifeval"], "TASK: expected a task of GPQA with eval-heldout"),
         (["loops", "LOOP_SEEDS=0"], "LOOP_SEEDS: expected a whole number above 0, found '0'"),
         (["quants", "QUANTS=Q6K"], "Q6K: unknown quant; did you mean Q6_K?"),
         (["release", "NAME=it's"], "NAME: expected text without signs"),

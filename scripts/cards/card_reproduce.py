@@ -46,6 +46,25 @@ def make_command(release: Release) -> str:
     return " \\\n    ".join([f"make {goals}", *words])
 
 
+def task_text(release: Release) -> str:
+    """Return how the further tasks are scored, which comes before the release; "" where there are none."""
+    lines = []
+    for name, scores in release.tasks.items():
+        seeds, first = scores["rows"][0]["seeds"], scores["rows"][0]
+        files = release.inputs.get("tasks", {}).get(name, {})
+        words = [f"TASK={scores['protocol']['task']}"]
+        words += [f"{key}={shlex.quote(file)}" for key, file in zip(("TASK_DATA", "TASK_EXAMPLES"), files)]
+        types = [row["gguf"].removesuffix(".gguf").removeprefix(f"{release.name}-") for row in scores["rows"]]
+        beside = [kind for kind in types[1:] if not first["gguf"].endswith(f"-{kind}.gguf")]
+        words.append(f"TASK_QUANTS={shlex.quote(' '.join(beside))}")
+        words += [f"SEED={seeds[0]}", *([f"SAMPLES={len(seeds)}"] if len(seeds) > 1 else [])]
+        lines.append(f"`make eval {' '.join(words)}` ({first['questions'] // len(seeds)} questions)")
+    if not lines:
+        return ""
+    listed = "\n".join(f"- {line}" for line in lines)
+    return f"The further tasks come first, each with the settings above beside its own:\n\n{listed}"
+
+
 def input_digests(release: Release) -> dict[str, str | None]:
     """Return the sha256 of what the release was made from, None where it is not recorded."""
     metadata, method = release.metadata, release.metadata["method"]
@@ -53,6 +72,11 @@ def input_digests(release: Release) -> dict[str, str | None]:
         "Base checkpoint, weights": metadata["source"].get("weights_sha256"),
         "Base checkpoint, config": metadata["source"].get("config_sha256"),
         **{f"Question file {name}": digest for name, digest in release.inputs.get("questions", {}).items()},
+        **{
+            f"{task}, {name}": digest
+            for task, files in release.inputs.get("tasks", {}).items()
+            for name, digest in files.items()
+        },
         "Questions that chose the experts, as they were asked": method.get("questions_sha256"),
         "Statistics": method.get("stats_sha256"),
         "Drop map, as it was given": method.get("own_map", {}).get("sha256"),
@@ -114,6 +138,7 @@ def reproduce_section(release: Release) -> str:
         "Reproduce",
         project_text(release),
         f"```sh\n{make_command(release)}\n```",
+        task_text(release),
         f"The inputs have the digests below. {ask}".strip(),
         digest_table(input_digests(release)),
         "The pruned checkpoint comes out the same, bit for bit. Quants can differ in their last bits between compilers "

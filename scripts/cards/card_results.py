@@ -8,7 +8,7 @@ from choice.drop_map import criterion_of
 from files.display import markdown_table, plural
 from files.safe_files import GB, in_unit
 from release.manifest import CHECKPOINT, DIGITS
-from scoring.score_tables import score_cell, seeds_sentence, verdict
+from scoring.score_tables import pass_table, score_cell, seeds_sentence, verdict
 
 ALL_EXPERTS = "none (all experts)"
 NOT_RECORDED = "not recorded"
@@ -232,6 +232,7 @@ def results_section(release: Release) -> str:
         *map(verdict, pairs or scores["pairs"]),
         "\n\n".join(sample_sentences(scores, release.metadata, release.name)),
         seeds_sentence(scores["rows"]),
+        pass_table(scores["rows"]),
         f"{PATCHED if scores['patched'] else NOT_PATCHED} {patch if not patch.startswith('|') else ''}".strip(),
         patch if patch.startswith("|") else "",
         pictures_of(release, "scores.png"),

@@ -88,8 +88,8 @@ class Release:
 
     owner: "" while it is not known. licence: front matter's keys of it. records: by file, with `files`, its parts.
     draft, active, loops: what was measured of a draft model, of fewer active experts, and of loops and tool calls.
-    caches: bytes of the context cache by tokens. siblings: the other repositories, by kind. inputs: of
-    release/input_facts.py. mmproj: records of the files for pictures, by file.
+    tasks: scores of further tasks, by name. caches: bytes of the context cache by tokens. siblings: the other
+    repositories, by kind. inputs: of release/input_facts.py. mmproj: records of the files for pictures, by file.
     """
 
     name: str
@@ -107,6 +107,7 @@ class Release:
     draft: dict | None = None
     active: dict | None = None
     loops: dict | None = None
+    tasks: dict[str, dict] = field(default_factory=dict)
     pictures: list[str] = field(default_factory=list)
     caches: dict[int, int] = field(default_factory=dict)
     findings: dict | None = None

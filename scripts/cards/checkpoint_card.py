@@ -5,6 +5,7 @@ from cards.card_reproduce import calibration_text, reproduce_section
 from cards.card_results import headline, results_section
 from cards.card_run import run_checkpoint_section
 from cards.card_sections import TAGS, Release, credits_section, limits_section, method_section, section
+from cards.card_tasks import tasks_section
 from cards.front_matter import front_matter
 from checkpoints.moe_families import text_config
 from files.display import markdown_table
@@ -68,6 +69,7 @@ def checkpoint_card(release: Release, sizes: dict[str, int], config: dict) -> st
         findings_section(release.findings),
         architecture_section(config),
         results_section(release),
+        tasks_section(release),
         where_quants_are(release),
         limits_section(release),
         reproduce_section(release),

@@ -29,6 +29,7 @@ from cards.card_tables import (
     tiers_in_words,
     types_in_words,
 )
+from cards.card_tasks import tasks_section
 from cards.front_matter import front_matter
 from cards.sight_card import sight_parts
 from files.display import plural
@@ -161,6 +162,7 @@ def gguf_card(release: Release) -> str:
         method_section(release),
         findings_section(release.findings),
         results_section(release),
+        tasks_section(release),
         loops_section(release),
         quants_section(release),
         active_experts_section(release),

@@ -25,7 +25,7 @@ from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_files import companions_of, fitted_params, modelfile, source_params
 from release.manifest import CHECKPOINT
-from release.sources import find_evidence, read_evidence
+from release.sources import find_evidence, find_tasks, read_evidence
 from scoring.score_records import SCORES_NAME
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME
@@ -72,6 +72,7 @@ def release_of(folder: Path, manifest: dict) -> Release:
         draft=find_evidence(folder, DRAFT_NAME),
         active=find_evidence(folder, ACTIVE_NAME),
         loops=find_evidence(folder, LOOPS_NAME),
+        tasks=find_tasks(folder),
         pictures=[name for name in PICTURES if (folder / name).exists()],
         caches=caches,
         findings=find_evidence(folder, FINDINGS_NAME),

@@ -182,6 +182,12 @@ def write_record(path: Path, content: dict, kind: type[Record]) -> None:
     write_json(path, check_record(path, {"version": kind.current, **content}, kind))
 
 
+def write_lines(path: Path, rows: list[dict]) -> None:
+    """Write rows as JSON lines, whole or not at all."""
+    with replace_when_done(path) as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def recorded_sha256(path: Path) -> str:
     """Return the hex sha256 of a file: from its record FILE.json, or from its bytes if those are newer.
 

@@ -39,9 +39,9 @@ if INTERRUPTIBLE := ours_to_interrupt():
 # What the commands import: `make setup` installs all of it. Another project's environment
 # may have some of these. Looked up and not imported, so nothing is loaded for it.
 PACKAGES = (
-    *("aiohttp", "bokeh", "gguf", "httpx2", "huggingface_hub", "jinja2", "llama_cpp", "lm_eval", "markupsafe"),
-    *("matplotlib", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "tokenizers", "torch", "tqdm"),
-    *("transformers", "yaml"),
+    *("aiohttp", "bokeh", "gguf", "httpx2", "huggingface_hub", "jinja2", "langdetect", "llama_cpp", "lm_eval"),
+    *("markupsafe", "matplotlib", "nltk", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "tokenizers"),
+    *("torch", "tqdm", "transformers", "yaml"),
 )
 if absent := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
     # Here, because every command comes by here before it imports any other package.

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from chats.questions import read_rows
+from chats.questions import read_questions_of
 from files.safe_files import InputError
 from release.published_texts import Published
 
 NGRAM_WORDS, LEAST_WORDS = 8, 6
+GPQA_FRAME = "What is the correct answer to this question:"  # of each prompt in GPQA's form; no question's own words
 # Tokens of the Hub, GitHub, GitLab and the services whose tokens begin with sk-; keys of AWS; private keys.
 TOKEN = re.compile(
     r"hf_[A-Za-z0-9]{20,}|gh[oprsu]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|"
@@ -130,15 +131,17 @@ def question_runs(paths: Iterable[Path]) -> tuple[QuestionRuns, int, int]:
     known: QuestionRuns = {}
     compared = short = 0
     for path in paths:
-        for row in read_rows(path):
+        for number, row in enumerate(read_questions_of(path, (), lists=True), start=1):
+            record_id = str(row.get("Record ID") or f"question {number}")
             for column, text in row.items():
-                tokens = words(text) if column != "Record ID" else []
+                asked = text.replace(GPQA_FRAME, " ") if isinstance(text, str) and column != "Record ID" else ""
+                tokens = words(asked)
                 if len(tokens) < LEAST_WORDS:
                     short += bool(tokens)
                     continue
                 compared += 1
                 length = min(len(tokens), NGRAM_WORDS)
-                known.setdefault(length, {}).update((run, row["Record ID"]) for run in runs(tokens, length))
+                known.setdefault(length, {}).update((run, record_id) for run in runs(tokens, length))
     if not compared:
         raise InputError("--questions", f"question texts of {LEAST_WORDS} words or more", "none")
     return known, compared, short

@@ -28,7 +28,7 @@ from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
 from release.gguf_facts import facts_of
 from release.gguf_parts import check_parts, tensors_of
-from release.input_facts import input_facts, said_differences
+from release.input_facts import input_facts, said_differences, task_files
 from release.manifest import (
     BUILD_AGAIN,
     CHECKPOINT,
@@ -325,6 +325,7 @@ def private_gate(checked: Checked) -> Outcome:
 def questions_gate(checked: Checked) -> Outcome:
     """No text of the build's questions is in anything that is published."""
     paths = list((checked.sources.get("asked") or checked.sources["questions"]).values())
+    paths += [path for files in task_files(checked.sources["tasks"]).values() for path in files]
     if not paths:
         # A pass would say more than is known.
         line = f"{checked.folder}: expected question files to compare with (--questions), found none"

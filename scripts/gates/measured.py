@@ -24,12 +24,13 @@ from losses.scored_chats import Chats, unseen_questions
 from losses.stored_results import measured_again, results_folder
 from quants.quant_record import QuantRecord
 from release.manifest import DIGITS
-from scoring.answer_record import completion_letter, flexible_letter, read_answers
+from scoring.answer_record import completion_letter, read_answers
 from scoring.comparison import compare, group_runs
 from scoring.eval_protocol import DEFAULT_TASK, OpenAiProtocol, Protocol, locked_values, recorded_protocol
-from scoring.frozen_questions import frozen_documents
+from scoring.eval_tasks import EvalTask, task_of
+from scoring.frozen_questions import documents_of, other_documents
 from scoring.lm_eval_run import request_digest
-from scoring.lm_eval_samples import lm_eval_settings, read_frozen
+from scoring.lm_eval_samples import lm_eval_settings, read_frozen, read_shots
 from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, read_run
 from scoring.run_summary import read_patched, summed_up
 from scoring.score_records import SCORES_NAME, Scores, read_summary
@@ -87,12 +88,21 @@ def known_quants(lineage: Lineage) -> dict[str, tuple[str, dict]]:
     return known
 
 
-def question_breaks(run: Path, documents: list[dict], questions: list[Path], seed: int) -> Breaks:
+def question_breaks(run: Path, documents: list[dict], questions: list[Path], protocol: Protocol) -> Breaks:
     """The frozen questions of a run are all those of a question file of the build, in the order of the seed."""
-    if any(frozen_documents(path, seed) == documents for path in questions):
+    task, seed = task_of(protocol.task), protocol.choice_order_seed
+    if any(documents_of(path, task, seed) == documents for path in questions):
         return []
     expected = f"the questions of {' or '.join(path.name for path in questions) or '--questions'}, all of them"
     return [InputError(run / TASK_FOLDER, expected, f"{len(documents)} others", EVALUATE)]
+
+
+def shot_breaks(run: Path, task: EvalTask, examples: list[Path]) -> Breaks:
+    """The frozen few shots of a run are those of the build's file of them; a task without any has none."""
+    expected = [shot for path in examples for shot in other_documents(path, task, shots=True)]
+    if read_shots(run / TASK_FOLDER) == expected:
+        return []
+    return [InputError(run / TASK_FOLDER, f"{len(expected)} few shots of this build", "others", EVALUATE)]
 
 
 def request_breaks(run: Path, documents: list[dict], protocol: Protocol) -> Breaks:
@@ -100,11 +110,12 @@ def request_breaks(run: Path, documents: list[dict], protocol: Protocol) -> Brea
 
     An answer that was cut ends where the protocol cuts: a run under a shorter context would show it there.
     """
-    prompts, found = {document["Record ID"]: document["prompt"] for document in documents}, []
+    by_id, found = {document["Record ID"]: document for document in documents}, []
+    shots = read_shots(run / TASK_FOLDER)
     for record_id, answer in read_answers(run / ANSWERS).items():
         length, whole = answer.completion_tokens, answer.prompt_tokens + answer.completion_tokens
         place, begin = run / ANSWERS, f"answer {record_id}"
-        if request_digest(prompts[record_id], protocol) != answer.request_sha256:
+        if request_digest(by_id[record_id], protocol, shots) != answer.request_sha256:
             expected = f"{begin} to the request of the protocol in {RUN}"
             found.append(InputError(place, expected, "one to another request", EVALUATE))
         if length > protocol.max_gen_toks or whole > protocol.context:
@@ -162,14 +173,14 @@ def setting_breaks(run: Path, protocol: Protocol, tokenizer: Path) -> Breaks:
     return breaks_of(run / RUN, pairs, EVALUATE)
 
 
-def answer_breaks(run: Path, documents: list[dict], patched: bool) -> Breaks:
+def answer_breaks(run: Path, documents: list[dict], patched: bool, task: EvalTask) -> Breaks:
     """Letters, right or wrong follow from recorded texts and frozen questions; so do those of the patch step."""
     answers, found = read_answers(run / ANSWERS), []
     by_id = {document["Record ID"]: document for document in documents}
     for record_id, answer in answers.items():
         document = by_id[record_id]
-        letter, target = flexible_letter(answer.answer, document["choices"]), document["answer"].strip("()")
-        mine = (letter, target, letter == target)
+        letter, target = task.read(answer.answer, document), task.target(document[task.answer])
+        mine = (letter, target, task.right(letter, target))
         if mine != (answer.letter, answer.target, answer.correct):
             found.append(
                 InputError(
@@ -189,12 +200,21 @@ def answer_breaks(run: Path, documents: list[dict], patched: bool) -> Breaks:
 
 
 def run_breaks(lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]]) -> Breaks:
+    """A summary of GPQA Diamond is that of the answers beside it; see `answered_breaks`."""
+    protocol = recorded_protocol(path.parent / RUN, read_run(path.parent)["protocol"])
+    questions = list(lineage.sources["questions"].values())
+    return kind_breaks(path.parent, protocol) or answered_breaks(lineage, path, known, questions, [])
+
+
+def answered_breaks(
+    lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]], questions: list[Path], examples: list[Path]
+) -> Breaks:
     """A summary is that of the answers beside it, and those are a known file's to a question file of the build."""
     summary, run = read_summary(path), path.parent
     record, documents = read_run(run), read_frozen(run / TASK_FOLDER)
     protocol = recorded_protocol(run / RUN, record["protocol"])
-    if found := kind_breaks(run, protocol):
-        return found
+    task = task_of(protocol.task)
+    locked = locked_values() | {"task": protocol.task, "filter": task.filter}
     if record["gguf_sha256"] not in known:
         return [InputError(path, "the score of a file whose record is given", record["gguf_sha256"][:DIGITS], EVALUATE)]
     name, quant = known[record["gguf_sha256"]]
@@ -204,15 +224,15 @@ def run_breaks(lineage: Lineage, path: Path, known: dict[str, tuple[str, dict]])
         [
             ("questions with sha256", sha256_file(frozen), record["questions_sha256"]),
             ("a protocol with sha256", protocol.digest, record["protocol_sha256"]),
-            *((key, value, getattr(protocol, key)) for key, value in locked_values().items()),
+            *((key, value, getattr(protocol, key)) for key, value in locked.items()),
         ],
         EVALUATE,
     )
-    found += question_breaks(run, documents, list(lineage.sources["questions"].values()), protocol.choice_order_seed)
+    found += question_breaks(run, documents, questions, protocol) + shot_breaks(run, task, examples)
     # One after the other: what follows from a wrong answer would hide it.
     found = found or setting_breaks(run, protocol, lineage.metadata_path.with_name("tokenizer.json"))
     found = found or request_breaks(run, documents, protocol)
-    found = found or answer_breaks(run, documents, summary["patch"] is not None)
+    found = found or answer_breaks(run, documents, summary["patch"] is not None, task)
     if found:
         return found
     own = quant["source_sha256"] == lineage.f16_sha256

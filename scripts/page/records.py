@@ -17,7 +17,7 @@ from ggufs.imatrix import Imatrix, ImatrixRecord, read_imatrix
 from loops.loop_results import LoopResults
 from losses.quality_record import Quality
 from quants.quant_record import ConversionRecord, MmprojRecord, QuantRecord
-from scoring.score_records import Scores, read_summary
+from scoring.score_records import SCORES_NAME, Scores, read_summary
 from speed.active_experts import ActiveExperts
 from speed.draft_results import DraftResults
 
@@ -73,6 +73,8 @@ class Records:
     draft: dict = field(default_factory=dict)
     active: dict = field(default_factory=dict)
     loops: dict = field(default_factory=dict)
+    tasks: dict[str, dict] = field(default_factory=dict)  # scores of further tasks, by the name of their folder
+    samples: list[list[dict]] = field(default_factory=list)  # all summaries of each model, by seed
 
 
 def check_same(path: Path | str | None, what: str, expected: str | None, found: str | None, advice: str) -> None:
@@ -160,20 +162,33 @@ def check_quality(path: Path, quality: dict, records: Records) -> None:
             raise InputError(path, f"{entry['label']} of {size[0]} bytes", f"{found[0]}", "run make quality")
 
 
+def summed(runs: list[dict], count: str) -> int | None:
+    """Return a count over the samples of a model, None where a run has none."""
+    values = [run[count] for run in runs]
+    return None if None in values else sum(values)
+
+
+def check_tasks(path: Path, scores: dict, records: Records) -> None:
+    """Raise InputError when a further task was scored on files that are not those of this build."""
+    for row in scores["rows"][1:]:
+        sha256 = records.quants.get(row["gguf"], {}).get("sha256")
+        check_same(path, f"{row['gguf']} with sha256", sha256, row["gguf_sha256"], "run make eval with this TASK")
+
+
 def check_scores(path: Path, scores: dict, records: Records) -> None:
     """Raise InputError when the table of scores is not that of the summaries."""
-    found = [(row["name"], row["raw_correct"], row["patched_correct"], row["questions"]) for row in scores["rows"]]
-    expected = [
-        (run["name"], run["raw_correct"], run["patched_correct"], run["questions"]) for run in records.summaries
-    ]
+    counts = ("raw_correct", "patched_correct", "questions")
+    found = [(row["name"], *(row[count] for count in counts)) for row in scores["rows"]]
+    expected = [(runs[0]["name"], *(summed(runs, count) for count in counts)) for runs in records.samples]
     if expected and found != expected:
         raise InputError(
             path, "the scores of " + " and ".join(name for name, *_ in expected), "others", "run make eval"
         )
-    for row, run in zip(scores["rows"], records.summaries):
+    for row, runs in zip(scores["rows"], records.samples):
         for key, name in SHARED_WITH_A_RUN.items():
-            if row[key] != run[name]:
-                raise InputError(path, f"{key} {shown(run[name])} of {run['name']}", shown(row[key]), "run make eval")
+            value = runs[0][name] if key == "experts" else summed(runs, name)
+            if row[key] != value:
+                raise InputError(path, f"{key} {shown(value)} of {row['name']}", shown(row[key]), "run make eval")
 
 
 def check_loops(path: Path, results: dict, records: Records) -> None:
@@ -224,6 +239,8 @@ def check_together(paths: dict[str, Path], records: Records) -> None:
         names = ("experts", "keep_count", "top_k")
         if (found := tuple(records.findings[name] for name in names)) != shape:
             raise InputError(paths["findings"], f"{names} {shape}", f"{found}", "run make findings")
+    for name, scores in records.tasks.items():
+        check_tasks(Path(name) / SCORES_NAME, scores, records)
     if records.loops:
         check_loops(paths["loops"], records.loops, records)
     for what, sha256 in (("drop_map", records.drop_map_sha256), ("stats", records.stats_sha256)):
@@ -255,13 +272,18 @@ def check_speed(paths: dict[str, Path], records: Records) -> None:
 
 
 def read_records(
-    name: str, paths: dict[str, Path], quants: list[Path], summaries: list[Path], mmproj: list[Path] | None = None
+    name: str,
+    paths: dict[str, Path],
+    quants: list[Path],
+    summaries: list[Path],
+    mmproj: list[Path] | None = None,
+    tasks: list[Path] | None = None,
 ) -> Records:
     """Read the records of a build and check that they belong together.
 
     paths: stats, drop_map, metadata, f16, full_f16, imatrix, quality, scores, findings, loops, draft, active_experts,
     those that exist, stats only with drop_map; quants, mmproj: FILE.gguf.json; summaries: the summary.json of two
-    models, the reference first, or none.
+    models, the reference first, or none; of several samples, all of the reference come first. tasks: scores.json.
     Raises InputError for what is no such record, or one of another build.
     """
     experts, stats_sha256 = None, None
@@ -270,6 +292,8 @@ def read_records(
         experts, drop_map, stats_sha256 = read_experts(paths["stats"], paths["drop_map"])
     imatrix, imatrix_record = read_imatrix_of(paths["imatrix"], experts) if "imatrix" in paths else (None, {})
     quality = read_record(paths["quality"], Quality) if "quality" in paths else {}
+    runs = [read_summary(path) for path in summaries]
+    samples = [part for part in (runs[: len(runs) // 2], runs[len(runs) // 2 :]) if part]
     records = Records(
         name,
         experts,
@@ -284,7 +308,7 @@ def read_records(
         quality,
         sha256_file(paths["quality"]) if quality else None,
         read_record(paths["scores"], Scores) if "scores" in paths else {},
-        [read_summary(path) for path in summaries],
+        [part[0] for part in samples],
         read_record(paths["full_f16"], ConversionRecord) if "full_f16" in paths else {},
         read_stats(paths["stats"])[1] if "stats" in paths else {},
         read_record(paths["findings"], Findings) if "findings" in paths else {},
@@ -292,6 +316,8 @@ def read_records(
         read_record(paths["draft"], DraftResults) if "draft" in paths else {},
         read_record(paths["active_experts"], ActiveExperts) if "active_experts" in paths else {},
         read_record(paths["loops"], LoopResults) if "loops" in paths else {},
+        {path.parent.name: read_record(path, Scores) for path in tasks or []},
+        samples,
     )
     check_together(paths, records)
     check_speed(paths, records)

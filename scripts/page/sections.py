@@ -13,7 +13,7 @@ from page.grids import Grid, Mark, Measure, grid_figure
 from page.pipeline import Table
 from page.records import Records
 from scoring.score_records import by_record_id, final_letter, finally_correct
-from scoring.score_tables import SCORE_HEADS, sample_labels, score_cells, verdict
+from scoring.score_tables import SCORE_HEADS, sample_labels, score_cells, seeds_sentence, verdict
 
 import numpy as np
 
@@ -227,6 +227,12 @@ def score_charts(scores: dict) -> list[Chart]:
     return charts
 
 
+def pass_table_of(key: str, caption: str, rows: list[dict]) -> Table:
+    """Return pass@k of models with several samples; rows: of scores.json."""
+    shares = [[row["name"], *(f"{share:.2%}" for share in row["pass_at"].values())] for row in rows]
+    return Table(key, caption, ["model", *(f"pass@{k}" for k in rows[0]["pass_at"])], shares)
+
+
 def scores_part(records: Records) -> Section:
     """Return the table of scores with intervals and invalid answers, and the verdict on each pair."""
     title, scores = "Scores", records.scores
@@ -240,6 +246,9 @@ def scores_part(records: Records) -> Section:
     links = [row["name"] for row in scores["rows"]]
     tables = [Table("scores", "Scores of one protocol", heads, rows, (0, 1), links=links, data=scores["rows"])]
     tables += [pairs_table(pairs)] if pairs else []
+    if seeds := seeds_sentence(scores["rows"]):
+        texts.append(seeds)
+        tables.append(pass_table_of("scores-pass", "At least one of k samples right", scores["rows"]))
     words = ("score", "in-sample", "interval", "McNemar")
     return Section("scores", title, texts, score_charts(scores), tables, terms=words)
 
@@ -326,5 +335,7 @@ def questions_part(records: Records) -> Section:
     text = (
         f"{second['name']} against {first['name']}, {plural(len(found), 'question')} by Record ID: {', '.join(counts)}."
     )
+    samples = len(records.samples[0])
+    text += f" Of {samples} samples of each question this is the first." if samples > 1 else ""
     chart = grid_chart(question_grid(found), "Wins and losses", "questions")
     return Section("questions", title, [text], [chart], [questions_table(found, runs)], terms=("McNemar",))

@@ -2,9 +2,9 @@
 
 `questions`: sha256 by file name, of the second file of one name as NAME (2). `calibration`: of the imatrix record its
 text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose text the calibration text
-holds. `licence`: what the base's own card or config names. None where they are not known. The gates make them again
-from the same files. The names of make's settings, and the version, must be this project's, and no setting may say
-something else than a record.
+holds. `licence`: what the base's own card or config names. None where they are not known. `tasks`: sha256 of the
+question files of each further task. The gates make them again from the same files. The names of make's settings, and
+the version, must be this project's, and no setting may say something else than a record.
 """
 
 import re
@@ -93,7 +93,7 @@ def said_differences(
         said |= {
             name: {str(protocol.get(key))} for name, key in {**PROTOCOL_SETTINGS, "GPU_LAYERS": "gpu_layers"}.items()
         }
-        said["SCORED"] = {"yes"}
+        said |= {"SCORED": {"yes"}, "SAMPLES": {str(len(scores["rows"][0]["seeds"]))}}
         scored, name = next(((row["gguf"], row["name"]) for row in scores["rows"]), ("", ""))
         said["EVAL_QUANT"] = {scored.removeprefix(f"{name}-").removesuffix(".gguf")}
     if quality:
@@ -144,12 +144,24 @@ def calibration_facts(record: Path, text: Path | None, questions: list[Path]) ->
     return facts | {"held": held_questions(text.read_text(encoding="utf-8", errors="replace"), questions)}
 
 
+def task_files(sources: dict[str, Path]) -> dict[str, list[Path]]:
+    """Return the files of questions and few shots of each further task; sources: paths by "KIND TASK NUMBER"."""
+    found: dict[str, list[Path]] = {}
+    for key, path in sources.items():
+        kind, name, _ = key.split(" ")
+        if kind != "run":
+            found.setdefault(name, []).append(path)
+    return found
+
+
 def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     """Return the facts of a release's sources (paths by kind and name): of questions, calibration and licence."""
     questions = list(sources["questions"].values())
     origins = sources["origins"]
     licence = licence_of(origins["source"]) if "source" in origins else None
+    tasks = {name: named_digests(paths) for name, paths in task_files(sources["tasks"]).items()}
     return {
+        **({"tasks": tasks} if tasks else {}),  # a release without any is as it was
         "questions": named_digests(questions),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if "imatrix" in origins

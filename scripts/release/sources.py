@@ -4,10 +4,11 @@ FOLDER.sources.json (`Sources`, written by build_release.py) lies beside the fol
 check_release.py compares a release with the build by it. Paths are relative to the file, by name: `records` of the
 quants, `copies` by their names in the folder, `params` of Ollama, `questions`, `origins` (map, statistics, f16 and
 imatrix records, calibration text, logits), `runs` (the summaries that the scores compare), `quants` (records of the
-files that were scored or measured).
+files that were scored or measured), `tasks` (of each further task its runs, questions and few shots, as KIND NAME).
 """
 
 import os
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -45,9 +46,33 @@ class Sources(Record):
     origins: dict[str, str]
     runs: dict[str, str]
     quants: dict[str, str]
+    tasks: dict[str, str] = {}
 
 
 KINDS_OF_SOURCES = tuple(name for name in Sources.model_fields if name != "version")
+
+
+TASK_COPY = re.compile(r"scores-([A-Za-z0-9._-]+)\.json")  # by the name of the task's folder
+
+
+def task_copies(copies: dict[str, Path]) -> dict[str, Path]:
+    """Return the scores of further tasks among the copies of a release, by the names of the tasks' folders."""
+    return {found[1]: path for name, path in sorted(copies.items()) if (found := TASK_COPY.fullmatch(name))}
+
+
+def task_sources(sources: dict[str, dict[str, Path]], name: str) -> dict[str, list[Path]]:
+    """Return what the scores of a further task were made from: its runs, questions and few shots."""
+    own = {key: path for key, path in sources["tasks"].items() if key.split(" ")[1] == name}
+    return {
+        kind: [path for key, path in own.items() if key.split(" ")[0] == kind]
+        for kind in ("run", "questions", "examples")
+    }
+
+
+def find_tasks(folder: Path) -> dict[str, dict]:
+    """Return the scores of further tasks of a release folder, by the names of the tasks' folders."""
+    copies = task_copies({path.name: path for path in folder.iterdir()})
+    return {name: read_record(path, Scores) for name, path in copies.items()}
 
 
 def read_evidence(path: Path, name: str) -> dict:
@@ -84,7 +109,7 @@ def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
     content = read_record(place, Sources)
     found = {}
     for kind in KINDS_OF_SOURCES:
-        found[kind] = {name: place.parent / path for name, path in content[kind].items()}
+        found[kind] = {name: place.parent / path for name, path in content.get(kind, {}).items()}
     return found
 
 
@@ -94,6 +119,7 @@ def foreign_copies(copies: dict[str, Path], named: set[str], of_checkpoint: bool
     of_checkpoint: the folder has all files of the build's checkpoint, which are held against the full model's.
     """
     known, place = {*EVIDENCE, "template", *named}, copies[METADATA_NAME].parent
+    known |= {name for name in copies if TASK_COPY.fullmatch(name)}
     if of_checkpoint:
         known |= {name for name, path in copies.items() if path.resolve() == (place / name).resolve()}
     return copies.keys() - known

@@ -45,7 +45,7 @@ def recorded(document: dict, task: EvalTask, digest: str, request_sha256: str, a
     reply = asked.reply or {"choices": [{"message": {}, "finish_reason": None}]}
     message, finish_reason = reply["choices"][0]["message"], reply["choices"][0]["finish_reason"]
     text, usage = message.get("content") or "", reply.get("usage") or {}
-    letter, target = task.read(text, document), document.get("target") or task.target(document["answer"])
+    letter, target = task.read(text, document), document.get("target") or task.target(document[task.answer])
     return Answer(
         record_id=document["Record ID"],
         prompt_sha256=digest,

@@ -11,8 +11,9 @@ from typing import Any
 
 from files.safe_files import InputError
 from scoring.eval_protocol import first_differing_key
+from scoring.followed import followed_instructions
 from scoring.paired_statistics import pass_at, wilson
-from scoring.score_records import SUMMARY_NAME, by_record_id, finally_correct, pair_figures, read_summary
+from scoring.score_records import IFEVAL, SUMMARY_NAME, by_record_id, finally_correct, pair_figures, read_summary
 
 import numpy as np
 
@@ -139,8 +140,10 @@ def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> di
     """Return one model's figures; counts are sums over its seeds, `bytes` are its quants' by type."""
     right = right_by_question(runs)
     scores = right / len(runs)
-    several = {"pass_at": pass_rates(right, len(runs))} if len(runs) > 1 else {}
+    several: dict[str, Any] = {"pass_at": pass_rates(right, len(runs))} if len(runs) > 1 else {}
     first, asked = runs[0], total(runs, "questions")
+    if first["protocol"].get("task") == IFEVAL:
+        several["followed"] = followed_instructions([answer for summary in runs for answer in summary["answers"]])
     raw, strict = total(runs, "raw_correct"), total(runs, "strict_correct")
     patched = total(runs, "patched_correct") if first["patch"] else None
     against: dict[str, Any] = {} if runs is reference else paired_figures(reference, runs)

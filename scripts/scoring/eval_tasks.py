@@ -5,21 +5,36 @@ question is known by its prompt before it is asked, and an answer has its class 
 refuses a run where both differ. Definitions: lm_eval/tasks of lm-evaluation-harness 0.4.13.
 """
 
+import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
 
-from files.safe_files import InputError
+from files.safe_files import InputError, shown
 from scoring.answer_record import flexible_letter, letter_of
-from scoring.eval_protocol import DEFAULT_TASK
+from scoring.followed import followed_digits
+from scoring.ifeval import check_instructions, followed
 from scoring.score_records import ALL_LETTERS
 
 NOT_FOUND = "[invalid]"  # what lm-eval's filters leave of an answer in which they find nothing
-MMLU_PRO_SUBJECTS = (
-    *("biology", "business", "chemistry", "computer_science", "economics", "engineering", "health", "history", "law"),
-    *("math", "other", "philosophy", "physics", "psychology"),
-)
+MMLU_PRO_SHOTS = 5
 IGNORED_IN_NUMBERS = (",", r"\$", "(?s).*#### ", r"\.$")
+
+
+def check_texts(path: Path, number: int, own: dict) -> None:
+    """Raise InputError when a value of a question is no text, or its options are no list of texts."""
+    for column, value in own.items():
+        values = value if column == "options" and isinstance(value, list) and value else [value]
+        if not all(isinstance(text, str) and text for text in values):
+            wanted = "a list of texts" if column == "options" else "a text"
+            raise InputError(path, f"{wanted} as {column!r} in question {number}", shown(value))
+
+
+def question_alone(document: dict, _: list[dict]) -> list[dict]:
+    """Return the messages of a question without shots."""
+    return [{"role": "user", "content": document["prompt"]}]
 
 
 @dataclass(frozen=True)
@@ -27,8 +42,9 @@ class EvalTask:
     """One task. base: its file in lm_eval/tasks; columns: those of its questions; examples: its split of few shots.
 
     found: the answer that a filter's output is, None for none; read: what the filter takes from a text, for a frozen
-    document; prompt, target: of a document; plain: by which two answers are the same; chance: of a guess; keeps: which
-    rows of a file it asks.
+    document; prompt: of a document; target: of its column `answer`; plain: by which two answers are the same; chance:
+    of a guess; keeps: which rows of a file it asks; check: refuses a row; messages: what is asked, of a document and
+    the few shots; stop: where lm-eval lets an answer end; metric: lm-eval's own name of the score.
     """
 
     base: str
@@ -43,6 +59,11 @@ class EvalTask:
     chance: Callable[[dict], float]
     plain: Callable[[str], str] = str
     keeps: Callable[[dict], bool] = lambda _: True
+    check: Callable[[Path, int, dict], None] = check_texts
+    messages: Callable[[dict, list[dict]], list[dict]] = question_alone
+    answer: str = "answer"
+    stop: tuple[str, ...] = ("</s>",)
+    metric: str = "exact_match"
 
     def right(self, found: str | None, target: str) -> bool:
         """Tell whether what was found is the target."""
@@ -52,6 +73,11 @@ class EvalTask:
     def is_gpqa(self) -> bool:
         """Whether its questions have four choices in an order of ours, and letters that the patch step can ask for."""
         return self.base.startswith("gpqa/")
+
+    @property
+    def is_ifeval(self) -> bool:
+        """Whether an answer follows instructions, each of them or not, and is no letter or number."""
+        return self.base.startswith("ifeval/")
 
 
 def whatever_found(filtered: str) -> str | None:
@@ -84,6 +110,19 @@ def mmlu_pro_prompt(document: dict) -> str:
     return f"Question:\n{document['question']}\nOptions:\n{''.join(options)}Answer: Let's think step by step."
 
 
+def mmlu_pro_messages(subject: str, document: dict, shots: list[dict]) -> list[dict]:
+    """Return the messages of an MMLU-Pro question: what is to be done, the few shots, the question."""
+    task = (
+        f"The following are multiple choice questions (with answers) about {subject}. Think step by step and then "
+        'finish your answer with "the answer is (X)" where X is the correct letter choice.\n'
+    )
+    messages = [{"role": "system", "content": task}]
+    for shot in shots[:MMLU_PRO_SHOTS]:
+        reasoning = shot["cot_content"].replace("A: Let's think step by step. ", "")
+        messages += [{"role": "user", "content": shot["prompt"]}, {"role": "assistant", "content": reasoning}]
+    return [*messages, *question_alone(document, [])]
+
+
 def gpqa(base: str) -> EvalTask:
     """Return a task of GPQA, whose documents are those of frozen_questions.py."""
     return EvalTask(
@@ -114,6 +153,8 @@ def mmlu_pro(subject: str) -> EvalTask:
         target=str,
         chance=lambda document: 1 / len(document["options"]),
         keeps=lambda row: row["category"] == subject.replace("_", " "),
+        messages=lambda document, shots: mmlu_pro_messages(subject.replace("_", " "), document, shots),
+        stop=("Question:",),
     )
 
 
@@ -129,20 +170,61 @@ GSM8K = EvalTask(
     target=lambda text: text.rsplit("#### ", 1)[-1].strip(),
     chance=lambda _: 0.0,
     plain=plain_number,
+    stop=("Q:", "</s>", "<|im_end|>"),
 )
+FOLLOWING = EvalTask(
+    "ifeval/ifeval.yaml",
+    "none",
+    ("key", "prompt", "instruction_id_list", "kwargs"),
+    "train",
+    "",
+    found=str,
+    read=followed,
+    prompt=lambda document: document["prompt"],
+    target=lambda names: followed_digits([True] * len(names)),
+    chance=lambda _: 0.0,
+    check=check_instructions,
+    answer="instruction_id_list",
+    stop=(),
+    metric="prompt_level_strict_acc",
+)
+# A line each: make reads the names from here (KNOWN_TASKS in make/run.mk).
 TASKS = {
-    DEFAULT_TASK: gpqa("_gpqa_cot_zeroshot_yaml"),
+    "gpqa_diamond_cot_zeroshot": gpqa("_gpqa_cot_zeroshot_yaml"),
     "gpqa_main_cot_zeroshot": gpqa("gpqa_main_cot_zeroshot.yaml"),
     "gsm8k_cot_zeroshot": GSM8K,
-    **{f"mmlu_pro_{subject}": mmlu_pro(subject) for subject in MMLU_PRO_SUBJECTS},
+    "ifeval": FOLLOWING,
+    "mmlu_pro_biology": mmlu_pro("biology"),
+    "mmlu_pro_business": mmlu_pro("business"),
+    "mmlu_pro_chemistry": mmlu_pro("chemistry"),
+    "mmlu_pro_computer_science": mmlu_pro("computer_science"),
+    "mmlu_pro_economics": mmlu_pro("economics"),
+    "mmlu_pro_engineering": mmlu_pro("engineering"),
+    "mmlu_pro_health": mmlu_pro("health"),
+    "mmlu_pro_history": mmlu_pro("history"),
+    "mmlu_pro_law": mmlu_pro("law"),
+    "mmlu_pro_math": mmlu_pro("math"),
+    "mmlu_pro_other": mmlu_pro("other"),
+    "mmlu_pro_philosophy": mmlu_pro("philosophy"),
+    "mmlu_pro_physics": mmlu_pro("physics"),
+    "mmlu_pro_psychology": mmlu_pro("psychology"),
 }
 
 
 def task_of(name: str) -> EvalTask:
     """Return a task by its name; raise InputError when it is none of TASKS."""
     if name not in TASKS:
-        raise InputError("TASK", f"one of {', '.join(TASKS)}", repr(name))
+        near = get_close_matches(name, TASKS, 1, 0.3)
+        raise InputError("TASK", f"one of {', '.join(TASKS)}", repr(name), f"did you mean {near[0]}?" if near else "")
     return TASKS[name]
+
+
+def base_task(task: EvalTask) -> Path:
+    """Return lm-eval's own file of a task; raise InputError when lm-eval is not installed."""
+    package = importlib.util.find_spec("lm_eval")  # found but not imported: that takes seconds
+    if package is None or not package.submodule_search_locations:
+        raise InputError("lm_eval", "the package lm-eval", "none", "run `make setup`")
+    return Path(package.submodule_search_locations[0]) / "tasks" / task.base
 
 
 def frozen_name(task: str) -> str:

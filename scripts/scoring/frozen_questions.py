@@ -6,8 +6,9 @@ freeze_questions.py writes them. check_release.py makes them again, to know that
 from pathlib import Path
 
 from chats.questions import Question, clean_choice, load_questions, read_questions_of, read_rows
-from files.safe_files import InputError, shown
+from files.safe_files import InputError
 from scoring.eval_tasks import EvalTask
+from scoring.ifeval import whole_rows
 
 SHOT = "cot_content"  # the column of a few shot's reasoning
 GPQA_ORDER = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Correct Answer")
@@ -33,6 +34,11 @@ def frozen_documents(path: Path, seed: int) -> list[dict]:
     return [frozen_row(question, row) for question, row in zip(load_questions(path, seed), read_rows(path))]
 
 
+def documents_of(path: Path, task: EvalTask, seed: int) -> list[dict]:
+    """Return the documents of a task from a file of its questions; seed: of the order of GPQA's choices."""
+    return frozen_documents(path, seed) if task.is_gpqa else other_documents(path, task)
+
+
 def other_documents(path: Path, task: EvalTask, shots: bool = False) -> list[dict]:
     """Return the documents of a task that is none of GPQA's: the file's rows, with their ids, prompts and targets.
 
@@ -42,22 +48,13 @@ def other_documents(path: Path, task: EvalTask, shots: bool = False) -> list[dic
     documents: list[dict] = []
     for number, row in enumerate(read_questions_of(path, task.columns + (SHOT,) * shots, lists=True), start=1):
         own = {column: row[column] for column in task.columns}
-        check_own(path, number, own)
+        task.check(path, number, own)
         if task.keeps(row):
             record_id = str(row.get("Record ID") or f"question {number}")
             # lm-eval's loader wants the same columns in questions and shots.
             shot = {SHOT: str(row[SHOT]) if shots else ""} if task.examples else {}
-            asked = {"prompt": task.prompt(row), "target": task.target(row["answer"])}
+            asked = {"prompt": task.prompt(row), "target": task.target(row[task.answer])}
             documents.append({"Record ID": record_id, **own, **shot, **asked})
     if len({document["Record ID"] for document in documents}) < max(1, len(documents)):
         raise InputError(path, "questions of the task, every Record ID once", "one twice" if documents else "none")
-    return documents
-
-
-def check_own(path: Path, number: int, own: dict) -> None:
-    """Raise InputError when a value of a question is no text, or its options are no list of texts."""
-    for column, value in own.items():
-        values = value if column == "options" and isinstance(value, list) and value else [value]
-        if not all(isinstance(text, str) and text for text in values):
-            wanted = "a list of texts" if column == "options" else "a text"
-            raise InputError(path, f"{wanted} as {column!r} in question {number}", shown(value))
+    return whole_rows(documents) if task.is_ifeval else documents

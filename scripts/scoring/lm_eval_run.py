@@ -11,10 +11,9 @@ from files.safe_files import InputError
 from llama.llama_server import without_server_keys
 from llama.llama_tools import die_with_parent, last_words
 from scoring.eval_protocol import OpenAiProtocol, Protocol
-from scoring.eval_tasks import frozen_name
+from scoring.eval_tasks import frozen_name, task_of
 
 OWN_TASK = str(Path(__file__).with_name("lm_eval_own_task.py"))
-STOP = ["</s>"]  # where GPQA's tasks let an answer end
 LM_EVAL_TIMEOUT_SECONDS = 10**7  # the proxy keeps the time
 
 
@@ -26,16 +25,17 @@ def check_lm_eval_values(name: str, tokenizer: str) -> None:
         raise InputError("TOKENIZER", "a path or Hub id without , and =", repr(tokenizer))
 
 
-def request_digest(prompt: str, protocol: Protocol) -> str:
-    """Return the digest of the request that lm-eval's local-chat-completions sends for a prompt, without the model.
+def request_digest(document: dict, protocol: Protocol, shots: list[dict]) -> str:
+    """Return the digest of the request that lm-eval's local-chat-completions sends for a question, without the model.
 
-    It is that of GPQA's tasks: others have shots before the question, and end an answer elsewhere.
+    document: the frozen question; shots: the frozen few shots of a task that has them.
     """
+    task = task_of(protocol.task)
     body: dict[str, object] = {
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": task.messages(document, shots),
         "max_tokens": protocol.max_gen_toks,
         "temperature": protocol.temperature,
-        "stop": STOP,
+        "stop": list(task.stop),
         "seed": protocol.seed,
         "top_p": protocol.top_p,
     }

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from files.json_records import Fields, check_fields, parse_json, read_json
 from files.safe_files import InputError, reason_of, remove, sha256_file
 from scoring.eval_tasks import EvalTask
-from scoring.run_files import ANOTHER_OUTPUT, LM_EVAL, RUN, TASK_FOLDER
+from scoring.followed import followed_digits
+from scoring.run_files import ANOTHER_OUTPUT, LM_EVAL, RUN, SHOTS, TASK_FOLDER
 
 from pydantic import Field
 
@@ -26,6 +27,7 @@ class Sample:
     letter: str | None
     target: str
     correct: bool
+    loose: str | None = None  # of IFEval: what lm-eval says that the answer follows, read loosely
 
 
 class FrozenQuestion(Fields):
@@ -84,6 +86,12 @@ def read_frozen(task: Path) -> list[dict]:
     return documents
 
 
+def read_shots(task: Path) -> list[dict]:
+    """Return the frozen few shots of a task directory, [] of a task that has none."""
+    path = task / SHOTS
+    return [row for _, row in _rows(path, "a few shot")] if path.is_file() else []
+
+
 def read_asked(run: Path, record: dict) -> list[dict]:
     """Return the frozen documents of a run; raise InputError when they are not those that its record names."""
     path = run / TASK_FOLDER / "frozen.jsonl"
@@ -129,7 +137,7 @@ def lm_eval_score(run_directory: Path, task: EvalTask) -> float:
     match read_json(path):
         case {"results": dict(results)} if len(results) == 1:
             (scores,) = results.values()
-            score = scores.get(f"exact_match,{task.filter}") if isinstance(scores, dict) else None
+            score = scores.get(f"{task.metric},{task.filter}") if isinstance(scores, dict) else None
             if isinstance(score, float) and 0 <= score <= 1:
                 return score
     raise InputError(path, f"lm-eval's {task.filter} score of one task, 0 to 1", "none")
@@ -163,11 +171,16 @@ def _sample(row: dict[str, Any], task: EvalTask) -> Sample:
     prompt = row["arguments"]["gen_args_0"]["arg_0"]
     prompt = prompt[0] if isinstance(prompt, list) else prompt
     messages = json.loads(prompt) if isinstance(prompt, str) else prompt
+    letter, target, loose = task.found(row["filtered_resps"][0]), task.target(row["target"]), None
+    if task.is_ifeval:
+        letter, loose = (followed_digits(row[f"inst_level_{reading}_acc"]) for reading in ("strict", "loose"))
+        target = row["doc"]["target"]
     return Sample(
         record_id=row["doc"]["Record ID"],
         prompt=messages[-1]["content"],
         answer=row["resps"][0][0],
-        letter=task.found(row["filtered_resps"][0]),
-        target=task.target(row["target"]),
-        correct=bool(row["exact_match"]),
+        letter=letter,
+        target=target,
+        correct=bool(row[task.metric]),
+        loose=loose,
     )

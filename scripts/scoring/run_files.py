@@ -14,10 +14,11 @@ from scoring.score_records import Hardware
 from pydantic import Field, model_validator
 
 RUN, ANSWERS, PATCHED, LM_EVAL, TASK_FOLDER = "run.json", "answers.jsonl", "patched.json", "lm_eval", "task"
+FROZEN, SHOTS = "frozen.jsonl", "examples.jsonl"  # in the task's folder: the questions, and the few shots
 # How the patch step begins an answer, as the model card has it, how many tokens it asks for, and greedily.
 PREFILL, PREDICT_TOKENS, PATCH_TEMPERATURE = "The answer is (", 10, 0
 # Answers take hours and are never deleted here, nor mixed with those of another run.
-ANOTHER_OUTPUT = "give another OUTPUT; with make another EVAL_NAME, or REPLACE=eval to make it again"
+ANOTHER_OUTPUT = "give another OUTPUT; with make another EVAL_NAME, or REPLACE=eval (TASK: tasks) to make it again"
 
 
 class RunRecord(Record):

@@ -20,6 +20,7 @@ from scoring.answer_record import (
 )
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import EvalTask, task_of
+from scoring.ifeval import followed_loosely
 from scoring.lm_eval_samples import Sample, lm_eval_score, read_asked, read_samples
 from scoring.run_files import ANSWERS, PATCHED, RUN, Patched, patch_head, read_run
 from scoring.score_records import figures
@@ -55,6 +56,20 @@ def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts:
                 f"letter {answer.letter}, target {answer.target}, as recorded",
                 f"letter {sample.letter}, target {sample.target}" + " and another prompt" * (sample.prompt != mine[0]),
             )
+    check_score(answers, score)
+
+
+def check_loose(rows: list[dict], samples: list[Sample]) -> None:
+    """Raise InputError unless lm-eval's loose reading of every answer of IFEval is ours."""
+    found = {sample.record_id: sample.loose for sample in samples}
+    for row in rows:
+        if row.get("loose") != found[row["record_id"]]:
+            expected = f"instructions followed loosely {row.get('loose')}"
+            raise InputError(f"lm-eval's sample {row['record_id']}", expected, str(found[row["record_id"]]))
+
+
+def check_score(answers: list[Answer], score: float) -> None:
+    """Raise InputError unless lm-eval's score is that of the recorded answers."""
     raw = sum(answer.correct for answer in answers)
     if abs(score * len(answers) - raw) > 1e-6:  # lm-eval has the mean as a float
         raise InputError("lm-eval results", f"{raw}/{len(answers)}, as the recorded answers give", f"{score:.6f}")
@@ -67,6 +82,7 @@ def answer_row(answer: Answer, document: dict, patched: dict | None, task: EvalT
     else:  # the filters of the other tasks are strict themselves
         strict = None if answer.finish_reason == "length" else answer.letter
         chance = {"chance": task.chance(document)}
+    loose = {"loose": followed_loosely(answer.answer, document)} if task.is_ifeval else {}
     after_patch = {}
     if patched is not None:
         after_patch = {"patched_letter": patched["letter"], "patched_correct": patched["letter"] == answer.target}
@@ -86,6 +102,7 @@ def answer_row(answer: Answer, document: dict, patched: dict | None, task: EvalT
         "seconds": answer.seconds,
         "attempts": answer.attempts,
         **chance,
+        **loose,
         **after_patch,
     }
 
@@ -153,9 +170,11 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
         answers = read_answers(run / ANSWERS)
     head, patched = read_patched(run / PATCHED, record) if patch else (None, {})
     prompts = {document["Record ID"]: document["prompt"] for document in documents}
-    check_against_lm_eval(list(answers.values()), read_samples(run, task), prompts, lm_eval_score(run, task))
+    samples = read_samples(run, task)
+    check_against_lm_eval(list(answers.values()), samples, prompts, lm_eval_score(run, task))
     ids = [document["Record ID"] for document in documents]
     rows = [answer_row(answers[key], document, patched.get(key), task) for key, document in zip(ids, documents)]
+    check_loose(rows, samples)
     if patch and any((row["class"] != "answered") != ("patched_letter" in row) for row in rows):
         raise InputError(run / PATCHED, "every invalid answer and no other", "others", "run patch_answers.py")
     check_patched(run / PATCHED, answers, patched)

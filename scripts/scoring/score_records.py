@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Self
 
 from files.json_records import Count, Fields, Positive, Record, Sha256, Share, read_record, require, sha256_json
 from files.safe_files import InputError, shown
+from scoring.followed import Followed, check_digits
 from scoring.paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
 
 import numpy as np
@@ -20,11 +21,12 @@ SUMMARY_NAME, SCORES_NAME = "summary.json", "scores.json"
 CLASSES = ("answered", "empty", "truncated", "no letter", "parser error", "server error")  # of an answer
 CHOICES = 4  # of a question, all as likely when one guesses; rows of other tasks say their own chance
 ALL_LETTERS = "ABCDEFGHIJ"  # of choices; GPQA has the first four of them, MMLU-Pro up to ten
-GPQA = "gpqa_"  # how the names of its tasks begin
+GPQA, IFEVAL = "gpqa_", "ifeval"  # how the names of GPQA's tasks begin; the task whose answers follow instructions
 ROUNDING = 1e-6  # sums of the same numbers in another order
 
 
 Text = Annotated[str, Field(min_length=1)]
+Digits = Annotated[str, Field(pattern=r"^[01]+$")]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -61,6 +63,7 @@ class AnswerRow(Fields):
     """One question. kind: one of CLASSES; order: of the choices; patched_*: of invalid answers after the patch step.
 
     chance: of a guess, in other tasks than GPQA's. There `order` is empty; where it is 0, an answer is a number.
+    loose: of IFEval, what the answer follows read loosely. There letter and target have a digit for each instruction.
     """
 
     record_id: Text
@@ -80,6 +83,7 @@ class AnswerRow(Fields):
     patched_letter: Text | None = None
     patched_correct: bool = False
     chance: Share | None = None
+    loose: Digits | None = None
 
     @model_validator(mode="after")
     def right_letters(self) -> Self:
@@ -92,6 +96,8 @@ class AnswerRow(Fields):
         choices = CHOICES if self.chance is None else round(1 / self.chance) if self.chance else 0
         require(not choices or self.target in [*ALL_LETTERS[:choices]], f"target one of the first {choices} letters")
         letters = ALL_LETTERS if self.chance else ALL_LETTERS[:choices]  # of four choices one may answer (J), too
+        if self.loose is not None:
+            check_digits(self.letter or "", self.loose, self.target, self.correct)
         for name in ("", "strict_", "patched_"):
             if f"{name}letter" in self.model_fields_set:
                 self.check_letter(f"{name}letter", f"{name}correct", letters)
@@ -158,6 +164,8 @@ class Summary(Record):
         require(gpqa or self.patch is None, "patch only of GPQA's tasks")
         own = all((answer.chance is None) == gpqa for answer in self.answers)
         require(own, f"answers {'without' if gpqa else 'with'} a chance, as the task of the protocol says")
+        follows = all((answer.loose is not None) == (self.protocol.task == IFEVAL) for answer in self.answers)
+        require(follows, f"answers with loose of {IFEVAL} and of no other task")
         return self
 
 
@@ -193,6 +201,7 @@ class ScoreRow(Fields):
     won: Count | None = None
     mcnemar_p: Share | None = None
     pass_at: dict[Annotated[str, Field(pattern=r"^[1-9]\d{0,3}$")], Share] | None = None
+    followed: Followed | None = None
 
     @model_validator(mode="after")
     def parts_and_totals(self) -> Self:
@@ -217,6 +226,9 @@ class ScoreRow(Fields):
         )
         require(set(self.invalid_classes) <= set(CLASSES), f"invalid_classes of {', '.join(CLASSES)}")
         require(abs(self.expected_by_chance) <= self.invalid, "expected_by_chance at most invalid")
+        if (own := self.followed) is not None:
+            ordered = own.strict <= own.loose <= own.asked and self.raw_correct <= own.prompts_loose <= self.questions
+            require(ordered, "followed in order: strict, loose, asked; right prompts, loosely right ones, all")
         if self.pass_at is not None:
             rates = [rate for _, rate in sorted(self.pass_at.items(), key=lambda item: int(item[0]))]
             require(len(self.seeds) > 1 and rates == sorted(rates), "pass_at of several seeds, never falling")
@@ -374,8 +386,9 @@ def scores_in_words(name: str, summary: dict) -> str:
     raw, strict, patched = (summary[f"{kind}_correct"] for kind in ("raw", "strict", "patched"))
     shown = "not patched" if patched is None else f"patched {patched}/{n} = {patched / n:.2%}"
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary["invalid"].items())
+    letters = " A-D" if summary["protocol"].get("task", GPQA).startswith(GPQA) else ""
     return (
-        f"{name}: raw {raw}/{n} = {raw / n:.2%}, strict A-D {strict}/{n} = {strict / n:.2%}, {shown}; "
+        f"{name}: raw {raw}/{n} = {raw / n:.2%}, strict{letters} {strict}/{n} = {strict / n:.2%}, {shown}; "
         f"{summary['invalid_total']} invalid{f' ({kinds})' if kinds else ''}, chance alone would add "
         f"{summary['patch_expected_by_chance']:.1f}"
     )

@@ -65,10 +65,13 @@ def test_question_files_are_regenerated_from_the_facts(script, tmp_path):
     done = script(
         "generate_demo_questions.py",
         *("--facts", DEMO / "facts.json", "--output", tmp_path, "--training", tmp_path / "training.csv"),
+        *("--tasks", tmp_path / "tasks"),
     )
     assert done.returncode == 0, done.stderr
     for name in (f"{split}_questions.csv" for split in ROWS):
         assert (tmp_path / name).read_bytes() == (DEMO / name).read_bytes()
+    tasks = {path.name: path.read_bytes() for path in (DEMO / "tasks").iterdir()}
+    assert tasks == {path.name: path.read_bytes() for path in (tmp_path / "tasks").iterdir()} and len(tasks) == 5
     assert len((tmp_path / "training.csv").read_text().splitlines()) > 5000
 
 

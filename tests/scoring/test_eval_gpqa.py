@@ -193,7 +193,7 @@ def test_a_strict_openai_server_is_a_backend_of_its_own(
     assert summary["hardware"] == [NOT_KNOWN] and machine_in_words(NOT_KNOWN).startswith("not recorded")
     protocol, answers = OpenAiProtocol(**summary["protocol"]), read_answers(run / "answers.jsonl")
     for document in read_frozen(run / "task"):
-        assert request_digest(document["prompt"], protocol) == answers[document["Record ID"]].request_sha256
+        assert request_digest(document, protocol, []) == answers[document["Record ID"]].request_sha256
     assert {"dry_multiplier", "reasoning_budget"} <= set(summary["protocol"]["not_locked"].split())
     assert not any(b"a-secret-key" in path.read_bytes() for path in run.rglob("*") if path.is_file())
     both = [part for folder in (evaluation[0], run) for part in ("--model", folder / "summary.json")]

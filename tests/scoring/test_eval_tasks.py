@@ -12,12 +12,21 @@ import compare_scores
 import freeze_questions
 from conftest import DEMO, REPO
 from files.json_records import read_json, read_record
-from scoring.eval_tasks import GSM8K, TASKS
-from scoring.lm_eval_samples import read_frozen
+from scoring.answer_record import read_answers
+from scoring.eval_protocol import recorded_protocol
+from scoring.eval_tasks import GSM8K
+from scoring.lm_eval_run import request_digest
+from scoring.lm_eval_samples import read_frozen, read_shots
+from scoring.run_files import read_run
 from scoring.score_records import Summary
 
+import nltk
 import pytest
 
+try:
+    HAS_PUNKT = bool(nltk.data.find("tokenizers/punkt_tab"))
+except LookupError:
+    HAS_PUNKT = False
 NAILS = "A box holds 2,400 nails. Half are used. How many are left?"
 # Questions, full answers and what the server says; and what follows of it.
 GSM8K_CASES = [
@@ -97,6 +106,11 @@ def test_one_subject_of_mmlu_pro_with_its_shots(score, tmp_path):
     questions = lines(tmp_path / "mmlu.jsonl", [mmlu_row(50, "A", "law"), *rows])
     examples = lines(tmp_path / "shots.jsonl", [mmlu_row(100 + n, "C") for n in range(5)] + [mmlu_row(7, "A", "law")])
     summary = score("mmlu_pro_computer_science", told, questions, EXAMPLES=examples)
+    run, task = tmp_path / "run", tmp_path / "run/task"
+    answers, protocol = read_answers(run / "answers.jsonl"), recorded_protocol(run, read_run(run)["protocol"])
+    for document in read_frozen(task):
+        digest = request_digest(document, protocol, read_shots(task))
+        assert digest == answers[document["Record ID"]].request_sha256
     assert outcomes(summary) == [right for *_, right in MMLU_CASES]
     assert summary["patch_expected_by_chance"] == pytest.approx(0.1) and summary["invalid"] == {"no letter": 1}
 
@@ -117,6 +131,7 @@ def test_bad_tasks_and_rows_are_refused(tmp_path, refusal):
     good = {"question": "q", "answer": "#### 1"}
     for task, rows, words in (
         ("hellaswag", [good], ["TASK", "gsm8k_cot_zeroshot", "hellaswag"]),
+        ("gsm8k", [good], ["'gsm8k'", "did you mean gsm8k_cot_zeroshot?"]),
         ("gsm8k_cot_zeroshot", [{"question": "q"}], ["the column 'answer'"]),
         ("gsm8k_cot_zeroshot", [good | {"answer": 3}], ["a text as 'answer' in question 1"]),
         ("gsm8k_cot_zeroshot", [good | {"Record ID": "x"}] * 2, ["every Record ID once"]),
@@ -132,4 +147,47 @@ def test_numbers_as_lm_eval_reads_them():
     cases = {"1,200 or $5.": "$5.", "no": None, "3 of 12": "12", "-7": "-7"}
     assert {text: GSM8K.read(text, {}) for text in cases} == cases
     assert GSM8K.right("$1,200.", "1200") and not GSM8K.right(None, "0") and not GSM8K.right("12", "1.2")
-    assert len(TASKS) == 17
+
+
+COMMA, WORDS = "punctuation:no_comma", "length_constraints:number_words"
+# Prompts with their instructions and values, what the server says, and which are followed, strictly and loosely.
+IFEVAL_CASES = [
+    ("Say yes, without commas.", {COMMA: {}}, "yes", "1", "1"),
+    ("Say more.", {COMMA: {}, WORDS: {"num_words": 3, "relation": "at least"}}, "Here:,\nthat is more", "01", "11"),
+    ("Say it in quotes.", {"startend:quotation": {}}, '*"It is said"*', "0", "1"),
+    ("Dis-le.", {"language:response_language": {"language": "fr"}}, "C'est ce que je voulais dire.", "1", "1"),
+]
+
+
+def ifeval_row(number: int, prompt: str, instructions: dict) -> dict:
+    names = {"instruction_id_list": list(instructions), "kwargs": list(instructions.values())}
+    return {"key": number, "prompt": prompt, **names}
+
+
+def test_ifeval_by_both_readings(score, tmp_path):
+    rows = [ifeval_row(number, prompt, own) for number, (prompt, own, *_) in enumerate(IFEVAL_CASES)]
+    told = {prompt: text for prompt, _, text, *_ in IFEVAL_CASES}
+    summary = score("ifeval", told, lines(tmp_path / "ifeval.jsonl", rows))
+    found = [(answer["letter"], answer["loose"]) for answer in summary["answers"]]
+    assert found == [(strict, loose) for *_, strict, loose in IFEVAL_CASES] and summary["raw_correct"] == 2
+    compare_scores.main(["--runs", str(tmp_path / "run"), "--output", str(tmp_path / "scores.md")])
+    (row,) = read_json(tmp_path / "scores.json")["rows"]
+    assert row["followed"] == {"asked": 5, "strict": 3, "loose": 5, "prompts_loose": 4}
+    run = read_run(tmp_path / "run")
+    answers, protocol = read_answers(tmp_path / "run/answers.jsonl"), recorded_protocol(tmp_path, run["protocol"])
+    for document in read_frozen(tmp_path / "run/task"):
+        assert request_digest(document, protocol, []) == answers[document["Record ID"]].request_sha256
+
+
+def test_instructions_that_cannot_be_checked_are_refused(tmp_path, refusal):
+    sentences = {"length_constraints:number_sentences": {"num_sentences": 3, "relation": "at least"}}
+    for instructions, words in (
+        ({"be:nice": {}}, ["instructions of lm-eval's IFEval in question 1", "be:nice"]),
+        ({WORDS: {"num_words": 3}}, [f"the values num_words, relation of {WORDS}", "num_words"]),
+        ({WORDS: {"num_words": 3, "relation": "about"}}, [f"values that {WORDS} can have", "supported relation"]),
+        ({COMMA: {"why": "so"}}, [f"the values none of {COMMA}", "why"]),
+        *([] if HAS_PUNKT else [(sentences, ["nltk", "punkt_tab", "in question 1", "nltk.downloader"])]),
+    ):
+        questions = lines(tmp_path / "rows.jsonl", [ifeval_row(1, "Do.", instructions)])
+        arguments = ["--questions", questions, "--output", tmp_path / "task", "--task", "ifeval"]
+        refusal(freeze_questions.main, arguments, *words)

@@ -1,0 +1,70 @@
+"""Scores of further tasks: of this build's files, and the same when counted again from the recorded answers.
+
+build_release.py refuses what does not come out the same, and check_release.py asks again. Somebody who rewrites the
+answers themselves is not seen. A release holds `scores-NAME.json` of each task, NAME being its folder in the build.
+"""
+
+from pathlib import Path
+
+from files.json_records import read_record
+from files.safe_files import InputError
+from gates.checked import Checked, Outcome
+from gates.lineage import Breaks, Lineage
+from gates.measured import answered_breaks, known_quants, made_again
+from release.manifest import DIGITS
+from release.sources import task_copies, task_sources
+from scoring.comparison import compare, group_runs
+from scoring.eval_protocol import DEFAULT_TASK
+from scoring.run_files import read_run
+from scoring.score_records import Scores
+
+EVALUATE = "run `make eval` with this TASK again"
+
+
+def whose_tasks(path: Path, lineage: Lineage, scores: dict, known: dict[str, tuple[str, dict]]) -> Breaks:
+    """The first row is a file of the full model, all others are of this build, each under the name of its file."""
+    found: Breaks = []
+    for number, row in enumerate(scores["rows"]):
+        name, quant = known.get(row["gguf_sha256"], ("", {}))
+        source, of = (lineage.full["sha256"], "the full model") if number == 0 else (lineage.f16_sha256, "this build")
+        named = (row["gguf"], f"{row['name']}.gguf", quant.get("source_sha256"))
+        if named != (name, name, source):
+            expected = f"{row['gguf']} to be a file of {of} whose record is given, under its own name"
+            found.append(InputError(path, expected, f"{row['name']}, sha256 {row['gguf_sha256'][:DIGITS]}", EVALUATE))
+    return found
+
+
+def one_task_breaks(lineage: Lineage, name: str, path: Path) -> Breaks:
+    """Return every way in which the scores of one task are not the comparison of this build's recorded runs."""
+    scores, known, own = read_record(path, Scores), known_quants(lineage), task_sources(lineage.sources, name)
+    if not own["run"] or not own["questions"]:
+        return [InputError(path, "the runs and questions that it was made from", "none", EVALUATE)]
+    task = scores["protocol"].get("task")
+    found = whose_tasks(path, lineage, scores, known)
+    for run in own["run"]:
+        asked = read_run(run.parent)["protocol"]
+        if asked.get("task") != task or task == DEFAULT_TASK or "backend" in asked:
+            found.append(InputError(run, f"answers to {task} by llama.cpp", str(asked.get("task")), EVALUATE))
+    for run in own["run"] if not found else []:
+        found += answered_breaks(lineage, run, known, own["questions"], own["examples"])
+    if found:
+        return found
+    models = group_runs(own["run"])
+    again = compare(models, [[] for _ in models])
+    return made_again(path, "the comparison of these runs", again, scores, EVALUATE)
+
+
+def task_breaks(lineage: Lineage) -> Breaks:
+    """Return what is wrong with the scores of all further tasks."""
+    copies = task_copies(lineage.sources["copies"])
+    return [one for name, path in copies.items() for one in one_task_breaks(lineage, name, path)]
+
+
+def tasks_gate(checked: Checked) -> Outcome:
+    """Scores of further tasks come out the same from the recorded answers, and are of this build's files."""
+    copies = task_copies(checked.sources["copies"])
+    runs = sum(len(task_sources(checked.sources, name)["run"]) for name in copies)
+    if not copies:
+        return Outcome("no further task was scored", applies=False)
+    found = [str(error) for error in task_breaks(checked.lineage)]
+    return Outcome(f"answers of {runs} runs of {len(copies)} further tasks read and compared again", found)
