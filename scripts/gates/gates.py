@@ -325,7 +325,7 @@ def private_gate(checked: Checked) -> Outcome:
 def questions_gate(checked: Checked) -> Outcome:
     """No text of the build's questions is in anything that is published."""
     paths = list((checked.sources.get("asked") or checked.sources["questions"]).values())
-    paths += [path for files in task_files(checked.sources["tasks"]).values() for path in files]
+    paths += [path for files in task_files(checked.sources.get("tasks", {})).values() for path in files]
     if not paths:
         # A pass would say more than is known.
         line = f"{checked.folder}: expected question files to compare with (--questions), found none"

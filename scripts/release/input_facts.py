@@ -159,7 +159,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     questions = list(sources["questions"].values())
     origins = sources["origins"]
     licence = licence_of(origins["source"]) if "source" in origins else None
-    tasks = {name: named_digests(paths) for name, paths in task_files(sources["tasks"]).items()}
+    tasks = {name: named_digests(paths) for name, paths in task_files(sources.get("tasks", {})).items()}
     return {
         **({"tasks": tasks} if tasks else {}),  # a release without any is as it was
         "questions": named_digests(questions),

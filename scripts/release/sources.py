@@ -62,7 +62,7 @@ def task_copies(copies: dict[str, Path]) -> dict[str, Path]:
 
 def task_sources(sources: dict[str, dict[str, Path]], name: str) -> dict[str, list[Path]]:
     """Return what the scores of a further task were made from: its runs, questions and few shots."""
-    own = {key: path for key, path in sources["tasks"].items() if key.split(" ")[1] == name}
+    own = {key: path for key, path in sources.get("tasks", {}).items() if key.split(" ")[1] == name}
     return {
         kind: [path for key, path in own.items() if key.split(" ")[0] == kind]
         for kind in ("run", "questions", "examples")
