@@ -2,14 +2,15 @@
 
 Layer by layer, with the inputs that the layer has once the layers below are split (the student's), on some chats:
 
-- An expert's logit is the logarithm of the size of its output, by ridge regression on the layer's input. Halved, so
-  that the weights of a token's chosen experts differ a few times and not a hundred times.
+- An expert's logit is the logarithm of the size of its output, by ridge regression on the layer's input. So a weight
+  goes with the size that is expected of the output.
 - The down projections are fitted again by ridge regression, towards what the dense model has after the layer. They
   start at the dense ones times one factor. So each layer also makes up for the error of those below.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from language.neuron_split import SplitLayer, balanced_clusters, layer_tensors, split_layer
 
@@ -18,7 +19,6 @@ import transformers
 from torch.nn import functional
 
 ROUTER_RIDGE, DOWN_RIDGE = 1e-2, 1e-2  # of the mean square of an input
-LOGIT_SCALE = 0.5
 LEAST_NORM = 1e-6
 CLUSTER_EVERY = 4  # every so manieth token: the clusters need fewer than the fits
 CHATS_AT_ONCE = 8
@@ -54,7 +54,7 @@ def fit_layer(dense: SplitLayer, inputs: torch.Tensor, wanted: torch.Tensor, cou
     """Return a layer with `count` experts active whose output on inputs [N, H] is near to `wanted` [N, H]."""
     active = inner(dense, inputs)
     sizes = output_norms(dense, active).clamp_min(LEAST_NORM).log()
-    router = (ridge(inputs, sizes - sizes.mean(), ROUTER_RIDGE) * LOGIT_SCALE).T.contiguous()
+    router = ridge(inputs, sizes - sizes.mean(), ROUTER_RIDGE).T.contiguous()
     weighted = (active * routing_weights(router, inputs, count)[:, :, None]).flatten(1)
     down = dense.down.transpose(1, 2).flatten(0, 1)  # [neurons, H]
     put_out = weighted @ down
@@ -79,7 +79,7 @@ class Stream:
         self.hidden = model.model.embed_tokens(ids)
         self.positions = model.model.rotary_emb(self.hidden, torch.arange(length)[None])
 
-    def attend(self, layer: torch.nn.Module) -> None:
+    def attend(self, layer: Any) -> None:
         """Add a layer's attention."""
         for chats in self.hidden.split(CHATS_AT_ONCE):  # views: in place
             normed = layer.input_layernorm(chats)
@@ -95,7 +95,7 @@ class Stream:
         self.hidden[self.mask] += outputs
 
 
-def cluster_features(layer: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+def cluster_features(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     """Return how much each neuron puts out on each of the inputs [N, H], as [neurons, N]."""
     active = functional.silu(layer.gate_proj(inputs)) * layer.up_proj(inputs)
     return (active.abs() * layer.down_proj.weight.norm(dim=0)).T
@@ -110,7 +110,8 @@ def split_model(
     chats: token ids, whose activations part the neurons and fit the routers.
     """
     full, split = Stream(model, chats), Stream(model, chats)
-    for number, layer in enumerate(model.model.layers):
+    blocks: Any = model.model.layers  # transformers' layers have no types
+    for number, layer in enumerate(blocks):
         full.attend(layer)
         inputs = layer.post_attention_layernorm(full.tokens)
         of_neuron = balanced_clusters(cluster_features(layer.mlp, inputs[::CLUSTER_EVERY]), experts)

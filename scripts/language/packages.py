@@ -39,7 +39,7 @@ def fetch_package(package: Package, folder: Path) -> Path:
     if not wheel.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary", ":all:", "--dest", folder, package.requirement]
+        command += ["--only-binary", ":all:", "--dest", str(folder), package.requirement]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS)
         except subprocess.TimeoutExpired as error:
