@@ -6,6 +6,8 @@ import zipfile
 from build_language_model import dense_model, mixtral_config, write_json_files
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
+from checkpoints.checkpoint import read_checkpoint, read_config
+from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from files.safe_files import InputError, write_csv
 from language.dense_gguf import read_dense, rows_in_halves
 from language.fitted_experts import split_model
@@ -129,6 +131,15 @@ def test_a_fitted_router_is_nearer_to_the_dense_model_than_one_of_chance(tiny, c
         return sum(float((one - other).square().sum()) for one, other in zip(dense, others))
 
     assert distance(fitted) < 0.5 * distance(chance)
+
+
+def test_the_pipeline_knows_all_experts_of_a_split_checkpoint(tiny, chats, tmp_path):
+    split_logits(tiny, chats[:1], ACTIVE, tmp_path / "split")
+    tensors, config = read_checkpoint(tmp_path / "split"), read_config(tmp_path / "split")
+    family = family_of(tmp_path, config, list(tensors))
+    shape = shape_of(tmp_path, family, config)
+    assert (shape.experts, shape.top_k, len(shape.layers)) == (EXPERTS, ACTIVE, LAYERS)
+    assert len(expert_tensors(tmp_path, family, tensors, shape)) == LAYERS * (1 + 3 * EXPERTS)
 
 
 def test_the_same_input_gives_the_same_experts(tiny, chats):
