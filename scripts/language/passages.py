@@ -48,7 +48,7 @@ def passages_of(text: str, count: int) -> list[tuple[list[str], list[str]]]:
     return found
 
 
-def question_rows(texts: dict[str, str], part: str, per_text: int, most: int) -> list[dict[str, str]]:
+def passage_rows(texts: dict[str, str], part: str, per_text: int, most: int) -> list[dict[str, str]]:
     """Return up to `most` questions of a part, up to `per_text` of a speech, evenly drawn.
 
     texts: by file name, such as 1790-Washington-1.txt.

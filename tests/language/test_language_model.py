@@ -13,7 +13,7 @@ from language.dense_gguf import read_dense, rows_in_halves
 from language.fitted_experts import split_model
 from language.neuron_split import balanced_clusters
 from language.packages import Package, fetch_package, read_texts
-from language.passages import PARTS, passages_of, question_rows, sentences_of
+from language.passages import PARTS, passages_of, passage_rows, sentences_of
 
 import gguf
 import numpy as np
@@ -188,7 +188,7 @@ def test_passages_are_whole_sentences_and_what_follows_them():
 
 
 def test_no_speech_is_in_two_parts_and_the_questions_are_the_pipelines(tmp_path):
-    parts = {part: question_rows(speeches(), part, 3, 100) for part in set(PARTS)}
+    parts = {part: passage_rows(speeches(), part, 3, 100) for part in set(PARTS)}
     of_part = {part: {row["Record ID"].rpartition("-")[0] for row in rows} for part, rows in parts.items()}
     assert sum(map(len, of_part.values())) == len(set().union(*of_part.values())) == 12
     for part, rows in parts.items():
