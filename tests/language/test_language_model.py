@@ -13,7 +13,7 @@ from language.dense_gguf import read_dense, rows_in_halves
 from language.fitted_experts import split_model
 from language.neuron_split import balanced_clusters
 from language.packages import Package, fetch_package, read_texts
-from language.passages import PARTS, passages_of, passage_rows, sentences_of
+from language.passages import PARTS, passage_rows, passages_of, sentences_of
 
 import gguf
 import numpy as np
