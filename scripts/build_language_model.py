@@ -11,7 +11,7 @@ Example: .venv/bin/python scripts/build_language_model.py --downloads build/down
 
 Its experts are neurons of a dense model, split by when they are active, and never trained as experts. Routers and down
 projections are fitted in closed form (language/fitted_experts.py). With --active as large as --experts the checkpoint
-equals the dense model but for rounding. A checkpoint of these packages, options and code is left as it is.
+equals the dense model but for rounding. OUTPUT/fitting_questions.csv holds what the fits were made on.
 """
 
 import argparse

@@ -50,8 +50,10 @@ def routing_weights(router: torch.Tensor, inputs: torch.Tensor, count: int) -> t
     return torch.zeros(len(inputs), len(router)).scatter(1, index, largest.softmax(1))
 
 
-def fit_layer(dense: SplitLayer, inputs: torch.Tensor, wanted: torch.Tensor, count: int) -> SplitLayer:
-    """Return a layer with `count` experts active whose output on inputs [N, H] is near to `wanted` [N, H]."""
+def fit_layer(
+    dense: SplitLayer, inputs: torch.Tensor, wanted: torch.Tensor, count: int
+) -> tuple[SplitLayer, torch.Tensor]:
+    """Return a layer of `count` active experts, fitted to put out `wanted` [N, H], and its output on inputs [N, H]."""
     active = inner(dense, inputs)
     sizes = output_norms(dense, active).clamp_min(LEAST_NORM).log()
     router = ridge(inputs, sizes - sizes.mean(), ROUTER_RIDGE).T.contiguous()
@@ -60,13 +62,8 @@ def fit_layer(dense: SplitLayer, inputs: torch.Tensor, wanted: torch.Tensor, cou
     put_out = weighted @ down
     down = down * ((put_out * wanted).sum() / put_out.square().sum())
     down = down + ridge(weighted, wanted - weighted @ down, DOWN_RIDGE)
-    return replace(dense, router=router, down=down.view(*dense.gate.shape).transpose(1, 2).contiguous())
-
-
-def layer_output(layer: SplitLayer, inputs: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the layer's output [N, H] on inputs [N, H]."""
-    weighted = inner(layer, inputs) * routing_weights(layer.router, inputs, count)[:, :, None]
-    return weighted.flatten(1) @ layer.down.transpose(1, 2).flatten(0, 1)
+    fitted = replace(dense, router=router, down=down.view(*dense.gate.shape).transpose(1, 2).contiguous())
+    return fitted, weighted @ down
 
 
 class Stream:
@@ -121,6 +118,6 @@ def split_model(
         if count < experts:
             split.attend(layer)
             inputs = layer.post_attention_layernorm(split.tokens)
-            parted = fit_layer(parted, inputs, full.tokens - split.tokens, count)
-            split.add(layer_output(parted, inputs, count))
+            parted, outputs = fit_layer(parted, inputs, full.tokens - split.tokens, count)
+            split.add(outputs)
         yield layer_tensors(parted, number)
