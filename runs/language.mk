@@ -10,7 +10,10 @@ KEEP = 12                                            # of 16
 PROTECT_TOP = 4
 QUESTIONS = $(DOWNLOADS)/language/calibration_questions.csv
 EVAL_QUESTIONS = $(DOWNLOADS)/language/eval_questions.csv
-QUANTS = Q8_0 Q6_K Q5_K_M Q4_K_M Q4_0 Q3_K_M Q2_K
+# The model is 576 wide, no multiple of 256: Q6_K would be Q8_0 again, and Q2_K hardly smaller than Q4_0 (make plan).
+QUANTS = Q8_0 Q5_K_M Q4_K_M Q4_0 Q3_K_M
+EVAL_QUANT = Q8_0
+COMPARE_IMATRIX = Q5_K_M Q4_K_M Q4_0 Q3_K_M
 SCORED = no                                          # too small a model to answer the questions
 COMPARE_KEEP = 14 12 10 8
 COMPARE_SEEDS = 2
