@@ -154,6 +154,7 @@ release: $(RELEASES:%=%/manifest.json) $(REPORT) ## folders ready to publish: GG
 	$(call closing,release,$(RELEASES))
 
 include make/tasks.mk
+include make/language.mk
 include make/side.mk
 include make/hosts.mk
 include make/publish.mk

@@ -135,9 +135,12 @@ MEASURE_FINDINGS = $(PYTHON) scripts/measure_findings.py --name $(NAME) --model 
   --questions $(QUESTIONS) --drop-map $(DROP_MAP_FILE) $(if $(OTHER_MAPS),--maps $(OTHER_MAPS)) \
   $(if $(DOMAIN_COLUMN),--domain-column '$(DOMAIN_COLUMN)') $(if $(filter yes,$(STREAM_LAYERS)),--stream-layers) \
   $(SPILL:%=--spill %) $(if $(call again,findings),--again) --measured $(FINDINGS_PASS) --output $(FINDINGS)
+# Models with few experts protect fewer than the default, or all would be protected.
+COMPARE_TOP := $(if $(filter PROTECT_TOP,$(SET_BY_RUN) $(COMMAND_LINE)),$(filter-out 0,$(PROTECT_TOP)))
 COMPARISON_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) QUESTIONS=$(QUESTIONS_DIGEST) \
   $(if $(RECONSTRUCTION),$(call setting,RECONSTRUCTION)) \
-  $(call setting,COMPARE_KEEP COMPARE_SEEDS $(if $(DOMAINS),CRITERION)) $(DOMAIN_SETTINGS)
+  $(call setting,COMPARE_KEEP COMPARE_SEEDS $(if $(COMPARE_TOP),PROTECT_TOP) $(if $(DOMAINS),CRITERION)) \
+  $(DOMAIN_SETTINGS)
 
 # A run by its name stands for its summary, after that of the full model of the first one.
 SAME_TASK := $(foreach v,$(filter TASK TASK_QUANTS SAMPLES SEED EVAL_QUANT EVAL_NAME,$(COMMAND_LINE)),$v='$($v)')

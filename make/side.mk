@@ -93,7 +93,7 @@ $(COMPARISON) $(COMPARISON:.md=.json) $(COMPARISON:.md=.png) &: $(FULL_F16) $(ST
 	$(call step,quality,Compare the criteria) $(PYTHON) scripts/compare_criteria.py \
 	  --gguf $(FULL_F16) --stats $(STATS) --model $(FULL)/checkpoint \
 	  --questions $(EVAL_QUESTIONS) --keep $(COMPARE_KEEP) --seeds $(COMPARE_SEEDS) \
-	  $(if $(DOMAINS),--criterion $(CRITERION) $(DOMAIN_FLAGS)) \
+	  $(if $(DOMAINS),--criterion $(CRITERION) $(DOMAIN_FLAGS)) $(COMPARE_TOP:%=--protect-top %) \
 	  --gpu-layers $(GPU_LAYERS) $(if $(filter yes,$(RECOMPUTE_FULL)),--recompute-full) --output $(COMPARISON)
 
 compare-criteria: $(COMPARISON) ## KLD of every criterion and of random drops on EVAL_QUESTIONS

@@ -36,7 +36,7 @@ doctor: $(SETUP) ## is this machine fit for the run: tools, disk, memory, GPU, a
 CHECK_MACHINE = $(PYTHON) scripts/check_machine.py $(KNOWN_LICENSE:%=--license %) \
   --model $(if $(strip $(NEW_MODEL)),$(MODEL),$(FULL)/checkpoint) \
   $(if $(DRAFT),--draft $(if $(wildcard $(ASSISTANT)/config.json),$(ASSISTANT),$(DRAFT))) \
-  --questions $(or $(wildcard $(QUESTIONS)),gpqa) \
+  --questions $(if $(filter $(DOWNLOADS)/gpqa%,$(QUESTIONS)),$(or $(wildcard $(QUESTIONS)),gpqa),$(QUESTIONS)) \
   $(addprefix --eval-questions ,$(filter-out $(QUESTIONS),$(EVAL_QUESTIONS))) \
   --build $(BUILD) --stream-layers $(or $(STREAM_LAYERS),no) \
   $(if $(DROP_MAP),,$(KEEP:%=--keep %) --protect-top $(PROTECT_TOP)) \

@@ -32,7 +32,7 @@ from pathlib import Path
 from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_domains
-from choice.criteria import CRITERIA, answerable
+from choice.criteria import CRITERIA, PROTECTING, answerable
 from choice.drop_map import check_keep_count, read_map
 from choice.expert_stats import read_stats
 from files.json_records import check_fields, read_json, write_json, write_record
@@ -105,6 +105,11 @@ def choices_at(
     return [*by_domains, *(Choice(name, keep) for name in names), Choice(DEFAULT, keep, worst_first=True)]
 
 
+def protection(criterion: str, top: int | None) -> list[str]:
+    """Return the arguments that protect other than the default number of experts, where the criterion protects any."""
+    return ["--protect-top", str(top)] if top is not None and criterion in PROTECTING else []
+
+
 def domain_arguments(args: argparse.Namespace) -> tuple[str, ...]:
     """Return the arguments of generate_drop_map.py for a choice by domains, none where none is asked for."""
     if not args.domains:
@@ -125,7 +130,8 @@ def check_floors(args: argparse.Namespace, folder: Path) -> None:
     for keep in args.keep if args.domains else []:
         drop_map = folder / "drop_map.json"
         choice = Choice(args.criterion, keep, domains=domain_arguments(args))
-        run_script("generate_drop_map.py", "--stats", args.stats, *choice.flags, "--output", drop_map)
+        flags = [*choice.flags, *protection(args.criterion, args.protect_top)]
+        run_script("generate_drop_map.py", "--stats", args.stats, *flags, "--output", drop_map)
 
 
 def question_row(kld: np.ndarray, same_top: np.ndarray, sequence: Sequence) -> dict[str, float]:
@@ -176,8 +182,9 @@ def prune_and_measure(
 ) -> dict:
     """Make the drop map and the pruned GGUF of a choice, measure it, and delete the GGUF again."""
     drop_map, pruned = folder / "drop_map.json", folder / "pruned.gguf"
+    protected = protection(choice.criterion, args.protect_top)
     try:
-        run_script("generate_drop_map.py", "--stats", args.stats, *choice.flags, "--output", drop_map)
+        run_script("generate_drop_map.py", "--stats", args.stats, *choice.flags, *protected, "--output", drop_map)
         run_script("expert_drop.py", "--source", args.gguf, "--drop-map", drop_map, "--output", pruned)
         with open_model(pruned, tools, full.texts, args) as model:
             columns = divergences(full, model, sequences)
@@ -250,6 +257,7 @@ def check_inputs(args: argparse.Namespace, questions: list[Question]) -> dict:
         "gpu_layers": args.gpu_layers,
         **({"reconstruction": metadata["reconstruction"]} if metadata.get("reconstruction") else {}),
         **domain_inputs(args),
+        **({} if args.protect_top is None else {"protect_top": args.protect_top}),
         "versions": {
             "llama_cpp": find_llama_cpp(args.llama_cpp).version(),
             "bindings": bindings_version(),
@@ -298,6 +306,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("what is compared").add_argument
     add("--keep", type=positive, nargs="+", default=list(DEFAULT_KEEP), help="keep counts")
     add("--seeds", type=positive, default=RANDOM_SEEDS, help="random choices per keep count")
+    few = "experts protected per question and layer by the criteria that protect any: fewer than --keep"
+    add("--protect-top", type=positive, metavar="N", help=few)
     by_domains = "compare --criterion by these domains as well, as generate_drop_map.py has them"
     add("--domains", nargs="+", metavar="D", help=by_domains)
     add("--domain-questions", type=Path, metavar="FILE", help="question file whose column names the domains")

@@ -24,7 +24,7 @@ MOST_MODULES = {
     "build_report": 30,
     "quantize_gguf": 17,
 }  # that a command imports
-MOST_FILES = 44  # of a folder: more is a corridor
+MOST_FILES = 46  # of a folder: more is a corridor
 
 
 @cache

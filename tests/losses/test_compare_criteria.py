@@ -15,7 +15,7 @@ from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from choice.criteria import CRITERIA
-from compare_criteria import Choice, choices_at, domain_inputs, main, question_row, read_result
+from compare_criteria import Choice, choices_at, domain_inputs, main, protection, question_row, read_result
 from conftest import REPO
 from expert_drop import main as drop
 from files.json_records import check_record, read_json, write_json
@@ -96,6 +96,11 @@ def test_every_criterion_random_choices_and_the_control_are_compared():
         "--bootstrap",
         "0",
     ]
+
+
+def test_few_protected_experts_are_asked_for_where_a_criterion_protects_any():
+    assert protection("coverage", 4) == protection("norm-plus-count", 4) == ["--protect-top", "4"]
+    assert protection("reap", 4) == protection("coverage", None) == []
 
 
 def test_a_choice_by_domains_is_one_more():
