@@ -21,7 +21,7 @@ LONGEST_CHAIN = 10
 MOST_MODULES = {
     "report_imatrix": 7,
     "build_imatrix": 8,
-    "build_report": 30,
+    "build_report": 34,
     "quantize_gguf": 17,
 }  # that a command imports
 MOST_FILES = 46  # of a folder: more is a corridor

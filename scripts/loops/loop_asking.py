@@ -13,7 +13,7 @@ from files.safe_files import InputError
 from loops.loop_answers import ERROR_CHARACTERS, answer_of_reply, append_loop_answer, refused_by_parser
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import LoopPrompt, LoopPrompts, request_of
-from scoring.answer_record import is_parser_error
+from scoring.answer_classes import is_parser_error
 from scoring.server_pool import AskedServer, ServerPool
 
 ATTEMPTS = 3

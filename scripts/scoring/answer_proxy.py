@@ -15,15 +15,8 @@ from pathlib import Path
 from files.json_records import sha256_json
 from files.safe_files import InputError, flush_to_disk
 from llama.llama_server import KEY_BYTES, authorization
-from scoring.answer_record import (
-    Answer,
-    append_answer,
-    class_of,
-    class_of_failure,
-    cut_half_line,
-    prompt_sha256,
-    read_answers,
-)
+from scoring.answer_classes import class_of, class_of_failure
+from scoring.answer_record import Answer, append_answer, cut_half_line, prompt_sha256, read_answers
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import TASKS, EvalTask
 from scoring.server_pool import AskedServer, Attempts, ServerPool

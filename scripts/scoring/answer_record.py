@@ -19,17 +19,13 @@ from typing import Any
 from chats.questions import LETTERS
 from files.json_records import parse_json
 from files.safe_files import InputError
-from scoring.score_records import CLASSES
+from scoring.answer_classes import CLASSES, class_of_failure
 
 
 def prompt_sha256(prompt: str) -> str:
     """Return the hex sha256 of a user message."""
     return hashlib.sha256(prompt.encode()).hexdigest()
 
-
-# llama-server's parsers follow the chat template's format, here "peg-gemma4". The text that does not match it is the
-# model's own and follows from the seed.
-PARSER_ERROR = re.compile(r"HTTP 500: .*does not match the expected \S+ format", re.DOTALL)
 
 FINISH_REASONS = (None, "stop", "length", "tool_calls", "content_filter", "function_call")  # of OpenAI's interface
 
@@ -40,7 +36,7 @@ class Answer:
 
     `answer` and `reasoning` are the server's texts. `letter` is what flexible-extract finds (A to D, or None).
     `asked_at` is in seconds since 1970, `seconds` the time of all attempts. `errors` has a line for each attempt that
-    failed. `kind` is one of score_records.CLASSES. `server` is the one of several that gave the answer.
+    failed. `kind` is one of answer_classes.CLASSES. `server` is the one of several that gave the answer.
     """
 
     record_id: str
@@ -123,27 +119,6 @@ def completion_letter(text: str) -> str | None:
     """Return the letter that a completion of "The answer is (" begins with, or None."""
     match = re.match(r"\s*([A-D])\b", text)
     return match[1] if match else None
-
-
-def class_of(answer: str, finish_reason: str | None, letter: str | None) -> str:
-    """Return the class of an answer that the server gave: one of score_records.CLASSES but the two of failures."""
-    # First of all: a thought that was cut off leaves an empty answer, too, and a letter in half an answer may be
-    # anything.
-    if finish_reason == "length":
-        return "truncated"
-    if not answer.strip():
-        return "empty"
-    return "answered" if letter else "no letter"
-
-
-def is_parser_error(error: str) -> bool:
-    """Tell whether a recorded error is llama-server's parser failing on what the model wrote."""
-    return PARSER_ERROR.match(error) is not None
-
-
-def class_of_failure(errors: list[str]) -> str:
-    """Return the class of a question without an answer, from the errors of its attempts."""
-    return "parser error" if is_parser_error(errors[-1]) else "server error"
 
 
 def read_answers(path: Path) -> dict[str, Answer]:

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Self
 
 from files.json_records import Count, Fields, Positive, Record, Sha256, Share, read_record, require, sha256_json
 from files.safe_files import InputError, shown
+from scoring.answer_classes import CLASSES
 from scoring.followed import Followed, check_digits
 from scoring.paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
 
@@ -18,7 +19,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 SUMMARY_NAME, SCORES_NAME = "summary.json", "scores.json"
-CLASSES = ("answered", "empty", "truncated", "no letter", "parser error", "server error")  # of an answer
 CHOICES = 4  # of a question, all as likely when one guesses; rows of other tasks say their own chance
 ALL_LETTERS = "ABCDEFGHIJ"  # of choices; GPQA has the first four of them, MMLU-Pro up to ten
 GPQA, IFEVAL = "gpqa_", "ifeval"  # how the names of GPQA's tasks begin; the task whose answers follow instructions

@@ -17,7 +17,7 @@ from typing import Any
 
 from files.safe_files import InputError
 from llama.llama_server import MAX_ANSWER_BYTES, POLL_SECONDS, LlamaServer, authorization
-from scoring.answer_record import is_parser_error
+from scoring.answer_classes import is_parser_error
 
 import aiohttp
 

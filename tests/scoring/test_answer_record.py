@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 from conftest import REPO
 from files.safe_files import InputError
+from scoring.answer_classes import class_of
 from scoring.answer_record import (
     Answer,
     append_answer,
-    class_of,
     cut_half_line,
     flexible_letter,
     letter_of,
