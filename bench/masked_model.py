@@ -5,6 +5,7 @@ is copied, so a choice is measured in seconds on the demo. All in fp32, where th
 """
 
 import sys
+from collections.abc import Sequence as Several
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,15 @@ class MaskedModel:
         self.layers = list(self.model.model.layers)
         self.experts: int = self.layers[0].experts.num_experts
         self.kept: list[torch.Tensor | None] = [None] * len(self.layers)
+        self.outputs: list[torch.Tensor] = []  # of the layers, in the latest run
         for number, layer in enumerate(self.layers):
+            layer.register_forward_hook(lambda _, __, out: self.outputs.append(out))
             layer.router.proj.register_forward_hook(lambda _, __, out, number=number: self._masked(number, out))
         self.chats = chats
         self.ids, self.there = padded(chats)
         self.scored = self.there.bool() & (torch.arange(self.ids.shape[1]) < self.there.sum(1, keepdim=True) - 1)
-        logits = self._logits()
+        self.model.requires_grad_(False)
+        logits = self.logits()
         self.full = torch.softmax(logits, dim=-1)
         self.own = (self.full * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
 
@@ -83,19 +87,26 @@ class MaskedModel:
         kept = self.kept[number]
         return logits if kept is None else logits.masked_fill(~kept, -torch.inf)
 
-    @torch.inference_mode()
-    def _logits(self) -> torch.Tensor:
+    def logits(self) -> torch.Tensor:
         """Return the logits of every scored position, [positions, vocabulary]."""
+        self.outputs = []
         hidden = self.model.model(input_ids=self.ids, attention_mask=self.there, use_cache=False).last_hidden_state
         logits = self.model.lm_head(hidden[self.scored])
         cap = self.model.config.final_logit_softcapping
-        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+        return torch.tanh(logits / cap) * cap if cap else logits
 
     @torch.inference_mode()
-    def losses(self, masks: Masks) -> np.ndarray:
-        """Return COLUMNS of every chat, [chats, 4]: counts, and sums of KL(full || masked) in nats."""
+    def losses(self, masks: Masks, known: Several[torch.Tensor] = ()) -> np.ndarray:
+        """Return COLUMNS of every chat, [chats, 4]: counts, and sums of KL(full || masked) in nats.
+
+        known: `outputs` of the lowest layers from a run with the same masks there, so that they need not run again.
+        """
         self.kept = [torch.from_numpy(mask) for mask in masks]
-        logits = self._logits()
+        for layer, output in zip(self.layers, known):
+            layer.forward = lambda *_, output=output, **__: output
+        logits = self.logits()
+        for layer, _ in zip(self.layers, known):
+            del layer.forward  # the class's own is left
         self.kept = [None] * len(self.layers)
         # sum p log p - sum p log q, and log q = logits - logsumexp: no second array of that size.
         kld = self.own - torch.einsum("tv,tv->t", self.full, logits) + torch.logsumexp(logits, dim=-1)
