@@ -11,7 +11,8 @@ Example: .venv/bin/python bench/bench_choices.py --model data/demo/model --stats
 
 Parts: criteria, all of them, from the statistics; random, by chance; bootstrap, the whole choice made again from
 questions and tokens drawn anew; objectives, orders by reconstruction for replies, of few and many tokens, and by errors
-without the norm. The last two make their orders in fp32.
+without the norm; variants, with swaps after the elimination, and with the inputs that the drops in the layers below
+leave. The last three make their orders in fp32.
 """
 
 import argparse
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from analysis.sampled_tokens import TokenSample, draw_tokens  # noqa: E402
 from chats.chat_sequences import Sequence  # noqa: E402
 from choice.criteria import BY_ORDER, CRITERIA  # noqa: E402
-from choice.elimination import LayerTokens, eliminate  # noqa: E402
+from choice.elimination import Elimination, LayerTokens, eliminate  # noqa: E402
 from choice.expert_stats import read_stats  # noqa: E402
 from files.display import markdown_table, with_error  # noqa: E402
 from files.option_types import command_parser, positive  # noqa: E402
@@ -53,9 +54,37 @@ from masked_model import MaskedModel, Masks, read_chats  # noqa: E402
 
 TOP_K, DRAWS = 8, 5
 OBJECTIVES = (("all", 3000), ("all", 800), ("all", 20000), ("reply", 3000), ("0.5", 3000))
-PARTS = ("criteria", "random", "bootstrap", "objectives")
+PARTS = ("criteria", "random", "bootstrap", "objectives", "variants")
 Ranked = tuple[str, Callable[[], Order]]
 Choice = tuple[str, int, Callable[[], Masks]]  # label, experts kept, and how its masks come about
+
+
+class Swaps(Elimination):
+    """Swaps after an elimination: an expert comes back, and the one goes whose loss then costs least."""
+
+    def restore(self, expert: int) -> None:
+        """Take an expert back; the tokens that rank it among their first route again."""
+        last = np.take_along_axis(self.layer.scores, self.best[:, self.top_k :], axis=1)[:, 0]
+        self.alive[expert] = True
+        self._route(np.flatnonzero(self.layer.scores[:, expert] >= last))
+
+    def until_none_helps(self, rank: np.ndarray, keep: int) -> np.ndarray:
+        """Drop all but `keep` experts, and swap as long as the error falls; return the mask."""
+        for expert in np.argsort(rank)[: len(rank) - keep].tolist():
+            self.drop(expert)
+        least, taken = self.error.sum(), 1
+        while taken:
+            taken = 0
+            for expert in np.flatnonzero(~self.alive).tolist():
+                self.restore(expert)
+                gone = int(self.costs().argmin())
+                self.drop(gone)
+                if self.error.sum() < least * (1 - 1e-9):
+                    least, taken = self.error.sum(), taken + 1
+                else:  # as it was
+                    self.restore(gone)
+                    self.drop(expert)
+        return self.alive
 
 
 class Orders:
@@ -82,6 +111,21 @@ class Orders:
         """Return the ranks of every layer."""
         layers = (layer if normed else replace(layer, normed=None) for layer in self.layers(sample))
         return np.array([eliminate(layer, TOP_K)[0] for layer in layers])
+
+    def swapped(self, sample: TokenSample, keep: int) -> Masks:
+        """Return the masks after swaps within each layer."""
+        return [Swaps(layer, TOP_K).until_none_helps(eliminate(layer, TOP_K)[0], keep) for layer in self.layers(sample)]
+
+    def with_own_inputs(self, sample: TokenSample, keep: int) -> Masks:
+        """Return the masks when each layer sees the inputs that the drops below leave it."""
+        masks: Masks = []
+        for layer in range(len(self.model.layers)):
+            self.model.kept[:layer] = [torch.from_numpy(mask) for mask in masks]
+            found = self.model.sampled(self.chats, sample)
+            self.model.kept = [None] * len(self.model.layers)
+            rank = eliminate(self.model.tokens(layer, found, sample.weights), TOP_K)[0]
+            masks.append(rank >= len(rank) - keep)
+        return masks
 
     def again(self, objective: str, count: int, seed: int = 1, times: np.ndarray | None = None) -> Order:
         """Draw tokens as `sample` does, and return the ranks."""
@@ -114,6 +158,11 @@ def choices(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Ord
     for label, make in ranked(args, arrays, orders):
         made = cache(make)  # not before one of its results is missing
         yield from ((label, keep, partial(lambda made, keep: kept_of(made(), keep), made, keep)) for keep in args.keep)
+    if "variants" in args.parts:
+        sample = orders.sample("all", 3000)
+        for keep in args.keep:
+            yield "fp32: all, 3,000 tokens, swaps after it", keep, partial(orders.swapped, sample, keep)
+            yield "fp32: all, 3,000 tokens, the layer's own inputs", keep, partial(orders.with_own_inputs, sample, keep)
 
 
 def draws_table(results: Results, keeps: list[int], column: int) -> str:

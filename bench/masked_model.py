@@ -87,11 +87,17 @@ class MaskedModel:
         kept = self.kept[number]
         return logits if kept is None else logits.masked_fill(~kept, -torch.inf)
 
+    def states(self) -> torch.Tensor:
+        """Run the chats; return what the head would read, [chats, positions, hidden]."""
+        self.outputs = []
+        found: torch.Tensor = self.model.model(
+            input_ids=self.ids, attention_mask=self.there, use_cache=False
+        ).last_hidden_state
+        return found
+
     def logits(self) -> torch.Tensor:
         """Return the logits of every scored position, [positions, vocabulary]."""
-        self.outputs = []
-        hidden = self.model.model(input_ids=self.ids, attention_mask=self.there, use_cache=False).last_hidden_state
-        logits = self.model.lm_head(hidden[self.scored])
+        logits = self.model.lm_head(self.states()[self.scored])
         cap = self.model.config.final_logit_softcapping
         return torch.tanh(logits / cap) * cap if cap else logits
 

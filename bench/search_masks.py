@@ -10,8 +10,8 @@ Example: .venv/bin/python bench/search_masks.py --model data/demo/model --stats 
              --output build/bench/choices.jsonl
 
 It begins with the choice of a criterion. In each round gradients estimate what every swap of a dropped expert for a
-kept one would cost (loss_slopes.py). The best are measured one after the other on the choosing chats, and taken when
-the loss falls. A round in which none is taken ends the search. A better map, more than a swap away, may exist.
+kept one would cost (loss_slopes.py). The best are measured on the choosing chats, some at once, and taken when the
+loss falls. A round in which none is taken ends the search. A better map, more than a swap away, may exist.
 """
 
 import argparse
@@ -35,7 +35,9 @@ from loss_slopes import slopes_of, swap_costs  # noqa: E402
 from masked_model import MaskedModel, Masks, read_chats  # noqa: E402
 
 TOP_K = 8
+TOGETHER = 4  # swaps that are measured at once
 PER_EXPERT = 4  # swaps of one round in which an expert comes back or goes, so that one wrong estimate costs little
+Swap = tuple[float, int, int, int]  # rise of the loss by estimate, layer, expert that comes back, one that goes
 
 
 @dataclass
@@ -61,8 +63,8 @@ class Search:
         self.least = self.model.losses(self.masks)[:, self.column + 1].sum()
         return self.model.outputs
 
-    def proposals(self, count: int) -> list[tuple[float, int, int, int]]:
-        """Return the `count` best swaps by estimate: rise of the loss, layer, expert that comes back, one that goes."""
+    def proposals(self, count: int) -> list[Swap]:
+        """Return the `count` best swaps by estimate."""
         found = []
         for layer, slopes in enumerate(slopes_of(self.model, self.masks, self.counted())):
             costs = swap_costs(slopes, self.masks[layer], TOP_K)
@@ -82,21 +84,33 @@ class Search:
 
     def round(self, known: list[torch.Tensor], tries: int) -> tuple[list[torch.Tensor], int]:
         """Measure the best swaps, and take those that lower the loss; return the layers' outputs, and how many."""
-        taken = 0
-        for estimate, layer, back, gone in self.proposals(tries):
-            if self.masks[layer][back] or not self.masks[layer][gone]:
-                continue  # another swap of this round had one of them
-            trial = [mask.copy() for mask in self.masks]
-            trial[layer][back], trial[layer][gone] = True, False
-            found = self.model.losses(trial, known[:layer])[:, self.column + 1].sum()
-            self.tried += 1
-            if found < self.least:
-                self.masks, self.least, known = trial, found, self.model.outputs
-                taken += 1
-            else:
-                self.worse[layer, gone] = max(0.0, self.worse.get((layer, gone), 0.0) + found - self.least - estimate)
-        self.taken += taken
-        return known, taken
+        before, swaps = self.taken, self.proposals(tries)
+        for first in range(0, len(swaps), TOGETHER):
+            known = self.measure(known, swaps[first : first + TOGETHER])
+        return known, self.taken - before
+
+    def measure(self, known: list[torch.Tensor], swaps: list[Swap]) -> list[torch.Tensor]:
+        """Take swaps together if that lowers the loss, else each half of them; return the layers' outputs."""
+        trial = [mask.copy() for mask in self.masks]
+        fitting = []  # another swap may have taken one of the two experts
+        for swap in swaps:
+            _, layer, back, gone = swap
+            if trial[layer][gone] and not trial[layer][back]:
+                trial[layer][back], trial[layer][gone] = True, False
+                fitting.append(swap)
+        if not fitting:
+            return known
+        found = self.model.losses(trial, known[: min(layer for _, layer, _, _ in fitting)])[:, self.column + 1].sum()
+        self.tried += 1
+        if found < self.least:
+            self.masks, self.least, self.taken = trial, found, self.taken + len(fitting)
+            return self.model.outputs
+        if len(fitting) == 1:
+            estimate, layer, _, gone = fitting[0]
+            self.worse[layer, gone] = max(0.0, self.worse.get((layer, gone), 0.0) + found - self.least - estimate)
+            return known
+        half = len(fitting) // 2
+        return self.measure(self.measure(known, fitting[:half]), fitting[half:])
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -105,7 +119,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("measurement").add_argument
     add("--start", default=BY_ORDER, help="criterion whose choice it begins with")
     add("--tries", type=positive, default=32, help="swaps that are measured in a round")
-    add("--minutes", type=positive, default=15, help="time after which no round begins, for each keep count")
+    add("--minutes", type=positive, default=15, help="processor time after which no round begins, per keep count")
     add("--chats", type=positive, help="choosing chats whose loss decides (all)")
     add("--tokens", choices=("all", "reply"), default="all", help="tokens whose loss decides")
     add("--seed", type=positive, default=1, help="seed of the draws that the estimates need")
@@ -122,11 +136,11 @@ def main(argv: list[str] | None = None) -> None:
     judge = MaskedModel(args.model, read_chats(args.model, args.measuring))
     column = REPLIES if args.tokens == "reply" else ALL
     for keep in args.keep:
-        search, begun, taken = Search(chooser, column, kept_of(order, keep)), time.monotonic(), 1
+        search, begun, taken = Search(chooser, column, kept_of(order, keep)), time.process_time(), 1
         known = search.begin()
-        while taken and time.monotonic() - begun < args.minutes * 60:
+        while taken and time.process_time() - begun < args.minutes * 60:
             own, others = loss(chooser.losses(search.masks), column), loss(judge.losses(search.masks), column)
-            swaps = f"{search.taken} swaps taken of {search.tried}"
+            swaps = f"{search.taken} swaps taken in {search.tried} tries"
             print(f"{keep} kept, {swaps}: {own:.3f} on the choosing chats, {others:.3f} held out", flush=True)
             known, taken = search.round(known, args.tries)
         end = "cut short" if taken else f"ended after {search.tried} tries"
