@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
                     masks = kept_of(order, keep)
                     results[label, keep] = healing.measure(masks, WAYS[way])
                     add_result(kept, label, keep, results[label, keep])
-    lines = []
+    lines: list[str] = []
     for name in args.criterion:
         own = {key: found for key, found in results.items() if key[0].startswith(f"{name}, ")}
         lines += sum(comparisons(own, args.keep, (None, f"{name}, dropped")).values(), [])
