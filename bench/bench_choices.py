@@ -120,9 +120,9 @@ class Orders:
         """Return the masks when each layer sees the inputs that the drops below leave it."""
         masks: Masks = []
         for layer in range(len(self.model.layers)):
-            self.model.kept[:layer] = [torch.from_numpy(mask) for mask in masks]
-            found = self.model.sampled(self.chats, sample)
-            self.model.kept = [None] * len(self.model.layers)
+            above = [np.ones(self.model.experts, bool)] * (len(self.model.layers) - layer)
+            with self.model.choosing(masks + above):
+                found = self.model.sampled(self.chats, sample)
             rank = eliminate(self.model.tokens(layer, found, sample.weights), TOP_K)[0]
             masks.append(rank >= len(rank) - keep)
         return masks

@@ -16,6 +16,7 @@ averaged by routing weight.
 
 import argparse
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -46,17 +47,22 @@ WAYS: dict[str, list[Fit]] = {
 }
 
 
-def passed(model: MaskedModel, layer: int, masks: Masks | None) -> Passed:
-    """Run the chats, and return what one layer did with them."""
+class Enough(Exception):
+    """A layer has run, and the layers above it need not."""
+
+
+def passed(model: MaskedModel, known: list[torch.Tensor], masks: Masks | None) -> Passed:
+    """Return what the lowest layer did with the chats whose output is not known."""
     seen: dict[str, torch.Tensor] = {}
-    module, k = model.layers[layer], model.model.config.top_k_experts
-    real = model.there.reshape(-1).bool()
+    module, real = model.layers[len(known)], model.there.reshape(-1).bool()
 
     def experts(_: object, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
         seen.update(hidden=given[0], chosen=given[1], given=given[2], out=out)
 
     def keep(name: str, _: object, __: object, out: torch.Tensor) -> None:
-        seen[name] = out.reshape(-1, out.shape[-1])
+        seen[name] = out
+        if name == "after":
+            raise Enough
 
     hooks = [
         module.experts.register_forward_hook(experts),
@@ -64,14 +70,13 @@ def passed(model: MaskedModel, layer: int, masks: Masks | None) -> Passed:
         module.post_feedforward_layernorm_2.register_forward_hook(partial(keep, "normed")),
         module.register_forward_hook(partial(keep, "after")),
     ]
-    model.kept = [None if masks is None else torch.from_numpy(masks[number]) for number in range(len(model.layers))]
-    model.states()
-    model.kept = [None] * len(model.layers)
+    with model.choosing(masks, known), suppress(Enough):
+        model.states()
     for hook in hooks:
         hook.remove()
     seen["scores"] = seen["scores"].gather(1, seen["chosen"])
-    assert seen["chosen"].shape[1] == k
-    return Passed(**{name: values[real] for name, values in seen.items()})
+    known.append(seen["after"])
+    return Passed(**{name: values.reshape(-1, values.shape[-1])[real] for name, values in seen.items()})
 
 
 class Healing:
@@ -81,7 +86,8 @@ class Healing:
         """Load both, and run the full model."""
         self.chooser = MaskedModel(args.model, read_chats(args.model, args.choosing))
         self.judge = MaskedModel(args.model, read_chats(args.model, args.measuring))
-        self.full = [passed(self.chooser, layer, None) for layer in range(len(self.chooser.layers))]
+        known: list[torch.Tensor] = []
+        self.full = [passed(self.chooser, known, None) for _ in self.chooser.layers]
         # A chat lies in one fold as a whole: its tokens are alike.
         lengths = torch.tensor([len(chat.ids) for chat in self.chooser.chats])
         self.folds = torch.repeat_interleave(torch.arange(len(lengths)) % FOLDS, lengths)
@@ -89,10 +95,13 @@ class Healing:
 
     def measure(self, masks: Masks, fits: list[Fit]) -> np.ndarray:
         """Fit, measure, and put all parameters back; return the losses per chat."""
-        for number, layer in enumerate(self.chooser.layers):
+        known: list[torch.Tensor] = []
+        for layer, mask, full in zip(self.chooser.layers, masks, self.full):
+            mine = passed(self.chooser, known, masks)
             for fit in fits:
-                mine = passed(self.chooser, number, masks)
-                fit(layer, torch.from_numpy(masks[number]), mine, self.full[number], self.folds)
+                fit(layer, torch.from_numpy(mask), mine, full, self.folds)
+                known.pop()  # it is not the layer's output any more
+                mine = passed(self.chooser, known, masks)
         self.judge.model.load_state_dict(self.chooser.model.state_dict())
         found = self.judge.losses(masks)
         self.chooser.model.load_state_dict(self.before)
@@ -116,8 +125,8 @@ def main(argv: list[str] | None = None) -> None:
     arrays, kept = read_stats(args.stats)[0], args.output.with_suffix(".jsonl")
     results, healing = read_results(kept), Healing(args)
     orders = {name: by_criterion(arrays, name) for name in args.criterion}
-    for way in args.ways:
-        for name, order in orders.items():
+    for name, order in orders.items():
+        for way in args.ways:
             for keep in args.keep:
                 label = f"{name}, {way}"
                 if (label, keep) not in results:

@@ -76,11 +76,10 @@ def gradients(model: MaskedModel, masks: Masks, counted: torch.Tensor) -> tuple[
         layer.router.proj.register_forward_hook(lambda proj, given, _: scores.append(given[0].detach() @ proj.weight.T))
         for layer in model.layers
     ]
-    model.kept = [torch.from_numpy(mask) for mask in masks]
     ALL_EXPERTS_FUNCTIONS.register("one_by_one", with_probes(probes, seen))
-    logits = model.logits()[counted]
+    with model.choosing(masks):
+        logits = model.logits()[counted]
     ALL_EXPERTS_FUNCTIONS.register("one_by_one", one_by_one)
-    model.kept = [None] * len(model.layers)
     for hook in hooks:
         hook.remove()
     logs = torch.log_softmax(logits, dim=-1)

@@ -5,7 +5,9 @@ is copied, so a choice is measured in seconds on the demo. All in fp32, where th
 """
 
 import sys
+from collections.abc import Iterator
 from collections.abc import Sequence as Several
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,19 +103,27 @@ class MaskedModel:
         cap = self.model.config.final_logit_softcapping
         return torch.tanh(logits / cap) * cap if cap else logits
 
+    @contextmanager
+    def choosing(self, masks: Masks | None, known: Several[torch.Tensor] = ()) -> Iterator[None]:
+        """Mask experts while it lasts, and let the lowest layers put out what is known of them."""
+        self.kept = [None if masks is None else torch.from_numpy(masks[number]) for number in range(len(self.layers))]
+        for layer, output in zip(self.layers, known):
+            layer.forward = lambda *_, output=output, **__: output
+        try:
+            yield
+        finally:
+            for layer, _ in zip(self.layers, known):
+                del layer.forward  # the class's own is left
+            self.kept = [None] * len(self.layers)
+
     @torch.inference_mode()
     def losses(self, masks: Masks, known: Several[torch.Tensor] = ()) -> np.ndarray:
         """Return COLUMNS of every chat, [chats, 4]: counts, and sums of KL(full || masked) in nats.
 
         known: `outputs` of the lowest layers from a run with the same masks there, so that they need not run again.
         """
-        self.kept = [torch.from_numpy(mask) for mask in masks]
-        for layer, output in zip(self.layers, known):
-            layer.forward = lambda *_, output=output, **__: output
-        logits = self.logits()
-        for layer, _ in zip(self.layers, known):
-            del layer.forward  # the class's own is left
-        self.kept = [None] * len(self.layers)
+        with self.choosing(masks, known):
+            logits = self.logits()
         # sum p log p - sum p log q, and log q = logits - logsumexp: no second array of that size.
         kld = self.own - torch.einsum("tv,tv->t", self.full, logits) + torch.logsumexp(logits, dim=-1)
         table, first = np.zeros((len(self.chats), 4)), 0
