@@ -58,11 +58,9 @@ def read_results(path: Path) -> Results:
     return {(entry["label"], entry["keep"]): np.array(entry["chats"]) for entry in entries}
 
 
-def add_result(path: Path, label: str, keep: int, found: np.ndarray, masks: Masks | None = None) -> None:
-    """Add a line to the results, and print it; masks: of a choice that no order gives again."""
+def add_result(path: Path, label: str, keep: int, found: np.ndarray) -> None:
+    """Add a line to the results, and print it."""
     entry = {"label": label, "keep": keep, "chats": found.tolist()}
-    if masks is not None:
-        entry["dropped"] = [np.flatnonzero(~mask).tolist() for mask in masks]
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")

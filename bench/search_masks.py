@@ -4,7 +4,7 @@
 Inputs:  a Gemma 4 checkpoint that fits into memory in fp32 (the demo); statistics with an order by reconstruction; the
          questions that choose, and others to measure on, which the search never sees.
 Output:  a line for each round; at the end the loss on the held-out chats, in the file from which bench_choices.py
-         prints its page, with the experts that were dropped.
+         prints its page. The experts that are dropped so far lie beside it, and a killed search goes on from them.
 Example: .venv/bin/python bench/search_masks.py --model data/demo/model --stats STATS.safetensors --keep 96 \
              --choosing data/demo/calibration_questions.csv --measuring data/demo/eval_questions.csv \
              --output build/bench/choices.jsonl
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from choice.criteria import BY_ORDER  # noqa: E402
 from choice.expert_stats import read_stats  # noqa: E402
 from files.option_types import command_parser, positive  # noqa: E402
-from files.safe_files import run  # noqa: E402
+from files.safe_files import read_json, run, write_json  # noqa: E402
 
 from chat_results import ALL, REPLIES, add_inputs, add_result, by_criterion, kept_of, loss  # noqa: E402
 from loss_slopes import slopes_of, swap_costs  # noqa: E402
@@ -127,25 +127,38 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def begin(args: argparse.Namespace, chooser: MaskedModel, keep: int, column: int) -> tuple[Search, Path]:
+    """Return a search that starts where a killed one was, or with a criterion's choice; and the file of its state."""
+    state = args.output.with_name(f"{args.output.stem}-{args.start}-{args.tokens}-{keep}.json")
+    if state.exists():
+        found = read_json(state)
+        masks = [np.isin(np.arange(chooser.experts), dropped, invert=True) for dropped in found["dropped"]]
+        return Search(chooser, column, masks, taken=found["taken"], tried=found["tried"]), state
+    order = by_criterion(read_stats(args.stats)[0], args.start)
+    return Search(chooser, column, kept_of(order, keep)), state
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    order = by_criterion(read_stats(args.stats)[0], args.start)
     chooser = MaskedModel(args.model, read_chats(args.model, args.choosing, args.chats))
     judge = MaskedModel(args.model, read_chats(args.model, args.measuring))
     column = REPLIES if args.tokens == "reply" else ALL
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     for keep in args.keep:
-        search, begun, taken = Search(chooser, column, kept_of(order, keep)), time.process_time(), 1
+        (search, state), begun, taken = begin(args, chooser, keep, column), time.process_time(), 1
         known = search.begin()
         while taken and time.process_time() - begun < args.minutes * 60:
-            own, others = loss(chooser.losses(search.masks), column), loss(judge.losses(search.masks), column)
-            swaps = f"{search.taken} swaps taken in {search.tried} tries"
-            print(f"{keep} kept, {swaps}: {own:.3f} on the choosing chats, {others:.3f} held out", flush=True)
+            dropped = [np.flatnonzero(~mask).tolist() for mask in search.masks]
+            write_json(state, {"dropped": dropped, "taken": search.taken, "tried": search.tried})
+            own, found = search.least / int(search.counted().sum()), judge.losses(search.masks)
+            losses = f"{own * 1e3:.3f} on the choosing chats, {loss(found, column):.3f} held out"
+            print(f"{keep} kept, {search.taken} swaps taken in {search.tried} tries: {losses}", flush=True)
             known, taken = search.round(known, args.tries)
-        end = "cut short" if taken else f"ended after {search.tried} tries"
-        label = f"search by {args.tokens} tokens from {args.start}, {search.taken} swaps, {end}"
-        add_result(args.output, label, keep, judge.losses(search.masks), search.masks)
+        end = "cut short" if taken else "ended"
+        label = f"search by {args.tokens} tokens from {args.start}, {search.taken} swaps in {search.tried} tries, {end}"
+        add_result(args.output, label, keep, judge.losses(search.masks))
 
 
 if __name__ == "__main__":
