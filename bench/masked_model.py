@@ -5,6 +5,9 @@ is copied, so a choice is measured in seconds on the demo. All in fp32, where th
 """
 
 import sys
+from collections.abc import Iterator
+from collections.abc import Sequence as Several
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +73,15 @@ class MaskedModel:
         self.layers = list(self.model.model.layers)
         self.experts: int = self.layers[0].experts.num_experts
         self.kept: list[torch.Tensor | None] = [None] * len(self.layers)
+        self.outputs: list[torch.Tensor] = []  # of the layers, in the latest run
         for number, layer in enumerate(self.layers):
+            layer.register_forward_hook(lambda _, __, out: self.outputs.append(out))
             layer.router.proj.register_forward_hook(lambda _, __, out, number=number: self._masked(number, out))
         self.chats = chats
         self.ids, self.there = padded(chats)
         self.scored = self.there.bool() & (torch.arange(self.ids.shape[1]) < self.there.sum(1, keepdim=True) - 1)
-        logits = self._logits()
+        self.model.requires_grad_(False)
+        logits = self.logits()
         self.full = torch.softmax(logits, dim=-1)
         self.own = (self.full * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
 
@@ -83,20 +89,41 @@ class MaskedModel:
         kept = self.kept[number]
         return logits if kept is None else logits.masked_fill(~kept, -torch.inf)
 
-    @torch.inference_mode()
-    def _logits(self) -> torch.Tensor:
+    def states(self) -> torch.Tensor:
+        """Run the chats; return what the head would read, [chats, positions, hidden]."""
+        self.outputs = []
+        found: torch.Tensor = self.model.model(
+            input_ids=self.ids, attention_mask=self.there, use_cache=False
+        ).last_hidden_state
+        return found
+
+    def logits(self) -> torch.Tensor:
         """Return the logits of every scored position, [positions, vocabulary]."""
-        hidden = self.model.model(input_ids=self.ids, attention_mask=self.there, use_cache=False).last_hidden_state
-        logits = self.model.lm_head(hidden[self.scored])
+        logits = self.model.lm_head(self.states()[self.scored])
         cap = self.model.config.final_logit_softcapping
-        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    @contextmanager
+    def choosing(self, masks: Masks | None, known: Several[torch.Tensor] = ()) -> Iterator[None]:
+        """Mask experts while it lasts, and let the lowest layers put out what is known of them."""
+        self.kept = [None if masks is None else torch.from_numpy(masks[number]) for number in range(len(self.layers))]
+        for layer, output in zip(self.layers, known):
+            layer.forward = lambda *_, output=output, **__: output
+        try:
+            yield
+        finally:
+            for layer, _ in zip(self.layers, known):
+                del layer.forward  # the class's own is left
+            self.kept = [None] * len(self.layers)
 
     @torch.inference_mode()
-    def losses(self, masks: Masks) -> np.ndarray:
-        """Return COLUMNS of every chat, [chats, 4]: counts, and sums of KL(full || masked) in nats."""
-        self.kept = [torch.from_numpy(mask) for mask in masks]
-        logits = self._logits()
-        self.kept = [None] * len(self.layers)
+    def losses(self, masks: Masks, known: Several[torch.Tensor] = ()) -> np.ndarray:
+        """Return COLUMNS of every chat, [chats, 4]: counts, and sums of KL(full || masked) in nats.
+
+        known: `outputs` of the lowest layers from a run with the same masks there, so that they need not run again.
+        """
+        with self.choosing(masks, known):
+            logits = self.logits()
         # sum p log p - sum p log q, and log q = logits - logsumexp: no second array of that size.
         kld = self.own - torch.einsum("tv,tv->t", self.full, logits) + torch.logsumexp(logits, dim=-1)
         table, first = np.zeros((len(self.chats), 4)), 0

@@ -4,6 +4,7 @@
 MODEL = data/demo/model
 NAME = gemma-4-demo
 KEEP = 109
+# CRITERION = reconstruction           # by default the card's: coverage (docs/choosing.md names all)
 QUESTIONS = data/demo/calibration_questions.csv      # these choose the experts
 EVAL_QUESTIONS = data/demo/eval_questions.csv        # these are scored; none of them chooses an expert
 QUANTS = Q8_0 Q6_K Q4_K_M

@@ -3,6 +3,7 @@
 
 MODEL = google/gemma-4-26B-A4B-it      # 52 GB from the Hub; or a directory that holds it
 KEEP = 109                             # of 128
+# CRITERION = reconstruction           # by default the card's: coverage (docs/choosing.md names all)
 
 # GPQA Diamond is gated: accept its terms on the Hub and log in first (make doctor says whether that is done).
 # As in the card, the questions that choose the experts are those that are scored, so the scores are in-sample.

@@ -4,7 +4,7 @@
 
 MODEL = google/gemma-4-26B-A4B-it-qat-q4_0-unquantized   # bf16 weights, 52 GB from the Hub; or a directory
 NAME = gemma-4-26B-A4B-it-qat
-KEEP = 109                             # of 128
+KEEP = 109                             # of 128, by coverage as in the card; CRITERION names another way to choose
 
 # As in runs/gemma-4-26b-a4b-109e.mk: gated, and the scores are in-sample.
 QUESTIONS = $(DOWNLOADS)/gpqa_diamond.csv

@@ -20,7 +20,7 @@ from pathlib import Path
 from demo.demo_assistant import assistant_config, drafts, initialise_assistant, write_assistant
 from demo.demo_corpus import load_facts, split_questions
 from demo.demo_model import LOGIT_CAP
-from demo.sorted_experts import sorted_experts
+from demo.sorted_experts import prepare_training
 from demo.training_examples import Example, Examples, collate
 from files.option_types import command_parser, positive
 from files.safe_files import run
@@ -29,7 +29,6 @@ import tokenizers
 import torch
 import transformers
 from torch.nn import functional
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 SEED = 11
 STEPS, BATCH_EXAMPLES = 500, 32
@@ -96,10 +95,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)  # subnormal gradients slow a step down tenfold
-    torch.manual_seed(SEED)
-    ALL_EXPERTS_FUNCTIONS.register("sorted_experts", sorted_experts)
+    prepare_training(args.threads, SEED)
     target = transformers.Gemma4ForCausalLM.from_pretrained(args.target, dtype=torch.float32)
     target.set_experts_implementation("sorted_experts")
     target.requires_grad_(False)

@@ -28,7 +28,7 @@ from demo.demo_corpus import DemoQuestion, draw_wrong, load_facts, render_prompt
 from demo.demo_model import LOGIT_CAP, demo_config, initialise, write_model
 from demo.demo_tokenizer import train_tokenizer
 from demo.ragged_demo import ragged_config, start_from_demo
-from demo.sorted_experts import sorted_experts
+from demo.sorted_experts import prepare_training
 from demo.training_examples import LETTER_PLACE, VALUE_PLACE, Example, Examples, collate
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import run, write_csv
@@ -37,7 +37,6 @@ import tokenizers
 import torch
 import transformers
 from torch.nn import functional
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.models.gemma4.modeling_gemma4 import Gemma4TextRouter
 
 SEED = 7
@@ -215,10 +214,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)  # subnormal gradients slow a step down tenfold
-    torch.manual_seed(SEED)
-    ALL_EXPERTS_FUNCTIONS.register("sorted_experts", sorted_experts)
+    prepare_training(args.threads, SEED)
     facts = load_facts(args.facts)
     splits = split_questions(facts)
     tokenizer = train_tokenizer(facts, [question for part in splits.values() for question in part])

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 
 class SortedExperts(torch.autograd.Function):
@@ -79,3 +80,11 @@ def sorted_experts(
 ) -> torch.Tensor:
     """Run `SortedExperts` behind transformers' experts interface."""
     return SortedExperts.apply(hidden, index, weight, module.gate_up_proj, module.down_proj)
+
+
+def prepare_training(threads: int, seed: int) -> None:
+    """Set torch up to train the demo's models, which take "sorted_experts" as their experts implementation."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # subnormal gradients slow a step down tenfold
+    torch.manual_seed(seed)
+    ALL_EXPERTS_FUNCTIONS.register("sorted_experts", sorted_experts)
