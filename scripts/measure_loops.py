@@ -22,10 +22,12 @@ from files.json_records import write_record
 from files.option_types import command_parser, positive, whole_number
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, remove, replace_when_done, run
+from files.seals import check_kept_lines
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from loops.loop_answers import (
     ANSWERS_NAME,
+    SUBJECT,
     answers_folder,
     ask_missing,
     asked_in_order,
@@ -57,6 +59,7 @@ def answers_of_file(
     with RunState(folder, own):
         if args.again:
             remove(folder / ANSWERS_NAME)
+        check_kept_lines(folder / ANSWERS_NAME, SUBJECT)
         answers = read_loop_answers(folder / ANSWERS_NAME, asked, cut=True)
         missing = asked[len(answers) :]
         if missing:
