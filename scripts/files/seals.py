@@ -43,7 +43,7 @@ def sealing() -> bool:
 def key_path() -> Path:
     """Return where the key lies."""
     if given := os.environ.get("SEAL_KEY"):
-        return Path(given)
+        return Path(given).expanduser()
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(state) / "moe-tools/seal.key"
 
