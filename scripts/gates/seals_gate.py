@@ -59,9 +59,9 @@ def measured_files(checked: Checked) -> Iterator[tuple[Path, str]]:
     copies, origins = checked.sources["copies"], checked.sources["origins"]
     if QUALITY_NAME in copies and "logits" in origins:
         inputs = read_record(copies[QUALITY_NAME], Quality)["inputs"]
-        folder = results_folder(origins["logits"], "results", inputs)
-        yield from ((path, "quality") for path in sorted(folder.iterdir()) if path.is_file())
-    yield from ((folder / INPUTS_NAME, "loops") for folder in loop_folders(checked))
+        results = results_folder(origins["logits"], "results", inputs)
+        yield from ((path, "quality") for path in sorted(results.iterdir()) if path.is_file())
+    yield from ((place / INPUTS_NAME, "loops") for place in loop_folders(checked))
 
 
 def loop_folders(checked: Checked) -> list[Path]:
@@ -88,8 +88,10 @@ def judged(checked: Checked) -> list[tuple[str, Path, str, Seal | None]]:
     files = [*named_files(checked), *measured_files(checked)]
     for path, stage in dict(files).items():
         path = Path(f"{path}.json") if path.suffix == BY_RECORD else path
-        seals = seals_over(path)
-        found.append((str(path), path, stage, seals and (seals.of_file(path) if path.is_file() else Seal.NONE)))
+        seal = None
+        if seals := seals_over(path):
+            seal = seals.of_file(path) if path.is_file() else Seal.NONE
+        found.append((str(path), path, stage, seal))
     for path, subject, stage in sealed_lines(checked):
         if (seals := seals_over(path)) is None:
             found.append((str(path), path, stage, None))
