@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from files.input_errors import InputError
 MARKER, LEDGER = ".built-by-this-project", ".seals"
 BY_RECORD = ".gguf"
 KEY_BYTES, KEY_NAME_DIGITS, CHUNK_BYTES = 32, 12, 8 << 20
+SEAL_LINE = re.compile(r'(?P<key>[0-9a-f]{12}) (?P<seal>[0-9a-f]{64}) "(?P<place>(?:[^"\\]|\\.)*)"')
 KEEP_ADVICE = "make that stage again (REPLACE=STAGE), or go on without seals (SEALS=no)"
 
 
@@ -147,17 +149,16 @@ class Seals:
         self.places: set[tuple[str, bool]] = set()  # and whether this key sealed there
         ledger, mine = root / LEDGER, key_name(self.key)
         for line in ledger.read_text(errors="replace").splitlines() if ledger.is_file() else []:
-            name, seal, place = [*line.split(" ", 2), "", ""][:3]
-            self.places.add((place, name == mine))
-            if name == mine:
-                self.own.add(seal)
+            if found := SEAL_LINE.fullmatch(line):
+                self.places.add((found["place"], found["key"] == mine))
+                self.own |= {found["seal"]} if found["key"] == mine else set()
 
     def _judged(self, path: Path, digest: str, subject: str | None) -> Seal:
         place = place_in(self.root, path)
         if seal_of(self.key, place, digest, subject) in self.own:
             return Seal.VALID
         # The ledger can be edited, too: what it says beyond valid seals only chooses the words of a refusal.
-        name = json.dumps(place)
+        name = json.dumps(place)[1:-1]
         if (name, True) in self.places:
             return Seal.BROKEN
         return Seal.FOREIGN if (name, False) in self.places else Seal.NONE
@@ -165,6 +166,13 @@ class Seals:
     def of_file(self, path: Path) -> Seal:
         """Judge a file."""
         return self._judged(path, digest_of(path), None)
+
+    def of_renamed(self, path: Path) -> Seal:
+        """Judge a file whose folder may have got another name in the build: a release's."""
+        if (found := self.of_file(path)) == Seal.VALID or not path.is_file():
+            return found
+        digest, places = digest_of(path), [json.loads(f'"{place}"') for place, own in self.places if own]
+        return next((Seal.VALID for place in places if seal_of(self.key, place, digest) in self.own), found)
 
     def of_line(self, path: Path, line: bytes, subject: str) -> Seal:
         """Judge a line of a file."""

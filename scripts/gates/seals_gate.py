@@ -24,11 +24,10 @@ from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, read_
 from scoring.score_records import SCORES_NAME, SUMMARY_NAME
 from speed.draft_results import DRAFT_NAME
 
-# By name in FOLDER.sources.json: the stage of make that writes it. Of the others a message names none.
-ORIGINS = {
-    **{"map": "choice", "statistics": "statistics", "f16": "choice", "full f16": "model"},
-    **{"imatrix": "imatrix", "sensitivity": "auto", "findings measured": "findings"},
-}
+# By name in FOLDER.sources.json: the stage of make that writes it. Of the others a message names none. The map may be
+# one that was given; its digest is in the metadata.
+ORIGINS = {"statistics": "statistics", "f16": "choice", "full f16": "model", "imatrix": "imatrix"}
+ORIGINS |= {"sensitivity": "auto", "findings measured": "findings"}
 COPIES = {METADATA_NAME: "choice", SCORES_NAME: "eval", QUALITY_NAME: "quality", LOOPS_NAME: "loops"}
 COPIES |= {FINDINGS_NAME: "findings", DRAFT_NAME: "draft"}
 NOT_OURS = ("template",)  # a copy of a file of the project
@@ -86,11 +85,13 @@ def judged(checked: Checked) -> list[tuple[str, Path, str, Seal | None]]:
     """Return place in words, path, stage and seal of everything the release rests on; None: in no build folder."""
     found: list[tuple[str, Path, str, Seal | None]] = []
     files = [*named_files(checked), *measured_files(checked)]
+    of_release = (checked.folder / MANIFEST, sources_path(checked.folder.resolve()))
     for path, stage in dict(files).items():
         path = Path(f"{path}.json") if path.suffix == BY_RECORD else path
         seal = None
         if seals := seals_over(path):
-            seal = seals.of_file(path) if path.is_file() else Seal.NONE
+            judge = seals.of_renamed if path in of_release else seals.of_file
+            seal = judge(path) if path.is_file() else Seal.NONE
         found.append((str(path), path, stage, seal))
     for path, subject, stage in sealed_lines(checked):
         if (seals := seals_over(path)) is None:
