@@ -18,10 +18,12 @@ from loops.loop_answers import ANSWERS_NAME, SUBJECT, answers_folder
 from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality
 from losses.stored_results import results_folder
+from quants.draft_record import is_draft
 from release.manifest import MANIFEST
 from release.sources import sources_path
 from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, read_run, subject_of
 from scoring.score_records import SCORES_NAME, SUMMARY_NAME
+from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME
 
 # By name in FOLDER.sources.json: the stage of make that writes it. Of the others a message names none. The map may be
@@ -31,17 +33,25 @@ ORIGINS |= {"sensitivity": "auto", "findings measured": "findings"}
 COPIES = {METADATA_NAME: "choice", SCORES_NAME: "eval", QUALITY_NAME: "quality", LOOPS_NAME: "loops"}
 COPIES |= {FINDINGS_NAME: "findings", DRAFT_NAME: "draft"}
 NOT_OURS = ("template",)  # a copy of a file of the project
+RELEASE = "release"  # no stage that REPLACE knows
+
+
+def stage_of_copy(path: Path) -> str:
+    """Return the stage that writes a file that is no record of ours: of a checkpoint, or beside the quants."""
+    if path.suffix == BY_RECORD:
+        return "draft" if is_draft(path) else "quants"
+    return "" if path.suffix == ".png" or path.name == ACTIVE_NAME else "choice"
 
 
 def named_files(checked: Checked) -> Iterator[tuple[Path, str]]:
     """Yield each file that the release names as a source, and the stage that writes it."""
-    yield checked.folder / MANIFEST, ""
-    yield sources_path(checked.folder.resolve()), ""
+    yield checked.folder / MANIFEST, RELEASE
+    yield sources_path(checked.folder.resolve()), RELEASE
     for kind in ("records", "quants"):
         yield from ((path, "quants") for path in checked.sources[kind].values())
     for name, path in checked.sources["copies"].items():
         if name not in NOT_OURS and path.suffix != ".safetensors":
-            yield path, COPIES.get(name, "")
+            yield path, COPIES.get(name) or stage_of_copy(path)
     for name, path in checked.sources["origins"].items():
         if name in ORIGINS:
             yield path, ORIGINS[name]
@@ -121,6 +131,8 @@ def seals_gate(checked: Checked) -> Outcome:
     outcome.deviations = [strange_folder(root) for root in sorted(strange)]
     for place, path, stage, seal in found:
         again = f"make it again (REPLACE={stage})" if stage else "remove it and make it again"
+        if stage == RELEASE:
+            again = "remove the release folder and run `make release`"
         if seal is None:
             outcome.deviations.append(f"{place}: expected a file in a build folder ({MARKER}), found none around it")
         elif seal != Seal.VALID and build_folder(path) not in strange:
