@@ -19,12 +19,13 @@ from pathlib import Path
 from files.display import plural
 from files.option_types import command_parser
 from files.safe_files import InputError, gib, partial_directory, remove, run
+from files.seals import LEDGER, MARKER
 from release.manifest import MANIFEST
 from stages.needs import FULL_FOLDER, IMATRIX
 from stages.step_logs import is_at_work
 
-MARKER = ".built-by-this-project"
 ALL, GGUF = "all", "gguf"
+LAST = (LEDGER, MARKER)
 SHARED_FOLDERS = ("downloads", "comparison", "bench")  # of a build folder; the others are named for models
 PARTIAL = ".partial"  # ends the name of what was being written, or deleted, when a run was killed
 SHOWN = 40  # lines of a list; of 200 quants the sum says more
@@ -51,12 +52,12 @@ def is_ours(entry: Path) -> bool:
     if entry.is_symlink():
         return False
     known = entry.name in SHARED_FOLDERS or entry.suffix == PARTIAL or (entry / FULL_FOLDER).is_dir()
-    return entry.name == MARKER or (entry.is_dir() and known)
+    return entry.name in LAST or (entry.is_dir() and known)
 
 
 def everything(build: Path) -> tuple[list[Path], list[Path]]:
-    """Return what this project built in a folder, and what else lies there. The marker is the last to go."""
-    entries = sorted(build.iterdir(), key=lambda path: (path.name == MARKER, path.name))
+    """Return what this project built in a folder, and what else lies there. Seals and marker are the last to go."""
+    entries = sorted(build.iterdir(), key=lambda path: (LAST.index(path.name) if path.name in LAST else -1, path.name))
     ours = [entry for entry in entries if is_ours(entry)]
     others = [entry for entry in entries if entry not in ours]
     # While others' files stay, so does the marker: a later run builds here again.

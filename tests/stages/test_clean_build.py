@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 
 import clean_build
+from files.seals import LEDGER, MARKER
 
 import pytest
-
-MARKER = clean_build.MARKER
 
 
 @pytest.fixture
@@ -25,6 +24,7 @@ def build(tmp_path, model) -> Path:
     build = tmp_path / "build"
     files = (
         MARKER,
+        LEDGER,
         "downloads/calibration.txt",
         "x/full/source.txt",
         "x/full/gguf/imatrix.gguf",
