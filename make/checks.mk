@@ -29,13 +29,13 @@ COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP LOCAL_SERVERS FOLD
   SENSITIVITY_CHATS DRAFT_TOKENS DRAFT_QUESTIONS LOOP_SEEDS LOOP_TOKENS HOST_PATIENCE
 NAME_CHARACTERS := letters, digits, dots, dashes, underscores
 # A share in RECONSTRUCTION has one spelling, since it names a folder: .5 or 0.50 would make another beside 0.5.
-RULES = $(call must_be,SCORED KEEP_F16 UPLOAD,^(yes|no)$$,yes or no) \
+RULES = $(call must_be,SCORED KEEP_F16 UPLOAD SEALS,^(yes|no)$$,yes or no) \
   $(call must_be,STREAM_LAYERS ALLOW_EMPTY_REASONING RECOMPUTE_FULL ACTIVE_SCORED,^(yes|no)?$$,yes$(,) no or nothing) \
   $(call must_be,NAME PRUNED_NAME VARIANT EVAL_NAME,^[A-Za-z0-9._-]+$$,$(NAME_CHARACTERS)) \
   $(call must_be,LICENSE OWNER QUANTIZED_BY,^[A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)) \
   $(call must_be,MODEL BASE BUILD QUESTIONS EVAL_QUESTIONS,^[^[:space:]]+$$,a path without blanks) \
-  $(call must_be,CALIBRATION SPILL DROP_MAP DRAFT LLAMA_CPP TASK_DATA TASK_EXAMPLES,^[^[:space:]]*$$,a path \
-    without blanks) \
+  $(call must_be,CALIBRATION SPILL DROP_MAP DRAFT LLAMA_CPP TASK_DATA TASK_EXAMPLES SEAL_KEY,^[^[:space:]]*$$,\
+    a path without blanks) \
   $(call must_be,$(COUNTS),^[1-9][0-9]*$$,a whole number above 0) \
   $(call must_be,PROTECT_TOP REASONING_BUDGET SEED GPU_LAYERS MIN_EXPERT_TOKENS,^[0-9]+$$,a whole number) \
   $(call must_be,QUALITY_CHATS,^([1-9][0-9]*)?$$,a whole number above 0$(,) or nothing) \

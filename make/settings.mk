@@ -102,6 +102,8 @@ SCORED = yes#                             no leaves the evaluation out, and the 
 RELEASE = $(PRUNED)/release/GGUF#       upload, release-ollama: the folder that is meant
 REPO =#                                   upload, release-ollama: repository on the Hub, OWNER/NAME
 UPLOAD = no#                              upload: yes sends; without it the files are only listed
+SEALS = yes#                              no: what is written gets no seal, and no seal is checked
+SEAL_KEY ?=#                              key of the seals; empty: ~/.local/state/moe-tools/seal.key, made when needed
 
 # ---- test
 KILLS = 200#                              kill-test: kills in all, shared by the stages

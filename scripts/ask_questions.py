@@ -25,6 +25,7 @@ from pathlib import Path
 from files.json_records import write_record
 from files.option_types import command_parser
 from files.safe_files import InputError, directory_when_done, only_writer, remove, run, sha256_file
+from files.seals import check_kept, check_kept_lines
 from llama.hardware import NOT_KNOWN, hardware_of
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from llama.template_check import check_gguf_template
@@ -43,7 +44,7 @@ from scoring.eval_tasks import frozen_name, task_of
 from scoring.evaluated_file import evaluated_sha256
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
 from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
-from scoring.run_files import ANOTHER_OUTPUT, ANSWERS, LM_EVAL, RUN, TASK_FOLDER, RunRecord, read_run
+from scoring.run_files import ANOTHER_OUTPUT, ANSWERS, LM_EVAL, RUN, TASK_FOLDER, RunRecord, read_run, subject_of
 from scoring.score_records import SUMMARY_NAME
 from scoring.server_pool import ServerPool
 
@@ -90,6 +91,9 @@ def check_run(directory: Path, mine: dict) -> None:
     if differing := first_differing_key(protocol, other_protocol):
         expected, other = protocol.get(differing), other_protocol.get(differing)
         raise InputError(directory, f"answers under {differing} {expected}", f"those under {other}", advice)
+    # What a run goes on from would else be taken for its own: an edited machine, or an edited answer.
+    check_kept(directory / RUN)
+    check_kept_lines(directory / ANSWERS, subject_of(found))
 
 
 def is_asked(directory: Path, mine: dict, documents: list[dict]) -> bool:
@@ -156,7 +160,9 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, pool: ServerPoo
     by_prompt = {prompt_sha256(document["prompt"]): document for document in documents}
     task_folder = args.run / TASK_FOLDER
     progress = Progress(read_answers(args.run / ANSWERS), len(documents))
-    proxy = AnswerProxy(pool, protocol.attempts, by_prompt, args.run / ANSWERS, progress, task_of(protocol.task))
+    subject = subject_of(read_run(args.run))
+    task = task_of(protocol.task)
+    proxy = AnswerProxy(pool, protocol.attempts, by_prompt, args.run / ANSWERS, progress, task, subject)
     environment = lm_eval_environment(dict(os.environ), task_folder / "datasets", proxy.key)
     try:
         async with proxy.listening() as url:

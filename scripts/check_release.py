@@ -6,15 +6,15 @@ Output:  a line for each check (pass, FAIL, n/a: does not apply), below it what 
          only the owner can still give; a summary. The exit code is 0 only if no check fails.
 Example: .venv/bin/python scripts/check_release.py build/gemma-4-demo/109e/release/GGUF
 
-Checked: sizes and sha256 of all files; the build's own records and copied files; card, params and Modelfile made again
-from them; tensor types; names that shadow each other; order of size and KLD; the label of in-sample scores; front
-matter; secret tokens, paths, hosts and question texts in anything published (gates/gates.py); the chain of digests
-from the statistics to the quants; scores, losses, choice of experts and pictures, made again from what was recorded
-(gates/remade_gates.py); scores of further tasks (gates/tasks_gate.py) and rates of loops and tool calls
-(gates/loops_gate.py), from the recorded answers; the tokens that begin and end a text (gates/token_gate.py); Ollama's
-params, Modelfile and template; an answer of the smallest file by llama-server (gates/running_gates.py); the draft
-model, with which it must answer the same (gates/speed_gate.py); of a release that sees, its files for pictures and an
-answer about one (gates/sight_gate.py).
+Checked: seals of what the numbers rest on (gates/seals_gate.py; SEALS=no leaves that out); sizes and sha256 of all
+files; the build's own records and copied files; card, params and Modelfile made again from them; tensor types; names
+that shadow each other; order of size and KLD; the label of in-sample scores; front matter; secret tokens, paths, hosts
+and question texts in anything published (gates/gates.py); the chain of digests from the statistics to the quants;
+scores, losses, choice of experts and pictures, made again from what was recorded (gates/remade_gates.py); scores of
+further tasks (gates/tasks_gate.py) and rates of loops and tool calls (gates/loops_gate.py), from the recorded answers;
+the tokens that begin and end a text (gates/token_gate.py); Ollama's params, Modelfile and template; an answer of the
+smallest file by llama-server (gates/running_gates.py); the draft model, with which it must answer the same
+(gates/speed_gate.py); of a release that sees, its files for pictures and an answer about one (gates/sight_gate.py).
 """
 
 import argparse
@@ -24,11 +24,13 @@ from pathlib import Path
 from cards.chores import chores
 from files.option_types import command_parser, whole_number
 from files.safe_files import InputError, run
+from files.seals import sealing
 from gates.checked import Checked, Outcome
 from gates.gates import GATES
 from gates.loops_gate import loops_gate
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
 from gates.running_gates import QUESTION, running_gates, smallest
+from gates.seals_gate import seals_gate
 from gates.sight_gate import sight_gates
 from gates.speed_gate import speed_gates
 from gates.tasks_gate import tasks_gate
@@ -96,6 +98,7 @@ def main(argv: list[str] | None = None) -> None:
         **sight_gates(smallest, tools, args.gpu_layers),
     }
     gates = {
+        "seals": seals_gate,
         **GATES,
         **RECORD_GATES,
         **COMMAND_GATES,
@@ -114,7 +117,8 @@ def main(argv: list[str] | None = None) -> None:
     if failed:
         names = ", ".join(failed)
         raise InputError(args.release, f"all of {applied} checks to pass", f"{len(failed)} that fail: {names}")
-    print(f"{args.release}: all of {applied} checks pass, {len(gates) - applied} do not apply")
+    unsealed = "" if sealing() else "; that nothing was edited was NOT checked (SEALS=no)"
+    print(f"{args.release}: all of {applied} checks pass, {len(gates) - applied} do not apply{unsealed}")
 
 
 if __name__ == "__main__":

@@ -17,14 +17,16 @@ import os
 from pathlib import Path
 
 from files.display import plural
-from files.host_locks import BUILD_MARKER, LOCKS, advice_on, locks_in
+from files.host_locks import LOCKS, advice_on, locks_in
 from files.option_types import command_parser
 from files.safe_files import InputError, gib, partial_directory, remove, run
+from files.seals import LEDGER, MARKER
 from release.manifest import MANIFEST
 from stages.needs import FULL_FOLDER, IMATRIX
 from stages.step_logs import is_at_work
 
 ALL, GGUF = "all", "gguf"
+LAST = (LEDGER, MARKER)
 SHARED_FOLDERS = ("downloads", "comparison", "bench", LOCKS)  # of a build folder; the others are named for models
 PARTIAL = ".partial"  # ends the name of what was being written, or deleted, when a run was killed
 SHOWN = 40  # lines of a list; of 200 quants the sum says more
@@ -34,9 +36,9 @@ def check_ours(build: Path) -> None:
     """Raise InputError unless a folder holds the marker."""
     if not build.is_dir():
         raise InputError(build, "a build folder", "nothing" if not build.exists() else "a file")
-    if not (build / BUILD_MARKER).is_file():
+    if not (build / MARKER).is_file():
         raise InputError(
-            build, f"a build folder of this project, with {BUILD_MARKER} in it", "none", "nothing of it is deleted"
+            build, f"a build folder of this project, with {MARKER} in it", "none", "nothing of it is deleted"
         )
 
 
@@ -53,16 +55,16 @@ def is_ours(entry: Path) -> bool:
     if entry.is_symlink():
         return False
     known = entry.name in SHARED_FOLDERS or entry.suffix == PARTIAL or (entry / FULL_FOLDER).is_dir()
-    return entry.name == BUILD_MARKER or (entry.is_dir() and known)
+    return entry.name in LAST or (entry.is_dir() and known)
 
 
 def everything(build: Path) -> tuple[list[Path], list[Path]]:
-    """Return what this project built in a folder, and what else lies there. The marker is the last to go."""
-    entries = sorted(build.iterdir(), key=lambda path: (path.name == BUILD_MARKER, path.name))
+    """Return what this project built in a folder, and what else lies there. Seals and marker are the last to go."""
+    entries = sorted(build.iterdir(), key=lambda path: (LAST.index(path.name) if path.name in LAST else -1, path.name))
     ours = [entry for entry in entries if is_ours(entry)]
     others = [entry for entry in entries if entry not in ours]
     # While others' files stay, so does the marker: a later run builds here again.
-    return [entry for entry in ours if not (others and entry.name == BUILD_MARKER)], others
+    return [entry for entry in ours if not (others and entry.name == MARKER)], others
 
 
 def gguf_files(folder: Path) -> list[Path]:

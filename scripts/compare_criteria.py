@@ -39,6 +39,7 @@ from files.json_records import check_fields, read_json, write_json, write_record
 from files.option_types import command_parser, positive
 from files.run_state import RunState
 from files.safe_files import InputError, remove, replace_when_done, run, sha256_file
+from files.seals import is_kept
 from ggufs.gguf_drop import metadata_beside
 from ggufs.gguf_header import read_header
 from llama.bindings import bindings_version
@@ -217,7 +218,7 @@ def measure_choices(
     choices = [
         choice for keep in args.keep for choice in choices_at(keep, args.seeds, args.criterion, domains, criteria)
     ]
-    left = [choice for choice in choices if not (folder / choice.file).exists()]
+    left = [choice for choice in choices if not is_kept(folder / choice.file)]
     if left:
         check_floors(args, folder)
         full = StoredLogits(

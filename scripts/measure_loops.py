@@ -23,8 +23,17 @@ from files.json_records import write_record
 from files.option_types import command_parser, positive, whole_number
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, remove, replace_when_done, run
+from files.seals import check_kept_lines
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
-from loops.loop_answers import ANSWERS_NAME, answers_folder, asked_in_order, loop_flags, loop_inputs, read_loop_answers
+from loops.loop_answers import (
+    ANSWERS_NAME,
+    SUBJECT,
+    answers_folder,
+    asked_in_order,
+    loop_flags,
+    loop_inputs,
+    read_loop_answers,
+)
 from loops.loop_asking import ask_missing
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import LoopPrompt, LoopPrompts, read_prompts
@@ -75,6 +84,7 @@ def answers_of_file(
     with RunState(folder, own):
         if args.again:
             remove(folder / ANSWERS_NAME)
+        check_kept_lines(folder / ANSWERS_NAME, SUBJECT)
         answers = read_loop_answers(folder / ANSWERS_NAME, asked, cut=True)
         if len(answers) < len(asked):
             ask_servers(args, tools, gguf, prompts, inputs, asked[len(answers) :], folder / ANSWERS_NAME)

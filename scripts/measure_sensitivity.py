@@ -28,6 +28,7 @@ from files.json_records import read_json, recorded_sha256, sha256_json, write_js
 from files.option_types import command_parser
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, remove, require_disk_space, run, sha256_file, shown
+from files.seals import is_kept
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
 from llama.bindings import bindings_version
@@ -150,7 +151,7 @@ def measure_probes(
     """Return the value and error of every probe; those in `folder` are not measured again."""
     probes = probes_of(groups, padded)
     files = {key: folder / f"probe-{sha256_json(key)[:12]}.json" for key in probes}
-    if left := [key for key in probes if not files[key].exists()]:
+    if left := [key for key in probes if not is_kept(files[key])]:
         remove(folder / "probe.gguf")  # of a killed run
         require_disk_space(folder, args.input.stat().st_size)
         full = StoredLogits(args.input, tools, chats.texts, folder, args, REFERENCE)

@@ -20,6 +20,7 @@ from pathlib import Path
 from files.json_records import read_record, recorded_sha256, write_record
 from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, run
+from files.seals import is_kept
 from llama.llama_tools import die_with_parent, find_llama_cpp
 from scoring.answer_record import Answer, completion_letter, read_answers
 from scoring.asked_servers import add_server_arguments, asked_servers
@@ -101,7 +102,7 @@ def patch_left(args: argparse.Namespace, run_record: dict, left: list[Answer], k
 
 def patched_before(path: Path, head: dict, invalid: list[Answer]) -> list[dict]:
     """Return what a killed patch step left for these invalid answers; what another run left counts for nothing."""
-    content = read_record(path, Patched, "remove it") if path.exists() else {}
+    content = read_record(path, Patched, "remove it") if is_kept(path) else {}
     if {key: content.get(key) for key in head} != head:
         return []
     done = {entry["record_id"]: entry for entry in content["answers"]}

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import check_release
 from files.json_records import read_json
+from files.seals import seal_file
 from gates.checked import Checked
 from gates.gates import GATES
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
+from gates.seals_gate import seals_gate
 from gates.written_again import digests_gate
 from release.manifest import read_manifest
 from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
 from release_inputs import NAME, shared_release
 
-EVERY_GATE = {**GATES, **RECORD_GATES, **COMMAND_GATES, "digests": digests_gate}
+EVERY_GATE = {"seals": seals_gate, **GATES, **RECORD_GATES, **COMMAND_GATES, "digests": digests_gate}
 
 
 class Build:
@@ -37,7 +39,9 @@ class Build:
         sources, listed = read_sources(made / self.release.name), {}
         for kind in KINDS_OF_SOURCES:
             listed[kind] = {name: str(self.here(path.resolve())) for name, path in sources[kind].items()}
-        self.write(sources_path(self.release), json.dumps({"version": 1, **listed}))
+        place = sources_path(self.release)
+        self.write(place, json.dumps({"version": 1, **listed}))
+        seal_file(place, place)
 
     def here(self, path: Path) -> Path:
         """Return where a path of the shared build lies in this one; the project's own files stay where they are."""

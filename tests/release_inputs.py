@@ -23,6 +23,7 @@ from conftest import DEMO, REPO
 from files.json_records import read_record, write_json, write_record
 from files.run_state import INPUTS_NAME
 from files.safe_files import sha256_file
+from files.seals import MARKER, seal_file
 from ggufs.gguf_header import read_header
 from llama.llama_tools import find_llama_cpp
 from losses.quality_conclusions import quality_conclusions
@@ -37,7 +38,7 @@ from scoring.eval_protocol import DEFAULT_TASK, Protocol
 from scoring.eval_tasks import EvalTask, task_of
 from scoring.frozen_questions import documents_of
 from scoring.lm_eval_run import request_digest
-from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, Patched, RunRecord, run_digests
+from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, Patched, RunRecord, run_digests, subject_of
 from scoring.run_summary import summed_up
 from scoring.score_records import SUMMARY_NAME, Summary
 
@@ -110,6 +111,7 @@ def build_pruned_demo(script, demo: Path, folder: Path) -> Path:
     with made_once(folder) as needed:
         if needed:
             folder.mkdir(exist_ok=True)
+            (folder / MARKER).touch()
             prune_and_quantise(script, demo, folder)
     return folder
 
@@ -191,6 +193,13 @@ def lm_eval_said(protocol: Protocol) -> dict:
     }
 
 
+def seal_all(folder: Path) -> None:
+    """Seal every file of a folder, as the command does that would have written it."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            seal_file(path, path)
+
+
 def write_run(folder: Path, record: Path, questions: Path, marks: str, **options: object) -> Path:
     """Write a made-up run of a quant over a question file as eval_gpqa_v3.sh leaves one; return its summary.
 
@@ -208,8 +217,6 @@ def write_run(folder: Path, record: Path, questions: Path, marks: str, **options
         (folder / name).mkdir(parents=True)
     frozen, logged = folder / TASK_FOLDER / "frozen.jsonl", folder / LM_EVAL
     frozen.write_text("".join(json.dumps(document) + "\n" for document in documents))
-    for answer in answers:
-        append_answer(folder / ANSWERS, answer)
     samples = [json.dumps(sample_of(i, *pair, task)) + "\n" for i, pair in enumerate(zip(documents, answers))]
     (logged / "samples.jsonl").write_text("".join(samples))
     score = sum(answer.correct for answer in answers) / len(answers)
@@ -223,6 +230,10 @@ def write_run(folder: Path, record: Path, questions: Path, marks: str, **options
         "protocol": vars(protocol),
     }
     write_record(folder / RUN, run, RunRecord)
+    for answer in answers:
+        append_answer(folder / ANSWERS, answer, subject_of(run))
+    seal_all(logged)
+    seal_all(folder / TASK_FOLDER)
     patched = [
         {
             "record_id": answer.record_id,
@@ -319,6 +330,7 @@ def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
         np.savez(results_path(results, record["sha256"]), **arrays)
         measured.append(measured_of(record["type"], record, arrays, pruning, chats, "reply"))
         records.append(record)
+    seal_all(results)
     content = {
         "inputs": inputs,
         "chats": 4,
@@ -380,6 +392,8 @@ def shared_release(pruned: Path) -> Path:
     folder = pruned.with_name(f"{pruned.name}-release")
     with made_once(folder) as needed:
         if needed:
+            folder.mkdir(exist_ok=True)
+            (folder / MARKER).touch()
             build_with_evidence(pruned, folder)
     return folder / f"{NAME}-GGUF"
 

@@ -7,6 +7,7 @@ import convert_to_gguf
 import expert_drop
 from choice.drop_map import dropped_ids, read_map
 from conftest import DEMO
+from files.seals import MARKER
 from ggufs.mmproj import mmproj_name
 from multimodal_twin import write_twin
 from release_inputs import NAME, call, choose_first, made_once
@@ -21,6 +22,7 @@ def seeing_model(factory) -> Path:
     with made_once(folder) as needed:
         if needed:
             folder.mkdir(exist_ok=True)
+            (folder / MARKER).touch()
             twin = write_twin(DEMO / "model", folder / "twin")
             choose_first(folder, DEMO / "calibration_questions.csv")
             # A plain map names no weights: those of the twin have other names than the demo's.

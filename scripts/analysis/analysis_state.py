@@ -19,6 +19,7 @@ from analysis.sampled_tokens import TokenSample, sampled_arrays, sampled_widths
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS
 from files.run_state import RunState
 from files.safe_files import InputError, remove, require_disk_space
+from files.seals import is_kept, seal_file
 
 import numpy as np
 import torch
@@ -81,12 +82,13 @@ class AnalysisState(RunState):
             raise InputError(self.directory, "a place to keep the state in", str(error)) from error
         # No fsync: there is one file per batch and layer, and a flush each time would take longer than the layer. After
         # a power failure `load` finds a file that is cut short or has zeros in it, and its questions are done again.
+        seal_file(self._path(first), partial, flush=False)
         os.replace(partial, self._path(first))
 
     def load(self, first: int, with_hidden: bool) -> BatchState | None:
         """Return the sums, the layers done and the hidden states of a batch; None when nothing (whole) is there."""
         path = self._path(first)
-        if not path.exists():
+        if not is_kept(path):
             return None
         try:
             with safe_open(path, framework="pt") as file:

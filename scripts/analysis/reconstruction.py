@@ -14,6 +14,7 @@ from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SCORES, router_module
 from choice.elimination import LayerTokens, eliminate, weights_of
 from files.json_records import read_json, write_json
 from files.safe_files import InputError
+from files.seals import is_kept
 
 import numpy as np
 import torch
@@ -128,7 +129,7 @@ def eliminate_layers(
     model = runner.model if isinstance(runner, LayerStream) else runner
     modules = expert_modules(model)
     paths = {layer: directory / f"elimination-{layer:06d}.json" for layer in modules}
-    left = [layer for layer in modules if not paths[layer].exists()]
+    left = [layer for layer in modules if not is_kept(paths[layer])]
     shape = (len(modules), max(module.num_experts for module in modules.values()))
     ranks, errors = np.zeros(shape, np.int64), np.zeros(shape)
     for row, layer in enumerate(tqdm(modules, desc="experts dropped by reconstruction", unit="layer", disable=None)):

@@ -95,11 +95,11 @@ def largest_first(records: dict[str, dict]) -> list[tuple[str, dict]]:
 
 
 def choice_table(records: dict[str, dict], quality: dict | None) -> str:
-    """Return the short table of files: quality in a word, size, and the quantisation loss if any file was measured."""
+    """Return the short table of files, each linked: quality in a word, size, and the measured quantisation loss."""
     entries = measured(records, quality)
     rows = [
         [
-            record["files"][0],
+            f"[{record['files'][0]}]({record['files'][0]})",  # the Hub leads a relative link to the file's page
             quality_word(record, entries.get(name)),
             in_unit(record["bytes"], GB),
             gib(record["bytes"]),

@@ -8,6 +8,7 @@ on its cache; here the order is drawn once per seed and stored by Record ID.
 import csv
 import hashlib
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,12 @@ class Question:
     def digest(self) -> str:
         """The hex sha256 of prompt, reasoning and letter, joined by a character that no text holds."""
         return hashlib.sha256("\x1f".join((self.prompt, self.explanation, self.letter)).encode()).hexdigest()
+
+    @property
+    def words_digest(self) -> str:
+        """The hex sha256 of the words of text and right choice: a copy under another id or in another order has it."""
+        parts = [" ".join(re.findall(r"\w+", part.casefold())) for part in (self.text, self.choices[self.answer])]
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
 def clean_choice(text: str) -> str:

@@ -21,8 +21,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from files.safe_files import InputError, this_host
+from files.seals import build_folder
 
-BUILD_MARKER = ".built-by-this-project"  # in every build folder; outputs elsewhere have no such lock
 LOCKS = ".locks"
 NAME_CHARACTERS = 180  # of a lock's name
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -83,16 +83,11 @@ def is_dead(holder: Holder) -> bool:
     return holder.place == this_place() and start_of(holder.pid) != holder.started
 
 
-def build_folder_of(path: Path) -> Path | None:
-    """Return the build folder that a path lies in, None when in none."""
-    return next((folder for folder in path.absolute().parents if (folder / BUILD_MARKER).is_file()), None)
-
-
 def lock_path(output: Path) -> Path | None:
     """Return where the lock of an output lies: a name that people can read. None outside of a build folder."""
     # The folder is resolved and not the output: an output may be a link, such as that to the model.
     place = output.parent.resolve() / output.name
-    build = build_folder_of(place)
+    build = build_folder(place)
     if build is None:
         return None
     name = place.relative_to(build).as_posix().replace("/", ",")

@@ -23,6 +23,9 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from files.input_errors import InputError
+from files.seals import seal_file
+
 
 def ours_to_interrupt() -> bool:
     """Tell whether this process is one of our commands with Python's own handler of Ctrl-C; pytest keeps its own."""
@@ -71,19 +74,6 @@ UNUSABLE_PATH = (
     *(errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EUCLEAN, errno.EMLINK, errno.ENOLCK, errno.EOPNOTSUPP),
 )
 OF_CONNECTIONS = (errno.ETIMEDOUT, errno.ENOTCONN)  # among them: a download fails by these, too
-
-
-def printable(text: str) -> str:
-    """Return a text with its control characters and line ends escaped: a file's words must not move the cursor."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
-
-
-class InputError(Exception):
-    """Name a path, what was expected there and what was found, in one line."""
-
-    def __init__(self, path: object, expected: str, found: str, advice: str = "") -> None:
-        line = f"{path}: expected {expected}, found {found}"
-        super().__init__(printable(f"{line}; {advice}" if advice else line))
 
 
 def reason_of(error: BaseException) -> str:
@@ -277,6 +267,7 @@ def replace_when_done(path: Path) -> Iterator[Path]:
             yield partial
             # Flush, then rename: a crash of the machine could otherwise keep the rename and lose the bytes.
             flush_to_disk(partial)
+            seal_file(path, partial)
             os.replace(partial, path)
             remove(partial)  # still there if both names were links to one file: such a rename does nothing
             # The directory holds the new name. Until it is flushed, a crash could bring back the old file, and make
@@ -330,6 +321,10 @@ def directory_when_done(path: Path, marker: str) -> Iterator[Path]:
         try:
             yield partial
             _flush_tree(partial)
+            for file in sorted(partial.rglob("*")):
+                # The digests of weights are in a record beside them.
+                if file.is_file() and file.suffix != ".safetensors":
+                    seal_file(path / file.relative_to(partial), file, flush=False)
             # A directory with files in it cannot be renamed over. Deleted in place, a kill would leave part of it under
             # its name. So it is set aside whole; a kill before the second rename leaves nothing under the name.
             if path.exists():

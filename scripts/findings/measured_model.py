@@ -23,6 +23,7 @@ from analysis.sampled_tokens import CHOSEN, INPUTS
 from chats.chat_sequences import Sequence
 from files.json_records import read_json, write_json
 from files.safe_files import InputError, replace_when_done, require_disk_space
+from files.seals import is_kept
 from findings.findings_observer import BF16_SUMS, COUNTS, FindingsObserver, observed_arrays, sampled_positions
 from findings.similarity import matrices_of, output_cosines, output_figures, weight_figures
 
@@ -95,7 +96,7 @@ def layer_figures(
     """
     modules, found = expert_modules(model), []
     paths = {layer: state.directory / f"layer-{layer:06d}.json" for layer in modules}
-    left = [layer for layer in modules if not paths[layer].exists()]
+    left = [layer for layer in modules if not is_kept(paths[layer])]
     for row, (layer, module) in enumerate(tqdm(modules.items(), desc="experts compared", unit="layer")):
         if layer in left:
             if stream:

@@ -118,7 +118,8 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     place = lineage.origin("map")
     method = details_of(read_map(place))
     made_from = {method[key] for key in ("stats_sha256", "imatrix_sha256") if key in method}
-    found: Breaks = []
+    chose = set(question_ids_of(method))
+    found = renamed_breaks(lineage, chose) if chose else []
     for key in ("bootstrap", "domains") if "own_map" in method else ():
         if key in method:  # copy_drop_map.py leaves them out: nothing shows that they belong to the map
             found.append(InputError(place, f"no {key} in a map that was given", "one", BUILD_AGAIN))
@@ -133,6 +134,23 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     if "stats_sha256" in method and "own_map" not in method:
         found += analysed_breaks(lineage, method)
     return found
+
+
+def renamed_breaks(lineage: Lineage, chosen: set[str]) -> Breaks:
+    """No question that chose the experts has another id elsewhere: by ids alone it would count as held out there."""
+    questions = [(path, load_questions(path, QUESTION_SEED)) for path in lineage.sources["questions"].values()]
+    chose = {one.words_digest: one.record_id for _, those in questions for one in those if one.record_id in chosen}
+    return [
+        InputError(
+            path,
+            f"the id {chose[one.words_digest]} of a question that chose the experts",
+            f"it again as {one.record_id}",
+            "give it that id, so that its score counts as in-sample; then run `make eval` and `make quality` again",
+        )
+        for path, those in questions
+        for one in those
+        if one.record_id not in chosen and one.words_digest in chose
+    ]
 
 
 def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:

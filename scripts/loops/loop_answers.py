@@ -12,12 +12,14 @@ from pathlib import Path
 from files.json_records import check_fields, parse_json, read_json
 from files.run_state import INPUTS_NAME
 from files.safe_files import InputError, flush_to_disk
+from files.seals import seal_line
 from loops.loop_classes import LoopAnswer, WrittenCall
 from loops.loop_prompts import LoopPrompt, LoopPrompts
 from losses.stored_results import results_folder
 from scoring.eval_protocol import Protocol
 
 ANSWERS_NAME = "answers.jsonl"
+SUBJECT = ""  # of the seals: the folder has the digest of all that the answers depend on in its name
 ERROR_CHARACTERS = 200
 SAMPLED_BY = ("temperature", "top_p", "top_k", "dry_multiplier")  # of the evaluation's protocol
 RUN_AGAIN = "run `make loops REPLACE=loops`"
@@ -98,9 +100,14 @@ def recorded_answers(
 
 
 def append_loop_answer(path: Path, answer: LoopAnswer) -> None:
-    """Append an answer and force it to the disk; half a line of a full disk is cut off when the run goes on."""
+    """Append an answer, sealed, and force it to the disk.
+
+    Half a line of a full disk is cut off when the run goes on.
+    """
+    line = json.dumps(answer.model_dump()).encode() + b"\n"
+    seal_line(path, line, SUBJECT)
     with open(path, "ab", buffering=0) as file:
-        file.write(json.dumps(answer.model_dump()).encode() + b"\n")
+        file.write(line)
     flush_to_disk(path)
 
 

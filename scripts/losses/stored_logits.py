@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from files.safe_files import InputError, replace_when_done, require_disk_space
+from files.seals import check_kept
 from ggufs.gguf_header import read_header, split_paths
 from llama.llama_tools import LlamaCpp
 from losses.gguf_logits import CHUNK_TOKENS, GgufLogits
@@ -54,6 +55,7 @@ class StoredLogits:
         Raises InputError when the disk has no room for the files.
         """
         self.path, self.texts, self.folder, self.name = path, texts, folder, name
+        self.checked: set[int] = set()
         self.vocabulary = read_header(split_paths(path)[0]).vocabulary
         self.model = open_model(path, tools, texts, args) if recompute else None
         missing = missing_texts(folder, name, texts)
@@ -78,6 +80,9 @@ class StoredLogits:
 
     def _stored(self, number: int) -> np.ndarray:
         path, shape = logits_path(self.folder, self.name, number), (len(self.texts[number]), self.vocabulary)
+        if number not in self.checked:  # once: they are read for every model that is compared
+            check_kept(path)
+            self.checked.add(number)
         try:
             logits = np.load(path, mmap_mode="r")  # a long text's logits are gigabytes, and are read in pieces
         except ValueError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from files.json_records import sha256_json
 from files.safe_files import InputError, replace_when_done
+from files.seals import is_kept
 from losses.kld_statistics import MEASURES, per_chat, summary
 from losses.quality_conclusions import EXPERTS_ONLY, NO_IMATRIX, Measured, quant_kind
 from losses.scored_chats import Arrays, Chats, masks_of
@@ -36,7 +37,7 @@ def results_path(folder: Path, sha256: str) -> Path:
 
 def write_chats(folder: Path, counts: Arrays) -> None:
     """Write the tokens of each chat by what counts, [chats] int64; those of an earlier run are the same."""
-    if (folder / CHATS_NAME).exists():
+    if is_kept(folder / CHATS_NAME):
         return
     with replace_when_done(folder / CHATS_NAME) as partial:
         np.savez(partial, allow_pickle=False, **counts)
@@ -77,7 +78,7 @@ def kept(path: Path, compute: Callable[[], Arrays], references: Iterable[str], t
 
     Raises InputError when the file holds something else.
     """
-    if not path.exists():
+    if not is_kept(path):
         arrays = compute()
         with replace_when_done(path) as partial:
             np.savez(partial, allow_pickle=False, **arrays)

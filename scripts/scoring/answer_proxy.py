@@ -64,7 +64,7 @@ class AnswerProxy:
     """The proxy's state. `documents`: the frozen rows by digest of their prompt; `record`: answers.jsonl.
 
     `on_answer` is called with every new answer. What ends the run (a server that cannot be started again, a full disk)
-    is set as the exception of `failure`.
+    is set as the exception of `failure`. `subject`: what the seals of the answers are bound to (run_files.py).
     """
 
     def __init__(
@@ -75,8 +75,9 @@ class AnswerProxy:
         record: Path,
         on_answer: Callable[[Answer], None],
         task: EvalTask = TASKS[DEFAULT_TASK],
+        subject: str = "",
     ) -> None:
-        self.task = task
+        self.task, self.subject = task, subject
         self.pool, self.attempts, self.documents = pool, attempts, documents
         self.record, self.on_answer = record, on_answer
         cut_half_line(record)
@@ -125,7 +126,7 @@ class AnswerProxy:
 
     def keep(self, answer: Answer) -> None:
         """Record an answer, and force it to the disk while the next question is asked (it took 1.3 ms)."""
-        append_answer(self.record, answer)
+        append_answer(self.record, answer, self.subject)
         self.answers[answer.record_id] = answer
         asyncio.get_running_loop().run_in_executor(None, flush_to_disk, self.record).add_done_callback(self.flushed)
 

@@ -19,6 +19,7 @@ from typing import Any
 from chats.questions import LETTERS
 from files.json_records import parse_json
 from files.safe_files import InputError
+from files.seals import seal_line
 from scoring.answer_classes import CLASSES, class_of_failure
 
 
@@ -175,15 +176,17 @@ def check_types(answer: Answer) -> None:
         raise ValueError(f"{answer.kind!r}, letter {answer.letter!r}, target {answer.target!r}")
 
 
-def append_answer(path: Path, answer: Answer) -> None:
-    """Append one answer, whole or not at all; raise InputError when the disk is full.
+def append_answer(path: Path, answer: Answer, subject: str = "") -> None:
+    """Append one answer, sealed, whole or not at all; raise InputError when the disk is full.
 
+    subject: of run_files.py: whose answer it is to what, so that no line of another run passes for one of this.
     Once written it outlives a kill of any process. answer_proxy.py forces it to the disk as well.
     """
     row = asdict(answer)
     if answer.server is None:
         del row["server"]
     line = json.dumps(row).encode() + b"\n"
+    seal_line(path, line, subject)
     with open(path, "ab", buffering=0) as file:
         begin = file.tell()
         try:

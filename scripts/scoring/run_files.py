@@ -76,6 +76,11 @@ def patch_head(record: dict) -> dict:
     return asked | {"run": run_digests(record)}
 
 
+def subject_of(record: dict) -> str:
+    """Return what the seals of a run's answers are bound to: its model, questions and protocol, from its record."""
+    return sha256_json(run_digests(record))
+
+
 def run_digests(record: dict) -> dict:
     """Return the digests of model, questions and protocol, by which two runs are compared, from a run's record."""
     return {key: record[key] for key in ("gguf_sha256", "questions_sha256", "protocol_sha256")}

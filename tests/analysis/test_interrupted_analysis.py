@@ -1,5 +1,6 @@
 """Runs that are killed, interrupted, started twice or split over processes: always the statistics of one plain run."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -9,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import teacher_force_analysis as analysis
-from analysis.analysis_state import AnalysisState, state_directory
+from analysis.analysis_state import CHECK_SUMS, AnalysisState, check_sum, state_directory
 from conftest import DEMO, REPO
+from files.seals import MARKER
 from tiny_models import LAYERS
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -49,6 +52,23 @@ def leave_unfinished(options: list[str], saves: int = 6) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(AnalysisState, "save", save)
         analysis.main(options)
+
+
+def test_an_edited_state_is_made_again_though_its_sums_of_bytes_agree(undisturbed, tmp_path, capsys):
+    """What it became would be sealed as our own."""
+    (tmp_path / MARKER).touch()
+    output = tmp_path / "stats"
+    leave_unfinished(arguments(output))
+    path = sorted(output.with_name("stats.state").glob("*.safetensors"))[1]
+    with safe_open(path, framework="numpy") as file:
+        notes = file.metadata()
+    arrays = load_file(path)
+    arrays["weighted_norm_sum"][:] += 1
+    sums = {name: check_sum(torch.from_numpy(array)) for name, array in arrays.items()}
+    save_file(arrays, path, notes | {CHECK_SUMS: json.dumps(sums)})
+    analysis.main(arguments(output))
+    assert f"{path}: expected what this project wrote, found one edited" in capsys.readouterr().out
+    assert output.read_bytes() == undisturbed[FEW]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from conftest import REPO
 from files.host_locks import (
-    BUILD_MARKER,
     UNKNOWN,
     Holder,
     holder_of,
@@ -25,6 +24,7 @@ from files.host_locks import (
     take,
 )
 from files.safe_files import InputError, leftovers_of, partial_directory, partial_file, this_host
+from files.seals import MARKER
 
 import pytest
 
@@ -32,7 +32,7 @@ import pytest
 @pytest.fixture
 def output(tmp_path) -> Path:
     """An output in a build folder."""
-    (tmp_path / BUILD_MARKER).touch()
+    (tmp_path / MARKER).touch()
     return tmp_path / "demo/gguf/demo-Q6_K.gguf"
 
 

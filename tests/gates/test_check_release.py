@@ -11,6 +11,7 @@ import build_release
 import check_release
 from choice.drop_metadata import METADATA_NAME
 from files.safe_files import sha256_file
+from files.seals import MARKER
 from gates.checked import Checked, Outcome
 from gates.gates import GATES
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
@@ -74,6 +75,7 @@ def test_all_that_holds_passes_line_by_line(release, script):
     lines = [line for line in done.stdout.splitlines() if line[:4] in ("pass", "FAIL", "n/a ")]
     verdicts = {line[6:].split(":")[0]: line[:4] for line in lines}
     assert list(verdicts) == [
+        "seals",
         *GATES,
         *RECORD_GATES,
         *COMMAND_GATES,
@@ -91,7 +93,7 @@ def test_all_that_holds_passes_line_by_line(release, script):
     assert f"exception: {sentence}" in done.stdout and f"- {sentence}\n" in (release / "README.md").read_text()
     assert "Q8_0 has a" not in done.stdout and "**In-sample:** 4 of the 4" in done.stdout
     assert 'loaded by llama-server, which answers "' in done.stdout
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 21 checks pass, 6 do not apply"
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 22 checks pass, 6 do not apply"
 
 
 def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copy):
@@ -107,6 +109,7 @@ def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copy):
 
 def test_a_split_file_and_a_checkpoint_pass_the_gates(pruned_demo, tmp_path, capsys):
     checkpoint, parts = pruned_demo / "checkpoint", tmp_path / "parts"
+    (tmp_path / MARKER).touch()
     metadata = checkpoint / "expert_drop_metadata.json"
     common = ["--name", NAME, "--base", BASE, "--metadata", metadata, *origins_of(pruned_demo, ())]
     dynamic = ["--kind", "dynamic", "--gguf", pruned_demo / f"{NAME}-CD-Q4_K_M.gguf", *SIDECARS]
@@ -146,8 +149,8 @@ def test_files_too_many_or_too_few_fail(copy, capsys, refusal):
     (state / "x.metadata").write_text("what an upload keeps is not published")
     lines = failing(copy, "files")["files"]
     assert [line.split(": expected")[0] for line in lines] == [str(copy / "notes.txt"), str(copy / "params")]
-    failed = "4 that fail: files, build, made, sidecars"
-    refusal(check_release.main, [copy], copy, "all of 21 checks to pass", failed)
+    failed = "5 that fail: seals, files, build, made, sidecars"  # a copy lies in no build folder
+    refusal(check_release.main, [copy], copy, "all of 22 checks to pass", failed)
     printed = capsys.readouterr().out
     assert "FAIL  files:" in printed and "pass  template:" in printed
     (copy / "link").symlink_to(copy / "template")

@@ -12,6 +12,7 @@ from cards.front_matter import check_front_matter
 from cards.sight_card import fetched_in_words
 from checkpoints.checkpoint import read_config
 from files.safe_files import sha256_file
+from files.seals import MARKER
 from gates.checked import Checked
 from gates.running_gates import smallest
 from gates.sight_gate import picture_gate, picture_png, sight_gate
@@ -35,6 +36,7 @@ def seeing(tmp_path_factory) -> Path:
 def release(seeing, pruned_demo, tmp_path_factory) -> Path:
     """A release of the pruned demo's Q4_K_M with the twin's files for pictures, which fit it."""
     folder = tmp_path_factory.mktemp("release") / f"{NAME}-GGUF"
+    (folder.parent / MARKER).touch()
     pictures = [word for kind in TYPES for word in ("--mmproj", seeing / mmproj_name(NAME, kind))]
     more = [*pictures, "--questions", *QUESTIONS]
     call(build_release.main, *release_arguments(pruned_demo, folder, *more, quants=("Q4_K_M",)))

@@ -7,9 +7,9 @@ from pathlib import Path
 # What holds times by design: how long each question took and when it was asked; lm-eval's own record of its run, with
 # the speed of the processor at that moment and the port that the proxy got.
 TIMES = {"asked_at", "seconds", "date", "total_evaluation_time_seconds", "pretty_env_info", "base_url"}
-# Logs are appended to by each try, and the server's tells about its own process. A kill can leave the lock of a step
-# that was done; the next step of that host removes it.
-LOGS = re.compile(r"(^|/)logs/|\.log$|^\.locks($|/)")
+# Logs are appended to by each try, and the server's tells about its own process. So are seals, and each machine has
+# a key of its own. A kill can leave the lock of a step that was done; the next step of that host removes it.
+LOGS = re.compile(r"(^|/)logs/|\.log$|^\.locks($|/)|(^|/)\.seals$")
 
 
 def without_times(value: object) -> object:

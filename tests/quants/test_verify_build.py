@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import verify_build
-from files.host_locks import BUILD_MARKER, LOCKS, new_holder
+from files.host_locks import LOCKS, new_holder
 from files.safe_files import partial_file
+from files.seals import MARKER
 from llama.llama_tools import LlamaCpp
 from quants.quant_record import of_other_builds, record_path
 from release_inputs import NAME, STANDARD_QUANTS
@@ -21,7 +22,7 @@ USUAL = "a" * 64
 @pytest.fixture
 def build(pruned_demo, tmp_path) -> Path:
     """A build folder with links to the pruned demo's large files, and copies of what a test may change."""
-    (tmp_path / BUILD_MARKER).touch()
+    (tmp_path / MARKER).touch()
     (tmp_path / "checkpoint").symlink_to(pruned_demo / "checkpoint")
     for path in pruned_demo.iterdir():
         if path.suffix == ".json":

@@ -10,6 +10,7 @@ import check_release
 import measure_draft
 import quantize_gguf
 from conftest import DEMO
+from files.seals import MARKER
 from gates.running_gates import QUESTION
 from gates.sight_gate import ask_about_picture, picture_png
 from ggufs.mmproj import mmproj_name
@@ -35,6 +36,7 @@ ASKED = ["--questions", DEMO / "eval_questions.csv", "--limit", 2, "--rounds", 1
 def release(tmp_path_factory) -> Path:
     """A release of the pruned multimodal twin, whose draft model was built for the twin's own F16 file."""
     seeing, folder = seeing_model(tmp_path_factory), tmp_path_factory.mktemp("whole")
+    (folder / MARKER).touch()
     f16, model, draft = seeing / "F16.gguf", folder / MODEL, folder / DRAFT
     call(quantize_gguf.main, "--input", f16, "--type", "Q8_0", "--output", model)
     call(build_draft.main, "--model", DEMO / "assistant", "--target", f16, "--name", NAME, "--output", draft)

@@ -7,9 +7,11 @@ from pathlib import Path
 from ask_questions import check_run, is_asked
 from files.json_records import read_json, write_json, write_record
 from files.safe_files import InputError
+from files.seals import MARKER
 from patch_answers import patched_before
+from scoring.answer_record import Answer, append_answer
 from scoring.eval_protocol import Protocol, recorded_protocol
-from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, Patched, RunRecord, read_run, run_digests
+from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, Patched, RunRecord, read_run, run_digests, subject_of
 from scoring.run_summary import read_patched
 
 import pytest
@@ -18,6 +20,26 @@ DIGESTS = dict.fromkeys(("gguf_sha256", "questions_sha256"), "a" * 64) | {"proto
 MINE = {"name": "model", **DIGESTS, "protocol": asdict(Protocol())}
 HEAD = {"prefill": "The answer is (", "n_predict": 10, "temperature": 0, "run": DIGESTS}
 PATCHED_ANSWER = {"record_id": "q", "class": "empty", "completion": "A", "letter": "A", "correct": True, "errors": []}
+
+MACHINE = {"cpu": "made up", "cores": 1, "gpus": [], "backends": []}
+ANSWER = Answer(
+    record_id="q",
+    prompt_sha256="b" * 64,
+    request_sha256="c" * 64,
+    answer="",
+    reasoning="I am truly empty.",
+    finish_reason="stop",
+    prompt_tokens=1,
+    completion_tokens=1,
+    asked_at=0.0,
+    seconds=0.0,
+    attempts=1,
+    errors=[],
+    letter=None,
+    target="A",
+    correct=False,
+    kind="empty",
+)
 
 
 @pytest.fixture
@@ -109,3 +131,33 @@ def test_a_completion_may_hold_any_letter(asked):
     entry = PATCHED_ANSWER | {"completion": "\u0019\u007f A", "errors": ["HTTP 500: \u0007"]}
     write_record(asked / PATCHED, HEAD | {"answers": [entry]}, Patched)
     assert read_patched(asked / PATCHED, MINE)[1] == {"q": entry}
+
+
+@pytest.fixture
+def sealed(tmp_path) -> Path:
+    """A run in a build folder, killed after its first answer and in its patch step."""
+    (tmp_path / MARKER).touch()
+    write_record(tmp_path / RUN, MINE | {"hardware": [MACHINE]}, RunRecord)
+    append_answer(tmp_path / ANSWERS, ANSWER, subject_of(MINE))
+    write_record(tmp_path / PATCHED, HEAD | {"answers": [PATCHED_ANSWER]}, Patched)
+    check_run(tmp_path, MINE)
+    assert patched_before(tmp_path / PATCHED, HEAD, [ANSWER]) == [PATCHED_ANSWER]
+    return tmp_path
+
+
+def test_a_run_does_not_go_on_from_an_edited_answer_or_machine(sealed):
+    """Its next record would make a seal of its own for them."""
+    answers = sealed / ANSWERS
+    answers.write_text(answers.read_text().replace("truly", "nearly"))
+    with pytest.raises(InputError, match="answers.jsonl, line 1: .* edited since it was sealed; .*REPLACE"):
+        check_run(sealed, MINE)
+    answers.write_text(answers.read_text().replace("nearly", "truly"))
+    change(sealed / RUN, "hardware", [MACHINE | {"cores": 2}])
+    with pytest.raises(InputError, match="run.json: .* edited since it was sealed"):
+        check_run(sealed, MINE)
+
+
+def test_an_edited_patch_is_asked_again(sealed, capsys):
+    change(sealed / PATCHED, "answers", [PATCHED_ANSWER | {"errors": ["HTTP 500"]}])
+    assert patched_before(sealed / PATCHED, HEAD, [ANSWER]) == []
+    assert "it is made again" in capsys.readouterr().out

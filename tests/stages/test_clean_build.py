@@ -6,10 +6,9 @@ from pathlib import Path
 
 import clean_build
 from files.host_locks import LOCKS, only_host
+from files.seals import LEDGER, MARKER
 
 import pytest
-
-MARKER = clean_build.BUILD_MARKER
 
 
 @pytest.fixture
@@ -26,6 +25,7 @@ def build(tmp_path, model) -> Path:
     build = tmp_path / "build"
     files = (
         MARKER,
+        LEDGER,
         "downloads/calibration.txt",
         "x/full/source.txt",
         "x/full/gguf/imatrix.gguf",

@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from conftest import REPO
-from files.host_locks import BUILD_MARKER, lock_path, new_holder
+from files.host_locks import lock_path, new_holder
+from files.seals import MARKER
 
 import pytest
 
@@ -25,7 +26,7 @@ WAITED = r"(\S+) \(pid \d+, since [^)]*\) makes it; waiting"
 def build(tmp_path) -> Path:
     """A build folder that hosts share."""
     (tmp_path / "build").mkdir()
-    (tmp_path / "build" / BUILD_MARKER).touch()
+    (tmp_path / "build" / MARKER).touch()
     return tmp_path / "build"
 
 

@@ -1,0 +1,128 @@
+"""Seals: edited, missing, foreign, moved, copied; a kill between seal and rename; keys that are none."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import REPO
+from files.json_records import write_json
+from files.safe_files import InputError, directory_when_done, partial_file
+from files.seals import LEDGER, MARKER, Seal, Seals, check_kept, check_kept_lines, is_kept, read_key, seal_line
+
+import pytest
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch) -> Path:
+    """A build folder with one sealed file, and a key of its own."""
+    monkeypatch.setenv("SEAL_KEY", str(tmp_path / "keys/seal.key"))
+    (tmp_path / "build/run").mkdir(parents=True)
+    (tmp_path / "build" / MARKER).touch()
+    write_json(tmp_path / "build/run/record.json", {"score": 1})
+    return tmp_path / "build"
+
+
+def seal(path: Path) -> Seal:
+    """Return what the ledger of the build says of a file."""
+    return Seals(next(parent for parent in path.parents if (parent / MARKER).exists())).of_file(path)
+
+
+def test_what_is_written_is_sealed_and_an_edit_is_seen(build):
+    record = build / "run/record.json"
+    assert seal(record) == Seal.VALID
+    record.write_text(record.read_text().replace("1", "2"))
+    assert seal(record) == Seal.BROKEN
+    with pytest.raises(InputError, match="edited since it was sealed"):
+        check_kept(record)
+    write_json(record, {"score": 3})
+    assert seal(record) == Seal.VALID
+
+
+def test_a_build_can_be_moved_and_a_file_in_it_cannot(build):
+    moved = build.rename(build.with_name("elsewhere"))
+    assert seal(moved / "run/record.json") == Seal.VALID
+    (moved / "other").mkdir()
+    shutil.copy(moved / "run/record.json", moved / "other/record.json")
+    assert seal(moved / "other/record.json") == Seal.NONE
+
+
+def test_a_stage_that_was_put_back_keeps_its_seals(build):
+    record, old = build / "run/record.json", (build / "run/record.json").read_bytes()
+    write_json(record, {"score": 2})
+    record.write_bytes(old)
+    assert seal(record) == Seal.VALID
+
+
+def test_another_key_and_no_ledger(build, monkeypatch):
+    record = build / "run/record.json"
+    monkeypatch.setenv("SEAL_KEY", str(build.parent / "keys/other.key"))
+    assert seal(record) == Seal.FOREIGN and not is_kept(record)
+    (build / LEDGER).unlink()
+    assert seal(record) == Seal.NONE
+    monkeypatch.setenv("SEALS", "no")
+    assert is_kept(record)
+    write_json(record, {"score": 2})
+    assert not (build / LEDGER).exists()
+
+
+def test_lines_are_bound_to_their_words_and_their_subject(build):
+    answers = build / "run/answers.jsonl"
+    for line in (b'{"letter": "A"}\n', b'{"letter": "B"}\n'):
+        seal_line(answers, line, "model 1")
+        with open(answers, "ab") as file:
+            file.write(line)
+    with open(answers, "ab") as file:
+        file.write(b'{"letter": "')  # of a kill
+    check_kept_lines(answers, "model 1")
+    with pytest.raises(InputError, match="line 1"):
+        check_kept_lines(answers, "model 2")
+    answers.write_text(answers.read_text().replace("B", "C"))
+    with pytest.raises(InputError, match="line 2"):
+        check_kept_lines(answers, "model 1")
+
+
+def test_half_a_seal_costs_no_other(build):
+    with open(build / LEDGER, "a") as file:
+        file.write("0123456789ab 0123")  # of a crash
+    write_json(build / "run/next.json", {})
+    assert seal(build / "run/next.json") == seal(build / "run/record.json") == Seal.VALID
+
+
+def test_the_files_of_a_folder_are_sealed_but_for_weights(build):
+    with directory_when_done(build / "run/folder", "a.json") as folder:
+        for name in ("a.json", "b.gguf", "c.safetensors"):
+            (folder / name).write_text("x")
+    assert [seal(build / "run/folder" / name) for name in ("a.json", "b.gguf", "c.safetensors")] == [
+        Seal.VALID,
+        Seal.NONE,
+        Seal.NONE,
+    ]
+
+
+def test_a_kill_between_seal_and_rename_leaves_the_old_file_with_its_seal(build):
+    record = build / "run/record.json"
+    program = (
+        "import os, signal, sys; from pathlib import Path; from files import safe_files\n"
+        "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "safe_files.os.replace = die\n"
+        "from files.json_records import write_json; write_json(Path(sys.argv[1]), {'score': 2})\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPO / "scripts")}
+    done = subprocess.run([sys.executable, "-c", program, record], env=environment)
+    assert done.returncode == -signal.SIGKILL and partial_file(record).exists()
+    assert '"score": 1' in record.read_text() and seal(record) == Seal.VALID
+    write_json(record, {"score": 2})
+    assert seal(record) == Seal.VALID
+
+
+@pytest.mark.parametrize("damage", ["short", "readable", "inside"])
+def test_a_key_that_is_none_is_refused(build, monkeypatch, damage):
+    key = build / "seal.key" if damage == "inside" else build.parent / "keys/bad.key"
+    key.write_bytes(b"x" * (3 if damage == "short" else 32))
+    key.chmod(0o644 if damage == "readable" else 0o600)
+    monkeypatch.setenv("SEAL_KEY", str(key))
+    with pytest.raises(InputError, match=str(key)):
+        read_key()

@@ -1,0 +1,106 @@
+"""The gate `seals`: each file that a release rests on, edited; missing seals; another key; SEALS=no."""
+
+import json
+from pathlib import Path
+
+from choice.drop_metadata import METADATA_NAME
+from damaged_build import Build
+from files.seals import LEDGER, Seal
+from gates.seals_gate import judged
+from losses.quality_record import QUALITY_NAME
+from release.manifest import MANIFEST
+from release.sources import sources_path
+from release_inputs import NAME
+from scoring.run_files import ANSWERS, PATCHED, RUN
+from scoring.score_records import SCORES_NAME
+
+import pytest
+
+MACHINE = {"cpu": "a better one", "cores": 999, "gpus": [], "backends": []}
+
+
+@pytest.fixture
+def build(pruned_demo, tmp_path) -> Build:
+    return Build(pruned_demo, tmp_path)
+
+
+def edit(path: Path) -> None:
+    """Change one byte in a file's place, the last one that is no white space; the old file stays as it was."""
+    content = path.read_bytes()
+    place = len(content.rstrip()) - 1
+    path.unlink()
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+
+
+def test_every_file_has_a_seal_and_an_edit_of_any_is_named(build):
+    assert build.failing("seals") == []
+    files = {path for _, path, _, _ in judged(build.checked)}
+    names = {path.name for path in files}
+    expected = {MANIFEST, sources_path(build.release).name, "statistics.safetensors", "F16.gguf.json"}
+    expected |= {"imatrix.gguf.json", f"{NAME}-Q6_K.gguf.json", SCORES_NAME, QUALITY_NAME, METADATA_NAME, ANSWERS}
+    expected |= {"pruning.npz", "inputs.json", "frozen.jsonl", "samples.jsonl", "results.json", "summary.json"}
+    assert expected | {RUN, PATCHED} <= names
+    # The gate itself reads these: an edit that leaves no JSON is refused as such.
+    read = {MANIFEST, sources_path(build.release).name, RUN, QUALITY_NAME}
+    for path in sorted(path for path in files if path.name not in read):
+        before = path.read_bytes()
+        edit(path)
+        found = [line for line in build.failing("seals") if "edited since it was sealed" in line]
+        assert len(found) == 1 and found[0].startswith(str(path)), path
+        path.unlink()
+        path.write_bytes(before)
+    assert build.failing("seals") == []
+
+
+def test_a_release_folder_may_be_renamed(build):
+    renamed = build.release.rename(build.release.with_name("GGUF"))
+    sources_path(build.release).rename(sources_path(renamed))
+    build.release = renamed
+    assert build.failing("seals") == []
+
+
+@pytest.mark.parametrize("where", ["settings", "sources", "machine", "losses"])
+def test_what_no_other_gate_makes_again_is_sealed(build, where):
+    places = {"settings": build.release / MANIFEST, "sources": sources_path(build.release)}
+    places |= {"machine": build.own / RUN, "losses": build.evidence / QUALITY_NAME}
+    changes = {
+        "settings": lambda content: content["settings"].update(KEEP="64", NO_IMATRIX="Q4_K_M"),
+        "sources": lambda content: content["runs"].pop("0"),
+        "machine": lambda content: content.update(hardware=[MACHINE]),
+        "losses": lambda content: content.update(cut=1),
+    }
+    build.change(places[where], changes[where])
+    found = build.failing("seals")
+    assert any(line.startswith(str(places[where])) or str(places[where].name) in line for line in found), found
+
+
+def test_an_answer_of_another_run_is_none_of_this(build):
+    """Both runs answer the same questions under one protocol; only the model differs. The first answer is the same."""
+    build.write(build.own / ANSWERS, (build.full / ANSWERS).read_text())
+    found = build.failing("seals")
+    assert len(found) == 3 and f"{build.own / ANSWERS}, line 2: expected what this project wrote" in found[0]
+    assert all("REPLACE=eval" in line for line in found)
+
+
+def test_seals_of_another_key_or_none_are_one_line(build, monkeypatch, tmp_path):
+    monkeypatch.setenv("SEAL_KEY", str(tmp_path / "other/seal.key"))
+    found = build.failing("seals")
+    assert len(found) == 2 and all("those of another key" in line and "SEALS=no" in line for line in found)
+    for folder in (build.pruned, build.evidence):
+        (folder / LEDGER).unlink()
+    assert len(found := build.failing("seals")) == 2 and all("found none: a build" in line for line in found)
+    monkeypatch.setenv("SEALS", "no")
+    assert build.failing("seals") == []
+
+
+def test_a_seal_cannot_be_written_without_the_key(build):
+    """Whoever edits the ledger, too, only chooses the words of the refusal."""
+    place = build.own / PATCHED
+    edit(place)
+    ledger = build.evidence / LEDGER
+    lines = ledger.read_text().splitlines()
+    own = next(line for line in lines if json.dumps("run-pruned/patched.json") in line)
+    key, seal, name = own.split(" ", 2)
+    ledger.unlink()  # it is a link
+    ledger.write_text("\n".join([*lines, f"{key} {seal[::-1]} {name}"]) + "\n")
+    assert Seal.BROKEN in {seal for _, path, _, seal in judged(build.checked) if path == place or path.samefile(place)}
