@@ -20,7 +20,7 @@ from losses.quality_record import QUALITY_NAME, Quality
 from losses.stored_results import results_folder
 from quants.draft_record import is_draft
 from release.manifest import MANIFEST
-from release.sources import sources_path
+from release.sources import TASK_COPY, sources_path, task_copies, task_sources
 from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, read_run, subject_of
 from scoring.score_records import SCORES_NAME, SUMMARY_NAME
 from speed.active_experts import ACTIVE_NAME
@@ -51,20 +51,26 @@ def named_files(checked: Checked) -> Iterator[tuple[Path, str]]:
         yield from ((path, "quants") for path in checked.sources[kind].values())
     for name, path in checked.sources["copies"].items():
         if name not in NOT_OURS and path.suffix != ".safetensors":
-            yield path, COPIES.get(name) or stage_of_copy(path)
+            yield path, COPIES.get(name) or ("tasks" if TASK_COPY.fullmatch(name) else stage_of_copy(path))
     for name, path in checked.sources["origins"].items():
         if name in ORIGINS:
             yield path, ORIGINS[name]
 
 
+def scored_runs(checked: Checked) -> Iterator[tuple[Path, str]]:
+    """Yield the folder of each evaluation, of further tasks too, and the stage that writes it."""
+    yield from ((summary.parent, "eval") for summary in checked.sources["runs"].values())
+    for name in task_copies(checked.sources["copies"]):
+        yield from ((summary.parent, "tasks") for summary in task_sources(checked.sources, name)["run"])
+
+
 def measured_files(checked: Checked) -> Iterator[tuple[Path, str]]:
     """Yield each file of the evaluations, of the stored results and of the answers to the prompts of loops."""
-    for summary in checked.sources["runs"].values():
-        run = summary.parent
+    for run, stage in scored_runs(checked):
         names = [SUMMARY_NAME, RUN, *([PATCHED] if (run / PATCHED).exists() else [])]
-        yield from ((run / name, "eval") for name in names)
+        yield from ((run / name, stage) for name in names)
         for folder in (LM_EVAL, TASK_FOLDER):
-            yield from ((path, "eval") for path in sorted((run / folder).rglob("*")) if path.is_file())
+            yield from ((path, stage) for path in sorted((run / folder).rglob("*")) if path.is_file())
     copies, origins = checked.sources["copies"], checked.sources["origins"]
     if QUALITY_NAME in copies and "logits" in origins:
         inputs = read_record(copies[QUALITY_NAME], Quality)["inputs"]
@@ -85,8 +91,8 @@ def loop_folders(checked: Checked) -> list[Path]:
 
 def sealed_lines(checked: Checked) -> Iterator[tuple[Path, str, str]]:
     """Yield each record that is sealed line by line, what its seals are bound to, and the stage."""
-    for summary in checked.sources["runs"].values():
-        yield summary.parent / ANSWERS, subject_of(read_run(summary.parent)), "eval"
+    for run, stage in scored_runs(checked):
+        yield run / ANSWERS, subject_of(read_run(run)), stage
     for folder in loop_folders(checked):
         yield folder / ANSWERS_NAME, SUBJECT, "loops"
 

@@ -1,7 +1,7 @@
 """Scores of further tasks: of this build's files, and the same when counted again from the recorded answers.
 
-build_release.py refuses what does not come out the same, and check_release.py asks again. Somebody who rewrites the
-answers themselves is not seen. A release holds `scores-NAME.json` of each task, NAME being its folder in the build.
+build_release.py refuses what does not come out the same, and check_release.py asks again. A release holds
+`scores-NAME.json` of each task, NAME being its folder in the build.
 """
 
 from pathlib import Path

@@ -8,8 +8,10 @@ from pathlib import Path
 import compare_scores
 from conftest import DEMO
 from files.json_records import read_json, read_record
+from files.seals import MARKER
 from gates.checked import Checked, Outcome
 from gates.gates import build_gate, made_gate
+from gates.seals_gate import seals_gate
 from gates.tasks_gate import tasks_gate
 from quants.quant_record import record_path
 from release.manifest import read_manifest
@@ -30,6 +32,7 @@ COPY = f"scores-{FOLDER}.json"
 def scored(pruned_demo, tmp_path_factory) -> Path:
     """A folder with made-up runs of the full model and two quants, two seeds each, and the scores of them."""
     folder = tmp_path_factory.mktemp("tasks")
+    (folder / MARKER).touch()
     lines = (DEMO / "tasks/gsm8k.jsonl").read_text().splitlines(keepends=True)
     (folder / "gsm8k.jsonl").write_text("".join(lines[:5]))
     records = [write_base_record(pruned_demo, folder)]
@@ -147,10 +150,13 @@ def test_the_gate_sees_an_answer_that_is_changed_later(released, scored, tmp_pat
     sources = read_json(released.with_name(f"{released.name}.sources.json"))
     assert sources["tasks"].keys() >= {f"questions {FOLDER} 6", f"run {FOLDER} 0"}
     answers = own_run(scored) / "answers.jsonl"
-    before = answers.read_text()
+    before, lines = answers.read_text(), outcome_of(released, seals_gate).deviations
+    assert not [line for line in lines if str(scored.name) in line]
     try:
         edit(answers, '"answer": "It is 0"', '"answer": "It is 9"')
         assert "expected letter 9 against" in outcome_of(released).deviations[0]
+        unsealed = [line for line in outcome_of(released, seals_gate).deviations if line not in lines]
+        assert len(unsealed) == 1 and "answers.jsonl, line" in unsealed[0] and "REPLACE=tasks" in unsealed[0]
     finally:
         answers.write_text(before)
 
