@@ -27,15 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from analysis.decoder import build_empty  # noqa: E402
 from checkpoints.checkpoint import INDEX_NAME  # noqa: E402
 from files.option_types import command_parser  # noqa: E402
-from files.safe_files import (  # noqa: E402
-    InputError,
-    directory_when_done,
-    gib,
-    read_json,
-    require_disk_space,
-    run,
-    write_json,
-)
+from files.safe_files import InputError, directory_when_done, gib, read_json, require_disk_space, run, write_json  # noqa: E402
 
 from random_shards import Shapes, bf16_noise, write_index, write_shard  # noqa: E402
 

@@ -22,18 +22,9 @@ from checkpoints.checkpoint import read_checkpoint, read_config, source_digest
 from checkpoints.moe_families import Family, family_of, shape_of, text_config
 from choice.drop_map import Shape
 from files.option_types import command_parser
-from files.safe_files import (
-    InputError,
-    gib,
-    read_json,
-    replace_when_done,
-    require_disk_space,
-    run,
-    sha256_file,
-    write_record,
-)
+from files.safe_files import InputError, gib, read_json, replace_when_done, require_disk_space, run, write_record
 from ggufs.gguf_header import GgufHeader, read_header
-from llama.llama_tools import LlamaCpp, converter_command, find_llama_cpp, run_tool
+from llama.llama_tools import LlamaCpp, convert_streamed, find_llama_cpp
 from llama.load_check import check_loads
 from quants.mmproj_conversion import make_mmproj
 from quants.quant_record import ConversionRecord, is_made_of, record_path
@@ -80,18 +71,13 @@ def convert(
 ) -> dict:
     """Convert, check and load; return size and sha256 of the output."""
     with replace_when_done(args.output) as partial:
-        run_tool(
-            converter_command(llama_cpp, args.model, args.name, partial, args.outtype),
-            cwd=Path.cwd(),
-            what="convert to GGUF",
-            step=r"Writing:\s+(\d+)%",
-        )
+        sha256 = convert_streamed(llama_cpp, args.model, args.name, partial, args.outtype)
         # Under its final name a later step would take the file for a good one.
         header, layers = read_header(partial), text_config(config)["num_hidden_layers"]
         check_converted(args.output, header, layers, family, shape, names)
         check_vocabulary(args.model, header)
         check_loads(partial, llama_cpp, args.output)
-        return {"bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
+        return {"bytes": partial.stat().st_size, "sha256": sha256}
 
 
 def write_conversion_record(output: Path, model: Path, content: dict, was_removed: bool) -> None:
