@@ -150,6 +150,7 @@ $(PRUNED)/release/checkpoint/manifest.json:
 release: $(RELEASES:%=%/manifest.json) $(REPORT) ## folders ready to publish: GGUF files, checkpoint, cards, manifests
 	$(call closing,release,$(RELEASES))
 
+include make/low_disk.mk
 include make/side.mk
 include make/publish.mk
 include make/bench.mk

@@ -27,7 +27,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from analysis.decoder import build_empty  # noqa: E402
 from checkpoints.checkpoint import INDEX_NAME  # noqa: E402
 from files.option_types import command_parser  # noqa: E402
-from files.safe_files import InputError, directory_when_done, gib, read_json, require_disk_space, run, write_json  # noqa: E402
+from files.safe_files import (  # noqa: E402
+    InputError,
+    directory_when_done,
+    existing_parent,
+    gib,
+    read_json,
+    require_disk_space,
+    run,
+    write_json,
+)
 
 from random_shards import Shapes, bf16_noise, write_index, write_shard  # noqa: E402
 
@@ -51,6 +60,13 @@ license: apache-2.0
 Random weights of the shape of Gemma 4 26B-A4B, made to measure on. What it says means nothing.
 """
 BYTES_PER_LAYER, BYTES_BESIDE = 1_650_000_000, 2_650_000_000
+# At its fullest a rehearsal has the checkpoint, the full model's F16 file and one quant of it.
+PEAK_PER_LAYER, PEAK_BESIDE, MOST_LAYERS = 3_950_000_000, 6_500_000_000, 30
+
+
+def layers_that_fit(free: int) -> int:
+    """Return how many layers a rehearsal fits into so many free bytes, by what LOW_DISK=yes has at once."""
+    return min(MOST_LAYERS, max(1, int((free - PEAK_BESIDE) / PEAK_PER_LAYER)))
 
 
 def config_of(shape: dict, base: dict, layers: int) -> dict:
@@ -125,16 +141,24 @@ def write_checkpoint(directory: Path, config: dict, tokenizer: Path) -> None:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
-    add("--shape", type=Path, required=True, help="JSON file of the shape, such as one of data/shapes")
-    add("--tokenizer", type=Path, required=True, help="model directory whose tokenizer and config are the base")
-    add("--output", type=Path, required=True, help="checkpoint directory to write; one that is there is left as it is")
+    add("--shape", type=Path, help="JSON file of the shape, such as one of data/shapes")
+    add("--tokenizer", type=Path, help="model directory whose tokenizer and config are the base")
+    add("--output", type=Path, help="checkpoint directory to write; one that is there is left as it is")
     add = parser.add_argument_group("what is generated").add_argument
-    add("--layers", type=int, required=True, help="layers of text")
-    return parser.parse_args(argv)
+    add("--layers", type=int, help="layers of text")
+    how_many = "print how many layers a rehearsal fits on the disk of this folder, and generate nothing"
+    add("--how-many", type=Path, metavar="FOLDER", help=how_many)
+    args = parser.parse_args(argv)
+    if not args.how_many and None in (args.shape, args.tokenizer, args.output, args.layers):
+        parser.error("expected --shape, --tokenizer, --output and --layers, or --how-many")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.how_many:
+        print(layers_that_fit(shutil.disk_usage(existing_parent(args.how_many)).free))
+        return
     transformers.utils.logging.set_verbosity_error()
     config = config_of(read_json(args.shape), read_json(args.tokenizer / "config.json"), args.layers)
     # Told by its config: the weights may have gone since, as LOW_DISK=yes has it.

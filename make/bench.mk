@@ -26,6 +26,18 @@ bench-servers: $(SETUP) ## eight servers that sleep against one
 	$(PYTHON) bench/bench_servers.py --tokenizer data/demo/model --questions data/demo/eval_questions.csv \
 	  --output $(BENCH)/servers.json
 
+# A run as a user's, on a random model of the 26B's form. Each number of layers has a build folder of its own.
+REHEARSED := plan analyze drop quants eval release
+rehearse: $(TOOLS) ## run everything on LAYERS random layers of the 26B's form; seconds, memory, disk of each step
+	@layers=$(or $(LAYERS),$$($(PYTHON) bench/generate_rehearsal.py --how-many $(BUILD))); \
+	  build=$(BUILD)/rehearsal/$$layers; mkdir -p $$build; \
+	  head -n 61 data/demo/calibration_questions.csv >$$build/calibration_questions.csv; \
+	  head -n 4 data/demo/eval_questions.csv >$$build/eval_questions.csv; \
+	  $(PYTHON) bench/generate_rehearsal.py --shape data/shapes/gemma-4-26b-a4b.json --tokenizer data/demo/model \
+	    --layers $$layers --output $$build/model; \
+	  for target in $(REHEARSED); do $(MAKE) $$target RUN=rehearsal BUILD=$$build; done; \
+	  $(PYTHON) bench/rehearsal_table.py --model $$build/model --build $$build/rehearsal --output $$build/rehearsal.md
+
 kill-test: $(TOOLS) ## kill the stages KILLS times in all at random moments, go on, and compare (an hour and more)
 	$(PYTHON) tests/kills/kill_stages.py --kills $(KILLS) --seed $(KILL_SEED) --folder $(BUILD)/kills
 

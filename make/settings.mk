@@ -6,6 +6,7 @@ RUN = demo#                               the settings file runs/RUN.mk
 FROM =#                                   new: the run whose settings are copied
 BUILD = build#                            where outputs go
 REPLACE =#  made again: model statistics choice imatrix quants cd auto eval heldout quality findings loops draft report
+LOW_DISK =#                               yes: what no later step needs goes at once; all: a local MODEL, too
 V =#                                      1 shows every command and its whole output
 YES =#                                    clean: 1 deletes; without it clean only lists
 
@@ -95,6 +96,7 @@ REPO =#                                   upload, release-ollama: repository on 
 UPLOAD = no#                              upload: yes sends; without it the files are only listed
 
 # ---- test
+LAYERS =#                                 rehearse: layers of the random model; empty: as many as the disk holds
 KILLS = 200#                              kill-test: kills in all, shared by the stages
 FAULTS = 100#                             fault-test: calls that fail
 KILL_SEED = 1#                            kill-test, fault-test: seed of moments, of what is killed and of what fails

@@ -12,9 +12,9 @@ ifdef COUNTING
 else ifdef DRY
   step =
 else
-  STEP_FLAGS = --logs $(LOGS) $(V:%=--echo) $(if $(REPLACE),--replacing)
+  STEP_FLAGS = --logs $(LOGS) --disk $(BUILD)/$(NAME) --target '$@' $(V:%=--echo) $(if $(REPLACE),--replacing)
   RUN_STEP := $(PYTHON) scripts/run_step.py
-  step = @$(RUN_STEP) --place $(next_step)/$(STEP_COUNT) $(STEP_FLAGS) --words '$(2)' --
+  step = @$(RUN_STEP) --place $(next_step)/$(STEP_COUNT) $(STEP_FLAGS) --stage $(1) --words '$(2)' --
 endif
 
 # What is said only when something was really asked for: the first line names the run, the last ones what came out.

@@ -2,8 +2,9 @@
 """Run one step of the pipeline: one line on the screen when it is done, its command and full output in a log.
 
 Inputs:  a command with its arguments; the step's words and its place among all steps.
-Output:  LOGS/WORDS.log; on the screen the place, the words, the last line of the command's output and the time.
-         On a terminal what the command reports meanwhile (its progress bar) stands there until then.
+Output:  LOGS/WORDS.log, and LOGS/WORDS.json with what it took (stages/step_usage.py); on the screen the place, the
+         words, the last line of the command's output and the time. On a terminal what the command reports meanwhile
+         (its progress bar) stands there until then.
 Example: .venv/bin/python scripts/run_step.py --place 1/2 --logs build/logs --words 'Say hello' -- echo hello
 
 When the command fails, its error line is shown, then where the log is. The exit code is the command's own.
@@ -27,8 +28,9 @@ from pathlib import Path
 from typing import IO
 
 from files.option_types import command_parser
-from files.safe_files import InputError, run
+from files.safe_files import InputError, run, write_record
 from stages.step_logs import log_of
+from stages.step_usage import StepRecord, Usage, record_of
 
 LINE_WIDTH = 100  # of a finished step's line
 WORDS_WIDTH = 40
@@ -158,11 +160,22 @@ def run_logged(command: list[str], log: Log, screen: Screen, echo: bool) -> tupl
     return code, b"".join(out).decode(errors="replace"), b"".join(err).decode(errors="replace")
 
 
+def keep_record(path: Path, taken: dict) -> None:
+    """Write what a step took; where that cannot be, say so: the step itself is done."""
+    try:
+        write_record(path, taken, StepRecord)
+    except (InputError, OSError) as error:
+        print(f"warning: {error}", file=sys.stderr)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("the step").add_argument
     add("--place", required=True, metavar="N/ALL", help="its place among the steps of this call of make")
     add("--words", required=True, help="what it does, for the screen and the log's name")
+    add("--stage", default="", help="its stage, for the record")
+    add("--target", default="", help="what it makes, for the record")
+    add("--disk", type=Path, help="folder whose size on the disk is recorded")
     add("command", nargs="+", help="the command and its arguments, after --")
     add = parser.add_argument_group("what is shown").add_argument
     add("--logs", type=Path, required=True, help="directory of the logs")
@@ -173,7 +186,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    path, began = log_of(args.logs, args.words), time.monotonic()
+    path = log_of(args.logs, args.words)
     path.parent.mkdir(parents=True, exist_ok=True)
     if sys.platform == "linux":  # a killed make must not leave a step at work, which would refuse the next make
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -186,6 +199,7 @@ def main(argv: list[str] | None = None) -> None:
         fcntl.flock(file, fcntl.LOCK_SH)
         log = Log(file)
         log.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} $ {line}\n".encode())
+        usage = Usage(args.disk)
         try:
             code, out, err = run_logged(args.command, log, screen, args.echo)
         except OSError as error:
@@ -194,7 +208,9 @@ def main(argv: list[str] | None = None) -> None:
     if log.failed:
         print(f"warning: {path}: expected a log that can be written, found: {log.failed}", file=sys.stderr)
     if code == 0:
-        print(step_line(args.place, args.words, result_of(out), time.monotonic() - began), flush=True)
+        taken = {"stage": args.stage, "words": args.words, "target": args.target, **usage.stop()}
+        keep_record(record_of(args.logs, args.words), taken)
+        print(step_line(args.place, args.words, result_of(out), taken["seconds"]), flush=True)
         return
     code = code if code > 0 else 128 - code  # as a shell reports an end by a signal
     if code not in STOPPED:

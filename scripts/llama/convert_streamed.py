@@ -104,7 +104,7 @@ class Output:
         """Hash what is written, in its order, and give its memory back."""
         while (entry := self.waiting.get()) is not None:
             buffer, piece = entry
-            self.digest.update(memoryview(piece.numpy()).cast("B"))
+            self.digest.update(piece.numpy().data)
             self.free.put(buffer)
             self.waiting.task_done()
         self.waiting.task_done()
@@ -117,7 +117,7 @@ class Output:
             target = buffer[: len(piece)].copy_(piece)
             if has_nan(piece):  # numpy keeps other bits of them
                 target.copy_(torch.from_numpy(piece.to(torch.float32).numpy().astype(np.float16)))
-            self.file.write(memoryview(target.numpy()).cast("B"))
+            self.file.write(target.numpy().data)
             self.hashed += 2 * len(piece)
             self.waiting.put((buffer, target))
 
@@ -164,7 +164,7 @@ def main() -> None:
     from gguf import GGUFWriter
 
     # The converter's own class is changed: it makes its writer itself.
-    GGUFWriter.write_tensors_to_file = write_in_pieces  # type: ignore[method-assign]
+    GGUFWriter.write_tensors_to_file = write_in_pieces  # type: ignore[method-assign,assignment]
     torch.set_num_threads(1)  # a second core is for the digest
     sys.argv = sys.argv[1:]
     runpy.run_path(str(converter), run_name="__main__")
