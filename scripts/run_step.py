@@ -175,7 +175,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--words", required=True, help="what it does, for the screen and the log's name")
     add("--stage", default="", help="its stage, for the record")
     add("--target", default="", help="what it makes, for the record")
-    add("--disk", type=Path, help="folder whose size on the disk is recorded")
+    add("--disk", type=Path, nargs="+", default=[], help="folders whose size on the disk is recorded")
     add("command", nargs="+", help="the command and its arguments, after --")
     add = parser.add_argument_group("what is shown").add_argument
     add("--logs", type=Path, required=True, help="directory of the logs")

@@ -20,22 +20,13 @@ from pathlib import Path
 
 from files.display import plural, screen_table
 from files.option_types import command_parser
-from files.safe_files import InputError, existing_parent, gib, run, shown
+from files.safe_files import existing_parent, gib, run
 from stages.needs import RunSizes, disk_of_step, machine_memory, memory_of_step, sizes_of_plan
+from stages.planned_steps import PlannedStep, read_steps
 from stages.step_logs import is_at_work, log_of
 
-STEP_MARK, STEP_PARTS = "@step", 4
 DONE, STALE, MISSING, RUNNING = "done", "stale", "missing", "running"
 HEADS = ["stage", "state", "made", "files", "GiB"]
-
-
-@dataclass(frozen=True)
-class PlannedStep:
-    """A step that would run now: its stage, what a person reads of it, and what it makes."""
-
-    stage: str
-    words: str
-    target: Path
 
 
 @dataclass(frozen=True)
@@ -45,19 +36,6 @@ class Found:
     outputs: int
     bytes: int
     newest: float
-
-
-def read_steps(lines: list[str]) -> list[PlannedStep]:
-    """Return the steps among the lines of a dry run; raise InputError for a step with missing parts."""
-    steps = []
-    for line in lines:
-        mark, *parts = line.strip().split("\t")
-        if mark != STEP_MARK:
-            continue
-        if len(parts) != STEP_PARTS - 1:
-            raise InputError("stdin", f"stage, words and target behind {STEP_MARK}, with tabs between", shown(line))
-        steps.append(PlannedStep(parts[0], parts[1], Path(parts[2])))
-    return steps
 
 
 def found_of(paths: list[Path]) -> Found:

@@ -24,7 +24,7 @@ class StepRecord(Record):
 
     began: seconds since 1970. memory_bytes: most memory of all its processes at once that no file can give back;
     resident_bytes: most of all, mapped files included. read_bytes, written_bytes: by calls; disk_read_bytes: what came
-    from the disk, mapped files included. disk_bytes: most that the model's folder took on the disk while it ran;
+    from the disk, mapped files included. disk_bytes: most that the run's folders took on the disk while it ran;
     disk_after_bytes: at its end.
     """
 
@@ -54,10 +54,10 @@ def read_step_records(logs: Path) -> list[dict]:
     return sorted(records, key=lambda record: record["began"])
 
 
-def disk_of(folder: Path) -> int:
-    """Return the bytes that a folder takes on the disk: holes not counted, a file of two names counted once."""
+def disk_of(folders: list[Path]) -> int:
+    """Return the bytes that folders take on the disk: holes not counted, a file of two names counted once."""
     taken: dict[tuple[int, int], int] = {}
-    for place, _, names in os.walk(folder):
+    for place, _, names in (entry for folder in folders for entry in os.walk(folder)):
         for name in names:
             try:
                 stat = os.lstat(os.path.join(place, name))
@@ -91,10 +91,10 @@ def memory_of(process: int) -> tuple[int, int]:
 
 
 class Usage:
-    """Looks at this process's children and at a folder, in a thread, until it is stopped."""
+    """Looks at this process's children and at folders, in a thread, until it is stopped."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder, self.began, self.clock = folder, time.time(), time.monotonic()
+    def __init__(self, folders: list[Path]) -> None:
+        self.folders, self.began, self.clock = folders, time.time(), time.monotonic()
         self.memory = self.resident = self.disk = 0
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.watch, daemon=True)
@@ -107,8 +107,8 @@ class Usage:
             sizes = [memory_of(process) for process in processes_below(os.getpid())[1:]]
             self.memory = max(self.memory, sum(own for own, _ in sizes))
             self.resident = max(self.resident, sum(everything for _, everything in sizes))
-            if self.folder and count % DISK_EVERY == 0:
-                self.disk = max(self.disk, disk_of(self.folder))
+            if count % DISK_EVERY == 0:
+                self.disk = max(self.disk, disk_of(self.folders))
             count += 1
 
     def stop(self) -> dict:
@@ -116,7 +116,7 @@ class Usage:
         self.stopped.set()
         self.thread.join()
         seconds, ended = time.monotonic() - self.clock, resource.getrusage(resource.RUSAGE_CHILDREN)
-        after = disk_of(self.folder) if self.folder else 0
+        after = disk_of(self.folders)
         largest = ended.ru_maxrss * (KIB if sys.platform == "linux" else 1)
         counted = io_of_children()
         return {
