@@ -36,7 +36,16 @@ rehearse: $(TOOLS) ## run everything on LAYERS random layers of the 26B's form; 
 	  $(PYTHON) bench/generate_rehearsal.py --shape data/shapes/gemma-4-26b-a4b.json --tokenizer data/demo/model \
 	    --layers $$layers --output $$build/model; \
 	  for target in $(REHEARSED); do $(MAKE) $$target RUN=rehearsal BUILD=$$build; done; \
-	  true; # 	  $(PYTHON) bench/rehearsal_table.py --model $$build/model --build $$build/rehearsal --output $$build/rehearsal.md
+	  $(MAKE) rehearsal-table RUN=rehearsal BUILD=$$build LAYERS=$$layers; \
+	  cp $$build/calibration.json $(BUILD)/calibration.json
+
+# The plan of all layers lies where that of a shape does. What was seen of this machine's speed serves later plans.
+rehearsal-table: $(TOOLS) ## the table of a rehearsal that is done
+	@$(MAKE) plan RUN=rehearsal BUILD=$(BUILD) SHAPE=gemma-4-26b-a4b >/dev/null
+	@$(PYTHON) bench/rehearsal_table.py --logs $(LOGS) --plan $(PLAN) --whole-plan $(PRUNED)/shape/plan.json \
+	  --questions $(QUESTIONS) --eval-questions $(EVAL_QUESTIONS) --answer-tokens $(MAX_GEN_TOKS) --layers $(LAYERS) \
+	  --output $(BUILD)/rehearsal.md --calibration $(BUILD)/calibration.json
+
 
 kill-test: $(TOOLS) ## kill the stages KILLS times in all at random moments, go on, and compare (an hour and more)
 	$(PYTHON) tests/kills/kill_stages.py --kills $(KILLS) --seed $(KILL_SEED) --folder $(BUILD)/kills

@@ -2,7 +2,7 @@
 
 DRY := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
 ASIDE := help help-all settings new status setup test lint lock audit sbom clean clean-gguf clean-tools \
-  bench% rehearse kill-test fault-test twice-test mutate print-%
+  bench% rehearse rehearsal-table kill-test fault-test twice-test mutate print-%
 WORK := $(filter-out $(ASIDE),$(MAKECMDGOALS))
 
 # ---- names: an unknown one is refused with the nearest known one

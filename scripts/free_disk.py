@@ -15,7 +15,7 @@ from pathlib import Path
 
 from checkpoints.outline import write_checkpoint_outline
 from files.option_types import command_parser
-from files.safe_files import FileRecord, InputError, gib, read_record, remove, run
+from files.safe_files import InputError, gib, is_file_record, read_json, remove, run
 from ggufs.gguf_outline import write_gguf_outline
 from quants.quant_record import record_path
 
@@ -25,8 +25,9 @@ def free_gguf(path: Path, outlined: bool) -> int:
     if not path.exists():
         return 0
     size = path.stat().st_size
-    if read_record(record_path(path), FileRecord)["bytes"] != size:
-        raise InputError(path, "the file of its record", "another", "move it away")
+    known = read_json(record_path(path))
+    if not is_file_record(known) or known["bytes"] != size:
+        raise InputError(path, f"the file of its record {record_path(path).name}", "another", "move it away")
     if outlined:
         write_gguf_outline(path)
     remove(path)

@@ -12,70 +12,17 @@ of --answer-tokens, which most are shorter than. Disk is what model and run take
 
 import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-from chats.questions import load_questions
 from files.display import screen_table
 from files.option_types import command_parser
-from files.safe_files import gib, read_json, run
+from files.safe_files import gib, run
 from stages.calibration import calibration
-from stages.needs import sizes_of_plan
-from stages.planned_steps import PlannedStep, read_steps
-from stages.run_costs import CHARACTERS_PER_TOKEN, Work, cost_of, disk_after, memory_of
+from stages.planned_steps import read_steps
+from stages.run_plan import Row, rows_of, run_plan
 from stages.step_usage import read_step_records
 
 HEADS = ["step", "seconds", "took", "memory GiB", "took", "disk GiB", "took"]
-# Of GPQA Diamond, and of calibration data v5, before they are fetched.
-GPQA_QUESTIONS, GPQA_TOKENS, V5_CHARACTERS = 198, 120_000, 1_300_000
-TEMPLATE_CHARACTERS = 120  # of a chat around a question
-
-
-@dataclass(frozen=True)
-class Row:
-    """A step's figures: planned, and as recorded where it is done."""
-
-    words: str
-    planned: tuple[float, int, int]
-    actual: tuple[float, int, int] | None
-
-
-def characters_of(path: Path, seed: int = 0) -> tuple[int, int]:
-    """Return the number of questions in a file, and the characters of their chats; of GPQA where there is none yet."""
-    if not path.exists():
-        return GPQA_QUESTIONS, GPQA_TOKENS * CHARACTERS_PER_TOKEN
-    asked = load_questions(path, seed)
-    return len(asked), sum(len(each.prompt) + len(each.explanation) + TEMPLATE_CHARACTERS for each in asked)
-
-
-def work_of(args: argparse.Namespace, active_weights: int) -> Work:
-    """Return the tokens and questions of a run; active_weights: of one token."""
-    chats = characters_of(args.questions)[1]
-    text = chats if args.text is None else args.text.stat().st_size if args.text.exists() else V5_CHARACTERS
-    return Work(
-        analysed_tokens=chats // CHARACTERS_PER_TOKEN,
-        imatrix_tokens=text // CHARACTERS_PER_TOKEN,
-        questions=characters_of(args.eval_questions)[0],
-        answer_tokens=args.answer_tokens,
-        active_weights=active_weights,
-    )
-
-
-def rows_of(args: argparse.Namespace, steps: list[PlannedStep], factors: dict[str, float]) -> list[Row]:
-    """Return a row for each step, those that are done first."""
-    sizes, plan = sizes_of_plan(args.plan), read_json(args.plan)
-    work, streams = work_of(args, plan["active_weights"]), args.stream_layers == "yes"
-    records = read_step_records(args.logs) if args.logs else []
-    left = {step.target for step in steps}
-    done = [record for record in records if record["stage"] and Path(record["target"]) not in left]
-    rows, disk = [], sizes.full
-    listed = [(record["words"], Path(record["target"]), record) for record in done]
-    for words, target, record in [*listed, *((step.words, step.target, None) for step in steps)]:
-        disk += disk_after(target, sizes)
-        seconds = cost_of(target, sizes, work, streams).seconds(factors)
-        actual = (record["seconds"], record["resident_bytes"], record["disk_after_bytes"]) if record else None
-        rows.append(Row(words, (seconds, memory_of(target, sizes, streams), disk), actual))
-    return rows
 
 
 def cells_of(row: Row) -> list[str]:
@@ -116,8 +63,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     steps = read_steps(sys.stdin.read().splitlines())
-    known = calibration(args.calibration)
-    print(table_of(rows_of(args, steps, known["factors"])))
+    streams = args.stream_layers == "yes"
+    plan = run_plan(args.plan, args.questions, args.text, args.eval_questions, args.answer_tokens, streams)
+    known, records = calibration(args.calibration), read_step_records(args.logs) if args.logs else []
+    print(table_of(rows_of(plan, records, steps, known["factors"])))
     print(f"Speed of this machine: {known['source']} ({known['machine']}).")
 
 
