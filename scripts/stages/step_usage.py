@@ -22,10 +22,10 @@ BLOCK_BYTES, KIB = 512, 1024
 class StepRecord(Record):
     """One step that came to its end, as run_step.py saw it.
 
-    began: seconds since 1970. memory_bytes: most memory of all its processes at once that no file can give back;
-    resident_bytes: most of all, mapped files included. read_bytes, written_bytes: by calls; disk_read_bytes: what came
-    from the disk, mapped files included. disk_bytes: most that the run's folders took on the disk while it ran;
-    disk_after_bytes: at its end.
+    began: seconds since 1970. cpu_seconds: of all cores together, which other work on the machine hardly lengthens.
+    memory_bytes: most memory of all its processes at once that no file can give back; resident_bytes: most of all,
+    mapped files included. read_bytes, written_bytes: by calls; disk_read_bytes: what came from the disk, mapped files
+    included. disk_bytes: most that the run's folders took on the disk while it ran; disk_after_bytes: at its end.
     """
 
     what: ClassVar[str] = "a record of run_step.py"
@@ -34,6 +34,7 @@ class StepRecord(Record):
     target: str
     began: float
     seconds: float
+    cpu_seconds: float
     memory_bytes: Count
     resident_bytes: Count
     read_bytes: Count
@@ -122,6 +123,7 @@ class Usage:
         return {
             "began": self.began,
             "seconds": round(seconds, 2),
+            "cpu_seconds": round(ended.ru_utime + ended.ru_stime, 2),
             "memory_bytes": self.memory,
             "resident_bytes": max(self.resident, largest),
             "read_bytes": counted.get("rchar", 0),
