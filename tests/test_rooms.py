@@ -24,7 +24,7 @@ MOST_MODULES = {
     "build_report": 32,
     "quantize_gguf": 15,
 }  # that a command imports
-MOST_FILES = 43  # of a folder: more is a corridor
+MOST_FILES = 45  # of a folder: more is a corridor
 
 
 @cache

@@ -1,4 +1,4 @@
-"""How fast this machine is beside the one of reference: three measurements of a few seconds, or a rehearsal's figures.
+"""How fast this machine is beside the one of reference: three measurements of some seconds, or a rehearsal's figures.
 
 BUILD/calibration.json keeps the factors with the machine's description, so that they are measured once. `make rehearse`
 replaces them by what it has seen of each kind of step.
@@ -21,7 +21,7 @@ from stages.needs import machine_memory
 # commands do, bytes per second into a flushed file, and products of bf16 matrices, in operations per second.
 REFERENCE = {"start": 4.0, "copy": 0.6e9, "compute": 100e9}
 MEASURED_BY = {"copy": ("drop", "convert", "release"), "compute": ("analyse", "imatrix", "quantise", "score")}
-WRITTEN_BYTES, COMPUTE_SECONDS = GIB, 5.0
+WRITTEN_BYTES, COMPUTE_SECONDS = GIB // 4, 2.0
 
 
 class Calibration(Record):
@@ -88,7 +88,7 @@ def measure(folder: Path) -> dict:
     factors = {"start": slower["start"]}
     for measured, kinds in MEASURED_BY.items():
         factors |= dict.fromkeys(kinds, slower[measured])
-    return {"machine": machine_words(), "source": "measured in half a minute", "factors": factors}
+    return {"machine": machine_words(), "source": "measured in some seconds", "factors": factors}
 
 
 def calibration(path: Path) -> dict:
