@@ -3,7 +3,7 @@
 
 Inputs:  on stdin a dry run, as show_status.py reads it: the steps that are left; the run's plan (plan_quants.py); the
          records of the steps that are done (stages/step_usage.py); the questions.
-Output:  a table on stdout. How fast this machine is stands in --calibration; without it, it is measured in some seconds.
+Output:  a table on stdout. How fast this machine is stands in --calibration; where it does not, it is measured.
 Example: make plan
 
 Seconds are a plain model's (stages/run_costs.py), good for "minutes or hours?". An evaluation is counted with answers

@@ -1,4 +1,4 @@
-"""The rehearsal's random model: its form is the shape's, transformers and llama.cpp read it, and nothing is non-finite."""
+"""The rehearsal's random model: its form is the shape's, transformers and llama.cpp read it, all is finite."""
 
 import json
 import math

@@ -10,17 +10,27 @@ from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
 from files.safe_files import GIB
+from ggufs.companions import is_companion
 from scoring.score_records import SUMMARY_NAME
 from stages.needs import FULL_FOLDER, IMATRIX, SLACK_BYTES, STATISTICS, RunSizes, disk_of_step, memory_of_step, quant_of
 
 # Seconds before a command begins its work, and after it: imports, libraries, the server and lm-eval of a score.
-START_SECONDS = {"small": 4.0, "analyse": 12.0, "drop": 3.0, "convert": 12.0, "imatrix": 8.0, "quantise": 8.0}
-START_SECONDS |= {"score": 40.0, "release": 30.0, "free": 4.0}
-# Bytes, weights, and weights times tokens per second.
-COPIED, CONVERTED, RELEASED = 0.6e9, 0.4e9, 0.5e9
-QUANTISED = 25e6  # at Q4_K; other types by their factor
-ANALYSED, IMATRIX_SPEED, PROMPTS, ANSWERS = 20e9, 15e9, 15e9, 4e9
-TYPE_FACTORS = {"Q8_0": 0.3, "Q6_K": 0.8, "Q5": 1.0, "Q4": 1.0, "Q3": 1.0, "Q2": 1.2, "IQ": 3.0}
+START_SECONDS = {
+    "small": 1.5,
+    "load": 4.5,
+    "analyse": 8.0,
+    "drop": 2.0,
+    "convert": 4.0,
+    "imatrix": 4.0,
+    "quantise": 3.0,
+}
+START_SECONDS |= {"score": 18.0, "release": 12.0, "free": 1.0}
+# Per second: bytes; weights, at Q4_K_M; products of a weight with a token. The last is of reading an answer's tokens,
+# one after the other.
+COPIED, CONVERTED, VOCABULARY_READ, PUBLISHED, QUANTISED = 0.8e9, 0.5e9, 0.27e9, 0.25e9, 36e6
+ANALYSED, CALIBRATED, ANSWERED = 400e9, 70e9, 30e9
+# How long a type takes beside Q4_K_M, which has tensors of Q6_K, too.
+TYPE_FACTORS = {"F16": 0.02, "Q8_0": 0.26, "Q6_K": 0.67, "IQ": 3.0}
 MEMORY_OF_PYTHON = GIB // 2
 CHARACTERS_PER_TOKEN = 4
 PROMPT_TOKENS = 250  # of a question of an evaluation
@@ -68,30 +78,36 @@ def cost_of(target: Path, sizes: RunSizes, work: Work, streams: bool) -> Cost:
     if target.name == STATISTICS:
         read = sizes.full / COPIED if streams else 0.0
         return Cost("analyse", read + work.analysed_tokens * work.active_weights / ANALYSED)
+    if target.suffix == ".txt":  # machine.txt, source.txt, and the questions as chats: transformers is imported
+        return Cost("load", 0.0)
     if target.name == METADATA_NAME:
         return Cost("drop", sizes.pruned / COPIED)
-    if target.name.endswith("-F16.gguf") or target.name.startswith("mmproj-"):
-        return Cost("convert", disk_of_step(target, sizes) / CONVERTED)
+    if target.name.endswith("-F16.gguf") and target.parent.name == "f16" or target.name.startswith("mmproj-"):
+        return Cost("convert", disk_of_step(target, sizes) / CONVERTED + sizes.rest / VOCABULARY_READ)
     if target.name == IMATRIX:
-        return Cost("imatrix", model / COPIED + work.imatrix_tokens * work.active_weights / IMATRIX_SPEED)
+        return Cost("imatrix", model / COPIED + work.imatrix_tokens * work.active_weights / CALIBRATED)
     if quant := quant_of(target, sizes):
         return Cost("quantise", type_factor(quant) * model / 2 / QUANTISED)
     if target.name == SUMMARY_NAME:
-        prompts = work.questions * PROMPT_TOKENS * work.active_weights / PROMPTS
-        return Cost("score", prompts + work.questions * work.answer_tokens * work.active_weights / ANSWERS)
+        prompts = work.questions * PROMPT_TOKENS * work.active_weights / CALIBRATED
+        return Cost("score", prompts + work.questions * work.answer_tokens * work.active_weights / ANSWERED)
     if target.name == "manifest.json":
         published = sizes.pruned if target.parent.name == "checkpoint" else sum(sizes.quants.values())
-        return Cost("release", published / RELEASED)
+        return Cost("release", published / PUBLISHED)
     return Cost("small", 0.0)
 
 
 def memory_of(target: Path, sizes: RunSizes, streams: bool) -> int:
     """Return the memory that a step takes at once, mapped files included, by what it makes."""
-    if target.name.endswith("-F16.gguf") or target.name.startswith("mmproj-"):
+    if target.name.endswith("-F16.gguf") and not is_companion(target):
         return max(sizes.rest, sizes.layer * 2 // 3) + MEMORY_OF_PYTHON
-    if quant_of(target, sizes):  # two thirds of a layer are one tensor; it is held as float32
-        return sizes.layer * 4 // 3 + SLACK_BYTES
-    return memory_of_step(target, sizes, streams) + MEMORY_OF_PYTHON
+    if quant_of(target, sizes):  # its largest tensor is two thirds of a layer: mapped, as float32, and quantised
+        return sizes.layer * 8 // 3 + MEMORY_OF_PYTHON
+    if target.name == IMATRIX:  # what it computes for 512 tokens at once is as long as the vocabulary
+        return memory_of_step(target, sizes, streams) + 2 * sizes.rest
+    if target.name == SUMMARY_NAME:  # lm-eval, and the server's buffers
+        return memory_of_step(target, sizes, streams) + SLACK_BYTES + MEMORY_OF_PYTHON
+    return memory_of_step(target, sizes, streams) or MEMORY_OF_PYTHON
 
 
 def disk_after(target: Path, sizes: RunSizes) -> int:
