@@ -16,6 +16,7 @@ names the same checkpoint, name, type and tools is left as it is.
 
 import argparse
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from checkpoints.checkpoint import read_checkpoint, read_config, source_digest
@@ -129,21 +130,21 @@ def main(argv: list[str] | None = None) -> None:
         if (args.model / name).exists():
             read_json(args.model / name)
     llama_cpp = find_llama_cpp(args.llama_cpp)
-    content = {
-        "name": args.name,
-        "outtype": args.outtype,
-        "source_sha256": source_digest(args.model),
-        "llama_cpp": llama_cpp.version(),
-    }
-    if is_made_of(args.output, content, ConversionRecord):
-        for path in (args.output, record_path(args.output)):
-            os.utime(path)  # for make, which goes by time; the record stays the newer one
-        print(f"{args.output}: converted already")
-        return
-    stored = sum(tensor.size for tensor in tensors.values())  # 2 bytes per weight, as checkpoints are in BF16
-    require_disk_space(args.output.parent, stored * BYTES_PER_WEIGHT[args.outtype] // 2)
-    was_removed = not args.output.exists()
-    content |= convert(args, config, llama_cpp, family, shape, list(tensors))
+    content = {"name": args.name, "outtype": args.outtype, "llama_cpp": llama_cpp.version()}
+    # All bytes of a checkpoint are read for its digest: meanwhile the converter starts, which takes one core.
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(source_digest, args.model)
+        there = args.output.is_file()
+        if there and is_made_of(args.output, {**content, "source_sha256": digest.result()}, ConversionRecord):
+            for path in (args.output, record_path(args.output)):
+                os.utime(path)  # for make, which goes by time; the record stays the newer one
+            print(f"{args.output}: converted already")
+            return
+        stored = sum(tensor.size for tensor in tensors.values())  # 2 bytes per weight, as checkpoints are in BF16
+        require_disk_space(args.output.parent, stored * BYTES_PER_WEIGHT[args.outtype] // 2)
+        was_removed = not args.output.exists()
+        content |= convert(args, config, llama_cpp, family, shape, list(tensors))
+        content["source_sha256"] = digest.result()
     write_conversion_record(args.output, args.model, content, was_removed)
     print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {gib(content['bytes'])} GiB")
 

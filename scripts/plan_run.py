@@ -18,6 +18,7 @@ from files.display import screen_table
 from files.option_types import command_parser
 from files.safe_files import gib, run
 from stages.calibration import calibration
+from stages.needs import machine_memory
 from stages.planned_steps import read_steps
 from stages.run_plan import Row, rows_of, run_plan
 from stages.step_usage import read_step_records
@@ -39,9 +40,10 @@ def table_of(rows: list[Row]) -> str:
     left = sum(row.planned[0] for row in rows if not row.actual)
     fullest = max((row.planned[2] for row in rows), default=0)
     lines = [f"Steps that are done: {both} seconds."] if done else []
-    lines.append(
-        f"Steps that are left: {left:.0f} seconds. Disk at its fullest: {gib(fullest)} GiB, the model included."
-    )
+    most, here = max(rows, key=lambda row: row.planned[1]), machine_memory()[0]
+    if most.planned[1] > here:
+        lines.append(f"{most.words}: more memory than the {gib(here)} GiB here. A mapped file is read again and again.")
+    lines.append(f"Steps that are left: {left:.0f} seconds. Disk at its fullest, with the model: {gib(fullest)} GiB.")
     return "\n".join([screen_table(HEADS, [cells_of(row) for row in rows]), "", *lines])
 
 
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = run_plan(args.plan, args.questions, args.text, args.eval_questions, args.answer_tokens, streams)
     known, records = calibration(args.calibration), read_step_records(args.logs) if args.logs else []
     print(table_of(rows_of(plan, records, steps, known["factors"])))
-    print(f"Speed of this machine: {known['source']} ({known['machine']}).")
+    print(f"Downloads are not counted. Speed of this machine: {known['source']} ({known['machine']}).")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ START_SECONDS = {
     "imatrix": 4.0,
     "quantise": 3.0,
 }
-START_SECONDS |= {"score": 18.0, "release": 12.0, "free": 1.0}
+START_SECONDS |= {"score": 18.0, "release": 8.0, "free": 1.0}
 # Per second: bytes; weights, at Q4_K_M; products of a weight with a token. The last is of reading an answer's tokens,
 # one after the other.
-COPIED, CONVERTED, VOCABULARY_READ, PUBLISHED, QUANTISED = 0.8e9, 0.5e9, 0.27e9, 0.25e9, 36e6
+COPIED, CONVERTED, VOCABULARY_READ, PUBLISHED, QUANTISED = 0.8e9, 0.5e9, 0.27e9, 0.6e9, 36e6
 ANALYSED, CALIBRATED, ANSWERED = 400e9, 70e9, 30e9
 # How long a type takes beside Q4_K_M, which has tensors of Q6_K, too.
 TYPE_FACTORS = {"F16": 0.02, "Q8_0": 0.26, "Q6_K": 0.67, "IQ": 3.0}
