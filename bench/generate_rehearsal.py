@@ -61,18 +61,19 @@ Random weights of the shape of Gemma 4 26B-A4B, made to measure on. What it says
 """
 BYTES_PER_LAYER, BYTES_BESIDE = 1_650_000_000, 2_650_000_000
 # At its fullest a rehearsal has the checkpoint, the full model's F16 file and one quant of it.
-PEAK_PER_LAYER, PEAK_BESIDE, MOST_LAYERS = 3_950_000_000, 6_500_000_000, 30
+PEAK_PER_LAYER, PEAK_BESIDE, LEAST_LAYERS, MOST_LAYERS = 3_950_000_000, 6_500_000_000, 2, 30
 
 
 def layers_that_fit(free: int) -> int:
     """Return how many layers a rehearsal fits into so many free bytes, by what LOW_DISK=yes has at once."""
-    return min(MOST_LAYERS, max(1, int((free - PEAK_BESIDE) / PEAK_PER_LAYER)))
+    return min(MOST_LAYERS, max(LEAST_LAYERS, int((free - PEAK_BESIDE) / PEAK_PER_LAYER)))
 
 
 def config_of(shape: dict, base: dict, layers: int) -> dict:
     """Return the multimodal config of the last `layers` layers of a shape; base: of what the shape does not say."""
-    if not 1 <= layers <= shape["num_hidden_layers"]:
-        raise InputError("--layers", f"1 to {shape['num_hidden_layers']}, as the shape has", str(layers))
+    # llama.cpp wants a layer of each kind of attention.
+    if not LEAST_LAYERS <= layers <= shape["num_hidden_layers"]:
+        raise InputError("--layers", f"{LEAST_LAYERS} to {shape['num_hidden_layers']}", str(layers))
     text = {key: value for key, value in {**base, **shape}.items() if key not in ("architectures", "vision_config")}
     text |= {
         "num_hidden_layers": layers,

@@ -28,6 +28,8 @@ bench-servers: $(SETUP) ## eight servers that sleep against one
 
 # A run as a user's, on a random model of the 26B's form. Each number of layers has a build folder of its own.
 REHEARSED := plan analyze drop quants eval release
+# Not named in the recipe itself: make would run it in a dry run, too.
+MAKE_AGAIN = $(MAKE)
 rehearse: $(TOOLS) ## run everything on LAYERS random layers of the 26B's form; seconds, memory, disk of each step
 	@layers=$(or $(LAYERS),$$($(PYTHON) bench/generate_rehearsal.py --how-many $(BUILD))); \
 	  build=$(BUILD)/rehearsal/$$layers; mkdir -p $$build; \
@@ -35,13 +37,13 @@ rehearse: $(TOOLS) ## run everything on LAYERS random layers of the 26B's form; 
 	  head -n 4 data/demo/eval_questions.csv >$$build/eval_questions.csv; \
 	  $(PYTHON) bench/generate_rehearsal.py --shape data/shapes/gemma-4-26b-a4b.json --tokenizer data/demo/model \
 	    --layers $$layers --output $$build/model; \
-	  for target in $(REHEARSED); do $(MAKE) $$target RUN=rehearsal BUILD=$$build; done; \
-	  $(MAKE) rehearsal-table RUN=rehearsal BUILD=$$build LAYERS=$$layers; \
+	  for target in $(REHEARSED); do $(MAKE_AGAIN) $$target RUN=rehearsal BUILD=$$build; done; \
+	  $(MAKE_AGAIN) rehearsal-table RUN=rehearsal BUILD=$$build LAYERS=$$layers; \
 	  cp $$build/calibration.json $(BUILD)/calibration.json
 
 # The plan of all layers lies where that of a shape does. What was seen of this machine's speed serves later plans.
 rehearsal-table: $(TOOLS) ## the table of a rehearsal that is done
-	@$(MAKE) plan RUN=rehearsal BUILD=$(BUILD) SHAPE=gemma-4-26b-a4b >/dev/null
+	@$(MAKE_AGAIN) plan RUN=rehearsal BUILD=$(BUILD) SHAPE=gemma-4-26b-a4b >/dev/null
 	@$(PYTHON) bench/rehearsal_table.py --logs $(LOGS) --plan $(PLAN) --whole-plan $(PRUNED)/shape/plan.json \
 	  --questions $(QUESTIONS) --eval-questions $(EVAL_QUESTIONS) --answer-tokens $(MAX_GEN_TOKS) --layers $(LAYERS) \
 	  --output $(BUILD)/rehearsal.md --calibration $(BUILD)/calibration.json

@@ -38,7 +38,7 @@ CHECK_MACHINE = $(PYTHON) scripts/check_machine.py $(LICENSE:%=--license %) \
   $(if $(DRAFT),--draft $(if $(wildcard $(ASSISTANT)/config.json),$(ASSISTANT),$(DRAFT))) \
   --questions $(or $(wildcard $(QUESTIONS)),gpqa) \
   $(addprefix --eval-questions ,$(filter-out $(QUESTIONS),$(EVAL_QUESTIONS))) \
-  --build $(BUILD) --stream-layers $(or $(STREAM_LAYERS),no) \
+  --build $(BUILD) --low-disk $(or $(LOW_DISK),no) --stream-layers $(or $(STREAM_LAYERS),no) \
   $(if $(DROP_MAP),,$(KEEP:%=--keep %) --protect-top $(PROTECT_TOP)) \
   --quants $(ASKED_QUANTS) \
   --reference-quants $(EVAL_QUANT) $(LLAMA_CPP:%=--llama-cpp %) --cmake-args='$(CMAKE_ARGS)' \

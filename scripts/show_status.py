@@ -16,13 +16,15 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from files.display import plural, screen_table
 from files.option_types import command_parser
 from files.safe_files import existing_parent, gib, run
-from stages.needs import RunSizes, disk_of_step, machine_memory, memory_of_step, sizes_of_plan
+from stages.needs import RunSizes, machine_memory, memory_of_step, sizes_of_plan
 from stages.planned_steps import PlannedStep, read_steps
+from stages.run_costs import disk_after
 from stages.step_logs import is_at_work, log_of
 
 DONE, STALE, MISSING, RUNNING = "done", "stale", "missing", "running"
@@ -91,7 +93,7 @@ def next_lines(steps: list[PlannedStep], logs: Path) -> list[str]:
 
 def needs_line(steps: list[PlannedStep], sizes: RunSizes, streams: bool, place: Path) -> str:
     """Return what disk and memory the steps need, by the plan, beside what this machine has."""
-    disk = sum(disk_of_step(step.target, sizes) for step in steps)
+    disk = max(accumulate(disk_after(step.target, sizes) for step in steps), default=0)
     memory = max((memory_of_step(step.target, sizes, streams) for step in steps), default=0)
     free, (total, _) = shutil.disk_usage(existing_parent(place)).free, machine_memory()
     held = f"{gib(memory)} GiB of memory at once ({amount(total, memory)})" if memory else "little memory"
