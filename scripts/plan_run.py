@@ -26,7 +26,7 @@ from stages.step_usage import read_step_records
 HEADS = ["step", "seconds", "took", "memory GiB", "took", "disk GiB", "took"]
 
 
-def cells_of(row: Row) -> list[str]:
+def row_cells(row: Row) -> list[str]:
     """Return the cells of a row."""
     (seconds, memory, disk), actual = row.planned, row.actual
     took = [f"{actual[0]:.0f}", gib(actual[1]), gib(actual[2])] if actual else ["", "", ""]
@@ -44,7 +44,7 @@ def table_of(rows: list[Row]) -> str:
     if most.planned[1] > here:
         lines.append(f"{most.words}: more memory than the {gib(here)} GiB here. A mapped file is read again and again.")
     lines.append(f"Steps that are left: {left:.0f} seconds. Disk at its fullest, with the model: {gib(fullest)} GiB.")
-    return "\n".join([screen_table(HEADS, [cells_of(row) for row in rows]), "", *lines])
+    return "\n".join([screen_table(HEADS, [row_cells(row) for row in rows]), "", *lines])
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

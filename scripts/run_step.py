@@ -30,7 +30,7 @@ from typing import IO
 from files.option_types import command_parser
 from files.safe_files import InputError, run, write_record
 from stages.step_logs import log_of
-from stages.step_usage import StepRecord, Usage, record_of
+from stages.step_usage import StepRecord, Usage, step_record_path
 
 LINE_WIDTH = 100  # of a finished step's line
 WORDS_WIDTH = 40
@@ -160,7 +160,7 @@ def run_logged(command: list[str], log: Log, screen: Screen, echo: bool) -> tupl
     return code, b"".join(out).decode(errors="replace"), b"".join(err).decode(errors="replace")
 
 
-def keep_record(path: Path, taken: dict) -> None:
+def keep_step_record(path: Path, taken: dict) -> None:
     """Write what a step took; where that cannot be, say so: the step itself is done."""
     try:
         write_record(path, taken, StepRecord)
@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"warning: {path}: expected a log that can be written, found: {log.failed}", file=sys.stderr)
     if code == 0:
         taken = {"stage": args.stage, "words": args.words, "target": args.target, **usage.stop()}
-        keep_record(record_of(args.logs, args.words), taken)
+        keep_step_record(step_record_path(args.logs, args.words), taken)
         print(step_line(args.place, args.words, result_of(out), taken["seconds"]), flush=True)
         return
     code = code if code > 0 else 128 - code  # as a shell reports an end by a signal

@@ -85,7 +85,7 @@ def compute_speed() -> float:
     return 2 * count * tokens.numel() * weights.shape[0] / seconds
 
 
-def measure(folder: Path) -> dict:
+def measure_speed(folder: Path) -> dict:
     """Return this machine's calibration."""
     slower = {
         "start": seconds_to_start() / REFERENCE["start"],
@@ -102,6 +102,6 @@ def calibration(path: Path) -> dict:
     """Return the calibration at a path; where there is none, or one of another machine, measure and keep it."""
     if path.exists() and (known := read_record(path, Calibration, "remove it"))["machine"] == machine_words():
         return known
-    found = measure(path.parent)
+    found = measure_speed(path.parent)
     write_record(path, found, Calibration)
     return found

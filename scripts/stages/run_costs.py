@@ -69,7 +69,7 @@ def type_factor(quant: str) -> float:
     return next((factor for name, factor in TYPE_FACTORS.items() if quant.removeprefix("CD-").startswith(name)), 1.0)
 
 
-def cost_of(target: Path, sizes: RunSizes, work: Work, streams: bool) -> Cost:
+def step_cost(target: Path, sizes: RunSizes, work: Work, streams: bool) -> Cost:
     """Return what a step costs, by what it makes."""
     full = FULL_FOLDER in target.parts
     model = sizes.full if full else sizes.pruned
@@ -97,7 +97,7 @@ def cost_of(target: Path, sizes: RunSizes, work: Work, streams: bool) -> Cost:
     return Cost("small", 0.0)
 
 
-def memory_of(target: Path, sizes: RunSizes, streams: bool) -> int:
+def peak_memory(target: Path, sizes: RunSizes, streams: bool) -> int:
     """Return the memory that a step takes at once, mapped files included, by what it makes."""
     if target.name.endswith("-F16.gguf") and not is_companion(target):
         return max(sizes.rest, sizes.layer * 2 // 3) + MEMORY_OF_PYTHON

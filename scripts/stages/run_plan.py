@@ -7,7 +7,7 @@ from chats.questions import load_questions
 from files.safe_files import read_json
 from stages.needs import RunSizes, sizes_of_plan
 from stages.planned_steps import PlannedStep
-from stages.run_costs import CHARACTERS_PER_TOKEN, START_SECONDS, Work, cost_of, disk_after, memory_of
+from stages.run_costs import CHARACTERS_PER_TOKEN, START_SECONDS, Work, disk_after, peak_memory, step_cost
 
 # Of GPQA Diamond, and of calibration data v5, before they are fetched.
 GPQA_QUESTIONS, GPQA_TOKENS, V5_CHARACTERS = 198, 120_000, 1_300_000
@@ -68,9 +68,9 @@ def rows_of(plan: RunPlan, records: list[dict], steps: list[PlannedStep], factor
     listed: list[tuple[str, Path, dict | None]] = [(each["words"], Path(each["target"]), each) for each in done]
     for words, target, record in [*listed, *((step.words, step.target, None) for step in steps)]:
         disk += disk_after(target, plan.sizes)
-        seconds = cost_of(target, plan.sizes, plan.work, plan.streams).seconds(factors)
+        seconds = step_cost(target, plan.sizes, plan.work, plan.streams).seconds(factors)
         actual = (record["seconds"], record["resident_bytes"], record["disk_after_bytes"]) if record else None
-        rows.append(Row(words, (seconds, memory_of(target, plan.sizes, plan.streams), disk), actual))
+        rows.append(Row(words, (seconds, peak_memory(target, plan.sizes, plan.streams), disk), actual))
     return rows
 
 
@@ -78,7 +78,7 @@ def factors_of(plan: RunPlan, records: list[dict]) -> dict[str, float]:
     """Return how many times as long each kind of step took as the machine of reference would have taken."""
     known: dict[str, tuple[float, float]] = {}
     for record in records:
-        cost = cost_of(Path(record["target"]), plan.sizes, plan.work, plan.streams)
+        cost = step_cost(Path(record["target"]), plan.sizes, plan.work, plan.streams)
         # What is small is nothing but a start.
         kind = cost.kind if cost.work_seconds else "start"
         work = cost.work_seconds or START_SECONDS[cost.kind]

@@ -44,7 +44,7 @@ class StepRecord(Record):
     disk_after_bytes: Count
 
 
-def record_of(logs: Path, words: str) -> Path:
+def step_record_path(logs: Path, words: str) -> Path:
     """Return where the record of a step lies."""
     return log_of(logs, words).with_suffix(".json")
 
@@ -80,7 +80,7 @@ def processes_below(process: int) -> list[int]:
     return found
 
 
-def memory_of(process: int) -> tuple[int, int]:
+def memory_of_process(process: int) -> tuple[int, int]:
     """Return the memory of a process: what no file can give back, and all of it; 0 of one that has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
@@ -105,7 +105,7 @@ class Usage:
         """Keep the largest of what is seen."""
         count = 0
         while not self.stopped.wait(SAMPLE_SECONDS):
-            sizes = [memory_of(process) for process in processes_below(os.getpid())[1:]]
+            sizes = [memory_of_process(process) for process in processes_below(os.getpid())[1:]]
             self.memory = max(self.memory, sum(own for own, _ in sizes))
             self.resident = max(self.resident, sum(everything for _, everything in sizes))
             if count % DISK_EVERY == 0:

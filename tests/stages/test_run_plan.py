@@ -10,7 +10,7 @@ from release_inputs import call
 from stages import calibration
 from stages.needs import RunSizes
 from stages.planned_steps import PlannedStep
-from stages.run_costs import START_SECONDS, Work, cost_of, disk_after, memory_of
+from stages.run_costs import START_SECONDS, Work, disk_after, peak_memory, step_cost
 from stages.run_plan import RunPlan, factors_of, rows_of
 from stages.step_usage import StepRecord
 
@@ -50,7 +50,7 @@ def record(name: str, seconds: float, began: float = 0.0) -> dict:
 
 
 def cost(name: str, plan: RunPlan = PLAN):
-    return cost_of(BUILD / TARGETS[name], plan.sizes, plan.work, plan.streams)
+    return step_cost(BUILD / TARGETS[name], plan.sizes, plan.work, plan.streams)
 
 
 def test_kinds_and_growth():
@@ -60,7 +60,7 @@ def test_kinds_and_growth():
     for name in set(TARGETS) - {"freed", "picture", "f16"}:
         assert cost(name, twice).work_seconds == pytest.approx(2 * cost(name).work_seconds), name
     full = Path("build/m/full/gguf/q/m-Q4_K_M.gguf")
-    assert cost_of(full, SIZES, WORK, True).work_seconds == pytest.approx(1.2 * cost("quant").work_seconds)
+    assert step_cost(full, SIZES, WORK, True).work_seconds == pytest.approx(1.2 * cost("quant").work_seconds)
 
 
 def test_a_machine_is_slower_by_its_factors():
@@ -70,8 +70,8 @@ def test_a_machine_is_slower_by_its_factors():
 
 
 def test_memory_and_disk():
-    assert memory_of(BUILD / TARGETS["imatrix"], SIZES, True) > SIZES.pruned
-    assert memory_of(BUILD / TARGETS["f16"], SIZES, True) < 2 * SIZES.layer
+    assert peak_memory(BUILD / TARGETS["imatrix"], SIZES, True) > SIZES.pruned
+    assert peak_memory(BUILD / TARGETS["f16"], SIZES, True) < 2 * SIZES.layer
     assert disk_after(BUILD / TARGETS["f16"], SIZES) == -disk_after(BUILD / TARGETS["freed"], SIZES) == SIZES.pruned
     assert disk_after(BUILD / "12e/weights.freed", SIZES) == -SIZES.full
 
@@ -101,10 +101,12 @@ def test_a_calibration_is_measured_once_for_each_machine(tmp_path, monkeypatch):
     found = calibration.calibration(path)
     assert found["factors"]["start"] > 0 and {"drop", "quantise", "score"} <= found["factors"].keys()
     assert not list(tmp_path.glob("calibration-*"))
-    monkeypatch.setattr(calibration, "measure", lambda folder: pytest.fail("measured again"))
+    monkeypatch.setattr(calibration, "measure_speed", lambda folder: pytest.fail("measured again"))
     assert calibration.calibration(path)["factors"] == found["factors"]
     monkeypatch.setattr(calibration, "machine_words", lambda: "another machine")
-    monkeypatch.setattr(calibration, "measure", lambda folder: {**found, "machine": "another machine", "factors": {}})
+    monkeypatch.setattr(
+        calibration, "measure_speed", lambda folder: {**found, "machine": "another machine", "factors": {}}
+    )
     assert calibration.calibration(path)["machine"] == "another machine"
 
 
