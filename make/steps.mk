@@ -13,7 +13,8 @@ else ifdef DRY
   step =
 else
   MODEL_HERE := $(patsubst %/config.json,%,$(wildcard $(MODEL)/config.json))
-  STEP_FLAGS = --logs $(LOGS) --disk $(BUILD)/$(NAME) $(MODEL_HERE) --target '$@' $(V:%=--echo) $(if $(REPLACE),--replacing)
+  STEP_FLAGS = --logs $(LOGS) --disk $(BUILD)/$(NAME) $(MODEL_HERE) --target '$@' \
+    $(V:%=--echo) $(if $(REPLACE),--replacing)
   RUN_STEP := $(PYTHON) scripts/run_step.py
   step = @$(RUN_STEP) --place $(next_step)/$(STEP_COUNT) $(STEP_FLAGS) --stage $(1) --words '$(2)' --
 endif
