@@ -121,9 +121,10 @@ $(PRUNED_EVAL): $(PRUNED_SCORED) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS
 	  $(EVALUATE) $(PRUNED_NAME) $(call scored,$<)
 
 # ---- 9. compare: question by question
+# Its table has the sizes of all quants that are there: for a release it waits for them.
 $(eval $(call remember_samples,$(SCORES:/scores.md=)))
 $(SCORES) $(SCORES:.md=.json) $(SCORES:.md=.png) &: $(FULL_EVAL) $(PRUNED_EVAL) $(COMPARE) \
-    $(call samples_of,$(SCORES:/scores.md=))
+    $(call samples_of,$(SCORES:/scores.md=)) | $(if $(filter release demo,$(MAKECMDGOALS)),$(QUANT_FILES))
 	$(call step,eval,Compare the scores) $(PYTHON) scripts/compare_scores.py --output $(SCORES) \
 	  --model $(FULL_EVAL) $(if $(OPENAI),,$(FULL_RECORDS)) \
 	  --model $(PRUNED_EVAL) $(if $(OPENAI),,$(PRUNED_RECORDS))
@@ -155,6 +156,7 @@ release: $(RELEASES:%=%/manifest.json) $(REPORT) ## folders ready to publish: GG
 
 include make/tasks.mk
 include make/language.mk
+include make/low_disk.mk
 include make/side.mk
 include make/hosts.mk
 include make/publish.mk

@@ -12,14 +12,11 @@ Sizes: the 26B's config.json, https://huggingface.co/google/gemma-4-26B-A4B-it
 
 import argparse
 import json
-import math
 import os
 import shutil
-import struct
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
 
@@ -30,6 +27,8 @@ from checkpoints.checkpoint import INDEX_NAME  # noqa: E402
 from files.json_records import write_json  # noqa: E402
 from files.option_types import command_parser  # noqa: E402
 from files.safe_files import directory_when_done, require_disk_space, run  # noqa: E402
+
+from random_shards import Shapes, bf16_noise, write_index, write_shard  # noqa: E402
 
 SIZES = {
     "hidden_size": 2816,
@@ -49,8 +48,6 @@ SIZES = {
     "final_logit_softcapping": 30.0,
 }
 FULL_EVERY = 2  # the 26B has one full layer in six, the last; here the last of 2, 4 and 6 layers must be full
-INIT_STD = 0.02
-NOISE_VALUES = 1 << 24
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
@@ -60,45 +57,13 @@ def config_of(base: dict, layers: int) -> dict:
     return {**base, **SIZES, "num_hidden_layers": layers, "layer_types": types, "dtype": "bfloat16"}
 
 
-def bf16_noise(seed: int) -> np.ndarray:
-    """Return NOISE_VALUES normal values of standard deviation INIT_STD as the bits of bf16 (cut, not rounded).
-
-    A layer has 700 million values. Repeating these is faster than drawing all of them, and measures the same.
-    """
-    values = np.random.default_rng(seed).standard_normal(NOISE_VALUES, np.float32) * np.float32(INIT_STD)
-    return (values.view(np.uint32) >> 16).astype(np.uint16)
-
-
-def write_shard(path: Path, shapes: dict[str, tuple[int, ...]], noise: np.ndarray) -> None:
-    """Write tensors of these shapes as one safetensors file: ones for norms and scales, repeated noise for the rest."""
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for number, shape in enumerate(shapes.values()):
-            left = math.prod(shape)
-            if len(shape) == 1:
-                file.write(np.full(left, 0x3F80, np.uint16).tobytes())  # 1.0
-                continue
-            start = (number * 7919 + len(path.name)) % 4096  # so that no two tensors are equal
-            while left:
-                piece = noise[start : start + left]
-                file.write(piece.data)
-                left, start = left - len(piece), 0
-
-
 def write_layers(directory: Path, config: dict, tokenizer: Path, linked: Path | None) -> None:
     """Write one checkpoint; shards of layers come from `linked` if that is given."""
     write_json(directory / "config.json", config)
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer / name, directory / name)
     state = build_empty(directory, torch.bfloat16, "eager").state_dict()
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    shapes: dict[str, Shapes] = {}
     for name, tensor in state.items():
         if name != "lm_head.weight":
             layer = name.split(".")[2] if name.startswith("model.layers.") else "rest"
@@ -110,14 +75,7 @@ def write_layers(directory: Path, config: dict, tokenizer: Path, linked: Path | 
             )
         else:
             write_shard(directory / shard, tensors, bf16_noise(number))
-    total = sum(2 * math.prod(shape) for tensors in shapes.values() for shape in tensors.values())
-    write_json(
-        directory / INDEX_NAME,
-        {
-            "metadata": {"total_size": total},
-            "weight_map": {name: shard for shard, tensors in shapes.items() for name in tensors},
-        },
-    )
+    write_index(directory, shapes)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

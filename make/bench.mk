@@ -29,6 +29,29 @@ bench-servers: $(SETUP) ## eight servers that sleep against one
 bench-sequential: $(SETUP) ## what an evaluation that stops early would save, by simulation
 	$(PYTHON) bench/bench_sequential.py --output $(BENCH)/sequential.json
 
+# A run as a user's, on a random model of the 26B's form. Each number of layers has a build folder of its own.
+REHEARSED := plan analyze drop quants eval release
+# Not named in the recipe itself: make would run it in a dry run, too.
+MAKE_AGAIN = $(MAKE)
+rehearse: $(TOOLS) ## run everything on LAYERS random layers of the 26B's form; seconds, memory, disk of each step
+	@layers=$(or $(LAYERS),$$($(PYTHON) bench/generate_rehearsal.py --how-many $(BUILD))); \
+	  build=$(BUILD)/rehearsal/$$layers; mkdir -p $$build; \
+	  head -n 61 data/demo/calibration_questions.csv >$$build/calibration_questions.csv; \
+	  head -n 4 data/demo/eval_questions.csv >$$build/eval_questions.csv; \
+	  $(PYTHON) bench/generate_rehearsal.py --shape data/shapes/gemma-4-26b-a4b.json --tokenizer data/demo/model \
+	    --layers $$layers --output $$build/model; \
+	  for target in $(REHEARSED); do $(MAKE_AGAIN) $$target RUN=rehearsal BUILD=$$build; done; \
+	  $(MAKE_AGAIN) rehearsal-table RUN=rehearsal BUILD=$$build LAYERS=$$layers; \
+	  cp $$build/calibration.json $(BUILD)/calibration.json
+
+# The plan of all layers lies where that of a shape does. What was seen of this machine's speed serves later plans.
+rehearsal-table: $(TOOLS) ## the table of a rehearsal that is done
+	@$(MAKE_AGAIN) plan RUN=rehearsal BUILD=$(BUILD) SHAPE=gemma-4-26b-a4b >/dev/null
+	@$(PYTHON) bench/rehearsal_table.py --logs $(LOGS) --plan $(PLAN) --whole-plan $(PRUNED)/shape/plan.json \
+	  --questions $(QUESTIONS) --eval-questions $(EVAL_QUESTIONS) --answer-tokens $(MAX_GEN_TOKS) --layers $(LAYERS) \
+	  --output $(BUILD)/rehearsal.md --calibration $(BUILD)/calibration.json
+
+
 kill-test: $(TOOLS) ## kill the stages KILLS times in all at random moments, go on, and compare (an hour and more)
 	$(PYTHON) tests/kills/kill_stages.py --kills $(KILLS) --seed $(KILL_SEED) --folder $(BUILD)/kills
 

@@ -2,7 +2,7 @@
 
 DRY := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
 ASIDE := help help-all settings new status targets setup test lint lock audit sbom clean clean-gguf clean-tools \
-  bench% rehearse-cluster kill-test fault-test twice-test mutate print-%
+  bench% rehearse rehearsal-table rehearse-cluster kill-test fault-test twice-test mutate print-%
 WORK := $(filter-out $(ASIDE),$(MAKECMDGOALS))
 
 # ---- names: an unknown one is refused with the nearest known one
@@ -31,6 +31,8 @@ NAME_CHARACTERS := letters, digits, dots, dashes, underscores
 # A share in RECONSTRUCTION has one spelling, since it names a folder: .5 or 0.50 would make another beside 0.5.
 RULES = $(call must_be,SCORED KEEP_F16 UPLOAD SEALS,^(yes|no)$$,yes or no) \
   $(call must_be,STREAM_LAYERS ALLOW_EMPTY_REASONING RECOMPUTE_FULL ACTIVE_SCORED,^(yes|no)?$$,yes$(,) no or nothing) \
+  $(call must_be,LOW_DISK,^(yes|no|all)?$$,yes$(,) no$(,) all or nothing) \
+  $(call must_be,LAYERS,^([1-9][0-9]*)?$$,a whole number above 0$(,) or nothing) \
   $(call must_be,NAME PRUNED_NAME VARIANT EVAL_NAME,^[A-Za-z0-9._-]+$$,$(NAME_CHARACTERS)) \
   $(call must_be,LICENSE OWNER QUANTIZED_BY,^[A-Za-z0-9._-]*$$,$(NAME_CHARACTERS)) \
   $(call must_be,MODEL BASE BUILD QUESTIONS EVAL_QUESTIONS,^[^[:space:]]+$$,a path without blanks) \

@@ -218,7 +218,7 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   $(RELEASE_RECORDS:%=--scores %) $(FINDINGS_FLAGS) \
   --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS) $(DOMAIN_FILES)) \
-  --source $(FULL)/checkpoint --map $(DROP_MAP_FILE) \
+  --source $(FULL_SOURCE) --map $(DROP_MAP_FILE) \
   $(if $(DRAWN)$(filter CD-%,$(ASKED_QUANTS)),--statistics $(STATS)) $(call there,--sensitivity,$(SENSITIVITY)) \
   --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \

@@ -8,6 +8,7 @@ BUILD = build#                            where outputs go
 REPLACE =#  \
   made again: model statistics choice imatrix quants cd auto eval tasks heldout quality findings loops draft report
 HOST_PATIENCE = 300#                      several hosts: seconds to wait for one that gives no sign of life
+LOW_DISK =#                               yes: what no later step needs goes at once; all: a local MODEL, too
 V =#                                      1 shows every command and its whole output
 YES =#                                    clean: 1 deletes; without it clean only lists
 
@@ -106,6 +107,7 @@ SEALS = yes#                              no: what is written gets no seal, and 
 SEAL_KEY ?=#                              key of the seals; empty: ~/.local/state/moe-tools/seal.key, made when needed
 
 # ---- test
+LAYERS =#                                 rehearse: layers of the random model; empty: as many as the disk holds
 KILLS = 200#                              kill-test: kills in all, shared by the stages
 FAULTS = 100#                             fault-test: calls that fail
 KILL_SEED = 1#                            kill-test, fault-test: seed of moments, of what is killed and of what fails

@@ -4,12 +4,18 @@
 # Of a shape, what the run says of its own model is left out, unless the command itself asks for it.
 PLANNED_DRAFT = $(if $(SHAPE),$(if $(filter DRAFT,$(COMMAND_LINE)),$(DRAFT)),$(DRAFT))
 ASSISTANT_HERE = $(if $(PLANNED_DRAFT),$(if $(ASSISTANT_FETCHED),$(call there,,$(ASSISTANT_FETCHED)),$(DRAFT)))
-plan: $(TOOLS) ## size to the byte, types, disk and refusals of QUANTS, before anything is built
-	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL) --output $(PLAN)) \
+# Of a shape other files are planned than those of the run: what the run has done says nothing of them.
+PLANNED = $(if $(SHAPE),$(PRUNED)/shape/plan.json,$(PLAN))
+PLAN_RUN = $(PYTHON) scripts/plan_run.py --plan $(PLANNED) $(if $(SHAPE),,--logs $(LOGS)) --questions $(QUESTIONS) \
+  $(if $(CALIBRATION),--text $(CALIBRATION_TEXT)) --eval-questions $(EVAL_QUESTIONS) --answer-tokens $(MAX_GEN_TOKS) \
+  --stream-layers $(or $(STREAM_LAYERS),no) --calibration $(BUILD)/calibration.json
+plan: $(TOOLS) ## QUANTS to the byte before anything is built; seconds, memory and disk of each step of the run
+	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL)) --output $(PLANNED) \
 	  $(KEEP:%=--keep %) --name $(or $(SHAPE),$(PRUNED_NAME)) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_FLAGS) \
 	  $(patsubst %,--mmproj %,$(sort $(MMPROJ))) $(if $(ASSISTANT_HERE),--draft $(ASSISTANT) --draft-type $(DRAFT_TYPE)) \
 	  $(CD_OPTIONS) --disk $(BUILD)
 	@$(if $(PLANNED_DRAFT),$(if $(ASSISTANT_HERE),,echo "The draft model is planned once $(DRAFT) is here."))
+	@steps=$$($(STEPS_LEFT)); echo; printf '%s\n' "$$steps" | $(PLAN_RUN)
 
 verify reproduce: $(METADATA)
 verify: ## check every tensor of the pruned checkpoint, then the GGUF files: all there, whole, of one build

@@ -38,7 +38,7 @@ CHECK_MACHINE = $(PYTHON) scripts/check_machine.py $(KNOWN_LICENSE:%=--license %
   $(if $(DRAFT),--draft $(if $(wildcard $(ASSISTANT)/config.json),$(ASSISTANT),$(DRAFT))) \
   --questions $(if $(filter $(DOWNLOADS)/gpqa%,$(QUESTIONS)),$(or $(wildcard $(QUESTIONS)),gpqa),$(QUESTIONS)) \
   $(addprefix --eval-questions ,$(filter-out $(QUESTIONS),$(EVAL_QUESTIONS))) \
-  --build $(BUILD) --stream-layers $(or $(STREAM_LAYERS),no) \
+  --build $(BUILD) --low-disk $(or $(LOW_DISK),no) --stream-layers $(or $(STREAM_LAYERS),no) \
   $(if $(DROP_MAP),,$(KEEP:%=--keep %) --protect-top $(PROTECT_TOP)) \
   --quants $(ASKED_QUANTS) \
   --reference-quants $(EVAL_QUANT) $(LLAMA_CPP:%=--llama-cpp %) --cmake-args='$(CMAKE_ARGS)' \

@@ -12,13 +12,14 @@ ifdef COUNTING
 else ifdef DRY
   step =
 else
-  STEP_FLAGS = --logs $(LOGS) $(V:%=--echo) $(if $(REPLACE),--replacing) \
-    $(foreach f,$(filter %settings.txt,$|),--aside $(call aside,$f))
+  MODEL_HERE := $(patsubst %/config.json,%,$(wildcard $(MODEL)/config.json))
+  STEP_FLAGS = --logs $(LOGS) --disk $(BUILD)/$(NAME) $(MODEL_HERE) $(V:%=--echo) \
+    $(if $(REPLACE),--replacing) $(foreach f,$(filter %settings.txt,$|),--aside $(call aside,$f))
   RUN_STEP := $(PYTHON) scripts/run_step.py
   # What another host made since then is not made again. An older bash knows whole seconds alone.
   BEGAN := $(shell echo $${EPOCHREALTIME:-$$(date +%s)})
   TURN = --target $@ --began $(BEGAN) --patience $(HOST_PATIENCE)
-  step = @$(RUN_STEP) --place $(next_step)/$(STEP_COUNT) $(STEP_FLAGS) $(TURN) --words '$(2)' --
+  step = @$(RUN_STEP) --place $(next_step)/$(STEP_COUNT) $(STEP_FLAGS) --stage $(1) $(TURN) --words '$(2)' --
 endif
 
 # What is said only when something was really asked for: the first line names the run, the last ones what came out.

@@ -194,7 +194,9 @@ def check_room(args: argparse.Namespace, sizes: RunSizes | None) -> list[Check]:
     # What was fetched lies in the build folder: it is part of what the run needs, and of what is there already.
     fetched = Path(args.model).resolve().is_relative_to(args.build.resolve())
     downloads = fetched or not Path(args.model).exists()
-    wanted = args.needed_bytes or disk_of_run(room, downloads, args.gguf_needed, args.reference_quants)
+    wanted = args.needed_bytes or disk_of_run(
+        room, downloads, args.gguf_needed, args.reference_quants, args.low_disk != "no"
+    )
     how = "given" if args.needed_bytes else "by the plan" if plan else "an estimate: there is no plan yet"
     # The checkpoint itself says best what it takes in memory: it need not be stored at 16 bits, as the plan has it.
     held = sizes if sizes and sizes.layer else room
@@ -229,6 +231,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--draft", help="assistant that drafts for the model: a directory or a Hub id")
     what.add_argument("--build", type=Path, required=True, help="where its files go; those there already are counted")
     what.add_argument("--stream-layers", type=yes_or_no, default=False, metavar="YES-NO", help="one layer in memory")
+    low = "yes, all: files go once no step needs them"
+    what.add_argument("--low-disk", choices=("yes", "no", "all"), default="no", help=low)
     what.add_argument("--gguf-needed", type=yes_or_no, default=True, metavar="YES-NO", help="whether quants are made")
     what.add_argument("--license", default="", help="licence that is given for the release, in place of the base's own")
     what.add_argument("--releases", action="store_true", help="fail where the licence is not known: a release is made")

@@ -16,6 +16,7 @@ names the same checkpoint, name, type and tools is left as it is.
 
 import argparse
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from checkpoints.checkpoint import read_checkpoint, read_config, source_digest
@@ -23,9 +24,9 @@ from checkpoints.moe_families import Family, family_of, shape_of, text_config
 from choice.drop_map import Shape
 from files.json_records import read_json, write_record
 from files.option_types import command_parser
-from files.safe_files import InputError, gib, replace_when_done, require_disk_space, run, sha256_file
+from files.safe_files import InputError, gib, replace_when_done, require_disk_space, run
 from ggufs.gguf_header import GgufHeader, read_header
-from llama.llama_tools import LlamaCpp, converter_command, find_llama_cpp, run_tool
+from llama.llama_tools import LlamaCpp, convert_streamed, find_llama_cpp
 from llama.serve_check import check_loads
 from quants.mmproj_conversion import make_mmproj
 from quants.quant_record import ConversionRecord, is_made_of, record_path
@@ -72,18 +73,13 @@ def convert(
 ) -> dict:
     """Convert, check and load; return size and sha256 of the output."""
     with replace_when_done(args.output) as partial:
-        run_tool(
-            converter_command(llama_cpp, args.model, args.name, partial, args.outtype),
-            cwd=Path.cwd(),
-            what="convert to GGUF",
-            step=r"Writing:\s+(\d+)%",
-        )
+        sha256 = convert_streamed(llama_cpp, args.model, args.name, partial, args.outtype)
         # Under its final name a later step would take the file for a good one.
         header, layers = read_header(partial), text_config(config)["num_hidden_layers"]
         check_converted(args.output, header, layers, family, shape, names)
         check_vocabulary(args.model, header)
         check_loads(partial, llama_cpp, args.output)
-        return {"bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
+        return {"bytes": partial.stat().st_size, "sha256": sha256}
 
 
 def write_conversion_record(output: Path, model: Path, content: dict, was_removed: bool) -> None:
@@ -135,21 +131,21 @@ def main(argv: list[str] | None = None) -> None:
         if (args.model / name).exists():
             read_json(args.model / name)
     llama_cpp = find_llama_cpp(args.llama_cpp)
-    content = {
-        "name": args.name,
-        "outtype": args.outtype,
-        "source_sha256": source_digest(args.model),
-        "llama_cpp": llama_cpp.version(),
-    }
-    if is_made_of(args.output, content, ConversionRecord):
-        for path in (args.output, record_path(args.output)):
-            os.utime(path)  # for make, which goes by time; the record stays the newer one
-        print(f"{args.output}: converted already")
-        return
-    stored = sum(tensor.size for tensor in tensors.values())  # 2 bytes per weight, as checkpoints are in BF16
-    require_disk_space(args.output.parent, stored * BYTES_PER_WEIGHT[args.outtype] // 2)
-    was_removed = not args.output.exists()
-    content |= convert(args, config, llama_cpp, family, shape, list(tensors))
+    content = {"name": args.name, "outtype": args.outtype, "llama_cpp": llama_cpp.version()}
+    # All bytes of a checkpoint are read for its digest: meanwhile the converter starts, which takes one core.
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(source_digest, args.model)
+        there = args.output.is_file()
+        if there and is_made_of(args.output, {**content, "source_sha256": digest.result()}, ConversionRecord):
+            for path in (args.output, record_path(args.output)):
+                os.utime(path)  # for make, which goes by time; the record stays the newer one
+            print(f"{args.output}: converted already")
+            return
+        stored = sum(tensor.size for tensor in tensors.values())  # 2 bytes per weight, as checkpoints are in BF16
+        require_disk_space(args.output.parent, stored * BYTES_PER_WEIGHT[args.outtype] // 2)
+        was_removed = not args.output.exists()
+        content |= convert(args, config, llama_cpp, family, shape, list(tensors))
+        content["source_sha256"] = digest.result()
     write_conversion_record(args.output, args.model, content, was_removed)
     print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {gib(content['bytes'])} GiB")
 

@@ -23,7 +23,7 @@ from files.display import markdown_table
 from files.json_records import read_json, write_json
 from files.option_types import command_parser
 from files.safe_files import InputError, check_apart, existing_parent, gib, run
-from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, experts_used_key
+from ggufs.gguf_header import BLOCK_TENSOR, EXPERT_TENSOR, GgufHeader, experts_used_key
 from ggufs.imatrix import Imatrix, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp
 from quants.draft_plan import plan_draft
@@ -293,7 +293,7 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
         ]
         # Read here: the sparse files go with the folder.
         f16_bytes, full_bytes = header.path.stat().st_size, full.path.stat().st_size
-        memory = memory_parts(full)
+        memory, weights = memory_parts(full), active_weights(full)
         active = header.value(experts_used_key(header))
         draft = [plan_draft(args.draft, header, args.name, args.draft_type, llama_cpp, work)] if args.draft else []
         pictures = []
@@ -305,6 +305,7 @@ def plan_all(args: argparse.Namespace, names: list[str], llama_cpp: LlamaCpp) ->
         "f16_bytes": f16_bytes,
         "full_f16_bytes": full_bytes,
         **memory,
+        "active_weights": weights,
         "tokenizer_counted": has_tokenizer,
         "llama_cpp": llama_cpp.version(),
         "quants": rows,
@@ -329,6 +330,22 @@ def memory_parts(header: GgufHeader) -> dict:
         sizes[match[1] if match else None] += tensor.size
     outside = sizes.pop(None, 0)
     return {"largest_layer_bytes": max(sizes.values(), default=0), "vocabulary_bytes": outside}
+
+
+def active_weights(header: GgufHeader) -> int:
+    """Return the weights that one token goes through: of the experts those that it uses, and no table of tokens.
+
+    The table counts where it is the output, too: that is its product with every token.
+    """
+    used, total = header.value(experts_used_key(header)) or 0, 0
+    tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
+    for tensor in header.tensors:
+        count = math.prod(tensor.dims)
+        if EXPERT_TENSOR.fullmatch(tensor.name) and "_exps." in tensor.name:
+            count = count * used // max(header.experts, 1)
+        if tensor.name != "token_embd.weight" or tied:
+            total += count
+    return total
 
 
 def cd_note(args: argparse.Namespace) -> str:

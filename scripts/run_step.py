@@ -2,8 +2,9 @@
 """Run one step of the pipeline: one line on the screen when it is done, its command and full output in a log.
 
 Inputs:  a command with its arguments; the step's words, its target and its place among all steps.
-Output:  LOGS/WORDS.log; on the screen the place, the words, the last line of the command's output and the time.
-         On a terminal what the command reports meanwhile (its progress bar) stands there until then.
+Output:  LOGS/WORDS.log, and LOGS/WORDS.json with what it took (stages/step_usage.py); on the screen the place, the
+         words, the last line of the command's output and the time. On a terminal what the command reports meanwhile
+         (its progress bar) stands there until then.
 Example: .venv/bin/python scripts/run_step.py --place 1/2 --logs build/logs --words 'Say hello' -- echo hello
 
 When the command fails, its error line is shown, then where the log is. The exit code is the command's own. A target
@@ -28,10 +29,12 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from files.host_locks import lock_path
+from files.json_records import write_record
 from files.option_types import command_parser, positive
 from files.safe_files import InputError, run
 from stages.set_aside import settle
 from stages.step_logs import log_of
+from stages.step_usage import StepRecord, Usage, step_record_path
 from stages.turns import turn
 
 LINE_WIDTH = 100  # of a finished step's line
@@ -168,6 +171,14 @@ def run_logged(command: list[str], log: Log, screen: Screen, echo: bool) -> tupl
     return code, b"".join(out).decode(errors="replace"), b"".join(err).decode(errors="replace")
 
 
+def keep_step_record(path: Path, taken: dict) -> None:
+    """Write what a step took; where that cannot be, say so: the step itself is done."""
+    try:
+        write_record(path, taken, StepRecord)
+    except (InputError, OSError) as error:
+        print(f"warning: {error}", file=sys.stderr)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("the step").add_argument
@@ -176,6 +187,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--target", type=Path, help="what it makes: no other run makes that at the same time, on no host")
     add("--began", type=seconds_since_1970, default=0.0, help="when make began; with it a target made since then stays")
     add("--patience", type=positive, default=PATIENCE, help="seconds to wait for a host that gives no sign of life")
+    add("--stage", default="", help="its stage, for the record of what it took")
+    add("--disk", type=Path, nargs="+", default=[], help="folders whose size on the disk is recorded")
     add("command", nargs="+", help="the command and its arguments, after --")
     add = parser.add_argument_group("what is shown").add_argument
     add("--logs", type=Path, required=True, help="directory of the logs")
@@ -196,7 +209,7 @@ class Ended(NamedTuple):
 
 
 def run_step(args: argparse.Namespace, path: Path, screen: Screen) -> Ended:
-    """Run the command with its log; then forget what REPLACE took away, or put it back."""
+    """Run the command with its log and keep what it took; then forget what REPLACE took away, or put it back."""
     line = shlex.join(args.command)
     if args.echo:
         print(line, flush=True)
@@ -206,6 +219,7 @@ def run_step(args: argparse.Namespace, path: Path, screen: Screen) -> Ended:
         fcntl.flock(file, fcntl.LOCK_SH)
         log = Log(file)
         log.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} $ {line}\n".encode())
+        usage = Usage(args.disk)
         try:
             code, out, err = run_logged(args.command, log, screen, args.echo)
         except OSError as error:
@@ -214,6 +228,10 @@ def run_step(args: argparse.Namespace, path: Path, screen: Screen) -> Ended:
     if log.failed:
         print(f"warning: {path}: expected a log that can be written, found: {log.failed}", file=sys.stderr)
     code = code if code >= 0 else 128 - code  # as a shell reports an end by a signal
+    taken = usage.stop()
+    if code == 0:
+        taken |= {"stage": args.stage, "words": args.words, "target": str(args.target or "")}
+        keep_step_record(step_record_path(args.logs, args.words), taken)
     # Before the exit code is known to make, which may start the next step at once, and before another host's turn.
     refused = args.replacing and 0 < code < 128
     return Ended(code, out, err, settle(args.aside, code == 0, refused))

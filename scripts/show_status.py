@@ -16,27 +16,20 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from files.display import plural, screen_table
 from files.host_locks import holder_of, is_dead, lock_path
 from files.option_types import command_parser
-from files.safe_files import InputError, existing_parent, gib, run, shown, this_host
-from stages.needs import RunSizes, disk_of_step, machine_memory, memory_of_step, sizes_of_plan
+from files.safe_files import existing_parent, gib, run, this_host
+from stages.needs import RunSizes, machine_memory, memory_of_step, sizes_of_plan
+from stages.planned_steps import PlannedStep, read_steps
+from stages.run_costs import disk_after
 from stages.step_logs import is_at_work, log_of
 
-STEP_MARK, STEP_PARTS = "@step", 4
 DONE, STALE, MISSING, RUNNING = "done", "stale", "missing", "running"
 HEADS = ["stage", "state", "made", "files", "GiB"]
-
-
-@dataclass(frozen=True)
-class PlannedStep:
-    """A step that would run now: its stage, what a person reads of it, and what it makes."""
-
-    stage: str
-    words: str
-    target: Path
 
 
 @dataclass(frozen=True)
@@ -46,19 +39,6 @@ class Found:
     outputs: int
     bytes: int
     newest: float
-
-
-def read_steps(lines: list[str]) -> list[PlannedStep]:
-    """Return the steps among the lines of a dry run; raise InputError for a step with missing parts."""
-    steps = []
-    for line in lines:
-        mark, *parts = line.strip().split("\t")
-        if mark != STEP_MARK:
-            continue
-        if len(parts) != STEP_PARTS - 1:
-            raise InputError("stdin", f"stage, words and target behind {STEP_MARK}, with tabs between", shown(line))
-        steps.append(PlannedStep(parts[0], parts[1], Path(parts[2])))
-    return steps
 
 
 def found_of(paths: list[Path]) -> Found:
@@ -125,7 +105,7 @@ def next_lines(steps: list[PlannedStep], logs: Path) -> list[str]:
 
 def needs_line(steps: list[PlannedStep], sizes: RunSizes, streams: bool, place: Path) -> str:
     """Return what disk and memory the steps need, by the plan, beside what this machine has."""
-    disk = sum(disk_of_step(step.target, sizes) for step in steps)
+    disk = max(accumulate(disk_after(step.target, sizes) for step in steps), default=0)
     memory = max((memory_of_step(step.target, sizes, streams) for step in steps), default=0)
     free, (total, _) = shutil.disk_usage(existing_parent(place)).free, machine_memory()
     held = f"{gib(memory)} GiB of memory at once ({amount(total, memory)})" if memory else "little memory"

@@ -235,6 +235,35 @@ def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copie
     assert done.returncode != 0 and "LICENSE: expected" in done.stderr
 
 
+def published(build: Path) -> dict[str, bytes]:
+    """What lies in the release folders of a build; the lists of sources beside them name paths, and stay here."""
+    files = [path for path in (build / "tiny/12e/release").glob("*/**/*") if path.is_file()]
+    return {str(path.relative_to(build)): path.read_bytes() for path in files}
+
+
+def test_low_disk_makes_the_same_release_killed_on_the_way(copied, variables, tiny_text_model):
+    build, model = build_of(copied), build_of(copied).with_name("model-that-goes")
+    shutil.copytree(tiny_text_model, model)
+    later = ("checkpoint", "f16", "gguf", "eval", "release")
+    for part in ("full/f16", "full/gguf", "full/eval", *(f"12e/{name}" for name in later)):
+        shutil.rmtree(build / "tiny" / part)
+    low = [*copied, f"MODEL={model}", "LOW_DISK=all"]
+    process = subprocess.Popen(["make", "release", *low], cwd=REPO, stdout=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not list(build.rglob("*-F16.gguf.freed")):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert "free_disk" in scripts_in(make("release", *low))
+    gone = [*model.glob("*.safetensors"), *build.rglob("f16/tiny*-F16.gguf")]
+    assert not gone and not list(build.rglob("full/gguf/*/tiny-Q8_0.gguf"))
+    assert not scripts_in(make("-n", "release", *low))
+    assert published(build) == published(build_of(variables))
+    checked = make("check-release", *low)
+    assert checked.returncode == 0, checked.stdout
+    refused = make("-n", "quality", *low)
+    assert refused.returncode != 0 and "found quality" in refused.stderr
+
+
 def test_the_f16_can_be_removed_and_only_what_changes_calls_for_it(copied):
     f16 = build_of(copied) / "tiny/12e/f16/tiny-12e-F16.gguf"
     scripts_in(make("quants", "KEEP_F16=no", *copied))

@@ -24,7 +24,7 @@ MOST_MODULES = {
     "build_report": 36,
     "quantize_gguf": 19,
 }  # that a command imports
-MOST_FILES = 46  # of a folder: more is a corridor
+MOST_FILES = 48  # of a folder: more is a corridor
 
 
 @cache

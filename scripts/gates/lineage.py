@@ -19,6 +19,7 @@ from choice.expert_stats import read_stats
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import ARRAY, GgufHeader, TensorInfo, array_values, read_header
+from ggufs.gguf_outline import file_or_outline
 from ggufs.gguf_padding import UNPADDED
 from ggufs.imatrix import ImatrixRecord
 from losses.quality_record import QUALITY_NAME
@@ -64,6 +65,11 @@ class Lineage:
     def full(self) -> dict:
         """The record of the full model's F16 file."""
         return read_record(self.origin("full f16"), ConversionRecord)
+
+    @property
+    def full_file(self) -> Path:
+        """The full model's F16 file, or what LOW_DISK=yes left of it: header and routers."""
+        return file_or_outline(self.origin("full f16").with_suffix(""))
 
     @property
     def f16_sha256(self) -> str:
@@ -214,7 +220,7 @@ def router_breaks(lineage: Lineage) -> Breaks:
     layers, f16 = read_metadata(lineage.metadata_path)["layers"], lineage.origin("f16").with_suffix("")
     if not lineage.knows_full:
         return []
-    full = tensors_of(lineage.origin("full f16").with_suffix(""))
+    full = tensors_of(lineage.full_file)
     found: Breaks = []
     for path in [*lineage.files.values(), *([f16] if f16.is_file() else [])]:
         tensors = tensors_of(path)
@@ -234,8 +240,7 @@ def header_breaks(lineage: Lineage) -> Breaks:
     """
     if not lineage.knows_full:
         return []
-    place, full = lineage.origin("full f16"), lineage.full
-    file = place.with_suffix("")
+    place, full, file = lineage.origin("full f16"), lineage.full, lineage.full_file
     header = read_header(file)
     pairs: list[tuple[str, object, object]] = [("a model named", header.value("general.name"), full["name"])]
     pairs.append(("bytes:", file.stat().st_size, full["bytes"]))

@@ -209,7 +209,7 @@ def planned_breaks(lineage: Lineage, tools: LlamaCpp, own: GgufHeader, folder: P
     imatrix, here = stand_in(lineage, folder), tools.tool("llama-quantize")
     sources = {lineage.f16_sha256: own}
     if lineage.knows_full:
-        sources[lineage.full["sha256"]] = read_header(lineage.origin("full f16").with_suffix(""))
+        sources[lineage.full["sha256"]] = read_header(lineage.full_file)
     found: Breaks = []
     records = {path: record for path, record in known_records(lineage).items() if record["source_sha256"] in sources}
     for path, record in records.items():

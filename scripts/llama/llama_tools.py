@@ -21,6 +21,7 @@ from tqdm import tqdm
 SCRIPTS = Path(__file__).resolve().parents[1]
 BUILT_TOOLS = ("llama-quantize", "llama-imatrix")  # whose output is published, or what is published depends on
 HEADER_ONLY = SCRIPTS / "llama/convert_header_only.py"
+STREAMED = SCRIPTS / "llama/convert_streamed.py"
 READ_BYTES = 65536
 KEPT_CHARACTERS = 20000  # of a tool's output: enough for a stack of calls and the error before it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -105,6 +106,16 @@ def convert_header_only(llama_cpp: LlamaCpp, model: Path, name: str, output: Pat
         raise InputError(model, "a checkpoint that llama.cpp's converter reads", last_words(done.stderr))
 
 
+def convert_streamed(llama_cpp: LlamaCpp, model: Path, name: str, output: Path, outtype: str) -> str:
+    """Let the converter write a file, its large tensors in pieces; return the file's hex sha256."""
+    python, *command = converter_command(llama_cpp, model, name, output, outtype)
+    text = run_tool([python, STREAMED, *command], cwd=Path.cwd(), what="convert to GGUF", step=r"Writing:\s+(\d+)%")
+    digests = re.findall(r"^sha256 ([0-9a-f]{64})$", text, re.MULTILINE)
+    if not digests:
+        raise InputError(llama_cpp.converter, "a converter that writes by gguf-py's GGUFWriter", "another one")
+    return digests[-1]
+
+
 def tools_cache() -> Path:
     """Return the cache that build_llama_cpp.sh builds into, too: $MOE_TOOLS_CACHE, or moe-tools in the user's cache."""
     if os.environ.get("MOE_TOOLS_CACHE"):
@@ -130,8 +141,8 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: str | None = None) -> None:
-    """Run a tool in `cwd` with a progress bar.
+def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: str | None = None) -> str:
+    """Run a tool in `cwd` with a progress bar; return the last KEPT_CHARACTERS of its output.
 
     `step` is a pattern whose group 1 is the step just reached and whose group 2, if there is one, is the number of
     steps; else `total` is a pattern for that number. Raises InputError with the tool's own last words when it fails.
@@ -156,6 +167,7 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
             # Of a script that Python runs, such as the converter, its own name says more than "python".
             tool = Path(str(command[str(command[0]) == sys.executable])).name
             raise InputError(tool, "success", f"{how_ended(process.returncode)}: {last_words(text)}")
+        return text
     finally:
         # Ctrl-C too ends here. The tool must be gone before its half-written output is removed.
         if process.poll() is None:

@@ -85,20 +85,24 @@ def with_estimated_quants(sizes: RunSizes, quants: Iterable[str]) -> RunSizes:
     return replace(sizes, quants={name: estimated_quant(name, sizes.pruned) for name in quants if name != "F16"})
 
 
-def disk_of_run(sizes: RunSizes, downloads: bool, ggufs: bool, references: Iterable[str]) -> int:
-    """Return the bytes that a whole run writes.
+def disk_of_run(
+    sizes: RunSizes, downloads: bool, ggufs: bool, references: Iterable[str], low_disk: bool = False
+) -> int:
+    """Return the bytes that a whole run writes; with LOW_DISK the most that it has at once.
 
     downloads: whether the full checkpoint is fetched; ggufs: whether F16 files and quants are made; references: quants
     of the full model.
     """
-    checkpoints = sizes.pruned + (sizes.full if downloads else 0)
+    source = sizes.full if downloads else 0
     if not ggufs:
-        return checkpoints
+        return sizes.pruned + source
     compared = sum(sizes.of_full(sizes.quant(name)) for name in references if name != "F16")
     # A release folder takes nothing: its files are links to these.
-    return (
-        checkpoints + sizes.full + sizes.pruned + sum((*sizes.quants.values(), *sizes.companions.values())) + compared
-    )
+    made = sum((*sizes.quants.values(), *sizes.companions.values()))
+    if low_disk:  # as make/low_disk.mk orders it; the full quant stays for a draft model, which the last two count
+        pruned = 2 * sizes.pruned + made
+        return max(source + sizes.full + compared, source + sizes.pruned + compared, pruned + compared)
+    return source + 2 * sizes.pruned + sizes.full + made + compared
 
 
 def memory_of_analysis(sizes: RunSizes, streams: bool) -> int:

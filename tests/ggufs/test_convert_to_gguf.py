@@ -154,7 +154,7 @@ def convert_in(folder: Path, *more: object) -> None:
 
 
 def test_a_conversion_that_is_done_is_left_as_it_is(copied, monkeypatch, capsys):
-    monkeypatch.setattr(convert_to_gguf, "run_tool", lambda *_, **__: pytest.fail("converted again"))
+    monkeypatch.setattr(convert_to_gguf, "convert_streamed", lambda *_, **__: pytest.fail("converted again"))
     monkeypatch.setattr(convert_to_gguf, "require_disk_space", lambda *_: pytest.fail("a finished file needs no room"))
     output, record = copied / "model.gguf", copied / "model.gguf.json"
     before = [sha256_file(path) for path in (output, record)]
@@ -177,7 +177,7 @@ def refuse_to_start(monkeypatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise ConverterStarted
 
-    monkeypatch.setattr(convert_to_gguf, "run_tool", stop)
+    monkeypatch.setattr(convert_to_gguf, "convert_streamed", stop)
 
 
 def append(path: Path, text: str) -> None:

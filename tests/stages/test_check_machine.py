@@ -268,6 +268,10 @@ def test_disk_and_memory_of_a_run_by_hand():
     assert disk_of_run(sizes, False, True, ["Q6_K", "F16"]) == 2 * 800 + 1000 + 500 + 500
     assert disk_of_run(sizes, True, True, []) == 2 * 800 + 2 * 1000 + 500
     assert disk_of_run(sizes, True, False, ["Q6_K"]) == 800 + 1000
+    # with LOW_DISK: the pruned model's files with the full one's quant; with fewer quants the full model's come first
+    assert disk_of_run(sizes, True, True, ["Q6_K"], low_disk=True) == 2 * 800 + 500 + 500
+    few = replace(sizes, quants={"Q6_K": 400})
+    assert disk_of_run(few, True, True, ["Q6_K"], low_disk=True) == 2 * 1000 + 500
     assert memory_of_analysis(sizes, False) == 1000 + GIB and memory_of_analysis(sizes, True) == 180 + GIB
     beside = replace(sizes, companions={"mmproj-F16": 30, "mtp-Q8_0": 7})
     assert disk_of_run(beside, True, True, []) == disk_of_run(sizes, True, True, []) + 37

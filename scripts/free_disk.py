@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Remove large files that no later step of a run needs; what a release is held against stays as an outline.
+
+Inputs:  GGUF files of this project's (--gguf; with --outlined their headers and routers stay), or a checkpoint
+         directory (--checkpoint), of which the weights go. One that is a link to a user's own goes with --local alone.
+Output:  an outline of the same size that takes next to no disk: of NAME.gguf the file NAME.outline.gguf, of a
+         checkpoint the directory --outline. Records (NAME.gguf.json) stay. What has gone already is left alone.
+Example: .venv/bin/python scripts/free_disk.py --outlined --gguf build/my-26b/full/f16/my-26b-F16.gguf
+
+`make` calls it with LOW_DISK=yes (make/low_disk.mk), once the last step that needs a file is done.
+"""
+
+import argparse
+from pathlib import Path
+
+from checkpoints.outline import write_checkpoint_outline
+from files.json_records import is_file_record, read_json
+from files.option_types import command_parser
+from files.safe_files import InputError, gib, remove, run
+from ggufs.gguf_outline import write_gguf_outline
+from quants.quant_record import record_path
+
+
+def free_gguf(path: Path, outlined: bool) -> int:
+    """Remove a GGUF file of ours; return its bytes, 0 where it has gone. Raises InputError for one without a record."""
+    if not path.exists():
+        return 0
+    size = path.stat().st_size
+    known = read_json(record_path(path))
+    if not is_file_record(known) or known["bytes"] != size:
+        raise InputError(path, f"the file of its record {record_path(path).name}", "another", "move it away")
+    if outlined:
+        write_gguf_outline(path)
+    remove(path)
+    return size
+
+
+def free_weights(directory: Path, outline: Path) -> int:
+    """Remove the weights of a checkpoint, once its outline is there; return their bytes, 0 where they have gone."""
+    # A kill may have left some of the shards. The outline was whole by then.
+    shards = sorted(directory.resolve().glob("*.safetensors"))
+    if shards and not outline.is_dir():
+        write_checkpoint_outline(directory.resolve(), outline)
+    size = sum(path.stat().st_size for path in shards)
+    for path in shards:
+        remove(path)
+    return size
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
+    add = parser.add_argument_group("what goes").add_argument
+    add("--gguf", type=Path, nargs="+", default=[], help="GGUF files with a record of ours")
+    add("--checkpoint", type=Path, help="checkpoint directory whose weights go")
+    add("--local", action="store_true", help="also where it is a link: to a checkpoint that was not downloaded")
+    add = parser.add_argument_group("what stays").add_argument
+    add("--outlined", action="store_true", help="keep headers, routers and small tensors of the GGUF files")
+    add("--outline", type=Path, help="directory for the checkpoint's outline")
+    args = parser.parse_args(argv)
+    if (args.checkpoint is None) != (args.outline is None):
+        parser.error("expected --checkpoint and --outline together")
+    if not args.gguf and not args.checkpoint:
+        parser.error("expected --gguf or --checkpoint")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    size = sum(free_gguf(path, args.outlined) for path in args.gguf)
+    if args.checkpoint and args.checkpoint.is_symlink() and not args.local:
+        print(f"{args.checkpoint}: a local model, left as it is")
+        return
+    if args.checkpoint:
+        size += free_weights(args.checkpoint, args.outline)
+    print(f"{(args.gguf or [args.checkpoint])[0]}: {gib(size)} GiB of disk given back")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,30 @@
+"""The steps that a dry run of make would take, as `make status` and `make plan` hand them to their commands."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from files.safe_files import InputError, shown
+
+STEP_MARK, STEP_PARTS = "@step", 4
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step that would run now: its stage, what a person reads of it, and what it makes."""
+
+    stage: str
+    words: str
+    target: Path
+
+
+def read_steps(lines: list[str]) -> list[PlannedStep]:
+    """Return the steps among the lines of a dry run; raise InputError for a step with missing parts."""
+    steps = []
+    for line in lines:
+        mark, *parts = line.strip().split("\t")
+        if mark != STEP_MARK:
+            continue
+        if len(parts) != STEP_PARTS - 1:
+            raise InputError("stdin", f"stage, words and target behind {STEP_MARK}, with tabs between", shown(line))
+        steps.append(PlannedStep(parts[0], parts[1], Path(parts[2])))
+    return steps

@@ -1,0 +1,72 @@
+"""What LOW_DISK removes: files of ours alone, and what a release is held against stays as an outline."""
+
+import os
+import shutil
+from pathlib import Path
+
+import free_disk
+from checkpoints.checkpoint import read_checkpoint, weights_digest
+from checkpoints.outline import write_checkpoint_outline
+from files.json_records import write_json
+from ggufs.gguf_header import read_header
+from ggufs.gguf_outline import file_or_outline, outline_path
+from release_inputs import call
+from shared_ggufs import demo_ggufs
+
+import pytest
+
+DEMO = Path(__file__).resolve().parents[2] / "data/demo"
+
+
+@pytest.fixture
+def f16(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the demo's F16 file, with a record."""
+    path = Path(shutil.copy(demo_ggufs(tmp_path_factory) / "F16.gguf", tmp_path / "demo-F16.gguf"))
+    write_json(Path(f"{path}.json"), {"version": 1, "bytes": path.stat().st_size, "sha256": "0" * 64})
+    return path
+
+
+def test_an_outline_has_the_header_the_routers_and_the_size(f16: Path) -> None:
+    before, whole = read_header(f16), f16.read_bytes()
+    call(free_disk.main, "--outlined", "--gguf", f16)
+    outline = file_or_outline(f16)
+    assert outline == outline_path(f16) and not f16.exists() and Path(f"{f16}.json").exists()
+    after = read_header(outline)
+    assert after.key_values == before.key_values and outline.stat().st_size == len(whole)
+    for tensor in before.tensors:
+        if "ffn_gate_inp" in tensor.name:
+            part = slice(tensor.offset, tensor.offset + tensor.size)
+            assert outline.read_bytes()[part] == whole[part]
+    assert outline.stat().st_blocks * 512 < len(whole) / 2
+    call(free_disk.main, "--outlined", "--gguf", f16)  # it has gone, and the outline stays
+    assert outline.exists()
+
+
+def test_a_file_that_is_not_that_of_its_record_stays(f16: Path, refusal) -> None:
+    os.truncate(f16, f16.stat().st_size - 1)
+    refusal(free_disk.main, ["--gguf", f16], f16, "expected the file of its record", "found another")
+    assert f16.exists()
+
+
+def test_the_outline_of_a_checkpoint_has_its_digest(demo_model: Path, tmp_path: Path) -> None:
+    write_checkpoint_outline(demo_model, tmp_path / "outline")
+    found = read_checkpoint(tmp_path / "outline")
+    assert weights_digest(found) == weights_digest(read_checkpoint(demo_model))
+    whole = demo_model / "model.safetensors"
+    assert (tmp_path / "outline/model.safetensors").stat().st_blocks * 512 < whole.stat().st_size * 0.9
+    assert (tmp_path / "outline/tokenizer.json").read_bytes() == (demo_model / "tokenizer.json").read_bytes()
+
+
+def test_a_local_model_goes_only_when_that_is_said(demo_model: Path, tmp_path: Path) -> None:
+    local, link, outline = tmp_path / "local", tmp_path / "checkpoint", tmp_path / "outline"
+    shutil.copytree(demo_model, local)
+    link.symlink_to(local)
+    flags = ["--checkpoint", link, "--outline", outline]
+    call(free_disk.main, *flags)
+    assert (local / "model.safetensors").exists() and not outline.exists()
+    call(free_disk.main, *flags, "--local")
+    assert not (local / "model.safetensors").exists() and (local / "config.json").exists()
+    digest = weights_digest(read_checkpoint(outline))
+    assert digest == weights_digest(read_checkpoint(demo_model))
+    call(free_disk.main, *flags, "--local")  # once more: nothing is left to go
+    assert weights_digest(read_checkpoint(outline)) == digest
