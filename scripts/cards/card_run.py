@@ -58,6 +58,17 @@ def budget_text(release: Release) -> str:
     )
 
 
+def prompt_text(release: Release) -> str:
+    """Return the prompt format, for who writes prompts by hand; "" where it is not known."""
+    if not release.facts.prompt:
+        return ""
+    thought = ", with a thought" if release.facts.thinks else ""
+    return (
+        f"**Prompt format{thought}.** The servers write it themselves. By hand, after the first token that llama.cpp "
+        f"adds:\n\n```text\n{release.facts.prompt}\n```"
+    )
+
+
 def llama_cpp_text(release: Release) -> str:
     """Return how llama.cpp fetches and serves a file, and one request to it."""
     files = release.example["files"]
@@ -143,7 +154,7 @@ def run_ggufs_section(release: Release) -> str:
     """Return how to run a repository of GGUF files."""
     checkpoint = release.siblings.get(CHECKPOINT)
     transformers = transformers_text(release, release.hub_id(checkpoint)) if checkpoint else ""
-    return section("Run it", llama_cpp_text(release), ollama_text(release), transformers)
+    return section("Run it", llama_cpp_text(release), ollama_text(release), transformers, prompt_text(release))
 
 
 def run_checkpoint_section(release: Release) -> str:

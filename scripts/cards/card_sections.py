@@ -66,6 +66,7 @@ class ModelFacts:
     """parameters, parameters_before: of the pruned and of the full model; top_k: experts per token, None: not said.
 
     widest_head: values of the widest attention head, longest_context: tokens; 0 where the header does not say.
+    prompt: what the chat template writes of placeholders, without the first token; "" where it is not shown.
     """
 
     architecture: str
@@ -75,6 +76,7 @@ class ModelFacts:
     thinks: bool
     widest_head: int
     longest_context: int
+    prompt: str = ""
 
     @property
     def for_ollama(self) -> bool:

@@ -8,9 +8,12 @@ import math
 from pathlib import Path
 
 from cards.card_sections import OLLAMA_ARCHITECTURE, ModelFacts
+from cards.card_words import check_card_words
+from chats.template_sandbox import TemplateFailure, render_template
 from checkpoints.checkpoint import read_checkpoint
 from checkpoints.moe_families import GEMMA4, expert_tensors, family_of, shape_of, text_config
 from files.json_records import read_json
+from files.safe_files import InputError
 from ggufs.context_cache import context_length
 from ggufs.gguf_header import EXPERT_TENSOR, read_header
 from ggufs.gguf_padding import dims_before
@@ -19,11 +22,32 @@ from release.gguf_parts import tensors_of
 # What a chat template has if its model can think: the switch of a request, or the tags around a thought.
 THOUGHT_MARKS = ("enable_thinking", "<think>", "<|channel>thought")
 CHAT_TEMPLATE = "chat_template.jinja"
+PROMPT_CHARACTERS = 600
+# As the evaluation asks: with a thought, where the model knows thoughts.
+PROMPTED: dict = {"bos_token": "", "eos_token": "", "add_generation_prompt": True, "enable_thinking": True}
 
 
 def thinks(template: str | None) -> bool:
     """Tell whether a chat template is that of a model that thinks before it answers."""
     return any(mark in (template or "") for mark in THOUGHT_MARKS)
+
+
+def prompt_format(template: object) -> str:
+    """Return a first prompt as a chat template writes it, with placeholders; "" where a card cannot show it.
+
+    That is: without a template, when it fails, or when it writes what no card may hold or at length of its own.
+    """
+    chat = [{"role": "system", "content": "{system}"}, {"role": "user", "content": "{prompt}"}]
+    for messages in (chat, chat[1:]):  # not every model knows a system's words
+        try:
+            text = render_template(str(template or ""), messages, **PROMPTED)
+            shown_whole = "{prompt}" in text and "`" not in text and len(text) <= PROMPT_CHARACTERS
+            return check_card_words("chat template", text).strip("\n") if shown_whole else ""
+        except TemplateFailure:
+            continue
+        except InputError:
+            return ""
+    return ""
 
 
 def is_for_ollama(gguf: Path) -> bool:
@@ -52,6 +76,7 @@ def gguf_facts(first: Path, kept: int, experts: int) -> ModelFacts:
         thinks(header.value("tokenizer.chat_template")),
         header.value(f"{header.architecture}.attention.key_length") or 0,
         context_length(header) or 0,
+        prompt_format(header.value("tokenizer.chat_template")),
     )
 
 

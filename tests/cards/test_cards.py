@@ -26,7 +26,7 @@ from cards.chores import chores
 from cards.front_matter import check_front_matter, check_same_repository, front_matter
 from cards.gguf_card import gguf_card
 from cards.made_texts import release_of
-from cards.model_facts import checkpoint_facts, gguf_facts, thinks
+from cards.model_facts import checkpoint_facts, gguf_facts, prompt_format, thinks
 from choice.criteria import CRITERIA
 from conftest import DEMO
 from files.json_records import read_json, write_json
@@ -65,6 +65,28 @@ SECTIONS = ["Which file to take", "Run it", "What was done", "Results", "Quants"
 
 def headings(card: str) -> list[str]:
     return re.findall(r"^## (.+)$", card, re.MULTILINE)
+
+
+def test_the_prompt_format_is_the_chat_templates_own(pruned_demo, tmp_path):
+    card = build(pruned_demo, tmp_path / "r", quants=("Q4_K_M",))
+    block = card.partition("**Prompt format, with a thought.**")[2].partition("```text\n")[2].partition("\n```")[0]
+    assert block == "<|turn>system\n<|think|>\n{system}<turn|>\n<|turn>user\n{prompt}<turn|>\n<|turn>model"
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ("{% for m in messages %}[{{ m.content }}]{% endfor %}", "[{system}][{prompt}]"),
+        ("{% for m in messages if m.role == 'system' %}{{ raise_exception('no') }}{% endfor %}{prompt}", "{prompt}"),
+        (None, ""),
+        ("{{ nothing.at.all }}", ""),
+        ("<a href='x'>{prompt}</a>", ""),
+        ("{prompt}\n```\n", ""),
+        ("{prompt}" + "x" * 600, ""),
+    ],
+)
+def test_what_no_card_may_hold_is_no_prompt_format(template, shown):
+    assert prompt_format(template) == shown
 
 
 def cells_of(card: str, start: str) -> list[str]:
@@ -106,7 +128,9 @@ def test_the_card_has_every_number_from_its_record_in_the_reader_s_order(pruned_
     for quant in STANDARD_QUANTS:
         record = json.loads((pruned_demo / f"{NAME}-{quant}.gguf.json").read_text())
         in_gb, kld = f"{record['bytes'] / 1e9:.4f}", klds.get(quant, "not measured")
-        assert cells_of(card, f"{NAME}-{quant}.gguf")[1:] == [words[quant], in_gb, f"{record['bytes'] / GIB:.4f}", kld]
+        file = f"{NAME}-{quant}.gguf"
+        in_gib = f"{record['bytes'] / GIB:.4f}"
+        assert cells_of(card, f"[{file}]({file})")[1:] == [words[quant], in_gb, in_gib, kld]
         bits = f"{record['bits_per_weight']:.2f}"
         made = record["note"] if quant == "Q6_K_L" else "standard"
         assert cells_of(card, quant)[1:] == [words[quant], made, in_gb, bits, kld, kld]
