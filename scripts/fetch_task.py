@@ -42,7 +42,7 @@ def dataset_of(base: Path) -> tuple[str, str | None]:
     return content["dataset_path"], content.get("dataset_name")
 
 
-def rows_of(dataset: str, name: str | None, split: str, folder: Path) -> list[dict[str, Any]]:
+def hub_rows(dataset: str, name: str | None, split: str, folder: Path) -> list[dict[str, Any]]:
     """Return the rows of a split, downloaded into a folder; raise InputError when that fails."""
     # No question text may stay in the home directory. The libraries read these when they are imported.
     os.environ |= {"HF_HUB_CACHE": str(folder), "HF_DATASETS_CACHE": str(folder), "HF_XET_CHUNK_CACHE_SIZE_BYTES": "0"}
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--examples", f"a task with few shots, which {args.task} has not", "--examples")
     dataset, name = (args.dataset, None) if args.dataset else dataset_of(base_task(task))
     folder = partial_directory(args.output)
-    rows = rows_of(dataset, name, split, folder)
+    rows = hub_rows(dataset, name, split, folder)
     check_columns(args.output, rows, task)
     if task.is_ifeval:
         fetch_punkt()

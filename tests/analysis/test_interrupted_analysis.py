@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(mode, undisturbed, tm
     process = start_until(command, state, far_enough)
     process.send_signal(signal.SIGSTOP)
     try:
-        refusal(analysis.main, command, "stats.state", "in use")
+        refusal(analysis.main, command, "stats.state", "being written")
     finally:
         process.kill()
         process.wait()
