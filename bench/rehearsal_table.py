@@ -4,7 +4,8 @@
 Inputs:  the logs folder of the rehearsed run with the records of its steps; its plan and that of the whole shape (`make
          plan`, with SHAPE); its questions.
 Output:  a table in Markdown; with --calibration the factors by which `make plan` counts on this machine.
-Example: make rehearse LAYERS=2
+Example: .venv/bin/python bench/rehearsal_table.py --logs LOGS --plan PLAN.json --whole-plan WHOLE.json \\
+           --questions Q.csv --eval-questions E.csv --answer-tokens 2048 --layers 2 --output TABLE.md  # make rehearse
 
 memory: of all processes of the step at once; "mapped too" counts files that llama.cpp or the converter map, which the
 system can give back. read: by calls, or from the disk where that is more, as mapped files are not read by calls.

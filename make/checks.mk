@@ -46,7 +46,8 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD SEALS,^(yes|no)$$,yes or no) \
   $(call must_be,DRAFT_TYPE,^(F16|Q8_0|Q4_0)$$,F16$(,) Q8_0 or Q4_0) \
   $(call must_be,ACTIVE_EXPERTS,^([1-9][0-9]*( [1-9][0-9]*)*)?$$,whole numbers above 0) \
   $(call must_be,CRITERION,^[a-z-]+(:[0-9]+)?$$,a criterion such as coverage or random:1) \
-  $(call must_be,RECONSTRUCTION,^(all|reply|0[.]([0-9]*[1-9]|0))?$$,all$(,) reply or a share of the replies: 0.5) \
+  $(call must_be,RECONSTRUCTION,^(all|reply|0[.]([0-9]*[1-9]|0))?$$,all$(,) reply or a share of \
+    the replies such as 0.5) \
   $(call must_be,FOLD,^([0-9]+/[0-9]+)?$$,I/K) \
   $(call must_be,CD_RECIPE,^(ours|card)$$,ours or card) \
   $(call must_be,CD_PROTECT,^(attention)?$$,attention or nothing) \

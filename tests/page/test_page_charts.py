@@ -45,6 +45,7 @@ def test_it_renders_and_asks_for_nothing(browser, report, width, scheme):
             "score-intervals",
             "pair-intervals",
             "grid-questions",
+            "task-1-intervals",
             "loop-intervals",
             "grid-experts",
             "topic-intervals",
@@ -71,7 +72,7 @@ def test_the_hover_shows_the_experts_own_figures(browser, build, report, width):
 def test_the_keyboard_walks_over_the_heat_map_and_says_its_figures(browser, build, report):
     with opened(browser, report) as found:
         page, status = found.page, found.page.locator(f"{GRID} .status")
-        for _ in range(150):
+        for _ in range(300):  # more than the page has controls
             page.keyboard.press("Tab")
             if page.evaluate(f"document.activeElement === document.querySelector('{GRID} .walk')"):
                 break

@@ -20,6 +20,7 @@ from cards.card_results import machine_in_words
 from chats.questions import COLUMNS, load_questions, read_rows
 from conftest import REPO
 from files.json_records import read_json, read_record
+from files.safe_files import partial_directory
 from gates.measured import request_breaks, setting_breaks
 from llama.hardware import NOT_KNOWN
 from llama.llama_server import LlamaServer, server_command
@@ -243,12 +244,12 @@ def test_a_run_killed_between_its_last_answer_and_lm_eval_s_end_goes_on(
 ):
     """lm-eval writes its results before its samples: the kill may come between them."""
     before = snapshot(run_copy)
-    (run_copy / "lm_eval").rename(run_copy / "lm_eval.partial")
+    (run_copy / "lm_eval").rename(partial_directory(run_copy / "lm_eval"))
     for samples in run_copy.rglob("samples*.jsonl"):
         samples.unlink()
     (run_copy / "summary.json").unlink()
     ask_again(run_copy)
-    assert "6 answers" in capsys.readouterr().out and not (run_copy / "lm_eval.partial").exists()
+    assert "6 answers" in capsys.readouterr().out and not (partial_directory(run_copy / "lm_eval")).exists()
     assert (run_copy / "answers.jsonl").read_bytes() == before[run_copy / "answers.jsonl"][1]  # nothing asked again
     assert snapshot(run_copy)[run_copy / "server.log"] != before[run_copy / "server.log"]
     assert sum_up(run_copy, tiny_gguf, drop_map) == before[run_copy / "summary.json"][1]
@@ -263,7 +264,7 @@ def without_last_answer(run: Path) -> None:
     "damage",
     [
         lambda run: shutil.rmtree(run / "lm_eval"),
-        lambda run: (run / "lm_eval").rename(run / "lm_eval.partial"),
+        lambda run: (run / "lm_eval").rename(partial_directory(run / "lm_eval")),
         lambda run: next(run.rglob("samples*.jsonl")).unlink(),
         lambda run: next(run.rglob("results*.json")).unlink(),
         lambda run: (run / "answers.jsonl").unlink(),
