@@ -42,14 +42,14 @@ rehearse: $(TOOLS) ## run everything on LAYERS random layers of the 26B's form; 
 	    --layers $$layers --output $$build/model; \
 	  for target in $(REHEARSED); do $(MAKE_AGAIN) $$target RUN=rehearsal BUILD=$$build; done; \
 	  $(MAKE_AGAIN) rehearsal-table RUN=rehearsal BUILD=$$build LAYERS=$$layers; \
-	  cp $$build/calibration.json $(BUILD)/calibration.json
+	  mkdir -p $(BUILD)/plans; cp $$build/plans/calibration.json $(BUILD)/plans/
 
 # The plan of all layers lies where that of a shape does. What was seen of this machine's speed serves later plans.
 rehearsal-table: $(TOOLS) ## the table of a rehearsal that is done
 	@$(MAKE_AGAIN) plan RUN=rehearsal BUILD=$(BUILD) SHAPE=gemma-4-26b-a4b >/dev/null
-	@$(PYTHON) bench/rehearsal_table.py --logs $(LOGS) --plan $(PLAN) --whole-plan $(PRUNED)/shape/plan.json \
+	@$(PYTHON) bench/rehearsal_table.py --logs $(LOGS) --plan $(PLAN) --whole-plan $(BUILD)/plans/gemma-4-26b-a4b.json \
 	  --questions $(QUESTIONS) --eval-questions $(EVAL_QUESTIONS) --answer-tokens $(MAX_GEN_TOKS) --layers $(LAYERS) \
-	  --output $(BUILD)/rehearsal.md --calibration $(BUILD)/calibration.json
+	  --output $(BUILD)/rehearsal.md --calibration $(BUILD)/plans/calibration.json
 
 
 kill-test: $(TOOLS) ## kill the stages KILLS times in all at random moments, go on, and compare (an hour and more)

@@ -5,10 +5,10 @@
 PLANNED_DRAFT = $(if $(SHAPE),$(if $(filter DRAFT,$(COMMAND_LINE)),$(DRAFT)),$(DRAFT))
 ASSISTANT_HERE = $(if $(PLANNED_DRAFT),$(if $(ASSISTANT_FETCHED),$(call there,,$(ASSISTANT_FETCHED)),$(DRAFT)))
 # Of a shape other files are planned than those of the run: what the run has done says nothing of them.
-PLANNED = $(if $(SHAPE),$(PRUNED)/shape/plan.json,$(PLAN))
+PLANNED = $(if $(SHAPE),$(BUILD)/plans/$(SHAPE).json,$(PLAN))
 PLAN_RUN = $(PYTHON) scripts/plan_run.py --plan $(PLANNED) $(if $(SHAPE),,--logs $(LOGS)) --questions $(QUESTIONS) \
   $(if $(CALIBRATION),--text $(CALIBRATION_TEXT)) --eval-questions $(EVAL_QUESTIONS) --answer-tokens $(MAX_GEN_TOKS) \
-  --stream-layers $(or $(STREAM_LAYERS),no) --calibration $(BUILD)/calibration.json
+  --stream-layers $(or $(STREAM_LAYERS),no) --calibration $(BUILD)/plans/calibration.json
 plan: $(TOOLS) ## QUANTS to the byte before anything is built; seconds, memory and disk of each step of the run
 	@$(PYTHON) scripts/plan_quants.py $(if $(SHAPE),--shape $(SHAPE),--source $(MODEL)) --output $(PLANNED) \
 	  $(KEEP:%=--keep %) --name $(or $(SHAPE),$(PRUNED_NAME)) --types F16 $(filter-out F16,$(ASKED_QUANTS)) $(PLAN_FLAGS) \

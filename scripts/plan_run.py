@@ -5,7 +5,7 @@ Inputs:  on stdin a dry run, as show_status.py reads it: the steps that are left
          records of the steps that are done (stages/step_usage.py); the questions.
 Output:  a table on stdout. How fast this machine is stands in --calibration; where it does not, it is measured.
 Example: make -n COUNTING=yes release | .venv/bin/python scripts/plan_run.py --plan PLAN.json --questions Q.csv \\
-           --eval-questions E.csv --answer-tokens 2048 --calibration build/calibration.json  # as `make plan` does
+           --eval-questions E.csv --answer-tokens 2048 --calibration build/plans/calibration.json  # as `make plan` does
 
 Seconds are a plain model's (stages/run_costs.py), good for "minutes or hours?". An evaluation is counted with answers
 of --answer-tokens, which most are shorter than. Disk is what model and run take after the step.

@@ -63,7 +63,8 @@ def test_its_size_is_planned_to_the_byte(built, tools, tmp_path, kind):
     path = built / DRAFT if kind == "Q8_0" else tmp_path / "draft.gguf"
     work = tmp_path / "work"
     work.mkdir()
-    assert plan_draft(ASSISTANT, "demo", kind, tools, work) == {"name": f"mtp-{kind}", "bytes": path.stat().st_size}
+    target, planned = read_header(built / "F16.gguf"), {"name": f"mtp-{kind}", "bytes": path.stat().st_size}
+    assert plan_draft(ASSISTANT, target, "demo", kind, tools, work) == planned
 
 
 def test_another_model_and_a_checkpoint_that_is_no_assistant_are_refused(
