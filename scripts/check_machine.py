@@ -100,7 +100,7 @@ def check_licence(model: str, given: str, base: Licence | None, releases: bool) 
         if given:
             return Check(state, "licence", str(error))
         files = ", ".join(sorted(path.name for path in Path(model).glob("LICENSE*")))
-        unknown = f"not known: nothing names it{f', though there is {files}' if files else ''}"
+        unknown = f"not known: nothing names one that can be taken{f', though there is {files}' if files else ''}"
         return Check(state, "licence", unknown, f"make release will be refused: {TO_SAY}")
     other = f", where {base.named_by} says {base.words}" if base and base != found else ""
     return Check(OK, "licence", f"{found.words} (by {found.named_by}{other})")

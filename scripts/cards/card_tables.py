@@ -8,6 +8,7 @@ import re
 
 from files.display import markdown_table, plural, with_error
 from files.safe_files import GB, GIB, gib, in_unit
+from ggufs.sibling_choice import mmproj_pick
 from losses.quality_record import BETTER, NO_DIFFERENCE, SMALLER, WORSE
 from quants.recipes import RECIPES
 from release.order import measured
@@ -144,19 +145,29 @@ def best_that_fits(fits: list[tuple[str, dict]], entries: dict[str, dict]) -> tu
     return next(item for item in reversed(fits) if losses.get(item[0]) == best)
 
 
-def memory_table(records: dict[str, dict], caches: dict[int, int], quality: dict | None = None) -> str:
-    """Return the table of the file to take by memory; caches: bytes of the context cache by tokens."""
-    context, entries = min(caches), measured(records, quality)
+def memory_table(
+    records: dict[str, dict], caches: dict[int, int], quality: dict | None = None, sight: dict[str, int] | None = None
+) -> str:
+    """Return the table of the file to take by memory.
+
+    caches: bytes of the context cache by tokens; sight: bytes of the files for pictures, by name. One of them is
+    loaded with a model that is fetched, by llama.cpp and by Ollama, so it takes its part of the memory.
+    """
+    context, entries, sight = min(caches), measured(records, quality), sight or {}
+
+    def loaded(record: dict) -> int:
+        return record["bytes"] + sight.get(mmproj_pick(list(sight), record["files"][0]) or "", 0)
+
     rows: list[list[str]] = []
     for memory in MEMORY_GIB:
         room = (memory - FREE_GIB) * GIB - caches[context]
-        fits = [item for item in largest_first(records) if item[1]["bytes"] <= room]
+        fits = [item for item in largest_first(records) if loaded(item[1]) <= room]
         if not fits:
             continue
         name, record = best_that_fits(fits, entries)
         if not rows or rows[-1][1] != record["files"][0]:  # else more memory changes nothing
             by = "measured loss" if name in entries else "size"
-            sizes = [gib(record["bytes"] + cache) for cache in caches.values()]
+            sizes = [gib(loaded(record) + cache) for cache in caches.values()]
             rows.append([f"{memory} GiB or more", record["files"][0], by, *sizes])
     heads = ["Memory", "Take", "Chosen by", *(f"GiB with {tokens:,} tokens" for tokens in caches)]
     return markdown_table(heads, rows, left=3)

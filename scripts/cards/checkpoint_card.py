@@ -7,7 +7,9 @@ from cards.card_run import run_checkpoint_section
 from cards.card_sections import TAGS, Release, credits_section, limits_section, method_section, section
 from cards.card_tasks import tasks_section
 from cards.front_matter import front_matter
+from cards.sight_card import CAN
 from checkpoints.moe_families import text_config
+from checkpoints.towers import configured_towers
 from files.display import markdown_table
 from files.safe_files import GB, gib, in_unit
 from release.manifest import DYNAMIC, STANDARD
@@ -49,6 +51,22 @@ def architecture_section(config: dict) -> str:
     return section("Architecture", unchanged, markdown_table(["What", "Value"], rows)) if rows else ""
 
 
+def tower_section(release: Release, config: dict) -> str:
+    """Return what a checkpoint with towers holds beside the language model; "" for a text-only one."""
+    towers = configured_towers(config)
+    if not towers:
+        return ""
+    name = release.repository
+    senses = " and ".join(CAN[tower] for tower in towers)
+    kept = (
+        f"The checkpoint also holds what the base model takes in {senses} with, byte for byte. The parameters above "
+        "count it. Those of the GGUF repositories do not: there it is a file of its own, `mmproj-*.gguf`. The program "
+        "above asks in words alone."
+    )
+    command = f"python llama.cpp/convert_hf_to_gguf.py {name} --mmproj --outtype f16 --outfile mmproj-{name}-F16.gguf"
+    return section("Beside the language model", kept, f"To convert it, too:\n\n```sh\n{command}\n```")
+
+
 def where_quants_are(release: Release) -> str:
     """Return where the quants are, and what is known of the text that the scored one was made with."""
     links = [release.link(release.siblings[kind]) for kind in (STANDARD, DYNAMIC) if kind in release.siblings]
@@ -65,6 +83,7 @@ def checkpoint_card(release: Release, sizes: dict[str, int], config: dict) -> st
         headline(release),
         files_section(sizes, release.metadata),
         run_checkpoint_section(release),
+        tower_section(release, config),
         method_section(release),
         findings_section(release.findings),
         architecture_section(config),

@@ -68,10 +68,12 @@ def word_text(release: Release) -> str:
 def choice_section(release: Release) -> str:
     """Return which file to take: by memory, and a word of quality for every file."""
     caches = ", ".join(f"{gib(count)} GiB for {tokens:,} tokens" for tokens, count in release.caches.items())
-    by_memory = memory_table(release.records, release.caches, release.quality) if release.caches else ""
+    sight = {name: record["bytes"] for name, record in release.mmproj.items()}
+    by_memory = memory_table(release.records, release.caches, release.quality, sight) if release.caches else ""
+    seen = ", the file for pictures that is fetched with it," if sight else ""
     fits = (
         "The largest file that fits is named, unless it was measured: then the one of the least measured loss among "
-        "those that fit. Sizes are of the file and its context cache together (F16, one sequence: "
+        f"those that fit. Sizes are of the file{seen} and its context cache together (F16, one sequence: "
         f"{caches}), computed from the GGUF header. A file fits if the memory holds it, the shortest of these "
         f"contexts, and {FREE_GIB} GiB for llama.cpp's compute buffers and everything else, which were not measured."
     )

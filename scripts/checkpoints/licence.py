@@ -61,20 +61,29 @@ def front_matter_of(card: Path) -> dict | None:
     if not card.is_file():
         return {}
     try:
-        return ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
-    except (ValueError, TypeError, yaml.YAMLError):
+        # An editor's mark of UTF-8 stands before the dashes, and would hide them.
+        return ModelCard(card.read_text(encoding="utf-8-sig"), ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError):
         return None
+
+
+def is_silent(values: Mapping) -> bool:
+    """Tell whether front matter or a config says nothing of a licence."""
+    return values.get("license") in (None, "", UNKNOWN)
 
 
 def licence_of(directory: Path) -> Licence | None:
     """Return the licence of a checkpoint, None where neither its card nor its config names one.
 
-    Of a card that cannot be read it is not known: it comes before the config, and may name another licence.
+    Of a card that cannot be read, or that names a licence in no known form, it is not known: the card comes before the
+    config, and says something else.
     """
     written, config = front_matter_of(directory / CARD), directory / CONFIG
     if written is None:
         return None
-    return licence_in(written, CARD) or (licence_in(read_json(config), CONFIG) if config.is_file() else None)
+    if not is_silent(written):
+        return licence_in(written, CARD)
+    return licence_in(read_json(config), CONFIG) if config.is_file() else None
 
 
 def released_licence(given: str, base: Licence | None, named: object) -> Licence:
@@ -91,7 +100,12 @@ def released_licence(given: str, base: Licence | None, named: object) -> Licence
         expected = f"license_name in the front matter of the base's {CARD}, as LICENSE={OTHER} needs it"
         raise InputError(named, expected, "none")
     if not given:
-        unreadable = front_matter_of(Path(str(named)) / CARD) is None
-        found = f"front matter of {CARD} that cannot be read" if unreadable else "none"
+        written_there = front_matter_of(Path(str(named)) / CARD)
+        found = "none"
+        if written_there is None:
+            found = f"front matter of {CARD} that cannot be read"
+        elif not is_silent(written_there):
+            # One line of plain letters: it is a stranger's text on a screen.
+            found = f"license: {ascii(written_there['license'])[:60]} in {CARD}, which is no licence by itself"
         raise InputError(named, f"the base model's licence in {CARD} or {CONFIG}", found, TO_SAY)
     return Licence(given, named_by="LICENSE")

@@ -21,6 +21,7 @@ TOLERANCE = 1e-6  # a floor is met to a millionth: sums round, and the solver ma
 QUESTION_FILES = (".csv", ".jsonl", ".parquet")
 MOST_NAMED = 5  # domains, in the message on one that there is not
 UNSCALED = ("norm_max", RANK)  # no sums over tokens
+MOST_WEIGHT = 1e9  # sums of weighted values beyond what a float holds would rank nothing
 HOW_TO_WRITE = "NAME:WEIGHT or NAME:WEIGHT:FLOOR, such as Physics:2:0.9"
 
 
@@ -41,8 +42,9 @@ def parse_domain(text: str) -> Domain:
         weight, floor = (*map(float, numbers), *([0.0] if len(numbers) == 1 else []))
     except ValueError:
         raise InputError("DOMAINS", HOW_TO_WRITE, repr(text)) from None
-    if not (name and 0 <= weight < np.inf and 0 <= floor <= 1):
-        raise InputError("DOMAINS", f"{HOW_TO_WRITE}, a weight from 0 and a floor from 0 to 1", repr(text))
+    if not (name and 0 <= weight <= MOST_WEIGHT and 0 <= floor <= 1):
+        limits = f"a weight from 0 to {MOST_WEIGHT:.0e} and a floor from 0 to 1"
+        raise InputError("DOMAINS", f"{HOW_TO_WRITE}, {limits}", repr(text))
     # Of a file, the bare name: maps are published, and a path there would be this machine's.
     file = Path(name) if Path(name).suffix in QUESTION_FILES else None
     return Domain(file.name if file else name, weight, floor, file)

@@ -423,6 +423,11 @@ def test_which_file_for_which_memory_by_hand():
         ["| 16 GiB or more", "large", "size"],
     ]
     assert table.splitlines()[-1].endswith("| 14.00 | 14.50 |")
+    # A model that sees is loaded with a file for pictures: 13.5 + 0.5 + 1.5 are more than 15.
+    sight = {"mmproj-m-F16.gguf": 2 * GIB, "mmproj-m-Q8_0.gguf": 3 * GIB // 2}
+    seeing = memory_table(records, {8192: GIB // 2}, None, sight).splitlines()
+    assert [line.split(" | ")[0] for line in seeing[2:]] == ["| 6 GiB or more", "| 16 GiB or more", "| 20 GiB or more"]
+    assert seeing[-1].endswith("| 15.50 |")
 
 
 def test_a_file_that_is_measured_as_worse_than_a_smaller_one_is_not_recommended():

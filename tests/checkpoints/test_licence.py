@@ -20,6 +20,12 @@ def card(*lines: str) -> str:
         (card("license: Apache-2.0", f"license_link: {LINK}"), {"license": "mit"}, ("apache-2.0", "", LINK)),
         (card("license: other", "license_name: nice-terms"), {}, ("other", "nice-terms", "")),
         (card("license: other"), {}, None),
+        # What the card names comes before the config even where it cannot be taken.
+        (card("license: other", f"license_link: {LINK}"), {"license": "mit"}, None),
+        (card("license: [gemma]"), {"license": "mit"}, None),
+        (card("license: unknown"), {"license": "mit"}, ("mit", "", "")),
+        ("\N{BYTE ORDER MARK}" + card("license: gemma"), {"license": "mit"}, ("gemma", "", "")),
+        (card("deep: " + 3000 * "[" + 3000 * "]"), {"license": "mit"}, None),
         (card("license: unknown"), {}, None),
         (card("license: ["), {"license": "mit"}, None),
         (card("license: gemma", f"license_link: {LINK}?hl=en&a=b"), {}, ("gemma", "", f"{LINK}?hl=en&a=b")),
@@ -57,3 +63,6 @@ def test_a_card_that_cannot_be_read_is_named_and_can_be_overruled(tmp_path):
     with pytest.raises(InputError, match="found front matter of README.md that cannot be read; .* LICENSE="):
         released_licence("", licence_of(tmp_path), tmp_path)
     assert released_licence("mit", licence_of(tmp_path), tmp_path).identifier == "mit"
+    (tmp_path / "README.md").write_text(card("license: [mit, gemma]"))
+    with pytest.raises(InputError, match=r"found license: \['mit', 'gemma'\] in README.md, which is no licence by"):
+        released_licence("", licence_of(tmp_path), tmp_path)

@@ -22,7 +22,8 @@ ROWS = {"Physics": [0, 1], "Biology": [2]}
 def test_a_domain_is_written_as_name_weight_and_floor():
     assert parse_domain("Physics:2") == Domain("Physics", 2.0, 0.0)
     assert parse_domain("own/chemistry.csv:0.5:0.9") == Domain("chemistry.csv", 0.5, 0.9, Path("own/chemistry.csv"))
-    for text in ("Physics", ":1", "Physics:x", "Physics:-1", "Physics:1:2", "Physics:1:0.5:3", "Physics:inf", "a:nan"):
+    wrong = ("Physics", ":1", "Physics:x", "Physics:-1", "Physics:1:2", "Physics:1:0.5:3", "a:inf", "a:1e300", "a:nan")
+    for text in wrong:
         with pytest.raises(InputError, match="NAME:WEIGHT:FLOOR"):
             parse_domain(text)
     with pytest.raises(InputError, match="Physics twice"):

@@ -146,7 +146,10 @@ def test_a_checkpoint_that_sees_has_the_tag_of_pictures(seeing, tmp_path):
     named += ["--map", seeing / "plain.json", "--f16", record_path(f16), "--source", seeing / "twin"]
     call(build_release.main, *named, "--checkpoint", seeing / "pruned", *metadata, "--output", folder)
     assert check_front_matter(folder / "README.md", "checkpoint")["pipeline_tag"] == "image-text-to-text"
-    assert "\nlicense: cc0-1.0\n" in (folder / "README.md").read_text()  # of the base's own card
+    card = (folder / "README.md").read_text()
+    assert "\nlicense: cc0-1.0\n" in card  # of the base's own card
+    # Its count of parameters is not that of the GGUF repositories.
+    assert "takes in pictures with, byte for byte. The parameters above count it." in card
 
 
 @pytest.mark.parametrize(

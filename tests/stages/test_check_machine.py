@@ -119,7 +119,9 @@ def test_a_local_run_asks_nothing_of_the_hub_and_is_ready(from_hub, hub):
 def test_with_a_token_and_access_all_of_the_hub_is_ok(from_hub, hub):
     code, error, found = from_hub(FROM_HUB, hub.url, TOKEN)
     assert code == 0, error
-    assert found["licence"].startswith("warn not known: nothing names it; make release will be refused: look up")
+    assert found["licence"].startswith(
+        "warn not known: nothing names one that can be taken; make release will be refused: look up"
+    )
     hub.cards[MODEL] = {"license": "apache-2.0", "license_link": "https://example.org/terms"}
     assert from_hub(FROM_HUB, hub.url, TOKEN)[2]["licence"] == (
         "ok apache-2.0 (https://example.org/terms) (by its card on the Hub)"
@@ -222,7 +224,12 @@ def test_a_damaged_model_and_questions_that_are_none(checked, model_copy, tmp_pa
 @pytest.mark.parametrize(
     "given, files, state, words",
     [
-        ("", {"LICENSE.txt": "..."}, "warn", "nothing names it, though there is LICENSE.txt; make release will"),
+        (
+            "",
+            {"LICENSE.txt": "..."},
+            "warn",
+            "nothing names one that can be taken, though there is LICENSE.txt; make release will",
+        ),
         ("mit", {}, "ok", "mit (by LICENSE)"),
         ("mit", {"README.md": "---\nlicense: gemma\n---\n"}, "ok", "mit (by LICENSE, where README.md says gemma)"),
         ("other", {}, "warn", "expected license_name in the front matter"),
