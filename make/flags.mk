@@ -124,7 +124,7 @@ MEASURE_ACTIVE = $(PYTHON) scripts/measure_active_experts.py --name $(PRUNED_NAM
   --cache $(FULL)/logits --output $(ACTIVE)
 LOOP_FILES := $(call full_quant,$(EVAL_QUANT)) \
   $(call pruned_quant,$(EVAL_QUANT) $(filter-out $(EVAL_QUANT),$(LOOP_QUANTS)))
-LOOP_SETTINGS := $(call setting,EVAL_QUANT LOOP_SEEDS LOOP_TOKENS SEED CTX GPU_LAYERS)
+LOOP_SETTINGS := $(call setting,EVAL_QUANT LOOP_TOKENS SEED CTX GPU_LAYERS)
 MEASURE_LOOPS = $(PYTHON) scripts/measure_loops.py --gguf $(LOOP_FILES) --prompts $(LOOP_PROMPTS) \
   --seed $(SEED) --seeds $(LOOP_SEEDS) --max-tokens $(LOOP_TOKENS) --context $(CTX) --gpu-layers $(GPU_LAYERS) \
   $(if $(filter-out 1,$(LOCAL_SERVERS)),--local-servers $(LOCAL_SERVERS)) \

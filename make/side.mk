@@ -151,7 +151,7 @@ active-experts: $(ACTIVE) $(REPORT) ## loss and speed with fewer active experts 
 
 # ---- loops and tool calls: the full model, the pruned one, and its quants
 $(eval $(call guard,loops,$(dir $(LOOPS))settings.txt,$(LOOP_SETTINGS),$(dir $(LOOPS))*))
-$(eval $(call remember,$(dir $(LOOPS))files.txt,$(LOOP_QUANTS)))
+$(eval $(call remember,$(dir $(LOOPS))files.txt,$(LOOP_QUANTS) LOOP_SEEDS=$(LOOP_SEEDS)))
 .PRECIOUS: $(LOOPS) $(LOOPS:.md=.json)
 $(LOOPS) $(LOOPS:.md=.json) &: $(LOOP_FILES) $(LOOP_PROMPTS) $(LOOK) $(dir $(LOOPS))files.txt $(call again,loops) \
     | $(dir $(LOOPS))settings.txt $(TOOLS)

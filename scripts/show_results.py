@@ -25,7 +25,8 @@ from files.safe_files import InputError, gib, run
 from quants.quant_record import ConversionRecord, QuantRecord, record_path
 from release.manifest import MANIFEST, check_sizes, read_manifest
 from scoring.score_records import Scores
-from scoring.score_tables import SIGNIFICANT_P, sample_labels
+from scoring.score_tables import SIGNIFICANT_P
+from scoring.task_tables import sample_sentence
 from stages.needs import bytes_below
 
 ONE_FILE = ("analyze", "drop", "eval")
@@ -160,7 +161,7 @@ def after_eval(paths: list[Path], make: str) -> list[str]:
         screen_table(heads, [score_line(row, rows[0]) for row in rows]),
         "",
         *[paired_sentence(pair) for pair in pairs[:1]],
-        *[label.replace("*", "") for label in sample_labels(rows)[:1]],
+        *filter(None, [sample_sentence(content).replace("*", "")]),
         f"Results: {page if page.exists() else paths[0]}",
         f"Next: {make.format('quality')} measures what each file costs; {make.format('release')} packs them.",
     ]

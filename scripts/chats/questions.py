@@ -155,7 +155,11 @@ def _check_text(path: Path, number: int, row: dict[str, str]) -> None:
     for column in (*COLUMNS, EXPLANATION, DOMAIN):
         if control := STEERING.search(row.get(column, "")):
             raise InputError(path, f"no control character in {column!r} of question {number}", repr(control[0]))
-    name = row["Record ID"]  # it is printed, and stands in cards and pages
+    check_record_id(path, number, row["Record ID"])
+
+
+def check_record_id(path: Path, number: int, name: str) -> None:
+    """Raise InputError when a Record ID cannot be printed: it stands in cards and pages."""
     if not name.isprintable() or len(name) > ID_CHARACTERS:
         raise InputError(
             path, f"a Record ID in one line, of at most {ID_CHARACTERS}, in question {number}", shown(name)

@@ -46,7 +46,10 @@ def one_task_breaks(lineage: Lineage, name: str, path: Path) -> Breaks:
         if asked.get("task") != task or task == DEFAULT_TASK or "backend" in asked:
             found.append(InputError(run, f"answers to {task} by llama.cpp", str(asked.get("task")), EVALUATE))
     for run in own["run"] if not found else []:
-        found += answered_breaks(lineage, run, known, own["questions"], own["examples"])
+        try:
+            found += answered_breaks(lineage, run, known, own["questions"], own["examples"])
+        except InputError as error:  # of one answer or sample: it does not say in which of the runs
+            found.append(InputError(run.parent, "answers that can be counted again", str(error), EVALUATE))
     if found:
         return found
     models = group_runs(own["run"])

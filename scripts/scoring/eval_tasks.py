@@ -26,10 +26,20 @@ IGNORED_IN_NUMBERS = (",", r"\$", "(?s).*#### ", r"\.$")
 def check_texts(path: Path, number: int, own: dict) -> None:
     """Raise InputError when a value of a question is no text, or its options are no list of texts."""
     for column, value in own.items():
-        values = value if column == "options" and isinstance(value, list) and value else [value]
-        if not all(isinstance(text, str) and text for text in values):
-            wanted = "a list of texts" if column == "options" else "a text"
+        listed = column == "options"
+        values = value if listed and isinstance(value, list) else [None if listed else value]
+        if not (values and all(isinstance(text, str) and text.strip() for text in values)):
+            wanted = "a list of texts" if listed else "a text"
             raise InputError(path, f"{wanted} as {column!r} in question {number}", shown(value))
+
+
+def check_choices(path: Path, number: int, own: dict) -> None:
+    """Raise InputError when a question of MMLU-Pro is none, or its answer is no letter of an option."""
+    check_texts(path, number, own)
+    letters = ALL_LETTERS[: len(own["options"])]
+    if own["answer"] not in tuple(letters):
+        expected = f"a letter {letters[0]} to {letters[-1]} as 'answer' in question {number}"
+        raise InputError(path, expected, shown(own["answer"]))
 
 
 def question_alone(document: dict, _: list[dict]) -> list[dict]:
@@ -153,6 +163,7 @@ def mmlu_pro(subject: str) -> EvalTask:
         target=str,
         chance=lambda document: 1 / len(document["options"]),
         keeps=lambda row: row["category"] == subject.replace("_", " "),
+        check=check_choices,
         messages=lambda document, shots: mmlu_pro_messages(subject.replace("_", " "), document, shots),
         stop=("Question:",),
     )

@@ -5,7 +5,7 @@ freeze_questions.py writes them. check_release.py makes them again, to know that
 
 from pathlib import Path
 
-from chats.questions import Question, clean_choice, load_questions, read_questions_of, read_rows
+from chats.questions import Question, check_record_id, clean_choice, load_questions, read_questions_of, read_rows
 from files.safe_files import InputError
 from scoring.eval_tasks import EvalTask
 from scoring.ifeval import whole_rows
@@ -51,6 +51,7 @@ def other_documents(path: Path, task: EvalTask, shots: bool = False) -> list[dic
         task.check(path, number, own)
         if task.keeps(row):
             record_id = str(row.get("Record ID") or f"question {number}")
+            check_record_id(path, number, record_id)
             # lm-eval's loader wants the same columns in questions and shots.
             shot = {SHOT: str(row[SHOT]) if shots else ""} if task.examples else {}
             asked = {"prompt": task.prompt(row), "target": task.target(row[task.answer])}

@@ -5,6 +5,7 @@ reading takes an answer as it is. The loose one also takes it without its first 
 What an answer follows is written as digits, one for each instruction of the prompt: 1 for followed, else 0.
 """
 
+import re
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
@@ -16,6 +17,7 @@ from scoring.followed import followed_digits
 
 PUNKT = "tokenizers/punkt_tab"
 COUNT_BY_PUNKT = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
+SOME_ANSWER = "* This is *some* answer, P.S. it has <<a title>> and [a place].\n\n***\n\nThat is all."
 FETCH_PUNKT = "run `.venv/bin/python -m nltk.downloader -d .venv/nltk_data punkt_tab`"
 
 
@@ -72,12 +74,20 @@ def check_instruction(path: Path, place: str, name: object, given: object) -> No
     if there.keys() != wanted:
         expected = f"the values {', '.join(sorted(wanted)) or 'none'} of {name} {place}"
         raise InputError(path, expected, ", ".join(sorted(there)) or "none")
-    try:
-        known[name](name).build_description(**there)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(path, f"values that {name} can have {place}", shown(str(error))) from error
     if name in COUNT_BY_PUNKT:
         check_punkt(place)
+    check = known[name](name)
+    try:
+        check.build_description(**there)
+        check.check_following(SOME_ANSWER)  # else values of a wrong type would end the run at its first answer
+    except (TypeError, ValueError, AttributeError, LookupError, re.error) as error:
+        raise InputError(path, f"values that {name} can have {place}", shown(str(error))) from error
+    taken = check.get_instruction_args() or {}
+    for key, value in there.items():
+        # In place of a number below 0 it draws another one, and of a text in place of a list it takes the letters.
+        below = isinstance(value, int | float) and value < 0
+        if below or isinstance(value, list) != isinstance(taken.get(key), list):
+            raise InputError(path, f"a value that {name} can have as {key} {place}", shown(value))
 
 
 def check_punkt(place: str) -> None:

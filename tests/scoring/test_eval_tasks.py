@@ -136,6 +136,10 @@ def test_bad_tasks_and_rows_are_refused(tmp_path, refusal):
         ("gsm8k_cot_zeroshot", [good | {"answer": 3}], ["a text as 'answer' in question 1"]),
         ("gsm8k_cot_zeroshot", [good | {"Record ID": "x"}] * 2, ["every Record ID once"]),
         ("mmlu_pro_math", [mmlu_row(1, "A") | {"options": [1]}], ["a list of texts"]),
+        ("mmlu_pro_math", [mmlu_row(1, "A") | {"options": "abc"}], ["a list of texts"]),
+        ("mmlu_pro_math", [mmlu_row(1, "b")], ["a letter A to J as 'answer' in question 1", "'b'"]),
+        ("mmlu_pro_math", [mmlu_row(1, "A") | {"question": " "}], ["a text as 'question'"]),
+        ("gsm8k_cot_zeroshot", [good | {"Record ID": "a\nb"}], ["a Record ID in one line"]),
         ("mmlu_pro_math", [mmlu_row(1, "A", "law")], ["questions of the task", "none"]),
         ("mmlu_pro_law", [mmlu_row(1, "A", "law")], ["EXAMPLES", "few shots"]),
     ):
@@ -186,6 +190,11 @@ def test_instructions_that_cannot_be_checked_are_refused(tmp_path, refusal):
         ({WORDS: {"num_words": 3}}, [f"the values num_words, relation of {WORDS}", "num_words"]),
         ({WORDS: {"num_words": 3, "relation": "about"}}, [f"values that {WORDS} can have", "supported relation"]),
         ({COMMA: {"why": "so"}}, [f"the values none of {COMMA}", "why"]),
+        ({WORDS: {"num_words": -3, "relation": "at least"}}, [f"a value that {WORDS} can have as num_words", "-3"]),
+        ({"keywords:existence": {"keywords": "abc"}}, ["can have as keywords in question 1", "'abc'"]),
+        ({"keywords:existence": {"keywords": [1]}}, ["values that keywords:existence can have"]),
+        ({"keywords:existence": {"keywords": ["a("]}}, ["values that keywords:existence can have"]),
+        ({"language:response_language": {"language": "xx"}}, ["values that language:response_language can have"]),
         *([] if HAS_PUNKT else [(sentences, ["nltk", "punkt_tab", "in question 1", "nltk.downloader"])]),
     ):
         questions = lines(tmp_path / "rows.jsonl", [ifeval_row(1, "Do.", instructions)])
