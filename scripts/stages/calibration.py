@@ -1,7 +1,7 @@
 """How fast this machine is beside the one of reference: three measurements of some seconds, or a rehearsal's figures.
 
-BUILD/plans/calibration.json keeps the factors with the machine's description, so that they are measured once. `make rehearse`
-replaces them by what it has seen of each kind of step.
+BUILD/plans/calibration.json keeps the factors with the machine's description, so that they are measured once.
+`make rehearse` replaces them by what it has seen of each kind of step.
 """
 
 import os

@@ -56,10 +56,10 @@ def test_the_folder_holds_all_of_it_and_every_gate_passes(release, capsys):
     there = sorted(path.name for path in release.glob("*.gguf"))
     assert there == sorted([MODEL, DRAFT, *PICTURES])
     lines = (release / "Modelfile").read_text().splitlines()
-    wrapped = [f"FROM ./{MODEL}", f"FROM ./{mmproj_name(NAME, 'Q8_0')}", f"DRAFT ./{DRAFT}"]
+    wrapped = [f"FROM ./{MODEL}", f"FROM ./{PICTURES[1]}", f"DRAFT ./{DRAFT}"]
     assert [line for line in lines if line.startswith(("FROM", "DRAFT"))] == wrapped
     (wrap,) = wraps(NAME, there, {}, folder=release)
-    assert [line.split("/")[-1] for line in wrap.modelfile.splitlines()[:3]] == [MODEL, PICTURES[0], DRAFT]
+    assert [line.split("/")[-1] for line in wrap.modelfile.splitlines()[:3]] == [MODEL, PICTURES[1], DRAFT]
     assert (mmproj_pick(there, MODEL), draft_pick(there, MODEL, "")) == (PICTURES[1], DRAFT)
     call(check_release.main, release)
     shown = capsys.readouterr().out
