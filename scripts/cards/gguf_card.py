@@ -6,7 +6,7 @@ from cards.card_findings import findings_section
 from cards.card_loops import loops_section
 from cards.card_reproduce import calibration_text, reproduce_section
 from cards.card_results import headline, results_section
-from cards.card_run import run_ggufs_section
+from cards.card_run import run_ggufs_section, server_flags
 from cards.card_sections import (
     TAGS,
     Release,
@@ -160,14 +160,14 @@ def gguf_card(release: Release) -> str:
         choice_section(release),
         run_ggufs_section(release),
         sight,
-        draft_section(release),
+        draft_section(release, server_flags(release)),
         method_section(release),
         findings_section(release.findings),
         results_section(release),
         tasks_section(release),
         loops_section(release),
         quants_section(release),
-        active_experts_section(release),
+        active_experts_section(release, server_flags(release)),
         limits_section(release),
         reproduce_section(release),
         credits_section(release),

@@ -63,7 +63,8 @@ def checked(folder: Path) -> Checked:
 
 def test_a_release_holds_its_draft_model_and_says_what_it_gains(release, measured, tools, tmp_path):
     card = (release / "README.md").read_text()
-    assert f"llama-server -m {NAME}-Q8_0.gguf --model-draft {DRAFT} --spec-type draft-mtp --spec-draft-n-max 2" in card
+    command = f"-m {NAME}-Q8_0.gguf --model-draft {DRAFT} \\\n    --spec-type draft-mtp --spec-draft-n-max 2"
+    assert f"{command} \\\n    -c " in card and "-ngl 99" in card.partition(command)[2].splitlines()[1]
     assert "All 2 greedy answers are the same" in card and "--override-kv gemma4.expert_used_count=int:5" in card
     assert f"DRAFT ./{DRAFT}\n" in (release / "Modelfile").read_text() and f"'DRAFT ./{DRAFT}'" in card
     found = checked(release)
