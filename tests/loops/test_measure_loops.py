@@ -129,7 +129,10 @@ def test_killed_servers_and_runs_leave_the_same_bytes(folder, measured, tmp_path
         file.write(b'{"prompt": "rain')  # half a line
     measure_loops.main(arguments(folder, tmp_path, *several))
     assert recorded(tmp_path) == recorded(measured)
-    assert not [pid for pid in of_run if Path(f"/proc/{pid}").exists()]  # no server outlives its run
+    end = time.monotonic() + 60  # the kernel ends them, and process 1 clears them away when it comes to it
+    while left := [pid for pid in of_run if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < end, f"servers that outlive their run: {left}"
+        time.sleep(0.05)
 
 
 def test_a_frozen_server_of_two_is_started_again(folder, measured, tmp_path, monkeypatch):
