@@ -57,6 +57,7 @@ OPENAI := $(filter openai,$(BACKEND))
 FULL_SCORED := $(if $(OPENAI),$(MODEL_RECORD),$(call full_quant,$(EVAL_QUANT)))
 PRUNED_SCORED := $(if $(OPENAI),$(METADATA),$(call pruned_quant,$(EVAL_QUANT)))
 scored = $(patsubst %/$(notdir $(METADATA)),%,$(patsubst %/model.json,%/checkpoint,$(1)))
+OTHER_SEED = $(if $(filter-out 42,$(SEED)),-seed$(SEED))
 # Of several samples each has a folder of its own.
 SEEDS := $(if $(filter-out 1,$(SAMPLES)),$(shell [[ "$(SEED) $(SAMPLES)" =~ ^[0-9]+\ [0-9]+$$ ]] && \
   seq $(SEED) $$(($(SEED) + $(SAMPLES) - 1))))

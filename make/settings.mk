@@ -5,8 +5,7 @@
 RUN = demo#                               the settings file runs/RUN.mk
 FROM =#                                   new: the run whose settings are copied
 BUILD = build#                            where outputs go
-REPLACE =#  \
-  made again: model statistics choice imatrix quants cd auto eval tasks heldout quality findings loops draft report
+REPLACE =# remade: model statistics choice imatrix quants cd auto eval tasks heldout quality findings loops draft report
 HOST_PATIENCE = 300#                      several hosts: seconds to wait for one that gives no sign of life
 LOW_DISK =#                               yes: what no later step needs goes at once; all: a local MODEL, too
 V =#                                      1 shows every command and its whole output
@@ -54,8 +53,7 @@ SHAPE =#                                  plan: a shape of data/shapes instead o
 # ---- evaluate and compare
 EVAL_QUANT = Q6_K#                        quant that is scored, of both models
 BACKEND = llama.cpp#                      eval, eval-heldout: SERVERS are llama.cpp's, or openai: any compatible ones
-EVAL_NAME = $(or $(OPENAI),$(EVAL_QUANT))$(if $(filter-out 42,$(SEED)),-seed$(SEED))$(if $(SEEDS),-samples)#  \
-  folder of the scores of one protocol
+EVAL_NAME = $(or $(OPENAI),$(EVAL_QUANT))$(OTHER_SEED)$(if $(SEEDS),-samples)#  folder of the scores of one protocol
 TASK = gpqa_diamond_cot_zeroshot#         task of lm-eval; scores of another one stand beside those of the release
 TASK_DATA =#                              questions of another TASK, in its columns; empty: from the Hub
 TASK_EXAMPLES =#                          few shots of a TASK that has them; empty: from the Hub
