@@ -79,6 +79,16 @@ def make(*arguments: str, environment: dict[str, str] | None = None) -> subproce
     return subprocess.run(["make", "V=1", *arguments], cwd=REPO, capture_output=True, text=True, env=environment)
 
 
+def test_what_a_task_s_scores_were_made_from_is_no_command(tmp_path):
+    task = tmp_path / "gemma-4-demo/109e/tasks/x"
+    task.mkdir(parents=True)
+    (task / "scores.json").write_text("{}")
+    for words, refused in (("run=a || touch b", True), ("run=`touch b`", True), ("run=a questions=b", False)):
+        (task / "made-from.txt").write_text(f"{words}\n")
+        done = make("-n", "release", f"BUILD={tmp_path}")
+        assert (done.returncode != 0) == refused == ("made-from.txt: expected names of files" in done.stderr)
+
+
 # What the environment of a user has, and must be nowhere else: keys, and the names of user and machine.
 SECRETS = {
     "HF_TOKEN": "hf_canaryOfTheTests",
