@@ -7,6 +7,7 @@ processes share the questions.
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -95,7 +96,7 @@ def router_modules(model: PreTrainedModel) -> dict[int, tuple[nn.Module, int]]:
     return found
 
 
-class InputObserver(ExpertObserver):
+class InputObserver(ExpertObserver, ABC):
     """Collect what the analysis collects, and for some tokens what reaches the experts of every layer."""
 
     def __init__(self, model: PreTrainedModel, widths: dict[str, int]) -> None:
@@ -103,9 +104,9 @@ class InputObserver(ExpertObserver):
         super().__init__(model)
         self.widths = widths
 
+    @abstractmethod
     def positions_of(self, spans: list[tuple[int, int]], first: int) -> list[list[int]]:
         """Return the positions of the kept tokens in each question of a batch; first: the number of its first one."""
-        raise NotImplementedError
 
     def begin(self, spans: list[tuple[int, int]], padded_tokens: int, first: int = 0) -> None:
         """Start to collect a batch, as ExpertObserver does."""

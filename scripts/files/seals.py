@@ -1,4 +1,4 @@
-"""Seals: what this project's commands write into a build folder is told apart from what was edited there later.
+"""Seals show what was edited in a build folder after this project's commands wrote it.
 
 A seal is an HMAC-SHA256 over a file's path in the build folder and its bytes, or over one line that is appended to a
 record. The key lies outside of the build folder: $SEAL_KEY, or moe-tools/seal.key in the user's state folder, made when
