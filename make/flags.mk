@@ -169,7 +169,8 @@ RELEASE_ACTIVE := $(call of_release,$(ACTIVE))
 TASKS_FIRST := $(if $(OTHER_TASK),$(call measure_first,eval,$(TASK_SCORES)))
 TASK_RECORDS := $(call check_files,$(PRUNED)/tasks,$(sort $(wildcard $(PRUNED)/tasks/*/scores.json) \
   $(TASKS_FIRST:.md=.json)))
-made_from = $(strip $(call check_files,$(1)made-from.txt,$(file <$(1)made-from.txt)))
+# A word a line, as `remember` writes it.
+made_from = $(strip $(call check_files,$(1)made-from.txt,$(subst $(LINE_END), ,$(file <$(1)made-from.txt))))
 TASK_FLAGS = $(foreach f,$(TASK_RECORDS),--task $f $(call made_from,$(dir $f)))
 # What a card says of its people and licence stays, once given, until another is given, or none on the command line:
 # check-release must not make the cards without it again.

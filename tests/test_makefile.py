@@ -83,7 +83,7 @@ def test_what_a_task_s_scores_were_made_from_is_no_command(tmp_path):
     task = tmp_path / "gemma-4-demo/109e/tasks/x"
     task.mkdir(parents=True)
     (task / "scores.json").write_text("{}")
-    for words, refused in (("run=a || touch b", True), ("run=`touch b`", True), ("run=a questions=b", False)):
+    for words, refused in (("run=a || touch b", True), ("run=`touch b`", True), ("run=a\nquestions=b", False)):
         (task / "made-from.txt").write_text(f"{words}\n")
         done = make("-n", "release", f"BUILD={tmp_path}")
         assert (done.returncode != 0) == refused == ("made-from.txt: expected names of files" in done.stderr)
