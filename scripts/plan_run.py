@@ -41,8 +41,8 @@ def table_of(rows: list[Row]) -> str:
     left = sum(row.planned[0] for row in rows if not row.actual)
     fullest = max((row.planned[2] for row in rows), default=0)
     lines = [f"Steps that are done: {both} seconds."] if done else []
-    most, here = max(rows, key=lambda row: row.planned[1]), machine_memory()[0]
-    if most.planned[1] > here:
+    here = machine_memory()[0]
+    if rows and (most := max(rows, key=lambda row: row.planned[1])).planned[1] > here:
         lines.append(f"{most.words}: more memory than the {gib(here)} GiB here. A mapped file is read again and again.")
     lines.append(f"Steps that are left: {left:.0f} seconds. Disk at its fullest, with the model: {gib(fullest)} GiB.")
     return "\n".join([screen_table(HEADS, [row_cells(row) for row in rows]), "", *lines])

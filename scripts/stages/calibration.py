@@ -22,11 +22,13 @@ from stages.needs import machine_memory
 # commands do, bytes per second into a flushed file, and products of bf16 matrices, in operations per second.
 REFERENCE = {"start": 3.6, "copy": 0.6e9, "compute": 500e9}
 MEASURED_BY = {
-    "start": ("start", "quantise"),  # neither is helped by units for products of matrices
-    "copy": ("drop", "convert", "release"),
+    # None is helped by units for products of matrices. A conversion rounds numbers, a release takes digests.
+    "start": ("start", "quantise", "convert", "free", "release"),
+    "copy": ("drop",),
     "compute": ("analyse", "imatrix", "score"),
 }
-WRITTEN_BYTES, TRIES, COMPUTE_SECONDS = GIB // 8, 3, 2.0
+# As long as that: many disks take the first some hundred megabytes faster than all that follows.
+WRITTEN_BYTES, COMPUTE_SECONDS = GIB, 2.0
 
 
 class Calibration(Record):
@@ -58,18 +60,15 @@ def seconds_to_start() -> float:
 
 
 def copy_speed(folder: Path) -> float:
-    """Return the bytes per second that a file in a folder is written and flushed with: the best of some tries."""
+    """Return the bytes per second that a file in a folder is written and flushed with."""
     folder.mkdir(parents=True, exist_ok=True)
-    piece, seconds = os.urandom(1 << 20) * 16, []
-    for _ in range(TRIES):
-        began = time.monotonic()
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="calibration-") as file:
-            for _ in range(WRITTEN_BYTES // len(piece)):
-                file.write(piece)
-            file.flush()
-            flush_to_disk(Path(file.name))
-        seconds.append(time.monotonic() - began)
-    return WRITTEN_BYTES / min(seconds)
+    piece, began = os.urandom(1 << 20) * 16, time.monotonic()
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="calibration-") as file:
+        for _ in range(WRITTEN_BYTES // len(piece)):
+            file.write(piece)
+        file.flush()
+        flush_to_disk(Path(file.name))
+        return WRITTEN_BYTES / (time.monotonic() - began)
 
 
 def compute_speed() -> float:

@@ -24,14 +24,16 @@ START_SECONDS = {
     "imatrix": 4.0,
     "quantise": 3.0,
 }
-START_SECONDS |= {"score": 18.0, "release": 8.0, "free": 1.0}
+START_SECONDS |= {"score": 16.0, "release": 3.0, "free": 1.0}
 # Per second: bytes; weights, at Q4_K_M; products of a weight with a token. The last is of reading an answer's tokens,
 # one after the other.
 COPIED, CONVERTED, VOCABULARY_READ, PUBLISHED, QUANTISED = 0.8e9, 0.5e9, 0.27e9, 0.6e9, 36e6
+HASHED = 0.35e9  # as it is read: before a file is removed, its digest is written down
 ANALYSED, CALIBRATED, ANSWERED = 400e9, 70e9, 30e9
 # How long a type takes beside Q4_K_M, which has tensors of Q6_K, too.
 TYPE_FACTORS = {"F16": 0.02, "Q8_0": 0.26, "Q6_K": 0.67, "IQ": 3.0}
 MEMORY_OF_PYTHON = GIB // 2
+WEIGHTS_FREED = "weights.freed"
 CHARACTERS_PER_TOKEN = 4
 PROMPT_TOKENS = 250  # of a question of an evaluation
 
@@ -74,7 +76,7 @@ def step_cost(target: Path, sizes: RunSizes, work: Work, streams: bool) -> Cost:
     full = FULL_FOLDER in target.parts
     model = sizes.full if full else sizes.pruned
     if target.suffix == ".freed":
-        return Cost("free", 0.0)
+        return Cost("free", sizes.full / HASHED if target.name == WEIGHTS_FREED else 0.0)
     if target.name == STATISTICS:
         read = sizes.full / COPIED if streams else 0.0
         return Cost("analyse", read + work.analysed_tokens * work.active_weights / ANALYSED)
@@ -114,6 +116,6 @@ def disk_after(target: Path, sizes: RunSizes) -> int:
     """Return the bytes by which a step changes what the run takes on the disk."""
     if target.suffix != ".freed":
         return disk_of_step(target, sizes)
-    if target.name == "weights.freed":
+    if target.name == WEIGHTS_FREED:
         return -sizes.full
     return -disk_of_step(target.with_suffix(""), sizes)

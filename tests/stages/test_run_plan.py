@@ -132,3 +132,7 @@ def test_the_table_has_planned_and_taken(tmp_path, capsys, monkeypatch, demo_mod
     assert drop == ["Step", "drop", str(planned), "77", *drop[4:5], "3.00", "102.45", "3.00"]
     assert quant[:2] == ["Quantise", "Q4_K_M"] and quant[-1] == "116.42"
     assert f"{planned} planned, 77 taken seconds" in shown[4] and "a test (" in shown[-1]
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    flags[3] = tmp_path / "no-logs"
+    call(plan_run.main, *flags)
+    assert "Steps that are left: 0 seconds" in capsys.readouterr().out
