@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from conftest import REPO
+from release.names import NOT_A_MODEL
 
 import pytest
 
@@ -671,6 +672,10 @@ def test_flags_of_the_tools_change_where_they_are_built(variables, tmp_path):
     [
         (["release", "KEEP=12a"], "KEEP: expected a whole number above 0, found '12a'"),
         (["release", "NAME=a b"], "NAME: expected letters"),
+        *(
+            (["release", f"PRUNED_NAME=a-{word}b"], f"PRUNED_NAME: expected a name without {word}")
+            for word in NOT_A_MODEL
+        ),
         (["release", "QUANTS=Q9_X"], "Q9_X: unknown quant"),
         (["release", "QUANTS=AUTO-x"], "AUTO-<GiB>"),
         (["release", "CALIBRATION=a b.txt"], "without blanks"),
