@@ -23,7 +23,7 @@ from stages.needs import machine_memory
 REFERENCE = {"start": 3.6, "copy": 0.6e9, "compute": 500e9}
 MEASURED_BY = {
     # None is helped by units for products of matrices. A conversion rounds numbers, a release takes digests.
-    "start": ("start", "quantise", "convert", "free", "release"),
+    "start": ("start", "quantise", "convert", "free weights", "release"),
     "copy": ("drop",),
     "compute": ("analyse", "imatrix", "score"),
 }

@@ -24,12 +24,14 @@ START_SECONDS = {
     "imatrix": 4.0,
     "quantise": 3.0,
 }
-START_SECONDS |= {"score": 16.0, "release": 3.0, "free": 1.0}
+START_SECONDS |= {"score": 16.0, "release": 1.5, "free": 1.0, "free weights": 7.0}
 # Per second: bytes; weights, at Q4_K_M; products of a weight with a token. The last is of reading an answer's tokens,
 # one after the other.
 COPIED, CONVERTED, VOCABULARY_READ, PUBLISHED, QUANTISED = 0.8e9, 0.5e9, 0.27e9, 0.6e9, 36e6
-HASHED = 0.35e9  # as it is read: before a file is removed, its digest is written down
+HASHED = 0.8e9  # as it is read: before a file is removed, its digest is written down
 ANALYSED, CALIBRATED, ANSWERED = 400e9, 70e9, 30e9
+PASSED = 20e9  # bytes of weights from memory to the processor
+IMATRIX_TOKENS = 512  # that llama-imatrix takes at once
 # How long a type takes beside Q4_K_M, which has tensors of Q6_K, too.
 TYPE_FACTORS = {"F16": 0.02, "Q8_0": 0.26, "Q6_K": 0.67, "IQ": 3.0}
 MEMORY_OF_PYTHON = GIB // 2
@@ -40,13 +42,15 @@ PROMPT_TOKENS = 250  # of a question of an evaluation
 
 @dataclass(frozen=True)
 class Work:
-    """What of a run is no size of a file: tokens, questions, and the weights that a token goes through."""
+    """What of a run is no size of a file: tokens, questions, the weights that a token goes through, this memory."""
 
+    analysed_questions: int
     analysed_tokens: int
     imatrix_tokens: int
     questions: int
     answer_tokens: int
     active_weights: int
+    memory_bytes: int  # of this machine
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,12 @@ def step_cost(target: Path, sizes: RunSizes, work: Work, streams: bool) -> Cost:
     full = FULL_FOLDER in target.parts
     model = sizes.full if full else sizes.pruned
     if target.suffix == ".freed":
-        return Cost("free", sizes.full / HASHED if target.name == WEIGHTS_FREED else 0.0)
+        return Cost("free weights", sizes.full / HASHED) if target.name == WEIGHTS_FREED else Cost("free", 0.0)
     if target.name == STATISTICS:
         read = sizes.full / COPIED if streams else 0.0
-        return Cost("analyse", read + work.analysed_tokens * work.active_weights / ANALYSED)
+        # Each question goes alone, and its tokens reach nearly all experts: all weights pass the processor once.
+        passed = work.analysed_questions * sizes.full / PASSED
+        return Cost("analyse", read + passed + work.analysed_tokens * work.active_weights / ANALYSED)
     if target.suffix == ".txt":  # machine.txt, source.txt, and the questions as chats: transformers is imported
         return Cost("load", 0.0)
     if target.name == METADATA_NAME:
@@ -87,7 +93,10 @@ def step_cost(target: Path, sizes: RunSizes, work: Work, streams: bool) -> Cost:
     if target.name.endswith("-F16.gguf") and target.parent.name == "f16" or target.name.startswith("mmproj-"):
         return Cost("convert", disk_of_step(target, sizes) / CONVERTED + sizes.rest / VOCABULARY_READ)
     if target.name == IMATRIX:
-        return Cost("imatrix", model / COPIED + work.imatrix_tokens * work.active_weights / CALIBRATED)
+        # What does not fit into memory is read again for every piece of the text.
+        reads = 1 if model < work.memory_bytes - MEMORY_OF_PYTHON else -(-work.imatrix_tokens // IMATRIX_TOKENS)
+        # It computes while the system reads.
+        return Cost("imatrix", max(reads * model / COPIED, work.imatrix_tokens * work.active_weights / CALIBRATED))
     if quant := quant_of(target, sizes):
         return Cost("quantise", type_factor(quant) * model / 2 / QUANTISED)
     if target.name == SUMMARY_NAME:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from chats.questions import load_questions
 from files.json_records import read_json
-from stages.needs import RunSizes, sizes_of_plan
+from stages.needs import RunSizes, machine_memory, sizes_of_plan
 from stages.planned_steps import PlannedStep
 from stages.run_costs import CHARACTERS_PER_TOKEN, START_SECONDS, Work, disk_after, peak_memory, step_cost
 
@@ -48,14 +48,16 @@ def run_plan(
 
     text: of the imatrix, None where it is the questions as chats; answer_tokens: of one answer of the evaluation.
     """
-    chats = characters_of(questions)[1]
+    asked, chats = characters_of(questions)
     letters = chats if text is None else text.stat().st_size if text.exists() else V5_CHARACTERS
     work = Work(
+        analysed_questions=asked,
         analysed_tokens=chats // CHARACTERS_PER_TOKEN,
         imatrix_tokens=letters // CHARACTERS_PER_TOKEN,
         questions=characters_of(eval_questions)[0],
         answer_tokens=answer_tokens,
         active_weights=read_json(plan)["active_weights"],
+        memory_bytes=machine_memory()[0],
     )
     return RunPlan(sizes_of_plan(plan), work, streams)
 

@@ -10,7 +10,7 @@ from release_inputs import call
 from stages import calibration
 from stages.needs import RunSizes
 from stages.planned_steps import PlannedStep
-from stages.run_costs import START_SECONDS, Work, disk_after, peak_memory, step_cost
+from stages.run_costs import COPIED, START_SECONDS, Work, disk_after, peak_memory, step_cost
 from stages.run_plan import RunPlan, factors_of, rows_of
 from stages.step_usage import StepRecord
 
@@ -18,7 +18,15 @@ import pytest
 
 GB = 10**9
 SIZES = RunSizes(60 * GB, 50 * GB, 2 * GB, GB, {"Q4_K_M": 15 * GB, "Q6_K": 20 * GB})
-WORK = Work(analysed_tokens=10_000, imatrix_tokens=5_000, questions=10, answer_tokens=100, active_weights=4 * GB)
+WORK = Work(
+    analysed_questions=20,
+    analysed_tokens=10_000,
+    imatrix_tokens=5_000,
+    questions=10,
+    answer_tokens=100,
+    active_weights=4 * GB,
+    memory_bytes=200 * GB,
+)
 PLAN = RunPlan(SIZES, WORK, streams=True)
 BUILD = Path("build/m")
 TARGETS = {
@@ -67,6 +75,12 @@ def test_a_machine_is_slower_by_its_factors():
     quant = cost("quant")
     slow = quant.seconds({"start": 2.0, "quantise": 3.0, "drop": 9.0})
     assert slow == pytest.approx(2 * START_SECONDS["quantise"] + 3 * quant.work_seconds)
+
+
+def test_an_imatrix_reads_a_file_that_memory_does_not_hold_once_for_each_piece_of_the_text():
+    less = RunPlan(SIZES, replace(WORK, memory_bytes=24 * GB), True)
+    once = (cost("imatrix", less).work_seconds - cost("imatrix").work_seconds) / 9  # of 10 pieces of 512 tokens
+    assert once == pytest.approx(SIZES.pruned / COPIED)
 
 
 def test_memory_and_disk():
