@@ -114,6 +114,8 @@ def peak_memory(target: Path, sizes: RunSizes, streams: bool) -> int:
         return max(sizes.rest, sizes.layer * 2 // 3) + MEMORY_OF_PYTHON
     if quant_of(target, sizes):  # its largest tensor is two thirds of a layer: mapped, as float32, and quantised
         return sizes.layer * 8 // 3 + MEMORY_OF_PYTHON
+    if target.suffix == ".txt":  # transformers, and a tokenizer
+        return 2 * MEMORY_OF_PYTHON
     if target.name == IMATRIX:  # what it computes for 512 tokens at once is as long as the vocabulary
         return memory_of_step(target, sizes, streams) + 2 * sizes.rest
     if target.name == SUMMARY_NAME:  # lm-eval, and the server's buffers
