@@ -44,7 +44,18 @@ from scoring.eval_tasks import frozen_name, task_of
 from scoring.evaluated_file import evaluated_sha256
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
 from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
-from scoring.run_files import ANOTHER_OUTPUT, ANSWERS, LM_EVAL, RUN, TASK_FOLDER, RunRecord, read_run, subject_of
+from scoring.run_files import (
+    ANOTHER_OUTPUT,
+    ANSWERS,
+    LM_EVAL,
+    RUN,
+    TASK_FOLDER,
+    RunRecord,
+    begin_run,
+    is_begun,
+    read_run,
+    subject_of,
+)
 from scoring.score_records import SUMMARY_NAME
 from scoring.server_pool import ServerPool
 
@@ -76,7 +87,7 @@ def identity(args: argparse.Namespace, protocol: Protocol) -> dict:
 
 def check_run(directory: Path, mine: dict) -> None:
     """Raise InputError when a run directory holds answers of another model, protocol or question set."""
-    if not (directory / ANSWERS).exists() or not (directory / ANSWERS).stat().st_size:
+    if not is_begun(directory):
         return
     # Answers that took hours are never mixed with others, and never deleted here.
     advice = ANOTHER_OUTPUT
@@ -110,12 +121,15 @@ def is_asked(directory: Path, mine: dict, documents: list[dict]) -> bool:
     return read_answers(directory / ANSWERS).keys() == {document["Record ID"] for document in documents}
 
 
-def machines_of_run(directory: Path, tools: LlamaCpp | None) -> list[dict]:
-    """Return the machines that have answered in a run directory, and this one; tools: None where others answer."""
-    asked = (directory / ANSWERS).exists() and (directory / ANSWERS).stat().st_size > 0
-    known = read_run(directory).get("hardware", []) if asked else []
-    mine = hardware_of(tools) if tools else NOT_KNOWN
-    return known if mine in known else [*known, mine]
+def answered_by(directory: Path, tools: LlamaCpp | None) -> dict[str, list]:
+    """Return the machines, and the builds of llama.cpp, that have answered in a run directory, and these.
+
+    tools: None where others answer.
+    """
+    known = read_run(directory) if is_begun(directory) else {}
+    mine: dict[str, list] = {"hardware": [hardware_of(tools) if tools else NOT_KNOWN]}
+    mine["tools_sha256"] = [tools.digest()] if tools else []
+    return {key: [*(old := known.get(key, [])), *(one for one in new if one not in old)] for key, new in mine.items()}
 
 
 class Progress:
@@ -229,8 +243,10 @@ def main(argv: list[str] | None = None) -> None:
         # The old results go first: a run that is killed from here on must not look finished.
         for old in (SUMMARY_NAME, LM_EVAL):
             remove(args.run / old)
-        machines = machines_of_run(args.run, None if args.servers else tools)
-        write_record(args.run / RUN, {**mine, "hardware": machines}, RunRecord)
+        if not is_begun(args.run):
+            begin_run(args.run)
+        machines = answered_by(args.run, None if args.servers else tools)
+        write_record(args.run / RUN, {**mine, **machines}, RunRecord)
         starts = ask_all(args, tools, protocol, documents)
     answers = read_answers(args.run / ANSWERS).values()
     # The proxy answers what it is asked; this shows that lm-eval has asked every question.

@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         gpu_layers=args.gpu_layers,
         llama_cpp=tools.version(),
     )
-    inputs, rows = loop_inputs(prompts, protocol), []
+    inputs, rows = loop_inputs(prompts, protocol, tools.digest()), []
     quants = [read_whole_gguf(gguf) for gguf in args.gguf]  # all of them before the first is asked
     for gguf, quant in zip(args.gguf, quants):
         answers = answers_of_file(args, tools, gguf, quant["sha256"], prompts, inputs)

@@ -16,7 +16,7 @@ from gates.seals_gate import seals_gate
 from gates.written_again import digests_gate
 from release.manifest import read_manifest
 from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
-from release_inputs import NAME, shared_release
+from release_inputs import NAME, as_command, shared_release
 
 EVERY_GATE = {"seals": seals_gate, **GATES, **RECORD_GATES, **COMMAND_GATES, "digests": digests_gate}
 
@@ -41,7 +41,8 @@ class Build:
             listed[kind] = {name: str(self.here(path.resolve())) for name, path in sources[kind].items()}
         place = sources_path(self.release)
         self.write(place, json.dumps({"version": 1, **listed}))
-        seal_file(place, place)
+        with as_command("build_release"):
+            seal_file(place, place)
 
     def here(self, path: Path) -> Path:
         """Return where a path of the shared build lies in this one; the project's own files stay where they are."""

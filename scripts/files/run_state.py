@@ -12,8 +12,8 @@ from pathlib import Path
 from files.host_locks import only_host
 from files.json_records import read_json, write_json
 from files.safe_files import InputError, leftovers_of, only_writer, remove
+from files.seals import INPUTS_NAME
 
-INPUTS_NAME = "inputs.json"
 VALUE_CHARACTERS = 200
 
 

@@ -19,7 +19,8 @@ from files.safe_files import InputError, sha256_file
 from tqdm import tqdm
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-BUILT_TOOLS = ("llama-quantize", "llama-imatrix")  # whose output is published, or what is published depends on
+# Whose output is published, or what is published depends on.
+BUILT_TOOLS = ("llama-quantize", "llama-imatrix", "llama-server")
 HEADER_ONLY = SCRIPTS / "llama/convert_header_only.py"
 STREAMED = SCRIPTS / "llama/convert_streamed.py"
 READ_BYTES = 65536
@@ -47,12 +48,15 @@ class LlamaCpp:
 
     def tool(self, name: str) -> Path:
         """Return the path of a tool; raise InputError when it is not there."""
-        for folder in ("bin", "build/bin"):
-            if (self.directory / folder / name).is_file():
-                return (self.directory / folder / name).resolve()
+        if found := self._found(name):
+            return found
         raise InputError(
             self.directory, f"bin/{name} or build/bin/{name}", "neither", "run `make setup` or set LLAMA_CPP"
         )
+
+    def _found(self, name: str) -> Path | None:
+        places = (self.directory / folder / name for folder in ("bin", "build/bin"))
+        return next((place.resolve() for place in places if place.is_file()), None)
 
     @property
     def library_folder(self) -> Path:
@@ -84,7 +88,8 @@ class LlamaCpp:
         The version does not tell two builds apart: another processor or compiler can round otherwise, and then some
         weights are quantised otherwise.
         """
-        folder = self.tool(BUILT_TOOLS[0]).parent
+        # A machine that only answers may have llama-server alone.
+        folder = self.tool(next((name for name in BUILT_TOOLS if self._found(name)), BUILT_TOOLS[0])).parent
         libraries = [path for kind in ("so", "dylib") for path in folder.glob(f"*.{kind}")]
         files = sorted({*libraries, *(folder / name for name in BUILT_TOOLS if (folder / name).is_file())})
         return sha256_json({path.name: sha256_file(path) for path in files})

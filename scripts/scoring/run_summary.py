@@ -176,7 +176,8 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
         **scored,
         "protocol_sha256": record["protocol_sha256"],
         "protocol": record["protocol"],
-        **({"hardware": record["hardware"]} if "hardware" in record else {}),  # a run of before it was recorded
+        # A run of before they were recorded has none.
+        **{key: record[key] for key in ("hardware", "tools_sha256") if key in record},
         "in_sample": in_sample(ids, chosen_by),
         "drop_map": drop_map_of(chosen_by),
         **figures(rows, head),
