@@ -100,14 +100,18 @@ def patch_left(args: argparse.Namespace, run_record: dict, left: list[Answer], k
         asyncio.run(patch_all(pool, prompts, left, protocol.attempts, keep))
 
 
-def patched_before(path: Path, head: dict, invalid: list[Answer]) -> list[dict]:
-    """Return what a killed patch step left for these invalid answers; what another run left counts for nothing."""
+def patched_before(path: Path, head: dict, invalid: list[Answer]) -> tuple[list[dict], list[str]]:
+    """Return what a killed patch step left for these invalid answers, and which builds of llama.cpp had answered.
+
+    What another run left counts for nothing.
+    """
     content = read_record(path, Patched, "remove it") if is_kept(path) else {}
     if {key: content.get(key) for key in head} != head:
-        return []
+        return [], []
     done = {entry["record_id"]: entry for entry in content["answers"]}
     # An answer that was asked again may have another class now: then its patch is out of date.
-    return [done[answer.record_id] for answer in invalid if done.get(answer.record_id, {}).get("class") == answer.kind]
+    still = [done[one.record_id] for one in invalid if done.get(one.record_id, {}).get("class") == one.kind]
+    return still, content.get("tools_sha256", []) if still else []
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -128,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         answers = read_answers(args.run / ANSWERS).values()
         invalid = [answer for answer in answers if answer.invalid]
         head = patch_head(run_record)
-        done = patched_before(path, head, invalid)
+        done, tools = patched_before(path, head, invalid)
         known = {entry["record_id"] for entry in done}
         left = [answer for answer in invalid if answer.record_id not in known]
         places = [answer.record_id for answer in invalid]
@@ -136,11 +140,13 @@ def main(argv: list[str] | None = None) -> None:
         def keep(entry: dict) -> None:
             done.append(entry)
             done.sort(key=lambda one: places.index(one["record_id"]))  # several servers end in any order
-            write_record(path, head | {"answers": done}, Patched)
+            write_record(path, head | {"tools_sha256": tools, "answers": done}, Patched)
 
         if left:  # a server takes its time to load: none is started for nothing
+            mine = [] if args.servers else [find_llama_cpp(None).digest()]
+            tools = [*tools, *(digest for digest in mine if digest not in tools)]
             patch_left(args, run_record, left, keep)
-        write_record(path, head | {"answers": done}, Patched)
+        write_record(path, head | {"tools_sha256": tools, "answers": done}, Patched)
     right = sum(entry["correct"] for entry in done)
     print(f"{args.run}: {len(invalid)} of {len(answers)} answers invalid, {right} of them right after the patch")
 

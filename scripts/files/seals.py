@@ -33,6 +33,7 @@ BY_RECORD = ".gguf"
 KEY_BYTES, KEY_NAME_DIGITS, CHUNK_BYTES = 32, 12, 8 << 20
 SEAL_LINE = re.compile(r'(?P<key>[0-9a-f]{12}) (?P<seal>[0-9a-f]{64}) "(?P<place>(?:[^"\\]|\\.)*)" (?P<command>\w*)')
 KEEP_ADVICE = "make that stage again (REPLACE=STAGE), or go on without seals (SEALS=no)"
+LINK_ADVICE = "put the folder itself in its place; the build folder as a whole may be a link"
 
 
 class Seal(Enum):
@@ -118,8 +119,10 @@ def place_in(root: Path, path: Path) -> str:
 
 
 def is_linked(root: Path, path: Path) -> bool:
-    """Tell whether a link lies on the way from a build folder to a file in it."""
+    """Tell whether a link lies on the way from a build folder to a file in it, or is climbed out of by ".."."""
     place = as_written(path)
+    if path.exists() and not (place.exists() and place.samefile(path)):
+        return True
     return any(part.is_symlink() for part in (place, *place.parents) if part != root and part.is_relative_to(root))
 
 
@@ -262,10 +265,15 @@ def is_kept(path: Path) -> bool:
     return False
 
 
+def advice_for(seal: Seal) -> str:
+    """Return what to do about a file that a stage cannot go on from."""
+    return LINK_ADVICE if seal == Seal.LINKED else KEEP_ADVICE
+
+
 def check_kept(path: Path) -> None:
     """Raise InputError unless a file that a stage goes on from is as this command wrote it."""
     if (seals := seals_over(path)) and (seal := seals.of_file(path, (running_command(),))) != Seal.VALID:
-        raise InputError(path, "what this command wrote", seal.value, KEEP_ADVICE)
+        raise InputError(path, "what this command wrote", seal.value, advice_for(seal))
 
 
 def check_kept_lines(path: Path, subject: str) -> None:
@@ -273,7 +281,7 @@ def check_kept_lines(path: Path, subject: str) -> None:
     if seals := seals_over(path):
         for number, seal in line_seals(seals, path, subject, (running_command(),)):
             if seal != Seal.VALID:
-                raise InputError(f"{path}, line {number}", "what this command wrote", seal.value, KEEP_ADVICE)
+                raise InputError(f"{path}, line {number}", "what this command wrote", seal.value, advice_for(seal))
 
 
 def line_seals(seals: Seals, path: Path, subject: str, commands: Commands) -> list[tuple[int, Seal]]:

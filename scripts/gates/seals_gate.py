@@ -15,6 +15,7 @@ from files.seals import (
     BY_RECORD,
     INPUTS_NAME,
     LEDGER,
+    LINK_ADVICE,
     MARKER,
     Commands,
     Seal,
@@ -178,6 +179,7 @@ def seals_gate(checked: Checked) -> Outcome:
         again = f"make it again (REPLACE={stage})" if stage else "remove it and make it again"
         if stage == RELEASE[0]:
             again = "remove the release folder and run `make release`"
+        again = LINK_ADVICE if seal == Seal.LINKED else again
         if seal is None:
             outcome.deviations.append(f"{place}: expected a file in a build folder ({MARKER}), found none around it")
         elif seal != Seal.VALID and build_folder(path) not in strange:

@@ -83,16 +83,16 @@ class LlamaCpp:
         return f"{version}, {read_json(record)['source']}" if record.exists() else version
 
     def digest(self) -> str:
-        """Return the hex sha256 of the build: of what measures and quantises, and of the libraries beside that.
+        """Return the hex sha256 of the build: of what quantises, measures and answers, and of the libraries beside.
 
         The version does not tell two builds apart: another processor or compiler can round otherwise, and then some
         weights are quantised otherwise.
         """
-        # A machine that only answers may have llama-server alone.
-        folder = self.tool(next((name for name in BUILT_TOOLS if self._found(name)), BUILT_TOOLS[0])).parent
-        libraries = [path for kind in ("so", "dylib") for path in folder.glob(f"*.{kind}")]
-        files = sorted({*libraries, *(folder / name for name in BUILT_TOOLS if (folder / name).is_file())})
-        return sha256_json({path.name: sha256_file(path) for path in files})
+        # A machine that only answers may have llama-server alone. Each tool may lie, or be a link, elsewhere.
+        tools = [place for name in BUILT_TOOLS if (place := self._found(name))]
+        folders = {place.parent for place in tools}
+        libraries = [path for kind in ("so", "dylib") for folder in folders for path in folder.glob(f"*.{kind}")]
+        return sha256_json(sorted([path.name, sha256_file(path)] for path in {*libraries, *tools}))
 
 
 def converter_command(

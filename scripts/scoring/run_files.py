@@ -60,7 +60,10 @@ class PatchedAnswer(Fields):
 
 
 class Patched(Record):
-    """The patch step of one run: how the answers were begun, the run's digests, and the answers."""
+    """The patch step of one run: how the answers were begun, the run's digests, and the answers.
+
+    tools_sha256: of the builds of llama.cpp that answered.
+    """
 
     what: ClassVar[str] = "the patched answers of patch_answers.py"
     any_letters: ClassVar[bool] = True  # a completion is what a model made of its own vocabulary
@@ -68,6 +71,7 @@ class Patched(Record):
     n_predict: int
     temperature: int
     run: dict[str, str]
+    tools_sha256: list[Sha256] = []
     answers: list[PatchedAnswer]
 
 

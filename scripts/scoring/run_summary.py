@@ -162,6 +162,7 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
     with only_writer(run / ANSWERS):
         answers = read_answers(run / ANSWERS)
     head, patched = read_patched(run / PATCHED, record) if patch else (None, {})
+    patched_by = head.pop("tools_sha256", []) if head else []
     prompts = {document["Record ID"]: document["prompt"] for document in documents}
     samples = read_samples(run, task)
     check_against_lm_eval(list(answers.values()), samples, prompts, lm_eval_score(run, task))
@@ -176,8 +177,8 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
         **scored,
         "protocol_sha256": record["protocol_sha256"],
         "protocol": record["protocol"],
-        # A run of before they were recorded has none.
-        **{key: record[key] for key in ("hardware", "tools_sha256") if key in record},
+        **({"hardware": record["hardware"]} if "hardware" in record else {}),  # a run of before it was recorded
+        **({"tools_sha256": tools} if (tools := sorted({*record.get("tools_sha256", []), *patched_by})) else {}),
         "in_sample": in_sample(ids, chosen_by),
         "drop_map": drop_map_of(chosen_by),
         **figures(rows, head),
