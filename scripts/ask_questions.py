@@ -54,6 +54,7 @@ from scoring.run_files import (
     begin_run,
     is_begun,
     read_run,
+    resume_run,
     subject_of,
 )
 from scoring.score_records import SUMMARY_NAME
@@ -233,6 +234,8 @@ def main(argv: list[str] | None = None) -> None:
     documents = read_frozen(args.run / TASK_FOLDER)
     mine = identity(args, protocol)
     with only_writer(args.run / ANSWERS):
+        if is_begun(args.run):
+            resume_run(args.run)
         check_run(args.run, mine)
         if is_asked(args.run, mine, documents):
             print(f"{args.run}: all {len(documents)} questions are answered already")

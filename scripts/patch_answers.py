@@ -36,6 +36,7 @@ from scoring.run_files import (
     Patched,
     patch_head,
     read_run,
+    resume_run,
 )
 from scoring.server_pool import AskedServer, ServerPool
 
@@ -129,6 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     if recorded_sha256(args.gguf) != run_record["gguf_sha256"]:
         raise InputError(args.gguf, f"the model that gave the answers of {args.run}", "another one")
     with only_writer(args.run / ANSWERS):
+        resume_run(args.run)
         answers = read_answers(args.run / ANSWERS).values()
         invalid = [answer for answer in answers if answer.invalid]
         head = patch_head(run_record)

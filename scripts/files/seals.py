@@ -1,7 +1,7 @@
 """Seals show what was edited in a build folder after this project's commands wrote it.
 
-A seal is an HMAC-SHA256 over a file's path in the build folder, the command that wrote it, its bytes, and those of the
-file BINDING beside it; or over one line that is appended to a record. The key lies outside of the build folder:
+A seal is an HMAC-SHA256 over a file's path in the build folder, the command that wrote it, its bytes, and what the file
+BINDING beside it says; or over one line that is appended to a record. The key lies outside of the build folder:
 $SEAL_KEY, or moe-tools/seal.key in the user's state folder, made when it is first needed. The seals of a build folder,
 a line each, are in its file LEDGER, so nothing lies beside the sealed files and no published folder holds a seal. The
 ledger is only appended to: a stage that is set aside and put back keeps its seals. SEALS=no neither seals nor checks.
@@ -126,10 +126,39 @@ def is_linked(root: Path, path: Path) -> bool:
     return any(part.is_symlink() for part in (place, *place.parents) if part != root and part.is_relative_to(root))
 
 
+_bound: dict[Path, str] = {}  # by folder
+
+
+def bind(folder: Path, said: object) -> None:
+    """Bind what this process writes in a folder to what the file BINDING there said when it was read.
+
+    Whoever exchanges that file while a run is at work then gets seals that are good for nothing.
+    """
+    _bound[as_written(folder)] = _digest_of_json(said)
+
+
+def unbind(folder: Path) -> None:
+    """Go by the file again."""
+    _bound.pop(as_written(folder), None)
+
+
 def bound_to(path: Path) -> str | None:
-    """Return the digest of the file BINDING beside a path, None where there is none."""
-    found = (path.with_name(name) for name in BINDING if path.name not in BINDING)
-    return next((digest_of(place) for place in found if place.is_file()), None)
+    """Return the digest of what the file BINDING beside a path says, None where there is none."""
+    if path.name in BINDING:
+        return None
+    if known := _bound.get(as_written(path).parent):
+        return known
+    place = next((place for name in BINDING if (place := as_written(path).with_name(name)).is_file()), None)
+    if place is None:
+        return None
+    try:
+        return _digest_of_json(json.loads(place.read_bytes()))
+    except ValueError:  # edited; its own reader says so
+        return digest_of(place)
+
+
+def _digest_of_json(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def seal_of(

@@ -23,7 +23,7 @@ from analysis.sampled_tokens import CHOSEN, INPUTS
 from chats.chat_sequences import Sequence
 from files.json_records import read_json, write_json
 from files.safe_files import InputError, replace_when_done, require_disk_space
-from files.seals import is_kept
+from files.seals import check_kept, is_kept
 from findings.findings_observer import BF16_SUMS, COUNTS, FindingsObserver, observed_arrays, sampled_positions
 from findings.similarity import matrices_of, output_cosines, output_figures, weight_figures
 
@@ -106,6 +106,7 @@ def layer_figures(
             write_json(paths[layer], compared(layer, module, row, tokens, draws))
             if stream:
                 stream.free_layer(layer)
+        check_kept(paths[layer])
         found.append(read_json(paths[layer]))
     return found
 

@@ -10,8 +10,8 @@ import secrets
 from pathlib import Path
 from typing import ClassVar, Self
 
-from files.json_records import Fields, Record, Sha256, read_record, require, sha256_json, write_json
-from files.seals import BEGUN
+from files.json_records import Fields, Record, Sha256, read_json, read_record, require, sha256_json, write_json
+from files.seals import BEGUN, bind
 from scoring.score_records import Hardware
 
 from pydantic import Field, model_validator
@@ -82,7 +82,15 @@ def read_run(directory: Path) -> dict:
 
 def begin_run(directory: Path) -> None:
     """Give a run directory the random number of a new evaluation. It says nothing else, and is compared nowhere."""
-    write_json(directory / BEGUN, {"evaluation": secrets.token_hex(RANDOM_BYTES)})
+    said = {"evaluation": secrets.token_hex(RANDOM_BYTES)}
+    write_json(directory / BEGUN, said)
+    bind(directory, said)
+
+
+def resume_run(directory: Path) -> None:
+    """Bind what is written from here on to the evaluation that a run directory holds."""
+    if (directory / BEGUN).is_file():  # not in one of an older version, which only SEALS=no goes on from
+        bind(directory, read_json(directory / BEGUN))
 
 
 def is_begun(directory: Path) -> bool:

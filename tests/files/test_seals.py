@@ -140,6 +140,15 @@ def test_the_kept_state_of_another_run_is_none_of_this(tmp_path, monkeypatch, in
         pass
 
 
+def test_inputs_that_are_exchanged_while_a_run_is_at_work_do_not_bind(build):
+    with RunState(build / "state", {"model": "one"}) as state:
+        (state.directory / INPUTS_NAME).write_text('{"model": "other"}')
+        write_json(state.directory / "layer-0.json", {"loss": 1})
+    assert not is_kept(state.directory / "layer-0.json")
+    (state.directory / INPUTS_NAME).write_text('{"model": "one"}')
+    assert is_kept(state.directory / "layer-0.json")
+
+
 def test_the_marker_of_a_cache_cannot_be_taken_away(tmp_path, monkeypatch):
     """Without one there would be no seals, and what is kept would be taken as it is."""
     monkeypatch.setenv("SEAL_KEY", str(tmp_path / "keys/seal.key"))

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from damaged_build import Build
 from files.json_records import read_json, write_json
-from files.seals import BEGUN, LEDGER, MARKER
+from files.safe_files import directory_when_done
+from files.seals import BEGUN, LEDGER, MARKER, Seal, Seals, bound_to
 from losses.stored_results import PRUNING_NAME
 from quants.quant_record import record_path
+from release.manifest import MANIFEST
+from release.sources import sources_path
 from release_inputs import NAME, as_command, seal_all, write_run
-from scoring.run_files import ANSWERS, PATCHED
+from scoring.run_files import ANSWERS, PATCHED, begin_run
 
 import numpy as np
 import pytest
@@ -104,6 +107,30 @@ def test_answers_of_two_evaluations_do_not_mix(build, pruned_demo, tmp_path):
     shutil.rmtree(build.own)
     shutil.copytree(again, build.own)
     assert build.failing("seals") == []
+
+
+def test_an_evaluation_cannot_take_the_number_of_another_one(build, tmp_path):
+    """Exchanged while it asks, it binds nothing: its seals go by what the command itself has drawn."""
+    run = build.evidence / "again"
+    run.mkdir()
+    with as_command("ask_questions"):
+        begin_run(run)
+        before = bound_to(run / ANSWERS)
+        shutil.copy(build.own / BEGUN, run)
+        assert bound_to(run / ANSWERS) == before != bound_to(build.own / ANSWERS)
+
+
+def test_a_copy_in_a_release_folder_is_not_what_build_release_says(build):
+    """Small files of a checkpoint are copied into its release: one could look like the list of sources of another."""
+    with (
+        as_command("build_release"),
+        directory_when_done(build.evidence / "copied", MANIFEST, sealed=MANIFEST) as output,
+    ):
+        for name in (MANIFEST, sources_path(build.release).name):
+            (output / name).write_text("{}")
+    seals = Seals(build.evidence)
+    assert seals.of_file(build.evidence / "copied" / MANIFEST, ("build_release",)) == Seal.VALID
+    assert seals.of_file(build.evidence / "copied" / sources_path(build.release).name) == Seal.NONE
 
 
 def test_results_of_another_variant_are_none_of_this(build, tmp_path):
