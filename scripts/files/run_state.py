@@ -51,7 +51,7 @@ class RunState:
         try:
             if owner:
                 self._open()
-            bind(directory, inputs)
+            bind(directory / INPUTS_NAME, inputs)
         except BaseException:  # no `with` block is entered, so nothing else would let go of the lock
             self.__exit__()
             raise
@@ -60,7 +60,7 @@ class RunState:
         return self
 
     def __exit__(self, *_: object) -> None:
-        unbind(self.directory)
+        unbind(self.directory / INPUTS_NAME)
         self.locks.close()
 
     def _open(self) -> None:

@@ -1,7 +1,7 @@
 """Seals show what was edited in a build folder after this project's commands wrote it.
 
-A seal is an HMAC-SHA256 over a file's path in the build folder, the command that wrote it, its bytes, and what the file
-BINDING beside it says; or over one line that is appended to a record. The key lies outside of the build folder:
+A seal is an HMAC-SHA256 over a file's path in the build folder, the command that wrote it, its bytes, and what files
+of BINDING beside it say; or over one line that is appended to a record. The key lies outside of the build folder:
 $SEAL_KEY, or moe-tools/seal.key in the user's state folder, made when it is first needed. The seals of a build folder,
 a line each, are in its file LEDGER, so nothing lies beside the sealed files and no published folder holds a seal. The
 ledger is only appended to: a stage that is set aside and put back keeps its seals. SEALS=no neither seals nor checks.
@@ -48,11 +48,15 @@ class Seal(Enum):
 
 
 _running = [""]  # the command; the last one, where a test calls several in one process
+# What a command went on from in no build folder, unchecked: it seals nothing any more. A marker that is taken away and
+# put back meanwhile would else turn an edited file into a sealed one.
+_unchecked: list[Path] = []
 
 
 def set_command(source: str) -> None:
     """Say which command is running, by its source file: every seal from here on names it."""
     _running[0] = Path(source).stem
+    _unchecked.clear()
 
 
 def running_command() -> str:
@@ -126,31 +130,34 @@ def is_linked(root: Path, path: Path) -> bool:
     return any(part.is_symlink() for part in (place, *place.parents) if part != root and part.is_relative_to(root))
 
 
-_bound: dict[Path, str] = {}  # by folder
+Bound = list[str | None]
+_bound: dict[Path, str] = {}  # digests of what files of BINDING said
 
 
-def bind(folder: Path, said: object) -> None:
-    """Bind what this process writes in a folder to what the file BINDING there said when it was read.
+def bind(path: Path, said: object) -> None:
+    """Bind what this process writes beside a file of BINDING to what that said when it was read.
 
-    Whoever exchanges that file while a run is at work then gets seals that are good for nothing.
+    Whoever exchanges the file while a run is at work then gets seals that are good for nothing.
     """
-    _bound[as_written(folder)] = _digest_of_json(said)
+    _bound[as_written(path)] = _digest_of_json(said)
 
 
-def unbind(folder: Path) -> None:
+def unbind(path: Path) -> None:
     """Go by the file again."""
-    _bound.pop(as_written(folder), None)
+    _bound.pop(as_written(path), None)
 
 
-def bound_to(path: Path) -> str | None:
-    """Return the digest of what the file BINDING beside a path says, None where there is none."""
+def bound_to(path: Path) -> Bound:
+    """Return the digests of what the files of BINDING beside a path say, [] where there are none."""
     if path.name in BINDING:
-        return None
-    if known := _bound.get(as_written(path).parent):
-        return known
-    place = next((place for name in BINDING if (place := as_written(path).with_name(name)).is_file()), None)
-    if place is None:
-        return None
+        return []
+    found = [_said_by(as_written(path).with_name(name)) for name in BINDING]
+    return found if any(found) else []
+
+
+def _said_by(place: Path) -> str | None:
+    if place in _bound or not place.is_file():
+        return _bound.get(place)
     try:
         return _digest_of_json(json.loads(place.read_bytes()))
     except ValueError:  # edited; its own reader says so
@@ -161,11 +168,9 @@ def _digest_of_json(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def seal_of(
-    key: bytes, place: str, command: str, digest: str, bound: str | None = None, subject: str | None = None
-) -> str:
+def seal_of(key: bytes, place: str, command: str, digest: str, bound: Bound, subject: str | None = None) -> str:
     """Return the hex seal of a file's sha256 at a place, by who wrote it; with `subject` of a line's there."""
-    said = json.dumps([place, command, digest, bound, subject])
+    said = json.dumps([place, command, digest, bound or None, subject])
     return hmac.new(key, said.encode(), hashlib.sha256).hexdigest()
 
 
@@ -187,12 +192,17 @@ def _append(root: Path, key: bytes, seal: str, place: str, flush: bool) -> None:
             os.fsync(file.fileno())
 
 
+def sealed_in(path: Path) -> Path | None:
+    """Return the build folder in which this process seals a path, None where it does not."""
+    return build_folder(path) if sealing() and not _unchecked else None
+
+
 def seal_file(path: Path, written: Path, flush: bool = True) -> None:
     """Seal what is about to be renamed to `path`; written: its temporary name.
 
     Before the rename: a kill in between leaves a seal of bytes that are nowhere, and the step is run again.
     """
-    if path.suffix == BY_RECORD or not sealing() or not (root := build_folder(path)):
+    if path.suffix == BY_RECORD or not (root := sealed_in(path)):
         return
     key, place = read_key(), place_in(root, path)
     seal = seal_of(key, place, running_command(), digest_of(written), bound_to(path))
@@ -201,7 +211,7 @@ def seal_file(path: Path, written: Path, flush: bool = True) -> None:
 
 def seal_line(path: Path, line: bytes, subject: str) -> None:
     """Seal a line that is about to be appended to `path`; subject: what it is about, beyond its own words."""
-    if sealing() and (root := build_folder(path)):
+    if root := sealed_in(path):
         key, place = read_key(), place_in(root, path)
         digest = hashlib.sha256(line.strip()).hexdigest()
         seal = seal_of(key, place, running_command(), digest, bound_to(path), subject)
@@ -251,7 +261,7 @@ class Seals:
             return Seal.OTHER if made else Seal.BROKEN
         return Seal.FOREIGN if name in self.foreign else Seal.NONE
 
-    def _has(self, place: str, command: str, digest: str, bound: str | None = None, subject: str | None = None) -> bool:
+    def _has(self, place: str, command: str, digest: str, bound: Bound, subject: str | None = None) -> bool:
         return seal_of(self.key, place, command, digest, bound, subject) in self.own
 
     def of_file(self, path: Path, commands: Commands = ANY) -> Seal:
@@ -263,7 +273,7 @@ class Seals:
         if (found := self.of_file(path, (command,))) in (Seal.VALID, Seal.LINKED):
             return found
         digest, places = digest_of(path), [json.loads(f'"{place}"') for place in self.writers]
-        return next((Seal.VALID for place in places if self._has(place, command, digest)), found)
+        return next((Seal.VALID for place in places if self._has(place, command, digest, [])), found)
 
     def of_line(self, path: Path, line: bytes, subject: str, commands: Commands = ANY) -> Seal:
         """Judge a line of a file."""
@@ -284,9 +294,17 @@ def seals_over(path: Path) -> Seals | None:
     return _seals_at(root, ledger.stat().st_size if ledger.is_file() else 0, key_path())
 
 
+def kept_seals(path: Path) -> Seals | None:
+    """Return the seals by which a file that a stage goes on from is judged; note where there are none."""
+    seals = seals_over(path)
+    if seals is None and sealing() and path.exists():
+        _unchecked.append(path)
+    return seals
+
+
 def is_kept(path: Path) -> bool:
     """Tell whether a stage may go on from a file of its own: it is there as it was written. Else it is made again."""
-    if not path.exists() or (seals := seals_over(path)) is None:
+    if (seals := kept_seals(path)) is None or not path.exists():
         return path.exists()
     if (seal := seals.of_file(path, (running_command(),))) == Seal.VALID:
         return True
@@ -301,13 +319,13 @@ def advice_for(seal: Seal) -> str:
 
 def check_kept(path: Path) -> None:
     """Raise InputError unless a file that a stage goes on from is as this command wrote it."""
-    if (seals := seals_over(path)) and (seal := seals.of_file(path, (running_command(),))) != Seal.VALID:
+    if (seals := kept_seals(path)) and (seal := seals.of_file(path, (running_command(),))) != Seal.VALID:
         raise InputError(path, "what this command wrote", seal.value, advice_for(seal))
 
 
 def check_kept_lines(path: Path, subject: str) -> None:
     """Raise InputError unless every whole line that a stage goes on from is as this command wrote it."""
-    if seals := seals_over(path):
+    if seals := kept_seals(path):
         for number, seal in line_seals(seals, path, subject, (running_command(),)):
             if seal != Seal.VALID:
                 raise InputError(f"{path}, line {number}", "what this command wrote", seal.value, advice_for(seal))

@@ -16,9 +16,10 @@ from loops.loop_classes import LoopAnswer, WrittenCall
 from loops.loop_prompts import LoopPrompt, LoopPrompts
 from losses.stored_results import results_folder
 from scoring.eval_protocol import Protocol
+from scoring.run_files import ANSWERS
 
-ANSWERS_NAME = "answers.jsonl"
-SUBJECT = ""  # of the seals: inputs.json beside the answers binds them
+ANSWERS_NAME = ANSWERS  # as of an evaluation
+SUBJECT = ""  # of the seals: inputs.json and begun.json beside the answers bind them
 ERROR_CHARACTERS = 200
 SAMPLED_BY = ("temperature", "top_p", "top_k", "dry_multiplier")  # of the evaluation's protocol
 RUN_AGAIN = "run `make loops REPLACE=loops`"

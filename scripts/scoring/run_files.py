@@ -81,16 +81,16 @@ def read_run(directory: Path) -> dict:
 
 
 def begin_run(directory: Path) -> None:
-    """Give a run directory the random number of a new evaluation. It says nothing else, and is compared nowhere."""
+    """Give a directory the random number of a new evaluation. It says nothing else, and is compared nowhere."""
     said = {"evaluation": secrets.token_hex(RANDOM_BYTES)}
     write_json(directory / BEGUN, said)
-    bind(directory, said)
+    bind(directory / BEGUN, said)
 
 
 def resume_run(directory: Path) -> None:
     """Bind what is written from here on to the evaluation that a run directory holds."""
     if (directory / BEGUN).is_file():  # not in one of an older version, which only SEALS=no goes on from
-        bind(directory, read_json(directory / BEGUN))
+        bind(directory / BEGUN, read_json(directory / BEGUN))
 
 
 def is_begun(directory: Path) -> bool:

@@ -34,7 +34,6 @@ import pytest
 def build(tmp_path, monkeypatch) -> Path:
     """A build folder with one sealed file, and a key of its own."""
     monkeypatch.setenv("SEAL_KEY", str(tmp_path / "keys/seal.key"))
-    set_command("")
     (tmp_path / "build/run").mkdir(parents=True)
     (tmp_path / "build" / MARKER).touch()
     write_json(tmp_path / "build/run/record.json", {"score": 1})
@@ -158,6 +157,20 @@ def test_the_marker_of_a_cache_cannot_be_taken_away(tmp_path, monkeypatch):
         (tmp_path / "state" / name).unlink()
     with RunState(tmp_path / "state", {}) as state:
         assert not is_kept(state.directory / "layer-0.json")
+
+
+def test_a_marker_that_is_away_for_a_moment_seals_nothing(build):
+    """What a command goes on from is then unchecked, and so must be what it makes of it."""
+    record, other = build / "run/record.json", build / "run/other.json"
+    record.write_text('{"score": 9}')
+    (build / MARKER).rename(build / "away")
+    assert is_kept(record)
+    (build / "away").rename(build / MARKER)
+    write_json(other, {"score": 9})
+    assert seal(other) == Seal.NONE
+    set_command("the_next.py")
+    write_json(other, {"score": 1})
+    assert seal(other) == Seal.VALID
 
 
 def test_dots_that_climb_out_of_a_link_lead_nowhere_else(build, tmp_path):

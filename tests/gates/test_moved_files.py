@@ -122,15 +122,13 @@ def test_an_evaluation_cannot_take_the_number_of_another_one(build, tmp_path):
 
 def test_a_copy_in_a_release_folder_is_not_what_build_release_says(build):
     """Small files of a checkpoint are copied into its release: one could look like the list of sources of another."""
-    with (
-        as_command("build_release"),
-        directory_when_done(build.evidence / "copied", MANIFEST, sealed=MANIFEST) as output,
-    ):
+    copied = build.evidence / "copied"
+    with as_command("build_release"), directory_when_done(copied, MANIFEST, sealed=MANIFEST) as output:
         for name in (MANIFEST, sources_path(build.release).name):
             (output / name).write_text("{}")
     seals = Seals(build.evidence)
-    assert seals.of_file(build.evidence / "copied" / MANIFEST, ("build_release",)) == Seal.VALID
-    assert seals.of_file(build.evidence / "copied" / sources_path(build.release).name) == Seal.NONE
+    assert seals.of_file(copied / MANIFEST, ("build_release",)) == Seal.VALID
+    assert seals.of_file(copied / sources_path(build.release).name) == Seal.NONE
 
 
 def test_results_of_another_variant_are_none_of_this(build, tmp_path):
