@@ -8,7 +8,7 @@ from pathlib import Path
 
 import check_release
 from files.json_records import read_json
-from files.seals import seal_file
+from files.seals import LEDGER, seal_file
 from gates.checked import Checked
 from gates.gates import GATES
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
@@ -32,6 +32,7 @@ class Build:
         self.pruned, self.evidence = place / pruned.name, place / made.name
         for source, target in ((pruned, self.pruned), (made, self.evidence)):
             shutil.copytree(source, target, copy_function=os.link)
+            self.write(target / LEDGER, (source / LEDGER).read_text())  # it is appended to, and the link's would be
         self.release = self.evidence / f"{NAME}-GGUF"
         self.full, self.own = self.evidence / "run-full", self.evidence / "run-pruned"
         self.map, self.f16 = self.pruned / "map.json", self.pruned / "F16.gguf.json"

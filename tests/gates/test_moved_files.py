@@ -93,7 +93,7 @@ def test_answers_of_two_evaluations_do_not_mix(build, pruned_demo, tmp_path):
     (other / MARKER).touch()
     again = other / build.own.name
     own = record_path(pruned_demo / f"{NAME}-Q6_K.gguf")
-    write_run(again, own, build.evidence / "scored.csv", "11pe", chosen_by=metadata)
+    write_run(again, own, build.evidence / "scored.csv", "11pp", chosen_by=metadata)
     add_seals(build, other / LEDGER)
     lines = [(folder / ANSWERS).read_text().splitlines(keepends=True) for folder in (build.own, again)]
     build.write(build.own / ANSWERS, "".join([lines[0][0], lines[1][1], *lines[0][2:]]))
