@@ -12,7 +12,7 @@ from pathlib import Path
 from files.host_locks import only_host
 from files.json_records import read_json, write_json
 from files.safe_files import InputError, leftovers_of, only_writer, remove
-from files.seals import INPUTS_NAME, MARKER, bind, build_folder, sealing, unbind
+from files.seals import INPUTS_NAME, bind, unbind
 
 VALUE_CHARACTERS = 200
 
@@ -76,9 +76,6 @@ class RunState:
             self._compare(read_json(path))
         else:
             write_json(path, self.inputs)
-        if sealing() and not build_folder(path):
-            # A cache on another disk: what is kept there needs seals, too, for what it becomes is sealed elsewhere.
-            (self.directory / MARKER).touch()
 
     def _is_something_else(self) -> bool:
         """Tell whether something lies there that no run left. Nothing is written into a directory of the user's."""

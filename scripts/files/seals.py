@@ -194,7 +194,11 @@ def _append(root: Path, key: bytes, seal: str, place: str, flush: bool) -> None:
 
 def sealed_in(path: Path) -> Path | None:
     """Return the build folder in which this process seals a path, None where it does not."""
-    return build_folder(path) if sealing() and not _unchecked else None
+    root = build_folder(path) if sealing() else None
+    if root and _unchecked:
+        print(f"{path}: gets no seal: {_unchecked[0]}, which it was made from, lies in no build folder", flush=True)
+        return None
+    return root
 
 
 def seal_file(path: Path, written: Path, flush: bool = True) -> None:

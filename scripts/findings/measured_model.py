@@ -70,7 +70,7 @@ def write_measured(path: Path, inputs: dict, measured: Measured) -> None:
 
 
 def open_measurement(
-    directory: Path, inputs: dict, batches: list[Batch], model: PreTrainedModel, keeps_hidden: bool
+    directory: Path, inputs: dict, batches: list[Batch], model: PreTrainedModel, keeps_hidden: bool, spilled: bool
 ) -> AnalysisState:
     """Open the state of a measurement; raise InputError when the disk cannot hold it, or as RunState does."""
     modules = expert_modules(model)
@@ -84,7 +84,7 @@ def open_measurement(
     for batch in batches:
         own = batch_arrays(batch, len(modules), most, model.dtype)
         arrays[batch.first] = own | observed_arrays(batch, model, tokens, seed)
-    return AnalysisState(directory, inputs, True, len(layers_of(decoder_of(model)[1])), arrays)
+    return AnalysisState(directory, inputs, True, len(layers_of(decoder_of(model)[1])), arrays, spilled)
 
 
 def layer_figures(

@@ -122,7 +122,7 @@ def invalid_by_class(runs: list[dict]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def answered_by(runs: list[dict]) -> dict[str, list]:
+def machines_and_builds(runs: list[dict]) -> dict[str, list]:
     """Return the machines and the builds of llama.cpp that answered in a model's runs, each once."""
     found: dict[str, list] = {}
     for key in ("hardware", "tools_sha256"):
@@ -168,7 +168,7 @@ def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> di
         # One model has one choice of experts: a run that does not know it says nothing against one that does.
         "in_sample": min(labels, key=lambda label: label["chosen_on"] is None, default=None),
         "drop_map": next((summary["drop_map"] for summary in runs if summary.get("drop_map")), None),
-        **answered_by(runs),
+        **machines_and_builds(runs),
         "invalid": total(runs, "invalid_total"),
         "invalid_classes": invalid_by_class(runs),
         "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),

@@ -212,7 +212,7 @@ def test_the_digest_of_a_build_shows_another_llama_server(tools, tmp_path):
     server.unlink()
     server.write_text(f'#!/bin/sh\nexec {real.tool("llama-server")} "$@"\n')
     server.chmod(0o755)
-    assert found.version() == LlamaCpp(real.directory).version().split(", ")[0] and found.digest() != real.digest()
+    assert real.version().startswith(found.version()) and found.digest() != real.digest()
     for name in ("llama-quantize", "llama-imatrix"):
         (tmp_path / "bin" / name).unlink()
     assert found.digest()  # of a machine that only answers
