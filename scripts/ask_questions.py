@@ -26,12 +26,11 @@ from files.json_records import write_record
 from files.option_types import command_parser
 from files.safe_files import InputError, directory_when_done, only_writer, remove, run, sha256_file
 from files.seals import check_kept, check_kept_lines
-from llama.hardware import NOT_KNOWN, hardware_of
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from llama.template_check import check_gguf_template
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
-from scoring.asked_servers import add_server_arguments, asked_servers
+from scoring.asked_servers import add_server_arguments, answered_by, asked_servers
 from scoring.eval_protocol import (
     BACKENDS,
     OpenAiProtocol,
@@ -120,17 +119,6 @@ def is_asked(directory: Path, mine: dict, documents: list[dict]) -> bool:
     if known | {"version": RunRecord.current, **mine} != known:  # the machine is not part of what was asked
         return False
     return read_answers(directory / ANSWERS).keys() == {document["Record ID"] for document in documents}
-
-
-def answered_by(directory: Path, tools: LlamaCpp | None) -> dict[str, list]:
-    """Return the machines, and the builds of llama.cpp, that have answered in a run directory, and these.
-
-    tools: None where others answer.
-    """
-    known = read_run(directory) if is_begun(directory) else {}
-    mine: dict[str, list] = {"hardware": [hardware_of(tools) if tools else NOT_KNOWN]}
-    mine["tools_sha256"] = [tools.digest()] if tools else []
-    return {key: [*(old := known.get(key, [])), *(one for one in new if one not in old)] for key, new in mine.items()}
 
 
 class Progress:
@@ -234,7 +222,7 @@ def main(argv: list[str] | None = None) -> None:
     documents = read_frozen(args.run / TASK_FOLDER)
     mine = identity(args, protocol)
     with only_writer(args.run / ANSWERS):
-        if is_begun(args.run):
+        if going_on := is_begun(args.run):
             resume_run(args.run)
         check_run(args.run, mine)
         if is_asked(args.run, mine, documents):
@@ -246,9 +234,10 @@ def main(argv: list[str] | None = None) -> None:
         # The old results go first: a run that is killed from here on must not look finished.
         for old in (SUMMARY_NAME, LM_EVAL):
             remove(args.run / old)
-        if not is_begun(args.run):
+        if not going_on:
             begin_run(args.run)
-        machines = answered_by(args.run, None if args.servers else tools)
+        known = read_run(args.run) if going_on else {}
+        machines = answered_by(known, None if args.servers else tools)
         write_record(args.run / RUN, {**mine, **machines}, RunRecord)
         starts = ask_all(args, tools, protocol, documents)
     answers = read_answers(args.run / ANSWERS).values()

@@ -62,7 +62,7 @@ class PatchedAnswer(Fields):
 class Patched(Record):
     """The patch step of one run: how the answers were begun, the run's digests, and the answers.
 
-    tools_sha256: of the builds of llama.cpp that answered.
+    hardware, tools_sha256: of what answered, as in the run's record.
     """
 
     what: ClassVar[str] = "the patched answers of patch_answers.py"
@@ -71,6 +71,7 @@ class Patched(Record):
     n_predict: int
     temperature: int
     run: dict[str, str]
+    hardware: list[Hardware] = []
     tools_sha256: list[Sha256] = []
     answers: list[PatchedAnswer]
 
