@@ -26,12 +26,11 @@ from files.json_records import write_record
 from files.option_types import command_parser
 from files.safe_files import InputError, directory_when_done, only_writer, remove, run, sha256_file
 from files.seals import check_kept, check_kept_lines
-from llama.hardware import NOT_KNOWN, hardware_of
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from llama.template_check import check_gguf_template
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
-from scoring.asked_servers import add_server_arguments, asked_servers
+from scoring.asked_servers import add_server_arguments, answered_by, asked_servers
 from scoring.eval_protocol import (
     BACKENDS,
     OpenAiProtocol,
@@ -44,7 +43,19 @@ from scoring.eval_tasks import frozen_name, task_of
 from scoring.evaluated_file import evaluated_sha256
 from scoring.lm_eval_run import check_lm_eval_values, lm_eval_command, lm_eval_environment, run_lm_eval
 from scoring.lm_eval_samples import missing_results, read_frozen, shorten_names
-from scoring.run_files import ANOTHER_OUTPUT, ANSWERS, LM_EVAL, RUN, TASK_FOLDER, RunRecord, read_run, subject_of
+from scoring.run_files import (
+    ANOTHER_OUTPUT,
+    ANSWERS,
+    LM_EVAL,
+    RUN,
+    TASK_FOLDER,
+    RunRecord,
+    begin_run,
+    is_begun,
+    read_run,
+    resume_run,
+    subject_of,
+)
 from scoring.score_records import SUMMARY_NAME
 from scoring.server_pool import ServerPool
 
@@ -76,7 +87,7 @@ def identity(args: argparse.Namespace, protocol: Protocol) -> dict:
 
 def check_run(directory: Path, mine: dict) -> None:
     """Raise InputError when a run directory holds answers of another model, protocol or question set."""
-    if not (directory / ANSWERS).exists() or not (directory / ANSWERS).stat().st_size:
+    if not is_begun(directory):
         return
     # Answers that took hours are never mixed with others, and never deleted here.
     advice = ANOTHER_OUTPUT
@@ -108,14 +119,6 @@ def is_asked(directory: Path, mine: dict, documents: list[dict]) -> bool:
     if known | {"version": RunRecord.current, **mine} != known:  # the machine is not part of what was asked
         return False
     return read_answers(directory / ANSWERS).keys() == {document["Record ID"] for document in documents}
-
-
-def machines_of_run(directory: Path, tools: LlamaCpp | None) -> list[dict]:
-    """Return the machines that have answered in a run directory, and this one; tools: None where others answer."""
-    asked = (directory / ANSWERS).exists() and (directory / ANSWERS).stat().st_size > 0
-    known = read_run(directory).get("hardware", []) if asked else []
-    mine = hardware_of(tools) if tools else NOT_KNOWN
-    return known if mine in known else [*known, mine]
 
 
 class Progress:
@@ -219,6 +222,8 @@ def main(argv: list[str] | None = None) -> None:
     documents = read_frozen(args.run / TASK_FOLDER)
     mine = identity(args, protocol)
     with only_writer(args.run / ANSWERS):
+        if going_on := is_begun(args.run):
+            resume_run(args.run)
         check_run(args.run, mine)
         if is_asked(args.run, mine, documents):
             print(f"{args.run}: all {len(documents)} questions are answered already")
@@ -229,8 +234,11 @@ def main(argv: list[str] | None = None) -> None:
         # The old results go first: a run that is killed from here on must not look finished.
         for old in (SUMMARY_NAME, LM_EVAL):
             remove(args.run / old)
-        machines = machines_of_run(args.run, None if args.servers else tools)
-        write_record(args.run / RUN, {**mine, "hardware": machines}, RunRecord)
+        if not going_on:
+            begin_run(args.run)
+        known = read_run(args.run) if going_on else {}
+        machines = answered_by(known, None if args.servers else tools)
+        write_record(args.run / RUN, {**mine, **machines}, RunRecord)
         starts = ask_all(args, tools, protocol, documents)
     answers = read_answers(args.run / ANSWERS).values()
     # The proxy answers what it is asked; this shows that lm-eval has asked every question.

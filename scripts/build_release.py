@@ -350,7 +350,8 @@ def main(argv: list[str] | None = None) -> None:
     check_evidence(args, records)
     # What the folder was made from comes first: a kill between the two leaves no folder without it.
     write_sources(args.output, sources_of(args))
-    with directory_when_done(args.output, MANIFEST) as output:
+    # The manifest alone is sealed: a copy of a user's file must not pass for what this command says.
+    with directory_when_done(args.output, MANIFEST, sealed=MANIFEST) as output:
         fill_folder(args, records, licence, output)
         sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
         # Before the release gets its name: make would not come by again to tidy up after a kill in between.

@@ -87,6 +87,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    args.release = args.release.resolve() if args.release.is_symlink() else args.release
     manifest, sources = read_manifest(args.release), read_sources(args.release)
     asked = {"asked": {str(path): path for path in args.questions}} if args.questions else {}
     checked = Checked(args.release, manifest, sources | asked)

@@ -19,7 +19,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from checkpoints.checkpoint import read_checkpoint, read_config, source_digest
+from checkpoints.checkpoint import read_checkpoint, read_config, source_digest, weights_digest
 from checkpoints.moe_families import Family, family_of, shape_of, text_config
 from choice.drop_map import Shape
 from files.json_records import read_json, write_record
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
         require_disk_space(args.output.parent, stored * BYTES_PER_WEIGHT[args.outtype] // 2)
         was_removed = not args.output.exists()
         content |= convert(args, config, llama_cpp, family, shape, list(tensors))
-        content["source_sha256"] = digest.result()
+        content |= {"source_sha256": digest.result(), "weights_sha256": weights_digest(tensors)}
     write_conversion_record(args.output, args.model, content, was_removed)
     print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {gib(content['bytes'])} GiB")
 

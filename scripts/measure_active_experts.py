@@ -150,6 +150,7 @@ def main(argv: list[str] | None = None) -> None:
         "max_tokens": args.max_tokens,
         "gpu_layers": args.gpu_layers,
         "llama_cpp": tools.version(),
+        "tools_sha256": tools.digest(),
     }
     losses = active_losses(args, tools, counts, chats, inputs)
     answers = answers_of(args, tools, counts, asked)
@@ -169,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
         "questions": len(asked),
         "max_tokens": args.answer_tokens,
         "rounds": args.rounds,
-        "llama_cpp": inputs["llama_cpp"],
+        **{key: inputs[key] for key in ("llama_cpp", "tools_sha256")},
         "rows": rows,
     }
     write_active(args, results)

@@ -105,6 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         "questions": len(questions),
         "questions_sha256": question_set_digest(questions),
         "llama_cpp": tools.version(),
+        "tools_sha256": tools.digest(),
         "models": [draft_answers(args, tools, name, gguf, questions) for name, gguf in args.gguf],
     }
     write_record(args.output.with_suffix(".json"), results, DraftResults)

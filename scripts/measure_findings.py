@@ -149,11 +149,12 @@ def measure(args: argparse.Namespace, metadata: dict, arrays: dict[str, np.ndarr
     model, tensors, batches = prepared(args, metadata)
     stream = LayerStream(args.model, tensors, model, torch.device(device)) if args.stream_layers else None
     identity = inputs | {"shards": file_versions(tensors)}
-    state = open_measurement(directory, identity, batches, model, args.stream_layers)
+    spilled = args.spill is not None
+    state = open_measurement(directory, identity, batches, model, args.stream_layers, spilled)
     with state:
         placed = "auto" if device == "cuda" else None
         runner = stream or load_resident(args.model, model.dtype, metadata["attention"], placed)
-        write_measured(args.measured, inputs, measure_model(runner, batches, state, args.spill is not None, inputs))
+        write_measured(args.measured, inputs, measure_model(runner, batches, state, spilled, inputs))
         state.discard()
     found = read_measured(args.measured, inputs)
     assert found, "it was written for these inputs"

@@ -42,6 +42,7 @@ from loops.loop_results import LoopResults, loops_tables
 from quants.quant_record import read_whole_gguf
 from scoring.asked_servers import local_commands, local_servers
 from scoring.eval_protocol import Protocol
+from scoring.run_files import begin_run, is_begun, resume_run
 from scoring.served_model import ServedModel
 from scoring.server_pool import ServerPool
 
@@ -84,6 +85,7 @@ def answers_of_file(
     with RunState(folder, own):
         if args.again:
             remove(folder / ANSWERS_NAME)
+        (resume_run if is_begun(folder) else begin_run)(folder)
         check_kept_lines(folder / ANSWERS_NAME, SUBJECT)
         answers = read_loop_answers(folder / ANSWERS_NAME, asked, cut=True)
         if len(answers) < len(asked):
@@ -125,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
         gpu_layers=args.gpu_layers,
         llama_cpp=tools.version(),
     )
-    inputs, rows = loop_inputs(prompts, protocol), []
+    inputs, rows = loop_inputs(prompts, protocol, tools.digest()), []
     quants = [read_whole_gguf(gguf) for gguf in args.gguf]  # all of them before the first is asked
     for gguf, quant in zip(args.gguf, quants):
         answers = answers_of_file(args, tools, gguf, quant["sha256"], prompts, inputs)

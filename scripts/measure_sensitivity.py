@@ -28,7 +28,7 @@ from files.json_records import read_json, recorded_sha256, sha256_json, write_js
 from files.option_types import command_parser
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, remove, require_disk_space, run, sha256_file, shown
-from files.seals import is_kept
+from files.seals import check_kept, is_kept
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
 from llama.bindings import bindings_version
@@ -183,6 +183,7 @@ def sensitivities(found: dict[ProbeKey, list[float]], groups: list[Group]) -> di
 
 def kept_value(path: Path) -> list[float]:
     """Return the value and error of a finished probe's file; raise InputError when it holds something else."""
+    check_kept(path)  # hours after it was written
     pair = read_json(path).get("kld")
     if (
         not isinstance(pair, list)

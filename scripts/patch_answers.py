@@ -23,7 +23,7 @@ from files.safe_files import InputError, only_writer, run
 from files.seals import is_kept
 from llama.llama_tools import die_with_parent, find_llama_cpp
 from scoring.answer_record import Answer, completion_letter, read_answers
-from scoring.asked_servers import add_server_arguments, asked_servers
+from scoring.asked_servers import add_server_arguments, answered_by, asked_servers
 from scoring.eval_protocol import recorded_protocol
 from scoring.lm_eval_samples import read_asked
 from scoring.run_files import (
@@ -36,6 +36,7 @@ from scoring.run_files import (
     Patched,
     patch_head,
     read_run,
+    resume_run,
 )
 from scoring.server_pool import AskedServer, ServerPool
 
@@ -100,14 +101,18 @@ def patch_left(args: argparse.Namespace, run_record: dict, left: list[Answer], k
         asyncio.run(patch_all(pool, prompts, left, protocol.attempts, keep))
 
 
-def patched_before(path: Path, head: dict, invalid: list[Answer]) -> list[dict]:
-    """Return what a killed patch step left for these invalid answers; what another run left counts for nothing."""
+def patched_before(path: Path, head: dict, invalid: list[Answer]) -> tuple[list[dict], dict[str, list]]:
+    """Return what a killed patch step left for these invalid answers, and what had answered.
+
+    What another run left counts for nothing.
+    """
     content = read_record(path, Patched, "remove it") if is_kept(path) else {}
     if {key: content.get(key) for key in head} != head:
-        return []
+        return [], {}
     done = {entry["record_id"]: entry for entry in content["answers"]}
     # An answer that was asked again may have another class now: then its patch is out of date.
-    return [done[answer.record_id] for answer in invalid if done.get(answer.record_id, {}).get("class") == answer.kind]
+    still = [done[one.record_id] for one in invalid if done.get(one.record_id, {}).get("class") == one.kind]
+    return still, {key: content[key] for key in ("hardware", "tools_sha256") if still and key in content}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -125,10 +130,11 @@ def main(argv: list[str] | None = None) -> None:
     if recorded_sha256(args.gguf) != run_record["gguf_sha256"]:
         raise InputError(args.gguf, f"the model that gave the answers of {args.run}", "another one")
     with only_writer(args.run / ANSWERS):
+        resume_run(args.run)
         answers = read_answers(args.run / ANSWERS).values()
         invalid = [answer for answer in answers if answer.invalid]
         head = patch_head(run_record)
-        done = patched_before(path, head, invalid)
+        done, machines = patched_before(path, head, invalid)
         known = {entry["record_id"] for entry in done}
         left = [answer for answer in invalid if answer.record_id not in known]
         places = [answer.record_id for answer in invalid]
@@ -136,11 +142,12 @@ def main(argv: list[str] | None = None) -> None:
         def keep(entry: dict) -> None:
             done.append(entry)
             done.sort(key=lambda one: places.index(one["record_id"]))  # several servers end in any order
-            write_record(path, head | {"answers": done}, Patched)
+            write_record(path, head | machines | {"answers": done}, Patched)
 
         if left:  # a server takes its time to load: none is started for nothing
+            machines = answered_by(machines, None if args.servers else find_llama_cpp(None))
             patch_left(args, run_record, left, keep)
-        write_record(path, head | {"answers": done}, Patched)
+        write_record(path, head | machines | {"answers": done}, Patched)
     right = sum(entry["correct"] for entry in done)
     print(f"{args.run}: {len(invalid)} of {len(answers)} answers invalid, {right} of them right after the patch")
 

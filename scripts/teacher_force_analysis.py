@@ -278,11 +278,12 @@ def main(argv: list[str] | None = None) -> None:
     stream = LayerStream(args.model, tensors, model, place) if args.stream_layers else None
     directory = state_directory(args.output, args.spill, ranks.node)
     identity = inputs | {"shards": file_versions(tensors), **({"sample": sample.digest} if sample else {})}
-    state = open_state(directory, identity, ranks, batches, model, args.stream_layers, sample)
+    spilled = args.spill is not None
+    state = open_state(directory, identity, ranks, batches, model, args.stream_layers, sample, spilled)
     with state:
         runner = stream or load_resident(args.model, model.dtype, args.attention, device_map_of(device, ranks))
         observe = partial(SampleObserver, sample=sample) if sample else ExpertObserver
-        analyze_batches(runner, batches, state, args.spill is not None, ranks.rank > 0, observe)
+        analyze_batches(runner, batches, state, spilled, ranks.rank > 0, observe)
         parts = ranks.gather({batch.first: state.reload(batch.first, with_hidden=False)[0] for batch in batches})
         with ranks.together():
             if parts is not None:

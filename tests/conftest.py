@@ -18,6 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy waiting starves other jobs on the same processors
 
 from files.safe_files import InputError  # noqa: E402
+from files.seals import set_command  # noqa: E402
 from install_browser import find_browser  # noqa: E402
 from tiny_models import build_tiny_model  # noqa: E402
 
@@ -60,6 +61,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if users and not session.config.option.collectonly and (reason := why_no_browser(session.config)):
         for item in users:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def no_command() -> None:
+    """Seal as no command until a test calls one: not as the last one of another test."""
+    set_command("")
 
 
 @pytest.fixture(scope="session")

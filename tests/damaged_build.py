@@ -8,7 +8,7 @@ from pathlib import Path
 
 import check_release
 from files.json_records import read_json
-from files.seals import seal_file
+from files.seals import LEDGER, seal_file
 from gates.checked import Checked
 from gates.gates import GATES
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
@@ -16,7 +16,7 @@ from gates.seals_gate import seals_gate
 from gates.written_again import digests_gate
 from release.manifest import read_manifest
 from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
-from release_inputs import NAME, shared_release
+from release_inputs import NAME, as_command, shared_release
 
 EVERY_GATE = {"seals": seals_gate, **GATES, **RECORD_GATES, **COMMAND_GATES, "digests": digests_gate}
 
@@ -32,6 +32,7 @@ class Build:
         self.pruned, self.evidence = place / pruned.name, place / made.name
         for source, target in ((pruned, self.pruned), (made, self.evidence)):
             shutil.copytree(source, target, copy_function=os.link)
+            self.write(target / LEDGER, (source / LEDGER).read_text())  # it is appended to, and the link's would be
         self.release = self.evidence / f"{NAME}-GGUF"
         self.full, self.own = self.evidence / "run-full", self.evidence / "run-pruned"
         self.map, self.f16 = self.pruned / "map.json", self.pruned / "F16.gguf.json"
@@ -41,7 +42,8 @@ class Build:
             listed[kind] = {name: str(self.here(path.resolve())) for name, path in sources[kind].items()}
         place = sources_path(self.release)
         self.write(place, json.dumps({"version": 1, **listed}))
-        seal_file(place, place)
+        with as_command("build_release"):
+            seal_file(place, place)
 
     def here(self, path: Path) -> Path:
         """Return where a path of the shared build lies in this one; the project's own files stay where they are."""

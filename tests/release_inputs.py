@@ -21,9 +21,8 @@ from choice.drop_metadata import METADATA_NAME
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import DEMO, REPO
 from files.json_records import read_record, write_json, write_record
-from files.run_state import INPUTS_NAME
 from files.safe_files import sha256_file
-from files.seals import MARKER, seal_file
+from files.seals import INPUTS_NAME, MARKER, running_command, seal_file, set_command
 from ggufs.gguf_header import read_header
 from llama.llama_tools import find_llama_cpp
 from losses.quality_conclusions import quality_conclusions
@@ -38,7 +37,18 @@ from scoring.eval_protocol import DEFAULT_TASK, Protocol
 from scoring.eval_tasks import EvalTask, task_of
 from scoring.frozen_questions import documents_of
 from scoring.lm_eval_run import request_digest
-from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, Patched, RunRecord, run_digests, subject_of
+from scoring.run_files import (
+    ANSWERS,
+    LM_EVAL,
+    PATCHED,
+    RUN,
+    TASK_FOLDER,
+    Patched,
+    RunRecord,
+    begin_run,
+    run_digests,
+    subject_of,
+)
 from scoring.run_summary import summed_up
 from scoring.score_records import SUMMARY_NAME, Summary
 
@@ -89,7 +99,8 @@ def choose_first(folder: Path, questions: Path) -> None:
         "config_sha256": sha256_file(model / "config.json"),
         "weights_sha256": weights_digest(read_checkpoint(model)),
     }
-    write_stats(folder / "statistics.safetensors", arrays, metadata)
+    with as_command("teacher_force_analysis"):
+        write_stats(folder / "statistics.safetensors", arrays, metadata)
     named = ["--stats", folder / "statistics.safetensors", "--output", folder / "map.json"]
     call(generate_drop_map.main, *named, "--keep", KEPT)
 
@@ -193,11 +204,21 @@ def lm_eval_said(protocol: Protocol) -> dict:
     }
 
 
-def seal_all(folder: Path) -> None:
+@contextmanager
+def as_command(name: str) -> Iterator[None]:
+    """Seal what is written meanwhile as a command does."""
+    before = running_command()
+    set_command(f"{name}.py")
+    yield
+    set_command(f"{before}.py")
+
+
+def seal_all(folder: Path, command: str) -> None:
     """Seal every file of a folder, as the command does that would have written it."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            seal_file(path, path)
+    with as_command(command):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                seal_file(path, path)
 
 
 def write_run(folder: Path, record: Path, questions: Path, marks: str, **options: object) -> Path:
@@ -229,11 +250,13 @@ def write_run(folder: Path, record: Path, questions: Path, marks: str, **options
         "questions_sha256": sha256_file(frozen),
         "protocol": vars(protocol),
     }
-    write_record(folder / RUN, run, RunRecord)
-    for answer in answers:
-        append_answer(folder / ANSWERS, answer, subject_of(run))
-    seal_all(logged)
-    seal_all(folder / TASK_FOLDER)
+    with as_command("ask_questions"):
+        begin_run(folder)
+        write_record(folder / RUN, run, RunRecord)
+        for answer in answers:
+            append_answer(folder / ANSWERS, answer, subject_of(run))
+    seal_all(logged, "ask_questions")
+    seal_all(folder / TASK_FOLDER, "freeze_questions")
     patched = [
         {
             "record_id": answer.record_id,
@@ -246,7 +269,8 @@ def write_run(folder: Path, record: Path, questions: Path, marks: str, **options
         for answer, mark in zip(answers, marks)
         if answer.invalid
     ]
-    write_record(folder / PATCHED, {**PATCH, "run": run_digests(run), "answers": patched}, Patched)
+    with as_command("patch_answers"):
+        write_record(folder / PATCHED, {**PATCH, "run": run_digests(run), "answers": patched}, Patched)
     scored = {
         "gguf": record.name.removesuffix(".json"),
         "gguf_sha256": quant["sha256"],
@@ -254,7 +278,8 @@ def write_run(folder: Path, record: Path, questions: Path, marks: str, **options
         "experts": quant["experts"],
     }
     summary = summed_up(folder, bool(options.get("patch", True)), options.get("chosen_by"), scored)
-    write_record(folder / SUMMARY_NAME, summary, Summary)
+    with as_command("summarize_scores"):
+        write_record(folder / SUMMARY_NAME, summary, Summary)
     return folder / SUMMARY_NAME
 
 
@@ -281,7 +306,8 @@ def write_base_record(pruned: Path, folder: Path) -> Path:
         "sha256": "2" * 64,
         "source_sha256": sha256_file(source),
     }
-    write_record(folder / "gemma-4-demo-Q6_K.gguf.json", {**record, **full}, QuantRecord)
+    with as_command("quantize_gguf"):
+        write_record(folder / "gemma-4-demo-Q6_K.gguf.json", {**record, **full}, QuantRecord)
     return folder / "gemma-4-demo-Q6_K.gguf.json"
 
 
@@ -310,7 +336,8 @@ def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
     results = results_folder(folder / "logits", "results", inputs)
     results.mkdir(parents=True)
     counts = {"reply": np.full(4, 10), "all": np.array([22, 23, 22, 23])}
-    write_json(results / INPUTS_NAME, inputs)
+    with as_command("measure_quality"):
+        write_json(results / INPUTS_NAME, inputs)
     write_chats(results, counts)
     chats, records = read_chats(results), []
     tokens = {"same_top": np.ones(90), "delta_p": np.zeros(90)}
@@ -330,7 +357,7 @@ def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
         np.savez(results_path(results, record["sha256"]), **arrays)
         measured.append(measured_of(record["type"], record, arrays, pruning, chats, "reply"))
         records.append(record)
-    seal_all(results)
+    seal_all(results, "measure_quality")
     content = {
         "inputs": inputs,
         "chats": 4,
@@ -342,7 +369,8 @@ def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
         "files": [entry.described() for entry in measured],
         "conclusions": quality_conclusions(measured, counts["reply"]),
     }
-    write_record(folder / QUALITY_NAME, content, Quality)
+    with as_command("measure_quality"):
+        write_record(folder / QUALITY_NAME, content, Quality)
     return folder / QUALITY_NAME
 
 

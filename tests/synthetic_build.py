@@ -240,7 +240,9 @@ def write_loops(folder: Path, quants: dict[str, dict]) -> None:
             text = {"reasoning": "", "content": "Yes." if number % every else "", "finish_reason": "stop", "error": ""}
             answers.append(LoopAnswer(prompt=prompt.id, seed=seed, calls=[], tokens=3, **text))
         rows.append(loop_row(record, f"{name}.gguf", answers, prompts))
-    write_record(folder / "loops.json", loop_results(loop_inputs(prompts, protocol), prompts, rows), LoopResults)
+    write_record(
+        folder / "loops.json", loop_results(loop_inputs(prompts, protocol, "7" * 64), prompts, rows), LoopResults
+    )
 
 
 def write_made_up_records(folder: Path, questions: int, experts: int, keep: int) -> None:

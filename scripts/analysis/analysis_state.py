@@ -19,7 +19,7 @@ from analysis.sampled_tokens import TokenSample, sampled_arrays, sampled_widths
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS
 from files.run_state import RunState
 from files.safe_files import InputError, remove, require_disk_space
-from files.seals import is_kept, seal_file
+from files.seals import MARKER, build_folder, is_kept, seal_file, sealing
 
 import numpy as np
 import torch
@@ -51,14 +51,18 @@ class AnalysisState(RunState):
         owner: bool,
         layers: int,
         arrays: dict[int, dict[str, tuple[str, list[int]]]],
+        spilled: bool = False,
     ) -> None:
         """Open or create it as RunState does.
 
         `arrays`: what a batch's file holds, by its first question: safetensors' dtype name and shape of each array
-        (of HIDDEN the first two axes). `layers`: decoder layers.
+        (of HIDDEN the first two axes). `layers`: decoder layers. `spilled`: to another disk, away from the output.
         """
         self.layers, self.arrays = layers, arrays
         super().__init__(directory, inputs, owner)
+        if spilled and owner and sealing() and not build_folder(self._path(0)):
+            # What is kept there needs seals, too, for what it becomes is sealed elsewhere.
+            (directory / MARKER).touch()
 
     def _path(self, first: int) -> Path:
         return self.directory / f"questions-{first:06d}.safetensors"
@@ -156,10 +160,12 @@ def open_state(
     model: PreTrainedModel,
     keeps_hidden: bool,
     sample: TokenSample | None = None,
+    spilled: bool = False,
 ) -> AnalysisState:
     """Open the state of this run; raise InputError when the disk cannot hold it, or as RunState does.
 
-    keeps_hidden: hidden states of all questions are kept between two layers; sample: of the tokens that are kept, too.
+    keeps_hidden: hidden states of all questions are kept between two layers; sample: of the tokens that are kept, too;
+    spilled: whether the state lies away from the output.
     """
     experts, layers = expert_modules(model), len(layers_of(decoder_of(model)[1]))
     most = max(module.num_experts for module in experts.values())
@@ -174,4 +180,4 @@ def open_state(
         if ranks.local == 0:
             require_disk_space(directory, STATE_SLACK_BYTES + kept_bytes)
         # One process per machine holds the lock; the others use the directory that it has opened or refused.
-        return AnalysisState(directory, inputs, ranks.local == 0, layers, arrays)
+        return AnalysisState(directory, inputs, ranks.local == 0, layers, arrays, spilled)

@@ -14,7 +14,7 @@ from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SCORES, router_module
 from choice.elimination import LayerTokens, eliminate, weights_of
 from files.json_records import read_json, write_json
 from files.safe_files import InputError
-from files.seals import is_kept
+from files.seals import check_kept, is_kept
 
 import numpy as np
 import torch
@@ -142,6 +142,7 @@ def eliminate_layers(
             write_json(paths[layer], {"rank": rank.tolist(), "error": error.tolist()})
             if stream:
                 stream.free_layer(layer)
+        check_kept(paths[layer])
         found = read_json(paths[layer])
         ranks[row, : len(found["rank"])], errors[row, : len(found["error"])] = found["rank"], found["error"]
     return {"elimination_rank": ranks, "elimination_error": errors}

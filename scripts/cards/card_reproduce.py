@@ -131,6 +131,30 @@ def calibration_text(release: Release) -> str:
     return f"{first} {sentence}"
 
 
+def builds_of(release: Release) -> dict[str, set[str]]:
+    """Return which builds of llama.cpp did what, by the digests in the records; what has none there is left out."""
+    models = {"evaluation": release.scores, **{f"task {name}": scores for name, scores in release.tasks.items()}}
+    found = {"quants": {record.get("tools_sha256") for record in release.records.values()}}
+    for what, scores in models.items():
+        found[what] = {digest for row in (scores or {}).get("rows", []) for digest in row.get("tools_sha256", [])}
+    one = {"loops": (release.loops or {}).get("inputs"), "draft model": release.draft, "active experts": release.active}
+    found |= {what: {(record or {}).get("tools_sha256")} for what, record in one.items()}
+    return {what: known for what, digests in found.items() if (known := {digest for digest in digests if digest})}
+
+
+def builds_text(release: Release) -> str:
+    """Return which builds of llama.cpp quantised and answered, and whether they are the same."""
+    found = builds_of(release)
+    if not found:
+        return ""
+    begin = "Builds of llama.cpp, by the digest of their programs and libraries:"
+    digests = {what: ", ".join(sorted(known)) for what, known in found.items()}
+    others = [what for what, known in found.items() if known != found.get("quants", known)]
+    same = "One build did all of it." if len(set(digests.values())) == 1 and len(found) > 1 else ""
+    said = f"Another build than the one that quantised did this: {', '.join(others)}." if others else same
+    return f"{begin}\n\n{digest_table({**digests})}\n\n{said}".strip()
+
+
 def reproduce_section(release: Release) -> str:
     """Return the command and the digests of what went in."""
     ask = "" if release.settings else "Set QUESTIONS, EVAL_QUESTIONS and CALIBRATION if they are not the defaults."
@@ -141,6 +165,7 @@ def reproduce_section(release: Release) -> str:
         task_text(release),
         f"The inputs have the digests below. {ask}".strip(),
         digest_table(input_digests(release)),
+        builds_text(release),
         "The pruned checkpoint comes out the same, bit for bit. Quants can differ in their last bits between compilers "
         "and processors.",
     )

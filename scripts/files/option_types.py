@@ -1,7 +1,10 @@
 """Command lines: the parser of a command, made from its docstring, and numbers as types for argparse."""
 
 import argparse
+import sys
 from pathlib import Path
+
+from files.seals import set_command
 
 # One line, in a file of its own: the shell scripts read it, too, and a new number remakes no output of make.
 VERSION_FILE = Path(__file__).resolve().parents[2] / "VERSION"
@@ -31,9 +34,12 @@ def has_shown_default(default: object) -> bool:
 def command_parser(doc: str) -> argparse.ArgumentParser:
     """Return the parser of a command. The command adds its groups of options.
 
+    What is written from here on is sealed as this command's (files/seals.py).
+
     --help prints the docstring (its first line above the options, the rest below) and every default; --version prints
     the project's version.
     """
+    set_command(sys._getframe(1).f_globals.get("__file__", ""))  # the caller: also where pytest calls its main
     first, _, rest = doc.partition("\n")
     parser = argparse.ArgumentParser(description=first, epilog=rest.strip(), formatter_class=HelpFormatter)
     version = VERSION_FILE.read_text().strip()

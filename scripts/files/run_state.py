@@ -12,8 +12,8 @@ from pathlib import Path
 from files.host_locks import only_host
 from files.json_records import read_json, write_json
 from files.safe_files import InputError, leftovers_of, only_writer, remove
+from files.seals import INPUTS_NAME, bind, unbind
 
-INPUTS_NAME = "inputs.json"
 VALUE_CHARACTERS = 200
 
 
@@ -51,6 +51,7 @@ class RunState:
         try:
             if owner:
                 self._open()
+            bind(directory / INPUTS_NAME, inputs)
         except BaseException:  # no `with` block is entered, so nothing else would let go of the lock
             self.__exit__()
             raise
@@ -59,6 +60,7 @@ class RunState:
         return self
 
     def __exit__(self, *_: object) -> None:
+        unbind(self.directory / INPUTS_NAME)
         self.locks.close()
 
     def _open(self) -> None:

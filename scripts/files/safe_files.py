@@ -305,8 +305,10 @@ def check_replaceable(path: Path, marker: str) -> None:
 
 
 @contextmanager
-def directory_when_done(path: Path, marker: str) -> Iterator[Path]:
+def directory_when_done(path: Path, marker: str, sealed: str = "**/*") -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success flush its files and rename it to `path`, else delete it.
+
+    sealed: pattern of the files in it that get seals.
 
     An old `path` is replaced only after the new one is complete, and only if it holds the file `marker`, which shows
     that the same step wrote it. Raises InputError otherwise, and when another run is writing `path`.
@@ -321,7 +323,7 @@ def directory_when_done(path: Path, marker: str) -> Iterator[Path]:
         try:
             yield partial
             _flush_tree(partial)
-            for file in sorted(partial.rglob("*")):
+            for file in sorted(partial.glob(sealed)):
                 # The digests of weights are in a record beside them.
                 if file.is_file() and file.suffix != ".safetensors":
                     seal_file(path / file.relative_to(partial), file, flush=False)

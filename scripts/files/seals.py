@@ -1,11 +1,14 @@
 """Seals show what was edited in a build folder after this project's commands wrote it.
 
-A seal is an HMAC-SHA256 over a file's path in the build folder and its bytes, or over one line that is appended to a
-record. The key lies outside of the build folder: $SEAL_KEY, or moe-tools/seal.key in the user's state folder, made when
-it is first needed. The seals of a build folder, a line each, are in its file LEDGER, so nothing lies beside the sealed
-files and no published folder holds a seal. The ledger is only appended to: a stage that is set aside and put back keeps
-its seals. A folder is a build folder by the file MARKER; files elsewhere have no seals. SEALS=no neither seals nor
-checks. GGUF files have none: a sealed record beside each holds its digest.
+A seal is an HMAC-SHA256 over a file's path in the build folder, the command that wrote it, its bytes, and what files
+of BINDING beside it say; or over one line that is appended to a record. The key lies outside of the build folder:
+$SEAL_KEY, or moe-tools/seal.key in the user's state folder, made when it is first needed. The seals of a build folder,
+a line each, are in its file LEDGER, so nothing lies beside the sealed files and no published folder holds a seal. The
+ledger is only appended to: a stage that is set aside and put back keeps its seals. SEALS=no neither seals nor checks.
+GGUF files have none: a sealed record beside each holds its digest.
+
+The build folder is the topmost one with the file MARKER, by a path as it is written; files elsewhere have no seals. It
+may be reached by a link, a sealed file in it may not: else a file of one place could stand for that of another.
 """
 
 import errno
@@ -22,10 +25,15 @@ from pathlib import Path
 from files.input_errors import InputError
 
 MARKER, LEDGER = ".built-by-this-project", ".seals"
+# What a run computes from, and which evaluation it is. What lies beside such a file counts with that file alone, so
+# what was kept of another run is none of this.
+INPUTS_NAME, BEGUN = "inputs.json", "begun.json"
+BINDING = (INPUTS_NAME, BEGUN)
 BY_RECORD = ".gguf"
 KEY_BYTES, KEY_NAME_DIGITS, CHUNK_BYTES = 32, 12, 8 << 20
-SEAL_LINE = re.compile(r'(?P<key>[0-9a-f]{12}) (?P<seal>[0-9a-f]{64}) "(?P<place>(?:[^"\\]|\\.)*)"')
+SEAL_LINE = re.compile(r'(?P<key>[0-9a-f]{12}) (?P<seal>[0-9a-f]{64}) "(?P<place>(?:[^"\\]|\\.)*)" (?P<command>\w*)')
 KEEP_ADVICE = "make that stage again (REPLACE=STAGE), or go on without seals (SEALS=no)"
+LINK_ADVICE = "put the folder itself in its place; the build folder as a whole may be a link"
 
 
 class Seal(Enum):
@@ -34,7 +42,26 @@ class Seal(Enum):
     VALID = "a valid seal"
     NONE = "no seal"
     BROKEN = "one edited since it was sealed"
+    OTHER = "one that another command wrote"
+    LINKED = "a link on the way to it"
     FOREIGN = "the seal of another key"
+
+
+_running = [""]  # the command; the last one, where a test calls several in one process
+# What a command went on from in no build folder, unchecked: it seals nothing any more. A marker that is taken away and
+# put back meanwhile would else turn an edited file into a sealed one.
+_unchecked: list[Path] = []
+
+
+def set_command(source: str) -> None:
+    """Say which command is running, by its source file: every seal from here on names it."""
+    _running[0] = Path(source).stem
+    _unchecked.clear()
+
+
+def running_command() -> str:
+    """Return the name of the running command, "" outside of any."""
+    return _running[0]
 
 
 def sealing() -> bool:
@@ -53,7 +80,7 @@ def key_path() -> Path:
 def read_key() -> bytes:
     """Return the key, made first where there is none; raise InputError where it is no key or others may read it."""
     path = key_path()
-    if build_folder(path):
+    if build_folder(path) or build_folder(path.resolve()):
         raise InputError(path, "a key outside of a build folder", "one inside", "set SEAL_KEY to another file")
     if not path.exists():
         _make_key(path)
@@ -79,20 +106,71 @@ def _make_key(path: Path) -> None:
         own.unlink()
 
 
+def as_written(path: Path) -> Path:
+    """Return the absolute path, without "..", and with its links as they are."""
+    return Path(os.path.abspath(path))
+
+
 def build_folder(path: Path) -> Path | None:
     """Return the build folder that a path lies in, by its marker; None where it lies in none."""
-    folder = path.absolute().parent.resolve()
-    return next((place for place in (folder, *folder.parents) if (place / MARKER).exists()), None)
+    # The topmost one: a marker within a build folder would give its files places, and seals, of their own.
+    return next((place for place in reversed(as_written(path).parents) if (place / MARKER).exists()), None)
 
 
 def place_in(root: Path, path: Path) -> str:
     """Return a path as its seal names it: relative to the build folder, so that a build can be moved."""
-    return (path.absolute().parent.resolve() / path.name).relative_to(root).as_posix()
+    return as_written(path).relative_to(root).as_posix()
 
 
-def seal_of(key: bytes, place: str, digest: str, subject: str | None = None) -> str:
-    """Return the hex seal of a file's sha256 at a place, or with `subject` of a line's there."""
-    said = json.dumps([place, digest, subject])
+def is_linked(root: Path, path: Path) -> bool:
+    """Tell whether a link lies on the way from a build folder to a file in it, or is climbed out of by ".."."""
+    place = as_written(path)
+    if path.exists() and not (place.exists() and place.samefile(path)):
+        return True
+    return any(part.is_symlink() for part in (place, *place.parents) if part != root and part.is_relative_to(root))
+
+
+Bound = list[str | None]
+_bound: dict[Path, str] = {}  # digests of what files of BINDING said
+
+
+def bind(path: Path, said: object) -> None:
+    """Bind what this process writes beside a file of BINDING to what that said when it was read.
+
+    Whoever exchanges the file while a run is at work then gets seals that are good for nothing.
+    """
+    _bound[as_written(path)] = _digest_of_json(said)
+
+
+def unbind(path: Path) -> None:
+    """Go by the file again."""
+    _bound.pop(as_written(path), None)
+
+
+def bound_to(path: Path) -> Bound:
+    """Return the digests of what the files of BINDING beside a path say, [] where there are none."""
+    if path.name in BINDING:
+        return []
+    found = [_said_by(as_written(path).with_name(name)) for name in BINDING]
+    return found if any(found) else []
+
+
+def _said_by(place: Path) -> str | None:
+    if place in _bound or not place.is_file():
+        return _bound.get(place)
+    try:
+        return _digest_of_json(json.loads(place.read_bytes()))
+    except ValueError:  # edited; its own reader says so
+        return digest_of(place)
+
+
+def _digest_of_json(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def seal_of(key: bytes, place: str, command: str, digest: str, bound: Bound, subject: str | None = None) -> str:
+    """Return the hex seal of a file's sha256 at a place, by who wrote it; with `subject` of a line's there."""
+    said = json.dumps([place, command, digest, bound or None, subject])
     return hmac.new(key, said.encode(), hashlib.sha256).hexdigest()
 
 
@@ -107,11 +185,20 @@ def _append(root: Path, key: bytes, seal: str, place: str, flush: bool) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)
         half = end and os.pread(file.fileno(), 1, end - 1) != b"\n"  # what a crash or a full disk has left
-        line = f"{chr(10) * bool(half)}{key_name(key)} {seal} {json.dumps(place)}\n".encode()
+        line = f"{chr(10) * bool(half)}{key_name(key)} {seal} {json.dumps(place)} {running_command()}\n".encode()
         if file.write(line) < len(line):
             raise OSError(errno.ENOSPC, "half a seal", str(root / LEDGER))
         if flush:
             os.fsync(file.fileno())
+
+
+def sealed_in(path: Path) -> Path | None:
+    """Return the build folder in which this process seals a path, None where it does not."""
+    root = build_folder(path) if sealing() else None
+    if root and _unchecked:
+        print(f"{path}: gets no seal: {_unchecked[0]}, which it was made from, lies in no build folder", flush=True)
+        return None
+    return root
 
 
 def seal_file(path: Path, written: Path, flush: bool = True) -> None:
@@ -119,24 +206,30 @@ def seal_file(path: Path, written: Path, flush: bool = True) -> None:
 
     Before the rename: a kill in between leaves a seal of bytes that are nowhere, and the step is run again.
     """
-    if path.suffix == BY_RECORD or not sealing() or not (root := build_folder(path)):
+    if path.suffix == BY_RECORD or not (root := sealed_in(path)):
         return
     key, place = read_key(), place_in(root, path)
-    _append(root, key, seal_of(key, place, digest_of(written)), place, flush)
+    seal = seal_of(key, place, running_command(), digest_of(written), bound_to(path))
+    _append(root, key, seal, place, flush)
 
 
 def seal_line(path: Path, line: bytes, subject: str) -> None:
     """Seal a line that is about to be appended to `path`; subject: what it is about, beyond its own words."""
-    if sealing() and (root := build_folder(path)):
+    if root := sealed_in(path):
         key, place = read_key(), place_in(root, path)
         digest = hashlib.sha256(line.strip()).hexdigest()
-        _append(root, key, seal_of(key, place, digest, subject), place, flush=False)
+        seal = seal_of(key, place, running_command(), digest, bound_to(path), subject)
+        _append(root, key, seal, place, flush=False)
 
 
 def digest_of(path: Path) -> str:
     """Return the hex sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+Commands = tuple[str, ...]
+ANY: Commands = ()  # whichever command wrote it: where its content is made again, or says nothing
 
 
 class Seals:
@@ -146,37 +239,49 @@ class Seals:
         """Read the ledger; where there is none, nothing is sealed."""
         self.root, self.key = root, read_key()
         self.own: set[str] = set()
-        self.places: set[tuple[str, bool]] = set()  # and whether this key sealed there
+        self.writers: dict[str, set[str]] = {}  # by place, as the ledger names it: who sealed there with this key
+        self.foreign: set[str] = set()  # places that another key sealed
         ledger, mine = root / LEDGER, key_name(self.key)
         for line in ledger.read_text(errors="replace").splitlines() if ledger.is_file() else []:
-            if found := SEAL_LINE.fullmatch(line):
-                self.places.add((found["place"], found["key"] == mine))
-                self.own |= {found["seal"]} if found["key"] == mine else set()
+            if not (found := SEAL_LINE.fullmatch(line)):
+                continue
+            if found["key"] == mine:
+                self.own.add(found["seal"])
+                self.writers.setdefault(found["place"], set()).add(found["command"])
+            else:
+                self.foreign.add(found["place"])
 
-    def _judged(self, path: Path, digest: str, subject: str | None) -> Seal:
-        place = place_in(self.root, path)
-        if seal_of(self.key, place, digest, subject) in self.own:
-            return Seal.VALID
+    def _judged(self, path: Path, digest: str, subject: str | None, commands: Commands) -> Seal:
+        place, bound = place_in(self.root, path), bound_to(path)
+        if is_linked(self.root, path):
+            return Seal.LINKED
         # The ledger can be edited, too: what it says beyond valid seals only chooses the words of a refusal.
         name = json.dumps(place)[1:-1]
-        if (name, True) in self.places:
-            return Seal.BROKEN
-        return Seal.FOREIGN if (name, False) in self.places else Seal.NONE
+        writers = self.writers.get(name, set())
+        made = {command for command in writers if self._has(place, command, digest, bound, subject)}
+        if made & set(commands) or made and commands == ANY:
+            return Seal.VALID
+        if made or writers:
+            return Seal.OTHER if made else Seal.BROKEN
+        return Seal.FOREIGN if name in self.foreign else Seal.NONE
 
-    def of_file(self, path: Path) -> Seal:
-        """Judge a file."""
-        return self._judged(path, digest_of(path), None)
+    def _has(self, place: str, command: str, digest: str, bound: Bound, subject: str | None = None) -> bool:
+        return seal_of(self.key, place, command, digest, bound, subject) in self.own
 
-    def of_renamed(self, path: Path) -> Seal:
+    def of_file(self, path: Path, commands: Commands = ANY) -> Seal:
+        """Judge a file; commands: those that write it."""
+        return self._judged(path, digest_of(as_written(path)), None, commands)
+
+    def of_renamed(self, path: Path, command: str) -> Seal:
         """Judge a file whose folder may have got another name in the build: a release's."""
-        if (found := self.of_file(path)) == Seal.VALID or not path.is_file():
+        if (found := self.of_file(path, (command,))) in (Seal.VALID, Seal.LINKED):
             return found
-        digest, places = digest_of(path), [json.loads(f'"{place}"') for place, own in self.places if own]
-        return next((Seal.VALID for place in places if seal_of(self.key, place, digest) in self.own), found)
+        digest, places = digest_of(path), [json.loads(f'"{place}"') for place in self.writers]
+        return next((Seal.VALID for place in places if self._has(place, command, digest, [])), found)
 
-    def of_line(self, path: Path, line: bytes, subject: str) -> Seal:
+    def of_line(self, path: Path, line: bytes, subject: str, commands: Commands = ANY) -> Seal:
         """Judge a line of a file."""
-        return self._judged(path, hashlib.sha256(line.strip()).hexdigest(), subject)
+        return self._judged(path, hashlib.sha256(line.strip()).hexdigest(), subject, commands)
 
 
 @lru_cache(maxsize=4)
@@ -193,29 +298,44 @@ def seals_over(path: Path) -> Seals | None:
     return _seals_at(root, ledger.stat().st_size if ledger.is_file() else 0, key_path())
 
 
+def kept_seals(path: Path) -> Seals | None:
+    """Return the seals by which a file that a stage goes on from is judged; note where there are none."""
+    seals = seals_over(path)
+    if seals is None and sealing() and path.exists():
+        _unchecked.append(path)
+    return seals
+
+
 def is_kept(path: Path) -> bool:
     """Tell whether a stage may go on from a file of its own: it is there as it was written. Else it is made again."""
-    if not path.exists() or (seals := seals_over(path)) is None or (seal := seals.of_file(path)) == Seal.VALID:
+    if (seals := kept_seals(path)) is None or not path.exists():
         return path.exists()
-    print(f"{path}: expected what this project wrote, found {seal.value}; it is made again", flush=True)
+    if (seal := seals.of_file(path, (running_command(),))) == Seal.VALID:
+        return True
+    print(f"{path}: expected what this command wrote, found {seal.value}; it is made again", flush=True)
     return False
 
 
+def advice_for(seal: Seal) -> str:
+    """Return what to do about a file that a stage cannot go on from."""
+    return LINK_ADVICE if seal == Seal.LINKED else KEEP_ADVICE
+
+
 def check_kept(path: Path) -> None:
-    """Raise InputError unless a file that a stage goes on from is as it was written."""
-    if (seals := seals_over(path)) and (seal := seals.of_file(path)) != Seal.VALID:
-        raise InputError(path, "what this project wrote", seal.value, KEEP_ADVICE)
+    """Raise InputError unless a file that a stage goes on from is as this command wrote it."""
+    if (seals := kept_seals(path)) and (seal := seals.of_file(path, (running_command(),))) != Seal.VALID:
+        raise InputError(path, "what this command wrote", seal.value, advice_for(seal))
 
 
 def check_kept_lines(path: Path, subject: str) -> None:
-    """Raise InputError unless every whole line that a stage goes on from is as it was written."""
-    if seals := seals_over(path):
-        for number, seal in line_seals(seals, path, subject):
+    """Raise InputError unless every whole line that a stage goes on from is as this command wrote it."""
+    if seals := kept_seals(path):
+        for number, seal in line_seals(seals, path, subject, (running_command(),)):
             if seal != Seal.VALID:
-                raise InputError(f"{path}, line {number}", "what this project wrote", seal.value, KEEP_ADVICE)
+                raise InputError(f"{path}, line {number}", "what this command wrote", seal.value, advice_for(seal))
 
 
-def line_seals(seals: Seals, path: Path, subject: str) -> list[tuple[int, Seal]]:
+def line_seals(seals: Seals, path: Path, subject: str, commands: Commands) -> list[tuple[int, Seal]]:
     """Return number and seal of every whole line of a file; half a line is one that a kill has cut off."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    return [(number, seals.of_line(path, line, subject)) for number, line in enumerate(lines, start=1)]
+    lines = as_written(path).read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    return [(number, seals.of_line(path, line, subject, commands)) for number, line in enumerate(lines, start=1)]

@@ -23,7 +23,7 @@ from analysis.sampled_tokens import CHOSEN, INPUTS
 from chats.chat_sequences import Sequence
 from files.json_records import read_json, write_json
 from files.safe_files import InputError, replace_when_done, require_disk_space
-from files.seals import is_kept
+from files.seals import check_kept, is_kept
 from findings.findings_observer import BF16_SUMS, COUNTS, FindingsObserver, observed_arrays, sampled_positions
 from findings.similarity import matrices_of, output_cosines, output_figures, weight_figures
 
@@ -70,7 +70,7 @@ def write_measured(path: Path, inputs: dict, measured: Measured) -> None:
 
 
 def open_measurement(
-    directory: Path, inputs: dict, batches: list[Batch], model: PreTrainedModel, keeps_hidden: bool
+    directory: Path, inputs: dict, batches: list[Batch], model: PreTrainedModel, keeps_hidden: bool, spilled: bool
 ) -> AnalysisState:
     """Open the state of a measurement; raise InputError when the disk cannot hold it, or as RunState does."""
     modules = expert_modules(model)
@@ -84,7 +84,7 @@ def open_measurement(
     for batch in batches:
         own = batch_arrays(batch, len(modules), most, model.dtype)
         arrays[batch.first] = own | observed_arrays(batch, model, tokens, seed)
-    return AnalysisState(directory, inputs, True, len(layers_of(decoder_of(model)[1])), arrays)
+    return AnalysisState(directory, inputs, True, len(layers_of(decoder_of(model)[1])), arrays, spilled)
 
 
 def layer_figures(
@@ -106,6 +106,7 @@ def layer_figures(
             write_json(paths[layer], compared(layer, module, row, tokens, draws))
             if stream:
                 stream.free_layer(layer)
+        check_kept(paths[layer])
         found.append(read_json(paths[layer]))
     return found
 

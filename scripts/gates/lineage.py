@@ -241,10 +241,13 @@ def header_breaks(lineage: Lineage) -> Breaks:
     if not lineage.knows_full:
         return []
     place, full, file = lineage.origin("full f16"), lineage.full, lineage.full_file
-    header = read_header(file)
+    header, metadata = read_header(file), read_metadata(lineage.metadata_path)
     pairs: list[tuple[str, object, object]] = [("a model named", header.value("general.name"), full["name"])]
+    # Else scores and losses could be held against those of another model of its routers.
+    weights = metadata["source"].get("weights_sha256")
+    pairs.append(("an F16 file of the full model, weights with sha256", weights, full.get("weights_sha256")))
     pairs.append(("bytes:", file.stat().st_size, full["bytes"]))
-    pairs.append(("experts of the full model:", header.experts, read_metadata(lineage.metadata_path)["experts"]))
+    pairs.append(("experts of the full model:", header.experts, metadata["experts"]))
     found = breaks_of(place, pairs)
     wanted = architecture_of(header)
     for path in lineage.files.values():

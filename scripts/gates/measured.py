@@ -15,8 +15,8 @@ from choice.criteria import check_criterion
 from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import read_json, read_record
-from files.run_state import INPUTS_NAME
 from files.safe_files import InputError, sha256_file, shown
+from files.seals import INPUTS_NAME
 from gates.lineage import Breaks, Lineage, breaks_of, broken
 from losses.quality_conclusions import Measured, quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality

@@ -10,8 +10,23 @@ from pathlib import Path
 
 from choice.drop_metadata import METADATA_NAME
 from files.json_records import read_record
-from files.run_state import INPUTS_NAME
-from files.seals import BY_RECORD, LEDGER, MARKER, Seal, Seals, build_folder, key_path, line_seals, sealing, seals_over
+from files.seals import (
+    ANY,
+    BY_RECORD,
+    INPUTS_NAME,
+    LEDGER,
+    LINK_ADVICE,
+    MARKER,
+    Commands,
+    Seal,
+    Seals,
+    as_written,
+    build_folder,
+    key_path,
+    line_seals,
+    sealing,
+    seals_over,
+)
 from findings.findings_record import FINDINGS_NAME
 from gates.checked import Checked, Outcome
 from loops.loop_answers import ANSWERS_NAME, SUBJECT, answers_folder
@@ -26,32 +41,55 @@ from scoring.score_records import SCORES_NAME, SUMMARY_NAME
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME
 
-# By name in FOLDER.sources.json: the stage of make that writes it. Of the others a message names none. The map may be
-# one that was given; its digest is in the metadata.
-ORIGINS = {"statistics": "statistics", "f16": "choice", "full f16": "model", "imatrix": "imatrix"}
-ORIGINS |= {"sensitivity": "auto", "findings measured": "findings"}
-COPIES = {METADATA_NAME: "choice", SCORES_NAME: "eval", QUALITY_NAME: "quality", LOOPS_NAME: "loops"}
-COPIES |= {FINDINGS_NAME: "findings", DRAFT_NAME: "draft"}
+Origin = tuple[str, Commands]  # the stage of make that writes a file, for messages, and the command that does
+
+# By name in FOLDER.sources.json. The map may be one that was given; its digest is in the metadata. Statistics may be an
+# imatrix.
+ORIGINS: dict[str, Origin] = {
+    "statistics": ("statistics", ("teacher_force_analysis", "build_imatrix")),
+    "f16": ("choice", ("convert_to_gguf",)),
+    "full f16": ("model", ("convert_to_gguf",)),
+    "imatrix": ("imatrix", ("build_imatrix",)),
+    "sensitivity": ("auto", ("measure_sensitivity",)),
+    "findings measured": ("findings", ("measure_findings",)),
+}
+COPIES: dict[str, Origin] = {
+    METADATA_NAME: ("choice", ("expert_drop",)),
+    SCORES_NAME: ("eval", ("compare_scores",)),
+    QUALITY_NAME: ("quality", ("measure_quality",)),
+    LOOPS_NAME: ("loops", ("measure_loops",)),
+    FINDINGS_NAME: ("findings", ("measure_findings",)),
+    DRAFT_NAME: ("draft", ("measure_draft",)),
+    ACTIVE_NAME: ("draft", ("measure_active_experts",)),
+}
+OF_RUN = {SUMMARY_NAME: "summarize_scores", RUN: "ask_questions", PATCHED: "patch_answers"}
+OF_RUN |= {LM_EVAL: "ask_questions", TASK_FOLDER: "freeze_questions", ANSWERS: "ask_questions"}
+QUANTS: Origin = ("quants", ("quantize_gguf",))
+RELEASE: Origin = ("release", ("build_release",))  # no stage that REPLACE knows
 NOT_OURS = ("template",)  # a copy of a file of the project
-RELEASE = "release"  # no stage that REPLACE knows
 
 
-def stage_of_copy(path: Path) -> str:
-    """Return the stage that writes a file that is no record of ours: of a checkpoint, or beside the quants."""
+def origin_of_copy(name: str, path: Path) -> Origin:
+    """Return who writes a file that a release has a copy of; name: in the release."""
+    if name in COPIES:
+        return COPIES[name]
+    if TASK_COPY.fullmatch(name):
+        return "tasks", COPIES[SCORES_NAME][1]
     if path.suffix == BY_RECORD:
-        return "draft" if is_draft(path) else "quants"
-    return "" if path.suffix == ".png" or path.name == ACTIVE_NAME else "choice"
+        return ("draft", ("build_draft",)) if is_draft(path) else ("quants", ("convert_to_gguf",))
+    # A picture is drawn again; the others are small files of the checkpoint.
+    return ("", ANY) if path.suffix == ".png" else ("choice", ("expert_drop",))
 
 
-def named_files(checked: Checked) -> Iterator[tuple[Path, str]]:
-    """Yield each file that the release names as a source, and the stage that writes it."""
+def named_files(checked: Checked) -> Iterator[tuple[Path, Origin]]:
+    """Yield each file that the release names as a source, and who writes it."""
     yield checked.folder / MANIFEST, RELEASE
-    yield sources_path(checked.folder.resolve()), RELEASE
+    yield sources_path(as_written(checked.folder)), RELEASE
     for kind in ("records", "quants"):
-        yield from ((path, "quants") for path in checked.sources[kind].values())
+        yield from ((path, QUANTS) for path in checked.sources[kind].values())
     for name, path in checked.sources["copies"].items():
         if name not in NOT_OURS and path.suffix != ".safetensors":
-            yield path, COPIES.get(name) or ("tasks" if TASK_COPY.fullmatch(name) else stage_of_copy(path))
+            yield path, origin_of_copy(name, path)
     for name, path in checked.sources["origins"].items():
         if name in ORIGINS:
             yield path, ORIGINS[name]
@@ -64,19 +102,20 @@ def scored_runs(checked: Checked) -> Iterator[tuple[Path, str]]:
         yield from ((summary.parent, "tasks") for summary in task_sources(checked.sources, name)["run"])
 
 
-def measured_files(checked: Checked) -> Iterator[tuple[Path, str]]:
+def measured_files(checked: Checked) -> Iterator[tuple[Path, Origin]]:
     """Yield each file of the evaluations, of the stored results and of the answers to the prompts of loops."""
     for run, stage in scored_runs(checked):
         names = [SUMMARY_NAME, RUN, *([PATCHED] if (run / PATCHED).exists() else [])]
-        yield from ((run / name, stage) for name in names)
-        for folder in (LM_EVAL, TASK_FOLDER):
-            yield from ((path, stage) for path in sorted((run / folder).rglob("*")) if path.is_file())
+        yield from ((run / name, (stage, (OF_RUN[name],))) for name in names)
+        for name in (LM_EVAL, TASK_FOLDER):
+            files = [path for path in sorted((run / name).rglob("*")) if path.is_file()]
+            yield from ((path, (stage, (OF_RUN[name],))) for path in files)
     copies, origins = checked.sources["copies"], checked.sources["origins"]
     if QUALITY_NAME in copies and "logits" in origins:
         inputs = read_record(copies[QUALITY_NAME], Quality)["inputs"]
         results = results_folder(origins["logits"], "results", inputs)
-        yield from ((path, "quality") for path in sorted(results.iterdir()) if path.is_file())
-    yield from ((place / INPUTS_NAME, "loops") for place in loop_folders(checked))
+        yield from ((path, COPIES[QUALITY_NAME]) for path in sorted(results.iterdir()) if path.is_file())
+    yield from ((place / INPUTS_NAME, COPIES[LOOPS_NAME]) for place in loop_folders(checked))
 
 
 def loop_folders(checked: Checked) -> list[Path]:
@@ -89,37 +128,38 @@ def loop_folders(checked: Checked) -> list[Path]:
     return [answers_folder(origins["loop answers"], results["inputs"], row["gguf_sha256"])[0] for row in rows]
 
 
-def sealed_lines(checked: Checked) -> Iterator[tuple[Path, str, str]]:
-    """Yield each record that is sealed line by line, what its seals are bound to, and the stage."""
+def sealed_lines(checked: Checked) -> Iterator[tuple[Path, str, Origin]]:
+    """Yield each record that is sealed line by line, what its seals are bound to, and who writes it."""
     for run, stage in scored_runs(checked):
-        yield run / ANSWERS, subject_of(read_run(run)), stage
+        yield run / ANSWERS, subject_of(read_run(run)), (stage, (OF_RUN[ANSWERS],))
     for folder in loop_folders(checked):
-        yield folder / ANSWERS_NAME, SUBJECT, "loops"
+        yield folder / ANSWERS_NAME, SUBJECT, COPIES[LOOPS_NAME]
 
 
 def judged(checked: Checked) -> list[tuple[str, Path, str, Seal | None]]:
     """Return place in words, path, stage and seal of everything the release rests on; None: in no build folder."""
     found: list[tuple[str, Path, str, Seal | None]] = []
-    files = [*named_files(checked), *measured_files(checked)]
-    of_release = (checked.folder / MANIFEST, sources_path(checked.folder.resolve()))
-    for path, stage in dict(files).items():
+    for path, (stage, commands) in dict([*named_files(checked), *measured_files(checked)]).items():
         path = Path(f"{path}.json") if path.suffix == BY_RECORD else path
         seal = None
         if seals := seals_over(path):
-            judge = seals.of_renamed if path in of_release else seals.of_file
-            seal = judge(path) if path.is_file() else Seal.NONE
+            seal = Seal.NONE
+            if path.is_file():
+                renamed = (stage, commands) == RELEASE
+                seal = seals.of_renamed(path, *commands) if renamed else seals.of_file(path, commands)
         found.append((str(path), path, stage, seal))
-    for path, subject, stage in sealed_lines(checked):
+    for path, subject, (stage, commands) in sealed_lines(checked):
         if (seals := seals_over(path)) is None:
             found.append((str(path), path, stage, None))
             continue
-        found += [(f"{path}, line {line}", path, stage, seal) for line, seal in line_seals(seals, path, subject)]
+        lines = line_seals(seals, path, subject, commands)
+        found += [(f"{path}, line {line}", path, stage, seal) for line, seal in lines]
     return found
 
 
 def strange_folder(root: Path) -> str:
     """Return what to say of a build folder in which this machine's key has sealed nothing."""
-    found = "those of another key" if Seals(root).places else "none"
+    found = "those of another key" if Seals(root).foreign else "none"
     return (
         f"{root / LEDGER}: expected seals of the key {key_path()}, found {found}: a build of another machine, of a "
         "lost key or of an older version; give its key (SEAL_KEY=FILE), make it again, or say SEALS=no to trust it"
@@ -137,8 +177,9 @@ def seals_gate(checked: Checked) -> Outcome:
     outcome.deviations = [strange_folder(root) for root in sorted(strange)]
     for place, path, stage, seal in found:
         again = f"make it again (REPLACE={stage})" if stage else "remove it and make it again"
-        if stage == RELEASE:
+        if stage == RELEASE[0]:
             again = "remove the release folder and run `make release`"
+        again = LINK_ADVICE if seal == Seal.LINKED else again
         if seal is None:
             outcome.deviations.append(f"{place}: expected a file in a build folder ({MARKER}), found none around it")
         elif seal != Seal.VALID and build_folder(path) not in strange:

@@ -19,7 +19,8 @@ from files.safe_files import InputError, sha256_file
 from tqdm import tqdm
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-BUILT_TOOLS = ("llama-quantize", "llama-imatrix")  # whose output is published, or what is published depends on
+# Whose output is published, or what is published depends on.
+BUILT_TOOLS = ("llama-quantize", "llama-imatrix", "llama-server")
 HEADER_ONLY = SCRIPTS / "llama/convert_header_only.py"
 STREAMED = SCRIPTS / "llama/convert_streamed.py"
 READ_BYTES = 65536
@@ -47,12 +48,15 @@ class LlamaCpp:
 
     def tool(self, name: str) -> Path:
         """Return the path of a tool; raise InputError when it is not there."""
-        for folder in ("bin", "build/bin"):
-            if (self.directory / folder / name).is_file():
-                return (self.directory / folder / name).resolve()
+        if found := self._found(name):
+            return found
         raise InputError(
             self.directory, f"bin/{name} or build/bin/{name}", "neither", "run `make setup` or set LLAMA_CPP"
         )
+
+    def _found(self, name: str) -> Path | None:
+        places = (self.directory / folder / name for folder in ("bin", "build/bin"))
+        return next((place.resolve() for place in places if place.is_file()), None)
 
     @property
     def library_folder(self) -> Path:
@@ -79,15 +83,16 @@ class LlamaCpp:
         return f"{version}, {read_json(record)['source']}" if record.exists() else version
 
     def digest(self) -> str:
-        """Return the hex sha256 of the build: of what measures and quantises, and of the libraries beside that.
+        """Return the hex sha256 of the build: of what quantises, measures and answers, and of the libraries beside.
 
         The version does not tell two builds apart: another processor or compiler can round otherwise, and then some
         weights are quantised otherwise.
         """
-        folder = self.tool(BUILT_TOOLS[0]).parent
-        libraries = [path for kind in ("so", "dylib") for path in folder.glob(f"*.{kind}")]
-        files = sorted({*libraries, *(folder / name for name in BUILT_TOOLS if (folder / name).is_file())})
-        return sha256_json({path.name: sha256_file(path) for path in files})
+        # A machine that only answers may have llama-server alone. Each tool may lie, or be a link, elsewhere.
+        tools = [place for name in BUILT_TOOLS if (place := self._found(name))]
+        folders = {place.parent for place in tools}
+        libraries = [path for kind in ("so", "dylib") for folder in folders for path in folder.glob(f"*.{kind}")]
+        return sha256_json(sorted([path.name, sha256_file(path)] for path in {*libraries, *tools}))
 
 
 def converter_command(

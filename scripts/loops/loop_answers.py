@@ -10,23 +10,23 @@ import os
 from pathlib import Path
 
 from files.json_records import check_fields, parse_json, read_json
-from files.run_state import INPUTS_NAME
 from files.safe_files import InputError, flush_to_disk
-from files.seals import seal_line
+from files.seals import INPUTS_NAME, seal_line
 from loops.loop_classes import LoopAnswer, WrittenCall
 from loops.loop_prompts import LoopPrompt, LoopPrompts
 from losses.stored_results import results_folder
 from scoring.eval_protocol import Protocol
+from scoring.run_files import ANSWERS
 
-ANSWERS_NAME = "answers.jsonl"
-SUBJECT = ""  # of the seals: the folder has the digest of all that the answers depend on in its name
+ANSWERS_NAME = ANSWERS  # as of an evaluation
+SUBJECT = ""  # of the seals: inputs.json and begun.json beside the answers bind them
 ERROR_CHARACTERS = 200
 SAMPLED_BY = ("temperature", "top_p", "top_k", "dry_multiplier")  # of the evaluation's protocol
 RUN_AGAIN = "run `make loops REPLACE=loops`"
 
 
-def loop_inputs(prompts: LoopPrompts, protocol: Protocol) -> dict:
-    """Return what all answers depend on beside the file that gives them.
+def loop_inputs(prompts: LoopPrompts, protocol: Protocol, tools_sha256: str) -> dict:
+    """Return what all answers depend on beside the file that gives them; tools_sha256: of the build of llama.cpp.
 
     No budget of thought: it would end the endless thoughts that are to be seen.
     """
@@ -38,6 +38,7 @@ def loop_inputs(prompts: LoopPrompts, protocol: Protocol) -> dict:
         "context": protocol.context,
         "gpu_layers": protocol.gpu_layers,
         "llama_cpp": protocol.llama_cpp,
+        "tools_sha256": tools_sha256,
     }
 
 

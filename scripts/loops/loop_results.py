@@ -40,6 +40,7 @@ class LoopInputs(Fields):
     context: int
     gpu_layers: int
     llama_cpp: str
+    tools_sha256: Sha256 | None = None  # of the build of llama.cpp; older records have none
 
 
 class Rate(Fields):

@@ -62,12 +62,16 @@ class QuantRecord(FileRecord):
 
 
 class ConversionRecord(FileRecord):
-    """A converted checkpoint; source_sha256: over the sha256 of every file of it that a converter may read."""
+    """A converted checkpoint; source_sha256: over the sha256 of every file of it that a converter may read.
+
+    weights_sha256: as expert_drop_metadata.json has it of the full model; older records have none.
+    """
 
     what: ClassVar[str] = "a record of convert_to_gguf.py"
     name: str
     outtype: str
     source_sha256: Sha256
+    weights_sha256: Sha256 | None = None
     llama_cpp: str
 
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 from choice.drop_metadata import METADATA_NAME, DropMetadata
 from files.json_records import Record, read_record, write_record
 from files.safe_files import InputError
+from files.seals import as_written, build_folder
 from findings.findings_record import FINDINGS_NAME, Findings
 from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality
@@ -93,23 +94,38 @@ def sources_path(folder: Path) -> Path:
 def write_sources(folder: Path, sources: dict[str, dict[str, Path]]) -> None:
     """Write the sources of a release, paths by kind and name."""
     place = sources_path(folder)
-    # Relative, so that a build folder can be moved or mounted elsewhere and still be checked.
-    start = place.parent.resolve()
     listed: dict[str, dict[str, str]] = {}
     for kind, paths in sources.items():
-        listed[kind] = {name: os.path.relpath(path.resolve(), start) for name, path in paths.items()}
+        listed[kind] = {name: path_from(place, path) for name, path in paths.items()}
     write_record(place, listed, Sources)
+
+
+def path_from(place: Path, path: Path) -> str:
+    """Return a path relative to the folder of the list, so that a build can be moved or mounted elsewhere.
+
+    In the build folder it is the path as it is written: a link on its way must stay to be seen. The build folder may be
+    reached by a link itself, so what lies outside is found from where it really is.
+    """
+    if (root := build_folder(place)) and as_written(path).is_relative_to(root):
+        return os.path.relpath(as_written(path), as_written(place).parent)
+    return os.path.relpath(path.resolve(), place.parent.resolve())
+
+
+def place_from(place: Path, path: str) -> Path:
+    """Return the path that `path_from` gave."""
+    found = as_written(place.parent / path)
+    return found if (root := build_folder(place)) and found.is_relative_to(root) else place.parent.resolve() / path
 
 
 def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
     """Return the sources of a release, paths by kind and name; raise InputError when they are not listed beside it."""
-    place = sources_path(folder.resolve())
+    place = sources_path(as_written(folder))
     if not place.is_file():
         raise InputError(place, Sources.what, "nothing", BUILD_AGAIN)
     content = read_record(place, Sources)
     found = {}
     for kind in KINDS_OF_SOURCES:
-        found[kind] = {name: place.parent / path for name, path in content.get(kind, {}).items()}
+        found[kind] = {name: place_from(place, path) for name, path in content.get(kind, {}).items()}
     return found
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from files.safe_files import InputError
-from llama.hardware import listed_devices
+from llama.hardware import NOT_KNOWN, hardware_of, listed_devices
 from llama.llama_server import SERVER_KEY, LlamaServer, server_command
+from llama.llama_tools import LlamaCpp
 from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.openai_model import OpenAiModel
 from scoring.served_model import LOOPBACK, ServedModel, locked_fields
@@ -31,6 +32,16 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", default="0", help="port of llama-server on 127.0.0.1, of several the first (default: free ones)")
     add("--local-servers", default="1", metavar="COUNT", help="servers that are started here, one per GPU")
     add("--servers", nargs="*", default=[], metavar="URL", help="servers that run already, in place of ours")
+
+
+def answered_by(known: dict, tools: LlamaCpp | None) -> dict[str, list]:
+    """Return `hardware` and `tools_sha256` of what has answered, as a record has them, and of what answers now.
+
+    tools: None where servers that run already answer.
+    """
+    mine: dict[str, list] = {"hardware": [hardware_of(tools) if tools else NOT_KNOWN]}
+    mine["tools_sha256"] = [tools.digest()] if tools else []
+    return {key: [*(old := known.get(key, [])), *(one for one in new if one not in old)] for key, new in mine.items()}
 
 
 def given_servers(addresses: list[str], environment: dict[str, str]) -> list[AskedServer]:

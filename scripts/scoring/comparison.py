@@ -122,11 +122,12 @@ def invalid_by_class(runs: list[dict]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def machines_of(runs: list[dict]) -> list[dict]:
-    """Return the machines that answered in a model's runs, each once."""
-    found: list[dict] = []
-    for machine in (machine for summary in runs for machine in summary.get("hardware", [])):
-        found += [machine] * (machine not in found)
+def machines_and_builds(runs: list[dict]) -> dict[str, list]:
+    """Return the machines and the builds of llama.cpp that answered in a model's runs, each once."""
+    found: dict[str, list] = {}
+    for key in ("hardware", "tools_sha256"):
+        for one in (one for summary in runs for one in summary.get(key, [])):
+            found[key] = [*found.get(key, []), *([one] if one not in found.get(key, []) else [])]
     return found
 
 
@@ -167,7 +168,7 @@ def score_row(runs: list[dict], quants: list[dict], reference: list[dict]) -> di
         # One model has one choice of experts: a run that does not know it says nothing against one that does.
         "in_sample": min(labels, key=lambda label: label["chosen_on"] is None, default=None),
         "drop_map": next((summary["drop_map"] for summary in runs if summary.get("drop_map")), None),
-        **({"hardware": machines} if (machines := machines_of(runs)) else {}),
+        **machines_and_builds(runs),
         "invalid": total(runs, "invalid_total"),
         "invalid_classes": invalid_by_class(runs),
         "expected_by_chance": sum(summary["patch_expected_by_chance"] for summary in runs),

@@ -2,13 +2,16 @@
 
 RUN (`RunRecord`): model, questions and protocol, written by ask_questions.py. ANSWERS: see answer_record.py. PATCHED
 (`Patched`): the patch step's answers, written by patch_answers.py. LM_EVAL: lm-eval's own results and samples.
-TASK_FOLDER: the frozen questions of freeze_questions.py.
+TASK_FOLDER: the frozen questions of freeze_questions.py. BEGUN: which evaluation this is, a random number that is kept
+when it goes on. All seals of the directory depend on it, so answers of two evaluations do not mix.
 """
 
+import secrets
 from pathlib import Path
 from typing import ClassVar, Self
 
-from files.json_records import Fields, Record, Sha256, read_record, require, sha256_json
+from files.json_records import Fields, Record, Sha256, read_json, read_record, require, sha256_json, write_json
+from files.seals import BEGUN, bind
 from scoring.score_records import Hardware
 
 from pydantic import Field, model_validator
@@ -17,6 +20,7 @@ RUN, ANSWERS, PATCHED, LM_EVAL, TASK_FOLDER = "run.json", "answers.jsonl", "patc
 FROZEN, SHOTS = "frozen.jsonl", "examples.jsonl"  # in the task's folder: the questions, and the few shots
 # How the patch step begins an answer, as the model card has it, how many tokens it asks for, and greedily.
 PREFILL, PREDICT_TOKENS, PATCH_TEMPERATURE = "The answer is (", 10, 0
+RANDOM_BYTES = 16
 # Answers take hours and are never deleted here, nor mixed with those of another run.
 ANOTHER_OUTPUT = "give another OUTPUT; with make another EVAL_NAME, or REPLACE=eval (TASK: tasks) to make it again"
 
@@ -24,7 +28,8 @@ ANOTHER_OUTPUT = "give another OUTPUT; with make another EVAL_NAME, or REPLACE=e
 class RunRecord(Record):
     """What makes a run another than the next one; protocol: the values of eval_protocol.py, which has their types.
 
-    hardware: the machines that answered; a run may go on on another one.
+    hardware: the machines that answered; a run may go on on another one. tools_sha256: their builds of llama.cpp, none
+    of a server that was running already.
     """
 
     what: ClassVar[str] = "the run of ask_questions.py"
@@ -34,6 +39,7 @@ class RunRecord(Record):
     questions_sha256: Sha256
     protocol: dict
     hardware: list[Hardware] = []
+    tools_sha256: list[Sha256] = []
 
     @model_validator(mode="after")
     def one_protocol(self) -> Self:
@@ -54,7 +60,10 @@ class PatchedAnswer(Fields):
 
 
 class Patched(Record):
-    """The patch step of one run: how the answers were begun, the run's digests, and the answers."""
+    """The patch step of one run: how the answers were begun, the run's digests, and the answers.
+
+    hardware, tools_sha256: of what answered, as in the run's record.
+    """
 
     what: ClassVar[str] = "the patched answers of patch_answers.py"
     any_letters: ClassVar[bool] = True  # a completion is what a model made of its own vocabulary
@@ -62,12 +71,32 @@ class Patched(Record):
     n_predict: int
     temperature: int
     run: dict[str, str]
+    hardware: list[Hardware] = []
+    tools_sha256: list[Sha256] = []
     answers: list[PatchedAnswer]
 
 
 def read_run(directory: Path) -> dict:
     """Return the record of a run directory; raise InputError when it is missing or is none."""
     return read_record(directory / RUN, RunRecord, ANOTHER_OUTPUT)
+
+
+def begin_run(directory: Path) -> None:
+    """Give a directory the random number of a new evaluation. It says nothing else, and is compared nowhere."""
+    said = {"evaluation": secrets.token_hex(RANDOM_BYTES)}
+    write_json(directory / BEGUN, said)
+    bind(directory / BEGUN, said)
+
+
+def resume_run(directory: Path) -> None:
+    """Bind what is written from here on to the evaluation that a run directory holds."""
+    if (directory / BEGUN).is_file():  # not in one of an older version, which only SEALS=no goes on from
+        bind(directory / BEGUN, read_json(directory / BEGUN))
+
+
+def is_begun(directory: Path) -> bool:
+    """Tell whether a run directory holds answers to go on from."""
+    return (directory / ANSWERS).exists() and (directory / ANSWERS).stat().st_size > 0
 
 
 def patch_head(record: dict) -> dict:

@@ -132,7 +132,7 @@ class Summary(Record):
     """One run. patch: the head of patched.json, None for a run without the patch step; invalid: counts by class.
 
     in_sample, drop_map: None for a model that was not pruned; drop_map also where it was not recorded. hardware: of all
-    machines that answered, [] where it was not recorded.
+    machines that answered, tools_sha256: of their builds of llama.cpp; [] where it was not recorded.
     """
 
     what: ClassVar[str] = "a summary of eval_gpqa_v3.sh"
@@ -144,6 +144,7 @@ class Summary(Record):
     protocol: RunProtocol
     protocol_sha256: Sha256
     hardware: list[Hardware] = []
+    tools_sha256: list[Sha256] = []
     in_sample: InSample | None
     drop_map: ChosenBy | None = None
     questions: Count
@@ -193,6 +194,7 @@ class ScoreRow(Fields):
     in_sample: InSample | None
     drop_map: ChosenBy | None = None
     hardware: list[Hardware] = []
+    tools_sha256: list[Sha256] = []
     invalid: Count
     invalid_classes: dict[str, Count]
     expected_by_chance: float

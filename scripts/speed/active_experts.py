@@ -44,6 +44,7 @@ class ActiveExperts(Record):
     max_tokens: int
     rounds: int
     llama_cpp: str
+    tools_sha256: Sha256 | None = None  # of the build of llama.cpp; older records have none
     rows: list[ActiveRow]
 
 

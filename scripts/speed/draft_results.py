@@ -54,6 +54,7 @@ class DraftResults(Record):
     questions: int
     questions_sha256: Sha256
     llama_cpp: str
+    tools_sha256: Sha256 | None = None  # of the build of llama.cpp; older records have none
     models: list[Answers]
 
 

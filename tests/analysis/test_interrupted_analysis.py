@@ -67,7 +67,7 @@ def test_an_edited_state_is_made_again_though_its_sums_of_bytes_agree(undisturbe
     sums = {name: check_sum(torch.from_numpy(array)) for name, array in arrays.items()}
     save_file(arrays, path, notes | {CHECK_SUMS: json.dumps(sums)})
     analysis.main(arguments(output))
-    assert f"{path}: expected what this project wrote, found one edited" in capsys.readouterr().out
+    assert f"{path}: expected what this command wrote, found one edited" in capsys.readouterr().out
     assert output.read_bytes() == undisturbed[FEW]
 
 

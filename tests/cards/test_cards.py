@@ -8,7 +8,7 @@ from pathlib import Path
 
 import build_release
 import check_release
-from cards.card_reproduce import calibration_text, reproduce_section
+from cards.card_reproduce import builds_text, calibration_text, reproduce_section
 from cards.card_results import (
     count_in_words,
     counts_table,
@@ -345,6 +345,17 @@ def test_the_card_names_the_calibration_text_and_says_what_it_holds(pruned_demo,
     with pytest.raises(InputError, match="expected the text"):
         with_calibration(pruned_demo, tmp_path / "t", *arguments)
     assert not (tmp_path / "t").exists()
+
+
+def test_the_card_says_whether_the_build_that_quantised_has_answered(release):
+    digest = next(iter(release.records.values()))["tools_sha256"]
+    one, other = [[row | {"tools_sha256": [build]} for row in release.scores["rows"]] for build in (digest, "9" * 64)]
+    said = builds_text(replace(release, scores=release.scores | {"rows": one}))
+    assert f"| evaluation | `{digest}` |" in said and said.endswith("One build did all of it.")
+    said = builds_text(replace(release, scores=release.scores | {"rows": other}))
+    assert f"| quants | `{digest}` |" in said and f"| evaluation | `{'9' * 64}` |" in said
+    assert said.endswith("Another build than the one that quantised did this: evaluation.")
+    assert builds_text(replace(release, records={}, scores=None)) == ""
 
 
 def test_what_is_not_known_of_a_calibration_text_is_said(release):

@@ -1,7 +1,8 @@
 """The state of a long run: taken up by the same inputs, refused with others, with one owner at a time."""
 
-from files.run_state import INPUTS_NAME, RunState, difference_in_words
+from files.run_state import RunState, difference_in_words
 from files.safe_files import InputError, partial_file
+from files.seals import INPUTS_NAME
 
 import pytest
 
@@ -49,4 +50,4 @@ def test_a_kill_at_the_first_write_leaves_a_state_that_goes_on(tmp_path):
     (tmp_path / "state").mkdir()
     partial_file(tmp_path / "state/inputs.json").write_text("{")
     with RunState(tmp_path / "state", INPUTS):
-        assert [path.name for path in (tmp_path / "state").iterdir()] == [INPUTS_NAME]
+        assert {path.name for path in (tmp_path / "state").iterdir()} == {INPUTS_NAME}

@@ -9,8 +9,23 @@ from pathlib import Path
 
 from conftest import REPO
 from files.json_records import write_json
+from files.option_types import command_parser
+from files.run_state import RunState
 from files.safe_files import InputError, directory_when_done, partial_file
-from files.seals import LEDGER, MARKER, Seal, Seals, check_kept, check_kept_lines, is_kept, read_key, seal_line
+from files.seals import (
+    INPUTS_NAME,
+    LEDGER,
+    MARKER,
+    Seal,
+    Seals,
+    check_kept,
+    check_kept_lines,
+    is_kept,
+    read_key,
+    running_command,
+    seal_line,
+    set_command,
+)
 
 import pytest
 
@@ -27,7 +42,7 @@ def build(tmp_path, monkeypatch) -> Path:
 
 def seal(path: Path) -> Seal:
     """Return what the ledger of the build says of a file."""
-    return Seals(next(parent for parent in path.parents if (parent / MARKER).exists())).of_file(path)
+    return Seals(next(parent for parent in reversed(path.parents) if (parent / MARKER).exists())).of_file(path)
 
 
 def test_what_is_written_is_sealed_and_an_edit_is_seen(build):
@@ -82,6 +97,77 @@ def test_lines_are_bound_to_their_words_and_their_subject(build):
     answers.write_text(answers.read_text().replace("B", "C"))
     with pytest.raises(InputError, match="line 2"):
         check_kept_lines(answers, "model 1")
+
+
+def test_what_another_command_wrote_is_none_of_this(build):
+    record = build / "run/record.json"
+    set_command("measure.py")
+    assert seal(record) == Seal.VALID and not is_kept(record)
+    with pytest.raises(InputError, match="one that another command wrote"):
+        check_kept(record)
+    write_json(record, {"score": 1})
+    assert is_kept(record)
+
+
+def test_a_command_s_parser_says_which_one_it_is(build):
+    command_parser("A command of this file.")
+    assert running_command() == "test_seals"
+
+
+def test_the_kept_state_of_another_run_is_none_of_this(tmp_path, monkeypatch):
+    """One key serves all builds, and the places are the same."""
+    monkeypatch.setenv("SEAL_KEY", str(tmp_path / "keys/seal.key"))
+    files = {}
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MARKER).touch()
+        with RunState(tmp_path / name / "state", {"model": name}) as state:
+            files[name] = state.directory / "layer-0.json"
+            write_json(files[name], {"of": name})
+    assert is_kept(files["one"])
+    ledgers = [tmp_path / name / LEDGER for name in files]
+    shutil.copy(files["other"], files["one"])
+    ledgers[0].write_text("".join(ledger.read_text() for ledger in ledgers))
+    assert not is_kept(files["one"])
+    shutil.copy(files["other"].with_name(INPUTS_NAME), files["one"].with_name(INPUTS_NAME))
+    with (
+        pytest.raises(InputError, match='the state of a run with model "one"'),
+        RunState(files["one"].parent, {"model": "one"}),
+    ):
+        pass
+
+
+def test_inputs_that_are_exchanged_while_a_run_is_at_work_do_not_bind(build):
+    with RunState(build / "state", {"model": "one"}) as state:
+        (state.directory / INPUTS_NAME).write_text('{"model": "other"}')
+        write_json(state.directory / "layer-0.json", {"loss": 1})
+    assert not is_kept(state.directory / "layer-0.json")
+    (state.directory / INPUTS_NAME).write_text('{"model": "one"}')
+    assert is_kept(state.directory / "layer-0.json")
+
+
+def test_a_marker_that_is_away_for_a_moment_seals_nothing(build):
+    """What a command goes on from is then unchecked, and so must be what it makes of it."""
+    record, other = build / "run/record.json", build / "run/other.json"
+    record.write_text('{"score": 9}')
+    (build / MARKER).rename(build / "away")
+    assert is_kept(record)
+    (build / "away").rename(build / MARKER)
+    write_json(other, {"score": 9})
+    assert seal(other) == Seal.NONE
+    set_command("the_next.py")
+    write_json(other, {"score": 1})
+    assert seal(other) == Seal.VALID
+
+
+def test_dots_that_climb_out_of_a_link_lead_nowhere_else(build, tmp_path):
+    """The kernel follows the link first, a seal goes by the path as it is written: they must be one file."""
+    (tmp_path / "far/away").mkdir(parents=True)
+    (build / "link").symlink_to(tmp_path / "far/away")
+    (tmp_path / "far/run").mkdir()
+    (tmp_path / "far/run/record.json").write_text("{}")
+    assert seal(build / "link/../run/record.json") == Seal.LINKED
+    assert seal(build / "run/../run/record.json") == Seal.VALID
 
 
 def test_half_a_seal_costs_no_other(build):

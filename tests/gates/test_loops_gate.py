@@ -7,7 +7,7 @@ from pathlib import Path
 import build_release
 from conftest import REPO
 from files.json_records import read_record, write_json, write_record
-from files.run_state import INPUTS_NAME
+from files.seals import INPUTS_NAME
 from gates.checked import Checked
 from gates.gates import build_gate
 from gates.loops_gate import loops_gate
@@ -36,7 +36,7 @@ def measured(pruned_demo, tmp_path_factory) -> Path:
     Every tenth answer is empty, of Q4_K_M every second one.
     """
     folder, prompts, rows = tmp_path_factory.mktemp("loops"), read_prompts(PROMPTS), []
-    inputs = loop_inputs(prompts, Protocol(llama_cpp="version: 1 (made up)"))
+    inputs = loop_inputs(prompts, Protocol(llama_cpp="version: 1 (made up)"), "7" * 64)
     records = [write_base_record(pruned_demo, folder)]
     records += [record_path(pruned_demo / f"{NAME}-{quant}.gguf") for quant in QUANTS]
     for path, every in zip(records, (10, 10, 2)):

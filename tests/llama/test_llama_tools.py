@@ -10,7 +10,7 @@ from pathlib import Path
 from conftest import REPO
 from files.safe_files import InputError
 from ggufs.gguf_header import read_header, write_header_only
-from llama.llama_tools import how_ended, last_words, run_tool
+from llama.llama_tools import BUILT_TOOLS, LlamaCpp, find_llama_cpp, how_ended, last_words, run_tool
 from shared_ggufs import demo_ggufs, tiny_ggufs
 
 import pytest
@@ -199,3 +199,20 @@ def test_a_tool_ends_with_the_command_that_runs_it(tmp_path):
     while status.exists() and "zombie" not in status.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_the_digest_of_a_build_shows_another_llama_server(tools, tmp_path):
+    """A script can print the version of the real one; links to the real tools beside it do not hide it."""
+    real, found = find_llama_cpp(None), LlamaCpp(tmp_path)
+    (tmp_path / "bin").mkdir()
+    for name in BUILT_TOOLS:
+        (tmp_path / "bin" / name).symlink_to(real.tool(name))
+    assert found.digest() == real.digest()
+    server = tmp_path / "bin/llama-server"
+    server.unlink()
+    server.write_text(f'#!/bin/sh\nexec {real.tool("llama-server")} "$@"\n')
+    server.chmod(0o755)
+    assert real.version().startswith(found.version()) and found.digest() != real.digest()
+    for name in ("llama-quantize", "llama-imatrix"):
+        (tmp_path / "bin" / name).unlink()
+    assert found.digest()  # of a machine that only answers

@@ -102,7 +102,7 @@ def test_the_digest_of_a_build_is_of_its_tools_and_libraries(tmp_path, tools):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(name)
     first = LlamaCpp(tmp_path).digest()
-    (tmp_path / "bin/llama-server").write_text("it makes nothing that is published")
+    (tmp_path / "bin/llama-cli").write_text("it makes nothing that is published")
     assert LlamaCpp(tmp_path).digest() == first
     (tmp_path / "bin/libggml.so").write_text("other kernels")
     assert LlamaCpp(tmp_path).digest() != first

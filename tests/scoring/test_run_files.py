@@ -123,7 +123,7 @@ def test_a_recorded_protocol_has_every_value_and_no_other(tmp_path, change_of, w
 
 def test_what_another_run_left_of_the_patch_step_counts_for_nothing(asked):
     write_json(asked / PATCHED, {"version": 1, **HEAD, "prefill": "another", "answers": [PATCHED_ANSWER]})
-    assert patched_before(asked / PATCHED, HEAD, []) == []
+    assert patched_before(asked / PATCHED, HEAD, []) == ([], {})
 
 
 def test_a_completion_may_hold_any_letter(asked):
@@ -141,7 +141,7 @@ def sealed(tmp_path) -> Path:
     append_answer(tmp_path / ANSWERS, ANSWER, subject_of(MINE))
     write_record(tmp_path / PATCHED, HEAD | {"answers": [PATCHED_ANSWER]}, Patched)
     check_run(tmp_path, MINE)
-    assert patched_before(tmp_path / PATCHED, HEAD, [ANSWER]) == [PATCHED_ANSWER]
+    assert patched_before(tmp_path / PATCHED, HEAD, [ANSWER]) == ([PATCHED_ANSWER], {})
     return tmp_path
 
 
@@ -159,5 +159,5 @@ def test_a_run_does_not_go_on_from_an_edited_answer_or_machine(sealed):
 
 def test_an_edited_patch_is_asked_again(sealed, capsys):
     change(sealed / PATCHED, "answers", [PATCHED_ANSWER | {"errors": ["HTTP 500"]}])
-    assert patched_before(sealed / PATCHED, HEAD, [ANSWER]) == []
+    assert patched_before(sealed / PATCHED, HEAD, [ANSWER]) == ([], {})
     assert "it is made again" in capsys.readouterr().out
