@@ -27,8 +27,9 @@ import transformers
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
-from analysis.decoder import decoder_of, load_resident  # noqa: E402
+from analysis.decoder import load_resident  # noqa: E402
 from analysis.expert_observer import ExpertObserver, expert_modules  # noqa: E402
+from analysis.model_parts import decoder_of  # noqa: E402
 from checkpoints.checkpoint import read_checkpoint  # noqa: E402
 from files.json_records import write_json  # noqa: E402
 from files.option_types import command_parser  # noqa: E402

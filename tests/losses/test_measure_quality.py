@@ -23,6 +23,7 @@ from files.display import digits
 from files.json_records import read_record
 from files.safe_files import sha256_file
 from ggufs.gguf_header import read_header
+from losses.chat_masks import chats_of
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence, logit_differences, per_chat, quantile_and_error, rms_and_error
 from losses.quality_conclusions import (
@@ -40,7 +41,6 @@ from losses.quality_conclusions import (
 from losses.quality_page import imatrix_lines, quality_page
 from losses.quality_picture import label_places, overlap
 from losses.quality_record import BETTER, NO_DIFFERENCE, SMALLER, WORSE, Quality
-from losses.scored_chats import chats_of
 from shared_ggufs import link_f16, tiny_ggufs
 
 import numpy as np
