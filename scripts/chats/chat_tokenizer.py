@@ -1,28 +1,16 @@
 """The tokenizer of a checkpoint. One without a chat template that works is refused."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chats.template_sandbox import TemplateFailure, render_chat
+from chats.without_torch import spare_torch
 from files.safe_files import InputError, reason_of
 
 if TYPE_CHECKING:  # importing transformers takes a second, and many who import this module never load a tokenizer
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-
-
-def spare_torch() -> None:
-    """Keep transformers from importing torch, unless that is there already: a tokenizer needs none of its seconds.
-
-    Whoever runs a model imports torch at the top of a module, so before this.
-    """
-    from transformers import utils
-
-    if "torch" not in sys.modules:
-        for module in (utils, utils.import_utils):
-            setattr(module, "is_torch_available", lambda: False)  # noqa: B010 (its type is that of a cached function)
 
 
 def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":

@@ -23,7 +23,7 @@ def make_repeatable() -> None:
 def leave_torch_out() -> None:
     """Keep lm-eval from importing torch, which takes most of its start: the model runs in a server of its own."""
     sys.path.append(str(Path(__file__).parents[1]))  # last: lm-eval's own modules are found first
-    from chats.chat_tokenizer import spare_torch
+    from chats.without_torch import spare_torch
 
     from lm_eval import utils
 
