@@ -27,14 +27,15 @@ import transformers
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
-from analysis.decoder import decoder_of, load_resident  # noqa: E402
-from analysis.expert_observer import ExpertObserver, expert_modules  # noqa: E402
-from checkpoints.checkpoint import read_checkpoint  # noqa: E402
-from files.json_records import write_json  # noqa: E402
-from files.option_types import command_parser  # noqa: E402
-from files.safe_files import GIB, run, sha256_file  # noqa: E402
+from analysis.decoder import load_resident
+from analysis.expert_observer import ExpertObserver, expert_modules
+from analysis.model_parts import decoder_of
+from checkpoints.checkpoint import read_checkpoint
+from files.json_records import write_json
+from files.option_types import command_parser
+from files.safe_files import GIB, run, sha256_file
 
-from bench_table import end_on_broken_limit, row, table  # noqa: E402
+from bench_table import end_on_broken_limit, row, table
 
 TOKENS = 512
 QUESTIONS = 8

@@ -27,16 +27,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from analysis.sampled_tokens import TokenSample, draw_tokens  # noqa: E402
-from chats.chat_sequences import Sequence  # noqa: E402
-from choice.criteria import BY_ORDER, CRITERIA  # noqa: E402
-from choice.elimination import Elimination, LayerTokens, eliminate  # noqa: E402
-from choice.expert_stats import read_stats  # noqa: E402
-from files.display import markdown_table, with_error  # noqa: E402
-from files.option_types import command_parser, positive  # noqa: E402
-from files.safe_files import replace_when_done, run  # noqa: E402
+from analysis.sampled_tokens import TokenSample, draw_tokens
+from chats.chat_sequences import Sequence
+from choice.criteria import BY_ORDER, CRITERIA
+from choice.elimination import Elimination, LayerTokens, eliminate
+from choice.expert_stats import read_stats
+from files.display import markdown_table, with_error
+from files.option_types import command_parser, positive
+from files.safe_files import replace_when_done, run
 
-from chat_results import (  # noqa: E402
+from chat_results import (
     ALL,
     KEEPS,
     REPLIES,
@@ -50,7 +50,7 @@ from chat_results import (  # noqa: E402
     loss,
     read_results,
 )
-from masked_model import MaskedModel, Masks, read_chats  # noqa: E402
+from masked_model import MaskedModel, Masks, read_chats
 
 TOP_K, DRAWS = 8, 5
 OBJECTIVES = (("all", 3000), ("all", 800), ("all", 20000), ("reply", 3000), ("0.5", 3000))

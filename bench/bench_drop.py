@@ -24,15 +24,15 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / "scripts"))
 
-from checkpoints.checkpoint import read_checkpoint  # noqa: E402
-from files.byte_ranges import Run, write_runs  # noqa: E402
-from files.json_records import write_json  # noqa: E402
-from files.option_types import command_parser  # noqa: E402
-from files.safe_files import GIB, remove, run  # noqa: E402
-from ggufs.gguf_header import aligned, empty_header, header_bytes, key_value  # noqa: E402
+from checkpoints.checkpoint import read_checkpoint
+from files.byte_ranges import Run, write_runs
+from files.json_records import write_json
+from files.option_types import command_parser
+from files.safe_files import GIB, remove, run
+from ggufs.gguf_header import aligned, empty_header, header_bytes, key_value
 
-from bench_table import end_on_broken_limit, row, table  # noqa: E402
-from gguf.constants import GGMLQuantizationType  # noqa: E402
+from bench_table import end_on_broken_limit, row, table
+from gguf.constants import GGMLQuantizationType
 
 EXPERTS, KEEP = 128, 109
 SPEED_LIMIT, MEMORY_LIMIT_BYTES = 0.9, 300_000_000

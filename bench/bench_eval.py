@@ -25,20 +25,20 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-import ask_questions  # noqa: E402
-import freeze_questions  # noqa: E402
-from files.json_records import write_json  # noqa: E402
-from files.option_types import command_parser  # noqa: E402
-from files.safe_files import remove, run  # noqa: E402
-from llama.llama_server import LlamaServer, authorization, server_command  # noqa: E402
-from llama.llama_tools import find_llama_cpp  # noqa: E402
-from scoring.answer_proxy import AnswerProxy  # noqa: E402
-from scoring.answer_record import read_answers  # noqa: E402
-from scoring.eval_protocol import Protocol  # noqa: E402
-from scoring.lm_eval_samples import read_frozen  # noqa: E402
-from scoring.server_pool import AskedServer, ServerPool  # noqa: E402
+import ask_questions
+import freeze_questions
+from files.json_records import write_json
+from files.option_types import command_parser
+from files.safe_files import remove, run
+from llama.llama_server import LlamaServer, authorization, server_command
+from llama.llama_tools import find_llama_cpp
+from scoring.answer_proxy import AnswerProxy
+from scoring.answer_record import read_answers
+from scoring.eval_protocol import Protocol
+from scoring.lm_eval_samples import read_frozen
+from scoring.server_pool import AskedServer, ServerPool
 
-from bench_table import row, table  # noqa: E402
+from bench_table import row, table
 
 OVERHEAD_LIMIT, GAIN_LIMIT = 1.05, 1.5
 CONCURRENT = 4

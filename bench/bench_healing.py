@@ -25,14 +25,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from choice.criteria import BY_ORDER  # noqa: E402
-from choice.expert_stats import read_stats  # noqa: E402
-from files.option_types import command_parser  # noqa: E402
-from files.safe_files import replace_when_done, run  # noqa: E402
+from choice.criteria import BY_ORDER
+from choice.expert_stats import read_stats
+from files.option_types import command_parser
+from files.safe_files import replace_when_done, run
 
-from chat_results import add_inputs, add_result, by_criterion, comparisons, kept_of, read_results  # noqa: E402
-from layer_fits import FOLDS, Fit, Passed, fit_layer_scalar, fit_norm, fit_rows, fit_scales, fold_outputs, merge  # noqa: E402
-from masked_model import MaskedModel, Masks, read_chats  # noqa: E402
+from chat_results import add_inputs, add_result, by_criterion, comparisons, kept_of, read_results
+from layer_fits import FOLDS, Fit, Passed, fit_layer_scalar, fit_norm, fit_rows, fit_scales, fold_outputs, merge
+from masked_model import MaskedModel, Masks, read_chats
 
 HALVINGS = 5  # of a step of the router's rows, which changes what is routed where, until the error falls; then it is 0
 WAYS: dict[str, list[Fit]] = {

@@ -19,20 +19,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-import quantize_gguf  # noqa: E402
-from files.display import markdown_table  # noqa: E402
-from files.json_records import read_json  # noqa: E402
-from files.option_types import command_parser, positive  # noqa: E402
-from files.safe_files import in_unit, run  # noqa: E402
-from ggufs.gguf_header import aligned, empty_header, header_bytes, key_value, read_header, tensor_bytes  # noqa: E402
-from ggufs.gguf_padding import changes_of, padding_widths, write_padded  # noqa: E402
-from llama.llama_server import LlamaServer, server_command  # noqa: E402
-from llama.llama_tools import LlamaCpp, find_llama_cpp  # noqa: E402
-from losses.gguf_logits import GgufLogits  # noqa: E402
-from quants.sparse_gguf import from_config  # noqa: E402
+import quantize_gguf
+from files.display import markdown_table
+from files.json_records import read_json
+from files.option_types import command_parser, positive
+from files.safe_files import in_unit, run
+from ggufs.gguf_header import aligned, empty_header, header_bytes, key_value, read_header, tensor_bytes
+from ggufs.gguf_padding import changes_of, padding_widths, write_padded
+from llama.llama_server import LlamaServer, server_command
+from llama.llama_tools import LlamaCpp, find_llama_cpp
+from losses.gguf_logits import GgufLogits
+from quants.sparse_gguf import from_config
 
-import numpy as np  # noqa: E402
-from gguf import GGMLQuantizationType as Kind  # noqa: E402
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
 
 SHAPE = Path(__file__).resolve().parents[1] / "data/shapes/gemma-4-26b-a4b.json"
 LAYERS = ["sliding_attention", "full_attention"]  # llama.cpp wants one with a window

@@ -21,13 +21,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from files.json_records import write_json  # noqa: E402
-from files.option_types import command_parser  # noqa: E402
-from files.safe_files import GIB, flush_to_disk, require_disk_space, run  # noqa: E402
-from llama.llama_tools import SCRIPTS, die_with_parent, find_llama_cpp  # noqa: E402
-from quants.recipes import RECIPES  # noqa: E402
+from files.json_records import write_json
+from files.option_types import command_parser
+from files.safe_files import GIB, flush_to_disk, require_disk_space, run
+from llama.llama_tools import SCRIPTS, die_with_parent, find_llama_cpp
+from quants.recipes import RECIPES
 
-from bench_table import row, table  # noqa: E402
+from bench_table import row, table
 
 TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "IQ4_XS"]
 LIMIT = 1.05

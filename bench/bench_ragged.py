@@ -16,13 +16,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from files.display import markdown_table, with_error  # noqa: E402
-from files.json_records import read_json  # noqa: E402
-from files.option_types import command_parser, positive  # noqa: E402
-from files.safe_files import GIB, gib, run  # noqa: E402
-from losses.kld_statistics import per_chat  # noqa: E402
-from losses.stored_results import read_arrays, read_chats, results_folder, results_path  # noqa: E402
-from scoring.paired_statistics import mean_and_error  # noqa: E402
+from files.display import markdown_table, with_error
+from files.json_records import read_json
+from files.option_types import command_parser, positive
+from files.safe_files import GIB, gib, run
+from losses.kld_statistics import per_chat
+from losses.stored_results import read_arrays, read_chats, results_folder, results_path
+from scoring.paired_statistics import mean_and_error
 
 REPO = Path(__file__).resolve().parents[1]
 DEMO = REPO / "data/demo"

@@ -22,13 +22,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from analysis.reconstruction import products_of  # noqa: E402
-from choice.elimination import LayerTokens, eliminate  # noqa: E402
-from files.json_records import write_json  # noqa: E402
-from files.option_types import command_parser, positive  # noqa: E402
-from files.safe_files import GIB, run  # noqa: E402
+from analysis.reconstruction import products_of
+from choice.elimination import LayerTokens, eliminate
+from files.json_records import write_json
+from files.option_types import command_parser, positive
+from files.safe_files import GIB, run
 
-from bench_table import row, table  # noqa: E402
+from bench_table import row, table
 
 HIDDEN, WIDTH, EXPERTS, TOP_K = 2816, 704, 128, 8
 

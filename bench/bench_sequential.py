@@ -25,15 +25,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from files.display import markdown_table  # noqa: E402
-from files.json_records import write_json  # noqa: E402
-from files.option_types import command_parser, positive  # noqa: E402
-from files.safe_files import run  # noqa: E402
-from scoring.comparison import right_by_question  # noqa: E402
-from scoring.paired_statistics import mcnemar  # noqa: E402
-from scoring.score_records import read_summary  # noqa: E402
+from files.display import markdown_table
+from files.json_records import write_json
+from files.option_types import command_parser, positive
+from files.safe_files import run
+from scoring.comparison import right_by_question
+from scoring.paired_statistics import mcnemar
+from scoring.score_records import read_summary
 
-import numpy as np  # noqa: E402
+import numpy as np
 
 ERROR = 0.05
 QUESTIONS = 198

@@ -20,17 +20,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-import ask_questions  # noqa: E402
-import freeze_questions  # noqa: E402
-from files.json_records import write_json  # noqa: E402
-from files.option_types import command_parser, positive  # noqa: E402
-from files.safe_files import remove, run  # noqa: E402
-from scoring.answer_record import read_answers  # noqa: E402
-from scoring.eval_protocol import Protocol  # noqa: E402
-from scoring.lm_eval_samples import read_frozen  # noqa: E402
-from scoring.server_pool import AskedServer, ServerPool  # noqa: E402
+import ask_questions
+import freeze_questions
+from files.json_records import write_json
+from files.option_types import command_parser, positive
+from files.safe_files import remove, run
+from scoring.answer_record import read_answers
+from scoring.eval_protocol import Protocol
+from scoring.lm_eval_samples import read_frozen
+from scoring.server_pool import AskedServer, ServerPool
 
-from bench_table import end_on_broken_limit, row, table  # noqa: E402
+from bench_table import end_on_broken_limit, row, table
 
 LEAST_OF_LINEAR = 0.95
 SLEEPING_SERVER = Path(__file__).with_name("sleeping_server.py")

@@ -10,14 +10,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from choice.criteria import BY_ORDER, PROTECTING, RANK  # noqa: E402
-from choice.expert_stats import protected  # noqa: E402
-from choice.ranking import ranks_of  # noqa: E402
-from files.display import markdown_table, with_error  # noqa: E402
-from files.option_types import positive  # noqa: E402
-from scoring.paired_statistics import mean_and_error  # noqa: E402
+from choice.criteria import BY_ORDER, PROTECTING, RANK
+from choice.expert_stats import protected
+from choice.ranking import ranks_of
+from files.display import markdown_table, with_error
+from files.option_types import positive
+from scoring.paired_statistics import mean_and_error
 
-from masked_model import COLUMNS, Masks  # noqa: E402
+from masked_model import COLUMNS, Masks
 
 PROTECT_TOP = 16
 KEEPS = [109, 96, 80, 64]

@@ -22,13 +22,13 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from analysis.decoder import build_empty  # noqa: E402
-from checkpoints.checkpoint import INDEX_NAME  # noqa: E402
-from files.json_records import write_json  # noqa: E402
-from files.option_types import command_parser  # noqa: E402
-from files.safe_files import directory_when_done, require_disk_space, run  # noqa: E402
+from analysis.decoder import build_empty
+from checkpoints.checkpoint import INDEX_NAME
+from files.json_records import write_json
+from files.option_types import command_parser
+from files.safe_files import directory_when_done, require_disk_space, run
 
-from random_shards import Shapes, bf16_noise, write_index, write_shard  # noqa: E402
+from random_shards import Shapes, bf16_noise, write_index, write_shard
 
 SIZES = {
     "hidden_size": 2816,

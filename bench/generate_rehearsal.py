@@ -24,17 +24,17 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from analysis.decoder import build_empty  # noqa: E402
-from checkpoints.checkpoint import INDEX_NAME  # noqa: E402
-from files.json_records import read_json, write_json  # noqa: E402
-from files.option_types import command_parser  # noqa: E402
-from files.safe_files import InputError, directory_when_done, existing_parent, gib, require_disk_space, run  # noqa: E402
+from analysis.decoder import build_empty
+from checkpoints.checkpoint import INDEX_NAME
+from files.json_records import read_json, write_json
+from files.option_types import command_parser
+from files.safe_files import InputError, directory_when_done, existing_parent, gib, require_disk_space, run
 
-from random_shards import Shapes, bf16_noise, write_index, write_shard  # noqa: E402
+from random_shards import Shapes, bf16_noise, write_index, write_shard
 
 COPIED = ("tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# Pixels from 0 to 1, 280 tokens a picture: what llama.cpp's converter reads.
+# Pixels from 0 to 1, 280 tokens for each picture: what llama.cpp's converter and transformers' image processor read.
 PROCESSOR = {
     "image_processor": {
         "image_mean": [0.0, 0.0, 0.0],

@@ -17,8 +17,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from masked_model import MaskedModel, Masks, one_by_one  # noqa: E402
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS  # noqa: E402
+from masked_model import MaskedModel, Masks, one_by_one
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 DRAWS = 2  # of a token from the model's own distribution
 

@@ -16,15 +16,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from analysis.decoder import load_resident  # noqa: E402
-from analysis.reconstruction import layer_tokens  # noqa: E402
-from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SAMPLED, SCORES, TokenSample, router_modules  # noqa: E402
-from chats.chat_sequences import Sequence, teacher_forced_sequence  # noqa: E402
-from chats.chat_tokenizer import load_tokenizer  # noqa: E402
-from chats.questions import QUESTION_SEED, load_questions  # noqa: E402
-from choice.elimination import LayerTokens  # noqa: E402
+from analysis.decoder import load_resident
+from analysis.reconstruction import layer_tokens
+from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SAMPLED, SCORES, TokenSample, router_modules
+from chats.chat_sequences import Sequence, teacher_forced_sequence
+from chats.chat_tokenizer import load_tokenizer
+from chats.questions import QUESTION_SEED, load_questions
+from choice.elimination import LayerTokens
 
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS  # noqa: E402
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 COLUMNS = ("tokens", "kld", "reply_tokens", "reply_kld")
 Masks = list[np.ndarray]  # of each layer, bool [experts]: those that stay

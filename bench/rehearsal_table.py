@@ -20,14 +20,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from files.display import markdown_table  # noqa: E402
-from files.json_records import write_record  # noqa: E402
-from files.option_types import command_parser  # noqa: E402
-from files.safe_files import gib, replace_when_done, run  # noqa: E402
-from stages.calibration import Calibration, machine_words  # noqa: E402
-from stages.planned_steps import PlannedStep  # noqa: E402
-from stages.run_plan import RunPlan, factors_of, rows_of, run_plan  # noqa: E402
-from stages.step_usage import read_step_records  # noqa: E402
+from files.display import markdown_table
+from files.json_records import write_record
+from files.option_types import command_parser
+from files.safe_files import gib, replace_when_done, run
+from stages.calibration import Calibration, machine_words
+from stages.planned_steps import PlannedStep
+from stages.run_plan import RunPlan, factors_of, rows_of, run_plan
+from stages.step_usage import read_step_records
 
 SIZES = ["memory", "mapped too", "read", "written", "disk"]
 HEADS = ["step", "seconds", *(f"{name}, GiB" for name in SIZES), "all layers: seconds", "disk, GiB"]

@@ -25,15 +25,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from choice.criteria import BY_ORDER  # noqa: E402
-from choice.expert_stats import read_stats  # noqa: E402
-from files.json_records import read_json, write_json  # noqa: E402
-from files.option_types import command_parser, positive  # noqa: E402
-from files.safe_files import run  # noqa: E402
+from choice.criteria import BY_ORDER
+from choice.expert_stats import read_stats
+from files.json_records import read_json, write_json
+from files.option_types import command_parser, positive
+from files.safe_files import run
 
-from chat_results import ALL, REPLIES, add_inputs, add_result, by_criterion, kept_of, loss  # noqa: E402
-from loss_slopes import slopes_of, swap_costs  # noqa: E402
-from masked_model import MaskedModel, Masks, read_chats  # noqa: E402
+from chat_results import ALL, REPLIES, add_inputs, add_result, by_criterion, kept_of, loss
+from loss_slopes import slopes_of, swap_costs
+from masked_model import MaskedModel, Masks, read_chats
 
 TOP_K = 8
 TOGETHER = 4  # swaps that are measured at once

@@ -12,7 +12,7 @@ SUM_UP := $(call code,summarize_scores,chats checkpoints choice files ggufs scor
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
 # All answers are recorded: what an edited class makes of them takes seconds.
-LOOK := $(call code,measure_loops,chats files ggufs llama loops losses quants scoring)
+LOOK := $(call code,measure_loops,chats files ggufs llama loops quants scoring)
 PACK := $(call code,build_release,cards chats checkpoints choice files findings gates ggufs llama loops losses ollama \
   quants release scoring speed)
 PAGE := $(call code,build_report,choice files findings ggufs loops losses page quants scoring speed) \

@@ -23,8 +23,8 @@ import argparse
 from pathlib import Path
 
 from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
-from checkpoints.checkpoint_drop import plan_tensors, pruned_config, verify_checkpoint, write_checkpoint
-from checkpoints.moe_families import expert_tensors, family_of, shape_of
+from checkpoints.checkpoint_drop import plan_tensors, verify_checkpoint, write_checkpoint
+from checkpoints.moe_families import expert_tensors, family_of, pruned_config, shape_of
 from choice.drop_map import check_digests, read_drop_map
 from choice.drop_metadata import METADATA_NAME
 from files.option_types import command_parser, positive

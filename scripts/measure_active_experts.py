@@ -23,15 +23,16 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from files.json_records import write_record
 from files.option_types import command_parser, positive
-from files.run_state import RunState
+from files.run_state import RunState, results_folder
 from files.safe_files import InputError, check_apart, replace_when_done, require_disk_space, run
 from ggufs.gguf_header import experts_used_key, read_header
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
+from losses.chat_masks import Arrays, Chats, chats_of
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import per_chat
-from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of
+from losses.scored_chats import add_chat_arguments, against
 from losses.stored_logits import StoredLogits, missing_texts, progress, stored_bytes
-from losses.stored_results import kept, results_folder
+from losses.stored_results import kept
 from quants.quant_record import read_whole_gguf
 from scoring.answer_record import flexible_letter
 from scoring.paired_statistics import mean_and_error

@@ -36,11 +36,12 @@ from files.run_state import RunState
 from files.safe_files import InputError, check_apart, gib, replace_when_done, require_disk_space, run
 from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp
+from losses.chat_masks import Arrays, Chats, chats_of, unseen_questions
 from losses.quality_conclusions import Measured, quality_conclusions
 from losses.quality_page import quality_page
 from losses.quality_picture import draw_quality
 from losses.quality_record import Quality
-from losses.scored_chats import Arrays, Chats, add_chat_arguments, against, chats_of, unseen_questions
+from losses.scored_chats import add_chat_arguments, against
 from losses.stored_logits import StoredLogits, missing_texts, open_model, progress, stored_bytes
 from losses.stored_results import (
     PRUNING_NAME,

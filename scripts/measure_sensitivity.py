@@ -33,8 +33,9 @@ from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
 from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp, last_words
+from losses.chat_masks import Chats, chats_of
 from losses.kld_statistics import per_chat
-from losses.scored_chats import Chats, add_chat_arguments, against, chats_of
+from losses.scored_chats import add_chat_arguments, against
 from losses.stored_logits import StoredLogits, open_model, progress
 from quants.padded_model import write_padded_pair
 from quants.quant_plan import check_covers, check_float, plan_quant, run_quantize

@@ -21,6 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma4Config, Gemma4ForConditionalGeneration, Gemma4TextConfig
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
+from generate_rehearsal import PROCESSOR  # noqa: E402
+
 VISION = {
     "hidden_size": 128,
     "intermediate_size": 208,  # no multiple of 32, as the 26B's 4304 is none: Q8_0 leaves such rows at F16
@@ -35,17 +38,6 @@ VISION = {
     "initializer_range": 0.1,
 }
 AUDIO = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "output_proj_dims": 96}
-# What llama.cpp's converter and transformers' image processor read: pixels from 0 to 1, 70 tokens at most.
-PROCESSOR = {
-    "image_processor": {
-        "image_mean": [0.0, 0.0, 0.0],
-        "image_std": [1.0, 1.0, 1.0],
-        "do_normalize": False,
-        "patch_size": 16,
-        "pooling_kernel_size": 3,
-        "max_soft_tokens": 280,
-    }
-}
 COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "README.md")
 
 

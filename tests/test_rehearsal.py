@@ -12,6 +12,7 @@ from conftest import DEMO, REPO
 from fetch_model import check_model_directory
 from ggufs.gguf_header import read_header
 from release_inputs import call
+from tiny_models import SMALL_TOWER
 
 import pytest
 import torch
@@ -35,15 +36,6 @@ SMALL = {
     "global_head_dim": 32,
     "sliding_window": 128,
     "vocab_size": VOCABULARY,
-}
-SMALL_TOWER = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "position_embedding_size": 64,
 }
 
 

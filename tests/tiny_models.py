@@ -23,6 +23,15 @@ from transformers import (
 )
 
 EXPERTS, TOP_K, LAYERS, HIDDEN, WIDTH = 16, 4, 3, 64, 32
+SMALL_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "position_embedding_size": 64,
+}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
@@ -69,16 +78,7 @@ def build_tiny_model(
     if layout == "text":
         model = Gemma4ForCausalLM(config)
     else:
-        vision = {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "position_embedding_size": 64,
-        }
-        model = Gemma4ForConditionalGeneration(Gemma4Config(text_config=config.to_dict(), vision_config=vision))
+        model = Gemma4ForConditionalGeneration(Gemma4Config(text_config=config.to_dict(), vision_config=SMALL_TOWER))
     for name, parameter in model.named_parameters():
         if name.endswith(("per_expert_scale", "router.scale")):
             torch.nn.init.uniform_(parameter, 0.5, 1.5)

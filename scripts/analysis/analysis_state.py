@@ -11,9 +11,9 @@ import zlib
 from pathlib import Path
 
 from analysis.batches import Batch
-from analysis.decoder import decoder_of, layers_of
 from analysis.expert_observer import expert_modules, is_integer_sum
 from analysis.layer_reader import TORCH_DTYPES
+from analysis.model_parts import decoder_of, layers_of
 from analysis.ranks import Ranks
 from analysis.sampled_tokens import TokenSample, sampled_arrays, sampled_widths
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS

@@ -8,10 +8,10 @@ below. Attention runs in blocks of queries, so that long inputs fit.
 import os
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from analysis.expert_observer import expert_modules
 from analysis.layer_reader import TORCH_DTYPES, WEIGHT_DTYPES, pieces_of
+from analysis.model_parts import decoder_of
 from checkpoints.checkpoint import TensorRange
 from files.safe_files import InputError, reason_of
 
@@ -68,20 +68,6 @@ def eager_in_blocks(
 
 # Every family looks its attention up under this name, so none needs a change.
 ALL_ATTENTION_FUNCTIONS.register("eager", eager_in_blocks)
-
-
-def decoder_of(model: PreTrainedModel) -> tuple[str, PreTrainedModel]:
-    """Return the module that runs the layers which hold the experts, and its name in the model."""
-    first = next(iter(expert_modules(model).values()))
-    path = next(name for name, module in model.named_modules() if module is first)
-    # By its place and not by a name: it is `model`, `model.language_model` or the model itself.
-    name = f".{path}".partition(".layers.")[0].lstrip(".")
-    return name, cast(PreTrainedModel, model.get_submodule(name))
-
-
-def layers_of(decoder: nn.Module) -> list[nn.Module]:
-    """Return the layers of a decoder, first to last."""
-    return list(cast(nn.ModuleList, decoder.get_submodule("layers")))
 
 
 def build_empty(directory: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:

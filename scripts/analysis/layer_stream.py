@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis.decoder import decoder_of, layers_of, put_weights
+from analysis.decoder import put_weights
 from analysis.layer_reader import Piece, memory_size, pieces_of, read_pieces
+from analysis.model_parts import decoder_of, layers_of
 from checkpoints.checkpoint import TensorRange
 from files.safe_files import InputError
 

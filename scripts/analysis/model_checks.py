@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.layer_reader import TORCH_DTYPES, WEIGHT_DTYPES
+from analysis.model_parts import top_k_in
 from chats.chat_sequences import Sequence
 from checkpoints.checkpoint import TensorRange
 from choice.drop_map import check_keep_count
@@ -13,7 +14,6 @@ import torch
 from transformers import PreTrainedConfig
 
 RUN_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TOP_K_KEYS = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 
 
 def stored_dtype(directory: Path, config: dict, tensors: dict[str, TensorRange]) -> torch.dtype:
@@ -50,12 +50,6 @@ def check_unquantised(directory: Path, config: dict, tensors: dict[str, TensorRa
         packed = tensor.dtype == "I32" and len(tensor.shape) > 1
         if tensor.dtype not in TORCH_DTYPES or packed:
             raise InputError(tensor.file, f"{name} in {', '.join(WEIGHT_DTYPES)}", tensor.dtype, advice)
-
-
-def top_k_in(text_config: PreTrainedConfig) -> int:
-    """Return the experts per token that a config names under one of the names families use; 1 when it has none."""
-    values = (getattr(text_config, key, None) for key in TOP_K_KEYS)
-    return next((value for value in values if isinstance(value, int)), 1)
 
 
 def check_routing(directory: Path, text_config: PreTrainedConfig, experts: int, keep: int | None, batch: int) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from analysis.analysis_state import AnalysisState
 from analysis.batches import Batch
-from analysis.decoder import decoder_of, layers_of
 from analysis.expert_observer import ExpertObserver
 from analysis.layer_stream import LayerStream
+from analysis.model_parts import decoder_of, layers_of
 
 import torch
 from tqdm import tqdm

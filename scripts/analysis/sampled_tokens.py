@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any
 
 from analysis.batches import Batch
-from analysis.decoder import decoder_of
 from analysis.expert_observer import ExpertObserver, ExpertsModule, expert_modules
-from analysis.model_checks import top_k_in
+from analysis.model_parts import decoder_of, top_k_in
 from files.safe_files import InputError
 
 import numpy as np

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import markdown_table, plural
+from losses.quality_record import measured
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
-from release.order import measured
 
 # In the order of the pipeline, which is that of the card. A picture that is not in here is refused by build_release.py:
 # it would lie in the folder without a word on what it shows.

@@ -9,9 +9,8 @@ import re
 from files.display import markdown_table, plural, with_error
 from files.safe_files import GB, GIB, gib, in_unit
 from ggufs.sibling_choice import mmproj_pick
-from losses.quality_record import BETTER, NO_DIFFERENCE, SMALLER, WORSE
+from losses.quality_record import BETTER, NO_DIFFERENCE, SMALLER, WORSE, measured
 from quants.recipes import RECIPES
-from release.order import measured
 from scoring.score_tables import NOT_KNOWN, sample_labels
 
 MEMORY_GIB = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)  # graphics cards and computers as sold

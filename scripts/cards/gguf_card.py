@@ -34,9 +34,9 @@ from cards.front_matter import front_matter
 from cards.sight_card import sight_parts
 from files.display import plural
 from files.safe_files import gib
-from losses.quality_record import chats_in_words
+from losses.quality_record import chats_in_words, measured
 from release.manifest import CHECKPOINT, DYNAMIC
-from release.order import exceptions, measured
+from release.order import exceptions
 
 
 def kld_text(release: Release) -> str:

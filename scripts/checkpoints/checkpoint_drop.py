@@ -5,7 +5,6 @@ equal bytes, and no time, host or path is written. ggufs/gguf_drop.py does the s
 """
 
 import json
-import shutil
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from pathlib import Path
 
 from checkpoints.checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config
 from checkpoints.licence import CARD
-from checkpoints.moe_families import ExpertTensor, Family, text_config
+from checkpoints.moe_families import ExpertTensor
+from checkpoints.small_files import copy_small_files, small_files
 from choice.drop_map import DropMap
 from choice.drop_metadata import METADATA_NAME, DropMetadata, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_hashed
@@ -25,9 +25,6 @@ from tqdm import tqdm
 HEADER_ENTRY_BYTES = 200  # more than a tensor's entry takes beside its name
 HEADER_ALIGN_BYTES = 8  # so that the tensors of a mapped file start at a multiple of any dtype's size
 SHOWN_DIGITS = 12
-TEMPLATES_NAME = "additional_chat_templates"
-# Weights in any format: a copy of the full model's beside the pruned ones would be loaded in their place.
-NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -99,14 +96,6 @@ def plan_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
     return pack_shards(sizes, limit)
 
 
-def pruned_config(config: dict, family: Family, keep_count: int) -> dict:
-    """Return the config with the new expert count."""
-    pruned = json.loads(json.dumps(config))  # a copy down to the text config
-    text = text_config(pruned)
-    text |= {key: keep_count for key in family.experts_keys if key in text}
-    return pruned
-
-
 def shard_header(names: list[str], planned: dict[str, OutputTensor]) -> bytes:
     """Return the header bytes of an output shard, length prefix included, padded to 8 bytes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # as save_pretrained writes it
@@ -122,28 +111,6 @@ def shard_header(names: list[str], planned: dict[str, OutputTensor]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % HEADER_ALIGN_BYTES)
     return struct.pack("<Q", len(text)) + text
-
-
-def small_files(source: Path) -> list[Path]:
-    """Return tokenizer, templates, generation and processor files; not weights, indexes, config and hidden files."""
-    files = [
-        path
-        for path in sorted(source.iterdir())
-        if path.is_file()
-        and path.suffix not in NOT_COPIED
-        and not path.name.startswith(".")
-        and path.name not in ("config.json", METADATA_NAME)
-        and not path.name.endswith(".index.json")
-    ]
-    return files + [path for path in sorted((source / TEMPLATES_NAME).rglob("*")) if path.is_file()]
-
-
-def copy_small_files(source: Path, output: Path) -> None:
-    """Copy the small files of a checkpoint into another."""
-    for path in small_files(source):
-        target = output / path.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
 
 
 def write_checkpoint(

@@ -5,6 +5,7 @@ Routers always have the experts on axis 0. Sources: configurations and weight co
 transformers 5.23 (https://github.com/huggingface/transformers/tree/main/src/transformers/models).
 """
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -130,6 +131,14 @@ def shape_of(directory: Path, family: Family, config: dict) -> Shape:
         )
     layers = tuple(i for i in range(values[LAYERS_KEY]) if i not in dense and (i + 1) % step == 0)
     return Shape(values[experts_key], values[family.top_k_key], layers)
+
+
+def pruned_config(config: dict, family: Family, keep_count: int) -> dict:
+    """Return the config with the new expert count."""
+    pruned = json.loads(json.dumps(config))  # a copy down to the text config
+    text = text_config(pruned)
+    text |= {key: keep_count for key in family.experts_keys if key in text}
+    return pruned
 
 
 def expert_tensors(

@@ -24,6 +24,7 @@ from files.safe_files import SHOWN_CHARACTERS, InputError, sha256_file, shown
 
 from pydantic import Field
 
+METADATA_NAME = "expert_drop_metadata.json"  # of a pruned checkpoint, which holds its map (choice/drop_metadata.py)
 OWN_MAP = "own map"  # the criterion of a map that was given, not chosen here
 LAYER_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")  # one spelling per number: "01" beside "1" would be one layer twice
 ANOTHER_MODEL = "is it the map of another model?"

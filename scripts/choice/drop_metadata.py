@@ -7,12 +7,11 @@ file it is NAME.expert_drop_metadata.json with neither `source` nor `shards`.
 from pathlib import Path
 from typing import ClassVar, Self
 
-from choice.drop_map import OWN_MAP, Analysis, DropMap, MapDetails, details_of, question_ids_of, read_map
+from choice.drop_map import METADATA_NAME, OWN_MAP, Analysis, DropMap, MapDetails, details_of, question_ids_of, read_map
 from files.json_records import Positive, Record, Sha256, read_json, read_record, require
 
 from pydantic import model_validator
 
-METADATA_NAME = "expert_drop_metadata.json"
 DROP_AGAIN = "drop again: make drop"
 
 

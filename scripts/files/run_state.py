@@ -10,11 +10,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from files.host_locks import only_host
-from files.json_records import read_json, write_json
+from files.json_records import read_json, sha256_json, write_json
 from files.safe_files import InputError, leftovers_of, only_writer, remove
 from files.seals import INPUTS_NAME, bind, unbind
 
+SHOWN_DIGITS = 12  # of a digest, in names
 VALUE_CHARACTERS = 200
+
+
+def results_folder(cache: Path, name: str, inputs: dict) -> Path:
+    """Return where the cache keeps what depends on these inputs."""
+    return cache / f"{name}-{sha256_json(inputs)[:SHOWN_DIGITS]}"
 
 
 def difference_in_words(old: dict, new: dict) -> tuple[str, str] | None:

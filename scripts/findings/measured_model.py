@@ -15,9 +15,9 @@ from typing import Any
 
 from analysis.analysis_state import AnalysisState, batch_arrays
 from analysis.batches import Batch
-from analysis.decoder import decoder_of, layers_of
 from analysis.expert_observer import expert_modules
 from analysis.layer_stream import LayerStream
+from analysis.model_parts import decoder_of, layers_of
 from analysis.passes import analyze_batches
 from analysis.sampled_tokens import CHOSEN, INPUTS
 from chats.chat_sequences import Sequence

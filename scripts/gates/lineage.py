@@ -11,8 +11,8 @@ from pathlib import Path
 
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_ids
 from checkpoints.checkpoint import INDEX_NAME, read_checkpoint, read_config, source_digest, weights_digest
-from checkpoints.checkpoint_drop import pruned_config, small_files
-from checkpoints.moe_families import family_of, shape_of
+from checkpoints.moe_families import family_of, pruned_config, shape_of
+from checkpoints.small_files import small_files
 from choice.drop_map import MapDetails, criterion_of, details_of, dropped_ids, question_ids_of, read_map
 from choice.drop_metadata import METADATA_NAME, DropMetadata, methodology_of, read_metadata
 from choice.expert_stats import read_stats

@@ -18,9 +18,9 @@ from files.json_records import read_json, read_record
 from files.safe_files import InputError, sha256_file, shown
 from files.seals import INPUTS_NAME
 from gates.lineage import Breaks, Lineage, breaks_of, broken
+from losses.chat_masks import Chats, unseen_questions
 from losses.quality_conclusions import Measured, quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality
-from losses.scored_chats import Chats, unseen_questions
 from losses.stored_results import measured_again, results_folder
 from quants.quant_record import QuantRecord
 from release.manifest import DIGITS

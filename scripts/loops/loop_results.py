@@ -9,8 +9,7 @@ from typing import ClassVar
 
 from files.display import markdown_table, plural
 from files.json_records import Fields, Record, Sha256
-from scoring.paired_statistics import LEVEL
-from scoring.score_records import Interval
+from scoring.paired_statistics import LEVEL, Interval
 
 LOOPS_NAME = "loops.json"
 # The classes of answers, which loop_classes.py defines, and its rule of the same block.

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from scoring.paired_statistics import mean_and_error
 
 import numpy as np
-from scipy.special import log_softmax
 
 PERCENT = 100
 # fp64 values per temporary array: 32 MiB. A vocabulary has 262,144 entries, so whole chats would take gigabytes.
@@ -23,6 +22,8 @@ def log_probability_blocks(full: np.ndarray, other: np.ndarray) -> Iterator[tupl
 
     full, other: logits [tokens, vocabulary].
     """
+    from scipy.special import log_softmax  # here: its import takes a quarter of a second, and most need only the names
+
     rows = max(1, BLOCK_VALUES // full.shape[1])
     for first in range(0, len(full), rows):
         # fp64: between two good quants the divergence is a small difference of large logarithms, lost in fp32.

@@ -122,6 +122,15 @@ def check_verdict(place: str, entry: dict, one: MeasuredFile, loss: str) -> None
     require(entry["verdict"] == verdict_of(ratio, error), f"{place}.verdict by its figures")
 
 
+def measured(records: dict[str, dict], quality: dict | None) -> dict[str, dict]:
+    """Return the entry of quality.json of each record that has one, by record.
+
+    Files are matched by sha256: a quant of the same name that was built again is not the one that was measured.
+    """
+    entries = {entry["sha256"]: entry for entry in (quality or {}).get("files", [])}
+    return {name: entries[record["sha256"]] for name, record in records.items() if record["sha256"] in entries}
+
+
 def chats_in_words(quality: dict) -> str:
     """Return how many chats were measured, and what of this build had seen none of them."""
     if quality.get("choice_known", True):

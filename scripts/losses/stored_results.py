@@ -10,24 +10,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from files.json_records import sha256_json
+from files.run_state import SHOWN_DIGITS, results_folder
 from files.safe_files import InputError, replace_when_done
 from files.seals import is_kept
+from losses.chat_masks import Arrays, Chats, masks_of
 from losses.kld_statistics import MEASURES, per_chat, summary
 from losses.quality_conclusions import EXPERTS_ONLY, NO_IMATRIX, Measured, quant_kind
-from losses.scored_chats import Arrays, Chats, masks_of
 from scoring.paired_statistics import mean_and_error
 
 import numpy as np
 
-SHOWN_DIGITS = 12  # of a digest, in names
 PRUNING_NAME, CHATS_NAME = "pruning.npz", "chats.npz"
 SCORED = ("reply", "all")
-
-
-def results_folder(cache: Path, name: str, inputs: dict) -> Path:
-    """Return where the cache keeps what depends on these inputs."""
-    return cache / f"{name}-{sha256_json(inputs)[:SHOWN_DIGITS]}"
 
 
 def results_path(folder: Path, sha256: str) -> Path:

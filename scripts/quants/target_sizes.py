@@ -29,7 +29,6 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 from pydantic import FiniteFloat
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 WIDE = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 RAGGED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0")  # what rows that are no multiple of 256 can have
@@ -194,6 +193,9 @@ def cheapest(options: list[list[Option]], room: int) -> list[int] | None:
     """
     if smallest_sum(options) > room:
         return None
+    # Imported here: most who use this module solve nothing, and scipy takes most of a second.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     flat = [(group, option) for group, each in enumerate(options) for option in each]
     sizes = np.array([option.size for _, option in flat], np.float64)
     costs = np.array([option.cost for _, option in flat])

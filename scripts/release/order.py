@@ -5,7 +5,7 @@ whose `dominated` names, for each loss, the files that another one of no more by
 significant (paired by chat).
 """
 
-from losses.quality_record import LOSSES
+from losses.quality_record import LOSSES, measured
 from quants.recipes import RECIPES
 
 
@@ -28,15 +28,6 @@ def size_exceptions(records: dict[str, dict]) -> list[str]:
         for earlier, later in zip(order, order[1:])
         if sizes[later] >= sizes[earlier]
     ]
-
-
-def measured(records: dict[str, dict], quality: dict | None) -> dict[str, dict]:
-    """Return the entry of quality.json of each record that has one, by record.
-
-    Files are matched by sha256: a quant of the same name that was built again is not the one that was measured.
-    """
-    entries = {entry["sha256"]: entry for entry in (quality or {}).get("files", [])}
-    return {name: entries[record["sha256"]] for name, record in records.items() if record["sha256"] in entries}
 
 
 def kld_exceptions(records: dict[str, dict], quality: dict | None) -> list[str]:

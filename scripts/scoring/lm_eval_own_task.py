@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run lm-eval's command line, but let it index only the tasks of --include_path.
+"""Run lm-eval's command line, but let it index only the tasks of --include_path, and without torch.
 
 Inputs:  lm-eval's own arguments.
 Output:  what lm-eval writes.
@@ -8,6 +8,7 @@ Use:     scripts/scoring/lm_eval_own_task.py run --include_path DIR --tasks NAME
 
 import functools
 import sys
+from pathlib import Path
 
 
 def make_repeatable() -> None:
@@ -19,9 +20,21 @@ def make_repeatable() -> None:
     nltk.download = lambda *_, **__: False  # lm-eval would ask the network; ifeval.py has said what is missing
 
 
+def leave_torch_out() -> None:
+    """Keep lm-eval from importing torch, which takes most of its start: the model runs in a server of its own."""
+    sys.path.append(str(Path(__file__).parents[1]))  # last: lm-eval's own modules are found first
+    from chats.without_torch import spare_torch
+
+    from lm_eval import utils
+
+    spare_torch()
+    utils.is_torch_available = lambda: False
+
+
 def main() -> None:
     if "ifeval_frozen" in sys.argv:
         make_repeatable()
+    leave_torch_out()
     from lm_eval import tasks
     from lm_eval.__main__ import cli_evaluate
 

@@ -8,13 +8,17 @@ https://arxiv.org/abs/2411.00640). `mean_and_error` does the same for parts of u
 
 from math import comb
 from statistics import NormalDist
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 NORMAL = NormalDist()  # not scipy's, whose import takes most of a second
 LEVEL = 0.95
 POWER = 0.8
 Z = NORMAL.inv_cdf(0.5 + LEVEL / 2)  # 1.96: half of what the level leaves out lies on each side
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]  # as a record holds it
 
 
 def wilson(scores: np.ndarray) -> tuple[float, float]:

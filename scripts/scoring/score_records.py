@@ -13,7 +13,7 @@ from files.json_records import Count, Fields, Positive, Record, Sha256, Share, r
 from files.safe_files import InputError, shown
 from scoring.answer_classes import CLASSES
 from scoring.followed import Followed, check_digits
-from scoring.paired_statistics import difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
+from scoring.paired_statistics import Interval, difference_interval, mcnemar, smallest_likely, smallest_shown, wilson
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -24,10 +24,8 @@ ALL_LETTERS = "ABCDEFGHIJ"  # of choices; GPQA has the first four of them, MMLU-
 GPQA, IFEVAL = "gpqa_", "ifeval"  # how the names of GPQA's tasks begin; the task whose answers follow instructions
 ROUNDING = 1e-6  # sums of the same numbers in another order
 
-
 Text = Annotated[str, Field(min_length=1)]
 Digits = Annotated[str, Field(pattern=r"^[01]+$")]
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 def alike(one: float | None, other: float | None) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from choice.drop_metadata import METADATA_NAME
+from choice.drop_map import METADATA_NAME
 from files.json_records import read_json
 from files.safe_files import GIB, InputError
 from ggufs.companions import is_companion

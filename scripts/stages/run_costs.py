@@ -8,7 +8,7 @@ slower or faster by a factor for each kind (stages/calibration.py). Steps whose 
 from dataclasses import dataclass
 from pathlib import Path
 
-from choice.drop_metadata import METADATA_NAME
+from choice.drop_map import METADATA_NAME
 from files.safe_files import GIB
 from ggufs.companions import is_companion
 from scoring.score_records import SUMMARY_NAME

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import teacher_force_analysis as analysis
 from analysis import decoder
-from analysis.decoder import build_empty, decoder_of, load_resident
+from analysis.decoder import build_empty, load_resident
 from analysis.layer_stream import EMBEDDING, LayerStream
+from analysis.model_parts import decoder_of
 from chats.chat_sequences import chat_answer, chat_prompt
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions

@@ -8,36 +8,25 @@ from pathlib import Path
 
 import build_release
 import check_release
-from cards.card_reproduce import builds_text, calibration_text, reproduce_section
-from cards.card_results import (
-    count_in_words,
-    counts_table,
-    hardware_rows,
-    machine_in_words,
-    map_of,
-    patch_table,
-    variants_table,
-)
+from cards.card_results import count_in_words, counts_table, map_of, patch_table, variants_table
 from cards.card_run import run_checkpoint_section, run_ggufs_section
-from cards.card_sections import RANKED_BY, Release, how_chosen, limits_section, method_section
-from cards.card_tables import fallbacks_in_words, file_table, memory_table, quality_word, ranges, tiers_in_words
+from cards.card_sections import Release, method_section
+from cards.card_tables import file_table
 from cards.card_words import check_card_words
 from cards.chores import chores
-from cards.front_matter import check_front_matter, check_same_repository, front_matter
+from cards.front_matter import check_front_matter, check_same_repository
 from cards.gguf_card import gguf_card
 from cards.made_texts import release_of
-from cards.model_facts import checkpoint_facts, gguf_facts, prompt_format, thinks
-from choice.criteria import CRITERIA
+from cards.model_facts import checkpoint_facts, gguf_facts
 from conftest import DEMO
 from files.json_records import read_json, write_json
 from files.safe_files import GIB, InputError, sha256_file
 from gates.checked import Checked
 from gates.gates import GATES
 from ggufs.context_cache import cache_bytes
-from ggufs.gguf_header import empty_header, header_bytes, key_value, read_header
+from ggufs.gguf_header import read_header
 from llama.llama_server import LlamaServer, server_command
 from quants.quant_record import record_path
-from release.input_facts import held_questions
 from release.manifest import read_manifest
 from release.names import has_placeholder
 from release.sources import read_sources
@@ -71,22 +60,6 @@ def test_the_prompt_format_is_the_chat_templates_own(pruned_demo, tmp_path):
     card = build(pruned_demo, tmp_path / "r", quants=("Q4_K_M",))
     block = card.partition("**Prompt format, with a thought.**")[2].partition("```text\n")[2].partition("\n```")[0]
     assert block == "<|turn>system\n<|think|>\n{system}<turn|>\n<|turn>user\n{prompt}<turn|>\n<|turn>model"
-
-
-@pytest.mark.parametrize(
-    ("template", "shown"),
-    [
-        ("{% for m in messages %}[{{ m.content }}]{% endfor %}", "[{system}][{prompt}]"),
-        ("{% for m in messages if m.role == 'system' %}{{ raise_exception('no') }}{% endfor %}{prompt}", "{prompt}"),
-        (None, ""),
-        ("{{ nothing.at.all }}", ""),
-        ("<a href='x'>{prompt}</a>", ""),
-        ("{prompt}\n```\n", ""),
-        ("{prompt}" + "x" * 600, ""),
-    ],
-)
-def test_what_no_card_may_hold_is_no_prompt_format(template, shown):
-    assert prompt_format(template) == shown
 
 
 def cells_of(card: str, start: str) -> list[str]:
@@ -214,16 +187,6 @@ def test_every_variant_has_its_map_and_its_test(release):
     assert patch_table(scores) == ""
 
 
-def test_the_hardware_is_said_once_where_it_is_the_same():
-    machine = {"cpu": "AMD EPYC", "cores": 16, "gpus": ["NVIDIA H200"] * 2, "backends": ["CUDA"]}
-    words = "AMD EPYC (16 cores); 2 x NVIDIA H200; llama.cpp's backend: CUDA"
-    assert machine_in_words(machine) == words
-    rows = [{"name": "a", "hardware": [machine]}, {"name": "b", "hardware": [machine]}]
-    assert hardware_rows(rows) == [["Hardware", words]]
-    assert hardware_rows([{"name": "a"}, rows[1]]) == [["Hardware, a", "not recorded"], ["Hardware, b", words]]
-    assert machine_in_words(machine | {"gpus": [], "backends": ["CPU"]}).endswith("; no GPU; llama.cpp's backend: CPU")
-
-
 def test_commands_hold_the_thought_and_all_of_the_protocol_s_sampling(release):
     flags = "-ngl 99 --reasoning-format deepseek --reasoning-budget"
     sampling = "--temp 1.0 --top-p 0.95 --top-k 64 --dry-multiplier 0.5 --seed 42"
@@ -270,109 +233,6 @@ def test_transformers_code_runs_as_it_is_printed(release, pruned_demo, monkeypat
     assert 'device_map="auto", attn_implementation="eager")' in run_checkpoint_section(wide)
 
 
-def test_the_command_to_reproduce_names_all_that_differs(release):
-    settings = {"RUN": "mine", "QUESTIONS": "a.csv", "EVAL_QUESTIONS": "b.csv", "CALIBRATION": "v5", "CD_CUTS": "1/3"}
-    settings["DRAFT"] = ""  # emptied: the command falls back to a run that has one
-    text = reproduce_section(replace(release, settings=settings, project_version="9.9.9"))
-    assert "version 9.9.9. The run was `RUN=mine` (`runs/mine.mk`)" in text
-    command = re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1]
-    words = dict(word.split("=", 1) for word in shlex.split(command.replace("\\\n", ""))[3:])
-    assert words | {"QUANTS": ""} == {
-        "MODEL": BASE,
-        "NAME": BASE.split("/")[1],
-        "PRUNED_NAME": NAME,
-        "KEEP": str(KEPT),
-        "CRITERION": "coverage",
-        "PROTECT_TOP": "16",
-        "CTX": "32768",
-        "REASONING_BUDGET": "16384",
-        "MAX_GEN_TOKS": "24576",
-        "SEED": "42",
-        "NP": "1",
-        "LICENSE": "gemma",
-        "QUANTS": "",
-        "QUESTIONS": "a.csv",
-        "EVAL_QUESTIONS": "b.csv",
-        "CALIBRATION": "v5",
-        "CD_CUTS": "1/3",
-        "DRAFT": "",
-    }
-    assert {*words["QUANTS"].split()} == {record["type"] for record in release.records.values()}
-    method = {**release.metadata["method"], "held_out_question_ids": ["a", "b"]}
-    held_out = replace(release, base="some model", metadata={**release.metadata, "method": method})
-    text = reproduce_section(held_out)
-    assert "MODEL=DIRECTORY" in text and "FOLD=I/K" in text
-    assert "| Questions held out of the choice | 2 |" in method_section(held_out)
-
-
-def test_a_path_of_this_machine_is_no_setting_of_the_card(pruned_demo, tmp_path):
-    more = ["--settings", "QUESTIONS=/home/me/own.csv", "EVAL_QUESTIONS=data/x.csv"]
-    card = build(pruned_demo, tmp_path / "r", *more, quants=("Q6_K", "Q4_K_M"))
-    assert " QUESTIONS=own.csv " in card and "EVAL_QUESTIONS=data/x.csv" in card and "/home" not in card
-
-
-def with_calibration(pruned: Path, folder: Path, *more: object) -> str:
-    """Build a release that knows its imatrix's record and text; return its card."""
-    known = ["--imatrix-record", pruned / "imatrix.gguf.json", "--calibration", pruned / "text.txt"]
-    return build(pruned, folder, *known, *more, quants=("Q6_K", "Q4_K_M"))
-
-
-def test_the_card_names_the_calibration_text_and_says_what_it_holds(pruned_demo, tmp_path, refusal):
-    questions = ["--questions", DEMO / "calibration_questions.csv", DEMO / "eval_questions.csv"]
-    # The first 20 calibration questions are the text: four of them scored, then four that it does not hold.
-    inside = write_scores(pruned_demo, tmp_path / "in", first_ids(DEMO / "calibration_questions.csv", 4))
-    card = with_calibration(pruned_demo, tmp_path / "r", "--scores", inside, *questions, tmp_path / "in/scored.csv")
-    digest = sha256_file(pruned_demo / "text.txt")
-    assert (
-        f"measured on `text.txt`, sha256 `{digest}`. The calibration text holds the scored questions: 4 of 4." in card
-    )
-    assert "- In-sample in a second way: the calibration text holds the scored questions (4 of 4)." in card
-    manifest = read_manifest(tmp_path / "r")
-    assert len(manifest["inputs"]["calibration"]["held"]) == 20
-    outside = write_scores(pruned_demo, tmp_path / "out", first_ids(DEMO / "eval_questions.csv", 4))
-    card = with_calibration(pruned_demo, tmp_path / "s", "--scores", outside, *questions, tmp_path / "out/scored.csv")
-    assert "It holds none of the 4 scored questions." in card and "second way" not in card
-    with_calibration(pruned_demo, tmp_path / "r", *questions)
-    manifest = read_manifest(tmp_path / "r")
-    # A list of held questions that was made shorter by hand is not the build's.
-    checked = Checked(tmp_path / "r", manifest, read_sources(tmp_path / "r"))
-    assert not GATES["build"](checked).deviations
-    manifest["inputs"]["calibration"]["held"] = []
-    assert "expected the calibration of this build under 'inputs'" in GATES["build"](checked).deviations[0]
-    other = tmp_path / "text.txt"
-    other.write_text("another text")
-    arguments = ["--calibration", other, *questions]
-    with pytest.raises(InputError, match="expected the text"):
-        with_calibration(pruned_demo, tmp_path / "t", *arguments)
-    assert not (tmp_path / "t").exists()
-
-
-def test_the_card_says_whether_the_build_that_quantised_has_answered(release):
-    digest = next(iter(release.records.values()))["tools_sha256"]
-    one, other = [[row | {"tools_sha256": [build]} for row in release.scores["rows"]] for build in (digest, "9" * 64)]
-    said = builds_text(replace(release, scores=release.scores | {"rows": one}))
-    assert f"| evaluation | `{digest}` |" in said and said.endswith("One build did all of it.")
-    said = builds_text(replace(release, scores=release.scores | {"rows": other}))
-    assert f"| quants | `{digest}` |" in said and f"| evaluation | `{'9' * 64}` |" in said
-    assert said.endswith("Another build than the one that quantised did this: evaluation.")
-    assert builds_text(replace(release, records={}, scores=None)) == ""
-
-
-def test_what_is_not_known_of_a_calibration_text_is_said(release):
-    assert "a text whose name is not recorded" in calibration_text(replace(release, inputs={}))
-    known = {"calibration": "x.txt", "calibration_sha256": "a" * 64, "imatrix_sha256": "b" * 64, "held": None}
-    unknown = replace(release, inputs={"questions": {}, "calibration": known})
-    assert "It is not known whether it holds the scored questions." in calibration_text(unknown)
-    assert "- It is not known whether the calibration text holds" in limits_section(unknown)
-
-
-def test_a_question_is_found_in_a_text_whatever_its_blanks(tmp_path):
-    path = tmp_path / "q.csv"
-    columns = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3"
-    path.write_text(f'{columns}\nb,"How  many\nlegs?",a,b,c,d\na,What?,a,b,c,d\nc,Why?,a,b,c,d\n')
-    assert held_questions("x How many legs? Because. What?\n", [path]) == ["a", "b"]
-
-
 def test_stars_of_the_names_survive_markdown(pruned_demo, tmp_path):
     more = ["--kind", "dynamic", "--siblings", f"standard={NAME}-GGUF"]
     dynamic = build(pruned_demo, tmp_path / f"{NAME}-dynamic-GGUF", *more, quants=("CD-Q4_K_M",))
@@ -392,66 +252,6 @@ def test_a_predicted_loss_never_stands_beside_a_measured_one(release):
     card = gguf_card(auto)
     assert "0.0123" not in file_table(auto.records, auto.quality) and card.count("0.0123") == 1
     assert "Predicted when its types were picked, not measured: 0.0123 nats per token." in card
-
-
-def test_types_in_words_by_hand():
-    scope = r"\.(attn|ffn)_\w+\.weight"
-    arguments = ["--token-embedding-type", "q8_0", "--output-tensor-type", "q8_0"]
-    for layers, kind in (("0", "q6_K"), ("1|2|3|10", "q5_K"), ("4|5", "q4_K")):
-        arguments += ["--tensor-type", rf"^blk\.({layers}){scope}={kind}"]
-    record = {"arguments": arguments, "base": "Q4_K_M", "tensors_per_type": {"F32": 4, "Q5_0<Q4_K": 1, "Q8_0<Q6_K": 3}}
-    assert tiers_in_words(record) == (
-        "Q6_K in layer 0; Q5_K in layers 1 to 3, 10; Q4_K in layers 4 to 5 (attention, dense part and experts); "
-        "embedding Q8_0, output Q8_0; what is left follows Q4_K_M"
-    )
-    assert "(the experts of a layer)" in tiers_in_words(record | {"cd_scope": "experts"})
-    assert fallbacks_in_words(record) == "1 tensor Q5_0 in place of Q4_K, 3 tensors Q8_0 in place of Q6_K"
-    assert ranges([5, 1, 2, 3]) == "1 to 3, 5" and ranges([]) == ""
-
-
-def test_a_word_of_quality_for_every_file_by_hand():
-    def entry(kld: float) -> dict:
-        return {"losses": {"quantisation": {"kld": [kld, 0.0]}}}
-
-    record = {"bits_per_weight": 4.8}
-    by_loss = [(0.0, "exact"), (0.001, "near-lossless"), (0.009, "very high"), (0.05, "good"), (9.0, "very low")]
-    assert [quality_word(record, entry(kld)) for kld, _ in by_loss] == [word for _, word in by_loss]
-    by_bits = [(16.01, "exact"), (8.5, "near-lossless"), (5.5, "high"), (4.8, "good"), (3.9, "fair"), (2.1, "very low")]
-    words = [quality_word({"bits_per_weight": bits}, None) for bits, _ in by_bits]
-    assert words == [f"{word} (by size)" for _, word in by_bits]
-
-
-def by_size(sizes: dict[str, float]) -> dict[str, dict]:
-    return {name: {"files": [name], "bytes": int(size * GIB), "sha256": name} for name, size in sizes.items()}
-
-
-def test_which_file_for_which_memory_by_hand():
-    records = by_size({"large": 13.5, "middle": 10.8, "small": 2.9})
-    table = memory_table(records, {8192: GIB // 2, 32768: GIB})
-    # 4 GiB: 3 are free, 2.9 + 0.5 do not fit; 6: small; 12: 11 free, 10.8 + 0.5 do not; 16: large.
-    assert [line.split(" | ")[0:3] for line in table.splitlines()[2:]] == [
-        ["| 6 GiB or more", "small", "size"],
-        ["| 16 GiB or more", "large", "size"],
-    ]
-    assert table.splitlines()[-1].endswith("| 14.00 | 14.50 |")
-    # A model that sees is loaded with a file for pictures: 13.5 + 0.5 + 1.5 are more than 15.
-    sight = {"mmproj-m-F16.gguf": 2 * GIB, "mmproj-m-Q8_0.gguf": 3 * GIB // 2}
-    seeing = memory_table(records, {8192: GIB // 2}, None, sight).splitlines()
-    assert [line.split(" | ")[0] for line in seeing[2:]] == ["| 6 GiB or more", "| 16 GiB or more", "| 20 GiB or more"]
-    assert seeing[-1].endswith("| 15.50 |")
-
-
-def test_a_file_that_is_measured_as_worse_than_a_smaller_one_is_not_recommended():
-    def taken(klds: dict[str, float]) -> list[list[str]]:
-        files = [{"sha256": name, "losses": {"quantisation": {"kld": [kld, 0.1]}}} for name, kld in klds.items()]
-        records = by_size({"large": 13.5, "middle": 10.8, "small": 2.9})
-        table = memory_table(records, {8192: GIB // 2}, {"files": files})
-        return [line.split(" | ")[1:3] for line in table.splitlines()[2:]]
-
-    assert taken({"large": 0.3, "middle": 0.2, "small": 0.1}) == [["small", "measured loss"]]
-    assert taken({"large": 0.1, "middle": 0.9, "small": 0.5})[-1] == ["large", "measured loss"]
-    # What was not measured is taken by size: nothing says that it is worse.
-    assert taken({"middle": 0.1, "small": 0.05}) == [["small", "measured loss"], ["large", "size"]]
 
 
 @pytest.fixture
@@ -486,17 +286,6 @@ def test_another_family_has_no_file_of_ollama_and_no_flag_of_thoughts(of_another
     found = {name: check_release.outcome_of(gate, checked).deviations for name, gate in GATES.items()}
     assert not any(found.values()), found
     assert not checked.for_ollama
-
-
-def test_a_model_thinks_if_its_template_says_so():
-    assert thinks("{% if enable_thinking %}") and thinks("<think>") and not thinks("[INST]") and not thinks(None)
-
-
-def test_every_criterion_says_what_it_ranks_by():
-    assert RANKED_BY.keys() == CRITERIA.keys()
-    assert "tokens that the router sends" in how_chosen({"criterion": "frequency"})
-    assert "chance" in how_chosen({"criterion": "random:1"})
-    assert "ranked first are dropped" in how_chosen({"criterion": "reap", "worst_first": True})
 
 
 def test_the_methodology_of_the_metadata_is_shown(release):
@@ -548,49 +337,3 @@ def test_the_context_cache_is_what_llama_server_says(pruned_demo, tools, tmp_pat
         assert len(said) == 4
         expected = cache_bytes(read_header(gguf), context) / 2**20
         assert sum(map(float, said[2:])) == pytest.approx(expected, abs=0.0101), context
-
-
-def test_the_context_cache_of_the_26b_by_hand(tmp_path):
-    pairs = {
-        "general.architecture": "gemma4",
-        "gemma4.block_count": 30,
-        "gemma4.attention.sliding_window": 1024,
-        "gemma4.attention.key_length": 512,
-        "gemma4.attention.value_length": 512,
-        "gemma4.attention.key_length_swa": 256,
-        "gemma4.attention.value_length_swa": 256,
-        "gemma4.attention.head_count_kv": [8, 8, 8, 8, 8, 2] * 5,
-        "gemma4.attention.sliding_window_pattern": [True, True, True, True, True, False] * 5,
-    }
-    path = tmp_path / "a.gguf"
-    path.write_bytes(header_bytes(empty_header(path), [key_value(*pair) for pair in pairs.items()], []))
-    # 25 layers of 1,536 cells (1,024 + 512), 8 heads, 512 values; 5 layers of 8,192 cells, 2 heads, 1,024 values;
-    # 2 bytes each.
-    assert cache_bytes(read_header(path), 8192) == 25 * 1536 * 8 * 512 * 2 + 5 * 8192 * 2 * 1024 * 2 == 482_344_960
-    other = {**pairs, "general.architecture": "qwen3moe"}
-    path.write_bytes(header_bytes(empty_header(path), [key_value(*pair) for pair in other.items()], []))
-    assert cache_bytes(read_header(path), 8192) is None
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (("license: gemma", "license: [gemma"), "huggingface_hub reads"),
-        (("license: gemma", "license: Gemma Terms"), "license an identifier"),
-        (("pipeline_tag: text-generation", "pipeline_tag: chat"), "pipeline_tag text-generation"),
-        (("base_model: google/x", "base_model: google/x/y"), "OWNER/NAME"),
-        (("base_model_relation: quantized", "base_model_relation: shrunk"), "one of adapter"),
-        (("library_name: gguf\n", ""), "library_name"),
-        (("- moe", "- 5"), "tags words"),
-        (("---\n", "", 1), "front matter"),
-        (("license:", "licence:"), "front matter of"),
-    ],
-)
-def test_front_matter_is_checked(tmp_path, change, words):
-    path = tmp_path / "README.md"
-    text = front_matter("standard", "google/x", {"license": "gemma"}, "me", ["moe"]) + "\n# x\n"
-    path.write_text(text)
-    assert check_front_matter(path, "standard")["license"] == "gemma"
-    path.write_text(text.replace(*change))
-    with pytest.raises(InputError, match=re.escape(words)):
-        check_front_matter(path, "standard")

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from checkpoints.checkpoint import TensorRange, read_checkpoint
-from checkpoints.checkpoint_drop import plan_shards, plan_tensors, pruned_config
-from checkpoints.moe_families import GEMMA4, expert_tensors
+from checkpoints.checkpoint_drop import plan_shards, plan_tensors
+from checkpoints.moe_families import GEMMA4, expert_tensors, pruned_config
 from choice.drop_map import Shape
 from choice.drop_metadata import read_metadata
 from conftest import DEMO, REPO

@@ -25,10 +25,10 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFL
 if __name__ == "__main__":
     os.environ |= ENVIRONMENT
 
-from files.display import markdown_table  # noqa: E402
-from mutations.harness import BROKEN, DIGEST_ONLY, FAILURES, LABEL, ONCE, REFUSED, SAME, SUBJECT, Case, Workshop  # noqa: E402
-from mutations.mutators import format_of  # noqa: E402
-from mutations.table import COMMANDS, Command  # noqa: E402
+from files.display import markdown_table
+from mutations.harness import BROKEN, DIGEST_ONLY, FAILURES, LABEL, ONCE, REFUSED, SAME, SUBJECT, Case, Workshop
+from mutations.mutators import format_of
+from mutations.table import COMMANDS, Command
 
 ACCEPTED = (SAME, DIGEST_ONLY, SUBJECT, LABEL, ONCE)
 HEADS = ["Command", "Cases", "Refused", *(f"Accepted: {reason}" for reason in ACCEPTED), "Failures"]

@@ -1,0 +1,122 @@
+"""How a card says to make its files again: the command, and what is known of the calibration text."""
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from cards.card_reproduce import builds_text, calibration_text, reproduce_section
+from cards.card_sections import Release, limits_section, method_section
+from cards.made_texts import release_of
+from conftest import DEMO
+from files.safe_files import InputError, sha256_file
+from gates.checked import Checked
+from gates.gates import GATES
+from release.manifest import read_manifest
+from release.sources import read_sources
+from release_inputs import BASE, KEPT, NAME, build, first_ids, shared_release, write_scores
+
+import pytest
+
+
+@pytest.fixture
+def release(pruned_demo) -> Release:
+    """What the card of the shared release is made of."""
+    folder = shared_release(pruned_demo)
+    return release_of(folder, read_manifest(folder))
+
+
+def test_the_command_to_reproduce_names_all_that_differs(release):
+    settings = {"RUN": "mine", "QUESTIONS": "a.csv", "EVAL_QUESTIONS": "b.csv", "CALIBRATION": "v5", "CD_CUTS": "1/3"}
+    settings["DRAFT"] = ""  # emptied: the command falls back to a run that has one
+    text = reproduce_section(replace(release, settings=settings, project_version="9.9.9"))
+    assert "version 9.9.9. The run was `RUN=mine` (`runs/mine.mk`)" in text
+    command = re.search(r"```sh\n(.*?)```", text, re.DOTALL)[1]
+    words = dict(word.split("=", 1) for word in shlex.split(command.replace("\\\n", ""))[3:])
+    assert words | {"QUANTS": ""} == {
+        "MODEL": BASE,
+        "NAME": BASE.split("/")[1],
+        "PRUNED_NAME": NAME,
+        "KEEP": str(KEPT),
+        "CRITERION": "coverage",
+        "PROTECT_TOP": "16",
+        "CTX": "32768",
+        "REASONING_BUDGET": "16384",
+        "MAX_GEN_TOKS": "24576",
+        "SEED": "42",
+        "NP": "1",
+        "LICENSE": "gemma",
+        "QUANTS": "",
+        "QUESTIONS": "a.csv",
+        "EVAL_QUESTIONS": "b.csv",
+        "CALIBRATION": "v5",
+        "CD_CUTS": "1/3",
+        "DRAFT": "",
+    }
+    assert {*words["QUANTS"].split()} == {record["type"] for record in release.records.values()}
+    method = {**release.metadata["method"], "held_out_question_ids": ["a", "b"]}
+    held_out = replace(release, base="some model", metadata={**release.metadata, "method": method})
+    text = reproduce_section(held_out)
+    assert "MODEL=DIRECTORY" in text and "FOLD=I/K" in text
+    assert "| Questions held out of the choice | 2 |" in method_section(held_out)
+
+
+def test_a_path_of_this_machine_is_no_setting_of_the_card(pruned_demo, tmp_path):
+    more = ["--settings", "QUESTIONS=/home/me/own.csv", "EVAL_QUESTIONS=data/x.csv"]
+    card = build(pruned_demo, tmp_path / "r", *more, quants=("Q6_K", "Q4_K_M"))
+    assert " QUESTIONS=own.csv " in card and "EVAL_QUESTIONS=data/x.csv" in card and "/home" not in card
+
+
+def with_calibration(pruned: Path, folder: Path, *more: object) -> str:
+    """Build a release that knows its imatrix's record and text; return its card."""
+    known = ["--imatrix-record", pruned / "imatrix.gguf.json", "--calibration", pruned / "text.txt"]
+    return build(pruned, folder, *known, *more, quants=("Q6_K", "Q4_K_M"))
+
+
+def test_the_card_names_the_calibration_text_and_says_what_it_holds(pruned_demo, tmp_path, refusal):
+    questions = ["--questions", DEMO / "calibration_questions.csv", DEMO / "eval_questions.csv"]
+    # The first 20 calibration questions are the text: four of them scored, then four that it does not hold.
+    inside = write_scores(pruned_demo, tmp_path / "in", first_ids(DEMO / "calibration_questions.csv", 4))
+    card = with_calibration(pruned_demo, tmp_path / "r", "--scores", inside, *questions, tmp_path / "in/scored.csv")
+    digest = sha256_file(pruned_demo / "text.txt")
+    assert (
+        f"measured on `text.txt`, sha256 `{digest}`. The calibration text holds the scored questions: 4 of 4." in card
+    )
+    assert "- In-sample in a second way: the calibration text holds the scored questions (4 of 4)." in card
+    manifest = read_manifest(tmp_path / "r")
+    assert len(manifest["inputs"]["calibration"]["held"]) == 20
+    outside = write_scores(pruned_demo, tmp_path / "out", first_ids(DEMO / "eval_questions.csv", 4))
+    card = with_calibration(pruned_demo, tmp_path / "s", "--scores", outside, *questions, tmp_path / "out/scored.csv")
+    assert "It holds none of the 4 scored questions." in card and "second way" not in card
+    with_calibration(pruned_demo, tmp_path / "r", *questions)
+    manifest = read_manifest(tmp_path / "r")
+    # A list of held questions that was made shorter by hand is not the build's.
+    checked = Checked(tmp_path / "r", manifest, read_sources(tmp_path / "r"))
+    assert not GATES["build"](checked).deviations
+    manifest["inputs"]["calibration"]["held"] = []
+    assert "expected the calibration of this build under 'inputs'" in GATES["build"](checked).deviations[0]
+    other = tmp_path / "text.txt"
+    other.write_text("another text")
+    arguments = ["--calibration", other, *questions]
+    with pytest.raises(InputError, match="expected the text"):
+        with_calibration(pruned_demo, tmp_path / "t", *arguments)
+    assert not (tmp_path / "t").exists()
+
+
+def test_the_card_says_whether_the_build_that_quantised_has_answered(release):
+    digest = next(iter(release.records.values()))["tools_sha256"]
+    one, other = [[row | {"tools_sha256": [build]} for row in release.scores["rows"]] for build in (digest, "9" * 64)]
+    said = builds_text(replace(release, scores=release.scores | {"rows": one}))
+    assert f"| evaluation | `{digest}` |" in said and said.endswith("One build did all of it.")
+    said = builds_text(replace(release, scores=release.scores | {"rows": other}))
+    assert f"| quants | `{digest}` |" in said and f"| evaluation | `{'9' * 64}` |" in said
+    assert said.endswith("Another build than the one that quantised did this: evaluation.")
+    assert builds_text(replace(release, records={}, scores=None)) == ""
+
+
+def test_what_is_not_known_of_a_calibration_text_is_said(release):
+    assert "a text whose name is not recorded" in calibration_text(replace(release, inputs={}))
+    known = {"calibration": "x.txt", "calibration_sha256": "a" * 64, "imatrix_sha256": "b" * 64, "held": None}
+    unknown = replace(release, inputs={"questions": {}, "calibration": known})
+    assert "It is not known whether it holds the scored questions." in calibration_text(unknown)
+    assert "- It is not known whether the calibration text holds" in limits_section(unknown)

@@ -1,0 +1,86 @@
+"""Small, quick runs of make: their variables, the call, and which scripts it names."""
+
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from conftest import REPO
+
+
+def variables_of(model: Path, questions: Path, build: Path) -> list[str]:
+    """Make variables of a small, quick run."""
+    return [
+        f"MODEL={model}",
+        "NAME=tiny",
+        "KEEP=12",
+        "PROTECT_TOP=4",
+        "VARIANT=12e",
+        f"QUESTIONS={questions}",
+        f"EVAL_QUESTIONS={questions}",
+        f"CALIBRATION={REPO / 'data/demo/calibration_questions.csv'}",
+        "QUANTS=F16 Q8_0 IQ2_M CD-Q4_K_M",
+        "EVAL_QUANT=Q8_0",
+        "CTX=1024",
+        "REASONING_BUDGET=16",
+        "MAX_GEN_TOKS=32",
+        "DRAFT=",  # that of the demo does not fit
+        "LICENSE=cc0-1.0",  # the tiny model has no card
+        f"BUILD={build}",
+    ]
+
+
+def make(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    """Run make; V=1 shows the commands of the steps."""
+    environment = {**os.environ, **(environment or {})}
+    return subprocess.run(["make", "V=1", *arguments], cwd=REPO, capture_output=True, text=True, env=environment)
+
+
+# What the environment of a user has, and must be nowhere else: keys, and the names of user and machine.
+SECRETS = {
+    "HF_TOKEN": "hf_canaryOfTheTests",
+    "OPENAI_API_KEY": "sk-canary-of-the-tests",
+    **dict.fromkeys(("USER", "LOGNAME", "USERNAME"), "canary-user"),
+    **dict.fromkeys(("HOST", "HOSTNAME"), "canary-host"),
+}
+SECRETS_ON_COMMAND_LINES: list[str] = []
+
+
+@contextmanager
+def secrets_looked_for() -> Iterator[None]:
+    """Look at the command lines of all processes, ten times a second, for SECRETS."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    line = path.read_bytes().decode(errors="replace")
+                except OSError:  # it has ended
+                    continue
+                SECRETS_ON_COMMAND_LINES.extend(line for secret in SECRETS.values() if secret in line)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def scripts_in_text(text: str) -> set[str]:
+    return set(re.findall(r"scripts/(\w+)\.(?:py|sh)", text))
+
+
+def scripts_in(done: subprocess.CompletedProcess) -> set[str]:
+    """The scripts that a (dry) run names as commands."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return scripts_in_text(done.stdout)
+
+
+def build_of(variables: list[str]) -> Path:
+    return Path(variables[-1].removeprefix("BUILD="))
