@@ -55,8 +55,8 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD SEALS,^(yes|no)$$,yes or no) \
   $(patsubst %,'QUANTS' '%' '^AUTO-[0-9]+([.][0-9]+)?$$' 'AUTO-<GiB>',$(filter AUTO-%,$(ASKED_QUANTS)))
 # llama.cpp takes a file with such a word in its name for no model: the release would be refused (release/names.py).
 NOT_A_MODEL = mmproj imatrix mtp- eagle3- dflash- dspark-
-$(foreach v,NAME PRUNED_NAME,$(foreach w,$(NOT_A_MODEL),$(if $(findstring $w,$($v)),$(error $v: expected a name without \
-  $w$(,) by which llama.cpp knows what is no model$(,) found $($v)))))
+$(foreach v,NAME PRUNED_NAME,$(foreach w,$(NOT_A_MODEL),$(if $(findstring $w,$($v)),$(error $v: expected a name \
+  without $w$(,) by which llama.cpp knows what is no model$(,) found $($v)))))
 # The order by reconstruction is made from all questions at once, in the analysis.
 LEFT_OUT := $(if $(FOLD),FOLD) $(filter eval-heldout,$(MAKECMDGOALS))
 $(if $(and $(filter reconstruction,$(CRITERION)),$(strip $(LEFT_OUT))),$(error CRITERION: expected another criterion \
