@@ -52,11 +52,10 @@ $(BUILD)/.built-by-this-project:
 	@mkdir -p $(@D) && touch $@
 
 joined = $(subst $() ,$(,),$(strip $(1)))
-# Of a shape every step is planned, whatever of the run is done: as in a folder where nothing is.
-IN_NO_BUILD = BUILD=$(BUILD)/plans/nothing MODEL=$(MODEL) QUESTIONS=$(QUESTIONS) EVAL_QUESTIONS=$(EVAL_QUESTIONS)
-# Loops are looked for when asked: only what was measured once can be stale.
+# Loops are looked for when asked: only what was measured once can be stale. Of a shape every step is planned, whatever
+# the run has done: as of a model whose name nothing has.
 STEPS_LEFT = $(MAKE) -n COUNTING=yes release $(if $(wildcard $(LOOPS)),loops) $(if $(OTHER_TASK),eval) \
-  $(OVERRIDES) $(if $(SHAPE),$(IN_NO_BUILD)) | \
+  $(OVERRIDES) $(if $(SHAPE),NAME=shape-$(SHAPE)) | \
   sed -nE "s/^: '(step\|[^']*)'.*/@\1/p" | tr '|' '\t'
 # All further tasks that were scored, and the one that this call names.
 TASK_PAGES = $(sort $(TASK_RECORDS:.json=.md) $(if $(OTHER_TASK),$(TASK_SCORES)))
