@@ -41,12 +41,14 @@ def kept_of(rank: Order, keep: int) -> Masks:
     return [row >= len(row) - keep for row in rank]
 
 
-def by_criterion(arrays: dict[str, np.ndarray], name: str, rows: np.ndarray | None = None) -> Order:
+def by_criterion(
+    arrays: dict[str, np.ndarray], name: str, rows: np.ndarray | None = None, top: int = PROTECT_TOP
+) -> Order:
     """Return the ranks by a criterion of the statistics, chosen by some rows (questions) of them, or by all."""
     if name == BY_ORDER:
         return arrays[RANK]
     chosen = {key: values if rows is None else values[rows] for key, values in arrays.items() if values.ndim == 3}
-    top = PROTECT_TOP if name in PROTECTING else 0
+    top = top if name in PROTECTING else 0
     order = ranks_of(chosen | {"protected": protected(chosen["weighted_norm_sum"], top)}, name)[2]
     return np.argsort(order[:, ::-1], axis=1)
 
