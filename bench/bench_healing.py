@@ -30,7 +30,7 @@ from choice.expert_stats import read_stats  # noqa: E402
 from files.option_types import command_parser, positive  # noqa: E402
 from files.safe_files import replace_when_done, run  # noqa: E402
 
-from chat_results import PROTECT_TOP, add_inputs, add_result, by_criterion, comparisons, kept_of, read_results  # noqa: E402
+from chat_results import add_inputs, add_result, by_criterion, comparisons, kept_of, read_results  # noqa: E402
 from layer_fits import (  # noqa: E402
     FOLDS,
     Fit,
@@ -148,7 +148,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_inputs(parser, [109, 96, 64])
     add = parser.add_argument_group("measurement").add_argument
     add("--criterion", nargs="+", default=["coverage", BY_ORDER], help="criteria by which experts are dropped")
-    add("--protect-top", type=positive, default=PROTECT_TOP, help="experts that criteria protect per question, layer")
     add("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="what is fitted")
     add("--chats", type=positive, help="first so many chats of both question files (all)")
     add("--output", type=Path, required=True, help="Markdown file to write; .jsonl goes beside it")

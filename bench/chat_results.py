@@ -34,6 +34,7 @@ def add_inputs(parser: argparse.ArgumentParser, keeps: list[int]) -> None:
     add("--choosing", type=Path, required=True, help="questions that choose")
     add("--measuring", type=Path, required=True, help="questions to measure on")
     add("--keep", type=positive, nargs="+", default=keeps, help="keep counts")
+    add("--protect-top", type=positive, default=PROTECT_TOP, help="experts that criteria protect per question, layer")
 
 
 def kept_of(rank: Order, keep: int) -> Masks:
