@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Measure what choices of experts cost on held-out chats: criteria, orders by reconstruction, chance, search.
 
-Inputs:  a Gemma 4 checkpoint that fits into memory in fp32 (the demo); statistics with an order by reconstruction
-         (make analyze CRITERION=reconstruction); the questions that chose, and others to measure on.
+Inputs:  a Gemma 4 checkpoint that fits into memory in fp32 (the demo), or a Mixtral one for the first two parts;
+         statistics with an order by reconstruction (make analyze CRITERION=reconstruction); the questions that chose,
+         and others to measure on.
 Output:  tables as Markdown; every result per chat in OUTPUT.jsonl, from which a killed run goes on, and to which
          search_masks.py adds its own.
 Example: .venv/bin/python bench/bench_choices.py --model data/demo/model --stats STATS.safetensors \
@@ -135,7 +136,7 @@ class Orders:
 def ranked(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orders) -> Iterator[Ranked]:
     """Yield the choices of which one order serves every keep count, of the parts that are asked for."""
     questions = len(arrays["token_count"])
-    criterion = partial(by_criterion, arrays)
+    criterion = partial(by_criterion, arrays, top=args.protect_top)
     if "criteria" in args.parts:
         yield from ((name, partial(criterion, name)) for name in CRITERIA)
     if "random" in args.parts:
@@ -199,6 +200,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_inputs(parser, KEEPS)
     add = parser.add_argument_group("measurement").add_argument
     add("--seeds", type=positive, default=20, help="random choices")
+    add("--chats", type=positive, help="chats that are measured (all)")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
     add("--output", type=Path, required=True, help="Markdown file to write; .jsonl goes beside it")
     return parser.parse_args(argv)
@@ -210,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     arrays, _ = read_stats(args.stats)
     kept = args.output.with_suffix(".jsonl")
     results = read_results(kept)
-    model = MaskedModel(args.model, read_chats(args.model, args.measuring))
+    model = MaskedModel(args.model, read_chats(args.model, args.measuring, args.chats))
     for label, keep, masks in choices(args, arrays, Orders(model, read_chats(args.model, args.choosing))):
         if (label, keep) in results:
             continue

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what healing in closed form gains after a drop, and merging instead of dropping, on held-out chats.
 
-Inputs:  a Gemma 4 checkpoint that fits into memory in fp32 (the demo); statistics with an order by reconstruction; the
+Inputs:  a Gemma 4 or Mixtral checkpoint that fits into memory in fp32; statistics with an order by reconstruction; the
          questions that chose, on which everything is fitted, and others to measure on.
 Output:  tables as Markdown; every result per chat in OUTPUT.jsonl, from which a killed run goes on.
 Example: .venv/bin/python bench/bench_healing.py --model data/demo/model --stats STATS.safetensors \
@@ -27,12 +27,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from choice.criteria import BY_ORDER
 from choice.expert_stats import read_stats
-from files.option_types import command_parser
+from files.option_types import command_parser, positive
 from files.safe_files import replace_when_done, run
 
 from chat_results import add_inputs, add_result, by_criterion, comparisons, kept_of, read_results
-from layer_fits import FOLDS, Fit, Passed, fit_layer_scalar, fit_norm, fit_rows, fit_scales, fold_outputs, merge
-from masked_model import MaskedModel, Masks, read_chats
+from layer_fits import (
+    FOLDS,
+    Fit,
+    Passed,
+    fit_layer_scalar,
+    fit_norm,
+    fit_rows,
+    fit_scales,
+    fold_outputs,
+    merge,
+    normed_of,
+)
+from masked_model import MaskedModel, Masks, Parts, read_chats
 
 HALVINGS = 5  # of a step of the router's rows, which changes what is routed where, until the error falls; then it is 0
 WAYS: dict[str, list[Fit]] = {
@@ -48,9 +59,15 @@ WAYS: dict[str, list[Fit]] = {
 }
 
 
-def far(mine: Passed, full: Passed) -> float:
+def far(layer: Parts, mine: Passed, full: Passed) -> float:
     """Return the squared distance of the normed expert outputs."""
-    return float((mine.normed - full.normed).square().sum())
+    return float((normed_of(layer, mine, full) - normed_of(layer, full, full)).square().sum())
+
+
+def step_back(module: torch.nn.Module, before: dict[str, torch.Tensor], share: float) -> None:
+    """Leave a share of how a layer has changed."""
+    now = module.state_dict()
+    module.load_state_dict({name: old + share * (now[name] - old) for name, old in before.items()})
 
 
 class Enough(Exception):
@@ -60,10 +77,13 @@ class Enough(Exception):
 def passed(model: MaskedModel, known: list[torch.Tensor], masks: Masks | None) -> Passed:
     """Return what the lowest layer did with the chats whose output is not known."""
     seen: dict[str, torch.Tensor] = {}
-    module, real = model.layers[len(known)], model.there.reshape(-1).bool()
+    layer, real = model.parts[len(known)], model.there.reshape(-1).bool()
 
     def experts(_: object, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
         seen.update(hidden=given[0], chosen=given[1], given=given[2], out=out)
+
+    def scores(_: object, __: object, out: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        seen["scores"] = out[0] if isinstance(out, tuple) else out
 
     def keep(name: str, _: object, __: object, out: torch.Tensor) -> None:
         seen[name] = out
@@ -71,10 +91,10 @@ def passed(model: MaskedModel, known: list[torch.Tensor], masks: Masks | None) -
             raise Enough
 
     hooks = [
-        module.experts.register_forward_hook(experts),
-        module.router.proj.register_forward_hook(partial(keep, "scores")),
-        module.post_feedforward_layernorm_2.register_forward_hook(partial(keep, "normed")),
-        module.register_forward_hook(partial(keep, "after")),
+        layer.experts.register_forward_hook(experts),
+        layer.router.register_forward_hook(scores),
+        (layer.experts if layer.norm is None else layer.norm).register_forward_hook(partial(keep, "normed")),
+        layer.module.register_forward_hook(partial(keep, "after")),
     ]
     with model.choosing(masks, known), suppress(Enough):
         model.states()
@@ -90,8 +110,8 @@ class Healing:
 
     def __init__(self, args: argparse.Namespace) -> None:
         """Load both, and run the full model."""
-        self.chooser = MaskedModel(args.model, read_chats(args.model, args.choosing))
-        self.judge = MaskedModel(args.model, read_chats(args.model, args.measuring))
+        self.chooser = MaskedModel(args.model, read_chats(args.model, args.choosing, args.chats))
+        self.judge = MaskedModel(args.model, read_chats(args.model, args.measuring, args.chats))
         known: list[torch.Tensor] = []
         self.full = [passed(self.chooser, known, None) for _ in self.chooser.layers]
         # A chat lies in one fold as a whole: its tokens are alike.
@@ -102,19 +122,18 @@ class Healing:
     def measure(self, masks: Masks, fits: list[Fit]) -> np.ndarray:
         """Fit, measure, and put all parameters back; return the losses per chat."""
         known: list[torch.Tensor] = []
-        for layer, mask, full in zip(self.chooser.layers, masks, self.full):
+        for layer, mask, full in zip(self.chooser.parts, masks, self.full):
             mine = passed(self.chooser, known, masks)
             for fit in fits:
-                before, error = {name: values.clone() for name, values in layer.state_dict().items()}, far(mine, full)
+                before = {name: values.clone() for name, values in layer.module.state_dict().items()}
+                error = far(layer, mine, full)
                 fit(layer, torch.from_numpy(mask), mine, full, self.folds)
                 known.pop()  # it is not the layer's output any more
                 mine = passed(self.chooser, known, masks)
                 for halving in range(1, HALVINGS + 1 if fit is fit_rows else 0):
-                    if far(mine, full) < error:
+                    if far(layer, mine, full) < error:
                         break
-                    now = layer.state_dict()
-                    share = 0.5 if halving < HALVINGS else 0.0
-                    layer.load_state_dict({name: old + share * (now[name] - old) for name, old in before.items()})
+                    step_back(layer.module, before, 0.5 if halving < HALVINGS else 0.0)
                     known.pop()
                     mine = passed(self.chooser, known, masks)
         self.judge.model.load_state_dict(self.chooser.model.state_dict())
@@ -130,6 +149,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("measurement").add_argument
     add("--criterion", nargs="+", default=["coverage", BY_ORDER], help="criteria by which experts are dropped")
     add("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="what is fitted")
+    add("--chats", type=positive, help="first so many chats of both question files (all)")
     add("--output", type=Path, required=True, help="Markdown file to write; .jsonl goes beside it")
     return parser.parse_args(argv)
 
@@ -139,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     arrays, kept = read_stats(args.stats)[0], args.output.with_suffix(".jsonl")
     results, healing = read_results(kept), Healing(args)
-    orders = {name: by_criterion(arrays, name) for name in args.criterion}
+    orders = {name: by_criterion(arrays, name, top=args.protect_top) for name in args.criterion}
     for name, order in orders.items():
         for way in args.ways:
             for keep in args.keep:

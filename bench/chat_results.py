@@ -34,6 +34,7 @@ def add_inputs(parser: argparse.ArgumentParser, keeps: list[int]) -> None:
     add("--choosing", type=Path, required=True, help="questions that choose")
     add("--measuring", type=Path, required=True, help="questions to measure on")
     add("--keep", type=positive, nargs="+", default=keeps, help="keep counts")
+    add("--protect-top", type=positive, default=PROTECT_TOP, help="experts that criteria protect per question, layer")
 
 
 def kept_of(rank: Order, keep: int) -> Masks:
@@ -41,12 +42,14 @@ def kept_of(rank: Order, keep: int) -> Masks:
     return [row >= len(row) - keep for row in rank]
 
 
-def by_criterion(arrays: dict[str, np.ndarray], name: str, rows: np.ndarray | None = None) -> Order:
+def by_criterion(
+    arrays: dict[str, np.ndarray], name: str, rows: np.ndarray | None = None, top: int = PROTECT_TOP
+) -> Order:
     """Return the ranks by a criterion of the statistics, chosen by some rows (questions) of them, or by all."""
     if name == BY_ORDER:
         return arrays[RANK]
     chosen = {key: values if rows is None else values[rows] for key, values in arrays.items() if values.ndim == 3}
-    top = PROTECT_TOP if name in PROTECTING else 0
+    top = top if name in PROTECTING else 0
     order = ranks_of(chosen | {"protected": protected(chosen["weighted_norm_sum"], top)}, name)[2]
     return np.argsort(order[:, ::-1], axis=1)
 

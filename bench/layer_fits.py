@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from masked_model import Parts
 from scipy.optimize import linear_sum_assignment
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # shares of the mean diagonal
@@ -36,7 +37,7 @@ class Passed:
     after: torch.Tensor
 
 
-Fit = Callable[[Any, torch.Tensor, Passed, Passed, torch.Tensor], None]
+Fit = Callable[[Parts, torch.Tensor, Passed, Passed, torch.Tensor], None]
 
 
 def inner_of(experts: Any, hidden: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -96,52 +97,72 @@ def by_expert(
     return cross_validated(grams.view(FOLDS, experts, experts), sides.view(FOLDS, experts, 1))[:, 0]
 
 
-def through_norm(layer: Any, directions: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def size_of(values: torch.Tensor, eps: float = 0.0) -> torch.Tensor:
+    """Return the root mean square that a norm divides by, [tokens, 1]."""
+    return (values.square().mean(-1, keepdim=True) + eps).sqrt()
+
+
+def normed_of(layer: Parts, mine: Passed, theirs: Passed) -> torch.Tensor:
+    """Return the expert output as what comes after it sees it.
+
+    Without a norm of its own it is added to the layer's output, which the next layer norms. Plain, a few tokens of huge
+    outputs would decide every fit.
+    """
+    return mine.normed if layer.norm is not None else mine.out / size_of(theirs.after)
+
+
+def through_norm(layer: Parts, directions: torch.Tensor, mine: Passed, theirs: Passed) -> torch.Tensor:
     """Return how the normed output changes, to first order, where the output changes by `directions`."""
-    norm = layer.post_feedforward_layernorm_2
-    size = (out.square().mean(-1, keepdim=True) + norm.eps).sqrt()[:, None]
-    unit = out[:, None] / size
-    return (directions - unit * (directions * unit).mean(-1, keepdim=True)) / size * norm.weight
+    if layer.norm is None:
+        return directions / size_of(theirs.after)[:, None]
+    size = size_of(mine.out, layer.norm.eps)[:, None]
+    unit = mine.out[:, None] / size
+    return (directions - unit * (directions * unit).mean(-1, keepdim=True)) / size * layer.norm.weight
 
 
-def fit_scales(layer: Any, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor) -> None:
-    """Set `per_expert_scale`."""
-    steps = through_norm(layer, parts_of(layer.experts, mine), mine.out)
-    change = by_expert(steps, mine.chosen, theirs.normed - mine.normed, folds, len(mask))
-    layer.router.per_expert_scale.mul_(1 + change)
+def fit_scales(layer: Parts, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor) -> None:
+    """Set `per_expert_scale`, or multiply `down_proj` where there is none."""
+    steps = through_norm(layer, parts_of(layer.experts, mine), mine, theirs)
+    residual = normed_of(layer, theirs, theirs) - normed_of(layer, mine, theirs)
+    change = by_expert(steps, mine.chosen, residual, folds, len(mask))
+    if layer.scale is not None:
+        layer.scale.mul_(1 + change)
+    else:
+        layer.experts.down_proj.mul_(1 + change[:, None, None])
 
 
-def fit_rows(layer: Any, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor) -> None:
+def fit_rows(layer: Parts, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor) -> None:
     """Scale the router's rows, the nearest thing to a bias that it has."""
     share = torch.softmax(mine.scores, dim=-1)[..., None]
     steps = (parts_of(layer.experts, mine) - share * mine.out[:, None]) * mine.scores[..., None]
-    change = by_expert(through_norm(layer, steps, mine.out), mine.chosen, theirs.normed - mine.normed, folds, len(mask))
-    layer.router.proj.weight.mul_(1 + change[:, None])
+    residual = normed_of(layer, theirs, theirs) - normed_of(layer, mine, theirs)
+    change = by_expert(through_norm(layer, steps, mine, theirs), mine.chosen, residual, folds, len(mask))
+    layer.router.weight.mul_(1 + change[:, None])
 
 
-def fit_norm(layer: Any, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor) -> None:
+def fit_norm(layer: Parts, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor) -> None:
     """Set the weight of `post_feedforward_layernorm_2`."""
-    weight = layer.post_feedforward_layernorm_2.weight
+    weight = layer.norm.weight
     units, residual = mine.normed / weight, theirs.normed - mine.normed
     grams = torch.stack([units[folds == fold].square().sum(0).diag() for fold in range(FOLDS)])
     sides = torch.stack([(units * residual)[folds == fold].sum(0)[:, None] for fold in range(FOLDS)])
     weight.add_(cross_validated(grams, sides)[:, 0])
 
 
-def fit_layer_scalar(layer: Any, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor) -> None:
+def fit_layer_scalar(layer: Parts, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor) -> None:
     """Set `layer_scalar`."""
     rest = theirs.after - mine.after
     grams = torch.stack([mine.after[folds == fold].square().sum().view(1, 1) for fold in range(FOLDS)])
     sides = torch.stack([(mine.after * rest)[folds == fold].sum().view(1, 1) for fold in range(FOLDS)])
-    layer.layer_scalar.mul_(1 + cross_validated(grams, sides)[0])
+    layer.module.layer_scalar.mul_(1 + cross_validated(grams, sides)[0])
 
 
-def fold_outputs(layer: Any, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor) -> None:
+def fold_outputs(layer: Parts, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor) -> None:
     """Fold what is missing into `down_proj` of all experts that stay, by one least-squares problem over all of them."""
     down = layer.experts.down_proj
     kept = torch.where(mask)[0]
     place = torch.cumsum(mask, 0) - 1
-    size = (theirs.out.square().mean(-1, keepdim=True) + layer.post_feedforward_layernorm_2.eps).sqrt()
+    size = size_of(theirs.after) if layer.norm is None else size_of(theirs.out, layer.norm.eps)
     inner = inner_of(layer.experts, mine.hidden, mine.chosen) * mine.given[..., None] / size[..., None]
     features = torch.zeros(len(inner), len(kept), inner.shape[-1])
     features[torch.arange(len(inner))[:, None], place[mine.chosen]] = inner
@@ -152,7 +173,7 @@ def fold_outputs(layer: Any, mask: torch.Tensor, mine: Passed, theirs: Passed, f
     down[kept] += change.mT
 
 
-def nearest_kept(layer: Any, mask: torch.Tensor, theirs: Passed) -> np.ndarray:
+def nearest_kept(layer: Parts, mask: torch.Tensor, theirs: Passed) -> np.ndarray:
     """Return for each expert the kept one whose outputs, times the router's weights of all experts, are most alike."""
     step = max(1, len(theirs.hidden) // SIMILAR_TOKENS)
     hidden, every = theirs.hidden[::step], torch.arange(len(mask))
@@ -166,13 +187,14 @@ def nearest_kept(layer: Any, mask: torch.Tensor, theirs: Passed) -> np.ndarray:
 
 
 def merge(
-    layer: Any, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor, matched: bool = True
+    layer: Parts, mask: torch.Tensor, mine: Passed, theirs: Passed, folds: torch.Tensor, matched: bool = True
 ) -> None:
     """Average each dropped expert's weights into the nearest kept one's, by their sums of routing weights, as REAM.
 
     matched: a dropped expert's neurons are first put into the order in which they are most like the kept one's.
     """
-    experts, scale = layer.experts, layer.router.per_expert_scale
+    experts = layer.experts
+    scale = torch.ones(len(mask)) if layer.scale is None else layer.scale
     mass = torch.zeros(len(mask)).index_add_(0, theirs.chosen.reshape(-1), theirs.given.reshape(-1))
     nearest = nearest_kept(layer, mask, theirs)
     both = experts.gate_up_proj.view(len(mask), 2, -1, experts.gate_up_proj.shape[-1])

@@ -1,4 +1,4 @@
-"""A Gemma 4 checkpoint in memory whose experts are masked instead of dropped, and what that costs on chats.
+"""A Gemma 4 or Mixtral checkpoint in memory whose experts are masked instead of dropped, and what that costs on chats.
 
 A mask sets the router's logits of the experts that went to minus infinity, which is the same as dropping them. Nothing
 is copied, so a choice is measured in seconds on the demo. All in fp32, where the GGUF files are in F16.
@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
+<<<<<<< HEAD
 from analysis.decoder import load_resident
 from analysis.reconstruction import layer_tokens
 from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SAMPLED, SCORES, TokenSample, router_modules
@@ -23,6 +26,16 @@ from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
 from choice.elimination import LayerTokens
+=======
+from analysis.decoder import load_resident  # noqa: E402
+from analysis.expert_observer import expert_modules  # noqa: E402
+from analysis.reconstruction import layer_tokens, norm_after  # noqa: E402
+from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SAMPLED, SCORES, TokenSample, router_modules  # noqa: E402
+from chats.chat_sequences import Sequence, teacher_forced_sequence  # noqa: E402
+from chats.chat_tokenizer import load_tokenizer  # noqa: E402
+from chats.questions import QUESTION_SEED, load_questions  # noqa: E402
+from choice.elimination import LayerTokens  # noqa: E402
+>>>>>>> bed26
 
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -43,6 +56,37 @@ def one_by_one(module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: 
             first += count
     outputs *= weights.reshape(-1)[order, None]
     return torch.zeros_like(hidden).index_add_(0, tokens, outputs)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What of a layer a drop leaves to be set: the layer itself, its experts, its router, the norm that follows.
+
+    router: the module that puts out logits, [tokens, experts]; scale: of the experts' weights, None where there is
+    none; norm: None where the expert output is added as it is.
+    """
+
+    module: Any
+    experts: Any
+    router: Any
+    scale: torch.nn.Parameter | None
+    norm: Any
+
+
+def parts_of_layers(model: Any, layers: list[Any]) -> list[Parts]:
+    """Return the parts of every layer."""
+    found = []
+    for number, (layer, experts) in enumerate(zip(layers, expert_modules(model).values(), strict=True)):
+        router = router_modules(model)[number][0]
+        scale = getattr(router, "per_expert_scale", None)
+        found.append(Parts(layer, experts, getattr(router, "proj", router), scale, norm_after(model, number)))
+    return found
+
+
+def route_again(router: Any, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what Mixtral's router puts out for logits."""
+    weights, chosen = torch.softmax(logits, dim=-1).topk(router.top_k, dim=-1)
+    return logits, weights / weights.sum(dim=-1, keepdim=True), chosen
 
 
 def read_chats(model: Path, questions: Path, limit: int | None = None) -> list[Sequence]:
@@ -71,12 +115,13 @@ class MaskedModel:
         self.model: Any = load_resident(directory, torch.float32, "sdpa", None)
         self.model.set_experts_implementation("one_by_one")
         self.layers = list(self.model.model.layers)
-        self.experts: int = self.layers[0].experts.num_experts
+        self.parts = parts_of_layers(self.model, self.layers)
+        self.experts: int = self.parts[0].experts.num_experts
         self.kept: list[torch.Tensor | None] = [None] * len(self.layers)
         self.outputs: list[torch.Tensor] = []  # of the layers, in the latest run
         for number, layer in enumerate(self.layers):
             layer.register_forward_hook(lambda _, __, out: self.outputs.append(out))
-            layer.router.proj.register_forward_hook(lambda _, __, out, number=number: self._masked(number, out))
+            self.parts[number].router.register_forward_hook(partial(self._masked, number))
         self.chats = chats
         self.ids, self.there = padded(chats)
         self.scored = self.there.bool() & (torch.arange(self.ids.shape[1]) < self.there.sum(1, keepdim=True) - 1)
@@ -85,9 +130,13 @@ class MaskedModel:
         self.full = torch.softmax(logits, dim=-1)
         self.own = (self.full * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
 
-    def _masked(self, number: int, logits: torch.Tensor) -> torch.Tensor:
+    def _masked(self, number: int, router: Any, _: object, out: Any) -> Any:
         kept = self.kept[number]
-        return logits if kept is None else logits.masked_fill(~kept, -torch.inf)
+        if kept is None:
+            return out
+        if isinstance(out, tuple):  # Mixtral's router chooses in the same module
+            return route_again(router, out[0].masked_fill(~kept, -torch.inf))
+        return out.masked_fill(~kept, -torch.inf)
 
     def states(self) -> torch.Tensor:
         """Run the chats; return what the head would read, [chats, positions, hidden]."""
@@ -100,7 +149,7 @@ class MaskedModel:
     def logits(self) -> torch.Tensor:
         """Return the logits of every scored position, [positions, vocabulary]."""
         logits = self.model.lm_head(self.states()[self.scored])
-        cap = self.model.config.final_logit_softcapping
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
     @contextmanager

@@ -135,7 +135,7 @@ def begin(args: argparse.Namespace, chooser: MaskedModel, keep: int, column: int
         found = read_json(state)
         masks = [np.isin(np.arange(chooser.experts), dropped, invert=True) for dropped in found["dropped"]]
         return Search(chooser, column, masks, taken=found["taken"], tried=found["tried"]), state
-    order = by_criterion(read_stats(args.stats)[0], args.start)
+    order = by_criterion(read_stats(args.stats)[0], args.start, top=args.protect_top)
     return Search(chooser, column, kept_of(order, keep)), state
 
 
