@@ -21,7 +21,7 @@ from analysis.layer_stream import LayerStream
 from analysis.passes import analyze_batches
 from analysis.sampled_tokens import CHOSEN, INPUTS
 from chats.chat_sequences import Sequence
-from files.json_records import read_json, write_json
+from files.json_records import parse_json, read_json, write_json
 from files.safe_files import InputError, replace_when_done, require_disk_space
 from files.seals import check_kept, is_kept
 from findings.findings_observer import BF16_SUMS, COUNTS, FindingsObserver, observed_arrays, sampled_positions
@@ -51,10 +51,10 @@ def read_measured(path: Path, inputs: dict, but: tuple[str, ...] = ()) -> Measur
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            described = json.loads((file.metadata() or {})[METADATA_KEY])
+            described = parse_json((file.metadata() or {})[METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in KEPT}
-        found, layers = described["inputs"], described["layers"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        found, layers = dict(described["inputs"]), list(described["layers"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             path, "measurements of measure_findings.py, or nothing", str(error)[:100], "remove it"
         ) from error
