@@ -125,7 +125,13 @@ def shard_header(names: list[str], planned: dict[str, OutputTensor]) -> bytes:
 
 
 def small_files(source: Path) -> list[Path]:
-    """Return tokenizer, templates, generation and processor files; not weights, indexes, config and hidden files."""
+    """Return tokenizer, templates, generation and processor files; not weights, indexes, config and hidden files.
+
+    Raises InputError for a link that leads to nothing: it may stand for any of them.
+    """
+    for path in sorted(source.iterdir()):
+        if path.is_symlink() and not path.exists():
+            raise InputError(path, "a file", "a link to nothing", "fetch the model again")
     files = [
         path
         for path in sorted(source.iterdir())

@@ -42,6 +42,17 @@ STATE_SLACK_BYTES = 64 << 20
 Measured = tuple[dict[str, np.ndarray], list[dict]]  # the arrays KEPT, and the figures of each layer
 
 
+def check_measured(arrays: dict[str, np.ndarray]) -> None:
+    """Raise ValueError unless norms are [questions, layers, experts], counts [questions, layers], all finite."""
+    shape = arrays[NORMS[0]].shape
+    for name in KEPT:
+        wanted, kind = (shape, "f") if name in NORMS else (shape[:2], "i")
+        if len(shape) != 3 or arrays[name].shape != wanted or arrays[name].dtype.kind != kind:
+            raise ValueError(f"{name} of shape {list(arrays[name].shape)} beside {NORMS[0]} of {list(shape)}")
+        if not np.isfinite(arrays[name]).all() or (arrays[name] < 0).any():
+            raise ValueError(f"{name} with values that no sum of norms and no count has")
+
+
 def read_measured(path: Path, inputs: dict, but: tuple[str, ...] = ()) -> Measured | None:
     """Return what was measured from `inputs`; None when there is no file, or one of other inputs.
 
@@ -53,6 +64,7 @@ def read_measured(path: Path, inputs: dict, but: tuple[str, ...] = ()) -> Measur
         with safe_open(path, framework="numpy") as file:
             described = parse_json((file.metadata() or {})[METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in KEPT}
+        check_measured(arrays)
         found, layers = dict(described["inputs"]), list(described["layers"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
