@@ -168,7 +168,7 @@ def test_inconsistent_gguf_headers_are_refused_in_one_line(refuse, tmp_path, whe
     header = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs)) + b"".join(pairs)
     for name, dims, kind, offset in tensors:
         header += packed_text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
-    (tmp_path / "bad.gguf").write_bytes(header + bytes(4096))
+    (tmp_path / "bad.gguf").write_bytes(header + bytes(-len(header) % 32 + 1536))
     refuse(tmp_path / "bad.gguf", "bad.gguf", word)
 
 
