@@ -18,24 +18,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-<<<<<<< HEAD
 from analysis.decoder import load_resident
-from analysis.reconstruction import layer_tokens
+from analysis.expert_observer import expert_modules
+from analysis.reconstruction import layer_tokens, norm_after
 from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SAMPLED, SCORES, TokenSample, router_modules
 from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
 from choice.elimination import LayerTokens
-=======
-from analysis.decoder import load_resident  # noqa: E402
-from analysis.expert_observer import expert_modules  # noqa: E402
-from analysis.reconstruction import layer_tokens, norm_after  # noqa: E402
-from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SAMPLED, SCORES, TokenSample, router_modules  # noqa: E402
-from chats.chat_sequences import Sequence, teacher_forced_sequence  # noqa: E402
-from chats.chat_tokenizer import load_tokenizer  # noqa: E402
-from chats.questions import QUESTION_SEED, load_questions  # noqa: E402
-from choice.elimination import LayerTokens  # noqa: E402
->>>>>>> bed26
 
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 

@@ -20,8 +20,9 @@ import json
 import re
 from pathlib import Path
 
+from files.json_records import Fields, check_fields, parse_json
 from files.option_types import command_parser
-from files.safe_files import InputError, check_apart, in_unit, replace_when_done, run, sha256_file
+from files.safe_files import InputError, check_apart, in_unit, reason_of, replace_when_done, run, sha256_file
 from page.findings_part import findings_part
 from page.layers import experts_part, imatrix_part
 from page.loops_part import loops_part
@@ -71,6 +72,7 @@ SECTIONS = (
 )
 MADE_FROM = re.compile(r'<script type="application/json" id="made-from">(.*?)</script>')
 MB = 10**6
+PAGE_AGAIN = "move it away, or REPLACE=report"
 PAGE = Path(__file__).resolve().parent / "page"
 
 
@@ -128,18 +130,30 @@ def page(records: Records, parts: list[Section], base: str | None, dates: tuple[
     )
 
 
+class MadeFrom(Fields):
+    """What a page says that it was made from."""
+
+    parts: list[str]
+    drop_map_sha256: str | None
+
+
 def check_not_poorer(output: Path, made_from: dict) -> None:
     """Raise InputError when the page at `output` was made from a part that `made_from` lacks, or is no page of ours."""
     if not output.is_file():
         return
     found = MADE_FROM.search(output.read_text(encoding="utf-8", errors="replace"))
     if not found:
-        raise InputError(output, "nothing, or a report page", "another file", "move it away, or REPLACE=report")
-    before = json.loads(found[1])
+        raise InputError(output, "nothing, or a report page", "another file", PAGE_AGAIN)
+    try:
+        content = parse_json(found[1])
+    except (ValueError, RecursionError) as error:
+        raise InputError(output, "a report page with what it was made from", reason_of(error), PAGE_AGAIN) from error
+    before = content if isinstance(content, dict) else {}
+    check_fields(output, before, MadeFrom, "a report page", PAGE_AGAIN)
     # Of another choice of experts nothing that the old page shows is still true, so it may go.
     if before["drop_map_sha256"] != made_from["drop_map_sha256"]:
         return
-    if lost := [part for part in before["parts"] if part not in made_from["parts"]]:
+    if lost := [part for part in MADE_BY if part in before["parts"] and part not in made_from["parts"]]:
         option, target = f"--{lost[0].replace('_', '-')}", MADE_BY[lost[0]]
         wanted = f"the record {option}, which the page there was made from"
         raise InputError(output, wanted, "none", f"run make {target}, or REPLACE=report to lose that part of the page")

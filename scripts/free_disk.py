@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from checkpoints.outline import write_checkpoint_outline
+from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import is_file_record, read_json
 from files.option_types import command_parser
 from files.safe_files import InputError, gib, remove, run
@@ -39,6 +40,8 @@ def free_weights(directory: Path, outline: Path) -> int:
     """Remove the weights of a checkpoint, once its outline is there; return their bytes, 0 where they have gone."""
     # A kill may have left some of the shards. The outline was whole by then.
     shards = sorted(directory.resolve().glob("*.safetensors"))
+    if shards and (directory / METADATA_NAME).exists():
+        read_metadata(directory / METADATA_NAME)  # else nobody would know the digests of what goes
     if shards and not outline.is_dir():
         write_checkpoint_outline(directory.resolve(), outline)
     size = sum(path.stat().st_size for path in shards)

@@ -12,7 +12,6 @@ of --answer-tokens, which most are shorter than. Disk is what model and run take
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from files.display import screen_table
@@ -20,7 +19,7 @@ from files.option_types import command_parser
 from files.safe_files import gib, run
 from stages.calibration import calibration
 from stages.needs import machine_memory
-from stages.planned_steps import read_steps
+from stages.planned_steps import given_steps
 from stages.run_plan import Row, rows_of, run_plan
 from stages.step_usage import read_step_records
 
@@ -65,7 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    steps = read_steps(sys.stdin.read().splitlines())
+    steps = given_steps()
     streams = args.stream_layers == "yes"
     plan = run_plan(args.plan, args.questions, args.text, args.eval_questions, args.answer_tokens, streams)
     known, records = calibration(args.calibration), read_step_records(args.logs) if args.logs else []

@@ -13,7 +13,6 @@ not there. running: a step of it holds the lock on its log, or another host that
 import argparse
 import os
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,7 +23,7 @@ from files.host_locks import holder_of, is_dead, lock_path
 from files.option_types import command_parser
 from files.safe_files import existing_parent, gib, run, this_host
 from stages.needs import RunSizes, machine_memory, memory_of_step, sizes_of_plan
-from stages.planned_steps import PlannedStep, read_steps
+from stages.planned_steps import PlannedStep, given_steps
 from stages.run_costs import disk_after
 from stages.step_logs import is_at_work, log_of
 
@@ -142,7 +141,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    steps = read_steps(sys.stdin.read().splitlines())
+    steps = given_steps()
     rows = [stage_row(name, paths, [s for s in steps if s.stage == name], args.logs) for name, paths in args.stage]
     print(screen_table(HEADS, rows, left=3))
     print("", *next_lines(steps, args.logs), sep="\n")

@@ -106,7 +106,7 @@ class AnalysisState(RunState):
                     raise ValueError("bytes that were never written")
                 hidden = tensors.pop(HIDDEN, None)
                 return {name: tensor.numpy() for name, tensor in tensors.items()}, int(done), hidden
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, RecursionError) as error:
             remove(path)
             print(f"{path}: unreadable ({error}), its questions are done again", flush=True)
             return None

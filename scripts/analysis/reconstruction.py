@@ -12,7 +12,7 @@ from analysis.expert_observer import ExpertsModule, expert_modules, routed_outpu
 from analysis.layer_stream import LayerStream
 from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SCORES, router_modules
 from choice.elimination import LayerTokens, eliminate, weights_of
-from files.json_records import read_json, write_json
+from files.json_records import Count, Fields, check_fields, read_json, write_json
 from files.safe_files import InputError
 from files.seals import check_kept, is_kept
 
@@ -29,6 +29,13 @@ NORM_AFTER = (
 TOLERANCE = 0.02  # of a routing weight: bf16 has 8 significant bits
 TIE = 1e-4  # of a logit
 ALIKE = 0.99  # share of the tokens that must fit
+
+
+class Eliminated(Fields):
+    """A finished layer: when each expert goes, and by how much that changes the layer's output."""
+
+    rank: list[Count]
+    error: list[float]
 
 
 def norm_after(model: PreTrainedModel, layer: int) -> Any:
@@ -144,5 +151,9 @@ def eliminate_layers(
                 stream.free_layer(layer)
         check_kept(paths[layer])
         found = read_json(paths[layer])
-        ranks[row, : len(found["rank"])], errors[row, : len(found["error"])] = found["rank"], found["error"]
+        check_fields(paths[layer], found, Eliminated, "the order of a layer", "remove it")
+        experts = modules[layer].num_experts
+        if not len(found["rank"]) == len(found["error"]) == experts:
+            raise InputError(paths[layer], f"{experts} ranks and errors", "another number", "remove it")
+        ranks[row, :experts], errors[row, :experts] = found["rank"], found["error"]
     return {"elimination_rank": ranks, "elimination_error": errors}

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
+from files.input_errors import InputError
 
 TEMPLATES_NAME = "additional_chat_templates"
 # Weights in any format: a copy of the full model's beside the pruned ones would be loaded in their place.
@@ -11,7 +12,13 @@ NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack",
 
 
 def small_files(source: Path) -> list[Path]:
-    """Return tokenizer, templates, generation and processor files; not weights, indexes, config and hidden files."""
+    """Return tokenizer, templates, generation and processor files; not weights, indexes, config and hidden files.
+
+    Raises InputError for a link that leads to nothing: it may stand for any of them.
+    """
+    for path in sorted(source.iterdir()):
+        if path.is_symlink() and not path.exists():
+            raise InputError(path, "a file", "a link to nothing", "fetch the model again")
     files = [
         path
         for path in sorted(source.iterdir())

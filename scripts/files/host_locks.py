@@ -99,11 +99,15 @@ def lock_path(output: Path) -> Path | None:
 def holder_of(lock: Path) -> Holder | None:
     """Return who holds a lock, None when nobody does."""
     try:
-        return Holder(**json.loads(lock.read_text(encoding="utf-8")))
+        holder = Holder(**json.loads(lock.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return UNKNOWN
+    texts = (holder.host, holder.place, holder.started, holder.since, holder.token)
+    # They go to the screen, and another host may have written them.
+    is_ours = type(holder.pid) is int and all(isinstance(text, str) and text.isprintable() for text in texts)
+    return holder if is_ours else UNKNOWN
 
 
 def new_holder() -> Holder:

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from files.input_errors import InputError
+from files.input_errors import InputError, printable
 from files.seals import seal_file
 
 
@@ -61,6 +61,7 @@ SHOWN_CHARACTERS = 60  # of a refused value
 REASON_CHARACTERS = 200
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk; it gives no errno
 HOST_CHARACTERS = 32  # of a host's name in that of a temporary file
+LINK_LOOP = "Symlink loop"  # how Path.resolve begins its error, before Python 3.13
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
 # What no text of a user's has and a terminal obeys; U+001F joins the parts of a question's digest. Others, which stray
 # into a question by a copy from a PDF, are taken as they are.
@@ -108,6 +109,10 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end, and would complain again
         sys.exit(f"error{rank}: output: expected a reader to the end, found a closed pipe")
+    except RuntimeError as error:
+        if not str(error).startswith(LINK_LOOP):
+            raise
+        sys.exit(f"error{rank}: {printable(str(error))}: expected a path that can be used, found links in a circle")
     except OSError as error:
         place = error.filename or "output"
         if error.errno == errno.ENOSPC:

@@ -160,7 +160,7 @@ def _said_by(place: Path) -> str | None:
         return _bound.get(place)
     try:
         return _digest_of_json(json.loads(place.read_bytes()))
-    except ValueError:  # edited; its own reader says so
+    except (ValueError, RecursionError):  # edited; its own reader says so
         return digest_of(place)
 
 
@@ -232,6 +232,14 @@ Commands = tuple[str, ...]
 ANY: Commands = ()  # whichever command wrote it: where its content is made again, or says nothing
 
 
+def _is_place(name: str) -> bool:
+    """Tell whether a name is spelled as the ledger spells places; a damaged line seals nothing."""
+    try:
+        return json.dumps(json.loads(f'"{name}"'))[1:-1] == name
+    except ValueError:
+        return False
+
+
 class Seals:
     """The seals of one build folder, read once."""
 
@@ -243,7 +251,7 @@ class Seals:
         self.foreign: set[str] = set()  # places that another key sealed
         ledger, mine = root / LEDGER, key_name(self.key)
         for line in ledger.read_text(errors="replace").splitlines() if ledger.is_file() else []:
-            if not (found := SEAL_LINE.fullmatch(line)):
+            if not (found := SEAL_LINE.fullmatch(line)) or not _is_place(found["place"]):
                 continue
             if found["key"] == mine:
                 self.own.add(found["seal"])

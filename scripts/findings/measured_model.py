@@ -21,7 +21,7 @@ from analysis.model_parts import decoder_of, layers_of
 from analysis.passes import analyze_batches
 from analysis.sampled_tokens import CHOSEN, INPUTS
 from chats.chat_sequences import Sequence
-from files.json_records import read_json, write_json
+from files.json_records import parse_json, read_json, write_json
 from files.safe_files import InputError, replace_when_done, require_disk_space
 from files.seals import check_kept, is_kept
 from findings.findings_observer import BF16_SUMS, COUNTS, FindingsObserver, observed_arrays, sampled_positions
@@ -42,6 +42,17 @@ STATE_SLACK_BYTES = 64 << 20
 Measured = tuple[dict[str, np.ndarray], list[dict]]  # the arrays KEPT, and the figures of each layer
 
 
+def check_measured(arrays: dict[str, np.ndarray]) -> None:
+    """Raise ValueError unless norms are [questions, layers, experts], counts [questions, layers], all finite."""
+    shape = arrays[NORMS[0]].shape
+    for name in KEPT:
+        wanted, kind = (shape, "f") if name in NORMS else (shape[:2], "i")
+        if len(shape) != 3 or arrays[name].shape != wanted or arrays[name].dtype.kind != kind:
+            raise ValueError(f"{name} of shape {list(arrays[name].shape)} beside {NORMS[0]} of {list(shape)}")
+        if not np.isfinite(arrays[name]).all() or (arrays[name] < 0).any():
+            raise ValueError(f"{name} with values that no sum of norms and no count has")
+
+
 def read_measured(path: Path, inputs: dict, but: tuple[str, ...] = ()) -> Measured | None:
     """Return what was measured from `inputs`; None when there is no file, or one of other inputs.
 
@@ -51,10 +62,11 @@ def read_measured(path: Path, inputs: dict, but: tuple[str, ...] = ()) -> Measur
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            described = json.loads((file.metadata() or {})[METADATA_KEY])
+            described = parse_json((file.metadata() or {})[METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in KEPT}
-        found, layers = described["inputs"], described["layers"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        check_measured(arrays)
+        found, layers = dict(described["inputs"]), list(described["layers"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             path, "measurements of measure_findings.py, or nothing", str(error)[:100], "remove it"
         ) from error

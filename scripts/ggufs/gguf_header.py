@@ -232,7 +232,7 @@ def _check_once(path: Path, what: str, names: list[str]) -> None:
 
 
 def _check_places(path: Path, tensors: tuple[TensorInfo, ...], alignment: int, size: int) -> None:
-    """Raise InputError when tensors overlap, are not aligned or end beyond the file: bytes are copied from there."""
+    """Raise InputError when tensors overlap, are not aligned or do not fill the file: bytes are copied from there."""
     end = 0
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
         if tensor.offset < end or tensor.offset % alignment:
@@ -240,6 +240,10 @@ def _check_places(path: Path, tensors: tuple[TensorInfo, ...], alignment: int, s
         end = tensor.offset + tensor.size
     if end > size:
         raise InputError(path, f"at least {end} bytes, as its header says", f"{size} bytes", "is it truncated?")
+    # The last tensor is padded or not. Bytes put in or taken out further up would else shift all that follow them.
+    padded = aligned(end, alignment)
+    if tensors and size not in (end, padded):
+        raise InputError(path, f"{padded} bytes, as its header says", f"{size} bytes", "is it damaged?")
 
 
 def header_bytes(header: GgufHeader, pairs: list[bytes], tensors: list[TensorPlan]) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from files.json_records import read_json
-from files.safe_files import InputError
+from files.safe_files import InputError, shown
 from ggufs.gguf_header import GgufHeader
 
 SOURCES = ("generation_config.json", "config.json")
@@ -34,9 +34,11 @@ def checkpoint_tokens(directory: Path) -> TokenIds | None:
     named: dict[str, list[int]] = {}
     for key in ("bos_token_id", "eos_token_id"):
         # A multimodal config has them in its text_config as well, and only there in older ones.
-        places = [place for config in found for place in (config, config.get("text_config") or {})]
+        places = [place for config in found for place in (config, config.get("text_config")) if isinstance(place, dict)]
         value = next((place[key] for place in places if place.get(key) is not None), None)
         named[key] = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(ident) is int for ident in named[key]):
+            raise InputError(directory, f"{key} in {' or '.join(SOURCES)}, a token's number", shown(value))
     if not named["eos_token_id"]:
         raise InputError(directory, f"eos_token_id in {' or '.join(SOURCES)}", "none")
     return TokenIds(next(iter(named["bos_token_id"]), None), tuple(named["eos_token_id"]))

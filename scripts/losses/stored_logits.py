@@ -84,7 +84,8 @@ class StoredLogits:
             check_kept(path)
             self.checked.add(number)
         try:
-            logits = np.load(path, mmap_mode="r")  # a long text's logits are gigabytes, and are read in pieces
+            # A long text's logits are gigabytes, and are read in pieces. np.load would take other kinds of files, too.
+            logits = np.lib.format.open_memmap(path, "r")
         except ValueError as error:
             raise InputError(path, f"logits {list(shape)}", str(error)[:200], "remove it") from error
         if (logits.shape, logits.dtype) != (shape, np.float32):

@@ -4,6 +4,7 @@ CACHE/results-DIGEST holds one folder per set of inputs: pruning.npz, chats.npz 
 quant by its digest. check_release.py reads them again: so a published loss is that of a recorded measurement.
 """
 
+import errno
 import zipfile
 import zlib
 from collections import Counter
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from files.run_state import SHOWN_DIGITS, results_folder
-from files.safe_files import InputError, replace_when_done
+from files.safe_files import InputError, reason_of, replace_when_done
 from files.seals import is_kept
 from losses.chat_masks import Arrays, Chats, masks_of
 from losses.kld_statistics import MEASURES, per_chat, summary
@@ -44,8 +45,11 @@ def read_arrays(path: Path) -> Arrays:
     try:
         with np.load(path) as stored:
             return dict(stored)
-    except (ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(path, "results of an earlier run", str(error)[:200], "remove it") from error
+    except (ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error, OSError) as error:
+        # TypeError: one array alone. RuntimeError: a packing unknown to Python. EINVAL: a place that no file has.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise InputError(path, "results of an earlier run", reason_of(error), "remove it") from error
 
 
 def read_chats(folder: Path) -> Chats:

@@ -161,7 +161,7 @@ def read_samples(run_directory: Path, task: EvalTask) -> list[Sample]:
         raise InputError(path, f"samples with the filter {task.filter}", "none")
     try:
         return [_sample(row, task) for row in sorted(rows, key=lambda row: row["doc_id"])]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
         # lm-eval's own form, which is not ours to define: what does not read as one of its samples is none.
         raise InputError(path, "samples as lm-eval writes them", reason_of(error)) from error
 

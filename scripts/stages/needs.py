@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from choice.drop_map import METADATA_NAME
-from files.json_records import read_json
-from files.safe_files import GIB, InputError
+from files.json_records import Count, Fields, check_fields, read_json
+from files.safe_files import GIB
 from ggufs.companions import is_companion
 from quants.recipes import RECIPES, target_bytes
 from scoring.score_records import SUMMARY_NAME
@@ -21,9 +21,28 @@ SLACK_BYTES, LAYER_FACTOR = GIB, 1.3
 # A name such as Q4_K_M tells the bits of most weights. Scales, and tensors that need a larger type, come on top.
 BITS_ABOVE_NAME, FLOAT_BITS = 1.2, 16
 STATISTICS, IMATRIX = "expert_stats.safetensors", "imatrix.gguf"
-PLAN_NUMBERS = ("full_f16_bytes", "f16_bytes", "largest_layer_bytes", "vocabulary_bytes")  # as RunSizes begins
 PLAN_AGAIN = "run `make plan` again"
 FULL_FOLDER = "full"  # in build/NAME: what belongs to the full model and not to a pruned one
+
+
+class PlannedFile(Fields):
+    """A file of a plan; bytes: none where it is refused."""
+
+    name: str
+    bytes: Count | None = None
+
+
+class Plan(Fields):
+    """What is read of plan.json, which plan_quants.py writes; active_weights: of one token."""
+
+    full_f16_bytes: Count
+    f16_bytes: Count
+    largest_layer_bytes: Count
+    vocabulary_bytes: Count
+    active_weights: Count
+    quants: list[PlannedFile]
+    mmproj: list[PlannedFile] = []
+    draft: list[PlannedFile] = []
 
 
 @dataclass(frozen=True)
@@ -51,19 +70,20 @@ class RunSizes:
         return size * self.full // max(self.pruned, 1)
 
 
+def read_plan(path: Path) -> Plan:
+    """Return a plan of plan_quants.py; raise InputError when the file is none."""
+    content = read_json(path)
+    check_fields(path, content, Plan, "a plan of plan_quants.py", PLAN_AGAIN)
+    return Plan.model_validate(content)
+
+
 def sizes_of_plan(path: Path) -> RunSizes:
     """Return the sizes in a plan; raise InputError when the file is none."""
-    content = read_json(path)
-    if missing := [key for key in (*PLAN_NUMBERS, "quants") if key not in content]:
-        raise InputError(path, f"a plan of plan_quants.py with {missing[0]!r}", "none", PLAN_AGAIN)
-    rows, numbers = content["quants"], [content[key] for key in PLAN_NUMBERS]
-    if not all(type(number) is int for number in numbers) or not isinstance(rows, list):
-        raise InputError(path, "a plan of plan_quants.py, sizes in bytes", "other values", PLAN_AGAIN)
-    quants = {row["name"]: row["bytes"] for row in rows if isinstance(row, dict) and "bytes" in row}
-    quants.pop("F16", None)
-    beside = [row for part in ("mmproj", "draft") for row in content.get(part, []) if "bytes" in row]
-    full, pruned, layer, rest = numbers
-    return RunSizes(full, pruned, layer, rest, quants, {row["name"]: row["bytes"] for row in beside})
+    plan = read_plan(path)
+    quants = {row.name: row.bytes for row in plan.quants if row.bytes is not None and row.name != "F16"}
+    beside = {row.name: row.bytes for row in (*plan.mmproj, *plan.draft) if row.bytes is not None}
+    sizes = (plan.full_f16_bytes, plan.f16_bytes, plan.largest_layer_bytes, plan.vocabulary_bytes)
+    return RunSizes(*sizes, quants, beside)
 
 
 def estimated_quant(name: str, float_bytes: int) -> int:

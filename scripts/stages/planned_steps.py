@@ -1,9 +1,11 @@
 """The steps that a dry run of make would take, as `make status` and `make plan` hand them to their commands."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, shown
+from files.input_errors import InputError, printable
+from files.safe_files import reason_of, shown
 
 STEP_MARK, STEP_PARTS = "@step", 4
 
@@ -17,6 +19,14 @@ class PlannedStep:
     target: Path
 
 
+def given_steps() -> list[PlannedStep]:
+    """Return the steps of the dry run on stdin."""
+    try:
+        return read_steps(sys.stdin.read().splitlines())
+    except UnicodeDecodeError as error:
+        raise InputError("stdin", "the lines of a dry run", reason_of(error)) from error
+
+
 def read_steps(lines: list[str]) -> list[PlannedStep]:
     """Return the steps among the lines of a dry run; raise InputError for a step with missing parts."""
     steps = []
@@ -26,5 +36,5 @@ def read_steps(lines: list[str]) -> list[PlannedStep]:
             continue
         if len(parts) != STEP_PARTS - 1:
             raise InputError("stdin", f"stage, words and target behind {STEP_MARK}, with tabs between", shown(line))
-        steps.append(PlannedStep(parts[0], parts[1], Path(parts[2])))
+        steps.append(PlannedStep(parts[0], printable(parts[1]), Path(parts[2])))
     return steps

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chats.questions import load_questions
-from files.json_records import read_json
-from stages.needs import RunSizes, machine_memory, sizes_of_plan
+from stages.needs import RunSizes, machine_memory, read_plan, sizes_of_plan
 from stages.planned_steps import PlannedStep
 from stages.run_costs import CHARACTERS_PER_TOKEN, START_SECONDS, Work, disk_after, peak_memory, step_cost
 
@@ -56,7 +55,7 @@ def run_plan(
         imatrix_tokens=letters // CHARACTERS_PER_TOKEN,
         questions=characters_of(eval_questions)[0],
         answer_tokens=answer_tokens,
-        active_weights=read_json(plan)["active_weights"],
+        active_weights=read_plan(plan).active_weights,
         memory_bytes=machine_memory()[0],
     )
     return RunPlan(sizes_of_plan(plan), work, streams)

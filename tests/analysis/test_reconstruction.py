@@ -131,6 +131,14 @@ def test_streamed_split_or_interrupted_it_is_the_same_file(models, few_questions
     monkeypatch.setattr(reconstruction, "eliminate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         analysis.main(arguments(model, few_questions, tmp_path / "stats", *some))
+    (first,) = (tmp_path / "stats.state").glob("elimination-*.json")
+    kept = first.read_text()
+    for damaged, words in (("{}", "'rank'"), ('{"rank": [0], "error": [0.5]}', "ranks and errors")):
+        first.write_text(damaged)
+        with pytest.raises(InputError, match=words):
+            analysis.main(arguments(model, few_questions, tmp_path / "stats", *some))
+    first.write_text(kept)
+    del calls[2:]
     analysis.main(arguments(model, few_questions, tmp_path / "stats", *some))
     assert (tmp_path / "stats").read_bytes() == expected
     assert len(calls) == 2 + LAYERS - 1  # the first layer was finished

@@ -79,6 +79,9 @@ def test_a_source_with_a_damaged_index_or_config(refuse, model_copy):
     index.write_text(whole)
     config.write_text(config.read_text().replace('"gemma4_text"', '"llama"'))
     refuse(model_copy, "model_type", "llama")
+    config.write_text(config.read_text().replace('"llama"', '"gemma4_text"'))
+    (model_copy / "merges.txt").symlink_to("gone")
+    refuse(model_copy, "merges.txt", "a link to nothing")
 
 
 def test_a_shard_with_a_damaged_header(refuse, model_copy):

@@ -108,7 +108,9 @@ def test_the_dead_are_those_of_this_kernel_alone(output, tmp_path):
 def test_a_lock_that_is_damaged_is_nobodys_to_take(output):
     lock = lock_path(output)
     lock.parent.mkdir()
-    for text in ("", "[]", '{"host": 1}'):
+    holder = asdict(new_holder())
+    wrong = [json.dumps(holder | change) for change in ({"pid": "1"}, {"place": 1}, {"since": "\x1b[31m"})]
+    for text in ("", "[]", '{"host": 1}', "[" * 100_000, *wrong):
         lock.write_text(text)
         assert take(lock) == (UNKNOWN, False)
         with pytest.raises(InputError, match=f"if no host works on it, remove {lock}"), only_host(output):

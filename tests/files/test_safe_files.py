@@ -202,6 +202,15 @@ def test_a_reader_that_goes_away_ends_a_command_in_one_line(tmp_path):
     assert done.stderr == "error: output: expected a reader to the end, found a closed pipe\n"
 
 
+def test_links_in_a_circle_are_one_line(tmp_path):
+    (tmp_path / "a").symlink_to("a")
+    program = f"from pathlib import Path; from files.safe_files import run; run(Path({str(tmp_path / 'a')!r}).resolve)"
+    environment = {**os.environ, "PYTHONPATH": str(REPO / "scripts")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    # From Python 3.13 on `resolve` takes such a link as it is.
+    assert done.stderr.count("\n") == done.returncode and "Traceback" not in done.stderr
+
+
 def test_locks_do_not_go_through_a_link_that_another_user_may_have_made(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "elsewhere").mkdir()

@@ -21,6 +21,7 @@ from files.seals import (
     check_kept,
     check_kept_lines,
     is_kept,
+    key_name,
     read_key,
     running_command,
     seal_line,
@@ -172,9 +173,12 @@ def test_dots_that_climb_out_of_a_link_lead_nowhere_else(build, tmp_path):
 
 def test_half_a_seal_costs_no_other(build):
     with open(build / LEDGER, "a") as file:
-        file.write("0123456789ab 0123")  # of a crash
+        file.write("0123456789ab 0123\n")  # of a crash
+        file.write(f'{key_name(read_key())} {"0" * 64} "run\\q" test\n')  # damaged: no JSON spells a place like that
     write_json(build / "run/next.json", {})
     assert seal(build / "run/next.json") == seal(build / "run/record.json") == Seal.VALID
+    renamed = (build / "run").rename(build / "other")
+    assert Seals(build).of_renamed(renamed / "record.json", "") == Seal.VALID
 
 
 def test_the_files_of_a_folder_are_sealed_but_for_weights(build):

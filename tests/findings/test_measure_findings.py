@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 QUESTIONS, KEEP = 20, 12
 FEW = ("--shuffles", "19", "--resamples", "20")
@@ -175,6 +175,16 @@ def test_inputs_of_another_run_are_refused(folder, tiny_text_model, model_copy, 
     refusal(main, command(other, tiny_text_model, output), "questions.csv", "another question")
     (tmp_path / "measured").write_text("mine")
     refusal(main, command(folder, tiny_text_model, output), "measured", "or nothing")
+    described = {"measured": json.dumps({"inputs": ["config_sha256"], "layers": []})}
+    (tmp_path / "measured").write_bytes(save({name: np.zeros(1) for name in measured_model.KEPT}, described))
+    refusal(main, command(folder, tiny_text_model, output), "measured", "or nothing")
+    arrays = load_file(folder / "measured")
+    norms, counts = (arrays[name] for name in ("weighted_norm_sum", "norms"))
+    with safe_open(folder / "measured", "numpy") as file:
+        described = file.metadata()
+    for damaged in ({"weighted_norm_sum": counts, "norms": norms}, {"weighted_norm_sum": -norms}):
+        (tmp_path / "measured").write_bytes(save(arrays | damaged, described))
+        refusal(main, command(folder, tiny_text_model, output), "measured", "or nothing")
     assert sorted(path.name for path in tmp_path.iterdir() if "finding" in path.name or "partial" in path.name) == []
 
 

@@ -77,6 +77,8 @@ def test_a_source_that_no_experts_can_be_cut_out_of_is_refused(refuse, built, tm
     for content in (whole[:-40_000], whole[:5000]):
         cut.write_bytes(content)
         refuse(cut, cut, "truncated")
+    cut.write_bytes(whole[:-64] + bytes(64) + whole[-64:])
+    refuse(cut, cut, f"{len(whole)} bytes", f"{len(whole) + 64} bytes")
 
 
 def test_a_map_an_imatrix_or_an_output_that_does_not_fit_is_refused(refuse, built, tmp_path):
@@ -166,7 +168,7 @@ def test_inconsistent_gguf_headers_are_refused_in_one_line(refuse, tmp_path, whe
     header = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs)) + b"".join(pairs)
     for name, dims, kind, offset in tensors:
         header += packed_text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
-    (tmp_path / "bad.gguf").write_bytes(header + bytes(4096))
+    (tmp_path / "bad.gguf").write_bytes(header + bytes(-len(header) % 32 + 1536))
     refuse(tmp_path / "bad.gguf", "bad.gguf", word)
 
 

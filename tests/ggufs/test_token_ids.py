@@ -55,6 +55,9 @@ def test_a_checkpoint_without_an_end_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"bos_token_id": 2}')
     with pytest.raises(InputError, match="expected eos_token_id in generation_config.json or config.json, found none"):
         checkpoint_tokens(tmp_path)
+    (tmp_path / "config.json").write_text('{"text_config": [], "bos_token_id": 2.0, "eos_token_id": 1}')
+    with pytest.raises(InputError, match="bos_token_id .* a token's number, found 2.0"):
+        checkpoint_tokens(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from files.safe_files import InputError
 from files.seals import MARKER
-from losses.stored_results import kept
+from losses.stored_logits import StoredLogits
+from losses.stored_results import kept, read_arrays
 
 import numpy as np
+import pytest
 
 
 def test_edited_results_are_measured_again(tmp_path, capsys):
@@ -24,3 +27,30 @@ def test_edited_results_are_measured_again(tmp_path, capsys):
     np.savez(path, **{**arrays, "full_kld": np.zeros(3)})
     assert kept(path, compute, ["full"], 3)["full_kld"].tolist() == [1, 1, 1]
     assert len(calls) == 2 and "it is made again" in capsys.readouterr().out
+
+
+def zipped(path: Path, at: int, value: int) -> bytes:
+    """Return the bytes of results with one changed, counted from the directory at the end of the archive."""
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + at] = value
+    return bytes(content)
+
+
+def test_damaged_results_and_logits_are_refused_in_one_line(tmp_path):
+    path, logits = tmp_path / "results.npz", tmp_path / "full-000000.npy"
+    np.savez(path, tokens=np.ones(3))
+    array = tmp_path / "array.npy"
+    np.save(array, np.ones(3))
+    packing, encrypted, place = zipped(path, 10, 99), zipped(path, 8, 1), zipped(path, 45, 255)
+    for content in (b"", b"PK", packing, encrypted, place, array.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="results of an earlier run"):
+            read_arrays(path)
+    stored = StoredLogits.__new__(StoredLogits)
+    stored.folder, stored.name, stored.model, stored.vocabulary = tmp_path, "full", None, 4
+    stored.texts, stored.checked = [[1, 2]], {0}
+    np.savez(path, tokens=np.ones(3))
+    for content in (b"", path.read_bytes(), array.read_bytes()):
+        logits.write_bytes(content)
+        with pytest.raises(InputError, match="full-000000.npy: expected logits"):
+            next(stored.chunks(0))

@@ -196,6 +196,9 @@ def test_a_fuller_page_is_never_replaced_by_a_poorer_one(small_build, refusal):
         fewer = [*without(flags, option), "--output", output]
         refusal(main, fewer, "report.html", f"the record {option}", "found none", f"make {target}", "REPLACE=report")
         assert output.read_bytes() == before
+    for old, new in ((b'{"parts":', b"{parts:"), (b'{"parts":', b'{"part":')):
+        output.write_bytes(before.replace(old, new))
+        refusal(main, [*flags, "--output", output], "report.html", "a report page", "REPLACE=report")
     main([*without(flags, "--quality"), "--output", str(output), "--replace"])
     assert output.read_bytes() != before
     refusal(main, [*bare, "--output", output], "--findings", "make findings")

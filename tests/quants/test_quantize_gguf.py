@@ -233,7 +233,7 @@ def test_a_file_that_is_not_as_planned_is_noticed(built, tools, tmp_path):
         quantize_gguf.check_written(path, path, header, large)
     with open(path, "ab") as file:
         file.write(b"\0")
-    with pytest.raises(InputError, match=f"{medium.size} bytes, as planned"):
+    with pytest.raises(InputError, match=f"{medium.size} bytes, as its header says"):
         quantize_gguf.check_written(path, path, header, medium)
     check_larger(large, medium)
     with pytest.raises(InputError, match="Q4_K_M: expected more than"):

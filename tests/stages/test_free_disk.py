@@ -7,7 +7,9 @@ from pathlib import Path
 import free_disk
 from checkpoints.checkpoint import read_checkpoint, weights_digest
 from checkpoints.outline import write_checkpoint_outline
+from choice.drop_metadata import METADATA_NAME
 from files.json_records import write_json
+from files.safe_files import InputError
 from ggufs.gguf_header import read_header
 from ggufs.gguf_outline import file_or_outline, outline_path
 from release_inputs import call
@@ -64,6 +66,11 @@ def test_a_local_model_goes_only_when_that_is_said(demo_model: Path, tmp_path: P
     flags = ["--checkpoint", link, "--outline", outline]
     call(free_disk.main, *flags)
     assert (local / "model.safetensors").exists() and not outline.exists()
+    (local / METADATA_NAME).write_text("{}")
+    with pytest.raises(InputError, match=METADATA_NAME):
+        call(free_disk.main, *flags, "--local")
+    assert (local / "model.safetensors").exists() and not outline.exists()
+    (local / METADATA_NAME).unlink()
     call(free_disk.main, *flags, "--local")
     assert not (local / "model.safetensors").exists() and (local / "config.json").exists()
     digest = weights_digest(read_checkpoint(outline))

@@ -20,6 +20,7 @@ PLAN = {
     "f16_bytes": 4 * GIB,
     "full_f16_bytes": 5 * GIB,
     "largest_layer_bytes": GIB,
+    "active_weights": 1,
     "vocabulary_bytes": GIB // 2,
     "quants": [
         {"name": "F16", "bytes": 4 * GIB},
@@ -151,7 +152,9 @@ def test_bad_input_is_refused(tmp_path, monkeypatch, refusal):
     arguments = ["--logs", "logs", "--stage", "s=none"]
     monkeypatch.setattr("sys.stdin", io.StringIO("@step\tonly\ttwo\n"))
     refusal(show_status.main, arguments, "@step", "tabs between")
-    for content, words in (({"f16_bytes": 1}, "full_f16_bytes"), (PLAN | {"f16_bytes": "1"}, "sizes in bytes")):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"@step\xff\n"), "utf-8"))
+    refusal(show_status.main, arguments, "stdin", "the lines of a dry run")
+    for content, words in (({"f16_bytes": 1}, "full_f16_bytes"), (PLAN | {"f16_bytes": "1"}, "valid integer")):
         (tmp_path / "plan.json").write_text(json.dumps(content))
         monkeypatch.setattr("sys.stdin", io.StringIO(step("s", "a", "b")))
         refusal(show_status.main, [*arguments, "--plan", "plan.json"], "plan.json", words, "make plan")
