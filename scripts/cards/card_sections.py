@@ -8,7 +8,7 @@ business: cards/chores.py lists it.
 from dataclasses import dataclass, field
 
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
-from files.display import markdown_table, plural
+from files.display import code, markdown_table, plural
 from losses.quality_record import measured
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
@@ -207,8 +207,10 @@ def how_chosen(method: dict) -> str:
     if criterion_of(method) == OWN_MAP:
         # Quoted and not stated: nothing here has checked what somebody wrote into their map.
         # As code, so that markup in it shows as what it is.
-        said = str(method.get("own_map", {}).get("criterion", "")).replace("`", "'")
-        return f"{HOW_GIVEN} {f'It names the criterion `{said}`.' if said else 'How they were chosen is not known.'}"
+        said = str(method.get("own_map", {}).get("criterion", ""))
+        return (
+            f"{HOW_GIVEN} {f'It names the criterion {code(said)}.' if said else 'How they were chosen is not known.'}"
+        )
     if "imatrix_sha256" in method:
         return HOW_COUNTED
     by = RANKED_BY.get(criterion_of(method), "chance, as a control")
@@ -243,7 +245,7 @@ def score_limits(release: Release) -> list[str]:
     scores, row = release.scores, release.row
     if not scores or not row:
         return ["Not evaluated: no score belongs to this build."]
-    found = [f"Only {row['gguf']} was scored. Files of other types have no score of their own."]
+    found = [f"Only {code(row['gguf'])} was scored. Files of other types have no score of their own."]
     if len(row["seeds"]) == 1:
         found.append(f"Scores are of one seed ({row['seeds'][0]}) and of {row['questions']} questions of one kind.")
     if not scores["patched"]:
