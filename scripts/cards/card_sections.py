@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import code, markdown_table, plural
+from files.fetched_files import CALIBRATION_V5_URL, GPQA_URL
 from losses.quality_record import measured
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
@@ -284,17 +285,20 @@ def limits_section(release: Release) -> str:
 
 def credits_section(release: Release) -> str:
     """Return whose work the release rests on, and the terms of the weights."""
-    files = " ".join(release.inputs.get("questions", {})).lower()
+    fetched = release.inputs.get("fetched") or {}
+    files = list(release.inputs.get("questions", {}))
     lines = [f"Base model: {base_link(release.base)}. The weights are derived from it and are under its licence terms."]
-    if "gpqa" in files:
+    # By where a file came from: its name could be anybody's.
+    if any(fetched.get(name) == GPQA_URL for name in files):
         lines.append(
             "Questions: GPQA (Rein et al., 2023, https://arxiv.org/abs/2311.12022), which are not repeated here."
         )
-    elif files:
-        lines.append(f"Questions: {', '.join(release.inputs['questions'])}.")
+    if others := [code(name) for name in files if fetched.get(name) != GPQA_URL]:
+        lines.append(f"Questions: {', '.join(f'a file named {name}' for name in others)}.")
     if name := release.calibration.get("calibration"):
-        author = "calibration data v5 by bartowski, " if name == "calibration_datav5.txt" else ""
-        lines.append(f"Calibration text: {author}`{name}`.")
+        of_v5 = fetched.get(name) == CALIBRATION_V5_URL
+        origin = "calibration data v5 by bartowski," if of_v5 else "a file named"
+        lines.append(f"Calibration text: {origin} {code(name)}.")
     tools = ["llama.cpp (GGUF files)"] * bool(release.records or release.scores)
     tools += ["lm-evaluation-harness (scores)"] * bool(release.scores)
     lines += [f"Tools: {', '.join(tools)}."] * bool(tools)

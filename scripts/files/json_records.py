@@ -156,12 +156,12 @@ def check_record(path: object, content: dict, kind: type[Record], again: str = "
     if content.get("version") != kind.current:
         found = f"version {content['version']!r}"[:SHOWN_CHARACTERS] if "version" in content else "no version"
         raise InputError(path, f"{kind.what}, version {kind.current}", found, again)
-    check_fields(path, content, kind, kind.what, again)
     # Some of what a record holds is printed: an escape sequence in a name would reach the terminal, a line end a card.
     if not kind.any_letters and ESCAPED.search(json.dumps(content, ensure_ascii=False)):  # most have none: no walk
         if control := control_in(content):
             where = f"{shown(control[1])} in {shown(control[0])}"
             raise InputError(path, f"{kind.what} without line ends and control characters", where, again)
+    check_fields(path, content, kind, kind.what, again)
     return content
 
 
