@@ -92,7 +92,7 @@ ACTIVE_EXPERTS =#                         active-experts: numbers to try; empty:
 ACTIVE_SCORED =#                          active-experts: yes answers all EVAL_QUESTIONS and counts the right answers
 
 # ---- release
-BASE = $(if $(wildcard $(MODEL)/config.json),$(NAME),$(MODEL))#  base model named in the card
+BASE = $(if $(call hub_id,$(MODEL)),$(MODEL),$(NAME))#  base model named in the card: a Hub id OWNER/NAME or a name
 LICENSE =#                                licence of the release (the Hub's identifier); empty: the base model's own
 OWNER = $(if $(findstring /,$(REPO)),$(firstword $(subst /, ,$(REPO))))#  owner of the repositories on the Hub
 QUANTIZED_BY = $(OWNER)#                  who quantised, for the cards' front matter

@@ -39,9 +39,9 @@ from cards.made_texts import made_texts
 from cards.model_facts import is_for_ollama
 from checkpoints.licence import CARD, Licence, licence_of, released_licence
 from choice.drop_metadata import METADATA_NAME, read_metadata
-from files.json_records import write_record
+from files.json_records import CONTROL, write_record
 from files.option_types import VERSION_FILE, command_parser, positive
-from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, remove, run
+from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, remove, run, shown
 from findings.findings_record import FINDINGS_NAME
 from gates.lineage import Lineage, lineage_breaks
 from gates.loops_gate import loop_breaks
@@ -57,7 +57,7 @@ from quants.recipes import RECIPES
 from release.gguf_parts import SPLIT_RECORD, split_gguf
 from release.input_facts import input_facts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
-from release.names import clashes, is_standard
+from release.names import BASE_NAME, PLAIN_NAME, clashes, is_base, is_plain, is_standard
 from release.sources import read_evidence, write_sources
 from scoring.score_records import SCORES_NAME
 from speed.active_experts import ACTIVE_NAME
@@ -149,9 +149,10 @@ def public_value(value: str) -> str:
 
 def parse_setting(text: str) -> tuple[str, str]:
     """Parse KEY=VALUE, a setting of make or a sibling by its kind."""
+    text = text.replace("\t", " ")  # of a run's file
     key, sign, value = text.partition("=")
-    if not (key and sign):
-        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, found {text!r}")
+    if not (key and sign) or CONTROL.search(text):
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE in one line, found {shown(text)}")
     return key, value
 
 
@@ -329,6 +330,22 @@ def check_names(owner: str, repository: str, siblings: list[tuple[str, str]]) ->
             raise InputError("--siblings", f"another repository than {repository}", "the same")
 
 
+def check_texts(args: argparse.Namespace) -> None:
+    """Raise InputError for a name that a card would print as something else: what it says is under a user's name."""
+    if not is_base(args.base):
+        raise InputError("--base", BASE_NAME, shown(args.base))
+    files = {"--gguf": args.gguf, "--mmproj": args.mmproj, "--draft": [args.draft] if args.draft else []}
+    names = [("--name", args.name), ("--quantized-by", args.quantized_by or "x")]
+    for option, name in [*names, *((option, path.name) for option, paths in files.items() for path in paths)]:
+        if not is_plain(name):
+            raise InputError(option, PLAIN_NAME, shown(name))
+    read = {"--questions": args.questions, "--calibration": [args.calibration] if args.calibration else []}
+    read["--task"] = [Path(word) for words in args.task for word in words]
+    for option, path in ((option, path) for option, paths in read.items() for path in paths):
+        if CONTROL.search(path.name):
+            raise InputError(option, "a file name without line ends and control characters", shown(path.name))
+
+
 def check_sidecars(args: argparse.Namespace) -> None:
     """Raise InputError when the sources of Ollama's files are missing that GGUF files of Gemma 4 need."""
     if args.for_ollama and not (args.template and args.params):
@@ -338,6 +355,7 @@ def check_sidecars(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_names(args.owner, args.repository, args.siblings)
+    check_texts(args)
     evidence = (args.metadata, args.scores, args.quality, args.findings, args.draft, args.draft_results)
     inputs = (*args.gguf, *args.mmproj, args.checkpoint, *evidence)
     check_apart([path for path in inputs if path], [args.output])

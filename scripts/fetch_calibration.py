@@ -12,25 +12,14 @@ import argparse
 import hashlib
 import urllib.request
 from pathlib import Path
-from typing import ClassVar
 
-from files.json_records import FileRecord, read_record, write_record
+from files.fetched_files import CALIBRATION_V5_URL, FetchedRecord
+from files.json_records import read_record, write_record
 from files.option_types import command_parser
 from files.safe_files import InputError, replace_when_done, run
 
-URL = (
-    "https://gist.githubusercontent.com/bartowski1182/82ae9b520227f57d79ba04add13d0d0d/raw/"
-    "ce111d8971a07caebd8234ef336b2102d6c5fb85/calibration_datav5.txt"
-)
 TIMEOUT_SECONDS = 60
 LEAST_BYTES, MOST_BYTES = 100_000, 100_000_000  # less is an error page, more no text to calibrate with
-
-
-class CalibrationRecord(FileRecord):
-    """Where a text came from, and its digest: later downloads must get the same."""
-
-    what: ClassVar[str] = "the record of a calibration text"
-    url: str
 
 
 def download_text(url: str) -> bytes:
@@ -63,7 +52,7 @@ def check_text(url: str, content: bytes, expected: str | None) -> str:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("source and output").add_argument
-    add("--url", default=URL, help="URL with a revision in it (default: that of bartowski's gist)")
+    add("--url", default=CALIBRATION_V5_URL, help="URL with a revision in it (default: that of bartowski's gist)")
     add("--sha256", help="its digest (default: that of an earlier download, if there was one)")
     add("--output", type=Path, required=True, help="text file to write")
     return parser.parse_args(argv)
@@ -72,12 +61,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     record = Path(f"{args.output}.json")
-    known = read_record(record, CalibrationRecord, "move it away")["sha256"] if record.is_file() else None
+    known = read_record(record, FetchedRecord, "move it away")["sha256"] if record.is_file() else None
     content = download_text(args.url)
     sha256 = check_text(args.url, content, args.sha256 or known)
     # The record comes first. A kill between the two then leaves no text without a record, which make would take for
     # finished and which the next download could not be compared with.
-    write_record(record, {"url": args.url, "bytes": len(content), "sha256": sha256}, CalibrationRecord)
+    write_record(record, {"url": args.url, "bytes": len(content), "sha256": sha256}, FetchedRecord)
     with replace_when_done(args.output) as partial:
         partial.write_bytes(content)
     print(f"{args.output}: {len(content)} bytes, sha256 {sha256}")

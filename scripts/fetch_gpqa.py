@@ -2,7 +2,8 @@
 """Download GPQA Diamond, a gated dataset, with the user's own Hub token.
 
 Inputs:  a token of an account that has accepted the dataset's terms, in HF_TOKEN or from `hf auth login`.
-Output:  a CSV file in GPQA's columns. Its text must never be published: keep it in build/.
+Output:  a CSV file in GPQA's columns and, beside it, FILE.json: URL, size, sha256. Its text must never be published:
+         keep it in build/.
 Example: .venv/bin/python scripts/fetch_gpqa.py --output build/downloads/gpqa_diamond.csv
 
 Source: https://huggingface.co/datasets/Idavidrein/gpqa (Rein et al., 2023).
@@ -14,8 +15,10 @@ import shutil
 from pathlib import Path
 
 from chats.questions import GPQA_DATASET, GPQA_FILE, QUESTION_SEED, load_questions
+from files.fetched_files import GPQA_URL, FetchedRecord
+from files.json_records import write_record
 from files.option_types import command_parser
-from files.safe_files import InputError, partial_directory, remove, replace_when_done, run
+from files.safe_files import InputError, partial_directory, remove, replace_when_done, run, sha256_file
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -49,6 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     folder = partial_directory(args.output)
     source = download_questions(folder)
     questions = load_questions(source, QUESTION_SEED)  # before it is put in place: a damaged file is refused here
+    # The record comes first, as in fetch_calibration.py.
+    found = {"url": GPQA_URL, "bytes": source.stat().st_size, "sha256": sha256_file(source)}
+    write_record(Path(f"{args.output}.json"), found, FetchedRecord)
     with replace_when_done(args.output) as partial:
         shutil.copyfile(source, partial)
     remove(folder)

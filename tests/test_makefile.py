@@ -238,6 +238,7 @@ def test_flags_of_the_tools_change_where_they_are_built(tmp_path):
         (["release", "BUILD=/tmp/a b"], "without blanks"),
         (["release", "QUESTIONS=nowhere.csv"], "nowhere.csv: expected a file, found nothing"),
         (["release", "LICENSE=two words"], "LICENSE: expected"),
+        (["release", "BASE=gemma-4-demo,91.4-of-100-on-GPQA-Diamond"], "BASE: expected a Hub id OWNER/NAME or a name"),
         (["quants", "QUANT=Q6_K"], "QUANT: unknown variable; did you mean QUANTS?"),
         (["analyse"], "analyse: unknown target; did you mean analyze?"),
         (["analyze", "RUN=demmo"], "RUN: unknown run demmo"),

@@ -5,6 +5,7 @@ import shlex
 from cards.card_sections import HELD_BY_CALIBRATION, Release, section
 from cards.card_tables import digest_table
 from choice.drop_map import OWN_MAP, criterion_of
+from files.display import code
 from release.input_facts import PROTOCOL_SETTINGS
 from release.names import is_hub_id
 
@@ -58,7 +59,7 @@ def task_text(release: Release) -> str:
         beside = [kind for kind in types[1:] if not first["gguf"].endswith(f"-{kind}.gguf")]
         words.append(f"TASK_QUANTS={shlex.quote(' '.join(beside))}")
         words += [f"SEED={seeds[0]}", *([f"SAMPLES={len(seeds)}"] if len(seeds) > 1 else [])]
-        lines.append(f"`make eval {' '.join(words)}` ({first['questions'] // len(seeds)} questions)")
+        lines.append(f"{code(f'make eval {chr(32).join(words)}')} ({first['questions'] // len(seeds)} questions)")
     if not lines:
         return ""
     listed = "\n".join(f"- {line}" for line in lines)
@@ -71,9 +72,9 @@ def input_digests(release: Release) -> dict[str, str | None]:
     found = {
         "Base checkpoint, weights": metadata["source"].get("weights_sha256"),
         "Base checkpoint, config": metadata["source"].get("config_sha256"),
-        **{f"Question file {name}": digest for name, digest in release.inputs.get("questions", {}).items()},
+        **{f"Question file {code(name)}": digest for name, digest in release.inputs.get("questions", {}).items()},
         **{
-            f"{task}, {name}": digest
+            f"{task}, {code(name)}": digest
             for task, files in release.inputs.get("tasks", {}).items()
             for name, digest in files.items()
         },
@@ -92,7 +93,7 @@ def input_digests(release: Release) -> dict[str, str | None]:
         digests = [record[key] for record in release.records.values() if record[key]]
         if digests:  # the same for all quants of a release
             name = release.calibration.get("calibration") if key == "calibration_sha256" else None
-            found[f"{what} {name}" if name else what] = digests[-1]
+            found[f"{what} {code(name)}" if name else what] = digests[-1]
     return found
 
 
@@ -101,7 +102,8 @@ def project_text(release: Release) -> str:
     version = f", version {release.project_version}" if release.project_version else ""
     run = release.settings.get("RUN")
     of_run = (
-        f" The run was `RUN={run}` (`runs/{run}.mk`); the command names all that differs from the defaults."
+        f" The run was {code(f'RUN={run}')} ({code(f'runs/{run}.mk')}); the command names all that "
+        "differs from the defaults."
         if run
         else ""
     )
@@ -116,7 +118,7 @@ def calibration_text(release: Release) -> str:
     )
     if not digest:
         return ""
-    name = f"`{known['calibration']}`" if known else "a text whose name is not recorded"
+    name = code(known["calibration"]) if known else "a text whose name is not recorded"
     asked = release.settings.get("CALIBRATION")
     default = " (the questions that chose the experts, as chats)" if release.settings and not asked else ""
     first = f"The importance matrix was measured on {name}{default}, sha256 `{digest}`."

@@ -8,7 +8,8 @@ business: cards/chores.py lists it.
 from dataclasses import dataclass, field
 
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
-from files.display import markdown_table, plural
+from files.display import code, markdown_table, plural
+from files.fetched_files import CALIBRATION_V5_URL, GPQA_URL
 from losses.quality_record import measured
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
@@ -207,8 +208,10 @@ def how_chosen(method: dict) -> str:
     if criterion_of(method) == OWN_MAP:
         # Quoted and not stated: nothing here has checked what somebody wrote into their map.
         # As code, so that markup in it shows as what it is.
-        said = str(method.get("own_map", {}).get("criterion", "")).replace("`", "'")
-        return f"{HOW_GIVEN} {f'It names the criterion `{said}`.' if said else 'How they were chosen is not known.'}"
+        said = str(method.get("own_map", {}).get("criterion", ""))
+        return (
+            f"{HOW_GIVEN} {f'It names the criterion {code(said)}.' if said else 'How they were chosen is not known.'}"
+        )
     if "imatrix_sha256" in method:
         return HOW_COUNTED
     by = RANKED_BY.get(criterion_of(method), "chance, as a control")
@@ -243,7 +246,7 @@ def score_limits(release: Release) -> list[str]:
     scores, row = release.scores, release.row
     if not scores or not row:
         return ["Not evaluated: no score belongs to this build."]
-    found = [f"Only {row['gguf']} was scored. Files of other types have no score of their own."]
+    found = [f"Only {code(row['gguf'])} was scored. Files of other types have no score of their own."]
     if len(row["seeds"]) == 1:
         found.append(f"Scores are of one seed ({row['seeds'][0]}) and of {row['questions']} questions of one kind.")
     if not scores["patched"]:
@@ -282,17 +285,20 @@ def limits_section(release: Release) -> str:
 
 def credits_section(release: Release) -> str:
     """Return whose work the release rests on, and the terms of the weights."""
-    files = " ".join(release.inputs.get("questions", {})).lower()
+    fetched = release.inputs.get("fetched") or {}
+    files = list(release.inputs.get("questions", {}))
     lines = [f"Base model: {base_link(release.base)}. The weights are derived from it and are under its licence terms."]
-    if "gpqa" in files:
+    # By where a file came from: its name could be anybody's.
+    if any(fetched.get(name) == GPQA_URL for name in files):
         lines.append(
             "Questions: GPQA (Rein et al., 2023, https://arxiv.org/abs/2311.12022), which are not repeated here."
         )
-    elif files:
-        lines.append(f"Questions: {', '.join(release.inputs['questions'])}.")
+    if others := [code(name) for name in files if fetched.get(name) != GPQA_URL]:
+        lines.append(f"Questions: {', '.join(f'a file named {name}' for name in others)}.")
     if name := release.calibration.get("calibration"):
-        author = "calibration data v5 by bartowski, " if name == "calibration_datav5.txt" else ""
-        lines.append(f"Calibration text: {author}`{name}`.")
+        of_v5 = fetched.get(name) == CALIBRATION_V5_URL
+        origin = "calibration data v5 by bartowski," if of_v5 else "a file named"
+        lines.append(f"Calibration text: {origin} {code(name)}.")
     tools = ["llama.cpp (GGUF files)"] * bool(release.records or release.scores)
     tools += ["lm-evaluation-harness (scores)"] * bool(release.scores)
     lines += [f"Tools: {', '.join(tools)}."] * bool(tools)

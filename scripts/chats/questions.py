@@ -53,8 +53,13 @@ class Question:
     @property
     def words_digest(self) -> str:
         """The hex sha256 of the words of text and right choice: a copy under another id or in another order has it."""
-        parts = [" ".join(re.findall(r"\w+", part.casefold())) for part in (self.text, self.choices[self.answer])]
+        parts = [words_of(self.text), words_of(self.choices[self.answer])]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+def words_of(text: str) -> str:
+    """Return the words of a text, case and punctuation aside: by them a question is known again elsewhere."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def clean_choice(text: str) -> str:

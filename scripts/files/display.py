@@ -50,6 +50,11 @@ def cell_text(text: str) -> str:
     return FOREIGN_LINK.sub(r"]\\(", TAG_BEGIN.sub("&lt;", one_line))
 
 
+def code(text: str) -> str:
+    """Return a text as code in a line of Markdown, so that no markup in it counts; a backtick would end it."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
+
+
 def markdown_table(heads: list[str], rows: list[list[str]], left: int = 1, last_words: int = 0) -> str:
     """Return a Markdown table; the first `left` and the last `last_words` columns are words, the others numbers."""
     numbers = len(heads) - left - last_words

@@ -15,8 +15,10 @@ from files.safe_files import SHOWN_CHARACTERS, InputError, replace_when_done, sh
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-# Control characters as json.dumps writes them, but for line ends and tabs; a backslash of a text itself is doubled.
-CONTROL = re.compile(r"(?<!\\)(?:\\\\)*(\\u00(?:[01][0-9a-f]|7f)|\\[bf])|[\x7f-\x9f]")
+# Line ends and control characters, also those that turn the direction of a line: they would stand in a card as a line
+# of somebody's own. ESCAPED: as json.dumps writes them; a backslash of a text itself is doubled.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+ESCAPED = re.compile(rf"(?<!\\)(?:\\\\)*\\(?:u00[01]|[bfnrt])|{CONTROL.pattern}")
 MAX_JSON_INTEGER = 1 << 64  # no count, size or offset of ours is larger; 60 digits would overflow a float later
 
 
@@ -131,6 +133,20 @@ def is_file_record(content: dict) -> bool:
     return True
 
 
+def control_in(value: object, field: str = "") -> tuple[str, str] | None:
+    """Return the field and the text of the first text with a line end or a control character, None without any."""
+    if isinstance(value, str):
+        return (field, value) if CONTROL.search(value) else None
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if found := control_in(key, field) or control_in(part, f"{field}.{key}".lstrip(".")):
+                return found
+    for number, part in enumerate(value if isinstance(value, list) else []):
+        if found := control_in(part, f"{field}.{number}".lstrip(".")):
+            return found
+    return None
+
+
 def check_record(path: object, content: dict, kind: type[Record], again: str = "make it again") -> dict:
     """Return a record's content unchanged; raise InputError when its version or a field is not as `kind` defines it.
 
@@ -140,10 +156,12 @@ def check_record(path: object, content: dict, kind: type[Record], again: str = "
     if content.get("version") != kind.current:
         found = f"version {content['version']!r}"[:SHOWN_CHARACTERS] if "version" in content else "no version"
         raise InputError(path, f"{kind.what}, version {kind.current}", found, again)
+    # Some of what a record holds is printed: an escape sequence in a name would reach the terminal, a line end a card.
+    if not kind.any_letters and ESCAPED.search(json.dumps(content, ensure_ascii=False)):  # most have none: no walk
+        if control := control_in(content):
+            where = f"{shown(control[1])} in {shown(control[0])}"
+            raise InputError(path, f"{kind.what} without line ends and control characters", where, again)
     check_fields(path, content, kind, kind.what, again)
-    # Some of what a record holds is printed: an escape sequence in a name would reach the terminal or a card.
-    if not kind.any_letters and (control := CONTROL.search(json.dumps(content, ensure_ascii=False))):
-        raise InputError(path, f"{kind.what} without control characters", repr(control[0]), again)
     return content
 
 

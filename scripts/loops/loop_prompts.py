@@ -64,6 +64,7 @@ class LoopPrompts(Record):
     """All prompts, and the tools that they offer."""
 
     what: ClassVar[str] = "prompts for measure_loops.py"
+    any_letters: ClassVar[bool] = True  # a prompt may have lines; of its words nothing is published
     tools: dict[str, Tool]
     prompts: list[LoopPrompt]
 

@@ -1,10 +1,11 @@
 """What went into a release beside its records: question files and the calibration text, as the manifest keeps them.
 
 `questions`: sha256 by file name, of the second file of one name as NAME (2). `calibration`: of the imatrix record its
-text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose text the calibration text
-holds. `licence`: what the base's own card or config names. None where they are not known. `tasks`: sha256 of the
-question files of each further task. The gates make them again from the same files. The names of make's settings, and
-the version, must be this project's, and no setting may say something else than a record.
+text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose words the calibration text
+holds. `fetched`: of those files that a command of ours has fetched, by name, from where. `licence`: what the base's own
+card or config names. None where they are not known. `tasks`: sha256 of the question files of each further task. The
+gates make them again from the same files. The names of make's settings, and the version, must be this project's, and no
+setting may say something else than a record.
 """
 
 import re
@@ -12,9 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chats.questions import read_rows
+from chats.questions import read_rows, words_of
 from checkpoints.licence import licence_of
 from choice.drop_map import OWN_MAP, criterion_of
+from files.fetched_files import fetched_from
 from files.json_records import read_record
 from files.option_types import VERSION_FILE
 from files.safe_files import InputError, sha256_file
@@ -116,17 +118,18 @@ def named_digests(paths: list[Path]) -> dict[str, str]:
     return found
 
 
-def blanks_as_one(text: str) -> str:
-    """Return a text with every run of blanks as one: a chat template may break lines elsewhere."""
-    return " ".join(text.split())
+def fetched_files(paths: list[Path]) -> dict[str, str]:
+    """Return where files came from that a command of ours has fetched, by name; a name that stands for two is none."""
+    names = [path.name for path in paths]
+    return {path.name: url for path in paths if names.count(path.name) == 1 and (url := fetched_from(path))}
 
 
 def held_questions(text: str, files: list[Path]) -> list[str]:
     """Return the Record IDs of the questions of some files whose text another text holds, sorted."""
     # A calibration text has no Record IDs: its questions are known by their text alone.
-    where = blanks_as_one(text)
+    where = f" {words_of(text)} "
     rows = [row for path in files for row in read_rows(path)]
-    return sorted({row["Record ID"] for row in rows if blanks_as_one(row["Question"]) in where})
+    return sorted({row["Record ID"] for row in rows if f" {words_of(row['Question'])} " in where})
 
 
 def calibration_facts(record: Path, text: Path | None, questions: list[Path]) -> dict[str, Any]:
@@ -160,8 +163,10 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     origins = sources["origins"]
     licence = licence_of(origins["source"]) if "source" in origins else None
     tasks = {name: named_digests(paths) for name, paths in task_files(sources.get("tasks", {})).items()}
+    fetched = fetched_files(questions + [origins[name] for name in ("calibration",) if name in origins])
     return {
         **({"tasks": tasks} if tasks else {}),  # a release without any is as it was
+        **({"fetched": fetched} if fetched else {}),
         "questions": named_digests(questions),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if "imatrix" in origins

@@ -9,11 +9,14 @@ kind), `inputs` (input_facts.py), `settings` (of make, those that the bytes depe
 
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from files.json_records import Record, check_record, read_json
+from files.json_records import Record, check_record, read_json, require
 from files.safe_files import InputError, sha256_file, shown
 from quants.quant_record import QuantRecord
+from release.names import BASE_NAME, PLAIN_NAME, is_base, is_plain
+
+from pydantic import model_validator
 
 MANIFEST = "manifest.json"
 STANDARD, DYNAMIC, CHECKPOINT = "standard", "dynamic", "checkpoint"
@@ -50,6 +53,14 @@ class Manifest(Record):
     records: dict[str, dict]
     mmproj: dict[str, dict] = {}  # the record of each file for pictures (quants/quant_record.py)
     files: dict[str, dict]
+
+    @model_validator(mode="after")
+    def _names_are_plain(self) -> Self:
+        require(is_base(self.base), f"{BASE_NAME} under 'base'")
+        files = [name for record in self.records.values() for name in record.get("files", [])]
+        for name in (self.name, self.repository, self.quantized_by or "x", *self.records, *files, *self.mmproj):
+            require(is_plain(str(name)), f"{PLAIN_NAME} in place of {shown(name)}")
+        return self
 
 
 def check_entries(path: Path, part: str, entries: dict[str, dict]) -> None:

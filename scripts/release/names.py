@@ -28,6 +28,11 @@ NOT_A_MODEL = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")  # 
 LABEL = re.compile(r"(?:UD-)?(?:I?Q\d+_[A-Z0-9]+(?:_[A-Z0-9]+)*|TQ\d_\d|MXFP4(?:_[A-Z]+)?|NVFP4|BF16|F16|F32)")
 # Stands for the owner of the repositories in commands until OWNER or REPO=OWNER/NAME says who it is.
 PLACEHOLDER_OWNER = "USER"
+# What stands in the sentences and commands of a card as it is. More letters could make another sentence of it.
+NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]*")
+HUB_ID = re.compile(f"{NAME.pattern}/{NAME.pattern}")
+PLAIN_NAME = "a plain name (letters, digits, dots, dashes, underscores)"
+BASE_NAME = f"a Hub id OWNER/NAME or {PLAIN_NAME}"
 TAKES_OVER = "preset.ini"  # llama.cpp fetches it in place of a model where a repository has one
 Rule = Callable[[list[str], str | None], str | None]
 
@@ -38,7 +43,17 @@ def is_hub_id(base: str) -> bool:
         validate_repo_id(base)
     except HFValidationError:
         return False
-    return base.count("/") == 1  # validate_repo_id takes a bare name, too
+    return HUB_ID.fullmatch(base) is not None  # validate_repo_id takes a bare name, too, and a line end after it
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a name can stand in a card's sentences and commands as it is."""
+    return NAME.fullmatch(name) is not None
+
+
+def is_base(base: str) -> bool:
+    """Tell whether a card can name that base model: a Hub id OWNER/NAME, or a plain name."""
+    return is_hub_id(base) or is_plain(base)
 
 
 def has_placeholder(text: str) -> bool:

@@ -73,7 +73,7 @@ def test_other_bytes_than_recorded_or_asked_for_are_refused(site, tmp_path, refu
     assert {path.name for path in tmp_path.iterdir()} == {"site", "v5.txt.json"}
     for damage in ({"version": 1, "url": url, "bytes": 5, "sha256": "aaaa"}, {"sha256": "0" * 64}):
         write_json(tmp_path / "v5.txt.json", damage)  # a digest that would let any text through, or none
-        refusal(fetch_calibration.main, arguments, "v5.txt.json", "the record of a calibration text", "move it away")
+        refusal(fetch_calibration.main, arguments, "v5.txt.json", "the record of a downloaded file", "move it away")
 
 
 def test_what_is_no_text_is_refused(site, tmp_path, refusal):
@@ -95,7 +95,7 @@ def test_what_is_no_text_is_refused(site, tmp_path, refusal):
 
 
 def test_the_default_is_pinned_to_a_revision():
-    assert "/raw/ce111d8971a07caebd8234ef336b2102d6c5fb85/" in fetch_calibration.URL
+    assert "/raw/ce111d8971a07caebd8234ef336b2102d6c5fb85/" in fetch_calibration.CALIBRATION_V5_URL
 
 
 def test_a_download_without_end_is_cut_off(site, tmp_path, refusal, monkeypatch):

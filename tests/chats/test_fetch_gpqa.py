@@ -1,5 +1,7 @@
 """GPQA Diamond from the Hub, with the real client against a small HTTP server in the Hub's place."""
 
+import hashlib
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -57,7 +59,9 @@ def test_the_text_lies_in_the_output_and_nowhere_else(fetch, tmp_path):
     assert [path for path in tmp_path.rglob("*") if path.is_file() and TEXT[:100] in path.read_bytes()] == [
         tmp_path / "build/gpqa_diamond.csv"
     ]
-    assert [path.name for path in (tmp_path / "build").iterdir()] == ["gpqa_diamond.csv"]
+    beside = tmp_path / "build/gpqa_diamond.csv.json"
+    assert {path.name for path in (tmp_path / "build").iterdir()} == {"gpqa_diamond.csv", beside.name}
+    assert json.loads(beside.read_text())["sha256"] == hashlib.sha256(TEXT).hexdigest()
 
 
 def test_without_access_the_message_says_how_to_get_it(fetch, tmp_path, refused, monkeypatch):
