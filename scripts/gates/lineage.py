@@ -174,6 +174,9 @@ def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
     analysed = {question["id"]: question.get("sha256") for question in metadata["questions"]}
     files = list(lineage.sources["questions"].values())
     pairs = [("questions with sha256", metadata["questions_sha256"], method.get("questions_sha256"))]
+    if analysed_checkpoint := metadata.get("source_sha256"):  # statistics of an older version have none
+        dropped = read_metadata(lineage.metadata_path)["source"].get("source_sha256")
+        pairs.append(("the checkpoint that the experts were dropped from, sha256", dropped, analysed_checkpoint))
     for path in files:
         asked = [q for q in load_questions(path, metadata.get("seed", QUESTION_SEED)) if q.record_id in analysed]
         if {question.record_id: question.digest for question in asked} == analysed:

@@ -337,11 +337,16 @@ def of_statistics(build: Build) -> None:
 
 def of_empty_reasonings(build: Build) -> None:
     """Statistics that say of every question that it has no reasoning, and the map by them."""
+    _, metadata = read_stats(build.pruned / "statistics.safetensors")
+    of_analysis(build, questions=[{**question, "empty_reasoning": True} for question in metadata["questions"]])
+
+
+def of_analysis(build: Build, **changes: object) -> None:
+    """Change what statistics say of how they were taken, and the map by them."""
     path = build.pruned / "statistics.safetensors"
     arrays, metadata = read_stats(path)
     path.unlink()
-    questions = [{**question, "empty_reasoning": True} for question in metadata["questions"]]
-    write_stats(path, arrays, {**metadata, "questions": questions})
+    write_stats(path, arrays, metadata | changes)
     of_map(build, lambda content: content.update(stats_sha256=sha256_file(path)))
 
 
@@ -384,6 +389,10 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (lambda build: of_map(build, as_own_map), "the router's rows of the 112 kept experts in layer 1"),
         (lambda build: of_map(build, lambda m: m.update(top_k=16)), "experts per token: 16, found 8"),
         (of_empty_reasonings, "questions without a reasoning: []"),
+        (
+            lambda build: of_analysis(build, source_sha256="4" * 64),
+            "statistics.safetensors: expected the checkpoint that",
+        ),
         (of_reworded_questions, "expected the words of the questions of"),
         (of_statistics, "a map chosen from statistics.safetensors"),
         (of_header, "gemma4.context_length of the full model: 4096, found 131072"),
