@@ -32,9 +32,9 @@ from choice.expert_stats import read_stats
 from files.option_types import command_parser, positive
 from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha256_file
 
-# What a map of ours records of its origin. Its scores, margins and bootstrap are left out: nothing shows that they
-# still belong to the dropped ids of a file that anybody can edit.
-ORIGIN = ("questions_sha256", "config_sha256", "weights_sha256", "imatrix_sha256", "analysis")
+# What a map of ours records of its origin. Its scores, margins, bootstrap and analysis are left out: nothing shows that
+# they belong to the dropped ids of a file that anybody can edit, and a card would print them as ours.
+ORIGIN = ("questions_sha256", "config_sha256", "weights_sha256", "imatrix_sha256")
 
 
 def own_map(drop_map: DropMap, question_ids: list[str], shape: Shape, stats_sha256: str | None) -> dict:

@@ -40,7 +40,14 @@ from analysis.sampled_tokens import SAMPLED, SampleObserver, TokenSample, draw_t
 from chats.chat_sequences import MAX_TOKENS, Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import EXPLANATION, QUESTION_SEED, Question, check_reasonings, load_questions, question_set_digest
-from checkpoints.checkpoint import TensorRange, file_versions, read_checkpoint, read_config, weights_digest
+from checkpoints.checkpoint import (
+    TensorRange,
+    file_versions,
+    read_checkpoint,
+    read_config,
+    source_digest,
+    weights_digest,
+)
 from choice.domains import parse_domain, read_members
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
 from files.option_types import command_parser, fraction, positive
@@ -184,7 +191,9 @@ def finish(
     check_finite(args.model, arrays, args.allow_nonfinite, state)
     require_disk_space(args.output.parent, sum(array.nbytes for array in arrays.values()))
     experts, top_k = int(arrays["token_count"].shape[2]), top_k_of(arrays)
-    write_stats(args.output, arrays, inputs | {"experts": experts, "top_k": top_k})
+    # Only now, and no input of a state: all bytes of the checkpoint are read, which takes a minute.
+    made = {"experts": experts, "top_k": top_k, "source_sha256": source_digest(args.model)}
+    write_stats(args.output, arrays, inputs | made)
     questions = inputs["questions"]
     truncated = [question["id"] for question in questions if question["truncated"]]
     empty = sum(question["empty_reasoning"] for question in questions)

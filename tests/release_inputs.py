@@ -16,7 +16,7 @@ import generate_drop_map
 import quantize_gguf
 import render_calibration
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_rows
-from checkpoints.checkpoint import read_checkpoint, weights_digest
+from checkpoints.checkpoint import read_checkpoint, source_digest, weights_digest
 from choice.drop_metadata import METADATA_NAME
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import DEMO, REPO
@@ -98,6 +98,7 @@ def choose_first(folder: Path, questions: Path) -> None:
         "questions_sha256": question_set_digest(asked),
         "config_sha256": sha256_file(model / "config.json"),
         "weights_sha256": weights_digest(read_checkpoint(model)),
+        "source_sha256": source_digest(model),
     }
     with as_command("teacher_force_analysis"):
         write_stats(folder / "statistics.safetensors", arrays, metadata)

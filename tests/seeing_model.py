@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import convert_to_gguf
+import copy_drop_map
 import expert_drop
 from choice.drop_map import dropped_ids, read_map
 from conftest import DEMO
@@ -27,7 +28,9 @@ def seeing_model(factory) -> Path:
             choose_first(folder, DEMO / "calibration_questions.csv")
             # A plain map names no weights: those of the twin have other names than the demo's.
             plain = {str(layer): ids for layer, ids in dropped_ids(read_map(folder / "map.json")).items()}
-            (folder / "plain.json").write_text(json.dumps(plain))
+            (folder / "mine.json").write_text(json.dumps(plain))
+            own = ["--map", folder / "mine.json", "--output", folder / "plain.json"]
+            call(copy_drop_map.main, "--model", twin, *own)
             call(expert_drop.main, "--source", twin, "--drop-map", folder / "plain.json", "--output", folder / "pruned")
             for kind in TYPES:
                 make_mmproj_of(folder / "pruned", folder / mmproj_name(NAME, kind), kind)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoints.checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config
+from checkpoints.checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config, source_digest
 from checkpoints.licence import CARD
 from checkpoints.moe_families import ExpertTensor
 from checkpoints.small_files import copy_small_files, small_files
@@ -138,6 +138,8 @@ def write_checkpoint(
         write_json(output / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
         # Last, since a directory that has it counts as complete.
         source_digests = {"config_sha256": sha256_file(source / "config.json"), "weights_sha256": weights_sha256}
+        # Of all bytes, as the record of the full model's F16 file has it: the digest of the weights takes samples.
+        source_digests["source_sha256"] = source_digest(source)
         write_record(output / METADATA_NAME, metadata_of(drop_map, source_digests, digests), DropMetadata)
     return len(shards)
 

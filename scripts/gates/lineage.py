@@ -13,7 +13,7 @@ from chats.questions import QUESTION_SEED, load_questions, question_set_digest, 
 from checkpoints.checkpoint import INDEX_NAME, read_checkpoint, read_config, source_digest, weights_digest
 from checkpoints.moe_families import family_of, pruned_config, shape_of
 from checkpoints.small_files import small_files
-from choice.drop_map import MapDetails, criterion_of, details_of, dropped_ids, question_ids_of, read_map
+from choice.drop_map import OWN_MAP, MapDetails, criterion_of, details_of, dropped_ids, question_ids_of, read_map
 from choice.drop_metadata import METADATA_NAME, DropMetadata, methodology_of, read_metadata
 from choice.expert_stats import read_stats
 from files.json_records import read_record
@@ -23,12 +23,16 @@ from ggufs.gguf_outline import file_or_outline
 from ggufs.gguf_padding import UNPADDED
 from ggufs.imatrix import ImatrixRecord
 from losses.quality_record import QUALITY_NAME
-from quants.quant_record import ConversionRecord, of_other_builds
+from quants.quant_record import ConversionRecord, QuantRecord, of_other_builds
 from release.gguf_parts import tensors_of
 from release.manifest import BUILD_AGAIN, DIGITS, MANIFEST
-from scoring.score_records import SCORES_NAME
+from scoring.score_records import SCORES_NAME, Scores
 
 OTHER_BUILD = "it is of another build; run `make release`"
+ANOTHER_IMATRIX = "build it again with the imatrix of its model (REPLACE=quants)"
+OTHER_FULL = "drop the experts and convert the full model again, both from one checkpoint"
+# What only a choice from statistics gives. copy_drop_map.py leaves it out: nothing shows that it belongs to the map.
+OF_A_CHOICE = ("analysis", "bootstrap", "domains", "held_out_question_ids", "protect_top", "reconstruction")
 Breaks = list[InputError]
 
 
@@ -105,7 +109,7 @@ def map_breaks(lineage: Lineage) -> Breaks:
     found = breaks_of(path, pairs)
     unknown = metadata.keys() - DropMetadata.model_fields.keys()
     unknown |= metadata["method"].keys() - MapDetails.model_fields.keys()
-    unknown |= metadata["source"].keys() - {"config_sha256", "weights_sha256"}
+    unknown |= metadata["source"].keys() - {"config_sha256", "weights_sha256", "source_sha256"}
     for name in sorted(unknown):
         found.append(InputError(path, f"no field {name!r}, which nothing here writes", "one", BUILD_AGAIN))
     for what, mine, theirs in (
@@ -126,9 +130,10 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     made_from = {method[key] for key in ("stats_sha256", "imatrix_sha256") if key in method}
     chose = set(question_ids_of(method))
     found = renamed_breaks(lineage, chose) if chose else []
-    for key in ("bootstrap", "domains") if "own_map" in method else ():
-        if key in method:  # copy_drop_map.py leaves them out: nothing shows that they belong to the map
-            found.append(InputError(place, f"no {key} in a map that was given", "one", BUILD_AGAIN))
+    if "own_map" in method or not made_from:
+        said = [key for key in OF_A_CHOICE if method.get(key)]
+        found += [InputError(place, f"no {key} in a map that was given", "one", BUILD_AGAIN) for key in said]
+        found += breaks_of(place, [("of a map that was given the criterion", OWN_MAP, criterion_of(method))])
     if made_from and "own_map" not in method:
         source = lineage.origin("statistics")
         found += breaks_of(place, [(f"a map chosen from {source.name}, sha256", sha256_file(source), *made_from)])
@@ -169,6 +174,9 @@ def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
     analysed = {question["id"]: question.get("sha256") for question in metadata["questions"]}
     files = list(lineage.sources["questions"].values())
     pairs = [("questions with sha256", metadata["questions_sha256"], method.get("questions_sha256"))]
+    if analysed_checkpoint := metadata.get("source_sha256"):  # statistics of an older version have none
+        dropped = read_metadata(lineage.metadata_path)["source"].get("source_sha256")
+        pairs.append(("the checkpoint that the experts were dropped from, sha256", dropped, analysed_checkpoint))
     for path in files:
         asked = [q for q in load_questions(path, metadata.get("seed", QUESTION_SEED)) if q.record_id in analysed]
         if {question.record_id: question.digest for question in asked} == analysed:
@@ -249,6 +257,9 @@ def header_breaks(lineage: Lineage) -> Breaks:
     pairs.append(("bytes:", file.stat().st_size, full["bytes"]))
     pairs.append(("experts of the full model:", header.experts, metadata["experts"]))
     found = breaks_of(place, pairs)
+    # Of all bytes, chat template and tokenizer included; the digest of the weights takes samples.
+    dropped, what = metadata["source"].get("source_sha256"), "the checkpoint that the experts were dropped from, sha256"
+    found += breaks_of(place, [(what, dropped, full["source_sha256"])], OTHER_FULL)
     wanted = architecture_of(header)
     for path in lineage.files.values():
         mine = architecture_of(read_header(path))
@@ -329,10 +340,37 @@ def quant_breaks(lineage: Lineage) -> Breaks:
     return found
 
 
+def scored_breaks(lineage: Lineage) -> Breaks:
+    """Scored and measured quants, the full model's too, were made by this build's text: of a scored type all or none.
+
+    Else a full model that was quantised by a poor text, or by none, would make the pruned one look good.
+    quantize_gguf.py takes no imatrix of another model.
+    """
+    ours = {lineage.f16_sha256, *([lineage.full["sha256"]] if lineage.knows_full else [])}
+    quants = [(path, read_record(path, QuantRecord)) for path in lineage.sources["quants"].values()]
+    known = [(path, record) for path, record in quants if record["source_sha256"] in ours]
+    found: Breaks = []
+    for path, record in known:
+        if record["imatrix_sha256"]:
+            text = lineage.origin("calibration")
+            what = f"a quant by the text {text.name}, sha256"
+            found += breaks_of(path, [(what, sha256_file(text), record["calibration_sha256"])], ANOTHER_IMATRIX)
+    scores = lineage.sources["copies"].get(SCORES_NAME)
+    rows = read_record(scores, Scores)["rows"] if scores else []
+    scored = {row["gguf_sha256"] for row in rows}
+    made: dict[str, bool] = {}
+    for path, record in known:
+        if record["sha256"] in scored:
+            by_text = record["imatrix_sha256"] is not None
+            what = f"the scored {record['type']} files made with an imatrix:"
+            found += breaks_of(path, [(what, made.setdefault(record["type"], by_text), by_text)], ANOTHER_IMATRIX)
+    return found
+
+
 def lineage_breaks(lineage: Lineage) -> Breaks:
     """Return every break of the chain, from the statistics to the quants."""
     found = map_breaks(lineage) + choice_breaks(lineage) + checkpoint_breaks(lineage) + source_breaks(lineage)
-    for part in (quant_breaks, header_breaks, router_breaks):
+    for part in (quant_breaks, scored_breaks, header_breaks, router_breaks):
         found += part(lineage)
     return found
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chats.questions import read_ids
-from choice.drop_map import criterion_of, details_of, read_map
+from choice.drop_map import OWN_MAP, criterion_of, details_of, read_map
 from files.json_records import read_json, read_record
 from files.safe_files import InputError, sha256_file
 from findings.findings_record import FINDINGS_NAME, Findings
@@ -87,8 +87,11 @@ def choice_gate(checked: Checked) -> Outcome:
     """The statistics give this drop map: the same experts, scores and figures of certainty."""
     place = checked.lineage.origin("map")
     content = read_map(place)
-    if "version" not in content or "own_map" in content:
+    if criterion_of(content) == OWN_MAP:
         return Outcome("the drop map was given, not chosen here", applies=False)
+    if "version" not in content or not {"stats_sha256", "imatrix_sha256"} & content.keys():
+        line = f"{place}: expected the statistics that {criterion_of(content)} chose by, found none; choose again"
+        return Outcome("the drop map", [f"{line} (REPLACE=choice)"])
     outcome = Outcome(f"the experts chosen again by {criterion_of(content)} from the statistics")
     with tempfile.TemporaryDirectory() as folder:
         choose_again(checked, content, Path(folder) / "drop_map.json")

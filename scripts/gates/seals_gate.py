@@ -43,9 +43,9 @@ from speed.draft_results import DRAFT_NAME
 
 Origin = tuple[str, Commands]  # the stage of make that writes a file, for messages, and the command that does
 
-# By name in FOLDER.sources.json. The map may be one that was given; its digest is in the metadata. Statistics may be an
-# imatrix.
+# By name in FOLDER.sources.json. A map that was given is copied by a command of ours. Statistics may be an imatrix.
 ORIGINS: dict[str, Origin] = {
+    "map": ("choice", ("generate_drop_map", "copy_drop_map")),
     "statistics": ("statistics", ("teacher_force_analysis", "build_imatrix")),
     "f16": ("choice", ("convert_to_gguf",)),
     "full f16": ("model", ("convert_to_gguf",)),

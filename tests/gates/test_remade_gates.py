@@ -316,6 +316,18 @@ def as_own_map(content: dict) -> None:
     layer["keep"], layer["drop"] = sorted({*layer["keep"], 112} - {0}), sorted({*layer["drop"], 0} - {112})
 
 
+def as_given_map(content: dict) -> None:
+    """Take the digest of its statistics and the version off a map, so that none is known to have chosen it."""
+    content.pop("version", None)
+    content.pop("stats_sha256", None)
+    content.update(protect_top=16)
+
+
+def of_scored_full(**changes: object) -> Callable[[Build], None]:
+    """Another record of the full model's scored quant."""
+    return lambda build: build.change(build.evidence / "gemma-4-demo-Q6_K.gguf.json", lambda r: r.update(changes))
+
+
 def of_statistics(build: Build) -> None:
     path = build.pruned / "statistics.safetensors"
     content = path.read_bytes()
@@ -325,11 +337,16 @@ def of_statistics(build: Build) -> None:
 
 def of_empty_reasonings(build: Build) -> None:
     """Statistics that say of every question that it has no reasoning, and the map by them."""
+    _, metadata = read_stats(build.pruned / "statistics.safetensors")
+    of_analysis(build, questions=[{**question, "empty_reasoning": True} for question in metadata["questions"]])
+
+
+def of_analysis(build: Build, **changes: object) -> None:
+    """Change what statistics say of how they were taken, and the map by them."""
     path = build.pruned / "statistics.safetensors"
     arrays, metadata = read_stats(path)
     path.unlink()
-    questions = [{**question, "empty_reasoning": True} for question in metadata["questions"]]
-    write_stats(path, arrays, {**metadata, "questions": questions})
+    write_stats(path, arrays, metadata | changes)
     of_map(build, lambda content: content.update(stats_sha256=sha256_file(path)))
 
 
@@ -372,11 +389,20 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (lambda build: of_map(build, as_own_map), "the router's rows of the 112 kept experts in layer 1"),
         (lambda build: of_map(build, lambda m: m.update(top_k=16)), "experts per token: 16, found 8"),
         (of_empty_reasonings, "questions without a reasoning: []"),
+        (
+            lambda build: of_analysis(build, source_sha256="4" * 64),
+            "statistics.safetensors: expected the checkpoint that",
+        ),
         (of_reworded_questions, "expected the words of the questions of"),
         (of_statistics, "a map chosen from statistics.safetensors"),
         (of_header, "gemma4.context_length of the full model: 4096, found 131072"),
         (of_record("F16.gguf.json", name="other"), "a model named"),
         (of_record("full-F16.gguf.json", name="other"), "a model named gemma-4-demo, found other"),
+        (of_record("full-F16.gguf.json", source_sha256="4" * 64), "checkpoint that the experts were dropped from"),
+        (of_scored_full(calibration_sha256="4" * 64), "a quant by the text text.txt, sha256"),
+        (of_scored_full(imatrix_sha256=None, calibration_sha256=None), "Q6_K files made with an imatrix:"),
+        (lambda build: of_map(build, as_given_map), "no protect_top in a map that was given"),
+        (lambda build: of_map(build, as_given_map), "a map that was given the criterion own map, found coverage"),
         (of_record("F16.gguf.json", sha256="4" * 64), "a quant of the F16 file"),
         (of_record("imatrix.gguf.json", model_sha256="4" * 64), "an imatrix of the F16 file"),
         (of_record("imatrix.gguf.json", sha256="4" * 64), "imatrix.gguf with sha256"),
@@ -511,6 +537,12 @@ def test_the_experts_are_chosen_again(build):
 
     of_map(build, toss)
     assert not build.failing("lineage") and "bootstrap.coin_toss" in build.failing("choice")[0]
+
+
+@pytest.mark.parametrize("key", ["version", "stats_sha256"])
+def test_a_map_that_names_a_criterion_is_chosen_again_or_refused(build, key):
+    of_map(build, lambda content: (content.pop("version"), content.pop(key, None)))
+    assert "map.json: expected the statistics that coverage chose by, found none" in build.failing("choice")[0]
 
 
 def test_pictures_are_drawn_again(build):

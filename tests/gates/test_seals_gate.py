@@ -36,7 +36,7 @@ def test_every_file_has_a_seal_and_an_edit_of_any_is_named(build):
     assert build.failing("seals") == []
     files = {path for _, path, _, _ in judged(build.checked)}
     names = {path.name for path in files}
-    expected = {MANIFEST, sources_path(build.release).name, "statistics.safetensors", "F16.gguf.json"}
+    expected = {MANIFEST, sources_path(build.release).name, "map.json", "statistics.safetensors", "F16.gguf.json"}
     expected |= {"imatrix.gguf.json", f"{NAME}-Q6_K.gguf.json", SCORES_NAME, QUALITY_NAME, METADATA_NAME, ANSWERS}
     expected |= {"pruning.npz", "inputs.json", "frozen.jsonl", "samples.jsonl", "results.json", "summary.json"}
     assert expected | {RUN, PATCHED} <= names
