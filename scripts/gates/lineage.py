@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_ids
+from chats.chat_sequences import MAX_TOKENS
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
+from chats.texts_again import analysed_digests
 from checkpoints.checkpoint import INDEX_NAME, read_checkpoint, read_config, source_digest, weights_digest
 from checkpoints.moe_families import family_of, pruned_config, shape_of
 from checkpoints.small_files import small_files
@@ -29,6 +31,7 @@ from release.manifest import BUILD_AGAIN, DIGITS, MANIFEST
 from scoring.score_records import SCORES_NAME
 
 OTHER_BUILD = "it is of another build; run `make release`"
+ANALYSE = "run `make analyze REPLACE=statistics`"
 Breaks = list[InputError]
 
 
@@ -176,9 +179,26 @@ def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
             empty = {question["id"] for question in metadata["questions"] if question.get("empty_reasoning")}
             mine = {question.record_id for question in asked if not question.explanation}
             pairs.append(("questions without a reasoning:", sorted(mine), sorted(empty)))
-            return breaks_of(source, pairs, "run `make analyze` again")
+            return breaks_of(source, pairs, ANALYSE) or token_breaks(lineage, source, metadata, asked)
     expected = f"the words of the questions of {' or '.join(path.name for path in files) or '--questions'}"
-    return [InputError(source, expected, "statistics of others", "run `make analyze` again")]
+    return [InputError(source, expected, "statistics of others", ANALYSE)]
+
+
+def token_breaks(lineage: Lineage, source: Path, metadata: dict, questions: list[Question]) -> Breaks:
+    """The statistics are over the tokens that the checkpoint's own tokenizer and chat template make of the questions.
+
+    metadata: of the statistics. The tokenizer is the pruned checkpoint's: it is published, the record of the F16 file
+    has its digest, and `source_breaks` holds it against the full model's.
+    """
+    longest = metadata.get("max_tokens") or MAX_TOKENS
+    template, digests = analysed_digests(lineage.metadata_path.parent, questions, longest)
+    pairs: list[tuple[str, object, object]] = [
+        ("the checkpoint's chat template with sha256", template, metadata.get("chat_template_sha256"))
+    ]
+    for question in metadata["questions"]:
+        what = f"tokens of the question {question['id']} by the checkpoint's tokenizer, sha256"
+        pairs.append((what, digests[question["id"]], question.get("token_ids_sha256")))
+    return breaks_of(source, pairs, ANALYSE)[:1]  # one question after the other would say the same
 
 
 def checkpoint_breaks(lineage: Lineage) -> Breaks:

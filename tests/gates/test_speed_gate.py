@@ -88,6 +88,10 @@ def of_models(**changes: object) -> Callable[[dict], object]:
     return lambda content: content["models"][0].update(changes)
 
 
+def of_other_questions(field: str) -> Callable[[dict], object]:
+    return lambda content: content.update({field: "4" * 64})
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "words"),
     [
@@ -105,6 +109,9 @@ def of_models(**changes: object) -> Callable[[dict], object]:
         ("active-experts.json", lambda content: content.update(gguf_sha256="4" * 64), "no file with a record"),
         ("active-experts.json", lambda content: content.update(own=9), "the model's own active experts: 8, found 9"),
         ("active-experts.json", lambda content: content.update(rounds=9), "rounds of every row:"),
+        ("active-experts.json", of_other_questions("questions_sha256"), "the first 2 questions of a question file"),
+        ("active-experts.json", of_other_questions("chats_sha256"), "the first 2 chats and"),
+        ("active-experts.json", of_other_questions("texts_sha256"), "chats by the checkpoint's tokenizer"),
     ],
 )
 def test_speeds_are_of_known_files_and_numbers_are_possible(release, name, damage, words):
