@@ -140,8 +140,11 @@ def choice_breaks(lineage: Lineage) -> Breaks:
         if unknown := sorted(chosen - known):
             line = f"{len(unknown)} others, such as {unknown[0]}"
             found.append(InputError(place, "question_ids of the build's question files (--questions)", line))
+    given = lineage.sources["origins"].get("statistics")
     if "stats_sha256" in method and "own_map" not in method:
         found += analysed_breaks(lineage, method)
+    elif given and given.suffix == ".safetensors":  # types of CD files come from them, whatever chose the experts
+        found += analysed_breaks(lineage, {})
     return found
 
 
@@ -165,13 +168,15 @@ def renamed_breaks(lineage: Lineage, chosen: set[str]) -> Breaks:
 def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
     """The statistics are of these very questions: same ids with other words are other questions.
 
-    method: of the map that was chosen from the statistics.
+    method: of the map that was chosen from the statistics, empty for another map.
     """
     source = lineage.origin("statistics")
     _, metadata = read_stats(source)
     analysed = {question["id"]: question.get("sha256") for question in metadata["questions"]}
     files = list(lineage.sources["questions"].values())
-    pairs = [("questions with sha256", metadata["questions_sha256"], method.get("questions_sha256"))]
+    pairs: list[tuple[str, object, object]] = []
+    if method:
+        pairs.append(("questions with sha256", metadata["questions_sha256"], method.get("questions_sha256")))
     for path in files:
         asked = [q for q in load_questions(path, metadata.get("seed", QUESTION_SEED)) if q.record_id in analysed]
         if {question.record_id: question.digest for question in asked} == analysed:

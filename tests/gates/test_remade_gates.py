@@ -368,6 +368,11 @@ def of_other_tokens(build: Build) -> None:
     of_metadata_of_statistics(build, lambda metadata: metadata["questions"][2].update(change))
 
 
+def of_other_tokens_and_an_own_map(build: Build) -> None:
+    of_other_tokens(build)
+    of_map(build, as_own_map)
+
+
 def of_other_template(build: Build) -> None:
     of_metadata_of_statistics(build, lambda metadata: metadata.update(chat_template_sha256="4" * 64))
 
@@ -416,6 +421,7 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (lambda build: of_map(build, lambda m: m.update(top_k=16)), "experts per token: 16, found 8"),
         (of_empty_reasonings, "questions without a reasoning: []"),
         (of_other_tokens, "by the checkpoint's tokenizer, sha256"),
+        (of_other_tokens_and_an_own_map, "by the checkpoint's tokenizer, sha256"),
         (of_no_tokens, "found None; run `make analyze REPLACE=statistics`"),
         (of_other_template, "the checkpoint's chat template with sha256"),
         (of_reworded_questions, "expected the words of the questions of"),
