@@ -21,7 +21,7 @@ from pathlib import Path
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
-from files.json_records import write_record
+from files.json_records import sha256_json, write_record
 from files.option_types import command_parser, positive
 from files.run_state import RunState, results_folder
 from files.safe_files import InputError, check_apart, replace_when_done, require_disk_space, run
@@ -148,6 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     inputs = {
         "gguf_sha256": record["sha256"],
         "questions_sha256": question_set_digest(questions[: args.limit]),
+        "texts_sha256": sha256_json(chats.texts),
         "max_tokens": args.max_tokens,
         "gpu_layers": args.gpu_layers,
         "llama_cpp": tools.version(),
@@ -168,10 +169,13 @@ def main(argv: list[str] | None = None) -> None:
         "own": counts[0],
         "chats": len(chats.texts),
         "chat_tokens": int(chats.counts["reply"].sum()),
+        "chat_max_tokens": args.max_tokens,
+        "chats_sha256": inputs["questions_sha256"],
         "questions": len(asked),
+        "questions_sha256": question_set_digest(asked),
         "max_tokens": args.answer_tokens,
         "rounds": args.rounds,
-        **{key: inputs[key] for key in ("llama_cpp", "tools_sha256")},
+        **{key: inputs[key] for key in ("texts_sha256", "llama_cpp", "tools_sha256")},
         "rows": rows,
     }
     write_active(args, results)

@@ -21,7 +21,7 @@ import math
 import os
 from pathlib import Path
 
-from chats.chat_sequences import teacher_forced_sequence
+from chats.chat_sequences import MAX_TOKENS, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from files.json_records import read_json, recorded_sha256, sha256_json, write_json, write_record
@@ -238,6 +238,8 @@ def inputs_of(args: argparse.Namespace, tools: LlamaCpp, questions: list[Questio
         "texts_sha256": sha256_json(chats.texts),
         "chats": len(questions),
         "reply_tokens": int(chats.counts["reply"].sum()),
+        # Only another value than the default: values of hours that were measured with it stay valid.
+        **({"max_tokens": args.max_tokens} if args.max_tokens != MAX_TOKENS else {}),
         "gpu_layers": args.gpu_layers,
         "versions": {"llama_cpp": tools.version(), "bindings": bindings_version()},
     }

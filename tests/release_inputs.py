@@ -15,7 +15,9 @@ import expert_drop
 import generate_drop_map
 import quantize_gguf
 import render_calibration
+from chats.chat_sequences import MAX_TOKENS
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_rows
+from chats.texts_again import analysed_digests, texts_digest
 from checkpoints.checkpoint import read_checkpoint, source_digest, weights_digest
 from choice.drop_metadata import METADATA_NAME
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
@@ -92,8 +94,13 @@ def choose_first(folder: Path, questions: Path) -> None:
     arrays |= {name: np.full(shape[:2], 100) for name in LAYER_SUMS} | {"layer_numbers": np.arange(LAYERS)}
     arrays |= {"token_count": falling.astype(np.int64), "moe_output_norm_sum": np.full(shape[:2], 9.0)}
     asked = load_questions(questions, QUESTION_SEED)[: len(ids)]
+    template, tokens = analysed_digests(model, asked, MAX_TOKENS)
     metadata = {
-        "questions": [{"id": question.record_id, "sha256": question.digest} for question in asked],
+        "questions": [
+            {"id": one.record_id, "sha256": one.digest, "token_ids_sha256": tokens[one.record_id]} for one in asked
+        ],
+        "chat_template_sha256": template,
+        "max_tokens": MAX_TOKENS,
         "top_k": 8,
         "questions_sha256": question_set_digest(asked),
         "config_sha256": sha256_file(model / "config.json"),
@@ -328,11 +335,13 @@ def write_scores(pruned: Path, folder: Path, ids: list[str], patch: bool = True,
 
 def write_quality(pruned: Path, folder: Path, klds: dict[str, float]) -> Path:
     """Write stored results of made-up losses of the built files, and the quality.json of them."""
+    questions = load_questions(QUESTIONS[0], QUESTION_SEED)[:4]
     inputs = {
         "full_sha256": sha256_file(pruned / "full-F16.gguf"),
         "pruned_sha256": sha256_file(pruned / "F16.gguf"),
-        "questions_sha256": question_set_digest(load_questions(QUESTIONS[0], QUESTION_SEED)[:4]),
-        "max_tokens": 4096,
+        "questions_sha256": question_set_digest(questions),
+        "texts_sha256": texts_digest(DEMO / "model", questions),
+        "max_tokens": MAX_TOKENS,
     }
     results = results_folder(folder / "logits", "results", inputs)
     results.mkdir(parents=True)

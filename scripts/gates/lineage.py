@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_ids
+from chats.chat_sequences import MAX_TOKENS
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
+from chats.texts_again import analysed_digests
 from checkpoints.checkpoint import INDEX_NAME, read_checkpoint, read_config, source_digest, weights_digest
 from checkpoints.moe_families import family_of, pruned_config, shape_of
 from checkpoints.small_files import small_files
@@ -33,6 +35,7 @@ ANOTHER_IMATRIX = "build it again with the imatrix of its model (REPLACE=quants)
 OTHER_FULL = "drop the experts and convert the full model again, both from one checkpoint"
 # What only a choice from statistics gives. copy_drop_map.py leaves it out: nothing shows that it belongs to the map.
 OF_A_CHOICE = ("analysis", "bootstrap", "domains", "held_out_question_ids", "protect_top", "reconstruction")
+ANALYSE = "run `make analyze REPLACE=statistics`"
 Breaks = list[InputError]
 
 
@@ -142,8 +145,11 @@ def choice_breaks(lineage: Lineage) -> Breaks:
         if unknown := sorted(chosen - known):
             line = f"{len(unknown)} others, such as {unknown[0]}"
             found.append(InputError(place, "question_ids of the build's question files (--questions)", line))
+    given = lineage.sources["origins"].get("statistics")
     if "stats_sha256" in method and "own_map" not in method:
         found += analysed_breaks(lineage, method)
+    elif given and given.suffix == ".safetensors":  # types of CD files come from them, whatever chose the experts
+        found += analysed_breaks(lineage, {})
     return found
 
 
@@ -167,13 +173,15 @@ def renamed_breaks(lineage: Lineage, chosen: set[str]) -> Breaks:
 def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
     """The statistics are of these very questions: same ids with other words are other questions.
 
-    method: of the map that was chosen from the statistics.
+    method: of the map that was chosen from the statistics, empty for another map.
     """
     source = lineage.origin("statistics")
     _, metadata = read_stats(source)
     analysed = {question["id"]: question.get("sha256") for question in metadata["questions"]}
     files = list(lineage.sources["questions"].values())
-    pairs = [("questions with sha256", metadata["questions_sha256"], method.get("questions_sha256"))]
+    pairs: list[tuple[str, object, object]] = []
+    if method:
+        pairs.append(("questions with sha256", metadata["questions_sha256"], method.get("questions_sha256")))
     if analysed_checkpoint := metadata.get("source_sha256"):  # statistics of an older version have none
         dropped = read_metadata(lineage.metadata_path)["source"].get("source_sha256")
         pairs.append(("the checkpoint that the experts were dropped from, sha256", dropped, analysed_checkpoint))
@@ -184,9 +192,26 @@ def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
             empty = {question["id"] for question in metadata["questions"] if question.get("empty_reasoning")}
             mine = {question.record_id for question in asked if not question.explanation}
             pairs.append(("questions without a reasoning:", sorted(mine), sorted(empty)))
-            return breaks_of(source, pairs, "run `make analyze` again")
+            return breaks_of(source, pairs, ANALYSE) or token_breaks(lineage, source, metadata, asked)
     expected = f"the words of the questions of {' or '.join(path.name for path in files) or '--questions'}"
-    return [InputError(source, expected, "statistics of others", "run `make analyze` again")]
+    return [InputError(source, expected, "statistics of others", ANALYSE)]
+
+
+def token_breaks(lineage: Lineage, source: Path, metadata: dict, questions: list[Question]) -> Breaks:
+    """The statistics are over the tokens that the checkpoint's own tokenizer and chat template make of the questions.
+
+    metadata: of the statistics. The tokenizer is the pruned checkpoint's: it is published, the record of the F16 file
+    has its digest, and `source_breaks` holds it against the full model's.
+    """
+    longest = metadata.get("max_tokens") or MAX_TOKENS
+    template, digests = analysed_digests(lineage.metadata_path.parent, questions, longest)
+    pairs: list[tuple[str, object, object]] = [
+        ("the checkpoint's chat template with sha256", template, metadata.get("chat_template_sha256"))
+    ]
+    for question in metadata["questions"]:
+        what = f"tokens of the question {question['id']} by the checkpoint's tokenizer, sha256"
+        pairs.append((what, digests[question["id"]], question.get("token_ids_sha256")))
+    return breaks_of(source, pairs, ANALYSE)[:1]  # one question after the other would say the same
 
 
 def checkpoint_breaks(lineage: Lineage) -> Breaks:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
+from chats.texts_again import texts_digest
 from choice.criteria import check_criterion
 from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
@@ -38,6 +39,7 @@ from scoring.score_records import SCORES_NAME, Scores, read_summary
 CONTEXT_STEP_TOKENS = 256  # llama-server rounds a context up to a multiple of it
 SERVER_LOGS = "server*.log"  # of several servers each has its own
 BY_DIGEST = "sha256 "  # how the protocol names a tokenizer that was a directory
+TEXTS = "chats by the checkpoint's tokenizer and chat template, sha256"
 CUT_SLACK_TOKENS = 8  # llama-server ends a few tokens before its context is full
 # A build whose losses make takes for finished is measured again only when told; the stored logits spare most of it.
 EVALUATE, MEASURE = "run `make eval` again", "run `make quality REPLACE=quality`"
@@ -320,7 +322,14 @@ def chat_breaks(lineage: Lineage, path: Path, quality: dict) -> Breaks:
         questions = load_questions(source, QUESTION_SEED)
         unseen = unseen_questions(questions, text, chose)
         if question_set_digest(unseen[: quality["chats"]]) == inputs["questions_sha256"]:
-            return breaks_of(path, [("chats left out:", len(questions) - len(unseen), quality["left_out"])], MEASURE)
+            # Once the questions are known to be the build's, which tokens they are is a matter of the tokenizer.
+            chats = unseen[: quality["chats"]]
+            texts = texts_digest(lineage.metadata_path.parent, chats, inputs["max_tokens"])
+            pairs: list[tuple[str, object, object]] = [
+                ("chats left out:", len(questions) - len(unseen), quality["left_out"]),
+                (TEXTS, texts, inputs.get("texts_sha256")),
+            ]
+            return breaks_of(path, pairs, MEASURE)
     expected = f"the first {quality['chats']} chats of the build's questions that it has not seen"
     return [InputError(path, expected, "others", MEASURE)]
 

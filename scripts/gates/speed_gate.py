@@ -5,12 +5,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
+from chats.texts_again import texts_digest
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
-from gates.measured import known_quants
+from gates.measured import TEXTS, known_quants
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, experts_used_key, read_header
 from ggufs.sibling_choice import draft_pick
@@ -21,6 +22,7 @@ from quants.draft_record import DraftRecord, is_draft
 from quants.quant_record import record_path
 from release.manifest import CHECKPOINT, DIGITS
 from release.sources import find_evidence
+from scoring.score_records import read_summary
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME, check_same_answers
 from speed.greedy_answers import ask_greedily
@@ -123,6 +125,33 @@ def active_number_breaks(results: dict, header: GgufHeader) -> Breaks:
     return breaks_of(ACTIVE_NAME, pairs, MEASURE_ACTIVE)
 
 
+def scored_files(lineage: Lineage) -> list[Path]:
+    """Return the question files whose questions the evaluation asked; all of the build where it has no scores."""
+    scored = {
+        answer["record_id"] for path in lineage.sources["runs"].values() for answer in read_summary(path)["answers"]
+    }
+    files = list(lineage.sources["questions"].values())
+    return [path for path in files if not scored or read_ids(path) == scored]
+
+
+def active_asked_breaks(results: dict, lineage: Lineage) -> Breaks:
+    """Losses and answers are over the first questions of a question file of the build, as its own tokenizer reads them.
+
+    Right answers are over those that were scored: the card has both counts.
+    """
+    scored = any(row["right"] is not None for row in results["rows"])
+    files = scored_files(lineage) if scored else list(lineage.sources["questions"].values())
+    counts, found = (results["chats"], results["questions"]), (results["chats_sha256"], results["questions_sha256"])
+    for path in files:
+        questions = load_questions(path, QUESTION_SEED)
+        if tuple(question_set_digest(questions[:count]) for count in counts) == found:
+            texts = texts_digest(lineage.metadata_path.parent, questions[: counts[0]], results["chat_max_tokens"])
+            return breaks_of(ACTIVE_NAME, [(TEXTS, texts, results["texts_sha256"])], MEASURE_ACTIVE)
+    whose = "the evaluation's question file" if scored else "a question file of the build"
+    expected = f"the first {counts[0]} chats and the first {counts[1]} questions of {whose}"
+    return [InputError(ACTIVE_NAME, expected, "others", MEASURE_ACTIVE)]
+
+
 def drafts_of(checked: Checked) -> list[str]:
     """Return the draft models of a release, by name."""
     return [name for name in sorted(checked.manifest["files"]) if is_draft(Path(name))]
@@ -141,6 +170,7 @@ def speed_gate(checked: Checked) -> Outcome:
     if active and not found:
         found += measured_file_breaks(ACTIVE_NAME, checked.lineage, [active], MEASURE_ACTIVE)
         found += active_number_breaks(active, read_header(checked.first_part(next(iter(checked.records.values())))))
+        found += active_asked_breaks(active, checked.lineage)
     if bool(drafts) != bool(results) or results and drafts != [results["file"]]:
         expected = f"one draft model and its {DRAFT_NAME}"
         found.append(InputError(checked.folder, expected, ", ".join(drafts) or "no draft model"))

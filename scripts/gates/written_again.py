@@ -11,10 +11,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from chats.chat_sequences import MAX_TOKENS
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest
+from chats.texts_again import texts_digest
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
+from gates.measured import TEXTS
 from ggufs.gguf_header import GgufHeader, experts_used_key, key_value, read_header
 from ggufs.imatrix import ImatrixRecord, read_imatrix
 from llama.llama_tools import LlamaCpp
@@ -32,6 +36,7 @@ from release.gguf_parts import tensors_of
 from gguf.constants import LlamaFileType
 
 QUANTISE = "make it again with `make quants`"
+MEASURE_COSTS = "measure again: make quants REPLACE=auto"
 CONVERT = "run `make quants` again"
 CD_SETTINGS = ("CD_RULE", "CD_RECIPE", "CD_CUTS", "CD_TIERS", "CD_SCOPE", "CD_PROTECT")  # as quantize_gguf.py's options
 OF_A_SPLIT = "split."  # keys that llama-gguf-split adds
@@ -182,7 +187,19 @@ def recipe_breaks(checked: Checked, own: GgufHeader, tool: Path, imatrix: Path |
         found += breaks_of(
             args.sensitivity, [of_model, ("with the imatrix", measured, inputs["imatrix_sha256"])], QUANTISE
         )
+        found += sensitivity_text_breaks(lineage, args.sensitivity, inputs)
     return found
+
+
+def sensitivity_text_breaks(lineage: Lineage, path: Path, inputs: dict) -> Breaks:
+    """The sensitivities are over the first chats of a question file of the build, as its own tokenizer reads them."""
+    count = inputs["chats"]
+    for source in lineage.sources["questions"].values():
+        questions = load_questions(source, QUESTION_SEED)[:count]
+        if question_set_digest(questions) == inputs["questions_sha256"]:
+            texts = texts_digest(lineage.metadata_path.parent, questions, inputs.get("max_tokens", MAX_TOKENS))
+            return breaks_of(path, [(TEXTS, texts, inputs["texts_sha256"])], MEASURE_COSTS)
+    return [InputError(path, f"the first {count} chats of a question file of the build", "others", MEASURE_COSTS)]
 
 
 def plan_breaks(path: Path, record: dict, plan: QuantPlan, experts: int) -> Breaks:

@@ -61,10 +61,18 @@ BASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M", "F16": "Q8_0", "B
 
 
 class MeasuredOn(Fields):
-    """What sensitivities depend on: the model, the imatrix; and more, which is only compared."""
+    """What sensitivities depend on: the model, the imatrix, the chats; and more, which is only compared.
+
+    questions_sha256, texts_sha256: of the chats, their questions and their token ids; max_tokens: where
+    these were cut, if not at MAX_TOKENS.
+    """
 
     source_sha256: Sha256
     imatrix_sha256: Sha256
+    chats: int
+    questions_sha256: Sha256
+    texts_sha256: Sha256
+    max_tokens: int | None = None
 
 
 class Sensitivity(Record):

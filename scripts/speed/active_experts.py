@@ -29,9 +29,14 @@ class ActiveRow(Fields):
 
 
 class ActiveExperts(Record):
-    """What was measured: the file, its own number of active experts, how, and a row for each number."""
+    """What was measured: the file, its own number of active experts, how, and a row for each number.
+
+    chats_sha256, texts_sha256: of the chats of the loss, their questions and their token ids; chat_max_tokens: where
+    these were cut; questions_sha256: of the questions that were answered.
+    """
 
     what: ClassVar[str] = "the record of measure_active_experts.py"
+    current: ClassVar[int] = 2
     name: str
     gguf: str
     gguf_sha256: Sha256
@@ -40,7 +45,11 @@ class ActiveExperts(Record):
     own: int
     chats: int
     chat_tokens: int
+    chat_max_tokens: int
+    chats_sha256: Sha256
+    texts_sha256: Sha256
     questions: int
+    questions_sha256: Sha256
     max_tokens: int
     rounds: int
     llama_cpp: str

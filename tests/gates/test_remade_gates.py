@@ -14,6 +14,8 @@ from conftest import DEMO
 from damaged_build import Build
 from files.json_records import read_json
 from files.safe_files import InputError, sha256_file
+from files.seals import INPUTS_NAME
+from losses.stored_results import results_folder
 from release.manifest import read_manifest
 from release.sources import sources_path
 from release_inputs import NAME, release_arguments
@@ -264,10 +266,31 @@ def of_chats(build: Build) -> None:
     np.savez(path, reply=np.full(4, 9), all=np.array([22, 23, 22, 23]))
 
 
+def of_inputs_everywhere(build: Build, change: Callable[[dict], object]) -> None:
+    """Losses that were measured with other inputs, stored under the name that these give."""
+    inputs = read_json(build.evidence / "quality.json")["inputs"]
+    old = results_folder(build.evidence / "logits", "results", inputs)
+    change(inputs)
+    new = old.rename(results_folder(build.evidence / "logits", "results", inputs))
+    build.write(new / INPUTS_NAME, json.dumps(inputs))
+    build.change(build.evidence / "quality.json", lambda quality: quality.update(inputs=inputs))
+
+
+def of_texts(build: Build) -> None:
+    """Losses over the tokens of another tokenizer, such as one that was edited for that time."""
+    of_inputs_everywhere(build, lambda inputs: inputs.update(texts_sha256="4" * 64))
+
+
+def of_no_texts(build: Build) -> None:
+    of_inputs_everywhere(build, lambda inputs: inputs.pop("texts_sha256"))
+
+
 @pytest.mark.parametrize(
     "damage, words",
     [
         (lambda build: None, ""),
+        (of_texts, "chats by the checkpoint's tokenizer and chat template, sha256"),
+        (of_no_texts, "found None; run `make quality REPLACE=quality`"),
         (of_losses, "losses.total.kld[0]"),
         (of_conclusions, "conclusions.total.dominated"),
         (of_measured_file, "losses of this build's Q8_0"),
@@ -335,19 +358,39 @@ def of_statistics(build: Build) -> None:
     path.write_bytes(content[:-8] + bytes(8))
 
 
-def of_empty_reasonings(build: Build) -> None:
-    """Statistics that say of every question that it has no reasoning, and the map by them."""
-    _, metadata = read_stats(build.pruned / "statistics.safetensors")
-    of_analysis(build, questions=[{**question, "empty_reasoning": True} for question in metadata["questions"]])
-
-
-def of_analysis(build: Build, **changes: object) -> None:
-    """Change what statistics say of how they were taken, and the map by them."""
+def of_metadata_of_statistics(build: Build, change: Callable[[dict], object]) -> None:
+    """Change what statistics say of themselves, and choose by them."""
     path = build.pruned / "statistics.safetensors"
     arrays, metadata = read_stats(path)
     path.unlink()
-    write_stats(path, arrays, metadata | changes)
+    change(metadata)
+    write_stats(path, arrays, metadata)
     of_map(build, lambda content: content.update(stats_sha256=sha256_file(path)))
+
+
+def of_empty_reasonings(build: Build) -> None:
+    """Statistics that say of every question that it has no reasoning, and the map by them."""
+    change = {"empty_reasoning": True}
+    of_metadata_of_statistics(build, lambda metadata: [one.update(change) for one in metadata["questions"]])
+
+
+def of_other_tokens(build: Build) -> None:
+    """Statistics over the tokens of a tokenizer that was edited for the time of the analysis."""
+    change = {"token_ids_sha256": "4" * 64}
+    of_metadata_of_statistics(build, lambda metadata: metadata["questions"][2].update(change))
+
+
+def of_other_tokens_and_an_own_map(build: Build) -> None:
+    of_other_tokens(build)
+    of_map(build, as_own_map)
+
+
+def of_other_template(build: Build) -> None:
+    of_metadata_of_statistics(build, lambda metadata: metadata.update(chat_template_sha256="4" * 64))
+
+
+def of_no_tokens(build: Build) -> None:
+    of_metadata_of_statistics(build, lambda metadata: [one.pop("token_ids_sha256") for one in metadata["questions"]])
 
 
 def of_reworded_questions(build: Build) -> None:
@@ -390,9 +433,13 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (lambda build: of_map(build, lambda m: m.update(top_k=16)), "experts per token: 16, found 8"),
         (of_empty_reasonings, "questions without a reasoning: []"),
         (
-            lambda build: of_analysis(build, source_sha256="4" * 64),
+            lambda build: of_metadata_of_statistics(build, lambda m: m.update(source_sha256="4" * 64)),
             "statistics.safetensors: expected the checkpoint that",
         ),
+        (of_other_tokens, "by the checkpoint's tokenizer, sha256"),
+        (of_other_tokens_and_an_own_map, "by the checkpoint's tokenizer, sha256"),
+        (of_no_tokens, "found None; run `make analyze REPLACE=statistics`"),
+        (of_other_template, "the checkpoint's chat template with sha256"),
         (of_reworded_questions, "expected the words of the questions of"),
         (of_statistics, "a map chosen from statistics.safetensors"),
         (of_header, "gemma4.context_length of the full model: 4096, found 131072"),

@@ -9,15 +9,18 @@ import build_draft
 import build_release
 import measure_active_experts
 import measure_draft
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest
+from chats.texts_again import texts_digest
 from conftest import DEMO
-from files.safe_files import sha256_file
+from damaged_build import Build
+from files.safe_files import InputError, sha256_file
 from gates.checked import Checked
 from gates.gates import records_gate
 from gates.remade_gates import draw_pictures_again
 from gates.running_gates import QUESTION, smallest
-from gates.speed_gate import speed_gate, speed_gates
+from gates.speed_gate import active_asked_breaks, speed_gate, speed_gates
 from release.manifest import read_manifest
-from release.sources import read_sources
+from release.sources import read_evidence, read_sources
 from release_inputs import NAME, build, call, release_arguments
 
 import pytest
@@ -88,6 +91,10 @@ def of_models(**changes: object) -> Callable[[dict], object]:
     return lambda content: content["models"][0].update(changes)
 
 
+def of_other_questions(field: str) -> Callable[[dict], object]:
+    return lambda content: content.update({field: "4" * 64})
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "words"),
     [
@@ -105,6 +112,9 @@ def of_models(**changes: object) -> Callable[[dict], object]:
         ("active-experts.json", lambda content: content.update(gguf_sha256="4" * 64), "no file with a record"),
         ("active-experts.json", lambda content: content.update(own=9), "the model's own active experts: 8, found 9"),
         ("active-experts.json", lambda content: content.update(rounds=9), "rounds of every row:"),
+        ("active-experts.json", of_other_questions("questions_sha256"), "the first 2 questions of a question file"),
+        ("active-experts.json", of_other_questions("chats_sha256"), "the first 2 chats and"),
+        ("active-experts.json", of_other_questions("texts_sha256"), "chats by the checkpoint's tokenizer"),
     ],
 )
 def test_speeds_are_of_known_files_and_numbers_are_possible(release, name, damage, words):
@@ -113,6 +123,36 @@ def test_speeds_are_of_known_files_and_numbers_are_possible(release, name, damag
     (release / name).write_text(json.dumps(content))
     found = speed_gate(checked(release)).deviations
     assert any(words in line for line in found) if words else not found, found
+
+
+@pytest.mark.parametrize(
+    ("asked", "right", "words"),
+    [
+        ("scored.csv", [True], ""),
+        ("eval_questions.csv", None, ""),
+        ("eval_questions.csv", [True], "the first 2 questions of the evaluation's question file, found others"),
+        ("others.csv", None, "the first 2 questions of a question file of the build, found others"),
+    ],
+)
+def test_right_answers_are_to_the_questions_of_the_evaluation(pruned_demo, tmp_path, asked, right, words):
+    lineage = Build(pruned_demo, tmp_path).checked.lineage
+    others = tmp_path / "others.csv"
+    head, _, *lines = (DEMO / "eval_questions.csv").read_text().splitlines(keepends=True)
+    others.write_text("".join([head, *lines]))
+    files = {path.name: path for path in [*lineage.sources["questions"].values(), others]}
+    questions = load_questions(files[asked], QUESTION_SEED)[:2]
+    digests = dict.fromkeys(("chats_sha256", "questions_sha256"), question_set_digest(questions))
+    digests["texts_sha256"] = texts_digest(DEMO / "model", questions)
+    results = {"chats": 2, "questions": 2, "chat_max_tokens": 4096, **digests, "rows": [{"right": right}]}
+    found = [str(error) for error in active_asked_breaks(results, lineage)]
+    assert any(words in line for line in found) if words else not found, found
+
+
+def test_an_older_record_of_active_experts_is_to_be_made_again(measured, tmp_path):
+    content = json.loads((measured / "active-experts.json").read_text())
+    (tmp_path / "old.json").write_text(json.dumps({**content, "version": 1}))
+    with pytest.raises(InputError, match="version 2, found version 1; make it again"):
+        read_evidence(tmp_path / "old.json", "active-experts.json")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import build_release
 import quantize_gguf
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest
+from chats.texts_again import texts_digest
 from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
 from damaged_build import Build
@@ -14,7 +16,7 @@ from files.json_records import read_json
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked
 from gates.shards_gate import shard_breaks
-from gates.written_again import against_header, written_again
+from gates.written_again import against_header, sensitivity_text_breaks, written_again
 from ggufs.gguf_header import GgufHeader, header_bytes, key_value, read_header
 from llama.llama_tools import find_llama_cpp
 from release.manifest import read_manifest
@@ -125,6 +127,23 @@ def test_headers_and_records_are_what_the_tools_write(build, own, tmp_path, dama
         damage(build)
     found = lines_of(build.checked, own, tmp_path)
     assert not [words for words in every_word if not any(words in line for line in found)], found
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({}, ""),
+        ({"questions_sha256": "4" * 64}, "the first 3 chats of a question file of the build"),
+        ({"texts_sha256": "4" * 64}, "chats by the checkpoint's tokenizer and chat template, sha256"),
+        ({"max_tokens": 50}, "make quants REPLACE=auto"),
+    ],
+)
+def test_sensitivities_are_over_the_chats_of_this_build(build, changes, words):
+    questions = load_questions(DEMO / "calibration_questions.csv", QUESTION_SEED)[:3]
+    inputs = {"chats": 3, "questions_sha256": question_set_digest(questions)}
+    inputs |= {"texts_sha256": texts_digest(DEMO / "model", questions)} | changes
+    found = [str(error) for error in sensitivity_text_breaks(build.checked.lineage, Path("sensitivity.json"), inputs)]
+    assert any(words in line for line in found) if words else not found, found
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ def pristine(tmp_path_factory) -> Path:
         },
     ]
     active = {"name": "pruned", **source, "key": "gemma4.expert_used_count", "own": 8, "chats": 2, "chat_tokens": 90}
+    active |= {f"{of}_sha256": DIGEST for of in ("chats", "texts", "questions")} | {"chat_max_tokens": 64}
     active |= {"questions": 2, "max_tokens": 64, "rounds": 2, "llama_cpp": "1", "rows": rows}
     write_record(folder / "active-experts.json", active, ActiveExperts)
     tower = {"name": "pruned", "type": "F16", "towers": ["vision"], "projection_width": 256, "parameters": 12345}

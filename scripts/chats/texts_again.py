@@ -1,0 +1,26 @@
+"""The chats of a measurement, made again: from its questions and a checkpoint's tokenizer and chat template.
+
+A tokenizer or template that is edited for the time of a measurement alone gives numbers over other tokens. No other
+digest shows it: question files and weights are the same.
+"""
+
+import hashlib
+from pathlib import Path
+
+from chats.chat_sequences import MAX_TOKENS, teacher_forced_sequence
+from chats.chat_tokenizer import load_tokenizer
+from chats.questions import Question
+from files.json_records import sha256_json
+
+
+def texts_digest(checkpoint: Path, questions: list[Question], max_tokens: int = MAX_TOKENS) -> str:
+    """Return the hex sha256 over the token ids of all chats, as measurements of loss record it (`texts_sha256`)."""
+    tokenizer = load_tokenizer(checkpoint)
+    return sha256_json([teacher_forced_sequence(tokenizer, one, max_tokens, "answer").ids for one in questions])
+
+
+def analysed_digests(checkpoint: Path, questions: list[Question], max_tokens: int) -> tuple[str, dict[str, str]]:
+    """Return the hex sha256 of the chat template, and by Record ID that of the token ids, as statistics hold them."""
+    tokenizer = load_tokenizer(checkpoint)
+    template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
+    return template, {q.record_id: teacher_forced_sequence(tokenizer, q, max_tokens, "all").digest for q in questions}
