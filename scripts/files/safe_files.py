@@ -126,6 +126,24 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_state(path: Path) -> tuple[int, ...]:
+    """Return by what a file that nobody touched is known without reading it.
+
+    The inode's own time is among it: the time of the content can be set to any value.
+    """
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Raise InputError at the end when a file was exchanged or edited while it was read."""
+    before = file_state(path)
+    yield
+    if file_state(path) != before:
+        raise InputError(path, "a file that stays as it is while it is read", "a change", "run the same command again")
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link a file, or copy it where links are not possible."""
     try:
