@@ -270,9 +270,10 @@ def only_writer(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replace_when_done(path: Path) -> Iterator[Path]:
+def replace_when_done(path: Path, sha256: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it and rename it to `path`, else delete it.
 
+    sha256: of what is written, where that is known; what lies there then gets no seal if it has been exchanged.
     Raises InputError when `path` is a directory, another run is writing it, or the disk is full.
     """
     if path.is_dir():
@@ -285,7 +286,7 @@ def replace_when_done(path: Path) -> Iterator[Path]:
             yield partial
             # Flush, then rename: a crash of the machine could otherwise keep the rename and lose the bytes.
             flush_to_disk(partial)
-            seal_file(path, partial)
+            seal_file(path, partial, sha256=sha256)
             os.replace(partial, path)
             remove(partial)  # still there if both names were links to one file: such a rename does nothing
             # The directory holds the new name. Until it is flushed, a crash could bring back the old file, and make
@@ -295,6 +296,15 @@ def replace_when_done(path: Path) -> Iterator[Path]:
             remove(partial)
             _refuse_failed_write(path, error)
             raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file atomically and seal these very bytes, whatever lies under its temporary name by then."""
+    digest = hashlib.sha256(content).hexdigest()
+    with replace_when_done(path, digest) as partial:
+        partial.write_bytes(content)
+        if sha256_file(partial) != digest:
+            raise InputError(path, "the bytes that were just written", "others", "who else writes there?")
 
 
 def _refuse_failed_write(path: Path, error: BaseException) -> None:
