@@ -24,7 +24,7 @@ from pathlib import Path
 
 from files.json_records import write_record
 from files.option_types import command_parser
-from files.safe_files import InputError, directory_when_done, only_writer, remove, run, sha256_file
+from files.safe_files import InputError, directory_when_done, only_writer, remove, run, sha256_file, unchanged
 from files.seals import check_kept, check_kept_lines
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from llama.template_check import check_gguf_template
@@ -85,15 +85,26 @@ def identity(args: argparse.Namespace, protocol: Protocol) -> dict:
     }
 
 
-def check_run(directory: Path, mine: dict) -> None:
-    """Raise InputError when a run directory holds answers of another model, protocol or question set."""
-    if not is_begun(directory):
-        return
+def check_run(directory: Path, mine: dict) -> dict:
+    """Return the record of a run to go on from; raise InputError if it is of another model, protocol or question set.
+
+    What the run goes on from is this record, and never the file again: it may be another one by then.
+    """
     # Answers that took hours are never mixed with others, and never deleted here.
-    advice = ANOTHER_OUTPUT
     if not (directory / RUN).exists():
-        raise InputError(directory, f"{RUN} beside {ANSWERS}", "none", advice)
-    found = read_run(directory)
+        raise InputError(directory, f"{RUN} beside {ANSWERS}", "none", ANOTHER_OUTPUT)
+    # What a run goes on from would else be taken for its own: an edited machine, or an edited answer.
+    with unchanged(directory / RUN):
+        found = read_run(directory)
+        check_same_run(directory, mine, found)
+        check_kept(directory / RUN)
+    check_kept_lines(directory / ANSWERS, subject_of(found))
+    return found
+
+
+def check_same_run(directory: Path, mine: dict, found: dict) -> None:
+    """Raise InputError when a run's record is not of this model, protocol and question set."""
+    advice = ANOTHER_OUTPUT
     for key, what in (("gguf_sha256", "answers of the model"), ("questions_sha256", "answers to the questions")):
         if found[key] != mine[key]:
             expected, other = mine[key][:12], found[key][:12]
@@ -102,9 +113,6 @@ def check_run(directory: Path, mine: dict) -> None:
     if differing := first_differing_key(protocol, other_protocol):
         expected, other = protocol.get(differing), other_protocol.get(differing)
         raise InputError(directory, f"answers under {differing} {expected}", f"those under {other}", advice)
-    # What a run goes on from would else be taken for its own: an edited machine, or an edited answer.
-    check_kept(directory / RUN)
-    check_kept_lines(directory / ANSWERS, subject_of(found))
 
 
 def is_asked(directory: Path, mine: dict, documents: list[dict]) -> bool:
@@ -222,9 +230,10 @@ def main(argv: list[str] | None = None) -> None:
     documents = read_frozen(args.run / TASK_FOLDER)
     mine = identity(args, protocol)
     with only_writer(args.run / ANSWERS):
-        if going_on := is_begun(args.run):
+        known = {}
+        if going_on := is_begun(args.run):  # decided here, once
             resume_run(args.run)
-        check_run(args.run, mine)
+            known = check_run(args.run, mine)
         if is_asked(args.run, mine, documents):
             print(f"{args.run}: all {len(documents)} questions are answered already")
             return
@@ -236,7 +245,8 @@ def main(argv: list[str] | None = None) -> None:
             remove(args.run / old)
         if not going_on:
             begin_run(args.run)
-        known = read_run(args.run) if going_on else {}
+            if is_begun(args.run):
+                raise InputError(args.run / ANSWERS, "no answers before the first question", "some", ANOTHER_OUTPUT)
         machines = answered_by(known, None if args.servers else tools)
         write_record(args.run / RUN, {**mine, **machines}, RunRecord)
         starts = ask_all(args, tools, protocol, documents)

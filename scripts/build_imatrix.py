@@ -14,11 +14,14 @@ An output whose record names the same inputs and tools is left as it is. Upstrea
 import argparse
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from files.json_records import check_recorded, read_json, recorded_sha256, write_record
 from files.option_types import command_parser, positive
-from files.safe_files import InputError, check_apart, gib, replace_when_done, run, sha256_file
+from files.safe_files import InputError, check_apart, gib, replace_when_done, run, sha256_file, unchanged
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import Imatrix, ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
@@ -28,7 +31,7 @@ CONTEXT_TOKENS = 512
 
 
 def imatrix_command(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> list[object]:
-    """Return the command line of llama-imatrix, run in the calibration's directory so that its header has no path."""
+    """Return the command line of llama-imatrix, run in the text's directory so that its header has no path."""
     flags = ["-o", output.resolve(), "-c", context, "--parse-special", "--no-ppl"]
     return [tool, "-m", model.resolve(), "-f", calibration.name, *flags]
 
@@ -47,18 +50,33 @@ def check_calibration(path: Path, context: int) -> None:
         raise InputError(path, "a text in UTF-8", str(error)) from error
 
 
-def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, context: int) -> None:
-    """Run llama-imatrix; raise InputError when it fails: by the model's name if that does not load, by the text's if
-    that has too few tokens.
+@contextmanager
+def private_copy(path: Path) -> Iterator[Path]:
+    """Yield a copy of a file, of the same name, in a folder of its own; raise InputError if it changed meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        with unchanged(copy):
+            yield copy
+
+
+def run_imatrix(tools: LlamaCpp, model: Path, calibration: Path, output: Path, context: int) -> str:
+    """Run llama-imatrix and return the sha256 of the text that it read.
+
+    Raises InputError when it fails: by the model's name if that does not load, by the text's if it has too few tokens.
     """
     try:
-        run_tool(
-            imatrix_command(tools.tool("llama-imatrix"), model, calibration, output, context),
-            cwd=calibration.resolve().parent,
-            what="imatrix",
-            step=r"\[(\d+)\]",
-            total=r"over (\d+) chunks",
-        )
+        # It reads the text minutes after us. The copy is nobody's, so whatever happens to it is an attack or a mishap.
+        with private_copy(calibration) as text:
+            digest = sha256_file(text)
+            run_tool(
+                imatrix_command(tools.tool("llama-imatrix"), model, text, output, context),
+                cwd=text.parent,
+                what="imatrix",
+                step=r"\[(\d+)\]",
+                total=r"over (\d+) chunks",
+            )
+        return digest
     except InputError as error:
         # Its log is written by a thread that it does not wait for, and what is not written at the end is lost: on a
         # loaded machine often just the line with the reason. So the model is loaded and the tokens are counted here.
@@ -140,7 +158,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output}: built already")
         return
     with replace_when_done(args.output) as partial:
-        run_imatrix(llama_cpp, args.model, args.calibration, partial, args.context)
+        digest = run_imatrix(llama_cpp, args.model, args.calibration, partial, args.context)
+        if digest != record["calibration_sha256"]:
+            expected = f"the text with sha256 {record['calibration_sha256'][:12]}"
+            raise InputError(args.calibration, expected, digest[:12], "change nothing while it is measured")
         reached = check_reached(read_whole_imatrix(partial, args.output), 0)
         # Of the tools the version decides whether it is measured again: an imatrix takes hours.
         built = {"tools_sha256": llama_cpp.digest(), "bytes": partial.stat().st_size, "sha256": sha256_file(partial)}

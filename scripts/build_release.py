@@ -58,6 +58,7 @@ from release.gguf_parts import SPLIT_RECORD, split_gguf
 from release.input_facts import input_facts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
 from release.names import BASE_NAME, PLAIN_NAME, clashes, is_base, is_plain, is_standard
+from release.said_settings import recorded_settings
 from release.sources import read_evidence, write_sources
 from scoring.score_records import SCORES_NAME
 from speed.active_experts import ACTIVE_NAME
@@ -217,6 +218,7 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], licence: Li
         manifest["mmproj"] = {path.name: read_whole_gguf(path, MmprojRecord) for path in args.mmproj}
     if args.gguf:
         check_labels(args.kind, manifest["records"], [path.name for path in output.iterdir()])
+    manifest["settings"] = recorded_settings(output, manifest, args.sensitivity)
     for name, text in made_texts(output, manifest, args.params).items():
         (output / name).write_text(text, encoding="utf-8")
     write_record(output / MANIFEST, {**manifest, "files": file_entries(output)}, Manifest)
@@ -267,7 +269,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--repository", metavar="NAME", help=repository_help)
     siblings = "the release's other repositories, by kind, for the card"
     add("--siblings", type=parse_setting, nargs="*", default=[], metavar="KIND=NAME", help=siblings)
-    settings = "settings of make that differ from the defaults, for the card"
+    settings = "settings of make that differ from the defaults, for the card (numbers: those of what was measured)"
     add("--settings", type=parse_setting, nargs="*", default=[], metavar="KEY=VALUE", help=settings)
     add = parser.add_argument_group("inputs").add_argument
     add("--gguf", type=Path, nargs="+", default=[], help="quantised GGUF files")

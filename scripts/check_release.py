@@ -14,7 +14,8 @@ scores, losses, choice of experts and pictures, made again from what was recorde
 further tasks (gates/tasks_gate.py) and rates of loops and tool calls (gates/loops_gate.py), from the recorded answers;
 the tokens that begin and end a text (gates/token_gate.py); Ollama's params, Modelfile and template; an answer of the
 smallest file by llama-server (gates/running_gates.py); the draft model, with which it must answer the same
-(gates/speed_gate.py); of a release that sees, its files for pictures and an answer about one (gates/sight_gate.py).
+(gates/speed_gate.py); of a release that sees, its files for pictures and an answer about one (gates/sight_gate.py);
+that nothing was edited while all this was checked (gates/unchanged_gate.py).
 """
 
 import argparse
@@ -35,6 +36,7 @@ from gates.sight_gate import sight_gates
 from gates.speed_gate import speed_gates
 from gates.tasks_gate import tasks_gate
 from gates.token_gate import tokens_gate
+from gates.unchanged_gate import unchanged_gate
 from gates.written_again import writing_gates
 from llama.llama_tools import find_llama_cpp
 from release.manifest import read_manifest
@@ -107,6 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         "loops": loops_gate,
         "tokens": tokens_gate,
         **running,
+        "unchanged": unchanged_gate(args.release, manifest),
     }
     failed, applied = [], 0
     for name, gate in gates.items():

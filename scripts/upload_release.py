@@ -37,11 +37,10 @@ from release.hub_upload import (
     send,
     token_of,
 )
-from release.manifest import MANIFEST, folder_differences, listed_paths, read_manifest
+from release.manifest import EDITED, MANIFEST, WEIGHTS, folder_differences, listed_paths, read_manifest
 from release.names import PLACEHOLDER_OWNER, has_placeholder
 from release.published_texts import texts_of
 
-WEIGHTS = (".gguf", ".safetensors")
 GATES = Path(__file__).resolve().parent / "check_release.py"
 
 
@@ -79,6 +78,8 @@ def checked_payload(args: argparse.Namespace) -> Payload:
     check_owner(args.release, args.repo)
     if not sealing():
         print(f"{args.release}: that nothing was edited was NOT checked (SEALS=no)", flush=True)
+    if read_manifest(args.release) != manifest:
+        raise InputError(args.release / MANIFEST, "the manifest that was checked", "another", EDITED)
     return payload_of(args.release, manifest)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from files.safe_files import SHOWN_CHARACTERS, InputError, replace_when_done, sha256_file, shown
+from files.safe_files import SHOWN_CHARACTERS, InputError, sha256_file, shown, write_whole
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -73,8 +73,7 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, value: dict) -> None:
     """Write a JSON object, indented, keys in the given order, atomically."""
-    with replace_when_done(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def sha256_json(value: object) -> str:
@@ -202,8 +201,7 @@ def write_record(path: Path, content: dict, kind: type[Record]) -> None:
 
 def write_lines(path: Path, rows: list[dict]) -> None:
     """Write rows as JSON lines, whole or not at all."""
-    with replace_when_done(path) as partial:
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def recorded_sha256(path: Path) -> str:

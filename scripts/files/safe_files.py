@@ -131,6 +131,24 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_state(path: Path) -> tuple[int, ...]:
+    """Return by what a file that nobody touched is known without reading it.
+
+    The inode's own time is among it: the time of the content can be set to any value.
+    """
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Raise InputError at the end when a file was exchanged or edited while it was read."""
+    before = file_state(path)
+    yield
+    if file_state(path) != before:
+        raise InputError(path, "a file that stays as it is while it is read", "a change", "run the same command again")
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link a file, or copy it where links are not possible."""
     try:
@@ -257,9 +275,10 @@ def only_writer(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replace_when_done(path: Path) -> Iterator[Path]:
+def replace_when_done(path: Path, sha256: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it and rename it to `path`, else delete it.
 
+    sha256: of what is written, where that is known; what lies there then gets no seal if it has been exchanged.
     Raises InputError when `path` is a directory, another run is writing it, or the disk is full.
     """
     if path.is_dir():
@@ -272,7 +291,7 @@ def replace_when_done(path: Path) -> Iterator[Path]:
             yield partial
             # Flush, then rename: a crash of the machine could otherwise keep the rename and lose the bytes.
             flush_to_disk(partial)
-            seal_file(path, partial)
+            seal_file(path, partial, sha256=sha256)
             os.replace(partial, path)
             remove(partial)  # still there if both names were links to one file: such a rename does nothing
             # The directory holds the new name. Until it is flushed, a crash could bring back the old file, and make
@@ -282,6 +301,15 @@ def replace_when_done(path: Path) -> Iterator[Path]:
             remove(partial)
             _refuse_failed_write(path, error)
             raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file atomically and seal these very bytes, whatever lies under its temporary name by then."""
+    digest = hashlib.sha256(content).hexdigest()
+    with replace_when_done(path, digest) as partial:
+        partial.write_bytes(content)
+        if sha256_file(partial) != digest:
+            raise InputError(path, "the bytes that were just written", "others", "who else writes there?")
 
 
 def _refuse_failed_write(path: Path, error: BaseException) -> None:

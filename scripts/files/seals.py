@@ -201,15 +201,15 @@ def sealed_in(path: Path) -> Path | None:
     return root
 
 
-def seal_file(path: Path, written: Path, flush: bool = True) -> None:
-    """Seal what is about to be renamed to `path`; written: its temporary name.
+def seal_file(path: Path, written: Path, flush: bool = True, sha256: str | None = None) -> None:
+    """Seal what is about to be renamed to `path`; written: its temporary name; sha256: of it, where that is known.
 
     Before the rename: a kill in between leaves a seal of bytes that are nowhere, and the step is run again.
     """
     if path.suffix == BY_RECORD or not (root := sealed_in(path)):
         return
     key, place = read_key(), place_in(root, path)
-    seal = seal_of(key, place, running_command(), digest_of(written), bound_to(path))
+    seal = seal_of(key, place, running_command(), sha256 or digest_of(written), bound_to(path))
     _append(root, key, seal, place, flush)
 
 

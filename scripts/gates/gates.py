@@ -21,14 +21,13 @@ from gates.checked import Checked, Outcome
 from gates.forbidden_texts import machine_names, question_runs, quoted_questions, secrets
 from gates.shards_gate import shard_breaks
 from ggufs.gguf_header import split_paths
-from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
 from quants.draft_record import is_draft
 from quants.quant_record import QuantRecord
 from quants.recipes import RECIPES
 from release.gguf_facts import facts_of
 from release.gguf_parts import check_parts, tensors_of
-from release.input_facts import input_facts, said_differences, task_files
+from release.input_facts import input_facts, task_files
 from release.manifest import (
     BUILD_AGAIN,
     CHECKPOINT,
@@ -42,6 +41,7 @@ from release.manifest import (
 )
 from release.names import PLACEHOLDER_OWNER, clashes, is_hub_id, is_standard
 from release.order import exceptions, must_exceed
+from release.said_settings import said_differences
 from release.sources import find_evidence, foreign_copies, read_evidence
 from scoring.score_records import SCORES_NAME
 
@@ -112,9 +112,8 @@ def copy_differences(checked: Checked) -> list[str]:
 def input_differences(checked: Checked) -> list[str]:
     """Return a line for each fact about questions, calibration and project that this build's files do not give."""
     mine, theirs = input_facts(checked.sources), checked.manifest["inputs"]
-    names = (METADATA_NAME, SCORES_NAME, QUALITY_NAME, LOOPS_NAME)
-    evidence = (find_evidence(checked.folder, name) for name in names)
-    found = [(wanted, repr(other[:SHOWN_LETTERS])) for wanted, other in said_differences(checked.manifest, *evidence)]
+    said = said_differences(checked.folder, checked.manifest, checked.sources["origins"].get("sensitivity"))
+    found = [(wanted, repr(other[:SHOWN_LETTERS])) for wanted, other in said]
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key):
             found.append((f"the {key} of this build under 'inputs'", "others"))

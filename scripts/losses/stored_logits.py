@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from files.safe_files import InputError, replace_when_done, require_disk_space
+from files.safe_files import InputError, file_state, replace_when_done, require_disk_space, unchanged
 from files.seals import check_kept
 from ggufs.gguf_header import read_header, split_paths
 from llama.llama_tools import LlamaCpp
@@ -55,7 +55,7 @@ class StoredLogits:
         Raises InputError when the disk has no room for the files.
         """
         self.path, self.texts, self.folder, self.name = path, texts, folder, name
-        self.checked: set[int] = set()
+        self.checked: dict[int, tuple[int, ...]] = {}  # the `file_state` of each file whose seal was checked
         self.vocabulary = read_header(split_paths(path)[0]).vocabulary
         self.model = open_model(path, tools, texts, args) if recompute else None
         missing = missing_texts(folder, name, texts)
@@ -80,9 +80,10 @@ class StoredLogits:
 
     def _stored(self, number: int) -> np.ndarray:
         path, shape = logits_path(self.folder, self.name, number), (len(self.texts[number]), self.vocabulary)
-        if number not in self.checked:  # once: they are read for every model that is compared
-            check_kept(path)
-            self.checked.add(number)
+        if number not in self.checked:
+            with unchanged(path):
+                check_kept(path)
+            self.checked[number] = file_state(path)
         try:
             # A long text's logits are gigabytes, and are read in pieces. np.load would take other kinds of files, too.
             logits = np.lib.format.open_memmap(path, "r")
@@ -92,7 +93,18 @@ class StoredLogits:
             raise InputError(
                 path, f"logits {list(shape)} in float32", f"{list(logits.shape)} in {logits.dtype}", "remove it"
             )
+        self._check_same(number)
         return logits
+
+    def _check_same(self, number: int) -> None:
+        """Raise InputError unless a file is the one whose seal was checked.
+
+        They are read for every model that is compared. Taking the digests each time would make a comparison a fifth
+        slower, so inode, size and times must do: only who sets the clock back changes a file without them.
+        """
+        path = logits_path(self.folder, self.name, number)
+        if file_state(path) != self.checked[number]:
+            raise InputError(path, "the logits that were checked", "others", "run the same command again")
 
     def chunks(self, number: int) -> Iterator[np.ndarray]:
         """Yield the logits of text `number` in pieces, as GgufLogits.chunks does."""
@@ -103,6 +115,7 @@ class StoredLogits:
         # The pieces of a computing model, so that both sides of a comparison come in step.
         for first in range(0, len(logits), CHUNK_TOKENS):
             yield logits[first : first + CHUNK_TOKENS]
+        self._check_same(number)
 
 
 def stored_bytes(path: Path, texts: list[list[int]]) -> int:

@@ -5,6 +5,7 @@ quant by its digest. check_release.py reads them again: so a published loss is t
 """
 
 import errno
+import io
 import zipfile
 import zlib
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from files.run_state import SHOWN_DIGITS, results_folder
-from files.safe_files import InputError, reason_of, replace_when_done
+from files.safe_files import InputError, reason_of, write_whole
 from files.seals import is_kept
 from losses.chat_masks import Arrays, Chats, masks_of
 from losses.kld_statistics import MEASURES, per_chat, summary
@@ -34,8 +35,14 @@ def write_chats(folder: Path, counts: Arrays) -> None:
     """Write the tokens of each chat by what counts, [chats] int64; those of an earlier run are the same."""
     if is_kept(folder / CHATS_NAME):
         return
-    with replace_when_done(folder / CHATS_NAME) as partial:
-        np.savez(partial, allow_pickle=False, **counts)
+    write_arrays(folder / CHATS_NAME, counts)
+
+
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """Write a file of arrays, which fit in memory, atomically."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_whole(path, content.getvalue())
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -77,9 +84,7 @@ def kept(path: Path, compute: Callable[[], Arrays], references: Iterable[str], t
     Raises InputError when the file holds something else.
     """
     if not is_kept(path):
-        arrays = compute()
-        with replace_when_done(path) as partial:
-            np.savez(partial, allow_pickle=False, **arrays)
+        write_arrays(path, compute())
     # Read back also when just written, so that a run that continues computes with the same bytes.
     return read_results(path, references, tokens)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from files.safe_files import InputError, sha256_file
-from release.manifest import MANIFEST
+from files.safe_files import InputError, file_state, sha256_file
+from release.manifest import DIGITS, EDITED, MANIFEST
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
@@ -23,6 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, Reposit
 from huggingface_hub.utils import disable_progress_bars, logging
 
 GO_ON = "run the same command again to go on"
+IN_MEMORY = 64 << 20  # bytes of a file that is held in memory while it is sent
 SHA1_LETTERS = 40  # tells git's digests from sha256, which has 64
 REASONS = {
     401: ("a token that the server accepts", "401 Unauthorized"),
@@ -142,15 +143,31 @@ def plan(payload: Payload, there: RemoteFiles | None) -> dict[str, str]:
     return states
 
 
-def additions_of(payload: Payload, paths: list[str]) -> list[CommitOperationAdd]:
-    """Return one addition per path, the smallest first: a mistake shows before hours of sending."""
-    made, sizes = [], payload.bytes
-    for path in sorted(paths, key=lambda path: (sizes[path], path)):
-        addition = CommitOperationAdd(path_in_repo=path, path_or_fileobj=payload.folder / path)
-        # The digest that was checked: huggingface_hub would read the whole file for it again.
-        addition.upload_info.sha256 = bytes.fromhex(payload.sha256[path])
-        made.append(addition)
-    return made
+def addition_of(payload: Payload, path: str) -> CommitOperationAdd:
+    """Return the addition of a file whose bytes were compared with the digest that was checked, directly before.
+
+    A small file is sent from memory, so these very bytes go. Raises InputError when the file was edited since.
+    """
+    place = payload.folder / path
+    content = place.read_bytes() if payload.bytes[path] <= IN_MEMORY else None
+    digest = sha256_file(place) if content is None else hashlib.sha256(content).hexdigest()
+    if digest != payload.sha256[path]:
+        raise InputError(place, f"sha256 {payload.sha256[path][:DIGITS]}, as it was checked", digest[:DIGITS], EDITED)
+    addition = CommitOperationAdd(path_in_repo=path, path_or_fileobj=place if content is None else content)
+    # The digest that was checked: huggingface_hub would read the whole file for it again.
+    addition.upload_info.sha256 = bytes.fromhex(digest)
+    return addition
+
+
+def send_first(api: HfApi, repo: str, payload: Payload, path: str) -> CommitOperationAdd:
+    """Send a file before the commit, if the server takes it so; raise InputError when it changed meanwhile."""
+    place = payload.folder / path
+    before = file_state(place)
+    addition = addition_of(payload, path)
+    api.preupload_lfs_files(repo, [addition], free_memory=False)
+    if payload.bytes[path] > IN_MEMORY and file_state(place) != before:
+        raise InputError(place, "a file that stays as it is while it is sent", "a change", GO_ON)
+    return addition
 
 
 def send(payload: Payload, repo: str, token: str, paths: list[str], report: Callable[[str], None]) -> str:
@@ -163,9 +180,10 @@ def send(payload: Payload, repo: str, token: str, paths: list[str], report: Call
     with one_line(repo):
         api.whoami()  # a wrong token is refused here, before a repository is made
         api.create_repo(repo, exist_ok=True)
-        additions = additions_of(payload, paths)
-        for addition in additions:
-            api.preupload_lfs_files(repo, [addition], free_memory=False)
+        additions = []
+        # The smallest first: a mistake shows before hours of sending.
+        for path in sorted(paths, key=lambda path: (payload.bytes[path], path)):
+            additions.append(addition := send_first(api, repo, payload, path))
             if addition._is_uploaded:  # false for small files, which go with the commit
                 report(f"stored {addition.path_in_repo}")
         message = f"{payload.name}, manifest sha256 {payload.sha256[MANIFEST]}"

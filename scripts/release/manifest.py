@@ -21,6 +21,7 @@ from pydantic import model_validator
 MANIFEST = "manifest.json"
 STANDARD, DYNAMIC, CHECKPOINT = "standard", "dynamic", "checkpoint"
 KINDS = (STANDARD, DYNAMIC, CHECKPOINT)
+WEIGHTS = (".gguf", ".safetensors")
 UPLOAD_STATE = ".cache/huggingface"
 SHA256, DIGITS = re.compile(r"[0-9a-f]{64}"), 12  # of a digest in hex, and how many of them messages show
 BUILD_AGAIN, EDITED = "run `make release`", "was it edited? run `make release`"

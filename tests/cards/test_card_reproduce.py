@@ -67,6 +67,14 @@ def test_a_path_of_this_machine_is_no_setting_of_the_card(pruned_demo, tmp_path)
     assert " QUESTIONS=own.csv " in card and "EVAL_QUESTIONS=data/x.csv" in card and "/home" not in card
 
 
+def test_a_number_that_nothing_was_measured_with_is_left_out(pruned_demo, tmp_path):
+    numbers = {"LOOP_TOKENS": "4321", "DRAFT_QUESTIONS": "9999", "QUALITY_CHATS": "5000", "SENSITIVITY_CHATS": "100000"}
+    more = ["--settings", *(f"{name}={value}" for name, value in numbers.items()), "RUN=demo", "DRAFT="]
+    card = build(pruned_demo, tmp_path / "r", *more, quants=("Q6_K", "Q4_K_M"))
+    assert not [name for name in numbers if name in card] and "DRAFT=" in card
+    assert read_manifest(tmp_path / "r")["settings"] == {"RUN": "demo", "DRAFT": ""}
+
+
 def with_calibration(pruned: Path, folder: Path, *more: object) -> str:
     """Build a release that knows its imatrix's record and text; return its card."""
     known = ["--imatrix-record", pruned / "imatrix.gguf.json", "--calibration", pruned / "text.txt"]

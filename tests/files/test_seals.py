@@ -1,5 +1,6 @@
 """Seals: edited, missing, foreign, moved, copied; a kill between seal and rename; keys that are none."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ from conftest import REPO
 from files.json_records import write_json
 from files.option_types import command_parser
 from files.run_state import RunState
-from files.safe_files import InputError, directory_when_done, partial_file
+from files.safe_files import InputError, directory_when_done, partial_file, replace_when_done, unchanged, write_whole
 from files.seals import (
     INPUTS_NAME,
     LEDGER,
@@ -145,6 +146,31 @@ def test_inputs_that_are_exchanged_while_a_run_is_at_work_do_not_bind(build):
     assert not is_kept(state.directory / "layer-0.json")
     (state.directory / INPUTS_NAME).write_text('{"model": "one"}')
     assert is_kept(state.directory / "layer-0.json")
+
+
+def test_a_temporary_file_that_is_exchanged_gets_no_seal(build):
+    """By who waits for its name: the seal is that of the bytes in memory."""
+    path, digest = build / "draft.json", hashlib.sha256(b"ours").hexdigest()
+    with replace_when_done(path, digest) as partial:
+        partial.write_bytes(b"ours")
+        (build / "forged").write_bytes(b"forged")
+        (build / "forged").rename(partial)
+    assert seal(path) == Seal.BROKEN
+    write_whole(path, b"ours")
+    assert seal(path) == Seal.VALID
+
+
+def test_a_file_that_is_exchanged_while_it_is_read_is_refused(build):
+    """Also where it is put back, with its old time."""
+    record, aside = build / "run/record.json", build / "aside"
+    with unchanged(record):
+        check_kept(record)
+    with pytest.raises(InputError, match="stays as it is while it is read"), unchanged(record):
+        times = record.stat()
+        record.rename(aside)
+        aside.rename(record)
+        os.utime(record, ns=(times.st_atime_ns, times.st_mtime_ns))
+    check_kept(record)
 
 
 def test_a_marker_that_is_away_for_a_moment_seals_nothing(build):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from gates.gates import GATES
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
 from gates.running_gates import running_gates, smallest
 from gates.token_gate import tokens_gate
+from gates.unchanged_gate import unchanged_gate
 from ggufs.gguf_header import UINT32
 from release.manifest import read_manifest
 from release.order import exceptions, must_exceed, size_exceptions
@@ -87,6 +89,7 @@ def test_all_that_holds_passes_line_by_line(release, script):
         *RUNNING,
         "sight",
         "picture",
+        "unchanged",
     ]
     of_text_alone = {name for name, verdict in verdicts.items() if verdict != "pass"}
     assert of_text_alone == {"findings", "tasks", "speed", "loops", "drafted", "sight", "picture"}, done.stdout
@@ -94,7 +97,7 @@ def test_all_that_holds_passes_line_by_line(release, script):
     assert f"exception: {sentence}" in done.stdout and f"- {sentence}\n" in (release / "README.md").read_text()
     assert "Q8_0 has a" not in done.stdout and "**In-sample:** 4 of the 4" in done.stdout
     assert 'loaded by llama-server, which answers "' in done.stdout
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 22 checks pass, 7 do not apply"
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 23 checks pass, 7 do not apply"
 
 
 def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copy):
@@ -142,6 +145,18 @@ def test_a_file_edited_by_hand_fails(copy, name):
     assert len(lines) == 1 and lines[0].startswith(f"{copy / name}: expected sha256")
 
 
+@pytest.mark.parametrize("name", ["README.md", f"{NAME}-Q6_K.gguf", "manifest.json"])
+def test_a_file_edited_while_the_others_are_checked_fails(copy, name):
+    begun = checked(copy)
+    gate, place = unchanged_gate(copy, begun.manifest), copy / name
+    assert not gate(begun).deviations
+    held, times = place.read_bytes(), place.stat()
+    place.write_bytes(held.replace(b"demo", b"DEMO"))
+    os.utime(place, ns=(times.st_atime_ns, times.st_mtime_ns))
+    [line] = gate(begun).deviations
+    assert name in line and "\n" not in line
+
+
 def test_files_too_many_or_too_few_fail(copy, capsys, refusal):
     (copy / "notes.txt").write_text("x")
     (copy / "params").unlink()
@@ -151,7 +166,7 @@ def test_files_too_many_or_too_few_fail(copy, capsys, refusal):
     lines = failing(copy, "files")["files"]
     assert [line.split(": expected")[0] for line in lines] == [str(copy / "notes.txt"), str(copy / "params")]
     failed = "5 that fail: seals, files, build, made, sidecars"  # a copy lies in no build folder
-    refusal(check_release.main, [copy], copy, "all of 22 checks to pass", failed)
+    refusal(check_release.main, [copy], copy, "all of 23 checks to pass", failed)
     printed = capsys.readouterr().out
     assert "FAIL  files:" in printed and "pass  template:" in printed
     (copy / "link").symlink_to(copy / "template")

@@ -1,5 +1,6 @@
 """Measuring what quants cost: losses from the logits, kill and resume, refusals, pictures, make."""
 
+import argparse
 import json
 import os
 import resource
@@ -20,12 +21,13 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from conftest import REPO
 from files.json_records import read_record
-from files.safe_files import sha256_file
+from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import read_header
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence
 from losses.quality_picture import label_places, overlap
 from losses.quality_record import Quality
+from losses.stored_logits import StoredLogits
 from shared_ggufs import link_f16, tiny_ggufs
 
 import numpy as np
@@ -205,6 +207,21 @@ def test_a_damaged_cache_is_refused_by_name(finished, inputs, tmp_path, refusal)
     assert logits.read_bytes() == content and all(
         (tmp_path / name).read_bytes() == (finished / name).read_bytes() for name in FILES
     )
+
+
+def test_logits_that_change_after_their_check_are_refused(finished, inputs, tmp_path, tools):
+    """They are read again for every file that is measured."""
+    logits = tmp_path / "full-000000.npy"
+    shutil.copyfile(next((finished / "cache").glob(f"full-*/{logits.name}")), logits)
+    texts = [[0] * len(np.load(logits))]
+    stored = StoredLogits(inputs["--full"], tools, texts, tmp_path, argparse.Namespace(), "full")
+    for _ in range(2):
+        assert sum(map(len, stored.chunks(0))) == len(texts[0])
+    times, content = logits.stat(), logits.read_bytes()
+    logits.write_bytes(content[:-4] + bytes(4))
+    os.utime(logits, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(InputError, match="full-000000.npy: expected the logits that were checked"):
+        next(stored.chunks(0))
 
 
 def test_logits_that_are_not_finite_are_refused_before_they_are_kept(inputs, tmp_path, refusal):

@@ -86,6 +86,19 @@ def test_the_tools_own_words_are_shown_where_tokens_cannot_be_counted(built, tmp
         build_imatrix.run_imatrix(tools, built / "F16.gguf", tmp_path / "short.txt", tmp_path / "x.gguf", 512)
 
 
+def test_a_text_that_is_exchanged_for_llama_imatrix_is_not_measured(built, tmp_path):
+    """It reads the text later than we take its digest: so it reads a copy."""
+    text = tmp_path / "text.txt"
+    text.write_bytes((built / "text.txt").read_bytes())
+    digest = sha256_file(text)
+    with build_imatrix.private_copy(text) as copy:
+        text.write_text("another one")
+        assert (copy.name, sha256_file(copy)) == (text.name, digest)
+    text.write_bytes((built / "text.txt").read_bytes())
+    with pytest.raises(InputError, match="stays as it is"), build_imatrix.private_copy(text) as copy:
+        copy.write_text("another one")
+
+
 @pytest.fixture
 def copied(built, tmp_path) -> Path:
     """Copies of the imatrix and what it was measured from, that a test may change."""

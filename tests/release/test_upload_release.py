@@ -15,6 +15,7 @@ import upload_release
 from conftest import REPO
 from files.safe_files import GB, InputError, directory_when_done, in_unit
 from hub_server import PART_BYTES, TOKEN, Hub
+from release import hub_upload
 from release_inputs import change_json, write_manifest
 
 import pytest
@@ -352,6 +353,21 @@ def test_gates_that_do_not_pass_refuse_before_the_server_is_asked(hub, release, 
     write_manifest(release)
     refused_upload(send, release, "gates all pass", "exit code 1")
     assert not hub.requests
+
+
+@pytest.mark.parametrize("name, in_memory", [("README.md", 1 << 20), (SECOND, 0)])
+def test_a_file_edited_after_its_check_is_not_sent(hub, gates, refused_upload, monkeypatch, name, in_memory):
+    monkeypatch.setattr(hub_upload, "IN_MEMORY", in_memory)
+    # Of the same length, as sizes are compared anyway.
+    gates.write_text(
+        f"""import os, sys
+with open(os.path.join(sys.argv[1], {name!r}), "r+b") as file:
+    file.seek(-2, 2)
+    file.write(b"9\\n")
+"""
+    )
+    refused_upload(["--send"], name, "as it was checked", "was it edited?")
+    assert not hub.commits
 
 
 def test_absent_gates_refuse(hub, gates, refused_upload):

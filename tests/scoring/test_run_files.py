@@ -140,7 +140,7 @@ def sealed(tmp_path) -> Path:
     write_record(tmp_path / RUN, MINE | {"hardware": [MACHINE]}, RunRecord)
     append_answer(tmp_path / ANSWERS, ANSWER, subject_of(MINE))
     write_record(tmp_path / PATCHED, HEAD | {"answers": [PATCHED_ANSWER]}, Patched)
-    check_run(tmp_path, MINE)
+    assert check_run(tmp_path, MINE) == read_run(tmp_path)
     assert patched_before(tmp_path / PATCHED, HEAD, [ANSWER]) == ([PATCHED_ANSWER], {})
     return tmp_path
 
