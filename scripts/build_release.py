@@ -332,7 +332,7 @@ def check_names(owner: str, repository: str, siblings: list[tuple[str, str]]) ->
             raise InputError("--siblings", f"another repository than {repository}", "the same")
 
 
-def check_texts(args: argparse.Namespace) -> None:
+def check_plain_names(args: argparse.Namespace) -> None:
     """Raise InputError for a name that a card would print as something else: what it says is under a user's name."""
     if not is_base(args.base):
         raise InputError("--base", BASE_NAME, shown(args.base))
@@ -357,7 +357,7 @@ def check_sidecars(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_names(args.owner, args.repository, args.siblings)
-    check_texts(args)
+    check_plain_names(args)
     evidence = (args.metadata, args.scores, args.quality, args.findings, args.draft, args.draft_results)
     inputs = (*args.gguf, *args.mmproj, args.checkpoint, *evidence)
     check_apart([path for path in inputs if path], [args.output])
