@@ -7,6 +7,7 @@ equal bytes, and no time, host or path is written. ggufs/gguf_drop.py does the s
 import json
 import struct
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +131,10 @@ def write_checkpoint(
     require_disk_space(target.parent, total)
     shards = plan_shards({name: tensor.size for name, tensor in planned.items()}, shard_bytes)
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    with directory_when_done(target, METADATA_NAME) as output:
+    with directory_when_done(target, METADATA_NAME) as output, ThreadPoolExecutor(1) as pool:
+        # Of all bytes, as the record of the full model's F16 file has it: the digest of the weights takes samples. It is
+        # taken while the bytes are copied, so that most of them are read from the disk once.
+        whole = pool.submit(source_digest, source)
         digests = write_shards(output, dict(zip(names, shards)), planned)
         copy_small_files(source, output)
         write_json(output / "config.json", config)
@@ -138,8 +142,7 @@ def write_checkpoint(
         write_json(output / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
         # Last, since a directory that has it counts as complete.
         source_digests = {"config_sha256": sha256_file(source / "config.json"), "weights_sha256": weights_sha256}
-        # Of all bytes, as the record of the full model's F16 file has it: the digest of the weights takes samples.
-        source_digests["source_sha256"] = source_digest(source)
+        source_digests["source_sha256"] = whole.result()
         write_record(output / METADATA_NAME, metadata_of(drop_map, source_digests, digests), DropMetadata)
     return len(shards)
 
