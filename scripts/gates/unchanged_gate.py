@@ -5,7 +5,7 @@ from pathlib import Path
 
 from files.safe_files import InputError, file_state
 from gates.checked import Checked, Outcome
-from release.manifest import MANIFEST, WEIGHTS, entry_difference, listed_paths, read_manifest
+from release.manifest import MANIFEST, entry_difference, listed_paths, read_manifest
 
 AGAIN = "check it again, and change nothing meanwhile"
 
@@ -23,9 +23,9 @@ def changed_files(folder: Path, manifest: dict, before: dict[str, tuple[int, ...
     # What was wrong from the beginning is what the gate `files` says.
     for name in sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
         entry = manifest["files"].get(name)
-        # Weights are tens of gigabytes, whose digests the gate `files` took: inode, size and times must do here. Only
-        # who sets the clock back, or writes to the disk past the file system, changes them unseen.
-        if name.endswith(WEIGHTS) or name not in now or not entry:
+        # Weights are tens of gigabytes: only those are read again whose inode, size or times have changed. A hard link
+        # that is made of a file changes a time, too.
+        if name not in now or not entry:
             found.append(InputError(folder / name, "a file that stays as it is while it is checked", "a change", AGAIN))
         elif difference := entry_difference(folder / name, entry):
             found.append(difference)
@@ -37,7 +37,7 @@ def unchanged_gate(folder: Path, manifest: dict) -> Callable[[Checked], Outcome]
     before = states_of(folder)
 
     def gate(checked: Checked) -> Outcome:
-        """Every file is what it was as the check began: small ones by their bytes, weights by inode, size and times."""
+        """Every file is what it was as the check began: by inode, size and times, else by its bytes."""
         found = changed_files(checked.folder, checked.manifest, before)
         return Outcome(f"{len(before)} files are still as they were checked", [str(error) for error in found])
 
