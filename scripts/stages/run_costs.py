@@ -24,7 +24,7 @@ START_SECONDS = {
     "imatrix": 4.0,
     "quantise": 3.0,
 }
-START_SECONDS |= {"score": 16.0, "release": 1.5, "free": 1.0, "free weights": 7.0}
+START_SECONDS |= {"score": 12.0, "release": 1.5, "free": 1.0, "free weights": 7.0}
 # Per second: bytes; weights, at Q4_K_M; products of a weight with a token. The last is of reading an answer's tokens,
 # one after the other.
 COPIED, CONVERTED, VOCABULARY_READ, PUBLISHED, QUANTISED = 0.8e9, 0.5e9, 0.27e9, 0.6e9, 36e6
