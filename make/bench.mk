@@ -51,7 +51,6 @@ rehearsal-table: $(TOOLS) ## the table of a rehearsal that is done
 	  --questions $(QUESTIONS) --eval-questions $(EVAL_QUESTIONS) --answer-tokens $(MAX_GEN_TOKS) --layers $(LAYERS) \
 	  --output $(BUILD)/rehearsal.md --calibration $(BUILD)/plans/calibration.json
 
-
 kill-test: $(TOOLS) ## kill the stages KILLS times in all at random moments, go on, and compare (an hour and more)
 	$(PYTHON) tests/kills/kill_stages.py --kills $(KILLS) --seed $(KILL_SEED) --folder $(BUILD)/kills
 

@@ -337,7 +337,7 @@ def check_plain_names(args: argparse.Namespace) -> None:
     if not is_base(args.base):
         raise InputError("--base", BASE_NAME, shown(args.base))
     files = {"--gguf": args.gguf, "--mmproj": args.mmproj, "--draft": [args.draft] if args.draft else []}
-    names = [("--name", args.name), ("--quantized-by", args.quantized_by or "x")]
+    names = [("--name", args.name), *([("--quantized-by", args.quantized_by)] if args.quantized_by else [])]
     for option, name in [*names, *((option, path.name) for option, paths in files.items() for path in paths)]:
         if not is_plain(name):
             raise InputError(option, PLAIN_NAME, shown(name))

@@ -38,6 +38,7 @@ from scoring.run_files import (
     read_run,
     resume_run,
 )
+from scoring.score_records import ANSWERED_BY
 from scoring.server_pool import AskedServer, ServerPool
 
 from tqdm import tqdm
@@ -112,7 +113,7 @@ def patched_before(path: Path, head: dict, invalid: list[Answer]) -> tuple[list[
     done = {entry["record_id"]: entry for entry in content["answers"]}
     # An answer that was asked again may have another class now: then its patch is out of date.
     still = [done[one.record_id] for one in invalid if done.get(one.record_id, {}).get("class") == one.kind]
-    return still, {key: content[key] for key in ("hardware", "tools_sha256") if still and key in content}
+    return still, {key: content[key] for key in ANSWERED_BY if still and key in content}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

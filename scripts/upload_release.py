@@ -37,10 +37,11 @@ from release.hub_upload import (
     send,
     token_of,
 )
-from release.manifest import EDITED, MANIFEST, WEIGHTS, folder_differences, listed_paths, read_manifest
+from release.manifest import EDITED, MANIFEST, folder_differences, listed_paths, read_manifest
 from release.names import PLACEHOLDER_OWNER, has_placeholder
 from release.published_texts import texts_of
 
+WEIGHTS = (".gguf", ".safetensors")
 GATES = Path(__file__).resolve().parent / "check_release.py"
 
 

@@ -59,7 +59,8 @@ def task_text(release: Release) -> str:
         beside = [kind for kind in types[1:] if not first["gguf"].endswith(f"-{kind}.gguf")]
         words.append(f"TASK_QUANTS={shlex.quote(' '.join(beside))}")
         words += [f"SEED={seeds[0]}", *([f"SAMPLES={len(seeds)}"] if len(seeds) > 1 else [])]
-        lines.append(f"{code(f'make eval {chr(32).join(words)}')} ({first['questions'] // len(seeds)} questions)")
+        command = " ".join(["make eval", *words])
+        lines.append(f"{code(command)} ({first['questions'] // len(seeds)} questions)")
     if not lines:
         return ""
     listed = "\n".join(f"- {line}" for line in lines)

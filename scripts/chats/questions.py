@@ -62,6 +62,12 @@ def words_of(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
+def held_texts(texts: list[str], where: str) -> list[bool]:
+    """Return whether the words of each text stand in another text, in their order."""
+    words = f" {words_of(where)} "
+    return [f" {words_of(text)} " in words for text in texts]
+
+
 def clean_choice(text: str) -> str:
     """Clean a choice as lm-eval's GPQA task does: outer blanks, WikiHow's ' [title]', double blanks."""
     return text.strip().replace(" [title]", ". ").replace("  ", " ")

@@ -9,8 +9,8 @@ Maps of other tools are read, too. They have no version: the plain {"0": [droppe
 any of the other fields beside it, each checked where it is there.
 
 A map that a user brings (copy_drop_map.py) has `criterion` "own map" and `own_map`: the sha256 of the user's file and
-the criterion that the file names, if any. It has no scores and no `analysis`, and
-`question_ids` only if the user's file has them.
+the criterion that the file names, if any. It has no scores and no `analysis`, and `question_ids`
+only if the user's file has them.
 """
 
 import math

@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 
 from files.input_errors import InputError, printable
-from files.seals import seal_file
+from files.seals import seal_file, sha256_file
 
 
 def ours_to_interrupt() -> bool:
@@ -123,12 +123,6 @@ def run(main: Callable[[], None]) -> None:
     finally:
         if INTERRUPTIBLE:  # all is tidied up, and Python's own end would print a stack, too
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def sha256_file(path: Path) -> str:
-    """Return the hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_state(path: Path) -> tuple[int, ...]:

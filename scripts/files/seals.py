@@ -30,7 +30,7 @@ MARKER, LEDGER = ".built-by-this-project", ".seals"
 INPUTS_NAME, BEGUN = "inputs.json", "begun.json"
 BINDING = (INPUTS_NAME, BEGUN)
 BY_RECORD = ".gguf"
-KEY_BYTES, KEY_NAME_DIGITS, CHUNK_BYTES = 32, 12, 8 << 20
+KEY_BYTES, KEY_NAME_DIGITS = 32, 12
 SEAL_LINE = re.compile(r'(?P<key>[0-9a-f]{12}) (?P<seal>[0-9a-f]{64}) "(?P<place>(?:[^"\\]|\\.)*)" (?P<command>\w*)')
 KEEP_ADVICE = "make that stage again (REPLACE=STAGE), or go on without seals (SEALS=no)"
 LINK_ADVICE = "put the folder itself in its place; the build folder as a whole may be a link"
@@ -161,7 +161,7 @@ def _said_by(place: Path) -> str | None:
     try:
         return _digest_of_json(json.loads(place.read_bytes()))
     except (ValueError, RecursionError):  # edited; its own reader says so
-        return digest_of(place)
+        return sha256_file(place)
 
 
 def _digest_of_json(value: object) -> str:
@@ -209,7 +209,7 @@ def seal_file(path: Path, written: Path, flush: bool = True, sha256: str | None 
     if path.suffix == BY_RECORD or not (root := sealed_in(path)):
         return
     key, place = read_key(), place_in(root, path)
-    seal = seal_of(key, place, running_command(), sha256 or digest_of(written), bound_to(path))
+    seal = seal_of(key, place, running_command(), sha256 or sha256_file(written), bound_to(path))
     _append(root, key, seal, place, flush)
 
 
@@ -222,8 +222,8 @@ def seal_line(path: Path, line: bytes, subject: str) -> None:
         _append(root, key, seal, place, flush=False)
 
 
-def digest_of(path: Path) -> str:
-    """Return the hex sha256 of a file."""
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -278,13 +278,13 @@ class Seals:
 
     def of_file(self, path: Path, commands: Commands = ANY) -> Seal:
         """Judge a file; commands: those that write it."""
-        return self._judged(path, digest_of(as_written(path)), None, commands)
+        return self._judged(path, sha256_file(as_written(path)), None, commands)
 
     def of_renamed(self, path: Path, command: str) -> Seal:
         """Judge a file whose folder may have got another name in the build: a release's."""
         if (found := self.of_file(path, (command,))) in (Seal.VALID, Seal.LINKED):
             return found
-        digest, places = digest_of(path), [json.loads(f'"{place}"') for place in self.writers]
+        digest, places = sha256_file(path), [json.loads(f'"{place}"') for place in self.writers]
         return next((Seal.VALID for place in places if self._has(place, command, digest, [])), found)
 
     def of_line(self, path: Path, line: bytes, subject: str, commands: Commands = ANY) -> Seal:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from chats.chat_sequences import Sequence
-from chats.questions import Question
+from chats.questions import Question, held_texts
 
 import numpy as np
 
@@ -25,12 +25,9 @@ class Chats:
 
 def unseen_questions(questions: list[Question], calibration: str, chose: set[str]) -> list[Question]:
     """Return the questions whose text the calibration text does not hold and whose id is not among those that chose."""
-    # The calibration text has no Record IDs, so its questions are known by their text.
-    return [
-        question
-        for question in questions
-        if question.record_id not in chose and question.text.strip() not in calibration
-    ]
+    # The calibration text has no Record IDs, so its questions are known by their words.
+    held = held_texts([question.text for question in questions], calibration)
+    return [one for one, is_held in zip(questions, held) if one.record_id not in chose and not is_held]
 
 
 def chats_of(sequences: list[Sequence]) -> Chats:

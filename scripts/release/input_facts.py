@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chats.questions import read_rows, words_of
+from chats.questions import held_texts, read_rows
 from checkpoints.licence import licence_of
 from files.fetched_files import fetched_from
 from files.json_records import read_record
@@ -47,9 +47,9 @@ def fetched_files(paths: list[Path]) -> dict[str, str]:
 def held_questions(text: str, files: list[Path]) -> list[str]:
     """Return the Record IDs of the questions of some files whose text another text holds, sorted."""
     # A calibration text has no Record IDs: its questions are known by their text alone.
-    where = f" {words_of(text)} "
     rows = [row for path in files for row in read_rows(path)]
-    return sorted({row["Record ID"] for row in rows if f" {words_of(row['Question'])} " in where})
+    held = held_texts([row["Question"] for row in rows], text)
+    return sorted({row["Record ID"] for row, is_held in zip(rows, held) if is_held})
 
 
 def calibration_facts(record: Path, text: Path | None, questions: list[Path]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from pydantic import model_validator
 MANIFEST = "manifest.json"
 STANDARD, DYNAMIC, CHECKPOINT = "standard", "dynamic", "checkpoint"
 KINDS = (STANDARD, DYNAMIC, CHECKPOINT)
-WEIGHTS = (".gguf", ".safetensors")
 UPLOAD_STATE = ".cache/huggingface"
 SHA256, DIGITS = re.compile(r"[0-9a-f]{64}"), 12  # of a digest in hex, and how many of them messages show
 BUILD_AGAIN, EDITED = "run `make release`", "was it edited? run `make release`"
@@ -59,7 +58,14 @@ class Manifest(Record):
     def _names_are_plain(self) -> Self:
         require(is_base(self.base), f"{BASE_NAME} under 'base'")
         files = [name for record in self.records.values() for name in record.get("files", [])]
-        for name in (self.name, self.repository, self.quantized_by or "x", *self.records, *files, *self.mmproj):
+        for name in (
+            self.name,
+            self.repository,
+            *filter(None, [self.quantized_by]),
+            *self.records,
+            *files,
+            *self.mmproj,
+        ):
             require(is_plain(str(name)), f"{PLAIN_NAME} in place of {shown(name)}")
         return self
 

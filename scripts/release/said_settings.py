@@ -23,16 +23,19 @@ from speed.draft_results import DRAFT_NAME
 
 SETTINGS_FILE = VERSION_FILE.parent / "make" / "settings.mk"
 OF_QUESTIONS = ("QUESTIONS", "EVAL_QUESTIONS")
-
-
 # Limits of which fewer may be there: the record's own count says as much, and only that is known.
 COUNTS = ("QUALITY_CHATS", "SENSITIVITY_CHATS", "DRAFT_QUESTIONS")
 
 
+def settings_of_make() -> dict[str, str]:
+    """Return the settings of make, with their defaults."""
+    text = SETTINGS_FILE.read_text(encoding="utf-8")
+    return dict(re.findall(r"^([A-Z_]+) \??= *([^ #\n]*)", text, re.MULTILINE))
+
+
 def number_settings() -> set[str]:
     """Return the names of make's settings that are numbers."""
-    defaults = re.findall(r"^([A-Z_]+) \??= *([^ #\n]*)", SETTINGS_FILE.read_text(encoding="utf-8"), re.MULTILINE)
-    return {name for name, value in defaults if value.isdecimal()} | {*COUNTS, "KEEP", "PROTECT_TOP"}
+    return {name for name, value in settings_of_make().items() if value.isdecimal()} | {*COUNTS, "KEEP", "PROTECT_TOP"}
 
 
 def project_differences(manifest: dict) -> list[tuple[str, str]]:
@@ -40,7 +43,7 @@ def project_differences(manifest: dict) -> list[tuple[str, str]]:
 
     A card prints the settings and the version: a name that make does not know would be a line of anybody's own.
     """
-    known = set(re.findall(r"^([A-Z_]+) \??=", SETTINGS_FILE.read_text(encoding="utf-8"), re.MULTILINE))
+    known = settings_of_make().keys()
     settings, files = manifest["settings"], manifest["inputs"].get("questions") or {}
     found = [("settings of make", name) for name in sorted(settings.keys() - known)]
     for name in OF_QUESTIONS:

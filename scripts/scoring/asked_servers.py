@@ -20,6 +20,7 @@ from llama.llama_server import SERVER_KEY, LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.openai_model import OpenAiModel
+from scoring.score_records import each_once
 from scoring.served_model import LOOPBACK, ServedModel, locked_fields
 from scoring.server_pool import AskedServer, ServerPool
 
@@ -41,7 +42,7 @@ def answered_by(known: dict, tools: LlamaCpp | None) -> dict[str, list]:
     """
     mine: dict[str, list] = {"hardware": [hardware_of(tools) if tools else NOT_KNOWN]}
     mine["tools_sha256"] = [tools.digest()] if tools else []
-    return {key: [*(old := known.get(key, [])), *(one for one in new if one not in old)] for key, new in mine.items()}
+    return {key: each_once(known.get(key, []), new) for key, new in mine.items()}
 
 
 def given_servers(addresses: list[str], environment: dict[str, str]) -> list[AskedServer]:

@@ -13,7 +13,16 @@ from files.safe_files import InputError
 from scoring.eval_protocol import first_differing_key
 from scoring.followed import followed_instructions
 from scoring.paired_statistics import pass_at, wilson
-from scoring.score_records import IFEVAL, SUMMARY_NAME, by_record_id, finally_correct, pair_figures, read_summary
+from scoring.score_records import (
+    ANSWERED_BY,
+    IFEVAL,
+    SUMMARY_NAME,
+    by_record_id,
+    each_once,
+    finally_correct,
+    pair_figures,
+    read_summary,
+)
 
 import numpy as np
 
@@ -125,10 +134,10 @@ def invalid_by_class(runs: list[dict]) -> dict[str, int]:
 def machines_and_builds(runs: list[dict]) -> dict[str, list]:
     """Return the machines and the builds of llama.cpp that answered in a model's runs, each once."""
     found: dict[str, list] = {}
-    for key in ("hardware", "tools_sha256"):
-        for one in (one for summary in runs for one in summary.get(key, [])):
-            found[key] = [*found.get(key, []), *([one] if one not in found.get(key, []) else [])]
-    return found
+    for key in ANSWERED_BY:
+        for summary in runs:
+            found[key] = each_once(found.get(key, []), summary.get(key, []))
+    return {key: known for key, known in found.items() if known}
 
 
 def pass_rates(right: np.ndarray, samples: int) -> dict[str, float]:

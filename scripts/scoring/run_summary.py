@@ -16,9 +16,7 @@ from scoring.eval_tasks import EvalTask, task_of
 from scoring.ifeval import followed_loosely
 from scoring.lm_eval_samples import Sample, lm_eval_score, read_asked, read_samples
 from scoring.run_files import ANSWERS, PATCHED, RUN, Patched, patch_head, read_run
-from scoring.score_records import figures
-
-BY_WHAT = ("hardware", "tools_sha256")  # of what answered, in a run's record and in that of its patch step
+from scoring.score_records import ANSWERED_BY, each_once, figures
 
 
 def check_class(answer: Answer, prompt: str) -> None:
@@ -149,11 +147,6 @@ def check_patched(path: Path, answers: dict[str, Answer], patched: dict[str, dic
             raise InputError(path, f"{expected} in {record_id}", shown(found), "run patch_answers.py")
 
 
-def both(of_run: list, of_patch: list) -> list:
-    """Return what has answered in a run or in its patch step, each once."""
-    return [*of_run, *(one for one in of_patch if one not in of_run)]
-
-
 def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> dict:
     """Return the summary of a run directory; raise InputError where its files contradict each other.
 
@@ -169,7 +162,7 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
     with only_writer(run / ANSWERS):
         answers = read_answers(run / ANSWERS)
     head, patched = read_patched(run / PATCHED, record) if patch else (None, {})
-    by_patch = {key: head.pop(key, []) if head else [] for key in BY_WHAT}
+    by_patch = {key: head.pop(key, []) if head else [] for key in ANSWERED_BY}
     prompts = {document["Record ID"]: document["prompt"] for document in documents}
     samples = read_samples(run, task)
     check_against_lm_eval(list(answers.values()), samples, prompts, lm_eval_score(run, task))
@@ -185,7 +178,7 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
         "protocol_sha256": record["protocol_sha256"],
         "protocol": record["protocol"],
         # A run of before they were recorded has none.
-        **{key: both(record[key], by_patch[key]) for key in BY_WHAT if key in record},
+        **{key: each_once(record[key], by_patch[key]) for key in ANSWERED_BY if key in record},
         "in_sample": in_sample(ids, chosen_by),
         "drop_map": drop_map_of(chosen_by),
         **figures(rows, head),

@@ -24,8 +24,17 @@ ALL_LETTERS = "ABCDEFGHIJ"  # of choices; GPQA has the first four of them, MMLU-
 GPQA, IFEVAL = "gpqa_", "ifeval"  # how the names of GPQA's tasks begin; the task whose answers follow instructions
 ROUNDING = 1e-6  # sums of the same numbers in another order
 
+ANSWERED_BY = ("hardware", "tools_sha256")  # what has answered: machines, and their builds of llama.cpp
 Text = Annotated[str, Field(min_length=1)]
 Digits = Annotated[str, Field(pattern=r"^[01]+$")]
+
+
+def each_once(known: list, more: list) -> list:
+    """Return what is known and what is new of more, such as the machines of two parts of a run."""
+    found = list(known)
+    for one in more:
+        found += [one] if one not in found else []
+    return found
 
 
 def alike(one: float | None, other: float | None) -> bool:
