@@ -58,14 +58,8 @@ class Manifest(Record):
     def _names_are_plain(self) -> Self:
         require(is_base(self.base), f"{BASE_NAME} under 'base'")
         files = [name for record in self.records.values() for name in record.get("files", [])]
-        for name in (
-            self.name,
-            self.repository,
-            *filter(None, [self.quantized_by]),
-            *self.records,
-            *files,
-            *self.mmproj,
-        ):
+        by = [self.quantized_by] if self.quantized_by else []
+        for name in (self.name, self.repository, *by, *self.records, *files, *self.mmproj):
             require(is_plain(str(name)), f"{PLAIN_NAME} in place of {shown(name)}")
         return self
 

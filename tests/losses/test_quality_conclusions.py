@@ -150,6 +150,8 @@ def test_seen_questions_are_left_out_and_the_last_position_scores_nothing():
     assert [
         q.record_id for q in measure_quality.unseen_questions(questions, "<|turn>user\nWhat is a?<turn|>", {"c"})
     ] == ["b"]
+    # By its words, as the card counts what a calibration text holds.
+    assert [q.record_id for q in measure_quality.unseen_questions(questions, "WHAT IS\nA ?", set())] == ["b", "c"]
     chats = chats_of([Sequence([5, 6, 7, 8], 2, False), Sequence([5, 6, 7], 1, False)])
     assert chats.masks["reply"].tolist() == [False, True, True, True, True] and chats.counts["reply"].tolist() == [2, 2]
     assert chats.masks["all"].all() and chats.counts["all"].tolist() == [3, 2]
