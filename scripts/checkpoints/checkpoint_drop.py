@@ -133,7 +133,7 @@ def write_checkpoint(
     names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
     with directory_when_done(target, METADATA_NAME) as output, ThreadPoolExecutor(1) as pool:
         # Of all bytes, as the record of the full model's F16 file has it: the digest of the weights takes samples.
-        # While the bytes are copied, so that most of them are read from the disk once.
+        # Taken while the bytes are copied: as far as memory holds them, they are read from the disk once.
         whole = pool.submit(source_digest, source)
         digests = write_shards(output, dict(zip(names, shards)), planned)
         copy_small_files(source, output)
