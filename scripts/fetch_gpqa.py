@@ -22,12 +22,14 @@ from files.safe_files import InputError, partial_directory, remove, replace_when
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import logging
 
 
 def download_questions(folder: Path) -> Path:
     """Download GPQA Diamond into a folder; raise InputError when the Hub refuses or cannot be reached."""
     # The Hub's transfer library keeps pieces of downloads in the home directory. No question text may stay there.
     os.environ["HF_XET_CHUNK_CACHE_SIZE_BYTES"] = "0"
+    logging.set_verbosity_error()  # it would report each of its attempts before the one line of ours
     try:
         # With local_dir the file does not go through the Hub's cache in the home directory either.
         return Path(hf_hub_download(GPQA_DATASET, GPQA_FILE, repo_type="dataset", local_dir=folder))
@@ -50,14 +52,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     folder = partial_directory(args.output)
-    source = download_questions(folder)
-    questions = load_questions(source, QUESTION_SEED)  # before it is put in place: a damaged file is refused here
-    # The record comes first, as in fetch_calibration.py.
-    found = {"url": GPQA_URL, "bytes": source.stat().st_size, "sha256": sha256_file(source)}
-    write_record(Path(f"{args.output}.json"), found, FetchedRecord)
-    with replace_when_done(args.output) as partial:
-        shutil.copyfile(source, partial)
-    remove(folder)
+    try:
+        source = download_questions(folder)
+        questions = load_questions(source, QUESTION_SEED)  # before it is put in place: a damaged file is refused here
+        # The record comes first, as in fetch_calibration.py.
+        found = {"url": GPQA_URL, "bytes": source.stat().st_size, "sha256": sha256_file(source)}
+        write_record(Path(f"{args.output}.json"), found, FetchedRecord)
+        with replace_when_done(args.output) as partial:
+            shutil.copyfile(source, partial)
+    finally:
+        remove(folder)  # else a damaged download would be taken for a good one by the next call
     print(f"{args.output}: {len(questions)} questions")
 
 

@@ -49,10 +49,10 @@ def hub_rows(dataset: str, name: str | None, split: str, folder: Path) -> list[d
     datasets = importlib.import_module("datasets")
     try:
         return datasets.load_dataset(dataset, name, split=split).to_list()
-    except (OSError, ValueError) as error:  # of the Hub, of the network, of a dataset without that split
-        raise InputError(
-            f"{dataset}, split {split}", "a dataset that can be read", reason_of(error), TOKEN_ADVICE
-        ) from error
+    # Of the Hub, of the network, of a dataset without that split; the last, of a damaged file, says why in its cause.
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = reason_of(error.__cause__ or error)
+        raise InputError(f"{dataset}, split {split}", "a dataset that can be read", reason, TOKEN_ADVICE) from error
 
 
 def fetch_punkt() -> None:
@@ -88,12 +88,14 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--examples", f"a task with few shots, which {args.task} has not", "--examples")
     dataset, name = (args.dataset, None) if args.dataset else dataset_of(base_task(task))
     folder = partial_directory(args.output)
-    rows = hub_rows(dataset, name, split, folder)
-    check_columns(args.output, rows, task)
-    if task.is_ifeval:
-        fetch_punkt()
-    write_lines(args.output, rows)
-    remove(folder)
+    try:
+        rows = hub_rows(dataset, name, split, folder)
+        check_columns(args.output, rows, task)
+        if task.is_ifeval:
+            fetch_punkt()
+        write_lines(args.output, rows)
+    finally:
+        remove(folder)  # also of a refused dataset: it holds question text
     print(f"{args.output}: {len(rows)} rows of {dataset}, split {split}")
 
 

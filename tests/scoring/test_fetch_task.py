@@ -45,4 +45,6 @@ def test_questions_and_shots_of_a_dataset_are_its_rows(tmp_path, refusal, monkey
     refusal(fetch_task.main, [*asked, "ifeval"], "split train", "a dataset that can be read", "TASK_DATA=FILE")
     shutil.copyfile(TASKS / "mmlu_pro.jsonl", folder / "train.jsonl")
     refusal(fetch_task.main, [*asked, "ifeval"], "the column 'key'")
-    assert not (tmp_path / "no.jsonl").exists()
+    (folder / "train.jsonl").write_text('{"key": +1}\n')
+    refusal(fetch_task.main, [*asked, "ifeval"], "split train", "a dataset that can be read", "JSON parse error")
+    assert not list(tmp_path.glob("no.*"))  # nor a folder with the text of what was refused
