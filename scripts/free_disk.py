@@ -22,14 +22,20 @@ from ggufs.gguf_outline import write_gguf_outline
 from quants.quant_record import record_path
 
 
+def check_ours(path: Path) -> None:
+    """Raise InputError for a GGUF file that is not the one of its record; one that has gone is fine."""
+    if not path.exists():
+        return
+    known = read_json(record_path(path))
+    if not is_file_record(known) or known["bytes"] != path.stat().st_size:
+        raise InputError(path, f"the file of its record {record_path(path).name}", "another", "move it away")
+
+
 def free_gguf(path: Path, outlined: bool) -> int:
-    """Remove a GGUF file of ours; return its bytes, 0 where it has gone. Raises InputError for one without a record."""
+    """Remove a GGUF file; return its bytes, 0 where it has gone."""
     if not path.exists():
         return 0
     size = path.stat().st_size
-    known = read_json(record_path(path))
-    if not is_file_record(known) or known["bytes"] != size:
-        raise InputError(path, f"the file of its record {record_path(path).name}", "another", "move it away")
     if outlined:
         write_gguf_outline(path)
     remove(path)
@@ -69,6 +75,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    for path in args.gguf:  # all of them before the first one goes
+        check_ours(path)
     size = sum(free_gguf(path, args.outlined) for path in args.gguf)
     if args.checkpoint and args.checkpoint.is_symlink() and not args.local:
         print(f"{args.checkpoint}: a local model, left as it is")

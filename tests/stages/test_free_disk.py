@@ -45,9 +45,12 @@ def test_an_outline_has_the_header_the_routers_and_the_size(f16: Path) -> None:
 
 
 def test_a_file_that_is_not_that_of_its_record_stays(f16: Path, refusal) -> None:
+    good = f16.with_name("good.gguf")
+    for end in ("", ".json"):
+        shutil.copy(f"{f16}{end}", f"{good}{end}")
     os.truncate(f16, f16.stat().st_size - 1)
-    refusal(free_disk.main, ["--gguf", f16], f16, "expected the file of its record", "found another")
-    assert f16.exists()
+    refusal(free_disk.main, ["--gguf", good, f16], f16, "expected the file of its record", "found another")
+    assert f16.exists() and good.exists()  # all are looked at before the first one goes
 
 
 def test_the_outline_of_a_checkpoint_has_its_digest(demo_model: Path, tmp_path: Path) -> None:
