@@ -199,16 +199,23 @@ def this_host() -> str:
     return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().split(".")[0])[:HOST_CHARACTERS] or "host"
 
 
+def _check_named(path: Path) -> None:
+    if not path.name:  # "." and "/": nothing lies beside them
+        raise InputError(path, "an output with a name", "a directory without one")
+
+
 def partial_file(path: Path) -> Path:
     """Return the temporary name of a file that is being written; it keeps the suffix: some tools go by it.
 
     The host is in it: if two hosts ever wrote one output, each would still write a whole file of its own.
     """
+    _check_named(path)
     return path.with_name(f"{path.stem}.{this_host()}.partial{path.suffix}")
 
 
 def partial_directory(path: Path) -> Path:
     """Return the temporary name of a directory that is being written."""
+    _check_named(path)
     return path.with_name(f"{path.name}.{this_host()}.partial")
 
 

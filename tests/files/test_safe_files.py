@@ -92,6 +92,9 @@ def test_outputs_apart_from_inputs(tmp_path):
     ):
         with pytest.raises(InputError):
             check_apart([tmp_path / "model", tmp_path / "map"], outputs)
+    for output in (Path("."), Path("/")):
+        with pytest.raises(InputError, match="expected an output with a name"):
+            check_apart([tmp_path / "model"], [output])
 
 
 def test_a_foreign_directory_is_never_replaced(tmp_path):
