@@ -86,7 +86,7 @@ def check_front_matter(path: Path, kind: str) -> dict[str, Any]:
     """Return the front matter of a card; raise InputError when huggingface_hub cannot read it or a value is wrong."""
     try:
         data = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=False).data.to_dict()
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise InputError(path, "front matter that huggingface_hub reads", str(error).splitlines()[0][:200]) from error
     given = {key: form for key, form in OPTIONAL_KEYS.items() if key in data}
     for key, form in {**REQUIRED_KEYS, **given}.items():

@@ -14,6 +14,7 @@ from files.safe_files import InputError
 
 import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import logging
 
 CARD, CONFIG = "README.md", "config.json"
 IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -21,6 +22,7 @@ OTHER, UNKNOWN = "other", "unknown"
 # Both go onto a card that is published under somebody else's name, so nothing in them may be markup.
 NAME = re.compile(r"[A-Za-z0-9][\w .,()-]{0,79}")
 LINK = re.compile(r"https?://[\w.-]+(?:/[\w./~%-]*)?(?:\?[\w./~%=&+:,-]*)?(?:#[\w-]+)?")
+logging.set_verbosity_error()  # a card without front matter is no fault, and an error of ours is one line
 TO_SAY = "look up what the base model's card says, and give it as LICENSE, such as LICENSE=apache-2.0"
 
 
