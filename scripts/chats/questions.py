@@ -106,6 +106,9 @@ def read_questions_of(path: Path, columns: tuple[str, ...], lists: bool = False)
         cells = (value for column, value in row.items() if isinstance(value, list | dict) and not (lists and column))
         if odd := next(filter(None, cells), None):
             raise InputError(path, f"one value per column in question {number}", shown(odd))
+        # Parquet has columns of bytes beside those of texts; Python would show them as b'...'.
+        if (bare := next((value for value in row.values() if isinstance(value, bytes)), None)) is not None:
+            raise InputError(path, f"texts and numbers in question {number}", f"bytes, {shown(bare)}")
     return rows
 
 
