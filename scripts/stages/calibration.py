@@ -12,11 +12,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from files.json_records import Record, read_record, write_record
 from files.safe_files import GIB, flush_to_disk
 from stages.needs import machine_memory
+
+from pydantic import Field
 
 # What the machine of reference takes (2 cores of an AMD EPYC, nothing else running): seconds to import what most
 # commands do, bytes per second into a flushed file, and products of bf16 matrices, in operations per second.
@@ -29,6 +31,7 @@ MEASURED_BY = {
 }
 # As long as that: many disks take the first some hundred megabytes faster than all that follows.
 WRITTEN_BYTES, COMPUTE_SECONDS = GIB, 2.0
+MOST_TIMES = 1e4  # as long as the machine of reference; no number of a table is wider than its column then
 
 
 class Calibration(Record):
@@ -37,7 +40,7 @@ class Calibration(Record):
     what: ClassVar[str] = "the calibration of a machine"
     machine: str
     source: str
-    factors: dict[str, float]
+    factors: dict[str, Annotated[float, Field(gt=0, le=MOST_TIMES)]]
 
 
 def machine_words() -> str:
