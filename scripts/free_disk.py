@@ -22,7 +22,7 @@ from ggufs.gguf_outline import write_gguf_outline
 from quants.quant_record import record_path
 
 
-def check_ours(path: Path) -> None:
+def check_of_record(path: Path) -> None:
     """Raise InputError for a GGUF file that is not the one of its record; one that has gone is fine."""
     if not path.exists():
         return
@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     for path in args.gguf:  # all of them before the first one goes
-        check_ours(path)
+        check_of_record(path)
     size = sum(free_gguf(path, args.outlined) for path in args.gguf)
     if args.checkpoint and args.checkpoint.is_symlink() and not args.local:
         print(f"{args.checkpoint}: a local model, left as it is")

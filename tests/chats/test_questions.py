@@ -34,7 +34,7 @@ def test_parquet_jsonl_and_csv_give_the_same_questions(few_questions, tmp_path):
     frame.to_json(tmp_path / "few.jsonl", orient="records", lines=True)
     expected = load_questions(few_questions, 42)
     assert load_questions(tmp_path / "few.parquet", 42) == load_questions(tmp_path / "few.jsonl", 42) == expected
-    frame.assign(Question=frame["Question"].str.encode()).to_parquet(tmp_path / "bytes.parquet")
+    frame.assign(Question=frame["Question"].str.encode("utf-8")).to_parquet(tmp_path / "bytes.parquet")
     with pytest.raises(InputError, match="texts and numbers in question 1, found bytes, b'"):
         load_questions(tmp_path / "bytes.parquet", 42)
 
