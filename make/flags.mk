@@ -239,6 +239,8 @@ REPORT_AFTER := $(call measure_first,eval,$(ASKED_SCORES)) $(MEASURED_FIRST) $(c
 REPORT_RECORDS := $(call check_files,$(PRUNED),$(wildcard $(TASK_RECORDS) \
   $(STATS) $(DROP_MAP_FILE) $(METADATA) $(PRUNED_F16).json \
   $(PRUNED_GGUF)/*.gguf.json $(QUALITY) $(FINDINGS:.md=.json) $(LOOPS:.md=.json) $(SCORES) $(DRAFT_GAIN) $(ACTIVE)))
+# All targets are secondary: one that is missing makes nothing stale that is newer than what it is made from.
+missing = $(filter-out $(wildcard $(1)),$(1))
 newer_than = $(if $(and $(1),$(2)),$(shell find $(2) -newer $(1) -print -quit))
 NEW_RECORDS := $(call newer_than,$(wildcard $(REPORT)),$(REPORT_RECORDS))
 # Likewise a release: what was measured since is in it, and nothing is measured for it.

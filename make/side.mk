@@ -218,6 +218,7 @@ print-pruned-runs:
 report: $(REPORT) ## one page of what is known of this run, for a browser
 	@printf '%s\n' $(REPORT)
 
-$(REPORT): $(REPORT_AFTER) $(call again,report) $(if $(NEW_RECORDS),FORCE) $(PAGE) | $(SETUP)
+$(REPORT): $(REPORT_AFTER) $(call again,report) $(PAGE) \
+    $(if $(NEW_RECORDS)$(call missing,$(REPORT_AFTER)),FORCE) | $(SETUP)
 	$(call step,report,Write the report page) $(PYTHON) scripts/build_report.py \
 	  --name $(PRUNED_NAME) --base $(NAME) $(REPORT_FLAGS) $(if $(REPLACE),--replace) --output $@

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import build_draft
 import generate_drop_map
 import plan_quants
 from chats.questions import read_rows
@@ -19,6 +20,7 @@ from scoring.eval_protocol import protocol_of
 from scoring.eval_tasks import task_of
 from scoring.run_files import RUN, RunRecord
 from scoring.score_records import Summary, figures
+from stages.calibration import calibration
 from synthetic_build import write_build
 
 import pyarrow as pa
@@ -70,6 +72,7 @@ def move_sources_in(folder: Path) -> None:
     """Name the release's sources of the repository by copies: a case's copy of the artefacts lies elsewhere."""
     for name in ("modelfiles", "data/demo"):
         shutil.copytree(REPO / name, folder / "repo" / name)
+    shutil.copyfile(REPO / "data/loop_prompts.json", folder / "repo/data/loop_prompts.json")
     sources = folder / "evidence" / f"{NAME}-GGUF.sources.json"
     outside = os.path.relpath(REPO, sources.parent)
     sources.write_text(sources.read_text().replace(outside, "../repo"))
@@ -94,6 +97,17 @@ def write_asked(folder: Path) -> None:
     tokenizer, version = ask_questions.tokenizer_identity(args.tokenizer), find_llama_cpp(None).version()
     protocol = protocol_of(args, tokenizer, version, task_of(args.task).filter)
     write_record(args.run / RUN, ask_questions.identity(args, protocol), RunRecord)
+
+
+def write_beside(folder: Path) -> None:
+    """Write what the commands beside the main line read: a draft model, the speed of a machine, a task's questions."""
+    (folder / "draft").mkdir()
+    given = ["--model", DEMO / "assistant", "--target", folder / "pruned/F16.gguf", "--name", NAME]
+    call(build_draft.main, *given, "--output", folder / "draft/mtp-Q8_0.gguf")
+    (folder / "dataset").mkdir()
+    rows = [{"question": f"What is {n} and {n}?", "answer": f"Twice {n}. #### {2 * n}"} for n in range(1, 5)]
+    (folder / "dataset/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    calibration(folder / "machine.json")
 
 
 def write_pooled(folder: Path) -> None:
@@ -124,6 +138,7 @@ def add_to(folder: Path, slow: bool = True) -> None:
     if slow:
         write_analysis(folder)
     write_asked(folder)
+    write_beside(folder)
     (folder / "page").mkdir()
     write_build(folder / "page", PAGE_QUESTIONS, PAGE_LAYERS, PAGE_EXPERTS, PAGE_KEEP)
     call(plan_quants.main, "--source", folder / "pruned/F16.gguf", "--types", "Q6_K", "--output", folder / "plan.json")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "gemma-4-demo-112e"
-QUANT = f"pruned/{NAME}-Q6_K.gguf"
+QUANT, OUTLINE = f"pruned/{NAME}-Q6_K.gguf", f"pruned/{NAME}-Q6_K.outline.gguf"
 SUMMARIES = "evidence/run-full/summary.json evidence/run-pruned/summary.json"
 BASE_RECORD = "evidence/gemma-4-demo-Q6_K.gguf.json"
 FULL, F16, STATS = "IN/pruned/full-F16.gguf", "IN/pruned/F16.gguf", "IN/pruned/statistics.safetensors"
@@ -382,4 +382,78 @@ AROUND = [
         "evidence/asked/run.json evidence/asked/answers.jsonl evidence/asked/task/frozen.jsonl",
     ),
 ]
-COMMANDS = [*CHOICE, *QUESTIONS, *GGUFS, *SCORING, *PAGES, *MODELS, *AROUND]
+ASSISTANT, DRAFT = "repo/data/demo/assistant", "draft/mtp-Q8_0.gguf"
+BESIDE = [
+    Command(
+        "verify_build",
+        f"--build IN/logs --checkpoint IN/pruned/checkpoint --f16 {F16} --imatrix {IMATRIX} --quants IN/{QUANT}",
+        "",
+        f"pruned/F16.gguf pruned/F16.gguf.json {IMATRIX[3:]} {IMATRIX[3:]}.json {QUANT} {QUANT}.json {METADATA}",
+    ),
+    Command("free_disk", f"--gguf IN/{QUANT} --outlined", "", f"{QUANT} {QUANT}.json", writes=f"{QUANT} {OUTLINE}"),
+    Command(
+        "pad_gguf",
+        f"--input {F16} --imatrix {IMATRIX} --output OUT/padded.gguf --imatrix-output OUT/imatrix.gguf",
+        "pruned/F16.gguf pruned/imatrix.gguf",
+        "pruned/F16.gguf.json pruned/imatrix.gguf.json",
+        weight=0.5,
+        quick=False,
+    ),
+    slow(
+        "build_draft",
+        f"--model IN/{ASSISTANT} --target {F16} --name {NAME} --output OUT/mtp.gguf",
+        f"{ASSISTANT}/* pruned/F16.gguf",
+        weight=0.1,
+        seconds=100,
+    ),
+    # The next three write what they measured by the clock: their output is another each time.
+    slow(
+        "measure_draft",
+        f"--draft IN/{DRAFT} --gguf quant=IN/{QUANT} --questions IN/questions/exam.csv --limit 2 --max-tokens 8 "
+        "--rounds 1 --output OUT/draft.md",
+        f"{DRAFT} {DRAFT}.json {QUANT} {QUANT}.json questions/exam.csv",
+        weight=0.1,
+        seconds=100,
+    ),
+    slow(
+        "measure_active_experts",
+        f"--name quant --gguf IN/{QUANT} --counts 6 --cache OUT/cache {CHATS} --max-tokens 128 --rounds 1 "
+        "--output OUT/active.md",
+        f"{QUANT} {QUANT}.json questions/exam.csv {TEXTS}",
+        weight=0.1,
+        seconds=100,
+    ),
+    slow(
+        "measure_loops",
+        f"--gguf IN/{QUANT} --prompts IN/repo/data/loop_prompts.json --answers OUT/answers --seeds 1 --max-tokens 4 "
+        "--output OUT/loops.md",
+        f"{QUANT} {QUANT}.json repo/data/loop_prompts.json",
+        weight=0.1,
+        seconds=100,
+    ),
+    Command(
+        "plan_run",
+        "--plan IN/plan.json --questions IN/questions/few.csv --eval-questions IN/questions/exam.csv "
+        "--answer-tokens 100 --calibration IN/machine.json",
+        "plan.json questions/few.csv questions/exam.csv machine.json",
+        stdin="@step\tchoice\tChoose\tIN/zq-Q6_K.gguf\n",
+        writes="machine.json",  # of another machine it is measured anew
+        weight=0.5,
+        quick=False,
+    ),
+    slow(
+        "fetch_task",
+        "--task gsm8k_cot_zeroshot --dataset IN/dataset --output OUT/task.jsonl",
+        "dataset/test.jsonl",
+        weight=0.1,
+        seconds=100,
+    ),
+    slow(
+        "train_demo_assistant",
+        "--facts IN/facts.json --target IN/model --steps 1 --output OUT/assistant",
+        f"facts.json model/model.safetensors model/config.json {TEXTS}",
+        weight=0.03,
+        seconds=200,
+    ),
+]
+COMMANDS = [*CHOICE, *QUESTIONS, *GGUFS, *SCORING, *PAGES, *MODELS, *AROUND, *BESIDE]
