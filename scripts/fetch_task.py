@@ -47,6 +47,7 @@ def hub_rows(dataset: str, name: str | None, split: str, folder: Path) -> list[d
     # No question text may stay in the home directory. The libraries read these when they are imported.
     os.environ |= {"HF_HUB_CACHE": str(folder), "HF_DATASETS_CACHE": str(folder), "HF_XET_CHUNK_CACHE_SIZE_BYTES": "0"}
     datasets = importlib.import_module("datasets")
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own line on a damaged file, beside ours
     try:
         return datasets.load_dataset(dataset, name, split=split).to_list()
     # Of the Hub, of the network, of a dataset without that split; the last, of a damaged file, says why in its cause.

@@ -12,11 +12,11 @@ Seeds are fixed. Form: google/gemma-4-26B-A4B-it-assistant, and Gemma4AssistantF
 """
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
 
+from checkpoints.checkpoint import read_checkpoint, read_config
 from demo.demo_assistant import assistant_config, drafts, initialise_assistant, write_assistant
 from demo.demo_corpus import load_facts, split_questions
 from demo.demo_model import LOGIT_CAP
@@ -95,13 +95,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    config = read_config(args.target)
+    read_checkpoint(args.target)  # a damaged one ends the library in an error of its own
     prepare_training(args.threads, SEED)
     target = transformers.Gemma4ForCausalLM.from_pretrained(args.target, dtype=torch.float32)
     target.set_experts_implementation("sorted_experts")
     target.requires_grad_(False)
-    assistant = transformers.Gemma4AssistantForCausalLM(
-        assistant_config(json.loads((args.target / "config.json").read_text()))
-    )
+    assistant = transformers.Gemma4AssistantForCausalLM(assistant_config(config))
     initialise_assistant(assistant)
     tokenizer = tokenizers.Tokenizer.from_file(str(args.target / "tokenizer.json"))
     questions = split_questions(load_facts(args.facts))["training"]

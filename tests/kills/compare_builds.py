@@ -9,8 +9,8 @@ from pathlib import Path
 TIMES = {"asked_at", "seconds", "date", "total_evaluation_time_seconds", "pretty_env_info", "base_url"}
 # Logs are appended to by each try, and the server's tells about its own process. So are seals, and each machine has
 # a key of its own. A kill can leave the lock of a step that was done; the next step of that host removes it. begun.json
-# is a random number by design.
-LOGS = re.compile(r"(^|/)logs/|\.log$|^\.locks($|/)|(^|/)\.seals$|(^|/)begun\.json$")
+# is a random number by design. What a draft model gains is measured by the clock.
+LOGS = re.compile(r"(^|/)logs/|\.log$|^\.locks($|/)|(^|/)\.seals$|(^|/)begun\.json$|(^|/)draft/draft\.(json|md)$")
 
 
 def without_times(value: object) -> object:

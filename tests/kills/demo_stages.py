@@ -31,6 +31,7 @@ GOALS: dict[str, list[str]] = {
     "findings": ["findings"],
     "criteria": ["compare-criteria"],
     "held out": ["eval-heldout"],
+    "draft": [f"{PRUNED}/draft/draft.md"],  # before the release, which shows the speeds that this one measures
     "release": ["release"],
     "report": ["report", "REPLACE=report"],
 }
