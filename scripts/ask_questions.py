@@ -174,6 +174,9 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, pool: ServerPoo
     subject = subject_of(read_run(args.run))
     task = task_of(protocol.task)
     proxy = AnswerProxy(pool, protocol.attempts, by_prompt, args.run / ANSWERS, progress, task, subject)
+    # The copy of the questions that lm-eval's loader makes, under names of 200 characters, and does not flush: what a
+    # power cut has left of it must not be read. It is made again in a moment.
+    remove(task_folder / "datasets")
     environment = lm_eval_environment(dict(os.environ), task_folder / "datasets", proxy.key)
     try:
         async with proxy.listening() as url:
@@ -188,7 +191,6 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, pool: ServerPoo
                 shorten_names(partial)
     finally:
         progress.bar.close()
-    # The copy of the questions that lm-eval's loader makes, under names of 200 characters: it would make it again.
     remove(task_folder / "datasets")
 
 
