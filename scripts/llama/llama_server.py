@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +26,9 @@ LOAD_TIMEOUT_SECONDS = 1800  # 50 GB from a slow disk
 # Once the weights are loaded, llama-server tries the file's chat template, without limits: a moment, or for ever.
 WEIGHTS_LOADED = b"load_model: initializing, n_slots"
 TEMPLATE_SECONDS, TEMPLATE_BYTES = 120, 4 << 30
+# Told to stop, llama-server waits for ever for the request that it no longer works on, and so would whoever has asked.
+STOPPING = b"cleaning up before exit"
+WATCH_SECONDS = 2.0
 POLL_SECONDS = 0.05
 LAST_PORT = 65535
 KEY_BYTES = 32
@@ -97,7 +101,7 @@ class LlamaServer:
     def __init__(self, command: list[str], gguf: Path, log: Path) -> None:
         self.command, self.gguf, self.log = command, gguf, log
         self.process: subprocess.Popen | None = None
-        self.url, self.starts = "", 0
+        self.url, self.starts, self.began = "", 0, 0  # began: where the log of this start begins
         self.key = secrets.token_urlsafe(KEY_BYTES)
 
     def __enter__(self) -> "LlamaServer":
@@ -126,7 +130,7 @@ class LlamaServer:
         Call it from the main thread: Linux takes the thread for the parent that a child dies with.
         """
         with open(self.log, "ab") as log:
-            begin = log.tell()
+            begin = self.began = log.tell()
             self.process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
@@ -180,8 +184,23 @@ class LlamaServer:
         return self.alive
 
     def request(self, path: str, body: dict | None = None, timeout: float = 600) -> dict:
-        """GET a path of this server, or POST a JSON body to it; return the JSON answer, as `request_json` does."""
-        return request_json(f"{self.url}{path}", body, timeout, self.key)
+        """GET a path of this server, or POST a JSON body to it; return the JSON answer, as `request_json` does.
+
+        A server that somebody else has told to stop meanwhile is ended: then this raises ConnectionError.
+        """
+        answered = threading.Event()
+        threading.Thread(target=self._end_when_stopping, args=[answered], daemon=True).start()
+        try:
+            return request_json(f"{self.url}{path}", body, timeout, self.key)
+        finally:
+            answered.set()
+
+    def _end_when_stopping(self, answered: threading.Event) -> None:
+        """End the process when it says that it stops; come back once there is an answer."""
+        while not answered.wait(WATCH_SECONDS):
+            if self.process is not None and STOPPING in self.log.read_bytes()[self.began :]:
+                self.process.kill()
+                return
 
     def stop(self) -> None:
         """Stop the process that was started here."""
