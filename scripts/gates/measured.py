@@ -275,11 +275,38 @@ def whose_breaks(lineage: Lineage, scores: dict, known: dict[str, tuple[str, dic
         elif of_build != (row["name"] == lineage.name) or of_build and row["gguf"] != name:
             expected = f"the name {lineage.name} for this build's file and for no other"
             found.append(InputError("--scores", expected, f"{row['name']} for {row['gguf']}", EVALUATE))
+    found += type_breaks(lineage, scores, known)
     if not own:  # first of all: that other rows have names of other models is no news then
         names = ", ".join(row["name"] for row in scores["rows"])[:120]
         what = f"scores of this build's own file (F16 sha256 {f16_sha256[:DIGITS]})"
         advice = f"{EVALUATE}, or leave the scores out (SCORED=no)"
         found.insert(0, InputError("--scores", what, f"those of {names}", advice))
+    return found
+
+
+def type_breaks(lineage: Lineage, scores: dict, known: dict[str, tuple[str, dict]]) -> Breaks:
+    """The first row, the card's reference, is the full model's or the own, and both files are of one type.
+
+    Else a full model of 2 bits, or another pruned one, would make this one look good. The card takes the type from the
+    file's name, so the name must say what the record says.
+    """
+    quants = [(row, known[row["gguf_sha256"]][1]) for row in scores["rows"] if row["gguf_sha256"] in known]
+    found: Breaks = [
+        InputError("--scores", f"a name that ends with -{quant['type']}.gguf, its type", row["gguf"], EVALUATE)
+        for row, quant in quants
+        if not row["gguf"].endswith(f"-{quant['type']}.gguf")
+    ]
+    ours = (lineage.f16_sha256, lineage.full["sha256"])
+    of_both = [(row, quant) for row, quant in quants if quant["source_sha256"] in ours]
+    types = sorted({quant["type"] for _, quant in of_both})
+    if len(types) > 1:
+        found.append(
+            InputError("--scores", "files of one type of the full and the own model", ", ".join(types), EVALUATE)
+        )
+    first = scores["rows"][0]
+    if of_both and first["name"] not in (lineage.name, lineage.full["name"]):
+        expected = f"{lineage.full['name']} in the first row, the reference of the card"
+        found.append(InputError("--scores", expected, first["name"], EVALUATE))
     return found
 
 

@@ -180,6 +180,22 @@ def of_third_model(build: Build) -> None:
     build.change(sources_path(build.release), add)
 
 
+def of_other_type(build: Build) -> None:
+    """A full model of 2 bits under the name of one of 6."""
+    build.change(build.evidence / "gemma-4-demo-Q6_K.gguf.json", lambda record: record.update(type="Q2_K"))
+
+
+def of_other_reference(build: Build) -> None:
+    """Another model's row in place of that of the full model."""
+
+    def replaced(scores: dict) -> None:
+        scores["evaluated"] = scores["evaluated"].replace(scores["rows"][0]["gguf"], "other-Q6_K.gguf")
+        scores["rows"][0].update(name="other", gguf="other-Q6_K.gguf", gguf_sha256="3" * 64)
+        scores["pairs"][0]["reference"] = "other"
+
+    build.change(build.evidence / "scores.json", replaced)
+
+
 def of_name(build: Build) -> None:
     """Another name of the pruned model, in all places of the scores."""
 
@@ -214,6 +230,9 @@ def of_name(build: Build) -> None:
         (of_label, "in_sample.scored_and_chosen_on 4, found 0"),
         (of_another_base, "the name gemma-4-demo for the full model's file and for no other"),
         (of_third_model, "found 99% on GPQA"),
+        (of_other_type, "a name that ends with -Q2_K.gguf, its type, found gemma-4-demo-Q6_K.gguf"),
+        (of_other_type, "files of one type of the full and the own model, found Q2_K, Q6_K"),
+        (of_other_reference, "gemma-4-demo in the first row, the reference of the card, found other"),
         (of_foreign_rows, "scores of this build's own file"),
         (of_rows(gguf_sha256="5" * 64), "an evaluation of"),
         (of_name, f"the name {NAME} for this build's file and for no other"),
