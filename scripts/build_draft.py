@@ -21,7 +21,16 @@ from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import source_digest
 from files.json_records import recorded_sha256, write_record
 from files.option_types import command_parser, whole_number
-from files.safe_files import InputError, check_apart, gib, replace_when_done, run, sha256_file
+from files.safe_files import (
+    InputError,
+    check_apart,
+    gib,
+    partial_directory,
+    remove,
+    replace_when_done,
+    run,
+    sha256_file,
+)
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.mmproj import types_of
@@ -36,13 +45,18 @@ CHECK_FLAGS = ["-c", "512", "-np", "1"]
 
 def write_draft(args: argparse.Namespace, tools: LlamaCpp, output: Path) -> None:
     """Convert the checkpoint, and quantise what came out unless F16 is asked for."""
-    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
-        f16 = output if args.type == "F16" else Path(folder) / "F16.gguf"
+    folder = partial_directory(args.output)  # of that name, so that the next run removes what a kill has left
+    remove(folder)
+    folder.mkdir(parents=True)
+    try:
+        f16 = output if args.type == "F16" else folder / "F16.gguf"
         command = converter_command(tools, args.model, args.name, f16, "f16")
         run_tool(command, cwd=Path.cwd(), what="convert the draft model", step=r"Writing:\s+(\d+)%")
         if args.type != "F16":
             quantise: list[object] = [tools.tool("llama-quantize"), f16, output.resolve(), args.type]
             run_tool(quantise, cwd=Path.cwd(), what=args.type, step=r"\[\s*(\d+)/\s*(\d+)\]")
+    finally:
+        remove(folder)
 
 
 def check_serves_together(args: argparse.Namespace, tools: LlamaCpp, draft: Path) -> None:
