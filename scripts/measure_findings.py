@@ -315,11 +315,10 @@ def main(argv: list[str] | None = None) -> None:
     outputs = [args.measured, args.output, *(args.output.with_suffix(suffix) for suffix in (".json", ".png"))]
     check_apart([args.model, args.stats, args.questions, args.drop_map, *args.maps], outputs)
     content = all_findings(args)
-    with replace_when_done(args.output) as partial:
-        partial.write_text(findings_page(args.name, content), encoding="utf-8")
     draw_findings(args.name, content, args.output.with_suffix(".png"))
-    # Last: the record is what the page of the run and the cards go by.
     write_record(args.output.with_suffix(".json"), content, Findings)
+    with replace_when_done(args.output) as partial:  # last: it is the file that make looks for
+        partial.write_text(findings_page(args.name, content), encoding="utf-8")
     missing = "".join(f"; without {name}" for name in content["missing"])
     print(f"{args.output}: findings on {content['experts']} experts in {len(content['outputs'])} layers{missing}")
 
