@@ -18,17 +18,23 @@ from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import is_file_record, read_json
 from files.option_types import command_parser
 from files.safe_files import InputError, gib, remove, run
+from ggufs.gguf_header import read_header
 from ggufs.gguf_outline import write_gguf_outline
 from quants.quant_record import record_path
 
 
-def check_of_record(path: Path) -> None:
-    """Raise InputError for a GGUF file that is not the one of its record; one that has gone is fine."""
+def check_of_record(path: Path, outlined: bool) -> None:
+    """Raise InputError for a GGUF file that is not the one of its record; one that has gone is fine.
+
+    outlined: its header must be one that the outline can keep.
+    """
     if not path.exists():
         return
     known = read_json(record_path(path))
     if not is_file_record(known) or known["bytes"] != path.stat().st_size:
         raise InputError(path, f"the file of its record {record_path(path).name}", "another", "move it away")
+    if outlined:
+        read_header(path)
 
 
 def free_gguf(path: Path, outlined: bool) -> int:
@@ -76,7 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     for path in args.gguf:  # all of them before the first one goes
-        check_of_record(path)
+        check_of_record(path, args.outlined)
     size = sum(free_gguf(path, args.outlined) for path in args.gguf)
     if args.checkpoint and args.checkpoint.is_symlink() and not args.local:
         print(f"{args.checkpoint}: a local model, left as it is")

@@ -57,7 +57,8 @@ class Manifest(Record):
     @model_validator(mode="after")
     def _names_are_plain(self) -> Self:
         require(is_base(self.base), f"{BASE_NAME} under 'base'")
-        files = [name for record in self.records.values() for name in record.get("files", [])]
+        placed = [record.get("files") for record in self.records.values()]
+        files = [name for names in placed if isinstance(names, list) for name in names]  # PlacedQuant refuses others
         by = [self.quantized_by] if self.quantized_by else []
         for name in (self.name, self.repository, *by, *self.records, *files, *self.mmproj):
             require(is_plain(str(name)), f"{PLAIN_NAME} in place of {shown(name)}")

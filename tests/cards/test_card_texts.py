@@ -10,7 +10,7 @@ from cards.card_sections import Release, credits_section
 from cards.gguf_card import gguf_card
 from cards.made_texts import release_of
 from files.fetched_files import CALIBRATION_V5_URL, GPQA_URL, FetchedRecord
-from files.json_records import check_record, read_json, write_record
+from files.json_records import check_record, read_json, write_json, write_record
 from files.safe_files import InputError, sha256_file
 from files.seals import MARKER
 from release.input_facts import fetched_files, held_questions
@@ -123,6 +123,15 @@ def test_a_manifest_with_a_name_that_says_more_is_none(folder):
     for change in [*changes, {"mmproj": {"`a`.gguf": {}}}]:
         with pytest.raises(InputError, match="letters, digits"):
             check_record(MANIFEST, manifest | change, Manifest)
+
+
+def test_a_manifest_whose_files_are_no_list_is_refused(folder, tmp_path):
+    manifest = read_json(folder / MANIFEST)
+    first = next(iter(manifest["records"]))
+    manifest["records"][first]["files"] = 1
+    write_json(tmp_path / MANIFEST, manifest)
+    with pytest.raises(InputError, match="a record of each quant whose 'files' is a valid list"):
+        read_manifest(tmp_path)
 
 
 @pytest.fixture

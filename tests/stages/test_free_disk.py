@@ -53,6 +53,17 @@ def test_a_file_that_is_not_that_of_its_record_stays(f16: Path, refusal) -> None
     assert f16.exists() and good.exists()  # all are looked at before the first one goes
 
 
+def test_a_file_whose_header_is_damaged_stays_with_all_others(f16: Path, refusal) -> None:
+    good = f16.with_name("good.gguf")
+    for end in ("", ".json"):
+        shutil.copy(f"{f16}{end}", f"{good}{end}")
+    with open(f16, "r+b") as file:
+        file.seek(8)
+        file.write(b"\xff" * 8)  # the number of tensors
+    refusal(free_disk.main, ["--outlined", "--gguf", good, f16], f16, "rows of whole blocks")
+    assert f16.exists() and good.exists() and not outline_path(good).exists()
+
+
 def test_the_outline_of_a_checkpoint_has_its_digest(demo_model: Path, tmp_path: Path) -> None:
     write_checkpoint_outline(demo_model, tmp_path / "outline")
     found = read_checkpoint(tmp_path / "outline")
