@@ -97,7 +97,8 @@ class Output:
         self.free: queue.Queue[torch.Tensor] = queue.Queue()
         for _ in range(BUFFERS):
             self.free.put(torch.empty(PIECE_VALUES, dtype=torch.float16))
-        self.thread = threading.Thread(target=self.hash_pieces)
+        # A daemon: where a write fails (a full disk) nobody ends it, and the process would wait for it for ever.
+        self.thread = threading.Thread(target=self.hash_pieces, daemon=True)
         self.thread.start()
 
     def hash_pieces(self) -> None:

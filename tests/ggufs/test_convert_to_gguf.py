@@ -2,7 +2,10 @@
 
 import json
 import os
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import convert_to_gguf
@@ -25,6 +28,9 @@ import pytest
 import torch
 import transformers
 from gguf import GGMLQuantizationType
+
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +60,20 @@ def assert_logits_agree(gguf: Path, checkpoint: Path, tools, log: Path, toleranc
 
 def test_logits_agree_with_transformers(f16, tiny_model, tools, tmp_path):
     assert_logits_agree(f16, tiny_model, tools, tmp_path / "log", 3e-2)
+
+
+def test_a_write_that_fails_in_a_large_tensor_ends_the_conversion_and_leaves_nothing(demo_model, tmp_path, refused):
+    command = [sys.executable, REPO / "scripts/convert_to_gguf.py", "--model", demo_model, "--name", "x"]
+    limit = resource.RLIMIT_FSIZE, (9 << 20, 9 << 20)  # of 23 MB: behind the header and in the experts
+    done = subprocess.run(
+        [*command, "--output", tmp_path / "x.gguf"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(*limit),
+        timeout=300,
+    )
+    refused(done, "convert_streamed.py", "File too large")
+    assert not list(tmp_path.iterdir())
 
 
 def test_f32_logits_agree_more_closely(tiny_text_model, tools, tmp_path):
