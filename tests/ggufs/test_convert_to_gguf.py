@@ -29,7 +29,6 @@ import torch
 import transformers
 from gguf import GGMLQuantizationType
 
-
 REPO = Path(__file__).resolve().parents[2]
 
 
