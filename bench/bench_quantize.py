@@ -87,7 +87,7 @@ def build_both(
     times: dict[str, list[tuple[float, float]]],
 ) -> None:
     """Build a quant in both ways and add their times; end the benchmark when the two files differ."""
-    files = {name: f16.parent / f"{name}.gguf" for name in ("bare", "ours")}
+    files = {name: f16.parent / f"{name}-{kind}.gguf" for name in ("bare", "ours")}
     for name in sorted(files, reverse=ours_first):
         if name == "bare":
             times[name].append(bare(tool, kind, f16, imatrix, files[name], threads))

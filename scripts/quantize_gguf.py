@@ -7,8 +7,8 @@ Output:  the quantised GGUF file and, beside it, FILE.json: recipe, tool version
 Example: .venv/bin/python scripts/quantize_gguf.py --input build/gemma-4-demo/109e/f16/gemma-4-demo-109e-F16.gguf \\
              --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf --type Q4_K_M --output build/try/demo-Q4_K_M.gguf
 
-Checked before: the plan (quants/quant_plan.py), the imatrix against it, room on disk, and that nothing else is in the
-file's place. Checked after: types and size equal the plan, and a short forward pass of llama-perplexity is finite. An
+Checked before: the plan (quants/quant_plan.py), the imatrix against it, room on disk, that the output's name ends with
+its type, and that nothing else is in the file's place. Checked after: types and size equal the plan, and a short forward pass of llama-perplexity is finite. An
 output whose record names the same recipe, tools and inputs is left as it is.
 """
 
@@ -37,7 +37,7 @@ from quants.padded_model import padded_bytes, quantised_files, recorded_widths, 
 from quants.quant_plan import FLOAT_TYPES, QuantPlan, check_covers, check_float, check_larger, plan_quant
 from quants.quant_record import QuantRecord, record_path
 from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
-from quants.recipes import RECIPES, Recipe, check_quant
+from quants.recipes import RECIPES, Recipe, check_quant, type_in_name
 
 import numpy as np
 
@@ -58,7 +58,9 @@ def quantize_command(
 
 
 def check_place(output: Path, source: Path, recipe: Recipe) -> None:
-    """Raise InputError when there is something in the output's place that this step did not write."""
+    """Raise InputError when an output names another type, or there is something in its place that is not ours."""
+    if output.suffix != ".gguf" or type_in_name(output.stem) != recipe.name:
+        raise InputError(output, f"a name that ends with -{recipe.name}.gguf, its type", output.name)
     if output.resolve() == source.resolve():  # not samefile(): an F16 is a link to its source
         raise InputError(
             output, "an output apart from its source", "one that would overwrite it", "give another --output"
@@ -192,7 +194,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--input", type=Path, required=True, help="unquantised GGUF file")
     add("--imatrix", type=Path, help="imatrix of the same model (GGUF form)")
     add("--type", required=True, help=f"quant: {', '.join(RECIPES)}, or AUTO-<GiB>")
-    add("--output", type=Path, required=True, help="GGUF file to write")
+    add("--output", type=Path, required=True, help="GGUF file to write; its name ends with -TYPE.gguf")
     add_recipe_arguments(parser)
     add = parser.add_argument_group("what is refused, and how it runs").add_argument
     least = "refuse an imatrix in which fewer tokens reached some expert (default 0: list those that none reached)"

@@ -151,6 +151,16 @@ def target_bytes(name: str) -> int | None:
     return int(float(match[1]) * GIB) if match else None
 
 
+def type_in_name(stem: str) -> str | None:
+    """Return the quant that a file's name ends with, such as CD-Q4_K_M of demo-CD-Q4_K_M; None where it ends with none.
+
+    stem: the name without .gguf. Cards and tables take a file's type from there.
+    """
+    ends = [name for name in RECIPES if re.search(rf"(^|-){re.escape(name)}$", stem)]
+    target = re.search(rf"(?:^|-)({TARGET_SIZE.pattern})$", stem)
+    return target[1] if target else max(ends, key=len, default=None)  # CD-Q4_K_M ends with Q4_K_M, too
+
+
 def check_quant(name: str) -> None:
     """Raise InputError unless a name is a target size or a known recipe's."""
     if target_bytes(name) is None:

@@ -74,7 +74,7 @@ def test_an_f16_file_equals_the_converted_pruned_checkpoint(built, tmp_path):
 
 @pytest.mark.parametrize("quant", QUANTS)
 def test_a_quant_equals_prune_convert_quantise_with_the_sliced_imatrix(built, tmp_path, quant):
-    full, actual, expected = (tmp_path / f"{name}.gguf" for name in ("full", "actual", "expected"))
+    full, actual, expected = (tmp_path / f"{name}-{quant}.gguf" for name in ("full", "actual", "expected"))
     imatrix, sliced = built / "imatrix.gguf", tmp_path / "sliced/imatrix.gguf"
     quantize(built / "F16.gguf", quant, full, imatrix)
     drop(full, built / "map.json", actual, "--imatrix", imatrix, "--imatrix-output", sliced)
@@ -111,8 +111,8 @@ def test_a_split_file_is_read_and_written(built, tools, tmp_path):
 
 
 def test_a_pruned_quant_answers_in_llama_server(built, tools, tmp_path):
-    quantize(built / "F16.gguf", "Q8_0", tmp_path / "full.gguf")
-    drop(tmp_path / "full.gguf", built / "map.json", tmp_path / "cut.gguf")
+    quantize(built / "F16.gguf", "Q8_0", tmp_path / "full-Q8_0.gguf")
+    drop(tmp_path / "full-Q8_0.gguf", built / "map.json", tmp_path / "cut.gguf")
     question = load_questions(DEMO / "eval_questions.csv", 42)[0]
     with serve(tools, tmp_path / "cut.gguf", tmp_path / "log") as server:
         body = {"messages": [{"role": "user", "content": question.prompt}], "max_tokens": 100, "temperature": 0}
@@ -187,7 +187,7 @@ def test_another_family_by_the_uniform_names(built, tools, tmp_path):
     source = build_family_model(tmp_path / "full", "qwen3_moe", DEMO / "model")
     (tmp_path / "map.json").write_text(json.dumps(random_drop_map(11)))
     pruned = drop(source, tmp_path / "map.json", tmp_path / "pruned")
-    full = qwen3_moe_gguf(source, built / "F16.gguf", tmp_path / "full.gguf")
+    full = qwen3_moe_gguf(source, built / "F16.gguf", tmp_path / "full-Q8_0.gguf")
     expected = qwen3_moe_gguf(pruned, built / "F16.gguf", tmp_path / "expected.gguf")
     actual = drop(full, tmp_path / "map.json", tmp_path / "actual.gguf")
     assert_same_tensors(actual, expected)

@@ -171,5 +171,5 @@ def test_what_cannot_be_padded_or_restored_is_refused(tiny_text_model, tmp_path_
         pad_gguf.parse_args(["--input", "a", "--output", "b", "--undo", "--roles", "dense"])
     other = ("--imatrix-output", tmp_path / "m.gguf")
     refuse("96 columns", options=("--imatrix", demo_ggufs(tmp_path_factory) / "imatrix.gguf", *other))
-    quantize_gguf.main(quantize_arguments(shared, "Q8_0", tmp_path / "q.gguf", imatrix=None))
-    refuse("in F16, BF16 or F32", "Q8_0", source=tmp_path / "q.gguf")
+    quantize_gguf.main(quantize_arguments(shared, "Q8_0", tmp_path / "q-Q8_0.gguf", imatrix=None))
+    refuse("in F16, BF16 or F32", "Q8_0", source=tmp_path / "q-Q8_0.gguf")

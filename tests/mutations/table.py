@@ -192,14 +192,14 @@ GGUFS = [
     ),
     slow(
         "quantize_gguf",
-        f"--input {F16} --imatrix {IMATRIX} --type Q4_K_M --output OUT/q.gguf",
+        f"--input {F16} --imatrix {IMATRIX} --type Q4_K_M --output OUT/q-Q4_K_M.gguf",
         "pruned/F16.gguf pruned/imatrix.gguf",
         "pruned/F16.gguf.json pruned/imatrix.gguf.json",
         weight=0.5,
     ),
     slow(
         "quantize_gguf",
-        f"--input {F16} --imatrix {IMATRIX} --type CD-Q4_K_M --stats {STATS} --output OUT/q.gguf",
+        f"--input {F16} --imatrix {IMATRIX} --type CD-Q4_K_M --stats {STATS} --output OUT/q-CD-Q4_K_M.gguf",
         "pruned/statistics.safetensors",
         variant="by tiers",
     ),

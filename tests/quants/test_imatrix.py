@@ -166,9 +166,9 @@ def refuse(built, tmp_path, refusal) -> Callable[..., None]:
     """Assert that a quant with an imatrix is refused before its first byte, with a line that holds some words."""
 
     def check(imatrix: Path | None, *words: object, more: tuple = ()) -> None:
-        arguments = quantize_arguments(built, "Q4_K_M", tmp_path / "x.gguf", *more, imatrix=imatrix)
+        arguments = quantize_arguments(built, "Q4_K_M", tmp_path / "x-Q4_K_M.gguf", *more, imatrix=imatrix)
         refusal(quantize_gguf.main, arguments, *words)
-        assert not list(tmp_path.glob("x.*"))
+        assert not list(tmp_path.glob("x-*"))
 
     return check
 
@@ -201,9 +201,9 @@ def test_an_imatrix_is_refused_by_its_record(built, tmp_path, refuse):
 
 def test_an_imatrix_of_an_unknown_model_is_said_to_be_one(built, tmp_path, capsys):
     shutil.copyfile(built / "imatrix.gguf", tmp_path / "other.gguf")
-    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "x.gguf", imatrix=tmp_path / "other.gguf"))
+    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "x-Q8_0.gguf", imatrix=tmp_path / "other.gguf"))
     assert "no record other.gguf.json" in capsys.readouterr().out
-    assert json.loads((tmp_path / "x.gguf.json").read_text())["calibration_sha256"] is None
+    assert json.loads((tmp_path / "x-Q8_0.gguf.json").read_text())["calibration_sha256"] is None
 
 
 def test_an_imatrix_that_reached_too_few_tokens_is_refused(built, tmp_path, refuse):

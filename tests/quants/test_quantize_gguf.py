@@ -19,7 +19,7 @@ from ggufs.gguf_header import read_header
 from quantize_runs import quantize_arguments
 from quants.layer_tiers import parse_tiers, with_tiers
 from quants.quant_plan import check_larger, plan_quant
-from quants.recipes import RECIPES, find_recipe
+from quants.recipes import RECIPES, find_recipe, type_in_name
 from release_inputs import call
 from shared_ggufs import copy_demo_ggufs, tiny_ggufs
 from tiny_models import EXPERTS, random_drop_map
@@ -68,7 +68,7 @@ def check_record(built: Path, output: Path, quant: str) -> None:
 
 
 def test_a_second_run_builds_nothing_but_what_is_not_whole(built, tmp_path, capsys):
-    output, side = tmp_path / "q.gguf", tmp_path / "q.gguf.json"
+    output, side = tmp_path / "q-Q8_0.gguf", tmp_path / "q-Q8_0.gguf.json"
     arguments = quantize_arguments(built, "Q8_0", output)
     quantize_gguf.main(arguments)
     content, record = output.read_bytes(), json.loads(side.read_text())
@@ -95,7 +95,9 @@ def test_a_source_or_a_recipe_that_cannot_be_is_refused(tiny_text_model, tmp_pat
     shared = tiny_ggufs(tmp_path_factory, tiny_text_model)
 
     def refuse(*words: object, source: Path | None = None, quant: str = "Q4_K_M") -> None:
-        refusal(quantize_gguf.main, quantize_arguments(shared, quant, tmp_path / "out.gguf", source=source), *words)
+        refusal(
+            quantize_gguf.main, quantize_arguments(shared, quant, tmp_path / f"{quant}.gguf", source=source), *words
+        )
         assert not list(tmp_path.glob("out*"))
 
     refuse(tmp_path / "none.gguf", source=tmp_path / "none.gguf")
@@ -127,7 +129,7 @@ def test_contrib_dynamic_scopes_differ_where_they_say(built, tools):
 
 
 def test_the_record_names_the_cd_recipe_and_whether_there_was_an_imatrix(built, tmp_path):
-    output, side = tmp_path / "x.gguf", tmp_path / "x.gguf.json"
+    output, side = tmp_path / "CD-Q3_K_M.gguf", tmp_path / "CD-Q3_K_M.gguf.json"
     flags = ("--cd-tiers", TIERS, "--cd-recipe", "card", "--cd-protect", "attention")
     quantize_gguf.main(quantize_arguments(built, "CD-Q3_K_M", output, *flags))
     record, types = json.loads(side.read_text()), {t.name: t.kind.name for t in read_header(output).tensors}
@@ -184,7 +186,11 @@ def test_make_compares_each_quant_both_ways_and_builds_the_other_file_beside_the
 
 def test_a_cd_quant_without_an_imatrix_or_tiers_that_fit_is_refused_by_the_reason(built, tmp_path, refusal):
     def refuse(*words: str, more: tuple = (), **changes: None) -> None:
-        refusal(quantize_gguf.main, quantize_arguments(built, "CD-Q2_K", tmp_path / "x.gguf", *more, **changes), *words)
+        refusal(
+            quantize_gguf.main,
+            quantize_arguments(built, "CD-Q2_K", tmp_path / "CD-Q2_K.gguf", *more, **changes),
+            *words,
+        )
 
     refuse("CD-Q2_K", "imatrix", "IQ2_S", more=("--cd-tiers", TIERS), imatrix=None)
     refuse("--stats", "--cd-tiers")
@@ -195,21 +201,49 @@ def test_a_cd_quant_without_an_imatrix_or_tiers_that_fit_is_refused_by_the_reaso
 @pytest.mark.parametrize("name", ["ä" * 63 + "bc", "b" + "ä" * 70])  # cut after a character, and in one
 def test_a_long_imatrix_name_is_planned_as_it_is_cut(built, tmp_path, name):
     imatrix = Path(shutil.copyfile(built / "imatrix.gguf", tmp_path / f"{name}.gguf"))
-    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "x.gguf", imatrix=imatrix))
-    assert os.fsencode(read_header(tmp_path / "x.gguf").value("quantize.imatrix.file")) == imatrix.name.encode()[:127]
+    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "Q8_0.gguf", imatrix=imatrix))
+    assert (
+        os.fsencode(read_header(tmp_path / "Q8_0.gguf").value("quantize.imatrix.file")) == imatrix.name.encode()[:127]
+    )
 
 
 def test_nothing_else_is_overwritten(built, tmp_path, refusal):
-    (tmp_path / "mine.gguf").write_text("something dear")
-    refusal(quantize_gguf.main, quantize_arguments(built, "Q8_0", tmp_path / "mine.gguf"), "mine.gguf", "another file")
-    assert (tmp_path / "mine.gguf").read_text() == "something dear"
-    refusal(quantize_gguf.main, quantize_arguments(built, "Q8_0", built / "F16.gguf"), "F16.gguf", "its source")
-    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "q.gguf"))
-    before = (tmp_path / "q.gguf").read_bytes()
-    refusal(quantize_gguf.main, quantize_arguments(built, "Q4_0", tmp_path / "q.gguf"), "q.gguf", "Q4_0")
-    arguments = quantize_arguments(built, "Q4_0", tmp_path / "y.gguf", source=tmp_path / "q.gguf")
+    (tmp_path / "mine-Q8_0.gguf").write_text("something dear")
+    refusal(
+        quantize_gguf.main,
+        quantize_arguments(built, "Q8_0", tmp_path / "mine-Q8_0.gguf"),
+        "mine-Q8_0.gguf",
+        "another file",
+    )
+    assert (tmp_path / "mine-Q8_0.gguf").read_text() == "something dear"
+    refusal(quantize_gguf.main, quantize_arguments(built, "F16", built / "F16.gguf"), "F16.gguf", "its source")
+    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "q-Q8_0.gguf"))
+    before = (tmp_path / "q-Q8_0.gguf").read_bytes()
+    refusal(
+        quantize_gguf.main, quantize_arguments(built, "Q4_0", tmp_path / "q-Q8_0.gguf"), "q-Q8_0.gguf", "-Q4_0.gguf"
+    )
+    arguments = quantize_arguments(built, "Q4_0", tmp_path / "y-Q4_0.gguf", source=tmp_path / "q-Q8_0.gguf")
     refusal(quantize_gguf.main, arguments, "unquantised", "Q8_0")
-    assert (tmp_path / "q.gguf").read_bytes() == before and not (tmp_path / "y.gguf").exists()
+    assert (tmp_path / "q-Q8_0.gguf").read_bytes() == before and not (tmp_path / "y-Q4_0.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    "stem, found",
+    [
+        ("demo-109e-Q4_K_M", "Q4_K_M"),
+        ("demo-CD-Q4_K_M", "CD-Q4_K_M"),
+        ("demo-AUTO-10.5", "AUTO-10.5"),
+        ("Q6_K", "Q6_K"),
+        ("demo-XQ6_K", None),
+        ("demo-Q8_0-00001-of-00002", None),
+        ("demo", None),
+    ],
+)
+def test_a_name_says_the_type_with_which_it_ends(built, tmp_path, refusal, stem, found):
+    assert type_in_name(stem) == found
+    arguments = quantize_arguments(built, "Q2_K", tmp_path / f"{stem}.gguf")
+    refusal(quantize_gguf.main, arguments, stem, "a name that ends with -Q2_K.gguf, its type")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_computes_no_finite_number_is_not_kept(built, tmp_path, refusal):
@@ -219,13 +253,13 @@ def test_a_model_that_computes_no_finite_number_is_not_kept(built, tmp_path, ref
     with open(broken, "r+b") as file:  # finite in itself, overflows in the product
         file.seek(norm.offset)
         file.write(struct.pack("<f", 3e38) * 64)
-    arguments = quantize_arguments(built, "Q8_0", tmp_path / "x.gguf", source=broken, imatrix=None)
-    refusal(quantize_gguf.main, arguments, "x.gguf", "finite")
+    arguments = quantize_arguments(built, "Q8_0", tmp_path / "x-Q8_0.gguf", source=broken, imatrix=None)
+    refusal(quantize_gguf.main, arguments, "x-Q8_0.gguf", "finite")
     assert {path.name for path in tmp_path.iterdir()} == {"broken.gguf"}
 
 
 def test_a_file_that_is_not_as_planned_is_noticed(built, tools, tmp_path):
-    header, tool, path = read_header(built / "F16.gguf"), tools.tool("llama-quantize"), tmp_path / "m.gguf"
+    header, tool, path = read_header(built / "F16.gguf"), tools.tool("llama-quantize"), tmp_path / "m-Q4_K_M.gguf"
     medium, large = (plan_quant(tool, RECIPES[name], header, built / "imatrix.gguf") for name in ("Q4_K_M", "Q4_K_L"))
     quantize_gguf.main(quantize_arguments(built, "Q4_K_M", path))
     quantize_gguf.check_written(path, path, header, medium)
@@ -241,18 +275,18 @@ def test_a_file_that_is_not_as_planned_is_noticed(built, tools, tmp_path):
 
 
 def test_a_write_that_fails_in_mid_file_leaves_nothing_and_keeps_finished_files(built, tmp_path, refused):
-    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "done.gguf"))
-    before = sha256_file(tmp_path / "done.gguf")
+    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "done-Q8_0.gguf"))
+    before = sha256_file(tmp_path / "done-Q8_0.gguf")
     command = [
         sys.executable,
         REPO / "scripts/quantize_gguf.py",
-        *quantize_arguments(built, "Q8_0", tmp_path / "x.gguf"),
+        *quantize_arguments(built, "Q8_0", tmp_path / "x-Q8_0.gguf"),
     ]
     limit = resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(*limit))
     refused(done, "llama-quantize", "SIGXFSZ")
-    assert {path.name for path in tmp_path.iterdir()} == {"done.gguf", "done.gguf.json"}
-    assert sha256_file(tmp_path / "done.gguf") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"done-Q8_0.gguf", "done-Q8_0.gguf.json"}
+    assert sha256_file(tmp_path / "done-Q8_0.gguf") == before
 
 
 def test_logits_that_were_cut_short_are_noticed(built, tmp_path, refusal, monkeypatch):
@@ -264,14 +298,14 @@ def test_logits_that_were_cut_short_are_noticed(built, tmp_path, refusal, monkey
             os.truncate(command[command.index("--save-all-logits") + 1], size // 2)
 
     monkeypatch.setattr(quantize_gguf, "run_tool", cut_logits)
-    arguments = quantize_arguments(built, "Q8_0", tmp_path / "x.gguf")
-    refusal(quantize_gguf.main, arguments, "x.gguf", str(size), str(size // 2))
+    arguments = quantize_arguments(built, "Q8_0", tmp_path / "x-Q8_0.gguf")
+    refusal(quantize_gguf.main, arguments, "x-Q8_0.gguf", str(size), str(size // 2))
     assert not list(tmp_path.iterdir())
 
 
 def test_room_is_asked_for_what_a_build_takes_and_no_more(built, tmp_path, monkeypatch):
     asked: list[int] = []
-    leftover = partial_file(tmp_path / "x.gguf")
+    leftover = partial_file(tmp_path / "x-Q8_0.gguf")
 
     def ask(_: Path, needed: int) -> None:
         assert not leftover.exists(), "what a killed build left would count"
@@ -280,9 +314,9 @@ def test_room_is_asked_for_what_a_build_takes_and_no_more(built, tmp_path, monke
     monkeypatch.setattr(quantize_gguf, "require_disk_space", ask)
     leftover.write_bytes(b"left by a killed build")
     logits = quantize_gguf.logits_bytes(read_header(built / "F16.gguf"))
-    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "x.gguf"))
-    assert asked.pop() == (tmp_path / "x.gguf").stat().st_size + logits and not asked
-    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "x.gguf"))
+    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "x-Q8_0.gguf"))
+    assert asked.pop() == (tmp_path / "x-Q8_0.gguf").stat().st_size + logits and not asked
+    quantize_gguf.main(quantize_arguments(built, "Q8_0", tmp_path / "x-Q8_0.gguf"))
     assert not asked  # the file is finished
     quantize_gguf.main(quantize_arguments(built, "F16", tmp_path / "F16.gguf", imatrix=None))
     assert asked == [logits]  # the file is a link

@@ -195,7 +195,7 @@ def refuse(inputs, measured, tmp_path, refusal) -> Callable[..., None]:
 
     def check(name: str, *words: str, **changes: object) -> None:
         flags = quantize_flags(inputs, changes.pop("sensitivity", measured), **changes)
-        refusal(quantize_gguf.main, [*flags, "--type", name, "--output", tmp_path / "x.gguf"], *words)
+        refusal(quantize_gguf.main, [*flags, "--type", name, "--output", tmp_path / f"{name}.gguf"], *words)
         assert not list(tmp_path.glob("x.*"))
 
     return check
