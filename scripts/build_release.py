@@ -143,11 +143,6 @@ def files_beside_weights(checkpoint: Path) -> dict[str, Path]:
     }
 
 
-def public_value(value: str) -> str:
-    """Return a setting as it may be published: of a path that leads out of the project only its last part."""
-    return Path(value).name if value.startswith(("/", "~", "..")) else value
-
-
 def parse_setting(text: str) -> tuple[str, str]:
     """Parse KEY=VALUE, a setting of make or a sibling by its kind."""
     text = text.replace("\t", " ")  # of a run's file
@@ -210,7 +205,7 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], licence: Li
         "quantized_by": args.quantized_by,
         "siblings": dict(args.siblings),
         "inputs": input_facts(sources_of(args)),
-        "settings": {key: public_value(value) for key, value in args.settings},
+        "settings": dict(args.settings),
         "project_version": VERSION_FILE.read_text().strip(),
         "records": place_gguf(args, records, output),
     }
@@ -218,7 +213,7 @@ def fill_folder(args: argparse.Namespace, records: dict[Path, dict], licence: Li
         manifest["mmproj"] = {path.name: read_whole_gguf(path, MmprojRecord) for path in args.mmproj}
     if args.gguf:
         check_labels(args.kind, manifest["records"], [path.name for path in output.iterdir()])
-    manifest["settings"] = recorded_settings(output, manifest, args.sensitivity)
+    manifest["settings"] = recorded_settings(output, manifest, sources_of(args))
     for name, text in made_texts(output, manifest, args.params).items():
         (output / name).write_text(text, encoding="utf-8")
     write_record(output / MANIFEST, {**manifest, "files": file_entries(output)}, Manifest)
@@ -269,7 +264,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--repository", metavar="NAME", help=repository_help)
     siblings = "the release's other repositories, by kind, for the card"
     add("--siblings", type=parse_setting, nargs="*", default=[], metavar="KIND=NAME", help=siblings)
-    settings = "settings of make that differ from the defaults, for the card (numbers: those of what was measured)"
+    settings = "settings of make to name on the card: places, and what the records have, as these have it"
     add("--settings", type=parse_setting, nargs="*", default=[], metavar="KEY=VALUE", help=settings)
     add = parser.add_argument_group("inputs").add_argument
     add("--gguf", type=Path, nargs="+", default=[], help="quantised GGUF files")

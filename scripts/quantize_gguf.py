@@ -8,8 +8,9 @@ Example: .venv/bin/python scripts/quantize_gguf.py --input build/gemma-4-demo/10
              --imatrix build/gemma-4-demo/109e/gguf/imatrix.gguf --type Q4_K_M --output build/try/demo-Q4_K_M.gguf
 
 Checked before: the plan (quants/quant_plan.py), the imatrix against it, room on disk, that the output's name ends with
-its type, and that nothing else is in the file's place. Checked after: types and size equal the plan, and a short forward pass of llama-perplexity is finite. An
-output whose record names the same recipe, tools and inputs is left as it is.
+its type, and that nothing else is in the file's place. Checked after: types and size equal the plan, and a short
+forward pass of llama-perplexity is finite. An output whose record names the same recipe, tools and inputs is left as it
+is.
 """
 
 import argparse

@@ -4,12 +4,12 @@ import shlex
 
 from cards.card_sections import HELD_BY_CALIBRATION, Release, section
 from cards.card_tables import digest_table
-from choice.drop_map import OWN_MAP, criterion_of
+from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import code
-from release.input_facts import PROTOCOL_SETTINGS
+from release.input_facts import PROTOCOL_SETTINGS, calibration_setting
 from release.names import is_hub_id
 
-NOT_IN_THE_COMMAND = ("RUN", "MODEL", "VARIANT")  # the first has its own sentence; the others are worked out here
+NOT_IN_THE_COMMAND = ("RUN", "MODEL")  # the first has its own sentence, the other is worked out here
 
 
 def variables_of(release: Release) -> dict[str, object]:
@@ -27,12 +27,14 @@ def variables_of(release: Release) -> dict[str, object]:
     else:
         variables |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top", "...")}
     if method.get("held_out_question_ids"):
-        variables["FOLD"] = settings.get("FOLD", "I/K")
+        variables["FOLD"] = "I/K"
     if release.scores:  # the run's own, which need not be those of the run that the command falls back to
         protocol = release.scores["protocol"]
         variables |= {name: protocol[key] for name, key in PROTOCOL_SETTINGS.items() if key in protocol}
     if release.licence["license"] != (release.inputs.get("licence") or {}).get("identifier"):
         variables["LICENSE"] = release.licence["license"]
+    if text := calibration_setting(release.inputs):
+        variables["CALIBRATION"] = text
     if release.records:
         variables["QUANTS"] = " ".join(record["type"] for record in release.records.values())
     others = {name: value for name, value in settings.items() if name not in NOT_IN_THE_COMMAND}
@@ -103,8 +105,8 @@ def project_text(release: Release) -> str:
     version = f", version {release.project_version}" if release.project_version else ""
     run = release.settings.get("RUN")
     of_run = (
-        f" The run was {code(f'RUN={run}')} ({code(f'runs/{run}.mk')}); the command names all that "
-        "differs from the defaults."
+        f" The run was {code(f'RUN={run}')} ({code(f'runs/{run}.mk')}); of its settings the command names those that "
+        "records bear out."
         if run
         else ""
     )
@@ -120,10 +122,11 @@ def calibration_text(release: Release) -> str:
     if not digest:
         return ""
     name = code(known["calibration"]) if known else "a text whose name is not recorded"
-    asked = release.settings.get("CALIBRATION")
-    default = " (the questions that chose the experts, as chats)" if release.settings and not asked else ""
-    first = f"The importance matrix was measured on {name}{default}, sha256 `{digest}`."
-    held = release.held_and_scored
+    first = f"The importance matrix was measured on {name}, sha256 `{digest}`."
+    # What the text is, only its words tell: its name and the settings can be anybody's.
+    chose, held = question_ids_of(release.metadata["method"]), release.held_and_scored
+    if of_choice := len({*chose} & {*(known.get("held") or [])}):
+        first += f" It holds {of_choice} of the {len(chose)} questions that chose the experts."
     if held is None:
         return f"{first} It is not known whether it holds the scored questions." if release.scores else first
     scored = len((release.scores or {})["question_ids"])
@@ -160,7 +163,7 @@ def builds_text(release: Release) -> str:
 
 def reproduce_section(release: Release) -> str:
     """Return the command and the digests of what went in."""
-    ask = "" if release.settings else "Set QUESTIONS, EVAL_QUESTIONS and CALIBRATION if they are not the defaults."
+    ask = "" if release.settings else "Set QUESTIONS and EVAL_QUESTIONS if they are not the defaults."
     return section(
         "Reproduce",
         project_text(release),

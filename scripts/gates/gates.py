@@ -112,7 +112,7 @@ def copy_differences(checked: Checked) -> list[str]:
 def input_differences(checked: Checked) -> list[str]:
     """Return a line for each fact about questions, calibration and project that this build's files do not give."""
     mine, theirs = input_facts(checked.sources), checked.manifest["inputs"]
-    said = said_differences(checked.folder, checked.manifest, checked.sources["origins"].get("sensitivity"))
+    said = said_differences(checked.folder, checked.manifest, checked.sources)
     found = [(wanted, repr(other[:SHOWN_LETTERS])) for wanted, other in said]
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key):

@@ -174,8 +174,7 @@ def recipe_breaks(checked: Checked, own: GgufHeader, tool: Path, imatrix: Path |
         if target_bytes(kind):
             lineage.origin("sensitivity")  # without it recipe_for would assume errors that nobody measured
         again = recipe_for(args, kind, own, tool, imatrix, None)
-        said = {key: record.get(key) for key in ("cd_scope", "cd_recipe", "cd_protect")}
-        pairs = [(f"{key}:", value, said[key]) for key, value in cd_choices(again, args).items()]
+        pairs = [(f"{key}:", value, record.get(key)) for key, value in cd_choices(again, args).items() if key in record]
         pairs += [("the base type", again.base, record["base"]), ("the note", again.note, record["note"])]
         pairs.append(("the types that its recipe gives:", again.arguments, record["arguments"]))
         pairs.append(("padded widths:", recorded_widths(own, again), record.get("padded", {})))

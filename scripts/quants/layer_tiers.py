@@ -155,4 +155,12 @@ def cd_choices(recipe: Recipe, args: argparse.Namespace) -> dict:
     """Return what a record says of a CD quant beside its command line, {} of other quants."""
     if not recipe.tiers:
         return {}
-    return {"cd_scope": args.cd_scope, "cd_recipe": args.cd_recipe, "cd_protect": args.cd_protect}
+    return {
+        "cd_scope": args.cd_scope,
+        "cd_recipe": args.cd_recipe,
+        "cd_protect": args.cd_protect,
+        # Tiers by hand are in no need of a rule.
+        "cd_rule": None if args.cd_tiers else args.cd_rule,
+        "cd_cuts": [*args.cd_cuts] if args.cd_cuts and not args.cd_tiers else None,
+        "cd_tiers": "/".join(",".join(map(str, tier)) for tier in args.cd_tiers) if args.cd_tiers else None,
+    }

@@ -23,10 +23,10 @@ ONE_BUILD = "give every host the same LLAMA_CPP, and build the file again with R
 class QuantRecord(FileRecord):
     """A quant: recipe, tool, inputs, and what came out.
 
-    tensors_per_type: by type; TYPE<WANTED where rows do not fit the wanted type. cd_scope, cd_recipe, cd_protect: of
-    CD-* files only. padded: by role the widths before and after, of padded files only; parameters and bits_per_weight
-    leave the padding out. imatrix_sha256: None for a file that was built without one, or that copies its source.
-    tools_sha256: of the build of llama.cpp; None for a copy, and in older records.
+    tensors_per_type: by type; TYPE<WANTED where rows do not fit the wanted type. cd_*: of CD-* files only, as they were
+    asked for; older records lack the last three. padded: by role the widths before and after, of padded files only;
+    parameters and bits_per_weight leave the padding out. imatrix_sha256: None for a file that was built without one, or
+    that copies its source. tools_sha256: of the build of llama.cpp; None for a copy, and in older records.
     """
 
     what: ClassVar[str] = "a record of quantize_gguf.py"
@@ -38,6 +38,9 @@ class QuantRecord(FileRecord):
     cd_scope: str | None = None
     cd_recipe: str | None = None
     cd_protect: str | None = None
+    cd_rule: str | None = None
+    cd_cuts: list[float] | None = None
+    cd_tiers: str | None = None
     padded: dict[str, list[int]] = {}
     llama_cpp: str
     tools_sha256: Sha256 | None = None

@@ -67,6 +67,17 @@ def calibration_facts(record: Path, text: Path | None, questions: list[Path]) ->
     return facts | {"held": held_questions(text.read_text(encoding="utf-8", errors="replace"), questions)}
 
 
+def calibration_setting(inputs: dict[str, Any]) -> str:
+    """Return what CALIBRATION of make stands for the text of the imatrix; "" for the questions as chats, the default.
+
+    By the imatrix record: which name make gives to a question file's chats, and what a command of ours has fetched.
+    """
+    name = (inputs.get("calibration") or {}).get("calibration", "")
+    if name in {f"{Path(file).stem}.txt" for file in inputs.get("questions") or {}}:
+        return ""
+    return V5 if name == V5_NAME and name in inputs.get("fetched", {}) else name
+
+
 def task_files(sources: dict[str, Path]) -> dict[str, list[Path]]:
     """Return the files of questions and few shots of each further task; sources: paths by "KIND TASK NUMBER"."""
     found: dict[str, list[Path]] = {}

@@ -13,6 +13,7 @@ from files.safe_files import InputError, sha256_file
 from gates.checked import Checked
 from gates.gates import GATES
 from release.manifest import read_manifest
+from release.said_settings import LEFT_OUT, NAMED, RECORDED, settings_of_make, shares
 from release.sources import read_sources
 from release_inputs import BASE, KEPT, NAME, build, first_ids, shared_release, write_scores
 
@@ -27,7 +28,7 @@ def release(pruned_demo) -> Release:
 
 
 def test_the_command_to_reproduce_names_all_that_differs(release):
-    settings = {"RUN": "mine", "QUESTIONS": "a.csv", "EVAL_QUESTIONS": "b.csv", "CALIBRATION": "v5", "CD_CUTS": "1/3"}
+    settings = {"RUN": "mine", "QUESTIONS": "a.csv", "EVAL_QUESTIONS": "b.csv", "CD_CUTS": "1/3"}
     settings["DRAFT"] = ""  # emptied: the command falls back to a run that has one
     text = reproduce_section(replace(release, settings=settings, project_version="9.9.9"))
     assert "version 9.9.9. The run was `RUN=mine` (`runs/mine.mk`)" in text
@@ -49,7 +50,7 @@ def test_the_command_to_reproduce_names_all_that_differs(release):
         "QUANTS": "",
         "QUESTIONS": "a.csv",
         "EVAL_QUESTIONS": "b.csv",
-        "CALIBRATION": "v5",
+        "CALIBRATION": "text.txt",  # of the imatrix record, whatever was asked for
         "CD_CUTS": "1/3",
         "DRAFT": "",
     }
@@ -61,18 +62,32 @@ def test_the_command_to_reproduce_names_all_that_differs(release):
     assert "| Questions held out of the choice | 2 |" in method_section(held_out)
 
 
-def test_a_path_of_this_machine_is_no_setting_of_the_card(pruned_demo, tmp_path):
-    more = ["--settings", "QUESTIONS=/home/me/own.csv", "EVAL_QUESTIONS=data/x.csv"]
+def test_settings_are_those_of_the_records_and_places_have_no_folders(pruned_demo, tmp_path):
+    asked = {"RUN": "demo", "DRAFT": "", "QUESTIONS": "data/demo/calibration_questions.csv", "CRITERION": "reap"}
+    asked |= {"EVAL_QUESTIONS": "/home/GPQA-99/eval_questions.csv", "CALIBRATION": "v5", "CD_CUTS": "1/99,1/2"}
+    asked |= dict.fromkeys(("LOOP_TOKENS", "DRAFT_QUESTIONS", "QUALITY_CHATS", "MIN_EXPERT_TOKENS"), "4321")
+    asked |= dict.fromkeys(("QUALITY_SCORE", "NO_IMATRIX", "EVAL_NAME", "TASK", "FOLD", "DROP_MAP"), "GPQA-99")
+    more = ["--settings", *(f"{name}={value}" for name, value in asked.items())]
     card = build(pruned_demo, tmp_path / "r", *more, quants=("Q6_K", "Q4_K_M"))
-    assert " QUESTIONS=own.csv " in card and "EVAL_QUESTIONS=data/x.csv" in card and "/home" not in card
+    assert read_manifest(tmp_path / "r")["settings"] == {
+        "RUN": "demo",
+        "DRAFT": "",
+        "QUESTIONS": "data/demo/calibration_questions.csv",
+        "CRITERION": "coverage",
+        "EVAL_QUESTIONS": "eval_questions.csv",
+        "CALIBRATION": "text.txt",
+    }
+    assert "GPQA-99" not in card and "4321" not in card and "DRAFT=" in card
 
 
-def test_a_number_that_nothing_was_measured_with_is_left_out(pruned_demo, tmp_path):
-    numbers = {"LOOP_TOKENS": "4321", "DRAFT_QUESTIONS": "9999", "QUALITY_CHATS": "5000", "SENSITIVITY_CHATS": "100000"}
-    more = ["--settings", *(f"{name}={value}" for name, value in numbers.items()), "RUN=demo", "DRAFT="]
-    card = build(pruned_demo, tmp_path / "r", *more, quants=("Q6_K", "Q4_K_M"))
-    assert not [name for name in numbers if name in card] and "DRAFT=" in card
-    assert read_manifest(tmp_path / "r")["settings"] == {"RUN": "demo", "DRAFT": ""}
+def test_each_setting_of_make_is_recorded_or_a_name_or_left_out():
+    kinds = (RECORDED, set(NAMED), LEFT_OUT)
+    assert set().union(*kinds) == settings_of_make() and sum(map(len, kinds)) == len(settings_of_make())
+
+
+def test_cuts_are_printed_as_make_takes_them():
+    assert shares([1 / 30, 11 / 30]) == "1/30,11/30" and shares([0.0333, 1.0]) == "333/10000,1"
+    assert shares([0.123456789, 0.5]) == "0.123456789,1/2"
 
 
 def with_calibration(pruned: Path, folder: Path, *more: object) -> str:
@@ -88,7 +103,8 @@ def test_the_card_names_the_calibration_text_and_says_what_it_holds(pruned_demo,
     card = with_calibration(pruned_demo, tmp_path / "r", "--scores", inside, *questions, tmp_path / "in/scored.csv")
     digest = sha256_file(pruned_demo / "text.txt")
     assert (
-        f"measured on `text.txt`, sha256 `{digest}`. The calibration text holds the scored questions: 4 of 4." in card
+        f"measured on `text.txt`, sha256 `{digest}`. It holds 6 of the 6 questions that chose the experts. "
+        "The calibration text holds the scored questions: 4 of 4." in card
     )
     assert "- In-sample in a second way: the calibration text holds the scored questions (4 of 4)." in card
     manifest = read_manifest(tmp_path / "r")
