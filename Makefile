@@ -117,7 +117,7 @@ $(FULL_EVAL): $(FULL_SCORED) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS)
 	$(call step,eval,Score $(NAME)$(of_seed)) env QUESTIONS=$(EVAL_QUESTIONS) $(EVALUATE) $(NAME) $(call scored,$<)
 
 $(PRUNED_EVAL): $(PRUNED_SCORED) $(SUM_UP) $(call again,eval) | $(EVAL_QUESTIONS)
-	$(call step,eval,Score $(PRUNED_NAME)$(of_seed)) env QUESTIONS=$(EVAL_QUESTIONS) CHOSEN_BY=$(METADATA) \
+	$(call step,eval,Score $(PRUNED_NAME)$(of_seed)) env QUESTIONS=$(EVAL_QUESTIONS) CHOSEN_BY='$(CHOICE_PROOF)' \
 	  $(EVALUATE) $(PRUNED_NAME) $(call scored,$<)
 
 # ---- 9. compare: question by question

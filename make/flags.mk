@@ -8,7 +8,7 @@ DRAW := $(call code,plot_expert_stats,choice files)
 DROP := $(call code,expert_drop,checkpoints choice files ggufs)
 RENDER := $(call code,render_calibration,chats files)
 REACHED := $(call code,report_imatrix,files ggufs)
-SUM_UP := $(call code,summarize_scores,chats checkpoints choice files ggufs scoring)
+SUM_UP := $(call code,summarize_scores,chats checkpoints choice files ggufs quants scoring)
 POOL := $(call code,pool_heldout,files scoring)
 COMPARE := $(call code,compare_scores,files quants scoring)
 # All answers are recorded: what an edited class makes of them takes seconds.
@@ -76,6 +76,8 @@ PLAN_FLAGS = $(or $(patsubst %,--imatrix %,$(call MEASURED,$(PRUNED_GGUF)/imatri
   $(if $(NO_IMATRIX),--no-imatrix $(NO_IMATRIX))
 
 # ---- evaluate, compare, measure
+# What proves which choice of experts a scored file has: scripts/scoring/proven_choice.py follows it.
+CHOICE_PROOF = $(METADATA) $(DROP_MAP_FILE) $(if $(DROP_MAP),,$(STATS)) $(if $(OPENAI),,$(PRUNED_F16).json)
 # What no request to servers of others can say is no setting there.
 PROTOCOL := $(call setting,$(if $(OPENAI),,CTX REASONING_BUDGET GPU_LAYERS) MAX_GEN_TOKS SEED NP)
 EVAL_DIGEST := $(call digest,$(EVAL_QUESTIONS))

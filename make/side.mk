@@ -171,11 +171,14 @@ $(HELDOUT)/fold%/$(HELDOUT_FILE): $(HELDOUT)/fold%/drop_map.json $(HELDOUT_SOURC
 	$(call step,heldout,Drop for fold $*) $(PYTHON) scripts/expert_drop.py \
 	  --source $(call scored,$(HELDOUT_SOURCE)) --drop-map $< --output $(call scored,$@)
 
+# Beside a pruned GGUF file lies the metadata of its drop, under the file's name.
+fold_proof = $(HELDOUT)/fold$(1)/$(if $(OPENAI),$(HELDOUT_FILE),$(HELDOUT_FILE:.gguf=.$(notdir $(METADATA)))) \
+  $(HELDOUT)/fold$(1)/drop_map.json $(STATS)
 define heldout_fold
 $(call runs_in,$(HELDOUT)/fold$(1)/eval): $(HELDOUT)/fold$(1)/$(HELDOUT_FILE) $(SUM_UP) \
     | $(QUESTIONS) $(TOOLS)
 	$$(call step,heldout,Score fold $(1)$$(of_seed)) env QUESTIONS=$(QUESTIONS) \
-	  HELD_OUT_OF=$(HELDOUT)/fold$(1)/drop_map.json CHOSEN_BY=$(HELDOUT)/fold$(1)/drop_map.json \
+	  HELD_OUT_OF=$(HELDOUT)/fold$(1)/drop_map.json CHOSEN_BY='$(call fold_proof,$(1))' \
 	  $$(EVALUATE) $(PRUNED_NAME)-fold$(1) $$(call scored,$$<)
 endef
 $(foreach i,$(FOLD_NUMBERS),$(eval $(call heldout_fold,$i)))

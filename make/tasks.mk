@@ -18,7 +18,7 @@ $(1): $(2) $(SUM_UP) $(call again,tasks) | $(TASK_QUESTIONS) $(TASK_SHOTS) $(add
 endef
 $(eval $(call task_rule,$(FULL_TASK),$(call full_quant,$(EVAL_QUANT)),$(EVAL_QUANT)))
 $(foreach q,$(TASK_TYPES),\
-  $(eval $(call task_rule,$(call of_task,$q),$(call pruned_quant,$q),$q,CHOSEN_BY=$(METADATA))))
+  $(eval $(call task_rule,$(call of_task,$q),$(call pruned_quant,$q),$q,CHOSEN_BY='$(CHOICE_PROOF)')))
 
 # What the scores are made from, for the gates of a release.
 MADE_FROM := $(dir $(TASK_SCORES))made-from.txt

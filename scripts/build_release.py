@@ -236,6 +236,7 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
         "runs": {str(number): path for number, path in enumerate(args.runs)},
         "quants": {str(number): path for number, path in enumerate(args.quants)},
         "tasks": task_sources_of(args.task),
+        "variants": {str(number): path for number, path in enumerate(args.variants)},
     }
 
 
@@ -297,6 +298,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--sensitivity", type=Path, help="file of measure_sensitivity.py, which AUTO files need")
     add("--runs", type=Path, nargs="*", default=[], help="summaries that --scores compares, in their directories")
     add("--quants", type=Path, nargs="*", default=[], help="records of the files that were scored or measured")
+    proofs = (
+        "of other pruned models in --scores: metadata, drop maps, statistics, records of F16 files (without: not known)"
+    )
+    add("--variants", type=Path, nargs="*", default=[], help=proofs)
     add("--findings-from", type=parse_setting, nargs="*", default=[], metavar="INPUT=PATH", help=FINDINGS_INPUTS)
     add("--logits", type=Path, help="cache of measure_quality.py with the results of --quality")
     add("--loop-answers", type=Path, help="answers of measure_loops.py with those of --loops")

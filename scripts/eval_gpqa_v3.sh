@@ -13,7 +13,8 @@
 #   QUESTIONS         questions in GPQA's columns (default build/downloads/gpqa_diamond.csv)
 #   TOKENIZER         directory or Hub id of the unmodified base (default google/gemma-4-26B-A4B-it)
 #   OUTPUT            run directory (default build/eval/NAME)
-#   CHOSEN_BY         drop map or expert_drop_metadata.json of a pruned model, for the in-sample label
+#   CHOSEN_BY         what proves how a pruned model's experts were chosen, for the in-sample label: its
+#                     expert_drop_metadata.json, drop map, statistics and the record of its F16 file
 #   TASK              task of lm-eval (default gpqa_diamond_cot_zeroshot); of another, QUESTIONS has the columns
 #   EXAMPLES          few shots of a task that has them, in the same columns
 #   HELD_OUT_OF       drop map of one fold: score only what it held out
@@ -111,4 +112,5 @@ if [ "${PATCH:-yes}" = no ]; then
 else
   step patch_answers.py --run "$OUTPUT" --gguf "$gguf" "${servers[@]}"
 fi
-step summarize_scores.py --run "$OUTPUT" --gguf "$gguf" ${CHOSEN_BY:+--chosen-by "$CHOSEN_BY"} "${unpatched[@]}"
+read -ra proofs <<<"${CHOSEN_BY:-}"
+step summarize_scores.py --run "$OUTPUT" --gguf "$gguf" ${CHOSEN_BY:+--chosen-by "${proofs[@]}"} "${unpatched[@]}"

@@ -2,7 +2,8 @@
 """Sum up one evaluation: raw, strict and patched score, invalid answers by class, and what chance would have added.
 
 Inputs:  a run directory of ask_questions.py with its answers, lm-eval's results and samples and, unless the run is to
-         stay unpatched, patched.json; for a pruned model its drop map or expert_drop_metadata.json.
+         stay unpatched, patched.json; for a pruned model what proves which choice of experts it has
+         (scoring/proven_choice.py). Where it is not proven, the summary says that it is not known.
 Output:  RUN/summary.json: scores and for each question Record ID, order of choices, digests, letters, class and tokens;
          no text.
 Example: .venv/bin/python scripts/summarize_scores.py --run build/try/eval \\
@@ -20,7 +21,10 @@ from pathlib import Path
 from files.json_records import write_record
 from files.option_types import command_parser
 from files.safe_files import run
+from files.written_by import NotProvenError
+from quants.quant_record import record_path
 from scoring.evaluated_file import evaluated_facts
+from scoring.proven_choice import proven_choice
 from scoring.run_summary import summed_up
 from scoring.score_records import SUMMARY_NAME, Summary, scores_in_words
 
@@ -30,15 +34,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--run", type=Path, required=True, help="run directory of ask_questions.py")
     add("--gguf", type=Path, required=True, help="the GGUF file that was evaluated, or the checkpoint")
-    add("--chosen-by", type=Path, help="drop map or expert_drop_metadata.json of a pruned model")
+    proofs = "of a pruned model: expert_drop_metadata.json, drop map, statistics, record of its F16 file"
+    add("--chosen-by", type=Path, nargs="+", default=[], metavar="FILE", help=proofs)
     add = parser.add_argument_group("what is summed up").add_argument
     add("--unpatched", action="store_true", help="leave the patch step out")
     return parser.parse_args(argv)
 
 
+def chosen_by(args: argparse.Namespace, sha256: str) -> Path | None:
+    """Return the metadata of the drop that a scored file came from; None, and say why, where that is not proven."""
+    if not args.chosen_by:
+        return None
+    own = record_path(args.gguf)
+    try:
+        return proven_choice(sha256, [*args.chosen_by, *([own] if own.is_file() else [])])
+    except NotProvenError as error:
+        print(f"{error}; so it is not known what chose the experts", flush=True)
+        return None
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    summary = summed_up(args.run, not args.unpatched, args.chosen_by, evaluated_facts(args.gguf))
+    facts = evaluated_facts(args.gguf)
+    summary = summed_up(args.run, not args.unpatched, chosen_by(args, facts["gguf_sha256"]), facts)
     write_record(args.run / SUMMARY_NAME, summary, Summary)
     print(scores_in_words(summary["name"], summary))
 

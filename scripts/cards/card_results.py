@@ -155,7 +155,9 @@ def map_of(row: dict, release: Release) -> str:
         return f"{criterion_of(release.metadata['method'])}, `{release.metadata['drop_map_sha256'][:DIGITS]}`"
     if known := row.get("drop_map"):
         return f"{known['criterion']}, `{known['sha256'][:DIGITS]}`"
-    full = row["experts"] >= release.metadata["experts"] and row["in_sample"] is None
+    # The first row is the full model's, or the released one's own; of any other nothing shows how many it once had.
+    first = bool(release.scores) and row["name"] == (release.scores or {})["rows"][0]["name"]
+    full = first and row["experts"] >= release.metadata["experts"] and row["in_sample"] is None
     return ALL_EXPERTS if full else NOT_RECORDED
 
 

@@ -1,7 +1,7 @@
 """expert_drop_metadata.json (`DropMetadata`): how a pruned checkpoint was made.
 
 `method` is the map without its version and its layers, `methodology` a summary of it for people. Beside a pruned GGUF
-file it is NAME.expert_drop_metadata.json with neither `source` nor `shards`.
+file it is NAME.expert_drop_metadata.json without `source`, and `shards` are the GGUF files.
 """
 
 from pathlib import Path

@@ -12,13 +12,12 @@ from typing import Any
 
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
-from choice.criteria import check_criterion
-from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import read_json, read_record
 from files.safe_files import InputError, sha256_file, shown
 from files.seals import INPUTS_NAME
 from gates.lineage import Breaks, Lineage, breaks_of, broken
+from gates.variants import choice_of_other
 from losses.chat_masks import Chats, unseen_questions
 from losses.quality_conclusions import Measured, quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality
@@ -239,13 +238,10 @@ def answered_breaks(
         return found
     own = quant["source_sha256"] == lineage.f16_sha256
     scored = {"gguf": name, "gguf_sha256": quant["sha256"], "gguf_bytes": quant["bytes"], "experts": quant["experts"]}
-    again = summed_up(run, summary["patch"] is not None, lineage.metadata_path if own else None, scored)
-    if not own and quant["experts"] < read_metadata(lineage.metadata_path)["experts"]:
-        for field in ("in_sample", "drop_map"):  # of another pruned model, whose map this build does not have
-            again[field] = summary[field]
-        named = criterion_of(summary["drop_map"] or {})
-        if named != OWN_MAP:
-            check_criterion(named)  # its name is on the card
+    chosen_by, found = (lineage.metadata_path, []) if own else choice_of_other(lineage, summary, path)
+    if found:
+        return found
+    again = summed_up(run, summary["patch"] is not None, chosen_by, scored)
     return made_again(path, "the summary of its answers", again, summary, EVALUATE)
 
 

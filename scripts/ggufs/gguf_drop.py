@@ -19,7 +19,7 @@ from choice.drop_map import DropMap, Shape
 from choice.drop_metadata import METADATA_NAME, DropMetadata, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_runs
 from files.json_records import write_record
-from files.safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space
+from files.safe_files import InputError, flush_to_disk, replace_when_done, require_disk_space, sha256_file
 from ggufs.gguf_header import (
     EXPERT_TENSOR,
     PART_ENDING,
@@ -165,13 +165,13 @@ def metadata_beside(output: Path) -> Path:
 def drop_in_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> int:
     """Write the pruned GGUF and its record; return its bytes of tensors.
 
-    The record, and the file of a split that loaders open, are absent meanwhile. Neither source nor output is hashed for
-    the record: that would take longer than the copy.
+    The record, and the file of a split that loaders open, are absent meanwhile. The record has the digest of the
+    output, so that an evaluation of it can show which map it was pruned by.
     """
     cuts = [cut for header in model.headers for cut in sliced(header, EXPERT_TENSOR, drop_map.keep)]
     total = sum(run.size for _, _, runs in cuts for run in runs)
     require_disk_space(outputs[0].parent, total)
-    changes = {model.count_key: drop_map.keep_count}
+    changes, digests = {model.count_key: drop_map.keep_count}, dict[str, str]()
     # An older record would vouch for a file that is half new, should this run be killed.
     metadata_beside(outputs[0]).unlink(missing_ok=True)
     with tqdm(total=total, unit="B", unit_scale=True, desc="copy kept experts") as progress, ExitStack() as renames:
@@ -179,10 +179,11 @@ def drop_in_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> in
         for header, path in zip(model.headers, outputs):
             partial = renames.enter_context(replace_when_done(path))
             write_pruned(header, partial, EXPERT_TENSOR, drop_map.keep, changes, progress)
+            digests[path.name] = sha256_file(partial)
         if len(outputs) > 1:  # an older first file would make a model of old and new parts
             outputs[0].unlink(missing_ok=True)
             flush_to_disk(outputs[0].parent)
-    write_record(metadata_beside(outputs[0]), metadata_of(drop_map, {}, {}), DropMetadata)
+    write_record(metadata_beside(outputs[0]), metadata_of(drop_map, {}, digests), DropMetadata)
     return total
 
 
@@ -215,8 +216,10 @@ def read_imatrix_header(path: Path, shape: Shape) -> GgufHeader:
 def verify_gguf(model: GgufModel, drop_map: DropMap, outputs: list[Path]) -> None:
     """Raise InputError unless a pruned GGUF has its source's header and kept bytes, and its record, if there, fits."""
     if (record := metadata_beside(outputs[0])).exists():
-        wanted = {"version": DropMetadata.current, **metadata_of(drop_map, {}, {})}
-        if read_metadata(record) != wanted:
+        known = read_metadata(record)
+        # Of an older version it has no digests.
+        digests = {path.name: sha256_file(path) for path in outputs} if known["shards"] else {}
+        if known != {"version": DropMetadata.current, **metadata_of(drop_map, {}, digests)}:
             raise InputError(record, "the record of this drop", "that of another map")
     for header, path in zip(model.headers, outputs):
         _verify_file(header, path, EXPERT_TENSOR, drop_map.keep, {model.count_key: drop_map.keep_count})

@@ -4,7 +4,8 @@ FOLDER.sources.json (`Sources`, written by build_release.py) lies beside the fol
 check_release.py compares a release with the build by it. Paths are relative to the file, by name: `records` of the
 quants, `copies` by their names in the folder, `params` of Ollama, `questions`, `origins` (map, statistics, f16 and
 imatrix records, calibration text, logits), `runs` (the summaries that the scores compare), `quants` (records of the
-files that were scored or measured), `tasks` (of each further task its runs, questions and few shots, as KIND NAME).
+files that were scored or measured), `tasks` (of each further task its runs, questions and few shots, as KIND NAME),
+`variants` (what proves how the experts of other pruned models in the scores were chosen).
 """
 
 import os
@@ -48,6 +49,7 @@ class Sources(Record):
     runs: dict[str, str]
     quants: dict[str, str]
     tasks: dict[str, str] = {}
+    variants: dict[str, str] = {}
 
 
 KINDS_OF_SOURCES = tuple(name for name in Sources.model_fields if name != "version")

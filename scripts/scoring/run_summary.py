@@ -116,7 +116,7 @@ def in_sample(record_ids: list[str], chosen_by: Path | None) -> dict | None:
 def drop_map_of(chosen_by: Path | None) -> dict | None:
     """Return criterion and sha256 of the drop map that a model was pruned by; None for no pruning.
 
-    chosen_by: the map, or the expert_drop_metadata.json that names it.
+    chosen_by: the map, or the expert_drop_metadata.json that names it, which is proven to be the model's.
     """
     if chosen_by is None:
         return None

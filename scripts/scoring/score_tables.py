@@ -87,7 +87,7 @@ def sample_label(row: dict, experts: int) -> str | None:
     if known is None and row["experts"] >= experts:
         return None
     if known is None:
-        return f"{NOT_KNOWN} {name} has fewer experts than the reference, and its run was given no CHOSEN_BY."
+        return f"{NOT_KNOWN} {name} has fewer experts than the reference, and nothing shows what chose them."
     if known["scored_and_chosen_on"] is None:
         return f"{NOT_KNOWN} the drop map of {name} does not say which questions chose the experts."
     asked = row["questions"] // len(row["seeds"])  # a row's counts are sums over its seeds
