@@ -6,12 +6,13 @@ chose the experts.
 
 import re
 
+from choice.drop_map import OWN_MAP, criterion_of
 from files.display import markdown_table, plural, with_error
 from files.safe_files import GB, GIB, gib, in_unit
 from ggufs.sibling_choice import mmproj_pick
 from losses.quality_record import BETTER, NO_DIFFERENCE, SMALLER, WORSE, measured
 from quants.recipes import RECIPES
-from scoring.score_tables import NOT_KNOWN, sample_labels
+from scoring.score_tables import HELD_OUT, HELD_OUT_BY_THE_MAP, NOT_KNOWN, sample_labels
 
 MEMORY_GIB = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)  # graphics cards and computers as sold
 FREE_GIB = 1
@@ -227,7 +228,8 @@ def in_sample_note(scores: dict, metadata: dict) -> str:
         return f"{NOT_KNOWN} the drop map does not say which questions chose the experts."
     if chosen & scored:
         return f"**In-sample:** {len(chosen & scored)} of the {len(scored)} scored questions also chose the experts."
-    return f"Held out: {len(chosen)} other questions chose the experts, and none of the {len(scored)} scored ones did."
+    held = f"{len(chosen)} other questions chose the experts, and none of the {len(scored)} scored ones did."
+    return f"{HELD_OUT_BY_THE_MAP if criterion_of(metadata['method']) == OWN_MAP else HELD_OUT} {held}"
 
 
 def row_is_known(row: dict) -> bool:

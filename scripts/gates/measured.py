@@ -24,6 +24,7 @@ from losses.quality_record import QUALITY_NAME, Quality
 from losses.stored_results import measured_again, results_folder
 from quants.quant_record import QuantRecord
 from release.manifest import DIGITS
+from release.names import PLAIN_NAME, is_plain
 from scoring.answer_record import completion_letter, read_answers
 from scoring.comparison import compare, group_runs
 from scoring.eval_protocol import DEFAULT_TASK, OpenAiProtocol, Protocol, locked_values, recorded_protocol
@@ -271,6 +272,8 @@ def whose_breaks(lineage: Lineage, scores: dict, known: dict[str, tuple[str, dic
         elif of_build != (row["name"] == lineage.name) or of_build and row["gguf"] != name:
             expected = f"the name {lineage.name} for this build's file and for no other"
             found.append(InputError("--scores", expected, f"{row['name']} for {row['gguf']}", EVALUATE))
+    for name in (row[key] for row in scores["rows"] for key in ("name", "gguf")):
+        found += [InputError("--scores", PLAIN_NAME, shown(name), EVALUATE)] * (not is_plain(name))
     found += type_breaks(lineage, scores, known)
     if not own:  # first of all: that other rows have names of other models is no news then
         names = ", ".join(row["name"] for row in scores["rows"])[:120]

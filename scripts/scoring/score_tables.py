@@ -5,6 +5,9 @@ from files.safe_files import gib
 
 SIGNIFICANT_P = 0.05  # as the 95% intervals
 NOT_KNOWN = "**Not known whether in-sample:**"
+# What a map that was given says against itself is taken as it is. What it says for itself, its owner says.
+GIVEN_MAP = "own map"  # OWN_MAP of choice/drop_map.py, beside which a test holds it
+HELD_OUT, HELD_OUT_BY_THE_MAP = "Held out:", "Held out, if the map that was given is right:"
 SCORE_HEADS = ["Raw score", "Strict A-D", "Patched score", "95% interval", "Invalid (right by chance)", "Change"]
 
 
@@ -94,7 +97,9 @@ def sample_label(row: dict, experts: int) -> str | None:
     if known["scored_and_chosen_on"]:
         both = f"{known['scored_and_chosen_on']} of the {asked} scored questions"
         return f"**In-sample:** {both} also chose the experts of {name}."
-    return f"Held out: none of the {asked} scored questions chose the experts of {name}."
+    given = (row.get("drop_map") or {}).get("criterion") == GIVEN_MAP
+    none = f"none of the {asked} scored questions chose the experts of {name}."
+    return f"{HELD_OUT_BY_THE_MAP if given else HELD_OUT} {none}"
 
 
 def sample_labels(rows: list[dict]) -> list[str]:

@@ -164,7 +164,7 @@ def of_foreign_rows(build: Build) -> None:
 
 
 def of_third_model(build: Build) -> None:
-    """Another pruned model beside this one, whose map has a number for a criterion."""
+    """Another pruned model beside this one, of whose map only its summary speaks."""
     record = build.evidence / "other-Q6_K.gguf.json"
     foreign = {"sha256": "3" * 64, "source_sha256": "7" * 64, "experts": 64}
     record.write_text(json.dumps(read_json(build.evidence / "gemma-4-demo-Q6_K.gguf.json") | foreign))
@@ -229,7 +229,7 @@ def of_name(build: Build) -> None:
         (of_long_answers, "of at most 24576 tokens"),
         (of_label, "in_sample.scored_and_chosen_on 4, found 0"),
         (of_another_base, "the name gemma-4-demo for the full model's file and for no other"),
-        (of_third_model, "found 99% on GPQA"),
+        (of_third_model, "expected a proof of what chose the experts of"),
         (of_other_type, "a name that ends with -Q2_K.gguf, its type, found gemma-4-demo-Q6_K.gguf"),
         (of_other_type, "files of one type of the full and the own model, found Q2_K, Q6_K"),
         (of_other_reference, "gemma-4-demo in the first row, the reference of the card, found other"),

@@ -8,7 +8,9 @@ from pathlib import Path
 import compare_scores
 import pool_heldout
 from files.json_records import read_record, sha256_json, write_record
+from files.seals import MARKER, seal_file
 from quants.quant_record import QuantRecord
+from release_inputs import as_command
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Scores, Summary, figures
 
@@ -243,8 +245,13 @@ def test_folds_are_pooled_and_what_was_not_held_out_is_refused(saved, tmp_path, 
     for number, answer in enumerate(second["answers"]):
         answer["record_id"] = f"r{number}"
 
+    (tmp_path / MARKER).touch()
+
     def arguments(*folds: dict) -> list[str]:
         summaries = [f"{run}/summary.json" for run in saved(*folds)]
+        for path in summaries:
+            with as_command("summarize_scores"):
+                seal_file(Path(path), Path(path))
         return ["--name", "held", "--summary", *summaries, "--output", str(tmp_path / "pooled.json")]
 
     pool_heldout.main(arguments(first, second))
@@ -258,3 +265,6 @@ def test_folds_are_pooled_and_what_was_not_held_out_is_refused(saved, tmp_path, 
         (summary("f2", "11", in_sample=held, patch=None), "patch step"),
     ):
         refusal(pool_heldout.main, arguments(first, other), words)
+    by_hand = arguments(first, second)
+    (tmp_path / "run1/summary.json").write_text(json.dumps({**second, "name": "f3"}))
+    refusal(pool_heldout.main, by_hand, "run1/summary.json", "what summarize_scores wrote, found one edited")

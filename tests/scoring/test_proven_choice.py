@@ -6,6 +6,7 @@ from pathlib import Path
 
 import expert_drop
 import summarize_scores
+from choice.drop_map import OWN_MAP
 from choice.drop_metadata import METADATA_NAME
 from files.json_records import read_json, read_record, write_json
 from files.safe_files import sha256_file
@@ -122,6 +123,10 @@ def test_a_summary_says_what_is_proven_and_else_that_it_is_not_known(folder, tmp
     assert "found none; so it is not known what chose the experts" in capsys.readouterr().out
     label = sample_label({**found["by hand"], "seeds": [42]}, 128)
     assert label.startswith("**Not known whether in-sample:**") and "nothing shows what chose them" in label
+    held = {"in_sample": {"chosen_on": 6, "scored_and_chosen_on": 0}, "seeds": [42]}
+    rows = [{**found["proven"], **held, "drop_map": {"criterion": criterion}} for criterion in ("reap", OWN_MAP)]
+    labels = [sample_label(row, 128) for row in rows]
+    assert labels[0].startswith("Held out:") and labels[1].startswith("Held out, if the map that was given is right:")
 
 
 def test_the_choice_of_another_model_is_followed_again_by_the_gates(pruned_demo, folder):
