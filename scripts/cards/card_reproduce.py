@@ -27,7 +27,7 @@ def variables_of(release: Release) -> dict[str, object]:
     else:
         variables |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top", "...")}
     if method.get("held_out_question_ids"):
-        variables["FOLD"] = "I/K"
+        variables["FOLD"] = settings.get("FOLD", "I/K")
     if release.scores:  # the run's own, which need not be those of the run that the command falls back to
         protocol = release.scores["protocol"]
         variables |= {name: protocol[key] for name, key in PROTOCOL_SETTINGS.items() if key in protocol}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME
+from choice.expert_stats import read_stats
 from files.json_records import read_record
 from files.option_types import VERSION_FILE
 from loops.loop_results import LOOPS_NAME
@@ -33,7 +34,16 @@ OF_QUESTIONS = ("QUESTIONS", "EVAL_QUESTIONS")
 PROJECT_DATA = "data/demo"  # the project's own: the only folder whose name is published
 
 RECORDED = {
-    *("KEEP", "CRITERION", "PROTECT_TOP", "DOMAINS", "RECONSTRUCTION", "ALLOW_EMPTY_REASONING"),  # the drop's metadata
+    # The metadata of the drop, and the statistics.
+    *(
+        "KEEP",
+        "CRITERION",
+        "PROTECT_TOP",
+        "DOMAINS",
+        "RECONSTRUCTION",
+        "ALLOW_EMPTY_REASONING",
+        "FOLD",
+    ),  # the drop's metadata
     *("CALIBRATION", "NO_IMATRIX", "MMPROJ", "SENSITIVITY_CHATS", "OLLAMA_PARAMS"),
     *("CD_RULE", "CD_RECIPE", "CD_CUTS", "CD_TIERS", "CD_SCOPE", "CD_PROTECT"),  # the records of CD files
     *("EVAL_QUANT", "SAMPLES", "SCORED", "GPU_LAYERS", *PROTOCOL_SETTINGS),
@@ -60,7 +70,7 @@ LEFT_OUT = {
     # Names of the manifest's own, of which the card takes those that the command needs.
     *("NAME", "PRUNED_NAME", "VARIANT", "EVAL_NAME", "BASE", "LICENSE", "OWNER", "QUANTIZED_BY"),
     # What no record of a release says, or a sentence of the card says better.
-    *("FOLD", "MIN_EXPERT_TOKENS", "SHAPE", "BACKEND", "TASK", "TASK_DATA", "TASK_EXAMPLES", "TASK_QUANTS"),
+    *("MIN_EXPERT_TOKENS", "SHAPE", "BACKEND", "TASK", "TASK_DATA", "TASK_EXAMPLES", "TASK_QUANTS"),
     *("FOLDS", "HELDOUT_QUANT", "RUNS", "COMPARE_IMATRIX", "COMPARE_KEEP", "COMPARE_SEEDS", "DOMAIN_COLUMN"),
     *("OTHER_MAPS", "ACTIVE_EXPERTS", "ACTIVE_SCORED"),
 }
@@ -78,12 +88,25 @@ def plain_place(value: str) -> str:
     return value if str(path.parent) == PROJECT_DATA else path.name
 
 
-def chosen_values(metadata: dict) -> dict[str, object]:
-    """Return settings of make as the metadata of a drop have them."""
+def fold_of(method: dict, ids: list[str]) -> str | None:
+    """Return the fold that a choice held out, as I/K; None where it is none, or not known. ids: of the statistics."""
+    held = {*method.get("held_out_question_ids", [])}
+    places = [place for place, record_id in enumerate(ids) if record_id in held]
+    if len(places) < 2 or {*ids} - held != {*method.get("question_ids", [])}:
+        return None
+    folds = places[1] - places[0]
+    every = places == [*range(places[0], len(ids), folds)] and places[0] < folds
+    return f"{places[0] + 1}/{folds}" if every else None
+
+
+def chosen_values(metadata: dict, statistics: Path | None) -> dict[str, object]:
+    """Return settings of make as the metadata of a drop, and the statistics that it was chosen from, have them."""
     method, said = metadata["method"], {"KEEP": metadata["keep_count"]}
     if criterion_of(method) == OWN_MAP:  # what would have chosen is of no account
         return said
     said |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top")}
+    if method.get("held_out_question_ids") and statistics and statistics.suffix == ".safetensors":
+        said["FOLD"] = fold_of(method, [question["id"] for question in read_stats(statistics)[1]["questions"]])
     said["RECONSTRUCTION"] = (method.get("reconstruction") or {}).get("objective")
     words = [f"{one['name']}:{one['weight']:g}:{one['floor']:g}" for one in method.get("domains", [])]
     if words and all(NAME.fullmatch(one["name"]) for one in method["domains"]):
@@ -151,7 +174,7 @@ def measured_values(folder: Path, name: str) -> dict[str, object]:
 def recorded_values(folder: Path, manifest: dict, sources: Sources) -> dict[str, str]:
     """Return the settings of make that the records of a release hold; sources: paths by kind and name."""
     metadata = find_evidence(folder, METADATA_NAME)
-    said = chosen_values(metadata) if metadata else {}
+    said = chosen_values(metadata, sources["origins"].get("statistics")) if metadata else {}
     said |= quantised_values(manifest, sources) | measured_values(folder, manifest["name"])
     said["CALIBRATION"] = calibration_setting(manifest["inputs"]) or None
     return {name: str(value) for name, value in said.items() if value is not None}

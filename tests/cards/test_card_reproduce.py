@@ -8,12 +8,13 @@ from pathlib import Path
 from cards.card_reproduce import builds_text, calibration_text, reproduce_section
 from cards.card_sections import Release, limits_section, method_section
 from cards.made_texts import release_of
+from choice.ranking import choose_questions
 from conftest import DEMO
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked
 from gates.gates import GATES
 from release.manifest import read_manifest
-from release.said_settings import LEFT_OUT, NAMED, RECORDED, settings_of_make, shares
+from release.said_settings import LEFT_OUT, NAMED, RECORDED, fold_of, settings_of_make, shares
 from release.sources import read_sources
 from release_inputs import BASE, KEPT, NAME, build, first_ids, shared_release, write_scores
 
@@ -83,6 +84,19 @@ def test_settings_are_those_of_the_records_and_places_have_no_folders(pruned_dem
 def test_each_setting_of_make_is_recorded_or_a_name_or_left_out():
     kinds = (RECORDED, set(NAMED), LEFT_OUT)
     assert set().union(*kinds) == settings_of_make() and sum(map(len, kinds)) == len(settings_of_make())
+
+
+def test_the_fold_that_a_choice_held_out_is_known_by_the_order_of_the_statistics():
+    ids = [f"q{number}" for number in range(11)]
+
+    def method(fold: tuple[int, int]) -> dict:
+        kept = [ids[row] for row in choose_questions(ids, None, fold)]
+        return {"question_ids": kept, "held_out_question_ids": [one for one in ids if one not in kept]}
+
+    for number, folds in ((1, 5), (5, 5), (2, 3), (1, 2)):
+        assert fold_of(method((number, folds)), ids) == f"{number}/{folds}"
+    assert fold_of(method((2, 5)), [*reversed(ids)]) != "2/5" and fold_of({"question_ids": ids}, ids) is None
+    assert fold_of(method((2, 5)) | {"question_ids": ids[:3]}, ids) is None
 
 
 def test_cuts_are_printed_as_make_takes_them():
