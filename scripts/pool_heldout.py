@@ -9,7 +9,8 @@ Example: .venv/bin/python scripts/pool_heldout.py --name gemma-4-demo-109e \\
          after make eval-heldout.
 
 Refused: folds with different protocols or patch steps, a question in two folds, a fold that was scored on questions
-which chose its experts, or of which that is not known, and a summary without the seal of summarize_scores.py.
+which chose its experts, or of which that is not known, and in a build folder a summary without the seal
+of summarize_scores.py.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 from files.json_records import sha256_json, write_record
 from files.option_types import command_parser
 from files.safe_files import InputError, run
-from files.written_by import check_written_by
+from files.seals import Seal, kept_seals
 from scoring.eval_protocol import first_differing_key
 from scoring.score_records import Summary, figures, read_summary, scores_in_words
 
@@ -27,7 +28,9 @@ def check_folds(paths: list[Path], folds: list[dict]) -> None:
     """Raise InputError unless the folds have one protocol and patch step, are held out, and share no question."""
     seen: dict[str, Path] = {}
     for path, fold in zip(paths, folds):
-        check_written_by(path, ("summarize_scores",))  # that the fold is held out, its summary alone says
+        # That the fold is held out, its summary alone says. One in no build folder gets the pooled one no seal.
+        if (seals := kept_seals(path)) and (seal := seals.of_file(path, ("summarize_scores",))) != Seal.VALID:
+            raise InputError(path, "what summarize_scores wrote", seal.value, "make that fold again (REPLACE=heldout)")
         if key := first_differing_key(folds[0]["protocol"], fold["protocol"]):
             raise InputError(path, f"the first fold's {key}", str(fold["protocol"].get(key)))
         if fold["patch"] != folds[0]["patch"]:

@@ -156,7 +156,7 @@ def dynamic(pruned_demo, tmp_path_factory) -> Path:
     metadata = pruned_demo / "checkpoint" / METADATA_NAME
     common = ["--name", NAME, "--base", BASE, "--metadata", metadata, *origins_of(pruned_demo, ())]
     gguf = ["--kind", "dynamic", "--gguf", pruned_demo / f"{NAME}-CD-Q4_K_M.gguf", padded, *SIDECARS]
-    call(build_release.main, *common, *gguf, "--settings", "CD_TIERS=0/1/2", "--output", folder)
+    call(build_release.main, *common, *gguf, "--settings", "CD_TIERS=2/1/0", "CD_CUTS=1/3,1/2", "--output", folder)
     return folder
 
 
@@ -174,6 +174,7 @@ def dynamic(pruned_demo, tmp_path_factory) -> Path:
 )
 def test_the_tiers_of_cd_files_come_out_again(dynamic, own, tmp_path, settings, record, words):
     manifest, sources = read_manifest(dynamic), read_sources(dynamic)
+    assert manifest["settings"] == {"CD_TIERS": "0/1/2"}  # as the file's record has it, whatever was said
     manifest["settings"] |= settings
     manifest["records"][f"{NAME}-CD-Q4_K_M.gguf"] |= record
     statistics = sources["origins"]["statistics"]
