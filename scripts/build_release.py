@@ -46,7 +46,7 @@ from findings.findings_record import FINDINGS_NAME
 from gates.lineage import Lineage, lineage_breaks
 from gates.loops_gate import loop_breaks
 from gates.measured import quality_breaks, score_breaks
-from gates.speed_gate import active_breaks, draft_breaks
+from gates.speed_gate import MEASURE_ACTIVE, MEASURE_DRAFT, active_breaks, draft_breaks, measured_file_breaks
 from gates.tasks_gate import task_breaks
 from llama.llama_tools import find_llama_cpp
 from loops.loop_results import LOOPS_NAME
@@ -66,6 +66,7 @@ from speed.draft_results import DRAFT_NAME
 
 FINDINGS_INPUTS = "what --findings were measured from: model, questions, measured, and map-1 and so on for other maps"
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
+OF_GGUFS = ("mmproj", "quality", "draft", "active_experts", "loops", "template", "params")  # options
 
 
 def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
@@ -78,13 +79,17 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
     if not found and args.quality:
         found = quality_breaks(lineage)
     if not found and args.active_experts:
-        found = active_breaks(read_evidence(args.active_experts, ACTIVE_NAME), lineage.f16_sha256)
+        active = read_evidence(args.active_experts, ACTIVE_NAME)
+        found = active_breaks(active, lineage.f16_sha256)
+        found += measured_file_breaks(ACTIVE_NAME, lineage, [active], MEASURE_ACTIVE)
     if not found and args.loops:
         found = loop_breaks(lineage)
     if not found and args.task:
         found = task_breaks(lineage)
     if not found and args.draft:
-        found = draft_breaks(read_evidence(args.draft_results, DRAFT_NAME), args.draft, lineage.f16_sha256)
+        drafted = read_evidence(args.draft_results, DRAFT_NAME)
+        found = draft_breaks(drafted, args.draft, lineage.f16_sha256)
+        found += measured_file_breaks(DRAFT_NAME, lineage, drafted["models"], MEASURE_DRAFT)
     if args.findings:
         check_findings_match(read_evidence(args.findings, FINDINGS_NAME), read_metadata(args.metadata))
     for first in found[:1]:
@@ -313,6 +318,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.kind == CHECKPOINT) != (args.checkpoint is not None) or (args.kind == CHECKPOINT) == bool(args.gguf):
         parser.error(f"expected --gguf with --kind {STANDARD} or {DYNAMIC}, --checkpoint with --kind {CHECKPOINT}")
+    of_ggufs = [f"--{name.replace('_', '-')}" for name in OF_GGUFS if getattr(args, name)]
+    if args.kind == CHECKPOINT and of_ggufs:
+        parser.error(f"{of_ggufs[0]}: expected none with --kind {CHECKPOINT}, since it is of GGUF files")
     if bool(args.draft) != bool(args.draft_results):
         parser.error("expected --draft and --draft-results, both or neither")
     args.repository = args.repository or args.output.resolve().name

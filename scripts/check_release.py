@@ -19,6 +19,7 @@ that nothing was edited while all this was checked (gates/unchanged_gate.py).
 """
 
 import argparse
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,8 @@ from release.sources import read_sources
 
 MOST_LINES = 20  # of one check
 INDENT = " " * 6
+# What reading a file of another form than ours can end in.
+FORMS = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration, struct.error)
 
 
 def outcome_of(gate: Callable[[Checked], Outcome], checked: Checked) -> Outcome:
@@ -58,7 +61,7 @@ def outcome_of(gate: Callable[[Checked], Outcome], checked: Checked) -> Outcome:
         line = str(error)
     except OSError as error:
         line = f"{error.filename}: expected a file that can be read, found: {error.strerror}"
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+    except FORMS as error:
         found = f"{type(error).__name__}: {error}"[:200]
         line = f"{checked.folder}: expected files as build_release.py writes them, found {found}"
     return Outcome("stopped by", [line])

@@ -64,7 +64,7 @@ def draft_breaks(results: dict, draft: Path, f16_sha256: str) -> list[InputError
 
 
 def measured_file_breaks(name: str, lineage: Lineage, measured: list[dict], advice: str) -> Breaks:
-    """Speeds are of files that have a record, by the names of file and model."""
+    """Speeds are of files that have a record, of the pruned or of the full model, by the names of file and model."""
     known, found = known_quants(lineage), []
     # The digest says whose file was measured; the model's name must follow from it.
     models = {lineage.f16_sha256: lineage.name}
@@ -72,10 +72,11 @@ def measured_file_breaks(name: str, lineage: Lineage, measured: list[dict], advi
         models[lineage.full["sha256"]] = lineage.full["name"]
     for entry in measured:
         file, record = known.get(entry["gguf_sha256"], ("no file with a record", {}))
+        source = record.get("source_sha256")
         pairs: list[tuple[str, object, object]] = [("the speed of a file named", file, entry["gguf"])]
-        pairs.append(("made of the F16 file", record.get("source_sha256"), entry["source_sha256"]))
-        if entry["source_sha256"] in models:
-            pairs.append(("a model named", models[entry["source_sha256"]], entry["name"]))
+        pairs.append(("made of the F16 file", source, entry["source_sha256"]))
+        named = models.get(source, " or ".join(models.values()))
+        pairs.append(("a model named", named, entry["name"]))
         found += breaks_of(name, pairs, advice)
     return found
 
@@ -167,7 +168,9 @@ def speed_gate(checked: Checked) -> Outcome:
     outcome = Outcome("the draft model, and what was measured of speed", applies=bool(drafts or results or active))
     f16_sha256 = checked.lineage.f16_sha256 if outcome.applies else ""
     found = active_breaks(active, f16_sha256) if active else []
-    if active and not found:
+    if outcome.applies and not checked.records:
+        found.append(InputError(checked.folder, "no speeds without GGUF files, which they are of", "some"))
+    elif active and not found:
         found += measured_file_breaks(ACTIVE_NAME, checked.lineage, [active], MEASURE_ACTIVE)
         found += active_number_breaks(active, read_header(checked.first_part(next(iter(checked.records.values())))))
         found += active_asked_breaks(active, checked.lineage)

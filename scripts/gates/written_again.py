@@ -31,7 +31,7 @@ from quants.recipe_choice import add_recipe_arguments, recipe_for
 from quants.recipes import RECIPES, Recipe, target_bytes
 from quants.sparse_gguf import from_checkpoint
 from quants.target_sizes import Sensitivity
-from release.gguf_parts import tensors_of
+from release.gguf_parts import OF_A_SPLIT, tensors_of
 
 from gguf.constants import LlamaFileType
 
@@ -39,7 +39,6 @@ QUANTISE = "make it again with `make quants`"
 MEASURE_COSTS = "measure again: make quants REPLACE=auto"
 CONVERT = "run `make quants` again"
 CD_SETTINGS = ("CD_RULE", "CD_RECIPE", "CD_CUTS", "CD_TIERS", "CD_SCOPE", "CD_PROTECT")  # as quantize_gguf.py's options
-OF_A_SPLIT = "split."  # keys that llama-gguf-split adds
 # llama-quantize's own: the first is held against the record elsewhere, the second is the format's version.
 OF_QUANTIZE = ("general.file_type", "general.quantization_version")
 FORMAT_VERSION = 2

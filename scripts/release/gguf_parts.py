@@ -6,11 +6,13 @@ from typing import ClassVar
 from files.byte_ranges import Run, same_bytes
 from files.json_records import Record, Sha256, read_record, write_record
 from files.safe_files import InputError, check_replaceable, directory_when_done, require_disk_space, sha256_file
-from ggufs.gguf_header import TensorInfo, read_header, split_paths
+from files.seals import is_kept
+from ggufs.gguf_header import TensorInfo, aligned, header_bytes, read_header, split_paths
 from llama.llama_tools import LlamaCpp, run_tool
 
 SPLIT_RECORD = "split.json"
 SPLIT_UNIT_BYTES = 1_000_000  # llama-gguf-split's M
+OF_A_SPLIT = "split."  # keys that llama-gguf-split adds
 
 
 class Split(Record):
@@ -33,8 +35,40 @@ def shapes_and_types(tensors: dict[str, tuple[Path, TensorInfo]]) -> dict[str, t
     return {name: (tensor.dims, tensor.kind) for name, (_, tensor) in tensors.items()}
 
 
+def check_key_values(whole: Path, parts: list[Path]) -> None:
+    """Raise InputError unless the first part has the key-values of a file, and no part others but those of a split."""
+    header = read_header(whole)
+    own = {pair.key: pair.raw for pair in header.key_values}
+    for number, part in enumerate(parts):
+        pairs = read_header(part).key_values
+        of_split = {"split.no": number, "split.count": len(parts), "split.tensors.count": len(header.tensors)}
+        said = {pair.key: pair.value for pair in pairs if pair.key.startswith(OF_A_SPLIT)}
+        found = {pair.key: pair.raw for pair in pairs if pair.key not in said}
+        if (found, said) != ({} if number else own, of_split):
+            expected = "those of its place in the split alone" if number else f"those of {whole.name}"
+            raise InputError(part, f"as key-values {expected}", "others")
+
+
+def check_no_room(part: Path) -> None:
+    """Raise InputError unless a part is header and tensors, one after the other, zeros between, nothing behind."""
+    header = read_header(part)
+    plans = [(tensor.name, tensor.dims, tensor.kind) for tensor in header.tensors]
+    begin = header_bytes(header, [pair.raw for pair in header.key_values], plans)
+    with open(part, "rb") as file:
+        plain, end = file.read(len(begin)) == begin, len(begin)
+        for tensor in header.tensors:
+            file.seek(tensor.offset + tensor.size)
+            end = aligned(tensor.offset + tensor.size, header.alignment)
+            plain = plain and not any(file.read(end - tensor.offset - tensor.size))
+    if not plain or part.stat().st_size != end:
+        raise InputError(part, "header and tensors alone, with zeros between", "other bytes")
+
+
 def check_parts(whole: Path, parts: list[Path], limit: int) -> None:
-    """Raise InputError unless parts hold all tensors of a file, byte for byte, each within the limit in bytes."""
+    """Raise InputError unless parts are what a file is split into, byte for byte, each within the limit in bytes."""
+    check_key_values(whole, parts)
+    for part in parts:
+        check_no_room(part)
     found, expected = tensors_of(parts[0]), tensors_of(whole)
     if shapes_and_types(found) != shapes_and_types(expected):
         raise InputError(parts[0], f"the tensors of {whole.name} in its parts", "others")
@@ -61,9 +95,9 @@ def split_command(tool: Path, whole: Path, prefix: Path, limit: int) -> list[obj
 
 
 def kept_parts(folder: Path, made_from: dict) -> list[Path]:
-    """Return the parts of an earlier run, [] unless all of them are there, whole, and made from the same."""
+    """Return the parts of an earlier run, [] unless all of them are there, whole, sealed, and made from the same."""
     record = folder / SPLIT_RECORD
-    known = read_record(record, Split, f"remove {folder}") if record.is_file() else {}
+    known = read_record(record, Split, f"remove {folder}") if is_kept(record) else {}
     if {key: known.get(key) for key in made_from} != made_from:
         return []
     parts = {folder / name: digest for name, digest in known["parts"].items()}

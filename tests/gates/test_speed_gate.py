@@ -18,7 +18,7 @@ from gates.checked import Checked
 from gates.gates import records_gate
 from gates.remade_gates import draw_pictures_again
 from gates.running_gates import QUESTION, smallest
-from gates.speed_gate import active_asked_breaks, speed_gate, speed_gates
+from gates.speed_gate import active_asked_breaks, measured_file_breaks, speed_gate, speed_gates
 from release.manifest import read_manifest
 from release.sources import read_evidence, read_sources
 from release_inputs import NAME, build, call, release_arguments
@@ -123,6 +123,27 @@ def test_speeds_are_of_known_files_and_numbers_are_possible(release, name, damag
     (release / name).write_text(json.dumps(content))
     found = speed_gate(checked(release)).deviations
     assert any(words in line for line in found) if words else not found, found
+
+
+def test_the_speed_of_another_build_s_file_is_not_the_base_s(pruned_demo, tmp_path):
+    """Its record is sealed, too, and --quants may name it: under no name has it a place in this release."""
+    lineage = Build(pruned_demo, tmp_path).checked.lineage
+    own, full = lineage.records[f"{NAME}-Q6_K.gguf"], lineage.full
+    record = tmp_path / "other-Q6_K.gguf.json"
+    record.write_text(json.dumps({"version": 1, **own, "sha256": "7" * 64, "source_sha256": "8" * 64}))
+    lineage.sources["quants"]["other"] = record
+    other = {"gguf": "other-Q6_K.gguf", "gguf_sha256": "7" * 64, "source_sha256": "8" * 64}
+    mine = {"gguf": f"{NAME}-Q6_K.gguf", "gguf_sha256": own["sha256"], "source_sha256": own["source_sha256"]}
+    for entry, name in ((other, full["name"]), (other, "other"), (mine, full["name"])):
+        (error,) = measured_file_breaks("draft.json", lineage, [{**entry, "name": name}], "")
+        assert f"a model named {NAME}" in str(error) and f"found {name}" in str(error)
+    assert not measured_file_breaks("draft.json", lineage, [{**mine, "name": NAME}], "")
+
+
+def test_speeds_without_a_file_that_they_are_of_are_refused(release):
+    found = checked(release)
+    found.manifest["records"] = {}
+    assert "expected no speeds without GGUF files" in speed_gate(found).deviations[0]
 
 
 @pytest.mark.parametrize(
