@@ -37,7 +37,9 @@ from cards.card_sections import PICTURES
 from cards.front_matter import REPOSITORY_NAME, is_repository
 from cards.made_texts import made_texts
 from cards.model_facts import is_for_ollama
+from checkpoints.checkpoint import INDEX_NAME
 from checkpoints.licence import CARD, Licence, licence_of, released_licence
+from checkpoints.small_files import small_files
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import CONTROL, write_record
 from files.option_types import VERSION_FILE, command_parser, positive
@@ -140,12 +142,9 @@ def place_gguf(args: argparse.Namespace, records: dict[Path, dict], output: Path
 
 
 def files_beside_weights(checkpoint: Path) -> dict[str, Path]:
-    """Return a checkpoint's files but its weights, by name in the folder; without what a release makes itself."""
-    return {
-        path.relative_to(checkpoint).as_posix(): path
-        for path in sorted(checkpoint.rglob("*"))
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in (CARD, MANIFEST, METADATA_NAME)
-    }
+    """Return a checkpoint's small files, config and index, by name in the folder; not its card: a release makes one."""
+    files = [*small_files(checkpoint), checkpoint / "config.json", checkpoint / INDEX_NAME]
+    return {path.relative_to(checkpoint).as_posix(): path for path in files if path.name != CARD}
 
 
 def parse_setting(text: str) -> tuple[str, str]:

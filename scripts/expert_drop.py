@@ -4,8 +4,9 @@
 Inputs:  a safetensors checkpoint directory (families: checkpoints/moe_families.py), or a GGUF file of any quantisation
          (the first one of a split); a drop map (schema: choice/drop_map.py).
 Output:  from a checkpoint, a directory: model-0000N-of-0000M.safetensors of at most 5 GiB, an index, config.json with
-         the new expert count, every other small file of the source, and expert_drop_metadata.json (how the experts
-         were chosen, keep and drop per layer, digests of inputs and of every output shard).
+         the new expert count, the source's tokenizer and other small files (checkpoints/small_files.py), and
+         expert_drop_metadata.json (how the experts were chosen, keep and drop per layer, digests of inputs and of every
+         output shard).
          From a GGUF, a GGUF (split as the source is): experts, router rows, per-expert scales and biases sliced,
          expert_count set, nothing decoded; beside it NAME.expert_drop_metadata.json. With --imatrix, that imatrix
          sliced by the same map, too.
@@ -25,6 +26,7 @@ from pathlib import Path
 from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
 from checkpoints.checkpoint_drop import plan_tensors, verify_checkpoint, write_checkpoint
 from checkpoints.moe_families import expert_tensors, family_of, pruned_config, shape_of
+from checkpoints.small_files import left_out_words
 from choice.drop_map import check_digests, read_drop_map
 from choice.drop_metadata import METADATA_NAME
 from files.option_types import command_parser, positive
@@ -67,7 +69,8 @@ def drop_in_checkpoint(args: argparse.Namespace) -> None:
     check_replaceable(args.output, METADATA_NAME)
     shards = write_checkpoint(args.source, args.output, args.shard_bytes, pruned, planned, drop_map, weights_sha256)
     total = sum(tensor.size for tensor in planned.values())
-    print(f"{args.output}: {what}, {gib(total)} GiB in {shards} shard{'s' if shards > 1 else ''}")
+    left = left_out_words(args.source)
+    print(f"{args.output}: {what}, {gib(total)} GiB in {shards} shard{'s' if shards > 1 else ''}{left}")
 
 
 def drop_in_file(args: argparse.Namespace) -> None:

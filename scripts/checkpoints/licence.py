@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoints.small_files import CARD
 from files.json_records import read_json
 from files.safe_files import InputError
 
@@ -16,7 +17,7 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import logging
 
-CARD, CONFIG = "README.md", "config.json"
+CONFIG = "config.json"
 IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
 OTHER, UNKNOWN = "other", "unknown"
 # Both go onto a card that is published under somebody else's name, so nothing in them may be markup.

@@ -1,34 +1,75 @@
-"""The small files of a checkpoint, which a pruned one gets as they are: tokenizer, templates, generation settings."""
+"""The small files of a checkpoint, which a pruned one gets as they are: tokenizer, templates, generation settings.
 
+Known names alone: whatever else lies beside a model's weights (evaluations, pictures, code) would be published as if it
+were of the pruned one.
+"""
+
+import re
 import shutil
 from pathlib import Path
 
-from choice.drop_map import METADATA_NAME
 from files.input_errors import InputError
 
 TEMPLATES_NAME = "additional_chat_templates"
-# Weights in any format: a copy of the full model's beside the pruned ones would be loaded in their place.
-NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+CARD = "README.md"  # names the licence; a release has a card of its own
+SMALL_FILES = (
+    CARD,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+TEMPLATE = re.compile(rf"{TEMPLATES_NAME}/[\w.-]+\.jinja")
+# As gpt-oss, DeepSeek and Llama call theirs: LICENSE, LICENSE-MODEL, USAGE_POLICY, USE_POLICY.md.
+LICENCE_TEXT = re.compile(r"(?:LICEN[CS]E|NOTICE|COPYING|USAGE_POLICY|USE_POLICY)(?:-[A-Z]+)?(?:\.txt|\.md)?")
+# Weights in any format, and what a drop writes itself: no news in a list of what was left out.
+NOT_SMALL = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
+MOST_NAMES = 5
+
+
+def is_small_file(name: str) -> bool:
+    """Tell whether a pruned checkpoint gets the full model's file of that path, relative to its folder."""
+    return name in SMALL_FILES or bool(TEMPLATE.fullmatch(name) or LICENCE_TEXT.fullmatch(name))
 
 
 def small_files(source: Path) -> list[Path]:
-    """Return tokenizer, templates, generation and processor files; not weights, indexes, config and hidden files.
+    """Return tokenizer, templates, generation and processor files, card and licence; not weights, index and config.
 
     Raises InputError for a link that leads to nothing: it may stand for any of them.
     """
     for path in sorted(source.iterdir()):
         if path.is_symlink() and not path.exists():
             raise InputError(path, "a file", "a link to nothing", "fetch the model again")
-    files = [
-        path
+    files = [*sorted(source.iterdir()), *sorted((source / TEMPLATES_NAME).glob("*"))]
+    return [path for path in files if path.is_file() and is_small_file(path.relative_to(source).as_posix())]
+
+
+def left_out(source: Path) -> list[str]:
+    """Return the names of the files and folders of a checkpoint that a pruned one does not get, but hidden ones."""
+    return [
+        path.name
         for path in sorted(source.iterdir())
-        if path.is_file()
-        and path.suffix not in NOT_COPIED
-        and not path.name.startswith(".")
-        and path.name not in ("config.json", METADATA_NAME)
-        and not path.name.endswith(".index.json")
+        if not (is_small_file(path.name) or path.name.endswith(NOT_SMALL) or path.name.startswith("."))
+        and path.name not in ("config.json", TEMPLATES_NAME)
     ]
-    return files + [path for path in sorted((source / TEMPLATES_NAME).rglob("*")) if path.is_file()]
+
+
+def left_out_words(source: Path) -> str:
+    """Return how a closing line ends that names what was left out; "" where that is nothing."""
+    names = [ascii(name)[1:-1][:60] for name in left_out(source)]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"; left out: {', '.join(names[:MOST_NAMES])}{more}" if names else ""
 
 
 def copy_small_files(source: Path, output: Path) -> None:

@@ -72,7 +72,7 @@ def measured_file_breaks(name: str, lineage: Lineage, measured: list[dict], advi
         models[lineage.full["sha256"]] = lineage.full["name"]
     for entry in measured:
         file, record = known.get(entry["gguf_sha256"], ("no file with a record", {}))
-        source = record.get("source_sha256")
+        source = str(record.get("source_sha256"))
         pairs: list[tuple[str, object, object]] = [("the speed of a file named", file, entry["gguf"])]
         pairs.append(("made of the F16 file", source, entry["source_sha256"]))
         named = models.get(source, " or ".join(models.values()))

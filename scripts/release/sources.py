@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
+from checkpoints.checkpoint import INDEX_NAME
+from checkpoints.small_files import is_small_file
 from choice.drop_metadata import METADATA_NAME, DropMetadata
 from files.json_records import Record, read_record, write_record
 from files.safe_files import InputError
@@ -134,10 +136,11 @@ def read_sources(folder: Path) -> dict[str, dict[str, Path]]:
 def foreign_copies(copies: dict[str, Path], named: set[str], of_checkpoint: bool) -> set[str]:
     """Return the names of copies that no release has, for a list of sources can be edited; named: others that it may.
 
-    of_checkpoint: the folder has all files of the build's checkpoint, which are held against the full model's.
+    of_checkpoint: the folder has the small files of the build's checkpoint, which are held against the full model's.
     """
     known, place = {*EVIDENCE, "template", *named}, copies[METADATA_NAME].parent
     known |= {name for name in copies if TASK_COPY.fullmatch(name)}
     if of_checkpoint:
-        known |= {name for name, path in copies.items() if path.resolve() == (place / name).resolve()}
+        small = {name for name in copies if is_small_file(name) or name in ("config.json", INDEX_NAME)}
+        known |= {name for name in small if copies[name].resolve() == (place / name).resolve()}
     return copies.keys() - known

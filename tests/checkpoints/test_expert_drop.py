@@ -108,6 +108,28 @@ def test_two_runs_in_two_places_give_equal_files_and_no_path(tiny_model, tmp_pat
         assert str(tmp_path) not in path.read_text()
 
 
+def test_only_known_small_files_come_along_and_the_closing_line_names_the_others(model_copy, tmp_path, capsys):
+    odd = (
+        "EVALUATION.md",
+        "scores.svg",
+        "scores.json",
+        "quality.json",
+        "draft.json",
+        "cat.png",
+        "modeling_x.py",
+        "LICENSES",
+    )
+    kept = ("LICENSE", "LICENSE-MODEL", "USE_POLICY.md", "merges.txt", "additional_chat_templates/tools.jinja")
+    (model_copy / "additional_chat_templates").mkdir()
+    for name in (*odd, *kept, "additional_chat_templates/scores.json", "original.bin", ".gitattributes"):
+        (model_copy / name).write_text("99% on GPQA")
+    output = drop(model_copy, tmp_path / "out", random_drop_map(KEEP))
+    there = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    assert {*kept} <= there and not there & {*odd, "additional_chat_templates/scores.json", "original.bin"}
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith("; left out: EVALUATION.md, LICENSES, cat.png, draft.json, modeling_x.py and 3 more")
+
+
 def test_index_and_metadata_agree_with_the_files(tiny_model, tmp_path):
     output = drop(tiny_model, tmp_path / "out", random_drop_map(KEEP))
     found = read_checkpoint(output)

@@ -51,7 +51,12 @@ def test_an_assistant_and_the_card_of_a_model_come_from_the_hub(script, refused,
     with Hub() as hub:
         hub.RequestHandlerClass = Downloads
         files = {path.name: path.read_bytes() for path in (DEMO / "assistant").iterdir()}
-        files |= {"README.md": b"---\nlicense: mit\n---\n", "pytorch_model.bin": b"x", "docs/README.md": b"x"}
+        files |= {
+            "README.md": b"---\nlicense: mit\n---\n",
+            "pytorch_model.bin": b"x",
+            "docs/README.md": b"x",
+            "LICENSE": b"x",
+        }
         hub.repositories["google/an-assistant"] = {name: {"content": content} for name, content in files.items()}
         here = {"HF_HUB_OFFLINE": 0, "HF_ENDPOINT": hub.url, "HF_HOME": tmp_path / "home", "HF_HUB_DISABLE_XET": 1}
         asked = ["--model", "google/an-assistant", "--output", tmp_path / "there"]

@@ -486,6 +486,20 @@ def of_added_file(build: Build) -> None:
     (build.metadata.parent / "RESULTS.md").write_text("99% on GPQA")
 
 
+def of_odd_files_of_the_base(build: Build) -> None:
+    """A pruned checkpoint gets none of them; one that has them all the same is refused."""
+    source = build.metadata.parents[1] / "base"
+    shutil.copytree(DEMO / "model", source)
+    for name in ("RESULTS.md", "scores.png"):
+        (source / name).write_text("99% on GPQA")
+    build.change(sources_path(build.release), lambda s: s["origins"].update(source=str(source)))
+
+
+def of_odd_file_of_both(build: Build) -> None:
+    of_odd_files_of_the_base(build)
+    of_added_file(build)
+
+
 def of_tokenizer(build: Build) -> None:
     build.change(build.metadata.parent / "tokenizer_config.json", lambda config: config.update(gpqa=99))
 
@@ -517,6 +531,8 @@ def of_config(build: Build) -> None:
     [
         (lambda build: None, ""),
         (of_added_file, "RESULTS.md: expected a file of the full model's checkpoint"),
+        (of_odd_files_of_the_base, ""),
+        (of_odd_file_of_both, "RESULTS.md: expected a file of the full model's checkpoint"),
         (of_tokenizer, "tokenizer_config.json: expected a file of the full model's checkpoint"),
         (of_base_digest, "a full model whose weights have sha256"),
         (of_experts, "experts of the full model: 128, found 256"),
