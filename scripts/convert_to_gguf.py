@@ -26,6 +26,7 @@ from files.json_records import read_json, write_record
 from files.option_types import command_parser
 from files.safe_files import InputError, gib, replace_when_done, require_disk_space, run
 from ggufs.gguf_header import GgufHeader, read_header
+from ggufs.vouched_keys import unvouched
 from llama.llama_tools import LlamaCpp, convert_streamed, find_llama_cpp
 from llama.serve_check import check_loads
 from quants.mmproj_conversion import make_mmproj
@@ -42,6 +43,8 @@ def check_converted(
 
     named: the file, in messages; layers: of the config; tensor_names: of the checkpoint.
     """
+    if strange := unvouched(header):  # of a converter that takes them from elsewhere than llama/vouched_header.py knows
+        raise InputError(named, "no general key that this project does not vouch for", strange[0])
     if header.experts != shape.experts:
         raise InputError(named, f"{shape.experts} experts, as the checkpoint has", str(header.experts))
     count, names = header.value(f"{header.architecture}.block_count"), {tensor.name for tensor in header.tensors}

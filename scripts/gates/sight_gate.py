@@ -18,6 +18,7 @@ from gates.checked import Checked, Outcome
 from ggufs.gguf_header import read_header
 from ggufs.mmproj import mmproj_name, projection_widths, types_of
 from ggufs.sibling_choice import mmproj_pick
+from ggufs.vouched_keys import unvouched
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from quants.quant_record import MmprojRecord, record_path
@@ -92,6 +93,8 @@ def file_deviations(checked: Checked, name: str, record: dict) -> list[str]:
         ("projections", dict.fromkeys(record["towers"], width), projection_widths(header)),
         ("weights", record["parameters"], sum(math.prod(tensor.dims) for tensor in header.tensors)),
         ("tensors per type", record["tensors_per_type"], types_of(header)),
+        ("the name in its header", checked.manifest["name"], header.value("general.name")),
+        ("general keys that nobody vouches for", [], unvouched(header)),
     ]
     for model in checked.records.values():
         first = read_header(checked.first_part(model))

@@ -15,6 +15,7 @@ from gates.measured import TEXTS, known_quants
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, experts_used_key, read_header
 from ggufs.sibling_choice import draft_pick
+from ggufs.vouched_keys import unvouched
 from llama.drafting import DRAFT_TOKENS, draft_flags
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
@@ -92,14 +93,20 @@ def asked_breaks(results: dict, questions: list[Path]) -> Breaks:
     return breaks_of(DRAFT_NAME, pairs, MEASURE_DRAFT)
 
 
-def draft_number_breaks(results: dict, draft: Path) -> Breaks:
-    """The draft model is of the size and type that its record and header say, and no count can be more than all."""
-    record, tensors = read_record(record_path(draft), DraftRecord), read_header(draft).tensors
+def draft_number_breaks(results: dict, draft: Path, name: str) -> Breaks:
+    """The draft model is of the size and type that its record and header say, and no count can be more than all.
+
+    name: of the model that it drafts for, which its header has.
+    """
+    record, header = read_record(record_path(draft), DraftRecord), read_header(draft)
+    tensors = header.tensors
     weights, size, most = sum(math.prod(t.dims) for t in tensors), draft.stat().st_size, results["draft_tokens"]
     pairs: list[tuple[str, object, object]] = [
         ("weights of the draft model:", (weights, weights), (results["parameters"], record["parameters"])),
         ("bytes of the draft model:", (size, size), (results["bytes"], record["bytes"])),
         ("the type of the draft model:", record["type"], results["type"]),
+        ("the name of the draft model:", (name, name), (header.value("general.name"), record["name"])),
+        ("general keys that nobody vouches for:", [], unvouched(header)),
     ]
     for answers in results["models"]:
         rows = list(zip(answers["tokens"], answers["drafted"], answers["accepted"]))
@@ -186,7 +193,7 @@ def speed_gate(checked: Checked) -> Outcome:
         found += draft_breaks(results, checked.sources["copies"][results["file"]], f16_sha256)
         found += measured_file_breaks(DRAFT_NAME, checked.lineage, results["models"], MEASURE_DRAFT)
         found += asked_breaks(results, list(checked.sources["questions"].values()))
-        found += draft_number_breaks(results, checked.sources["copies"][results["file"]])
+        found += draft_number_breaks(results, checked.sources["copies"][results["file"]], checked.manifest["name"])
         listed = sorted(checked.manifest["files"])
         for record in checked.records.values():
             check_fits(read_header(draft), read_header(checked.first_part(record)), draft)

@@ -13,7 +13,10 @@ from pathlib import Path
 
 def main() -> None:
     converter = Path(sys.argv[1])
-    sys.path[0:1] = [str(converter.parent), str(converter.parent / "gguf-py")]  # as when it is run by itself
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: no room takes the place of a library
+    from llama.vouched_header import use_converter
+
+    use_converter(converter)
     from gguf import GGUFWriter
 
     def write_no_data(self: GGUFWriter, *, progress: bool = False) -> None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 SCRIPTS = Path(__file__).resolve().parents[1]
 # Whose output is published, or what is published depends on.
 BUILT_TOOLS = ("llama-quantize", "llama-imatrix", "llama-server")
+VOUCHED = SCRIPTS / "llama/convert_vouched.py"
 HEADER_ONLY = SCRIPTS / "llama/convert_header_only.py"
 STREAMED = SCRIPTS / "llama/convert_streamed.py"
 READ_BYTES = 65536
@@ -98,14 +99,17 @@ class LlamaCpp:
 def converter_command(
     llama_cpp: LlamaCpp, model: Path, name: str, output: Path, outtype: str, *more: str
 ) -> list[object]:
-    """Return the command line of convert_hf_to_gguf.py; name: for the header, more: further flags."""
+    """Return the command line of convert_hf_to_gguf.py; name: for the header, more: further flags.
+
+    Its second word is the launcher, which has others for files without data and for large tensors in pieces.
+    """
     flags = ["--outfile", output.resolve(), "--outtype", outtype, "--model-name", name, *more]
-    return [sys.executable, llama_cpp.converter, model.resolve(), *flags]
+    return [sys.executable, VOUCHED, llama_cpp.converter, model.resolve(), *flags]
 
 
 def convert_header_only(llama_cpp: LlamaCpp, model: Path, name: str, output: Path, outtype: str, *more: str) -> None:
     """Let the converter write a file without its data, of the same size; raise InputError when it cannot."""
-    python, *command = map(str, converter_command(llama_cpp, model, name, output, outtype, *more))
+    python, _, *command = map(str, converter_command(llama_cpp, model, name, output, outtype, *more))
     done = subprocess.run([python, HEADER_ONLY, *command], capture_output=True, text=True)
     if done.returncode != 0:
         raise InputError(model, "a checkpoint that llama.cpp's converter reads", last_words(done.stderr))
@@ -113,7 +117,7 @@ def convert_header_only(llama_cpp: LlamaCpp, model: Path, name: str, output: Pat
 
 def convert_streamed(llama_cpp: LlamaCpp, model: Path, name: str, output: Path, outtype: str) -> str:
     """Let the converter write a file, its large tensors in pieces; return the file's hex sha256."""
-    python, *command = converter_command(llama_cpp, model, name, output, outtype)
+    python, _, *command = converter_command(llama_cpp, model, name, output, outtype)
     text = run_tool([python, STREAMED, *command], cwd=Path.cwd(), what="convert to GGUF", step=r"Writing:\s+(\d+)%")
     digests = re.findall(r"^sha256 ([0-9a-f]{64})$", text, re.MULTILINE)
     if not digests:

@@ -1,11 +1,15 @@
 """Conversion in pieces writes what llama.cpp's converter writes by itself, byte for byte."""
 
+import json
+import shutil
 import subprocess
 from pathlib import Path
 
 from files.safe_files import sha256_file
+from ggufs.gguf_header import read_header
+from ggufs.vouched_keys import unvouched
 from llama import convert_streamed
-from llama.llama_tools import LlamaCpp, converter_command
+from llama.llama_tools import LlamaCpp, convert_header_only, converter_command
 from llama.llama_tools import convert_streamed as convert
 from tiny_models import build_family_model, build_tiny_model
 
@@ -34,11 +38,34 @@ def test_the_file_is_that_of_the_converter_alone(family: str, tools: LlamaCpp, t
     largest[:4] = torch.tensor([float("nan"), -float("nan"), float("inf"), 1e30], dtype=torch.bfloat16)
     save_file(weights, shard, {"format": "pt"})
     plain, ours = tmp_path / "plain.gguf", tmp_path / "ours.gguf"
-    command = [str(part) for part in converter_command(tools, model, "tiny", plain, "f16")]
-    subprocess.run(command, check=True, capture_output=True)
+    python, _, *command = map(str, converter_command(tools, model, "tiny", plain, "f16"))
+    subprocess.run([python, *command], check=True, capture_output=True)
     digest = convert(tools, model, "tiny", ours, "f16")
     assert ours.read_bytes() == plain.read_bytes()
     assert digest == sha256_file(ours)
+
+
+def test_a_header_says_of_its_model_only_what_this_project_vouches_for(tools: LlamaCpp, tmp_path: Path) -> None:
+    """Whatever the base's card, its config and the folder's name say of it: in all three ways to convert."""
+    model = Path(shutil.copytree(DEMO / "assistant", tmp_path / "best-99B-instruct"))
+    said = "author: x\nversion: v9\nsize_label: 26x99B\ndescription: 99% on GPQA\ntags: [y]\nbase_model: a/b-7B\n"
+    licence = "license: other\nlicense_name: nice-terms\nlicense_link: https://example.com/x\n"
+    (model / "README.md").write_text(f"---\n{said}{licence}---\n")
+    for name, more in (
+        ("config.json", {"_name_or_path": "best/a-99B"}),
+        ("generation_config.json", {"sequence": "99%"}),
+    ):
+        (model / name).write_text(json.dumps(json.loads((model / name).read_text()) | more))
+    paths = [tmp_path / f"{way}.gguf" for way in ("plain", "streamed", "header")]
+    subprocess.run(
+        list(map(str, converter_command(tools, model, "tiny", paths[0], "f16"))), check=True, capture_output=True
+    )
+    convert(tools, model, "tiny", paths[1], "f16")
+    convert_header_only(tools, model, "tiny", paths[2], "f16")
+    for path in paths:
+        header = read_header(path)
+        assert not unvouched(header) and header.value("general.name") == "tiny"
+        assert header.value("general.license.name") == "nice-terms" and "99" not in header.value("general.size_label")
 
 
 def test_values_are_written_in_pieces_and_hashed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
