@@ -82,6 +82,15 @@ def score_rows(release: Release) -> list[list[str]]:
     return [*found, [f"Score as {quant}, {asked} (95% interval)", of_reference, best_score(row)]]
 
 
+def licence_in_words(release: Release) -> str:
+    """Return the licence as code, as the words are the base's, and what of the base's card is not shown."""
+    terms = release.licence
+    link = f" (`{terms['license_link']}`)" if "license_link" in terms else ""
+    unsaid = (release.inputs.get("licence") or {}).get("left_out")
+    note = f" The base's card has a `{unsaid.replace(' and ', '` and a `')}` that is left out here." if unsaid else ""
+    return f"Licence: `{terms.get('license_name') or terms['license']}`{link}.{note}"
+
+
 def headline(release: Release) -> str:
     """Return what the model is: parameters and experts before and after, size, score and its label, licence."""
     facts, metadata = release.facts, release.metadata
@@ -94,9 +103,7 @@ def headline(release: Release) -> str:
         *([["Experts per token", str(facts.top_k), str(facts.top_k)]] if facts.top_k else []),
         *score_rows(release),
     ]
-    terms = release.licence
-    link = f" ({terms['license_link']})" if "license_link" in terms else ""
-    licence = f"Licence: {terms.get('license_name') or terms['license']}{link}."
+    licence = licence_in_words(release)
     if release.scores and release.row:
         label = in_sample_note(release.scores, metadata)
     else:

@@ -5,6 +5,9 @@ expert axis, so its number of parameters follows from the pruned model's shapes 
 """
 
 import math
+import random
+import string
+from collections.abc import Callable
 from pathlib import Path
 
 from cards.card_sections import OLLAMA_ARCHITECTURE, ModelFacts
@@ -23,6 +26,7 @@ from release.gguf_parts import tensors_of
 THOUGHT_MARKS = ("enable_thinking", "<think>", "<|channel>thought")
 CHAT_TEMPLATE = "chat_template.jinja"
 PROMPT_CHARACTERS = 600
+DAY = "strftime_now"
 # As the evaluation asks: with a thought, where the model knows thoughts.
 PROMPTED: dict = {"bos_token": "", "eos_token": "", "add_generation_prompt": True, "enable_thinking": True}
 
@@ -32,19 +36,56 @@ def thinks(template: str | None) -> bool:
     return any(mark in (template or "") for mark in THOUGHT_MARKS)
 
 
+def one_word() -> str:
+    """Return a word that nobody can know beforehand."""
+    letters = (random.choice(string.ascii_lowercase) for _ in range(random.randint(9, 15)))
+    return "".join(letters).capitalize()
+
+
+def some_sentences() -> str:
+    """Return words as people write them, of any length."""
+    words = [" ".join(one_word().lower() for _ in range(random.randint(3, 9))) for _ in range(random.randint(2, 5))]
+    return " ".join(f"{text.capitalize()}{random.choice('.?!')}" for text in words)
+
+
+def a_list() -> str:
+    """Return numbers and words, a line each."""
+    return "\n".join(f"{random.randint(1, 999)}. {one_word()}" for _ in range(random.randint(2, 9)))
+
+
+def written_around(template: str, ask: Callable[[], str], with_system: bool) -> str:
+    """Return what a template writes of a first prompt, with placeholders for the words of `ask`.
+
+    The words are new in each run: a template could else have a text of its own for a placeholder, and for no real chat.
+    """
+    words = {"{system}": ask(), "{prompt}": ask()}
+    chat = [{"role": "system", "content": words["{system}"]}, {"role": "user", "content": words["{prompt}"]}]
+    text = render_template(template, chat if with_system else chat[1:], **PROMPTED)
+    if any(placeholder in text for placeholder in words):  # the template's own
+        return ""
+    for placeholder, said in words.items():
+        text = text.replace(said, placeholder)
+    return text
+
+
 def prompt_format(template: object) -> str:
     """Return a first prompt as a chat template writes it, with placeholders; "" where a card cannot show it.
 
-    That is: without a template, when it fails, or when it writes what no card may hold or at length of its own.
+    That is: without a template, when it fails, or when it writes what no card may hold or at length of its own; when it
+    names the day, so that tomorrow's card would differ; and when it does not write the same around any words.
     """
-    chat = [{"role": "system", "content": "{system}"}, {"role": "user", "content": "{prompt}"}]
-    for messages in (chat, chat[1:]):  # not every model knows a system's words
+    code = str(template or "")
+    if DAY in code:
+        return ""
+    for with_system in (True, False):  # not every model knows a system's words
         try:
-            text = render_template(str(template or ""), messages, **PROMPTED)
-            shown_whole = "{prompt}" in text and "`" not in text and len(text) <= PROMPT_CHARACTERS
-            return check_card_words("chat template", text).strip("\n") if shown_whole else ""
+            texts = {written_around(code, ask, with_system) for ask in (one_word, some_sentences, a_list)}
         except TemplateFailure:
             continue
+        text = texts.pop()
+        shown_whole = "{prompt}" in text and "`" not in text and len(text) <= PROMPT_CHARACTERS
+        try:
+            return check_card_words("chat template", text).strip("\n") if shown_whole and not texts else ""
         except InputError:
             return ""
     return ""

@@ -18,23 +18,27 @@ from huggingface_hub import ModelCard
 from huggingface_hub.utils import logging
 
 CONFIG = "config.json"
-IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]*")
+IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
 OTHER, UNKNOWN = "other", "unknown"
-# Both go onto a card that is published under somebody else's name, so nothing in them may be markup.
-NAME = re.compile(r"[A-Za-z0-9][\w .,()-]{0,79}")
-LINK = re.compile(r"https?://[\w.-]+(?:/[\w./~%-]*)?(?:\?[\w./~%=&+:,-]*)?(?:#[\w-]+)?")
+# Both go onto a card that is published under somebody else's name, as code: no markup, and too short for a sentence.
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.,()-]| (?=\S)){0,39}")
+LINK = re.compile(r"(?=.{1,200}\Z)https?://[\w.-]+(?:/[\w./~%-]*)?(?:\?[\w./~%=&+:,-]*)?(?:#[\w-]+)?", re.ASCII)
 logging.set_verbosity_error()  # a card without front matter is no fault, and an error of ours is one line
 TO_SAY = "look up what the base model's card says, and give it as LICENSE, such as LICENSE=apache-2.0"
 
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence: the Hub's identifier, the name and the link that the base gives it ("": none), and who names it."""
+    """A licence: the Hub's identifier, the name and the link that the base gives it ("": none), and who names it.
+
+    left_out: the base's keys whose values no card can show.
+    """
 
     identifier: str
     name: str = ""
     link: str = ""
     named_by: str = ""
+    left_out: str = ""
 
     @property
     def words(self) -> str:
@@ -56,7 +60,10 @@ def licence_in(values: Mapping, named_by: str) -> Licence | None:
     name, link = text_of(values, "license_name", NAME), text_of(values, "license_link", LINK)
     if not IDENTIFIER.fullmatch(identifier) or identifier == UNKNOWN or (identifier == OTHER and not name):
         return None
-    return Licence(identifier, name, link, named_by)
+    kept = {"license_name": name, "license_link": link}
+    return Licence(
+        identifier, name, link, named_by, " and ".join(key for key in kept if values.get(key) and not kept[key])
+    )
 
 
 def front_matter_of(card: Path) -> dict | None:

@@ -15,17 +15,24 @@ from release.input_facts import held_questions
 
 import pytest
 
+BOTH = "[{system}][{prompt}]"
+
 
 @pytest.mark.parametrize(
     ("template", "shown"),
     [
-        ("{% for m in messages %}[{{ m.content }}]{% endfor %}", "[{system}][{prompt}]"),
-        ("{% for m in messages if m.role == 'system' %}{{ raise_exception('no') }}{% endfor %}{prompt}", "{prompt}"),
+        ("{% for m in messages %}[{{ m.content }}]{% endfor %}", BOTH),
+        ("{{ raise_exception('no') if messages[0].role == 'system' }}{{ messages[0].content }}", "{prompt}"),
         (None, ""),
         ("{{ nothing.at.all }}", ""),
-        ("<a href='x'>{prompt}</a>", ""),
-        ("{prompt}\n```\n", ""),
-        ("{prompt}" + "x" * 600, ""),
+        ("<a href='x'>{{ messages[-1].content }}</a>", ""),
+        ("{{ messages[-1].content }}\n```\n", ""),
+        ("{prompt}", ""),
+        ("{{ messages[-1].content }}" + "x" * 600, ""),
+        ("{% for m in messages %}{{ '99%' if m.content == '{system}' }}[{{ m.content }}]{% endfor %}", BOTH),
+        ("{{ '99% on GPQA' if ' ' not in messages[0].content }}{{ messages[-1].content }}", ""),
+        ("{{ '99% on GPQA' if '\n' in messages[-1].content }}{{ messages[-1].content }}", ""),
+        ("{{ strftime_now('%Y') }}{{ messages[-1].content }}", ""),
     ],
 )
 def test_what_no_card_may_hold_is_no_prompt_format(template, shown):

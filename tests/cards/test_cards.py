@@ -112,7 +112,7 @@ def test_the_card_has_every_number_from_its_record_in_the_reader_s_order(pruned_
     patched, counted = (cells_of(card[card.index(mark) :], f"**{NAME}** (this)") for mark in MARKS)
     assert patched[1] == score and counted[2:5] == [str(KEPT), "1", "1"]  # experts, raw, strict
     assert cells_of(card, NAME) == [NAME, "2", "2", "+1", "+0.5"]  # the patch step: two empty answers, one right
-    assert "Held out: 6 other questions chose the experts, and none of the 4 scored ones did. Licence: gemma." in card
+    assert "Held out: 6 other questions chose the experts, and none of the 4 scored ones did. Licence: `gemma`." in card
     assert "- KLD not measured: Q6_K_L, Q4_K_M." in card
 
 

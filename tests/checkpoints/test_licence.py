@@ -2,7 +2,7 @@
 
 import json
 
-from checkpoints.licence import Licence, licence_of, released_licence
+from checkpoints.licence import Licence, licence_in, licence_of, released_licence
 from files.safe_files import InputError
 
 import pytest
@@ -43,6 +43,19 @@ def test_the_card_comes_before_the_config(tmp_path, readme, config, found):
         (tmp_path / "README.md").write_text(readme)
     licence = licence_of(tmp_path)
     assert found == (licence and (licence.identifier, licence.name, licence.link))
+
+
+def test_a_name_is_too_short_for_a_sentence_and_what_is_left_out_is_known(tmp_path):
+    for name in ("beats every model of its size on all of GPQA", "50% on GPQA", "`x`", "näme", "a  b"):
+        (tmp_path / "README.md").write_text(card("license: gemma", f"license_name: {name!r}", f"license_link: {LINK}"))
+        licence = licence_of(tmp_path)
+        assert licence and (licence.name, licence.link, licence.left_out) == ("", LINK, "license_name")
+    (tmp_path / "README.md").write_text(
+        card("license: gemma", f"license_link: {LINK}/{200 * 'a'}", "license_name: [x]")
+    )
+    licence = licence_of(tmp_path)
+    assert licence and (licence.name, licence.link, licence.left_out) == ("", "", "license_name and license_link")
+    assert not licence_in({"license": 41 * "a"}, "README.md") and licence_in({"license": 40 * "a"}, "README.md")
 
 
 def test_what_is_given_comes_before_what_the_base_says_and_nothing_is_refused():

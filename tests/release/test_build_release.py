@@ -248,13 +248,17 @@ def test_a_release_whose_licence_is_unknown_is_refused_and_the_base_s_own_is_tak
     assert not (tmp_path / "r").exists()
     call(build_release.main, *without, "--source", DEMO / "model")
     card = (tmp_path / "r/README.md").read_text()
-    assert "\nlicense: cc0-1.0\n" in card and "Licence: cc0-1.0." in card and "LICENSE=" not in card
+    assert "\nlicense: cc0-1.0\n" in card and "Licence: `cc0-1.0`." in card and "LICENSE=" not in card
     manifest = read_manifest(tmp_path / "r")
     assert manifest["inputs"]["licence"]["named_by"] == "README.md" and not [
         line for line in chores(manifest) if "licence" in line
     ]
     call(build_release.main, *arguments, "--source", DEMO / "model", "--output", tmp_path / "other")
     assert "LICENSE=gemma" in (tmp_path / "other/README.md").read_text()
+    (bare / "README.md").write_text("---\nlicense: other\nlicense_name: x-1\nlicense_link: 'no link'\n---\n")
+    call(build_release.main, *without, "--source", bare)
+    card = (tmp_path / "r/README.md").read_text()
+    assert "Licence: `x-1`. The base's card has a `license_link` that is left out here." in card
     assert "licence: gemma by LICENSE; the base's own is cc0-1.0" in chores(read_manifest(tmp_path / "other"))
 
 
