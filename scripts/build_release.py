@@ -54,6 +54,7 @@ from llama.llama_tools import find_llama_cpp
 from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
 from ollama.ollama_template import choose_template
+from ollama.own_files import check_own_params, check_own_template
 from quants.quant_record import MmprojRecord, read_whole_gguf, record_path
 from quants.recipes import RECIPES
 from release.gguf_parts import SPLIT_RECORD, split_gguf
@@ -356,9 +357,13 @@ def check_plain_names(args: argparse.Namespace) -> None:
 
 
 def check_sidecars(args: argparse.Namespace) -> None:
-    """Raise InputError when the sources of Ollama's files are missing that GGUF files of Gemma 4 need."""
+    """Raise InputError when the sources of Ollama's files are not the project's, which GGUF files of Gemma 4 need."""
     if args.for_ollama and not (args.template and args.params):
         raise InputError("--template, --params", "both with GGUF files of Gemma 4", "one or none")
+    if args.for_ollama:
+        check_own_params(args.params, dict(args.settings))
+        for template in args.template:
+            check_own_template(template)
 
 
 def main(argv: list[str] | None = None) -> None:

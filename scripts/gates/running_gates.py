@@ -15,6 +15,7 @@ from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from ollama.ollama_files import ollama_params
 from ollama.ollama_template import template_differences
+from ollama.own_files import check_own_params, check_own_template
 from release.manifest import CHECKPOINT
 
 SIDECARS = ("template", "params", "Modelfile")
@@ -61,12 +62,15 @@ def modelfile_deviations(checked: Checked) -> list[str]:
 
 
 def sidecars_gate(checked: Checked) -> Outcome:
-    """The params are options whose stops are tokens and whose context is the model's; the Modelfile wraps a file."""
-    outcome = Outcome("params and Modelfile against the smallest GGUF file", applies=checked.for_ollama)
+    """Template and params are the project's own, fit the model, and the Modelfile wraps a file of the folder."""
+    outcome = Outcome("params, Modelfile and template: the project's own, and right for it", applies=checked.for_ollama)
     if outcome.applies:
         outcome.deviations = missing_sidecars(checked, *SIDECARS)
     if outcome.deviations or not outcome.applies:
         return outcome
+    check_own_template(checked.folder / "template")
+    # The gate `made` holds the params against this file.
+    check_own_params(checked.sources["params"]["params"], checked.manifest["settings"])
     params = checked.folder / "params"
     lowered, given = ollama_params(params, smallest(checked)), read_json(params)
     if lowered != given:

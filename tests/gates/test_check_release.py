@@ -11,6 +11,7 @@ from pathlib import Path
 import build_release
 import check_release
 from choice.drop_metadata import METADATA_NAME
+from conftest import REPO
 from files.safe_files import sha256_file
 from files.seals import MARKER
 from gates.checked import Checked, Outcome
@@ -421,9 +422,19 @@ def test_a_vision_tower_and_a_draft_of_the_modelfile_must_be_there(copy, tools):
     ]
 
 
+def test_params_of_another_source_than_the_project_s_fail(copy, tools):
+    own = copy.with_name("own.params.json")
+    own.write_text((REPO / "modelfiles/gemma4-current.params.json").read_text())
+    change_json(sources_path(copy), params={"params": str(own)})
+    assert "modelfiles/gemma4-card.params.json, as OLLAMA_PARAMS says" in running(copy, tools, "sidecars")[0]
+    reseal(copy, settings={**read_manifest(copy)["settings"], "OLLAMA_PARAMS": "current"})
+    assert not [line for line in running(copy, tools, "sidecars") if "OLLAMA_PARAMS" in line]
+
+
 def test_a_template_edited_or_gone_fails_its_gate(copy, tools):
     edit(copy / "template", "<|tool>", "<|tools>")
     assert "the Ollama template 's>declaration" in running(copy, tools, "template")[0]
+    assert "template: expected a template of modelfiles/, found another" in running(copy, tools, "sidecars")[0]
     (copy / "template").unlink()
     assert running(copy, tools, "template") == [f"{copy / 'template'}: expected Ollama's template, found nothing"]
 

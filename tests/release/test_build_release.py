@@ -138,8 +138,7 @@ def test_a_large_file_is_split_and_its_parts_load(pruned_demo, tmp_path, tools):
 def test_a_release_that_fails_keeps_the_parts_and_the_next_one_takes_them(pruned_demo, tmp_path, refusal):
     limited = release_arguments(pruned_demo, tmp_path / "r", "--max-file-bytes", 4_000_000, quants=("Q6_K",))
     arguments = [str(argument) for argument in limited]
-    (tmp_path / "params.json").write_text("{}")  # found out after the split
-    refusal(build_release.main, [*arguments, "--params", tmp_path / "params.json"], "params.json")
+    refusal(build_release.main, [*arguments, "--kind", "dynamic"], "a dynamic release")  # found out after the split
     before = {path.name: path.stat().st_ino for path in (tmp_path / "r.split").rglob("*.gguf")}
     build_release.main(arguments)
     assert before == {path.name: path.stat().st_ino for path in (tmp_path / "r").glob("*.gguf")}
@@ -266,4 +265,14 @@ def test_gguf_files_of_gemma_4_need_a_template_and_params(pruned_demo, tmp_path,
     arguments = release_arguments(pruned_demo, tmp_path / "r", quants=("Q6_K",))
     at, end = arguments.index("--template"), arguments.index("--params")
     refusal(build_release.main, [*arguments[:at], *arguments[end:]], "--template", "found one or none")
+    own = {path.suffix: shutil.copy(path, tmp_path / f"own{path.suffix}") for path in (REPO / "modelfiles").iterdir()}
+    for path in own.values():
+        Path(path).write_text(f"{Path(path).read_text()} ")
+    for more, words in (
+        (["--params", own[".json"]], "own.json: expected modelfiles/gemma4-card.params.json, as OLLAMA_PARAMS says"),
+        (["--settings", "OLLAMA_PARAMS=current"], "expected modelfiles/gemma4-current.params.json, as OLLAMA_PARAMS"),
+        (["--settings", "OLLAMA_PARAMS=mine"], "OLLAMA_PARAMS: expected the name of a set of params in modelfiles/"),
+        (["--template", own[".template"]], "own.template: expected a template of modelfiles/, found another file"),
+    ):
+        refusal(build_release.main, [*arguments, *more], words)
     assert not (tmp_path / "r").exists()
