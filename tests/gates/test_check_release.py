@@ -422,6 +422,15 @@ def test_a_vision_tower_and_a_draft_of_the_modelfile_must_be_there(copy, tools):
     ]
 
 
+@pytest.mark.parametrize("error", [StopIteration(), struct.error("short"), ZeroDivisionError(), KeyError("rows")])
+def test_a_gate_that_stumbles_over_a_file_of_another_form_fails_alone(release, error):
+    def stumble(_: Checked) -> Outcome:
+        raise error
+
+    (line,) = check_release.outcome_of(stumble, checked(release)).deviations
+    assert f"expected files as build_release.py writes them, found {type(error).__name__}" in line
+
+
 def test_params_of_another_source_than_the_project_s_fail(copy, tools):
     own = copy.with_name("own.params.json")
     own.write_text((REPO / "modelfiles/gemma4-current.params.json").read_text())
