@@ -23,9 +23,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from files.json_records import write_record
+from files.known_digests import held_sha256
 from files.option_types import command_parser
-from files.safe_files import InputError, directory_when_done, only_writer, remove, run, sha256_file, unchanged
-from files.seals import check_kept, check_kept_lines
+from files.safe_files import InputError, directory_when_done, only_writer, remove, run, unchanged
+from files.sealed_lines import check_kept_lines
+from files.seals import check_kept
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from llama.template_check import check_gguf_template
 from scoring.answer_proxy import AnswerProxy
@@ -55,6 +57,7 @@ from scoring.run_files import (
     read_run,
     resume_run,
     subject_of,
+    subjects_of,
 )
 from scoring.score_records import SUMMARY_NAME
 from scoring.server_pool import ServerPool
@@ -71,7 +74,7 @@ def tokenizer_identity(tokenizer: str) -> str:
         return tokenizer
     if not (directory / "tokenizer.json").is_file():
         raise InputError(directory, "tokenizer.json", "none")
-    return f"sha256 {sha256_file(directory / 'tokenizer.json')}"
+    return f"sha256 {held_sha256(directory / 'tokenizer.json')}"
 
 
 def identity(args: argparse.Namespace, protocol: Protocol) -> dict:
@@ -80,7 +83,7 @@ def identity(args: argparse.Namespace, protocol: Protocol) -> dict:
         "name": args.name,
         "gguf_sha256": evaluated_sha256(args.gguf),
         "protocol_sha256": protocol.digest,
-        "questions_sha256": sha256_file(args.run / TASK_FOLDER / "frozen.jsonl"),
+        "questions_sha256": held_sha256(args.run / TASK_FOLDER / "frozen.jsonl"),
         "protocol": asdict(protocol),
     }
 
@@ -98,7 +101,7 @@ def check_run(directory: Path, mine: dict) -> dict:
         found = read_run(directory)
         check_same_run(directory, mine, found)
         check_kept(directory / RUN)
-    check_kept_lines(directory / ANSWERS, subject_of(found))
+    check_kept_lines(directory / ANSWERS, subjects_of(found))
     return found
 
 
@@ -163,15 +166,16 @@ class Progress:
         self.bar.update()
 
 
-async def evaluate(args: argparse.Namespace, protocol: Protocol, pool: ServerPool, documents: list[dict]) -> None:
+async def evaluate(
+    args: argparse.Namespace, protocol: Protocol, pool: ServerPool, documents: list[dict], subject: str
+) -> None:
     """Run lm-eval over the recording proxy into RUN/lm_eval; raise InputError when either cannot go on.
 
-    RUN must hold no lm_eval of an earlier run.
+    RUN must hold no lm_eval of an earlier run. subject: of the seals of the answers.
     """
     by_prompt = {prompt_sha256(document["prompt"]): document for document in documents}
     task_folder = args.run / TASK_FOLDER
     progress = Progress(read_answers(args.run / ANSWERS), len(documents))
-    subject = subject_of(read_run(args.run))
     task = task_of(protocol.task)
     proxy = AnswerProxy(pool, protocol.attempts, by_prompt, args.run / ANSWERS, progress, task, subject)
     # The copy of the questions that lm-eval's loader makes, under names of 200 characters, and does not flush: what a
@@ -194,12 +198,14 @@ async def evaluate(args: argparse.Namespace, protocol: Protocol, pool: ServerPoo
     remove(task_folder / "datasets")
 
 
-def ask_all(args: argparse.Namespace, tools: LlamaCpp | None, protocol: Protocol, documents: list[dict]) -> int:
+def ask_all(
+    args: argparse.Namespace, tools: LlamaCpp | None, protocol: Protocol, documents: list[dict], subject: str
+) -> int:
     """Ask the servers what is not answered yet; return how often servers of ours were started."""
     print(f"{args.name}: protocol {protocol.digest[:16]}: {json.dumps(asdict(protocol))[1:-1]}", flush=True)
     tool, log = tools.tool("llama-server") if tools else Path(), args.run / "server.log"
     with asked_servers(args, tool, args.name, protocol, log, protocol.concurrency) as pool:
-        asyncio.run(evaluate(args, protocol, pool, documents))
+        asyncio.run(evaluate(args, protocol, pool, documents, subject))
         return sum(server.own.starts for server in pool.servers if server.own)
 
 
@@ -249,9 +255,9 @@ def main(argv: list[str] | None = None) -> None:
             begin_run(args.run)
             if is_begun(args.run):
                 raise InputError(args.run / ANSWERS, "no answers before the first question", "some", ANOTHER_OUTPUT)
-        machines = answered_by(known, None if args.servers else tools)
-        write_record(args.run / RUN, {**mine, **machines}, RunRecord)
-        starts = ask_all(args, tools, protocol, documents)
+        record = {**mine, **answered_by(known, None if args.servers else tools)}
+        write_record(args.run / RUN, record, RunRecord)
+        starts = ask_all(args, tools, protocol, documents, subject_of(record))
     answers = read_answers(args.run / ANSWERS).values()
     # The proxy answers what it is asked; this shows that lm-eval has asked every question.
     if len(answers) != len(documents):

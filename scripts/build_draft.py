@@ -18,8 +18,9 @@ import tempfile
 from pathlib import Path
 
 from checkpoints.assistant import check_assistant
-from checkpoints.checkpoint import source_digest
-from files.json_records import recorded_sha256, write_record
+from checkpoints.checkpoint import hold_checkpoint, source_digest
+from files.json_records import write_record
+from files.known_digests import known_sha256
 from files.option_types import command_parser, whole_number
 from files.safe_files import (
     InputError,
@@ -99,12 +100,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_apart([args.target], [args.output, record_path(args.output)])
     check_assistant(args.model)
+    hold_checkpoint(args.model)
     tools, target = find_llama_cpp(args.llama_cpp), read_header(args.target)
     content = {
         "name": args.name,
         "type": args.type,
         "source_sha256": source_digest(args.model),
-        "target_sha256": recorded_sha256(args.target),
+        "target_sha256": known_sha256(args.target),
         "llama_cpp": tools.version(),
     }
     if is_made_of(args.output, content, DraftRecord):

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from files.json_records import check_recorded, read_json, recorded_sha256, write_record
+from files.json_records import check_recorded, read_json, write_record
+from files.known_digests import known_sha256
 from files.option_types import command_parser, positive
 from files.safe_files import InputError, check_apart, gib, replace_when_done, run, sha256_file, unchanged
 from ggufs.gguf_header import read_header
@@ -146,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     llama_cpp, side = find_llama_cpp(args.llama_cpp), Path(f"{args.output}.json")
     record = {
         "version": ImatrixRecord.current,
-        "model_sha256": recorded_sha256(args.model),
+        "model_sha256": known_sha256(args.model),
         "calibration": args.calibration.name,
         "calibration_sha256": sha256_file(args.calibration),
         "context": args.context,

@@ -19,7 +19,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from checkpoints.checkpoint import read_checkpoint, read_config, source_digest, weights_digest
+from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config, source_digest, weights_digest
 from checkpoints.moe_families import Family, family_of, shape_of, text_config
 from choice.drop_map import Shape
 from files.json_records import read_json, write_record
@@ -123,6 +123,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     config = read_config(args.model)
+    hold_checkpoint(args.model)
     tensors = read_checkpoint(args.model)
     if args.mmproj:
         tools, kind = find_llama_cpp(args.llama_cpp), args.outtype.upper()

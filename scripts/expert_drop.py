@@ -23,7 +23,7 @@ inputs give equal bytes; no time, host or path is written. Dropping an expert eq
 import argparse
 from pathlib import Path
 
-from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
+from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config, weights_digest
 from checkpoints.checkpoint_drop import plan_tensors, verify_checkpoint, write_checkpoint
 from checkpoints.moe_families import expert_tensors, family_of, pruned_config, shape_of
 from checkpoints.small_files import left_out_words
@@ -49,6 +49,7 @@ IF_MEANT = "use it with --force if you mean it"
 def drop_in_checkpoint(args: argparse.Namespace) -> None:
     """Drop experts from a checkpoint directory, or with --verify check that it was done."""
     config = read_config(args.source)
+    hold_checkpoint(args.source)
     # Before anything else: an output over the source would remove it when it is replaced.
     check_apart([args.source, args.drop_map], [args.output])
     tensors = read_checkpoint(args.source)

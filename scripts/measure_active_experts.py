@@ -25,6 +25,7 @@ from files.json_records import sha256_json, write_record
 from files.option_types import command_parser, positive
 from files.run_state import RunState, results_folder
 from files.safe_files import InputError, check_apart, replace_when_done, require_disk_space, run
+from files.seals import hold
 from ggufs.gguf_header import experts_used_key, read_header
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from losses.chat_masks import Arrays, Chats, chats_of
@@ -136,6 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_apart([args.gguf, args.questions], [args.output.with_suffix(end) for end in (".md", ".json", ".png")])
     tools, counts = find_llama_cpp(args.llama_cpp), check_counts(args.gguf, args.counts)
+    hold(args.gguf)
     record = read_whole_gguf(args.gguf)
     questions = load_questions(args.questions, QUESTION_SEED)
     asked = questions[: args.answers or (None if args.scored else SPEED_QUESTIONS)]

@@ -21,6 +21,7 @@ from chats.questions import QUESTION_SEED, Question, load_questions, question_se
 from files.json_records import write_record
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import InputError, check_apart, replace_when_done, run
+from files.seals import hold
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import read_header
 from llama.drafting import DRAFT_TOKENS, draft_flags
@@ -44,6 +45,7 @@ def named_file(text: str) -> tuple[str, Path]:
 
 def draft_answers(args: argparse.Namespace, tools: LlamaCpp, name: str, gguf: Path, questions: list[Question]) -> dict:
     """Return what one model answers without and with the draft model (`Answers`)."""
+    hold(gguf)
     record = read_whole_gguf(gguf)
     common = ["-c", args.context, "-ngl", args.gpu_layers]
     ways = {"without": common, "with": [*common, *draft_flags(args.draft, args.draft_tokens)]}
@@ -66,6 +68,7 @@ def draft_answers(args: argparse.Namespace, tools: LlamaCpp, name: str, gguf: Pa
 
 def read_draft(path: Path, targets: list[Path]) -> dict:
     """Return the record of a draft model; raise InputError when it is damaged or does not fit one of its targets."""
+    hold(path)
     record = read_whole_gguf(path, DraftRecord)
     for target in targets:
         check_fits(read_header(path), read_header(target), path)

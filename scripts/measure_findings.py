@@ -27,7 +27,7 @@ from analysis.model_checks import RUN_DTYPES, check_sequences, check_unquantised
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question, load_questions, read_rows
-from checkpoints.checkpoint import file_versions, read_checkpoint, read_config, weights_digest
+from checkpoints.checkpoint import file_versions, hold_checkpoint, read_checkpoint, read_config, weights_digest
 from choice.criteria import BY_ORDER, CRITERIA, PROTECTING, RANK, answerable, scores_of
 from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_map, values_by_layer
 from choice.expert_stats import protected, read_stats
@@ -99,6 +99,7 @@ def prepared(args: argparse.Namespace, metadata: dict) -> tuple[PreTrainedModel,
     Raises InputError when the checkpoint or the chats are not those of the statistics.
     """
     config, tensors = read_config(args.model), read_checkpoint(args.model)
+    hold_checkpoint(args.model)
     check_unquantised(args.model, config, tensors)
     if (found := weights_digest(tensors)) != metadata["weights_sha256"]:
         wanted = f"the weights of {args.stats} ({metadata['weights_sha256'][:DIGITS]})"

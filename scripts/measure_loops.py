@@ -23,7 +23,8 @@ from files.json_records import write_record
 from files.option_types import command_parser, positive, whole_number
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, remove, replace_when_done, run
-from files.seals import check_kept_lines
+from files.sealed_lines import check_kept_lines
+from files.seals import hold
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from loops.loop_answers import (
     ANSWERS_NAME,
@@ -86,7 +87,7 @@ def answers_of_file(
         if args.again:
             remove(folder / ANSWERS_NAME)
         (resume_run if is_begun(folder) else begin_run)(folder)
-        check_kept_lines(folder / ANSWERS_NAME, SUBJECT)
+        check_kept_lines(folder / ANSWERS_NAME, [SUBJECT])
         answers = read_loop_answers(folder / ANSWERS_NAME, asked, cut=True)
         if len(answers) < len(asked):
             ask_servers(args, tools, gguf, prompts, inputs, asked[len(answers) :], folder / ANSWERS_NAME)
@@ -128,6 +129,8 @@ def main(argv: list[str] | None = None) -> None:
         llama_cpp=tools.version(),
     )
     inputs, rows = loop_inputs(prompts, protocol, tools.digest()), []
+    for gguf in args.gguf:
+        hold(gguf)
     quants = [read_whole_gguf(gguf) for gguf in args.gguf]  # all of them before the first is asked
     for gguf, quant in zip(args.gguf, quants):
         answers = answers_of_file(args, tools, gguf, quant["sha256"], prompts, inputs)

@@ -30,10 +30,12 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
 from choice.drop_map import question_ids_of
 from choice.drop_metadata import read_method
-from files.json_records import recorded_sha256, sha256_json, write_record
+from files.json_records import sha256_json, write_record
+from files.known_digests import known_sha256
 from files.option_types import command_parser
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, gib, replace_when_done, require_disk_space, run
+from files.seals import hold
 from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp
 from losses.chat_masks import Arrays, Chats, chats_of, unseen_questions
@@ -59,6 +61,7 @@ DIGITS = 12  # of a digest, in messages
 
 def read_quant_of(path: Path, source_sha256: str) -> dict:
     """Return a quant's record; raise InputError unless it belongs to this file, and the file to the pruned model."""
+    hold(path)
     record = read_whole_gguf(path)  # whose bytes are read: an edited file must not get the results of another
     if record["source_sha256"] != source_sha256:
         raise InputError(
@@ -207,8 +210,8 @@ def read_quants(paths: list[Path], source_sha256: str) -> dict[Path, dict]:
 def described_inputs(args: argparse.Namespace, questions: list[Question], chats: Chats, llama_cpp: str) -> dict:
     """Return what the results depend on, the quants aside: digests, limits and versions."""
     return {
-        "full_sha256": recorded_sha256(args.full),
-        "pruned_sha256": recorded_sha256(args.pruned),
+        "full_sha256": known_sha256(args.full),
+        "pruned_sha256": known_sha256(args.pruned),
         "questions_sha256": question_set_digest(questions),
         "texts_sha256": sha256_json(chats.texts),
         "max_tokens": args.max_tokens,

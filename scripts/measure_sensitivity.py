@@ -24,10 +24,11 @@ from pathlib import Path
 from chats.chat_sequences import MAX_TOKENS, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
-from files.json_records import read_json, recorded_sha256, sha256_json, write_json, write_record
+from files.json_records import read_json, sha256_json, write_json, write_record
+from files.known_digests import held_sha256, known_sha256
 from files.option_types import command_parser
 from files.run_state import RunState
-from files.safe_files import InputError, check_apart, remove, require_disk_space, run, sha256_file, shown
+from files.safe_files import InputError, check_apart, remove, require_disk_space, run, shown
 from files.seals import check_kept, is_kept
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
@@ -232,8 +233,8 @@ def chats_to_measure(args: argparse.Namespace) -> tuple[list[Question], Chats]:
 def inputs_of(args: argparse.Namespace, tools: LlamaCpp, questions: list[Question], chats: Chats) -> dict:
     """Return what the values depend on."""
     return {
-        "source_sha256": recorded_sha256(args.input),
-        "imatrix_sha256": sha256_file(args.imatrix),
+        "source_sha256": known_sha256(args.input),
+        "imatrix_sha256": held_sha256(args.imatrix),
         "questions_sha256": question_set_digest(questions),
         "texts_sha256": sha256_json(chats.texts),
         "chats": len(questions),

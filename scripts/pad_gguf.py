@@ -15,7 +15,8 @@ and AUTO-* quants that want it.
 import argparse
 from pathlib import Path
 
-from files.json_records import FileRecord, check_recorded, read_record, recorded_sha256, write_record
+from files.json_records import FileRecord, check_recorded, read_record, write_record
+from files.known_digests import known_sha256
 from files.option_types import command_parser
 from files.safe_files import InputError, check_apart, gib, replace_when_done, require_disk_space, run, sha256_file
 from ggufs.gguf_header import GgufHeader, read_header
@@ -124,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output}: {what}, every byte as it should be")
         return
     check_places(args)
-    source_sha256 = recorded_sha256(args.input)
+    source_sha256 = known_sha256(args.input)
     known = imatrix_record(args.imatrix, source_sha256) if matrix else {}
     record = {
         "source_sha256": source_sha256,

@@ -17,7 +17,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from files.json_records import read_record, recorded_sha256, write_record
+from files.json_records import read_record, write_record
+from files.known_digests import known_sha256
 from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, run
 from files.seals import is_kept
@@ -128,7 +129,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     run_record, path = read_run(args.run), args.run / PATCHED
-    if recorded_sha256(args.gguf) != run_record["gguf_sha256"]:
+    if known_sha256(args.gguf) != run_record["gguf_sha256"]:
         raise InputError(args.gguf, f"the model that gave the answers of {args.run}", "another one")
     with only_writer(args.run / ANSWERS):
         resume_run(args.run)

@@ -18,7 +18,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from files.json_records import check_recorded, read_json, read_record, recorded_sha256, write_record
+from files.json_records import check_recorded, read_json, read_record, write_record
+from files.known_digests import held_sha256, known_sha256
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import (
     InputError,
@@ -30,6 +31,7 @@ from files.safe_files import (
     run,
     sha256_file,
 )
+from files.seals import check_held, hold_linked
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
@@ -171,7 +173,9 @@ def build_quant(
     """Write the file of a plan: by llama-quantize, or as a link to the source when no type changes."""
     require_disk_space(args.output.parent, room(plan, args, header))
     if plan.copies:
+        check_held()
         link_or_copy(args.input, partial)
+        hold_linked(args.input)  # the link's digest is taken, and must be the source's
         return
     try:
         tool = llama_cpp.tool("llama-quantize")
@@ -230,7 +234,7 @@ def check_all(args: argparse.Namespace, tool: Path) -> tuple[GgufHeader, QuantPl
 
 def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader, plan: QuantPlan) -> dict:
     """Return the record of the file to be, all but its sha256; raise InputError when the imatrix is another model's."""
-    source_sha256 = recorded_sha256(args.input)
+    source_sha256 = known_sha256(args.input)
     imatrix = None if plan.copies else args.imatrix
     calibration = check_imatrix_source(imatrix, source_sha256) if imatrix else {}
     return {
@@ -248,7 +252,7 @@ def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader,
         "bits_per_weight": round(plan.bits_per_weight, 3),
         "tensors_per_type": plan.type_counts(),
         "source_sha256": source_sha256,
-        "imatrix_sha256": sha256_file(imatrix) if imatrix else None,
+        "imatrix_sha256": held_sha256(imatrix) if imatrix else None,
         "calibration_sha256": calibration.get("calibration_sha256"),
     }
 
@@ -282,6 +286,8 @@ def main(argv: list[str] | None = None) -> None:
         with ThreadPoolExecutor(1) as pool:  # the digest is taken while llama-perplexity computes
             digest = pool.submit(sha256_file, partial)
             check_forward(llama_cpp, args.output, partial, header, args.threads)
+        if plan.copies and digest.result() != record["source_sha256"]:
+            raise InputError(args.input, "a file that stays as it is while it is read", "a change", "run it again")
         # The record comes first: a kill between the two leaves no quant without one.
         write_record(side, {**record, "sha256": digest.result()}, QuantRecord)
     print(f"{args.output}: {plan.recipe.name}, {gib(plan.size)} GiB, {plan.bits_per_weight:.2f} bits per weight")

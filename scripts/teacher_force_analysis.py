@@ -43,6 +43,7 @@ from chats.questions import EXPLANATION, QUESTION_SEED, Question, check_reasonin
 from checkpoints.checkpoint import (
     TensorRange,
     file_versions,
+    hold_checkpoint,
     read_checkpoint,
     read_config,
     source_digest,
@@ -267,6 +268,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
     config = read_config(args.model)
+    hold_checkpoint(args.model)  # before hours of reading; its digest is taken at the end
     check_output(args.output)
     tensors = read_checkpoint(args.model)
     questions = load_questions(args.questions, args.seed)[: args.limit]

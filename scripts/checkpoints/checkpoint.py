@@ -14,6 +14,7 @@ from pathlib import Path
 
 from files.json_records import parse_json, read_json, sha256_json
 from files.safe_files import InputError, sha256_file, shown
+from files.seals import hold
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -200,14 +201,25 @@ def file_versions(tensors: dict[str, TensorRange]) -> dict[str, list[int]]:
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in sorted(shards.items())}
 
 
+def read_files(model: Path) -> list[tuple[str, Path]]:
+    """Return name and path of every file of a checkpoint that the converter may read, in order."""
+    files = [path for path in (*model.iterdir(), *model.glob(OTHER_TEMPLATES)) if path.suffix in READ_SUFFIXES]
+    return [(str(path.relative_to(model)), path) for path in sorted(files) if path.is_file()]
+
+
+def hold_checkpoint(model: Path) -> None:
+    """Hold a checkpoint's files to what they are, before the first is read (files/seals.py)."""
+    for _, path in read_files(model):
+        hold(path)
+
+
 def source_digest(model: Path, known: dict[str, str] | None = None) -> str:
     """Return the hex sha256 over name and sha256 of every file of a checkpoint that the converter may read.
 
     All bytes are read: an output is left as it is only if it was made of just these. `weights_digest` takes samples.
     known: digests of files that need not be read.
     """
-    files = [path for path in (*model.iterdir(), *model.glob(OTHER_TEMPLATES)) if path.suffix in READ_SUFFIXES]
-    names = [(str(path.relative_to(model)), path) for path in sorted(files) if path.is_file()]
+    names = read_files(model)
     with ThreadPoolExecutor(DIGEST_THREADS) as pool:
         digests = pool.map(lambda entry: (known or {}).get(entry[0]) or sha256_file(entry[1]), names)
         return sha256_json({name: digest for (name, _), digest in zip(names, digests)})

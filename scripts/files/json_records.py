@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from files.safe_files import SHOWN_CHARACTERS, InputError, sha256_file, shown, write_whole
+from files.safe_files import SHOWN_CHARACTERS, InputError, shown, write_whole
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -202,20 +202,6 @@ def write_record(path: Path, content: dict, kind: type[Record]) -> None:
 def write_lines(path: Path, rows: list[dict]) -> None:
     """Write rows as JSON lines, whole or not at all."""
     write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-
-def recorded_sha256(path: Path) -> str:
-    """Return the hex sha256 of a file: from its record FILE.json, or from its bytes if those are newer.
-
-    A digest of 50 GB takes minutes, so a recorded one is used where that is safe: a file that was replaced or edited
-    later has a newer time or another size, and what is no record of ours has not the fields of one.
-    """
-    record = Path(f"{path}.json")
-    if record.is_file() and record.stat().st_mtime_ns >= path.stat().st_mtime_ns:
-        known = read_json(record)
-        if is_file_record(known) and known["bytes"] == path.stat().st_size:
-            return known["sha256"]
-    return sha256_file(path)
 
 
 def check_recorded(path: Path, what: str, belongs: Callable[[dict], bool]) -> None:

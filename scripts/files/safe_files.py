@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 
 from files.input_errors import InputError, printable
-from files.seals import seal_file, sha256_file
+from files.seals import file_state, seal_file, sha256_file
 
 
 def ours_to_interrupt() -> bool:
@@ -123,15 +123,6 @@ def run(main: Callable[[], None]) -> None:
     finally:
         if INTERRUPTIBLE:  # all is tidied up, and Python's own end would print a stack, too
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def file_state(path: Path) -> tuple[int, ...]:
-    """Return by what a file that nobody touched is known without reading it.
-
-    The inode's own time is among it: the time of the content can be set to any value.
-    """
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @contextmanager

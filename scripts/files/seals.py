@@ -1,7 +1,8 @@
 """Seals show what was edited in a build folder after this project's commands wrote it.
 
 A seal is an HMAC-SHA256 over a file's path in the build folder, the command that wrote it, its bytes, and what files
-of BINDING beside it say; or over one line that is appended to a record. The key lies outside of the build folder:
+of BINDING beside it say; or over what is said of a part of it
+(sealed_lines.py, known_digests.py). The key lies outside of the build folder:
 $SEAL_KEY, or moe-tools/seal.key in the user's state folder, made when it is first needed. The seals of a build folder,
 a line each, are in its file LEDGER, so nothing lies beside the sealed files and no published folder holds a seal. The
 ledger is only appended to: a stage that is set aside and put back keeps its seals. SEALS=no neither seals nor checks.
@@ -57,11 +58,45 @@ def set_command(source: str) -> None:
     """Say which command is running, by its source file: every seal from here on names it."""
     _running[0] = Path(source).stem
     _unchecked.clear()
+    _held.clear()
 
 
 def running_command() -> str:
     """Return the name of the running command, "" outside of any."""
     return _running[0]
+
+
+State = tuple[int, ...]
+_held: dict[Path, State] = {}  # what this command computes from and names by a digest, as it lay there then
+
+
+def file_state(path: Path) -> State:
+    """Return by what a file that nobody touched is known without reading it.
+
+    The inode's own time is among it: the time of the content can be set to any value.
+    """
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def hold(path: Path) -> State:
+    """Note a file before its digest is taken: from here on `check_held` refuses any touch of it; return its state."""
+    return _held.setdefault(path.absolute(), file_state(path))
+
+
+def hold_linked(path: Path) -> None:
+    """Note a held file anew that this command has just made a hard link to, which changes the inode's time."""
+    _held[path.absolute()] = file_state(path)
+
+
+def check_held() -> None:
+    """Raise InputError when a held file was touched. Every seal asks for it, so for every output, line and record.
+
+    Else a number could be that of a file that lay there for a moment, under the digest of the one that was put back.
+    """
+    for path, state in _held.items():
+        if not path.exists() or file_state(path) != state:
+            raise InputError(path, "a file that stays as it is while it is used", "a change", "run the command again")
 
 
 def sealing() -> bool:
@@ -206,6 +241,7 @@ def seal_file(path: Path, written: Path, flush: bool = True, sha256: str | None 
 
     Before the rename: a kill in between leaves a seal of bytes that are nowhere, and the step is run again.
     """
+    check_held()
     if path.suffix == BY_RECORD or not (root := sealed_in(path)):
         return
     key, place = read_key(), place_in(root, path)
@@ -213,11 +249,11 @@ def seal_file(path: Path, written: Path, flush: bool = True, sha256: str | None 
     _append(root, key, seal, place, flush)
 
 
-def seal_line(path: Path, line: bytes, subject: str) -> None:
-    """Seal a line that is about to be appended to `path`; subject: what it is about, beyond its own words."""
+def seal_said(path: Path, digest: str, subject: str) -> None:
+    """Seal what is known of a part of a file, by its digest: a line, or all bytes as they lay there once."""
+    check_held()
     if root := sealed_in(path):
         key, place = read_key(), place_in(root, path)
-        digest = hashlib.sha256(line.strip()).hexdigest()
         seal = seal_of(key, place, running_command(), digest, bound_to(path), subject)
         _append(root, key, seal, place, flush=False)
 
@@ -287,9 +323,9 @@ class Seals:
         digest, places = sha256_file(path), [json.loads(f'"{place}"') for place in self.writers]
         return next((Seal.VALID for place in places if self._has(place, command, digest, [])), found)
 
-    def of_line(self, path: Path, line: bytes, subject: str, commands: Commands = ANY) -> Seal:
-        """Judge a line of a file."""
-        return self._judged(path, hashlib.sha256(line.strip()).hexdigest(), subject, commands)
+    def of_said(self, path: Path, digest: str, subject: str, commands: Commands = ANY) -> Seal:
+        """Judge what `seal_said` has sealed."""
+        return self._judged(path, digest, subject, commands)
 
 
 @lru_cache(maxsize=4)
@@ -333,17 +369,3 @@ def check_kept(path: Path) -> None:
     """Raise InputError unless a file that a stage goes on from is as this command wrote it."""
     if (seals := kept_seals(path)) and (seal := seals.of_file(path, (running_command(),))) != Seal.VALID:
         raise InputError(path, "what this command wrote", seal.value, advice_for(seal))
-
-
-def check_kept_lines(path: Path, subject: str) -> None:
-    """Raise InputError unless every whole line that a stage goes on from is as this command wrote it."""
-    if seals := kept_seals(path):
-        for number, seal in line_seals(seals, path, subject, (running_command(),)):
-            if seal != Seal.VALID:
-                raise InputError(f"{path}, line {number}", "what this command wrote", seal.value, advice_for(seal))
-
-
-def line_seals(seals: Seals, path: Path, subject: str, commands: Commands) -> list[tuple[int, Seal]]:
-    """Return number and seal of every whole line of a file; half a line is one that a kill has cut off."""
-    lines = as_written(path).read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    return [(number, seals.of_line(path, line, subject, commands)) for number, line in enumerate(lines, start=1)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from choice.drop_metadata import METADATA_NAME
 from files.json_records import read_record
+from files.sealed_lines import line_seals
 from files.seals import (
     ANY,
     BY_RECORD,
@@ -23,7 +24,6 @@ from files.seals import (
     as_written,
     build_folder,
     key_path,
-    line_seals,
     sealing,
     seals_over,
 )
@@ -36,7 +36,7 @@ from losses.stored_results import results_folder
 from quants.draft_record import is_draft
 from release.manifest import MANIFEST
 from release.sources import TASK_COPY, sources_path, task_copies, task_sources
-from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, read_run, subject_of
+from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, read_run, subjects_of
 from scoring.score_records import SCORES_NAME, SUMMARY_NAME
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME
@@ -128,12 +128,12 @@ def loop_folders(checked: Checked) -> list[Path]:
     return [answers_folder(origins["loop answers"], results["inputs"], row["gguf_sha256"])[0] for row in rows]
 
 
-def sealed_lines(checked: Checked) -> Iterator[tuple[Path, str, Origin]]:
+def line_records(checked: Checked) -> Iterator[tuple[Path, list[str], Origin]]:
     """Yield each record that is sealed line by line, what its seals are bound to, and who writes it."""
     for run, stage in scored_runs(checked):
-        yield run / ANSWERS, subject_of(read_run(run)), (stage, (OF_RUN[ANSWERS],))
+        yield run / ANSWERS, subjects_of(read_run(run)), (stage, (OF_RUN[ANSWERS],))
     for folder in loop_folders(checked):
-        yield folder / ANSWERS_NAME, SUBJECT, COPIES[LOOPS_NAME]
+        yield folder / ANSWERS_NAME, [SUBJECT], COPIES[LOOPS_NAME]
 
 
 def judged(checked: Checked) -> list[tuple[str, Path, str, Seal | None]]:
@@ -148,12 +148,14 @@ def judged(checked: Checked) -> list[tuple[str, Path, str, Seal | None]]:
                 renamed = (stage, commands) == RELEASE
                 seal = seals.of_renamed(path, *commands) if renamed else seals.of_file(path, commands)
         found.append((str(path), path, stage, seal))
-    for path, subject, (stage, commands) in sealed_lines(checked):
+    for path, subjects, (stage, commands) in line_records(checked):
         if (seals := seals_over(path)) is None:
             found.append((str(path), path, stage, None))
             continue
-        lines = line_seals(seals, path, subject, commands)
-        found += [(f"{path}, line {line}", path, stage, seal) for line, seal in lines]
+        count, broken = line_seals(seals, path, subjects, commands)
+        number, seal = broken or (count, Seal.VALID)
+        found += [(f"{path}, line {line}", path, stage, Seal.VALID) for line in range(1, number)]
+        found += [(f"{path}, line {number}", path, stage, seal)] if count else []
     return found
 
 

@@ -11,8 +11,6 @@ from llama.llama_tools import LlamaCpp
 # llama-server --list-devices: "  CUDA0: NVIDIA H200 (143771 MiB, 143240 MiB free)"
 DEVICE = re.compile(r"^\s+([A-Za-z]+\d*): (.+?)(?: \(\d+ MiB.*\))?$", re.MULTILINE)
 CPU_INFO = Path("/proc/cpuinfo")
-# Of a server at a given address: it tells nothing of the machine that it runs on.
-NOT_KNOWN = {"cpu": "not recorded (servers that ran already)", "cores": 0, "gpus": [], "backends": []}
 CPU_NAME = re.compile(r"^model name\s*: (.+)$", re.MULTILINE)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from files.json_records import check_fields, parse_json, read_json
 from files.run_state import results_folder
 from files.safe_files import InputError, flush_to_disk
-from files.seals import INPUTS_NAME, seal_line
+from files.sealed_lines import seal_line
+from files.seals import INPUTS_NAME
 from loops.loop_classes import LoopAnswer, WrittenCall
 from loops.loop_prompts import LoopPrompt, LoopPrompts
 from scoring.eval_protocol import Protocol

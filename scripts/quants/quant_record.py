@@ -1,8 +1,8 @@
 """FILE.gguf.json: the record of a GGUF file that this project built, beside the file.
 
 `QuantRecord` is quantize_gguf.py's, `ConversionRecord` convert_to_gguf.py's, of an F16 file, and `MmprojRecord` that of
-its --mmproj, of a file for pictures; a release holds a copy. All are `FileRecord`s: `recorded_sha256` of
-files/json_records.py takes their digest and spares reading the file again.
+its --mmproj, of a file for pictures; a release holds a copy. All are `FileRecord`s: `known_sha256` of
+files/known_digests.py takes the digest that they name where nobody has touched the file since it was read.
 """
 
 from collections import Counter
@@ -127,10 +127,7 @@ def is_made_of(output: Path, content: dict, kind: type[FileRecord]) -> bool:
 
 
 def read_whole_gguf(gguf: Path, kind: type[FileRecord] = QuantRecord) -> dict:
-    """Return the record of a file, of that kind; raise InputError when its bytes are not those that the record names.
-
-    The bytes are read: `recorded_sha256` would hold the record against itself.
-    """
+    """Return the record of a file, of that kind; raise InputError when its bytes are not those of the record."""
     if not gguf.is_file():
         raise InputError(gguf, "a GGUF file", "nothing")
     record = read_record(record_path(gguf), kind)

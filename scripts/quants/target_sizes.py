@@ -15,8 +15,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
-from files.json_records import Fields, Record, Sha256, read_record, recorded_sha256
-from files.safe_files import GIB, InputError, sha256_file
+from files.json_records import Fields, Record, Sha256, read_record
+from files.known_digests import held_sha256, known_sha256
+from files.safe_files import GIB, InputError
 from files.silence import silent_stdout
 from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, TensorInfo, aligned, tensor_bytes
 from ggufs.gguf_padding import Width, padding_widths
@@ -275,14 +276,14 @@ def read_sensitivity(path: Path, source: Path | None, imatrix: Path | None, grou
 def check_measured_on(path: Path, inputs: dict, source: Path, imatrix: Path | None) -> None:
     """Raise InputError unless the inputs of a sensitivity file are this model and this imatrix."""
     model, matrix = inputs["source_sha256"], inputs["imatrix_sha256"]
-    if model != (digest := recorded_sha256(source)):
+    if model != (digest := known_sha256(source)):
         raise InputError(
             path,
             f"sensitivities of the model with sha256 {digest[:12]}",
             f"those of {model[:12]}",
             "measure them again",
         )
-    if matrix != (wanted := sha256_file(imatrix) if imatrix else None):
+    if matrix != (wanted := held_sha256(imatrix) if imatrix else None):
         raise InputError(
             path,
             f"sensitivities with the imatrix {str(wanted)[:12]}",

@@ -19,7 +19,7 @@ from typing import Any
 from chats.questions import LETTERS
 from files.json_records import parse_json
 from files.safe_files import InputError
-from files.seals import seal_line
+from files.sealed_lines import seal_line
 from scoring.answer_classes import CLASSES, class_of_failure
 
 

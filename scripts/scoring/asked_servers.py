@@ -15,12 +15,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from files.safe_files import InputError
-from llama.hardware import NOT_KNOWN, hardware_of, listed_devices
+from llama.hardware import hardware_of, listed_devices
 from llama.llama_server import SERVER_KEY, LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
 from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.openai_model import OpenAiModel
-from scoring.score_records import each_once
+from scoring.score_records import RAN_ALREADY, each_once
 from scoring.served_model import LOOPBACK, ServedModel, locked_fields
 from scoring.server_pool import AskedServer, ServerPool
 
@@ -40,7 +40,7 @@ def answered_by(known: dict, tools: LlamaCpp | None) -> dict[str, list]:
 
     tools: None where servers that run already answer.
     """
-    mine: dict[str, list] = {"hardware": [hardware_of(tools) if tools else NOT_KNOWN]}
+    mine: dict[str, list] = {"hardware": [hardware_of(tools) if tools else RAN_ALREADY]}
     mine["tools_sha256"] = [tools.digest()] if tools else []
     return {key: each_once(known.get(key, []), new) for key, new in mine.items()}
 

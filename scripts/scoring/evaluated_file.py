@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
-from checkpoints.checkpoint import read_checkpoint, read_config, source_digest
+from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config, source_digest
 from checkpoints.moe_families import family_of, shape_of
-from files.json_records import recorded_sha256
+from files.known_digests import known_sha256
 from ggufs.gguf_header import read_header
 
 
 def evaluated_sha256(path: Path) -> str:
     """Return the digest of a GGUF file, or that of a checkpoint over all its files."""
-    return source_digest(path) if path.is_dir() else recorded_sha256(path)
+    if not path.is_dir():
+        return known_sha256(path)
+    hold_checkpoint(path)
+    return source_digest(path)
 
 
 def evaluated_facts(path: Path) -> dict:

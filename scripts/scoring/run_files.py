@@ -7,12 +7,13 @@ when it goes on. All seals of the directory depend on it, so answers of two eval
 """
 
 import secrets
+from itertools import product
 from pathlib import Path
 from typing import ClassVar, Self
 
 from files.json_records import Fields, Record, Sha256, read_json, read_record, require, sha256_json, write_json
 from files.seals import BEGUN, bind
-from scoring.score_records import Hardware
+from scoring.score_records import ANSWERED_BY, Hardware
 
 from pydantic import Field, model_validator
 
@@ -106,8 +107,21 @@ def patch_head(record: dict) -> dict:
 
 
 def subject_of(record: dict) -> str:
-    """Return what the seals of a run's answers are bound to: its model, questions and protocol, from its record."""
-    return sha256_json(run_digests(record))
+    """Return what the seal of an answer is bound to: the run's record when it came, with what had answered by then."""
+    return sha256_json(run_digests(record) | {key: record.get(key, []) for key in ANSWERED_BY})
+
+
+def subjects_of(record: dict) -> list[str]:
+    """Return what the seals of a run's answers may be bound to, in order: a run that goes on adds to what answers.
+
+    So an answer of a machine that was added is none of the run's earlier record, in which that machine is not named.
+    """
+    known = {key: record.get(key, []) for key in ANSWERED_BY}
+    steps = product(*(range(len(one) + 1) for one in known.values()))
+    return [
+        subject_of(record | {key: one[:count] for (key, one), count in zip(known.items(), counts)})
+        for counts in sorted(steps, key=sum)
+    ]
 
 
 def run_digests(record: dict) -> dict:

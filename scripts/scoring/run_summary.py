@@ -3,6 +3,7 @@
 summarize_scores.py writes it. check_release.py makes it again: so a published score is that of recorded answers.
 """
 
+import re
 from pathlib import Path
 
 from choice.drop_map import criterion_of, question_ids_of
@@ -16,7 +17,10 @@ from scoring.eval_tasks import EvalTask, task_of
 from scoring.ifeval import followed_loosely
 from scoring.lm_eval_samples import Sample, lm_eval_score, read_asked, read_samples
 from scoring.run_files import ANSWERS, PATCHED, RUN, Patched, patch_head, read_run
-from scoring.score_records import ANSWERED_BY, each_once, figures
+from scoring.score_records import ANSWERED_BY, RAN_ALREADY, each_once, figures
+
+GIVEN_SERVER = re.compile("https?://")  # how the address of a server that ran already begins; ours are "local 1"
+ANSWERED = "evaluate it again (REPLACE=eval)"
 
 
 def check_class(answer: Answer, prompt: str) -> None:
@@ -28,6 +32,19 @@ def check_class(answer: Answer, prompt: str) -> None:
         raise InputError(f"recorded answer {answer.record_id}", f"the class {kind!r}", repr(answer.kind))
     if answer.prompt_sha256 != prompt_sha256(prompt):
         raise InputError(f"recorded answer {answer.record_id}", "the digest of its prompt", "another one")
+
+
+def check_servers(path: Path, answers: list[Answer], machines: list[dict]) -> None:
+    """Raise InputError when an answer names a server of a kind that the run's record does not have among its machines.
+
+    machines: `hardware` of run.json, in which servers that ran already have an entry of their own; [] of an old run.
+    """
+    given = RAN_ALREADY in machines
+    own = any(machine != RAN_ALREADY for machine in machines)
+    for answer in answers if machines else []:
+        if not (given if GIVEN_SERVER.match(answer.server or "") else own):
+            expected = "answers of servers that ran already" if given else "answers of servers that were started for it"
+            raise InputError(path, expected, f"{answer.record_id} by {shown(answer.server or 'another one')}", ANSWERED)
 
 
 def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts: dict[str, str], score: float) -> None:
@@ -161,6 +178,7 @@ def summed_up(run: Path, patch: bool, chosen_by: Path | None, scored: dict) -> d
     task = task_of(recorded_protocol(run / RUN, record["protocol"]).task)
     with only_writer(run / ANSWERS):
         answers = read_answers(run / ANSWERS)
+    check_servers(run / ANSWERS, list(answers.values()), record.get("hardware", []))
     head, patched = read_patched(run / PATCHED, record) if patch else (None, {})
     by_patch = {key: head.pop(key, []) if head else [] for key in ANSWERED_BY}
     prompts = {document["Record ID"]: document["prompt"] for document in documents}

@@ -25,6 +25,8 @@ GPQA, IFEVAL = "gpqa_", "ifeval"  # how the names of GPQA's tasks begin; the tas
 ROUNDING = 1e-6  # sums of the same numbers in another order
 
 ANSWERED_BY = ("hardware", "tools_sha256")  # what has answered: machines, and their builds of llama.cpp
+# Of a server at a given address: it tells nothing of the machine that it runs on.
+RAN_ALREADY = {"cpu": "not recorded (servers that ran already)", "cores": 0, "gpus": [], "backends": []}
 Text = Annotated[str, Field(min_length=1)]
 Digits = Annotated[str, Field(pattern=r"^[01]+$")]
 

@@ -12,7 +12,8 @@ from math import prod
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from files.json_records import recorded_sha256, sha256_json
+from files.json_records import sha256_json
+from files.known_digests import known_sha256
 from files.safe_files import InputError
 from ggufs.gguf_header import read_header
 from llama.template_check import TEMPLATE_KEY
@@ -68,7 +69,7 @@ class ServedModel:
         template, build = header.value(TEMPLATE_KEY), build_of(protocol.llama_cpp)
         self.expected: dict[str, object] = {
             **({"build": build} if build else {}),
-            "digest": recorded_sha256(gguf),
+            "digest": known_sha256(gguf),
             **({"template": _sha256(str(template))} if template else {}),
             "parameters": sum(prod(tensor.dims) for tensor in header.tensors),
             "context": protocol.context,
@@ -87,7 +88,7 @@ class ServedModel:
         # Of a server on this machine that is not ours the file itself can be read.
         here = server.own is None and urlsplit(server.url).hostname in LOOPBACK
         if here and path.is_absolute() and path.is_file():
-            found = {"digest": await asyncio.to_thread(recorded_sha256, path), **found}
+            found = {"digest": await asyncio.to_thread(known_sha256, path), **found}
         for key, value in found.items():
             expected = self.expected.setdefault(key, value)
             if value != expected:

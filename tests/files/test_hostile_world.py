@@ -1,7 +1,6 @@
 """A command in a world against it: failing calls, no room, read-only folders, odd names, another locale and umask."""
 
 import errno
-import json
 import os
 import re
 import resource
@@ -174,12 +173,3 @@ def test_a_name_that_is_no_text_is_refused(stats, tmp_path):
     assert "udcff.json" in line_of(choose(stats, os.fsdecode(b"\xff.json"), cwd=tmp_path)) and not list(
         tmp_path.iterdir()
     )
-
-
-def test_a_clock_that_jumps_back_only_has_a_digest_made_again(tmp_path):
-    """A record that seems older than its file is not believed, so the bytes are read."""
-    (tmp_path / "f").write_text("new")
-    record = {"version": 1, "bytes": 3, "sha256": "0" * 64}
-    (tmp_path / "f.json").write_text(json.dumps(record))
-    os.utime(tmp_path / "f", (2**33, 2**33))  # written before the clock was put back by centuries
-    assert json_records.recorded_sha256(tmp_path / "f") == safe_files.sha256_file(tmp_path / "f")

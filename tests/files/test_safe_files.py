@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from conftest import REPO
-from files.json_records import check_recorded, recorded_sha256, write_json
+from files.json_records import check_recorded, write_json
 from files.safe_files import (
     GIB,
     InputError,
@@ -21,7 +21,6 @@ from files.safe_files import (
     only_writer,
     replace_when_done,
     require_disk_space,
-    sha256_file,
 )
 
 import pytest
@@ -130,41 +129,6 @@ def test_a_directory_of_somebody_else_is_not_replaced(tmp_path):
     for name in ("theirs", "file", "link"):
         with pytest.raises(InputError, match="with marker in it, found something else"):
             check_replaceable(tmp_path / name, "marker")
-
-
-def test_a_recorded_digest_counts_until_the_file_changes(tmp_path):
-    path, record = tmp_path / "file", tmp_path / "file.json"
-    path.write_text("first")
-    known = {"version": 3, "bytes": 5, "sha256": "a" * 64}
-    write_json(record, known)
-    assert recorded_sha256(path) == "a" * 64
-    path.write_text("other")
-    os.utime(path, ns=(0, record.stat().st_mtime_ns + 1))  # of the same size, but newer
-    assert recorded_sha256(path) == sha256_file(path)
-    write_json(record, known | {"bytes": 4})
-    assert recorded_sha256(path) == sha256_file(path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"sha256": "aaaa"},
-        {"sha256": "A" * 64},
-        {"sha256": "a" * 64 + "\n"},
-        {"sha256": 5},
-        {"sha256": None},
-        {"bytes": 5.0},
-        {"bytes": "5"},
-        {"version": "1"},
-        {"version": None},
-    ],
-)
-def test_what_is_no_record_of_ours_has_no_digest(tmp_path, change):
-    path = tmp_path / "file"
-    path.write_text("first")
-    content = {"version": 1, "bytes": 5, "sha256": "a" * 64} | change
-    write_json(tmp_path / "file.json", {key: value for key, value in content.items() if value is not None})
-    assert recorded_sha256(path) == sha256_file(path)
 
 
 def test_only_a_file_with_its_own_record_is_replaced(tmp_path):

@@ -20,12 +20,10 @@ from files.seals import (
     Seal,
     Seals,
     check_kept,
-    check_kept_lines,
     is_kept,
     key_name,
     read_key,
     running_command,
-    seal_line,
     set_command,
 )
 
@@ -83,22 +81,6 @@ def test_another_key_and_no_ledger(build, monkeypatch):
     assert is_kept(record)
     write_json(record, {"score": 2})
     assert not (build / LEDGER).exists()
-
-
-def test_lines_are_bound_to_their_words_and_their_subject(build):
-    answers = build / "run/answers.jsonl"
-    for line in (b'{"letter": "A"}\n', b'{"letter": "B"}\n'):
-        seal_line(answers, line, "model 1")
-        with open(answers, "ab") as file:
-            file.write(line)
-    with open(answers, "ab") as file:
-        file.write(b'{"letter": "')  # of a kill
-    check_kept_lines(answers, "model 1")
-    with pytest.raises(InputError, match="line 1"):
-        check_kept_lines(answers, "model 2")
-    answers.write_text(answers.read_text().replace("B", "C"))
-    with pytest.raises(InputError, match="line 2"):
-        check_kept_lines(answers, "model 1")
 
 
 def test_what_another_command_wrote_is_none_of_this(build):

@@ -8,7 +8,6 @@ from damaged_build import Build
 from files.json_records import read_json, write_json
 from files.safe_files import directory_when_done
 from files.seals import BEGUN, LEDGER, MARKER, Seal, Seals, bound_to
-from llama.hardware import NOT_KNOWN
 from losses.stored_results import PRUNING_NAME
 from quants.quant_record import record_path
 from release.manifest import MANIFEST
@@ -16,7 +15,7 @@ from release.sources import sources_path
 from release_inputs import NAME, as_command, seal_all, write_run
 from scoring.run_files import ANSWERS, PATCHED, RUN, begin_run
 from scoring.run_summary import summed_up
-from scoring.score_records import SUMMARY_NAME
+from scoring.score_records import RAN_ALREADY, SUMMARY_NAME
 
 import numpy as np
 import pytest
@@ -169,8 +168,8 @@ def test_the_full_model_s_file_is_of_the_full_model_s_weights(build):
 def test_what_answered_in_the_patch_step_is_part_of_what_answered(build):
     """A server of one's own could complete the invalid answers alone."""
     build.change(build.own / RUN, lambda content: content.update(hardware=[MACHINE], tools_sha256=["7" * 64]))
-    build.change(build.own / PATCHED, lambda content: content.update(hardware=[NOT_KNOWN]))
+    build.change(build.own / PATCHED, lambda content: content.update(hardware=[RAN_ALREADY]))
     scored = read_json(build.own / SUMMARY_NAME)
     found = summed_up(build.own, True, build.metadata, {key: scored[key] for key in SCORED})
-    assert found["hardware"] == [MACHINE, NOT_KNOWN] and found["tools_sha256"] == ["7" * 64]
+    assert found["hardware"] == [MACHINE, RAN_ALREADY] and found["tools_sha256"] == ["7" * 64]
     assert "hardware" not in found["patch"]  # else runs that were patched elsewhere could not be compared

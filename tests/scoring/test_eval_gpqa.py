@@ -22,7 +22,6 @@ from conftest import REPO
 from files.json_records import read_json, read_record
 from files.safe_files import partial_directory
 from gates.measured import request_breaks, setting_breaks
-from llama.hardware import NOT_KNOWN
 from llama.llama_server import LlamaServer, server_command
 from patch_answers import closed_thought
 from scoring.answer_record import completion_letter, read_answers
@@ -30,7 +29,7 @@ from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.eval_tasks import task_of
 from scoring.lm_eval_run import request_digest
 from scoring.lm_eval_samples import read_frozen, read_samples
-from scoring.score_records import Summary
+from scoring.score_records import RAN_ALREADY, Summary
 from shared_ggufs import link_f16, tiny_ggufs
 from tiny_models import EXPERTS
 
@@ -191,7 +190,7 @@ def test_a_strict_openai_server_is_a_backend_of_its_own(
     summary, local = (read_record(folder / "summary.json", Summary) for folder in (run, evaluation[0]))
     assert summary["questions"] == 6 and summary["experts"] == EXPERTS and summary["gguf"] == tiny_text_model.name
     assert summary["protocol_sha256"] != local["protocol_sha256"] and not summary["invalid"].get("server error")
-    assert summary["hardware"] == [NOT_KNOWN] and machine_in_words(NOT_KNOWN).startswith("not recorded")
+    assert summary["hardware"] == [RAN_ALREADY] and machine_in_words(RAN_ALREADY).startswith("not recorded")
     protocol, answers = OpenAiProtocol(**summary["protocol"]), read_answers(run / "answers.jsonl")
     for document in read_frozen(run / "task"):
         assert request_digest(document, protocol, []) == answers[document["Record ID"]].request_sha256

@@ -1,7 +1,7 @@
 """run.json and patched.json: their owner refuses what is none in one line, before any server starts."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ask_questions import check_run, is_asked
@@ -12,7 +12,8 @@ from patch_answers import patched_before
 from scoring.answer_record import Answer, append_answer
 from scoring.eval_protocol import Protocol, recorded_protocol
 from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, Patched, RunRecord, read_run, run_digests, subject_of
-from scoring.run_summary import read_patched
+from scoring.run_summary import check_servers, read_patched
+from scoring.score_records import RAN_ALREADY
 
 import pytest
 
@@ -155,6 +156,26 @@ def test_a_run_does_not_go_on_from_an_edited_answer_or_machine(sealed):
     change(sealed / RUN, "hardware", [MACHINE | {"cores": 2}])
     with pytest.raises(InputError, match="run.json: .* edited since it was sealed"):
         check_run(sealed, MINE)
+
+
+def test_the_record_of_before_a_server_was_added_does_not_hide_it(sealed):
+    """Put back with its good seal, it would say that the first machine gave all answers."""
+    before, both = (sealed / RUN).read_bytes(), MINE | {"hardware": [MACHINE, RAN_ALREADY]}
+    write_record(sealed / RUN, both, RunRecord)
+    append_answer(sealed / ANSWERS, replace(ANSWER, record_id="other", server="http://a:8080"), subject_of(both))
+    assert check_run(sealed, MINE)["hardware"] == both["hardware"]
+    (sealed / RUN).write_bytes(before)
+    with pytest.raises(InputError, match="answers.jsonl, line 2: .* edited since it was sealed"):
+        check_run(sealed, MINE)
+
+
+@pytest.mark.parametrize("server, machines", [("http://a:8080", [MACHINE]), (None, [RAN_ALREADY])])
+def test_an_answer_is_of_a_server_that_the_run_names(tmp_path, server, machines):
+    answers = [replace(ANSWER, server=server)]
+    with pytest.raises(InputError, match="expected answers of servers that .*, found q by "):
+        check_servers(tmp_path, answers, machines)
+    check_servers(tmp_path, answers, [MACHINE, RAN_ALREADY])
+    check_servers(tmp_path, answers, [])
 
 
 def test_an_edited_patch_is_asked_again(sealed, capsys):

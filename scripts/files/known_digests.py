@@ -1,0 +1,49 @@
+"""The digests of large files by which results name them: read from the bytes, once.
+
+A digest of 50 GB takes a minute or two, so it is not taken for each command. But a record beside the file only says
+what was written there: whoever damages the file in place, measures, and puts bytes and time back, would get the numbers
+of another file under its digest. So whoever has read a file seals the digest together with inode, size and times. The
+inode's own time cannot be set, so such a seal is good for as long as nobody has touched the file; a hard link to it, as
+`make release` makes one, counts as a touch.
+"""
+
+import json
+import time
+from pathlib import Path
+
+from files.json_records import is_file_record, read_json
+from files.safe_files import InputError
+from files.seals import Seal, State, file_state, hold, seal_said, seals_over, sha256_file
+
+SETTLED_SECONDS = 0.05  # the clock of files goes in steps: a second write within one would leave their time as it is
+SETTLED_NS = int(SETTLED_SECONDS * 1e9)
+
+
+def _subject(state: State) -> str:
+    return json.dumps(["read", *state])
+
+
+def known_sha256(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes and hold it to them: what this command seals from here on depends on it.
+
+    The bytes are read unless a seal says that they were since the file was last touched. Outside of a build folder and
+    with SEALS=no there are no seals, so each command reads them: 50 GB in a minute or two.
+    """
+    if abs(time.time_ns() - file_state(path)[-1]) < SETTLED_NS:
+        time.sleep(SETTLED_SECONDS)
+    state, record = hold(path), Path(f"{path}.json")
+    if (seals := seals_over(path)) and record.is_file() and is_file_record(known := read_json(record)):
+        # The record only tells which digest to look for.
+        if seals.of_said(path, known["sha256"], _subject(state)) == Seal.VALID:
+            return known["sha256"]
+    digest = sha256_file(path)
+    if file_state(path) != state:
+        raise InputError(path, "a file that stays as it is while it is read", "a change", "run the same command again")
+    seal_said(path, digest, _subject(state))
+    return digest
+
+
+def held_sha256(path: Path) -> str:
+    """Return the hex sha256 of a small file's bytes, which are read, and hold it to them."""
+    hold(path)
+    return sha256_file(path)

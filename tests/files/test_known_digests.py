@@ -1,0 +1,72 @@
+"""Digests of large files: believed where nobody can have touched the file, and the file held to them."""
+
+import os
+from pathlib import Path
+
+from files.json_records import write_json
+from files.known_digests import known_sha256
+from files.safe_files import InputError, sha256_file
+from files.seals import LEDGER, MARKER, seal_said, set_command
+
+import pytest
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch) -> Path:
+    """A file in a build folder with its record, read once."""
+    monkeypatch.setenv("SEAL_KEY", str(tmp_path / "keys/seal.key"))
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / MARKER).touch()
+    path = tmp_path / "build/model.gguf"
+    path.write_bytes(b"weights")
+    write_json(Path(f"{path}.json"), {"version": 1, "bytes": 7, "sha256": sha256_file(path)})
+    known_sha256(path)
+    set_command("the_next.py")
+    return path
+
+
+def damage(path: Path, content: bytes) -> None:
+    """Write other bytes in place, of the same size, and put the old time back."""
+    times = path.stat()
+    with open(path, "r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def read_again(path: Path) -> bool:
+    """Tell whether the bytes are read, which leaves a seal."""
+    ledger = path.parent / LEDGER
+    before = ledger.stat().st_size
+    assert known_sha256(path) == sha256_file(path)
+    set_command("the_next.py")
+    return ledger.stat().st_size > before
+
+
+def test_a_file_is_read_once_until_somebody_touches_it(model):
+    assert not read_again(model)
+    damage(model, b"damaged")
+    assert read_again(model) and not Path(f"{model}.json").read_text().count(sha256_file(model))
+    damage(model, b"weights")
+    assert read_again(model) and not read_again(model)
+    os.link(model, model.with_name("release.gguf"))
+    assert read_again(model) and not read_again(model)
+
+
+@pytest.mark.parametrize("moment", ["record", "line"])
+def test_what_was_damaged_for_a_moment_gives_no_number(model, moment):
+    known_sha256(model)
+    damage(model, b"damaged")
+    damage(model, b"weights")
+    ledger, output = (model.parent / LEDGER).read_bytes(), model.with_name("score.json")
+    with pytest.raises(InputError, match="stays as it is while it is used, found a change"):
+        write_json(output, {"score": 1}) if moment == "record" else seal_said(output, "0" * 64, "an answer")
+    assert not output.exists() and (model.parent / LEDGER).read_bytes() == ledger
+
+
+def test_a_record_alone_is_not_believed(model):
+    damage(model, b"damaged")
+    write_json(Path(f"{model}.json"), {"version": 1, "bytes": 7, "sha256": "a" * 64})
+    assert read_again(model)
+    other = model.rename(model.with_name("other.gguf"))
+    Path(f"{model}.json").rename(f"{other}.json")
+    assert read_again(other)
