@@ -25,7 +25,6 @@ from files.json_records import sha256_json, write_record
 from files.option_types import command_parser, positive
 from files.run_state import RunState, results_folder
 from files.safe_files import InputError, check_apart, replace_when_done, require_disk_space, run
-from files.seals import hold
 from ggufs.gguf_header import experts_used_key, read_header
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from losses.chat_masks import Arrays, Chats, chats_of
@@ -34,7 +33,7 @@ from losses.kld_statistics import per_chat
 from losses.scored_chats import add_chat_arguments, against
 from losses.stored_logits import StoredLogits, missing_texts, progress, stored_bytes
 from losses.stored_results import kept
-from quants.quant_record import read_whole_gguf
+from quants.quant_record import read_held_gguf
 from scoring.answer_record import flexible_letter
 from scoring.paired_statistics import mean_and_error
 from speed.active_experts import ActiveExperts, active_table, counts_to_try
@@ -137,8 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     check_apart([args.gguf, args.questions], [args.output.with_suffix(end) for end in (".md", ".json", ".png")])
     tools, counts = find_llama_cpp(args.llama_cpp), check_counts(args.gguf, args.counts)
-    hold(args.gguf)
-    record = read_whole_gguf(args.gguf)
+    record = read_held_gguf(args.gguf)
     questions = load_questions(args.questions, QUESTION_SEED)
     asked = questions[: args.answers or (None if args.scored else SPEED_QUESTIONS)]
     if len(questions[: args.limit]) < 2 or len(asked) < 2:

@@ -21,13 +21,12 @@ from chats.questions import QUESTION_SEED, Question, load_questions, question_se
 from files.json_records import write_record
 from files.option_types import command_parser, positive, whole_number
 from files.safe_files import InputError, check_apart, replace_when_done, run
-from files.seals import hold
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import read_header
 from llama.drafting import DRAFT_TOKENS, draft_flags
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from quants.draft_record import DraftRecord
-from quants.quant_record import read_whole_gguf
+from quants.quant_record import read_held_gguf
 from speed.draft_results import DraftResults, check_same_answers, draft_table
 from speed.greedy_answers import Greedy, greedy_answers, speed_of
 from speed.round_speeds import in_turns
@@ -45,8 +44,7 @@ def named_file(text: str) -> tuple[str, Path]:
 
 def draft_answers(args: argparse.Namespace, tools: LlamaCpp, name: str, gguf: Path, questions: list[Question]) -> dict:
     """Return what one model answers without and with the draft model (`Answers`)."""
-    hold(gguf)
-    record = read_whole_gguf(gguf)
+    record = read_held_gguf(gguf)
     common = ["-c", args.context, "-ngl", args.gpu_layers]
     ways = {"without": common, "with": [*common, *draft_flags(args.draft, args.draft_tokens)]}
     speeds: dict[str, list[float]] = {way: [] for way in ways}
@@ -68,8 +66,7 @@ def draft_answers(args: argparse.Namespace, tools: LlamaCpp, name: str, gguf: Pa
 
 def read_draft(path: Path, targets: list[Path]) -> dict:
     """Return the record of a draft model; raise InputError when it is damaged or does not fit one of its targets."""
-    hold(path)
-    record = read_whole_gguf(path, DraftRecord)
+    record = read_held_gguf(path, DraftRecord)
     for target in targets:
         check_fits(read_header(path), read_header(target), path)
     return record

@@ -24,7 +24,6 @@ from files.option_types import command_parser, positive, whole_number
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, remove, replace_when_done, run
 from files.sealed_lines import check_kept_lines
-from files.seals import hold
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from loops.loop_answers import (
     ANSWERS_NAME,
@@ -40,7 +39,7 @@ from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import LoopPrompt, LoopPrompts, read_prompts
 from loops.loop_rates import loop_results, loop_row
 from loops.loop_results import LoopResults, loops_tables
-from quants.quant_record import read_whole_gguf
+from quants.quant_record import read_held_gguf
 from scoring.asked_servers import local_commands, local_servers
 from scoring.eval_protocol import Protocol
 from scoring.run_files import begin_run, is_begun, resume_run
@@ -129,9 +128,7 @@ def main(argv: list[str] | None = None) -> None:
         llama_cpp=tools.version(),
     )
     inputs, rows = loop_inputs(prompts, protocol, tools.digest()), []
-    for gguf in args.gguf:
-        hold(gguf)
-    quants = [read_whole_gguf(gguf) for gguf in args.gguf]  # all of them before the first is asked
+    quants = [read_held_gguf(gguf) for gguf in args.gguf]  # all of them before the first is asked
     for gguf, quant in zip(args.gguf, quants):
         answers = answers_of_file(args, tools, gguf, quant["sha256"], prompts, inputs)
         rows.append(loop_row(quant, gguf.name, answers, prompts))

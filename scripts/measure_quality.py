@@ -35,7 +35,6 @@ from files.known_digests import known_sha256
 from files.option_types import command_parser
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, gib, replace_when_done, require_disk_space, run
-from files.seals import hold
 from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp
 from losses.chat_masks import Arrays, Chats, chats_of, unseen_questions
@@ -54,15 +53,14 @@ from losses.stored_results import (
     results_path,
     write_chats,
 )
-from quants.quant_record import read_whole_gguf
+from quants.quant_record import read_held_gguf
 
 DIGITS = 12  # of a digest, in messages
 
 
 def read_quant_of(path: Path, source_sha256: str) -> dict:
     """Return a quant's record; raise InputError unless it belongs to this file, and the file to the pruned model."""
-    hold(path)
-    record = read_whole_gguf(path)  # whose bytes are read: an edited file must not get the results of another
+    record = read_held_gguf(path)  # whose bytes are read: an edited file must not get the results of another
     if record["source_sha256"] != source_sha256:
         raise InputError(
             path,

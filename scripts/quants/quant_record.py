@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Self
 
 from files.json_records import Count, FileRecord, Positive, Sha256, read_json, read_record, require
 from files.safe_files import InputError, sha256_file
+from files.seals import hold
 
 from pydantic import Field, model_validator
 
@@ -135,3 +136,10 @@ def read_whole_gguf(gguf: Path, kind: type[FileRecord] = QuantRecord) -> dict:
         expected = f"the file of its record, sha256 {record['sha256'][:12]}"
         raise InputError(gguf, expected, "other bytes", "build it again")
     return record
+
+
+def read_held_gguf(gguf: Path, kind: type[FileRecord] = QuantRecord) -> dict:
+    """Do what `read_whole_gguf` does of a file that is measured, and hold it to these bytes (files/seals.py)."""
+    if gguf.is_file():
+        hold(gguf)
+    return read_whole_gguf(gguf, kind)
