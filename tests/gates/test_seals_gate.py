@@ -79,8 +79,8 @@ def test_an_answer_of_another_run_is_none_of_this(build):
     """Both runs answer the same questions under one protocol; only the model differs. The first answer is the same."""
     build.write(build.own / ANSWERS, (build.full / ANSWERS).read_text())
     found = build.failing("seals")
-    assert len(found) == 3 and f"{build.own / ANSWERS}, line 2: expected what this project wrote" in found[0]
-    assert all("REPLACE=eval" in line for line in found)
+    assert len(found) == 1 and f"{build.own / ANSWERS}, line 2: expected what this project wrote" in found[0]
+    assert "REPLACE=eval" in found[0]
 
 
 def test_seals_of_another_key_or_none_are_one_line(build, monkeypatch, tmp_path):
