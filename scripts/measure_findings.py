@@ -27,7 +27,7 @@ from analysis.model_checks import RUN_DTYPES, check_sequences, check_unquantised
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question, load_questions, read_rows
-from checkpoints.checkpoint import file_versions, hold_checkpoint, read_checkpoint, read_config, weights_digest
+from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config, source_digest, weights_digest
 from choice.criteria import BY_ORDER, CRITERIA, PROTECTING, RANK, answerable, scores_of
 from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_map, values_by_layer
 from choice.expert_stats import protected, read_stats
@@ -104,6 +104,10 @@ def prepared(args: argparse.Namespace, metadata: dict) -> tuple[PreTrainedModel,
     if (found := weights_digest(tensors)) != metadata["weights_sha256"]:
         wanted = f"the weights of {args.stats} ({metadata['weights_sha256'][:DIGITS]})"
         raise InputError(args.model, wanted, f"others ({found[:DIGITS]})")
+    # Of all bytes, which takes a minute: what a killed run keeps, and what is published, is of these.
+    if (known := metadata.get("source_sha256")) and (found := source_digest(args.model)) != known:
+        wanted = f"the checkpoint of {args.stats} ({known[:DIGITS]})"
+        raise InputError(args.model, wanted, f"another ({found[:DIGITS]})")
     model = build_empty(args.model, RUN_DTYPES[metadata["dtype"]], metadata["attention"])
     check_complete(model, args.model, tensors)
     tokenizer, questions = load_tokenizer(args.model), asked_questions(args, metadata)
@@ -149,7 +153,7 @@ def measure(args: argparse.Namespace, metadata: dict, arrays: dict[str, np.ndarr
         return found
     model, tensors, batches = prepared(args, metadata)
     stream = LayerStream(args.model, tensors, model, torch.device(device)) if args.stream_layers else None
-    identity = inputs | {"shards": file_versions(tensors)}
+    identity = inputs | {"source_sha256": metadata.get("source_sha256")}
     spilled = args.spill is not None
     state = open_measurement(directory, identity, batches, model, args.stream_layers, spilled)
     with state:

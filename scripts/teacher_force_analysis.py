@@ -42,7 +42,6 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import EXPLANATION, QUESTION_SEED, Question, check_reasonings, load_questions, question_set_digest
 from checkpoints.checkpoint import (
     TensorRange,
-    file_versions,
     hold_checkpoint,
     read_checkpoint,
     read_config,
@@ -192,9 +191,7 @@ def finish(
     check_finite(args.model, arrays, args.allow_nonfinite, state)
     require_disk_space(args.output.parent, sum(array.nbytes for array in arrays.values()))
     experts, top_k = int(arrays["token_count"].shape[2]), top_k_of(arrays)
-    # Only now, and no input of a state: all bytes of the checkpoint are read, which takes a minute.
-    made = {"experts": experts, "top_k": top_k, "source_sha256": source_digest(args.model)}
-    write_stats(args.output, arrays, inputs | made)
+    write_stats(args.output, arrays, inputs | {"experts": experts, "top_k": top_k})
     questions = inputs["questions"]
     truncated = [question["id"] for question in questions if question["truncated"]]
     empty = sum(question["empty_reasoning"] for question in questions)
@@ -268,7 +265,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
     config = read_config(args.model)
-    hold_checkpoint(args.model)  # before hours of reading; its digest is taken at the end
+    hold_checkpoint(args.model)  # before the first of it is read
     check_output(args.output)
     tensors = read_checkpoint(args.model)
     questions = load_questions(args.questions, args.seed)[: args.limit]
@@ -288,7 +285,9 @@ def main(argv: list[str] | None = None) -> None:
     # it: minutes of loading would come before the refusal of a state that is in use.
     stream = LayerStream(args.model, tensors, model, place) if args.stream_layers else None
     directory = state_directory(args.output, args.spill, ranks.node)
-    identity = inputs | {"shards": file_versions(tensors), **({"sample": sample.digest} if sample else {})}
+    # All bytes of the checkpoint, which takes a minute: the state of a damaged one is none of this.
+    inputs |= {"source_sha256": source_digest(args.model)}
+    identity = inputs | ({"sample": sample.digest} if sample else {})
     spilled = args.spill is not None
     state = open_state(directory, identity, ranks, batches, model, args.stream_layers, sample, spilled)
     with state:

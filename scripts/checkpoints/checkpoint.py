@@ -195,12 +195,6 @@ def bytes_digest(tensor: TensorRange, every: int, count: int) -> str:
     return content.hexdigest()
 
 
-def file_versions(tensors: dict[str, TensorRange]) -> dict[str, list[int]]:
-    """Return size and time of change (ns) of every shard, by name: a sign that a file was changed between two runs."""
-    shards = {tensor.file.name: tensor.file.stat() for tensor in tensors.values()}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in sorted(shards.items())}
-
-
 def read_files(model: Path) -> list[tuple[str, Path]]:
     """Return name and path of every file of a checkpoint that the converter may read, in order."""
     files = [path for path in (*model.iterdir(), *model.glob(OTHER_TEMPLATES)) if path.suffix in READ_SUFFIXES]
