@@ -23,15 +23,19 @@ def _subject(state: State) -> str:
     return json.dumps(["read", *state])
 
 
-def known_sha256(path: Path) -> str:
-    """Return the hex sha256 of a file's bytes and hold it to them: what this command seals from here on depends on it.
-
-    The bytes are read unless a seal says that they were since the file was last touched. Outside of a build folder and
-    with SEALS=no there are no seals, so each command reads them: 50 GB in a minute or two.
-    """
+def settled_state(path: Path) -> State:
+    """Return the `file_state` of a file, once a further write would change it."""
     if abs(time.time_ns() - file_state(path)[-1]) < SETTLED_NS:
         time.sleep(SETTLED_SECONDS)
-    state, record = hold(path), Path(f"{path}.json")
+    return file_state(path)
+
+
+def sha256_now(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes, read unless a seal says that they were since it was last touched.
+
+    Outside of a build folder and with SEALS=no there are no seals, so each command reads: 50 GB in a minute or two.
+    """
+    state, record = settled_state(path), Path(f"{path}.json")
     if (seals := seals_over(path)) and record.is_file() and is_file_record(known := read_json(record)):
         # The record only tells which digest to look for.
         if seals.of_said(path, known["sha256"], _subject(state)) == Seal.VALID:
@@ -41,6 +45,13 @@ def known_sha256(path: Path) -> str:
         raise InputError(path, "a file that stays as it is while it is read", "a change", "run the same command again")
     seal_said(path, digest, _subject(state))
     return digest
+
+
+def known_sha256(path: Path) -> str:
+    """Return `sha256_now` of a file that this command computes from, and hold the file to it (files/seals.py)."""
+    settled_state(path)
+    hold(path)
+    return sha256_now(path)
 
 
 def held_sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from files.json_records import sha256_json
-from files.known_digests import known_sha256
+from files.known_digests import known_sha256, sha256_now
 from files.safe_files import InputError
 from ggufs.gguf_header import read_header
 from llama.template_check import TEMPLATE_KEY
@@ -88,7 +88,7 @@ class ServedModel:
         # Of a server on this machine that is not ours the file itself can be read.
         here = server.own is None and urlsplit(server.url).hostname in LOOPBACK
         if here and path.is_absolute() and path.is_file():
-            found = {"digest": await asyncio.to_thread(known_sha256, path), **found}
+            found = {"digest": await asyncio.to_thread(sha256_now, path), **found}
         for key, value in found.items():
             expected = self.expected.setdefault(key, value)
             if value != expected:
