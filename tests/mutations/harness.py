@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from files.safe_files import run
+from files.seals import LEDGER
 from mutations.mutators import MARKUP, Edit, format_of
 from mutations.table import LABELS, MEASURED_ONCE, Command
 
@@ -177,7 +178,9 @@ class Workshop:
         ours = {f"{case}/case/in/{name}" for name in command.writes.split()}
         outputs = {name for name in changed if name.startswith(f"{case}/case/out/")} | (changed & ours)
         expected = {f"{case}/out.log", f"{case}/err.log"}
-        strays = sorted(name for name in changed - outputs - expected if "/tmp/output-locks-" not in name)
+        # What was read is noted in the ledger of its build folder.
+        expected |= {name for name in changed if "/tmp/output-locks-" in name or Path(name).name == LEDGER}
+        strays = sorted(changed - outputs - expected)
         if Path("/tmp/zq").exists():
             strays.append("/tmp/zq")
         start = len(f"{case}/case/")
