@@ -31,7 +31,7 @@ from files.safe_files import (
     run,
     sha256_file,
 )
-from files.seals import check_held, hold_linked
+from files.seals import link_held
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
@@ -173,9 +173,7 @@ def build_quant(
     """Write the file of a plan: by llama-quantize, or as a link to the source when no type changes."""
     require_disk_space(args.output.parent, room(plan, args, header))
     if plan.copies:
-        check_held()
-        link_or_copy(args.input, partial)
-        hold_linked(args.input)  # the link's digest is taken, and must be the source's
+        link_held(args.input, lambda: link_or_copy(args.input, partial))  # whose digest must be the source's
         return
     try:
         tool = llama_cpp.tool("llama-quantize")

@@ -19,6 +19,7 @@ import hmac
 import json
 import os
 import re
+from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
@@ -84,9 +85,20 @@ def hold(path: Path) -> State:
     return _held.setdefault(path.absolute(), file_state(path))
 
 
-def hold_linked(path: Path) -> None:
-    """Note a held file anew that this command has just made a hard link to, which changes the inode's time."""
-    _held[path.absolute()] = file_state(path)
+def link_held(path: Path, link: Callable[[], None]) -> None:
+    """Make a hard link to a held file, which changes the inode's time; say so, for others that hold it, by a seal."""
+    check_held()
+    before = hold(path)
+    link()
+    _held[path.absolute()] = now = file_state(path)
+    seal_said(path, "", json.dumps(["linked", before, now]))
+
+
+def _was_linked(path: Path, before: State) -> bool:
+    """Tell whether another command has changed the state of a held file by `link_held`: quants are built at once."""
+    seals = seals_over(path)
+    said = json.dumps(["linked", before, file_state(path)])
+    return seals is not None and seals.of_said(path, "", said) == Seal.VALID
 
 
 def check_held() -> None:
@@ -94,7 +106,9 @@ def check_held() -> None:
 
     Else a number could be that of a file that lay there for a moment, under the digest of the one that was put back.
     """
-    for path, state in _held.items():
+    for path, state in list(_held.items()):
+        if path.exists() and file_state(path) != state and _was_linked(path, state):
+            state = _held[path] = file_state(path)
         if not path.exists() or file_state(path) != state:
             raise InputError(path, "a file that stays as it is while it is used", "a change", "run the command again")
 

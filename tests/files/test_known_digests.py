@@ -1,8 +1,11 @@
 """Digests of large files: believed where nobody can have touched the file, and the file held to them."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+from conftest import REPO
 from files.json_records import write_json
 from files.known_digests import known_sha256
 from files.safe_files import InputError, sha256_file
@@ -61,6 +64,21 @@ def test_what_was_damaged_for_a_moment_gives_no_number(model, moment):
     with pytest.raises(InputError, match="stays as it is while it is used, found a change"):
         write_json(output, {"score": 1}) if moment == "record" else seal_said(output, "0" * 64, "an answer")
     assert not output.exists() and (model.parent / LEDGER).read_bytes() == ledger
+
+
+def test_a_link_that_a_command_makes_stops_no_other_one(model):
+    """An F16 quant is a hard link to its source, from which other quants are built at once."""
+    known_sha256(model)
+    program = (
+        "import os, sys; from pathlib import Path; from files.seals import link_held\n"
+        "path = Path(sys.argv[1]); link_held(path, lambda: os.link(path, f'{path}.f16'))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPO / "scripts")}
+    subprocess.run([sys.executable, "-c", program, model], env=environment, check=True)
+    write_json(model.with_name("record.json"), {})
+    os.link(model, f"{model}.other")
+    with pytest.raises(InputError, match="found a change"):
+        write_json(model.with_name("record.json"), {})
 
 
 def test_a_record_alone_is_not_believed(model):
