@@ -1,8 +1,7 @@
 # What leaves the machine. Nothing is built here: what is sent is what was checked.
 
 check-release: $(RELEASES:%=%/manifest.json) ## pass or fail for each check of the release folders
-	@failed=0; for folder in $(RELEASES); do \
-	  $(PYTHON) scripts/check_release.py $$folder --gpu-layers $(GPU_LAYERS) || failed=1; done; exit $$failed
+	@$(PYTHON) scripts/check_release.py $(RELEASES) --gpu-layers $(GPU_LAYERS)
 
 upload: | $(SETUP) ## check and list what REPO=USER/NAME would get of RELEASE=folder; with UPLOAD=yes send it
 	@$(PYTHON) scripts/upload_release.py --release $(RELEASE) --repo '$(REPO)' \

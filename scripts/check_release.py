@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Check a release folder before it is public: print pass or fail for each check.
+"""Check release folders before they are public: print pass or fail for each check.
 
-Inputs:  a folder of build_release.py, and what it was made from, by FOLDER.sources.json beside it.
-Output:  a line for each check (pass, FAIL, n/a: does not apply), below it what is wrong; a line for each thing that
-         only the owner can still give; a summary. The exit code is 0 only if no check fails.
+Inputs:  folders of build_release.py, and what each was made from, by FOLDER.sources.json beside it.
+Output:  of each folder a line for each check (pass, FAIL, n/a: does not apply), below it what is wrong; a line for each
+         thing that only the owner can still give; a summary. The exit code is 0 only if no check fails.
 Example: .venv/bin/python scripts/check_release.py build/gemma-4-demo/109e/release/GGUF
 
 Checked: seals of what the numbers rest on (gates/seals_gate.py; SEALS=no leaves that out); sizes and sha256 of all
@@ -20,6 +20,7 @@ that nothing was edited while all this was checked (gates/unchanged_gate.py).
 
 import argparse
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def check_lines(name: str, outcome: Outcome) -> list[str]:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs").add_argument
-    add("release", type=Path, help="release folder")
+    add("release", type=Path, nargs="+", help="release folder")
     questions = "question files whose text must not be published (default: the build's)"
     add("--questions", type=Path, nargs="+", help=questions)
     add = parser.add_argument_group("how the smallest file is asked").add_argument
@@ -90,12 +91,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    args.release = args.release.resolve() if args.release.is_symlink() else args.release
-    manifest, sources = read_manifest(args.release), read_sources(args.release)
+def check_folder(folder: Path, args: argparse.Namespace) -> None:
+    """Print pass or fail for each check of a release folder; raise InputError when one fails."""
+    folder = folder.resolve() if folder.is_symlink() else folder
+    manifest, sources = read_manifest(folder), read_sources(folder)
     asked = {"asked": {str(path): path for path in args.questions}} if args.questions else {}
-    checked = Checked(args.release, manifest, sources | asked)
+    checked = Checked(folder, manifest, sources | asked)
     tools = find_llama_cpp(args.llama_cpp)
     running = {
         **writing_gates(tools),
@@ -112,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         "loops": loops_gate,
         "tokens": tokens_gate,
         **running,
-        "unchanged": unchanged_gate(args.release, manifest),
+        "unchanged": unchanged_gate(folder, manifest),
     }
     failed, applied = [], 0
     for name, gate in gates.items():
@@ -123,9 +124,24 @@ def main(argv: list[str] | None = None) -> None:
     print("".join(f"owner {line}\n" for line in chores(manifest)), end="", flush=True)
     if failed:
         names = ", ".join(failed)
-        raise InputError(args.release, f"all of {applied} checks to pass", f"{len(failed)} that fail: {names}")
+        raise InputError(folder, f"all of {applied} checks to pass", f"{len(failed)} that fail: {names}")
     unsealed = "" if sealing() else "; that nothing was edited was NOT checked (SEALS=no)"
-    print(f"{args.release}: all of {applied} checks pass, {len(gates) - applied} do not apply{unsealed}")
+    print(f"{folder}: all of {applied} checks pass, {len(gates) - applied} do not apply{unsealed}", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    *others, last = args.release
+    failed = False
+    for folder in others:
+        try:
+            check_folder(folder, args)
+        except InputError as error:  # the others are checked all the same, so that one run shows everything that fails
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failed = True
+    check_folder(last, args)
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_a_whole_release_then_nothing_left_to_do(variables):
 def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copied):
     shown = make("-n", "check-release", *copied).stdout
     assert shown.count("scripts/check_release.py") == 1 and all(
-        f"/12e/release/{end}" in shown for end in ("GGUF ", "dynamic-GGUF ", "checkpoint;")
+        f"/12e/release/{end}" in shown for end in ("GGUF ", "dynamic-GGUF ", "checkpoint ")
     )
     made = scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", "OWNER=some-one", *copied))
     assert made == {"build_release", "build_report"}
