@@ -6,31 +6,22 @@ Output:  the GGUF file that it writes, of the same size and with the same header
 Use:     scripts/llama/convert_header_only.py CONVERTER MODEL --outfile FILE.gguf --outtype f16
 """
 
-import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 
-def main() -> None:
-    converter = Path(sys.argv[1])
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: no room takes the place of a library
-    from llama.vouched_header import use_converter
-
-    use_converter(converter)
-    from gguf import GGUFWriter
-
-    def write_no_data(self: GGUFWriter, *, progress: bool = False) -> None:
-        self.write_ti_data_to_file()
-        for file, tensors in zip(self.fout or [], self.tensors, strict=True):
-            self.write_padding(file, file.tell())
-            sizes = [self.ggml_pad(info.nbytes, self.data_alignment) for info in tensors.values()]
-            file.truncate(file.tell() + sum(sizes))
-
-    # The converter's own class is changed: it makes its writer itself, and has no option to leave the data out.
-    GGUFWriter.write_tensors_to_file = write_no_data  # type: ignore[method-assign]
-    sys.argv = sys.argv[1:]
-    runpy.run_path(str(converter), run_name="__main__")
+def write_no_data(writer: Any, *, progress: bool = False) -> None:
+    """Write the header of a GGUFWriter's files, and leave room for their tensors."""
+    writer.write_ti_data_to_file()
+    for file, tensors in zip(writer.fout or [], writer.tensors, strict=True):
+        writer.write_padding(file, file.tell())
+        sizes = [writer.ggml_pad(info.nbytes, writer.data_alignment) for info in tensors.values()]
+        file.truncate(file.tell() + sum(sizes))
 
 
 if __name__ == "__main__":
-    main()
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: no room takes the place of a library
+    from llama.start_converter import start_converter
+
+    start_converter(write_no_data)

@@ -13,7 +13,6 @@ piece by piece. float32 holds every bf16, so both ways round once. Any other ten
 
 import hashlib
 import queue
-import runpy
 import sys
 import threading
 from pathlib import Path
@@ -159,20 +158,9 @@ def write_in_pieces(writer: Any, *, progress: bool = False) -> None:
     print("sha256", output.finish(), flush=True)
 
 
-def main() -> None:
-    converter = Path(sys.argv[1])
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: no room takes the place of a library
-    from llama.vouched_header import use_converter
-
-    use_converter(converter)
-    from gguf import GGUFWriter
-
-    # The converter's own class is changed: it makes its writer itself.
-    GGUFWriter.write_tensors_to_file = write_in_pieces  # type: ignore[method-assign,assignment]
-    torch.set_num_threads(1)  # a second core is for the digest
-    sys.argv = sys.argv[1:]
-    runpy.run_path(str(converter), run_name="__main__")
-
-
 if __name__ == "__main__":
-    main()
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: no room takes the place of a library
+    from llama.start_converter import start_converter
+
+    torch.set_num_threads(1)  # a second core is for the digest
+    start_converter(write_in_pieces)

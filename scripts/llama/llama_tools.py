@@ -21,9 +21,10 @@ from tqdm import tqdm
 SCRIPTS = Path(__file__).resolve().parents[1]
 # Whose output is published, or what is published depends on.
 BUILT_TOOLS = ("llama-quantize", "llama-imatrix", "llama-server")
-VOUCHED = SCRIPTS / "llama/convert_vouched.py"
+START_CONVERTER = SCRIPTS / "llama/start_converter.py"
 HEADER_ONLY = SCRIPTS / "llama/convert_header_only.py"
 STREAMED = SCRIPTS / "llama/convert_streamed.py"
+LAUNCHERS = (sys.executable, START_CONVERTER, STREAMED)
 READ_BYTES = 65536
 KEPT_CHARACTERS = 20000  # of a tool's output: enough for a stack of calls and the error before it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -104,7 +105,7 @@ def converter_command(
     Its second word is the launcher, which has others for files without data and for large tensors in pieces.
     """
     flags = ["--outfile", output.resolve(), "--outtype", outtype, "--model-name", name, *more]
-    return [sys.executable, VOUCHED, llama_cpp.converter, model.resolve(), *flags]
+    return [sys.executable, START_CONVERTER, llama_cpp.converter, model.resolve(), *flags]
 
 
 def convert_header_only(llama_cpp: LlamaCpp, model: Path, name: str, output: Path, outtype: str, *more: str) -> None:
@@ -174,7 +175,7 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
                 _show_steps(progress, text, step, total)
         if process.wait() != 0:
             # Of a script that Python runs, such as the converter, its own name says more than "python".
-            tool = Path(str(command[str(command[0]) == sys.executable])).name
+            tool = Path(str(next(part for part in command if part not in LAUNCHERS))).name
             raise InputError(tool, "success", f"{how_ended(process.returncode)}: {last_words(text)}")
         return text
     finally:

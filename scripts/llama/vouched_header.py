@@ -4,7 +4,6 @@ By itself it takes author, description, version, size, tags and more from the fr
 config and from the folder's name. All of it would be published as if it were of the pruned model.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,3 @@ def keep_vouched(metadata: Any) -> None:
     metadata.load_model_card = staticmethod(card_of)
     metadata.load_hf_parameters = staticmethod(lambda model=None: {})
     metadata.get_model_id_components = staticmethod(lambda model_id=None, total_params=0: (None,) * 6)
-
-
-def use_converter(converter: Path) -> None:
-    """Make gguf-py and the converter's own modules those beside a converter, and its headers vouched for."""
-    sys.path[0:1] = [str(converter.parent), str(converter.parent / "gguf-py")]  # as when it is run by itself
-    from gguf.metadata import Metadata
-
-    keep_vouched(Metadata)

@@ -71,7 +71,7 @@ def test_a_write_that_fails_in_a_large_tensor_ends_the_conversion_and_leaves_not
         preexec_fn=lambda: resource.setrlimit(*limit),
         timeout=300,
     )
-    refused(done, "convert_streamed.py", "File too large")
+    refused(done, "convert_hf_to_gguf.py", "File too large")
     assert not list(tmp_path.iterdir())
 
 

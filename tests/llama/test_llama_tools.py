@@ -10,7 +10,7 @@ from pathlib import Path
 from conftest import REPO
 from files.safe_files import InputError
 from ggufs.gguf_header import read_header, write_header_only
-from llama.llama_tools import BUILT_TOOLS, LlamaCpp, find_llama_cpp, how_ended, last_words, run_tool
+from llama.llama_tools import BUILT_TOOLS, LlamaCpp, converter_command, find_llama_cpp, how_ended, last_words, run_tool
 from shared_ggufs import demo_ggufs, tiny_ggufs
 
 import pytest
@@ -163,7 +163,7 @@ def test_real_failures_of_the_real_tools_show_why(damaged, tools, failure):
 
 def test_the_converter_s_failure_shows_why_by_its_own_name(tools, tiny_text_model, tmp_path):
     (tmp_path / "config.json").write_text((tiny_text_model / "config.json").read_text().replace("Gemma4", "Nonsense"))
-    command = [sys.executable, tools.converter, tmp_path, "--outfile", tmp_path / "o.gguf"]
+    command = converter_command(tools, tmp_path, "nonsense", tmp_path / "o.gguf", "f16")
     with pytest.raises(InputError, match=r"^convert_hf_to_gguf\.py: .* code 1: .*NonsenseForCausalLM is not supported"):
         run_tool(command, cwd=tmp_path, what="test", step="x")
 

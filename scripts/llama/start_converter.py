@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Run llama.cpp's converter as it is, but for what its headers say (vouched_header.py), and quicker.
+
+Inputs:  the path of convert_hf_to_gguf.py, then its own arguments.
+Output:  the GGUF file that it writes.
+Use:     scripts/llama/start_converter.py CONVERTER MODEL --mmproj --outfile FILE.gguf --outtype f16
+"""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def start_converter(write_tensors: Callable | None = None) -> None:
+    """Run the converter that the arguments name; write_tensors: in place of GGUFWriter's `write_tensors_to_file`."""
+    converter = Path(sys.argv[1])
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: no room takes the place of a library
+    from chats.without_torch import hide_torch
+    from llama.vouched_header import keep_vouched
+
+    hide_torch()  # of the three seconds until the converter begins, one went into parts of transformers that run models
+    sys.path[0:1] = [str(converter.parent), str(converter.parent / "gguf-py")]  # as when it is run by itself
+    from gguf import GGUFWriter
+    from gguf.metadata import Metadata
+
+    keep_vouched(Metadata)
+    if write_tensors:
+        # The converter's own class is changed: it makes its writer itself, and has no option to write otherwise.
+        GGUFWriter.write_tensors_to_file = write_tensors  # type: ignore[method-assign]
+    sys.argv = sys.argv[1:]
+    runpy.run_path(str(converter), run_name="__main__")
+
+
+if __name__ == "__main__":
+    start_converter()
