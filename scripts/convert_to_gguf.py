@@ -72,23 +72,29 @@ def check_vocabulary(model: Path, header: GgufHeader) -> None:
 
 
 def convert(
-    args: argparse.Namespace, config: dict, llama_cpp: LlamaCpp, family: Family, shape: Shape, names: list[str]
+    args: argparse.Namespace,
+    partial: Path,
+    config: dict,
+    llama_cpp: LlamaCpp,
+    family: Family,
+    shape: Shape,
+    names: list[str],
 ) -> dict:
-    """Convert, check and load; return size and sha256 of the output."""
-    with replace_when_done(args.output) as partial:
-        sha256 = convert_streamed(llama_cpp, args.model, args.name, partial, args.outtype)
-        # Under its final name a later step would take the file for a good one.
-        header, layers = read_header(partial), text_config(config)["num_hidden_layers"]
-        check_converted(args.output, header, layers, family, shape, names)
-        check_vocabulary(args.model, header)
-        check_loads(partial, llama_cpp, args.output)
-        return {"bytes": partial.stat().st_size, "sha256": sha256}
+    """Convert, check and load; partial: the output, as yet under another name; return its size and sha256."""
+    sha256 = convert_streamed(llama_cpp, args.model, args.name, partial, args.outtype)
+    # Under its final name a later step would take the file for a good one.
+    header, layers = read_header(partial), text_config(config)["num_hidden_layers"]
+    check_converted(args.output, header, layers, family, shape, names)
+    check_vocabulary(args.model, header)
+    check_loads(partial, llama_cpp, args.output)
+    return {"bytes": partial.stat().st_size, "sha256": sha256}
 
 
-def write_conversion_record(output: Path, model: Path, content: dict, was_removed: bool) -> None:
+def write_conversion_record(output: Path, partial: Path, model: Path, content: dict, was_removed: bool) -> None:
     """Write the record, unless it stayed when its output was removed and the output is made again of the same bytes.
 
-    Then both get the time of the first ones, so that nothing made from those looks old to make (KEEP_F16=no).
+    Then both get the time of the first ones, so that nothing made from those looks old to make (KEEP_F16=no). The
+    output still has another name, `partial`: it is what make looks for, so the record must be there before.
     """
     record = record_path(output)
     newest = max(path.stat().st_mtime_ns for path in model.iterdir())
@@ -100,7 +106,7 @@ def write_conversion_record(output: Path, model: Path, content: dict, was_remove
     )
     if not stayed:
         write_record(record, content, ConversionRecord)
-    os.utime(output, ns=(record.stat().st_mtime_ns,) * 2)
+    os.utime(partial, ns=(record.stat().st_mtime_ns,) * 2)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -148,9 +154,10 @@ def main(argv: list[str] | None = None) -> None:
         stored = sum(tensor.size for tensor in tensors.values())  # 2 bytes per weight, as checkpoints are in BF16
         require_disk_space(args.output.parent, stored * BYTES_PER_WEIGHT[args.outtype] // 2)
         was_removed = not args.output.exists()
-        content |= convert(args, config, llama_cpp, family, shape, list(tensors))
-        content |= {"source_sha256": digest.result(), "weights_sha256": weights_digest(tensors)}
-    write_conversion_record(args.output, args.model, content, was_removed)
+        with replace_when_done(args.output) as partial:
+            content |= convert(args, partial, config, llama_cpp, family, shape, list(tensors))
+            content |= {"source_sha256": digest.result(), "weights_sha256": weights_digest(tensors)}
+            write_conversion_record(args.output, partial, args.model, content, was_removed)
     print(f"{args.output}: {args.outtype.upper()}, {shape.experts} experts, {gib(content['bytes'])} GiB")
 
 

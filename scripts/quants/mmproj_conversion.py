@@ -69,7 +69,9 @@ def convert_towers(
         header = read_header(partial)
         check_mmproj(output, header, content["towers"], width, weights)
         found = {"projection_width": width, "parameters": weights, "tensors_per_type": types_of(header)}
-        return found | {"bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
+        record = content | found | {"bytes": partial.stat().st_size, "sha256": sha256_file(partial)}
+        write_record(record_path(output), record, MmprojRecord)  # before the output, which make looks for
+        return record
 
 
 def make_mmproj(
@@ -99,6 +101,5 @@ def make_mmproj(
         for path in (output, record_path(output)):
             os.utime(path)  # for make, which goes by time; the record stays the newer one
         return f"{output}: converted already"
-    content |= convert_towers(model, config, tensors, content, output, llama_cpp)
-    write_record(record_path(output), content, MmprojRecord)
+    content = convert_towers(model, config, tensors, content, output, llama_cpp)
     return f"{output}: {kind}, {' and '.join(towers)}, {gib(content['bytes'])} GiB"

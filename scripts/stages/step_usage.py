@@ -62,7 +62,7 @@ def disk_of(folders: list[Path]) -> int:
         for name in names:
             try:
                 stat = os.lstat(os.path.join(place, name))
-            except FileNotFoundError:  # a temporary file, gone since it was listed
+            except OSError:  # a temporary file, gone since it was listed
                 continue
             taken[stat.st_dev, stat.st_ino] = stat.st_blocks * BLOCK_BYTES
     return sum(taken.values())
@@ -72,10 +72,14 @@ def processes_below(process: int) -> list[int]:
     """Return a process and all that descend from it."""
     found = [process]
     for parent in found:  # which grows meanwhile
-        for tasks in Path(f"/proc/{parent}/task").glob("*/children"):
+        try:
+            tasks = os.listdir(f"/proc/{parent}/task")
+        except OSError:  # it has ended
+            continue
+        for task in tasks:
             try:
-                found += map(int, tasks.read_text().split())
-            except OSError:  # it has ended
+                found += map(int, Path(f"/proc/{parent}/task/{task}/children").read_text().split())
+            except OSError:
                 continue
     return found
 

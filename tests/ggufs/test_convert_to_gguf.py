@@ -19,6 +19,7 @@ from ggufs.gguf_header import empty_header, key_value, read_header, write_header
 from llama import load_check
 from llama.llama_tools import LlamaCpp
 from llama.serve_check import check_loads
+from quants.quant_record import record_path
 from release_inputs import call
 from served_gguf import next_token_logprobs, serve
 from shared_ggufs import demo_ggufs, tiny_ggufs
@@ -73,6 +74,14 @@ def test_a_write_that_fails_in_a_large_tensor_ends_the_conversion_and_leaves_not
     )
     refused(done, "convert_hf_to_gguf.py", "File too large")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_without_its_record_is_never_there(tiny_text_model, tmp_path, refusal):
+    output = tmp_path / "x.gguf"
+    record_path(output).mkdir()  # so that the record cannot be written
+    arguments = ["--model", tiny_text_model, "--name", "tiny", "--output", output]
+    refusal(convert_to_gguf.main, arguments, record_path(output), "a file to write", "a directory")
+    assert not output.exists()  # make, which looks for it, runs the step again
 
 
 def test_f32_logits_agree_more_closely(tiny_text_model, tools, tmp_path):
