@@ -45,8 +45,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 # The files that take longest, the longest first. Two workers share the files: a long one that is begun last would keep
 # one of them waiting.
 LONG_FILES = [
-    *("test_make_release", "test_docs", "test_interrupted_analysis", "test_eval_faults", "test_convert_to_gguf"),
-    *("test_compare_criteria", "test_gguf_drop", "test_measure_quality", "test_eval_gpqa"),
+    *("test_make_release", "test_docs", "test_interrupted_analysis", "test_padded_quants", "test_eval_faults"),
+    *("test_convert_to_gguf", "test_mutations", "test_mmproj", "test_compare_criteria", "test_gguf_drop"),
+    *("test_measure_quality", "test_draft", "test_eval_gpqa"),
 ]
 
 

@@ -51,12 +51,12 @@ SECRETS_ON_COMMAND_LINES: list[str] = []
 
 @contextmanager
 def secrets_looked_for() -> Iterator[None]:
-    """Look at the command lines of all processes, ten times a second, for SECRETS."""
-    ended = threading.Event()
+    """Look at the command lines of all processes that begin meanwhile, ten times a second, for SECRETS."""
+    ended, before = threading.Event(), set(Path("/proc").glob("[0-9]*/cmdline"))
 
     def look() -> None:
         while not ended.wait(0.1):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
+            for path in set(Path("/proc").glob("[0-9]*/cmdline")) - before:
                 try:
                     line = path.read_bytes().decode(errors="replace")
                 except OSError:  # it has ended

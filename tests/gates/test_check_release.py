@@ -122,8 +122,11 @@ def test_a_split_file_and_a_checkpoint_pass_the_gates(pruned_demo, tmp_path, cap
     of_checkpoint = ["--kind", "checkpoint", "--checkpoint", checkpoint, "--output", tmp_path / NAME]
     call(build_release.main, *common, *of_checkpoint)
     assert not failing(parts) and not failing(tmp_path / NAME)
-    check_release.main([str(tmp_path / NAME)])
-    assert "n/a   names:" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:  # by the first folder; the second one is checked all the same, and passes
+        check_release.main([str(tmp_path / "nothing"), str(tmp_path / NAME)])
+    printed = capsys.readouterr()
+    assert ended.value.code == 1 and "n/a   names:" in printed.out and "checks pass" in printed.out
+    assert printed.err.count("error: ") == 1 and f"{tmp_path / 'nothing'}: expected a release folder" in printed.err
     (tmp_path / NAME / "config.json").write_text("{}")
     assert list(failing(tmp_path / NAME)) == ["files", "build", "made"]
     part = sorted(parts.glob("*-00002-of-*.gguf"))[0]
