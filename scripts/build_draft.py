@@ -21,7 +21,7 @@ from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import hold_checkpoint, source_digest
 from files.json_records import write_record
 from files.known_digests import known_sha256
-from files.option_types import command_parser, whole_number
+from files.option_types import command_parser, named_path, whole_number
 from files.safe_files import (
     InputError,
     check_apart,
@@ -87,7 +87,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--model", type=Path, required=True, help="assistant checkpoint directory")
     add("--target", type=Path, required=True, help="GGUF file of the model that it drafts for")
-    add("--output", type=Path, required=True, help="GGUF file to write")
+    add("--output", type=named_path, required=True, help="GGUF file to write")
     add = parser.add_argument_group("what is written, and with what").add_argument
     add("--name", required=True, help="model name for the header: the target's")
     add("--type", choices=DRAFT_TYPES, default="Q8_0", help="type of its weights")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from files.json_records import check_recorded, read_json, write_record
 from files.known_digests import known_sha256
-from files.option_types import command_parser, positive
+from files.option_types import command_parser, named_path, positive
 from files.safe_files import InputError, check_apart, gib, replace_when_done, run, sha256_file, unchanged
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import Imatrix, ImatrixRecord, check_reached, read_imatrix
@@ -115,7 +115,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--model", type=Path, required=True, help="unquantised GGUF file")
     add("--calibration", type=Path, required=True, help="calibration text")
-    add("--output", type=Path, required=True, help="imatrix to write")
+    add("--output", type=named_path, required=True, help="imatrix to write")
     add = parser.add_argument_group("how it is measured").add_argument
     add("--context", type=positive, default=CONTEXT_TOKENS, help="tokens per chunk")
     add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")

@@ -22,7 +22,7 @@ from pathlib import Path
 from chats.chat_sequences import MAX_TOKENS, Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
-from files.option_types import command_parser, positive
+from files.option_types import command_parser, named_path, positive
 from files.safe_files import InputError, directory_when_done, replace_when_done, run, write_csv
 from language.dense_gguf import DenseModel, read_dense
 from language.fitted_experts import split_model
@@ -125,7 +125,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
     add("--downloads", type=Path, required=True, help="directory that keeps the two packages")
-    add("--output", type=Path, required=True, help="directory of model/ and the two question files")
+    add("--output", type=named_path, required=True, help="directory of model/ and the two question files")
     add = parser.add_argument_group("how it is split").add_argument
     add("--experts", type=positive, default=EXPERTS, help="experts per layer; a power of two")
     add("--active", type=positive, default=ACTIVE, help="experts per token; as many as --experts: the dense model")

@@ -42,7 +42,7 @@ from checkpoints.licence import CARD, Licence, licence_of, released_licence
 from checkpoints.small_files import small_files
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import CONTROL, write_record
-from files.option_types import VERSION_FILE, command_parser, positive
+from files.option_types import VERSION_FILE, command_parser, named_path, positive
 from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, remove, run, shown
 from findings.findings_record import FINDINGS_NAME
 from gates.lineage import Lineage, lineage_breaks
@@ -312,7 +312,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--loop-answers", type=Path, help="answers of measure_loops.py with those of --loops")
     add("--loop-prompts", type=Path, help="the prompts that --loops was measured with")
     add = parser.add_argument_group("output").add_argument
-    add("--output", type=Path, required=True, help="release folder to write")
+    add("--output", type=named_path, required=True, help="release folder to write")
     add("--max-file-bytes", type=positive, default=MAX_FILE_BYTES, help="split larger files")
     add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     args = parser.parse_args(argv)

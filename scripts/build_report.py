@@ -21,7 +21,7 @@ import re
 from pathlib import Path
 
 from files.json_records import Fields, check_fields, parse_json
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, check_apart, in_unit, reason_of, replace_when_done, run, sha256_file
 from page.findings_part import findings_part
 from page.layers import experts_part, imatrix_part
@@ -186,7 +186,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     both = "summary.json of the reference and of the pruned model; of several samples, all of the reference come first"
     scored.add_argument("--summaries", type=Path, nargs="*", default=[], help=both)
     output = parser.add_argument_group("output")
-    output.add_argument("--output", type=Path, required=True, help="HTML file to write")
+    output.add_argument("--output", type=named_path, required=True, help="HTML file to write")
     output.add_argument("--replace", action="store_true", help="write the page even if it loses a part of the old one")
     args = parser.parse_args(argv)
     if len(args.summaries) % 2:

@@ -36,7 +36,7 @@ from choice.criteria import CRITERIA, PROTECTING, answerable
 from choice.drop_map import check_keep_count, read_map
 from choice.expert_stats import read_stats
 from files.json_records import check_fields, read_json, write_json, write_record
-from files.option_types import command_parser, positive
+from files.option_types import command_parser, named_path, positive
 from files.run_state import RunState
 from files.safe_files import InputError, remove, replace_when_done, run, sha256_file
 from files.seals import is_kept
@@ -303,7 +303,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--gguf", type=Path, required=True, help="F16 GGUF of the full model")
     add("--stats", type=Path, required=True, help="statistics file of the full model")
-    add("--output", type=Path, required=True, help="Markdown file to write; .json and .png go beside it")
+    add("--output", type=named_path, required=True, help="Markdown file to write; .json and .png go beside it")
     add = parser.add_argument_group("what is compared").add_argument
     add("--keep", type=positive, nargs="+", default=list(DEFAULT_KEEP), help="keep counts")
     add("--seeds", type=positive, default=RANDOM_SEEDS, help="random choices per keep count")

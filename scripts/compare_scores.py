@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from files.json_records import read_record, write_record
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, replace_when_done, run
 from quants.quant_record import QuantRecord
 from scoring.comparison import check_group, compare, group_runs
@@ -59,7 +59,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="run directories or summary.json files")
     one = "summaries and quant records of one model; the first --model is the reference"
     source.add_argument("--model", type=Path, nargs="+", action="append", metavar="FILE", help=one)
-    group.add_argument("--output", type=Path, required=True, help="Markdown file to write; JSON and PNG go beside it")
+    group.add_argument(
+        "--output", type=named_path, required=True, help="Markdown file to write; JSON and PNG go beside it"
+    )
     return parser.parse_args(argv)
 
 

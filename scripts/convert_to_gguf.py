@@ -23,7 +23,7 @@ from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config
 from checkpoints.moe_families import Family, family_of, shape_of, text_config
 from choice.drop_map import Shape
 from files.json_records import read_json, write_record
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, gib, replace_when_done, require_disk_space, run
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.vouched_keys import unvouched
@@ -113,7 +113,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
     add("--model", type=Path, required=True, help="checkpoint directory")
-    add("--output", type=Path, required=True, help="GGUF file to write")
+    add("--output", type=named_path, required=True, help="GGUF file to write")
     add = parser.add_argument_group("what is written, and with what").add_argument
     add("--name", required=True, help="model name for the header")
     outtypes = [*BYTES_PER_WEIGHT, "q8_0"]

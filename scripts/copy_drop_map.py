@@ -29,7 +29,7 @@ from choice.drop_map import (
     write_map,
 )
 from choice.expert_stats import read_stats
-from files.option_types import command_parser, positive
+from files.option_types import command_parser, named_path, positive
 from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha256_file
 
 # What a map of ours records of its origin. Its scores, margins, bootstrap and analysis are left out: nothing shows that
@@ -88,7 +88,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     fits.add_argument("--model", type=Path, help="checkpoint directory that it must fit, where there are no statistics")
     group.add_argument("--keep", type=positive, help="experts that it must keep in every layer (default: any number)")
     parser.add_argument_group("output").add_argument(
-        "--output", type=Path, required=True, help="drop map to write (JSON)"
+        "--output", type=named_path, required=True, help="drop map to write (JSON)"
     )
     return parser.parse_args(argv)
 

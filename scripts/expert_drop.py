@@ -29,7 +29,7 @@ from checkpoints.moe_families import expert_tensors, family_of, pruned_config, s
 from checkpoints.small_files import left_out_words
 from choice.drop_map import check_digests, read_drop_map
 from choice.drop_metadata import METADATA_NAME
-from files.option_types import command_parser, positive
+from files.option_types import command_parser, named_path, positive
 from files.safe_files import check_apart, check_replaceable, gib, run, sha256_file
 from ggufs.gguf_drop import (
     drop_in_gguf,
@@ -109,7 +109,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--source", type=Path, required=True, help="checkpoint directory or GGUF file of the full model")
     add("--drop-map", type=Path, required=True, help="drop map (JSON)")
-    add("--output", type=Path, required=True, help="checkpoint directory or GGUF file to write")
+    add("--output", type=named_path, required=True, help="checkpoint directory or GGUF file to write")
     add = parser.add_argument_group("with a GGUF source").add_argument
     add("--imatrix", type=Path, help="its imatrix (GGUF), to be sliced as well")
     add("--imatrix-output", type=Path, help="where the sliced imatrix goes")

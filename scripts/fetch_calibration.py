@@ -15,7 +15,7 @@ from pathlib import Path
 
 from files.fetched_files import CALIBRATION_V5_URL, FetchedRecord
 from files.json_records import read_record, write_record
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, replace_when_done, run
 
 TIMEOUT_SECONDS = 60
@@ -54,7 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("source and output").add_argument
     add("--url", default=CALIBRATION_V5_URL, help="URL with a revision in it (default: that of bartowski's gist)")
     add("--sha256", help="its digest (default: that of an earlier download, if there was one)")
-    add("--output", type=Path, required=True, help="text file to write")
+    add("--output", type=named_path, required=True, help="text file to write")
     return parser.parse_args(argv)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from chats.questions import GPQA_DATASET, GPQA_FILE, QUESTION_SEED, load_questions
 from files.fetched_files import GPQA_URL, FetchedRecord
 from files.json_records import write_record
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, partial_directory, remove, replace_when_done, run, sha256_file
 
 from huggingface_hub import hf_hub_download
@@ -45,7 +45,7 @@ def download_questions(folder: Path) -> Path:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("output").add_argument
-    add("--output", type=Path, required=True, help="CSV file to write")
+    add("--output", type=named_path, required=True, help="CSV file to write")
     return parser.parse_args(argv)
 
 

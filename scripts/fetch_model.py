@@ -22,7 +22,7 @@ from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from files.json_records import Record, read_record, write_record
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, run, sha256_file
 
 from huggingface_hub import snapshot_download
@@ -121,7 +121,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("the model, and where it goes").add_argument
     add("--model", required=True, help="checkpoint directory or Hub id")
-    add("--output", type=Path, required=True, help="where to put the link or the download")
+    add("--output", type=named_path, required=True, help="where to put the link or the download")
     add("--record", type=Path, help="JSON file to know the model by; one that is there is compared")
     add("--replace", action="store_true", help="write the record of another model over it")
     add("--assistant", action="store_true", help="the model is an assistant, which has no experts and no record")

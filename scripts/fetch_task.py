@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from files.json_records import write_lines
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, partial_directory, reason_of, remove, run
 from scoring.eval_tasks import EvalTask, base_task, task_of
 
@@ -77,7 +77,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--examples", action="store_true", help="the few shots, in place of the questions")
     add("--dataset", help="dataset in place of lm-eval's own: a Hub id, or a directory with a file of the split's name")
     add = parser.add_argument_group("output").add_argument
-    add("--output", type=Path, required=True, help="JSONL file to write")
+    add("--output", type=named_path, required=True, help="JSONL file to write")
     return parser.parse_args(argv)
 
 

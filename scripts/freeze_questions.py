@@ -21,7 +21,7 @@ from pathlib import Path
 from chats.questions import QUESTION_SEED
 from choice.drop_map import read_map
 from files.json_records import write_lines
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, replace_when_done, run
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import MMLU_PRO_SHOTS, EvalTask, base_task, frozen_name, task_of
@@ -68,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
     add("--questions", type=Path, required=True, help="questions in GPQA's columns")
-    add("--output", type=Path, required=True, help="directory to write into")
+    add("--output", type=named_path, required=True, help="directory to write into")
     add = parser.add_argument_group("what is frozen").add_argument
     add("--seed", type=int, default=QUESTION_SEED, help="seed of the order of choices")
     add("--task", default=DEFAULT_TASK, help="task of lm-eval; scoring/eval_tasks.py has them all")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from demo.demo_corpus import SPLIT_SEED, DemoQuestion, csv_row, load_facts, split_questions
 from demo.task_questions import write_task_questions
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import run, write_csv
 
 
@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
     add("--facts", type=Path, required=True, help="table of relations and formulas (JSON)")
-    add("--output", type=Path, required=True, help="directory of the two CSV files")
+    add("--output", type=named_path, required=True, help="directory of the two CSV files")
     add("--training", type=Path, help="also write the training questions to this CSV file")
     add("--tasks", type=Path, help="also write question files for other tasks of lm-eval into this directory")
     return parser.parse_args(argv)

@@ -26,7 +26,7 @@ from choice.domains import Domain, domain_entries, order_by_floors, parse_domain
 from choice.drop_map import check_keep_count, dropped_ids, read_map, write_map
 from choice.expert_stats import EXPERT_SUMS, protected, read_stats
 from choice.ranking import bootstrap, choose_questions, layer_entry, ranks_of, stability
-from files.option_types import command_parser, whole_number
+from files.option_types import command_parser, named_path, whole_number
 from files.safe_files import InputError, check_apart, run, sha256_file, shown
 from ggufs.imatrix import read_expert_counts
 
@@ -78,7 +78,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source = files.add_mutually_exclusive_group(required=True)
     source.add_argument("--stats", type=Path, help="statistics file of teacher_force_analysis.py")
     source.add_argument("--imatrix", type=Path, help="imatrix (GGUF) whose token counts choose; weaker evidence")
-    files.add_argument("--output", type=Path, required=True, help="drop map to write (JSON)")
+    files.add_argument("--output", type=named_path, required=True, help="drop map to write (JSON)")
     add_choice_options(parser.add_argument_group("how experts are chosen"))
     add = parser.add_argument_group("what is printed").add_argument
     add("--bootstrap", type=whole_number, default=RESAMPLES, metavar="N", help="resamples of the bootstrap; 0: none")

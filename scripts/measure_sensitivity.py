@@ -26,7 +26,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from files.json_records import read_json, sha256_json, write_json, write_record
 from files.known_digests import held_sha256, known_sha256
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, remove, require_disk_space, run, shown
 from files.seals import check_kept, is_kept
@@ -251,7 +251,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--input", type=Path, required=True, help="unquantised GGUF file")
     add("--imatrix", type=Path, required=True, help="imatrix of the same model (GGUF form)")
-    add("--output", type=Path, required=True, help="JSON file to write")
+    add("--output", type=named_path, required=True, help="JSON file to write")
     add_chat_arguments(parser)
     return parser.parse_args(argv)
 

@@ -10,7 +10,7 @@ import argparse
 import re
 from pathlib import Path
 
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, replace_when_done, run
 
 CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but line ends and tabs
@@ -75,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     files = parser.add_argument_group("files")
     files.add_argument("--from", dest="source", type=Path, required=True, help="settings file that is copied")
-    files.add_argument("--output", type=Path, required=True, help="settings file to write")
+    files.add_argument("--output", type=named_path, required=True, help="settings file to write")
     return parser.parse_args(argv)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from files.json_records import FileRecord, check_recorded, read_record, write_record
 from files.known_digests import known_sha256
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, check_apart, gib, replace_when_done, require_disk_space, run, sha256_file
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.gguf_padding import (
@@ -74,7 +74,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
     add("--input", type=Path, required=True, help="unquantised GGUF file")
-    add("--output", type=Path, required=True, help="GGUF file to write")
+    add("--output", type=named_path, required=True, help="GGUF file to write")
     add("--imatrix", type=Path, help="its imatrix, to be padded as well")
     add("--imatrix-output", type=Path, help="where the padded imatrix goes")
     add = parser.add_argument_group("how it is done").add_argument

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from files.display import markdown_table
 from files.json_records import read_json, write_json
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, check_apart, existing_parent, gib, run
 from ggufs.gguf_header import BLOCK_TENSOR, EXPERT_TENSOR, GgufHeader, experts_used_key
 from ggufs.imatrix import Imatrix, read_imatrix
@@ -256,7 +256,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_recipe_arguments(parser)
     group = parser.add_argument_group("disk, output and tools")
     group.add_argument("--disk", type=Path, default=Path("."), help="where the files would go")
-    group.add_argument("--output", type=Path, help="JSON file to write")
+    group.add_argument("--output", type=named_path, help="JSON file to write")
     tools = "llama.cpp directory (default: $LLAMA_CPP, else the built one)"
     group.add_argument("--llama-cpp", type=Path, help=tools)
     return parser.parse_args(argv)

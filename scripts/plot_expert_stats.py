@@ -20,7 +20,7 @@ from choice.drop_map import Shape, read_drop_map, rows_that_chose, values_by_lay
 from choice.expert_stats import kept_first, protected, read_stats
 from files.display import DROPPED, GREY, KEPT
 from files.json_records import read_json
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.pictures import WIDTH_INCHES, plt, save_picture
 from files.safe_files import run, sha256_file
 
@@ -211,7 +211,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     inputs.add_argument("--drop-map", type=Path, required=True, help="drop map chosen from it")
     output = parser.add_argument_group("output")
     output.add_argument("--name", help="name of the model in the pictures (default: the start of the paths)")
-    output.add_argument("--output-prefix", type=Path, required=True, help="start of the three paths")
+    output.add_argument("--output-prefix", type=named_path, required=True, help="start of the three paths")
     return parser.parse_args(argv)
 
 

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from files.json_records import sha256_json, write_record
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import InputError, run
 from files.seals import Seal, kept_seals
 from scoring.eval_protocol import first_differing_key
@@ -64,7 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--name", required=True, help="name of the pooled model")
     add("--summary", type=Path, nargs="+", required=True, help="summary.json of each fold")
-    add("--output", type=Path, required=True, help="summary to write")
+    add("--output", type=named_path, required=True, help="summary to write")
     return parser.parse_args(argv)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from files.json_records import check_recorded, read_json, read_record, write_record
 from files.known_digests import held_sha256, known_sha256
-from files.option_types import command_parser, positive, whole_number
+from files.option_types import command_parser, named_path, positive, whole_number
 from files.safe_files import (
     InputError,
     existing_parent,
@@ -197,7 +197,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--input", type=Path, required=True, help="unquantised GGUF file")
     add("--imatrix", type=Path, help="imatrix of the same model (GGUF form)")
     add("--type", required=True, help=f"quant: {', '.join(RECIPES)}, or AUTO-<GiB>")
-    add("--output", type=Path, required=True, help="GGUF file to write; its name ends with -TYPE.gguf")
+    add("--output", type=named_path, required=True, help="GGUF file to write; its name ends with -TYPE.gguf")
     add_recipe_arguments(parser)
     add = parser.add_argument_group("what is refused, and how it runs").add_argument
     least = "refuse an imatrix in which fewer tokens reached some expert (default 0: list those that none reached)"

@@ -13,7 +13,7 @@ from pathlib import Path
 from chats.chat_sequences import chat_answer, chat_prompt
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
-from files.option_types import command_parser
+from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, replace_when_done, run
 
 
@@ -22,7 +22,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--model", type=Path, required=True, help="checkpoint directory with the tokenizer")
     add("--questions", type=Path, required=True, help="questions in GPQA's columns")
-    add("--output", type=Path, required=True, help="text file to write")
+    add("--output", type=named_path, required=True, help="text file to write")
     add = parser.add_argument_group("how questions are shown").add_argument
     add("--seed", type=int, default=QUESTION_SEED, help="seed of the order of choices")
     return parser.parse_args(argv)

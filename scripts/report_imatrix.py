@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from files.display import BLUE, VERMILION, markdown_table
-from files.option_types import command_parser, whole_number
+from files.option_types import command_parser, named_path, whole_number
 from files.pictures import WIDTH_INCHES, plt, save_picture
 from files.safe_files import InputError, check_apart, replace_when_done, run
 from ggufs.imatrix import check_reached, read_imatrix
@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
     add("--imatrix", type=Path, required=True, help="imatrix in GGUF form")
-    add("--output-prefix", type=Path, required=True, help="path that .md and .png are put to")
+    add("--output-prefix", type=named_path, required=True, help="path that .md and .png are put to")
     add = parser.add_argument_group("what is refused").add_argument
     least = "refuse an imatrix in which fewer tokens reached some expert"
     add("--min-expert-tokens", type=whole_number, default=0, metavar="N", help=least)

@@ -50,7 +50,7 @@ from checkpoints.checkpoint import (
 )
 from choice.domains import parse_domain, read_members
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
-from files.option_types import command_parser, fraction, positive
+from files.option_types import command_parser, fraction, named_path, positive
 from files.safe_files import InputError, require_disk_space, run, sha256_file
 
 import numpy as np
@@ -207,7 +207,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--model", type=Path, required=True, help="checkpoint directory of the full model")
     add("--questions", type=Path, required=True, help="questions in GPQA's columns (csv, parquet, jsonl)")
-    add("--output", type=Path, required=True, help="statistics file to write (safetensors)")
+    add("--output", type=named_path, required=True, help="statistics file to write (safetensors)")
     add = parser.add_argument_group("what is measured").add_argument
     add("--seed", type=int, default=QUESTION_SEED, help="seed of the order of choices")
     add("--limit", type=positive, help="take only the first N questions")

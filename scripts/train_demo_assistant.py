@@ -22,7 +22,7 @@ from demo.demo_corpus import load_facts, split_questions
 from demo.demo_model import LOGIT_CAP
 from demo.sorted_experts import prepare_training
 from demo.training_examples import Example, Examples, collate
-from files.option_types import command_parser, positive
+from files.option_types import command_parser, named_path, positive
 from files.safe_files import run
 
 import tokenizers
@@ -86,7 +86,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--facts", type=Path, required=True, help="table of relations and formulas (JSON)")
     add("--target", type=Path, required=True, help="checkpoint of the demo model")
-    add("--output", type=Path, required=True, help="checkpoint directory to write")
+    add("--output", type=named_path, required=True, help="checkpoint directory to write")
     add = parser.add_argument_group("how it is trained").add_argument
     add("--steps", type=positive, default=STEPS, help="optimizer steps")
     add("--threads", type=positive, default=1, help="threads of torch; at this size more gain nothing")

@@ -30,7 +30,7 @@ from demo.demo_tokenizer import train_tokenizer
 from demo.ragged_demo import ragged_config, start_from_demo
 from demo.sorted_experts import prepare_training
 from demo.training_examples import LETTER_PLACE, VALUE_PLACE, Example, Examples, collate
-from files.option_types import command_parser, positive, whole_number
+from files.option_types import command_parser, named_path, positive, whole_number
 from files.safe_files import run, write_csv
 
 import tokenizers
@@ -203,7 +203,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--facts", type=Path, required=True, help="table of relations and formulas (JSON)")
     add("--chat-template", type=Path, required=True, help="Jinja template that goes with the model")
     add("--start", type=Path, help="the demo's checkpoint, to train the ragged demo from")
-    add("--output", type=Path, required=True, help="directory of model/ and training_curve.csv")
+    add("--output", type=named_path, required=True, help="directory of model/ and training_curve.csv")
     add = parser.add_argument_group("how it is trained").add_argument
     add("--drill-steps", type=whole_number, default=DRILL_STEPS, help="optimizer steps on look-up drills")
     add("--question-steps", type=positive, default=QUESTION_STEPS, help="optimizer steps on questions")

@@ -16,6 +16,7 @@ from choice.drop_map import Shape
 from files.safe_files import InputError
 
 LAYERS_KEY = "num_hidden_layers"
+MOST = 100_000  # of layers and of experts: a damaged number would be counted to for minutes
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def shape_of(directory: Path, family: Family, config: dict) -> Shape:
     values = text_config(config)
     experts_key = next((key for key in family.experts_keys if key in values), family.experts_keys[0])
     for key in (experts_key, family.top_k_key, LAYERS_KEY):
-        if not isinstance(values.get(key), int) or values[key] < 1:
+        if not isinstance(values.get(key), int) or not 1 <= values[key] <= MOST:
             raise InputError(directory / "config.json", f"{key} of a mixture-of-experts model", repr(values.get(key)))
     # Qwen3-MoE: these layers have a plain MLP in place of experts, and of the others every step-th has experts.
     dense, step = values.get("mlp_only_layers") or [], values.get("decoder_sparse_step") or 1

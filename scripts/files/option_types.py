@@ -47,6 +47,13 @@ def command_parser(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
+def named_path(text: str) -> Path:
+    """Parse the path of an output; one without a name, such as a dot, has nothing beside it."""
+    if not Path(text).name:
+        raise argparse.ArgumentTypeError(f"expected a path that ends with a name, found {text!r}")
+    return Path(text)
+
+
 def whole_number(text: str) -> int:
     """Parse a whole number, 0 or more."""
     if not text.isdecimal():

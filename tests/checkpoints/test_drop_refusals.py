@@ -35,6 +35,13 @@ def test_an_unknown_family_naming_what_looks_like_experts(refuse, tmp_path):
     refuse(source, "gpt_oss", "look like experts", "model.layers.0.mlp.experts.")
 
 
+def test_a_number_of_layers_that_no_model_has(refuse, model_copy):
+    config = json.loads((model_copy / "config.json").read_text())
+    config["num_hidden_layers"] = 1 << 32  # would be counted to
+    (model_copy / "config.json").write_text(json.dumps(config))
+    refuse(model_copy, model_copy / "config.json", "num_hidden_layers of a mixture-of-experts model", 1 << 32)
+
+
 def test_a_map_of_another_model(refuse, tiny_model, tmp_path):
     path, layers = tmp_path / "map.json", {k: {"drop": v} for k, v in random_drop_map(KEEP).items()}
     path.write_text(json.dumps({"config_sha256": "0" * 64, "experts": EXPERTS, "layers": layers}))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import report_imatrix
 from conftest import REPO
 from files.option_types import command_parser
 
@@ -137,3 +138,11 @@ def test_defaults_are_shown_once_and_only_where_there_are_any(monkeypatch):
         ("switch", "turn it on"),
     ]
     assert text.endswith("\n\nInputs:  a file.\nExample: thing.py 1\n") and "\n\nDo a thing.\n\n" in text
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_an_output_has_a_name(path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        report_imatrix.parse_args(["--imatrix", "x", "--output-prefix", path])
+    assert ended.value.code == 2
+    assert f"--output-prefix: expected a path that ends with a name, found {path!r}" in capsys.readouterr().err
