@@ -15,12 +15,12 @@ import shutil
 from pathlib import Path
 
 from chats.questions import GPQA_DATASET, GPQA_FILE, QUESTION_SEED, load_questions
-from files.fetched_files import GPQA_URL, FetchedRecord
+from files.fetched_files import GPQA_URL, HUB, FetchedRecord
 from files.json_records import write_record
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, partial_directory, remove, replace_when_done, run, sha256_file
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging
 
@@ -56,7 +56,9 @@ def main(argv: list[str] | None = None) -> None:
         source = download_questions(folder)
         questions = load_questions(source, QUESTION_SEED)  # before it is put in place: a damaged file is refused here
         # The record comes first, as in fetch_calibration.py.
-        found = {"url": GPQA_URL, "bytes": source.stat().st_size, "sha256": sha256_file(source)}
+        # Of a mirror (HF_ENDPOINT) the record names the mirror: a card then credits nobody with its file.
+        url = GPQA_URL.replace(HUB, constants.ENDPOINT.rstrip("/"))
+        found = {"url": url, "bytes": source.stat().st_size, "sha256": sha256_file(source)}
         write_record(Path(f"{args.output}.json"), found, FetchedRecord)
         with replace_when_done(args.output) as partial:
             shutil.copyfile(source, partial)

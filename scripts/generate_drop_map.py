@@ -28,7 +28,7 @@ from choice.expert_stats import EXPERT_SUMS, protected, read_stats
 from choice.ranking import bootstrap, choose_questions, layer_entry, ranks_of, stability
 from files.option_types import command_parser, named_path, whole_number
 from files.safe_files import InputError, check_apart, run, sha256_file, shown
-from ggufs.imatrix import read_expert_counts
+from ggufs.imatrix import read_expert_counts, read_imatrix_record
 
 import numpy as np
 
@@ -184,6 +184,8 @@ def analysis_of(metadata: dict, rows: list[int]) -> dict:
 
 def read_counts(path: Path) -> tuple[Arrays, list[int], dict]:
     """Return an imatrix as `read_chosen` returns statistics: its token counts as those of one question, else zeros."""
+    if Path(f"{path}.json").is_file():  # another program's imatrix has no record
+        read_imatrix_record(path)
     counts = read_expert_counts(path)
     table = np.array([counts[layer] for layer in sorted(counts)])[None]
     arrays = {name: np.zeros(table.shape) for name in EXPERT_SUMS} | {"token_count": table}

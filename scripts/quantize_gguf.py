@@ -18,7 +18,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from files.json_records import check_recorded, read_json, read_record, write_record
+from files.json_records import check_recorded, read_json, write_record
 from files.known_digests import held_sha256, known_sha256
 from files.option_types import command_parser, named_path, positive, whole_number
 from files.safe_files import (
@@ -33,7 +33,7 @@ from files.safe_files import (
 )
 from files.seals import link_held
 from ggufs.gguf_header import GgufHeader, read_header
-from ggufs.imatrix import ImatrixRecord, check_reached, read_imatrix
+from ggufs.imatrix import check_reached, read_imatrix, read_imatrix_record
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from quants.layer_tiers import cd_choices
 from quants.padded_model import padded_bytes, quantised_files, recorded_widths, shapes_of
@@ -80,14 +80,7 @@ def check_imatrix_source(imatrix: Path, source_sha256: str) -> dict:
     if not record.is_file():
         print(f"{imatrix}: no record {record.name}, so which model it was measured on is not known; its shape fits")
         return {}
-    known = read_record(record, ImatrixRecord)
-    if known["sha256"] != (found := sha256_file(imatrix)):
-        raise InputError(
-            imatrix,
-            f"the imatrix of its record, sha256 {known['sha256'][:12]}",
-            found[:12],
-            f"build it again, or, if it is meant, remove {record}",
-        )
+    known = read_imatrix_record(imatrix)
     if known["model_sha256"] != source_sha256:
         raise InputError(
             imatrix,

@@ -14,7 +14,8 @@ CALIBRATION_V5_URL = (
     "https://gist.githubusercontent.com/bartowski1182/82ae9b520227f57d79ba04add13d0d0d/raw/"
     "ce111d8971a07caebd8234ef336b2102d6c5fb85/calibration_datav5.txt"
 )
-GPQA_URL = "https://huggingface.co/datasets/Idavidrein/gpqa/gpqa_diamond.csv"
+HUB = "https://huggingface.co"
+GPQA_URL = f"{HUB}/datasets/Idavidrein/gpqa/gpqa_diamond.csv"
 FETCHED_BY = {CALIBRATION_V5_URL: "fetch_calibration", GPQA_URL: "fetch_gpqa"}
 
 

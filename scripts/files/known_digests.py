@@ -8,15 +8,17 @@ inode's own time cannot be set, so such a seal is good for as long as nobody has
 """
 
 import json
+import os
 import time
 from pathlib import Path
 
 from files.json_records import is_file_record, read_json
 from files.safe_files import InputError
-from files.seals import Seal, State, file_state, hold, seal_said, seals_over, sha256_file
+from files.seals import Seal, State, file_state, flushed_state, hold, seal_said, seals_over, sha256_file
 
 SETTLED_SECONDS = 0.05  # the clock of files goes in steps: a second write within one would leave their time as it is
 SETTLED_NS = int(SETTLED_SECONDS * 1e9)
+IN_MEMORY = ("tmpfs", "ramfs")
 
 
 def _subject(state: State) -> str:
@@ -25,9 +27,21 @@ def _subject(state: State) -> str:
 
 def settled_state(path: Path) -> State:
     """Return the `file_state` of a file, once a further write would change it."""
-    if abs(time.time_ns() - file_state(path)[-1]) < SETTLED_NS:
+    if abs(time.time_ns() - flushed_state(path)[-1]) < SETTLED_NS:
         time.sleep(SETTLED_SECONDS)
-    return file_state(path)
+    return flushed_state(path)
+
+
+def is_in_memory(path: Path) -> bool:
+    """Tell whether a file lies in memory alone (tmpfs), where stores into mapped pages never change a time."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    except OSError:  # not Linux, or no /proc: nothing is known, so nothing is believed
+        return True
+    kinds = [fields[fields.index("-") + 1] for fields in mounts if fields[2] == number]
+    return any(kind in IN_MEMORY for kind in kinds)
 
 
 def sha256_now(path: Path) -> str:
@@ -36,7 +50,8 @@ def sha256_now(path: Path) -> str:
     Outside of a build folder and with SEALS=no there are no seals, so each command reads: 50 GB in a minute or two.
     """
     state, record = settled_state(path), Path(f"{path}.json")
-    if (seals := seals_over(path)) and record.is_file() and is_file_record(known := read_json(record)):
+    sealed = not is_in_memory(path) and record.is_file() and is_file_record(known := read_json(record))
+    if sealed and (seals := seals_over(path)):
         # The record only tells which digest to look for.
         if seals.of_said(path, known["sha256"], _subject(state)) == Seal.VALID:
             return known["sha256"]

@@ -80,9 +80,22 @@ def file_state(path: Path) -> State:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+def flushed_state(path: Path) -> State:
+    """Return the `file_state` of a file that any later touch changes.
+
+    A store into a page that somebody has mapped, and that is not yet written to the disk, changes no time. Once the
+    page has been written the next store does.
+    """
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return file_state(path)
+
+
 def hold(path: Path) -> State:
     """Note a file before its digest is taken: from here on `check_held` refuses any touch of it; return its state."""
-    return _held.setdefault(path.absolute(), file_state(path))
+    if path.absolute() not in _held:
+        _held[path.absolute()] = flushed_state(path)
+    return _held[path.absolute()]
 
 
 def link_held(path: Path, link: Callable[[], None]) -> None:

@@ -23,7 +23,7 @@ from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import ARRAY, GgufHeader, TensorInfo, array_values, read_header
 from ggufs.gguf_outline import file_or_outline
 from ggufs.gguf_padding import UNPADDED
-from ggufs.imatrix import ImatrixRecord
+from ggufs.imatrix import ImatrixRecord, read_imatrix_record
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import ConversionRecord, QuantRecord, of_other_builds
 from release.gguf_parts import tensors_of
@@ -140,6 +140,9 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     if made_from and "own_map" not in method:
         source = lineage.origin("statistics")
         found += breaks_of(place, [(f"a map chosen from {source.name}, sha256", sha256_file(source), *made_from)])
+        if "imatrix_sha256" in method:
+            counted = read_imatrix_record(source)["model_sha256"]
+            found += breaks_of(source, [("an imatrix of the full model's F16 file", lineage.full["sha256"], counted)])
     if made_from and "own_map" not in method and (chosen := set(question_ids_of(method))):
         known: set[str] = set().union(*map(read_ids, lineage.sources["questions"].values()))
         if unknown := sorted(chosen - known):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from files.json_records import FileRecord, Sha256
-from files.safe_files import InputError, shown
+from files.json_records import FileRecord, Sha256, read_record
+from files.safe_files import InputError, sha256_file, shown
 from ggufs.gguf_header import TensorInfo, read_header
 
 import numpy as np
@@ -35,6 +35,20 @@ class ImatrixRecord(FileRecord):
     context: int
     llama_cpp: str
     tools_sha256: Sha256 | None = None  # of the build; older records have none
+
+
+def read_imatrix_record(imatrix: Path) -> dict:
+    """Return the record beside an imatrix; raise InputError when there is none, or when it is another file's."""
+    record = Path(f"{imatrix}.json")
+    known = read_record(record, ImatrixRecord)
+    if known["sha256"] != (found := sha256_file(imatrix)):
+        raise InputError(
+            imatrix,
+            f"the imatrix of its record, sha256 {known['sha256'][:12]}",
+            found[:12],
+            f"build it again, or, if it is meant, remove {record}",
+        )
+    return known
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from files.json_records import is_file_record, read_json
 from files.safe_files import InputError, sha256_file
 from files.seals import BY_RECORD
 from files.written_by import NotProvenError, check_written_by
+from ggufs.imatrix import read_imatrix_record
 
 RECORD_ENDING = f"{BY_RECORD}.json"
 STATISTICS_ENDINGS = (".safetensors", BY_RECORD)  # a map can be chosen from an imatrix
@@ -55,6 +56,8 @@ def check_choice(path: Path, metadata: dict, proofs: list[Path]) -> None:
     source = next((place for place in statistics if sha256_file(place) in digests), None)
     if source is None:
         raise NotProvenError(chosen_by, "the statistics that it was chosen from", "none")
+    if source.suffix == BY_RECORD:  # it has no seal of its own: the one of its record, which must name it
+        read_imatrix_record(source)
     check_written_by(Path(f"{source}.json") if source.suffix == BY_RECORD else source, OF_STATISTICS)
 
 

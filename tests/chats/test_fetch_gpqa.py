@@ -61,7 +61,9 @@ def test_the_text_lies_in_the_output_and_nowhere_else(fetch, tmp_path):
     ]
     beside = tmp_path / "build/gpqa_diamond.csv.json"
     assert {path.name for path in (tmp_path / "build").iterdir()} == {"gpqa_diamond.csv", beside.name}
-    assert json.loads(beside.read_text())["sha256"] == hashlib.sha256(TEXT).hexdigest()
+    record = json.loads(beside.read_text())
+    assert record["sha256"] == hashlib.sha256(TEXT).hexdigest()
+    assert record["url"].startswith("http://127.0.0.1:")  # a mirror's: no card credits GPQA's authors with its file
 
 
 def test_without_access_the_message_says_how_to_get_it(fetch, tmp_path, refused, monkeypatch):

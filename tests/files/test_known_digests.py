@@ -1,13 +1,15 @@
 """Digests of large files: believed where nobody can have touched the file, and the file held to them."""
 
+import mmap
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from conftest import REPO
 from files.json_records import write_json
-from files.known_digests import known_sha256
+from files.known_digests import is_in_memory, known_sha256
 from files.safe_files import InputError, sha256_file
 from files.seals import LEDGER, MARKER, seal_said, set_command
 
@@ -53,6 +55,21 @@ def test_a_file_is_read_once_until_somebody_touches_it(model):
     assert read_again(model) and not read_again(model)
     os.link(model, model.with_name("release.gguf"))
     assert read_again(model) and not read_again(model)
+
+
+def test_a_store_into_a_mapped_page_is_a_touch_too(model):
+    """One into a page that is not yet on the disk would change no time."""
+    with open(model, "r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+        content[:] = b"weights"
+        assert read_again(model) and not read_again(model)
+        content[:] = b"damaged"
+        assert read_again(model)
+        content[:] = b"weights"
+
+
+def test_a_file_in_memory_is_read_each_time():
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:  # tmpfs on every Linux
+        assert is_in_memory(Path(file.name)) and not is_in_memory(Path("/proc/self/mountinfo"))
 
 
 @pytest.mark.parametrize("moment", ["record", "line"])

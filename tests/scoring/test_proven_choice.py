@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 import expert_drop
+import generate_drop_map
 import summarize_scores
 from choice.drop_map import OWN_MAP
 from choice.drop_metadata import METADATA_NAME
 from files.json_records import read_json, read_record, write_json
-from files.safe_files import sha256_file
+from files.safe_files import InputError, sha256_file
 from files.seals import LEDGER
 from files.written_by import NotProvenError
 from gates.checked import Checked
@@ -18,7 +19,7 @@ from quants.quant_record import record_path
 from release.manifest import read_manifest
 from release.sources import read_sources
 from release_inputs import NAME, QUESTIONS, call, first_ids, shared_release, write_questions, write_run
-from scoring.proven_choice import proven_choice
+from scoring.proven_choice import check_choice, proven_choice
 from scoring.score_records import Summary, read_summary
 from scoring.score_tables import sample_label
 
@@ -104,6 +105,24 @@ def test_a_map_by_hand_that_goes_through_the_drop_is_no_choice_of_ours(folder, t
         # generate_drop_map has not written it
         with pytest.raises(NotProvenError, match="mine.json: expected what generate_drop_map or copy_drop_map wrote"):
             proven_choice(sha256_file(pruned), proofs)
+
+
+def test_a_choice_from_an_imatrix_is_one_from_the_imatrix_of_its_record(folder):
+    """An imatrix has no seal of its own: that of its record, which names it by its digest."""
+    imatrix, chosen = folder / "imatrix.gguf", folder / "by-imatrix.json"
+    arguments = ["--imatrix", imatrix, "--keep", 100, "--output", chosen]
+    call(generate_drop_map.main, *arguments)
+    metadata = {"drop_map_sha256": sha256_file(chosen), "method": read_json(chosen)}
+    check_choice(chosen, metadata, [chosen, imatrix])
+    damaged = bytearray(imatrix.read_bytes())
+    damaged[-1] ^= 1
+    imatrix.unlink()
+    imatrix.write_bytes(damaged)
+    metadata["method"]["imatrix_sha256"] = sha256_file(imatrix)
+    with pytest.raises(InputError, match="expected the imatrix of its record"):
+        check_choice(chosen, metadata, [chosen, imatrix])
+    with pytest.raises(InputError, match="expected the imatrix of its record"):
+        call(generate_drop_map.main, *arguments)
 
 
 def test_a_summary_says_what_is_proven_and_else_that_it_is_not_known(folder, tmp_path, capsys):
