@@ -83,6 +83,7 @@ def measured_inputs(args: argparse.Namespace, metadata: dict, device: str) -> di
     same = ("questions", "questions_sha256", "config_sha256", "weights_sha256")
     return {
         **{key: metadata[key] for key in same},
+        "source_sha256": metadata.get("source_sha256"),  # of all bytes; statistics of an older version have none
         "run_as": {key: metadata[key] for key in RUN_AS},
         "tokens_per_question": args.tokens_per_question,
         "resamples": args.resamples,
@@ -153,9 +154,8 @@ def measure(args: argparse.Namespace, metadata: dict, arrays: dict[str, np.ndarr
         return found
     model, tensors, batches = prepared(args, metadata)
     stream = LayerStream(args.model, tensors, model, torch.device(device)) if args.stream_layers else None
-    identity = inputs | {"source_sha256": metadata.get("source_sha256")}
     spilled = args.spill is not None
-    state = open_measurement(directory, identity, batches, model, args.stream_layers, spilled)
+    state = open_measurement(directory, inputs, batches, model, args.stream_layers, spilled)
     with state:
         placed = "auto" if device == "cuda" else None
         runner = stream or load_resident(args.model, model.dtype, metadata["attention"], placed)

@@ -31,7 +31,8 @@ from files.safe_files import (
     run,
     sha256_file,
 )
-from files.seals import link_held
+from files.seals import build_folder, link_held
+from files.written_by import check_written_by
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import check_reached, read_imatrix, read_imatrix_record
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
@@ -71,16 +72,19 @@ def check_place(output: Path, source: Path, recipe: Recipe) -> None:
     check_recorded(output, f"an earlier {recipe.name}", lambda record: record.get("type") == recipe.name)
 
 
-def check_imatrix_source(imatrix: Path, source_sha256: str) -> dict:
+def check_imatrix_source(imatrix: Path, source_sha256: str, output: Path) -> dict:
     """Return the imatrix's record; without one print that its model is not known, and return {}.
 
-    Raises InputError when the record belongs to another imatrix, or names another model.
+    Raises InputError when the record belongs to another imatrix, names another model, or was edited. The last is asked
+    only where the output's record gets a seal, which says that its text is the one of this record.
     """
     record = Path(f"{imatrix}.json")
     if not record.is_file():
         print(f"{imatrix}: no record {record.name}, so which model it was measured on is not known; its shape fits")
         return {}
     known = read_imatrix_record(imatrix)
+    if build_folder(output):
+        check_written_by(record, ("build_imatrix", "pad_gguf"))
     if known["model_sha256"] != source_sha256:
         raise InputError(
             imatrix,
@@ -227,7 +231,7 @@ def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader,
     """Return the record of the file to be, all but its sha256; raise InputError when the imatrix is another model's."""
     source_sha256 = known_sha256(args.input)
     imatrix = None if plan.copies else args.imatrix
-    calibration = check_imatrix_source(imatrix, source_sha256) if imatrix else {}
+    calibration = check_imatrix_source(imatrix, source_sha256, args.output) if imatrix else {}
     return {
         "type": plan.recipe.name,
         "base": plan.recipe.base,

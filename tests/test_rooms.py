@@ -22,7 +22,7 @@ MOST_MODULES = {
     "report_imatrix": 9,
     "build_imatrix": 11,
     "build_report": 36,
-    "quantize_gguf": 20,
+    "quantize_gguf": 21,
 }  # that a command imports
 MOST_FILES = 48  # of a folder: more is a corridor
 

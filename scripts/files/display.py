@@ -46,7 +46,8 @@ def cell_text(text: str) -> str:
 
     A bar or a line end would begin another cell or end the table. Names of domains and files come from elsewhere.
     """
-    one_line = " ".join(text.split()).replace("|", "\\|")
+    # A backslash of the text's own before a bar would take the effect of ours.
+    one_line = " ".join(text.split()).replace("\\|", "\\ |").replace("|", "\\|")
     return FOREIGN_LINK.sub(r"]\\(", TAG_BEGIN.sub("&lt;", one_line))
 
 

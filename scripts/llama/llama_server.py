@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from files.safe_files import InputError
-from llama.llama_tools import die_with_parent, last_words
+from llama.llama_tools import die_with_parent, last_words, without_options
 from llama.template_check import check_gguf_template
 
 LOAD_TIMEOUT_SECONDS = 1800  # 50 GB from a slow disk
@@ -36,18 +36,11 @@ SERVER_KEY = "SERVER_KEY"  # of a server that is not ours; SERVER_KEY_2 that of 
 MAX_ANSWER_BYTES = 64 << 20  # of one answer; a thought of 24,576 tokens takes 100 KB
 # Slots show the prompts that are being worked on; metrics and the change of properties are off by themselves.
 CLOSED = ("--no-ui", "--no-slots")
-# llama-server takes options from LLAMA_* as well. Those that say where the work is done may stay. The others would
-# change the protocol behind its back, or, as LLAMA_API_KEY does, turn every request away.
-PLACEMENT = {
-    f"LLAMA_ARG_{name}"
-    for name in ("THREADS", "DEVICE", "MAIN_GPU", "SPLIT_MODE", "TENSOR_SPLIT", "CPU_MOE", "N_CPU_MOE", "MLOCK", "FIT")
-}
 
 
 def server_environment(environment: dict[str, str]) -> dict[str, str]:
     """Return the environment without those of llama-server's options that could change an answer, and without keys."""
-    passed = without_server_keys(environment)
-    return {key: value for key, value in passed.items() if not key.startswith("LLAMA_") or key in PLACEMENT}
+    return without_options(without_server_keys(environment))
 
 
 def without_server_keys(environment: dict[str, str]) -> dict[str, str]:

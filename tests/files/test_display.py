@@ -2,7 +2,7 @@
 
 import argparse
 
-from files.display import markdown_table, plural, screen_table, shortened, with_error
+from files.display import cell_text, markdown_table, plural, screen_table, shortened, with_error
 from files.option_types import fraction, positive, whole_number
 
 import pytest
@@ -26,6 +26,11 @@ def test_a_cell_of_a_table_has_no_tag_link_or_bar_of_another_s():
     assert markdown_table([name], [[name]]) == f"| {inert} |\n| --- |\n| {inert} |"
     ours = "[a](https://huggingface.co/a/b) [c](c.png) 1 < 2"
     assert ours in markdown_table(["x"], [[ours]])
+
+
+def test_a_backslash_before_a_bar_begins_no_cell():
+    """Two backslashes would be one, and the bar behind them a cell's end."""
+    assert cell_text("q\\| 000.csv") == "q\\ \\| 000.csv"
 
 
 def test_a_table_for_a_screen_is_aligned_and_only_its_first_column_gives_way():

@@ -216,3 +216,10 @@ def test_the_digest_of_a_build_shows_another_llama_server(tools, tmp_path):
     for name in ("llama-quantize", "llama-imatrix"):
         (tmp_path / "bin" / name).unlink()
     assert found.digest()  # of a machine that only answers
+
+
+def test_options_in_the_environment_change_no_result(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLAMA_ARG_ROPE_FREQ_BASE", "10")
+    monkeypatch.setenv("LLAMA_ARG_THREADS", "2")
+    shown = run_tool(["env"], cwd=tmp_path, what="test", step="no such step")
+    assert "LLAMA_ARG_THREADS=2" in shown and "ROPE_FREQ_BASE" not in shown

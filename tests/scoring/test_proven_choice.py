@@ -1,11 +1,13 @@
 """What chose the experts of a scored file: proven link by link and seal by seal, or not known."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import expert_drop
 import generate_drop_map
+import quantize_gguf
 import summarize_scores
 from choice.drop_map import OWN_MAP
 from choice.drop_metadata import METADATA_NAME
@@ -123,6 +125,23 @@ def test_a_choice_from_an_imatrix_is_one_from_the_imatrix_of_its_record(folder):
         check_choice(chosen, metadata, [chosen, imatrix])
     with pytest.raises(InputError, match="expected the imatrix of its record"):
         call(generate_drop_map.main, *arguments)
+
+
+def test_a_quant_says_of_its_text_what_the_imatrix_s_own_record_says(folder):
+    """Whoever writes importances by hand can write their digest into the record, too; its seal is then broken."""
+    imatrix = folder / "imatrix.gguf"
+    content = bytearray(imatrix.read_bytes())
+    content[-4:] = bytes(4)
+    for path in (imatrix, record := record_path(imatrix)):
+        known = read_json(record)
+        path.unlink()
+    imatrix.write_bytes(content)
+    record.write_text(json.dumps({**known, "sha256": sha256_file(imatrix)}))
+    output = folder / f"{NAME}-Q5_K_M.gguf"
+    arguments = ["--input", folder / "F16.gguf", "--imatrix", imatrix, "--type", "Q5_K_M", "--output", output]
+    with pytest.raises(NotProvenError, match="expected what build_imatrix or pad_gguf wrote"):
+        call(quantize_gguf.main, *arguments)
+    assert not output.exists()
 
 
 def test_a_summary_says_what_is_proven_and_else_that_it_is_not_known(folder, tmp_path, capsys):
