@@ -32,9 +32,10 @@ from choice.expert_stats import read_stats
 from files.option_types import command_parser, named_path, positive
 from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha256_file
 
-# What a map of ours records of its origin. Its scores, margins, bootstrap and analysis are left out: nothing shows that
-# they belong to the dropped ids of a file that anybody can edit, and a card would print them as ours.
-ORIGIN = ("questions_sha256", "config_sha256", "weights_sha256", "imatrix_sha256")
+# What a map of ours records of its origin, and the model that it must fit bears out. All else is left out: nothing shows
+# that its scores, its protection or its digests belong to the dropped ids of a file that anybody can edit, and a card
+# would print them as ours.
+ORIGIN = ("config_sha256", "weights_sha256")
 
 
 def own_map(drop_map: DropMap, question_ids: list[str], shape: Shape, stats_sha256: str | None) -> dict:
@@ -43,8 +44,6 @@ def own_map(drop_map: DropMap, question_ids: list[str], shape: Shape, stats_sha2
     given: dict[str, object] = {"sha256": drop_map.sha256}
     if (criterion := criterion_of(said)) != OWN_MAP:
         given["criterion"] = " ".join(criterion.split())[:SHOWN_CHARACTERS]  # cards print it, and anybody may write it
-    if "protect_top" in said:
-        given["protect_top"] = said["protect_top"]
     content = {
         "criterion": OWN_MAP,
         "own_map": given,

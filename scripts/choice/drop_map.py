@@ -61,11 +61,11 @@ class Analysis(Fields):
 
 
 class OwnMap(Fields):
-    """The user's file that a map was copied from, and the criterion and protection that it names."""
+    """The user's file that a map was copied from, and the criterion that it names."""
 
     sha256: str
     criterion: str = ""
-    protect_top: int | None = None
+    protect_top: int | None = None  # of an older version's copies; nothing shows that it is so
 
 
 class DomainCoverage(Fields):

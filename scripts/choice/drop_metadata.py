@@ -71,7 +71,7 @@ def methodology_of(method: dict) -> dict:
     own, analysis = method.get("own_map", {}), method.get("analysis") or {}
     found = {
         "criterion": own.get("criterion") or (method.get("criterion") if "own_map" not in method else None),
-        "protect_top": own.get("protect_top") if "own_map" in method else method.get("protect_top"),
+        "protect_top": None if "own_map" in method else method.get("protect_top"),
         "questions": len(question_ids_of(method)) or None,
         **{name: analysis.get(name) for name in Analysis.model_fields},
     }

@@ -83,11 +83,14 @@ def measured_file_breaks(name: str, lineage: Lineage, measured: list[dict], advi
 
 
 def asked_breaks(results: dict, questions: list[Path]) -> Breaks:
-    """The drafted answers are to the first questions of a question file of the build, and no longer than was asked."""
+    """The drafted answers are to the first questions of the evaluation, as the card says, and no longer than was asked.
+
+    questions: the files of `scored_files`.
+    """
     count, longest = results["questions"], max(max(a["tokens"], default=0) for a in results["models"])
     digests = {question_set_digest(load_questions(path, QUESTION_SEED)[:count]) for path in questions}
     pairs: list[tuple[str, object, object]] = [
-        (f"the first {count} questions of a question file:", True, results["questions_sha256"] in digests),
+        (f"the first {count} questions of the evaluation:", True, results["questions_sha256"] in digests),
         (f"answers of at most {results['max_tokens']} tokens:", True, longest <= results["max_tokens"]),
     ]
     return breaks_of(DRAFT_NAME, pairs, MEASURE_DRAFT)
@@ -192,7 +195,7 @@ def speed_gate(checked: Checked) -> Outcome:
             )
         found += draft_breaks(results, checked.sources["copies"][results["file"]], f16_sha256)
         found += measured_file_breaks(DRAFT_NAME, checked.lineage, results["models"], MEASURE_DRAFT)
-        found += asked_breaks(results, list(checked.sources["questions"].values()))
+        found += asked_breaks(results, scored_files(checked.lineage))
         found += draft_number_breaks(results, checked.sources["copies"][results["file"]], checked.manifest["name"])
         listed = sorted(checked.manifest["files"])
         for record in checked.records.values():

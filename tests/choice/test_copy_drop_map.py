@@ -83,12 +83,12 @@ def test_a_map_of_ours_keeps_its_origin_and_not_its_scores(stats, tmp_path):
         ours,
     )
     said, copy = json.loads(ours.read_text()), copied(ours, "--stats", stats)
-    assert copy["own_map"] == {"sha256": sha256_file(ours), "criterion": "reap", "protect_top": 0}
+    assert copy["own_map"] == {"sha256": sha256_file(ours), "criterion": "reap"}
     assert criterion_of(copy) == "own map"
-    for key in ("question_ids", "stats_sha256", "weights_sha256", "config_sha256", "questions_sha256"):
+    for key in ("question_ids", "stats_sha256", "weights_sha256", "config_sha256"):
         assert copy[key] == said[key], key
     assert {key for entry in copy["layers"].values() for key in entry} == {"keep", "drop"}
-    assert not {"analysis", "bootstrap", "protect_top", "held_out_question_ids"} & copy.keys()
+    assert not {"analysis", "bootstrap", "protect_top", "held_out_question_ids", "questions_sha256"} & copy.keys()
     # Of other statistics of the same model: the copy is not chosen from those that it is shown against.
     write_statistics(tmp_path / "others", 5, LAYERS, EXPERTS)
     assert "stats_sha256" not in copied(ours, "--stats", tmp_path / "others")

@@ -105,7 +105,7 @@ def test_an_own_map_says_what_is_known_and_that_the_rest_is_not(made, tiny_text_
         found[name] = methodology_of(read_json(output))
     assert found["plain"]["chosen_by"] == "own map" and found["plain"]["not_known"] == NOT_SAID_BY_A_PLAIN_MAP
     # Of a map of ours no more: anybody may have edited how its statistics were taken.
-    named = {"criterion": "coverage", "protect_top": 3, "questions": 2}
+    named = {"criterion": "coverage", "questions": 2}
     unknown = [name for name in NOT_SAID_BY_A_PLAIN_MAP if name not in named]
     assert found["ours"] == found["plain"] | named | {"not_known": unknown}
     assert methodology_of({})["not_known"] == NOT_SAID_BY_A_PLAIN_MAP  # a plain map, dropped by without a copy

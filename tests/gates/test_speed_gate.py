@@ -91,6 +91,11 @@ def of_models(**changes: object) -> Callable[[dict], object]:
     return lambda content: content["models"][0].update(changes)
 
 
+def of_those_that_chose(content: dict) -> None:
+    questions = load_questions(DEMO / "calibration_questions.csv", QUESTION_SEED)[:2]
+    content["questions_sha256"] = question_set_digest(questions)
+
+
 def of_other_questions(field: str) -> Callable[[dict], object]:
     return lambda content: content.update({field: "4" * 64})
 
@@ -103,6 +108,7 @@ def of_other_questions(field: str) -> Callable[[dict], object]:
         ("draft.json", lambda content: content.update(bytes=1), "bytes of the draft model:"),
         ("draft.json", lambda content: content.update(type="Q4_0"), "the type of the draft model:"),
         ("draft.json", lambda content: content.update(questions_sha256="4" * 64), "the first 2 questions of"),
+        ("draft.json", of_those_that_chose, "the first 2 questions of the evaluation"),
         ("draft.json", lambda content: content.update(max_tokens=1), "answers of at most 1 tokens"),
         ("draft.json", of_models(gguf_sha256="4" * 64), "the speed of a file named no file with a record"),
         ("draft.json", of_models(gguf="other.gguf"), "the speed of a file named"),
