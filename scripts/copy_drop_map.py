@@ -32,9 +32,9 @@ from choice.expert_stats import read_stats
 from files.option_types import command_parser, named_path, positive
 from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha256_file
 
-# What a map of ours records of its origin, and the model that it must fit bears out. All else is left out: nothing shows
-# that its scores, its protection or its digests belong to the dropped ids of a file that anybody can edit, and a card
-# would print them as ours.
+# What a map of ours records of its origin, and the model that it must fit bears out. All else is left out: nothing
+# shows that its scores, its protection or its digests belong to the dropped ids of a file that anybody can edit, and a
+# card would print them as ours.
 ORIGIN = ("config_sha256", "weights_sha256")
 
 

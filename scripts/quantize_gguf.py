@@ -41,7 +41,7 @@ from quants.padded_model import padded_bytes, quantised_files, recorded_widths, 
 from quants.quant_plan import FLOAT_TYPES, QuantPlan, check_covers, check_float, check_larger, plan_quant
 from quants.quant_record import QuantRecord, record_path
 from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
-from quants.recipes import RECIPES, Recipe, check_quant, type_in_name
+from quants.recipes import RECIPES, Recipe, check_quant, target_bytes, type_in_name
 
 import numpy as np
 
@@ -228,7 +228,12 @@ def check_all(args: argparse.Namespace, tool: Path) -> tuple[GgufHeader, QuantPl
 
 
 def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader, plan: QuantPlan) -> dict:
-    """Return the record of the file to be, all but its sha256; raise InputError when the imatrix is another model's."""
+    """Return the record of the file to be, all but its sha256.
+
+    Raises InputError when the imatrix is another model's, and when sensitivities that it goes by were edited.
+    """
+    if args.sensitivity and target_bytes(plan.recipe.name) and build_folder(args.output):
+        check_written_by(args.sensitivity, ("measure_sensitivity",))
     source_sha256 = known_sha256(args.input)
     imatrix = None if plan.copies else args.imatrix
     calibration = check_imatrix_source(imatrix, source_sha256, args.output) if imatrix else {}

@@ -32,6 +32,8 @@ from scoring.score_records import SCORES_NAME, Scores
 
 OTHER_BUILD = "it is of another build; run `make release`"
 ANOTHER_IMATRIX = "build it again with the imatrix of its model (REPLACE=quants)"
+ONE_RECIPE = "quantise the full model by the same settings (REPLACE=cd)"
+OF_A_CD_FILE = ("cd_scope", "cd_recipe", "cd_protect", "cd_rule", "cd_cuts", "cd_tiers")  # of a record
 OTHER_FULL = "drop the experts and convert the full model again, both from one checkpoint"
 # What only a choice from statistics gives. copy_drop_map.py leaves it out: nothing shows that it belongs to the map.
 OF_A_CHOICE = ("analysis", "bootstrap", "domains", "held_out_question_ids", "protect_top", "reconstruction")
@@ -369,10 +371,10 @@ def quant_breaks(lineage: Lineage) -> Breaks:
 
 
 def scored_breaks(lineage: Lineage) -> Breaks:
-    """Scored and measured quants, the full model's too, were made by this build's text: of a scored type all or none.
+    """Scored and measured quants, the full model's too, were made by this build's text, and those of one type alike.
 
-    Else a full model that was quantised by a poor text, or by none, would make the pruned one look good.
-    quantize_gguf.py takes no imatrix of another model.
+    Else a full model that was quantised by a poor text, by none, or by another recipe of that name, would make the
+    pruned one look good. quantize_gguf.py takes no imatrix of another model.
     """
     ours = {lineage.f16_sha256, *([lineage.full["sha256"]] if lineage.knows_full else [])}
     quants = [(path, read_record(path, QuantRecord)) for path in lineage.sources["quants"].values()]
@@ -386,12 +388,15 @@ def scored_breaks(lineage: Lineage) -> Breaks:
     scores = lineage.sources["copies"].get(SCORES_NAME)
     rows = read_record(scores, Scores)["rows"] if scores else []
     scored = {row["gguf_sha256"] for row in rows}
-    made: dict[str, bool] = {}
+    made: dict[str, tuple[bool, dict]] = {}
     for path, record in known:
         if record["sha256"] in scored:
-            by_text = record["imatrix_sha256"] is not None
-            what = f"the scored {record['type']} files made with an imatrix:"
-            found += breaks_of(path, [(what, made.setdefault(record["type"], by_text), by_text)], ANOTHER_IMATRIX)
+            kind = record["type"]
+            mine = record["imatrix_sha256"] is not None, {name: record.get(name) for name in ("base", *OF_A_CD_FILE)}
+            by_text, recipe = made.setdefault(kind, mine)
+            what = f"the scored {kind} files made with an imatrix:"
+            found += breaks_of(path, [(what, by_text, mine[0])], ANOTHER_IMATRIX)
+            found += breaks_of(path, [(f"the scored {kind} files made by one recipe:", recipe, mine[1])], ONE_RECIPE)
     return found
 
 

@@ -467,6 +467,7 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (of_record("full-F16.gguf.json", source_sha256="4" * 64), "checkpoint that the experts were dropped from"),
         (of_scored_full(calibration_sha256="4" * 64), "a quant by the text text.txt, sha256"),
         (of_scored_full(imatrix_sha256=None, calibration_sha256=None), "Q6_K files made with an imatrix:"),
+        (of_scored_full(cd_tiers="1/2/0"), "the scored Q6_K files made by one recipe:"),
         (lambda build: of_map(build, as_given_map), "no protect_top in a map that was given"),
         (lambda build: of_map(build, as_given_map), "a map that was given the criterion own map, found coverage"),
         (of_record("F16.gguf.json", sha256="4" * 64), "a quant of the F16 file"),

@@ -18,7 +18,14 @@ from gates.checked import Checked
 from gates.gates import records_gate
 from gates.remade_gates import draw_pictures_again
 from gates.running_gates import QUESTION, smallest
-from gates.speed_gate import active_asked_breaks, measured_file_breaks, speed_gate, speed_gates
+from gates.speed_gate import (
+    active_asked_breaks,
+    asked_breaks,
+    measured_file_breaks,
+    scored_files,
+    speed_gate,
+    speed_gates,
+)
 from release.manifest import read_manifest
 from release.sources import read_evidence, read_sources
 from release_inputs import NAME, build, call, release_arguments
@@ -91,11 +98,6 @@ def of_models(**changes: object) -> Callable[[dict], object]:
     return lambda content: content["models"][0].update(changes)
 
 
-def of_those_that_chose(content: dict) -> None:
-    questions = load_questions(DEMO / "calibration_questions.csv", QUESTION_SEED)[:2]
-    content["questions_sha256"] = question_set_digest(questions)
-
-
 def of_other_questions(field: str) -> Callable[[dict], object]:
     return lambda content: content.update({field: "4" * 64})
 
@@ -108,7 +110,6 @@ def of_other_questions(field: str) -> Callable[[dict], object]:
         ("draft.json", lambda content: content.update(bytes=1), "bytes of the draft model:"),
         ("draft.json", lambda content: content.update(type="Q4_0"), "the type of the draft model:"),
         ("draft.json", lambda content: content.update(questions_sha256="4" * 64), "the first 2 questions of"),
-        ("draft.json", of_those_that_chose, "the first 2 questions of the evaluation"),
         ("draft.json", lambda content: content.update(max_tokens=1), "answers of at most 1 tokens"),
         ("draft.json", of_models(gguf_sha256="4" * 64), "the speed of a file named no file with a record"),
         ("draft.json", of_models(gguf="other.gguf"), "the speed of a file named"),
@@ -173,6 +174,18 @@ def test_right_answers_are_to_the_questions_of_the_evaluation(pruned_demo, tmp_p
     results = {"chats": 2, "questions": 2, "chat_max_tokens": 4096, **digests, "rows": [{"right": right}]}
     found = [str(error) for error in active_asked_breaks(results, lineage)]
     assert any(words in line for line in found) if words else not found, found
+
+
+def test_a_draft_model_s_gain_is_on_the_questions_of_the_evaluation(pruned_demo, tmp_path):
+    lineage = Build(pruned_demo, tmp_path).checked.lineage
+    files = {path.name: path for path in lineage.sources["questions"].values()}
+    found = {}
+    for name in ("scored.csv", "eval_questions.csv"):
+        digest = question_set_digest(load_questions(files[name], QUESTION_SEED)[:2])
+        results = {"questions": 2, "questions_sha256": digest, "max_tokens": 1, "models": [{"tokens": [1, 1]}]}
+        found[name] = [str(error) for error in asked_breaks(results, scored_files(lineage))]
+    assert not found["scored.csv"]
+    assert "the first 2 questions of the evaluation: True, found False" in found["eval_questions.csv"][0]
 
 
 def test_an_older_record_of_active_experts_is_to_be_made_again(measured, tmp_path):
