@@ -200,7 +200,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_inputs(parser, KEEPS)
     add = parser.add_argument_group("measurement").add_argument
     add("--seeds", type=positive, default=20, help="random choices")
-    add("--chats", type=positive, help="chats that are measured (all)")
+    add("--chats", type=positive, help="chats that are measured, the first so many (all)")
+    add("--every", type=positive, default=1, help="take each so many-th chat, from the first on, and of them --chats")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
     add("--output", type=Path, required=True, help="Markdown file to write; .jsonl goes beside it")
     return parser.parse_args(argv)
@@ -212,7 +213,7 @@ def main(argv: list[str] | None = None) -> None:
     arrays, _ = read_stats(args.stats)
     kept = args.output.with_suffix(".jsonl")
     results = read_results(kept)
-    model = MaskedModel(args.model, read_chats(args.model, args.measuring, args.chats))
+    model = MaskedModel(args.model, read_chats(args.model, args.measuring)[:: args.every][: args.chats])
     for label, keep, masks in choices(args, arrays, Orders(model, read_chats(args.model, args.choosing))):
         if (label, keep) in results:
             continue

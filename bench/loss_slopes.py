@@ -83,7 +83,7 @@ def gradients(model: MaskedModel, masks: Masks, counted: torch.Tensor) -> tuple[
     for hook in hooks:
         hook.remove()
     logs = torch.log_softmax(logits, dim=-1)
-    targets = [-(model.full[counted] * logs).sum()]
+    targets = [-(torch.softmax(model.full[counted], dim=-1) * logs).sum()]
     for _ in range(DRAWS):
         drawn = torch.multinomial(logs.detach().exp(), 1)
         targets.append(-logs.gather(1, drawn).sum())
