@@ -53,8 +53,8 @@ from chat_results import (
 )
 from masked_model import MaskedModel, Masks, read_chats
 
-TOP_K, DRAWS = 8, 5
-OBJECTIVES = (("all", 3000), ("all", 800), ("all", 20000), ("reply", 3000), ("0.5", 3000))
+TOP_K, DRAWS, EVERY = 8, 5, 1_000_000
+OBJECTIVES = (("all", 3000), ("all", 800), ("all", EVERY), ("reply", 3000), ("0.5", 3000))
 PARTS = ("criteria", "random", "bootstrap", "objectives", "variants")
 Ranked = tuple[str, Callable[[], Order]]
 Choice = tuple[str, int, Callable[[], Masks]]  # label, experts kept, and how its masks come about
@@ -133,6 +133,11 @@ class Orders:
         return self.of(self.sample(objective, count, seed, times))
 
 
+def drawn(args: argparse.Namespace) -> str:
+    """Return what a label says of the draw of the tokens: nothing of the first."""
+    return f", seed {args.seed}" if args.seed > 1 else ""
+
+
 def ranked(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orders) -> Iterator[Ranked]:
     """Yield the choices of which one order serves every keep count, of the parts that are asked for."""
     questions = len(arrays["token_count"])
@@ -150,8 +155,10 @@ def ranked(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orde
             yield f"coverage, draw {draw}", partial(criterion, "coverage", rows)
     if "objectives" in args.parts:
         for objective, count in OBJECTIVES:
-            yield f"fp32: {objective}, {count:,} tokens", partial(orders.again, objective, count)
-        yield "fp32: without the norm", lambda: orders.of(orders.sample("all", 3000), normed=False)
+            tokens = "every token" if count == EVERY else f"{count:,} tokens{drawn(args)}"
+            yield f"fp32: {objective}, {tokens}", partial(orders.again, objective, count, args.seed)
+        sample = orders.sample("all", 3000, args.seed)
+        yield f"fp32: without the norm{drawn(args)}", lambda: orders.of(sample, normed=False)
 
 
 def choices(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Orders) -> Iterator[Choice]:
@@ -160,10 +167,10 @@ def choices(args: argparse.Namespace, arrays: dict[str, np.ndarray], orders: Ord
         made = cache(make)  # not before one of its results is missing
         yield from ((label, keep, partial(lambda made, keep: kept_of(made(), keep), made, keep)) for keep in args.keep)
     if "variants" in args.parts:
-        sample = orders.sample("all", 3000)
+        sample, order = orders.sample("all", 3000, args.seed), f"fp32: all, 3,000 tokens{drawn(args)}"
         for keep in args.keep:
-            yield "fp32: all, 3,000 tokens, swaps after it", keep, partial(orders.swapped, sample, keep)
-            yield "fp32: all, 3,000 tokens, the layer's own inputs", keep, partial(orders.with_own_inputs, sample, keep)
+            yield f"{order}, swaps after it", keep, partial(orders.swapped, sample, keep)
+            yield f"{order}, the layer's own inputs", keep, partial(orders.with_own_inputs, sample, keep)
 
 
 def draws_table(results: Results, keeps: list[int], column: int) -> str:
@@ -184,12 +191,12 @@ def draws_table(results: Results, keeps: list[int], column: int) -> str:
 def page(results: Results, keeps: list[int]) -> str:
     """Return the tables."""
     lines = []
-    drawn = any(", draw " in label for label, _ in results)
+    draws = any(", draw " in label for label, _ in results)
     for (title, tables), column in zip(
         comparisons(results, keeps, (None, "coverage", BY_ORDER)).items(), (ALL, REPLIES)
     ):
         lines += tables
-        if drawn:
+        if draws:
             what = "mean and standard deviation of choices from questions and tokens drawn anew"
             lines += [f"## {title}: {what}", "", draws_table(results, keeps, column), ""]
     return "\n".join(lines)
@@ -200,6 +207,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_inputs(parser, KEEPS)
     add = parser.add_argument_group("measurement").add_argument
     add("--seeds", type=positive, default=20, help="random choices")
+    add("--seed", type=positive, default=1, help="seed of the draw of tokens, of the parts objectives and variants")
     add("--chats", type=positive, help="chats that are measured, the first so many (all)")
     add("--every", type=positive, default=1, help="take each so many-th chat, from the first on, and of them --chats")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")

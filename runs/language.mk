@@ -8,6 +8,7 @@ MMPROJ =
 NAME = smollm2-135m-split
 KEEP = 12                                            # of 16
 PROTECT_TOP = 4
+# CRITERION = reconstruction           # by default the card's: coverage (docs/choosing.md names all)
 QUESTIONS = $(DOWNLOADS)/language/calibration_questions.csv
 EVAL_QUESTIONS = $(DOWNLOADS)/language/eval_questions.csv
 # The model is 576 wide, no multiple of 256: Q6_K would be Q8_0 again, and Q2_K hardly smaller than Q4_0 (make plan).

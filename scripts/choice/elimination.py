@@ -155,9 +155,10 @@ class Elimination:
 def eliminate(layer: LayerTokens, top_k: int) -> tuple[np.ndarray, np.ndarray]:
     """Drop one expert after the other until `top_k` are left.
 
-    Returns, both [experts]: how many went before each expert, int64 (the last `top_k` by what their drop would cost),
-    and the error once it is gone, fp64, as a share of the full output's mean square (of the last ones: once they are
-    alone). Of equal costs the expert goes that the router gives less, then the one of higher index.
+    Returns, both [experts]: how many went before each expert, int64, and the error once it is gone, fp64, as a share of
+    the full output's mean square (of the last `top_k`: once they are alone). The last `top_k` are ranked by what the
+    drop of each would cost if the dropped expert that scores best took its place; no choice depends on that, for at
+    least `top_k` are kept. Of equal costs the expert goes that the router gives less, then the one of higher index.
     """
     experts = layer.scores.shape[1]
     if experts <= top_k:
