@@ -26,11 +26,11 @@ from chats.chat_sequences import Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
 from choice.elimination import LayerTokens
+from losses.kld_statistics import kl_divergence
 
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 COLUMNS = ("tokens", "kld", "reply_tokens", "reply_kld")
-BLOCK_VALUES = 1 << 20  # values of a block of logits, 8 MiB in fp64
 Masks = list[np.ndarray]  # of each layer, bool [experts]: those that stay
 
 
@@ -71,20 +71,6 @@ def parts_of_layers(model: Any, layers: list[Any]) -> list[Parts]:
         router = router_modules(model)[number][0]
         scale = getattr(router, "per_expert_scale", None)
         found.append(Parts(layer, experts, getattr(router, "proj", router), scale, norm_after(model, number)))
-    return found
-
-
-def divergence(full: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Return KL(full || other) of each position in fp64, [positions]; both are logits, [positions, vocabulary].
-
-    In fp32 a sum over 49,152 words is some thousandths of a nat off, so each block of positions is made fp64 first.
-    """
-    rows = max(1, BLOCK_VALUES // full.shape[1])
-    found = torch.empty(len(full), dtype=torch.float64)
-    for first in range(0, len(full), rows):
-        here = slice(first, first + rows)
-        logs = torch.log_softmax(full[here].double(), dim=-1)
-        found[here] = (logs.exp() * (logs - torch.log_softmax(other[here].double(), dim=-1))).sum(dim=-1)
     return found
 
 
@@ -176,11 +162,11 @@ class MaskedModel:
         """
         with self.choosing(masks, known):
             logits = self.logits()
-        kld = divergence(self.full, logits)
+        kld = kl_divergence(self.full.numpy(), logits.numpy())
         table, first = np.zeros((len(self.chats), 4)), 0
         for row, chat in enumerate(self.chats):
             count = len(chat.ids) - 1
-            values, reply = kld[first : first + count].numpy(), max(chat.start - 1, 0)
+            values, reply = kld[first : first + count], max(chat.start - 1, 0)
             table[row] = count, values.sum(), count - reply, values[reply:].sum()
             first += count
         return table
