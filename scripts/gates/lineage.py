@@ -26,6 +26,7 @@ from ggufs.gguf_padding import UNPADDED
 from ggufs.imatrix import ImatrixRecord, read_imatrix_record
 from losses.quality_record import QUALITY_NAME
 from quants.quant_record import ConversionRecord, QuantRecord, of_other_builds
+from quants.recipes import target_bytes
 from release.gguf_parts import tensors_of
 from release.manifest import BUILD_AGAIN, DIGITS, MANIFEST
 from scoring.score_records import SCORES_NAME, Scores
@@ -33,7 +34,7 @@ from scoring.score_records import SCORES_NAME, Scores
 OTHER_BUILD = "it is of another build; run `make release`"
 ANOTHER_IMATRIX = "build it again with the imatrix of its model (REPLACE=quants)"
 ONE_RECIPE = "quantise the full model by the same settings (REPLACE=cd)"
-OF_A_CD_FILE = ("cd_scope", "cd_recipe", "cd_protect", "cd_rule", "cd_cuts", "cd_tiers")  # of a record
+OF_A_RECIPE = ("arguments", "base", "cd_scope", "cd_recipe", "cd_protect", "cd_rule", "cd_cuts", "cd_tiers")
 OTHER_FULL = "drop the experts and convert the full model again, both from one checkpoint"
 # What only a choice from statistics gives. copy_drop_map.py leaves it out: nothing shows that it belongs to the map.
 OF_A_CHOICE = ("analysis", "bootstrap", "domains", "held_out_question_ids", "protect_top", "reconstruction")
@@ -392,7 +393,9 @@ def scored_breaks(lineage: Lineage) -> Breaks:
     for path, record in known:
         if record["sha256"] in scored:
             kind = record["type"]
-            mine = record["imatrix_sha256"] is not None, {name: record.get(name) for name in ("base", *OF_A_CD_FILE)}
+            # AUTO's types follow from the sensitivities, which each model has its own of.
+            fields = OF_A_RECIPE if target_bytes(kind) is None else OF_A_RECIPE[1:]
+            mine = record["imatrix_sha256"] is not None, {name: record.get(name) for name in fields}
             by_text, recipe = made.setdefault(kind, mine)
             what = f"the scored {kind} files made with an imatrix:"
             found += breaks_of(path, [(what, by_text, mine[0])], ANOTHER_IMATRIX)
