@@ -16,6 +16,7 @@ import math
 import time
 from pathlib import Path
 
+from chats.chat_tokenizer import load_tokenizer
 from checkpoints.checkpoint import read_checkpoint, read_config
 from demo.demo_assistant import assistant_config, drafts, initialise_assistant, write_assistant
 from demo.demo_corpus import load_facts, split_questions
@@ -96,7 +97,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     config = read_config(args.target)
-    read_checkpoint(args.target)  # a damaged one ends the library in an error of its own
+    for read in (read_checkpoint, load_tokenizer):  # a damaged one ends the library in an error of its own
+        read(args.target)
     prepare_training(args.threads, SEED)
     target = transformers.Gemma4ForCausalLM.from_pretrained(args.target, dtype=torch.float32)
     target.set_experts_implementation("sorted_experts")

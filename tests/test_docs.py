@@ -33,7 +33,18 @@ COMMAND_FILE = re.compile(r"\b(?:scripts|bench|docs)/[\w/]+\.(?:py|sh)\b")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 # Words in capitals that are no setting: of the environment, of other programs, and stand-ins for a reader's own.
-OTHER_CAPITALS = {"HF_TOKEN", "HF_ENDPOINT", "PORT", "PATCH", "OUTPUT", "TOKENIZER", "CHOSEN_BY", "HELD_OUT_OF", "CI"}
+OTHER_CAPITALS = {
+    "HF_TOKEN",
+    "HF_ENDPOINT",
+    "GGML_BACKEND_PATH",
+    "PORT",
+    "PATCH",
+    "OUTPUT",
+    "TOKENIZER",
+    "CHOSEN_BY",
+    "HELD_OUT_OF",
+    "CI",
+}
 OTHER_CAPITALS |= {
     "TARGET",
     "FILE",
