@@ -52,6 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     folder = partial_directory(args.output)
+    remove(folder)  # of a run that was killed: without a network the client would take what lies there for a download
     try:
         source = download_questions(folder)
         questions = load_questions(source, QUESTION_SEED)  # before it is put in place: a damaged file is refused here

@@ -15,10 +15,12 @@ and AUTO-* quants that want it.
 import argparse
 from pathlib import Path
 
-from files.json_records import FileRecord, check_recorded, read_record, write_record
+from files.json_records import FileRecord, check_recorded, write_record
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, check_apart, gib, replace_when_done, require_disk_space, run, sha256_file
+from files.seals import build_folder
+from files.written_by import check_written_by
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.gguf_padding import (
     DENSE,
@@ -35,7 +37,7 @@ from ggufs.gguf_padding import (
     verify_padded,
     write_padded,
 )
-from ggufs.imatrix import ImatrixRecord, read_imatrix
+from ggufs.imatrix import ImatrixRecord, read_imatrix, read_imatrix_record
 
 
 def open_model_to_pad(args: argparse.Namespace) -> tuple[GgufHeader, dict[str, Width]]:
@@ -99,9 +101,14 @@ def check_places(args: argparse.Namespace) -> None:
         check_recorded(args.imatrix_output, "an earlier imatrix", lambda record: "model_sha256" in record)
 
 
-def imatrix_record(imatrix: Path, source_sha256: str) -> dict:
-    """Return the record of an imatrix; raise InputError when it has none, or is of another model."""
-    known = read_record(Path(f"{imatrix}.json"), ImatrixRecord)
+def imatrix_record(imatrix: Path, source_sha256: str, output: Path) -> dict:
+    """Return the record of an imatrix; raise InputError when it has none, is of another model, or was edited.
+
+    The last is asked where the output's record gets a seal, as quantize_gguf.py does.
+    """
+    known = read_imatrix_record(imatrix)
+    if build_folder(output):
+        check_written_by(Path(f"{imatrix}.json"), ("build_imatrix", "pad_gguf"))
     if known["model_sha256"] != source_sha256:
         found = known["model_sha256"][:12]
         raise InputError(imatrix, f"an imatrix of the model with sha256 {source_sha256[:12]}", f"one of {found}")
@@ -126,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     check_places(args)
     source_sha256 = known_sha256(args.input)
-    known = imatrix_record(args.imatrix, source_sha256) if matrix else {}
+    known = imatrix_record(args.imatrix, source_sha256, args.imatrix_output) if matrix else {}
     record = {
         "source_sha256": source_sha256,
         "widths": {role: [width.now, width.then] for role, width in widths.items()},

@@ -181,7 +181,6 @@ AFTER_MAP = {"generate_drop_map", "plot_expert_stats", *AFTER_DROP}
         ("checkpoints/moe_families.py", AFTER_DROP),
         ("scoring/answer_record.py", AFTER_COUNTING),
         ("quants/quant_record.py", AFTER_COUNTING),
-        ("scoring/score_tables.py", AFTER_SCORES),
         ("gates/gates.py", {"build_release", "build_report"}),
         ("ollama/ollama_template.py", {"build_release", "build_report"}),
         ("analysis/decoder.py", set()),

@@ -6,6 +6,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from conftest import REPO
+from files.safe_files import partial_directory
 
 import pytest
 
@@ -64,6 +65,16 @@ def test_the_text_lies_in_the_output_and_nowhere_else(fetch, tmp_path):
     record = json.loads(beside.read_text())
     assert record["sha256"] == hashlib.sha256(TEXT).hexdigest()
     assert record["url"].startswith("http://127.0.0.1:")  # a mirror's: no card credits GPQA's authors with its file
+
+
+def test_what_lies_where_the_download_goes_is_none(fetch, tmp_path, refused, monkeypatch):
+    """The client takes a file that is there for the download where it cannot reach the Hub."""
+    folder = partial_directory(tmp_path / "build/gpqa_diamond.csv")
+    folder.mkdir(parents=True)
+    (folder / "gpqa_diamond.csv").write_bytes(TEXT)
+    monkeypatch.setattr(Hub, "gated", True)
+    refused(fetch(), "access to the gated dataset")
+    assert not (tmp_path / "build/gpqa_diamond.csv").exists()
 
 
 def test_without_access_the_message_says_how_to_get_it(fetch, tmp_path, refused, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import expert_drop
 import generate_drop_map
+import pad_gguf
 import quantize_gguf
 import summarize_scores
 from choice.drop_map import OWN_MAP
@@ -142,6 +143,9 @@ def test_a_quant_says_of_its_text_what_the_imatrix_s_own_record_says(folder):
     with pytest.raises(NotProvenError, match="expected what build_imatrix or pad_gguf wrote"):
         call(quantize_gguf.main, *arguments)
     assert not output.exists()
+    padded = ["--output", folder / "padded.gguf", "--imatrix-output", folder / "padded-imatrix.gguf"]
+    with pytest.raises(NotProvenError, match="expected what build_imatrix or pad_gguf wrote"):
+        call(pad_gguf.main, *arguments[:4], *padded)
 
 
 def test_a_summary_says_what_is_proven_and_else_that_it_is_not_known(folder, tmp_path, capsys):
