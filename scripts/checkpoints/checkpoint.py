@@ -149,6 +149,8 @@ def read_checkpoint(directory: Path) -> dict[str, TensorRange]:
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard:  # an index from elsewhere must not make us read ../../anything
             raise InputError(index_path, "shard names inside the directory", shard)
+        if Path(shard).suffix != ".safetensors":  # another name would be left out of the checkpoint's digest
+            raise InputError(index_path, "shards named *.safetensors", shard)
         for name, tensor in read_shard(directory / shard).items():
             if weight_map.get(name) != shard:
                 raise InputError(index_path, f"{name} in {shard}", f"it mapped to {weight_map.get(name)}")

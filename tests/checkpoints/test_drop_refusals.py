@@ -42,6 +42,18 @@ def test_a_number_of_layers_that_no_model_has(refuse, model_copy):
     refuse(model_copy, model_copy / "config.json", "num_hidden_layers of a mixture-of-experts model", 1 << 32)
 
 
+def test_a_shard_that_the_digest_of_a_checkpoint_would_leave_out(refuse, model_copy):
+    """The digest over all bytes takes files by their endings."""
+    shard = next(model_copy.glob("*.safetensors"))
+    shard.rename(model_copy / "experts.weights")
+    index = model_copy / "model.safetensors.index.json"
+    names = json.loads(index.read_text())["weight_map"] if index.exists() else {}
+    known = names or dict.fromkeys(load_file(model_copy / "experts.weights"), shard.name)
+    moved = {name: "experts.weights" if at == shard.name else at for name, at in known.items()}
+    index.write_text(json.dumps({"weight_map": moved}))
+    refuse(model_copy, "shards named *.safetensors", "experts.weights")
+
+
 def test_a_map_of_another_model(refuse, tiny_model, tmp_path):
     path, layers = tmp_path / "map.json", {k: {"drop": v} for k, v in random_drop_map(KEEP).items()}
     path.write_text(json.dumps({"config_sha256": "0" * 64, "experts": EXPERTS, "layers": layers}))
