@@ -33,7 +33,7 @@ def settled_state(path: Path) -> State:
 
 
 def is_in_memory(path: Path) -> bool:
-    """Tell whether a file lies in memory alone (tmpfs), where stores into mapped pages never change a time."""
+    """Tell whether a file lies, or may lie, in memory alone (tmpfs), where stores into mapped pages change no time."""
     device = path.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
@@ -41,7 +41,7 @@ def is_in_memory(path: Path) -> bool:
     except OSError:  # not Linux, or no /proc: nothing is known, so nothing is believed
         return True
     kinds = [fields[fields.index("-") + 1] for fields in mounts if fields[2] == number]
-    return any(kind in IN_MEMORY for kind in kinds)
+    return not kinds or any(kind in IN_MEMORY for kind in kinds)
 
 
 def sha256_now(path: Path) -> str:
