@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import check_release
 from files.json_records import read_json
+from files.safe_files import link_or_copy
 from files.seals import LEDGER, seal_file
 from gates.checked import Checked
 from gates.gates import GATES
@@ -21,6 +24,19 @@ from release_inputs import NAME, as_command, shared_release
 EVERY_GATE = {"seals": seals_gate, **GATES, **RECORD_GATES, **COMMAND_GATES, "digests": digests_gate}
 
 
+COPIES = tempfile.TemporaryDirectory()
+
+
+def link_to_copy(source: str, target: str) -> None:
+    """Link to this worker's own copy of a file: a link to the file itself would touch it under another's command."""
+    state = os.stat(source)
+    known = f"{source} {state.st_ino} {state.st_size} {state.st_mtime_ns}"
+    copy = Path(COPIES.name, sha256(known.encode()).hexdigest())
+    if not copy.exists():
+        shutil.copy2(source, copy)
+    link_or_copy(copy, Path(target))
+
+
 class Build:
     """A build that a test may damage: its release and all that the release was made from. Files are hard links.
 
@@ -31,7 +47,7 @@ class Build:
         made = shared_release(pruned).parent
         self.pruned, self.evidence = place / pruned.name, place / made.name
         for source, target in ((pruned, self.pruned), (made, self.evidence)):
-            shutil.copytree(source, target, copy_function=os.link)
+            shutil.copytree(source, target, copy_function=link_to_copy)
             self.write(target / LEDGER, (source / LEDGER).read_text())  # it is appended to, and the link's would be
         self.release = self.evidence / f"{NAME}-GGUF"
         self.full, self.own = self.evidence / "run-full", self.evidence / "run-pruned"

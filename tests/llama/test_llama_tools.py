@@ -1,7 +1,7 @@
 """Running llama.cpp's tools: the line shown of a failed one says why, and a tool ends with the command that runs it."""
 
-import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -96,7 +96,7 @@ def damaged(tmp_path_factory, tiny_text_model) -> Path:
     folder, shared = tmp_path_factory.mktemp("damaged"), tiny_ggufs(tmp_path_factory, tiny_text_model)
     content = (shared / "F16.gguf").read_bytes()
     (folder / "F16.gguf").write_bytes(content)
-    os.link(demo_ggufs(tmp_path_factory) / "F16.gguf", folder / "demo.gguf")
+    shutil.copy(demo_ggufs(tmp_path_factory) / "F16.gguf", folder / "demo.gguf")
     (folder / "cut.gguf").write_bytes(content[:-100_000])
     (folder / "text.gguf").write_text("no GGUF file")
     (folder / "text.txt").write_bytes((shared / "text.txt").read_bytes())

@@ -1,7 +1,6 @@
 """What chose the experts of a scored file: proven link by link and seal by seal, or not known."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import quantize_gguf
 import summarize_scores
 from choice.drop_map import OWN_MAP
 from choice.drop_metadata import METADATA_NAME
+from damaged_build import link_to_copy
 from files.json_records import read_json, read_record, write_json
 from files.safe_files import InputError, sha256_file
 from files.seals import LEDGER
@@ -35,7 +35,7 @@ PROOFS = ("F16.gguf.json", METADATA, "map.json", "statistics.safetensors", f"{NA
 @pytest.fixture
 def folder(pruned_demo, tmp_path) -> Path:
     """A copy of the pruned demo's build in which files may be exchanged."""
-    place = Path(shutil.copytree(pruned_demo, tmp_path / "build", copy_function=os.link))
+    place = Path(shutil.copytree(pruned_demo, tmp_path / "build", copy_function=link_to_copy))
     (place / LEDGER).unlink()
     shutil.copy(pruned_demo / LEDGER, place)
     return place
