@@ -19,8 +19,7 @@ from files.json_records import FileRecord, check_recorded, write_record
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, check_apart, gib, replace_when_done, require_disk_space, run, sha256_file
-from files.seals import build_folder
-from files.written_by import check_written_by
+from files.written_by import check_copied_from
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.gguf_padding import (
     DENSE,
@@ -37,7 +36,7 @@ from ggufs.gguf_padding import (
     verify_padded,
     write_padded,
 )
-from ggufs.imatrix import ImatrixRecord, read_imatrix, read_imatrix_record
+from ggufs.imatrix import WRITE_IMATRIX_RECORDS, ImatrixRecord, read_imatrix, read_imatrix_record
 
 
 def open_model_to_pad(args: argparse.Namespace) -> tuple[GgufHeader, dict[str, Width]]:
@@ -107,8 +106,7 @@ def imatrix_record(imatrix: Path, source_sha256: str, output: Path) -> dict:
     The last is asked where the output's record gets a seal, as quantize_gguf.py does.
     """
     known = read_imatrix_record(imatrix)
-    if build_folder(output):
-        check_written_by(Path(f"{imatrix}.json"), ("build_imatrix", "pad_gguf"))
+    check_copied_from(Path(f"{imatrix}.json"), WRITE_IMATRIX_RECORDS, output)
     if known["model_sha256"] != source_sha256:
         found = known["model_sha256"][:12]
         raise InputError(imatrix, f"an imatrix of the model with sha256 {source_sha256[:12]}", f"one of {found}")

@@ -9,8 +9,8 @@ Example: .venv/bin/python scripts/pool_heldout.py --name gemma-4-demo-109e \\
          after make eval-heldout.
 
 Refused: folds with different protocols or patch steps, a question in two folds, a fold that was scored on questions
-which chose its experts, or of which that is not known, and in a build folder a summary without the seal
-of summarize_scores.py.
+which chose its experts, or of which that is not known, and in a build folder a summary without the seal of
+summarize_scores.py.
 """
 
 import argparse

@@ -31,10 +31,10 @@ from files.safe_files import (
     run,
     sha256_file,
 )
-from files.seals import build_folder, link_held
-from files.written_by import check_written_by
+from files.seals import link_held
+from files.written_by import check_copied_from
 from ggufs.gguf_header import GgufHeader, read_header
-from ggufs.imatrix import check_reached, read_imatrix, read_imatrix_record
+from ggufs.imatrix import WRITE_IMATRIX_RECORDS, check_reached, read_imatrix, read_imatrix_record
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from quants.layer_tiers import cd_choices
 from quants.padded_model import padded_bytes, quantised_files, recorded_widths, shapes_of
@@ -83,8 +83,7 @@ def check_imatrix_source(imatrix: Path, source_sha256: str, output: Path) -> dic
         print(f"{imatrix}: no record {record.name}, so which model it was measured on is not known; its shape fits")
         return {}
     known = read_imatrix_record(imatrix)
-    if build_folder(output):
-        check_written_by(record, ("build_imatrix", "pad_gguf"))
+    check_copied_from(record, WRITE_IMATRIX_RECORDS, output)
     if known["model_sha256"] != source_sha256:
         raise InputError(
             imatrix,
@@ -232,8 +231,8 @@ def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader,
 
     Raises InputError when the imatrix is another model's, and when sensitivities that it goes by were edited.
     """
-    if args.sensitivity and target_bytes(plan.recipe.name) and build_folder(args.output):
-        check_written_by(args.sensitivity, ("measure_sensitivity",))
+    if args.sensitivity and target_bytes(plan.recipe.name):
+        check_copied_from(args.sensitivity, ("measure_sensitivity",), args.output)
     source_sha256 = known_sha256(args.input)
     imatrix = None if plan.copies else args.imatrix
     calibration = check_imatrix_source(imatrix, source_sha256, args.output) if imatrix else {}

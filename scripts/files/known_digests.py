@@ -27,9 +27,11 @@ def _subject(state: State) -> str:
 
 def settled_state(path: Path) -> State:
     """Return the `file_state` of a file, once a further write would change it."""
-    if abs(time.time_ns() - flushed_state(path)[-1]) < SETTLED_NS:
+    state = flushed_state(path)
+    if abs(time.time_ns() - state[-1]) < SETTLED_NS:
         time.sleep(SETTLED_SECONDS)
-    return flushed_state(path)
+        state = flushed_state(path)
+    return state
 
 
 def is_in_memory(path: Path) -> bool:

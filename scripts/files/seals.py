@@ -1,12 +1,11 @@
 """Seals show what was edited in a build folder after this project's commands wrote it.
 
 A seal is an HMAC-SHA256 over a file's path in the build folder, the command that wrote it, its bytes, and what files
-of BINDING beside it say; or over what is said of a part of it
-(sealed_lines.py, known_digests.py). The key lies outside of the build folder:
-$SEAL_KEY, or moe-tools/seal.key in the user's state folder, made when it is first needed. The seals of a build folder,
-a line each, are in its file LEDGER, so nothing lies beside the sealed files and no published folder holds a seal. The
-ledger is only appended to: a stage that is set aside and put back keeps its seals. SEALS=no neither seals nor checks.
-GGUF files have none: a sealed record beside each holds its digest.
+of BINDING beside it say; or over what is said of a part of it (sealed_lines.py, known_digests.py). The key lies outside
+of the build folder: $SEAL_KEY, or moe-tools/seal.key in the user's state folder, made when it is first needed. The
+seals of a build folder, a line each, are in its file LEDGER, so nothing lies beside the sealed files and no published
+folder holds a seal. The ledger is only appended to: a stage that is set aside and put back keeps its seals. SEALS=no
+neither seals nor checks. GGUF files have none: a sealed record beside each holds its digest.
 
 The build folder is the topmost one with the file MARKER, by a path as it is written; files elsewhere have no seals. It
 may be reached by a link, a sealed file in it may not: else a file of one place could stand for that of another.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from files.input_errors import InputError
-from files.seals import Commands, Seal, sealing, seals_over
+from files.seals import Commands, Seal, build_folder, sealing, seals_over
 
 
 class NotProvenError(InputError):
@@ -19,3 +19,12 @@ def check_written_by(path: Path, commands: Commands) -> None:
     if seal != Seal.VALID:
         found = seal.value if seal else "one in no build folder"
         raise NotProvenError(path, f"what {' or '.join(commands)} wrote", found)
+
+
+def check_copied_from(path: Path, commands: Commands, output: Path) -> None:
+    """Raise NotProvenError where a record that the one of `output` repeats was edited: its seal would vouch for that.
+
+    Outside of a build folder the output's record gets no seal, so nothing is asked.
+    """
+    if build_folder(output):
+        check_written_by(path, commands)

@@ -35,15 +35,7 @@ PROJECT_DATA = "data/demo"  # the project's own: the only folder whose name is p
 
 RECORDED = {
     # The metadata of the drop, and the statistics.
-    *(
-        "KEEP",
-        "CRITERION",
-        "PROTECT_TOP",
-        "DOMAINS",
-        "RECONSTRUCTION",
-        "ALLOW_EMPTY_REASONING",
-        "FOLD",
-    ),  # the drop's metadata
+    *("KEEP", "CRITERION", "PROTECT_TOP", "DOMAINS", "RECONSTRUCTION", "ALLOW_EMPTY_REASONING", "FOLD"),
     *("CALIBRATION", "NO_IMATRIX", "MMPROJ", "SENSITIVITY_CHATS", "OLLAMA_PARAMS"),
     *("CD_RULE", "CD_RECIPE", "CD_CUTS", "CD_TIERS", "CD_SCOPE", "CD_PROTECT"),  # the records of CD files
     *("EVAL_QUANT", "SAMPLES", "SCORED", "GPU_LAYERS", *PROTOCOL_SETTINGS),

@@ -58,7 +58,8 @@ def check_choice(path: Path, metadata: dict, proofs: list[Path]) -> None:
         raise NotProvenError(chosen_by, "the statistics that it was chosen from", "none")
     if source.suffix == BY_RECORD:  # it has no seal of its own: the one of its record, which must name it
         read_imatrix_record(source)
-    check_written_by(Path(f"{source}.json") if source.suffix == BY_RECORD else source, OF_STATISTICS)
+        source = Path(f"{source}.json")
+    check_written_by(source, OF_STATISTICS)
 
 
 def proven_choice(sha256: str, proofs: list[Path]) -> Path:
