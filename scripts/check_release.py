@@ -12,8 +12,8 @@ that shadow each other; order of size and KLD; the label of in-sample scores; fr
 and question texts in anything published (gates/gates.py); the chain of digests from the statistics to the quants;
 scores, losses, choice of experts and pictures, made again from what was recorded (gates/remade_gates.py); scores of
 further tasks (gates/tasks_gate.py) and rates of loops and tool calls (gates/loops_gate.py), from the recorded answers;
-the tokens that begin and end a text (gates/token_gate.py); Ollama's params, Modelfile and template; an answer of the
-smallest file by llama-server (gates/running_gates.py); the draft model, with which it must answer the same
+the tokens that begin and end a text (gates/text_ends_gate.py); Ollama's params, Modelfile and template; an answer of
+the smallest file by llama-server (gates/running_gates.py); the draft model, with which it must answer the same
 (gates/speed_gate.py); of a release that sees, its files for pictures and an answer about one (gates/sight_gate.py);
 that nothing was edited while all this was checked (gates/unchanged_gate.py).
 """
@@ -37,7 +37,7 @@ from gates.seals_gate import seals_gate
 from gates.sight_gate import sight_gates
 from gates.speed_gate import speed_gates
 from gates.tasks_gate import tasks_gate
-from gates.token_gate import tokens_gate
+from gates.text_ends_gate import tokens_gate
 from gates.unchanged_gate import unchanged_gate
 from gates.written_again import writing_gates
 from llama.llama_tools import find_llama_cpp

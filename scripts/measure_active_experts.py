@@ -34,7 +34,7 @@ from losses.scored_chats import add_chat_arguments, against
 from losses.stored_logits import StoredLogits, missing_texts, progress, stored_bytes
 from losses.stored_results import kept
 from quants.quant_record import read_held_gguf
-from scoring.answer_record import flexible_letter
+from scoring.answer_letters import flexible_letter
 from scoring.paired_statistics import mean_and_error
 from speed.active_experts import ActiveExperts, active_table, counts_to_try
 from speed.active_picture import draw_active

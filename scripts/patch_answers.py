@@ -23,7 +23,8 @@ from files.option_types import command_parser
 from files.safe_files import InputError, only_writer, run
 from files.seals import is_kept
 from llama.llama_tools import die_with_parent, find_llama_cpp
-from scoring.answer_record import Answer, completion_letter, read_answers
+from scoring.answer_letters import completion_letter
+from scoring.answer_record import Answer, read_answers
 from scoring.asked_servers import add_server_arguments, answered_by, asked_servers
 from scoring.eval_protocol import recorded_protocol
 from scoring.lm_eval_samples import read_asked

@@ -1,8 +1,9 @@
 """Criteria of how much each expert matters, each computed from the statistics file alone.
 
 Every function takes the arrays [questions, layers, experts] of expert_stats.py and returns a score [layers, experts]
-in fp64; experts with larger scores are kept. Notation: x is a token that the router sends to expert e, w_e(x) its
-routing weight, f_e(x) the expert's output, n_e the number of such tokens.
+in fp64; experts with larger scores are kept. `reconstruction` alone takes an array [layers, experts]. Notation: x is a
+token that the router sends to expert e, w_e(x) its routing weight, f_e(x) the expert's output, n_e the number of such
+tokens.
 """
 
 import hashlib

@@ -148,7 +148,7 @@ def in_unit(count: int, unit: int) -> str:
 
 
 def gib(count: int) -> str:
-    """Return bytes in GiB, without the unit. Every size that a person reads comes from here or from `in_unit`."""
+    """Return bytes in GiB, without the unit, as every size of a file or of memory that was measured is shown."""
     return in_unit(count, GIB)
 
 

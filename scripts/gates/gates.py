@@ -1,8 +1,9 @@
 """What must be true of a release folder before it is public, one function per gate.
 
 check_release.py runs the gates in order. A gate returns what it looked at and a line for every deviation: PATH:
-expected X, found Y. An InputError raised by a gate is a deviation, too. The gates that start a program are in
-running_gates.py.
+expected X, found Y. An InputError raised by a gate is a deviation, too. Here are those that look at the folder and
+its records. Those that make something again are in remade_gates.py and written_again.py, those that start a program in
+running_gates.py, speed_gate.py and sight_gate.py; the rest have a file each.
 """
 
 import re

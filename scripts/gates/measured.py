@@ -25,7 +25,8 @@ from losses.stored_results import measured_again, results_folder
 from quants.quant_record import QuantRecord
 from release.manifest import DIGITS
 from release.names import PLAIN_NAME, is_plain
-from scoring.answer_record import completion_letter, read_answers
+from scoring.answer_letters import completion_letter
+from scoring.answer_record import read_answers
 from scoring.comparison import compare, group_runs
 from scoring.eval_protocol import DEFAULT_TASK, OpenAiProtocol, Protocol, locked_values, recorded_protocol
 from scoring.eval_tasks import EvalTask, task_of

@@ -1,4 +1,4 @@
-"""Loading a GGUF file as llama.cpp does: without its data where libllama can be asked, else by llama-server."""
+"""Whether llama.cpp loads a GGUF file: asked of libllama by load_check.py where it can be, else of llama-server."""
 
 import tempfile
 from pathlib import Path

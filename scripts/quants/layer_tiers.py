@@ -2,8 +2,8 @@
 
 The model card gives layers of high contribution more bits than the rest. Its tiers are 0 / 1-6 and 10 / 11-29; it does
 not name 7 to 9, and its author's files have them in the low tier. Here a rule ranks the layers by the analysis'
-statistics and two cuts make the tiers, those of the named recipe (CD_RECIPES of recipes.py) or others, or a user gives
-the tiers.
+statistics and two cuts make the tiers, those of the named recipe (CD_RECIPES of recipes.py has the numbers) or others,
+or a user gives the tiers.
 """
 
 import argparse

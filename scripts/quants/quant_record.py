@@ -1,7 +1,8 @@
 """FILE.gguf.json: the record of a GGUF file that this project built, beside the file.
 
 `QuantRecord` is quantize_gguf.py's, `ConversionRecord` convert_to_gguf.py's, of an F16 file, and `MmprojRecord` that of
-its --mmproj, of a file for pictures; a release holds a copy. All are `FileRecord`s: `known_sha256` of
+its --mmproj, of a file for pictures; a release holds a copy. Those of an imatrix, a padded file and a draft
+model are in ggufs/imatrix.py, ggufs/gguf_padding.py and draft_record.py. All are `FileRecord`s: `known_sha256` of
 files/known_digests.py takes the digest that they name where nobody has touched the file since it was read.
 """
 

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from files.safe_files import InputError, shown
-from scoring.answer_record import flexible_letter, letter_of
+from scoring.answer_letters import flexible_letter, letter_of
 from scoring.followed import followed_digits
 from scoring.ifeval import check_instructions, followed
 from scoring.score_records import ALL_LETTERS

@@ -11,7 +11,8 @@ from choice.drop_metadata import read_method
 from files.json_records import read_json, read_record
 from files.safe_files import InputError, only_writer, sha256_file, shown
 from scoring.answer_classes import class_of, class_of_failure
-from scoring.answer_record import Answer, completion_letter, prompt_sha256, read_answers, strict_letter
+from scoring.answer_letters import completion_letter, strict_letter
+from scoring.answer_record import Answer, prompt_sha256, read_answers
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import EvalTask, task_of
 from scoring.ifeval import followed_loosely

@@ -18,7 +18,7 @@ from gates.checked import Checked, Outcome
 from gates.gates import GATES
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
 from gates.running_gates import running_gates, smallest
-from gates.token_gate import tokens_gate
+from gates.text_ends_gate import tokens_gate
 from gates.unchanged_gate import unchanged_gate
 from ggufs.gguf_header import UINT32
 from release.manifest import read_manifest

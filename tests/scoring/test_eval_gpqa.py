@@ -24,7 +24,8 @@ from files.safe_files import partial_directory
 from gates.measured import request_breaks, setting_breaks
 from llama.llama_server import LlamaServer, server_command
 from patch_answers import closed_thought
-from scoring.answer_record import completion_letter, read_answers
+from scoring.answer_letters import completion_letter
+from scoring.answer_record import read_answers
 from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.eval_tasks import task_of
 from scoring.lm_eval_run import request_digest
