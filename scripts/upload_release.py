@@ -50,9 +50,11 @@ def check_gates(gates: Path, folder: Path) -> None:
     if not gates.is_file():
         raise InputError(gates, "the gates of a release", "nothing")
     sys.stdout.flush()  # else our lines would come after those of the gates
-    done = subprocess.run([sys.executable, gates, folder], env=gate_environment())
+    done = subprocess.run([sys.executable, gates, folder], env=gate_environment(), stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        raise InputError(folder, "a release whose gates all pass", f"exit code {done.returncode} of {gates.name}")
+        said = "".join(done.stderr.splitlines()[-1:]).removeprefix("error: ")
+        found = f"exit code {done.returncode} of {gates.name}" + (f": {said}" if said else "")
+        raise InputError(folder, "a release whose gates all pass", found)
 
 
 def check_owner(folder: Path, repo: str) -> None:

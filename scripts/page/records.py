@@ -185,6 +185,8 @@ def check_scores(path: Path, scores: dict, records: Records) -> None:
             path, "the scores of " + " and ".join(name for name, *_ in expected), "others", "run make eval"
         )
     for row, runs in zip(scores["rows"], records.samples):
+        if row["seeds"] != (seeds := [run["protocol"]["seed"] for run in runs]):
+            raise InputError(path, f"the seeds {seeds} of {row['name']}", shown(row["seeds"]), "run make eval")
         for key, name in SHARED_WITH_A_RUN.items():
             value = runs[0][name] if key == "experts" else summed(runs, name)
             if row[key] != value:

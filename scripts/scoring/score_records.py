@@ -188,7 +188,7 @@ class ScoreRow(Fields):
     name: str
     experts: Count
     questions: Positive
-    seeds: Annotated[list[int], Field(min_length=1)]
+    seeds: Annotated[list[Count], Field(min_length=1)]
     gguf: str
     gguf_sha256: Sha256
     bytes: dict[str, Positive]

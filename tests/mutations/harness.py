@@ -97,7 +97,8 @@ def become(command: Command, folder: Path) -> None:
         for number, name in enumerate(("stdin", "out.log", "err.log")):
             os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY if number else os.O_RDONLY, 0o600), number)
         os.chdir(folder / "case")
-        os.environ |= {"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}
+        # Without seals, which would refuse nearly all that is mutated: what else holds is the question.
+        os.environ |= {"TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1", "SEALS": "no"}
         given = [text.replace("IN/", "in/").replace("OUT/", "out/") for text in command.arguments.split()]
         arguments = [path for text in given for path in (sorted(glob.glob(text)) if "*" in text else [text])]
         sys.argv = [command.name + ".py", *arguments]

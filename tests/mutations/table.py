@@ -87,7 +87,7 @@ def release(kind: str, *parts: str) -> str:
     origins = "map=map.json f16=F16.gguf.json full-f16=full-F16.gguf.json imatrix-record=imatrix.gguf.json"
     origins += " calibration=text.txt statistics=statistics.safetensors"
     found = [f"--kind {kind} --name {NAME} --base google/gemma-4-26B-A4B-it --metadata IN/{METADATA} --license gemma"]
-    found += [f"--{part.replace('=', ' IN/pruned/')}" for part in origins.split()]
+    found += ["--source IN/model", *(f"--{part.replace('=', ' IN/pruned/')}" for part in origins.split())]
     found += ["--scores IN/evidence/scores.json --runs", *(f"IN/{name}" for name in SUMMARIES.split())]
     found += [f"--quants IN/{BASE_RECORD} IN/{QUANT}.json --questions IN/evidence/scored.csv IN/repo/data/demo/*s.csv"]
     return " ".join([*found, *parts, "--output OUT/release"])

@@ -161,6 +161,8 @@ def small_build(pristine_build, tmp_path) -> Path:
         ("quality.json", ("inputs", "pruned_sha256"), "0" * 64, ("quality.json", "make quality")),
         ("scores.json", ("rows", 1, "raw_correct"), 0, ("scores.json", "raw = raw_correct / questions")),
         ("scores.json", ("rows", 1, "experts"), 19, ("scores.json", "experts 16 of pruned", "make eval")),
+        ("scores.json", ("rows", 1, "seeds"), [84], ("scores.json", "the seeds [42] of pruned", "[84]", "make eval")),
+        ("scores.json", ("rows", 1, "seeds"), [-42], ("scores.json", "greater than or equal to 0")),
         ("loops.json", ("rows", 1, "gguf_sha256"), "9" * 64, ("loops.json", "pruned-Q6_K.gguf", "make loops")),
         ("loops.json", ("rows", 2, "source_sha256"), "9" * 64, ("loops.json", "the F16 GGUF", "make loops")),
         ("pruned.json", ("gguf_sha256",), "0" * 64, ("pruned-Q6_K.gguf", "make eval")),

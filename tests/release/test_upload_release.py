@@ -66,7 +66,8 @@ folder = sys.argv[1]
 with open(os.path.join(os.path.dirname(folder), "gates.log"), "a") as log:
     log.write(folder + "\\n")
 assert not any("s3cret" in value for value in os.environ.values())
-sys.exit("refuse" in open(os.path.join(folder, "README.md")).read())
+if "refuse" in open(os.path.join(folder, "README.md")).read():
+    sys.exit(f"error: {folder}: expected all of 3 checks to pass, found 1 that fails")
 """
     )
     return program
@@ -348,11 +349,11 @@ def test_a_manifest_of_another_model_is_refused(hub, refused_upload):
 
 
 @pytest.mark.parametrize("send", [[], ["--send"]])
-def test_gates_that_do_not_pass_refuse_before_the_server_is_asked(hub, release, refused_upload, send):
+def test_gates_that_do_not_pass_refuse_before_the_server_is_asked(hub, release, refused_upload, send, capfd):
     (release / "README.md").write_text("refuse\n")
     write_manifest(release)
-    refused_upload(send, release, "gates all pass", "exit code 1")
-    assert not hub.requests
+    refused_upload(send, release, "gates all pass", "exit code 1", "found 1 that fails")
+    assert not hub.requests and not capfd.readouterr().err  # what the gates said is in our line, not beside it
 
 
 @pytest.mark.parametrize("name, in_memory", [("README.md", 1 << 20), (SECOND, 0)])
