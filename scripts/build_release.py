@@ -57,6 +57,7 @@ from ollama.ollama_template import choose_template
 from ollama.own_files import check_own_params, check_own_template
 from quants.quant_record import MmprojRecord, read_whole_gguf, record_path
 from quants.recipes import RECIPES
+from release.gguf_facts import facts_of
 from release.gguf_parts import SPLIT_RECORD, split_gguf
 from release.input_facts import input_facts
 from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Manifest, file_entries
@@ -75,6 +76,8 @@ OF_GGUFS = ("mmproj", "quality", "draft", "active_experts", "loops", "template",
 def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
     """Raise InputError unless quants, scores and losses are this build's, and come out the same when made again."""
     by_name = {gguf.name: record for gguf, record in records.items()}
+    for gguf, record in records.items():
+        check_facts(gguf, record)
     lineage = Lineage(args.name, by_name, {gguf.name: gguf for gguf in records}, sources_of(args))
     found = lineage_breaks(lineage)
     if not found and args.scores:
@@ -97,6 +100,14 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
         check_findings_match(read_evidence(args.findings, FINDINGS_NAME), read_metadata(args.metadata))
     for first in found[:1]:
         raise first
+
+
+def check_facts(gguf: Path, record: dict) -> None:
+    """Raise InputError unless a GGUF file is what its record says: the card takes its numbers from there."""
+    for what, said, found in facts_of(record, gguf):
+        if said != found:
+            again = f"build {gguf.name} again"
+            raise InputError(record_path(gguf), f"{what} {shown(found)}, as the file has", shown(said), again)
 
 
 def check_labels(kind: str, records: dict[str, dict], others: list[str]) -> None:
@@ -380,11 +391,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.for_ollama:
         args.template = choose_template(args.template, args.gguf[0])
     check_evidence(args, records)
-    # What the folder was made from comes first: a kill between the two leaves no folder without it.
-    write_sources(args.output, sources_of(args))
     # The manifest alone is sealed: a copy of a user's file must not pass for what this command says.
     with directory_when_done(args.output, MANIFEST, sealed=MANIFEST) as output:
         fill_folder(args, records, licence, output)
+        # What the folder was made from comes before its name: a kill between the two leaves no folder without it. It
+        # comes after all that can refuse: a refusal leaves nothing, and beside an older folder what that was made from.
+        write_sources(args.output, sources_of(args))
         sizes = [path.stat().st_size for path in output.rglob("*") if path.is_file()]
         # Before the release gets its name: make would not come by again to tidy up after a kill in between.
         remove_parts(args)

@@ -66,6 +66,7 @@ def eager_in_blocks(
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1), None
 
 
+transformers.utils.logging.set_verbosity_error()  # what it warns of and then fails by is one line of ours
 # Every family looks its attention up under this name, so none needs a change.
 ALL_ATTENTION_FUNCTIONS.register("eager", eager_in_blocks)
 

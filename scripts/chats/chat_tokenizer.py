@@ -22,7 +22,9 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
         raise InputError(directory, "a tokenizer (tokenizer.json)", "none")
     spare_torch()
     from transformers import AutoTokenizer
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()  # what it warns of and then fails by is one line of ours
     try:  # false and not left out: the library would ask at a terminal whether to run code of the checkpoint
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # the library raises anything when a user's files are damaged

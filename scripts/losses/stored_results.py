@@ -64,6 +64,8 @@ def read_chats(folder: Path) -> Chats:
     counts = read_arrays(folder / CHATS_NAME)
     if set(counts) != set(SCORED) or any(counts[name].ndim != 1 for name in SCORED):
         raise InputError(folder / CHATS_NAME, "tokens per chat of the reply and of all", ", ".join(counts)[:200])
+    if any(values.dtype != np.int64 or not values.size or values.min() < 1 for values in counts.values()):
+        raise InputError(folder / CHATS_NAME, "chats of one token and more (int64)", "others")
     if len(counts["all"]) != len(counts["reply"]) or (counts["reply"] > counts["all"]).any():
         raise InputError(folder / CHATS_NAME, "replies within their chats", "longer ones")
     return Chats([], masks_of(counts), counts)
@@ -73,7 +75,9 @@ def read_results(path: Path, references: Iterable[str], tokens: int) -> Arrays:
     """Return the arrays of a file, REFERENCE_MEASURE each [tokens]; raise InputError when it holds something else."""
     arrays = read_arrays(path)
     for name in (f"{reference}_{measure}" for reference in references for measure in MEASURES):
-        if name not in arrays or arrays[name].shape != (tokens,) or not np.isfinite(arrays[name]).all():
+        values = arrays.get(name)
+        numbers = values is not None and values.dtype == np.float64 and values.shape == (tokens,)
+        if not (numbers and np.isfinite(arrays[name]).all()):
             raise InputError(path, f"{name} of {tokens} tokens, all finite", "none or others", "remove it")
     return arrays
 

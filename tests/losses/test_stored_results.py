@@ -5,7 +5,7 @@ from pathlib import Path
 from files.safe_files import InputError
 from files.seals import MARKER
 from losses.stored_logits import StoredLogits
-from losses.stored_results import kept, read_arrays
+from losses.stored_results import CHATS_NAME, kept, read_arrays, read_chats
 
 import numpy as np
 import pytest
@@ -54,3 +54,10 @@ def test_damaged_results_and_logits_are_refused_in_one_line(tmp_path):
         logits.write_bytes(content)
         with pytest.raises(InputError, match="full-000000.npy: expected logits"):
             next(stored.chunks(0))
+
+
+@pytest.mark.parametrize("reply", [[2, -3], [2, 0], [2.0, 3.0], [], [2, 9]])
+def test_chats_of_no_tokens_are_refused(tmp_path, reply):
+    np.savez(tmp_path / CHATS_NAME, reply=np.array(reply), all=np.array([4, 5][: len(reply)]))
+    with pytest.raises(InputError, match="chats.npz: expected (chats of one token and more|replies within)"):
+        read_chats(tmp_path)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import build_draft
+import freeze_questions
 import generate_drop_map
 import plan_quants
 from chats.questions import read_rows
@@ -82,17 +83,11 @@ def write_asked(folder: Path) -> None:
     """Write a run whose questions are all answered, as ask_questions.py would find it."""
     import ask_questions  # here: it brings in what would make every fork of a campaign slower
 
-    shutil.copytree(folder / "evidence/run-pruned", folder / "evidence/asked")
-    given = [
-        "--name",
-        NAME,
-        "--gguf",
-        folder / QUANT,
-        "--tokenizer",
-        folder / "model",
-        "--run",
-        folder / "evidence/asked",
-    ]
+    run = folder / "evidence/asked"
+    shutil.copytree(folder / "evidence/run-pruned", run)
+    shutil.rmtree(run / "task")  # frozen again, with the files of lm-eval's task
+    call(freeze_questions.main, "--questions", folder / "evidence/scored.csv", "--output", run / "task")
+    given = ["--name", NAME, "--gguf", folder / QUANT, "--tokenizer", folder / "model", "--run", run]
     args = ask_questions.parse_args(list(map(str, given)))
     tokenizer, version = ask_questions.tokenizer_identity(args.tokenizer), find_llama_cpp(None).version()
     protocol = protocol_of(args, tokenizer, version, task_of(args.task).filter)

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import importlib
+import json
 import os
 import re
 import resource
@@ -23,9 +24,12 @@ from mutations.table import LABELS, MEASURED_ONCE, Command
 MEMORY_BYTES = 2 << 30
 LOADED = 10  # times as long may a command take on a loaded machine as it may use a processor
 TRACEBACK_CODE = 70
-# The digest of the mutated file, by which a record of the output names its input; and the room on this machine's disk.
-DIGEST = re.compile(rb"[0-9a-f]{12,64}|free here: [0-9.]+|\([0-9.]+ there\)|[0-9.]+ GiB free")
+# Digest and size of the mutated file, by which a record of the output names its input; and the room on this machine.
+DIGEST = re.compile(
+    rb"(\"bytes\": \d+,\s+)?(\"sha256\": \")?[0-9a-f]{12,64}|free here: [0-9.]+|\([0-9.]+ there\)|[0-9.]+ GiB free"
+)
 CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
+BAR = re.compile(r"[\w -]+: +\d+%\|")
 READ_BY_PEOPLE = (".md", ".html", ".txt", ".mk", ".csv")
 REFUSED, SAME, DIGEST_ONLY, SUBJECT = "refused", "same output", "only its digest", "its subject"
 LABEL, ONCE = "a label", "measured once"
@@ -185,7 +189,8 @@ class Workshop:
         if Path("/tmp/zq").exists():
             strays.append("/tmp/zq")
         start = len(f"{case}/case/")
-        kept = (name for name in outputs if name in after and not name.endswith(".log"))  # a log tells of its process
+        # A log tells of its process; from its state an analysis goes on, with --allow-nonfinite, say.
+        kept = (name for name in outputs if name in after and not name.endswith(".log") and ".state/" not in name)
         files = {name[start:]: (self.root / name).read_bytes() for name in kept}
         out, err = ((self.place / f"{name}.log").read_bytes() for name in ("out", "err"))
         return Outcome(code, out, err, files, strays)
@@ -207,9 +212,9 @@ class Workshop:
 
 
 def lines_of(err: bytes) -> list[str]:
-    """Return the lines that stay on a terminal: a progress bar writes over itself."""
+    """Return the lines that stay on a terminal: a progress bar writes over itself, and may stay when it is full."""
     found = [line.rsplit("\r", 1)[-1] for line in err.decode(errors="replace").split("\n")]
-    return [line for line in found if line.strip()]
+    return [line for line in found if line.strip() and not BAR.match(line)]
 
 
 def unsafe(outcome: Outcome) -> str:
@@ -279,12 +284,20 @@ def place_of(lines: list[str]) -> str:
     return re.sub(r'.*/scripts/(.*?)", line (\d+), in (\w+).*', r"\1:\2 \3", places[-1]) if places else "?"
 
 
+def same_form(name: str, data: bytes) -> bytes:
+    """Return a file's bytes, of JSON in one form: a copy of a record says the same with other blanks or with a mark."""
+    if name.endswith(".json"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.dumps(json.loads(data.decode("utf-8-sig")), indent=2).encode()
+    return data
+
+
 def without_digests(outcome: Outcome) -> dict[str, bytes]:
     """Return the texts of an outcome with all digests alike."""
     texts = {"stdout": outcome.out} | {
         n: d for n, d in outcome.files.items() if not n.endswith((".gguf", ".safetensors", ".png"))
     }
-    return {name: DIGEST.sub(b"#", data) for name, data in texts.items()}
+    return {name: DIGEST.sub(b"#", same_form(name, data)) for name, data in texts.items()}
 
 
 def difference(plain: Outcome, outcome: Outcome) -> str:

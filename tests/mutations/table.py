@@ -24,7 +24,7 @@ RELEASE_INPUTS = (
     f"evidence/logits/*/* pruned/text.txt pruned/statistics.safetensors {METADATA} evidence/scored.csv {QUANT}"
 )
 # Texts that a person has given, or a tool says of itself: another text is another label, and no number follows from it.
-LABELS = frozenset({"name", "gguf", "label", "note", "type", "criterion", "llama_cpp", "lm_eval"})
+LABELS = frozenset({"calibration", "name", "gguf", "label", "note", "type", "criterion", "llama_cpp", "lm_eval"})
 # What one record alone holds, by file: nothing that the command reads could contradict another value.
 OF_A_RUN = {"experts", "gguf_bytes", "drop_map"}  # a full model has no map
 OF_AN_ANSWER = {"prompt_tokens", "completion_tokens", "seconds", "asked_at", "attempts"}
@@ -39,7 +39,8 @@ MEASURED_ONCE = {
     "findings.json": {"specialisation", "weights", "outputs", "bf16", "maps", "missing"},
     "map.json": {"layers"},  # how many the model has is looked at where there is a model
     "expert_drop_metadata.json": {"question_ids", "layers"},  # neither the map nor the full model is at hand
-    ".gguf.json": {"tensors_per_type"},  # the records of files; make check-release counts the tensors themselves
+    # Of the records of files. make check-release counts the tensors themselves; a seal holds the others.
+    ".gguf.json": {"context", "tensors_per_type"},
 }
 
 
