@@ -25,7 +25,7 @@ from pathlib import Path
 from files.json_records import write_record
 from files.known_digests import held_sha256
 from files.option_types import command_parser
-from files.safe_files import InputError, directory_when_done, only_writer, remove, run, unchanged
+from files.safe_files import InputError, directory_when_done, only_writer, remove, run, shown, unchanged
 from files.sealed_lines import check_kept_lines
 from files.seals import check_kept
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
@@ -103,6 +103,15 @@ def check_run(directory: Path, mine: dict) -> dict:
         check_kept(directory / RUN)
     check_kept_lines(directory / ANSWERS, subjects_of(found))
     return found
+
+
+def check_answered(directory: Path, documents: list[dict]) -> None:
+    """Raise InputError when a run holds an answer to none of its questions: it would be found after hours of asking."""
+    asked = {document["Record ID"] for document in documents}
+    for record_id in read_answers(directory / ANSWERS):
+        if record_id not in asked:
+            found = f"one to {shown(record_id)}"
+            raise InputError(directory / ANSWERS, f"answers to its {len(asked)} questions", found, ANOTHER_OUTPUT)
 
 
 def check_same_run(directory: Path, mine: dict, found: dict) -> None:
@@ -242,6 +251,7 @@ def main(argv: list[str] | None = None) -> None:
         if going_on := is_begun(args.run):  # decided here, once
             resume_run(args.run)
             known = check_run(args.run, mine)
+            check_answered(args.run, documents)
         if is_asked(args.run, mine, documents):
             print(f"{args.run}: all {len(documents)} questions are answered already")
             return

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 from files.safe_files import run
@@ -147,15 +148,18 @@ class Workshop:
             path.unlink()
             path.write_bytes(format_of(case.input).apply(data, case.edit))
             os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        for name in command.writes.split():  # written in place: a link would reach the artefacts
-            path = self.place / "case/in" / name
-            if path.is_file() and not (case and case.input == name):
+        for path in self.written(command):  # written in place: a link would reach the artefacts
+            if path.is_file() and not (case and path == self.place / "case/in" / case.input):
                 data = path.read_bytes()
                 path.unlink()
                 path.write_bytes(data)
         before = stamps(self.root)
         code = self.call(command)
         return self.found(command, code, before)
+
+    def written(self, command: Command) -> list[Path]:
+        """Return the inputs that a command may write."""
+        return [path for name in command.writes.split() for path in (self.place / "case/in").glob(name)]
 
     def call(self, command: Command) -> int | None:
         """Fork, run, and wait; kill what is left of the process group."""
@@ -180,8 +184,9 @@ class Workshop:
         """Return what is there after a command."""
         after, case = stamps(self.root), str(self.place.relative_to(self.root))
         changed = {name for name in after.keys() | before.keys() if after.get(name) != before.get(name)}
-        ours = {f"{case}/case/in/{name}" for name in command.writes.split()}
-        outputs = {name for name in changed if name.startswith(f"{case}/case/out/")} | (changed & ours)
+        patterns = [f"{case}/case/in/{name}" for name in command.writes.split()]
+        ours = {name for name in changed if any(fnmatch(name, pattern) for pattern in patterns)}
+        outputs = {name for name in changed if name.startswith(f"{case}/case/out/")} | ours
         expected = {f"{case}/out.log", f"{case}/err.log"}
         # What was read is noted in the ledger of its build folder.
         expected |= {name for name in changed if "/tmp/output-locks-" in name or Path(name).name == LEDGER}

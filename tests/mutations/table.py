@@ -48,7 +48,8 @@ MEASURED_ONCE = {
 class Command:
     """One way to call a command; inputs are lists with blanks between.
 
-    writes: files below IN/ that it may write; weight: its share of the cases; quick: whether `make test` tries it;
+    writes: files below IN/ that it may write, with stars; weight: its share of the cases; quick: whether `make test`
+    tries it;
     refused: without a mutation, too, when all is read and written: these artefacts lack something at the end.
     """
 
@@ -376,11 +377,14 @@ AROUND = [
         "plan.json questions/few.csv model/config.json",
         "model/model.safetensors",
     ),
-    slow(
+    Command(
         "ask_questions",
         f"--name {NAME} --gguf IN/{QUANT} --tokenizer IN/model --run IN/evidence/asked",
-        "",
-        "evidence/asked/run.json evidence/asked/answers.jsonl evidence/asked/task/frozen.jsonl",
+        "evidence/asked/answers.jsonl",  # what is no answer any more is asked again
+        "evidence/asked/run.json evidence/asked/task/frozen.jsonl",
+        weight=0.2,
+        quick=False,
+        writes="evidence/asked/* evidence/asked/lm_eval/*",
     ),
 ]
 ASSISTANT, DRAFT = "repo/data/demo/assistant", "draft/mtp-Q8_0.gguf"

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ask_questions import check_run, is_asked
+from ask_questions import check_answered, check_run, is_asked
 from files.json_records import read_json, write_json, write_record
 from files.safe_files import InputError
 from files.seals import MARKER
@@ -80,6 +80,13 @@ def test_a_damaged_run_is_refused_and_not_asked_again(asked, key, value, words):
         with pytest.raises(InputError) as caught:
             read()
         assert words in str(caught.value) and "give another OUTPUT" in str(caught.value)
+
+
+def test_an_answer_to_none_of_the_questions_is_refused_before_more_are_asked(tmp_path):
+    append_answer(tmp_path / ANSWERS, ANSWER, "a run")
+    check_answered(tmp_path, [{"Record ID": "q"}, {"Record ID": "r"}])
+    with pytest.raises(InputError, match="answers.jsonl: expected answers to its 1 questions, found one to 'q'"):
+        check_answered(tmp_path, [{"Record ID": "r"}])
 
 
 @pytest.mark.parametrize(
