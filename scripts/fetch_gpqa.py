@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from chats.questions import GPQA_DATASET, GPQA_FILE, QUESTION_SEED, load_questions
-from files.fetched_files import GPQA_URL, HUB, FetchedRecord
+from files.fetched_files import GPQA_URL, HUB, FetchedRecord, check_online
 from files.json_records import write_record
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, partial_directory, remove, replace_when_done, run, sha256_file
@@ -30,9 +30,12 @@ def download_questions(folder: Path) -> Path:
     # The Hub's transfer library keeps pieces of downloads in the home directory. No question text may stay there.
     os.environ["HF_XET_CHUNK_CACHE_SIZE_BYTES"] = "0"
     logging.set_verbosity_error()  # it would report each of its attempts before the one line of ours
+    check_online(constants.HF_HUB_OFFLINE, "fetch GPQA Diamond")
     try:
-        # With local_dir the file does not go through the Hub's cache in the home directory either.
-        return Path(hf_hub_download(GPQA_DATASET, GPQA_FILE, repo_type="dataset", local_dir=folder))
+        # With local_dir the file does not go through the Hub's cache in the home directory. The client would still take
+        # one that lies there, whatever it holds, so the cache is an empty one of this download.
+        cache = folder / "cache"
+        return Path(hf_hub_download(GPQA_DATASET, GPQA_FILE, repo_type="dataset", local_dir=folder, cache_dir=cache))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
             f"{GPQA_DATASET}/{GPQA_FILE}",

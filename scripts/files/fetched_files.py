@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from files.json_records import FileRecord, read_record
-from files.safe_files import sha256_file
+from files.safe_files import InputError, sha256_file
 from files.seals import Seal, seals_over
 
 CALIBRATION_V5_URL = (
@@ -24,6 +24,13 @@ class FetchedRecord(FileRecord):
 
     what: ClassVar[str] = "the record of a downloaded file"
     url: str
+
+
+def check_online(offline: bool, wanted: str) -> None:
+    """Raise InputError where the Hub's client may not ask the Hub: what is fetched must be what lies there."""
+    if offline:
+        found = "HF_HUB_OFFLINE, by which the Hub's client takes whatever a cache holds"
+        raise InputError("the Hub", f"to be asked, to {wanted}", found, "unset it, or give a file of your own")
 
 
 def fetched_from(path: Path) -> str | None:

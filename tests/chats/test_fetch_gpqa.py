@@ -10,6 +10,7 @@ from files.safe_files import partial_directory
 
 import pytest
 
+REVISION = "0" * 40
 TEXT = (REPO / "data/demo/eval_questions.csv").read_bytes()
 
 
@@ -21,7 +22,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_HEAD(self):
         self.send_response(403 if self.gated else 200)
         self.send_header("ETag", '"0123456789"')
-        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("X-Repo-Commit", REVISION)
         self.send_header("Content-Length", "0" if self.gated else str(len(TEXT)))
         if self.gated:
             self.send_header("X-Error-Code", "GatedRepo")
@@ -42,11 +43,11 @@ def fetch(script, tmp_path):
     """Run fetch_gpqa.py against a Hub of our own, whose client keeps what it keeps in tmp_path/home."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
         threading.Thread(target=hub.serve_forever, args=(0.01,), daemon=True).start()  # polls for its end every 10 ms
-        yield lambda: script(
+        yield lambda offline=0: script(
             "fetch_gpqa.py",
             "--output",
             tmp_path / "build/gpqa_diamond.csv",
-            HF_HUB_OFFLINE=0,
+            HF_HUB_OFFLINE=offline,
             HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}",
             HF_HOME=tmp_path / "home",
             HF_TOKEN="",
@@ -75,6 +76,23 @@ def test_what_lies_where_the_download_goes_is_none(fetch, tmp_path, refused, mon
     monkeypatch.setattr(Hub, "gated", True)
     refused(fetch(), "access to the gated dataset")
     assert not (tmp_path / "build/gpqa_diamond.csv").exists()
+
+
+@pytest.mark.parametrize("offline", [0, 1])
+def test_what_lies_in_the_hubs_own_cache_is_none(fetch, tmp_path, refused, offline):
+    """The client takes a file of the asked revision from there, without a look at its bytes."""
+    cache = tmp_path / "home/hub/datasets--Idavidrein--gpqa"
+    false = cache / "snapshots" / REVISION / "gpqa_diamond.csv"
+    false.parent.mkdir(parents=True)
+    false.write_bytes(TEXT.replace(b"?", b"!"))
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(REVISION)
+    done = fetch(offline)
+    if offline:
+        refused(done, "the Hub: expected to be asked", "HF_HUB_OFFLINE", "a cache")
+        assert not list(tmp_path.glob("build/*"))
+    else:
+        assert done.returncode == 0 and (tmp_path / "build/gpqa_diamond.csv").read_bytes() == TEXT, done.stderr
 
 
 def test_without_access_the_message_says_how_to_get_it(fetch, tmp_path, refused, monkeypatch):
