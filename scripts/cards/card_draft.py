@@ -22,4 +22,4 @@ def draft_section(release: Release, serving: str) -> str:
         f"From the disk:\n\n```sh\nllama-server -m {model} --model-draft {file} \\\n    {flags}\n```"
     )
     numbers = f"Every answer's numbers are in `{DRAFT_NAME}`."
-    return section("Faster with a draft model", how, draft_table(results), numbers)
+    return section("Faster with a draft model", how, draft_table(results, evaluated=bool(release.scores)), numbers)

@@ -5,13 +5,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
-from gates.measured import TEXTS, known_quants
+from gates.measured import TEXTS, known_quants, question_breaks
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, experts_used_key, read_header
 from ggufs.sibling_choice import draft_pick
@@ -23,7 +23,9 @@ from quants.draft_record import DraftRecord, is_draft
 from quants.quant_record import record_path
 from release.manifest import CHECKPOINT, DIGITS
 from release.sources import find_evidence
-from scoring.score_records import read_summary
+from scoring.eval_protocol import recorded_protocol
+from scoring.lm_eval_samples import read_frozen
+from scoring.run_files import RUN, TASK_FOLDER, read_run
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME, check_same_answers
 from speed.greedy_answers import ask_greedily
@@ -82,15 +84,16 @@ def measured_file_breaks(name: str, lineage: Lineage, measured: list[dict], advi
     return found
 
 
-def asked_breaks(results: dict, questions: list[Path]) -> Breaks:
+def asked_breaks(results: dict, lineage: Lineage) -> Breaks:
     """The drafted answers are to the first questions of the evaluation, as the card says, and no longer than was asked.
 
-    questions: the files of `scored_files`.
+    Without an evaluation they are to those of a question file of the build, and the card does not say more.
     """
     count, longest = results["questions"], max(max(a["tokens"], default=0) for a in results["models"])
-    digests = {question_set_digest(load_questions(path, QUESTION_SEED)[:count]) for path in questions}
+    digests = {question_set_digest(load_questions(path, QUESTION_SEED)[:count]) for path in scored_files(lineage)}
+    whose = "the evaluation" if lineage.sources["runs"] else "a question file of the build"
     pairs: list[tuple[str, object, object]] = [
-        (f"the first {count} questions of the evaluation:", True, results["questions_sha256"] in digests),
+        (f"the first {count} questions of {whose}:", True, results["questions_sha256"] in digests),
         (f"answers of at most {results['max_tokens']} tokens:", True, longest <= results["max_tokens"]),
     ]
     return breaks_of(DRAFT_NAME, pairs, MEASURE_DRAFT)
@@ -136,13 +139,17 @@ def active_number_breaks(results: dict, header: GgufHeader) -> Breaks:
     return breaks_of(ACTIVE_NAME, pairs, MEASURE_ACTIVE)
 
 
+def asks(run: Path, questions: Path) -> bool:
+    """Tell whether a run was asked the questions of a file: by their words, for other words can have the same ids."""
+    protocol = recorded_protocol(run / RUN, read_run(run)["protocol"])
+    return not question_breaks(run, read_frozen(run / TASK_FOLDER), [questions], protocol)
+
+
 def scored_files(lineage: Lineage) -> list[Path]:
     """Return the question files whose questions the evaluation asked; all of the build where it has no scores."""
-    scored = {
-        answer["record_id"] for path in lineage.sources["runs"].values() for answer in read_summary(path)["answers"]
-    }
+    runs = [summary.parent for summary in lineage.sources["runs"].values()]
     files = list(lineage.sources["questions"].values())
-    return [path for path in files if not scored or read_ids(path) == scored]
+    return [path for path in files if not runs or any(asks(run, path) for run in runs)]
 
 
 def active_asked_breaks(results: dict, lineage: Lineage) -> Breaks:
@@ -195,7 +202,7 @@ def speed_gate(checked: Checked) -> Outcome:
             )
         found += draft_breaks(results, checked.sources["copies"][results["file"]], f16_sha256)
         found += measured_file_breaks(DRAFT_NAME, checked.lineage, results["models"], MEASURE_DRAFT)
-        found += asked_breaks(results, scored_files(checked.lineage))
+        found += asked_breaks(results, checked.lineage)
         found += draft_number_breaks(results, checked.sources["copies"][results["file"]], checked.manifest["name"])
         listed = sorted(checked.manifest["files"])
         for record in checked.records.values():

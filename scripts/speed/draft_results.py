@@ -96,10 +96,11 @@ def same_text(results: dict) -> str:
     return f"Greedy answers that are the same with and without it: {counts}."
 
 
-def draft_words(results: dict) -> str:
-    """Return whether the answers are the same, and how it was measured."""
+def draft_words(results: dict, evaluated: bool = False) -> str:
+    """Return whether the answers are the same, and how it was measured; evaluated: on questions that were scored."""
+    whose = " of the evaluation" * evaluated
     asked = (
-        f"Measured on {plural(results['questions'], 'question')} of the evaluation, greedily, at most "
+        f"Measured on {plural(results['questions'], 'question')}{whose}, greedily, at most "
         f"{results['max_tokens']} tokens of each answer, {plural(results['draft_tokens'], 'token')} drafted in a row. "
         f"Both ways took turns, {plural(results['rounds'], 'round')}. ± is one standard error: of the acceptance over "
         "questions, of the speed over rounds. Tokens per pass does not depend on the machine, tokens per second does."
@@ -107,9 +108,9 @@ def draft_words(results: dict) -> str:
     return f"{same_text(results)} {asked}"
 
 
-def draft_table(results: dict) -> str:
-    """Return the table of all models, and how it was measured."""
-    return f"{markdown_table(DRAFT_HEADS, draft_rows(results))}\n\n{draft_words(results)}"
+def draft_table(results: dict, evaluated: bool = False) -> str:
+    """Return the table of all models, and how it was measured (`draft_words`)."""
+    return f"{markdown_table(DRAFT_HEADS, draft_rows(results))}\n\n{draft_words(results, evaluated)}"
 
 
 def check_same_answers(results: dict) -> None:

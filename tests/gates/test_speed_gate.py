@@ -16,19 +16,14 @@ from damaged_build import Build
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked
 from gates.gates import records_gate
+from gates.lineage import Lineage
 from gates.remade_gates import draw_pictures_again
 from gates.running_gates import QUESTION, smallest
-from gates.speed_gate import (
-    active_asked_breaks,
-    asked_breaks,
-    measured_file_breaks,
-    scored_files,
-    speed_gate,
-    speed_gates,
-)
+from gates.speed_gate import active_asked_breaks, asked_breaks, measured_file_breaks, speed_gate, speed_gates
 from release.manifest import read_manifest
 from release.sources import read_evidence, read_sources
 from release_inputs import NAME, build, call, release_arguments
+from speed.draft_results import draft_words
 
 import pytest
 
@@ -153,21 +148,33 @@ def test_speeds_without_a_file_that_they_are_of_are_refused(release):
     assert "expected no speeds without GGUF files" in speed_gate(found).deviations[0]
 
 
+OF_EVALUATION = "the first 2 questions of the evaluation"
+
+
+def with_lookalike(lineage: Lineage, folder: Path) -> dict[str, Path]:
+    """Give a build a file of the scored ids with other words, and one that it does not know; return all by name."""
+    files = {path.name: path for path in lineage.sources["questions"].values()}
+    alike, others = folder / "alike.csv", folder / "others.csv"
+    alike.write_text(files["scored.csv"].read_text().replace("?", " indeed?"))
+    head, _, *lines = (DEMO / "eval_questions.csv").read_text().splitlines(keepends=True)
+    others.write_text("".join([head, *lines]))
+    lineage.sources["questions"]["alike"] = alike
+    return files | {"alike.csv": alike, "others.csv": others}
+
+
 @pytest.mark.parametrize(
     ("asked", "right", "words"),
     [
         ("scored.csv", [True], ""),
         ("eval_questions.csv", None, ""),
-        ("eval_questions.csv", [True], "the first 2 questions of the evaluation's question file, found others"),
+        ("eval_questions.csv", [True], f"{OF_EVALUATION}'s question file, found others"),
+        ("alike.csv", [True], f"{OF_EVALUATION}'s question file, found others"),
         ("others.csv", None, "the first 2 questions of a question file of the build, found others"),
     ],
 )
 def test_right_answers_are_to_the_questions_of_the_evaluation(pruned_demo, tmp_path, asked, right, words):
     lineage = Build(pruned_demo, tmp_path).checked.lineage
-    others = tmp_path / "others.csv"
-    head, _, *lines = (DEMO / "eval_questions.csv").read_text().splitlines(keepends=True)
-    others.write_text("".join([head, *lines]))
-    files = {path.name: path for path in [*lineage.sources["questions"].values(), others]}
+    files = with_lookalike(lineage, tmp_path)
     questions = load_questions(files[asked], QUESTION_SEED)[:2]
     digests = dict.fromkeys(("chats_sha256", "questions_sha256"), question_set_digest(questions))
     digests["texts_sha256"] = texts_digest(DEMO / "model", questions)
@@ -176,16 +183,21 @@ def test_right_answers_are_to_the_questions_of_the_evaluation(pruned_demo, tmp_p
     assert any(words in line for line in found) if words else not found, found
 
 
-def test_a_draft_model_s_gain_is_on_the_questions_of_the_evaluation(pruned_demo, tmp_path):
+@pytest.mark.parametrize(("asked", "scored_too"), [("scored.csv", True), ("alike.csv", False)])
+def test_a_draft_model_s_gain_is_on_the_questions_of_the_evaluation(pruned_demo, tmp_path, asked, scored_too):
+    """By their words: a file with the same Record IDs can ask anything."""
     lineage = Build(pruned_demo, tmp_path).checked.lineage
-    files = {path.name: path for path in lineage.sources["questions"].values()}
-    found = {}
-    for name in ("scored.csv", "eval_questions.csv"):
-        digest = question_set_digest(load_questions(files[name], QUESTION_SEED)[:2])
-        results = {"questions": 2, "questions_sha256": digest, "max_tokens": 1, "models": [{"tokens": [1, 1]}]}
-        found[name] = [str(error) for error in asked_breaks(results, scored_files(lineage))]
-    assert not found["scored.csv"]
-    assert "the first 2 questions of the evaluation: True, found False" in found["eval_questions.csv"][0]
+    digest = question_set_digest(load_questions(with_lookalike(lineage, tmp_path)[asked], QUESTION_SEED)[:2])
+    results = {"questions": 2, "questions_sha256": digest, "max_tokens": 1, "models": [{"tokens": [1, 1]}]}
+    found = [str(error) for error in asked_breaks(results, lineage)]
+    assert not found if scored_too else f"{OF_EVALUATION}: True, found False" in found[0]
+    lineage.sources["runs"].clear()
+    assert not asked_breaks(results, lineage)
+
+
+def test_only_a_card_with_scores_says_that_the_questions_are_the_evaluation_s(release, measured):
+    results, words = read_evidence(measured / "draft.json", "draft.json"), "2 questions of the evaluation"
+    assert words in draft_words(results, evaluated=True) and words not in (release / "README.md").read_text()
 
 
 def test_an_older_record_of_active_experts_is_to_be_made_again(measured, tmp_path):
