@@ -111,15 +111,16 @@ MEASURE_QUALITY = $(PYTHON) scripts/measure_quality.py \
   --calibration $(CALIBRATION_TEXT) --chose $(DROP_MAP_FILE) $(QUALITY_CHATS:%=--limit %) --score $(QUALITY_SCORE) \
   --gpu-layers $(GPU_LAYERS) --cache $(FULL)/logits --output $@
 DRAFT_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) \
-  $(call setting,DRAFT DRAFT_TYPE DRAFT_TOKENS DRAFT_QUESTIONS EVAL_QUANT GPU_LAYERS)
+  $(call setting,DRAFT DRAFT_TYPE DRAFT_TOKENS DRAFT_QUESTIONS EVAL_QUANT CTX GPU_LAYERS)
 MEASURE_DRAFT = $(PYTHON) scripts/measure_draft.py --draft $(DRAFT_FILE) --draft-tokens $(DRAFT_TOKENS) \
   --gguf $(NAME)=$(call full_quant,$(EVAL_QUANT)) $(PRUNED_NAME)=$(call pruned_quant,$(EVAL_QUANT)) \
-  --questions $(EVAL_QUESTIONS) --limit $(DRAFT_QUESTIONS) --gpu-layers $(GPU_LAYERS) --output $(DRAFT_GAIN)
+  --questions $(EVAL_QUESTIONS) --limit $(DRAFT_QUESTIONS) --context $(CTX) --gpu-layers $(GPU_LAYERS) \
+  --output $(DRAFT_GAIN)
 ACTIVE_SETTINGS := EVAL_QUESTIONS=$(EVAL_DIGEST) \
   $(call setting,EVAL_QUANT ACTIVE_EXPERTS ACTIVE_SCORED QUALITY_CHATS CTX REASONING_BUDGET MAX_GEN_TOKS GPU_LAYERS)
 # For speed alone short answers do. A score needs whole ones, thoughts included.
-ACTIVE_ANSWERS := $(if $(filter yes,$(ACTIVE_SCORED)),--scored --rounds 1 --context $(CTX) \
-  --answer-tokens $(MAX_GEN_TOKS) --reasoning-budget $(REASONING_BUDGET))
+ACTIVE_ANSWERS := --context $(CTX) --reasoning-budget $(REASONING_BUDGET) \
+  $(if $(filter yes,$(ACTIVE_SCORED)),--scored --rounds 1 --answer-tokens $(MAX_GEN_TOKS))
 MEASURE_ACTIVE = $(PYTHON) scripts/measure_active_experts.py --name $(PRUNED_NAME) --model $(FULL)/checkpoint \
   --gguf $(call pruned_quant,$(EVAL_QUANT)) $(if $(ACTIVE_EXPERTS),--counts $(ACTIVE_EXPERTS)) \
   --questions $(EVAL_QUESTIONS) $(QUALITY_CHATS:%=--limit %) --gpu-layers $(GPU_LAYERS) $(ACTIVE_ANSWERS) \

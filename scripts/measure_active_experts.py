@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
         "questions": len(asked),
         "questions_sha256": question_set_digest(asked),
         "max_tokens": args.answer_tokens,
-        "rounds": args.rounds,
+        **{key: getattr(args, key) for key in ("reasoning_budget", "context", "gpu_layers", "rounds")},
         **{key: inputs[key] for key in ("texts_sha256", "llama_cpp", "tools_sha256")},
         "rows": rows,
     }

@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     results = {
         "file": args.draft.name,
         **{key: draft[key] for key in ("type", "bytes", "parameters", "sha256")},
-        **{key: getattr(args, key) for key in ("draft_tokens", "max_tokens", "rounds")},
+        **{key: getattr(args, key) for key in ("draft_tokens", "max_tokens", "context", "gpu_layers", "rounds")},
         "questions": len(questions),
         "questions_sha256": question_set_digest(questions),
         "llama_cpp": tools.version(),

@@ -107,10 +107,11 @@ class Record(Fields):
 
     `what` names the file in messages. `current` is the version of its form. It goes up when a field changes its name or
     meaning, so that an older file is refused and never misread. `any_letters`: it holds a model's own words, in which a
-    control character may be; none of them is printed.
+    control character may be; none of them is printed. `again`: what makes it again, in messages.
     """
 
     what: ClassVar[str]
+    again: ClassVar[str] = "make it again"
     current: ClassVar[int] = 1
     any_letters: ClassVar[bool] = False
     version: int
@@ -146,11 +147,12 @@ def control_in(value: object, field: str = "") -> tuple[str, str] | None:
     return None
 
 
-def check_record(path: object, content: dict, kind: type[Record], again: str = "make it again") -> dict:
+def check_record(path: object, content: dict, kind: type[Record], again: str = "") -> dict:
     """Return a record's content unchanged; raise InputError when its version or a field is not as `kind` defines it.
 
-    again: what to do about it.
+    again: what to do about it (default: what `kind` says).
     """
+    again = again or kind.again
     # The version comes first: of an older file that is the reason, and a missing field only follows from it.
     if content.get("version") != kind.current:
         found = f"version {content['version']!r}"[:SHOWN_CHARACTERS] if "version" in content else "no version"
@@ -189,8 +191,8 @@ def _refused_field(path: object, what: str, again: str, error: ValidationError) 
     return InputError(path, f"{what} whose {field!r} is {rule}", found, again)
 
 
-def read_record(path: Path, kind: type[Record], again: str = "make it again") -> dict:
-    """Read a record; raise InputError when it is missing or is not one of that kind. again: what to do about it."""
+def read_record(path: Path, kind: type[Record], again: str = "") -> dict:
+    """Read a record; raise InputError when it is missing or is not one of that kind; again: as in `check_record`."""
     return check_record(path, read_json(path), kind, again)
 
 

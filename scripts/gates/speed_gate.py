@@ -26,13 +26,15 @@ from release.sources import find_evidence
 from scoring.eval_protocol import recorded_protocol
 from scoring.lm_eval_samples import read_frozen
 from scoring.run_files import RUN, TASK_FOLDER, read_run
-from speed.active_experts import ACTIVE_NAME
-from speed.draft_results import DRAFT_NAME, check_same_answers
+from scoring.score_records import SCORES_NAME, Scores
+from speed.active_experts import ACTIVE_NAME, ActiveExperts
+from speed.draft_results import DRAFT_NAME, DraftResults, check_same_answers
 from speed.greedy_answers import ask_greedily
 
 SERVER_FLAGS = ["-c", "2048", "-np", "1", "--reasoning-format", "deepseek", "--reasoning-budget", "64"]
 ANSWER_TOKENS = 128
-MEASURE_DRAFT, MEASURE_ACTIVE = "run `make draft REPLACE=draft`", "run `make active-experts REPLACE=draft`"
+MEASURE_DRAFT, MEASURE_ACTIVE = DraftResults.again, ActiveExperts.again
+AS_SCORED = ("context", "reasoning_budget", "gpu_layers")  # of the protocol, as far as a record of speeds has them
 
 
 def active_breaks(results: dict, f16_sha256: str) -> list[InputError]:
@@ -170,6 +172,20 @@ def active_asked_breaks(results: dict, lineage: Lineage) -> Breaks:
     return [InputError(ACTIVE_NAME, expected, "others", MEASURE_ACTIVE)]
 
 
+def protocol_breaks(name: str, results: dict, lineage: Lineage, advice: str) -> Breaks:
+    """What was measured ran as the scored answers did that the card shows beside it; without scores there is no rule.
+
+    Right answers had as many tokens, too. Drafted answers and those that are only timed are shorter, as the card says.
+    """
+    scores = lineage.sources["copies"].get(SCORES_NAME)
+    protocol = read_record(scores, Scores)["protocol"] if scores else {}
+    mine = {key: results[key] for key in AS_SCORED if key in results}
+    if any(row["right"] is not None for row in results.get("rows", [])):
+        mine["max_gen_toks"] = results["max_tokens"]
+    pairs = [(f"the evaluation's {key}:", protocol[key], value) for key, value in mine.items() if key in protocol]
+    return breaks_of(name, pairs, advice)
+
+
 def drafts_of(checked: Checked) -> list[str]:
     """Return the draft models of a release, by name."""
     return [name for name in sorted(checked.manifest["files"]) if is_draft(Path(name))]
@@ -191,6 +207,7 @@ def speed_gate(checked: Checked) -> Outcome:
         found += measured_file_breaks(ACTIVE_NAME, checked.lineage, [active], MEASURE_ACTIVE)
         found += active_number_breaks(active, read_header(checked.first_part(next(iter(checked.records.values())))))
         found += active_asked_breaks(active, checked.lineage)
+        found += protocol_breaks(ACTIVE_NAME, active, checked.lineage, MEASURE_ACTIVE)
     if bool(drafts) != bool(results) or results and drafts != [results["file"]]:
         expected = f"one draft model and its {DRAFT_NAME}"
         found.append(InputError(checked.folder, expected, ", ".join(drafts) or "no draft model"))
@@ -203,6 +220,7 @@ def speed_gate(checked: Checked) -> Outcome:
         found += draft_breaks(results, checked.sources["copies"][results["file"]], f16_sha256)
         found += measured_file_breaks(DRAFT_NAME, checked.lineage, results["models"], MEASURE_DRAFT)
         found += asked_breaks(results, checked.lineage)
+        found += protocol_breaks(DRAFT_NAME, results, checked.lineage, MEASURE_DRAFT)
         found += draft_number_breaks(results, checked.sources["copies"][results["file"]], checked.manifest["name"])
         listed = sorted(checked.manifest["files"])
         for record in checked.records.values():

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from files.display import markdown_table, percent_with_error, plural, with_error
 from files.json_records import Fields, Record, Sha256
-from speed.round_speeds import factor_in_words, mean_speed
+from speed.round_speeds import factor_in_words, mean_speed, where_in_words
 
 ACTIVE_NAME = "active-experts.json"
 ACTIVE_PICTURE = "active-experts.png"
@@ -32,11 +32,12 @@ class ActiveExperts(Record):
     """What was measured: the file, its own number of active experts, how, and a row for each number.
 
     chats_sha256, texts_sha256: of the chats of the loss, their questions and their token ids; chat_max_tokens: where
-    these were cut; questions_sha256: of the questions that were answered.
+    these were cut; questions_sha256: of the questions that were answered; reasoning_budget: tokens of their thoughts.
     """
 
     what: ClassVar[str] = "the record of measure_active_experts.py"
-    current: ClassVar[int] = 2
+    current: ClassVar[int] = 3
+    again: ClassVar[str] = "run `make active-experts REPLACE=draft`"
     name: str
     gguf: str
     gguf_sha256: Sha256
@@ -51,6 +52,9 @@ class ActiveExperts(Record):
     questions: int
     questions_sha256: Sha256
     max_tokens: int
+    reasoning_budget: int
+    context: int
+    gpu_layers: int
     rounds: int
     llama_cpp: str
     tools_sha256: Sha256 | None = None  # of the build of llama.cpp; older records have none
@@ -99,8 +103,8 @@ def active_words(results: dict) -> str:
         f"All rows are `{results['gguf']}`. KLD (nats per token, ± one standard error) is against the same file with "
         f"its own {results['own']} active experts, over {results['chat_tokens']} tokens of "
         f"{plural(results['chats'], 'chat')}. Speed: greedy answers to {plural(results['questions'], 'question')} of "
-        f"at most {results['max_tokens']} tokens, all numbers in turn, {plural(results['rounds'], 'round')}, ± one "
-        f"standard error over rounds.{scored}"
+        f"at most {results['max_tokens']} tokens, all numbers in turn, {plural(results['rounds'], 'round')}, "
+        f"{where_in_words(results)}, ± one standard error over rounds.{scored}"
     )
 
 

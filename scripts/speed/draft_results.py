@@ -6,7 +6,7 @@ from files.display import markdown_table, plural
 from files.json_records import Fields, Record, Sha256
 from files.safe_files import InputError
 from scoring.paired_statistics import mean_and_error
-from speed.round_speeds import factor_in_words, mean_speed
+from speed.round_speeds import factor_in_words, mean_speed, where_in_words
 
 import numpy as np
 
@@ -43,6 +43,8 @@ class DraftResults(Record):
     """What was measured: the file, the settings, the full and the pruned model."""
 
     what: ClassVar[str] = "the record of measure_draft.py"
+    current: ClassVar[int] = 2
+    again: ClassVar[str] = "run `make draft REPLACE=draft`"
     file: str
     type: str
     bytes: int
@@ -50,6 +52,8 @@ class DraftResults(Record):
     sha256: Sha256
     draft_tokens: int
     max_tokens: int
+    context: int
+    gpu_layers: int
     rounds: int
     questions: int
     questions_sha256: Sha256
@@ -101,7 +105,8 @@ def draft_words(results: dict, evaluated: bool = False) -> str:
     whose = " of the evaluation" * evaluated
     asked = (
         f"Measured on {plural(results['questions'], 'question')}{whose}, greedily, at most "
-        f"{results['max_tokens']} tokens of each answer, {plural(results['draft_tokens'], 'token')} drafted in a row. "
+        f"{results['max_tokens']} tokens of each answer, {plural(results['draft_tokens'], 'token')} drafted in a row, "
+        f"{where_in_words(results)}. "
         f"Both ways took turns, {plural(results['rounds'], 'round')}. ± is one standard error: of the acceptance over "
         "questions, of the speed over rounds. Tokens per pass does not depend on the machine, tokens per second does."
     )

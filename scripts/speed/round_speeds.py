@@ -7,7 +7,7 @@ error is one over rounds, not over questions.
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from files.display import digits
+from files.display import digits, plural
 
 import numpy as np
 
@@ -32,6 +32,12 @@ def factor_in_words(speeds: list[float], reference: list[float]) -> str:
     """Return the factor with its standard error, where there is one."""
     factor, error = factor_and_error(speeds, reference)
     return f"{factor:.2f}" if error is None else " ± ".join(digits(factor, max(error, 0.01)))
+
+
+def where_in_words(results: dict) -> str:
+    """Return in what context and on what a record's answers ran; results: of either record of speeds."""
+    layers = plural(results["gpu_layers"], "layer")
+    return f"in a context of {results['context']} tokens, {layers} on the GPU, if there is one"
 
 
 def mean_speed(speeds: list[float]) -> str:

@@ -19,7 +19,14 @@ from gates.gates import records_gate
 from gates.lineage import Lineage
 from gates.remade_gates import draw_pictures_again
 from gates.running_gates import QUESTION, smallest
-from gates.speed_gate import active_asked_breaks, asked_breaks, measured_file_breaks, speed_gate, speed_gates
+from gates.speed_gate import (
+    active_asked_breaks,
+    asked_breaks,
+    measured_file_breaks,
+    protocol_breaks,
+    speed_gate,
+    speed_gates,
+)
 from release.manifest import read_manifest
 from release.sources import read_evidence, read_sources
 from release_inputs import NAME, build, call, release_arguments
@@ -200,10 +207,36 @@ def test_only_a_card_with_scores_says_that_the_questions_are_the_evaluation_s(re
     assert words in draft_words(results, evaluated=True) and words not in (release / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("draft.json", {}, ""),
+        ("draft.json", {"context": 4096}, "the evaluation's context: 32768, found 4096"),
+        ("draft.json", {"gpu_layers": 0}, "the evaluation's gpu_layers: 99, found 0"),
+        ("active-experts.json", {"rows": [{"right": None}], "max_tokens": 256}, ""),
+        ("active-experts.json", {"rows": [{"right": [True]}], "max_tokens": 24576}, ""),
+        (
+            "active-experts.json",
+            {"rows": [{"right": [True]}], "max_tokens": 256},
+            "the evaluation's max_gen_toks: 24576",
+        ),
+        ("active-experts.json", {"reasoning_budget": -1}, "the evaluation's reasoning_budget: 16384, found -1"),
+    ],
+)
+def test_what_stands_beside_scores_ran_by_their_protocol(pruned_demo, tmp_path, name, changes, words):
+    lineage = Build(pruned_demo, tmp_path).checked.lineage
+    budget = {} if name == "draft.json" else {"reasoning_budget": 16384}
+    results = {"context": 32768, "gpu_layers": 99, **budget, **changes}
+    found = [str(error) for error in protocol_breaks(name, results, lineage, "")]
+    assert len(found) == 1 and words in found[0] if words else not found, found
+    lineage.sources["copies"].pop("scores.json")
+    assert not protocol_breaks(name, results, lineage, "")
+
+
 def test_an_older_record_of_active_experts_is_to_be_made_again(measured, tmp_path):
     content = json.loads((measured / "active-experts.json").read_text())
     (tmp_path / "old.json").write_text(json.dumps({**content, "version": 1}))
-    with pytest.raises(InputError, match="version 2, found version 1; make it again"):
+    with pytest.raises(InputError, match="version 3, found version 1; run `make active-experts REPLACE=draft`"):
         read_evidence(tmp_path / "old.json", "active-experts.json")
 
 

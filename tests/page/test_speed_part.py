@@ -24,8 +24,9 @@ def pristine(tmp_path_factory) -> Path:
     source = {"gguf": "pruned-Q6_K.gguf", "gguf_sha256": DIGEST, "source_sha256": f16}
     answers = {"name": "pruned", **source, "same": [True, True], "tokens": [12, 8], "drafted": [8, 8]}
     answers |= {"accepted": [6, 4], "speeds": [30.0, 28.0], "speeds_without": [20.0, 20.0]}
+    where = {"context": 4096, "gpu_layers": 0}
     draft = {"file": "mtp-pruned-Q8_0.gguf", "type": "Q8_0", "bytes": 3 << 30, "parameters": 1000, "sha256": DIGEST}
-    draft |= {"draft_tokens": 2, "max_tokens": 64, "rounds": 2, "questions": 2, "questions_sha256": DIGEST}
+    draft |= {"draft_tokens": 2, "max_tokens": 64, "rounds": 2, "questions": 2, "questions_sha256": DIGEST, **where}
     write_record(folder / "draft.json", {**draft, "llama_cpp": "1", "models": [answers]}, DraftResults)
     rows = [
         {"experts": 8, "kld": [0.0, 0.0], "same_top": [1.0, 0.0], "speeds": [20.0, 20.0], "right": [True, True]},
@@ -39,7 +40,8 @@ def pristine(tmp_path_factory) -> Path:
     ]
     active = {"name": "pruned", **source, "key": "gemma4.expert_used_count", "own": 8, "chats": 2, "chat_tokens": 90}
     active |= {f"{of}_sha256": DIGEST for of in ("chats", "texts", "questions")} | {"chat_max_tokens": 64}
-    active |= {"questions": 2, "max_tokens": 64, "rounds": 2, "llama_cpp": "1", "rows": rows}
+    active |= {"questions": 2, "max_tokens": 64, "rounds": 2, "llama_cpp": "1", "rows": rows, **where}
+    active["reasoning_budget"] = -1
     write_record(folder / "active-experts.json", active, ActiveExperts)
     tower = {"name": "pruned", "type": "F16", "towers": ["vision"], "projection_width": 256, "parameters": 12345}
     tower |= {"tensors_per_type": {"F16": 2}, "added": [], "towers_sha256": DIGEST, "source_sha256": DIGEST}

@@ -60,6 +60,7 @@ def test_the_sweep_measures_loss_speed_and_right_answers(built, tmp_path):
     results = read_record(output.with_suffix(".json"), ActiveExperts)
     own, half, least = results["rows"]
     assert [row["experts"] for row in results["rows"]] == [8, 4, 1] and results["own"] == 8
+    assert [results[key] for key in ("reasoning_budget", "context", "gpu_layers", "max_tokens")] == [-1, 4096, 0, 256]
     assert own["kld"] == [0, 0] and 0 < half["kld"][0] < least["kld"][0]
     assert sum(own["right"]) >= 2 and all(len(row["right"]) == 3 and row["speeds"][0] > 0 for row in results["rows"])
     assert f"| {' | '.join(active_rows(results)[1])} |" in output.read_text()

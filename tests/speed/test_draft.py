@@ -127,6 +127,7 @@ def test_answers_stay_and_most_drafts_are_accepted(built, tmp_path):
     common = ["--draft", built / DRAFT, "--questions", DEMO / "eval_questions.csv", "--limit", 3, "--rounds", 1]
     call(measure_draft.main, *common, "--gguf", f"demo={built / 'Q8_0.gguf'}", "--output", output)
     results = read_record(output.with_suffix(".json"), DraftResults)
+    assert (results["context"], results["gpu_layers"]) == (4096, 0)
     answers = results["models"][0]
     assert answers["same"] == [True] * 3 and min(answers["tokens"]) > 5
     assert acceptance(answers)[0] > 0.4 and tokens_per_pass(answers) > 1.4
