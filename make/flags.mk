@@ -227,6 +227,7 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   $(if $(DRAWN)$(filter CD-%,$(ASKED_QUANTS)),--statistics $(STATS)) $(call there,--sensitivity,$(SENSITIVITY)) \
   --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \
+  $(call there,--full-imatrix,$(FULL_GGUF)/imatrix.gguf.json) \
   $(if $(RELEASE_RECORDS),--runs $(FULL_EVAL) $(PRUNED_EVAL)) \
   --quants $(FULL_RECORDS) $(PRUNED_RECORDS) $(call of_ggufs,$(if $(RELEASE_QUALITY),--logits $(FULL)/logits)) \
   $(call of_ggufs,$(RELEASE_QUALITY:%=--quality %) $(RELEASE_ACTIVE:%=--active-experts %) \

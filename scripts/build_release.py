@@ -45,6 +45,7 @@ from files.json_records import CONTROL, write_record
 from files.option_types import VERSION_FILE, command_parser, named_path, positive
 from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, remove, run, shown
 from findings.findings_record import FINDINGS_NAME
+from gates.compared import compared_breaks
 from gates.lineage import Lineage, lineage_breaks
 from gates.loops_gate import loop_breaks
 from gates.measured import quality_breaks, score_breaks
@@ -79,7 +80,7 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
     for gguf, record in records.items():
         check_facts(gguf, record)
     lineage = Lineage(args.name, by_name, {gguf.name: gguf for gguf in records}, sources_of(args))
-    found = lineage_breaks(lineage)
+    found = lineage_breaks(lineage) + compared_breaks(lineage)
     if not found and args.scores:
         found = score_breaks(lineage)
     if not found and args.quality:
@@ -240,7 +241,8 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
     origins = {
         name: getattr(args, name) for name in ("map", "statistics", "f16", "logits", "calibration", "sensitivity")
     }
-    origins |= {"imatrix": args.imatrix_record, "full f16": args.full_f16, "source": args.source}
+    origins |= {"imatrix": args.imatrix_record, "full imatrix": args.full_imatrix}
+    origins |= {"full f16": args.full_f16, "source": args.source}
     origins |= {"loop answers": args.loop_answers, "loop prompts": args.loop_prompts}
     origins |= {f"findings {name}": Path(path) for name, path in args.findings_from}
     return {
@@ -310,6 +312,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source = "checkpoint of the full model, whose small files the pruned one has, and whose card the licence"
     add("--source", type=Path, required=True, help=source)
     add("--imatrix-record", type=Path, help="record of the imatrix (imatrix.gguf.json), which names its text")
+    add("--full-imatrix", type=Path, help="record of the full model's imatrix, which scores of its quants need")
     add("--calibration", type=Path, help="calibration text of the imatrix, in which the questions are looked for")
     add("--sensitivity", type=Path, help="file of measure_sensitivity.py, which AUTO files need")
     add("--runs", type=Path, nargs="*", default=[], help="summaries that --scores compares, in their directories")

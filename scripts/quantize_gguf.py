@@ -40,7 +40,7 @@ from quants.layer_tiers import cd_choices
 from quants.padded_model import padded_bytes, quantised_files, recorded_widths, shapes_of
 from quants.quant_plan import FLOAT_TYPES, QuantPlan, check_covers, check_float, check_larger, plan_quant
 from quants.quant_record import QuantRecord, record_path
-from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
+from quants.recipe_choice import add_recipe_arguments, auto_choices, check_target, recipe_for
 from quants.recipes import RECIPES, Recipe, check_quant, target_bytes, type_in_name
 
 import numpy as np
@@ -50,7 +50,10 @@ CHECK_HEADER_BYTES = 20 + 4 * CHECK_TOKENS  # of llama-perplexity's file of logi
 CHECKED_POSITIONS = CHECK_TOKENS // 2 - 1  # llama-perplexity scores the second half of its context
 CHECK_TEXT = " ".join(f"{n} plus {n} is {2 * n}." for n in range(CHECK_TOKENS))
 # What of a record decides whether a file must be built again; the rest follows from it or is for people.
-RECORD_PROOF = ("type", "base", "arguments", "padded", "llama_cpp", "tools_sha256", "source_sha256", "imatrix_sha256")
+RECORD_PROOF = (
+    *("type", "base", "arguments", "padded", "auto_padding", "auto_measured_on"),
+    *("llama_cpp", "tools_sha256", "source_sha256", "imatrix_sha256"),
+)
 
 
 def quantize_command(
@@ -242,6 +245,7 @@ def record_of(args: argparse.Namespace, llama_cpp: LlamaCpp, header: GgufHeader,
         "arguments": plan.recipe.arguments,
         "note": plan.recipe.note,
         **cd_choices(plan.recipe, args),
+        **auto_choices(plan.recipe, args),
         **({"padded": recorded_widths(header, plan.recipe)} if plan.recipe.pad else {}),
         "llama_cpp": llama_cpp.version(),
         "tools_sha256": None if plan.copies else llama_cpp.digest(),

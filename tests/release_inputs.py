@@ -147,7 +147,8 @@ def prune_and_quantise(script, demo: Path, folder: Path) -> None:
         done = script("convert_to_gguf.py", "--model", model, "--name", name, "--output", output)
         assert done.returncode == 0, done.stderr
     call(render_calibration.main, "--model", demo / "model", "--questions", few, "--output", text)
-    call(build_imatrix.main, "--model", f16, "--calibration", text, "--output", imatrix)
+    for model, output in ((f16, imatrix), (folder / "full-F16.gguf", folder / "full-imatrix.gguf")):
+        call(build_imatrix.main, "--model", model, "--calibration", text, "--output", output)
     for quant in QUANTS:
         more: list[object] = [] if quant == "F16" else ["--imatrix", imatrix]
         more += ["--cd-tiers", "0/1/2"] if quant.startswith("CD-") else []
@@ -313,6 +314,7 @@ def write_base_record(pruned: Path, folder: Path) -> Path:
         "bits_per_weight": round(plan.bits_per_weight, 3),
         "sha256": "2" * 64,
         "source_sha256": sha256_file(source),
+        "imatrix_sha256": sha256_file(pruned / "full-imatrix.gguf"),
     }
     with as_command("quantize_gguf"):
         write_record(folder / "gemma-4-demo-Q6_K.gguf.json", {**record, **full}, QuantRecord)
@@ -391,6 +393,7 @@ def origins_of(pruned: Path, more: tuple[object, ...]) -> list[object]:
         "f16": "F16.gguf.json",
         "full-f16": "full-F16.gguf.json",
         "imatrix-record": "imatrix.gguf.json",
+        "full-imatrix": "full-imatrix.gguf.json",
         "calibration": "text.txt",
     }
     found: list[object] = ["--source", DEMO / "model"]
@@ -460,9 +463,9 @@ def change_json(path: Path, **values: object) -> None:
 
 
 def copy_of_quants(pruned: Path, folder: Path, *quants: str) -> Path:
-    """Copy quants with their records, the F16 model and the metadata, which a test may damage; return the folder."""
+    """Copy quants with their records, the F16 models and the metadata, which a test may damage; return the folder."""
     names = ["F16.gguf", "F16.gguf.json", "imatrix.gguf", "imatrix.gguf.json", "map.json", "statistics.safetensors"]
-    names += ["full-F16.gguf", "full-F16.gguf.json", "text.txt"]
+    names += ["full-F16.gguf", "full-F16.gguf.json", "full-imatrix.gguf", "full-imatrix.gguf.json", "text.txt"]
     names += [f"checkpoint/{path.name}" for path in (pruned / "checkpoint").iterdir()]
     for quant in quants:
         gguf = Path(f"{NAME}-{quant}.gguf")

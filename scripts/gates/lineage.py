@@ -25,16 +25,12 @@ from ggufs.gguf_outline import file_or_outline
 from ggufs.gguf_padding import UNPADDED
 from ggufs.imatrix import ImatrixRecord, read_imatrix_record
 from losses.quality_record import QUALITY_NAME
-from quants.quant_record import ConversionRecord, QuantRecord, of_other_builds
-from quants.recipes import target_bytes
+from quants.quant_record import ConversionRecord, of_other_builds
 from release.gguf_parts import tensors_of
 from release.manifest import BUILD_AGAIN, DIGITS, MANIFEST
-from scoring.score_records import SCORES_NAME, Scores
+from scoring.score_records import SCORES_NAME
 
 OTHER_BUILD = "it is of another build; run `make release`"
-ANOTHER_IMATRIX = "build it again with the imatrix of its model (REPLACE=quants)"
-ONE_RECIPE = "quantise the full model by the same settings (REPLACE=cd)"
-OF_A_RECIPE = ("arguments", "base", "cd_scope", "cd_recipe", "cd_protect", "cd_rule", "cd_cuts", "cd_tiers")
 OTHER_FULL = "drop the experts and convert the full model again, both from one checkpoint"
 # What only a choice from statistics gives. copy_drop_map.py leaves it out: nothing shows that it belongs to the map.
 OF_A_CHOICE = ("analysis", "bootstrap", "domains", "held_out_question_ids", "protect_top", "reconstruction")
@@ -371,42 +367,10 @@ def quant_breaks(lineage: Lineage) -> Breaks:
     return found
 
 
-def scored_breaks(lineage: Lineage) -> Breaks:
-    """Scored and measured quants, the full model's too, were made by this build's text, and those of one type alike.
-
-    Else a full model that was quantised by a poor text, by none, or by another recipe of that name, would make the
-    pruned one look good. quantize_gguf.py takes no imatrix of another model.
-    """
-    ours = {lineage.f16_sha256, *([lineage.full["sha256"]] if lineage.knows_full else [])}
-    quants = [(path, read_record(path, QuantRecord)) for path in lineage.sources["quants"].values()]
-    known = [(path, record) for path, record in quants if record["source_sha256"] in ours]
-    found: Breaks = []
-    for path, record in known:
-        if record["imatrix_sha256"]:
-            text = lineage.origin("calibration")
-            what = f"a quant by the text {text.name}, sha256"
-            found += breaks_of(path, [(what, sha256_file(text), record["calibration_sha256"])], ANOTHER_IMATRIX)
-    scores = lineage.sources["copies"].get(SCORES_NAME)
-    rows = read_record(scores, Scores)["rows"] if scores else []
-    scored = {row["gguf_sha256"] for row in rows}
-    made: dict[str, tuple[bool, dict]] = {}
-    for path, record in known:
-        if record["sha256"] in scored:
-            kind = record["type"]
-            # AUTO's types follow from the sensitivities, which each model has its own of.
-            fields = OF_A_RECIPE if target_bytes(kind) is None else OF_A_RECIPE[1:]
-            mine = record["imatrix_sha256"] is not None, {name: record.get(name) for name in fields}
-            by_text, recipe = made.setdefault(kind, mine)
-            what = f"the scored {kind} files made with an imatrix:"
-            found += breaks_of(path, [(what, by_text, mine[0])], ANOTHER_IMATRIX)
-            found += breaks_of(path, [(f"the scored {kind} files made by one recipe:", recipe, mine[1])], ONE_RECIPE)
-    return found
-
-
 def lineage_breaks(lineage: Lineage) -> Breaks:
     """Return every break of the chain, from the statistics to the quants."""
     found = map_breaks(lineage) + choice_breaks(lineage) + checkpoint_breaks(lineage) + source_breaks(lineage)
-    for part in (quant_breaks, scored_breaks, header_breaks, router_breaks):
+    for part in (quant_breaks, header_breaks, router_breaks):
         found += part(lineage)
     return found
 

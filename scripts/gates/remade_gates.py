@@ -15,6 +15,7 @@ from files.json_records import read_json, read_record
 from files.safe_files import InputError, sha256_file
 from findings.findings_record import FINDINGS_NAME, Findings
 from gates.checked import Checked, Outcome
+from gates.compared import compared_breaks
 from gates.lineage import lineage_breaks, lineage_in_words
 from gates.measured import first_difference, quality_again, quality_breaks, score_breaks
 from losses.quality_picture import draw_quality
@@ -31,7 +32,7 @@ EXPERTS, IMATRIX, SCORES, QUALITY = "experts-", "imatrix-coverage.png", "scores.
 
 def lineage_gate(checked: Checked) -> Outcome:
     """Map, metadata, checkpoint, F16, imatrix and quants name each other by digest, without a gap."""
-    found = [str(error) for error in lineage_breaks(checked.lineage)]
+    found = [str(error) for error in lineage_breaks(checked.lineage) + compared_breaks(checked.lineage)]
     return Outcome(lineage_in_words(checked.lineage), found)
 
 

@@ -50,6 +50,7 @@ ORIGINS: dict[str, Origin] = {
     "f16": ("choice", ("convert_to_gguf",)),
     "full f16": ("model", ("convert_to_gguf",)),
     "imatrix": ("imatrix", ("build_imatrix",)),
+    "full imatrix": ("imatrix", ("build_imatrix",)),
     "sensitivity": ("auto", ("measure_sensitivity",)),
     "findings measured": ("findings", ("measure_findings",)),
 }

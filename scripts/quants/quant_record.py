@@ -9,7 +9,7 @@ files/known_digests.py takes the digest that they name where nobody has touched 
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from files.json_records import Count, FileRecord, Positive, Sha256, read_json, read_record, require
 from files.safe_files import InputError, sha256_file
@@ -27,8 +27,10 @@ class QuantRecord(FileRecord):
 
     tensors_per_type: by type; TYPE<WANTED where rows do not fit the wanted type. cd_*: of CD-* files only, as they were
     asked for; older records lack the last three. padded: by role the widths before and after, of padded files only;
-    parameters and bits_per_weight leave the padding out. imatrix_sha256: None for a file that was built without one, or
-    that copies its source. tools_sha256: of the build of llama.cpp; None for a copy, and in older records.
+    parameters and bits_per_weight leave the padding out. auto_*: of AUTO-* files only, whether a padding was weighed,
+    and what the sensitivities were measured on; older records have neither. imatrix_sha256: None for a file that was
+    built without one, or that copies its source. tools_sha256: of the build of llama.cpp; None for a copy, and in older
+    records.
     """
 
     what: ClassVar[str] = "a record of quantize_gguf.py"
@@ -44,6 +46,8 @@ class QuantRecord(FileRecord):
     cd_cuts: list[float] | None = None
     cd_tiers: str | None = None
     padded: dict[str, list[int]] = {}
+    auto_padding: bool | None = None
+    auto_measured_on: dict[str, Any] | None = None
     llama_cpp: str
     tools_sha256: Sha256 | None = None
     # What came out. Cards and pages take their numbers from here, so that all of them show the same.

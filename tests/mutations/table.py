@@ -87,6 +87,7 @@ class Command:
 def release(kind: str, *parts: str) -> str:
     """Return the arguments of build_release.py with its evidence."""
     origins = "map=map.json f16=F16.gguf.json full-f16=full-F16.gguf.json imatrix-record=imatrix.gguf.json"
+    origins += " full-imatrix=full-imatrix.gguf.json"
     origins += " calibration=text.txt statistics=statistics.safetensors"
     found = [f"--kind {kind} --name {NAME} --base google/gemma-4-26B-A4B-it --metadata IN/{METADATA} --license gemma"]
     found += ["--source IN/model", *(f"--{part.replace('=', ' IN/pruned/')}" for part in origins.split())]

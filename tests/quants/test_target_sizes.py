@@ -13,10 +13,12 @@ from pathlib import Path
 import measure_sensitivity
 import quantize_gguf
 from conftest import REPO
+from files.json_records import read_record
 from files.safe_files import GIB
 from ggufs.gguf_header import TensorInfo, read_header
+from quants.recipe_choice import MEASURED_ON
 from quants.recipes import target_bytes
-from quants.target_sizes import Group, Option, cheapest, cost_of, low_type, overrides_of
+from quants.target_sizes import Group, Option, Sensitivity, cheapest, cost_of, low_type, overrides_of
 from release_inputs import call
 from shared_ggufs import tiny_ggufs
 
@@ -169,9 +171,9 @@ def quantize_flags(inputs: dict[str, Path], sensitivity: Path, **changes: object
 
 
 def test_target_sizes_are_built_like_any_other_quant_and_never_exceeded(inputs, measured, tmp_path, capsys):
-    def build(name: str) -> Path:
+    def build(name: str, *more: str) -> Path:
         output = tmp_path / f"{name}.gguf"
-        call(quantize_gguf.main, *quantize_flags(inputs, measured, type=name, threads=1, output=output))
+        call(quantize_gguf.main, *quantize_flags(inputs, measured, type=name, threads=1, output=output), *more)
         return output
 
     for share in (0.5, 0.65, 0.8):
@@ -185,6 +187,12 @@ def test_target_sizes_are_built_like_any_other_quant_and_never_exceeded(inputs, 
         capsys.readouterr()
         build(name)
         assert "built already" in capsys.readouterr().out
+    # How its types were chosen: by that, files of two models are compared.
+    said = read_record(measured, Sensitivity)["inputs"]
+    assert record["auto_measured_on"] == {key: said.get(key) for key in MEASURED_ON} and said["chats"]
+    assert record["auto_padding"] is True
+    build(name, "--no-padding")
+    assert json.loads(Path(f"{output}.json").read_text())["auto_padding"] is False
     everything = build("AUTO-1")  # room for all of it: F16 itself
     assert everything.samefile(inputs["--input"])
 

@@ -1,0 +1,95 @@
+"""Whether the files that a release compares were made alike: those of the full and of the pruned model.
+
+Else a full model that was quantised by a poor text, by none, or by another recipe of that name, would make the pruned
+one look good.
+"""
+
+from pathlib import Path
+
+from files.json_records import read_record
+from files.safe_files import InputError, sha256_file
+from gates.lineage import Breaks, Lineage, breaks_of
+from ggufs.imatrix import ImatrixRecord
+from loops.loop_results import LOOPS_NAME, LoopResults
+from quants.quant_record import QuantRecord
+from quants.recipes import target_bytes
+from release.sources import task_copies
+from scoring.score_records import SCORES_NAME, Scores
+
+ANOTHER_IMATRIX = "build it again with the imatrix of its model (REPLACE=quants)"
+ONE_RECIPE = "quantise the full model by the same settings (REPLACE=cd)"
+ONE_IMATRIX = "measure the imatrix of both models by one context and llama.cpp (REPLACE=imatrix)"
+OLDER_AUTO = "quantise it again (REPLACE=auto)"
+CD_CHOICES = ("cd_scope", "cd_recipe", "cd_protect", "cd_rule", "cd_cuts", "cd_tiers")
+OF_A_RECIPE = ("arguments", "base", "padded", *CD_CHOICES)
+# AUTO's types and padding follow from the sensitivities, which each model has its own of. What must be one is how these
+# were measured, and whether a padding was weighed at all.
+OF_AN_AUTO = ("auto_measured_on", "auto_padding")
+OF_AN_IMATRIX = ("context", "llama_cpp", "tools_sha256")  # beside the text, which is the build's own for every quant
+
+Quants = list[tuple[Path, dict]]  # paths of records, and what they say
+
+
+def compared_files(lineage: Lineage) -> set[str]:
+    """Return the sha256 of the files whose scores, of further tasks too, or whose loops the release compares."""
+    copies = lineage.sources["copies"]
+    results = [read_record(path, Scores) for path in task_copies(copies).values()]
+    for name, kind in ((SCORES_NAME, Scores), (LOOPS_NAME, LoopResults)):
+        results += [read_record(copies[name], kind)] if name in copies else []
+    return {row["gguf_sha256"] for result in results for row in result["rows"]}
+
+
+def text_breaks(lineage: Lineage, quants: Quants) -> Breaks:
+    """Quants with an imatrix have the one of this build's text."""
+    found: Breaks = []
+    for path, record in quants:
+        if record["imatrix_sha256"]:
+            text = lineage.origin("calibration")
+            what = f"a quant by the text {text.name}, sha256"
+            found += breaks_of(path, [(what, sha256_file(text), record["calibration_sha256"])], ANOTHER_IMATRIX)
+    return found
+
+
+def recipe_breaks(compared: Quants) -> Breaks:
+    """Files of one type were made by one recipe, all with an imatrix or all without."""
+    found: Breaks = []
+    made: dict[str, tuple[bool, dict]] = {}
+    for path, record in compared:
+        kind, auto = record["type"], target_bytes(record["type"]) is not None
+        mine = record["imatrix_sha256"] is not None, {key: record.get(key) for key in OF_AN_AUTO if auto}
+        mine[1].update({key: record.get(key) for key in OF_A_RECIPE if not auto})
+        by_text, recipe = made.setdefault(kind, mine)
+        what = f"the scored {kind} files made with an imatrix:"
+        found += breaks_of(path, [(what, by_text, mine[0])], ANOTHER_IMATRIX)
+        found += breaks_of(path, [(f"the scored {kind} files made by one recipe:", recipe, mine[1])], ONE_RECIPE)
+        if auto and not record.get("auto_measured_on"):
+            found.append(InputError(path, "what its sensitivities were measured on", "none", OLDER_AUTO))
+    return found
+
+
+def imatrix_breaks(lineage: Lineage, compared: Quants) -> Breaks:
+    """Files were made by the imatrices of their own models, and these were measured alike."""
+    places = [place for name, place in lineage.sources["origins"].items() if name in ("imatrix", "full imatrix")]
+    known = {record["sha256"]: record for record in (read_record(place, ImatrixRecord) for place in places)}
+    found: Breaks = []
+    first: dict = {}
+    for path, record in compared:
+        if digest := record["imatrix_sha256"]:
+            imatrix = known.get(digest, {})
+            what = "an imatrix of its own model, with a record:"
+            whose = [(what, record["source_sha256"], imatrix.get("model_sha256"))]
+            found += breaks_of(path, whose, ANOTHER_IMATRIX)
+            first = first or imatrix
+            pairs = [(f"the {key} of the imatrix:", first.get(key), imatrix.get(key)) for key in OF_AN_IMATRIX]
+            found += breaks_of(path, pairs, ONE_IMATRIX) if imatrix else []
+    return found
+
+
+def compared_breaks(lineage: Lineage) -> Breaks:
+    """Quants of the full and the own model were made by this build's text, and those that are compared alike."""
+    ours = {lineage.f16_sha256, *([lineage.full["sha256"]] if lineage.knows_full else [])}
+    quants = [(path, read_record(path, QuantRecord)) for path in lineage.sources["quants"].values()]
+    known = [(path, record) for path, record in quants if record["source_sha256"] in ours]
+    files = compared_files(lineage)
+    compared = [(path, record) for path, record in known if record["sha256"] in files]
+    return text_breaks(lineage, known) + recipe_breaks(compared) + imatrix_breaks(lineage, compared)
