@@ -3,53 +3,48 @@
 
 Inputs:  the task; for a gated dataset a token of an account that has accepted its terms, in HF_TOKEN or from
          `hf auth login`.
-Output:  a JSONL file in the task's columns. Its text must never be published: keep it in build/.
+Output:  a JSONL file in the task's columns and, beside it, FILE.json: URL, size, sha256. A card names the benchmark by
+         that record alone. The text must never be published: keep it in build/.
 Example: .venv/bin/python scripts/fetch_task.py --task gsm8k_cot_zeroshot --output build/downloads/tasks/gsm8k.jsonl
 
 For IFEval the data by which nltk counts sentences are fetched, too.
 """
 
 import argparse
+import hashlib
 import importlib
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from files.json_records import write_lines
+from files.fetched_files import FetchedRecord, check_online, dataset_url
+from files.json_records import as_lines, write_record
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, partial_directory, reason_of, remove, run
-from scoring.eval_tasks import EvalTask, base_task, task_of
-
-import yaml
+from files.safe_files import InputError, partial_directory, reason_of, remove, run, write_whole
+from scoring.eval_tasks import EvalTask, task_of
 
 TOKEN_ADVICE = "is there a network? accept the terms of a gated dataset and run `hf auth login`; or give TASK_DATA=FILE"
+CACHES = ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_DATASETS_DOWNLOADED_DATASETS_PATH", "HF_MODULES_CACHE")
+XET_CACHE = "HF_XET_CHUNK_CACHE_SIZE_BYTES"
 
 
-class Definition(yaml.SafeLoader):
-    """Reads lm-eval's definitions, in which a name may stand for a function."""
+def fetched_rows(dataset: str, name: str | None, split: str, folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """Return the rows of a split, downloaded into a folder, and where they lie; raise InputError when that fails.
 
-
-Definition.add_constructor("!function", lambda loader, node: None)
-
-
-def dataset_of(base: Path) -> tuple[str, str | None]:
-    """Return dataset and configuration of a definition; what it does not say stands in the one that it includes."""
-    content = yaml.load(base.read_text(encoding="utf-8"), Definition)
-    if "dataset_path" not in content or "dataset_name" not in content and "include" in content:
-        inherited = dataset_of(base.parent / content["include"])
-        return content.get("dataset_path", inherited[0]), content.get("dataset_name", inherited[1])
-    return content["dataset_path"], content.get("dataset_name")
-
-
-def hub_rows(dataset: str, name: str | None, split: str, folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a split, downloaded into a folder; raise InputError when that fails."""
-    # No question text may stay in the home directory. The libraries read these when they are imported.
-    os.environ |= {"HF_HUB_CACHE": str(folder), "HF_DATASETS_CACHE": str(folder), "HF_XET_CHUNK_CACHE_SIZE_BYTES": "0"}
-    datasets = importlib.import_module("datasets")
+    dataset: a Hub id, or a directory.
+    """
+    # No question text may stay in the home directory, and what lies in a cache there is not what lies on the Hub. The
+    # libraries read these when they are imported.
+    os.environ |= {variable: str(folder / variable.lower()) for variable in CACHES} | {XET_CACHE: "0"}
+    datasets, hub = importlib.import_module("datasets"), importlib.import_module("huggingface_hub.constants")
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own line on a damaged file, beside ours
+    place = dataset
+    if not Path(dataset).exists():
+        place = dataset_url(dataset, name, split, hub.ENDPOINT.rstrip("/"))
+        check_online(datasets.config.HF_HUB_OFFLINE, f"fetch {dataset}")
     try:
-        return datasets.load_dataset(dataset, name, split=split).to_list()
+        return datasets.load_dataset(dataset, name, split=split).to_list(), place
     # Of the Hub, of the network, of a dataset without that split; the last, of a damaged file, says why in its cause.
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = reason_of(error.__cause__ or error)
@@ -87,14 +82,22 @@ def main(argv: list[str] | None = None) -> None:
     split = task.examples if args.examples else task.questions
     if not split:
         raise InputError("--examples", f"a task with few shots, which {args.task} has not", "--examples")
-    dataset, name = (args.dataset, None) if args.dataset else dataset_of(base_task(task))
+    dataset, name = (args.dataset, None) if args.dataset else (task.dataset, task.configuration)
+    if not args.dataset and Path(dataset).exists():
+        raise InputError(
+            dataset, "nothing of the name of the Hub's dataset here, which would be taken for it", "a place"
+        )
     folder = partial_directory(args.output)
+    remove(folder)  # of a run that was killed: what lies there would be taken for a download
     try:
-        rows = hub_rows(dataset, name, split, folder)
+        rows, place = fetched_rows(dataset, name, split, folder)
         check_columns(args.output, rows, task)
         if task.is_ifeval:
             fetch_punkt()
-        write_lines(args.output, rows)
+        content = as_lines(rows)
+        fetched = {"url": place, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        write_record(Path(f"{args.output}.json"), fetched, FetchedRecord)  # first, as in fetch_calibration.py
+        write_whole(args.output, content)
     finally:
         remove(folder)  # also of a refused dataset: it holds question text
     print(f"{args.output}: {len(rows)} rows of {dataset}, split {split}")

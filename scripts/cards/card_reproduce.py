@@ -6,7 +6,7 @@ from cards.card_sections import HELD_BY_CALIBRATION, Release, section
 from cards.card_tables import digest_table
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import code
-from release.input_facts import PROTOCOL_SETTINGS, calibration_setting
+from release.make_settings import PROTOCOL_SETTINGS, calibration_setting
 from release.names import is_hub_id
 
 NOT_IN_THE_COMMAND = ("RUN", "MODEL")  # the first has its own sentence, the other is worked out here

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import code, markdown_table, plural
-from files.fetched_files import CALIBRATION_V5_URL, GPQA_URL
 from losses.quality_record import measured
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
@@ -283,23 +282,12 @@ def limits_section(release: Release) -> str:
     return section("Limits", bullets(lines))
 
 
-def credits_section(release: Release) -> str:
-    """Return whose work the release rests on, and the terms of the weights."""
-    fetched = release.inputs.get("fetched") or {}
-    files = list(release.inputs.get("questions", {}))
-    lines = [f"Base model: {base_link(release.base)}. The weights are derived from it and are under its licence terms."]
-    # By where a file came from: its name could be anybody's.
-    if any(fetched.get(name) == GPQA_URL for name in files):
-        lines.append(
-            "Questions: GPQA (Rein et al., 2023, https://arxiv.org/abs/2311.12022), which are not repeated here."
-        )
-    if others := [code(name) for name in files if fetched.get(name) != GPQA_URL]:
-        lines.append(f"Questions: {', '.join(f'a file named {name}' for name in others)}.")
-    if name := release.calibration.get("calibration"):
-        of_v5 = fetched.get(name) == CALIBRATION_V5_URL
-        origin = "calibration data v5 by bartowski," if of_v5 else "a file named"
-        lines.append(f"Calibration text: {origin} {code(name)}.")
-    tools = ["llama.cpp (GGUF files)"] * bool(release.records or release.scores)
-    tools += ["lm-evaluation-harness (scores)"] * bool(release.scores)
-    lines += [f"Tools: {', '.join(tools)}."] * bool(tools)
-    return section("Credits", bullets(lines))
+def benchmark_of(release: Release, name: str) -> str | None:
+    """Return the dataset of a further task's benchmark, None where its questions are not known to be its."""
+    return release.inputs.get("benchmarks", {}).get(name)
+
+
+def file_of_task(release: Release, name: str) -> str:
+    """Return the files of a further task by their names, and its task as a form."""
+    files = " and ".join(map(code, release.inputs.get("tasks", {}).get(name, {}))) or "no known name"
+    return f"a file named {files}, in the form of {release.tasks[name]['protocol']['task']}"

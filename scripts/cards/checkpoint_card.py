@@ -1,10 +1,11 @@
 """The card of the pruned checkpoint's repository (safetensors), made from records of this build."""
 
+from cards.card_credits import credits_section
 from cards.card_findings import findings_section
 from cards.card_reproduce import calibration_text, reproduce_section
 from cards.card_results import headline, results_section
 from cards.card_run import run_checkpoint_section
-from cards.card_sections import TAGS, Release, credits_section, limits_section, method_section, section
+from cards.card_sections import TAGS, Release, limits_section, method_section, section
 from cards.card_tasks import tasks_section
 from cards.front_matter import front_matter
 from cards.sight_card import CAN

@@ -1,22 +1,14 @@
 """The card of a repository of GGUF files (its README.md), made from records of this build."""
 
 from cards.card_active_experts import active_experts_section
+from cards.card_credits import credits_section
 from cards.card_draft import draft_section
 from cards.card_findings import findings_section
 from cards.card_loops import loops_section
 from cards.card_reproduce import calibration_text, reproduce_section
 from cards.card_results import headline, results_section
 from cards.card_run import run_ggufs_section, server_flags
-from cards.card_sections import (
-    TAGS,
-    Release,
-    bullets,
-    credits_section,
-    limits_section,
-    method_section,
-    pictures_of,
-    section,
-)
+from cards.card_sections import TAGS, Release, bullets, limits_section, method_section, pictures_of, section
 from cards.card_tables import (
     FREE_GIB,
     choice_table,

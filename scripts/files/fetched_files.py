@@ -1,4 +1,4 @@
-"""The record FILE.json of a file that a command has fetched from a pinned place, by which a card names its authors.
+"""The record FILE.json of a file that a command has fetched, by which a card names its authors or its benchmark.
 
 A file's name alone says nothing: anybody can give it. The record must be as the command wrote it.
 """
@@ -17,6 +17,7 @@ CALIBRATION_V5_URL = (
 HUB = "https://huggingface.co"
 GPQA_URL = f"{HUB}/datasets/Idavidrein/gpqa/gpqa_diamond.csv"
 FETCHED_BY = {CALIBRATION_V5_URL: "fetch_calibration", GPQA_URL: "fetch_gpqa"}
+DATASETS, FETCH_TASK = f"{HUB}/datasets/", "fetch_task"  # all else that lies there, as `dataset_url` says it
 
 
 class FetchedRecord(FileRecord):
@@ -33,13 +34,24 @@ def check_online(offline: bool, wanted: str) -> None:
         raise InputError("the Hub", f"to be asked, to {wanted}", found, "unset it, or give a file of your own")
 
 
+def dataset_url(dataset: str, configuration: str | None, split: str, hub: str = HUB) -> str:
+    """Return where a split of a dataset lies on the Hub, or on a mirror of it."""
+    return f"{hub}/datasets/{dataset}/viewer/{configuration or 'default'}/{split}"
+
+
+def fetcher_of(url: str) -> str | None:
+    """Return which command of ours fetches from a place, None for a place that none of them vouches for."""
+    return FETCHED_BY.get(url) or (FETCH_TASK if url.startswith(DATASETS) else None)
+
+
 def fetched_from(path: Path) -> str | None:
-    """Return which of the places of FETCHED_BY a file came from, by its sealed record; None where nothing shows it."""
+    """Return where a command of ours fetched a file from, by its sealed record; None where nothing shows it."""
     record = Path(f"{path}.json")
     if not record.is_file() or not (seals := seals_over(record)):
         return None
     # The seal first: what another program wrote there is not ours to read.
-    by = [command for command in FETCHED_BY.values() if seals.of_file(record, (command,)) == Seal.VALID]
+    commands = (*FETCHED_BY.values(), FETCH_TASK)
+    by = [command for command in commands if seals.of_file(record, (command,)) == Seal.VALID]
     known = read_record(record, FetchedRecord, "fetch it again") if by else {}
-    ours = FETCHED_BY.get(known.get("url", "")) in by and known["sha256"] == sha256_file(path)
+    ours = fetcher_of(known.get("url", "")) in by and known["sha256"] == sha256_file(path)
     return known["url"] if ours else None

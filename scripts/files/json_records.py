@@ -201,9 +201,14 @@ def write_record(path: Path, content: dict, kind: type[Record]) -> None:
     write_json(path, check_record(path, {"version": kind.current, **content}, kind))
 
 
+def as_lines(rows: list[dict]) -> bytes:
+    """Return rows as JSON lines."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
 def write_lines(path: Path, rows: list[dict]) -> None:
     """Write rows as JSON lines, whole or not at all."""
-    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_whole(path, as_lines(rows))
 
 
 def check_recorded(path: Path, what: str, belongs: Callable[[dict], bool]) -> None:

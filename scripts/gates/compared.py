@@ -50,7 +50,7 @@ def text_breaks(lineage: Lineage, quants: Quants) -> Breaks:
     return found
 
 
-def recipe_breaks(compared: Quants) -> Breaks:
+def one_recipe_breaks(compared: Quants) -> Breaks:
     """Files of one type were made by one recipe, all with an imatrix or all without."""
     found: Breaks = []
     made: dict[str, tuple[bool, dict]] = {}
@@ -67,7 +67,7 @@ def recipe_breaks(compared: Quants) -> Breaks:
     return found
 
 
-def imatrix_breaks(lineage: Lineage, compared: Quants) -> Breaks:
+def one_imatrix_breaks(lineage: Lineage, compared: Quants) -> Breaks:
     """Files were made by the imatrices of their own models, and these were measured alike."""
     places = [place for name, place in lineage.sources["origins"].items() if name in ("imatrix", "full imatrix")]
     known = {record["sha256"]: record for record in (read_record(place, ImatrixRecord) for place in places)}
@@ -92,4 +92,4 @@ def compared_breaks(lineage: Lineage) -> Breaks:
     known = [(path, record) for path, record in quants if record["source_sha256"] in ours]
     files = compared_files(lineage)
     compared = [(path, record) for path, record in known if record["sha256"] in files]
-    return text_breaks(lineage, known) + recipe_breaks(compared) + imatrix_breaks(lineage, compared)
+    return text_breaks(lineage, known) + one_recipe_breaks(compared) + one_imatrix_breaks(lineage, compared)

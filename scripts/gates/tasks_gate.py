@@ -41,6 +41,8 @@ def one_task_breaks(lineage: Lineage, name: str, path: Path) -> Breaks:
         return [InputError(path, "the runs and questions that it was made from", "none", EVALUATE)]
     task = scores["protocol"].get("task")
     found = whose_tasks(path, lineage, scores, known)
+    if name != task and not name.startswith(f"{task}-"):  # the card's heading
+        found.append(InputError(path, f"a folder whose name begins with {task}", name, EVALUATE))
     for run in own["run"]:
         asked = read_run(run.parent)["protocol"]
         if asked.get("task") != task or task == DEFAULT_TASK or "backend" in asked:

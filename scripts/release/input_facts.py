@@ -4,7 +4,8 @@
 text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose words the calibration text
 holds. `fetched`: of those files that a command of ours has fetched, by name, from where. `licence`: what the base's own
 card or config names. None where they are not known. `tasks`: sha256 of the question files of each further task. The
-gates make them again from the same files.
+gates make them again from the same files. `benchmarks`: by further task the dataset that its questions are known to be
+of.
 """
 
 from dataclasses import asdict
@@ -17,16 +18,10 @@ from files.fetched_files import fetched_from
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
-
-V5, V5_NAME = "v5", "calibration_datav5.txt"  # the word of CALIBRATION, and the text that it stands for
-# Settings of make by the keys of the protocol that they set.
-PROTOCOL_SETTINGS = {
-    "CTX": "context",
-    "REASONING_BUDGET": "reasoning_budget",
-    "MAX_GEN_TOKS": "max_gen_toks",
-    "SEED": "seed",
-    "NP": "concurrency",
-}
+from release.sources import task_copies, task_sources
+from scoring.eval_protocol import DEFAULT_TASK
+from scoring.eval_tasks import task_of
+from scoring.score_records import Scores
 
 
 def named_digests(paths: list[Path]) -> dict[str, str]:
@@ -67,21 +62,24 @@ def calibration_facts(record: Path, text: Path | None, questions: list[Path]) ->
     return facts | {"held": held_questions(text.read_text(encoding="utf-8", errors="replace"), questions)}
 
 
-def calibration_setting(inputs: dict[str, Any]) -> str:
-    """Return what CALIBRATION of make stands for the text of the imatrix; "" for the questions as chats, the default.
+def benchmarks(sources: dict[str, dict[str, Path]]) -> dict[str, str]:
+    """Return the dataset of each further task whose questions, and few shots, a command fetched from where they belong.
 
-    By the imatrix record: which name make gives to a question file's chats, and what a command of ours has fetched.
+    A task is a form of questions, a benchmark those of its authors. Of several files any may be the one that was asked.
     """
-    name = (inputs.get("calibration") or {}).get("calibration", "")
-    if name in {f"{Path(file).stem}.txt" for file in inputs.get("questions") or {}}:
-        return ""
-    return V5 if name == V5_NAME and name in inputs.get("fetched", {}) else name
+    found = {}
+    for name, path in task_copies(sources.get("copies", {})).items():
+        task = task_of(read_record(path, Scores)["protocol"].get("task", DEFAULT_TASK))
+        files = task_sources(sources, name)
+        if all(list(map(fetched_from, files[kind])) == [place] for kind, place in task.sources.items()):
+            found[name] = task.dataset
+    return found
 
 
 def task_files(sources: dict[str, Path]) -> dict[str, list[Path]]:
-    """Return the files of questions and few shots of each further task; sources: paths by "KIND TASK NUMBER"."""
+    """Return the files of each further task, questions before few shots; sources: paths by "KIND TASK NUMBER"."""
     found: dict[str, list[Path]] = {}
-    for key, path in sources.items():
+    for key, path in sorted(sources.items(), key=lambda source: source[0].startswith("examples")):
         kind, name, _ = key.split(" ")
         if kind != "run":
             found.setdefault(name, []).append(path)
@@ -96,7 +94,8 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     tasks = {name: named_digests(paths) for name, paths in task_files(sources.get("tasks", {})).items()}
     fetched = fetched_files(questions + [origins[name] for name in ("calibration",) if name in origins])
     return {
-        **({"tasks": tasks} if tasks else {}),  # a release without any is as it was
+        # A release without any is as it was.
+        **({"tasks": tasks, "benchmarks": benchmarks(sources)} if tasks else {}),
         **({"fetched": fetched} if fetched else {}),
         "questions": named_digests(questions),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)

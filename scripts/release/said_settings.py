@@ -20,7 +20,7 @@ from losses.quality_record import QUALITY_NAME
 from quants.quant_record import COPIED
 from quants.recipes import RECIPES, TARGET_SIZE, target_bytes
 from quants.target_sizes import Sensitivity
-from release.input_facts import PROTOCOL_SETTINGS, calibration_setting
+from release.make_settings import PROTOCOL_SETTINGS, calibration_setting
 from release.manifest import CHECKPOINT
 from release.names import NAME, is_base
 from release.sources import find_evidence

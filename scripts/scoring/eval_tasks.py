@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from files.fetched_files import dataset_url
 from files.safe_files import InputError, shown
 from scoring.answer_letters import flexible_letter, letter_of
 from scoring.followed import followed_digits
@@ -49,7 +50,8 @@ def question_alone(document: dict, _: list[dict]) -> list[dict]:
 
 @dataclass(frozen=True)
 class EvalTask:
-    """One task. base: its file in lm_eval/tasks; columns: those of its questions; examples: its split of few shots.
+    """One task. base: its file in lm_eval/tasks; dataset, configuration: of the Hub, by that file; questions, examples:
+    its splits of questions and of few shots; columns: those of its questions.
 
     found: the answer that a filter's output is, None for none; read: what the filter takes from a text, for a frozen
     document; prompt: of a document; target: of its column `answer`; plain: by which two answers are the same; chance:
@@ -58,6 +60,8 @@ class EvalTask:
     """
 
     base: str
+    dataset: str
+    configuration: str | None
     filter: str
     columns: tuple[str, ...]
     questions: str
@@ -78,6 +82,12 @@ class EvalTask:
     def right(self, found: str | None, target: str) -> bool:
         """Tell whether what was found is the target."""
         return found is not None and self.plain(found) == self.plain(target)
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where its questions and, if it has any, its few shots come from."""
+        splits = {"questions": self.questions, "examples": self.examples}
+        return {kind: dataset_url(self.dataset, self.configuration, split) for kind, split in splits.items() if split}
 
     @property
     def is_gpqa(self) -> bool:
@@ -133,10 +143,12 @@ def mmlu_pro_messages(subject: str, document: dict, shots: list[dict]) -> list[d
     return [*messages, *question_alone(document, [])]
 
 
-def gpqa(base: str) -> EvalTask:
+def gpqa(base: str, configuration: str) -> EvalTask:
     """Return a task of GPQA, whose documents are those of frozen_questions.py."""
     return EvalTask(
         f"gpqa/cot_zeroshot/{base}",
+        "Idavidrein/gpqa",
+        configuration,
         "flexible-extract",
         (),
         "train",
@@ -153,6 +165,8 @@ def mmlu_pro(subject: str) -> EvalTask:
     """Return the task of one subject of MMLU-Pro (five shots)."""
     return EvalTask(
         f"mmlu_pro/mmlu_pro_{subject}.yaml",
+        "TIGER-Lab/MMLU-Pro",
+        None,
         "custom-extract",
         ("question", "options", "answer", "category"),
         "test",
@@ -171,6 +185,8 @@ def mmlu_pro(subject: str) -> EvalTask:
 
 GSM8K = EvalTask(
     "gsm8k/gsm8k-cot-zeroshot.yaml",
+    "openai/gsm8k",
+    "main",
     "flexible-extract",
     ("question", "answer"),
     "test",
@@ -185,6 +201,8 @@ GSM8K = EvalTask(
 )
 FOLLOWING = EvalTask(
     "ifeval/ifeval.yaml",
+    "google/IFEval",
+    None,
     "none",
     ("key", "prompt", "instruction_id_list", "kwargs"),
     "train",
@@ -201,8 +219,8 @@ FOLLOWING = EvalTask(
 )
 # A line each: make reads the names from here (KNOWN_TASKS in make/run.mk).
 TASKS = {
-    "gpqa_diamond_cot_zeroshot": gpqa("_gpqa_cot_zeroshot_yaml"),
-    "gpqa_main_cot_zeroshot": gpqa("gpqa_main_cot_zeroshot.yaml"),
+    "gpqa_diamond_cot_zeroshot": gpqa("_gpqa_cot_zeroshot_yaml", "gpqa_diamond"),
+    "gpqa_main_cot_zeroshot": gpqa("gpqa_main_cot_zeroshot.yaml", "gpqa_main"),
     "gsm8k_cot_zeroshot": GSM8K,
     "ifeval": FOLLOWING,
     "mmlu_pro_biology": mmlu_pro("biology"),

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import build_release
-from cards.card_sections import Release, credits_section
+from cards.card_credits import credits_section
+from cards.card_sections import Release
 from cards.gguf_card import gguf_card
 from cards.made_texts import release_of
-from files.fetched_files import CALIBRATION_V5_URL, GPQA_URL, FetchedRecord
+from files.fetched_files import CALIBRATION_V5_URL, GPQA_URL, FetchedRecord, dataset_url
 from files.json_records import check_record, read_json, write_json, write_record
 from files.safe_files import InputError, sha256_file
 from files.seals import MARKER
@@ -183,6 +184,14 @@ def test_a_file_comes_from_where_its_sealed_record_says(tmp_path):
     with as_command("fetch_gpqa"):
         write_record(record, said, FetchedRecord)
     assert fetched_files([path]) == {path.name: GPQA_URL}
+    with as_command("fetch_task"):  # whose --dataset can be any: of GPQA Diamond it has another URL
+        write_record(record, said | {"url": dataset_url("other/gpqa", None, "train")}, FetchedRecord)
+    assert fetched_files([path]) == {path.name: "https://huggingface.co/datasets/other/gpqa/viewer/default/train"}
+    with as_command("fetch_task"):
+        write_record(record, said | {"url": "other"}, FetchedRecord)
+    assert not fetched_files([path])
+    with as_command("fetch_gpqa"):
+        write_record(record, said, FetchedRecord)
     assert not fetched_files([path, tmp_path / "other" / path.name])  # a second file of that name
     path.write_text("a,c\n")
     assert not fetched_files([path])

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gates.compared import recipe_breaks
+from gates.compared import one_recipe_breaks
 
 import pytest
 
@@ -35,13 +35,13 @@ PAD = {"type": "PAD-IQ3_XXS", "base": "IQ3_XXS", "imatrix_sha256": "1" * 64, "ar
 )
 def test_files_of_one_type_are_of_one_recipe(own, changes, words):
     compared = [(Path("own.gguf.json"), own), (Path("full.gguf.json"), {**own, **changes})]
-    found = [str(error) for error in recipe_breaks(compared)]
+    found = [str(error) for error in one_recipe_breaks(compared)]
     assert len(found) == 1 and words in found[0] and found[0].startswith("full") if words else not found, found
 
 
 def test_an_older_auto_file_is_made_again_before_it_is_compared():
     old = {key: value for key, value in AUTO.items() if not key.startswith("auto_")}
-    found = [str(error) for error in recipe_breaks([(Path("own.gguf.json"), old), (Path("full.gguf.json"), old)])]
+    found = [str(error) for error in one_recipe_breaks([(Path("own.gguf.json"), old), (Path("full.gguf.json"), old)])]
     assert len(found) == 2 and all(
         "sensitivities were measured on, found none; quantise it again" in one for one in found
     )

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import compare_scores
 from conftest import DEMO
-from files.json_records import read_json, read_record
+from files.fetched_files import HUB, FetchedRecord, dataset_url
+from files.json_records import read_json, read_record, write_record
+from files.safe_files import sha256_file
 from files.seals import MARKER
 from gates.checked import Checked, Outcome
 from gates.gates import build_gate, made_gate
@@ -16,7 +18,7 @@ from gates.tasks_gate import tasks_gate
 from quants.quant_record import record_path
 from release.manifest import read_manifest
 from release.sources import read_sources
-from release_inputs import NAME, build, call, write_base_record, write_run
+from release_inputs import NAME, as_command, build, call, write_base_record, write_run
 from scoring.score_records import Scores
 from scoring.task_tables import task_cells
 
@@ -55,7 +57,7 @@ def runs_of(folder: Path) -> list[Path]:
 def arguments(pruned: Path, scored: Path) -> list[object]:
     made_from = [f"run={run}" for run in runs_of(scored)] + [f"questions={scored / 'gsm8k.jsonl'}"]
     own = [record_path(pruned / f"{NAME}-{quant}.gguf") for quant in QUANTS]
-    given = ["--task", scored / FOLDER / "scores.json", *made_from]
+    given = ["--task", next(scored.glob("*/scores.json")), *made_from]
     return [*given, "--quants", scored / "gemma-4-demo-Q6_K.gguf.json", *own]
 
 
@@ -72,7 +74,7 @@ def outcome_of(folder: Path, gate: Callable[[Checked], Outcome] = tasks_gate) ->
 
 def test_the_card_has_a_table_of_the_task_and_the_gate_makes_it_again(released):
     scores, card = read_record(released / COPY, Scores), (released / "README.md").read_text()
-    assert f"### {FOLDER}" in card and "5 questions, 2 samples each by the seeds 42 to 43." in card
+    assert "5 questions, 2 samples each by the seeds 42 to 43." in card
     assert all(f"| {' | '.join(task_cells(row, scores))} |" in card for row in scores["rows"])
     assert "| Model | pass@1 | pass@2 |" in card and "TASK_DATA=gsm8k.jsonl TASK_QUANTS=Q4_K_M" in card
     assert read_manifest(released)["inputs"]["tasks"].keys() == {FOLDER}
@@ -80,6 +82,47 @@ def test_the_card_has_a_table_of_the_task_and_the_gate_makes_it_again(released):
     assert outcome.applies and not outcome.deviations
     assert outcome.looked_at == "answers of 6 runs of 1 further tasks read and compared again"
     assert not outcome_of(released, build_gate).deviations and not outcome_of(released, made_gate).deviations
+
+
+FORM = f"a file named `gsm8k.jsonl`, in the form of {TASK}"
+GSM8K, MIRRORED = (dataset_url("openai/gsm8k", "main", "test", hub) for hub in (HUB, "https://a-mirror.example"))
+
+
+@pytest.mark.parametrize(
+    ("command", "url", "more", "known"),
+    [
+        ("", "", "", False),
+        ("fetch_task", GSM8K, "", True),
+        ("fetch_task", GSM8K, "{}", False),  # the file was exchanged since
+        ("fetch_task", GSM8K, "twice", False),  # of two files any can be the one that was asked
+        ("fetch_task", MIRRORED, "", False),
+        ("fetch_task", dataset_url("other/gsm8k", "main", "test"), "", False),
+        ("fetch_task", dataset_url("openai/gsm8k", "main", "train"), "", False),
+        ("fetch_gpqa", GSM8K, "", False),
+    ],
+)
+def test_only_questions_that_were_fetched_have_a_benchmark_s_name(
+    pruned_demo, scored, tmp_path, command, url, more, known
+):
+    copy = tmp_path / "scored"
+    shutil.copytree(scored, copy)
+    path = copy / "gsm8k.jsonl"
+    if command:
+        with as_command(command):
+            said = {"url": url, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            write_record(Path(f"{path}.json"), said, FetchedRecord)
+    if more == "{}":
+        path.write_text(path.read_text().rstrip("\n"))  # the same questions in other bytes
+    given = arguments(pruned_demo, copy)
+    if more == "twice":
+        shutil.copyfile(path, copy / "other.jsonl")
+        given.insert(given.index("--quants"), f"questions={copy / 'other.jsonl'}")
+    folder = tmp_path / f"{NAME}-GGUF"
+    card = build(pruned_demo, folder, *given, quants=QUANTS)
+    assert (f"### {FOLDER}\n" in card) == known and ("[openai/gsm8k](https://huggingface.co/" in card) == known
+    assert (f"### Questions of {FORM}\n" in card or more == "twice") == (not known)
+    assert (f"- Questions: {FORM}." in card or more == "twice") == (not known)
+    assert not outcome_of(folder).deviations and not outcome_of(folder, made_gate).deviations
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -124,6 +167,10 @@ DAMAGES = {
     "a score": (
         lambda folder: edit_scores(folder, lambda content: content["rows"][1].update(expected_by_chance=0.5)),
         "rows[1].expected_by_chance",
+    ),
+    "a folder of another task's name": (
+        lambda folder: (folder / FOLDER).rename(folder / "mmlu_pro_law-Q6_K"),
+        "a folder whose name begins with gsm8k_cot_zeroshot, found mmlu_pro_law-Q6_K",
     ),
     "a request": (
         lambda folder: edit(own_run(folder) / "answers.jsonl", '"request_sha256": "', '"request_sha256": "0'),
