@@ -53,6 +53,7 @@ HOW_GIVEN = "The experts to drop were given as a drop map."
 # Fields of `Methodology` whose names alone would mislead: "cut tokens 4096" reads as if so many had been cut away.
 METHODOLOGY_WORDS = {
     "empty_reasonings": "Questions without a reasoning",
+    "reasoning": "Reasoning, said by the releaser to be",  # nothing measures who wrote it
     "cut_questions": "Questions that were cut",
     "cut_tokens": "Longest input that is not cut (tokens)",
     "counted_tokens": "Tokens that count",

@@ -293,6 +293,9 @@ def test_the_methodology_of_the_metadata_is_shown(release):
     text = method_section(replace(release, metadata={**release.metadata, "methodology": methodology}))
     assert text.count("| Longest input that is not cut (tokens) | 4096 |\n| Dtype | float32 |\n") == 1
     assert "| Attention | not known |\n\n" in text
+    said = {"reasoning": "column Explanation, the model's own reasoning"}
+    text = method_section(replace(release, metadata={**release.metadata, "methodology": said}))
+    assert f"| Reasoning, said by the releaser to be | {said['reasoning']} |\n" in text
 
 
 FOREIGN = ["<script>x</script>", "<img src=x>", "[x](javascript:x)", "\\\\[x](http://y)", "a\n\n[x]: http://y", "<!--"]
