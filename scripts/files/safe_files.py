@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 
 from files.input_errors import InputError, printable
+from files.modes import remove_modes
 from files.seals import file_state, seal_file, sha256_file
 
 
@@ -39,6 +40,9 @@ def ours_to_interrupt() -> bool:
 if INTERRUPTIBLE := ours_to_interrupt():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+# Here, because every command comes by here before it imports any package of others.
+remove_modes(os.environ)
+
 # What the commands import: `make setup` installs all of it. Another project's environment
 # may have some of these. Looked up and not imported, so nothing is loaded for it.
 PACKAGES = (
@@ -47,7 +51,6 @@ PACKAGES = (
     *("torch", "tqdm", "transformers", "yaml"),
 )
 if absent := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
-    # Here, because every command comes by here before it imports any other package.
     more = "" if len(absent) == 1 else f" and {len(absent) - 1} more"
     sys.exit(
         f"error: {sys.executable}: expected this project's environment, found one without {absent[0]}{more}; "

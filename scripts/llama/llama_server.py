@@ -18,8 +18,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from files.modes import without_modes
 from files.safe_files import InputError
-from llama.llama_tools import die_with_parent, last_words, without_options
+from llama.llama_tools import die_with_parent, last_words
 from llama.template_check import check_gguf_template
 
 LOAD_TIMEOUT_SECONDS = 1800  # 50 GB from a slow disk
@@ -40,7 +41,7 @@ CLOSED = ("--no-ui", "--no-slots")
 
 def server_environment(environment: dict[str, str]) -> dict[str, str]:
     """Return the environment without those of llama-server's options that could change an answer, and without keys."""
-    return without_options(without_server_keys(environment))
+    return without_modes(without_server_keys(environment))
 
 
 def without_server_keys(environment: dict[str, str]) -> dict[str, str]:

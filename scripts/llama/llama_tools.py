@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from files.json_records import read_json, sha256_json
+from files.modes import without_modes
 from files.safe_files import InputError, sha256_file
 
 from tqdm import tqdm
@@ -25,12 +26,6 @@ START_CONVERTER = SCRIPTS / "llama/start_converter.py"
 HEADER_ONLY = SCRIPTS / "llama/convert_header_only.py"
 STREAMED = SCRIPTS / "llama/convert_streamed.py"
 LAUNCHERS = (sys.executable, START_CONVERTER, STREAMED)
-# The tools take options from LLAMA_* as well. Those that say where the work is done may stay. The others would change a
-# protocol or an imatrix behind its record's back, or, as LLAMA_API_KEY does, turn every request away.
-PLACEMENT = {
-    f"LLAMA_ARG_{name}"
-    for name in ("THREADS", "DEVICE", "MAIN_GPU", "SPLIT_MODE", "TENSOR_SPLIT", "CPU_MOE", "N_CPU_MOE", "MLOCK", "FIT")
-}
 READ_BYTES = 65536
 KEPT_CHARACTERS = 20000  # of a tool's output: enough for a stack of calls and the error before it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -157,11 +152,6 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def without_options(environment: dict[str, str]) -> dict[str, str]:
-    """Return the environment without the options of llama.cpp's tools that could change a result."""
-    return {key: value for key, value in environment.items() if not key.startswith("LLAMA_") or key in PLACEMENT}
-
-
 def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: str | None = None) -> str:
     """Run a tool in `cwd` with a progress bar; return the last KEPT_CHARACTERS of its output.
 
@@ -175,7 +165,7 @@ def run_tool(command: list[object], *, cwd: Path, what: str, step: str, total: s
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=without_options(dict(os.environ)) | NO_BACKTRACE,
+        env=without_modes(os.environ) | NO_BACKTRACE,
         preexec_fn=die_with_parent,
     )
     try:

@@ -1,0 +1,42 @@
+"""Modes of libraries in the environment: no command, and no tool of it, computes by them."""
+
+import os
+import subprocess
+import sys
+
+from conftest import REPO
+from files.modes import is_mode
+
+import pytest
+
+SHOWN = """
+import os
+import teacher_force_analysis
+import torch
+print(torch.get_float32_matmul_precision(), os.environ["MKL_CBWR"], "ONEDNN_DEFAULT_FPMATH_MODE" in os.environ)
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ("ONEDNN_DEFAULT_FPMATH_MODE DNNL_DEFAULT_FPMATH_MODE ONEDNN_MAX_CPU_ISA", True),
+        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE NVIDIA_TF32_OVERRIDE CUBLAS_EMULATE_SINGLE_PRECISION MKL_CBWR", True),
+        ("GGML_CUDA_FORCE_CUBLAS_COMPUTE_16F GGML_VK_DISABLE_F16 LLAMA_ARG_TOP_K LLAMA_API_KEY", True),
+        ("LLAMA_ARG_THREADS LLAMA_ARG_DEVICE LLAMA_CPP LLAMA_CPP_LIB_PATH GGML_VK_VISIBLE_DEVICES", False),
+        ("OMP_NUM_THREADS MKL_NUM_THREADS CUDA_VISIBLE_DEVICES TORCH_HOME TORCH_NCCL_BLOCKING_WAIT", False),
+        ("ONEDNN_PRIMITIVE_CACHE_CAPACITY ONEDNN_VERBOSE CUBLAS_WORKSPACE_CONFIG PATH HF_TOKEN", False),
+    ],
+)
+def test_what_changes_a_result_is_told_from_where_it_is_computed(names, found):
+    assert [is_mode(name) for name in names.split()] == [found] * len(names.split())
+
+
+def test_a_command_reads_no_mode_from_the_environment():
+    """They are gone before torch is imported, which reads some of them then."""
+    given = {"ONEDNN_DEFAULT_FPMATH_MODE": "BF16", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "MKL_CBWR": "COMPATIBLE"}
+    place = {"PYTHONPATH": str(REPO / "scripts")}
+    done = subprocess.run(
+        [sys.executable, "-c", SHOWN], capture_output=True, text=True, env={**os.environ, **given, **place}
+    )
+    assert done.stdout.split() == ["highest", "AVX2,STRICT", "False"], done.stderr
