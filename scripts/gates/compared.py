@@ -80,7 +80,8 @@ def one_imatrix_breaks(lineage: Lineage, compared: Quants) -> Breaks:
             whose = [(what, record["source_sha256"], imatrix.get("model_sha256"))]
             found += breaks_of(path, whose, ANOTHER_IMATRIX)
             first = first or imatrix
-            pairs = [(f"the {key} of the imatrix:", first.get(key), imatrix.get(key)) for key in OF_AN_IMATRIX]
+            values = [(f"the {key} of the imatrix:", first.get(key), imatrix.get(key)) for key in OF_AN_IMATRIX]
+            pairs = [pair for pair in values if None not in pair]  # an older record has no digest of the tools
             found += breaks_of(path, pairs, ONE_IMATRIX) if imatrix else []
     return found
 
