@@ -36,7 +36,13 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 OTHER_CAPITALS = {
     "HF_TOKEN",
     "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
     "GGML_BACKEND_PATH",
+    "ATEN_CPU_CAPABILITY",
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "PYTHONPATH",
+    "NOTICE",
     "PORT",
     "PATCH",
     "OUTPUT",
