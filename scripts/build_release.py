@@ -263,7 +263,9 @@ def task_sources_of(tasks: list[list[Path]]) -> dict[str, Path]:
     found = {}
     for scores, *words in tasks:
         for number, word in enumerate(words):
-            kind, path = parse_setting(str(word))
+            kind, sign, path = str(word).partition("=")
+            if not sign or CONTROL.search(str(word)):
+                raise InputError("--task", f"KIND=PATH after {scores}, in one line", shown(str(word)))
             found[f"{kind} {scores.parent.name} {number}"] = Path(path)
     return found
 

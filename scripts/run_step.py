@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from files.host_locks import lock_path
+from files.input_errors import printable
 from files.json_records import write_record
 from files.option_types import command_parser, positive
 from files.safe_files import InputError, run
@@ -67,7 +68,7 @@ def time_in_words(seconds: float) -> str:
 def result_of(output: str) -> str:
     """Return what a command came to: the last line of its output that is no table, without the path before it."""
     lines = [line for line in output.splitlines() if line.strip() and not line.startswith(("|", "#"))]
-    return PATH_BEFORE_RESULT.sub("", lines[-1].strip()) if lines else ""
+    return printable(PATH_BEFORE_RESULT.sub("", lines[-1].strip()).expandtabs()) if lines else ""
 
 
 def step_line(place: str, words: str, result: str, seconds: float) -> str:
@@ -80,7 +81,8 @@ def step_line(place: str, words: str, result: str, seconds: float) -> str:
 
 def error_lines(text: str) -> list[str]:
     """Return the lines of a failed command that say why: its `error: ` lines, else its last lines."""
-    lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    # A command of others may repeat what a file says: its control characters are for the log alone.
+    lines = [printable(line.rstrip().expandtabs()) for line in re.split("[\r\n]+", text) if line.strip()]
     return [line for line in lines if re.match(r"error\b.*: |\S+: error: |FAIL ", line)] or lines[-SHOWN_LINES:]
 
 
@@ -100,7 +102,8 @@ class Screen:
         """Put what the command reports behind the beginning of the line."""
         if self.live:
             width = shutil.get_terminal_size().columns - 1
-            print(f"{CLEAR_LINE}{f'{self.beginning}   {report}'[:width]}", end="", file=sys.stderr, flush=True)
+            line = f"{self.beginning}   {printable(report.expandtabs())}"[:width]
+            print(f"{CLEAR_LINE}{line}", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         """Take the line away."""

@@ -148,6 +148,9 @@ def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         signed = name == "routing_weight_sum"
         if not np.isfinite(arrays[name]).all() or (not signed and (arrays[name] < 0).any()):
             raise InputError(path, f"finite sums in {name}", "others")
+        with np.errstate(over="ignore"):  # of all questions together: a choice adds them up
+            if not np.isfinite(arrays[name].sum(axis=0)).all():
+                raise InputError(path, f"finite sums in {name}", "ones that are infinite over all questions")
     if len(set(arrays["layer_numbers"].tolist())) < shape[1]:
         raise InputError(path, "every layer once in layer_numbers", "one twice")
 

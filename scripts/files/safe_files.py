@@ -117,7 +117,8 @@ def run(main: Callable[[], None]) -> None:
             raise
         sys.exit(f"error{rank}: {printable(str(error))}: expected a path that can be used, found links in a circle")
     except OSError as error:
-        place = error.filename or "output"
+        # A file's name may come from an archive or a record: its control characters stay off the terminal.
+        place = printable(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else "output"
         if error.errno == errno.ENOSPC:
             sys.exit(f"error{rank}: {place}: expected enough disk space, found the disk full")
         if error.errno in UNUSABLE_PATH:

@@ -70,6 +70,12 @@ State = tuple[int, ...]
 _held: dict[Path, State] = {}  # what this command computes from and names by a digest, as it lay there then
 
 
+def check_ends(path: Path) -> None:
+    """Raise InputError for what is no file: a pipe would be waited for, and a device read, for ever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # opening a directory says so itself
+        raise InputError(path, "a file", "a pipe, a device or a socket")
+
+
 def file_state(path: Path) -> State:
     """Return by what a file that nobody touched is known without reading it.
 
@@ -85,6 +91,7 @@ def flushed_state(path: Path) -> State:
     A store into a page that somebody has mapped, and that is not yet written to the disk, changes no time. Once the
     page has been written the next store does.
     """
+    check_ends(path)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     return file_state(path)
@@ -286,6 +293,7 @@ def seal_said(path: Path, digest: str, subject: str) -> None:
 
 def sha256_file(path: Path) -> str:
     """Return the hex sha256 of a file's bytes."""
+    check_ends(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

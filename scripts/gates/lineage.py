@@ -238,8 +238,10 @@ def checkpoint_breaks(lineage: Lineage) -> Breaks:
 
 
 def router_rows(tensors: dict[str, tuple[Path, TensorInfo]], layer: str) -> list[bytes]:
-    """Return the rows of a layer's router, one per expert."""
-    path, tensor = tensors[f"blk.{layer}.ffn_gate_inp.weight"]
+    """Return the rows of a layer's router, one per expert; none where the file has no such router."""
+    path, tensor = tensors.get(f"blk.{layer}.ffn_gate_inp.weight", (None, None))
+    if path is None or tensor is None or not tensor.size:
+        return []
     with open(path, "rb") as file:
         file.seek(tensor.offset)
         data = file.read(tensor.size)
@@ -260,8 +262,9 @@ def router_breaks(lineage: Lineage) -> Breaks:
     for path in [*lineage.files.values(), *([f16] if f16.is_file() else [])]:
         tensors = tensors_of(path)
         for layer, entry in layers.items():
-            every = router_rows(full, layer)
-            if router_rows(tensors, layer) != [every[expert] for expert in entry["keep"]]:
+            every = dict(enumerate(router_rows(full, layer)))
+            kept = [every.get(expert) for expert in entry["keep"]]
+            if None in kept or router_rows(tensors, layer) != kept:
                 expected = f"the router's rows of the {len(entry['keep'])} kept experts in layer {layer}"
                 found.append(InputError(path, expected, "others", OTHER_BUILD))
                 break

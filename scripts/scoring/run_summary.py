@@ -55,6 +55,8 @@ def check_against_lm_eval(answers: list[Answer], samples: list[Sample], prompts:
     by_id = {sample.record_id: sample for sample in samples}
     if len(by_id) != len(samples) or set(by_id) != {answer.record_id for answer in answers}:
         raise InputError("lm-eval samples", f"the {len(answers)} recorded questions", f"{len(by_id)} others")
+    if set(by_id) != set(prompts):
+        raise InputError("frozen questions", f"the {len(answers)} recorded questions", f"{len(prompts)} others")
     for answer in answers:
         check_class(answer, prompts[answer.record_id])
         sample = by_id[answer.record_id]

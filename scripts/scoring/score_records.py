@@ -135,6 +135,14 @@ class RunProtocol(Fields):
 
     seed: int
     task: str = GPQA
+    filter: str = ""
+    lm_eval: str = ""
+
+    @model_validator(mode="after")
+    def read_by(self) -> Self:
+        """Refuse a task whose answers were read in no named way; of before there were others it is GPQA's."""
+        require(self.task.startswith(GPQA) or bool(self.filter and self.lm_eval), "filter and lm_eval of the task")
+        return self
 
 
 class Summary(Record):
@@ -296,7 +304,7 @@ class Scores(Record):
 
     what: ClassVar[str] = "a comparison of compare_scores.py"
     evaluated: str
-    protocol: dict
+    protocol: RunProtocol
     patched: bool
     question_ids: list[str]
     rows: Annotated[list[ScoreRow], Field(min_length=1)]

@@ -4,15 +4,18 @@ Written by measure_active_experts.py. Every row is the same file, run with anoth
 """
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
 from files.display import markdown_table, percent_with_error, plural, with_error
-from files.json_records import Fields, Record, Sha256
-from speed.round_speeds import factor_in_words, mean_speed, where_in_words
+from files.json_records import Count, Fields, Positive, Record, Sha256, require
+from speed.round_speeds import Speed, factor_in_words, mean_speed, where_in_words
+
+from pydantic import Field, model_validator
 
 ACTIVE_NAME = "active-experts.json"
 ACTIVE_PICTURE = "active-experts.png"
 LEAST_SHARE = 5 / 8  # of the model's own number of experts: as far as the sweep goes
+WithError = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class ActiveRow(Fields):
@@ -21,10 +24,10 @@ class ActiveRow(Fields):
     kld, same_top: against the same file with all its active experts. right: None where nothing was scored.
     """
 
-    experts: int
-    kld: list[float]
-    same_top: list[float]
-    speeds: list[float]
+    experts: Positive
+    kld: WithError
+    same_top: WithError
+    speeds: list[Speed]
     right: list[bool] | None
 
 
@@ -43,22 +46,32 @@ class ActiveExperts(Record):
     gguf_sha256: Sha256
     source_sha256: Sha256  # of the F16 file that it was made from
     key: str
-    own: int
-    chats: int
-    chat_tokens: int
-    chat_max_tokens: int
+    own: Positive
+    chats: Positive
+    chat_tokens: Count
+    chat_max_tokens: Positive
     chats_sha256: Sha256
     texts_sha256: Sha256
-    questions: int
+    questions: Positive
     questions_sha256: Sha256
-    max_tokens: int
+    max_tokens: Positive
     reasoning_budget: int
-    context: int
+    context: Count
     gpu_layers: int
-    rounds: int
+    rounds: Positive
     llama_cpp: str
     tools_sha256: Sha256 | None = None  # of the build of llama.cpp; older records have none
-    rows: list[ActiveRow]
+    rows: Annotated[list[ActiveRow], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def rows_from_the_own_number(self) -> Self:
+        """Refuse rows that do not begin with the model's own number, and ones of other rounds or questions."""
+        require(self.rows[0].experts == self.own, "rows from the model's own number of experts")
+        for row in self.rows:
+            require(len(row.speeds) == self.rounds, "speeds of every round")
+            require((row.right is None) == (self.rows[0].right is None), "right answers of all rows or of none")
+            require(row.right is None or len(row.right) == self.questions, "right answers to every question")
+        return self
 
 
 def counts_to_try(own: int) -> list[int]:

@@ -1,14 +1,16 @@
 """draft.json: what a draft model gains, written by measure_draft.py; and the same in words and as a table."""
 
-from typing import ClassVar
+import operator
+from typing import Annotated, ClassVar, Self
 
 from files.display import markdown_table, plural
-from files.json_records import Fields, Record, Sha256
+from files.json_records import Count, Fields, Positive, Record, Sha256, require
 from files.safe_files import InputError
 from scoring.paired_statistics import mean_and_error
-from speed.round_speeds import factor_in_words, mean_speed, where_in_words
+from speed.round_speeds import Speed, factor_in_words, mean_speed, where_in_words
 
 import numpy as np
+from pydantic import Field, model_validator
 
 DRAFT_NAME = "draft.json"
 DRAFT_HEADS = [
@@ -32,11 +34,18 @@ class Answers(Fields):
     gguf_sha256: Sha256
     source_sha256: Sha256  # of the F16 file that it was made from
     same: list[bool]  # whether the text with the draft model is the one without
-    tokens: list[int]
-    drafted: list[int]
-    accepted: list[int]
-    speeds: list[float]
-    speeds_without: list[float]
+    tokens: list[Count]
+    drafted: list[Count]
+    accepted: list[Count]
+    speeds: list[Speed]
+    speeds_without: list[Speed]
+
+    @model_validator(mode="after")
+    def within_the_drafts(self) -> Self:
+        """Refuse more accepted tokens than were drafted, and a share of no tokens at all."""
+        counted = len(self.drafted) == len(self.accepted) and all(map(operator.le, self.accepted, self.drafted))
+        require(counted and sum(self.drafted) > 0, "drafted tokens, and at most these accepted")
+        return self
 
 
 class DraftResults(Record):
@@ -47,19 +56,28 @@ class DraftResults(Record):
     again: ClassVar[str] = "run `make draft REPLACE=draft`"
     file: str
     type: str
-    bytes: int
-    parameters: int
+    bytes: Positive
+    parameters: Positive
     sha256: Sha256
-    draft_tokens: int
-    max_tokens: int
-    context: int
+    draft_tokens: Positive
+    max_tokens: Positive
+    context: Count
     gpu_layers: int
-    rounds: int
-    questions: int
+    rounds: Positive
+    questions: Annotated[int, Field(ge=2)]  # an error needs two
     questions_sha256: Sha256
     llama_cpp: str
     tools_sha256: Sha256 | None = None  # of the build of llama.cpp; older records have none
-    models: list[Answers]
+    models: Annotated[list[Answers], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def every_question_and_round(self) -> Self:
+        """Refuse a model without an answer to every question, or without a speed of every round."""
+        for model in self.models:
+            answered = {len(model.same), len(model.tokens), len(model.drafted), len(model.accepted)}
+            require(answered == {self.questions}, "an answer of each model to every question")
+            require({len(model.speeds), len(model.speeds_without)} == {self.rounds}, "speeds of every round")
+        return self
 
 
 def acceptance(answers: dict) -> tuple[float, float]:

@@ -5,13 +5,15 @@ error is one over rounds, not over questions.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from files.display import digits, plural
 
 import numpy as np
+from pydantic import Field
 
 Way = TypeVar("Way")
+Speed = Annotated[float, Field(gt=0)]  # tokens per second, as a record holds it
 
 
 def in_turns(ways: Sequence[Way], rounds: int) -> Iterator[Way]:

@@ -22,6 +22,7 @@ from files.safe_files import (
     replace_when_done,
     require_disk_space,
 )
+from files.seals import flushed_state, sha256_file
 
 import pytest
 
@@ -176,6 +177,29 @@ def test_links_in_a_circle_are_one_line(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     # From Python 3.13 on `resolve` takes such a link as it is.
     assert done.stderr.count("\n") == done.returncode and "Traceback" not in done.stderr
+
+
+def test_a_name_that_steers_a_terminal_is_shown_without_doing_so(tmp_path):
+    # The name of a shard comes from the index of a checkpoint, and that is somebody else's.
+    program = (
+        f"from files.safe_files import run; run(lambda: open({str(tmp_path / 'x')!r} + chr(27) + '[31m' + chr(8232)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPO / "scripts")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stderr.startswith(f"error: {tmp_path}/x\\x1b[31m\\u2028: expected a path that can be used")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_the_digest_of_what_never_ends_is_not_waited_for(tmp_path, what):
+    path = tmp_path / what
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    for digest in (sha256_file, flushed_state):
+        with pytest.raises(InputError, match="expected a file, found a pipe, a device or a socket"):
+            digest(path)
 
 
 def test_locks_do_not_go_through_a_link_that_another_user_may_have_made(tmp_path, monkeypatch):

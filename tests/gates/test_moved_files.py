@@ -6,14 +6,16 @@ from pathlib import Path
 
 from damaged_build import Build
 from files.json_records import read_json, write_json
-from files.safe_files import directory_when_done
+from files.safe_files import InputError, directory_when_done, sha256_file
 from files.seals import BEGUN, LEDGER, MARKER, Seal, Seals, bound_to
+from gates.lineage import router_rows, tensors_of
+from ggufs.gguf_header import read_header, write_header_only
 from losses.stored_results import PRUNING_NAME
 from quants.quant_record import record_path
 from release.manifest import MANIFEST
 from release.sources import sources_path
 from release_inputs import NAME, as_command, seal_all, write_run
-from scoring.run_files import ANSWERS, PATCHED, RUN, begin_run
+from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, begin_run
 from scoring.run_summary import summed_up
 from scoring.score_records import RAN_ALREADY, SUMMARY_NAME
 
@@ -163,6 +165,26 @@ def test_the_full_model_s_file_is_of_the_full_model_s_weights(build):
     place = build.pruned / "full-F16.gguf.json"
     build.change(place, lambda content: content.update(weights_sha256="8" * 64))
     assert any("weights with sha256" in line for line in build.failing("lineage"))
+
+
+def test_a_file_without_routers_is_of_another_build(build):
+    place = build.pruned / "F16.gguf"
+    header, tensors = read_header(place), tensors_of(place)
+    assert router_rows(tensors, "0") and router_rows({}, "0") == []
+    kept = [(t.name, t.dims, t.kind) for t in header.tensors if "ffn_gate_inp" not in t.name]
+    place.unlink()  # a link to the file of all tests
+    write_header_only(header, [entry.raw for entry in header.key_values], kept, place)
+    assert any("the router's rows of the" in line for line in build.failing("lineage"))
+
+
+def test_answers_to_questions_that_the_run_did_not_freeze_are_none_of_it(build, tmp_path):
+    run = Path(shutil.copytree(build.own, tmp_path / "run"))
+    frozen, record = run / TASK_FOLDER / "frozen.jsonl", read_json(run / RUN)
+    frozen.write_text("".join(frozen.read_text().splitlines(keepends=True)[1:]))
+    write_json(run / RUN, record | {"questions_sha256": sha256_file(frozen)})
+    scored = read_json(run / SUMMARY_NAME)
+    with pytest.raises(InputError, match="frozen questions: expected the [0-9]+ recorded questions, found"):
+        summed_up(run, False, build.metadata, {key: scored[key] for key in SCORED})
 
 
 def test_what_answered_in_the_patch_step_is_part_of_what_answered(build):

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from build_report import main
-from files.json_records import read_json, write_record
+from files.json_records import read_json, write_json, write_record
 from quants.quant_record import MmprojRecord
 from speed.active_experts import ActiveExperts
 from speed.draft_results import DraftResults
@@ -81,3 +81,27 @@ def test_what_was_measured_on_another_build_is_refused(pristine, tmp_path, refus
     f16 = read_json(folder / "pruned-F16.gguf.json")["sha256"]
     (folder / name).write_text((folder / name).read_text().replace(f16, "b" * 64))
     refusal(main, [*arguments(folder), "--output", tmp_path / "report.html"], name, "F16 GGUF", target)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "field", "value", "words"),
+    [
+        ("draft.json", "models", "accepted", [6], "drafted tokens, and at most these accepted"),
+        ("draft.json", "models", "accepted", [9, 4], "drafted tokens, and at most these accepted"),
+        ("draft.json", "models", "drafted", [0, 0], "drafted tokens, and at most these accepted"),
+        ("draft.json", "models", "same", [True], "an answer of each model to every question"),
+        ("draft.json", "models", "speeds", [30.0], "speeds of every round"),
+        ("draft.json", "models", "speeds_without", [0.0, 20.0], "greater than 0"),
+        ("active-experts.json", "rows", "experts", 7, "rows from the model's own number of experts"),
+        ("active-experts.json", "rows", "kld", [0.0], "at least 2 items"),
+        ("active-experts.json", "rows", "speeds", [20.0], "speeds of every round"),
+        ("active-experts.json", "rows", "right", None, "right answers of all rows or of none"),
+        ("active-experts.json", "rows", "right", [True], "right answers to every question"),
+    ],
+)
+def test_figures_that_no_measurement_gives_are_refused(pristine, tmp_path, refusal, name, part, field, value, words):
+    folder = Path(shutil.copytree(pristine, tmp_path / "build"))
+    found = read_json(folder / name)
+    found[part][0] |= {field: value} if (field, value) != ("drafted", [0, 0]) else {field: value, "accepted": value}
+    write_json(folder / name, found)
+    refusal(main, [*arguments(folder), "--output", tmp_path / "report.html"], name, words)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from browser import chromium, opened
 from build_report import main
 from compare_scores import main as compare_scores
-from files.json_records import read_json, write_record
+from files.json_records import read_json, write_json, write_record
 from files.safe_files import InputError
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Summary
@@ -64,3 +64,18 @@ def test_several_samples_of_the_evaluation_are_pooled_and_the_first_is_shown(tmp
     # Summaries of other runs than those that the scores are the sums of are refused.
     with pytest.raises(InputError, match="expected the scores of full and pruned"):
         main([*flags[:place], paths[0], paths[2], *flags[place + 2 :], "--output", str(tmp_path / "other.html")])
+
+
+@pytest.mark.parametrize(("field", "value"), [("task", ["x"]), ("filter", None), ("lm_eval", 1.5), ("seed", "42")])
+def test_a_protocol_of_other_values_is_refused(tmp_path, refusal, field, value):
+    write_build(tmp_path, 12, 2, 20, 16)
+    change(tmp_path / TASK / "scores.json", "protocol", field, value=value)
+    refusal(main, [*options(tmp_path), "--output", tmp_path / "report.html"], "scores.json", f"protocol.{field}")
+
+
+def test_a_task_without_its_filter_is_refused(tmp_path, refusal):
+    write_build(tmp_path, 12, 2, 20, 16)
+    scores = read_json(tmp_path / TASK / "scores.json")
+    del scores["protocol"]["filter"]
+    write_json(tmp_path / TASK / "scores.json", scores)
+    refusal(main, [*options(tmp_path), "--output", tmp_path / "report.html"], "scores.json", "filter and lm_eval")

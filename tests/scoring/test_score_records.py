@@ -49,7 +49,7 @@ def comparison(runs: list[dict]) -> dict:
 def of_task(task: str, **row: object) -> dict:
     """A complete run of one question of another task."""
     answer = summary("m", None)["answers"][0] | {"order": [], "class": "answered", "strict_correct": True} | row
-    protocol = {"seed": 42, "task": task}
+    protocol = {"seed": 42, "task": task, "filter": "flexible-extract", "lm_eval": "0.4"}
     digests = {"protocol": protocol, "protocol_sha256": sha256_json(protocol)}
     return summary("m", None) | digests | figures([answer], None)
 

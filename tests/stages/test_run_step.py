@@ -54,6 +54,8 @@ def test_a_line_is_never_wider_than_a_hundred_columns():
 def test_a_failure_shows_the_error_line_and_else_the_last_lines():
     assert error_lines("a\r\nerror: x: expected y, found z\nb\n") == ["error: x: expected y, found z"]
     assert error_lines("tool.py: error: no such option\n") == ["tool.py: error: no such option"]
+    assert error_lines("error: \x1b[31m: expected y, found z\n") == [r"error: \x1b[31m: expected y, found z"]
+    assert result_of("y: \x1b[2Jdone\n") == r"\x1b[2Jdone"
     assert error_lines("".join(f"{n}\n" for n in range(9))) == ["4", "5", "6", "7", "8"]
 
 
