@@ -11,12 +11,13 @@ The digest is recorded with the first download; later ones, and other machines g
 import argparse
 import hashlib
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from files.fetched_files import CALIBRATION_V5_URL, FetchedRecord
 from files.json_records import read_record, write_record
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, replace_when_done, run
+from files.safe_files import InputError, reason_of, replace_when_done, run
 
 TIMEOUT_SECONDS = 60
 LEAST_BYTES, MOST_BYTES = 100_000, 100_000_000  # less is an error page, more no text to calibrate with
@@ -27,9 +28,9 @@ def download_text(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
             content = answer.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:  # URLError and HTTPError are OSErrors
+    except (OSError, ValueError, HTTPException) as error:  # URLError and HTTPError are OSErrors
         advice = "give a text of your own with CALIBRATION=FILE"
-        raise InputError(url, "a text that can be downloaded", str(error), advice) from error
+        raise InputError(url, "a text that can be downloaded", reason_of(error), advice) from error
     if len(content) > MOST_BYTES:
         raise InputError(url, f"a text of at most {MOST_BYTES} bytes", "a longer one")
     return content

@@ -16,7 +16,7 @@ from pathlib import Path
 from demo.demo_corpus import SPLIT_SEED, DemoQuestion, csv_row, load_facts, split_questions
 from demo.task_questions import write_task_questions
 from files.option_types import command_parser, named_path
-from files.safe_files import run, write_csv
+from files.safe_files import check_apart, run, write_csv
 
 
 def question_rows(questions: list[DemoQuestion], split: str) -> list[dict[str, str]]:
@@ -39,8 +39,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     splits = split_questions(load_facts(args.facts))
-    for split in ("eval", "calibration"):
-        write_csv(args.output / f"{split}_questions.csv", question_rows(splits[split], split))
+    files = {split: args.output / f"{split}_questions.csv" for split in ("eval", "calibration")}
+    check_apart([args.facts, *files.values()], [args.training] if args.training else [])
+    for split, path in files.items():
+        write_csv(path, question_rows(splits[split], split))
     if args.training:
         write_csv(args.training, question_rows(splits["training"], "training"))
     if args.tasks:

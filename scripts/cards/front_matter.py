@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from files.safe_files import InputError
+from checkpoints.licence import YAML_ERRORS
+from files.safe_files import InputError, reason_of
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
 
-import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
@@ -86,8 +86,8 @@ def check_front_matter(path: Path, kind: str) -> dict[str, Any]:
     """Return the front matter of a card; raise InputError when huggingface_hub cannot read it or a value is wrong."""
     try:
         data = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=False).data.to_dict()
-    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(path, "front matter that huggingface_hub reads", str(error).splitlines()[0][:200]) from error
+    except YAML_ERRORS as error:
+        raise InputError(path, "front matter that huggingface_hub reads", reason_of(error)) from error
     given = {key: form for key, form in OPTIONAL_KEYS.items() if key in data}
     for key, form in {**REQUIRED_KEYS, **given}.items():
         if not isinstance(data.get(key), form) or not data[key]:

@@ -25,6 +25,8 @@ NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.,()-]| (?=\S)){0,39}")
 LINK = re.compile(r"(?=.{1,200}\Z)https?://[\w.-]+(?:/[\w./~%-]*)?(?:\?[\w./~%=&+:,-]*)?(?:#[\w-]+)?", re.ASCII)
 logging.set_verbosity_error()  # a card without front matter is no fault, and an error of ours is one line
 TO_SAY = "look up what the base model's card says, and give it as LICENSE, such as LICENSE=apache-2.0"
+# What PyYAML raises on a text: of its own, and what the words after a tag such as !!timestamp or !!bool cause.
+YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def front_matter_of(card: Path) -> dict | None:
     try:
         # An editor's mark of UTF-8 stands before the dashes, and would hide them.
         return ModelCard(card.read_text(encoding="utf-8-sig"), ignore_metadata_errors=True).data.to_dict()
-    except (ValueError, TypeError, RecursionError, yaml.YAMLError):
+    except YAML_ERRORS:
         return None
 
 

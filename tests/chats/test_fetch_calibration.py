@@ -47,6 +47,21 @@ def test_the_text_and_its_digest_are_kept(site, tmp_path):
     assert record == {"version": 1, **known}
 
 
+def test_a_server_that_speaks_otherwise_is_refused_in_one_line(tmp_path, refusal):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200000 x\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/v5.txt"
+        refusal(fetch_calibration.main, ["--url", url, "--output", tmp_path / "v5.txt"], url, "BadStatusLine")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_kill_between_record_and_text_leaves_no_text_without_a_record(site, tmp_path, monkeypatch):
     url, folder = site
     (folder / "v5.txt").write_bytes(TEXT)

@@ -2,7 +2,8 @@
 
 import json
 
-from checkpoints.licence import Licence, licence_in, licence_of, released_licence
+from cards.front_matter import check_front_matter
+from checkpoints.licence import Licence, front_matter_of, licence_in, licence_of, released_licence
 from files.safe_files import InputError
 
 import pytest
@@ -69,6 +70,17 @@ def test_what_is_given_comes_before_what_the_base_says_and_nothing_is_refused():
     for given, words in (("", "give it as LICENSE"), ("other", "license_name")):
         with pytest.raises(InputError, match=words):
             released_licence(given, None, "base")
+
+
+@pytest.mark.parametrize(
+    "value", ["!!timestamp x", "!!bool maybe", "!!int ''", "!!float ''", "!!binary é", "0001-00-01"]
+)
+def test_a_card_whose_tags_do_not_fit_their_words_cannot_be_read(tmp_path, value):
+    path = tmp_path / "README.md"
+    path.write_text(card(f"license: {value}"), encoding="utf-8")
+    assert front_matter_of(path) is None
+    with pytest.raises(InputError, match="expected front matter that huggingface_hub reads"):
+        check_front_matter(path, "checkpoint")
 
 
 def test_a_card_that_cannot_be_read_is_named_and_can_be_overruled(tmp_path):

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import generate_demo_questions
 import train_demo_model
 from chats.questions import LETTERS
 from demo.demo_corpus import CSV_COLUMNS, load_facts, render_prompt, render_reply, split_questions
@@ -73,6 +74,12 @@ def test_question_files_are_regenerated_from_the_facts(script, tmp_path):
     tasks = {path.name: path.read_bytes() for path in (DEMO / "tasks").iterdir()}
     assert tasks == {path.name: path.read_bytes() for path in (tmp_path / "tasks").iterdir()} and len(tasks) == 5
     assert len((tmp_path / "training.csv").read_text().splitlines()) > 5000
+
+
+def test_training_questions_do_not_go_where_the_folder_is(tmp_path, refusal):
+    arguments = ["--facts", DEMO / "facts.json", "--output", tmp_path / "x", "--training", tmp_path / "x"]
+    refusal(generate_demo_questions.main, arguments, "an output apart from every input")
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("split", ROWS)
