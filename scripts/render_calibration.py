@@ -10,7 +10,7 @@ Example: .venv/bin/python scripts/render_calibration.py --model data/demo/model 
 import argparse
 from pathlib import Path
 
-from chats.chat_sequences import chat_answer, chat_prompt
+from chats.chat_sequences import chat_answer, chat_prompt, token_ids
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
 from files.option_types import command_parser, named_path
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     # Whole chats and not bare text: the model is asked in this form, so inputs of its frame should be measured, too.
     chats = [chat_prompt(tokenizer, question) + chat_answer(tokenizer, question) for question in questions]
     # llama-imatrix refuses a text of fewer than two chunks; here one sees how much there is before any model is loaded.
-    tokens = sum(len(tokenizer(chat, add_special_tokens=False)["input_ids"]) for chat in chats)
+    tokens = sum(len(token_ids(tokenizer, chat, args.model)) for chat in chats)
     with replace_when_done(args.output) as partial:
         partial.write_text("\n".join(chats) + "\n", encoding="utf-8")
     print(f"{args.output}: {len(chats)} chats, {tokens} tokens")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from chats.questions import Question
 from chats.template_sandbox import TemplateFailure, render_chat
-from files.safe_files import InputError
+from files.safe_files import InputError, reason_of
 
 if TYPE_CHECKING:  # importing transformers takes seconds, and only the caller's tokenizer needs it
     from transformers import PreTrainedTokenizerBase
 
+MOST_IDS = 1 << 31  # their digest is over int32
 MAX_TOKENS = 4096  # of a teacher-forced chat, as the model card has it
 
 
@@ -65,6 +66,20 @@ def chat_answer(tokenizer: "PreTrainedTokenizerBase", question: Question) -> str
     return f"{thought}\n{answer}{end}".lstrip()
 
 
+def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str, what: object) -> list[int]:
+    """Return the ids of a text whose special tokens are written out; raise InputError when the tokenizer fails.
+
+    what: whose text it is, in the message.
+    """
+    try:  # not verbose: a long text has a line of ours
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    except Exception as error:  # as when it is loaded, the library raises anything
+        raise InputError(what, "a text that the tokenizer reads", reason_of(error)) from error
+    if max(ids, default=0) >= MOST_IDS:
+        raise InputError(what, f"token ids below {MOST_IDS}", str(max(ids)))
+    return ids
+
+
 def teacher_forced_sequence(
     tokenizer: "PreTrainedTokenizerBase", question: Question, max_tokens: int, counted: str
 ) -> Sequence:
@@ -74,15 +89,12 @@ def teacher_forced_sequence(
     """
     prompt, answer = chat_prompt(tokenizer, question), chat_answer(tokenizer, question)
     # The template has written the special tokens already; the tokenizer would add a second <bos>.
-    ids: list[int] = tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
-    alone: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    what = f"question {question.record_id}"
+    ids, alone = token_ids(tokenizer, prompt + answer, what), token_ids(tokenizer, prompt, what)
     # A token may span the end of the prompt. The answer then starts with that token, where the two first differ.
     start = next((i for i, (a, b) in enumerate(zip(ids, alone)) if a != b), min(len(ids), len(alone)))
     if start >= min(len(ids), max_tokens):
         raise InputError(
-            f"question {question.record_id}",
-            f"reasoning and answer within {max_tokens} tokens",
-            f"a prompt of {start}",
-            "raise --max-tokens",
+            what, f"reasoning and answer within {max_tokens} tokens", f"a prompt of {start}", "raise --max-tokens"
         )
     return Sequence(ids[:max_tokens], start if counted == "answer" else 0, len(ids) > max_tokens)

@@ -1,13 +1,16 @@
 """The tokenizer of a checkpoint: it comes without torch, and is the same."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import render_calibration
 from chats.chat_tokenizer import load_tokenizer
-from conftest import REPO
+from conftest import DEMO, REPO
 
+import pytest
 import torch  # noqa: F401 (here it is loaded)
 
 TEXT = "Ein Satz, é \U0001f600 <b>| and 12.5 % of it"
@@ -26,3 +29,24 @@ def test_a_tokenizer_alone_brings_no_torch_and_has_the_same_ids(demo_model: Path
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     tokenizer = load_tokenizer(demo_model)
     assert json.loads(done.stdout) == [type(tokenizer).__name__, tokenizer(TEXT)["input_ids"], False]
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "value", "words"),
+    [
+        ("tokenizer_config.json", ["model_max_length"], "x", "a text that the tokenizer reads"),
+        ("tokenizer.json", ["model", "vocab", ";"], 1 << 31, "token ids below 2147483648"),
+    ],
+)
+def test_a_tokenizer_that_loads_and_then_fails_is_refused(demo_model, tmp_path, refusal, file, place, value, words):
+    model = Path(shutil.copytree(demo_model, tmp_path / "model"))
+    content = part = json.loads((model / file).read_text())
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    (model / file).write_text(json.dumps(content))
+    questions = (DEMO / "eval_questions.csv").read_text().replace("?", ";")
+    (tmp_path / "questions.csv").write_text(questions)
+    arguments = ["--model", model, "--questions", tmp_path / "questions.csv", "--output", tmp_path / "text.txt"]
+    refusal(render_calibration.main, arguments, model, words)
+    assert not (tmp_path / "text.txt").exists()
