@@ -102,7 +102,7 @@ def asked_breaks(results: dict, lineage: Lineage) -> Breaks:
 
 
 def draft_number_breaks(results: dict, draft: Path, name: str) -> Breaks:
-    """The draft model is of the size and type that its record and header say, and no count can be more than all.
+    """The draft model is of the size and type that its record and header say, and each draft could give what it gave.
 
     name: of the model that it drafts for, which its header has.
     """
@@ -118,25 +118,19 @@ def draft_number_breaks(results: dict, draft: Path, name: str) -> Breaks:
     ]
     for answers in results["models"]:
         rows = list(zip(answers["tokens"], answers["drafted"], answers["accepted"]))
-        lengths = {len(answers[key]) for key in ("same", "tokens", "drafted", "accepted")}
-        rounds = {len(answers[key]) for key in ("speeds", "speeds_without")}
         # A pass gives one token and what it keeps of its draft: there were tokens - kept passes, one more at most.
         possible = all(0 <= kept <= drafted <= most * (tokens - kept + 1) for tokens, drafted, kept in rows)
-        asked = ({results["questions"]}, {results["rounds"]})
-        pairs.append((f"questions and rounds of {answers['name']}:", asked, (lengths, rounds)))
         pairs.append((f"possible counts of {answers['name']}:", True, possible))
     return breaks_of(DRAFT_NAME, pairs, MEASURE_DRAFT)
 
 
 def active_number_breaks(results: dict, header: GgufHeader) -> Breaks:
-    """The sweep begins at the model's own number of active experts, with as many rounds in every row."""
-    rows = results["rows"]
-    counts = [row["experts"] for row in rows]
+    """The sweep goes down from the model's own number of active experts."""
+    counts = [row["experts"] for row in results["rows"]]
     pairs: list[tuple[str, object, object]] = [
         ("the model's own active experts:", header.value(experts_used_key(header)), results["own"]),
         ("the key of active experts:", experts_used_key(header), results["key"]),
         ("rows from there down:", sorted({results["own"], *counts}, reverse=True), counts),
-        ("rounds of every row:", {results["rounds"]}, {len(row["speeds"]) for row in rows}),
     ]
     return breaks_of(ACTIVE_NAME, pairs, MEASURE_ACTIVE)
 

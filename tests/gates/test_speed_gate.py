@@ -11,6 +11,7 @@ import measure_active_experts
 import measure_draft
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
+from check_release import outcome_of
 from conftest import DEMO
 from damaged_build import Build
 from files.safe_files import InputError, sha256_file
@@ -100,6 +101,11 @@ def of_models(**changes: object) -> Callable[[dict], object]:
     return lambda content: content["models"][0].update(changes)
 
 
+def of_one_more_expert(content: dict) -> None:
+    content.update(own=9)
+    content["rows"][0].update(experts=9)
+
+
 def of_other_questions(field: str) -> Callable[[dict], object]:
     return lambda content: content.update({field: "4" * 64})
 
@@ -116,11 +122,13 @@ def of_other_questions(field: str) -> Callable[[dict], object]:
         ("draft.json", of_models(gguf_sha256="4" * 64), "the speed of a file named no file with a record"),
         ("draft.json", of_models(gguf="other.gguf"), "the speed of a file named"),
         ("draft.json", of_models(name="gemma-4-26B-A4B-it"), f"a model named {NAME}, found gemma-4-26B-A4B-it"),
-        ("draft.json", of_models(accepted=[10**6] * 2), "possible counts"),
-        ("draft.json", of_models(speeds=[9e9] * 7), "questions and rounds"),
+        ("draft.json", of_models(accepted=[10**6] * 2), "drafted tokens, and at most these accepted"),
+        ("draft.json", of_models(drafted=[10**6] * 2), "possible counts"),
+        ("draft.json", of_models(speeds=[9e9] * 7), "speeds of every round"),
         ("active-experts.json", lambda content: content.update(gguf_sha256="4" * 64), "no file with a record"),
-        ("active-experts.json", lambda content: content.update(own=9), "the model's own active experts: 8, found 9"),
-        ("active-experts.json", lambda content: content.update(rounds=9), "rounds of every row:"),
+        ("active-experts.json", lambda content: content.update(own=9), "rows from the model's own number of experts"),
+        ("active-experts.json", of_one_more_expert, "the model's own active experts: 8, found 9"),
+        ("active-experts.json", lambda content: content.update(rounds=9), "speeds of every round"),
         ("active-experts.json", of_other_questions("questions_sha256"), "the first 2 questions of a question file"),
         ("active-experts.json", of_other_questions("chats_sha256"), "the first 2 chats and"),
         ("active-experts.json", of_other_questions("texts_sha256"), "chats by the checkpoint's tokenizer"),
@@ -130,7 +138,7 @@ def test_speeds_are_of_known_files_and_numbers_are_possible(release, name, damag
     content = json.loads((release / name).read_text())
     damage(content)
     (release / name).write_text(json.dumps(content))
-    found = speed_gate(checked(release)).deviations
+    found = outcome_of(speed_gate, checked(release)).deviations
     assert any(words in line for line in found) if words else not found, found
 
 
