@@ -35,6 +35,7 @@ from scoring.answer_record import Answer, prompt_sha256, read_answers
 from scoring.asked_servers import add_server_arguments, answered_by, asked_servers
 from scoring.eval_protocol import (
     BACKENDS,
+    BY_DIGEST,
     OpenAiProtocol,
     Protocol,
     add_protocol_arguments,
@@ -74,7 +75,7 @@ def tokenizer_identity(tokenizer: str) -> str:
         return tokenizer
     if not (directory / "tokenizer.json").is_file():
         raise InputError(directory, "tokenizer.json", "none")
-    return f"sha256 {held_sha256(directory / 'tokenizer.json')}"
+    return f"{BY_DIGEST}{held_sha256(directory / 'tokenizer.json')}"
 
 
 def identity(args: argparse.Namespace, protocol: Protocol) -> dict:

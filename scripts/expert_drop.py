@@ -28,7 +28,7 @@ from checkpoints.checkpoint_drop import plan_tensors, verify_checkpoint, write_c
 from checkpoints.moe_families import expert_tensors, family_of, pruned_config, shape_of
 from checkpoints.small_files import left_out_words
 from choice.drop_map import check_digests, read_drop_map
-from choice.drop_metadata import METADATA_NAME
+from choice.drop_metadata import METADATA_NAME, check_full
 from files.option_types import command_parser, named_path, positive
 from files.safe_files import check_apart, check_replaceable, gib, run, sha256_file
 from ggufs.gguf_drop import (
@@ -49,6 +49,7 @@ IF_MEANT = "use it with --force if you mean it"
 def drop_in_checkpoint(args: argparse.Namespace) -> None:
     """Drop experts from a checkpoint directory, or with --verify check that it was done."""
     config = read_config(args.source)
+    check_full(args.source)
     hold_checkpoint(args.source)
     # Before anything else: an output over the source would remove it when it is replaced.
     check_apart([args.source, args.drop_map], [args.output])

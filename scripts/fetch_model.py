@@ -21,6 +21,7 @@ from chats.chat_tokenizer import load_tokenizer
 from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
+from choice.drop_metadata import check_full
 from files.json_records import Record, read_record, write_record
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, run, sha256_file
@@ -68,6 +69,7 @@ def check_model_directory(directory: Path) -> dict:
     shows here, in seconds, and not in the middle of the analysis.
     """
     config, tensors = read_config(directory), read_checkpoint(directory)
+    check_full(directory)
     family = family_of(directory, config, list(tensors))
     shape = shape_of(directory, family, config)
     expert_tensors(directory, family, tensors, shape)

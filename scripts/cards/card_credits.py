@@ -16,7 +16,7 @@ def task_credit(release: Release, name: str) -> str:
 def credits_section(release: Release) -> str:
     """Return whose work the release rests on, and the terms of the weights."""
     fetched = release.inputs.get("fetched") or {}
-    files = list(release.inputs.get("questions", {}))
+    files = sorted({name for those in release.inputs.get("roles", {}).values() for name in those})
     lines = [f"Base model: {base_link(release.base)}. The weights are derived from it and are under its licence terms."]
     # By where a file came from: its name could be anybody's.
     if any(fetched.get(name) == GPQA_URL for name in files):

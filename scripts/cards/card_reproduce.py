@@ -6,7 +6,7 @@ from cards.card_sections import HELD_BY_CALIBRATION, Release, section
 from cards.card_tables import digest_table
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import code
-from release.make_settings import PROTOCOL_SETTINGS, calibration_setting
+from release.make_settings import PROTOCOL_SETTINGS, USES, calibration_setting
 from release.names import is_hub_id
 
 NOT_IN_THE_COMMAND = ("RUN", "MODEL")  # the first has its own sentence, the other is worked out here
@@ -69,13 +69,19 @@ def task_text(release: Release) -> str:
     return f"The further tasks come first, each with the settings above beside its own:\n\n{listed}"
 
 
+def question_file(release: Release, name: str) -> str:
+    """Return a question file with what it was for, as the records say."""
+    parts = [USES[role] for role, names in release.inputs.get("roles", {}).items() if name in names]
+    return f"Question file {code(name)}, {' and '.join(parts) or 'of which no record says that it was used'}"
+
+
 def input_digests(release: Release) -> dict[str, str | None]:
     """Return the sha256 of what the release was made from, None where it is not recorded."""
     metadata, method = release.metadata, release.metadata["method"]
     found = {
         "Base checkpoint, weights": metadata["source"].get("weights_sha256"),
         "Base checkpoint, config": metadata["source"].get("config_sha256"),
-        **{f"Question file {code(name)}": digest for name, digest in release.inputs.get("questions", {}).items()},
+        **{question_file(release, name): digest for name, digest in release.inputs.get("questions", {}).items()},
         **{
             f"{task}, {code(name)}": digest
             for task, files in release.inputs.get("tasks", {}).items()
@@ -156,7 +162,7 @@ def builds_text(release: Release) -> str:
     begin = "Builds of llama.cpp, by the digest of their programs and libraries:"
     digests = {what: ", ".join(sorted(known)) for what, known in found.items()}
     others = [what for what, known in found.items() if known != found.get("quants", known)]
-    same = "One build did all of it." if len(set(digests.values())) == 1 and len(found) > 1 else ""
+    same = "One build did all of these." if len(set(digests.values())) == 1 and len(found) > 1 else ""
     said = f"Another build than the one that quantised did this: {', '.join(others)}." if others else same
     return f"{begin}\n\n{digest_table({**digests})}\n\n{said}".strip()
 

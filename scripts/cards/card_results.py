@@ -8,6 +8,7 @@ from choice.drop_map import criterion_of
 from files.display import markdown_table, plural
 from files.safe_files import GB, in_unit
 from release.manifest import CHECKPOINT, DIGITS
+from scoring.eval_protocol import BY_DIGEST
 from scoring.score_tables import pass_table, score_cell, seeds_sentence, verdict
 
 ALL_EXPERTS = "none (all experts)"
@@ -152,7 +153,10 @@ def protocol_table(protocol: dict, models: list[dict]) -> str:
     rows = []
     for name in ordered:
         value = "yes" if protocol[name] is True else str(protocol[name])
-        rows.append([PROTOCOL_WORDS.get(name, name.replace("_", " ").capitalize()), value])
+        what = PROTOCOL_WORDS.get(name, name.replace("_", " ").capitalize())
+        if name == "tokenizer" and not value.startswith(BY_DIGEST):
+            what = "Tokenizer, by its name on the Hub"  # whose files it was, the record does not say
+        rows.append([what, value])
     return markdown_table(["Protocol", "Value"], rows + hardware_rows(models), left=2)
 
 

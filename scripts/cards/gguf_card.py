@@ -83,13 +83,15 @@ def dynamic_text(release: Release) -> str:
     if release.kind != DYNAMIC:
         return ""
     lines = []
+    by_hand = any(record.get("cd_tiers") for record in release.records.values())
+    where = "given by hand" if by_hand else "whose experts contribute most"
     for _, record in largest_first(release.records):
         own = tiers_in_words(record) if record["type"].startswith("CD-") else types_in_words(record)
         if (expected := predicted_kld(record)) is not None:
             own += f". Predicted when its types were picked, not measured: {expected} nats per token"
         lines.append(f"{record['type']}: {own}{padding_in_words(record)}.")
     return (
-        "ContribDynamic files (`CD-*`) use higher types in the layers whose experts contribute most. AUTO files "
+        f"ContribDynamic files (`CD-*`) use higher types in the layers {where}. AUTO files "
         "(`AUTO-*`) have a target size. They use higher types in the layers and roles where that lowers the estimated "
         f"loss most. In padded files (`PAD-*`, and AUTO files that say so) zeros make the MLPs wider, so that "
         "smaller types fit; no result depends on the zeros. "

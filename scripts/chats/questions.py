@@ -9,6 +9,7 @@ import csv
 import hashlib
 import random
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,13 @@ class Question:
 
 
 def words_of(text: str) -> str:
-    """Return the words of a text, case and punctuation aside: by them a question is known again elsewhere."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
+    """Return the words of a text, case and punctuation aside: by them a question is known again elsewhere.
+
+    Letters that are written in two ways count as one (NFKC), and signs that nobody sees (Cf) as none.
+    """
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    seen = "".join(character for character in plain if unicodedata.category(character) != "Cf")
+    return " ".join(re.findall(r"[^\W_]+", seen))
 
 
 def held_texts(texts: list[str], where: str) -> list[bool]:

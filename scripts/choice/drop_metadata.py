@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 
 from choice.drop_map import METADATA_NAME, OWN_MAP, Analysis, DropMap, MapDetails, details_of, question_ids_of, read_map
 from files.json_records import Positive, Record, Sha256, read_json, read_record, require
+from files.safe_files import InputError
 
 from pydantic import model_validator
 
@@ -52,6 +53,15 @@ class DropMetadata(Record):
             require(both == list(range(self.experts)), f"layers.{name} of every expert once")
             require(len(ids.get("keep", [])) == self.keep_count, f"layers.{name} that keep keep_count experts")
         return self
+
+
+def check_full(checkpoint: Path) -> None:
+    """Raise InputError when experts were dropped from a checkpoint before: its scores would look held out that are not.
+
+    What chose then is not among the questions that choose now.
+    """
+    if (found := checkpoint / METADATA_NAME).exists():
+        raise InputError(found, "a model from which no experts were dropped", "its metadata", "prune the full model")
 
 
 def read_metadata(path: Path) -> dict:

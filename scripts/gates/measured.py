@@ -28,7 +28,7 @@ from release.names import PLAIN_NAME, is_plain
 from scoring.answer_letters import completion_letter
 from scoring.answer_record import read_answers
 from scoring.comparison import compare, group_runs
-from scoring.eval_protocol import DEFAULT_TASK, OpenAiProtocol, Protocol, locked_values, recorded_protocol
+from scoring.eval_protocol import BY_DIGEST, DEFAULT_TASK, OpenAiProtocol, Protocol, locked_values, recorded_protocol
 from scoring.eval_tasks import EvalTask, task_of
 from scoring.frozen_questions import documents_of, other_documents
 from scoring.lm_eval_run import request_digest
@@ -39,7 +39,6 @@ from scoring.score_records import SCORES_NAME, Scores, read_summary
 
 CONTEXT_STEP_TOKENS = 256  # llama-server rounds a context up to a multiple of it
 SERVER_LOGS = "server*.log"  # of several servers each has its own
-BY_DIGEST = "sha256 "  # how the protocol names a tokenizer that was a directory
 TEXTS = "chats by the checkpoint's tokenizer and chat template, sha256"
 CUT_SLACK_TOKENS = 8  # llama-server ends a few tokens before its context is full
 # A build whose losses make takes for finished is measured again only when told; the stored logits spare most of it.

@@ -11,7 +11,7 @@ from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
-from gates.measured import TEXTS, known_quants, question_breaks
+from gates.measured import TEXTS, known_quants
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, experts_used_key, read_header
 from ggufs.sibling_choice import draft_pick
@@ -22,10 +22,8 @@ from llama.llama_tools import LlamaCpp
 from quants.draft_record import DraftRecord, is_draft
 from quants.quant_record import record_path
 from release.manifest import CHECKPOINT, DIGITS
+from release.question_roles import was_asked
 from release.sources import find_evidence
-from scoring.eval_protocol import recorded_protocol
-from scoring.lm_eval_samples import read_frozen
-from scoring.run_files import RUN, TASK_FOLDER, read_run
 from scoring.score_records import SCORES_NAME, Scores
 from speed.active_experts import ACTIVE_NAME, ActiveExperts
 from speed.draft_results import DRAFT_NAME, DraftResults, check_same_answers
@@ -135,17 +133,11 @@ def active_number_breaks(results: dict, header: GgufHeader) -> Breaks:
     return breaks_of(ACTIVE_NAME, pairs, MEASURE_ACTIVE)
 
 
-def asks(run: Path, questions: Path) -> bool:
-    """Tell whether a run was asked the questions of a file: by their words, for other words can have the same ids."""
-    protocol = recorded_protocol(run / RUN, read_run(run)["protocol"])
-    return not question_breaks(run, read_frozen(run / TASK_FOLDER), [questions], protocol)
-
-
 def scored_files(lineage: Lineage) -> list[Path]:
     """Return the question files whose questions the evaluation asked; all of the build where it has no scores."""
     runs = [summary.parent for summary in lineage.sources["runs"].values()]
     files = list(lineage.sources["questions"].values())
-    return [path for path in files if not runs or any(asks(run, path) for run in runs)]
+    return [path for path in files if not runs or any(was_asked(run, path) for run in runs)]
 
 
 def active_asked_breaks(results: dict, lineage: Lineage) -> Breaks:

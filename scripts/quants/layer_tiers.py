@@ -91,10 +91,13 @@ def tier_override(tier: tuple[int, ...], tensors: str, kind: str) -> tuple[str, 
     return rf"^blk\.({'|'.join(map(str, tier))})\.{tensors}", kind
 
 
-def with_tiers(recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str, protect: str = "") -> Recipe:
+def with_tiers(
+    recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str, protect: str = "", by_hand: bool = False
+) -> Recipe:
     """Return a recipe whose tiers have become overrides; `layers` are the model's layers with experts.
 
-    protect: a key of PROTECTED, whose tensors get at least PROTECTED_TYPE in every layer. Raises InputError when the
+    protect: a key of PROTECTED, whose tensors get at least PROTECTED_TYPE in every layer. by_hand: the tiers were given
+    and do not follow from what the layers contribute, which the note says. Raises InputError when the
     tiers are not a partition of the layers, or when the recipe has none.
     """
     placed = [layer for tier in tiers for layer in tier]
@@ -106,13 +109,18 @@ def with_tiers(recipe: Recipe, tiers: Tiers, layers: tuple[int, ...], scope: str
         )
     typed = [(tier, kind) for tier, kind in zip(tiers, recipe.tiers, strict=True) if tier]
     # The first match wins in llama-quantize, so a recipe's own overrides and the protected tensors stay ahead.
-    overrides, note = list(recipe.overrides), recipe.note
+    overrides = list(recipe.overrides)
     if protect:
         low = [layer for tier, kind in typed if kind not in ABOVE_PROTECTED for layer in tier]
         overrides += [tier_override(tuple(sorted(low)), PROTECTED[protect], PROTECTED_TYPE)] if low else []
-        note += f", {protect} at {PROTECTED_TYPE.upper()} or more"
     overrides += [tier_override(tier, SCOPES[scope], kind) for tier, kind in typed]
-    return replace(recipe, overrides=tuple(overrides), note=note)
+    return replace(recipe, overrides=tuple(overrides), note=note_with(recipe, protect, by_hand))
+
+
+def note_with(recipe: Recipe, protect: str, by_hand: bool) -> str:
+    """Return the note of a recipe with tiers; protect and by_hand as in `with_tiers`."""
+    note = recipe.note.replace("by contribution", "given by hand") if by_hand else recipe.note
+    return f"{note}, {protect} at {PROTECTED_TYPE.upper()} or more" if protect else note
 
 
 def add_tier_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +156,7 @@ def resolve_tiers(
         tiers = cut(list(layers), cuts)
     else:
         raise InputError(recipe.name, "--stats or --cd-tiers, which say how much each layer contributes", "neither")
-    return with_tiers(way.of(recipe), tiers, layers, args.cd_scope, args.cd_protect or "")
+    return with_tiers(way.of(recipe), tiers, layers, args.cd_scope, args.cd_protect or "", bool(args.cd_tiers))
 
 
 def cd_choices(recipe: Recipe, args: argparse.Namespace) -> dict:

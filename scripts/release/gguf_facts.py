@@ -8,7 +8,8 @@ from typing import Any
 
 from ggufs.gguf_header import read_header
 from ggufs.gguf_padding import dims_before, widths_in
-from quants.recipes import RECIPES, target_bytes
+from quants.layer_tiers import note_with
+from quants.recipes import CD_RECIPES, RECIPES, target_bytes
 from release.gguf_parts import tensors_of
 
 from gguf.constants import LlamaFileType
@@ -31,7 +32,10 @@ def recipe_arguments(record: dict) -> list[str]:
 def note_of(record: dict) -> str:
     """Return the note that a record must have: its recipe's, or of an AUTO file what its target size makes of it."""
     if recipe := RECIPES.get(record["type"]):
-        return recipe.note
+        if not recipe.tiers:
+            return recipe.note
+        way = CD_RECIPES[record.get("cd_recipe") or "ours"]  # records of before name none
+        return note_with(way.of(recipe), record.get("cd_protect") or "", bool(record.get("cd_tiers")))
     # What it was expected to lose is the one number in it that the file does not show.
     predicted = re.search(r", expected KLD [0-9.e+-]+ nats per token$", record["note"])
     return f"cheapest types under {target_bytes(record['type'])} bytes{predicted[0] if predicted else ''}"

@@ -1,6 +1,7 @@
 """What went into a release beside its records: question files and the calibration text, as the manifest keeps them.
 
-`questions`: sha256 by file name, of the second file of one name as NAME (2). `calibration`: of the imatrix record its
+`questions`: sha256 by file name, of the second file of one name as NAME (2). `roles`: the names of those that chose the
+experts, and of those that were asked, by the setting of make that gives them. `calibration`: of the imatrix record its
 text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose words the calibration text
 holds. `fetched`: of those files that a command of ours has fetched, by name, from where. `licence`: what the base's own
 card or config names. None where they are not known. `tasks`: sha256 of the question files of each further task. The
@@ -18,6 +19,7 @@ from files.fetched_files import fetched_from
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
+from release.question_roles import roles_of
 from release.sources import task_copies, task_sources
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import task_of
@@ -92,12 +94,15 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     origins = sources["origins"]
     licence = licence_of(origins["source"]) if "source" in origins else None
     tasks = {name: named_digests(paths) for name, paths in task_files(sources.get("tasks", {})).items()}
+    named = named_digests(questions)
+    roles = roles_of(sources, dict(zip(named, questions)))
     fetched = fetched_files(questions + [origins[name] for name in ("calibration",) if name in origins])
     return {
         # A release without any is as it was.
         **({"tasks": tasks, "benchmarks": benchmarks(sources)} if tasks else {}),
         **({"fetched": fetched} if fetched else {}),
-        "questions": named_digests(questions),
+        "questions": named,
+        "roles": roles,
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if "imatrix" in origins
         else None,

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 V5, V5_NAME = "v5", "calibration_datav5.txt"  # the word of CALIBRATION, and the text that it stands for
+CHOSE, ASKED = "QUESTIONS", "EVAL_QUESTIONS"
+USES = {CHOSE: "which chose the experts", ASKED: "which was asked"}
 # Settings of make by the keys of the protocol that they set.
 PROTOCOL_SETTINGS = {
     "CTX": "context",

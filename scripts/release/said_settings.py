@@ -20,9 +20,10 @@ from losses.quality_record import QUALITY_NAME
 from quants.quant_record import COPIED
 from quants.recipes import RECIPES, TARGET_SIZE, target_bytes
 from quants.target_sizes import Sensitivity
-from release.make_settings import PROTOCOL_SETTINGS, calibration_setting
+from release.make_settings import ASKED, CHOSE, PROTOCOL_SETTINGS, calibration_setting
 from release.manifest import CHECKPOINT
 from release.names import NAME, is_base
+from release.question_roles import check_role
 from release.sources import find_evidence
 from scoring.score_records import SCORES_NAME
 from speed.active_experts import ACTIVE_NAME
@@ -30,7 +31,6 @@ from speed.draft_results import DRAFT_NAME
 
 Sources = Mapping[str, Mapping[str, Path]]
 SETTINGS_FILE = VERSION_FILE.parent / "make" / "settings.mk"
-OF_QUESTIONS = ("QUESTIONS", "EVAL_QUESTIONS")
 PROJECT_DATA = "data/demo"  # the project's own: the only folder whose name is published
 
 RECORDED = {
@@ -48,8 +48,8 @@ PLACE = re.compile(rf"({PROJECT_DATA}/)?{NAME.pattern}")
 NAMED = {
     "RUN": NAME,
     "MODEL": re.compile(rf"({NAME.pattern}/)?{NAME.pattern}"),  # a Hub id, or a place
-    "QUESTIONS": PLACE,
-    "EVAL_QUESTIONS": PLACE,
+    CHOSE: PLACE,
+    ASKED: PLACE,
     "DROP_MAP": PLACE,
     "DRAFT": re.compile(rf"(({NAME.pattern}|{PROJECT_DATA})/)?{NAME.pattern}|"),  # emptied: none
     "QUANTS": re.compile(rf"({TYPE})( ({TYPE}))*"),
@@ -190,8 +190,8 @@ def named_wrongly(name: str, value: str, manifest: dict, said: dict[str, str]) -
         return None
     if not NAMED[name].fullmatch(value):
         return f"{name} to be a plain name"
-    if name in OF_QUESTIONS and files and Path(value).name not in files:
-        return f"{name} among {', '.join(files)}"
+    if name in (CHOSE, ASKED) and (wrong := check_role(name, value, files, manifest["inputs"].get("roles") or {})):
+        return wrong
     chosen, undrafted = name == "DROP_MAP" and "CRITERION" in said, name == "DRAFT" and "DRAFT_TYPE" not in said
     return f"no {name}, of which the release has no record" if value and (chosen or undrafted) else None
 

@@ -17,6 +17,7 @@ from files.safe_files import InputError, shown
 SECONDS_PER_TOKEN = 0.5  # a request may be this slow before it counts as hung: 24,576 tokens may take 3.4 hours
 LEAST_TIMEOUT_SECONDS = 600
 DEFAULT_TASK = "gpqa_diamond_cot_zeroshot"
+BY_DIGEST = "sha256 "  # begins the tokenizer of a run that was given as a directory
 
 
 @dataclass(frozen=True)

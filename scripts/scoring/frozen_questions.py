@@ -30,8 +30,14 @@ def frozen_row(question: Question, row: dict[str, str]) -> dict:
 
 
 def frozen_documents(path: Path, seed: int) -> list[dict]:
-    """Return the documents of a question file in its order; raise InputError when it is none."""
-    return [frozen_row(question, row) for question, row in zip(load_questions(path, seed), read_rows(path))]
+    """Return the documents of a question file in its order; raise InputError when it is none, or asks one twice."""
+    questions = load_questions(path, seed)
+    first: dict[str, str] = {}
+    for question in questions:  # a score counts questions: one in two spellings would be two
+        other = first.setdefault(question.words_digest, question.record_id)
+        if other != question.record_id:
+            raise InputError(path, "every question once", f"{question.record_id} in the words of {other}")
+    return [frozen_row(question, row) for question, row in zip(questions, read_rows(path))]
 
 
 def documents_of(path: Path, task: EvalTask, seed: int) -> list[dict]:

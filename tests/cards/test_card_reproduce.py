@@ -145,7 +145,7 @@ def test_the_card_says_whether_the_build_that_quantised_has_answered(release):
     digest = next(iter(release.records.values()))["tools_sha256"]
     one, other = [[row | {"tools_sha256": [build]} for row in release.scores["rows"]] for build in (digest, "9" * 64)]
     said = builds_text(replace(release, scores=release.scores | {"rows": one}))
-    assert f"| evaluation | `{digest}` |" in said and said.endswith("One build did all of it.")
+    assert f"| evaluation | `{digest}` |" in said and said.endswith("One build did all of these.")
     said = builds_text(replace(release, scores=release.scores | {"rows": other}))
     assert f"| quants | `{digest}` |" in said and f"| evaluation | `{'9' * 64}` |" in said
     assert said.endswith("Another build than the one that quantised did this: evaluation.")

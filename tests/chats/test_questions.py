@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import freeze_questions
-from chats.questions import load_questions, read_rows
+from chats.questions import held_texts, load_questions, read_rows
 from conftest import REPO
 from files.safe_files import InputError
 from scoring.eval_tasks import frozen_name
-from scoring.frozen_questions import GPQA_ORDER
+from scoring.frozen_questions import GPQA_ORDER, frozen_documents
 from scoring.lm_eval_samples import read_frozen
 
 import pandas
@@ -150,3 +150,27 @@ def test_a_cell_too_many_is_refused(few_questions, tmp_path):
     (tmp_path / "a.csv").write_text(f"{head}\n{first},more\n")
     with pytest.raises(InputError, match=r"one value per column in question 1, found \['more'\]"):
         load_questions(tmp_path / "a.csv", 42)
+
+
+SPELLINGS = ["{} _", "{}...", "\u200b{}", "_{}_", "  {}?!"]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_question_in_another_spelling_has_the_same_words(few_questions, tmp_path, spelling):
+    """It would count as held out, and twice in a score."""
+    frame = pandas.read_csv(few_questions, dtype=str)
+    other = frame.assign(Question=frame["Question"].map(spelling.format), **{"Record ID": "new" + frame["Record ID"]})
+    other.to_csv(tmp_path / "other.csv", index=False)
+    ours, theirs = load_questions(few_questions, 42), load_questions(tmp_path / "other.csv", 42)
+    assert [one.words_digest for one in ours] == [one.words_digest for one in theirs]
+    assert all(held_texts([one.text for one in theirs], " ".join(one.text for one in ours)))
+    pandas.concat([frame, other]).to_csv(tmp_path / "both.csv", index=False)
+    with pytest.raises(InputError, match="expected every question once, found new"):
+        frozen_documents(tmp_path / "both.csv", 42)
+
+
+def test_letters_that_are_written_in_two_ways_are_one():
+    assert held_texts(["na\u00efve \u00ad co\u200bsts", "STRASSE"], "Nai\u0308ve costs; the Stra\u00dfe.") == [
+        True,
+        True,
+    ]

@@ -5,7 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import fetch_model
 from checkpoints.checkpoint import read_checkpoint, weights_digest
+from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
 from drop_runs import KEEP, digests, drop
 from expert_drop import main
@@ -52,6 +54,14 @@ def test_a_shard_that_the_digest_of_a_checkpoint_would_leave_out(refuse, model_c
     moved = {name: "experts.weights" if at == shard.name else at for name, at in known.items()}
     index.write_text(json.dumps({"weight_map": moved}))
     refuse(model_copy, "shards named *.safetensors", "experts.weights")
+
+
+def test_a_model_that_was_pruned_before(refuse, model_copy, tmp_path, refusal):
+    """Which questions chose then is not known to the scores of the second drop."""
+    (model_copy / METADATA_NAME).write_text("{}")
+    refuse(model_copy, model_copy / METADATA_NAME, "no experts were dropped", "prune the full model")
+    more = ["--output", tmp_path / "checkpoint", "--record", tmp_path / "model.json"]
+    refusal(fetch_model.main, ["--model", model_copy, *more], "no experts were dropped")
 
 
 def test_a_map_of_another_model(refuse, tiny_model, tmp_path):

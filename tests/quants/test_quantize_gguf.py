@@ -20,6 +20,7 @@ from quantize_runs import quantize_arguments
 from quants.layer_tiers import parse_tiers, with_tiers
 from quants.quant_plan import check_larger, plan_quant
 from quants.recipes import RECIPES, find_recipe, type_in_name
+from release.gguf_facts import note_of
 from release_inputs import call
 from shared_ggufs import copy_demo_ggufs, tiny_ggufs
 from tiny_models import EXPERTS, random_drop_map
@@ -134,6 +135,8 @@ def test_the_record_names_the_cd_recipe_and_whether_there_was_an_imatrix(built, 
     quantize_gguf.main(quantize_arguments(built, "CD-Q3_K_M", output, *flags))
     record, types = json.loads(side.read_text()), {t.name: t.kind.name for t in read_header(output).tensors}
     assert (record["cd_recipe"], record["cd_protect"], record["base"]) == ("card", "attention", "Q3_K_M")
+    assert record["note"] == "layers at Q4_K, Q3_K, Q3_K given by hand, attention at Q6_K or more" == note_of(record)
+    assert note_of(record | {"cd_tiers": None}) != record["note"]
     assert types["blk.2.attn_q.weight"] == types["blk.0.attn_output.weight"] == "Q6_K"
     assert [types[f"blk.{layer}.ffn_gate_up_exps.weight"] for layer in range(3)] == ["Q4_K", "Q3_K", "Q3_K"]
     assert types["token_embd.weight"] == "Q8_0" and record["imatrix_sha256"] == sha256_file(built / "imatrix.gguf")
