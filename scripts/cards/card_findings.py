@@ -51,7 +51,8 @@ def findings_section(findings: dict | None) -> str:
     ]
     parts = [
         "## What the experts are like",
-        f"Measured on the full model and {inputs['questions']} questions by `make findings`; intervals cover 95%. "
+        f"Measured on the full model and {inputs['questions']} questions by `make findings`; intervals cover 95%, over "
+        f"questions drawn anew {inputs['resamples']} times. "
         f"{f'{RULE} ' if topics else ''}All numbers are in `{FINDINGS_NAME}`.",
         "\n".join(lines),
     ]

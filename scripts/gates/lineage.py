@@ -5,7 +5,7 @@ that names the digest of the one before it. build_release.py refuses a broken ch
 check_release.py asks again. Every function returns an InputError for each break.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,9 +155,13 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     return found
 
 
-def renamed_breaks(lineage: Lineage, chosen: set[str]) -> Breaks:
-    """No question that chose the experts has another id elsewhere: by ids alone it would count as held out there."""
-    questions = [(path, load_questions(path, QUESTION_SEED)) for path in lineage.sources["questions"].values()]
+def renamed_breaks(lineage: Lineage, chosen: set[str], of_tasks: Iterable[Path] = ()) -> Breaks:
+    """No question that chose the experts has another id elsewhere: by ids alone it would count as held out there.
+
+    of_tasks: question files of further tasks, in GPQA's columns.
+    """
+    files = [*lineage.sources["questions"].values(), *of_tasks]
+    questions = [(path, load_questions(path, QUESTION_SEED)) for path in files]
     chose = {one.words_digest: one.record_id for _, those in questions for one in those if one.record_id in chosen}
     return [
         InputError(

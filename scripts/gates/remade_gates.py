@@ -111,6 +111,12 @@ def findings_gate(checked: Checked) -> Outcome:
     measured = lineage.origin("findings measured")
     if not measured.is_file():  # else the command would run the model again
         raise InputError(measured, "what was measured for the findings", "nothing", "run `make findings` again")
+    # The domains are a column that no digest of a question holds: by the file itself they are those of the choice.
+    files = {sha256_file(source): source.name for source in lineage.sources["questions"].values()}
+    if sha256_file(asked := lineage.origin("findings questions")) not in files:
+        raise InputError(
+            asked, f"{' or '.join(files.values())}, with its domains", "another file", "run `make findings`"
+        )
     options: list[object] = ["--stats", lineage.origin("statistics"), "--drop-map", lineage.origin("map"), "--stored"]
     for name in ("model", "questions", "measured"):
         options += [f"--{name}", lineage.origin(f"findings {name}")]

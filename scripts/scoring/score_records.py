@@ -321,6 +321,8 @@ class Scores(Record):
         for row in self.rows:
             require(row.questions == asked * len(row.seeds), "rows of as many questions as question_ids")
             require((row.patched is not None) == self.patched, "rows patched, or all not")
+            both = row.in_sample.scored_and_chosen_on if row.in_sample else None
+            require((both or 0) <= asked, "scored_and_chosen_on at most question_ids")
             points = 100 * (row.score - self.rows[0].score)
             require(alike(row.points_vs_reference, points), "points_vs_reference by the rows' scores")
         for pair in self.pairs:

@@ -165,11 +165,14 @@ def test_words_of_one_line_stand_in_a_card_as_code_or_escaped(release):
 
 def test_credits_name_authors_only_of_what_was_fetched_from_them(release):
     names = {"questions": {"gpqa_diamond.csv": "0" * 64}, "calibration": {"calibration": "calibration_datav5.txt"}}
+    known = {"gpqa_diamond.csv": GPQA_URL, "calibration_datav5.txt": CALIBRATION_V5_URL}
+    # No record says that this file was used.
+    assert "Questions" not in credits_section(replace(release, inputs=names | {"fetched": known}))
+    names["roles"] = {"EVAL_QUESTIONS": ["gpqa_diamond.csv"]}
     said = credits_section(replace(release, inputs=names))
     assert "Rein" not in said and "bartowski" not in said
     assert "Questions: a file named `gpqa_diamond.csv`." in said
     assert "Calibration text: a file named `calibration_datav5.txt`." in said
-    known = {"gpqa_diamond.csv": GPQA_URL, "calibration_datav5.txt": CALIBRATION_V5_URL}
     said = credits_section(replace(release, inputs=names | {"fetched": known}))
     assert "GPQA (Rein et al." in said and "calibration data v5 by bartowski, `calibration_datav5.txt`" in said
 

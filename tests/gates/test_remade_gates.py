@@ -31,16 +31,6 @@ def build(pruned_demo, tmp_path) -> Build:
     return Build(pruned_demo, tmp_path)
 
 
-def test_a_question_that_chose_the_experts_is_known_under_another_id(build):
-    """Ids alone would make its score look held out."""
-    scored = build.evidence / "scored.csv"
-    header, first, *others = scored.read_text().splitlines(keepends=True)
-    record_id = first.split(",")[0]
-    build.write(scored, "".join([header, first.replace(record_id, "another").upper(), *others]))
-    found = build.failing("lineage")
-    assert len(found) == 1 and f"the id {record_id} of a question" in found[0] and "ANOTHER" in found[0]
-
-
 def of_summary(build: Build) -> None:
     """One right answer more, and all that follows from it."""
 

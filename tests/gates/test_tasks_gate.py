@@ -9,7 +9,7 @@ import compare_scores
 from conftest import DEMO
 from files.fetched_files import HUB, FetchedRecord, dataset_url
 from files.json_records import read_json, read_record, write_record
-from files.safe_files import sha256_file
+from files.safe_files import InputError, sha256_file
 from files.seals import MARKER
 from gates.checked import Checked, Outcome
 from gates.gates import build_gate, made_gate
@@ -123,6 +123,16 @@ def test_only_questions_that_were_fetched_have_a_benchmark_s_name(
     assert (f"### Questions of {FORM}\n" in card or more == "twice") == (not known)
     assert (f"- Questions: {FORM}." in card or more == "twice") == (not known)
     assert not outcome_of(folder).deviations and not outcome_of(folder, made_gate).deviations
+
+
+def test_a_question_file_that_no_run_was_asked_is_refused(pruned_demo, scored, tmp_path):
+    """The card would name it and credit it."""
+    lines = (DEMO / "tasks/gsm8k.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "hard.jsonl").write_text("".join(lines[5:8]))
+    given = arguments(pruned_demo, scored)
+    given.insert(given.index("--quants"), f"questions={tmp_path / 'hard.jsonl'}")
+    with pytest.raises(InputError, match=f"hard.jsonl: expected questions that {FOLDER} was asked, found others"):
+        build(pruned_demo, tmp_path / f"{NAME}-GGUF", *given, quants=QUANTS)
 
 
 def edit(path: Path, old: str, new: str) -> None:

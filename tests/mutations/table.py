@@ -34,11 +34,11 @@ MEASURED_ONCE = {
     "summary.json": OF_A_RUN,
     "fold0.json": OF_A_FOLD,
     "fold1.json": OF_A_FOLD,
-    "scores.json": {"drop_map", "bytes"},
+    "scores.json": {"drop_map", "bytes", "experts"},
     "quality.json": {"losses", "line", "between", "scopes", "imatrix", "difference_error"},
     "findings.json": {"specialisation", "weights", "outputs", "bf16", "maps", "missing"},
-    "map.json": {"layers"},  # how many the model has is looked at where there is a model
-    "expert_drop_metadata.json": {"question_ids", "layers"},  # neither the map nor the full model is at hand
+    "map.json": {"bootstrap", "layers"},  # how many the model has is looked at where there is a model
+    "expert_drop_metadata.json": {"question_ids", "layers", "shards"},  # neither the map nor the full model is at hand
     # Of the records of files. make check-release counts the tensors themselves; a seal holds the others.
     ".gguf.json": {"context", "tensors_per_type"},
 }
