@@ -94,7 +94,7 @@ def test_every_release_folder_is_checked_and_an_evaluation_can_be_left_out(copie
     assert not scripts_in(make("release", "SCORED=no", "QUANTIZED_BY=someone", *copied))  # the owner stays
     cards = {path.parent.name: path.read_text() for path in build_of(copied).rglob("release/*/README.md")}
     assert (
-        all("no score belongs to this build" in card for card in cards.values())
+        all("this release holds no score" in card for card in cards.values())
         and "quantized_by: someone" in cards["GGUF"]
     )
     assert not list(build_of(copied).rglob("release/*/scores.json"))

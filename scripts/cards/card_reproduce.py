@@ -60,9 +60,11 @@ def task_text(release: Release) -> str:
         types = [row["gguf"].removesuffix(".gguf").removeprefix(f"{release.name}-") for row in scores["rows"]]
         beside = [kind for kind in types[1:] if not first["gguf"].endswith(f"-{kind}.gguf")]
         words.append(f"TASK_QUANTS={shlex.quote(' '.join(beside))}")
-        words += [f"SEED={seeds[0]}", *([f"SAMPLES={len(seeds)}"] if len(seeds) > 1 else [])]
+        in_a_row = seeds == [*range(seeds[0], seeds[0] + len(seeds))]
+        words += [f"SEED={seeds[0]}", *([f"SAMPLES={len(seeds)}"] if in_a_row and len(seeds) > 1 else [])]
         command = " ".join(["make eval", *words])
-        lines.append(f"{code(command)} ({first['questions'] // len(seeds)} questions)")
+        others = "" if in_a_row else f"; again with SEED={', '.join(map(str, seeds[1:]))}"
+        lines.append(f"{code(command)} ({first['questions'] // len(seeds)} questions{others})")
     if not lines:
         return ""
     listed = "\n".join(f"- {line}" for line in lines)

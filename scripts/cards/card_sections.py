@@ -245,7 +245,7 @@ def score_limits(release: Release) -> list[str]:
     """Return what a reader must know of the scores."""
     scores, row = release.scores, release.row
     if not scores or not row:
-        return ["Not evaluated: no score belongs to this build."]
+        return ["Not evaluated: this release holds no score."]
     found = [f"Only {code(row['gguf'])} was scored. Files of other types have no score of their own."]
     if len(row["seeds"]) == 1:
         found.append(f"Scores are of one seed ({row['seeds'][0]}) and of {row['questions']} questions of one kind.")

@@ -158,7 +158,10 @@ def measured_values(folder: Path, name: str) -> dict[str, object]:
     if scores := find_evidence(folder, SCORES_NAME):
         protocol, row = scores["protocol"], scores["rows"][0]
         said |= {name: protocol.get(key) for name, key in {**PROTOCOL_SETTINGS, "GPU_LAYERS": "gpu_layers"}.items()}
-        said |= {"SCORED": "yes", "SAMPLES": len(row["seeds"])}
+        seeds = row["seeds"]
+        said |= {"SCORED": "yes"}
+        if seeds == [*range(seeds[0], seeds[0] + len(seeds))]:  # make takes them one after the other
+            said["SAMPLES"] = len(seeds)
         said["EVAL_QUANT"] = row["gguf"].removeprefix(f"{row['name']}-").removesuffix(".gguf")
     return said
 

@@ -63,10 +63,16 @@ def protocol_in_words(protocol: dict) -> str:
     )
 
 
+def seeds_in_words(seeds: list[int]) -> str:
+    """Return seeds as a range where they follow one another, as make has them, else each of them."""
+    in_a_row = seeds == [*range(seeds[0], seeds[0] + len(seeds))]
+    return f"{seeds[0]} to {seeds[-1]}" if in_a_row else ", ".join(map(str, seeds))
+
+
 def asked_in_words(scores: dict) -> str:
     """Return how many questions were asked, and how often."""
     seeds = scores["rows"][0]["seeds"]
-    each = f", {len(seeds)} samples each by the seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else ""
+    each = f", {len(seeds)} samples each by the seeds {seeds_in_words(seeds)}" if len(seeds) > 1 else ""
     again = " Invalid answers were asked for again, as in the evaluation." if scores["patched"] else ""
     return f"{plural(len(scores['question_ids']), 'question')}{each}.{again}"
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 DRAFT_NAME = "draft.json"
 DRAFT_HEADS = [
-    "Model",
+    "File",
     "Drafted tokens accepted",
     "Tokens per pass",
     "Tokens/s without",
@@ -98,7 +98,7 @@ def draft_rows(results: dict) -> list[list[str]]:
         share, error = acceptance(answers)
         rows.append(
             [
-                answers["name"],
+                answers["gguf"].removesuffix(".gguf"),  # with its type: one of another is not as fast
                 f"{100 * share:.1f}% ± {100 * error:.1f}",
                 f"{tokens_per_pass(answers):.2f}",
                 mean_speed(answers["speeds_without"]),

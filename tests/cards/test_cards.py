@@ -144,7 +144,7 @@ def test_every_digest_of_the_card_is_one_of_a_record(pruned_demo):
 
 def test_without_evaluation_and_quality_the_card_says_so_and_has_no_number_of_them(pruned_demo, tmp_path):
     card = build(pruned_demo, tmp_path / "r", base="some-local-model", quants=("Q6_K", "Q4_K_M"))
-    assert "Not evaluated: no score belongs to this build." in card and "Results" not in headings(card)
+    assert "Not evaluated: this release holds no score." in card and "Results" not in headings(card)
     assert "KLD not measured: Q6_K, Q4_K_M." in card and "| KLD" not in card and "nats" not in card
     given = check_front_matter(tmp_path / "r/README.md", "standard").keys()
     assert not {"base_model", "quantized_by"} & given

@@ -9,7 +9,7 @@ from files.json_records import read_json, write_json, write_record
 from files.safe_files import InputError
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Summary
-from scoring.task_tables import task_cells
+from scoring.task_tables import seeds_in_words, task_cells
 from synthetic_build import TASK, change, options, write_build
 
 import pytest
@@ -79,3 +79,7 @@ def test_a_task_without_its_filter_is_refused(tmp_path, refusal):
     del scores["protocol"]["filter"]
     write_json(tmp_path / TASK / "scores.json", scores)
     refusal(main, [*options(tmp_path), "--output", tmp_path / "report.html"], "scores.json", "filter and lm_eval")
+
+
+def test_seeds_that_do_not_follow_one_another_are_named():
+    assert seeds_in_words([42, 43, 44]) == "42 to 44" and seeds_in_words([42, 47]) == "42, 47"
