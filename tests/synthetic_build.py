@@ -214,6 +214,8 @@ def write_findings(folder: Path, keep: int) -> None:
             "questions": len(norms),
             "shuffles": 9,
             "resamples": 9,
+            "seed": 1,
+            "tokens_per_question": 2,
         },
         "experts": experts,
         "top_k": metadata["top_k"],

@@ -16,6 +16,7 @@ ROUNDING = 1e-9
 Cosine = Annotated[float, Field(ge=-1 - ROUNDING, le=1 + ROUNDING)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 WithInterval = Annotated[list[float], Field(min_length=3, max_length=3)]  # value, low, high
+Draws = Annotated[int, Field(ge=1, le=100_000)]  # more would take hours, also for check_release.py
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
@@ -80,7 +81,7 @@ class Specialisation(Fields):
     largest: float
     distance: Distance
     top_differs: Tested
-    layers: list[DomainLayer]
+    layers: Annotated[list[DomainLayer], Field(min_length=1)]
     criterion: str
     keep_count: Positive
     cells: list[Cell]
@@ -185,24 +186,33 @@ class MapPair(Fields):
     top: Overlap | None = None
 
 
-class Findings(Record):
-    """All findings of one model and one drop map.
+class FindingsInputs(Fields):
+    """Digests of what the findings are of, and the settings; questions: their number."""
 
-    inputs: digests of statistics, questions, checkpoint and map, and the settings. missing: why a finding is not there,
-    by name.
-    """
+    stats_sha256: Sha256
+    drop_map_sha256: Sha256
+    weights_sha256: Sha256
+    questions: Positive
+    shuffles: Draws
+    resamples: Draws
+    seed: Count
+    tokens_per_question: Positive
+
+
+class Findings(Record):
+    """All findings of one model and one drop map. missing: why a finding is not there, by name."""
 
     what: ClassVar[str] = "findings of measure_findings.py"
-    inputs: dict
+    inputs: FindingsInputs
     experts: Positive
     top_k: Positive
     keep_count: Positive
     missing: dict[str, str]
     specialisation: Specialisation | None = None
-    weights: list[WeightLayer]
-    outputs: list[OutputLayer]
+    weights: Annotated[list[WeightLayer], Field(min_length=1)]
+    outputs: Annotated[list[OutputLayer], Field(min_length=1)]
     bf16: Bf16
-    maps: list[MapPair]
+    maps: Annotated[list[MapPair], Field(min_length=1)]
 
     @model_validator(mode="after")
     def one_choice(self) -> Self:

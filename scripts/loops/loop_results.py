@@ -5,16 +5,20 @@ prompts: answers to one prompt with several seeds are no independent ones.
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal, Self
 
 from files.display import markdown_table, plural
-from files.json_records import Fields, Record, Sha256
+from files.json_records import Count, Fields, Positive, Record, Sha256, Share, require
 from scoring.paired_statistics import LEVEL, Interval
+
+from pydantic import Field, model_validator
 
 LOOPS_NAME = "loops.json"
 # The classes of answers, which loop_classes.py defines, and its rule of the same block.
 SAME_BLOCK, LENGTH, MALFORMED, SAME_CALL, EMPTY = "same block", "length", "malformed", "same call", "empty"
 FINE = "fine"
+Class = Literal["same block", "length", "malformed", "same call", "empty", "fine"]
+ROUNDING = 1e-9
 COPIES, BLOCK_CHARACTERS = 3, 200
 # What is counted, and which classes it is made of.
 MEASURES: dict[str, tuple[str, ...]] = {
@@ -45,9 +49,18 @@ class LoopInputs(Fields):
 class Rate(Fields):
     """How many of the answers, over the prompts that can show it; interval: 95%, over prompts."""
 
-    count: int
-    answers: int
+    count: Count
+    answers: Count
     interval: Interval
+
+    @model_validator(mode="after")
+    def some_of_all(self) -> Self:
+        """Refuse more failures than answers, and a share outside of its interval."""
+        low, high = self.interval
+        require(self.count <= self.answers, "count at most answers")
+        share = self.count / self.answers if self.answers else low
+        require(0 <= low <= share + ROUNDING and share - ROUNDING <= high <= 1, "count / answers within interval")
+        return self
 
 
 class LoopRow(Fields):
@@ -56,11 +69,17 @@ class LoopRow(Fields):
     gguf: str
     gguf_sha256: Sha256
     source_sha256: Sha256  # of the F16 file that it was made from
-    classes: list[list[str]]
-    calls: int
-    tool_answers: int
-    tokens: int
+    classes: list[list[Class]]
+    calls: Count
+    tool_answers: Count
+    tokens: Count
     rates: dict[str, Rate]
+
+    @model_validator(mode="after")
+    def every_measure(self) -> Self:
+        """Refuse a row without a rate of each failure, or with one of another name."""
+        require(set(self.rates) == set(MEASURES), f"rates of {', '.join(MEASURES)}")
+        return self
 
 
 class LoopPair(Fields):
@@ -68,11 +87,11 @@ class LoopPair(Fields):
 
     gguf: str
     measure: str
-    more: int
-    fewer: int
-    difference: float
+    more: Count
+    fewer: Count
+    difference: Annotated[float, Field(ge=-1, le=1)]
     difference_interval: Interval
-    p: float
+    p: Share
 
 
 class LoopResults(Record):
@@ -81,9 +100,20 @@ class LoopResults(Record):
     what: ClassVar[str] = "the record of measure_loops.py"
     inputs: LoopInputs
     prompts: list[str]
-    seeds: int
-    rows: list[LoopRow]
+    seeds: Positive
+    rows: Annotated[list[LoopRow], Field(min_length=1)]
     pairs: list[LoopPair]
+
+    @model_validator(mode="after")
+    def one_set_of_prompts(self) -> Self:
+        """Refuse a row without a class of every prompt and seed, and a pair of files or failures that are not there."""
+        files = {row.gguf for row in self.rows}
+        for row in self.rows:
+            every = len(row.classes) == len(self.prompts) and {*map(len, row.classes)} <= {self.seeds}
+            require(every, "a class of every prompt and seed")
+        for pair in self.pairs:
+            require(pair.gguf in files and pair.measure in MEASURES, "pairs of the rows' files and failures")
+        return self
 
 
 def file_label(gguf: str) -> str:

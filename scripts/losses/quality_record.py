@@ -11,6 +11,7 @@ QUALITY_NAME = "quality.json"
 SIGNIFICANT_ERRORS = 1.96  # standard errors: 95% of a normal distribution
 BETTER, WORSE = "better", "worse"  # verdicts on a file beside the line of the standard quants
 NO_DIFFERENCE, SMALLER = "no significant difference", "smaller than any standard quant"
+MOST_NATS = 1e6  # of a loss: the logarithm of no float32 is near that
 ROUNDING = 1e-9  # of differences of KLDs, taken in another order
 LOSSES = ("total", "quantisation")  # what files are compared by; the pruning loss is the same for all
 
@@ -32,7 +33,8 @@ class MeasuredFile(Fields):
         for loss, measures in self.losses.items():
             require("kld" in measures, f"losses.{loss}.kld")
             for name, value in measures.items():
-                require(len(value) == 2 and min(value) >= 0, f"losses.{loss}.{name} of value and error, none below 0")
+                possible = len(value) == 2 and 0 <= min(value) <= max(value) < MOST_NATS
+                require(possible, f"losses.{loss}.{name} of value and error, none below 0")
                 require(name != "same_top" or value[0] <= 1, f"losses.{loss}.same_top at most 1")
         return self
 

@@ -170,6 +170,8 @@ def summed(runs: list[dict], count: str) -> int | None:
 
 def check_tasks(path: Path, scores: dict, records: Records) -> None:
     """Raise InputError when a further task was scored on files that are not those of this build."""
+    if "task" not in scores["protocol"]:
+        raise InputError(path, "scores of a further task", "a protocol that names none", "run make eval with this TASK")
     for row in scores["rows"][1:]:
         sha256 = records.quants.get(row["gguf"], {}).get("sha256")
         check_same(path, f"{row['gguf']} with sha256", sha256, row["gguf_sha256"], "run make eval with this TASK")

@@ -22,6 +22,7 @@ SUMMARY_NAME, SCORES_NAME = "summary.json", "scores.json"
 CHOICES = 4  # of a question, all as likely when one guesses; rows of other tasks say their own chance
 ALL_LETTERS = "ABCDEFGHIJ"  # of choices; GPQA has the first four of them, MMLU-Pro up to ten
 GPQA, IFEVAL = "gpqa_", "ifeval"  # how the names of GPQA's tasks begin; the task whose answers follow instructions
+MOST_QUESTIONS = 20_000  # MMLU-Pro has 12,032; an exact test of as many takes a second
 ROUNDING = 1e-6  # sums of the same numbers in another order
 
 ANSWERED_BY = ("hardware", "tools_sha256")  # what has answered: machines, and their builds of llama.cpp
@@ -225,6 +226,7 @@ class ScoreRow(Fields):
     @model_validator(mode="after")
     def parts_and_totals(self) -> Self:
         """Refuse shares that are not those of the counts, and totals that are not those of their parts."""
+        require(self.questions <= MOST_QUESTIONS * len(self.seeds), f"at most {MOST_QUESTIONS} questions per seed")
         for kind in ("raw", "strict", "patched"):
             right, share = getattr(self, f"{kind}_correct"), getattr(self, kind)
             require(
@@ -273,7 +275,7 @@ class ScorePair(Fields):
 
     reference: str
     model: str
-    questions: Positive
+    questions: Annotated[int, Field(ge=1, le=MOST_QUESTIONS)]
     seeds: Positive
     lost: Count
     won: Count

@@ -56,10 +56,11 @@ def protocol_in_words(protocol: dict) -> str:
         "seed": "seed {}",
     }
     values = [text.format(protocol[name]) for name, text in words.items() if name in protocol]
-    read = "checked by its own rules" if protocol["filter"] == NO_FILTER else f"read by its filter {protocol['filter']}"
+    task, reader = protocol.get("task", GPQA), protocol.get("filter", NO_FILTER)
+    read = "checked by its own rules" if reader == NO_FILTER else f"read by its filter {reader}"
     return (
-        f"Protocol `{sha256_json(protocol)[:DIGITS]}`: {protocol['task']} of lm-evaluation-harness "
-        f"{protocol['lm_eval']}, answers {read}; {', '.join(values)}."
+        f"Protocol `{sha256_json(protocol)[:DIGITS]}`: {task} of lm-evaluation-harness "
+        f"{protocol.get('lm_eval', '')}, answers {read}; {', '.join(values)}."
     )
 
 

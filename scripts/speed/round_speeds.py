@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 Way = TypeVar("Way")
-Speed = Annotated[float, Field(gt=0)]  # tokens per second, as a record holds it
+Speed = Annotated[float, Field(gt=0, lt=1e9)]  # tokens per second, as a record holds it
 
 
 def in_turns(ways: Sequence[Way], rounds: int) -> Iterator[Way]:

@@ -90,6 +90,14 @@ def test_pass_at_is_of_several_seeds_and_begins_with_the_score():
             check_record("scores.json", content | {"rows": rows}, Scores)
 
 
+@pytest.mark.parametrize("part", ["rows", "pairs"])
+def test_a_count_of_questions_takes_no_memory_before_it_is_refused(part):
+    content = comparison([summary("m", None), summary("n", None)])
+    content[part][0]["questions"] = 1 << 40
+    with pytest.raises(InputError, match="questions"):
+        check_record("scores.json", content, Scores)
+
+
 def damages(content: object, path: tuple = ()) -> Iterator[tuple]:
     """The path of every value inside a record."""
     inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
