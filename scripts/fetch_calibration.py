@@ -61,6 +61,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.output.is_dir():  # here, since the record is written first
+        raise InputError(args.output, "a file to write", "a directory")
     record = Path(f"{args.output}.json")
     known = read_record(record, FetchedRecord, "move it away")["sha256"] if record.is_file() else None
     content = download_text(args.url)

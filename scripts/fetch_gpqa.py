@@ -19,9 +19,9 @@ from files.fetched_files import GPQA_URL, HUB, FetchedRecord, check_online
 from files.json_records import write_record
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, partial_directory, remove, replace_when_done, run, sha256_file
+from stages.hub_checks import downloading
 
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging
 
 
@@ -31,18 +31,12 @@ def download_questions(folder: Path) -> Path:
     os.environ["HF_XET_CHUNK_CACHE_SIZE_BYTES"] = "0"
     logging.set_verbosity_error()  # it would report each of its attempts before the one line of ours
     check_online(constants.HF_HUB_OFFLINE, "fetch GPQA Diamond")
-    try:
+    advice = "accept its terms on the Hub and run `hf auth login`, or give QUESTIONS=FILE"
+    with downloading(f"{GPQA_DATASET}/{GPQA_FILE}", "access to the gated dataset", advice):
         # With local_dir the file does not go through the Hub's cache in the home directory. The client would still take
         # one that lies there, whatever it holds, so the cache is an empty one of this download.
         cache = folder / "cache"
         return Path(hf_hub_download(GPQA_DATASET, GPQA_FILE, repo_type="dataset", local_dir=folder, cache_dir=cache))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise InputError(
-            f"{GPQA_DATASET}/{GPQA_FILE}",
-            "access to the gated dataset",
-            str(error).splitlines()[0][:200],
-            "accept its terms on the Hub and run `hf auth login`, or give QUESTIONS=FILE",
-        ) from error
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,6 +48,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.output.is_dir():  # here, since the record is written first
+        raise InputError(args.output, "a file to write", "a directory")
     folder = partial_directory(args.output)
     remove(folder)  # of a run that was killed: without a network the client would take what lies there for a download
     try:

@@ -25,9 +25,9 @@ from choice.drop_metadata import check_full
 from files.json_records import Record, read_record, write_record
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, run, sha256_file
+from stages.hub_checks import downloading
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 # No second copy of the weights in another format. The card names the licence.
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[CS]E*", "NOTICE*"]
@@ -51,15 +51,9 @@ def download_model(model_id: str, directory: Path) -> None:
     """Download a repository; raise InputError when the Hub refuses. A second call goes on with a stopped download."""
     if directory.is_symlink():  # of an earlier run: the download would be written into a directory of the user's
         directory.unlink()
-    try:
+    expected = "a local directory, or a Hub repository that can be reached and read"
+    with downloading(model_id, expected, "for a gated one accept its terms and run `hf auth login`"):
         snapshot_download(model_id, local_dir=directory, allow_patterns=PATTERNS)
-    except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
-        raise InputError(
-            model_id,
-            "a local directory, or a Hub repository that can be reached and read",
-            str(error).splitlines()[0][:200],
-            "for a gated one accept its terms and run `hf auth login`",
-        ) from error
 
 
 def check_model_directory(directory: Path) -> dict:

@@ -44,9 +44,9 @@ from quants.recipe_choice import add_recipe_arguments, check_target, recipe_for
 from quants.recipes import CD_DEPTH, CD_RECIPES, RECIPES, check_quant
 from quants.sparse_gguf import from_checkpoint, from_config, from_gguf
 from speed.active_experts import counts_to_try
+from stages.hub_checks import downloading
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 MMPROJ_TYPES = ("F16", "BF16", "F32", "Q8_0")
 SHAPES = Path(__file__).resolve().parents[1] / "data/shapes"
@@ -69,15 +69,9 @@ LAYER_ORDER = (
 
 def fetch_config(model_id: str) -> Path:
     """Return config.json of a repository of the Hub, fetched or cached; raise InputError when it cannot be had."""
-    try:
+    expected = "a file, a directory, or a Hub repository that can be reached and read"
+    with downloading(model_id, expected, "without network: SHAPE=gemma-4-26b-a4b"):
         return Path(hf_hub_download(model_id, "config.json"))
-    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
-        raise InputError(
-            model_id,
-            "a file, a directory, or a Hub repository that can be reached and read",
-            str(error).splitlines()[0][:200],
-            "without network: SHAPE=gemma-4-26b-a4b",
-        ) from error
 
 
 def open_source(source: str, name: str, llama_cpp: LlamaCpp, work: Path) -> tuple[GgufHeader, bool]:

@@ -5,12 +5,15 @@ asked: every further request would wait for the same end.
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from chats.chat_tokenizer import TOKENIZER_FILES
 from chats.questions import GPQA_DATASET, GPQA_FILE
+from files.input_errors import InputError, printable
+from files.safe_files import reason_of
 from stages.checks import FAIL, OK, WARN, Check
 
 import httpx2
@@ -18,6 +21,7 @@ from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_token, h
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
@@ -33,6 +37,19 @@ HIDDEN = (
 LOG_IN = "make a token on the Hub's page of settings, then `hf auth login`"
 NOT_ASKED = "not asked: the Hub was not reached"
 Answer = TypeVar("Answer")
+
+
+@contextmanager
+def downloading(what: str, expected: str, advice: str = "") -> Iterator[None]:
+    """Raise InputError for whatever the Hub's client raises at an answer; a full disk and the like pass as they are."""
+    try:
+        yield
+    except Exception as error:  # a server that is no Hub makes the client raise anything
+        of_hub = isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError))
+        if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno and not of_hub):
+            raise
+        words = str(error).splitlines()[:1] if of_hub else []
+        raise InputError(what, expected, words[0][:200] if words else reason_of(error), advice) from error
 
 
 @dataclass(frozen=True)
@@ -102,6 +119,8 @@ class Hub:
             if fault.kind == NETWORK:
                 self.unreachable = fault
             return fault
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # JSON of another form than the Hub's
+            return Fault(SERVER, f"{constants.ENDPOINT} answered otherwise than the Hub ({reason_of(error)})")
 
     def model_info(self, model_id: str) -> ModelInfo | Fault:
         """Return what the Hub tells about a model: files with sizes, licence."""
@@ -133,7 +152,8 @@ def check_token(hub: Hub) -> Check:
         return Check(WARN, "Hub token", "none", f"gated models and GPQA need one: {LOG_IN}")
     answer = hub.ask(lambda: HfApi().whoami(token=hub.token))
     if not isinstance(answer, Fault):
-        return Check(OK, "Hub token", f"that of {answer.get('name', 'a user without a name')}")
+        name = answer.get("name") if isinstance(answer, dict) else None
+        return Check(OK, "Hub token", f"that of {printable(str(name or 'a user without a name'))}")
     if answer.kind == NETWORK:
         return Check(FAIL, "Hub token", answer.words, "check the network or HF_ENDPOINT; a token would not help")
     return Check(FAIL, "Hub token", answer.words, LOG_IN)
@@ -162,7 +182,7 @@ def check_hub_model(hub: Hub, model_id: str) -> tuple[list[Check], int, dict | N
         if already_known:
             return [Check(WARN, "model", f"{model_id}: {NOT_ASKED}")], 0, None
         return [failed("model", model_id, info, f"{constants.ENDPOINT}/{model_id}")], 0, None
-    files = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    files = {file.rfilename: file.size if isinstance(file.size, int) else 0 for file in info.siblings or []}
     size = sum(count for name, count in files.items() if name.endswith(".safetensors"))
     # The list of files is public for a gated model as well; its files are not.
     fault = hub.file_access(model_id, "config.json", "model")

@@ -99,3 +99,15 @@ def test_without_access_the_message_says_how_to_get_it(fetch, tmp_path, refused,
     monkeypatch.setattr(Hub, "gated", True)
     refused(fetch(), "access to the gated dataset", "accept its terms", "hf auth login")
     assert not list(tmp_path.glob("build/*"))
+
+
+def test_a_server_that_is_no_hub_is_refused_in_one_line(fetch, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(Hub, "do_HEAD", lambda hub: hub.wfile.write(b"HTTP/1.1 200000 x\r\n\r\n"))
+    refused(fetch(), "access to the gated dataset", "RemoteProtocolError")
+    assert not list(tmp_path.glob("build/*"))
+
+
+def test_a_directory_in_the_place_of_the_file_is_refused_before_the_record_is_written(fetch, tmp_path, refused):
+    (tmp_path / "build/gpqa_diamond.csv").mkdir(parents=True)
+    refused(fetch(), "expected a file to write, found a directory")
+    assert [path.name for path in (tmp_path / "build").iterdir()] == ["gpqa_diamond.csv"]
