@@ -1,7 +1,8 @@
 """What each question file of a release was for, by the records: which chose the experts, and which was asked.
 
 A file that a command names had a part in what is published, or is no more than a name beside it. By the settings of
-make that give it: QUESTIONS chose the experts; EVAL_QUESTIONS was scored, or measured where nothing was scored.
+make that give it: QUESTIONS chose the experts; EVAL_QUESTIONS was scored, or measured where nothing was scored;
+QUALITY_CHATS are of a file on which losses or speeds were measured.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from choice.expert_stats import read_stats
 from files.json_records import read_record
 from losses.chat_masks import unseen_questions
 from losses.quality_record import QUALITY_NAME, Quality
-from release.make_settings import ASKED, CHOSE
+from release.make_settings import ASKED, CHOSE, MEASURED
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import task_of
 from scoring.frozen_questions import documents_of
@@ -65,12 +66,16 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
     copies, runs = sources["copies"], [summary.parent for summary in sources["runs"].values()]
     method = read_metadata(copies[METADATA_NAME])["method"] if METADATA_NAME in copies else {}
 
+    def measured(path: Path) -> bool:
+        return was_measured(sources, method, path)
+
     def asked(path: Path) -> bool:
-        return any(was_asked(run, path) for run in runs) if runs else was_measured(sources, method, path)
+        return any(was_asked(run, path) for run in runs) if runs else measured(path)
 
     tests: dict[str, Callable[[Path], bool]] = {
         CHOSE: lambda path: chose(method, sources["origins"].get("statistics"), path),
         ASKED: asked,
+        MEASURED: measured,
     }
     found = {role: [name for name, path in names.items() if test(path)] for role, test in tests.items()}
     return {role: those for role, those in found.items() if those}
