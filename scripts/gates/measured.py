@@ -42,6 +42,7 @@ SERVER_LOGS = "server*.log"  # of several servers each has its own
 TEXTS = "chats by the checkpoint's tokenizer and chat template, sha256"
 CUT_SLACK_TOKENS = 8  # llama-server ends a few tokens before its context is full
 # A build whose losses make takes for finished is measured again only when told; the stored logits spare most of it.
+MEASURE_PUBLISHED = "measure the file that is released"
 EVALUATE, MEASURE = "run `make eval` again", "run `make quality REPLACE=quality`"
 
 
@@ -78,11 +79,18 @@ def made_again(path: Path, what: str, again: dict, recorded: dict, advice: str) 
 
 
 def known_quants(lineage: Lineage) -> dict[str, tuple[str, dict]]:
-    """Return file and record of the release's quants, and of those that were scored or measured, by sha256."""
+    """Return file and record of the release's quants, and of those that were scored or measured, by sha256.
+
+    Raises InputError for two files of one name: a reader would take the measured one for the published one.
+    """
     known = {record["sha256"]: (name, record) for name, record in lineage.records.items()}
+    named = {name: record["sha256"] for name, record in lineage.records.items()}
     for path in lineage.sources["quants"].values():
         record = read_record(path, QuantRecord)
         gguf = path.with_suffix("")
+        if (other := named.setdefault(gguf.name, record["sha256"])) != record["sha256"]:
+            what = f"one file named {gguf.name} in a release and its measurements, sha256"
+            raise broken(path, what, other, record["sha256"], MEASURE_PUBLISHED)
         known[record["sha256"]] = (gguf.name, record)
         # The scored file need not be one of the release. Where it is still there, its size is its own.
         if gguf.is_file() and gguf.stat().st_size != record["bytes"]:

@@ -18,6 +18,7 @@ from files.safe_files import InputError, sha256_file
 from gates.checked import Checked
 from gates.gates import records_gate
 from gates.lineage import Lineage
+from gates.measured import known_quants
 from gates.remade_gates import draw_pictures_again
 from gates.running_gates import QUESTION, smallest
 from gates.speed_gate import (
@@ -155,6 +156,23 @@ def test_the_speed_of_another_build_s_file_is_not_the_base_s(pruned_demo, tmp_pa
         (error,) = measured_file_breaks("draft.json", lineage, [{**entry, "name": name}], "")
         assert f"a model named {NAME}" in str(error) and f"found {name}" in str(error)
     assert not measured_file_breaks("draft.json", lineage, [{**mine, "name": NAME}], "")
+
+
+def test_a_measured_file_of_a_published_name_is_the_published_file(pruned_demo, tmp_path):
+    """A card names files, so another one of the same name would pass for it."""
+    lineage = Build(pruned_demo, tmp_path).checked.lineage
+    for number, name in enumerate((f"{NAME}-Q6_K.gguf", f"{NAME}-Q5_K_M.gguf", f"{NAME}-Q5_K_M.gguf")):
+        record = tmp_path / str(number) / f"{name}.json"
+        record.parent.mkdir()
+        content = {"version": 1, **lineage.records[f"{NAME}-Q6_K.gguf"], "sha256": f"{number}" * 64}
+        record.write_text(json.dumps(content))
+        lineage.sources["quants"]["other"] = record
+        if number == 1:  # not of this folder, and the only one of its name
+            assert known_quants(lineage)["1" * 64][0] == name
+            lineage.sources["quants"]["first"] = record
+            continue
+        with pytest.raises(InputError, match=f"expected one file named {name} in a release and its measurements"):
+            known_quants(lineage)
 
 
 def test_speeds_without_a_file_that_they_are_of_are_refused(release):
