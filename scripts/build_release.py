@@ -49,6 +49,7 @@ from gates.compared import compared_breaks
 from gates.lineage import Lineage, lineage_breaks
 from gates.loops_gate import loop_breaks
 from gates.measured import quality_breaks, score_breaks
+from gates.sight_gate import tower_breaks
 from gates.speed_gate import MEASURE_ACTIVE, MEASURE_DRAFT, active_breaks, draft_breaks, measured_file_breaks
 from gates.tasks_gate import task_breaks
 from llama.llama_tools import find_llama_cpp
@@ -81,6 +82,8 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
         check_facts(gguf, record)
     lineage = Lineage(args.name, by_name, {gguf.name: gguf for gguf in records}, sources_of(args))
     found = lineage_breaks(lineage) + compared_breaks(lineage)
+    if not found and args.mmproj:
+        found = tower_breaks(lineage)
     if not found and args.scores:
         found = score_breaks(lineage)
     if not found and args.quality:

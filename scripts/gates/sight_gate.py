@@ -11,20 +11,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cards.front_matter import check_front_matter, pipeline_of
+from checkpoints.checkpoint import read_checkpoint
 from checkpoints.licence import CARD
+from checkpoints.towers import tower_tensors, towers_digest
+from choice.drop_metadata import read_metadata
 from files.json_records import check_record, read_record
-from files.safe_files import InputError
+from files.safe_files import InputError, sha256_file
 from gates.checked import Checked, Outcome
+from gates.lineage import Breaks, Lineage, breaks_of
+from ggufs.companions import MMPROJ
 from ggufs.gguf_header import read_header
 from ggufs.mmproj import mmproj_name, projection_widths, types_of
 from ggufs.sibling_choice import mmproj_pick
 from ggufs.vouched_keys import unvouched
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp
+from quants.mmproj_conversion import tower_source_digest
 from quants.quant_record import MmprojRecord, record_path
 from release.manifest import CHECKPOINT, MANIFEST
 
 ANSWER_SECONDS = 1800  # a large model without a GPU is slow
+CONVERT_TOWERS = "convert it again from the pruned checkpoint (`make quants REPLACE=quants`)"
 SERVER_FLAGS = ["-c", "4096", "-np", "1"]
 ANSWER_TOKENS, LEAST_TOKENS = 64, 70  # the picture alone is that many tokens of the prompt, or it was not looked at
 SIDE_PIXELS = 144  # three soft tokens a side; llama.cpp enlarges it to its least size
@@ -73,6 +80,33 @@ def ask_about_picture(server: LlamaServer, picture: bytes) -> str:
     if not text or tokens < LEAST_TOKENS:
         raise InputError(server.gguf, expected, f"{len(text)} letters after {tokens} tokens")
     return text
+
+
+def tower_breaks(lineage: Lineage) -> Breaks:
+    """The files for pictures are of the towers of this build's checkpoint, which are the base's own.
+
+    Its shards that hold towers are read whole: the digests of expert_drop_metadata.json are of the drop.
+    """
+    folder, copies = lineage.metadata_path.parent, lineage.sources["copies"]
+    records = {name: record_path(path) for name, path in copies.items() if name.startswith(MMPROJ)}
+    if not records:
+        return []
+    tensors = tower_tensors(read_checkpoint(folder))
+    if not tensors:
+        return [InputError(path, "no file for pictures of a text-only model", "one") for path in records.values()]
+    digest, shards = towers_digest(tensors), read_metadata(lineage.metadata_path)["shards"]
+    found: Breaks = []
+    for shard in sorted({tensor.file for tensor in tensors.values()}):
+        found += breaks_of(shard, [("sha256", shards.get(shard.name), sha256_file(shard))])
+    made_of = tower_source_digest(folder, digest)
+    for path in records.values():
+        record = read_record(path, MmprojRecord)
+        pairs: list[tuple[str, object, object]] = [
+            ("a file of this checkpoint's towers, sha256", digest, record["towers_sha256"]),
+            ("a file of this checkpoint's settings, sha256", made_of, record["source_sha256"]),
+        ]
+        found += breaks_of(path, pairs, CONVERT_TOWERS)
+    return found
 
 
 def file_deviations(checked: Checked, name: str, record: dict) -> list[str]:
@@ -132,6 +166,10 @@ def sight_gate(checked: Checked) -> Outcome:
             outcome.deviations += file_deviations(checked, name, records[name])
         except InputError as error:  # one file that cannot be read must not hide what is wrong with the others
             outcome.deviations.append(str(error))
+    try:
+        outcome.deviations += map(str, tower_breaks(checked.lineage))
+    except InputError as error:
+        outcome.deviations.append(str(error))
     outcome.deviations += choice_deviations(checked, there)
     tag, wanted = check_front_matter(checked.folder / CARD, checked.kind)["pipeline_tag"], pipeline_of(bool(records))
     if tag != wanted:

@@ -24,6 +24,12 @@ TRUE_GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu")
 TAKEN_FOR_GRANTED = {"pooling_kernel_size": 3, "rms_norm_eps": 1e-6}
 
 
+def tower_source_digest(model: Path, towers_sha256: str) -> str:
+    """Return the hex sha256 over what a file for pictures is made of: towers, and small files of the checkpoint."""
+    files = {path.name: sha256_file(path) for path in (model / name for name in READ_FILES) if path.is_file()}
+    return sha256_json({**files, "towers": towers_sha256})
+
+
 def check_vision(path: Path, vision: dict) -> None:
     """Raise InputError when llama.cpp would compute another tower than the config at `path` describes."""
     for key, value in TAKEN_FOR_GRANTED.items():
@@ -86,7 +92,6 @@ def make_mmproj(
         return f"{model}: text only, so no file for pictures"
     if VISION in towers:
         check_vision(model / "config.json", config["vision_config"])
-    files = {path.name: sha256_file(path) for path in (model / name for name in READ_FILES) if path.is_file()}
     digest = towers_digest(tensors)
     content: dict = {
         "name": name,
@@ -94,7 +99,7 @@ def make_mmproj(
         "towers": towers,
         "added": added_keys(config),
         "towers_sha256": digest,
-        "source_sha256": sha256_json({**files, "towers": digest}),
+        "source_sha256": tower_source_digest(model, digest),
         "llama_cpp": llama_cpp.version(),
     }
     if is_made_of(output, content, MmprojRecord):

@@ -8,9 +8,11 @@ from pathlib import Path
 import build_release
 import check_release
 import convert_to_gguf
+import quantize_gguf
 from cards.front_matter import check_front_matter
 from cards.sight_card import fetched_in_words
 from checkpoints.checkpoint import read_config
+from conftest import DEMO
 from files.safe_files import sha256_file
 from files.seals import MARKER
 from gates.checked import Checked
@@ -18,11 +20,12 @@ from gates.running_gates import smallest
 from gates.sight_gate import picture_gate, picture_png, sight_gate
 from ggufs.mmproj import mmproj_name
 from ggufs.sibling_choice import draft_pick, mmproj_pick, type_number
+from multimodal_twin import write_twin
 from quants.quant_record import record_path
 from release.manifest import MANIFEST, STANDARD, read_manifest
 from release.sources import read_sources
-from release_inputs import NAME, QUESTIONS, call, change_json, release_arguments
-from seeing_model import TYPES, seeing_model
+from release_inputs import NAME, QUESTIONS, SIDECARS, call, change_json, release_arguments
+from seeing_model import TYPES, make_mmproj_of, seeing_model
 
 import pytest
 
@@ -33,14 +36,52 @@ def seeing(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def release(seeing, pruned_demo, tmp_path_factory) -> Path:
-    """A release of the pruned demo's Q4_K_M with the twin's files for pictures, which fit it."""
+def release(seeing, tmp_path_factory) -> Path:
+    """A release of the pruned twin's Q4_K_M with its files for pictures."""
     folder = tmp_path_factory.mktemp("release") / f"{NAME}-GGUF"
     (folder.parent / MARKER).touch()
-    pictures = [word for kind in TYPES for word in ("--mmproj", seeing / mmproj_name(NAME, kind))]
-    more = [*pictures, "--questions", *QUESTIONS]
-    call(build_release.main, *release_arguments(pruned_demo, folder, *more, quants=("Q4_K_M",)))
+    model = folder.with_name(f"{NAME}-Q4_K_M.gguf")
+    call(quantize_gguf.main, "--input", seeing / "F16.gguf", "--type", "Q4_K_M", "--output", model)
+    call(build_release.main, *twin_arguments(seeing, model, folder))
     return folder
+
+
+def twin_arguments(seeing: Path, model: Path, output: Path, others: dict[str, Path] | None = None) -> list[object]:
+    """Return the arguments of build_release.py for a quant of the pruned twin and its files for pictures.
+
+    others: by name, files in the place of these.
+    """
+    names = [mmproj_name(NAME, kind) for kind in TYPES]
+    pictures = [word for name in names for word in ("--mmproj", (others or {}).get(name, seeing / name))]
+    made_of = ["--metadata", seeing / "pruned/expert_drop_metadata.json", "--map", seeing / "plain.json"]
+    made_of += ["--source", seeing / "twin", "--f16", seeing / "F16.gguf.json", "--questions", *QUESTIONS]
+    named = ["--name", NAME, "--base", "gemma-4-demo-twin", "--output", output]
+    return ["--gguf", model, *named, *made_of, *pictures, *SIDECARS]
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory) -> Path:
+    """Another random tower that fits in width, converted under this model's name."""
+    folder = tmp_path_factory.mktemp("another")
+    make_mmproj_of(write_twin(DEMO / "model", folder / "twin", seed=1), folder / mmproj_name(NAME, "F16"), "F16")
+    return folder / mmproj_name(NAME, "F16")
+
+
+def test_a_file_for_pictures_of_another_model_is_refused(seeing, release, another, pruned_demo, tmp_path, refusal):
+    """The card says that it is the base model's own tower."""
+    path, output = another, tmp_path / "out"
+    model = release.with_name(f"{NAME}-Q4_K_M.gguf")
+    arguments = twin_arguments(seeing, model, output, {path.name: path})
+    refusal(build_release.main, arguments, record_path(path), "expected a file of this checkpoint's towers, sha256")
+    of_text = release_arguments(pruned_demo, output, "--mmproj", path, quants=("Q4_K_M",))
+    refusal(build_release.main, of_text, record_path(path), "expected no file for pictures of a text-only model")
+    assert not output.exists()
+
+
+def test_a_release_with_the_tower_of_another_model_fails(copy, another):
+    found = checked(copy)
+    found.sources["copies"][another.name] = another
+    assert any("this checkpoint's towers" in line for line in sight_gate(found).deviations)
 
 
 @pytest.fixture
@@ -128,11 +169,12 @@ def test_other_bytes_than_the_record_s_are_found(copy):
     assert any("expected sha256" in line for line in sight_gate(checked(copy)).deviations)
 
 
-def test_a_file_that_is_not_of_its_record_is_not_released(seeing, pruned_demo, tmp_path, refusal):
+def test_a_file_that_is_not_of_its_record_is_not_released(seeing, release, tmp_path, refusal):
     path = tmp_path / mmproj_name(NAME, "F16")
     path.write_bytes((seeing / path.name).read_bytes()[:-1])
     shutil.copy(record_path(seeing / path.name), record_path(path))
-    arguments = release_arguments(pruned_demo, tmp_path / "out", "--mmproj", path, quants=("Q4_K_M",))
+    model = release.with_name(f"{NAME}-Q4_K_M.gguf")
+    arguments = twin_arguments(seeing, model, tmp_path / "out", {path.name: path})
     refusal(build_release.main, arguments, path, "expected the file of its record")
 
 
