@@ -33,6 +33,7 @@ from quants.mmproj_conversion import make_mmproj
 from quants.quant_record import ConversionRecord, is_made_of, record_path
 
 BYTES_PER_WEIGHT = {"f16": 2, "bf16": 2, "f32": 4}
+OUTTYPES = [*BYTES_PER_WEIGHT, "q8_0"]
 READ_AS_JSON = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
@@ -109,6 +110,13 @@ def write_conversion_record(output: Path, partial: Path, model: Path, content: d
     os.utime(partial, ns=(record.stat().st_mtime_ns,) * 2)
 
 
+def check_name(output: Path, outtype: str) -> None:
+    """Raise InputError for an output whose name ends with another type: cards and tables take the type from there."""
+    said = output.stem.rpartition("-")[2].lower()
+    if said in OUTTYPES and said != outtype:
+        raise InputError(output, f"a name that ends with -{outtype.upper()}.gguf, as --outtype says", output.name)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add = parser.add_argument_group("inputs and output").add_argument
@@ -116,8 +124,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=named_path, required=True, help="GGUF file to write")
     add = parser.add_argument_group("what is written, and with what").add_argument
     add("--name", required=True, help="model name for the header")
-    outtypes = [*BYTES_PER_WEIGHT, "q8_0"]
-    add("--outtype", type=str.lower, choices=outtypes, default="f16", help="float type; q8_0 with --mmproj only")
+    add("--outtype", type=str.lower, choices=OUTTYPES, default="f16", help="float type; q8_0 with --mmproj only")
     add("--mmproj", action="store_true", help="convert what sees and hears, into a file of its own; or nothing")
     add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")
     args = parser.parse_args(argv)
@@ -128,6 +135,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    check_name(args.output, args.outtype)
     config = read_config(args.model)
     hold_checkpoint(args.model)
     tensors = read_checkpoint(args.model)

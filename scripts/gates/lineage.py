@@ -35,6 +35,7 @@ OTHER_FULL = "drop the experts and convert the full model again, both from one c
 # What only a choice from statistics gives. copy_drop_map.py leaves it out: nothing shows that it belongs to the map.
 OF_A_CHOICE = ("analysis", "bootstrap", "domains", "held_out_question_ids", "protect_top", "reconstruction")
 ANALYSE = "run `make analyze REPLACE=statistics`"
+F16, CONVERT = "f16", "convert it again with --outtype f16"
 Breaks = list[InputError]
 
 
@@ -241,6 +242,15 @@ def checkpoint_breaks(lineage: Lineage) -> Breaks:
     return breaks_of(folder / "config.json", of_config) + breaks_of(place, of_f16)
 
 
+def f16_type_breaks(lineage: Lineage) -> Breaks:
+    """The files that losses are measured against are F16, as every card says."""
+    found: Breaks = []
+    for name in ("f16", *(["full f16"] if lineage.knows_full else [])):
+        place = lineage.origin(name)
+        found += breaks_of(place, [("the type", F16, read_record(place, ConversionRecord)["outtype"])], CONVERT)
+    return found
+
+
 def router_rows(tensors: dict[str, tuple[Path, TensorInfo]], layer: str) -> list[bytes]:
     """Return the rows of a layer's router, one per expert; none where the file has no such router."""
     path, tensor = tensors.get(f"blk.{layer}.ffn_gate_inp.weight", (None, None))
@@ -377,7 +387,7 @@ def quant_breaks(lineage: Lineage) -> Breaks:
 def lineage_breaks(lineage: Lineage) -> Breaks:
     """Return every break of the chain, from the statistics to the quants."""
     found = map_breaks(lineage) + choice_breaks(lineage) + checkpoint_breaks(lineage) + source_breaks(lineage)
-    for part in (quant_breaks, header_breaks, router_breaks):
+    for part in (f16_type_breaks, quant_breaks, header_breaks, router_breaks):
         found += part(lineage)
     return found
 

@@ -454,6 +454,8 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (of_header, "gemma4.context_length of the full model: 4096, found 131072"),
         (of_record("F16.gguf.json", name="other"), "a model named"),
         (of_record("full-F16.gguf.json", name="other"), "a model named gemma-4-demo, found other"),
+        (of_record("F16.gguf.json", outtype="f32"), "expected the type f16, found f32"),
+        (of_record("full-F16.gguf.json", outtype="bf16"), "expected the type f16, found bf16"),
         (of_record("full-F16.gguf.json", source_sha256="4" * 64), "checkpoint that the experts were dropped from"),
         (of_scored_full(calibration_sha256="4" * 64), "a quant by the text text.txt, sha256"),
         (of_scored_full(imatrix_sha256=None, calibration_sha256=None), "Q6_K files made with an imatrix:"),

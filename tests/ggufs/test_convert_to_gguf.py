@@ -84,6 +84,12 @@ def test_an_output_without_its_record_is_never_there(tiny_text_model, tmp_path, 
     assert not output.exists()  # make, which looks for it, runs the step again
 
 
+@pytest.mark.parametrize("more", [(), ("--mmproj",)])
+def test_an_output_is_named_after_its_type(tmp_path, refusal, more):
+    arguments = ["--model", tmp_path, "--name", "tiny", "--outtype", "f32", "--output", tmp_path / "tiny-F16.gguf"]
+    refusal(convert_to_gguf.main, [*arguments, *more], "expected a name that ends with -F32.gguf, as --outtype says")
+
+
 def test_f32_logits_agree_more_closely(tiny_text_model, tools, tmp_path):
     gguf = tmp_path / "model.gguf"
     call(convert_to_gguf.main, "--model", tiny_text_model, "--name", "tiny", "--outtype", "f32", "--output", gguf)
