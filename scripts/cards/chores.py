@@ -10,11 +10,11 @@ def chores(manifest: dict) -> list[str]:
     """Return a line for each thing that a release lacks and its owner can give, from its manifest."""
     checkpoint = manifest["kind"] == CHECKPOINT
     there = manifest["files"]
-    base = (manifest["inputs"].get("licence") or {}).get("identifier", "")
+    base = (manifest["inputs"].get("licence") or {}).get("identifier", "not known")
     with_imatrix = any(record["imatrix_sha256"] for record in manifest["records"].values())
     absent = [
         ("owner: none was given, so that its commands cannot be run; set OWNER=name", not manifest["owner"]),
-        (f"licence: {manifest['license']} by LICENSE; the base's own is {base}", base not in ("", manifest["license"])),
+        (f"licence: {manifest['license']} by LICENSE; the base's own is {base}", base != manifest["license"]),
         ("base model: not one on the Hub; set BASE=OWNER/NAME if it is there", not is_hub_id(manifest["base"])),
         ("quantized_by: no name was given; set QUANTIZED_BY", not checkpoint and not manifest["quantized_by"]),
         ("scores: no evaluation; run `make eval`", "scores.json" not in there),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.checkpoint import INDEX_NAME, TensorRange, read_checkpoint, read_config, source_digest
-from checkpoints.licence import CARD
+from checkpoints.licence import CARD, DIGEST, card_digest
 from checkpoints.moe_families import ExpertTensor
 from checkpoints.small_files import copy_small_files, small_files
 from choice.drop_map import DropMap
@@ -142,7 +142,7 @@ def write_checkpoint(
         write_json(output / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
         # Last, since a directory that has it counts as complete.
         source_digests = {"config_sha256": sha256_file(source / "config.json"), "weights_sha256": weights_sha256}
-        source_digests["source_sha256"] = whole.result()
+        source_digests |= {"source_sha256": whole.result(), DIGEST: card_digest(source)}
         write_record(output / METADATA_NAME, metadata_of(drop_map, source_digests, digests), DropMetadata)
     return len(shards)
 

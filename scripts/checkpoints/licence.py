@@ -11,7 +11,7 @@ from pathlib import Path
 
 from checkpoints.small_files import CARD
 from files.json_records import read_json
-from files.safe_files import InputError
+from files.safe_files import InputError, sha256_file
 
 import yaml
 from huggingface_hub import ModelCard
@@ -25,6 +25,8 @@ NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.,()-]| (?=\S)){0,39}")
 LINK = re.compile(r"(?=.{1,200}\Z)https?://[\w.-]+(?:/[\w./~%-]*)?(?:\?[\w./~%=&+:,-]*)?(?:#[\w-]+)?", re.ASCII)
 logging.set_verbosity_error()  # a card without front matter is no fault, and an error of ours is one line
 TO_SAY = "look up what the base model's card says, and give it as LICENSE, such as LICENSE=apache-2.0"
+DIGEST = "card_sha256"  # in expert_drop_metadata.json
+DROP_OR_SAY = "put that one back, drop again (`make drop REPLACE=choice`), or give the licence as LICENSE"
 # What PyYAML raises on a text: of its own, and what the words after a tag such as !!timestamp or !!bool cause.
 YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
@@ -96,6 +98,29 @@ def licence_of(directory: Path) -> Licence | None:
     if not is_silent(written):
         return licence_in(written, CARD)
     return licence_in(read_json(config), CONFIG) if config.is_file() else None
+
+
+def card_digest(directory: Path) -> str:
+    """Return the sha256 of a checkpoint's card, "" where it has none."""
+    card = directory / CARD
+    return sha256_file(card) if card.is_file() else ""
+
+
+def recorded_licence(directory: Path, card_sha256: str | None) -> Licence | None:
+    """Return the licence of a checkpoint by the card that a record knows, None where there is another or none known.
+
+    card_sha256: of the card that the experts were dropped with ("": there was none); None in records of before.
+    """
+    return licence_of(directory) if card_sha256 == card_digest(directory) else None
+
+
+def check_card(directory: Path, card_sha256: str | None) -> None:
+    """Raise InputError unless a checkpoint's card is the one of a record, so that nobody edited its licence since."""
+    if card_sha256 is None:
+        raise InputError(directory / CARD, f"a record of the drop that knows this card ({DIGEST})", "none", DROP_OR_SAY)
+    if (found := card_digest(directory)) != card_sha256:
+        expected = f"the card that the experts were dropped with, sha256 {card_sha256[:12] or 'of none'}"
+        raise InputError(directory / CARD, expected, found[:12] or "none", DROP_OR_SAY)
 
 
 def released_licence(given: str, base: Licence | None, named: object) -> Licence:

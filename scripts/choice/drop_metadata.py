@@ -29,7 +29,8 @@ class Methodology(Analysis):
 class DropMetadata(Record):
     """What expert_drop.py records in a pruned checkpoint: digests of its source, sha256 by shard, ids by layer.
 
-    source: config_sha256, weights_sha256 and source_sha256 (`weights_digest`, `source_digest` of checkpoints/).
+    source: config_sha256, weights_sha256 and source_sha256 (`weights_digest`, `source_digest` of checkpoints/), and
+    card_sha256, of README.md, "" where there was none.
     """
 
     what: ClassVar[str] = METADATA_NAME

@@ -13,6 +13,7 @@ from chats.chat_sequences import MAX_TOKENS
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
 from chats.texts_again import analysed_digests
 from checkpoints.checkpoint import INDEX_NAME, read_checkpoint, read_config, source_digest, weights_digest
+from checkpoints.licence import CARD, DIGEST, card_digest
 from checkpoints.moe_families import family_of, pruned_config, shape_of
 from checkpoints.small_files import small_files
 from choice.drop_map import OWN_MAP, MapDetails, criterion_of, details_of, dropped_ids, question_ids_of, read_map
@@ -112,7 +113,7 @@ def map_breaks(lineage: Lineage) -> Breaks:
     found = breaks_of(path, pairs)
     unknown = metadata.keys() - DropMetadata.model_fields.keys()
     unknown |= metadata["method"].keys() - MapDetails.model_fields.keys()
-    unknown |= metadata["source"].keys() - {"config_sha256", "weights_sha256", "source_sha256"}
+    unknown |= metadata["source"].keys() - {"config_sha256", "weights_sha256", "source_sha256", DIGEST}
     for name in sorted(unknown):
         found.append(InputError(path, f"no field {name!r}, which nothing here writes", "one", BUILD_AGAIN))
     for what, mine, theirs in (
@@ -239,7 +240,11 @@ def checkpoint_breaks(lineage: Lineage) -> Breaks:
         ("a model named", lineage.name, f16["name"]),
         ("a checkpoint whose files have the digest", digest, f16["source_sha256"]),
     ]
-    return breaks_of(folder / "config.json", of_config) + breaks_of(place, of_f16)
+    # Its licence is in the header of every GGUF file.
+    card = metadata["source"].get(DIGEST, card_digest(folder))
+    of_card: list[tuple[str, object, object]] = [("the base's own card, sha256", card, card_digest(folder))]
+    found = breaks_of(folder / CARD, of_card)
+    return found + breaks_of(folder / "config.json", of_config) + breaks_of(place, of_f16)
 
 
 def f16_type_breaks(lineage: Lineage) -> Breaks:
@@ -343,7 +348,7 @@ def source_breaks(lineage: Lineage) -> Breaks:
     theirs = {path.relative_to(source).as_posix(): path for path in small_files(source)}
     every = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     # Metadata and index are the drop's own, and a release takes neither card nor manifest from a checkpoint.
-    own = {"config.json", METADATA_NAME, INDEX_NAME, "README.md", MANIFEST, *metadata["shards"]}
+    own = {"config.json", METADATA_NAME, INDEX_NAME, CARD, MANIFEST, *metadata["shards"]}
     for path in every:
         name = path.relative_to(folder).as_posix()
         if name not in own and (name not in theirs or sha256_file(path) != sha256_file(theirs[name])):

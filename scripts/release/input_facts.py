@@ -4,9 +4,9 @@
 experts, and of those that were asked, by the setting of make that gives them. `calibration`: of the imatrix record its
 text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose words the calibration text
 holds. `fetched`: of those files that a command of ours has fetched, by name, from where. `licence`: what the base's own
-card or config names. None where they are not known. `tasks`: sha256 of the question files of each further task. The
-gates make them again from the same files. `benchmarks`: by further task the dataset that its questions are known to be
-of.
+card, if it is the one of the drop, or config names. None where they are not known. `tasks`: sha256 of the question
+files of each further task. The gates make them again from the same files. `benchmarks`: by further task the dataset
+that its questions are known to be of.
 """
 
 from dataclasses import asdict
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from chats.questions import held_texts, read_rows
-from checkpoints.licence import licence_of
+from checkpoints.licence import DIGEST, Licence, recorded_licence
+from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.fetched_files import fetched_from
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
@@ -88,11 +89,19 @@ def task_files(sources: dict[str, Path]) -> dict[str, list[Path]]:
     return found
 
 
+def base_licence(sources: dict[str, dict[str, Path]]) -> Licence | None:
+    """Return the licence that the base names by the card that it was dropped with, None where that is not known."""
+    if "source" not in sources["origins"]:
+        return None
+    metadata = read_metadata(sources["copies"][METADATA_NAME])
+    return recorded_licence(sources["origins"]["source"], metadata["source"].get(DIGEST))
+
+
 def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     """Return the facts of a release's sources (paths by kind and name): of questions, calibration and licence."""
     questions = list(sources["questions"].values())
     origins = sources["origins"]
-    licence = licence_of(origins["source"]) if "source" in origins else None
+    licence = base_licence(sources)
     tasks = {name: named_digests(paths) for name, paths in task_files(sources.get("tasks", {})).items()}
     named = named_digests(questions)
     roles = roles_of(sources, dict(zip(named, questions)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import build_release
 import check_release
-from cards.card_results import count_in_words, counts_table, map_of, patch_table, variants_table
+from cards.card_results import count_in_words, counts_table, licence_in_words, map_of, patch_table, variants_table
 from cards.card_run import run_checkpoint_section, run_ggufs_section
 from cards.card_sections import Release, method_section
 from cards.card_tables import file_table
@@ -60,6 +60,12 @@ def test_the_prompt_format_is_the_chat_templates_own(pruned_demo, tmp_path):
     card = build(pruned_demo, tmp_path / "r", quants=("Q4_K_M",))
     block = card.partition("**Prompt format, with a thought.**")[2].partition("```text\n")[2].partition("\n```")[0]
     assert block == "<|turn>system\n<|think|>\n{system}<turn|>\n<|turn>user\n{prompt}<turn|>\n<|turn>model"
+
+
+def test_the_card_says_what_of_the_base_s_licence_is_left_out(release):
+    facts = {"licence": {"identifier": "other", "left_out": "license_link"}}
+    other = replace(release, licence={"license": "other", "license_name": "x-1"}, inputs=release.inputs | facts)
+    assert licence_in_words(other) == "Licence: `x-1`. The base's card has a `license_link` that is left out here."
 
 
 def cells_of(card: str, start: str) -> list[str]:

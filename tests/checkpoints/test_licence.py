@@ -3,7 +3,16 @@
 import json
 
 from cards.front_matter import check_front_matter
-from checkpoints.licence import Licence, front_matter_of, licence_in, licence_of, released_licence
+from checkpoints.licence import (
+    Licence,
+    card_digest,
+    check_card,
+    front_matter_of,
+    licence_in,
+    licence_of,
+    recorded_licence,
+    released_licence,
+)
 from files.safe_files import InputError
 
 import pytest
@@ -70,6 +79,23 @@ def test_what_is_given_comes_before_what_the_base_says_and_nothing_is_refused():
     for given, words in (("", "give it as LICENSE"), ("other", "license_name")):
         with pytest.raises(InputError, match=words):
             released_licence(given, None, "base")
+
+
+def test_a_card_counts_as_the_base_s_if_the_record_of_the_drop_knows_it(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"license": "mit"}))
+    assert card_digest(tmp_path) == ""
+    licence = recorded_licence(tmp_path, "")
+    assert licence and licence.identifier == "mit"
+    (tmp_path / "README.md").write_text(card("license: cc0-1.0"))
+    known = card_digest(tmp_path)
+    licence = recorded_licence(tmp_path, known)
+    assert licence and licence.identifier == "cc0-1.0"
+    check_card(tmp_path, known)
+    (tmp_path / "README.md").write_text(card("license: apache-2.0"))
+    for recorded, words in ((known, f"dropped with, sha256 {known[:12]}"), ("", "of none"), (None, "card_sha256")):
+        assert recorded_licence(tmp_path, recorded) is None
+        with pytest.raises(InputError, match=f"{words}.*give the licence as LICENSE"):
+            check_card(tmp_path, recorded)
 
 
 @pytest.mark.parametrize(

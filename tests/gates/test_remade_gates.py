@@ -422,6 +422,14 @@ def of_header(build: Build) -> None:
     path.write_bytes(content)
 
 
+def of_edited_card(build: Build) -> None:
+    """Another licence in the pruned checkpoint, from where it comes into the headers, before that is converted."""
+    card = build.metadata.with_name("README.md")
+    build.write(card, card.read_text().replace("license: cc0-1.0", "license: apache-2.0"))
+    digest = source_digest(card.parent, read_json(build.metadata)["shards"])
+    build.change(build.f16, lambda record: record.update(source_sha256=digest))
+
+
 def of_record(file: str, **changes: object) -> Callable[[Build], None]:
     return lambda build: build.change(build.pruned / file, lambda record: record.update(changes))
 
@@ -456,6 +464,7 @@ def of_record(file: str, **changes: object) -> Callable[[Build], None]:
         (of_record("full-F16.gguf.json", name="other"), "a model named gemma-4-demo, found other"),
         (of_record("F16.gguf.json", outtype="f32"), "expected the type f16, found f32"),
         (of_record("full-F16.gguf.json", outtype="bf16"), "expected the type f16, found bf16"),
+        (of_edited_card, "README.md: expected the base's own card, sha256"),
         (of_record("full-F16.gguf.json", source_sha256="4" * 64), "checkpoint that the experts were dropped from"),
         (of_scored_full(calibration_sha256="4" * 64), "a quant by the text text.txt, sha256"),
         (of_scored_full(imatrix_sha256=None, calibration_sha256=None), "Q6_K files made with an imatrix:"),

@@ -222,7 +222,7 @@ RECORD = f"{NAME}-Q6_K.gguf.json"
         (RECORD, Path.unlink, (RECORD, "nothing")),
         (f"{NAME}-Q6_K.gguf", flip_the_last_byte, ("Q6_K.gguf", "other bytes")),
         (RECORD, lambda path: change_json(path, source_sha256="1" * 64), ("a quant of the F16 file",)),
-        (RECORD, lambda path: change_json(path, experts=111), ("experts: 112",)),
+        (RECORD, lambda path: change_json(path, experts=111), ("experts 112, as the file has",)),
         ("quality.json", lambda path: change_json(path, inputs={"pruned_sha256": "1" * 64}), ("make quality",)),
         ("scores.json", score_another_file, ("--scores", "make eval")),
         ("checkpoint/expert_drop_metadata.json", forget_shards, ("inputs/checkpoint", "'shards'")),
@@ -243,7 +243,10 @@ def test_a_release_whose_licence_is_unknown_is_refused_and_the_base_s_own_is_tak
     without = [*arguments[:at], *arguments[at + 2 :]]
     bare = shutil.copytree(DEMO / "model", tmp_path / "bare", ignore=shutil.ignore_patterns("README.md"))
     unknown = [*without, "--source", bare]
-    refusal(build_release.main, unknown, "bare: expected the base model's licence", "LICENSE=apache-2.0")
+    refusal(build_release.main, unknown, "bare/README.md: expected the card that the experts were dropped with")
+    own = (DEMO / "model/README.md").read_text()
+    (bare / "README.md").write_text(own.replace("license: cc0-1.0", "license: apache-2.0"))
+    refusal(build_release.main, unknown, "bare/README.md: expected the card that the experts were dropped with")
     assert not (tmp_path / "r").exists()
     call(build_release.main, *without, "--source", DEMO / "model")
     card = (tmp_path / "r/README.md").read_text()
@@ -254,11 +257,10 @@ def test_a_release_whose_licence_is_unknown_is_refused_and_the_base_s_own_is_tak
     ]
     call(build_release.main, *arguments, "--source", DEMO / "model", "--output", tmp_path / "other")
     assert "LICENSE=gemma" in (tmp_path / "other/README.md").read_text()
-    (bare / "README.md").write_text("---\nlicense: other\nlicense_name: x-1\nlicense_link: 'no link'\n---\n")
-    call(build_release.main, *without, "--source", bare)
-    card = (tmp_path / "r/README.md").read_text()
-    assert "Licence: `x-1`. The base's card has a `license_link` that is left out here." in card
     assert "licence: gemma by LICENSE; the base's own is cc0-1.0" in chores(read_manifest(tmp_path / "other"))
+    call(build_release.main, *arguments, "--source", bare, "--output", tmp_path / "said")
+    assert "LICENSE=gemma" in (tmp_path / "said/README.md").read_text()
+    assert "licence: gemma by LICENSE; the base's own is not known" in chores(read_manifest(tmp_path / "said"))
 
 
 def test_gguf_files_of_gemma_4_need_a_template_and_params(pruned_demo, tmp_path, refusal):
