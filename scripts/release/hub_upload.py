@@ -95,7 +95,7 @@ def one_line(repo: str) -> Iterator[None]:
             raise InputError(repo, expected, found) from None
         if broken := cause_of(error, (httpx2.TransportError, OfflineModeIsEnabled, TimeoutError)):
             raise InputError(constants.ENDPOINT, "a server that answers", type(broken).__name__, GO_ON) from None
-        if isinstance(error, (ValueError, RuntimeError)):
+        if isinstance(error, (ValueError, RuntimeError, TypeError, LookupError, AttributeError)):  # also odd answers
             # A NUL byte is in no message: without a token nothing is replaced.
             words = " ".join(str(error).split()).replace(get_token() or "\0", "...")
             raise InputError(repo, "an upload that the Hub accepts", words[:200]) from None

@@ -132,7 +132,9 @@ DAMAGES = {
         "rows[2].classes[0][0] 'empty', found 'fine'",
     ),
     "a rate": (
-        lambda folder: edit_record(folder, lambda content: content["rows"][1]["rates"]["empty"].update(count=0)),
+        lambda folder: edit_record(
+            folder, lambda content: content["rows"][1]["rates"]["empty"].update(count=0, interval=[0.0, 1.0])
+        ),
         "the rates of the recorded answers: rows[1].rates.empty.count 9",
     ),
     "the sampling": (

@@ -125,7 +125,7 @@ def of_other_questions(field: str) -> Callable[[dict], object]:
         ("draft.json", of_models(name="gemma-4-26B-A4B-it"), f"a model named {NAME}, found gemma-4-26B-A4B-it"),
         ("draft.json", of_models(accepted=[10**6] * 2), "drafted tokens, and at most these accepted"),
         ("draft.json", of_models(drafted=[10**6] * 2), "possible counts"),
-        ("draft.json", of_models(speeds=[9e9] * 7), "speeds of every round"),
+        ("draft.json", of_models(speeds=[9.0] * 7), "speeds of every round"),
         ("active-experts.json", lambda content: content.update(gguf_sha256="4" * 64), "no file with a record"),
         ("active-experts.json", lambda content: content.update(own=9), "rows from the model's own number of experts"),
         ("active-experts.json", of_one_more_expert, "the model's own active experts: 8, found 9"),

@@ -418,3 +418,9 @@ def test_without_the_right_to_the_repository_nothing_is_sent(hub, refused_upload
 
 def test_a_server_out_of_reach_is_one_line(refused_upload):
     refused_upload(["--send"], NOBODY, "a server that answers", endpoint=NOBODY)
+
+
+@pytest.mark.parametrize("error", [TypeError("list indices"), KeyError("rfilename"), AttributeError("no size")])
+def test_an_answer_of_another_form_than_the_hub_s_is_one_line(error):
+    with pytest.raises(InputError, match="expected an upload that the Hub accepts"), hub_upload.one_line("me/x"):
+        raise error
