@@ -15,7 +15,9 @@ import argparse
 import math
 import time
 from pathlib import Path
+from typing import Any
 
+from analysis.decoder import load_resident
 from chats.chat_tokenizer import load_tokenizer
 from checkpoints.checkpoint import read_checkpoint, read_config
 from demo.demo_assistant import assistant_config, drafts, initialise_assistant, write_assistant
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     for read in (read_checkpoint, load_tokenizer):  # a damaged one ends the library in an error of its own
         read(args.target)
     prepare_training(args.threads, SEED)
-    target = transformers.Gemma4ForCausalLM.from_pretrained(args.target, dtype=torch.float32)
+    target: Any = load_resident(args.target, torch.float32, "sdpa", None)
     target.set_experts_implementation("sorted_experts")
     target.requires_grad_(False)
     assistant = transformers.Gemma4AssistantForCausalLM(assistant_config(config))

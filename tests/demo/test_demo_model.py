@@ -5,9 +5,11 @@ import hashlib
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import generate_demo_questions
+import train_demo_assistant
 import train_demo_model
 from chats.questions import LETTERS
 from demo.demo_corpus import CSV_COLUMNS, load_facts, render_prompt, render_reply, split_questions
@@ -74,6 +76,22 @@ def test_question_files_are_regenerated_from_the_facts(script, tmp_path):
     tasks = {path.name: path.read_bytes() for path in (DEMO / "tasks").iterdir()}
     assert tasks == {path.name: path.read_bytes() for path in (tmp_path / "tasks").iterdir()} and len(tasks) == 5
     assert len((tmp_path / "training.csv").read_text().splitlines()) > 5000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b"layers.1.self_attn.q_proj.weight", b"layers.1.self_attn.x_proj.weight", "q_proj.weight missing"),
+        (b'"format":"pt"', b'"format":1   ', "a checkpoint that transformers loads"),
+    ],
+)
+def test_an_assistant_is_trained_on_a_whole_model(tmp_path, refusal, capfd, old, new, words):
+    model = Path(shutil.copytree(DEMO / "model", tmp_path / "model"))
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights.replace(old, new))
+    arguments = ["--facts", DEMO / "facts.json", "--target", model, "--output", tmp_path / "out", "--steps", 1]
+    refusal(train_demo_assistant.main, arguments, model, words)
+    assert not (tmp_path / "out").exists() and "x_proj" not in capfd.readouterr().err
 
 
 def test_training_questions_do_not_go_where_the_folder_is(tmp_path, refusal):
