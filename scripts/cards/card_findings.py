@@ -1,6 +1,6 @@
 """The card's section on what the experts are like, from findings.json alone; whether that record is of this build."""
 
-from files.display import markdown_table
+from files.display import code, markdown_table
 from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
 from findings.findings_words import (
@@ -39,8 +39,10 @@ def findings_section(findings: dict | None) -> str:
     if findings is None:
         return ""
     topics, inputs = findings.get("specialisation"), findings["inputs"]
-    # Why, without the advice, which is for who runs the project.
-    lines = [f"- Topics: not measured ({findings['missing'].get('specialisation', NOT_SAID).split(';')[0]})."]
+    # Why, without the advice, which is for who runs the project, and without what was found: the names of columns are
+    # anybody's words.
+    reason = findings["missing"].get("specialisation", NOT_SAID).split(";")[0].split(", found")[0]
+    lines = [f"- Topics: not measured ({code(reason)})."]
     if topics:
         lines = [f"- **Topics.** {' '.join(topic_sentences(topics))} {penalty_sentence(topics)}"]
     lines += [
@@ -49,10 +51,11 @@ def findings_section(findings: dict | None) -> str:
         f"- **Norms in bf16.** {' '.join(bf16_sentences(findings['bf16']))}",
         f"- **Other criteria.** {map_sentence(findings['maps'])}",
     ]
+    shuffled = f", and for chance over {inputs['shuffles']} shuffles of the domains" if topics else ""
     parts = [
         "## What the experts are like",
         f"Measured on the full model and {inputs['questions']} questions by `make findings`; intervals cover 95%, over "
-        f"questions drawn anew {inputs['resamples']} times. "
+        f"questions drawn anew {inputs['resamples']} times{shuffled}. "
         f"{f'{RULE} ' if topics else ''}All numbers are in `{FINDINGS_NAME}`.",
         "\n".join(lines),
     ]

@@ -20,6 +20,7 @@ from files.fetched_files import fetched_from
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
+from quants.quant_record import QuantRecord
 from release.question_roles import roles_of
 from release.sources import task_copies, task_sources
 from scoring.eval_protocol import DEFAULT_TASK
@@ -48,6 +49,12 @@ def held_questions(text: str, files: list[Path]) -> list[str]:
     rows = [row for path in files for row in read_rows(path)]
     held = held_texts([row["Question"] for row in rows], text)
     return sorted({row["Record ID"] for row, is_held in zip(rows, held) if is_held})
+
+
+def by_imatrix(sources: dict[str, dict[str, Path]]) -> bool:
+    """Tell whether a file of a release, or a scored one, was quantised with an imatrix: else its text had no part."""
+    records = [*sources["records"].values(), *sources["quants"].values()]
+    return any(read_record(path, QuantRecord)["imatrix_sha256"] for path in records)
 
 
 def calibration_facts(record: Path, text: Path | None, questions: list[Path]) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         "questions": named,
         "roles": roles,
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
-        if "imatrix" in origins
+        if "imatrix" in origins and by_imatrix(sources)
         else None,
         "licence": asdict(licence) if licence else None,
     }

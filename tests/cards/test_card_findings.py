@@ -34,9 +34,11 @@ def test_the_section_holds_the_figures_of_the_record(records):
 def test_what_was_not_measured_is_not_claimed(records):
     findings, _ = records
     assert findings_section(None) == ""
-    why = "expected two domains or more of 5 questions in the column 'Subdomain', found 1"
-    text = findings_section(findings | {"specialisation": None, "missing": {"specialisation": f"{why}; do so"}})
-    assert f"- Topics: not measured ({why}).\n" in text
+    why, columns = "expected a column 'High-level domain' or 'Subdomain'", "found columns 'x'). **99.5%** (Column"
+    text = findings_section(
+        findings | {"specialisation": None, "missing": {"specialisation": f"{why}, {columns}; do so"}}
+    )
+    assert f"- Topics: not measured (`{why}`).\n" in text and "99.5" not in text
     assert "bits" not in text and "|" not in text and RULE not in text
 
 
