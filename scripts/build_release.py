@@ -38,7 +38,7 @@ from cards.front_matter import REPOSITORY_NAME, is_repository
 from cards.made_texts import made_texts
 from cards.model_facts import is_for_ollama
 from checkpoints.checkpoint import INDEX_NAME
-from checkpoints.licence import CARD, DIGEST, Licence, check_card, recorded_licence, released_licence
+from checkpoints.licence import CARD, DIGEST, Licence, held_licence
 from checkpoints.small_files import small_files
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import CONTROL, write_record
@@ -104,14 +104,6 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
         check_findings_match(read_evidence(args.findings, FINDINGS_NAME), read_metadata(args.metadata))
     for first in found[:1]:
         raise first
-
-
-def licence_to_release(args: argparse.Namespace) -> Licence:
-    """Return the licence of the release; raise InputError where nobody says it and the base's card was edited."""
-    known = read_metadata(args.metadata)["source"].get(DIGEST)
-    if not args.license:
-        check_card(args.source, known)
-    return released_licence(args.license, recorded_licence(args.source, known), args.source)
 
 
 def check_facts(gguf: Path, record: dict) -> None:
@@ -400,7 +392,7 @@ def main(argv: list[str] | None = None) -> None:
     evidence = (args.metadata, args.scores, args.quality, args.findings, args.draft, args.draft_results)
     inputs = (*args.gguf, *args.mmproj, args.checkpoint, *evidence)
     check_apart([path for path in inputs if path], [args.output])
-    licence = licence_to_release(args)
+    licence = held_licence(args.license, args.source, read_metadata(args.metadata)["source"].get(DIGEST))
     records = {gguf: read_whole_gguf(gguf) for gguf in args.gguf}
     args.for_ollama = bool(args.gguf) and is_for_ollama(args.gguf[0])
     check_sidecars(args)

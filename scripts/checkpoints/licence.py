@@ -146,3 +146,10 @@ def released_licence(given: str, base: Licence | None, named: object) -> Licence
             found = f"license: {ascii(written_there['license'])[:60]} in {CARD}, which is no licence by itself"
         raise InputError(named, f"the base model's licence in {CARD} or {CONFIG}", found, TO_SAY)
     return Licence(given, named_by="LICENSE")
+
+
+def held_licence(given: str, directory: Path, card_sha256: str | None) -> Licence:
+    """Return the licence of a release, of the base in a directory: see `released_licence` and `check_card`."""
+    if not given:
+        check_card(directory, card_sha256)
+    return released_licence(given, recorded_licence(directory, card_sha256), directory)
