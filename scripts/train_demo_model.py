@@ -24,6 +24,7 @@ import random
 import time
 from pathlib import Path
 
+from chats.template_sandbox import TemplateFailure, render_template
 from demo.demo_corpus import DemoQuestion, draw_wrong, load_facts, render_prompt, render_reply, split_questions
 from demo.demo_model import LOGIT_CAP, demo_config, initialise, write_model
 from demo.demo_tokenizer import train_tokenizer
@@ -31,7 +32,7 @@ from demo.ragged_demo import ragged_config, start_from_demo
 from demo.sorted_experts import prepare_training
 from demo.training_examples import LETTER_PLACE, VALUE_PLACE, Example, Examples, collate
 from files.option_types import command_parser, named_path, positive, whole_number
-from files.safe_files import run, write_csv
+from files.safe_files import InputError, reason_of, run, write_csv
 
 import tokenizers
 import torch
@@ -212,8 +213,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def check_template(path: Path) -> None:
+    """Raise InputError unless a chat template renders a chat: it goes into the model as it is, after the training."""
+    try:
+        render_template(path.read_text(encoding="utf-8"), [{"role": "user", "content": "?"}], bos_token="<bos>")
+    except (UnicodeDecodeError, TemplateFailure) as error:
+        raise InputError(path, "a chat template that renders", reason_of(error)) from error
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    check_template(args.chat_template)
     prepare_training(args.threads, SEED)
     facts = load_facts(args.facts)
     splits = split_questions(facts)

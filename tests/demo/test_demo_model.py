@@ -94,6 +94,15 @@ def test_an_assistant_is_trained_on_a_whole_model(tmp_path, refusal, capfd, old,
     assert not (tmp_path / "out").exists() and "x_proj" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("template", [b"{{ 1/0 }}", b"{% for", b"\xff\xfe{"])
+def test_a_template_that_does_not_render_is_refused_before_the_training(tmp_path, refusal, template):
+    path = tmp_path / "chat_template.jinja"
+    path.write_bytes(template)
+    arguments = ["--facts", DEMO / "facts.json", "--chat-template", path, "--output", tmp_path / "out"]
+    refusal(train_demo_model.main, arguments, path, "a chat template that renders")
+    assert not (tmp_path / "out").exists()
+
+
 def test_training_questions_do_not_go_where_the_folder_is(tmp_path, refusal):
     arguments = ["--facts", DEMO / "facts.json", "--output", tmp_path / "x", "--training", tmp_path / "x"]
     refusal(generate_demo_questions.main, arguments, "an output apart from every input")
