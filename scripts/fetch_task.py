@@ -39,7 +39,7 @@ def fetched_rows(dataset: str, name: str | None, split: str, folder: Path) -> tu
     os.environ |= {variable: str(folder / variable.lower()) for variable in CACHES} | {XET_CACHE: "0"}
     datasets, hub = importlib.import_module("datasets"), importlib.import_module("huggingface_hub.constants")
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its own line on a damaged file, beside ours
-    place = dataset
+    place = f"file:{Path(dataset).name}"  # not the path as it was given: folders can be called like a place on the Hub
     if not Path(dataset).exists():
         place = dataset_url(dataset, name, split, hub.ENDPOINT.rstrip("/"))
         check_online(datasets.config.HF_HUB_OFFLINE, f"fetch {dataset}")

@@ -243,7 +243,7 @@ def sample_sentences(scores: dict, metadata: dict, name: str) -> list[str]:
     # The row of the model itself is left out unless it knows what the metadata do not: the card would say the same
     # thing twice.
     others = [row for row in scores["rows"] if row["name"] != name or not known and row_is_known(row)]
-    return [in_sample_note(scores, metadata), *sample_labels(others)]
+    return [in_sample_note(scores, metadata), *sample_labels(others, metadata["experts"])]
 
 
 def digest_table(digests: dict[str, str | None]) -> str:

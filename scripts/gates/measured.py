@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from chats.chat_sequences import MAX_TOKENS
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from choice.drop_metadata import METADATA_NAME, read_metadata
@@ -334,7 +335,18 @@ def score_breaks(lineage: Lineage) -> Breaks:
     quants = []
     for row, source in zip(scores["rows"], sources):
         quants.append([r for _, r in known.values() if r["source_sha256"] == source and r["type"] in row["bytes"]])
-    return made_again(path, "the comparison of these runs", compare(models, quants), scores, EVALUATE)
+    found = size_breaks(path, scores, known)
+    return found or made_again(path, "the comparison of these runs", compare(models, quants), scores, EVALUATE)
+
+
+def size_breaks(path: Path, scores: dict, known: dict[str, tuple[str, dict]]) -> Breaks:
+    """The size beside a score is that of the scored file: another of its type, by other settings, has another."""
+    pairs: list[tuple[str, object, object]] = []
+    for row in scores["rows"]:
+        name, record = known[row["gguf_sha256"]]
+        given = row["bytes"].get(record["type"], record["bytes"])
+        pairs.append((f"bytes of {name}, which was scored:", record["bytes"], given))
+    return breaks_of(path, pairs, EVALUATE)
 
 
 def quality_again(lineage: Lineage, quality: dict) -> tuple[list[Measured], Chats]:
@@ -361,6 +373,8 @@ def chat_breaks(lineage: Lineage, path: Path, quality: dict) -> Breaks:
             texts = texts_digest(lineage.metadata_path.parent, chats, inputs["max_tokens"])
             pairs: list[tuple[str, object, object]] = [
                 ("chats left out:", len(questions) - len(unseen), quality["left_out"]),
+                # As make measures: of chats that are cut shorter the card does not speak.
+                ("chats of so many tokens at most:", MAX_TOKENS, inputs["max_tokens"]),
                 (TEXTS, texts, inputs.get("texts_sha256")),
             ]
             return breaks_of(path, pairs, MEASURE)

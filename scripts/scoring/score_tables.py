@@ -102,9 +102,10 @@ def sample_label(row: dict, experts: int) -> str | None:
     return f"{HELD_OUT_BY_THE_MAP if given else HELD_OUT} {none}"
 
 
-def sample_labels(rows: list[dict]) -> list[str]:
-    """Return the labels of all models whose experts were chosen, the first row being the reference."""
-    return [label for row in rows if (label := sample_label(row, rows[0]["experts"]))]
+def sample_labels(rows: list[dict], experts: int = 0) -> list[str]:
+    """Return the labels of all models whose experts were chosen; experts: of the full model, where that is known."""
+    most = max([experts, *(row["experts"] for row in rows[:1])])  # else the first row is the full model's
+    return [label for row in rows if (label := sample_label(row, most))]
 
 
 def scores_page(result: dict) -> str:

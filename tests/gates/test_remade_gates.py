@@ -228,7 +228,7 @@ def of_name(build: Build) -> None:
         (of_name, f"the name {NAME} for this build's file and for no other"),
         (of_rows(mcnemar_p=0.01), "mcnemar_p"),
         (of_rows(gpqa="99%"), "gpqa absent"),
-        (of_rows(bytes={"Q6_K": 1}), "bytes.Q6_K"),
+        (of_rows(bytes={"Q6_K": 1}), "which was scored"),
         (lambda build: build.change(sources_path(build.release), lambda s: s.update(runs={})), "--runs"),
     ],
 )

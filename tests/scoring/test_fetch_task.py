@@ -56,9 +56,10 @@ def test_questions_and_shots_of_a_dataset_are_its_rows(tmp_path, refusal, monkey
     shutil.copyfile(FILES / "mmlu_pro_examples.jsonl", folder / "validation.jsonl")
     assert fetch(folder, "mmlu_pro_chemistry") == (FILES / "mmlu_pro.jsonl").read_bytes()
     assert fetch(folder, "mmlu_pro_chemistry", "--examples") == (FILES / "mmlu_pro_examples.jsonl").read_bytes()
+    # A folder may be called as the Hub's dataset is: https:/huggingface.co/... is a path, too.
     asked = ["--dataset", folder, "--output", tmp_path / "no.jsonl", "--task"]
     record = read_record(tmp_path / "fetched.jsonl.json", FetchedRecord)
-    assert record["sha256"] == sha256_file(tmp_path / "fetched.jsonl") and record["url"] == str(folder)
+    assert record["sha256"] == sha256_file(tmp_path / "fetched.jsonl") and record["url"] == "file:dataset"
     refusal(fetch_task.main, [*asked, "gsm8k_cot_zeroshot", "--examples"], "a task with few shots")
     refusal(fetch_task.main, [*asked, "ifeval"], "split train", "a dataset that can be read", "TASK_DATA=FILE")
     shutil.copyfile(FILES / "mmlu_pro.jsonl", folder / "train.jsonl")

@@ -24,7 +24,7 @@ from release.sources import read_sources
 from release_inputs import NAME, QUESTIONS, call, first_ids, shared_release, write_questions, write_run
 from scoring.proven_choice import check_choice, proven_choice
 from scoring.score_records import Summary, read_summary
-from scoring.score_tables import sample_label
+from scoring.score_tables import NOT_KNOWN, sample_label, sample_labels
 
 import pytest
 
@@ -193,3 +193,10 @@ def test_the_choice_of_another_model_is_followed_again_by_the_gates(pruned_demo,
     few = {**sources, "questions": {}, "variants": dict(enumerate(proofs_of(folder)))}
     _, breaks = choice_of_other(Checked(release, read_manifest(release), few).lineage, summary, path)
     assert breaks
+
+
+def test_a_model_between_the_released_and_the_full_one_is_not_taken_for_full():
+    unknown = {"name": "other", "experts": 110, "in_sample": None, "questions": 4, "seeds": [42]}
+    own = unknown | {"name": "own", "experts": 109}
+    assert [NOT_KNOWN in label for label in sample_labels([own, unknown], 128)] == [True, True]
+    assert not sample_labels([unknown | {"experts": 128}], 128) and not sample_labels([])
