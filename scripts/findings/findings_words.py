@@ -3,6 +3,11 @@
 Every function takes the record findings.json, or a part of it.
 """
 
+import re
+
+from files.display import code
+
+PLAIN = re.compile(r"(?:[^\W_]|[ &/,.()+-])+")  # of words that mean nothing to Markdown
 Row = list[str]
 RULE = "A difference is shown if shuffled labels give it in fewer than 5 of 100 cases and its interval is above 0."
 CARD_COSINE_WORDS = "0.05, the most that the card of gemma-4-A4B-109e-v3 names"
@@ -43,11 +48,16 @@ def is_shown(p: float, interval: list[float]) -> bool:
     return p < 0.05 and interval[0] > 0
 
 
+def inert(name: str) -> str:
+    """Return a domain's or a column's name, as code where Markdown could read anything into it: it is a file's word."""
+    return name if PLAIN.fullmatch(name) else code(name)
+
+
 def topic_sentences(found: dict) -> list[str]:
     """Return whether experts are specialised by topic; found: the record's `Specialisation`."""
     distance, top = found["distance"], found["top_differs"]
     layers = sum(is_shown(layer["p_corrected"], layer["distance"]["beyond_interval"]) for layer in found["layers"])
-    names = ", ".join(f"{name} {count}" for name, count in found["domains"].items())
+    names = ", ".join(f"{inert(name)} {count}" for name, count in found["domains"].items())
     verdict = (
         f"The domains' experts differ beyond chance (p = {distance['p']:.2g}; in {layers} of {len(found['layers'])} "
         "layers by themselves, corrected for their number)."
@@ -64,7 +74,7 @@ def topic_sentences(found: dict) -> list[str]:
         f"Of the {found['top']} most important experts of a layer {percent_of(top['value'])} differ between two "
         f"domains; with shuffled labels {percent_of(top['chance'])} ({percent_span(top['chance_interval'])})."
     )
-    return [f"Domains by the column {found['column']!r}: {names} questions.", verdict, size, best]
+    return [f"Domains by the column '{inert(found['column'])}': {names} questions.", verdict, size, best]
 
 
 def penalty_sentence(found: dict) -> str:
@@ -170,14 +180,14 @@ def topic_rows(found: dict) -> list[Row]:
 
 def matrix_heads(found: dict) -> Row:
     """Return the heads of the matrix of domains."""
-    return ["experts chosen by", *(f"lost by {name}" for name in found["domains"])]
+    return ["experts chosen by", *(f"lost by {inert(name)}" for name in found["domains"])]
 
 
 def matrix_rows(found: dict, kind: str) -> list[Row]:
     """Return what each domain loses by each map; kind: "norm_lost" or "protected_lost"."""
     rows: dict[str, Row] = {}
     for cell in found["cells"]:
-        rows.setdefault(cell["chosen_by"], [cell["chosen_by"]]).append(percent_with_span(cell[kind], 2))
+        rows.setdefault(cell["chosen_by"], [inert(cell["chosen_by"])]).append(percent_with_span(cell[kind], 2))
     return list(rows.values())
 
 

@@ -1,11 +1,13 @@
 """The card's section on the experts: from the record alone, and of this build alone."""
 
+import json
+
 from cards.card_findings import check_findings_match, findings_section
 from choice.drop_metadata import DropMetadata
 from files.json_records import read_record
 from files.safe_files import InputError
 from findings.findings_record import Findings
-from findings.findings_words import RULE, penalty_sentence, topic_sentences
+from findings.findings_words import RULE, matrix_heads, matrix_rows, penalty_sentence, topic_sentences
 from synthetic_build import write_build
 
 import pytest
@@ -60,3 +62,11 @@ def test_findings_of_another_build_are_refused(records):
         other = findings | {"inputs": findings["inputs"] | {name: "9" * 64}}
         with pytest.raises(InputError, match="found 999999999999; run `make findings` again"):
             check_findings_match(other, metadata)
+
+
+def test_names_of_domains_and_columns_are_no_markup(records):
+    topics = records[0]["specialisation"]
+    name = json.dumps(next(iter(topics["domains"])))
+    changed = json.loads(json.dumps(topics).replace(name, json.dumps("**99.5%** <b>"))) | {"column": "_a_"}
+    text = str([topic_sentences(changed), matrix_heads(changed), matrix_rows(changed, "norm_lost")])
+    assert text.count("**99.5%**") == text.count("`**99.5%** <b>`") == 3 and "`_a_`" in text
