@@ -65,7 +65,7 @@ def scores(names: tuple[str, str], patched: bool, lost: int = 5, won: int = 2) -
     return {
         "version": Scores.current,
         "evaluated": f"{first['gguf']} and {second['gguf']}",
-        "protocol": {},
+        "protocol": {"seed": 42},
         "patched": patched,
         "question_ids": [f"rec{number}" for number in range(198)],
         "rows": [first, second],
