@@ -184,12 +184,14 @@ def analysis_of(metadata: dict, rows: list[int]) -> dict:
 
 def read_counts(path: Path) -> tuple[Arrays, list[int], dict]:
     """Return an imatrix as `read_chosen` returns statistics: its token counts as those of one question, else zeros."""
+    known = {"imatrix_sha256": sha256_file(path)}
     if Path(f"{path}.json").is_file():  # another program's imatrix has no record
-        read_imatrix_record(path)
+        record = read_imatrix_record(path)
+        known |= {key: record[key] for key in ("calibration", "calibration_sha256") if record[key]}
     counts = read_expert_counts(path)
     table = np.array([counts[layer] for layer in sorted(counts)])[None]
     arrays = {name: np.zeros(table.shape) for name in EXPERT_SUMS} | {"token_count": table}
-    return arrays, sorted(counts), {"imatrix_sha256": sha256_file(path)}
+    return arrays, sorted(counts), known
 
 
 def check_choice_options(args: argparse.Namespace, experts: int, top_k: int) -> None:

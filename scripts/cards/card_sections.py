@@ -213,7 +213,9 @@ def how_chosen(method: dict) -> str:
             f"{HOW_GIVEN} {f'It names the criterion {code(said)}.' if said else 'How they were chosen is not known.'}"
         )
     if "imatrix_sha256" in method:
-        return HOW_COUNTED
+        text = f"are those of {code(method['calibration'])}" if method.get("calibration") else "are of a text not known"
+        digest = f", sha256 `{method['calibration_sha256']}`" if method.get("calibration_sha256") else ""
+        return f"{HOW_COUNTED} The tokens {text}{digest}."
     by = RANKED_BY.get(criterion_of(method), "chance, as a control")
     which = "first" if method.get("worst_first") else "last"
     return f"{HOW_CHOSEN} Experts are ranked by {by}. The experts ranked {which} are dropped."

@@ -83,7 +83,7 @@ class MapDetails(Fields):
     """What a map may say beside its layers. Every field may be missing: maps of other tools have few of them.
 
     top_k: experts per token; questions: number of `question_ids`, those that chose; analysis: see `Analysis`;
-    reconstruction: of which tokens, where that is the criterion.
+    reconstruction: of which tokens, where that is the criterion. calibration: the text whose tokens an imatrix counted.
     """
 
     criterion: str = OWN_MAP
@@ -101,6 +101,8 @@ class MapDetails(Fields):
     config_sha256: str = ""
     weights_sha256: str = ""
     imatrix_sha256: str = ""
+    calibration: str = ""
+    calibration_sha256: str = ""
     analysis: Analysis | None = None
     bootstrap: Bootstrap | None = None
     domains: list[DomainCoverage] = []

@@ -206,6 +206,9 @@ def test_an_imatrix_alone_chooses_by_frequency(built, tmp_path, capsys):
     choose(["--imatrix", str(built / "imatrix.gguf"), "--keep", "109", "--output", str(tmp_path / "map.json")])
     assert "weaker evidence" in capsys.readouterr().out
     content = json.loads((tmp_path / "map.json").read_text())
+    record = json.loads((built / "imatrix.gguf.json").read_text())
+    assert content["calibration"] == record["calibration"]
+    assert content["calibration_sha256"] == record["calibration_sha256"]
     counts = {
         t.name: t.data.reshape(-1) for t in GGUFReader(built / "imatrix.gguf").tensors if t.name.endswith("counts")
     }
