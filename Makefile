@@ -2,8 +2,8 @@
 #
 #   make TARGET RUN=name         settings: runs/name.mk (without RUN: the demo)      make help, make help-all
 #
-# Settings and their defaults: make/settings.mk. Where outputs go: make/paths.mk. The flags of each
-# step, and which code it depends on: make/flags.mk. What is refused: make/checks.mk.
+# Settings and their defaults: make/settings.mk. Where outputs go: make/paths.mk. The flags of each step, and which code
+# it depends on: make/flags.mk. What is refused: make/checks.mk.
 # Quick steps depend on their command and on the rooms of scripts/ that it imports, so an edited formula remakes what
 # follows. Long steps (analysis, conversion, imatrix, quants, evaluation) are not made again by an edit: their commands
 # compare what they recorded with what is asked, and do nothing where that is the same. REPLACE=STAGE forces them.

@@ -8,6 +8,7 @@ from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import code
 from release.make_settings import PROTOCOL_SETTINGS, USES, calibration_setting
 from release.names import is_hub_id
+from scoring.score_records import in_a_row
 
 NOT_IN_THE_COMMAND = ("RUN", "MODEL")  # the first has its own sentence, the other is worked out here
 
@@ -60,10 +61,9 @@ def task_text(release: Release) -> str:
         types = [row["gguf"].removesuffix(".gguf").removeprefix(f"{release.name}-") for row in scores["rows"]]
         beside = [kind for kind in types[1:] if not first["gguf"].endswith(f"-{kind}.gguf")]
         words.append(f"TASK_QUANTS={shlex.quote(' '.join(beside))}")
-        in_a_row = seeds == [*range(seeds[0], seeds[0] + len(seeds))]
-        words += [f"SEED={seeds[0]}", *([f"SAMPLES={len(seeds)}"] if in_a_row and len(seeds) > 1 else [])]
+        words += [f"SEED={seeds[0]}", *([f"SAMPLES={len(seeds)}"] if in_a_row(seeds) and len(seeds) > 1 else [])]
         command = " ".join(["make eval", *words])
-        others = "" if in_a_row else f"; again with SEED={', '.join(map(str, seeds[1:]))}"
+        others = "" if in_a_row(seeds) else f"; again with SEED={', '.join(map(str, seeds[1:]))}"
         lines.append(f"{code(command)} ({first['questions'] // len(seeds)} questions{others})")
     if not lines:
         return ""

@@ -22,7 +22,7 @@ from llama.llama_tools import LlamaCpp
 from quants.draft_record import DraftRecord, is_draft
 from quants.quant_record import record_path
 from release.manifest import CHECKPOINT, DIGITS
-from release.question_roles import was_asked
+from release.question_roles import asked_by_any
 from release.sources import find_evidence
 from scoring.score_records import SCORES_NAME, Scores
 from speed.active_experts import ACTIVE_NAME, ActiveExperts
@@ -135,9 +135,8 @@ def active_number_breaks(results: dict, header: GgufHeader) -> Breaks:
 
 def scored_files(lineage: Lineage) -> list[Path]:
     """Return the question files whose questions the evaluation asked; all of the build where it has no scores."""
-    runs = [summary.parent for summary in lineage.sources["runs"].values()]
-    files = list(lineage.sources["questions"].values())
-    return [path for path in files if not runs or any(was_asked(run, path) for run in runs)]
+    runs = lineage.sources["runs"].values()
+    return [path for path in lineage.sources["questions"].values() if not runs or asked_by_any(runs, path)]
 
 
 def active_asked_breaks(results: dict, lineage: Lineage) -> Breaks:

@@ -14,7 +14,7 @@ from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, renamed_breaks
 from gates.measured import answered_breaks, known_quants, made_again
 from release.manifest import DIGITS
-from release.question_roles import was_asked
+from release.question_roles import asked_by_any
 from release.sources import task_copies, task_sources
 from scoring.comparison import compare, group_runs
 from scoring.eval_protocol import DEFAULT_TASK
@@ -44,7 +44,7 @@ def part_breaks(lineage: Lineage, name: str, own: dict[str, list[Path]], task: s
     By ids alone it would count as held out. Tasks of other columns than GPQA's have questions of other forms.
     """
     for path in own["questions"]:
-        if not any(was_asked(run.parent, path) for run in own["run"]):
+        if not asked_by_any(own["run"], path):
             return [InputError(path, f"questions that {name} was asked", "others", EVALUATE)]
     chose = {*question_ids_of(read_metadata(lineage.metadata_path)["method"])}
     return renamed_breaks(lineage, chose, own["questions"]) if chose and task_of(task).is_gpqa else []

@@ -5,7 +5,7 @@ make that give it: QUESTIONS chose the experts; EVAL_QUESTIONS was scored, or me
 QUALITY_CHATS are of a file on which losses or speeds were measured.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
@@ -31,6 +31,11 @@ def was_asked(run: Path, questions: Path) -> bool:
     protocol = recorded_protocol(run / RUN, read_run(run)["protocol"])
     documents = documents_of(questions, task_of(protocol.task), protocol.choice_order_seed)
     return documents == read_frozen(run / TASK_FOLDER)
+
+
+def asked_by_any(summaries: Iterable[Path], questions: Path) -> bool:
+    """Tell whether one of some runs, by their summaries, was asked the questions of a file."""
+    return any(was_asked(summary.parent, questions) for summary in summaries)
 
 
 def chose(method: dict, statistics: Path | None, questions: Path) -> bool:
@@ -63,14 +68,14 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
 
     sources: paths by kind and name; names: the files by the name that the card gives them.
     """
-    copies, runs = sources["copies"], [summary.parent for summary in sources["runs"].values()]
+    copies, runs = sources["copies"], sources["runs"].values()
     method = read_metadata(copies[METADATA_NAME])["method"] if METADATA_NAME in copies else {}
 
     def measured(path: Path) -> bool:
         return was_measured(sources, method, path)
 
     def asked(path: Path) -> bool:
-        return any(was_asked(run, path) for run in runs) if runs else measured(path)
+        return asked_by_any(runs, path) if runs else measured(path)
 
     tests: dict[str, Callable[[Path], bool]] = {
         CHOSE: lambda path: chose(method, sources["origins"].get("statistics"), path),

@@ -25,7 +25,7 @@ from release.manifest import CHECKPOINT
 from release.names import NAME, is_base
 from release.question_roles import check_role
 from release.sources import find_evidence
-from scoring.score_records import SCORES_NAME
+from scoring.score_records import SCORES_NAME, in_a_row
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME
 
@@ -158,10 +158,7 @@ def measured_values(folder: Path, name: str) -> dict[str, object]:
     if scores := find_evidence(folder, SCORES_NAME):
         protocol, row = scores["protocol"], scores["rows"][0]
         said |= {name: protocol.get(key) for name, key in {**PROTOCOL_SETTINGS, "GPU_LAYERS": "gpu_layers"}.items()}
-        seeds = row["seeds"]
-        said |= {"SCORED": "yes"}
-        if seeds == [*range(seeds[0], seeds[0] + len(seeds))]:  # make takes them one after the other
-            said["SAMPLES"] = len(seeds)
+        said |= {"SCORED": "yes", "SAMPLES": len(row["seeds"]) if in_a_row(row["seeds"]) else None}
         said["EVAL_QUANT"] = row["gguf"].removeprefix(f"{row['name']}-").removesuffix(".gguf")
     return said
 

@@ -188,6 +188,11 @@ class Summary(Record):
         return self
 
 
+def in_a_row(seeds: list[int]) -> bool:
+    """Tell whether seeds follow one another, as make's SAMPLES makes them."""
+    return seeds == [*range(seeds[0], seeds[0] + len(seeds))]
+
+
 class ScoreRow(Fields):
     """One model; counts are sums over its seeds, `bytes` its quants' by type. in_sample, drop_map: as in Summary.
 

@@ -2,7 +2,7 @@
 
 from files.display import markdown_table, plural
 from files.json_records import sha256_json
-from scoring.score_records import GPQA, IFEVAL
+from scoring.score_records import GPQA, IFEVAL, in_a_row
 from scoring.score_tables import pass_table, sample_labels, score_cell, verdict
 
 NO_FILTER = "none"  # of IFEval
@@ -66,8 +66,7 @@ def protocol_in_words(protocol: dict) -> str:
 
 def seeds_in_words(seeds: list[int]) -> str:
     """Return seeds as a range where they follow one another, as make has them, else each of them."""
-    in_a_row = seeds == [*range(seeds[0], seeds[0] + len(seeds))]
-    return f"{seeds[0]} to {seeds[-1]}" if in_a_row else ", ".join(map(str, seeds))
+    return f"{seeds[0]} to {seeds[-1]}" if in_a_row(seeds) else ", ".join(map(str, seeds))
 
 
 def asked_in_words(scores: dict) -> str:
