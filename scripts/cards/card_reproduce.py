@@ -105,7 +105,9 @@ def input_digests(release: Release) -> dict[str, str | None]:
         if digests:  # the same for all quants of a release
             name = release.calibration.get("calibration") if key == "calibration_sha256" else None
             found[f"{what} {code(name)}" if name else what] = digests[-1]
-    return found
+    # A name alone would be taken for that of another repository's file.
+    scored = {row["gguf"]: row["gguf_sha256"] for row in (release.scores or {}).get("rows", [])}
+    return found | {f"Scored file {code(name)}": digest for name, digest in scored.items()}
 
 
 def project_text(release: Release) -> str:

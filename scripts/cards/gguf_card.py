@@ -24,9 +24,10 @@ from cards.card_tables import (
 from cards.card_tasks import tasks_section
 from cards.front_matter import front_matter
 from cards.sight_card import sight_parts
-from files.display import plural
+from files.display import code, plural
 from files.safe_files import gib
 from losses.quality_record import chats_in_words, measured
+from release.make_settings import ASKED, ESTIMATED, MEASURED
 from release.manifest import CHECKPOINT, DYNAMIC
 from release.order import exceptions
 
@@ -78,6 +79,17 @@ def choice_section(release: Release) -> str:
     )
 
 
+def estimate_text(release: Release) -> str:
+    """Return whose chats chose the types of AUTO files, and whether those are asked or measured, too; "" for none."""
+    roles = release.inputs.get("roles", {})
+    files = roles.get(ESTIMATED, [])
+    if not files:
+        return ""
+    asked = [code(name) for name in files if name in [*roles.get(ASKED, []), *roles.get(MEASURED, [])]]
+    also = f", of which {' and '.join(asked)} was scored or measured, too: an AUTO file has seen its questions"
+    return f"The loss was estimated on the first chats of {' and '.join(map(code, files))}{also if asked else ''}. "
+
+
 def dynamic_text(release: Release) -> str:
     """Return how the types of ContribDynamic and AUTO files are chosen, and which; "" for standard ones."""
     if release.kind != DYNAMIC:
@@ -93,8 +105,8 @@ def dynamic_text(release: Release) -> str:
     return (
         f"ContribDynamic files (`CD-*`) use higher types in the layers {where}. AUTO files "
         "(`AUTO-*`) have a target size. They use higher types in the layers and roles where that lowers the estimated "
-        f"loss most. In padded files (`PAD-*`, and AUTO files that say so) zeros make the MLPs wider, so that "
-        "smaller types fit; no result depends on the zeros. "
+        f"loss most. {estimate_text(release)}In padded files (`PAD-*`, and AUTO files that say so) zeros make the MLPs "
+        "wider, so that smaller types fit; no result depends on the zeros. "
         f"Their types:\n\n{bullets(lines)}\n\nThese kinds have a repository of their own, so that a label "
         "such as `:Q4_K_M` never fetches one of them instead of the standard file. The arguments of llama-quantize are "
         "in `manifest.json` (`arguments`)."

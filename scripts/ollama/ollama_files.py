@@ -203,7 +203,7 @@ def ollama_note(drafts: bool = False) -> str:
     """
     return (
         "`ollama run hf.co/...` reads `template` and `params` of this repository, and no Modelfile. The values in "
-        "`params` are for chats and not those of the evaluation; set the flags above as options to get its answers. "
+        "`params` are for chats; set the flags above as options to get the answers of an evaluation. "
         "With both alone Ollama writes the prompt as the model's own chat template does, tools included, and splits "
         "thoughts from answers by the tags around them. It does not parse tool calls: without a parser of its own it "
         'expects JSON arguments, where Gemma 4 writes `call:NAME{key:<|"|>text<|"|>}`, so they are not handed over as '

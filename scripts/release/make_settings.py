@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Any
 
 V5, V5_NAME = "v5", "calibration_datav5.txt"  # the word of CALIBRATION, and the text that it stands for
-CHOSE, ASKED, MEASURED = "QUESTIONS", "EVAL_QUESTIONS", "QUALITY_CHATS"
-USES = {CHOSE: "which chose the experts", ASKED: "which was asked", MEASURED: "on which losses or speeds were measured"}
+CHOSE, ASKED, MEASURED, ESTIMATED = "QUESTIONS", "EVAL_QUESTIONS", "QUALITY_CHATS", "SENSITIVITY_CHATS"
+USES = {
+    CHOSE: "which chose the experts",
+    ASKED: "which was asked",
+    MEASURED: "on which losses or speeds were measured",
+    ESTIMATED: "by whose chats the types of AUTO files were chosen",
+}
 # Settings of make by the keys of the protocol that they set.
 PROTOCOL_SETTINGS = {
     "CTX": "context",

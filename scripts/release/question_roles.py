@@ -2,7 +2,8 @@
 
 A file that a command names had a part in what is published, or is no more than a name beside it. By the settings of
 make that give it: QUESTIONS chose the experts; EVAL_QUESTIONS was scored, or measured where nothing was scored;
-QUALITY_CHATS are of a file on which losses or speeds were measured.
+QUALITY_CHATS are of a file on which losses or speeds were measured, SENSITIVITY_CHATS of one by which the types of AUTO
+files were chosen.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,10 @@ from choice.expert_stats import read_stats
 from files.json_records import read_record
 from losses.chat_masks import unseen_questions
 from losses.quality_record import QUALITY_NAME, Quality
-from release.make_settings import ASKED, CHOSE, MEASURED
+from quants.quant_record import QuantRecord
+from quants.recipes import target_bytes
+from quants.target_sizes import Sensitivity
+from release.make_settings import ASKED, CHOSE, ESTIMATED, MEASURED
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import task_of
 from scoring.frozen_questions import documents_of
@@ -63,6 +67,17 @@ def was_measured(sources: Sources, method: dict, questions: Path) -> bool:
     return question_set_digest(unseen[: quality["chats"]]) == quality["inputs"]["questions_sha256"]
 
 
+def estimated(sources: Sources, questions: Path) -> bool:
+    """Tell whether a release has AUTO files whose types were chosen by losses on the first chats of a file."""
+    given = sources["origins"].get("sensitivity")
+    types = [read_record(path, QuantRecord)["type"] for path in sources["records"].values()]
+    if given is None or not any(map(target_bytes, types)):
+        return False
+    inputs = read_record(given, Sensitivity)["inputs"]
+    first = load_questions(questions, QUESTION_SEED)[: inputs["chats"]]
+    return question_set_digest(first) == inputs["questions_sha256"]
+
+
 def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]]:
     """Return the names of a release's question files by the setting that gave them; a file of no record has no role.
 
@@ -81,6 +96,7 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
         CHOSE: lambda path: chose(method, sources["origins"].get("statistics"), path),
         ASKED: asked,
         MEASURED: measured,
+        ESTIMATED: lambda path: estimated(sources, path),
     }
     found = {role: [name for name, path in names.items() if test(path)] for role, test in tests.items()}
     return {role: those for role, those in found.items() if those}

@@ -192,8 +192,8 @@ def named_wrongly(name: str, value: str, manifest: dict, said: dict[str, str]) -
         return f"{name} to be a plain name"
     if name in (CHOSE, ASKED) and (wrong := check_role(name, value, files, manifest["inputs"].get("roles") or {})):
         return wrong
-    chosen, undrafted = name == "DROP_MAP" and "CRITERION" in said, name == "DRAFT" and "DRAFT_TYPE" not in said
-    return f"no {name}, of which the release has no record" if value and (chosen or undrafted) else None
+    no_record = {"DROP_MAP": "CRITERION" in said, "DRAFT": "DRAFT_TYPE" not in said, "QUANTS": not manifest["records"]}
+    return f"no {name}, of which the release has no record" if value and no_record.get(name) else None
 
 
 def said_differences(folder: Path, manifest: dict, sources: Sources) -> list[tuple[str, str]]:

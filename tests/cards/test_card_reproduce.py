@@ -14,7 +14,7 @@ from files.safe_files import InputError, sha256_file
 from gates.checked import Checked
 from gates.gates import GATES
 from release.manifest import read_manifest
-from release.said_settings import LEFT_OUT, NAMED, RECORDED, fold_of, settings_of_make, shares
+from release.said_settings import LEFT_OUT, NAMED, RECORDED, fold_of, named_wrongly, settings_of_make, shares
 from release.sources import read_sources
 from release_inputs import BASE, KEPT, NAME, build, first_ids, shared_release, write_scores
 
@@ -26,6 +26,18 @@ def release(pruned_demo) -> Release:
     """What the card of the shared release is made of."""
     folder = shared_release(pruned_demo)
     return release_of(folder, read_manifest(folder))
+
+
+def test_a_card_has_the_digests_of_the_scored_files(release):
+    """Another repository can have a file of one's name."""
+    text = reproduce_section(release)
+    for row in release.scores["rows"]:
+        assert f"| Scored file `{row['gguf']}` | `{row['gguf_sha256']}` |" in text
+
+
+@pytest.mark.parametrize("records, wrong", [({}, "no QUANTS, of which the release has no record"), ({"a.gguf": {}}, None)])
+def test_the_command_of_a_checkpoint_names_no_quants(records, wrong):
+    assert named_wrongly("QUANTS", "Q6_K", {"records": records, "inputs": {}}, {}) == wrong
 
 
 def test_the_command_to_reproduce_names_all_that_differs(release):

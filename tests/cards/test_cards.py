@@ -142,7 +142,7 @@ def test_the_headline_has_both_models(release, pruned_demo):
 def test_every_digest_of_the_card_is_one_of_a_record(pruned_demo):
     folder = shared_release(pruned_demo)
     card, records = (folder / "README.md").read_text(), [*pruned_demo.glob("*.json"), folder / "manifest.json"]
-    records.append(pruned_demo / "checkpoint/expert_drop_metadata.json")
+    records += [pruned_demo / "checkpoint/expert_drop_metadata.json", folder / "scores.json"]
     digests = re.findall(r"`([0-9a-f]{64})`", card)
     texts = "".join(path.read_text() for path in records)
     assert len(digests) > 7 and all(digest in texts for digest in digests)
@@ -258,6 +258,15 @@ def test_a_predicted_loss_never_stands_beside_a_measured_one(release):
     card = gguf_card(auto)
     assert "0.0123" not in file_table(auto.records, auto.quality) and card.count("0.0123") == 1
     assert "Predicted when its types were picked, not measured: 0.0123 nats per token." in card
+
+
+def test_a_card_says_whose_chats_chose_the_types_of_auto_files(release):
+    roles = {"SENSITIVITY_CHATS": ["a.csv"], "QUESTIONS": ["a.csv"], "EVAL_QUESTIONS": ["b.csv"]}
+    dynamic = replace(release, kind="dynamic", inputs=release.inputs | {"roles": roles})
+    said = "The loss was estimated on the first chats of `a.csv`"
+    assert f"{said}. In padded" in gguf_card(dynamic)
+    roles["EVAL_QUESTIONS"] = ["a.csv"]
+    assert f"{said}, of which `a.csv` was scored or measured, too: an AUTO file has seen" in gguf_card(dynamic)
 
 
 @pytest.fixture

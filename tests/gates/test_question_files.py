@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from damaged_build import Build
+from files.json_records import write_record
 from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
 from gates.lineage import renamed_breaks
 from gates.remade_gates import findings_gate
+from quants.quant_record import QuantRecord
+from quants.target_sizes import Sensitivity
+from release.make_settings import ESTIMATED
+from release.question_roles import roles_of
 from release_inputs import QUESTIONS
-from synthetic_build import write_build
+from synthetic_build import quant_record, write_build
 
 import pytest
 
@@ -34,6 +40,22 @@ def test_a_question_of_a_further_task_is_known_under_another_id(build, tmp_path)
     chosen = {line.split(",")[0] for line in others[:2]}
     found = renamed_breaks(build.checked.lineage, chosen, [tmp_path / "main.csv"])
     assert len(found) == 2 and all("main.csv" in str(error) and "again as other-" in str(error) for error in found)
+
+
+@pytest.mark.parametrize("kind, files", [("AUTO-0.1", ["calibration_questions.csv"]), ("Q6_K", None)])
+def test_the_chats_of_auto_files_are_of_a_known_file(tmp_path, kind, files):
+    """A file of a fixed type has not seen them, whatever lies beside it."""
+    questions = {path.name: path for path in QUESTIONS}
+    chats = load_questions(questions["calibration_questions.csv"], QUESTION_SEED)[:3]
+    measured_on = {"chats": 3, "questions_sha256": question_set_digest(chats)}
+    measured_on |= dict.fromkeys(("source_sha256", "imatrix_sha256", "texts_sha256"), "1" * 64)
+    costs = {"inputs": measured_on, **{key: {} for key in ("low_types", "roles", "layers", "errors")}}
+    write_record(tmp_path / "sensitivity.json", costs, Sensitivity)
+    quant = quant_record("Q6_K", 10**9, 109, "2" * 64, "3" * 64)
+    write_record(tmp_path / "a.gguf.json", quant | {"type": kind}, QuantRecord)
+    sources = {"records": {"a.gguf": tmp_path / "a.gguf.json"}, "copies": {}, "runs": {}}
+    sources["origins"] = {"sensitivity": tmp_path / "sensitivity.json"}
+    assert roles_of(sources, questions).get(ESTIMATED) == files
 
 
 def test_findings_are_of_a_question_file_of_the_build(build, tmp_path):
