@@ -35,7 +35,9 @@ def test_a_card_has_the_digests_of_the_scored_files(release):
         assert f"| Scored file `{row['gguf']}` | `{row['gguf_sha256']}` |" in text
 
 
-@pytest.mark.parametrize("records, wrong", [({}, "no QUANTS, of which the release has no record"), ({"a.gguf": {}}, None)])
+@pytest.mark.parametrize(
+    "records, wrong", [({}, "no QUANTS, of which the release has no record"), ({"a.gguf": {}}, None)]
+)
 def test_the_command_of_a_checkpoint_names_no_quants(records, wrong):
     assert named_wrongly("QUANTS", "Q6_K", {"records": records, "inputs": {}}, {}) == wrong
 
