@@ -23,6 +23,8 @@ DOMAIN = "High-level domain"
 LETTERS = "ABCD"
 ID_CHARACTERS = 200
 QUESTION_SEED = 42  # default seed of the order of choices
+BLANK_LETTERS = "\u115f\u1160\u2800"  # fillers of Hangul, which NFKC makes of others, and Braille without a dot
+TELLING_LETTERS = 16  # so many of a text in a row are no accident
 
 
 @dataclass(frozen=True)
@@ -53,25 +55,42 @@ class Question:
 
     @property
     def words_digest(self) -> str:
-        """The hex sha256 of the words of text and right choice: a copy under another id or in another order has it."""
-        parts = [words_of(self.text), words_of(self.choices[self.answer])]
+        """The hex sha256 of the letters of text and right choice: of a copy under another id or in another order, too."""
+        parts = [letters_of(self.text), letters_of(self.choices[self.answer])]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
 def words_of(text: str) -> str:
     """Return the words of a text, case and punctuation aside: by them a question is known again elsewhere.
 
-    Letters that are written in two ways count as one (NFKC), and signs that nobody sees (Cf) as none.
+    Letters that are written in two ways count as one (NFKC), and signs that nobody sees as none.
     """
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    seen = "".join(character for character in plain if unicodedata.category(character) != "Cf")
+    seen = "".join(character for character in plain if not is_unseen(character))
     return " ".join(re.findall(r"[^\W_]+", seen))
 
 
+def is_unseen(character: str) -> bool:
+    """Tell whether a character shows nothing by itself: format signs, marks on a letter, and letters that are blank."""
+    return unicodedata.category(character) in ("Cf", "Mn", "Me") or character in BLANK_LETTERS
+
+
+def letters_of(text: str) -> str:
+    """Return the letters and digits of a text alone: a hyphen or a blank within a word makes no other question."""
+    return words_of(text).replace(" ", "")
+
+
 def held_texts(texts: list[str], where: str) -> list[bool]:
-    """Return whether the words of each text stand in another text, in their order."""
-    words = f" {words_of(where)} "
-    return [f" {words_of(text)} " in words for text in texts]
+    """Return whether each text stands in another one: its words in their order, or all its letters in a row.
+
+    By letters only where they are many: a few stand in the middle of other words.
+    """
+    words, letters = f" {words_of(where)} ", letters_of(where)
+    found = []
+    for text in texts:
+        mine = letters_of(text)
+        found.append(f" {words_of(text)} " in words or len(mine) >= TELLING_LETTERS and mine in letters)
+    return found
 
 
 def clean_choice(text: str) -> str:

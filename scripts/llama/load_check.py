@@ -1,8 +1,8 @@
 """Loading a GGUF file as llama.cpp does, without its data: a moment and little memory, whatever the file's size.
 
 libllama's own loader reads header and vocabulary and compares the shape and place of every tensor with what the
-architecture needs, but allocates nothing (`no_alloc`). It runs in a process of its own, because a failed assertion of
-llama.cpp ends the process that it happens in.
+architecture needs, and a context plans the whole computation, but nothing is allocated (`no_alloc`). It runs in a
+process of its own, because a failed assertion of llama.cpp ends the process that it happens in.
 """
 
 import os
@@ -16,6 +16,7 @@ from llama.llama_tools import NO_BACKTRACE, SCRIPTS, LlamaCpp, how_ended, last_w
 
 NOT_LOADED = 3  # exit code of the process that loads
 LOADABLE = "a GGUF model that llama.cpp loads"
+CONTEXT_TOKENS = 64  # of the planned computation
 
 
 def check_library_loads(gguf: Path, tools: LlamaCpp, named: Path) -> bool:
@@ -62,9 +63,13 @@ def main() -> None:
     params.no_alloc, params.load_mode, params.n_gpu_layers = True, api.LLAMA_LOAD_MODE_NONE, 0
     LOG.clear()
     model = api.llama_model_load_from_file(os.fsencode(sys.argv[2]), params)
-    if not model:
+    of_context = api.llama_context_default_params()
+    of_context.n_ctx = of_context.n_batch = of_context.n_ubatch = CONTEXT_TOKENS
+    state = api.llama_init_from_model(model, of_context) if model else None
+    if not state:
         print("".join(LOG))
         sys.exit(NOT_LOADED)
+    api.llama_free(state)
     api.llama_model_free(model)
 
 

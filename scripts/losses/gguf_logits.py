@@ -5,6 +5,7 @@ gives the tokens. The calls are those of llama.cpp's C interface (llama/bindings
 """
 
 import ctypes
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,32 @@ from files.safe_files import InputError
 from ggufs.gguf_header import experts_used_key, read_header, split_paths
 from llama.bindings import LOG, load_bindings
 from llama.llama_tools import LlamaCpp, last_words
+from llama.load_check import check_library_loads
 
 import numpy as np
 
 CHUNK_TOKENS = 512  # decoded at once: their logits are held together, 4 bytes per token and vocabulary entry
 TYPE_F32, FLASH_ATTENTION_OFF = 0, 0  # ggml.h, llama.h
+
+
+TRIED: set[tuple] = set()  # headers that llama.cpp is known to load
+
+
+def check_loadable(path: Path, tools: LlamaCpp) -> None:
+    """Raise InputError when a file is damaged, or has a header at which llama.cpp ends the process that loads it.
+
+    Asked once for all files of one shape: a measurement of sensitivities loads one after the other.
+    """
+    parts = [read_header(part) for part in split_paths(path)]  # names what is wrong; llama.cpp only that it cannot load
+    header, begin = parts[0], f"{parts[0].architecture}."
+    for pair in header.key_values:
+        if isinstance(pair.value, float) and not math.isfinite(pair.value):
+            raise InputError(path, f"a finite {pair.key}", str(pair.value))
+    numbers = tuple(pair.raw for pair in header.key_values if pair.key.startswith(begin))
+    shape = (*numbers, *((tensor.name, tuple(tensor.dims)) for part in parts for tensor in part.tensors))
+    if shape not in TRIED:
+        check_library_loads(path, tools, path)
+        TRIED.add(shape)
 
 
 class GgufLogits:
@@ -38,8 +60,7 @@ class GgufLogits:
         active_experts: per token, in place of the number that the file says.
         """
         self.path, self.context, self.model, self.state = path, context, None, None
-        for part in split_paths(path):
-            read_header(part)  # names what is wrong with a damaged file; llama.cpp says only that it cannot load it
+        check_loadable(path, tools)
         self.api = load_bindings(tools.library_folder)
         params = self.api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers

@@ -169,6 +169,23 @@ def test_a_question_in_another_spelling_has_the_same_words(few_questions, tmp_pa
         frozen_documents(tmp_path / "both.csv", 42)
 
 
+@pytest.mark.parametrize(
+    "sign", ["\ufe0f", "\u034f", "\u115f", "\u3164", "\u180b", "\u17b4", "\U000e0100", "\u2800", "-"]
+)
+def test_a_sign_within_a_word_makes_no_other_question(few_questions, tmp_path, sign):
+    frame = pandas.read_csv(few_questions, dtype=str)
+    within = [text[:7] + sign + text[7:] for text in frame["Question"]]
+    frame.assign(Question=within).to_csv(tmp_path / "other.csv", index=False)
+    ours, theirs = load_questions(few_questions, 42), load_questions(tmp_path / "other.csv", 42)
+    assert [one.words_digest for one in ours] == [one.words_digest for one in theirs]
+    assert all(held_texts([one.text for one in theirs], " ".join(one.text for one in ours)))
+
+
+def test_a_few_letters_are_held_as_words_alone():
+    assert held_texts(["an art", "art"], "a part; an Art!") == [True, True]
+    assert held_texts(["an art", "art"], "a partisan artist") == [False, False]
+
+
 def test_letters_that_are_written_in_two_ways_are_one():
     assert held_texts(["na\u00efve \u00ad co\u200bsts", "STRASSE"], "Nai\u0308ve costs; the Stra\u00dfe.") == [
         True,

@@ -11,6 +11,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from conftest import REPO
 from files.safe_files import InputError
+from ggufs.gguf_header import read_header
 from llama.llama_tools import LlamaCpp
 from losses.gguf_logits import CHUNK_TOKENS, GgufLogits
 from losses.kld_statistics import MEASURES, kl_divergence, logit_differences, summary
@@ -207,6 +208,15 @@ def test_bad_files_and_tokens_are_refused_in_one_line(gguf, tools, tmp_path):
     refuse(tmp_path / "header.gguf", "truncated", whole[:3000])
     refuse(tmp_path / "cut.gguf", "truncated", whole[:-100000])
     refuse(tmp_path / "other.gguf", "llama.cpp loads", whole.replace(b"gemma4", b"gemmaX"))
+
+    def with_number(key: str, number: bytes) -> bytes:
+        raw = next(pair.raw for pair in read_header(gguf("f16")).key_values if pair.key == key)
+        return whole.replace(raw, raw[:-4] + number)
+
+    # llama.cpp ends the process at these: the first while it loads, the second when it plans, the third at a token.
+    refuse(tmp_path / "experts.gguf", "SIGABRT", with_number("gemma4.expert_used_count", bytes(4)))
+    refuse(tmp_path / "shared.gguf", "SIGABRT", with_number("gemma4.attention.shared_kv_layers", b"\7\0\0\0"))
+    refuse(tmp_path / "nan.gguf", "a finite", with_number("gemma4.attention.layer_norm_rms_epsilon", b"\xff" * 4))
     with GgufLogits(gguf("f16"), tools, context=64, threads=1) as model:
         for ids in ([], [BOS] * 65, [BOS, model.vocabulary], [-1]):
             with pytest.raises(InputError, match="demo-f16.gguf"):
