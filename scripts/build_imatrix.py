@@ -24,11 +24,9 @@ from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path, positive
 from files.safe_files import InputError, check_apart, gib, replace_when_done, run, sha256_file, unchanged
 from ggufs.gguf_header import read_header
-from ggufs.imatrix import Imatrix, ImatrixRecord, check_reached, read_imatrix
+from ggufs.imatrix import CONTEXT_TOKENS, Imatrix, ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
 from llama.load_check import check_library_loads, count_tokens
-
-CONTEXT_TOKENS = 512
 
 
 def imatrix_command(tool: Path, model: Path, calibration: Path, output: Path, context: int) -> list[object]:

@@ -25,7 +25,7 @@ from choice.criteria import BY_ORDER, PROTECTING, RANK, Arrays, check_criterion
 from choice.domains import Domain, domain_entries, order_by_floors, parse_domain, read_members, scaled, shares_of
 from choice.drop_map import check_keep_count, dropped_ids, read_map, write_map
 from choice.expert_stats import EXPERT_SUMS, protected, read_stats
-from choice.ranking import bootstrap, choose_questions, layer_entry, ranks_of, stability
+from choice.ranking import BOOTSTRAP_SEED, RESAMPLES, bootstrap, choose_questions, layer_entry, ranks_of, stability
 from files.option_types import command_parser, named_path, whole_number
 from files.safe_files import InputError, check_apart, run, sha256_file, shown
 from ggufs.imatrix import read_expert_counts, read_imatrix_record
@@ -33,8 +33,6 @@ from ggufs.imatrix import read_expert_counts, read_imatrix_record
 import numpy as np
 
 PROTECT_TOP = 16  # of each question and layer, as the model card has it
-RESAMPLES = 200
-SEED = 42
 
 
 def compare_lines(name: str, layers: dict[int, list[int]], other: dict[int, list[int]], experts: int) -> list[str]:
@@ -82,7 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_choice_options(parser.add_argument_group("how experts are chosen"))
     add = parser.add_argument_group("what is printed").add_argument
     add("--bootstrap", type=whole_number, default=RESAMPLES, metavar="N", help="resamples of the bootstrap; 0: none")
-    add("--seed", type=whole_number, default=SEED, help="seed of the bootstrap")
+    add("--seed", type=whole_number, default=BOOTSTRAP_SEED, help="seed of the bootstrap")
     add("--compare", type=Path, metavar="MAP", help="print the overlap with another map")
     args = parser.parse_args(argv)
     args.criterion = args.criterion or ("frequency" if args.imatrix else "coverage")

@@ -38,7 +38,7 @@ from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops, dropped_by
 from findings.findings_page import findings_page
 from findings.findings_picture import draw_findings
-from findings.findings_record import Findings
+from findings.findings_record import RESAMPLES, SEED, SHUFFLES, TOKENS_PER_QUESTION, Findings
 from findings.map_overlap import Sets, best_experts, map_pair
 from findings.measured_model import Measured, measure_model, open_measurement, read_measured, write_measured
 from findings.specialisation import COLUMNS, LEAST_QUESTIONS, labels_of, specialisation
@@ -297,10 +297,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("what is measured").add_argument
     column = f"column with each question's domain (default: {', else '.join(COLUMNS)})"
     add("--domain-column", metavar="NAME", help=column)
-    add("--tokens-per-question", type=positive, default=2, help="tokens on which all experts' outputs are compared")
-    add("--shuffles", type=positive, default=999, help="shuffles of the domains")
-    add("--resamples", type=positive, default=999, help="draws of the questions anew, for intervals")
-    add("--seed", type=whole_number, default=1, help="seed of shuffles, draws and tokens")
+    add(
+        "--tokens-per-question",
+        type=positive,
+        default=TOKENS_PER_QUESTION,
+        help="tokens on which all experts' outputs are compared",
+    )
+    add("--shuffles", type=positive, default=SHUFFLES, help="shuffles of the domains")
+    add("--resamples", type=positive, default=RESAMPLES, help="draws of the questions anew, for intervals")
+    add("--seed", type=whole_number, default=SEED, help="seed of shuffles, draws and tokens")
     add = parser.add_argument_group("how the model runs").add_argument
     add("--stream-layers", action="store_true", help="hold one layer of the model in memory, not all")
     add("--spill", type=Path, metavar="DIR", help="with --stream-layers: hold hidden states in DIR only")

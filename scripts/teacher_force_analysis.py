@@ -49,7 +49,16 @@ from checkpoints.checkpoint import (
     weights_digest,
 )
 from choice.domains import parse_domain, read_members
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, check_finite, summary_lines, top_k_of, write_stats
+from choice.expert_stats import (
+    EXPERT_SUMS,
+    LAYER_SUMS,
+    RECONSTRUCTION_SEED,
+    RECONSTRUCTION_TOKENS,
+    check_finite,
+    summary_lines,
+    top_k_of,
+    write_stats,
+)
 from files.option_types import command_parser, fraction, named_path, positive
 from files.safe_files import InputError, require_disk_space, run, sha256_file
 
@@ -59,7 +68,6 @@ import transformers
 from transformers import PreTrainedModel
 
 SHOWN_IDS = 5
-SAMPLED_TOKENS, SAMPLE_SEED = 3000, 1
 REASONING_BY = {"reference": "a reference's reasoning, not the model's own", "model": "the model's own reasoning"}
 
 
@@ -114,7 +122,7 @@ def reconstruction_inputs(args: argparse.Namespace) -> dict:
     if args.reconstruction is None:
         return {}
     domains = [parse_domain(text) for text in args.domains or []]
-    made = {"objective": args.reconstruction, "tokens": args.reconstruction_tokens, "seed": SAMPLE_SEED}
+    made = {"objective": args.reconstruction, "tokens": args.reconstruction_tokens, "seed": RECONSTRUCTION_SEED}
     weights = [{"name": domain.name, "weight": domain.weight} for domain in domains]
     return {"reconstruction": made | ({"domains": weights} if weights else {})}
 
@@ -131,7 +139,7 @@ def sample_of(args: argparse.Namespace, questions: list[Question], sequences: li
         factors[own] = domain.weight / sum(end - start for start, end in (spans[row] for row in own))
     share = {"all": None, "reply": 1.0}.get(args.reconstruction, args.reconstruction)
     share = None if share is None else float(share)
-    return draw_tokens(spans, replies, share, args.reconstruction_tokens, factors, SAMPLE_SEED)
+    return draw_tokens(spans, replies, share, args.reconstruction_tokens, factors, RECONSTRUCTION_SEED)
 
 
 def device_map_of(device: str, ranks: Ranks) -> object:
@@ -255,7 +263,13 @@ def add_reconstruction_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("order of the experts by reconstruction").add_argument
     tokens = "make it for these tokens: all, reply, or how much replies count together, such as 0.5"
     add("--reconstruction", type=objective, metavar="TOKENS", help=tokens)
-    add("--reconstruction-tokens", type=positive, default=SAMPLED_TOKENS, metavar="N", help="tokens of all questions")
+    add(
+        "--reconstruction-tokens",
+        type=positive,
+        default=RECONSTRUCTION_TOKENS,
+        metavar="N",
+        help="tokens of all questions",
+    )
     domain = "NAME:WEIGHT: a domain of the questions, or its question file, and how much it counts"
     add("--domains", nargs="+", metavar="D", help=domain)
     add("--domain-questions", type=Path, metavar="FILE", help="question file whose column names the domains")

@@ -5,7 +5,7 @@ import shlex
 from cards.card_sections import HELD_BY_CALIBRATION, Release, section
 from cards.card_tables import digest_table
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
-from files.display import code
+from files.display import code, in_words
 from release.make_settings import PROTOCOL_SETTINGS, USES, calibration_setting
 from release.names import is_hub_id
 from scoring.score_records import in_a_row
@@ -36,6 +36,8 @@ def variables_of(release: Release) -> dict[str, object]:
         variables["LICENSE"] = release.licence["license"]
     if text := calibration_setting(release.inputs):
         variables["CALIBRATION"] = text
+    if release.draft:  # no record has the place of the draft model's checkpoint
+        variables["DRAFT"] = settings.get("DRAFT") or "DIRECTORY"
     if release.records:
         variables["QUANTS"] = " ".join(record["type"] for record in release.records.values())
     others = {name: value for name, value in settings.items() if name not in NOT_IN_THE_COMMAND}
@@ -45,9 +47,19 @@ def variables_of(release: Release) -> dict[str, object]:
 def make_command(release: Release) -> str:
     """Return the command that makes this release again."""
     words = [f"{name}={shlex.quote(str(value))}" for name, value in variables_of(release).items()]
-    measured = {"quality": release.quality, "loops": release.loops} if release.records else {}
+    measured = {"quality": release.quality, "loops": release.loops, "active-experts": release.active}
+    measured = {**measured, "findings": release.findings}
     goals = " ".join([*(goal for goal, found in measured.items() if found), "release"])
     return " \\\n    ".join([f"make {goals}", *words])
+
+
+def own_protocol(release: Release, protocol: dict, kind: str) -> list[str]:
+    """Return the settings that a further task has otherwise than the command; kind: of both models' file, ""."""
+    variables = variables_of(release)
+    mine = {name: protocol[key] for name, key in PROTOCOL_SETTINGS.items() if key in protocol and name != "SEED"}
+    mine |= {"EVAL_QUANT": kind} if kind else {}
+    own = {name: str(value) for name, value in mine.items() if str(variables.get(name)) != str(value)}
+    return [f"{name}={shlex.quote(value)}" for name, value in own.items()]
 
 
 def task_text(release: Release) -> str:
@@ -61,6 +73,7 @@ def task_text(release: Release) -> str:
         types = [row["gguf"].removesuffix(".gguf").removeprefix(f"{release.name}-") for row in scores["rows"]]
         beside = [kind for kind in types[1:] if not first["gguf"].endswith(f"-{kind}.gguf")]
         words.append(f"TASK_QUANTS={shlex.quote(' '.join(beside))}")
+        words += own_protocol(release, scores["protocol"], max({*types[1:]} - {*beside}, key=len, default=""))
         words += [f"SEED={seeds[0]}", *([f"SAMPLES={len(seeds)}"] if in_a_row(seeds) and len(seeds) > 1 else [])]
         command = " ".join(["make eval", *words])
         others = "" if in_a_row(seeds) else f"; again with SEED={', '.join(map(str, seeds[1:]))}"
@@ -74,7 +87,7 @@ def task_text(release: Release) -> str:
 def question_file(release: Release, name: str) -> str:
     """Return a question file with what it was for, as the records say."""
     parts = [USES[role] for role, names in release.inputs.get("roles", {}).items() if name in names]
-    return f"Question file {code(name)}, {' and '.join(parts) or 'of which no record says that it was used'}"
+    return f"Question file {code(name)}, {in_words(parts) or 'of which no record says that it was used'}"
 
 
 def input_digests(release: Release) -> dict[str, str | None]:
@@ -171,17 +184,25 @@ def builds_text(release: Release) -> str:
     return f"{begin}\n\n{digest_table({**digests})}\n\n{said}".strip()
 
 
+def by_hand_text(release: Release) -> str:
+    """Return what the command does not do as it was done; "" where it does all."""
+    words = "; ".join(word for words in (release.inputs.get("by_hand") or {}).values() for word in words)
+    return f"Not by this command, as make has no setting for it: {words}." if words else ""
+
+
 def reproduce_section(release: Release) -> str:
     """Return the command and the digests of what went in."""
+    same = "The pruned checkpoint comes out the same, bit for bit. "
+    same = "" if (release.inputs.get("by_hand") or {}).get("choice") else same
     ask = "" if release.settings else "Set QUESTIONS and EVAL_QUESTIONS if they are not the defaults."
     return section(
         "Reproduce",
         project_text(release),
         f"```sh\n{make_command(release)}\n```",
+        by_hand_text(release),
         task_text(release),
         f"The inputs have the digests below. {ask}".strip(),
         digest_table(input_digests(release)),
         builds_text(release),
-        "The pruned checkpoint comes out the same, bit for bit. Quants can differ in their last bits between compilers "
-        "and processors.",
+        f"{same}Quants can differ in their last bits between compilers and processors.",
     )

@@ -9,6 +9,7 @@ from files.display import markdown_table, plural
 from files.safe_files import GB, in_unit
 from release.manifest import CHECKPOINT, DIGITS
 from scoring.eval_protocol import BY_DIGEST
+from scoring.score_records import in_a_row
 from scoring.score_tables import pass_table, score_cell, seeds_sentence, verdict
 
 ALL_EXPERTS = "none (all experts)"
@@ -108,7 +109,7 @@ def headline(release: Release) -> str:
     if release.scores and release.row:
         label = in_sample_note(release.scores, metadata)
     else:
-        label = "No score belongs to this build."
+        label = f"No score belongs to this build{', but for further tasks' if release.tasks else ''}."
     where = [
         f"{release.link(name)}: {KINDS_IN_WORDS[kind]}"
         for kind, name in release.siblings.items()
@@ -153,6 +154,8 @@ def protocol_table(protocol: dict, models: list[dict]) -> str:
     rows = []
     for name in ordered:
         value = "yes" if protocol[name] is True else str(protocol[name])
+        if name == "seed" and len(seeds := models[0]["seeds"]) > 1:
+            value = f"{seeds[0]} to {seeds[-1]}" if in_a_row(seeds) else ", ".join(map(str, seeds))
         what = PROTOCOL_WORDS.get(name, name.replace("_", " ").capitalize())
         if name == "tokenizer" and not value.startswith(BY_DIGEST):
             what = "Tokenizer, by its name on the Hub"  # whose files it was, the record does not say
@@ -231,7 +234,8 @@ def results_section(release: Release) -> str:
     """Return the results, "" where there was no evaluation."""
     if not (scores := release.scores):
         return ""
-    patch = patch_table(scores) or "No answer of any model was invalid, so the patch step had nothing to do."
+    nothing = "No answer of any model was invalid, so the patch step had nothing to do." if scores["patched"] else ""
+    patch = patch_table(scores) or nothing
     pairs = [pair for pair in scores["pairs"] if release.name in (pair["reference"], pair["model"])]
     return section(
         "Results",

@@ -186,6 +186,9 @@ def method_rows(metadata: dict) -> list[list[str]]:
     ]
     if held_out := method.get("held_out_question_ids"):
         rows.append(["Questions held out of the choice", str(len(held_out))])
+    for domain in method.get("domains", []):
+        what = f"weight {domain['weight']:g}, at least {domain['floor']:.0%} of its coverage in every layer"
+        rows.append([f"Domain {code(domain['name'])}", f"{plural(domain['questions'], 'question')}; {what}"])
     if drawn := method.get("bootstrap"):
         what = f"Kept experts that resampled questions keep, too (bootstrap, {drawn['resamples']} draws)"
         rows.append([what, f"{drawn['expected_overlap']:.1%}"])
@@ -247,14 +250,21 @@ def score_limits(release: Release) -> list[str]:
     """Return what a reader must know of the scores."""
     scores, row = release.scores, release.row
     if not scores or not row:
-        return ["Not evaluated: this release holds no score."]
-    found = [f"Only {code(row['gguf'])} was scored. Files of other types have no score of their own."]
+        only = "Evaluated on further tasks alone: there is no score of the evaluation that releases have."
+        return [only if release.tasks else "Not evaluated: this release holds no score."]
+    files = {one["gguf"] for task in release.tasks.values() for one in task["rows"][1:]} - {row["gguf"]}
+    more = f" On further tasks so were {', '.join(map(code, sorted(files)))}." if files else ""
+    found = [f"Only {code(row['gguf'])} was scored.{more} Files of other types have no score of their own."]
     if len(row["seeds"]) == 1:
         found.append(f"Scores are of one seed ({row['seeds'][0]}) and of {row['questions']} questions of one kind.")
     if not scores["patched"]:
         found.append("The evaluation was not patched: invalid answers count as wrong.")
     if {*question_ids_of(release.metadata["method"])} & {*scores["question_ids"]}:
         found.append("The scored questions also chose the experts, so the score may flatter the choice.")
+    ranked = {*release.inputs.get("ranked", [])} - {*question_ids_of(release.metadata["method"])}
+    if seen := len(ranked & {*scores["question_ids"]}):
+        of_all = f"{seen} of the {len(scores['question_ids'])} scored questions"
+        found.append(f"The types of CD files follow from statistics that hold {of_all}: such a file has seen these.")
     if release.held_and_scored:
         held = f"{release.held_and_scored} of {len(scores['question_ids'])}"
         found.append(f"In-sample in a second way: {HELD_BY_CALIBRATION} ({held}).")

@@ -7,7 +7,7 @@ chose the experts.
 import re
 
 from choice.drop_map import OWN_MAP, criterion_of
-from files.display import markdown_table, plural, with_error
+from files.display import code, markdown_table, plural, with_error
 from files.safe_files import GB, GIB, gib, in_unit
 from ggufs.sibling_choice import mmproj_pick
 from losses.quality_record import BETTER, NO_DIFFERENCE, SMALLER, WORSE, measured
@@ -75,16 +75,18 @@ def measured_kld(entry: dict | None, loss: str) -> str:
     return "not measured" if entry is None else with_error(*entry["losses"][loss]["kld"])
 
 
-def note(record: dict, verdict: str | None) -> str:
+def note(record: dict, found: dict | None) -> str:
     """Return a file's note: what is special in how it is made, the verdict against the standard files, its parts.
 
-    The notes of plain types are words of quality from elsewhere, such as "near-lossless". On a card the word is
-    `quality_word`'s, by what this file costs.
+    found: the verdict, as quality.json has it. The notes of plain types are words of quality from elsewhere, such as
+    "near-lossless". On a card the word is `quality_word`'s, by what this file costs.
     """
     made = record["type"] not in RECIPES or RECIPES[record["type"]].flags or RECIPES[record["type"]].tiers
     parts = [PREDICTION.sub("", record["note"])] * bool(made)
-    if verdict:
-        parts.append(f"quantisation loss: {VERDICTS[verdict]}")
+    if found:
+        # A reader must see which files were measured beside it: among few others many a file looks well.
+        beside = f" ({', '.join(map(code, found['between']))})" if found.get("between") else ""
+        parts.append(f"quantisation loss: {VERDICTS[found['verdict']]}{beside}")
     if len(record["files"]) > 1:
         parts.append(f"in {len(record['files'])} parts")
     return "; ".join(parts)
@@ -123,7 +125,7 @@ def file_table(records: dict[str, dict], quality: dict | None) -> str:
             [
                 record["type"],
                 quality_word(record, entry),
-                note(record, found and found["verdict"]) or PLAIN,
+                note(record, found) or PLAIN,
                 in_unit(record["bytes"], GB),
                 f"{record['bits_per_weight']:.2f}",
                 *(measured_kld(entry, loss) for loss in losses),

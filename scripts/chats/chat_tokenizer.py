@@ -5,12 +5,29 @@ from typing import TYPE_CHECKING
 
 from chats.template_sandbox import TemplateFailure, render_chat
 from chats.without_torch import spare_torch
+from files.json_records import read_json
 from files.safe_files import InputError, reason_of
 
 if TYPE_CHECKING:  # importing transformers takes a second, and many who import this module never load a tokenizer
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def check_one_template(directory: Path) -> None:
+    """Raise InputError where a checkpoint's two places for a chat template hold two.
+
+    transformers reads the file, llama.cpp's converter the tokenizer's config: what is measured would be asked by one,
+    and what is published by the other.
+    """
+    file, config = directory / "chat_template.jinja", directory / "tokenizer_config.json"
+    if not (file.is_file() and config.is_file()):
+        return
+    said = read_json(config).get("chat_template")
+    texts = {one.get("name"): one.get("template") for one in said or [] if isinstance(one, dict)}
+    other = said if isinstance(said, str) else texts.get("default")
+    if isinstance(other, str) and other.strip() != file.read_text(encoding="utf-8", errors="replace").strip():
+        raise InputError(config, f"the chat template of {file.name}, or none", "another one", "keep one of them")
 
 
 def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
@@ -20,6 +37,7 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     # Without these files the library looks for the name on the Hub, and its message is about the network.
     if not any((directory / name).exists() for name in TOKENIZER_FILES):
         raise InputError(directory, "a tokenizer (tokenizer.json)", "none")
+    check_one_template(directory)
     spare_torch()
     from transformers import AutoTokenizer
     from transformers.utils import logging

@@ -55,8 +55,8 @@ class Question:
 
     @property
     def words_digest(self) -> str:
-        """The hex sha256 of the letters of text and right choice: of a copy under another id or in another order, too."""
-        parts = [letters_of(self.text), letters_of(self.choices[self.answer])]
+        """The hex sha256 of the letters of text and right choice: a copy under another id has the same."""
+        parts = [letters_of(text) or text for text in (self.text, self.choices[self.answer])]
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
@@ -83,13 +83,14 @@ def letters_of(text: str) -> str:
 def held_texts(texts: list[str], where: str) -> list[bool]:
     """Return whether each text stands in another one: its words in their order, or all its letters in a row.
 
-    By letters only where they are many: a few stand in the middle of other words.
+    By letters only where they are many: a few stand in the middle of other words. A text of signs alone, by these.
     """
-    words, letters = f" {words_of(where)} ", letters_of(where)
+    words, letters, signs = f" {words_of(where)} ", letters_of(where), "".join(where.split())
     found = []
     for text in texts:
         mine = letters_of(text)
-        found.append(f" {words_of(text)} " in words or len(mine) >= TELLING_LETTERS and mine in letters)
+        by_letters = f" {words_of(text)} " in words or len(mine) >= TELLING_LETTERS and mine in letters
+        found.append(by_letters if mine else "".join(text.split()) in signs)
     return found
 
 

@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 METADATA_KEY = "expert_stats"
+RECONSTRUCTION_TOKENS, RECONSTRUCTION_SEED = 3000, 1  # that an order by reconstruction is made from, and their draw
 EXPERT_SUMS = (
     "token_count",
     "routing_weight_sum",

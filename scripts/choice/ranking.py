@@ -9,6 +9,7 @@ from files.safe_files import InputError
 
 import numpy as np
 
+RESAMPLES, BOOTSTRAP_SEED = 200, 42  # of a bootstrap
 COIN_TOSS = (0.25, 0.75)  # shares of the resamples in which an expert is kept; in between, chance decides
 
 

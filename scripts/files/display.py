@@ -56,6 +56,11 @@ def code(text: str) -> str:
     return f"`{' '.join(text.split()).replace('`', chr(39))}`"
 
 
+def in_words(parts: list[str]) -> str:
+    """Return the parts of a list as one says them: "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
 def markdown_table(heads: list[str], rows: list[list[str]], left: int = 1, last_words: int = 0) -> str:
     """Return a Markdown table; the first `left` and the last `last_words` columns are words, the others numbers."""
     numbers = len(heads) - left - last_words

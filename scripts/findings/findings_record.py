@@ -16,6 +16,8 @@ ROUNDING = 1e-9
 Cosine = Annotated[float, Field(ge=-1 - ROUNDING, le=1 + ROUNDING)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 WithInterval = Annotated[list[float], Field(min_length=3, max_length=3)]  # value, low, high
+SHUFFLES, RESAMPLES, SEED, TOKENS_PER_QUESTION = 999, 999, 1, 2  # as make measures
+BY_MAKE = {"shuffles": SHUFFLES, "resamples": RESAMPLES, "seed": SEED, "tokens_per_question": TOKENS_PER_QUESTION}
 Draws = Annotated[int, Field(ge=1, le=100_000)]  # more would take hours, also for check_release.py
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 

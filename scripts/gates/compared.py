@@ -11,11 +11,15 @@ from files.safe_files import InputError, sha256_file
 from gates.lineage import Breaks, Lineage, breaks_of
 from ggufs.imatrix import ImatrixRecord
 from loops.loop_results import LOOPS_NAME, LoopResults
-from quants.quant_record import QuantRecord
+from losses.quality_record import QUALITY_NAME, Quality
+from quants.quant_record import COPIED, QuantRecord
 from quants.recipes import target_bytes
-from release.sources import task_copies
+from release.names import is_standard
+from release.task_files import task_copies
+from release.used_quants import by_imatrix
 from scoring.score_records import SCORES_NAME, Scores
 
+ONE_LINE = "build it again so, then run `make quality REPLACE=quality`"
 ANOTHER_IMATRIX = "build it again with the imatrix of its model (REPLACE=quants)"
 ONE_RECIPE = "quantise the full model by the same settings (REPLACE=cd)"
 ONE_IMATRIX = "measure the imatrix of both models by one context and llama.cpp (REPLACE=imatrix)"
@@ -86,11 +90,58 @@ def one_imatrix_breaks(lineage: Lineage, compared: Quants) -> Breaks:
     return found
 
 
+def line_breaks(lineage: Lineage, known: Quants) -> Breaks:
+    """Standard files beside which others are judged have the imatrix that these have, or none where these have none."""
+    path = lineage.sources["copies"].get(QUALITY_NAME)
+    files = {entry["sha256"] for entry in read_record(path, Quality)["files"]} if path else set()
+    measured = [(path, record) for path, record in known if record["sha256"] in files and record["base"] not in COPIED]
+    judged = {record["imatrix_sha256"] is not None for _, record in measured if not is_standard(record["type"])}
+    words = {True: "with the imatrix", False: "without an imatrix"}
+    return [
+        InputError(
+            place, f"a file made {words[not with_one]}, as those that it is held beside", words[with_one], ONE_LINE
+        )
+        for place, record in measured
+        if is_standard(record["type"]) and judged and (with_one := record["imatrix_sha256"] is not None) not in judged
+    ]
+
+
+def one_type_breaks(lineage: Lineage, quants: Quants) -> Breaks:
+    """In a further task and in loops the full model's file, which comes first, is of a type of this model's files."""
+    copies, found = lineage.sources["copies"], Breaks()
+    results: dict[Path, dict] = {path: read_record(path, Scores) for path in task_copies(copies).values()}
+    if LOOPS_NAME in copies:
+        results[copies[LOOPS_NAME]] = read_record(copies[LOOPS_NAME], LoopResults)
+    known = list(lineage.records.values()) + [record for _, record in quants]
+    full = lineage.full["sha256"] if results else ""
+    types = {record["sha256"]: record["type"] for record in known if record["source_sha256"] != full}
+    for path, result in results.items():
+        first = next((r for r in known if r["sha256"] == result["rows"][0]["gguf_sha256"]), {})
+        own = {types.get(row["gguf_sha256"]) for row in result["rows"][1:]}
+        # Whose files they are is asked elsewhere.
+        if first.get("source_sha256") == full and None not in own and first["type"] not in own:
+            expected = f"a {first['type']} file of this model beside that of the full model"
+            found.append(InputError(path, expected, ", ".join(sorted(map(str, own))) or "none", ONE_RECIPE))
+    return found
+
+
+def picture_breaks(lineage: Lineage) -> Breaks:
+    """A picture of the importance matrix is of one that a file was made with."""
+    picture = lineage.sources["copies"].get("imatrix-coverage.png")
+    if picture is None or by_imatrix(lineage.sources):
+        return []
+    return [InputError(picture, "no picture of an importance matrix that no file was made with", "one")]
+
+
 def compared_breaks(lineage: Lineage) -> Breaks:
     """Quants of the full and the own model were made by this build's text, and those that are compared alike."""
     ours = {lineage.f16_sha256, *([lineage.full["sha256"]] if lineage.knows_full else [])}
     quants = [(path, read_record(path, QuantRecord)) for path in lineage.sources["quants"].values()]
     known = [(path, record) for path, record in quants if record["source_sha256"] in ours]
-    files = compared_files(lineage)
+    files, records = compared_files(lineage), lineage.sources["records"].values()
     compared = [(path, record) for path, record in known if record["sha256"] in files]
-    return text_breaks(lineage, known) + one_recipe_breaks(compared) + one_imatrix_breaks(lineage, compared)
+    # Another pruned model's file is compared, too. Its imatrix and text are another build's, which is not here.
+    of_others = [(path, record) for path, record in quants if record["sha256"] in files]
+    found = line_breaks(lineage, [*known, *((path, read_record(path, QuantRecord)) for path in records)])
+    found += one_type_breaks(lineage, quants) + picture_breaks(lineage)
+    return found + text_breaks(lineage, known) + one_recipe_breaks(of_others) + one_imatrix_breaks(lineage, compared)

@@ -36,7 +36,7 @@ from scoring.lm_eval_run import request_digest
 from scoring.lm_eval_samples import lm_eval_settings, read_frozen, read_shots
 from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, read_run
 from scoring.run_summary import read_patched, summed_up
-from scoring.score_records import SCORES_NAME, Scores, read_summary
+from scoring.score_records import SCORES_NAME, Scores, in_a_row, read_summary
 
 CONTEXT_STEP_TOKENS = 256  # llama-server rounds a context up to a multiple of it
 SERVER_LOGS = "server*.log"  # of several servers each has its own
@@ -311,9 +311,11 @@ def type_breaks(lineage: Lineage, scores: dict, known: dict[str, tuple[str, dict
         found.append(
             InputError("--scores", "files of one type of the full and the own model", ", ".join(types), EVALUATE)
         )
-    first = scores["rows"][0]
-    if of_both and first["name"] not in (lineage.name, lineage.full["name"]):
-        expected = f"{lineage.full['name']} in the first row, the reference of the card"
+    # The card's headline holds the first row against this model: a full model further down would look unscored there.
+    first, names = scores["rows"][0], [row["name"] for row in scores["rows"]]
+    reference = lineage.full["name"] if lineage.full["name"] in names else lineage.name
+    if of_both and first["name"] != reference:
+        expected = f"{reference} in the first row, the reference of the card"
         found.append(InputError("--scores", expected, first["name"], EVALUATE))
     return found
 
@@ -336,6 +338,10 @@ def score_breaks(lineage: Lineage) -> Breaks:
     for row, source in zip(scores["rows"], sources):
         quants.append([r for _, r in known.values() if r["source_sha256"] == source and r["type"] in row["bytes"]])
     found = size_breaks(path, scores, known)
+    seeds = scores["rows"][0]["seeds"]
+    if not in_a_row(seeds):
+        advice = "`make eval` with SEED and SAMPLES asks so; seeds that somebody picked prove nothing"
+        found.append(InputError(path, "seeds that follow one another", ", ".join(map(str, seeds)), advice))
     return found or made_again(path, "the comparison of these runs", compare(models, quants), scores, EVALUATE)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from chats.questions import read_ids
 from choice.drop_map import OWN_MAP, criterion_of, details_of, read_map
 from files.json_records import read_json, read_record
-from files.safe_files import InputError, sha256_file
-from findings.findings_record import FINDINGS_NAME, Findings
+from files.safe_files import InputError, sha256_file, shown
+from findings.findings_record import BY_MAKE, FINDINGS_NAME, Findings
 from gates.checked import Checked, Outcome
 from gates.compared import compared_breaks
 from gates.lineage import lineage_breaks, lineage_in_words
@@ -120,8 +120,10 @@ def findings_gate(checked: Checked) -> Outcome:
     options: list[object] = ["--stats", lineage.origin("statistics"), "--drop-map", lineage.origin("map"), "--stored"]
     for name in ("model", "questions", "measured"):
         options += [f"--{name}", lineage.origin(f"findings {name}")]
-    for name in ("shuffles", "resamples", "seed", "tokens_per_question"):
-        options += [f"--{name.replace('_', '-')}", record["inputs"].get(name)]
+    # As make measures: of several seeds, or of few shuffles, the one verdict that fits could be published.
+    for name, made in BY_MAKE.items():
+        if (found := record["inputs"].get(name)) != made:
+            raise InputError(path, f"{name} {made}", shown(found), "run `make findings REPLACE=findings`")
     if record["specialisation"]:
         options += ["--domain-column", record["specialisation"]["column"]]
     maps = [place for name, place in checked.sources["origins"].items() if name.startswith("findings map-")]

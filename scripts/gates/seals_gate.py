@@ -35,7 +35,8 @@ from losses.quality_record import QUALITY_NAME, Quality
 from losses.stored_results import results_folder
 from quants.draft_record import is_draft
 from release.manifest import MANIFEST
-from release.sources import TASK_COPY, sources_path, task_copies, task_sources
+from release.sources import sources_path
+from release.task_files import TASK_COPY, task_copies, task_sources
 from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, read_run, subjects_of
 from scoring.score_records import SCORES_NAME, SUMMARY_NAME
 from speed.active_experts import ACTIVE_NAME

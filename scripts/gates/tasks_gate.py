@@ -15,7 +15,7 @@ from gates.lineage import Breaks, Lineage, renamed_breaks
 from gates.measured import answered_breaks, known_quants, made_again
 from release.manifest import DIGITS
 from release.question_roles import asked_by_any
-from release.sources import task_copies, task_sources
+from release.task_files import task_copies, task_sources
 from scoring.comparison import compare, group_runs
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import task_of

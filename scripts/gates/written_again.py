@@ -195,8 +195,11 @@ def sensitivity_text_breaks(lineage: Lineage, path: Path, inputs: dict) -> Break
     for source in lineage.sources["questions"].values():
         questions = load_questions(source, QUESTION_SEED)[:count]
         if question_set_digest(questions) == inputs["questions_sha256"]:
-            texts = texts_digest(lineage.metadata_path.parent, questions, inputs.get("max_tokens", MAX_TOKENS))
-            return breaks_of(path, [(TEXTS, texts, inputs["texts_sha256"])], MEASURE_COSTS)
+            longest = inputs.get("max_tokens") or MAX_TOKENS
+            texts = texts_digest(lineage.metadata_path.parent, questions, longest)
+            # As make measures: of chats that are cut shorter the card does not speak.
+            pairs: list[tuple[str, object, object]] = [("chats of so many tokens at most:", MAX_TOKENS, longest)]
+            return breaks_of(path, [*pairs, (TEXTS, texts, inputs["texts_sha256"])], MEASURE_COSTS)
     return [InputError(path, f"the first {count} chats of a question file of the build", "others", MEASURE_COSTS)]
 
 

@@ -23,6 +23,7 @@ BUILD_AGAIN = "build it again with `make imatrix`"
 WRITE_IMATRIX_RECORDS = ("build_imatrix", "pad_gguf")  # the commands whose seal a record has
 DOWN_EXPERTS = ".ffn_down_exps.weight"
 LAYER_DOWN = re.compile(r"blk\.([0-9]{1,6})" + re.escape(DOWN_EXPERTS))
+CONTEXT_TOKENS = 512  # per chunk, as llama-imatrix itself has it
 MOST_TOKENS = 1 << 53  # a larger count is damage: no float of it is exact
 
 

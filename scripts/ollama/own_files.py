@@ -23,6 +23,12 @@ def own_params(settings: dict[str, str]) -> Path:
     return path
 
 
+def name_of_params(path: Path) -> str | None:
+    """Return the name that chooses a file of params, None where the file's own name has none."""
+    found = re.fullmatch(r"gemma4-([\w-]+)\.params\.json", path.name)
+    return found[1] if found else None
+
+
 def check_own_params(path: Path, settings: dict[str, str]) -> None:
     """Raise InputError unless a file has the params that the settings choose, to the byte."""
     if sha256_file(path) != sha256_file(own := own_params(settings)):

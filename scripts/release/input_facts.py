@@ -1,12 +1,13 @@
 """What went into a release beside its records: question files and the calibration text, as the manifest keeps them.
 
 `questions`: sha256 by file name, of the second file of one name as NAME (2). `roles`: the names of those that chose the
-experts, and of those that were asked, by the setting of make that gives them. `calibration`: of the imatrix record its
-text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose words the calibration text
-holds. `fetched`: of those files that a command of ours has fetched, by name, from where. `licence`: what the base's own
-card, if it is the one of the drop, or config names. None where they are not known. `tasks`: sha256 of the question
-files of each further task. The gates make them again from the same files. `benchmarks`: by further task the dataset
-that its questions are known to be of.
+experts, and of those that were asked, by the setting of make that gives them. `ranked`: the Record IDs of the
+statistics by which CD files have their types. `by_hand`: what was done otherwise than make does it, in words.
+`calibration`: of the imatrix record its text's name and digest and the imatrix's; and `held`, the Record IDs of the
+questions whose words the calibration text holds. `fetched`: of those files that a command of ours has fetched, by name,
+from where. `licence`: what the base's own card, if it is the one of the drop, or config names. None where they are not
+known. `tasks`: sha256 of the question files of each further task. The gates make them again from the same files.
+`benchmarks`: by further task the dataset that its questions are known to be of.
 """
 
 from dataclasses import asdict
@@ -20,9 +21,10 @@ from files.fetched_files import fetched_from
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
-from quants.quant_record import QuantRecord
-from release.question_roles import roles_of
-from release.sources import task_copies, task_sources
+from release.by_hand import by_hand
+from release.question_roles import ranked_ids, roles_of, unused
+from release.task_files import task_copies, task_sources
+from release.used_quants import by_imatrix
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import task_of
 from scoring.score_records import Scores
@@ -49,12 +51,6 @@ def held_questions(text: str, files: list[Path]) -> list[str]:
     rows = [row for path in files for row in read_rows(path)]
     held = held_texts([row["Question"] for row in rows], text)
     return sorted({row["Record ID"] for row, is_held in zip(rows, held) if is_held})
-
-
-def by_imatrix(sources: dict[str, dict[str, Path]]) -> bool:
-    """Tell whether a file of a release, or a scored one, was quantised with an imatrix: else its text had no part."""
-    records = [*sources["records"].values(), *sources["quants"].values()]
-    return any(read_record(path, QuantRecord)["imatrix_sha256"] for path in records)
 
 
 def calibration_facts(record: Path, text: Path | None, questions: list[Path]) -> dict[str, Any]:
@@ -119,8 +115,10 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         **({"fetched": fetched} if fetched else {}),
         "questions": named,
         "roles": roles,
+        **({"ranked": ids} if (ids := ranked_ids(sources)) else {}),
+        **({"by_hand": words} if (words := by_hand(sources, roles, unused(sources, questions))) else {}),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
-        if "imatrix" in origins and by_imatrix(sources)
+        if by_imatrix(sources)
         else None,
         "licence": asdict(licence) if licence else None,
     }

@@ -1,12 +1,19 @@
 """Settings of make by what the records of a release have in their place."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 V5, V5_NAME = "v5", "calibration_datav5.txt"  # the word of CALIBRATION, and the text that it stands for
+DOMAIN = re.compile(r"[^\s:$#`'\"\\]+")  # a name that make takes as one word
+# What a question file was for, by a setting of make that says so.
 CHOSE, ASKED, MEASURED, ESTIMATED = "QUESTIONS", "EVAL_QUESTIONS", "QUALITY_CHATS", "SENSITIVITY_CHATS"
+COUNTED, TEXT = "CD_RULE", "CALIBRATION"
 USES = {
     CHOSE: "which chose the experts",
+    COUNTED: "whose statistics ranked the layers of CD files",
+    TEXT: "whose chats the importance matrix was measured on",
     ASKED: "which was asked",
     MEASURED: "on which losses or speeds were measured",
     ESTIMATED: "by whose chats the types of AUTO files were chosen",
@@ -21,12 +28,25 @@ PROTOCOL_SETTINGS = {
 }
 
 
+def takes_domain(name: str) -> bool:
+    """Tell whether DOMAINS of make can name a domain."""
+    return bool(DOMAIN.fullmatch(name))
+
+
+def question_setting(setting: str, roles: Mapping[str, list[str]]) -> list[str]:
+    """Return the names of the question files that a setting of make can have given; roles: names by part."""
+    # Where the experts were not chosen by questions, QUESTIONS gives statistics and the text of the imatrix.
+    parts = (CHOSE, COUNTED, TEXT) if setting == CHOSE else (setting,)
+    return next((roles[part] for part in parts if roles.get(part)), [])
+
+
 def calibration_setting(inputs: dict[str, Any]) -> str:
-    """Return what CALIBRATION of make stands for the text of the imatrix; "" for the questions as chats, the default.
+    """Return what CALIBRATION of make stands for the text of the imatrix; "" for QUESTIONS as chats, the default.
 
     By the imatrix record: which name make gives to a question file's chats, and what a command of ours has fetched.
     """
-    name = (inputs.get("calibration") or {}).get("calibration", "")
-    if name in {f"{Path(file).stem}.txt" for file in inputs.get("questions") or {}}:
+    name, roles = (inputs.get("calibration") or {}).get("calibration", ""), inputs.get("roles") or {}
+    of_questions = {*question_setting(CHOSE, roles)} & {*roles.get(TEXT, [])}
+    if name in {f"{Path(file).stem}.txt" for file in of_questions}:
         return ""
     return V5 if name == V5_NAME and name in inputs.get("fetched", {}) else name

@@ -47,7 +47,7 @@ class Manifest(Record):
     license_link: str = ""
     quantized_by: str
     siblings: dict[str, str]
-    inputs: dict[str, dict | None]
+    inputs: dict[str, dict | list[str] | None]
     settings: dict[str, str]
     project_version: str
     records: dict[str, dict]

@@ -1,24 +1,24 @@
 """What each question file of a release was for, by the records: which chose the experts, and which was asked.
 
-A file that a command names had a part in what is published, or is no more than a name beside it. By the settings of
-make that give it: QUESTIONS chose the experts; EVAL_QUESTIONS was scored, or measured where nothing was scored;
+A file that a command names had a part in what is published, or is no more than a name beside it. The parts have the
+names of settings of make: QUESTIONS chose the experts; EVAL_QUESTIONS was scored, or measured where nothing was scored;
 QUALITY_CHATS are of a file on which losses or speeds were measured, SENSITIVITY_CHATS of one by which the types of AUTO
-files were chosen.
+files were chosen, CD_RULE of the one whose statistics ranked layers, CALIBRATION of the one in the calibration text.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, load_questions, question_set_digest
+from chats.questions import QUESTION_SEED, held_texts, load_questions, question_set_digest, read_ids
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from choice.expert_stats import read_stats
 from files.json_records import read_record
 from losses.chat_masks import unseen_questions
 from losses.quality_record import QUALITY_NAME, Quality
-from quants.quant_record import QuantRecord
 from quants.recipes import target_bytes
 from quants.target_sizes import Sensitivity
-from release.make_settings import ASKED, CHOSE, ESTIMATED, MEASURED
+from release.make_settings import ASKED, CHOSE, COUNTED, ESTIMATED, MEASURED, TEXT, question_setting
+from release.used_quants import used_quants
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import task_of
 from scoring.frozen_questions import documents_of
@@ -51,6 +51,43 @@ def chose(method: dict, statistics: Path | None, questions: Path) -> bool:
     return bool(found) and question_set_digest(found) == method.get("questions_sha256")
 
 
+def unused(sources: Sources, questions: Iterable[Path]) -> int:
+    """Return how many questions of the file that chose the experts had no part in that, held out ones aside."""
+    copies = sources["copies"]
+    method = read_metadata(copies[METADATA_NAME])["method"] if METADATA_NAME in copies else {}
+    ids = {*method.get("question_ids", []), *method.get("held_out_question_ids", [])}
+    of_choice = [path for path in questions if chose(method, sources["origins"].get("statistics"), path)]
+    return min((len(read_ids(path) - ids) for path in of_choice), default=0)
+
+
+def counted(sources: Sources, questions: Path) -> bool:
+    """Tell whether the statistics of a release, which rank the layers of CD files, are of a file's questions."""
+    statistics = sources["origins"].get("statistics")
+    if statistics is None or statistics.suffix != ".safetensors":
+        return False
+    metadata = read_stats(statistics)[1]
+    ids = {question["id"] for question in metadata["questions"]}
+    found = [one for one in load_questions(questions, metadata.get("seed", QUESTION_SEED)) if one.record_id in ids]
+    return question_set_digest(found) == metadata["questions_sha256"]
+
+
+def ranked_ids(sources: Sources) -> list[str]:
+    """Return the Record IDs of the statistics that rank the layers of a release's CD files, sorted; [] without any."""
+    statistics = sources["origins"].get("statistics")
+    if not statistics or not any(record.get("cd_rule") for _, record in used_quants(sources)):
+        return []
+    return sorted(question["id"] for question in read_stats(statistics)[1]["questions"])
+
+
+def is_text(sources: Sources, questions: Path) -> bool:
+    """Tell whether the calibration text has the name that make gives to a file's chats, and holds all its questions."""
+    text = sources["origins"].get("calibration")
+    if text is None or text.name != f"{questions.stem}.txt":
+        return False
+    asked = [question.text for question in load_questions(questions, QUESTION_SEED)]
+    return all(held_texts(asked, text.read_text(encoding="utf-8", errors="replace")))
+
+
 def was_measured(sources: Sources, method: dict, questions: Path) -> bool:
     """Tell whether losses or speeds were measured on the first questions of a file, of losses those not seen before."""
     copies, all_of_it = sources["copies"], load_questions(questions, QUESTION_SEED)
@@ -68,10 +105,9 @@ def was_measured(sources: Sources, method: dict, questions: Path) -> bool:
 
 
 def estimated(sources: Sources, questions: Path) -> bool:
-    """Tell whether a release has AUTO files whose types were chosen by losses on the first chats of a file."""
+    """Tell whether the types of AUTO files of a release were chosen by losses on the first chats of a file."""
     given = sources["origins"].get("sensitivity")
-    types = [read_record(path, QuantRecord)["type"] for path in sources["records"].values()]
-    if given is None or not any(map(target_bytes, types)):
+    if given is None or not any(target_bytes(record["type"]) for _, record in used_quants(sources)):
         return False
     inputs = read_record(given, Sensitivity)["inputs"]
     first = load_questions(questions, QUESTION_SEED)[: inputs["chats"]]
@@ -86,6 +122,8 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
     copies, runs = sources["copies"], sources["runs"].values()
     method = read_metadata(copies[METADATA_NAME])["method"] if METADATA_NAME in copies else {}
 
+    of_cd = any(record.get("cd_rule") for _, record in used_quants(sources))
+
     def measured(path: Path) -> bool:
         return was_measured(sources, method, path)
 
@@ -97,15 +135,16 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
         ASKED: asked,
         MEASURED: measured,
         ESTIMATED: lambda path: estimated(sources, path),
+        COUNTED: lambda path: of_cd and counted(sources, path),
+        TEXT: lambda path: is_text(sources, path),
     }
     found = {role: [name for name, path in names.items() if test(path)] for role, test in tests.items()}
     return {role: those for role, those in found.items() if those}
 
 
-def check_role(setting: str, value: str, files: Mapping[str, object], roles: Mapping[str, list[str]]) -> str | None:
-    """Return what is expected of a setting that names a question file, None where it is that file.
-
-    Where no record says which file it was, it is one of the build's.
-    """
-    those = roles.get(setting) or list(files)
-    return f"{setting} among {', '.join(those)}" if those and Path(value).name not in those else None
+def check_role(setting: str, value: str, roles: Mapping[str, list[str]]) -> str | None:
+    """Return what is expected of a setting that names a question file, None where it is a file of that part."""
+    those = question_setting(setting, roles)
+    if not those:
+        return f"no {setting}, of which the release has no record"
+    return f"{setting} among {', '.join(those)}" if Path(value).name not in those else None

@@ -9,7 +9,6 @@ files that were scored or measured), `tasks` (of each further task its runs, que
 """
 
 import os
-import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +22,7 @@ from findings.findings_record import FINDINGS_NAME, Findings
 from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality
 from release.manifest import BUILD_AGAIN
+from release.task_files import TASK_COPY, task_copies
 from scoring.score_records import SCORES_NAME, Scores
 from speed.active_experts import ACTIVE_NAME, ActiveExperts
 from speed.draft_results import DRAFT_NAME, DraftResults
@@ -55,23 +55,6 @@ class Sources(Record):
 
 
 KINDS_OF_SOURCES = tuple(name for name in Sources.model_fields if name != "version")
-
-
-TASK_COPY = re.compile(r"scores-([A-Za-z0-9._-]+)\.json")  # by the name of the task's folder
-
-
-def task_copies(copies: dict[str, Path]) -> dict[str, Path]:
-    """Return the scores of further tasks among the copies of a release, by the names of the tasks' folders."""
-    return {found[1]: path for name, path in sorted(copies.items()) if (found := TASK_COPY.fullmatch(name))}
-
-
-def task_sources(sources: dict[str, dict[str, Path]], name: str) -> dict[str, list[Path]]:
-    """Return what the scores of a further task were made from: its runs, questions and few shots."""
-    own = {key: path for key, path in sources.get("tasks", {}).items() if key.split(" ")[1] == name}
-    return {
-        kind: [path for key, path in own.items() if key.split(" ")[0] == kind]
-        for kind in ("run", "questions", "examples")
-    }
 
 
 def find_tasks(folder: Path) -> dict[str, dict]:

@@ -14,7 +14,8 @@ from files.safe_files import InputError, sha256_file
 from gates.checked import Checked
 from gates.gates import GATES
 from release.manifest import read_manifest
-from release.said_settings import LEFT_OUT, NAMED, RECORDED, fold_of, named_wrongly, settings_of_make, shares
+from release.recorded_settings import fold_of, shares
+from release.said_settings import LEFT_OUT, NAMED, RECORDED, named_wrongly, settings_of_make
 from release.sources import read_sources
 from release_inputs import BASE, KEPT, NAME, build, first_ids, shared_release, write_scores
 

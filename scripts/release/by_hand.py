@@ -1,0 +1,98 @@
+"""What of a release was done otherwise than make does it: by options of a command that no setting of make gives.
+
+In words, as the manifest keeps them and the card prints them below its command, which would not do the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from chats.chat_sequences import MAX_TOKENS
+from chats.questions import QUESTION_SEED
+from checkpoints.checkpoint import read_config
+from choice.drop_map import OWN_MAP, criterion_of
+from choice.drop_metadata import METADATA_NAME, read_metadata
+from choice.expert_stats import RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS, read_stats
+from choice.ranking import BOOTSTRAP_SEED, RESAMPLES
+from files.display import plural
+from files.json_records import read_record
+from ggufs.imatrix import CONTEXT_TOKENS, ImatrixRecord
+from release.make_settings import ASKED, MEASURED, takes_domain
+from release.used_quants import used_quants
+from scoring.score_records import SCORES_NAME, Scores
+
+Sources = Mapping[str, Mapping[str, Path]]
+COUNTED, ATTENTION = "all", "eager"  # of an analysis by make
+
+
+def otherwise(pairs: Sequence[tuple[object, object, str]]) -> list[str]:
+    """Return the words of each (by make, found, words) whose values differ; None: not known."""
+    return [words.format(found) for made, found, words in pairs if None not in (made, found) and made != found]
+
+
+def named_dtype(checkpoint: Path) -> str | None:
+    """Return the dtype that a checkpoint's config names, None where it names none."""
+    config = read_config(checkpoint)
+    inner = config.get("text_config")
+    parts = [part for part in (config, inner) if isinstance(part, dict)]
+    return next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), None)
+
+
+def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
+    """Return what make does otherwise in the analysis that a map was chosen by, in words."""
+    statistics, analysis = sources["origins"].get("statistics"), method.get("analysis") or {}
+    known = read_stats(statistics)[1] if statistics and statistics.suffix == ".safetensors" else {}
+    order, dtype = known.get("reconstruction") or {}, named_dtype(sources["copies"][METADATA_NAME].parent)
+    return otherwise(
+        [
+            (COUNTED, analysis.get("counted_tokens"), "the tokens that counted for the choice were of the kind {}"),
+            (MAX_TOKENS, analysis.get("cut_tokens"), "the questions that chose were cut after {} tokens"),
+            (ATTENTION, analysis.get("attention"), "the analysis ran with the attention {}"),
+            (dtype, analysis.get("dtype"), f"the analysis ran in {{}}, while the checkpoint is in {dtype}"),
+            (QUESTION_SEED, known.get("seed"), "the choices of its questions were in the order of seed {}"),
+            (RECONSTRUCTION_TOKENS, order.get("tokens"), "the order by reconstruction was made from {} tokens"),
+            (RECONSTRUCTION_SEED, order.get("seed"), "these were drawn by seed {}"),
+        ]
+    )
+
+
+def choice_by_hand(sources: Sources, unused: int) -> list[str]:
+    """Return what make does otherwise in the choice of experts; unused: questions of its file that did not choose."""
+    method = read_metadata(sources["copies"][METADATA_NAME])["method"]
+    if criterion_of(method) == OWN_MAP:  # make takes it as it is given
+        return []
+    drawn = method.get("bootstrap") or {}
+    found = ["the experts that rank best were dropped (`--worst-first`)"] * bool(method.get("worst_first"))
+    found += ["an imatrix chose the experts (`--imatrix`)"] * bool(method.get("imatrix_sha256"))
+    found += [f"{plural(unused, 'question')} of the file did not choose (`--questions-in` or `--limit`)"] * bool(unused)
+    if not all(takes_domain(domain["name"]) for domain in method.get("domains", [])):
+        found.append("domains were weighted that have names of several words")
+    draws = [
+        (RESAMPLES, drawn.get("resamples"), "the bootstrap of the choice drew {} times"),
+        (BOOTSTRAP_SEED, drawn.get("seed"), "the bootstrap of the choice drew by seed {}"),
+    ]
+    return found + analysis_by_hand(sources, method) + otherwise(draws)
+
+
+def files_by_hand(sources: Sources, roles: Mapping[str, list[str]]) -> list[str]:
+    """Return what make does otherwise with the files of a release and their measurements."""
+    copies, used = sources["copies"], {record["imatrix_sha256"] for _, record in used_quants(sources)}
+    imatrix = read_record(sources["origins"]["imatrix"], ImatrixRecord) if "imatrix" in sources["origins"] else {}
+    context = imatrix.get("context") if imatrix.get("sha256") in used else None
+    found = otherwise([(CONTEXT_TOKENS, context, "the importance matrix was measured in pieces of {} tokens")])
+    measured = roles.get(MEASURED, [])
+    if measured and not {*measured} & {*roles.get(ASKED, measured)}:
+        found.append(f"losses or speeds were measured on {measured[0]}")
+    if SCORES_NAME in copies and not read_record(copies[SCORES_NAME], Scores)["patched"]:
+        found.append("invalid answers were not asked for again (`--unpatched`)")
+    return found
+
+
+def by_hand(sources: Sources, roles: Mapping[str, list[str]], unused: int) -> dict[str, list[str]]:
+    """Return what make does otherwise: of the `choice` of experts, and of the `files`; each left out where nothing.
+
+    sources: paths by kind and name; roles: names of question files by their part.
+    """
+    if METADATA_NAME not in sources["copies"]:
+        return {}
+    found = {"choice": choice_by_hand(sources, unused), "files": files_by_hand(sources, roles)}
+    return {part: words for part, words in found.items() if words}

@@ -1,0 +1,162 @@
+"""The settings of make as the records of a release hold them, whether somebody gave them or they were the defaults.
+
+Two records that hold other values of one setting are not of one command, and are refused.
+"""
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from pathlib import Path
+
+from choice.drop_map import OWN_MAP, criterion_of
+from choice.drop_metadata import METADATA_NAME
+from choice.expert_stats import read_stats
+from files.json_records import read_record
+from files.safe_files import InputError
+from findings.findings_record import FINDINGS_NAME
+from loops.loop_results import LOOPS_NAME
+from losses.quality_record import QUALITY_NAME
+from ollama.own_files import name_of_params
+from quants.quant_record import COPIED
+from quants.recipes import target_bytes
+from quants.target_sizes import Sensitivity
+from release.make_settings import PROTOCOL_SETTINGS, calibration_setting, takes_domain
+from release.manifest import CHECKPOINT
+from release.sources import find_evidence
+from release.used_quants import used_quants
+from scoring.score_records import SCORES_NAME, in_a_row
+from speed.active_experts import ACTIVE_NAME
+from speed.draft_results import DRAFT_NAME
+
+Sources = Mapping[str, Mapping[str, Path]]
+Values = dict[str, object]  # None: the record says nothing of it
+OF_CD = ("CD_RULE", "CD_RECIPE", "CD_TIERS", "CD_SCOPE", "CD_PROTECT")
+ONE_COMMAND = "measure or make it again by the settings of the rest"
+
+
+def fold_of(method: dict, ids: list[str]) -> str | None:
+    """Return the fold that a choice held out, as I/K; None where it is none, or not known. ids: of the statistics."""
+    held = {*method.get("held_out_question_ids", [])}
+    places = [place for place, record_id in enumerate(ids) if record_id in held]
+    if len(places) < 2 or {*ids} - held != {*method.get("question_ids", [])}:
+        return None
+    folds = places[1] - places[0]
+    every = places == [*range(places[0], len(ids), folds)] and places[0] < folds
+    return f"{places[0] + 1}/{folds}" if every else None
+
+
+def chosen_values(metadata: dict, statistics: Path | None) -> Values:
+    """Return settings of make as the metadata of a drop, and the statistics that it was chosen from, have them."""
+    method, said = metadata["method"], Values(KEEP=metadata["keep_count"])
+    if criterion_of(method) == OWN_MAP:  # what would have chosen is of no account
+        return said
+    said |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top")}
+    if method.get("held_out_question_ids") and statistics and statistics.suffix == ".safetensors":
+        said["FOLD"] = fold_of(method, [question["id"] for question in read_stats(statistics)[1]["questions"]])
+    said["RECONSTRUCTION"] = (method.get("reconstruction") or {}).get("objective")
+    words = [f"{one['name']}:{one['weight']:g}:{one['floor']:g}" for one in method.get("domains", [])]
+    if words and all(takes_domain(one["name"]) for one in method["domains"]):
+        said["DOMAINS"] = " ".join(words)
+    asked = len(method.get("question_ids", []))
+    if asked and (method.get("analysis") or {}).get("empty_reasonings") == asked:
+        said["ALLOW_EMPTY_REASONING"] = "yes"
+    return said
+
+
+def shares(cuts: list[float]) -> str:
+    """Return the cuts of a CD recipe as make takes them."""
+    parts = [Fraction(cut).limit_denominator(10_000) for cut in cuts]
+    return ",".join(str(part) if float(part) == cut else repr(cut) for part, cut in zip(parts, cuts))
+
+
+def recipe_values(record: dict) -> Values:
+    """Return settings of make as the record of one quant has them."""
+    if not record.get("cd_scope"):
+        return {}
+    said: Values = {name: record.get(name.lower()) for name in OF_CD}
+    # One that was not given is said, too: a second file of other tiers is not made by the same command.
+    return said | {"CD_TIERS": said["CD_TIERS"] or "", "CD_CUTS": shares(record.get("cd_cuts") or [])}
+
+
+def quantised_values(manifest: dict, sources: Sources) -> Values:
+    """Return settings of make that choose and make the files of a release, beside those of one file alone."""
+    used = [record for _, record in used_quants(sources)]
+    plain = {r["type"] for r in used if r["imatrix_sha256"] is None and r["base"] not in COPIED}
+    said = Values(NO_IMATRIX=" ".join(sorted(plain)) or None)
+    if manifest["kind"] == CHECKPOINT:
+        return said
+    said["MMPROJ"] = " ".join(record["type"] for record in manifest.get("mmproj", {}).values()) or None
+    sensitivity = sources["origins"].get("sensitivity")
+    if sensitivity and any(target_bytes(record["type"]) for record in used):
+        said["SENSITIVITY_CHATS"] = read_record(sensitivity, Sensitivity)["inputs"].get("chats")
+    if params := sources["params"].get("params"):
+        said["OLLAMA_PARAMS"] = name_of_params(params)
+    return said
+
+
+def score_values(scores: dict) -> Values:
+    """Return settings of make as the scores have them."""
+    protocol, row = scores["protocol"], scores["rows"][0]
+    said: Values = {name: protocol.get(key) for name, key in PROTOCOL_SETTINGS.items()}
+    said |= {"SCORED": "yes", "SAMPLES": len(row["seeds"]) if in_a_row(row["seeds"]) else None}
+    return said | {"EVAL_QUANT": row["gguf"].removeprefix(f"{row['name']}-").removesuffix(".gguf")}
+
+
+def loop_values(loops: dict, name: str) -> Values:
+    """Return settings of make as the record of loops has them; name: of the released model."""
+    inputs, begin = loops["inputs"], f"{name}-"
+    own = [row["gguf"] for row in loops["rows"] if row["gguf"].startswith(begin)]
+    said = Values(LOOP_TOKENS=inputs["max_tokens"], LOOP_SEEDS=loops["seeds"])
+    said |= {"CTX": inputs["context"], "SEED": inputs["seed"]}
+    return said | {"LOOP_QUANTS": " ".join(gguf.removeprefix(begin).removesuffix(".gguf") for gguf in own)}
+
+
+def speed_values(draft: dict | None, active: dict | None) -> Values:
+    """Return settings of make as the records of speeds have them, None for one that there is not."""
+    said = Values(DRAFT="") if draft is None else Values(DRAFT_TYPE=draft["type"], CTX=draft["context"])
+    if draft:
+        said |= {"DRAFT_TOKENS": draft["draft_tokens"], "DRAFT_QUESTIONS": draft["questions"]}
+    if active:
+        scored = any(row["right"] is not None for row in active["rows"])
+        counts = " ".join(str(row["experts"]) for row in active["rows"])
+        said |= {"ACTIVE_EXPERTS": counts, "ACTIVE_SCORED": "yes" if scored else None}
+        said |= {"QUALITY_CHATS": active["chats"], "REASONING_BUDGET": active["reasoning_budget"]}
+    return said
+
+
+def records_of(folder: Path, manifest: dict, sources: Sources) -> Iterable[tuple[object, Values]]:
+    """Yield each record of a release and the settings that it holds; sources: paths by kind and name."""
+    if metadata := find_evidence(folder, METADATA_NAME):
+        yield METADATA_NAME, chosen_values(metadata, sources["origins"].get("statistics"))
+    yield "the files of the release", quantised_values(manifest, sources)
+    for path, record in used_quants(sources):
+        yield path, recipe_values(record)
+    if scores := find_evidence(folder, SCORES_NAME):
+        yield SCORES_NAME, score_values(scores)
+    else:
+        yield SCORES_NAME, {"SCORED": "no"}
+    if loops := find_evidence(folder, LOOPS_NAME):
+        yield LOOPS_NAME, loop_values(loops, manifest["name"])
+    if findings := find_evidence(folder, FINDINGS_NAME):
+        yield FINDINGS_NAME, {"DOMAIN_COLUMN": (findings.get("specialisation") or {}).get("column")}
+    active, quality = find_evidence(folder, ACTIVE_NAME), find_evidence(folder, QUALITY_NAME)
+    if manifest["kind"] != CHECKPOINT:
+        speeds = speed_values(find_evidence(folder, DRAFT_NAME), active)
+        # Of all chats that may be taken, losses leave out what the calibration text holds, so these may be fewer.
+        yield f"{DRAFT_NAME} or {ACTIVE_NAME}", {**speeds, **({"QUALITY_CHATS": None} if quality else {})}
+    if quality:
+        yield QUALITY_NAME, {"QUALITY_CHATS": quality["chats"], "QUALITY_SCORE": quality["score"]}
+    yield "the calibration text", {"CALIBRATION": calibration_setting(manifest["inputs"]) or None}
+
+
+def recorded_values(folder: Path, manifest: dict, sources: Sources) -> dict[str, str]:
+    """Return the settings of make that the records of a release hold; sources: paths by kind and name.
+
+    Raises InputError for two values of one setting.
+    """
+    said: dict[str, str] = {}
+    for record, values in records_of(folder, manifest, sources):
+        for name, value in values.items():
+            if value is not None and said.setdefault(name, str(value)) != str(value):
+                expected = f"{name} to be {said[name] or 'empty'}, as in the other records of the release"
+                raise InputError(record, expected, str(value) or "none", ONE_COMMAND)
+    return said

@@ -1,0 +1,21 @@
+"""The scores of further tasks among the files of a release, and what they were made from, by their names."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+TASK_COPY = re.compile(r"scores-([A-Za-z0-9._-]+)\.json")  # by the name of the task's folder
+
+
+def task_copies(copies: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the scores of further tasks among the copies of a release, by the names of the tasks' folders."""
+    return {found[1]: path for name, path in sorted(copies.items()) if (found := TASK_COPY.fullmatch(name))}
+
+
+def task_sources(sources: Mapping[str, Mapping[str, Path]], name: str) -> dict[str, list[Path]]:
+    """Return what the scores of a further task were made from: its runs, questions and few shots."""
+    own = {key: path for key, path in sources.get("tasks", {}).items() if key.split(" ")[1] == name}
+    return {
+        kind: [path for key, path in own.items() if key.split(" ")[0] == kind]
+        for kind in ("run", "questions", "examples")
+    }

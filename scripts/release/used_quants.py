@@ -1,0 +1,59 @@
+"""The quants that a release speaks of: those that it holds, and those of its model that were scored or measured."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from files.json_records import Record, read_record
+from ggufs.imatrix import ImatrixRecord
+from loops.loop_results import LOOPS_NAME, LoopResults
+from losses.quality_record import QUALITY_NAME, Quality
+from quants.quant_record import ConversionRecord, QuantRecord
+from release.task_files import task_copies
+from scoring.score_records import SCORES_NAME, Scores
+from speed.active_experts import ACTIVE_NAME, ActiveExperts
+from speed.draft_results import DRAFT_NAME, DraftResults
+
+# Of each record that measures files its class, and the field that lists them; None: it is of one file.
+MEASURED: dict[str, tuple[type[Record], str | None]] = {
+    SCORES_NAME: (Scores, "rows"),
+    LOOPS_NAME: (LoopResults, "rows"),
+    DRAFT_NAME: (DraftResults, "models"),
+    QUALITY_NAME: (Quality, "files"),
+    ACTIVE_NAME: (ActiveExperts, None),
+}
+
+
+def measured_digests(copies: Mapping[str, Path]) -> Iterator[str]:
+    """Yield the sha256 of each file that scores, losses, loops or speeds are of; copies: a release's, by name."""
+    places = [(path, SCORES_NAME) for path in task_copies(copies).values()]
+    places += [(copies[name], name) for name in MEASURED if name in copies]
+    for path, name in places:
+        kind, listed = MEASURED[name]
+        content = read_record(path, kind)
+        for row in content[listed] if listed else [content]:
+            yield row["sha256"] if name == QUALITY_NAME else row["gguf_sha256"]
+
+
+def used_quants(sources: Mapping[str, Mapping[str, Path]]) -> list[tuple[Path, dict]]:
+    """Return the records of a release's quants, and of those of its model that it has measurements of, by their paths.
+
+    sources: paths by kind and name.
+    """
+    found = [(path, read_record(path, QuantRecord)) for path in sources["records"].values()]
+    measured, known = {*measured_digests(sources["copies"])}, {record["sha256"] for _, record in found}
+    if "f16" not in sources["origins"]:
+        return found
+    f16 = read_record(sources["origins"]["f16"], ConversionRecord)["sha256"]
+    for path in sources["quants"].values():
+        record = read_record(path, QuantRecord)
+        if record["source_sha256"] == f16 and record["sha256"] in measured - known:
+            found.append((path, record))
+    return found
+
+
+def by_imatrix(sources: Mapping[str, Mapping[str, Path]]) -> bool:
+    """Tell whether a file of a release, or a measured one, has the imatrix: else its text had no part."""
+    if "imatrix" not in sources["origins"]:
+        return False
+    digest = read_record(sources["origins"]["imatrix"], ImatrixRecord)["sha256"]
+    return any(record["imatrix_sha256"] == digest for _, record in used_quants(sources))
