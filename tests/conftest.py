@@ -185,3 +185,11 @@ def pruned_demo(script, tmp_path_factory) -> Path:
     from release_inputs import build_pruned_demo
 
     return build_pruned_demo(script, DEMO, tmp_path_factory.mktemp("pruned"))
+
+
+@pytest.fixture
+def build(pruned_demo, tmp_path):
+    """A build of the pruned demo, with its release, that a test may damage (see damaged_build.Build)."""
+    from damaged_build import Build
+
+    return Build(pruned_demo, tmp_path)

@@ -9,8 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import check_release
+from checkpoints.checkpoint import source_digest
+from choice.drop_map import details_of
 from files.json_records import read_json
-from files.safe_files import link_or_copy
+from files.safe_files import link_or_copy, sha256_file
 from files.seals import LEDGER, seal_file
 from gates.checked import Checked
 from gates.gates import GATES
@@ -92,3 +94,32 @@ class Build:
     def failing(self, name: str) -> list[str]:
         """Return the deviations of one gate."""
         return check_release.outcome_of(EVERY_GATE[name], self.checked).deviations
+
+
+def of_map(build: Build, change: Callable[[dict], object]) -> None:
+    """Change the map, and all that follows from it: metadata and the record of the F16 file."""
+    build.change(build.map, change)
+    content = read_json(build.map)
+
+    def follow(metadata: dict) -> None:
+        metadata.update(method=details_of(content), drop_map_sha256=sha256_file(build.map))
+        for number, layer in content["layers"].items():
+            metadata["layers"][number] = {key: layer[key] for key in ("keep", "drop")}
+
+    of_metadata(build, follow)
+
+
+def of_metadata(build: Build, change: Callable[[dict], object]) -> None:
+    """Change the metadata and the digest of the checkpoint that holds them."""
+    build.change(build.metadata, change)
+    digest = source_digest(build.metadata.parent)
+    build.change(build.f16, lambda record: record.update(source_sha256=digest))
+
+
+def as_own_map(content: dict) -> None:
+    """Make a map one that a user gave, with another expert in it."""
+    for key in ("stats_sha256", "questions_sha256"):
+        del content[key]
+    content.update(criterion="own map", own_map={"sha256": "0" * 64, "criterion": "magic"})
+    layer = content["layers"]["1"]
+    layer["keep"], layer["drop"] = sorted({*layer["keep"], 112} - {0}), sorted({*layer["drop"], 0} - {112})

@@ -26,11 +26,6 @@ MACHINE = {"cpu": "a processor", "cores": 2, "gpus": [], "backends": ["CPU"]}
 SCORED = ("gguf", "gguf_sha256", "gguf_bytes", "experts")
 
 
-@pytest.fixture
-def build(pruned_demo, tmp_path) -> Build:
-    return Build(pruned_demo, tmp_path)
-
-
 def forge_patch(build: Build, place: Path) -> Path:
     """Write the patch step's record with an invented answer: all are right after it."""
     content = read_json(build.own / PATCHED)

@@ -1,9 +1,7 @@
 """The question files of a release: the same question elsewhere, and files that had no part in what is published."""
 
-from pathlib import Path
 
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
-from damaged_build import Build
 from files.json_records import write_record
 from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
@@ -17,11 +15,6 @@ from release_inputs import QUESTIONS
 from synthetic_build import quant_record, write_build
 
 import pytest
-
-
-@pytest.fixture
-def build(pruned_demo: Path, tmp_path: Path) -> Build:
-    return Build(pruned_demo, tmp_path)
 
 
 def test_a_question_that_chose_the_experts_is_known_under_another_id(build):

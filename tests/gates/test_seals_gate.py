@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from choice.drop_metadata import METADATA_NAME
-from damaged_build import Build
 from files.seals import BINDING, LEDGER, Seal
 from gates.seals_gate import judged
 from losses.quality_record import QUALITY_NAME
@@ -17,11 +16,6 @@ from scoring.score_records import SCORES_NAME
 import pytest
 
 MACHINE = {"cpu": "a better one", "cores": 999, "gpus": [], "backends": []}
-
-
-@pytest.fixture
-def build(pruned_demo, tmp_path) -> Build:
-    return Build(pruned_demo, tmp_path)
 
 
 def edit(path: Path) -> None:

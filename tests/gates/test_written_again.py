@@ -28,11 +28,6 @@ import pytest
 Q6_K = f"{NAME}-Q6_K.gguf"
 
 
-@pytest.fixture
-def build(pruned_demo, tmp_path) -> Build:
-    return Build(pruned_demo, tmp_path)
-
-
 @pytest.fixture(scope="module")
 def own(pruned_demo, tmp_path_factory) -> GgufHeader:
     """The header of the demo's pruned F16 file, written again: no damage here changes the checkpoint."""
