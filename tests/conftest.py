@@ -193,3 +193,19 @@ def build(pruned_demo, tmp_path):
     from damaged_build import Build
 
     return Build(pruned_demo, tmp_path)
+
+
+@pytest.fixture
+def release(pruned_demo) -> Path:
+    """A release of the demo's standard quants with scores and quality, which no test may change."""
+    from release_inputs import shared_release
+
+    return shared_release(pruned_demo)
+
+
+@pytest.fixture
+def copied(release, tmp_path) -> Path:
+    """A copy of the release that a test may damage; what it was made from is found from there, too."""
+    from release_copies import copy_of_release
+
+    return copy_of_release(release, tmp_path / "place")

@@ -19,6 +19,7 @@ from loops.loop_results import LOOPS_NAME, LoopResults, loop_cells
 from quants.quant_record import QuantRecord, record_path
 from release.manifest import read_manifest
 from release.sources import read_sources
+from release_copies import edit
 from release_inputs import NAME, build, release_arguments, write_base_record
 from scoring.eval_protocol import Protocol
 
@@ -86,12 +87,6 @@ def test_without_rates_the_gate_does_not_apply(pruned_demo, tmp_path):
 
 def first_answers(folder: Path) -> Path:
     return sorted(folder.glob(f"answers/*/{ANSWERS_NAME}"))[0]
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
 
 
 def edit_record(folder: Path, change) -> None:

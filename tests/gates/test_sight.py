@@ -15,15 +15,14 @@ from checkpoints.checkpoint import read_config
 from conftest import DEMO
 from files.safe_files import sha256_file
 from files.seals import MARKER
-from gates.checked import Checked
 from gates.running_gates import smallest
 from gates.sight_gate import picture_gate, picture_png, sight_gate
 from ggufs.mmproj import mmproj_name
 from ggufs.sibling_choice import draft_pick, mmproj_pick, type_number
 from multimodal_twin import write_twin
 from quants.quant_record import record_path
-from release.manifest import MANIFEST, STANDARD, read_manifest
-from release.sources import read_sources
+from release.manifest import MANIFEST, STANDARD
+from release_copies import checked
 from release_inputs import NAME, QUESTIONS, SIDECARS, call, change_json, release_arguments
 from seeing_model import TYPES, make_mmproj_of, seeing_model
 
@@ -78,24 +77,10 @@ def test_a_file_for_pictures_of_another_model_is_refused(seeing, release, anothe
     assert not output.exists()
 
 
-def test_a_release_with_the_tower_of_another_model_fails(copy, another):
-    found = checked(copy)
+def test_a_release_with_the_tower_of_another_model_fails(copied, another):
+    found = checked(copied)
     found.sources["copies"][another.name] = another
     assert any("this checkpoint's towers" in line for line in sight_gate(found).deviations)
-
-
-@pytest.fixture
-def copy(release, tmp_path) -> Path:
-    """A copy that a test may damage, with its list of sources, which names paths relative to itself."""
-    folder = Path(shutil.copytree(release, tmp_path / release.name))
-    sources = read_sources(release)
-    listed = {kind: {name: str(path.resolve()) for name, path in paths.items()} for kind, paths in sources.items()}
-    (tmp_path / f"{release.name}.sources.json").write_text(json.dumps({"version": 1, **listed}))
-    return folder
-
-
-def checked(folder: Path) -> Checked:
-    return Checked(folder, read_manifest(folder), read_sources(folder))
 
 
 def test_a_release_that_sees_passes_and_answers_about_a_picture(release, capsys):
@@ -141,32 +126,32 @@ def change_record(folder: Path, name: str, **values: object) -> None:
     change_json(folder / MANIFEST, mmproj={**records, name: records[name] | values})
 
 
-def test_a_file_of_another_model_is_found(copy):
+def test_a_file_of_another_model_is_found(copied):
     name = mmproj_name(NAME, "F16")
-    change_record(copy, name, projection_width=2816)
-    (line,) = [line for line in sight_gate(checked(copy)).deviations if "embeddings as wide" in line]
+    change_record(copied, name, projection_width=2816)
+    (line,) = [line for line in sight_gate(checked(copied)).deviations if "embeddings as wide" in line]
     assert line.endswith(f"expected embeddings as wide as those of {NAME}-Q4_K_M.gguf 256, found 2816")
 
 
-def test_a_file_without_a_record_and_a_record_without_a_file_are_found(copy):
-    records = json.loads((copy / MANIFEST).read_text())["mmproj"]
+def test_a_file_without_a_record_and_a_record_without_a_file_are_found(copied):
+    records = json.loads((copied / MANIFEST).read_text())["mmproj"]
     name = mmproj_name(NAME, "F16")
-    change_json(copy / MANIFEST, mmproj={other: record for other, record in records.items() if other != name})
-    assert f"{copy / name}: expected a file and its record, found no record" in sight_gate(checked(copy)).deviations
-    change_json(copy / MANIFEST, mmproj=records | {"mmproj-other.gguf": records[name]})
-    assert any("mmproj-other.gguf: expected a file" in line for line in sight_gate(checked(copy)).deviations)
+    change_json(copied / MANIFEST, mmproj={other: record for other, record in records.items() if other != name})
+    assert f"{copied / name}: expected a file and its record, found no record" in sight_gate(checked(copied)).deviations
+    change_json(copied / MANIFEST, mmproj=records | {"mmproj-other.gguf": records[name]})
+    assert any("mmproj-other.gguf: expected a file" in line for line in sight_gate(checked(copied)).deviations)
 
 
-def test_other_bytes_than_the_record_s_are_found(copy):
+def test_other_bytes_than_the_record_s_are_found(copied):
     name = mmproj_name(NAME, "Q8_0")
-    path = copy / name
+    path = copied / name
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.unlink()  # it is a link to the build's
     path.write_bytes(data)
-    files = json.loads((copy / MANIFEST).read_text())["files"]
-    change_json(copy / MANIFEST, files=files | {name: {"bytes": len(data), "sha256": sha256_file(path)}})
-    assert any("expected sha256" in line for line in sight_gate(checked(copy)).deviations)
+    files = json.loads((copied / MANIFEST).read_text())["files"]
+    change_json(copied / MANIFEST, files=files | {name: {"bytes": len(data), "sha256": sha256_file(path)}})
+    assert any("expected sha256" in line for line in sight_gate(checked(copied)).deviations)
 
 
 def test_a_file_that_is_not_of_its_record_is_not_released(seeing, release, tmp_path, refusal):

@@ -15,7 +15,6 @@ from check_release import outcome_of
 from conftest import DEMO
 from damaged_build import Build
 from files.safe_files import InputError, sha256_file
-from gates.checked import Checked
 from gates.gates import records_gate
 from gates.lineage import Lineage
 from gates.measured import known_quants
@@ -29,8 +28,8 @@ from gates.speed_gate import (
     speed_gate,
     speed_gates,
 )
-from release.manifest import read_manifest
-from release.sources import read_evidence, read_sources
+from release.sources import read_evidence
+from release_copies import checked
 from release_inputs import NAME, build, call, release_arguments
 from speed.draft_results import draft_words
 
@@ -69,10 +68,6 @@ def arguments(measured: Path) -> list[object]:
 def release(pruned_demo, measured, tmp_path) -> Path:
     build(pruned_demo, tmp_path / f"{NAME}-GGUF", *arguments(measured), quants=("Q8_0",))
     return tmp_path / f"{NAME}-GGUF"
-
-
-def checked(folder: Path) -> Checked:
-    return Checked(folder, read_manifest(folder), read_sources(folder))
 
 
 def test_a_release_holds_its_draft_model_and_says_what_it_gains(release, measured, tools, tmp_path):

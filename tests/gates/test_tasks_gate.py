@@ -18,6 +18,7 @@ from gates.tasks_gate import tasks_gate
 from quants.quant_record import record_path
 from release.manifest import read_manifest
 from release.sources import read_sources
+from release_copies import edit
 from release_inputs import NAME, as_command, build, call, write_base_record, write_run
 from scoring.score_records import Scores
 from scoring.task_tables import task_cells
@@ -133,12 +134,6 @@ def test_a_question_file_that_no_run_was_asked_is_refused(pruned_demo, scored, t
     given.insert(given.index("--quants"), f"questions={tmp_path / 'hard.jsonl'}")
     with pytest.raises(InputError, match=f"hard.jsonl: expected questions that {FOLDER} was asked, found others"):
         build(pruned_demo, tmp_path / f"{NAME}-GGUF", *given, quants=QUANTS)
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text, text[:300]
-    path.write_text(text.replace(old, new, 1))
 
 
 def edit_scores(folder: Path, change: Callable[[dict], None]) -> None:
