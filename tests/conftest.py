@@ -182,7 +182,7 @@ def impatient(monkeypatch) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def pruned_demo(script, tmp_path_factory) -> Path:
     """A folder with the demo pruned to 112 experts by its first six questions: checkpoint/, quants, their records."""
-    from release_inputs import build_pruned_demo
+    from pruned_models import build_pruned_demo
 
     return build_pruned_demo(script, DEMO, tmp_path_factory.mktemp("pruned"))
 

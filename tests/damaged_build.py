@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import check_release
+from calls import as_command
 from checkpoints.checkpoint import source_digest
 from choice.drop_map import details_of
 from files.json_records import read_json
@@ -19,9 +20,10 @@ from gates.gates import GATES
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
 from gates.seals_gate import seals_gate
 from gates.written_again import digests_gate
+from pruned_models import NAME
 from release.manifest import read_manifest
 from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
-from release_inputs import NAME, as_command, shared_release
+from release_inputs import shared_release
 
 EVERY_GATE = {"seals": seals_gate, **GATES, **RECORD_GATES, **COMMAND_GATES, "digests": digests_gate}
 

@@ -47,3 +47,8 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text, text[:300]
     path.write_text(text.replace(old, new))
+
+
+def change_json(path: Path, **values: object) -> None:
+    """Change some values of a JSON object."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))

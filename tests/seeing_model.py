@@ -6,12 +6,13 @@ from pathlib import Path
 import convert_to_gguf
 import copy_drop_map
 import expert_drop
+from calls import call, made_once
 from choice.drop_map import dropped_ids, read_map
 from conftest import DEMO
 from files.seals import MARKER
 from ggufs.mmproj import mmproj_name
 from multimodal_twin import write_twin
-from release_inputs import NAME, call, choose_first, made_once
+from pruned_models import NAME, choose_first
 from shared_ggufs import shared_folder
 
 TYPES = ("F16", "Q8_0")

@@ -7,8 +7,8 @@ from pathlib import Path
 import build_imatrix
 import convert_to_gguf
 import render_calibration
+from calls import call, made_once
 from conftest import DEMO
-from release_inputs import call, made_once
 
 CALIBRATION_QUESTIONS = 60
 

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import convert_to_gguf
+from calls import call
 from chats.chat_tokenizer import load_tokenizer
 from checkpoints.checkpoint import read_checkpoint
 from conftest import DEMO, REPO
 from fetch_model import check_model_directory
 from ggufs.gguf_header import read_header
-from release_inputs import call
 from tiny_models import SMALL_TOWER
 
 import pytest

@@ -13,11 +13,13 @@ from conftest import DEMO
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked
 from gates.gates import GATES
+from made_up_evidence import write_scores
+from pruned_models import BASE, KEPT, NAME, first_ids
 from release.manifest import read_manifest
 from release.recorded_settings import fold_of, shares
 from release.said_settings import LEFT_OUT, NAMED, RECORDED, named_wrongly, settings_of_make
 from release.sources import read_sources
-from release_inputs import BASE, KEPT, NAME, build, first_ids, shared_release, write_scores
+from release_inputs import build, shared_release
 
 import pytest
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import build_release
+from calls import as_command
 from cards.card_credits import credits_section
 from cards.card_sections import Release
 from cards.gguf_card import gguf_card
@@ -18,7 +19,7 @@ from release.input_facts import fetched_files, held_questions
 from release.manifest import MANIFEST, Manifest, read_manifest
 from release.names import is_base
 from release.sources import EVIDENCE
-from release_inputs import as_command, release_arguments, shared_release
+from release_inputs import release_arguments, shared_release
 
 import pytest
 

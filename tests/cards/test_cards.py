@@ -8,6 +8,7 @@ from pathlib import Path
 
 import build_release
 import check_release
+from calls import call
 from cards.card_results import count_in_words, counts_table, licence_in_words, map_of, patch_table, variants_table
 from cards.card_run import run_checkpoint_section, run_ggufs_section
 from cards.card_sections import Release, method_section
@@ -26,25 +27,13 @@ from gates.gates import GATES
 from ggufs.context_cache import cache_bytes
 from ggufs.gguf_header import read_header
 from llama.llama_server import LlamaServer, server_command
+from made_up_evidence import write_quality, write_scores
+from pruned_models import BASE, EXPERTS, KEPT, NAME, STANDARD_QUANTS, copy_of_quants, first_ids
 from quants.quant_record import record_path
 from release.manifest import read_manifest
 from release.names import has_placeholder
 from release.sources import read_sources
-from release_inputs import (
-    BASE,
-    EXPERTS,
-    KEPT,
-    NAME,
-    STANDARD_QUANTS,
-    build,
-    call,
-    copy_of_quants,
-    first_ids,
-    origins_of,
-    shared_release,
-    write_quality,
-    write_scores,
-)
+from release_inputs import build, origins_of, shared_release
 
 import pytest
 

@@ -8,13 +8,13 @@ import copy_drop_map
 import expert_drop
 import generate_drop_map
 import teacher_force_analysis
+from calls import call
 from choice.drop_metadata import METADATA_NAME, methodology_of, read_metadata
 from choice.expert_stats import METADATA_KEY, read_stats
 from conftest import DEMO
 from files.json_records import read_json, write_json
 from files.safe_files import InputError, sha256_file
 from ggufs.gguf_drop import metadata_beside
-from release_inputs import call
 from shared_ggufs import tiny_ggufs
 from tiny_models import random_drop_map
 

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import build_release
 import check_release
+from calls import call
 from files.seals import MARKER
 from gates.checked import Checked, Outcome
 from gates.gates import GATES
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
 from gates.unchanged_gate import unchanged_gate
+from pruned_models import BASE, NAME
 from release.manifest import read_manifest
 from release.sources import sources_path
-from release_copies import checked, edit, failing, reseal
-from release_inputs import BASE, NAME, SIDECARS, call, change_json, origins_of
+from release_copies import change_json, checked, edit, failing, reseal
+from release_inputs import SIDECARS, origins_of
 
 import pytest
 

@@ -11,8 +11,8 @@ from conftest import DEMO
 from damaged_build import Build, as_own_map, of_map, of_metadata
 from files.json_records import read_json
 from files.safe_files import sha256_file
+from pruned_models import NAME
 from release.sources import sources_path
-from release_inputs import NAME
 
 import pytest
 

@@ -9,8 +9,9 @@ import build_release
 from damaged_build import Build
 from files.json_records import read_json
 from files.safe_files import sha256_file
+from pruned_models import NAME
 from release.sources import sources_path
-from release_inputs import NAME, release_arguments
+from release_inputs import release_arguments
 from scoring.eval_protocol import OpenAiProtocol, Protocol
 from scoring.score_records import figures
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from calls import as_command, seal_all
 from damaged_build import Build
 from files.json_records import read_json, write_json
 from files.safe_files import InputError, directory_when_done, sha256_file
@@ -11,10 +12,11 @@ from files.seals import BEGUN, LEDGER, MARKER, Seal, Seals, bound_to
 from gates.lineage import router_rows, tensors_of
 from ggufs.gguf_header import read_header, write_header_only
 from losses.stored_results import PRUNING_NAME
+from made_up_evidence import write_run
+from pruned_models import NAME
 from quants.quant_record import record_path
 from release.manifest import MANIFEST
 from release.sources import sources_path
-from release_inputs import NAME, as_command, seal_all, write_run
 from scoring.run_files import ANSWERS, PATCHED, RUN, TASK_FOLDER, begin_run
 from scoring.run_summary import summed_up
 from scoring.score_records import RAN_ALREADY, SUMMARY_NAME

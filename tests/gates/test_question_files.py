@@ -7,6 +7,7 @@ from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
 from gates.lineage import renamed_breaks
 from gates.remade_gates import findings_gate
+from made_up_evidence import QUESTIONS
 from quants.quant_record import QuantRecord
 from quants.target_sizes import Sensitivity
 from release.make_settings import ESTIMATED

@@ -7,9 +7,9 @@ from choice.drop_metadata import METADATA_NAME
 from files.seals import BINDING, LEDGER, Seal
 from gates.seals_gate import judged
 from losses.quality_record import QUALITY_NAME
+from pruned_models import NAME
 from release.manifest import MANIFEST
 from release.sources import sources_path
-from release_inputs import NAME
 from scoring.run_files import ANSWERS, PATCHED, RUN
 from scoring.score_records import SCORES_NAME
 

@@ -9,6 +9,7 @@ import build_release
 import check_release
 import convert_to_gguf
 import quantize_gguf
+from calls import call
 from cards.front_matter import check_front_matter
 from cards.sight_card import fetched_in_words
 from checkpoints.checkpoint import read_config
@@ -19,11 +20,13 @@ from gates.running_gates import smallest
 from gates.sight_gate import picture_gate, picture_png, sight_gate
 from ggufs.mmproj import mmproj_name
 from ggufs.sibling_choice import draft_pick, mmproj_pick, type_number
+from made_up_evidence import QUESTIONS
 from multimodal_twin import write_twin
+from pruned_models import NAME
 from quants.quant_record import record_path
 from release.manifest import MANIFEST, STANDARD
-from release_copies import checked
-from release_inputs import NAME, QUESTIONS, SIDECARS, call, change_json, release_arguments
+from release_copies import change_json, checked
+from release_inputs import SIDECARS, release_arguments
 from seeing_model import TYPES, make_mmproj_of, seeing_model
 
 import pytest

@@ -9,6 +9,7 @@ import build_draft
 import build_release
 import measure_active_experts
 import measure_draft
+from calls import call
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from check_release import outcome_of
@@ -28,9 +29,10 @@ from gates.speed_gate import (
     speed_gate,
     speed_gates,
 )
+from pruned_models import NAME
 from release.sources import read_evidence
 from release_copies import checked
-from release_inputs import NAME, build, call, release_arguments
+from release_inputs import build, release_arguments
 from speed.draft_results import draft_words
 
 import pytest

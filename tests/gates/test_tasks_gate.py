@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import compare_scores
+from calls import as_command, call
 from conftest import DEMO
 from files.fetched_files import HUB, FetchedRecord, dataset_url
 from files.json_records import read_json, read_record, write_record
@@ -15,11 +16,13 @@ from gates.checked import Checked, Outcome
 from gates.gates import build_gate, made_gate
 from gates.seals_gate import seals_gate
 from gates.tasks_gate import tasks_gate
+from made_up_evidence import write_base_record, write_run
+from pruned_models import NAME
 from quants.quant_record import record_path
 from release.manifest import read_manifest
 from release.sources import read_sources
 from release_copies import edit
-from release_inputs import NAME, as_command, build, call, write_base_record, write_run
+from release_inputs import build
 from scoring.score_records import Scores
 from scoring.task_tables import task_cells
 

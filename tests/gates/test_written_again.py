@@ -7,6 +7,7 @@ from pathlib import Path
 
 import build_release
 import quantize_gguf
+from calls import call
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from choice.drop_metadata import METADATA_NAME
@@ -19,9 +20,10 @@ from gates.shards_gate import shard_breaks
 from gates.written_again import against_header, sensitivity_text_breaks, written_again
 from ggufs.gguf_header import GgufHeader, header_bytes, key_value, read_header
 from llama.llama_tools import find_llama_cpp
+from pruned_models import BASE, NAME
 from release.manifest import read_manifest
 from release.sources import read_sources
-from release_inputs import BASE, NAME, SIDECARS, call, origins_of
+from release_inputs import SIDECARS, origins_of
 
 import pytest
 

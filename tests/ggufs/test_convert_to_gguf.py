@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import convert_to_gguf
+from calls import call
 from chats.chat_sequences import chat_answer, chat_prompt
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
@@ -20,7 +21,6 @@ from llama import load_check
 from llama.llama_tools import LlamaCpp
 from llama.serve_check import check_loads
 from quants.quant_record import record_path
-from release_inputs import call
 from served_gguf import next_token_logprobs, serve
 from shared_ggufs import demo_ggufs, tiny_ggufs
 from tiny_models import EXPERTS, LAYERS, build_tiny_model

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pad_gguf
 import quantize_gguf
+from calls import call
 from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import GgufHeader, empty_header, header_bytes, key_value, read_header, write_header_only
 from ggufs.gguf_padding import DENSE, EXPERTS, padding_widths
@@ -12,7 +13,6 @@ from ggufs.imatrix import read_imatrix
 from llama.ggml_types import TYPES, GgmlTypes
 from losses.gguf_logits import GgufLogits
 from quantize_runs import quantize_arguments
-from release_inputs import call
 from shared_ggufs import demo_ggufs, tiny_ggufs
 from tiny_models import HIDDEN, WIDTH
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import measure_loops
 import quantize_gguf
+from calls import call
 from conftest import REPO
 from files.json_records import read_json, read_record
 from files.seals import BEGUN
@@ -22,7 +23,6 @@ from loops.loop_classes import LoopAnswer, class_of_answer
 from loops.loop_prompts import read_prompts, request_of
 from loops.loop_results import LoopResults
 from quantize_runs import quantize_arguments
-from release_inputs import call
 from scoring import asked_servers, server_pool
 from scoring.server_pool import AskedServer, ServerPool
 from shared_ggufs import link_f16, tiny_ggufs

@@ -11,12 +11,15 @@ import build_draft
 import freeze_questions
 import generate_drop_map
 import plan_quants
+from calls import call
 from chats.questions import read_rows
 from conftest import DEMO, REPO
 from files.json_records import read_record, write_record
 from llama.llama_tools import find_llama_cpp
+from made_up_evidence import write_questions
 from mutations.table import QUANT
-from release_inputs import NAME, build_with_evidence, call, first_ids, prune_and_quantise, write_questions
+from pruned_models import NAME, first_ids, prune_and_quantise
+from release_inputs import build_with_evidence
 from scoring.eval_protocol import protocol_of
 from scoring.eval_tasks import task_of
 from scoring.run_files import RUN, RunRecord

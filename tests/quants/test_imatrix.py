@@ -10,13 +10,13 @@ from pathlib import Path
 import build_imatrix
 import quantize_gguf
 import report_imatrix
+from calls import call
 from chats.chat_tokenizer import load_tokenizer
 from conftest import DEMO
 from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import TensorInfo, header_bytes, read_header
 from ggufs.imatrix import check_reached, read_imatrix
 from quantize_runs import quantize_arguments
-from release_inputs import call
 from shared_ggufs import copy_demo_ggufs
 
 import numpy as np

@@ -12,9 +12,9 @@ from ggufs.gguf_header import read_header
 from ggufs.mmproj import TRUE_GELU, mmproj_name, projection_widths, write_with_true_gelu
 from multimodal_twin import VISION, write_twin
 from picture_embeddings import by_llama_cpp, by_transformers, picture
+from pruned_models import NAME
 from quants.mmproj_plan import plan_mmproj, vision_shapes
 from quants.quant_record import MmprojRecord, read_whole_gguf
-from release_inputs import NAME
 from seeing_model import make_mmproj_of, seeing_model
 from shared_ggufs import demo_ggufs
 

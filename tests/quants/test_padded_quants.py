@@ -6,6 +6,7 @@ from pathlib import Path
 import measure_sensitivity
 import plan_quants
 import quantize_gguf
+from calls import call
 from cards.card_tables import padding_in_words
 from files.safe_files import GIB, gib, sha256_file
 from gates.lineage import Lineage, architecture_of
@@ -20,7 +21,6 @@ from quants.quant_plan import plan_quant
 from quants.recipes import RECIPES, target_bytes
 from quants.target_sizes import ways_to_pad
 from release.gguf_facts import facts_of
-from release_inputs import call
 from shared_ggufs import demo_ggufs, made_in, shared_folder
 from tiny_models import build_tiny_model, text_config
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import plan_quants
+from calls import call
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import REPO
 from files.safe_files import GIB, InputError
@@ -18,7 +19,6 @@ from quants.layer_tiers import RULES, cut, parse_tiers, tiers_from_stats, with_t
 from quants.quant_plan import plan_quant, write_imatrix_stand_in
 from quants.recipes import CD_RECIPES, EDGES, RECIPES
 from quants.sparse_gguf import from_checkpoint, from_config
-from release_inputs import call
 from shared_ggufs import demo_ggufs, tiny_ggufs
 
 import numpy as np

@@ -13,6 +13,7 @@ from pathlib import Path
 import expert_drop
 import plan_quants
 import quantize_gguf
+from calls import call
 from conftest import REPO
 from files.safe_files import InputError, partial_file, sha256_file
 from ggufs.gguf_header import read_header
@@ -21,7 +22,6 @@ from quants.layer_tiers import parse_tiers, with_tiers
 from quants.quant_plan import check_larger, plan_quant
 from quants.recipes import RECIPES, find_recipe, type_in_name
 from release.gguf_facts import note_of
-from release_inputs import call
 from shared_ggufs import copy_demo_ggufs, tiny_ggufs
 from tiny_models import EXPERTS, random_drop_map
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import measure_sensitivity
 import quantize_gguf
+from calls import call
 from conftest import REPO
 from files.json_records import read_record
 from files.safe_files import GIB
@@ -19,7 +20,6 @@ from ggufs.gguf_header import TensorInfo, read_header
 from quants.recipe_choice import MEASURED_ON
 from quants.recipes import target_bytes
 from quants.target_sizes import Group, Option, Sensitivity, cheapest, cost_of, low_type, overrides_of
-from release_inputs import call
 from shared_ggufs import tiny_ggufs
 
 import numpy as np

@@ -10,8 +10,8 @@ from files.host_locks import LOCKS, new_holder
 from files.safe_files import partial_file
 from files.seals import MARKER
 from llama.llama_tools import LlamaCpp
+from pruned_models import NAME, STANDARD_QUANTS
 from quants.quant_record import of_other_builds, record_path
-from release_inputs import NAME, STANDARD_QUANTS
 
 import pytest
 

@@ -12,28 +12,19 @@ from pathlib import Path
 
 import build_release
 import expert_drop
+from calls import call
 from cards.chores import chores
 from cards.front_matter import check_front_matter
 from conftest import DEMO, REPO
 from files.safe_files import partial_directory, sha256_file
 from llama.llama_server import LlamaServer, server_command
+from made_up_evidence import write_quality, write_scores
+from pruned_models import BASE, NAME, STANDARD_QUANTS, copy_of_quants, first_ids
 from release.gguf_parts import shapes_and_types, tensors_of
 from release.manifest import read_manifest
 from release.sources import sources_path
-from release_inputs import (
-    BASE,
-    NAME,
-    STANDARD_QUANTS,
-    build,
-    call,
-    change_json,
-    copy_of_quants,
-    first_ids,
-    origins_of,
-    release_arguments,
-    write_quality,
-    write_scores,
-)
+from release_copies import change_json
+from release_inputs import build, origins_of, release_arguments
 
 import pytest
 

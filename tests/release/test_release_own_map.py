@@ -6,6 +6,7 @@ from pathlib import Path
 import build_release
 import copy_drop_map
 import expert_drop
+from calls import call
 from cards.card_sections import how_chosen
 from checkpoints.checkpoint import source_digest
 from choice.drop_metadata import METADATA_NAME
@@ -14,20 +15,12 @@ from files.json_records import read_json, write_json
 from files.safe_files import sha256_file
 from gates.checked import Checked
 from gates.gates import GATES
+from made_up_evidence import QUESTIONS, write_scores
+from pruned_models import KEPT, NAME, copy_of_quants, first_ids
 from release.manifest import read_manifest
 from release.sources import read_sources
-from release_inputs import (
-    KEPT,
-    NAME,
-    QUESTIONS,
-    build,
-    call,
-    change_json,
-    copy_of_quants,
-    first_ids,
-    release_arguments,
-    write_scores,
-)
+from release_copies import change_json
+from release_inputs import build, release_arguments
 
 import pytest
 

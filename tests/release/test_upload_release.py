@@ -16,7 +16,8 @@ from conftest import REPO
 from files.safe_files import GB, InputError, directory_when_done, in_unit
 from hub_server import PART_BYTES, TOKEN, Hub
 from release import hub_upload
-from release_inputs import change_json, write_manifest
+from release_copies import change_json
+from release_inputs import write_manifest
 
 import pytest
 from huggingface_hub import close_session, constants

@@ -9,6 +9,7 @@ import build_release
 import check_release
 import measure_draft
 import quantize_gguf
+from calls import call
 from conftest import DEMO
 from files.seals import MARKER
 from gates.running_gates import QUESTION
@@ -18,10 +19,12 @@ from ggufs.sibling_choice import draft_pick, mmproj_pick
 from hub_server import Downloads, Hub
 from llama.drafting import DRAFT_TOKENS
 from llama.llama_server import LlamaServer, server_command
+from made_up_evidence import QUESTIONS
 from ollama.ollama_files import wraps
+from pruned_models import NAME
 from quants.quant_record import record_path
 from release.manifest import read_manifest
-from release_inputs import LICENCE, NAME, QUESTIONS, SIDECARS, call
+from release_inputs import LICENCE, SIDECARS
 from seeing_model import TYPES, seeing_model
 from speed.greedy_answers import ask_greedily
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import compare_scores
 import pool_heldout
+from calls import as_command
 from files.json_records import read_record, sha256_json, write_record
 from files.seals import MARKER, seal_file
 from quants.quant_record import QuantRecord
-from release_inputs import as_command
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Scores, Summary, figures
 

@@ -9,6 +9,7 @@ import generate_drop_map
 import pad_gguf
 import quantize_gguf
 import summarize_scores
+from calls import call
 from choice.drop_map import OWN_MAP
 from choice.drop_metadata import METADATA_NAME
 from damaged_build import link_to_copy
@@ -18,10 +19,12 @@ from files.seals import LEDGER
 from files.written_by import NotProvenError
 from gates.checked import Checked
 from gates.variants import choice_of_other
+from made_up_evidence import QUESTIONS, write_questions, write_run
+from pruned_models import NAME, first_ids
 from quants.quant_record import record_path
 from release.manifest import read_manifest
 from release.sources import read_sources
-from release_inputs import NAME, QUESTIONS, call, first_ids, shared_release, write_questions, write_run
+from release_inputs import shared_release
 from scoring.proven_choice import check_choice, proven_choice
 from scoring.score_records import Summary, read_summary
 from scoring.score_tables import NOT_KNOWN, sample_label, sample_labels

@@ -7,6 +7,7 @@ from pathlib import Path
 import build_draft
 import measure_draft
 import quantize_gguf
+from calls import call
 from conftest import DEMO
 from demo.demo_assistant import DRAFTED_TOKENS, drafts
 from files.json_records import read_record
@@ -16,7 +17,6 @@ from ggufs.gguf_header import GgufHeader, key_value, read_header, write_header_o
 from quantize_runs import quantize_arguments
 from quants.draft_plan import plan_draft
 from quants.draft_record import DraftRecord
-from release_inputs import call
 from shared_ggufs import demo_ggufs, tiny_ggufs
 from speed.draft_results import DraftResults, acceptance, check_same_answers, draft_rows, tokens_per_pass
 from speed.round_speeds import factor_and_error

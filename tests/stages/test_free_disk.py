@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import free_disk
+from calls import call
 from checkpoints.checkpoint import read_checkpoint, weights_digest
 from checkpoints.outline import write_checkpoint_outline
 from choice.drop_metadata import METADATA_NAME
@@ -12,7 +13,6 @@ from files.json_records import write_json
 from files.safe_files import InputError
 from ggufs.gguf_header import read_header
 from ggufs.gguf_outline import file_or_outline, outline_path
-from release_inputs import call
 from shared_ggufs import demo_ggufs
 
 import pytest

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import plan_run
+from calls import call
 from files.safe_files import InputError
-from release_inputs import call
 from stages import calibration
 from stages.needs import RunSizes
 from stages.planned_steps import PlannedStep
