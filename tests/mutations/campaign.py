@@ -26,9 +26,10 @@ if __name__ == "__main__":
     os.environ |= ENVIRONMENT
 
 from files.display import markdown_table
+from mutations.command import Command
+from mutations.formats import format_of
 from mutations.harness import BROKEN, DIGEST_ONLY, FAILURES, LABEL, ONCE, REFUSED, SAME, SUBJECT, Case, Workshop
-from mutations.mutators import format_of
-from mutations.table import COMMANDS, Command
+from mutations.table import COMMANDS
 
 ACCEPTED = (SAME, DIGEST_ONLY, SUBJECT, LABEL, ONCE)
 HEADS = ["Command", "Cases", "Refused", *(f"Accepted: {reason}" for reason in ACCEPTED), "Failures"]

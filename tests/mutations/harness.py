@@ -19,8 +19,9 @@ from pathlib import Path
 
 from files.safe_files import run
 from files.seals import LEDGER
-from mutations.mutators import MARKUP, Edit, format_of
-from mutations.table import LABELS, MEASURED_ONCE, Command
+from mutations.command import Command
+from mutations.edits import MARKUP, Edit
+from mutations.formats import format_of
 
 MEMORY_BYTES = 2 << 30
 LOADED = 10  # times as long may a command take on a loaded machine as it may use a processor
@@ -39,6 +40,25 @@ FAILURES = (
     *("traceback", "hang", "signal", "noise", "half output", "outside", "unsafe output", "changed output"),
     BROKEN,
 )
+# Texts that a person has given, or a tool says of itself: another text is another label, and no number follows from it.
+LABELS = frozenset({"calibration", "name", "gguf", "label", "note", "type", "criterion", "llama_cpp", "lm_eval"})
+# What one record alone holds, by file: nothing that the command reads could contradict another value.
+OF_A_RUN = {"experts", "gguf_bytes", "drop_map"}  # a full model has no map
+OF_AN_ANSWER = {"prompt_tokens", "completion_tokens", "seconds", "asked_at", "attempts"}
+OF_A_FOLD = OF_A_RUN | OF_AN_ANSWER | {"order", "record_id", "letter", "strict_letter", "finish_reason"}
+MEASURED_ONCE = {
+    "answers.jsonl": OF_AN_ANSWER,
+    "summary.json": OF_A_RUN,
+    "fold0.json": OF_A_FOLD,
+    "fold1.json": OF_A_FOLD,
+    "scores.json": {"drop_map", "bytes", "experts"},
+    "quality.json": {"losses", "line", "between", "scopes", "imatrix", "difference_error"},
+    "findings.json": {"specialisation", "weights", "outputs", "bf16", "maps", "missing"},
+    "map.json": {"bootstrap", "layers"},  # how many the model has is looked at where there is a model
+    "expert_drop_metadata.json": {"question_ids", "layers", "shards"},  # neither the map nor the full model is at hand
+    # Of the records of files. make check-release counts the tensors themselves; a seal holds the others.
+    ".gguf.json": {"context", "tensors_per_type"},
+}
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,6 @@
-"""Every command with every input of it, as mutated inputs are given to it.
+"""Every command with every input of it, as mutated inputs are given to it."""
 
-In arguments IN/ is the case's copy of the artefacts and OUT/ its output folder. An input is a file below IN/; one with
-a star stands for each file that fits it. What a command is about (its subjects) may change its output: other questions
-give other chats. By its other inputs no number of the output may change.
-"""
-
-from dataclasses import dataclass
-from pathlib import Path
+from mutations.command import Command, slow
 
 NAME = "gemma-4-demo-112e"
 QUANT, OUTLINE = f"pruned/{NAME}-Q6_K.gguf", f"pruned/{NAME}-Q6_K.outline.gguf"
@@ -23,65 +17,6 @@ RELEASE_INPUTS = (
     "pruned/*.json evidence/*.json evidence/run-*/*.json evidence/run-pruned/*.jsonl evidence/run-pruned/*/*.json* "
     f"evidence/logits/*/* pruned/text.txt pruned/statistics.safetensors {METADATA} evidence/scored.csv {QUANT}"
 )
-# Texts that a person has given, or a tool says of itself: another text is another label, and no number follows from it.
-LABELS = frozenset({"calibration", "name", "gguf", "label", "note", "type", "criterion", "llama_cpp", "lm_eval"})
-# What one record alone holds, by file: nothing that the command reads could contradict another value.
-OF_A_RUN = {"experts", "gguf_bytes", "drop_map"}  # a full model has no map
-OF_AN_ANSWER = {"prompt_tokens", "completion_tokens", "seconds", "asked_at", "attempts"}
-OF_A_FOLD = OF_A_RUN | OF_AN_ANSWER | {"order", "record_id", "letter", "strict_letter", "finish_reason"}
-MEASURED_ONCE = {
-    "answers.jsonl": OF_AN_ANSWER,
-    "summary.json": OF_A_RUN,
-    "fold0.json": OF_A_FOLD,
-    "fold1.json": OF_A_FOLD,
-    "scores.json": {"drop_map", "bytes", "experts"},
-    "quality.json": {"losses", "line", "between", "scopes", "imatrix", "difference_error"},
-    "findings.json": {"specialisation", "weights", "outputs", "bf16", "maps", "missing"},
-    "map.json": {"bootstrap", "layers"},  # how many the model has is looked at where there is a model
-    "expert_drop_metadata.json": {"question_ids", "layers", "shards"},  # neither the map nor the full model is at hand
-    # Of the records of files. make check-release counts the tensors themselves; a seal holds the others.
-    ".gguf.json": {"context", "tensors_per_type"},
-}
-
-
-@dataclass(frozen=True)
-class Command:
-    """One way to call a command; inputs are lists with blanks between.
-
-    writes: files below IN/ that it may write, with stars; weight: its share of the cases; quick: whether `make test`
-    tries it;
-    refused: without a mutation, too, when all is read and written: these artefacts lack something at the end.
-    """
-
-    name: str
-    arguments: str
-    subjects: str = ""
-    others: str = ""
-    variant: str = ""
-    weight: float = 1
-    quick: bool = True
-    writes: str = ""
-    stdin: str = ""
-    refused: bool = False
-    seconds: int = 30
-
-    @property
-    def title(self) -> str:
-        """Its name in tables."""
-        return f"{self.name}, {self.variant}" if self.variant else self.name
-
-    def inputs(self, artefacts: Path) -> list[str]:
-        """Return the inputs, stars filled in."""
-        found: dict[str, None] = {}
-        for pattern in f"{self.subjects} {self.others}".split():
-            paths = sorted(str(path.relative_to(artefacts)) for path in artefacts.glob(pattern) if path.is_file())
-            assert paths, (self.title, pattern)
-            found |= dict.fromkeys(paths)
-        return list(found)
-
-    def is_about(self, name: str) -> bool:
-        """Tell whether the output may follow this input."""
-        return any(Path(name).match(pattern) for pattern in self.subjects.split())
 
 
 def release(kind: str, *parts: str) -> str:
@@ -94,20 +29,6 @@ def release(kind: str, *parts: str) -> str:
     found += ["--scores IN/evidence/scores.json --runs", *(f"IN/{name}" for name in SUMMARIES.split())]
     found += [f"--quants IN/{BASE_RECORD} IN/{QUANT}.json --questions IN/evidence/scored.csv IN/repo/data/demo/*s.csv"]
     return " ".join([*found, *parts, "--output OUT/release"])
-
-
-def slow(
-    name: str,
-    arguments: str,
-    subjects: str,
-    others: str = "",
-    variant: str = "",
-    weight: float = 0.2,
-    seconds: int = 30,
-    refused: bool = False,
-) -> Command:
-    """Return a command that runs tools or a model; it is tried less often."""
-    return Command(name, arguments, subjects, others, variant, weight, False, refused=refused, seconds=seconds)
 
 
 CHOICE = [
