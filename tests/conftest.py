@@ -23,6 +23,7 @@ from install_browser import find_browser  # noqa: E402
 from tiny_models import build_tiny_model  # noqa: E402
 
 DEMO = REPO / "data/demo"
+pytest_plugins = ["uploads"]  # two files use its fixtures
 
 
 def why_no_browser(config: pytest.Config) -> str:
