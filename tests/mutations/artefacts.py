@@ -126,7 +126,7 @@ def make(folder: Path) -> None:
 
 
 def add_to(folder: Path, slow: bool = True) -> None:
-    """Fill a folder that holds the pruned model with all that is made from it; slow: what an analysis is needed for."""
+    """Fill a folder that holds the pruned model with all that is made from it; slow: what only slow commands read."""
     shutil.copytree(DEMO / "model", folder / "model")
     build_with_evidence(folder / "pruned", folder / "evidence")
     move_sources_in(folder)
@@ -135,8 +135,8 @@ def add_to(folder: Path, slow: bool = True) -> None:
     write_pooled(folder)
     if slow:
         write_analysis(folder)
-    write_asked(folder)
-    write_beside(folder)
+        write_asked(folder)
+        write_beside(folder)
     (folder / "page").mkdir()
     write_build(folder / "page", PAGE_QUESTIONS, PAGE_LAYERS, PAGE_EXPERTS, PAGE_KEEP)
     call(plan_quants.main, "--source", folder / "pruned/F16.gguf", "--types", "Q6_K", "--output", folder / "plan.json")
