@@ -1,6 +1,5 @@
 """The question files of a release: the same question elsewhere, and files that had no part in what is published."""
 
-
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from files.json_records import write_record
 from files.safe_files import InputError
@@ -12,7 +11,6 @@ from quants.quant_record import QuantRecord
 from quants.target_sizes import Sensitivity
 from release.make_settings import ESTIMATED
 from release.question_roles import roles_of
-from release_inputs import QUESTIONS
 from synthetic_build import quant_record, write_build
 
 import pytest
