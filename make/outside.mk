@@ -16,7 +16,9 @@ ACTING_IN_DOMAIN_COLUMN := ` " \ $(quote) $$
 acting_in = $(firstword $(foreach c,$(or $(ACTING_IN_$(1)),$(ACTING)),$(findstring $c,$(2))) \
   $(if $(findstring $(LINE_END),$(2)),line-end) $(if $(filter-out CMAKE_ARGS,$(1)),$(patsubst -%,-,$(filter -%,$(2)))))
 what_acts = $(if $(filter -,$(1)),a word that begins with -,$(subst line-end,a line end,$(1)))
-shown = $(subst $(LINE_END), ,$(2))
+# An escape sign in it would act on the terminal.
+ESCAPE := $(shell printf '\033')
+shown = $(subst $(ESCAPE),\e,$(subst $(LINE_END), ,$(2)))
 # $(call check_text,NAME,TEXT) refuses a setting; $(call check_files,NAME,FILES) refuses files by their names.
 check_text = $(if $(call acting_in,$(1),$(2)),$(error $(1): expected text without signs that make or the shell act \
   on$(,) found $(call what_acts,$(call acting_in,$(1),$(2))) in $(call shown,$(1),$(2))))
@@ -26,10 +28,10 @@ check_files = $(if $(call acting_in,$(1),$(2)),$(error $(1): expected names of f
 # Unexpanded: to look at the value of a $(shell ...) would run it.
 FROM_OUTSIDE := $(foreach v,$(SETTINGS),$(if $(filter-out file default undefined,$(firstword $(origin $v))),$v))
 $(foreach v,$(FROM_OUTSIDE),$(call check_text,$v,$(value $v)))
-$(call check_text,target,$(MAKECMDGOALS))
+$(call check_text,target,$(subst $(ESCAPE),\e,$(MAKECMDGOALS)))
 COMMAND_LINE := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))
 NOT_OURS := MAKEFLAGS MAKEOVERRIDES COUNTING -*
 $(foreach v,$(filter-out $(NOT_OURS),$(COMMAND_LINE)),$(call check_text,variable,$v))
-$(foreach v,RUN FROM,$(if $(or $(findstring /,$($v)),$(word 2,$($v))),$(error $v: expected a name$(,) found $($v))))
+$(foreach v,RUN FROM,$(if $(or $(findstring /,$($v)),$(word 2,$($v))),$(error $v: expected a name$(,) found $(subst $(ESCAPE),\e,$($v)))))
 # For a make that this one starts. Make's own list of them is not quoted for a shell.
 OVERRIDES = $(foreach v,$(filter-out $(NOT_OURS),$(COMMAND_LINE)),'$v=$(value $v)')

@@ -22,7 +22,17 @@ from pathlib import Path
 from files.json_records import check_recorded, read_json, write_record
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path, positive
-from files.safe_files import InputError, check_apart, gib, replace_when_done, run, sha256_file, unchanged
+from files.safe_files import (
+    RECORD_MIB,
+    InputError,
+    check_apart,
+    check_bounded,
+    gib,
+    replace_when_done,
+    run,
+    sha256_file,
+    unchanged,
+)
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import CONTEXT_TOKENS, Imatrix, ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
@@ -43,6 +53,7 @@ def check_calibration(path: Path, context: int) -> None:
         raise InputError(
             path, f"{2 * context} tokens or more, which llama-imatrix needs", f"{path.stat().st_size} bytes"
         )
+    check_bounded(path, RECORD_MIB)
     try:
         path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -37,7 +37,7 @@ FLAGS="-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DCMAKE_BUILD_RPATH_USE
 PYTHON=${PYTHON:-$REPO/.venv/bin/python}
 CACHE=${MOE_TOOLS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/moe-tools}
 
-die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+die() { local said=$*; printf 'error: %s\n' "${said//[[:cntrl:]]/?}" >&2; exit 1; }
 
 compiler_version() { "${CXX:-c++}" --version 2>/dev/null | head -n 1 || printf 'none'; }
 

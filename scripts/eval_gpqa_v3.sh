@@ -56,7 +56,7 @@ case ${1:-} in # before anything else, so that it needs no environment
   --version) cat "$SCRIPTS/../VERSION"; exit ;;
 esac
 PYTHON=${PYTHON:-$SCRIPTS/../.venv/bin/python}
-refuse() { printf 'error: %s\n' "$1" >&2; exit 1; }
+refuse() { printf 'error: %s\n' "${1//[[:cntrl:]]/?}" >&2; exit 1; }
 [ $# -eq 2 ] ||
   refuse "usage: scripts/eval_gpqa_v3.sh NAME FILE.gguf: expected 2 arguments, found $#; see --help"
 name=$1

@@ -45,8 +45,9 @@ def fetched_rows(dataset: str, name: str | None, split: str, folder: Path) -> tu
         check_online(datasets.config.HF_HUB_OFFLINE, f"fetch {dataset}")
     try:
         return datasets.load_dataset(dataset, name, split=split).to_list(), place
-    # Of the Hub, of the network, of a dataset without that split; the last, of a damaged file, says why in its cause.
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    # Of the Hub, of the network, of a dataset without that split; of a damaged file it says why in its cause. A server
+    # that is no Hub makes the library raise anything.
+    except Exception as error:
         reason = reason_of(error.__cause__ or error)
         raise InputError(f"{dataset}, split {split}", "a dataset that can be read", reason, TOKEN_ADVICE) from error
 

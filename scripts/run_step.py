@@ -260,6 +260,7 @@ def take_turn(args: argparse.Namespace, path: Path) -> Ended:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    args.place = printable(args.place)
     path, began = log_of(args.logs, args.words), time.monotonic()
     if sys.platform == "linux":  # a killed make must not leave a step at work, which would refuse the next make
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from files.json_records import parse_json
-from files.safe_files import STEERING, InputError, shown
+from files.safe_files import LINES_MIB, STEERING, InputError, check_bounded, shown
 
 COLUMNS = ("Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 GPQA_DATASET, GPQA_FILE = "Idavidrein/gpqa", "gpqa_diamond.csv"  # on the Hub, gated
@@ -139,11 +139,13 @@ def read_questions_of(path: Path, columns: tuple[str, ...], lists: bool = False)
 
 
 def _read_csv(path: Path) -> list[dict]:
+    check_bounded(path, LINES_MIB)
     with open(path, newline="", encoding="utf-8-sig") as file:  # Excel begins a UTF-8 file with a byte-order mark
         return list(csv.DictReader(file))
 
 
 def _read_jsonl(path: Path) -> list[dict]:
+    check_bounded(path, LINES_MIB)
     # Not splitlines: it also splits at U+2028 and others, which JSON allows inside a text.
     return [parse_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from checkpoints.small_files import CARD
 from files.json_records import read_json
-from files.safe_files import InputError, sha256_file
+from files.safe_files import RECORD_MIB, InputError, check_bounded, sha256_file
 
 import yaml
 from huggingface_hub import ModelCard
@@ -74,6 +74,7 @@ def front_matter_of(card: Path) -> dict | None:
     """Return the front matter of a model card, {} without any, None where it cannot be read: it is a person's text."""
     if not card.is_file():
         return {}
+    check_bounded(card, RECORD_MIB)
     try:
         # An editor's mark of UTF-8 stands before the dashes, and would hide them.
         return ModelCard(card.read_text(encoding="utf-8-sig"), ignore_metadata_errors=True).data.to_dict()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from files.safe_files import SHOWN_CHARACTERS, InputError, shown, write_whole
+from files.safe_files import RECORD_MIB, SHOWN_CHARACTERS, InputError, check_bounded, shown, write_whole
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -62,6 +62,7 @@ def read_json(path: Path) -> dict:
     """Read a JSON object; raise InputError when the file is missing, is not JSON or is not an object."""
     if not path.is_file():
         raise InputError(path, "a JSON file", "nothing" if not path.exists() else "no file")
+    check_bounded(path, RECORD_MIB)
     try:
         value = parse_json(path.read_bytes())
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested thousands deep

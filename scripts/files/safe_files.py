@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TextIO, cast
 
-from files.input_errors import InputError, printable
+from files.input_errors import InputError, PrintableLines, printable
 from files.modes import remove_modes
 from files.seals import file_state, seal_file, sha256_file
 
@@ -62,6 +63,8 @@ GIB = 1 << 30
 GB = 10**9  # in which the Hub shows sizes
 SHOWN_CHARACTERS = 60  # of a refused value
 REASON_CHARACTERS = 200
+RECORD_MIB = 256  # of a JSON record or a text that is read as a whole: Python holds several times that
+LINES_MIB = 1024  # of answers, samples or questions, one per line
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk; it gives no errno
 HOST_CHARACTERS = 32  # of a host's name in that of a temporary file
 LINK_LOOP = "Symlink loop"  # how Path.resolve begins its error, before Python 3.13
@@ -91,10 +94,20 @@ def shown(value: object) -> str:
 
 
 def check_words(arguments: list[str]) -> None:
-    """Raise InputError for an argument that is no text: a record could not hold it, and no digest be made of it."""
+    """Raise InputError for an argument that is no text: no record holds it, or a terminal would obey it."""
     for argument in arguments:
         if not argument.isascii() and argument != argument.encode(errors="ignore").decode():
             raise InputError(argument, "a name in UTF-8", "other bytes", "in a locale of ASCII, set PYTHONUTF8=1")
+        if STEERING.search(argument):
+            raise InputError(argument, "a text without signs that a terminal obeys", "one")
+
+
+def check_bounded(path: Path, most: int) -> None:
+    """Raise InputError for what is no file, or one of more MiB: a sparse one costs no disk, and all of a memory."""
+    if not path.is_file():  # a pipe or a device, which may have no end
+        raise InputError(path, "a file", "something else")
+    if (found := path.stat().st_size) > most << 20:
+        raise InputError(path, f"at most {most} MiB to be read as a whole", f"{found >> 20} MiB")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -104,6 +117,7 @@ def run(main: Callable[[], None]) -> None:
         if INTERRUPTIBLE:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         check_words(sys.argv[1:])
+        sys.stdout = cast(TextIO, PrintableLines(sys.stdout))
         main()
     except InputError as error:
         sys.exit(f"error{rank}: {error}")

@@ -93,7 +93,10 @@ def flushed_state(path: Path) -> State:
     """
     check_ends(path)
     with open(path, "rb") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:  # one of /proc
+            raise InputError(path, "a file on a disk", str(error.strerror)) from error
     return file_state(path)
 
 

@@ -76,7 +76,17 @@ def read_model(path: Path) -> GgufModel:
     for name in (tensor.name for header in headers for tensor in header.tensors):
         if layer_of(name, EXPERT_TENSOR) not in (None, *layers):
             raise InputError(path, f"expert weights in the layer of {name}", "none")
+    check_whole_layers(path, {tensor.name for header in headers for tensor in header.tensors}, sorted(layers))
     return GgufModel(headers, key, Shape(experts, top_k, tuple(sorted(layers))))
+
+
+def check_whole_layers(path: Path, names: set[str], layers: list[int]) -> None:
+    """Raise InputError for a layer that lacks weights of experts that another one has, or a router."""
+    kinds = {match[0].partition(match[1])[2] for name in names if (match := ROUTED_WEIGHTS.fullmatch(name))}
+    for layer in layers:
+        for kind in sorted({*kinds, ".ffn_gate_inp.weight"}):
+            if (name := f"blk.{layer}{kind}") not in names:
+                raise InputError(path, f"{name}, as layers with experts have", "no such tensor")
 
 
 def _check_tensor(path: Path, tensor: TensorInfo, experts: int) -> set[int]:

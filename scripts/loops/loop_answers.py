@@ -11,7 +11,7 @@ from pathlib import Path
 
 from files.json_records import check_fields, parse_json, read_json
 from files.run_state import results_folder
-from files.safe_files import InputError, flush_to_disk
+from files.safe_files import LINES_MIB, InputError, check_bounded, flush_to_disk
 from files.sealed_lines import seal_line
 from files.seals import INPUTS_NAME
 from loops.loop_classes import LoopAnswer, WrittenCall
@@ -66,6 +66,8 @@ def read_loop_answers(path: Path, asked: list[tuple[LoopPrompt, int]], cut: bool
 
     Raises InputError for a line that is no answer, or one to another prompt or seed than was asked in its place.
     """
+    if path.is_file():
+        check_bounded(path, LINES_MIB)
     content = path.read_bytes() if path.is_file() else b""
     whole = content.rfind(b"\n") + 1
     if cut and whole < len(content):  # that a kill has left; the next answer would be appended to it

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from files.json_records import parse_json
-from files.safe_files import InputError
+from files.safe_files import LINES_MIB, InputError, check_bounded
 from files.sealed_lines import seal_line
 from scoring.answer_classes import CLASSES, class_of_failure
 
@@ -70,6 +70,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
     """
     if not path.exists():
         return {}
+    check_bounded(path, LINES_MIB)
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1  # a line without its newline is one that a kill cut off
     answers: dict[str, Answer] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from files.json_records import Fields, check_fields, parse_json, read_json
-from files.safe_files import InputError, reason_of, remove, sha256_file
+from files.safe_files import LINES_MIB, InputError, check_bounded, reason_of, remove, sha256_file
 from scoring.eval_tasks import EvalTask
 from scoring.followed import followed_digits
 from scoring.run_files import ANOTHER_OUTPUT, LM_EVAL, RUN, SHOTS, TASK_FOLDER
@@ -49,6 +49,7 @@ class OtherQuestion(Fields):
 
 def _rows(path: Path, what: str) -> Iterator[tuple[str, dict]]:
     """Yield the JSON objects of a JSONL file, each with its place for a message; raise InputError on others."""
+    check_bounded(path, LINES_MIB)
     try:
         # Not splitlines(): lm-eval writes U+2028 and the like as they are, inside of a line.
         lines = path.read_text(encoding="utf-8").split("\n")

@@ -8,6 +8,7 @@ from files.input_errors import InputError, printable
 from files.safe_files import reason_of, shown
 
 STEP_MARK, STEP_PARTS = "@step", 4
+MOST_LETTERS = 64 << 20  # of a dry run: that of the 26B with all quants has 100,000
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,10 @@ class PlannedStep:
 def given_steps() -> list[PlannedStep]:
     """Return the steps of the dry run on stdin."""
     try:
-        return read_steps(sys.stdin.read().splitlines())
+        text = sys.stdin.read(MOST_LETTERS)
+        if sys.stdin.read(1):
+            raise InputError("stdin", f"a dry run of at most {MOST_LETTERS} letters", "more")
+        return read_steps(text.splitlines())
     except UnicodeDecodeError as error:
         raise InputError("stdin", "the lines of a dry run", reason_of(error)) from error
 

@@ -91,9 +91,12 @@ def test_settings_are_those_of_the_records_and_places_have_no_folders(pruned_dem
         "RUN": "demo",
         "DRAFT": "",
         "QUESTIONS": "data/demo/calibration_questions.csv",
+        "KEEP": str(KEPT),
         "CRITERION": "coverage",
-        "EVAL_QUESTIONS": "eval_questions.csv",
+        "PROTECT_TOP": "16",
+        "SCORED": "no",  # so no file was asked
         "CALIBRATION": "text.txt",
+        "OLLAMA_PARAMS": "card",
     }
     assert "GPQA-99" not in card and "4321" not in card and "DRAFT=" in card
 

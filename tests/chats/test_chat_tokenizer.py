@@ -32,6 +32,23 @@ def test_a_tokenizer_alone_brings_no_torch_and_has_the_same_ids(demo_model: Path
 
 
 @pytest.mark.parametrize(
+    ("other", "refused"),
+    [("the same", False), ("another", True), ([{"name": "default", "template": "another"}], True), (None, False)],
+)
+def test_a_checkpoint_has_one_chat_template(demo_model, tmp_path, refusal, other, refused):
+    """transformers takes one place, llama.cpp's converter the other."""
+    folder = shutil.copytree(demo_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    template = (folder / "chat_template.jinja").read_text()
+    config["chat_template"] = f"{template}\n" if other == "the same" else other
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if refused:
+        refusal(load_tokenizer, folder, folder / "tokenizer_config.json", "the chat template of chat_template.jinja")
+    else:
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
     ("file", "place", "value", "words"),
     [
         ("tokenizer_config.json", ["model_max_length"], "x", "a text that the tokenizer reads"),

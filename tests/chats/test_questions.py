@@ -181,6 +181,10 @@ def test_a_sign_within_a_word_makes_no_other_question(few_questions, tmp_path, s
     assert all(held_texts([one.text for one in theirs], " ".join(one.text for one in ours)))
 
 
+def test_a_question_of_signs_alone_is_known_by_these():
+    assert held_texts(["∀ ∃ ⊂ ?", "∀ ∃ ⊃ ?"], "so: ∀∃  ⊂?") == [True, False]
+
+
 def test_a_few_letters_are_held_as_words_alone():
     assert held_texts(["an art", "art"], "a part; an Art!") == [True, True]
     assert held_texts(["an art", "art"], "a partisan artist") == [False, False]

@@ -1,11 +1,13 @@
 """JSON records: what is refused, when they are read and before they are written, and how the one line reads."""
 
+import io
 import json
 from pathlib import Path
 from typing import ClassVar
 
+from files.input_errors import PrintableLines
 from files.json_records import Record, read_record, write_record
-from files.safe_files import InputError
+from files.safe_files import RECORD_MIB, InputError
 
 import pytest
 
@@ -102,6 +104,22 @@ def test_ordinary_texts_are_kept(tmp_path, text):
 def test_a_refusal_is_one_printable_line():
     line = str(InputError("a\x1b[2J\nb", "x", "y\r"))
     assert line == "a\\x1b[2J\\nb: expected x, found y\\r"
+
+
+def test_what_a_command_prints_steers_no_terminal():
+    stream = io.StringIO()
+    lines = PrintableLines(stream)
+    print("a\x1b[2J\tb\u202e", "é±\n", file=lines)
+    lines.flush()
+    assert stream.getvalue() == "a\\x1b[2J\tb\\u202e é±\n\n"
+
+
+def test_a_file_that_is_read_as_a_whole_has_a_bound(tmp_path):
+    """A sparse one needs no disk."""
+    with open(tmp_path / "record.json", "wb") as file:
+        file.truncate((RECORD_MIB << 20) + 1)
+    with pytest.raises(InputError, match=f"record.json: expected at most {RECORD_MIB} MiB to be read as a whole"):
+        read_record(tmp_path / "record.json", Measurement)
 
 
 def test_long_values_are_cut(tmp_path):

@@ -1,8 +1,11 @@
 """Compared files of the full and the pruned model: one recipe for each type, whatever the recipe follows from."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
-from gates.compared import one_recipe_breaks
+from gates import compared
+from gates.compared import line_breaks, one_recipe_breaks, one_type_breaks, picture_breaks
+from losses.quality_record import QUALITY_NAME
 
 import pytest
 
@@ -34,9 +37,58 @@ PAD = {"type": "PAD-IQ3_XXS", "base": "IQ3_XXS", "imatrix_sha256": "1" * 64, "ar
     ],
 )
 def test_files_of_one_type_are_of_one_recipe(own, changes, words):
-    compared = [(Path("own.gguf.json"), own), (Path("full.gguf.json"), {**own, **changes})]
-    found = [str(error) for error in one_recipe_breaks(compared)]
+    both = [(Path("own.gguf.json"), own), (Path("full.gguf.json"), {**own, **changes})]
+    found = [str(error) for error in one_recipe_breaks(both)]
     assert len(found) == 1 and words in found[0] and found[0].startswith("full") if words else not found, found
+
+
+IMATRIX, OTHER = {"imatrix_sha256": "1" * 64}, {"imatrix_sha256": None}
+LINE = {"type": "Q4_K_M", "base": "Q4_K_M", "sha256": "4" * 64}
+JUDGED = {"type": "CD-Q4_K_M", "base": "Q3_K_M", "sha256": "5" * 64}
+
+
+@pytest.mark.parametrize(
+    ("line", "judged", "words"),
+    [
+        (LINE | IMATRIX, JUDGED | IMATRIX, ""),
+        (LINE | OTHER, JUDGED | OTHER, ""),
+        (
+            LINE | OTHER,
+            JUDGED | IMATRIX,
+            "a file made with the imatrix, as those that it is held beside, found without",
+        ),
+        (LINE | IMATRIX, JUDGED | OTHER, "a file made without an imatrix, as those"),
+        (LINE | OTHER | {"base": "F16"}, JUDGED | IMATRIX, ""),  # it has no types that an imatrix could choose
+        (LINE | OTHER | {"sha256": "6" * 64}, JUDGED | IMATRIX, ""),  # not measured
+    ],
+)
+def test_a_verdict_is_beside_files_that_were_made_alike(monkeypatch, line, judged, words):
+    files = {"files": [{"sha256": "4" * 64}, {"sha256": "5" * 64}]}
+    monkeypatch.setattr(compared, "read_record", lambda path, kind: files)
+    lineage = SimpleNamespace(sources={"copies": {QUALITY_NAME: Path("quality.json")}})
+    found = list(map(str, line_breaks(lineage, [(Path("line.json"), line), (Path("judged.json"), judged)])))
+    assert len(found) == 1 and words in found[0] and found[0].startswith("line") if words else not found, found
+
+
+@pytest.mark.parametrize(
+    ("own", "words"), [("Q6_K", ""), ("Q4_K_M", "a Q6_K file of this model beside that of the full")]
+)
+def test_a_further_task_compares_files_of_one_type(monkeypatch, own, words):
+    quants = [{"sha256": "4" * 64, "type": "Q6_K", "source_sha256": "f"}]
+    quants.append({"sha256": "5" * 64, "type": own, "source_sha256": "p"})
+    rows = {"rows": [{"gguf_sha256": "4" * 64}, {"gguf_sha256": "5" * 64}]}
+    monkeypatch.setattr(compared, "read_record", lambda path, kind: rows)
+    copies = {"scores-gsm8k.json": Path("scores-gsm8k.json")}
+    lineage = SimpleNamespace(sources={"copies": copies}, records={}, full={"sha256": "f"})
+    found = list(map(str, one_type_breaks(lineage, [(Path("a.json"), quant) for quant in quants])))
+    assert len(found) == 1 and words in found[0] if words else not found, found
+
+
+def test_a_picture_of_an_imatrix_is_of_one_that_made_a_file(monkeypatch):
+    lineage = SimpleNamespace(sources={"copies": {"imatrix-coverage.png": Path("imatrix-coverage.png")}})
+    for made, count in ((True, 0), (False, 1)):
+        monkeypatch.setattr(compared, "by_imatrix", lambda sources, made=made: made)
+        assert len(picture_breaks(lineage)) == count
 
 
 def test_an_older_auto_file_is_made_again_before_it_is_compared():

@@ -57,7 +57,7 @@ def test_a_field_that_no_record_has_is_refused(build):
         ({"settings": {"SENSITIVITY_CHATS": "64"}}, "expected no SENSITIVITY_CHATS, of which the release has no"),
         ({"settings": {"MIN_EXPERT_TOKENS": "9999"}}, "expected no MIN_EXPERT_TOKENS, of which the release has no"),
         ({"settings": {"QUALITY_CHATS": "5000"}}, "expected QUALITY_CHATS 4, as the records say, found '5000'"),
-        ({"settings": {"GPU_LAYERS": "98"}}, "expected GPU_LAYERS 99, as the records say, found '98'"),
+        ({"settings": {"GPU_LAYERS": "98"}}, "expected no GPU_LAYERS, of which the release has no record"),
         ({"settings": {"CALIBRATION": "v5"}}, "expected CALIBRATION text.txt, as the records say, found 'v5'"),
         ({"settings": {"EVAL_QUANT": "Q8_0"}}, "expected EVAL_QUANT Q6_K, as the records say"),
         ({"settings": {"QUALITY_SCORE": "all"}}, "expected QUALITY_SCORE reply, as the records say"),
@@ -83,3 +83,15 @@ def test_a_copy_that_no_release_has_is_refused(build):
     listed = {"RESULTS.md": str(build.release / "RESULTS.md")}
     build.change(sources_path(build.release), lambda sources: sources["copies"].update(listed))
     assert any("RESULTS.md: expected a file that build_release.py" in line for line in build.failing("build"))
+
+
+def test_a_setting_that_records_hold_is_not_left_out(build):
+    """By the command without it something else would be done."""
+
+    def leave_out(content: dict) -> None:
+        del content["settings"]["SAMPLES"], content["settings"]["EVAL_QUESTIONS"]
+
+    build.change(build.release / "manifest.json", leave_out)
+    found = build.failing("build")
+    assert "expected EVAL_QUESTIONS scored.csv, as the records say, found 'none'" in found[0]
+    assert "expected SAMPLES 1, as the records say, found 'none'" in found[1]

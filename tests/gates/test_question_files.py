@@ -61,3 +61,6 @@ def test_findings_are_of_a_question_file_of_the_build(build, tmp_path):
     checked.sources["origins"] |= {"findings measured": labels, "findings questions": labels}
     with pytest.raises(InputError, match="labels.csv: expected .*with its domains, found another file"):
         findings_gate(checked)
+    checked.sources["origins"]["findings questions"] = QUESTIONS[1]
+    with pytest.raises(InputError, match="findings.json: expected shuffles 999, found 9; run `make findings"):
+        findings_gate(checked)

@@ -211,6 +211,9 @@ def test_right_answers_are_to_the_questions_of_the_evaluation(pruned_demo, tmp_p
     results = {"chats": 2, "questions": 2, "chat_max_tokens": 4096, **digests, "rows": [{"right": right}]}
     found = [str(error) for error in active_asked_breaks(results, lineage)]
     assert any(words in line for line in found) if words else not found, found
+    if not words:
+        cut = list(map(str, active_asked_breaks(results | {"chat_max_tokens": 60}, lineage)))
+        assert "chats of so many tokens at most: 4096, found 60" in cut[0]
 
 
 @pytest.mark.parametrize(("asked", "scored_too"), [("scored.csv", True), ("alike.csv", False)])

@@ -46,7 +46,7 @@ def refuse(tmp_path, refusal) -> Callable[..., None]:
 def tiny_gguf(
     path: Path,
     architecture: str = "qwen3moe",
-    names: tuple[str, ...] = ("blk.0.ffn_up_exps.weight",),
+    names: tuple[str, ...] = ("blk.0.ffn_up_exps.weight", "blk.0.ffn_gate_inp.weight"),
     experts: int = EXPERTS,
     **more: int,
 ) -> Path:
@@ -70,6 +70,9 @@ def test_a_source_that_no_experts_can_be_cut_out_of_is_refused(refuse, built, tm
     refuse(tiny_gguf(tmp_path / "other.gguf", names=(unknown,)), "blk.N.ffn_*_exps", unknown)
     refuse(tiny_gguf(tmp_path / "none.gguf", names=("token_embd.weight",)), "none")
     refuse(tiny_gguf(tmp_path / "count.gguf", experts=EXPERTS + 1), f"{EXPERTS + 1} experts")
+    router, up, down = "ffn_gate_inp.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"
+    lacking = (f"blk.0.{up}", f"blk.0.{down}", f"blk.1.{up}", f"blk.0.{router}", f"blk.1.{router}")
+    refuse(tiny_gguf(tmp_path / "lacking.gguf", names=lacking), f"blk.1.{down}, as layers with experts have", "no such")
     refuse(tiny_gguf(tmp_path / "groups.gguf", expert_group_count=4), "groups of experts")
     (tmp_path / "text.txt").write_text("no model")
     refuse(tmp_path / "text.txt", "begins with")

@@ -1,0 +1,77 @@
+"""What a card says was not done by its command, and settings that two records hold otherwise."""
+
+from pathlib import Path
+
+from cards.card_reproduce import by_hand_text, reproduce_section
+from cards.made_texts import release_of
+from choice.drop_map import OWN_MAP
+from files.safe_files import InputError
+from release import by_hand, recorded_settings
+from release.manifest import read_manifest
+from release.recorded_settings import loop_values, recipe_values, recorded_values
+from release_inputs import shared_release
+
+import pytest
+
+BY_MAKE = {"criterion": "coverage", "analysis": {"counted_tokens": "all", "cut_tokens": 4096, "attention": "eager"}}
+
+
+@pytest.mark.parametrize(
+    ("method", "unused", "words"),
+    [
+        ({}, 0, []),
+        ({"worst_first": True}, 0, ["the experts that rank best were dropped (`--worst-first`)"]),
+        ({"imatrix_sha256": "1" * 64}, 0, ["an imatrix chose the experts (`--imatrix`)"]),
+        ({}, 3, ["3 questions of the file did not choose (`--questions-in` or `--limit`)"]),
+        ({"domains": [{"name": "Bio+Chem"}]}, 0, []),
+        ({"domains": [{"name": "two words"}]}, 0, ["domains were weighted that have names of several words"]),
+        ({"bootstrap": {"resamples": 2, "seed": 42}}, 0, ["the bootstrap of the choice drew 2 times"]),
+        ({"bootstrap": {"resamples": 200, "seed": 5}}, 0, ["the bootstrap of the choice drew by seed 5"]),
+        ({"analysis": {"counted_tokens": "answer", "cut_tokens": 70, "attention": "sdpa", "dtype": "float16"}}, 0, 4),
+        ({"criterion": OWN_MAP, "analysis": {"cut_tokens": 70}}, 9, []),  # make takes it as it is
+    ],
+)
+def test_what_make_does_otherwise_in_a_choice_is_said(demo_model, monkeypatch, method, unused, words):
+    monkeypatch.setattr(by_hand, "read_metadata", lambda path: {"method": {**BY_MAKE, **method}})
+    sources = {"copies": {"expert_drop_metadata.json": demo_model / "expert_drop_metadata.json"}, "origins": {}}
+    found = by_hand.choice_by_hand(sources, unused)
+    assert len(found) == words if isinstance(words, int) else found == words
+
+
+def test_a_command_that_does_not_do_the_same_is_no_recipe(pruned_demo):
+    folder = shared_release(pruned_demo)
+    release = release_of(folder, read_manifest(folder))
+    same = "The pruned checkpoint comes out the same, bit for bit."
+    assert release.inputs["by_hand"]["choice"][0].startswith("190 questions of the file did not choose")
+    assert same not in reproduce_section(release)
+    release.inputs["by_hand"] = {"files": ["losses or speeds were measured on a.csv"]}
+    assert by_hand_text(release).endswith("has no setting for it: losses or speeds were measured on a.csv.")
+    assert same in reproduce_section(release)
+    del release.inputs["by_hand"]
+    assert not by_hand_text(release)
+
+
+CD = {"cd_scope": "all", "cd_recipe": "ours", "cd_rule": "weighted-norm"}
+LOOPS = {"inputs": {"max_tokens": 9, "context": 4096, "seed": 42}, "seeds": 3, "rows": [{"gguf": "m-Q6_K.gguf"}]}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (recipe_values(CD), recipe_values(CD), ""),
+        (recipe_values(CD), recipe_values(CD | {"cd_tiers": "2/1/0"}), "CD_TIERS to be empty, as in the other records"),
+        (recipe_values(CD | {"cd_cuts": [0.25, 0.5]}), recipe_values(CD), "CD_CUTS to be 1/4,1/2, as in the other"),
+        ({"SEED": 42, "CTX": 4096}, loop_values(LOOPS, "m"), ""),
+        ({"SEED": 7}, loop_values(LOOPS, "m"), "SEED to be 7, as in the other records of the release, found 42"),
+        ({"CTX": 2048}, loop_values(LOOPS, "m"), "CTX to be 2048"),
+    ],
+)
+def test_records_of_one_release_are_of_one_command(monkeypatch, one, other, words):
+    pairs = [("a", one), ("b", other)]
+    monkeypatch.setattr(recorded_settings, "records_of", lambda folder, manifest, sources: pairs)
+    if words:
+        with pytest.raises(InputError, match=words):
+            recorded_values(Path(), {}, {})
+    else:
+        said = {**one, **other}
+        assert recorded_values(Path(), {}, {}) == {name: str(v) for name, v in said.items() if v is not None}
