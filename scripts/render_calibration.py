@@ -10,9 +10,10 @@ Example: .venv/bin/python scripts/render_calibration.py --model data/demo/model 
 import argparse
 from pathlib import Path
 
-from chats.chat_sequences import chat_answer, chat_prompt, token_ids
+from chats.chat_sequences import token_ids
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
+from chats.texts_again import calibration_chats, calibration_text
 from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, replace_when_done, run
 
@@ -33,12 +34,11 @@ def main(argv: list[str] | None = None) -> None:
     check_apart([args.questions], [args.output])
     tokenizer = load_tokenizer(args.model)
     questions = load_questions(args.questions, args.seed)
-    # Whole chats and not bare text: the model is asked in this form, so inputs of its frame should be measured, too.
-    chats = [chat_prompt(tokenizer, question) + chat_answer(tokenizer, question) for question in questions]
+    chats = calibration_chats(tokenizer, questions)
     # llama-imatrix refuses a text of fewer than two chunks; here one sees how much there is before any model is loaded.
     tokens = sum(len(token_ids(tokenizer, chat, args.model)) for chat in chats)
     with replace_when_done(args.output) as partial:
-        partial.write_text("\n".join(chats) + "\n", encoding="utf-8")
+        partial.write_text(calibration_text(chats), encoding="utf-8")
     print(f"{args.output}: {len(chats)} chats, {tokens} tokens")
 
 

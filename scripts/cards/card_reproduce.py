@@ -192,8 +192,7 @@ def by_hand_text(release: Release) -> str:
 
 def reproduce_section(release: Release) -> str:
     """Return the command and the digests of what went in."""
-    same = "The pruned checkpoint comes out the same, bit for bit. "
-    same = "" if (release.inputs.get("by_hand") or {}).get("choice") else same
+    same = "Whether the same comes out, the digests of drop map and pruned checkpoint tell, bit for bit."
     ask = "" if release.settings else "Set QUESTIONS and EVAL_QUESTIONS if they are not the defaults."
     return section(
         "Reproduce",
@@ -204,5 +203,5 @@ def reproduce_section(release: Release) -> str:
         f"The inputs have the digests below. {ask}".strip(),
         digest_table(input_digests(release)),
         builds_text(release),
-        f"{same}Quants can differ in their last bits between compilers and processors.",
+        f"{same} Quants can differ in their last bits between compilers and processors.",
     )

@@ -154,7 +154,7 @@ def protocol_table(protocol: dict, models: list[dict]) -> str:
     rows = []
     for name in ordered:
         value = "yes" if protocol[name] is True else str(protocol[name])
-        if name == "seed" and len(seeds := models[0]["seeds"]) > 1:
+        if name in ("seed", "choice_order_seed") and len(seeds := models[0]["seeds"]) > 1:
             value = f"{seeds[0]} to {seeds[-1]}" if in_a_row(seeds) else ", ".join(map(str, seeds))
         what = PROTOCOL_WORDS.get(name, name.replace("_", " ").capitalize())
         if name == "tokenizer" and not value.startswith(BY_DIGEST):

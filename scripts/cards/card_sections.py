@@ -8,7 +8,7 @@ business: cards/chores.py lists it.
 from dataclasses import dataclass, field
 
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
-from files.display import code, markdown_table, plural
+from files.display import code, exactly, markdown_table, plural
 from losses.quality_record import measured
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
@@ -187,7 +187,8 @@ def method_rows(metadata: dict) -> list[list[str]]:
     if held_out := method.get("held_out_question_ids"):
         rows.append(["Questions held out of the choice", str(len(held_out))])
     for domain in method.get("domains", []):
-        what = f"weight {domain['weight']:g}, at least {domain['floor']:.0%} of its coverage in every layer"
+        weight, floor = (exactly(domain[key]) for key in ("weight", "floor"))
+        what = f"weight {weight}, at least {floor} of its coverage in every layer"
         rows.append([f"Domain {code(domain['name'])}", f"{plural(domain['questions'], 'question')}; {what}"])
     if drawn := method.get("bootstrap"):
         what = f"Kept experts that resampled questions keep, too (bootstrap, {drawn['resamples']} draws)"

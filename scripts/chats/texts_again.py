@@ -6,17 +6,34 @@ digest shows it: question files and weights are the same.
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from chats.chat_sequences import MAX_TOKENS, teacher_forced_sequence
+from chats.chat_sequences import MAX_TOKENS, chat_answer, chat_prompt, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import Question
 from files.json_records import sha256_json
+
+if TYPE_CHECKING:  # importing transformers takes a second
+    from transformers import PreTrainedTokenizerBase
 
 
 def texts_digest(checkpoint: Path, questions: list[Question], max_tokens: int = MAX_TOKENS) -> str:
     """Return the hex sha256 over the token ids of all chats, as measurements of loss record it (`texts_sha256`)."""
     tokenizer = load_tokenizer(checkpoint)
     return sha256_json([teacher_forced_sequence(tokenizer, one, max_tokens, "answer").ids for one in questions])
+
+
+def calibration_chats(tokenizer: "PreTrainedTokenizerBase", questions: list[Question]) -> list[str]:
+    """Return the chats of an imatrix's text, one per question: whole ones, since a model is asked in this form.
+
+    Their frame is measured with them.
+    """
+    return [chat_prompt(tokenizer, question) + chat_answer(tokenizer, question) for question in questions]
+
+
+def calibration_text(chats: list[str]) -> str:
+    """Return the text of an imatrix of these chats."""
+    return "\n".join(chats) + "\n"
 
 
 def analysed_digests(checkpoint: Path, questions: list[Question], max_tokens: int) -> tuple[str, dict[str, str]]:

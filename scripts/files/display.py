@@ -56,6 +56,11 @@ def code(text: str) -> str:
     return f"`{' '.join(text.split()).replace('`', chr(39))}`"
 
 
+def exactly(number: float) -> str:
+    """Return a number in as few digits as give it back, and a whole one without a point."""
+    return repr(number).removesuffix(".0")
+
+
 def in_words(parts: list[str]) -> str:
     """Return the parts of a list as one says them: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -20,7 +20,10 @@ from gates.lineage import lineage_breaks, lineage_in_words
 from gates.measured import first_difference, quality_again, quality_breaks, score_breaks
 from losses.quality_picture import draw_quality
 from losses.quality_record import QUALITY_NAME, Quality
+from release.input_facts import named_digests
+from release.make_settings import CHOSE
 from release.manifest import BUILD_AGAIN
+from release.question_roles import roles_of
 from scoring.score_picture import draw_scores
 from scoring.score_records import SCORES_NAME, Scores
 from speed.active_experts import ACTIVE_NAME, ACTIVE_PICTURE, ActiveExperts
@@ -78,6 +81,11 @@ def choose_again(checked: Checked, content: dict, output: Path) -> None:
         options += ["--questions-in", chosen]
     if domains := content.get("domains"):
         files = {path.name: path for path in checked.sources["questions"].values()}
+        named_files = dict(zip(named_digests(list(files.values())), files.values()))
+        of_choice = roles_of(checked.sources, named_files).get(CHOSE, [])
+        if len(of_choice) > 1:  # no digest of a question holds its domain, and the card's command names one file
+            what = "one file of the questions that chose the experts, for the sake of their domains"
+            raise InputError("--questions", what, ", ".join(of_choice))
         asked = next((path for path in files.values() if set(method["question_ids"]) <= read_ids(path)), None)
         named = [f"{files.get(d['name'], d['name'])}:{d['weight']}:{d['floor']}" for d in domains]
         options += ["--domains", *named, "--domain-questions", asked]

@@ -13,10 +13,10 @@ from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from choice.expert_stats import RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS, read_stats
 from choice.ranking import BOOTSTRAP_SEED, RESAMPLES
-from files.display import plural
+from files.display import code, plural
 from files.json_records import read_record
 from ggufs.imatrix import CONTEXT_TOKENS, ImatrixRecord
-from release.make_settings import ASKED, MEASURED, takes_domain
+from release.make_settings import takes_domain
 from release.used_quants import used_quants
 from scoring.score_records import SCORES_NAME, Scores
 
@@ -73,26 +73,24 @@ def choice_by_hand(sources: Sources, unused: int) -> list[str]:
     return found + analysis_by_hand(sources, method) + otherwise(draws)
 
 
-def files_by_hand(sources: Sources, roles: Mapping[str, list[str]]) -> list[str]:
+def files_by_hand(sources: Sources, elsewhere: Mapping[str, str]) -> list[str]:
     """Return what make does otherwise with the files of a release and their measurements."""
     copies, used = sources["copies"], {record["imatrix_sha256"] for _, record in used_quants(sources)}
     imatrix = read_record(sources["origins"]["imatrix"], ImatrixRecord) if "imatrix" in sources["origins"] else {}
     context = imatrix.get("context") if imatrix.get("sha256") in used else None
     found = otherwise([(CONTEXT_TOKENS, context, "the importance matrix was measured in pieces of {} tokens")])
-    measured = roles.get(MEASURED, [])
-    if measured and not {*measured} & {*roles.get(ASKED, measured)}:
-        found.append(f"losses or speeds were measured on {measured[0]}")
+    found += [f"{record} was measured on {code(name)}" for record, name in sorted(elsewhere.items())]
     if SCORES_NAME in copies and not read_record(copies[SCORES_NAME], Scores)["patched"]:
         found.append("invalid answers were not asked for again (`--unpatched`)")
     return found
 
 
-def by_hand(sources: Sources, roles: Mapping[str, list[str]], unused: int) -> dict[str, list[str]]:
+def by_hand(sources: Sources, elsewhere: Mapping[str, str], unused: int) -> dict[str, list[str]]:
     """Return what make does otherwise: of the `choice` of experts, and of the `files`; each left out where nothing.
 
-    sources: paths by kind and name; roles: names of question files by their part.
+    sources: paths by kind and name; elsewhere: the question file of each record that was not made on the asked one.
     """
     if METADATA_NAME not in sources["copies"]:
         return {}
-    found = {"choice": choice_by_hand(sources, unused), "files": files_by_hand(sources, roles)}
+    found = {"choice": choice_by_hand(sources, unused), "files": files_by_hand(sources, elsewhere)}
     return {part: words for part, words in found.items() if words}

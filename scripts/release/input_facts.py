@@ -22,7 +22,8 @@ from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
 from release.by_hand import by_hand
-from release.question_roles import ranked_ids, roles_of, unused
+from release.make_settings import CHOSE
+from release.question_roles import measured_elsewhere, method_of, ranked_ids, roles_of, unused
 from release.task_files import task_copies, task_sources
 from release.used_quants import by_imatrix
 from scoring.eval_protocol import DEFAULT_TASK
@@ -107,7 +108,10 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     licence = base_licence(sources)
     tasks = {name: named_digests(paths) for name, paths in task_files(sources.get("tasks", {})).items()}
     named = named_digests(questions)
-    roles = roles_of(sources, dict(zip(named, questions)))
+    files = dict(zip(named, questions))
+    roles = roles_of(sources, files)
+    left = min((unused(sources, method_of(sources), files[name]) for name in roles.get(CHOSE, [])), default=0)
+    elsewhere = measured_elsewhere(sources, files, roles)
     fetched = fetched_files(questions + [origins[name] for name in ("calibration",) if name in origins])
     return {
         # A release without any is as it was.
@@ -116,7 +120,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         "questions": named,
         "roles": roles,
         **({"ranked": ids} if (ids := ranked_ids(sources)) else {}),
-        **({"by_hand": words} if (words := by_hand(sources, roles, unused(sources, questions))) else {}),
+        **({"by_hand": words} if (words := by_hand(sources, elsewhere, left)) else {}),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if by_imatrix(sources)
         else None,

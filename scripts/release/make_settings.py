@@ -49,4 +49,6 @@ def calibration_setting(inputs: dict[str, Any]) -> str:
     of_questions = {*question_setting(CHOSE, roles)} & {*roles.get(TEXT, [])}
     if name in {f"{Path(file).stem}.txt" for file in of_questions}:
         return ""
-    return V5 if name == V5_NAME and name in inputs.get("fetched", {}) else name
+    if name == V5_NAME and name in inputs.get("fetched", {}):
+        return V5
+    return f"./{V5}" if name == V5 else name

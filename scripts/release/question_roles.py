@@ -9,7 +9,9 @@ files were chosen, CD_RULE of the one whose statistics ranked layers, CALIBRATIO
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, held_texts, load_questions, question_set_digest, read_ids
+from chats.chat_tokenizer import load_tokenizer
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_ids
+from chats.texts_again import calibration_chats, calibration_text
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from choice.expert_stats import read_stats
 from files.json_records import read_record
@@ -51,13 +53,10 @@ def chose(method: dict, statistics: Path | None, questions: Path) -> bool:
     return bool(found) and question_set_digest(found) == method.get("questions_sha256")
 
 
-def unused(sources: Sources, questions: Iterable[Path]) -> int:
-    """Return how many questions of the file that chose the experts had no part in that, held out ones aside."""
-    copies = sources["copies"]
-    method = read_metadata(copies[METADATA_NAME])["method"] if METADATA_NAME in copies else {}
+def unused(sources: Sources, method: dict, questions: Path) -> int:
+    """Return how many questions of a file had no part in a choice, held out ones aside."""
     ids = {*method.get("question_ids", []), *method.get("held_out_question_ids", [])}
-    of_choice = [path for path in questions if chose(method, sources["origins"].get("statistics"), path)]
-    return min((len(read_ids(path) - ids) for path in of_choice), default=0)
+    return len(read_ids(questions) - ids)
 
 
 def counted(sources: Sources, questions: Path) -> bool:
@@ -80,28 +79,33 @@ def ranked_ids(sources: Sources) -> list[str]:
 
 
 def is_text(sources: Sources, questions: Path) -> bool:
-    """Tell whether the calibration text has the name that make gives to a file's chats, and holds all its questions."""
+    """Tell whether the calibration text has the name that make gives to a file's chats, and is these chats."""
     text = sources["origins"].get("calibration")
     if text is None or text.name != f"{questions.stem}.txt":
         return False
-    asked = [question.text for question in load_questions(questions, QUESTION_SEED)]
-    return all(held_texts(asked, text.read_text(encoding="utf-8", errors="replace")))
+    tokenizer = load_tokenizer(sources["copies"][METADATA_NAME].parent)
+    again = calibration_text(calibration_chats(tokenizer, load_questions(questions, QUESTION_SEED)))
+    return text.read_bytes() == again.encode()
 
 
-def was_measured(sources: Sources, method: dict, questions: Path) -> bool:
-    """Tell whether losses or speeds were measured on the first questions of a file, of losses those not seen before."""
-    copies, all_of_it = sources["copies"], load_questions(questions, QUESTION_SEED)
+def measured_on(sources: Sources, method: dict, questions: Path) -> set[str]:
+    """Return the records of losses or speeds that were measured on the first questions of a file.
+
+    Of losses those that calibration and choice have not seen.
+    """
+    copies, all_of_it, found = sources["copies"], load_questions(questions, QUESTION_SEED), set()
     for name, kind in ((DRAFT_NAME, DraftResults), (ACTIVE_NAME, ActiveExperts)):
         if name in copies:
             results = read_record(copies[name], kind)
             if question_set_digest(all_of_it[: results["questions"]]) == results["questions_sha256"]:
-                return True
-    if QUALITY_NAME not in copies or "calibration" not in sources["origins"]:
-        return False
-    quality = read_record(copies[QUALITY_NAME], Quality)
-    text = sources["origins"]["calibration"].read_text(encoding="utf-8", errors="replace")
-    unseen = unseen_questions(all_of_it, text, set(method.get("question_ids") or []))
-    return question_set_digest(unseen[: quality["chats"]]) == quality["inputs"]["questions_sha256"]
+                found.add(name)
+    if QUALITY_NAME in copies and "calibration" in sources["origins"]:
+        quality = read_record(copies[QUALITY_NAME], Quality)
+        text = sources["origins"]["calibration"].read_text(encoding="utf-8", errors="replace")
+        unseen = unseen_questions(all_of_it, text, set(method.get("question_ids") or []))
+        if question_set_digest(unseen[: quality["chats"]]) == quality["inputs"]["questions_sha256"]:
+            found.add(QUALITY_NAME)
+    return found
 
 
 def estimated(sources: Sources, questions: Path) -> bool:
@@ -114,32 +118,44 @@ def estimated(sources: Sources, questions: Path) -> bool:
     return question_set_digest(first) == inputs["questions_sha256"]
 
 
+def method_of(sources: Sources) -> dict:
+    """Return how the experts of a release were chosen, as its metadata say."""
+    copies = sources["copies"]
+    return read_metadata(copies[METADATA_NAME])["method"] if METADATA_NAME in copies else {}
+
+
 def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]]:
     """Return the names of a release's question files by the setting that gave them; a file of no record has no role.
 
     sources: paths by kind and name; names: the files by the name that the card gives them.
     """
-    copies, runs = sources["copies"], sources["runs"].values()
-    method = read_metadata(copies[METADATA_NAME])["method"] if METADATA_NAME in copies else {}
-
+    runs, method = sources["runs"].values(), method_of(sources)
     of_cd = any(record.get("cd_rule") for _, record in used_quants(sources))
 
     def measured(path: Path) -> bool:
-        return was_measured(sources, method, path)
-
-    def asked(path: Path) -> bool:
-        return asked_by_any(runs, path) if runs else measured(path)
+        return bool(measured_on(sources, method, path))
 
     tests: dict[str, Callable[[Path], bool]] = {
         CHOSE: lambda path: chose(method, sources["origins"].get("statistics"), path),
-        ASKED: asked,
+        ASKED: lambda path: asked_by_any(runs, path) if runs else measured(path),
         MEASURED: measured,
         ESTIMATED: lambda path: estimated(sources, path),
         COUNTED: lambda path: of_cd and counted(sources, path),
         TEXT: lambda path: is_text(sources, path),
     }
     found = {role: [name for name, path in names.items() if test(path)] for role, test in tests.items()}
+    if len(found[CHOSE]) > 1:  # a larger file may hold the same questions: the one that chose has the fewest others
+        others = {name: unused(sources, method, names[name]) for name in found[CHOSE]}
+        found[CHOSE] = [name for name in found[CHOSE] if others[name] == min(others.values())]
     return {role: those for role, those in found.items() if those}
+
+
+def measured_elsewhere(sources: Sources, names: Mapping[str, Path], roles: Mapping[str, list[str]]) -> dict[str, str]:
+    """Return of each record of losses or speeds that was not made on the asked file the file that it was made on."""
+    method = method_of(sources)
+    found = {name: measured_on(sources, method, path) for name, path in names.items()}
+    asked = max((found[name] for name in roles.get(ASKED, [])), key=len, default=set())
+    return {record: name for name in sorted(found) for record in found[name] - asked}
 
 
 def check_role(setting: str, value: str, roles: Mapping[str, list[str]]) -> str | None:

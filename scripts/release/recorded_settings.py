@@ -10,6 +10,7 @@ from pathlib import Path
 from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME
 from choice.expert_stats import read_stats
+from files.display import exactly
 from files.json_records import read_record
 from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
@@ -53,7 +54,7 @@ def chosen_values(metadata: dict, statistics: Path | None) -> Values:
     if method.get("held_out_question_ids") and statistics and statistics.suffix == ".safetensors":
         said["FOLD"] = fold_of(method, [question["id"] for question in read_stats(statistics)[1]["questions"]])
     said["RECONSTRUCTION"] = (method.get("reconstruction") or {}).get("objective")
-    words = [f"{one['name']}:{one['weight']:g}:{one['floor']:g}" for one in method.get("domains", [])]
+    words = [f"{d['name']}:{exactly(d['weight'])}:{exactly(d['floor'])}" for d in method.get("domains", [])]
     if words and all(takes_domain(one["name"]) for one in method["domains"]):
         said["DOMAINS"] = " ".join(words)
     asked = len(method.get("question_ids", []))

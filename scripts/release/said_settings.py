@@ -83,7 +83,9 @@ def recorded_settings(folder: Path, manifest: dict, sources: Sources) -> dict[st
             kept[setting] = files[0]
     for name, value in manifest["settings"].items():
         if name in NAMED:
-            kept[name] = value if name in OF_HUB and is_base(value) else plain_place(value)
+            place = value if name in OF_HUB and is_base(value) else plain_place(value)
+            if name not in kept or not named_wrongly(name, place, manifest, said):
+                kept[name] = place
     kept = {name: value for name, value in kept.items() if not named_wrongly(name, value, manifest, said)}
     # Of what a run can have and the command falls back to, only a draft model has to be taken away by an empty setting.
     return kept | {name: value for name, value in said.items() if name not in kept and (value or name == "DRAFT")}
@@ -93,10 +95,12 @@ def named_wrongly(name: str, value: str, manifest: dict, said: dict[str, str]) -
     """Return what is expected of a place or a name, None where it is that, or is none of them; said: by the records."""
     if name not in NAMED:
         return None
+    if name in (CHOSE, ASKED):  # a file of the release, whatever its name: the card has that as it is
+        folder = str(Path(value).parent)
+        wrong = check_role(name, value, manifest["inputs"].get("roles") or {})
+        return wrong or (None if folder in (".", PROJECT_DATA) else f"{name} without a folder")
     if not NAMED[name].fullmatch(value):
         return f"{name} to be a plain name"
-    if name in (CHOSE, ASKED) and (wrong := check_role(name, value, manifest["inputs"].get("roles") or {})):
-        return wrong
     no_record = {"DROP_MAP": "CRITERION" in said, "DRAFT": "DRAFT_TYPE" not in said, "QUANTS": not manifest["records"]}
     if name == "DRAFT" and not value and "DRAFT_TYPE" in said:
         return "the DRAFT that the draft model was made of"

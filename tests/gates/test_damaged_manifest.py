@@ -47,7 +47,10 @@ def test_a_field_that_no_record_has_is_refused(build):
         ({"settings": {"QUESTIONS": "99.csv"}}, "expected QUESTIONS among"),
         ({"settings": {"QUESTIONS": "scored.csv"}}, "expected QUESTIONS among calibration_questions.csv, found"),
         ({"settings": {"EVAL_QUESTIONS": "eval_questions.csv"}}, "expected EVAL_QUESTIONS among scored.csv, found"),
-        ({"settings": {"QUESTIONS": "GPQA-99/few.csv"}}, "expected QUESTIONS to be a plain name, found"),
+        (
+            {"settings": {"QUESTIONS": "GPQA-99/calibration_questions.csv"}},
+            "expected QUESTIONS without a folder, found",
+        ),
         ({"settings": {"FOLD": "1/5"}}, "expected no FOLD, of which the release has no record, found '1/5'"),
         ({"settings": {"DOMAINS": "Physics:9"}}, "expected no DOMAINS, of which the release has no"),
         ({"settings": {"DROP_MAP": "best.json"}}, "expected no DROP_MAP, of which the release has no"),

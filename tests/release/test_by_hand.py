@@ -38,15 +38,13 @@ def test_what_make_does_otherwise_in_a_choice_is_said(demo_model, monkeypatch, m
     assert len(found) == words if isinstance(words, int) else found == words
 
 
-def test_a_command_that_does_not_do_the_same_is_no_recipe(pruned_demo):
+def test_a_card_says_what_its_command_does_not_do(pruned_demo):
     folder = shared_release(pruned_demo)
     release = release_of(folder, read_manifest(folder))
-    same = "The pruned checkpoint comes out the same, bit for bit."
     assert release.inputs["by_hand"]["choice"][0].startswith("190 questions of the file did not choose")
-    assert same not in reproduce_section(release)
-    release.inputs["by_hand"] = {"files": ["losses or speeds were measured on a.csv"]}
-    assert by_hand_text(release).endswith("has no setting for it: losses or speeds were measured on a.csv.")
-    assert same in reproduce_section(release)
+    release.inputs["by_hand"] = {"files": ["quality.json was measured on `a.csv`"]}
+    assert by_hand_text(release).endswith("has no setting for it: quality.json was measured on `a.csv`.")
+    assert by_hand_text(release) in reproduce_section(release)
     del release.inputs["by_hand"]
     assert not by_hand_text(release)
 
