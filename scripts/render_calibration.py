@@ -13,7 +13,7 @@ from pathlib import Path
 from chats.chat_sequences import token_ids
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
-from chats.texts_again import calibration_chats, calibration_text
+from chats.texts_again import calibration_chats, joined_chats
 from files.option_types import command_parser, named_path
 from files.safe_files import check_apart, replace_when_done, run
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     # llama-imatrix refuses a text of fewer than two chunks; here one sees how much there is before any model is loaded.
     tokens = sum(len(token_ids(tokenizer, chat, args.model)) for chat in chats)
     with replace_when_done(args.output) as partial:
-        partial.write_text(calibration_text(chats), encoding="utf-8")
+        partial.write_text(joined_chats(chats), encoding="utf-8")
     print(f"{args.output}: {len(chats)} chats, {tokens} tokens")
 
 

@@ -262,10 +262,6 @@ def score_limits(release: Release) -> list[str]:
         found.append("The evaluation was not patched: invalid answers count as wrong.")
     if {*question_ids_of(release.metadata["method"])} & {*scores["question_ids"]}:
         found.append("The scored questions also chose the experts, so the score may flatter the choice.")
-    ranked = {*release.inputs.get("ranked", [])} - {*question_ids_of(release.metadata["method"])}
-    if seen := len(ranked & {*scores["question_ids"]}):
-        of_all = f"{seen} of the {len(scores['question_ids'])} scored questions"
-        found.append(f"The types of CD files follow from statistics that hold {of_all}: such a file has seen these.")
     if release.held_and_scored:
         held = f"{release.held_and_scored} of {len(scores['question_ids'])}"
         found.append(f"In-sample in a second way: {HELD_BY_CALIBRATION} ({held}).")
@@ -274,12 +270,28 @@ def score_limits(release: Release) -> list[str]:
     return found
 
 
+def seen_in_other_ways(release: Release) -> list[str]:
+    """Return which scored questions, of further tasks too, the types of CD files or the imatrix have seen."""
+    ranked = {*release.inputs.get("ranked", [])} - {*question_ids_of(release.metadata["method"])}
+    found = []
+    of_all = {"the scored questions": release.scores} if release.scores else {}
+    for what, scores in {**of_all, **{f"the questions of {name}": one for name, one in release.tasks.items()}}.items():
+        if seen := len(ranked & {*scores["question_ids"]}):
+            of_these = f"{seen} of the {len(scores['question_ids'])} of {what}"
+            found.append(f"The types of CD files follow from statistics over {of_these}: such a file has seen these.")
+    for name, count in (release.inputs.get("held") or {}).items():
+        if count:
+            asked = len(release.tasks[name]["question_ids"])
+            found.append(f"The calibration text holds {count} of the {asked} questions of {name}.")
+    return found
+
+
 def limits_section(release: Release) -> str:
     """Return what a reader must know before relying on the model or on a number of this card."""
     found, method = measured(release.records, release.quality), release.metadata["method"]
     unmeasured = [record["type"] for name, record in release.records.items() if name not in found]
     chose = plural(len(question_ids_of(method)), "question")
-    lines = score_limits(release)
+    lines = score_limits(release) + seen_in_other_ways(release)
     if question_ids_of(method):
         lines.append(f"The experts were chosen on {chose}. What the drop costs on other subjects was not measured.")
     else:

@@ -31,7 +31,7 @@ def calibration_chats(tokenizer: "PreTrainedTokenizerBase", questions: list[Ques
     return [chat_prompt(tokenizer, question) + chat_answer(tokenizer, question) for question in questions]
 
 
-def calibration_text(chats: list[str]) -> str:
+def joined_chats(chats: list[str]) -> str:
     """Return the text of an imatrix of these chats."""
     return "\n".join(chats) + "\n"
 

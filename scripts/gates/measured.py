@@ -337,11 +337,14 @@ def score_breaks(lineage: Lineage) -> Breaks:
     quants = []
     for row, source in zip(scores["rows"], sources):
         quants.append([r for _, r in known.values() if r["source_sha256"] == source and r["type"] in row["bytes"]])
-    found = size_breaks(path, scores, known)
-    for seeds in [row["seeds"] for row in scores["rows"] if not in_a_row(row["seeds"])][:1]:
-        advice = "`make eval` with SEED and SAMPLES asks so; seeds that somebody picked prove nothing"
-        found.append(InputError(path, "seeds that follow one another", ", ".join(map(str, seeds)), advice))
+    found = size_breaks(path, scores, known) + seed_breaks(path, scores)
     return found or made_again(path, "the comparison of these runs", compare(models, quants), scores, EVALUATE)
+
+
+def seed_breaks(path: Path, scores: dict) -> Breaks:
+    """The seeds of a score follow one another, as `make eval` asks by SEED and SAMPLES: picked ones prove nothing."""
+    picked = [row["seeds"] for row in scores["rows"] if not in_a_row(row["seeds"])]
+    return [InputError(path, "seeds that follow one another", ", ".join(map(str, s)), EVALUATE) for s in picked[:1]]
 
 
 def size_breaks(path: Path, scores: dict, known: dict[str, tuple[str, dict]]) -> Breaks:

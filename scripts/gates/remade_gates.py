@@ -65,6 +65,18 @@ def run_again(command: str, *arguments: object) -> None:
         raise InputError(command, "the command to run again", found)
 
 
+def check_one_file_chose(checked: Checked) -> None:
+    """Raise InputError where two files hold the questions that chose: the card's command names one.
+
+    No digest of a question holds its domain, which another column may give it.
+    """
+    paths = list(checked.sources["questions"].values())
+    of_choice = roles_of(checked.sources, dict(zip(named_digests(paths), paths))).get(CHOSE, [])
+    if len(of_choice) > 1:
+        what = "one file of the questions that chose the experts, for the sake of their domains"
+        raise InputError("--questions", what, ", ".join(of_choice))
+
+
 def choose_again(checked: Checked, content: dict, output: Path) -> None:
     """Choose the experts once more by what a map says of its choice, from the statistics of the build."""
     method, source = details_of(content), checked.lineage.origin("statistics")
@@ -81,11 +93,7 @@ def choose_again(checked: Checked, content: dict, output: Path) -> None:
         options += ["--questions-in", chosen]
     if domains := content.get("domains"):
         files = {path.name: path for path in checked.sources["questions"].values()}
-        named_files = dict(zip(named_digests(list(files.values())), files.values()))
-        of_choice = roles_of(checked.sources, named_files).get(CHOSE, [])
-        if len(of_choice) > 1:  # no digest of a question holds its domain, and the card's command names one file
-            what = "one file of the questions that chose the experts, for the sake of their domains"
-            raise InputError("--questions", what, ", ".join(of_choice))
+        check_one_file_chose(checked)
         asked = next((path for path in files.values() if set(method["question_ids"]) <= read_ids(path)), None)
         named = [f"{files.get(d['name'], d['name'])}:{d['weight']}:{d['floor']}" for d in domains]
         options += ["--domains", *named, "--domain-questions", asked]
@@ -121,17 +129,18 @@ def findings_gate(checked: Checked) -> Outcome:
         raise InputError(measured, "what was measured for the findings", "nothing", "run `make findings` again")
     # The domains are a column that no digest of a question holds: by the file itself they are those of the choice.
     files = {sha256_file(source): source.name for source in lineage.sources["questions"].values()}
+    check_one_file_chose(checked)
     if sha256_file(asked := lineage.origin("findings questions")) not in files:
         raise InputError(
             asked, f"{' or '.join(files.values())}, with its domains", "another file", "run `make findings`"
         )
-    options: list[object] = ["--stats", lineage.origin("statistics"), "--drop-map", lineage.origin("map"), "--stored"]
-    for name in ("model", "questions", "measured"):
-        options += [f"--{name}", lineage.origin(f"findings {name}")]
     # As make measures: of several seeds, or of few shuffles, the one verdict that fits could be published.
     for name, made in BY_MAKE.items():
         if (found := record["inputs"].get(name)) != made:
             raise InputError(path, f"{name} {made}", shown(found), "run `make findings REPLACE=findings`")
+    options: list[object] = ["--stats", lineage.origin("statistics"), "--drop-map", lineage.origin("map"), "--stored"]
+    for name in ("model", "questions", "measured"):
+        options += [f"--{name}", lineage.origin(f"findings {name}")]
     if record["specialisation"]:
         options += ["--domain-column", record["specialisation"]["column"]]
     maps = [place for name, place in checked.sources["origins"].items() if name.startswith("findings map-")]

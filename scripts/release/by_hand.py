@@ -17,7 +17,7 @@ from files.display import code, plural
 from files.json_records import read_record
 from ggufs.imatrix import CONTEXT_TOKENS, ImatrixRecord
 from release.make_settings import takes_domain
-from release.used_quants import used_quants
+from release.used_quants import evaluated_types, types_with, types_without, used_quants
 from scoring.score_records import SCORES_NAME, Scores
 
 Sources = Mapping[str, Mapping[str, Path]]
@@ -75,11 +75,17 @@ def choice_by_hand(sources: Sources, unused: int) -> list[str]:
 
 def files_by_hand(sources: Sources, elsewhere: Mapping[str, str]) -> list[str]:
     """Return what make does otherwise with the files of a release and their measurements."""
-    copies, used = sources["copies"], {record["imatrix_sha256"] for _, record in used_quants(sources)}
+    copies, used = sources["copies"], [record for _, record in used_quants(sources)]
     imatrix = read_record(sources["origins"]["imatrix"], ImatrixRecord) if "imatrix" in sources["origins"] else {}
-    context = imatrix.get("context") if imatrix.get("sha256") in used else None
+    made = {record["imatrix_sha256"] for record in used}
+    context = imatrix.get("context") if imatrix.get("sha256") in made else None
     found = otherwise([(CONTEXT_TOKENS, context, "the importance matrix was measured in pieces of {} tokens")])
     found += [f"{record} was measured on {code(name)}" for record, name in sorted(elsewhere.items())]
+    types = evaluated_types(copies)
+    mine = next(iter(types.values()), set())
+    found += [f"{name} is of {', '.join(sorted(kinds))}" for name, kinds in types.items() if kinds != mine]
+    twice = types_with(used) & types_without(used)
+    found += [f"{kind} was made with the importance matrix and without" for kind in sorted(twice)]
     if SCORES_NAME in copies and not read_record(copies[SCORES_NAME], Scores)["patched"]:
         found.append("invalid answers were not asked for again (`--unpatched`)")
     return found

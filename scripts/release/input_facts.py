@@ -7,14 +7,15 @@ statistics by which CD files have their types. `by_hand`: what was done otherwis
 questions whose words the calibration text holds. `fetched`: of those files that a command of ours has fetched, by name,
 from where. `licence`: what the base's own card, if it is the one of the drop, or config names. None where they are not
 known. `tasks`: sha256 of the question files of each further task. The gates make them again from the same files.
-`benchmarks`: by further task the dataset that its questions are known to be of.
+`benchmarks`: by further task the dataset that its questions are known to be of; `held`: how many of its questions the
+calibration text holds.
 """
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chats.questions import held_texts, read_rows
+from chats.questions import held_texts, letters_of, read_rows
 from checkpoints.licence import DIGEST, Licence, recorded_licence
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.fetched_files import fetched_from
@@ -28,7 +29,11 @@ from release.task_files import task_copies, task_sources
 from release.used_quants import by_imatrix
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import task_of
+from scoring.lm_eval_samples import read_frozen
+from scoring.run_files import TASK_FOLDER
 from scoring.score_records import Scores
+
+LONG_LETTERS = 40  # of a text that no other question is likely to have
 
 
 def named_digests(paths: list[Path]) -> dict[str, str]:
@@ -67,6 +72,28 @@ def calibration_facts(record: Path, text: Path | None, questions: list[Path]) ->
         expected = f"the text of the imatrix, sha256 {known['calibration_sha256'][:12]}"
         raise InputError(text, expected, digest[:12], "run `make imatrix REPLACE=imatrix`")
     return facts | {"held": held_questions(text.read_text(encoding="utf-8", errors="replace"), questions)}
+
+
+def held_of_tasks(sources: dict[str, dict[str, Path]]) -> dict[str, int]:
+    """Return how many questions of each further task the calibration text holds, {} without such a text.
+
+    A task's columns are its own, so a question is known by any of its longer texts.
+    """
+    path, found = sources["origins"].get("calibration"), {}
+    if path is None or not by_imatrix(sources):
+        return {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for name in task_copies(sources.get("copies", {})):
+        documents = read_frozen(task_sources(sources, name)["run"][0].parent / TASK_FOLDER)
+        long = [(number, value) for number, one in enumerate(documents) for value in one.values() if is_long(value)]
+        held = held_texts([value for _, value in long], text)
+        found[name] = len({number for (number, _), is_held in zip(long, held) if is_held})
+    return found
+
+
+def is_long(value: object) -> bool:
+    """Tell whether a value of a question is a text by which it is known."""
+    return isinstance(value, str) and len(letters_of(value)) >= LONG_LETTERS
 
 
 def benchmarks(sources: dict[str, dict[str, Path]]) -> dict[str, str]:
@@ -115,7 +142,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     fetched = fetched_files(questions + [origins[name] for name in ("calibration",) if name in origins])
     return {
         # A release without any is as it was.
-        **({"tasks": tasks, "benchmarks": benchmarks(sources)} if tasks else {}),
+        **({"tasks": tasks, "benchmarks": benchmarks(sources), "held": held_of_tasks(sources)} if tasks else {}),
         **({"fetched": fetched} if fetched else {}),
         "questions": named,
         "roles": roles,

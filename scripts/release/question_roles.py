@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_ids
-from chats.texts_again import calibration_chats, calibration_text
+from chats.texts_again import calibration_chats, joined_chats
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from choice.expert_stats import read_stats
 from files.json_records import read_record
@@ -84,7 +84,7 @@ def is_text(sources: Sources, questions: Path) -> bool:
     if text is None or text.name != f"{questions.stem}.txt":
         return False
     tokenizer = load_tokenizer(sources["copies"][METADATA_NAME].parent)
-    again = calibration_text(calibration_chats(tokenizer, load_questions(questions, QUESTION_SEED)))
+    again = joined_chats(calibration_chats(tokenizer, load_questions(questions, QUESTION_SEED)))
     return text.read_bytes() == again.encode()
 
 
@@ -151,11 +151,18 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
 
 
 def measured_elsewhere(sources: Sources, names: Mapping[str, Path], roles: Mapping[str, list[str]]) -> dict[str, str]:
-    """Return of each record of losses or speeds that was not made on the asked file the file that it was made on."""
+    """Return of each record of losses or speeds that was not made on the asked file the file that it was made on.
+
+    And that of sensitivities which were not made on the file that make takes.
+    """
     method = method_of(sources)
     found = {name: measured_on(sources, method, path) for name, path in names.items()}
     asked = max((found[name] for name in roles.get(ASKED, [])), key=len, default=set())
-    return {record: name for name in sorted(found) for record in found[name] - asked}
+    other = {record: name for name in sorted(found) for record in found[name] - asked}
+    of_auto = roles.get(ESTIMATED, [])
+    if of_auto and not {*of_auto} & {*question_setting(CHOSE, roles)}:  # make estimates on QUESTIONS
+        other["sensitivity.json"] = of_auto[0]
+    return other
 
 
 def check_role(setting: str, value: str, roles: Mapping[str, list[str]]) -> str | None:

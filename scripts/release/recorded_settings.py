@@ -17,13 +17,12 @@ from findings.findings_record import FINDINGS_NAME
 from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
 from ollama.own_files import name_of_params
-from quants.quant_record import COPIED
 from quants.recipes import target_bytes
 from quants.target_sizes import Sensitivity
 from release.make_settings import PROTOCOL_SETTINGS, calibration_setting, takes_domain
 from release.manifest import CHECKPOINT
 from release.sources import find_evidence
-from release.used_quants import used_quants
+from release.used_quants import evaluated_types, types_with, types_without, used_quants
 from scoring.score_records import SCORES_NAME, in_a_row
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME
@@ -81,7 +80,7 @@ def recipe_values(record: dict) -> Values:
 def quantised_values(manifest: dict, sources: Sources) -> Values:
     """Return settings of make that choose and make the files of a release, beside those of one file alone."""
     used = [record for _, record in used_quants(sources)]
-    plain = {r["type"] for r in used if r["imatrix_sha256"] is None and r["base"] not in COPIED}
+    plain = types_without(used) - types_with(used)  # of one made both ways the manifest's `by_hand` speaks
     said = Values(NO_IMATRIX=" ".join(sorted(plain)) or None)
     if manifest["kind"] == CHECKPOINT:
         return said
@@ -134,7 +133,8 @@ def records_of(folder: Path, manifest: dict, sources: Sources) -> Iterable[tuple
     if scores := find_evidence(folder, SCORES_NAME):
         yield SCORES_NAME, score_values(scores)
     else:
-        yield SCORES_NAME, {"SCORED": "no"}
+        types = [kind for kinds in evaluated_types(sources["copies"]).values() for kind in sorted(kinds)]
+        yield SCORES_NAME, {"SCORED": "no", "EVAL_QUANT": next(iter(types), None)}
     if loops := find_evidence(folder, LOOPS_NAME):
         yield LOOPS_NAME, loop_values(loops, manifest["name"])
     if findings := find_evidence(folder, FINDINGS_NAME):

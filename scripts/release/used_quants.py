@@ -1,13 +1,14 @@
 """The quants that a release speaks of: those that it holds, and those of its model that were scored or measured."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from files.json_records import Record, read_record
 from ggufs.imatrix import ImatrixRecord
 from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality
-from quants.quant_record import ConversionRecord, QuantRecord
+from quants.quant_record import COPIED, ConversionRecord, QuantRecord
 from release.task_files import task_copies
 from scoring.score_records import SCORES_NAME, Scores
 from speed.active_experts import ACTIVE_NAME, ActiveExperts
@@ -49,6 +50,39 @@ def used_quants(sources: Mapping[str, Mapping[str, Path]]) -> list[tuple[Path, d
         if record["source_sha256"] == f16 and record["sha256"] in measured - known:
             found.append((path, record))
     return found
+
+
+def evaluated_types(copies: Mapping[str, Path]) -> dict[str, set[str]]:
+    """Return the types of the files that scores, speeds and loops are of, which make gives by EVAL_QUANT, by record.
+
+    Of loops the type of the full model's file: the others are of LOOP_QUANTS. By the names of the files, which end with
+    the type; the model's own name is cut off.
+    """
+    found = {}
+    for name in (SCORES_NAME, LOOPS_NAME, DRAFT_NAME, ACTIVE_NAME):
+        if name in copies:
+            kind, listed = MEASURED[name]
+            content = read_record(copies[name], kind)
+            rows = content[listed] if listed else [content]
+            rows = rows[:1] if name == LOOPS_NAME else rows
+            found[name] = {type_of_name(row["gguf"]) for row in rows}
+    return found
+
+
+def type_of_name(gguf: str) -> str:
+    """Return the type that a file's name ends with."""
+    match = re.search(r"-((?:CD-|PAD-|AUTO-)?[A-Za-z0-9_.]+)\.gguf$", gguf)
+    return match[1] if match else gguf
+
+
+def types_with(records: Iterable[dict]) -> set[str]:
+    """Return the types that were made with an imatrix."""
+    return {record["type"] for record in records if record["imatrix_sha256"]}
+
+
+def types_without(records: Iterable[dict]) -> set[str]:
+    """Return the types that were made without an imatrix, but for those that are copies."""
+    return {record["type"] for record in records if not record["imatrix_sha256"] and record["base"] not in COPIED}
 
 
 def by_imatrix(sources: Mapping[str, Mapping[str, Path]]) -> bool:

@@ -4,11 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import build_release
 from damaged_build import Build
 from files.json_records import read_json
 from files.safe_files import sha256_file
+from gates.measured import seed_breaks
 from pruned_models import NAME
 from release.sources import sources_path
 from release_inputs import release_arguments
@@ -215,7 +217,6 @@ def of_name(build: Build) -> None:
         (of_name, f"the name {NAME} for this build's file and for no other"),
         (of_rows(mcnemar_p=0.01), "mcnemar_p"),
         (of_rows(gpqa="99%"), "gpqa absent"),
-        (of_rows(seeds=[42, 44]), "seeds that follow one another, found 42, 44"),
         (of_rows(bytes={"Q6_K": 1}), "which was scored"),
         (lambda build: build.change(sources_path(build.release), lambda s: s.update(runs={})), "--runs"),
     ],
@@ -231,3 +232,10 @@ def test_scores_of_other_models_are_refused_before_anything_is_written(build, re
     arguments = release_arguments(build.pruned, tmp_path / "r", "--scores", build.evidence / "scores.json")
     refusal(build_release.main, arguments, "--scores", "this build's own file", "SCORED=no")
     assert not list(tmp_path.glob("r*"))
+
+
+def test_seeds_of_a_score_are_not_picked():
+    found = seed_breaks(Path("scores.json"), {"rows": [{"seeds": [42, 43]}, {"seeds": [42, 44]}]})
+    assert [str(error).partition(";")[0] for error in found] == [
+        "scores.json: expected seeds that follow one another, found 42, 44"
+    ]
