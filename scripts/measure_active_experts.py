@@ -36,13 +36,13 @@ from losses.stored_results import kept
 from quants.quant_record import read_held_gguf
 from scoring.answer_letters import flexible_letter
 from scoring.paired_statistics import mean_and_error
-from speed.active_experts import ActiveExperts, active_table, counts_to_try
+from speed.active_experts import SPEED_TOKENS, ActiveExperts, active_table, counts_to_try
 from speed.active_picture import draw_active
 from speed.greedy_answers import Greedy, greedy_answers, speed_of
-from speed.round_speeds import in_turns
+from speed.round_speeds import ROUNDS, in_turns
 
 OWN = "own"  # the reference's name in files
-SPEED_QUESTIONS, SPEED_TOKENS = 8, 256
+SPEED_QUESTIONS = 8
 
 
 def check_counts(gguf: Path, counts: list[int] | None) -> list[int]:
@@ -127,7 +127,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--answers", type=positive, metavar="N", help=questions)
     add("--answer-tokens", type=positive, default=SPEED_TOKENS, help="most tokens of an answer")
     add("--reasoning-budget", type=int, default=-1, help="most tokens of a thought (-1: as many as an answer has)")
-    add("--rounds", type=positive, default=4, help="how often the numbers take turns")
+    add("--rounds", type=positive, default=ROUNDS, help="how often the numbers take turns")
     add("--context", type=positive, default=4096, help="tokens of context of an answer")
     return parser.parse_args(argv)
 

@@ -27,9 +27,9 @@ from llama.drafting import DRAFT_TOKENS, draft_flags
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from quants.draft_record import DraftRecord
 from quants.quant_record import read_held_gguf
-from speed.draft_results import DraftResults, check_same_answers, draft_table
+from speed.draft_results import ANSWER_TOKENS, DraftResults, check_same_answers, draft_table
 from speed.greedy_answers import Greedy, greedy_answers, speed_of
-from speed.round_speeds import in_turns
+from speed.round_speeds import ROUNDS, in_turns
 
 COUNTS = ("tokens", "drafted", "accepted")
 
@@ -82,8 +82,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=named_path, required=True, help="Markdown file to write; .json goes beside it")
     add = parser.add_argument_group("how the models run").add_argument
     add("--draft-tokens", type=positive, default=DRAFT_TOKENS, help="tokens drafted in a row")
-    add("--max-tokens", type=positive, default=512, help="most tokens of an answer")
-    add("--rounds", type=positive, default=4, help="how often both ways take turns")
+    add("--max-tokens", type=positive, default=ANSWER_TOKENS, help="most tokens of an answer")
+    add("--rounds", type=positive, default=ROUNDS, help="how often both ways take turns")
     add("--context", type=positive, default=4096, help="tokens of context")
     add("--gpu-layers", type=whole_number, default=0, help="layers on the GPU")
     add("--llama-cpp", type=Path, help="llama.cpp directory (default: $LLAMA_CPP, else the built one)")

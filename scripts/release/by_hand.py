@@ -17,8 +17,14 @@ from files.display import code, plural
 from files.json_records import read_record
 from ggufs.imatrix import CONTEXT_TOKENS, ImatrixRecord
 from release.make_settings import takes_domain
+from release.task_files import task_copies
 from release.used_quants import evaluated_types, types_with, types_without, used_quants
+from scoring.eval_protocol import DEFAULT_TASK
+from scoring.eval_tasks import task_of
 from scoring.score_records import SCORES_NAME, Scores
+from speed.active_experts import ACTIVE_NAME, SPEED_TOKENS, ActiveExperts
+from speed.draft_results import ANSWER_TOKENS, DRAFT_NAME, DraftResults
+from speed.round_speeds import ROUNDS
 
 Sources = Mapping[str, Mapping[str, Path]]
 COUNTED, ATTENTION = "all", "eager"  # of an analysis by make
@@ -86,9 +92,28 @@ def files_by_hand(sources: Sources, elsewhere: Mapping[str, str]) -> list[str]:
     found += [f"{name} is of {', '.join(sorted(kinds))}" for name, kinds in types.items() if kinds != mine]
     twice = types_with(used) & types_without(used)
     found += [f"{kind} was made with the importance matrix and without" for kind in sorted(twice)]
-    if SCORES_NAME in copies and not read_record(copies[SCORES_NAME], Scores)["patched"]:
-        found.append("invalid answers were not asked for again (`--unpatched`)")
-    return found
+    scored = {SCORES_NAME: copies[SCORES_NAME]} if SCORES_NAME in copies else {}
+    for name, path in {**scored, **task_copies(copies)}.items():
+        scores = read_record(path, Scores)
+        if not scores["patched"] and task_of(scores["protocol"].get("task", DEFAULT_TASK)).is_gpqa:
+            found.append(f"invalid answers of {name} were not asked for again (`--unpatched`)")
+    return found + speeds_by_hand(copies)
+
+
+def speeds_by_hand(copies: Mapping[str, Path]) -> list[str]:
+    """Return what make does otherwise where it measures speeds; copies: records of the release by name."""
+    pairs: list[tuple[object, object, str]] = []
+    if DRAFT_NAME in copies:
+        draft = read_record(copies[DRAFT_NAME], DraftResults)
+        pairs.append((ROUNDS, draft["rounds"], f"{DRAFT_NAME} is of rounds: {{}}"))
+        pairs.append((ANSWER_TOKENS, draft["max_tokens"], f"{DRAFT_NAME} is of answers of at most {{}} tokens"))
+    if ACTIVE_NAME in copies:
+        active = read_record(copies[ACTIVE_NAME], ActiveExperts)
+        pairs.append((ROUNDS, active["rounds"], f"{ACTIVE_NAME} is of rounds: {{}}"))
+        timed = all(row["right"] is None for row in active["rows"])
+        longest = active["max_tokens"] if timed else None
+        pairs.append((SPEED_TOKENS, longest, f"{ACTIVE_NAME} is of answers of at most {{}} tokens"))
+    return otherwise(pairs)
 
 
 def by_hand(sources: Sources, elsewhere: Mapping[str, str], unused: int) -> dict[str, list[str]]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
+from checkpoints.checkpoint import read_config
+from checkpoints.towers import configured_towers
 from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME
 from choice.expert_stats import read_stats
@@ -84,7 +86,9 @@ def quantised_values(manifest: dict, sources: Sources) -> Values:
     said = Values(NO_IMATRIX=" ".join(sorted(plain)) or None)
     if manifest["kind"] == CHECKPOINT:
         return said
-    said["MMPROJ"] = " ".join(record["type"] for record in manifest.get("mmproj", {}).values()) or None
+    types = " ".join(record["type"] for record in manifest.get("mmproj", {}).values())
+    sees = configured_towers(read_config(sources["copies"][METADATA_NAME].parent))
+    said["MMPROJ"] = types if types or sees else None  # of a model that sees make adds files for pictures by itself
     sensitivity = sources["origins"].get("sensitivity")
     if sensitivity and any(target_bytes(record["type"]) for record in used):
         said["SENSITIVITY_CHATS"] = read_record(sensitivity, Sensitivity)["inputs"].get("chats")

@@ -27,6 +27,7 @@ RECORDED = {
     *("DRAFT_TYPE", "DRAFT_TOKENS", "DRAFT_QUESTIONS", "ACTIVE_EXPERTS", "ACTIVE_SCORED"),
 }
 OF_HUB = ("MODEL", "DRAFT")
+EMPTIED = ("DRAFT", "MMPROJ")  # what the command falls back to, and an empty setting takes away
 TYPE = "|".join([*map(re.escape, RECIPES), TARGET_SIZE.pattern, "all"])
 PLACE = re.compile(rf"({PROJECT_DATA}/)?{NAME.pattern}")
 NAMED = {
@@ -87,8 +88,7 @@ def recorded_settings(folder: Path, manifest: dict, sources: Sources) -> dict[st
             if name not in kept or not named_wrongly(name, place, manifest, said):
                 kept[name] = place
     kept = {name: value for name, value in kept.items() if not named_wrongly(name, value, manifest, said)}
-    # Of what a run can have and the command falls back to, only a draft model has to be taken away by an empty setting.
-    return kept | {name: value for name, value in said.items() if name not in kept and (value or name == "DRAFT")}
+    return kept | {name: value for name, value in said.items() if name not in kept and (value or name in EMPTIED)}
 
 
 def named_wrongly(name: str, value: str, manifest: dict, said: dict[str, str]) -> str | None:

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 DRAFT_NAME = "draft.json"
+ANSWER_TOKENS = 512  # most of an answer, as make measures
 DRAFT_HEADS = [
     "File",
     "Drafted tokens accepted",

@@ -12,6 +12,7 @@ from files.display import digits, plural
 import numpy as np
 from pydantic import Field
 
+ROUNDS = 4  # as make measures
 Way = TypeVar("Way")
 Speed = Annotated[float, Field(gt=0, lt=1e9)]  # tokens per second, as a record holds it
 
