@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import code, exactly, markdown_table, plural
 from losses.quality_record import measured
+from release.make_settings import ASKED, ESTIMATED, MEASURED
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
 
@@ -279,6 +280,11 @@ def seen_in_other_ways(release: Release) -> list[str]:
         if seen := len(ranked & {*scores["question_ids"]}):
             of_these = f"{seen} of the {len(scores['question_ids'])} of {what}"
             found.append(f"The types of CD files follow from statistics over {of_these}: such a file has seen these.")
+    roles = release.inputs.get("roles") or {}
+    for name in roles.get(ESTIMATED, []):
+        if name in [*roles.get(ASKED, []), *roles.get(MEASURED, [])]:
+            why = f"were chosen by losses on chats of {code(name)}, which was scored or measured, too"
+            found.append(f"The types of AUTO files {why}: such a file has seen these.")
     for name, count in (release.inputs.get("held") or {}).items():
         if count:
             asked = len(release.tasks[name]["question_ids"])

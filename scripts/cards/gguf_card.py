@@ -24,10 +24,10 @@ from cards.card_tables import (
 from cards.card_tasks import tasks_section
 from cards.front_matter import front_matter
 from cards.sight_card import sight_parts
-from files.display import code, plural
+from files.display import code, in_words, plural
 from files.safe_files import gib
 from losses.quality_record import chats_in_words, measured
-from release.make_settings import ASKED, ESTIMATED, MEASURED
+from release.make_settings import ESTIMATED
 from release.manifest import CHECKPOINT, DYNAMIC
 from release.order import exceptions
 
@@ -80,14 +80,11 @@ def choice_section(release: Release) -> str:
 
 
 def estimate_text(release: Release) -> str:
-    """Return whose chats chose the types of AUTO files, and whether those are asked or measured, too; "" for none."""
-    roles = release.inputs.get("roles", {})
-    files = roles.get(ESTIMATED, [])
+    """Return whose chats chose the types of AUTO files; "" for none."""
+    files = release.inputs.get("roles", {}).get(ESTIMATED, [])
     if not files:
         return ""
-    asked = [code(name) for name in files if name in [*roles.get(ASKED, []), *roles.get(MEASURED, [])]]
-    also = f", of which {' and '.join(asked)} was scored or measured, too: an AUTO file has seen its questions"
-    return f"The loss was estimated on the first chats of {' and '.join(map(code, files))}{also if asked else ''}. "
+    return f"The loss was estimated on the first chats of {in_words([*map(code, files)])}. "
 
 
 def dynamic_text(release: Release) -> str:

@@ -14,6 +14,7 @@ from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality
 from quants.quant_record import COPIED, QuantRecord
 from quants.recipes import target_bytes
+from release.manifest import DIGITS
 from release.names import is_standard
 from release.task_files import task_copies
 from release.used_quants import by_imatrix
@@ -95,15 +96,20 @@ def line_breaks(lineage: Lineage, known: Quants) -> Breaks:
     path = lineage.sources["copies"].get(QUALITY_NAME)
     files = {entry["sha256"] for entry in read_record(path, Quality)["files"]} if path else set()
     measured = [(path, record) for path, record in known if record["sha256"] in files and record["base"] not in COPIED]
-    judged = {record["imatrix_sha256"] is not None for _, record in measured if not is_standard(record["type"])}
-    words = {True: "with the imatrix", False: "without an imatrix"}
-    return [
-        InputError(
-            place, f"a file made {words[not with_one]}, as those that it is held beside", words[with_one], ONE_LINE
-        )
-        for place, record in measured
-        if is_standard(record["type"]) and judged and (with_one := record["imatrix_sha256"] is not None) not in judged
-    ]
+    judged = {record["imatrix_sha256"] for _, record in measured if not is_standard(record["type"])}
+    found: Breaks = []
+    for place, record in measured:
+        if is_standard(record["type"]) and judged and record["imatrix_sha256"] not in judged:
+            expected, other = (imatrix_in_words(digest) for digest in (next(iter(judged)), record["imatrix_sha256"]))
+            found.append(
+                InputError(place, f"a file made {expected}, as those that are held beside it", other, ONE_LINE)
+            )
+    return found
+
+
+def imatrix_in_words(digest: str | None) -> str:
+    """Return with which imatrix a file was made."""
+    return f"with the imatrix {digest[:DIGITS]}" if digest else "without an imatrix"
 
 
 def one_type_breaks(lineage: Lineage, quants: Quants) -> Breaks:

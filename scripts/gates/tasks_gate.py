@@ -43,12 +43,12 @@ def part_breaks(lineage: Lineage, name: str, own: dict[str, list[Path]], task: s
 
     By ids alone it would count as held out. Tasks of other columns than GPQA's have questions of other forms.
     """
-    for kind in ("questions", "examples"):  # the card's command names one of each
-        if len(own[kind]) > 1:
-            return [InputError(own[kind][1], f"one file of {kind} of {name}", f"{len(own[kind])}", EVALUATE)]
     for path in own["questions"]:
         if not asked_by_any(own["run"], path):
             return [InputError(path, f"questions that {name} was asked", "others", EVALUATE)]
+    for kind in ("questions", "examples"):  # the card's command names one of each
+        if len(own[kind]) > 1:
+            return [InputError(own[kind][1], f"one file of {kind} of {name}", f"{len(own[kind])}", EVALUATE)]
     chose = {*question_ids_of(read_metadata(lineage.metadata_path)["method"])}
     return renamed_breaks(lineage, chose, own["questions"]) if chose and task_of(task).is_gpqa else []
 

@@ -17,8 +17,6 @@ from choice.expert_stats import read_stats
 from files.json_records import read_record
 from losses.chat_masks import unseen_questions
 from losses.quality_record import QUALITY_NAME, Quality
-from quants.recipes import target_bytes
-from quants.target_sizes import Sensitivity
 from release.make_settings import ASKED, CHOSE, COUNTED, ESTIMATED, MEASURED, TEXT, question_setting
 from release.used_quants import used_quants
 from scoring.eval_protocol import recorded_protocol
@@ -109,13 +107,10 @@ def measured_on(sources: Sources, method: dict, questions: Path) -> set[str]:
 
 
 def estimated(sources: Sources, questions: Path) -> bool:
-    """Tell whether the types of AUTO files of a release were chosen by losses on the first chats of a file."""
-    given = sources["origins"].get("sensitivity")
-    if given is None or not any(target_bytes(record["type"]) for _, record in used_quants(sources)):
-        return False
-    inputs = read_record(given, Sensitivity)["inputs"]
-    first = load_questions(questions, QUESTION_SEED)[: inputs["chats"]]
-    return question_set_digest(first) == inputs["questions_sha256"]
+    """Tell whether the types of an AUTO file, released or measured, were chosen by losses on a file's first chats."""
+    known = [record.get("auto_measured_on") for _, record in used_quants(sources)]
+    first = load_questions(questions, QUESTION_SEED)
+    return any(on and question_set_digest(first[: on["chats"]]) == on["questions_sha256"] for on in known)
 
 
 def method_of(sources: Sources) -> dict:

@@ -52,12 +52,9 @@ JUDGED = {"type": "CD-Q4_K_M", "base": "Q3_K_M", "sha256": "5" * 64}
     [
         (LINE | IMATRIX, JUDGED | IMATRIX, ""),
         (LINE | OTHER, JUDGED | OTHER, ""),
-        (
-            LINE | OTHER,
-            JUDGED | IMATRIX,
-            "a file made with the imatrix, as those that it is held beside, found without",
-        ),
+        (LINE | OTHER, JUDGED | IMATRIX, "a file made with the imatrix 111111111111, as those that"),
         (LINE | IMATRIX, JUDGED | OTHER, "a file made without an imatrix, as those"),
+        (LINE | {"imatrix_sha256": "2" * 64}, JUDGED | IMATRIX, "found with the imatrix 222222222222"),
         (LINE | OTHER | {"base": "F16"}, JUDGED | IMATRIX, ""),  # it has no types that an imatrix could choose
         (LINE | OTHER | {"sha256": "6" * 64}, JUDGED | IMATRIX, ""),  # not measured
     ],

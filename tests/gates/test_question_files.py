@@ -8,7 +8,6 @@ from gates.lineage import renamed_breaks
 from gates.remade_gates import findings_gate
 from made_up_evidence import QUESTIONS
 from quants.quant_record import QuantRecord
-from quants.target_sizes import Sensitivity
 from release.make_settings import ESTIMATED
 from release.question_roles import roles_of
 from synthetic_build import quant_record, write_build
@@ -39,14 +38,11 @@ def test_the_chats_of_auto_files_are_of_a_known_file(tmp_path, kind, files):
     """A file of a fixed type has not seen them, whatever lies beside it."""
     questions = {path.name: path for path in QUESTIONS}
     chats = load_questions(questions["calibration_questions.csv"], QUESTION_SEED)[:3]
-    measured_on = {"chats": 3, "questions_sha256": question_set_digest(chats)}
-    measured_on |= dict.fromkeys(("source_sha256", "imatrix_sha256", "texts_sha256"), "1" * 64)
-    costs = {"inputs": measured_on, **{key: {} for key in ("low_types", "roles", "layers", "errors")}}
-    write_record(tmp_path / "sensitivity.json", costs, Sensitivity)
     quant = quant_record("Q6_K", 10**9, 109, "2" * 64, "3" * 64)
-    write_record(tmp_path / "a.gguf.json", quant | {"type": kind}, QuantRecord)
+    measured_on = {"chats": 3, "questions_sha256": question_set_digest(chats)} if kind != "Q6_K" else None
+    write_record(tmp_path / "a.gguf.json", quant | {"type": kind, "auto_measured_on": measured_on}, QuantRecord)
     sources = {"records": {"a.gguf": tmp_path / "a.gguf.json"}, "copies": {}, "runs": {}}
-    sources["origins"] = {"sensitivity": tmp_path / "sensitivity.json"}
+    sources["origins"] = {}
     assert roles_of(sources, questions).get(ESTIMATED) == files
 
 

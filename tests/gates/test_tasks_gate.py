@@ -98,7 +98,6 @@ GSM8K, MIRRORED = (dataset_url("openai/gsm8k", "main", "test", hub) for hub in (
         ("", "", "", False),
         ("fetch_task", GSM8K, "", True),
         ("fetch_task", GSM8K, "{}", False),  # the file was exchanged since
-        ("fetch_task", GSM8K, "twice", False),  # of two files any can be the one that was asked
         ("fetch_task", MIRRORED, "", False),
         ("fetch_task", dataset_url("other/gsm8k", "main", "test"), "", False),
         ("fetch_task", dataset_url("openai/gsm8k", "main", "train"), "", False),
@@ -118,15 +117,21 @@ def test_only_questions_that_were_fetched_have_a_benchmark_s_name(
     if more == "{}":
         path.write_text(path.read_text().rstrip("\n"))  # the same questions in other bytes
     given = arguments(pruned_demo, copy)
-    if more == "twice":
-        shutil.copyfile(path, copy / "other.jsonl")
-        given.insert(given.index("--quants"), f"questions={copy / 'other.jsonl'}")
     folder = tmp_path / f"{NAME}-GGUF"
     card = build(pruned_demo, folder, *given, quants=QUANTS)
     assert (f"### {FOLDER}\n" in card) == known and ("[openai/gsm8k](https://huggingface.co/" in card) == known
-    assert (f"### Questions of {FORM}\n" in card or more == "twice") == (not known)
-    assert (f"- Questions: {FORM}." in card or more == "twice") == (not known)
+    assert (f"### Questions of {FORM}\n" in card) == (not known)
+    assert (f"- Questions: {FORM}." in card) == (not known)
     assert not outcome_of(folder).deviations and not outcome_of(folder, made_gate).deviations
+
+
+def test_a_task_has_one_question_file(pruned_demo, scored, tmp_path):
+    """Of two any can be the one that was asked, and the card's command names one."""
+    shutil.copyfile(scored / "gsm8k.jsonl", tmp_path / "other.jsonl")
+    given = arguments(pruned_demo, scored)
+    given.insert(given.index("--quants"), f"questions={tmp_path / 'other.jsonl'}")
+    with pytest.raises(InputError, match=f"other.jsonl: expected one file of questions of {FOLDER}, found 2"):
+        build(pruned_demo, tmp_path / f"{NAME}-GGUF", *given, quants=QUANTS)
 
 
 def test_a_question_file_that_no_run_was_asked_is_refused(pruned_demo, scored, tmp_path):
