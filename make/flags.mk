@@ -224,7 +224,8 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS) $(DOMAIN_FILES)) \
   --source $(FULL_SOURCE) --map $(DROP_MAP_FILE) \
-  $(if $(DRAWN)$(filter CD-%,$(ASKED_QUANTS)),--statistics $(STATS)) $(call there,--sensitivity,$(SENSITIVITY)) \
+  $(if $(DRAWN)$(filter CD-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(LOOP_QUANTS)),--statistics $(STATS)) \
+  $(call there,--sensitivity,$(SENSITIVITY)) \
   --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \
   $(call there,--full-imatrix,$(FULL_GGUF)/imatrix.gguf.json) \

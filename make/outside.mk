@@ -32,6 +32,7 @@ $(call check_text,target,$(subst $(ESCAPE),\e,$(MAKECMDGOALS)))
 COMMAND_LINE := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))
 NOT_OURS := MAKEFLAGS MAKEOVERRIDES COUNTING -*
 $(foreach v,$(filter-out $(NOT_OURS),$(COMMAND_LINE)),$(call check_text,variable,$v))
-$(foreach v,RUN FROM,$(if $(or $(findstring /,$($v)),$(word 2,$($v))),$(error $v: expected a name$(,) found $(subst $(ESCAPE),\e,$($v)))))
+$(foreach v,RUN FROM,$(if $(or $(findstring /,$($v)),$(word 2,$($v))),\
+  $(error $v: expected a name$(,) found $(subst $(ESCAPE),\e,$($v)))))
 # For a make that this one starts. Make's own list of them is not quoted for a shell.
 OVERRIDES = $(foreach v,$(filter-out $(NOT_OURS),$(COMMAND_LINE)),'$v=$(value $v)')

@@ -74,7 +74,8 @@ def task_text(release: Release) -> str:
         beside = [kind for kind in types[1:] if not first["gguf"].endswith(f"-{kind}.gguf")]
         words.append(f"TASK_QUANTS={shlex.quote(' '.join(beside))}")
         words += own_protocol(release, scores["protocol"], max({*types[1:]} - {*beside}, key=len, default=""))
-        words += [f"SEED={seeds[0]}", *([f"SAMPLES={len(seeds)}"] if in_a_row(seeds) and len(seeds) > 1 else [])]
+        samples = str(len(seeds)) if in_a_row(seeds) else "1"
+        words += [f"SEED={seeds[0]}"] + [f"SAMPLES={samples}"] * (samples != release.settings.get("SAMPLES", "1"))
         command = " ".join(["make eval", *words])
         others = "" if in_a_row(seeds) else f"; again with SEED={', '.join(map(str, seeds[1:]))}"
         lines.append(f"{code(command)} ({first['questions'] // len(seeds)} questions{others})")

@@ -275,11 +275,14 @@ def seen_in_other_ways(release: Release) -> list[str]:
     """Return which scored questions, of further tasks too, the types of CD files or the imatrix have seen."""
     ranked = {*release.inputs.get("ranked", [])} - {*question_ids_of(release.metadata["method"])}
     found = []
-    of_all = {"the scored questions": release.scores} if release.scores else {}
-    for what, scores in {**of_all, **{f"the questions of {name}": one for name, one in release.tasks.items()}}.items():
+    scored = {"the scored questions": release.scores} if release.scores else {}
+    for what, scores in {**scored, **{f"the questions of {name}": one for name, one in release.tasks.items()}}.items():
         if seen := len(ranked & {*scores["question_ids"]}):
             of_these = f"{seen} of the {len(scores['question_ids'])} of {what}"
             found.append(f"The types of CD files follow from statistics over {of_these}: such a file has seen these.")
+    if measured_too := release.inputs.get("ranked_and_measured"):
+        of_all = f"{measured_too['chats']} of the chats that losses were measured on"
+        found.append(f"The types of CD files follow from statistics over {of_all}: such a file has seen these.")
     roles = release.inputs.get("roles") or {}
     for name in roles.get(ESTIMATED, []):
         if name in [*roles.get(ASKED, []), *roles.get(MEASURED, [])]:

@@ -306,11 +306,9 @@ def type_breaks(lineage: Lineage, scores: dict, known: dict[str, tuple[str, dict
     ]
     ours = (lineage.f16_sha256, lineage.full["sha256"])
     of_both = [(row, quant) for row, quant in quants if quant["source_sha256"] in ours]
-    types = sorted({quant["type"] for _, quant in of_both})
+    types = sorted({quant["type"] for _, quant in quants})
     if len(types) > 1:
-        found.append(
-            InputError("--scores", "files of one type of the full and the own model", ", ".join(types), EVALUATE)
-        )
+        found.append(InputError("--scores", "files of one type of all models", ", ".join(types), EVALUATE))
     # The card's headline holds the first row against this model: a full model further down would look unscored there.
     first, names = scores["rows"][0], [row["name"] for row in scores["rows"]]
     reference = lineage.full["name"] if lineage.full["name"] in names else lineage.name

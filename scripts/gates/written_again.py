@@ -32,6 +32,7 @@ from quants.recipes import RECIPES, Recipe, target_bytes
 from quants.sparse_gguf import from_checkpoint
 from quants.target_sizes import Sensitivity
 from release.gguf_parts import OF_A_SPLIT, tensors_of
+from release.used_quants import used_quants
 
 from gguf.constants import LlamaFileType
 
@@ -166,19 +167,23 @@ def recipe_breaks(checked: Checked, own: GgufHeader, tool: Path, imatrix: Path |
     """
     args, lineage = recipe_choices(checked), checked.lineage
     found: Breaks = []
-    for name, record in checked.records.items():
-        kind, path = record["type"], lineage.sources["records"][name]
+    # Those that were scored or measured, too: what they were made by is what their number is of.
+    used = used_quants(checked.sources)
+    for path, record in used:
+        kind = record["type"]
         if target_bytes(kind) is None and not (kind in RECIPES and RECIPES[kind].tiers):
             continue
         if target_bytes(kind):
             lineage.origin("sensitivity")  # without it recipe_for would assume errors that nobody measured
+        if record.get("cd_rule"):
+            lineage.origin("statistics")
         again = recipe_for(args, kind, own, tool, imatrix, None)
         pairs = [(f"{key}:", value, record.get(key)) for key, value in cd_choices(again, args).items() if key in record]
         pairs += [("the base type", again.base, record["base"]), ("the note", again.note, record["note"])]
         pairs.append(("the types that its recipe gives:", again.arguments, record["arguments"]))
         pairs.append(("padded widths:", recorded_widths(own, again), record.get("padded", {})))
         found += breaks_of(path, pairs, QUANTISE)
-    if args.sensitivity and any(target_bytes(record["type"]) for record in checked.records.values()):
+    if args.sensitivity and any(target_bytes(record["type"]) for _, record in used):
         inputs = read_record(args.sensitivity, Sensitivity)["inputs"]
         measured = read_record(lineage.origin("imatrix"), ImatrixRecord)["sha256"]
         of_model = ("sensitivities of the F16 file", lineage.f16_sha256, inputs["source_sha256"])

@@ -16,6 +16,7 @@ from choice.ranking import BOOTSTRAP_SEED, RESAMPLES
 from files.display import code, plural
 from files.json_records import read_record
 from ggufs.imatrix import CONTEXT_TOKENS, ImatrixRecord
+from losses.quality_record import QUALITY_NAME, Quality
 from release.make_settings import takes_domain
 from release.task_files import task_copies
 from release.used_quants import evaluated_types, types_with, types_without, used_quants
@@ -47,6 +48,7 @@ def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
     """Return what make does otherwise in the analysis that a map was chosen by, in words."""
     statistics, analysis = sources["origins"].get("statistics"), method.get("analysis") or {}
     known = read_stats(statistics)[1] if statistics and statistics.suffix == ".safetensors" else {}
+    analysis = analysis or {**known, "cut_tokens": known.get("max_tokens")}
     order, dtype = known.get("reconstruction") or {}, named_dtype(sources["copies"][METADATA_NAME].parent)
     return otherwise(
         [
@@ -64,8 +66,9 @@ def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
 def choice_by_hand(sources: Sources, unused: int) -> list[str]:
     """Return what make does otherwise in the choice of experts; unused: questions of its file that did not choose."""
     method = read_metadata(sources["copies"][METADATA_NAME])["method"]
-    if criterion_of(method) == OWN_MAP:  # make takes it as it is given
-        return []
+    if criterion_of(method) == OWN_MAP:  # make takes it as it is given, and ranks layers of CD files by statistics
+        ranks = any(record.get("cd_rule") for _, record in used_quants(sources))
+        return analysis_by_hand(sources, {}) if ranks else []
     drawn = method.get("bootstrap") or {}
     found = ["the experts that rank best were dropped (`--worst-first`)"] * bool(method.get("worst_first"))
     found += ["an imatrix chose the experts (`--imatrix`)"] * bool(method.get("imatrix_sha256"))
@@ -97,6 +100,9 @@ def files_by_hand(sources: Sources, elsewhere: Mapping[str, str]) -> list[str]:
         scores = read_record(path, Scores)
         if not scores["patched"] and task_of(scores["protocol"].get("task", DEFAULT_TASK)).is_gpqa:
             found.append(f"invalid answers of {name} were not asked for again (`--unpatched`)")
+    found += ["findings.json compares with maps that were given"] * any(
+        name.startswith("findings map-") for name in sources["origins"]
+    )
     return found + speeds_by_hand(copies)
 
 
@@ -110,6 +116,9 @@ def speeds_by_hand(copies: Mapping[str, Path]) -> list[str]:
     if ACTIVE_NAME in copies:
         active = read_record(copies[ACTIVE_NAME], ActiveExperts)
         pairs.append((ROUNDS, active["rounds"], f"{ACTIVE_NAME} is of rounds: {{}}"))
+        if QUALITY_NAME in copies:  # whose chats the command's QUALITY_CHATS are
+            chats = read_record(copies[QUALITY_NAME], Quality)["chats"]
+            pairs.append((chats, active["chats"], f"{ACTIVE_NAME} is of {{}} chats"))
         timed = all(row["right"] is None for row in active["rows"])
         longest = active["max_tokens"] if timed else None
         pairs.append((SPEED_TOKENS, longest, f"{ACTIVE_NAME} is of answers of at most {{}} tokens"))

@@ -2,13 +2,13 @@
 
 `questions`: sha256 by file name, of the second file of one name as NAME (2). `roles`: the names of those that chose the
 experts, and of those that were asked, by the setting of make that gives them. `ranked`: the Record IDs of the
-statistics by which CD files have their types. `by_hand`: what was done otherwise than make does it, in words.
-`calibration`: of the imatrix record its text's name and digest and the imatrix's; and `held`, the Record IDs of the
-questions whose words the calibration text holds. `fetched`: of those files that a command of ours has fetched, by name,
-from where. `licence`: what the base's own card, if it is the one of the drop, or config names. None where they are not
-known. `tasks`: sha256 of the question files of each further task. The gates make them again from the same files.
-`benchmarks`: by further task the dataset that its questions are known to be of; `held`: how many of its questions the
-calibration text holds.
+statistics by which CD files have their types. `ranked_and_measured`: on how many chats of such questions losses were
+measured. `by_hand`: what was done otherwise than make does it, in words. `calibration`: of the imatrix record its
+text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose words the calibration text
+holds. `fetched`: of those files that a command of ours has fetched, by name, from where. `licence`: what the base's own
+card, if it is the one of the drop, or config names. None where they are not known. `tasks`: sha256 of the question
+files of each further task. The gates make them again from the same files. `benchmarks`: by further task the dataset
+that its questions are known to be of; `held`: how many of its questions the calibration text holds.
 """
 
 from dataclasses import asdict
@@ -24,7 +24,7 @@ from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
 from release.by_hand import by_hand
 from release.make_settings import CHOSE
-from release.question_roles import measured_elsewhere, method_of, ranked_ids, roles_of, unused
+from release.question_roles import measured_elsewhere, method_of, ranked_and_measured, ranked_ids, roles_of, unused
 from release.task_files import task_copies, task_sources
 from release.used_quants import by_imatrix
 from scoring.eval_protocol import DEFAULT_TASK
@@ -147,6 +147,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         "questions": named,
         "roles": roles,
         **({"ranked": ids} if (ids := ranked_ids(sources)) else {}),
+        **({"ranked_and_measured": {"chats": chats}} if (chats := ranked_and_measured(sources, questions)) else {}),
         **({"by_hand": words} if (words := by_hand(sources, elsewhere, left)) else {}),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if by_imatrix(sources)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_ids
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
 from chats.texts_again import calibration_chats, joined_chats
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from choice.expert_stats import read_stats
@@ -76,6 +76,30 @@ def ranked_ids(sources: Sources) -> list[str]:
     return sorted(question["id"] for question in read_stats(statistics)[1]["questions"])
 
 
+def ranked_and_measured(sources: Sources, names: Iterable[Path]) -> int:
+    """Return on how many chats of held-out questions losses were measured that ranked the layers of CD files."""
+    copies, ids = sources["copies"], {*ranked_ids(sources)}
+    if QUALITY_NAME not in copies or not ids:
+        return 0
+    chats = next((found for path in names if (found := quality_chats(sources, method_of(sources), path))), [])
+    return len(ids & {question.record_id for question in chats})
+
+
+def quality_chats(sources: Sources, method: dict, questions: Path) -> list[Question]:
+    """Return the questions of a file whose chats losses were measured on, [] where it is another file.
+
+    They are the first ones that calibration and choice have not seen.
+    """
+    copies = sources["copies"]
+    if QUALITY_NAME not in copies or "calibration" not in sources["origins"]:
+        return []
+    quality = read_record(copies[QUALITY_NAME], Quality)
+    text = sources["origins"]["calibration"].read_text(encoding="utf-8", errors="replace")
+    all_of_it = load_questions(questions, QUESTION_SEED)
+    chats = unseen_questions(all_of_it, text, set(method.get("question_ids") or []))[: quality["chats"]]
+    return chats if question_set_digest(chats) == quality["inputs"]["questions_sha256"] else []
+
+
 def is_text(sources: Sources, questions: Path) -> bool:
     """Tell whether the calibration text has the name that make gives to a file's chats, and is these chats."""
     text = sources["origins"].get("calibration")
@@ -97,13 +121,7 @@ def measured_on(sources: Sources, method: dict, questions: Path) -> set[str]:
             results = read_record(copies[name], kind)
             if question_set_digest(all_of_it[: results["questions"]]) == results["questions_sha256"]:
                 found.add(name)
-    if QUALITY_NAME in copies and "calibration" in sources["origins"]:
-        quality = read_record(copies[QUALITY_NAME], Quality)
-        text = sources["origins"]["calibration"].read_text(encoding="utf-8", errors="replace")
-        unseen = unseen_questions(all_of_it, text, set(method.get("question_ids") or []))
-        if question_set_digest(unseen[: quality["chats"]]) == quality["inputs"]["questions_sha256"]:
-            found.add(QUALITY_NAME)
-    return found
+    return found | ({QUALITY_NAME} if quality_chats(sources, method, questions) else set())
 
 
 def estimated(sources: Sources, questions: Path) -> bool:
