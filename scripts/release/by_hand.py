@@ -74,7 +74,7 @@ def choice_by_hand(sources: Sources, unused: int) -> list[str]:
     found += ["an imatrix chose the experts (`--imatrix`)"] * bool(method.get("imatrix_sha256"))
     found += [f"{plural(unused, 'question')} of the file did not choose (`--questions-in` or `--limit`)"] * bool(unused)
     if not all(takes_domain(domain["name"]) for domain in method.get("domains", [])):
-        found.append("domains were weighted that have names of several words")
+        found.append("domains were weighted whose names make does not take")
     draws = [
         (RESAMPLES, drawn.get("resamples"), "the bootstrap of the choice drew {} times"),
         (BOOTSTRAP_SEED, drawn.get("seed"), "the bootstrap of the choice drew by seed {}"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 V5, V5_NAME = "v5", "calibration_datav5.txt"  # the word of CALIBRATION, and the text that it stands for
-DOMAIN = re.compile(r"[^\s:$#`'\"\\]+")  # a name that make takes as one word
+DOMAIN = re.compile(r"[^\s:;&|<>(){}\[\]*?`\"\\%#'$]+")  # a name that make takes as one word
 # What a question file was for, by a setting of make that says so.
 CHOSE, ASKED, MEASURED, ESTIMATED = "QUESTIONS", "EVAL_QUESTIONS", "QUALITY_CHATS", "SENSITIVITY_CHATS"
 COUNTED, TEXT = "CD_RULE", "CALIBRATION"
