@@ -275,10 +275,10 @@ def seen_in_other_ways(release: Release) -> list[str]:
     """Return which scored questions, of further tasks too, the types of CD files or the imatrix have seen."""
     ranked = {*release.inputs.get("ranked", [])} - {*question_ids_of(release.metadata["method"])}
     found = []
-    scored = {"the scored questions": release.scores} if release.scores else {}
-    for what, scores in {**scored, **{f"the questions of {name}": one for name, one in release.tasks.items()}}.items():
+    scored = {"scored questions": release.scores} if release.scores else {}
+    for what, scores in {**scored, **{f"questions of {name}": one for name, one in release.tasks.items()}}.items():
         if seen := len(ranked & {*scores["question_ids"]}):
-            of_these = f"{seen} of the {len(scores['question_ids'])} of {what}"
+            of_these = f"{seen} of the {len(scores['question_ids'])} {what}"
             found.append(f"The types of CD files follow from statistics over {of_these}: such a file has seen these.")
     if measured_too := release.inputs.get("ranked_and_measured"):
         of_all = f"{measured_too['chats']} of the chats that losses were measured on"

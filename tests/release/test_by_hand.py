@@ -34,7 +34,8 @@ BY_MAKE = {"criterion": "coverage", "analysis": {"counted_tokens": "all", "cut_t
 )
 def test_what_make_does_otherwise_in_a_choice_is_said(demo_model, monkeypatch, method, unused, words):
     monkeypatch.setattr(by_hand, "read_metadata", lambda path: {"method": {**BY_MAKE, **method}})
-    sources = {"copies": {"expert_drop_metadata.json": demo_model / "expert_drop_metadata.json"}, "origins": {}}
+    sources = {"records": {}, "quants": {}, "origins": {}}
+    sources["copies"] = {"expert_drop_metadata.json": demo_model / "expert_drop_metadata.json"}
     found = by_hand.choice_by_hand(sources, unused)
     assert len(found) == words if isinstance(words, int) else found == words
 

@@ -1,0 +1,123 @@
+"""What each question file of a release was for, and what its files have seen of the scored questions."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from cards.card_sections import limits_section
+from cards.made_texts import release_of
+from made_up_evidence import QUESTIONS
+from release import input_facts, question_roles
+from release.input_facts import held_of_tasks
+from release.make_settings import ASKED, CHOSE, ESTIMATED, TEXT, calibration_setting, question_setting, takes_domain
+from release.manifest import read_manifest
+from release.question_roles import check_role, measured_elsewhere, roles_of
+from release.used_quants import evaluated_types, type_of_name
+from release_inputs import shared_release
+
+import pytest
+
+
+def test_the_file_that_chose_has_the_fewest_others(pruned_demo, tmp_path, monkeypatch):
+    """A larger file may hold the same questions."""
+    larger, smaller = QUESTIONS[1], tmp_path / "few.csv"
+    smaller.write_text("".join(larger.read_text().splitlines(keepends=True)[:4]))
+    ids = [line.split(",")[0] for line in smaller.read_text().splitlines()[1:]]
+    monkeypatch.setattr(question_roles, "method_of", lambda sources: {"question_ids": ids})
+    monkeypatch.setattr(question_roles, "chose", lambda method, statistics, path: True)
+    sources = {"records": {}, "copies": {}, "origins": {}, "runs": {}}
+    names = {path.name: path for path in (larger, smaller)}
+    assert roles_of(sources, names)[CHOSE] == ["few.csv"]
+
+
+def test_a_text_with_the_name_of_a_file_s_chats_is_these_chats(pruned_demo, tmp_path):
+    checkpoint = pruned_demo / "checkpoint"
+    copies = {"expert_drop_metadata.json": checkpoint / "expert_drop_metadata.json"}
+    questions, text = tmp_path / "few.csv", tmp_path / "few.txt"
+    questions.write_text("".join(QUESTIONS[1].read_text().splitlines(keepends=True)[:4]))
+    tokenizer = question_roles.load_tokenizer(checkpoint)
+    chats = question_roles.calibration_chats(tokenizer, question_roles.load_questions(questions, 42))
+    for content, is_it in ((question_roles.joined_chats(chats), True), ("more\n" + "\n".join(chats), False)):
+        text.write_text(content)
+        assert question_roles.is_text({"copies": copies, "origins": {"calibration": text}}, questions) == is_it
+    other = text.rename(tmp_path / "other.txt")
+    assert not question_roles.is_text({"copies": copies, "origins": {"calibration": other}}, questions)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "setting"),
+    [
+        ({"calibration": {"calibration": "a.txt"}, "roles": {CHOSE: ["a.csv"], TEXT: ["a.csv"]}}, ""),
+        ({"calibration": {"calibration": "b.txt"}, "roles": {CHOSE: ["a.csv"], TEXT: ["b.csv"]}}, "b.txt"),
+        ({"calibration": {"calibration": "b.txt"}, "roles": {TEXT: ["b.csv"]}}, ""),  # of an own map
+        ({"calibration": {"calibration": "a.txt"}, "roles": {CHOSE: ["a.csv"]}}, "a.txt"),  # it has the name alone
+        ({"calibration": {"calibration": "v5"}}, "./v5"),  # the word v5 is a download
+        ({}, ""),
+    ],
+)
+def test_the_calibration_of_a_command_is_the_text_that_was_used(inputs, setting):
+    assert calibration_setting(inputs) == setting
+
+
+def test_a_setting_names_a_file_of_its_part():
+    assert question_setting(CHOSE, {TEXT: ["t.csv"]}) == ["t.csv"] and not question_setting(ASKED, {CHOSE: ["a"]})
+    assert check_role(ASKED, "b.csv", {ASKED: ["b.csv"]}) is None
+    assert "EVAL_QUESTIONS among b.csv" in (check_role(ASKED, "c.csv", {ASKED: ["b.csv"]}) or "")
+    assert "no EVAL_QUESTIONS, of which" in (check_role(ASKED, "c.csv", {}) or "")
+    assert takes_domain("Bio+Chem") and not any(map(takes_domain, ("a b", "a:b", "a&b", "a$b", "a(b)")))
+
+
+def test_a_measurement_is_of_the_asked_file_or_says_its_own(monkeypatch):
+    on = {"eval.csv": {"draft.json"}, "six.csv": {"quality.json"}}
+    monkeypatch.setattr(question_roles, "method_of", lambda sources: {})
+    monkeypatch.setattr(question_roles, "measured_on", lambda sources, method, path: on[path.name])
+    names = {name: Path(name) for name in on}
+    roles = {ASKED: ["eval.csv"], CHOSE: ["eval.csv"], ESTIMATED: ["six.csv"]}
+    assert measured_elsewhere({}, names, roles) == {"quality.json": "six.csv", "sensitivity.json": "six.csv"}
+    assert measured_elsewhere({}, names, {ASKED: ["six.csv"]}) == {"draft.json": "eval.csv"}
+
+
+def test_questions_of_a_further_task_in_the_calibration_text_are_counted(tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    asked = "Janet has sixteen eggs a day and eats three of them. How many are left?"
+    text.write_text(f"before {asked.upper()} after")
+    frozen = [{"Record ID": "1", "question": asked}, {"Record ID": "2", "question": asked.replace("eggs", "hens")}]
+    monkeypatch.setattr(input_facts, "by_imatrix", lambda sources: True)
+    monkeypatch.setattr(input_facts, "read_frozen", lambda folder: frozen)
+    sources = {"origins": {"calibration": text}, "copies": {"scores-gsm8k.json": tmp_path / "scores-gsm8k.json"}}
+    sources["tasks"] = {"run gsm8k 0": tmp_path / "run/summary.json"}
+    assert held_of_tasks(sources) == {"gsm8k": 1}
+
+
+def test_what_a_file_has_seen_is_said(pruned_demo):
+    folder = shared_release(pruned_demo)
+    release = release_of(folder, read_manifest(folder))
+    scored = release.scores["question_ids"]
+    task = {"question_ids": ["t1", "t2", "t3"], "rows": [{"gguf": "a.gguf"}, {"gguf": "b-Q4_K_M.gguf"}]}
+    seen = {"ranked": [*scored[:2], "t1"], "held": {"gsm8k": 2}, "ranked_and_measured": {"chats": 3}}
+    metadata = release.metadata | {"method": release.metadata["method"] | {"question_ids": []}}
+    text = limits_section(replace(release, inputs=release.inputs | seen, tasks={"gsm8k": task}, metadata=metadata))
+    assert f"statistics over 2 of the {len(scored)} scored questions: such a file has seen these" in text
+    assert "statistics over 1 of the 3 questions of gsm8k: such a file has seen these" in text
+    assert "The calibration text holds 2 of the 3 questions of gsm8k." in text
+    assert "statistics over 3 of the chats that losses were measured on" in text
+    assert "On further tasks so were `b-Q4_K_M.gguf`." in text
+    alone = limits_section(replace(release, scores=None, tasks={"gsm8k": task}))
+    assert "Evaluated on further tasks alone" in alone and "holds no score" not in alone
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("m-109e-Q6_K.gguf", "Q6_K"), ("m-CD-Q4_K_M.gguf", "CD-Q4_K_M"), ("m-AUTO-0.0063.gguf", "AUTO-0.0063")],
+)
+def test_a_file_s_name_ends_with_its_type(name, kind):
+    assert type_of_name(name) == kind
+
+
+def test_records_of_speeds_and_loops_have_the_type_of_their_files(tmp_path, monkeypatch):
+    rows = {"rows": [{"gguf": "full-Q4_K_M.gguf"}, {"gguf": "own-Q2_K.gguf"}]}
+    monkeypatch.setattr("release.used_quants.read_record", lambda path, kind: json.loads(path.read_text()))
+    (tmp_path / "loops.json").write_text(json.dumps(rows))
+    (tmp_path / "active-experts.json").write_text(json.dumps({"gguf": "own-Q6_K.gguf"}))
+    copies = {name: tmp_path / name for name in ("loops.json", "active-experts.json")}
+    assert evaluated_types(copies) == {"loops.json": {"Q4_K_M"}, "active-experts.json": {"Q6_K"}}
