@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import code, exactly, markdown_table, plural
 from losses.quality_record import measured
-from release.make_settings import ASKED, ESTIMATED, MEASURED
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
 
@@ -272,26 +271,22 @@ def score_limits(release: Release) -> list[str]:
 
 
 def seen_in_other_ways(release: Release) -> list[str]:
-    """Return which scored questions, of further tasks too, the types of CD files or the imatrix have seen."""
-    ranked = {*release.inputs.get("ranked", [])} - {*question_ids_of(release.metadata["method"])}
-    found = []
-    scored = {"scored questions": release.scores} if release.scores else {}
-    for what, scores in {**scored, **{f"questions of {name}": one for name, one in release.tasks.items()}}.items():
-        if seen := len(ranked & {*scores["question_ids"]}):
-            of_these = f"{seen} of the {len(scores['question_ids'])} {what}"
-            found.append(f"The types of CD files follow from statistics over {of_these}: such a file has seen these.")
-    if measured_too := release.inputs.get("ranked_and_measured"):
-        of_all = f"{measured_too['chats']} of the chats that losses were measured on"
-        found.append(f"The types of CD files follow from statistics over {of_all}: such a file has seen these.")
-    roles = release.inputs.get("roles") or {}
-    for name in roles.get(ESTIMATED, []):
-        if name in [*roles.get(ASKED, []), *roles.get(MEASURED, [])]:
-            why = f"were chosen by losses on chats of {code(name)}, which was scored or measured, too"
-            found.append(f"The types of AUTO files {why}: such a file has seen these.")
-    for name, count in (release.inputs.get("held") or {}).items():
+    """Return which scored or measured questions, of further tasks too, the types of files or the imatrix have seen."""
+    inputs, found = release.inputs, []
+    ranked = {*inputs.get("ranked", [])} - {*question_ids_of(release.metadata["method"])}
+    ways = {"CD files follow from statistics over": ranked}
+    ways["AUTO files were chosen by losses on chats of"] = {*inputs.get("estimated", [])}
+    asked = {"scored questions": release.scores["question_ids"]} if release.scores else {}
+    asked |= {f"questions of {name}": scores["question_ids"] for name, scores in release.tasks.items()}
+    asked["questions that losses were measured on"] = inputs.get("measured", [])
+    for what, ids in asked.items():
+        for how, seen in ways.items():
+            if both := len(seen & {*ids}):
+                found.append(f"The types of {how} {both} of the {len(ids)} {what}: such a file has seen these.")
+    for name, count in (inputs.get("held") or {}).items():
         if count:
-            asked = len(release.tasks[name]["question_ids"])
-            found.append(f"The calibration text holds {count} of the {asked} questions of {name}.")
+            of_all = len(release.tasks[name]["question_ids"])
+            found.append(f"The calibration text holds {count} of the {of_all} questions of {name}.")
     return found
 
 

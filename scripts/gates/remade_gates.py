@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from chats.questions import read_ids
 from choice.drop_map import OWN_MAP, criterion_of, details_of, read_map
 from files.json_records import read_json, read_record
 from files.safe_files import InputError, sha256_file, shown
@@ -21,7 +20,7 @@ from gates.measured import first_difference, quality_again, quality_breaks, scor
 from losses.quality_picture import draw_quality
 from losses.quality_record import QUALITY_NAME, Quality
 from release.input_facts import named_digests
-from release.make_settings import CHOSE
+from release.make_settings import CHOSE, question_setting
 from release.manifest import BUILD_AGAIN
 from release.question_roles import roles_of
 from scoring.score_picture import draw_scores
@@ -65,16 +64,19 @@ def run_again(command: str, *arguments: object) -> None:
         raise InputError(command, "the command to run again", found)
 
 
-def check_one_file_chose(checked: Checked) -> None:
-    """Raise InputError where two files hold the questions that chose: the card's command names one.
+def file_of_choice(checked: Checked) -> Path | None:
+    """Return the question file that the card's command names as QUESTIONS, None where it names none.
 
-    No digest of a question holds its domain, which another column may give it.
+    No digest of a question holds its domain, which another file's column may give otherwise. Raises InputError where
+    two files hold the questions that chose.
     """
     paths = list(checked.sources["questions"].values())
-    of_choice = roles_of(checked.sources, dict(zip(named_digests(paths), paths))).get(CHOSE, [])
+    files = dict(zip(named_digests(paths), paths))
+    of_choice = question_setting(CHOSE, roles_of(checked.sources, files))
     if len(of_choice) > 1:
         what = "one file of the questions that chose the experts, for the sake of their domains"
         raise InputError("--questions", what, ", ".join(of_choice))
+    return files[of_choice[0]] if of_choice else None
 
 
 def choose_again(checked: Checked, content: dict, output: Path) -> None:
@@ -93,8 +95,7 @@ def choose_again(checked: Checked, content: dict, output: Path) -> None:
         options += ["--questions-in", chosen]
     if domains := content.get("domains"):
         files = {path.name: path for path in checked.sources["questions"].values()}
-        check_one_file_chose(checked)
-        asked = next((path for path in files.values() if set(method["question_ids"]) <= read_ids(path)), None)
+        asked = file_of_choice(checked)
         named = [f"{files.get(d['name'], d['name'])}:{d['weight']}:{d['floor']}" for d in domains]
         options += ["--domains", *named, "--domain-questions", asked]
     run_again("generate_drop_map.py", *options, "--output", output)
@@ -129,7 +130,8 @@ def findings_gate(checked: Checked) -> Outcome:
         raise InputError(measured, "what was measured for the findings", "nothing", "run `make findings` again")
     # The domains are a column that no digest of a question holds: by the file itself they are those of the choice.
     files = {sha256_file(source): source.name for source in lineage.sources["questions"].values()}
-    check_one_file_chose(checked)
+    chose = file_of_choice(checked)
+    files = {sha256_file(chose): chose.name} if chose else files
     if sha256_file(asked := lineage.origin("findings questions")) not in files:
         raise InputError(
             asked, f"{' or '.join(files.values())}, with its domains", "another file", "run `make findings`"

@@ -2,20 +2,21 @@
 
 `questions`: sha256 by file name, of the second file of one name as NAME (2). `roles`: the names of those that chose the
 experts, and of those that were asked, by the setting of make that gives them. `ranked`: the Record IDs of the
-statistics by which CD files have their types. `ranked_and_measured`: on how many chats of such questions losses were
-measured. `by_hand`: what was done otherwise than make does it, in words. `calibration`: of the imatrix record its
-text's name and digest and the imatrix's; and `held`, the Record IDs of the questions whose words the calibration text
-holds. `fetched`: of those files that a command of ours has fetched, by name, from where. `licence`: what the base's own
-card, if it is the one of the drop, or config names. None where they are not known. `tasks`: sha256 of the question
-files of each further task. The gates make them again from the same files. `benchmarks`: by further task the dataset
-that its questions are known to be of; `held`: how many of its questions the calibration text holds.
+statistics by which CD files have their types. `estimated`: those by whose losses AUTO files have them. `measured`:
+those on whose chats losses were measured. `by_hand`: what was done otherwise than make does it, in words.
+`calibration`: of the imatrix record its text's name and digest and the imatrix's; and `held`, the Record IDs of the
+questions whose words the calibration text holds. `fetched`: of those files that a command of ours has fetched, by name,
+from where. `licence`: what the base's own card, if it is the one of the drop, or config names. None where they are not
+known. `tasks`: sha256 of the question files of each further task. The gates make them again from the same files.
+`benchmarks`: by further task the dataset that its questions are known to be of; `held`: how many of its questions the
+calibration text holds.
 """
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chats.questions import held_texts, letters_of, read_rows
+from chats.questions import held_texts, read_rows
 from checkpoints.licence import DIGEST, Licence, recorded_licence
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.fetched_files import fetched_from
@@ -24,7 +25,15 @@ from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
 from release.by_hand import by_hand
 from release.make_settings import CHOSE
-from release.question_roles import measured_elsewhere, method_of, ranked_and_measured, ranked_ids, roles_of, unused
+from release.question_roles import (
+    estimated_ids,
+    measured_elsewhere,
+    measured_ids,
+    method_of,
+    ranked_ids,
+    roles_of,
+    unused,
+)
 from release.task_files import task_copies, task_sources
 from release.used_quants import by_imatrix
 from scoring.eval_protocol import DEFAULT_TASK
@@ -32,8 +41,6 @@ from scoring.eval_tasks import task_of
 from scoring.lm_eval_samples import read_frozen
 from scoring.run_files import TASK_FOLDER
 from scoring.score_records import Scores
-
-LONG_LETTERS = 40  # of a text that no other question is likely to have
 
 
 def named_digests(paths: list[Path]) -> dict[str, str]:
@@ -77,7 +84,7 @@ def calibration_facts(record: Path, text: Path | None, questions: list[Path]) ->
 def held_of_tasks(sources: dict[str, dict[str, Path]]) -> dict[str, int]:
     """Return how many questions of each further task the calibration text holds, {} without such a text.
 
-    A task's columns are its own, so a question is known by any of its longer texts.
+    A task's columns are its own: a question is the longest of its texts, GPQA's its column.
     """
     path, found = sources["origins"].get("calibration"), {}
     if path is None or not by_imatrix(sources):
@@ -85,15 +92,14 @@ def held_of_tasks(sources: dict[str, dict[str, Path]]) -> dict[str, int]:
     text = path.read_text(encoding="utf-8", errors="replace")
     for name in task_copies(sources.get("copies", {})):
         documents = read_frozen(task_sources(sources, name)["run"][0].parent / TASK_FOLDER)
-        long = [(number, value) for number, one in enumerate(documents) for value in one.values() if is_long(value)]
-        held = held_texts([value for _, value in long], text)
-        found[name] = len({number for (number, _), is_held in zip(long, held) if is_held})
+        found[name] = sum(held_texts([question_of(document) for document in documents], text))
     return found
 
 
-def is_long(value: object) -> bool:
-    """Tell whether a value of a question is a text by which it is known."""
-    return isinstance(value, str) and len(letters_of(value)) >= LONG_LETTERS
+def question_of(document: dict) -> str:
+    """Return the text of a frozen question; its prompt has more words, which no other text has."""
+    texts = [text for key, text in document.items() if isinstance(text, str) and key not in ("prompt", "Record ID")]
+    return document.get("Question") or max(texts, key=len, default="")
 
 
 def benchmarks(sources: dict[str, dict[str, Path]]) -> dict[str, str]:
@@ -147,7 +153,8 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         "questions": named,
         "roles": roles,
         **({"ranked": ids} if (ids := ranked_ids(sources)) else {}),
-        **({"ranked_and_measured": {"chats": chats}} if (chats := ranked_and_measured(sources, questions)) else {}),
+        **({"estimated": ids} if (ids := estimated_ids(sources, questions)) else {}),
+        **({"measured": ids} if (ids := measured_ids(sources, questions)) else {}),
         **({"by_hand": words} if (words := by_hand(sources, elsewhere, left)) else {}),
         "calibration": calibration_facts(origins["imatrix"], origins.get("calibration"), questions)
         if by_imatrix(sources)

@@ -76,13 +76,10 @@ def ranked_ids(sources: Sources) -> list[str]:
     return sorted(question["id"] for question in read_stats(statistics)[1]["questions"])
 
 
-def ranked_and_measured(sources: Sources, names: Iterable[Path]) -> int:
-    """Return on how many chats of held-out questions losses were measured that ranked the layers of CD files."""
-    copies, ids = sources["copies"], {*ranked_ids(sources)}
-    if QUALITY_NAME not in copies or not ids:
-        return 0
-    chats = next((found for path in names if (found := quality_chats(sources, method_of(sources), path))), [])
-    return len(ids & {question.record_id for question in chats})
+def measured_ids(sources: Sources, files: Iterable[Path]) -> list[str]:
+    """Return the Record IDs of the questions on whose chats losses were measured, sorted."""
+    method = method_of(sources)
+    return sorted({one.record_id for path in files for one in quality_chats(sources, method, path)})
 
 
 def quality_chats(sources: Sources, method: dict, questions: Path) -> list[Question]:
@@ -124,11 +121,18 @@ def measured_on(sources: Sources, method: dict, questions: Path) -> set[str]:
     return found | ({QUALITY_NAME} if quality_chats(sources, method, questions) else set())
 
 
-def estimated(sources: Sources, questions: Path) -> bool:
-    """Tell whether the types of an AUTO file, released or measured, were chosen by losses on a file's first chats."""
-    known = [record.get("auto_measured_on") for _, record in used_quants(sources)]
-    first = load_questions(questions, QUESTION_SEED)
-    return any(on and question_set_digest(first[: on["chats"]]) == on["questions_sha256"] for on in known)
+def estimated_on(sources: Sources, questions: Path) -> list[Question]:
+    """Return the first questions of a file by whose losses AUTO files, released or measured, have their types."""
+    known = [on for _, record in used_quants(sources) if (on := record.get("auto_measured_on"))]
+    all_of_it = load_questions(questions, QUESTION_SEED) if known else []
+    counts = [on["chats"] for on in known]
+    digests = {on["questions_sha256"] for on in known}
+    return all_of_it[: max((count for count in counts if question_set_digest(all_of_it[:count]) in digests), default=0)]
+
+
+def estimated_ids(sources: Sources, files: Iterable[Path]) -> list[str]:
+    """Return the Record IDs of the questions by whose losses AUTO files have their types, sorted."""
+    return sorted({one.record_id for path in files for one in estimated_on(sources, path)})
 
 
 def method_of(sources: Sources) -> dict:
@@ -152,7 +156,7 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
         CHOSE: lambda path: chose(method, sources["origins"].get("statistics"), path),
         ASKED: lambda path: asked_by_any(runs, path) if runs else measured(path),
         MEASURED: measured,
-        ESTIMATED: lambda path: estimated(sources, path),
+        ESTIMATED: lambda path: bool(estimated_on(sources, path)),
         COUNTED: lambda path: of_cd and counted(sources, path),
         TEXT: lambda path: is_text(sources, path),
     }

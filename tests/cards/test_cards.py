@@ -254,10 +254,8 @@ def test_a_card_says_whose_chats_chose_the_types_of_auto_files(release):
     dynamic = replace(release, kind="dynamic", inputs=release.inputs | {"roles": roles})
     said = "The loss was estimated on the first chats of `a.csv`"
     assert f"{said}. In padded" in gguf_card(dynamic)
-    roles["EVAL_QUESTIONS"] = ["a.csv"]
-    assert f"{said}. In padded" in gguf_card(dynamic)
-    seen = "chosen by losses on chats of `a.csv`, which was scored or measured, too: such a file has seen these."
-    assert seen in gguf_card(dynamic)
+    seen = dynamic.inputs | {"estimated": dynamic.scores["question_ids"][:1]}
+    assert "chosen by losses on chats of 1 of the 4 scored questions" in gguf_card(replace(dynamic, inputs=seen))
 
 
 @pytest.fixture

@@ -94,13 +94,15 @@ def test_what_a_file_has_seen_is_said(pruned_demo):
     release = release_of(folder, read_manifest(folder))
     scored = release.scores["question_ids"]
     task = {"question_ids": ["t1", "t2", "t3"], "rows": [{"gguf": "a.gguf"}, {"gguf": "b-Q4_K_M.gguf"}]}
-    seen = {"ranked": [*scored[:2], "t1"], "held": {"gsm8k": 2}, "ranked_and_measured": {"chats": 3}}
+    seen = {"ranked": [*scored[:2], "t1"], "held": {"gsm8k": 2}, "estimated": ["t2", "t3"]}
+    seen["measured"] = ["t1", "t4"]
     metadata = release.metadata | {"method": release.metadata["method"] | {"question_ids": []}}
     text = limits_section(replace(release, inputs=release.inputs | seen, tasks={"gsm8k": task}, metadata=metadata))
     assert f"statistics over 2 of the {len(scored)} scored questions: such a file has seen these" in text
     assert "statistics over 1 of the 3 questions of gsm8k: such a file has seen these" in text
     assert "The calibration text holds 2 of the 3 questions of gsm8k." in text
-    assert "statistics over 3 of the chats that losses were measured on" in text
+    assert "AUTO files were chosen by losses on chats of 2 of the 3 questions of gsm8k: such a file has" in text
+    assert "statistics over 1 of the 2 questions that losses were measured on" in text
     assert "On further tasks so were `b-Q4_K_M.gguf`." in text
     alone = limits_section(replace(release, scores=None, tasks={"gsm8k": task}))
     assert "Evaluated on further tasks alone" in alone and "holds no score" not in alone
