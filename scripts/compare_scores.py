@@ -15,7 +15,7 @@ scores. Statistics: scoring/paired_statistics.py.
 import argparse
 from pathlib import Path
 
-from files.json_records import read_record, write_record
+from files.json_records import check_record, read_record, write_record
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, replace_when_done, run
 from quants.quant_record import QuantRecord
@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> None:
     else:
         models, quants = read_models(args.model)
     result = compare(models, quants)
-    # The page is what make waits for: written last, it shows that picture and record are there.
+    # The page is what make waits for: written last, it shows that picture and record are there. A comparison that is no
+    # record leaves no picture.
+    check_record(args.output.with_suffix(".json"), {"version": Scores.current, **result}, Scores)
     draw_scores(result, args.output.with_suffix(".png"))
     write_record(args.output.with_suffix(".json"), result, Scores)
     with replace_when_done(args.output) as partial:

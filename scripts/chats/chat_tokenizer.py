@@ -45,7 +45,11 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     logging.set_verbosity_error()  # what it warns of and then fails by is one line of ours
     try:  # false and not left out: the library would ask at a terminal whether to run code of the checkpoint
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:  # the library raises anything when a user's files are damaged
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except (
+        BaseException
+    ) as error:  # the library raises anything when files are damaged; a panic of Rust is no Exception
         raise InputError(directory, "a tokenizer that loads", reason_of(error)) from error
     if not tokenizer.chat_template:
         raise InputError(directory, "a tokenizer with a chat template (chat_template.jinja)", "none")

@@ -7,6 +7,7 @@ on its cache; here the order is drawn once per seed and stored by Record ID.
 
 import csv
 import hashlib
+import math
 import random
 import re
 import unicodedata
@@ -135,6 +136,8 @@ def read_questions_of(path: Path, columns: tuple[str, ...], lists: bool = False)
         # Parquet has columns of bytes beside those of texts; Python would show them as b'...'.
         if (bare := next((value for value in row.values() if isinstance(value, bytes)), None)) is not None:
             raise InputError(path, f"texts and numbers in question {number}", f"bytes, {shown(bare)}")
+        if any(isinstance(value, float) and not math.isfinite(value) for value in row.values()):  # an empty cell there
+            raise InputError(path, f"texts and numbers in question {number}", "a number that is none (nan)")
     return rows
 
 

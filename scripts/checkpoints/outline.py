@@ -33,7 +33,11 @@ def write_checkpoint_outline(source: Path, output: Path) -> None:
     with directory_when_done(output, marker) as partial:
         # Into a folder that is there already: links are followed, as a download's files can be links into a cache.
         names = {shard.name for shard in shards}
-        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=lambda _, found: names & {*found} | {".cache"})
+        try:
+            shutil.copytree(source, partial, dirs_exist_ok=True, ignore=lambda _, found: names & {*found} | {".cache"})
+        except shutil.Error as error:  # it holds one (source, copy, reason) per file that failed
+            path, _, reason = error.args[0][0]
+            raise InputError(path, "a file that can be copied", str(reason)) from error
         for shard in shards:
             own = [tensor for tensor in tensors.values() if tensor.file == shard]
             header = (0, min((tensor.offset for tensor in own), default=shard.stat().st_size))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from files.safe_files import InputError
 from ggufs.gguf_header import (
+    ARRAY,
     BLOCK_TENSOR,
     EXPERT_TENSOR,
     GgufHeader,
@@ -124,7 +125,10 @@ def imatrix_pairs(imatrix: Path) -> list[bytes]:
     datasets = next((pair for pair in read_header(imatrix).key_values if pair.key == "imatrix.datasets"), None)
     pairs = [key_value("quantize.imatrix.file", cut_text(os.fsencode(imatrix.name)))]
     if datasets is not None:
-        first = (array_values(datasets) or [""])[0]
+        names = array_values(datasets) if datasets.kind == ARRAY else None
+        if names is None or not all(isinstance(name, str) for name in names):
+            raise InputError(imatrix, "names of texts under imatrix.datasets", "another value", "build it again")
+        first = (names or [""])[0]
         pairs.append(key_value("quantize.imatrix.dataset", cut_text(first.encode("utf-8", "surrogateescape"))))
     return [*pairs, key_value("quantize.imatrix.entries_count", 0), key_value("quantize.imatrix.chunks_count", 0)]
 

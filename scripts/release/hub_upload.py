@@ -93,7 +93,7 @@ def one_line(repo: str) -> Iterator[None]:
             status = refused.response.status_code if refused.response is not None else 0
             expected, found = REASONS.get(status, ("an answer that is no error", f"HTTP status {status}"))
             raise InputError(repo, expected, found) from None
-        if broken := cause_of(error, (httpx2.TransportError, OfflineModeIsEnabled, TimeoutError)):
+        if broken := cause_of(error, (httpx2.RequestError, OfflineModeIsEnabled, TimeoutError)):
             raise InputError(constants.ENDPOINT, "a server that answers", type(broken).__name__, GO_ON) from None
         if isinstance(error, (ValueError, RuntimeError, TypeError, LookupError, AttributeError)):  # also odd answers
             # A NUL byte is in no message: without a token nothing is replaced.

@@ -54,6 +54,8 @@ def test_a_checkpoint_has_one_chat_template(demo_model, tmp_path, other, refused
     ("file", "place", "value", "words"),
     [
         ("tokenizer_config.json", ["model_max_length"], "x", "a text that the tokenizer reads"),
+        # The library panics: its exception is none of Python's.
+        ("tokenizer.json", ["normalizer"], {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "that loads"),
         ("tokenizer.json", ["model", "vocab", ";"], 1 << 31, "token ids below 2147483648"),
     ],
 )

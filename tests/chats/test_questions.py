@@ -15,6 +15,8 @@ from scoring.frozen_questions import GPQA_ORDER, frozen_documents
 from scoring.lm_eval_samples import read_frozen
 
 import pandas
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 
@@ -142,6 +144,18 @@ def test_a_question_that_cannot_be_shown_is_refused(few_questions, tmp_path, cha
     with pytest.raises(InputError) as caught:
         load_questions(path, 42)
     assert words.replace("\\\\", "\\") in str(caught.value)
+
+
+def test_a_number_that_is_none_is_refused(few_questions, tmp_path):
+    """Parquet has one for an empty cell; as a text it would be a choice named nan."""
+    frame = pandas.read_csv(few_questions, dtype=str)
+    frame["Incorrect Answer 1"] = [float("nan"), *range(len(frame) - 1)]
+    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    column = table.schema.get_field_index("Incorrect Answer 1")
+    values = pyarrow.array(frame["Incorrect Answer 1"].tolist(), pyarrow.float64(), from_pandas=False)
+    pyarrow.parquet.write_table(table.set_column(column, "Incorrect Answer 1", values), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="texts and numbers in question 1, found a number that is none"):
+        load_questions(tmp_path / "a.parquet", 42)
 
 
 def test_a_cell_too_many_is_refused(few_questions, tmp_path):

@@ -14,7 +14,7 @@ from calls import call
 from chats.chat_tokenizer import load_tokenizer
 from conftest import DEMO
 from files.safe_files import InputError, sha256_file
-from ggufs.gguf_header import TensorInfo, header_bytes, read_header
+from ggufs.gguf_header import TensorInfo, header_bytes, key_value, read_header
 from ggufs.imatrix import check_reached, read_imatrix
 from quantize_runs import quantize_arguments
 from shared_ggufs import copy_demo_ggufs
@@ -179,6 +179,12 @@ def test_an_imatrix_that_does_not_fit_is_refused(built, tmp_path, refuse):
         built, tmp_path / "lacking.gguf", lambda t, raw: None if t.name.startswith(missing) else raw
     )
     refuse(lacking, lacking, "blk.1.attn_q.weight")
+    whole = read_header(built / "imatrix.gguf")
+    odd = [key_value("imatrix.datasets", 7) if p.key == "imatrix.datasets" else p.raw for p in whole.key_values]
+    top = header_bytes(whole, odd, [(t.name, t.dims, t.kind) for t in whole.tensors])
+    data = (built / "imatrix.gguf").read_bytes()
+    (tmp_path / "datasets.gguf").write_bytes(top + data[min(t.offset for t in whole.tensors) :])
+    refuse(tmp_path / "datasets.gguf", "names of texts under imatrix.datasets")
     (tmp_path / "old.dat").write_bytes(struct.pack("<i", 3) + b"blk.0.attn_q.weight")
     refuse(tmp_path / "old.dat", "old.dat", "GGUF form", "make imatrix")
     refuse(tmp_path / "none.gguf", "none.gguf", "nothing")

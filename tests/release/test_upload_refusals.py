@@ -8,6 +8,7 @@ from release_copies import change_json
 from release_inputs import write_manifest
 from uploads import HUB_REPO, NAME, NOBODY, SECOND
 
+import httpx2
 import pytest
 
 # huggingface_hub calls its HTTP library in a form that is going out of use.
@@ -153,6 +154,12 @@ def test_without_the_right_to_the_repository_nothing_is_sent(hub, refused_upload
 
 def test_a_server_out_of_reach_is_one_line(refused_upload):
     refused_upload(["--send"], NOBODY, "a server that answers", endpoint=NOBODY)
+
+
+@pytest.mark.parametrize("error", [httpx2.TooManyRedirects("in a circle"), httpx2.DecodingError("no gzip")])
+def test_a_server_that_leads_nowhere_is_one_line(error):
+    with pytest.raises(InputError, match="expected a server that answers"), hub_upload.one_line("me/x"):
+        raise error
 
 
 @pytest.mark.parametrize("error", [TypeError("list indices"), KeyError("rfilename"), AttributeError("no size")])

@@ -44,6 +44,14 @@ def test_an_outline_has_the_header_the_routers_and_the_size(f16: Path) -> None:
     assert outline.exists()
 
 
+def test_a_file_that_cannot_be_copied_leaves_no_outline(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(DEMO / "model", tmp_path / "model"))
+    (model / "extra.bin").symlink_to("nothing")
+    with pytest.raises(InputError, match="extra.bin: expected a file that can be copied"):
+        write_checkpoint_outline(model, tmp_path / "outline")
+    assert not (tmp_path / "outline").exists()
+
+
 def test_a_file_that_is_not_that_of_its_record_stays(f16: Path, refusal) -> None:
     good = f16.with_name("good.gguf")
     for end in ("", ".json"):
