@@ -33,7 +33,7 @@ import shutil
 from pathlib import Path
 
 from cards.card_findings import check_findings_match
-from cards.card_sections import PICTURES
+from cards.card_sections import IMATRIX_PICTURE, PICTURES
 from cards.front_matter import REPOSITORY_NAME, is_repository
 from cards.made_texts import made_texts
 from cards.model_facts import is_for_ollama
@@ -66,6 +66,7 @@ from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Man
 from release.names import BASE_NAME, PLAIN_NAME, clashes, is_base, is_plain, is_standard
 from release.said_settings import recorded_settings
 from release.sources import read_evidence, write_sources
+from release.used_quants import by_imatrix
 from scoring.score_records import SCORES_NAME
 from speed.active_experts import ACTIVE_NAME
 from speed.draft_results import DRAFT_NAME
@@ -398,6 +399,9 @@ def main(argv: list[str] | None = None) -> None:
     check_sidecars(args)
     if args.for_ollama:
         args.template = choose_template(args.template, args.gguf[0])
+    # make draws it for every build, also for one whose files are all made without an imatrix.
+    if not by_imatrix(sources_of(args)):
+        args.pictures = [picture for picture in args.pictures if picture.name != IMATRIX_PICTURE]
     check_evidence(args, records)
     # The manifest alone is sealed: a copy of a user's file must not pass for what this command says.
     with directory_when_done(args.output, MANIFEST, sealed=MANIFEST) as output:

@@ -15,11 +15,12 @@ from release.names import PLACEHOLDER_OWNER, is_hub_id
 
 # In the order of the pipeline, which is that of the card. A picture that is not in here is refused by build_release.py:
 # it would lie in the folder without a word on what it shows.
+IMATRIX_PICTURE = "imatrix-coverage.png"
 PICTURES = {
     "experts-heatmap.png": "What each expert of each layer contributes",
     "experts-coverage.png": "Coverage of kept and dropped experts",
     "experts-layers.png": "Contribution by layer",
-    "imatrix-coverage.png": "Calibration tokens per expert",
+    IMATRIX_PICTURE: "Calibration tokens per expert",
     "quality.png": "Size against KL divergence",
     "active-experts.png": "Loss and speed with fewer active experts",
     "scores.png": "Scores and paired differences with 95% intervals",

@@ -133,7 +133,9 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     method = details_of(read_map(place))
     made_from = {method[key] for key in ("stats_sha256", "imatrix_sha256") if key in method}
     chose = set(question_ids_of(method))
-    found = renamed_breaks(lineage, chose) if chose else []
+    # Statistics have seen held-out questions, too, and rank the layers of CD files.
+    known = chose | analysed_ids(lineage)
+    found = renamed_breaks(lineage, known) if known else []
     if "own_map" in method or not made_from:
         said = [key for key in OF_A_CHOICE if method.get(key)]
         found += [InputError(place, f"no {key} in a map that was given", "one", BUILD_AGAIN) for key in said]
@@ -155,6 +157,14 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     elif given and given.suffix == ".safetensors":  # types of CD files come from them, whatever chose the experts
         found += analysed_breaks(lineage, {})
     return found
+
+
+def analysed_ids(lineage: Lineage) -> set[str]:
+    """Return the Record IDs of the statistics of a build, none where it has none of questions."""
+    given = lineage.sources["origins"].get("statistics")
+    if given is None or given.suffix != ".safetensors":
+        return set()
+    return {question["id"] for question in read_stats(given)[1]["questions"]}
 
 
 def renamed_breaks(lineage: Lineage, chosen: set[str], of_tasks: Iterable[Path] = ()) -> Breaks:

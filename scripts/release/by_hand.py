@@ -115,12 +115,13 @@ def speeds_by_hand(copies: Mapping[str, Path]) -> list[str]:
         pairs.append((ANSWER_TOKENS, draft["max_tokens"], f"{DRAFT_NAME} is of answers of at most {{}} tokens"))
     if ACTIVE_NAME in copies:
         active = read_record(copies[ACTIVE_NAME], ActiveExperts)
-        pairs.append((ROUNDS, active["rounds"], f"{ACTIVE_NAME} is of rounds: {{}}"))
         if QUALITY_NAME in copies:  # whose chats the command's QUALITY_CHATS are
             chats = read_record(copies[QUALITY_NAME], Quality)["chats"]
             pairs.append((chats, active["chats"], f"{ACTIVE_NAME} is of {{}} chats"))
         timed = all(row["right"] is None for row in active["rows"])
         longest = active["max_tokens"] if timed else None
+        # Of whole answers, which are counted, make asks one round.
+        pairs.append((ROUNDS if timed else 1, active["rounds"], f"{ACTIVE_NAME} is of rounds: {{}}"))
         pairs.append((SPEED_TOKENS, longest, f"{ACTIVE_NAME} is of answers of at most {{}} tokens"))
     return otherwise(pairs)
 

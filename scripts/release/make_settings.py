@@ -9,10 +9,11 @@ V5, V5_NAME = "v5", "calibration_datav5.txt"  # the word of CALIBRATION, and the
 DOMAIN = re.compile(r"[^\s:;&|<>(){}\[\]*?`\"\\%#'$]+")  # a name that make takes as one word
 # What a question file was for, by a setting of make that says so.
 CHOSE, ASKED, MEASURED, ESTIMATED = "QUESTIONS", "EVAL_QUESTIONS", "QUALITY_CHATS", "SENSITIVITY_CHATS"
-COUNTED, TEXT = "CD_RULE", "CALIBRATION"
+COUNTED, TEXT, DOMAIN_FILE = "CD_RULE", "CALIBRATION", "DOMAINS"
 USES = {
     CHOSE: "which chose the experts",
     COUNTED: "whose statistics ranked the layers of CD files",
+    DOMAIN_FILE: "whose questions are a domain of the choice",
     TEXT: "whose chats the importance matrix was measured on",
     ASKED: "which was asked",
     MEASURED: "on which losses or speeds were measured",

@@ -17,7 +17,7 @@ from choice.expert_stats import read_stats
 from files.json_records import read_record
 from losses.chat_masks import unseen_questions
 from losses.quality_record import QUALITY_NAME, Quality
-from release.make_settings import ASKED, CHOSE, COUNTED, ESTIMATED, MEASURED, TEXT, question_setting
+from release.make_settings import ASKED, CHOSE, COUNTED, DOMAIN_FILE, ESTIMATED, MEASURED, TEXT, question_setting
 from release.used_quants import used_quants
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import task_of
@@ -147,6 +147,7 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
     sources: paths by kind and name; names: the files by the name that the card gives them.
     """
     runs, method = sources["runs"].values(), method_of(sources)
+    domains = {domain["name"] for domain in method.get("domains", [])}
     of_cd = any(record.get("cd_rule") for _, record in used_quants(sources))
 
     def measured(path: Path) -> bool:
@@ -159,6 +160,8 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
         ESTIMATED: lambda path: bool(estimated_on(sources, path)),
         COUNTED: lambda path: of_cd and counted(sources, path),
         TEXT: lambda path: is_text(sources, path),
+        # By its name, as the map has it: of two files of one name neither is known to be it.
+        DOMAIN_FILE: lambda path: path.name in domains and [one.name for one in names.values()].count(path.name) == 1,
     }
     found = {role: [name for name, path in names.items() if test(path)] for role, test in tests.items()}
     if len(found[CHOSE]) > 1:  # a larger file may hold the same questions: the one that chose has the fewest others
