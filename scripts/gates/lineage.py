@@ -134,8 +134,8 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     made_from = {method[key] for key in ("stats_sha256", "imatrix_sha256") if key in method}
     chose = set(question_ids_of(method))
     # Statistics have seen held-out questions, too, and rank the layers of CD files.
-    known = chose | analysed_ids(lineage)
-    found = renamed_breaks(lineage, known) if known else []
+    seen = chose | analysed_ids(lineage)
+    found = renamed_breaks(lineage, seen) if seen else []
     if "own_map" in method or not made_from:
         said = [key for key in OF_A_CHOICE if method.get(key)]
         found += [InputError(place, f"no {key} in a map that was given", "one", BUILD_AGAIN) for key in said]

@@ -64,6 +64,16 @@ def test_pictures_are_copied_and_others_refused(pruned_demo, tmp_path, refusal):
     refusal(build_release.main, arguments, "cat.png", "a picture among")
 
 
+@pytest.mark.parametrize("made_by_it", [True, False])
+def test_a_picture_of_an_imatrix_that_made_no_file_is_left_out(pruned_demo, tmp_path, monkeypatch, made_by_it):
+    """make draws one for every build."""
+    picture = tmp_path / "imatrix-coverage.png"
+    picture.write_bytes(b"\x89PNG\r\n")
+    monkeypatch.setattr(build_release, "by_imatrix", lambda sources: made_by_it)
+    build(pruned_demo, tmp_path / "r", "--pictures", picture, quants=("Q4_K_M",))
+    assert (tmp_path / "r" / picture.name).exists() == made_by_it
+
+
 def test_cd_files_get_a_repository_of_their_own(pruned_demo, tmp_path, refusal):
     card = build(pruned_demo, tmp_path / f"{NAME}-dynamic-GGUF", "--kind", "dynamic", quants=("CD-Q4_K_M",))
     assert f"hf.co/USER/{NAME}-dynamic-GGUF:{NAME}-CD-Q4_K_M.gguf" in card
