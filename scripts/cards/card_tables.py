@@ -21,7 +21,7 @@ VERDICTS = {
     BETTER: "better than the standard quants of its size",
     WORSE: "worse than the standard quants of its size",
     NO_DIFFERENCE: "no significant difference from the standard quants of its size",
-    SMALLER: "no standard quant is as small",
+    SMALLER: "no standard quant that was measured is as small",
 }
 # The word of a file is the first whose limit it reaches: quantisation KLD (nats per token, at most), where that was
 # measured, else bits per weight (at least). The two were set side by side on the quants of Gemma 4 as the model card
