@@ -168,7 +168,8 @@ def recipe_breaks(checked: Checked, own: GgufHeader, tool: Path, imatrix: Path |
     args, lineage = recipe_choices(checked), checked.lineage
     found: Breaks = []
     # Those that were scored or measured, too: what they were made by is what their number is of.
-    used = used_quants(checked.sources)
+    published = {lineage.sources["records"][name]: record for name, record in checked.records.items()}
+    used = [(path, published.get(path, record)) for path, record in used_quants(checked.sources)]
     for path, record in used:
         kind = record["type"]
         if target_bytes(kind) is None and not (kind in RECIPES and RECIPES[kind].tiers):

@@ -87,7 +87,7 @@ def router_inputs(model: torch.nn.Module, texts: list[list[int]]) -> list[torch.
 def test_every_expert_that_goes_costs_least_when_experts_are_really_dropped(family, models, few_questions, tmp_path):
     analysis.main(arguments(models[family], few_questions, tmp_path / "stats"))
     arrays, metadata = read_stats(tmp_path / "stats")
-    assert metadata["reconstruction"] == {"objective": "all", "tokens": analysis.SAMPLED_TOKENS, "seed": 1}
+    assert metadata["reconstruction"] == {"objective": "all", "tokens": analysis.RECONSTRUCTION_TOKENS, "seed": 1}
     model, tokenizer = load_resident(models[family], torch.float32, "eager", None), load_tokenizer(models[family])
     model.set_experts_implementation("eager")
     questions = load_questions(few_questions, 42)[:2]

@@ -210,7 +210,7 @@ def of_name(build: Build) -> None:
         (of_another_base, "the name gemma-4-demo for the full model's file and for no other"),
         (of_third_model, "expected a proof of what chose the experts of"),
         (of_other_type, "a name that ends with -Q2_K.gguf, its type, found gemma-4-demo-Q6_K.gguf"),
-        (of_other_type, "files of one type of the full and the own model, found Q2_K, Q6_K"),
+        (of_other_type, "files of one type of all models, found Q2_K, Q6_K"),
         (of_other_reference, "in the first row, the reference of the card, found other"),
         (of_foreign_rows, "scores of this build's own file"),
         (of_rows(gguf_sha256="5" * 64), "an evaluation of"),
