@@ -47,8 +47,8 @@ def variables_of(release: Release) -> dict[str, object]:
 def make_command(release: Release) -> str:
     """Return the command that makes this release again."""
     words = [f"{name}={shlex.quote(str(value))}" for name, value in variables_of(release).items()]
-    measured = {"quality": release.quality, "loops": release.loops, "active-experts": release.active}
-    measured = {**measured, "findings": release.findings}
+    measured = {"quality": release.quality, "loops": release.loops}
+    measured |= {"active-experts": release.active, "findings": release.findings}
     goals = " ".join([*(goal for goal, found in measured.items() if found), "release"])
     return " \\\n    ".join([f"make {goals}", *words])
 

@@ -9,8 +9,8 @@ from files.display import markdown_table, plural
 from files.safe_files import GB, in_unit
 from release.manifest import CHECKPOINT, DIGITS
 from scoring.eval_protocol import BY_DIGEST
-from scoring.score_records import in_a_row
 from scoring.score_tables import pass_table, score_cell, seeds_sentence, verdict
+from scoring.task_tables import seeds_in_words
 
 ALL_EXPERTS = "none (all experts)"
 NOT_RECORDED = "not recorded"
@@ -155,7 +155,7 @@ def protocol_table(protocol: dict, models: list[dict]) -> str:
     for name in ordered:
         value = "yes" if protocol[name] is True else str(protocol[name])
         if name in ("seed", "choice_order_seed") and len(seeds := models[0]["seeds"]) > 1:
-            value = f"{seeds[0]} to {seeds[-1]}" if in_a_row(seeds) else ", ".join(map(str, seeds))
+            value = seeds_in_words(seeds)
         what = PROTOCOL_WORDS.get(name, name.replace("_", " ").capitalize())
         if name == "tokenizer" and not value.startswith(BY_DIGEST):
             what = "Tokenizer, by its name on the Hub"  # whose files it was, the record does not say

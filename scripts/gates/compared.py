@@ -6,6 +6,7 @@ one look good.
 
 from pathlib import Path
 
+from cards.card_sections import IMATRIX_PICTURE
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from gates.lineage import Breaks, Lineage, breaks_of
@@ -133,7 +134,7 @@ def one_type_breaks(lineage: Lineage, quants: Quants) -> Breaks:
 
 def picture_breaks(lineage: Lineage) -> Breaks:
     """A picture of the importance matrix is of one that a file was made with."""
-    picture = lineage.sources["copies"].get("imatrix-coverage.png")
+    picture = lineage.sources["copies"].get(IMATRIX_PICTURE)
     if picture is None or by_imatrix(lineage.sources):
         return []
     return [InputError(picture, "no picture of an importance matrix that no file was made with", "one")]

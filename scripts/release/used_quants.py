@@ -15,7 +15,7 @@ from speed.active_experts import ACTIVE_NAME, ActiveExperts
 from speed.draft_results import DRAFT_NAME, DraftResults
 
 # Of each record that measures files its class, and the field that lists them; None: it is of one file.
-MEASURED: dict[str, tuple[type[Record], str | None]] = {
+RECORDS_OF_FILES: dict[str, tuple[type[Record], str | None]] = {
     SCORES_NAME: (Scores, "rows"),
     LOOPS_NAME: (LoopResults, "rows"),
     DRAFT_NAME: (DraftResults, "models"),
@@ -27,9 +27,9 @@ MEASURED: dict[str, tuple[type[Record], str | None]] = {
 def measured_digests(copies: Mapping[str, Path]) -> Iterator[str]:
     """Yield the sha256 of each file that scores, losses, loops or speeds are of; copies: a release's, by name."""
     places = [(path, SCORES_NAME) for path in task_copies(copies).values()]
-    places += [(copies[name], name) for name in MEASURED if name in copies]
+    places += [(copies[name], name) for name in RECORDS_OF_FILES if name in copies]
     for path, name in places:
-        kind, listed = MEASURED[name]
+        kind, listed = RECORDS_OF_FILES[name]
         content = read_record(path, kind)
         for row in content[listed] if listed else [content]:
             yield row["sha256"] if name == QUALITY_NAME else row["gguf_sha256"]
@@ -61,7 +61,7 @@ def evaluated_types(copies: Mapping[str, Path]) -> dict[str, set[str]]:
     found = {}
     for name in (SCORES_NAME, LOOPS_NAME, DRAFT_NAME, ACTIVE_NAME):
         if name in copies:
-            kind, listed = MEASURED[name]
+            kind, listed = RECORDS_OF_FILES[name]
             content = read_record(copies[name], kind)
             rows = content[listed] if listed else [content]
             rows = rows[:1] if name == LOOPS_NAME else rows
