@@ -71,9 +71,10 @@ def counted(sources: Sources, questions: Path) -> bool:
 def ranked_ids(sources: Sources) -> list[str]:
     """Return the Record IDs of the statistics that rank the layers of a release's CD files, sorted; [] without any."""
     statistics = sources["origins"].get("statistics")
-    if not statistics or not any(record.get("cd_rule") for _, record in used_quants(sources)):
+    by_questions = statistics is not None and statistics.suffix == ".safetensors"  # else an imatrix, of no questions
+    if not by_questions or not any(record.get("cd_rule") for _, record in used_quants(sources)):
         return []
-    return sorted(question["id"] for question in read_stats(statistics)[1]["questions"])
+    return sorted(question["id"] for question in read_stats(sources["origins"]["statistics"])[1]["questions"])
 
 
 def measured_ids(sources: Sources, files: Iterable[Path]) -> list[str]:
