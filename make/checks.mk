@@ -59,6 +59,9 @@ RULES = $(call must_be,SCORED KEEP_F16 UPLOAD SEALS,^(yes|no)$$,yes or no) \
 NOT_A_MODEL = mmproj imatrix mtp- eagle3- dflash- dspark-
 $(foreach v,NAME PRUNED_NAME,$(foreach w,$(NOT_A_MODEL),$(if $(findstring $w,$($v)),$(error $v: expected a name \
   without $w$(,) by which llama.cpp knows what is no model$(,) found $($v)))))
+# MODEL-CD-Q8_0.gguf would be a file of the type CD-Q8_0, and the release would be refused.
+$(foreach v,NAME PRUNED_NAME,$(if $(filter CD %-CD AUTO %-AUTO PAD %-PAD,$($v)),$(error $v: expected a name \
+  without -CD$(,) -AUTO or -PAD at its end$(,) where they begin a type$(,) found $($v))))
 # The order by reconstruction is made from all questions at once, in the analysis.
 LEFT_OUT := $(if $(FOLD),FOLD) $(filter eval-heldout,$(MAKECMDGOALS))
 $(if $(and $(filter reconstruction,$(CRITERION)),$(strip $(LEFT_OUT))),$(error CRITERION: expected another criterion \

@@ -36,13 +36,12 @@ from losses.stored_results import kept
 from quants.quant_record import read_held_gguf
 from scoring.answer_letters import flexible_letter
 from scoring.paired_statistics import mean_and_error
-from speed.active_experts import SPEED_TOKENS, ActiveExperts, active_table, counts_to_try
+from speed.active_experts import SPEED_QUESTIONS, SPEED_TOKENS, ActiveExperts, active_table, counts_to_try
 from speed.active_picture import draw_active
 from speed.greedy_answers import Greedy, greedy_answers, speed_of
 from speed.round_speeds import ROUNDS, in_turns
 
 OWN = "own"  # the reference's name in files
-SPEED_QUESTIONS = 8
 
 
 def check_counts(gguf: Path, counts: list[int] | None) -> list[int]:

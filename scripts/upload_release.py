@@ -45,15 +45,15 @@ WEIGHTS = (".gguf", ".safetensors")
 GATES = Path(__file__).resolve().parent / "check_release.py"
 
 
-def check_gates(gates: Path, folder: Path) -> None:
+def check_gates(folder: Path) -> None:
     """Run the gates on a release; raise InputError when they are missing or do not pass."""
-    if not gates.is_file():
-        raise InputError(gates, "the gates of a release", "nothing")
+    if not GATES.is_file():
+        raise InputError(GATES, "the gates of a release", "nothing")
     sys.stdout.flush()  # else our lines would come after those of the gates
-    done = subprocess.run([sys.executable, gates, folder], env=gate_environment(), stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, GATES, folder], env=gate_environment(), stderr=subprocess.PIPE, text=True)
     if done.returncode:
         said = "".join(done.stderr.splitlines()[-1:]).removeprefix("error: ")
-        found = f"exit code {done.returncode} of {gates.name}" + (f": {said}" if said else "")
+        found = f"exit code {done.returncode} of {GATES.name}" + (f": {said}" if said else "")
         raise InputError(folder, "a release whose gates all pass", found)
 
 
@@ -77,7 +77,7 @@ def checked_payload(args: argparse.Namespace) -> Payload:
     for difference in folder_differences(args.release, manifest):
         raise difference
     check_same_repository(args.repo, manifest)
-    check_gates(args.gates, args.release)
+    check_gates(args.release)
     check_owner(args.release, args.repo)
     if not sealing():
         print(f"{args.release}: that nothing was edited was NOT checked (SEALS=no)", flush=True)
@@ -127,8 +127,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--repo", required=True, help="repository on the Hub, USER/NAME; NAME is the manifest's")
     add("--name", default="", help="model that the manifest must be of")
     add("--send", action="store_true", help="send; without it only list what would go")
-    add = parser.add_argument_group("checks").add_argument
-    add("--gates", type=Path, default=GATES, help="program that checks a release (default: check_release.py)")
     return parser.parse_args(argv)
 
 

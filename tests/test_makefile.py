@@ -232,6 +232,7 @@ def test_flags_of_the_tools_change_where_they_are_built(tmp_path):
             (["release", f"PRUNED_NAME=a-{word}b"], f"PRUNED_NAME: expected a name without {word}")
             for word in NOT_A_MODEL
         ),
+        (["release", "VARIANT=a-CD"], "PRUNED_NAME: expected a name without -CD, -AUTO or -PAD at its end"),
         (["release", "QUANTS=Q9_X"], "Q9_X: unknown quant"),
         (["release", "QUANTS=AUTO-x"], "AUTO-<GiB>"),
         (["release", "CALIBRATION=a b.txt"], "without blanks"),

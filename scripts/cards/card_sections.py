@@ -291,12 +291,20 @@ def seen_in_other_ways(release: Release) -> list[str]:
     return found
 
 
+def repeated_questions(release: Release) -> list[str]:
+    """Return of how many questions of further tasks a score counts another one again."""
+    again = "are another one again by their letters and digits, and count twice"
+    counts = release.inputs.get("repeated", {})
+    asked = {name: len(release.tasks[name]["question_ids"]) for name in counts}
+    return [f"{count} of the {asked[name]} questions of {name} {again}." for name, count in counts.items() if count]
+
+
 def limits_section(release: Release) -> str:
     """Return what a reader must know before relying on the model or on a number of this card."""
     found, method = measured(release.records, release.quality), release.metadata["method"]
     unmeasured = [record["type"] for name, record in release.records.items() if name not in found]
     chose = plural(len(question_ids_of(method)), "question")
-    lines = score_limits(release) + seen_in_other_ways(release)
+    lines = score_limits(release) + seen_in_other_ways(release) + repeated_questions(release)
     if question_ids_of(method):
         lines.append(f"The experts were chosen on {chose}. What the drop costs on other subjects was not measured.")
     else:

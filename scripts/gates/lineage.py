@@ -29,6 +29,7 @@ from losses.quality_record import QUALITY_NAME
 from quants.quant_record import ConversionRecord, of_other_builds
 from release.gguf_parts import tensors_of
 from release.manifest import BUILD_AGAIN, DIGITS, MANIFEST
+from release.question_roles import estimated_ids
 from scoring.score_records import SCORES_NAME
 
 OTHER_BUILD = "it is of another build; run `make release`"
@@ -132,10 +133,7 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     place = lineage.origin("map")
     method = details_of(read_map(place))
     made_from = {method[key] for key in ("stats_sha256", "imatrix_sha256") if key in method}
-    chose = set(question_ids_of(method))
-    # Statistics have seen held-out questions, too, and rank the layers of CD files.
-    seen = chose | analysed_ids(lineage)
-    found = renamed_breaks(lineage, seen) if seen else []
+    found = renamed_breaks(lineage)
     if "own_map" in method or not made_from:
         said = [key for key in OF_A_CHOICE if method.get(key)]
         found += [InputError(place, f"no {key} in a map that was given", "one", BUILD_AGAIN) for key in said]
@@ -167,18 +165,22 @@ def analysed_ids(lineage: Lineage) -> set[str]:
     return {question["id"] for question in read_stats(given)[1]["questions"]}
 
 
-def renamed_breaks(lineage: Lineage, chosen: set[str], of_tasks: Iterable[Path] = ()) -> Breaks:
-    """No question that chose the experts has another id elsewhere: by ids alone it would count as held out there.
+def renamed_breaks(lineage: Lineage, of_tasks: Iterable[Path] = ()) -> Breaks:
+    """No question that experts or types were chosen by has another id elsewhere: by ids it would count as unseen there.
 
     of_tasks: question files of further tasks, in GPQA's columns.
     """
-    files = [*lineage.sources["questions"].values(), *of_tasks]
+    own = list(lineage.sources["questions"].values())
+    # Statistics have seen held-out questions, too, and rank the layers of CD files.
+    chosen = {*question_ids_of(read_metadata(lineage.metadata_path)["method"]), *analysed_ids(lineage)}
+    chosen |= {*estimated_ids(lineage.sources, own)}
+    files = [*own, *of_tasks] if chosen else []
     questions = [(path, load_questions(path, QUESTION_SEED)) for path in files]
     chose = {one.words_digest: one.record_id for _, those in questions for one in those if one.record_id in chosen}
     return [
         InputError(
             path,
-            f"the id {chose[one.words_digest]} of a question that chose the experts",
+            f"the id {chose[one.words_digest]} of a question that experts or types were chosen by",
             f"it again as {one.record_id}",
             "give it that id, so that its score counts as in-sample; then run `make eval` and `make quality` again",
         )

@@ -94,7 +94,10 @@ def choose_again(checked: Checked, content: dict, output: Path) -> None:
         chosen.write_text("".join(f"{record_id}\n" for record_id in method["question_ids"]), encoding="utf-8")
         options += ["--questions-in", chosen]
     if domains := content.get("domains"):
-        files = {path.name: path for path in checked.sources["questions"].values()}
+        files: dict[str, Path] = {}
+        for path in checked.sources["questions"].values():
+            if files.setdefault(path.name, path) != path and path.name in {domain["name"] for domain in domains}:
+                raise InputError(path, f"one question file named {path.name}, as a domain of the choice is", "two")
         asked = file_of_choice(checked)
         named = [f"{files.get(d['name'], d['name'])}:{d['weight']}:{d['floor']}" for d in domains]
         options += ["--domains", *named, "--domain-questions", asked]

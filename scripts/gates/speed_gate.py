@@ -33,6 +33,7 @@ from speed.greedy_answers import ask_greedily
 SERVER_FLAGS = ["-c", "2048", "-np", "1", "--reasoning-format", "deepseek", "--reasoning-budget", "64"]
 ANSWER_TOKENS = 128
 MEASURE_DRAFT, MEASURE_ACTIVE = DraftResults.again, ActiveExperts.again
+SCORE_TOO = "run `make eval`, or `make active-experts REPLACE=draft` without ACTIVE_SCORED"
 AS_SCORED = ("context", "reasoning_budget", "gpu_layers")  # of the protocol, as far as a record of speeds has them
 
 
@@ -146,6 +147,8 @@ def active_asked_breaks(results: dict, lineage: Lineage) -> Breaks:
     Right answers are over those that were scored: the card has both counts.
     """
     scored = any(row["right"] is not None for row in results["rows"])
+    if scored and not lineage.sources["runs"]:
+        return [InputError(ACTIVE_NAME, "right answers beside scores, whose label they need", "no scores", SCORE_TOO)]
     files = scored_files(lineage) if scored else list(lineage.sources["questions"].values())
     counts, found = (results["chats"], results["questions"]), (results["chats_sha256"], results["questions_sha256"])
     for path in files:

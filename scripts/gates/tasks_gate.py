@@ -6,8 +6,6 @@ build_release.py refuses what does not come out the same, and check_release.py a
 
 from pathlib import Path
 
-from choice.drop_map import question_ids_of
-from choice.drop_metadata import read_metadata
 from files.json_records import read_record
 from files.safe_files import InputError
 from gates.checked import Checked, Outcome
@@ -39,7 +37,7 @@ def whose_tasks(path: Path, lineage: Lineage, scores: dict, known: dict[str, tup
 
 
 def part_breaks(lineage: Lineage, name: str, own: dict[str, list[Path]], task: str) -> Breaks:
-    """Each question file of a task was asked, and no question of it chose the experts under another id.
+    """Each question file of a task was asked, and no question of it was seen under another id.
 
     By ids alone it would count as held out. Tasks of other columns than GPQA's have questions of other forms.
     """
@@ -49,8 +47,7 @@ def part_breaks(lineage: Lineage, name: str, own: dict[str, list[Path]], task: s
     for kind in ("questions", "examples"):  # the card's command names one of each
         if len(own[kind]) > 1:
             return [InputError(own[kind][1], f"one file of {kind} of {name}", f"{len(own[kind])}", EVALUATE)]
-    chose = {*question_ids_of(read_metadata(lineage.metadata_path)["method"])}
-    return renamed_breaks(lineage, chose, own["questions"]) if chose and task_of(task).is_gpqa else []
+    return renamed_breaks(lineage, own["questions"]) if task_of(task).is_gpqa else []
 
 
 def one_task_breaks(lineage: Lineage, name: str, path: Path) -> Breaks:

@@ -17,18 +17,18 @@ from files.display import code, plural
 from files.json_records import read_record
 from ggufs.imatrix import CONTEXT_TOKENS, ImatrixRecord
 from losses.quality_record import QUALITY_NAME, Quality
-from release.make_settings import takes_domain
+from release.make_settings import CHOSE, COUNTED, takes_domain
 from release.task_files import task_copies
 from release.used_quants import evaluated_types, types_with, types_without, used_quants
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import task_of
 from scoring.score_records import SCORES_NAME, Scores
-from speed.active_experts import ACTIVE_NAME, SPEED_TOKENS, ActiveExperts
+from speed.active_experts import ACTIVE_NAME, SPEED_QUESTIONS, SPEED_TOKENS, ActiveExperts
 from speed.draft_results import ANSWER_TOKENS, DRAFT_NAME, DraftResults
 from speed.round_speeds import ROUNDS
 
 Sources = Mapping[str, Mapping[str, Path]]
-COUNTED, ATTENTION = "all", "eager"  # of an analysis by make
+TOKENS, ATTENTION = "all", "eager"  # of an analysis by make
 
 
 def otherwise(pairs: Sequence[tuple[object, object, str]]) -> list[str]:
@@ -52,7 +52,7 @@ def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
     order, dtype = known.get("reconstruction") or {}, named_dtype(sources["copies"][METADATA_NAME].parent)
     return otherwise(
         [
-            (COUNTED, analysis.get("counted_tokens"), "the tokens that counted for the choice were of the kind {}"),
+            (TOKENS, analysis.get("counted_tokens"), "the tokens that counted for the choice were of the kind {}"),
             (MAX_TOKENS, analysis.get("cut_tokens"), "the questions that chose were cut after {} tokens"),
             (ATTENTION, analysis.get("attention"), "the analysis ran with the attention {}"),
             (dtype, analysis.get("dtype"), f"the analysis ran in {{}}, while the checkpoint is in {dtype}"),
@@ -63,16 +63,18 @@ def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
     )
 
 
-def choice_by_hand(sources: Sources, unused: int) -> list[str]:
-    """Return what make does otherwise in the choice of experts; unused: questions of its file that did not choose."""
+def choice_by_hand(sources: Sources, left: Mapping[str, int]) -> list[str]:
+    """Return what make does otherwise in the choice of experts; left: as `left_out` of question_roles.py counts."""
     method = read_metadata(sources["copies"][METADATA_NAME])["method"]
     if criterion_of(method) == OWN_MAP:  # make takes it as it is given, and ranks layers of CD files by statistics
         ranks = any(record.get("cd_rule") for _, record in used_quants(sources))
-        return analysis_by_hand(sources, {}) if ranks else []
+        unranked = f"{plural(left[COUNTED], 'question')} of the file did not rank layers (`--limit`)"
+        return [unranked] * bool(left[COUNTED]) + analysis_by_hand(sources, {}) if ranks else []
     drawn = method.get("bootstrap") or {}
     found = ["the experts that rank best were dropped (`--worst-first`)"] * bool(method.get("worst_first"))
     found += ["an imatrix chose the experts (`--imatrix`)"] * bool(method.get("imatrix_sha256"))
-    found += [f"{plural(unused, 'question')} of the file did not choose (`--questions-in` or `--limit`)"] * bool(unused)
+    unused = f"{plural(left[CHOSE], 'question')} of the file did not choose (`--questions-in` or `--limit`)"
+    found += [unused] * bool(left[CHOSE])
     if not all(takes_domain(domain["name"]) for domain in method.get("domains", [])):
         found.append("domains were weighted whose names make does not take")
     draws = [
@@ -119,6 +121,10 @@ def speeds_by_hand(copies: Mapping[str, Path]) -> list[str]:
             chats = read_record(copies[QUALITY_NAME], Quality)["chats"]
             pairs.append((chats, active["chats"], f"{ACTIVE_NAME} is of {{}} chats"))
         timed = all(row["right"] is None for row in active["rows"])
+        asked = read_record(copies[SCORES_NAME], Scores)["question_ids"] if SCORES_NAME in copies else None
+        if asked:
+            answered = min(SPEED_QUESTIONS, len(asked)) if timed else len(asked)
+            pairs.append((answered, active["questions"], f"{ACTIVE_NAME} is of {{}} answers"))
         longest = active["max_tokens"] if timed else None
         # Of whole answers, which are counted, make asks one round.
         pairs.append((ROUNDS if timed else 1, active["rounds"], f"{ACTIVE_NAME} is of rounds: {{}}"))
@@ -126,12 +132,12 @@ def speeds_by_hand(copies: Mapping[str, Path]) -> list[str]:
     return otherwise(pairs)
 
 
-def by_hand(sources: Sources, elsewhere: Mapping[str, str], unused: int) -> dict[str, list[str]]:
+def by_hand(sources: Sources, elsewhere: Mapping[str, str], left: Mapping[str, int]) -> dict[str, list[str]]:
     """Return what make does otherwise: of the `choice` of experts, and of the `files`; each left out where nothing.
 
     sources: paths by kind and name; elsewhere: the question file of each record that was not made on the asked one.
     """
     if METADATA_NAME not in sources["copies"]:
         return {}
-    found = {"choice": choice_by_hand(sources, unused), "files": files_by_hand(sources, elsewhere)}
+    found = {"choice": choice_by_hand(sources, left), "files": files_by_hand(sources, elsewhere)}
     return {part: words for part, words in found.items() if words}

@@ -9,14 +9,15 @@ questions whose words the calibration text holds. `fetched`: of those files that
 from where. `licence`: what the base's own card, if it is the one of the drop, or config names. None where they are not
 known. `tasks`: sha256 of the question files of each further task. The gates make them again from the same files.
 `benchmarks`: by further task the dataset that its questions are known to be of; `held`: how many of its questions the
-calibration text holds.
+calibration text holds; `repeated`: how many of them are another one again, by letters and digits.
 """
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chats.questions import held_texts, read_rows
+from chats.questions import held_texts, letters_of, read_rows
 from checkpoints.licence import DIGEST, Licence, recorded_licence
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.fetched_files import fetched_from
@@ -24,16 +25,7 @@ from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
 from release.by_hand import by_hand
-from release.make_settings import CHOSE
-from release.question_roles import (
-    estimated_ids,
-    measured_elsewhere,
-    measured_ids,
-    method_of,
-    ranked_ids,
-    roles_of,
-    unused,
-)
+from release.question_roles import estimated_ids, left_out, measured_elsewhere, measured_ids, ranked_ids, roles_of
 from release.task_files import task_copies, task_sources
 from release.used_quants import by_imatrix
 from scoring.eval_protocol import DEFAULT_TASK
@@ -81,19 +73,29 @@ def calibration_facts(record: Path, text: Path | None, questions: list[Path]) ->
     return facts | {"held": held_questions(text.read_text(encoding="utf-8", errors="replace"), questions)}
 
 
-def held_of_tasks(sources: dict[str, dict[str, Path]]) -> dict[str, int]:
-    """Return how many questions of each further task the calibration text holds, {} without such a text.
+def frozen_of_tasks(sources: dict[str, dict[str, Path]]) -> dict[str, list[dict]]:
+    """Return the documents that each further task asked, as they were frozen."""
+    names = task_copies(sources.get("copies", {}))
+    return {name: read_frozen(task_sources(sources, name)["run"][0].parent / TASK_FOLDER) for name in names}
+
+
+def facts_of_tasks(sources: dict[str, dict[str, Path]], digests: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Return what is known of the questions of further tasks; digests: sha256 of the files of each, by name.
 
     A task's columns are its own: a question is the longest of its texts, GPQA's its column.
     """
-    path, found = sources["origins"].get("calibration"), {}
-    if path is None or not by_imatrix(sources):
-        return {}
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for name in task_copies(sources.get("copies", {})):
-        documents = read_frozen(task_sources(sources, name)["run"][0].parent / TASK_FOLDER)
-        found[name] = sum(held_texts([question_of(document) for document in documents], text))
-    return found
+    asked, held, path = frozen_of_tasks(sources), {}, sources["origins"].get("calibration")
+    if path and by_imatrix(sources):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        held = {name: sum(held_texts(list(map(question_of, those)), text)) for name, those in asked.items()}
+    repeated = {name: len(those) - len({*map(words_of_document, those)}) for name, those in asked.items()}
+    known = {"tasks": digests, "benchmarks": benchmarks(sources), "held": held}
+    return known | ({"repeated": repeated} if any(repeated.values()) else {})
+
+
+def words_of_document(document: dict) -> tuple[str, str]:
+    """Return what a reader tells questions apart by: letters and digits of the prompt, and the right answer."""
+    return letters_of(document["prompt"]), json.dumps(document.get("target", document.get("answer")), sort_keys=True)
 
 
 def question_of(document: dict) -> str:
@@ -143,12 +145,12 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     named = named_digests(questions)
     files = dict(zip(named, questions))
     roles = roles_of(sources, files)
-    left = min((unused(sources, method_of(sources), files[name]) for name in roles.get(CHOSE, [])), default=0)
+    left = left_out(sources, files, roles)
     elsewhere = measured_elsewhere(sources, files, roles)
     fetched = fetched_files(questions + [origins[name] for name in ("calibration",) if name in origins])
     return {
         # A release without any is as it was.
-        **({"tasks": tasks, "benchmarks": benchmarks(sources), "held": held_of_tasks(sources)} if tasks else {}),
+        **(facts_of_tasks(sources, tasks) if tasks else {}),
         **({"fetched": fetched} if fetched else {}),
         "questions": named,
         "roles": roles,

@@ -51,10 +51,21 @@ def chose(method: dict, statistics: Path | None, questions: Path) -> bool:
     return bool(found) and question_set_digest(found) == method.get("questions_sha256")
 
 
-def unused(sources: Sources, method: dict, questions: Path) -> int:
+def unused(method: dict, questions: Path) -> int:
     """Return how many questions of a file had no part in a choice, held out ones aside."""
     ids = {*method.get("question_ids", []), *method.get("held_out_question_ids", [])}
     return len(read_ids(questions) - ids)
+
+
+def left_out(sources: Sources, names: Mapping[str, Path], roles: Mapping[str, list[str]]) -> dict[str, int]:
+    """Return how many questions of the file that chose did not choose, and of the one that ranks layers did not rank.
+
+    Of several such files the one with the fewest; 0 without one. names, roles: as of `roles_of`.
+    """
+    method, ranked = method_of(sources), {*ranked_ids(sources)}
+    choosing = [unused(method, names[name]) for name in roles.get(CHOSE, [])]
+    ranking = [len(read_ids(names[name]) - ranked) for name in roles.get(COUNTED, [])]
+    return {CHOSE: min(choosing, default=0), COUNTED: min(ranking, default=0)}
 
 
 def counted(sources: Sources, questions: Path) -> bool:
@@ -166,7 +177,7 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
     }
     found = {role: [name for name, path in names.items() if test(path)] for role, test in tests.items()}
     if len(found[CHOSE]) > 1:  # a larger file may hold the same questions: the one that chose has the fewest others
-        others = {name: unused(sources, method, names[name]) for name in found[CHOSE]}
+        others = {name: unused(method, names[name]) for name in found[CHOSE]}
         found[CHOSE] = [name for name in found[CHOSE] if others[name] == min(others.values())]
     return {role: those for role, those in found.items() if those}
 

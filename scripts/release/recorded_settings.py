@@ -114,17 +114,21 @@ def loop_values(loops: dict, name: str) -> Values:
     return said | {"LOOP_QUANTS": " ".join(gguf.removeprefix(begin).removesuffix(".gguf") for gguf in own)}
 
 
-def speed_values(draft: dict | None, active: dict | None) -> Values:
-    """Return settings of make as the records of speeds have them, None for one that there is not."""
-    said = Values(DRAFT="") if draft is None else Values(DRAFT_TYPE=draft["type"], CTX=draft["context"])
-    if draft:
-        said |= {"DRAFT_TOKENS": draft["draft_tokens"], "DRAFT_QUESTIONS": draft["questions"]}
-    if active:
-        scored = any(row["right"] is not None for row in active["rows"])
-        counts = " ".join(str(row["experts"]) for row in active["rows"])
-        said |= {"ACTIVE_EXPERTS": counts, "ACTIVE_SCORED": "yes" if scored else None}
-        said |= {"QUALITY_CHATS": active["chats"], "REASONING_BUDGET": active["reasoning_budget"]}
-    return said
+def draft_values(draft: dict | None) -> Values:
+    """Return settings of make as the record of a draft model has them; None: there is none."""
+    if draft is None:
+        return Values(DRAFT="")
+    said = Values(DRAFT_TYPE=draft["type"], CTX=draft["context"])
+    return said | {"DRAFT_TOKENS": draft["draft_tokens"], "DRAFT_QUESTIONS": draft["questions"]}
+
+
+def active_values(active: dict) -> Values:
+    """Return settings of make as the record of fewer active experts has them."""
+    scored = any(row["right"] is not None for row in active["rows"])
+    said = Values(ACTIVE_EXPERTS=" ".join(str(row["experts"]) for row in active["rows"]))
+    said |= {"ACTIVE_SCORED": "yes" if scored else None, "MAX_GEN_TOKS": active["max_tokens"] if scored else None}
+    said |= {"QUALITY_CHATS": active["chats"], "REASONING_BUDGET": active["reasoning_budget"]}
+    return said | {"CTX": active["context"]}
 
 
 def records_of(folder: Path, manifest: dict, sources: Sources) -> Iterable[tuple[object, Values]]:
@@ -145,9 +149,9 @@ def records_of(folder: Path, manifest: dict, sources: Sources) -> Iterable[tuple
         yield FINDINGS_NAME, {"DOMAIN_COLUMN": (findings.get("specialisation") or {}).get("column")}
     active, quality = find_evidence(folder, ACTIVE_NAME), find_evidence(folder, QUALITY_NAME)
     if manifest["kind"] != CHECKPOINT:
-        speeds = speed_values(find_evidence(folder, DRAFT_NAME), active)
+        yield DRAFT_NAME, draft_values(find_evidence(folder, DRAFT_NAME))
         # Of all chats that may be taken, losses leave out what the calibration text holds, so these may be fewer.
-        yield f"{DRAFT_NAME} or {ACTIVE_NAME}", {**speeds, **({"QUALITY_CHATS": None} if quality else {})}
+        yield ACTIVE_NAME, {**(active_values(active) if active else {}), **({"QUALITY_CHATS": None} if quality else {})}
     if quality:
         yield QUALITY_NAME, {"QUALITY_CHATS": quality["chats"], "QUALITY_SCORE": quality["score"]}
     yield "the calibration text", {"CALIBRATION": calibration_setting(manifest["inputs"]) or None}

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 ACTIVE_NAME = "active-experts.json"
 ACTIVE_PICTURE = "active-experts.png"
-SPEED_TOKENS = 256  # most of an answer that is only timed, as make measures
+SPEED_QUESTIONS, SPEED_TOKENS = 8, 256  # most answers, and tokens of one, that are only timed, as make measures
 LEAST_SHARE = 5 / 8  # of the model's own number of experts: as far as the sweep goes
 WithError = Annotated[list[Annotated[float, Field(ge=0, lt=1e9)]], Field(min_length=2, max_length=2)]
 

@@ -4,6 +4,7 @@ from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from files.json_records import write_record
 from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
+from gates import lineage
 from gates.lineage import renamed_breaks
 from gates.remade_gates import findings_gate
 from made_up_evidence import QUESTIONS
@@ -25,11 +26,15 @@ def test_a_question_that_chose_the_experts_is_known_under_another_id(build):
     assert len(found) == 1 and f"the id {record_id} of a question" in found[0] and "ANOTHER" in found[0]
 
 
-def test_a_question_of_a_further_task_is_known_under_another_id(build, tmp_path):
+@pytest.mark.parametrize("seen_by", ["analysed_ids", "estimated_ids"])
+def test_a_question_of_a_further_task_is_known_under_another_id(build, tmp_path, monkeypatch, seen_by):
     header, *others = QUESTIONS[0].read_text().splitlines(keepends=True)
     (tmp_path / "main.csv").write_text("".join([header, *(f"other-{line}" for line in others[:3])]))
     chosen = {line.split(",")[0] for line in others[:2]}
-    found = renamed_breaks(build.checked.lineage, chosen, [tmp_path / "main.csv"])
+    monkeypatch.setattr(lineage, "question_ids_of", lambda method: [])  # an own map
+    monkeypatch.setattr(lineage, "analysed_ids", lambda of_build: set())
+    monkeypatch.setattr(lineage, seen_by, lambda *given: chosen)
+    found = renamed_breaks(build.checked.lineage, [tmp_path / "main.csv"])
     assert len(found) == 2 and all("main.csv" in str(error) and "again as other-" in str(error) for error in found)
 
 

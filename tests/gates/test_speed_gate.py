@@ -214,6 +214,9 @@ def test_right_answers_are_to_the_questions_of_the_evaluation(pruned_demo, tmp_p
     if not words:
         cut = list(map(str, active_asked_breaks(results | {"chat_max_tokens": 60}, lineage)))
         assert "chats of so many tokens at most: 4096, found 60" in cut[0]
+    if right and not words:  # the label of the scores is theirs, too
+        lineage.sources["runs"].clear()
+        assert "right answers beside scores, whose label they need" in str(active_asked_breaks(results, lineage)[0])
 
 
 @pytest.mark.parametrize(("asked", "scored_too"), [("scored.csv", True), ("alike.csv", False)])

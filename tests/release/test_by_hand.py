@@ -7,8 +7,9 @@ from cards.made_texts import release_of
 from choice.drop_map import OWN_MAP
 from files.safe_files import InputError
 from release import by_hand, recorded_settings
+from release.make_settings import CHOSE, COUNTED
 from release.manifest import read_manifest
-from release.recorded_settings import loop_values, recipe_values, recorded_values
+from release.recorded_settings import active_values, draft_values, loop_values, recipe_values, recorded_values
 from release_inputs import shared_release
 
 import pytest
@@ -36,8 +37,32 @@ def test_what_make_does_otherwise_in_a_choice_is_said(demo_model, monkeypatch, m
     monkeypatch.setattr(by_hand, "read_metadata", lambda path: {"method": {**BY_MAKE, **method}})
     sources = {"records": {}, "quants": {}, "origins": {}}
     sources["copies"] = {"expert_drop_metadata.json": demo_model / "expert_drop_metadata.json"}
-    found = by_hand.choice_by_hand(sources, unused)
+    found = by_hand.choice_by_hand(sources, {CHOSE: unused, COUNTED: 2})
     assert len(found) == words if isinstance(words, int) else found == words
+
+
+def test_statistics_of_fewer_questions_than_their_file_are_said_of_an_own_map(demo_model, monkeypatch):
+    monkeypatch.setattr(by_hand, "read_metadata", lambda path: {"method": {**BY_MAKE, "criterion": OWN_MAP}})
+    monkeypatch.setattr(by_hand, "used_quants", lambda sources: [(Path("a"), {"cd_rule": "weighted-norm"})])
+    sources = {"origins": {}, "copies": {"expert_drop_metadata.json": demo_model / "expert_drop_metadata.json"}}
+    found = by_hand.choice_by_hand(sources, {CHOSE: 0, COUNTED: 6})
+    assert found == ["6 questions of the file did not rank layers (`--limit`)"]
+
+
+ROWS = [{"right": None, "experts": 8}, {"right": None, "experts": 6}]
+ACTIVE = {"rows": ROWS, "chats": 4, "context": 4096, "reasoning_budget": 64, "max_tokens": 128, "questions": 6}
+
+
+def test_answers_of_active_experts_are_those_that_make_asks(tmp_path, monkeypatch):
+    scored = {**ACTIVE, "rows": [row | {"right": [True] * 6} for row in ROWS], "rounds": 1}
+    records = {"active-experts.json": scored, "scores.json": {"question_ids": list("abcdefgh")}}
+    monkeypatch.setattr(by_hand, "read_record", lambda path, kind: records[path.name])
+    copies = {name: tmp_path / name for name in records}
+    assert by_hand.speeds_by_hand(copies) == ["active-experts.json is of 6 answers"]
+    records["active-experts.json"] = scored | {"questions": 8}
+    assert not by_hand.speeds_by_hand(copies)
+    assert active_values(scored) | {"CTX": 4096, "MAX_GEN_TOKS": 128} == active_values(scored)
+    assert active_values(ACTIVE)["MAX_GEN_TOKS"] is None and active_values(ACTIVE)["ACTIVE_SCORED"] is None
 
 
 def test_a_card_says_what_its_command_does_not_do(pruned_demo):
@@ -52,6 +77,7 @@ def test_a_card_says_what_its_command_does_not_do(pruned_demo):
 
 
 CD = {"cd_scope": "all", "cd_recipe": "ours", "cd_rule": "weighted-norm"}
+DRAFT = {"type": "Q8_0", "context": 2048, "draft_tokens": 3, "questions": 2}
 LOOPS = {"inputs": {"max_tokens": 9, "context": 4096, "seed": 42}, "seeds": 3, "rows": [{"gguf": "m-Q6_K.gguf"}]}
 
 
@@ -64,6 +90,7 @@ LOOPS = {"inputs": {"max_tokens": 9, "context": 4096, "seed": 42}, "seeds": 3, "
         ({"SEED": 42, "CTX": 4096}, loop_values(LOOPS, "m"), ""),
         ({"SEED": 7}, loop_values(LOOPS, "m"), "SEED to be 7, as in the other records of the release, found 42"),
         ({"CTX": 2048}, loop_values(LOOPS, "m"), "CTX to be 2048"),
+        (draft_values(DRAFT), active_values(ACTIVE), "CTX to be 2048, as in the other records"),
     ],
 )
 def test_records_of_one_release_are_of_one_command(monkeypatch, one, other, words):

@@ -8,7 +8,7 @@ from cards.card_sections import limits_section
 from cards.made_texts import release_of
 from made_up_evidence import QUESTIONS
 from release import input_facts, question_roles
-from release.input_facts import held_of_tasks
+from release.input_facts import facts_of_tasks
 from release.make_settings import ASKED, CHOSE, ESTIMATED, TEXT, calibration_setting, question_setting, takes_domain
 from release.manifest import read_manifest
 from release.question_roles import check_role, measured_elsewhere, roles_of
@@ -81,12 +81,15 @@ def test_questions_of_a_further_task_in_the_calibration_text_are_counted(tmp_pat
     text = tmp_path / "text.txt"
     asked = "Janet has sixteen eggs a day and eats three of them. How many are left?"
     text.write_text(f"before {asked.upper()} after")
-    frozen = [{"Record ID": "1", "question": asked}, {"Record ID": "2", "question": asked.replace("eggs", "hens")}]
+    frozen = [{"question": asked}, {"question": asked.replace("eggs", "hens")}, {"question": f"{asked} ..."}]
+    frozen = [one | {"Record ID": str(i), "prompt": one["question"], "target": "13"} for i, one in enumerate(frozen)]
     monkeypatch.setattr(input_facts, "by_imatrix", lambda sources: True)
+    monkeypatch.setattr(input_facts, "benchmarks", lambda sources: {})
     monkeypatch.setattr(input_facts, "read_frozen", lambda folder: frozen)
     sources = {"origins": {"calibration": text}, "copies": {"scores-gsm8k.json": tmp_path / "scores-gsm8k.json"}}
     sources["tasks"] = {"run gsm8k 0": tmp_path / "run/summary.json"}
-    assert held_of_tasks(sources) == {"gsm8k": 1}
+    known = facts_of_tasks(sources, {"gsm8k": {"a.jsonl": "0" * 64}})
+    assert known["held"] == {"gsm8k": 2} and known["repeated"] == {"gsm8k": 1}
 
 
 def test_what_a_file_has_seen_is_said(pruned_demo):
@@ -95,12 +98,13 @@ def test_what_a_file_has_seen_is_said(pruned_demo):
     scored = release.scores["question_ids"]
     task = {"question_ids": ["t1", "t2", "t3"], "rows": [{"gguf": "a.gguf"}, {"gguf": "b-Q4_K_M.gguf"}]}
     seen = {"ranked": [*scored[:2], "t1"], "held": {"gsm8k": 2}, "estimated": ["t2", "t3"]}
-    seen["measured"] = ["t1", "t4"]
+    seen |= {"measured": ["t1", "t4"], "repeated": {"gsm8k": 1}}
     metadata = release.metadata | {"method": release.metadata["method"] | {"question_ids": []}}
     text = limits_section(replace(release, inputs=release.inputs | seen, tasks={"gsm8k": task}, metadata=metadata))
     assert f"statistics over 2 of the {len(scored)} scored questions: such a file has seen these" in text
     assert "statistics over 1 of the 3 questions of gsm8k: such a file has seen these" in text
     assert "The calibration text holds 2 of the 3 questions of gsm8k." in text
+    assert "1 of the 3 questions of gsm8k are another one again by their letters and digits" in text
     assert "AUTO files were chosen by losses on chats of 2 of the 3 questions of gsm8k: such a file has" in text
     assert "statistics over 1 of the 2 questions that losses were measured on" in text
     assert "On further tasks so were `b-Q4_K_M.gguf`." in text
