@@ -45,8 +45,8 @@ from files.json_records import CONTROL, write_record
 from files.option_types import VERSION_FILE, command_parser, named_path, positive
 from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, remove, run, shown
 from findings.findings_record import FINDINGS_NAME
-from gates.compared import compared_breaks
-from gates.lineage import Lineage, lineage_breaks
+from gates.compared import build_breaks
+from gates.lineage import Lineage
 from gates.loops_gate import loop_breaks
 from gates.measured import quality_breaks, score_breaks
 from gates.sight_gate import tower_breaks
@@ -82,7 +82,7 @@ def check_evidence(args: argparse.Namespace, records: dict[Path, dict]) -> None:
     for gguf, record in records.items():
         check_facts(gguf, record)
     lineage = Lineage(args.name, by_name, {gguf.name: gguf for gguf in records}, sources_of(args))
-    found = lineage_breaks(lineage) + compared_breaks(lineage)
+    found = build_breaks(lineage)
     if not found and args.mmproj:
         found = tower_breaks(lineage)
     if not found and args.scores:

@@ -133,6 +133,16 @@ def read_stats(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     return arrays, metadata
 
 
+def stats_metadata(path: Path | None) -> dict:
+    """Return the metadata of a statistics file; {} where there is none, or where an imatrix ranks in its place."""
+    return read_stats(path)[1] if path and path.suffix == ".safetensors" else {}
+
+
+def analysed_ids(path: Path | None) -> set[str]:
+    """Return the Record IDs of the questions of a statistics file; see `stats_metadata`."""
+    return {question["id"] for question in stats_metadata(path).get("questions", [])}
+
+
 def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Raise InputError when an array is missing, its shape does not fit the others, or a value can be no such sum."""
     missing = [name for name in (*EXPERT_SUMS, *LAYER_SUMS, "layer_numbers") if name not in arrays]

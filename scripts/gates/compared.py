@@ -9,7 +9,8 @@ from pathlib import Path
 from cards.card_sections import IMATRIX_PICTURE
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
-from gates.lineage import Breaks, Lineage, breaks_of
+from gates.lineage import Breaks, Lineage, breaks_of, lineage_breaks
+from gates.seen_questions import renamed_breaks
 from ggufs.imatrix import ImatrixRecord
 from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality
@@ -17,6 +18,7 @@ from quants.quant_record import COPIED, QuantRecord
 from quants.recipes import target_bytes
 from release.manifest import DIGITS
 from release.names import is_standard
+from release.question_roles import seen_ids
 from release.task_files import task_copies
 from release.used_quants import by_imatrix
 from scoring.score_records import SCORES_NAME, Scores
@@ -152,3 +154,9 @@ def compared_breaks(lineage: Lineage) -> Breaks:
     found = line_breaks(lineage, [*known, *((path, read_record(path, QuantRecord)) for path in records)])
     found += one_type_breaks(lineage, quants) + picture_breaks(lineage)
     return found + text_breaks(lineage, known) + one_recipe_breaks(of_others) + one_imatrix_breaks(lineage, compared)
+
+
+def build_breaks(lineage: Lineage) -> Breaks:
+    """Return what is wrong with the build of a release: its chain, its questions, and the files that it compares."""
+    renamed = renamed_breaks(lineage.sources["questions"].values(), seen_ids(lineage.sources))
+    return lineage_breaks(lineage) + renamed + compared_breaks(lineage)

@@ -5,7 +5,7 @@ that names the digest of the one before it. build_release.py refuses a broken ch
 check_release.py asks again. Every function returns an InputError for each break.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from losses.quality_record import QUALITY_NAME
 from quants.quant_record import ConversionRecord, of_other_builds
 from release.gguf_parts import tensors_of
 from release.manifest import BUILD_AGAIN, DIGITS, MANIFEST
-from release.question_roles import estimated_ids
 from scoring.score_records import SCORES_NAME
 
 OTHER_BUILD = "it is of another build; run `make release`"
@@ -133,7 +132,7 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     place = lineage.origin("map")
     method = details_of(read_map(place))
     made_from = {method[key] for key in ("stats_sha256", "imatrix_sha256") if key in method}
-    found = renamed_breaks(lineage)
+    found: Breaks = []
     if "own_map" in method or not made_from:
         said = [key for key in OF_A_CHOICE if method.get(key)]
         found += [InputError(place, f"no {key} in a map that was given", "one", BUILD_AGAIN) for key in said]
@@ -155,39 +154,6 @@ def choice_breaks(lineage: Lineage) -> Breaks:
     elif given and given.suffix == ".safetensors":  # types of CD files come from them, whatever chose the experts
         found += analysed_breaks(lineage, {})
     return found
-
-
-def analysed_ids(lineage: Lineage) -> set[str]:
-    """Return the Record IDs of the statistics of a build, none where it has none of questions."""
-    given = lineage.sources["origins"].get("statistics")
-    if given is None or given.suffix != ".safetensors":
-        return set()
-    return {question["id"] for question in read_stats(given)[1]["questions"]}
-
-
-def renamed_breaks(lineage: Lineage, of_tasks: Iterable[Path] = ()) -> Breaks:
-    """No question that experts or types were chosen by has another id elsewhere: by ids it would count as unseen there.
-
-    of_tasks: question files of further tasks, in GPQA's columns.
-    """
-    own = list(lineage.sources["questions"].values())
-    # Statistics have seen held-out questions, too, and rank the layers of CD files.
-    chosen = {*question_ids_of(read_metadata(lineage.metadata_path)["method"]), *analysed_ids(lineage)}
-    chosen |= {*estimated_ids(lineage.sources, own)}
-    files = [*own, *of_tasks] if chosen else []
-    questions = [(path, load_questions(path, QUESTION_SEED)) for path in files]
-    chose = {one.words_digest: one.record_id for _, those in questions for one in those if one.record_id in chosen}
-    return [
-        InputError(
-            path,
-            f"the id {chose[one.words_digest]} of a question that experts or types were chosen by",
-            f"it again as {one.record_id}",
-            "give it that id, so that its score counts as in-sample; then run `make eval` and `make quality` again",
-        )
-        for path, those in questions
-        for one in those
-        if one.record_id not in chosen and one.words_digest in chose
-    ]
 
 
 def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:

@@ -14,8 +14,8 @@ from files.json_records import read_json, read_record
 from files.safe_files import InputError, sha256_file, shown
 from findings.findings_record import BY_MAKE, FINDINGS_NAME, Findings
 from gates.checked import Checked, Outcome
-from gates.compared import compared_breaks
-from gates.lineage import lineage_breaks, lineage_in_words
+from gates.compared import build_breaks
+from gates.lineage import lineage_in_words
 from gates.measured import first_difference, quality_again, quality_breaks, score_breaks
 from losses.quality_picture import draw_quality
 from losses.quality_record import QUALITY_NAME, Quality
@@ -34,7 +34,7 @@ EXPERTS, IMATRIX, SCORES, QUALITY = "experts-", "imatrix-coverage.png", "scores.
 
 def lineage_gate(checked: Checked) -> Outcome:
     """Map, metadata, checkpoint, F16, imatrix and quants name each other by digest, without a gap."""
-    found = [str(error) for error in lineage_breaks(checked.lineage) + compared_breaks(checked.lineage)]
+    found = [str(error) for error in build_breaks(checked.lineage)]
     return Outcome(lineage_in_words(checked.lineage), found)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from files.json_records import read_record
 from files.safe_files import InputError
 from gates.checked import Checked, Outcome
-from gates.lineage import Breaks, Lineage, renamed_breaks
+from gates.lineage import Breaks, Lineage
 from gates.measured import answered_breaks, known_quants, made_again
+from gates.seen_questions import renamed_breaks
 from release.manifest import DIGITS
-from release.question_roles import asked_by_any
+from release.question_roles import asked_by_any, seen_ids
 from release.task_files import task_copies, task_sources
 from scoring.comparison import compare, group_runs
 from scoring.eval_protocol import DEFAULT_TASK
@@ -47,7 +48,8 @@ def part_breaks(lineage: Lineage, name: str, own: dict[str, list[Path]], task: s
     for kind in ("questions", "examples"):  # the card's command names one of each
         if len(own[kind]) > 1:
             return [InputError(own[kind][1], f"one file of {kind} of {name}", f"{len(own[kind])}", EVALUATE)]
-    return renamed_breaks(lineage, own["questions"]) if task_of(task).is_gpqa else []
+    files = [*lineage.sources["questions"].values(), *own["questions"]] if task_of(task).is_gpqa else []
+    return renamed_breaks(files, seen_ids(lineage.sources))
 
 
 def one_task_breaks(lineage: Lineage, name: str, path: Path) -> Breaks:

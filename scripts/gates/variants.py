@@ -7,10 +7,13 @@ follows them again (scoring/proven_choice.py), and holds each map against its st
 from dataclasses import replace
 from pathlib import Path
 
+from choice.drop_map import question_ids_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
+from choice.expert_stats import analysed_ids
 from files.safe_files import InputError, sha256_file
 from files.written_by import NotProvenError
 from gates.lineage import Breaks, Lineage, choice_breaks, map_breaks
+from gates.seen_questions import renamed_breaks
 from scoring.proven_choice import STATISTICS_ENDINGS, proven_choice
 
 GIVE = "give its metadata, drop map, statistics and the record of its F16 file by --variants"
@@ -41,4 +44,7 @@ def choice_of_other(lineage: Lineage, summary: dict, path: Path) -> tuple[Path |
             return None, []
         return None, [InputError(path, f"a proof of what chose the experts of {summary['name']}", str(error), GIVE)]
     variant = variant_of(lineage, metadata, proofs)
-    return metadata, map_breaks(variant) + choice_breaks(variant)
+    analysed = analysed_ids(variant.sources["origins"].get("statistics"))
+    chosen = {*question_ids_of(read_metadata(metadata)["method"]), *analysed}
+    found = renamed_breaks(variant.sources["questions"].values(), chosen)
+    return metadata, map_breaks(variant) + choice_breaks(variant) + found

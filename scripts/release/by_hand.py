@@ -11,7 +11,7 @@ from chats.questions import QUESTION_SEED
 from checkpoints.checkpoint import read_config
 from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
-from choice.expert_stats import RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS, read_stats
+from choice.expert_stats import RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS, stats_metadata
 from choice.ranking import BOOTSTRAP_SEED, RESAMPLES
 from files.display import code, plural
 from files.json_records import read_record
@@ -47,7 +47,7 @@ def named_dtype(checkpoint: Path) -> str | None:
 def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
     """Return what make does otherwise in the analysis that a map was chosen by, in words."""
     statistics, analysis = sources["origins"].get("statistics"), method.get("analysis") or {}
-    known = read_stats(statistics)[1] if statistics and statistics.suffix == ".safetensors" else {}
+    known = stats_metadata(statistics)
     analysis = analysis or {**known, "cut_tokens": known.get("max_tokens")}
     order, dtype = known.get("reconstruction") or {}, named_dtype(sources["copies"][METADATA_NAME].parent)
     return otherwise(
@@ -64,7 +64,7 @@ def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
 
 
 def choice_by_hand(sources: Sources, left: Mapping[str, int]) -> list[str]:
-    """Return what make does otherwise in the choice of experts; left: as `left_out` of question_roles.py counts."""
+    """Return what make does otherwise in the choice of experts; left: as `unused_questions` counts."""
     method = read_metadata(sources["copies"][METADATA_NAME])["method"]
     if criterion_of(method) == OWN_MAP:  # make takes it as it is given, and ranks layers of CD files by statistics
         ranks = any(record.get("cd_rule") for _, record in used_quants(sources))

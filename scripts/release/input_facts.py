@@ -25,7 +25,14 @@ from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
 from release.by_hand import by_hand
-from release.question_roles import estimated_ids, left_out, measured_elsewhere, measured_ids, ranked_ids, roles_of
+from release.question_roles import (
+    estimated_ids,
+    measured_elsewhere,
+    measured_ids,
+    ranked_ids,
+    roles_of,
+    unused_questions,
+)
 from release.task_files import task_copies, task_sources
 from release.used_quants import by_imatrix
 from scoring.eval_protocol import DEFAULT_TASK
@@ -145,7 +152,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     named = named_digests(questions)
     files = dict(zip(named, questions))
     roles = roles_of(sources, files)
-    left = left_out(sources, files, roles)
+    left = unused_questions(sources, files, roles)
     elsewhere = measured_elsewhere(sources, files, roles)
     fetched = fetched_files(questions + [origins[name] for name in ("calibration",) if name in origins])
     return {

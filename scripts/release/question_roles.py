@@ -12,8 +12,9 @@ from pathlib import Path
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
 from chats.texts_again import calibration_chats, joined_chats
+from choice.drop_map import question_ids_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
-from choice.expert_stats import read_stats
+from choice.expert_stats import analysed_ids, stats_metadata
 from files.json_records import read_record
 from losses.chat_masks import unseen_questions
 from losses.quality_record import QUALITY_NAME, Quality
@@ -45,8 +46,7 @@ def asked_by_any(summaries: Iterable[Path], questions: Path) -> bool:
 def chose(method: dict, statistics: Path | None, questions: Path) -> bool:
     """Tell whether the statistics that a map was chosen from are of a file's questions: same ids, words and order."""
     ids = {*method.get("question_ids", []), *method.get("held_out_question_ids", [])}
-    known = statistics and statistics.suffix == ".safetensors"
-    seed = read_stats(statistics)[1].get("seed", QUESTION_SEED) if statistics and known else QUESTION_SEED
+    seed = stats_metadata(statistics).get("seed", QUESTION_SEED)
     found = [question for question in load_questions(questions, seed) if question.record_id in ids]
     return bool(found) and question_set_digest(found) == method.get("questions_sha256")
 
@@ -57,7 +57,7 @@ def unused(method: dict, questions: Path) -> int:
     return len(read_ids(questions) - ids)
 
 
-def left_out(sources: Sources, names: Mapping[str, Path], roles: Mapping[str, list[str]]) -> dict[str, int]:
+def unused_questions(sources: Sources, names: Mapping[str, Path], roles: Mapping[str, list[str]]) -> dict[str, int]:
     """Return how many questions of the file that chose did not choose, and of the one that ranks layers did not rank.
 
     Of several such files the one with the fewest; 0 without one. names, roles: as of `roles_of`.
@@ -71,21 +71,24 @@ def left_out(sources: Sources, names: Mapping[str, Path], roles: Mapping[str, li
 def counted(sources: Sources, questions: Path) -> bool:
     """Tell whether the statistics of a release, which rank the layers of CD files, are of a file's questions."""
     statistics = sources["origins"].get("statistics")
-    if statistics is None or statistics.suffix != ".safetensors":
-        return False
-    metadata = read_stats(statistics)[1]
-    ids = {question["id"] for question in metadata["questions"]}
+    metadata, ids = stats_metadata(statistics), analysed_ids(statistics)
     found = [one for one in load_questions(questions, metadata.get("seed", QUESTION_SEED)) if one.record_id in ids]
-    return question_set_digest(found) == metadata["questions_sha256"]
+    return bool(ids) and question_set_digest(found) == metadata["questions_sha256"]
 
 
 def ranked_ids(sources: Sources) -> list[str]:
     """Return the Record IDs of the statistics that rank the layers of a release's CD files, sorted; [] without any."""
-    statistics = sources["origins"].get("statistics")
-    by_questions = statistics is not None and statistics.suffix == ".safetensors"  # else an imatrix, of no questions
-    if not by_questions or not any(record.get("cd_rule") for _, record in used_quants(sources)):
-        return []
-    return sorted(question["id"] for question in read_stats(sources["origins"]["statistics"])[1]["questions"])
+    of_cd = any(record.get("cd_rule") for _, record in used_quants(sources))
+    return sorted(analysed_ids(sources["origins"].get("statistics"))) if of_cd else []
+
+
+def seen_ids(sources: Sources) -> set[str]:
+    """Return the Record IDs of the questions by which experts or types of files may have been chosen.
+
+    Statistics have seen held-out questions, too, and rank the layers of CD files.
+    """
+    analysed = analysed_ids(sources["origins"].get("statistics"))
+    return {*question_ids_of(method_of(sources)), *analysed, *estimated_ids(sources, sources["questions"].values())}
 
 
 def measured_ids(sources: Sources, files: Iterable[Path]) -> list[str]:

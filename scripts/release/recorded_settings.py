@@ -11,7 +11,7 @@ from checkpoints.checkpoint import read_config
 from checkpoints.towers import configured_towers
 from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME
-from choice.expert_stats import read_stats
+from choice.expert_stats import stats_metadata
 from files.display import exactly
 from files.json_records import read_record
 from files.safe_files import InputError
@@ -52,8 +52,8 @@ def chosen_values(metadata: dict, statistics: Path | None) -> Values:
     if criterion_of(method) == OWN_MAP:  # what would have chosen is of no account
         return said
     said |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top")}
-    if method.get("held_out_question_ids") and statistics and statistics.suffix == ".safetensors":
-        said["FOLD"] = fold_of(method, [question["id"] for question in read_stats(statistics)[1]["questions"]])
+    if method.get("held_out_question_ids") and (known := stats_metadata(statistics)):
+        said["FOLD"] = fold_of(method, [question["id"] for question in known["questions"]])
     said["RECONSTRUCTION"] = (method.get("reconstruction") or {}).get("objective")
     words = [f"{d['name']}:{exactly(d['weight'])}:{exactly(d['floor'])}" for d in method.get("domains", [])]
     if words and all(takes_domain(one["name"]) for one in method["domains"]):

@@ -4,13 +4,12 @@ from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from files.json_records import write_record
 from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
-from gates import lineage
-from gates.lineage import renamed_breaks
 from gates.remade_gates import findings_gate
+from gates.seen_questions import renamed_breaks
 from made_up_evidence import QUESTIONS
 from quants.quant_record import QuantRecord
 from release.make_settings import ESTIMATED
-from release.question_roles import roles_of
+from release.question_roles import roles_of, seen_ids
 from synthetic_build import quant_record, write_build
 
 import pytest
@@ -26,15 +25,13 @@ def test_a_question_that_chose_the_experts_is_known_under_another_id(build):
     assert len(found) == 1 and f"the id {record_id} of a question" in found[0] and "ANOTHER" in found[0]
 
 
-@pytest.mark.parametrize("seen_by", ["analysed_ids", "estimated_ids"])
-def test_a_question_of_a_further_task_is_known_under_another_id(build, tmp_path, monkeypatch, seen_by):
+def test_a_question_of_a_further_task_is_known_under_another_id(build, tmp_path):
     header, *others = QUESTIONS[0].read_text().splitlines(keepends=True)
     (tmp_path / "main.csv").write_text("".join([header, *(f"other-{line}" for line in others[:3])]))
     chosen = {line.split(",")[0] for line in others[:2]}
-    monkeypatch.setattr(lineage, "question_ids_of", lambda method: [])  # an own map
-    monkeypatch.setattr(lineage, "analysed_ids", lambda of_build: set())
-    monkeypatch.setattr(lineage, seen_by, lambda *given: chosen)
-    found = renamed_breaks(build.checked.lineage, [tmp_path / "main.csv"])
+    files = [*build.checked.lineage.sources["questions"].values(), tmp_path / "main.csv"]
+    found = renamed_breaks(files, chosen)
+    assert not renamed_breaks(files, set())
     assert len(found) == 2 and all("main.csv" in str(error) and "again as other-" in str(error) for error in found)
 
 
@@ -49,6 +46,7 @@ def test_the_chats_of_auto_files_are_of_a_known_file(tmp_path, kind, files):
     sources = {"records": {"a.gguf": tmp_path / "a.gguf.json"}, "copies": {}, "runs": {}}
     sources["origins"] = {}
     assert roles_of(sources, questions).get(ESTIMATED) == files
+    assert seen_ids(sources | {"questions": questions}) == ({one.record_id for one in chats} if files else set())
 
 
 def test_findings_are_of_a_question_file_of_the_build(build, tmp_path):
