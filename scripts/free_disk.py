@@ -24,10 +24,12 @@ from quants.quant_record import record_path
 
 
 def check_of_record(path: Path, outlined: bool) -> None:
-    """Raise InputError for a GGUF file that is not the one of its record; one that has gone is fine.
+    """Raise InputError for a GGUF file that is not the one of its record; one that has gone, but for it, is fine.
 
     outlined: its header must be one that the outline can keep.
     """
+    if not path.exists() and not record_path(path).is_file():
+        raise InputError(path, "a GGUF file, or the record of one that has gone", "neither")
     if not path.exists():
         return
     known = read_json(record_path(path))
@@ -50,6 +52,8 @@ def free_gguf(path: Path, outlined: bool) -> int:
 
 def free_weights(directory: Path, outline: Path) -> int:
     """Remove the weights of a checkpoint, once its outline is there; return their bytes, 0 where they have gone."""
+    if not directory.is_dir() and not outline.is_dir():
+        raise InputError(directory, "a checkpoint, or the outline of one that has gone", "neither")
     # A kill may have left some of the shards. The outline was whole by then.
     shards = sorted(directory.resolve().glob("*.safetensors"))
     if shards and (directory / METADATA_NAME).exists():

@@ -4,6 +4,7 @@ import re
 from typing import Any, TextIO
 
 ENDS = re.compile(r"([\n\t])")
+PLACE_CHARACTERS = 400  # of a path or an option in a message: an argument can have any length
 
 
 def printable(text: str) -> str:
@@ -29,5 +30,8 @@ class InputError(Exception):
     """Name a path, what was expected there and what was found, in one line."""
 
     def __init__(self, path: object, expected: str, found: str, advice: str = "") -> None:
-        line = f"{path}: expected {expected}, found {found}"
+        place = str(path)
+        if len(place) > PLACE_CHARACTERS:
+            place = f"{place[: PLACE_CHARACTERS // 2]}...{place[-PLACE_CHARACTERS // 2 :]}"
+        line = f"{place}: expected {expected}, found {found}"
         super().__init__(printable(f"{line}; {advice}" if advice else line))

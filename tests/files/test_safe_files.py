@@ -190,6 +190,11 @@ def test_a_name_that_steers_a_terminal_is_shown_without_doing_so(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_place_of_any_length_is_named_by_its_ends():
+    line = str(InputError("a" * 5000 + "/z.json", "a file", "nothing"))
+    assert len(line) < 450 and line.startswith("aaa") and "aaa/z.json: expected a file, found nothing" in line
+
+
 @pytest.mark.parametrize("what", ["pipe", "device"])
 def test_the_digest_of_what_never_ends_is_not_waited_for(tmp_path, what):
     path = tmp_path / what

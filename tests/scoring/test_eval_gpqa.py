@@ -335,6 +335,11 @@ def test_bad_input_is_refused_in_one_line(evaluate, tmp_path, refused):
     refused(evaluate(run, gguf=tmp_path / "none.gguf"), tmp_path / "none.gguf")
     refused(evaluate(run, QUESTIONS=tmp_path / "none.csv"), tmp_path / "none.csv")
     refused(evaluate(run, CTX="many"), "--context", "'many'")
+    refused(evaluate(run, PYTHON=tmp_path / "no-python"), "no-python: expected the Python of the environment")
+    (tmp_path / "file").touch()
+    refused(
+        evaluate(tmp_path / "file", OUTPUT=tmp_path / "file"), f"{tmp_path / 'file'}: expected a directory to write"
+    )
     assert not (run / "summary.json").exists()
 
 

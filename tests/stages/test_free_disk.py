@@ -61,6 +61,12 @@ def test_a_file_that_is_not_that_of_its_record_stays(f16: Path, refusal) -> None
     assert f16.exists() and good.exists()  # all are looked at before the first one goes
 
 
+def test_what_never_was_is_not_told_as_freed(tmp_path: Path, refusal) -> None:
+    refusal(free_disk.main, ["--gguf", tmp_path / "x.gguf"], tmp_path / "x.gguf", "the record of one that has gone")
+    flags = ["--checkpoint", tmp_path / "nowhere", "--outline", tmp_path / "outline"]
+    refusal(free_disk.main, flags, tmp_path / "nowhere", "the outline of one that has gone", "neither")
+
+
 def test_a_file_whose_header_is_damaged_stays_with_all_others(f16: Path, refusal) -> None:
     good = f16.with_name("good.gguf")
     for end in ("", ".json"):
