@@ -24,7 +24,7 @@ Example: .venv/bin/python scripts/build_release.py --name gemma-4-demo-109e --ba
 
 Refused before anything is written: an unknown licence (checkpoints/licence.py), inputs of another build
 (gates/lineage.py), scores and losses that are not of this build's files or do not come out the same when made again
-(gates/measured.py). Names that shadow each other (release/names.py) are refused, too. Every number in the card comes
+(gates/scored.py). Names that shadow each other (release/names.py) are refused, too. Every number in the card comes
 from a record. What was not measured is listed there under "Limits".
 """
 
@@ -48,7 +48,8 @@ from findings.findings_record import FINDINGS_NAME
 from gates.compared import build_breaks
 from gates.lineage import Lineage
 from gates.loops_gate import loop_breaks
-from gates.measured import quality_breaks, score_breaks
+from gates.losses import quality_breaks
+from gates.scored import score_breaks
 from gates.sight_gate import tower_breaks
 from gates.speed_gate import MEASURE_ACTIVE, MEASURE_DRAFT, active_breaks, draft_breaks, measured_file_breaks
 from gates.tasks_gate import task_breaks

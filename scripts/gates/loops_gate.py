@@ -11,7 +11,8 @@ from files.option_types import VERSION_FILE
 from files.safe_files import InputError
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
-from gates.measured import CUT_SLACK_TOKENS, known_quants, made_again
+from gates.made_again import known_quants, made_again
+from gates.scored import CUT_SLACK_TOKENS
 from loops.loop_answers import RUN_AGAIN, SAMPLED_BY, asked_in_order, recorded_answers
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import LoopPrompts, read_prompts, request_of

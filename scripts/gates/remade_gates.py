@@ -16,7 +16,9 @@ from findings.findings_record import BY_MAKE, FINDINGS_NAME, Findings
 from gates.checked import Checked, Outcome
 from gates.compared import build_breaks
 from gates.lineage import lineage_in_words
-from gates.measured import first_difference, quality_again, quality_breaks, score_breaks
+from gates.losses import quality_again, quality_breaks
+from gates.made_again import first_difference
+from gates.scored import score_breaks
 from losses.quality_picture import draw_quality
 from losses.quality_record import QUALITY_NAME, Quality
 from release.input_facts import named_digests

@@ -12,7 +12,7 @@ from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
-from gates.measured import TEXTS, known_quants
+from gates.made_again import TEXTS, known_quants
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, experts_used_key, read_header
 from ggufs.sibling_choice import draft_pick

@@ -10,7 +10,8 @@ from files.json_records import read_record
 from files.safe_files import InputError
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage
-from gates.measured import answered_breaks, known_quants, made_again
+from gates.made_again import known_quants, made_again
+from gates.scored import answered_breaks
 from gates.seen_questions import renamed_breaks
 from release.manifest import DIGITS
 from release.question_roles import asked_by_any, seen_ids

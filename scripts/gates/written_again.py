@@ -18,7 +18,7 @@ from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
-from gates.measured import TEXTS
+from gates.made_again import TEXTS
 from ggufs.gguf_header import GgufHeader, experts_used_key, key_value, read_header
 from ggufs.imatrix import ImatrixRecord, read_imatrix
 from llama.llama_tools import LlamaCpp

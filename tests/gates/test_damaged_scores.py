@@ -10,7 +10,7 @@ import build_release
 from damaged_build import Build
 from files.json_records import read_json
 from files.safe_files import sha256_file
-from gates.measured import seed_breaks
+from gates.scored import seed_breaks
 from pruned_models import NAME
 from release.sources import sources_path
 from release_inputs import release_arguments

@@ -18,7 +18,7 @@ from damaged_build import Build
 from files.safe_files import InputError, sha256_file
 from gates.gates import records_gate
 from gates.lineage import Lineage
-from gates.measured import known_quants
+from gates.made_again import known_quants
 from gates.remade_gates import draw_pictures_again
 from gates.running_gates import QUESTION, smallest
 from gates.speed_gate import (

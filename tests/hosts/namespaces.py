@@ -4,6 +4,7 @@ What they share is the file system, as hosts share a folder. The locks of the ke
 are not shared, and no process of one host is seen by the other.
 """
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 OF_ROOT = ["--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
 LOOK_SECONDS = 0.02
+KEPT: list[int] = []  # open spaces of process ids
 
 
 def unshare() -> list[str]:
@@ -45,6 +47,10 @@ def start_host(name: str, line: str, temporary: Path, screen: Path, folder: Path
 def kill_host(process: subprocess.Popen) -> None:
     """End a host at once, as a power cut would: its first process takes all others of it along."""
     if process.poll() is None:
+        # The kernel gives the number of a space of process ids that has gone to the next one, and the next host would
+        # take the dead one for itself. An open space keeps its number.
+        with contextlib.suppress(OSError):
+            KEPT.append(os.open(f"/proc/{process.pid}/ns/pid_for_children", os.O_RDONLY))
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

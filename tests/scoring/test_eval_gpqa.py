@@ -21,7 +21,7 @@ from chats.questions import COLUMNS, load_questions, read_rows
 from conftest import REPO
 from files.json_records import read_json, read_record
 from files.safe_files import partial_directory
-from gates.measured import request_breaks, setting_breaks
+from gates.scored import request_breaks, setting_breaks
 from llama.llama_server import LlamaServer, server_command
 from patch_answers import closed_thought
 from scoring.answer_letters import completion_letter

@@ -1,29 +1,18 @@
-"""Scores and losses of a release: whose files they are of, and the same figures made again from what was recorded.
+"""Scores of a release: whose files they are of, and the same figures made again from what was recorded.
 
-Scores: from each run's answers, the frozen questions and the patch step, to the summary and the comparison. Losses:
-from the stored results per token, to quality.json. build_release.py refuses what does not come out the same, and
-check_release.py asks again. Somebody who rewrites the answers or the stored results themselves is not seen.
+From each run's answers, the frozen questions and the patch step, to the summary and the comparison. build_release.py
+refuses what does not come out the same, and check_release.py asks again. Somebody who rewrites the answers themselves
+is not seen. What is asked of losses stands in losses.py.
 """
 
-import math
 import re
 from pathlib import Path
-from typing import Any
 
-from chats.chat_sequences import MAX_TOKENS
-from chats.questions import QUESTION_SEED, load_questions, question_set_digest
-from chats.texts_again import texts_digest
-from choice.drop_metadata import METADATA_NAME, read_metadata
-from files.json_records import read_json, read_record
+from files.json_records import read_record
 from files.safe_files import InputError, sha256_file, shown
-from files.seals import INPUTS_NAME
 from gates.lineage import Breaks, Lineage, breaks_of, broken
+from gates.made_again import known_quants, made_again
 from gates.variants import choice_of_other
-from losses.chat_masks import Chats, unseen_questions
-from losses.quality_conclusions import Measured, quality_conclusions
-from losses.quality_record import QUALITY_NAME, Quality
-from losses.stored_results import measured_again, results_folder
-from quants.quant_record import QuantRecord
 from release.manifest import DIGITS
 from release.names import PLAIN_NAME, is_plain
 from scoring.answer_letters import completion_letter
@@ -40,63 +29,8 @@ from scoring.score_records import SCORES_NAME, Scores, in_a_row, read_summary
 
 CONTEXT_STEP_TOKENS = 256  # llama-server rounds a context up to a multiple of it
 SERVER_LOGS = "server*.log"  # of several servers each has its own
-TEXTS = "chats by the checkpoint's tokenizer and chat template, sha256"
 CUT_SLACK_TOKENS = 8  # llama-server ends a few tokens before its context is full
-# A build whose losses make takes for finished is measured again only when told; the stored logits spare most of it.
-MEASURE_PUBLISHED = "measure the file that is released"
-EVALUATE, MEASURE = "run `make eval` again", "run `make quality REPLACE=quality`"
-
-
-def first_difference(expected: Any, found: Any, place: str = "") -> str | None:
-    """Return "PLACE VALUE, found VALUE" of the first values that differ in two records, None where there are none.
-
-    Floats may differ in their last bits: another numpy sums in another order.
-    """
-    if isinstance(expected, dict) and isinstance(found, dict):
-        for key in sorted({*expected, *found}, key=str):
-            inner = f"{place}.{key}" if place else str(key)
-            if (key in expected) != (key in found):
-                return f"{inner} {'present' if key in expected else 'absent'}, found the opposite"
-            if difference := first_difference(expected[key], found[key], inner):
-                return difference
-        return None
-    if isinstance(expected, (list, tuple)) and isinstance(found, (list, tuple)) and len(expected) == len(found):
-        pairs = enumerate(zip(expected, found))
-        return next((line for i, pair in pairs if (line := first_difference(*pair, f"{place}[{i}]"))), None)
-    if isinstance(expected, float) or isinstance(found, float):
-        numbers = all(type(value) in (int, float) for value in (expected, found))
-        if numbers and math.isclose(expected, found, rel_tol=1e-9, abs_tol=1e-12):
-            return None
-    return None if expected == found else f"{place} {shown(expected)}, found {shown(found)}"
-
-
-def made_again(path: Path, what: str, again: dict, recorded: dict, advice: str) -> Breaks:
-    """Return the error of a record that differs from what its sources give."""
-    difference = first_difference(again, {key: value for key, value in recorded.items() if key != "version"})
-    if difference is None:
-        return []
-    expected, found = difference.split(", found ", 1)
-    return [InputError(path, f"{what}: {expected}", found, advice)]
-
-
-def known_quants(lineage: Lineage) -> dict[str, tuple[str, dict]]:
-    """Return file and record of the release's quants, and of those that were scored or measured, by sha256.
-
-    Raises InputError for two files of one name: a reader would take the measured one for the published one.
-    """
-    known = {record["sha256"]: (name, record) for name, record in lineage.records.items()}
-    named = {name: record["sha256"] for name, record in lineage.records.items()}
-    for path in lineage.sources["quants"].values():
-        record = read_record(path, QuantRecord)
-        gguf = path.with_suffix("")
-        if (other := named.setdefault(gguf.name, record["sha256"])) != record["sha256"]:
-            what = f"one file named {gguf.name} in a release and its measurements, sha256"
-            raise broken(path, what, other, record["sha256"], MEASURE_PUBLISHED)
-        known[record["sha256"]] = (gguf.name, record)
-        # The scored file need not be one of the release. Where it is still there, its size is its own.
-        if gguf.is_file() and gguf.stat().st_size != record["bytes"]:
-            raise broken(gguf, "bytes, as its record says:", record["bytes"], gguf.stat().st_size)
-    return known
+EVALUATE = "run `make eval` again"
 
 
 def question_breaks(run: Path, documents: list[dict], questions: list[Path], protocol: Protocol) -> Breaks:
@@ -353,67 +287,3 @@ def size_breaks(path: Path, scores: dict, known: dict[str, tuple[str, dict]]) ->
         given = row["bytes"].get(record["type"], record["bytes"])
         pairs.append((f"bytes of {name}, which was scored:", record["bytes"], given))
     return breaks_of(path, pairs, EVALUATE)
-
-
-def quality_again(lineage: Lineage, quality: dict) -> tuple[list[Measured], Chats]:
-    """Return the losses of the files of quality.json by the stored results, in its order, and the chats."""
-    known = known_quants(lineage)
-    records = [known[entry["sha256"]][1] for entry in quality["files"]]
-    return measured_again(lineage.origin("logits"), quality["inputs"], quality["score"], records)
-
-
-def chat_breaks(lineage: Lineage, path: Path, quality: dict) -> Breaks:
-    """The measured chats are the first unseen ones of a question file, and so many were left out."""
-    inputs, text = quality["inputs"], lineage.origin("calibration").read_text(encoding="utf-8", errors="replace")
-    kept = read_json(results_folder(lineage.origin("logits"), "results", inputs) / INPUTS_NAME)
-    if difference := first_difference(kept, inputs):
-        expected, other = difference.split(", found ", 1)
-        return [InputError(path, f"inputs: {expected}", other, MEASURE)]
-    chose = set(read_metadata(lineage.metadata_path)["method"].get("question_ids") or [])
-    for source in lineage.sources["questions"].values():
-        questions = load_questions(source, QUESTION_SEED)
-        unseen = unseen_questions(questions, text, chose)
-        if question_set_digest(unseen[: quality["chats"]]) == inputs["questions_sha256"]:
-            # Once the questions are known to be the build's, which tokens they are is a matter of the tokenizer.
-            chats = unseen[: quality["chats"]]
-            texts = texts_digest(lineage.metadata_path.parent, chats, inputs["max_tokens"])
-            pairs: list[tuple[str, object, object]] = [
-                ("chats left out:", len(questions) - len(unseen), quality["left_out"]),
-                # As make measures: of chats that are cut shorter the card does not speak.
-                ("chats of so many tokens at most:", MAX_TOKENS, inputs["max_tokens"]),
-                (TEXTS, texts, inputs.get("texts_sha256")),
-            ]
-            return breaks_of(path, pairs, MEASURE)
-    expected = f"the first {quality['chats']} chats of the build's questions that it has not seen"
-    return [InputError(path, expected, "others", MEASURE)]
-
-
-def quality_breaks(lineage: Lineage) -> Breaks:
-    """Return every way in which quality.json is not what the stored results of this build's files give."""
-    path = lineage.sources["copies"][QUALITY_NAME]
-    quality, known = read_record(path, Quality), known_quants(lineage)
-    f16_sha256 = lineage.f16_sha256
-    of_f16 = [("losses of the F16 file", f16_sha256, quality["inputs"].get("pruned_sha256"))]
-    of_f16.append(("losses against the F16 file", lineage.full["sha256"], quality["inputs"].get("full_sha256")))
-    found = breaks_of(path, of_f16, MEASURE)
-    for entry in quality["files"]:
-        _, record = known.get(entry["sha256"], ("", {}))
-        if record.get("source_sha256") != f16_sha256:
-            found.append(
-                InputError(path, f"losses of this build's {entry['label']}", entry["sha256"][:DIGITS], MEASURE)
-            )
-    if found:
-        return found
-    measured, chats = quality_again(lineage, quality)
-    longest = sum(int(count) + 1 >= quality["inputs"]["max_tokens"] for count in chats.counts["all"])
-    again = {
-        **{key: quality[key] for key in ("inputs", "left_out", "score")},
-        "cut": min(quality["cut"], longest),  # a chat that just fits is not cut
-        "chats": len(chats.counts["all"]),
-        "tokens": {name: int(counts.sum()) for name, counts in chats.counts.items()},
-        "choice_known": bool(read_metadata(lineage.sources["copies"][METADATA_NAME])["method"].get("question_ids")),
-        "conclusions": quality_conclusions(measured, chats.counts[quality["score"]]),
-        "files": [entry.described() for entry in measured],
-    }
-    found = made_again(path, "the losses of the stored results", again, quality, MEASURE)
-    return found + chat_breaks(lineage, path, quality)
