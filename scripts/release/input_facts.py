@@ -87,10 +87,7 @@ def frozen_of_tasks(sources: dict[str, dict[str, Path]]) -> dict[str, list[dict]
 
 
 def facts_of_tasks(sources: dict[str, dict[str, Path]], digests: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """Return what is known of the questions of further tasks; digests: sha256 of the files of each, by name.
-
-    A task's columns are its own: a question is the longest of its texts, GPQA's its column.
-    """
+    """Return what is known of the questions of further tasks; digests: sha256 of the files of each, by name."""
     asked, held, path = frozen_of_tasks(sources), {}, sources["origins"].get("calibration")
     if path and by_imatrix(sources):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -106,9 +103,8 @@ def words_of_document(document: dict) -> tuple[str, str]:
 
 
 def question_of(document: dict) -> str:
-    """Return the text of a frozen question; its prompt has more words, which no other text has."""
-    texts = [text for key, text in document.items() if isinstance(text, str) and key not in ("prompt", "Record ID")]
-    return document.get("Question") or max(texts, key=len, default="")
+    """Return the text of a frozen question. Where a task has no column of it, as IFEval, that is the prompt itself."""
+    return document.get("Question") or document.get("question") or document["prompt"]
 
 
 def benchmarks(sources: dict[str, dict[str, Path]]) -> dict[str, str]:

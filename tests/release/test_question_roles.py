@@ -8,7 +8,7 @@ from cards.card_sections import limits_section
 from cards.made_texts import release_of
 from made_up_evidence import QUESTIONS
 from release import input_facts, question_roles
-from release.input_facts import facts_of_tasks
+from release.input_facts import facts_of_tasks, question_of
 from release.make_settings import ASKED, CHOSE, ESTIMATED, TEXT, calibration_setting, question_setting, takes_domain
 from release.manifest import read_manifest
 from release.question_roles import check_role, measured_elsewhere, roles_of
@@ -88,6 +88,8 @@ def test_questions_of_a_further_task_in_the_calibration_text_are_counted(tmp_pat
     monkeypatch.setattr(input_facts, "read_frozen", lambda folder: frozen)
     sources = {"origins": {"calibration": text}, "copies": {"scores-gsm8k.json": tmp_path / "scores-gsm8k.json"}}
     sources["tasks"] = {"run gsm8k 0": tmp_path / "run/summary.json"}
+    instructed = {"key": 7, "instruction_id_list": ["a:b"], "target": "11", "prompt": "Say it twice. Who is it?"}
+    assert question_of(instructed) == instructed["prompt"]  # 11 stands in any text
     known = facts_of_tasks(sources, {"gsm8k": {"a.jsonl": "0" * 64}})
     assert known["held"] == {"gsm8k": 2} and known["repeated"] == {"gsm8k": 1}
 
