@@ -25,7 +25,16 @@ from choice.criteria import BY_ORDER, PROTECTING, RANK, Arrays, check_criterion
 from choice.domains import Domain, domain_entries, order_by_floors, parse_domain, read_members, scaled, shares_of
 from choice.drop_map import check_keep_count, dropped_ids, read_map, write_map
 from choice.expert_stats import EXPERT_SUMS, protected, read_stats
-from choice.ranking import BOOTSTRAP_SEED, RESAMPLES, bootstrap, choose_questions, layer_entry, ranks_of, stability
+from choice.ranking import (
+    BOOTSTRAP_SEED,
+    RESAMPLES,
+    bootstrap,
+    choose_questions,
+    is_drawn,
+    layer_entry,
+    ranks_of,
+    stability,
+)
 from files.option_types import command_parser, named_path, whole_number
 from files.safe_files import InputError, check_apart, run, sha256_file, shown
 from ggufs.imatrix import read_expert_counts, read_imatrix_record
@@ -233,12 +242,10 @@ def choose(
 
 def draw_again(args: argparse.Namespace, arrays: Arrays, entries: dict[str, dict]) -> dict:
     """Add to the entries of the layers how sure they are; return the bootstrap's figures, {} without one."""
-    drawn = arrays["token_count"].shape[0]
-    fixed = args.criterion == BY_ORDER or args.criterion.startswith("random")
-    if not args.bootstrap or args.worst_first or args.imatrix or fixed or drawn < 2:
-        return {}  # nothing that other questions could change, or nothing to draw from
-    if any(parse_domain(text).floor for text in args.domains or []):
-        return {}  # each resample would need the solver for every layer: minutes for a large model
+    floors = any(parse_domain(text).floor for text in args.domains or [])
+    can_draw = is_drawn(args.criterion, arrays["token_count"].shape[0], floors)
+    if not args.bootstrap or args.worst_first or args.imatrix or not can_draw:
+        return {}
     share = bootstrap(arrays, args.criterion, args.keep, args.bootstrap, args.seed)
     found = stability(share, [entry["keep"] for entry in entries.values()])
     for entry, values in zip(entries.values(), found):

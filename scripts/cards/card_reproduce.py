@@ -16,7 +16,7 @@ NOT_IN_THE_COMMAND = ("RUN", "MODEL")  # the first has its own sentence, the oth
 def variables_of(release: Release) -> dict[str, object]:
     """Return the variables of the command: the run's settings, and above them what the records hold."""
     method, settings = release.metadata["method"], release.settings
-    # DIRECTORY, MAP.json and I/K stand for what only the owner of a build has; the digests tell whether it is right.
+    # DIRECTORY and MAP.json stand for what only the owner of a build has; the digests tell whether it is right.
     variables: dict[str, object] = {
         "MODEL": release.base if is_hub_id(release.base) else settings.get("MODEL", "DIRECTORY"),
         "NAME": release.base.rsplit("/", 1)[-1],
@@ -27,8 +27,6 @@ def variables_of(release: Release) -> dict[str, object]:
         variables["DROP_MAP"] = settings.get("DROP_MAP", "MAP.json")
     else:
         variables |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top", "...")}
-    if method.get("held_out_question_ids"):
-        variables["FOLD"] = settings.get("FOLD", "I/K")
     if release.scores:  # the run's own, which need not be those of the run that the command falls back to
         protocol = release.scores["protocol"]
         variables |= {name: protocol[key] for name, key in PROTOCOL_SETTINGS.items() if key in protocol}
@@ -94,6 +92,8 @@ def question_file(release: Release, name: str) -> str:
 def input_digests(release: Release) -> dict[str, str | None]:
     """Return the sha256 of what the release was made from, None where it is not recorded."""
     metadata, method = release.metadata, release.metadata["method"]
+    # Of a fold the digest is that of all questions which were analysed, those that it holds out among them.
+    did = "were analysed" if method.get("held_out_question_ids") else "chose the experts"
     found = {
         "Base checkpoint, weights": metadata["source"].get("weights_sha256"),
         "Base checkpoint, config": metadata["source"].get("config_sha256"),
@@ -103,7 +103,7 @@ def input_digests(release: Release) -> dict[str, str | None]:
             for task, files in release.inputs.get("tasks", {}).items()
             for name, digest in files.items()
         },
-        "Questions that chose the experts, as they were asked": method.get("questions_sha256"),
+        f"Questions that {did}, as they were asked": method.get("questions_sha256"),
         "Statistics": method.get("stats_sha256"),
         "Drop map, as it was given": method.get("own_map", {}).get("sha256"),
         "Drop map": metadata["drop_map_sha256"],

@@ -4,7 +4,7 @@ Stability: the questions are drawn anew with replacement many times (bootstrap, 
 each time.
 """
 
-from choice.criteria import Arrays, scores_of
+from choice.criteria import BY_ORDER, Arrays, scores_of
 from files.safe_files import InputError
 
 import numpy as np
@@ -44,6 +44,14 @@ def layer_entry(order: np.ndarray, guarded: np.ndarray, score: np.ndarray, keep:
         "score": score.tolist(),
         "margin": margin,
     }
+
+
+def is_drawn(criterion: str, questions: int, floors: bool) -> bool:
+    """Tell whether other questions could change a choice from statistics, and the bootstrap can draw them.
+
+    With floors of domains each resample would need the solver for every layer: minutes for a large model.
+    """
+    return questions > 1 and not floors and criterion != BY_ORDER and not criterion.startswith("random")
 
 
 def bootstrap(arrays: Arrays, criterion: str, keep: int, resamples: int, seed: int) -> np.ndarray:

@@ -45,6 +45,6 @@ def choice_of_other(lineage: Lineage, summary: dict, path: Path) -> tuple[Path |
         return None, [InputError(path, f"a proof of what chose the experts of {summary['name']}", str(error), GIVE)]
     variant = variant_of(lineage, metadata, proofs)
     analysed = analysed_ids(variant.sources["origins"].get("statistics"))
-    chosen = {*question_ids_of(read_metadata(metadata)["method"]), *analysed}
-    found = renamed_breaks(variant.sources["questions"].values(), chosen)
+    seen = [{*question_ids_of(read_metadata(metadata)["method"])}, analysed]
+    found = renamed_breaks(variant.sources["questions"].values(), seen)
     return metadata, map_breaks(variant) + choice_breaks(variant) + found

@@ -12,12 +12,12 @@ from checkpoints.checkpoint import read_config
 from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from choice.expert_stats import RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS, stats_metadata
-from choice.ranking import BOOTSTRAP_SEED, RESAMPLES
+from choice.ranking import BOOTSTRAP_SEED, RESAMPLES, is_drawn
 from files.display import code, plural
 from files.json_records import read_record
 from ggufs.imatrix import CONTEXT_TOKENS, ImatrixRecord
 from losses.quality_record import QUALITY_NAME, Quality
-from release.make_settings import CHOSE, COUNTED, takes_domain
+from release.make_settings import CHOSE, COUNTED, fold_of, takes_domain
 from release.task_files import task_copies
 from release.used_quants import evaluated_types, types_with, types_without, used_quants
 from scoring.eval_protocol import DEFAULT_TASK
@@ -63,6 +63,20 @@ def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
     )
 
 
+def draws_by_hand(method: dict) -> list[str]:
+    """Return what make does otherwise where it draws the questions of a choice anew."""
+    floors = any(domain.get("floor") for domain in method.get("domains", []))
+    by_statistics = not method.get("worst_first") and not method.get("imatrix_sha256")
+    draws = by_statistics and is_drawn(criterion_of(method), len(method.get("question_ids", [])), floors)
+    drawn = method.get("bootstrap") or ({"resamples": 0} if draws else {})
+    return otherwise(
+        [
+            (RESAMPLES, drawn.get("resamples"), "the bootstrap of the choice drew {} times"),
+            (BOOTSTRAP_SEED, drawn.get("seed"), "the bootstrap of the choice drew by seed {}"),
+        ]
+    )
+
+
 def choice_by_hand(sources: Sources, left: Mapping[str, int]) -> list[str]:
     """Return what make does otherwise in the choice of experts; left: as `unused_questions` counts."""
     method = read_metadata(sources["copies"][METADATA_NAME])["method"]
@@ -70,18 +84,17 @@ def choice_by_hand(sources: Sources, left: Mapping[str, int]) -> list[str]:
         ranks = any(record.get("cd_rule") for _, record in used_quants(sources))
         unranked = f"{plural(left[COUNTED], 'question')} of the file did not rank layers (`--limit`)"
         return [unranked] * bool(left[COUNTED]) + analysis_by_hand(sources, {}) if ranks else []
-    drawn = method.get("bootstrap") or {}
     found = ["the experts that rank best were dropped (`--worst-first`)"] * bool(method.get("worst_first"))
     found += ["an imatrix chose the experts (`--imatrix`)"] * bool(method.get("imatrix_sha256"))
     unused = f"{plural(left[CHOSE], 'question')} of the file did not choose (`--questions-in` or `--limit`)"
     found += [unused] * bool(left[CHOSE])
+    known = stats_metadata(sources["origins"].get("statistics")).get("questions", [])
+    held = method.get("held_out_question_ids")
+    if held and known and not fold_of(method, [question["id"] for question in known]):
+        found.append(f"{plural(len(held), 'question')} of the statistics did not choose (`--questions-in`)")
     if not all(takes_domain(domain["name"]) for domain in method.get("domains", [])):
         found.append("domains were weighted whose names make does not take")
-    draws = [
-        (RESAMPLES, drawn.get("resamples"), "the bootstrap of the choice drew {} times"),
-        (BOOTSTRAP_SEED, drawn.get("seed"), "the bootstrap of the choice drew by seed {}"),
-    ]
-    return found + analysis_by_hand(sources, method) + otherwise(draws)
+    return found + analysis_by_hand(sources, method) + draws_by_hand(method)
 
 
 def files_by_hand(sources: Sources, elsewhere: Mapping[str, str]) -> list[str]:

@@ -11,12 +11,12 @@ DOMAIN = re.compile(r"[^\s:;&|<>(){}\[\]*?`\"\\%#'$]+")  # a name that make take
 CHOSE, ASKED, MEASURED, ESTIMATED = "QUESTIONS", "EVAL_QUESTIONS", "QUALITY_CHATS", "SENSITIVITY_CHATS"
 COUNTED, TEXT, DOMAIN_FILE = "CD_RULE", "CALIBRATION", "DOMAINS"
 USES = {
-    CHOSE: "which chose the experts",
-    COUNTED: "whose statistics ranked the layers of CD files",
+    CHOSE: "whose questions chose the experts",
+    COUNTED: "over whose questions statistics ranked the layers of CD files",
     DOMAIN_FILE: "whose questions are a domain of the choice",
     TEXT: "whose chats the importance matrix was measured on",
-    ASKED: "which was asked",
-    MEASURED: "on which losses or speeds were measured",
+    ASKED: "whose questions were asked",
+    MEASURED: "on whose questions losses or speeds were measured",
     ESTIMATED: "by whose chats the types of AUTO files were chosen",
 }
 # Settings of make by the keys of the protocol that they set.
@@ -32,6 +32,17 @@ PROTOCOL_SETTINGS = {
 def takes_domain(name: str) -> bool:
     """Tell whether DOMAINS of make can name a domain."""
     return bool(DOMAIN.fullmatch(name))
+
+
+def fold_of(method: dict, ids: list[str]) -> str | None:
+    """Return the fold that a choice held out, as I/K; None where it is none, or not known. ids: of the statistics."""
+    held = {*method.get("held_out_question_ids", [])}
+    places = [place for place, record_id in enumerate(ids) if record_id in held]
+    if len(places) < 2 or {*ids} - held != {*method.get("question_ids", [])}:
+        return None
+    folds = places[1] - places[0]
+    every = places == [*range(places[0], len(ids), folds)] and places[0] < folds
+    return f"{places[0] + 1}/{folds}" if every else None
 
 
 def question_setting(setting: str, roles: Mapping[str, list[str]]) -> list[str]:

@@ -82,13 +82,14 @@ def ranked_ids(sources: Sources) -> list[str]:
     return sorted(analysed_ids(sources["origins"].get("statistics"))) if of_cd else []
 
 
-def seen_ids(sources: Sources) -> set[str]:
-    """Return the Record IDs of the questions by which experts or types of files may have been chosen.
+def seen_ids(sources: Sources) -> list[set[str]]:
+    """Return the Record IDs of the questions that chose the experts, of the statistics, and of AUTO's losses.
 
     Statistics have seen held-out questions, too, and rank the layers of CD files.
     """
     analysed = analysed_ids(sources["origins"].get("statistics"))
-    return {*question_ids_of(method_of(sources)), *analysed, *estimated_ids(sources, sources["questions"].values())}
+    estimated = estimated_ids(sources, sources["questions"].values())
+    return [{*question_ids_of(method_of(sources))}, analysed, {*estimated}]
 
 
 def measured_ids(sources: Sources, files: Iterable[Path]) -> list[str]:

@@ -21,7 +21,7 @@ from losses.quality_record import QUALITY_NAME
 from ollama.own_files import name_of_params
 from quants.recipes import target_bytes
 from quants.target_sizes import Sensitivity
-from release.make_settings import PROTOCOL_SETTINGS, calibration_setting, takes_domain
+from release.make_settings import PROTOCOL_SETTINGS, calibration_setting, fold_of, takes_domain
 from release.manifest import CHECKPOINT
 from release.sources import find_evidence
 from release.used_quants import evaluated_types, types_with, types_without, used_quants
@@ -33,17 +33,6 @@ Sources = Mapping[str, Mapping[str, Path]]
 Values = dict[str, object]  # None: the record says nothing of it
 OF_CD = ("CD_RULE", "CD_RECIPE", "CD_TIERS", "CD_SCOPE", "CD_PROTECT")
 ONE_COMMAND = "measure or make it again by the settings of the rest"
-
-
-def fold_of(method: dict, ids: list[str]) -> str | None:
-    """Return the fold that a choice held out, as I/K; None where it is none, or not known. ids: of the statistics."""
-    held = {*method.get("held_out_question_ids", [])}
-    places = [place for place, record_id in enumerate(ids) if record_id in held]
-    if len(places) < 2 or {*ids} - held != {*method.get("question_ids", [])}:
-        return None
-    folds = places[1] - places[0]
-    every = places == [*range(places[0], len(ids), folds)] and places[0] < folds
-    return f"{places[0] + 1}/{folds}" if every else None
 
 
 def chosen_values(metadata: dict, statistics: Path | None) -> Values:

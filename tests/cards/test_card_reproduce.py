@@ -15,8 +15,9 @@ from gates.checked import Checked
 from gates.gates import GATES
 from made_up_evidence import write_scores
 from pruned_models import BASE, KEPT, NAME, first_ids
+from release.make_settings import fold_of
 from release.manifest import read_manifest
-from release.recorded_settings import fold_of, shares
+from release.recorded_settings import shares
 from release.said_settings import LEFT_OUT, NAMED, RECORDED, named_wrongly, settings_of_make
 from release.sources import read_sources
 from release_inputs import build, shared_release
@@ -76,7 +77,7 @@ def test_the_command_to_reproduce_names_all_that_differs(release):
     method = {**release.metadata["method"], "held_out_question_ids": ["a", "b"]}
     held_out = replace(release, base="some model", metadata={**release.metadata, "method": method})
     text = reproduce_section(held_out)
-    assert "MODEL=DIRECTORY" in text and "FOLD=I/K" in text
+    assert "MODEL=DIRECTORY" in text and "Questions that were analysed, as they were asked" in text
     assert "| Questions held out of the choice | 2 |" in method_section(held_out)
 
 

@@ -30,9 +30,20 @@ def test_a_question_of_a_further_task_is_known_under_another_id(build, tmp_path)
     (tmp_path / "main.csv").write_text("".join([header, *(f"other-{line}" for line in others[:3])]))
     chosen = {line.split(",")[0] for line in others[:2]}
     files = [*build.checked.lineage.sources["questions"].values(), tmp_path / "main.csv"]
-    found = renamed_breaks(files, chosen)
-    assert not renamed_breaks(files, set())
+    found = renamed_breaks(files, [chosen])
+    assert not renamed_breaks(files, [set(), set()])
     assert len(found) == 2 and all("main.csv" in str(error) and "again as other-" in str(error) for error in found)
+
+
+def test_a_question_that_chose_is_known_under_the_id_of_one_that_was_held_out(tmp_path):
+    """Both ids are among those of the statistics; only one of the questions counts as held out."""
+    header, first, second, *_ = QUESTIONS[0].read_text().splitlines(keepends=True)
+    one, two = (line.split(",")[0] for line in (first, second))
+    swapped = tmp_path / "swapped.csv"
+    swapped.write_text(header + first.replace(one, two))
+    (error,) = renamed_breaks([QUESTIONS[0], swapped], [{one}, {one, two}])
+    assert f"swapped.csv: expected the id {one} of a question" in str(error) and f"again as {two}" in str(error)
+    assert not renamed_breaks([QUESTIONS[0], swapped], [{one, two}, {one, two}])  # no label tells the two apart
 
 
 @pytest.mark.parametrize("kind, files", [("AUTO-0.1", ["calibration_questions.csv"]), ("Q6_K", None)])
@@ -46,7 +57,7 @@ def test_the_chats_of_auto_files_are_of_a_known_file(tmp_path, kind, files):
     sources = {"records": {"a.gguf": tmp_path / "a.gguf.json"}, "copies": {}, "runs": {}}
     sources["origins"] = {}
     assert roles_of(sources, questions).get(ESTIMATED) == files
-    assert seen_ids(sources | {"questions": questions}) == ({one.record_id for one in chats} if files else set())
+    assert seen_ids(sources | {"questions": questions})[2] == ({one.record_id for one in chats} if files else set())
 
 
 def test_findings_are_of_a_question_file_of_the_build(build, tmp_path):

@@ -27,6 +27,8 @@ BY_MAKE = {"criterion": "coverage", "analysis": {"counted_tokens": "all", "cut_t
         ({"domains": [{"name": "Bio+Chem"}]}, 0, []),
         ({"domains": [{"name": "two words"}]}, 0, ["domains were weighted whose names make does not take"]),
         ({"domains": [{"name": "a&b"}]}, 0, ["domains were weighted whose names make does not take"]),
+        ({"question_ids": ["a", "b"], "worst_first": False}, 0, ["the bootstrap of the choice drew 0 times"]),
+        ({"question_ids": ["a", "b"], "criterion": "random:1"}, 0, []),
         ({"bootstrap": {"resamples": 2, "seed": 42}}, 0, ["the bootstrap of the choice drew 2 times"]),
         ({"bootstrap": {"resamples": 200, "seed": 5}}, 0, ["the bootstrap of the choice drew by seed 5"]),
         ({"analysis": {"counted_tokens": "answer", "cut_tokens": 70, "attention": "sdpa", "dtype": "float16"}}, 0, 4),
@@ -39,6 +41,18 @@ def test_what_make_does_otherwise_in_a_choice_is_said(demo_model, monkeypatch, m
     sources["copies"] = {"expert_drop_metadata.json": demo_model / "expert_drop_metadata.json"}
     found = by_hand.choice_by_hand(sources, {CHOSE: unused, COUNTED: 2})
     assert len(found) == words if isinstance(words, int) else found == words
+
+
+@pytest.mark.parametrize(("held", "said"), [(["q1", "q3"], False), (["q1", "q2"], True)])
+def test_questions_that_no_fold_holds_out_are_said(demo_model, monkeypatch, held, said):
+    ids = ["q1", "q2", "q3", "q4"]
+    method = {"held_out_question_ids": held, "question_ids": [one for one in ids if one not in held]}
+    method["bootstrap"] = {"resamples": 200, "seed": 42}
+    monkeypatch.setattr(by_hand, "read_metadata", lambda path: {"method": BY_MAKE | method})
+    monkeypatch.setattr(by_hand, "stats_metadata", lambda path: {"questions": [{"id": one} for one in ids]})
+    sources = {"origins": {}, "copies": {"expert_drop_metadata.json": demo_model / "expert_drop_metadata.json"}}
+    found = by_hand.choice_by_hand(sources, {CHOSE: 0, COUNTED: 0})
+    assert found == ["2 questions of the statistics did not choose (`--questions-in`)"] * said
 
 
 def test_statistics_of_fewer_questions_than_their_file_are_said_of_an_own_map(demo_model, monkeypatch):
