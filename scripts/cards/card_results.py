@@ -109,7 +109,7 @@ def headline(release: Release) -> str:
     if release.scores and release.row:
         label = in_sample_note(release.scores, metadata)
     else:
-        label = f"No score belongs to this build{', but for further tasks' if release.tasks else ''}."
+        label = f"This release holds no score{', but of further tasks' if release.tasks else ''}."
     where = [
         f"{release.link(name)}: {KINDS_IN_WORDS[kind]}"
         for kind, name in release.siblings.items()

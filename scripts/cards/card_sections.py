@@ -252,7 +252,7 @@ def score_limits(release: Release) -> list[str]:
     """Return what a reader must know of the scores."""
     scores, row = release.scores, release.row
     if not scores or not row:
-        only = "Evaluated on further tasks alone: there is no score of the evaluation that releases have."
+        only = "This release holds scores of further tasks alone, none of the evaluation that releases have."
         return [only if release.tasks else "Not evaluated: this release holds no score."]
     files = {one["gguf"] for task in release.tasks.values() for one in task["rows"][1:]} - {row["gguf"]}
     more = f" On further tasks so were {', '.join(map(code, sorted(files)))}." if files else ""
@@ -310,7 +310,7 @@ def limits_section(release: Release) -> str:
     else:
         lines.append("The drop map does not name the questions that chose the experts.")
     if unmeasured:
-        lines.append(f"KLD not measured: {', '.join(unmeasured)}.")
+        lines.append(f"This release holds no KLD of {', '.join(unmeasured)}.")
     if release.records and not release.caches:
         lines.append("The size of the context cache is not known exactly for this architecture.")
     if release.records and release.facts.for_ollama:

@@ -72,7 +72,7 @@ def predicted_kld(record: dict) -> str | None:
 
 def measured_kld(entry: dict | None, loss: str) -> str:
     """Return a mean KLD and its error, or that it was not measured."""
-    return "not measured" if entry is None else with_error(*entry["losses"][loss]["kld"])
+    return "none here" if entry is None else with_error(*entry["losses"][loss]["kld"])
 
 
 def note(record: dict, found: dict | None) -> str:

@@ -50,7 +50,7 @@ def word_text(release: Release) -> str:
     """Return where the words of quality come from."""
     found = measured(release.records, release.quality)
     by_loss = "by its measured quantisation loss (KLD)"
-    by_size = "by its bits per weight, since its loss was not measured"
+    by_size = "by its bits per weight, since this release holds no loss of it"
     if not found:
         return f"The word of quality is given to each file {by_size}."
     if len(found) == len(release.records):

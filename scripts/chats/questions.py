@@ -12,6 +12,7 @@ import random
 import re
 import unicodedata
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from files.json_records import parse_json
@@ -82,17 +83,20 @@ def letters_of(text: str) -> str:
 
 
 def held_texts(texts: list[str], where: str) -> list[bool]:
-    """Return whether each text stands in another one: its words in their order, or all its letters in a row.
+    """Return whether all letters of each text stand in a row in another one. A text of signs alone, by these.
 
-    By letters only where they are many: a few stand in the middle of other words. A text of signs alone, by these.
+    A few letters stand in the middle of other words, too: they count where words begin and end with them.
     """
-    words, letters, signs = f" {words_of(where)} ", letters_of(where), "".join(where.split())
-    found = []
-    for text in texts:
-        mine = letters_of(text)
-        by_letters = f" {words_of(text)} " in words or len(mine) >= TELLING_LETTERS and mine in letters
-        found.append(by_letters if mine else "".join(text.split()) in signs)
-    return found
+    words, signs = words_of(where).split(), "".join(where.split())
+    letters, edges = "".join(words), {0, *accumulate(map(len, words))}
+
+    def stands(mine: str) -> bool:
+        place = letters.find(mine)
+        while place >= 0 and len(mine) < TELLING_LETTERS and not {place, place + len(mine)} <= edges:
+            place = letters.find(mine, place + 1)
+        return place >= 0
+
+    return [stands(mine) if (mine := letters_of(text)) else "".join(text.split()) in signs for text in texts]
 
 
 def clean_choice(text: str) -> str:

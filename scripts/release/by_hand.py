@@ -107,7 +107,9 @@ def files_by_hand(sources: Sources, elsewhere: Mapping[str, str]) -> list[str]:
     found += [f"{record} was measured on {code(name)}" for record, name in sorted(elsewhere.items())]
     types = evaluated_types(copies)
     mine = next(iter(types.values()), set())
-    found += [f"{name} is of {', '.join(sorted(kinds))}" for name, kinds in types.items() if kinds != mine]
+    found += [
+        f"{name} is of {', '.join(sorted(kinds))}" for name, kinds in types.items() if kinds != mine or len(kinds) > 1
+    ]
     twice = types_with(used) & types_without(used)
     found += [f"{kind} was made with the importance matrix and without" for kind in sorted(twice)]
     scored = {SCORES_NAME: copies[SCORES_NAME]} if SCORES_NAME in copies else {}

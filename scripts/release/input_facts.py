@@ -12,7 +12,6 @@ known. `tasks`: sha256 of the question files of each further task. The gates mak
 calibration text holds; `repeated`: how many of them are another one again, by letters and digits.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,9 +96,11 @@ def facts_of_tasks(sources: dict[str, dict[str, Path]], digests: dict[str, dict[
     return known | ({"repeated": repeated} if any(repeated.values()) else {})
 
 
-def words_of_document(document: dict) -> tuple[str, str]:
-    """Return what a reader tells questions apart by: letters and digits of the prompt, and the right answer."""
-    return letters_of(document["prompt"]), json.dumps(document.get("target", document.get("answer")), sort_keys=True)
+def words_of_document(document: dict) -> tuple[str, ...]:
+    """Return what a reader tells questions apart by: letters and digits of the question and of its options."""
+    # Some questions differ in their options alone, which any order leaves what they are.
+    options = document.get("options") or document.get("choices") or [str(document.get("target"))]
+    return letters_of(question_of(document)), *sorted(map(letters_of, options))
 
 
 def question_of(document: dict) -> str:

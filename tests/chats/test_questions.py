@@ -202,6 +202,7 @@ def test_a_question_of_signs_alone_is_known_by_these():
 def test_a_few_letters_are_held_as_words_alone():
     assert held_texts(["an art", "art"], "a part; an Art!") == [True, True]
     assert held_texts(["an art", "art"], "a partisan artist") == [False, False]
+    assert held_texts(["Hue of rust?"], "Hue of ru-st? reddish") == [True]  # a hyphen makes two words of one
 
 
 def test_letters_that_are_written_in_two_ways_are_one():

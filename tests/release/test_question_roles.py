@@ -8,7 +8,7 @@ from cards.card_sections import limits_section
 from cards.made_texts import release_of
 from made_up_evidence import QUESTIONS
 from release import input_facts, question_roles
-from release.input_facts import facts_of_tasks, question_of
+from release.input_facts import facts_of_tasks, question_of, words_of_document
 from release.make_settings import ASKED, CHOSE, ESTIMATED, TEXT, calibration_setting, question_setting, takes_domain
 from release.manifest import read_manifest
 from release.question_roles import check_role, measured_elsewhere, roles_of
@@ -90,6 +90,11 @@ def test_questions_of_a_further_task_in_the_calibration_text_are_counted(tmp_pat
     sources["tasks"] = {"run gsm8k 0": tmp_path / "run/summary.json"}
     instructed = {"key": 7, "instruction_id_list": ["a:b"], "target": "11", "prompt": "Say it twice. Who is it?"}
     assert question_of(instructed) == instructed["prompt"]  # 11 stands in any text
+    other_order = {"question": "Which?", "options": ["a b", "c"], "prompt": "x"}
+    assert words_of_document(other_order) == words_of_document(other_order | {"options": ["C.", "ab"], "prompt": "y"})
+    assert words_of_document(other_order) != words_of_document(other_order | {"options": ["c", "d"]})
+    worked = {"question": "Who?", "answer": "A long way to it. #### 7", "prompt": "Q: Who? A:"}
+    assert question_of(worked) == "Who?"
     known = facts_of_tasks(sources, {"gsm8k": {"a.jsonl": "0" * 64}})
     assert known["held"] == {"gsm8k": 2} and known["repeated"] == {"gsm8k": 1}
 
@@ -111,7 +116,7 @@ def test_what_a_file_has_seen_is_said(pruned_demo):
     assert "statistics over 1 of the 2 questions that losses were measured on" in text
     assert "On further tasks so were `b-Q4_K_M.gguf`." in text
     alone = limits_section(replace(release, scores=None, tasks={"gsm8k": task}))
-    assert "Evaluated on further tasks alone" in alone and "holds no score" not in alone
+    assert "holds scores of further tasks alone" in alone and "holds no score" not in alone
 
 
 @pytest.mark.parametrize(
