@@ -6,7 +6,7 @@ from cards.card_sections import HELD_BY_CALIBRATION, Release, section
 from cards.card_tables import digest_table
 from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import code, in_words
-from release.make_settings import PROTOCOL_SETTINGS, USES, calibration_setting
+from release.make_settings import ASKED, PROTOCOL_SETTINGS, USES, calibration_setting
 from release.names import is_hub_id
 from scoring.score_records import in_a_row
 
@@ -65,7 +65,8 @@ def task_text(release: Release) -> str:
     lines = []
     for name, scores in release.tasks.items():
         seeds, first = scores["rows"][0]["seeds"], scores["rows"][0]
-        files = release.inputs.get("tasks", {}).get(name, {})
+        files = [*release.inputs.get("tasks", {}).get(name, {})]
+        files[1:] = [files[0] if file == f"{files[0]} (2)" else file for file in files[1:]]  # as the file is called
         words = [f"TASK={scores['protocol']['task']}"]
         words += [f"{key}={shlex.quote(file)}" for key, file in zip(("TASK_DATA", "TASK_EXAMPLES"), files)]
         types = [row["gguf"].removesuffix(".gguf").removeprefix(f"{release.name}-") for row in scores["rows"]]
@@ -85,8 +86,10 @@ def task_text(release: Release) -> str:
 
 def question_file(release: Release, name: str) -> str:
     """Return a question file with what it was for, as the records say."""
-    parts = [USES[role] for role, names in release.inputs.get("roles", {}).items() if name in names]
-    return f"Question file {code(name)}, {in_words(parts) or 'of which no record says that it was used'}"
+    roles = release.inputs.get("roles", {})
+    # Where nothing was scored EVAL_QUESTIONS is the file of a measurement, which has a part of its own.
+    parts = [USES[role] for role, names in roles.items() if name in names and (role != ASKED or release.scores)]
+    return f"Question file {code(name)}, {in_words(parts) or 'of which no record of this model says that it was used'}"
 
 
 def input_digests(release: Release) -> dict[str, str | None]:

@@ -223,7 +223,8 @@ def how_chosen(method: dict) -> str:
         return f"{HOW_COUNTED} The tokens {text}{digest}."
     by = RANKED_BY.get(criterion_of(method), "chance, as a control")
     which = "first" if method.get("worst_first") else "last"
-    return f"{HOW_CHOSEN} Experts are ranked by {by}. The experts ranked {which} are dropped."
+    kept = ", but for those that a floor of a domain keeps" * any(one.get("floor") for one in method.get("domains", []))
+    return f"{HOW_CHOSEN} Experts are ranked by {by}. The experts ranked {which} are dropped{kept}."
 
 
 def pictures_of(release: Release, *names: str) -> str:
@@ -255,8 +256,8 @@ def score_limits(release: Release) -> list[str]:
         only = "This release holds scores of further tasks alone, none of the evaluation that releases have."
         return [only if release.tasks else "Not evaluated: this release holds no score."]
     files = {one["gguf"] for task in release.tasks.values() for one in task["rows"][1:]} - {row["gguf"]}
-    more = f" On further tasks so were {', '.join(map(code, sorted(files)))}." if files else ""
-    found = [f"Only {code(row['gguf'])} was scored.{more} Files of other types have no score of their own."]
+    more = f" For further tasks it holds scores of {', '.join(map(code, sorted(files)))}, too." if files else ""
+    found = [f"This release holds a score of {code(row['gguf'])} alone, and none of files of other types.{more}"]
     if len(row["seeds"]) == 1:
         found.append(f"Scores are of one seed ({row['seeds'][0]}) and of {row['questions']} questions of one kind.")
     if not scores["patched"]:

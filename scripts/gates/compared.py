@@ -20,7 +20,7 @@ from release.manifest import DIGITS
 from release.names import is_standard
 from release.question_roles import seen_ids
 from release.task_files import task_copies
-from release.used_quants import by_imatrix
+from release.used_quants import by_imatrix, measured_digests
 from scoring.score_records import SCORES_NAME, Scores
 
 ONE_LINE = "build it again so, then run `make quality REPLACE=quality`"
@@ -148,7 +148,10 @@ def compared_breaks(lineage: Lineage) -> Breaks:
     quants = [(path, read_record(path, QuantRecord)) for path in lineage.sources["quants"].values()]
     known = [(path, record) for path, record in quants if record["source_sha256"] in ours]
     files, records = compared_files(lineage), lineage.sources["records"].values()
-    compared = [(path, record) for path, record in known if record["sha256"] in files]
+    # What losses and speeds are of is held against nothing of the full model, but it is of this build's imatrix, too.
+    measured = {*measured_digests(lineage.sources["copies"])}
+    own = {r["sha256"] for _, r in known if r["source_sha256"] == lineage.f16_sha256} & measured
+    compared = [(path, record) for path, record in known if record["sha256"] in files | own]
     # Another pruned model's file is compared, too. Its imatrix and text are another build's, which is not here.
     of_others = [(path, record) for path, record in quants if record["sha256"] in files]
     found = line_breaks(lineage, [*known, *((path, read_record(path, QuantRecord)) for path in records)])

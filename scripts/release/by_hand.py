@@ -117,9 +117,6 @@ def files_by_hand(sources: Sources, elsewhere: Mapping[str, str]) -> list[str]:
         scores = read_record(path, Scores)
         if not scores["patched"] and task_of(scores["protocol"].get("task", DEFAULT_TASK)).is_gpqa:
             found.append(f"invalid answers of {name} were not asked for again (`--unpatched`)")
-    found += ["findings.json compares with maps that were given"] * any(
-        name.startswith("findings map-") for name in sources["origins"]
-    )
     return found + speeds_by_hand(copies)
 
 
@@ -136,10 +133,10 @@ def speeds_by_hand(copies: Mapping[str, Path]) -> list[str]:
             chats = read_record(copies[QUALITY_NAME], Quality)["chats"]
             pairs.append((chats, active["chats"], f"{ACTIVE_NAME} is of {{}} chats"))
         timed = all(row["right"] is None for row in active["rows"])
-        asked = read_record(copies[SCORES_NAME], Scores)["question_ids"] if SCORES_NAME in copies else None
-        if asked:
-            answered = min(SPEED_QUESTIONS, len(asked)) if timed else len(asked)
-            pairs.append((answered, active["questions"], f"{ACTIVE_NAME} is of {{}} answers"))
+        asked = read_record(copies[SCORES_NAME], Scores)["question_ids"] if SCORES_NAME in copies else []
+        answered = min(SPEED_QUESTIONS, len(asked) or SPEED_QUESTIONS) if timed else len(asked)
+        pairs.append((answered, active["questions"], f"{ACTIVE_NAME} is of {{}} answers"))
+        pairs.append((True, active["reasoning_budget"] >= 0, f"{ACTIVE_NAME} is of thoughts without a limit"))
         longest = active["max_tokens"] if timed else None
         # Of whole answers, which are counted, make asks one round.
         pairs.append((ROUNDS if timed else 1, active["rounds"], f"{ACTIVE_NAME} is of rounds: {{}}"))

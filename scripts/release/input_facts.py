@@ -44,8 +44,8 @@ from scoring.score_records import Scores
 def named_digests(paths: list[Path]) -> dict[str, str]:
     """Return the sha256 of files by name; two of one name are two."""
     found: dict[str, str] = {}
-    for path in paths:
-        count = sum(other.name == path.name for other in paths[: paths.index(path)])
+    for number, path in enumerate(paths):
+        count = sum(other.name == path.name for other in paths[:number])
         found[f"{path.name} ({count + 1})" if count else path.name] = sha256_file(path)
     return found
 

@@ -3,7 +3,8 @@
 A file that a command names had a part in what is published, or is no more than a name beside it. The parts have the
 names of settings of make: QUESTIONS chose the experts; EVAL_QUESTIONS was scored, or measured where nothing was scored;
 QUALITY_CHATS are of a file on which losses or speeds were measured, SENSITIVITY_CHATS of one by which the types of AUTO
-files were chosen, CD_RULE of the one whose statistics ranked layers, CALIBRATION of the one in the calibration text.
+files were chosen, CD_RULE of the one whose statistics ranked layers, CALIBRATION of the one in the calibration text,
+DOMAIN_COLUMN of the one that findings are of.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,9 +17,11 @@ from choice.drop_map import question_ids_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from choice.expert_stats import analysed_ids, stats_metadata
 from files.json_records import read_record
+from files.safe_files import sha256_file
+from findings.findings_record import FINDINGS_NAME
 from losses.chat_masks import unseen_questions
 from losses.quality_record import QUALITY_NAME, Quality
-from release.make_settings import ASKED, CHOSE, COUNTED, DOMAIN_FILE, ESTIMATED, MEASURED, TEXT, question_setting
+from release.make_settings import ASKED, CHOSE, COUNTED, DOMAIN_FILE, ESTIMATED, FOUND, MEASURED, TEXT, question_setting
 from release.used_quants import used_quants
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import task_of
@@ -76,6 +79,15 @@ def counted(sources: Sources, questions: Path) -> bool:
     return bool(ids) and question_set_digest(found) == metadata["questions_sha256"]
 
 
+def is_analysed(statistics: Path | None, questions: Path) -> bool:
+    """Tell whether a file has questions of some statistics, and these in the words that were analysed."""
+    metadata = stats_metadata(statistics)
+    analysed = {question["id"]: question.get("sha256") for question in metadata.get("questions", [])}
+    all_of_it = load_questions(questions, metadata.get("seed", QUESTION_SEED))
+    found = [(analysed[one.record_id], one.digest) for one in all_of_it if one.record_id in analysed]
+    return bool(found) and all(known == mine for known, mine in found)
+
+
 def ranked_ids(sources: Sources) -> list[str]:
     """Return the Record IDs of the statistics that rank the layers of a release's CD files, sorted; [] without any."""
     of_cd = any(record.get("cd_rule") for _, record in used_quants(sources))
@@ -121,6 +133,12 @@ def is_text(sources: Sources, questions: Path) -> bool:
     tokenizer = load_tokenizer(sources["copies"][METADATA_NAME].parent)
     again = joined_chats(calibration_chats(tokenizer, load_questions(questions, QUESTION_SEED)))
     return text.read_bytes() == again.encode()
+
+
+def is_of_findings(sources: Sources, questions: Path) -> bool:
+    """Tell whether the findings of a release were measured by a file's domains, which no digest of a question holds."""
+    given = sources["origins"].get("findings questions") if FINDINGS_NAME in sources["copies"] else None
+    return given is not None and sha256_file(given) == sha256_file(questions)
 
 
 def measured_on(sources: Sources, method: dict, questions: Path) -> set[str]:
@@ -176,8 +194,13 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
         ESTIMATED: lambda path: bool(estimated_on(sources, path)),
         COUNTED: lambda path: of_cd and counted(sources, path),
         TEXT: lambda path: is_text(sources, path),
+        FOUND: lambda path: is_of_findings(sources, path),
         # By its name, as the map has it: of two files of one name neither is known to be it.
-        DOMAIN_FILE: lambda path: path.name in domains and [one.name for one in names.values()].count(path.name) == 1,
+        DOMAIN_FILE: lambda path: (
+            path.name in domains
+            and [one.name for one in names.values()].count(path.name) == 1
+            and is_analysed(sources["origins"].get("statistics"), path)
+        ),
     }
     found = {role: [name for name, path in names.items() if test(path)] for role, test in tests.items()}
     if len(found[CHOSE]) > 1:  # a larger file may hold the same questions: the one that chose has the fewest others
@@ -189,15 +212,17 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
 def measured_elsewhere(sources: Sources, names: Mapping[str, Path], roles: Mapping[str, list[str]]) -> dict[str, str]:
     """Return of each record of losses or speeds that was not made on the asked file the file that it was made on.
 
-    And that of sensitivities which were not made on the file that make takes.
+    And that of sensitivities and findings which were not made on the file that make takes.
     """
     method = method_of(sources)
     found = {name: measured_on(sources, method, path) for name, path in names.items()}
     asked = max((found[name] for name in roles.get(ASKED, [])), key=len, default=set())
     other = {record: name for name in sorted(found) for record in found[name] - asked}
-    of_auto = roles.get(ESTIMATED, [])
-    if of_auto and not {*of_auto} & {*question_setting(CHOSE, roles)}:  # make estimates on QUESTIONS
-        other["sensitivity.json"] = of_auto[0]
+    # For both make takes QUESTIONS.
+    for record, part in (("sensitivity.json", ESTIMATED), (FINDINGS_NAME, FOUND)):
+        those = roles.get(part, [])
+        if those and not {*those} & {*question_setting(CHOSE, roles)}:
+            other[record] = those[0]
     return other
 
 

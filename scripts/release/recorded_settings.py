@@ -37,19 +37,21 @@ ONE_COMMAND = "measure or make it again by the settings of the rest"
 
 def chosen_values(metadata: dict, statistics: Path | None) -> Values:
     """Return settings of make as the metadata of a drop, and the statistics that it was chosen from, have them."""
-    method, said = metadata["method"], Values(KEEP=metadata["keep_count"])
+    method, said, known = metadata["method"], Values(KEEP=metadata["keep_count"]), stats_metadata(statistics)
+    analysed = known.get("questions", [])
+    if analysed and all(question.get("empty_reasoning") for question in analysed):
+        said["ALLOW_EMPTY_REASONING"] = "yes"
     if criterion_of(method) == OWN_MAP:  # what would have chosen is of no account
         return said
     said |= {"CRITERION": criterion_of(method), "PROTECT_TOP": method.get("protect_top")}
-    if method.get("held_out_question_ids") and (known := stats_metadata(statistics)):
-        said["FOLD"] = fold_of(method, [question["id"] for question in known["questions"]])
-    said["RECONSTRUCTION"] = (method.get("reconstruction") or {}).get("objective")
+    if method.get("held_out_question_ids") and analysed:
+        said["FOLD"] = fold_of(method, [question["id"] for question in analysed])
+    # The statistics have it, whatever criterion chose.
+    of_analysis = known.get("reconstruction") or method.get("reconstruction") or {}
+    said["RECONSTRUCTION"] = of_analysis.get("objective")
     words = [f"{d['name']}:{exactly(d['weight'])}:{exactly(d['floor'])}" for d in method.get("domains", [])]
     if words and all(takes_domain(one["name"]) for one in method["domains"]):
         said["DOMAINS"] = " ".join(words)
-    asked = len(method.get("question_ids", []))
-    if asked and (method.get("analysis") or {}).get("empty_reasonings") == asked:
-        said["ALLOW_EMPTY_REASONING"] = "yes"
     return said
 
 
@@ -116,7 +118,9 @@ def active_values(active: dict) -> Values:
     scored = any(row["right"] is not None for row in active["rows"])
     said = Values(ACTIVE_EXPERTS=" ".join(str(row["experts"]) for row in active["rows"]))
     said |= {"ACTIVE_SCORED": "yes" if scored else None, "MAX_GEN_TOKS": active["max_tokens"] if scored else None}
-    said |= {"QUALITY_CHATS": active["chats"], "REASONING_BUDGET": active["reasoning_budget"]}
+    said |= {"QUALITY_CHATS": active["chats"]}
+    budget = active["reasoning_budget"]
+    said |= {"REASONING_BUDGET": budget if budget >= 0 else None}  # make gives one
     return said | {"CTX": active["context"]}
 
 
@@ -135,7 +139,9 @@ def records_of(folder: Path, manifest: dict, sources: Sources) -> Iterable[tuple
     if loops := find_evidence(folder, LOOPS_NAME):
         yield LOOPS_NAME, loop_values(loops, manifest["name"])
     if findings := find_evidence(folder, FINDINGS_NAME):
-        yield FINDINGS_NAME, {"DOMAIN_COLUMN": (findings.get("specialisation") or {}).get("column")}
+        maps = [path.name for name, path in sources["origins"].items() if name.startswith("findings map-")]
+        column = (findings.get("specialisation") or {}).get("column")
+        yield FINDINGS_NAME, {"DOMAIN_COLUMN": column, "OTHER_MAPS": " ".join(maps) or None}
     active, quality = find_evidence(folder, ACTIVE_NAME), find_evidence(folder, QUALITY_NAME)
     if manifest["kind"] != CHECKPOINT:
         yield DRAFT_NAME, draft_values(find_evidence(folder, DRAFT_NAME))

@@ -73,7 +73,11 @@ def asked_in_words(scores: dict) -> str:
     """Return how many questions were asked, and how often."""
     seeds = scores["rows"][0]["seeds"]
     each = f", {len(seeds)} samples each by the seeds {seeds_in_words(seeds)}" if len(seeds) > 1 else ""
-    again = " Invalid answers were asked for again, as in the evaluation." if scores["patched"] else ""
+    again = (
+        " Invalid answers were asked for again, with the thought closed and the answer begun."
+        if scores["patched"]
+        else ""
+    )
     return f"{plural(len(scores['question_ids']), 'question')}{each}.{again}"
 
 

@@ -124,6 +124,8 @@ def test_every_criterion_says_what_it_ranks_by():
     assert RANKED_BY.keys() == CRITERIA.keys()
     assert "tokens that the router sends" in how_chosen({"criterion": "frequency"})
     assert "chance" in how_chosen({"criterion": "random:1"})
+    floors = {"criterion": "coverage", "domains": [{"name": "a", "weight": 1.0, "floor": 0.9}]}
+    assert how_chosen(floors).endswith("ranked last are dropped, but for those that a floor of a domain keeps.")
     assert "ranked first are dropped" in how_chosen({"criterion": "reap", "worst_first": True})
 
 

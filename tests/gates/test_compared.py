@@ -94,3 +94,24 @@ def test_an_older_auto_file_is_made_again_before_it_is_compared():
     assert len(found) == 2 and all(
         "sensitivities were measured on, found none; quantise it again" in one for one in found
     )
+
+
+@pytest.mark.parametrize(("made_by", "wrong"), [("7" * 64, False), ("8" * 64, True)])
+def test_a_file_of_a_measurement_has_the_imatrix_of_its_build(monkeypatch, made_by, wrong):
+    """Its types are on the card's command, which makes them by the imatrix of the card."""
+    quant = {"type": "Q5_K_M", "base": "Q5_K_M", "sha256": "4" * 64, "source_sha256": "1" * 64, "arguments": []}
+    imatrix = {"sha256": "7" * 64, "model_sha256": "1" * 64, "context": 512}
+    records = {"a.json": quant | {"imatrix_sha256": made_by, "calibration_sha256": None}, "imatrix.json": imatrix}
+    monkeypatch.setattr(compared, "read_record", lambda path, kind: records[path.name])
+    monkeypatch.setattr(compared, "measured_digests", lambda copies: ["4" * 64])
+    monkeypatch.setattr(compared, "text_breaks", lambda lineage, quants: [])
+    sources = {
+        "quants": {"a": Path("a.json")},
+        "records": {},
+        "copies": {},
+        "origins": {"imatrix": Path("imatrix.json")},
+    }
+    found = compared.compared_breaks(
+        SimpleNamespace(sources=sources, f16_sha256="1" * 64, knows_full=False, records={})
+    )
+    assert ["an imatrix of its own model, with a record" in str(error) for error in found] == [True] * wrong

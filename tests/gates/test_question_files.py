@@ -43,7 +43,17 @@ def test_a_question_that_chose_is_known_under_the_id_of_one_that_was_held_out(tm
     swapped.write_text(header + first.replace(one, two))
     (error,) = renamed_breaks([QUESTIONS[0], swapped], [{one}, {one, two}])
     assert f"swapped.csv: expected the id {one} of a question" in str(error) and f"again as {two}" in str(error)
-    assert not renamed_breaks([QUESTIONS[0], swapped], [{one, two}, {one, two}])  # no label tells the two apart
+
+
+def test_another_question_under_the_id_of_one_that_chose_is_not_it(tmp_path):
+    """Files that number their questions have the same ids; by ids alone the score would count as in-sample."""
+    header, first, second, *_ = QUESTIONS[0].read_text().splitlines(keepends=True)
+    one, two = (line.split(",")[0] for line in (first, second))
+    clash = tmp_path / "clash.csv"
+    clash.write_text(header + first.replace(one, two).replace("?", " indeed?"))
+    (error,) = renamed_breaks([QUESTIONS[0], clash], [{two}])
+    assert f"clash.csv: expected under the id {two}, which chose" in str(error) and QUESTIONS[0].name in str(error)
+    assert not renamed_breaks([QUESTIONS[0], clash], [{"another"}])
 
 
 @pytest.mark.parametrize("kind, files", [("AUTO-0.1", ["calibration_questions.csv"]), ("Q6_K", None)])

@@ -73,6 +73,11 @@ def test_answers_of_active_experts_are_those_that_make_asks(tmp_path, monkeypatc
     monkeypatch.setattr(by_hand, "read_record", lambda path, kind: records[path.name])
     copies = {name: tmp_path / name for name in records}
     assert by_hand.speeds_by_hand(copies) == ["active-experts.json is of 6 answers"]
+    timed = ACTIVE | {"rounds": 5, "max_tokens": 256, "reasoning_budget": -1}
+    records["active-experts.json"] = timed
+    of_two = ["active-experts.json is of 6 answers", "active-experts.json is of thoughts without a limit"]
+    assert by_hand.speeds_by_hand({"active-experts.json": tmp_path / "active-experts.json"})[:2] == of_two
+    assert active_values(timed)["REASONING_BUDGET"] is None
     records["active-experts.json"] = scored | {"questions": 8}
     assert not by_hand.speeds_by_hand(copies)
     assert active_values(scored) | {"CTX": 4096, "MAX_GEN_TOKS": 128} == active_values(scored)

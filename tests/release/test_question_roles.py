@@ -9,7 +9,16 @@ from cards.made_texts import release_of
 from made_up_evidence import QUESTIONS
 from release import input_facts, question_roles
 from release.input_facts import facts_of_tasks, question_of, words_of_document
-from release.make_settings import ASKED, CHOSE, ESTIMATED, TEXT, calibration_setting, question_setting, takes_domain
+from release.make_settings import (
+    ASKED,
+    CHOSE,
+    ESTIMATED,
+    FOUND,
+    TEXT,
+    calibration_setting,
+    question_setting,
+    takes_domain,
+)
 from release.manifest import read_manifest
 from release.question_roles import check_role, measured_elsewhere, roles_of
 from release.used_quants import evaluated_types, type_of_name
@@ -67,6 +76,31 @@ def test_a_setting_names_a_file_of_its_part():
     assert takes_domain("Bio+Chem") and not any(map(takes_domain, ("a b", "a:b", "a&b", "a$b", "a(b)")))
 
 
+@pytest.mark.parametrize(("change", "known"), [(("", ""), True), (("?", " indeed?"), False)])
+def test_a_domain_s_file_has_the_words_that_were_analysed(tmp_path, monkeypatch, change, known):
+    """By Record IDs alone a file with invented questions would be it."""
+    questions = question_roles.load_questions(QUESTIONS[0], 42)[:3]
+    metadata = {"seed": 42, "questions": [{"id": one.record_id, "sha256": one.digest} for one in questions]}
+    monkeypatch.setattr(question_roles, "stats_metadata", lambda path: metadata)
+    of_domain = tmp_path / "physics.csv"
+    of_domain.write_text(QUESTIONS[0].read_text().replace(*change))
+    assert question_roles.is_analysed(Path("stats.safetensors"), of_domain) == known
+
+
+def test_findings_name_the_file_whose_domains_they_are_of(tmp_path, monkeypatch):
+    own, copies = tmp_path / "own.csv", {"findings.json": tmp_path / "findings.json"}
+    own.write_bytes(QUESTIONS[0].read_bytes())
+    sources = {"origins": {"findings questions": own}, "copies": copies, "runs": {}, "records": {}}
+    assert question_roles.is_of_findings(sources, QUESTIONS[0]) and not question_roles.is_of_findings(
+        sources, QUESTIONS[1]
+    )
+    assert not question_roles.is_of_findings(sources | {"copies": {}}, QUESTIONS[0])
+    assert question_setting(CHOSE, {FOUND: ["own.csv"]}) == ["own.csv"]  # as make gives it
+    monkeypatch.setattr(question_roles, "method_of", lambda sources: {})
+    monkeypatch.setattr(question_roles, "measured_on", lambda sources, method, path: set())
+    assert measured_elsewhere({}, {"b.csv": own}, {CHOSE: ["a.csv"], FOUND: ["b.csv"]}) == {"findings.json": "b.csv"}
+
+
 def test_a_measurement_is_of_the_asked_file_or_says_its_own(monkeypatch):
     on = {"eval.csv": {"draft.json"}, "six.csv": {"quality.json"}}
     monkeypatch.setattr(question_roles, "method_of", lambda sources: {})
@@ -114,7 +148,7 @@ def test_what_a_file_has_seen_is_said(pruned_demo):
     assert "1 of the 3 questions of gsm8k are another one again by their letters and digits" in text
     assert "AUTO files were chosen by losses on chats of 2 of the 3 questions of gsm8k: such a file has" in text
     assert "statistics over 1 of the 2 questions that losses were measured on" in text
-    assert "On further tasks so were `b-Q4_K_M.gguf`." in text
+    assert "For further tasks it holds scores of `b-Q4_K_M.gguf`, too." in text
     alone = limits_section(replace(release, scores=None, tasks={"gsm8k": task}))
     assert "holds scores of further tasks alone" in alone and "holds no score" not in alone
 
