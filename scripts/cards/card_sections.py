@@ -12,6 +12,7 @@ from files.display import code, exactly, markdown_table, plural
 from losses.quality_record import measured
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
+from scoring.score_records import GPQA
 
 # In the order of the pipeline, which is that of the card. A picture that is not in here is refused by build_release.py:
 # it would lie in the folder without a word on what it shows.
@@ -279,7 +280,9 @@ def seen_in_other_ways(release: Release) -> list[str]:
     ways = {"CD files follow from statistics over": ranked}
     ways["AUTO files were chosen by losses on chats of"] = {*inputs.get("estimated", [])}
     asked = {"scored questions": release.scores["question_ids"]} if release.scores else {}
-    asked |= {f"questions of {name}": scores["question_ids"] for name, scores in release.tasks.items()}
+    for name, scores in release.tasks.items():  # ids of other forms say nothing of GPQA's
+        if scores["protocol"]["task"].startswith(GPQA):
+            asked[f"questions of {name}"] = scores["question_ids"]
     asked["questions that losses were measured on"] = inputs.get("measured", [])
     for what, ids in asked.items():
         for how, seen in ways.items():
@@ -307,7 +310,10 @@ def limits_section(release: Release) -> str:
     chose = plural(len(question_ids_of(method)), "question")
     lines = score_limits(release) + seen_in_other_ways(release) + repeated_questions(release)
     if question_ids_of(method):
-        lines.append(f"The experts were chosen on {chose}. What the drop costs on other subjects was not measured.")
+        by_map = "By the map that was given the" if criterion_of(method) == OWN_MAP else "The"
+        lines.append(
+            f"{by_map} experts were chosen on {chose}. What the drop costs on other subjects was not measured."
+        )
     else:
         lines.append("The drop map does not name the questions that chose the experts.")
     if unmeasured:

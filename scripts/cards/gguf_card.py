@@ -24,6 +24,7 @@ from cards.card_tables import (
 from cards.card_tasks import tasks_section
 from cards.front_matter import front_matter
 from cards.sight_card import sight_parts
+from choice.drop_map import OWN_MAP, criterion_of
 from files.display import code, in_words, plural
 from files.safe_files import gib
 from losses.quality_record import chats_in_words, measured
@@ -38,9 +39,11 @@ def kld_text(release: Release) -> str:
     if not quality or not measured(release.records, quality):
         return ""
     tokens = quality["tokens"][quality["score"]]
+    given = criterion_of(release.metadata["method"]) == OWN_MAP and quality.get("choice_known", True)
+    proviso = ", if the map that was given is right" * given  # it says itself which questions chose
     return (
         "KLD is the mean KL divergence in nats per token, ± one standard error over chats. It was measured on "
-        f"{tokens} tokens of {chats_in_words(quality)}. "
+        f"{tokens} tokens of {chats_in_words(quality)}{proviso}. "
         "Quantisation KLD compares a file with the pruned model at F16, total KLD with the full model at F16. All "
         "numbers are in `quality.json`."
     )

@@ -102,8 +102,9 @@ def line_breaks(lineage: Lineage, known: Quants) -> Breaks:
     judged = {record["imatrix_sha256"] for _, record in measured if not is_standard(record["type"])}
     found: Breaks = []
     for place, record in measured:
-        if is_standard(record["type"]) and judged and record["imatrix_sha256"] not in judged:
-            expected, other = (imatrix_in_words(digest) for digest in (next(iter(judged)), record["imatrix_sha256"]))
+        # Of judged files with several imatrices none may pass beside a file of another's.
+        if is_standard(record["type"]) and (others := judged - {record["imatrix_sha256"]}):
+            expected, other = (imatrix_in_words(digest) for digest in (next(iter(others)), record["imatrix_sha256"]))
             found.append(
                 InputError(place, f"a file made {expected}, as those that are held beside it", other, ONE_LINE)
             )

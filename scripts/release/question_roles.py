@@ -203,6 +203,9 @@ def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]
         ),
     }
     found = {role: [name for name, path in names.items() if test(path)] for role, test in tests.items()}
+    if not runs and len(found[ASKED]) > 1:  # the command names one; of equals the last, as make gives EVAL_QUESTIONS
+        counts = {name: len(measured_on(sources, method, names[name])) for name in found[ASKED]}
+        found[ASKED] = [name for name in found[ASKED] if counts[name] == max(counts.values())][-1:]
     if len(found[CHOSE]) > 1:  # a larger file may hold the same questions: the one that chose has the fewest others
         others = {name: unused(method, names[name]) for name in found[CHOSE]}
         found[CHOSE] = [name for name in found[CHOSE] if others[name] == min(others.values())]

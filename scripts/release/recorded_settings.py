@@ -99,7 +99,8 @@ def score_values(scores: dict) -> Values:
 def loop_values(loops: dict, name: str) -> Values:
     """Return settings of make as the record of loops has them; name: of the released model."""
     inputs, begin = loops["inputs"], f"{name}-"
-    own = [row["gguf"] for row in loops["rows"] if row["gguf"].startswith(begin)]
+    # The full model's row comes first; its name may begin with that of the pruned one.
+    own = [row["gguf"] for row in loops["rows"][1:] if row["gguf"].startswith(begin)]
     said = Values(LOOP_TOKENS=inputs["max_tokens"], LOOP_SEEDS=loops["seeds"])
     said |= {"CTX": inputs["context"], "SEED": inputs["seed"]}
     return said | {"LOOP_QUANTS": " ".join(gguf.removeprefix(begin).removesuffix(".gguf") for gguf in own)}

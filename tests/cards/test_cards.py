@@ -16,9 +16,10 @@ from cards.card_tables import file_table
 from cards.card_words import check_card_words
 from cards.chores import chores
 from cards.front_matter import check_front_matter, check_same_repository
-from cards.gguf_card import gguf_card
+from cards.gguf_card import gguf_card, kld_text
 from cards.made_texts import release_of
 from cards.model_facts import checkpoint_facts, gguf_facts
+from choice.drop_map import OWN_MAP
 from conftest import DEMO
 from files.json_records import read_json, write_json
 from files.safe_files import GIB, InputError, sha256_file
@@ -347,3 +348,12 @@ def test_the_context_cache_is_what_llama_server_says(pruned_demo, tools, tmp_pat
         assert len(said) == 4
         expected = cache_bytes(read_header(gguf), context) / 2**20
         assert sum(map(float, said[2:])) == pytest.approx(expected, abs=0.0101), context
+
+
+def test_losses_beside_a_map_that_was_given_are_unseen_only_if_it_is_right(release):
+    method = release.metadata["method"] | {"criterion": OWN_MAP}
+    quality = {"choice_known": True, "score": "reply", "tokens": {"reply": 84}, "chats": 6}
+    quality["files"] = [{"sha256": next(iter(release.records.values()))["sha256"]}]
+    for own in (method, release.metadata["method"]):
+        given = replace(release, metadata=release.metadata | {"method": own}, quality=release.quality or quality)
+        assert ("has seen, if the map that was given is right." in kld_text(given)) == (own is method)

@@ -67,6 +67,15 @@ def test_a_verdict_is_beside_files_that_were_made_alike(monkeypatch, line, judge
     assert len(found) == 1 and words in found[0] and found[0].startswith("line") if words else not found, found
 
 
+def test_a_judged_file_without_an_imatrix_lets_no_other_pass(monkeypatch):
+    files = {"files": [{"sha256": digit * 64} for digit in "457"]}
+    monkeypatch.setattr(compared, "read_record", lambda path, kind: files)
+    lineage = SimpleNamespace(sources={"copies": {QUALITY_NAME: Path("quality.json")}})
+    judged = [JUDGED | OTHER, JUDGED | IMATRIX | {"type": "AUTO-12", "sha256": "7" * 64}]
+    found = line_breaks(lineage, [(Path(f"{one['type']}.json"), one) for one in (LINE | OTHER, *judged)])
+    assert ["a file made with the imatrix 111111111111" in str(error) for error in found] == [True]
+
+
 @pytest.mark.parametrize(
     ("own", "words"), [("Q6_K", ""), ("Q4_K_M", "a Q6_K file of this model beside that of the full")]
 )

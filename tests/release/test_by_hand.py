@@ -97,7 +97,11 @@ def test_a_card_says_what_its_command_does_not_do(pruned_demo):
 
 CD = {"cd_scope": "all", "cd_recipe": "ours", "cd_rule": "weighted-norm"}
 DRAFT = {"type": "Q8_0", "context": 2048, "draft_tokens": 3, "questions": 2}
-LOOPS = {"inputs": {"max_tokens": 9, "context": 4096, "seed": 42}, "seeds": 3, "rows": [{"gguf": "m-Q6_K.gguf"}]}
+LOOPS = {
+    "inputs": {"max_tokens": 9, "context": 4096, "seed": 42},
+    "seeds": 3,
+    "rows": [{"gguf": "m-x-Q8_0.gguf"}, {"gguf": "m-Q6_K.gguf"}],
+}
 
 
 @pytest.mark.parametrize(
@@ -121,3 +125,8 @@ def test_records_of_one_release_are_of_one_command(monkeypatch, one, other, word
     else:
         said = {**one, **other}
         assert recorded_values(Path(), {}, {}) == {name: str(v) for name, v in said.items() if v is not None}
+
+
+def test_the_full_model_s_row_is_no_type_of_loops():
+    """Its name may begin with that of the pruned model."""
+    assert loop_values(LOOPS, "m")["LOOP_QUANTS"] == "Q6_K"

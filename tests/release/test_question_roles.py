@@ -87,6 +87,17 @@ def test_a_domain_s_file_has_the_words_that_were_analysed(tmp_path, monkeypatch,
     assert question_roles.is_analysed(Path("stats.safetensors"), of_domain) == known
 
 
+def test_without_an_evaluation_the_asked_file_is_the_last_that_most_was_measured_on(monkeypatch):
+    on = {"a.csv": {"active-experts.json"}, "b.csv": {"quality.json"}, "c.csv": set()}
+    monkeypatch.setattr(question_roles, "measured_on", lambda sources, method, path: on[path.name])
+    monkeypatch.setattr(question_roles, "method_of", lambda sources: {})
+    for name in ("chose", "counted", "is_text", "is_of_findings"):
+        monkeypatch.setattr(question_roles, name, lambda *given: False)
+    names = {name: Path(name) for name in on}
+    roles = roles_of({"runs": {}, "records": {}, "copies": {}, "origins": {}}, names)
+    assert roles[ASKED] == ["b.csv"] and measured_elsewhere({}, names, roles) == {"active-experts.json": "a.csv"}
+
+
 def test_findings_name_the_file_whose_domains_they_are_of(tmp_path, monkeypatch):
     own, copies = tmp_path / "own.csv", {"findings.json": tmp_path / "findings.json"}
     own.write_bytes(QUESTIONS[0].read_bytes())
@@ -137,7 +148,11 @@ def test_what_a_file_has_seen_is_said(pruned_demo):
     folder = shared_release(pruned_demo)
     release = release_of(folder, read_manifest(folder))
     scored = release.scores["question_ids"]
-    task = {"question_ids": ["t1", "t2", "t3"], "rows": [{"gguf": "a.gguf"}, {"gguf": "b-Q4_K_M.gguf"}]}
+    task = {
+        "question_ids": ["t1", "t2", "t3"],
+        "protocol": {"task": "gpqa_main_cot_zeroshot"},
+        "rows": [{"gguf": "a.gguf"}, {"gguf": "b-Q4_K_M.gguf"}],
+    }
     seen = {"ranked": [*scored[:2], "t1"], "held": {"gsm8k": 2}, "estimated": ["t2", "t3"]}
     seen |= {"measured": ["t1", "t4"], "repeated": {"gsm8k": 1}}
     metadata = release.metadata | {"method": release.metadata["method"] | {"question_ids": []}}
@@ -149,6 +164,9 @@ def test_what_a_file_has_seen_is_said(pruned_demo):
     assert "AUTO files were chosen by losses on chats of 2 of the 3 questions of gsm8k: such a file has" in text
     assert "statistics over 1 of the 2 questions that losses were measured on" in text
     assert "For further tasks it holds scores of `b-Q4_K_M.gguf`, too." in text
+    task["protocol"] = {"task": "gsm8k_cot_zeroshot"}
+    other = limits_section(replace(release, inputs=release.inputs | seen, tasks={"gsm8k": task}, metadata=metadata))
+    assert "questions of gsm8k: such a file" not in other  # its ids are numbers of its own
     alone = limits_section(replace(release, scores=None, tasks={"gsm8k": task}))
     assert "holds scores of further tasks alone" in alone and "holds no score" not in alone
 
