@@ -8,6 +8,7 @@ from choice.drop_map import OWN_MAP, criterion_of, question_ids_of
 from files.display import code, in_words
 from release.make_settings import ASKED, PROTOCOL_SETTINGS, USES, calibration_setting
 from release.names import is_hub_id
+from release.used_quants import type_of_name
 from scoring.score_records import in_a_row
 
 NOT_IN_THE_COMMAND = ("RUN", "MODEL")  # the first has its own sentence, the other is worked out here
@@ -71,8 +72,8 @@ def task_text(release: Release) -> str:
         files[1:] = [files[0] if file == f"{files[0]} (2)" else file for file in files[1:]]  # as the file is called
         words = [f"TASK={scores['protocol']['task']}"]
         words += [f"{key}={shlex.quote(file)}" for key, file in zip(("TASK_DATA", "TASK_EXAMPLES"), files)]
-        types = [row["gguf"].removesuffix(".gguf").removeprefix(f"{release.name}-") for row in scores["rows"]]
-        beside = [kind for kind in types[1:] if not first["gguf"].endswith(f"-{kind}.gguf")]
+        types = [type_of_name(row["gguf"]) for row in scores["rows"]]
+        beside = [kind for kind in types[1:] if kind != types[0]]
         words.append(f"TASK_QUANTS={shlex.quote(' '.join(beside))}")
         words += own_protocol(release, scores["protocol"], max({*types[1:]} - {*beside}, key=len, default=""))
         samples = str(len(seeds)) if in_a_row(seeds) else "1"

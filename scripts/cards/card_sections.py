@@ -311,9 +311,8 @@ def limits_section(release: Release) -> str:
     lines = score_limits(release) + seen_in_other_ways(release) + repeated_questions(release)
     if question_ids_of(method):
         by_map = "By the map that was given the" if criterion_of(method) == OWN_MAP else "The"
-        lines.append(
-            f"{by_map} experts were chosen on {chose}. What the drop costs on other subjects was not measured."
-        )
+        other = "" if release.tasks else " What the drop costs on other subjects was not measured."
+        lines.append(f"{by_map} experts were chosen on {chose}.{other}")
     else:
         lines.append("The drop map does not name the questions that chose the experts.")
     if unmeasured:

@@ -39,9 +39,9 @@ def fold_of(method: dict, ids: list[str]) -> str | None:
     """Return the fold that a choice held out, as I/K; None where it is none, or not known. ids: of the statistics."""
     held = {*method.get("held_out_question_ids", [])}
     places = [place for place, record_id in enumerate(ids) if record_id in held]
-    if len(places) < 2 or {*ids} - held != {*method.get("question_ids", [])}:
+    if not places or {*ids} - held != {*method.get("question_ids", [])}:
         return None
-    folds = places[1] - places[0]
+    folds = places[1] - places[0] if len(places) > 1 else len(ids)
     every = places == [*range(places[0], len(ids), folds)] and places[0] < folds
     return f"{places[0] + 1}/{folds}" if every else None
 

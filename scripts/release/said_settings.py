@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from files.option_types import VERSION_FILE
+from files.safe_files import sha256_file
 from quants.recipes import RECIPES, TARGET_SIZE
 from release.make_settings import ASKED, CHOSE, PROTOCOL_SETTINGS, question_setting
 from release.names import NAME, is_base
@@ -75,6 +76,12 @@ def plain_place(value: str) -> str:
     return value if str(path.parent) == PROJECT_DATA else path.name
 
 
+def is_own(place: str, digests: dict[str, str]) -> bool:
+    """Tell whether a question file of a release is the project's own at a place; digests: sha256 by file name."""
+    own = VERSION_FILE.parent / place
+    return own.is_file() and sha256_file(own) == digests.get(own.name)
+
+
 def recorded_settings(folder: Path, manifest: dict, sources: Sources) -> dict[str, str]:
     """Return the settings that a manifest publishes: all that records hold, and of the given ones places and names."""
     said = recorded_values(folder, manifest, sources)
@@ -98,7 +105,8 @@ def named_wrongly(name: str, value: str, manifest: dict, said: dict[str, str]) -
     if name in (CHOSE, ASKED):  # a file of the release, whatever its name: the card has that as it is
         folder = str(Path(value).parent)
         wrong = check_role(name, value, manifest["inputs"].get("roles") or {})
-        return wrong or (None if folder in (".", PROJECT_DATA) else f"{name} without a folder")
+        ours = folder == "." or folder == PROJECT_DATA and is_own(value, manifest["inputs"].get("questions") or {})
+        return wrong or (None if ours else f"{name} without a folder")
     if not NAMED[name].fullmatch(value):
         return f"{name} to be a plain name"
     no_record = {"DROP_MAP": "CRITERION" in said, "DRAFT": "DRAFT_TYPE" not in said, "QUANTS": not manifest["records"]}

@@ -9,7 +9,7 @@ from cards.card_reproduce import builds_text, calibration_text, reproduce_sectio
 from cards.card_sections import Release, limits_section, method_section
 from cards.made_texts import release_of
 from choice.ranking import choose_questions
-from conftest import DEMO
+from conftest import DEMO, REPO
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked
 from gates.gates import GATES
@@ -18,7 +18,7 @@ from pruned_models import BASE, KEPT, NAME, first_ids
 from release.make_settings import fold_of
 from release.manifest import read_manifest
 from release.recorded_settings import shares
-from release.said_settings import LEFT_OUT, NAMED, RECORDED, named_wrongly, settings_of_make
+from release.said_settings import LEFT_OUT, NAMED, RECORDED, is_own, named_wrongly, settings_of_make
 from release.sources import read_sources
 from release_inputs import build, shared_release
 
@@ -107,6 +107,13 @@ def test_each_setting_of_make_is_recorded_or_a_name_or_left_out():
     assert set().union(*kinds) == settings_of_make() and sum(map(len, kinds)) == len(settings_of_make())
 
 
+def test_only_the_project_s_own_file_has_its_folder_in_a_command(tmp_path):
+    own = "data/demo/calibration_questions.csv"
+    digest = sha256_file(REPO / own)
+    assert is_own(own, {"calibration_questions.csv": digest}) and not is_own("data/demo/no.csv", {"no.csv": digest})
+    assert not is_own(own, {"calibration_questions.csv": "0" * 64})  # another file that is called so
+
+
 def test_the_fold_that_a_choice_held_out_is_known_by_the_order_of_the_statistics():
     ids = [f"q{number}" for number in range(11)]
 
@@ -114,7 +121,7 @@ def test_the_fold_that_a_choice_held_out_is_known_by_the_order_of_the_statistics
         kept = [ids[row] for row in choose_questions(ids, None, fold)]
         return {"question_ids": kept, "held_out_question_ids": [one for one in ids if one not in kept]}
 
-    for number, folds in ((1, 5), (5, 5), (2, 3), (1, 2)):
+    for number, folds in ((1, 5), (5, 5), (2, 3), (1, 2), (4, 11)):
         assert fold_of(method((number, folds)), ids) == f"{number}/{folds}"
     assert fold_of(method((2, 5)), [*reversed(ids)]) != "2/5" and fold_of({"question_ids": ids}, ids) is None
     assert fold_of(method((2, 5)) | {"question_ids": ids[:3]}, ids) is None

@@ -249,13 +249,19 @@ def test_only_a_card_with_scores_says_that_the_questions_are_the_evaluation_s(re
             {"rows": [{"right": [True]}], "max_tokens": 256},
             "the evaluation's max_gen_toks: 24576",
         ),
+        (
+            "active-experts.json",
+            {"rows": [{"right": [True]}], "max_tokens": 24576, "gguf_sha256": "0" * 64},
+            "right answers of a file that was scored: True, found False",
+        ),
         ("active-experts.json", {"reasoning_budget": -1}, "the evaluation's reasoning_budget: 16384, found -1"),
     ],
 )
 def test_what_stands_beside_scores_ran_by_their_protocol(pruned_demo, tmp_path, name, changes, words):
     lineage = Build(pruned_demo, tmp_path).checked.lineage
     budget = {} if name == "draft.json" else {"reasoning_budget": 16384}
-    results = {"context": 32768, "gpu_layers": 99, **budget, **changes}
+    scored = read_evidence(lineage.sources["copies"]["scores.json"], "scores.json")["rows"][-1]["gguf_sha256"]
+    results = {"context": 32768, "gpu_layers": 99, "gguf_sha256": scored, **budget, **changes}
     found = [str(error) for error in protocol_breaks(name, results, lineage, "")]
     assert len(found) == 1 and words in found[0] if words else not found, found
     lineage.sources["copies"].pop("scores.json")
