@@ -19,20 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from files.input_errors import RECORD_MIB, check_bounded
 from files.json_records import check_recorded, read_json, write_record
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path, positive
-from files.safe_files import (
-    RECORD_MIB,
-    InputError,
-    check_apart,
-    check_bounded,
-    gib,
-    replace_when_done,
-    run,
-    sha256_file,
-    unchanged,
-)
+from files.safe_files import InputError, check_apart, gib, replace_when_done, run, sha256_file, unchanged
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import CONTEXT_TOKENS, Imatrix, ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool

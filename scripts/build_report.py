@@ -20,6 +20,7 @@ import json
 import re
 from pathlib import Path
 
+from files.input_errors import read_words
 from files.json_records import Fields, check_fields, parse_json
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, check_apart, in_unit, reason_of, replace_when_done, run, sha256_file
@@ -141,7 +142,7 @@ def check_not_poorer(output: Path, made_from: dict) -> None:
     """Raise InputError when the page at `output` was made from a part that `made_from` lacks, or is no page of ours."""
     if not output.is_file():
         return
-    found = MADE_FROM.search(output.read_text(encoding="utf-8", errors="replace"))
+    found = MADE_FROM.search(read_words(output))
     if not found:
         raise InputError(output, "nothing, or a report page", "another file", PAGE_AGAIN)
     try:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from chats.questions import QUESTION_SEED
 from choice.drop_map import read_map
+from files.input_errors import LINES_MIB, read_whole
 from files.json_records import write_lines
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, replace_when_done, run
@@ -82,7 +83,7 @@ def check_unanswered(output: Path, content: str, what: str) -> None:
     # Answers are recorded by Record ID. With another order of choices an old letter would count as an answer to it.
     data, answers = output / FROZEN, output.parent / "answers.jsonl"
     answered = answers.exists() and answers.stat().st_size > 0
-    if answered and data.exists() and data.read_text(encoding="utf-8") != content:
+    if answered and data.exists() and read_whole(data, LINES_MIB) != content.encode():
         raise InputError(output.parent, f"answers to {what}", "those to others", ANOTHER_OUTPUT)
 
 

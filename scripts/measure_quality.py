@@ -30,6 +30,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
 from choice.drop_map import question_ids_of
 from choice.drop_metadata import read_method
+from files.input_errors import read_words
 from files.json_records import sha256_json, write_record
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path
@@ -121,7 +122,7 @@ def read_questions(args: argparse.Namespace, chose: set[str]) -> tuple[list[Ques
     if not args.calibration.is_file():
         raise InputError(args.calibration, "the calibration text", "nothing")
     questions = load_questions(args.questions, QUESTION_SEED)
-    left = unseen_questions(questions, args.calibration.read_text(encoding="utf-8", errors="replace"), chose)
+    left = unseen_questions(questions, read_words(args.calibration), chose)
     if len(left[: args.limit]) < 2:
         raise InputError(
             args.questions,

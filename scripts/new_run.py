@@ -10,6 +10,7 @@ import argparse
 import re
 from pathlib import Path
 
+from files.input_errors import check_bounded
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, replace_when_done, run
 
@@ -62,6 +63,7 @@ def read_settings(path: Path) -> str:
     if not path.is_file():
         known = sorted(other.stem for other in path.parent.glob("*.mk"))
         raise InputError(path, "the settings file of a run", "nothing", f"there are: {', '.join(known) or 'none'}")
+    check_bounded(path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

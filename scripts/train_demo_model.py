@@ -31,6 +31,7 @@ from demo.demo_tokenizer import train_tokenizer
 from demo.ragged_demo import ragged_config, start_from_demo
 from demo.sorted_experts import prepare_training
 from demo.training_examples import LETTER_PLACE, VALUE_PLACE, Example, Examples, collate
+from files.input_errors import check_bounded
 from files.option_types import command_parser, named_path, positive, whole_number
 from files.safe_files import InputError, reason_of, run, write_csv
 
@@ -215,6 +216,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_template(path: Path) -> None:
     """Raise InputError unless a chat template renders a chat: it goes into the model as it is, after the training."""
+    check_bounded(path)
     try:
         render_template(path.read_text(encoding="utf-8"), [{"role": "user", "content": "?"}], bos_token="<bos>")
     except (UnicodeDecodeError, TemplateFailure) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.licence import YAML_ERRORS
+from files.input_errors import check_bounded
 from files.safe_files import InputError, reason_of
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
@@ -85,6 +86,7 @@ def check_values(path: Path, data: dict[str, Any], kind: str) -> None:
 def check_front_matter(path: Path, kind: str) -> dict[str, Any]:
     """Return the front matter of a card; raise InputError when huggingface_hub cannot read it or a value is wrong."""
     try:
+        check_bounded(path)
         data = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=False).data.to_dict()
     except YAML_ERRORS as error:
         raise InputError(path, "front matter that huggingface_hub reads", reason_of(error)) from error

@@ -15,6 +15,7 @@ from cards.card_words import check_card_words
 from chats.template_sandbox import TemplateFailure, render_template
 from checkpoints.checkpoint import read_checkpoint
 from checkpoints.moe_families import GEMMA4, expert_tensors, family_of, shape_of, text_config
+from files.input_errors import read_words
 from files.json_records import read_json
 from files.safe_files import InputError
 from ggufs.context_cache import context_length
@@ -135,7 +136,7 @@ def checkpoint_facts(folder: Path, experts: int) -> ModelFacts:
         total,
         before_the_drop(total, with_experts, shape.experts, experts),
         shape.top_k,
-        thinks(template.read_text(encoding="utf-8") if template.is_file() else None),
+        thinks(read_words(template) if template.is_file() else None),
         max(text.get("head_dim") or 0, text.get("global_head_dim") or 0),
         text.get("max_position_embeddings") or 0,
     )

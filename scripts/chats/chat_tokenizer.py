@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from chats.template_sandbox import TemplateFailure, render_chat
 from chats.without_torch import spare_torch
+from files.input_errors import check_bounded, read_words
 from files.json_records import read_json
 from files.safe_files import InputError, reason_of
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:  # importing transformers takes a second, and many who import 
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+READ_AS_A_WHOLE = (*TOKENIZER_FILES, "chat_template.jinja", "tokenizer_config.json", "merges.txt", "vocab.txt")
 
 
 def check_one_template(directory: Path) -> None:
@@ -26,7 +28,7 @@ def check_one_template(directory: Path) -> None:
     said = read_json(config).get("chat_template")
     texts = {one.get("name"): one.get("template") for one in said or [] if isinstance(one, dict)}
     other = said if isinstance(said, str) else texts.get("default")
-    if isinstance(other, str) and other.strip() != file.read_text(encoding="utf-8", errors="replace").strip():
+    if isinstance(other, str) and other.strip() != read_words(file).strip():
         raise InputError(config, f"the chat template of {file.name}, or none", "another one", "keep one of them")
 
 
@@ -37,6 +39,9 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     # Without these files the library looks for the name on the Hub, and its message is about the network.
     if not any((directory / name).exists() for name in TOKENIZER_FILES):
         raise InputError(directory, "a tokenizer (tokenizer.json)", "none")
+    for path in (directory / name for name in READ_AS_A_WHOLE):
+        if path.exists():
+            check_bounded(path)
     check_one_template(directory)
     spare_torch()
     from transformers import AutoTokenizer

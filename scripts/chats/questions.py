@@ -11,12 +11,14 @@ import math
 import random
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 
+from files.input_errors import LINES_MIB, check_bounded
 from files.json_records import parse_json
-from files.safe_files import LINES_MIB, STEERING, InputError, check_bounded, shown
+from files.safe_files import STEERING, InputError, shown
 
 COLUMNS = ("Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 GPQA_DATASET, GPQA_FILE = "Idavidrein/gpqa", "gpqa_diamond.csv"  # on the Hub, gated
@@ -24,6 +26,8 @@ EXPLANATION = "Explanation"
 DOMAIN = "High-level domain"
 LETTERS = "ABCD"
 ID_CHARACTERS = 200
+MOST_QUESTIONS = 250_000  # of a file: a short row of it takes ten times its bytes in memory
+BATCH_ROWS = 16  # of a Parquet file, read at once
 QUESTION_SEED = 42  # default seed of the order of choices
 BLANK_LETTERS = "\u115f\u1160\u2800"  # fillers of Hangul, which NFKC makes of others, and Braille without a dot
 TELLING_LETTERS = 16  # so many of a text in a row are no accident
@@ -148,22 +152,39 @@ def read_questions_of(path: Path, columns: tuple[str, ...], lists: bool = False)
 def _read_csv(path: Path) -> list[dict]:
     check_bounded(path, LINES_MIB)
     with open(path, newline="", encoding="utf-8-sig") as file:  # Excel begins a UTF-8 file with a byte-order mark
-        return list(csv.DictReader(file))
+        return _bounded(path, csv.DictReader(file))
 
 
 def _read_jsonl(path: Path) -> list[dict]:
     check_bounded(path, LINES_MIB)
     # Not splitlines: it also splits at U+2028 and others, which JSON allows inside a text.
-    return [parse_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    with open(path, encoding="utf-8") as file:
+        return _bounded(path, (parse_json(line) for line in file if line.strip()))
 
 
 def _read_parquet(path: Path) -> list[dict]:
     import pyarrow.parquet  # slow to import, and few question files are Parquet
 
+    check_bounded(path, LINES_MIB)
+    rows: list[dict] = []
+    size = 0
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
+        # Rows of one value take next to no room in a file: what a table of them takes is known only as it is read.
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS):
+            if (size := size + batch.nbytes) > LINES_MIB << 20:
+                raise InputError(path, f"at most {LINES_MIB} MiB of questions", "more")
+            rows += _bounded(path, batch.to_pylist(), len(rows))
     except pyarrow.ArrowException as error:
         raise ValueError(str(error)) from error
+    return rows
+
+
+def _bounded(path: Path, rows: Iterable[dict], before: int = 0) -> list[dict]:
+    """Return rows as a list; raise InputError when they are, with those before, more than MOST_QUESTIONS."""
+    found = list(islice(rows, MOST_QUESTIONS - before + 1))
+    if before + len(found) > MOST_QUESTIONS:
+        raise InputError(path, f"at most {MOST_QUESTIONS} questions", "more")
+    return found
 
 
 def load_questions(path: Path, seed: int) -> list[Question]:
@@ -240,6 +261,7 @@ def read_ids(path: Path) -> set[str]:
         return {row["Record ID"] for row in read_rows(path)}
     if not path.is_file():
         raise InputError(path, "a question file or a list of Record IDs", "nothing")
+    check_bounded(path)
     try:
         ids = {line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
     except ValueError as error:

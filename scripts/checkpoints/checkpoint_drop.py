@@ -18,6 +18,7 @@ from checkpoints.small_files import copy_small_files, small_files
 from choice.drop_map import DropMap
 from choice.drop_metadata import METADATA_NAME, DropMetadata, metadata_of, read_metadata
 from files.byte_ranges import Run, runs_of, same_bytes, write_hashed
+from files.input_errors import read_whole
 from files.json_records import read_json, write_json, write_record
 from files.safe_files import InputError, directory_when_done, require_disk_space, sha256_file, shown
 
@@ -166,7 +167,7 @@ def verify_files(source: Path, output: Path, planned: dict[str, OutputTensor], f
     """
     for path in (path for path in small_files(source) if path != source / CARD):
         copy = output / path.relative_to(source)
-        if not copy.is_file() or copy.read_bytes() != path.read_bytes():
+        if not copy.is_file() or read_whole(copy) != path.read_bytes():
             raise InputError(copy, f"the bytes of {path}", "others" if copy.exists() else "nothing")
     size = sum(tensor.size for tensor in planned.values())
     metadata = read_json(output / INDEX_NAME).get("metadata")

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.small_files import CARD
+from files.input_errors import RECORD_MIB, check_bounded
 from files.json_records import read_json
-from files.safe_files import RECORD_MIB, InputError, check_bounded, sha256_file
+from files.safe_files import InputError, sha256_file
 
 import yaml
 from huggingface_hub import ModelCard

@@ -8,7 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from files.input_errors import InputError
+from files.input_errors import InputError, check_bounded
 
 TEMPLATES_NAME = "additional_chat_templates"
 CARD = "README.md"  # names the licence; a release has a card of its own
@@ -46,13 +46,16 @@ def is_small_file(name: str) -> bool:
 def small_files(source: Path) -> list[Path]:
     """Return tokenizer, templates, generation and processor files, card and licence; not weights, index and config.
 
-    Raises InputError for a link that leads to nothing: it may stand for any of them.
+    Raises InputError for a link to nothing, which may stand for any of them, and for a file that is not small.
     """
     for path in sorted(source.iterdir()):
         if path.is_symlink() and not path.exists():
             raise InputError(path, "a file", "a link to nothing", "fetch the model again")
     files = [*sorted(source.iterdir()), *sorted((source / TEMPLATES_NAME).glob("*"))]
-    return [path for path in files if path.is_file() and is_small_file(path.relative_to(source).as_posix())]
+    small = [path for path in files if path.is_file() and is_small_file(path.relative_to(source).as_posix())]
+    for path in small:
+        check_bounded(path)
+    return small
 
 
 def left_out(source: Path) -> list[str]:

@@ -25,6 +25,7 @@ from files.seals import build_folder
 
 LOCKS = ".locks"
 NAME_CHARACTERS = 180  # of a lock's name
+HOLDER_CHARACTERS = 1 << 16  # of what a lock holds; a longer one is none of ours
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 STATE, STARTED = 0, 19  # of /proc/PID/stat, counted behind the command's name
 
@@ -99,7 +100,8 @@ def lock_path(output: Path) -> Path | None:
 def holder_of(lock: Path) -> Holder | None:
     """Return who holds a lock, None when nobody does."""
     try:
-        holder = Holder(**json.loads(lock.read_text(encoding="utf-8")))
+        with open(lock, encoding="utf-8") as file:
+            holder = Holder(**json.loads(file.read(HOLDER_CHARACTERS)))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, RecursionError):

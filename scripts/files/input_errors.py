@@ -1,10 +1,16 @@
-"""The error of bad input, one line: what was expected at a path, what was found, what to do."""
+"""The error of bad input, one line: what was expected at a path, what was found, what to do; files read as a whole.
+
+What is read as a whole has a bound, for a sparse file costs no disk, and all of a memory.
+"""
 
 import re
+from pathlib import Path
 from typing import Any, TextIO
 
 ENDS = re.compile(r"([\n\t])")
 PLACE_CHARACTERS = 400  # of a path or an option in a message: an argument can have any length
+RECORD_MIB = 256  # of a JSON record or a text that is read as a whole: Python holds several times that
+LINES_MIB = 1024  # of answers, samples or questions, one per line
 
 
 def printable(text: str) -> str:
@@ -35,3 +41,23 @@ class InputError(Exception):
             place = f"{place[: PLACE_CHARACTERS // 2]}...{place[-PLACE_CHARACTERS // 2 :]}"
         line = f"{place}: expected {expected}, found {found}"
         super().__init__(printable(f"{line}; {advice}" if advice else line))
+
+
+def check_bounded(path: Path, most: int = RECORD_MIB) -> None:
+    """Raise InputError for what is no file, or one of more MiB."""
+    if not path.is_file():  # a pipe or a device, which may have no end
+        raise InputError(path, "a file", "something else")
+    if (found := path.stat().st_size) > most << 20:
+        raise InputError(path, f"at most {most} MiB to be read as a whole", f"{found >> 20} MiB")
+
+
+def read_whole(path: Path, most: int = RECORD_MIB) -> bytes:
+    """Return the bytes of a file of at most so many MiB; raise InputError as `check_bounded`."""
+    check_bounded(path, most)
+    return path.read_bytes()
+
+
+def read_words(path: Path, most: int = RECORD_MIB) -> str:
+    """Return a file's text, what is no UTF-8 in it replaced; raise InputError as `check_bounded`."""
+    check_bounded(path, most)
+    return path.read_text(encoding="utf-8", errors="replace")

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from files.safe_files import RECORD_MIB, SHOWN_CHARACTERS, InputError, check_bounded, shown, write_whole
+from files.input_errors import RECORD_MIB, check_bounded
+from files.safe_files import SHOWN_CHARACTERS, InputError, shown, write_whole
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 

@@ -63,8 +63,6 @@ GIB = 1 << 30
 GB = 10**9  # in which the Hub shows sizes
 SHOWN_CHARACTERS = 60  # of a refused value
 REASON_CHARACTERS = 200
-RECORD_MIB = 256  # of a JSON record or a text that is read as a whole: Python holds several times that
-LINES_MIB = 1024  # of answers, samples or questions, one per line
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk; it gives no errno
 HOST_CHARACTERS = 32  # of a host's name in that of a temporary file
 LINK_LOOP = "Symlink loop"  # how Path.resolve begins its error, before Python 3.13
@@ -102,12 +100,20 @@ def check_words(arguments: list[str]) -> None:
             raise InputError(argument, "a text without signs that a terminal obeys", "one")
 
 
-def check_bounded(path: Path, most: int) -> None:
-    """Raise InputError for what is no file, or one of more MiB: a sparse one costs no disk, and all of a memory."""
-    if not path.is_file():  # a pipe or a device, which may have no end
-        raise InputError(path, "a file", "something else")
-    if (found := path.stat().st_size) > most << 20:
-        raise InputError(path, f"at most {most} MiB to be read as a whole", f"{found >> 20} MiB")
+def open_streams() -> None:
+    """Open on nothing what the caller has closed of stdin, stdout and stderr.
+
+    A file that is opened next would get its number, and what a tool prints would go into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, so this one
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream or cast(TextIO, open(number, mode))  # noqa: SIM115
+        for number, (stream, mode) in enumerate([(sys.stdin, "r"), (sys.stdout, "w"), (sys.stderr, "w")])
+    )
 
 
 def run(main: Callable[[], None]) -> None:
@@ -116,6 +122,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         if INTERRUPTIBLE:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        open_streams()
         check_words(sys.argv[1:])
         sys.stdout = cast(TextIO, PrintableLines(sys.stdout))
         main()
@@ -126,6 +133,8 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end, and would complain again
         sys.exit(f"error{rank}: output: expected a reader to the end, found a closed pipe")
+    except MemoryError:  # as of `ulimit -v`, or of a machine without overcommitment
+        sys.exit(f"error{rank}: memory: expected enough of it, found none left")
     except RuntimeError as error:
         if not str(error).startswith(LINK_LOOP):
             raise

@@ -23,7 +23,7 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
-from files.input_errors import InputError
+from files.input_errors import InputError, read_whole, read_words
 
 MARKER, LEDGER = ".built-by-this-project", ".seals"
 # What a run computes from, and which evaluation it is. What lies beside such a file counts with that file alone, so
@@ -32,6 +32,7 @@ INPUTS_NAME, BEGUN = "inputs.json", "begun.json"
 BINDING = (INPUTS_NAME, BEGUN)
 BY_RECORD = ".gguf"
 KEY_BYTES, KEY_NAME_DIGITS = 32, 12
+KEY_MIB = 1  # at most
 SEAL_LINE = re.compile(r'(?P<key>[0-9a-f]{12}) (?P<seal>[0-9a-f]{64}) "(?P<place>(?:[^"\\]|\\.)*)" (?P<command>\w*)')
 KEEP_ADVICE = "make that stage again (REPLACE=STAGE), or go on without seals (SEALS=no)"
 LINK_ADVICE = "put the folder itself in its place; the build folder as a whole may be a link"
@@ -155,7 +156,7 @@ def read_key() -> bytes:
         raise InputError(path, "a key outside of a build folder", "one inside", "set SEAL_KEY to another file")
     if not path.exists():
         _make_key(path)
-    if not path.is_file() or len(key := path.read_bytes()) < KEY_BYTES:
+    if not path.is_file() or len(key := read_whole(path, KEY_MIB)) < KEY_BYTES:
         raise InputError(path, f"a key of {KEY_BYTES} bytes or more", "none", "set SEAL_KEY to another file")
     if path.stat().st_mode & 0o077:
         raise InputError(path, "a key that only its owner can read", "one that others can", f"chmod 600 {path}")
@@ -230,7 +231,7 @@ def _said_by(place: Path) -> str | None:
     if place in _bound or not place.is_file():
         return _bound.get(place)
     try:
-        return _digest_of_json(json.loads(place.read_bytes()))
+        return _digest_of_json(json.loads(read_whole(place)))
     except (ValueError, RecursionError):  # edited; its own reader says so
         return sha256_file(place)
 
@@ -323,7 +324,7 @@ class Seals:
         self.writers: dict[str, set[str]] = {}  # by place, as the ledger names it: who sealed there with this key
         self.foreign: set[str] = set()  # places that another key sealed
         ledger, mine = root / LEDGER, key_name(self.key)
-        for line in ledger.read_text(errors="replace").splitlines() if ledger.is_file() else []:
+        for line in read_words(ledger).splitlines() if ledger.is_file() else []:
             if not (found := SEAL_LINE.fullmatch(line)) or not _is_place(found["place"]):
                 continue
             if found["key"] == mine:

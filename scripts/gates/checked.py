@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cards.model_facts import is_for_ollama
 from checkpoints.licence import CARD
+from files.input_errors import check_bounded
 from gates.lineage import Lineage
 from release.manifest import listed_paths
 from release.published_texts import Published, texts_of
@@ -59,6 +60,7 @@ class Checked:
     @property
     def card(self) -> str:
         """The text of the card."""
+        check_bounded(self.folder / CARD)
         return (self.folder / CARD).read_text(encoding="utf-8")
 
     @cached_property

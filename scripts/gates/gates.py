@@ -16,6 +16,7 @@ from cards.front_matter import check_front_matter
 from cards.made_texts import made_texts
 from checkpoints.licence import CARD
 from choice.drop_metadata import METADATA_NAME
+from files.input_errors import read_whole
 from files.json_records import Record, read_record
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked, Outcome
@@ -156,7 +157,7 @@ def made_gate(checked: Checked) -> Outcome:
     for name, text in texts.items():
         path = checked.folder / name
         # Decoded by hand: read_text would turn "\r\n" into "\n" and hide that edit.
-        found = path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
+        found = read_whole(path).decode("utf-8", "replace") if path.is_file() else ""
         if found != text:
             number, expected, line = first_differing_line(text, found)
             outcome.deviations.append(

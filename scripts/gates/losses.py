@@ -9,6 +9,7 @@ from chats.chat_sequences import MAX_TOKENS
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from choice.drop_metadata import METADATA_NAME, read_metadata
+from files.input_errors import read_words
 from files.json_records import read_json, read_record
 from files.safe_files import InputError
 from files.seals import INPUTS_NAME
@@ -33,7 +34,7 @@ def quality_again(lineage: Lineage, quality: dict) -> tuple[list[Measured], Chat
 
 def chat_breaks(lineage: Lineage, path: Path, quality: dict) -> Breaks:
     """The measured chats are the first unseen ones of a question file, and so many were left out."""
-    inputs, text = quality["inputs"], lineage.origin("calibration").read_text(encoding="utf-8", errors="replace")
+    inputs, text = quality["inputs"], read_words(lineage.origin("calibration"))
     kept = read_json(results_folder(lineage.origin("logits"), "results", inputs) / INPUTS_NAME)
     if difference := first_difference(kept, inputs):
         expected, other = difference.split(", found ", 1)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chats.questions import Question
+from files.input_errors import read_words
 from files.json_records import read_json
 from files.safe_files import InputError
 from gates.checked import Checked, Outcome
@@ -43,7 +44,7 @@ def missing_sidecars(checked: Checked, *names: str) -> list[str]:
 def modelfile_deviations(checked: Checked) -> list[str]:
     """Return what is wrong with the Modelfile: it must wrap a file of the folder with Gemma 4's renderer and parser."""
     path = checked.folder / "Modelfile"
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_words(path).splitlines()
     named = [(match[1], match[2]) for line in lines if (match := re.fullmatch(r"(FROM|DRAFT) \./(\S+)", line))]
     source = named[0][1] if named else None
     found = [

@@ -8,6 +8,7 @@ is not seen. What is asked of losses stands in losses.py.
 import re
 from pathlib import Path
 
+from files.input_errors import LINES_MIB, read_words
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file, shown
 from gates.lineage import Breaks, Lineage, breaks_of, broken
@@ -75,7 +76,7 @@ def request_breaks(run: Path, documents: list[dict], protocol: Protocol) -> Brea
 
 def served_contexts(run: Path) -> set[int]:
     """Return how many tokens of context our llama-servers gave each request, by their own logs; none without one."""
-    texts = [log.read_text(encoding="utf-8", errors="replace") for log in sorted(run.glob(SERVER_LOGS))]
+    texts = [read_words(log, LINES_MIB) for log in sorted(run.glob(SERVER_LOGS))]
     return {int(count) for text in texts for count in re.findall(r"n_ctx_slot = (\d+)", text)}
 
 

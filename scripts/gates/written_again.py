@@ -14,6 +14,7 @@ from pathlib import Path
 from chats.chat_sequences import MAX_TOKENS
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
+from files.input_errors import read_whole
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from gates.checked import Checked, Outcome
@@ -111,7 +112,7 @@ def f16_breaks(place: Path, again: GgufHeader | None) -> Breaks:
 def tokens_of(lineage: Lineage, tools: LlamaCpp, own: GgufHeader) -> int | None:
     """Return the tokens of the calibration text; None for a llama.cpp that the bindings do not know."""
     try:
-        return count_tokens(tools, own.path, lineage.origin("calibration").read_bytes())
+        return count_tokens(tools, own.path, read_whole(lineage.origin("calibration")))
     except InputError:
         return None
 

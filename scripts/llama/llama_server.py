@@ -138,7 +138,7 @@ class LlamaServer:
         deadline, tried = time.monotonic() + LOAD_TIMEOUT_SECONDS, None
         while not self._loaded(begin):
             if self.process.poll() is not None:
-                raise self._refusal(self.log.read_bytes()[begin:].decode(errors="replace"), self.process.returncode)
+                raise self._refusal(self._said_since(begin).decode(errors="replace"), self.process.returncode)
             if time.monotonic() > deadline:
                 self.stop()
                 raise InputError(self.gguf, f"to be loaded after {LOAD_TIMEOUT_SECONDS} s", "it still loading")
@@ -150,12 +150,18 @@ class LlamaServer:
         assert self.process is not None  # it was started
         held = memory_held(self.process.pid)
         if tried is None:
-            return (time.monotonic(), held) if WEIGHTS_LOADED in self.log.read_bytes()[begin:] else None
+            return (time.monotonic(), held) if WEIGHTS_LOADED in self._said_since(begin) else None
         if time.monotonic() - tried[0] > TEMPLATE_SECONDS or held - tried[1] > TEMPLATE_BYTES:
             self.stop()
             limits = f"{TEMPLATE_SECONDS} s and {TEMPLATE_BYTES >> 30} GiB"
             raise InputError(self.gguf, f"a chat template that llama-server renders within {limits}", "none that ends")
         return tried
+
+    def _said_since(self, begin: int) -> bytes:
+        """Return what the log holds from a byte on: what stood there before may be of any size."""
+        with open(self.log, "rb") as log:
+            log.seek(begin)
+            return log.read()
 
     def _refusal(self, log_text: str, code: int) -> InputError:
         """Return the error of a server that ended before it served."""
@@ -167,7 +173,7 @@ class LlamaServer:
 
     def _loaded(self, begin: int) -> bool:
         # The port is read from our own server's log: whoever else listens somewhere is never taken for it.
-        match = re.search(rb"listening on (http://127\.0\.0\.1:\d+)", self.log.read_bytes()[begin:])
+        match = re.search(rb"listening on (http://127\.0\.0\.1:\d+)", self._said_since(begin))
         if not match or not self.alive:
             return False
         self.url = match[1].decode()
@@ -192,7 +198,7 @@ class LlamaServer:
     def _end_when_stopping(self, answered: threading.Event) -> None:
         """End the process when it says that it stops; come back once there is an answer."""
         while not answered.wait(WATCH_SECONDS):
-            if self.process is not None and STOPPING in self.log.read_bytes()[self.began :]:
+            if self.process is not None and STOPPING in self._said_since(self.began):
                 self.process.kill()
                 return
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from files.safe_files import InputError, file_state, sha256_file
+from files.safe_files import COPY_BYTES, InputError, file_state, sha256_file
 from release.manifest import DIGITS, EDITED, MANIFEST
 
 import httpx2
@@ -105,7 +105,9 @@ def one_line(repo: str) -> Iterator[None]:
 def blob_sha1(path: Path) -> str:
     """Return git's name of a file's content, by which the Hub lists small files."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
-    digest.update(path.read_bytes())
+    with open(path, "rb") as file:
+        for part in iter(lambda: file.read(COPY_BYTES), b""):
+            digest.update(part)
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ from chats.questions import held_texts, letters_of, read_rows
 from checkpoints.licence import DIGEST, Licence, recorded_licence
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.fetched_files import fetched_from
+from files.input_errors import read_words
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
@@ -76,7 +77,7 @@ def calibration_facts(record: Path, text: Path | None, questions: list[Path]) ->
     if (digest := sha256_file(text)) != known["calibration_sha256"]:
         expected = f"the text of the imatrix, sha256 {known['calibration_sha256'][:12]}"
         raise InputError(text, expected, digest[:12], "run `make imatrix REPLACE=imatrix`")
-    return facts | {"held": held_questions(text.read_text(encoding="utf-8", errors="replace"), questions)}
+    return facts | {"held": held_questions(read_words(text), questions)}
 
 
 def frozen_of_tasks(sources: dict[str, dict[str, Path]]) -> dict[str, list[dict]]:
@@ -89,7 +90,7 @@ def facts_of_tasks(sources: dict[str, dict[str, Path]], digests: dict[str, dict[
     """Return what is known of the questions of further tasks; digests: sha256 of the files of each, by name."""
     asked, held, path = frozen_of_tasks(sources), {}, sources["origins"].get("calibration")
     if path and by_imatrix(sources):
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_words(path)
         held = {name: sum(held_texts(list(map(question_of, those)), text)) for name, those in asked.items()}
     repeated = {name: len(those) - len({*map(words_of_document, those)}) for name, those in asked.items()}
     known = {"tasks": digests, "benchmarks": benchmarks(sources), "held": held}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from files.input_errors import RECORD_MIB, read_whole
 from files.safe_files import InputError
 from ggufs.gguf_header import ARRAY, array_values, read_header
 
@@ -68,7 +69,7 @@ def json_texts(value: object) -> Iterator[str]:
 
 def file_texts(path: Path) -> list[str]:
     """Return the texts of a file: its bytes as text, and what an escape or a compression hides from that."""
-    data = path.read_bytes()
+    data = read_whole(path)
     texts = [data.decode("utf-8", "replace")]
     if data.startswith(PNG):
         return texts + picture_texts(data)
@@ -91,7 +92,7 @@ def texts_of(path: Path, name: str) -> Iterator[Published]:
     elif path.suffix == ".safetensors":
         with open(path, "rb") as file:
             length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
-            if length > size - 8:
+            if length > min(size - 8, RECORD_MIB << 20):
                 raise InputError(path, "a whole safetensors file", f"a header of {length} bytes in one of {size}")
             yield Published(f"{name}, its header", file.read(length).decode("utf-8", "replace"))
     else:

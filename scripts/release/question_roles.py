@@ -16,6 +16,7 @@ from chats.texts_again import calibration_chats, joined_chats
 from choice.drop_map import question_ids_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from choice.expert_stats import analysed_ids, stats_metadata
+from files.input_errors import read_whole, read_words
 from files.json_records import read_record
 from files.safe_files import sha256_file
 from findings.findings_record import FINDINGS_NAME
@@ -119,7 +120,7 @@ def quality_chats(sources: Sources, method: dict, questions: Path) -> list[Quest
     if QUALITY_NAME not in copies or "calibration" not in sources["origins"]:
         return []
     quality = read_record(copies[QUALITY_NAME], Quality)
-    text = sources["origins"]["calibration"].read_text(encoding="utf-8", errors="replace")
+    text = read_words(sources["origins"]["calibration"])
     all_of_it = load_questions(questions, QUESTION_SEED)
     chats = unseen_questions(all_of_it, text, set(method.get("question_ids") or []))[: quality["chats"]]
     return chats if question_set_digest(chats) == quality["inputs"]["questions_sha256"] else []
@@ -132,7 +133,7 @@ def is_text(sources: Sources, questions: Path) -> bool:
         return False
     tokenizer = load_tokenizer(sources["copies"][METADATA_NAME].parent)
     again = joined_chats(calibration_chats(tokenizer, load_questions(questions, QUESTION_SEED)))
-    return text.read_bytes() == again.encode()
+    return read_whole(text) == again.encode()
 
 
 def is_of_findings(sources: Sources, questions: Path) -> bool:

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from files.input_errors import LINES_MIB, check_bounded, read_whole
 from files.json_records import parse_json
-from files.safe_files import LINES_MIB, InputError, check_bounded
+from files.safe_files import InputError
 from files.sealed_lines import seal_line
 from scoring.answer_classes import CLASSES, class_of_failure
 
@@ -93,7 +94,7 @@ def read_answers(path: Path) -> dict[str, Answer]:
 
 def cut_half_line(path: Path) -> None:
     """Cut a last line that is not whole off the record: the next answer would be appended to it."""
-    content = path.read_bytes() if path.exists() else b""
+    content = read_whole(path, LINES_MIB) if path.exists() else b""
     if (whole := content.rfind(b"\n") + 1) < len(content):
         os.truncate(path, whole)
 

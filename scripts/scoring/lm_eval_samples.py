@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from files.input_errors import LINES_MIB, check_bounded
 from files.json_records import Fields, check_fields, parse_json, read_json
-from files.safe_files import LINES_MIB, InputError, check_bounded, reason_of, remove, sha256_file
+from files.safe_files import InputError, reason_of, remove, sha256_file
 from scoring.eval_tasks import EvalTask
 from scoring.followed import followed_digits
 from scoring.run_files import ANOTHER_OUTPUT, LM_EVAL, RUN, SHOTS, TASK_FOLDER

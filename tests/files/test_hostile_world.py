@@ -4,16 +4,27 @@ import errno
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import build_report
+import new_run
+import train_demo_model
+from cards.front_matter import check_front_matter
+from chats.chat_tokenizer import load_tokenizer
+from chats.questions import read_ids
+from checkpoints.small_files import small_files
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import REPO
 from files import json_records, safe_files
+from files.host_locks import UNKNOWN, holder_of
 from files.safe_files import InputError, directory_when_done, partial_directory, partial_file, replace_when_done
+from files.seals import LEDGER, MARKER, Seals, bound_to, read_key
+from release.published_texts import file_texts
 
 import numpy as np
 import pytest
@@ -111,6 +122,29 @@ def test_a_limit_on_file_sizes_and_a_full_device(stats, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("streams", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream(stats, expected, tmp_path, streams):
+    """Its number is that of no file which the command opens, and what is printed goes nowhere."""
+    words = [*COMMAND, "--stats", stats, "--keep", "4", "--protect-top", "2", "--output", tmp_path / "map.json"]
+    line = f"exec {shlex.join(map(str, words))} {streams}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stderr, (tmp_path / "map.json").read_bytes()) == (0, "", expected)
+    done = subprocess.run(["bash", "-c", line.replace(str(stats), "none")], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr[:5] == ("" if "2" in streams else "error")
+
+
+def test_a_limit_on_memory_is_told_in_one_line(stats, tmp_path):
+    def little_memory() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+    with open(tmp_path / "stats.safetensors", "wb") as file:
+        file.write(stats.read_bytes())
+        file.truncate(8 << 30)  # its reader maps all of it
+    assert "memory: expected enough of it" in line_of(
+        choose(tmp_path / "stats.safetensors", tmp_path / "map.json", little_memory)
+    )
+
+
 @pytest.mark.parametrize("place", ["/sys/kernel/map.json", "/proc/map.json", "/dev/null/map.json"])
 def test_a_folder_that_takes_no_files(stats, place):
     assert f"{os.path.dirname(place)}" in line_of(choose(stats, place))
@@ -173,3 +207,41 @@ def test_a_name_that_is_no_text_is_refused(stats, tmp_path):
     assert "udcff.json" in line_of(choose(stats, os.fsdecode(b"\xff.json"), cwd=tmp_path)) and not list(
         tmp_path.iterdir()
     )
+
+
+def sparse(path: Path) -> Path:
+    """A file of 6 GiB that takes no disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.truncate(path, 6 << 30)
+    return path
+
+
+def test_a_text_without_end_is_read_nowhere(tmp_path, monkeypatch):
+    """Also what lies in an output's place, in a build folder, or beside a model's weights."""
+    large = sparse(tmp_path / "build/large.mk")
+    (tmp_path / "build" / MARKER).touch()
+    sparse(tmp_path / "build/run/begun.json")
+    sparse(tmp_path / "other" / LEDGER)
+    (tmp_path / "other" / MARKER).touch()
+    model = sparse(tmp_path / "model/chat_template.jinja").parent
+    (model / "tokenizer.json").write_text("{}")
+    readers = [
+        lambda: new_run.read_settings(large),
+        lambda: build_report.check_not_poorer(large, {}),
+        lambda: read_ids(large),
+        lambda: train_demo_model.check_template(large),
+        lambda: small_files(model),
+        lambda: load_tokenizer(model),
+        lambda: bound_to(tmp_path / "build/run/answers.jsonl"),
+        lambda: Seals(tmp_path / "other"),
+        lambda: check_front_matter(large, "standard"),
+        lambda: file_texts(large),
+    ]
+    for read in readers:
+        with pytest.raises(InputError, match=r"expected at most \d+ MiB to be read as a whole, found 6144 MiB"):
+            read()
+    assert holder_of(large) == UNKNOWN
+    monkeypatch.setenv("SEAL_KEY", str(sparse(tmp_path / "key")))
+    with pytest.raises(InputError, match="key: expected at most 1 MiB"):
+        read_key()

@@ -2,12 +2,13 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import ClassVar
 
-from files.input_errors import PrintableLines
+from files.input_errors import RECORD_MIB, PrintableLines, read_whole, read_words
 from files.json_records import Record, read_record, write_record
-from files.safe_files import RECORD_MIB, InputError
+from files.safe_files import InputError
 
 import pytest
 
@@ -120,6 +121,18 @@ def test_a_file_that_is_read_as_a_whole_has_a_bound(tmp_path):
         file.truncate((RECORD_MIB << 20) + 1)
     with pytest.raises(InputError, match=f"record.json: expected at most {RECORD_MIB} MiB to be read as a whole"):
         read_record(tmp_path / "record.json", Measurement)
+
+
+@pytest.mark.parametrize("read", [read_whole, read_words])
+def test_what_is_read_as_a_whole_is_a_file_within_its_bound(tmp_path, read):
+    with open(tmp_path / "text", "wb") as file:
+        file.truncate((1 << 20) + 1)
+    with pytest.raises(InputError, match="text: expected at most 1 MiB to be read as a whole, found 1 MiB"):
+        read(tmp_path / "text", 1)
+    with pytest.raises(InputError, match="expected a file, found something else"):
+        read(tmp_path)
+    os.truncate(tmp_path / "text", 1 << 20)
+    assert len(read(tmp_path / "text", 1)) == 1 << 20
 
 
 def test_long_values_are_cut(tmp_path):
