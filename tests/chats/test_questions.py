@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import freeze_questions
+from chats import questions
 from chats.questions import held_texts, load_questions, read_rows
 from conftest import REPO
 from files.safe_files import InputError
@@ -111,6 +112,16 @@ def test_prompt_and_target_match_whatever_the_cache_of_datasets_holds(tmp_path):
     assert found == {state: ["198", "0"] for state in ("cold", "warm", "touched", "off")}
 
 
+def test_frozen_questions_that_are_damaged_are_others(few_questions, tmp_path, refusal):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "answers.jsonl").write_text("{}\n")
+    (tmp_path / "task/frozen.jsonl").write_bytes(b"\xff\n")
+    arguments = ["--questions", few_questions, "--output", tmp_path / "task"]
+    refusal(freeze_questions.main, arguments, "expected answers to the questions of")
+    os.truncate(tmp_path / "task/frozen.jsonl", 6 << 30)
+    refusal(freeze_questions.main, arguments, "frozen.jsonl: expected at most 1024 MiB")
+
+
 def test_the_frozen_order_is_kept_by_record_id_and_held_out_questions_keep_it(few_questions, tmp_path, refusal):
     freeze_questions.main(["--questions", str(few_questions), "--output", str(tmp_path / "all")])
     documents = read_frozen(tmp_path / "all")
@@ -156,6 +167,34 @@ def test_a_number_that_is_none_is_refused(few_questions, tmp_path):
     pyarrow.parquet.write_table(table.set_column(column, "Incorrect Answer 1", values), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="texts and numbers in question 1, found a number that is none"):
         load_questions(tmp_path / "a.parquet", 42)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_file_of_too_many_questions_is_refused(few_questions, tmp_path, monkeypatch, suffix):
+    """A file of a few KB can hold millions."""
+    monkeypatch.setattr(questions, "MOST_QUESTIONS", 40)
+    frame, path = pandas.read_csv(few_questions), tmp_path / f"a.{suffix}"
+    write = {
+        "csv": lambda rows: rows.to_csv(path, index=False),
+        "jsonl": lambda rows: rows.to_json(path, orient="records", lines=True),
+        "parquet": lambda rows: rows.to_parquet(path),
+    }[suffix]
+    rows = pandas.concat([frame] * 41, ignore_index=True)
+    write(rows[:40])
+    assert len(read_rows(path)) == 40
+    write(rows[:41])
+    with pytest.raises(InputError, match="expected at most 40 questions, found more"):
+        read_rows(path)
+
+
+def test_a_parquet_file_that_grows_in_memory_is_refused(few_questions, tmp_path, monkeypatch):
+    """One long text in every row is stored once."""
+    monkeypatch.setattr(questions, "LINES_MIB", 8)
+    row = pandas.read_csv(few_questions)[:1].assign(Question="x" * 200_000)
+    pandas.concat([row] * 100).to_parquet(tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
+    with pytest.raises(InputError, match="expected at most 8 MiB of questions"):
+        read_rows(tmp_path / "a.parquet")
 
 
 def test_a_cell_too_many_is_refused(few_questions, tmp_path):
