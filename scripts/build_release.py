@@ -44,6 +44,7 @@ from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import CONTROL, write_record
 from files.option_types import VERSION_FILE, command_parser, named_path, positive
 from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, remove, run, shown
+from files.seals import check_ends
 from findings.findings_record import FINDINGS_NAME
 from gates.compared import build_breaks
 from gates.lineage import Lineage
@@ -205,7 +206,9 @@ def place_copies(args: argparse.Namespace, output: Path) -> None:
         (output / name).parent.mkdir(parents=True, exist_ok=True)
         if path in args.mmproj or path == args.draft:
             link_or_copy(path, output / name)
-        else:  # Copied, since people edit such files; an edit of a link would change the build itself.
+        else:
+            check_ends(path)
+            # Copied, since people edit such files; an edit of a link would change the build itself.
             shutil.copyfile(path, output / name)
     if args.checkpoint:
         for shard in read_evidence(args.metadata, METADATA_NAME)["shards"]:

@@ -36,9 +36,9 @@ from choice.criteria import CRITERIA, PROTECTING, answerable
 from choice.drop_map import check_keep_count, read_map
 from choice.expert_stats import read_stats
 from files.json_records import check_fields, read_json, write_json, write_record
-from files.option_types import command_parser, named_path, positive
+from files.option_types import command_parser, output_file, positive
 from files.run_state import RunState
-from files.safe_files import InputError, remove, replace_when_done, run, sha256_file
+from files.safe_files import InputError, check_apart, remove, replace_when_done, run, sha256_file
 from files.seals import is_kept
 from ggufs.gguf_drop import metadata_beside
 from ggufs.gguf_header import read_header
@@ -303,7 +303,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("inputs and output").add_argument
     add("--gguf", type=Path, required=True, help="F16 GGUF of the full model")
     add("--stats", type=Path, required=True, help="statistics file of the full model")
-    add("--output", type=named_path, required=True, help="Markdown file to write; .json and .png go beside it")
+    add("--output", type=output_file, required=True, help="Markdown file to write; .json and .png go beside it")
     add = parser.add_argument_group("what is compared").add_argument
     add("--keep", type=positive, nargs="+", default=list(DEFAULT_KEEP), help="keep counts")
     add("--seeds", type=positive, default=RANDOM_SEEDS, help="random choices per keep count")
@@ -332,6 +332,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    read = [args.gguf, args.stats, args.questions, *([args.domain_questions] if args.domain_questions else [])]
+    check_apart(read, [args.output.with_suffix(end) for end in (".md", ".json", ".png")])
     questions = load_questions(args.questions, QUESTION_SEED)[: args.limit]
     inputs, named = check_inputs(args, questions), read_domains(args.questions)
     domains = [named[question.record_id] for question in questions]

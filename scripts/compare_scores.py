@@ -13,16 +13,17 @@ scores. Statistics: scoring/paired_statistics.py.
 """
 
 import argparse
+from itertools import chain
 from pathlib import Path
 
 from files.json_records import check_record, read_record, write_record
-from files.option_types import command_parser, named_path
-from files.safe_files import InputError, replace_when_done, run
+from files.option_types import command_parser, output_file
+from files.safe_files import InputError, check_apart, replace_when_done, run
 from quants.quant_record import QuantRecord
 from scoring.comparison import check_group, compare, group_runs
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.score_picture import draw_scores
-from scoring.score_records import Scores, read_summary
+from scoring.score_records import SUMMARY_NAME, Scores, read_summary
 from scoring.score_tables import scores_page
 from scoring.task_tables import task_parts
 
@@ -60,13 +61,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     one = "summaries and quant records of one model; the first --model is the reference"
     source.add_argument("--model", type=Path, nargs="+", action="append", metavar="FILE", help=one)
     group.add_argument(
-        "--output", type=named_path, required=True, help="Markdown file to write; JSON and PNG go beside it"
+        "--output", type=output_file, required=True, help="Markdown file to write; JSON and PNG go beside it"
     )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    read = [path / SUMMARY_NAME if path.is_dir() else path for path in args.runs or chain(*args.model)]
+    check_apart(read, [args.output, args.output.with_suffix(".json"), args.output.with_suffix(".png")])
     if args.runs:
         models = group_runs(args.runs)
         quants: list[list[dict]] = [[] for _ in models]

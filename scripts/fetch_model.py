@@ -24,7 +24,7 @@ from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_metadata import check_full
 from files.json_records import Record, read_record, write_record
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, run, sha256_file
+from files.safe_files import InputError, check_apart, run, sha256_file
 from stages.hub_checks import downloading
 
 from huggingface_hub import snapshot_download
@@ -130,6 +130,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     local = Path(args.model)
+    if args.record and local.is_dir():
+        check_apart([local], [args.record])
     found = fetch(args.model, args.output, check_assistant if args.assistant else check_model_directory)
     if args.record:
         keep_record(args.record, args.model, found, args.replace)

@@ -23,7 +23,7 @@ from choice.drop_map import read_map
 from files.input_errors import LINES_MIB, read_whole
 from files.json_records import write_lines
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, replace_when_done, run
+from files.safe_files import InputError, check_apart, replace_when_done, run
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import MMLU_PRO_SHOTS, EvalTask, base_task, frozen_name, task_of
 from scoring.frozen_questions import documents_of, other_documents
@@ -89,6 +89,8 @@ def check_unanswered(output: Path, content: str, what: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    inputs = [path for path in (args.questions, args.examples, args.held_out_of) if path]
+    check_apart(inputs, [args.output / FROZEN, args.output / SHOTS])
     task, name = task_of(args.task), frozen_name(args.task)
     documents = documents_of(args.questions, task, args.seed)
     if args.held_out_of:

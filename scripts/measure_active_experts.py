@@ -22,7 +22,7 @@ from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from files.json_records import sha256_json, write_record
-from files.option_types import command_parser, named_path, positive
+from files.option_types import command_parser, output_file, positive
 from files.run_state import RunState, results_folder
 from files.safe_files import InputError, check_apart, replace_when_done, require_disk_space, run
 from ggufs.gguf_header import experts_used_key, read_header
@@ -118,7 +118,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--gguf", type=Path, required=True, help="GGUF file with its record")
     add("--counts", type=positive, nargs="+", metavar="N", help="active experts to try (default: own number to 5/8)")
     add("--cache", type=Path, required=True, help="directory that keeps logits and losses")
-    add("--output", type=named_path, required=True, help="Markdown file to write; .json and .png go beside it")
+    add("--output", type=output_file, required=True, help="Markdown file to write; .json and .png go beside it")
     add_chat_arguments(parser)
     add = parser.add_argument_group("answers that are timed").add_argument
     add("--scored", action="store_true", help="answer all questions, and count the right answers")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from files.json_records import write_record
-from files.option_types import command_parser, named_path, positive, whole_number
+from files.option_types import command_parser, output_file, positive, whole_number
 from files.safe_files import InputError, check_apart, replace_when_done, run
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import read_header
@@ -79,7 +79,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--gguf", type=named_file, nargs="+", required=True, metavar="NAME=FILE", help="models that it drafts for")
     add("--questions", type=Path, required=True, help="questions in GPQA's columns")
     add("--limit", type=positive, metavar="N", help="ask the first N questions only")
-    add("--output", type=named_path, required=True, help="Markdown file to write; .json goes beside it")
+    add("--output", type=output_file, required=True, help="Markdown file to write; .json goes beside it")
     add = parser.add_argument_group("how the models run").add_argument
     add("--draft-tokens", type=positive, default=DRAFT_TOKENS, help="tokens drafted in a row")
     add("--max-tokens", type=positive, default=ANSWER_TOKENS, help="most tokens of an answer")

@@ -32,7 +32,7 @@ from choice.criteria import BY_ORDER, CRITERIA, PROTECTING, RANK, answerable, sc
 from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_map, values_by_layer
 from choice.expert_stats import protected, read_stats
 from files.json_records import write_record
-from files.option_types import command_parser, named_path, positive, whole_number
+from files.option_types import command_parser, output_file, positive, whole_number
 from files.safe_files import InputError, check_apart, remove, replace_when_done, run, sha256_file
 from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops, dropped_by
@@ -293,7 +293,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--maps", type=Path, nargs="*", default=[], help="other drop maps of the model, to compare with")
     add("--name", default="the model", help="name of the model in page and picture")
     add("--measured", type=Path, required=True, help="file that keeps what was measured of the model")
-    add("--output", type=named_path, required=True, help="Markdown file to write; .json and .png go beside it")
+    add("--output", type=output_file, required=True, help="Markdown file to write; .json and .png go beside it")
     add = parser.add_argument_group("what is measured").add_argument
     column = f"column with each question's domain (default: {', else '.join(COLUMNS)})"
     add("--domain-column", metavar="NAME", help=column)

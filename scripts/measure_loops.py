@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from files.json_records import write_record
-from files.option_types import command_parser, named_path, positive, whole_number
+from files.option_types import command_parser, output_file, positive, whole_number
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, remove, replace_when_done, run
 from files.sealed_lines import check_kept_lines
@@ -101,7 +101,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--prompts", type=Path, default=PROMPTS, help="frozen prompts (default: data/loop_prompts.json)")
     add("--answers", type=Path, required=True, help="directory that keeps the answers")
     add("--again", action="store_true", help="ask again what is recorded")
-    add("--output", type=named_path, required=True, help="Markdown file to write; .json goes beside it")
+    add("--output", type=output_file, required=True, help="Markdown file to write; .json goes beside it")
     add = parser.add_argument_group("how they are asked").add_argument
     add("--seeds", type=positive, default=3, help="answers to each prompt, each with a seed of its own")
     add("--seed", type=whole_number, default=Protocol.seed, help="the first seed; the others follow it")

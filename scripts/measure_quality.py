@@ -33,7 +33,7 @@ from choice.drop_metadata import read_method
 from files.input_errors import read_words
 from files.json_records import sha256_json, write_record
 from files.known_digests import known_sha256
-from files.option_types import command_parser, named_path
+from files.option_types import command_parser, output_file
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, gib, replace_when_done, require_disk_space, run
 from llama.bindings import bindings_version
@@ -142,7 +142,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--calibration", type=Path, required=True, help="calibration text of the imatrix: its chats are left out")
     add("--chose", type=Path, help="questions that chose, or the drop map (.json) that names them: left out, too")
     add("--cache", type=Path, required=True, help="directory that keeps logits and results")
-    add("--output", type=named_path, required=True, help="Markdown file to write; .json and .png go beside it")
+    add("--output", type=output_file, required=True, help="Markdown file to write; .json and .png go beside it")
     add_chat_arguments(parser)
     add = parser.add_argument_group("what counts").add_argument
     score = (

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from files.json_records import sha256_json, write_record
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, run
+from files.safe_files import InputError, check_apart, run
 from files.seals import Seal, kept_seals
 from scoring.eval_protocol import first_differing_key
 from scoring.score_records import Summary, figures, read_summary, scores_in_words
@@ -70,6 +70,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    check_apart(args.summary, [args.output])
     folds = [read_summary(path) for path in args.summary]
     check_folds(args.summary, folds)
     pooled = pool(args.name, folds)

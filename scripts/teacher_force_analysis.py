@@ -60,7 +60,7 @@ from choice.expert_stats import (
     write_stats,
 )
 from files.option_types import command_parser, fraction, named_path, positive
-from files.safe_files import InputError, require_disk_space, run, sha256_file
+from files.safe_files import InputError, check_apart, require_disk_space, run, sha256_file
 
 import numpy as np
 import torch
@@ -280,6 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     transformers.utils.logging.disable_progress_bar()
     config = read_config(args.model)
     hold_checkpoint(args.model)  # before the first of it is read
+    check_apart([args.model, args.questions], [args.output])
     check_output(args.output)
     tensors = read_checkpoint(args.model)
     questions = load_questions(args.questions, args.seed)[: args.limit]

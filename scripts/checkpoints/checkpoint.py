@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from files.input_errors import check_bounded
 from files.json_records import parse_json, read_json, sha256_json
 from files.safe_files import InputError, sha256_file, shown
 from files.seals import hold
@@ -204,8 +205,13 @@ def read_files(model: Path) -> list[tuple[str, Path]]:
 
 
 def hold_checkpoint(model: Path) -> None:
-    """Hold a checkpoint's files to what they are, before the first is read (files/seals.py)."""
+    """Hold a checkpoint's files to what they are, before the first is read (files/seals.py).
+
+    Raises InputError for one beside the weights that is too large to be what its name says.
+    """
     for _, path in read_files(model):
+        if path.suffix != ".safetensors":
+            check_bounded(path)
         hold(path)
 
 

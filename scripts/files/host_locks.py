@@ -99,6 +99,8 @@ def lock_path(output: Path) -> Path | None:
 
 def holder_of(lock: Path) -> Holder | None:
     """Return who holds a lock, None when nobody does."""
+    if os.path.lexists(lock) and not lock.is_file():  # a pipe would be waited for, and a broken link taken for none
+        return UNKNOWN
     try:
         with open(lock, encoding="utf-8") as file:
             holder = Holder(**json.loads(file.read(HOLDER_CHARACTERS)))

@@ -54,6 +54,13 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
+def output_file(text: str) -> Path:
+    """Parse the path of an output that is a file, others of its name beside it: a folder there is seen before these."""
+    if Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"expected the path of a file, found a directory, {text!r}")
+    return named_path(text)
+
+
 def whole_number(text: str) -> int:
     """Parse a whole number, 0 or more."""
     if not text.isdecimal():

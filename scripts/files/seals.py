@@ -253,6 +253,7 @@ def key_name(key: bytes) -> str:
 
 def _append(root: Path, key: bytes, seal: str, place: str, flush: bool) -> None:
     """Append one seal to the ledger; several processes and hosts may at once."""
+    check_ends(root / LEDGER)
     with open(root / LEDGER, "ab+", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)

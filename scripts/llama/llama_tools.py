@@ -134,13 +134,22 @@ def tools_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe-tools"
 
 
+def built_here(environment: dict[str, str] | None = None) -> Path:
+    """Return where the tools that are built here lie or will lie; raise InputError where their script cannot tell."""
+    script = SCRIPTS / "build_llama_cpp.sh"
+    done = subprocess.run([script, "--where"], capture_output=True, text=True, env=environment, errors="replace")
+    if done.returncode:
+        advice = "set PATH and HOME as a login shell has them, or LLAMA_CPP"
+        raise InputError(script, "a shell in which it runs", last_words(done.stderr), advice)
+    return Path(done.stdout.strip())
+
+
 def find_llama_cpp(explicit: Path | None) -> LlamaCpp:
     """Return the tools directory: explicit, $LLAMA_CPP, or the cache; raise InputError when there is none."""
     if explicit is None and os.environ.get("LLAMA_CPP"):
         explicit = Path(os.environ["LLAMA_CPP"])
     if explicit is None:
-        shown = subprocess.run([SCRIPTS / "build_llama_cpp.sh", "--where"], check=True, capture_output=True, text=True)
-        explicit = Path(shown.stdout.strip())
+        explicit = built_here()
     if not explicit.is_dir():
         raise InputError(explicit, "the llama.cpp tools", "nothing", "run `make setup` or set LLAMA_CPP")
     return LlamaCpp(explicit)

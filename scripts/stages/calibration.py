@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from files.json_records import Record, read_record, write_record
-from files.safe_files import GIB, flush_to_disk
+from files.safe_files import GIB, REASON_CHARACTERS, InputError, flush_to_disk
 from stages.needs import machine_memory
 
 from pydantic import Field
@@ -57,7 +57,10 @@ def seconds_to_start() -> float:
     Not those of the clock: what else runs at this moment will not run all the time.
     """
     before = os.times()
-    subprocess.run([sys.executable, "-c", "import torch, transformers.modeling_utils"], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", "import torch, transformers.modeling_utils"], capture_output=True)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").splitlines() or [f"exit code {done.returncode}"]
+        raise InputError(sys.executable, "a Python that imports torch and transformers", said[-1][:REASON_CHARACTERS])
     after = os.times()
     return after.children_user - before.children_user + after.children_system - before.children_system
 

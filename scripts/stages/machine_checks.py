@@ -10,7 +10,7 @@ from pathlib import Path
 
 from files.safe_files import InputError, existing_parent, gib
 from llama.hardware import listed_devices
-from llama.llama_tools import SCRIPTS, LlamaCpp, find_llama_cpp
+from llama.llama_tools import LlamaCpp, built_here, find_llama_cpp
 from stages.checks import FAIL, OK, WARN, Check, needed
 from stages.needs import bytes_below
 
@@ -58,11 +58,7 @@ def tools_folder(llama_cpp: Path | None, cmake_args: str) -> Path:
     """Return where the llama.cpp tools lie or will lie."""
     if llama_cpp:
         return llama_cpp
-    environment = {**os.environ, "CMAKE_ARGS": cmake_args}
-    shown = subprocess.run(
-        [SCRIPTS / "build_llama_cpp.sh", "--where"], check=True, capture_output=True, text=True, env=environment
-    )
-    return Path(shown.stdout.strip())
+    return built_here({**os.environ, "CMAKE_ARGS": cmake_args})
 
 
 def tools_are_built(folder: Path, given: bool) -> bool:

@@ -62,8 +62,9 @@ def wait_for(lock: Path, target: Path, patience: float, tell: Callable[[str], No
 def sign_of(lock: Path) -> int:
     """Return the time of a lock, 0 when it is gone."""
     try:
-        with open(lock, "rb"):  # an NFS client looks anew only at what is opened
-            return lock.stat().st_mtime_ns
+        if lock.is_file():
+            lock.open("rb").close()  # an NFS client looks anew only at what is opened
+        return lock.lstat().st_mtime_ns
     except FileNotFoundError:
         return 0
 

@@ -1,5 +1,6 @@
 """A command in a world against it: failing calls, no room, read-only folders, odd names, another locale and umask."""
 
+import argparse
 import errno
 import os
 import re
@@ -11,12 +12,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import build_release
 import build_report
+import compare_scores
+import fetch_model
+import freeze_questions
 import new_run
+import pool_heldout
 import train_demo_model
 from cards.front_matter import check_front_matter
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import read_ids
+from checkpoints.checkpoint import hold_checkpoint
 from checkpoints.small_files import small_files
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import REPO
@@ -25,6 +32,7 @@ from files.host_locks import UNKNOWN, holder_of
 from files.safe_files import InputError, directory_when_done, partial_directory, partial_file, replace_when_done
 from files.seals import LEDGER, MARKER, Seals, bound_to, read_key
 from release.published_texts import file_texts
+from stages.turns import sign_of
 
 import numpy as np
 import pytest
@@ -232,6 +240,7 @@ def test_a_text_without_end_is_read_nowhere(tmp_path, monkeypatch):
         lambda: read_ids(large),
         lambda: train_demo_model.check_template(large),
         lambda: small_files(model),
+        lambda: hold_checkpoint(model),
         lambda: load_tokenizer(model),
         lambda: bound_to(tmp_path / "build/run/answers.jsonl"),
         lambda: Seals(tmp_path / "other"),
@@ -245,3 +254,45 @@ def test_a_text_without_end_is_read_nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("SEAL_KEY", str(sparse(tmp_path / "key")))
     with pytest.raises(InputError, match="key: expected at most 1 MiB"):
         read_key()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "broken link"])
+def test_a_lock_and_a_ledger_that_are_no_files(tmp_path, stats, kind):
+    """A pipe would be waited for, a device read, and a broken link taken for no lock, for ever."""
+    for path in (tmp_path / "lock", tmp_path / LEDGER):
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    assert holder_of(tmp_path / "lock") == UNKNOWN
+    assert sign_of(tmp_path / "lock") > 0
+    (tmp_path / MARKER).touch()
+    done = choose(stats, tmp_path / "map.json", env=os.environ | {"SEAL_KEY": str(stats.parent / "key")})
+    if kind == "broken link":
+        assert done.returncode == 0
+    else:
+        assert f"{LEDGER}: expected a file, found a pipe, a device or a socket" in line_of(done)
+        assert not (tmp_path / "map.json").exists()
+
+
+def test_an_output_in_the_place_of_an_input(tmp_path, refusal):
+    """Also one that another output's name leads to: TABLE.md has a record TABLE.json beside it."""
+    summary, questions = tmp_path / "summary.json", tmp_path / "frozen.jsonl"
+    calls = [
+        (compare_scores.main, ["--runs", summary, "--output", tmp_path / "summary.md"]),
+        (compare_scores.main, ["--model", summary, "--model", tmp_path / "b.json", "--output", tmp_path / "b.md"]),
+        (pool_heldout.main, ["--name", "n", "--summary", summary, "--output", summary]),
+        (freeze_questions.main, ["--questions", questions, "--output", tmp_path]),
+        (fetch_model.main, ["--model", tmp_path, "--output", tmp_path.parent / "m", "--record", tmp_path / "a.json"]),
+    ]
+    for main, arguments in calls:
+        refusal(main, arguments, "an output apart from every input")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_is_a_pipe_is_not_copied(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "a.png")
+    monkeypatch.setattr(build_release, "copies_of", lambda _: {"a.png": tmp_path / "a.png"})
+    args = argparse.Namespace(mmproj=[], draft=None, checkpoint=None)
+    with pytest.raises(InputError, match="a.png: expected a file, found a pipe"):
+        build_release.place_copies(args, tmp_path / "release")

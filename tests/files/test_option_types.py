@@ -1,5 +1,6 @@
 """Command lines: what --help and --version of every command print, and how defaults are shown."""
 
+import argparse
 import importlib
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import report_imatrix
 from conftest import REPO
-from files.option_types import command_parser
+from files.option_types import command_parser, output_file
 
 import pytest
 
@@ -146,3 +147,10 @@ def test_an_output_has_a_name(path, capsys):
         report_imatrix.parse_args(["--imatrix", "x", "--output-prefix", path])
     assert ended.value.code == 2
     assert f"--output-prefix: expected a path that ends with a name, found {path!r}" in capsys.readouterr().err
+
+
+def test_an_output_that_has_files_beside_it_is_no_folder(tmp_path):
+    assert output_file(str(tmp_path / "table.md")) == tmp_path / "table.md"
+    for text in (str(tmp_path), ".", "/"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected the path of a file, found a directory"):
+            output_file(text)

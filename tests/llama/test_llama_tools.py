@@ -223,3 +223,11 @@ def test_options_in_the_environment_change_no_result(tmp_path, monkeypatch):
     monkeypatch.setenv("LLAMA_ARG_THREADS", "2")
     shown = run_tool(["env"], cwd=tmp_path, what="test", step="no such step")
     assert "LLAMA_ARG_THREADS=2" in shown and "ROPE_FREQ_BASE" not in shown
+
+
+def test_a_shell_without_a_path_is_told(monkeypatch):
+    """As from a service that sets none."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    with pytest.raises(InputError, match="build_llama_cpp.sh: expected a shell in which it runs, found .*; set PATH"):
+        find_llama_cpp(None)
