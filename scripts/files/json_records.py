@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 # of somebody's own. ESCAPED: as json.dumps writes them; a backslash of a text itself is doubled.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 ESCAPED = re.compile(rf"(?<!\\)(?:\\\\)*\\(?:u00[01]|[bfnrt])|{CONTROL.pattern}")
+MAX_JSON_VALUES = 1 << 24  # 256 MiB of "[]," would be 89 million lists, which take 5 GiB
 MAX_JSON_INTEGER = 1 << 64  # no count, size or offset of ours is larger; 60 digits would overflow a float later
 
 
@@ -48,10 +49,12 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text; raise ValueError where Python would take more than JSON and a file can hold.
 
     That is: NaN and infinite numbers, whole numbers over 64 bits, half of a surrogate pair (no file can be written with
-    one), and a key twice, of which another reader may take the other value. Raises RecursionError on brackets nested
-    thousands deep.
+    one), a key twice, of which another reader may take the other value, and more values than a memory holds. Raises
+    RecursionError on brackets nested thousands deep.
     """
     decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    if sum(map(decoded.count, ",[{")) > MAX_JSON_VALUES:
+        raise ValueError(f"expected at most {MAX_JSON_VALUES} values, found more")
     numbers: dict[str, Any] = {"parse_constant": _finite, "parse_float": _finite, "parse_int": _bounded}
     value = json.loads(decoded, object_pairs_hook=_each_once, **numbers)
     if "\\ud" in decoded.lower():  # only an escape can bring half a pair in; most texts have none and are not walked

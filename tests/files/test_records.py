@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
+from files import json_records
 from files.input_errors import RECORD_MIB, PrintableLines, read_whole, read_words
 from files.json_records import Record, read_record, write_record
 from files.safe_files import InputError
@@ -133,6 +134,13 @@ def test_what_is_read_as_a_whole_is_a_file_within_its_bound(tmp_path, read):
         read(tmp_path)
     os.truncate(tmp_path / "text", 1 << 20)
     assert len(read(tmp_path / "text", 1)) == 1 << 20
+
+
+def test_a_record_of_more_values_than_a_memory_holds_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_records, "MAX_JSON_VALUES", 100)
+    (tmp_path / "record.json").write_text(json.dumps({"version": 2, "tokens": [[]] * 101}))
+    with pytest.raises(InputError, match="expected valid JSON, found expected at most 100 values, found more"):
+        read_record(tmp_path / "record.json", Measurement)
 
 
 def test_long_values_are_cut(tmp_path):
