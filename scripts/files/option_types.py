@@ -31,7 +31,7 @@ def has_shown_default(default: object) -> bool:
     return default is not None and default is not False and default not in ("", [], (), argparse.SUPPRESS)
 
 
-def command_parser(doc: str) -> argparse.ArgumentParser:
+def command_parser(doc: str | None) -> argparse.ArgumentParser:
     """Return the parser of a command. The command adds its groups of options.
 
     What is written from here on is sealed as this command's (files/seals.py).
@@ -40,7 +40,7 @@ def command_parser(doc: str) -> argparse.ArgumentParser:
     the project's version.
     """
     set_command(sys._getframe(1).f_globals.get("__file__", ""))  # the caller: also where pytest calls its main
-    first, _, rest = doc.partition("\n")
+    first, _, rest = (doc or "").partition("\n")  # python -OO leaves none
     parser = argparse.ArgumentParser(description=first, epilog=rest.strip(), formatter_class=HelpFormatter)
     version = VERSION_FILE.read_text().strip()
     parser.add_argument("--version", action="version", version=version, help="print the project's version and exit")

@@ -145,8 +145,8 @@ def key_path() -> Path:
     """Return where the key lies."""
     if given := os.environ.get("SEAL_KEY"):
         return Path(given).expanduser()
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(state) / "moe-tools/seal.key"
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))  # a relative one counts as none, by its specification
+    return (state if state.is_absolute() else Path.home() / ".local/state") / "moe-tools/seal.key"
 
 
 def read_key() -> bytes:

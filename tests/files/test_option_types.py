@@ -154,3 +154,8 @@ def test_an_output_that_has_files_beside_it_is_no_folder(tmp_path):
     for text in (str(tmp_path), ".", "/"):
         with pytest.raises(argparse.ArgumentTypeError, match="expected the path of a file, found a directory"):
             output_file(text)
+
+
+def test_a_command_runs_without_docstrings():
+    done = subprocess.run([sys.executable, "-OO", REPO / "scripts/report_imatrix.py", "--version"], capture_output=True)
+    assert (done.returncode, done.stdout.decode().strip(), done.stderr) == (0, VERSION, b"")

@@ -22,6 +22,7 @@ from files.seals import (
     check_kept,
     is_kept,
     key_name,
+    key_path,
     read_key,
     running_command,
     set_command,
@@ -224,3 +225,11 @@ def test_a_key_that_is_none_is_refused(build, monkeypatch, damage):
     monkeypatch.setenv("SEAL_KEY", str(key))
     with pytest.raises(InputError, match=str(key)):
         read_key()
+
+
+@pytest.mark.parametrize("state, place", [("/a", "/a"), ("rel", "/home/x/.local/state"), ("", "/home/x/.local/state")])
+def test_a_key_lies_in_no_folder_below_the_working_directory(monkeypatch, state, place):
+    monkeypatch.delenv("SEAL_KEY", raising=False)
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.setenv("XDG_STATE_HOME", state)
+    assert key_path() == Path(place) / "moe-tools/seal.key"
