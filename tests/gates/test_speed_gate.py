@@ -29,7 +29,7 @@ from gates.speed_gate import (
     speed_gate,
     speed_gates,
 )
-from pruned_models import NAME
+from pruned_models import NAME, copy_of_quants
 from release.sources import read_evidence
 from release_copies import checked
 from release_inputs import build, release_arguments
@@ -45,8 +45,10 @@ ASKED = ["--questions", DEMO / "eval_questions.csv", "--rounds", 1]
 def measured(pruned_demo, tmp_path_factory) -> Path:
     """A folder with the draft model of the pruned demo, draft.json, and active-experts.json and .png."""
     folder = tmp_path_factory.mktemp("speed")
-    model = pruned_demo / f"{NAME}-Q8_0.gguf"
-    built = ["--model", DEMO / "assistant", "--target", pruned_demo / "F16.gguf", "--name", NAME]
+    # Copies: a release that another worker builds meanwhile links the shared files, and a touch ends a measurement.
+    copies = copy_of_quants(pruned_demo, tmp_path_factory.mktemp("measured"), "Q8_0")
+    model = copies / f"{NAME}-Q8_0.gguf"
+    built = ["--model", DEMO / "assistant", "--target", copies / "F16.gguf", "--name", NAME]
     call(build_draft.main, *built, "--output", folder / DRAFT)
     draft = ["--draft", folder / DRAFT, "--gguf", f"{NAME}={model}", "--limit", 2, "--output", folder / "draft.md"]
     call(measure_draft.main, *draft, *ASKED)
