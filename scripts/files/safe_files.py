@@ -24,22 +24,10 @@ from functools import cache
 from pathlib import Path
 from typing import TextIO, cast
 
+from files.command_start import INTERRUPTIBLE, collect_garbage_again
 from files.input_errors import InputError, PrintableLines, printable
 from files.modes import remove_modes
 from files.seals import file_state, seal_file, sha256_file
-
-
-def ours_to_interrupt() -> bool:
-    """Tell whether this process is one of our commands with Python's own handler of Ctrl-C; pytest keeps its own."""
-    started = getattr(sys.modules["__main__"], "__file__", None)
-    ours = started and Path(started).resolve().is_relative_to(Path(__file__).resolve().parents[1])
-    return bool(ours) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-# While a command imports (seconds, with torch) nothing is open that needs tidying up. Ctrl-C then ends it at once: an
-# exception in the midst of an import would print a stack. `run` turns it into KeyboardInterrupt again.
-if INTERRUPTIBLE := ours_to_interrupt():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # Here, because every command comes by here before it imports any package of others.
 remove_modes(os.environ)
@@ -119,6 +107,7 @@ def open_streams() -> None:
 def run(main: Callable[[], None]) -> None:
     """Call `main`; print an InputError, a full disk or an unusable path as one line and exit with code 1."""
     rank = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""  # set by torchrun
+    collect_garbage_again()
     try:
         if INTERRUPTIBLE:
             signal.signal(signal.SIGINT, signal.default_int_handler)

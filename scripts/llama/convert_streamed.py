@@ -11,12 +11,16 @@ transpositions, stacks), the order of the two steps does not matter: values are 
 piece by piece. float32 holds every bf16, so both ways round once. Any other tensor is made as the converter makes it.
 """
 
+import gc
 import hashlib
 import queue
 import sys
 import threading
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    gc.disable()  # until all is imported, see files/command_start.py
 
 import numpy as np
 import torch

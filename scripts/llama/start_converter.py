@@ -6,6 +6,7 @@ Output:  the GGUF file that it writes.
 Use:     scripts/llama/start_converter.py CONVERTER MODEL --mmproj --outfile FILE.gguf --outtype f16
 """
 
+import importlib
 import runpy
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ def start_converter(write_tensors: Callable | None = None) -> None:
     converter = Path(sys.argv[1])
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # last: no room takes the place of a library
     from chats.without_torch import hide_torch
+    from files.command_start import collect_garbage_again
     from llama.vouched_header import keep_vouched
 
     hide_torch()  # of the three seconds until the converter begins, one went into parts of transformers that run models
@@ -24,6 +26,8 @@ def start_converter(write_tensors: Callable | None = None) -> None:
     from gguf import GGUFWriter
     from gguf.metadata import Metadata
 
+    importlib.import_module("torch")  # the converter's first import
+    collect_garbage_again()
     keep_vouched(Metadata)
     if write_tensors:
         # The converter's own class is changed: it makes its writer itself, and has no option to write otherwise.

@@ -22,7 +22,6 @@ def make_repeatable() -> None:
 
 def leave_torch_out() -> None:
     """Keep lm-eval from importing torch, which takes most of its start: the model runs in a server of its own."""
-    sys.path.append(str(Path(__file__).parents[1]))  # last: lm-eval's own modules are found first
     from chats.without_torch import spare_torch
 
     from lm_eval import utils
@@ -32,6 +31,9 @@ def leave_torch_out() -> None:
 
 
 def main() -> None:
+    sys.path.append(str(Path(__file__).parents[1]))  # last: lm-eval's own modules are found first
+    from files.command_start import collect_garbage_again
+
     if "ifeval_frozen" in sys.argv:
         make_repeatable()
     leave_torch_out()
@@ -41,6 +43,7 @@ def main() -> None:
     # It would read the 14,000 files of its own tasks first, which takes longer than all the rest of a short run. Its
     # command line has no option for that, only its class.
     tasks.TaskManager = functools.partial(tasks.TaskManager, include_defaults=False)
+    collect_garbage_again()
     cli_evaluate()
 
 

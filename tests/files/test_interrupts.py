@@ -1,12 +1,14 @@
-"""Ctrl-C in the first moments of a command: no stack is shown, and other programs keep their own handler."""
+"""The first moments of a command: Ctrl-C shows no stack, nothing looks for garbage. Other programs go on as ever."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 
 from conftest import REPO
-from files.safe_files import INTERRUPTIBLE
+from files import command_start
+from files.command_start import INTERRUPTIBLE, collect_garbage_again
 
 import pytest
 
@@ -62,3 +64,15 @@ def test_within_a_command_it_is_an_exception_that_tidies_up(tmp_path):
 def test_only_commands_of_ours_take_the_handler():
     assert not INTERRUPTIBLE  # pytest has its own way with Ctrl-C
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL
+
+
+def test_what_a_command_imports_is_not_looked_through_for_garbage(slow_import, tmp_path, monkeypatch):
+    (tmp_path / "numpy/__init__.py").write_text("import gc; raise SystemExit(f'collects: {gc.isenabled()}')")
+    command = [sys.executable, REPO / "scripts/plot_expert_stats.py", "--help"]
+    assert subprocess.run(command, env=slow_import, capture_output=True, text=True).stderr == "collects: False\n"
+    assert gc.isenabled()  # pytest is no command of ours
+    monkeypatch.setattr(command_start, "IS_COMMAND", True)
+    gc.disable()
+    collect_garbage_again()
+    assert gc.isenabled() and gc.get_freeze_count() > 0
+    gc.unfreeze()
