@@ -17,6 +17,7 @@ sys.path.insert(0, str(REPO / "scripts"))
 os.environ.setdefault("SEAL_KEY", f"{tempfile.gettempdir()}/seals-of-tests-{os.getuid()}/seal.key")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 gc.disable()  # until all test files are imported, see files/command_start.py
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of these sizes gain nothing by more, and the workers share them
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy waiting starves other jobs on the same processors
 
 from files.safe_files import InputError  # noqa: E402
@@ -61,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Skip the tests of the browser where there is none. Asked only here, as most tests need no download."""
-    gc.freeze()
+    gc.freeze()  # what was imported stays
     gc.enable()
     users = [item for item in session.items if "browser" in getattr(item, "fixturenames", ())]
     if users and not session.config.option.collectonly and (reason := why_no_browser(session.config)):
