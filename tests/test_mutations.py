@@ -43,7 +43,8 @@ def test_mutated_inputs_are_refused_in_one_line_or_harmless(workshop):
 
 
 TAKE_ARGUMENTS = """
-import importlib
+import gc, importlib
+gc.disable()  # see files/command_start.py
 from mutations.table import COMMANDS
 for command in COMMANDS:
     importlib.import_module(command.name).parse_args(command.arguments.split())
