@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint: it comes without torch, and is the same."""
+"""The tokenizer of a checkpoint: it comes without torch and reads no file twice, and is the same."""
 
 import json
 import shutil
@@ -17,11 +17,15 @@ import torch  # noqa: F401 (here it is loaded)
 TEXT = "Ein Satz, é \U0001f600 <b>| and 12.5 % of it"
 ALONE = """
 import json, sys
+reads = []
+sys.addaudithook(lambda event, args: reads.append(str(args[0])) if event == "os.scandir" else None)
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from chats.chat_tokenizer import load_tokenizer
 tokenizer = load_tokenizer(Path(sys.argv[2]))
-print(json.dumps([type(tokenizer).__name__, tokenizer(sys.argv[3])["input_ids"], "torch" in sys.modules]))
+found = [type(tokenizer).__name__, tokenizer(sys.argv[3])["input_ids"], "torch" in sys.modules]
+import transformers
+print(json.dumps([*found, reads.count(str(Path(transformers.__file__).with_name("models") / "llama"))]))
 """
 
 
@@ -29,7 +33,7 @@ def test_a_tokenizer_alone_brings_no_torch_and_has_the_same_ids(demo_model: Path
     command = [sys.executable, "-c", ALONE, REPO / "scripts", demo_model, TEXT]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     tokenizer = load_tokenizer(demo_model)
-    assert json.loads(done.stdout) == [type(tokenizer).__name__, tokenizer(TEXT)["input_ids"], False]
+    assert json.loads(done.stdout) == [type(tokenizer).__name__, tokenizer(TEXT)["input_ids"], False, 1]
 
 
 @pytest.mark.parametrize(
