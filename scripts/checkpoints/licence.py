@@ -15,8 +15,6 @@ from files.json_records import read_json
 from files.safe_files import InputError, sha256_file
 
 import yaml
-from huggingface_hub import ModelCard
-from huggingface_hub.utils import logging
 
 CONFIG = "config.json"
 IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
@@ -24,7 +22,6 @@ OTHER, UNKNOWN = "other", "unknown"
 # Both go onto a card that is published under somebody else's name, as code: no markup, and too short for a sentence.
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.,()-]| (?=\S)){0,39}")
 LINK = re.compile(r"(?=.{1,200}\Z)https?://[\w.-]+(?:/[\w./~%-]*)?(?:\?[\w./~%=&+:,-]*)?(?:#[\w-]+)?", re.ASCII)
-logging.set_verbosity_error()  # a card without front matter is no fault, and an error of ours is one line
 TO_SAY = "look up what the base model's card says, and give it as LICENSE, such as LICENSE=apache-2.0"
 DIGEST = "card_sha256"  # in expert_drop_metadata.json
 DROP_OR_SAY = "put that one back, drop again (`make drop REPLACE=choice`), or give the licence as LICENSE"
@@ -76,6 +73,11 @@ def front_matter_of(card: Path) -> dict | None:
     if not card.is_file():
         return {}
     check_bounded(card, RECORD_MIB)
+    # Here: importing them takes as long as all the rest of a command that reads no card.
+    from huggingface_hub import ModelCard
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # a card without front matter is no fault, and an error of ours is one line
     try:
         # An editor's mark of UTF-8 stands before the dashes, and would hide them.
         return ModelCard(card.read_text(encoding="utf-8-sig"), ignore_metadata_errors=True).data.to_dict()
