@@ -49,9 +49,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 # The files that take longest, the longest first. Two workers share the files: a long one that is begun last would keep
 # one of them waiting.
 LONG_FILES = [
-    *("test_make_release", "test_docs", "test_interrupted_analysis", "test_padded_quants", "test_eval_faults"),
-    *("test_convert_to_gguf", "test_mutations", "test_mmproj", "test_compare_criteria", "test_gguf_drop"),
-    *("test_measure_quality", "test_draft", "test_eval_gpqa"),
+    *("test_make_release", "test_docs", "test_interrupted_analysis", "test_mutations", "test_padded_quants"),
+    *("test_eval_faults", "test_plan_quants", "test_target_sizes", "test_convert_streamed", "test_makefile"),
+    *("test_compare_criteria", "test_convert_to_gguf", "test_gguf_drop", "test_eval_gpqa", "test_mmproj"),
+    *("test_eval_tasks", "test_quantize_gguf", "test_draft", "test_check_release", "test_sight", "test_page_tables"),
+    *("test_measure_findings", "test_plot_expert_stats", "test_measure_quality", "test_install_browser"),
 ]
 
 
