@@ -276,7 +276,7 @@ def score_limits(release: Release) -> list[str]:
 def seen_in_other_ways(release: Release) -> list[str]:
     """Return which scored or measured questions, of further tasks too, the types of files or the imatrix have seen."""
     inputs, found = release.inputs, []
-    ranked = {*inputs.get("ranked", [])} - {*question_ids_of(release.metadata["method"])}
+    chose, ranked = {*question_ids_of(release.metadata["method"])}, {*inputs.get("ranked", [])}
     ways = {"CD files follow from statistics over": ranked}
     ways["AUTO files were chosen by losses on chats of"] = {*inputs.get("estimated", [])}
     asked = {"scored questions": release.scores["question_ids"]} if release.scores else {}
@@ -286,7 +286,8 @@ def seen_in_other_ways(release: Release) -> list[str]:
     asked["questions that losses were measured on"] = inputs.get("measured", [])
     for what, ids in asked.items():
         for how, seen in ways.items():
-            if both := len(seen & {*ids}):
+            # Of those that chose the label of the score speaks.
+            if (both := len(seen & {*ids})) and (seen is not ranked or (seen - chose) & {*ids}):
                 found.append(f"The types of {how} {both} of the {len(ids)} {what}: such a file has seen these.")
     for name, count in (inputs.get("held") or {}).items():
         if count:

@@ -10,7 +10,7 @@ from cards.card_sections import IMATRIX_PICTURE
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from gates.lineage import Breaks, Lineage, breaks_of, lineage_breaks
-from gates.seen_questions import renamed_breaks
+from gates.seen_questions import seen_breaks
 from ggufs.imatrix import ImatrixRecord
 from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality
@@ -162,5 +162,5 @@ def compared_breaks(lineage: Lineage) -> Breaks:
 
 def build_breaks(lineage: Lineage) -> Breaks:
     """Return what is wrong with the build of a release: its chain, its questions, and the files that it compares."""
-    renamed = renamed_breaks(lineage.sources["questions"].values(), seen_ids(lineage.sources))
+    renamed = seen_breaks(lineage.sources["questions"].values(), seen_ids(lineage.sources))
     return lineage_breaks(lineage) + renamed + compared_breaks(lineage)

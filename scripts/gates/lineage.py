@@ -334,11 +334,24 @@ def source_breaks(lineage: Lineage) -> Breaks:
     return found
 
 
+def imatrix_model_breaks(lineage: Lineage) -> Breaks:
+    """Each imatrix is of its own model, whether a published file has it or only one that was measured."""
+    models = {"imatrix": lineage.f16_sha256}
+    if "full imatrix" in lineage.sources["origins"]:
+        models["full imatrix"] = lineage.full["sha256"]
+    found: Breaks = []
+    for name, sha256 in models.items():
+        if place := lineage.sources["origins"].get(name):
+            model = read_record(place, ImatrixRecord)["model_sha256"]
+            found += breaks_of(place, [("an imatrix of the F16 file", sha256, model)])
+    return found
+
+
 def quant_breaks(lineage: Lineage) -> Breaks:
     """Every quant was made from that F16 file and its imatrix, by one build of llama.cpp, and has the kept experts."""
     metadata, f16_sha256 = read_metadata(lineage.metadata_path), lineage.f16_sha256
     imatrix: dict = {}
-    found: Breaks = []
+    found = imatrix_model_breaks(lineage)
     pairs: list[tuple[str, object, object]]
     if any(record["imatrix_sha256"] for record in lineage.records.values()):
         place = lineage.origin("imatrix")
@@ -346,7 +359,6 @@ def quant_breaks(lineage: Lineage) -> Breaks:
         measured = sha256_file(file) if file.is_file() else "no file"
         text = lineage.origin("calibration")
         pairs = [
-            ("an imatrix of the F16 file", f16_sha256, imatrix["model_sha256"]),
             (f"{file.name} with sha256", imatrix["sha256"], measured),
             (f"the text {text.name} with sha256", sha256_file(text), imatrix["calibration_sha256"]),
             ("a text named", text.name, imatrix["calibration"]),

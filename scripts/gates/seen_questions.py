@@ -1,44 +1,69 @@
-"""Questions that experts or types were chosen by, under another Record ID, or another question under theirs.
+"""Questions that experts or types were chosen by: under another Record ID, or in the reasoning of another question.
 
-The labels of a card go by Record IDs: in-sample, held out, seen by the types of a file.
+The labels of a card go by Record IDs: in-sample, held out, seen by the types of a file, held by the calibration text.
 """
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, Question, load_questions
+from chats.questions import QUESTION_SEED, Question, held_texts, load_questions
 from files.safe_files import InputError
 
+Rows = list[tuple[Path, Question]]  # the questions of several files
 ONE_ID = "give it that id, so that its score counts as in-sample; then run `make eval` and `make quality` again"
 OWN_ID = "give it an id of its own, by which it does not count as the other one; then run `make eval` again"
+NO_REASONING = "take it out of the reasoning and analyse again (REPLACE=statistics)"
 
 
-def renamed_breaks(files: Iterable[Path], seen: Sequence[set[str]]) -> list[InputError]:
-    """No question that was seen has another id elsewhere, by which it has another label, and no other one has its id.
+def seen_breaks(files: Iterable[Path], seen: Sequence[set[str]]) -> list[InputError]:
+    """Each Record ID is one question, and none that was seen looks unseen.
 
-    files: the question files of a release, in GPQA's columns; seen: the Record IDs of the questions by what saw them.
+    files: the question files of a release, in GPQA's columns; seen: the Record IDs of the questions that chose the
+    experts, and by what else saw them.
     """
-    if not any(seen):
-        return []
-    questions = [(path, one) for path in files for one in load_questions(path, QUESTION_SEED)]
-    of_any: set[str] = set().union(*seen)
+    rows = [(path, one) for path in files for one in load_questions(path, QUESTION_SEED)]
+    return id_breaks(rows) or renamed_breaks(rows, seen) + reasoning_breaks(rows, seen)
+
+
+def id_breaks(rows: Rows) -> list[InputError]:
+    """No Record ID is that of two questions: files that number theirs would share labels."""
+    first: dict[str, tuple[Path, str]] = {}
+    found = []
+    for path, one in rows:
+        other, words = first.setdefault(one.record_id, (path, one.words_digest))
+        if words != one.words_digest:
+            expected = f"under the id {one.record_id} the question that it has in {other.name}"
+            found.append(InputError(path, expected, "another one", OWN_ID))
+    return found
+
+
+def renamed_breaks(rows: Rows, seen: Sequence[set[str]]) -> list[InputError]:
+    """No question that was seen has another id elsewhere, by which it has another label."""
     ids: dict[str, str] = {}  # of what was seen, by the words
-    first: dict[str, tuple[Path, Question]] = {}  # of each id that was seen
-    for path, one in questions:
-        if one.record_id in of_any:
+    for _, one in rows:
+        if any(one.record_id in of_one for of_one in seen):
             ids.setdefault(one.words_digest, one.record_id)
-            first.setdefault(one.record_id, (path, one))
 
     def seen_by(record_id: str) -> list[bool]:
         return [record_id in of_one for of_one in seen]
 
     found = []
-    for path, one in questions:
+    for path, one in rows:
         record_id = ids.get(one.words_digest, one.record_id)
         if seen_by(record_id) != seen_by(one.record_id):
             expected = f"the id {record_id} of a question that experts or types were chosen by"
             found.append(InputError(path, expected, f"it again as {one.record_id}", ONE_ID))
-        elif one.record_id in first and one.words_digest != first[one.record_id][1].words_digest:
-            expected = f"under the id {one.record_id}, which chose experts or types, the question that it has in"
-            found.append(InputError(path, f"{expected} {first[one.record_id][0].name}", "another one", OWN_ID))
     return found
+
+
+def reasoning_breaks(rows: Rows, seen: Sequence[set[str]]) -> list[InputError]:
+    """No question that was not seen stands in the reasoning of one that was: the model has read it there."""
+    of_any: set[str] = set().union(*seen)
+    read = "\n".join({one.explanation for _, one in rows if one.record_id in of_any})
+    others = {one.record_id: (path, one) for path, one in rows if one.record_id not in of_any}
+    held = held_texts([one.text for _, one in others.values()], read) if read else []
+    return [
+        InputError(path, "a question that stands in no reasoning of those that were seen", one.record_id, NO_REASONING)
+        for (path, one), is_held in zip(others.values(), held)
+        if is_held
+    ]

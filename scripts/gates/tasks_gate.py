@@ -12,7 +12,7 @@ from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage
 from gates.made_again import known_quants, made_again
 from gates.scored import answered_breaks
-from gates.seen_questions import renamed_breaks
+from gates.seen_questions import seen_breaks
 from release.manifest import DIGITS
 from release.question_roles import asked_by_any, seen_ids
 from release.task_files import task_copies, task_sources
@@ -50,7 +50,7 @@ def part_breaks(lineage: Lineage, name: str, own: dict[str, list[Path]], task: s
         if len(own[kind]) > 1:
             return [InputError(own[kind][1], f"one file of {kind} of {name}", f"{len(own[kind])}", EVALUATE)]
     files = [*lineage.sources["questions"].values(), *own["questions"]] if task_of(task).is_gpqa else []
-    return renamed_breaks(files, seen_ids(lineage.sources))
+    return seen_breaks(files, seen_ids(lineage.sources))
 
 
 def one_task_breaks(lineage: Lineage, name: str, path: Path) -> Breaks:

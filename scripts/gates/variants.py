@@ -13,7 +13,7 @@ from choice.expert_stats import analysed_ids
 from files.safe_files import InputError, sha256_file
 from files.written_by import NotProvenError
 from gates.lineage import Breaks, Lineage, choice_breaks, map_breaks
-from gates.seen_questions import renamed_breaks
+from gates.seen_questions import seen_breaks
 from scoring.proven_choice import STATISTICS_ENDINGS, proven_choice
 
 GIVE = "give its metadata, drop map, statistics and the record of its F16 file by --variants"
@@ -46,5 +46,5 @@ def choice_of_other(lineage: Lineage, summary: dict, path: Path) -> tuple[Path |
     variant = variant_of(lineage, metadata, proofs)
     analysed = analysed_ids(variant.sources["origins"].get("statistics"))
     seen = [{*question_ids_of(read_metadata(metadata)["method"])}, analysed]
-    found = renamed_breaks(variant.sources["questions"].values(), seen)
+    found = seen_breaks(variant.sources["questions"].values(), seen)
     return metadata, map_breaks(variant) + choice_breaks(variant) + found

@@ -1,11 +1,11 @@
 """The question files of a release: the same question elsewhere, and files that had no part in what is published."""
 
-from chats.questions import QUESTION_SEED, load_questions, question_set_digest
+from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from files.json_records import write_record
 from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
 from gates.remade_gates import findings_gate
-from gates.seen_questions import renamed_breaks
+from gates.seen_questions import seen_breaks
 from made_up_evidence import QUESTIONS
 from quants.quant_record import QuantRecord
 from release.make_settings import ESTIMATED
@@ -30,30 +30,53 @@ def test_a_question_of_a_further_task_is_known_under_another_id(build, tmp_path)
     (tmp_path / "main.csv").write_text("".join([header, *(f"other-{line}" for line in others[:3])]))
     chosen = {line.split(",")[0] for line in others[:2]}
     files = [*build.checked.lineage.sources["questions"].values(), tmp_path / "main.csv"]
-    found = renamed_breaks(files, [chosen])
-    assert not renamed_breaks(files, [set(), set()])
+    found = seen_breaks(files, [chosen])
+    assert not seen_breaks(files, [set(), set()])
     assert len(found) == 2 and all("main.csv" in str(error) and "again as other-" in str(error) for error in found)
 
 
-def test_a_question_that_chose_is_known_under_the_id_of_one_that_was_held_out(tmp_path):
-    """Both ids are among those of the statistics; only one of the questions counts as held out."""
-    header, first, second, *_ = QUESTIONS[0].read_text().splitlines(keepends=True)
-    one, two = (line.split(",")[0] for line in (first, second))
-    swapped = tmp_path / "swapped.csv"
-    swapped.write_text(header + first.replace(one, two))
-    (error,) = renamed_breaks([QUESTIONS[0], swapped], [{one}, {one, two}])
-    assert f"swapped.csv: expected the id {one} of a question" in str(error) and f"again as {two}" in str(error)
+def asked(*changes: tuple[str, str]) -> str:
+    """Return a question file of the first demo question, with other letters in its line."""
+    header, first, *_ = QUESTIONS[0].read_text().splitlines(keepends=True)
+    for change in changes:
+        assert change[0] in first
+        first = first.replace(*change)
+    return header + first
 
 
-def test_another_question_under_the_id_of_one_that_chose_is_not_it(tmp_path):
-    """Files that number their questions have the same ids; by ids alone the score would count as in-sample."""
-    header, first, second, *_ = QUESTIONS[0].read_text().splitlines(keepends=True)
-    one, two = (line.split(",")[0] for line in (first, second))
+def first_question() -> Question:
+    return load_questions(QUESTIONS[0], QUESTION_SEED)[0]
+
+
+def test_a_question_has_one_label_under_two_ids(tmp_path):
+    """Both ids can be among those of the statistics; only one of the questions counts as held out."""
+    one = first_question()
+    other = tmp_path / "other.csv"
+    other.write_text(asked((one.record_id, "other")))
+    (error,) = seen_breaks([QUESTIONS[0], other], [{one.record_id}, {one.record_id, "other"}])
+    assert f"other.csv: expected the id {one.record_id} of a question" in str(error) and "again as other" in str(error)
+    assert not seen_breaks([QUESTIONS[0], other], [{one.record_id, "other"}])  # no label tells the two apart
+
+
+def test_an_id_is_one_question(tmp_path):
+    """Files that number their questions have the same ids, and share by these what a card says of them."""
+    one = first_question()
     clash = tmp_path / "clash.csv"
-    clash.write_text(header + first.replace(one, two).replace("?", " indeed?"))
-    (error,) = renamed_breaks([QUESTIONS[0], clash], [{two}])
-    assert f"clash.csv: expected under the id {two}, which chose" in str(error) and QUESTIONS[0].name in str(error)
-    assert not renamed_breaks([QUESTIONS[0], clash], [{"another"}])
+    clash.write_text(asked((one.text, f"Or else {one.text}")))
+    (error,) = seen_breaks([QUESTIONS[0], clash], [set()])
+    assert f"clash.csv: expected under the id {one.record_id} the question that it has in {QUESTIONS[0].name}" in str(
+        error
+    )
+
+
+@pytest.mark.parametrize(("seen", "wrong"), [({"other"}, True), (set(), False)])
+def test_a_question_in_the_reasoning_of_one_that_chose_is_not_held_out(tmp_path, seen, wrong):
+    """The model was teacher-forced through it, right answer and all."""
+    one = first_question()
+    told = tmp_path / "told.csv"
+    told.write_text(asked((one.record_id, "other"), (one.text, "Which?"), (one.explanation, f"Well. {one.text} So.")))
+    found = seen_breaks([QUESTIONS[0], told], [seen])
+    assert [one.record_id in str(error) and "in no reasoning" in str(error) for error in found] == [True] * wrong
 
 
 @pytest.mark.parametrize("kind, files", [("AUTO-0.1", ["calibration_questions.csv"]), ("Q6_K", None)])

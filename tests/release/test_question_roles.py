@@ -155,7 +155,7 @@ def test_what_a_file_has_seen_is_said(pruned_demo):
     }
     seen = {"ranked": [*scored[:2], "t1"], "held": {"gsm8k": 2}, "estimated": ["t2", "t3"]}
     seen |= {"measured": ["t1", "t4"], "repeated": {"gsm8k": 1}}
-    metadata = release.metadata | {"method": release.metadata["method"] | {"question_ids": []}}
+    metadata = release.metadata | {"method": release.metadata["method"] | {"question_ids": scored[:1]}}
     text = limits_section(replace(release, inputs=release.inputs | seen, tasks={"gsm8k": task}, metadata=metadata))
     assert f"statistics over 2 of the {len(scored)} scored questions: such a file has seen these" in text
     assert "statistics over 1 of the 3 questions of gsm8k: such a file has seen these" in text
