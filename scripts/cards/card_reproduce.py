@@ -156,7 +156,9 @@ def calibration_text(release: Release) -> str:
     # What the text is, only its words tell: its name and the settings can be anybody's.
     chose, held = question_ids_of(release.metadata["method"]), release.held_and_scored
     if of_choice := len({*chose} & {*(known.get("held") or [])}):
-        first += f" It holds {of_choice} of the {len(chose)} questions that chose the experts."
+        # The words of all of them are known but of a map that was given.
+        given = criterion_of(release.metadata["method"]) == OWN_MAP
+        first += f" It holds {'at least ' * given}{of_choice} of the {len(chose)} questions that chose the experts."
     if held is None:
         return f"{first} It is not known whether it holds the scored questions." if release.scores else first
     scored = len((release.scores or {})["question_ids"])

@@ -314,6 +314,8 @@ def limits_section(release: Release) -> str:
         by_map = "By the map that was given the" if criterion_of(method) == OWN_MAP else "The"
         other = "" if release.tasks else " What the drop costs on other subjects was not measured."
         lines.append(f"{by_map} experts were chosen on {chose}.{other}")
+        if any(domain["weight"] == 0 for domain in method.get("domains", [])):
+            lines.append("Questions of domains with the weight 0 are counted among those that chose the experts.")
     else:
         lines.append("The drop map does not name the questions that chose the experts.")
     if unmeasured:

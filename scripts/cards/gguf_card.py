@@ -31,6 +31,7 @@ from losses.quality_record import chats_in_words, measured
 from release.make_settings import ESTIMATED
 from release.manifest import CHECKPOINT, DYNAMIC
 from release.order import exceptions
+from scoring.score_tables import IF_THE_MAP_IS_RIGHT
 
 
 def kld_text(release: Release) -> str:
@@ -40,7 +41,7 @@ def kld_text(release: Release) -> str:
         return ""
     tokens = quality["tokens"][quality["score"]]
     given = criterion_of(release.metadata["method"]) == OWN_MAP and quality.get("choice_known", True)
-    proviso = ", if the map that was given is right" * given  # it says itself which questions chose
+    proviso = f", {IF_THE_MAP_IS_RIGHT}" * given
     return (
         "KLD is the mean KL divergence in nats per token, ± one standard error over chats. It was measured on "
         f"{tokens} tokens of {chats_in_words(quality)}{proviso}. "

@@ -7,7 +7,9 @@ SIGNIFICANT_P = 0.05  # as the 95% intervals
 NOT_KNOWN = "**Not known whether in-sample:**"
 # What a map that was given says against itself is taken as it is. What it says for itself, its owner says.
 GIVEN_MAP = "own map"  # OWN_MAP of choice/drop_map.py, beside which a test holds it
-HELD_OUT, HELD_OUT_BY_THE_MAP = "Held out:", "Held out, if the map that was given is right:"
+# A map that was given names its questions by Record IDs, and nothing here knows their words.
+IF_THE_MAP_IS_RIGHT = "if the map that was given is right, and its questions have the Record IDs that they have here"
+HELD_OUT, HELD_OUT_BY_THE_MAP = "Held out:", f"Held out, {IF_THE_MAP_IS_RIGHT}:"
 SCORE_HEADS = ["Raw score", "Strict A-D", "Patched score", "95% interval", "Invalid (right by chance)", "Change"]
 
 

@@ -35,6 +35,7 @@ from release.manifest import read_manifest
 from release.names import has_placeholder
 from release.sources import read_sources
 from release_inputs import build, origins_of, shared_release
+from scoring.score_tables import IF_THE_MAP_IS_RIGHT
 
 import pytest
 
@@ -356,4 +357,4 @@ def test_losses_beside_a_map_that_was_given_are_unseen_only_if_it_is_right(relea
     quality["files"] = [{"sha256": next(iter(release.records.values()))["sha256"]}]
     for own in (method, release.metadata["method"]):
         given = replace(release, metadata=release.metadata | {"method": own}, quality=release.quality or quality)
-        assert ("has seen, if the map that was given is right." in kld_text(given)) == (own is method)
+        assert (f"has seen, {IF_THE_MAP_IS_RIGHT}." in kld_text(given)) == (own is method)

@@ -171,7 +171,9 @@ def test_a_summary_says_what_is_proven_and_else_that_it_is_not_known(folder, tmp
     held = {"in_sample": {"chosen_on": 6, "scored_and_chosen_on": 0}, "seeds": [42]}
     rows = [{**found["proven"], **held, "drop_map": {"criterion": criterion}} for criterion in ("reap", OWN_MAP)]
     labels = [sample_label(row, 128) for row in rows]
-    assert labels[0].startswith("Held out:") and labels[1].startswith("Held out, if the map that was given is right:")
+    assert labels[0].startswith("Held out:") and labels[1].startswith(
+        "Held out, if the map that was given is right, and"
+    )
 
 
 def test_the_choice_of_another_model_is_followed_again_by_the_gates(pruned_demo, folder):
