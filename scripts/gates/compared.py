@@ -18,7 +18,7 @@ from quants.quant_record import COPIED, QuantRecord
 from quants.recipes import target_bytes
 from release.manifest import DIGITS
 from release.names import is_standard
-from release.question_roles import seen_ids
+from release.seen_ids import seen_ids
 from release.task_files import task_copies
 from release.used_quants import by_imatrix, measured_digests
 from scoring.score_records import SCORES_NAME, Scores

@@ -14,7 +14,8 @@ from gates.made_again import known_quants, made_again
 from gates.scored import answered_breaks
 from gates.seen_questions import seen_breaks
 from release.manifest import DIGITS
-from release.question_roles import asked_by_any, seen_ids
+from release.question_roles import asked_by_any
+from release.seen_ids import seen_ids
 from release.task_files import task_copies, task_sources
 from scoring.comparison import compare, group_runs
 from scoring.eval_protocol import DEFAULT_TASK

@@ -25,14 +25,8 @@ from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
 from release.by_hand import by_hand
-from release.question_roles import (
-    estimated_ids,
-    measured_elsewhere,
-    measured_ids,
-    ranked_ids,
-    roles_of,
-    unused_questions,
-)
+from release.question_roles import measured_elsewhere, roles_of, unused_questions
+from release.seen_ids import estimated_ids, measured_ids, ranked_ids
 from release.task_files import task_copies, task_sources
 from release.used_quants import by_imatrix
 from scoring.eval_protocol import DEFAULT_TASK

@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest, read_ids
+from chats.questions import QUESTION_SEED, load_questions, question_set_digest, read_ids
 from chats.texts_again import calibration_chats, joined_chats
-from choice.drop_map import question_ids_of
-from choice.drop_metadata import METADATA_NAME, read_metadata
+from choice.drop_metadata import METADATA_NAME
 from choice.expert_stats import analysed_ids, stats_metadata
-from files.input_errors import read_whole, read_words
+from files.input_errors import read_whole
 from files.json_records import read_record
 from files.safe_files import sha256_file
 from findings.findings_record import FINDINGS_NAME
-from losses.chat_masks import unseen_questions
-from losses.quality_record import QUALITY_NAME, Quality
+from losses.quality_record import QUALITY_NAME
 from release.make_settings import ASKED, CHOSE, COUNTED, DOMAIN_FILE, ESTIMATED, FOUND, MEASURED, TEXT, question_setting
+from release.seen_ids import Sources, estimated_on, method_of, quality_chats, ranked_ids
 from release.used_quants import used_quants
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import task_of
@@ -31,8 +30,6 @@ from scoring.lm_eval_samples import read_frozen
 from scoring.run_files import RUN, TASK_FOLDER, read_run
 from speed.active_experts import ACTIVE_NAME, ActiveExperts
 from speed.draft_results import DRAFT_NAME, DraftResults
-
-Sources = Mapping[str, Mapping[str, Path]]
 
 
 def was_asked(run: Path, questions: Path) -> bool:
@@ -89,43 +86,6 @@ def is_analysed(statistics: Path | None, questions: Path) -> bool:
     return bool(found) and all(known == mine for known, mine in found)
 
 
-def ranked_ids(sources: Sources) -> list[str]:
-    """Return the Record IDs of the statistics that rank the layers of a release's CD files, sorted; [] without any."""
-    of_cd = any(record.get("cd_rule") for _, record in used_quants(sources))
-    return sorted(analysed_ids(sources["origins"].get("statistics"))) if of_cd else []
-
-
-def seen_ids(sources: Sources) -> list[set[str]]:
-    """Return the Record IDs of the questions that chose the experts, of the statistics, and of AUTO's losses.
-
-    Statistics have seen held-out questions, too, and rank the layers of CD files.
-    """
-    analysed = analysed_ids(sources["origins"].get("statistics"))
-    estimated = estimated_ids(sources, sources["questions"].values())
-    return [{*question_ids_of(method_of(sources))}, analysed, {*estimated}]
-
-
-def measured_ids(sources: Sources, files: Iterable[Path]) -> list[str]:
-    """Return the Record IDs of the questions on whose chats losses were measured, sorted."""
-    method = method_of(sources)
-    return sorted({one.record_id for path in files for one in quality_chats(sources, method, path)})
-
-
-def quality_chats(sources: Sources, method: dict, questions: Path) -> list[Question]:
-    """Return the questions of a file whose chats losses were measured on, [] where it is another file.
-
-    They are the first ones that calibration and choice have not seen.
-    """
-    copies = sources["copies"]
-    if QUALITY_NAME not in copies or "calibration" not in sources["origins"]:
-        return []
-    quality = read_record(copies[QUALITY_NAME], Quality)
-    text = read_words(sources["origins"]["calibration"])
-    all_of_it = load_questions(questions, QUESTION_SEED)
-    chats = unseen_questions(all_of_it, text, set(method.get("question_ids") or []))[: quality["chats"]]
-    return chats if question_set_digest(chats) == quality["inputs"]["questions_sha256"] else []
-
-
 def is_text(sources: Sources, questions: Path) -> bool:
     """Tell whether the calibration text has the name that make gives to a file's chats, and is these chats."""
     text = sources["origins"].get("calibration")
@@ -154,26 +114,6 @@ def measured_on(sources: Sources, method: dict, questions: Path) -> set[str]:
             if question_set_digest(all_of_it[: results["questions"]]) == results["questions_sha256"]:
                 found.add(name)
     return found | ({QUALITY_NAME} if quality_chats(sources, method, questions) else set())
-
-
-def estimated_on(sources: Sources, questions: Path) -> list[Question]:
-    """Return the first questions of a file by whose losses AUTO files, released or measured, have their types."""
-    known = [on for _, record in used_quants(sources) if (on := record.get("auto_measured_on"))]
-    all_of_it = load_questions(questions, QUESTION_SEED) if known else []
-    counts = [on["chats"] for on in known]
-    digests = {on["questions_sha256"] for on in known}
-    return all_of_it[: max((count for count in counts if question_set_digest(all_of_it[:count]) in digests), default=0)]
-
-
-def estimated_ids(sources: Sources, files: Iterable[Path]) -> list[str]:
-    """Return the Record IDs of the questions by whose losses AUTO files have their types, sorted."""
-    return sorted({one.record_id for path in files for one in estimated_on(sources, path)})
-
-
-def method_of(sources: Sources) -> dict:
-    """Return how the experts of a release were chosen, as its metadata say."""
-    copies = sources["copies"]
-    return read_metadata(copies[METADATA_NAME])["method"] if METADATA_NAME in copies else {}
 
 
 def roles_of(sources: Sources, names: Mapping[str, Path]) -> dict[str, list[str]]:

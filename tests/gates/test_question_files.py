@@ -9,7 +9,8 @@ from gates.seen_questions import seen_breaks
 from made_up_evidence import QUESTIONS
 from quants.quant_record import QuantRecord
 from release.make_settings import ESTIMATED
-from release.question_roles import roles_of, seen_ids
+from release.question_roles import roles_of
+from release.seen_ids import seen_ids
 from synthetic_build import quant_record, write_build
 
 import pytest
