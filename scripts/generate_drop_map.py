@@ -22,7 +22,16 @@ from pathlib import Path
 
 from chats.questions import read_ids
 from choice.criteria import BY_ORDER, PROTECTING, RANK, Arrays, check_criterion
-from choice.domains import Domain, domain_entries, order_by_floors, parse_domain, read_members, scaled, shares_of
+from choice.domains import (
+    Domain,
+    domain_entries,
+    members_digests,
+    order_by_floors,
+    parse_domain,
+    read_members,
+    scaled,
+    shares_of,
+)
 from choice.drop_map import check_keep_count, dropped_ids, read_map, write_map
 from choice.expert_stats import EXPERT_SUMS, protected, read_stats
 from choice.ranking import (
@@ -158,6 +167,12 @@ def check_order(args: argparse.Namespace, metadata: dict, left_out: int) -> None
     if asked != [(domain["name"], domain["weight"]) for domain in made.get("domains", [])]:
         had = " ".join(f"{domain['name']}:{domain['weight']:g}" for domain in made.get("domains", [])) or "none"
         raise InputError(args.stats, "the domains and weights that are asked for", had, "analyse with them")
+    ids = [question["id"] for question in metadata["questions"]]
+    digests = members_digests(ids, read_members(args.domains, args.domain_questions, ids)[1])
+    for domain in made.get("domains", []):
+        if domain.get("questions_sha256") not in (None, digests[domain["name"]]):
+            expected = f"the domain {domain['name']} to have the questions of the analysis"
+            raise InputError(args.domain_questions, expected, "others", "analyse with this file")
 
 
 def map_provenance(stats: Path, metadata: dict, rows: list[int]) -> dict:

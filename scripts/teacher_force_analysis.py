@@ -48,7 +48,7 @@ from checkpoints.checkpoint import (
     source_digest,
     weights_digest,
 )
-from choice.domains import parse_domain, read_members
+from choice.domains import members_digests, read_members
 from choice.expert_stats import (
     EXPERT_SUMS,
     LAYER_SUMS,
@@ -113,17 +113,18 @@ def analysis_inputs(
         "device": device,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        **reconstruction_inputs(args),
+        **reconstruction_inputs(args, [question.record_id for question in questions]),
     }
 
 
-def reconstruction_inputs(args: argparse.Namespace) -> dict:
+def reconstruction_inputs(args: argparse.Namespace, ids: list[str]) -> dict:
     """Return what the order by reconstruction depends on beside the analysis's inputs; {} where none is asked for."""
     if args.reconstruction is None:
         return {}
-    domains = [parse_domain(text) for text in args.domains or []]
+    domains, rows = read_members(args.domains, args.domain_questions, ids)
+    digests = members_digests(ids, rows)
     made = {"objective": args.reconstruction, "tokens": args.reconstruction_tokens, "seed": RECONSTRUCTION_SEED}
-    weights = [{"name": domain.name, "weight": domain.weight} for domain in domains]
+    weights = [{"name": d.name, "weight": d.weight, "questions_sha256": digests[d.name]} for d in domains]
     return {"reconstruction": made | ({"domains": weights} if weights else {})}
 
 

@@ -47,10 +47,7 @@ RANKED_BY = {
     "reconstruction": "how late each one went when experts were dropped one after the other, each time the one whose "
     "loss changed the layer's output least once the router took the next-best",
 }
-HOW_COUNTED = (
-    "Experts are ranked by the calibration tokens that reach them, as an importance matrix counts them. The experts "
-    "ranked last are dropped."
-)
+HOW_COUNTED = "Experts are ranked by the calibration tokens that reach them, as an importance matrix counts them."
 HOW_GIVEN = "The experts to drop were given as a drop map."
 # Fields of `Methodology` whose names alone would mislead: "cut tokens 4096" reads as if so many had been cut away.
 METHODOLOGY_WORDS = {
@@ -209,6 +206,13 @@ def methodology_rows(methodology: dict) -> list[list[str]]:
     return [[METHODOLOGY_WORDS.get(key, key.replace("_", " ").capitalize()), value] for key, value in values.items()]
 
 
+def dropped_in_words(method: dict) -> str:
+    """Return which experts of a ranking are dropped."""
+    which = "first" if method.get("worst_first") else "last"
+    kept = ", but for those that a floor of a domain keeps" * any(one.get("floor") for one in method.get("domains", []))
+    return f"The experts ranked {which} are dropped{kept}."
+
+
 def how_chosen(method: dict) -> str:
     """Return how the experts were chosen, in sentences."""
     if criterion_of(method) == OWN_MAP:
@@ -221,11 +225,9 @@ def how_chosen(method: dict) -> str:
     if "imatrix_sha256" in method:
         text = f"are those of {code(method['calibration'])}" if method.get("calibration") else "are of a text not known"
         digest = f", sha256 `{method['calibration_sha256']}`" if method.get("calibration_sha256") else ""
-        return f"{HOW_COUNTED} The tokens {text}{digest}."
+        return f"{HOW_COUNTED} {dropped_in_words(method)} The tokens {text}{digest}."
     by = RANKED_BY.get(criterion_of(method), "chance, as a control")
-    which = "first" if method.get("worst_first") else "last"
-    kept = ", but for those that a floor of a domain keeps" * any(one.get("floor") for one in method.get("domains", []))
-    return f"{HOW_CHOSEN} Experts are ranked by {by}. The experts ranked {which} are dropped{kept}."
+    return f"{HOW_CHOSEN} Experts are ranked by {by}. {dropped_in_words(method)}"
 
 
 def pictures_of(release: Release, *names: str) -> str:
@@ -314,8 +316,9 @@ def limits_section(release: Release) -> str:
         by_map = "By the map that was given the" if criterion_of(method) == OWN_MAP else "The"
         other = "" if release.tasks else " What the drop costs on other subjects was not measured."
         lines.append(f"{by_map} experts were chosen on {chose}.{other}")
-        if any(domain["weight"] == 0 for domain in method.get("domains", [])):
-            lines.append("Questions of domains with the weight 0 are counted among those that chose the experts.")
+        by_chance = criterion_of(method).startswith("random") and not method.get("protect_top")
+        if by_chance or any(domain["weight"] == 0 for domain in method.get("domains", [])):
+            lines.append("Questions that had no weight in the choice are counted among those that chose the experts.")
     else:
         lines.append("The drop map does not name the questions that chose the experts.")
     if unmeasured:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from chats.questions import read_domains, read_ids
 from choice.criteria import RANK, Arrays
+from files.json_records import sha256_json
 from files.safe_files import InputError
 from files.silence import silent_stdout
 
@@ -102,6 +103,11 @@ def read_members(texts: list[str] | None, questions: Path, ids: list[str]) -> tu
             raise unknown_domain(domain.name, set(column.values()) - {""}, questions)
         named[domain.name] = read_ids(domain.file) if domain.file else of_column
     return domains, rows_by_domain(domains, ids, named)
+
+
+def members_digests(ids: list[str], rows: dict[str, list[int]]) -> dict[str, str]:
+    """Return a digest of each domain's questions, which its name and weight do not tell; rows: as of `read_members`."""
+    return {name: sha256_json(sorted(ids[row] for row in of_domain)) for name, of_domain in rows.items()}
 
 
 def scaled(arrays: Arrays, domains: list[Domain], rows: dict[str, list[int]]) -> Arrays:

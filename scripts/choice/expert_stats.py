@@ -56,10 +56,11 @@ class AnalysedQuestion(Fields):
 
 
 class ReconstructionDomain(Fields):
-    """A domain of the questions and its weight."""
+    """A domain of the questions and its weight; questions_sha256: of their ids. Older statistics have none."""
 
     name: str
     weight: float
+    questions_sha256: str | None = None
 
 
 class Reconstruction(Fields):

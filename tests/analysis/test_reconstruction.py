@@ -1,6 +1,7 @@
 """The order by reconstruction: against experts really dropped from the model's own modules, and however it was run."""
 
 import copy
+import csv
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from analysis.decoder import load_resident
 from analysis.sampled_tokens import draw_tokens
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import load_questions
+from chats.questions import load_questions, read_rows
 from choice.expert_stats import read_stats
 from conftest import DEMO, REPO
 from files.safe_files import InputError
@@ -176,6 +177,22 @@ def test_maps_of_every_keep_count_are_prefixes_of_one_order(models, few_question
     refusal(generate_drop_map.main, [*choose, "--keep", "8", "--fold", "1/2"], "all questions", "1 left out")
     domains = ["--domains", "Biology:1", "--domain-questions", str(few_questions)]
     refusal(generate_drop_map.main, [*choose, "--keep", "8", *domains], "domains and weights", "none")
+
+
+def test_a_domain_of_the_order_has_the_questions_of_the_choice(models, few_questions, tmp_path, refusal):
+    """Names and weights alone do not tell: the column of another file can name other questions so."""
+    rows, files = read_rows(few_questions), [tmp_path / "first.csv", tmp_path / "other.csv"]
+    for file, first in zip(files, ("A", "B")):
+        labels = [first, *["AB".replace(first, "")] * (len(rows) - 1)]
+        with open(file, "w", newline="") as text:
+            writer = csv.DictWriter(text, [*rows[0], "High-level domain"])
+            writer.writeheader()
+            writer.writerows(row | {"High-level domain": label} for row, label in zip(rows, labels))
+    domains = ["--domains", "A:2", "B:1", "--domain-questions"]
+    analysis.main(arguments(models["gemma4"], few_questions, tmp_path / "stats", *domains, files[0]))
+    choose = ["--stats", tmp_path / "stats", "--criterion", "reconstruction", "--keep", 8, "--output", tmp_path / "map"]
+    generate_drop_map.main([*map(str, choose), *domains, str(files[0])])
+    refusal(generate_drop_map.main, [*choose, *domains, files[1]], files[1], "domain A to have the questions", "others")
 
 
 def test_tokens_are_drawn_and_weighed_as_asked():

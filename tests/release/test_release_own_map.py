@@ -89,7 +89,9 @@ def test_a_run_that_was_given_another_map_is_refused(pruned_demo, inputs, tmp_pa
 
 def test_the_card_tells_how_the_experts_were_chosen_by_what_the_map_says():
     assert how_chosen({"criterion": "reap"}).startswith("The full model is teacher-forced")
-    assert "calibration tokens that reach them" in how_chosen({"criterion": "frequency", "imatrix_sha256": "0"})
+    by_imatrix = {"criterion": "frequency", "imatrix_sha256": "0"}
+    assert "calibration tokens that reach them" in how_chosen(by_imatrix)
+    assert "ranked first are dropped" in how_chosen(by_imatrix | {"worst_first": True})
     counted = {"criterion": "frequency", "imatrix_sha256": "0", "calibration": "exam.txt", "calibration_sha256": "a1"}
     assert how_chosen(counted).endswith("The tokens are those of `exam.txt`, sha256 `a1`.")
     assert how_chosen({}).endswith("How they were chosen is not known.")  # a plain map, dropped by without a copy
