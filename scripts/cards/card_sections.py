@@ -299,11 +299,12 @@ def seen_in_other_ways(release: Release) -> list[str]:
 
 
 def repeated_questions(release: Release) -> list[str]:
-    """Return of how many questions of further tasks a score counts another one again."""
+    """Return how many questions of question files and of further tasks are another one again, and count twice."""
     again = "are another one again by their letters and digits, and count twice"
-    counts = release.inputs.get("repeated", {})
-    asked = {name: len(release.tasks[name]["question_ids"]) for name in counts}
-    return [f"{count} of the {asked[name]} questions of {name} {again}." for name, count in counts.items() if count]
+    counts = {code(name): numbers for name, numbers in release.inputs.get("alike", {}).items()}
+    for name, count in release.inputs.get("repeated", {}).items():
+        counts[name] = [count, len(release.tasks[name]["question_ids"])]
+    return [f"{few} of the {count} questions of {name} {again}." for name, (few, count) in counts.items() if few]
 
 
 def limits_section(release: Release) -> str:

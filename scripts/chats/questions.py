@@ -31,6 +31,7 @@ BATCH_ROWS = 16  # of a Parquet file, read at once
 QUESTION_SEED = 42  # default seed of the order of choices
 BLANK_LETTERS = "\u115f\u1160\u2800"  # fillers of Hangul, which NFKC makes of others, and Braille without a dot
 TELLING_LETTERS = 16  # so many of a text in a row are no accident
+ARITHMETIC = "+-*/^=<>×÷−·"  # signs
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,17 @@ class Question:
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
-def words_of(text: str) -> str:
+def words_of(text: str) -> list[str]:
     """Return the words of a text, case and punctuation aside: by them a question is known again elsewhere.
 
-    Letters that are written in two ways count as one (NFKC), and signs that nobody sees as none.
+    Letters that are written in two ways count as one (NFKC), and signs that nobody sees as none. A sign of arithmetic
+    beside a number is a word: 4 - 2 and 4 / 2 are two questions.
     """
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     seen = "".join(character for character in plain if not is_unseen(character))
-    return " ".join(re.findall(r"[^\W_]+", seen))
+    words = re.findall(rf"[^\W_]+|[{re.escape(ARITHMETIC)}]", seen)
+    beside = zip(words, [" ", *words], [*words[1:], " "])
+    return [word for word, left, right in beside if word not in ARITHMETIC or left[-1].isdigit() or right[0].isdigit()]
 
 
 def is_unseen(character: str) -> bool:
@@ -82,8 +86,13 @@ def is_unseen(character: str) -> bool:
 
 
 def letters_of(text: str) -> str:
-    """Return the letters and digits of a text alone: a hyphen or a blank within a word makes no other question."""
-    return words_of(text).replace(" ", "")
+    """Return the letters and digits of a text alone: a hyphen or a blank within a word makes no other question.
+
+    Of a short text with its signs of arithmetic: in a long one they could be anybody's dashes.
+    """
+    words = words_of(text)
+    letters = "".join(word for word in words if word not in ARITHMETIC)
+    return letters if len(letters) >= TELLING_LETTERS else "".join(words)
 
 
 def held_texts(texts: list[str], where: str) -> list[bool]:
@@ -91,13 +100,16 @@ def held_texts(texts: list[str], where: str) -> list[bool]:
 
     A few letters stand in the middle of other words, too: they count where words begin and end with them.
     """
-    words, signs = words_of(where).split(), "".join(where.split())
-    letters, edges = "".join(words), {0, *accumulate(map(len, words))}
+    words, signs = words_of(where), "".join(where.split())
+    letters, short = "".join(word for word in words if word not in ARITHMETIC), "".join(words)
+    edges = {0, *accumulate(map(len, words))}
 
     def stands(mine: str) -> bool:
-        place = letters.find(mine)
-        while place >= 0 and len(mine) < TELLING_LETTERS and not {place, place + len(mine)} <= edges:
-            place = letters.find(mine, place + 1)
+        if len(mine) >= TELLING_LETTERS and mine in letters:
+            return True
+        place = short.find(mine)
+        while place >= 0 and not {place, place + len(mine)} <= edges:
+            place = short.find(mine, place + 1)
         return place >= 0
 
     return [stands(mine) if (mine := letters_of(text)) else "".join(text.split()) in signs for text in texts]

@@ -1,6 +1,7 @@
 """What went into a release beside its records: question files and the calibration text, as the manifest keeps them.
 
-`questions`: sha256 by file name, of the second file of one name as NAME (2). `roles`: the names of those that chose the
+`questions`: sha256 by file name, of the second file of one name as NAME (2). `alike`: how many questions of a file are
+another one again, and how many it has. `roles`: the names of those that chose the
 experts, and of those that were asked, by the setting of make that gives them. `ranked`: the Record IDs of the
 statistics by which CD files have their types. `estimated`: those by whose losses AUTO files have them. `measured`:
 those on whose chats losses were measured. `by_hand`: what was done otherwise than make does it, in words.
@@ -12,11 +13,12 @@ known. `tasks`: sha256 of the question files of each further task. The gates mak
 calibration text holds; `repeated`: how many of them are another one again, by letters and digits.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chats.questions import held_texts, letters_of, read_rows
+from chats.questions import QUESTION_SEED, held_texts, letters_of, load_questions, read_rows
 from checkpoints.licence import DIGEST, Licence, recorded_licence
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.fetched_files import fetched_from
@@ -57,6 +59,16 @@ def held_questions(text: str, files: list[Path]) -> list[str]:
     rows = [row for path in files for row in read_rows(path)]
     held = held_texts([row["Question"] for row in rows], text)
     return sorted({row["Record ID"] for row, is_held in zip(rows, held) if is_held})
+
+
+def alike_questions(files: Mapping[str, Path]) -> dict[str, list[int]]:
+    """Return of each question file that asks a question again how often it does so, and its number of questions."""
+    found = {}
+    for name, path in files.items():
+        digests = [question.words_digest for question in load_questions(path, QUESTION_SEED)]
+        if again := len(digests) - len({*digests}):
+            found[name] = [again, len(digests)]
+    return found
 
 
 def calibration_facts(record: Path, text: Path | None, questions: list[Path]) -> dict[str, Any]:
@@ -152,6 +164,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         **(facts_of_tasks(sources, tasks) if tasks else {}),
         **({"fetched": fetched} if fetched else {}),
         "questions": named,
+        **({"alike": alike} if (alike := alike_questions(files)) else {}),
         "roles": roles,
         **({"ranked": ids} if (ids := ranked_ids(sources)) else {}),
         **({"estimated": ids} if (ids := estimated_ids(sources, questions)) else {}),

@@ -241,6 +241,9 @@ def test_a_question_of_signs_alone_is_known_by_these():
 def test_a_few_letters_are_held_as_words_alone():
     assert held_texts(["an art", "art"], "a part; an Art!") == [True, True]
     assert held_texts(["an art", "art"], "a partisan artist") == [False, False]
+    sums = ["0 + 2 = ?", "Compute 4 - 2.", "Compute 4/2."]
+    assert held_texts(sums, "of 02 and 4 2; compute 4 - 2") == [False, True, False]
+    assert held_texts(sums, "Compute 4 / 2, and 0+2=x") == [True, False, True]
     assert held_texts(["Hue of rust?"], "Hue of ru-st? reddish") == [True]  # a hyphen makes two words of one
 
 

@@ -8,7 +8,7 @@ from cards.card_sections import limits_section
 from cards.made_texts import release_of
 from made_up_evidence import QUESTIONS
 from release import input_facts, question_roles
-from release.input_facts import facts_of_tasks, question_of, words_of_document
+from release.input_facts import alike_questions, facts_of_tasks, question_of, words_of_document
 from release.make_settings import (
     ASKED,
     CHOSE,
@@ -144,6 +144,13 @@ def test_questions_of_a_further_task_in_the_calibration_text_are_counted(tmp_pat
     assert known["held"] == {"gsm8k": 2} and known["repeated"] == {"gsm8k": 1}
 
 
+def test_a_question_that_a_file_asks_again_is_counted(tmp_path):
+    header, first, second, *_ = QUESTIONS[0].read_text().splitlines(keepends=True)
+    few = tmp_path / "few.csv"
+    few.write_text("".join([header, first, second, f"again-{first}", f"more-{first.replace('?', '...?')}"]))
+    assert alike_questions({"few.csv": few, "all.csv": QUESTIONS[0]}) == {"few.csv": [2, 4]}
+
+
 def test_what_a_file_has_seen_is_said(pruned_demo):
     folder = shared_release(pruned_demo)
     release = release_of(folder, read_manifest(folder))
@@ -154,12 +161,13 @@ def test_what_a_file_has_seen_is_said(pruned_demo):
         "rows": [{"gguf": "a.gguf"}, {"gguf": "b-Q4_K_M.gguf"}],
     }
     seen = {"ranked": [*scored[:2], "t1"], "held": {"gsm8k": 2}, "estimated": ["t2", "t3"]}
-    seen |= {"measured": ["t1", "t4"], "repeated": {"gsm8k": 1}}
+    seen |= {"measured": ["t1", "t4"], "repeated": {"gsm8k": 1}, "alike": {"a.csv": [3, 9]}}
     metadata = release.metadata | {"method": release.metadata["method"] | {"question_ids": scored[:1]}}
     text = limits_section(replace(release, inputs=release.inputs | seen, tasks={"gsm8k": task}, metadata=metadata))
     assert f"statistics over 2 of the {len(scored)} scored questions: such a file has seen these" in text
     assert "statistics over 1 of the 3 questions of gsm8k: such a file has seen these" in text
     assert "The calibration text holds 2 of the 3 questions of gsm8k." in text
+    assert "3 of the 9 questions of `a.csv` are another one again by their letters and digits" in text
     assert "1 of the 3 questions of gsm8k are another one again by their letters and digits" in text
     assert "AUTO files were chosen by losses on chats of 2 of the 3 questions of gsm8k: such a file has" in text
     assert "statistics over 1 of the 2 questions that losses were measured on" in text
