@@ -106,7 +106,8 @@ def facts_of_tasks(sources: dict[str, dict[str, Path]], digests: dict[str, dict[
 def words_of_document(document: dict) -> tuple[str, ...]:
     """Return what a reader tells questions apart by: letters and digits of the question and of its options."""
     # Some questions differ in their options alone, which any order leaves what they are.
-    options = document.get("options") or document.get("choices") or [str(document.get("target"))]
+    right = [str(document.get("target"))] if document.get("question") else []  # IFEval's counts its instructions
+    options = document.get("options") or document.get("choices") or right
     return letters_of(question_of(document)), *sorted(map(letters_of, options))
 
 

@@ -135,6 +135,7 @@ def test_questions_of_a_further_task_in_the_calibration_text_are_counted(tmp_pat
     sources["tasks"] = {"run gsm8k 0": tmp_path / "run/summary.json"}
     instructed = {"key": 7, "instruction_id_list": ["a:b"], "target": "11", "prompt": "Say it twice. Who is it?"}
     assert question_of(instructed) == instructed["prompt"]  # 11 stands in any text
+    assert words_of_document(instructed) == words_of_document(instructed | {"target": "1"})
     other_order = {"question": "Which?", "options": ["a b", "c"], "prompt": "x"}
     assert words_of_document(other_order) == words_of_document(other_order | {"options": ["C.", "ab"], "prompt": "y"})
     assert words_of_document(other_order) != words_of_document(other_order | {"options": ["c", "d"]})
