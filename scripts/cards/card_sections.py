@@ -315,8 +315,7 @@ def limits_section(release: Release) -> str:
     lines = score_limits(release) + seen_in_other_ways(release) + repeated_questions(release)
     if question_ids_of(method):
         by_map = "By the map that was given the" if criterion_of(method) == OWN_MAP else "The"
-        other = "" if release.tasks else " What the drop costs on other subjects was not measured."
-        lines.append(f"{by_map} experts were chosen on {chose}.{other}")
+        lines.append(f"{by_map} experts were chosen on {chose}. On other subjects than theirs the drop may cost more.")
         by_chance = criterion_of(method).startswith("random") and not method.get("protect_top")
         if by_chance or any(domain["weight"] == 0 for domain in method.get("domains", [])):
             lines.append("Questions that had no weight in the choice are counted among those that chose the experts.")

@@ -55,6 +55,7 @@ def analysis_by_hand(sources: Sources, method: dict) -> list[str]:
             (TOKENS, analysis.get("counted_tokens"), "the tokens that counted for the choice were of the kind {}"),
             (MAX_TOKENS, analysis.get("cut_tokens"), "the questions that chose were cut after {} tokens"),
             (ATTENTION, analysis.get("attention"), "the analysis ran with the attention {}"),
+            (1, known.get("batch_size"), "{} questions ran together in the analysis"),
             (dtype, analysis.get("dtype"), f"the analysis ran in {{}}, while the checkpoint is in {dtype}"),
             (QUESTION_SEED, known.get("seed"), "the choices of its questions were in the order of seed {}"),
             (RECONSTRUCTION_TOKENS, order.get("tokens"), "the order by reconstruction was made from {} tokens"),
