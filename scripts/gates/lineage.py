@@ -342,8 +342,10 @@ def imatrix_model_breaks(lineage: Lineage) -> Breaks:
     found: Breaks = []
     for name, sha256 in models.items():
         if place := lineage.sources["origins"].get(name):
-            model = read_record(place, ImatrixRecord)["model_sha256"]
-            found += breaks_of(place, [("an imatrix of the F16 file", sha256, model)])
+            record, file = read_record(place, ImatrixRecord), place.with_suffix("")
+            there = sha256_file(file) if file.is_file() else record["sha256"]  # its picture is drawn from it
+            pairs: list[tuple[str, object, object]] = [("an imatrix of the F16 file", sha256, record["model_sha256"])]
+            found += breaks_of(place, [*pairs, (f"{file.name} with sha256", record["sha256"], there)])
     return found
 
 
@@ -356,10 +358,9 @@ def quant_breaks(lineage: Lineage) -> Breaks:
     if any(record["imatrix_sha256"] for record in lineage.records.values()):
         place = lineage.origin("imatrix")
         imatrix, file = read_record(place, ImatrixRecord), place.with_suffix("")
-        measured = sha256_file(file) if file.is_file() else "no file"
         text = lineage.origin("calibration")
         pairs = [
-            (f"{file.name} with sha256", imatrix["sha256"], measured),
+            (f"{file.name} beside its record:", True, file.is_file()),
             (f"the text {text.name} with sha256", sha256_file(text), imatrix["calibration_sha256"]),
             ("a text named", text.name, imatrix["calibration"]),
         ]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from checkpoints.checkpoint import source_digest
@@ -11,6 +12,7 @@ from conftest import DEMO
 from damaged_build import Build, as_own_map, of_map, of_metadata
 from files.json_records import read_json
 from files.safe_files import sha256_file
+from gates.lineage import imatrix_model_breaks
 from pruned_models import NAME
 from release.sources import sources_path
 
@@ -224,3 +226,21 @@ def test_the_checkpoint_has_the_full_model_s_small_files_and_no_others(build, da
     build.change(build.f16, lambda record: record.update(source_sha256=source_digest(build.metadata.parent)))
     found = build.failing("lineage")
     assert any(words in line for line in found) if words else not found, found
+
+
+def test_an_imatrix_is_the_file_of_its_record_though_no_published_file_has_it(build):
+    """Its picture is drawn from it, and a scored file can have it."""
+    lineage = build.checked.lineage
+    assert not imatrix_model_breaks(lineage)
+    record = lineage.origin("imatrix")
+    other = build.pruned / "other.gguf.json"
+    other.write_bytes(record.read_bytes())
+    other.with_suffix("").write_bytes(b"another imatrix")
+    exchanged = replace(
+        lineage, sources={**lineage.sources, "origins": {**lineage.sources["origins"], "imatrix": other}}
+    )
+    (error,) = imatrix_model_breaks(exchanged)
+    assert "expected other.gguf with sha256" in str(error)
+    full = {**lineage.sources["origins"], "full imatrix": record}  # that of the pruned model
+    (error,) = imatrix_model_breaks(replace(lineage, sources={**lineage.sources, "origins": full}))
+    assert "an imatrix of the F16 file" in str(error)
