@@ -13,7 +13,10 @@ if TYPE_CHECKING:  # importing transformers takes a second, and many who import 
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-READ_AS_A_WHOLE = (*TOKENIZER_FILES, "chat_template.jinja", "tokenizer_config.json", "merges.txt", "vocab.txt")
+READ_AS_A_WHOLE = (
+    *(*TOKENIZER_FILES, "chat_template.jinja", "tokenizer_config.json", "merges.txt", "vocab.txt", "config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "processor_config.json", "preprocessor_config.json"),
+)
 
 
 def check_one_template(directory: Path) -> None:

@@ -138,7 +138,8 @@ def read_questions_of(path: Path, columns: tuple[str, ...], lists: bool = False)
         raise InputError(path, "a question file (.csv, .parquet or .jsonl)", f"the suffix {path.suffix!r}")
     try:
         rows = readers[path.suffix](path)
-    except (ValueError, csv.Error, RecursionError, OSError) as error:  # of json, unicode, csv and pyarrow alike
+    # Of json, unicode, csv and pyarrow alike; a Parquet date can be one that Python has not.
+    except (ValueError, csv.Error, RecursionError, OSError, OverflowError) as error:
         reason = str(error).splitlines()[0][:200]
         raise InputError(path, f"questions in {path.suffix[1:]} form", reason) from error
     if not rows or not all(isinstance(row, dict) for row in rows):

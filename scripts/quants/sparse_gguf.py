@@ -102,7 +102,8 @@ def _layer_dims(values: dict, full: bool) -> tuple[dict[str, tuple[int, ...]], d
 def check_config(source: Path, values: dict) -> None:
     """Raise InputError when a number of a Gemma 4 text config is missing or impossible, or layer_types does not fit."""
     whole = {*GEMMA4_NUMBERS.values(), "vocab_size", "num_key_value_heads"} - {"rms_norm_eps"}
-    if "full_attention" in values.get("layer_types", ()):
+    kinds = values.get("layer_types")
+    if isinstance(kinds, list) and "full_attention" in kinds:
         whole.add("num_global_key_value_heads")
     for key in sorted(whole):
         # type(): True is an int, too. The bound: headers hold these numbers as uint32.
@@ -110,7 +111,7 @@ def check_config(source: Path, values: dict) -> None:
             raise InputError(source, f"a whole number above 0 for {key}", repr(values.get(key)))
     if not isinstance(values.get("rms_norm_eps"), (int, float)):
         raise InputError(source, "a number for rms_norm_eps", repr(values.get("rms_norm_eps")))
-    kinds, layers = values.get("layer_types"), values["num_hidden_layers"]
+    layers = values["num_hidden_layers"]
     if (
         not isinstance(kinds, list)
         or len(kinds) != layers

@@ -252,3 +252,12 @@ def test_letters_that_are_written_in_two_ways_are_one():
         True,
         True,
     ]
+
+
+@pytest.mark.parametrize(("kind", "value"), [(pyarrow.duration("s"), 2**62), (pyarrow.date32(), 2**31 - 1)])
+def test_a_parquet_date_that_python_has_not_is_one_line(tmp_path, kind, value):
+    row = {column: pyarrow.array(["x"]) for column in questions.COLUMNS}
+    whole = pyarrow.array([value], pyarrow.int32() if kind == pyarrow.date32() else pyarrow.int64())
+    pyarrow.parquet.write_table(pyarrow.table(row | {"Explanation": whole.cast(kind)}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="a.parquet: expected questions in parquet form, found"):
+        read_rows(tmp_path / "a.parquet")

@@ -213,6 +213,7 @@ def test_bad_plans_are_refused_in_one_line(tiny_text_model, tmp_path, refusal):
         ("intermediate_size", 1 << 40),
         ("rms_norm_eps", None),
         ("layer_types", ["full_attention"]),
+        ("layer_types", False),
     ],
 )
 def test_an_impossible_value_of_a_config_is_refused(tiny_text_model, tmp_path, refusal, key, value):
