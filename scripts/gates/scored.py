@@ -244,13 +244,6 @@ def type_breaks(lineage: Lineage, scores: dict, known: dict[str, tuple[str, dict
     types = sorted({quant["type"] for _, quant in quants})
     if len(types) > 1:
         found.append(InputError("--scores", "files of one type of all models", ", ".join(types), EVALUATE))
-    # The headline names the type, and a reader takes the published file of that type for the scored one.
-    own = {quant["type"]: quant["sha256"] for _, quant in quants if quant["source_sha256"] == lineage.f16_sha256}
-    for name, record in lineage.records.items():
-        scored = own.get(record["type"], record["sha256"])
-        if scored != record["sha256"]:
-            what = f"an evaluation of {name}, the published {record['type']} file, sha256"
-            found.append(broken("--scores", what, record["sha256"], scored, EVALUATE))
     # The card's headline holds the first row against this model: a full model further down would look unscored there.
     first, names = scores["rows"][0], [row["name"] for row in scores["rows"]]
     reference = lineage.full["name"] if lineage.full["name"] in names else lineage.name

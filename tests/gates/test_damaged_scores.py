@@ -3,20 +3,19 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import build_release
 from damaged_build import Build
-from files.json_records import read_json, read_record
+from files.json_records import read_json
 from files.safe_files import sha256_file
-from gates.made_again import known_quants
-from gates.scored import seed_breaks, type_breaks
+from gates.scored import seed_breaks
 from pruned_models import NAME
 from release.sources import sources_path
 from release_inputs import release_arguments
 from scoring.eval_protocol import OpenAiProtocol, Protocol
-from scoring.score_records import Scores, figures
+from scoring.score_records import figures
 
 import pytest
 
@@ -240,15 +239,3 @@ def test_seeds_of_a_score_are_not_picked():
     assert [str(error).partition(";")[0] for error in found] == [
         "scores.json: expected seeds that follow one another, found 42, 44"
     ]
-
-
-def test_the_published_file_of_the_scored_type_is_the_scored_one(build):
-    """Under another name it could be made otherwise, and the headline names the type alone."""
-    lineage = build.checked.lineage
-    scores = read_record(lineage.sources["copies"]["scores.json"], Scores)
-    known = known_quants(lineage)
-    assert not type_breaks(lineage, scores, known)
-    name, record = next(iter(lineage.records.items()))
-    other = replace(lineage, records=lineage.records | {name: record | {"sha256": "9" * 64, "type": "Q6_K"}})
-    (error,) = type_breaks(other, scores, known)
-    assert f"an evaluation of {name}, the published Q6_K file, sha256 999999999999" in str(error)
