@@ -20,7 +20,7 @@ from release.manifest import DIGITS
 from release.names import is_standard
 from release.seen_ids import seen_ids
 from release.task_files import task_copies
-from release.used_quants import by_imatrix, measured_digests, used_quants
+from release.used_quants import by_imatrix, measured_digests
 from scoring.score_records import SCORES_NAME, Scores
 
 ONE_LINE = "build it again so, then run `make quality REPLACE=quality`"
@@ -135,14 +135,14 @@ def one_type_breaks(lineage: Lineage, quants: Quants) -> Breaks:
     return found
 
 
-def one_file_breaks(lineage: Lineage) -> Breaks:
-    """What was scored or measured of this model as a type is the published file of that type, where there is one.
+def one_file_breaks(lineage: Lineage, quants: Quants) -> Breaks:
+    """A file of this model beside the published ones is the published file of its type, where there is one.
 
     Headlines, tables and pictures name the type alone, by which a reader takes the published file for it.
     """
     published = {record["type"]: (name, record["sha256"]) for name, record in lineage.records.items()}
     found: Breaks = []
-    for path, record in used_quants(lineage.sources):
+    for path, record in quants:
         name, sha256 = published.get(record["type"], ("", record["sha256"]))
         if record["source_sha256"] == lineage.f16_sha256 and record["sha256"] != sha256:
             expected = f"{name}, the published {record['type']} file, to be the measured one, sha256"
@@ -171,7 +171,7 @@ def compared_breaks(lineage: Lineage) -> Breaks:
     # Another pruned model's file is compared, too. Its imatrix and text are another build's, which is not here.
     of_others = [(path, record) for path, record in quants if record["sha256"] in files]
     found = line_breaks(lineage, [*known, *((path, read_record(path, QuantRecord)) for path in records)])
-    found += one_type_breaks(lineage, quants) + one_file_breaks(lineage) + picture_breaks(lineage)
+    found += one_type_breaks(lineage, quants) + one_file_breaks(lineage, quants) + picture_breaks(lineage)
     return found + text_breaks(lineage, known) + one_recipe_breaks(of_others) + one_imatrix_breaks(lineage, compared)
 
 

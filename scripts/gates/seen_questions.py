@@ -6,13 +6,14 @@ The labels of a card go by Record IDs: in-sample, held out, seen by the types of
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from chats.questions import QUESTION_SEED, Question, held_texts, load_questions
+from chats.questions import QUESTION_SEED, Question, held_texts, letters_of, load_questions
 from files.safe_files import InputError
 
 Rows = list[tuple[Path, Question]]  # the questions of several files
 ONE_ID = "give it that id, so that its score counts as in-sample; then run `make eval` and `make quality` again"
 OWN_ID = "give it an id of its own, by which it does not count as the other one; then run `make eval` again"
-NO_REASONING = "take it out of the reasoning and analyse again (REPLACE=statistics)"
+WHOLE_LETTERS = 24  # so many of a question stand in no other one by chance
+NO_REASONING = "take it out of that question or its reasoning, and analyse again (REPLACE=statistics)"
 
 
 def seen_breaks(files: Iterable[Path], seen: Sequence[set[str]]) -> list[InputError]:
@@ -22,7 +23,7 @@ def seen_breaks(files: Iterable[Path], seen: Sequence[set[str]]) -> list[InputEr
     experts, and by what else saw them.
     """
     rows = [(path, one) for path in files for one in load_questions(path, QUESTION_SEED)]
-    return id_breaks(rows) or renamed_breaks(rows, seen) + reasoning_breaks(rows, seen)
+    return id_breaks(rows) or renamed_breaks(rows, seen) or reasoning_breaks(rows, seen)
 
 
 def id_breaks(rows: Rows) -> list[InputError]:
@@ -57,13 +58,17 @@ def renamed_breaks(rows: Rows, seen: Sequence[set[str]]) -> list[InputError]:
 
 
 def reasoning_breaks(rows: Rows, seen: Sequence[set[str]]) -> list[InputError]:
-    """No question that was not seen stands in the reasoning of one that was: the model has read it there."""
+    """No question that was not seen stands in one that was, or in its reasoning: the model has read it there."""
     of_any: set[str] = set().union(*seen)
-    read = "\n".join({one.explanation for _, one in rows if one.record_id in of_any})
+    read = {one.record_id: one for _, one in rows if one.record_id in of_any}
+    reasoned = "\n".join(one.explanation for one in read.values())
+    asked = "\n".join(one.prompt for one in read.values())
     others = {one.record_id: (path, one) for path, one in rows if one.record_id not in of_any}
-    held = held_texts([one.text for _, one in others.values()], read) if read else []
+    texts = [one.text for _, one in others.values()]
+    held = zip(held_texts(texts, reasoned), held_texts(texts, asked)) if read else []
     return [
-        InputError(path, "a question that stands in no reasoning of those that were seen", one.record_id, NO_REASONING)
-        for (path, one), is_held in zip(others.values(), held)
-        if is_held
+        InputError(path, "a question that stands in none of those that were seen", one.record_id, NO_REASONING)
+        for (path, one), (in_reasoning, in_question) in zip(others.values(), held)
+        # A short question can be the beginning of another one.
+        if in_reasoning or in_question and len(letters_of(one.text)) >= WHOLE_LETTERS
     ]

@@ -114,7 +114,6 @@ def test_a_file_of_a_measurement_has_the_imatrix_of_its_build(monkeypatch, made_
     monkeypatch.setattr(compared, "read_record", lambda path, kind: records[path.name])
     monkeypatch.setattr(compared, "measured_digests", lambda copies: ["4" * 64])
     monkeypatch.setattr(compared, "text_breaks", lambda lineage, quants: [])
-    monkeypatch.setattr(compared, "used_quants", lambda sources: [])
     sources = {
         "quants": {"a": Path("a.json")},
         "records": {},
@@ -128,11 +127,10 @@ def test_a_file_of_a_measurement_has_the_imatrix_of_its_build(monkeypatch, made_
 
 
 @pytest.mark.parametrize(("kind", "wrong"), [("Q4_K_M", True), ("Q5_K_M", False)])
-def test_a_measured_file_of_a_published_type_is_the_published_one(monkeypatch, kind, wrong):
+def test_a_measured_file_of_a_published_type_is_the_published_one(kind, wrong):
     """Under another name it could be made otherwise; a table or a picture names the type alone."""
     published = {"type": "Q4_K_M", "sha256": "4" * 64, "source_sha256": "1" * 64}
     used = [(Path("a.json"), published), (Path("b.json"), published | {"type": kind, "sha256": "5" * 64})]
-    monkeypatch.setattr(compared, "used_quants", lambda sources: used)
     lineage = SimpleNamespace(sources={}, f16_sha256="1" * 64, records={"m-Q4_K_M.gguf": published})
-    found = list(map(str, compared.one_file_breaks(lineage)))
+    found = list(map(str, compared.one_file_breaks(lineage, used)))
     assert ["m-Q4_K_M.gguf, the published Q4_K_M file, to be the measured" in line for line in found] == [True] * wrong

@@ -71,13 +71,16 @@ def test_an_id_is_one_question(tmp_path):
 
 
 @pytest.mark.parametrize(("seen", "wrong"), [({"other"}, True), (set(), False)])
-def test_a_question_in_the_reasoning_of_one_that_chose_is_not_held_out(tmp_path, seen, wrong):
+@pytest.mark.parametrize("place", ["reasoning", "question"])
+def test_a_question_in_one_that_chose_is_not_held_out(tmp_path, seen, wrong, place):
     """The model was teacher-forced through it, right answer and all."""
     one = first_question()
     told = tmp_path / "told.csv"
-    told.write_text(asked((one.record_id, "other"), (one.text, "Which?"), (one.explanation, f"Well. {one.text} So.")))
+    asks = "Which?" if place == "reasoning" else f"Known: {one.text} So which?"
+    said = f"Well. {one.text} So." if place == "reasoning" else "So."
+    told.write_text(asked((one.record_id, "other"), (one.text, asks), (one.explanation, said)))
     found = seen_breaks([QUESTIONS[0], told], [seen])
-    assert [one.record_id in str(error) and "in no reasoning" in str(error) for error in found] == [True] * wrong
+    assert [one.record_id in str(error) and "in none of those" in str(error) for error in found] == [True] * wrong
 
 
 @pytest.mark.parametrize("kind, files", [("AUTO-0.1", ["calibration_questions.csv"]), ("Q6_K", None)])
