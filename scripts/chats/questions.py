@@ -71,13 +71,18 @@ def words_of(text: str) -> list[str]:
     """Return the words of a text, case and punctuation aside: by them a question is known again elsewhere.
 
     Letters that are written in two ways count as one (NFKC), and signs that nobody sees as none. A sign of arithmetic
-    beside a number is a word: 4 - 2 and 4 / 2 are two questions.
+    between numbers is a word: 4 - 2 and 4 / 2 are two questions.
     """
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     seen = "".join(character for character in plain if not is_unseen(character))
     words = re.findall(rf"[^\W_]+|[{re.escape(ARITHMETIC)}]", seen)
-    beside = zip(words, [" ", *words], [*words[1:], " "])
-    return [word for word, left, right in beside if word not in ARITHMETIC or left[-1].isdigit() or right[0].isdigit()]
+    beside = zip(words, ["", *words], [*words[1:], ""])
+    return [word for word, left, right in beside if word not in ARITHMETIC or is_operator(left, right)]
+
+
+def is_operator(left: str, right: str) -> bool:
+    """Tell whether a sign between two words is one of arithmetic: one of them is a number, and none is missing."""
+    return bool(left and right) and (left[-1].isdigit() or right[0].isdigit())
 
 
 def is_unseen(character: str) -> bool:

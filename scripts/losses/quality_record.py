@@ -135,6 +135,7 @@ def measured(records: dict[str, dict], quality: dict | None) -> dict[str, dict]:
 
 def chats_in_words(quality: dict) -> str:
     """Return how many chats were measured, and what of this build had seen none of them."""
+    begin = f"{quality['chats']} chats of questions that"
     if quality.get("choice_known", True):
-        return f"{quality['chats']} chats that neither calibration nor the choice of experts has seen"
-    return f"{quality['chats']} chats that calibration has not seen (not known whether the choice of experts has)"
+        return f"{begin} neither calibration nor the choice of experts has seen"
+    return f"{begin} calibration has not seen (not known whether the choice of experts has)"

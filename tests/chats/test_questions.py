@@ -244,6 +244,7 @@ def test_a_few_letters_are_held_as_words_alone():
     sums = ["0 + 2 = ?", "Compute 4 - 2.", "Compute 4/2."]
     assert held_texts(sums, "of 02 and 4 2; compute 4 - 2") == [False, True, False]
     assert held_texts(sums, "Compute 4 / 2, and 0+2=x") == [True, False, True]
+    assert held_texts(["HNO3 *", "= 7"], "HNO3 or 7") == [True, True]  # a sign with nothing beside it
     assert held_texts(["Hue of rust?"], "Hue of ru-st? reddish") == [True]  # a hyphen makes two words of one
 
 

@@ -93,9 +93,13 @@ def test_a_map_that_names_no_questions_leaves_open_what_the_chats_are(finished, 
     measure_quality.main(arguments(inputs, finished, chose=plain, output=output))  # all from the cache
     record = read_record(tmp_path / "quality.json", Quality)
     assert record == read_record(finished / "quality.json", Quality) | {"choice_known": False}
-    assert "6 chats that calibration has not seen (not known whether the choice of experts has)" in output.read_text()
     assert (
-        "6 chats that neither calibration nor the choice of experts has seen" in (finished / "quality.md").read_text()
+        "6 chats of questions that calibration has not seen (not known whether the choice of experts has)"
+        in output.read_text()
+    )
+    assert (
+        "6 chats of questions that neither calibration nor the choice of experts has seen"
+        in (finished / "quality.md").read_text()
     )
     (tmp_path / "named.json").write_text(json.dumps({"question_ids": ["a"], "layers": {"0": [1]}}))
     assert measure_quality.read_chose(tmp_path / "named.json") == {"a"} and measure_quality.read_chose(plain) == set()
