@@ -42,7 +42,8 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     # Without these files the library looks for the name on the Hub, and its message is about the network.
     if not any((directory / name).exists() for name in TOKENIZER_FILES):
         raise InputError(directory, "a tokenizer (tokenizer.json)", "none")
-    for path in (directory / name for name in READ_AS_A_WHOLE):
+    more = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    for path in (*(directory / name for name in READ_AS_A_WHOLE), *more):
         if path.exists():
             check_bounded(path)
     check_one_template(directory)

@@ -76,13 +76,8 @@ def words_of(text: str) -> list[str]:
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     seen = "".join(character for character in plain if not is_unseen(character))
     words = re.findall(rf"[^\W_]+|[{re.escape(ARITHMETIC)}]", seen)
-    beside = zip(words, ["", *words], [*words[1:], ""])
-    return [word for word, left, right in beside if word not in ARITHMETIC or is_operator(left, right)]
-
-
-def is_operator(left: str, right: str) -> bool:
-    """Tell whether a sign between two words is one of arithmetic: one of them is a number, and none is missing."""
-    return bool(left and right) and (left[-1].isdigit() or right[0].isdigit())
+    beside = zip(words, [" ", *words], [*words[1:], " "])
+    return [word for word, left, right in beside if word not in ARITHMETIC or left[-1].isdigit() and right[0].isdigit()]
 
 
 def is_unseen(character: str) -> bool:
@@ -91,13 +86,8 @@ def is_unseen(character: str) -> bool:
 
 
 def letters_of(text: str) -> str:
-    """Return the letters and digits of a text alone: a hyphen or a blank within a word makes no other question.
-
-    Of a short text with its signs of arithmetic: in a long one they could be anybody's dashes.
-    """
-    words = words_of(text)
-    letters = "".join(word for word in words if word not in ARITHMETIC)
-    return letters if len(letters) >= TELLING_LETTERS else "".join(words)
+    """Return the words of a text in a row: a hyphen or a blank within a word makes no other question."""
+    return "".join(words_of(text))
 
 
 def held_texts(texts: list[str], where: str) -> list[bool]:
@@ -106,15 +96,12 @@ def held_texts(texts: list[str], where: str) -> list[bool]:
     A few letters stand in the middle of other words, too: they count where words begin and end with them.
     """
     words, signs = words_of(where), "".join(where.split())
-    letters, short = "".join(word for word in words if word not in ARITHMETIC), "".join(words)
-    edges = {0, *accumulate(map(len, words))}
+    letters, edges = "".join(words), {0, *accumulate(map(len, words))}
 
     def stands(mine: str) -> bool:
-        if len(mine) >= TELLING_LETTERS and mine in letters:
-            return True
-        place = short.find(mine)
-        while place >= 0 and not {place, place + len(mine)} <= edges:
-            place = short.find(mine, place + 1)
+        place = letters.find(mine)
+        while place >= 0 and len(mine) < TELLING_LETTERS and not {place, place + len(mine)} <= edges:
+            place = letters.find(mine, place + 1)
         return place >= 0
 
     return [stands(mine) if (mine := letters_of(text)) else "".join(text.split()) in signs for text in texts]
@@ -143,8 +130,8 @@ def read_questions_of(path: Path, columns: tuple[str, ...], lists: bool = False)
         raise InputError(path, "a question file (.csv, .parquet or .jsonl)", f"the suffix {path.suffix!r}")
     try:
         rows = readers[path.suffix](path)
-    # Of json, unicode, csv and pyarrow alike; a Parquet date can be one that Python has not.
-    except (ValueError, csv.Error, RecursionError, OSError, OverflowError) as error:
+    # Of json, unicode, csv and pyarrow alike; a Parquet date can be one that Python has not, or of no time zone.
+    except (ValueError, csv.Error, RecursionError, OSError, OverflowError, LookupError) as error:
         reason = str(error).splitlines()[0][:200]
         raise InputError(path, f"questions in {path.suffix[1:]} form", reason) from error
     if not rows or not all(isinstance(row, dict) for row in rows):

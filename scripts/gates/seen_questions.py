@@ -59,16 +59,16 @@ def renamed_breaks(rows: Rows, seen: Sequence[set[str]]) -> list[InputError]:
 
 def reasoning_breaks(rows: Rows, seen: Sequence[set[str]]) -> list[InputError]:
     """No question that was not seen stands in one that was, or in its reasoning: the model has read it there."""
-    of_any: set[str] = set().union(*seen)
-    read = {one.record_id: one for _, one in rows if one.record_id in of_any}
-    reasoned = "\n".join(one.explanation for one in read.values())
-    asked = "\n".join(one.prompt for one in read.values())
-    others = {one.record_id: (path, one) for path, one in rows if one.record_id not in of_any}
-    texts = [one.text for _, one in others.values()]
-    held = zip(held_texts(texts, reasoned), held_texts(texts, asked)) if read else []
-    return [
-        InputError(path, "a question that stands in none of those that were seen", one.record_id, NO_REASONING)
-        for (path, one), (in_reasoning, in_question) in zip(others.values(), held)
-        # A short question can be the beginning of another one.
-        if in_reasoning or in_question and len(letters_of(one.text)) >= WHOLE_LETTERS
-    ]
+    found = {}
+    for of_one in seen:  # one by one: a question that a choice held out is among those of the statistics
+        read = {one.record_id: one for _, one in rows if one.record_id in of_one}
+        others = {one.record_id: (path, one) for path, one in rows if one.record_id not in of_one}
+        texts = [one.text for _, one in others.values()]
+        in_reasoning = held_texts(texts, "\n".join(one.explanation for one in read.values()))
+        in_question = held_texts(texts, "\n".join(one.prompt for one in read.values()))
+        for (path, one), reasoned, asked in zip(others.values(), in_reasoning, in_question):
+            # A short question can be the beginning of another one.
+            if reasoned or asked and len(letters_of(one.text)) >= WHOLE_LETTERS:
+                found[one.record_id] = (path, one)
+    expected = "a question that stands in none of those that were seen"
+    return [InputError(path, expected, one.record_id, NO_REASONING) for path, one in found.values()]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from files.input_errors import LINES_MIB, check_bounded
 from files.json_records import Fields, check_fields, parse_json, read_json
 from files.safe_files import InputError, reason_of, remove, sha256_file
-from scoring.eval_tasks import EvalTask
+from scoring.eval_tasks import EvalTask, task_of
 from scoring.followed import followed_digits
 from scoring.run_files import ANOTHER_OUTPUT, LM_EVAL, RUN, SHOTS, TASK_FOLDER
 
@@ -101,6 +101,10 @@ def read_asked(run: Path, record: dict) -> list[dict]:
     if (found := sha256_file(path)) != record["questions_sha256"]:
         expected = f"the questions of {run / RUN}, sha256 {record['questions_sha256'][:12]}"
         raise InputError(path, expected, found[:12], ANOTHER_OUTPUT)
+    for number, document in enumerate(documents, start=1):
+        if "target" in document:  # of a task that reads its own columns once more, to tell what is right
+            task = task_of(record["protocol"].get("task", ""))
+            task.check(path, number, {column: document.get(column) for column in task.columns})
     return documents
 
 

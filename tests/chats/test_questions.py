@@ -244,7 +244,8 @@ def test_a_few_letters_are_held_as_words_alone():
     sums = ["0 + 2 = ?", "Compute 4 - 2.", "Compute 4/2."]
     assert held_texts(sums, "of 02 and 4 2; compute 4 - 2") == [False, True, False]
     assert held_texts(sums, "Compute 4 / 2, and 0+2=x") == [True, False, True]
-    assert held_texts(["HNO3 *", "= 7"], "HNO3 or 7") == [True, True]  # a sign with nothing beside it
+    assert held_texts(["Please tell me the result of 4 - 2."], "Please tell me the result of 4 / 2.") == [False]
+    assert held_texts(["HNO3 *", "= 7"], "HNO3 or 7") == [True, True]  # a sign that stands between no numbers
     assert held_texts(["Hue of rust?"], "Hue of ru-st? reddish") == [True]  # a hyphen makes two words of one
 
 
@@ -255,7 +256,10 @@ def test_letters_that_are_written_in_two_ways_are_one():
     ]
 
 
-@pytest.mark.parametrize(("kind", "value"), [(pyarrow.duration("s"), 2**62), (pyarrow.date32(), 2**31 - 1)])
+DATES = [(pyarrow.duration("s"), 2**62), (pyarrow.date32(), 2**31 - 1), (pyarrow.timestamp("us", "No/where"), 5)]
+
+
+@pytest.mark.parametrize(("kind", "value"), DATES)
 def test_a_parquet_date_that_python_has_not_is_one_line(tmp_path, kind, value):
     row = {column: pyarrow.array(["x"]) for column in questions.COLUMNS}
     whole = pyarrow.array([value], pyarrow.int32() if kind == pyarrow.date32() else pyarrow.int64())

@@ -70,7 +70,10 @@ def test_an_id_is_one_question(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("seen", "wrong"), [({"other"}, True), (set(), False)])
+HELD_OUT = {first_question().record_id, "other"}  # of the statistics, as the question that chose
+
+
+@pytest.mark.parametrize(("seen", "wrong"), [([{"other"}], True), ([{"other"}, HELD_OUT], True), ([set()], False)])
 @pytest.mark.parametrize("place", ["reasoning", "question"])
 def test_a_question_in_one_that_chose_is_not_held_out(tmp_path, seen, wrong, place):
     """The model was teacher-forced through it, right answer and all."""
@@ -79,7 +82,7 @@ def test_a_question_in_one_that_chose_is_not_held_out(tmp_path, seen, wrong, pla
     asks = "Which?" if place == "reasoning" else f"Known: {one.text} So which?"
     said = f"Well. {one.text} So." if place == "reasoning" else "So."
     told.write_text(asked((one.record_id, "other"), (one.text, asks), (one.explanation, said)))
-    found = seen_breaks([QUESTIONS[0], told], [seen])
+    found = seen_breaks([QUESTIONS[0], told], seen)
     assert [one.record_id in str(error) and "in none of those" in str(error) for error in found] == [True] * wrong
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import compare_scores
 import freeze_questions
+from calls import call
 from conftest import DEMO, REPO
 from files.json_records import read_json, read_record
+from files.safe_files import InputError, sha256_file
 from scoring.answer_record import read_answers
 from scoring.eval_protocol import recorded_protocol
 from scoring.eval_tasks import GSM8K
 from scoring.lm_eval_run import request_digest
-from scoring.lm_eval_samples import read_frozen, read_shots
+from scoring.lm_eval_samples import read_asked, read_frozen, read_shots
 from scoring.run_files import read_run
 from scoring.score_records import Summary
 
@@ -200,3 +202,18 @@ def test_instructions_that_cannot_be_checked_are_refused(tmp_path, refusal):
         questions = lines(tmp_path / "rows.jsonl", [ifeval_row(1, "Do.", instructions)])
         arguments = ["--questions", questions, "--output", tmp_path / "task", "--task", "ifeval"]
         refusal(freeze_questions.main, arguments, *words)
+
+
+@pytest.mark.parametrize("value", ["ten", None])
+def test_frozen_instructions_that_no_check_takes_are_one_line(tmp_path, value):
+    """Whoever edits them can write the new digest into the run's records, too."""
+    questions = lines(
+        tmp_path / "rows.jsonl", [ifeval_row(1, "Do.", {WORDS: {"num_words": 3, "relation": "at least"}})]
+    )
+    call(freeze_questions.main, "--questions", questions, "--output", tmp_path / "task", "--task", "ifeval")
+    frozen = tmp_path / "task/frozen.jsonl"
+    record = {"protocol": {"task": "ifeval"}, "questions_sha256": sha256_file(frozen)}
+    assert len(read_asked(tmp_path, record)) == 1
+    frozen.write_text(frozen.read_text().replace('"num_words": 3', f'"num_words": {json.dumps(value)}'))
+    with pytest.raises(InputError, match="frozen.jsonl: expected .*value"):
+        read_asked(tmp_path, record | {"questions_sha256": sha256_file(frozen)})
