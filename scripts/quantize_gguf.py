@@ -51,7 +51,7 @@ CHECKED_POSITIONS = CHECK_TOKENS // 2 - 1  # llama-perplexity scores the second 
 CHECK_TEXT = " ".join(f"{n} plus {n} is {2 * n}." for n in range(CHECK_TOKENS))
 # What of a record decides whether a file must be built again; the rest follows from it or is for people.
 RECORD_PROOF = (
-    *("type", "base", "arguments", "padded", "auto_padding", "auto_measured_on"),
+    *("type", "base", "arguments", "padded", "auto_padding", "auto_measured_on", "cd_stats_sha256"),
     *("llama_cpp", "tools_sha256", "source_sha256", "imatrix_sha256"),
 )
 

@@ -262,6 +262,12 @@ def score_breaks(lineage: Lineage) -> Breaks:
         return [*found, InputError("--runs", f"the summaries that {SCORES_NAME} compares", "none", "give --runs")]
     for run in runs:
         found += run_breaks(lineage, run, known)
+    # One Record ID with other wrong choices is another question; sums over seeds are of one.
+    first, *others = (read_run(run.parent)["questions_sha256"] for run in runs)
+    if any(other != first for other in others):
+        found.append(
+            InputError("--runs", "runs that were all asked the same questions and choices", "others", EVALUATE)
+        )
     if found:
         return found
     models = group_runs(runs)

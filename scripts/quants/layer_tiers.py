@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from choice.expert_stats import read_stats
-from files.safe_files import InputError
+from files.safe_files import InputError, sha256_file
 from quants.recipes import CD_RECIPES, Recipe
 
 import numpy as np
@@ -171,4 +171,6 @@ def cd_choices(recipe: Recipe, args: argparse.Namespace) -> dict:
         "cd_rule": None if args.cd_tiers else args.cd_rule,
         "cd_cuts": [*args.cd_cuts] if args.cd_cuts and not args.cd_tiers else None,
         "cd_tiers": "/".join(",".join(map(str, tier)) for tier in args.cd_tiers) if args.cd_tiers else None,
+        # Other statistics can give the same tiers. What a file has seen follows from its own.
+        "cd_stats_sha256": sha256_file(args.stats) if args.stats and not args.cd_tiers else None,
     }

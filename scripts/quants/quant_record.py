@@ -26,11 +26,11 @@ class QuantRecord(FileRecord):
     """A quant: recipe, tool, inputs, and what came out.
 
     tensors_per_type: by type; TYPE<WANTED where rows do not fit the wanted type. cd_*: of CD-* files only, as they were
-    asked for; older records lack the last three. padded: by role the widths before and after, of padded files only;
-    parameters and bits_per_weight leave the padding out. auto_*: of AUTO-* files only, whether a padding was weighed,
-    and what the sensitivities were measured on; older records have neither. imatrix_sha256: None for a file that was
-    built without one, or that copies its source. tools_sha256: of the build of llama.cpp; None for a copy, and in older
-    records.
+    asked for, and the statistics that ranked the layers; older records lack the last four. padded: by role the widths
+    before and after, of padded files only; parameters and bits_per_weight leave the padding out. auto_*: of AUTO-*
+    files only, whether a padding was weighed, and what the sensitivities were measured on; older records have neither.
+    imatrix_sha256: None for a file that was built without one, or that copies its source. tools_sha256: of the build of
+    llama.cpp; None for a copy, and in older records.
     """
 
     what: ClassVar[str] = "a record of quantize_gguf.py"
@@ -45,6 +45,7 @@ class QuantRecord(FileRecord):
     cd_rule: str | None = None
     cd_cuts: list[float] | None = None
     cd_tiers: str | None = None
+    cd_stats_sha256: Sha256 | None = None
     padded: dict[str, list[int]] = {}
     auto_padding: bool | None = None
     auto_measured_on: dict[str, Any] | None = None

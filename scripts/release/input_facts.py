@@ -104,11 +104,13 @@ def facts_of_tasks(sources: dict[str, dict[str, Path]], digests: dict[str, dict[
 
 
 def words_of_document(document: dict) -> tuple[str, ...]:
-    """Return what a reader tells questions apart by: letters and digits of the question and of its options."""
-    # Some questions differ in their options alone, which any order leaves what they are.
-    right = [str(document.get("target"))] if document.get("question") else []  # IFEval's counts its instructions
-    options = document.get("options") or document.get("choices") or right
-    return letters_of(question_of(document)), *sorted(map(letters_of, options))
+    """Return what a reader tells questions apart by: letters and digits of the question and of the right answer."""
+    options, letter = document.get("options") or document.get("choices") or [], str(document.get("answer")).strip("()")
+    place = ord(letter) - ord("A") if len(letter) == 1 else len(options)
+    if place in range(len(options)):
+        return letters_of(question_of(document)), letters_of(options[place])
+    # IFEval's target counts its instructions.
+    return letters_of(question_of(document)), letters_of(str(document["target"])) if document.get("question") else ""
 
 
 def question_of(document: dict) -> str:

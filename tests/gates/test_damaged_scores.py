@@ -132,6 +132,11 @@ def of_rows(**changes: object) -> Callable[[Build], None]:
     return lambda build: build.change(build.evidence / "scores.json", lambda scores: scores["rows"][1].update(changes))
 
 
+def of_other_choices(build: Build) -> None:
+    """Other questions under the same ids, such as a file with other wrong choices gives."""
+    build.change(build.own / "run.json", lambda run: run.update(questions_sha256="7" * 64))
+
+
 def of_foreign_rows(build: Build) -> None:
     """A model that this build never had."""
 
@@ -212,6 +217,7 @@ def of_name(build: Build) -> None:
         (of_other_type, "a name that ends with -Q2_K.gguf, its type, found gemma-4-demo-Q6_K.gguf"),
         (of_other_type, "files of one type of all models, found Q2_K, Q6_K"),
         (of_other_reference, "in the first row, the reference of the card, found other"),
+        (of_other_choices, "runs that were all asked the same questions and choices"),
         (of_foreign_rows, "scores of this build's own file"),
         (of_rows(gguf_sha256="5" * 64), "an evaluation of"),
         (of_name, f"the name {NAME} for this build's file and for no other"),

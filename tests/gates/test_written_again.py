@@ -166,6 +166,7 @@ def dynamic(pruned_demo, tmp_path_factory) -> Path:
         ({}, {}, ""),
         ({}, {"cd_scope": "experts"}, "cd_scope: all, found experts"),
         ({}, {"cd_recipe": "card"}, "cd_recipe: ours, found card"),
+        ({}, {"cd_stats_sha256": "4" * 64}, "found 444444444444"),  # other ones can give the same tiers
         ({}, {"note": "layers at Q8_0"}, "the note"),
         ({"CD_SCOPE": "experts"}, {}, "cd_scope: experts, found all"),
         ({"CD_TIERS": "1/0/2"}, {}, "the types that its recipe gives:"),

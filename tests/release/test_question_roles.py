@@ -136,9 +136,9 @@ def test_questions_of_a_further_task_in_the_calibration_text_are_counted(tmp_pat
     instructed = {"key": 7, "instruction_id_list": ["a:b"], "target": "11", "prompt": "Say it twice. Who is it?"}
     assert question_of(instructed) == instructed["prompt"]  # 11 stands in any text
     assert words_of_document(instructed) == words_of_document(instructed | {"target": "1"})
-    other_order = {"question": "Which?", "options": ["a b", "c"], "prompt": "x"}
-    assert words_of_document(other_order) == words_of_document(other_order | {"options": ["C.", "ab"], "prompt": "y"})
-    assert words_of_document(other_order) != words_of_document(other_order | {"options": ["c", "d"]})
+    one = {"question": "Which?", "options": ["a b", "c"], "answer": "A", "prompt": "x"}
+    assert words_of_document(one) == words_of_document(one | {"options": ["C. 7", "ab"], "answer": "B", "prompt": "y"})
+    assert words_of_document(one) != words_of_document(one | {"answer": "B"})
     worked = {"question": "Who?", "answer": "A long way to it. #### 7", "prompt": "Q: Who? A:"}
     assert question_of(worked) == "Who?"
     known = facts_of_tasks(sources, {"gsm8k": {"a.jsonl": "0" * 64}})
