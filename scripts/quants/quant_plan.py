@@ -88,7 +88,9 @@ def _layers_with(header: GgufHeader, pattern: re.Pattern[str]) -> tuple[int, ...
 
 
 def check_float(path: Path, header: GgufHeader) -> None:
-    """Raise InputError when a GGUF file is quantised already."""
+    """Raise InputError when a GGUF file is quantised already, or has nothing to quantise."""
+    if not header.tensors:
+        raise InputError(path, "a GGUF file with tensors", "none")
     quantised = [tensor for tensor in header.tensors if tensor.kind not in FLOAT_TYPES]
     if quantised:
         raise InputError(

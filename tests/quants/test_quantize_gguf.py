@@ -25,6 +25,7 @@ from release.gguf_facts import note_of
 from shared_ggufs import copy_demo_ggufs, tiny_ggufs
 from tiny_models import EXPERTS, random_drop_map
 
+import gguf
 import pytest
 
 TIERS = "0/1/2"
@@ -323,3 +324,13 @@ def test_room_is_asked_for_what_a_build_takes_and_no_more(built, tmp_path, monke
     assert not asked  # the file is finished
     quantize_gguf.main(quantize_arguments(built, "F16", tmp_path / "F16.gguf", imatrix=None))
     assert asked == [logits]  # the file is a link
+
+
+def test_a_file_without_tensors_is_refused(tmp_path, refusal):
+    writer = gguf.GGUFWriter(tmp_path / "a-F16.gguf", "gemma4")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    arguments = ["--input", tmp_path / "a-F16.gguf", "--type", "Q8_0", "--output", tmp_path / "a-Q8_0.gguf"]
+    refusal(quantize_gguf.main, arguments, "a-F16.gguf: expected a GGUF file with tensors, found none")
