@@ -103,10 +103,15 @@ def keep_record(path: Path, model: str, found: dict, replace: bool) -> None:
             )
 
 
-def link_model(source: Path, target: Path) -> None:
-    """Make `target` a relative symbolic link to the directory `source`."""
+def check_place(target: Path) -> None:
+    """Raise InputError for a place of a link that something else has."""
     if target.exists() and not target.is_symlink():
         raise InputError(target, "nothing, or a link to replace", "something else")
+
+
+def link_model(source: Path, target: Path) -> None:
+    """Make `target` a relative symbolic link to the directory `source`."""
+    check_place(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     # Relative, so that a project directory can be moved together with its models.
@@ -130,8 +135,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     local = Path(args.model)
-    if args.record and local.is_dir():
-        check_apart([local], [args.record])
+    if local.is_dir():
+        check_place(args.output)
+        check_apart([local], [args.record] if args.record else [])
     found = fetch(args.model, args.output, check_assistant if args.assistant else check_model_directory)
     if args.record:
         keep_record(args.record, args.model, found, args.replace)

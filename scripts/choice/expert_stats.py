@@ -163,6 +163,10 @@ def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         with np.errstate(over="ignore"):  # of all questions together: a choice adds them up
             if not np.isfinite(arrays[name].sum(axis=0)).all():
                 raise InputError(path, f"finite sums in {name}", "ones that are infinite over all questions")
+    used = arrays["weighted_norm_sum"].any(axis=(0, 2))  # by layer; a token goes through some expert of each
+    if not used.all():
+        layer = arrays["layer_numbers"][~used][0]
+        raise InputError(path, "an expert in every layer whose outputs were counted", f"none in layer {layer}")
     if len(set(arrays["layer_numbers"].tolist())) < shape[1]:
         raise InputError(path, "every layer once in layer_numbers", "one twice")
 

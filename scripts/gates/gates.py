@@ -106,7 +106,7 @@ def copy_differences(checked: Checked) -> list[str]:
         absent = next((path for path in (source, copy) if not path.is_file()), None)
         if absent:
             found.append(f"{absent}: expected a file, found nothing; {BUILD_AGAIN}")
-        elif sha256_file(source) != sha256_file(copy):
+        elif source.stat().st_size != copy.stat().st_size or sha256_file(source) != sha256_file(copy):
             found.append(f"{copy}: expected the bytes of this build's {source.name}, found others; {BUILD_AGAIN}")
     return found
 

@@ -46,6 +46,12 @@ def test_another_model_is_refused_unless_it_is_to_replace_the_first(fetched, tin
     assert read_json(fetched / "model.json")["experts"] == 128
 
 
+def test_a_place_that_something_else_has_leaves_no_record(tiny_text_model, tmp_path, refusal):
+    (tmp_path / "checkpoint").write_text("mine")
+    refusal(fetch_model.main, arguments(tiny_text_model, tmp_path), "a link to replace, found something else")
+    assert not (tmp_path / "model.json").exists()
+
+
 def test_an_assistant_and_the_card_of_a_model_come_from_the_hub(script, refused, tmp_path):
     """By one process each, as the Hub's address is read once."""
     with Hub() as hub:

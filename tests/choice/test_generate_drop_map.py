@@ -214,6 +214,7 @@ def test_one_question_says_nothing_of_others(stats, tmp_path, capsys):
             "finite sums in weighted_norm_sum",
         ),
         (lambda arrays, metadata: arrays["weighted_norm_sum"].fill(1e308), "infinite over all questions"),
+        (lambda arrays, metadata: arrays["weighted_norm_sum"][:, 1].fill(0), "an expert in every layer whose outputs"),
         (lambda arrays, metadata: metadata["questions"].pop(), "ids of 5 questions"),
         (lambda arrays, metadata: arrays.update(layer_numbers=np.arange(1)), "layer_numbers of shape"),
         (lambda arrays, metadata: arrays.update(norm_sum=np.ones((5, 2, 5))), "norm_sum of shape"),
