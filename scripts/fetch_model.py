@@ -103,7 +103,7 @@ def keep_record(path: Path, model: str, found: dict, replace: bool) -> None:
             )
 
 
-def check_place(target: Path) -> None:
+def check_link_place(target: Path) -> None:
     """Raise InputError for a place of a link that something else has."""
     if target.exists() and not target.is_symlink():
         raise InputError(target, "nothing, or a link to replace", "something else")
@@ -111,7 +111,7 @@ def check_place(target: Path) -> None:
 
 def link_model(source: Path, target: Path) -> None:
     """Make `target` a relative symbolic link to the directory `source`."""
-    check_place(target)
+    check_link_place(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     # Relative, so that a project directory can be moved together with its models.
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     local = Path(args.model)
     if local.is_dir():
-        check_place(args.output)
+        check_link_place(args.output)
         check_apart([local], [args.record] if args.record else [])
     found = fetch(args.model, args.output, check_assistant if args.assistant else check_model_directory)
     if args.record:
