@@ -87,8 +87,11 @@ if [ -n "${SERVERS:-}" ]; then
   read -ra addresses <<<"$SERVERS"
   servers+=(--servers "${addresses[@]}")
 fi
-mkdir -p -- "$OUTPUT" 2>/dev/null || refuse "$OUTPUT: expected a directory to write to, found none and no way to make one"
-command -v -- "$PYTHON" >/dev/null || refuse "$PYTHON: expected the Python of the environment, found nothing; run make setup"
+# What mkdir says of it would be a line beside ours.
+mkdir -p -- "$OUTPUT" 2>/dev/null ||
+  refuse "$OUTPUT: expected a directory to write to, found none and no way to make one"
+command -v -- "$PYTHON" >/dev/null ||
+  refuse "$PYTHON: expected the Python of the environment, found nothing; run make setup"
 # Two evaluations in one directory would take each other's answers and results away. The steps inherit the lock, so it
 # holds until the last of them has ended.
 exec 9<"$OUTPUT"

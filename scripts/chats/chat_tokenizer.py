@@ -56,9 +56,8 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except (
-        BaseException
-    ) as error:  # the library raises anything when files are damaged; a panic of Rust is no Exception
+    # The library raises anything when files are damaged, and a panic of its Rust code is no Exception.
+    except BaseException as error:
         raise InputError(directory, "a tokenizer that loads", reason_of(error)) from error
     if not tokenizer.chat_template:
         raise InputError(directory, "a tokenizer with a chat template (chat_template.jinja)", "none")

@@ -177,5 +177,5 @@ def compared_breaks(lineage: Lineage) -> Breaks:
 
 def build_breaks(lineage: Lineage) -> Breaks:
     """Return what is wrong with the build of a release: its chain, its questions, and the files that it compares."""
-    renamed = seen_breaks(lineage.sources["questions"].values(), seen_ids(lineage.sources))
-    return lineage_breaks(lineage) + renamed + compared_breaks(lineage)
+    seen = seen_breaks(lineage.sources["questions"].values(), seen_ids(lineage.sources))
+    return lineage_breaks(lineage) + seen + compared_breaks(lineage)

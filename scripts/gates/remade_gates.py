@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from cards.card_sections import IMATRIX_PICTURE
 from choice.drop_map import OWN_MAP, criterion_of, details_of, read_map
 from files.json_records import read_json, read_record
 from files.safe_files import InputError, sha256_file, shown
@@ -31,7 +32,7 @@ from speed.active_experts import ACTIVE_NAME, ACTIVE_PICTURE, ActiveExperts
 from speed.active_picture import draw_active
 
 COMMANDS = Path(__file__).resolve().parents[1]
-EXPERTS, IMATRIX, SCORES, QUALITY = "experts-", "imatrix-coverage.png", "scores.png", "quality.png"  # pictures by name
+EXPERTS, SCORES, QUALITY = "experts-", "scores.png", "quality.png"  # pictures by name
 
 
 def lineage_gate(checked: Checked) -> Outcome:
@@ -167,9 +168,9 @@ def draw_pictures_again(checked: Checked, names: list[str], folder: Path) -> Non
     if any(name.startswith(EXPERTS) for name in names):
         sources = ["--stats", lineage.origin("statistics"), "--drop-map", lineage.origin("map")]
         run_again("plot_expert_stats.py", "--name", lineage.name, *sources, "--output-prefix", folder / EXPERTS[:-1])
-    if IMATRIX in names:
+    if IMATRIX_PICTURE in names:
         imatrix = lineage.origin("imatrix").with_suffix("")
-        run_again("report_imatrix.py", "--imatrix", imatrix, "--output-prefix", folder / Path(IMATRIX).stem)
+        run_again("report_imatrix.py", "--imatrix", imatrix, "--output-prefix", folder / Path(IMATRIX_PICTURE).stem)
     if SCORES in names:
         draw_scores(read_record(copies[SCORES_NAME], Scores), folder / SCORES)
     if QUALITY in names:

@@ -168,15 +168,16 @@ def protocol_breaks(name: str, results: dict, lineage: Lineage, advice: str) -> 
 
     Right answers had as many tokens, too. Drafted answers and those that are only timed are shorter, as the card says.
     """
-    scores = lineage.sources["copies"].get(SCORES_NAME)
-    protocol = read_record(scores, Scores)["protocol"] if scores else {}
+    path = lineage.sources["copies"].get(SCORES_NAME)
+    scores = read_record(path, Scores) if path else {"protocol": {}, "rows": []}
+    protocol = scores["protocol"]
     mine = {key: results[key] for key in AS_SCORED if key in results}
     counted = any(row["right"] is not None for row in results.get("rows", []))
     if counted:
         mine["max_gen_toks"] = results["max_tokens"]
     pairs = [(f"the evaluation's {key}:", protocol[key], value) for key, value in mine.items() if key in protocol]
-    if counted and scores:
-        known = {row["gguf_sha256"] for row in read_record(scores, Scores)["rows"]}
+    if counted and path:
+        known = {row["gguf_sha256"] for row in scores["rows"]}
         pairs.append(("right answers of a file that was scored:", True, results["gguf_sha256"] in known))
     return breaks_of(name, pairs, advice)
 
