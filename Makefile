@@ -49,7 +49,10 @@ $(eval $(call guard,choice,$(PRUNED)/settings.txt,$(CHOICE_SETTINGS),$(CHOSEN_FI
 $(DROP_MAP_FILE): $(CHOICE_SOURCE) $(call again,choice) | $(MODEL_RECORD) $(PRUNED)/settings.txt
 	$(call step,choice,Choose $(if $(DROP_MAP),by $(DROP_MAP),$(KEEP) experts)) $(PYTHON) $(CHOICE_COMMAND) --output $@
 
-$(PICTURES) &: $(DROP_MAP_FILE) $(STATS) $(DRAW)
+# The time of older statistics does not tell that the map is to be drawn over other QUESTIONS.
+$(eval $(call remember,$(PRUNED)/pictures-settings.txt,QUESTIONS=$(QUESTIONS_DIGEST)))
+$(PICTURES) &: $(DROP_MAP_FILE) $(STATS) $(PRUNED)/pictures-settings.txt \
+    $(if $(and $(DROP_MAP),$(call missing,$(STATS))),FORCE) $(DRAW)
 	$(call step,choice,Draw the experts) $(PYTHON) scripts/plot_expert_stats.py \
 	  --name $(PRUNED_NAME) --stats $(STATS) --drop-map $< --output-prefix $(PRUNED)/pictures/experts
 

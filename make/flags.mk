@@ -47,8 +47,9 @@ OWN_MAP_COMMAND := scripts/copy_drop_map.py --map $(DROP_MAP) --model $(FULL)/ch
 CHOICE_COMMAND := $(if $(DROP_MAP),$(OWN_MAP_COMMAND),scripts/generate_drop_map.py --stats $(STATS) --keep $(KEEP) \
   --criterion $(CRITERION) --protect-top $(PROTECT_TOP) $(FOLD:%=--fold %) $(DOMAIN_FLAGS))
 CHOSEN_FILES := $(patsubst %,$(PRUNED)/%,drop_map.json pictures checkpoint f16 report.html plan.json)
-# An own map is drawn only where there are statistics already: it needs no analysis.
-DRAWN := $(if $(DROP_MAP),$(if $(wildcard $(STATS)),$(PICTURES)),$(PICTURES))
+# An own map needs no analysis. It is drawn where there are statistics already, or will be: tiers of CD files need them.
+TIERED := $(if $(CD_TIERS),,$(filter CD-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(LOOP_QUANTS)))
+DRAWN := $(if $(or $(if $(DROP_MAP),,chosen by them),$(TIERED),$(wildcard $(STATS))),$(PICTURES))
 
 # ---- imatrix and quantise
 # Asked of the shell when their turn comes: make itself remembers folders as they were when it began.
@@ -58,7 +59,8 @@ PRUNED_RECORDS = $(call quant_records,$(PRUNED_GGUF),$(PRUNED_NAME))
 CALIBRATION_SETTING := CALIBRATION=$(if $(CALIBRATION),$(call digest,$(CALIBRATION)),QUESTIONS:$(QUESTIONS_DIGEST))
 CD_OPTIONS := --cd-recipe $(CD_RECIPE) --cd-rule $(CD_RULE) $(CD_CUTS:%=--cd-cuts %) --cd-scope $(CD_SCOPE) \
   $(CD_TIERS:%=--cd-tiers %) $(CD_PROTECT:%=--cd-protect %)
-CD_SETTINGS := $(call setting,CD_RECIPE CD_RULE CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT)
+CD_SETTINGS := $(call setting,CD_RECIPE CD_RULE CD_CUTS CD_TIERS CD_SCOPE CD_PROTECT) \
+  $(if $(CD_TIERS),,QUESTIONS=$(QUESTIONS_DIGEST))
 AUTO_SETTINGS := $(call setting,SENSITIVITY_CHATS) QUESTIONS=$(QUESTIONS_DIGEST)
 SENSITIVITY := $(PRUNED_GGUF)/sensitivity.json
 # A quant has the imatrix among its prerequisites, or is built without one.
@@ -224,7 +226,7 @@ BUILD_RELEASE = $(PYTHON) scripts/build_release.py --name $(PRUNED_NAME) --base 
   --siblings $(call siblings_of,$(notdir $(@D))) \
   --pictures $(CARD_PICTURES) --questions $(sort $(QUESTIONS) $(EVAL_QUESTIONS) $(DOMAIN_FILES)) \
   --source $(FULL_SOURCE) --map $(DROP_MAP_FILE) \
-  $(if $(DRAWN)$(filter CD-%,$(ASKED_QUANTS) $(EVAL_QUANT) $(LOOP_QUANTS)),--statistics $(STATS)) \
+  $(if $(DRAWN),--statistics $(STATS)) \
   $(call there,--sensitivity,$(SENSITIVITY)) \
   --f16 $(PRUNED_F16).json $(KNOWN_FULL) \
   --imatrix-record $(PRUNED_GGUF)/imatrix.gguf.json --calibration $(CALIBRATION_TEXT) \

@@ -62,10 +62,14 @@ OTHER_SEED = $(if $(filter-out 42,$(SEED)),-seed$(SEED))
 SEEDS := $(if $(filter-out 1,$(SAMPLES)),$(shell [[ "$(SEED) $(SAMPLES)" =~ ^[0-9]+\ [0-9]+$$ ]] && \
   seq $(SEED) $$(($(SEED) + $(SAMPLES) - 1))))
 runs_in = $(if $(SEEDS),$(SEEDS:%=$(1)/seed-%/summary.json),$(1)/summary.json)
-# The scores of other tasks than GPQA Diamond stand beside each other. Those of GPQA may have fewer samples.
+# The scores of other tasks than GPQA Diamond stand beside each other. Those of GPQA may have fewer samples, or another
+# name: the page then keeps the last of them.
 OTHER_TASK := $(filter-out gpqa_diamond_cot_zeroshot,$(TASK))
-ASKED_BEFORE := $(wildcard $(PRUNED)/eval/$(EVAL_NAME)/scores.json)
-GPQA_NAME := $(if $(OTHER_TASK),$(if $(ASKED_BEFORE),$(EVAL_NAME),$(EVAL_NAME:%-samples=%)),$(EVAL_NAME))
+GPQA_BEFORE := $(if $(OTHER_TASK),$(patsubst %/scores.json,%,\
+  $(shell cd '$(PRUNED)/eval' 2>/dev/null && ls -t */scores.json)))
+PAGE_KEEPS := $(if $(filter release demo check-release upload,$(MAKECMDGOALS)),,$(firstword $(GPQA_BEFORE)))
+GPQA_NAME := $(or $(filter $(EVAL_NAME),$(GPQA_BEFORE)),$(if $(OTHER_TASK),$(or $(filter \
+  $(EVAL_NAME:%-samples=%),$(GPQA_BEFORE)),$(PAGE_KEEPS),$(EVAL_NAME:%-samples=%))),$(EVAL_NAME))
 of_gpqa = $(if $(filter $(EVAL_NAME),$(GPQA_NAME)),$(call runs_in,$(1)),$(1)/summary.json)
 FULL_EVAL := $(call of_gpqa,$(FULL)/eval/$(GPQA_NAME))
 PRUNED_EVAL := $(call of_gpqa,$(PRUNED)/eval/$(GPQA_NAME))

@@ -272,6 +272,16 @@ def test_settings_by_which_nothing_was_made_give_way(copied):
     assert "expected EVAL_QUESTIONS=" in make("-n", "quality", *copied).stderr
 
 
+def test_statistics_over_other_questions_draw_again_and_are_no_tiers_of_this_file(copied):
+    drawn_from = build_of(copied) / "tiny/12e/pictures-settings.txt"
+    drawn_from.write_text("QUESTIONS=others.csv:0\n")  # older ones may lie beside: their time tells nothing
+    assert scripts_in(make("-n", "release", *copied)) == {"plot_expert_stats", "build_release", "build_report"}
+    tiers = build_of(copied) / "tiny/12e/gguf/cd-settings.txt"
+    tiers.write_text(re.sub("QUESTIONS=.*", "QUESTIONS=others.csv:0", tiers.read_text()))
+    done = make("-n", "release", *copied)
+    assert done.returncode != 0 and "found QUESTIONS=others.csv:0" in done.stderr and "REPLACE=cd" in done.stderr
+
+
 @pytest.mark.parametrize("settings", ["12e/settings.txt", "12e/gguf/settings.txt", "full/eval/Q8_0/settings.txt"])
 def test_outputs_that_have_lost_their_settings_are_refused(copied, settings):
     path = build_of(copied) / "tiny" / settings

@@ -134,6 +134,29 @@ def test_another_task_has_folders_of_its_own_and_scores_a_quant_more(unbuilt):
     assert len(own) == 2 and all({"TASK=", "SAMPLES="} <= {*run} and "samples" not in " ".join(run) for run in own)
 
 
+def test_the_page_keeps_scores_of_another_name_beside_those_of_a_task(tiny_text_model, few_questions, tmp_path):
+    asked = variables_of(tiny_text_model, few_questions, tmp_path)
+    task = ["TASK=gsm8k_cot_zeroshot", f"TASK_DATA={REPO / 'data/demo/tasks/gsm8k.jsonl'}", "EVAL_NAME=third"]
+    for number, name in enumerate(("second", "first")):
+        scores = tmp_path / f"tiny/12e/eval/{name}/scores.json"
+        scores.parent.mkdir(parents=True)
+        scores.write_text("{}")
+        os.utime(scores, (number, number))
+    assert f"--scores {scores} " in make("-n", "eval", *task, *asked).stdout  # of the last
+    released = make("-n", "eval", "release", *task, *asked).stdout
+    assert f"--scores {tmp_path}/tiny/12e/eval/third/scores.json" in released and str(scores) not in released
+
+
+def test_an_own_map_is_drawn_where_tiers_need_statistics_and_not_where_they_are_given(unbuilt, tmp_path):
+    (tmp_path / "map.json").write_text("{}")
+    asked = [f"DROP_MAP={tmp_path / 'map.json'}", *unbuilt, "SCORED=no"]
+    ranked = make("-n", "release", *asked)
+    assert {"teacher_force_analysis", "plot_expert_stats"} <= scripts_in(ranked) and "--statistics" in ranked.stdout
+    given = make("-n", "release", "CD_TIERS=0/1/2", *asked)
+    assert not {"teacher_force_analysis", "plot_expert_stats"} & scripts_in(given)
+    assert "build_release" in scripts_in(given) and "--statistics" not in given.stdout
+
+
 def test_several_samples_are_runs_of_their_own_and_compared_together(unbuilt):
     shown = make("-n", "eval", "SAMPLES=3", "SEED=7", *unbuilt).stdout
     runs = evaluations(shown)
