@@ -68,6 +68,7 @@ from release.manifest import CHECKPOINT, DYNAMIC, KINDS, MANIFEST, STANDARD, Man
 from release.names import BASE_NAME, PLAIN_NAME, clashes, is_base, is_plain, is_standard
 from release.said_settings import recorded_settings
 from release.sources import read_evidence, write_sources
+from release.task_files import task_sources_of
 from release.used_quants import by_imatrix
 from scoring.score_records import SCORES_NAME
 from speed.active_experts import ACTIVE_NAME
@@ -177,6 +178,8 @@ def parse_setting(text: str) -> tuple[str, str]:
 
 def copies_of(args: argparse.Namespace) -> dict[str, Path]:
     """Return what is copied into the folder, by name: records, pictures, template, a checkpoint's small files."""
+    if args.metadata.name != METADATA_NAME:  # a drop inside a GGUF file has one of another name, and no checkpoint
+        raise InputError(args.metadata, f"the {METADATA_NAME} of a checkpoint", "another name")
     found = {
         METADATA_NAME: args.metadata,
         SCORES_NAME: args.scores,
@@ -264,18 +267,6 @@ def sources_of(args: argparse.Namespace) -> dict[str, dict[str, Path]]:
         "tasks": task_sources_of(args.task),
         "variants": {str(number): path for number, path in enumerate(args.variants)},
     }
-
-
-def task_sources_of(tasks: list[list[Path]]) -> dict[str, Path]:
-    """Return what the scores of further tasks were made from, as KIND NAME NUMBER; tasks: SCORES.json KIND=PATH ..."""
-    found = {}
-    for scores, *words in tasks:
-        for number, word in enumerate(words):
-            kind, sign, path = str(word).partition("=")
-            if not sign or CONTROL.search(str(word)):
-                raise InputError("--task", f"KIND=PATH after {scores}, in one line", shown(str(word)))
-            found[f"{kind} {scores.parent.name} {number}"] = Path(path)
-    return found
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -16,6 +16,7 @@ from pathlib import Path
 from checkpoints.outline import write_checkpoint_outline
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import is_file_record, read_json
+from files.known_digests import sha256_now
 from files.option_types import command_parser
 from files.safe_files import InputError, gib, remove, run
 from ggufs.gguf_header import read_header
@@ -37,6 +38,9 @@ def check_of_record(path: Path, outlined: bool) -> None:
         raise InputError(path, f"the file of its record {record_path(path).name}", "another", "move it away")
     if outlined:
         read_header(path)
+        # What stays stands for the file from now on.
+        if (found := sha256_now(path)) != known["sha256"]:
+            raise InputError(path, f"the file of its record, sha256 {known['sha256'][:12]}", found[:12], "move it away")
 
 
 def free_gguf(path: Path, outlined: bool) -> int:

@@ -98,6 +98,7 @@ def analysis_inputs(
     return {
         "questions": described,
         "questions_sha256": question_set_digest(questions),
+        "question_file_sha256": sha256_file(args.questions),
         "config_sha256": sha256_file(args.model / "config.json"),
         "weights_sha256": weights_digest(tensors),
         "model_type": config.get("model_type"),

@@ -53,6 +53,7 @@ def choose_first(folder: Path, questions: Path) -> None:
         "max_tokens": MAX_TOKENS,
         "top_k": 8,
         "questions_sha256": question_set_digest(asked),
+        "question_file_sha256": sha256_file(questions),
         "config_sha256": sha256_file(model / "config.json"),
         "weights_sha256": weights_digest(read_checkpoint(model)),
         "source_sha256": source_digest(model),

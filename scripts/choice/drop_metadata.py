@@ -66,7 +66,12 @@ def check_full(checkpoint: Path) -> None:
 
 
 def read_metadata(path: Path) -> dict:
-    """Read expert_drop_metadata.json; raise InputError when it is missing or is no such record."""
+    """Read expert_drop_metadata.json; raise InputError when it is missing or is no such record.
+
+    Its name is part of it: expert_drop.py copies other files of a model as they are, and seals them all the same.
+    """
+    if not path.name.endswith(METADATA_NAME):  # of a GGUF file it is NAME.expert_drop_metadata.json
+        raise InputError(path, f"a file named {METADATA_NAME}", "another name")
     return read_record(path, DropMetadata, DROP_AGAIN)
 
 

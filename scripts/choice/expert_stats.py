@@ -9,8 +9,8 @@ elimination_error (fp64), the layer's error once it is gone (choice/elimination.
 Its metadata has one key, "expert_stats", with a JSON object (`StatsRecord`): `version`, `questions` (of each its id,
 digest, tokens, truncated, empty_reasoning, digest of the token ids), `reasoning` (the column that was read, and whose
 words they are), `chat_template_sha256`, `config_sha256`, `weights_sha256`, `source_sha256` (of all bytes of the
-checkpoint, `source_digest` of checkpoints/), `questions_sha256`, `experts`, `top_k`, `dtype`, `attention`,
-`max_tokens`, `counted_tokens` (all or answer), `batch_size`, `device`, `seed`, the versions of `torch` and
+checkpoint, `source_digest` of checkpoints/), `questions_sha256`, `question_file_sha256`, `experts`, `top_k`, `dtype`,
+`attention`, `max_tokens`, `counted_tokens` (all or answer), `batch_size`, `device`, `seed`, the versions of `torch` and
 `transformers`, and `reconstruction`, of which tokens an order was made. No time, host or path is recorded, so equal
 inputs give equal bytes.
 
@@ -84,6 +84,7 @@ class StatsRecord(Record):
     questions: list[AnalysedQuestion]
     top_k: int
     questions_sha256: str
+    question_file_sha256: str | None = None  # of the whole file; an older version's statistics have none
     config_sha256: str
     weights_sha256: str
     source_sha256: str | None = None

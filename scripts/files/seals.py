@@ -355,11 +355,15 @@ class Seals:
         """Judge a file; commands: those that write it."""
         return self._judged(path, sha256_file(as_written(path)), None, commands)
 
-    def of_renamed(self, path: Path, command: str) -> Seal:
-        """Judge a file whose folder may have got another name in the build: a release's."""
+    def of_renamed(self, path: Path, command: str, ending: str) -> Seal:
+        """Judge a file whose folder may have got another name in the build: a release's.
+
+        ending: of its name; what the command has written under other names, copies among it, is no such file.
+        """
         if (found := self.of_file(path, (command,))) in (Seal.VALID, Seal.LINKED):
             return found
-        digest, places = sha256_file(path), [json.loads(f'"{place}"') for place in self.writers]
+        digest, written = sha256_file(path), [json.loads(f'"{place}"') for place in self.writers]
+        places = [place for place in written if place.endswith(ending)]
         return next((Seal.VALID for place in places if self._has(place, command, digest, [])), found)
 
     def of_said(self, path: Path, digest: str, subject: str, commands: Commands = ANY) -> Seal:

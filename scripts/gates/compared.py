@@ -29,7 +29,7 @@ ONE_RECIPE = "quantise the full model by the same settings (REPLACE=cd)"
 ONE_IMATRIX = "measure the imatrix of both models by one context and llama.cpp (REPLACE=imatrix)"
 OLDER_AUTO = "quantise it again (REPLACE=auto)"
 CD_CHOICES = ("cd_scope", "cd_recipe", "cd_protect", "cd_rule", "cd_cuts", "cd_tiers")
-OF_A_RECIPE = ("arguments", "base", "padded", *CD_CHOICES)
+OF_A_RECIPE = ("arguments", "base", "padded", "cd_stats_sha256", *CD_CHOICES)
 # AUTO's types and padding follow from the sensitivities, which each model has its own of. What must be one is how these
 # were measured, and whether a padding was weighed at all.
 OF_AN_AUTO = ("auto_measured_on", "auto_padding")

@@ -22,7 +22,7 @@ from choice.expert_stats import read_stats
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.gguf_header import ARRAY, GgufHeader, TensorInfo, array_values, read_header
-from ggufs.gguf_outline import file_or_outline
+from ggufs.gguf_outline import check_outline, file_or_outline
 from ggufs.gguf_padding import UNPADDED
 from ggufs.imatrix import ImatrixRecord, read_imatrix_record
 from losses.quality_record import QUALITY_NAME
@@ -77,7 +77,10 @@ class Lineage:
     @property
     def full_file(self) -> Path:
         """The full model's F16 file, or what LOW_DISK=yes left of it: header and routers."""
-        return file_or_outline(self.origin("full f16").with_suffix(""))
+        found = file_or_outline(gguf := self.origin("full f16").with_suffix(""))
+        if found != gguf:
+            check_outline(found)
+        return found
 
     @property
     def f16_sha256(self) -> str:
@@ -164,7 +167,10 @@ def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
     source = lineage.origin("statistics")
     _, metadata = read_stats(source)
     analysed = {question["id"]: question.get("sha256") for question in metadata["questions"]}
-    files = list(lineage.sources["questions"].values())
+    # Another file may hold the same questions, a domain's for one: the one that was read comes first.
+    read = metadata.get("question_file_sha256")
+    digests = {path: sha256_file(path) for path in lineage.sources["questions"].values()}
+    files = sorted(digests, key=lambda path: digests[path] != read)
     pairs: list[tuple[str, object, object]] = []
     if method:
         pairs.append(("questions with sha256", metadata["questions_sha256"], method.get("questions_sha256")))
@@ -175,6 +181,7 @@ def analysed_breaks(lineage: Lineage, method: dict) -> Breaks:
         asked = [q for q in load_questions(path, metadata.get("seed", QUESTION_SEED)) if q.record_id in analysed]
         if {question.record_id: question.digest for question in asked} == analysed:
             pairs.append(("questions with sha256", question_set_digest(asked), metadata["questions_sha256"]))
+            pairs += [("the question file as it is, sha256", digests[path], read)] if read else []
             empty = {question["id"] for question in metadata["questions"] if question.get("empty_reasoning")}
             mine = {question.record_id for question in asked if not question.explanation}
             pairs.append(("questions without a reasoning:", sorted(mine), sorted(empty)))

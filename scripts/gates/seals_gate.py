@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from choice.drop_metadata import METADATA_NAME
-from files.json_records import read_record
+from files.json_records import is_file_record, read_json, read_record
+from files.known_digests import sha256_now
 from files.sealed_lines import line_seals
 from files.seals import (
     ANY,
@@ -35,7 +36,7 @@ from losses.quality_record import QUALITY_NAME, Quality
 from losses.stored_results import results_folder
 from quants.draft_record import is_draft
 from release.manifest import MANIFEST
-from release.sources import sources_path
+from release.sources import SOURCES_ENDING, sources_path
 from release.task_files import TASK_COPY, task_copies, task_sources
 from scoring.run_files import ANSWERS, LM_EVAL, PATCHED, RUN, TASK_FOLDER, read_run, subjects_of
 from scoring.score_records import SCORES_NAME, SUMMARY_NAME
@@ -90,7 +91,8 @@ def named_files(checked: Checked) -> Iterator[tuple[Path, Origin]]:
     for kind in ("records", "quants"):
         yield from ((path, QUANTS) for path in checked.sources[kind].values())
     for name, path in checked.sources["copies"].items():
-        if name not in NOT_OURS and path.suffix != ".safetensors":
+        # By its name in the release: under another one a file would be asked for no seal, or for another's.
+        if name not in NOT_OURS and not name.endswith(".safetensors"):
             yield path, origin_of_copy(name, path)
     for name, path in checked.sources["origins"].items():
         if name in ORIGINS:
@@ -138,17 +140,36 @@ def line_records(checked: Checked) -> Iterator[tuple[Path, list[str], Origin]]:
         yield folder / ANSWERS_NAME, [SUBJECT], COPIES[LOOPS_NAME]
 
 
+def is_recorded(path: Path) -> bool:
+    """Tell whether the record FILE.json, whose seal stands for that of a file, is one of these very bytes.
+
+    A file that has gone, as LOW_DISK=yes removes them, has its record alone.
+    """
+    record = Path(f"{path}.json")
+    if not path.is_file() or not record.is_file():
+        return True
+    known = read_json(record)
+    return is_file_record(known) and known["sha256"] == sha256_now(path)
+
+
 def judged(checked: Checked) -> list[tuple[str, Path, str, Seal | None]]:
     """Return place in words, path, stage and seal of everything the release rests on; None: in no build folder."""
     found: list[tuple[str, Path, str, Seal | None]] = []
     for path, (stage, commands) in dict([*named_files(checked), *measured_files(checked)]).items():
-        path = Path(f"{path}.json") if path.suffix == BY_RECORD else path
+        of_record = path.suffix == BY_RECORD
+        if of_record and not is_recorded(path):
+            found.append((str(path), path, stage, Seal.BROKEN))
+            continue
+        path = Path(f"{path}.json") if of_record else path
         seal = None
         if seals := seals_over(path):
             seal = Seal.NONE
             if path.is_file():
-                renamed = (stage, commands) == RELEASE
-                seal = seals.of_renamed(path, *commands) if renamed else seals.of_file(path, commands)
+                if (stage, commands) == RELEASE:
+                    ending = f"/{MANIFEST}" if path.name == MANIFEST else SOURCES_ENDING
+                    seal = seals.of_renamed(path, commands[0], ending)
+                else:
+                    seal = seals.of_file(path, commands)
         found.append((str(path), path, stage, seal))
     for path, subjects, (stage, commands) in line_records(checked):
         if (seals := seals_over(path)) is None:

@@ -61,11 +61,11 @@ def reasoning_breaks(rows: Rows, seen: Sequence[set[str]]) -> list[InputError]:
     """No question that was not seen stands in one that was, or in its reasoning: the model has read it there."""
     found = {}
     for of_one in seen:  # one by one: a question that a choice held out is among those of the statistics
-        read = {one.record_id: one for _, one in rows if one.record_id in of_one}
+        read = [one for _, one in rows if one.record_id in of_one]  # of each file: one may have another reasoning
         others = {one.record_id: (path, one) for path, one in rows if one.record_id not in of_one}
         texts = [one.text for _, one in others.values()]
-        in_reasoning = held_texts(texts, "\n".join(one.explanation for one in read.values()))
-        in_question = held_texts(texts, "\n".join(one.prompt for one in read.values()))
+        in_reasoning = held_texts(texts, "\n".join(one.explanation for one in read))
+        in_question = held_texts(texts, "\n".join(one.prompt for one in read))
         for (path, one), reasoned, asked in zip(others.values(), in_reasoning, in_question):
             # A short question can be the beginning of another one.
             if reasoned or asked and len(letters_of(one.text)) >= WHOLE_LETTERS:

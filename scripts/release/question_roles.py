@@ -46,10 +46,17 @@ def asked_by_any(summaries: Iterable[Path], questions: Path) -> bool:
 
 def chose(method: dict, statistics: Path | None, questions: Path) -> bool:
     """Tell whether the statistics that a map was chosen from are of a file's questions: same ids, words and order."""
+    if not is_read_by(statistics, questions):
+        return False
     ids = {*method.get("question_ids", []), *method.get("held_out_question_ids", [])}
     seed = stats_metadata(statistics).get("seed", QUESTION_SEED)
     found = [question for question in load_questions(questions, seed) if question.record_id in ids]
     return bool(found) and question_set_digest(found) == method.get("questions_sha256")
+
+
+def is_read_by(statistics: Path | None, questions: Path) -> bool:
+    """Tell whether statistics may be of a file as it is now; those of an older version do not say which one it was."""
+    return stats_metadata(statistics).get("question_file_sha256") in (None, sha256_file(questions))
 
 
 def unused(method: dict, questions: Path) -> int:
@@ -74,7 +81,8 @@ def counted(sources: Sources, questions: Path) -> bool:
     statistics = sources["origins"].get("statistics")
     metadata, ids = stats_metadata(statistics), analysed_ids(statistics)
     found = [one for one in load_questions(questions, metadata.get("seed", QUESTION_SEED)) if one.record_id in ids]
-    return bool(ids) and question_set_digest(found) == metadata["questions_sha256"]
+    same = bool(ids) and question_set_digest(found) == metadata["questions_sha256"]
+    return same and is_read_by(statistics, questions)
 
 
 def is_analysed(statistics: Path | None, questions: Path) -> bool:

@@ -27,6 +27,7 @@ from scoring.score_records import SCORES_NAME, Scores
 from speed.active_experts import ACTIVE_NAME, ActiveExperts
 from speed.draft_results import DRAFT_NAME, DraftResults
 
+SOURCES_ENDING = ".sources.json"
 # The build's records that a release may hold, by their names in it; each one's owner refuses what is not one.
 EVIDENCE: dict[str, type[Record]] = {
     METADATA_NAME: DropMetadata,
@@ -75,7 +76,7 @@ def find_evidence(folder: Path, name: str) -> dict | None:
 
 def sources_path(folder: Path) -> Path:
     """Return the path of the list of a release's sources."""
-    return folder.with_name(f"{folder.name}.sources.json")
+    return folder.with_name(f"{folder.name}{SOURCES_ENDING}")
 
 
 def write_sources(folder: Path, sources: dict[str, dict[str, Path]]) -> None:

@@ -99,7 +99,7 @@ def test_a_setting_is_one_line(option, pruned_demo, tmp_path, capsys):
 
 def test_what_a_task_was_made_from_is_named_by_its_kind(pruned_demo, tmp_path, refusal):
     arguments = release_arguments(pruned_demo, tmp_path / "r", "--task", "scores.json", "data", quants=("Q4_K_M",))
-    refusal(build_release.main, arguments, "--task", "KIND=PATH after scores.json", "'data'")
+    refusal(build_release.main, arguments, "--task", "or examples=PATH after scores.json", "'data'")
 
 
 def test_a_base_is_a_hub_id_or_a_plain_name():

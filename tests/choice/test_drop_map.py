@@ -156,11 +156,11 @@ def test_the_version_is_the_first_field_and_no_part_of_what_chose(made):
 def test_the_metadata_of_a_checkpoint_is_refused_by_its_owner(tmp_path, change, words):
     numbers = {"version": 2, "experts": 8, "keep_count": 5, "drop_map_sha256": "0" * 64}
     content = numbers | {"method": {"question_ids": ["a", "b"]}, "source": {}, "shards": {}, "layers": {}}
-    write_json(tmp_path / "metadata.json", content)
-    assert in_sample(["b", "c"], tmp_path / "metadata.json") == {"chosen_on": 2, "scored_and_chosen_on": 1}
-    write_json(tmp_path / "metadata.json", content | change)
+    write_json(tmp_path / "expert_drop_metadata.json", content)
+    assert in_sample(["b", "c"], tmp_path / "expert_drop_metadata.json") == {"chosen_on": 2, "scored_and_chosen_on": 1}
+    write_json(tmp_path / "expert_drop_metadata.json", content | change)
     with pytest.raises(InputError) as caught:
-        in_sample(["b", "c"], tmp_path / "metadata.json")
+        in_sample(["b", "c"], tmp_path / "expert_drop_metadata.json")
     assert words in str(caught.value)
 
 

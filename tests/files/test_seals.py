@@ -187,7 +187,7 @@ def test_half_a_seal_costs_no_other(build):
     write_json(build / "run/next.json", {})
     assert seal(build / "run/next.json") == seal(build / "run/record.json") == Seal.VALID
     renamed = (build / "run").rename(build / "other")
-    assert Seals(build).of_renamed(renamed / "record.json", "") == Seal.VALID
+    assert Seals(build).of_renamed(renamed / "record.json", "", "/record.json") == Seal.VALID
 
 
 def test_the_files_of_a_folder_are_sealed_but_for_weights(build):

@@ -18,6 +18,7 @@ AUTO = {
     "auto_padding": True,
     "auto_measured_on": {"questions_sha256": "2" * 64, "chats": 12},
 }
+CD = {"type": "CD-Q4_K_M", "base": "Q4_K_M", "imatrix_sha256": "1" * 64, "arguments": [], "cd_stats_sha256": "4" * 64}
 PAD = {"type": "PAD-IQ3_XXS", "base": "IQ3_XXS", "imatrix_sha256": "1" * 64, "arguments": [], "padded": {"x": [1, 2]}}
 
 
@@ -31,6 +32,8 @@ PAD = {"type": "PAD-IQ3_XXS", "base": "IQ3_XXS", "imatrix_sha256": "1" * 64, "ar
         (AUTO, {"auto_measured_on": {"questions_sha256": "3" * 64, "chats": 12}}, "AUTO-12 files made by one recipe:"),
         (AUTO, {"auto_padding": False}, "AUTO-12 files made by one recipe:"),
         (AUTO, {"imatrix_sha256": None}, "AUTO-12 files made with an imatrix:"),
+        (CD, {}, ""),
+        (CD, {"cd_stats_sha256": "5" * 64}, "CD-Q4_K_M files made by one recipe:"),
         (PAD, {}, ""),
         (PAD, {"padded": {"x": [1, 3]}}, "PAD-IQ3_XXS files made by one recipe:"),
         (PAD, {"type": "Q4_K_M", "padded": {}}, ""),

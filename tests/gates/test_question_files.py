@@ -1,9 +1,11 @@
 """The question files of a release: the same question elsewhere, and files that had no part in what is published."""
 
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
+from choice.expert_stats import read_stats
 from files.json_records import write_record
-from files.safe_files import InputError
+from files.safe_files import InputError, sha256_file
 from findings.findings_record import FINDINGS_NAME
+from gates.lineage import analysed_breaks
 from gates.remade_gates import findings_gate
 from gates.seen_questions import seen_breaks
 from made_up_evidence import QUESTIONS
@@ -84,6 +86,28 @@ def test_a_question_in_one_that_chose_is_not_held_out(tmp_path, seen, wrong, pla
     told.write_text(asked((one.record_id, "other"), (one.text, asks), (one.explanation, said)))
     found = seen_breaks([QUESTIONS[0], told], seen)
     assert [one.record_id in str(error) and "in none of those" in str(error) for error in found] == [True] * wrong
+
+
+def test_a_reasoning_counts_in_whichever_file_it_stands(tmp_path):
+    """A domain's file can have the rows that chose without what was read in them."""
+    one = first_question()
+    told, plain = tmp_path / "told.csv", tmp_path / "plain.csv"
+    told.write_text(asked((one.record_id, "other"), (one.text, "Which?"), (one.explanation, f"Well. {one.text} So.")))
+    plain.write_text(asked((one.record_id, "other"), (one.text, "Which?"), (one.explanation, "So.")))
+    for files in ([told, plain], [plain, told]):
+        assert len(seen_breaks([QUESTIONS[0], *files], [{"other"}])) == 1
+
+
+def test_the_file_that_chose_is_as_it_was_read(build, tmp_path):
+    """Rows that were added since are none that a run left out."""
+    read = read_stats(build.pruned / "statistics.safetensors")[1]["question_file_sha256"]
+    lineage = build.checked.lineage
+    questions = lineage.sources["questions"]
+    name, place = next((name, path) for name, path in questions.items() if sha256_file(path) == read)
+    questions[name] = tmp_path / place.name
+    questions[name].write_text(place.read_text() + "one-more,What else?,a,b,c,d,So.,Physics,Physics\n")
+    (error,) = analysed_breaks(lineage, {})
+    assert "expected the question file as it is, sha256" in str(error)
 
 
 @pytest.mark.parametrize("kind, files", [("AUTO-0.1", ["calibration_questions.csv"]), ("Q6_K", None)])

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+from calls import as_command
 from choice.drop_metadata import METADATA_NAME
+from files.json_records import read_json, write_json
 from files.seals import BINDING, LEDGER, Seal
 from gates.seals_gate import judged
 from losses.quality_record import QUALITY_NAME
@@ -52,6 +54,30 @@ def test_a_release_folder_may_be_renamed(build):
     sources_path(build.release).rename(sources_path(renamed))
     build.release = renamed
     assert build.failing("seals") == []
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".gguf"])
+def test_no_ending_of_a_name_spares_a_record_its_seal(build, ending):
+    """Weights have none, and a GGUF file that of its record, by whatever name a release takes a file for another."""
+    losses, other = build.evidence / QUALITY_NAME, build.evidence / f"x{ending}"
+    other.write_text(losses.read_text())
+    with as_command("measure_quality"):
+        write_json(build.evidence / f"x{ending}.json", {"version": 1, "bytes": 1, "sha256": "0" * 64})
+    checked = build.checked
+    checked.sources["copies"][QUALITY_NAME] = other
+    assert [seal for _, path, _, seal in judged(checked) if path.name.startswith("x.")][0] in (Seal.NONE, Seal.BROKEN)
+
+
+def test_a_copy_in_a_release_is_no_list_of_sources(build):
+    forged = build.evidence / "X/template"
+    forged.parent.mkdir()
+    sources = sources_path(build.release)
+    content = read_json(sources)
+    content["runs"].pop("0")
+    with as_command("build_release"):
+        write_json(forged, content)
+    build.write(sources, forged.read_text())
+    assert any(str(sources) in line for line in build.failing("seals"))
 
 
 @pytest.mark.parametrize("where", ["settings", "sources", "machine", "losses"])

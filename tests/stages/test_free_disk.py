@@ -10,9 +10,10 @@ from checkpoints.checkpoint import read_checkpoint, weights_digest
 from checkpoints.outline import write_checkpoint_outline
 from choice.drop_metadata import METADATA_NAME
 from files.json_records import write_json
-from files.safe_files import InputError
+from files.safe_files import InputError, sha256_file
+from files.seals import MARKER
 from ggufs.gguf_header import read_header
-from ggufs.gguf_outline import file_or_outline, outline_path
+from ggufs.gguf_outline import check_outline, file_or_outline, outline_path
 from shared_ggufs import demo_ggufs
 
 import pytest
@@ -24,7 +25,7 @@ DEMO = Path(__file__).resolve().parents[2] / "data/demo"
 def f16(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the demo's F16 file, with a record."""
     path = Path(shutil.copy(demo_ggufs(tmp_path_factory) / "F16.gguf", tmp_path / "demo-F16.gguf"))
-    write_json(Path(f"{path}.json"), {"version": 1, "bytes": path.stat().st_size, "sha256": "0" * 64})
+    write_json(Path(f"{path}.json"), {"version": 1, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
     return path
 
 
@@ -42,6 +43,23 @@ def test_an_outline_has_the_header_the_routers_and_the_size(f16: Path) -> None:
     assert outline.stat().st_blocks * 512 < len(whole) / 2
     call(free_disk.main, "--outlined", "--gguf", f16)  # it has gone, and the outline stays
     assert outline.exists()
+
+
+def test_an_outline_is_sealed_for_the_file_of_a_record_alone(f16: Path, refusal) -> None:
+    (f16.parent / MARKER).touch()
+    whole = f16.read_bytes()
+    f16.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refusal(free_disk.main, ["--outlined", "--gguf", f16], f16, "expected the file of its record, sha256")
+    f16.write_bytes(whole)
+    call(free_disk.main, "--outlined", "--gguf", f16)
+    outline = outline_path(f16)
+    check_outline(outline)
+    router = next(tensor for tensor in read_header(outline).tensors if "ffn_gate_inp" in tensor.name)
+    held = bytearray(outline.read_bytes())
+    held[router.offset] ^= 1
+    outline.write_bytes(held)
+    with pytest.raises(InputError, match="expected what free_disk.py wrote, found one edited"):
+        check_outline(outline)
 
 
 def test_a_file_that_cannot_be_copied_leaves_no_outline(tmp_path: Path) -> None:
