@@ -12,8 +12,10 @@ that another run makes at that moment, here or on another host, is waited for, a
 """
 
 import argparse
+import codecs
 import ctypes
 import fcntl
+import io
 import os
 import pty
 import re
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from files.host_locks import lock_path
-from files.input_errors import printable
+from files.input_errors import printable, printable_lines
 from files.json_records import write_record
 from files.option_types import command_parser, positive
 from files.safe_files import InputError, run
@@ -128,6 +130,9 @@ class Log:
 def follow(stream: IO[bytes] | int, kept: list[bytes], log: Log, screen: Screen | None, echo: bool) -> None:
     """Read a stream of the command to its end: into the log and `kept`, and its last line onto the screen."""
     handle = stream if isinstance(stream, int) else stream.fileno()
+    # A chunk may end in the middle of a letter. A bare carriage return, as progress bars have it, ends a line here: it
+    # would put the cursor back over what is shown.
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
     while True:
         try:
             chunk = os.read(handle, READ_BYTES)
@@ -138,7 +143,8 @@ def follow(stream: IO[bytes] | int, kept: list[bytes], log: Log, screen: Screen 
         kept.append(chunk)
         log.write(chunk)
         if echo:
-            sys.stdout.buffer.write(chunk)
+            # In bytes of its own: a terminal's encoding that has not a letter must not end the reading.
+            sys.stdout.buffer.write(printable_lines(decoder.decode(chunk)).encode())
             sys.stdout.flush()
         elif screen and (parts := re.split(rb"[\r\n]+", chunk.strip(b"\r\n"))):
             screen.show(parts[-1].decode(errors="replace"))

@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return a text with its control characters escaped, but for line ends and tabs."""
+    return "".join(part if part in "\n\t" else printable(part) for part in ENDS.split(text))
+
+
 class PrintableLines:
     """A text stream on which only line ends and tabs act: what a command prints may hold a name from elsewhere."""
 
@@ -26,7 +31,7 @@ class PrintableLines:
 
     def write(self, text: str) -> int:
         """Write a text with its other control characters escaped."""
-        return self._stream.write("".join(part if part in "\n\t" else printable(part) for part in ENDS.split(text)))
+        return self._stream.write(printable_lines(text))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
