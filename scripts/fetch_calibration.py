@@ -14,23 +14,29 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
+from files.deadline import DOWNLOAD_SECONDS, within
 from files.fetched_files import CALIBRATION_V5_URL, FetchedRecord
 from files.json_records import read_record, write_record
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, reason_of, replace_when_done, run
 
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 60  # between two bytes
+ADVICE = "give a text of your own with CALIBRATION=FILE"
 LEAST_BYTES, MOST_BYTES = 100_000, 100_000_000  # less is an error page, more no text to calibrate with
 
 
-def download_text(url: str) -> bytes:
-    """Return the bytes behind a URL; raise InputError when the download fails."""
+def read_url(url: str) -> bytes:
+    """Return the first MOST_BYTES + 1 bytes behind a URL; raise InputError when the download fails."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
-            content = answer.read(MOST_BYTES + 1)
+            return answer.read(MOST_BYTES + 1)
     except (OSError, ValueError, HTTPException) as error:  # URLError and HTTPError are OSErrors
-        advice = "give a text of your own with CALIBRATION=FILE"
-        raise InputError(url, "a text that can be downloaded", reason_of(error), advice) from error
+        raise InputError(url, "a text that can be downloaded", reason_of(error), ADVICE) from error
+
+
+def download_text(url: str) -> bytes:
+    """Return the bytes behind a URL; raise InputError when the download fails, or does not end."""
+    content = within(DOWNLOAD_SECONDS, url, lambda: read_url(url), ADVICE)
     if len(content) > MOST_BYTES:
         raise InputError(url, f"a text of at most {MOST_BYTES} bytes", "a longer one")
     return content

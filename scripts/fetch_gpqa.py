@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 from chats.questions import GPQA_DATASET, GPQA_FILE, QUESTION_SEED, load_questions
+from files.deadline import DOWNLOAD_SECONDS, within
 from files.fetched_files import GPQA_URL, HUB, FetchedRecord, check_online
 from files.json_records import write_record
 from files.option_types import command_parser, named_path
@@ -32,11 +33,16 @@ def download_questions(folder: Path) -> Path:
     logging.set_verbosity_error()  # it would report each of its attempts before the one line of ours
     check_online(constants.HF_HUB_OFFLINE, "fetch GPQA Diamond")
     advice = "accept its terms on the Hub and run `hf auth login`, or give QUESTIONS=FILE"
-    with downloading(f"{GPQA_DATASET}/{GPQA_FILE}", "access to the gated dataset", advice):
+    what = f"{GPQA_DATASET}/{GPQA_FILE}"
+
+    def fetch() -> Path:
         # With local_dir the file does not go through the Hub's cache in the home directory. The client would still take
         # one that lies there, whatever it holds, so the cache is an empty one of this download.
-        cache = folder / "cache"
-        return Path(hf_hub_download(GPQA_DATASET, GPQA_FILE, repo_type="dataset", local_dir=folder, cache_dir=cache))
+        cache, kind = folder / "cache", "dataset"
+        with downloading(what, "access to the gated dataset", advice):
+            return Path(hf_hub_download(GPQA_DATASET, GPQA_FILE, repo_type=kind, local_dir=folder, cache_dir=cache))
+
+    return within(DOWNLOAD_SECONDS, what, fetch, advice)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

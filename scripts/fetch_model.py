@@ -22,6 +22,7 @@ from checkpoints.assistant import check_assistant
 from checkpoints.checkpoint import read_checkpoint, read_config, weights_digest
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_metadata import check_full
+from files.deadline import MODEL_SECONDS, within
 from files.json_records import Record, read_record, write_record
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, check_apart, run, sha256_file
@@ -52,8 +53,12 @@ def download_model(model_id: str, directory: Path) -> None:
     if directory.is_symlink():  # of an earlier run: the download would be written into a directory of the user's
         directory.unlink()
     expected = "a local directory, or a Hub repository that can be reached and read"
-    with downloading(model_id, expected, "for a gated one accept its terms and run `hf auth login`"):
-        snapshot_download(model_id, local_dir=directory, allow_patterns=PATTERNS)
+
+    def fetch_snapshot() -> None:
+        with downloading(model_id, expected, "for a gated one accept its terms and run `hf auth login`"):
+            snapshot_download(model_id, local_dir=directory, allow_patterns=PATTERNS)
+
+    within(MODEL_SECONDS, model_id, fetch_snapshot, "the same command goes on from here", directory)
 
 
 def check_model_directory(directory: Path) -> dict:

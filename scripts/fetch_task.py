@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from files.deadline import DOWNLOAD_SECONDS, within
 from files.fetched_files import FetchedRecord, check_online, dataset_url
 from files.json_records import as_lines, write_record
 from files.option_types import command_parser, named_path
@@ -91,10 +92,12 @@ def main(argv: list[str] | None = None) -> None:
     folder = partial_directory(args.output)
     remove(folder)  # of a run that was killed: what lies there would be taken for a download
     try:
-        rows, place = fetched_rows(dataset, name, split, folder)
+        rows, place = within(
+            DOWNLOAD_SECONDS, dataset, lambda: fetched_rows(dataset, name, split, folder), TOKEN_ADVICE
+        )
         check_columns(args.output, rows, task)
         if task.is_ifeval:
-            fetch_punkt()
+            within(DOWNLOAD_SECONDS, "nltk", fetch_punkt)
         content = as_lines(rows)
         fetched = {"url": place, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         write_record(Path(f"{args.output}.json"), fetched, FetchedRecord)  # first, as in fetch_calibration.py

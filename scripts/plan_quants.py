@@ -19,6 +19,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from files.deadline import DOWNLOAD_SECONDS, within
 from files.display import markdown_table
 from files.json_records import read_json, write_json
 from files.option_types import command_parser, named_path
@@ -70,8 +71,13 @@ LAYER_ORDER = (
 def fetch_config(model_id: str) -> Path:
     """Return config.json of a repository of the Hub, fetched or cached; raise InputError when it cannot be had."""
     expected = "a file, a directory, or a Hub repository that can be reached and read"
-    with downloading(model_id, expected, "without network: SHAPE=gemma-4-26b-a4b"):
-        return Path(hf_hub_download(model_id, "config.json"))
+    advice = "without network: SHAPE=gemma-4-26b-a4b"
+
+    def fetch() -> Path:
+        with downloading(model_id, expected, advice):
+            return Path(hf_hub_download(model_id, "config.json"))
+
+    return within(DOWNLOAD_SECONDS, model_id, fetch, advice)
 
 
 def open_source(source: str, name: str, llama_cpp: LlamaCpp, work: Path) -> tuple[GgufHeader, bool]:

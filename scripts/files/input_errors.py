@@ -44,8 +44,12 @@ class InputError(Exception):
         place = str(path)
         if len(place) > PLACE_CHARACTERS:
             place = f"{place[: PLACE_CHARACTERS // 2]}...{place[-PLACE_CHARACTERS // 2 :]}"
+        self._parts = (place, expected, found, advice)
         line = f"{place}: expected {expected}, found {found}"
         super().__init__(printable(f"{line}; {advice}" if advice else line))
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return type(self), self._parts  # for another process: Python would give the line alone
 
 
 def check_bounded(path: Path, most: int = RECORD_MIB) -> None:
