@@ -8,15 +8,10 @@ from chats.without_torch import spare_torch
 from files.input_errors import check_bounded, read_words
 from files.json_records import read_json
 from files.safe_files import InputError, reason_of
+from files.tokenizer_names import TEMPLATES_NAME, TOKENIZER_FILES, TOKENIZER_PARTS
 
 if TYPE_CHECKING:  # importing transformers takes a second, and many who import this module never load a tokenizer
     from transformers import PreTrainedTokenizerBase
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-READ_AS_A_WHOLE = (
-    *(*TOKENIZER_FILES, "chat_template.jinja", "tokenizer_config.json", "merges.txt", "vocab.txt", "config.json"),
-    *("special_tokens_map.json", "added_tokens.json", "processor_config.json", "preprocessor_config.json"),
-)
 
 
 def check_one_template(directory: Path) -> None:
@@ -42,8 +37,8 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     # Without these files the library looks for the name on the Hub, and its message is about the network.
     if not any((directory / name).exists() for name in TOKENIZER_FILES):
         raise InputError(directory, "a tokenizer (tokenizer.json)", "none")
-    more = sorted((directory / "additional_chat_templates").glob("*.jinja"))
-    for path in (*(directory / name for name in READ_AS_A_WHOLE), *more):
+    more = sorted((directory / TEMPLATES_NAME).glob("*.jinja"))
+    for path in (*(directory / name for name in (*TOKENIZER_PARTS, "config.json")), *more):
         if path.exists():
             check_bounded(path)
     check_one_template(directory)

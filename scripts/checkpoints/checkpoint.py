@@ -16,6 +16,7 @@ from files.input_errors import check_bounded
 from files.json_records import parse_json, read_json, sha256_json
 from files.safe_files import InputError, sha256_file, shown
 from files.seals import hold
+from files.tokenizer_names import TEMPLATES_NAME
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -44,7 +45,6 @@ DTYPE_BYTES = {
 }
 # Where a checkpoint may name code of its own (auto_map), which transformers and llama.cpp's converter could run.
 MAY_NAME_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
-OTHER_TEMPLATES = "additional_chat_templates/*.jinja"
 # Weights, config, tokenizer, chat template, and the model card, whose front matter goes into the header.
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".md")
 
@@ -200,7 +200,9 @@ def bytes_digest(tensor: TensorRange, every: int, count: int) -> str:
 
 def read_files(model: Path) -> list[tuple[str, Path]]:
     """Return name and path of every file of a checkpoint that the converter may read, in order."""
-    files = [path for path in (*model.iterdir(), *model.glob(OTHER_TEMPLATES)) if path.suffix in READ_SUFFIXES]
+    files = [
+        path for path in (*model.iterdir(), *model.glob(f"{TEMPLATES_NAME}/*.jinja")) if path.suffix in READ_SUFFIXES
+    ]
     return [(str(path.relative_to(model)), path) for path in sorted(files) if path.is_file()]
 
 

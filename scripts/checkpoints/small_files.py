@@ -9,26 +9,12 @@ import shutil
 from pathlib import Path
 
 from files.input_errors import InputError, check_bounded
+from files.tokenizer_names import TEMPLATES_NAME, TOKENIZER_PARTS
 
-TEMPLATES_NAME = "additional_chat_templates"
 CARD = "README.md"  # names the licence; a release has a card of its own
 SMALL_FILES = (
-    CARD,
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tekken.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "video_preprocessor_config.json",
-    "vocab.json",
-    "vocab.txt",
+    *(CARD, *TOKENIZER_PARTS),
+    *("chat_template.json", "generation_config.json", "tekken.json", "video_preprocessor_config.json"),
 )
 TEMPLATE = re.compile(rf"{TEMPLATES_NAME}/[\w.-]+\.jinja")
 # As gpt-oss, DeepSeek and Llama call theirs: LICENSE, LICENSE-MODEL, USAGE_POLICY, USE_POLICY.md.

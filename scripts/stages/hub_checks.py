@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from chats.chat_tokenizer import TOKENIZER_FILES
 from chats.questions import GPQA_DATASET, GPQA_FILE
 from files.deadline import CHECK_SECONDS, TimeOver, within
 from files.input_errors import InputError, printable
 from files.safe_files import reason_of
+from files.tokenizer_names import TOKENIZER_FILES
 from stages.checks import FAIL, OK, WARN, Check
 
 import httpx2

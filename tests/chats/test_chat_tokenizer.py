@@ -9,6 +9,7 @@ from pathlib import Path
 import render_calibration
 from chats.chat_tokenizer import load_tokenizer
 from conftest import DEMO, REPO
+from files.input_errors import RECORD_MIB
 from files.safe_files import InputError
 
 import pytest
@@ -51,6 +52,19 @@ def test_a_checkpoint_has_one_chat_template(demo_model, tmp_path, other, refused
         with pytest.raises(InputError, match="_config.json: expected the chat template of chat_template.jinja"):
             load_tokenizer(folder)
     else:
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "merges.txt", "added_tokens.json", "additional_chat_templates/a.jinja"]
+)
+def test_a_file_that_the_library_would_read_whole_has_a_bound(demo_model, tmp_path, name):
+    """A sparse one needs no disk; transformers would take several times its size of memory."""
+    folder = shutil.copytree(demo_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / name).parent.mkdir(exist_ok=True)
+    with open(folder / name, "ab") as file:
+        file.truncate((RECORD_MIB << 20) + 1)
+    with pytest.raises(InputError, match=f"{name}: expected at most {RECORD_MIB} MiB to be read as a whole, found 256"):
         load_tokenizer(folder)
 
 

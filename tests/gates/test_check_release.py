@@ -5,13 +5,14 @@ import os
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import build_release
 import check_release
 from calls import call
 from files.seals import MARKER
 from gates.checked import Checked, Outcome
-from gates.gates import GATES
+from gates.gates import GATES, copy_differences
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
 from gates.unchanged_gate import unchanged_gate
 from pruned_models import BASE, NAME
@@ -51,6 +52,21 @@ def test_all_that_holds_passes_line_by_line(release, script):
     assert "Q8_0 has a" not in done.stdout and "**In-sample:** 4 of the 4" in done.stdout
     assert 'loaded by llama-server, which answers "' in done.stdout
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{release}: all of 23 checks pass, 7 do not apply"
+
+
+def test_a_copy_of_another_size_is_not_read(tmp_path, monkeypatch):
+    """A file of a TiB costs no disk where nothing is written, and hours to read."""
+    build, release = tmp_path / "build.json", tmp_path / "release/scores.json"
+    release.parent.mkdir()
+    build.write_text("{}")
+    checked_alone = SimpleNamespace(sources={"copies": {"scores.json": build}}, folder=release.parent)
+    shutil.copyfile(build, release)
+    assert copy_differences(checked_alone) == []
+    release.write_text("[]")  # of the same size: its bytes are others
+    assert "scores.json: expected the bytes of this build's build.json" in copy_differences(checked_alone)[0]
+    os.truncate(release, 1 << 40)
+    monkeypatch.setattr("gates.gates.sha256_file", lambda path: pytest.fail(f"{path} was read"))
+    assert "scores.json: expected the bytes of this build's build.json" in copy_differences(checked_alone)[0]
 
 
 def test_a_folder_of_any_name_passes_as_the_repository_of_its_manifest(copied):
