@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from typing import Protocol, cast
 
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS
+from choice.expert_stats import COUNTS, EXPERT_SUMS, LAYER_SUMS
 from files.safe_files import InputError
 
 import numpy as np
@@ -133,7 +133,7 @@ def fp64_array(values: torch.Tensor) -> np.ndarray:
 
 def is_integer_sum(name: str) -> bool:
     """Tell whether a sum of the statistics counts tokens (int64) and does not add norms or weights (fp64)."""
-    return name in ("token_count", "tokens", "nonfinite_tokens", "skipped_tokens")
+    return name in COUNTS
 
 
 class ExpertObserver:

@@ -44,6 +44,7 @@ EXPERT_SUMS = (
 )
 ELIMINATION = ("elimination_rank", "elimination_error")
 LAYER_SUMS = ("tokens", "nonfinite_tokens", "skipped_tokens", "moe_output_norm_sum")
+COUNTS = ("token_count", "tokens", "nonfinite_tokens", "skipped_tokens")  # of tokens, int64
 MEASURE_AGAIN = "measure again: make analyze REPLACE=statistics"
 
 
@@ -157,6 +158,10 @@ def check_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     for name, wanted in expected.items():
         if arrays[name].shape != wanted:
             raise InputError(path, f"{name} of shape {list(wanted)}", f"{list(arrays[name].shape)}")
+        if (
+            name in (*COUNTS, "layer_numbers") and arrays[name].dtype != np.int64
+        ):  # half a token would change a choice, and be believed
+            raise InputError(path, f"whole numbers (int64) in {name}", str(arrays[name].dtype), MEASURE_AGAIN)
         # Counts and norms are not negative. Routing weights can be: Gemma 4 scales them by a learned factor per expert.
         signed = name == "routing_weight_sum"
         if not np.isfinite(arrays[name]).all() or (not signed and (arrays[name] < 0).any()):

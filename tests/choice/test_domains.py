@@ -104,6 +104,7 @@ def inputs(tmp_path) -> list[str]:
     generator, names = np.random.default_rng(5), ("Physics", "Life sciences", "Chemistry")
     favourites = generator.permutation(10)[:9].reshape(3, 3)
     arrays = {name: generator.random((12, 2, 10)) for name in EXPERT_SUMS}
+    arrays["token_count"] = np.ceil(9 * arrays["token_count"]).astype(np.int64)
     for row in range(12):  # each domain has three experts of its own, and physics the most questions
         arrays["weighted_norm_sum"][row][:, favourites[0 if row < 8 else row % 2 + 1]] += 5
     arrays |= {name: np.ones((12, 2), np.int64) for name in LAYER_SUMS} | {"layer_numbers": np.array([3, 5])}

@@ -77,6 +77,7 @@ def stats(tmp_path):
     """A statistics file of 5 questions, 2 layers, 6 experts."""
     generator = np.random.default_rng(0)
     arrays = {name: generator.random((5, 2, 6)) for name in EXPERT_SUMS}
+    arrays["token_count"] = np.ceil(9 * arrays["token_count"]).astype(np.int64)
     arrays |= {name: np.ones((5, 2), np.int64) for name in LAYER_SUMS} | {"layer_numbers": np.arange(2)}
     metadata = {
         "questions": [{"id": f"q{i}"} for i in range(5)],
@@ -218,6 +219,9 @@ def test_one_question_says_nothing_of_others(stats, tmp_path, capsys):
         (lambda arrays, metadata: metadata["questions"].pop(), "ids of 5 questions"),
         (lambda arrays, metadata: arrays.update(layer_numbers=np.arange(1)), "layer_numbers of shape"),
         (lambda arrays, metadata: arrays.update(norm_sum=np.ones((5, 2, 5))), "norm_sum of shape"),
+        (lambda arrays, metadata: arrays.update(token_count=np.full((5, 2, 6), 1.5)), "in token_count, found float64"),
+        (lambda arrays, metadata: arrays.update(tokens=np.ones((5, 2))), "whole numbers (int64) in tokens"),
+        (lambda arrays, metadata: arrays.update(layer_numbers=np.arange(2) + 0.5), "in layer_numbers, found float64"),
         (lambda arrays, metadata: metadata.pop("top_k"), "top_k"),
         (lambda arrays, metadata: metadata.update(questions=3), "questions"),
     ],

@@ -146,6 +146,7 @@ def test_a_map_that_nobody_chose_here_is_drawn_over_all_questions(tmp_path, refu
 def write(path, layers, experts):
     generator = np.random.default_rng(0)
     arrays = {name: generator.random((5, layers, experts)) for name in EXPERT_SUMS}
+    arrays["token_count"] = np.ceil(9 * arrays["token_count"]).astype(np.int64)
     arrays["weighted_norm_sum"][:, 0, 1] = 0
     arrays |= {name: np.ones((5, layers), np.int64) for name in LAYER_SUMS} | {"layer_numbers": np.arange(layers)}
     write_stats(

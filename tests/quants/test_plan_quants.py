@@ -272,6 +272,7 @@ def test_layers_are_cut_into_tiers_by_rank():
 
 def test_layers_rank_by_what_their_experts_contribute(tmp_path):
     arrays = {name: np.zeros((1, 3, 2)) for name in EXPERT_SUMS} | {name: np.full((1, 3), 10) for name in LAYER_SUMS}
+    arrays["token_count"] = np.full((1, 3, 2), 5)
     arrays["weighted_norm_sum"][0] = [[1, 1], [5, 5], [2, 2]]  # per token: 0.2, 1.0, 0.4
     arrays["moe_output_norm_sum"] = np.array([[30.0, 10.0, 20.0]])
     arrays["layer_numbers"] = np.array([4, 7, 9])
