@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 
 from files.input_errors import check_bounded
+from files.json_records import CONTROL
 from files.option_types import command_parser, named_path
 from files.safe_files import InputError, replace_when_done, run
 
-CONTROL_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but line ends and tabs
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MOST_CHARACTERS = 60  # of a run's name: it is typed, and printed in tables
 FIRST_LINE, LAST_LINE = "# Run {name}: copied from {source}.", "# ----"
@@ -65,11 +65,12 @@ def read_settings(path: Path) -> str:
         raise InputError(path, "the settings file of a run", "nothing", f"there are: {', '.join(known) or 'none'}")
     check_bounded(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        # Python would make a line end of a carriage return alone: to make, what follows it is part of the comment.
+        text = path.read_bytes().decode().replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise InputError(path, "text in UTF-8", str(error)) from error
-    if control := CONTROL_CHARACTER.search(text):
-        raise InputError(path, "text without control characters", repr(control[0]))
+    if control := next((letter for letter in CONTROL.findall(text) if letter not in "\n\t"), None):
+        raise InputError(path, "text without control characters", ascii(control))
     return text
 
 

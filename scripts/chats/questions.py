@@ -256,8 +256,14 @@ def check_reasonings(path: Path, questions: list[Question]) -> None:
 
 
 def read_domains(path: Path) -> dict[str, str]:
-    """Return the domain of each question by Record ID, blanks as underscores; "" where the file names none."""
-    return {row["Record ID"]: "_".join(row.get(DOMAIN, "").split()) for row in read_rows(path)}
+    """Return the domain of each question by Record ID, blanks as underscores; "" where the file names none.
+
+    Raises InputError when one cannot be printed: it is a label in records, tables and pictures.
+    """
+    domains = {row["Record ID"]: "_".join(row.get(DOMAIN, "").split()) for row in read_rows(path)}
+    if odd := next((name for name in domains.values() if not name.isprintable()), None):
+        raise InputError(path, f"domains that can be printed in {DOMAIN!r}", shown(odd))
+    return domains
 
 
 def read_ids(path: Path) -> set[str]:

@@ -10,7 +10,6 @@ itself, and the number pair under other formulas, are taught. The tables are dat
 import dataclasses
 import hashlib
 import itertools
-import json
 import random
 import re
 import string
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from chats.questions import COLUMNS, EXPLANATION, LETTERS
-from files.json_records import CONTROL, Fields, check_fields, read_json, require
-from files.safe_files import InputError
+from files.json_records import Fields, check_fields, control_in, read_json, require
+from files.safe_files import InputError, shown
 
 from pydantic import Field, model_validator
 
@@ -131,8 +130,8 @@ def load_facts(path: Path) -> dict:
     content = read_json(path)
     what = "tables of relations and formulas"
     check_fields(path, content, Facts, what, "see data/demo/facts.json")
-    if control := CONTROL.search(json.dumps(content, ensure_ascii=False)):
-        raise InputError(path, f"{what} without control characters", repr(control[0]))
+    if control := control_in(content):
+        raise InputError(path, f"{what} without control characters", f"{shown(control[1])} in {shown(control[0])}")
     return content
 
 

@@ -161,4 +161,7 @@ def test_what_a_choice_by_domains_cannot_be_is_refused(inputs, tmp_path, refusal
     refusal(main, [*flags, "Physics:1", *three, "Magic:1"], "a question file", "found Magic")
     refusal(main, [*flags, "Phisics:1", *three], "questions.jsonl such as Physics, ", "found Phisics")
     refusal(main, [*flags, "Physics"], "NAME:WEIGHT")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(questions.read_text().replace("Chemistry", "Chem\\u202eistry"))
+    refusal(main, [*flags, "Physics:1", *three], questions, "domains that can be printed", r"found 'Chem\u202eistry'")
     assert not output.exists()

@@ -94,6 +94,15 @@ def test_an_assistant_is_trained_on_a_whole_model(tmp_path, refusal, capfd, old,
     assert not (tmp_path / "out").exists() and "x_proj" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("sign", ["\\u001b", "\\u0007", "\\r", "\\u202e", "\\u2028"])
+def test_facts_with_a_sign_that_a_terminal_obeys_make_no_questions(tmp_path, refusal, sign):
+    facts = tmp_path / "facts.json"
+    facts.write_text((DEMO / "facts.json").read_text().replace("alkaline earth", f"alkaline{sign}earth"))
+    arguments = ["--facts", facts, "--output", tmp_path / "out"]
+    refusal(generate_demo_questions.main, arguments, facts, "without control characters", "in 'relations.")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("template", [b"{{ 1/0 }}", b"{% for", b"\xff\xfe{"])
 def test_a_template_that_does_not_render_is_refused_before_the_training(tmp_path, refusal, template):
     path = tmp_path / "chat_template.jinja"

@@ -57,3 +57,14 @@ def test_an_unknown_run_is_refused_with_the_known_ones(runs, refusal):
     refusal(new_run.main, ["--from", runs / "dmo.mk", "--output", runs / "x.mk"], "dmo.mk", "there are: demo")
     (runs / "latin.mk").write_bytes(b"# \xe9\n")
     refusal(new_run.main, ["--from", runs / "latin.mk", "--output", runs / "x.mk"], "UTF-8")
+
+
+@pytest.mark.parametrize("sign", ["\r", "\x1b", "\x85", "\u2028", "\u202e"])
+def test_no_sign_that_nobody_sees_is_copied(runs, refusal, sign):
+    """What follows a lone carriage return stands in a comment for make, and would be a line of its own in the copy."""
+    (runs / "odd.mk").write_bytes(f"{DEMO}# a comment{sign}QUANTS := $(shell true)\n".encode())
+    refusal(new_run.main, ["--from", runs / "odd.mk", "--output", runs / "x.mk"], "without control characters")
+    assert not (runs / "x.mk").exists()
+    (runs / "odd.mk").write_bytes(DEMO.replace("\n", "\r\n").encode())  # as another system ends its lines
+    new_run.main(["--from", str(runs / "odd.mk"), "--output", str(runs / "x.mk")])
+    assert b"\r" not in (runs / "x.mk").read_bytes()
