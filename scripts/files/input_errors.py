@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 ENDS = re.compile(r"([\n\t])")
-PLACE_CHARACTERS = 400  # of a path or an option in a message: an argument can have any length
+PLACE_CHARACTERS = 400  # of a path, an option or a word in a message: an argument can have any length
+LONG_WORD = re.compile(rf"\S{{{PLACE_CHARACTERS + 1},}}")
 RECORD_MIB = 256  # of a JSON record or a text that is read as a whole: Python holds several times that
 LINES_MIB = 1024  # of answers, samples or questions, one per line
 
@@ -21,6 +22,17 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Return a text with its control characters escaped, but for line ends and tabs."""
     return "".join(part if part in "\n\t" else printable(part) for part in ENDS.split(text))
+
+
+def ends_of(text: str) -> str:
+    """Return a text of at most PLACE_CHARACTERS as it is, and of a longer one both ends."""
+    half = PLACE_CHARACTERS // 2
+    return text if len(text) <= PLACE_CHARACTERS else f"{text[:half]}...{text[-half:]}"
+
+
+def in_one_line(message: str) -> str:
+    """Return a message as a terminal is shown it: printable, and of each word of any length both ends."""
+    return printable(LONG_WORD.sub(lambda word: ends_of(word[0]), message))
 
 
 class PrintableLines:
@@ -41,12 +53,10 @@ class InputError(Exception):
     """Name a path, what was expected there and what was found, in one line."""
 
     def __init__(self, path: object, expected: str, found: str, advice: str = "") -> None:
-        place = str(path)
-        if len(place) > PLACE_CHARACTERS:
-            place = f"{place[: PLACE_CHARACTERS // 2]}...{place[-PLACE_CHARACTERS // 2 :]}"
+        place = ends_of(str(path))
         self._parts = (place, expected, found, advice)
         line = f"{place}: expected {expected}, found {found}"
-        super().__init__(printable(f"{line}; {advice}" if advice else line))
+        super().__init__(in_one_line(f"{line}; {advice}" if advice else line))
 
     def __reduce__(self) -> tuple[type, tuple]:
         return type(self), self._parts  # for another process: Python would give the line alone

@@ -3,7 +3,9 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
+from files.input_errors import in_one_line
 from files.seals import set_command
 
 # One line, in a file of its own: the shell scripts read it, too, and a new number remakes no output of make.
@@ -26,6 +28,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} (default {shown.replace('%', '%%')})"
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser that says what is wrong with an argument in a line that steers no terminal and has an end."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with code 2."""
+        super().error(in_one_line(message))
+
+
 def has_shown_default(default: object) -> bool:
     """Return whether a default is a value that a person could type: not absent, not off, not empty."""
     return default is not None and default is not False and default not in ("", [], (), argparse.SUPPRESS)
@@ -41,7 +51,7 @@ def command_parser(doc: str | None) -> argparse.ArgumentParser:
     """
     set_command(sys._getframe(1).f_globals.get("__file__", ""))  # the caller: also where pytest calls its main
     first, _, rest = (doc or "").partition("\n")  # python -OO leaves none
-    parser = argparse.ArgumentParser(description=first, epilog=rest.strip(), formatter_class=HelpFormatter)
+    parser = CommandParser(description=first, epilog=rest.strip(), formatter_class=HelpFormatter)
     version = VERSION_FILE.read_text().strip()
     parser.add_argument("--version", action="version", version=version, help="print the project's version and exit")
     return parser

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from files.command_start import INTERRUPTIBLE, collect_garbage_again
-from files.input_errors import InputError, PrintableLines, printable
+from files.input_errors import InputError, PrintableLines, ends_of, in_one_line, printable
 from files.modes import remove_modes
 from files.seals import file_state, seal_file, sha256_file
 
@@ -127,10 +127,10 @@ def run(main: Callable[[], None]) -> None:
     except RuntimeError as error:
         if not str(error).startswith(LINK_LOOP):
             raise
-        sys.exit(f"error{rank}: {printable(str(error))}: expected a path that can be used, found links in a circle")
+        sys.exit(f"error{rank}: {in_one_line(str(error))}: expected a path that can be used, found links in a circle")
     except OSError as error:
         # A file's name may come from an archive or a record: its control characters stay off the terminal.
-        place = printable(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else "output"
+        place = printable(ends_of(os.fsdecode(error.filename))) if isinstance(error.filename, str | bytes) else "output"
         if error.errno == errno.ENOSPC:
             sys.exit(f"error{rank}: {place}: expected enough disk space, found the disk full")
         if error.errno in UNUSABLE_PATH:

@@ -75,6 +75,22 @@ def test_the_example_of_a_command_has_options_that_it_knows(path, printed):
         importlib.import_module(path.stem).parse_args(shlex.split(arguments, comments=True))
 
 
+@pytest.mark.parametrize(
+    "command, arguments, words",
+    [
+        ("fetch_model", "--output x --model LONG", "aaa: expected a path that can be used, found: File name too long"),
+        ("fetch_task", "--output x --task LONG", "psychology, found 'aaa"),
+        ("generate_drop_map", "--stats x --output x --keep LONG", "argument --keep: invalid int value: 'aaa"),
+        ("generate_drop_map", "--stats x --output x --keep 4 a\u202eb LONG", r"unrecognized arguments: a\u202eb aaa"),
+    ],
+)
+def test_of_an_argument_of_any_length_a_message_has_both_ends(script, command, arguments, words):
+    done = script(f"{command}.py", *arguments.replace("LONG", "a" * 5000).split())
+    line = done.stderr.splitlines()[-1]
+    assert done.returncode and words in line and "a" * 190 + "..." + "a" * 190 in line, line
+    assert len(line) < 900 and line.isprintable()
+
+
 @pytest.mark.parametrize("name", ["freeze_questions", "generate_demo_questions"])
 def test_an_example_runs_as_printed(name, printed, tmp_path):
     # The others need files of a finished demo.
