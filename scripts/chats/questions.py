@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
 
-from files.input_errors import LINES_MIB, check_bounded
+from files.input_errors import LINES_MIB, RECORD_MIB, check_bounded, read_lines
 from files.json_records import parse_json
 from files.safe_files import STEERING, InputError, shown
 
@@ -272,9 +272,8 @@ def read_ids(path: Path) -> set[str]:
         return {row["Record ID"] for row in read_rows(path)}
     if not path.is_file():
         raise InputError(path, "a question file or a list of Record IDs", "nothing")
-    check_bounded(path)
     try:
-        ids = {line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
+        ids = {line.decode("utf-8-sig").strip() for line in read_lines(path, RECORD_MIB)} - {""}
     except ValueError as error:
         raise InputError(path, "Record IDs, one per line", str(error)) from error
     if not ids:

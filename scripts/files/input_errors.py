@@ -4,6 +4,7 @@ What is read as a whole has a bound, for a sparse file costs no disk, and all of
 """
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,6 +13,7 @@ PLACE_CHARACTERS = 400  # of a path, an option or a word in a message: an argume
 LONG_WORD = re.compile(rf"\S{{{PLACE_CHARACTERS + 1},}}")
 RECORD_MIB = 256  # of a JSON record or a text that is read as a whole: Python holds several times that
 LINES_MIB = 1024  # of answers, samples or questions, one per line
+MOST_LINES = 1 << 20  # of such a file: a short line takes ten times its bytes in memory
 
 
 def printable(text: str) -> str:
@@ -74,6 +76,16 @@ def read_whole(path: Path, most: int = RECORD_MIB) -> bytes:
     """Return the bytes of a file of at most so many MiB; raise InputError as `check_bounded`."""
     check_bounded(path, most)
     return path.read_bytes()
+
+
+def read_lines(path: Path, most: int = LINES_MIB) -> list[bytes]:
+    """Return a file's lines, each with its end; raise InputError as `check_bounded`, or for more than MOST_LINES."""
+    check_bounded(path, most)
+    with open(path, "rb") as file:
+        lines = list(islice(file, MOST_LINES + 1))
+    if len(lines) > MOST_LINES:
+        raise InputError(path, f"at most {MOST_LINES} lines", "more")
+    return lines
 
 
 def read_words(path: Path, most: int = RECORD_MIB) -> str:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from files.input_errors import LINES_MIB, InputError, read_whole
+from files.input_errors import InputError, read_lines
 from files.seals import Commands, Seal, Seals, advice_for, as_written, kept_seals, running_command, seal_said
 
 _last: dict[Path, tuple[int, str]] = {}  # of what this process has appended: the size with it, and the history's digest
@@ -22,7 +22,8 @@ def _history(before: str, line: bytes) -> str:
 
 def _whole_lines(path: Path) -> list[bytes]:
     """Return the whole lines of a file; half a line is one that a kill has cut off."""
-    return read_whole(as_written(path), LINES_MIB).split(b"\n")[:-1] if path.is_file() else []
+    lines = read_lines(as_written(path)) if path.is_file() else []
+    return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
 
 
 def seal_line(path: Path, line: bytes, subject: str) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from files.input_errors import LINES_MIB, check_bounded
+from files.input_errors import read_lines
 from files.json_records import check_fields, parse_json, read_json
 from files.run_state import results_folder
 from files.safe_files import InputError, flush_to_disk
@@ -67,14 +67,13 @@ def read_loop_answers(path: Path, asked: list[tuple[LoopPrompt, int]], cut: bool
 
     Raises InputError for a line that is no answer, or one to another prompt or seed than was asked in its place.
     """
-    if path.is_file():
-        check_bounded(path, LINES_MIB)
-    content = path.read_bytes() if path.is_file() else b""
-    whole = content.rfind(b"\n") + 1
-    if cut and whole < len(content):  # that a kill has left; the next answer would be appended to it
-        os.truncate(path, whole)
+    lines = read_lines(path) if path.is_file() else []
+    if lines and not lines[-1].endswith(b"\n"):  # that a kill has left; the next answer would be appended to it
+        half = lines.pop()
+        if cut:
+            os.truncate(path, path.stat().st_size - len(half))
     found = []
-    for number, (line, (prompt, seed)) in enumerate(zip(content[:whole].split(b"\n")[:-1], asked), 1):
+    for number, (line, (prompt, seed)) in enumerate(zip(lines, asked), 1):
         what, place = "a recorded answer", f"{path}, line {number}"
         try:
             row = parse_json(line)

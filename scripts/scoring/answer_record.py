@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from files.input_errors import LINES_MIB, check_bounded, read_whole
+from files.input_errors import LINES_MIB, read_lines, read_whole
 from files.json_records import parse_json
 from files.safe_files import InputError
 from files.sealed_lines import seal_line
@@ -71,13 +71,12 @@ def read_answers(path: Path) -> dict[str, Answer]:
     """
     if not path.exists():
         return {}
-    check_bounded(path, LINES_MIB)
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1  # a line without its newline is one that a kill cut off
     answers: dict[str, Answer] = {}
-    for number, line in enumerate(content[:whole].decode(errors="replace").split("\n")[:-1], start=1):
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.endswith(b"\n"):  # one that a kill cut off
+            break
         try:
-            row = parse_json(line)
+            row = parse_json(line.decode(errors="replace"))
             answer = Answer(**{name: row[name] for name in NEEDED}, server=row.get("server"))
             check_types(answer)
             if answer.kind == "server error" and answer.errors:  # all that an older version called a failure

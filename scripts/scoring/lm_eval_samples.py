@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from files.input_errors import LINES_MIB, check_bounded
+from files.input_errors import read_lines
 from files.json_records import Fields, check_fields, parse_json, read_json
 from files.safe_files import InputError, reason_of, remove, sha256_file
 from scoring.eval_tasks import EvalTask, task_of
@@ -50,16 +50,11 @@ class OtherQuestion(Fields):
 
 def _rows(path: Path, what: str) -> Iterator[tuple[str, dict]]:
     """Yield the JSON objects of a JSONL file, each with its place for a message; raise InputError on others."""
-    check_bounded(path, LINES_MIB)
-    try:
-        # Not splitlines(): lm-eval writes U+2028 and the like as they are, inside of a line.
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except ValueError as error:
-        raise InputError(path, what, reason_of(error)) from error
-    for number, line in enumerate(lines, start=1):
-        if line:
+    # By their line ends alone: lm-eval writes U+2028 and the like as they are, inside of a line.
+    for number, line in enumerate(read_lines(path), start=1):
+        if line != b"\n":
             try:
-                row = parse_json(line)
+                row = parse_json(line.decode())
             except (ValueError, RecursionError) as error:
                 raise InputError(path, f"{what} in line {number}", reason_of(error)) from error
             if not isinstance(row, dict):

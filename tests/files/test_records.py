@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
+from chats.questions import read_ids
 from files import json_records
 from files.input_errors import RECORD_MIB, PrintableLines, read_whole, read_words
 from files.json_records import Record, read_record, write_record
 from files.safe_files import InputError
+from files.sealed_lines import seal_line
+from loops.loop_answers import read_loop_answers
+from scoring.answer_record import read_answers
+from scoring.lm_eval_samples import read_frozen
 
 import pytest
 
@@ -134,6 +139,26 @@ def test_what_is_read_as_a_whole_is_a_file_within_its_bound(tmp_path, read):
         read(tmp_path)
     os.truncate(tmp_path / "text", 1 << 20)
     assert len(read(tmp_path / "text", 1)) == 1 << 20
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_ids,
+        read_answers,
+        lambda path: read_frozen(path.parent),
+        lambda path: read_loop_answers(path, []),
+        lambda path: seal_line(path, b"{}\n", "of a test"),
+    ],
+)
+def test_a_file_of_short_lines_takes_no_memory(tmp_path, read):
+    """A GiB of line ends would be a list of 40 GiB."""
+    path = tmp_path / "frozen.jsonl"
+    path.write_bytes(b"\n" * ((1 << 20) + 1))
+    if read is read_ids:
+        path = path.rename(tmp_path / "ids.txt")
+    with pytest.raises(InputError, match=f"{path.name}: expected at most {1 << 20} lines, found more"):
+        read(path)
 
 
 def test_a_record_of_more_values_than_a_memory_holds_is_refused(tmp_path, monkeypatch):
