@@ -187,7 +187,8 @@ def method_rows(metadata: dict) -> list[list[str]]:
         rows.append(["Questions held out of the choice", str(len(held_out))])
     for domain in method.get("domains", []):
         weight, floor = (exactly(domain[key]) for key in ("weight", "floor"))
-        what = f"weight {weight}, at least {floor} of its coverage in every layer"
+        met = ", to a millionth" if domain["floor"] else ""  # TOLERANCE of choice/domains.py
+        what = f"weight {weight}, at least {floor} of its coverage in every layer{met}"
         rows.append([f"Domain {code(domain['name'])}", f"{plural(domain['questions'], 'question')}; {what}"])
     if drawn := method.get("bootstrap"):
         what = f"Kept experts that resampled questions keep, too (bootstrap, {drawn['resamples']} draws)"
@@ -299,12 +300,17 @@ def seen_in_other_ways(release: Release) -> list[str]:
 
 
 def repeated_questions(release: Release) -> list[str]:
-    """Return how many questions of question files and of further tasks are another one again, and count twice."""
+    """Return how many questions are another one again, and count twice, or stand in the few shots of their task."""
     again = "are another one again by their letters and digits, and count twice"
     counts = {code(name): numbers for name, numbers in release.inputs.get("alike", {}).items()}
     for name, count in release.inputs.get("repeated", {}).items():
         counts[name] = [count, len(release.tasks[name]["question_ids"])]
-    return [f"{few} of the {count} questions of {name} {again}." for name, (few, count) in counts.items() if few]
+    found = [f"{few} of the {count} questions of {name} {again}." for name, (few, count) in counts.items() if few]
+    for name, count in release.inputs.get("shown", {}).items():
+        if count:
+            of_all = len(release.tasks[name]["question_ids"])
+            found.append(f"{count} of the {of_all} questions of {name} stand in its few shots, with their answers.")
+    return found
 
 
 def limits_section(release: Release) -> str:

@@ -10,7 +10,8 @@ questions whose words the calibration text holds. `fetched`: of those files that
 from where. `licence`: what the base's own card, if it is the one of the drop, or config names. None where they are not
 known. `tasks`: sha256 of the question files of each further task. The gates make them again from the same files.
 `benchmarks`: by further task the dataset that its questions are known to be of; `held`: how many of its questions the
-calibration text holds; `repeated`: how many of them are another one again, by letters and digits.
+calibration text holds; `repeated`: how many of them are another one again, by letters and digits; `shown`: how many
+stand in its few shots, with their answers.
 """
 
 from collections.abc import Mapping
@@ -32,8 +33,8 @@ from release.seen_ids import estimated_ids, measured_ids, ranked_ids
 from release.task_files import task_copies, task_sources
 from release.used_quants import by_imatrix
 from scoring.eval_protocol import DEFAULT_TASK
-from scoring.eval_tasks import task_of
-from scoring.lm_eval_samples import read_frozen
+from scoring.eval_tasks import MMLU_PRO_SHOTS, task_of
+from scoring.lm_eval_samples import read_frozen, read_shots
 from scoring.run_files import TASK_FOLDER
 from scoring.score_records import Scores
 
@@ -99,8 +100,17 @@ def facts_of_tasks(sources: dict[str, dict[str, Path]], digests: dict[str, dict[
         text = read_words(path)
         held = {name: sum(held_texts(list(map(question_of, those)), text)) for name, those in asked.items()}
     repeated = {name: len(those) - len({*map(words_of_document, those)}) for name, those in asked.items()}
+    shown = {name: len(shown_questions(sources, name, those)) for name, those in asked.items()}
     known = {"tasks": digests, "benchmarks": benchmarks(sources), "held": held}
-    return known | ({"repeated": repeated} if any(repeated.values()) else {})
+    known |= {"repeated": repeated} if any(repeated.values()) else {}
+    return known | ({"shown": shown} if any(shown.values()) else {})
+
+
+def shown_questions(sources: dict[str, dict[str, Path]], name: str, asked: list[dict]) -> list[str]:
+    """Return the questions of a further task that stand in its few shots, with their answers."""
+    shots = read_shots(task_sources(sources, name)["run"][0].parent / TASK_FOLDER)[:MMLU_PRO_SHOTS]
+    texts = list(map(question_of, asked))
+    return [text for text, held in zip(texts, held_texts(texts, "\n".join(shot["prompt"] for shot in shots))) if held]
 
 
 def words_of_document(document: dict) -> tuple[str, ...]:

@@ -141,7 +141,10 @@ def test_questions_of_a_further_task_in_the_calibration_text_are_counted(tmp_pat
     assert words_of_document(one) != words_of_document(one | {"answer": "B"})
     worked = {"question": "Who?", "answer": "A long way to it. #### 7", "prompt": "Q: Who? A:"}
     assert question_of(worked) == "Who?"
+    (tmp_path / "run/task").mkdir(parents=True)
+    (tmp_path / "run/task/examples.jsonl").write_text(json.dumps({"prompt": f"Question: {asked} Answer: 13"}) + "\n")
     known = facts_of_tasks(sources, {"gsm8k": {"a.jsonl": "0" * 64}})
+    assert known["shown"] == {"gsm8k": 2}
     assert known["held"] == {"gsm8k": 2} and known["repeated"] == {"gsm8k": 1}
 
 
@@ -162,7 +165,7 @@ def test_what_a_file_has_seen_is_said(pruned_demo):
         "rows": [{"gguf": "a.gguf"}, {"gguf": "b-Q4_K_M.gguf"}],
     }
     seen = {"ranked": [*scored[:2], "t1"], "held": {"gsm8k": 2}, "estimated": ["t2", "t3"]}
-    seen |= {"measured": ["t1", "t4"], "repeated": {"gsm8k": 1}, "alike": {"a.csv": [3, 9]}}
+    seen |= {"measured": ["t1", "t4"], "repeated": {"gsm8k": 1}, "shown": {"gsm8k": 1}, "alike": {"a.csv": [3, 9]}}
     metadata = release.metadata | {"method": release.metadata["method"] | {"question_ids": scored[:1]}}
     text = limits_section(replace(release, inputs=release.inputs | seen, tasks={"gsm8k": task}, metadata=metadata))
     assert f"statistics over 2 of the {len(scored)} scored questions: such a file has seen these" in text
@@ -170,6 +173,7 @@ def test_what_a_file_has_seen_is_said(pruned_demo):
     assert "The calibration text holds 2 of the 3 questions of gsm8k." in text
     assert "3 of the 9 questions of `a.csv` are another one again by their letters and digits" in text
     assert "1 of the 3 questions of gsm8k are another one again by their letters and digits" in text
+    assert "1 of the 3 questions of gsm8k stand in its few shots, with their answers." in text
     assert "AUTO files were chosen by losses on chats of 2 of the 3 questions of gsm8k: such a file has" in text
     assert "statistics over 1 of the 2 questions that losses were measured on" in text
     assert "For further tasks it holds scores of `b-Q4_K_M.gguf`, too." in text
