@@ -7,6 +7,7 @@ names by its digest, and that is still there, is read.
 """
 
 import argparse
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,10 @@ from pathlib import Path
 from chats.chat_sequences import MAX_TOKENS
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
+from checkpoints.checkpoint import read_files
 from files.input_errors import read_whole
 from files.json_records import read_record
-from files.safe_files import InputError, sha256_file
+from files.safe_files import InputError, file_state, sha256_file
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
 from gates.made_again import TEXTS
@@ -244,10 +246,20 @@ def planned_breaks(lineage: Lineage, tools: LlamaCpp, own: GgufHeader, folder: P
     return found, len(records), {record["llama_cpp"] for record in records.values()}
 
 
-def written_again(lineage: Lineage, tools: LlamaCpp, folder: Path) -> GgufHeader:
-    """Let the converter write the header of the pruned F16 file once more, in a folder."""
-    outtype = read_record(lineage.origin("f16"), ConversionRecord)["outtype"]
-    return from_checkpoint(lineage.metadata_path.parent, tools, lineage.name, folder / "again.gguf", outtype)
+def written_again(lineage: Lineage, tools: LlamaCpp) -> GgufHeader:
+    """Let the converter write the header of the pruned F16 file once more: for all folders of a call that share it."""
+    outtype, checkpoint = read_record(lineage.origin("f16"), ConversionRecord)["outtype"], lineage.metadata_path.parent
+    states = tuple((name, file_state(path)) for name, path in read_files(checkpoint))
+    return _written(checkpoint.resolve(), states, tools, lineage.name, outtype)[0]
+
+
+@functools.cache
+def _written(
+    checkpoint: Path, states: tuple, tools: LlamaCpp, name: str, outtype: str
+) -> tuple[GgufHeader, tempfile.TemporaryDirectory]:
+    """Return a header and the folder of its file, which is there until the process ends; states: of what is read."""
+    folder = tempfile.TemporaryDirectory()
+    return from_checkpoint(checkpoint, tools, name, Path(folder.name, "again.gguf"), outtype), folder
 
 
 def quantised_lines(lineage: Lineage, record: dict, first: Path, own: GgufHeader) -> list[str]:
@@ -286,8 +298,8 @@ def against_header(checked: Checked, tools: LlamaCpp, own: GgufHeader, folder: P
 
 def headers_gate(checked: Checked, tools: LlamaCpp) -> Outcome:
     """Headers and records are what converter and llama-quantize write of this checkpoint."""
+    own = written_again(checked.lineage, tools)
     with tempfile.TemporaryDirectory() as folder:
-        own = written_again(checked.lineage, tools, Path(folder))
         return against_header(checked, tools, own, Path(folder))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import build_release
+import gates.written_again
 import quantize_gguf
 from calls import call
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
@@ -35,11 +36,23 @@ def own(pruned_demo, tmp_path_factory) -> GgufHeader:
     """The header of the demo's pruned F16 file, written again: no damage here changes the checkpoint."""
     folder = tmp_path_factory.mktemp("again")
     lineage = Build(pruned_demo, folder / "build").checked.lineage
-    return written_again(lineage, find_llama_cpp(None), folder)
+    return written_again(lineage, find_llama_cpp(None))
 
 
 def lines_of(checked: Checked, own: GgufHeader, folder: Path) -> list[str]:
     return against_header(checked, find_llama_cpp(None), own, folder).deviations
+
+
+def test_a_header_is_written_once_for_all_folders_of_a_call(build, monkeypatch):
+    made: list[tuple] = []
+    monkeypatch.setattr(gates.written_again, "from_checkpoint", lambda *given: made.append(given))
+    checkpoint, tools = build.metadata.parent, find_llama_cpp(None)
+    for _ in range(2):
+        written_again(build.checked.lineage, tools)
+    assert [given[0] for given in made] == [checkpoint]
+    build.change(checkpoint / "config.json", lambda config: config.update(edited=True))
+    written_again(build.checked.lineage, tools)
+    assert len(made) == 2
 
 
 def of_record(path: str, **changes: object) -> Callable[[Build], None]:
