@@ -32,7 +32,7 @@ WIDTHS = {EXPERTS: [224, 256], DENSE: [448, 512]}
 @pytest.fixture(scope="module")
 def ragged(demo_model, tmp_path_factory, monkeypatch_module) -> Path:
     """A folder with F16.gguf, text.txt and imatrix.gguf of a tiny model whose widths are no multiples of 256."""
-    changes = {"moe_intermediate_size": 224, "intermediate_size": 448, "hidden_size": 256}
+    changes = {"moe_intermediate_size": 224, "intermediate_size": 448, "hidden_size": 256, "num_experts": 8}
     monkeypatch_module.setattr("tiny_models.text_config", lambda size: text_config(size, **changes))
     checkpoint = build_tiny_model(tmp_path_factory.mktemp("ragged") / "model", "text", demo_model)
     return made_in(shared_folder(tmp_path_factory, "ragged-ggufs"), checkpoint, "ragged")
