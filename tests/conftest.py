@@ -23,7 +23,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy waiting starves othe
 from files.safe_files import InputError  # noqa: E402
 from files.seals import set_command  # noqa: E402
 from install_browser import find_browser  # noqa: E402
-from tiny_models import build_tiny_model  # noqa: E402
 
 DEMO = REPO / "data/demo"
 pytest_plugins = ["uploads"]  # two files use its fixtures
@@ -101,12 +100,16 @@ def llama_cpp_source(tools) -> Path:
 @pytest.fixture(scope="session", params=["text", "multimodal"])
 def tiny_model(request, tmp_path_factory) -> Path:
     """A random Gemma 4 with 16 experts in each of the two layouts on disk (see build_tiny_model)."""
+    from tiny_models import build_tiny_model  # torch: the process that only hands out the tests needs none
+
     return build_tiny_model(tmp_path_factory.mktemp(request.param) / "model", request.param, DEMO / "model")
 
 
 @pytest.fixture(scope="session")
 def tiny_text_model(tmp_path_factory) -> Path:
     """A random text-only Gemma 4 with 16 experts."""
+    from tiny_models import build_tiny_model
+
     return build_tiny_model(tmp_path_factory.mktemp("plain") / "model", "text", DEMO / "model")
 
 
