@@ -1,5 +1,6 @@
 """Small, quick runs of make: their variables, the call, and which scripts it names."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from conftest import REPO
+from stages.calibration import machine_words
 
 
 def variables_of(model: Path, questions: Path, build: Path) -> list[str]:
@@ -37,6 +39,12 @@ def make(*arguments: str, environment: dict[str, str] | None = None) -> subproce
     """Run make; V=1 shows the commands of the steps."""
     environment = {**os.environ, **(environment or {})}
     return subprocess.run(["make", "V=1", *arguments], cwd=REPO, capture_output=True, text=True, env=environment)
+
+
+def write_known_speed(path: Path) -> None:
+    """Write how fast this machine is, as if `make plan` had run before: its first run measures that for seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"version": 1, "machine": machine_words(), "source": "a test", "factors": {}}))
 
 
 # What the environment of a user has, and must be nowhere else: keys, and the names of user and machine.

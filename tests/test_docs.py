@@ -6,7 +6,6 @@ options of its scripts only parsed. ```console shows output, and text, json, csv
 """
 
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from conftest import REPO
-from stages.calibration import machine_words
+from make_runs import write_known_speed
 
 import pytest
 
@@ -308,10 +307,7 @@ def checkout(tmp_path_factory) -> Path:
         settings.write("DRAFT_QUESTIONS = 4\n")
     done = run(folder, "make demo")
     assert done.returncode == 0, done.stdout + done.stderr
-    # As if `make plan` had run before: its first run measures how fast this machine is (test_plan_quants.py).
-    known = {"version": 1, "machine": machine_words(), "source": "a test", "factors": {}}
-    (folder / "build/plans").mkdir(exist_ok=True)
-    (folder / "build/plans/calibration.json").write_text(json.dumps(known))
+    write_known_speed(folder / "build/plans/calibration.json")
     return folder
 
 

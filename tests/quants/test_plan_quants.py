@@ -15,6 +15,7 @@ from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
 from conftest import REPO
 from files.safe_files import GIB, InputError
 from ggufs.gguf_header import GgufHeader, read_header
+from make_runs import write_known_speed
 from quants.layer_tiers import RULES, cut, parse_tiers, tiers_from_stats, with_tiers
 from quants.quant_plan import plan_quant, write_imatrix_stand_in
 from quants.recipes import CD_RECIPES, EDGES, RECIPES
@@ -251,6 +252,7 @@ def test_make_knows_every_recipe():
 def test_make_plan_needs_no_file(tmp_path):
     settings = ("SHAPE=gemma-4-26b-a4b", "KEEP=109", "QUANTS=Q6_K", "MMPROJ=F16 F16", f"BUILD={tmp_path}")
     command = ["make", "--no-print-directory", "plan", *settings]
+    write_known_speed(tmp_path / "plans/calibration.json")
     done = subprocess.run([*command, "DRAFT=data/demo/assistant"], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("Shape gemma-4-26b-a4b with 109 experts")
