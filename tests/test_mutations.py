@@ -1,10 +1,7 @@
 """Damaged and hostile inputs: some mutations with a fixed seed, and those that once failed."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -40,25 +37,6 @@ def test_mutated_inputs_are_refused_in_one_line_or_harmless(workshop):
                 failures.append(f"{verdict}: {case}: {words}")
     assert not failures, "\n".join(failures)
     assert counts[REFUSED] > counts.total() / 4 and counts.total() > 150  # the mutations do reach something
-
-
-TAKE_ARGUMENTS = """
-import gc, importlib
-gc.disable()  # see files/command_start.py
-from mutations.table import COMMANDS
-for command in COMMANDS:
-    importlib.import_module(command.name).parse_args(command.arguments.split())
-"""
-
-
-def test_every_command_still_takes_the_arguments_of_its_mutations():
-    """Those that take seconds are not run here: they would all be refused, and nobody would see why."""
-    path = os.pathsep.join(str(REPO / name) for name in ("tests", "scripts"))
-    # A process of its own: what all commands import has threads, and the cases of the other tests fork from this one.
-    done = subprocess.run(
-        [sys.executable, "-c", TAKE_ARGUMENTS], env={**os.environ, "PYTHONPATH": path}, text=True, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_what_once_failed_is_refused(workshop):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mutations.table
 import report_imatrix
 from conftest import REPO
 from files.option_types import command_parser, output_file
@@ -51,6 +52,12 @@ def printed(monkeypatch, capsys):
         return out
 
     return call
+
+
+def test_every_command_takes_the_arguments_of_its_mutations():
+    """test_mutations.py does not run those that take seconds. In a campaign they would all be refused, unnoticed."""
+    for command in mutations.table.COMMANDS:
+        importlib.import_module(command.name).parse_args(command.arguments.split())
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=named)
