@@ -300,11 +300,11 @@ def checkout(tmp_path_factory) -> Path:
     # The environment is the one that runs this test: a newer list of packages would make it anew.
     os.utime(folder / "requirements.txt", (0, 0))
     # Fewer questions make the same files in a third of the time.
-    for name, questions in (("calibration_questions", 64), ("eval_questions", 32)):
+    for name, questions in (("calibration_questions", 24), ("eval_questions", 12)):
         path = folder / f"data/demo/{name}.csv"
         path.write_text("".join(path.read_text().splitlines(keepends=True)[: 1 + questions]))
     with (folder / "runs/demo.mk").open("a") as settings:
-        settings.write("DRAFT_QUESTIONS = 4\n")
+        settings.write("DRAFT_QUESTIONS = 2\n")
     done = run(folder, "make demo")
     assert done.returncode == 0, done.stdout + done.stderr
     write_known_speed(folder / "build/plans/calibration.json")
