@@ -16,6 +16,9 @@ sys.path.insert(0, str(REPO / "scripts"))
 # A key of the tests: they leave none in the state folder of whoever runs them, and all workers have the same one.
 os.environ.setdefault("SEAL_KEY", f"{tempfile.gettempdir()}/seals-of-tests-{os.getuid()}/seal.key")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Containers often set it. A thousand processes would each compile our modules anew, and the workers the test files.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 gc.disable()  # until all test files are imported, see files/command_start.py
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models of these sizes gain nothing by more, and the workers share them
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # busy waiting starves other jobs on the same processors
