@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 from build_report import main
+from calls import made_once
 from choice.expert_stats import protected, read_stats
 from files.json_records import read_json
+from shared_ggufs import shared_folder
 from synthetic_build import options, write_build
 
 import numpy as np
@@ -17,10 +19,14 @@ QUESTIONS, LAYERS, EXPERTS, KEEP = 198, 30, 128, 109
 GRID = '[data-grid="grid-experts"]'
 
 
-def write_page(folder: Path) -> Path:
-    """Write the records of a build of 198 questions, 30 layers and 128 experts, and their page; return its path."""
-    write_build(folder, QUESTIONS, LAYERS, EXPERTS, KEEP)
-    main([*options(folder), "--output", str(folder / "report.html")])
+def shared_page(factory) -> Path:
+    """Return the page of a build of 198 questions, 30 layers and 128 experts: made once, beside its records."""
+    folder = shared_folder(factory, "report-page")
+    with made_once(folder) as needed:
+        if needed:
+            folder.mkdir(exist_ok=True)
+            write_build(folder, QUESTIONS, LAYERS, EXPERTS, KEEP)
+            main([*options(folder), "--output", str(folder / "report.html")])
     return folder / "report.html"
 
 

@@ -15,7 +15,7 @@ from files.json_records import read_json
 from generate_drop_map import main as choose
 from page.charts import KIND_MARKERS
 from page.records import read_experts
-from report_pages import write_page
+from report_pages import shared_page
 from synthetic_build import change, options, write_build
 
 import numpy as np
@@ -24,7 +24,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    return write_page(tmp_path_factory.mktemp("build"))
+    return shared_page(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

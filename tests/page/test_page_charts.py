@@ -8,7 +8,7 @@ from browser import chromium, opened
 from files.json_records import read_json
 from ggufs.imatrix import read_imatrix
 from install_browser import LOAD_MS
-from report_pages import GRID, centre, check_figures, pixels, ranked, settle, write_page
+from report_pages import GRID, centre, check_figures, pixels, ranked, settle, shared_page
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from PIL import Image
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    return write_page(tmp_path_factory.mktemp("build"))
+    return shared_page(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from browser import chromium, opened
 from files.json_records import read_json
-from report_pages import EXPERTS, LAYERS, QUESTIONS, centre, ranked, settle, write_page
+from report_pages import EXPERTS, LAYERS, QUESTIONS, centre, ranked, settle, shared_page
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -31,7 +31,7 @@ FOCUSED = """() => {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    return write_page(tmp_path_factory.mktemp("build"))
+    return shared_page(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
