@@ -14,6 +14,7 @@ from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, key_value, read_header, write_header_only
+from llama.llama_tools import convert_header_only
 from quantize_runs import quantize_arguments
 from quants.draft_plan import plan_draft
 from quants.draft_record import DraftRecord
@@ -55,16 +56,26 @@ def test_an_assistant_becomes_a_file_with_a_record_and_is_not_built_twice(built,
     assert "built already" in capsys.readouterr().out and (built / DRAFT).read_bytes() == before
 
 
-@pytest.mark.parametrize("kind", ["F16", "Q4_0", "Q8_0"])
-def test_its_size_is_planned_to_the_byte(built, tools, tmp_path, kind):
-    if kind != "Q8_0":
-        (tmp_path / "F16.gguf").symlink_to(built / "F16.gguf")
-        call(build_draft.main, *arguments(tmp_path, tmp_path / "draft.gguf"), "--type", kind)
-    path = built / DRAFT if kind == "Q8_0" else tmp_path / "draft.gguf"
-    work = tmp_path / "work"
-    work.mkdir()
-    target, planned = read_header(built / "F16.gguf"), {"name": f"mtp-{kind}", "bytes": path.stat().st_size}
-    assert plan_draft(ASSISTANT, target, "demo", kind, tools, work) == planned
+def test_its_size_is_planned_to_the_byte(built, tools, tmp_path, monkeypatch):
+    (tmp_path / "F16.gguf").symlink_to(built / "F16.gguf")
+    target, headers = read_header(built / "F16.gguf"), []
+
+    def convert_once(*given: object) -> None:
+        """Let the converter write the header for the first type; it is the same one for each."""
+        if headers:
+            shutil.copy(headers[0], given[3])
+        else:
+            convert_header_only(*given)
+            headers.append(given[3])
+
+    monkeypatch.setattr("quants.draft_plan.convert_header_only", convert_once)
+    for kind in ("F16", "Q4_0", "Q8_0"):
+        work, path = tmp_path / kind, built / DRAFT if kind == "Q8_0" else tmp_path / f"draft-{kind}.gguf"
+        work.mkdir()
+        if kind != "Q8_0":
+            call(build_draft.main, *arguments(tmp_path, path), "--type", kind)
+        planned = {"name": f"mtp-{kind}", "bytes": path.stat().st_size}
+        assert plan_draft(ASSISTANT, target, "demo", kind, tools, work) == planned
 
 
 def test_another_model_and_a_checkpoint_that_is_no_assistant_are_refused(
