@@ -163,9 +163,9 @@ def test_sensitivities_are_over_the_chats_of_this_build(build, changes, words):
 def dynamic(pruned_demo, tmp_path_factory) -> Path:
     """A release of the demo's CD file, whose tiers were given by hand, and of a padded file."""
     folder = tmp_path_factory.mktemp("dynamic") / f"{NAME}-dynamic-GGUF"
-    padded = folder.parent / f"{NAME}-PAD-IQ2_M.gguf"
+    padded = folder.parent / f"{NAME}-PAD-IQ2_XXS.gguf"
     source = ["--input", pruned_demo / "F16.gguf", "--imatrix", pruned_demo / "imatrix.gguf"]
-    call(quantize_gguf.main, *source, "--type", "PAD-IQ2_M", "--output", padded)
+    call(quantize_gguf.main, *source, "--type", "PAD-IQ2_XXS", "--output", padded)
     metadata = pruned_demo / "checkpoint" / METADATA_NAME
     common = ["--name", NAME, "--base", BASE, "--metadata", metadata, *origins_of(pruned_demo, ())]
     gguf = ["--kind", "dynamic", "--gguf", pruned_demo / f"{NAME}-CD-Q4_K_M.gguf", padded, *SIDECARS]
