@@ -32,6 +32,9 @@ QUESTION_SEED = 42  # default seed of the order of choices
 BLANK_LETTERS = "\u115f\u1160\u2800"  # fillers of Hangul, which NFKC makes of others, and Braille without a dot
 TELLING_LETTERS = 16  # so many of a text in a row are no accident
 ARITHMETIC = "+-*/^=<>×÷−·"  # signs
+SIGN = re.compile(f"[{re.escape(ARITHMETIC)}]")
+WORD = re.compile(rf"[^\W_]+|{SIGN.pattern}")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,13 @@ def words_of(text: str) -> list[str]:
     Letters that are written in two ways count as one (NFKC), and signs that nobody sees as none. A sign of arithmetic
     between numbers is a word: 4 - 2 and 4 / 2 are two questions.
     """
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    seen = "".join(character for character in plain if not is_unseen(character))
-    words = re.findall(rf"[^\W_]+|[{re.escape(ARITHMETIC)}]", seen)
+    seen = text.casefold()
+    if not text.isascii():  # ASCII has one way to write a letter, and no sign that nobody sees
+        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+        seen = "".join(character for character in plain if not is_unseen(character))
+    words = WORD.findall(seen)
+    if not SIGN.search(seen):
+        return words
     beside = zip(words, [" ", *words], [*words[1:], " "])
     return [word for word, left, right in beside if word not in ARITHMETIC or left[-1].isdigit() and right[0].isdigit()]
 
@@ -222,7 +229,7 @@ def load_questions(path: Path, seed: int) -> list[Question]:
 def _check_text(path: Path, number: int, row: dict[str, str]) -> None:
     # JSON can spell half of a surrogate pair. No such text can be written as UTF-8, so it is refused while its
     # place is known.
-    if any("\ud800" <= character <= "\udfff" for value in row.values() for character in value):
+    if any(map(SURROGATE.search, row.values())):
         raise InputError(path, f"text in question {number}", "a lone surrogate, which is half a character")
     for column in COLUMNS:
         if not row[column].strip():
