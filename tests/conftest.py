@@ -59,6 +59,15 @@ LONG_FILES = [
 ]
 
 
+def pytest_pycollect_makemodule(module_path: Path) -> None:
+    """Import torch before the first of our test files: no command may hide it from transformers for all later tests.
+
+    Not at the top: the process that only hands out the tests needs none, nor do those that a test starts.
+    """
+    if module_path.is_relative_to(REPO / "tests"):
+        import tiny_models  # noqa: F401
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest."""
     items.sort(key=lambda item: LONG_FILES.index(item.path.stem) if item.path.stem in LONG_FILES else len(LONG_FILES))
@@ -103,7 +112,7 @@ def llama_cpp_source(tools) -> Path:
 @pytest.fixture(scope="session", params=["text", "multimodal"])
 def tiny_model(request, tmp_path_factory) -> Path:
     """A random Gemma 4 with 16 experts in each of the two layouts on disk (see build_tiny_model)."""
-    from tiny_models import build_tiny_model  # torch: the process that only hands out the tests needs none
+    from tiny_models import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp(request.param) / "model", request.param, DEMO / "model")
 
