@@ -25,6 +25,7 @@ from files.json_records import sha256_json, write_record
 from files.option_types import command_parser, output_file, positive
 from files.run_state import RunState, results_folder
 from files.safe_files import InputError, check_apart, replace_when_done, require_disk_space, run
+from files.seals import sha256_file
 from ggufs.gguf_header import experts_used_key, read_header
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from losses.chat_masks import Arrays, Chats, chats_of
@@ -172,6 +173,7 @@ def main(argv: list[str] | None = None) -> None:
         "chats_sha256": inputs["questions_sha256"],
         "questions": len(asked),
         "questions_sha256": question_set_digest(asked),
+        "question_file_sha256": sha256_file(args.questions),
         "max_tokens": args.answer_tokens,
         **{key: getattr(args, key) for key in ("reasoning_budget", "context", "gpu_layers", "rounds")},
         **{key: inputs[key] for key in ("texts_sha256", "llama_cpp", "tools_sha256")},

@@ -21,6 +21,7 @@ from chats.questions import QUESTION_SEED, Question, load_questions, question_se
 from files.json_records import write_record
 from files.option_types import command_parser, output_file, positive, whole_number
 from files.safe_files import InputError, check_apart, replace_when_done, run
+from files.seals import sha256_file
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import read_header
 from llama.drafting import DRAFT_TOKENS, draft_flags
@@ -104,6 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         **{key: getattr(args, key) for key in ("draft_tokens", "max_tokens", "context", "gpu_layers", "rounds")},
         "questions": len(questions),
         "questions_sha256": question_set_digest(questions),
+        "question_file_sha256": sha256_file(args.questions),
         "llama_cpp": tools.version(),
         "tools_sha256": tools.digest(),
         "models": [draft_answers(args, tools, name, gguf, questions) for name, gguf in args.gguf],

@@ -36,6 +36,7 @@ from files.known_digests import known_sha256
 from files.option_types import command_parser, output_file
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, gib, replace_when_done, require_disk_space, run
+from files.seals import sha256_file
 from llama.bindings import bindings_version
 from llama.llama_tools import LlamaCpp, find_llama_cpp
 from losses.chat_masks import Arrays, Chats, chats_of, unseen_questions
@@ -238,6 +239,7 @@ def main(argv: list[str] | None = None) -> None:
     content = {
         "inputs": inputs,
         "chats": len(questions),
+        "question_file_sha256": sha256_file(args.questions),
         "left_out": left_out,
         "choice_known": bool(chose),
         "score": args.score,

@@ -29,7 +29,7 @@ from files.known_digests import held_sha256, known_sha256
 from files.option_types import command_parser, named_path
 from files.run_state import RunState
 from files.safe_files import InputError, check_apart, remove, require_disk_space, run, shown
-from files.seals import check_kept, is_kept
+from files.seals import check_kept, is_kept, sha256_file
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
 from llama.bindings import bindings_version
@@ -270,8 +270,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output}: measured already")
         return
     with RunState(args.output.with_name(f"{args.output.name}.state"), inputs) as state:
+        of_file = {"question_file_sha256": sha256_file(args.questions)}
         found = measure_probes(args, tools, header, groups, padded, chats, state.directory)
-        write_record(args.output, {"inputs": inputs, **sensitivities(found, groups)}, Sensitivity)
+        write_record(args.output, {"inputs": inputs, **of_file, **sensitivities(found, groups)}, Sensitivity)
         state.discard()
     print(f"{args.output}: {len(found)} values over {len(questions)} chats")
 

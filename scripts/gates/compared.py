@@ -10,7 +10,7 @@ from cards.card_sections import IMATRIX_PICTURE
 from files.json_records import read_record
 from files.safe_files import InputError, sha256_file
 from gates.lineage import Breaks, Lineage, breaks_of, broken, lineage_breaks
-from gates.seen_questions import seen_breaks
+from gates.seen_questions import read_breaks, seen_breaks
 from ggufs.imatrix import ImatrixRecord
 from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality
@@ -177,5 +177,5 @@ def compared_breaks(lineage: Lineage) -> Breaks:
 
 def build_breaks(lineage: Lineage) -> Breaks:
     """Return what is wrong with the build of a release: its chain, its questions, and the files that it compares."""
-    seen = seen_breaks(lineage.sources["questions"].values(), seen_ids(lineage.sources))
+    seen = seen_breaks(lineage.sources["questions"].values(), seen_ids(lineage.sources)) + read_breaks(lineage.sources)
     return lineage_breaks(lineage) + seen + compared_breaks(lineage)

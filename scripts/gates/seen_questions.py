@@ -3,12 +3,25 @@
 The labels of a card go by Record IDs: in-sample, held out, seen by the types of a file, held by the calibration text.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from chats.questions import QUESTION_SEED, Question, held_texts, letters_of, load_questions
-from files.safe_files import InputError
+from files.json_records import Record, read_record
+from files.safe_files import InputError, sha256_file
+from losses.quality_record import QUALITY_NAME, Quality
+from quants.target_sizes import Sensitivity
+from release.manifest import DIGITS
+from release.used_quants import used_quants
+from speed.active_experts import ACTIVE_NAME, ActiveExperts
+from speed.draft_results import DRAFT_NAME, DraftResults
 
+MEASURED_ON_FILES: dict[str, type[Record]] = {
+    QUALITY_NAME: Quality,
+    DRAFT_NAME: DraftResults,
+    ACTIVE_NAME: ActiveExperts,
+}
+MEASURE_AGAIN = "measure on the file as it is now (REPLACE=quality, draft or auto)"
 Rows = list[tuple[Path, Question]]  # the questions of several files
 ONE_ID = "give it that id, so that its score counts as in-sample; then run `make eval` and `make quality` again"
 OWN_ID = "give it an id of its own, by which it does not count as the other one; then run `make eval` again"
@@ -24,6 +37,24 @@ def seen_breaks(files: Iterable[Path], seen: Sequence[set[str]]) -> list[InputEr
     """
     rows = [(path, one) for path in files for one in load_questions(path, QUESTION_SEED)]
     return id_breaks(rows) or renamed_breaks(rows, seen) or reasoning_breaks(rows, seen)
+
+
+def read_breaks(sources: Mapping[str, Mapping[str, Path]]) -> list[InputError]:
+    """A question file is as it was when losses, speeds and sensitivities were measured on its first questions.
+
+    Else the digest of a file that nothing read would stand beside them.
+    """
+    digests = {sha256_file(path) for path in sources["questions"].values()}
+    of_auto = any(record.get("auto_measured_on") for _, record in used_quants(sources))
+    places = [(sources["copies"].get(name), kind) for name, kind in MEASURED_ON_FILES.items()]
+    places.append((sources["origins"].get("sensitivity") if of_auto else None, Sensitivity))
+    read = {path: read_record(path, kind).get("question_file_sha256") for path, kind in places if path}
+    expected = "the question file that it was measured on among --questions, as it was"
+    return [
+        InputError(path, f"{expected}, sha256 {known[:DIGITS]}", "others", MEASURE_AGAIN)
+        for path, known in read.items()
+        if known and known not in digests
+    ]
 
 
 def id_breaks(rows: Rows) -> list[InputError]:

@@ -55,6 +55,7 @@ class Quality(Record):
     what: ClassVar[str] = "measurements of measure_quality.py"
     inputs: dict
     chats: Positive
+    question_file_sha256: Sha256 | None = None  # of the whole file; older records have none
     left_out: Count
     choice_known: bool = True
     score: str

@@ -84,6 +84,7 @@ class Sensitivity(Record):
 
     what: ClassVar[str] = "sensitivities of measure_sensitivity.py"
     inputs: MeasuredOn
+    question_file_sha256: Sha256 | None = None  # of the whole file; older records have none
     low_types: dict[str, str]
     roles: dict[str, dict[str, FiniteFloat]]
     layers: dict[str, dict[str, FiniteFloat]]

@@ -14,7 +14,7 @@ calibration text holds; `repeated`: how many of them are another one again, by l
 stand in its few shots, with their answers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,14 @@ from files.safe_files import InputError, sha256_file
 from ggufs.imatrix import ImatrixRecord
 from release.by_hand import by_hand
 from release.question_roles import measured_elsewhere, roles_of, unused_questions
-from release.seen_ids import estimated_ids, measured_ids, ranked_ids
+from release.seen_ids import estimated_ids, measured_ids, method_of, ranked_ids
 from release.task_files import task_copies, task_sources
 from release.used_quants import by_imatrix
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import MMLU_PRO_SHOTS, task_of
 from scoring.lm_eval_samples import read_frozen, read_shots
 from scoring.run_files import TASK_FOLDER
-from scoring.score_records import Scores
+from scoring.score_records import SCORES_NAME, Scores
 
 
 def named_digests(paths: list[Path]) -> dict[str, str]:
@@ -62,11 +62,15 @@ def held_questions(text: str, files: list[Path]) -> list[str]:
     return sorted({row["Record ID"] for row, is_held in zip(rows, held) if is_held})
 
 
-def alike_questions(files: Mapping[str, Path]) -> dict[str, list[int]]:
-    """Return of each question file that asks a question again how often it does so, and its number of questions."""
+def alike_questions(files: Mapping[str, Path], used: Set[str]) -> dict[str, list[int]]:
+    """Return of each question file that asks a question again how often it does so, and its number of questions.
+
+    used: the Record IDs of the questions that had a part in the release; others count nowhere.
+    """
     found = {}
     for name, path in files.items():
-        digests = [question.words_digest for question in load_questions(path, QUESTION_SEED)]
+        those = [question for question in load_questions(path, QUESTION_SEED) if question.record_id in used]
+        digests = [question.words_digest for question in those]
         if again := len(digests) - len({*digests}):
             found[name] = [again, len(digests)]
     return found
@@ -160,6 +164,19 @@ def base_licence(sources: dict[str, dict[str, Path]]) -> Licence | None:
     return recorded_licence(sources["origins"]["source"], metadata["source"].get(DIGEST))
 
 
+def used_ids(sources: dict[str, dict[str, Path]], questions: list[Path]) -> set[str]:
+    """Return the Record IDs of the questions that chose, were left out of a choice, scored or measured on."""
+    method, copies = method_of(sources), sources["copies"]
+    scored = read_record(copies[SCORES_NAME], Scores)["question_ids"] if SCORES_NAME in copies else []
+    chose = {*method.get("question_ids", []), *method.get("held_out_question_ids", [])}
+    return chose | {
+        *ranked_ids(sources),
+        *estimated_ids(sources, questions),
+        *measured_ids(sources, questions),
+        *scored,
+    }
+
+
 def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
     """Return the facts of a release's sources (paths by kind and name): of questions, calibration and licence."""
     questions = list(sources["questions"].values())
@@ -177,7 +194,7 @@ def input_facts(sources: dict[str, dict[str, Path]]) -> dict[str, Any]:
         **(facts_of_tasks(sources, tasks) if tasks else {}),
         **({"fetched": fetched} if fetched else {}),
         "questions": named,
-        **({"alike": alike} if (alike := alike_questions(files)) else {}),
+        **({"alike": alike} if (alike := alike_questions(files, used_ids(sources, questions))) else {}),
         "roles": roles,
         **({"ranked": ids} if (ids := ranked_ids(sources)) else {}),
         **({"estimated": ids} if (ids := estimated_ids(sources, questions)) else {}),

@@ -55,6 +55,7 @@ class ActiveExperts(Record):
     texts_sha256: Sha256
     questions: Positive
     questions_sha256: Sha256
+    question_file_sha256: Sha256 | None = None  # of the whole file; older records have none
     max_tokens: Positive
     reasoning_budget: int
     context: Count

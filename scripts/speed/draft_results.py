@@ -67,6 +67,7 @@ class DraftResults(Record):
     rounds: Positive
     questions: Annotated[int, Field(ge=2)]  # an error needs two
     questions_sha256: Sha256
+    question_file_sha256: Sha256 | None = None  # of the whole file; older records have none
     llama_cpp: str
     tools_sha256: Sha256 | None = None  # of the build of llama.cpp; older records have none
     models: Annotated[list[Answers], Field(min_length=1)]

@@ -1,13 +1,16 @@
 """The question files of a release: the same question elsewhere, and files that had no part in what is published."""
 
+import json
+
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from choice.expert_stats import read_stats
-from files.json_records import write_record
+from files.json_records import read_json, write_record
 from files.safe_files import InputError, sha256_file
 from findings.findings_record import FINDINGS_NAME
 from gates.lineage import analysed_breaks
 from gates.remade_gates import findings_gate
-from gates.seen_questions import seen_breaks
+from gates.seen_questions import read_breaks, seen_breaks
+from losses.quality_record import QUALITY_NAME
 from made_up_evidence import QUESTIONS
 from quants.quant_record import QuantRecord
 from release.make_settings import ESTIMATED
@@ -96,6 +99,16 @@ def test_a_reasoning_counts_in_whichever_file_it_stands(tmp_path):
     plain.write_text(asked((one.record_id, "other"), (one.text, "Which?"), (one.explanation, "So.")))
     for files in ([told, plain], [plain, told]):
         assert len(seen_breaks([QUESTIONS[0], *files], [{"other"}])) == 1
+
+
+def test_the_file_of_a_measurement_is_as_it_was_read(build, tmp_path):
+    checked, measured = build.checked, tmp_path / QUALITY_NAME
+    place = checked.sources["questions"]["0"]
+    for digest, count in ((sha256_file(place), 0), ("0" * 64, 1)):
+        content = read_json(build.evidence / QUALITY_NAME) | {"question_file_sha256": digest}
+        measured.write_text(json.dumps(content))
+        checked.sources["copies"][QUALITY_NAME] = measured
+        assert len(read_breaks(checked.sources)) == count
 
 
 def test_the_file_that_chose_is_as_it_was_read(build, tmp_path):
