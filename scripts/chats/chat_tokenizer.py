@@ -13,6 +13,8 @@ from files.tokenizer_names import TEMPLATES_NAME, TOKENIZER_FILES, TOKENIZER_PAR
 if TYPE_CHECKING:  # importing transformers takes a second, and many who import this module never load a tokenizer
     from transformers import PreTrainedTokenizerBase
 
+MOST_CHARACTERS = 1000  # of a special token, of which each chat holds some; real ones have a few dozen at most
+
 
 def check_one_template(directory: Path) -> None:
     """Raise InputError where a checkpoint's two places for a chat template hold two.
@@ -56,6 +58,9 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
         raise InputError(directory, "a tokenizer that loads", reason_of(error)) from error
     if not tokenizer.chat_template:
         raise InputError(directory, "a tokenizer with a chat template (chat_template.jinja)", "none")
+    for name, token in tokenizer.special_tokens_map.items():
+        if len(token) > MOST_CHARACTERS:
+            raise InputError(directory, f"{name} of at most {MOST_CHARACTERS} characters", str(len(token)))
     try:  # one small chat, so that a broken template is refused here and not after an hour of work
         render_chat(tokenizer, [{"role": "user", "content": "?"}])
     except TemplateFailure as error:

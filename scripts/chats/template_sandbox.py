@@ -19,9 +19,14 @@ if TYPE_CHECKING:  # importing transformers takes seconds, and only the caller's
     from transformers import PreTrainedTokenizerBase
 
 WORK_SECONDS = 2  # of processor time for one chat, which takes milliseconds; a loaded machine does not count
+# What each further chat adds to what is left of that: a template may not take the whole of it again and again.
+SECONDS_PER_CHAT = 0.05
 WAIT_SECONDS = 300  # by the clock, for the case that the process neither works nor ends
 MEMORY_BYTES = 1 << 30  # beyond what the process has when it begins
-MAX_CHARACTERS = 1 << 24  # of one chat: four times the longest context of the families that we prune
+# A text may have so many times the characters of the chat and its tools as JSON, and so many of the template's own. It
+# is tokenised without limits, for every question and more than once, so it must stay near to what was asked. Of the
+# templates that come with llama.cpp the longest writes 5,700 characters around one letter; tools are indented at most.
+TIMES_THE_CHAT, OWN_CHARACTERS = 4, 1 << 15
 
 
 class TemplateFailure(Exception):
@@ -101,12 +106,13 @@ def _serve(pipe: Connection) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     _limit_memory()
+    left: float = WORK_SECONDS
     try:
         while True:
             request = json.loads(pipe.recv_bytes())
-            signal.setitimer(signal.ITIMER_PROF, WORK_SECONDS)  # its signal ends even what never returns to Python
+            signal.setitimer(signal.ITIMER_PROF, left)  # its signal ends even what never returns to Python
             answer = _answer(render_jinja_template, request)
-            signal.setitimer(signal.ITIMER_PROF, 0)
+            left = min(WORK_SECONDS, signal.setitimer(signal.ITIMER_PROF, 0)[0] + SECONDS_PER_CHAT)
             pipe.send_bytes(json.dumps(answer).encode())
     except (EOFError, OSError):
         os._exit(0)
@@ -126,6 +132,7 @@ def _answer(render: Any, request: dict) -> dict:
     except Exception as error:  # a template is a program: it can fail in any way
         # Jinja's sandbox refuses a range of more than 100,000 numbers, which llama-server would make.
         return {"failure": reason_of(error), "endless": isinstance(error, OverflowError | RecursionError)}
-    if len(texts[0]) > MAX_CHARACTERS:
-        return {"failure": f"a text of {len(texts[0])} characters", "endless": True}
+    asked = len(json.dumps([request["chat"], request["options"].get("tools")]))
+    if len(texts[0]) > TIMES_THE_CHAT * asked + OWN_CHARACTERS:
+        return {"failure": f"a text of {len(texts[0])} characters for a chat of {asked}", "endless": True}
     return {"text": texts[0]}

@@ -72,6 +72,7 @@ def test_a_file_that_the_library_would_read_whole_has_a_bound(demo_model, tmp_pa
     ("file", "place", "value", "words"),
     [
         ("tokenizer_config.json", ["model_max_length"], "x", "a text that the tokenizer reads"),
+        ("tokenizer_config.json", ["eos_token"], "x" * 1001, "eos_token of at most 1000 characters, found 1001"),
         # The library panics: its exception is none of Python's.
         ("tokenizer.json", ["normalizer"], {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "that loads"),
         ("tokenizer.json", ["model", "vocab", ";"], 1 << 31, "token ids below 2147483648"),

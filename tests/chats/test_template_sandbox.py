@@ -10,6 +10,7 @@ from pathlib import Path
 import fetch_model
 import render_calibration
 import teacher_force_analysis
+from chats import template_sandbox
 from chats.chat_tokenizer import load_tokenizer
 from chats.template_sandbox import TemplateFailure, render_chat, render_template
 from conftest import REPO
@@ -25,7 +26,8 @@ HARMFUL = [
     (LOOP, "no end after 0.2 s of work", True),
     ("{{ 'x' * 99999999999 }}", "more than 1 GiB of memory taken", True),
     (DOUBLING, "no end after 0.2 s of work|more than 1 GiB of memory taken", True),
-    ("{{ 'x' * 20000000 }}", "a text of 20000000 characters", True),
+    ("{{ 'x' * 20000000 }}", "a text of 20000000 characters for a chat of 104", True),
+    ("{{ 'x' * (4 * 104 + 32769) }}", "a text of 33185 characters", True),
     ("{% for i in range(10 ** 12) %}{% endfor %}", "Range too big", True),
     ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError", True),
     ("{{ ''.__class__.__mro__ }}", "SecurityError", False),
@@ -48,6 +50,23 @@ def test_a_harmful_template_ends_in_one_line(template, words, endless):
         render_template(template, CHAT)
     assert caught.value.endless == endless and "\n" not in str(caught.value)
     assert render_template("{{ messages[0].content }}", CHAT) == CHAT[0]["content"]  # the next one finds a process
+
+
+def test_a_text_may_grow_with_its_chat_and_have_a_long_beginning():
+    """As with tools, which a template indents, and a system's words that it holds itself."""
+    tools = [{"type": "function", "function": {"name": "f", "description": "d" * 50_000}}]
+    written = "{{ 'x' * 32768 }}{{ messages[0].content * 4 }}{{ tools | tojson(indent=4) }}"
+    long = [{"role": "user", "content": "q" * 100_000}]
+    assert len(render_template(written, long, tools=tools)) > 32768 + 400_000 + 50_000
+
+
+def test_a_template_that_takes_its_whole_time_again_and_again_is_refused(monkeypatch):
+    """Each chat would be within the limit, and all questions of a file would take hours."""
+    monkeypatch.setattr(template_sandbox, "SECONDS_PER_CHAT", 0.001)
+    slow = "{% for j in range(4) %}{% for i in range(99999) %}{% set x = i %}{% endfor %}{% endfor %}"
+    with pytest.raises(TemplateFailure, match="no end after 0.2 s of work"):
+        for _ in range(200):
+            render_template(slow, CHAT)
 
 
 def test_a_process_that_is_forked_has_a_renderer_of_its_own():
@@ -79,6 +98,10 @@ def test_every_command_that_reads_chats_refuses_such_a_checkpoint(demo_model, fe
     for command in (fetch_model, render_calibration, teacher_force_analysis):
         questions = [] if command is fetch_model else ["--questions", few_questions]
         refusal(command.main, [*paths, *questions], model, "a chat template that renders, found no end after 0.2 s")
+    # Less than a GiB, and tokenised it would take several.
+    for text in ("'a' * 16000000", "'a b' * 100000"):
+        (model / "chat_template.jinja").write_text(f"{{{{ messages[0].content }}}}{{{{ {text} }}}}")
+        refusal(render_calibration.main, [*paths, "--questions", few_questions], model, "renders, found a text of ")
     # One that waits for a question is refused with that question's name.
     (model / "chat_template.jinja").write_text("{% if messages[0].content|length > 50 %}" + LOOP + "{% endif %}x")
     refusal(render_calibration.main, [*paths, "--questions", few_questions], "question ", "no end after 0.2 s")
