@@ -43,7 +43,10 @@ compiler_version() { "${CXX:-c++}" --version 2>/dev/null | head -n 1 || printf '
 
 entry_name() {
   local cpu
-  # The compiler uses what this processor has, so an entry in a shared cache must not be taken on another one.
+  # The compiler uses what this processor has, so an entry in a shared cache must not be taken on another one. Without
+  # /proc it would have another name, and all would be built anew.
+  [ "$(uname)" != Linux ] || [ -r /proc/cpuinfo ] ||
+    die "/proc/cpuinfo: expected what the processor can do, found no such file; mount /proc, or set LLAMA_CPP"
   cpu=$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null ||
         sysctl -n machdep.cpu.features 2>/dev/null || uname -m)
   printf 'llama.cpp-%s-%s\n' "$VERSION" \

@@ -192,6 +192,15 @@ def refusal() -> Callable[..., str]:
 
 
 @pytest.fixture
+def without_proc() -> Callable[..., subprocess.CompletedProcess]:
+    """Run a command in the repository where nothing is mounted at /proc; skipped where that cannot be."""
+    hidden = ["unshare", "-rm", "bash", "-c", 'mount -t tmpfs none /proc && exec "$@"', "bash"]
+    if subprocess.run([*hidden, "true"], capture_output=True).returncode != 0:
+        pytest.skip("this system lets no user hide /proc from a command of his own (unshare -rm mount)")
+    return lambda *command: subprocess.run([*hidden, *command], cwd=REPO, capture_output=True, text=True)
+
+
+@pytest.fixture
 def impatient(monkeypatch) -> Iterator[None]:
     """Let a chat template that does not end be found out sooner; the process that renders is begun anew."""
     from chats import template_sandbox

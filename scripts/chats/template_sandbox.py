@@ -6,6 +6,7 @@ has nothing to import, holds no file of ours open, and is asked for one chat aft
 """
 
 import json
+import mmap
 import multiprocessing
 import os
 import resource
@@ -23,6 +24,7 @@ WORK_SECONDS = 2  # of processor time for one chat, which takes milliseconds; a 
 SECONDS_PER_CHAT = 0.05
 WAIT_SECONDS = 300  # by the clock, for the case that the process neither works nor ends
 MEMORY_BYTES = 1 << 30  # beyond what the process has when it begins
+MOST_ADDRESSES = 1 << 56  # bytes: no processor gives one process more
 # A text may have so many times the characters of the chat and its tools as JSON, and so many of the template's own. It
 # is tokenised without limits, for every question and more than once, so it must stay near to what was asked. Of the
 # templates that come with llama.cpp the longest writes 5,700 characters around one letter; tools are indented at most.
@@ -119,9 +121,20 @@ def _serve(pipe: Connection) -> None:
 
 
 def _limit_memory() -> None:
-    with open("/proc/self/statm") as file:
-        held = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY_BYTES, held + MEMORY_BYTES))
+    """Limit the addresses of this process to what it has and MEMORY_BYTES."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    # What it has is the least limit that leaves room for one page more. /proc would tell it, and is not always there.
+    too_little, enough = 0, MOST_ADDRESSES if most == resource.RLIM_INFINITY else most
+    while enough - too_little > MEMORY_BYTES >> 6:
+        tried = (too_little + enough) // 2
+        resource.setrlimit(resource.RLIMIT_AS, (tried, most))
+        try:
+            mmap.mmap(-1, mmap.PAGESIZE).close()
+            enough = tried
+        except (OSError, MemoryError):
+            too_little = tried
+    limit = enough + MEMORY_BYTES if most == resource.RLIM_INFINITY else min(enough + MEMORY_BYTES, most)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _answer(render: Any, request: dict) -> dict:

@@ -69,6 +69,15 @@ def test_a_template_that_takes_its_whole_time_again_and_again_is_refused(monkeyp
             render_template(slow, CHAT)
 
 
+def test_the_limits_need_no_proc_and_keep_to_those_that_are_there(without_proc):
+    renders = "from chats.template_sandbox import render_template as r; print(r('{{ 1 + 1 }}', [])); "
+    code = f"import sys; sys.path.insert(0, 'scripts'); {renders}r('{{{{ 99999999999 * [0] }}}}', [])"
+    script = 'ulimit -v 4000000; exec "$@"'
+    for line in ([sys.executable, "-c", code], ["bash", "-c", script, "bash", sys.executable, "-c", code]):
+        done = without_proc(*line)
+        assert done.stdout == "2\n" and done.stderr.endswith("TemplateFailure: more than 1 GiB of memory taken\n")
+
+
 def test_a_process_that_is_forked_has_a_renderer_of_its_own():
     assert render_template("a", CHAT) == "a"
     child = os.fork()

@@ -1,5 +1,6 @@
 """Running llama.cpp's tools: the line shown of a failed one says why, and a tool ends with the command that runs it."""
 
+import re
 import resource
 import shutil
 import subprocess
@@ -231,3 +232,10 @@ def test_a_shell_without_a_path_is_told(monkeypatch):
     monkeypatch.delenv("LLAMA_CPP", raising=False)
     with pytest.raises(InputError, match="build_llama_cpp.sh: expected a shell in which it runs, found .*; set PATH"):
         find_llama_cpp(None)
+
+
+def test_without_proc_the_tools_are_not_built_anew(without_proc):
+    """Their folder's name holds what the processor can do; another name would be another ten minutes of building."""
+    done = without_proc(REPO / "scripts/build_llama_cpp.sh", "--where")
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.fullmatch("error: /proc/cpuinfo: expected what .*, found no such file; mount .*\n", done.stderr)
