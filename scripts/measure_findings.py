@@ -26,7 +26,7 @@ from analysis.layer_stream import SHARING_KEYS, LayerStream
 from analysis.model_checks import RUN_DTYPES, check_sequences, check_unquantised
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
-from chats.questions import Question, load_questions, read_rows
+from chats.questions import Question, load_questions, read_labels, read_rows
 from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config, source_digest, weights_digest
 from choice.criteria import BY_ORDER, CRITERIA, PROTECTING, RANK, answerable, scores_of
 from choice.drop_map import DropMap, Shape, criterion_of, read_drop_map, read_map, values_by_layer
@@ -166,19 +166,24 @@ def measure(args: argparse.Namespace, metadata: dict, arrays: dict[str, np.ndarr
     return found
 
 
+def column_of(args: argparse.Namespace) -> str | None:
+    """Return the column of the domains, None where the question file has none."""
+    wanted = [args.domain_column] if args.domain_column else COLUMNS
+    return next((name for name in wanted if name in read_rows(args.questions)[0]), None)
+
+
 def domains_of(args: argparse.Namespace, ids: list[str]) -> tuple[str, dict[str, int], np.ndarray]:
     """Return the column of the domains, their numbers of questions and each question's domain.
 
     Raises InputError when the question file has no such column, or fewer than two domains that are large enough.
     """
-    rows = read_rows(args.questions)
-    wanted = [args.domain_column] if args.domain_column else COLUMNS
-    column = next((name for name in wanted if name in rows[0]), None)
+    column = column_of(args)
     if column is None:
-        found = f"columns {', '.join(map(repr, rows[0]))}"[:200]
+        wanted = " or ".join(map(repr, [args.domain_column] if args.domain_column else COLUMNS))
+        found = f"columns {', '.join(map(repr, read_rows(args.questions)[0]))}"[:200]
         advice = "name the column with each question's domain (DOMAIN_COLUMN)"
-        raise InputError(args.questions, f"a column {' or '.join(map(repr, wanted))}", found, advice)
-    domains, labels = labels_of(rows, ids, column)
+        raise InputError(args.questions, f"a column {wanted}", found, advice)
+    domains, labels = labels_of(read_labels(args.questions, column), ids)
     if len(domains) < 2:
         wanted_domains = f"two domains or more of {LEAST_QUESTIONS} questions in the column {column!r}"
         raise InputError(args.questions, wanted_domains, str(len(domains)))
@@ -251,6 +256,8 @@ def all_findings(args: argparse.Namespace) -> dict:
     own = read_drop_map(args.drop_map, shape)
     top = min(own.details.get("protect_top") or TOP, shape.experts)
     ids = [question["id"] for question in metadata["questions"]]
+    if column := column_of(args):  # before hours of work, and a reason to end, where a lack of domains is none
+        read_labels(args.questions, column)
     maps = map_findings(args, arrays, own, shape, top)  # first: what is refused is refused before the model runs
     missing, found = {}, None
     try:
@@ -325,8 +332,8 @@ def main(argv: list[str] | None = None) -> None:
     outputs = [args.measured, args.output, *(args.output.with_suffix(suffix) for suffix in (".json", ".png"))]
     check_apart([args.model, args.stats, args.questions, args.drop_map, *args.maps], outputs)
     content = all_findings(args)
+    write_record(args.output.with_suffix(".json"), content, Findings)  # first: it is checked
     draw_findings(args.name, content, args.output.with_suffix(".png"))
-    write_record(args.output.with_suffix(".json"), content, Findings)
     with replace_when_done(args.output) as partial:  # last: it is the file that make looks for
         partial.write_text(findings_page(args.name, content), encoding="utf-8")
     missing = "".join(f"; without {name}" for name in content["missing"])

@@ -267,10 +267,18 @@ def read_domains(path: Path) -> dict[str, str]:
 
     Raises InputError when one cannot be printed: it is a label in records, tables and pictures.
     """
-    domains = {row["Record ID"]: "_".join(row.get(DOMAIN, "").split()) for row in read_rows(path)}
-    if odd := next((name for name in domains.values() if not name.isprintable()), None):
-        raise InputError(path, f"domains that can be printed in {DOMAIN!r}", shown(odd))
-    return domains
+    return {record_id: "_".join(name.split()) for record_id, name in read_labels(path, DOMAIN).items()}
+
+
+def read_labels(path: Path, column: str) -> dict[str, str]:
+    """Return what a column names for each question by Record ID, a blank between words; "" where it names nothing.
+
+    Raises InputError when one cannot be printed.
+    """
+    labels = {row["Record ID"]: " ".join(row.get(column, "").split()) for row in read_rows(path)}
+    if odd := next((name for name in labels.values() if not name.isprintable()), None):
+        raise InputError(path, f"domains that can be printed in {column!r}", shown(odd))
+    return labels
 
 
 def read_ids(path: Path) -> set[str]:

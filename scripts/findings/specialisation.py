@@ -15,13 +15,12 @@ LEAST_QUESTIONS = 5  # of a domain: fewer tell nothing of it
 COLUMNS = ("High-level domain", "Subdomain")  # of GPQA; the first that a file has is taken
 
 
-def labels_of(rows: list[dict[str, str]], ids: list[str], column: str) -> tuple[dict[str, int], np.ndarray]:
+def labels_of(named: dict[str, str], ids: list[str]) -> tuple[dict[str, int], np.ndarray]:
     """Return the domains with their numbers of questions, largest first, and each question's domain.
 
-    rows: of the question file; ids: of the questions analysed. The domain is its number, -1 where the question has none
-    or where its domain has fewer than LEAST_QUESTIONS.
+    named: the domain of each question of the file by Record ID; ids: of the questions analysed. A domain is its number,
+    -1 where the question has none or where its domain has fewer than LEAST_QUESTIONS.
     """
-    named = {row["Record ID"]: row.get(column, "").strip() for row in rows}
     found = [named.get(record_id, "") for record_id in ids]
     counts = {name: found.count(name) for name in sorted(set(found)) if name}
     large = {name: count for name, count in counts.items() if count >= LEAST_QUESTIONS}

@@ -162,6 +162,29 @@ def test_without_domains_the_other_findings_are_made(folder, tiny_text_model, tm
     assert "Not measured: expected a column" in (tmp_path / "copy/findings.md").read_text()
 
 
+def test_a_domain_that_cannot_be_printed_is_refused_before_the_model_runs(folder, tiny_text_model, tmp_path, refusal):
+    """It would be a label of the record, the page and the picture."""
+    for file in ("stats", "map.json"):
+        shutil.copy(folder / file, tmp_path)
+    questions = (folder / "questions.csv").read_text()
+    domain = next(csv.DictReader(questions.splitlines()))["High-level domain"]
+    (tmp_path / "questions.csv").write_text(questions.replace(domain, f"{domain}\u202e"))
+    run, words = command(tmp_path, tiny_text_model, tmp_path / "findings.md"), "can be printed in 'High-level domain'"
+    refusal(measure_findings.main, run, "questions.csv", words, r"\u202e")
+    assert not list(tmp_path.glob("findings.*")) and not (tmp_path / "measured").exists()
+
+
+def test_a_record_that_is_refused_leaves_no_picture(folder, tiny_text_model, tmp_path, refusal):
+    """Here by the name of a map, which is that of its folder."""
+    (tmp_path / "a\u2028b").mkdir()
+    shutil.copy(folder / "map.json", tmp_path / "a\u2028b/drop_map.json")
+    (tmp_path / "other").symlink_to("a\u2028b")
+    shutil.copy(folder / "measured", tmp_path)
+    run = command(folder, tiny_text_model, tmp_path / "findings.md", "--maps", tmp_path / "other/drop_map.json")
+    refusal(measure_findings.main, run, "findings.json", "line ends and control characters")
+    assert not list(tmp_path.glob("findings.*"))
+
+
 def test_inputs_of_another_run_are_refused(folder, tiny_text_model, model_copy, tmp_path, refusal):
     main, output = measure_findings.main, tmp_path / "findings.md"
     refusal(main, command(folder, tiny_text_model, output, "--domain-column", "Topic"), "'Topic'", "DOMAIN_COLUMN")

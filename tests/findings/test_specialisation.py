@@ -136,12 +136,8 @@ def test_dropping_by_a_domain_costs_the_others_only_where_they_differ():
 
 
 def test_the_domains_of_a_question_file():
-    rows = [{"Record ID": str(n), "High-level domain": d} for n, d in enumerate("aaaaabbbbbbc")] + [
-        {"Record ID": "x", "High-level domain": " "}
-    ]
-    domains, labels = labels_of(
-        rows, ["6", "0", "1", "2", "3", "4", "5", "7", "8", "9", "11", "x"], "High-level domain"
-    )
+    named = {str(number): domain for number, domain in enumerate("aaaaabbbbbbc")} | {"x": ""}
+    domains, labels = labels_of(named, ["6", "0", "1", "2", "3", "4", "5", "7", "8", "9", "11", "x"])
     assert domains == {"a": 5, "b": 5} and labels.tolist() == [1, 0, 0, 0, 0, 0, 1, 1, 1, 1, -1, -1]
 
 
