@@ -23,6 +23,7 @@ from analysis.analysis_state import state_directory
 from analysis.batches import Batch, batches_of
 from analysis.decoder import build_empty, check_complete, load_resident
 from analysis.layer_stream import SHARING_KEYS, LayerStream
+from analysis.mapped_weights import shrinking_told
 from analysis.model_checks import RUN_DTYPES, check_sequences, check_unquantised
 from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
@@ -156,7 +157,7 @@ def measure(args: argparse.Namespace, metadata: dict, arrays: dict[str, np.ndarr
     stream = LayerStream(args.model, tensors, model, torch.device(device)) if args.stream_layers else None
     spilled = args.spill is not None
     state = open_measurement(directory, inputs, batches, model, args.stream_layers, spilled)
-    with state:
+    with state, shrinking_told(args.model):
         placed = "auto" if device == "cuda" else None
         runner = stream or load_resident(args.model, model.dtype, metadata["attention"], placed)
         write_measured(args.measured, inputs, measure_model(runner, batches, state, spilled, inputs))

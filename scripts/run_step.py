@@ -52,6 +52,7 @@ STOPPED = {
     128 + signal.SIGTERM: ("told to stop (SIGTERM)", ""),
     128 + signal.SIGKILL: ("killed (SIGKILL), by somebody or for want of memory", ""),
 }
+FAILED = {128 + signal.SIGBUS: "ended by SIGBUS: a file that it read has shrunk, or the disk is full"}
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 PATIENCE = 300
 PATH_BEFORE_RESULT = re.compile(r"^\S+: ")  # commands end with "PATH: result" or "NAME: result"
@@ -277,7 +278,7 @@ def main(argv: list[str] | None = None) -> None:
     if code not in STOPPED:
         for shown in error_lines(err or out):
             print(shown, file=sys.stderr)
-    how, mended = STOPPED.get(code, ("failed", "When that is mended, "))
+    how, mended = STOPPED.get(code, (FAILED.get(code, "failed"), "When that is mended, "))
     print(f"[{args.place}] {args.words}: {how}; full output: {path}", file=sys.stderr)
     for folder in back:
         print(f"{folder}: what REPLACE took away is there again", file=sys.stderr)

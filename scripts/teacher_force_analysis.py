@@ -32,6 +32,7 @@ from analysis.batches import batches_of
 from analysis.decoder import build_empty, check_complete, load_resident
 from analysis.expert_observer import ExpertObserver, expert_modules
 from analysis.layer_stream import LayerStream
+from analysis.mapped_weights import shrinking_told
 from analysis.model_checks import RUN_DTYPES, check_routing, check_sequences, check_unquantised, stored_dtype
 from analysis.passes import analyze_batches
 from analysis.ranks import Ranks, join_ranks
@@ -307,7 +308,7 @@ def main(argv: list[str] | None = None) -> None:
     identity = inputs | ({"sample": sample.digest} if sample else {})
     spilled = args.spill is not None
     state = open_state(directory, identity, ranks, batches, model, args.stream_layers, sample, spilled)
-    with state:
+    with state, shrinking_told(args.model):
         runner = stream or load_resident(args.model, model.dtype, args.attention, device_map_of(device, ranks))
         observe = partial(SampleObserver, sample=sample) if sample else ExpertObserver
         analyze_batches(runner, batches, state, spilled, ranks.rank > 0, observe)

@@ -143,6 +143,15 @@ def test_a_terminal_shows_the_progress_bar_and_then_the_line_alone(tmp_path):
     assert re.fullmatch(r"\[2/7\] Say Hello +done   \d s\s*", text.rsplit("\x1b[K", 1)[1])
 
 
+def test_a_step_that_a_shrunken_file_ended_is_told(tmp_path):
+    code, out, err = run(tmp_path, "sh", "-c", "echo 'error: x: expected 9 bytes, found 3' >&2; kill -BUS $$")
+    assert code == 128 + signal.SIGBUS and not out
+    lines = err.splitlines()
+    assert lines[0] == "error: x: expected 9 bytes, found 3" and len(lines) == 3
+    assert ": ended by SIGBUS: a file that it read has shrunk, or the disk is full; full output: " in lines[1]
+    assert lines[2].startswith("When that is mended, the same command goes on")
+
+
 def test_a_full_disk_under_the_log_keeps_no_step_from_its_end(tmp_path):
     (tmp_path / "say-hello.log").symlink_to("/dev/full")
     code, out, err = run(tmp_path, "sh", "-c", "head -c 300000 /dev/zero >&2; echo done")  # more than a pipe holds
