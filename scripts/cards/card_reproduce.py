@@ -92,7 +92,8 @@ def question_file(release: Release, name: str) -> str:
     roles = release.inputs.get("roles", {})
     # Where nothing was scored EVAL_QUESTIONS is the file of a measurement, which has a part of its own.
     parts = [USES[role] for role, names in roles.items() if name in names and (role != ASKED or release.scores)]
-    return f"Question file {code(name)}, {in_words(parts) or 'of which no record of this model says that it was used'}"
+    unknown = "of which no record of this repository says that it was used"
+    return f"Question file {code(name)}, {in_words(parts) or unknown}"
 
 
 def input_digests(release: Release) -> dict[str, str | None]:

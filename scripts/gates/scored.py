@@ -253,6 +253,13 @@ def type_breaks(lineage: Lineage, scores: dict, known: dict[str, tuple[str, dict
     return found
 
 
+def without_order(document: dict) -> tuple:
+    """Return a frozen question with its choices and the right one, in whichever order a seed has put them."""
+    choices = document["choices"]
+    right = choices[ord(document["answer"].strip("()")) - ord("A")]
+    return document["Record ID"], document["Question"], sorted(choices), right
+
+
 def score_breaks(lineage: Lineage) -> Breaks:
     """Return every way in which scores.json is not the comparison of this build's recorded runs."""
     path = lineage.sources["copies"][SCORES_NAME]
@@ -263,7 +270,7 @@ def score_breaks(lineage: Lineage) -> Breaks:
     for run in runs:
         found += run_breaks(lineage, run, known)
     # One Record ID with other wrong choices is another question; sums over seeds are of one.
-    first, *others = (read_run(run.parent)["questions_sha256"] for run in runs)
+    first, *others = (list(map(without_order, read_frozen(run.parent / TASK_FOLDER))) for run in runs)
     if any(other != first for other in others):
         found.append(
             InputError("--runs", "runs that were all asked the same questions and choices", "others", EVALUATE)

@@ -10,11 +10,14 @@ import build_release
 from damaged_build import Build
 from files.json_records import read_json
 from files.safe_files import sha256_file
-from gates.scored import seed_breaks
+from gates.scored import seed_breaks, without_order
+from made_up_evidence import QUESTIONS
 from pruned_models import NAME
 from release.sources import sources_path
 from release_inputs import release_arguments
-from scoring.eval_protocol import OpenAiProtocol, Protocol
+from scoring.eval_protocol import DEFAULT_TASK, OpenAiProtocol, Protocol
+from scoring.eval_tasks import task_of
+from scoring.frozen_questions import documents_of
 from scoring.score_records import figures
 
 import pytest
@@ -134,7 +137,12 @@ def of_rows(**changes: object) -> Callable[[Build], None]:
 
 def of_other_choices(build: Build) -> None:
     """Other questions under the same ids, such as a file with other wrong choices gives."""
-    build.change(build.own / "run.json", lambda run: run.update(questions_sha256="7" * 64))
+
+    def other(document: dict) -> None:
+        wrong = next(place for place, letter in enumerate("ABCD") if letter != document["answer"][1])
+        document["choices"][wrong] = "zzz"
+
+    build.change_lines(build.own / "task/frozen.jsonl", other)
 
 
 def of_foreign_rows(build: Build) -> None:
@@ -245,3 +253,16 @@ def test_seeds_of_a_score_are_not_picked():
     assert [str(error).partition(";")[0] for error in found] == [
         "scores.json: expected seeds that follow one another, found 42, 44"
     ]
+
+
+def test_the_seed_of_a_run_orders_its_choices_and_asks_no_other_question():
+    asked = [
+        [without_order(one) for one in documents_of(QUESTIONS[1], task_of(DEFAULT_TASK), seed)] for seed in (42, 43)
+    ]
+    assert asked[0] == asked[1] and len({one[0] for one in asked[0]}) > 100
+    document = documents_of(QUESTIONS[1], task_of(DEFAULT_TASK), 42)[0]
+    right = document["answer"].strip("()")
+    for letter in "ABCD":  # another right answer, or another wrong one
+        changed = [choice if at != letter else "zzz" for at, choice in zip("ABCD", document["choices"])]
+        assert without_order(document | {"choices": changed}) != without_order(document)
+        assert (without_order(document | {"answer": f"({letter})"}) == without_order(document)) == (letter == right)
