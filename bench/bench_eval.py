@@ -47,7 +47,8 @@ CONCURRENT = 4
 async def bare(server: LlamaServer, bodies: list[dict], concurrency: int) -> float:
     """Send requests to the server itself, `concurrency` at once; return the seconds."""
     places, limits = asyncio.Semaphore(concurrency), aiohttp.ClientTimeout(total=None)
-    async with aiohttp.ClientSession(timeout=limits, headers=authorization(server.key)) as session:
+    way, key = aiohttp.UnixConnector(server.socket, limit=0), authorization(server.key)
+    async with aiohttp.ClientSession(timeout=limits, headers=key, connector=way) as session:
 
         async def ask(body: dict) -> None:
             async with places, session.post(f"{server.url}/v1/chat/completions", json=body) as reply:

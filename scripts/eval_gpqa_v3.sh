@@ -33,7 +33,7 @@
 #   SAMPLES           runs with the seeds SEED, SEED + 1, ..., each in its own OUTPUT/seed-N (default: one, in OUTPUT);
 #                     compare_scores.py --runs pools those of one model
 #   PATCH             no leaves the patch step out (default yes)
-#   PORT              port of llama-server on 127.0.0.1, of several the first (default 0: a free one)
+#   PORT              port of llama-server on 127.0.0.1, of several the first (default 0: a Unix socket)
 #   LOCAL_SERVERS     llama-servers that are started here, one per GPU (default 1)
 #   SERVERS           addresses of llama-servers that run already, such as "http://a:8080 http://b:8080", in their place
 #   SERVER_KEY        their key; SERVER_KEY_2 that of the second one

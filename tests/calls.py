@@ -7,6 +7,8 @@ from pathlib import Path
 
 from files.seals import running_command, seal_file, set_command
 
+ON_A_PORT = ["--host", "127.0.0.1", "--port", "0"]  # of a llama-server that is somebody else's to who asks it
+
 
 def call(main, *arguments: object) -> None:
     """Call a command's main with arguments of any type: a process would import all of its libraries again."""

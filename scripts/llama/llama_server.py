@@ -1,8 +1,9 @@
-"""One llama-server of our own: started on a port of its own on 127.0.0.1, watched, restarted, stopped.
+"""One llama-server of our own: started on a socket in a folder of its own, watched, restarted, stopped.
 
 Only the process that was started here is ever stopped. It dies with its parent (Linux), so that a killed evaluation
-leaves no server running. It serves only who knows its key, which is made anew for each server: others on the machine
-can connect to 127.0.0.1, too. The key goes through the environment, since everybody can read a command line.
+leaves no server running. It listens where no other user can connect: whoever can connect to a port keeps llama-server
+from answering by some hundred requests that never end, and no key is in the way. It serves only who knows its key,
+which is made anew for each server. The key goes through the environment, since everybody can read a command line.
 """
 
 import http.client
@@ -10,7 +11,9 @@ import json
 import os
 import re
 import secrets
+import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.error
@@ -32,6 +35,7 @@ STOPPING = b"cleaning up before exit"
 WATCH_SECONDS = 2.0
 POLL_SECONDS = 0.05
 LAST_PORT = 65535
+SHORT_PATH = 60  # bytes of a folder in which a socket can be: the name of one is 103 bytes at most, on macOS
 KEY_BYTES = 32
 SERVER_KEY = "SERVER_KEY"  # of a server that is not ours; SERVER_KEY_2 that of the second one
 MAX_ANSWER_BYTES = 64 << 20  # of one answer; a thought of 24,576 tokens takes 100 KB
@@ -50,13 +54,14 @@ def without_server_keys(environment: dict[str, str]) -> dict[str, str]:
 
 
 def server_command(tool: Path, gguf: Path, name: str, port: int | str, flags: list[str]) -> list[str]:
-    """Return llama-server's command line; port 0 lets the system choose a free one.
+    """Return llama-server's command line; port 0 leaves the place to `LlamaServer`, which no other user can reach.
 
     Raises InputError when `port` is no port.
     """
     if not str(port).isdecimal() or int(port) > LAST_PORT:
         raise InputError("PORT", f"a whole number, 0 to {LAST_PORT}", repr(port))
-    return [str(tool), "-m", str(gguf), "--alias", name, "--host", "127.0.0.1", "--port", str(port), *CLOSED, *flags]
+    place = ["--host", "127.0.0.1", "--port", str(port)] if int(port) else []
+    return [str(tool), "-m", str(gguf), "--alias", name, *place, *CLOSED, *flags]
 
 
 def memory_held(pid: int) -> int:
@@ -74,13 +79,53 @@ def authorization(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def request_json(url: str, body: dict | None = None, timeout: float = 600, key: str = "") -> dict:
+def private_folder() -> tempfile.TemporaryDirectory:
+    """Make a folder that is our user's alone (mode 0700), whose path llama-server takes for that of a socket.
+
+    It takes a comma for the end of the path.
+    """
+    usual = tempfile.gettempdir()
+    fits = len(os.fsencode(usual)) <= SHORT_PATH and "," not in usual
+    return tempfile.TemporaryDirectory(prefix="llama-server-", dir=usual if fits else "/tmp")
+
+
+class SocketConnection(http.client.HTTPConnection):
+    """An HTTP connection to a Unix socket."""
+
+    def __init__(self, host: str, *, path: str, timeout: float) -> None:
+        super().__init__(host, timeout=timeout)
+        self.path = path
+
+    def connect(self) -> None:
+        """Connect to the socket, whatever the host is called."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class SocketHandler(urllib.request.HTTPHandler):
+    """What opens http addresses, of whatever host, at a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        """Send a request."""
+        return self.do_open(SocketConnection, request, path=self.path)  # type: ignore[arg-type]
+
+
+def request_json(
+    url: str, body: dict | None = None, timeout: float = 600, key: str = "", path: str | None = None
+) -> dict:
     """GET, or POST a JSON body; return the JSON answer. Raises OSError and ValueError as urllib and json do.
 
-    A proxy in the environment (http_proxy) is passed by: the server is on this machine.
+    path: the server's Unix socket, if it has no port. A proxy in the environment (http_proxy) is passed by: the server
+    is on this machine.
     """
     data = None if body is None else json.dumps(body).encode()
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    ways = [urllib.request.ProxyHandler({}), *([SocketHandler(path)] if path else [])]
+    direct = urllib.request.build_opener(*ways)
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **authorization(key)})
     try:
         with direct.open(request, timeout=timeout) as answer:
@@ -90,23 +135,37 @@ def request_json(url: str, body: dict | None = None, timeout: float = 600, key: 
 
 
 class LlamaServer:
-    """A llama-server process and its URL. Use as a context manager; `starts` counts how often it was started."""
+    """A llama-server process and its URL. Use as a context manager; `starts` counts how often it was started.
+
+    A command without `--host` gets a Unix socket, `socket`. With one it listens on a port, where others can keep it
+    from answering.
+    """
 
     def __init__(self, command: list[str], gguf: Path, log: Path) -> None:
         self.command, self.gguf, self.log = command, gguf, log
         self.process: subprocess.Popen | None = None
         self.url, self.starts, self.began = "", 0, 0  # began: where the log of this start begins
-        self.key = secrets.token_urlsafe(KEY_BYTES)
+        self.key, self.socket = secrets.token_urlsafe(KEY_BYTES), ""
+        self.folder: tempfile.TemporaryDirectory | None = None
 
     def __enter__(self) -> "LlamaServer":
         if self.gguf.is_file():  # else llama-server's own words say what is wrong
             check_gguf_template(self.gguf, [])
         self.log.unlink(missing_ok=True)
-        self.start()
+        if "--host" not in self.command:
+            self.folder = private_folder()
+            self.socket = f"{self.folder.name}/llama.sock"  # llama-server knows a socket by that end
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        if self.folder:
+            self.folder.cleanup()
 
     @property
     def alive(self) -> bool:
@@ -123,10 +182,13 @@ class LlamaServer:
 
         Call it from the main thread: Linux takes the thread for the parent that a child dies with.
         """
+        self.url = ""
+        if self.socket:
+            Path(self.socket).unlink(missing_ok=True)  # the last one's: a socket is not bound over another
         with open(self.log, "ab") as log:
             begin = self.began = log.tell()
             self.process = subprocess.Popen(
-                self.command,
+                [*self.command, *(["--host", self.socket] if self.socket else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -141,7 +203,8 @@ class LlamaServer:
                 raise self._refusal(self._said_since(begin).decode(errors="replace"), self.process.returncode)
             if time.monotonic() > deadline:
                 self.stop()
-                raise InputError(self.gguf, f"to be loaded after {LOAD_TIMEOUT_SECONDS} s", "it still loading")
+                found = "it still loading, or kept busy by others"
+                raise InputError(self.gguf, f"to be loaded after {LOAD_TIMEOUT_SECONDS} s", found)
             tried = self._watch_template(begin, tried)
             yield
 
@@ -149,6 +212,8 @@ class LlamaServer:
         """Stop a server that its chat template keeps; return the time and memory when it began with that, if it did."""
         assert self.process is not None  # it was started
         held = memory_held(self.process.pid)
+        if self.url:  # it listens: the template is done with, and others may keep it busy
+            return None
         if tried is None:
             return (time.monotonic(), held) if WEIGHTS_LOADED in self._said_since(begin) else None
         if time.monotonic() - tried[0] > TEMPLATE_SECONDS or held - tried[1] > TEMPLATE_BYTES:
@@ -173,10 +238,10 @@ class LlamaServer:
 
     def _loaded(self, begin: int) -> bool:
         # The port is read from our own server's log: whoever else listens somewhere is never taken for it.
-        match = re.search(rb"listening on (http://127\.0\.0\.1:\d+)", self._said_since(begin))
+        match = re.search(rb"listening on (http://127\.0\.0\.1:\d+|unix://)", self._said_since(begin))
         if not match or not self.alive:
             return False
-        self.url = match[1].decode()
+        self.url = "http://localhost" if self.socket else match[1].decode()
         try:
             self.request("/health", timeout=5)
         except (OSError, ValueError):
@@ -191,7 +256,7 @@ class LlamaServer:
         answered = threading.Event()
         threading.Thread(target=self._end_when_stopping, args=[answered], daemon=True).start()
         try:
-            return request_json(f"{self.url}{path}", body, timeout, self.key)
+            return request_json(f"{self.url}{path}", body, timeout, self.key, self.socket or None)
         finally:
             answered.set()
 

@@ -30,7 +30,7 @@ MOST_LOCAL = 64
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `asked_servers`. They stay texts: bad ones are refused in one line."""
     add = parser.add_argument_group("how the servers run").add_argument
-    add("--port", default="0", help="port of llama-server on 127.0.0.1, of several the first (default: free ones)")
+    add("--port", default="0", help="port of llama-server on 127.0.0.1, of several the first (default: a Unix socket)")
     add("--local-servers", default="1", metavar="COUNT", help="servers that are started here, one per GPU")
     add("--servers", nargs="*", default=[], metavar="URL", help="servers that run already, in place of ours")
 

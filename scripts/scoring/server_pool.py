@@ -11,7 +11,7 @@ import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,13 @@ async def bounded(answer: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
+def connector_to(server: AskedServer, certificates: ssl.SSLContext) -> aiohttp.BaseConnector:
+    """Return the way to a server: its own socket, or its address."""
+    if server.own and server.own.socket:
+        return aiohttp.UnixConnector(server.own.socket, limit=0)
+    return aiohttp.TCPConnector(limit=0, ssl=certificates)
+
+
 class ServerPool:
     """The servers, and who works at which. room: requests at once for each; check: raises InputError of a wrong one."""
 
@@ -105,6 +112,7 @@ class ServerPool:
         self.servers, self.room, self.timeout_seconds, self.check = servers, room, timeout_seconds, check
         self.waiting: list[asyncio.Future] = []
         self.nurses: set[asyncio.Task] = set()
+        self.sessions: dict[str, aiohttp.ClientSession] = {}
         self.lost: BaseException | None = None
 
     @property
@@ -120,9 +128,11 @@ class ServerPool:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["ServerPool"]:
         """Check every server; then let requests through until the block ends."""
-        timeout = aiohttp.ClientTimeout(total=self.timeout_seconds)
-        connector = aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context())
-        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as self.session:
+        timeout, certificates = aiohttp.ClientTimeout(total=self.timeout_seconds), ssl.create_default_context()
+        async with AsyncExitStack() as opened:
+            for server in self.servers:
+                session = aiohttp.ClientSession(timeout=timeout, connector=connector_to(server, certificates))
+                self.sessions[server.name] = await opened.enter_async_context(session)
             try:
                 if self.check:
                     for server in self.servers:
@@ -139,7 +149,7 @@ class ServerPool:
         A redirection is not followed: it could lead anywhere.
         """
         method, url = "GET" if body is None else "POST", f"{server.url}{path}"
-        async with self.session.request(
+        async with self.sessions[server.name].request(
             method, url, json=body, headers=server.headers, allow_redirects=False
         ) as answer:
             content = await bounded(answer)
@@ -203,7 +213,8 @@ class ServerPool:
         """Whether a server takes connections; None for one that takes them and says nothing for a while."""
         timeout = aiohttp.ClientTimeout(total=WATCH_SECONDS)
         try:
-            async with self.session.get(f"{server.url}/health", timeout=timeout, headers=server.headers):
+            session = self.sessions[server.name]
+            async with session.get(f"{server.url}/health", timeout=timeout, headers=server.headers):
                 return True
         except aiohttp.ClientConnectorError:  # refused: before the next one, whose subclass it is
             return False

@@ -1,20 +1,91 @@
-"""A llama-server of our own that somebody else tells to stop."""
+"""A llama-server of our own that somebody else tells to stop, or keeps busy."""
 
 import os
 import signal
+import stat
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
+from calls import ON_A_PORT
+from files.safe_files import InputError
+from hostile_client import besieged
+from llama import llama_server
 from llama.llama_server import LlamaServer, server_command
 from shared_ggufs import demo_ggufs
 
+import psutil
 import pytest
+
+NOBODY = 65534  # the user
+
+
+def demo_server(tools, folder: Path, factory, flags: list[str] | None = None) -> LlamaServer:
+    gguf = demo_ggufs(factory) / "F16.gguf"
+    flags = ["-np", "1", "-c", "4096", *(flags or [])]
+    return LlamaServer(server_command(tools.tool("llama-server"), gguf, "demo", 0, flags), gguf, folder / "server.log")
+
+
+def ports_of(server: LlamaServer) -> list[int]:
+    """The ports on which a server listens by now."""
+    if server.process is None:
+        return []
+    connections = psutil.Process(server.process.pid).net_connections("inet")
+    return [connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN]
+
+
+def test_a_neighbour_cannot_keep_a_server_from_answering(tools, tmp_path, tmp_path_factory):
+    """Without a key, by half requests to whatever port there is."""
+    with demo_server(tools, tmp_path, tmp_path_factory) as server, ExitStack() as sieges:
+        for port in ports_of(server):
+            sieges.enter_context(besieged(port, 1500))
+            time.sleep(2)
+        answer = server.request("/completion", {"prompt": "a", "n_predict": 4}, timeout=5)
+        assert answer["content"]
+
+
+# What llama-server says, of a server that others keep busy: it takes connections, and never reads from them.
+KEPT_BUSY = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 0))
+print("load_model: initializing, n_slots = 1\\nlistening on http://127.0.0.1:%d" % server.getsockname()[1], flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_template_is_not_blamed_for_a_server_that_others_keep_busy(tmp_path, monkeypatch):
+    monkeypatch.setattr(llama_server, "TEMPLATE_SECONDS", 1)
+    monkeypatch.setattr(llama_server, "LOAD_TIMEOUT_SECONDS", 3)
+    command = [sys.executable, "-c", KEPT_BUSY, *ON_A_PORT]
+    with pytest.raises(InputError, match="still loading, or kept busy"):
+        LlamaServer(command, tmp_path / "a.gguf", tmp_path / "log").__enter__()
+
+
+def test_nobody_else_reaches_the_socket(tools, tmp_path, tmp_path_factory):
+    with demo_server(tools, tmp_path, tmp_path_factory) as server:
+        folder = Path(server.socket).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and not ports_of(server)
+        if os.geteuid() == 0:
+            knock = f"import socket; socket.socket(socket.AF_UNIX).connect({server.socket!r})"
+            done = subprocess.run(["/usr/bin/python3", "-c", knock], user=NOBODY, cwd="/", capture_output=True)
+            assert b"PermissionError" in done.stderr
+    assert not folder.exists()
+
+
+def test_a_folder_whose_path_is_no_sockets_is_passed_by(tools, tmp_path, tmp_path_factory, monkeypatch):
+    for name in ("a,b", "long" * 30):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+        with demo_server(tools, tmp_path, tmp_path_factory) as server:
+            assert server.request("/health")["status"] == "ok"
 
 
 def test_a_request_ends_when_somebody_stops_the_server(tools, tmp_path, tmp_path_factory):
-    gguf = demo_ggufs(tmp_path_factory) / "F16.gguf"
-    command = server_command(tools.tool("llama-server"), gguf, "demo", 0, ["-np", "1", "-c", "4096"])
-    with LlamaServer(command, gguf, tmp_path / "server.log") as server:
+    with demo_server(tools, tmp_path, tmp_path_factory) as server:
         assert server.process is not None
         pid = server.process.pid
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import convert_to_gguf
 import freeze_questions
 from asked_pool import answers_of
+from calls import ON_A_PORT
 from conftest import REPO
 from damaged_models import always_saying, never_saying
 from faulty_server import PARSER
@@ -133,7 +134,7 @@ def test_a_killed_server_and_a_killed_evaluator_change_nothing(undisturbed, work
     gguf, run = workshop / "demo.gguf", tmp_path / "run"
     variables = environment(workshop, run, QUESTIONS, demo_model)
     # A server of somebody else's, on the same model, must outlive all of it.
-    command = server_command(tools.tool("llama-server"), gguf, "other", 0, ["-c", "256"])
+    command = server_command(tools.tool("llama-server"), gguf, "other", 0, [*ON_A_PORT, "-c", "256"])
     with LlamaServer(command, gguf, tmp_path / "bystander.log") as bystander:
         with pytest.raises(urllib.error.HTTPError, match="401"):  # who does not know its key
             request_json(f"{bystander.url}/completion", {"prompt": "x", "n_predict": 1})
@@ -302,7 +303,7 @@ def test_other_http_500s_are_tried_again(tmp_path):
     words, counts = ("parser", "busy", "broken"), tmp_path / "counts"
     columns = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n"
     (tmp_path / "3.csv").write_text(columns + "".join(f"{word},a {word} question,a,b,c,d\n" for word in words))
-    command = [sys.executable, str(REPO / "tests/faulty_server.py"), str(counts)]
+    command = [sys.executable, str(REPO / "tests/faulty_server.py"), str(counts), *ON_A_PORT]
     states, starts = ask_server(tmp_path, command, tmp_path / "no.gguf", tmp_path, Protocol(), 3)
     assert states == [200] * 3 + [400] and 3 <= starts <= 5  # two questions may share a restart
     answers = read_answers(tmp_path / "answers.jsonl")

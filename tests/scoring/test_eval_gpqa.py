@@ -16,6 +16,7 @@ import freeze_questions
 import patch_answers
 import summarize_scores
 from ask_questions import is_asked
+from calls import ON_A_PORT
 from cards.card_results import machine_in_words
 from chats.questions import COLUMNS, load_questions, read_rows
 from conftest import REPO
@@ -176,7 +177,8 @@ def test_a_strict_openai_server_is_a_backend_of_its_own(
     evaluation, evaluate, tiny_gguf, tiny_text_model, tools, tmp_path, refusal
 ):
     """The checkpoint is scored; what no standard field can say is named, and scores of two backends do not mix."""
-    run, command = tmp_path / "run", server_command(tools.tool("llama-server"), tiny_gguf, "tiny", 0, ["-c", "1024"])
+    run, flags = tmp_path / "run", [*ON_A_PORT, "-c", "1024"]
+    command = server_command(tools.tool("llama-server"), tiny_gguf, "tiny", 0, flags)
     with LlamaServer(command, tiny_gguf, tmp_path / "log") as server:
         front = [sys.executable, str(REPO / "tests/strict_openai_server.py"), server.url]
         keys = os.environ | {"UPSTREAM_KEY": server.key, "FRONT_KEY": "a-secret-key"}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import freeze_questions
 from asked_pool import answers_of, ask_pool
+from calls import ON_A_PORT
 from conftest import REPO
 from files.safe_files import InputError
 from llama.llama_server import LlamaServer, server_command, server_environment
@@ -51,8 +52,9 @@ def protocol(tools) -> Protocol:
     return Protocol(**vars(PROTOCOL) | {"llama_cpp": LlamaCpp(tools.directory).version()})
 
 
-def started(tools, gguf: Path, log: Path, flags: list[str], port: int = 0) -> LlamaServer:
-    return LlamaServer(server_command(tools.tool("llama-server"), gguf, "demo", port, flags), gguf, log)
+def started(tools, gguf: Path, log: Path, flags: list[str]) -> LlamaServer:
+    command = server_command(tools.tool("llama-server"), gguf, "demo", 0, [*ON_A_PORT, *flags])
+    return LlamaServer(command, gguf, log)
 
 
 @pytest.fixture(scope="session")
