@@ -3,7 +3,7 @@
 Only the process that was started here is ever stopped. It dies with its parent (Linux), so that a killed evaluation
 leaves no server running. It listens where no other user can connect: whoever can connect to a port keeps llama-server
 from answering by some hundred requests that never end, and no key is in the way. It serves only who knows its key,
-which is made anew for each server. The key goes through the environment, since everybody can read a command line.
+which is made anew at each start. The key goes through the environment, since everybody can read a command line.
 """
 
 import http.client
@@ -145,7 +145,7 @@ class LlamaServer:
         self.command, self.gguf, self.log = command, gguf, log
         self.process: subprocess.Popen | None = None
         self.url, self.starts, self.began = "", 0, 0  # began: where the log of this start begins
-        self.key, self.socket = secrets.token_urlsafe(KEY_BYTES), ""
+        self.key, self.socket = "", ""
         self.folder: tempfile.TemporaryDirectory | None = None
 
     def __enter__(self) -> "LlamaServer":
@@ -182,7 +182,8 @@ class LlamaServer:
 
         Call it from the main thread: Linux takes the thread for the parent that a child dies with.
         """
-        self.url = ""
+        # Whoever listens where the last one did gets no key that is still good.
+        self.url, self.key = "", secrets.token_urlsafe(KEY_BYTES)
         if self.socket:
             Path(self.socket).unlink(missing_ok=True)  # the last one's: a socket is not bound over another
         with open(self.log, "ab") as log:

@@ -1,4 +1,4 @@
-"""A llama-server of our own that somebody else tells to stop, or keeps busy."""
+"""A llama-server of our own that somebody else tells to stop, keeps busy, or follows at its address."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from calls import ON_A_PORT
 from files.safe_files import InputError
 from hostile_client import besieged
 from llama import llama_server
-from llama.llama_server import LlamaServer, server_command
+from llama.llama_server import LlamaServer, request_json, server_command
 from shared_ggufs import demo_ggufs
 
 import psutil
@@ -82,6 +83,17 @@ def test_a_folder_whose_path_is_no_sockets_is_passed_by(tools, tmp_path, tmp_pat
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
         with demo_server(tools, tmp_path, tmp_path_factory) as server:
             assert server.request("/health")["status"] == "ok"
+
+
+def test_a_key_is_good_for_one_start(tools, tmp_path, tmp_path_factory):
+    """Whoever listens where a server has ended gets a key that opens nothing."""
+    with demo_server(tools, tmp_path, tmp_path_factory) as server:
+        before = server.key
+        server.stop()
+        server.start()
+        assert server.key != before and server.request("/props")["total_slots"] == 1
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            request_json(f"{server.url}/props", key=before, path=server.socket)
 
 
 def test_a_request_ends_when_somebody_stops_the_server(tools, tmp_path, tmp_path_factory):
