@@ -34,6 +34,7 @@ TEMPLATE_SECONDS, TEMPLATE_BYTES = 120, 4 << 30
 STOPPING = b"cleaning up before exit"
 WATCH_SECONDS = 2.0
 POLL_SECONDS = 0.05
+HEALTH_SECONDS = 5
 LAST_PORT = 65535
 SHORT_PATH = 60  # bytes of a folder in which a socket can be: the name of one is 103 bytes at most, on macOS
 KEY_BYTES = 32
@@ -244,7 +245,7 @@ class LlamaServer:
             return False
         self.url = "http://localhost" if self.socket else match[1].decode()
         try:
-            self.request("/health", timeout=5)
+            self.request("/health", timeout=HEALTH_SECONDS)
         except (OSError, ValueError):
             return False
         return self.alive

@@ -59,8 +59,8 @@ time.sleep(60)
 
 
 def test_the_template_is_not_blamed_for_a_server_that_others_keep_busy(tmp_path, monkeypatch):
-    monkeypatch.setattr(llama_server, "TEMPLATE_SECONDS", 1)
-    monkeypatch.setattr(llama_server, "LOAD_TIMEOUT_SECONDS", 3)
+    for name, seconds in (("HEALTH", 0.2), ("TEMPLATE", 0.5), ("LOAD_TIMEOUT", 2)):
+        monkeypatch.setattr(llama_server, f"{name}_SECONDS", seconds)
     command = [sys.executable, "-c", KEPT_BUSY, *ON_A_PORT]
     with pytest.raises(InputError, match="still loading, or kept busy"):
         LlamaServer(command, tmp_path / "a.gguf", tmp_path / "log").__enter__()
