@@ -20,6 +20,7 @@ from scoring.answer_record import Answer, append_answer, cut_half_line, prompt_s
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import TASKS, EvalTask
 from scoring.server_pool import AskedServer, Attempts, ServerPool
+from scoring.strangers import Strangers, allow_open_files
 
 from aiohttp import web
 
@@ -91,16 +92,23 @@ class AnswerProxy:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
-        """Serve on a free port of 127.0.0.1; yield the URL of the chat completions."""
+        """Serve on a free port of 127.0.0.1; yield the URL of the chat completions.
+
+        It is a port, as lm-eval knows no Unix sockets.
+        """
+        allow_open_files()
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_post("/v1/chat/completions", self.handle)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         async with self.pool.opened():
             await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            assert runner.server is not None  # it was set up
+            self.strangers = Strangers(runner.server)
+            listener = await asyncio.get_running_loop().create_server(self.strangers, "127.0.0.1", 0)
             try:
-                yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1/chat/completions"
+                yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1/chat/completions"
             finally:
+                listener.close()
                 await runner.cleanup()
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -108,6 +116,8 @@ class AnswerProxy:
         shown = request.headers.get("Authorization", "").encode()
         if not secrets.compare_digest(shown, authorization(self.key)["Authorization"].encode()):
             return web.json_response({"error": "no key of this run"}, status=401)
+        if request.protocol is not None:
+            self.strangers.forget(request.protocol)
         body = await request.json()
         digest = prompt_sha256(body["messages"][-1]["content"])
         if digest not in self.documents:

@@ -15,6 +15,7 @@ from scoring.eval_tasks import frozen_name, task_of
 
 OWN_TASK = str(Path(__file__).with_name("lm_eval_own_task.py"))
 LM_EVAL_TIMEOUT_SECONDS = 10**7  # the proxy keeps the time
+CONNECT_ATTEMPTS = 3
 
 
 def check_lm_eval_values(name: str, tokenizer: str) -> None:
@@ -47,13 +48,14 @@ def request_digest(document: dict, protocol: Protocol, shots: list[dict]) -> str
 def lm_eval_command(
     name: str, url: str, protocol: Protocol, tokenizer: str, task_folder: Path, output: Path, places: int
 ) -> list[str]:
-    """Return lm-eval's command line: one attempt and no cache, as the proxy asks again and remembers.
+    """Return lm-eval's command line: no cache, and attempts for connections that were closed before the proxy heard it.
 
+    All other attempts are the proxy's, which asks again and remembers.
     places: how many requests the servers take at once. lm-eval sends one more, which waits in the proxy: so a server
     gets its next question the moment it has answered one, not after lm-eval has made another request.
     """
     model = (
-        f"model={name},base_url={url},num_concurrent={places + 1},max_retries=1,"
+        f"model={name},base_url={url},num_concurrent={places + 1},max_retries={CONNECT_ATTEMPTS},"
         f"timeout={LM_EVAL_TIMEOUT_SECONDS},tokenizer_backend=huggingface,tokenizer={tokenizer}"
     )
     options = {

@@ -1,0 +1,51 @@
+"""Connections to a server of ours that have shown no key yet: so many, and for so long.
+
+Every user of the machine can connect to a port of it. Without a bound, half requests that never end would use up the
+files that a process may have open, and the run would end. Here the newest are heard: who knows the key shows it at
+once.
+"""
+
+import asyncio
+import resource
+from asyncio import Protocol, TimerHandle
+
+from aiohttp import web
+
+MOST = 256
+SECONDS = 10
+OPEN_FILES = 4096  # the usual limit is 1,024, on macOS 256
+
+
+def allow_open_files() -> None:
+    """Let this process have some thousand files and connections open, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class Strangers:
+    """What makes the protocol of each new connection of a server, and ends it if it shows no key."""
+
+    def __init__(self, server: web.Server) -> None:
+        self.server = server
+        self.waiting: dict[web.RequestHandler, TimerHandle] = {}
+
+    def __call__(self) -> Protocol:
+        """Take a connection; end the oldest stranger's where there are too many."""
+        handler = self.server()
+        self.waiting[handler] = asyncio.get_running_loop().call_later(SECONDS, self.end, handler)
+        if len(self.waiting) > MOST:
+            self.end(next(iter(self.waiting)))
+        return handler
+
+    def forget(self, handler: web.RequestHandler) -> None:
+        """Take a connection for that of somebody who has shown the key."""
+        if timer := self.waiting.pop(handler, None):
+            timer.cancel()
+
+    def end(self, handler: web.RequestHandler) -> None:
+        """End a connection, whatever it still sends."""
+        self.forget(handler)
+        if handler.transport is not None:
+            handler.transport.abort()
