@@ -7,6 +7,7 @@ what the model wrote: with one seed the model writes the same again. lm-eval's r
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,11 +21,13 @@ from scoring.answer_record import Answer, append_answer, cut_half_line, prompt_s
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import TASKS, EvalTask
 from scoring.server_pool import AskedServer, Attempts, ServerPool
-from scoring.strangers import Strangers, allow_open_files
+from scoring.strangers import Strangers, allow_open_files, is_ours
 
 from aiohttp import web
 
 MAX_REQUEST_BYTES = 64 << 20
+LOGGER = logging.getLogger(__name__)
+LOGGER.addFilter(is_ours)
 SHUTDOWN_SECONDS = 0.1  # for requests that still run at the end, which is then that of a failure or of Ctrl-C
 
 
@@ -99,7 +102,7 @@ class AnswerProxy:
         allow_open_files()
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_post("/v1/chat/completions", self.handle)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS, logger=LOGGER)
         async with self.pool.opened():
             await runner.setup()
             assert runner.server is not None  # it was set up
@@ -113,7 +116,8 @@ class AnswerProxy:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one chat completion from the record or from a server."""
-        shown = request.headers.get("Authorization", "").encode()
+        # aiohttp keeps bytes that are no UTF-8 as surrogates, which have no other code.
+        shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
         if not secrets.compare_digest(shown, authorization(self.key)["Authorization"].encode()):
             return web.json_response({"error": "no key of this run"}, status=401)
         if request.protocol is not None:

@@ -6,10 +6,12 @@ once.
 """
 
 import asyncio
+import logging
 import resource
 from asyncio import Protocol, TimerHandle
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 MOST = 256
 SECONDS = 10
@@ -22,6 +24,11 @@ def allow_open_files() -> None:
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    """Tell whether a line of a server's log is worth one: that a client sent no HTTP is not, for anybody can do so."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 class Strangers:

@@ -1,7 +1,8 @@
-"""Clients without a key at the recording proxy: they end no run."""
+"""Clients without a key at the recording proxy: they end no run, and write no line into its log."""
 
 import asyncio
 import resource
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -116,3 +117,36 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be():
         strangers.allow_open_files()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         assert soft == max(most, strangers.OPEN_FILES if hard < 0 else min(hard, strangers.OPEN_FILES))
+
+
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+RUBBISH = {
+    "no UTF-8": (POST + b"Authorization: Bearer \xff\xfe\r\nContent-Length: 0\r\n\r\n", b"401"),
+    "a header of 9,000 bytes": (POST + b"Authorization: " + b"a" * 9000 + b"\r\n\r\n", b"400"),
+    "no HTTP": (b"\x16\x03\x01\xff\r\n\r\n", b"400"),
+    "no header": (POST + b"nonsense\r\n\r\n", b"400"),
+    "no length": (POST + b"Content-Length: -1\r\n\r\n", b"400"),
+    "no chunks": (POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", b"40"),
+    "another after it": (POST + b"Content-Length: 0\r\n\r\n\xff\xff\r\n\r\n", b"40"),
+}
+
+
+@pytest.mark.parametrize("name", RUBBISH)
+def test_what_a_stranger_sends_stands_in_no_log(demo, tmp_path, capfd, caplog, name):
+    sent, state = RUBBISH[name]
+
+    def send(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(sent)
+            answer = connection.recv(1 << 16)
+            connection.shutdown(socket.SHUT_WR)
+            return answer
+
+    async def ask() -> bytes:
+        async with proxy_of(demo, tmp_path / "answers.jsonl") as (_, url):
+            answer = await asyncio.to_thread(send, port_of(url))
+            await asyncio.sleep(0.1)
+            return answer
+
+    assert asyncio.run(ask()).split()[1].startswith(state)
+    assert not caplog.records and capfd.readouterr() == ("", "")
