@@ -107,9 +107,9 @@ class AnswerProxy:
             await runner.setup()
             assert runner.server is not None  # it was set up
             self.strangers = Strangers(runner.server)
-            listener = await asyncio.get_running_loop().create_server(self.strangers, "127.0.0.1", 0)
+            port, listener = await self.strangers.listen()
             try:
-                yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1/chat/completions"
+                yield f"http://127.0.0.1:{port}/v1/chat/completions"
             finally:
                 listener.close()
                 await runner.cleanup()

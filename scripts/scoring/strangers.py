@@ -8,6 +8,7 @@ once.
 import asyncio
 import logging
 import resource
+import socket
 from asyncio import Protocol, TimerHandle
 
 from aiohttp import web
@@ -15,6 +16,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 MOST = 256
 SECONDS = 10
+# From its connection to its key a client takes some four turns of the event loop. With few new ones in a turn it is not
+# the oldest by then, however many come: the others wait in the system's queue.
+TAKEN_AT_ONCE, QUEUE = 16, 4096
 OPEN_FILES = 4096  # the usual limit is 1,024, on macOS 256
 
 
@@ -45,6 +49,13 @@ class Strangers:
         if len(self.waiting) > MOST:
             self.end(next(iter(self.waiting)))
         return handler
+
+    async def listen(self) -> tuple[int, asyncio.Server]:
+        """Listen on a free port of 127.0.0.1; return the port and what listens."""
+        place = socket.create_server(("127.0.0.1", 0))
+        listener = await asyncio.get_running_loop().create_server(self, sock=place, backlog=TAKEN_AT_ONCE)
+        place.listen(QUEUE)  # asyncio has one number for both
+        return place.getsockname()[1], listener
 
     def forget(self, handler: web.RequestHandler) -> None:
         """Take a connection for that of somebody who has shown the key."""
