@@ -21,13 +21,13 @@ from scoring.answer_record import Answer, append_answer, cut_half_line, prompt_s
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import TASKS, EvalTask
 from scoring.server_pool import AskedServer, Attempts, ServerPool
-from scoring.strangers import Strangers, allow_open_files, is_ours
+from scoring.strangers import Strangers, allow_open_files, worth_a_line
 
 from aiohttp import web
 
 MAX_REQUEST_BYTES = 64 << 20
 LOGGER = logging.getLogger(__name__)
-LOGGER.addFilter(is_ours)
+LOGGER.addFilter(worth_a_line)
 SHUTDOWN_SECONDS = 0.1  # for requests that still run at the end, which is then that of a failure or of Ctrl-C
 
 

@@ -30,7 +30,7 @@ def allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def is_ours(record: logging.LogRecord) -> bool:
+def worth_a_line(record: logging.LogRecord) -> bool:
     """Tell whether a line of a server's log is worth one: that a client sent no HTTP is not, for anybody can do so."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
