@@ -72,6 +72,10 @@ $(if $(and $(filter reconstruction,$(CRITERION)),$(if $(RECONSTRUCTION),,none)),
 OPENAI_GOALS := $(if $(filter openai,$(BACKEND)),$(WORK))
 $(if $(and $(OPENAI_GOALS),$(if $(SERVERS),,none)),$(error SERVERS: expected addresses \
   with BACKEND=openai$(,) found none))
+# Before a step runs, whose command stands in the log. What is behind the host may be a password or a key: it is not shown.
+BARE_SERVERS := $(patsubst https://%,%,$(patsubst http://%,%,$(SERVERS:%/=%)))
+$(if $(strip $(foreach s,@ ? / \#,$(findstring $s,$(BARE_SERVERS)))),$(error SERVERS: expected addresses such as \
+  http://a:8080$(,) without keys and paths$(,) found one with more; a key goes into SERVER_KEY))
 $(if $(filter release demo check-release upload,$(OPENAI_GOALS)),$(error BACKEND: expected llama.cpp for a release$(,) \
   found openai))
 $(if $(and $(filter eval,$(OPENAI_GOALS)),$(OTHER_TASK)),$(error BACKEND: expected llama.cpp with TASK=$(TASK)$(,) \

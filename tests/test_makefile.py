@@ -218,9 +218,12 @@ def test_servers_of_others_score_checkpoints(unbuilt):
         (["eval", "BACKEND=openai"], "SERVERS: expected addresses"),
         (["release", *given], "BACKEND: expected llama.cpp for a release"),
         (["eval", "BACKEND=vllm"], "BACKEND: expected llama.cpp or openai"),
+        (["eval", "SERVERS=http://b/ http://me:a-secret@a"], "SERVERS: expected addresses"),  # before the log has it
+        (["settings", "SERVERS=http://b/a-secret"], "SERVERS: expected addresses"),
     ):
         done = make("-n", *wrong, *unbuilt)
         assert done.returncode != 0 and words in done.stderr
+        assert "a-secret" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,14 @@ def answered_by(known: dict, tools: LlamaCpp | None) -> dict[str, list]:
     return {key: each_once(known.get(key, []), new) for key, new in mine.items()}
 
 
+def known_part(address: str) -> str:
+    """Return what a message may show of an address: what stands beside scheme and host may be a password or a key."""
+    place = re.match(r"(\w+://)?[\w.-]+(:\d+)?(?![^/?#])", address)
+    if "@" in address or not place:
+        return "one with more than scheme, host and port"
+    return repr(place[0]) + (" and more" if place[0] != address else "")
+
+
 def given_servers(addresses: list[str], environment: dict[str, str]) -> list[AskedServer]:
     """Return servers that run already, with their keys from the environment.
 
@@ -54,7 +62,7 @@ def given_servers(addresses: list[str], environment: dict[str, str]) -> list[Ask
     for number, address in enumerate(addresses, start=1):
         url, key = address.rstrip("/"), environment.get(f"{SERVER_KEY}_{number}", environment.get(SERVER_KEY, ""))
         if not re.fullmatch(r"https?://[\w.-]+(:\d{1,5})?", url):
-            raise InputError("SERVERS", "addresses such as http://a:8080, without keys and paths", repr(address))
+            raise InputError("SERVERS", "addresses such as http://a:8080, without keys and paths", known_part(address))
         if url in {server.name for server in servers}:
             raise InputError("SERVERS", "every address once", f"{url} twice")
         if key and url.startswith("http:") and urlsplit(url).hostname not in LOOPBACK:

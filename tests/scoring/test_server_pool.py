@@ -1,6 +1,7 @@
 """Several real llama-servers: the same answers as one gives, whatever happens to some of them."""
 
 import asyncio
+import os
 import random
 import shutil
 import signal
@@ -333,6 +334,26 @@ def test_addresses_and_keys():
         with pytest.raises(InputError, match=words):
             given_servers(addresses, keys)
     assert not {*server_environment(keys), *lm_eval_environment(keys, Path("x"), "k")} & keys.keys()
+
+
+def test_no_message_holds_what_may_be_a_password(tmp_path):
+    """Nor does a process get it on its command line, whose last word would stand in the log."""
+    plain = {"ftp://a": "'ftp://a'", "http://a/KEY": "'http://a' and more", "http://a:1?k=KEY": "'http://a:1' and more"}
+    hidden = {"http://me:KEY@a": "one with more", "me:KEY@a": "one with more", "http://KEY:a": "one with more"}
+    for address, words in (plain | hidden).items():
+        with pytest.raises(InputError) as error:
+            given_servers([address], {})
+        assert words in str(error.value) and "KEY" not in str(error.value), error.value
+    script, gguf = REPO / "scripts/eval_gpqa_v3.sh", tmp_path / "a.gguf"
+    gguf.touch()
+    for address in ("http://me:KEY@a", "http://a/KEY", "http://a:1?k=KEY"):
+        keys = os.environ | {"SERVERS": f"http://b/ {address}", "OUTPUT": str(tmp_path / "run"), "PYTHON": "none"}
+        done = subprocess.run([script, "a", gguf], env=keys, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stderr.startswith("error: SERVERS: expected addresses"), done.stderr
+        assert address not in done.stderr and len(done.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
+    keys["SERVERS"] = "http://b/ https://a:1"
+    done = subprocess.run([script, "a", gguf], env=keys, capture_output=True, text=True)
+    assert done.stderr.startswith("error: none: expected the Python"), done.stderr
 
 
 def test_builds_as_both_places_name_them():
