@@ -4,10 +4,13 @@ What is read as a whole has a bound, for a sparse file costs no disk, and all of
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+OUTPUT = "output"  # what a command prints, in the message of an error
 ENDS = re.compile(r"([\n\t])")
 PLACE_CHARACTERS = 400  # of a path, an option or a word in a message: an argument can have any length
 LONG_WORD = re.compile(rf"\S{{{PLACE_CHARACTERS + 1},}}")
@@ -37,15 +40,34 @@ def in_one_line(message: str) -> str:
     return printable(LONG_WORD.sub(lambda word: ends_of(word[0]), message))
 
 
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Give an OSError that names no file, as that of a write or a flush, the name of what is written."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(place)
+        raise
+
+
 class PrintableLines:
-    """A text stream on which only line ends and tabs act: what a command prints may hold a name from elsewhere."""
+    """A text stream on which only line ends and tabs act: what a command prints may hold a name from elsewhere.
+
+    Its errors name OUTPUT: else they would be taken for those of a file that is written meanwhile.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Write a text with its other control characters escaped."""
-        return self._stream.write(printable_lines(text))
+        with naming(OUTPUT):
+            return self._stream.write(printable_lines(text))
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        with naming(OUTPUT):
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

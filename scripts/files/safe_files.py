@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from files.command_start import INTERRUPTIBLE, collect_garbage_again
-from files.input_errors import InputError, PrintableLines, ends_of, in_one_line, printable
+from files.input_errors import OUTPUT, InputError, PrintableLines, ends_of, in_one_line, printable
 from files.modes import remove_modes
 from files.seals import file_state, seal_file, sha256_file
 
@@ -58,7 +58,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
 # What no text of a user's has and a terminal obeys; U+001F joins the parts of a question's digest. Others, which stray
 # into a question by a copy from a PDF, are taken as they are.
 STEERING = re.compile("[\x00\x07\x08\x1b\x1f\x9b]")
-# What a path, a disk or a machine can cause. Any other OSError is a defect of ours and keeps its traceback.
+# What a disk or a machine can cause where no file is named: by a read, by a write to a file that stays, or by a new
+# process. Any other such OSError is a defect of ours and keeps its traceback.
 UNUSABLE_PATH = (
     *(errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EPERM),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBUSY, errno.ENOMEM),
@@ -66,7 +67,12 @@ UNUSABLE_PATH = (
     # Of network file systems, of those in user space and of damaged ones.
     *(errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EUCLEAN, errno.EMLINK, errno.ENOLCK, errno.EOPNOTSUPP),
 )
-OF_CONNECTIONS = (errno.ETIMEDOUT, errno.ENOTCONN)  # among them: a download fails by these, too
+# Of a file on a network file system, or of a download.
+OF_CONNECTIONS = (
+    *(errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+)
+NO_FLUSH_OF_FOLDERS = (errno.EINVAL, errno.EBADF)  # by which some file systems refuse it; PostgreSQL goes by these, too
 
 
 def reason_of(error: BaseException) -> str:
@@ -119,9 +125,6 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(f"error{rank}: {error}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end, and would complain again
-        sys.exit(f"error{rank}: output: expected a reader to the end, found a closed pipe")
     except MemoryError:  # as of `ulimit -v`, or of a machine without overcommitment
         sys.exit(f"error{rank}: memory: expected enough of it, found none left")
     except RuntimeError as error:
@@ -130,10 +133,16 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(f"error{rank}: {in_one_line(str(error))}: expected a path that can be used, found links in a circle")
     except OSError as error:
         # A file's name may come from an archive or a record: its control characters stay off the terminal.
-        place = printable(ends_of(os.fsdecode(error.filename))) if isinstance(error.filename, str | bytes) else "output"
+        named = isinstance(error.filename, str | bytes)
+        place = printable(ends_of(os.fsdecode(error.filename))) if named else OUTPUT
+        if error.errno == errno.EPIPE and place == OUTPUT:
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), 1
+            )  # Python flushes once more at its end
+            sys.exit(f"error{rank}: {OUTPUT}: expected a reader to the end, found a closed pipe")
         if error.errno == errno.ENOSPC:
             sys.exit(f"error{rank}: {place}: expected enough disk space, found the disk full")
-        if error.errno in UNUSABLE_PATH:
+        if named or error.errno in UNUSABLE_PATH:
             sys.exit(f"error{rank}: {place}: expected a path that can be used, found: {error.strerror}")
         raise
     finally:
@@ -184,10 +193,13 @@ def require_disk_space(directory: Path, needed_bytes: int) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """fsync a file or a directory."""
+    """fsync a file or a directory, as far as the file system can flush directories."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FLUSH_OF_FOLDERS or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 
@@ -274,10 +286,11 @@ def only_writer(path: Path) -> Iterator[None]:
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()  # a path has slashes and can be too long for a name
     handle = os.open(directory / name, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(path, "an output that no other run is writing", "one that is being written") from error
         yield
-    except BlockingIOError as error:
-        raise InputError(path, "an output that no other run is writing", "one that is being written") from error
     finally:
         os.close(handle)
 
@@ -322,15 +335,17 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def _refuse_failed_write(path: Path, error: BaseException) -> None:
     """Raise InputError when an error means that a write failed; name the output, not its temporary file."""
-    if not isinstance(error, OSError):
+    if not isinstance(error, OSError) or error.filename == OUTPUT:
         return
     if error.errno == errno.ENOSPC:
         raise InputError(path, "enough disk space", "the disk full") from error
     if error.errno is None and SHORT_WRITE.fullmatch(str(error)):
         raise InputError(path, "room to write it", f"a write cut short ({error})") from error
-    # One that names no file is of a write or a flush: opening, renaming and deleting name theirs.
-    if error.errno in UNUSABLE_PATH and error.errno not in OF_CONNECTIONS and error.filename is None:
-        raise InputError(path, "a file that can be written", str(error.strerror)) from error
+    # One that names no file is of a write or a flush: opening, renaming and deleting name theirs. A file system may
+    # give any number; one without a number is a library's own.
+    if error.errno is not None and error.filename is None:
+        expected = "a disk and a network that answer" if error.errno in OF_CONNECTIONS else "a file that can be written"
+        raise InputError(path, expected, str(error.strerror)) from error
 
 
 def check_replaceable(path: Path, marker: str) -> None:

@@ -23,7 +23,7 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 
-from files.input_errors import InputError, read_whole, read_words
+from files.input_errors import InputError, naming, read_whole, read_words
 
 MARKER, LEDGER = ".built-by-this-project", ".seals"
 # What a run computes from, and which evaluation it is. What lies beside such a file counts with that file alone, so
@@ -254,13 +254,13 @@ def key_name(key: bytes) -> str:
 def _append(root: Path, key: bytes, seal: str, place: str, flush: bool) -> None:
     """Append one seal to the ledger; several processes and hosts may at once."""
     check_ends(root / LEDGER)
-    with open(root / LEDGER, "ab+", buffering=0) as file:
+    with naming(root / LEDGER), open(root / LEDGER, "ab+", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         end = file.seek(0, os.SEEK_END)
         half = end and os.pread(file.fileno(), 1, end - 1) != b"\n"  # what a crash or a full disk has left
         line = f"{chr(10) * bool(half)}{key_name(key)} {seal} {json.dumps(place)} {running_command()}\n".encode()
         if file.write(line) < len(line):
-            raise OSError(errno.ENOSPC, "half a seal", str(root / LEDGER))
+            raise OSError(errno.ENOSPC, "half a seal")
         if flush:
             os.fsync(file.fileno())
 

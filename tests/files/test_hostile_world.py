@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shlex
+import stat
 import subprocess
 import sys
 import tempfile
@@ -76,9 +77,9 @@ def line_of(done: subprocess.CompletedProcess) -> str:
     return text
 
 
-@pytest.mark.parametrize("number", sorted({*safe_files.UNUSABLE_PATH, errno.ENOSPC} - {*safe_files.OF_CONNECTIONS}))
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
 def test_a_write_that_fails_is_told_in_one_line_by_the_outputs_name(tmp_path, number):
-    """As a write fails: the error names no file. A library may also have wrapped it up."""
+    """As a write fails: the error names no file. A file system may give any number, also EAGAIN and EPIPE."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/marker").write_text("old")
     (tmp_path / "file").write_text("old")
@@ -119,6 +120,45 @@ def test_a_file_is_flushed_before_its_rename_and_its_folder_after(tmp_path, monk
     flushed = {path for call, path in calls[:first_rename] if call == "flush"}
     assert flushed == {folder, f"{folder}/inner", f"{folder}/inner/file", f"{folder}/marker"}
     assert calls[first_rename:] == [("rename", "d"), ("rename", folder), ("flush", str(tmp_path))]
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_a_rename_that_fails_is_one_line(tmp_path, monkeypatch, number):
+    def failing(old: Path, new: Path) -> None:
+        raise OSError(number, os.strerror(number), str(old), None, str(new))
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(SystemExit) as refused:
+        safe_files.run(lambda: json_records.write_json(tmp_path / "file", {}))
+    line = str(refused.value)
+    assert re.fullmatch(r"error: \S+/file\S*: expected .* found.*", line) and len(line.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_that_flushes_no_folders(tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def no_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", no_folders)
+    json_records.write_json(tmp_path / "file", {})
+    with directory_when_done(tmp_path / "folder", "marker") as partial:
+        (partial / "marker").write_text("x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_what_is_printed_while_a_file_is_written_is_not_that_file(tmp_path):
+    """A full device behind stdout, and a closed pipe."""
+    program = "from files.safe_files import run, replace_when_done\nfrom pathlib import Path\ndef main():\n"
+    program += "    with replace_when_done(Path('file')):\n        while True: print('x' * 9999, flush=True)\nrun(main)"
+    environment = os.environ | {"PYTHONPATH": str(REPO / "scripts")}
+    for reader, found in ((">/dev/full", "the disk full"), ("| head -c 1 >/dev/null", "a closed pipe")):
+        line = f"{shlex.join([sys.executable, '-c', program])} {reader}"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert re.match(f"error: output: expected .*, found {found}\n", done.stderr) and not list(tmp_path.iterdir())
 
 
 def test_a_limit_on_file_sizes_and_a_full_device(stats, tmp_path):
