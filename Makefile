@@ -15,6 +15,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
+include make/environment.mk
 include make/settings.mk
 include make/outside.mk
 include make/run.mk

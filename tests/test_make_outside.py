@@ -84,3 +84,42 @@ def test_names_of_a_models_files_run_nothing(demo_model, tmp_path):
     done = make("drop", f"MODEL={model}", "NAME=m", f"BUILD={tmp_path}")
     assert done.returncode != 0 and "expected names of files" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (REPO / "canary.safetensors").exists()
+
+
+def names_in_our_files() -> set[str]:
+    """All that make's files ask for or set, but for what the environment may set; of names in two parts, examples."""
+    text = "\n".join(path.read_text() for path in (REPO / "Makefile", *(REPO / "make").glob("*.mk")))
+    asked = re.findall(r"(?<!\$)\$\(?(?:call )?([A-Za-z_]\w+)", text)
+    made = re.findall(r"^(?:override |define )?(\w\w+) *[:?]?=", text, re.MULTILINE)
+    names = {*asked, *made, "AFTER_eval", "DEFAULT_OF_MODEL", "AFTER_$(error no)", "v", "f"}
+    return names - {"SHELL", "MAKEFLAGS", "MAKEOVERRIDES"} - {*re.findall(r"^(\w+) \?=", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("option", ["-r", "-e"])
+def test_the_environment_sets_nothing_and_runs_nothing(tmp_path, option):
+    """Make takes its variables for its own, and expands them: where a name is not set yet, or never is."""
+    names = names_in_our_files() - {"MAKECMDGOALS", "MAKE_COMMAND"}
+    assert len(names) > 400 and {"SEEDS", "OPENAI", "COUNTING", "hub_id", "MAKE"} <= names
+    environment = dict.fromkeys(names, f"$(shell touch {tmp_path}/canary)")
+    for goals in (["settings"], ["help"], ["-n", "drop"]):
+        clean = {name: value for name, value in os.environ.items() if name not in names}
+        expected, done = (
+            subprocess.run(["make", option, *goals], cwd=REPO, capture_output=True, text=True, env=given)
+            for given in (clean, clean | environment)
+        )
+        assert done.returncode == 0 and (done.stdout, done.stderr) == (expected.stdout, expected.stderr)
+    assert not list(tmp_path.iterdir())
+    for name in ("MAKECMDGOALS", "MAKE_COMMAND"):
+        refused(make("drop", "-n", **{name: f"$(shell touch {tmp_path}/canary)"}), name, tmp_path / "canary")
+
+
+def test_what_is_not_ours_in_the_environment_is_handed_on_as_it_is(tmp_path):
+    others = ("HF_TOKEN", "https_proxy", "HTTPS_PROXY", "no_proxy", "TMPDIR", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES")
+    others += ("SSL_CERT_FILE", "PIP_INDEX_URL", "HF_HOME", "LD_LIBRARY_PATH", "CXX", "CI", "OMP_NUM_THREADS", "TERM")
+    given = {name: f"$(shell touch {tmp_path}/canary) # {name}" for name in others}
+    (tmp_path / "say").write_text("printenv >>$SAID")
+    said = tmp_path / "said"
+    assert make("help", BASH_ENV=str(tmp_path / "say"), SAID=str(said), **given).returncode == 0
+    lines = said.read_text().splitlines()
+    assert {f"{name}={value}" for name, value in given.items()} | {f"HOME={os.environ['HOME']}"} <= {*lines}
+    assert not (tmp_path / "canary").exists()

@@ -1,0 +1,16 @@
+# The environment. Make takes each of its variables for one of its own: $(shell ...) in it would run where our files ask
+# for that name before they set it, and a COUNTING of another tool's would keep all steps from running. So what has a
+# name that stands in our files is neither seen nor handed on, but for what they let the environment set (by ?=). All
+# else is handed on as it is, unread.
+
+override NAMES_HERE := $(shell sed 's/\#.*//' Makefile make/*.mk | grep -oE '[A-Za-z_][A-Za-z0-9_]*' | sort -u)
+override TAKEN_FROM_IT := $(shell sed -nE 's/^([A-Z0-9_]+) \?=.*/\1/p' make/*.mk) MAKE% SHELL
+# Some names are made of two parts, such as AFTER_ and a stage.
+override BEGINNINGS := $(addsuffix %,$(filter-out _,$(filter %_,$(NAMES_HERE))))
+override from_environment = $(filter environment,$(firstword $(origin $(1))))
+$(foreach v,$(filter-out $(TAKEN_FROM_IT),$(NAMES_HERE) $(filter $(BEGINNINGS),$(.VARIABLES))),\
+  $(if $(findstring $$,$v),,$(if $(call from_environment,$v),$(eval override undefine $v))))
+# Make's own, which it leaves to the environment where that has them.
+override MAKE = $(MAKE_COMMAND)
+$(foreach v,MAKE_COMMAND MAKECMDGOALS,$(if $(call from_environment,$v),$(error $v: expected the value that make gives \
+  it; found one in the environment)))
