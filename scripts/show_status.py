@@ -55,11 +55,11 @@ def stats_of(path: Path) -> list[os.stat_result]:
 
 
 def maker_of(step: PlannedStep, logs: Path) -> str | None:
-    """Return the host that makes a step's target at this moment, "" for this one, None when none does."""
+    """Return the host that makes a step's target at this moment, in words, "" for this one, None when none does."""
     lock = lock_path(step.target)
     holder = holder_of(lock) if lock else None
     if holder and not is_dead(holder):
-        return "" if holder.host == this_host() else holder.host
+        return "" if holder.host == this_host() else holder.host_in_words()
     return "" if is_at_work(log_of(logs, step.words)) else None
 
 

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import CompletedProcess
 
 from conftest import REPO
 from stages.calibration import machine_words
@@ -35,10 +37,21 @@ def variables_of(model: Path, questions: Path, build: Path) -> list[str]:
     ]
 
 
-def make(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    """Run make; V=1 shows the commands of the steps."""
+def make(*arguments: str, environment: dict[str, str] | None = None, host: Sequence[str] = ()) -> CompletedProcess:
+    """Run make; V=1 shows the commands of the steps. host: words that begin a process on a host of another name."""
     environment = {**os.environ, **(environment or {})}
-    return subprocess.run(["make", "V=1", *arguments], cwd=REPO, capture_output=True, text=True, env=environment)
+    return subprocess.run([*host, "make", "V=1", *arguments], cwd=REPO, capture_output=True, text=True, env=environment)
+
+
+def canary_host() -> list[str]:
+    """Return the words that begin a process on a host that is called $HOSTNAME; [] where that is not allowed."""
+    for words in (["unshare", "--uts"], ["unshare", "--user", "--map-root-user", "--uts"]):
+        # The name is none of the words: it must be on no command line.
+        command = [*words, "bash", "-c", 'hostname "$HOSTNAME" && exec "$@"', "bash"]
+        environment = {**os.environ, **SECRETS}
+        if shutil.which("unshare") and not subprocess.run([*command, "true"], env=environment).returncode:
+            return command
+    return []
 
 
 def write_known_speed(path: Path) -> None:

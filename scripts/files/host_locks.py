@@ -34,8 +34,8 @@ STATE, STARTED = 0, 19  # of /proc/PID/stat, counted behind the command's name
 class Holder:
     """A process that holds a lock.
 
-    place: the running kernel and its space of process ids, in which `pid` means something. started: of the process, in
-    ticks of that kernel, for a process id is used again.
+    host: by its digest (safe_files.py). place: the running kernel and its space of process ids, in which `pid` means
+    something. started: of the process, in ticks of that kernel, for a process id is used again.
     """
 
     host: str
@@ -47,7 +47,13 @@ class Holder:
 
     def in_words(self) -> str:
         """Return who holds the lock, for a message."""
-        return f"{self.host} (pid {self.pid}, since {self.since})"
+        return f"{self.host_in_words()} (pid {self.pid}, since {self.since})"
+
+    def host_in_words(self) -> str:
+        """Return the host, for a message: another one by its digest."""
+        if self == UNKNOWN:
+            return self.host
+        return "this host" if self.host == this_host() else f"host {self.host}"
 
 
 UNKNOWN = Holder("an unknown host", "", 0, "", "an unknown time", "")  # of a lock that is no JSON of ours
@@ -199,7 +205,8 @@ def advice_on(lock: Path, holder: Holder) -> str:
     """Return how to make sure that a lock is stale, and what to do then."""
     if holder == UNKNOWN:
         return f"if no host works on it, remove {lock}"
-    return f"if `ps -p {holder.pid}` on {holder.host} shows no such process any more, remove {lock}"
+    where = holder.host_in_words() if holder.host == this_host() else "it (there `hostname | sha256sum` begins so)"
+    return f"if `ps -p {holder.pid}` on {where} shows no such process any more, remove {lock}"
 
 
 def held_by_another(output: Path, lock: Path, holder: Holder, more: str = "") -> InputError:

@@ -52,7 +52,7 @@ GB = 10**9  # in which the Hub shows sizes
 SHOWN_CHARACTERS = 60  # of a refused value
 REASON_CHARACTERS = 200
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk; it gives no errno
-HOST_CHARACTERS = 32  # of a host's name in that of a temporary file
+HOST_DIGITS = 8  # of the digest of a host's name
 LINK_LOOP = "Symlink loop"  # how Path.resolve begins its error, before Python 3.13
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
 # What no text of a user's has and a terminal obeys; U+001F joins the parts of a question's digest. Others, which stray
@@ -136,9 +136,7 @@ def run(main: Callable[[], None]) -> None:
         named = isinstance(error.filename, str | bytes)
         place = printable(ends_of(os.fsdecode(error.filename))) if named else OUTPUT
         if error.errno == errno.EPIPE and place == OUTPUT:
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), 1
-            )  # Python flushes once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
             sys.exit(f"error{rank}: {OUTPUT}: expected a reader to the end, found a closed pipe")
         if error.errno == errno.ENOSPC:
             sys.exit(f"error{rank}: {place}: expected enough disk space, found the disk full")
@@ -212,10 +210,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def host_digest(name: str) -> str:
+    """Return by what a host is known in names of files and in locks: what `hostname | sha256sum` begins with there."""
+    return hashlib.sha256(os.fsencode(f"{name}\n")).hexdigest()[:HOST_DIGITS]
+
+
 @cache
 def this_host() -> str:
-    """Return this host's name, as it may stand in that of a file: without dots."""
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().split(".")[0])[:HOST_CHARACTERS] or "host"
+    """Return this host's digest. Its name is nobody else's business, and temporary names are on command lines."""
+    return host_digest(socket.gethostname())
 
 
 def _check_named(path: Path) -> None:
@@ -226,7 +229,7 @@ def _check_named(path: Path) -> None:
 def partial_file(path: Path) -> Path:
     """Return the temporary name of a file that is being written; it keeps the suffix: some tools go by it.
 
-    The host is in it: if two hosts ever wrote one output, each would still write a whole file of its own.
+    The host's digest is in it: if two hosts ever wrote one output, each would still write a whole file of its own.
     """
     _check_named(path)
     return path.with_name(f"{path.stem}.{this_host()}.partial{path.suffix}")
@@ -240,7 +243,7 @@ def partial_directory(path: Path) -> Path:
 
 def leftovers_of(path: Path) -> list[Path]:
     """Return what lies beside an output under a temporary name of its own, of whatever host."""
-    # A host's name has no dot in it, so the temporary names of A.B.json are not taken for those of A.json.
+    # A host's digest has no dot in it, so the temporary names of A.B.json are not taken for those of A.json.
     begun = r"(?:\.[A-Za-z0-9-]+\.partial)+"
     names = re.compile(f"{re.escape(path.stem)}{begun}{re.escape(path.suffix)}|{re.escape(path.name)}{begun}")
     return sorted(found for found in path.parent.glob(f"{glob.escape(path.stem)}*") if names.fullmatch(found.name))

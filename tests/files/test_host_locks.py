@@ -23,7 +23,7 @@ from files.host_locks import (
     start_of,
     take,
 )
-from files.safe_files import InputError, leftovers_of, partial_directory, partial_file, this_host
+from files.safe_files import InputError, host_digest, leftovers_of, partial_directory, partial_file, this_host
 from files.seals import MARKER
 
 import pytest
@@ -52,6 +52,13 @@ def test_a_lock_has_a_readable_name_and_only_in_a_build_folder(output, tmp_path)
     long = [lock_path(output.with_name(f"{'x' * 200}{end}")) for end in ("1", "2")]
     assert len(set(long)) == 2 and all(len(lock.name) < 250 for lock in long)
     assert lock_path(REPO / "x") is None
+
+
+def test_a_host_is_known_by_a_digest_that_a_person_can_make(output):
+    """Its name stands in no file and in no name of one, which tools get on their command lines."""
+    said = subprocess.run(["bash", "-c", "hostname | sha256sum"], capture_output=True, text=True, check=True).stdout
+    assert len(this_host()) == 8 and said.startswith(this_host())
+    assert f".{this_host()}." in partial_file(output).name and f".{this_host()}." in partial_directory(output).name
 
 
 def test_a_lock_is_taken_once_and_let_go(output):
@@ -92,7 +99,7 @@ def test_the_dead_are_those_of_this_kernel_alone(output, tmp_path):
     assert start_of(dead) is None and not is_dead(mine)
     assert is_dead(replace(mine, pid=dead)) and is_dead(replace(mine, started="1"))  # a process id is used again
     assert not is_dead(replace(mine, pid=dead, place="another kernel"))
-    away = replace(mine, host="node-b", pid=dead, place="another kernel")
+    away = replace(mine, host=host_digest("node-b"), pid=dead, place="another kernel")
     write_lock(lock_path(output), away)
     write_lock(lock_path(tmp_path / "old"), replace(mine, pid=dead))
     assert locks_in(tmp_path) == {lock_path(output): away} and not lock_path(tmp_path / "old").exists()
@@ -100,8 +107,9 @@ def test_the_dead_are_those_of_this_kernel_alone(output, tmp_path):
         pass
     lock = lock_path(output)
     assert str(refused.value) == (
-        f"{output}: expected an output that no other run is writing, found one that node-b (pid {dead}, since "
-        f"{away.since}) makes; if `ps -p {dead}` on node-b shows no such process any more, remove {lock}"
+        f"{output}: expected an output that no other run is writing, found one that host 91d267d1 (pid {dead}, since "
+        f"{away.since}) makes; if `ps -p {dead}` on it (there `hostname | sha256sum` begins so) shows "
+        f"no such process any more, remove {lock}"
     )
 
 

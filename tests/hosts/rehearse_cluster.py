@@ -25,7 +25,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPO / "scripts"), str(REPO / "tests/kills"), str(REPO / "tests/hosts")]
 from files.host_locks import holder_of, locks_in  # noqa: E402
-from files.safe_files import InputError, run  # noqa: E402
+from files.safe_files import InputError, host_digest, run  # noqa: E402
 
 from compare_builds import differences  # noqa: E402
 from namespaces import kill_host, start_host, unshare, wait_until  # noqa: E402
@@ -79,7 +79,7 @@ def quant_lock_of(shared: Path, host: str) -> Path | None:
     """Return the lock of a quant that a host makes at this moment; an F16 file is a link, made at once."""
     for lock in (shared / ".locks").glob("*109e,gguf,gemma-4-demo-109e-*.gguf.lock"):
         holder = holder_of(lock)
-        if holder and holder.host == host and "-F16." not in lock.name:
+        if holder and holder.host == host_digest(host) and "-F16." not in lock.name:
             return lock
     return None
 
@@ -98,10 +98,12 @@ def build_together(cluster: Cluster) -> None:
     cluster.holds(f"node-a is killed while it makes {lock and lock.stem}", came and lock is not None)
     code = second.wait(MOST_SECONDS)
     text = (cluster.folder / "node-b.txt").read_text(errors="replace")
-    told = re.search(rf"^error: .* one that node-a {HOLDER} makes.*; if .* remove (\S+)$", text, re.MULTILINE)
+    told = re.search(
+        rf"^error: .* one that host {host_digest('node-a')} {HOLDER} makes.*; if .* remove (\S+)$", text, re.MULTILINE
+    )
     cluster.holds("node-b names the lock of node-a and what to do", code != 0 and told is not None, text[-900:])
     both = text + (cluster.folder / "node-a.txt").read_text(errors="replace")
-    waited = re.search(rf"node-[ab] {HOLDER} makes it; waiting", both)
+    waited = re.search(rf"host [0-9a-f]+ {HOLDER} makes it; waiting", both)
     cluster.holds("one of them waited for what the other made", waited is not None, text[-900:])
     if told:
         Path(told[1]).unlink()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import verify_build
 from files.host_locks import LOCKS, new_holder
-from files.safe_files import partial_file
+from files.safe_files import host_digest, partial_file
 from files.seals import MARKER
 from llama.llama_tools import LlamaCpp
 from pruned_models import NAME, STANDARD_QUANTS
@@ -68,7 +68,7 @@ def test_what_is_wrong_is_named_file_by_file(build, refusal, capsys):
     edit(quant(build, "Q6_K_L"), source_sha256=OTHER, tools_sha256=OTHER)
     partial_file(quant(build, "Q8_0")).touch()
     (build / LOCKS).mkdir()
-    holder = replace(new_holder(), host="node-b", place="another kernel")
+    holder = replace(new_holder(), host=host_digest("node-b"), place="another kernel")
     (build / LOCKS / "x.lock").write_text(json.dumps(asdict(holder)))
     refusal(verify_build.main, arguments(build), build, "4 files that fail")
     shown = capsys.readouterr().out
@@ -77,7 +77,7 @@ def test_what_is_wrong_is_named_file_by_file(build, refusal, capsys):
         f"{quant(build, 'Q6_K')}: expected the file of its record",
         f"{quant(build, 'Q4_K_M')}: expected the imatrix ",
         f"{quant(build, 'Q6_K_L')}: expected a quant of the F16 file ",
-        "x.lock: expected no host at work, found node-b (pid ",
+        "x.lock: expected no host at work, found host 91d267d1 (pid ",
         f"{partial_file(quant(build, 'Q8_0'))}: expected no half file",
     ):
         assert words in shown, shown

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import show_status
 from files.host_locks import lock_path, new_holder
+from files.safe_files import host_digest
 from stages.step_logs import is_at_work, log_of
 
 import pytest
@@ -92,9 +93,9 @@ def test_a_step_of_another_host_is_running_there(status):
     write("build/.built-by-this-project")
     lock = lock_path(Path("q.gguf").absolute().parent / "build/q.gguf")
     lock.parent.mkdir()
-    lock.write_text(json.dumps(asdict(replace(new_holder(), host="node-b", place="another kernel"))))
+    lock.write_text(json.dumps(asdict(replace(new_holder(), host=host_digest("node-b"), place="another kernel"))))
     lines = status(step("quants", "Quantise Q6_K", "build/q.gguf"), "--stage", "quants=build/q.gguf")
-    assert lines[1].split()[:2] == ["quants", "running"] and "Running on node-b: Quantise Q6_K" in lines
+    assert lines[1].split()[:2] == ["quants", "running"] and "Running on host 91d267d1: Quantise Q6_K" in lines
 
 
 def test_asking_for_a_lock_takes_none(tmp_path):

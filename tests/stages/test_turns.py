@@ -11,6 +11,7 @@ from pathlib import Path
 
 from conftest import REPO
 from files.host_locks import lock_path, new_holder
+from files.safe_files import host_digest
 from files.seals import MARKER
 
 import pytest
@@ -19,7 +20,7 @@ sys.path.insert(0, str(REPO / "tests/hosts"))
 from namespaces import kill_host, start_host, unshare, wait_until  # noqa: E402
 
 SLOW = "sleep 2; echo made by $(hostname) >>"
-WAITED = r"(\S+) \(pid \d+, since [^)]*\) makes it; waiting"
+WAITED = r"host (\S+) \(pid \d+, since [^)]*\) makes it; waiting"
 
 
 @pytest.fixture
@@ -67,13 +68,15 @@ def test_two_hosts_make_a_target_once(build, host):
     texts = {name: (build.parent / f"{name}.txt").read_text() for name in ("node-a", "node-b")}
     maker = target.read_text().split()[-1]
     waiter = next(name for name in texts if name != maker)
-    assert re.search(WAITED, texts[waiter])[1] == maker and "made by another run meanwhile" in texts[waiter]
+    assert (
+        re.search(WAITED, texts[waiter])[1] == host_digest(maker) and "made by another run meanwhile" in texts[waiter]
+    )
     assert not list((build / ".locks").iterdir())
 
 
 def test_a_killed_host_is_named_and_its_half_file_goes_with_its_lock(build, host):
     target = build / "quant.gguf"
-    half = target.with_name("quant.node-a.partial.gguf")
+    half = target.with_name(f"quant.{host_digest('node-a')}.partial.gguf")
     first = host("node-a", step(target, f"echo half >{half}; sleep 60"))
     assert wait_until(half.exists, 60, first)
     kill_host(first)
@@ -82,8 +85,9 @@ def test_a_killed_host_is_named_and_its_half_file_goes_with_its_lock(build, host
     text = (build.parent / "node-b.txt").read_text()
     lock = lock_path(target)
     assert re.search(
-        rf"^error: {target}: expected an output that no other run is writing, found one that node-a \(pid \d+, since "
-        rf"[^)]*\) makes, without a sign of life for 1 s; if `ps -p \d+` on node-a shows no such process any more, "
+        rf"^error: {target}: expected an output that no other run is writing, found one that "
+        rf"host {host_digest('node-a')} \(pid \d+, since [^)]*\) makes, without a sign of life for 1 s; "
+        rf"if `ps -p \d+` on it \(there `hostname \| sha256sum` begins so\) shows no such process any more, "
         rf"remove {lock}$",
         text,
         re.MULTILINE,
