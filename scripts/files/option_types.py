@@ -65,9 +65,10 @@ def named_path(text: str) -> Path:
 
 
 def output_file(text: str) -> Path:
-    """Parse the path of an output that is a file, others of its name beside it: a folder there is seen before these."""
-    if Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"expected the path of a file, found a directory, {text!r}")
+    """Parse the path of an output that is a file, others of its name beside it: what else lies there is seen before."""
+    if Path(text).is_symlink() or Path(text).exists() and not Path(text).is_file():
+        found = "a directory" if Path(text).is_dir() else "something else"
+        raise argparse.ArgumentTypeError(f"expected the path of a file, found {found}, {text!r}")
     return named_path(text)
 
 

@@ -298,15 +298,25 @@ def only_writer(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def check_writable_place(path: Path) -> None:
+    """Raise InputError where anything but a file lies, or a link: a rename would put a file in its place.
+
+    Of a device, as /dev/null, all other programs would then read that file.
+    """
+    if path.is_symlink() or os.path.lexists(path) and not path.is_file():
+        found = "a link" if path.is_symlink() else "a directory" if path.is_dir() else "a pipe, a device or a socket"
+        raise InputError(path, "a file to write", found)
+
+
 @contextmanager
 def replace_when_done(path: Path, sha256: str | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it and rename it to `path`, else delete it.
 
     sha256: of what is written, where that is known; what lies there then gets no seal if it has been exchanged.
-    Raises InputError when `path` is a directory, another run is writing it, or the disk is full.
+    Raises InputError when something else than a file lies there (`check_writable_place`), another run is writing it, or
+    the disk is full.
     """
-    if path.is_dir():
-        raise InputError(path, "a file to write", "a directory")
+    check_writable_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_file(path)  # beside it: a rename is atomic only within one file system
     with only_writer(path):

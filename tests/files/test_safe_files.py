@@ -1,7 +1,10 @@
 """Outputs that are whole or absent: two runs at once, kills while an older directory is replaced; sizes and digests."""
 
+import argparse
 import errno
 import os
+import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from conftest import REPO
 from files.json_records import check_recorded, write_json
+from files.option_types import output_file
 from files.safe_files import (
     GIB,
     InputError,
@@ -214,3 +218,32 @@ def test_locks_do_not_go_through_a_link_that_another_user_may_have_made(tmp_path
     with pytest.raises(InputError, match="a folder of your own, for locks"), only_writer(tmp_path / "output"):
         pass
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "socket", "link", "broken link", "link to a device"])
+def test_what_is_no_file_is_never_replaced(tmp_path, monkeypatch, what):
+    """A rename over /dev/null would give every other program a file in its place."""
+    place = tmp_path / "output"
+    (tmp_path / "file").write_text("kept")
+    if what == "pipe":
+        os.mkfifo(place)
+    elif what == "device":
+        try:
+            os.mknod(place, stat.S_IFCHR | 0o600, os.makedev(1, 3))  # as /dev/null
+        except PermissionError:
+            pytest.skip("mknod: only root may make a device")
+    elif what == "socket":
+        with socket.socket(socket.AF_UNIX) as listening:
+            monkeypatch.chdir(tmp_path)  # the name of a socket is short
+            listening.bind(place.name)
+    else:
+        place.symlink_to({"link": "file", "broken link": "nowhere", "link to a device": "/dev/null"}[what])
+    before = place.lstat()
+    with pytest.raises(InputError, match="output: expected a file to write, found a"), replace_when_done(place):
+        pass
+    with pytest.raises(InputError, match="something else"), directory_when_done(place, "marker"):
+        pass
+    with pytest.raises(argparse.ArgumentTypeError, match="expected the path of a file, found something else"):
+        output_file(str(place))
+    assert place.lstat() == before and (tmp_path / "file").read_text() == "kept"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "output"}
