@@ -68,6 +68,13 @@ def test_a_run_is_a_name_and_no_path(setting):
     assert done.returncode != 0 and "expected a name" in done.stderr
 
 
+@pytest.mark.parametrize("place", ["/", "//", "/tmp/..", "{}/link"])
+def test_the_root_of_all_folders_is_no_place_for_a_build(tmp_path, place):
+    (tmp_path / "link").symlink_to("/")
+    done = make("-n", "drop", f"BUILD={place.format(tmp_path)}")
+    assert done.returncode != 0 and "BUILD: expected a folder for what is built, found /" in done.stderr
+
+
 def test_what_a_run_file_makes_of_its_settings_is_looked_at_too(tmp_path):
     run, canary = REPO / "runs/test-outside.mk", tmp_path / "canary"
     try:

@@ -7,8 +7,9 @@ seals of a build folder, a line each, are in its file LEDGER, so nothing lies be
 folder holds a seal. The ledger is only appended to: a stage that is set aside and put back keeps its seals. SEALS=no
 neither seals nor checks. GGUF files have none: a sealed record beside each holds its digest.
 
-The build folder is the topmost one with the file MARKER, by a path as it is written; files elsewhere have no seals. It
-may be reached by a link, a sealed file in it may not: else a file of one place could stand for that of another.
+The build folder is the topmost one with a file MARKER of its owner's or the user's, by a path as it is written; files
+elsewhere have no seals. It may be reached by a link, a sealed file in it may not: else a file of one place could stand
+for that of another.
 """
 
 import errno
@@ -18,6 +19,7 @@ import hmac
 import json
 import os
 import re
+import stat
 from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
@@ -183,10 +185,21 @@ def as_written(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
+def _is_marked(folder: Path) -> bool:
+    """Tell whether a folder has a marker that is the user's own, or of the folder's owner."""
+    # Where everybody may make files, as in /tmp, another user's marker would take seals and locks there.
+    try:
+        marker = (folder / MARKER).lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(marker.st_mode) and marker.st_uid in (os.getuid(), folder.stat().st_uid)
+
+
 def build_folder(path: Path) -> Path | None:
     """Return the build folder that a path lies in, by its marker; None where it lies in none."""
-    # The topmost one: a marker within a build folder would give its files places, and seals, of their own.
-    return next((place for place in reversed(as_written(path).parents) if (place / MARKER).exists()), None)
+    # The topmost one: a marker within a build folder would give its files places, and seals, of their own. The root of
+    # all folders is none, whoever has marked it.
+    return next((place for place in [*reversed(as_written(path).parents)][1:] if _is_marked(place)), None)
 
 
 def place_in(root: Path, path: Path) -> str:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from conftest import REPO
+from files import seals
+from files.host_locks import lock_path
 from files.json_records import write_json
 from files.option_types import command_parser
 from files.run_state import RunState
@@ -19,6 +21,7 @@ from files.seals import (
     MARKER,
     Seal,
     Seals,
+    build_folder,
     check_kept,
     is_kept,
     key_name,
@@ -168,6 +171,28 @@ def test_a_marker_that_is_away_for_a_moment_seals_nothing(build):
     set_command("the_next.py")
     write_json(other, {"score": 1})
     assert seal(other) == Seal.VALID
+
+
+@pytest.mark.parametrize("kind", ["of another user", "a pipe", "a link", "a folder"])
+def test_what_a_neighbour_marks_is_no_build_folder(build, tmp_path, kind):
+    """Where everybody may make files, a marker of somebody else's would take seals and locks there."""
+    if kind == "of another user" and os.getuid():
+        pytest.skip("chown: only root may give a file to another user")
+    marker = tmp_path / MARKER
+    {"a pipe": os.mkfifo, "a link": lambda path: path.symlink_to(build / MARKER), "a folder": os.mkdir}.get(
+        kind, Path.touch
+    )(marker)
+    if kind == "of another user":
+        os.chown(marker, 65534, 65534)
+    assert build_folder(build / "file") == build and lock_path(build / "file").parent.parent == build
+    if kind == "of another user":  # a builder's folder is one for all who work in it
+        os.chown(tmp_path, 65534, 65534)
+        assert build_folder(build / "file") == tmp_path
+
+
+def test_the_root_of_all_folders_is_no_build_folder(monkeypatch):
+    monkeypatch.setattr(seals, "_is_marked", lambda folder: True)
+    assert build_folder(Path("/a/b/c")) == Path("/a")
 
 
 def test_dots_that_climb_out_of_a_link_lead_nowhere_else(build, tmp_path):
