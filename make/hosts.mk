@@ -12,8 +12,9 @@ TOOLS_OF_ENVIRONMENT = $(foreach v,LLAMA_CPP CMAKE_ARGS MOE_TOOLS_CACHE,\
   $(if $(filter $v,$(COMMAND_LINE)),,$(if $(strip $($v)),'$v=$(strip $($v))')))
 targets: ## a command a line for each GGUF file that is still to be made: for xargs, GNU parallel or a Slurm array
 	$(if $(REPLACE),$(error REPLACE: expected nothing with targets$(,) found $(REPLACE); every line would replace it))
+	@# The folder's name is the shell's own word for it: make would put its quotation marks and $$(...) into the line.
 	@$(foreach f,$(filter-out $(wildcard $(FILES_TO_SHARE)),$(FILES_TO_SHARE)),\
-	  printf '%s\n' "make -C '$(CURDIR)' $(strip $(OVERRIDES) $(TOOLS_OF_ENVIRONMENT) $f)";) :
+	  printf 'make -C %q %s\n' "$$PWD" "$(strip $(OVERRIDES) $(TOOLS_OF_ENVIRONMENT) $f)";) :
 
 VERIFY_BUILD = $(PYTHON) scripts/verify_build.py --build $(BUILD) --checkpoint $(CHECKPOINT) --f16 $(PRUNED_F16) \
   $(if $(filter $(WITH_IMATRIX),$(ASKED_QUANTS)),--imatrix $(PRUNED_GGUF)/imatrix.gguf) \

@@ -68,6 +68,6 @@ lint: $(SETUP) ## names, types, shell scripts and the Go file: what `make test` 
 	  Makefile make/*.mk
 	.venv/bin/shellcheck scripts/*.sh .ci/run
 	@# Found by the shell: make's own wildcard is asked before the environment exists.
-	go=$$(echo $(CURDIR)/.venv/lib/python3*/site-packages/go/bin) && unformatted=$$($$go/gofmt -l scripts) && \
+	go=$$(echo "$$PWD"/.venv/lib/python3*/site-packages/go/bin) && unformatted=$$("$$go"/gofmt -l scripts) && \
 	  if [ -n "$$unformatted" ]; then printf 'error: %s: expected the form of gofmt\n' $$unformatted >&2; exit 1; fi && \
-	  cd scripts/ollama/go_template && GOFLAGS=-mod=mod GOTOOLCHAIN=local $$go/go vet main.go tags.go
+	  cd scripts/ollama/go_template && GOFLAGS=-mod=mod GOTOOLCHAIN=local "$$go"/go vet main.go tags.go

@@ -130,3 +130,23 @@ def test_what_is_not_ours_in_the_environment_is_handed_on_as_it_is(tmp_path):
     lines = said.read_text().splitlines()
     assert {f"{name}={value}" for name, value in given.items()} | {f"HOME={os.environ['HOME']}"} <= {*lines}
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["$(touch canary)", "`touch canary`", "a b", "q'uote", 'dq"x', "x;touch canary", "mäß"]
+)
+def test_the_name_of_the_checkout_s_folder_runs_nothing(tmp_path, name):
+    """`make targets` prints it as a word of the shell, which each line's own make goes into."""
+    (tmp_path / name).mkdir()
+    for path in REPO.iterdir():
+        if path.name != "build":
+            (tmp_path / name / path.name).symlink_to(path)
+    done = subprocess.run(["make", "targets"], cwd=tmp_path / name, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and not done.stderr and len(lines) > 1
+    assert not list(tmp_path.rglob("canary")) and all(line.startswith("make -C ") for line in lines)
+    split = subprocess.run(["bash", "-c", f"printf '%s\\0' {lines[0]}"], capture_output=True, text=True)
+    words = split.stdout.split("\0")
+    assert words[:3] == ["make", "-C", str(tmp_path / name)]
+    assert subprocess.run(["bash", "-c", f"{lines[0]} -n"], capture_output=True).returncode == 0
+    assert not list(tmp_path.rglob("canary"))
