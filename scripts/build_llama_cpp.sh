@@ -35,9 +35,21 @@ FLAGS="-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DCMAKE_BUILD_RPATH_USE
   -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF
   -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON"
 PYTHON=${PYTHON:-$REPO/.venv/bin/python}
-CACHE=${MOE_TOOLS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/moe-tools}
 
 die() { local said=$*; printf 'error: %s\n' "${said//[[:cntrl:]]/?}" >&2; exit 1; }
+
+if [ -z "${MOE_TOOLS_CACHE:-}${XDG_CACHE_HOME:-}" ]; then # as home_folder of scripts/files/seals.py
+  if [ -z "${HOME:-}" ]; then
+    unset HOME
+    HOME=~                           # that of the account
+    [ "$HOME" != / ] || HOME="none" # what bash says of a user without an account
+  fi
+  case $HOME in
+    /*) ;;
+    *) die "HOME: expected the absolute path of a home folder, found $HOME; set MOE_TOOLS_CACHE" ;;
+  esac
+fi
+CACHE=${MOE_TOOLS_CACHE:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/moe-tools}
 
 compiler_version() { "${CXX:-c++}" --version 2>/dev/null | head -n 1 || printf 'none'; }
 

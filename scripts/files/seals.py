@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import json
 import os
+import pwd
 import re
 import stat
 from collections.abc import Callable
@@ -37,6 +38,7 @@ KEY_BYTES, KEY_NAME_DIGITS = 32, 12
 KEY_MIB = 1  # at most
 SEAL_LINE = re.compile(r'(?P<key>[0-9a-f]{12}) (?P<seal>[0-9a-f]{64}) "(?P<place>(?:[^"\\]|\\.)*)" (?P<command>\w*)')
 KEEP_ADVICE = "make that stage again (REPLACE=STAGE), or go on without seals (SEALS=no)"
+KEY_PLACE_ADVICE = "set SEAL_KEY to a file of your own"
 LINK_ADVICE = "put the folder itself in its place; the build folder as a whole may be a link"
 
 
@@ -143,12 +145,31 @@ def sealing() -> bool:
     return os.environ.get("SEALS") != "no"
 
 
+def home_folder(advice: str) -> Path:
+    """Return $HOME, or the account's home folder where that is empty; raise InputError where there is none.
+
+    A relative one would be another folder in each working directory. advice: what to set in its place.
+    """
+    try:
+        found = os.environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        found = "none"
+    if not os.path.isabs(found):
+        raise InputError("HOME", "the absolute path of a home folder", found, advice)
+    return Path(found)
+
+
 def key_path() -> Path:
-    """Return where the key lies."""
+    """Return where the key lies; raise InputError where no home folder is known that it would lie in."""
     if given := os.environ.get("SEAL_KEY"):
-        return Path(given).expanduser()
+        if given.startswith("~/"):
+            return home_folder(KEY_PLACE_ADVICE) / given.removeprefix("~/")
+        try:
+            return Path(given).expanduser()
+        except RuntimeError as error:
+            raise InputError(given, "the home folder of a user", "no such user", KEY_PLACE_ADVICE) from error
     state = Path(os.environ.get("XDG_STATE_HOME", ""))  # a relative one counts as none, by its specification
-    return (state if state.is_absolute() else Path.home() / ".local/state") / "moe-tools/seal.key"
+    return (state if state.is_absolute() else home_folder(KEY_PLACE_ADVICE) / ".local/state") / "moe-tools/seal.key"
 
 
 def read_key() -> bytes:

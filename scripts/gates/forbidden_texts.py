@@ -6,6 +6,7 @@ by chance. A finding names the place and the question's id, not its text.
 """
 
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import Iterable, Iterator
@@ -66,7 +67,7 @@ def machine_names(folder: Path) -> tuple[dict[str, str], list[str]]:
     A host name without a digit, dot or dash is a plain word: it would be found in any card.
     """
     named = (
-        (Path.home(), "the home directory"),
+        (Path(os.path.expanduser("~")), "the home directory"),
         (Path.cwd(), "the working directory"),
         (folder.resolve().parent, "the folder of releases"),
     )

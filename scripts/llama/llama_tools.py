@@ -16,6 +16,7 @@ from pathlib import Path
 from files.json_records import read_json, sha256_json
 from files.modes import without_modes
 from files.safe_files import InputError, sha256_file
+from files.seals import home_folder
 
 from tqdm import tqdm
 
@@ -131,7 +132,7 @@ def tools_cache() -> Path:
     """Return the cache that build_llama_cpp.sh builds into, too: $MOE_TOOLS_CACHE, or moe-tools in the user's cache."""
     if os.environ.get("MOE_TOOLS_CACHE"):
         return Path(os.environ["MOE_TOOLS_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe-tools"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home_folder("set MOE_TOOLS_CACHE") / ".cache") / "moe-tools"
 
 
 def built_here(environment: dict[str, str] | None = None) -> Path:

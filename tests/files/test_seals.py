@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from files.seals import (
     running_command,
     set_command,
 )
+from llama.llama_tools import built_here, tools_cache
 
 import pytest
 
@@ -258,3 +260,38 @@ def test_a_key_lies_in_no_folder_below_the_working_directory(monkeypatch, state,
     monkeypatch.setenv("HOME", "/home/x")
     monkeypatch.setenv("XDG_STATE_HOME", state)
     assert key_path() == Path(place) / "moe-tools/seal.key"
+
+
+def test_a_home_folder_is_that_of_the_account_or_refused(monkeypatch):
+    for name in ("SEAL_KEY", "XDG_STATE_HOME", "XDG_CACHE_HOME", "MOE_TOOLS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    of_account, at = Path(pwd.getpwuid(os.getuid()).pw_dir), ".local/state/moe-tools/seal.key"
+    monkeypatch.setenv("HOME", "")
+    assert key_path() == of_account / at and tools_cache() == of_account / ".cache/moe-tools"
+    monkeypatch.setenv("SEAL_KEY", "~/k")
+    assert key_path() == of_account / "k"
+    monkeypatch.setenv("SEAL_KEY", "~nosuchuser/k")
+    with pytest.raises(InputError, match="~nosuchuser/k: expected the home folder of a user, found no such user; set"):
+        key_path()
+    monkeypatch.delenv("SEAL_KEY")
+    for given, found in (("foo", "foo"), ("./x", "./x"), ("", "none")):
+        monkeypatch.setenv("HOME", given)
+        monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a user without an account
+        for place, advice in ((key_path, "set SEAL_KEY to a file"), (tools_cache, "set MOE_TOOLS_CACHE")):
+            with pytest.raises(
+                InputError, match=f"HOME: expected the absolute path of a home folder, found {found}; {advice}"
+            ):
+                place()
+
+
+@pytest.mark.parametrize("given", [None, "", "foo", "/h"])
+def test_the_tools_lie_below_the_same_home_folder(monkeypatch, given):
+    for name in ("XDG_CACHE_HOME", "MOE_TOOLS_CACHE", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv("HOME", given)
+    if given == "foo":
+        with pytest.raises(InputError, match="HOME: expected the absolute path of a home folder, found foo"):
+            built_here()
+    else:
+        assert built_here().parent == tools_cache()
