@@ -6,7 +6,7 @@ ASIDE := help help-all settings new status targets setup test lint lock audit sb
 WORK := $(filter-out $(ASIDE),$(MAKECMDGOALS))
 
 # ---- names: an unknown one is refused with the nearest known one
-nearest = $(shell python3 make/nearest_name.py '$(1)' $(2))
+nearest = $(shell python3 -E make/nearest_name.py '$(1)' $(2))
 unknown = $(error $(1): unknown $(3)$(if $(4),; did you mean $(4)?,; known: $(2)))
 check_name = $(if $(filter $(1),$(2)),,$(call unknown,$(1),$(2),$(3),$(call nearest,$(1),$(2))))
 

@@ -1,9 +1,14 @@
 # The environment. Make takes each of its variables for one of its own: $(shell ...) in it would run where our files ask
 # for that name before they set it, and a COUNTING of another tool's would keep all steps from running. So what has a
-# name that stands in our files is neither seen nor handed on, but for what they let the environment set (by ?=). All
+# name that our files know is neither seen nor handed on, but for what they let the environment set (by ?=). All
 # else is handed on as it is, unread.
 
-override NAMES_HERE := $(shell sed 's/\#.*//' Makefile make/*.mk | grep -oE '[A-Za-z_][A-Za-z0-9_]*' | sort -u)
+# Without a shell all that follows would be empty, and the first to complain would blame a setting.
+$(if $(shell echo yes),,$(error bash: expected on PATH; found none))
+# Asked for, by $(NAME) or a function of NAME, or set; $$NAME is the shell's.
+override NAMES_HERE := ${shell sed -E -e 's/\#.*//' -e 's/[$$][$$]//g' -e 's/[$$][(](call|value|origin) */$$(/g' \
+  -e 's/^ *((else +)?ifn?def|override|define|unexport) +/$$(/' Makefile make/*.mk | \
+  grep -oE '[$$][(]?[A-Za-z_][A-Za-z0-9_]*|^ *[A-Za-z_][A-Za-z0-9_]* *[:+?]?=' | grep -oE '[A-Za-z_]\w*' | sort -u}
 override TAKEN_FROM_IT := $(shell sed -nE 's/^([A-Z0-9_]+) \?=.*/\1/p' make/*.mk) MAKE% SHELL
 # Some names are made of two parts, such as AFTER_ and a stage.
 override BEGINNINGS := $(addsuffix %,$(filter-out _,$(filter %_,$(NAMES_HERE))))

@@ -13,12 +13,18 @@ endef
 ACTING := ; & | < > ( ) { } [ ] * ? ` " \ % \# $(quote) $$
 ACTING_IN_CMAKE_ARGS := $(filter-out ;,$(ACTING))
 ACTING_IN_DOMAIN_COLUMN := ` " \ $(quote) $$
-acting_in = $(firstword $(foreach c,$(or $(ACTING_IN_$(1)),$(ACTING)),$(findstring $c,$(2))) \
-  $(if $(findstring $(LINE_END),$(2)),line-end) $(if $(filter-out CMAKE_ARGS,$(1)),$(patsubst -%,-,$(filter -%,$(2)))))
-what_acts = $(if $(filter -,$(1)),a word that begins with -,$(subst line-end,a line end,$(1)))
-# An escape sign in it would act on the terminal.
-ESCAPE := $(shell printf '\033')
-shown = $(subst $(ESCAPE),\e,$(subst $(LINE_END), ,$(2)))
+# What stands in rules: there a colon ends a target, and an equals sign sets a variable.
+IN_RULES := BUILD NAME VARIANT PRUNED_NAME MODEL QUESTIONS EVAL_QUESTIONS EVAL_NAME CALIBRATION DROP_MAP DRAFT RELEASE \
+  TASK_DATA TASK_EXAMPLES OTHER_MAPS MOE_TOOLS_CACHE
+# A terminal obeys them; the last one is U+009B.
+CONTROLS := $(shell printf '%b ' '\'{00{1..7},01{0,6,7},02{0..7},03{0..7},177,302\\233})
+acting_in = $(firstword $(foreach c,$(or $(ACTING_IN_$(1)),$(ACTING)) $(if $(filter $(1),$(IN_RULES)),: =),\
+  $(findstring $c,$(2))) $(if $(call controls_in,$(2)),control) $(if $(findstring $(LINE_END),$(2)),line-end) \
+  $(if $(filter-out CMAKE_ARGS,$(1)),$(patsubst -%,-,$(filter -%,$(2)))))
+controls_in = $(strip $(foreach c,$(CONTROLS),$(findstring $c,$(1))))
+what_acts = $(or $(if $(filter -,$(1)),a word that begins with -),$(subst control,a control character,$(subst \
+  line-end,a line end,$(1))))
+shown = $(if $(call controls_in,$(2)),it,$(subst $(LINE_END), ,$(2)))
 # $(call check_text,NAME,TEXT) refuses a setting; $(call check_files,NAME,FILES) refuses files by their names.
 check_text = $(if $(call acting_in,$(1),$(2)),$(error $(1): expected text without signs that make or the shell act \
   on$(,) found $(call what_acts,$(call acting_in,$(1),$(2))) in $(call shown,$(1),$(2))))
@@ -28,11 +34,11 @@ check_files = $(if $(call acting_in,$(1),$(2)),$(error $(1): expected names of f
 # Unexpanded: to look at the value of a $(shell ...) would run it.
 FROM_OUTSIDE := $(foreach v,$(SETTINGS),$(if $(filter-out file default undefined,$(firstword $(origin $v))),$v))
 $(foreach v,$(FROM_OUTSIDE),$(call check_text,$v,$(value $v)))
-$(call check_text,target,$(subst $(ESCAPE),\e,$(MAKECMDGOALS)))
+$(call check_text,target,$(MAKECMDGOALS))
 COMMAND_LINE := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))
 NOT_OURS := MAKEFLAGS MAKEOVERRIDES COUNTING -*
 $(foreach v,$(filter-out $(NOT_OURS),$(COMMAND_LINE)),$(call check_text,variable,$v))
 $(foreach v,RUN FROM,$(if $(or $(findstring /,$($v)),$(word 2,$($v))),\
-  $(error $v: expected a name$(,) found $(subst $(ESCAPE),\e,$($v)))))
+  $(error $v: expected a name$(,) found $($v))))
 # For a make that this one starts. Make's own list of them is not quoted for a shell.
 OVERRIDES = $(foreach v,$(filter-out $(NOT_OURS),$(COMMAND_LINE)),'$v=$(value $v)')

@@ -128,7 +128,9 @@ def test_what_is_not_ours_in_the_environment_is_handed_on_as_it_is(tmp_path):
     said = tmp_path / "said"
     assert make("help", BASH_ENV=str(tmp_path / "say"), SAID=str(said), **given).returncode == 0
     lines = said.read_text().splitlines()
-    assert {f"{name}={value}" for name, value in given.items()} | {f"HOME={os.environ['HOME']}"} <= {*lines}
+    assert {f"{name}={value}" for name, value in given.items()} | {
+        f"{name}={os.environ[name]}" for name in ("HOME", "PATH")
+    } <= {*lines}
     assert not (tmp_path / "canary").exists()
 
 
@@ -150,3 +152,33 @@ def test_the_name_of_the_checkout_s_folder_runs_nothing(tmp_path, name):
     assert words[:3] == ["make", "-C", str(tmp_path / name)]
     assert subprocess.run(["bash", "-c", f"{lines[0]} -n"], capture_output=True).returncode == 0
     assert not list(tmp_path.rglob("canary"))
+
+
+@pytest.mark.parametrize("name", ["BUILD", "NAME", "MODEL", "QUESTIONS", "CALIBRATION", "DROP_MAP", "MOE_TOOLS_CACHE"])
+def test_what_ends_a_target_is_in_no_path(tmp_path, name):
+    for sign in ":=":
+        refused(make("help", f"{name}=a{sign}b"), name, tmp_path / "canary")
+
+
+@pytest.mark.parametrize("sign", ["\x1b[31m", "\a", "\x7f", "\x9b1m", "\b"])
+def test_no_setting_has_a_sign_that_a_terminal_obeys(tmp_path, sign):
+    done = make("settings", f"DOMAIN_COLUMN=x{sign}")
+    refused(done, "DOMAIN_COLUMN", tmp_path / "canary")
+    assert "found a control character in it" in done.stderr and sign not in done.stderr
+    done = make(f"x{sign}")
+    assert done.returncode != 0 and sign not in done.stderr
+
+
+def test_without_bash_that_is_what_is_said(tmp_path):
+    (tmp_path / "make").symlink_to(shutil.which("make"))
+    done = make("drop", PATH=str(tmp_path))
+    assert done.returncode != 0 and "bash: expected on PATH; found none" in done.stderr.splitlines()[-1]
+
+
+def test_an_encoding_of_streams_does_not_reach_python(tmp_path):
+    """Python does not start with one that it does not know, and writes others in place of UTF-8."""
+    (tmp_path / "say").write_text("printenv PYTHONIOENCODING >>$SAID || echo none >>$SAID")
+    given = {"PYTHONIOENCODING": "nosuch", "BASH_ENV": str(tmp_path / "say"), "SAID": str(tmp_path / "said")}
+    assert make("help", **given).returncode == 0
+    assert (tmp_path / "said").read_text().splitlines()[-1] == "none"
+    assert "did you mean analyze?" in make("analyse", **given).stderr
