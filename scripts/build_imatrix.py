@@ -23,7 +23,7 @@ from files.input_errors import RECORD_MIB, check_bounded
 from files.json_records import check_recorded, read_json, write_record
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path, positive
-from files.safe_files import InputError, check_apart, gib, replace_when_done, run, sha256_file, unchanged
+from files.safe_files import InputError, check_apart, copy_file, gib, replace_when_done, run, sha256_file, unchanged
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import CONTEXT_TOKENS, Imatrix, ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool
@@ -56,7 +56,7 @@ def private_copy(path: Path) -> Iterator[Path]:
     """Yield a copy of a file, of the same name, in a folder of its own; raise InputError if it changed meanwhile."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
-        shutil.copyfile(path, copy)
+        copy_file(path, copy)
         with unchanged(copy):
             yield copy
 

@@ -29,7 +29,6 @@ from a record. What was not measured is listed there under "Limits".
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 from cards.card_findings import check_findings_match
@@ -43,7 +42,18 @@ from checkpoints.small_files import small_files
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.json_records import CONTROL, write_record
 from files.option_types import VERSION_FILE, command_parser, named_path, positive
-from files.safe_files import GB, InputError, check_apart, directory_when_done, in_unit, link_or_copy, remove, run, shown
+from files.safe_files import (
+    GB,
+    InputError,
+    check_apart,
+    copy_file,
+    directory_when_done,
+    in_unit,
+    link_or_copy,
+    remove,
+    run,
+    shown,
+)
 from files.seals import check_ends
 from findings.findings_record import FINDINGS_NAME
 from gates.compared import build_breaks
@@ -212,7 +222,7 @@ def place_copies(args: argparse.Namespace, output: Path) -> None:
         else:
             check_ends(path)
             # Copied, since people edit such files; an edit of a link would change the build itself.
-            shutil.copyfile(path, output / name)
+            copy_file(path, output / name)
     if args.checkpoint:
         for shard in read_evidence(args.metadata, METADATA_NAME)["shards"]:
             link_or_copy(args.checkpoint / shard, output / shard)

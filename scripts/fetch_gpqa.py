@@ -11,7 +11,6 @@ Source: https://huggingface.co/datasets/Idavidrein/gpqa (Rein et al., 2023).
 
 import argparse
 import os
-import shutil
 from pathlib import Path
 
 from chats.questions import GPQA_DATASET, GPQA_FILE, QUESTION_SEED, load_questions
@@ -19,7 +18,7 @@ from files.deadline import DOWNLOAD_SECONDS, within
 from files.fetched_files import GPQA_URL, HUB, FetchedRecord, check_online
 from files.json_records import write_record
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, partial_directory, remove, replace_when_done, run, sha256_file
+from files.safe_files import InputError, copy_file, partial_directory, remove, replace_when_done, run, sha256_file
 from stages.hub_checks import downloading
 
 from huggingface_hub import constants, hf_hub_download
@@ -67,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         found = {"url": url, "bytes": source.stat().st_size, "sha256": sha256_file(source)}
         write_record(Path(f"{args.output}.json"), found, FetchedRecord)
         with replace_when_done(args.output) as partial:
-            shutil.copyfile(source, partial)
+            copy_file(source, partial)
     finally:
         remove(folder)  # else a damaged download would be taken for a good one by the next call
     print(f"{args.output}: {len(questions)} questions")

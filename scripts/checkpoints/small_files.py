@@ -5,10 +5,10 @@ were of the pruned one.
 """
 
 import re
-import shutil
 from pathlib import Path
 
 from files.input_errors import InputError, check_bounded
+from files.safe_files import copy_file
 from files.tokenizer_names import TEMPLATES_NAME, TOKENIZER_PARTS
 
 CARD = "README.md"  # names the licence; a release has a card of its own
@@ -66,4 +66,4 @@ def copy_small_files(source: Path, output: Path) -> None:
     for path in small_files(source):
         target = output / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        copy_file(path, target)

@@ -157,12 +157,22 @@ def unchanged(path: Path) -> Iterator[None]:
         raise InputError(path, "a file that stays as it is while it is read", "a change", "run the same command again")
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the bytes of a file. An error names the copy; shutil names the source, also where a write failed."""
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        if error.filename is None or error.filename2:  # what cannot be opened is named alone
+            error.filename, error.filename2 = str(target), None
+        raise
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link a file, or copy it where links are not possible."""
     try:
         os.link(source.resolve(), target)  # resolved: else the link would be to a symbolic link, which can break
     except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+        copy_file(source, target)
 
 
 def in_unit(count: int, unit: int) -> str:

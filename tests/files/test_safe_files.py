@@ -18,6 +18,7 @@ from files.safe_files import (
     InputError,
     check_apart,
     check_replaceable,
+    copy_file,
     directory_when_done,
     gib,
     in_unit,
@@ -247,3 +248,16 @@ def test_what_is_no_file_is_never_replaced(tmp_path, monkeypatch, what):
         output_file(str(place))
     assert place.lstat() == before and (tmp_path / "file").read_text() == "kept"
     assert {path.name for path in tmp_path.iterdir()} == {"file", "output"}
+
+
+def test_a_copy_that_fails_is_named_and_not_its_source(tmp_path):
+    """By a limit on file sizes: shutil names the source."""
+    (tmp_path / "source").write_bytes(bytes(100_000))
+    program = "import resource; from pathlib import Path; from files.safe_files import copy_file, run\n"
+    program += "resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
+    program += f"run(lambda: copy_file(Path({str(tmp_path)!r}, 'source'), Path({str(tmp_path)!r}, 'copy')))"
+    environment = {**os.environ, "PYTHONPATH": str(REPO / "scripts")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.stderr == f"error: {tmp_path}/copy: expected a path that can be used, found: File too large\n"
+    with pytest.raises(FileNotFoundError, match="absent"):
+        copy_file(tmp_path / "absent", tmp_path / "copy")
