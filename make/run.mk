@@ -16,6 +16,9 @@ $(foreach v,$(SETTINGS),$(eval DEFAULT_OF_$v = $$(strip $(value $v))))
 RUN_FILE := runs/$(if $(filter new,$(MAKECMDGOALS)),$(or $(FROM),demo),$(RUN)).mk
 -include $(RUN_FILE)
 SET_BY_RUN := $(if $(wildcard $(RUN_FILE)),$(shell sed -nE 's/^([A-Z0-9_]+) *[:?]?=.*/\1/p' $(RUN_FILE)))
+# Whose seals count says who runs make, and no file of a run.
+$(foreach v,$(filter SEAL_KEY SEALS,$(SET_BY_RUN)),$(error $(RUN_FILE): expected $v in the environment or on the \
+  command line$(,) found it there))
 $(foreach v,$(filter-out $(SETTINGS),$(SET_BY_RUN)),$(error $(RUN_FILE): unknown setting $v; make help-all lists them))
 
 # A comment behind a value leaves blanks at its end.

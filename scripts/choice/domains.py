@@ -14,6 +14,7 @@ from chats.questions import read_domains, read_ids
 from choice.criteria import RANK, Arrays
 from files.json_records import sha256_json
 from files.safe_files import InputError
+from files.seals import sha256_file
 from files.silence import silent_stdout
 
 import numpy as np
@@ -219,6 +220,7 @@ def domain_entries(
                 "questions": len(rows[domain.name]),
                 "least_coverage": min(covered),
                 "least_coverage_layer": layers[int(np.argmin(covered))],
+                **({"file_sha256": sha256_file(domain.file)} if domain.file else {}),
             }
         )
     return entries

@@ -69,7 +69,10 @@ class OwnMap(Fields):
 
 
 class DomainCoverage(Fields):
-    """A domain of the questions that chose; see choice/domains.py. least_coverage: over the layers, with its layer."""
+    """A domain of the questions that chose; see choice/domains.py. least_coverage: over the layers, with its layer.
+
+    file_sha256: of the question file that names the domain, where one does; older maps have none.
+    """
 
     name: str
     weight: Annotated[float, Field(ge=0)]
@@ -77,6 +80,7 @@ class DomainCoverage(Fields):
     questions: Count
     least_coverage: Annotated[float, Field(ge=0, le=1 + ROUNDING)]
     least_coverage_layer: Count
+    file_sha256: str | None = None
 
 
 class MapDetails(Fields):

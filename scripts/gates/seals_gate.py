@@ -5,6 +5,7 @@ needs a key that is not in the build folder. Not asked for one: what is the user
 text, the full model's checkpoint), whose digests are in sealed records, and the project's own files.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,7 +199,8 @@ def seals_gate(checked: Checked) -> Outcome:
     found = judged(checked)
     roots = {root for _, path, _, seal in found if seal and (root := build_folder(path))}
     strange = {root for root in roots if not Seals(root).own}
-    outcome = Outcome(f"{len(found)} files and recorded answers, as this project's commands wrote them")
+    by = f", by the key {key_path()}" if os.environ.get("SEAL_KEY") else ""  # another one than the account's own
+    outcome = Outcome(f"{len(found)} files and recorded answers, as this project's commands wrote them{by}")
     outcome.deviations = [strange_folder(root) for root in sorted(strange)]
     for place, path, stage, seal in found:
         again = f"make it again (REPLACE={stage})" if stage else "remove it and make it again"

@@ -8,7 +8,7 @@ from chats.questions import COLUMNS, DOMAIN
 from choice.domains import Domain, check_domains, keep_by_floors, parse_domain, rows_by_domain, scaled, shares_of, unmet
 from choice.drop_map import read_map
 from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
-from files.safe_files import InputError
+from files.safe_files import InputError, sha256_file
 from generate_drop_map import main
 
 import numpy as np
@@ -143,6 +143,9 @@ def test_a_map_keeps_what_its_floors_promise(inputs, tmp_path, capsys):
         "chemistry.jsonl": 2,
     }
     assert str(tmp_path) not in (tmp_path / "bound.json").read_text()
+    # A file's own digest: rows of it that chose nothing are part of what a card names.
+    of_files = {name: entry["file_sha256"] for name, entry in by_name.items() if "file_sha256" in entry}
+    assert of_files == {"chemistry.jsonl": sha256_file(tmp_path / "chemistry.jsonl")}
     assert all(entry["least_coverage"] >= 0.5 - 1e-6 for entry in by_name.values())
     worst = min(free["domains"], key=lambda entry: entry["least_coverage"])
     assert worst["least_coverage"] < 0.5 and worst["least_coverage_layer"] in (3, 5)
