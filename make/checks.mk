@@ -24,7 +24,8 @@ $(foreach q,$(NAMED_QUANTS) $(NO_IMATRIX) $(COMPARE_IMATRIX),$(call check_name,$
 
 # ---- values
 # Its locks and seals would be those of the whole machine.
-$(if $(filter /,$(abspath $(BUILD)) $(realpath $(BUILD))),$(error BUILD: expected a folder for what is built$(,) found /))
+$(if $(filter /,$(abspath $(BUILD)) $(realpath $(BUILD))),$(error BUILD: expected a folder \
+  for what is built$(,) found /))
 $(if $(filter new,$(MAKECMDGOALS)),$(if $(filter RUN,$(COMMAND_LINE)),,$(error new: expected RUN=name$(,) found none)))
 must_be = $(foreach v,$(1),'$v' '$($v)' '$(2)' '$(3)')
 COUNTS := $(if $(DROP_MAP)$(SHAPE),,KEEP) CTX MAX_GEN_TOKS NP LOCAL_SERVERS FOLDS RANKS COMPARE_SEEDS SAMPLES \

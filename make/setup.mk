@@ -12,7 +12,8 @@ SETUP := .venv/.installed
 WHERE_TOOLS_ARE := CMAKE_ARGS='$(CMAKE_ARGS)' MOE_TOOLS_CACHE='$(MOE_TOOLS_CACHE)' scripts/build_llama_cpp.sh --where
 TOOLS_PLACE := $(if $(LLAMA_CPP),,$(shell $(WHERE_TOOLS_ARE)))
 # Why not, the script has said.
-$(if $(WORK),$(if $(LLAMA_CPP)$(TOOLS_PLACE),,$(error LLAMA_CPP: expected a place for the llama.cpp tools$(,) found none)))
+$(if $(WORK),$(if $(LLAMA_CPP)$(TOOLS_PLACE),,$(error LLAMA_CPP: expected a place for the llama.cpp tools$(,) \
+  found none)))
 LLAMA_READY := $(TOOLS_PLACE:%=%/llama_cpp.json)
 TOOLS := $(SETUP) $(LLAMA_READY)
 
