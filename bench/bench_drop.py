@@ -26,9 +26,9 @@ sys.path.insert(0, str(REPO / "scripts"))
 
 from checkpoints.checkpoint import read_checkpoint
 from files.byte_ranges import Run, write_runs
-from files.json_records import write_json
 from files.option_types import command_parser
 from files.safe_files import GIB, remove, run
+from files.written_records import write_json
 from ggufs.gguf_header import aligned, empty_header, header_bytes, key_value
 
 from bench_table import end_on_broken_limit, row, table

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import ask_questions
 import freeze_questions
-from files.json_records import write_json
 from files.option_types import command_parser
 from files.safe_files import remove, run
+from files.written_records import write_json
 from llama.llama_server import LlamaServer, authorization, server_command
 from llama.llama_tools import find_llama_cpp
 from scoring.answer_proxy import AnswerProxy

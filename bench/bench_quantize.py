@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from files.json_records import write_json
 from files.option_types import command_parser
 from files.safe_files import GIB, flush_to_disk, require_disk_space, run
+from files.written_records import write_json
 from llama.llama_tools import SCRIPTS, die_with_parent, find_llama_cpp
 from quants.recipes import RECIPES
 

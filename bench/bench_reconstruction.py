@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from analysis.reconstruction import products_of
 from choice.elimination import LayerTokens, eliminate
-from files.json_records import write_json
 from files.option_types import command_parser, positive
 from files.safe_files import GIB, run
+from files.written_records import write_json
 
 from bench_table import row, table
 

@@ -26,9 +26,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from files.display import markdown_table
-from files.json_records import write_json
 from files.option_types import command_parser, positive
 from files.safe_files import run
+from files.written_records import write_json
 from scoring.comparison import right_by_question
 from scoring.paired_statistics import mcnemar
 from scoring.score_records import read_summary

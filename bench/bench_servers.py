@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import ask_questions
 import freeze_questions
-from files.json_records import write_json
 from files.option_types import command_parser, positive
 from files.safe_files import remove, run
+from files.written_records import write_json
 from scoring.answer_record import read_answers
 from scoring.eval_protocol import Protocol
 from scoring.lm_eval_samples import read_frozen

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from analysis.decoder import build_empty
 from checkpoints.checkpoint import INDEX_NAME
-from files.json_records import write_json
 from files.option_types import command_parser
 from files.safe_files import directory_when_done, require_disk_space, run
+from files.written_records import write_json
 
 from random_shards import Shapes, bf16_noise, write_index, write_shard
 

@@ -26,9 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from analysis.decoder import build_empty
 from checkpoints.checkpoint import INDEX_NAME
-from files.json_records import read_json, write_json
+from files.input_errors import InputError
+from files.json_records import read_json
 from files.option_types import command_parser
-from files.safe_files import InputError, directory_when_done, existing_parent, gib, require_disk_space, run
+from files.safe_files import directory_when_done, existing_parent, gib, require_disk_space, run
+from files.written_records import write_json
 
 from random_shards import Shapes, bf16_noise, write_index, write_shard
 

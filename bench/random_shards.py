@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 from checkpoints.checkpoint import INDEX_NAME  # every benchmark puts scripts/ on the path before it comes here
-from files.json_records import write_json
+from files.written_records import write_json
 
 import numpy as np
 

@@ -21,9 +21,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from files.display import markdown_table
-from files.json_records import write_record
 from files.option_types import command_parser
 from files.safe_files import gib, replace_when_done, run
+from files.written_records import write_record
 from stages.calibration import Calibration, machine_words
 from stages.planned_steps import PlannedStep
 from stages.run_plan import RunPlan, factors_of, rows_of, run_plan

@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from choice.criteria import BY_ORDER
 from choice.expert_stats import read_stats
-from files.json_records import read_json, write_json
+from files.json_records import read_json
 from files.option_types import command_parser, positive
 from files.safe_files import run
+from files.written_records import write_json
 
 from chat_results import ALL, REPLIES, add_inputs, add_result, by_criterion, kept_of, loss
 from loss_slopes import slopes_of, swap_costs

@@ -22,12 +22,13 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from files.json_records import write_record
+from files.input_errors import InputError, shown
 from files.known_digests import held_sha256
 from files.option_types import command_parser
-from files.safe_files import InputError, directory_when_done, only_writer, remove, run, shown, unchanged
+from files.safe_files import directory_when_done, only_writer, remove, run, unchanged
 from files.sealed_lines import check_kept_lines
 from files.seals import check_kept
+from files.written_records import write_record
 from llama.llama_tools import LlamaCpp, die_with_parent, find_llama_cpp
 from llama.template_check import check_gguf_template
 from scoring.answer_proxy import AnswerProxy

@@ -19,11 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from files.input_errors import RECORD_MIB, check_bounded
-from files.json_records import check_recorded, read_json, write_record
+from files.input_errors import RECORD_MIB, InputError, check_bounded
+from files.json_records import read_json
 from files.known_digests import known_sha256
 from files.option_types import command_parser, named_path, positive
-from files.safe_files import InputError, check_apart, copy_file, gib, replace_when_done, run, sha256_file, unchanged
+from files.safe_files import check_apart, copy_file, gib, replace_when_done, run, unchanged
+from files.seals import sha256_file
+from files.written_records import check_recorded, write_record
 from ggufs.gguf_header import read_header
 from ggufs.imatrix import CONTEXT_TOKENS, Imatrix, ImatrixRecord, check_reached, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool

@@ -22,8 +22,9 @@ from pathlib import Path
 from chats.chat_sequences import MAX_TOKENS, Sequence, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, load_questions
+from files.input_errors import InputError
 from files.option_types import command_parser, named_path, positive
-from files.safe_files import InputError, directory_when_done, replace_when_done, run, write_csv
+from files.safe_files import directory_when_done, replace_when_done, run, write_csv
 from language.dense_gguf import DenseModel, read_dense
 from language.fitted_experts import split_model
 from language.packages import MODEL, MODEL_FILE, TEXT_FOLDER, TEXTS, fetch_package, read_member, read_texts

@@ -23,8 +23,9 @@ from checkpoints.checkpoint import TensorRange, read_checkpoint, read_config
 from checkpoints.licence import TO_SAY, Licence, licence_in, licence_of, released_licence
 from checkpoints.moe_families import expert_tensors, family_of, shape_of, text_config
 from choice.drop_map import check_keep_count
+from files.input_errors import InputError
 from files.option_types import command_parser, positive, whole_number
-from files.safe_files import InputError, gib, run
+from files.safe_files import gib, run
 from release.names import is_hub_id
 from stages.checks import FAIL, OK, WARN, Check, needed
 from stages.hub_checks import NOT_ASKED, Hub, check_gpqa, check_hub_model, check_token, failed

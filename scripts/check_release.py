@@ -25,8 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cards.chores import chores
+from files.input_errors import InputError
 from files.option_types import command_parser, whole_number
-from files.safe_files import InputError, run
+from files.safe_files import run
 from files.seals import sealing
 from gates.checked import Checked, Outcome
 from gates.gates import GATES

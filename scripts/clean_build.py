@@ -18,8 +18,9 @@ from pathlib import Path
 
 from files.display import plural
 from files.host_locks import LOCKS, advice_on, locks_in
+from files.input_errors import InputError
 from files.option_types import command_parser
-from files.safe_files import InputError, gib, partial_directory, remove, run
+from files.safe_files import gib, partial_directory, remove, run
 from files.seals import LEDGER, MARKER
 from release.manifest import MANIFEST
 from stages.needs import FULL_FOLDER, IMATRIX

@@ -16,9 +16,11 @@ import argparse
 from itertools import chain
 from pathlib import Path
 
-from files.json_records import check_record, read_record, write_record
+from files.input_errors import InputError
+from files.json_records import check_record, read_record
 from files.option_types import command_parser, output_file
-from files.safe_files import InputError, check_apart, replace_when_done, run
+from files.safe_files import check_apart, replace_when_done, run
+from files.written_records import write_record
 from quants.quant_record import QuantRecord
 from scoring.comparison import check_group, compare, group_runs
 from scoring.eval_protocol import DEFAULT_TASK

@@ -22,9 +22,11 @@ from pathlib import Path
 from checkpoints.checkpoint import hold_checkpoint, read_checkpoint, read_config, source_digest, weights_digest
 from checkpoints.moe_families import Family, family_of, shape_of, text_config
 from choice.drop_map import Shape
-from files.json_records import read_json, write_record
+from files.input_errors import InputError
+from files.json_records import read_json
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, gib, replace_when_done, require_disk_space, run
+from files.safe_files import gib, replace_when_done, require_disk_space, run
+from files.written_records import write_record
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.vouched_keys import unvouched
 from llama.llama_tools import LlamaCpp, convert_streamed, find_llama_cpp

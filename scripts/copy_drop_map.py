@@ -23,14 +23,17 @@ from choice.drop_map import (
     DropMap,
     Shape,
     check_digests,
+    checked_map,
     criterion_of,
     question_ids_of,
     read_drop_map,
-    write_map,
 )
 from choice.expert_stats import read_stats
+from files.input_errors import SHOWN_CHARACTERS, InputError
 from files.option_types import command_parser, named_path, positive
-from files.safe_files import SHOWN_CHARACTERS, InputError, check_apart, run, sha256_file
+from files.safe_files import check_apart, run
+from files.seals import sha256_file
+from files.written_records import write_json
 
 # What a map of ours records of its origin, and the model that it must fit bears out. All else is left out: nothing
 # shows that its scores, its protection or its digests belong to the dropped ids of a file that anybody can edit, and a
@@ -103,7 +106,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.keep not in (None, kept):
         raise InputError(args.map, f"a map that keeps {args.keep} experts per layer", str(kept), f"set KEEP={kept}")
     ids = question_ids_of(drop_map.details)
-    write_map(args.output, own_map(drop_map, ids, shape, sha256_file(args.stats) if args.stats else None))
+    content = own_map(drop_map, ids, shape, sha256_file(args.stats) if args.stats else None)
+    write_json(args.output, checked_map(args.output, content))
     chose = f"{len(ids)} questions chose them" if ids else "it does not say which questions chose them"
     print(f"{args.output}: {kept} of {shape.experts} experts stay in each of {len(shape.layers)} layers; {chose}")
 

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from files.deadline import DOWNLOAD_SECONDS, within
 from files.fetched_files import CALIBRATION_V5_URL, FetchedRecord
-from files.json_records import read_record, write_record
+from files.input_errors import InputError, reason_of
+from files.json_records import read_record
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, reason_of, replace_when_done, run
+from files.safe_files import replace_when_done, run
+from files.written_records import write_record
 
 TIMEOUT_SECONDS = 60  # between two bytes
 ADVICE = "give a text of your own with CALIBRATION=FILE"

@@ -20,9 +20,10 @@ from typing import Any
 
 from files.deadline import DOWNLOAD_SECONDS, within
 from files.fetched_files import FetchedRecord, check_online, dataset_url
-from files.json_records import as_lines, write_record
+from files.input_errors import InputError, reason_of
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, partial_directory, reason_of, remove, run, write_whole
+from files.safe_files import partial_directory, remove, run, write_whole
+from files.written_records import as_lines, write_record
 from scoring.eval_tasks import EvalTask, task_of
 
 TOKEN_ADVICE = "is there a network? accept the terms of a gated dataset and run `hf auth login`; or give TASK_DATA=FILE"

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from checkpoints.outline import write_checkpoint_outline
 from choice.drop_metadata import METADATA_NAME, read_metadata
+from files.input_errors import InputError
 from files.json_records import is_file_record, read_json
 from files.known_digests import sha256_now
 from files.option_types import command_parser
-from files.safe_files import InputError, gib, remove, run
+from files.safe_files import gib, remove, run
 from ggufs.gguf_header import read_header
 from ggufs.gguf_outline import write_gguf_outline
 from quants.quant_record import record_path

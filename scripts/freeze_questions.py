@@ -20,10 +20,10 @@ from pathlib import Path
 
 from chats.questions import QUESTION_SEED
 from choice.drop_map import read_map
-from files.input_errors import LINES_MIB, read_whole
-from files.json_records import write_lines
+from files.input_errors import LINES_MIB, InputError, read_whole
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, check_apart, replace_when_done, run
+from files.safe_files import check_apart, replace_when_done, run
+from files.written_records import write_lines
 from scoring.eval_protocol import DEFAULT_TASK
 from scoring.eval_tasks import MMLU_PRO_SHOTS, EvalTask, base_task, frozen_name, task_of
 from scoring.frozen_questions import documents_of, other_documents

@@ -32,8 +32,8 @@ from choice.domains import (
     scaled,
     shares_of,
 )
-from choice.drop_map import check_keep_count, dropped_ids, read_map, write_map
-from choice.expert_stats import EXPERT_SUMS, protected, read_stats
+from choice.drop_map import check_keep_count, checked_map, dropped_ids, read_map
+from choice.expert_stats import protected, read_stats
 from choice.ranking import (
     BOOTSTRAP_SEED,
     RESAMPLES,
@@ -44,8 +44,12 @@ from choice.ranking import (
     ranks_of,
     stability,
 )
+from choice.stats_record import EXPERT_SUMS
+from files.input_errors import InputError, shown
 from files.option_types import command_parser, named_path, whole_number
-from files.safe_files import InputError, check_apart, run, sha256_file, shown
+from files.safe_files import check_apart, run
+from files.seals import sha256_file
+from files.written_records import write_json
 from ggufs.imatrix import read_expert_counts, read_imatrix_record
 
 import numpy as np
@@ -331,7 +335,7 @@ def main(argv: list[str] | None = None) -> None:
         **provenance,
         **sure,
     }
-    write_map(args.output, content | {"layers": entries})
+    write_json(args.output, checked_map(args.output, content | {"layers": entries}))
     print("\n".join(report(args, content, entries, other)))
 
 

@@ -24,12 +24,14 @@ from pathlib import Path
 from chats.chat_sequences import MAX_TOKENS, teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
-from files.json_records import read_json, sha256_json, write_json, write_record
+from files.input_errors import InputError, shown
+from files.json_records import read_json, sha256_json
 from files.known_digests import held_sha256, known_sha256
 from files.option_types import command_parser, named_path
 from files.run_state import RunState
-from files.safe_files import InputError, check_apart, remove, require_disk_space, run, shown
+from files.safe_files import check_apart, remove, require_disk_space, run
 from files.seals import check_kept, is_kept, sha256_file
+from files.written_records import write_json, write_record
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import read_imatrix
 from llama.bindings import bindings_version
@@ -41,9 +43,9 @@ from losses.stored_logits import StoredLogits, open_model, progress
 from quants.padded_model import write_padded_pair
 from quants.quant_plan import check_covers, check_float, plan_quant, run_quantize
 from quants.recipes import RECIPES
+from quants.sensitivity_record import Sensitivity
 from quants.target_sizes import (
     Group,
-    Sensitivity,
     groups_of,
     low_type,
     overrides_of,

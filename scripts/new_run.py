@@ -10,10 +10,10 @@ import argparse
 import re
 from pathlib import Path
 
-from files.input_errors import check_bounded
+from files.input_errors import InputError, check_bounded
 from files.json_records import CONTROL
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, replace_when_done, run
+from files.safe_files import replace_when_done, run
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MOST_CHARACTERS = 60  # of a run's name: it is typed, and printed in tables

@@ -17,11 +17,13 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from files.json_records import read_record, write_record
+from files.input_errors import InputError
+from files.json_records import read_record
 from files.known_digests import known_sha256
 from files.option_types import command_parser
-from files.safe_files import InputError, only_writer, run
+from files.safe_files import only_writer, run
 from files.seals import is_kept
+from files.written_records import write_record
 from llama.llama_tools import die_with_parent, find_llama_cpp
 from scoring.answer_letters import completion_letter
 from scoring.answer_record import Answer, read_answers

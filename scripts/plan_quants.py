@@ -21,9 +21,11 @@ from pathlib import Path
 
 from files.deadline import DOWNLOAD_SECONDS, within
 from files.display import markdown_table
-from files.json_records import read_json, write_json
+from files.input_errors import InputError
+from files.json_records import read_json
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, check_apart, existing_parent, gib, run
+from files.safe_files import check_apart, existing_parent, gib, run
+from files.written_records import write_json
 from ggufs.gguf_header import BLOCK_TENSOR, EXPERT_TENSOR, GgufHeader, experts_used_key
 from ggufs.imatrix import Imatrix, read_imatrix
 from llama.llama_tools import LlamaCpp, find_llama_cpp

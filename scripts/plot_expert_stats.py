@@ -22,7 +22,8 @@ from files.display import DROPPED, GREY, KEPT
 from files.json_records import read_json
 from files.option_types import command_parser, named_path
 from files.pictures import WIDTH_INCHES, plt, save_picture
-from files.safe_files import run, sha256_file
+from files.safe_files import run
+from files.seals import sha256_file
 
 import numpy as np
 from matplotlib.artist import Artist

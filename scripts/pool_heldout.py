@@ -16,10 +16,12 @@ summarize_scores.py.
 import argparse
 from pathlib import Path
 
-from files.json_records import sha256_json, write_record
+from files.input_errors import InputError
+from files.json_records import sha256_json
 from files.option_types import command_parser, named_path
-from files.safe_files import InputError, check_apart, run
+from files.safe_files import check_apart, run
 from files.seals import Seal, kept_seals
+from files.written_records import write_record
 from scoring.eval_protocol import first_differing_key
 from scoring.score_records import Summary, figures, read_summary, scores_in_words
 

@@ -18,21 +18,14 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from files.json_records import check_recorded, read_json, write_record
+from files.input_errors import InputError
+from files.json_records import read_json
 from files.known_digests import held_sha256, known_sha256
 from files.option_types import command_parser, named_path, positive, whole_number
-from files.safe_files import (
-    InputError,
-    existing_parent,
-    gib,
-    link_or_copy,
-    replace_when_done,
-    require_disk_space,
-    run,
-    sha256_file,
-)
-from files.seals import link_held
+from files.safe_files import existing_parent, gib, link_or_copy, replace_when_done, require_disk_space, run
+from files.seals import link_held, sha256_file
 from files.written_by import check_copied_from
+from files.written_records import check_recorded, write_record
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.imatrix import WRITE_IMATRIX_RECORDS, check_reached, read_imatrix, read_imatrix_record
 from llama.llama_tools import LlamaCpp, find_llama_cpp, run_tool

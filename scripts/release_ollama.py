@@ -15,8 +15,9 @@ import tempfile
 from pathlib import Path
 
 from cards.front_matter import check_repo, check_same_repository
+from files.input_errors import InputError
 from files.option_types import command_parser
-from files.safe_files import InputError, run
+from files.safe_files import run
 from ollama.ollama_files import Wrap, ollama_params, quants_of, wrap_commands, wraps
 from release.manifest import entry_difference, read_manifest
 

@@ -14,9 +14,10 @@ import argparse
 from pathlib import Path
 
 from files.display import BLUE, VERMILION, markdown_table
+from files.input_errors import InputError
 from files.option_types import command_parser, named_path, whole_number
 from files.pictures import WIDTH_INCHES, plt, save_picture
-from files.safe_files import InputError, check_apart, replace_when_done, run
+from files.safe_files import check_apart, replace_when_done, run
 from ggufs.imatrix import check_reached, read_imatrix
 
 import numpy as np

@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from files.host_locks import lock_path
-from files.input_errors import printable, printable_lines
-from files.json_records import write_record
+from files.input_errors import InputError, printable, printable_lines
 from files.option_types import command_parser, positive
-from files.safe_files import InputError, run
+from files.safe_files import run
+from files.written_records import write_record
 from stages.set_aside import settle
 from stages.step_logs import log_of
 from stages.step_usage import StepRecord, Usage, step_record_path

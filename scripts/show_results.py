@@ -19,9 +19,10 @@ from pathlib import Path
 from choice.drop_map import dropped_ids, read_map
 from choice.drop_metadata import read_metadata
 from files.display import plural, screen_table
+from files.input_errors import InputError
 from files.json_records import check_record, read_json, read_record
 from files.option_types import command_parser
-from files.safe_files import InputError, gib, run
+from files.safe_files import gib, run
 from quants.quant_record import ConversionRecord, QuantRecord, record_path
 from release.manifest import MANIFEST, check_sizes, read_manifest
 from scoring.score_records import Scores

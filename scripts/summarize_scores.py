@@ -18,10 +18,10 @@ counts as the patch step left it.
 import argparse
 from pathlib import Path
 
-from files.json_records import write_record
 from files.option_types import command_parser
 from files.safe_files import run
 from files.written_by import NotProvenError
+from files.written_records import write_record
 from quants.quant_record import record_path
 from scoring.evaluated_file import evaluated_facts
 from scoring.proven_choice import proven_choice

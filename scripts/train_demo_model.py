@@ -31,9 +31,9 @@ from demo.demo_tokenizer import train_tokenizer
 from demo.ragged_demo import ragged_config, start_from_demo
 from demo.sorted_experts import prepare_training
 from demo.training_examples import LETTER_PLACE, VALUE_PLACE, Example, Examples, collate
-from files.input_errors import check_bounded
+from files.input_errors import InputError, check_bounded, reason_of
 from files.option_types import command_parser, named_path, positive, whole_number
-from files.safe_files import InputError, reason_of, run, write_csv
+from files.safe_files import run, write_csv
 
 import tokenizers
 import torch

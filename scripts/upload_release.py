@@ -22,8 +22,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from cards.front_matter import check_repo, check_same_repository
+from files.input_errors import InputError
 from files.option_types import command_parser
-from files.safe_files import GB, InputError, in_unit, only_writer, run
+from files.safe_files import GB, in_unit, only_writer, run
 from files.seals import sealing
 from release.hub_upload import (
     Payload,

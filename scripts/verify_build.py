@@ -22,9 +22,10 @@ from checkpoints.towers import towers_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from files.display import plural
 from files.host_locks import locks_in
+from files.input_errors import InputError
 from files.json_records import FileRecord, read_record
 from files.option_types import command_parser
-from files.safe_files import InputError, leftovers_of, run
+from files.safe_files import leftovers_of, run
 from ggufs.imatrix import ImatrixRecord
 from quants.quant_record import (
     ConversionRecord,

@@ -177,7 +177,7 @@ def refusal() -> Callable[..., str]:
 
     The same as `refused`, without a process: for many refusals of one script.
     """
-    from files.safe_files import InputError
+    from files.input_errors import InputError
 
     def check(main: Callable[[list[str]], None], arguments: list[object], *words: object) -> str:
         with pytest.raises(InputError) as caught:

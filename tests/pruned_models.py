@@ -14,10 +14,10 @@ from chats.chat_sequences import MAX_TOKENS
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import analysed_digests
 from checkpoints.checkpoint import read_checkpoint, source_digest, weights_digest
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
+from choice.expert_stats import write_stats
+from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
 from conftest import DEMO
-from files.safe_files import sha256_file
-from files.seals import MARKER
+from files.seals import MARKER, sha256_file
 from quants.quant_record import record_path
 
 import numpy as np

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 from choice.drop_metadata import DropMetadata
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, protected, read_stats, write_stats
+from choice.expert_stats import protected, read_stats, write_stats
+from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
 from compare_scores import main as compare_scores
 from conftest import REPO
-from files.json_records import write_record
-from files.safe_files import sha256_file
+from files.seals import sha256_file
+from files.written_records import write_record
 from findings.bf16_norms import bf16_figures
 from findings.domain_drops import domain_drops
 from findings.findings_record import Findings

@@ -263,7 +263,7 @@ def test_the_settings_page_has_a_table_for_each_heading(tmp_path):
     ],
 )
 def test_a_settings_file_that_explains_nothing_is_refused(text, words, tmp_path):
-    from files.safe_files import InputError
+    from files.input_errors import InputError
 
     source = tmp_path / "settings.mk"
     source.write_text(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import install_browser
 from conftest import REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from install_browser import PACKAGE, VERSION, find_browser, installed
 
 import pytest

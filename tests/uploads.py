@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conftest import REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from hub_server import PART_BYTES, TOKEN, Hub
 
 import pytest

@@ -16,9 +16,10 @@ from analysis.layer_reader import TORCH_DTYPES
 from analysis.model_parts import decoder_of, layers_of
 from analysis.ranks import Ranks
 from analysis.sampled_tokens import TokenSample, sampled_arrays, sampled_widths
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS
+from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
+from files.input_errors import InputError
 from files.run_state import RunState
-from files.safe_files import InputError, remove, require_disk_space
+from files.safe_files import remove, require_disk_space
 from files.seals import MARKER, build_folder, is_kept, seal_file, sealing
 
 import numpy as np

@@ -13,7 +13,7 @@ from typing import Any
 from analysis.layer_reader import TORCH_DTYPES, WEIGHT_DTYPES, pieces_of
 from analysis.model_parts import decoder_of
 from checkpoints.checkpoint import TensorRange
-from files.safe_files import InputError, reason_of
+from files.input_errors import InputError, reason_of
 
 import torch
 import transformers

@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterable
 from typing import Protocol, cast
 
-from choice.expert_stats import COUNTS, EXPERT_SUMS, LAYER_SUMS
-from files.safe_files import InputError
+from choice.stats_record import COUNTS, EXPERT_SUMS, LAYER_SUMS
+from files.input_errors import InputError
 
 import numpy as np
 import torch

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from checkpoints.checkpoint import TensorRange
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 import torch
 from transformers import PreTrainedModel

@@ -17,7 +17,7 @@ from analysis.decoder import put_weights
 from analysis.layer_reader import Piece, memory_size, pieces_of, read_pieces
 from analysis.model_parts import decoder_of, layers_of
 from checkpoints.checkpoint import TensorRange
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 import torch
 from torch import nn

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 ENDED_WELL = b"."
 

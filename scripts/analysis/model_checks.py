@@ -8,7 +8,7 @@ from analysis.model_parts import top_k_in
 from chats.chat_sequences import Sequence
 from checkpoints.checkpoint import TensorRange
 from choice.drop_map import check_keep_count
-from files.safe_files import InputError, shown
+from files.input_errors import InputError, shown
 
 import torch
 from transformers import PreTrainedConfig

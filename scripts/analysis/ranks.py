@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 import torch
 import torch.distributed as dist

@@ -12,9 +12,10 @@ from analysis.expert_observer import ExpertsModule, expert_modules, routed_outpu
 from analysis.layer_stream import LayerStream
 from analysis.sampled_tokens import CHOSEN, GIVEN, INPUTS, SCORES, router_modules
 from choice.elimination import LayerTokens, eliminate, weights_of
-from files.json_records import Count, Fields, check_fields, read_json, write_json
-from files.safe_files import InputError
+from files.input_errors import InputError
+from files.json_records import Count, Fields, check_fields, read_json
 from files.seals import check_kept, is_kept
+from files.written_records import write_json
 
 import numpy as np
 import torch

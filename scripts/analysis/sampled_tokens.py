@@ -15,7 +15,7 @@ from typing import Any
 from analysis.batches import Batch
 from analysis.expert_observer import ExpertObserver, ExpertsModule, expert_modules
 from analysis.model_parts import decoder_of, top_k_in
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 import numpy as np
 import torch

@@ -1,7 +1,7 @@
 """The card's section on what the experts are like, from findings.json alone; whether that record is of this build."""
 
 from files.display import code, markdown_table
-from files.safe_files import InputError
+from files.input_errors import InputError
 from findings.findings_record import FINDINGS_NAME
 from findings.findings_words import (
     RULE,

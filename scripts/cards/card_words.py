@@ -7,7 +7,7 @@ could bring a tag, or a link that looks like a sentence of ours.
 import re
 
 from files.display import TAG_BEGIN
-from files.safe_files import InputError, shown
+from files.input_errors import InputError, shown
 
 OWN_TAGS = ("<details>", "</details>", "<summary>", "</summary>")
 TAG = re.compile(TAG_BEGIN.pattern + r"[^>\n]*>?", re.MULTILINE)

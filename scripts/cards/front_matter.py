@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.licence import YAML_ERRORS
-from files.input_errors import check_bounded
-from files.safe_files import InputError, reason_of
+from files.input_errors import InputError, check_bounded, reason_of
 from release.manifest import CHECKPOINT, DYNAMIC, STANDARD
 from release.names import PLACEHOLDER_OWNER, is_hub_id
 

@@ -16,8 +16,8 @@ from cards.gguf_card import gguf_card
 from cards.model_facts import checkpoint_facts, gguf_facts
 from checkpoints.licence import CARD
 from choice.drop_metadata import METADATA_NAME
+from files.input_errors import InputError
 from files.json_records import read_json
-from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
 from ggufs.context_cache import cache_bytes, context_length
 from ggufs.gguf_header import GgufHeader, read_header

@@ -15,9 +15,8 @@ from cards.card_words import check_card_words
 from chats.template_sandbox import TemplateFailure, render_template
 from checkpoints.checkpoint import read_checkpoint
 from checkpoints.moe_families import GEMMA4, expert_tensors, family_of, shape_of, text_config
-from files.input_errors import read_words
+from files.input_errors import InputError, read_words
 from files.json_records import read_json
-from files.safe_files import InputError
 from ggufs.context_cache import context_length
 from ggufs.gguf_header import EXPERT_TENSOR, read_header
 from ggufs.gguf_padding import dims_before

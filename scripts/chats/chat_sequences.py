@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from chats.questions import Question
 from chats.template_sandbox import TemplateFailure, render_chat
-from files.safe_files import InputError, reason_of
+from files.input_errors import InputError, reason_of
 
 if TYPE_CHECKING:  # importing transformers takes seconds, and only the caller's tokenizer needs it
     from transformers import PreTrainedTokenizerBase

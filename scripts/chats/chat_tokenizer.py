@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 from chats.template_sandbox import TemplateFailure, render_chat
 from chats.without_torch import spare_torch
-from files.input_errors import check_bounded, read_words
+from files.input_errors import InputError, check_bounded, read_words, reason_of
 from files.json_records import read_json
-from files.safe_files import InputError, reason_of
 from files.tokenizer_names import TEMPLATES_NAME, TOKENIZER_FILES, TOKENIZER_PARTS
 
 if TYPE_CHECKING:  # importing transformers takes a second, and many who import this module never load a tokenizer

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
 
-from files.input_errors import LINES_MIB, RECORD_MIB, check_bounded, read_lines
+from files.input_errors import LINES_MIB, RECORD_MIB, STEERING, InputError, check_bounded, read_lines, shown
 from files.json_records import parse_json
-from files.safe_files import STEERING, InputError, shown
 
 COLUMNS = ("Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 GPQA_DATASET, GPQA_FILE = "Idavidrein/gpqa", "gpqa_diamond.csv"  # on the Hub, gated

@@ -14,7 +14,7 @@ import signal
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from files.safe_files import reason_of
+from files.input_errors import reason_of
 
 if TYPE_CHECKING:  # importing transformers takes seconds, and only the caller's tokenizer needs it
     from transformers import PreTrainedTokenizerBase

@@ -6,7 +6,7 @@ Names of the classes: transformers (src/transformers/models/gemma4_assistant, ge
 from pathlib import Path
 
 from checkpoints.checkpoint import read_checkpoint, read_config
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 ASSISTANTS = ("Gemma4AssistantForCausalLM", "Gemma4UnifiedAssistantForCausalLM")
 

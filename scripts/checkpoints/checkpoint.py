@@ -12,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.input_errors import check_bounded
+from files.input_errors import InputError, check_bounded, shown
 from files.json_records import parse_json, read_json, sha256_json
-from files.safe_files import InputError, sha256_file, shown
-from files.seals import hold
+from files.seals import hold, sha256_file
 from files.tokenizer_names import TEMPLATES_NAME
 
 INDEX_NAME = "model.safetensors.index.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from checkpoints.checkpoint import TensorRange
 from choice.drop_map import Shape
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 LAYERS_KEY = "num_hidden_layers"
 MOST = 100_000  # of layers and of experts: a damaged number would be counted to for minutes

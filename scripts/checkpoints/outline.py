@@ -13,8 +13,9 @@ from checkpoints.checkpoint import (
     read_checkpoint,
     weights_digest,
 )
+from files.input_errors import InputError
 from files.outlines import Range, write_outline
-from files.safe_files import InputError, directory_when_done
+from files.safe_files import directory_when_done
 
 
 def sampled(tensor: TensorRange) -> list[Range]:

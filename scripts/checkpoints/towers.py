@@ -7,8 +7,8 @@ projects what it sees to the width of the language model and belongs to it.
 from pathlib import Path
 
 from checkpoints.checkpoint import TensorRange, bytes_digest
+from files.input_errors import InputError
 from files.json_records import sha256_json
-from files.safe_files import InputError
 
 VISION, AUDIO = "vision", "audio"
 TOWERS = {VISION: ("model.vision_tower.", "model.embed_vision."), AUDIO: ("model.audio_tower.", "model.embed_audio.")}

@@ -9,7 +9,7 @@ tokens.
 import hashlib
 from collections.abc import Callable
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 import numpy as np
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from choice.expert_stats import Reconstruction
-from files.json_records import Count, Fields, Positive, Record, Share, check_fields, check_record, read_json, write_json
-from files.safe_files import SHOWN_CHARACTERS, InputError, sha256_file, shown
+from choice.stats_record import Reconstruction
+from files.input_errors import SHOWN_CHARACTERS, InputError, shown
+from files.json_records import Count, Fields, Positive, Record, Share, check_fields, check_record, read_json
+from files.seals import sha256_file
 
 from pydantic import Field
 
@@ -244,11 +245,11 @@ def read_map(path: Path) -> dict:
     return content
 
 
-def write_map(path: Path, content: dict) -> None:
-    """Write a map, its version first; raise InputError rather than write what `read_map` would refuse."""
+def checked_map(path: Path, content: dict) -> dict:
+    """Return a map to be written to a path, its version first; raise InputError if `read_map` would refuse it."""
     content = {"version": DropMapRecord.current, **content}
     check_map(path, content)
-    write_json(path, content)
+    return content
 
 
 def _in_our_form(path: Path, content: dict) -> dict:

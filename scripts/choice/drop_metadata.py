@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from choice.drop_map import METADATA_NAME, OWN_MAP, Analysis, DropMap, MapDetails, details_of, question_ids_of, read_map
+from files.input_errors import InputError
 from files.json_records import Positive, Record, Sha256, read_json, read_record, require
-from files.safe_files import InputError
 
 from pydantic import model_validator
 

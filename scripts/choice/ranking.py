@@ -5,7 +5,7 @@ each time.
 """
 
 from choice.criteria import BY_ORDER, Arrays, scores_of
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 import numpy as np
 

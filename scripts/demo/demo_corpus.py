@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from chats.questions import COLUMNS, EXPLANATION, LETTERS
+from files.input_errors import InputError, shown
 from files.json_records import Fields, check_fields, control_in, read_json, require
-from files.safe_files import InputError, shown
 
 from pydantic import Field, model_validator
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from chats.questions import LETTERS
 from demo.demo_corpus import SPLIT_SEED, DemoQuestion, csv_row, draw_wrong, render_user
-from files.json_records import write_lines
 from files.safe_files import write_csv
+from files.written_records import write_lines
 
 QUESTIONS, SHOTS = 40, 5
 OPERATIONS = ("multiply", "divide", "add")

@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import COPY_BYTES, InputError
+from files.input_errors import InputError
 
+COPY_BYTES = 8 << 20  # that a copy holds at once
 COPY_CALL_BYTES = 16 << 20  # of one call: progress is shown, Ctrl-C is heard and the digest keeps up between calls
 # What copy_file_range says where it cannot copy: between file systems, or on one that does not support it.
 NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)

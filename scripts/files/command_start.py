@@ -1,9 +1,50 @@
-"""The seconds in which a command imports: Ctrl-C ends it at once, and nothing looks for garbage."""
+"""What a command does before it imports a package of others: every room that imports one comes by here first.
+
+Ctrl-C ends it at once, nothing looks for garbage, and an environment that lacks a package is refused in one line.
+
+Modes of libraries and options of llama.cpp's tools that the environment can set change results, not records. They are
+taken out of it before a library reads them, so they reach no tool, either. What says where the work is done, with how
+much memory, or what is logged stays. So does what loads other code (LD_PRELOAD, PYTHONPATH, GGML_BACKEND_PATH), or
+takes that of another processor (ATEN_CPU_CAPABILITY): docs/release-and-ollama.md says why.
+"""
 
 import gc
+import importlib.util
+import os
 import signal
 import sys
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+
+# oneDNN's products in bf16, TF32 of NVIDIA's libraries, MKL's branches and llama.cpp's options among others.
+FAMILIES = ("LLAMA_", "GGML_", "ONEDNN_", "DNNL_", "CUBLAS_", "NVIDIA_TF32_")
+# The last ends the import of matplotlib if it names no backend; pictures are drawn without a screen anyhow.
+MODES = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "MPLBACKEND")
+PLACEMENT = {
+    f"LLAMA_ARG_{name}"
+    for name in ("THREADS", "DEVICE", "MAIN_GPU", "SPLIT_MODE", "TENSOR_SPLIT", "CPU_MOE", "N_CPU_MOE", "MLOCK", "FIT")
+}
+PLACEMENT |= {"GGML_CUDA_ENABLE_UNIFIED_MEMORY", "GGML_CUDA_NO_PINNED", "GGML_VK_VISIBLE_DEVICES"}
+KEPT = PLACEMENT | {
+    *("LLAMA_CPP", "LLAMA_CPP_LIB_PATH", "GGML_BACKEND_PATH", "GGML_NO_BACKTRACE", "CUBLAS_WORKSPACE_CONFIG"),
+    *("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "ONEDNN_VERBOSE", "DNNL_VERBOSE"),
+}
+
+
+def is_mode(name: str) -> bool:
+    """Tell whether a variable of the environment could change a result behind its record's back."""
+    return name in MODES or name.startswith(FAMILIES) and name not in KEPT
+
+
+def without_modes(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a tool."""
+    return {name: value for name, value in environment.items() if not is_mode(name)}
+
+
+def remove_modes(environment: MutableMapping[str, str]) -> None:
+    """Take the modes out of the environment of this process."""
+    for name in [name for name in environment if is_mode(name)]:
+        del environment[name]
 
 
 def is_command() -> bool:
@@ -12,6 +53,7 @@ def is_command() -> bool:
     return started is not None and Path(started).resolve().is_relative_to(Path(__file__).resolve().parents[1])
 
 
+remove_modes(os.environ)
 IS_COMMAND = is_command()
 # Nothing is open yet that needs tidying up, and an exception in the midst of an import would print a stack. `run` turns
 # Ctrl-C into KeyboardInterrupt again. Where it is ignored (nohup), it stays so, and pytest keeps its own handler.
@@ -21,6 +63,19 @@ if INTERRUPTIBLE := IS_COMMAND and signal.getsignal(signal.SIGINT) is signal.def
 # again for what could be freed.
 if IS_COMMAND:
     gc.disable()
+# What the commands import: `make setup` installs all of it. Another project's environment
+# may have some of these. Looked up and not imported, so nothing is loaded for it.
+PACKAGES = (
+    *("aiohttp", "bokeh", "gguf", "httpx2", "huggingface_hub", "jinja2", "langdetect", "llama_cpp", "lm_eval"),
+    *("markupsafe", "matplotlib", "nltk", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "tokenizers"),
+    *("torch", "tqdm", "transformers", "yaml"),
+)
+if absent := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
+    more = "" if len(absent) == 1 else f" and {len(absent) - 1} more"
+    sys.exit(
+        f"error: {sys.executable}: expected this project's environment, found one without {absent[0]}{more}; "
+        f"run `make setup`, then .venv/bin/python {sys.argv[0]}"
+    )
 
 
 def collect_garbage_again() -> None:

@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from files.safe_files import InputError, this_host
+from files.input_errors import InputError
+from files.safe_files import this_host
 from files.seals import build_folder
 
 LOCKS = ".locks"

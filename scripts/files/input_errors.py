@@ -14,6 +14,11 @@ OUTPUT = "output"  # what a command prints, in the message of an error
 ENDS = re.compile(r"([\n\t])")
 PLACE_CHARACTERS = 400  # of a path, an option or a word in a message: an argument can have any length
 LONG_WORD = re.compile(rf"\S{{{PLACE_CHARACTERS + 1},}}")
+SHOWN_CHARACTERS = 60  # of a refused value
+REASON_CHARACTERS = 200
+# What no text of a user's has and a terminal obeys; U+001F joins the parts of a question's digest. Others, which stray
+# into a question by a copy from a PDF, are taken as they are.
+STEERING = re.compile("[\x00\x07\x08\x1b\x1f\x9b]")
 RECORD_MIB = 256  # of a JSON record or a text that is read as a whole: Python holds several times that
 LINES_MIB = 1024  # of answers, samples or questions, one per line
 MOST_LINES = 1 << 20  # of such a file: a short line takes ten times its bytes in memory
@@ -48,6 +53,16 @@ def naming(place: object) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(place)
         raise
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the class and the words of another library's error, in one line of at most REASON_CHARACTERS."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_CHARACTERS]
+
+
+def shown(value: object) -> str:
+    """Return a refused value as a message names it: at most SHOWN_CHARACTERS, so that an error stays one line."""
+    return repr(value)[:SHOWN_CHARACTERS]
 
 
 class PrintableLines:

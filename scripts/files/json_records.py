@@ -7,12 +7,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from files.input_errors import RECORD_MIB, check_bounded
-from files.safe_files import SHOWN_CHARACTERS, InputError, shown, write_whole
+import files.command_start  # noqa: F401  (before any package of others)
+from files.input_errors import RECORD_MIB, SHOWN_CHARACTERS, InputError, check_bounded, shown
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -74,11 +73,6 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise InputError(path, "a JSON object", type(value).__name__)
     return value
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write a JSON object, indented, keys in the given order, atomically."""
-    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def sha256_json(value: object) -> str:
@@ -199,33 +193,3 @@ def _refused_field(path: object, what: str, again: str, error: ValidationError) 
 def read_record(path: Path, kind: type[Record], again: str = "") -> dict:
     """Read a record; raise InputError when it is missing or is not one of that kind; again: as in `check_record`."""
     return check_record(path, read_json(path), kind, again)
-
-
-def write_record(path: Path, content: dict, kind: type[Record]) -> None:
-    """Write a record, its version first; raise InputError rather than write what `read_record` would refuse."""
-    write_json(path, check_record(path, {"version": kind.current, **content}, kind))
-
-
-def as_lines(rows: list[dict]) -> bytes:
-    """Return rows as JSON lines."""
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def write_lines(path: Path, rows: list[dict]) -> None:
-    """Write rows as JSON lines, whole or not at all."""
-    write_whole(path, as_lines(rows))
-
-
-def check_recorded(path: Path, what: str, belongs: Callable[[dict], bool]) -> None:
-    """Raise InputError unless `path` is absent, or a file of ours: one whose record FILE.json `belongs` accepts.
-
-    `what` names such a file in the message.
-    """
-    record = Path(f"{path}.json")
-    if path.exists() and not (path.is_file() and record.is_file() and belongs(read_json(record))):
-        raise InputError(
-            path,
-            f"nothing, or {what} with its record {record.name}",
-            "another file",
-            "move it away or give another --output",
-        )

@@ -7,7 +7,9 @@ the samples in it. It takes next to no disk, and has a name of its own, so that 
 from collections.abc import Iterable
 from pathlib import Path
 
-from files.safe_files import COPY_BYTES, InputError, replace_when_done
+from files.byte_ranges import COPY_BYTES
+from files.input_errors import InputError
+from files.safe_files import replace_when_done
 
 Range = tuple[int, int]  # first byte, length
 

@@ -10,9 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from files.host_locks import only_host
-from files.json_records import read_json, sha256_json, write_json
-from files.safe_files import InputError, leftovers_of, only_writer, remove
+from files.input_errors import InputError
+from files.json_records import read_json, sha256_json
+from files.safe_files import leftovers_of, only_writer, remove
 from files.seals import INPUTS_NAME, bind, unbind
+from files.written_records import write_json
 
 SHOWN_DIGITS = 12  # of a digest, in names
 VALUE_CHARACTERS = 200

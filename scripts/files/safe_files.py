@@ -10,7 +10,6 @@ import errno
 import fcntl
 import glob
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -25,39 +24,15 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from files.command_start import INTERRUPTIBLE, collect_garbage_again
-from files.input_errors import OUTPUT, InputError, PrintableLines, ends_of, in_one_line, printable
-from files.modes import remove_modes
+from files.input_errors import OUTPUT, STEERING, InputError, PrintableLines, ends_of, in_one_line, printable
 from files.seals import file_state, seal_file, sha256_file
 
-# Here, because every command comes by here before it imports any package of others.
-remove_modes(os.environ)
-
-# What the commands import: `make setup` installs all of it. Another project's environment
-# may have some of these. Looked up and not imported, so nothing is loaded for it.
-PACKAGES = (
-    *("aiohttp", "bokeh", "gguf", "httpx2", "huggingface_hub", "jinja2", "langdetect", "llama_cpp", "lm_eval"),
-    *("markupsafe", "matplotlib", "nltk", "numpy", "pyarrow", "pydantic", "safetensors", "scipy", "tokenizers"),
-    *("torch", "tqdm", "transformers", "yaml"),
-)
-if absent := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
-    more = "" if len(absent) == 1 else f" and {len(absent) - 1} more"
-    sys.exit(
-        f"error: {sys.executable}: expected this project's environment, found one without {absent[0]}{more}; "
-        f"run `make setup`, then .venv/bin/python {sys.argv[0]}"
-    )
-
-COPY_BYTES = 8 << 20
 GIB = 1 << 30
 GB = 10**9  # in which the Hub shows sizes
-SHOWN_CHARACTERS = 60  # of a refused value
-REASON_CHARACTERS = 200
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk; it gives no errno
 HOST_DIGITS = 8  # of the digest of a host's name
 LINK_LOOP = "Symlink loop"  # how Path.resolve begins its error, before Python 3.13
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports Ctrl-C
-# What no text of a user's has and a terminal obeys; U+001F joins the parts of a question's digest. Others, which stray
-# into a question by a copy from a PDF, are taken as they are.
-STEERING = re.compile("[\x00\x07\x08\x1b\x1f\x9b]")
 # What a disk or a machine can cause where no file is named: by a read, by a write to a file that stays, or by a new
 # process. Any other such OSError is a defect of ours and keeps its traceback.
 UNUSABLE_PATH = (
@@ -73,16 +48,6 @@ OF_CONNECTIONS = (
     *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
 )
 NO_FLUSH_OF_FOLDERS = (errno.EINVAL, errno.EBADF)  # by which some file systems refuse it; PostgreSQL goes by these, too
-
-
-def reason_of(error: BaseException) -> str:
-    """Return the class and the words of another library's error, in one line of at most REASON_CHARACTERS."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON_CHARACTERS]
-
-
-def shown(value: object) -> str:
-    """Return a refused value as a message names it: at most SHOWN_CHARACTERS, so that an error stays one line."""
-    return repr(value)[:SHOWN_CHARACTERS]
 
 
 def check_words(arguments: list[str]) -> None:

@@ -21,9 +21,11 @@ from analysis.model_parts import decoder_of, layers_of
 from analysis.passes import analyze_batches
 from analysis.sampled_tokens import CHOSEN, INPUTS
 from chats.chat_sequences import Sequence
-from files.json_records import parse_json, read_json, write_json
-from files.safe_files import InputError, replace_when_done, require_disk_space
+from files.input_errors import InputError
+from files.json_records import parse_json, read_json
+from files.safe_files import replace_when_done, require_disk_space
 from files.seals import check_kept, is_kept
+from files.written_records import write_json
 from findings.findings_observer import BF16_SUMS, COUNTS, FindingsObserver, observed_arrays, sampled_positions
 from findings.similarity import matrices_of, output_cosines, output_figures, weight_figures
 

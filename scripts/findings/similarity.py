@@ -7,7 +7,7 @@ added up in fp64.
 import math
 
 from analysis.expert_observer import ExpertsModule, routed_outputs
-from files.safe_files import InputError
+from files.input_errors import InputError
 from findings.sampling import interval_of_mean
 
 import numpy as np

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis.expert_observer import expert_modules
 from analysis.layer_stream import LayerStream
-from files.safe_files import InputError
+from files.input_errors import InputError
 from findings.similarity import matrices_of, weight_figures
 
 import numpy as np

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from chats.questions import read_questions_of
-from files.safe_files import InputError
+from files.input_errors import InputError
 from release.published_texts import Published
 
 NGRAM_WORDS, LEAST_WORDS = 8, 6

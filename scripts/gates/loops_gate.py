@@ -6,9 +6,9 @@ answers themselves is not seen.
 
 import json
 
+from files.input_errors import InputError
 from files.json_records import read_record
 from files.option_types import VERSION_FILE
-from files.safe_files import InputError
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
 from gates.made_again import known_quants, made_again

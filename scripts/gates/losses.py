@@ -9,9 +9,8 @@ from chats.chat_sequences import MAX_TOKENS
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from choice.drop_metadata import METADATA_NAME, read_metadata
-from files.input_errors import read_words
+from files.input_errors import InputError, read_words
 from files.json_records import read_json, read_record
-from files.safe_files import InputError
 from files.seals import INPUTS_NAME
 from gates.lineage import Breaks, Lineage, breaks_of
 from gates.made_again import TEXTS, first_difference, known_quants, made_again

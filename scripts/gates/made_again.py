@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from files.input_errors import InputError, shown
 from files.json_records import read_record
-from files.safe_files import InputError, shown
 from gates.lineage import Breaks, Lineage, broken
 from quants.quant_record import QuantRecord
 

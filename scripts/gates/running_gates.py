@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chats.questions import Question
-from files.input_errors import read_words
+from files.input_errors import InputError, read_words
 from files.json_records import read_json
-from files.safe_files import InputError
 from gates.checked import Checked, Outcome
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from chats.questions import QUESTION_SEED, Question, held_texts, letters_of, load_questions
+from files.input_errors import InputError
 from files.json_records import Record, read_record
-from files.safe_files import InputError, sha256_file
+from files.seals import sha256_file
 from losses.quality_record import QUALITY_NAME, Quality
-from quants.target_sizes import Sensitivity
+from quants.sensitivity_record import Sensitivity
 from release.manifest import DIGITS
 from release.used_quants import used_quants
 from speed.active_experts import ACTIVE_NAME, ActiveExperts

@@ -7,8 +7,8 @@ from checkpoints.checkpoint_drop import OutputTensor, plan_tensors, shard_header
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
 from choice.drop_metadata import METADATA_NAME
 from files.byte_ranges import Run
+from files.input_errors import InputError
 from files.json_records import read_json
-from files.safe_files import InputError
 from release.manifest import BUILD_AGAIN
 from release.sources import read_evidence
 

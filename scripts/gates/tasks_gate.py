@@ -6,8 +6,8 @@ build_release.py refuses what does not come out the same, and check_release.py a
 
 from pathlib import Path
 
+from files.input_errors import InputError
 from files.json_records import read_record
-from files.safe_files import InputError
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage
 from gates.made_again import known_quants, made_again

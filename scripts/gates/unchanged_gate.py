@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from files.safe_files import InputError, file_state
+from files.input_errors import InputError
+from files.seals import file_state
 from gates.checked import Checked, Outcome
 from release.manifest import MANIFEST, entry_difference, listed_paths, read_manifest
 

@@ -16,9 +16,9 @@ from chats.chat_sequences import MAX_TOKENS
 from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from checkpoints.checkpoint import read_files
-from files.input_errors import read_whole
+from files.input_errors import InputError, read_whole
 from files.json_records import read_record
-from files.safe_files import InputError, file_state, sha256_file
+from files.seals import file_state, sha256_file
 from gates.checked import Checked, Outcome
 from gates.lineage import Breaks, Lineage, breaks_of
 from gates.made_again import TEXTS
@@ -32,8 +32,8 @@ from quants.quant_plan import QuantPlan, imatrix_pairs, plan_quant, write_imatri
 from quants.quant_record import ConversionRecord, QuantRecord
 from quants.recipe_choice import add_recipe_arguments, recipe_for
 from quants.recipes import RECIPES, Recipe, target_bytes
+from quants.sensitivity_record import Sensitivity
 from quants.sparse_gguf import from_checkpoint
-from quants.target_sizes import Sensitivity
 from release.gguf_parts import OF_A_SPLIT, tensors_of
 from release.used_quants import used_quants
 

@@ -5,7 +5,7 @@ is given the target's state and the embedding of the last token. Its sliding lay
 last layer but one, its full layers those of the target's last layer.
 """
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.gguf_header import GgufHeader
 
 ASSISTANT = "-assistant"  # behind the architecture of the target

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from files.safe_files import InputError, shown
+from files.input_errors import InputError, shown
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 

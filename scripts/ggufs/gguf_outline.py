@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from files.input_errors import InputError
 from files.outlines import Range, write_outline
-from files.safe_files import InputError
 from files.seals import Seal, seal_said, seals_over
 from ggufs.gguf_header import read_header
 

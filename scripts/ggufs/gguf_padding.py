@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from files.byte_ranges import write_runs
+from files.input_errors import InputError, shown
 from files.json_records import FileRecord, Sha256
-from files.safe_files import InputError, shown
 from ggufs.gguf_header import (
     UINT32,
     GgufHeader,

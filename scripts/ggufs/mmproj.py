@@ -8,7 +8,7 @@ is in the name (ggufs/sibling_choice.py).
 from pathlib import Path
 
 from files.byte_ranges import Run, write_runs
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.companions import MMPROJ
 from ggufs.gguf_header import GgufHeader, TensorPlan, aligned, file_bytes, header_bytes, key_value
 

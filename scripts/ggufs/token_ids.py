@@ -8,8 +8,8 @@ their text alone (special_eog_ids in src/llama-vocab.cpp of https://github.com/g
 from dataclasses import dataclass
 from pathlib import Path
 
+from files.input_errors import InputError, shown
 from files.json_records import read_json
-from files.safe_files import InputError, shown
 from ggufs.gguf_header import GgufHeader
 
 SOURCES = ("generation_config.json", "config.json")

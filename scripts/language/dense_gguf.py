@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from files.safe_files import InputError, reason_of
+from files.input_errors import InputError, reason_of
 
 import gguf
 import numpy as np

@@ -6,7 +6,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, sha256_file
+from files.input_errors import InputError
+from files.seals import sha256_file
 
 PIP_SECONDS = 1800
 LAST_CHARACTERS = 200

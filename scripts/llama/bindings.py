@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 BINDINGS = "llama-cpp-python"
 OWN_TOOLS = "unset LLAMA_CPP to use the tools that `make setup` builds"

@@ -21,8 +21,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from files.modes import without_modes
-from files.safe_files import InputError
+from files.command_start import without_modes
+from files.input_errors import InputError
 from llama.llama_tools import die_with_parent, last_words
 from llama.template_check import check_gguf_template
 

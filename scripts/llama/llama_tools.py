@@ -13,10 +13,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from files.command_start import without_modes
+from files.input_errors import InputError
 from files.json_records import read_json, sha256_json
-from files.modes import without_modes
-from files.safe_files import InputError, sha256_file
-from files.seals import home_folder
+from files.seals import home_folder, sha256_file
 
 from tqdm import tqdm
 

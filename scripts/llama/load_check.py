@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from files.safe_files import InputError, run
+from files.input_errors import InputError
+from files.safe_files import run
 from llama.bindings import LOG, load_bindings
 from llama.llama_tools import NO_BACKTRACE, SCRIPTS, LlamaCpp, how_ended, last_words
 

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp, last_words
 from llama.load_check import LOADABLE, check_library_loads

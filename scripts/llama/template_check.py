@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from chats.template_sandbox import TemplateFailure, render_template
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.gguf_header import read_header
 
 TEMPLATE_KEY = "tokenizer.chat_template"

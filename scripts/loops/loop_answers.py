@@ -9,10 +9,10 @@ import json
 import os
 from pathlib import Path
 
-from files.input_errors import read_lines
+from files.input_errors import InputError, read_lines
 from files.json_records import check_fields, parse_json, read_json
 from files.run_state import results_folder
-from files.safe_files import InputError, flush_to_disk
+from files.safe_files import flush_to_disk
 from files.sealed_lines import seal_line
 from files.seals import INPUTS_NAME
 from loops.loop_classes import LoopAnswer, WrittenCall

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from loops.loop_answers import ERROR_CHARACTERS, answer_of_reply, append_loop_answer, refused_by_parser
 from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import LoopPrompt, LoopPrompts, request_of

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from files.input_errors import InputError
 from files.json_records import Fields, Record, check_record, read_json, sha256_json
-from files.safe_files import InputError
 
 # JSON's types in Python; whole numbers are numbers, and true is none (bool is a subclass of int).
 TYPES: dict[str, tuple[type, ...]] = {

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.gguf_header import experts_used_key, read_header, split_paths
 from llama.bindings import LOG, load_bindings
 from llama.llama_tools import LlamaCpp, last_words

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from files.safe_files import InputError, file_state, replace_when_done, require_disk_space, unchanged
-from files.seals import check_kept
+from files.input_errors import InputError
+from files.safe_files import replace_when_done, require_disk_space, unchanged
+from files.seals import check_kept, file_state
 from ggufs.gguf_header import read_header, split_paths
 from llama.llama_tools import LlamaCpp
 from losses.gguf_logits import CHUNK_TOKENS, GgufLogits

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from files.input_errors import InputError, reason_of
 from files.run_state import SHOWN_DIGITS, results_folder
-from files.safe_files import InputError, reason_of, write_whole
+from files.safe_files import write_whole
 from files.seals import is_kept
 from losses.chat_masks import Arrays, Chats, masks_of
 from losses.kld_statistics import MEASURES, per_chat, summary

@@ -16,7 +16,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError, flush_to_disk
+from files.input_errors import InputError
+from files.safe_files import flush_to_disk
 from llama.llama_tools import die_with_parent, tools_cache
 
 SOURCES = [Path(__file__).resolve().parent / "go_template" / name for name in ("main.go", "tags.go")]

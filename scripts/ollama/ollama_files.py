@@ -11,8 +11,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from files.input_errors import InputError
 from files.json_records import read_json
-from files.safe_files import InputError
 from ggufs.companions import is_companion
 from ggufs.gguf_header import PART_ENDING, read_header
 from ggufs.sibling_choice import draft_pick, mmproj_pick

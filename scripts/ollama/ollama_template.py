@@ -11,7 +11,7 @@ from typing import Any
 
 from chats.chat_tokenizer import load_tokenizer
 from chats.template_sandbox import TemplateFailure, render_template
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.gguf_header import read_header
 from ollama.go_runner import Rendered, render_go
 from ollama.known_differences import KNOWN_DIFFERENCES

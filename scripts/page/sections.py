@@ -6,7 +6,8 @@ A section whose records are missing says so and names the command that makes the
 from dataclasses import dataclass, field
 
 from files.display import GREEN, GREY, SKY, VERMILION, plural, with_error
-from files.safe_files import InputError, gib
+from files.input_errors import InputError
+from files.safe_files import gib
 from losses.quality_record import LOSSES, chats_in_words
 from page.charts import Interval, interval_figure, loss_figure, to_json
 from page.grids import Grid, Mark, Measure, grid_figure

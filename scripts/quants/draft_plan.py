@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from checkpoints.assistant import check_assistant, check_states
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.companions import DRAFT
 from ggufs.gguf_header import GgufHeader, read_header
 from llama.llama_tools import LlamaCpp, convert_header_only

@@ -14,7 +14,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from choice.expert_stats import read_stats
-from files.safe_files import InputError, sha256_file
+from files.input_errors import InputError
+from files.seals import sha256_file
 from quants.recipes import CD_RECIPES, Recipe
 
 import numpy as np

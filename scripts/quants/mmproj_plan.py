@@ -14,7 +14,7 @@ from pathlib import Path
 from checkpoints.checkpoint import read_checkpoint
 from checkpoints.moe_families import text_config
 from checkpoints.towers import AUDIO, configured_towers, towers_of
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.companions import MMPROJ
 from ggufs.gguf_header import read_header
 from ggufs.mmproj import true_gelu_bytes

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from files.safe_files import InputError, partial_directory, remove, require_disk_space
+from files.input_errors import InputError
+from files.safe_files import partial_directory, remove, require_disk_space
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.gguf_padding import (
     Width,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.gguf_header import (
     ARRAY,
     BLOCK_TENSOR,

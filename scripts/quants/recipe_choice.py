@@ -7,12 +7,13 @@ import argparse
 import re
 from pathlib import Path
 
+from files.input_errors import InputError
 from files.json_records import read_record
-from files.safe_files import InputError
 from ggufs.gguf_header import GgufHeader
 from quants.layer_tiers import add_tier_arguments, resolve_tiers
 from quants.quant_plan import QuantPlan, expert_layers
 from quants.recipes import Recipe, find_recipe, target_bytes
+from quants.sensitivity_record import Sensitivity
 
 # What sensitivities of two models can share: chats, where these were cut, and what computed. Their model, imatrix and
 # the widths that a padding gives follow from the model.
@@ -52,8 +53,6 @@ def auto_choices(recipe: Recipe, args: argparse.Namespace) -> dict:
     """Return how the types of an AUTO file were chosen, for its record; {} of any other."""
     if target_bytes(recipe.name) is None:
         return {}
-    from quants.target_sizes import Sensitivity
-
     inputs = read_record(args.sensitivity, Sensitivity)["inputs"]
     return {"auto_padding": not args.no_padding, "auto_measured_on": {key: inputs.get(key) for key in MEASURED_ON}}
 

@@ -11,7 +11,8 @@ import difflib
 import re
 from dataclasses import dataclass, field, replace
 
-from files.safe_files import GIB, InputError
+from files.input_errors import InputError
+from files.safe_files import GIB
 
 TARGET_SIZE = re.compile(r"AUTO-(\d+(?:\.\d+)?)")
 PADDED = ("experts", "dense")  # the roles of ggufs/gguf_padding.py

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from checkpoints.checkpoint import check_no_code
 from checkpoints.moe_families import GEMMA4, text_config
-from files.safe_files import InputError, shown
+from files.input_errors import InputError, shown
 from ggufs.gguf_drop import key_value_bytes
 from ggufs.gguf_header import (
     EXPERT_TENSOR,

@@ -13,11 +13,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import ClassVar
 
-from files.json_records import Fields, Record, Sha256, read_record
+from files.input_errors import InputError
+from files.json_records import read_record
 from files.known_digests import held_sha256, known_sha256
-from files.safe_files import GIB, InputError
+from files.safe_files import GIB
 from files.silence import silent_stdout
 from ggufs.gguf_header import BLOCK_TENSOR, GgufHeader, TensorInfo, aligned, tensor_bytes
 from ggufs.gguf_padding import Width, padding_widths
@@ -25,11 +25,11 @@ from ggufs.imatrix import NOT_MEASURED
 from quants.padded_model import planned_header
 from quants.quant_plan import plan_quant, planned_size
 from quants.recipes import RECIPES, Recipe
+from quants.sensitivity_record import Sensitivity
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
-from pydantic import FiniteFloat
 
 WIDE = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "IQ4_XS", "Q3_K", "IQ3_S", "IQ3_XXS", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 RAGGED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "IQ4_NL", "Q4_0")  # what rows that are no multiple of 256 can have
@@ -59,36 +59,6 @@ ROLES = {
 # llama-quantize's mixture that a file is labelled by, after the type that most weights have. Over a float base it takes
 # no overrides, so there it is Q8_0.
 BASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M", "F16": "Q8_0", "BF16": "Q8_0", "F32": "Q8_0"}
-
-
-class MeasuredOn(Fields):
-    """What sensitivities depend on: the model, the imatrix, the chats; and more, which is only compared.
-
-    questions_sha256, texts_sha256: of the chats, their questions and their token ids; max_tokens: where
-    these were cut, if not at MAX_TOKENS.
-    """
-
-    source_sha256: Sha256
-    imatrix_sha256: Sha256
-    chats: int
-    questions_sha256: Sha256
-    texts_sha256: Sha256
-    max_tokens: int | None = None
-
-
-class Sensitivity(Record):
-    """The file of measure_sensitivity.py: KLD in nats per token.
-
-    low_types: by role; roles: by role and type; layers: by role and layer, at the role's low type; errors: by name.
-    """
-
-    what: ClassVar[str] = "sensitivities of measure_sensitivity.py"
-    inputs: MeasuredOn
-    question_file_sha256: Sha256 | None = None  # of the whole file; older records have none
-    low_types: dict[str, str]
-    roles: dict[str, dict[str, FiniteFloat]]
-    layers: dict[str, dict[str, FiniteFloat]]
-    errors: dict[str, FiniteFloat]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from chats.questions import QUESTION_SEED
 from checkpoints.checkpoint import read_config
 from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME, read_metadata
-from choice.expert_stats import RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS, stats_metadata
+from choice.expert_stats import stats_metadata
 from choice.ranking import BOOTSTRAP_SEED, RESAMPLES, is_drawn
+from choice.stats_record import RECONSTRUCTION_SEED, RECONSTRUCTION_TOKENS
 from files.display import code, plural
 from files.json_records import read_record
 from ggufs.imatrix import CONTEXT_TOKENS, ImatrixRecord

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from files.safe_files import COPY_BYTES, InputError, file_state, sha256_file
+from files.byte_ranges import COPY_BYTES
+from files.input_errors import InputError
+from files.seals import file_state, sha256_file
 from release.manifest import DIGITS, EDITED, MANIFEST
 
 import httpx2

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.input_errors import RECORD_MIB, read_whole
-from files.safe_files import InputError
+from files.input_errors import RECORD_MIB, InputError, read_whole
 from ggufs.gguf_header import ARRAY, array_values, read_header
 
 BASE_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja")

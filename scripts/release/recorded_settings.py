@@ -13,14 +13,14 @@ from choice.drop_map import OWN_MAP, criterion_of
 from choice.drop_metadata import METADATA_NAME
 from choice.expert_stats import stats_metadata
 from files.display import exactly
+from files.input_errors import InputError
 from files.json_records import read_record
-from files.safe_files import InputError
 from findings.findings_record import FINDINGS_NAME
 from loops.loop_results import LOOPS_NAME
 from losses.quality_record import QUALITY_NAME
 from ollama.own_files import name_of_params
 from quants.recipes import target_bytes
-from quants.target_sizes import Sensitivity
+from quants.sensitivity_record import Sensitivity
 from release.make_settings import PROTOCOL_SETTINGS, calibration_setting, fold_of, takes_domain
 from release.manifest import CHECKPOINT
 from release.sources import find_evidence

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from files.option_types import VERSION_FILE
-from files.safe_files import sha256_file
+from files.seals import sha256_file
 from quants.recipes import RECIPES, TARGET_SIZE
 from release.make_settings import ASKED, CHOSE, PROTOCOL_SETTINGS, question_setting
 from release.names import NAME, is_base

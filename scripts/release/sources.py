@@ -15,9 +15,10 @@ from typing import ClassVar
 from checkpoints.checkpoint import INDEX_NAME
 from checkpoints.small_files import is_small_file
 from choice.drop_metadata import METADATA_NAME, DropMetadata
-from files.json_records import Record, read_record, write_record
-from files.safe_files import InputError
+from files.input_errors import InputError
+from files.json_records import Record, read_record
 from files.seals import as_written, build_folder
+from files.written_records import write_record
 from findings.findings_record import FINDINGS_NAME, Findings
 from loops.loop_results import LOOPS_NAME, LoopResults
 from losses.quality_record import QUALITY_NAME, Quality

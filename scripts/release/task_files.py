@@ -4,9 +4,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from files.input_errors import InputError
+from files.input_errors import InputError, shown
 from files.json_records import CONTROL
-from files.safe_files import shown
 
 TASK_KINDS = ("run", "questions", "examples")  # of what a task's scores are made from
 TASK_COPY = re.compile(r"scores-([A-Za-z0-9._-]+)\.json")  # by the name of the task's folder

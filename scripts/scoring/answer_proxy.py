@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from files.input_errors import InputError
 from files.json_records import sha256_json
-from files.safe_files import InputError, flush_to_disk
+from files.safe_files import flush_to_disk
 from llama.llama_server import KEY_BYTES, authorization
 from scoring.answer_classes import class_of, class_of_failure
 from scoring.answer_record import Answer, append_answer, cut_half_line, prompt_sha256, read_answers

@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from files.input_errors import LINES_MIB, read_lines, read_whole
+from files.input_errors import LINES_MIB, InputError, read_lines, read_whole
 from files.json_records import parse_json
-from files.safe_files import InputError
 from files.sealed_lines import seal_line
 from scoring.answer_classes import CLASSES, class_of_failure
 

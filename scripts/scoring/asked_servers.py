@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from llama.hardware import hardware_of, listed_devices
 from llama.llama_server import SERVER_KEY, LlamaServer, server_command
 from llama.llama_tools import LlamaCpp

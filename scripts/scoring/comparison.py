@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from scoring.eval_protocol import first_differing_key
 from scoring.followed import followed_instructions
 from scoring.paired_statistics import pass_at, wilson

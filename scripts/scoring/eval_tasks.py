@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from files.fetched_files import dataset_url
-from files.safe_files import InputError, shown
+from files.input_errors import InputError, shown
 from scoring.answer_letters import flexible_letter, letter_of
 from scoring.followed import followed_digits
 from scoring.ifeval import check_instructions, followed

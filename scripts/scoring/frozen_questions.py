@@ -6,7 +6,7 @@ freeze_questions.py writes them. check_release.py makes them again, to know that
 from pathlib import Path
 
 from chats.questions import Question, check_record_id, clean_choice, load_questions, read_questions_of, read_rows
-from files.safe_files import InputError
+from files.input_errors import InputError
 from scoring.eval_tasks import EvalTask
 from scoring.ifeval import whole_rows
 

@@ -12,7 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from files.safe_files import InputError, shown
+from files.input_errors import InputError, shown
 from scoring.followed import followed_digits
 
 PUNKT = "tokenizers/punkt_tab"

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from files.input_errors import InputError
 from files.json_records import sha256_json
-from files.safe_files import InputError
 from llama.llama_server import without_server_keys
 from llama.llama_tools import die_with_parent, last_words
 from scoring.eval_protocol import OpenAiProtocol, Protocol

@@ -7,8 +7,8 @@ write the same few tokens as the first one. Of the checkpoint that is named as e
 import asyncio
 from dataclasses import dataclass
 
+from files.input_errors import InputError
 from files.json_records import sha256_json
-from files.safe_files import InputError
 from scoring.served_model import CHECK_SECONDS, PROBE
 from scoring.server_pool import NO_ANSWER, NO_COMPLETION, AskedServer, ServerPool
 

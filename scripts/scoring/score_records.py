@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
+from files.input_errors import InputError, shown
 from files.json_records import Count, Fields, Positive, Record, Sha256, Share, read_record, require, sha256_json
-from files.safe_files import InputError, shown
 from scoring.answer_classes import CLASSES
 from scoring.followed import Followed, check_digits
 from scoring.paired_statistics import Interval, difference_interval, mcnemar, smallest_likely, smallest_shown, wilson

@@ -12,9 +12,9 @@ from math import prod
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from files.input_errors import InputError
 from files.json_records import sha256_json
 from files.known_digests import known_sha256, sha256_now
-from files.safe_files import InputError
 from ggufs.gguf_header import read_header
 from llama.template_check import TEMPLATE_KEY
 from scoring.eval_protocol import Protocol

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from llama.llama_server import MAX_ANSWER_BYTES, POLL_SECONDS, LlamaServer, authorization
 from scoring.answer_classes import is_parser_error
 

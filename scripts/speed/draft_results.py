@@ -4,8 +4,8 @@ import operator
 from typing import Annotated, ClassVar, Self
 
 from files.display import markdown_table, plural
+from files.input_errors import InputError
 from files.json_records import Count, Fields, Positive, Record, Sha256, require
-from files.safe_files import InputError
 from scoring.paired_statistics import mean_and_error
 from speed.round_speeds import Speed, factor_in_words, mean_speed, where_in_words
 

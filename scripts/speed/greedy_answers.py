@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chats.questions import Question
-from files.safe_files import InputError
+from files.input_errors import InputError
 from llama.drafting import drafted_and_accepted
 from llama.llama_server import LlamaServer, server_command
 from llama.llama_tools import LlamaCpp

@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from files.json_records import Record, read_record, write_record
-from files.safe_files import GIB, REASON_CHARACTERS, InputError, flush_to_disk
+from files.input_errors import REASON_CHARACTERS, InputError
+from files.json_records import Record, read_record
+from files.safe_files import GIB, flush_to_disk
+from files.written_records import write_record
 from stages.needs import machine_memory
 
 from pydantic import Field

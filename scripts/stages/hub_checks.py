@@ -12,8 +12,7 @@ from typing import TypeVar
 
 from chats.questions import GPQA_DATASET, GPQA_FILE
 from files.deadline import CHECK_SECONDS, TimeOver, within
-from files.input_errors import InputError, printable
-from files.safe_files import reason_of
+from files.input_errors import InputError, printable, reason_of
 from files.tokenizer_names import TOKENIZER_FILES
 from stages.checks import FAIL, OK, WARN, Check
 

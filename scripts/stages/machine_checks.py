@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from files.safe_files import InputError, existing_parent, gib
+from files.input_errors import InputError
+from files.safe_files import existing_parent, gib
 from llama.hardware import listed_devices
 from llama.llama_tools import LlamaCpp, built_here, find_llama_cpp
 from stages.checks import FAIL, OK, WARN, Check, needed

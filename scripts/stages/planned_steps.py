@@ -4,8 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from files.input_errors import InputError, printable
-from files.safe_files import reason_of, shown
+from files.input_errors import InputError, printable, reason_of, shown
 
 STEP_MARK, STEP_PARTS = "@step", 4
 MOST_LETTERS = 64 << 20  # of a dry run: that of the 26B with all quants has 100,000

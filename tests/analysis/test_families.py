@@ -10,7 +10,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from choice.expert_stats import read_stats
 from conftest import DEMO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from naive_experts import naive_sums
 from tiny_models import EXPERTS, TOP_K, build_family_model, text_config
 

@@ -17,7 +17,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions, read_rows
 from choice.expert_stats import read_stats
 from conftest import DEMO, REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model
 
 import numpy as np

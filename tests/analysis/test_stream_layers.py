@@ -13,7 +13,7 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from checkpoints.checkpoint import read_checkpoint
 from choice.expert_stats import read_stats
-from files.safe_files import InputError
+from files.input_errors import InputError
 from naive_experts import NAMES, naive_sums
 from tiny_models import LAYERS
 

@@ -9,7 +9,7 @@ from chats.chat_sequences import chat_answer, chat_prompt, teacher_forced_sequen
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from choice.expert_stats import check_finite, read_stats
-from files.safe_files import InputError
+from files.input_errors import InputError
 from naive_experts import naive_sums
 from tiny_models import EXPERTS, LAYERS, TOP_K
 

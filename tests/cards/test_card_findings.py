@@ -4,8 +4,8 @@ import json
 
 from cards.card_findings import check_findings_match, findings_section
 from choice.drop_metadata import DropMetadata
+from files.input_errors import InputError
 from files.json_records import read_record
-from files.safe_files import InputError
 from findings.findings_record import Findings
 from findings.findings_words import RULE, matrix_heads, matrix_rows, penalty_sentence, topic_sentences
 from synthetic_build import write_build

@@ -8,7 +8,8 @@ from cards.card_tables import fallbacks_in_words, memory_table, quality_word, ra
 from cards.front_matter import check_front_matter, front_matter
 from cards.model_facts import prompt_format, thinks
 from choice.criteria import CRITERIA
-from files.safe_files import GIB, InputError
+from files.input_errors import InputError
+from files.safe_files import GIB
 from ggufs.context_cache import cache_bytes
 from ggufs.gguf_header import empty_header, header_bytes, key_value, read_header
 from release.input_facts import held_questions

@@ -12,9 +12,10 @@ from cards.card_sections import Release
 from cards.gguf_card import gguf_card
 from cards.made_texts import release_of
 from files.fetched_files import CALIBRATION_V5_URL, GPQA_URL, FetchedRecord, dataset_url
-from files.json_records import check_record, read_json, write_json, write_record
-from files.safe_files import InputError, sha256_file
-from files.seals import MARKER
+from files.input_errors import InputError
+from files.json_records import check_record, read_json
+from files.seals import MARKER, sha256_file
+from files.written_records import write_json, write_record
 from release.input_facts import fetched_files, held_questions
 from release.manifest import MANIFEST, Manifest, read_manifest
 from release.names import is_base

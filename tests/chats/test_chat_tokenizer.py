@@ -9,8 +9,7 @@ from pathlib import Path
 import render_calibration
 from chats.chat_tokenizer import load_tokenizer
 from conftest import DEMO, REPO
-from files.input_errors import RECORD_MIB
-from files.safe_files import InputError
+from files.input_errors import RECORD_MIB, InputError
 
 import pytest
 import torch  # noqa: F401 (here it is loaded)

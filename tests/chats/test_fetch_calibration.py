@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fetch_calibration
-from files.json_records import write_json
-from files.safe_files import sha256_file
+from files.seals import sha256_file
+from files.written_records import write_json
 
 import pytest
 

@@ -10,7 +10,7 @@ import freeze_questions
 from chats import questions
 from chats.questions import held_texts, load_questions, read_rows
 from conftest import REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from scoring.eval_tasks import frozen_name
 from scoring.frozen_questions import GPQA_ORDER, frozen_documents
 from scoring.lm_eval_samples import read_frozen

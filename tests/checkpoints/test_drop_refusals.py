@@ -11,7 +11,8 @@ from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
 from drop_runs import KEEP, digests, drop
 from expert_drop import main
-from files.safe_files import InputError, partial_directory
+from files.input_errors import InputError
+from files.safe_files import partial_directory
 from tiny_models import EXPERTS, build_family_model, random_drop_map
 
 import pytest

@@ -13,7 +13,7 @@ from checkpoints.licence import (
     recorded_licence,
     released_licence,
 )
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 import pytest
 

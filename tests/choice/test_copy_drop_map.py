@@ -10,8 +10,8 @@ from calls import call
 from choice.drop_map import Shape, criterion_of, read_drop_map
 from choice.drop_metadata import METADATA_NAME, read_metadata
 from copy_drop_map import main
-from files.json_records import write_json
-from files.safe_files import sha256_file
+from files.seals import sha256_file
+from files.written_records import write_json
 from scoring.run_summary import in_sample
 from synthetic_build import write_statistics
 from tiny_models import EXPERTS, LAYERS, TOP_K, random_drop_map

@@ -6,7 +6,7 @@ import generate_drop_map
 from choice.criteria import CRITERIA, PROTECTING, coverage, random_scores, scores_of
 from choice.expert_stats import protected
 from conftest import REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 import numpy as np
 import pytest

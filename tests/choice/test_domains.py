@@ -7,8 +7,10 @@ from pathlib import Path
 from chats.questions import COLUMNS, DOMAIN
 from choice.domains import Domain, check_domains, keep_by_floors, parse_domain, rows_by_domain, scaled, shares_of, unmet
 from choice.drop_map import read_map
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
-from files.safe_files import InputError, sha256_file
+from choice.expert_stats import write_stats
+from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
+from files.input_errors import InputError
+from files.seals import sha256_file
 from generate_drop_map import main
 
 import numpy as np

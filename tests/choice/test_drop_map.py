@@ -6,9 +6,11 @@ from pathlib import Path
 
 import plot_expert_stats
 import show_results
-from choice.drop_map import Shape, read_drop_map, read_map, write_map
-from files.json_records import read_json, write_json
-from files.safe_files import InputError, sha256_file
+from choice.drop_map import Shape, checked_map, read_drop_map, read_map
+from files.input_errors import InputError
+from files.json_records import read_json
+from files.seals import sha256_file
+from files.written_records import write_json
 from generate_drop_map import main as choose
 from page.records import read_experts
 from scoring.run_summary import in_sample
@@ -81,7 +83,7 @@ def test_a_damaged_map_of_ours_is_refused_in_one_line(made, tmp_path, keys, valu
     assert str(caught.value).startswith(f"{path}: expected ") and words in str(caught.value)
     if value not in (99, "1") or keys != ("version",):
         with pytest.raises(InputError) as caught:
-            write_map(tmp_path / "again.json", content)
+            checked_map(tmp_path / "again.json", content)
         assert words in str(caught.value) and not (tmp_path / "again.json").exists()
 
 

@@ -4,9 +4,10 @@ import json
 
 from choice import criteria
 from choice.drop_map import Shape, read_drop_map
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, protected, read_stats, write_stats
+from choice.expert_stats import protected, read_stats, write_stats
 from choice.ranking import bootstrap, choose_questions, layer_entry, rank, stability
-from files.safe_files import InputError
+from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
+from files.input_errors import InputError
 from generate_drop_map import compare_lines, main
 
 import numpy as np

@@ -10,10 +10,13 @@ import generate_drop_map
 import teacher_force_analysis
 from calls import call
 from choice.drop_metadata import METADATA_NAME, methodology_of, read_metadata
-from choice.expert_stats import METADATA_KEY, read_stats
+from choice.expert_stats import read_stats
+from choice.stats_record import METADATA_KEY
 from conftest import DEMO
-from files.json_records import read_json, write_json
-from files.safe_files import InputError, sha256_file
+from files.input_errors import InputError
+from files.json_records import read_json
+from files.seals import sha256_file
+from files.written_records import write_json
 from ggufs.gguf_drop import metadata_beside
 from shared_ggufs import tiny_ggufs
 from tiny_models import random_drop_map

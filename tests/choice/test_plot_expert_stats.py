@@ -2,7 +2,8 @@
 
 import json
 
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, kept_first, write_stats
+from choice.expert_stats import kept_first, write_stats
+from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
 from files.pictures import SHOWN_PIXELS, WIDTH_INCHES, plt
 from generate_drop_map import main as choose
 from plot_expert_stats import (

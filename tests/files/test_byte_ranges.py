@@ -5,7 +5,7 @@ import hashlib
 import os
 
 from files.byte_ranges import Run, kept_runs, same_bytes, write_hashed, write_runs
-from files.safe_files import InputError
+from files.input_errors import InputError
 
 import pytest
 

@@ -23,7 +23,8 @@ from files.host_locks import (
     start_of,
     take,
 )
-from files.safe_files import InputError, host_digest, leftovers_of, partial_directory, partial_file, this_host
+from files.input_errors import InputError
+from files.safe_files import host_digest, leftovers_of, partial_directory, partial_file, this_host
 from files.seals import MARKER
 
 import pytest

@@ -26,11 +26,13 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import read_ids
 from checkpoints.checkpoint import hold_checkpoint
 from checkpoints.small_files import small_files
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
+from choice.expert_stats import write_stats
+from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
 from conftest import REPO
-from files import json_records, safe_files
+from files import json_records, safe_files, written_records
 from files.host_locks import UNKNOWN, holder_of
-from files.safe_files import InputError, directory_when_done, partial_directory, partial_file, replace_when_done
+from files.input_errors import InputError
+from files.safe_files import directory_when_done, partial_directory, partial_file, replace_when_done
 from files.seals import LEDGER, MARKER, Seals, bound_to, read_key
 from release.published_texts import file_texts
 from stages.turns import sign_of
@@ -215,7 +217,7 @@ def test_a_folder_without_the_right_to_write(tmp_path):
                 if not os.getuid():
                     os.setuid(65534)
                 tempfile.tempdir = str(locks)
-                safe_files.run(lambda: json_records.write_json(locked / "map.json", {}))
+                safe_files.run(lambda: written_records.write_json(locked / "map.json", {}))
             except SystemExit as error:
                 os.write(2, str(error).encode())
             os._exit(0)

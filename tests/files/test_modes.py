@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from conftest import REPO
-from files.modes import is_mode
+from files.command_start import is_mode
 
 import pytest
 

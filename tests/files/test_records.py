@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from chats.questions import read_ids
 from files import json_records
-from files.input_errors import RECORD_MIB, PrintableLines, read_whole, read_words
-from files.json_records import Record, read_record, write_record
-from files.safe_files import InputError
+from files.input_errors import RECORD_MIB, InputError, PrintableLines, read_whole, read_words
+from files.json_records import Record, read_record
 from files.sealed_lines import seal_line
+from files.written_records import write_record
 from loops.loop_answers import read_loop_answers
 from scoring.answer_record import read_answers
 from scoring.lm_eval_samples import read_frozen

@@ -1,7 +1,8 @@
 """The state of a long run: taken up by the same inputs, refused with others, with one owner at a time."""
 
+from files.input_errors import InputError
 from files.run_state import RunState, difference_in_words
-from files.safe_files import InputError, partial_file
+from files.safe_files import partial_file
 from files.seals import INPUTS_NAME
 
 import pytest

@@ -11,11 +11,10 @@ import tempfile
 from pathlib import Path
 
 from conftest import REPO
-from files.json_records import check_recorded, write_json
+from files.input_errors import InputError
 from files.option_types import output_file
 from files.safe_files import (
     GIB,
-    InputError,
     check_apart,
     check_replaceable,
     copy_file,
@@ -28,6 +27,7 @@ from files.safe_files import (
     require_disk_space,
 )
 from files.seals import flushed_state, sha256_file
+from files.written_records import check_recorded, write_json
 
 import pytest
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from files.sealed_lines import check_kept_lines, seal_line
 from files.seals import LEDGER, MARKER
 

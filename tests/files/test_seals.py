@@ -12,10 +12,10 @@ from pathlib import Path
 from conftest import REPO
 from files import seals
 from files.host_locks import lock_path
-from files.json_records import write_json
+from files.input_errors import InputError
 from files.option_types import command_parser
 from files.run_state import RunState
-from files.safe_files import InputError, directory_when_done, partial_file, replace_when_done, unchanged, write_whole
+from files.safe_files import directory_when_done, partial_file, replace_when_done, unchanged, write_whole
 from files.seals import (
     INPUTS_NAME,
     LEDGER,
@@ -31,6 +31,7 @@ from files.seals import (
     running_command,
     set_command,
 )
+from files.written_records import write_json
 from llama.llama_tools import built_here, tools_cache
 
 import pytest
@@ -234,7 +235,7 @@ def test_a_kill_between_seal_and_rename_leaves_the_old_file_with_its_seal(build)
         "import os, signal, sys; from pathlib import Path; from files import safe_files\n"
         "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
         "safe_files.os.replace = die\n"
-        "from files.json_records import write_json; write_json(Path(sys.argv[1]), {'score': 2})\n"
+        "from files.written_records import write_json; write_json(Path(sys.argv[1]), {'score': 2})\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPO / "scripts")}
     done = subprocess.run([sys.executable, "-c", program, record], env=environment)

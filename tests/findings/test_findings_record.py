@@ -2,8 +2,8 @@
 
 import json
 
+from files.input_errors import InputError
 from files.json_records import check_record
-from files.safe_files import InputError
 from findings.findings_record import Findings
 from synthetic_build import write_build
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import findings.similarity as similarity
 from analysis.decoder import load_resident
 from analysis.expert_observer import expert_modules
-from files.safe_files import InputError
+from files.input_errors import InputError
 from findings.bf16_norms import protected_differ
 from findings.findings_observer import added_in_bf16, sampled_positions
 from findings.similarity import output_cosines, output_figures, weight_figures

@@ -2,7 +2,7 @@
 
 from choice.drop_map import read_map
 from damaged_build import of_map
-from files.safe_files import InputError
+from files.input_errors import InputError
 from gates.remade_gates import choose_again
 
 import pytest

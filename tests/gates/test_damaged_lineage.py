@@ -11,7 +11,7 @@ from choice.expert_stats import read_stats, write_stats
 from conftest import DEMO
 from damaged_build import Build, as_own_map, of_map, of_metadata
 from files.json_records import read_json
-from files.safe_files import sha256_file
+from files.seals import sha256_file
 from gates.lineage import imatrix_model_breaks
 from pruned_models import NAME
 from release.sources import sources_path

@@ -9,7 +9,7 @@ from pathlib import Path
 import build_release
 from damaged_build import Build
 from files.json_records import read_json
-from files.safe_files import sha256_file
+from files.seals import sha256_file
 from gates.scored import seed_breaks, without_order
 from made_up_evidence import QUESTIONS
 from pruned_models import NAME

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import build_release
 from conftest import REPO
-from files.json_records import read_record, write_json, write_record
+from files.json_records import read_record
 from files.seals import INPUTS_NAME
+from files.written_records import write_json, write_record
 from gates.checked import Checked
 from gates.gates import build_gate
 from gates.loops_gate import loops_gate

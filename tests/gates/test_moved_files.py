@@ -6,9 +6,11 @@ from pathlib import Path
 
 from calls import as_command, seal_all
 from damaged_build import Build
-from files.json_records import read_json, write_json
-from files.safe_files import InputError, directory_when_done, sha256_file
-from files.seals import BEGUN, LEDGER, MARKER, Seal, Seals, bound_to
+from files.input_errors import InputError
+from files.json_records import read_json
+from files.safe_files import directory_when_done
+from files.seals import BEGUN, LEDGER, MARKER, Seal, Seals, bound_to, sha256_file
+from files.written_records import write_json
 from gates.lineage import router_rows, tensors_of
 from ggufs.gguf_header import read_header, write_header_only
 from losses.stored_results import PRUNING_NAME

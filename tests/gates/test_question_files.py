@@ -4,8 +4,10 @@ import json
 
 from chats.questions import QUESTION_SEED, Question, load_questions, question_set_digest
 from choice.expert_stats import read_stats
-from files.json_records import read_json, write_record
-from files.safe_files import InputError, sha256_file
+from files.input_errors import InputError
+from files.json_records import read_json
+from files.seals import sha256_file
+from files.written_records import write_record
 from findings.findings_record import FINDINGS_NAME
 from gates.lineage import analysed_breaks
 from gates.remade_gates import findings_gate

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from calls import as_command
 from choice.drop_metadata import METADATA_NAME
-from files.json_records import read_json, write_json
+from files.json_records import read_json
 from files.seals import BINDING, LEDGER, Seal
+from files.written_records import write_json
 from gates.seals_gate import judged
 from losses.quality_record import QUALITY_NAME
 from pruned_models import NAME

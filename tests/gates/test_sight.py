@@ -14,8 +14,7 @@ from cards.front_matter import check_front_matter
 from cards.sight_card import fetched_in_words
 from checkpoints.checkpoint import read_config
 from conftest import DEMO
-from files.safe_files import sha256_file
-from files.seals import MARKER
+from files.seals import MARKER, sha256_file
 from gates.running_gates import smallest
 from gates.sight_gate import picture_gate, picture_png, sight_gate
 from ggufs.mmproj import mmproj_name

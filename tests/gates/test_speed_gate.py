@@ -15,7 +15,8 @@ from chats.texts_again import texts_digest
 from check_release import outcome_of
 from conftest import DEMO
 from damaged_build import Build
-from files.safe_files import InputError, sha256_file
+from files.input_errors import InputError
+from files.seals import sha256_file
 from gates.gates import records_gate
 from gates.lineage import Lineage
 from gates.made_again import known_quants

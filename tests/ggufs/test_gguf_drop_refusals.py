@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conftest import DEMO, REPO
 from expert_drop import main
-from files.safe_files import sha256_file
+from files.seals import sha256_file
 from gguf_drops import demo_map, drop, split_gguf
 from shared_ggufs import copy_demo_ggufs
 from tiny_models import EXPERTS, TOP_K

@@ -1,6 +1,6 @@
 """An imatrix whose names or counts are damaged is refused in one line."""
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.imatrix import read_imatrix
 from synthetic_build import write_imatrix
 

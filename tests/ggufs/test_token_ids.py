@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from conftest import DEMO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.gguf_header import GgufHeader, read_header
 from ggufs.token_ids import TokenIds, checkpoint_tokens, header_tokens, token_differences
 

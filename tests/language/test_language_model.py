@@ -8,7 +8,8 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from checkpoints.checkpoint import read_checkpoint, read_config
 from checkpoints.moe_families import expert_tensors, family_of, shape_of
-from files.safe_files import InputError, write_csv
+from files.input_errors import InputError
+from files.safe_files import write_csv
 from language.dense_gguf import read_dense, rows_in_halves
 from language.fitted_experts import split_model
 from language.neuron_split import balanced_clusters

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from calls import ON_A_PORT
-from files.safe_files import InputError
+from files.input_errors import InputError
 from hostile_client import besieged
 from llama import llama_server
 from llama.llama_server import LlamaServer, request_json, server_command

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from conftest import DEMO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from llama import llama_server
 from llama.template_check import check_gguf_template
 from served_gguf import serve, with_template

@@ -10,7 +10,7 @@ from pathlib import Path
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from conftest import REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.gguf_header import read_header
 from llama.llama_tools import LlamaCpp
 from losses.gguf_logits import CHUNK_TOKENS, GgufLogits

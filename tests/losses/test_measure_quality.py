@@ -20,8 +20,9 @@ from chats.chat_sequences import teacher_forced_sequence
 from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from conftest import REPO
+from files.input_errors import InputError
 from files.json_records import read_record
-from files.safe_files import InputError, sha256_file
+from files.seals import sha256_file
 from ggufs.gguf_header import read_header
 from losses.gguf_logits import GgufLogits
 from losses.kld_statistics import kl_divergence

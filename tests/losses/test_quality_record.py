@@ -1,7 +1,7 @@
 """quality.json: a figure that contradicts another one of the record is refused."""
 
+from files.input_errors import InputError
 from files.json_records import check_record
-from files.safe_files import InputError
 from losses.quality_record import Quality
 from synthetic_build import quality_of, quant_records
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from files.seals import MARKER
 from losses.stored_logits import StoredLogits
 from losses.stored_results import CHATS_NAME, kept, read_arrays, read_chats

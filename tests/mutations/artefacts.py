@@ -14,7 +14,8 @@ import plan_quants
 from calls import call
 from chats.questions import read_rows
 from conftest import DEMO, REPO
-from files.json_records import read_record, write_record
+from files.json_records import read_record
+from files.written_records import write_record
 from llama.llama_tools import find_llama_cpp
 from made_up_evidence import write_questions
 from mutations.table import QUANT

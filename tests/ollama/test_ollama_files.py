@@ -9,7 +9,7 @@ from pathlib import Path
 
 import release_ollama
 from conftest import REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ollama.ollama_files import (
     OPTIONS,
     companions_of,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import convert_to_gguf
 from conftest import DEMO, REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from llama.llama_server import LlamaServer, server_command
 from ollama import go_runner
 from ollama.go_runner import render_go

@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 from build_report import main
-from files.json_records import read_json, write_json, write_record
+from files.json_records import read_json
+from files.written_records import write_json, write_record
 from quants.quant_record import MmprojRecord
 from speed.active_experts import ActiveExperts
 from speed.draft_results import DraftResults

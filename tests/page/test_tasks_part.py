@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from browser import chromium, opened
 from build_report import main
 from compare_scores import main as compare_scores
-from files.json_records import read_json, write_json, write_record
-from files.safe_files import InputError
+from files.input_errors import InputError
+from files.json_records import read_json
+from files.written_records import write_json, write_record
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Summary
 from scoring.task_tables import seeds_in_words, task_cells

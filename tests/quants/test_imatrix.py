@@ -13,7 +13,8 @@ import report_imatrix
 from calls import call
 from chats.chat_tokenizer import load_tokenizer
 from conftest import DEMO
-from files.safe_files import InputError, sha256_file
+from files.input_errors import InputError
+from files.seals import sha256_file
 from ggufs.gguf_header import TensorInfo, header_bytes, key_value, read_header
 from ggufs.imatrix import check_reached, read_imatrix
 from quantize_runs import quantize_arguments

@@ -7,7 +7,7 @@ from pathlib import Path
 from checkpoints.checkpoint import bytes_digest, read_checkpoint
 from checkpoints.towers import tower_tensors
 from conftest import REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from ggufs.gguf_header import read_header
 from ggufs.mmproj import TRUE_GELU, mmproj_name, projection_widths, write_with_true_gelu
 from multimodal_twin import VISION, write_twin

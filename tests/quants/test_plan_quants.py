@@ -11,9 +11,11 @@ from pathlib import Path
 
 import plan_quants
 from calls import call
-from choice.expert_stats import EXPERT_SUMS, LAYER_SUMS, write_stats
+from choice.expert_stats import write_stats
+from choice.stats_record import EXPERT_SUMS, LAYER_SUMS
 from conftest import REPO
-from files.safe_files import GIB, InputError
+from files.input_errors import InputError
+from files.safe_files import GIB
 from ggufs.gguf_header import GgufHeader, read_header
 from make_runs import write_known_speed
 from quants.layer_tiers import RULES, cut, parse_tiers, tiers_from_stats, with_tiers

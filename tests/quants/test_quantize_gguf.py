@@ -15,7 +15,9 @@ import plan_quants
 import quantize_gguf
 from calls import call
 from conftest import REPO
-from files.safe_files import InputError, partial_file, sha256_file
+from files.input_errors import InputError
+from files.safe_files import partial_file
+from files.seals import sha256_file
 from ggufs.gguf_header import read_header
 from quantize_runs import quantize_arguments
 from quants.layer_tiers import parse_tiers, with_tiers

@@ -19,7 +19,8 @@ from files.safe_files import GIB
 from ggufs.gguf_header import TensorInfo, read_header
 from quants.recipe_choice import MEASURED_ON
 from quants.recipes import target_bytes
-from quants.target_sizes import Group, Option, Sensitivity, cheapest, cost_of, low_type, overrides_of
+from quants.sensitivity_record import Sensitivity
+from quants.target_sizes import Group, Option, cheapest, cost_of, low_type, overrides_of
 from shared_ggufs import tiny_ggufs
 
 import numpy as np

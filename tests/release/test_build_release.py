@@ -16,7 +16,8 @@ from calls import call
 from cards.chores import chores
 from cards.front_matter import check_front_matter
 from conftest import DEMO, REPO
-from files.safe_files import partial_directory, sha256_file
+from files.safe_files import partial_directory
+from files.seals import sha256_file
 from llama.llama_server import LlamaServer, server_command
 from made_up_evidence import write_quality, write_scores
 from pruned_models import BASE, NAME, STANDARD_QUANTS, copy_of_quants, first_ids

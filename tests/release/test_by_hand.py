@@ -5,7 +5,7 @@ from pathlib import Path
 from cards.card_reproduce import by_hand_text, reproduce_section
 from cards.made_texts import release_of
 from choice.drop_map import OWN_MAP
-from files.safe_files import InputError
+from files.input_errors import InputError
 from release import by_hand, recorded_settings
 from release.make_settings import CHOSE, COUNTED
 from release.manifest import read_manifest

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from calls import as_command
-from files.json_records import write_json
-from files.safe_files import InputError, sha256_file
-from files.seals import MARKER
+from files.input_errors import InputError
+from files.seals import MARKER, sha256_file
+from files.written_records import write_json
 from ggufs.gguf_header import GgufHeader, header_bytes, key_value, read_header
 from pruned_models import NAME
 from release.gguf_parts import SPLIT_RECORD, check_parts, kept_parts, split_gguf

@@ -6,7 +6,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from gates.forbidden_texts import is_private, machine_names, question_runs, quoted_questions, secrets, words
 from release.published_texts import Published, texts_of
 

@@ -11,8 +11,9 @@ from cards.card_sections import how_chosen
 from checkpoints.checkpoint import source_digest
 from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
-from files.json_records import read_json, write_json
-from files.safe_files import sha256_file
+from files.json_records import read_json
+from files.seals import sha256_file
+from files.written_records import write_json
 from gates.checked import Checked
 from gates.gates import GATES
 from made_up_evidence import QUESTIONS, write_scores

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from files.safe_files import InputError
+from files.input_errors import InputError
 from release import hub_upload
 from release_copies import change_json
 from release_inputs import write_manifest

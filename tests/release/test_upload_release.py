@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conftest import REPO
-from files.safe_files import GB, InputError, directory_when_done, in_unit
+from files.input_errors import InputError
+from files.safe_files import GB, directory_when_done, in_unit
 from hub_server import PART_BYTES, Hub
 from release_inputs import write_manifest
 from uploads import HUB_REPO, NAME, NOBODY, SECOND

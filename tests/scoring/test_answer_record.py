@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 
 from conftest import REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from scoring.answer_classes import class_of
 from scoring.answer_record import Answer, append_answer, cut_half_line, read_answers
 

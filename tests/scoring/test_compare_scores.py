@@ -8,8 +8,9 @@ from pathlib import Path
 import compare_scores
 import pool_heldout
 from calls import as_command
-from files.json_records import read_record, sha256_json, write_record
+from files.json_records import read_record, sha256_json
 from files.seals import MARKER, seal_file
+from files.written_records import write_record
 from quants.quant_record import QuantRecord
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Scores, Summary, figures

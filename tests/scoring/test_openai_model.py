@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from conftest import REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from scoring.openai_model import OpenAiModel
 from scoring.server_pool import AskedServer, ServerPool
 

@@ -13,10 +13,11 @@ from calls import call
 from choice.drop_map import OWN_MAP
 from choice.drop_metadata import METADATA_NAME
 from damaged_build import link_to_copy
-from files.json_records import read_json, read_record, write_json
-from files.safe_files import InputError, sha256_file
-from files.seals import LEDGER
+from files.input_errors import InputError
+from files.json_records import read_json, read_record
+from files.seals import LEDGER, sha256_file
 from files.written_by import NotProvenError
+from files.written_records import write_json
 from gates.checked import Checked
 from gates.variants import choice_of_other
 from made_up_evidence import QUESTIONS, write_questions, write_run

@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ask_questions import check_answered, check_run, is_asked
-from files.json_records import read_json, write_json, write_record
-from files.safe_files import InputError
+from files.input_errors import InputError
+from files.json_records import read_json
 from files.seals import MARKER
+from files.written_records import write_json, write_record
 from patch_answers import patched_before
 from scoring.answer_record import Answer, append_answer
 from scoring.eval_protocol import Protocol, recorded_protocol

@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator
 
 import show_results
+from files.input_errors import InputError
 from files.json_records import check_record, sha256_json
-from files.safe_files import InputError
 from scoring.comparison import compare
 from scoring.score_records import Scores, Summary, figures, read_summary
 from scoring.score_tables import scores_page

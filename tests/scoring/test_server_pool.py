@@ -17,7 +17,7 @@ import freeze_questions
 from asked_pool import answers_of, ask_pool
 from calls import ON_A_PORT
 from conftest import REPO
-from files.safe_files import InputError
+from files.input_errors import InputError
 from llama.llama_server import LlamaServer, server_command, server_environment
 from llama.llama_tools import LlamaCpp
 from scoring import server_pool

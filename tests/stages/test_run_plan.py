@@ -7,7 +7,7 @@ from pathlib import Path
 
 import plan_run
 from calls import call
-from files.safe_files import InputError
+from files.input_errors import InputError
 from stages import calibration
 from stages.needs import RunSizes
 from stages.planned_steps import PlannedStep

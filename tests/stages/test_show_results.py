@@ -5,7 +5,8 @@ from pathlib import Path
 
 import show_results
 from choice.drop_metadata import METADATA_NAME, DropMetadata
-from files.json_records import Record, write_record
+from files.json_records import Record
+from files.written_records import write_record
 from quants.quant_record import ConversionRecord, QuantRecord, record_path
 from scoring.paired_statistics import wilson
 from scoring.score_records import Scores, pair_figures
