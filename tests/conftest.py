@@ -28,7 +28,7 @@ from files.seals import set_command  # noqa: E402
 from install_browser import find_browser  # noqa: E402
 
 DEMO = REPO / "data/demo"
-pytest_plugins = ["uploads"]  # two files use its fixtures
+pytest_plugins = ["makers.uploads"]  # two files use its fixtures
 
 
 def why_no_browser(config: pytest.Config) -> str:
@@ -112,7 +112,7 @@ def llama_cpp_source(tools) -> Path:
 @pytest.fixture(scope="session", params=["text", "multimodal"])
 def tiny_model(request, tmp_path_factory) -> Path:
     """A random Gemma 4 with 16 experts in each of the two layouts on disk (see build_tiny_model)."""
-    from tiny_models import build_tiny_model
+    from makers.tiny_models import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp(request.param) / "model", request.param, DEMO / "model")
 
@@ -120,7 +120,7 @@ def tiny_model(request, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_text_model(tmp_path_factory) -> Path:
     """A random text-only Gemma 4 with 16 experts."""
-    from tiny_models import build_tiny_model
+    from makers.tiny_models import build_tiny_model
 
     return build_tiny_model(tmp_path_factory.mktemp("plain") / "model", "text", DEMO / "model")
 
@@ -214,7 +214,7 @@ def impatient(monkeypatch) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def pruned_demo(script, tmp_path_factory) -> Path:
     """A folder with the demo pruned to 112 experts by its first six questions: checkpoint/, quants, their records."""
-    from pruned_models import build_pruned_demo
+    from makers.pruned_models import build_pruned_demo
 
     return build_pruned_demo(script, DEMO, tmp_path_factory.mktemp("pruned"))
 
@@ -222,7 +222,7 @@ def pruned_demo(script, tmp_path_factory) -> Path:
 @pytest.fixture
 def build(pruned_demo, tmp_path):
     """A build of the pruned demo, with its release, that a test may damage (see damaged_build.Build)."""
-    from damaged_build import Build
+    from makers.damaged_build import Build
 
     return Build(pruned_demo, tmp_path)
 
@@ -230,7 +230,7 @@ def build(pruned_demo, tmp_path):
 @pytest.fixture
 def release(pruned_demo) -> Path:
     """A release of the demo's standard quants with scores and quality, which no test may change."""
-    from release_inputs import shared_release
+    from makers.release_inputs import shared_release
 
     return shared_release(pruned_demo)
 
@@ -238,6 +238,6 @@ def release(pruned_demo) -> Path:
 @pytest.fixture
 def copied(release, tmp_path) -> Path:
     """A copy of the release that a test may damage; what it was made from is found from there, too."""
-    from release_copies import copy_of_release
+    from makers.release_copies import copy_of_release
 
     return copy_of_release(release, tmp_path / "place")

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from conftest import REPO
-from make_runs import write_known_speed
+from makers.make_runs import write_known_speed
 
 import pytest
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from conftest import REPO
-from make_runs import (
+from makers.make_runs import (
     SECRETS,
     SECRETS_ON_COMMAND_LINES,
     build_of,

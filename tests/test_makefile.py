@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from conftest import REPO
-from make_runs import build_of, make, scripts_in, variables_of
+from makers.make_runs import build_of, make, scripts_in, variables_of
 from release.names import NOT_A_MODEL
 
 import pytest

@@ -12,7 +12,7 @@ from checkpoints.checkpoint import read_checkpoint
 from conftest import DEMO, REPO
 from fetch_model import check_model_directory
 from ggufs.gguf_header import read_header
-from tiny_models import SMALL_TOWER
+from makers.tiny_models import SMALL_TOWER
 
 import pytest
 import torch

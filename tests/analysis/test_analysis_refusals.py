@@ -9,7 +9,7 @@ from pathlib import Path
 import teacher_force_analysis as analysis
 from chats.questions import load_questions
 from files.safe_files import run
-from tiny_models import EXPERTS, LAYERS, build_tiny_model
+from makers.tiny_models import EXPERTS, LAYERS, build_tiny_model
 
 import pyarrow.parquet
 import pytest

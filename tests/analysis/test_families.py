@@ -11,8 +11,8 @@ from chats.questions import load_questions
 from choice.expert_stats import read_stats
 from conftest import DEMO
 from files.input_errors import InputError
-from naive_experts import naive_sums
-from tiny_models import EXPERTS, TOP_K, build_family_model, text_config
+from makers.naive_experts import naive_sums
+from makers.tiny_models import EXPERTS, TOP_K, build_family_model, text_config
 
 import numpy as np
 import pytest

@@ -14,7 +14,7 @@ import teacher_force_analysis as analysis
 from analysis.analysis_state import CHECK_SUMS, AnalysisState, check_sum, state_directory
 from conftest import DEMO, REPO
 from files.seals import MARKER
-from tiny_models import LAYERS
+from makers.tiny_models import LAYERS
 
 import pytest
 import torch

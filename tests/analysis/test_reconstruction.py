@@ -18,7 +18,7 @@ from chats.questions import load_questions, read_rows
 from choice.expert_stats import read_stats
 from conftest import DEMO, REPO
 from files.input_errors import InputError
-from tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model
+from makers.tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model
 
 import numpy as np
 import pytest

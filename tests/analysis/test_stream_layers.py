@@ -14,8 +14,8 @@ from chats.questions import load_questions
 from checkpoints.checkpoint import read_checkpoint
 from choice.expert_stats import read_stats
 from files.input_errors import InputError
-from naive_experts import NAMES, naive_sums
-from tiny_models import LAYERS
+from makers.naive_experts import NAMES, naive_sums
+from makers.tiny_models import LAYERS
 
 import numpy as np
 import pytest

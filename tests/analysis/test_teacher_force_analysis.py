@@ -10,8 +10,8 @@ from chats.chat_tokenizer import load_tokenizer
 from chats.questions import load_questions
 from choice.expert_stats import check_finite, read_stats
 from files.input_errors import InputError
-from naive_experts import naive_sums
-from tiny_models import EXPERTS, LAYERS, TOP_K
+from makers.naive_experts import naive_sums
+from makers.tiny_models import EXPERTS, LAYERS, TOP_K
 
 import accelerate
 import numpy as np

@@ -8,7 +8,7 @@ from files.input_errors import InputError
 from files.json_records import read_record
 from findings.findings_record import Findings
 from findings.findings_words import RULE, matrix_heads, matrix_rows, penalty_sentence, topic_sentences
-from synthetic_build import write_build
+from makers.synthetic_build import write_build
 
 import pytest
 

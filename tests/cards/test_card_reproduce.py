@@ -14,14 +14,14 @@ from files.input_errors import InputError
 from files.seals import sha256_file
 from gates.checked import Checked
 from gates.gates import GATES
-from made_up_evidence import write_scores
-from pruned_models import BASE, KEPT, NAME, first_ids
+from makers.made_up_evidence import write_scores
+from makers.pruned_models import BASE, KEPT, NAME, first_ids
+from makers.release_inputs import build, shared_release
 from release.make_settings import fold_of
 from release.manifest import read_manifest
 from release.recorded_settings import shares
 from release.said_settings import LEFT_OUT, NAMED, RECORDED, is_own, named_wrongly, settings_of_make
 from release.sources import read_sources
-from release_inputs import build, shared_release
 
 import pytest
 

@@ -16,11 +16,11 @@ from files.input_errors import InputError
 from files.json_records import check_record, read_json
 from files.seals import MARKER, sha256_file
 from files.written_records import write_json, write_record
+from makers.release_inputs import release_arguments, shared_release
 from release.input_facts import fetched_files, held_questions
 from release.manifest import MANIFEST, Manifest, read_manifest
 from release.names import is_base
 from release.sources import EVIDENCE
-from release_inputs import release_arguments, shared_release
 
 import pytest
 

@@ -31,13 +31,13 @@ from gates.gates import GATES
 from ggufs.context_cache import cache_bytes
 from ggufs.gguf_header import read_header
 from llama.llama_server import LlamaServer, server_command
-from made_up_evidence import write_quality, write_scores
-from pruned_models import BASE, EXPERTS, KEPT, NAME, STANDARD_QUANTS, copy_of_quants, first_ids
+from makers.made_up_evidence import write_quality, write_scores
+from makers.pruned_models import BASE, EXPERTS, KEPT, NAME, STANDARD_QUANTS, copy_of_quants, first_ids
+from makers.release_inputs import build, origins_of, shared_release
 from quants.quant_record import record_path
 from release.manifest import read_manifest
 from release.names import has_placeholder
 from release.sources import read_sources
-from release_inputs import build, origins_of, shared_release
 from scoring.score_tables import IF_THE_MAP_IS_RIGHT
 
 import pytest

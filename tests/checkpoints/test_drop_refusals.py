@@ -9,11 +9,11 @@ import fetch_model
 from checkpoints.checkpoint import read_checkpoint, weights_digest
 from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
-from drop_runs import KEEP, digests, drop
 from expert_drop import main
 from files.input_errors import InputError
 from files.safe_files import partial_directory
-from tiny_models import EXPERTS, build_family_model, random_drop_map
+from makers.drop_runs import KEEP, digests, drop
+from makers.tiny_models import EXPERTS, build_family_model, random_drop_map
 
 import pytest
 from safetensors.torch import load_file, save_file

@@ -9,9 +9,9 @@ from checkpoints.moe_families import GEMMA4, expert_tensors, pruned_config
 from choice.drop_map import Shape
 from choice.drop_metadata import read_metadata
 from conftest import DEMO, REPO
-from drop_runs import KEEP, digests, drop
 from expert_drop import SHARD_BYTES, main
-from tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model, random_drop_map
+from makers.drop_runs import KEEP, digests, drop
+from makers.tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model, random_drop_map
 
 import pytest
 import torch

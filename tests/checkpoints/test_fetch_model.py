@@ -5,7 +5,7 @@ import shutil
 import fetch_model
 from conftest import DEMO
 from files.json_records import read_json
-from hub_server import Downloads, Hub
+from servers.hub_server import Downloads, Hub
 
 import pytest
 

@@ -12,9 +12,9 @@ from choice.drop_metadata import METADATA_NAME, read_metadata
 from copy_drop_map import main
 from files.seals import sha256_file
 from files.written_records import write_json
+from makers.synthetic_build import write_statistics
+from makers.tiny_models import EXPERTS, LAYERS, TOP_K, random_drop_map
 from scoring.run_summary import in_sample
-from synthetic_build import write_statistics
-from tiny_models import EXPERTS, LAYERS, TOP_K, random_drop_map
 
 import pytest
 

@@ -12,9 +12,9 @@ from files.json_records import read_json
 from files.seals import sha256_file
 from files.written_records import write_json
 from generate_drop_map import main as choose
+from makers.synthetic_build import write_statistics
 from page.records import read_experts
 from scoring.run_summary import in_sample
-from synthetic_build import write_statistics
 
 import pytest
 

@@ -4,7 +4,7 @@ import sys
 
 from chats.chat_sequences import Sequence
 from conftest import REPO
-from tiny_models import family_config
+from makers.tiny_models import family_config
 
 import numpy as np
 import pytest

@@ -18,8 +18,8 @@ from files.json_records import read_json
 from files.seals import sha256_file
 from files.written_records import write_json
 from ggufs.gguf_drop import metadata_beside
-from shared_ggufs import tiny_ggufs
-from tiny_models import random_drop_map
+from makers.shared_ggufs import tiny_ggufs
+from makers.tiny_models import random_drop_map
 
 import pytest
 from safetensors.numpy import load_file, save_file

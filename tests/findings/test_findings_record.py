@@ -5,7 +5,7 @@ import json
 from files.input_errors import InputError
 from files.json_records import check_record
 from findings.findings_record import Findings
-from synthetic_build import write_build
+from makers.synthetic_build import write_build
 
 import pytest
 

@@ -20,8 +20,8 @@ from conftest import DEMO
 from files.json_records import read_record
 from findings.findings_record import Findings
 from generate_drop_map import main as choose
-from naive_experts import expert_output
-from tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model, random_drop_map
+from makers.naive_experts import expert_output
+from makers.tiny_models import EXPERTS, LAYERS, TOP_K, build_family_model, random_drop_map
 
 import numpy as np
 import pytest

@@ -9,7 +9,7 @@ from files.input_errors import InputError
 from findings.bf16_norms import protected_differ
 from findings.findings_observer import added_in_bf16, sampled_positions
 from findings.similarity import output_cosines, output_figures, weight_figures
-from naive_experts import expert_output
+from makers.naive_experts import expert_output
 
 import numpy as np
 import pytest

@@ -7,12 +7,12 @@ from pathlib import Path
 import check_release
 from gates.checked import Checked, Outcome
 from gates.gates import GATES
-from made_up_evidence import QUESTIONS
-from pruned_models import NAME
+from makers.made_up_evidence import QUESTIONS
+from makers.pruned_models import NAME
+from makers.release_copies import change_json, failing, reseal
+from makers.release_inputs import DOMINATED
 from release.manifest import read_manifest
 from release.order import exceptions, must_exceed, size_exceptions
-from release_copies import change_json, failing, reseal
-from release_inputs import DOMINATED
 
 import pytest
 

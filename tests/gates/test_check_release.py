@@ -15,11 +15,11 @@ from gates.checked import Checked, Outcome
 from gates.gates import GATES, copy_differences
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
 from gates.unchanged_gate import unchanged_gate
-from pruned_models import BASE, NAME
+from makers.pruned_models import BASE, NAME
+from makers.release_copies import change_json, checked, edit, failing, reseal
+from makers.release_inputs import SIDECARS, origins_of
 from release.manifest import read_manifest
 from release.sources import sources_path
-from release_copies import change_json, checked, edit, failing, reseal
-from release_inputs import SIDECARS, origins_of
 
 import pytest
 

@@ -1,9 +1,9 @@
 """The choice of experts and the pictures are made again: others fail the gates `choice` and `pictures`."""
 
 from choice.drop_map import read_map
-from damaged_build import of_map
 from files.input_errors import InputError
 from gates.remade_gates import choose_again
+from makers.damaged_build import of_map
 
 import pytest
 

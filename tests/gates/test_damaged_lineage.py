@@ -9,11 +9,11 @@ from pathlib import Path
 from checkpoints.checkpoint import source_digest
 from choice.expert_stats import read_stats, write_stats
 from conftest import DEMO
-from damaged_build import Build, as_own_map, of_map, of_metadata
 from files.json_records import read_json
 from files.seals import sha256_file
 from gates.lineage import imatrix_model_breaks
-from pruned_models import NAME
+from makers.damaged_build import Build, as_own_map, of_map, of_metadata
+from makers.pruned_models import NAME
 from release.sources import sources_path
 
 import pytest

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Callable
 
-from damaged_build import Build
 from files.json_records import read_json
 from files.seals import INPUTS_NAME
 from losses.stored_results import results_folder
+from makers.damaged_build import Build
 
 import numpy as np
 import pytest

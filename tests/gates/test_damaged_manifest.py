@@ -1,7 +1,7 @@
 """What a manifest says that no file or record of its build says fails the gates `records` and `build`."""
 
 from files.input_errors import InputError
-from pruned_models import NAME
+from makers.pruned_models import NAME
 from release.manifest import read_manifest
 from release.sources import sources_path
 

@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import build_release
-from damaged_build import Build
 from files.json_records import read_json
 from files.seals import sha256_file
 from gates.scored import seed_breaks, without_order
-from made_up_evidence import QUESTIONS
-from pruned_models import NAME
+from makers.damaged_build import Build
+from makers.made_up_evidence import QUESTIONS
+from makers.pruned_models import NAME
+from makers.release_inputs import release_arguments
 from release.sources import sources_path
-from release_inputs import release_arguments
 from scoring.eval_protocol import DEFAULT_TASK, OpenAiProtocol, Protocol
 from scoring.eval_tasks import task_of
 from scoring.frozen_questions import documents_of

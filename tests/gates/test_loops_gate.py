@@ -17,13 +17,13 @@ from loops.loop_classes import LoopAnswer
 from loops.loop_prompts import read_prompts
 from loops.loop_rates import loop_results, loop_row
 from loops.loop_results import LOOPS_NAME, LoopResults, loop_cells
-from made_up_evidence import write_base_record
-from pruned_models import NAME
+from makers.made_up_evidence import write_base_record
+from makers.pruned_models import NAME
+from makers.release_copies import edit
+from makers.release_inputs import build, release_arguments
 from quants.quant_record import QuantRecord, record_path
 from release.manifest import read_manifest
 from release.sources import read_sources
-from release_copies import edit
-from release_inputs import build, release_arguments
 from scoring.eval_protocol import Protocol
 
 import pytest

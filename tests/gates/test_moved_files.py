@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 from calls import as_command, seal_all
-from damaged_build import Build
 from files.input_errors import InputError
 from files.json_records import read_json
 from files.safe_files import directory_when_done
@@ -14,8 +13,9 @@ from files.written_records import write_json
 from gates.lineage import router_rows, tensors_of
 from ggufs.gguf_header import read_header, write_header_only
 from losses.stored_results import PRUNING_NAME
-from made_up_evidence import write_run
-from pruned_models import NAME
+from makers.damaged_build import Build
+from makers.made_up_evidence import write_run
+from makers.pruned_models import NAME
 from quants.quant_record import record_path
 from release.manifest import MANIFEST
 from release.sources import sources_path

@@ -13,12 +13,12 @@ from gates.lineage import analysed_breaks
 from gates.remade_gates import findings_gate
 from gates.seen_questions import read_breaks, seen_breaks
 from losses.quality_record import QUALITY_NAME
-from made_up_evidence import QUESTIONS
+from makers.made_up_evidence import QUESTIONS
+from makers.synthetic_build import quant_record, write_build
 from quants.quant_record import QuantRecord
 from release.make_settings import ESTIMATED
 from release.question_roles import roles_of
 from release.seen_ids import seen_ids
-from synthetic_build import quant_record, write_build
 
 import pytest
 

@@ -11,10 +11,10 @@ from gates.remade_gates import COMMAND_GATES
 from gates.running_gates import running_gates, smallest
 from gates.text_ends_gate import tokens_gate
 from ggufs.gguf_header import UINT32
-from pruned_models import NAME
+from makers.pruned_models import NAME
+from makers.release_copies import change_json, checked, edit, reseal
 from release.manifest import read_manifest
 from release.sources import sources_path
-from release_copies import change_json, checked, edit, reseal
 
 import pytest
 

@@ -10,7 +10,7 @@ from files.seals import BINDING, LEDGER, Seal
 from files.written_records import write_json
 from gates.seals_gate import judged
 from losses.quality_record import QUALITY_NAME
-from pruned_models import NAME
+from makers.pruned_models import NAME
 from release.manifest import MANIFEST
 from release.sources import sources_path
 from scoring.run_files import ANSWERS, PATCHED, RUN

@@ -19,14 +19,14 @@ from gates.running_gates import smallest
 from gates.sight_gate import picture_gate, picture_png, sight_gate
 from ggufs.mmproj import mmproj_name
 from ggufs.sibling_choice import draft_pick, mmproj_pick, type_number
-from made_up_evidence import QUESTIONS
-from multimodal_twin import write_twin
-from pruned_models import NAME
+from makers.made_up_evidence import QUESTIONS
+from makers.multimodal_twin import write_twin
+from makers.pruned_models import NAME
+from makers.release_copies import change_json, checked
+from makers.release_inputs import SIDECARS, release_arguments
+from makers.seeing_model import TYPES, make_mmproj_of, seeing_model
 from quants.quant_record import record_path
 from release.manifest import MANIFEST, STANDARD
-from release_copies import change_json, checked
-from release_inputs import SIDECARS, release_arguments
-from seeing_model import TYPES, make_mmproj_of, seeing_model
 
 import pytest
 

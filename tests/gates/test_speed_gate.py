@@ -14,7 +14,6 @@ from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from check_release import outcome_of
 from conftest import DEMO
-from damaged_build import Build
 from files.input_errors import InputError
 from files.seals import sha256_file
 from gates.gates import records_gate
@@ -30,10 +29,11 @@ from gates.speed_gate import (
     speed_gate,
     speed_gates,
 )
-from pruned_models import NAME, copy_of_quants
+from makers.damaged_build import Build
+from makers.pruned_models import NAME, copy_of_quants
+from makers.release_copies import checked
+from makers.release_inputs import build, release_arguments
 from release.sources import read_evidence
-from release_copies import checked
-from release_inputs import build, release_arguments
 from speed.draft_results import draft_words
 
 import pytest

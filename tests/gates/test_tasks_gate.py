@@ -17,13 +17,13 @@ from gates.checked import Checked, Outcome
 from gates.gates import build_gate, made_gate
 from gates.seals_gate import seals_gate
 from gates.tasks_gate import tasks_gate
-from made_up_evidence import write_base_record, write_run
-from pruned_models import NAME
+from makers.made_up_evidence import write_base_record, write_run
+from makers.pruned_models import NAME
+from makers.release_copies import edit
+from makers.release_inputs import build
 from quants.quant_record import record_path
 from release.manifest import read_manifest
 from release.sources import read_sources
-from release_copies import edit
-from release_inputs import build
 from scoring.score_records import Scores
 from scoring.task_tables import task_cells
 
@@ -196,7 +196,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_fails_the_gate_and_no_release_is_made(pruned_demo, scored, tmp_path, damage, refusal):
     from build_release import main
-    from release_inputs import release_arguments
+    from makers.release_inputs import release_arguments
 
     change, words = DAMAGES[damage]
     copy = tmp_path / "scored"

@@ -13,7 +13,6 @@ from chats.questions import QUESTION_SEED, load_questions, question_set_digest
 from chats.texts_again import texts_digest
 from choice.drop_metadata import METADATA_NAME
 from conftest import DEMO
-from damaged_build import Build
 from files.input_errors import InputError
 from files.json_records import read_json
 from files.seals import sha256_file
@@ -22,10 +21,11 @@ from gates.shards_gate import shard_breaks
 from gates.written_again import against_header, sensitivity_text_breaks, written_again
 from ggufs.gguf_header import GgufHeader, header_bytes, key_value, read_header
 from llama.llama_tools import find_llama_cpp
-from pruned_models import BASE, NAME
+from makers.damaged_build import Build
+from makers.pruned_models import BASE, NAME
+from makers.release_inputs import SIDECARS, origins_of
 from release.manifest import read_manifest
 from release.sources import read_sources
-from release_inputs import SIDECARS, origins_of
 
 import pytest
 

@@ -21,10 +21,10 @@ from ggufs.gguf_header import empty_header, key_value, read_header, write_header
 from llama import load_check
 from llama.llama_tools import LlamaCpp
 from llama.serve_check import check_loads
+from makers.served_gguf import next_token_logprobs, serve
+from makers.shared_ggufs import demo_ggufs, tiny_ggufs
+from makers.tiny_models import EXPERTS, LAYERS, build_tiny_model
 from quants.quant_record import record_path
-from served_gguf import next_token_logprobs, serve
-from shared_ggufs import demo_ggufs, tiny_ggufs
-from tiny_models import EXPERTS, LAYERS, build_tiny_model
 
 import pytest
 import torch

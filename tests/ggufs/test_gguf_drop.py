@@ -10,11 +10,11 @@ from calls import call
 from chats.questions import load_questions
 from conftest import DEMO
 from generate_drop_map import main as choose
-from gguf_drops import DEMO_LAYERS, KEEP, demo_map, drop, split_gguf
 from ggufs.gguf_header import header_bytes, read_header
-from served_gguf import next_token_logprobs, serve
-from shared_ggufs import demo_ggufs
-from tiny_models import build_family_model, random_drop_map
+from makers.gguf_drops import DEMO_LAYERS, KEEP, demo_map, drop, split_gguf
+from makers.served_gguf import next_token_logprobs, serve
+from makers.shared_ggufs import demo_ggufs
+from makers.tiny_models import build_family_model, random_drop_map
 
 import numpy as np
 import pytest

@@ -11,9 +11,9 @@ from pathlib import Path
 from conftest import DEMO, REPO
 from expert_drop import main
 from files.seals import sha256_file
-from gguf_drops import demo_map, drop, split_gguf
-from shared_ggufs import copy_demo_ggufs
-from tiny_models import EXPERTS, TOP_K
+from makers.gguf_drops import demo_map, drop, split_gguf
+from makers.shared_ggufs import copy_demo_ggufs
+from makers.tiny_models import EXPERTS, TOP_K
 
 import numpy as np
 import pytest

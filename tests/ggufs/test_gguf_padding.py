@@ -13,9 +13,9 @@ from ggufs.gguf_padding import DENSE, EXPERTS, padding_widths
 from ggufs.imatrix import read_imatrix
 from llama.ggml_types import TYPES, GgmlTypes
 from losses.gguf_logits import GgufLogits
-from quantize_runs import quantize_arguments
-from shared_ggufs import demo_ggufs, tiny_ggufs
-from tiny_models import HIDDEN, WIDTH
+from makers.quantize_runs import quantize_arguments
+from makers.shared_ggufs import demo_ggufs, tiny_ggufs
+from makers.tiny_models import HIDDEN, WIDTH
 
 import numpy as np
 import pytest

@@ -2,7 +2,7 @@
 
 from files.input_errors import InputError
 from ggufs.imatrix import read_imatrix
-from synthetic_build import write_imatrix
+from makers.synthetic_build import write_imatrix
 
 import numpy as np
 import pytest

@@ -11,7 +11,7 @@ from ggufs.vouched_keys import unvouched
 from llama import convert_streamed
 from llama.llama_tools import LlamaCpp, convert_header_only, converter_command
 from llama.llama_tools import convert_streamed as convert
-from tiny_models import build_family_model, build_tiny_model
+from makers.tiny_models import build_family_model, build_tiny_model
 
 import numpy as np
 import pytest

@@ -17,7 +17,7 @@ from files.input_errors import InputError
 from hostile_client import besieged
 from llama import llama_server
 from llama.llama_server import LlamaServer, request_json, server_command
-from shared_ggufs import demo_ggufs
+from makers.shared_ggufs import demo_ggufs
 
 import psutil
 import pytest

@@ -12,7 +12,7 @@ from conftest import REPO
 from files.input_errors import InputError
 from ggufs.gguf_header import read_header, write_header_only
 from llama.llama_tools import BUILT_TOOLS, LlamaCpp, converter_command, find_llama_cpp, how_ended, last_words, run_tool
-from shared_ggufs import demo_ggufs, tiny_ggufs
+from makers.shared_ggufs import demo_ggufs, tiny_ggufs
 
 import pytest
 

@@ -6,8 +6,8 @@ from conftest import DEMO
 from files.input_errors import InputError
 from llama import llama_server
 from llama.template_check import check_gguf_template
-from served_gguf import serve, with_template
-from shared_ggufs import demo_ggufs
+from makers.served_gguf import serve, with_template
+from makers.shared_ggufs import demo_ggufs
 
 import pytest
 

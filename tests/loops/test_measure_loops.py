@@ -22,10 +22,10 @@ from loops.loop_asking import ask_prompt
 from loops.loop_classes import LoopAnswer, class_of_answer
 from loops.loop_prompts import read_prompts, request_of
 from loops.loop_results import LoopResults
-from quantize_runs import quantize_arguments
+from makers.quantize_runs import quantize_arguments
+from makers.shared_ggufs import link_f16, tiny_ggufs
 from scoring import asked_servers, server_pool
 from scoring.server_pool import AskedServer, ServerPool
-from shared_ggufs import link_f16, tiny_ggufs
 
 import pytest
 

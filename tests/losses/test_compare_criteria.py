@@ -26,7 +26,7 @@ from generate_drop_map import main as choose
 from losses import criteria_report as report
 from losses.domain_losses import add_domain_losses, domain_lines, domain_sentence, domain_table
 from losses.kld_statistics import kl_divergence
-from shared_ggufs import link_f16, tiny_ggufs
+from makers.shared_ggufs import link_f16, tiny_ggufs
 from teacher_force_analysis import main as analyse
 
 import numpy as np

@@ -15,7 +15,7 @@ from ggufs.gguf_header import read_header
 from llama.llama_tools import LlamaCpp
 from losses.gguf_logits import CHUNK_TOKENS, GgufLogits
 from losses.kld_statistics import MEASURES, kl_divergence, logit_differences, summary
-from shared_ggufs import demo_ggufs, link_f16
+from makers.shared_ggufs import demo_ggufs, link_f16
 
 import numpy as np
 import psutil

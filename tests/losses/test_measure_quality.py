@@ -29,7 +29,7 @@ from losses.kld_statistics import kl_divergence
 from losses.quality_picture import label_places, overlap
 from losses.quality_record import Quality
 from losses.stored_logits import StoredLogits
-from shared_ggufs import link_f16, tiny_ggufs
+from makers.shared_ggufs import link_f16, tiny_ggufs
 
 import numpy as np
 import pytest

@@ -3,7 +3,7 @@
 from files.input_errors import InputError
 from files.json_records import check_record
 from losses.quality_record import Quality
-from synthetic_build import quality_of, quant_records
+from makers.synthetic_build import quality_of, quant_records
 
 import pytest
 

@@ -17,16 +17,16 @@ from conftest import DEMO, REPO
 from files.json_records import read_record
 from files.written_records import write_record
 from llama.llama_tools import find_llama_cpp
-from made_up_evidence import write_questions
+from makers.made_up_evidence import write_questions
+from makers.pruned_models import NAME, first_ids, prune_and_quantise
+from makers.release_inputs import build_with_evidence
+from makers.synthetic_build import write_build
 from mutations.table import QUANT
-from pruned_models import NAME, first_ids, prune_and_quantise
-from release_inputs import build_with_evidence
 from scoring.eval_protocol import protocol_of
 from scoring.eval_tasks import task_of
 from scoring.run_files import RUN, RunRecord
 from scoring.score_records import Summary, figures
 from stages.calibration import calibration
-from synthetic_build import write_build
 
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -10,6 +10,7 @@ from pathlib import Path
 import release_ollama
 from conftest import REPO
 from files.input_errors import InputError
+from makers.release_inputs import write_manifest
 from ollama.ollama_files import (
     OPTIONS,
     companions_of,
@@ -21,7 +22,6 @@ from ollama.ollama_files import (
     wrap_commands,
     wraps,
 )
-from release_inputs import write_manifest
 
 import pytest
 from gguf import GGUFWriter

@@ -14,12 +14,12 @@ import convert_to_gguf
 from conftest import DEMO, REPO
 from files.input_errors import InputError
 from llama.llama_server import LlamaServer, server_command
+from makers.shared_ggufs import demo_ggufs
 from ollama import go_runner
 from ollama.go_runner import render_go
 from ollama.known_differences import KNOWN_DIFFERENCES
 from ollama.ollama_template import choose_template, render_jinja, template_differences
 from ollama.template_cases import ARGUMENTS, ASK, CASES, CHATS, Case, tool
-from shared_ggufs import demo_ggufs
 
 import psutil
 import pytest

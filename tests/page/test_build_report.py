@@ -13,10 +13,10 @@ from conftest import REPO
 from files.display import KIND_COLORS
 from files.json_records import read_json
 from generate_drop_map import main as choose
+from makers.report_pages import shared_page
+from makers.synthetic_build import change, options, write_build
 from page.charts import KIND_MARKERS
 from page.records import read_experts
-from report_pages import shared_page
-from synthetic_build import change, options, write_build
 
 import numpy as np
 import pytest

@@ -6,7 +6,7 @@ from pathlib import Path
 from browser import chromium, opened
 from build_report import main
 from files.json_records import read_json, sha256_json
-from synthetic_build import change, options, write_build
+from makers.synthetic_build import change, options, write_build
 
 import pytest
 

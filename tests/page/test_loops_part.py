@@ -4,7 +4,7 @@ from browser import chromium, opened
 from build_report import main
 from files.json_records import read_json
 from loops.loop_results import loop_cells, shown_pairs
-from synthetic_build import options, write_build
+from makers.synthetic_build import options, write_build
 
 
 def test_the_section_shows_what_the_record_holds(tmp_path):

@@ -8,7 +8,7 @@ from browser import chromium, opened
 from files.json_records import read_json
 from ggufs.imatrix import read_imatrix
 from install_browser import LOAD_MS
-from report_pages import GRID, centre, check_figures, pixels, ranked, settle, shared_page
+from makers.report_pages import GRID, centre, check_figures, pixels, ranked, settle, shared_page
 
 import numpy as np
 import pytest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from browser import chromium, opened
 from files.json_records import read_json
-from report_pages import EXPERTS, LAYERS, QUESTIONS, centre, ranked, settle, shared_page
+from makers.report_pages import EXPERTS, LAYERS, QUESTIONS, centre, ranked, settle, shared_page
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe

@@ -8,9 +8,9 @@ from build_report import main
 from compare_scores import main as compare_scores
 from files.json_records import read_json
 from files.seals import sha256_file
+from makers.synthetic_build import change, options, write_build
 from page.records import read_experts
 from scoring.run_summary import in_sample
-from synthetic_build import change, options, write_build
 
 import pytest
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from build_report import main
 from files.json_records import read_json
 from files.written_records import write_json, write_record
+from makers.synthetic_build import options, write_build
 from quants.quant_record import MmprojRecord
 from speed.active_experts import ActiveExperts
 from speed.draft_results import DraftResults
-from synthetic_build import options, write_build
 
 import pytest
 

@@ -8,10 +8,10 @@ from compare_scores import main as compare_scores
 from files.input_errors import InputError
 from files.json_records import read_json
 from files.written_records import write_json, write_record
+from makers.synthetic_build import TASK, change, options, write_build
 from scoring.eval_protocol import Protocol
 from scoring.score_records import Summary
 from scoring.task_tables import seeds_in_words, task_cells
-from synthetic_build import TASK, change, options, write_build
 
 import pytest
 from playwright.sync_api import Browser

@@ -17,8 +17,8 @@ from files.input_errors import InputError
 from files.seals import sha256_file
 from ggufs.gguf_header import TensorInfo, header_bytes, key_value, read_header
 from ggufs.imatrix import check_reached, read_imatrix
-from quantize_runs import quantize_arguments
-from shared_ggufs import copy_demo_ggufs
+from makers.quantize_runs import quantize_arguments
+from makers.shared_ggufs import copy_demo_ggufs
 
 import numpy as np
 import pytest

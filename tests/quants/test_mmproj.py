@@ -10,13 +10,13 @@ from conftest import REPO
 from files.input_errors import InputError
 from ggufs.gguf_header import read_header
 from ggufs.mmproj import TRUE_GELU, mmproj_name, projection_widths, write_with_true_gelu
-from multimodal_twin import VISION, write_twin
-from picture_embeddings import by_llama_cpp, by_transformers, picture
-from pruned_models import NAME
+from makers.multimodal_twin import VISION, write_twin
+from makers.picture_embeddings import by_llama_cpp, by_transformers, picture
+from makers.pruned_models import NAME
+from makers.seeing_model import make_mmproj_of, seeing_model
+from makers.shared_ggufs import demo_ggufs
 from quants.mmproj_plan import plan_mmproj, vision_shapes
 from quants.quant_record import MmprojRecord, read_whole_gguf
-from seeing_model import make_mmproj_of, seeing_model
-from shared_ggufs import demo_ggufs
 
 import numpy as np
 import pytest

@@ -15,15 +15,15 @@ from gates.written_again import plan_breaks, quantised_lines, recipe_of
 from ggufs.gguf_header import read_header
 from ggufs.gguf_padding import DENSE, EXPERTS, widths_in
 from llama.llama_tools import find_llama_cpp
+from makers.quantize_runs import quantize_arguments
+from makers.shared_ggufs import demo_ggufs, made_in, shared_folder
+from makers.tiny_models import build_tiny_model, text_config
 from plan_quants import disk_line, padding_notes
-from quantize_runs import quantize_arguments
 from quants import target_sizes
 from quants.quant_plan import plan_quant
 from quants.recipes import RECIPES, target_bytes
 from quants.target_sizes import ways_to_pad
 from release.gguf_facts import facts_of
-from shared_ggufs import demo_ggufs, made_in, shared_folder
-from tiny_models import build_tiny_model, text_config
 
 import pytest
 
@@ -34,7 +34,7 @@ WIDTHS = {EXPERTS: [224, 256], DENSE: [448, 512]}
 def ragged(demo_model, tmp_path_factory, monkeypatch_module) -> Path:
     """A folder with F16.gguf, text.txt and imatrix.gguf of a tiny model whose widths are no multiples of 256."""
     changes = {"moe_intermediate_size": 224, "intermediate_size": 448, "hidden_size": 256, "num_experts": 8}
-    monkeypatch_module.setattr("tiny_models.text_config", lambda size: text_config(size, **changes))
+    monkeypatch_module.setattr("makers.tiny_models.text_config", lambda size: text_config(size, **changes))
     checkpoint = build_tiny_model(tmp_path_factory.mktemp("ragged") / "model", "text", demo_model)
     return made_in(shared_folder(tmp_path_factory, "ragged-ggufs"), checkpoint, "ragged")
 

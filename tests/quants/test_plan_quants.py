@@ -17,12 +17,12 @@ from conftest import REPO
 from files.input_errors import InputError
 from files.safe_files import GIB
 from ggufs.gguf_header import GgufHeader, read_header
-from make_runs import write_known_speed
+from makers.make_runs import write_known_speed
+from makers.shared_ggufs import demo_ggufs, tiny_ggufs
 from quants.layer_tiers import RULES, cut, parse_tiers, tiers_from_stats, with_tiers
 from quants.quant_plan import plan_quant, write_imatrix_stand_in
 from quants.recipes import CD_RECIPES, EDGES, RECIPES
 from quants.sparse_gguf import from_checkpoint, from_config
-from shared_ggufs import demo_ggufs, tiny_ggufs
 
 import numpy as np
 import pytest

@@ -19,13 +19,13 @@ from files.input_errors import InputError
 from files.safe_files import partial_file
 from files.seals import sha256_file
 from ggufs.gguf_header import read_header
-from quantize_runs import quantize_arguments
+from makers.quantize_runs import quantize_arguments
+from makers.shared_ggufs import copy_demo_ggufs, tiny_ggufs
+from makers.tiny_models import EXPERTS, random_drop_map
 from quants.layer_tiers import parse_tiers, with_tiers
 from quants.quant_plan import check_larger, plan_quant
 from quants.recipes import RECIPES, find_recipe, type_in_name
 from release.gguf_facts import note_of
-from shared_ggufs import copy_demo_ggufs, tiny_ggufs
-from tiny_models import EXPERTS, random_drop_map
 
 import gguf
 import pytest

@@ -17,11 +17,11 @@ from conftest import REPO
 from files.json_records import read_record
 from files.safe_files import GIB
 from ggufs.gguf_header import TensorInfo, read_header
+from makers.shared_ggufs import tiny_ggufs
 from quants.recipe_choice import MEASURED_ON
 from quants.recipes import target_bytes
 from quants.sensitivity_record import Sensitivity
 from quants.target_sizes import Group, Option, cheapest, cost_of, low_type, overrides_of
-from shared_ggufs import tiny_ggufs
 
 import numpy as np
 import pytest

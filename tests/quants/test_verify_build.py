@@ -10,7 +10,7 @@ from files.host_locks import LOCKS, new_holder
 from files.safe_files import host_digest, partial_file
 from files.seals import MARKER
 from llama.llama_tools import LlamaCpp
-from pruned_models import NAME, STANDARD_QUANTS
+from makers.pruned_models import NAME, STANDARD_QUANTS
 from quants.quant_record import of_other_builds, record_path
 
 import pytest

@@ -19,13 +19,13 @@ from conftest import DEMO, REPO
 from files.safe_files import partial_directory
 from files.seals import sha256_file
 from llama.llama_server import LlamaServer, server_command
-from made_up_evidence import write_quality, write_scores
-from pruned_models import BASE, NAME, STANDARD_QUANTS, copy_of_quants, first_ids
+from makers.made_up_evidence import write_quality, write_scores
+from makers.pruned_models import BASE, NAME, STANDARD_QUANTS, copy_of_quants, first_ids
+from makers.release_copies import change_json
+from makers.release_inputs import build, origins_of, release_arguments
 from release.gguf_parts import shapes_and_types, tensors_of
 from release.manifest import read_manifest
 from release.sources import sources_path
-from release_copies import change_json
-from release_inputs import build, origins_of, release_arguments
 
 import pytest
 

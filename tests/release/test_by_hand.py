@@ -6,11 +6,11 @@ from cards.card_reproduce import by_hand_text, reproduce_section
 from cards.made_texts import release_of
 from choice.drop_map import OWN_MAP
 from files.input_errors import InputError
+from makers.release_inputs import shared_release
 from release import by_hand, recorded_settings
 from release.make_settings import CHOSE, COUNTED
 from release.manifest import read_manifest
 from release.recorded_settings import active_values, draft_values, loop_values, recipe_values, recorded_values
-from release_inputs import shared_release
 
 import pytest
 

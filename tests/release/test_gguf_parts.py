@@ -8,7 +8,7 @@ from files.input_errors import InputError
 from files.seals import MARKER, sha256_file
 from files.written_records import write_json
 from ggufs.gguf_header import GgufHeader, header_bytes, key_value, read_header
-from pruned_models import NAME
+from makers.pruned_models import NAME
 from release.gguf_parts import SPLIT_RECORD, check_parts, kept_parts, split_gguf
 
 import pytest

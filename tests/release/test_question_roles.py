@@ -7,7 +7,8 @@ from pathlib import Path
 from cards.card_sections import limits_section
 from cards.made_texts import release_of
 from chats.questions import read_ids
-from made_up_evidence import QUESTIONS
+from makers.made_up_evidence import QUESTIONS
+from makers.release_inputs import shared_release
 from release import input_facts, question_roles
 from release.input_facts import alike_questions, facts_of_tasks, question_of, words_of_document
 from release.make_settings import (
@@ -23,7 +24,6 @@ from release.make_settings import (
 from release.manifest import read_manifest
 from release.question_roles import check_role, measured_elsewhere, roles_of
 from release.used_quants import evaluated_types, type_of_name
-from release_inputs import shared_release
 
 import pytest
 

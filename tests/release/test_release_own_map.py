@@ -16,12 +16,12 @@ from files.seals import sha256_file
 from files.written_records import write_json
 from gates.checked import Checked
 from gates.gates import GATES
-from made_up_evidence import QUESTIONS, write_scores
-from pruned_models import KEPT, NAME, copy_of_quants, first_ids
+from makers.made_up_evidence import QUESTIONS, write_scores
+from makers.pruned_models import KEPT, NAME, copy_of_quants, first_ids
+from makers.release_copies import change_json
+from makers.release_inputs import build, release_arguments
 from release.manifest import read_manifest
 from release.sources import read_sources
-from release_copies import change_json
-from release_inputs import build, release_arguments
 
 import pytest
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from files.input_errors import InputError
+from makers.release_copies import change_json
+from makers.release_inputs import write_manifest
+from makers.uploads import HUB_REPO, NAME, NOBODY, SECOND
 from release import hub_upload
-from release_copies import change_json
-from release_inputs import write_manifest
-from uploads import HUB_REPO, NAME, NOBODY, SECOND
 
 import httpx2
 import pytest

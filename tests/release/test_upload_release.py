@@ -11,9 +11,9 @@ from pathlib import Path
 from conftest import REPO
 from files.input_errors import InputError
 from files.safe_files import GB, directory_when_done, in_unit
-from hub_server import PART_BYTES, Hub
-from release_inputs import write_manifest
-from uploads import HUB_REPO, NAME, NOBODY, SECOND
+from makers.release_inputs import write_manifest
+from makers.uploads import HUB_REPO, NAME, NOBODY, SECOND
+from servers.hub_server import PART_BYTES, Hub
 
 import pytest
 

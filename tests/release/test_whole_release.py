@@ -16,16 +16,16 @@ from gates.running_gates import QUESTION
 from gates.sight_gate import ask_about_picture, picture_png
 from ggufs.mmproj import mmproj_name
 from ggufs.sibling_choice import draft_pick, mmproj_pick
-from hub_server import Downloads, Hub
 from llama.drafting import DRAFT_TOKENS
 from llama.llama_server import LlamaServer, server_command
-from made_up_evidence import QUESTIONS
+from makers.made_up_evidence import QUESTIONS
+from makers.pruned_models import NAME
+from makers.release_inputs import LICENCE, SIDECARS
+from makers.seeing_model import TYPES, seeing_model
 from ollama.ollama_files import wraps
-from pruned_models import NAME
 from quants.quant_record import record_path
 from release.manifest import read_manifest
-from release_inputs import LICENCE, SIDECARS
-from seeing_model import TYPES, seeing_model
+from servers.hub_server import Downloads, Hub
 from speed.greedy_answers import ask_greedily
 
 import pytest

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import convert_to_gguf
 import freeze_questions
-from asked_pool import answers_of
 from calls import ON_A_PORT
 from conftest import REPO
-from damaged_models import always_saying, never_saying
-from faulty_server import PARSER
 from files.json_records import read_record
 from llama.llama_server import LlamaServer, authorization, request_json, server_command, server_environment
+from makers.asked_pool import answers_of
+from makers.damaged_models import always_saying, never_saying
+from makers.shared_ggufs import demo_ggufs, link_f16
 from scoring import server_pool
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import Answer, prompt_sha256, read_answers
@@ -28,7 +28,7 @@ from scoring.lm_eval_samples import read_frozen
 from scoring.run_files import ANSWERS
 from scoring.score_records import Summary
 from scoring.server_pool import AskedServer, ServerPool
-from shared_ggufs import demo_ggufs, link_f16
+from servers.faulty_server import PARSER
 
 import aiohttp
 import psutil
@@ -303,7 +303,7 @@ def test_other_http_500s_are_tried_again(tmp_path):
     words, counts = ("parser", "busy", "broken"), tmp_path / "counts"
     columns = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\n"
     (tmp_path / "3.csv").write_text(columns + "".join(f"{word},a {word} question,a,b,c,d\n" for word in words))
-    command = [sys.executable, str(REPO / "tests/faulty_server.py"), str(counts), *ON_A_PORT]
+    command = [sys.executable, str(REPO / "tests/servers/faulty_server.py"), str(counts), *ON_A_PORT]
     states, starts = ask_server(tmp_path, command, tmp_path / "no.gguf", tmp_path, Protocol(), 3)
     assert states == [200] * 3 + [400] and 3 <= starts <= 5  # two questions may share a restart
     answers = read_answers(tmp_path / "answers.jsonl")

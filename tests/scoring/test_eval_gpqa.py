@@ -24,6 +24,8 @@ from files.json_records import read_json, read_record
 from files.safe_files import partial_directory
 from gates.scored import request_breaks, setting_breaks
 from llama.llama_server import LlamaServer, server_command
+from makers.shared_ggufs import link_f16, tiny_ggufs
+from makers.tiny_models import EXPERTS
 from patch_answers import closed_thought
 from scoring.answer_letters import completion_letter
 from scoring.answer_record import read_answers
@@ -32,8 +34,6 @@ from scoring.eval_tasks import task_of
 from scoring.lm_eval_run import request_digest
 from scoring.lm_eval_samples import read_frozen, read_samples
 from scoring.score_records import RAN_ALREADY, Summary
-from shared_ggufs import link_f16, tiny_ggufs
-from tiny_models import EXPERTS
 
 import pytest
 
@@ -180,7 +180,7 @@ def test_a_strict_openai_server_is_a_backend_of_its_own(
     run, flags = tmp_path / "run", [*ON_A_PORT, "-c", "1024"]
     command = server_command(tools.tool("llama-server"), tiny_gguf, "tiny", 0, flags)
     with LlamaServer(command, tiny_gguf, tmp_path / "log") as server:
-        front = [sys.executable, str(REPO / "tests/strict_openai_server.py"), server.url]
+        front = [sys.executable, str(REPO / "tests/servers/strict_openai_server.py"), server.url]
         keys = os.environ | {"UPSTREAM_KEY": server.key, "FRONT_KEY": "a-secret-key"}
         with subprocess.Popen(front, env=keys, stdout=subprocess.PIPE, text=True) as process:
             try:

@@ -61,7 +61,7 @@ def mmlu_row(number: int, letter: str, category: str = "computer science") -> di
 @contextmanager
 def told_server(path: Path, told: dict[str, str]) -> Iterator[str]:
     path.write_text(json.dumps(told | {"": "hello"}))
-    command = [sys.executable, str(REPO / "tests/told_server.py"), str(path)]
+    command = [sys.executable, str(REPO / "tests/servers/told_server.py"), str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             yield process.stdout.readline().strip()

@@ -24,7 +24,7 @@ def told_servers(folder: Path, *texts: str) -> Iterator[list[AskedServer]]:
         for number, text in enumerate(texts):
             told = folder / f"{number}.json"
             told.write_text(json.dumps({"": text}))
-            command = [sys.executable, str(REPO / "tests/told_server.py"), str(told)]
+            command = [sys.executable, str(REPO / "tests/servers/told_server.py"), str(told)]
             processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
             url = processes[-1].stdout.readline().strip()
             servers.append(AskedServer(url, url))

@@ -12,7 +12,6 @@ import summarize_scores
 from calls import call
 from choice.drop_map import OWN_MAP
 from choice.drop_metadata import METADATA_NAME
-from damaged_build import link_to_copy
 from files.input_errors import InputError
 from files.json_records import read_json, read_record
 from files.seals import LEDGER, sha256_file
@@ -20,12 +19,13 @@ from files.written_by import NotProvenError
 from files.written_records import write_json
 from gates.checked import Checked
 from gates.variants import choice_of_other
-from made_up_evidence import QUESTIONS, write_questions, write_run
-from pruned_models import NAME, first_ids
+from makers.damaged_build import link_to_copy
+from makers.made_up_evidence import QUESTIONS, write_questions, write_run
+from makers.pruned_models import NAME, first_ids
+from makers.release_inputs import shared_release
 from quants.quant_record import record_path
 from release.manifest import read_manifest
 from release.sources import read_sources
-from release_inputs import shared_release
 from scoring.proven_choice import check_choice, proven_choice
 from scoring.score_records import Summary, read_summary
 from scoring.score_tables import NOT_KNOWN, sample_label, sample_labels

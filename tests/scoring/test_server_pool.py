@@ -14,12 +14,13 @@ from itertools import count
 from pathlib import Path
 
 import freeze_questions
-from asked_pool import answers_of, ask_pool
 from calls import ON_A_PORT
 from conftest import REPO
 from files.input_errors import InputError
 from llama.llama_server import LlamaServer, server_command, server_environment
 from llama.llama_tools import LlamaCpp
+from makers.asked_pool import answers_of, ask_pool
+from makers.shared_ggufs import demo_ggufs, link_f16
 from scoring import server_pool
 from scoring.answer_record import Answer, read_answers
 from scoring.asked_servers import asked_servers, given_servers, local_commands
@@ -27,7 +28,6 @@ from scoring.eval_protocol import Protocol
 from scoring.lm_eval_run import lm_eval_environment
 from scoring.served_model import build_of
 from scoring.server_pool import NO_ANSWER, AskedServer, ServerPool
-from shared_ggufs import demo_ggufs, link_f16
 
 import aiohttp
 import pytest

@@ -11,12 +11,12 @@ import freeze_questions
 from conftest import REPO
 from hostile_client import besieged, half_a_request
 from llama.llama_server import LlamaServer, authorization, server_command
+from makers.shared_ggufs import demo_ggufs
 from scoring import strangers
 from scoring.answer_proxy import AnswerProxy
 from scoring.answer_record import prompt_sha256
 from scoring.lm_eval_samples import read_frozen
 from scoring.server_pool import AskedServer, ServerPool
-from shared_ggufs import demo_ggufs
 
 import aiohttp
 import psutil

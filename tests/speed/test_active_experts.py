@@ -10,8 +10,8 @@ from conftest import DEMO
 from files.json_records import read_record
 from ggufs.gguf_header import experts_used_key, key_value, read_header
 from losses.gguf_logits import GgufLogits
-from quantize_runs import quantize_arguments
-from shared_ggufs import demo_ggufs
+from makers.quantize_runs import quantize_arguments
+from makers.shared_ggufs import demo_ggufs
 from speed.active_experts import ActiveExperts, active_rows, counts_to_try
 
 import numpy as np

@@ -16,10 +16,10 @@ from files.seals import sha256_file
 from ggufs.draft_fit import check_fits
 from ggufs.gguf_header import GgufHeader, key_value, read_header, write_header_only
 from llama.llama_tools import convert_header_only
-from quantize_runs import quantize_arguments
+from makers.quantize_runs import quantize_arguments
+from makers.shared_ggufs import demo_ggufs, tiny_ggufs
 from quants.draft_plan import plan_draft
 from quants.draft_record import DraftRecord
-from shared_ggufs import demo_ggufs, tiny_ggufs
 from speed.draft_results import DraftResults, acceptance, check_same_answers, draft_rows, tokens_per_pass
 from speed.round_speeds import factor_and_error
 

@@ -12,7 +12,7 @@ from chats.questions import GPQA_DATASET
 from checkpoints.licence import licence_of
 from conftest import DEMO
 from files.safe_files import GIB
-from hub_server import TOKEN, Handler, Hub
+from servers.hub_server import TOKEN, Handler, Hub
 from stages import machine_checks
 from stages.checks import Check
 from stages.needs import RunSizes, disk_of_run, disk_of_step, estimated_quant, memory_of_analysis, sizes_of_plan

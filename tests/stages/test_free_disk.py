@@ -14,7 +14,7 @@ from files.seals import MARKER, sha256_file
 from files.written_records import write_json
 from ggufs.gguf_header import read_header
 from ggufs.gguf_outline import check_outline, file_or_outline, outline_path
-from shared_ggufs import demo_ggufs
+from makers.shared_ggufs import demo_ggufs
 
 import pytest
 

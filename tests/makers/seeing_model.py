@@ -11,9 +11,9 @@ from choice.drop_map import dropped_ids, read_map
 from conftest import DEMO
 from files.seals import MARKER
 from ggufs.mmproj import mmproj_name
-from multimodal_twin import write_twin
-from pruned_models import NAME, choose_first
-from shared_ggufs import shared_folder
+from makers.multimodal_twin import write_twin
+from makers.pruned_models import NAME, choose_first
+from makers.shared_ggufs import shared_folder
 
 TYPES = ("F16", "Q8_0")
 

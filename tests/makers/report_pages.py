@@ -8,8 +8,8 @@ from build_report import main
 from calls import made_once
 from choice.expert_stats import protected, read_stats
 from files.json_records import read_json
-from shared_ggufs import shared_folder
-from synthetic_build import options, write_build
+from makers.shared_ggufs import shared_folder
+from makers.synthetic_build import options, write_build
 
 import numpy as np
 import pytest

@@ -5,7 +5,7 @@ Inputs:  a checkpoint directory of Gemma 4, text only, in one safetensors file, 
 Output:  a directory in the layout of the published checkpoints (Gemma4ForConditionalGeneration): the same text weights
          under model.language_model., a tower under model.vision_tower. and model.embed_vision., its config and
          processor_config.json. Text goes through the twin exactly as through the original.
-Example: .venv/bin/python tests/multimodal_twin.py --source data/demo/model --output build/try/gemma-4-demo-twin
+Example: .venv/bin/python tests/makers/multimodal_twin.py --source data/demo/model --output build/try/gemma-4-demo-twin
          make release RUN=demo MODEL=build/try/gemma-4-demo-twin NAME=gemma-4-demo-twin
 
 The tower is random: what the twin says about a picture means nothing. It is there to run the pipeline with one.
@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma4Config, Gemma4ForConditionalGeneration, Gemma4TextConfig
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 from generate_rehearsal import PROCESSOR  # noqa: E402
 
 VISION = {

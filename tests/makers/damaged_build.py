@@ -20,10 +20,10 @@ from gates.gates import GATES
 from gates.remade_gates import COMMAND_GATES, RECORD_GATES
 from gates.seals_gate import seals_gate
 from gates.written_again import digests_gate
-from pruned_models import NAME
+from makers.pruned_models import NAME
+from makers.release_inputs import shared_release
 from release.manifest import read_manifest
 from release.sources import KINDS_OF_SOURCES, read_sources, sources_path
-from release_inputs import shared_release
 
 EVERY_GATE = {"seals": seals_gate, **GATES, **RECORD_GATES, **COMMAND_GATES, "digests": digests_gate}
 

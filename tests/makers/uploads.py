@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conftest import REPO
 from files.input_errors import InputError
-from hub_server import PART_BYTES, TOKEN, Hub
+from servers.hub_server import PART_BYTES, TOKEN, Hub
 
 import pytest
 
@@ -31,7 +31,7 @@ NOBODY = "http://127.0.0.1:9"  # no server listens there
 @pytest.fixture
 def small_release(tmp_path) -> Path:
     """A small release folder; the uploader does not look into its files."""
-    from release_inputs import write_manifest  # here, as below: most tests do without what this brings in
+    from makers.release_inputs import write_manifest  # here, as below: most tests do without what this brings in
 
     folder = tmp_path / "release"
     folder.mkdir()

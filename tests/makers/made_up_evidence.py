@@ -19,7 +19,7 @@ from llama.llama_tools import find_llama_cpp
 from losses.quality_conclusions import quality_conclusions
 from losses.quality_record import QUALITY_NAME, Quality
 from losses.stored_results import PRUNING_NAME, measured_of, read_chats, results_folder, results_path, write_chats
-from pruned_models import EXPERTS, NAME
+from makers.pruned_models import EXPERTS, NAME
 from quants.quant_plan import plan_quant
 from quants.quant_record import QuantRecord, record_path
 from quants.recipes import RECIPES

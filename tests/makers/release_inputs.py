@@ -7,8 +7,8 @@ from calls import call, made_once
 from conftest import DEMO, REPO
 from files.seals import MARKER
 from files.written_records import write_record
-from made_up_evidence import QUESTIONS, write_quality, write_scores
-from pruned_models import BASE, NAME, STANDARD_QUANTS, first_ids
+from makers.made_up_evidence import QUESTIONS, write_quality, write_scores
+from makers.pruned_models import BASE, NAME, STANDARD_QUANTS, first_ids
 from quants.quant_record import record_path
 from release.manifest import MANIFEST, STANDARD, Manifest, file_entries
 

@@ -1,0 +1,1 @@
+"""Small models, builds and records that several tests make."""

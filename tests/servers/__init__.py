@@ -1,0 +1,1 @@
+"""Servers of others, played by a real process."""
